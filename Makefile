@@ -1,0 +1,47 @@
+# Two commands on a fresh machine: `make quickstart`, `make test`. Everything lives in $(VENV).
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STORE  ?= ./store
+RUN    := $(BIN)/python cli.py
+
+.PHONY: help quickstart test lint types contract check bench clean
+
+help:
+	@echo "make quickstart   environment, bundled episodes, offline labels, rewards, a query"
+	@echo "make test         environment with the test tools, then the whole suite"
+	@echo "make check        lint, types, the import contract"
+	@echo "make bench        the benchmarks behind docs/benchmarks.md"
+	@echo "make clean        remove the environment and caches (never the store)"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,test,dev]'
+	@touch $@ $(VENV)/.core
+
+quickstart: $(VENV)/.core
+	@PYTHON="$(BIN)/python" STORE="$(STORE)" sh examples/quickstart.sh
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test
+	$(BIN)/mypy
+
+contract: $(VENV)/.test
+	$(BIN)/lint-imports
+
+check: lint types contract
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist *.egg-info

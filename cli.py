@@ -1,0 +1,121 @@
+"""sotopia-rl-data on the command line: a table of commands, loaded when one is called.
+
+`python cli.py …` and the console script `sotopia-rl-data …` are the same program. Each command lives beside the
+library function that it calls (`<package>/commands…`), so that `--help` imports nothing heavy. Exit codes: 0 done,
+1 failed, 2 wrong usage, 3 done but with failures listed, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+import click
+
+from sotopia_rl_data import errors
+
+# section -> command -> (module:object, what it does). The order is the order of `--help`.
+COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
+    "Make data": {
+        "import": ("sotopia_rl_data.commands.making:import_", "Episodes from files, as a versioned dataset."),
+        "label": ("labelers.commands:label", "Have a judge attribute episode scores to utterances."),
+        "rewards": ("sotopia_rl_data.commands.making:rewards", "Re-make the rewards from stored attributions; asks nobody."),
+        "prompts": ("sotopia_rl_data.commands.making:prompts", "What a policy sees; learn a template from a served log."),
+    },
+    "Read data": {
+        "list": ("sotopia_rl_data.commands.reading:list_", "The datasets of a store."),
+        "log": ("sotopia_rl_data.commands.reading:log", "The versions of a dataset, and what made each."),
+        "show": ("sotopia_rl_data.commands.reading:show", "A version at a glance, or one dialogue with its rewards."),
+        "stats": ("sotopia_rl_data.commands.reading:stats", "Rows, reward and dimension distributions, failures."),
+        "query": ("sotopia_rl_data.commands.reading:query", "One SELECT over a version, as table, JSON, CSV or Parquet."),
+        "diff": ("sotopia_rl_data.commands.reading:diff", "Rows added, removed and changed between two versions."),
+        "verify": ("sotopia_rl_data.commands.reading:verify", "Check every file and the digest of a version."),
+        "ledger": ("labelers.commands:ledger", "The journal of every call: query, compact."),
+    },
+}
+
+
+class Sections(click.Group):
+    """A group whose commands are imported when called, and listed by section."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for section in COMMANDS.values() for name in section]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        for section in COMMANDS.values():
+            if name in section:
+                module, _, attribute = section[name][0].partition(":")
+                command: click.Command = getattr(import_module(module), attribute)
+                return command
+        return None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(ctx, args[0]) is None:
+            raise errors.UsageError(f"There is no command {args[0]!r}.", _nearest(args[0], self.list_commands(ctx)))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, section in COMMANDS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, line) for name, (_, line) in section.items()])
+
+
+def _nearest(word: str, names: list[str]) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(word, names, n=1)
+    return f"did you mean `sotopia-rl-data {close[0]}`?" if close else "run `sotopia-rl-data --help` for the list"
+
+
+@click.group(cls=Sections, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="sotopia-rl-data")
+def cli() -> None:
+    """Versioned episode and utterance-reward datasets for RL on social dialogue.
+
+    \b
+    First steps, with the bundled episodes and no key:
+      sotopia-rl-data import --name demo/episodes
+      sotopia-rl-data label demo/episodes --judge lexical
+      sotopia-rl-data show demo/episodes-rewards
+      sotopia-rl-data query demo/episodes-rewards "SELECT agent, avg(reward) FROM rewards GROUP BY agent"
+    """
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the program and exit. Every error is a sentence and its mend on stderr, never a traceback."""
+    try:
+        sys.exit(cli.main(args=argv, standalone_mode=False, prog_name="sotopia-rl-data") or 0)
+    except click.exceptions.NoArgsIsHelpError as shown:
+        shown.show()
+        sys.exit(2)
+    except click.UsageError as wrong:
+        command = wrong.ctx.command_path if wrong.ctx else "sotopia-rl-data"
+        _say(wrong.format_message(), f"run `{command} --help`")
+        sys.exit(2)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except errors.SotopiaDataError as wrong:
+        _say(wrong.message, wrong.mend)
+        sys.exit(wrong.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _say("Interrupted.", "run the same command again: what was answered is kept, and it goes on from there")
+        sys.exit(130)
+    except BrokenPipeError:  # `… | head` closed the pipe: not an error, but stdout must not be flushed again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as wrong:
+        _say(f"{wrong.strerror or wrong}: {wrong.filename or 'input or output'}.", "check the path, its permissions and the free disk space")
+        sys.exit(1)
+
+
+def _say(message: str, mend: str) -> None:
+    click.echo(click.style("error: ", fg="red", bold=True) + message, err=True)
+    if mend:
+        click.echo(click.style(" mend: ", fg="green", bold=True) + mend, err=True)
+
+
+if __name__ == "__main__":
+    main()

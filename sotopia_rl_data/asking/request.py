@@ -1,0 +1,100 @@
+"""What is asked of a model, what comes back, and the key under which the answer is kept.
+
+The key is made of what determines the answer (provider, base URL, model, sampling parameters, messages, answer
+schema, sample number) and of nothing else: not the row's position, not a timeout, not the concurrency.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from sotopia_rl_data.schema import Message
+
+Finish = Literal["stop", "length", "refusal"]
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: the form that every hash in this project is taken over."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def sha256_of(value: Any) -> str:
+    """Hex SHA-256 of `canonical_json(value)`."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Whom a request goes to, and how it samples. `sampling` holds temperature, max_tokens, seed … as sent."""
+
+    provider: str
+    model: str
+    base_url: str = ""
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One call: messages and the JSON schema that the answer must obey (None: free text).
+
+    `schema_name` labels the schema for providers that want a name; `sample` tells repeated draws apart;
+    `cache_until` counts the leading messages that siblings share (providers with explicit cache markers use it).
+    The last two of these are hints or labels: only `sample` is part of the key.
+    """
+
+    target: Target
+    messages: Sequence[Message]
+    answer_schema: Mapping[str, Any] | None = None
+    sample: int = 0
+    schema_name: str = "answer"
+    cache_until: int = 0
+
+    @property
+    def question(self) -> str:
+        """Hash of what is asked, whoever is asked: messages, answer schema, sample. `replay` looks up by it."""
+        return sha256_of([list(self.messages), self.answer_schema, self.sample])
+
+    @property
+    def key(self) -> str:
+        """Hash of all that determines the answer: the ledger's key, and `call_id` in the data."""
+        t = self.target
+        return sha256_of([t.provider, t.base_url, t.model, dict(t.sampling), self.question])
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the provider bills them. `cached` is the part of `input` read from its prompt cache, `written` the
+    part that it charged for writing there."""
+
+    input: int = 0
+    cached: int = 0
+    written: int = 0
+    output: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the provider answered. `model` is the id it returned, which may be more exact than the one asked for."""
+
+    text: str
+    finish: Finish = "stop"
+    model: str = ""
+    usage: Usage = Usage()
+
+
+class Client(Protocol):
+    """Anything that can be asked. One method, and the target it stands for.
+
+    `send` raises Unavailable where asking again may help (429, 5xx, timeout), Rejected where it cannot,
+    KeyMissing where there is no key. It never retries by itself: pacing and retries live in `dispatch.py`.
+    """
+
+    target: Target
+
+    async def send(self, request: Request) -> Reply: ...
+
+    async def close(self) -> None: ...

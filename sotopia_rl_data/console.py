@@ -1,0 +1,149 @@
+"""How commands speak: the options they share, tables, progress. Colours and bars turn off in a pipe and with NO_COLOR.
+
+What a command computes goes to stdout; progress and remarks go to stderr, so that `--json` and pipes stay clean.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from sotopia_rl_data.store import Store
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DONE, FAILED, WRONG_USAGE, WITH_FAILURES = 0, 1, 2, 3
+
+
+def store_option(command: F) -> F:
+    """`--store DIR`, on every command; handed on as an open Store."""
+    return click.option(
+        "--store",
+        envvar="SOTOPIA_RL_DATA_STORE",
+        default="./store",
+        show_default=True,
+        show_envvar=True,
+        metavar="DIR",
+        callback=_open_store,
+        help="Where datasets and the ledger live.",
+    )(command)
+
+
+def json_option(command: F) -> F:
+    """`--json`: the result as one JSON value on stdout."""
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
+
+
+def _open_store(_ctx: click.Context, _param: click.Parameter, value: str) -> Store:
+    from sotopia_rl_data.store import Store
+
+    return Store(Path(value))
+
+
+def emit_json(value: Any) -> None:
+    """One JSON value on stdout."""
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
+    """A table on stdout. Numbers align right; a missing value is a dash."""
+    from rich.console import Console
+    from rich.table import Table
+
+    body = [list(row) for row in rows]
+    shown = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for index, name in enumerate(columns):
+        values = [row[index] for row in body if row[index] is not None]
+        right = bool(values) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+        shown.add_column(name, justify="right" if right else "left", overflow="fold")
+    for row in body:
+        shown.add_row(*[cell(value) for value in row])
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, 160)
+    console.print(shown)
+
+
+def cell(value: Any) -> str:
+    """One value as a table shows it."""
+    from rich.markup import escape
+
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return escape(str(value))
+
+
+def note(text: str) -> None:
+    """A remark on stderr."""
+    click.echo(text, err=True)
+
+
+def warn(text: str) -> None:
+    """A warning on stderr."""
+    click.echo(click.style("warning: ", fg="yellow", bold=True) + text, err=True)
+
+
+def next_commands(*commands: str) -> None:
+    """What to run next, on stderr."""
+    click.echo(click.style("next:", bold=True), err=True)
+    for command in commands:
+        click.echo(f"  {command}", err=True)
+
+
+class Advance(Protocol):
+    """Called with the work done so far, the whole (None: unknown) and a few words (rate, cost, failures)."""
+
+    def __call__(self, done: int, total: int | None = None, words: str = "") -> None: ...
+
+
+@contextmanager
+def progress(title: str, unit: str) -> Iterator[Advance]:
+    """A bar with rate and ETA on stderr; in a pipe, a line every ten seconds instead."""
+    if not sys.stderr.isatty():
+        yield _Lines(title, unit)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[words]}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=None, words="")
+        started = time.monotonic()
+
+        def advance(done: int, total: int | None = None, words: str = "") -> None:
+            rate = done / max(time.monotonic() - started, 1e-6)
+            bar.update(task, completed=done, total=total, words=f"{rate:,.0f} {unit}/s {words}".rstrip())
+
+        yield advance
+
+
+class _Lines:
+    """Progress for logs: at most one line in ten seconds."""
+
+    def __init__(self, title: str, unit: str) -> None:
+        self._title, self._unit = title, unit
+        self._started = self._last = time.monotonic()
+
+    def __call__(self, done: int, total: int | None = None, words: str = "") -> None:
+        now = time.monotonic()
+        if now - self._last < 10:
+            return
+        self._last = now
+        whole = f" of {total:,}" if total is not None else ""
+        rate = done / max(now - self._started, 1e-6)
+        left = f", {(total - done) / rate:,.0f} s left" if total is not None and rate > 0 else ""
+        note(f"{self._title}: {done:,}{whole} ({rate:,.0f} {self._unit}/s{left}) {words}".rstrip())

@@ -1,0 +1,93 @@
+"""Every error a person can meet: one sentence that says what is wrong, then the command or edit that mends it.
+
+    SotopiaDataError
+    ├── UsageError        the command or call was wrong                        exit 2
+    ├── NotFound          a dataset, version, episode or column is not there   exit 2
+    ├── InputError        a file that was handed in cannot be used             exit 1
+    ├── StoreError        the store cannot be read or written                  exit 1
+    │   └── VersionExists the version is taken by other content                exit 1
+    ├── QueryError        SQL that is not one SELECT over the version          exit 2
+    ├── AskingError       a model could not be asked                           exit 1
+    │   ├── KeyMissing    no API key                                           exit 2
+    │   ├── Rejected      the provider refuses this request for good           exit 1
+    │   └── Unavailable   try again: rate limit, 5xx, timeout, lost connection exit 1
+    └── BadAnswer         a judge's answer that breaks its schema (becomes a `failures` row, never a zero)
+
+`cli.py` prints `error: <sentence>` and `  mend: <mend>` and exits with `exit_code`; a traceback is a bug.
+"""
+
+from __future__ import annotations
+
+
+class SotopiaDataError(Exception):
+    """Base of the tree. `message` is one sentence; `mend` is what a person does next."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, mend: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.mend = mend
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  mend: {self.mend}" if self.mend else self.message
+
+
+class UsageError(SotopiaDataError):
+    """The command line or the call is wrong: an unknown judge, dimension, schema, preset, option value."""
+
+    exit_code = 2
+
+
+class NotFound(SotopiaDataError):
+    """A dataset, version, config, episode or column that was named does not exist."""
+
+    exit_code = 2
+
+
+class InputError(SotopiaDataError):
+    """A file that was handed in is missing, unreadable, or not what its name promises."""
+
+
+class StoreError(SotopiaDataError):
+    """The store cannot be read or written: read-only, full, or damaged."""
+
+
+class VersionExists(StoreError):
+    """The version that was asked for is taken by other content."""
+
+
+class QueryError(SotopiaDataError):
+    """SQL that is not exactly one SELECT over the version's own tables, or that DuckDB refuses."""
+
+    exit_code = 2
+
+
+class AskingError(SotopiaDataError):
+    """A model could not be asked."""
+
+
+class KeyMissing(AskingError):
+    """No API key in the environment for the provider that was named."""
+
+    exit_code = 2
+
+
+class Rejected(AskingError):
+    """The provider refuses this request for good (400, 401, 403, 404): asking again cannot help."""
+
+
+class Unavailable(AskingError):
+    """The provider could not answer now (429, 5xx, timeout, lost connection): asking again may help.
+
+    `status` is the HTTP status (0: none arrived); `retry_after` is what the provider asked for, in seconds.
+    """
+
+    def __init__(self, message: str, mend: str = "", *, status: int = 0, retry_after: float | None = None) -> None:
+        super().__init__(message, mend)
+        self.status = status
+        self.retry_after = retry_after
+
+
+class BadAnswer(SotopiaDataError):
+    """A judge's answer that breaks its answer schema. `message` is the reason kept in the `failures` row."""

@@ -1,0 +1,60 @@
+"""How a dataset is named: `name`, `org/name`, `org/name@v1.2.0`, `org/name@<commit>`, or a path.
+
+A path starts with `./`, `../` or `/`; anything else is a name. `parse` only reads the text; what it stands for is
+looked up by the store (and, where the store has none, the Hub).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from sotopia_rl_data.errors import UsageError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+_VERSION = re.compile(r"v\d+\.\d+\.\d+")
+_COMMIT = re.compile(r"[0-9a-f]{7,40}")
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetRef:
+    """A parsed reference: either `path`, or `name` with an optional pinned `version` ("v1.2.0") or `commit`."""
+
+    name: str = ""
+    version: str | None = None
+    commit: str | None = None
+    path: Path | None = None
+
+    def __str__(self) -> str:
+        pin = self.version or self.commit
+        return str(self.path) if self.path else f"{self.name}@{pin}" if pin else self.name
+
+
+def is_path(text: str) -> bool:
+    """True where a reference is spelled as a path."""
+    return text.startswith(("./", "../", "/")) or text in (".", "..")
+
+
+def parse(text: str) -> DatasetRef:
+    """Read a reference. Raises UsageError, naming the forms, where the text is none of them."""
+    if is_path(text):
+        return DatasetRef(path=Path(text))
+    name, at, pin = text.partition("@")
+    if at and not (_VERSION.fullmatch(pin) or _COMMIT.fullmatch(pin)):
+        raise UsageError(f"{pin!r} in {text!r} is neither a version nor a commit.", f"write {name}@v1.0.0, or {name} for the latest")
+    check_name(name)
+    return DatasetRef(name, pin if pin.startswith("v") else None, pin if at and not pin.startswith("v") else None)
+
+
+def check_name(name: str) -> str:
+    """`name` where it can name a dataset (`name` or `org/name`). Raises UsageError."""
+    if Path(name).is_file():
+        raise UsageError(f"{name!r} is read as a dataset's name, but a file is called that.", f"a path starts with ./ : write ./{name}")
+    parts = name.split("/")
+    if not _NAME.fullmatch(name) or ".." in name or any(_VERSION.fullmatch(p) or p.endswith((".", "-", ".git")) for p in parts):
+        raise UsageError(
+            f"{name!r} cannot name a dataset.",
+            "use letters, digits, '.', '_' and '-': NAME or ORG/NAME (a path starts with ./, ../ or /)",
+        )
+    return name

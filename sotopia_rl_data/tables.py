@@ -1,0 +1,148 @@
+"""How the nouns lie in Parquet: the Arrow schema of every config, its key order, and the way there and back.
+
+Kept apart from `schema.py` so that the nouns import nothing heavy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+
+from sotopia_rl_data.schema import Agent, Attribution, Episode, Failure, Observation, Score, Turn
+
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+EPISODES = pa.schema(
+    [
+        ("episode_id", pa.string()),
+        ("source", pa.string()),
+        ("dialect", pa.string()),
+        ("environment_id", pa.string()),
+        ("codename", pa.string()),
+        ("scenario", pa.string()),
+        ("relationship", pa.string()),
+        (
+            "agents",
+            pa.list_(
+                pa.struct([(c, pa.string()) for c in ("agent", "name", "model", "goal", "background", "secret")])
+            ),
+        ),
+        (
+            "turns",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("turn", pa.int32()),
+                        ("agent", pa.string()),
+                        ("action_type", pa.string()),
+                        ("text", pa.string()),
+                        ("to", pa.list_(pa.string())),
+                        ("failed", pa.bool_()),
+                    ]
+                )
+            ),
+        ),
+        (
+            "scores",
+            pa.list_(
+                pa.struct(
+                    [("agent", pa.string()), ("dimension", pa.string()), ("score", pa.float64()), ("evaluator", pa.string())]
+                )
+            ),
+        ),
+        ("models", pa.list_(pa.string())),
+        ("tag", pa.string()),
+        ("reasoning", pa.string()),
+        (
+            "observations",
+            pa.list_(pa.struct([("turn", pa.int32()), ("agent", pa.string()), ("text", pa.string())])),
+        ),
+    ]
+)
+
+ATTRIBUTIONS = pa.schema(
+    [
+        ("episode_id", pa.string()),
+        ("agent", pa.string()),
+        ("turn", pa.int32()),
+        ("dimension", pa.string()),
+        ("schema", pa.string()),
+        ("measure", pa.string()),
+        ("judge", pa.string()),
+        ("sample", pa.int32()),
+        ("raw", pa.float64()),
+        ("scale_min", pa.float64()),
+        ("scale_max", pa.float64()),
+        ("call_id", pa.string()),
+    ]
+)
+
+FAILURES = pa.schema(
+    [
+        ("episode_id", pa.string()),
+        ("agent", pa.string()),
+        ("turn", pa.int32()),
+        ("dimension", pa.string()),
+        ("judge", pa.string()),
+        ("reason", pa.string()),
+        ("call_id", pa.string()),
+        ("source", pa.string()),
+        ("record", pa.string()),
+    ]
+)
+
+KEYS: dict[str, tuple[str, ...]] = {
+    "episodes": ("episode_id",),
+    "attributions": ("episode_id", "agent", "turn", "dimension", "schema", "measure", "judge", "sample"),
+    "rewards": ("episode_id", "agent", "turn"),
+    "failures": ("episode_id", "agent", "turn", "dimension", "judge", "source", "reason"),
+}
+
+
+def rewards_schema(dimensions: Sequence[str]) -> pa.Schema:
+    """The `rewards` config's columns when these dimensions were asked (full names, in the recipe's order)."""
+    columns: list[tuple[str, pa.DataType]] = [
+        ("episode_id", pa.string()),
+        ("environment_id", pa.string()),
+        ("agent", pa.string()),
+        ("turn", pa.int32()),
+        ("prompt", MESSAGES),
+        ("completion", MESSAGES),
+        ("reward", pa.float64()),
+    ]
+    columns += [(f"raw_{d}", pa.float64()) for d in dimensions]
+    columns += [(f"norm_{d}", pa.float64()) for d in dimensions]
+    return pa.schema([*columns, ("n_opinions", pa.int32()), ("spread", pa.float64())])
+
+
+def episode_row(episode: Episode) -> dict[str, Any]:
+    """One `episodes` row."""
+    return asdict(episode)
+
+
+def row_episode(row: dict[str, Any]) -> Episode:
+    """The Episode that a row of `episodes` holds: the inverse of `episode_row`."""
+    fields = {name: row[name] for name in EPISODES.names if name not in _NESTED}
+    return Episode(
+        **fields | {"models": tuple(row["models"])},
+        agents=tuple(Agent(**a) for a in row["agents"]),
+        turns=tuple(Turn(**t | {"to": tuple(t["to"])}) for t in row["turns"]),
+        scores=tuple(Score(**s) for s in row["scores"]),
+        observations=tuple(Observation(**o) for o in row["observations"]),
+    )
+
+
+_NESTED = {"agents", "turns", "scores", "observations"}
+
+
+def attribution_table(rows: Iterable[Attribution]) -> pa.Table:
+    """Attributions as an Arrow table in the config's columns."""
+    return pa.Table.from_pylist([asdict(r) for r in rows], schema=ATTRIBUTIONS)
+
+
+def failure_table(rows: Iterable[Failure]) -> pa.Table:
+    """Failures as an Arrow table in the config's columns."""
+    return pa.Table.from_pylist([asdict(r) for r in rows], schema=FAILURES)
