@@ -1,0 +1,23 @@
+"""The bundled samples: short dialogues written for this project, so that every command has something to work on.
+
+The same episodes lie here twice, as an export of the sotopia library and in the plain format. Both are made from
+`scenarios/*.yaml` by `make.py`; README.md says who is in them.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+from sotopia_rl_data.errors import UsageError
+
+Format = Literal["export", "plain"]
+_FILES = {"export": "episodes.jsonl", "plain": "episodes.plain.jsonl"}
+
+
+def path(format: Format = "export") -> Path:
+    """The file that holds the samples in this format. Raises UsageError where there is no such format."""
+    if format not in _FILES:
+        raise UsageError(f"The samples do not come in the format {format!r}.", f"use one of: {', '.join(_FILES)}")
+    return Path(str(files(__name__) / _FILES[format]))

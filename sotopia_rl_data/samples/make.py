@@ -1,0 +1,243 @@
+"""Makes the two sample files from the scenarios written beside it:
+
+    python -m sotopia_rl_data.samples.make
+
+A scenario file holds an environment, a cast of two and some dialogues. Whoever comes first in the cast opens, and the
+two alternate. A plain string is speech, a paragraph break in it a blank line; every other action is written
+`{type: what}`. A score is `number | reason`; a bare 0 stands for nothing worth a remark. Left out on purpose: more
+than two agents and private messages, which the library's export cannot carry.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sotopia_rl_data import samples
+from sotopia_rl_data.dimensions import SOTOPIA_EVAL
+from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.prompts.visible import FIELD_TAGS, visible
+from sotopia_rl_data.schema import ACTION_TYPES, Agent, Episode, Observation, Score, Turn
+
+SCENARIOS = Path(__file__).parent / "scenarios"
+EVALUATOR, *POLICIES = MODELS = ("sample-evaluator", "sample-policy-a", "sample-policy-b")
+TURN_LIMIT = 20
+_NO_REMARK = {
+    "secret": "Nothing of it gets out.",
+    "social_rules": "Nothing out of line.",
+    "financial_and_material_benefits": "No money or goods change hands.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A sample episode, with what only its source says: how it came out, and the name each agent goes by."""
+
+    episode: Episode
+    outcome: str
+    called: Mapping[str, str]
+
+
+def read_samples(folder: Path = SCENARIOS) -> Iterator[Sample]:
+    """Every sample, by file name and then as written. Raises InputError where a scenario breaks the rules above."""
+    for file in sorted(folder.glob("*.yaml")):
+        scenario = yaml.safe_load(file.read_text(encoding="utf-8"))
+        for record in scenario["episodes"]:
+            yield _sample(scenario, record)
+
+
+def _sample(scenario: Mapping[str, Any], record: Mapping[str, Any]) -> Sample:
+    cast: Mapping[str, Mapping[str, str]] = scenario["cast"]
+    ids = {key: person["id"] for key, person in cast.items()}
+    agents = tuple(
+        Agent(p["id"], p["name"], model, p["goal"], p["background"], p["secret"])
+        for p, model in zip(cast.values(), POLICIES, strict=True)
+    )
+    turns = tuple(_turn(i, line, ids, record["id"]) for i, line in enumerate(record["dialogue"]))
+    scores, reasons = _scores(record, ids)
+    episode = Episode(
+        episode_id=record["id"],
+        environment_id=scenario["environment"],
+        agents=agents,
+        turns=turns,
+        scores=scores,
+        source="sotopia-export",
+        dialect="legacy",
+        codename=scenario["codename"],
+        scenario=scenario["scenario"],
+        models=MODELS,
+        tag="samples",
+    )
+    ending = f"Environment comments: {record['outcome']}; {_ending(episode)}\n"
+    episode = replace(
+        episode,
+        reasoning=ending + reasons,
+        observations=tuple(_observations(episode, strangers=scenario.get("strangers", False))),
+    )
+    return Sample(episode, record["outcome"], {p["id"]: p["called"] for p in cast.values()})
+
+
+def _turn(number: int, line: Mapping[str, Any], ids: Mapping[str, str], episode_id: str) -> Turn:
+    ((who, did),) = line.items()
+    if who != list(ids)[number % len(ids)]:
+        raise InputError(f"Turn {number} of {episode_id} is not {who}'s.", "let the two alternate, as in the cast")
+    if isinstance(did, str):
+        return Turn(number, ids[who], "speak", did.replace("\n", "\n\n"))
+    ((action_type, text),) = did.items()
+    if action_type not in ACTION_TYPES:
+        raise InputError(f"Turn {number} of {episode_id} has the action type {action_type!r}.", f"use {ACTION_TYPES}")
+    return Turn(number, ids[who], action_type, text or "")
+
+
+def _scores(record: Mapping[str, Any], ids: Mapping[str, str]) -> tuple[tuple[Score, ...], str]:
+    """The scores of an episode and the evaluator's comments; no score at all where its evaluation failed."""
+    if record.get("evaluation") == "failed":
+        return (), "The evaluator gave no answer that could be read.\n"
+    scores, comments = [], ""
+    for place, (key, agent) in enumerate(ids.items(), 1):
+        comments += f"Agent {place} comments:\n"
+        for dimension in SOTOPIA_EVAL:
+            number, _, reason = str(record["scores"][key][dimension.name]).partition(" | ")
+            if not reason and (number != "0" or dimension.name not in _NO_REMARK):
+                raise InputError(f"{record['id']}: {key}'s {dimension.name} has no reason.", "write `number | reason`")
+            scores.append(Score(agent, dimension.name, float(number), EVALUATOR))
+            comments += f"{dimension.name}: {reason or _NO_REMARK[dimension.name]}\n"
+    return tuple(scores), comments
+
+
+def _ending(episode: Episode) -> str:
+    last = episode.turns[-1]
+    if last.action_type == "leave":
+        return f"{episode.agent(last.agent).name} left."
+    if len(episode.turns) == TURN_LIMIT:
+        return f"the limit of {TURN_LIMIT} turns was reached."
+    if last.action_type == "none":
+        return "neither had anything to add."
+    return "both had said what they came to say."
+
+
+def _observations(episode: Episode, *, strangers: bool) -> Iterator[Observation]:
+    """What each agent was shown before each turn, and after the last one: the scene first, then the turn before."""
+    for agent in episode.agents:
+        yield Observation(0, agent.agent, _opening(episode, agent, strangers=strangers))
+    for turn in episode.turns:
+        happened = "" if turn.action_type == "none" else f"{episode.agent(turn.agent).name} {_rendered(turn)}"
+        for agent in episode.agents:
+            yield Observation(turn.turn + 1, agent.agent, f"Turn #{turn.turn}: {happened}\n")
+
+
+def _opening(episode: Episode, me: Agent, *, strangers: bool) -> str:
+    """What SOTOPIA tells an agent at the start, in our words: its own secret and goal, never the other's."""
+    (other,) = (a for a in episode.agents if a != me)
+    lines = (
+        visible(episode.scenario, episode, me.agent, tags=FIELD_TAGS).strip(),
+        f"Present are {' and '.join(a.name for a in episode.agents)}.",
+        f"This is you: {me.background}",
+        f"What {other.name} does not know: {me.secret}",
+        f"{other.name} is a stranger to you." if strangers else f"This is {other.name}: {other.background}",
+        f"Your goal: {visible(me.goal, episode, me.agent, tags=FIELD_TAGS)}",
+        f"The goal of {other.name} is hidden from you.",
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _rendered(turn: Turn) -> str:
+    """The action as the library logs it."""
+    match turn.action_type:
+        case "speak":
+            return f'said: "{turn.text}"'
+        case "leave":
+            return "left the conversation"
+        case "none":
+            return "did nothing"
+        case tagged:
+            return f"[{tagged}] {turn.text}"
+
+
+def export_row(sample: Sample) -> dict[str, Any]:
+    """The sample as a row of the sotopia library's JSONL export; a failed evaluation is a bare 0.0 for each agent."""
+    episode = sample.episode
+    messages = _messages(episode)
+    rewards = [_reward(episode, agent.agent) for agent in episode.agents]
+    return {
+        "episode_id": episode.episode_id,
+        "environment_id": episode.environment_id,
+        "agent_ids": [a.agent for a in episode.agents],
+        "experiment_tag": episode.tag,
+        "experiment_model_name_pairs": list(episode.models),
+        "raw_messages": messages,
+        "raw_rewards": rewards,
+        "raw_rewards_prompt": "",
+        "scenario": episode.scenario,
+        "codename": episode.codename,
+        "agents_background": {
+            a.name: f"{a.background} {sample.called[a.agent]}'s secrets: {a.secret}" for a in episode.agents
+        },
+        "social_goals": {a.name: a.goal for a in episode.agents},
+        "social_interactions": _interactions(messages),
+        "reasoning": episode.reasoning,
+        "rewards": rewards,
+    }
+
+
+def _messages(episode: Episode) -> list[list[list[str]]]:
+    """The raw messages: what everyone was shown, then what everyone did; those who wait "did nothing"."""
+    log: list[list[list[str]]] = [[] for _ in range(len(episode.turns) + 1)]
+    for shown in episode.observations:
+        log[shown.turn].append(["Environment", episode.agent(shown.agent).name, shown.text])
+    for turn in episode.turns:
+        for agent in episode.agents:
+            did = _rendered(turn) if agent.agent == turn.agent else "did nothing"
+            log[turn.turn].append([agent.name, "Environment", did])
+    return log
+
+
+def _interactions(messages: Sequence[Sequence[Sequence[str]]]) -> str:
+    """The library's readable column, as lossy as there: a message that contains "did nothing" is not in it."""
+    said = [m for turn in messages for m in turn if m[1] == "Environment" and "did nothing" not in m[2]]
+    return "\n\n".join(f"{who} {did}" if did.startswith("said: ") else f"{who}: {did}" for who, _, did in said)
+
+
+def _reward(episode: Episode, agent: str) -> Any:
+    scores = {s.dimension: s.score for s in episode.scores if s.agent == agent}
+    if not scores:
+        return 0.0
+    overall = sum(scores.values()) / len(scores)
+    return [overall, {**scores, "overall_score": overall}]
+
+
+def plain_row(sample: Sample) -> dict[str, Any]:
+    """The sample in the plain format (docs/formats.md); the scores of a failed evaluation are null."""
+    episode = asdict(sample.episode)
+    del episode["source"], episode["relationship"]
+    for turn in episode["turns"]:
+        del turn["to"], turn["failed"]
+    if not episode["scores"]:
+        episode["scores"] = [
+            {"agent": a.agent, "dimension": d.name, "score": None, "evaluator": EVALUATOR}
+            for a in sample.episode.agents
+            for d in SOTOPIA_EVAL
+        ]
+    return episode
+
+
+def jsonl(rows: Iterable[Mapping[str, Any]]) -> str:
+    """`rows` as JSON lines."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def main() -> None:
+    """Write both files beside this one."""
+    found = list(read_samples())
+    samples.path("export").write_text(jsonl(map(export_row, found)), encoding="utf-8", newline="\n")
+    samples.path("plain").write_text(jsonl(map(plain_row, found)), encoding="utf-8", newline="\n")
+    print(f"{len(found)} episodes of {len({s.episode.environment_id for s in found})} scenarios")
+
+
+if __name__ == "__main__":
+    main()
