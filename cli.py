@@ -20,15 +20,24 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Make data": {
         "import": ("sotopia_rl_data.commands.making:import_", "Episodes from files, as a versioned dataset."),
         "label": ("labelers.commands:label", "Have a judge attribute episode scores to utterances."),
-        "rewards": ("sotopia_rl_data.commands.making:rewards", "Re-make the rewards from stored attributions; asks nobody."),
-        "prompts": ("sotopia_rl_data.commands.making:prompts", "What a policy sees; learn a template from a served log."),
+        "rewards": (
+            "sotopia_rl_data.commands.making:rewards",
+            "Re-make the rewards from stored attributions; asks nobody.",
+        ),
+        "prompts": (
+            "sotopia_rl_data.commands.making:prompts",
+            "What a policy sees; learn a template from a served log.",
+        ),
     },
     "Read data": {
         "list": ("sotopia_rl_data.commands.reading:list_", "The datasets of a store."),
         "log": ("sotopia_rl_data.commands.reading:log", "The versions of a dataset, and what made each."),
         "show": ("sotopia_rl_data.commands.reading:show", "A version at a glance, or one dialogue with its rewards."),
         "stats": ("sotopia_rl_data.commands.reading:stats", "Rows, reward and dimension distributions, failures."),
-        "query": ("sotopia_rl_data.commands.reading:query", "One SELECT over a version, as table, JSON, CSV or Parquet."),
+        "query": (
+            "sotopia_rl_data.commands.reading:query",
+            "One SELECT over a version, as table, JSON, CSV or Parquet.",
+        ),
         "diff": ("sotopia_rl_data.commands.reading:diff", "Rows added, removed and changed between two versions."),
         "verify": ("sotopia_rl_data.commands.reading:verify", "Check every file and the digest of a version."),
         "ledger": ("labelers.commands:ledger", "The journal of every call: query, compact."),
@@ -107,7 +116,10 @@ def main(argv: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as wrong:
-        _say(f"{wrong.strerror or wrong}: {wrong.filename or 'input or output'}.", "check the path, its permissions and the free disk space")
+        _say(
+            f"{wrong.strerror or wrong}: {wrong.filename or 'input or output'}.",
+            "check the path, its permissions and the free disk space",
+        )
         sys.exit(1)
 
 

@@ -49,8 +49,8 @@ class Judge(Protocol):
     """Who answers. `id` names it in the `judge` column.
 
     `answer` returns the text (or a Reply, where tokens and the returned model id are known). It may carry
-    `target: Target` (what determines its answers, for the ledger's key; default: its id alone),
-    `concurrency: int` (default 1 for plug-ins), and `close()`.
+    `target: Target` (what determines its answers, for the ledger's key; default: its id, with the hash of its file
+    where it was named by a path), `concurrency: int` (default 1 for plug-ins), and `close()`.
     """
 
     id: str

@@ -54,12 +54,13 @@ def emit_json(value: Any) -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
-    """A table on stdout. Numbers align right; a missing value is a dash."""
+    """A table on stdout, under `title`. Numbers align right; a missing value is a dash."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     body = [list(row) for row in rows]
-    shown = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    shown = Table(header_style="bold", box=None, pad_edge=False)
     for index, name in enumerate(columns):
         values = [row[index] for row in body if row[index] is not None]
         right = bool(values) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
@@ -69,7 +70,10 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | No
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, 160)
+    if title:
+        console.print(escape(title), style="bold", soft_wrap=True)
     console.print(shown)
+    console.print()
 
 
 def cell(value: Any) -> str:
@@ -119,7 +123,13 @@ def progress(title: str, unit: str) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[words]}"), TimeRemainingColumn())
+    columns = (
+        TextColumn(title),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[words]}"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=None, words="")
         started = time.monotonic()

@@ -10,7 +10,8 @@
     ├── AskingError       a model could not be asked                           exit 1
     │   ├── KeyMissing    no API key                                           exit 2
     │   ├── Rejected      the provider refuses this request for good           exit 1
-    │   └── Unavailable   try again: rate limit, 5xx, timeout, lost connection exit 1
+    │   ├── Unavailable   try again: rate limit, 5xx, timeout, lost connection exit 1
+    │   └── Interrupted   Ctrl-C while asking; what was answered is kept       exit 130
     └── BadAnswer         a judge's answer that breaks its schema (becomes a `failures` row, never a zero)
 
 `cli.py` prints `error: <sentence>` and `  mend: <mend>` and exits with `exit_code`; a traceback is a bug.
@@ -74,7 +75,14 @@ class KeyMissing(AskingError):
 
 
 class Rejected(AskingError):
-    """The provider refuses this request for good (400, 401, 403, 404): asking again cannot help."""
+    """The provider refuses this request for good (400, 401, 403, 404): asking again cannot help.
+
+    `status` is the HTTP status (0: unknown).
+    """
+
+    def __init__(self, message: str, mend: str = "", *, status: int = 0) -> None:
+        super().__init__(message, mend)
+        self.status = status
 
 
 class Unavailable(AskingError):
@@ -87,6 +95,12 @@ class Unavailable(AskingError):
         super().__init__(message, mend)
         self.status = status
         self.retry_after = retry_after
+
+
+class Interrupted(AskingError):
+    """Ctrl-C while a model was being asked. What was answered is kept, and the next run goes on from there."""
+
+    exit_code = 130
 
 
 class BadAnswer(SotopiaDataError):

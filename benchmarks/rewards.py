@@ -1,0 +1,350 @@
+"""What `rewards` costs, against reading the same columns and writing the same result.
+
+    python benchmarks/rewards.py --utterances 10_000_000 --dimensions 7
+
+Makes a version's `episodes`, `attributions` (long) and text in the real columns, sorted, as the store lays them out, and runs
+each step in a process of its own, so that CPU seconds (user + system, every thread) and peak memory are that step's.
+Reading and writing is done by the same reader and writer on both sides; imports are not counted. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from sotopia_rl_data.dimensions import SOTOPIA_EVAL
+from sotopia_rl_data.rewards import Recipe, long, preset
+from sotopia_rl_data.rewards.build import READ_ROWS, Files, Finish, build, fitted
+from sotopia_rl_data.rewards.rules import rule
+from sotopia_rl_data.rewards.streams import read
+from sotopia_rl_data.rewards.texts import StoredTexts
+from sotopia_rl_data.rewards.widen import Plan, Wide, widen
+from sotopia_rl_data.splits import FRACTIONS
+from sotopia_rl_data.tables import ATTRIBUTIONS, EPISODES, rewards_schema
+
+TURNS = 20  # per episode, by two agents in turn
+GROUP_ROWS = 1 << 17
+AGENTS = [f"01H5TNE5P{i:017d}" for i in range(40)]
+
+
+# --- the tables -------------------------------------------------------------------------------------------------
+
+
+def generate(work: Path, utterances: int, dimensions: list[str]) -> None:
+    """Episodes, attributions and text of about so many utterances, in three splits, sorted by key."""
+    first = 0
+    for split, fraction in FRACTIONS.items():
+        episodes = max(1, round(utterances * fraction / TURNS))
+        with Sink(work / f"episodes-{split}.parquet", EPISODES) as e, Sink(work / f"attributions-{split}.parquet", ATTRIBUTIONS) as a:
+            with Sink(work / f"texts-{split}.parquet", _text_schema()) as t:
+                for start in range(first, first + episodes, 2000):
+                    ids = np.arange(start, min(start + 2000, first + episodes))
+                    e.write(_episodes(ids, split))
+                    a.write(_attributions(ids, sorted(dimensions)))
+                    t.write(_texts(ids, split))
+        first += episodes
+
+
+class Sink:
+    """A Parquet file that tables are written to, in row groups of `GROUP_ROWS`."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self._held: list[pa.Table] = []
+
+    def write(self, table: pa.Table) -> None:
+        self._held.append(table)
+        if sum(t.num_rows for t in self._held) >= GROUP_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._held:
+            self._writer.write_table(pa.concat_tables(self._held), row_group_size=GROUP_ROWS)
+        self._held = []
+
+    def __enter__(self) -> Sink:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.flush()
+        self._writer.close()
+
+
+def _names(ids: np.ndarray) -> list[str]:
+    return [f"{int(i):08x}-0f3a-4b1c-9d2e-5a6b7c8d9e0f" for i in ids]
+
+
+def _speakers(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two agents an episode, the lower id first (which is the order of the rows)."""
+    one, other = ids * 7 % 40, (ids * 7 + 1 + ids % 38) % 40
+    return np.minimum(one, other), np.maximum(one, other)
+
+
+def _episodes(ids: np.ndarray, split: str) -> pa.Table:
+    rng = np.random.default_rng([1, int(ids[0])])
+    rows = []
+    for name, low, high in zip(_names(ids), *_speakers(ids), strict=True):
+        scores = [
+            {"agent": AGENTS[a], "dimension": d.name, "score": float(rng.integers(int(d.low), int(d.high) + 1)), "evaluator": "gpt-4"}
+            for a in (low, high)
+            for d in SOTOPIA_EVAL
+        ]
+        blank = {f.name: [] if pa.types.is_list(f.type) else "" for f in EPISODES}
+        rows.append(blank | {"episode_id": name, "environment_id": f"{split}-env", "scores": scores})
+    return pa.Table.from_pylist(rows, schema=EPISODES)
+
+
+def _attributions(ids: np.ndarray, dimensions: list[str]) -> pa.Table:
+    rng = np.random.default_rng([2, int(ids[0])])
+    each, half = len(dimensions), TURNS // 2
+    rows = len(ids) * TURNS * each
+    episode = np.repeat(np.arange(len(ids), dtype=np.int32), TURNS * each)
+    speakers = np.stack(_speakers(ids), axis=1).reshape(-1).astype(np.int32)
+    turn = np.tile(np.concatenate([np.arange(0, TURNS, 2), np.arange(1, TURNS, 2)]).astype(np.int32), len(ids))
+    columns = {
+        "episode_id": _coded(episode, _names(ids)),
+        "agent": _coded(np.repeat(speakers, half * each), AGENTS),
+        "turn": pa.array(np.repeat(turn, each)),
+        "dimension": _coded(np.tile(np.arange(each, dtype=np.int32), len(ids) * TURNS), dimensions),
+        "schema": _coded(np.zeros(rows, np.int32), ["direct"]),
+        "measure": _coded(np.zeros(rows, np.int32), ["importance"]),
+        "judge": _coded(np.zeros(rows, np.int32), ["gpt-4o"]),
+        "sample": pa.array(np.zeros(rows, np.int32)),
+        "raw": pa.array(rng.integers(0, 4, rows).astype(np.float64)),
+        "scale_min": pa.array(np.zeros(rows)),
+        "scale_max": pa.array(np.full(rows, 3.0)),
+        "call_id": _coded(episode, [f"{int(i):064x}" for i in ids * 2654435761]),
+    }
+    return pa.table(columns).cast(ATTRIBUTIONS)
+
+
+def _coded(codes: np.ndarray, values: list[str]) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(values))
+
+
+def _text_schema() -> pa.Schema:
+    schema = rewards_schema(())
+    return pa.schema([schema.field(c) for c in ("episode_id", "environment_id", "agent", "turn", "prompt", "completion")])
+
+
+def _texts(ids: np.ndarray, split: str) -> pa.Table:
+    names, (low, high) = _names(ids), _speakers(ids)
+    rows = []
+    for name, one, other in zip(names, low, high, strict=True):
+        for agent, turns in ((one, range(0, TURNS, 2)), (other, range(1, TURNS, 2))):
+            for turn in turns:
+                asked = f"You are {AGENTS[agent]} in {name}. Turn #{turn}: what do you say to the other one now?"
+                said = f'{{"action_type": "speak", "argument": "Turn {turn} of {name}"}}'
+                row = [name, f"{split}-env", AGENTS[agent], turn]
+                row += [[{"role": "user", "content": asked}], [{"role": "assistant", "content": said}]]
+                rows.append(dict(zip(_text_schema().names, row, strict=True)))
+    return pa.Table.from_pylist(rows, schema=_text_schema())
+
+
+# --- the steps, each run in its own process -----------------------------------------------------------------------
+
+
+class Bench:
+    """The files of one generated version, and the recipe that its rewards are built by."""
+
+    def __init__(self, work: Path, dimensions: list[str]) -> None:
+        self.work, self.dimensions = work, dimensions
+        self.recipe: Recipe = preset("sotopia-rl")
+        self.episodes, self.attributions, self.texts = self._files("episodes"), self._files("attributions"), self._files("texts")
+        direct = rule("direct")
+        files = [p for paths in self.attributions.values() for p in paths]
+        schema, opinions, only = long.opinions(self.recipe, direct, files, True)
+        self.plan = Plan(direct, 0.9, tuple(dimensions), tuple(opinions), "gpt-4", schema, only)
+
+    def _files(self, config: str) -> Files:
+        return {split: [self.work / f"{config}-{split}.parquet"] for split in FRACTIONS}
+
+    def write(self, folder: str) -> Callable[[str, Iterable[pa.Table]], None]:
+        (self.work / folder).mkdir(exist_ok=True)
+
+        def write(split: str, tables: Iterable[pa.Table]) -> None:
+            with Sink(self.work / folder / f"{split}.parquet", rewards_schema(self.dimensions)) as sink:
+                for table in tables:
+                    sink.write(table)
+
+        return write
+
+    def build(self) -> None:
+        """The whole function."""
+        files = {"episodes": self.episodes, "attributions": self.attributions, "texts": StoredTexts(self.texts)}
+        scratch = self.work / "scratch"
+        scratch.mkdir(exist_ok=True)
+        build(self.recipe, **files, write=self.write("built"), scratch=scratch, asked=self.dimensions)
+
+    def copy(self) -> None:
+        """Read the same columns of the same files, and write the same result (its numbers are held, not computed)."""
+        held = self._numbers()
+        write = self.write("copied")
+        for split in FRACTIONS:
+            for batch in read(self.attributions[split], self.plan.columns, READ_ROWS):
+                assert batch.num_rows
+            for batch in read(self.episodes[split], ["episode_id", "scores"], READ_ROWS // 16):
+                assert batch.num_rows
+            write(split, (_beside(text, held, self.dimensions) for text in StoredTexts(self.texts).rows(split)))
+
+    def _numbers(self) -> pa.Table:
+        with pq.ParquetFile(self.work / "built" / "train.parquet") as file:
+            names = [f.name for f in rewards_schema(self.dimensions) if f.name not in _text_schema().names]
+            return file.read_row_group(0, columns=names).combine_chunks()
+
+    def widen(self) -> None:
+        """The wide intermediate, kept for the two steps below."""
+        for split in FRACTIONS:
+            from sotopia_rl_data.rewards.build import _widened
+
+            Wide(self._wide(split), self.plan).write(_widened(self.plan, split, self.episodes, self.attributions, StoredTexts(self.texts)))
+
+    def _wide(self, split: str) -> Path:
+        return self.work / f"wide-{split}.arrow"
+
+    def arithmetic(self) -> None:
+        """Fit, normalise, aggregate on the wide intermediate; write the numbers."""
+        wide = {split: Wide(self._wide(split), self.plan) for split in FRACTIONS}
+        statistics, _ = fitted(self.recipe, self.dimensions, wide["train"].read())
+        finish = Finish(self.recipe, self.plan, statistics, list(wide))
+        for split, kept in wide.items():
+            self._write_numbers("numbers", split, (finish.numbers(split, r) for r in kept.read()))
+
+    def wide_copy(self) -> None:
+        """Read the wide intermediate and write the same numbers."""
+        held = self._numbers()
+        for split in FRACTIONS:
+            chunks = Wide(self._wide(split), self.plan).read()
+            self._write_numbers("numbers", split, (held.slice(0, r.shape[2]) for r in chunks))
+
+    def _write_numbers(self, folder: str, split: str, tables: Iterator[pa.Table]) -> None:
+        (self.work / folder).mkdir(exist_ok=True)
+        names = [f for f in rewards_schema(self.dimensions) if f.name not in _text_schema().names]
+        with Sink(self.work / folder / f"{split}.parquet", pa.schema(names)) as sink:
+            for table in tables:
+                sink.write(table)
+
+    def dicts(self) -> None:
+        """The same by Python dicts: every row a dict from reading to writing, a loop a step"""
+        raw = {split: self._raw_by_dicts(split) for split in FRACTIONS}
+        values = {d: [one[d] for one in raw["train"].values() if one.get(d) is not None] for d in self.dimensions}
+        low, high = ({d: end(values[d]) for d in self.dimensions} for end in (min, max))
+        write = self.write("by-dicts")
+        for split in FRACTIONS:
+            rows = pq.read_table(self.texts[split][0]).to_pylist()
+            for row in rows:
+                one = raw[split].get((row["episode_id"], row["agent"], row["turn"]), {})
+                for d in self.dimensions:
+                    row[f"raw_{d}"] = one.get(d)
+                    row[f"norm_{d}"] = (one[d] - low[d]) / (high[d] - low[d]) if one.get(d) is not None else None
+                wanted = [row[f"norm_{d}"] for d in self.recipe.weighted]
+                row["reward"] = None if None in wanted else sum(wanted) / len(wanted)
+                row["n_opinions"], row["spread"] = int(None not in wanted), None
+            write(split, [pa.Table.from_pylist(rows, schema=rewards_schema(self.dimensions))])
+
+    def _raw_by_dicts(self, split: str) -> dict[tuple[str, str, int], dict[str, float]]:
+        scores = {}
+        for episode in pq.read_table(self.episodes[split][0], columns=["episode_id", "scores"]).to_pylist():
+            for s in episode["scores"]:
+                if s["evaluator"] == "gpt-4":
+                    scores[episode["episode_id"], s["agent"], s["dimension"]] = s["score"]
+        raw: dict[tuple[str, str, int], dict[str, float]] = {}
+        for row in pq.read_table(self.attributions[split][0], columns=self.plan.columns).to_pylist():
+            g = scores.get((row["episode_id"], row["agent"], row["dimension"]))
+            if g is not None:
+                a = (row["raw"] - row["scale_min"]) / (row["scale_max"] - row["scale_min"])
+                raw.setdefault((row["episode_id"], row["agent"], row["turn"]), {})[row["dimension"]] = g * a
+        return raw
+
+
+def _beside(text: pa.RecordBatch | pa.Table, numbers: pa.Table, dimensions: list[str]) -> pa.Table:
+    schema = rewards_schema(dimensions)
+    numbers = numbers.slice(0, text.num_rows)
+    return pa.table([(text if name in text.schema.names else numbers).column(name) for name in schema.names], schema=schema)
+
+
+# --- measuring ------------------------------------------------------------------------------------------------------
+
+
+def measured(step: str, work: Path, dimensions: list[str]) -> dict[str, float]:
+    """CPU seconds, wall seconds and peak MB of one step in a process of its own."""
+    command = [sys.executable, __file__, "--step", step, "--work", str(work), "--dimensions", str(len(dimensions))]
+    return dict(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
+
+
+def run_step(step: str, work: Path, dimensions: list[str]) -> None:
+    bench = Bench(work, dimensions)
+    pa.array([0])  # imports pandas, if it is there
+    before, start = _cpu(), time.perf_counter()
+    getattr(bench, step)()
+    after = {"cpu": _cpu() - before, "wall": time.perf_counter() - start, "mb": _peak_mb()}
+    print(json.dumps(after))
+
+
+def _cpu() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in used)
+
+
+def _peak_mb() -> float:
+    """Of this process since it began (ru_maxrss would remember its parent's)."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--utterances", type=int, default=1_000_000)
+    parser.add_argument("--dimensions", type=int, default=7, choices=range(3, 8))
+    parser.add_argument("--against-dicts", type=int, default=143_000, help="utterances for the comparison with dicts; 0: none")
+    parser.add_argument("--dir", type=Path, help="where the tables go (several GB); default: the system's temporary folder")
+    parser.add_argument("--step", help=argparse.SUPPRESS)
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    asked = ["goal", "relationship", "knowledge", *(d.name for d in SOTOPIA_EVAL if d.name not in ("goal", "relationship", "knowledge"))]
+    dimensions = asked[: args.dimensions]
+    if args.step:
+        return run_step(args.step, args.work, dimensions)
+    report(args.utterances, dimensions, args.dir, ("build", "copy", "widen", "arithmetic", "wide_copy"))
+    if args.against_dicts:
+        report(args.against_dicts, dimensions, args.dir, ("build", "dicts"))
+    return None
+
+
+RATIOS = (("build", "copy", "≤ 4"), ("arithmetic", "wide_copy", "≤ 1.5"), ("dicts", "build", "≥ 20"))
+
+
+def report(utterances: int, dimensions: list[str], folder: Path | None, steps: tuple[str, ...]) -> None:
+    work = Path(tempfile.mkdtemp(dir=folder))
+    try:
+        generate(work, utterances, dimensions)
+        took = {step: measured(step, work, dimensions) for step in steps}
+    finally:
+        shutil.rmtree(work)
+    print(f"\n{utterances:,} utterances × {len(dimensions)} dimensions ({utterances * len(dimensions):,} attributions)\n")
+    print("| step | CPU s | wall s | peak MB |\n|---|--:|--:|--:|")
+    for step, m in took.items():
+        print(f"| {getattr(Bench, step).__doc__.strip().splitlines()[0].rstrip('.')} | {m['cpu']:.2f} | {m['wall']:.2f} | {m['mb']:.0f} |")
+    for one, other, wanted in RATIOS:
+        if one in took and other in took:
+            print(f"\n`{one}` / `{other}`: {took[one]['cpu'] / took[other]['cpu']:.2f} × CPU (wanted {wanted})")
+
+
+if __name__ == "__main__":
+    main()

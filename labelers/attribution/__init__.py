@@ -1,0 +1,77 @@
+"""Attribution schemas: how an episode's score is traced back to its utterances. One schema a file.
+
+A schema owns its wording, its answer schema, its validation and what it yields. What its numbers become is a rule's
+business (`sotopia_rl_data.rewards`), so that rules can be re-run without a call. A schema of your own is an object
+with these members, named as `path/to/file.py:Name` or by an entry point in the group `sotopia_rl_data.schemas`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from labelers.attribution.phrasing import Ask
+from labelers.judge import Question, Slot
+from sotopia_rl_data import plugins
+from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.schema import Episode, Measure
+
+GROUP = "sotopia_rl_data.schemas"
+BUILTINS = {
+    "direct": "labelers.attribution.direct:DIRECT",
+    "scaled": "labelers.attribution.scaled:SCALED",
+    "singular": "labelers.attribution.singular:SINGULAR",
+    "uniform": "labelers.attribution.uniform:UNIFORM",
+    "uniform-share": "labelers.attribution.uniform:UNIFORM_SHARE",
+    "discounted": "labelers.attribution.discounted:DISCOUNTED",
+}
+
+
+class Schema(Protocol):
+    """What is asked, what is accepted, what it yields.
+
+    `id` stands in the `schema` column; `version` rises with every change of wording or meaning; `measure` says what a
+    raw number is; `rule` names the default rule that turns it into a reward; without `needs_judge` nothing is asked.
+    """
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def measure(self) -> Measure: ...
+    @property
+    def rule(self) -> str: ...
+    @property
+    def needs_judge(self) -> bool: ...
+
+    def bounds(self, scale: int) -> tuple[float, float]:
+        """The range [scale_min, scale_max] of a raw attribution when levels run from 0 to `scale`."""
+        ...
+
+    def wording_sha256(self, scale: int = 3) -> str:
+        """A hash of every wording that a question on this scale is made from."""
+        ...
+
+    def questions(
+        self, episode: Episode, dimensions: Sequence[str], evaluator: str | None, ask: Ask, scale: int
+    ) -> Iterator[Question]:
+        """The calls that label this episode. Where an agent's score on a dimension is missing, none asks for it."""
+        ...
+
+    def read(self, question: Question, text: str) -> dict[Slot, float]:
+        """The raw number of every slot of the question. Raises BadAnswer, with a readable reason, or gives them all."""
+        ...
+
+
+def schema(name: str) -> Schema:
+    """The schema called `name`. Raises UsageError, naming the schemas there are."""
+    found = plugins.load("schema", GROUP, name, BUILTINS)
+    made: Schema = found() if isinstance(found, type) else found
+    members = ("id", "version", "measure", "rule", "needs_judge", "bounds", "wording_sha256", "questions", "read")
+    lacking = [member for member in members if not hasattr(made, member)]
+    if lacking:
+        raise UsageError(
+            f"{name} is not a schema: it lacks {', '.join(lacking)}.", "see docs/labelling.md for what a schema has"
+        )
+    return made

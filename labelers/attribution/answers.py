@@ -1,0 +1,131 @@
+"""What an answer may look like: one object serves as the schema that providers enforce and as the check that we make.
+
+The subset of JSON Schema that OpenAI's strict mode and Anthropic's structured outputs both accept: objects with every
+key required and no other key, enums, and `$defs` (an enum that is referred to counts once against their limits).
+A reply that breaks it in any way is a BadAnswer with a readable reason; nothing is repaired, rounded or filled in.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sotopia_rl_data.errors import BadAnswer
+
+Path = tuple[str, ...]
+Json = Mapping[str, Any]
+
+_FENCED = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n[ \t]*```", re.DOTALL | re.IGNORECASE)
+_THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
+
+
+def one_of(values: Sequence[int] | Sequence[str]) -> dict[str, Any]:
+    """Exactly one of these integers, or one of these strings."""
+    return {"type": "string" if isinstance(values[0], str) else "integer", "enum": list(values)}
+
+
+def of_keys(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """An object with exactly these keys."""
+    return {
+        "type": "object",
+        "properties": dict(properties),
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def ref(name: str) -> dict[str, Any]:
+    """A reference to the `$defs` entry with this name."""
+    return {"$ref": f"#/$defs/{name}"}
+
+
+def parse(text: str) -> Any:
+    """The JSON value that a reply holds: the whole text, or one fenced block in it. Raises BadAnswer."""
+    text = _THOUGHT.sub("", text).strip()
+    blocks = _FENCED.findall(text)
+    body = blocks[0] if len(blocks) == 1 else text
+    if not body.strip():
+        raise BadAnswer("the answer is empty")
+    try:
+        return json.loads(body, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except RecursionError:
+        raise BadAnswer("the answer is nested too deeply") from None
+    except ValueError:
+        raise BadAnswer(f"the answer is not JSON: {shown(text)}") from None
+
+
+def check(schema: Json, value: Any) -> dict[Path, int | str]:
+    """The leaves of `value` by the path of keys that leads to each. Raises BadAnswer where it breaks `schema`."""
+    leaves: dict[Path, int | str] = {}
+    _walk(schema, schema, value, (), leaves)
+    return leaves
+
+
+def resolve(root: Json, schema: Json) -> Json:
+    """`schema`, or the `$defs` entry that it refers to."""
+    name = schema.get("$ref", "").removeprefix("#/$defs/")
+    found: Json = root["$defs"][name] if name else schema
+    return found
+
+
+def shown(value: Any) -> str:
+    """A value as a reason quotes it: on one line, at most 60 characters."""
+    text = " ".join((value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).split())
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _walk(
+    root: Mapping[str, Any], schema: Mapping[str, Any], value: Any, path: Path, leaves: dict[Path, int | str]
+) -> None:
+    schema = resolve(root, schema)
+    if schema["type"] != "object":
+        leaves[path] = _leaf(schema, value, path)
+        return
+    if not isinstance(value, dict):
+        raise BadAnswer(f"{_at(path)}expected an object, got {shown(value)}")
+    expected = schema["properties"]
+    extra = [key for key in value if key not in expected]
+    if extra:
+        raise BadAnswer(f"{_at(path)}{shown(extra[0])} was not asked for")
+    missing = [key for key in expected if key not in value]
+    if missing:
+        raise BadAnswer(f"{_at(path)}{missing[0]} is missing")
+    for key, inner in expected.items():
+        _walk(root, inner, value[key], (*path, key), leaves)
+
+
+def _leaf(schema: Json, value: Any, path: Path) -> int | str:
+    allowed: Sequence[int] | Sequence[str] = schema["enum"]
+    for one in allowed:
+        if type(one) is type(value) and one == value:  # True == 1 and 2.0 == 2, but neither is a level
+            return one
+    raise BadAnswer(f"{_at(path)}expected {_wanted(schema)}, got {_quoted(value)}")
+
+
+def _wanted(schema: Json) -> str:
+    allowed = schema["enum"]
+    if schema["type"] == "integer":
+        return f"an integer from {allowed[0]} to {allowed[-1]}"
+    return f"one of {', '.join(allowed)}"
+
+
+def _quoted(value: Any) -> str:
+    return f'"{shown(value)}"' if isinstance(value, str) else shown(value)
+
+
+def _at(path: Path) -> str:
+    return f"at {'.'.join(path)}: " if path else ""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) < len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise BadAnswer(f"{shown(twice)} is given twice")
+    return dict(pairs)
+
+
+def _no_constant(name: str) -> Any:
+    raise BadAnswer(f"{name} is not a number of JSON")

@@ -1,0 +1,124 @@
+"""The questions of schemas that show the whole episode and want something about each of an agent's utterances.
+
+An answer is nested the same way in every such schema: agent key -> dimension -> what `Form` says. One call asks for
+one score (`per-dimension`) or for all of an episode's (`packed`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from labelers.attribution import answers, phrasing, wording
+from labelers.attribution.phrasing import Ask, Result
+from labelers.judge import Question, Slot
+from sotopia_rl_data.schema import Episode, Message
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How the utterances behind one score are answered for, given the turn keys of the agent.
+
+    `shown` is what stands in the prompt, `schema` its JSON schema (which may refer to the shared `defs`).
+    """
+
+    shown: Callable[[Sequence[str]], str]
+    schema: Callable[[Sequence[str]], dict[str, Any]]
+    defs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The wording: the files of the constant task and of the question, and what fills their placeholders."""
+
+    task: str
+    question: str
+    in_task: Mapping[str, object] = field(default_factory=dict)
+    in_question: Mapping[str, object] = field(default_factory=dict)
+
+
+def questions(
+    schema: str,
+    episode: Episode,
+    dimensions: Sequence[str],
+    evaluator: str | None,
+    ask: Ask,
+    scale: int,
+    words: Words,
+    form: Form,
+) -> Iterator[Question]:
+    """One question for each known score, or one for all of them; none where no score is known."""
+    found = phrasing.results(episode, dimensions, evaluator)
+    if not found:
+        return
+    shared = phrasing.shared_messages(words.task, episode, **words.in_task)
+    for group in [found] if ask == "packed" else [[one] for one in found]:
+        yield _question(schema, episode, shared, group, scale, words, form)
+
+
+def _question(
+    schema: str,
+    episode: Episode,
+    shared: Sequence[Message],
+    group: Sequence[Result],
+    scale: int,
+    words: Words,
+    form: Form,
+) -> Question:
+    keys, grouped = phrasing.agent_keys(episode), phrasing.by_agent(group)
+    turns = {agent: phrasing.turns_of(episode, agent) for agent in grouped}
+    shown, repeated = _shown(keys, grouped, turns, form)
+    tail = wording.fill(
+        words.question,
+        results=phrasing.results_text(episode, group),
+        turns=phrasing.turns_text(episode, grouped),
+        form=shown,
+        repeated=repeated,
+        **words.in_question,
+    )
+    return Question(
+        schema=schema,
+        episode=episode,
+        messages=[*shared, {"role": "user", "content": tail}],
+        answer_schema=_answer_schema(keys, grouped, turns, form),
+        slots={
+            (keys[agent], name, phrasing.turn_key(turn)): Slot(agent, turn, name)
+            for agent, names in grouped.items()
+            for name in names
+            for turn in turns[agent]
+        },
+        scale=scale,
+        cache_until=len(shared),
+    )
+
+
+_REPEATED = ", and with DIMENSION repeated for each dimension that is listed above for the agent"
+
+
+def _shown(
+    keys: Mapping[str, str], grouped: Mapping[str, list[str]], turns: Mapping[str, list[int]], form: Form
+) -> tuple[str, str]:
+    """The answer's form as the prompt shows it; where an agent has several dimensions, they are written only once."""
+    single = all(len(names) == 1 for names in grouped.values())
+    parts = [
+        f'"{keys[agent]}": {{"{names[0] if single else "DIMENSION"}": {form.shown(_turn_keys(turns[agent]))}}}'
+        for agent, names in grouped.items()
+    ]
+    return "{" + ", ".join(parts) + "}", "" if single else _REPEATED
+
+
+def _answer_schema(
+    keys: Mapping[str, str], grouped: Mapping[str, list[str]], turns: Mapping[str, list[int]], form: Form
+) -> dict[str, Any]:
+    """The form as JSON schema. What an agent's dimensions share is defined once and referred to."""
+    defs = {keys[agent]: form.schema(_turn_keys(turns[agent])) for agent in grouped}
+    nested = {
+        keys[agent]: answers.of_keys({name: answers.ref(keys[agent]) for name in names})
+        for agent, names in grouped.items()
+    }
+    return answers.of_keys(nested) | {"$defs": {**form.defs, **defs}}
+
+
+def _turn_keys(turns: Sequence[int]) -> list[str]:
+    return [phrasing.turn_key(turn) for turn in turns]

@@ -1,0 +1,146 @@
+"""How an episode is put before a judge: keys that we enumerate, the transcript, and the order of messages.
+
+Constant parts come first (the task, then the episode) and what varies comes last (whose score, on which dimension),
+so that providers' prompt caches hit. A short assistant turn stands between the two user turns: some chat templates
+refuse two user turns in a row. What a schema asks for, and what the answer means, is the schema's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+from labelers.attribution import wording
+from sotopia_rl_data.dimensions import dimension
+from sotopia_rl_data.schema import Agent, Episode, Message, Turn
+
+Ask = Literal["per-dimension", "packed"]
+SHARED = ("dimensions.v1", "reading.v1", "episode.v1", "handover.v1")
+
+_DOES = {
+    "speak": "says",
+    "non-verbal communication": "does, without words",
+    "action": "does",
+    "leave": "leaves the conversation.",
+    "none": "does nothing.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """An episode score to attribute: what `agent` got on `dimension`."""
+
+    agent: str
+    dimension: str
+    score: float
+
+
+def agent_keys(episode: Episode) -> dict[str, str]:
+    """Agent id -> the key that judges know it by: agent_1, agent_2 …, in speaking order."""
+    return {one.agent: f"agent_{place}" for place, one in enumerate(episode.agents, start=1)}
+
+
+def turn_key(turn: int) -> str:
+    """The key of a turn: its number in the environment, never its place in a list."""
+    return f"turn_{turn}"
+
+
+def turns_of(episode: Episode, agent: str) -> list[int]:
+    """The turns of the agent's own utterances, ascending."""
+    return sorted(turn.turn for turn in episode.turns if turn.agent == agent)
+
+
+def results(episode: Episode, dimensions: Sequence[str], evaluator: str | None) -> list[Result]:
+    """The scores that there are, of agents that said or did anything. A missing score gives no result, so no call."""
+    scores = {(s.agent, s.dimension): s.score for s in reversed(episode.scores) if s.evaluator == evaluator}
+    acting = {turn.agent for turn in episode.turns}
+    return [
+        Result(one.agent, name, scores[one.agent, name])
+        for one in episode.agents
+        if one.agent in acting
+        for name in dimensions
+        if (one.agent, name) in scores
+    ]
+
+
+def shared_messages(task: str, episode: Episode, **values: object) -> list[Message]:
+    """The leading messages that all questions about an episode share: the task, the episode, the handover."""
+    return [
+        {"role": "system", "content": _system(task, **values)},
+        {"role": "user", "content": episode_text(episode)},
+        {"role": "assistant", "content": wording.text("handover.v1")},
+    ]
+
+
+@cache
+def _system(task: str, **values: object) -> str:
+    return wording.fill(task, dimensions=wording.text("dimensions.v1"), reading=wording.text("reading.v1"), **values)
+
+
+def episode_text(episode: Episode) -> str:
+    """The episode as a judge reads it: scenario, agents with all that is known of them, transcript under turn keys."""
+    keys = agent_keys(episode)
+    scenario = episode.scenario.strip() or "(not given)"
+    if episode.relationship.strip():
+        scenario += f"\nRelationship of the agents: {_line(episode.relationship)}"
+    return wording.fill(
+        "episode.v1",
+        scenario=scenario,
+        agents="\n".join(_agent_text(keys[one.agent], one) for one in episode.agents),
+        transcript="\n".join(_turn_text(keys, turn) for turn in sorted(episode.turns, key=lambda t: t.turn)),
+    )
+
+
+def results_text(episode: Episode, found: Sequence[Result]) -> str:
+    """The scores to attribute, a line each."""
+    keys = agent_keys(episode)
+    return "\n".join(
+        f"- {keys[one.agent]} ({_line(episode.agent(one.agent).name)}): {_score_text(one)}" for one in found
+    )
+
+
+def turns_text(episode: Episode, agents: Iterable[str]) -> str:
+    """The turn keys of each agent in question, a line each."""
+    keys = agent_keys(episode)
+    return "\n".join(f"- {keys[agent]}: {', '.join(map(turn_key, turns_of(episode, agent)))}" for agent in agents)
+
+
+def by_agent(found: Sequence[Result]) -> dict[str, list[str]]:
+    """Agent -> the dimensions asked about it, in order."""
+    grouped: dict[str, list[str]] = {}
+    for one in found:
+        grouped.setdefault(one.agent, []).append(one.dimension)
+    return grouped
+
+
+def _score_text(one: Result) -> str:
+    about = dimension(one.dimension)
+    return f"{one.dimension} {one.score:g} (range {about.low:g} to {about.high:g})"
+
+
+def _agent_text(key: str, agent: Agent) -> str:
+    known = (("Background", agent.background), ("Goal", agent.goal), ("Secret", agent.secret))
+    lines = [
+        f"{key}: {_line(agent.name)}",
+        *(_indented(f"{title}: {text.strip()}") for title, text in known if text.strip()),
+    ]
+    return "\n".join(lines)
+
+
+def _turn_text(keys: dict[str, str], turn: Turn) -> str:
+    """One utterance. Its text is indented, so that no line of it can be taken for a turn of its own."""
+    to = f", in private to {', '.join(keys.get(one, one) for one in turn.to)}," if turn.to else ""
+    head = f"[{turn_key(turn.turn)}] {keys[turn.agent]}{to} {_DOES[turn.action_type]}"
+    if turn.failed:
+        head += " (Its turn was lost to a technical failure.)"
+    return head if turn.action_type in ("none", "leave") else f"{head.removesuffix('.')}:\n{_indented(turn.text)}"
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}".rstrip() for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n"))
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,195 @@
+"""Commands that ask judges, and the one that looks into the journal of what was asked."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sotopia_rl_data import console
+from sotopia_rl_data.commands.making import layout_of, template_option
+from sotopia_rl_data.errors import UsageError
+
+if TYPE_CHECKING:
+    from labelers.report import LabelReport
+    from sotopia_rl_data.store import Store
+
+
+@click.command()
+@click.argument("episodes", required=False)
+@click.option(
+    "--judge",
+    "judges",
+    multiple=True,
+    metavar="SPEC",
+    help="gpt-4o, claude-…, openai:MODEL[@URL], anthropic:MODEL[@URL], replay:LEDGER, lexical (offline), "
+    "path/to/file.py:Name. Repeat for several.",
+)
+@click.option(
+    "--schema",
+    default="direct",
+    show_default=True,
+    metavar="NAME",
+    help="How credit is asked for: direct, scaled, singular, uniform, uniform-share, discounted.",
+)
+@click.option("--dimensions", metavar="D,…", help="SOTOPIA-EVAL dimensions.  [default: goal,relationship,knowledge]")
+@click.option("--scale", default=3, show_default=True, help="The top of the importance levels.")
+@click.option(
+    "--ask",
+    type=click.Choice(["per-dimension", "packed"]),
+    default="per-dimension",
+    show_default=True,
+    help="One call an agent and dimension, as the paper asks; or one call an episode.",
+)
+@click.option("--preset", metavar="NAME|FILE", help="How the rewards are made.  [default: sotopia-rl]")
+@click.option(
+    "--evaluator", metavar="NAME", help="Whose episode scores are attributed, where several evaluators gave some."
+)
+@click.option("--samples", default=1, show_default=True, help="How often each question is asked.")
+@click.option("--temperature", type=float, help="Sent to the judges.")
+@click.option("--max-tokens", type=int, help="The longest answer.")
+@template_option
+@click.option("--out", metavar="ORG/NAME", help="The dataset to write.  [default: the episodes' name + -rewards]")
+@click.option("--version", metavar="vX.Y.Z", help="Override the version's number.")
+@click.option("--concurrency", type=click.IntRange(1), help="Calls in flight at most.  [default: the judge's own]")
+@click.option("--retry-failed", is_flag=True, help="Ask once more, and only, what was answered unusably before.")
+@click.option(
+    "--ledger",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where raw answers are kept.  [default: STORE/.ledger]",
+)
+@console.store_option
+@console.json_option
+def label(
+    episodes: str | None,
+    judges: tuple[str, ...],
+    dimensions: str | None,
+    temperature: float | None,
+    max_tokens: int | None,
+    layout: str | None,
+    template: Path | None,
+    store: Store,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Have a judge attribute each agent's episode scores to its utterances, and build the rewards.
+
+    EPISODES is a dataset's reference or a file (./episodes.jsonl); without it, the bundled samples. Every raw answer is
+    kept before it is parsed: run the same command again after a crash, a Ctrl-C or with more episodes, and nothing is
+    asked twice. What has no label is a row of `failures`, and the exit code is 3.
+
+    \b
+    Examples:
+      sotopia-rl-data label demo/episodes --judge lexical
+      sotopia-rl-data label demo/episodes --judge gpt-4o
+      sotopia-rl-data label ./episodes.jsonl --judge openai:Qwen/Qwen2.5-72B-Instruct@http://localhost:8000/v1
+      sotopia-rl-data label demo/episodes --judge gpt-4o --ask packed --dimensions goal,relationship,knowledge,secret
+    """
+    from labelers.run import label as run
+
+    chosen, loaded = layout_of(layout, template)
+    sampling = {k: v for k, v in (("temperature", temperature), ("max_tokens", max_tokens)) if v is not None}
+    with console.progress("labelling", "call") as advance:
+        report = run(
+            store,
+            episodes,
+            judges=judges,
+            dimensions=dimensions.split(",") if dimensions else None,
+            sampling=sampling or None,
+            layout=chosen,
+            template=loaded,
+            progress=advance,
+            **options,
+        )
+    if as_json:
+        console.emit_json(report.as_dict())
+    else:
+        _labelled(report)
+    if report.failures:
+        click.get_current_context().exit(console.WITH_FAILURES)
+
+
+def _labelled(report: LabelReport) -> None:
+    state = "made" if report.created else "unchanged: the store has this content already"
+    names = (
+        "episodes",
+        "utterances",
+        "rewarded",
+        "labels",
+        "calls",
+        "asked",
+        "hits",
+        "repeated",
+        "unreachable",
+        "unusable",
+    )
+    rows = [[name, getattr(report, name)] for name in names if getattr(report, name) or name in names[:6]]
+    rows += [
+        [f"tokens of {model}", f"{usage.input:,} in ({usage.cached:,} cached), {usage.output:,} out"]
+        for model, usage in report.usage.items()
+    ]
+    rows.append(["seconds", report.seconds])
+    console.table(["labelled", "count"], rows, title=f"{report.version}  {report.digest[:12]}  {state}")
+    if report.failures:
+        console.table(["what has no label", "rows"], [[reason, n] for reason, n in report.failures.items()])
+    for warning in report.warnings:
+        console.warn(warning)
+    name = report.version.partition("@")[0]
+    console.next_commands(
+        f"sotopia-rl-data show {name}",
+        f'sotopia-rl-data query {name} "SELECT agent, avg(reward) FROM rewards GROUP BY agent"',
+        *(
+            [f"sotopia-rl-data label … --retry-failed   ({report.unusable:,} unusable answers)"]
+            if report.unusable
+            else []
+        ),
+    )
+
+
+@click.group()
+def ledger() -> None:
+    """The journal of every call: raw answers, usage, errors. It is append-only and holds no keys."""
+
+
+@ledger.command("query")
+@click.argument("sql")
+@click.option("--ledger", "path", type=click.Path(file_okay=False, path_type=Path), help="[default: STORE/.ledger]")
+@click.option("--format", "fmt", default=None, metavar="FORMAT", help="table (default), json, jsonl, csv or parquet.")
+@console.store_option
+@console.json_option
+def ledger_query(sql: str, path: Path | None, fmt: str | None, store: Store, as_json: bool) -> None:
+    """One SELECT over the table `calls`: one row an attempt.
+
+    \b
+    Example:
+      sotopia-rl-data ledger query "SELECT model, status, count(*) FROM calls GROUP BY ALL"
+    """
+    from sotopia_rl_data.asking.ledger import Ledger
+    from sotopia_rl_data.results import write_result
+
+    with Ledger(_existing(path or store.root / ".ledger")) as kept:
+        write_result(kept.query(sql), fmt or ("json" if as_json else "table"), sys.stdout)
+
+
+@ledger.command("compact")
+@click.option("--ledger", "path", type=click.Path(file_okay=False, path_type=Path), help="[default: STORE/.ledger]")
+@console.store_option
+@console.json_option
+def ledger_compact(path: Path | None, store: Store, as_json: bool) -> None:
+    """Fold finished journals into Parquet: smaller, faster to open. Safe to interrupt at any moment."""
+    from sotopia_rl_data.asking.ledger import Ledger
+
+    with Ledger(_existing(path or store.root / ".ledger")) as kept:
+        done = kept.compact()
+    if as_json:
+        console.emit_json({"compacted": done})
+    else:
+        console.note(f"{done:,} attempts are in Parquet now.")
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_dir():
+        raise UsageError(f"There is no ledger {path}.", "label something first, or name one with --ledger DIR")
+    return path

@@ -1,0 +1,96 @@
+"""Judges by name: `judge("gpt-4o")`. One judge a file; importing this package imports none of them.
+
+A judge of your own is an id and one method (see `labelers/judge.py`): name it as `path/to/file.py:Name`, or register
+it as an entry point in the group `sotopia_rl_data.judges`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from labelers.judge import Judge
+from sotopia_rl_data import plugins
+from sotopia_rl_data.errors import UsageError
+
+GROUP = "sotopia_rl_data.judges"
+BUILTINS = {"lexical": "labelers.judges.lexical:Lexical"}
+# The names that each provider serves itself; any other model is named behind the provider's prefix.
+_MODELS = {"openai": re.compile(r"(gpt|chatgpt)-.+|o\d(-.+)?"), "anthropic": re.compile(r"claude-.+")}
+FORMS = (
+    "gpt-4o (any OpenAI model), openai:MODEL[@URL], claude-… (any Anthropic model), anthropic:MODEL[@URL], "
+    "replay:LEDGER[#MODEL], lexical, path/to/file.py:Name"
+)
+
+
+def judge(spec: str, sampling: Mapping[str, Any] | None = None) -> Judge:
+    """The judge that `spec` names. `sampling` (temperature, max_tokens …) is laid over an API judge's defaults.
+
+    Raises UsageError, naming the forms, where nothing answers to it, and KeyMissing where its provider wants a key.
+    """
+    made = _api_judge(spec, sampling)
+    if made is not None:
+        return made
+    if sampling:
+        raise UsageError(f"The judge {spec} does not sample.", f"leave {', '.join(sampling)} out, or name a model")
+    if spec.startswith("replay:"):
+        return _replay(spec.removeprefix("replay:"))
+    return _plugin(spec)
+
+
+def _api_judge(spec: str, sampling: Mapping[str, Any] | None) -> Judge | None:
+    """The model that is named, where it is one of a provider's or stands behind a provider's prefix."""
+    provider, colon, rest = spec.partition(":")
+    if colon and provider in _MODELS:
+        model, at, url = rest.partition("@http")
+        if not model:
+            raise UsageError(f"{spec!r} names no model.", f"write {provider}:MODEL or {provider}:MODEL@URL")
+        return _ask_at(provider, model, at[1:] + url, sampling)
+    served_by = next((name for name, models in _MODELS.items() if models.fullmatch(spec)), None)
+    return None if served_by is None or plugins.is_file(spec) else _ask_at(served_by, spec, "", sampling)
+
+
+def _ask_at(provider: str, model: str, url: str, sampling: Mapping[str, Any] | None) -> Judge:
+    if provider == "anthropic":
+        from labelers.judges import anthropic
+
+        return anthropic.judge(model, url, sampling)
+    from labelers.judges import openai
+
+    return openai.judge(model, url, sampling)
+
+
+def _replay(where: str) -> Judge:
+    from labelers.judges.replay import Replay
+
+    path, _, wanted = where.partition("#")
+    if not path:
+        raise UsageError("replay names no ledger.", "write replay:LEDGER, as in replay:./store/.ledger")
+    return Replay(Path(path), wanted)
+
+
+def _plugin(spec: str) -> Judge:
+    try:
+        found = plugins.load("judge", GROUP, spec, BUILTINS)
+    except UsageError as unknown:
+        if plugins.is_file(spec) or spec in plugins.names(GROUP, BUILTINS):
+            raise
+        others = sorted(set(plugins.names(GROUP, BUILTINS)) - set(BUILTINS))
+        also = f", {', '.join(others)}" if others else ""
+        raise UsageError(f"{spec!r} is not a judge.", f"write {FORMS}{also}") from unknown
+    return _made(spec, found)
+
+
+def _made(spec: str, found: Any) -> Judge:
+    """An instance that can judge. Raises UsageError where it lacks the id or the method."""
+    try:
+        made: Judge = found() if isinstance(found, type) else found
+    except (TypeError, ValueError, OSError, LookupError, RuntimeError, AttributeError) as wrong:
+        raise UsageError(f"The judge {spec} cannot be made: {wrong}.", "let it be made without arguments") from wrong
+    if not isinstance(getattr(made, "id", None), str) or not made.id or not callable(getattr(made, "answer", None)):
+        raise UsageError(
+            f"{spec} is not a judge.", 'give it an `id = "…"` and `async def answer(self, question) -> str`'
+        )
+    return made

@@ -1,0 +1,111 @@
+"""lexical: a deterministic judge that counts words. Offline, free, and a BASELINE: it understands nothing.
+
+It exists so that everything runs without a key, and as the floor that a real judge should clear. An utterance scores
+by the words it shares with what the dimension is about (the agent's goal, secret, profile, or a short word list) and
+by how much it says that has not been said yet; where it stands in the dialogue does not count. Scores are scaled by
+the agent's best utterance to the levels that were asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from labelers.attribution import answers
+from labelers.judge import Question, Slot
+from sotopia_rl_data.asking.request import Target
+from sotopia_rl_data.schema import Agent, Episode
+
+_VERSION = 1  # rises with every change of what it answers: it is part of the ledger's key
+_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|\?")
+
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+_STOP = _set(
+    "a about after all also am an and any are as at be because been before but by can could did do does done down for "
+    "from get go got had has have he her here him his i if in into is it its just let like make may me might more most "
+    "much my no not now of off on one only or our out over own she should so some than that the their them then there "
+    "these they this those to too up us very was we were while will with would you your i'm i'd i'll it's that's don't "
+    "can't we'll you're"
+)
+_LEAVES = _set("(leaves)")
+_LISTS = {
+    "relationship": _set(
+        "thank thanks sorry please friend friends trust appreciate love care together understand glad hope respect "
+        "hate stupid liar lie unfair angry never hurt alone blame disappointed"
+    ),
+    "knowledge": _set("? what why how when where who which know learn heard tell explain means"),
+    "social_rules": _set(
+        "steal stole cheat lie lied threat threaten hurt kill illegal police stupid idiot shut damn hell insult"
+    ),
+    "financial_and_material_benefits": _set(
+        "pay paid price money dollar dollars cost buy sell offer deal share split half discount rent loan free"
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Lexical:
+    """The judge. It needs no key and no network and gives the same answer to the same question everywhere."""
+
+    id: str = "lexical"
+    target: Target = field(default_factory=lambda: Target("offline", "lexical", "", {"version": _VERSION}))
+    concurrency: int = 1
+
+    async def answer(self, question: Question) -> str:
+        """An answer that obeys the question's schema."""
+        said = spoken(question.episode)
+        weights = {
+            path: weight(question.episode, slot, *said[slot.agent, slot.turn]) for path, slot in question.slots.items()
+        }
+        return json.dumps(_fill(question.answer_schema, question.answer_schema, (), weights))
+
+
+def spoken(episode: Episode) -> dict[tuple[str, int], tuple[frozenset[str], int]]:
+    """For each utterance, its content words, and how many of them nobody had said before."""
+    found, known = {}, set[str]()
+    for turn in sorted(episode.turns, key=lambda t: t.turn):
+        words = _LEAVES if turn.action_type == "leave" else _words(turn.text)
+        found[turn.agent, turn.turn] = (words, len(words - known))
+        known |= words
+    return found
+
+
+def weight(episode: Episode, slot: Slot, words: frozenset[str], new: int) -> int:
+    """How much an utterance has to do with the dimension, 0 or more: shared words weigh three, new ones one, up to six.
+
+    Whole numbers, so that every machine gets the same.
+    """
+    return 3 * len(words & _topic(slot.dimension, episode, episode.agent(slot.agent))) + min(new, 6)
+
+
+def _topic(dimension: str, episode: Episode, agent: Agent) -> frozenset[str]:
+    if dimension in _LISTS:
+        return _LISTS[dimension]
+    if dimension == "secret":
+        return _words(agent.secret)
+    if dimension == "believability":
+        return _words(agent.background)
+    return _words(f"{agent.goal} {episode.scenario}")
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(_WORD.findall(text.lower().replace("’", "'"))) - _STOP
+
+
+def _fill(root: answers.Json, schema: answers.Json, path: answers.Path, weights: Mapping[answers.Path, int]) -> Any:
+    """An answer to `schema`: a level for each slot, or the key of the heaviest slot where one is to be chosen."""
+    schema = answers.resolve(root, schema)
+    if schema["type"] == "object":
+        return {key: _fill(root, inner, (*path, key), weights) for key, inner in schema["properties"].items()}
+    allowed = schema["enum"]
+    if schema["type"] == "string":
+        return max(allowed, key=lambda key: weights[(*path, key)])
+    top, best = len(allowed) - 1, max(weights[one] for one in weights if one[:-1] == path[:-1])
+    return allowed[(2 * top * weights[path] + best) // (2 * best) if best else 0]

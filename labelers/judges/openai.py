@@ -1,0 +1,24 @@
+"""OpenAI's models, and any server that speaks the same protocol: `gpt-4o`, `o3`, `openai:MODEL[@URL]`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from labelers.judges.api import ApiJudge, sampling_of
+from sotopia_rl_data.asking import openai
+
+# Reasoning models refuse a temperature other than their own.
+_REASONS = re.compile(r"o\d|gpt-([5-9]|\d\d)")
+
+
+def judge(model: str, url: str = "", sampling: Mapping[str, Any] | None = None) -> ApiJudge:
+    """The model at `url`, else at OPENAI_BASE_URL, else at OpenAI. Raises KeyMissing, UsageError."""
+    chosen = sampling_of(default_sampling(model), sampling)
+    return ApiJudge(openai.target(model, url, chosen), openai.OpenAIClient)
+
+
+def default_sampling(model: str) -> dict[str, Any]:
+    """Temperature 0, so that a judge is as repeatable as it can be; nothing where the model sets it itself."""
+    return {} if _REASONS.match(model) else {"temperature": 0}

@@ -1,0 +1,108 @@
+"""What a label run will ask: the schema's questions about every episode, for each judge and sample.
+
+A plan is pure: the same episodes and the same plan give the same requests in the same order, however often they are
+made. They are made once to count, once to ask, and once to read the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from labelers.attribution import Schema
+from labelers.attribution.phrasing import Ask as AskHow
+from labelers.judge import Judge, Question, Slot
+from labelers.judges.sending import Ask, request_of, target_of
+from sotopia_rl_data.errors import BadAnswer
+from sotopia_rl_data.schema import Episode
+
+Files = Mapping[str, Sequence[Path]]
+
+_UNREAD = ("observations", "reasoning")  # what no schema asks about; observations are most of an episode's bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that determines what is asked and how it is read."""
+
+    schema: Schema
+    dimensions: tuple[str, ...]
+    evaluator: str
+    judges: tuple[Judge, ...] = ()
+    scale: int = 3
+    ask: AskHow = "per-dimension"
+    samples: int = 1
+
+    def questions(self, episode: Episode) -> list[Question]:
+        """The questions about an episode, whoever is asked."""
+        return list(self.schema.questions(episode, self.dimensions, self.evaluator, self.ask, self.scale))
+
+    def requests(self, episodes: Iterable[Episode], judge: Judge) -> Iterator[Ask]:
+        """Every request to `judge`, episode after episode: those that share a prefix follow each other."""
+        target = target_of(judge)
+        for episode in episodes:
+            for question in self.questions(episode):
+                for sample in range(self.samples):
+                    yield request_of(question, target, sample)
+
+    def read(self, question: Question, text: str) -> dict[Slot, float]:
+        """The number of every slot. Raises BadAnswer, also where a schema gives too few or what is out of range."""
+        low, high = self.schema.bounds(self.scale)
+        values = self.schema.read(question, text)
+        for slot in question.slots.values():
+            value = values.get(slot)
+            if value is None or not low <= value <= high:
+                raise BadAnswer(f"{slot.dimension} of turn {slot.turn} is {value}, outside {low:g} to {high:g}")
+        return values
+
+    def recipe(self) -> dict[str, Any]:
+        """What of the plan determines the rows: for the manifest's recipe. URLs are not in it."""
+        made: dict[str, Any] = {
+            "schema": self.schema.id,
+            "schema_version": self.schema.version,
+            "dimensions": list(self.dimensions),
+            "evaluator": self.evaluator,
+        }
+        if self.judges:
+            made |= {"ask": self.ask, "samples": self.samples, "judges": [_who(judge) for judge in self.judges]}
+        return made
+
+
+def _who(judge: Judge) -> dict[str, Any]:
+    target = target_of(judge)
+    return {"judge": judge.id, "provider": target.provider, "sampling": dict(target.sampling)}
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much there is to label. `calls` counts the requests of all judges, before the ledger is asked."""
+
+    episodes: int
+    utterances: int
+    calls: int
+
+
+def size(plan: Plan, episodes: Iterable[Episode]) -> Size:
+    """Count without asking."""
+    counted = utterances = questions = 0
+    for episode in episodes:
+        counted += 1
+        utterances += len(episode.turns)
+        questions += len(plan.questions(episode)) if plan.judges else 0
+    return Size(counted, utterances, questions * plan.samples * len(plan.judges))
+
+
+def episodes_of(files: Iterable[Path]) -> Iterator[Episode]:
+    """The episodes of some Parquet files, in the files' order, without what no schema asks about."""
+    import pyarrow.parquet as pq
+
+    from sotopia_rl_data.tables import EPISODES, row_episode
+
+    columns = [name for name in EPISODES.names if name not in _UNREAD]
+    for path in files:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            for batch in file.iter_batches(128, columns=columns):
+                for row in batch.to_pylist():
+                    yield row_episode(row | {"observations": [], "reasoning": ""})

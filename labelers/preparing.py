@@ -1,0 +1,120 @@
+"""Everything that can be wrong with a label run, found before anything is asked or written; what is right is a Plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from labelers import judges as judging
+from labelers.attribution import Schema
+from labelers.attribution import schema as find_schema
+from labelers.attribution.phrasing import Ask as AskHow
+from labelers.judge import Judge
+from labelers.judges.sending import target_of
+from labelers.plan import Plan
+from labelers.source import episodes_version
+from sotopia_rl_data.dimensions import SOTOPIA_EVAL, dimension
+from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.rewards import Recipe
+from sotopia_rl_data.rewards import preset as find_preset
+from sotopia_rl_data.store import Store, Version
+
+if TYPE_CHECKING:
+    from sotopia_rl_data.prompts import Layout, Template
+
+DEFAULT_PRESET = "sotopia-rl"
+
+
+def prepare(
+    *,
+    judges: Sequence[str | Judge],
+    schema: str,
+    dimensions: Sequence[str] | None,
+    scale: int,
+    ask: AskHow,
+    preset: str | None,
+    evaluator: str | None,
+    samples: int,
+    sampling: Mapping[str, Any] | None,
+    layout: Layout,
+    template: Template | None,
+) -> tuple[Plan, Recipe]:
+    """The plan, but for its evaluator where none is named, and the reward recipe that goes with it.
+
+    Raises UsageError and KeyMissing.
+    """
+    from sotopia_rl_data.prompts import layout_id
+
+    chosen = find_schema(schema)
+    recipe = _recipe(chosen, preset, evaluator)
+    asked = _dimensions(recipe if dimensions is None else dimensions)
+    missing = [name for name in recipe.weighted if name not in asked]
+    if missing:
+        mend = f"ask about them too: --dimensions {','.join([*asked, *missing])}; or name another --preset"
+        raise UsageError(f"The rewards weigh {', '.join(missing)}, about which no judge would be asked.", mend)
+    if ask not in get_args(AskHow):
+        raise UsageError(f"{ask!r} is no way to ask.", f"use {' or '.join(get_args(AskHow))}")
+    if samples < 1:
+        raise UsageError(f"There cannot be {samples} samples.", "ask for one or more")
+    chosen.wording_sha256(scale)  # raises where the scale is not worded
+    layout_id(layout, template)  # raises where the template is of another layout
+    plan = Plan(chosen, asked, evaluator or "", _judges(chosen, judges, sampling), scale, ask, samples)
+    return plan, recipe
+
+
+def with_episodes(plan: Plan, store: Store, source: str | Path | None) -> tuple[Version, Plan]:
+    """The episodes to label, imported where they are a file, and the plan with the evaluator whose scores are traced.
+
+    Raises NotFound, InputError, and UsageError where several evaluators scored them and none was named.
+    """
+    from sotopia_rl_data.rewards.outcomes import choose_evaluator, evaluators
+
+    version = episodes_version(store, source)
+    files = [path for paths in version.files("episodes").values() for path in paths]
+    found = choose_evaluator(evaluators(files, plan.dimensions), plan.evaluator or None, plan.dimensions)
+    return version, replace(plan, evaluator=found)
+
+
+def _recipe(schema: Schema, preset: str | None, evaluator: str | None) -> Recipe:
+    """The preset's recipe, reading this schema's attributions; without a preset, the default one's with its rule."""
+    from sotopia_rl_data.rewards.rules import rule
+
+    recipe = find_preset(preset or DEFAULT_PRESET)
+    if preset is None:
+        recipe = replace(recipe, rule=schema.rule)  # type: ignore[arg-type]  # Recipe raises where it is no rule
+    measure = rule(recipe.rule).measure
+    if measure is not None and (measure != schema.measure or not schema.needs_judge):
+        raise UsageError(
+            f"The preset {preset!r} reads {measure!r} attributions, and the schema {schema.id!r} yields none.",
+            "leave --preset out, or name one that fits the schema",
+        )
+    return replace(recipe, evaluator=evaluator, schema=schema.id if measure else None)
+
+
+def _dimensions(wanted: Recipe | Sequence[str]) -> tuple[str, ...]:
+    """Full names, each once, in SOTOPIA-EVAL's order: how they were listed must not change what is asked."""
+    names = wanted.weighted if isinstance(wanted, Recipe) else wanted
+    found = {dimension(name).name for name in names}
+    if not found:
+        raise UsageError("No dimension is named.", "name one or more, as in --dimensions goal,relationship,knowledge")
+    return tuple(one.name for one in SOTOPIA_EVAL if one.name in found)
+
+
+def _judges(schema: Schema, named: Sequence[str | Judge], sampling: Mapping[str, Any] | None) -> tuple[Judge, ...]:
+    """The judges, made, so that a missing key is found now. Raises UsageError, KeyMissing."""
+    if not schema.needs_judge:
+        if named:
+            raise UsageError(f"The schema {schema.id!r} asks nobody.", "leave --judge out")
+        return ()
+    if not named:
+        raise UsageError("No judge is named.", f"add --judge: {judging.FORMS}")
+    made = tuple(judging.judge(one, sampling) if isinstance(one, str) else one for one in named)
+    ids = [judge.id for judge in made]
+    twice = next((name for name in ids if ids.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(f"Two judges are called {twice!r}, so their rows could not be told apart.", "name each once")
+    for judge in made:
+        target_of(judge)
+    return made

@@ -1,0 +1,113 @@
+"""What a label run did: a frozen noun for whoever called it, and what of it goes into the manifest's provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from labelers.plan import Plan, Size
+from labelers.reading import Tally, added
+from sotopia_rl_data.asking.progress import Outcome
+from sotopia_rl_data.asking.request import Usage
+from sotopia_rl_data.code import code
+from sotopia_rl_data.store import Version
+
+_REASONS_KEPT = 100
+
+
+@dataclass(frozen=True, slots=True)
+class LabelReport:
+    """`version` ("org/name@v1.0.0") lies in `directory`; `created` is False where the store already had this content.
+
+    `labels` counts attributions, `rewarded` the utterances that have a reward. `failures` counts, by reason, what has
+    no label. Of the calls that the plan needs, `asked` went out in this run, the ledger knew `hits`, `repeated` are
+    equal to others, `unreachable` got no answer; `unusable` of the answers do not say what was asked. `usage` is what
+    this run's calls cost, by model; `seconds` how long it all took.
+    """
+
+    version: str
+    directory: str
+    digest: str
+    created: bool
+    episodes: int
+    utterances: int
+    labels: int
+    rewarded: int
+    failures: Mapping[str, int]
+    calls: int
+    asked: int
+    hits: int
+    repeated: int
+    unreachable: int
+    unusable: int
+    usage: Mapping[str, Usage]
+    warnings: Sequence[str]
+    seconds: float
+
+    @property
+    def failed(self) -> int:
+        """How many (utterance, dimension, judge, sample) have no label."""
+        return sum(self.failures.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON holds it."""
+        return asdict(self) | {"failures": dict(self.failures), "warnings": list(self.warnings)}
+
+
+def report(
+    version: Version,
+    created: bool,
+    size: Size,
+    tally: Tally,
+    outcomes: Sequence[Outcome],
+    unrewarded: int,
+    warnings: Sequence[str],
+    seconds: float,
+) -> LabelReport:
+    """The report of a finished run; `outcomes` are the judges', in order."""
+    usage: dict[str, Usage] = {}
+    for outcome in outcomes:
+        for model, more in outcome.usage.items():
+            if more != Usage():
+                usage[model] = added(usage.get(model, Usage()), more)
+    return LabelReport(
+        version=version.ref,
+        directory=str(version.dir),
+        digest=version.digest,
+        created=created,
+        episodes=size.episodes,
+        utterances=size.utterances,
+        labels=tally.labels,
+        rewarded=size.utterances - unrewarded,
+        failures=dict(sorted(tally.failures.items(), key=lambda item: (-item[1], item[0]))),
+        calls=size.calls,
+        asked=sum(o.asked for o in outcomes),
+        hits=sum(o.hits for o in outcomes),
+        repeated=sum(o.repeated for o in outcomes),
+        unreachable=sum(o.unreachable for o in outcomes),
+        unusable=sum(o.failed for o in outcomes),
+        usage=usage,
+        warnings=tuple(warnings),
+        seconds=round(seconds, 3),
+    )
+
+
+def provenance(parent: Version, plan: Plan, tally: Tally, rewards: Mapping[str, Any]) -> dict[str, Any]:
+    """What is worth knowing of the labels besides the recipe: no part of the digest."""
+    return {
+        "parents": [{"name": parent.name, "version": parent.version, "digest": parent.digest}],
+        "code": code(),
+        "wording_sha256": plan.schema.wording_sha256(plan.scale) if plan.judges else None,
+        "judges": [
+            {
+                "judge": judge.id,
+                "calls": tally.calls[judge.id],
+                "returned_models": dict(sorted(tally.models.get(judge.id, {}).items())),
+                "usage": asdict(tally.usage.get(judge.id, Usage())),
+            }
+            for judge in plan.judges
+        ],
+        "failures": dict(tally.failures.most_common(_REASONS_KEPT)),
+        "rewards": dict(rewards),
+    }

@@ -1,0 +1,261 @@
+"""label(): episodes in, a version with their utterances' rewards out. The only loop that asks judges.
+
+    plan      check everything that can be wrong, count the calls           plan.py
+    ask       deduplicate, look up, dispatch, journal                       sotopia_rl_data/asking
+    read      the ledger -> attributions and failures, in key order         reading.py
+    reward    attributions and episode scores -> rewards                    sotopia_rl_data/rewards
+    commit    a version, or the news that the store has it already          sotopia_rl_data/store
+
+Every raw answer is durable before it is parsed, and what follows the asking is a function of (episodes, plan, ledger):
+a run that was killed goes on where it stood and ends in the same digest. Leaves out what a command prints.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from labelers.judge import Judge
+from labelers.judges.sending import Ask, close, sender
+from labelers.plan import Plan, Size, episodes_of, size
+from labelers.preparing import prepare, with_episodes
+from labelers.reading import Tally, rows_of, values_of
+from labelers.report import LabelReport, provenance, report
+from sotopia_rl_data.asking.dispatch import Outcome, Pacing, ask_all
+from sotopia_rl_data.asking.ledger import Ledger
+from sotopia_rl_data.asking.request import Reply, Request
+from sotopia_rl_data.errors import BadAnswer, Interrupted
+from sotopia_rl_data.refs import check_name
+from sotopia_rl_data.schema import Attribution, Episode, Failure
+from sotopia_rl_data.store import Store, Version
+
+if TYPE_CHECKING:
+    from labelers.attribution.phrasing import Ask as AskHow
+    from sotopia_rl_data.prompts import Layout, Template
+    from sotopia_rl_data.rewards import Recipe
+    from sotopia_rl_data.rewards.build import Built
+    from sotopia_rl_data.stage import Stage
+
+T = TypeVar("T")
+_ROWS = 1 << 16  # of attributions that are held before they are written
+
+
+class Progress(Protocol):
+    """Hears how many calls are settled, of how many, and a few words; `console.progress` makes one."""
+
+    def __call__(self, done: int, total: int | None = None, words: str = "") -> None: ...
+
+
+def label(
+    store: Store,
+    source: str | Path | None,
+    *,
+    judges: Sequence[str | Judge] = (),
+    schema: str = "direct",
+    dimensions: Sequence[str] | None = None,
+    scale: int = 3,
+    ask: AskHow = "per-dimension",
+    preset: str | None = None,
+    evaluator: str | None = None,
+    out: str | None = None,
+    version: str | None = None,
+    samples: int = 1,
+    sampling: Mapping[str, Any] | None = None,
+    layout: Layout = "single",
+    template: Template | None = None,
+    retry_failed: bool = False,
+    concurrency: int | None = None,
+    pacing: Pacing | None = None,
+    ledger: Path | None = None,
+    progress: Progress | None = None,
+) -> LabelReport:
+    """Have judges attribute the episodes' scores to their utterances, and build the rewards.
+
+    `source` is a dataset's reference, a path, or None for the bundled samples (see `source.py`). `dimensions` are by
+    default those that the preset weighs (for `sotopia-rl`: goal, relationship, knowledge). `scale` is the top of the
+    importance levels: 3, 5 or 10. `ask` is "per-dimension", one call for each agent and dimension as the paper asks, or
+    "packed", one call an episode. `preset` names the reward recipe; None is `sotopia-rl` with the schema's own rule.
+    `out` is by default the episodes' name + "-rewards"; `version` overrides the number. `samples` repeats every
+    question. `sampling` is laid over the judges' defaults. Answers that failed are asked again only with
+    `retry_failed`. `concurrency` bounds the calls in flight (default: the judge's own).
+
+    Raises UsageError, NotFound and KeyMissing before anything is asked or written; Interrupted after Ctrl-C; Rejected
+    and Unavailable where a provider answers nothing; StoreError. Whatever is raised, the store's versions are as they
+    were and every answer is kept.
+    """
+    began = time.monotonic()
+    plan, recipe = prepare(
+        judges=judges,
+        schema=schema,
+        dimensions=dimensions,
+        scale=scale,
+        ask=ask,
+        preset=preset,
+        evaluator=evaluator,
+        samples=samples,
+        sampling=sampling,
+        layout=layout,
+        template=template,
+    )
+    parent, plan = with_episodes(plan, store, source)
+    name = check_name(out or f"{parent.name}-rewards")
+    with store.stage(name) as stage, Ledger(ledger or store.root / ".ledger") as kept:
+        run = _Run(plan, parent, kept, stage)
+        counted = size(plan, run.episodes())
+        outcomes = _wait(run.ask(counted, retry_failed, concurrency, pacing or Pacing(), progress))
+        tally = run.read()
+        built = run.reward(recipe, layout, template)
+        stage.link(parent, "episodes")
+        committed = stage.commit(
+            recipe=run.recipe(built.recipe, layout, template),
+            provenance=provenance(parent, plan, tally, built.provenance()),
+            version=version,
+        )
+    unrewarded = sum(built.unrewarded.values())
+    seconds = time.monotonic() - began
+    return report(committed.version, committed.created, counted, tally, outcomes, unrewarded, built.warnings, seconds)
+
+
+class _Run:
+    """One plan, one version of episodes, one ledger, one stage."""
+
+    def __init__(self, plan: Plan, parent: Version, ledger: Ledger, stage: Stage) -> None:
+        self._plan, self._parent, self._ledger, self._stage = plan, parent, ledger, stage
+        self._files = parent.files("episodes")
+        self._labels: dict[str, list[Path]] = {}
+
+    def episodes(self) -> Iterator[Episode]:
+        """Every episode of every split."""
+        return episodes_of(chain.from_iterable(self._files.values()))
+
+    async def ask(
+        self, counted: Size, retry_failed: bool, concurrency: int | None, pacing: Pacing, progress: Progress | None
+    ) -> list[Outcome]:
+        """Ask every judge, one after the other, what the ledger does not answer. Raises Interrupted."""
+        outcomes: list[Outcome] = []
+        for judge in self._plan.judges:
+            own: int = getattr(judge, "concurrency", 1)
+            shown = None if progress is None else partial(_show, progress, counted.calls, tuple(outcomes))
+            try:
+                outcome = await ask_all(
+                    self._plan.requests(self.episodes(), judge),
+                    sender(judge),
+                    self._ledger,
+                    accept=self._accepts,
+                    concurrency=concurrency or own,
+                    pacing=pacing,
+                    retry_failed=retry_failed,
+                    progress=shown,
+                    total=counted.calls // len(self._plan.judges),
+                )
+            finally:
+                await close(judge)
+            outcomes.append(outcome)
+            if outcome.interrupted:
+                settled = sum(one.settled for one in outcomes)
+                raise Interrupted(
+                    f"Interrupted after {settled:,} of {counted.calls:,} calls.",
+                    "run the same command again: what was answered is kept, and it goes on from there",
+                )
+        return outcomes
+
+    def read(self) -> Tally:
+        """Write the attributions and failures of every split, out of the ledger."""
+        tally = Tally()
+        for split, files in self._files.items():
+            self._labels[split] = [self._stage.sorted_file("attributions", split)]
+            _write_split(self._stage, split, self._labels[split][0], self._rows(files, tally))
+        return tally
+
+    def reward(self, recipe: Recipe, layout: Layout, template: Template | None) -> Built:
+        """Build and write the rewards of every split."""
+        from sotopia_rl_data.prompts import prompts_of
+        from sotopia_rl_data.rewards.build import build
+        from sotopia_rl_data.rewards.texts import RenderedTexts
+
+        with TemporaryDirectory(prefix=".wide-", dir=self._stage.dir) as scratch:
+            return build(
+                recipe,
+                episodes=self._files,
+                attributions=self._labels,
+                texts=RenderedTexts(self._files, lambda episode: prompts_of(episode, layout, template)),
+                write=partial(self._stage.write, "rewards"),
+                scratch=Path(scratch),
+                asked=self._plan.dimensions,
+            )
+
+    def recipe(self, rewards: Recipe, layout: Layout, template: Template | None) -> dict[str, Any]:
+        """What determines the rows, for the manifest: the labels, the rewards, the text, and how it was split."""
+        from sotopia_rl_data.prompts import layout_id
+
+        made: dict[str, Any] = {
+            "labels": self._plan.recipe(),
+            "rewards": rewards.as_dict(),
+            "layout": layout_id(layout, template),
+        }
+        if self._plan.judges:
+            made["scale"] = self._plan.scale
+        if "seed" in self._parent.manifest.recipe:
+            made["seed"] = self._parent.manifest.recipe["seed"]
+        return made
+
+    def _accepts(self, request: Request, reply: Reply) -> bool:
+        if not isinstance(request, Ask):
+            raise TypeError(f"a {type(request).__name__} carries no question")
+        try:
+            values_of(self._plan, request.asked, reply)
+        except BadAnswer:
+            return False
+        return True
+
+    def _rows(self, files: Sequence[Path], tally: Tally) -> Iterator[tuple[list[Attribution], list[Failure]]]:
+        return rows_of(self._plan, self._ledger, episodes_of(files), tally)
+
+
+def _write_split(stage: Stage, split: str, path: Path, rows: Iterator[tuple[list[Attribution], list[Failure]]]) -> None:
+    """Write rows that come in key order, some thousands at a time. Both configs are written even where none come."""
+    import pyarrow.parquet as pq
+
+    from sotopia_rl_data.tables import ATTRIBUTIONS, attribution_table, failure_table
+
+    labels: list[Attribution] = []
+    failures: list[Failure] = []
+    with pq.ParquetWriter(path, ATTRIBUTIONS, compression="zstd", write_page_index=True) as writer:
+        for more, lost in rows:
+            labels += more
+            failures += lost
+            if len(labels) >= _ROWS:
+                writer.write_table(attribution_table(labels))
+                labels = []
+            if len(failures) >= _ROWS:
+                stage.write("failures", split, failure_table(failures))
+                failures = []
+        writer.write_table(attribution_table(labels))
+    stage.write("failures", split, failure_table(failures))
+
+
+def _show(progress: Progress, total: int, before: Sequence[Outcome], outcome: Outcome) -> None:
+    """Tell the progress of all judges together, with the tokens that were spent and what failed."""
+    outcomes = [*before, outcome]
+    tokens = sum(u.input + u.output for one in outcomes for u in one.usage.values())
+    lost = sum(one.failed + one.unreachable for one in outcomes)
+    words = [f"{tokens:,} tokens"] * bool(tokens) + [f"{lost:,} failed"] * bool(lost)
+    progress(sum(one.settled for one in outcomes), total, ", ".join(words))
+
+
+def _wait(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run to the end, also where an event loop runs already (a notebook): then in a thread of its own."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()

@@ -1,0 +1,134 @@
+"""One try at one request, as the ledger keeps it: a line of JSON in a journal, a row in Parquet.
+
+The line begins with a marker that cannot occur inside a JSON string (its quotes would be escaped), so a record is
+found again after any torn bytes before it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sotopia_rl_data.asking.redact import redact
+from sotopia_rl_data.asking.request import Finish, Reply, Request, Usage
+
+Status = Literal["answer", "error"]
+MARKER = '{"v":1,"key":"'
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What was asked of whom, when, and what came back.
+
+    `time` is when it ended (Unix seconds), `seconds` how long it took. `usage` is None where the provider named no
+    tokens: unknown is not zero. An `error` is a transport error or a refusal of the request; it counts for the bill
+    and is never a hit.
+    """
+
+    key: str
+    question: str
+    time: float
+    provider: str
+    base_url: str
+    model: str
+    sampling: Mapping[str, Any]
+    sample: int
+    status: Status
+    text: str = ""
+    finish: Finish | None = None
+    returned_model: str = ""
+    usage: Usage | None = None
+    error: str = ""
+    seconds: float = 0.0
+
+    @property
+    def reply(self) -> Reply:
+        """The answer as the client handed it in."""
+        return Reply(self.text, self.finish or "stop", self.returned_model, self.usage or Usage())
+
+    def line(self) -> bytes:
+        """The journal's line, newline included. ASCII, so that no text can break a line or a decoder."""
+        rest = {
+            "status": self.status,
+            "time": self.time,
+            "provider": self.provider,
+            "base_url": self.base_url,
+            "model": self.model,
+            "sampling": dict(self.sampling),
+            "sample": self.sample,
+            "text": self.text,
+            "finish": self.finish,
+            "returned_model": self.returned_model,
+            "usage": _numbers(self.usage),
+            "error": self.error,
+            "seconds": self.seconds,
+        }
+        body = json.dumps(rest, separators=(",", ":"))
+        return f'{MARKER}{self.key}","question":"{self.question}",{body[1:]}\n'.encode()
+
+
+def answered(request: Request, key: str, question: str, reply: Reply, seconds: float) -> Attempt:
+    """The attempt that ended in a reply."""
+    return Attempt(
+        **_asked(request, key, question),
+        status="answer",
+        text=_storable(reply.text),
+        finish=reply.finish,
+        returned_model=_storable(reply.model),
+        usage=None if reply.usage == Usage() else reply.usage,
+        seconds=round(seconds, 4),
+    )
+
+
+def failed(request: Request, key: str, question: str, error: str, seconds: float) -> Attempt:
+    """The attempt that ended without a reply. Secrets are taken out of `error`."""
+    return Attempt(
+        **_asked(request, key, question),
+        status="error",
+        error=redact(_storable(error)),
+        seconds=round(seconds, 4),
+    )
+
+
+def parse_line(line: bytes) -> Attempt | None:
+    """The attempt in a journal's line; None where the line is torn. Torn bytes before the record are skipped."""
+    start = line.rfind(MARKER.encode())
+    if start < 0 or not line.endswith(b"\n"):
+        return None
+    try:
+        row: dict[str, Any] = json.loads(line[start:])
+        usage = row.pop("usage")
+        del row["v"]
+        return Attempt(**row, usage=None if usage is None else Usage(*usage))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _asked(request: Request, key: str, question: str) -> dict[str, Any]:
+    target = request.target
+    return {
+        "key": key,
+        "question": question,
+        "time": time.time(),
+        "provider": target.provider,
+        "base_url": target.base_url,
+        "model": target.model,
+        "sampling": target.sampling,
+        "sample": request.sample,
+    }
+
+
+def _numbers(usage: Usage | None) -> list[int] | None:
+    return None if usage is None else [usage.input, usage.cached, usage.written, usage.output]
+
+
+def _storable(text: str) -> str:
+    """Lone surrogates (legal in JSON, not in UTF-8) become U+FFFD, so that a row can be written as Parquet."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

@@ -1,0 +1,211 @@
+"""Journals become Parquet, and a kill at any moment neither loses nor doubles a record.
+
+A compacted file names in its own metadata the files that it covers. It is written beside, synced and renamed; only
+then are the covered files removed. Until they are gone every reader leaves covered files out, so the rename is the one
+moment at which the ledger changes from the old files to the new one. Journals that a living process still writes are
+locked by it and left alone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sotopia_rl_data.asking.attempt import Attempt, parse_line
+from sotopia_rl_data.asking.request import Usage
+from sotopia_rl_data.errors import StoreError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ROWS_A_GROUP = 2_000
+MERGE_BELOW = 64 << 20  # bytes: compacted files smaller than this are merged with the next
+_COVERS = b"covers"
+_USAGE = ("input", "cached", "written", "output")
+
+
+def calls_schema() -> pa.Schema:
+    """Columns of the table `calls`. Token counts are NULL where the provider named none."""
+    import pyarrow as pa
+
+    text, number = pa.string(), pa.int64()
+    columns = {
+        "key": text,
+        "question": text,
+        "time": pa.float64(),
+        "provider": text,
+        "base_url": text,
+        "model": text,
+        "sampling": text,
+        "sample": pa.int32(),
+        "status": text,
+        "text": text,
+        "finish": text,
+        "returned_model": text,
+        **dict.fromkeys(_USAGE, number),
+        "error": text,
+        "seconds": pa.float64(),
+    }
+    return pa.schema(list(columns.items()))
+
+
+def calls_row(attempt: Attempt) -> dict[str, Any]:
+    """One row of `calls`; `sampling` as JSON text."""
+    row: dict[str, Any] = {
+        name: getattr(attempt, name) for name in Attempt.__dataclass_fields__ if name not in ("usage", "sampling")
+    }
+    row["sampling"] = json.dumps(dict(attempt.sampling), sort_keys=True)
+    return row | {name: getattr(attempt.usage, name, None) for name in _USAGE}
+
+
+def row_attempt(row: Mapping[str, Any]) -> Attempt:
+    """The inverse of `calls_row`."""
+    plain = {k: v for k, v in row.items() if k not in _USAGE}
+    usage = None if row["input"] is None else Usage(*(row[name] for name in _USAGE))
+    return Attempt(**plain | {"sampling": json.loads(row["sampling"]), "usage": usage})
+
+
+def journal_attempts(path: Path) -> Iterator[Attempt]:
+    """The records of a journal in the order written; torn lines are skipped."""
+    with path.open("rb") as file:
+        for line in file:
+            attempt = parse_line(line)
+            if attempt is not None:
+                yield attempt
+
+
+def file_attempts(path: Path) -> Iterator[Attempt]:
+    """The records of a journal or of a compacted file."""
+    if path.suffix == ".jsonl":
+        yield from journal_attempts(path)
+        return
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(ROWS_A_GROUP):
+            yield from map(row_attempt, batch.to_pylist())
+
+
+def live_files(directory: Path) -> list[Path]:
+    """The ledger's files without those that a compacted file covers, in the order they were begun."""
+    compacted = sorted(directory.glob("calls-*.parquet"))
+    covered = {name for path in compacted for name in covers(path)}
+    found = [*compacted, *sorted(directory.glob("journal-*.jsonl"))]
+    return [path for path in found if path.name not in covered]
+
+
+def covers(path: Path) -> list[str]:
+    """Names of the files whose records a compacted file took over."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        metadata = pq.read_metadata(path).metadata or {}
+    except (OSError, pa.ArrowInvalid) as error:
+        if not path.exists():
+            return []  # merged into a newer file a moment ago
+        raise StoreError(
+            f"The ledger's file {path} is damaged: {error}.",
+            "restore it from a copy, or move it away to ask its calls again",
+        ) from error
+    names: list[str] = json.loads(metadata.get(_COVERS, b"[]"))
+    return names
+
+
+def compact(directory: Path) -> int:
+    """Move the records of all journals that nobody writes into one Parquet file; returns the number of records moved.
+
+    Does nothing where another process is compacting. Raises StoreError where the directory cannot be written.
+    """
+    try:
+        with _locked(directory / ".compact.lock") as ours:
+            return _compact(directory) if ours else 0
+    except OSError as error:
+        raise StoreError(
+            f"The ledger in {directory} cannot be compacted: {error.strerror or error}.",
+            "free space or make the folder writable; nothing was lost",
+        ) from error
+
+
+def _compact(directory: Path) -> int:
+    live = live_files(directory)
+    _remove(directory, [p for p in _all_files(directory) if p not in live])
+    journals = [p for p in live if p.suffix == ".jsonl" and _closed(p)]
+    if not journals:
+        return 0
+    small = [p for p in live if p.suffix == ".parquet" and p.stat().st_size < MERGE_BELOW]
+    sources = [*small, *journals]
+    covered = [p.name for p in sources] + [name for p in small for name in covers(p)]
+    count = _write(directory, sources, covered)
+    _remove(directory, sources)
+    return count
+
+
+def _write(directory: Path, sources: list[Path], covered: list[str]) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = calls_schema().with_metadata({_COVERS: json.dumps(covered)})
+    final = directory / f"calls-{time.time_ns()}-{os.getpid()}.parquet"
+    beside = final.with_suffix(".tmp")
+    count = 0
+    with pq.ParquetWriter(beside, schema, compression="zstd") as writer:
+        rows: list[dict[str, Any]] = []
+        for attempt in (a for path in sources for a in file_attempts(path)):
+            rows.append(calls_row(attempt))
+            if len(rows) == ROWS_A_GROUP:
+                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+                count, rows = count + len(rows), []
+        writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+        count += len(rows)
+    _sync(beside)
+    beside.rename(final)
+    _sync(directory)
+    return count
+
+
+def _all_files(directory: Path) -> list[Path]:
+    return [p for pattern in ("calls-*.parquet", "journal-*.jsonl", "calls-*.tmp") for p in directory.glob(pattern)]
+
+
+def _remove(directory: Path, paths: list[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+    if paths:
+        _sync(directory)
+
+
+def _closed(path: Path) -> bool:
+    """Whether no living process writes this journal. A new journal is locked before its first byte: empty ones are
+    left alone."""
+    with _locked(path) as free:
+        return free and path.stat().st_size > 0
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Whether the lock of `path` could be taken; held inside the block."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+    finally:
+        os.close(fd)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

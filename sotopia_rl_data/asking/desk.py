@@ -1,0 +1,105 @@
+"""What a run does without the network: look up, keep, hand over, count.
+
+A lookup returns the newest attempt that the caller accepts. An answer that the caller does not accept is a hit all the
+same: it is a failure, and costs no second call unless `retry_failed`. A transport error is never a hit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sotopia_rl_data.asking.ledger import Attempt, Ledger, answered, failed
+from sotopia_rl_data.asking.progress import Outcome
+from sotopia_rl_data.asking.redact import redact
+from sotopia_rl_data.asking.request import Reply, Request
+from sotopia_rl_data.errors import AskingError
+
+Accept = Callable[[Request, Reply], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """How a request ended.
+
+    `attempt` is the one that counts: the newest accepted, else the newest answer, else None with `error` saying why
+    there is none. `fresh` is True where it was asked in this run.
+    """
+
+    attempt: Attempt | None
+    accepted: bool
+    fresh: bool
+    error: str = ""
+
+    @property
+    def reply(self) -> Reply | None:
+        return None if self.attempt is None else self.attempt.reply
+
+
+OnSettled = Callable[[Request, Settled], Request | None]
+
+
+class Desk:
+    """What needs no network: looking up, handing over, counting."""
+
+    def __init__(
+        self, ledger: Ledger, accept: Accept, on_settled: OnSettled | None, retry_failed: bool, outcome: Outcome
+    ) -> None:
+        self.ledger = ledger
+        self.accept = accept
+        self.outcome = outcome
+        self._on_settled = on_settled
+        self._retry_failed = retry_failed
+        self._retried: set[str] = set()
+        self._lost: dict[str, str] = {}
+        self._began = time.time()
+
+    def look_up(self, request: Request, key: str) -> Settled | None:
+        """What the ledger, or this run, already knows; None where the request is to be asked."""
+        if key in self._lost:
+            return Settled(None, False, False, self._lost[key])
+        answers = [a for a in self.ledger.attempts(key) if a.status == "answer"]
+        for attempt in answers:
+            if self.accept(request, attempt.reply):
+                return Settled(attempt, True, False)
+        if not answers:
+            return None
+        if self._retry_failed and key not in self._retried:
+            self._retried.add(key)
+            return None
+        return Settled(answers[0], False, False)
+
+    def keep(self, request: Request, key: str, reply: Reply, seconds: float) -> Settled:
+        """Make a reply durable, then see whether it is accepted."""
+        attempt = answered(request, key, request.question, reply, seconds)
+        self.ledger.append(attempt)
+        self.outcome.count_usage(request.target.model, reply.usage)
+        return Settled(attempt, self.accept(request, attempt.reply), True)
+
+    def keep_error(self, request: Request, key: str, error: AskingError, seconds: float) -> None:
+        """Make a failed attempt durable: it may have been billed."""
+        self.ledger.append(failed(request, key, request.question, error.message, seconds))
+
+    def lose(self, key: str, error: AskingError) -> Settled:
+        """Give a request up: it has no answer in this run."""
+        self._lost[key] = redact(error.message)
+        return Settled(None, False, True, self._lost[key])
+
+    def hand_over(self, request: Request, settled: Settled) -> Request | None:
+        """Count it and tell the caller, who may want something else asked next."""
+        self._count(settled)
+        return None if self._on_settled is None else self._on_settled(request, settled)
+
+    def _count(self, settled: Settled) -> None:
+        outcome = self.outcome
+        outcome.settled += 1
+        if settled.attempt is None:
+            outcome.unreachable += 1
+        elif settled.fresh:
+            outcome.asked += 1
+        elif settled.attempt.time >= self._began:
+            outcome.repeated += 1
+        else:
+            outcome.hits += 1
+        outcome.failed += settled.attempt is not None and not settled.accepted

@@ -1,0 +1,300 @@
+"""The one loop that asks: deduplicate, look up, pace, send, keep, hand over. Nothing is asked twice, nothing hangs.
+
+A reply is in the ledger before anyone parses it. Requests come from an iterator and are held only while they are in
+flight. Retries are bounded; a provider that refuses everything, or answers nothing, ends the run with a sentence.
+Ctrl-C once lets what is in flight come home; twice gives it up. What a lookup returns is `desk.py`'s rule, how fast a
+provider may be asked is `pacing.py`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
+
+from sotopia_rl_data.asking.desk import Accept, Desk, OnSettled, Settled
+from sotopia_rl_data.asking.interrupt import interruptible
+from sotopia_rl_data.asking.ledger import Ledger
+from sotopia_rl_data.asking.pacing import Epoch, Pacer, Pacing
+from sotopia_rl_data.asking.prices import rough_tokens
+from sotopia_rl_data.asking.progress import Outcome
+from sotopia_rl_data.asking.request import Reply, Request
+from sotopia_rl_data.errors import AskingError, KeyMissing, Rejected, Unavailable
+
+__all__ = ["Accept", "OnSettled", "Outcome", "Pacing", "Send", "Settled", "ask_all"]
+
+Send = Callable[[Request], Awaitable[Reply]]
+
+_BREATH = 64  # hits handed over before the requests in flight get a turn
+_WAITING = 1_024  # equal requests that may wait for answers in flight
+_THROTTLES = (429, 503, 529)
+_ACCOUNT = (401, 402, 403, 404, 429)  # refusals that are about the key, the money or the URL, not about one request
+_REFUSED_ACCOUNT = 5  # requests in a row
+_REFUSED_FIRST = 25  # requests, with no answer before
+_LOST = 8  # requests in a row that met nothing but faults
+_GRACE_S = 15.0
+_TICK_S = 0.2
+
+
+async def ask_all(
+    requests: Iterable[Request],
+    send: Send,
+    ledger: Ledger,
+    *,
+    accept: Accept,
+    on_settled: OnSettled | None = None,
+    concurrency: int = 64,
+    pacing: Pacing | None = None,
+    retry_failed: bool = False,
+    progress: Callable[[Outcome], None] | None = None,
+    total: int | None = None,
+) -> Outcome:
+    """Ask what the ledger does not answer. Order is not kept.
+
+    `accept` says whether a reply parses; it is called when the reply is durable, and again for every lookup.
+    `on_settled` is called once for each request of the iterator; a Request that it returns (a repair turn, a higher
+    limit) is looked up and asked next, in the same place. `progress` is called a few times a second and at the end;
+    `total` is the number of requests, where it is known. After Ctrl-C the outcome says `interrupted`: what was not
+    settled will be asked by the next run.
+
+    Raises Rejected where the provider refuses everything (a wrong key, an unknown model), Unavailable where it is down,
+    KeyMissing, StoreError where the ledger cannot be written, and whatever the callbacks raise. What was answered until
+    then is kept.
+    """
+    desk = Desk(ledger, accept, on_settled, retry_failed, Outcome(total))
+    return await _Run(desk, send, pacing or Pacing(), concurrency).go(requests, progress)
+
+
+class _Run:
+    """Who is in flight, who may leave, when to stop."""
+
+    def __init__(self, desk: Desk, send: Send, pacing: Pacing, concurrency: int) -> None:
+        self._desk = desk
+        self._outcome = desk.outcome
+        self._send = send
+        self._pacing = pacing
+        self._pacer = Pacer(pacing, concurrency)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._twins: dict[str, list[Request]] = {}  # key in flight -> equal requests that wait for its answer
+        self._waiting = 0
+        self._sending: dict[object, float] = {}  # what is on the wire, oldest first
+        self._room = asyncio.Event()
+        self._ending = False
+        self._error: BaseException | None = None
+        self._refused = 0  # requests in a row
+        self._lost = 0  # requests in a row
+        self._no_answer: AskingError | None = None  # why none came, while none came
+
+    async def go(self, requests: Iterable[Request], progress: Callable[[Outcome], None] | None) -> Outcome:
+        feeding = asyncio.create_task(self._feed(requests))
+        watching = asyncio.create_task(self._watch(progress))
+        try:
+            with interruptible(self._interrupt):
+                done, _ = await asyncio.wait({feeding, watching}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (feeding, watching, *self._tasks):
+                task.cancel()
+        self._outcome.mark()
+        if progress is not None:
+            progress(self._outcome)
+        for task in done:
+            task.result()
+        return self._outcome
+
+    async def _feed(self, requests: Iterable[Request]) -> None:
+        """Place every request, then wait for what is in flight."""
+        try:
+            for number, request in enumerate(requests):
+                if self._ending:
+                    break
+                if number % _BREATH == 0:
+                    await asyncio.sleep(0)
+                await self._place(request)
+        finally:
+            while self._tasks:
+                await asyncio.wait(self._tasks)
+        if self._error is not None:
+            raise self._error
+        if self._no_answer is not None and not self._outcome.interrupted:
+            raise self._no_answer
+
+    async def _place(self, request: Request) -> None:
+        """Settle from the ledger, or join an equal request in flight, or launch."""
+        while self._waiting >= _WAITING and self._tasks:
+            await self._a_landing()
+        wanted = self._settle_known(request)
+        if wanted is None:
+            return
+        key = self._reserve(wanted)
+        while len(self._tasks) >= self._pacer.window and not self._ending:
+            await self._a_landing()
+        epoch = await self._pacer.turn(self._tokens(wanted))
+        task = asyncio.create_task(self._fly(wanted, key, epoch))
+        self._tasks.add(task)
+        task.add_done_callback(self._landed)
+
+    def _reserve(self, request: Request) -> str:
+        """From now on equal requests wait for this one. Returns its key."""
+        key = request.key
+        self._twins[key] = []
+        return key
+
+    def _settle_known(self, request: Request | None) -> Request | None:
+        """Hand over what is known, follow-ups included; returns what is left to ask."""
+        while request is not None:
+            key = request.key
+            if key in self._twins:
+                self._twins[key].append(request)
+                self._waiting += 1
+                return None
+            settled = self._desk.look_up(request, key)
+            if settled is None:
+                return request
+            request = self._desk.hand_over(request, settled)
+        return None
+
+    async def _fly(self, request: Request, key: str, epoch: Epoch) -> None:
+        """Ask one request, hand its answer to those who wait for it, and go on with what they want next."""
+        try:
+            settled = await self._ask(request, key, epoch)
+        finally:
+            twins = self._twins.pop(key)
+            self._waiting -= len(twins)
+        if settled is None:
+            return
+        wanted = [self._desk.hand_over(request, settled)]
+        wanted += [self._desk.hand_over(twin, replace(settled, fresh=False)) for twin in twins]
+        for follow_up in wanted:
+            next_one = self._settle_known(follow_up)
+            if next_one is not None:
+                next_key = self._reserve(next_one)
+                await self._fly(next_one, next_key, await self._pacer.turn(self._tokens(next_one)))
+
+    async def _ask(self, request: Request, key: str, epoch: Epoch) -> Settled | None:
+        """Send until there is an answer or the tries are used up. None where the run ends first."""
+        faults = throttles = 0
+        while not self._ending:
+            began = time.monotonic()
+            try:
+                reply = await self._once(request)
+            except Unavailable as error:
+                throttled = error.status in _THROTTLES
+                throttles, faults = throttles + throttled, faults + (not throttled)
+                self._count_fault(error, epoch)
+                wait = self._pacer.backoff(throttles + faults, error.retry_after)
+                hopeless = faults >= self._pacing.tries or throttles >= self._pacing.throttles
+                hopeless |= (error.retry_after or 0) > self._pacing.longest_wait_s
+                if hopeless or not throttled:
+                    self._desk.keep_error(request, key, error, time.monotonic() - began)
+                if hopeless:
+                    self._count_loss(error)
+                    return self._desk.lose(key, error)
+                await self._pacer.rest(wait)
+                epoch = await self._pacer.turn(self._tokens(request))
+            except AskingError as error:
+                self._desk.keep_error(request, key, error, time.monotonic() - began)
+                self._count_refusal(error)
+                return self._desk.lose(key, error)
+            else:
+                self._refused, self._lost, self._no_answer = 0, 0, None
+                self._pacer.answered()
+                self._pacer.spent(self._tokens(request), reply.usage.input + reply.usage.output)
+                return self._desk.keep(request, key, reply, time.monotonic() - began)
+        return None
+
+    async def _once(self, request: Request) -> Reply:
+        """One request on the wire, within the time limit."""
+        mark = object()
+        self._sending[mark] = time.monotonic()
+        self._outcome.sent += 1
+        try:
+            async with asyncio.timeout(self._pacing.timeout_s):
+                return await self._send(request)
+        except TimeoutError:
+            self._pacer.timed_out()
+            raise Unavailable(
+                f"{request.target.model} gave no answer within {self._pacing.timeout_s:g} s.",
+                "allow more time or ask fewer at once",
+            ) from None
+        finally:
+            del self._sending[mark]
+
+    def _count_fault(self, error: Unavailable, epoch: Epoch) -> None:
+        if error.status in _THROTTLES:
+            self._outcome.throttled += 1
+            self._pacer.throttled(epoch, error.retry_after)
+        else:
+            self._outcome.faults += 1
+
+    def _count_refusal(self, error: AskingError) -> None:
+        """A provider that refuses everything ends the run."""
+        self._refused += 1
+        account = isinstance(error, Rejected) and error.status in _ACCOUNT
+        if account and self._outcome.asked == 0:
+            self._no_answer = error
+        if (
+            isinstance(error, KeyMissing)
+            or (account and self._refused >= _REFUSED_ACCOUNT)
+            or (self._refused >= _REFUSED_FIRST and self._outcome.asked == 0)
+        ):
+            self._end(error)
+
+    def _count_loss(self, error: AskingError) -> None:
+        """A provider that answers nothing ends the run."""
+        self._lost += 1
+        if self._outcome.asked == 0:
+            self._no_answer = error
+        if self._lost >= _LOST:
+            self._end(error)
+
+    def _tokens(self, request: Request) -> float:
+        return rough_tokens(request) if self._pacing.tpm else 0.0
+
+    async def _a_landing(self) -> None:
+        self._room.clear()
+        await self._room.wait()
+
+    def _landed(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._room.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._end(error)
+
+    def _interrupt(self) -> None:
+        """Ctrl-C: the first ends the asking, the second the waiting."""
+        if self._outcome.interrupted:
+            self._give_up()
+        self._outcome.interrupted = True
+        self._end(None)
+
+    def _end(self, error: BaseException | None) -> None:
+        """Ask nothing more. What is in flight may come home; after an error not for long."""
+        if self._error is None and error is not None:
+            self._error = error
+            asyncio.get_running_loop().call_later(_GRACE_S, self._give_up)
+        self._ending = True
+        self._pacer.stop()
+        self._room.set()
+
+    def _give_up(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    async def _watch(self, progress: Callable[[Outcome], None] | None) -> None:
+        """Report now and then; end a run in which a request outlives its time limit (a client that cannot be
+        cancelled would otherwise hang it)."""
+        while True:
+            await asyncio.sleep(_TICK_S)
+            self._outcome.in_flight = len(self._sending)
+            self._outcome.mark()
+            if progress is not None:
+                progress(self._outcome)
+            oldest = next(iter(self._sending.values()), math.inf)
+            if time.monotonic() - oldest > self._pacing.timeout_s + _GRACE_S:
+                self._end(None)
+                raise Unavailable(
+                    f"A request has hung for {_GRACE_S:g} s beyond its time limit and cannot be ended.",
+                    "run the same command again: what was answered is kept",
+                )

@@ -1,0 +1,105 @@
+"""An append-only file of JSON lines: one unbuffered write a record, fsync in groups, off the hot path.
+
+A process that dies loses nothing that `append` returned for; a machine that loses power loses at most the last
+`GROUP_S` seconds. Every process writes a file of its own and holds a lock on it, so that compaction leaves it alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import threading
+import time
+from pathlib import Path
+
+from sotopia_rl_data.errors import StoreError
+
+GROUP_S = 0.05
+_flush = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
+
+
+class Journal:
+    """One process's journal. The file appears with the first record. Safe to share between threads."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._lock = threading.Lock()
+        self._dirty = threading.Event()
+        self._closing = False
+        self._torn = False
+        self._fd = -1
+        self._size = 0
+        self._syncer: threading.Thread | None = None
+        self._sync_error: OSError | None = None
+        self.path: Path | None = None
+
+    def append(self, line: bytes) -> int:
+        """Write one record; returns its offset in bytes. When this returns, a killed process cannot lose it.
+
+        Raises StoreError where the disk is full or the directory cannot be written.
+        """
+        with self._lock:
+            if self._sync_error is not None:
+                raise _store_error(self._directory, self._sync_error)
+            try:
+                if self._fd < 0:
+                    self._open()
+                return self._write(line)
+            except OSError as error:
+                raise _store_error(self._directory, error) from error
+            finally:
+                self._dirty.set()
+
+    def close(self) -> None:
+        """Flush to the disk and release the file. Nothing can be appended afterwards to this file."""
+        with self._lock:
+            self._closing = True
+            self._dirty.set()
+        if self._syncer is not None:
+            self._syncer.join()
+        with self._lock:
+            if self._fd >= 0:
+                _flush(self._fd)
+                os.close(self._fd)
+                self._fd = -1
+            self._closing, self._syncer = False, None
+
+    def _open(self) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        path = self._directory / f"journal-{time.time_ns()}-{os.getpid()}.jsonl"
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        self.path, self._size, self._torn = path, 0, False
+        self._syncer = threading.Thread(target=self._sync, args=(self._fd,), name="journal-fsync", daemon=True)
+        self._syncer.start()
+
+    def _write(self, line: bytes) -> int:
+        lead = b"\n" if self._torn else b""  # the last record was cut short by a full disk: begin on a line of our own
+        line = lead + line
+        written = os.write(self._fd, line)
+        offset = self._size + len(lead)
+        self._size += written
+        self._torn = written < len(line)
+        if self._torn:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return offset
+
+    def _sync(self, fd: int) -> None:
+        while not self._closing:
+            self._dirty.wait()
+            self._dirty.clear()
+            try:
+                _flush(fd)
+            except OSError as error:
+                self._sync_error = error
+                return
+            if not self._closing:
+                time.sleep(GROUP_S)
+
+
+def _store_error(directory: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"The ledger in {directory} cannot be written: {error.strerror or error}.",
+        "free space or make the folder writable, then run the same command again: what was answered is kept",
+    )

@@ -1,0 +1,177 @@
+"""Every raw answer that was ever paid for, under the key of what determines it.
+
+An attempt is durable before anyone parses it. A key may have several attempts; which of them counts is the caller's
+question (`dispatch.py` takes the newest that parses). Nothing is ever changed or removed. Replies stay on the disk and
+are read when asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from sotopia_rl_data.asking import compaction
+from sotopia_rl_data.asking.attempt import MARKER, Attempt, Status, answered, failed, parse_line
+from sotopia_rl_data.asking.index import Gatherer, Index, Place
+from sotopia_rl_data.asking.journal import Journal
+from sotopia_rl_data.errors import StoreError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Attempt", "Ledger", "Status", "answered", "failed"]
+
+_GROUPS_KEPT = 32
+_LINE_GUESS = 8_192  # bytes: most records are shorter
+
+
+class Ledger:
+    """The attempts in a directory. Opening reads only where records lie; the directory appears with the first record.
+
+    Several processes may append at once, each to a journal of its own; what others append after opening is seen after
+    `reload`. Raises StoreError where the directory cannot be read or written.
+    """
+
+    def __init__(self, directory: Path | str) -> None:
+        self.directory = Path(directory)
+        self._journal = Journal(self.directory)
+        self._groups: OrderedDict[tuple[Path, int], pa.Table] = OrderedDict()
+        self._files: list[Path] = []
+        self._questions: Index | None = None
+        self.reload()
+
+    @classmethod
+    def default(cls, store_root: Path | str) -> Ledger:
+        """The ledger of a store: `<store>/.ledger`."""
+        return cls(Path(store_root) / ".ledger")
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        """Number of attempts, a torn record included until it is compacted away."""
+        return len(self._index)
+
+    def append(self, attempt: Attempt) -> None:
+        """Keep an attempt for good. When this returns, a killed process cannot lose it. Raises StoreError."""
+        offset = self._journal.append(attempt.line())
+        path = self._journal.path
+        if path is not None and (not self._files or self._files[-1] != path):
+            self._files.append(path)
+        place = (len(self._files) - 1, offset)
+        self._index.add(attempt.key, place)
+        if self._questions is not None:
+            self._questions.add(attempt.question, place)
+
+    def attempts(self, key: str) -> list[Attempt]:
+        """All attempts at a request, newest first, transport errors included. Empty where it was never asked."""
+        return [a for a in self._found(lambda: self._index, key) if a.key == key]
+
+    def asked(self, question: str) -> list[Attempt]:
+        """All attempts at a question (`Request.question`), whoever was asked, newest first."""
+        return [a for a in self._found(self._by_question, question) if a.question == question]
+
+    def scan(self) -> Iterator[Attempt]:
+        """Every attempt, file by file."""
+        for path in list(self._files):
+            yield from compaction.file_attempts(path)
+
+    def compact(self) -> int:
+        """Move what no living process writes into Parquet; returns the number of records moved. Safe at any time."""
+        if not self.directory.is_dir():
+            return 0
+        self._journal.close()
+        moved = compaction.compact(self.directory)
+        self.reload()
+        return moved
+
+    def query(self, sql: str) -> pa.Table:
+        """Exactly one SELECT over the table `calls` (one row an attempt). Raises QueryError."""
+        from sotopia_rl_data.asking.calls import query
+
+        return query(self.directory, sql)
+
+    def reload(self) -> None:
+        """See what other processes appended or compacted since."""
+        self._groups.clear()
+        self._questions = None
+        for _ in range(10):  # a file that a compaction removed meanwhile makes it begin again
+            try:
+                self._files = compaction.live_files(self.directory) if self.directory.is_dir() else []
+                self._index = _gather(self._files, 1)
+                return
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise StoreError(
+                    f"The ledger in {self.directory} cannot be read: {error.strerror or error}.",
+                    "make the folder readable",
+                ) from error
+        raise StoreError(f"The ledger in {self.directory} keeps changing while it is read.", "run the command again")
+
+    def close(self) -> None:
+        """Flush to the disk and let others compact what was written here."""
+        self._journal.close()
+
+    def _by_question(self) -> Index:
+        if self._questions is None:
+            self._questions = _gather(self._files, 2)
+        return self._questions
+
+    def _found(self, index: Callable[[], Index], key: str) -> list[Attempt]:
+        try:
+            found = [self._read(place) for place in index().find(key)]
+        except FileNotFoundError:  # another process compacted the journal
+            self.reload()
+            found = [self._read(place) for place in index().find(key)]
+        return sorted((a for a in found if a is not None), key=lambda a: -a.time)
+
+    def _read(self, place: Place) -> Attempt | None:
+        path = self._files[place[0]]
+        return self._row(path, place[1]) if path.suffix == ".parquet" else _line_at(path, place[1])
+
+    def _row(self, path: Path, row: int) -> Attempt:
+        import pyarrow.parquet as pq
+
+        group, within = divmod(row, compaction.ROWS_A_GROUP)
+        table = self._groups.get((path, group))
+        if table is None:
+            table = pq.ParquetFile(path).read_row_group(group)
+            self._groups[path, group] = table
+            if len(self._groups) > _GROUPS_KEPT:
+                self._groups.popitem(last=False)
+        else:
+            self._groups.move_to_end((path, group))
+        return compaction.row_attempt(table.slice(within, 1).to_pylist()[0])
+
+
+def _line_at(path: Path, offset: int) -> Attempt | None:
+    """The record that begins at `offset` of a journal; None where it is torn."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = os.pread(fd, _LINE_GUESS, offset)
+        while b"\n" not in data:
+            more = os.pread(fd, len(data) * 2, offset + len(data))
+            if not more:
+                return None
+            data += more
+    finally:
+        os.close(fd)
+    line = data[: data.index(b"\n") + 1]
+    return parse_line(line) if line.rfind(MARKER.encode()) == 0 else None
+
+
+def _gather(files: list[Path], column: int) -> Index:
+    gatherer = Gatherer(column)
+    for number, path in enumerate(files):
+        (gatherer.parquet if path.suffix == ".parquet" else gatherer.journal)(number, path)
+    return gatherer.index()

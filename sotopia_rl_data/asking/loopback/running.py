@@ -1,0 +1,49 @@
+"""The loopback provider as a child process, for tests and benchmarks: `with running(latency=0.5) as provider: …`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sotopia_rl_data.asking.loopback.options import to_arguments
+from sotopia_rl_data.errors import AskingError
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A provider that listens. `url` has no path: OpenAI clients want `openai_url`, Anthropic's the plain one."""
+
+    url: str
+    pid: int
+
+    @property
+    def openai_url(self) -> str:
+        return f"{self.url}/v1"
+
+    def log(self) -> dict[str, Any]:
+        """What it has received and answered so far: see `server.Provider.log`."""
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with direct.open(f"{self.url}/__log__", timeout=10) as answer:
+            counts: dict[str, Any] = json.load(answer)
+        return counts
+
+
+@contextmanager
+def running(**options: Any) -> Iterator[Running]:
+    """Start a provider with the given options (see `options.Options`), stop it at the end of the block."""
+    command = [sys.executable, "-m", "sotopia_rl_data.asking.loopback", *to_arguments(**options)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            line = process.stdout.readline() if process.stdout else ""
+            if not line.startswith("READY "):
+                said = process.stderr.read() if process.stderr else ""
+                raise AskingError(f"The loopback provider did not start: {said.strip()}")
+            yield Running(line.split()[1], process.pid)
+        finally:
+            process.terminate()

@@ -1,0 +1,177 @@
+"""The loopback provider itself, over aiohttp's plain server: quick enough for 1,500 requests a second on one core."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import signal
+import time
+from collections import Counter
+from typing import Any
+
+from sotopia_rl_data.asking.loopback import answers
+from sotopia_rl_data.asking.loopback.cache import PrefixCache, tokens
+from sotopia_rl_data.asking.loopback.options import Options, kinds
+from sotopia_rl_data.asking.loopback.protocols import PROTOCOLS, Asked, Protocol, Refused, Said
+from sotopia_rl_data.errors import UsageError
+
+try:
+    from aiohttp import web
+except ImportError as missing:
+    raise UsageError(
+        "The loopback provider needs aiohttp, which is not installed.", "pip install 'openai[aiohttp]'"
+    ) from missing
+
+_JSON = {"Content-Type": "application/json"}
+_BROKEN = (500, 502, 503, 0)  # 0: the connection is closed without a word
+
+
+class Provider:
+    """One server's state. `handle` answers every request."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._cache = PrefixCache()
+        self._kinds = kinds(options)
+        self._received: Counter[bytes] = Counter()  # by the body's hash
+        self._completed: Counter[bytes] = Counter()
+        self._statuses: Counter[int] = Counter()
+        self._usage: Counter[str] = Counter()
+        self._in_flight = self._most_in_flight = 0
+        self._saved = max(1.0, options.limit * options.burst)
+        self._saved_at = time.monotonic()
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        protocol = PROTOCOLS.get(request.path)
+        if protocol is None:
+            return self._other(request)
+        self._in_flight += 1
+        self._most_in_flight = max(self._most_in_flight, self._in_flight)
+        try:
+            return await self._complete(request, protocol)
+        except Refused as refused:
+            self._statuses[refused.status] += 1
+            headers = _JSON
+            if refused.status == 429 and self._options.retry_after:
+                headers = _JSON | {"Retry-After": f"{self._options.retry_after:g}"}
+            if refused.status == 0 and request.transport is not None:
+                request.transport.close()
+            body = json.dumps(protocol.error(refused.status, refused.message)).encode()
+            return web.Response(status=refused.status or 500, body=body, headers=headers)
+        finally:
+            self._in_flight -= 1
+
+    async def _complete(self, request: web.BaseRequest, protocol: Protocol) -> web.StreamResponse:
+        raw = await request.read()
+        self._check_key(request)
+        name = hashlib.blake2b(raw, digest_size=16).digest()
+        self._received[name] += 1
+        self._check_limit()
+        await self._meet_fault(answers.draw(self._options.seed, name.hex(), self._received[name]))
+        try:
+            asked = protocol.read(json.loads(raw), self._options, self._cache)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Refused(400, f"The request is not understood: {error!r}") from None
+        said = self._say(asked)
+        if self._options.latency:
+            await asyncio.sleep(self._options.latency)
+        self._cache.learn(asked.model, asked.prefixes)
+        self._completed[name] += 1
+        self._statuses[200] += 1
+        self._count(asked, said)
+        body = json.dumps(protocol.reply(asked, said, self._statuses[200])).encode()
+        return web.Response(body=body, headers=_JSON)
+
+    def _check_key(self, request: web.BaseRequest) -> None:
+        if self._options.refuse:
+            raise Refused(self._options.refuse, f"status {self._options.refuse}, as told")
+        if not self._options.key:
+            return
+        sent = request.headers.get("Authorization", "").removeprefix("Bearer ") or request.headers.get("x-api-key", "")
+        if sent != self._options.key:
+            raise Refused(401, f"Incorrect API key provided: {sent}. You can find yours in your account.")
+
+    def _check_limit(self) -> None:
+        limit = self._options.limit
+        if not limit:
+            return
+        now = time.monotonic()
+        self._saved = min(max(1.0, limit * self._options.burst), self._saved + (now - self._saved_at) * limit)
+        self._saved_at = now
+        if self._saved < 1:
+            raise Refused(429, f"Rate limit reached: {limit:g} requests per second.")
+        self._saved -= 1
+
+    async def _meet_fault(self, number: int) -> None:
+        options, drawn = self._options, answers.share(number)
+        if drawn < options.throttled:
+            raise Refused(429, "Rate limit reached.")
+        drawn -= options.throttled
+        if drawn < options.broken:
+            status = _BROKEN[number % len(_BROKEN)]
+            raise Refused(status, "The server had an error.")
+        drawn -= options.broken
+        if drawn < options.hanging:
+            await asyncio.sleep(options.hang)
+            raise Refused(504, "The upstream request timed out.")
+
+    def _say(self, asked: Asked) -> Said:
+        options = self._options
+        text, stop = answers.answer(asked.schema, asked.prompt, options.seed), "stop"
+        number = answers.draw(options.seed, "malformed", asked.prompt)
+        if self._kinds and answers.share(number) < options.malformed_share:
+            text, stop = answers.malformed(self._kinds[number % len(self._kinds)], text)
+        if asked.limit is not None and tokens(text) > asked.limit:
+            text, stop = text[: asked.limit * 4], "length"
+        return Said(text, stop, options.model or f"{asked.model}-2026-01-01", tokens(text))
+
+    def _count(self, asked: Asked, said: Said) -> None:
+        self._usage["input"] += asked.input
+        self._usage["cached"] += asked.prefixes.read
+        self._usage["written"] += asked.prefixes.written
+        self._usage["output"] += said.output
+
+    def _other(self, request: web.BaseRequest) -> web.Response:
+        if request.path == "/__log__":
+            return web.Response(body=json.dumps(self.log()).encode(), headers=_JSON)
+        if request.path == "/v1/models":
+            return web.Response(body=b'{"object": "list", "data": []}', headers=_JSON)
+        return web.Response(status=404, body=b'{"error": {"message": "Not found"}}', headers=_JSON)
+
+    def log(self) -> dict[str, Any]:
+        """Counts since the start. `repeated` are requests whose body had come before; `paid_twice` are answers to
+        bodies that had been answered before."""
+        return {
+            "requests": sum(self._received.values()),
+            "distinct": len(self._received),
+            "repeated": sum(self._received.values()) - len(self._received),
+            "answered": self._statuses[200],
+            "answered_distinct": len(self._completed),
+            "paid_twice": self._statuses[200] - len(self._completed),
+            "statuses": {str(status): count for status, count in sorted(self._statuses.items())},
+            "in_flight": self._in_flight,
+            "most_in_flight": self._most_in_flight,
+            "usage": dict(self._usage),
+        }
+
+
+async def serve(options: Options) -> None:
+    """Serve until SIGTERM or SIGINT; prints READY and the URL once it listens. Raises UsageError for a taken port."""
+    runner = web.ServerRunner(web.Server(Provider(options).handle, access_log=None), shutdown_timeout=0.2)
+    await runner.setup()
+    site = web.TCPSite(runner, options.host, options.port, backlog=4_096)
+    try:
+        await site.start()
+    except OSError as error:
+        raise UsageError(
+            f"Port {options.port} cannot be used: {error.strerror}.", "take another, or --port 0"
+        ) from error
+    port = runner.addresses[0][1]
+    print(f"READY http://{options.host}:{port}", flush=True)
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    await stopped.wait()
+    await runner.cleanup()

@@ -1,0 +1,131 @@
+"""OpenAI's chat completions, and everything that speaks them: vLLM, Together, DeepSeek, Ollama, OpenRouter …
+
+A server that does not know strict JSON schemas is asked in the next weaker way, once found out: JSON mode, then words.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from sotopia_rl_data.asking import transport
+from sotopia_rl_data.asking.request import Finish, Reply, Request, Target, Usage, sha256_of
+from sotopia_rl_data.asking.schemas import with_schema_in_words
+from sotopia_rl_data.errors import AskingError, Rejected
+
+PROVIDER = "openai"
+KEY = "OPENAI_API_KEY"
+URL = "https://api.openai.com/v1"
+_WAYS = ("json_schema", "json_object", "text")
+_FINISH: dict[str, Finish] = {"length": "length", "content_filter": "refusal"}
+
+
+def target(model: str, base_url: str = "", sampling: Mapping[str, Any] | None = None) -> Target:
+    """Whom to ask: `base_url`, else OPENAI_BASE_URL, else OpenAI itself. Raises UsageError for an unusable URL."""
+    url = base_url or os.environ.get("OPENAI_BASE_URL") or URL
+    return Target(PROVIDER, model, transport.clean_url(url), dict(sampling or {}))
+
+
+class OpenAIClient:
+    """Asks `target`. Raises KeyMissing where there is no key."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._headers = _headers(transport.api_key(KEY, target.base_url), target.base_url)
+        self._way = 0
+        self._channel: transport.Channel | None = None
+
+    async def send(self, request: Request) -> Reply:
+        """One completion. Raises Unavailable or Rejected; never retries."""
+        if self._channel is None:
+            url = f"{self.target.base_url}/chat/completions"
+            self._channel = transport.Channel(self.target, url, self._headers, KEY)
+        while True:
+            way = self._way
+            try:
+                return read_completion(self.target, await self._channel.post(body_of(request, _WAYS[way])))
+            except Rejected as error:
+                if not _is_about_format(error, request) or way + 1 == len(_WAYS):
+                    raise
+                self._way = max(self._way, way + 1)
+
+    async def close(self) -> None:
+        if self._channel is not None:
+            await self._channel.close()
+            self._channel = None
+
+
+def _headers(key: str, url: str) -> dict[str, object]:
+    """How the SDK would sign and version a request, what a person set in the environment included."""
+    import httpx2
+    import openai
+
+    sdk = openai.AsyncOpenAI(api_key=key, base_url=url, http_client=httpx2.AsyncClient())
+    return {**sdk.default_headers, **sdk.auth_headers}
+
+
+def body_of(request: Request, way: str = "json_schema") -> dict[str, Any]:
+    """The JSON that is posted."""
+    body: dict[str, Any] = {
+        "model": request.target.model,
+        "messages": list(request.messages),
+        **request.target.sampling,
+    }
+    if request.answer_schema is not None:
+        if way == "json_schema":
+            wanted = {"name": request.schema_name, "strict": True, "schema": request.answer_schema}
+            body["response_format"] = {"type": "json_schema", "json_schema": wanted}
+        else:
+            body["messages"] = with_schema_in_words(body["messages"], request.answer_schema)
+            if way == "json_object":
+                body["response_format"] = {"type": "json_object"}
+    if request.cache_until and request.target.base_url == URL:  # siblings go to the machine that holds their prefix
+        body["prompt_cache_key"] = sha256_of(list(request.messages[: request.cache_until]))[:32]
+    return body
+
+
+def read_completion(target: Target, data: Any) -> Reply:
+    """The Reply in a chat completion. Raises Unavailable where there is none."""
+    if isinstance(data, dict) and data.get("error"):  # some gateways wrap errors in a 200
+        raise _wrapped_error(target, data)
+    try:
+        choice = data["choices"][0]
+        message = choice["message"]
+        refusal = message.get("refusal")
+        text = refusal or _text(message.get("content"))
+        finish: Finish = "refusal" if refusal else _FINISH.get(choice.get("finish_reason") or "", "stop")
+        return Reply(text, finish, str(data.get("model") or ""), _usage(data.get("usage") or {}))
+    except (KeyError, IndexError, TypeError, AttributeError):
+        raise transport.not_an_answer(target, data) from None
+
+
+def _is_about_format(error: Rejected, request: Request) -> bool:
+    """Whether the server refused the way in which the schema was given."""
+    words = ("response_format", "json_schema", "json_object", "structured output")
+    return request.answer_schema is not None and error.status in (400, 422) and any(w in error.message for w in words)
+
+
+def _wrapped_error(target: Target, data: dict[str, Any]) -> AskingError:
+    error = data["error"]
+    code = error.get("code") if isinstance(error, dict) else None
+    status = code if isinstance(code, int) and code >= 400 else 502
+    return transport.status_error(target, status, data, {}, KEY)
+
+
+def _text(content: object) -> str:
+    """A message's content: a string, null, or a list of parts."""
+    if isinstance(content, list):
+        return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return "" if content is None else str(content)
+
+
+def _usage(usage: Mapping[str, Any]) -> Usage:
+    details = usage.get("prompt_tokens_details") or {}
+    cached = details.get("cached_tokens") or usage.get("prompt_cache_hit_tokens") or 0
+    return Usage(
+        input=int(usage.get("prompt_tokens") or 0),
+        cached=int(cached),
+        written=int(details.get("cache_write_tokens") or 0),
+        output=int(usage.get("completion_tokens") or 0),
+    )

@@ -1,0 +1,227 @@
+"""How fast a provider may be asked: a window that opens, and a rate that its 429s teach.
+
+Slow start opens the window of requests in flight, one more for every answer, up to the concurrency asked for. The
+first 429s set a rate: what the provider really accepted (multiplicative decrease); every calm stretch raises it by a
+step (additive increase) that grows while the calm lasts, so that a limit that was lifted is found again. Where sending
+less gets as large a share of 429s, they do not follow our rate: they are the provider's weather, retried and not
+obeyed. Requests and tokens a minute are respected from the start where they are given.
+
+It does not retry and knows no requests: `dispatch.py` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from sotopia_rl_data.errors import UsageError
+
+_EPOCH_S = 0.5  # shortest stretch over which 429s are counted
+_FEWEST = 5  # 429s that may end a stretch early
+_NOISE = 0.01  # share of 429s that is not worth slowing down for
+_DECREASE = 0.97  # of what was accepted
+_STEP = 0.03  # of the rate at the last decrease, added after every calm stretch
+_FIRST_STEP = 0.1  # the same after the first decrease, which slow start measured badly
+_STEP_GROWTH = 1.15
+_LOWEST_RATE = 0.2  # requests/s
+_BURST_S = 0.05  # of unused time that may be made up for
+
+
+@dataclass(frozen=True, slots=True)
+class Pacing:
+    """What a person may set. None of it is part of a request's key.
+
+    `rpm`, `tpm`: requests and tokens a minute, where the provider's limits are known. `timeout_s`: longest wait for one
+    answer. `tries`: how often one request may meet 5xx, timeouts and lost connections; `throttles`: how often 429.
+    `longest_wait_s`: a Retry-After beyond it gives the request up.
+    """
+
+    rpm: float | None = None
+    tpm: float | None = None
+    timeout_s: float = 180.0
+    tries: int = 6
+    throttles: int = 30
+    backoff_s: float = 0.5
+    longest_wait_s: float = 120.0
+    slow_start: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("rpm", "tpm", "timeout_s", "tries", "throttles", "backoff_s", "longest_wait_s", "slow_start"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"{name} must be above zero, not {value}.", f"give {name} a number above zero")
+
+
+@dataclass(slots=True)
+class Epoch:
+    """What left in one stretch of time, and how much of it met 429."""
+
+    began: float
+    ended: float = 0.0
+    sent: int = 0
+    throttled: int = 0
+
+    @property
+    def share(self) -> float:
+        return self.throttled / self.sent if self.sent else 0.0
+
+    def rates(self, now: float) -> tuple[float, float]:
+        """Requests/s that left, and those of them that were accepted."""
+        lasted = max((self.ended or now) - self.began, 0.02)
+        return self.sent / lasted, (self.sent - self.throttled) / lasted
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """What a decrease is judged by: the rate that it left, and what was sent, accepted and refused there."""
+
+    rate: float
+    sent: float
+    accepted: float
+    share: float
+
+
+class Pacer:
+    """Grants turns. One for each run, used from one event loop. `clock` gives seconds."""
+
+    def __init__(self, pacing: Pacing, concurrency: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._pacing = pacing
+        self._concurrency = concurrency
+        self._clock = clock
+        self._random = random.Random(pacing.seed)
+        self._window = float(min(pacing.slow_start, concurrency))
+        self._narrowed = -math.inf
+        self._gate = asyncio.Lock()
+        self._stopped = asyncio.Event()
+        self._next = 0.0
+        self._cap = pacing.rpm / 60 if pacing.rpm else math.inf
+        self._learned = math.inf
+        self._step = 0.0
+        self._weather = 0.0
+        self._trial: _Trial | None = None
+        self._last, self._epoch = Epoch(clock()), Epoch(clock())
+
+    @property
+    def window(self) -> int:
+        """Requests that may be in flight now."""
+        return int(self._window)
+
+    @property
+    def rate(self) -> float:
+        """Requests/s that may leave now; infinite while nothing limits them."""
+        return min(self._cap, self._learned)
+
+    async def turn(self, tokens: float = 0.0) -> Epoch:
+        """Wait for a request's moment to leave. `tokens` is what it will probably cost, for `tpm`."""
+        if self.rate < math.inf or self._pacing.tpm:
+            async with self._gate:
+                wait = self._next - self._clock()
+                if wait > 0.001:
+                    await self.rest(wait)
+                self._next = max(self._next, self._clock() - _BURST_S) + self._spacing(tokens)
+        self._roll()
+        self._epoch.sent += 1
+        return self._epoch
+
+    async def rest(self, seconds: float) -> None:
+        """Sleep, but not beyond `stop`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopped.wait()
+
+    def stop(self) -> None:
+        """End every wait, now and from now on: the run is over."""
+        self._stopped.set()
+
+    def answered(self) -> None:
+        """A reply came: the window opens, twofold a round trip until the first 429, then by one."""
+        if self._window < self._concurrency:
+            step = 1.0 if self._learned == math.inf and self._narrowed < 0 else 1 / self._window
+            self._window = min(self._concurrency, self._window + step)
+
+    def throttled(self, epoch: Epoch, retry_after: float | None) -> None:
+        """The provider said 429 to a request that left in `epoch`."""
+        epoch.throttled += 1
+        if epoch is not self._epoch or epoch.throttled < _FEWEST:
+            return
+        if epoch.throttled == epoch.sent and retry_after:  # nothing gets through: wait as long as it asks us to
+            self._next = max(self._next, self._clock() + min(retry_after, self._pacing.longest_wait_s))
+        if epoch.share > max(0.2, self._tolerated(epoch)):
+            self._decrease(epoch)
+
+    def timed_out(self) -> None:
+        """A request met the time limit: fewer in flight, at most once in that time."""
+        now = self._clock()
+        if now - self._narrowed > self._pacing.timeout_s:
+            self._window, self._narrowed = max(1.0, self._window * 0.7), now
+
+    def backoff(self, failures: int, retry_after: float | None) -> float:
+        """Seconds before a request that failed `failures` times is asked again: no less than the provider asks for,
+        else an exponential; jitter on top of both."""
+        jitter = self._random.random()
+        if retry_after is not None:
+            return max(retry_after, 0.05) * (1 + 0.25 * jitter)
+        wait = self._pacing.backoff_s * 2.0 ** min(failures - 1, 16)
+        return min(wait, self._pacing.longest_wait_s) * (0.5 + 0.5 * jitter)
+
+    def spent(self, estimated: float, real: float) -> None:
+        """The tokens that a request really cost: the difference moves the next turn."""
+        if self._pacing.tpm:
+            self._next += (real - estimated) * 60 / self._pacing.tpm
+
+    def _spacing(self, tokens: float) -> float:
+        return max(1 / self.rate, tokens * 60 / self._pacing.tpm if self._pacing.tpm else 0.0)
+
+    def _roll(self) -> None:
+        """Close the stretch where it is over, and judge the one before it: by now its 429s have arrived."""
+        now = self._clock()
+        if now - self._epoch.began < _EPOCH_S or self._epoch.sent < _FEWEST:
+            return
+        last, self._last, self._epoch = self._last, self._epoch, Epoch(now)
+        self._last.ended = now
+        if last.sent:
+            self._judge(last)
+
+    def _judge(self, epoch: Epoch) -> None:
+        if self._trial is not None and self._is_weather(self._trial, epoch):
+            self._weather, self._learned = epoch.share, self._trial.rate
+            self._trial = None
+            return
+        if self._trial is not None:
+            self._trial, self._weather = None, 0.0
+        if epoch.share > self._tolerated(epoch):
+            self._decrease(epoch)
+        elif self._learned < math.inf:
+            self._learned += self._step
+            self._step *= _STEP_GROWTH
+
+    def _is_weather(self, trial: _Trial, epoch: Epoch) -> bool:
+        """Whether sending less left the share of 429s where it was and only lowered what was accepted."""
+        sent, accepted = epoch.rates(self._clock())
+        less = trial.sent - sent
+        if epoch.share < max(_NOISE, 0.5 * trial.share) or less <= 0.01 * trial.sent:
+            return False
+        return (trial.accepted - accepted) / less > 0.5
+
+    def _tolerated(self, epoch: Epoch) -> float:
+        """The largest share of 429s that is no reason to slow down."""
+        w = self._weather
+        return max(_NOISE, 1.2 * w + 2 * math.sqrt(w * (1 - w) / max(epoch.sent, 1)))
+
+    def _decrease(self, epoch: Epoch) -> None:
+        now = self._clock()
+        sent, accepted = epoch.rates(now)
+        target = _DECREASE * accepted / (1 - self._weather)
+        if self._learned < math.inf:
+            target = min(max(target, 0.5 * self._learned), 0.97 * self._learned)
+        step = _FIRST_STEP if self._learned == math.inf else _STEP
+        self._trial = _Trial(self._learned, sent, accepted, epoch.share)
+        self._learned = max(target, _LOWEST_RATE)
+        self._step = step * self._learned
+        self._last, self._epoch = Epoch(now), Epoch(now)

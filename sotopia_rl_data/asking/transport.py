@@ -1,0 +1,174 @@
+"""What the clients share: one pool of connections, and what an HTTP status means.
+
+The SDKs say how a request is addressed and signed; it is sent from here, because building and reading one call costs
+an SDK three times the CPU of all the rest. There is no retry layer: `dispatch.py` is the only one.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from sotopia_rl_data.asking.redact import redact
+from sotopia_rl_data.asking.request import Target
+from sotopia_rl_data.errors import AskingError, KeyMissing, Rejected, Unavailable, UsageError
+
+if TYPE_CHECKING:
+    pass
+
+CONNECT_S = 15.0
+_NO_MONEY = ("insufficient_quota", "billing", "credit balance")
+_LONGEST_ERROR = 400  # characters of a provider's text
+
+
+class Channel:
+    """A pool of connections to one URL, made inside the event loop that uses it.
+
+    `headers` sign and version every request; entries that are not text (an SDK's "leave out") are left out.
+    """
+
+    def __init__(self, target: Target, url: str, headers: Mapping[str, object], variable: str) -> None:
+        import aiohttp
+
+        self._target = target
+        self._url = url
+        self._variable = variable
+        signed = {k: v for k, v in headers.items() if isinstance(v, str) and not k.lower().startswith("x-stainless")}
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),  # dispatch.py bounds what is in flight
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
+            headers=signed | {"Content-Type": "application/json", "User-Agent": "sotopia-rl-data"},
+            trust_env=not is_local(url),
+        )
+
+    async def post(self, body: Mapping[str, Any]) -> Any:
+        """The JSON that comes back. Raises Unavailable or Rejected."""
+        import aiohttp
+
+        data = json.dumps(body, separators=(",", ":")).encode()
+        try:
+            async with self._session.post(self._url, data=data) as response:
+                raw = await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise self._no_connection(error) from None
+        answer = _parsed(raw)
+        if response.status >= 400:
+            raise status_error(self._target, response.status, answer, response.headers, self._variable)
+        if answer is None:
+            raise not_an_answer(self._target, raw[:_LONGEST_ERROR].decode(errors="replace"))
+        return answer
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    def _no_connection(self, error: Exception) -> Unavailable:
+        reason = str(error) or type(error).__name__
+        return Unavailable(
+            redact(f"{self._target.model} at {self._target.base_url} cannot be reached: {reason}"),
+            "check the URL and that the server runs, then run the same command again",
+        )
+
+
+def clean_url(url: str) -> str:
+    """A base URL as it goes into keys: no trailing slash, no credentials. Raises UsageError."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(f"{redact(url)!r} is not a URL of a provider.", "write it like http://localhost:8000/v1")
+    if parts.username or parts.password or parts.query:
+        raise UsageError(
+            "The provider's URL carries credentials or a query.", "put the key into the environment and leave it out"
+        )
+    return url.rstrip("/")
+
+
+def is_local(url: str) -> bool:
+    """Whether a URL points to this machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def api_key(variable: str, url: str) -> str:
+    """The key in the environment; servers on this machine need none. Raises KeyMissing."""
+    key = os.environ.get(variable, "").strip()
+    if key:
+        return key
+    if is_local(url):
+        return "none"
+    raise KeyMissing(
+        f"There is no API key for {url} in {variable}.",
+        f"export {variable}=… (any word, where the server asks for none)",
+    )
+
+
+def status_error(target: Target, status: int, body: object, headers: Mapping[str, str], variable: str) -> AskingError:
+    """The error that an HTTP status means.
+
+    408, 409, 429 and 5xx are Unavailable, unless the account is out of money; the rest is Rejected.
+    """
+    text = f"{target.model} at {target.base_url}: {status} {provider_text(body)}".rstrip()
+    if status == 402 or (status in (400, 403, 429) and any(word in str(body).lower() for word in _NO_MONEY)):
+        return Rejected(text, "top up the account or use another key, then run the same command again", status=402)
+    if status in (408, 409, 429) or status >= 500:
+        return Unavailable(text, "run the same command again later", status=status, retry_after=retry_after(headers))
+    return Rejected(text, _MENDS.get(status, "").format(variable=variable), status=status)
+
+
+_MENDS = {
+    401: "check the key in {variable}",
+    403: "check what the key in {variable} may do",
+    404: "check the model's name and the base URL",
+}
+
+
+def not_an_answer(target: Target, body: object) -> Unavailable:
+    """The error for a 200 that holds no completion."""
+    return Unavailable(
+        f"{target.model} at {target.base_url} sent something that is no completion: {provider_text(body) or '(empty)'}",
+        "check the base URL",
+        status=200,
+    )
+
+
+def provider_text(body: object) -> str:
+    """What a provider's error body says, short and without secrets."""
+    if isinstance(body, dict):
+        inner = body.get("error", body)
+        body = inner.get("message") or inner if isinstance(inner, dict) else inner
+    text = " ".join(str(body if body is not None else "").split())
+    return redact(text)[:_LONGEST_ERROR]
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the provider asks us to wait, from `retry-after-ms` or `retry-after` (a number or a date)."""
+    for name, divisor in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        try:
+            return max(float(headers.get(name, "")) / divisor, 0.0)
+        except ValueError:
+            continue
+    return _seconds_until(headers.get("retry-after"))
+
+
+def _seconds_until(date: str | None) -> float | None:
+    if not date:
+        return None
+    import time
+    from email.utils import parsedate_to_datetime
+
+    try:
+        return max(parsedate_to_datetime(date).timestamp() - time.time(), 0.0)
+    except ValueError:
+        return None
+
+
+def _parsed(raw: bytes) -> Any:
+    try:
+        return json.loads(raw)
+    except ValueError:
+        return None

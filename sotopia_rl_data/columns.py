@@ -1,0 +1,116 @@
+"""Which column types a dataset holds, and how any Arrow table is brought into them.
+
+Tables come from Arrow, Polars and DuckDB, which spell the same column as `string`, `large_string`, `string_view` or a
+dictionary. What lies in a version has one spelling, so that `load_dataset` shows the same features whoever wrote it.
+Types that have no obvious reading everywhere (decimals, times, binary) are refused, with the cast that mends it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.types as pt
+
+from sotopia_rl_data.errors import InputError
+
+
+def plain_schema(schema: pa.Schema) -> pa.Schema:
+    """`schema` with every column in its plain type and no metadata.
+
+    Raises InputError for a type that is not held, for names that differ only in case (SQL cannot tell them apart), and
+    for a column `split`, which every reader adds.
+    """
+    names = [name.lower() for name in schema.names]
+    if len(set(names)) < len(names) or "split" in names:
+        raise InputError(
+            f"The columns {', '.join(schema.names)} hold 'split', or two names that differ only in case.",
+            "rename one of them",
+        )
+    return pa.schema([(f.name, plain_type(f.type, f.name)) for f in schema])
+
+
+def plain_type(kind: pa.DataType, column: str) -> pa.DataType:
+    """bool, int32, int64, float64, string, and lists and structs of them. Raises InputError, naming `column`."""
+    if pt.is_boolean(kind):
+        return pa.bool_()
+    if pt.is_integer(kind):
+        return pa.int32() if kind.bit_width < 32 or kind.equals(pa.int32()) else pa.int64()
+    if pt.is_floating(kind):
+        return pa.float64()
+    if is_text(kind):
+        return pa.string()
+    if pt.is_dictionary(kind):
+        return plain_type(kind.value_type, column)
+    if is_list(kind):
+        return pa.list_(plain_type(kind.value_type, column))
+    if pt.is_struct(kind):
+        return pa.struct([(f.name, plain_type(f.type, f"{column}.{f.name}")) for f in kind])
+    raise InputError(
+        f"Column {column!r} has the type {kind}, which a dataset does not hold.",
+        f"cast it to a number, a string or a boolean: {kind} -> string",
+    )
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """True for every Arrow spelling of UTF-8 text."""
+    return bool(pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind))
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """True for every Arrow spelling of a list."""
+    return bool(
+        pt.is_list(kind)
+        or pt.is_large_list(kind)
+        or pt.is_fixed_size_list(kind)
+        or pt.is_list_view(kind)
+        or pt.is_large_list_view(kind)
+    )
+
+
+def type_names(schema: pa.Schema) -> dict[str, str]:
+    """The columns as the manifest names them: {"turn": "int32", "models": "list<string>"}."""
+    return {f.name: _type_name(f.type) for f in schema}
+
+
+def _type_name(kind: pa.DataType) -> str:
+    if is_list(kind):
+        return f"list<{_type_name(kind.value_type)}>"
+    if pt.is_struct(kind):
+        return f"struct<{', '.join(f'{f.name}: {_type_name(f.type)}' for f in kind)}>"
+    return str(kind)
+
+
+def conform(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
+    """`table` in the columns, order and types of `schema`. Raises InputError, naming `where`, if they do not fit."""
+    have, want = set(table.column_names), set(schema.names)
+    if have != want or len(table.column_names) != len(want):
+        odd = [f"lacks {sorted(want - have)}"] * bool(want - have) + [f"has also {sorted(have - want)}"] * bool(
+            have - want
+        )
+        raise InputError(
+            f"A table for {where} {' and '.join(odd) or 'names a column twice'}.",
+            f"write the columns {', '.join(schema.names)}",
+        )
+    if table.schema.equals(schema):
+        return table.replace_schema_metadata(None)
+    try:
+        return _cast(table.select(schema.names), schema)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+        raise InputError(
+            f"A table for {where} does not fit its columns: {first_line(error)}.",
+            f"write the types {type_names(schema)}",
+        ) from error
+
+
+def _cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    try:
+        return table.cast(schema)
+    except pa.ArrowInvalid:
+        # A slice far into a column of more than 2 GB has offsets that do not fit 32 bits; a copy of it starts at 0.
+        return table.take(pa.array(range(table.num_rows), pa.int64())).cast(schema)
+
+
+def first_line(error: Any) -> str:
+    """The first line of an error's text, without its full stop."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

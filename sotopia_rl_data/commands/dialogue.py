@@ -1,0 +1,114 @@
+"""One dialogue on a terminal: who did what, and each utterance's reward beside it.
+
+The reward's colour runs from red (the least of this episode) over plain to green (the most); without colour the bar of
+blocks says the same. Control characters in a dialogue are shown as escapes, never sent to the terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from sotopia_rl_data.schema import Agent, Episode, Turn
+
+_AGENT_STYLES = ("cyan", "magenta", "yellow", "blue", "green", "red")
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+
+
+def printable(text: str) -> str:
+    """`text` with control and direction-changing characters written as escapes; line breaks and tabs stay."""
+    return "".join(c if c in "\n\t" or (c.isprintable() and c not in _BIDI) else repr(c)[1:-1] for c in text)
+
+
+_BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f")
+
+
+def dialogue(episode: Episode, rewards: Mapping[tuple[str, int], Mapping[str, Any]]) -> RenderableType:
+    """The episode with `rewards[(agent, turn)]` (columns of the `rewards` config) beside each utterance."""
+    styles = {a.agent: _AGENT_STYLES[i % len(_AGENT_STYLES)] for i, a in enumerate(episode.agents)}
+    known = [r["reward"] for r in rewards.values() if r.get("reward") is not None]
+    low, high = (min(known), max(known)) if known else (0.0, 0.0)
+    body = Table(box=None, pad_edge=False, show_header=bool(rewards), header_style="bold", padding=(0, 1))
+    body.add_column("turn", justify="right", style="dim")
+    body.add_column("utterance", overflow="fold", ratio=1)
+    if rewards:
+        body.add_column("reward", justify="right", no_wrap=True)
+    for turn in episode.turns:
+        row: list[RenderableType] = [str(turn.turn), _utterance(episode, turn, styles)]
+        if rewards:
+            row.append(_reward(rewards.get((turn.agent, turn.turn)), low, high))
+        body.add_row(*row)
+    return Group(_head(episode, styles), Padding(body, (1, 0)), _scores(episode))
+
+
+def _head(episode: Episode, styles: Mapping[str, str]) -> RenderableType:
+    lines = [
+        Text.from_markup(f"[bold]{escape(printable(episode.episode_id))}[/] [dim]{escape(episode.environment_id)}[/]")
+    ]
+    if episode.scenario:
+        lines.append(Text(printable(episode.scenario)))
+    for agent in episode.agents:
+        lines.append(
+            Text.assemble(
+                (printable(agent.name), f"bold {styles[agent.agent]}"), "  ", (printable(agent.goal), "italic")
+            )
+        )
+    return Group(*lines)
+
+
+def _utterance(episode: Episode, turn: Turn, styles: Mapping[str, str]) -> Text:
+    said = Text()
+    said.append(_name(episode, turn.agent), style=f"bold {styles.get(turn.agent, '')}")
+    if turn.to:
+        said.append(" to " + ", ".join(_name(episode, one) for one in turn.to), style="dim")
+    if turn.action_type == "speak":
+        said.append("  " + printable(turn.text))
+    else:
+        words = {"none": "does nothing", "leave": "leaves"}.get(turn.action_type, f"[{turn.action_type}]")
+        if turn.failed:
+            words += " (failed generation)"
+        said.append(f"  {words} {printable(turn.text)}".rstrip(), style="italic dim")
+    return said
+
+
+def _name(episode: Episode, agent: str) -> str:
+    found: Agent | None = next((a for a in episode.agents if a.agent == agent), None)
+    return printable(found.name if found else agent)
+
+
+def _reward(row: Mapping[str, Any] | None, low: float, high: float) -> Text:
+    value = row.get("reward") if row else None
+    if value is None:
+        return Text("–", style="dim")
+    place = 0.5 if high == low else (value - low) / (high - low)
+    style = "green" if place > 2 / 3 else "red" if place < 1 / 3 else ""
+    return Text(f"{_BLOCKS[round(place * 8)]} {value:6.3f}", style=style)
+
+
+def _scores(episode: Episode) -> RenderableType:
+    if not episode.scores:
+        return Text("no episode scores", style="dim")
+    dimensions = list(dict.fromkeys(s.dimension for s in episode.scores))
+    shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
+    shown.add_column("episode score")
+    for agent in episode.agents:
+        shown.add_column(printable(agent.name), justify="right")
+    for evaluator in dict.fromkeys(s.evaluator for s in episode.scores):
+        for name in dimensions:
+            values = [episode.score(a.agent, name, evaluator) for a in episode.agents]
+            shown.add_row(f"{name} [dim]{escape(evaluator)}[/]", *["–" if v is None else f"{v:g}" for v in values])
+    return shown
+
+
+def show(renderable: RenderableType) -> None:
+    """Print to stdout; in a pipe without colour, and never narrower than 100 columns."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, 100)
+    console.print(renderable)

@@ -1,0 +1,307 @@
+"""Commands that read a store: list, log, show, stats, query, diff, verify."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sotopia_rl_data import console
+from sotopia_rl_data.errors import NotFound, UsageError
+
+if TYPE_CHECKING:
+    from sotopia_rl_data.compare import Changes
+    from sotopia_rl_data.store import Store, Version
+
+
+_MEASURES = ("values", "NULL", "mean", "sd", "min", "25 %", "median", "75 %", "max")
+
+
+def _counts(version: Version) -> list[int | None]:
+    """Episodes and utterances; None where the version has no such config."""
+    found = (version.manifest.configs.get(config) for config in ("episodes", "rewards"))
+    return [sum(split.rows for split in of.values()) if of is not None else None for of in found]
+
+
+def _origin(version: Version) -> tuple[str, str]:
+    """The parents and the judges, as the manifest names them."""
+    known = version.manifest.provenance
+    parents = (f"{one['name']}@{one['version']}" for one in known.get("parents", []))
+    return ", ".join(parents), ", ".join(one["judge"] for one in known.get("judges", []))
+
+
+@click.command("list")
+@console.store_option
+@console.json_option
+def list_(store: Store, as_json: bool) -> None:
+    """The datasets of a store, each with its latest version."""
+    found = [version for name in store.names() if (version := store.latest(name))]
+    if as_json:
+        console.emit_json([_summary(version) | {"versions": store.versions(version.name)} for version in found])
+        return
+    if not found:
+        console.note(f"The store {store.root} is empty.")
+        console.next_commands("sotopia-rl-data import --name demo/episodes")
+        return
+    console.table(
+        ["dataset", "latest", "versions", "episodes", "utterances", "made"],
+        [[v.name, v.version, len(store.versions(v.name)), *_counts(v), v.manifest.created] for v in found],
+    )
+
+
+def _summary(version: Version) -> dict[str, Any]:
+    configs = version.manifest.configs
+    return {
+        "name": version.name,
+        "version": version.version,
+        "digest": version.digest,
+        "created": version.manifest.created,
+        "directory": str(version.dir),
+        "rows": {config: {split: one.rows for split, one in splits.items()} for config, splits in configs.items()},
+    }
+
+
+@click.command()
+@click.argument("ref")
+@console.store_option
+@console.json_option
+def log(ref: str, store: Store, as_json: bool) -> None:
+    """The versions of a dataset, newest first, and what made each.
+
+    \b
+    Example:
+      sotopia-rl-data log demo/episodes-rewards
+    """
+    name = store.resolve(ref).name
+    found = [store.version(name, number) for number in reversed(store.versions(name))]
+    if as_json:
+        console.emit_json(
+            [_summary(v) | {"recipe": v.manifest.recipe, "provenance": v.manifest.provenance} for v in found]
+        )
+        return
+    console.table(
+        ["version", "made", "digest", "episodes", "utterances", "from", "by"],
+        [[v.version, v.manifest.created, v.digest[:12], *_counts(v), *_origin(v)] for v in found],
+    )
+
+
+@click.command()
+@click.argument("ref")
+@click.argument("episode", required=False)
+@console.store_option
+@console.json_option
+def show(ref: str, episode: str | None, store: Store, as_json: bool) -> None:
+    """A version at a glance; with EPISODE, the dialogue with each utterance's reward beside it.
+
+    EPISODE is an episode's id, or a beginning of it that only one episode has.
+
+    \b
+    Examples:
+      sotopia-rl-data show demo/episodes-rewards
+      sotopia-rl-data show demo/episodes-rewards sample-last-tram-1
+    """
+    version = store.resolve(ref)
+    if episode is None:
+        _glance(version, as_json)
+    else:
+        _dialogue(version, episode, as_json)
+
+
+def _glance(version: Version, as_json: bool) -> None:
+    from sotopia_rl_data.stats import stats
+
+    numbers = stats(version)
+    manifest = version.manifest
+    if as_json:
+        console.emit_json(
+            _summary(version)
+            | {"recipe": manifest.recipe, "provenance": manifest.provenance, "stats": numbers.as_dict()}
+        )
+        return
+    splits = list(dict.fromkeys(split for config in manifest.configs.values() for split in config))
+    console.table(
+        ["config", *splits],
+        [[config, *[of.get(split) for split in splits]] for config, of in numbers.rows.items()],
+        title=f"{version.ref}  {version.digest[:12]}  {version.dir}",
+    )
+    _distributions({c: d for c, d in numbers.columns.items() if not c.startswith("norm_")})
+    if numbers.failures:
+        console.table(["what has no label", "rows"], [[reason, n] for reason, n in numbers.failures.items()])
+    if "episodes" in manifest.configs:
+        first = next(_ids(version), None)
+        console.next_commands(*([f"sotopia-rl-data show {version.name} {first}"] if first else []))
+
+
+def _ids(version: Version) -> Any:
+    from sotopia_rl_data.query import sql
+
+    return iter(sql(version, "SELECT episode_id FROM episodes ORDER BY 1 LIMIT 1").column(0).to_pylist())
+
+
+def _distributions(columns: Any) -> None:
+    if not columns:
+        return
+    console.table(
+        ["column", *_MEASURES],
+        [[name, *asdict(of["all"]).values()] for name, of in columns.items()],
+    )
+
+
+def _dialogue(version: Version, wanted: str, as_json: bool) -> None:
+    from sotopia_rl_data.commands.dialogue import dialogue, show
+    from sotopia_rl_data.query import sql
+    from sotopia_rl_data.tables import episode_row, row_episode
+
+    quoted = wanted.replace("'", "''")
+    if "episodes" not in version.manifest.configs:
+        raise UsageError(f"{version.ref} holds no episodes.", f"sotopia-rl-data show {version.ref}")
+    found = sql(version, f"SELECT * EXCLUDE split FROM episodes WHERE starts_with(episode_id, '{quoted}') LIMIT 20")
+    rows = found.to_pylist()
+    exact = [row for row in rows if row["episode_id"] == wanted] or rows
+    if len(exact) != 1:
+        ids = ", ".join(row["episode_id"] for row in exact[:3])
+        mend = (
+            f"name one of them whole: {ids} …"
+            if exact
+            else f'sotopia-rl-data query {version.ref} "SELECT episode_id FROM episodes"'
+        )
+        raise NotFound(f"{len(exact) or 'No'} episodes of {version.ref} begin with {wanted!r}.", mend)
+    episode = row_episode(exact[0])
+    rewards: dict[tuple[str, int], dict[str, Any]] = {}
+    if "rewards" in version.manifest.configs:
+        identity = episode.episode_id.replace("'", "''")
+        columns = f"SELECT * EXCLUDE (prompt, completion, split) FROM rewards WHERE episode_id = '{identity}'"
+        rewards = {(row["agent"], row["turn"]): row for row in sql(version, columns).to_pylist()}
+    if as_json:
+        console.emit_json({"episode": episode_row(episode), "rewards": list(rewards.values())})
+    else:
+        show(dialogue(episode, rewards))
+
+
+@click.command()
+@click.argument("ref")
+@console.store_option
+@console.json_option
+def stats(ref: str, store: Store, as_json: bool) -> None:
+    """Rows, reward and dimension distributions by split, opinions, failures by reason."""
+    from sotopia_rl_data.stats import stats as numbers_of
+
+    numbers = numbers_of(store.resolve(ref))
+    if as_json:
+        console.emit_json(numbers.as_dict())
+        return
+    console.table(["config", "split", "rows"], [[c, s, n] for c, of in numbers.rows.items() for s, n in of.items()])
+    if numbers.episodes:
+        console.table(["of the episodes", "count"], [[name, n] for name, n in numbers.episodes.items()])
+    if numbers.columns:
+        console.table(
+            ["column", "split", *_MEASURES],
+            [[name, split, *asdict(d).values()] for name, of in numbers.columns.items() for split, d in of.items()],
+        )
+    if numbers.opinions:
+        console.table(["opinions", "utterances"], [[n, rows] for n, rows in numbers.opinions.items()])
+    if numbers.failures:
+        console.table(["what has no label", "rows"], [[reason, n] for reason, n in numbers.failures.items()])
+
+
+@click.command()
+@click.argument("ref")
+@click.argument("sql")
+@click.option(
+    "--format", "fmt", default=None, metavar="FORMAT", help="table (default on a screen), json, jsonl, csv or parquet."
+)
+@click.option(
+    "-o",
+    "--out",
+    "output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write to a file; its ending names the format.",
+)
+@console.store_option
+@console.json_option
+def query(ref: str, sql: str, fmt: str | None, output: Path | None, store: Store, as_json: bool) -> None:
+    """One SELECT over a version: its configs are the tables, each with a `split` column.
+
+    The connection is locked: it reads the version's own files and nothing else, and writes nothing.
+
+    \b
+    Examples:
+      sotopia-rl-data query demo/episodes-rewards \\
+        "SELECT agent, avg(reward) FROM rewards GROUP BY agent ORDER BY 2 DESC"
+      sotopia-rl-data query demo/episodes-rewards "SELECT * FROM rewards" -o rewards.parquet
+      sotopia-rl-data query demo/episodes-rewards "SELECT reason, count(*) FROM failures GROUP BY 1" --json
+    """
+    from sotopia_rl_data.query import stream
+    from sotopia_rl_data.results import FORMATS, write_result
+
+    ending = output.suffix[1:].lower() if output else ""
+    chosen = fmt or ("json" if as_json else ending if ending in FORMATS else "csv" if output else "table")
+    if chosen == "parquet" and output is None and sys.stdout.isatty():
+        raise UsageError("Parquet is not for a screen.", "add -o FILE.parquet")
+    with stream(store.resolve(ref), sql) as rows:
+        write_result(rows, chosen, output or sys.stdout)
+
+
+@click.command()
+@click.argument("a")
+@click.argument("b")
+@console.store_option
+@console.json_option
+def diff(a: str, b: str, store: Store, as_json: bool) -> None:
+    """Rows added, removed and changed from A to B, config by config, and what differs in the recipe.
+
+    \b
+    Example:
+      sotopia-rl-data diff demo/episodes-rewards@v1.0.0 demo/episodes-rewards
+    """
+    from sotopia_rl_data.compare import diff as compare
+
+    found = compare(store.resolve(a), store.resolve(b))
+    if as_json:
+        console.emit_json(found.as_dict())
+        return
+    console.table(
+        ["config", "added", "removed", "changed", "same", "changed columns"],
+        [
+            [config, c.added, c.removed, c.changed, c.same, ", ".join(_columns(c))]
+            for config, c in found.configs.items()
+        ],
+        title=f"{found.a} -> {found.b}",
+    )
+    if found.recipe:
+        console.table(["recipe", "before", "after"], [[k, str(x), str(y)] for k, (x, y) in found.recipe.items()])
+
+
+def _columns(changes: Changes) -> list[str]:
+    new, dropped = (f"+{name}" for name in changes.new_columns), (f"-{name}" for name in changes.dropped_columns)
+    return [*changes.columns, *new, *dropped]
+
+
+@click.command()
+@click.argument("refs", nargs=-1, required=True, metavar="REF…")
+@console.store_option
+@console.json_option
+def verify(refs: tuple[str, ...], store: Store, as_json: bool) -> None:
+    """Read every file of a version and compare it with its manifest: size, SHA-256, rows, order, digest.
+
+    Exit code 1 where anything differs.
+    """
+    from sotopia_rl_data.verify import verify as check
+
+    results = [check(store.resolve(ref)) for ref in refs]
+    if as_json:
+        console.emit_json([result.as_dict() for result in results])
+    else:
+        console.table(
+            ["version", "files", "bytes", "rows", "is"],
+            [[r.ref, r.files, r.bytes, r.rows, "whole" if r.ok else "damaged"] for r in results],
+        )
+        for result in results:
+            for problem in result.problems:
+                console.warn(f"{result.ref}: {problem}")
+    if not all(result.ok for result in results):
+        console.note("mend: pull the version again, or delete its directory and make it anew")
+        click.get_current_context().exit(console.FAILED)

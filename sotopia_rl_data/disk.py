@@ -1,0 +1,96 @@
+"""What the store asks of a file system: durable files, hard links, and a sentence when it cannot write.
+
+A file or folder is only there after a power cut if it and its parent folder were fsynced.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sotopia_rl_data.errors import StoreError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+_BROKEN = (
+    errno.EIO,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.EISDIR,
+)
+_CANNOT_LINK = (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+def sync_file(path: Path) -> None:
+    """fsync a file or a folder."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A new file with this text, durable but for its folder's entry."""
+    path.write_text(text, encoding="utf-8")
+    sync_file(path)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A hard link to `source`; a copy where the file system does not make one (another device, too many links)."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in _CANNOT_LINK:
+            raise
+        shutil.copyfile(source, target)
+        target.chmod(0o444)
+        sync_file(target)
+
+
+def is_full(error: OSError) -> bool:
+    """True where `error` says that there is no room left, or that a file would be bigger than allowed."""
+    return error.errno in _FULL
+
+
+@contextmanager
+def storing(root: Path) -> Iterator[None]:
+    """Turns what the operating system says about writing under `root` into a StoreError with its mend."""
+    try:
+        yield
+    except OSError as error:
+        told = store_error(error, root)
+        if told is None:
+            raise
+        raise told from error
+
+
+def store_error(error: OSError, root: Path) -> StoreError | None:
+    """The StoreError that stands for `error`, or None where it is not about the storage."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    if error.errno in _FULL:
+        return StoreError(
+            f"There is no room left for {root} ({reason}).",
+            "free some space, or name another store with --store DIR; nothing half-written was kept",
+        )
+    if error.errno in _REFUSED:
+        return StoreError(
+            f"The store {root} cannot be written ({reason}).",
+            "make it writable, or name another with --store DIR or SOTOPIA_RL_DATA_STORE",
+        )
+    if error.errno in _BROKEN:
+        return StoreError(
+            f"The store {root} cannot be used ({reason}: {error.filename or root}).",
+            "name another with --store DIR or SOTOPIA_RL_DATA_STORE",
+        )
+    return None

@@ -1,0 +1,110 @@
+"""What one rendered action says, and whose action a turn holds.
+
+The five forms, the same in every version of the sotopia library (git after January 2026 puts a space in front and may
+name the only ones who see it):
+
+    did nothing | left the conversation | said: "…" | [non-verbal communication] … | [action] …
+    [private to ['Ann Lee']]  said: "…"
+
+A form is recognised by how it begins, never searched for inside the text: speech may quote any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.importers.literals import nested
+from sotopia_rl_data.schema import ActionType
+
+_PRIVATE = "[private to "
+_SPEECH = 'said: "'
+_WORDLESS: dict[str, ActionType] = {"did nothing": "none", "left the conversation": "leave"}
+_TAGGED: dict[str, ActionType] = {"[non-verbal communication] ": "non-verbal communication", "[action] ": "action"}
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """A parsed action. `to` holds the names of the only ones who may see it."""
+
+    action_type: ActionType
+    text: str = ""
+    to: tuple[str, ...] = ()
+
+    @property
+    def visible(self) -> bool:
+        """False for the plain "did nothing", which is chosen and forced alike. One that names recipients is chosen."""
+        return self.action_type != "none" or bool(self.to)
+
+
+def parse_action(rendered: str, *, cut: bool = False) -> Action:
+    """The action that `rendered` stands for. `cut` lets speech end without its closing quote (text that was split at
+    blank lines). Raises InputError where it has none of the five forms."""
+    to, said = _recipients(rendered)
+    said = said.lstrip(" ")
+    if said in _WORDLESS:
+        return Action(_WORDLESS[said], to=to)
+    if said.startswith(_SPEECH):
+        return Action("speak", _unquote(said, rendered, cut), to)
+    for tag, action_type in _TAGGED.items():
+        if said.startswith(tag) or said == tag.rstrip():
+            return Action(action_type, said[len(tag) :], to)
+    raise InputError(f"the action {_short(rendered)} has none of the library's five forms.")
+
+
+def _unquote(said: str, rendered: str, cut: bool) -> str:
+    inner = said[len(_SPEECH) :]
+    if inner.endswith('"'):
+        return inner[:-1]
+    if cut:
+        return inner
+    raise InputError(f"the speech {_short(rendered)} has no closing quote.")
+
+
+def _recipients(rendered: str) -> tuple[tuple[str, ...], str]:
+    """The names in `[private to ['A', "B"]] `, and what follows. Names may hold brackets and quotes."""
+    if not rendered.startswith(_PRIVATE + "["):
+        return (), rendered
+    end = rendered.find("]]")
+    while end != -1:
+        try:
+            names = nested(rendered[len(_PRIVATE) : end + 1], "the list of recipients")
+        except InputError:  # this "]]" lies inside a name
+            end = rendered.find("]]", end + 1)
+            continue
+        if isinstance(names, list) and names and all(isinstance(n, str) for n in names):
+            return tuple(names), rendered[end + 2 :]
+        break
+    raise InputError(f"the recipients of {_short(rendered)} cannot be read.")
+
+
+def _short(rendered: str) -> str:
+    return repr(rendered if len(rendered) <= 80 else rendered[:79] + "…")
+
+
+class RoundRobin:
+    """Whose actions a turn holds: those who did something; in an all-no-op turn the one whose turn it was.
+
+    The log writes "did nothing" both for a chosen no-op and for everyone who had to wait. As long as the agents acted
+    strictly in order, an all-no-op turn belongs to the one who was due (turn % k, counted from the first turn that has
+    actions: a scripted log opens with observations alone). Once somebody acted out of order nobody is known to be due.
+    """
+
+    def __init__(self, agents: int) -> None:
+        self._agents = agents
+        self._first: int | None = None
+        self._in_order = True
+
+    def actors(self, turn: int, actions: Sequence[tuple[int, Action]]) -> list[int]:
+        """The agents (by place in the speaking order) whose actions at `turn` are utterances. Call in turn order."""
+        if not actions:
+            return []
+        if self._first is None:
+            self._first = turn
+        due = (turn - self._first) % self._agents
+        acted = [agent for agent, action in actions if action.visible]
+        if acted:
+            self._in_order = self._in_order and acted == [due]
+            return acted
+        return [due] if self._in_order and due in (agent for agent, _ in actions) else []

@@ -1,0 +1,146 @@
+"""The core of `import`: files in, a version of the store out.
+
+Episodes become an episodes version, with the attributions that annotated files carry; training rows become a version
+of rewards alone. The two do not mix. How they get there, in bounded memory, is in `batches.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sotopia_rl_data import tables
+from sotopia_rl_data.errors import InputError, UsageError
+from sotopia_rl_data.importers.batches import REWARDS, Batches
+from sotopia_rl_data.importers.condition import Condition
+from sotopia_rl_data.importers.reading import read_plan
+from sotopia_rl_data.importers.sources import Plan, Source, plan
+from sotopia_rl_data.schema import Failure
+from sotopia_rl_data.store import Store, Version
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What an import did. `failures` counts all rows of that config; `rejected` has the first hundred of them.
+
+    `duplicates` were in the store's words already said: the same episode again, in the same or in another format.
+    `filtered` did not fulfil the condition; `skipped` are files of folders that hold none of the formats.
+    """
+
+    version: Version
+    created: bool
+    episodes: int
+    utterances: int
+    examples: int
+    attributions: int
+    failures: int
+    rejected: tuple[Failure, ...]
+    duplicates: int
+    filtered: int
+    dialects: Mapping[str, int]
+    skipped: tuple[str, ...]
+
+
+def import_dataset(
+    store: Store,
+    paths: Sequence[str | Path],
+    name: str,
+    *,
+    where: str | None = None,
+    strict: bool = False,
+    seed: int = 0,
+    version: str | None = None,
+    progress: Progress | None = None,
+) -> ImportReport:
+    """Import `paths` into the store as the next version of `name`.
+
+    `where` is a DuckDB condition over the columns of `episodes` (or, for training rows, of `rewards`); `strict` makes
+    the first rejected record an error; `seed` is that of the splits; `version` overrides the number; `progress(done,
+    total)` is called in bytes. Raises InputError where a path holds nothing to import, QueryError for a wrong `where`,
+    UsageError where episodes and training rows are mixed, and what committing raises. Whatever is raised, the store is
+    as it was.
+    """
+    found = plan(paths)
+    training = _is_training(found)
+    condition = None if where is None else Condition(where, REWARDS if training else tables.EPISODES)
+    hashes: dict[str, Any] = {}
+
+    def on_file(source: Source, sha256: str) -> None:
+        hashes.setdefault(source.format or "damaged", hashlib.sha256()).update(f"{source.label}\0{sha256}\n".encode())
+
+    with condition or nullcontext(), store.stage(name) as stage:
+        batches = Batches(stage, condition, seed, strict, align=_together(found))
+        for item, record in read_plan(found, on_progress=progress, on_file=on_file):
+            batches.add(item, record)
+        batches.finish()
+        counts = batches.counts
+        if not counts["episodes"] + counts["examples"]:
+            raise _nothing(batches)
+        provenance = {
+            "sources": _sources(found, {form: one.hexdigest() for form, one in hashes.items()}),
+            "where": where,
+            "counts": dict(sorted(counts.items())),
+            "dialects": dict(sorted(batches.dialects.items())),
+            "skipped": list(found.skipped),
+        }
+        kind = "examples" if training else "episodes"
+        committed = stage.commit({"kind": kind, "seed": seed}, provenance, version)
+    return ImportReport(
+        version=committed.version,
+        created=committed.created,
+        rejected=tuple(batches.rejected),
+        dialects=dict(batches.dialects),
+        skipped=found.skipped,
+        **{n: counts[n] for n in _COUNTS},
+    )
+
+
+_COUNTS = ("episodes", "utterances", "examples", "attributions", "failures", "duplicates", "filtered")
+
+
+def _is_training(found: Plan) -> bool:
+    """True for training rows, False for episodes. Raises UsageError for both at once."""
+    formats = {source.format for source in found.sources if source.format}
+    if "training" in formats and len(formats) > 1:
+        raise UsageError(
+            "Training rows and episodes cannot become one dataset: the rows have no identity.",
+            "import them under two names",
+        )
+    return "training" in formats
+
+
+def _together(found: Plan) -> bool:
+    """True where annotated rows are imported beside episodes that they may annotate."""
+    formats = {source.format for source in found.sources if source.format}
+    return "annotated" in formats and len(formats) > 1
+
+
+def _nothing(batches: Batches) -> InputError:
+    if batches.counts["filtered"]:
+        return InputError(
+            f"None of the {batches.counts['filtered']:,} episodes fulfils --where.", "loosen the condition"
+        )
+    first = batches.rejected[0] if batches.rejected else Failure("no record was found")
+    counted = f"None of {batches.counts['failures']:,} records could be imported"
+    return InputError(f"{counted}; {first.source}: {first.reason}", "docs/formats.md lists the formats")
+
+
+def _sources(found: Plan, hashes: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What was read, by format: how many files and bytes, and a hash over their names and contents."""
+    forms = sorted({source.format or "damaged" for source in found.sources})
+    return [
+        {
+            "format": form,
+            "files": len(mine := [s for s in found.sources if (s.format or "damaged") == form]),
+            "bytes": sum(s.size for s in mine),
+            "sha256": hashes.get(form),
+            "names": [s.label for s in mine[:10]],
+        }
+        for form in forms
+    ]

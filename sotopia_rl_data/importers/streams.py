@@ -1,0 +1,150 @@
+"""Records out of one file, one at a time, whatever its size: JSON Lines, a JSON document, CSV.
+
+Nothing here knows what a record means. What is not a record yields an InputError in the record's place, and reading
+goes on where the format allows it: at the next line; a JSON document that breaks off has no more to give.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.importers.literals import MAX_DEPTH, MAX_RECORD, json_value
+from sotopia_rl_data.importers.record import Record
+
+BUFFER = 1 << 20
+_BOM = b"\xef\xbb\xbf"
+_OPENING, _CLOSING = ("start_map", "start_array"), ("end_map", "end_array")
+
+Entry = tuple[Record, InputError | None]  # a record; or what is wrong with it
+
+
+class Metered(io.RawIOBase):
+    """A file that counts and hashes what is read of it. `tick` is called with the bytes of each read."""
+
+    def __init__(self, path: Path, tick: Callable[[int], None] | None = None) -> None:
+        self._file = path.open("rb", buffering=0)
+        self._tick = tick
+        self.sha256 = hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._file.readinto(buffer) or 0
+        self.sha256.update(memoryview(buffer)[:count])
+        if self._tick is not None:
+            self._tick(count)
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def buffered(self) -> io.BufferedReader[Any]:
+        """The same, read in blocks of a megabyte, past a byte-order mark."""
+        stream: io.BufferedReader[Any] = io.BufferedReader(self, BUFFER)
+        if stream.peek(3)[:3] == _BOM:
+            stream.read(3)
+        return stream
+
+
+def json_lines(stream: io.BufferedReader, name: str) -> Iterator[Entry]:
+    """A record a line. Blank lines are passed over."""
+    number = 0
+    while line := stream.readline(MAX_RECORD):
+        number += 1
+        if not line.endswith(b"\n") and len(line) == MAX_RECORD:
+            _skip_line(stream)
+            yield Record(None, f"{name}:{number}", line[:BUFFER]), InputError(f"longer than {MAX_RECORD:,} bytes.")
+        elif line.strip():
+            yield _parsed(line, f"{name}:{number}")
+
+
+def _skip_line(stream: io.BufferedReader) -> None:
+    while (rest := stream.readline(BUFFER)) and not rest.endswith(b"\n"):
+        pass
+
+
+def _parsed(line: bytes, source: str) -> Entry:
+    try:
+        return Record(json_value(line), source, line.strip()), None
+    except InputError as error:
+        return Record(None, source, line.strip()), error
+
+
+def csv_rows(stream: io.BufferedReader, name: str) -> Iterator[Entry]:
+    """A record a row, keyed by the header; an empty cell is no value."""
+    csv.field_size_limit(MAX_RECORD)  # of the process, as the module has it
+    lines = csv.reader(io.TextIOWrapper(stream, "utf-8", errors="surrogateescape", newline=""))
+    header: list[str] | None = None
+    while True:
+        source = f"{name}:{lines.line_num + 1}"
+        try:
+            cells = next(lines, None)
+        except csv.Error as error:
+            yield Record(None, source), InputError(f"not CSV: {error}.")
+            continue
+        if cells is None:
+            return
+        if header is None:
+            header = cells or None
+        elif cells:
+            yield _row(header, cells, source)
+
+
+def _row(header: list[str], cells: list[str], source: str) -> Entry:
+    record = Record({column: cell for column, cell in zip(header, cells, strict=False) if cell != ""}, source)
+    if len(cells) != len(header):
+        return record, InputError(f"it has {len(cells)} cells where the header has {len(header)}.")
+    try:
+        "".join(cells).encode()
+    except UnicodeEncodeError:
+        return record, InputError("not UTF-8 text.")
+    return record, None
+
+
+def json_document(stream: IO[bytes], name: str, depth: int) -> Iterator[Entry]:
+    """The values that lie `depth` containers below the root of a JSON document (0: the document itself; several
+    documents may follow each other). Raises InputError where the file does not even begin as JSON."""
+    import ijson
+    from ijson.common import ObjectBuilder
+
+    level, deepest, count, key = 0, 0, 0, ""
+    builder: Any = None
+    try:
+        for event, value in ijson.basic_parse(stream, use_float=True, multiple_values=True, buf_size=BUFFER):
+            level -= event in _CLOSING
+            if event == "map_key" and level == depth:
+                key = value
+            elif builder is None and level == depth and event not in _CLOSING:
+                builder = ObjectBuilder()
+            if builder is not None:
+                deepest = max(deepest, level - depth)
+                if level - depth <= MAX_DEPTH:
+                    builder.event(event, value)
+                if level == depth and event not in _OPENING:
+                    wrong = InputError("nested too deeply.") if deepest > MAX_DEPTH else None
+                    yield Record(builder.value, _place(name, depth, key, count), key=key), wrong
+                    builder, deepest, count, key = None, 0, count + 1, ""
+            level += event in _OPENING
+    except (ijson.JSONError, UnicodeDecodeError, ValueError, OverflowError) as error:
+        said = InputError(f"not JSON from here on: {first_line(error)}.")
+        if count == 0 and builder is None:
+            raise said from error
+        yield Record(None, _place(name, depth, key, count)), said
+
+
+def _place(name: str, depth: int, key: str, count: int) -> str:
+    return f"{name}:1" if depth == 0 and count == 0 else f"{name}[{key or count}]"
+
+
+def first_line(error: Exception) -> str:
+    """What a JSON parser said, in one line."""
+    text = str(error)
+    return " ".join(text.removeprefix("b'").split("\\n")[0].split("\n")[0].split()).rstrip(".") or type(error).__name__

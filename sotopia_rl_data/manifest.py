@@ -1,0 +1,73 @@
+"""`manifest.json`: what a version is and where it came from, written once and read with suspicion.
+
+A version may come from the Hub: a manifest that names files outside its own directory is refused here, so that nothing
+later has to ask.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from sotopia_rl_data.errors import StoreError
+from sotopia_rl_data.schema import DataFile, Manifest, Split
+
+FILE_NAME = "manifest.json"
+FORMAT = 1
+
+
+def dump(manifest: Manifest) -> str:
+    """The manifest as the text of its file."""
+    return json.dumps(asdict(manifest), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def load(directory: Path) -> Manifest:
+    """The manifest of the version that lies in `directory`. Raises StoreError where it is missing or damaged."""
+    path = directory / FILE_NAME
+    try:
+        data = json.loads(path.read_bytes())
+        if data["manifest_version"] > FORMAT:
+            raise StoreError(
+                f"{directory} was written by a newer sotopia-rl-data.", "pip install --upgrade sotopia-rl-data"
+            )
+        return Manifest(**data | {"configs": _configs(data["configs"])})
+    except OSError as error:
+        raise StoreError(
+            f"{directory} has no readable {FILE_NAME} ({error.strerror}).",
+            "sotopia-rl-data list shows what the store holds",
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(
+            f"{path} is damaged ({error}).", "pull the version again, or delete its directory and make it anew"
+        ) from error
+
+
+def plain(value: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """`value` as JSON holds it (tuples are lists). Raises StoreError, naming `what`, where JSON cannot hold it."""
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise StoreError(
+            f"The {what} cannot be kept in {FILE_NAME} ({error}).", "use strings, finite numbers, lists and objects"
+        ) from error
+    read: dict[str, Any] = json.loads(text)
+    return read
+
+
+def _configs(data: Mapping[str, Any]) -> dict[str, dict[str, Split]]:
+    return {config: {split: _split(one) for split, one in splits.items()} for config, splits in data.items()}
+
+
+def _split(data: Mapping[str, Any]) -> Split:
+    files = tuple(DataFile(_inside(f["path"]), int(f["rows"]), int(f["size"]), str(f["sha256"])) for f in data["files"])
+    return Split(int(data["rows"]), str(data["digest"]), files)
+
+
+def _inside(path: str) -> str:
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or "\\" in path:
+        raise ValueError(f"the file {path!r} lies outside the version")
+    return path

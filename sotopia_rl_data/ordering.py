@@ -1,0 +1,175 @@
+"""The order rows lie in, and how rows that arrive in any other are brought into it in bounded memory.
+
+Configs with an identity are ordered by it (`tables.KEYS`), and a key that occurs twice is an error. Rows without one
+(failures, or rewards imported without episode and turn) are ordered by everything they hold, so that the same rows
+in another order of arrival are the same dataset. NULL comes first; text compares by code point.
+
+DuckDB's sort moves vectors of 2,048 rows, which is 200 MB where rows are episodes, and gives up under a memory limit.
+This one counts bytes: sorted runs are merged block by block, all blocks together about `MERGE_BYTES`.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.ipc
+import pyarrow.types as pt
+
+from sotopia_rl_data.asking.request import canonical_json
+from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.tables import KEYS
+
+BLOCK_BYTES = 1 << 19
+MERGE_BYTES = 128 << 20
+_IDENTIFIED = ("episodes", "attributions", "rewards")
+_TEXT_FIRST = ("prompt", "completion")  # rows without identity lie by prompt, so that shared prefixes are neighbours
+
+Key = tuple[tuple[bool, Any], ...]
+
+
+def identity(config: str, columns: Iterable[str]) -> tuple[str, ...]:
+    """The columns that say which row of `config` is which; () where rows have no identity."""
+    key = KEYS.get(config, ()) if config in _IDENTIFIED else ()
+    return key if set(key) <= set(columns) else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The columns that `where` (a config's name) is sorted by; `unique` where together they are an identity."""
+
+    where: str
+    columns: tuple[str, ...]
+    unique: bool
+
+    @classmethod
+    def of(cls, config: str, schema: pa.Schema) -> Order:
+        """The order of `config` in these columns."""
+        if key := identity(config, schema.names):
+            return cls(config, key, True)
+        first = [c for c in (*KEYS.get(config, ()), *_TEXT_FIRST) if c in schema.names]
+        return cls(config, (*first, *sorted(set(schema.names) - set(first))), False)
+
+    def keys(self, rows: pa.Table) -> pa.Table:
+        """The key columns alone, each comparable: a nested column stands as its canonical JSON."""
+        return pa.table({name: _comparable(rows.column(name)) for name in self.columns})
+
+    def sort(self, rows: pa.Table) -> pa.Table:
+        """`rows` in order (a stable sort), in memory."""
+        keys = [(name, "ascending", "at_start") for name in self.columns]
+        return rows.take(pc.sort_indices(self.keys(rows), sort_keys=keys))
+
+    def first(self, keys: pa.Table) -> Key:
+        """The first row's key, as something Python can compare."""
+        return self.at(keys, 0)
+
+    def at(self, keys: pa.Table, row: int) -> Key:
+        """The key of one row of `keys`."""
+        values = (keys.column(name)[row].as_py() for name in self.columns)
+        return tuple((value is not None, value) for value in values)
+
+    def follows(self, keys: pa.Table, before: Key | None) -> bool:
+        """True where `keys` is in order and comes after `before`. Raises InputError where an identity repeats."""
+        if not keys.num_rows:
+            return True
+        first = self.first(keys)
+        less, equal = _neighbours(keys, self.columns)
+        if not (less | equal).all() or (before is not None and first < before):
+            return False
+        if self.unique and (equal.any() or first == before):
+            twice = first if first == before else self.at(keys, int(np.flatnonzero(equal)[0]))
+            named = ", ".join(f"{c} {v!r}" for c, (_, v) in zip(self.columns, twice, strict=True))
+            raise InputError(
+                f"Two rows of {self.where} are about the same thing: {named}.", "keep one of them; ids must be unique"
+            )
+        return True
+
+
+def _comparable(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if not pt.is_nested(column.type):
+        return column
+    texts = [None if value is None else canonical_json(value) for value in column.to_pylist()]
+    return pa.chunked_array([pa.array(texts, pa.large_string())])
+
+
+def _neighbours(keys: pa.Table, columns: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """For each row but the last: is its key less than the next row's, is it equal."""
+    count = keys.num_rows - 1
+    less, equal = np.zeros(count, bool), np.ones(count, bool)
+    for name in columns:
+        if not equal.any():
+            break
+        here, there = keys.column(name).slice(0, count), keys.column(name).slice(1)
+        lower, same = _mask(pc.less(here, there)), _mask(pc.equal(here, there))
+        if keys.column(name).null_count:
+            no_here, no_there = _mask(here.is_null()), _mask(there.is_null())
+            lower, same = lower | (no_here & ~no_there), same | (no_here & no_there)
+        less |= equal & lower
+        equal &= same
+    return less, equal
+
+
+def _mask(values: pa.ChunkedArray) -> np.ndarray:
+    return np.asarray(pc.fill_null(values, False).to_numpy())
+
+
+def write_run(path: Path, rows: pa.Table) -> None:
+    """Keep sorted `rows` on disk, in blocks that `merge` can read one at a time."""
+    per_block = max(1, rows.num_rows * BLOCK_BYTES // max(rows.nbytes, 1))
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, rows.schema, options=options) as writer:
+        writer.write_table(rows, max_chunksize=per_block)
+
+
+def read_run(path: Path, of: int) -> Iterator[pa.Table]:
+    """The rows of one run `of` that many, a few blocks in memory at a time."""
+    step = max(1, MERGE_BYTES // (of * BLOCK_BYTES))
+    with pa.OSFile(str(path), "rb") as source:
+        reader = pa.ipc.open_file(source)
+        for start in range(0, reader.num_record_batches, step):
+            stop = min(start + step, reader.num_record_batches)
+            yield pa.Table.from_batches([reader.get_batch(i) for i in range(start, stop)])
+
+
+def merge(order: Order, runs: list[Iterator[pa.Table]]) -> Iterator[pa.Table]:
+    """All rows of `runs` (each in order) in order. Memory: one block of each run, and what is yielded."""
+    heads = [head for run in runs if (head := _Head(order, run)).advance()]
+    while heads:
+        bound = min(head.last for head in heads)
+        yield order.sort(pa.concat_tables([head.until(bound) for head in heads]))
+        heads = [head for head in heads if head.rows or head.advance()]
+
+
+class _Head:
+    """The current block of a run: what is left of it, its keys, and its last key."""
+
+    def __init__(self, order: Order, blocks: Iterator[pa.Table]) -> None:
+        self._order, self._blocks = order, blocks
+        self.rows, self.last = 0, ()  # type: tuple[int, Key]
+
+    def advance(self) -> bool:
+        """Take the next block that has rows; False at the run's end."""
+        for block in self._blocks:
+            if block.num_rows:
+                self._block, self._keys, self.rows = block, self._order.keys(block).combine_chunks(), block.num_rows
+                self.last = self._order.at(self._keys, self.rows - 1)
+                return True
+        return False
+
+    def until(self, bound: Key) -> pa.Table:
+        """Hand over the rows whose key is at most `bound`."""
+        start = self._block.num_rows - self.rows
+        if self.last <= bound:
+            end = self._block.num_rows
+        else:
+            end = bisect.bisect_right(
+                range(self._block.num_rows), bound, lo=start, key=lambda i: self._order.at(self._keys, i)
+            )
+        self.rows = self._block.num_rows - end
+        return self._block.slice(start, end - start)

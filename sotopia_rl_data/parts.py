@@ -1,0 +1,221 @@
+"""One split of one config on its way to disk: rows in, sorted Parquet shards and their digest out.
+
+Rows that arrive in order go straight into the final file. The first piece that does not turns the rest into sorted runs
+beside it, which `finish` merges. Parquet is zstd with a page index and content-defined pages (so that the Hub stores
+an appended dataset as a difference), in row groups bounded by rows and by bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sotopia_rl_data.columns import conform, plain_schema
+from sotopia_rl_data.digest import RowDigest
+from sotopia_rl_data.disk import sync_file
+from sotopia_rl_data.ordering import Key, Order, merge, read_run, write_run
+from sotopia_rl_data.schema import DataFile, Split
+
+GROUP_BYTES = 32 << 20
+GROUP_ROWS = 1 << 17
+SHARD_BYTES = 500_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much is held in memory (Arrow bytes, rows) before it is written, and how big a Parquet file may grow."""
+
+    group_bytes: int = GROUP_BYTES
+    group_rows: int = GROUP_ROWS
+    shard_bytes: int = SHARD_BYTES
+
+
+class Part:
+    """Collects the rows of `config`/`split` under `root`, in whatever order they come."""
+
+    def __init__(self, root: Path, config: str, split: str, schema: pa.Schema, limits: Limits) -> None:
+        self._where, self._root, self._limits = (config, split), root, limits
+        self._schema = schema
+        self._order = Order.of(config, schema)
+        self._buffer = _Buffer(limits)
+        self._shards = _Shards(root, config, split, schema, self._order, limits)
+        self._runs: list[Path] = []
+
+    def write(self, table: pa.Table) -> None:
+        """Add rows. Raises InputError where they do not fit the columns, repeat a key, or hold a NaN."""
+        for rows in _pieces(table, self._limits):
+            for piece in self._buffer.add(conform(rows, self._schema, "/".join(self._where))):
+                self._take(piece)
+
+    def _take(self, piece: pa.Table) -> None:
+        if not self._runs and self._shards.offer(piece):
+            return
+        piece = self._order.sort(piece)
+        if not self._runs and self._shards.offer(piece):
+            return
+        run = self._root / ".runs" / f"{'-'.join(self._where)}-{len(self._runs)}.arrow"
+        run.parent.mkdir(exist_ok=True)
+        write_run(run, piece)
+        self._runs.append(run)
+
+    def close(self) -> None:
+        """Let go of open files; harmless after `finish`."""
+        self._shards.close()
+
+    def finish(self) -> Split:
+        """Everything written, in order, durable: the split as the manifest lists it."""
+        for piece in self._buffer.rest():
+            self._take(piece)
+        if not self._runs:
+            return self._shards.finish()
+        early = self._shards.paths
+        self._shards.close()
+        runs = [read_run(run, len(self._runs)) for run in self._runs]
+        if early:
+            runs.append(itertools.chain.from_iterable(read_parquet(path) for path in early))
+        merged = self._shards = _Shards(self._root, *self._where, self._schema, self._order, self._limits)
+        buffer = _Buffer(self._limits)
+        for rows in merge(self._order, runs):
+            for piece in buffer.add(rows):
+                merged.offer(piece)  # in order by construction; raises where an identity repeats
+        for piece in buffer.rest():
+            merged.offer(piece)
+        for path in (*self._runs, *early):
+            path.unlink()
+        return merged.finish()
+
+
+def _pieces(rows: pa.Table, limits: Limits) -> Iterator[pa.Table]:
+    """Cuts a big table into pieces of at most about one row group."""
+    step = max(1, min(limits.group_rows, rows.num_rows * limits.group_bytes // max(rows.nbytes, 1)))
+    return (rows.slice(start, step) for start in range(0, rows.num_rows, step))
+
+
+class _Buffer:
+    """Gathers small tables into pieces of about one row group."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._tables: list[pa.Table] = []
+        self._bytes = self._rows = 0
+
+    def add(self, rows: pa.Table) -> Iterator[pa.Table]:
+        full = (
+            self._bytes + rows.nbytes > self._limits.group_bytes or self._rows + rows.num_rows > self._limits.group_rows
+        )
+        if self._tables and full:
+            yield from self.rest()
+        self._tables.append(rows)
+        self._bytes += rows.nbytes
+        self._rows += rows.num_rows
+
+    def rest(self) -> Iterator[pa.Table]:
+        tables, self._tables, self._bytes, self._rows = self._tables, [], 0, 0
+        if tables:
+            yield pa.concat_tables(tables).combine_chunks()
+
+
+class _Shards:
+    """Writes rows that are in order into Parquet files of at most about `shard_bytes`, digesting them on the way."""
+
+    def __init__(self, root: Path, config: str, split: str, schema: pa.Schema, order: Order, limits: Limits) -> None:
+        self._folder, self._split, self._limits, self._order = root / config, split, limits, order
+        self._schema, self._digest = schema, RowDigest(schema)
+        self._last: Key | None = None
+        self.paths: list[Path] = []
+        self._rows: list[int] = []
+        self._writer: Any = None
+
+    def offer(self, rows: pa.Table) -> bool:
+        """Write `rows` if they are in order and come after what was written; False where they are not."""
+        keys = self._order.keys(rows)
+        if not self._order.follows(keys, self._last):
+            return False
+        self._last = self._order.at(keys, keys.num_rows - 1)
+        self._digest.update(rows)
+        if self._writer is None:
+            self._open()
+        self._writer.write_table(rows, row_group_size=self._limits.group_rows)
+        self._rows[-1] += rows.num_rows
+        if self.paths[-1].stat().st_size >= self._limits.shard_bytes:
+            self.close()
+        return True
+
+    def _open(self) -> None:
+        self._folder.mkdir(exist_ok=True)
+        path = self._folder / f".{self._split}-{id(self)}-{len(self.paths)}.parquet"
+        self._writer = pq.ParquetWriter(
+            path, self._schema, compression="zstd", write_page_index=True, use_content_defined_chunking=True
+        )
+        self.paths.append(path)
+        self._rows.append(0)
+
+    def close(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
+
+    def finish(self) -> Split:
+        if not self.paths:
+            self._open()
+        self.close()
+        files = []
+        for i, (path, rows) in enumerate(zip(self.paths, self._rows, strict=True)):
+            final = path.with_name(shard_name(self._split, i, len(self.paths)))
+            path.rename(final)
+            files.append(data_file(final, rows))
+        return Split(self._digest.rows, self._digest.hexdigest(), tuple(files))
+
+
+def shard_name(split: str, index: int, count: int) -> str:
+    """`train-00000-of-00001.parquet`."""
+    return f"{split}-{index:05d}-of-{count:05d}.parquet"
+
+
+def data_file(path: Path, rows: int) -> DataFile:
+    """A finished file as the manifest lists it, read-only and durable."""
+    path.chmod(0o444)
+    sync_file(path)
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return DataFile(f"{path.parent.name}/{path.name}", rows, path.stat().st_size, sha256)
+
+
+def read_parquet(path: Path) -> Iterator[pa.Table]:
+    """The rows of a Parquet file, one row group in memory at a time."""
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        for i in range(file.metadata.num_row_groups):
+            yield file.read_row_group(i, use_threads=False).replace_schema_metadata(None)
+
+
+def adopt(path: Path, config: str, name: str, limits: Limits) -> Split | None:
+    """A Parquet file as it lies, renamed to `name`; None where it is not what we would write and must be written anew.
+
+    It is kept if its columns have their plain types, its rows are in order, and neither it nor a row group is too big.
+    """
+    last: Key | None = None
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        schema, meta = file.schema_arrow.remove_metadata(), file.metadata
+        groups = [meta.row_group(i).total_byte_size for i in range(meta.num_row_groups)]
+    if (
+        schema != plain_schema(schema)
+        or path.stat().st_size > limits.shard_bytes
+        or max(groups, default=0) > 4 * limits.group_bytes
+    ):
+        return None
+    digest, order = RowDigest(schema), Order.of(config, schema)
+    for rows in read_parquet(path):
+        keys = order.keys(rows)
+        if not order.follows(keys, last):
+            return None
+        last = order.at(keys, keys.num_rows - 1) if keys.num_rows else last
+        digest.update(rows)
+    final = path.rename(path.with_name(name))
+    return Split(digest.rows, digest.hexdigest(), (data_file(final, digest.rows),))

@@ -1,0 +1,111 @@
+"""Name -> object: the built-ins, then installed entry points, then `path/to/file.py:Name`.
+
+One lookup for every kind of plug-in (judges, schemas …). Built-ins are named as `module:attribute` and imported only
+when asked for. A class is handed back as it is: the caller decides what to construct it with. Leaves out: what a
+plug-in must look like, which is the business of the kind that loads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from sotopia_rl_data.errors import UsageError
+
+_PREFIX = "sotopia_rl_data_plugin_"  # of the modules that are loaded from a path
+
+# What running somebody's module can raise when the module is wrong. An interrupt or an exit passes through.
+_WRONG_CODE = (
+    SyntaxError,
+    ImportError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    OSError,
+    ArithmeticError,
+    NameError,
+)
+
+
+def load(kind: str, group: str, name: str, builtins: Mapping[str, str]) -> Any:
+    """The object called `name`. `kind` ("judge") is for messages, `group` is the entry points' group.
+
+    Raises UsageError, naming what there is, where nothing has that name, and where a plug-in cannot be imported.
+    """
+    if name in builtins:
+        module, _, attribute = builtins[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+    if is_file(name):
+        return _from_file(kind, name)
+    for entry in importlib.metadata.entry_points(group=group, name=name):
+        try:
+            return entry.load()
+        except _WRONG_CODE as wrong:
+            package = entry.dist.name if entry.dist else "its package"
+            raise UsageError(
+                f"The {kind} {name!r} cannot be imported: {_said(wrong)}.", f"repair or reinstall {package}"
+            ) from wrong
+    known = ", ".join(names(group, builtins))
+    raise UsageError(f"There is no {kind} {name!r}.", f"name one of: {known}; or your own as path/to/file.py:Name")
+
+
+def names(group: str, builtins: Mapping[str, str]) -> list[str]:
+    """Every name that `load` knows for this group, built-ins first."""
+    installed = {entry.name for entry in importlib.metadata.entry_points(group=group)}
+    return [*builtins, *sorted(installed - set(builtins))]
+
+
+def is_file(name: str) -> bool:
+    """True where `name` is spelled as `path/to/file.py:Name`."""
+    path, colon, attribute = name.rpartition(":")
+    return bool(colon) and path.endswith(".py") and attribute.isidentifier()
+
+
+def source_sha256(thing: object) -> str | None:
+    """Hex SHA-256 of the file that the thing's class came from, where `load` took it from a path; else None."""
+    module = sys.modules.get(type(thing).__module__)
+    if module is None or not module.__name__.startswith(_PREFIX) or not module.__file__:
+        return None
+    return hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()
+
+
+def _from_file(kind: str, name: str) -> Any:
+    text, _, attribute = name.rpartition(":")
+    path = Path(text)
+    if not path.is_file():
+        raise UsageError(f"The {kind}'s file {text} does not exist.", "check the path: path/to/file.py:Name")
+    module = _execute(kind, path)
+    if not hasattr(module, attribute):
+        public = ", ".join(n for n in vars(module) if not n.startswith("_")) or "nothing"
+        raise UsageError(f"{text} has no {attribute!r}.", f"it defines {public}")
+    return getattr(module, attribute)
+
+
+def _execute(kind: str, path: Path) -> ModuleType:
+    """Run the file as a module of its own. It is registered in `sys.modules`, which dataclasses and pickling need."""
+    name = f"{_PREFIX}{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path} cannot be read as a Python module.", "check the path: path/to/file.py:Name")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except _WRONG_CODE as wrong:
+        del sys.modules[name]
+        raise UsageError(
+            f"The {kind}'s file {path} cannot be imported: {_said(wrong)}.", f"run `python {path}` to see where"
+        ) from wrong
+    return module
+
+
+def _said(wrong: BaseException) -> str:
+    return " ".join(f"{type(wrong).__name__}: {wrong}".split()).rstrip(".")

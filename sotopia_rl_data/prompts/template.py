@@ -1,0 +1,260 @@
+"""A template: the text around what an agent saw, as a YAML file with named slots. Ours are in `templates/`.
+
+The file, whose SHA-256 over its bytes identifies it:
+
+    format: sotopia-rl-data template 1
+    name: my-simulator                   default: the file's name
+    layout: single                       or chat: the last message is repeated, once for each of the agent's own turns
+    observations: recorded               byte for byte as logged; or view: as our own layouts show them (the default)
+    joiner: "\\n"                         what stands between two observations
+    separator: " "                       what stands between two action types
+    strip: false                         true: observations lose the white space around them
+    echoes: {"{word}": schema}           letters in an observation that the simulator itself replaced by a slot's text
+    variants:                            the first whose `when` holds is used
+    - when: {dialect: [legacy]}          any of FEATURES; empty or absent: always
+      actions: [[speak, leave, none]]    orders of the action list, the commonest first: that one is rendered
+      schema: '{"properties": …}'        the text of {schema}
+      messages:
+      - {role: user, content: "You are {agent}. {observations} Turn {turn}: {actions} {schema}"}
+
+SLOTS are the slots; any other brace is plain text (see `slots.py`). Exactly one message holds {observations}.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import yaml
+
+from sotopia_rl_data.errors import InputError, UsageError
+from sotopia_rl_data.prompts.slots import slots_in
+from sotopia_rl_data.schema import ACTION_TYPES, Message
+
+Layout = Literal["single", "chat"]
+Source = Literal["view", "recorded"]
+Feature = str | int | bool
+Check = Callable[[bool, str], None]
+
+FORMAT = "sotopia-rl-data template 1"
+SLOTS = ("agent", "partner", "goal", "observations", "turn", "turn_from_1", "actions", "enum", "schema")
+FEATURES = ("dialect", "private", "model", "agents", "position", "first")
+_DEFAULTS: dict[str, Any] = {
+    "layout": "single",
+    "observations": "view",
+    "joiner": "\n",
+    "separator": " ",
+    "strip": False,
+    "echoes": {},
+    "variants": None,
+}
+_TOP = ("format", "name", *_DEFAULTS)
+_VARIANT = ("when", "actions", "schema", "messages")
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One wrapper: its messages' contents have slots; `when` says for which episodes, agents and turns it stands."""
+
+    messages: tuple[Message, ...]
+    when: Mapping[str, tuple[Feature, ...]] = field(default_factory=dict)
+    actions: tuple[tuple[str, ...], ...] = (ACTION_TYPES,)
+    schema: str = ""
+
+    def holds(self, features: Mapping[str, Feature]) -> bool:
+        """True where every feature that `when` names has one of its values."""
+        return all(features.get(name) in values for name, values in self.when.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A template as read. `text` is the file's, `sha256` its hash; the rest is described at the module's head."""
+
+    name: str
+    text: str
+    sha256: str
+    layout: Layout
+    observations: Source
+    joiner: str
+    separator: str
+    strip: bool
+    echoes: Mapping[str, str]
+    variants: tuple[Variant, ...]
+
+    def variant(self, features: Mapping[str, Feature]) -> Variant:
+        """The first variant that holds. Raises InputError where none does."""
+        for one in self.variants:
+            if one.holds(features):
+                return one
+        raise InputError(
+            f"Template {self.name!r} has no variant for {dict(features)}.",
+            "learn it again from a log that has such requests: prompts learn SERVED_LOG",
+        )
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the file in one step. Raises InputError where it cannot be, or other content is there."""
+        target = Path(path)
+        try:
+            if target.exists() and not overwrite and target.read_bytes() != self.text.encode():
+                raise InputError(f"{str(target)!r} exists and holds something else.", "name another file with --out")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, beside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(self.text.encode())
+                os.replace(beside, target)
+            except OSError:
+                os.unlink(beside)
+                raise
+        except OSError as error:
+            raise InputError(
+                f"{str(target)!r} cannot be written: {error.strerror}.", "name another file with --out"
+            ) from error
+        return target
+
+
+def load_template(path: str | Path) -> Template:
+    """The template in a file. Raises InputError with what is wrong with it."""
+    try:
+        text = Path(path).read_bytes().decode()
+    except OSError as error:
+        raise InputError(f"Template {str(path)!r} cannot be read: {error.strerror}.", "check the path") from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"Template {str(path)!r} is not UTF-8 text.", "templates are YAML, see docs/prompts.md"
+        ) from error
+    return parse_template(text, Path(path).stem)
+
+
+@lru_cache
+def own_template(layout: Layout) -> Template:
+    """The template of a layout of ours. Raises UsageError for a layout that there is not."""
+    if layout not in get_args(Layout):
+        raise UsageError(f"{layout!r} is not a layout.", f"name one of: {', '.join(get_args(Layout))}")
+    return parse_template(own_file(f"{layout}.v1.yaml"), f"{layout}.v1")
+
+
+def own_file(name: str) -> str:
+    """The text of a file in `templates/`."""
+    return resources.files("sotopia_rl_data").joinpath("templates", name).read_text("utf-8")
+
+
+def parse_template(text: str, name: str) -> Template:
+    """The template that a file's text holds; `name` is used where the text has none. Raises InputError."""
+    try:
+        fields = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        where = getattr(error, "problem_mark", None)
+        raise _bad(name, f"is not YAML (line {where.line + 1})" if where else "is not YAML") from error
+    check = partial(_check, name)
+    check(isinstance(fields, dict) and fields.get("format") == FORMAT, f"does not say 'format: {FORMAT}'")
+    fields = _DEFAULTS | fields
+    unknown = [str(key) for key in fields if key not in _TOP]
+    check(not unknown, f"has unknown fields: {', '.join(unknown)}")
+    check(fields["layout"] in get_args(Layout), f"has layout {fields['layout']!r}; it is single or chat")
+    check(fields["observations"] in get_args(Source), "has observations that are neither view nor recorded")
+    check(all(isinstance(fields[key], str) for key in ("joiner", "separator")), "has a joiner that is no text")
+    echoes, variants = fields["echoes"], fields["variants"]
+    check(
+        isinstance(echoes, dict) and all(isinstance(letters, str) and letters for letters in echoes), "has odd echoes"
+    )
+    check(all(slot in SLOTS for slot in echoes.values()), "has echoes that do not name a slot")
+    check(isinstance(variants, list) and bool(variants), "has no variants")
+    return Template(
+        name=str(fields.get("name") or name),
+        text=text,
+        sha256=hashlib.sha256(text.encode()).hexdigest(),
+        layout=fields["layout"],
+        observations=fields["observations"],
+        joiner=fields["joiner"],
+        separator=fields["separator"],
+        strip=bool(fields["strip"]),
+        echoes=dict(echoes),
+        variants=tuple(_variant(one, check, fields["layout"]) for one in variants),
+    )
+
+
+def _variant(given: Any, check: Check, layout: Layout) -> Variant:
+    known = isinstance(given, dict) and set(given) <= set(_VARIANT)
+    check(known, f"has a variant with other fields than {', '.join(_VARIANT)}")
+    when = given.get("when") or {}
+    asked = isinstance(when, dict) and set(when) <= set(FEATURES)
+    check(asked, f"has a `when` of other features than {', '.join(FEATURES)}")
+    actions = given.get("actions") or [list(ACTION_TYPES)]
+    listed = isinstance(actions, list) and all(isinstance(order, list) and order for order in actions)
+    named = listed and all(isinstance(one, str) for order in actions for one in order)
+    check(named, "has actions that are no list of lists of names")
+    schema = given.get("schema", "")
+    check(isinstance(schema, str), "has a schema that is no text (put it in quotes)")
+    return Variant(
+        messages=_messages(given.get("messages"), check, layout),
+        when={key: tuple(values) if isinstance(values, list) else (values,) for key, values in when.items()},
+        actions=tuple(tuple(order) for order in actions),
+        schema=schema,
+    )
+
+
+def _messages(given: Any, check: Check, layout: Layout) -> tuple[Message, ...]:
+    check(isinstance(given, list) and bool(given), "has a variant without messages")
+    for one in given:
+        check(isinstance(one, dict) and set(one) == {"role", "content"}, "has a message that is not {role, content}")
+        check(one["role"] in ("system", "user", "assistant"), f"has the role {one['role']!r}")
+        check(isinstance(one["content"], str), "has a message whose content is no text")
+    holding = [i for i, one in enumerate(given) if "observations" in slots_in(one["content"], SLOTS)]
+    check(len(holding) == 1, "has a variant where not exactly one message holds {observations}")
+    if layout == "chat":
+        check(holding[0] == len(given) - 1, "is a chat template whose last message lacks {observations}")
+        check(given[-1]["role"] == "user", "is a chat template whose last message is not the user's")
+    return tuple(cast(Message, dict(one)) for one in given)
+
+
+def _check(name: str, fine: bool, what: str) -> None:
+    if not fine:
+        raise _bad(name, what)
+
+
+def _bad(name: str, what: str) -> InputError:
+    return InputError(f"Template {name!r} {what}.", "see docs/prompts.md for a template's fields")
+
+
+def compose(
+    *, name: str, joiner: str, separator: str, strip: bool, echoes: Mapping[str, str], variants: tuple[Variant, ...]
+) -> Template:
+    """A learned template, made into a file's text and read back from it, so that what is kept is what was learned."""
+    fields: dict[str, Any] = {"format": FORMAT, "name": name, "layout": "single", "observations": "recorded"}
+    fields |= {"joiner": joiner, "separator": separator, "strip": strip, "echoes": dict(echoes)}
+    fields["variants"] = [
+        {
+            "when": {key: list(values) for key, values in one.when.items()},
+            "actions": [list(order) for order in one.actions],
+            "schema": one.schema,
+            "messages": [dict(message) for message in one.messages],
+        }
+        for one in variants
+    ]
+    text = yaml.dump(fields, Dumper=_Readable, sort_keys=False, allow_unicode=True, width=2**31)
+    template = parse_template(text, name)
+    if (template.joiner, template.separator, template.variants) != (joiner, separator, variants):
+        raise InputError(
+            "The wrapper holds characters that YAML cannot keep.", "remove control characters from the log"
+        )
+    return template
+
+
+class _Readable(yaml.SafeDumper):
+    """Long texts as blocks with their line breaks, wherever YAML can keep them exactly so."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = None if "\n" not in text else "|" if text.strip() else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Readable.add_representer(str, _text)

@@ -1,0 +1,156 @@
+"""What one agent knows and sees: a context, then one line for each thing that it noticed.
+
+Where the episode has this agent's observations they are the source: they are its view already, and may differ from
+what was said. Episodes of the library's dialects carry the whole context in the observation of turn 0; else it is
+built from the fields. Where an agent has no observations they are built from the turns: everyone's public actions,
+and private ones that it did itself or that are addressed to it.
+
+Nothing that only another agent may see gets in, unless it was said aloud: no partner's goal or secret, no span whose
+viewer is somebody else (`visible.py`), no private message to others, and no background of a partner who is a stranger
+or known by name only.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import yaml
+
+from sotopia_rl_data.prompts.slots import fill
+from sotopia_rl_data.prompts.template import own_file
+from sotopia_rl_data.prompts.visible import FIELD_TAGS, HINTS, visible
+from sotopia_rl_data.schema import Agent, Episode, Observation, Turn
+
+VIEW = "view.v1.yaml"
+_DISTANT = ("0", "1", "stranger", "strangers", "know_by_name")
+_SECRET_CLAUSE = re.compile(r"(?:^|\s)\S+['’]s? secrets?:.*", re.DOTALL | re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Something an agent saw: known to it when it acts at `turn` and later. `own`: it only tells what it did itself."""
+
+    turn: int
+    text: str
+    own: bool = False
+
+
+def recorded(episode: Episode, agent: str) -> list[Observation]:
+    """The observations of `agent` as logged, in the order of turns."""
+    return sorted((o for o in episode.observations if o.agent == agent), key=lambda o: o.turn)
+
+
+def seen(episode: Episode, agent: str) -> list[Seen]:
+    """All that `agent` sees in the episode, the context first, by turn. Raises KeyError for no such agent."""
+    me = episode.agent(agent)
+    logged = recorded(episode, agent)
+    if not logged:
+        return [Seen(0, context(episode, me)), *_built(episode, agent)]
+    plain = episode.dialect == "plain"
+    acting = {} if plain else _actors(episode.turns)
+    lines = [Seen(o.turn, visible(o.text, episode, agent).strip(), acting.get(o.turn - 1) == {agent}) for o in logged]
+    if plain or logged[0].turn != 0:
+        lines.insert(0, Seen(0, context(episode, me)))
+    return [line for line in lines if line.text]
+
+
+def display_names(episode: Episode) -> dict[str, str]:
+    """What each agent is called: its name, or its name and id where two share the name."""
+    names = [a.name for a in episode.agents]
+    return {a.agent: a.name if names.count(a.name) == 1 else f"{a.name} ({a.agent})" for a in episode.agents}
+
+
+def context(episode: Episode, me: Agent) -> str:
+    """The scene, the people and this agent's own background, secret and goal, from the episode's fields."""
+    names = display_names(episode)
+    say = _wording()["context"]
+    own = {
+        field: visible(getattr(me, field), episode, me.agent, tags=FIELD_TAGS).strip()
+        for field in ("background", "secret", "goal")
+    }
+    scenario = visible(episode.scenario, episode, me.agent, tags=FIELD_TAGS).strip()
+    lines = [fill(say["scenario"], {"scenario": scenario})] if scenario else []
+    lines.append(fill(say["names"], {"names": ", ".join(names.values())}))
+    for one in episode.agents:
+        mine = one.agent == me.agent
+        background = own["background"] if mine else _known_of(episode, one, me.agent)
+        if background:
+            lines.append(fill(say["own" if mine else "other"], {"name": names[one.agent], "background": background}))
+    if own["secret"] and own["secret"] not in own["background"]:
+        lines.append(fill(say["secret"], {"secret": own["secret"]}))
+    if own["goal"]:
+        lines.append(fill(say["goal"], {"goal": own["goal"]}))
+    return "\n".join(lines)
+
+
+def nothing() -> str:
+    """The line for an agent that noticed nothing since it last acted."""
+    text: str = _wording()["nothing"]
+    return text
+
+
+def _known_of(episode: Episode, other: Agent, viewer: str) -> str:
+    """What `viewer` knows of another's background: nothing of a stranger, never the secret."""
+    if episode.relationship.strip().lower().replace(" ", "_") in _DISTANT:
+        return ""
+    background = visible(other.background, episode, viewer, tags=("p",), hidden=HINTS)
+    background = _SECRET_CLAUSE.sub("", background).strip()
+    return "" if any(_holds(background, secret) for secret in _secrets(episode, other)) else background
+
+
+def _secrets(episode: Episode, other: Agent) -> Iterator[str]:
+    """What must not be told of `other`: its secret and its goal, as written and as read."""
+    for text in (other.secret, other.goal):
+        yield text
+        yield visible(text, episode, other.agent, tags=FIELD_TAGS)
+
+
+def _holds(text: str, part: str) -> bool:
+    words = [re.escape(word) for word in part.split()]
+    return bool(words) and bool(re.search(r"(?<!\w)" + r"\s+".join(words) + r"(?!\w)", text, re.IGNORECASE))
+
+
+def _actors(turns: Iterable[Turn]) -> Mapping[int, set[str]]:
+    acting: dict[int, set[str]] = {}
+    for turn in turns:
+        acting.setdefault(turn.turn, set()).add(turn.agent)
+    return acting
+
+
+def _built(episode: Episode, agent: str) -> Iterator[Seen]:
+    """One line for each action that `agent` could notice, from the turns."""
+    names = display_names(episode)
+    for turn in sorted(episode.turns, key=lambda t: t.turn):
+        own = turn.agent == agent
+        if own or not turn.to or agent in turn.to:
+            yield Seen(turn.turn + 1, _event(episode, turn, agent, names), own)
+
+
+def _event(episode: Episode, turn: Turn, viewer: str, names: Mapping[str, str]) -> str:
+    """An action as a line. Its words stand as JSON, so that no line break or quote in them can pass for a line."""
+    said = turn.text if turn.agent == viewer else visible(turn.text, episode, viewer)
+    event = fill(
+        _wording()["events"][turn.action_type],
+        {
+            "turn": str(turn.turn),
+            "name": names.get(turn.agent, turn.agent),
+            "text": json.dumps(said, ensure_ascii=False),
+        },
+    )
+    if not turn.to:
+        return event
+    return fill(_wording()["private"], {"event": event, "names": ", ".join(_among(turn, names))})
+
+
+def _among(turn: Turn, names: Mapping[str, str]) -> Sequence[str]:
+    return [names.get(one, one) for one in dict.fromkeys((turn.agent, *turn.to))]
+
+
+@lru_cache
+def _wording() -> Any:
+    return yaml.safe_load(own_file(VIEW))

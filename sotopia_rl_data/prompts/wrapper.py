@@ -1,0 +1,223 @@
+"""From the text around the observations of many requests to the few wrappers, with slots, that they were made from.
+
+In each request the values that are known (the agent's name, the partner's, the goal), runs of action types and numbers
+are cut out; what is left is its skeleton. Requests of one skeleton are then compared: a number that always equals the
+turn is the slot {turn}, one that stays while the turn changes is text, and an action list that is always the request's
+own is {actions}. So the "1." of a numbered sentence stays text, though it equals the turn now and then.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sotopia_rl_data.prompts.served import Placed, Served
+from sotopia_rl_data.prompts.slots import escape
+from sotopia_rl_data.prompts.template import SLOTS, Feature, Variant
+from sotopia_rl_data.schema import ACTION_TYPES, Message
+
+_TYPE = "(?:" + "|".join(map(re.escape, sorted(ACTION_TYPES, key=len, reverse=True))) + ")"
+LIST = re.compile(rf"(?<![\w-]){_TYPE}(?P<separator>[\s,;|/'\"•*-]{{1,8}}){_TYPE}(?:(?P=separator){_TYPE})*(?![\w-])")
+"""Two and more action types in a row, with the same characters between them."""
+
+_NUMBER = re.compile(r"\d+")
+_TURN_BEFORE = re.compile(r"turn\W{0,4}$", re.IGNORECASE)
+_QUOTED = '", "'
+_LEAST = 12
+"""A goal of fewer characters is not looked for in the wrapper."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """A place in a skeleton: a slot that is known (`name` is its), a number, or a list (`name` is its separator)."""
+
+    kind: Literal["slot", "number", "list"]
+    name: str = ""
+
+
+Value = str | tuple[str, ...]
+Piece = str | tuple[Hole, Value]
+Skeleton = tuple[tuple[str, tuple[str | Hole, ...]], ...]
+Features = tuple[tuple[str, Feature], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What varies between the requests of one skeleton: `values` are those of its numbers and lists, in order."""
+
+    turn: int
+    values: tuple[Value, ...]
+    order: tuple[str, ...]
+    features: Features
+
+
+@dataclass(slots=True)
+class Draft:
+    """A wrapper as learned: messages with slots, the orders of its action list, and where it was met how often."""
+
+    messages: tuple[tuple[str, str], ...]
+    separator: str
+    orders: Counter[tuple[str, ...]] = field(default_factory=Counter)
+    met: Counter[Features] = field(default_factory=Counter)
+
+    @property
+    def count(self) -> int:
+        """How many requests it explains."""
+        return self.met.total()
+
+    @property
+    def identity(self) -> object:
+        """Equal for drafts that are one wrapper: the same messages, and the same action types in whatever order."""
+        return self.messages, frozenset(kind for order in self.orders for kind in order)
+
+    def add(self, other: Draft) -> None:
+        """Take in what another draft of the same identity has met."""
+        self.orders.update(other.orders)
+        self.met.update(other.met)
+
+    def variant(self, when: Mapping[str, tuple[Feature, ...]]) -> Variant:
+        """The variant of a template: the action's JSON schema is taken out as the slot {schema}."""
+        schema = next((found for _, text in self.messages if (found := _json_schema(text))), "")
+        messages = tuple(
+            _message(role, text.replace(schema, "{schema}") if schema else text) for role, text in self.messages
+        )
+        orders = sorted((order for order in self.orders if order), key=lambda order: (-self.orders[order], order))
+        return Variant(messages, dict(when), tuple(orders) or (ACTION_TYPES,), schema)
+
+
+def skeleton_of(served: Served, placed: Placed, features: Mapping[str, Feature]) -> tuple[Skeleton, str, Sample]:
+    """A request's skeleton, the separator of its action list, and what varies in it."""
+    cut = [(message["role"], list(_cut_up(message["content"], placed, i))) for i, message in enumerate(served.messages)]
+    found = [piece for _, pieces in cut for piece in pieces if not isinstance(piece, str) and piece[0].kind != "slot"]
+    lists = [(hole.name, value) for hole, value in found if isinstance(value, tuple)]
+    separator, order = max(lists, key=lambda one: ('"' not in one[0], len(one[1])), default=(" ", ()))
+    skeleton = tuple((role, tuple(p if isinstance(p, str) else p[0] for p in pieces)) for role, pieces in cut)
+    values = tuple(value for _, value in found)
+    return skeleton, separator, Sample(placed.turn, values, order, tuple(features.items()))
+
+
+def drafts_of(skeleton: Skeleton, separator: str, samples: Mapping[Sample, int]) -> list[Draft]:
+    """The wrappers that requests of one skeleton have: one, unless something varies that no slot explains."""
+    rules = list(_rules(skeleton, list(samples)))
+    drafts: dict[object, Draft] = {}
+    for sample, times in samples.items():
+        messages = tuple(_settled(skeleton, rules, sample))
+        draft = drafts.setdefault((messages, frozenset(sample.order)), Draft(messages, separator))
+        draft.orders[sample.order] += times
+        draft.met[sample.features] += times
+    return list(drafts.values())
+
+
+def types_in(text: str) -> tuple[str, ...]:
+    """The action types that stand in `text`, in its order."""
+    return tuple(re.findall(_TYPE, text))
+
+
+def _cut_up(content: str, placed: Placed, index: int) -> Iterable[Piece]:
+    """A message as literal text and holes, the known values first (the longest before those that it may contain)."""
+    pieces: Iterable[Piece] = [content]
+    if index == placed.index:
+        pieces = [placed.before, (Hole("slot", "observations"), ""), placed.after]
+    for name, value in sorted(_values(placed), key=lambda one: -len(one[1])):
+        pieces = _cut(pieces, re.compile(rf"(?<!\w){re.escape(value)}(?!\w)"), _known(name))
+    pieces = _cut(pieces, LIST, lambda m: (Hole("list", m["separator"]), types_in(m[0])))
+    return _cut(pieces, _NUMBER, lambda m: (Hole("number"), m[0]))
+
+
+def _known(name: str) -> Callable[[re.Match[str]], tuple[Hole, Value]]:
+    return lambda _: (Hole("slot", name), "")
+
+
+def _values(placed: Placed) -> Iterator[tuple[str, str]]:
+    episode = placed.known.episode
+    me = episode.agent(placed.known.agent)
+    others = ", ".join(a.name for a in episode.agents if a.agent != me.agent)
+    yield from ((name, value) for name, value in (("agent", me.name), ("partner", others)) if value)
+    if len(me.goal) >= _LEAST:
+        yield "goal", me.goal
+
+
+def _cut(
+    pieces: Iterable[Piece], pattern: re.Pattern[str], hole: Callable[[re.Match[str]], tuple[Hole, Value]]
+) -> Iterator[Piece]:
+    for piece in pieces:
+        if not isinstance(piece, str):
+            yield piece
+            continue
+        last = 0
+        for match in pattern.finditer(piece):
+            yield piece[last : match.start()]
+            yield hole(match)
+            last = match.end()
+        yield piece[last:]
+
+
+def _rules(skeleton: Skeleton, samples: Sequence[Sample]) -> Iterator[str | None]:
+    """For each number and list: the slot that it is in every sample, or None where it is text."""
+    index = 0
+    for _, pieces in skeleton:
+        for i, piece in enumerate(pieces):
+            if isinstance(piece, Hole) and piece.kind == "number":
+                before = pieces[i - 1]
+                yield _number_rule(index, samples, isinstance(before, str) and bool(_TURN_BEFORE.search(before)))
+                index += 1
+            elif isinstance(piece, Hole) and piece.kind == "list":
+                yield _list_rule(index, samples, piece.name)
+                index += 1
+
+
+def _number_rule(index: int, samples: Sequence[Sample], after_the_word: bool) -> str | None:
+    """`turn` or `turn_from_1`; of a single turn that proves nothing, unless the word stands before the number."""
+    if len({sample.turn for sample in samples}) == 1 and not after_the_word:
+        return None
+    for slot, first in (("turn", 0), ("turn_from_1", 1)):
+        if all(sample.values[index] == str(sample.turn + first) for sample in samples):
+            return slot
+    return None
+
+
+def _list_rule(index: int, samples: Sequence[Sample], separator: str) -> str | None:
+    """`actions`, or `enum` for one written as JSON strings, where it is the request's own list in every sample."""
+    own = all(sample.values[index] == sample.order for sample in samples)
+    return None if not own else "enum" if separator == _QUOTED else "actions"
+
+
+def _settled(skeleton: Skeleton, rules: Sequence[str | None], sample: Sample) -> Iterator[tuple[str, str]]:
+    """The skeleton's messages with slots where a rule names one, and the sample's own value elsewhere."""
+    varying = iter(zip(rules, sample.values, strict=True))
+    for role, pieces in skeleton:
+        text = []
+        for piece in pieces:
+            if isinstance(piece, str):
+                text.append(escape(piece, SLOTS))
+            elif piece.kind == "slot":
+                text.append(f"{{{piece.name}}}")
+            else:
+                rule, value = next(varying)
+                plain = value if isinstance(value, str) else piece.name.join(value)
+                text.append(f"{{{rule}}}" if rule else plain)
+        yield role, "".join(text)
+
+
+def _json_schema(text: str) -> str:
+    """The first JSON object in `text` that describes properties, as it stands there, or ""."""
+    decoder = json.JSONDecoder(strict=False)
+    for match in re.finditer(r"\{\s*\"", text):
+        try:
+            value, end = decoder.raw_decode(text, match.start())
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(value, dict) and ("properties" in value or "$ref" in value):
+            return text[match.start() : end]
+    return ""
+
+
+def _message(role: str, content: str) -> Message:
+    return {
+        "role": "system" if role == "system" else "assistant" if role == "assistant" else "user",
+        "content": content,
+    }

@@ -1,0 +1,225 @@
+"""A version as SQL and as data frames. Nothing here can change a version, or read anything else.
+
+The DuckDB connection is locked before it sees a person's SQL: it may open the version's own Parquet files and nothing
+else, cannot be unlocked, installs and loads nothing, and is handed exactly one SELECT. How a result is printed or
+saved is in `results.py`.
+"""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import duckdb
+import pyarrow as pa
+import pyarrow.types as pt
+
+from sotopia_rl_data.errors import NotFound, QueryError, StoreError
+from sotopia_rl_data.refs import DatasetRef
+from sotopia_rl_data.schema import Episode, Manifest
+from sotopia_rl_data.store import Store, Version
+
+if TYPE_CHECKING:
+    import datasets
+    import polars as pl
+
+MEMORY_LIMIT = "2GB"
+
+
+def connect(
+    version: Version, memory_limit: str = MEMORY_LIMIT, threads: int | None = None
+) -> duckdb.DuckDBPyConnection:
+    """A locked connection with one view for each config; `split` is the last column of each.
+
+    Close it, or use it in a `with`. Raises StoreError where a file of the version is gone.
+    """
+    files = {config: version.files(config) for config in version.manifest.configs}
+    return lock(unlocked(memory_limit, threads), files, version.ref)
+
+
+def unlocked(memory_limit: str = MEMORY_LIMIT, threads: int | None = None) -> duckdb.DuckDBPyConnection:
+    """A connection for our own SQL: bounded memory, spilling to a folder that goes with it; nothing is fetched."""
+    return duckdb.connect(
+        config={
+            **({"threads": threads} if threads else {}),
+            "memory_limit": memory_limit,
+            "temp_directory": str(Path(tempfile.gettempdir()) / f"sotopia-rl-data-{secrets.token_hex(8)}"),
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            "python_enable_replacements": False,
+        }
+    )
+
+
+def lock(
+    connection: duckdb.DuckDBPyConnection, views: Mapping[str, Mapping[str, list[Path]]], ref: str
+) -> duckdb.DuckDBPyConnection:
+    """Give `connection` these views and nothing else, for good. Raises StoreError where a file is gone."""
+    paths = [path for splits in views.values() for of in splits.values() for path in of]
+    try:
+        connection.execute(f"SET allowed_paths = {_paths(paths)}")
+        connection.execute("SET enable_external_access = false")
+        for name, splits in views.items():
+            connection.execute(f"CREATE VIEW {name} AS {rows_of(splits)}")
+        connection.execute("SET lock_configuration = true")
+    except duckdb.IOException as error:
+        connection.close()
+        raise _damaged(ref, error) from error
+    return connection
+
+
+def rows_of(splits: Mapping[str, list[Path]]) -> str:
+    """The SELECT that reads a config's files, with `split` as its last column."""
+    return " UNION ALL ".join(f"SELECT *, '{s}' AS split FROM read_parquet({_paths(of)})" for s, of in splits.items())
+
+
+def sql(version: Version, text: str) -> pa.Table:
+    """The rows of one SELECT over the version's configs, in memory. Raises QueryError with what is wrong with it."""
+    with stream(version, text) as reader:
+        return reader.read_all()
+
+
+@contextmanager
+def stream(version: Version, text: str) -> Iterator[pa.RecordBatchReader]:
+    """The rows of one SELECT, batch by batch; whole numbers are at most 64 bits and decimals are doubles.
+
+    Raises QueryError, also while the batches are read.
+    """
+    with connect(version) as connection:
+        try:
+            statements = connection.extract_statements(text)
+            if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+                raise QueryError(
+                    "A query is exactly one SELECT.", f"SELECT * FROM {next(iter(version.manifest.configs))} LIMIT 10"
+                )
+            yield _narrow(connection.sql(statements[0]).to_arrow_reader(8192))
+        except duckdb.IOException as error:
+            raise _damaged(version.ref, error) from error
+        except (duckdb.Error, pa.ArrowInvalid, UnicodeEncodeError) as error:
+            raise _told(error, version) from error
+
+
+def _narrow(reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
+    """DuckDB sums integers to 128 bits and reads 0.5 as a decimal: as int64 and float64 every format can hold them."""
+    schema = pa.schema([pa.field(f.name, _narrow_type(f.type)) for f in reader.schema])
+    if schema.equals(reader.schema):
+        return reader
+    return pa.RecordBatchReader.from_batches(schema, (batch.cast(schema) for batch in reader))
+
+
+def _narrow_type(kind: pa.DataType) -> pa.DataType:
+    if not pt.is_decimal(kind):
+        return kind
+    return pa.int64() if kind.scale == 0 else pa.float64()
+
+
+def _told(error: Exception, version: Version) -> QueryError:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no reason given"]
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return QueryError(
+            f"The query needs more than {MEMORY_LIMIT} of memory.",
+            "select fewer columns: long texts (prompt, turns, observations) are what takes room",
+        )
+    if isinstance(error, duckdb.PermissionException):
+        return QueryError("A query reads the version's own tables and nothing else.", _tables(version))
+    hint = next((f" ({line})" for line in lines[1:] if line.startswith(("Candidate", "Did you mean"))), "")
+    return QueryError(f"The query failed: {lines[0].rstrip('.')}{hint}.", _tables(version))
+
+
+def _tables(version: Version) -> str:
+    tables = (f"{config}({', '.join([*columns, 'split'])})" for config, columns in version.manifest.columns.items())
+    return f"the tables are {'; '.join(tables)}"
+
+
+def _damaged(ref: str, error: Exception) -> StoreError:
+    reason = str(error).splitlines()[0].rstrip(".")
+    return StoreError(f"{ref} cannot be read ({reason}).", f"sotopia-rl-data verify {ref}")
+
+
+def _paths(paths: list[Path]) -> str:
+    return "[" + ", ".join("'" + str(path.resolve()).replace("'", "''") + "'" for path in paths) + "]"
+
+
+class Dataset:
+    """One version, opened for reading: `open_dataset("org/name@v1.2.0")`."""
+
+    def __init__(self, version: Version) -> None:
+        self.version = version
+
+    def __repr__(self) -> str:
+        return f"Dataset({self.version.ref!r})"
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the version is and where it came from."""
+        return self.version.manifest
+
+    def sql(self, text: str) -> pa.Table:
+        """One SELECT over `rewards`, `episodes`, `attributions`, `failures`, as an Arrow table.
+
+        Every table has a `split` column. `polars.from_arrow` makes it a DataFrame. Raises QueryError.
+        """
+        return sql(self.version, text)
+
+    def scan(self, config: str = "rewards", split: str | None = None) -> pl.LazyFrame:
+        """A config (or one split of it) as a Polars LazyFrame, with a `split` column. Raises NotFound."""
+        import polars as pl
+
+        files = self._files(config, split)
+        return pl.concat(
+            [pl.scan_parquet(paths, glob=False).with_columns(split=pl.lit(name)) for name, paths in files.items()]
+        )
+
+    def to_hf(self, config: str = "rewards", split: str | None = None) -> datasets.DatasetDict | datasets.Dataset:
+        """A config as a `datasets.DatasetDict`, or one split of it as a `datasets.Dataset`.
+
+        Memory-mapped from the cache under HF_HOME; the network is not used. Raises NotFound.
+        """
+        import datasets
+
+        files = self._files(config, split)
+        if not any(self.manifest.configs[config][name].rows for name in files):
+            return self._empty_hf(config, split)
+        names = {name: [str(path) for path in paths] for name, paths in files.items()}
+        return datasets.load_dataset("parquet", data_files=names, split=split)
+
+    def episodes(self, split: str | None = None) -> Iterator[Episode]:
+        """The episodes, one at a time, in key order within each split. Raises NotFound."""
+        from sotopia_rl_data.parts import read_parquet
+        from sotopia_rl_data.tables import row_episode
+
+        for paths in self._files("episodes", split).values():
+            for path in paths:
+                for rows in read_parquet(path):
+                    for batch in rows.to_batches(max_chunksize=64):
+                        yield from map(row_episode, batch.to_pylist())
+
+    def _empty_hf(self, config: str, split: str | None) -> datasets.DatasetDict | datasets.Dataset:
+        """`load_dataset` (5.2) refuses a split of zero rows, so an empty config is made from its columns alone."""
+        import datasets
+        import pyarrow.parquet as pq
+
+        ((name, (path, *_)),) = self.version.files(config).items()
+        empty = datasets.Dataset(pq.read_schema(path).empty_table(), split=datasets.NamedSplit(name))
+        return empty if split else datasets.DatasetDict({name: empty})
+
+    def _files(self, config: str, split: str | None) -> dict[str, list[Path]]:
+        files = self.version.files(config)
+        if split is None:
+            return files
+        if split not in files:
+            raise NotFound(f"{self.version.ref} has no {split!r} in {config}.", f"name one of: {', '.join(files)}")
+        return {split: files[split]}
+
+
+def open_dataset(ref: str | DatasetRef, store: str | Path | Store | None = None) -> Dataset:
+    """The dataset that `ref` names (`name`, `org/name`, `org/name@v1.2.0`, `./path`), read from `store`.
+
+    `store` is a directory; by default that of SOTOPIA_RL_DATA_STORE, or `./store`. Raises NotFound.
+    """
+    where = store if isinstance(store, Store) else Store(store) if store is not None else Store.default()
+    return Dataset(where.resolve(ref))

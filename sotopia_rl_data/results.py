@@ -1,0 +1,146 @@
+"""How the rows of a query leave: a table to read, JSON, JSON lines, CSV or Parquet, batch by batch.
+
+A file is written beside and renamed, so that a failure leaves the one that was there.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import secrets
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+
+from sotopia_rl_data.columns import first_line
+from sotopia_rl_data.errors import StoreError, UsageError
+
+FORMATS = ("table", "json", "jsonl", "csv", "parquet")
+TABLE_ROWS = 50
+_CELL = 80
+
+
+def write_result(result: pa.Table | pa.RecordBatchReader, fmt: str, target: Path | IO[Any]) -> None:
+    """Write every row of `result` to a file or an open text stream (Parquet: its bytes); "table" shows the first 50.
+
+    In JSON and CSV a NaN is as empty as a NULL; in CSV a nested value is its JSON. Raises UsageError for an unknown
+    format, StoreError where the file cannot be written.
+    """
+    if fmt not in FORMATS:
+        raise UsageError(f"{fmt!r} is no format.", f"name one of: {', '.join(FORMATS)}")
+    if not isinstance(target, Path):
+        _WRITERS[fmt](result, target)
+        return
+    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        with beside.open("wb") if fmt == "parquet" else beside.open("w", encoding="utf-8", newline="") as stream:
+            _WRITERS[fmt](result, stream)
+        os.replace(beside, target)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else first_line(error)
+        raise StoreError(f"{target} cannot be written ({reason}).", "name a file in a folder that can be") from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _rows(result: pa.Table | pa.RecordBatchReader) -> Iterator[list[Any]]:
+    """The rows as lists, by position: SQL may name two columns alike."""
+    for batch in result.to_batches() if isinstance(result, pa.Table) else result:
+        for part in (batch.slice(start, 1024) for start in range(0, batch.num_rows, 1024)):
+            columns = [column.to_pylist() for column in part.columns]
+            yield from map(list, zip(*columns, strict=True))
+
+
+def _json(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
+    except ValueError:
+        return json.dumps(_without_nan(value), ensure_ascii=False, default=str)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _without_nan(one) for name, one in value.items()}
+    return [_without_nan(one) for one in value] if isinstance(value, list) else value
+
+
+def _write_jsonl(result: pa.Table | pa.RecordBatchReader, stream: IO[str]) -> None:
+    names = result.schema.names
+    for row in _rows(result):
+        stream.write(_json(dict(zip(names, row, strict=True))) + "\n")
+
+
+def _write_json(result: pa.Table | pa.RecordBatchReader, stream: IO[str]) -> None:
+    names, before = result.schema.names, "[\n"
+    for row in _rows(result):
+        stream.write(before + _json(dict(zip(names, row, strict=True))))
+        before = ",\n"
+    stream.write("[]\n" if before == "[\n" else "\n]\n")
+
+
+def _write_csv(result: pa.Table | pa.RecordBatchReader, stream: IO[str]) -> None:
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(result.schema.names)
+    for row in _rows(result):
+        writer.writerow([_csv(value) for value in row])
+
+
+def _csv(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return _json(value) if isinstance(value, dict | list) else value
+
+
+def _write_parquet(result: pa.Table | pa.RecordBatchReader, stream: IO[Any]) -> None:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetWriter(getattr(stream, "buffer", stream), result.schema, compression="zstd") as writer:
+        for batch in result.to_batches() if isinstance(result, pa.Table) else result:
+            writer.write_batch(batch)
+
+
+def _write_table(result: pa.Table | pa.RecordBatchReader, stream: IO[str]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for field in result.schema:
+        number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+        table.add_column(Text(field.name), justify="right" if number else "left", overflow="fold")
+    rows = _rows(result)
+    for row in islice(rows, TABLE_ROWS):
+        table.add_row(*(Text(_cell(value)) for value in row))
+    console = Console(file=stream)
+    console.print(table)
+    if next(rows, None) is not None:
+        console.print(f"… the first {TABLE_ROWS} rows; --format csv, json or parquet has all", style="dim")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = " ".join((value if isinstance(value, str) else _json(value)).split())
+    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
+
+
+_WRITERS = {
+    "table": _write_table,
+    "json": _write_json,
+    "jsonl": _write_jsonl,
+    "csv": _write_csv,
+    "parquet": _write_parquet,
+}

@@ -1,0 +1,218 @@
+"""build(): attributions, episode scores and text in, the `rewards` config out. `label` and `rewards` both call it.
+
+Three steps, each of which streams: widen (long attributions -> one row an utterance, the rule applied), fit (on the
+train split), finish (normalise, aggregate, lay the numbers beside the text). Memory does not grow with the dataset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from sotopia_rl_data.errors import StoreError
+from sotopia_rl_data.rewards import long
+from sotopia_rl_data.rewards.combine import average, reward, spread
+from sotopia_rl_data.rewards.normalise import Statistic, Tally, fit
+from sotopia_rl_data.rewards.outcomes import choose_evaluator, evaluators
+from sotopia_rl_data.rewards.recipe import Recipe
+from sotopia_rl_data.rewards.rules import Floats, rule
+from sotopia_rl_data.rewards.streams import Episodes, read
+from sotopia_rl_data.rewards.texts import Texts
+from sotopia_rl_data.rewards.widen import Plan, Wide, widen
+from sotopia_rl_data.tables import rewards_schema
+
+Files = Mapping[str, Sequence[Path]]
+Write = Callable[[str, Iterator[pa.Table]], object]
+
+READ_ROWS = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What was built, and from what. `recipe` has the evaluator and the schema that were used.
+
+    Counts are by split: `rows`, `unrewarded` (rows whose reward is NULL), and `outside` by dimension (values outside
+    the fitted range). `opinions` are (judge, sample).
+    """
+
+    recipe: Recipe
+    dimensions: tuple[str, ...]
+    opinions: tuple[long.Opinion, ...]
+    statistics: Mapping[str, Statistic]
+    rows: Mapping[str, int]
+    unrewarded: Mapping[str, int]
+    outside: Mapping[str, Mapping[str, int]]
+    warnings: tuple[str, ...]
+
+    def provenance(self) -> dict[str, Any]:
+        """All of it but the recipe, as JSON, for the manifest's provenance."""
+        return {
+            "dimensions": list(self.dimensions),
+            "opinions": [{"judge": judge, "sample": sample} for judge, sample in self.opinions],
+            "statistics": {name: s.as_dict() for name, s in self.statistics.items()},
+            "rows": dict(self.rows),
+            "unrewarded": dict(self.unrewarded),
+            "outside": {split: dict(counts) for split, counts in self.outside.items()},
+            "warnings": list(self.warnings),
+        }
+
+
+def build(
+    recipe: Recipe,
+    *,
+    episodes: Files,
+    attributions: Files,
+    texts: Texts,
+    write: Write,
+    scratch: Path,
+    asked: Sequence[str] | None = None,
+    on_progress: Callable[[int], object] | None = None,
+) -> Built:
+    """Build the rewards of every split that `episodes` has.
+
+    `episodes` and `attributions` give each split's Parquet files in key order (attributions may lack a split, and are
+    not read at all by a rule without a judge). `texts` gives the utterances. `write(split, tables)` is called once a
+    split and must use up `tables`: rows in key order, in the columns of `tables.rewards_schema(dimensions)`.
+    `scratch` is a directory for the wide intermediate (8 bytes an utterance, dimension and opinion); what is written
+    there is removed again. `asked` are the dimensions that were asked (full names, in the order of the columns; None:
+    those that the attributions hold). `on_progress` hears how many utterances are finished.
+
+    An utterance without a label stays a row whose raw, norm and reward are NULL; the reward is NULL where a weighted
+    dimension is. `raw_<d>` is the rule's value averaged over opinions, `norm_<d>` the same normalised; `n_opinions`
+    counts the opinions that cover every weighted dimension (0 for a rule without a judge), and `spread` is the sample
+    standard deviation of their rewards (NULL for fewer than two).
+
+    Raises UsageError where the recipe does not fit what was asked or names no evaluator among several, InputError
+    where no episode has a score, StoreError where files are not in key order or belong to other episodes.
+    """
+    plan = _plan(recipe, episodes, attributions, asked)
+    wide = {split: Wide(scratch / f"wide-{split}.arrow", plan) for split in episodes}
+    try:
+        for split, kept in wide.items():
+            kept.write(_widened(plan, split, episodes, attributions, texts))
+        train = wide["train"].read() if "train" in wide else iter(())
+        statistics, warnings = fitted(recipe, plan.dimensions, train)
+        finish = Finish(recipe, plan, statistics, list(wide))
+        for split, kept in wide.items():
+            write(split, finish.split(split, kept.read(), texts.rows(split), on_progress))
+    finally:
+        for kept in wide.values():
+            kept.remove()
+    used = replace(recipe, evaluator=plan.evaluator, schema=plan.schema)
+    rows = {split: kept.rows for split, kept in wide.items()}
+    opinions = plan.opinions if plan.judged else ()
+    return Built(used, plan.dimensions, opinions, statistics, rows, finish.unrewarded, finish.outside, tuple(warnings))
+
+
+def _plan(recipe: Recipe, episodes: Files, attributions: Files, asked: Sequence[str] | None) -> Plan:
+    chosen = rule(recipe.rule)
+    held = [path for paths in attributions.values() for path in paths] if chosen.measure else []
+    dimensions = long.dimensions(recipe, chosen, held, asked)
+    schema, opinions, only = long.opinions(recipe, chosen, held, asked is not None)
+    scored = [path for paths in episodes.values() for path in paths]
+    evaluator = choose_evaluator(evaluators(scored, dimensions), recipe.evaluator, dimensions)
+    return Plan(chosen, recipe.gamma, dimensions, tuple(opinions), evaluator, schema, only)
+
+
+def _widened(plan: Plan, split: str, episodes: Files, attributions: Files, texts: Texts) -> Iterator[Floats]:
+    judged = attributions.get(split, ()) if plan.judged else ()
+    return widen(
+        plan,
+        Episodes("utterances", texts.keys(split)),
+        Episodes("attributions", read(judged, plan.columns, READ_ROWS)),
+        Episodes("episodes", read(episodes[split], ["episode_id", "scores"], READ_ROWS // 16)),
+    )
+
+
+def fitted(
+    recipe: Recipe, dimensions: Sequence[str], train: Iterable[Floats]
+) -> tuple[dict[str, Statistic], list[str]]:
+    """The statistics of the train split's r (opinions, dimensions, utterances) averaged over opinions; and warnings."""
+    tallies = {name: Tally(recipe.normaliser) for name in dimensions}
+    for r in train:
+        for d, tally in enumerate(tallies.values()):
+            tally.add(average(recipe.average, r[:, d]))
+    return fit(recipe.normaliser, tallies)
+
+
+class Finish:
+    """Normalises, aggregates and lays the numbers beside the text, split by split; counts on the way."""
+
+    def __init__(self, recipe: Recipe, plan: Plan, statistics: Mapping[str, Statistic], splits: Sequence[str]) -> None:
+        self._recipe, self._plan, self._statistics = recipe, plan, statistics
+        self._schema = rewards_schema(plan.dimensions)
+        self.unrewarded = dict.fromkeys(splits, 0)
+        self.outside = {split: dict.fromkeys(plan.dimensions, 0) for split in splits}
+
+    def split(
+        self,
+        split: str,
+        wide: Iterable[Floats],
+        texts: Iterable[pa.RecordBatch],
+        on_progress: Callable[[int], object] | None,
+    ) -> Iterator[pa.Table]:
+        """The split's finished rows. Raises StoreError where there are more or fewer texts than utterances."""
+        numbers = _Rows(self.numbers(split, r) for r in wide)
+        done = 0
+        for text in texts:
+            beside = numbers.take(text.num_rows)
+            columns = {name: text.column(name) for name in text.schema.names}
+            columns |= {name: beside.column(name) for name in beside.schema.names}
+            yield pa.table([columns[name] for name in self._schema.names], schema=self._schema)
+            done += text.num_rows
+            if on_progress is not None:
+                on_progress(done)
+        numbers.end()
+
+    def numbers(self, split: str, r: Floats) -> pa.Table:
+        """The numeric columns of the rewards, from r (opinions, dimensions, utterances)."""
+        dimensions, recipe = self._plan.dimensions, self._recipe
+        raw = {d: average(recipe.average, r[:, i]) for i, d in enumerate(dimensions)}
+        norm = {d: self._statistics[d].apply(values) for d, values in raw.items()}
+        total = reward(recipe.weights, norm)
+        for d, values in raw.items():
+            self.outside[split][d] += self._statistics[d].outside(values)
+        self.unrewarded[split] += int(np.count_nonzero(np.isnan(total)))
+        columns = {"reward": _nullable(total)}
+        columns |= {f"raw_{d}": _nullable(values) for d, values in raw.items()}
+        columns |= {f"norm_{d}": _nullable(values) for d, values in norm.items()}
+        alone = self._alone(r) if len(r) > 1 else total[None]
+        judges = np.count_nonzero(~np.isnan(alone), axis=0) if self._plan.judged else np.zeros(len(total))
+        columns |= {"n_opinions": pa.array(judges.astype(np.int32)), "spread": _nullable(spread(alone))}
+        return pa.table(columns)
+
+    def _alone(self, r: Floats) -> Floats:
+        """The reward that each opinion alone would give: (opinions, utterances)."""
+        statistics, at = self._statistics, {d: self._plan.dimensions.index(d) for d in self._recipe.weighted}
+        norms = ({d: statistics[d].apply(one[i]) for d, i in at.items()} for one in r)
+        return np.stack([reward(self._recipe.weights, norm) for norm in norms])
+
+
+def _nullable(values: Floats) -> pa.Array:
+    return pa.array(values, from_pandas=True)  # NaN, which stands for NULL in the arithmetic, becomes NULL
+
+
+class _Rows:
+    """A stream of tables, handed out in pieces of the size that is asked for."""
+
+    def __init__(self, tables: Iterable[pa.Table]) -> None:
+        self._tables = iter(tables)
+        self._rest = pa.table({})
+
+    def take(self, rows: int) -> pa.Table:
+        while self._rest.num_rows < rows:
+            more = next(self._tables, None)
+            if more is None:
+                raise StoreError("There are more prompts than utterances.", "make the version anew")
+            self._rest = pa.concat_tables([self._rest, more]) if self._rest.num_rows else more
+        taken, self._rest = self._rest.slice(0, rows), self._rest.slice(rows)
+        return taken
+
+    def end(self) -> None:
+        if self._rest.num_rows or next(self._tables, None) is not None:
+            raise StoreError("There are fewer prompts than utterances.", "make the version anew")

@@ -1,0 +1,149 @@
+"""Bringing dimensions to one scale: fitted on the train split once, applied unchanged to every split.
+
+    minmax  (r − min)/(max − min): the paper's; train lies in [0, 1]
+    zscore  (r − mean)/deviation (of the population: divided by n)
+    rank    the train split's distribution function at r: values below plus half of those equal, over n
+    none    r
+
+Statistics come from the train split's values and how often each occurs, taken in ascending order: they do not depend
+on the order of rows, on chunks or on threads. Values outside the fitted range are counted, not clipped (`rank` knows
+nothing beyond its ends: it stays there). A dimension that is constant in train, or has no value there, is taken as
+uniform over its declared range, with a warning.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.rewards.recipe import Normaliser
+from sotopia_rl_data.rewards.rules import Floats, declared_range
+
+KNOTS = 1025  # at most so many points of the distribution function are kept: ranks are then exact to 1/1024
+_PENDING = 1 << 20  # distinct values to gather before they are merged
+
+
+@dataclass(frozen=True, slots=True)
+class Statistic:
+    """What was fitted for one dimension: everything that `apply` needs, and what it came from.
+
+    `low` and `high` are the range of the `count` train values, or the declared range where `source` says so.
+    """
+
+    normaliser: Normaliser
+    low: float
+    high: float
+    count: int
+    source: Literal["train", "declared"] = "train"
+    mean: float | None = None
+    deviation: float | None = None
+    knots: tuple[float, ...] = ()
+    ranks: tuple[float, ...] = ()
+
+    def apply(self, raw: Floats) -> Floats:
+        """The normalised values; NaN stays NaN."""
+        if self.normaliser == "minmax":
+            return (raw - self.low) / (self.high - self.low)
+        if self.mean is not None and self.deviation is not None:
+            return (raw - self.mean) / self.deviation
+        return _interpolate(raw, np.array(self.knots), np.array(self.ranks)) if self.knots else raw.copy()
+
+    def outside(self, raw: Floats) -> int:
+        """How many values lie outside [low, high]."""
+        return int(np.count_nonzero((raw < self.low) | (raw > self.high)))
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the manifest: without what this normaliser does not use."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if v not in (None, ())}
+
+
+class Tally:
+    """The values of one dimension in the train split, as they stream by.
+
+    Min-max needs only the ends. The others keep the distinct values and their counts: judged values on a rubric times
+    scores are few; for values that never repeat, 16 bytes each.
+    """
+
+    def __init__(self, normaliser: Normaliser) -> None:
+        self._keep = normaliser in ("zscore", "rank")
+        self._pending: list[tuple[Floats, Any]] = []
+        self._size = 0
+        self.count, self.low, self.high = 0, math.inf, -math.inf
+
+    def add(self, raw: Floats) -> None:
+        """Count these values; NaN is none."""
+        known = ~np.isnan(raw)
+        self.count += int(np.count_nonzero(known))
+        self.low = float(np.fmin.reduce(raw, initial=self.low))  # fmin and fmax pass over NaN
+        self.high = float(np.fmax.reduce(raw, initial=self.high))
+        if self._keep:
+            self._pending.append(np.unique(raw[known], return_counts=True))
+            self._size += len(self._pending[-1][0])
+            if self._size > _PENDING:
+                self._pending = [self.histogram()]
+                self._size = 0
+
+    def histogram(self) -> tuple[Floats, Any]:
+        """The distinct values in ascending order, and how often each occurs."""
+        values, where = np.unique(np.concatenate([v for v, _ in self._pending]), return_inverse=True)
+        counts = np.zeros(len(values), np.int64)
+        np.add.at(counts, where, np.concatenate([c for _, c in self._pending]))
+        return values, counts
+
+
+def fit(normaliser: Normaliser, tallies: Mapping[str, Tally]) -> tuple[dict[str, Statistic], list[str]]:
+    """A statistic for each dimension, and a warning for each that had to be taken from its declared range."""
+    fitted, warnings = {}, []
+    for name, tally in tallies.items():
+        if tally.count and (tally.high > tally.low or normaliser == "none"):
+            fitted[name] = _fit(normaliser, name, tally)
+            continue
+        low, high = declared_range(name)
+        found = f"is {tally.low:g} everywhere in train" if tally.count else "has no value in train"
+        if normaliser != "none":
+            warnings.append(f"{name} {found}: normalised by its declared range {low:g} to {high:g}")
+        fitted[name] = _declared(normaliser, low, high, tally.count)
+    return fitted, warnings
+
+
+def _fit(normaliser: Normaliser, name: str, tally: Tally) -> Statistic:
+    ends = (normaliser, tally.low, tally.high, tally.count)
+    if not math.isfinite(tally.high - tally.low):
+        raise InputError(f"The values of {name} span {tally.low:g} to {tally.high:g}.", "check the episodes' scores")
+    if normaliser == "zscore":
+        values, counts = tally.histogram()
+        mean = math.fsum(v * c for v, c in _pairs(values, counts)) / tally.count
+        deviation = math.sqrt(math.fsum((v - mean) ** 2 * c for v, c in _pairs(values, counts)) / tally.count)
+        return Statistic(*ends, mean=mean, deviation=deviation)
+    if normaliser == "rank":
+        values, counts = tally.histogram()
+        ranks = (np.cumsum(counts) - counts / 2) / tally.count
+        kept = np.unique(np.linspace(0, len(values) - 1, min(len(values), KNOTS)).round().astype(int))
+        return Statistic(*ends, knots=tuple(values[kept].tolist()), ranks=tuple(ranks[kept].tolist()))
+    return Statistic(*ends)
+
+
+def _pairs(values: Floats, counts: Any) -> Iterable[tuple[float, int]]:
+    return zip(values.tolist(), counts.tolist(), strict=True)
+
+
+def _declared(normaliser: Normaliser, low: float, high: float, count: int) -> Statistic:
+    """A uniform distribution over [low, high]: what is left where train tells nothing."""
+    if normaliser == "zscore":
+        return Statistic(normaliser, low, high, count, "declared", (low + high) / 2, (high - low) / math.sqrt(12))
+    if normaliser == "rank":
+        return Statistic(normaliser, low, high, count, "declared", knots=(low, high), ranks=(0.0, 1.0))
+    return Statistic(normaliser, low, high, count, "declared")
+
+
+def _interpolate(x: Floats, knots: Floats, ranks: Floats) -> Floats:
+    """Linear between knots, constant beyond. One operation at a time: np.interp may fuse two on some machines."""
+    inside = np.clip(x, knots[0], knots[-1])
+    left = np.clip(np.searchsorted(knots, inside, side="right") - 1, 0, len(knots) - 2)
+    run = (inside - knots[left]) / (knots[left + 1] - knots[left])
+    return ranks[left] + run * (ranks[left + 1] - ranks[left])

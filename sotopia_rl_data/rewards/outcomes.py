@@ -1,0 +1,49 @@
+"""Whose episode scores are G. An episode may be scored by several evaluators; a reward comes from one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sotopia_rl_data.errors import InputError, UsageError
+from sotopia_rl_data.rewards.streams import codes, encode, read
+
+
+def evaluators(files: Sequence[Path], dimensions: Sequence[str]) -> set[str]:
+    """Who scored any of these dimensions in the episodes of these Parquet files."""
+    found: set[str] = set()
+    for batch in read(files, ["scores"], 1 << 14):
+        items = pc.list_flatten(batch.column("scores"))
+        of, names = encode(pa.chunked_array([pc.struct_field(items, "evaluator")]))
+        wanted = codes(pa.chunked_array([pc.struct_field(items, "dimension")]), pa.array(dimensions)) >= 0
+        found.update(names[int(i)].as_py() for i in np.unique(of[wanted]))
+    return found
+
+
+def choose_evaluator(found: Iterable[str], named: str | None, dimensions: Sequence[str]) -> str:
+    """The one evaluator whose scores are G.
+
+    Raises UsageError, naming those found, where there are several and none is named, or the named one is not among
+    them; InputError where nobody scored any of `dimensions`.
+    """
+    names = sorted(set(found))
+    if not names:
+        raise InputError(
+            f"No episode has a score on {', '.join(dimensions)}.", "import episodes whose evaluation did not fail"
+        )
+    if named is None and len(names) > 1:
+        raise UsageError(
+            f"The episodes are scored by several evaluators: {', '.join(names)}.", f"name one: --evaluator {names[0]}"
+        )
+    if named is not None and named not in names:
+        raise UsageError(
+            f"No episode is scored by {named!r}.",
+            f"name one that is there: --evaluator {names[0]}"
+            if len(names) == 1
+            else f"name one of: {', '.join(names)}",
+        )
+    return named or names[0]

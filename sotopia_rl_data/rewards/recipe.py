@@ -1,0 +1,125 @@
+"""What a reward is made of, in one frozen noun, and the presets: one YAML file each in `sotopia_rl_data/presets/`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from sotopia_rl_data.dimensions import SOTOPIA_EVAL, dimension
+from sotopia_rl_data.errors import InputError, UsageError
+from sotopia_rl_data.refs import is_path
+
+RuleId = Literal["direct", "scaled", "singular", "uniform", "uniform-share", "discounted"]
+Normaliser = Literal["minmax", "zscore", "rank", "none"]
+Average = Literal["mean", "median"]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How attributions and episode scores become rewards. It determines every number of the `rewards` config.
+
+    `weights` are γ_d >= 0 by dimension (any spelling; kept as full names in SOTOPIA-EVAL's order, which is the order of
+    summation), at least one above 0.
+    `rule` is applied to each opinion alone, `average` joins the opinions, `normaliser` is fitted on the train split.
+    `evaluator` names whose episode scores are G, `schema` whose attributions are read: None where there is but one.
+    `gamma` in (0, 1] is used by the rule `discounted` alone. Raises UsageError for a value that is none of these.
+    """
+
+    weights: Mapping[str, float]
+    rule: RuleId = "direct"
+    normaliser: Normaliser = "minmax"
+    average: Average = "mean"
+    evaluator: str | None = None
+    schema: str | None = None
+    gamma: float = 0.9
+
+    def __post_init__(self) -> None:
+        _one_of("rule", self.rule, get_args(RuleId))
+        _one_of("normaliser", self.normaliser, get_args(Normaliser))
+        _one_of("average", self.average, get_args(Average))
+        object.__setattr__(self, "weights", _weights(self.weights))
+        if not 0 < self.gamma <= 1:
+            raise UsageError(
+                f"gamma is {self.gamma}, outside (0, 1].", "the reference uses 0.9; 1 gives every utterance G"
+            )
+
+    @property
+    def weighted(self) -> tuple[str, ...]:
+        """The dimensions whose weight is above 0."""
+        return tuple(d for d, weight in self.weights.items() if weight > 0)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The recipe as the manifest keeps it. `gamma` is there only where it matters."""
+        known = asdict(self) | {"weights": dict(self.weights)}
+        return {k: v for k, v in known.items() if k != "gamma" or self.rule == "discounted"}
+
+    @classmethod
+    def from_dict(cls, known: Mapping[str, Any]) -> Recipe:
+        """The inverse of `as_dict`. Raises UsageError for a key that a recipe does not have."""
+        names = [f.name for f in fields(cls)]
+        if not isinstance(known, Mapping) or not set(known) <= set(names) or "weights" not in known:
+            odd = sorted(set(known) - set(names)) if isinstance(known, Mapping) else []
+            wrong = f"has no key {odd[0]!r}" if odd else "is a mapping with `weights`"
+            raise UsageError(f"A recipe {wrong}.", f"its keys are {', '.join(names)}")
+        return cls(**known)
+
+
+def _one_of(what: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UsageError(f"{value!r} is not a {what}.", f"name one of: {', '.join(allowed)}")
+
+
+def _weights(given: Mapping[str, float]) -> dict[str, float]:
+    weights: dict[str, float] = {}
+    for name, weight in given.items():
+        full = dimension(name).name
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight) or weight < 0:
+            raise UsageError(f"The weight of {name} is {weight!r}.", "a weight is a number, 0 or above")
+        if full in weights:
+            raise UsageError(f"{full} is weighted twice.", "name each dimension once")
+        weights[full] = float(weight)
+    if not any(weights.values()):
+        raise UsageError("No dimension has a weight above 0.", "weigh at least one, as in goal=1")
+    return {d.name: weights[d.name] for d in SOTOPIA_EVAL if d.name in weights}
+
+
+def presets() -> dict[str, Recipe]:
+    """The recipes that ship with the package, by name."""
+    folder = files("sotopia_rl_data").joinpath("presets")
+    texts = {p.name.removesuffix(".yaml"): p.read_text("utf-8") for p in folder.iterdir() if p.name.endswith(".yaml")}
+    return {name: _read(texts[name]) for name in sorted(texts)}
+
+
+def preset(name: str) -> Recipe:
+    """The recipe with this name, or in this YAML file (a path starts with ./, ../ or /).
+
+    Raises UsageError where there is no such preset, InputError where the file cannot be read.
+    """
+    if is_path(name):
+        try:
+            return _read(Path(name).read_text("utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"The preset {name} cannot be read: {error}.", "name a YAML file like those in presets/"
+            ) from error
+    known = presets()
+    if name not in known:
+        raise UsageError(
+            f"{name!r} is not a preset.", f"name one of: {', '.join(known)}; a file of your own starts with ./"
+        )
+    return known[name]
+
+
+def _read(text: str) -> Recipe:
+    import yaml
+
+    try:
+        return Recipe.from_dict(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise InputError(
+            f"The preset is not YAML: {str(error).splitlines()[0]}.", "write `weights: {goal: 1}`"
+        ) from error

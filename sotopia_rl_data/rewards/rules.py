@@ -1,0 +1,145 @@
+"""What one opinion makes of A (how much each utterance mattered) and G (how the episode ended), a formula each.
+
+A lies in [0, 1] and is magnitude; G carries the sign. Arrays are float64, one element an utterance, in key order;
+NaN stands for NULL inside the arithmetic and never leaves it. Every sum is taken in turn order, so that a value does
+not depend on threads, chunks or library versions. Formulas: Yu et al. 2025 (arXiv 2508.03905), section 3 and its
+appendix; where the paper and its code differ, the docstring says which is which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sotopia_rl_data.dimensions import dimension
+from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.schema import Measure
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """Where each utterance stands among its own agent's in the episode.
+
+    `group` (utterances,) numbers the (episode, agent) it belongs to; `starts` (groups,) is where each begins,
+    `lengths` (groups,) how many utterances it has. T counts an agent's own utterances, chosen no-ops among them, and
+    t = 0 … T−1 is an utterance's place among them: not the environment's turn number.
+    """
+
+    group: Ints
+    starts: Ints
+    lengths: Ints
+
+    @classmethod
+    def of(cls, heads: NDArray[np.bool_]) -> Turns:
+        """From the flags of the utterances that open an (episode, agent)."""
+        starts = np.flatnonzero(heads)
+        return cls(np.cumsum(heads) - 1, starts, np.diff(starts, append=len(heads)))
+
+    @property
+    def count(self) -> Ints:
+        """T of each utterance."""
+        return self.lengths[self.group]
+
+    @property
+    def index(self) -> Ints:
+        """t of each utterance."""
+        return np.arange(len(self.group)) - self.starts[self.group]
+
+    def total(self, values: Floats) -> Floats:
+        """Each utterance's sum of `values` over its (episode, agent), added up in turn order. NaN where one is NaN."""
+        sums = np.zeros(len(self.starts))
+        alive = np.arange(len(self.starts))
+        for t in range(int(self.lengths.max(initial=0))):
+            alive = alive[self.lengths[alive] > t]
+            sums[alive] += values[self.starts[alive] + t]
+        return sums[self.group]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A formula and what it reads: `measure` is the kind of attribution (None: no judge is needed).
+
+    `value(A, G, turns, gamma)` gives r, one element an utterance; NaN in, NaN out.
+    """
+
+    id: str
+    measure: Measure | None
+    value: Callable[[Floats, Floats, Turns, float], Floats]
+
+
+def direct(a: Floats, g: Floats, turns: Turns, gamma: float) -> Floats:
+    """r_t = G·A_t, with A_t = raw/3 on the rubric 0–3 (the paper's own choice)."""
+    return g * a
+
+
+def scaled(a: Floats, g: Floats, turns: Turns, gamma: float) -> Floats:
+    """r_t = G·A_t/ΣA: shares of G, so an agent's utterances sum to G; all 0 where ΣA = 0.
+
+    A share of an unknown sum is unknown: one missing A makes the whole agent and dimension NULL.
+    """
+    total = turns.total(a)
+    share = np.divide(a, total, out=np.where(total == 0, 0.0, np.nan), where=total > 0)
+    return g * share
+
+
+def singular(a: Floats, g: Floats, turns: Turns, gamma: float) -> Floats:
+    """r_t = G at the one key utterance, 0 elsewhere. A is 1 at the key and 0, or has no row, at the others.
+
+    Two keys are no answer (NULL). No key is 0 everywhere if every utterance was answered, else NULL: the key may be
+    the one that is missing.
+    """
+    keys = turns.total(np.where(a == 1, 1.0, 0.0))
+    answered = turns.total(np.where(np.isnan(a), 0.0, 1.0))
+    known = (keys == 1) | ((keys == 0) & (answered == turns.count))
+    return np.where(known, g * (a == 1), np.nan)
+
+
+def uniform(a: Floats, g: Floats, turns: Turns, gamma: float) -> Floats:
+    """r_t = G (the paper's text, and its code)."""
+    return g.copy()
+
+
+def uniform_share(a: Floats, g: Floats, turns: Turns, gamma: float) -> Floats:
+    """r_t = G/T (the paper's appendix)."""
+    return g / turns.count
+
+
+def discounted(a: Floats, g: Floats, turns: Turns, gamma: float) -> Floats:
+    """r_t = γ^(T−1−t)·G over the agent's own utterances; the last one gets G (the reference's code: γ = 0.9)."""
+    powers = [1.0]
+    for _ in range(int(turns.lengths.max(initial=1)) - 1):
+        powers.append(powers[-1] * gamma)  # not pow(): its last digit depends on the machine's libm
+    decay: Floats = np.array(powers)[turns.count - 1 - turns.index]
+    return decay * g
+
+
+RULES: dict[str, Rule] = {
+    rule.id: rule
+    for rule in (
+        Rule("direct", "importance", direct),
+        Rule("scaled", "importance", scaled),
+        Rule("singular", "key", singular),
+        Rule("uniform", None, uniform),
+        Rule("uniform-share", None, uniform_share),
+        Rule("discounted", None, discounted),
+    )
+}
+
+
+def rule(name: str) -> Rule:
+    """The rule with this id. Raises UsageError with the ids."""
+    if name not in RULES:
+        raise UsageError(f"{name!r} is not a rule.", f"name one of: {', '.join(RULES)}")
+    return RULES[name]
+
+
+def declared_range(name: str) -> tuple[float, float]:
+    """Where a rule's value on this dimension can lie: every rule gives between 0 and 1 times G, so G's range and 0."""
+    known = dimension(name)
+    return min(known.low, 0.0), max(known.high, 0.0)

@@ -1,0 +1,121 @@
+"""Prompts and completions on their way into the rewards: passed through untouched, or rendered from the episodes.
+
+Either way they come twice: first as keys alone (the utterances there are), then whole, row by row in the same order,
+so that numbers are laid beside text without a join.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sotopia_rl_data.errors import StoreError
+from sotopia_rl_data.rewards.streams import read
+from sotopia_rl_data.schema import Episode, Message
+from sotopia_rl_data.tables import EPISODES, rewards_schema, row_episode
+
+COLUMNS = ("episode_id", "environment_id", "agent", "turn", "prompt", "completion")
+KEYS = ("episode_id", "agent", "turn")
+BATCH_BYTES = 8 << 20
+BATCH_ROWS = 1 << 15
+
+Prompts = Callable[[Episode], Iterable[tuple[str, int, list[Message], list[Message]]]]
+
+
+class Texts(Protocol):
+    """The utterances of a split in key order."""
+
+    def keys(self, split: str) -> Iterator[pa.RecordBatch]:
+        """episode_id, agent, turn (text may be dictionary-encoded)."""
+        ...
+
+    def rows(self, split: str) -> Iterator[pa.RecordBatch]:
+        """The same rows with episode_id, environment_id, agent, turn, prompt, completion, as plain text."""
+        ...
+
+
+class StoredTexts:
+    """The text of a version's own `rewards`, in the same layout: split -> Parquet files in key order."""
+
+    def __init__(self, files: Mapping[str, Sequence[Path]]) -> None:
+        self._files = files
+
+    def keys(self, split: str) -> Iterator[pa.RecordBatch]:
+        return read(self._files.get(split, ()), KEYS, BATCH_ROWS)
+
+    def rows(self, split: str) -> Iterator[pa.RecordBatch]:
+        for path in self._files.get(split, ()):
+            yield from read([path], COLUMNS, _rows_per_batch(path), encoded=False)
+
+
+def _rows_per_batch(path: Path) -> int:
+    """As many rows as hold about `BATCH_BYTES` of text."""
+    known = pq.read_metadata(path)
+    groups = (known.row_group(g) for g in range(known.num_row_groups))
+    size = sum(
+        group.column(c).total_uncompressed_size
+        for group in groups
+        for c in range(known.num_columns)
+        if _is_text(known, c)
+    )
+    return max(64, min(BATCH_ROWS, int(known.num_rows * BATCH_BYTES // max(size, 1))))
+
+
+def _is_text(known: pq.FileMetaData, column: int) -> bool:
+    return bool(known.schema.column(column).path.startswith(("prompt.", "completion.")))
+
+
+class RenderedTexts:
+    """Text rendered from episodes (split -> Parquet files in key order) by `prompts`.
+
+    `prompts(episode)` yields (agent, turn, prompt, completion) for each utterance of the episode.
+    """
+
+    def __init__(self, files: Mapping[str, Sequence[Path]], prompts: Prompts) -> None:
+        self._files, self._prompts = files, prompts
+
+    def keys(self, split: str) -> Iterator[pa.RecordBatch]:
+        columns = [rewards_schema(()).field(name) for name in KEYS]
+        for batch in read(self._files.get(split, ()), ["episode_id", "turns"], 256, encoded=False):
+            ids = batch.column("episode_id").to_pylist()
+            said = [[(t["agent"], t["turn"]) for t in turns] for turns in batch.column("turns").to_pylist()]
+            rows = [(id_, agent, turn) for id_, own in zip(ids, said, strict=True) for agent, turn in sorted(own)]
+            yield pa.RecordBatch.from_pylist([dict(zip(KEYS, row, strict=True)) for row in rows], pa.schema(columns))
+
+    def rows(self, split: str) -> Iterator[pa.RecordBatch]:
+        schema = pa.schema([rewards_schema(()).field(name) for name in COLUMNS])
+        held: list[dict[str, Any]] = []
+        size = 0
+        for batch in read(self._files.get(split, ()), EPISODES.names, 16, encoded=False):
+            for row in batch.to_pylist():
+                fresh = list(self._render(row_episode(row)))
+                held += fresh
+                size += sum(_length(r["prompt"]) + _length(r["completion"]) for r in fresh)
+                if size > BATCH_BYTES or len(held) > BATCH_ROWS:
+                    yield pa.RecordBatch.from_pylist(held, schema)
+                    held, size = [], 0
+        if held:
+            yield pa.RecordBatch.from_pylist(held, schema)
+
+    def _render(self, episode: Episode) -> Iterator[dict[str, Any]]:
+        said = {(agent, turn): (prompt, completion) for agent, turn, prompt, completion in self._prompts(episode)}
+        keys = sorted((t.agent, t.turn) for t in episode.turns)
+        if keys != sorted(said):
+            odd = sorted(set(keys) ^ set(said))[0]
+            raise StoreError(
+                f"The prompts of episode {episode.episode_id!r} do not match its utterances at {odd}.",
+                "this is a bug: report it",
+            )
+        for agent, turn in keys:
+            prompt, completion = said[agent, turn]
+            yield dict(
+                zip(COLUMNS, (episode.episode_id, episode.environment_id, agent, turn, prompt, completion), strict=True)
+            )
+
+
+def _length(messages: list[Message]) -> int:
+    return sum(len(m["content"]) for m in messages)

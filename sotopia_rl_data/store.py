@@ -1,0 +1,181 @@
+"""The store: immutable version directories that are Hub-shaped, so that anything reads them as they lie.
+
+    STORE/ORG/NAME/v1.2.0/README.md  manifest.json  rewards/train-00000-of-00001.parquet  …
+
+A version is written beside (see `stage.py`) and renamed into place: it is there whole or not at all. This module finds
+versions; it imports nothing heavy. What is in them is read by `query.py`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sotopia_rl_data import manifest as manifests
+from sotopia_rl_data.errors import NotFound, StoreError
+from sotopia_rl_data.refs import DatasetRef, check_name, parse
+from sotopia_rl_data.schema import Manifest
+from sotopia_rl_data.versions import number
+
+if TYPE_CHECKING:
+    from sotopia_rl_data.stage import Stage
+
+ENVIRONMENT = "SOTOPIA_RL_DATA_STORE"
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of one dataset: a directory, and the manifest that lists what is in it."""
+
+    dir: Path
+    manifest: Manifest
+
+    @property
+    def name(self) -> str:
+        """`org/name`."""
+        return self.manifest.name
+
+    @property
+    def version(self) -> str:
+        """`v1.2.0`."""
+        return self.manifest.version
+
+    @property
+    def digest(self) -> str:
+        """Of the content: columns, rows and recipe."""
+        return self.manifest.digest
+
+    @property
+    def ref(self) -> str:
+        """`org/name@v1.2.0`."""
+        return f"{self.name}@{self.version}"
+
+    def files(self, config: str) -> dict[str, list[Path]]:
+        """The Parquet files of each split of `config`, in row order. Raises NotFound, naming the configs there are."""
+        splits = self.manifest.configs.get(config)
+        if splits is None:
+            raise NotFound(f"{self.ref} has no {config!r}.", f"name one of: {', '.join(self.manifest.configs)}")
+        return {split: [self.dir / file.path for file in one.files] for split, one in splits.items()}
+
+
+class Store:
+    """A folder of datasets. Nothing is created until something is committed."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    @classmethod
+    def default(cls) -> Store:
+        """The store of SOTOPIA_RL_DATA_STORE, or `./store`."""
+        return cls(os.environ.get(ENVIRONMENT) or "store")
+
+    def names(self) -> list[str]:
+        """Every dataset of the store, sorted."""
+        found = []
+        for folder in _folders(self.root):
+            found += [folder.name] * bool(_versions(folder))
+            found += [f"{folder.name}/{inner.name}" for inner in _folders(folder) if _versions(inner)]
+        return sorted(found)
+
+    def versions(self, name: str) -> list[str]:
+        """The versions of `name`, oldest first; empty where there is none."""
+        return [path.name for path in _versions(self.root / check_name(name))]
+
+    def version(self, name: str, version: str) -> Version:
+        """One version by name and number. Raises NotFound."""
+        return self.resolve(DatasetRef(name, version))
+
+    def latest(self, name: str) -> Version | None:
+        """The newest version of `name`, or None."""
+        there = _versions(self.root / check_name(name))
+        return load(there[-1]) if there else None
+
+    def resolve(self, ref: str | DatasetRef) -> Version:
+        """The version that `ref` stands for: pinned, or the latest. Raises NotFound, saying what there is."""
+        ref = parse(ref) if isinstance(ref, str) else ref
+        if ref.path is not None:
+            return _at(ref.path)
+        folder = self.root / check_name(ref.name)
+        there = _versions(folder)
+        if ref.commit:
+            raise NotFound(
+                f"The store {self.root} does not know the commit {ref.commit} of {ref.name}.",
+                f"sotopia-rl-data pull {ref}",
+            )
+        if not there:
+            raise NotFound(
+                f"The store {self.root} has no dataset {ref.name!r}{self._like(ref.name)}.", "sotopia-rl-data list"
+            )
+        if ref.version is None:
+            return load(there[-1])
+        if folder / ref.version not in there:
+            raise NotFound(
+                f"{ref.name} has no {ref.version}; it has {_listed(there)}.",
+                f"name one of them: {ref.name}@{there[-1].name}",
+            )
+        return load(folder / ref.version)
+
+    def stage(self, name: str) -> Stage:
+        """Where to write the next version of `name`: a context manager. Raises StoreError where it cannot be made."""
+        from sotopia_rl_data.stage import Stage
+
+        return Stage(self, check_name(name))
+
+    def _like(self, name: str) -> str:
+        close = difflib.get_close_matches(name, self.names(), n=1)
+        return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def load(directory: Path) -> Version:
+    """The version that lies in `directory`. Raises StoreError where its manifest is damaged."""
+    return Version(directory, manifests.load(directory))
+
+
+def _at(path: Path) -> Version:
+    if (path / manifests.FILE_NAME).is_file():
+        return load(path)
+    there = _versions(path)
+    if there:
+        return load(there[-1])
+    if not path.exists():
+        raise NotFound(
+            f"There is no {path}.", "name a version's directory, or a dataset by its name: sotopia-rl-data list"
+        )
+    raise NotFound(
+        f"{path} holds no {manifests.FILE_NAME} and no versions.",
+        "name a version's directory, or a dataset by its name: sotopia-rl-data list",
+    )
+
+
+def _folders(path: Path) -> list[Path]:
+    try:
+        return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".") and number(p.name) is None)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StoreError(
+            f"The store {path} cannot be read ({error.strerror}).",
+            "name another with --store DIR or SOTOPIA_RL_DATA_STORE",
+        ) from error
+
+
+def _versions(folder: Path) -> list[Path]:
+    """The version directories of a dataset, oldest first."""
+    try:
+        found = [p for p in folder.iterdir() if number(p.name) and (p / manifests.FILE_NAME).is_file()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise StoreError(
+            f"{folder} cannot be read ({error.strerror}).",
+            "name another store with --store DIR or SOTOPIA_RL_DATA_STORE",
+        ) from error
+    return sorted(found, key=lambda p: number(p.name) or (0, 0, 0))
+
+
+def _listed(there: list[Path]) -> str:
+    names = [p.name for p in there]
+    return ", ".join(names if len(names) <= 8 else [*names[:3], "…", *names[-3:]])

@@ -1,0 +1,129 @@
+"""Is a version still what its manifest says? Every file is read: size, SHA-256, rows, their order and digest.
+
+What is found is returned, not raised: one damaged file must not hide the next. Anything beside the listed files that
+`load_dataset` would pick up counts as damage too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from sotopia_rl_data import readme
+from sotopia_rl_data.columns import first_line, type_names
+from sotopia_rl_data.digest import RowDigest, version_digest
+from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.ordering import Key, Order
+from sotopia_rl_data.parts import read_parquet
+from sotopia_rl_data.schema import DataFile, Split
+from sotopia_rl_data.store import Version
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was read, and what is wrong with it (nothing: `problems` is empty)."""
+
+    ref: str
+    files: int
+    bytes: int
+    rows: int
+    problems: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """True where the version is what its manifest says."""
+        return not self.problems
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self) | {"ok": self.ok}
+
+
+def verify(version: Version, on_file: Callable[[DataFile], None] | None = None) -> Verification:
+    """Read all of `version` and compare it with its manifest; `on_file` is called after each file (progress)."""
+    problems: list[str] = []
+    files = [f for splits in version.manifest.configs.values() for one in splits.values() for f in one.files]
+    for config, splits in version.manifest.configs.items():
+        for split, one in splits.items():
+            problems += _split(version, config, split, one, on_file or (lambda _: None))
+    digests = {c: {s: one.digest for s, one in splits.items()} for c, splits in version.manifest.configs.items()}
+    if version_digest(digests, version.manifest.recipe) != version.digest:
+        problems.append("manifest.json: the digest is not that of the listed splits and the recipe")
+    problems += _strays(version.dir, {f.path for f in files})
+    problems += _readme(version)
+    rows = sum(one.rows for splits in version.manifest.configs.values() for one in splits.values())
+    return Verification(version.ref, len(files), sum(f.size for f in files), rows, tuple(problems))
+
+
+def _split(version: Version, config: str, split: str, one: Split, on_file: Callable[[DataFile], None]) -> Iterator[str]:
+    """The problems of one split: of its files first, and if they are whole, of their rows."""
+    damaged = False
+    for file in one.files:
+        for problem in _file(version.dir / file.path, file):
+            damaged = True
+            yield f"{file.path}: {problem}"
+        on_file(file)
+    if damaged:
+        return
+    try:
+        yield from (f"{config}/{split}: {p}" for p in _rows(version, config, one, version.manifest.columns[config]))
+    except (OSError, pa.ArrowException, InputError) as error:
+        yield f"{config}/{split}: unreadable ({first_line(error)})"
+
+
+def _file(path: Path, file: DataFile) -> Iterator[str]:
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        yield f"{error.strerror}"
+        return
+    if size != file.size:
+        yield f"{size} bytes, not {file.size}"
+    elif sha256 != file.sha256:
+        yield f"SHA-256 {sha256[:12]}…, not {file.sha256[:12]}…"
+
+
+def _rows(version: Version, config: str, one: Split, columns: Mapping[str, str]) -> Iterator[str]:
+    digest: RowDigest | None = None
+    last: Key | None = None
+    ordered = True
+    for file in one.files:
+        before = digest.rows if digest else 0
+        for rows in read_parquet(version.dir / file.path):
+            if digest is None:
+                digest, order = RowDigest(rows.schema), Order.of(config, rows.schema)
+                if type_names(rows.schema) != columns:
+                    yield f"columns {type_names(rows.schema)}, not {dict(columns)}"
+            digest.update(rows)
+            keys = order.keys(rows)
+            ordered = ordered and order.follows(keys, last)
+            last = order.at(keys, rows.num_rows - 1) if rows.num_rows else last
+        if (digest.rows if digest else 0) - before != file.rows:
+            yield f"{file.path} has {(digest.rows if digest else 0) - before} rows, not {file.rows}"
+    if digest and digest.hexdigest() != one.digest:
+        yield "the rows have another digest"
+    if not ordered:
+        yield "the rows are not in order"
+
+
+def _strays(directory: Path, listed: set[str]) -> Iterator[str]:
+    for path in sorted(directory.glob("**/*.parquet")):
+        if path.relative_to(directory).as_posix() not in listed:
+            yield f"{path.relative_to(directory)}: not in the manifest, but readers would find it"
+
+
+def _readme(version: Version) -> Iterator[str]:
+    try:
+        front, _ = readme.split_front((version.dir / "README.md").read_text("utf-8", "replace"))
+    except OSError as error:
+        yield f"README.md: {error.strerror}"
+        return
+    if front.get("configs") != readme.data_files(version.manifest.configs):
+        yield "README.md: its configs are not those of the manifest"

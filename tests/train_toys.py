@@ -1,0 +1,138 @@
+"""Datasets with a planted signal, and tiny models, for the trainers' tests. Everything is made on the spot."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from sotopia_rl_data.splits import split_of
+from sotopia_rl_data.store import Store
+from sotopia_rl_data.tables import rewards_schema
+
+WORDS = (
+    "we",
+    "could",
+    "maybe",
+    "share",
+    "and",
+    "swap",
+    "because",
+    "it",
+    "matters",
+    "to",
+    "me",
+    "really",
+    "want",
+    "today",
+)
+RULES = "You are {name}. Scenario: two friends plan an evening, number {env}. Your goal: agree on a place."
+ASK = "\n.\nYou are at Turn #{turn}. Answer with a JSON object with action_type and argument."
+
+Reward = Callable[[str, list[str]], float]  # (the utterance, what was said before) -> reward
+
+
+def says_thanks(text: str, before: list[str]) -> float:
+    """Planted in the utterance: how often it thanks."""
+    return text.split().count("thanks") / 4
+
+
+def answers_the_offer(text: str, before: list[str]) -> float:
+    """Planted in the history: 'yes' is good right after an offer, bad otherwise."""
+    offered = bool(before) and "offer" in before[-1].split()
+    return float(("yes" in text.split()) == offered)
+
+
+def speak(rng: random.Random) -> str:
+    words = rng.choices(WORDS, k=5) + ["thanks"] * rng.randrange(5) + rng.choices(["yes", "no"], k=1)
+    words += ["offer"] * rng.randrange(2)
+    rng.shuffle(words)
+    return " ".join(words)
+
+
+def act(text: str) -> str:
+    return json.dumps({"action_type": "speak", "argument": text})
+
+
+def episode_rows(
+    episode: str, env: str, rng: random.Random, reward: Reward, turns: int, layout: str, extra: dict[str, Reward]
+) -> Iterator[dict[str, Any]]:
+    said: list[str] = []
+    names = ("Ann O'Hara", "Bo-Li")
+    for turn in range(turns):
+        name, text = names[turn % 2], speak(rng)
+        before = list(said)
+        yield {
+            "episode_id": episode,
+            "environment_id": env,
+            "agent": f"agent-{turn % 2}",
+            "turn": turn,
+            "prompt": (chat_prompt if layout == "chat" else single_prompt)(name, names, env, before, turn),
+            "completion": [{"role": "assistant", "content": act(text)}],
+            "reward": reward(text, before),
+            **{f"raw_{d}": f(text, before) * 10 for d, f in extra.items()},
+            **{f"norm_{d}": f(text, before) for d, f in extra.items()},
+            "n_opinions": 2,
+            "spread": rng.choice([0.0, 0.1, 0.3]),
+        }
+        said.append(text)
+
+
+def single_prompt(name: str, names: tuple[str, str], env: str, before: list[str], turn: int) -> list[dict[str, str]]:
+    history = "".join(f"\nTurn #{t}: {names[t % 2]} said: {text}" for t, text in enumerate(before))
+    return [{"role": "user", "content": RULES.format(name=name, env=env) + history + ASK.format(turn=turn)}]
+
+
+def chat_prompt(name: str, names: tuple[str, str], env: str, before: list[str], turn: int) -> list[dict[str, str]]:
+    messages = [{"role": "system", "content": RULES.format(name=name, env=env) + ASK.format(turn="n")}]
+    if turn % 2 == 0:
+        messages.append({"role": "user", "content": "The conversation starts."})
+    for t, text in enumerate(before):
+        role = "assistant" if t % 2 == turn % 2 else "user"
+        content = act(text) if role == "assistant" else f"{names[t % 2]} said: {text}"
+        messages.append({"role": role, "content": content})
+    return messages
+
+
+def make_dataset(
+    root: Path,
+    name: str = "toys/rewards",
+    *,
+    episodes: int = 40,
+    environments: int = 20,
+    turns: int = 6,
+    reward: Reward = says_thanks,
+    layout: str = "chat",
+    seed: int = 0,
+    shuffled: bool = False,
+    extra: dict[str, Reward] | None = None,
+    change: Callable[[dict[str, Any]], None] | None = None,
+    splits: Callable[[str], str] = split_of,
+    version: str | None = None,
+) -> str:
+    """A committed version in the store at `root`; returns its pinned reference."""
+    rng = random.Random(seed)
+    extra = extra or {}
+    rows = [
+        row
+        for e in range(episodes)
+        for row in episode_rows(f"ep-{e:03d}", f"env-{e % environments}", rng, reward, turns, layout, extra)
+    ]
+    if shuffled:
+        rewards = [r["reward"] for r in rows]
+        rng.shuffle(rewards)
+        for row, value in zip(rows, rewards, strict=True):
+            row["reward"] = value
+    for row in rows if change else ():
+        change(row)
+    schema = rewards_schema(tuple(extra))
+    with Store(root).stage(name) as stage:
+        for split in sorted({splits(r["environment_id"]) for r in rows}):
+            mine = [r for r in rows if splits(r["environment_id"]) == split]
+            stage.write("rewards", split, pa.Table.from_pylist(mine, schema=schema))
+        recipe = {"rule": "direct", "weights": dict.fromkeys(extra, 1.0), "layout": layout}
+        return stage.commit(recipe, version=version).version.ref

@@ -1,0 +1,156 @@
+"""Block-sparse attention over prefix trees, and a stock reward model that reads several tokens of one row.
+
+Registered with transformers as attention implementation `prefix_tree`: a model loaded with it behaves as with `sdpa`,
+until it is given a tree. Then each segment of the row attends to its ancestors and, causally, to itself: the cost is
+the sum of (segment length x depth), no mask over the whole row is ever formed, and any device and dtype that `sdpa`
+runs on will do. The tree travels in the forward's keyword arguments, so gradient checkpointing recomputes with it.
+
+`flex` is a second way on a GPU: the stock `flex_attention` implementation with a BlockMask made from the tree.
+
+Left out: attention sinks, soft caps and position biases. A model that needs them differs from its plain self, the
+trainer's self-check sees that, and falls back to one row an utterance.
+"""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+from transformers.modeling_outputs import SequenceClassifierOutputWithPast
+
+from trainers.treepack import Segment, Tree
+
+NAME = "prefix_tree"
+
+
+def tree_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    tree: Tree | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention of [1, heads, T, head_dim] over `tree`'s T tokens; stock `sdpa` where no tree is given.
+
+    Returns ([1, T, heads, head_dim], None), as every attention implementation of transformers does.
+    """
+    if tree is None:
+        return sdpa_attention_forward(
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=dropout,
+            scaling=scaling,
+            sliding_window=sliding_window,
+            **kwargs,
+        )
+    groups = query.shape[1] // key.shape[1]
+    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    rows = [_segment(s, query, key, value, dropout, scaling, sliding_window) for s in tree.segments]
+    return torch.cat(rows, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _segment(
+    segment: Segment,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dropout: float,
+    scaling: float | None,
+    window: int | None,
+) -> Tensor:
+    """One segment's rows: its queries against the keys of its path, which stand in path order."""
+    ranges = (*segment.ancestors, (segment.start, segment.end))
+    keys = _gather(key, ranges)
+    values = _gather(value, ranges)
+    queries = query[:, :, segment.start : segment.end]
+    long, deep = queries.shape[2], keys.shape[2]
+    if deep == long and (window is None or window >= long):
+        return F.scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=scaling, dropout_p=dropout)
+    visible = torch.ones(long, deep, dtype=torch.bool, device=query.device).tril(deep - long)
+    if window is not None:
+        visible = visible.triu(deep - long - window + 1)
+    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=visible, scale=scaling, dropout_p=dropout)
+
+
+def _gather(states: Tensor, ranges: tuple[tuple[int, int], ...]) -> Tensor:
+    parts = [states[:, :, a:b] for a, b in ranges]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+def _mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
+    """A tree row comes without a padding mask and needs none; anything else is masked as for `sdpa`."""
+    return None if attention_mask is None else sdpa_mask(*args, attention_mask=attention_mask, **kwargs)
+
+
+AttentionInterface.register(NAME, tree_attention)
+AttentionMaskInterface.register(NAME, _mask)
+
+
+def read_many(model: nn.Module) -> nn.Module:
+    """Teach this instance of a stock `...ForSequenceClassification` to score several tokens of one row.
+
+    `model(input_ids=[1, T], position_ids=[1, T], tree=tree, read=[N])` gives logits [N, labels], the head applied
+    to the hidden states at `read`. Without a tree it is the stock forward. The class, the parameters and what
+    `save_pretrained` writes stay as they were. Wrap with PEFT, DDP or FSDP afterwards.
+    """
+    model.forward = types.MethodType(_forward, model)
+    return model
+
+
+def can_read_many(model: nn.Module) -> bool:
+    """True where the model's head is a `score` layer over a decoder's last hidden states, which is all trees need."""
+    return hasattr(model, "score") and getattr(model, "_supports_attention_backend", False)
+
+
+def _forward(self: Any, input_ids: Tensor | None = None, **kwargs: Any) -> SequenceClassifierOutputWithPast:
+    tree, read = kwargs.pop("tree", None), kwargs.pop("read", None)
+    if tree is None:
+        return type(self).forward(self, input_ids=input_ids, **kwargs)
+    decoder = getattr(self, self.base_model_prefix)
+    hidden = decoder(
+        input_ids=input_ids, position_ids=kwargs["position_ids"], use_cache=False, **_attending(self, tree)
+    )
+    return SequenceClassifierOutputWithPast(logits=self.score(hidden.last_hidden_state[0, read]))
+
+
+def _attending(model: Any, tree: Tree) -> dict[str, Any]:
+    """The keyword arguments that make the decoder attend within `tree`, for the implementation it was loaded with."""
+    if model.config._attn_implementation == "flex_attention":
+        return {"attention_mask": block_mask(tree, model.device)}
+    return {"attention_mask": None, "tree": tree}
+
+
+def block_mask(tree: Tree, device: torch.device) -> Any:
+    """The tree as a BlockMask of FlexAttention: one integer a token, blocks that hold nothing visible are skipped."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    end = torch.from_numpy(tree.subtree_end).to(device)
+
+    def visible(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return (k <= q) & (q < end[k])
+
+    return create_block_mask(visible, B=None, H=None, Q_LEN=len(tree), KV_LEN=len(tree), device=device)
+
+
+def tree_inputs(tree: Tree) -> dict[str, Any]:
+    """A tree as the keyword arguments of a model that went through `read_many`."""
+    return {
+        "input_ids": torch.from_numpy(tree.input_ids)[None],
+        "position_ids": torch.from_numpy(tree.position_ids)[None],
+        "read": torch.from_numpy(tree.read),
+        "tree": tree,
+    }

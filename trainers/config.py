@@ -1,0 +1,256 @@
+"""Configurations: transformers' and TRL's own dataclasses with a few fields more, from presets, YAML and flags.
+
+Later wins: the library's defaults, ours (below), `--preset`, `--config FILE.yaml`, flags, `--set key=value`. A key that
+the dataclass does not have is an error that names the nearest one. All that the libraries know (schedulers, vLLM,
+FSDP, `report_to`) is reached by its own name; nothing is renamed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import TrainingArguments
+from trl import GRPOConfig, SFTConfig
+
+from sotopia_rl_data.errors import InputError, UsageError
+from trainers.modeling import Adapter
+
+PACKINGS = ("auto", "tree", "none")
+
+
+@dataclass
+class Common:
+    """What every trainer here adds to its library's configuration."""
+
+    dataset: str = field(default="", metadata={"help": "A path, a name, or org/name@v1.2.0."})
+    store: str | None = field(default=None, metadata={"help": "Where datasets live; default ./store."})
+    where: str | None = field(default=None, metadata={"help": "An SQL condition over the rows and their episodes."})
+    split_by: str = field(default="dataset", metadata={"help": "dataset: its own splits; grouped: by environment."})
+    sentinels: list[float] = field(default_factory=list, metadata={"help": "Rewards that mean missing, such as -1."})
+    model: str = field(default="", metadata={"help": "A directory or a Hub id, id@revision."})
+    chat_template: str | None = field(default=None, metadata={"help": "A Jinja file instead of the tokenizer's own."})
+    pad_token: str | None = field(default=None, metadata={"help": "A token of the vocabulary that is never used."})
+    adapter: str = field(default="lora", metadata={"help": "lora, qlora, or none: train every weight."})
+    lora_r: int = 16
+    lora_alpha: int = 32
+    lora_dropout: float = 0.0
+    lora_target_modules: str = field(default="all-linear", metadata={"help": "all-linear, or names with commas."})
+    dtype: str = field(default="auto", metadata={"help": "auto, float32, bfloat16 or float16: the weights as loaded."})
+    preset: str | None = None
+    resume: bool = field(default=False, metadata={"help": "Go on from the newest checkpoint in the output folder."})
+    patience: int | None = field(default=None, metadata={"help": "Stop after this many evaluations without a gain."})
+
+    def lora(self) -> Adapter:
+        """The adapter that these fields describe."""
+        names = self.lora_target_modules
+        targets = names if "," not in names and names == "all-linear" else [n.strip() for n in names.split(",")]
+        return Adapter(self.adapter, self.lora_r, self.lora_alpha, self.lora_dropout, targets)
+
+
+@dataclass
+class RMConfig(Common, TrainingArguments):
+    """transformers' TrainingArguments, and what a regression reward model needs."""
+
+    targets: list[str] = field(default_factory=list, metadata={"help": "Dimensions, one head each; none: the reward."})
+    weigh_by_spread: bool = field(default=False, metadata={"help": "Trust utterances less where opinions differ."})
+    packing: str = field(default="auto", metadata={"help": "auto, tree or none."})
+    attention: str = field(default="prefix_tree", metadata={"help": "prefix_tree, or flex_attention on a GPU."})
+    max_length: int = field(default=4096, metadata={"help": "Longest prompt and answer together, in tokens."})
+    row_tokens: int = field(default=8192, metadata={"help": "Most tokens in one packed row."})
+    self_check: bool = field(default=True, metadata={"help": "Compare packed and plain scores before training."})
+    padding_side: str = "right"
+    bf16: bool | None = None  # type: ignore[assignment]  # None: where the accelerator has it
+    eval_strategy: str = "epoch"
+    save_strategy: str = "epoch"
+    save_total_limit: int | None = 2
+    load_best_model_at_end: bool = True
+    metric_for_best_model: str | None = "mse"
+    greater_is_better: bool | None = False
+    logging_steps: float = 10
+    remove_unused_columns: bool = False
+    resamples: int = field(default=200, metadata={"help": "Bootstrap resamples for each interval; 0: no intervals."})
+
+    def __post_init__(self) -> None:
+        if self.bf16 is None:
+            self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported() and not self.fp16
+        one_of("packing", self.packing, PACKINGS)
+        if str(getattr(self.eval_strategy, "value", self.eval_strategy)) == "no":
+            self.load_best_model_at_end = False
+        super().__post_init__()
+
+
+@dataclass
+class PolicySFTConfig(Common, SFTConfig):
+    """TRL's SFTConfig; the loss is on the completion alone."""
+
+    completion_only_loss: bool | None = True
+    max_length: int | None = 4096
+    bf16: bool | None = None
+    eval_strategy: str = "epoch"
+    save_strategy: str = "epoch"
+    save_total_limit: int | None = 2
+    load_best_model_at_end: bool = True
+    metric_for_best_model: str | None = "loss"
+
+    def __post_init__(self) -> None:
+        if self.bf16 is None:
+            self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported() and not self.fp16
+        if str(getattr(self.eval_strategy, "value", self.eval_strategy)) == "no":
+            self.load_best_model_at_end = False
+        super().__post_init__()
+
+
+@dataclass
+class PolicyGRPOConfig(Common, GRPOConfig):
+    """TRL's GRPOConfig. What its defaults left to the version is explicit here."""
+
+    policy_adapter: str | None = field(default=None, metadata={"help": "The SFT adapter to start from and stay near."})
+    reward_model: str = field(default="", metadata={"help": "A directory or a Hub id, id@revision."})
+    rewards: list[str] = field(default_factory=list, metadata={"help": "Further rewards: name or file.py:Name."})
+    format_weight: float = field(default=0.2, metadata={"help": "Weight of the valid-action reward; 0: none."})
+    truncated_reward: float | None = field(
+        default=0.0, metadata={"help": "Reward of an answer that never ended; none: scored as if it had."}
+    )
+    beta: float = 0.04
+    loss_type: str = "dapo"
+    temperature: float = 1.0
+    num_generations: int | None = 8
+    max_completion_length: int | None = 256
+    max_prompt_length: int = field(default=4096, metadata={"help": "Longest prompt in tokens; longer ones are cut."})
+    bf16: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.bf16 is None:
+            self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported() and not self.fp16
+        super().__post_init__()
+
+
+KINDS: dict[str, type[Any]] = {"rm": RMConfig, "sft": PolicySFTConfig, "grpo": PolicyGRPOConfig}
+
+
+def configure(
+    kind: str,
+    *,
+    preset: str | None = None,
+    file: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    settings: Sequence[str] = (),
+) -> Any:
+    """The configuration of trainer `kind` ("rm", "sft", "grpo"). `options` with value None count as not given.
+
+    Raises UsageError for an unknown preset, key or value, InputError for a file that cannot be read.
+    """
+    known = {f.name: f for f in fields(KINDS[kind]) if f.init}
+    values: dict[str, Any] = {}
+    for source in (preset_values(kind, preset), _read(file) if file else {}, options or {}, _settings(settings)):
+        values |= {
+            _known(key, known): value for key, value in source.items() if value is not None or source is not options
+        }
+    values = {key: _typed(key, value, str(known[key].type)) for key, value in values.items()}
+    if preset:
+        values["preset"] = preset
+    try:
+        return KINDS[kind](**values)
+    except (ValueError, TypeError, NotImplementedError, ImportError) as error:
+        raise UsageError(
+            f"The configuration does not hold together: {_first(error)}", "change the values it names"
+        ) from error
+
+
+def presets(kind: str) -> list[str]:
+    """The names of the presets for `kind`."""
+    folder = files("trainers").joinpath("presets")
+    names = [p.name.split(".") for p in folder.iterdir() if p.name.endswith(".yaml")]
+    return sorted(name[1] for name in names if name[0] == kind)
+
+
+def preset_values(kind: str, name: str | None) -> dict[str, Any]:
+    """What a preset sets. Raises UsageError, naming the presets there are."""
+    if name is None:
+        return {}
+    if name not in presets(kind):
+        raise UsageError(f"{kind} has no preset {name!r}.", f"name one of: {', '.join(presets(kind))}")
+    text = files("trainers").joinpath("presets", f"{kind}.{name}.yaml").read_text(encoding="utf-8")
+    return dict(yaml.safe_load(text))
+
+
+def one_of(what: str, value: str, allowed: Sequence[str]) -> None:
+    """Raises UsageError where `value` is none of `allowed`."""
+    if value not in allowed:
+        raise UsageError(f"{value!r} is no {what}.", f"name one of: {', '.join(allowed)}")
+
+
+def changed(config: Any) -> dict[str, Any]:
+    """What of a configuration differs from its class's defaults: what a reader of the run wants to know."""
+    from dataclasses import MISSING
+
+    found = {}
+    for one in fields(config):
+        default = one.default if one.default is not MISSING else None
+        if one.default_factory is not MISSING:
+            default = one.default_factory()
+        value = getattr(config, one.name, None)
+        if one.init and value != default:
+            found[one.name] = value
+    return found
+
+
+def _known(key: str, known: Mapping[str, Any]) -> str:
+    if key not in known:
+        near = difflib.get_close_matches(key, known, n=3)
+        raise UsageError(
+            f"There is no setting {key!r}.", f"did you mean {' or '.join(near)}?" if near else "see the docs"
+        )
+    return key
+
+
+def _settings(settings: Sequence[str]) -> dict[str, Any]:
+    found = {}
+    for text in settings:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"{text!r} sets nothing.", "write --set key=value")
+        found[key.strip()] = yaml.safe_load(value)
+    return found
+
+
+def _read(file: str) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(
+            f"The configuration {file} cannot be read: {_first(error)}.", "write key: value lines"
+        ) from error
+    if not isinstance(found, dict):
+        raise InputError(f"The configuration {file} is no mapping.", "write key: value lines")
+    return found
+
+
+def _typed(key: str, value: Any, annotation: str) -> Any:
+    """YAML reads 1e-5 as text and lists as they come: put numbers and comma lists right."""
+    if isinstance(value, str) and "list[" in annotation and "str |" not in annotation:
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    if isinstance(value, list) and annotation.startswith("list[float]"):
+        return [_number(key, v) for v in value]
+    if isinstance(value, str) and "str" not in annotation and ("float" in annotation or "int" in annotation):
+        return _number(key, value)
+    return value
+
+
+def _number(key: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{key} is a number, not {value!r}.", f"--set {key}=1e-5") from error
+
+
+def _first(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,237 @@
+"""A dataset reference, pinned, read and split: what all three trainers start from. No torch here.
+
+A reference is resolved to one version before the first step, and the digest of that version is what the run, the
+checkpoint and the model card name. The dataset's own splits are used; where it has none, environments are kept whole
+and divided by hash. No environment and no episode may stand on both sides: that is checked, not hoped for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sotopia_rl_data.errors import InputError, NotFound, UsageError
+from sotopia_rl_data.schema import Message
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from sotopia_rl_data.query import Dataset
+
+EPISODE_COLUMNS = ("models", "tag", "source", "dialect", "codename", "scenario", "relationship")
+VALIDATION, TEST = 0.1, 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """Which rows a run stands on: `ref` as it was asked for, and the version and digest that it was resolved to."""
+
+    ref: str
+    name: str
+    version: str
+    digest: str
+    commit: str | None = None
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One utterance. `targets` holds a number for each target (None: missing); `spread` is that of the opinions."""
+
+    split: str
+    episode_id: str
+    environment_id: str
+    agent: str
+    turn: int
+    prompt: tuple[Message, ...]
+    completion: tuple[Message, ...]
+    targets: tuple[float | None, ...] = ()
+    reward: float | None = None
+    spread: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """The rows of a run in key order, where they came from, and what was left out (`dropped`: reason -> rows)."""
+
+    pinned: Pinned
+    rows: tuple[Example, ...]
+    targets: tuple[str, ...]
+    dropped: Mapping[str, int]
+    splits_by: str
+
+    def of(self, split: str) -> tuple[Example, ...]:
+        """The rows of one split, in key order."""
+        return tuple(r for r in self.rows if r.split == split)
+
+    def counts(self) -> dict[str, int]:
+        """Rows in each split."""
+        return {s: len(self.of(s)) for s in ("train", "validation", "test")}
+
+
+def load_examples(
+    ref: str,
+    *,
+    store: Any = None,
+    targets: Sequence[str] = (),
+    where: str | None = None,
+    split_by: str = "dataset",
+    sentinels: Iterable[float] = (),
+    need_reward: bool = True,
+) -> Examples:
+    """The `rewards` rows of `ref` that can be trained on.
+
+    `targets` are dimensions (`norm_<dimension>` columns); none: the aggregate `reward`. `where` is an SQL condition
+    over the rows, which may also name columns of the episode (models, tag …). With `need_reward`, rows in which every
+    target is NULL, NaN or a sentinel are dropped and counted. Raises NotFound, UsageError, QueryError, InputError.
+    """
+    from sotopia_rl_data.query import open_dataset
+
+    dataset = open_dataset(ref, store)
+    wanted = target_columns(dataset, targets, need_reward)
+    table = dataset.sql(select(dataset, where))
+    rows, dropped = _examples(table, wanted, set(sentinels), need_reward)
+    _check_any(ref, rows, dropped, where)
+    rows, splits_by = _with_splits(rows, dataset, split_by)
+    check_disjoint(rows)
+    return Examples(pin(dataset, ref), tuple(rows), tuple(targets) or ("reward",), dropped, splits_by)
+
+
+def pin(dataset: Dataset, ref: str) -> Pinned:
+    """What `ref` was resolved to."""
+    version = dataset.version
+    commit = version.manifest.provenance.get("hub", {}).get("commit")
+    return Pinned(ref, version.name, version.version, version.digest, commit, dict(version.manifest.recipe))
+
+
+def target_columns(dataset: Dataset, targets: Sequence[str], need_reward: bool = True) -> tuple[str, ...]:
+    """The column of each target. Raises NotFound, naming the columns there are, where one is absent."""
+    columns = dataset.manifest.columns.get("rewards", {})
+    wanted = tuple(f"norm_{full_name(t)}" for t in targets) or (("reward",) if need_reward else ())
+    for column in ("prompt", "completion", *wanted):
+        if column not in columns:
+            have = ", ".join(columns) or "no rewards config"
+            raise NotFound(
+                f"{dataset.version.ref} has no column {column!r}.", f"it has {have}; label it, or name other targets"
+            )
+    return wanted
+
+
+def full_name(target: str) -> str:
+    """A dimension's full name from its name or abbreviation; a name of one's own stays as it is."""
+    from sotopia_rl_data.dimensions import dimension
+
+    try:
+        return dimension(target).name
+    except UsageError:
+        return target
+
+
+def select(dataset: Dataset, where: str | None) -> str:
+    """The SELECT of the rewards rows that meet `where`, in key order."""
+    order = "ORDER BY split, episode_id, agent, turn"
+    if not where:
+        return f"SELECT * FROM rewards {order}"
+    if "episodes" not in dataset.manifest.configs:
+        return f"SELECT * FROM rewards WHERE ({where}) {order}"
+    extra = ", ".join(("episode_id", *EPISODE_COLUMNS))
+    return (
+        f"SELECT rewards.* FROM rewards LEFT JOIN (SELECT {extra} FROM episodes) AS episode USING (episode_id) "
+        f"WHERE ({where}) {order}"
+    )
+
+
+def _examples(
+    table: pa.Table, wanted: Sequence[str], sentinels: set[float], need_reward: bool
+) -> tuple[list[Example], dict[str, int]]:
+    dropped = {"no reward": 0, "no completion": 0}
+    rows = []
+    for batch in table.to_batches(max_chunksize=1024):
+        for row in batch.to_pylist():
+            targets = tuple(_number(row[c], sentinels) for c in wanted)
+            if need_reward and all(t is None for t in targets):
+                dropped["no reward"] += 1
+            elif not row["completion"] or not row["prompt"]:
+                dropped["no completion"] += 1
+            else:
+                rows.append(_example(row, targets, sentinels))
+    return rows, dropped
+
+
+def _example(row: Mapping[str, Any], targets: tuple[float | None, ...], sentinels: set[float]) -> Example:
+    return Example(
+        split=row["split"],
+        episode_id=row.get("episode_id") or "",
+        environment_id=row.get("environment_id") or "",
+        agent=row.get("agent") or "",
+        turn=row.get("turn") or 0,
+        prompt=tuple(row["prompt"]),
+        completion=tuple(row["completion"]),
+        targets=targets,
+        reward=_number(row.get("reward"), sentinels),
+        spread=_number(row.get("spread"), set()),
+    )
+
+
+def _number(value: float | None, sentinels: set[float]) -> float | None:
+    return None if value is None or not np.isfinite(value) or value in sentinels else float(value)
+
+
+def _check_any(ref: str, rows: Sequence[Example], dropped: Mapping[str, int], where: str | None) -> None:
+    if rows:
+        return
+    if dropped["no reward"]:
+        raise InputError(
+            f"Not one of the {dropped['no reward']} rows of {ref} has a reward.", f"see why: sotopia-rl-data show {ref}"
+        )
+    if where:
+        raise UsageError(f"No row of {ref} meets {where!r}.", "loosen --where")
+    raise InputError(f"{ref} has no rows to train on.", f"look at it: sotopia-rl-data show {ref}")
+
+
+def _with_splits(rows: list[Example], dataset: Dataset, split_by: str) -> tuple[list[Example], str]:
+    own = set(dataset.version.files("rewards"))
+    if split_by == "dataset" and own & {"validation", "test"}:
+        return rows, "dataset"
+    from dataclasses import replace
+
+    column = grouping(rows)
+    if column is None:
+        return [replace(r, split="train") for r in rows], "none"
+    side = grouped_split([getattr(r, column) for r in rows])
+    return [replace(r, split=side[getattr(r, column)]) for r in rows], column
+
+
+def grouping(rows: Sequence[Example]) -> str | None:
+    """The column whose values must stay whole: environment, else episode; None where there are no two of either."""
+    for column in ("environment_id", "episode_id"):
+        values = {getattr(r, column) for r in rows}
+        if len(values) > 1 and "" not in values:
+            return column
+    return None
+
+
+def grouped_split(groups: Sequence[str]) -> dict[str, str]:
+    """Each group's split: about 80/10/10 of the groups in the order of their hash, at least one group a split if there
+    are three."""
+    ordered = sorted(set(groups), key=lambda g: hashlib.sha256(g.encode()).digest())
+    validation = max(1, round(len(ordered) * VALIDATION)) if len(ordered) > 1 else 0
+    test = max(1, round(len(ordered) * TEST)) if len(ordered) > 2 else 0
+    sides = ["validation"] * validation + ["test"] * test + ["train"] * (len(ordered) - validation - test)
+    return dict(zip(ordered, sides, strict=True))
+
+
+def check_disjoint(rows: Iterable[Example]) -> None:
+    """Raises InputError where an environment or an episode stands in two splits."""
+    seen: dict[tuple[str, str], str] = {}
+    for row in rows:
+        for kind, value in (("environment", row.environment_id), ("episode", row.episode_id)):
+            if value and seen.setdefault((kind, value), row.split) != row.split:
+                raise InputError(
+                    f"The {kind} {value} is in {seen[kind, value]} and in {row.split}: scores would be flattered.",
+                    "split it again by environment: --set split_by=grouped",
+                )

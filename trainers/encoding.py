@@ -1,0 +1,186 @@
+"""From messages to token ids, the same way in training and in use.
+
+The chat template of the model's own tokenizer renders prompt and completion together; what it writes after the
+assistant's closing token (usually a newline) is cut off, so that the score is always read at the token that ends the
+turn. A prompt that does not fit is shortened in the middle of its history, by whole turns, never in the answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sotopia_rl_data.errors import InputError, UsageError
+from sotopia_rl_data.schema import Message
+
+TURN = re.compile(r"^Turn #\d+", re.MULTILINE)
+CUT = "[{count} turns are left out here]"
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Token ids from the start of the prompt to the token that ends the assistant's turn; `turns_cut` were left out."""
+
+    ids: tuple[int, ...]
+    turns_cut: int = 0
+
+
+class Encoder:
+    """Renders and tokenises with one tokenizer. Raises InputError where its template or its tokens do not serve."""
+
+    def __init__(self, tokenizer: Any, max_length: int | None = None) -> None:
+        check_tokenizer(tokenizer)
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.blank = _Blank(tokenizer)
+        self.end_of_turn = self._end_of_turn()
+
+    def encode(self, dialogues: Sequence[tuple[Sequence[Message], Sequence[Message]]]) -> list[Encoded | None]:
+        """Each (prompt, completion) as ids; None where even the shortest form is longer than `max_length`."""
+        rendered = self._render([[*prompt, *completion] for prompt, completion in dialogues])
+        return [
+            Encoded(ids) if self._fits(ids) else self._shortened(*dialogue)
+            for ids, dialogue in zip(rendered, dialogues, strict=True)
+        ]
+
+    def _shortened(self, prompt: Sequence[Message], completion: Sequence[Message]) -> Encoded | None:
+        def rendered(count: int) -> tuple[int, ...]:
+            return self._render([[*without_turns(prompt, count), *completion]])[0]
+
+        count = fewest(turns_in(prompt), lambda n: self._fits(rendered(n)))
+        return None if count is None else Encoded(rendered(count), count)
+
+    def _fits(self, ids: Sequence[int]) -> bool:
+        return self.max_length is None or len(ids) <= self.max_length
+
+    def _render(self, dialogues: list[list[Message]]) -> list[tuple[int, ...]]:
+        if not dialogues:
+            return []
+        found = self.tokenizer.apply_chat_template(dialogues, tokenize=True, return_dict=True)["input_ids"]
+        return [self._cut(ids) for ids in found]
+
+    def _cut(self, ids: list[int]) -> tuple[int, ...]:
+        end = len(ids)
+        while end and self.blank(ids[end - 1]):
+            end -= 1
+        return tuple(ids[:end])
+
+    def _end_of_turn(self) -> int:
+        """The token that closes an assistant's turn, found by rendering one. Raises InputError where none does."""
+        probe: list[Message] = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        last = self._render([probe])[0][-1]
+        if last not in self.tokenizer.all_special_ids and last not in self.tokenizer.added_tokens_decoder:
+            raise InputError(
+                "The chat template does not end an assistant's turn with a special token, where the score is read.",
+                "use an instruct model, or name a template with --set chat_template=FILE.jinja",
+            )
+        return last
+
+
+class _Blank:
+    """Whether a token is nothing but white space; remembered, since few tokens are ever asked about."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.known: dict[int, bool] = {}
+
+    def __call__(self, token: int) -> bool:
+        if token not in self.known:
+            self.known[token] = not self.tokenizer.decode([token]).strip()
+        return self.known[token]
+
+
+def check_tokenizer(tokenizer: Any) -> None:
+    """Raises InputError where there is no chat template, no padding token, or padding that is the end of the turn."""
+    name = getattr(tokenizer, "name_or_path", "") or "the model"
+    if not getattr(tokenizer, "chat_template", None):
+        raise InputError(
+            f"{name} has no chat template, so its turns cannot be written.",
+            "use an instruct model, or name a template with --set chat_template=FILE.jinja",
+        )
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        state = "is also its end of text" if tokenizer.pad_token_id is not None else "is not set"
+        raise InputError(
+            f"The padding token of {name} {state}: a stock reward model would read its score one token too early.",
+            "name another one: --set pad_token='<|some_unused_token|>'",
+        )
+
+
+def load_tokenizer(
+    name: str, *, pad_token: str | None = None, chat_template: str | None = None, revision: str | None = None
+) -> Any:
+    """The tokenizer of a model, with another padding token or chat template (a file's path) where one is named.
+
+    Raises NotFound where there is none, UsageError where the padding token is not in its vocabulary.
+    """
+    from pathlib import Path
+
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    if chat_template is not None:
+        try:
+            tokenizer.chat_template = Path(chat_template).read_text()
+        except OSError as error:
+            raise InputError(
+                f"The chat template {chat_template} cannot be read: {error.strerror}.", "check the path"
+            ) from error
+    if pad_token is not None:
+        if pad_token not in tokenizer.get_vocab():
+            raise UsageError(
+                f"{pad_token!r} is not in the vocabulary of {name}.", "name a token that it has and never uses"
+            )
+        tokenizer.pad_token = pad_token
+    return tokenizer
+
+
+def fewest(limit: int, enough: Callable[[int], bool]) -> int | None:
+    """The smallest count in 1..limit for which `enough` (monotone) is true; None where even `limit` is not enough."""
+    if limit < 1 or not enough(limit):
+        return None
+    low, high = 1, limit
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle + 1, high)
+    return low
+
+
+def turns_in(prompt: Sequence[Message]) -> int:
+    """How many turns of history can be left out: all but the first and the last one shown."""
+    blocks = len(TURN.findall(prompt[-1]["content"])) if prompt else 0
+    return max(0, blocks - 2) if blocks > 2 else 2 * _pairs(prompt)
+
+
+def without_turns(prompt: Sequence[Message], count: int) -> list[Message]:
+    """The prompt without `count` turns of its history, taken from behind the first one; a line says how many.
+
+    In the single layout turns are the blocks of the last message that start with "Turn #"; in the chat layout they
+    are messages, and go in pairs (so an odd count takes one more) to keep the roles alternating.
+    """
+    if count == 0:
+        return list(prompt)
+    starts = [m.start() for m in TURN.finditer(prompt[-1]["content"])]
+    if len(starts) > 2:
+        return [*prompt[:-1], _without_blocks(prompt[-1], starts, count)]
+    head, pairs = _head(prompt), (count + 1) // 2
+    note = CUT.format(count=2 * pairs)
+    opening: Message = {"role": prompt[head - 1]["role"], "content": f"{prompt[head - 1]['content']}\n{note}"}
+    return [*prompt[: head - 1], opening, *prompt[head + 2 * pairs :]]
+
+
+def _without_blocks(message: Message, starts: list[int], count: int) -> Message:
+    text = message["content"]
+    kept = text[: starts[1]] + CUT.format(count=count) + "\n" + text[starts[1 + count] :]
+    return {"role": message["role"], "content": kept}
+
+
+def _head(prompt: Sequence[Message]) -> int:
+    """How many leading messages set the scene: the system's, and the first other one."""
+    return next((i + 1 for i, m in enumerate(prompt) if m["role"] != "system"), len(prompt))
+
+
+def _pairs(prompt: Sequence[Message]) -> int:
+    """Pairs of messages between the scene and the last message."""
+    return max(0, (len(prompt) - _head(prompt) - 1) // 2)

@@ -1,0 +1,76 @@
+"""What a reward model's outputs mean: which targets, in which units, and how they make one reward.
+
+Targets are standardised for training; their mean and deviation stand in the model's own `config.json` under
+`reward_head`, so a checkpoint carries its units with it: reward = logit * std + mean, and with several heads the
+aggregate is their weighted mean, as in the dataset's recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sotopia_rl_data.errors import InputError
+
+KEY = "reward_head"
+
+
+@dataclass(frozen=True, slots=True)
+class RewardHead:
+    """K targets, each with its weight in the aggregate and the mean and deviation of the train split.
+
+    `tokenizer` is the SHA-256 of the tokenizer and chat template that it was trained with ("" where unknown).
+    """
+
+    targets: tuple[str, ...]
+    weights: tuple[float, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    tokenizer: str = ""
+
+    def standardised(self, values: ArrayLike) -> NDArray[np.float64]:
+        """[N, K] targets in units of one deviation around the mean; NaN stays NaN."""
+        return (np.asarray(values, dtype=np.float64) - np.array(self.mean)) / np.array(self.std)
+
+    def rewards(self, logits: ArrayLike) -> NDArray[np.float64]:
+        """[N, K] logits in the targets' own units."""
+        return np.asarray(logits, dtype=np.float64) * np.array(self.std) + np.array(self.mean)
+
+    def aggregate(self, rewards: ArrayLike) -> NDArray[np.float64]:
+        """[N] weighted mean over the K targets of [N, K] rewards."""
+        return np.asarray(rewards, dtype=np.float64) @ np.array(self.weights) / sum(self.weights)
+
+    def to_config(self) -> dict[str, Any]:
+        """As it stands in `config.json`."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+def fit(targets: Sequence[str], weights: Mapping[str, float], values: ArrayLike, tokenizer: str = "") -> RewardHead:
+    """The head of these targets from their [N, K] train values (NaN: missing).
+
+    A constant target has deviation 1, so that it is learned as its mean. Raises InputError where a target has no value.
+    """
+    table = np.asarray(values, dtype=np.float64)
+    for target, known in zip(targets, np.isfinite(table).any(axis=0), strict=True):
+        if not known:
+            raise InputError(f"The train split has no value of {target!r}.", "name other targets with --targets")
+    mean, std = np.nanmean(table, axis=0), np.nanstd(table, axis=0)
+    std = np.where(std > 1e-12, std, 1.0)
+    one = {t: float(weights.get(t, 0.0)) for t in targets}
+    if not sum(one.values()) > 0:
+        one = dict.fromkeys(targets, 1.0)
+    return RewardHead(tuple(targets), tuple(one.values()), tuple(mean.tolist()), tuple(std.tolist()), tokenizer)
+
+
+def from_config(config: Any) -> RewardHead:
+    """The head that a model's configuration names; for a foreign reward model, its logits as they are."""
+    kept = getattr(config, KEY, None)
+    if kept is None:
+        count = int(getattr(config, "num_labels", 1))
+        names = tuple(f"label_{i}" for i in range(count)) if count > 1 else ("reward",)
+        return RewardHead(names, (1.0,) * count, (0.0,) * count, (1.0,) * count)
+    return RewardHead(**{k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()})

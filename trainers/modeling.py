@@ -1,0 +1,124 @@
+"""Models into memory: full, LoRA or QLoRA, as a reward model or as a policy; and what to say when that fails."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sotopia_rl_data.asking.request import canonical_json
+from sotopia_rl_data.errors import InputError, NotFound, SotopiaDataError, UsageError
+
+ADAPTERS = ("lora", "qlora", "none")
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """LoRA's size, or `kind` none for training every weight. Dropout 0 keeps packed and plain rows exactly equal."""
+
+    kind: str = "lora"
+    r: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    targets: Sequence[str] | str = "all-linear"
+
+    def config(self, task: str) -> Any:
+        """PEFT's LoraConfig for `task` ("SEQ_CLS" keeps the score head in the adapter by itself), or None."""
+        from peft import LoraConfig
+
+        if self.kind == "none":
+            return None
+        return LoraConfig(
+            task_type=task, r=self.r, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=self.targets
+        )
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """("org/name", "rev") for "org/name@rev"; a path, which starts with ./ ../ or /, or exists, has no revision."""
+    if Path(name).exists() or name.startswith(("./", "../", "/")) or "@" not in name:
+        return name, None
+    model, _, revision = name.rpartition("@")
+    return model, revision
+
+
+@contextmanager
+def told(name: str) -> Iterator[None]:
+    """Turns what loading a model can raise into one sentence."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise NotFound(
+            f"The model {name!r} cannot be loaded: {first}", "name a directory (./DIR) or a Hub id"
+        ) from error
+
+
+@contextmanager
+def memory_told() -> Iterator[None]:
+    """Turns an out-of-memory error of the accelerator into one sentence that says what to lower."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise SotopiaDataError(
+            "The accelerator ran out of memory.",
+            "lower --set row_tokens or per_device_train_batch_size (and raise gradient_accumulation_steps as much), "
+            "turn on gradient_checkpointing, or use --set adapter=qlora",
+        ) from error
+
+
+def quantization(kind: str) -> Any:
+    """4-bit NF4 for QLoRA, else None. Raises UsageError where bitsandbytes is not installed."""
+    if kind not in ADAPTERS:
+        raise UsageError(f"{kind!r} is no adapter.", f"name one of: {', '.join(ADAPTERS)}")
+    if kind != "qlora":
+        return None
+    from importlib.util import find_spec
+
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if find_spec("bitsandbytes") is None:
+        raise UsageError(
+            "QLoRA needs bitsandbytes, which is not installed.", "pip install bitsandbytes, or --set adapter=lora"
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def resolve_dtype(dtype: str, adapter: str) -> Any:
+    """The weights' dtype. `auto`: bfloat16 for a frozen base where the accelerator has it, else float32."""
+    import torch
+
+    if dtype != "auto":
+        named = getattr(torch, dtype, None)
+        if not isinstance(named, torch.dtype):
+            raise UsageError(f"{dtype!r} is no dtype.", "name float32, bfloat16 or float16")
+        return named
+    half = adapter != "none" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if half else torch.float32
+
+
+def fingerprint(tokenizer: Any) -> str:
+    """SHA-256 over the vocabulary, the special tokens and the chat template: what text becomes depends on these."""
+    known = [tokenizer.get_vocab(), tokenizer.special_tokens_map, tokenizer.chat_template]
+    return hashlib.sha256(canonical_json(known).encode()).hexdigest()
+
+
+def check_vocabulary(tokenizer: Any, model: Any, name: str) -> None:
+    """Raises InputError where the tokenizer knows tokens that the model has no embedding for."""
+    size = model.get_input_embeddings().weight.shape[0]
+    top = max(tokenizer.get_vocab().values(), default=0)
+    if top >= size:
+        raise InputError(
+            f"The tokenizer beside {name} has token {top}, but the model knows only {size}: it is another model's.",
+            "save the tokenizer that the model was trained with beside it",
+        )

@@ -1,0 +1,57 @@
+"""Whether to pack, into what, and the check that packed scores are the plain ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sotopia_rl_data.errors import UsageError
+from trainers import attention
+from trainers.config import RMConfig
+from trainers.prepare import Prepared
+from trainers.rows import BOOKKEEPING, PlainBatch, Rows, one_each, one_each_group, sharing, tree_batch
+
+PAYS = 1.2
+
+
+def training_rows(prepared: Prepared, config: RMConfig, packed: bool) -> dict[str, Rows]:
+    """Each split's rows, packed or plain."""
+    build = (lambda s: one_each_group(s, config.row_tokens)) if packed else one_each
+    return {split: build(samples) for split, samples in prepared.samples.items() if samples}
+
+
+def choose_packing(prepared: Prepared, config: RMConfig, model: nn.Module) -> tuple[bool, float]:
+    """Whether to pack, and the tokens saved (a ratio): `auto` packs where it pays and the model allows it."""
+    if config.packing == "none":
+        return False, 1.0
+    ratio = sharing(one_each_group(prepared.samples["train"], config.row_tokens))
+    able = attention.can_read_many(model.get_base_model() if hasattr(model, "get_base_model") else model)
+    if config.packing == "tree" and not able:
+        raise UsageError(f"{type(model).__name__} cannot score several tokens of a row.", "--set packing=none")
+    return able and (config.packing == "tree" or ratio >= PAYS), ratio
+
+
+@torch.no_grad()
+def self_check(model: nn.Module, rows: Rows, pad: int) -> float:
+    """Largest difference between packed and plain scores over the first row with several utterances, in logits."""
+    row = next((r for r in rows.rows if len(r) > 1), rows.rows[0])
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    scores = [_scores(model, batch, device) for batch in (tree_batch([row]), PlainBatch(pad)([[s] for s in row]))]
+    model.train(training)
+    return float((scores[0] - scores[1]).abs().max())
+
+
+def _scores(model: nn.Module, batch: Mapping[str, Any], device: torch.device) -> Tensor:
+    inputs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items() if k not in BOOKKEEPING}
+    logits: Tensor = model(**inputs).logits.float()
+    return logits
+
+
+def tolerance(model: nn.Module) -> float:
+    """How far packed and plain scores may differ: rounding of the weights' dtype, through a deep network."""
+    return {torch.float32: 1e-3, torch.float64: 1e-6}.get(next(model.parameters()).dtype, 0.15)

@@ -1,0 +1,175 @@
+"""A trained reward model, in use: `RewardModel.load("org/name@rev").score(prompt, completion)`.
+
+Loads what `train rm` leaves (a whole checkpoint or an adapter) and any stock one-number sequence classifier. Prompts and
+completions are messages or plain text; they are rendered by the model's own tokenizer and template, whatever tokenizer
+the policy has, and read at the token that ends the turn. Calls that share prefixes are scored in one packed row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.schema import Message
+from trainers import attention
+from trainers.encoding import Encoder, load_tokenizer
+from trainers.head import RewardHead, from_config
+from trainers.modeling import check_vocabulary, fingerprint, split_revision, told
+from trainers.treepack import Tree, pack, shared_prefix
+
+Text = str | Sequence[Message]
+Dialogue = tuple[Text, Text]
+
+
+class RewardModel:
+    """Scores utterances. `head` says which targets it predicts and in which units; `name` and `revision` which it is."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        *,
+        name: str = "",
+        revision: str | None = None,
+        max_length: int | None = None,
+        row_tokens: int = 16384,
+    ) -> None:
+        self.model = model.eval()
+        self.name = name
+        self.revision = revision
+        self.head: RewardHead = from_config(model.config)
+        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.encoder = Encoder(tokenizer, min(filter(None, (max_length, limit)), default=None))
+        self.row_tokens = row_tokens
+        check_vocabulary(tokenizer, model, name or "the reward model")
+        self._check_trained_with(tokenizer)
+
+    @classmethod
+    def load(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        max_length: int | None = None,
+        row_tokens: int = 16384,
+    ) -> RewardModel:
+        """From a directory or a Hub id (`org/name`, `org/name@revision`), onto `device` (default: a GPU if there is one).
+
+        Raises NotFound where it cannot be loaded, InputError where tokenizer and model do not belong together.
+        """
+        where, pinned = split_revision(str(name))
+        revision = revision or pinned
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        with told(str(name)):
+            local = snapshot(where, revision)
+            model = _load(local, dtype or (torch.bfloat16 if str(device).startswith("cuda") else torch.float32))
+            tokenizer = load_tokenizer(str(local))
+        return cls(
+            model.to(device),
+            tokenizer,
+            name=where,
+            revision=revision,
+            max_length=max_length,
+            row_tokens=row_tokens,
+        )
+
+    def score(self, prompt: Text, completion: Text) -> float:
+        """The reward of `completion` as the answer to `prompt`, in the units of the dataset it was trained on.
+
+        Raises InputError where the prompt, even with its history cut, does not fit the model's context.
+        """
+        return float(self.score_batch([(prompt, completion)])[0])
+
+    def score_batch(self, dialogues: Iterable[Dialogue]) -> NDArray[np.float64]:
+        """[N] rewards; several heads as their weighted mean. Raises InputError as `score` does."""
+        return self.head.aggregate(self.score_heads(dialogues))
+
+    @torch.no_grad()
+    def score_heads(self, dialogues: Iterable[Dialogue]) -> NDArray[np.float64]:
+        """[N, K] rewards by target, in the order of `head.targets`."""
+        pairs = [(messages(prompt, "user"), messages(completion, "assistant")) for prompt, completion in dialogues]
+        encoded = self.encoder.encode(pairs)
+        if any(e is None for e in encoded):
+            raise InputError(
+                f"A prompt does not fit into the {self.encoder.max_length} tokens of {self.name or 'the reward model'}.",
+                "shorten it, or use a reward model with a longer context",
+            )
+        ids = [np.array(e.ids, dtype=np.int32) for e in encoded if e is not None]
+        logits = np.zeros((len(ids), len(self.head.targets)))
+        for rows in packed_rows(ids, self.row_tokens):
+            logits[rows] = self._logits(pack([ids[i] for i in rows]))
+        return self.head.rewards(logits)
+
+    def _logits(self, tree: Tree) -> NDArray[np.float32]:
+        device = next(self.model.parameters()).device
+        inputs = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in attention.tree_inputs(tree).items()}
+        found: NDArray[np.float32] = self.model(**inputs).logits.float().cpu().numpy()
+        return found
+
+    def _check_trained_with(self, tokenizer: Any) -> None:
+        if self.head.tokenizer and self.head.tokenizer != fingerprint(tokenizer):
+            raise InputError(
+                f"The tokenizer or chat template beside {self.name or 'the reward model'} is not the one it was trained with.",
+                "put back the tokenizer files that `train rm` wrote",
+            )
+
+
+def messages(text: Text, role: str) -> list[Message]:
+    """Messages as they are; plain text as one message of `role` ("user" or "assistant")."""
+    if isinstance(text, str):
+        return [{"role": "assistant" if role == "assistant" else "user", "content": text}]
+    return list(text)
+
+
+def packed_rows(ids: Sequence[NDArray[np.int32]], row_tokens: int) -> Iterator[list[int]]:
+    """Numbers of the sequences for one row each, at most `row_tokens` tokens when packed: neighbours share prefixes."""
+    order = sorted(range(len(ids)), key=lambda i: ids[i].astype(">i4").tobytes())
+    row: list[int] = []
+    size = 0
+    for i in order:
+        new = len(ids[i]) - (shared_prefix(ids[row[-1]], ids[i]) if row else 0)
+        if row and size + new > row_tokens:
+            yield row
+            row, size, new = [], 0, len(ids[i])
+        row.append(i)
+        size += new
+    if row:
+        yield row
+
+
+def snapshot(name: str, revision: str | None) -> Path:
+    """The directory of a model: itself, or the Hub's files at `revision` in the cache."""
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, revision=revision))
+
+
+def _load(local: Path, dtype: torch.dtype) -> nn.Module:
+    """A whole checkpoint, or the base that an adapter names with the adapter merged into it."""
+    options = {"dtype": dtype, "attn_implementation": attention.NAME}
+    adapter = local / "adapter_config.json"
+    if not adapter.exists():
+        model = AutoModelForSequenceClassification.from_pretrained(local, **options)
+        return attention.read_many(model)
+    from peft import PeftModel
+
+    known = json.loads(adapter.read_text(encoding="utf-8"))
+    config = AutoConfig.from_pretrained(local)
+    base = AutoModelForSequenceClassification.from_pretrained(
+        known["base_model_name_or_path"], revision=known.get("revision"), config=config, **options
+    )
+    return attention.read_many(PeftModel.from_pretrained(base, local).merge_and_unload())

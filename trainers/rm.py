@@ -1,0 +1,185 @@
+"""The regression reward model: score an utterance given what its speaker saw (paper, Eq. 5).
+
+transformers' Trainer with a stock `...ForSequenceClassification`, and three things that it does not do by itself: a
+loss normalised over the utterances of the whole optimiser step (the same step whatever the accumulation, the number of
+processes and the packing), rows that hold a whole episode-agent, and metrics over utterances rather than rows.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, EarlyStoppingCallback, Trainer, set_seed
+
+from trainers import attention
+from trainers.config import RMConfig
+from trainers.data import Example
+from trainers.head import KEY
+from trainers.metrics import Baselines, reward_metrics
+from trainers.modeling import quantization, resolve_dtype, split_revision, told
+from trainers.packing import choose_packing, self_check, tolerance, training_rows
+from trainers.prepare import Prepared
+from trainers.rows import BOOKKEEPING, PlainBatch, Rows, tree_batch
+
+log = logging.getLogger(__name__)
+
+
+def load_model(config: RMConfig, prepared: Prepared) -> nn.Module:
+    """The model to train: a stock sequence classifier that carries its head's units, in PEFT where asked for."""
+    name, revision = split_revision(config.model)
+    tokenizer = prepared.encoder.tokenizer
+    set_seed(config.seed)  # the head, and LoRA, start at random
+    with told(config.model):
+        model = AutoModelForSequenceClassification.from_pretrained(
+            name,
+            revision=revision,
+            num_labels=len(prepared.head.targets),
+            dtype=resolve_dtype(config.dtype, config.adapter),
+            attn_implementation=config.attention,
+            quantization_config=quantization(config.adapter),
+        )
+    model.config.pad_token_id = model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    model.config.problem_type = "regression"
+    model.config.id2label = dict(enumerate(prepared.head.targets))
+    model.config.label2id = {t: i for i, t in enumerate(prepared.head.targets)}
+    setattr(model.config, KEY, prepared.head.to_config())
+    attention.read_many(model)
+    lora = config.lora().config("SEQ_CLS")
+    if lora is None:
+        return model
+    from peft import get_peft_model, prepare_model_for_kbit_training
+
+    if config.adapter == "qlora":
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=bool(config.gradient_checkpointing))
+    return get_peft_model(model, lora)
+
+
+class RewardTrainer(Trainer):
+    """Trainer over utterances. The loss is the weighted squared error, summed over the step's utterances and divided by
+    their number, on whatever processes and in whatever rows they stand."""
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, *args: Any, judge: RewardJudge, **kwargs: Any) -> None:
+        super().__init__(*args, compute_metrics=judge, **kwargs)
+        self.all_rows: dict[str, Rows] = {}
+        self.packing: dict[str, Any] = {}
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+        """The batches of one optimiser step and how many utterances they hold, over all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        count = torch.tensor(sum(len(b["labels"]) for b in batches), device=device)
+        return batches, self.accelerator.reduce(count, reduction="sum") if self.args.world_size > 1 else count
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Squared error of a batch as its share of the step's mean (processes' gradients are averaged later)."""
+        logits = model(**{k: v for k, v in inputs.items() if k not in BOOKKEEPING}).logits.float()
+        errors = (inputs["weights"] * (logits - inputs["labels"]) ** 2).sum()
+        count = len(logits) if num_items_in_batch is None else num_items_in_batch / self.accelerator.num_processes
+        loss = errors / count
+        return (loss, {"logits": logits}) if return_outputs else loss
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[None, Tensor, Tensor]:
+        """Logits [rows, most in a row, K] and the utterance that each belongs to [rows, most in a row] (-100: none).
+
+        A row's utterances stay together, so that gathering over processes and dropping the last batch's repeated rows
+        work as for any dataset.
+        """
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad():
+            _, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        logits, item = outputs["logits"], inputs["item"]
+        place = torch.arange(len(item), device=item.device) - torch.searchsorted(item, item)
+        shape = (int(item[-1]) + 1, int(place.max()) + 1)
+        index = torch.full(shape, -100, device=item.device)
+        index[item, place] = inputs["index"]
+        table = torch.zeros(*shape, logits.shape[-1], device=item.device)
+        table[item, place] = logits
+        return None, table, index
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """As the Trainer saves, and `config.json` also beside an adapter: the head's units live there."""
+        super()._save(output_dir, state_dict)
+        self.accelerator.unwrap_model(self.model).config.save_pretrained(output_dir or self.args.output_dir)
+
+
+class RewardJudge:
+    """Metrics of predictions, by the utterances' numbers: what Trainer calls `compute_metrics`."""
+
+    def __init__(self, prepared: Prepared, resamples: int, seed: int) -> None:
+        self.head = prepared.head
+        self.examples = prepared.examples
+        self.resamples = resamples
+        self.seed = seed
+        train = [r for r in prepared.examples if r.split == "train"]
+        self.baselines = Baselines(self.truth(train), [r.turn for r in train])
+
+    def truth(self, rows: Sequence[Example]) -> NDArray[np.float64]:
+        """[N] what is to be predicted: the aggregate over the heads, of the targets that are known."""
+        values = np.array([[np.nan if t is None else t for t in r.targets] for r in rows], dtype=np.float64)
+        weights = np.isfinite(values) * np.array(self.head.weights)
+        return np.nansum(values * weights, axis=1) / weights.sum(axis=1)
+
+    def __call__(self, found: Any) -> dict[str, float]:
+        """Metrics from (predictions [rows, m, K], label_ids [rows, m])."""
+        index = np.asarray(found.label_ids).reshape(-1)
+        logits = np.asarray(found.predictions).reshape(len(index), -1)
+        numbers, first = np.unique(index, return_index=True)  # a row may have been repeated to fill the last batch
+        there = numbers >= 0
+        return self.metrics(numbers[there], logits[first[there]])
+
+    def metrics(self, index: NDArray[np.int64], logits: NDArray[np.floating[Any]]) -> dict[str, float]:
+        """Metrics of [N, K] logits for these utterances; several heads also each by name."""
+        rows = [self.examples[i] for i in index]
+        rewards = self.head.rewards(logits)
+        episodes = [(r.episode_id, r.agent) if r.episode_id else i for i, r in enumerate(rows)]
+        baselines = self.baselines.of([r.turn for r in rows])
+        truth = self.truth(rows)
+        result = reward_metrics(
+            self.head.aggregate(rewards), truth, episodes, baselines, resamples=self.resamples, seed=self.seed
+        )
+        for k, target in enumerate(self.head.targets if len(self.head.targets) > 1 else ()):
+            known = [i for i, r in enumerate(rows) if r.targets[k] is not None]
+            one = [rows[i].targets[k] for i in known]
+            alone = reward_metrics(rewards[known, k], one, [episodes[i] for i in known], {}, resamples=0)
+            result |= {f"{target}_{name}": value for name, value in alone.items()}
+        return result
+
+
+def build_trainer(
+    config: RMConfig, prepared: Prepared, model: nn.Module, callbacks: Sequence[Any] = ()
+) -> RewardTrainer:
+    """A trainer over the prepared rows; packing is chosen, checked against plain rows, given up where it differs."""
+    packed, ratio = choose_packing(prepared, config, model)
+    pad = prepared.encoder.tokenizer.pad_token_id
+    rows = training_rows(prepared, config, packed)
+    if packed and config.self_check:
+        model.to(config.device)
+        gap = self_check(model, rows["train"], pad)
+        if not gap <= tolerance(model):
+            log.warning("Packed and plain scores differ by %.2g: going on with one row an utterance.", gap)
+            packed, rows = False, training_rows(prepared, config, False)
+    stop = [EarlyStoppingCallback(config.patience)] if config.patience else []
+    trainer = RewardTrainer(
+        model=model,
+        args=config,
+        data_collator=tree_batch if packed else PlainBatch(pad, config.padding_side),
+        train_dataset=rows["train"],
+        eval_dataset=rows.get("validation"),
+        processing_class=prepared.encoder.tokenizer,
+        callbacks=[*stop, *callbacks],
+        judge=RewardJudge(prepared, config.resamples, config.seed),
+    )
+    trainer.all_rows = rows
+    trainer.packing = {"rows": "tree" if packed else "none", "ratio": round(ratio, 3)}
+    return trainer

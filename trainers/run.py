@@ -1,0 +1,161 @@
+"""A run's folder: `run.json` (what, from what, with what), `metrics.jsonl` (as it went), `metrics.png` (a look at it).
+
+Everything that `inspect` and the model card say is read from here. Written by the first process only.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from sotopia_rl_data.errors import InputError, NotFound
+
+RUN, METRICS, PLOT = "run.json", "metrics.jsonl", "metrics.png"
+
+
+class RunFolder:
+    """The folder of one run. Raises InputError where it cannot be written."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{path} cannot be written: {error.strerror}.", "name another --output") from error
+
+    def keep(self, record: Mapping[str, Any], write: bool = True) -> dict[str, Any]:
+        """The record as JSON holds it; written as `run.json` by the process that `write`s."""
+        known: dict[str, Any] = plain(record)
+        if write:
+            self.write(known)
+        return known
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """`run.json`, whole or not at all."""
+        beside = self.path / f".{RUN}.{os.getpid()}"
+        beside.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        beside.replace(self.path / RUN)
+
+    def read(self) -> dict[str, Any]:
+        """`run.json`. Raises NotFound, InputError."""
+        try:
+            found = json.loads((self.path / RUN).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise NotFound(f"{self.path} is no run: it has no {RUN}.", "name a folder that `train` wrote") from error
+        except ValueError as error:
+            raise InputError(f"{self.path / RUN} is damaged: {error}.", "train again") from error
+        return dict(found)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`; a torn last line is left out."""
+        try:
+            lines = (self.path / METRICS).read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+        return [row for row in map(_line, lines) if row is not None]
+
+    def keep_until(self, step: int) -> None:
+        """Forget metrics after `step`: a resumed run writes them again."""
+        kept = [row for row in self.metrics() if row.get("step", 0) <= step]
+        (self.path / METRICS).write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest `checkpoint-N` that is whole, or None."""
+        there = [p for p in self.path.glob("checkpoint-*") if (p / "trainer_state.json").exists()]
+        return max(there, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
+
+
+class MetricsFile(TrainerCallback):
+    """Writes each logged line to `metrics.jsonl` as it comes, and the picture at the end of every evaluation."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self.folder.keep_until(state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        if not state.is_world_process_zero or not logs:
+            return
+        row = {"step": state.global_step, "epoch": state.epoch, "time": round(time.time(), 3), **logs}
+        with (self.folder.path / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(plain(row)) + "\n")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            draw(self.folder)
+
+
+def draw(
+    folder: RunFolder, keys: tuple[str, ...] = ("loss", "reward", "mse", "spearman", "pair_accuracy")
+) -> Path | None:
+    """`metrics.png`: one panel for each of `keys` that was logged, train and held-out curves together."""
+    import matplotlib
+
+    matplotlib.use("Agg", force=False)
+    from matplotlib.figure import Figure
+
+    rows = folder.metrics()
+    panels = [k for k in keys if any(name in row for row in rows for name in (k, f"eval_{k}"))]
+    if not panels:
+        return None
+    figure = Figure(figsize=(4.2 * len(panels), 3.2), layout="constrained")
+    for axis, key in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for name, label in ((key, "train"), (f"eval_{key}", "validation")):
+            points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+            if points:
+                axis.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else "", label=label)
+        axis.set_xlabel("step")
+        axis.set_title(key.replace("_", " "))
+        axis.legend(frameon=False)
+        axis.grid(alpha=0.3)
+    figure.savefig(folder.path / PLOT, dpi=120)
+    return folder.path / PLOT
+
+
+def environment() -> dict[str, Any]:
+    """The command and the versions that a run stands on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    packages = {}
+    for name in ("sotopia-rl-data", "torch", "transformers", "trl", "peft", "accelerate"):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {"command": [Path(sys.argv[0]).name, *sys.argv[1:]], "packages": packages, "python": sys.version.split()[0]}
+
+
+def plain(value: Any) -> Any:
+    """As JSON holds it: no NaN, no tuples, no paths, no enums, no numpy."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(v) for v in value]
+    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value.value if hasattr(value, "value") else value
+    return str(value)
+
+
+def _line(text: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(text)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
