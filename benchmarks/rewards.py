@@ -2,14 +2,16 @@
 
     python benchmarks/rewards.py --utterances 10_000_000 --dimensions 7
 
-Makes a version's `episodes`, `attributions` (long) and text in the real columns, sorted, as the store lays them out, and runs
-each step in a process of its own, so that CPU seconds (user + system, every thread) and peak memory are that step's.
-Reading and writing is done by the same reader and writer on both sides; imports are not counted. Prints Markdown.
+Makes a version's `episodes`, `attributions` (long) and text in the real columns, sorted, as the store lays them out,
+with one utterance in 200 unlabelled, and runs each step in a process of its own, so that CPU seconds (user + system,
+every thread) and peak memory are that step's. Both sides read and write with the same reader and writer; imports are
+not counted. Prints Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import resource
 import shutil
@@ -22,21 +24,23 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.rewards import Recipe, long, preset
-from sotopia_rl_data.rewards.build import READ_ROWS, Files, Finish, build, fitted
+from sotopia_rl_data.rewards.build import READ_ROWS, Files, Finish, build, fitted, widened
 from sotopia_rl_data.rewards.rules import rule
 from sotopia_rl_data.rewards.streams import read
 from sotopia_rl_data.rewards.texts import StoredTexts
-from sotopia_rl_data.rewards.widen import Plan, Wide, widen
+from sotopia_rl_data.rewards.widen import Plan, Wide
 from sotopia_rl_data.splits import FRACTIONS
 from sotopia_rl_data.tables import ATTRIBUTIONS, EPISODES, rewards_schema
 
 TURNS = 20  # per episode, by two agents in turn
+UNLABELLED = 200  # one utterance in so many
 GROUP_ROWS = 1 << 17
 AGENTS = [f"01H5TNE5P{i:017d}" for i in range(40)]
 
@@ -49,13 +53,14 @@ def generate(work: Path, utterances: int, dimensions: list[str]) -> None:
     first = 0
     for split, fraction in FRACTIONS.items():
         episodes = max(1, round(utterances * fraction / TURNS))
-        with Sink(work / f"episodes-{split}.parquet", EPISODES) as e, Sink(work / f"attributions-{split}.parquet", ATTRIBUTIONS) as a:
-            with Sink(work / f"texts-{split}.parquet", _text_schema()) as t:
-                for start in range(first, first + episodes, 2000):
-                    ids = np.arange(start, min(start + 2000, first + episodes))
-                    e.write(_episodes(ids, split))
-                    a.write(_attributions(ids, sorted(dimensions)))
-                    t.write(_texts(ids, split))
+        schemas = {"episodes": EPISODES, "attributions": ATTRIBUTIONS, "texts": _text_schema()}
+        with contextlib.ExitStack() as stack:
+            sinks = [stack.enter_context(Sink(work / f"{c}-{split}.parquet", s)) for c, s in schemas.items()]
+            for start in range(first, first + episodes, 1 << 12):
+                ids = np.arange(start, min(start + (1 << 12), first + episodes))
+                tables = _episodes(ids, split), _attributions(ids, sorted(dimensions)), _texts(ids, split)
+                for sink, table in zip(sinks, tables, strict=True):
+                    sink.write(table)
         first += episodes
 
 
@@ -84,8 +89,8 @@ class Sink:
         self._writer.close()
 
 
-def _names(ids: np.ndarray) -> list[str]:
-    return [f"{int(i):08x}-0f3a-4b1c-9d2e-5a6b7c8d9e0f" for i in ids]
+def _names(ids: np.ndarray) -> pa.Array:
+    return pa.array([f"{int(i):08x}-0f3a-4b1c-9d2e-5a6b7c8d9e0f" for i in ids])
 
 
 def _speakers(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -96,16 +101,25 @@ def _speakers(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _episodes(ids: np.ndarray, split: str) -> pa.Table:
     rng = np.random.default_rng([1, int(ids[0])])
-    rows = []
-    for name, low, high in zip(_names(ids), *_speakers(ids), strict=True):
-        scores = [
-            {"agent": AGENTS[a], "dimension": d.name, "score": float(rng.integers(int(d.low), int(d.high) + 1)), "evaluator": "gpt-4"}
-            for a in (low, high)
-            for d in SOTOPIA_EVAL
-        ]
-        blank = {f.name: [] if pa.types.is_list(f.type) else "" for f in EPISODES}
-        rows.append(blank | {"episode_id": name, "environment_id": f"{split}-env", "scores": scores})
-    return pa.Table.from_pylist(rows, schema=EPISODES)
+    each = len(SOTOPIA_EVAL)
+    low, high = (np.tile([end for d in SOTOPIA_EVAL for end in (d.low, d.high)][k::2], 2 * len(ids)) for k in (0, 1))
+    scores = {
+        "agent": _coded(np.repeat(np.stack(_speakers(ids), axis=1).reshape(-1), each), AGENTS),
+        "dimension": _coded(np.tile(np.arange(each), 2 * len(ids)), [d.name for d in SOTOPIA_EVAL]),
+        "score": pa.array(np.round(rng.uniform(low, high))),
+        "evaluator": _coded(np.zeros(2 * each * len(ids), np.int32), ["gpt-4"]),
+    }
+    columns = {f.name: pa.array([[] if pa.types.is_list(f.type) else ""] * len(ids), f.type) for f in EPISODES}
+    columns |= {"episode_id": _names(ids), "environment_id": pa.array([f"{split}-env"] * len(ids))}
+    columns["scores"] = _lists(scores, 2 * each)
+    return pa.table(columns).cast(EPISODES)
+
+
+def _lists(fields: dict[str, pa.Array], each: int) -> pa.Array:
+    """A list of `each` structs a row."""
+    plain = [a.dictionary_decode() if pa.types.is_dictionary(a.type) else a for a in fields.values()]
+    items = pa.StructArray.from_arrays(plain, list(fields))
+    return pa.ListArray.from_arrays(pa.array(np.arange(0, len(items) + 1, each, dtype=np.int32)), items)
 
 
 def _attributions(ids: np.ndarray, dimensions: list[str]) -> pa.Table:
@@ -129,30 +143,46 @@ def _attributions(ids: np.ndarray, dimensions: list[str]) -> pa.Table:
         "scale_max": pa.array(np.full(rows, 3.0)),
         "call_id": _coded(episode, [f"{int(i):064x}" for i in ids * 2654435761]),
     }
-    return pa.table(columns).cast(ATTRIBUTIONS)
+    answered = np.repeat(rng.integers(0, UNLABELLED, len(ids) * TURNS) > 0, each)
+    return pa.table(columns).filter(pa.array(answered)).cast(ATTRIBUTIONS)
 
 
-def _coded(codes: np.ndarray, values: list[str]) -> pa.Array:
-    return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(values))
+def _coded(codes: np.ndarray, values: list[str] | pa.Array) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(
+        pa.array(codes, pa.int32()), values if isinstance(values, pa.Array) else pa.array(values)
+    )
 
 
 def _text_schema() -> pa.Schema:
     schema = rewards_schema(())
-    return pa.schema([schema.field(c) for c in ("episode_id", "environment_id", "agent", "turn", "prompt", "completion")])
+    return pa.schema(
+        [schema.field(c) for c in ("episode_id", "environment_id", "agent", "turn", "prompt", "completion")]
+    )
 
 
 def _texts(ids: np.ndarray, split: str) -> pa.Table:
-    names, (low, high) = _names(ids), _speakers(ids)
-    rows = []
-    for name, one, other in zip(names, low, high, strict=True):
-        for agent, turns in ((one, range(0, TURNS, 2)), (other, range(1, TURNS, 2))):
-            for turn in turns:
-                asked = f"You are {AGENTS[agent]} in {name}. Turn #{turn}: what do you say to the other one now?"
-                said = f'{{"action_type": "speak", "argument": "Turn {turn} of {name}"}}'
-                row = [name, f"{split}-env", AGENTS[agent], turn]
-                row += [[{"role": "user", "content": asked}], [{"role": "assistant", "content": said}]]
-                rows.append(dict(zip(_text_schema().names, row, strict=True)))
-    return pa.Table.from_pylist(rows, schema=_text_schema())
+    turns = np.concatenate([np.arange(0, TURNS, 2), np.arange(1, TURNS, 2)])
+    turn = pa.array(np.tile(turns, len(ids)).astype(np.int32))
+    episode = _coded(np.repeat(np.arange(len(ids)), TURNS), _names(ids)).dictionary_decode()
+    agent = _coded(np.repeat(np.stack(_speakers(ids), axis=1).reshape(-1), TURNS // 2), AGENTS).dictionary_decode()
+    number = turn.cast(pa.string())
+    asked = _joined("You are ", agent, " in ", episode, ". Turn #", number, ": what do you say to the other one now?")
+    said = _joined('{"action_type": "speak", "argument": "Turn ', number, " of ", episode, '"}')
+    columns = {
+        "episode_id": episode,
+        "environment_id": _joined(f"{split}-env", rows=len(turn)),
+        "agent": agent,
+        "turn": turn,
+        "prompt": _lists({"role": _joined("user", rows=len(turn)), "content": asked}, 1),
+        "completion": _lists({"role": _joined("assistant", rows=len(turn)), "content": said}, 1),
+    }
+    return pa.table(columns).cast(_text_schema())
+
+
+def _joined(*parts: str | pa.Array, rows: int = 0) -> pa.Array:
+    rows = rows or next(len(part) for part in parts if isinstance(part, pa.Array))
+    arrays = [part if isinstance(part, pa.Array) else pa.repeat(part, rows) for part in parts]
+    return pc.binary_join_element_wise(*arrays, "")
 
 
 # --- the steps, each run in its own process -----------------------------------------------------------------------
@@ -164,7 +194,11 @@ class Bench:
     def __init__(self, work: Path, dimensions: list[str]) -> None:
         self.work, self.dimensions = work, dimensions
         self.recipe: Recipe = preset("sotopia-rl")
-        self.episodes, self.attributions, self.texts = self._files("episodes"), self._files("attributions"), self._files("texts")
+        self.episodes, self.attributions, self.texts = (
+            self._files("episodes"),
+            self._files("attributions"),
+            self._files("texts"),
+        )
         direct = rule("direct")
         files = [p for paths in self.attributions.values() for p in paths]
         schema, opinions, only = long.opinions(self.recipe, direct, files, True)
@@ -184,14 +218,14 @@ class Bench:
         return write
 
     def build(self) -> None:
-        """The whole function."""
+        """The function that `rewards` and `label` call: long attributions, scores and text to the finished config."""
         files = {"episodes": self.episodes, "attributions": self.attributions, "texts": StoredTexts(self.texts)}
         scratch = self.work / "scratch"
         scratch.mkdir(exist_ok=True)
         build(self.recipe, **files, write=self.write("built"), scratch=scratch, asked=self.dimensions)
 
     def copy(self) -> None:
-        """Read the same columns of the same files, and write the same result (its numbers are held, not computed)."""
+        """Read the same columns of the same files and write the same result (numbers held, not computed)."""
         held = self._numbers()
         write = self.write("copied")
         for split in FRACTIONS:
@@ -207,17 +241,16 @@ class Bench:
             return file.read_row_group(0, columns=names).combine_chunks()
 
     def widen(self) -> None:
-        """The wide intermediate, kept for the two steps below."""
+        """The first of its three steps alone: long to wide, the rule applied."""
         for split in FRACTIONS:
-            from sotopia_rl_data.rewards.build import _widened
-
-            Wide(self._wide(split), self.plan).write(_widened(self.plan, split, self.episodes, self.attributions, StoredTexts(self.texts)))
+            r = widened(self.plan, split, self.episodes, self.attributions, StoredTexts(self.texts))
+            Wide(self._wide(split), self.plan).write(r)
 
     def _wide(self, split: str) -> Path:
         return self.work / f"wide-{split}.arrow"
 
     def arithmetic(self) -> None:
-        """Fit, normalise, aggregate on the wide intermediate; write the numbers."""
+        """The other two on the wide intermediate: fit, normalise, aggregate; write the numbers."""
         wide = {split: Wide(self._wide(split), self.plan) for split in FRACTIONS}
         statistics, _ = fitted(self.recipe, self.dimensions, wide["train"].read())
         finish = Finish(self.recipe, self.plan, statistics, list(wide))
@@ -274,7 +307,9 @@ class Bench:
 def _beside(text: pa.RecordBatch | pa.Table, numbers: pa.Table, dimensions: list[str]) -> pa.Table:
     schema = rewards_schema(dimensions)
     numbers = numbers.slice(0, text.num_rows)
-    return pa.table([(text if name in text.schema.names else numbers).column(name) for name in schema.names], schema=schema)
+    return pa.table(
+        [(text if name in text.schema.names else numbers).column(name) for name in schema.names], schema=schema
+    )
 
 
 # --- measuring ------------------------------------------------------------------------------------------------------
@@ -312,38 +347,52 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--utterances", type=int, default=1_000_000)
     parser.add_argument("--dimensions", type=int, default=7, choices=range(3, 8))
-    parser.add_argument("--against-dicts", type=int, default=143_000, help="utterances for the comparison with dicts; 0: none")
-    parser.add_argument("--dir", type=Path, help="where the tables go (several GB); default: the system's temporary folder")
+    parser.add_argument(
+        "--against-dicts", type=int, default=143_000, help="utterances for the comparison with dicts; 0: none"
+    )
+    parser.add_argument(
+        "--dir", type=Path, help="where the tables go (several GB); default: the system's temporary folder"
+    )
     parser.add_argument("--step", help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    asked = ["goal", "relationship", "knowledge", *(d.name for d in SOTOPIA_EVAL if d.name not in ("goal", "relationship", "knowledge"))]
+    asked = [
+        "goal",
+        "relationship",
+        "knowledge",
+        *(d.name for d in SOTOPIA_EVAL if d.name not in ("goal", "relationship", "knowledge")),
+    ]
     dimensions = asked[: args.dimensions]
     if args.step:
         return run_step(args.step, args.work, dimensions)
     report(args.utterances, dimensions, args.dir, ("build", "copy", "widen", "arithmetic", "wide_copy"))
     if args.against_dicts:
-        report(args.against_dicts, dimensions, args.dir, ("build", "dicts"))
+        report(args.against_dicts, dimensions, args.dir, ("build", "dicts"), times=5)
     return None
 
 
 RATIOS = (("build", "copy", "≤ 4"), ("arithmetic", "wide_copy", "≤ 1.5"), ("dicts", "build", "≥ 20"))
 
 
-def report(utterances: int, dimensions: list[str], folder: Path | None, steps: tuple[str, ...]) -> None:
+def report(utterances: int, dimensions: list[str], folder: Path | None, steps: tuple[str, ...], times: int = 1) -> None:
+    """Print what each step took: of several times, the one with the median CPU."""
     work = Path(tempfile.mkdtemp(dir=folder))
     try:
         generate(work, utterances, dimensions)
-        took = {step: measured(step, work, dimensions) for step in steps}
+        runs = [{step: measured(step, work, dimensions) for step in steps} for _ in range(times)]
     finally:
         shutil.rmtree(work)
-    print(f"\n{utterances:,} utterances × {len(dimensions)} dimensions ({utterances * len(dimensions):,} attributions)\n")
-    print("| step | CPU s | wall s | peak MB |\n|---|--:|--:|--:|")
+    took = {step: sorted((run[step] for run in runs), key=lambda m: m["cpu"])[times // 2] for step in steps}
+    print(
+        f"\n{utterances:,} utterances × {len(dimensions)} dimensions ({utterances * len(dimensions):,} attributions)\n"
+    )
+    print("| step | what | CPU s | wall s | peak MB |\n|---|---|--:|--:|--:|")
     for step, m in took.items():
-        print(f"| {getattr(Bench, step).__doc__.strip().splitlines()[0].rstrip('.')} | {m['cpu']:.2f} | {m['wall']:.2f} | {m['mb']:.0f} |")
+        what = (getattr(Bench, step).__doc__ or "").splitlines()[0].rstrip(".")
+        print(f"| `{step}` | {what} | {m['cpu']:.2f} | {m['wall']:.2f} | {m['mb']:.0f} |")
     for one, other, wanted in RATIOS:
         if one in took and other in took:
-            print(f"\n`{one}` / `{other}`: {took[one]['cpu'] / took[other]['cpu']:.2f} × CPU (wanted {wanted})")
+            print(f"\n`{one}` / `{other}`: {took[one]['cpu'] / took[other]['cpu']:.2f} × CPU (wanted: {wanted})")
 
 
 if __name__ == "__main__":

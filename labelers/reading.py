@@ -123,7 +123,12 @@ def _newest(plan: Plan, question: Question, attempts: list[Attempt]) -> dict[Slo
             return values_of(plan, question, attempt.reply)
         except BadAnswer as wrong:
             reason = reason or wrong.message
-    return reason or next((f"no answer: {a.error}" for a in attempts), _NEVER)
+    return reason or next((f"no answer: {_public(a)}" for a in attempts), _NEVER)
+
+
+def _public(attempt: Attempt) -> str:
+    """An error as the data may carry it: without the provider's URL, which can be somebody's own."""
+    return attempt.error.replace(attempt.base_url, "its provider") if attempt.base_url else attempt.error
 
 
 def _unasked(plan: Plan, episode: Episode, questions: Iterable[Question]) -> Iterator[Failure]:

@@ -6,6 +6,7 @@ A file or folder is only there after a power cut if it and its parent folder wer
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -37,6 +38,60 @@ def sync_file(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+class HashedFile:
+    """A new file that libraries may write to: it hashes what passes, and keeps a failure for `check` to raise.
+
+    Arrow's Parquet writer must not be told that the disk is full: with content-defined chunking it ends the process.
+    """
+
+    closed = False
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.size, self.sha256 = path, 0, hashlib.sha256()
+        self._failure: OSError | None = None
+        self._file = path.open("xb", buffering=0)
+
+    def write(self, data: bytes) -> int:
+        """Take `data`, whatever the disk says."""
+        view = memoryview(data).cast("B")
+        self.sha256.update(view)
+        self.size += len(view)
+        start = 0
+        try:
+            while start < len(view) and self._failure is None:
+                start += self._file.write(view[start:])
+        except OSError as error:
+            self._failure = error
+        return len(view)
+
+    def tell(self) -> int:
+        """Bytes so far."""
+        return self.size
+
+    def flush(self) -> None:
+        """Nothing is buffered."""
+
+    def check(self) -> None:
+        """Raise the first OSError that writing met."""
+        if self._failure is not None:
+            raise self._failure
+
+    def close(self) -> None:
+        """What the library calls when it is done; only `finish` makes the file durable."""
+
+    def finish(self) -> None:
+        """Read-only, durable, closed. Raises OSError where something was not written."""
+        self.check()
+        os.fchmod(self._file.fileno(), 0o444)
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def abandon(self) -> None:
+        """Give the file up: nothing more is written, and its room is free once it is deleted."""
+        self._failure = self._failure or OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
+        self._file.close()
 
 
 def write_text(path: Path, text: str) -> None:

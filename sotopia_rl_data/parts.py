@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 
 from sotopia_rl_data.columns import conform, plain_schema
 from sotopia_rl_data.digest import RowDigest
-from sotopia_rl_data.disk import sync_file
+from sotopia_rl_data.disk import HashedFile, sync_file
 from sotopia_rl_data.ordering import Key, Order, merge, read_run, write_run
 from sotopia_rl_data.schema import DataFile, Split
 
@@ -65,9 +66,9 @@ class Part:
         write_run(run, piece)
         self._runs.append(run)
 
-    def close(self) -> None:
+    def abandon(self) -> None:
         """Let go of open files; harmless after `finish`."""
-        self._shards.close()
+        self._shards.abandon()
 
     def finish(self) -> Split:
         """Everything written, in order, durable: the split as the manifest lists it."""
@@ -129,9 +130,14 @@ class _Shards:
         self._folder, self._split, self._limits, self._order = root / config, split, limits, order
         self._schema, self._digest = schema, RowDigest(schema)
         self._last: Key | None = None
-        self.paths: list[Path] = []
+        self._files: list[HashedFile] = []
         self._rows: list[int] = []
         self._writer: Any = None
+
+    @property
+    def paths(self) -> list[Path]:
+        """What was written so far, under passing names."""
+        return [file.path for file in self._files]
 
     def offer(self, rows: pa.Table) -> bool:
         """Write `rows` if they are in order and come after what was written; False where they are not."""
@@ -143,35 +149,49 @@ class _Shards:
         if self._writer is None:
             self._open()
         self._writer.write_table(rows, row_group_size=self._limits.group_rows)
+        self._files[-1].check()
         self._rows[-1] += rows.num_rows
-        if self.paths[-1].stat().st_size >= self._limits.shard_bytes:
+        if self._files[-1].size >= self._limits.shard_bytes:
             self.close()
         return True
 
     def _open(self) -> None:
         self._folder.mkdir(exist_ok=True)
-        path = self._folder / f".{self._split}-{id(self)}-{len(self.paths)}.parquet"
-        self._writer = pq.ParquetWriter(
-            path, self._schema, compression="zstd", write_page_index=True, use_content_defined_chunking=True
-        )
-        self.paths.append(path)
+        name = f".{self._split}-{secrets.token_hex(4)}.parquet"
+        self._files.append(HashedFile(self._folder / name))
         self._rows.append(0)
+        self._writer = pq.ParquetWriter(
+            pa.PythonFile(self._files[-1], "w"),
+            self._schema,
+            compression="zstd",
+            write_page_index=True,
+            use_content_defined_chunking=True,
+        )
 
     def close(self) -> None:
+        """End the current file."""
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.close()
+            self._files[-1].finish()
+
+    def abandon(self) -> None:
+        """Stop, whatever state it is in."""
+        for file in self._files:
+            file.abandon()
+        if self._writer is not None:
+            self._writer.close()
 
     def finish(self) -> Split:
-        if not self.paths:
+        """The files under their lasting names."""
+        if not self._files:
             self._open()
         self.close()
-        files = []
-        for i, (path, rows) in enumerate(zip(self.paths, self._rows, strict=True)):
-            final = path.with_name(shard_name(self._split, i, len(self.paths)))
-            path.rename(final)
-            files.append(data_file(final, rows))
-        return Split(self._digest.rows, self._digest.hexdigest(), tuple(files))
+        listed = []
+        for i, (file, rows) in enumerate(zip(self._files, self._rows, strict=True)):
+            final = file.path.rename(file.path.with_name(shard_name(self._split, i, len(self._files))))
+            listed.append(DataFile(f"{self._folder.name}/{final.name}", rows, file.size, file.sha256.hexdigest()))
+        return Split(self._digest.rows, self._digest.hexdigest(), tuple(listed))
 
 
 def shard_name(split: str, index: int, count: int) -> str:
@@ -179,8 +199,8 @@ def shard_name(split: str, index: int, count: int) -> str:
     return f"{split}-{index:05d}-of-{count:05d}.parquet"
 
 
-def data_file(path: Path, rows: int) -> DataFile:
-    """A finished file as the manifest lists it, read-only and durable."""
+def _data_file(path: Path, rows: int) -> DataFile:
+    """A file of another writer as the manifest lists it, read-only and durable."""
     path.chmod(0o444)
     sync_file(path)
     with path.open("rb") as file:
@@ -218,4 +238,4 @@ def adopt(path: Path, config: str, name: str, limits: Limits) -> Split | None:
         last = order.at(keys, keys.num_rows - 1) if keys.num_rows else last
         digest.update(rows)
     final = path.rename(path.with_name(name))
-    return Split(digest.rows, digest.hexdigest(), (data_file(final, digest.rows),))
+    return Split(digest.rows, digest.hexdigest(), (_data_file(final, digest.rows),))

@@ -11,7 +11,6 @@ A second writer that was faster makes the rename fail, and the number is planned
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import errno
 import os
@@ -72,8 +71,7 @@ class Stage:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for part in self._parts.values():
-            with contextlib.suppress(OSError, pa.ArrowException):  # unfinished: the folder goes, whatever closing says
-                part.close()
+            part.abandon()
         self._lock.release()
         if isinstance(error, OSError) and (is_full(error) or str(error.filename).startswith(str(self.dir))):
             raise store_error(error, self._store.root) or error from error

@@ -140,9 +140,15 @@ _NESTED = {"agents", "turns", "scores", "observations"}
 
 def attribution_table(rows: Iterable[Attribution]) -> pa.Table:
     """Attributions as an Arrow table in the config's columns."""
-    return pa.Table.from_pylist([asdict(r) for r in rows], schema=ATTRIBUTIONS)
+    return _table(list(rows), ATTRIBUTIONS)
 
 
 def failure_table(rows: Iterable[Failure]) -> pa.Table:
     """Failures as an Arrow table in the config's columns."""
-    return pa.Table.from_pylist([asdict(r) for r in rows], schema=FAILURES)
+    return _table(list(rows), FAILURES)
+
+
+def _table(rows: Sequence[Attribution] | Sequence[Failure], schema: pa.Schema) -> pa.Table:
+    """Column by column: `asdict` would copy every value of millions of rows."""
+    columns = [pa.array([getattr(row, field.name) for row in rows], field.type) for field in schema]
+    return pa.Table.from_arrays(columns, schema=schema)

@@ -18,7 +18,7 @@ from sotopia_rl_data.errors import InputError, NotFound, UsageError
 from sotopia_rl_data.importers import read
 from sotopia_rl_data.prompts import completion, layout_id, load_template, prompts_of, render, wording_sha256
 from sotopia_rl_data.prompts.slots import escape, fill
-from sotopia_rl_data.prompts.template import SLOTS, own_file
+from sotopia_rl_data.prompts.template import FEATURES, SLOTS, own_file, parse_template
 from sotopia_rl_data.prompts.visible import visible
 from sotopia_rl_data.schema import ACTION_TYPES, Agent, Episode, Observation, Turn
 
@@ -268,7 +268,7 @@ def episodes(draw, speech=None, recorded=None):
 
 
 @given(episodes())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_in_chat_the_messages_at_one_turn_are_an_exact_prefix_of_those_at_the_next(episode):
     last: dict[str, list] = {}
     for agent, turn, prompt, answer in prompts_of(episode, "chat"):
@@ -284,7 +284,7 @@ def test_in_chat_the_messages_at_one_turn_are_an_exact_prefix_of_those_at_the_ne
 
 
 @given(episodes())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_single_prompts_made_in_one_go_are_those_made_one_by_one(episode):
     for agent, turn, prompt, _ in prompts_of(episode, "single"):
         assert prompt == render(episode, agent, turn, "single")
@@ -335,7 +335,7 @@ def marked(draw):
 
 
 @given(marked(), st.sampled_from(["single", "chat"]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_what_the_partner_alone_may_see_never_enters_a_prompt(made, layout):
     episode, may_see = made
     for agent in (a.agent for a in episode.agents):
@@ -540,7 +540,18 @@ def test_what_cannot_be_rendered_says_why(template_file):
         render(LOGGED, "b", 1, "single", only_head)
 
 
-@given(st.text(st.sampled_from("{}lbrace agntu\n"), max_size=40), st.text(max_size=9))
+def test_the_docs_name_every_slot_and_every_condition():
+    docs = (Path(__file__).parents[1] / "docs" / "prompts.md").read_text(encoding="utf-8")
+    slots, conditions = (re.findall(r"^\| (`.*?) \|", part, re.MULTILINE) for part in docs.split("| `when` | is |"))
+    slots = slots[-6:]
+    assert re.findall(r"\{(\w+)\}", " ".join(slots)) == sorted(SLOTS, key=" ".join(slots).index)
+    assert re.findall(r"`(\w+)`", " ".join(conditions)) == list(FEATURES)
+    example = docs.split("```yaml\n")[1].split("```")[0]
+    template = parse_template(example, "docs")
+    assert render(LOGGED, "b", 0, "single", template)[0]["content"].startswith("You are Ben.\n\nALL THAT BEN KNOWS")
+
+
+@given(st.lists(st.sampled_from(["{", "}", "agent", "lbrace", "turn", "x\n"])).map("".join), st.text(max_size=9))
 def test_any_text_can_stand_in_a_template_as_it_is(text, value):
     values = dict.fromkeys(SLOTS, value)
     assert fill(escape(text, SLOTS), values) == text

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -51,7 +53,7 @@ def thirds(lines: list[str]) -> dict[str, set[int]]:
 
 @needs_data
 @pytest.mark.parametrize("name", list(LOGS))
-@pytest.mark.parametrize("third", thirds(["{}"] * 0 or ['{"episode": "x"}'] * 3))
+@pytest.mark.parametrize("third", thirds(['{"episode": "any"}']))
 def test_from_a_third_of_the_served_prompts_the_others_come_back_byte_for_byte(name, third, tmp_path):
     lines, episodes = real_lines(name), real_episodes(name)
     taken = thirds(lines)[third]
@@ -78,8 +80,9 @@ def test_from_a_third_of_the_served_prompts_the_others_come_back_byte_for_byte(n
         if verdicts["reordered"] == 0:
             assert render(episode, agent, request["turn"], "single", template) == served
     assert set(verdicts) <= {"exact", "reordered", "no log"}
-    assert verdicts["no log"] <= 5
-    assert verdicts["exact"] + verdicts["reordered"] >= {"v014": 250, "head_patched": 40}[name]
+    others = [r for i, line in enumerate(lines) if i not in taken and (r := json.loads(line))["kind"] == "agent"]
+    assert verdicts.total() == len(others) >= 38
+    assert verdicts["no log"] == sum(r["episode"] == "head_patched-004" for r in others)
 
 
 @needs_data
@@ -199,6 +202,19 @@ def test_a_template_that_cannot_be_saved_leaves_nothing(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder", "log"]
 
 
+def test_a_full_disk_leaves_neither_the_file_nor_a_part_of_it(tmp_path):
+    learn(write_log(tmp_path / "log", toy_episodes(), plain_ask), toy_episodes()).template.save(tmp_path / "a.yaml")
+    code = (
+        "import resource, signal, sys; from sotopia_rl_data.prompts import load_template;"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (99, 99));"
+        f"load_template({str(tmp_path / 'a.yaml')!r}).save({str(tmp_path / 'b.yaml')!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "InputError" in done.stderr
+    assert "b.yaml' cannot be written: File too large." in done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.yaml", "log"]
+
+
 def test_only_the_order_of_the_action_list_may_differ(tmp_path):
     def shuffled(episode, me, turn, history):
         kinds = random.Random(int(episode.episode_id[1:]) % 2).sample(KINDS, 5)
@@ -290,6 +306,15 @@ def test_a_name_that_is_also_a_word_of_the_wrapper_stays_a_word(tmp_path):
         == "{agent}. Will you act? Willing. {observations} Turn {turn}"
     )
     assert report.exact == report.matched == 80
+
+
+def test_a_name_within_a_word_of_the_wrapper_is_no_name(tmp_path):
+    def ask(episode, me, turn, history):
+        return f"Also {me.name}. {history} Turn {turn}"
+
+    episodes = toy_episodes(names=("Al", "Bo"))
+    (variant,) = learn(write_log(tmp_path / "log", episodes, ask), episodes).template.variants
+    assert variant.messages[0]["content"] == "Also {agent}. {observations} Turn {turn}"
 
 
 def with_braces(said: str) -> list[Episode]:
@@ -397,7 +422,10 @@ def test_a_log_that_cannot_be_read_says_so(tmp_path):
         with pytest.raises(InputError, match=what):
             learn(tmp_path / name, toy_episodes())
     with pytest.raises(InputError, match="0 episodes"):
-        learn(tmp_path / "bad", [dataclasses.replace(e, observations=()) for e in toy_episodes()])
+        learn(
+            write_log(tmp_path / "log", toy_episodes(), plain_ask),
+            [dataclasses.replace(e, observations=()) for e in toy_episodes()],
+        )
 
 
 WRAPPING = st.text(

@@ -30,8 +30,8 @@ WORDS = (
     "want",
     "today",
 )
-RULES = "You are {name}. Scenario: two friends plan an evening, number {env}. Your goal: agree on a place."
-ASK = "\n.\nYou are at Turn #{turn}. Answer with a JSON object with action_type and argument."
+RULES = "You are {name}: two friends plan an evening, number {env}."
+ASK = "\n.\nYou are at Turn #{turn}. Act."
 
 Reward = Callable[[str, list[str]], float]  # (the utterance, what was said before) -> reward
 
@@ -45,6 +45,11 @@ def answers_the_offer(text: str, before: list[str]) -> float:
     """Planted in the history: 'yes' is good right after an offer, bad otherwise."""
     offered = bool(before) and "offer" in before[-1].split()
     return float(("yes" in text.split()) == offered)
+
+
+def after_an_offer(text: str, before: list[str]) -> float:
+    """Planted in both: thanks are good, and so is speaking right after an offer."""
+    return text.split().count("thanks") / 8 + 0.5 * (bool(before) and "offer" in before[-1].split())
 
 
 def speak(rng: random.Random) -> str:
@@ -111,7 +116,7 @@ def make_dataset(
     shuffled: bool = False,
     extra: dict[str, Reward] | None = None,
     change: Callable[[dict[str, Any]], None] | None = None,
-    splits: Callable[[str], str] = split_of,
+    splits: Callable[[dict[str, Any]], str] = lambda row: split_of(row["environment_id"]),
     version: str | None = None,
 ) -> str:
     """A committed version in the store at `root`; returns its pinned reference."""
@@ -131,8 +136,8 @@ def make_dataset(
         change(row)
     schema = rewards_schema(tuple(extra))
     with Store(root).stage(name) as stage:
-        for split in sorted({splits(r["environment_id"]) for r in rows}):
-            mine = [r for r in rows if splits(r["environment_id"]) == split]
+        for split in sorted({splits(r) for r in rows}):
+            mine = [r for r in rows if splits(r) == split]
             stage.write("rewards", split, pa.Table.from_pylist(mine, schema=schema))
         recipe = {"rule": "direct", "weights": dict.fromkeys(extra, 1.0), "layout": layout}
         return stage.commit(recipe, version=version).version.ref

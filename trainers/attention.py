@@ -112,8 +112,16 @@ def read_many(model: nn.Module) -> nn.Module:
 
 
 def can_read_many(model: nn.Module) -> bool:
-    """True where the model's head is a `score` layer over a decoder's last hidden states, which is all trees need."""
-    return hasattr(model, "score") and getattr(model, "_supports_attention_backend", False)
+    """True where the model's head is a `score` layer over a decoder whose attention is ours to choose: trees need that."""
+    ours = getattr(model.config, "_attn_implementation", None) in (NAME, "flex_attention")
+    return ours and hasattr(model, "score") and getattr(model, "_supports_attention_backend", False)
+
+
+def attend_as(model: nn.Module, implementation: str) -> nn.Module:
+    """Switch the model to `implementation`, and teach it to read many, where its architecture allows; else leave it."""
+    if implementation != NAME or getattr(model, "_supports_sdpa", False):
+        model.set_attn_implementation(implementation)
+    return read_many(model)
 
 
 def _forward(self: Any, input_ids: Tensor | None = None, **kwargs: Any) -> SequenceClassifierOutputWithPast:

@@ -45,6 +45,7 @@ class Common:
     dtype: str = field(default="auto", metadata={"help": "auto, float32, bfloat16 or float16: the weights as loaded."})
     preset: str | None = None
     resume: bool = field(default=False, metadata={"help": "Go on from the newest checkpoint in the output folder."})
+    log_level: str = "warning"
     patience: int | None = field(default=None, metadata={"help": "Stop after this many evaluations without a gain."})
 
     def lora(self) -> Adapter:
@@ -234,11 +235,13 @@ def _read(file: str) -> dict[str, Any]:
 
 
 def _typed(key: str, value: Any, annotation: str) -> Any:
-    """YAML reads 1e-5 as text and lists as they come: put numbers and comma lists right."""
+    """YAML reads 1e-5 as text, `no` as False, lists as they come: put those right."""
+    if isinstance(value, bool) and "bool" not in annotation and "str" in annotation:
+        return "yes" if value else "no"
     if isinstance(value, str) and "list[" in annotation and "str |" not in annotation:
         value = [part.strip() for part in value.split(",") if part.strip()]
-    if isinstance(value, list) and annotation.startswith("list[float]"):
-        return [_number(key, v) for v in value]
+    if annotation.startswith("list[float]"):
+        return [_number(key, v) for v in (value if isinstance(value, list) else [value])]
     if isinstance(value, str) and "str" not in annotation and ("float" in annotation or "int" in annotation):
         return _number(key, value)
     return value

@@ -98,7 +98,8 @@ def load_examples(
     _check_any(ref, rows, dropped, where)
     rows, splits_by = _with_splits(rows, dataset, split_by)
     check_disjoint(rows)
-    return Examples(pin(dataset, ref), tuple(rows), tuple(targets) or ("reward",), dropped, splits_by)
+    names = tuple(full_name(t) for t in targets) or ("reward",)
+    return Examples(pin(dataset, ref), tuple(rows), names, dropped, splits_by)
 
 
 def pin(dataset: Dataset, ref: str) -> Pinned:

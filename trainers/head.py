@@ -1,14 +1,17 @@
 """What a reward model's outputs mean: which targets, in which units, and how they make one reward.
 
-Targets are standardised for training; their mean and deviation stand in the model's own `config.json` under
-`reward_head`, so a checkpoint carries its units with it: reward = logit * std + mean, and with several heads the
-aggregate is their weighted mean, as in the dataset's recipe.
+Targets are standardised for training; their mean and deviation stand in the model's own configuration, under
+`reward_head` in `config.json`, so a checkpoint carries its units with it: reward = logit * std + mean, and with
+several heads the aggregate is their weighted mean, as in the dataset's recipe. An adapter has no `config.json` (with
+one, the stock loaders would look for whole weights beside it): there it is the file `reward_head.json`.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from sotopia_rl_data.errors import InputError
 
 KEY = "reward_head"
+FILE = f"{KEY}.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,17 @@ def fit(targets: Sequence[str], weights: Mapping[str, float], values: ArrayLike,
     if not sum(one.values()) > 0:
         one = dict.fromkeys(targets, 1.0)
     return RewardHead(tuple(targets), tuple(one.values()), tuple(mean.tolist()), tuple(std.tolist()), tokenizer)
+
+
+def save(head: RewardHead, folder: str | Path) -> None:
+    """Write `reward_head.json`."""
+    (Path(folder) / FILE).write_text(json.dumps(head.to_config(), indent=1) + "\n", encoding="utf-8")
+
+
+def saved(folder: str | Path) -> dict[str, Any] | None:
+    """What `reward_head.json` holds, or None."""
+    path = Path(folder) / FILE
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
 
 def from_config(config: Any) -> RewardHead:

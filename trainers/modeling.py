@@ -57,6 +57,19 @@ def told(name: str) -> Iterator[None]:
 
 
 @contextmanager
+def quiet() -> Iterator[None]:
+    """No report that a head is new where it is meant to be."""
+    from transformers import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+@contextmanager
 def memory_told() -> Iterator[None]:
     """Turns an out-of-memory error of the accelerator into one sentence that says what to lower."""
     import torch

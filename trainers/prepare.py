@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sotopia_rl_data.errors import InputError, UsageError
 from trainers.config import RMConfig
-from trainers.data import Example, Examples, full_name
+from trainers.data import Example, Examples
 from trainers.encoding import Encoder, load_tokenizer
 from trainers.head import RewardHead, fit
 from trainers.modeling import fingerprint, split_revision, told
@@ -91,10 +91,10 @@ def _check_splits(rows: Sequence[Example], found: Examples, config: RMConfig) ->
 
 
 def recipe_weights(found: Examples) -> dict[str, float]:
-    """The weights with which the dataset's recipe made one reward of its dimensions, by target as it was asked for."""
+    """The weights with which the dataset's recipe made one reward of its dimensions, by target."""
     recipe = found.pinned.recipe
     known = recipe.get("weights") or recipe.get("rewards", {}).get("weights") or {}
-    return {t: float(known.get(full_name(t), 0.0)) for t in found.targets}
+    return {t: float(known.get(t, 0.0)) for t in found.targets}
 
 
 def sample_weights(rows: Sequence[Example], train: NDArray[np.bool_]) -> NDArray[np.float64]:

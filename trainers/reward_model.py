@@ -1,6 +1,6 @@
 """A trained reward model, in use: `RewardModel.load("org/name@rev").score(prompt, completion)`.
 
-Loads what `train rm` leaves (a whole checkpoint or an adapter) and any stock one-number sequence classifier. Prompts and
+Loads what `train rm` leaves (a whole checkpoint or an adapter) and any stock sequence classifier. Prompts and
 completions are messages or plain text; they are rendered by the model's own tokenizer and template, whatever tokenizer
 the policy has, and read at the token that ends the turn. Calls that share prefixes are scored in one packed row.
 """
@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification
 
 from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.schema import Message
 from trainers import attention
 from trainers.encoding import Encoder, load_tokenizer
-from trainers.head import RewardHead, from_config
-from trainers.modeling import check_vocabulary, fingerprint, split_revision, told
+from trainers.head import KEY, RewardHead, from_config, saved
+from trainers.modeling import check_vocabulary, fingerprint, quiet, split_revision, told
 from trainers.treepack import Tree, pack, shared_prefix
 
 Text = str | Sequence[Message]
@@ -31,7 +31,7 @@ Dialogue = tuple[Text, Text]
 
 
 class RewardModel:
-    """Scores utterances. `head` says which targets it predicts and in which units; `name` and `revision` which it is."""
+    """Scores utterances. `head`: which targets it predicts and in which units; `name`, `revision`: which it is."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class RewardModel:
         max_length: int | None = None,
         row_tokens: int = 16384,
     ) -> RewardModel:
-        """From a directory or a Hub id (`org/name`, `org/name@revision`), onto `device` (default: a GPU if there is one).
+        """From a directory or a Hub id (`org/name`, `org/name@revision`), onto `device` (default: a GPU, if any).
 
         Raises NotFound where it cannot be loaded, InputError where tokenizer and model do not belong together.
         """
@@ -72,7 +72,7 @@ class RewardModel:
         revision = revision or pinned
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        with told(str(name)):
+        with told(str(name)), quiet():
             local = snapshot(where, revision)
             model = _load(local, dtype or (torch.bfloat16 if str(device).startswith("cuda") else torch.float32))
             tokenizer = load_tokenizer(str(local))
@@ -103,7 +103,7 @@ class RewardModel:
         encoded = self.encoder.encode(pairs)
         if any(e is None for e in encoded):
             raise InputError(
-                f"A prompt does not fit into the {self.encoder.max_length} tokens of {self.name or 'the reward model'}.",
+                f"A prompt does not fit into the {self.encoder.max_length} tokens of {self.name or 'the model'}.",
                 "shorten it, or use a reward model with a longer context",
             )
         ids = [np.array(e.ids, dtype=np.int32) for e in encoded if e is not None]
@@ -121,7 +121,7 @@ class RewardModel:
     def _check_trained_with(self, tokenizer: Any) -> None:
         if self.head.tokenizer and self.head.tokenizer != fingerprint(tokenizer):
             raise InputError(
-                f"The tokenizer or chat template beside {self.name or 'the reward model'} is not the one it was trained with.",
+                f"The tokenizer or template beside {self.name or 'the reward model'} is not what it was trained with.",
                 "put back the tokenizer files that `train rm` wrote",
             )
 
@@ -160,16 +160,20 @@ def snapshot(name: str, revision: str | None) -> Path:
 
 def _load(local: Path, dtype: torch.dtype) -> nn.Module:
     """A whole checkpoint, or the base that an adapter names with the adapter merged into it."""
-    options = {"dtype": dtype, "attn_implementation": attention.NAME}
+    options = {"dtype": dtype}
     adapter = local / "adapter_config.json"
     if not adapter.exists():
         model = AutoModelForSequenceClassification.from_pretrained(local, **options)
-        return attention.read_many(model)
+        return attention.attend_as(model, attention.NAME)
     from peft import PeftModel
 
     known = json.loads(adapter.read_text(encoding="utf-8"))
-    config = AutoConfig.from_pretrained(local)
+    head = saved(local)
     base = AutoModelForSequenceClassification.from_pretrained(
-        known["base_model_name_or_path"], revision=known.get("revision"), config=config, **options
+        known["base_model_name_or_path"],
+        revision=known.get("revision"),
+        num_labels=len(head["targets"]) if head else 1,
+        **options,
     )
-    return attention.read_many(PeftModel.from_pretrained(base, local).merge_and_unload())
+    setattr(base.config, KEY, head)
+    return attention.attend_as(PeftModel.from_pretrained(base, local).merge_and_unload(), attention.NAME)

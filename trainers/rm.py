@@ -20,9 +20,9 @@ from transformers import AutoModelForSequenceClassification, EarlyStoppingCallba
 from trainers import attention
 from trainers.config import RMConfig
 from trainers.data import Example
-from trainers.head import KEY
+from trainers.head import KEY, save
 from trainers.metrics import Baselines, reward_metrics
-from trainers.modeling import quantization, resolve_dtype, split_revision, told
+from trainers.modeling import quantization, quiet, resolve_dtype, split_revision, told
 from trainers.packing import choose_packing, self_check, tolerance, training_rows
 from trainers.prepare import Prepared
 from trainers.rows import BOOKKEEPING, PlainBatch, Rows, tree_batch
@@ -35,13 +35,12 @@ def load_model(config: RMConfig, prepared: Prepared) -> nn.Module:
     name, revision = split_revision(config.model)
     tokenizer = prepared.encoder.tokenizer
     set_seed(config.seed)  # the head, and LoRA, start at random
-    with told(config.model):
+    with told(config.model), quiet():
         model = AutoModelForSequenceClassification.from_pretrained(
             name,
             revision=revision,
             num_labels=len(prepared.head.targets),
             dtype=resolve_dtype(config.dtype, config.adapter),
-            attn_implementation=config.attention,
             quantization_config=quantization(config.adapter),
         )
     model.config.pad_token_id = model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
@@ -49,7 +48,7 @@ def load_model(config: RMConfig, prepared: Prepared) -> nn.Module:
     model.config.id2label = dict(enumerate(prepared.head.targets))
     model.config.label2id = {t: i for i, t in enumerate(prepared.head.targets)}
     setattr(model.config, KEY, prepared.head.to_config())
-    attention.read_many(model)
+    attention.attend_as(model, config.attention)
     lora = config.lora().config("SEQ_CLS")
     if lora is None:
         return model
@@ -68,6 +67,7 @@ class RewardTrainer(Trainer):
 
     def __init__(self, *args: Any, judge: RewardJudge, **kwargs: Any) -> None:
         super().__init__(*args, compute_metrics=judge, **kwargs)
+        self.judge = judge
         self.all_rows: dict[str, Rows] = {}
         self.packing: dict[str, Any] = {}
 
@@ -108,9 +108,10 @@ class RewardTrainer(Trainer):
         return None, table, index
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """As the Trainer saves, and `config.json` also beside an adapter: the head's units live there."""
+        """As the Trainer saves, and the head's units beside an adapter, which has no `config.json`."""
         super()._save(output_dir, state_dict)
-        self.accelerator.unwrap_model(self.model).config.save_pretrained(output_dir or self.args.output_dir)
+        if hasattr(self.accelerator.unwrap_model(self.model), "peft_config"):
+            save(self.judge.head, output_dir or self.args.output_dir)
 
 
 class RewardJudge:

@@ -55,7 +55,7 @@ def _directory(given: Path) -> Path:
 def _targets(ledger: Ledger) -> list[Target]:
     """Everyone whose answers the ledger holds."""
     found = {_label(target): target for target in map(_target, (a for a in ledger.scan() if a.status == "answer"))}
-    return [found[label] for label in sorted(found)]
+    return sorted(found.values(), key=lambda target: (target.model, _label(target)))
 
 
 def _choose(targets: Sequence[Target], ledger: Path, wanted: str) -> Target:

@@ -25,10 +25,11 @@ _EPOCH_S = 0.5  # shortest stretch over which 429s are counted
 _FEWEST = 5  # 429s that may end a stretch early
 _NOISE = 0.01  # share of 429s that is not worth slowing down for
 _DECREASE = 0.97  # of what was accepted
-_STEP = 0.03  # of the rate at the last decrease, added after every calm stretch
-_FIRST_STEP = 0.1  # the same after the first decrease, which slow start measured badly
+_STEP = 0.05  # of the rate at the last decrease, added after every calm stretch
+_FIRST_STEP = 0.25  # the same after the first decrease, which slow start measured badly
 _STEP_GROWTH = 1.15
 _LOWEST_RATE = 0.2  # requests/s
+_SLOW = 0.1  # share of timeouts that narrows the window
 _BURST_S = 0.05  # of unused time that may be made up for
 
 
@@ -96,7 +97,8 @@ class Pacer:
         self._clock = clock
         self._random = random.Random(pacing.seed)
         self._window = float(min(pacing.slow_start, concurrency))
-        self._narrowed = -math.inf
+        self._narrowed = False
+        self._answers = self._timeouts = 0  # since it was narrowed
         self._gate = asyncio.Lock()
         self._stopped = asyncio.Event()
         self._next = 0.0
@@ -140,10 +142,10 @@ class Pacer:
         self._stopped.set()
 
     def answered(self) -> None:
-        """A reply came: the window opens, twofold a round trip until the first 429, then by one."""
+        """A reply came: the window opens, twofold a round trip; once it had to be narrowed, by one."""
+        self._answers += 1
         if self._window < self._concurrency:
-            step = 1.0 if self._learned == math.inf and self._narrowed < 0 else 1 / self._window
-            self._window = min(self._concurrency, self._window + step)
+            self._window = min(self._concurrency, self._window + (1 / self._window if self._narrowed else 1))
 
     def throttled(self, epoch: Epoch, retry_after: float | None) -> None:
         """The provider said 429 to a request that left in `epoch`."""
@@ -152,14 +154,16 @@ class Pacer:
             return
         if epoch.throttled == epoch.sent and retry_after:  # nothing gets through: wait as long as it asks us to
             self._next = max(self._next, self._clock() + min(retry_after, self._pacing.longest_wait_s))
-        if epoch.share > max(0.2, self._tolerated(epoch)):
+        young = self._learned < math.inf and self._clock() - epoch.began < _EPOCH_S / 2
+        if not young and epoch.share > max(0.2, self._tolerated(epoch)):
             self._decrease(epoch)
 
     def timed_out(self) -> None:
-        """A request met the time limit: fewer in flight, at most once in that time."""
-        now = self._clock()
-        if now - self._narrowed > self._pacing.timeout_s:
-            self._window, self._narrowed = max(1.0, self._window * 0.7), now
+        """A request met the time limit. Where many do, the provider has too much to do: fewer in flight."""
+        self._timeouts += 1
+        if self._timeouts >= _FEWEST and self._timeouts > _SLOW * (self._timeouts + self._answers):
+            self._window, self._narrowed = max(1.0, self._window * 0.7), True
+            self._timeouts = self._answers = 0
 
     def backoff(self, failures: int, retry_after: float | None) -> float:
         """Seconds before a request that failed `failures` times is asked again: no less than the provider asks for,
@@ -197,7 +201,7 @@ class Pacer:
             self._trial, self._weather = None, 0.0
         if epoch.share > self._tolerated(epoch):
             self._decrease(epoch)
-        elif self._learned < math.inf:
+        elif self._learned < math.inf and epoch.rates(self._clock())[0] > 0.8 * self._learned:  # it was used
             self._learned += self._step
             self._step *= _STEP_GROWTH
 
@@ -219,7 +223,7 @@ class Pacer:
         sent, accepted = epoch.rates(now)
         target = _DECREASE * accepted / (1 - self._weather)
         if self._learned < math.inf:
-            target = min(max(target, 0.5 * self._learned), 0.97 * self._learned)
+            target = min(max(target, 0.7 * self._learned), 0.97 * self._learned)
         step = _FIRST_STEP if self._learned == math.inf else _STEP
         self._trial = _Trial(self._learned, sent, accepted, epoch.share)
         self._learned = max(target, _LOWEST_RATE)

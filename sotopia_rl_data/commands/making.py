@@ -229,7 +229,7 @@ def prompts() -> None:
     "--episodes", required=True, metavar="REF|FILE", help="The episodes that were served: a dataset, or ./FILE."
 )
 @click.option(
-    "-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The template file to write."
+    "-o", "--out", "output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The template file to write."
 )
 @console.store_option
 @console.json_option
@@ -245,7 +245,7 @@ def learn(served_log: Path, episodes: str, output: Path, store: Store, as_json: 
     """
     from sotopia_rl_data.prompts import learn as learned
 
-    report = learned(served_log, _episodes(store, episodes))
+    report = learned(served_log, _episodes(store, episodes), name=output.stem)
     report.template.save(output)
     if as_json:
         console.emit_json(report.as_dict() | {"file": str(output)})
@@ -254,7 +254,9 @@ def learn(served_log: Path, episodes: str, output: Path, store: Store, as_json: 
     console.table(
         ["requests", "count"], [[name.replace("_", " "), getattr(report, name)] for name in counts], title=str(output)
     )
-    console.next_commands(f"sotopia-rl-data rewards REF --template {output}")
+        console.next_commands(f"sotopia-rl-data rewards REF --template {output}")
+    if report.different:
+        click.get_current_context().exit(console.WITH_FAILURES)
 
 
 def _episodes(store: Store, text: str) -> Any:

@@ -17,9 +17,10 @@ MAX_DEPTH = 64
 MAX_RECORD = 64 * 2**20  # bytes or characters: no record and no cell is longer
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_ESCAPE = r"""\\(?:[\\'"abfnrtv0]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"""
 _TOKEN = re.compile(
-    r"""\s++ | (?P<open>[\[({]) | (?P<close>[\])}]) | (?P<comma>[,:])
-    | (?P<value>'(?:[^'\\\n]|\\.)*+' | "(?:[^"\\\n]|\\.)*+"
+    rf"""\s++ | (?P<open>[\[({{]) | (?P<close>[\])}}]) | (?P<comma>[,:])
+    | (?P<value>'(?:[^'\\\n]|{_ESCAPE})*+' | "(?:[^"\\\n]|{_ESCAPE})*+"
         | -?(?:\d++(?:\.\d*+)?|\.\d++)(?:[eE][+-]?\d++)? | None | True | False)
     """,
     re.VERBOSE,
@@ -45,7 +46,7 @@ def whole_text(value: Any, raw: str | bytes) -> Any:
     if _SURROGATE.search(raw if isinstance(raw, str) else raw.decode("latin-1")):
         try:
             json.dumps(value, ensure_ascii=False, default=str).encode()
-        except UnicodeEncodeError as error:
+        except (UnicodeEncodeError, RecursionError) as error:
             raise InputError("its text holds half of a surrogate pair, which is not Unicode.") from error
     return value
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from sotopia_rl_data.errors import InputError
@@ -87,7 +88,7 @@ def _items(source: Source, meter: Metered, profiles: Profiles | None) -> Iterato
             elif not _passed_over(inner := unwrap(record)):
                 yield from ((item, inner) for item in _record(inner, source, profiles))
     except InputError as error:  # it does not even begin as JSON
-        nothing = Record(None, source.label, b"")
+        nothing = Record(None, f"{source.label}:1", b"")
         yield nothing.failure(error.message), nothing
     except OSError as error:
         raise InputError(f"{source.path} cannot be read: {error.strerror}.", "check its permissions") from error
@@ -155,6 +156,8 @@ class _Rows:
 
     def _join(self, waiting: list[tuple[Record, Row]]) -> Iterator[tuple[Item, Record]]:
         try:
-            yield from ((item, waiting[0][0]) for item in annotated.join([row for _, row in waiting]))
+            for item in annotated.join([row for _, row in waiting]):
+                record = waiting[0][0]
+                yield replace(item, source=record.source) if isinstance(item, Failure) else item, record
         except InputError as error:
             yield from ((record.failure(error.message), record) for record, _ in waiting)

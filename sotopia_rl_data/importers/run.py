@@ -123,9 +123,7 @@ def _together(found: Plan) -> bool:
 
 def _nothing(batches: Batches) -> InputError:
     if batches.counts["filtered"]:
-        return InputError(
-            f"None of the {batches.counts['filtered']:,} episodes fulfils --where.", "loosen the condition"
-        )
+        return InputError(f"None of {batches.counts['filtered']:,} records fulfils --where.", "loosen the condition")
     first = batches.rejected[0] if batches.rejected else Failure("no record was found")
     counted = f"None of {batches.counts['failures']:,} records could be imported"
     return InputError(f"{counted}; {first.source}: {first.reason}", "docs/formats.md lists the formats")

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -101,22 +101,19 @@ class Template:
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the file in one step. Raises InputError where it cannot be, or other content is there."""
         target = Path(path)
+        beside = target.with_name(f".{target.name}.{os.getpid()}")
         try:
             if target.exists() and not overwrite and target.read_bytes() != self.text.encode():
                 raise InputError(f"{str(target)!r} exists and holds something else.", "name another file with --out")
             target.parent.mkdir(parents=True, exist_ok=True)
-            handle, beside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
             try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(self.text.encode())
-                os.replace(beside, target)
-            except OSError:
-                os.unlink(beside)
-                raise
+                beside.write_bytes(self.text.encode())
+                beside.replace(target)
+            finally:
+                beside.unlink(missing_ok=True)
         except OSError as error:
-            raise InputError(
-                f"{str(target)!r} cannot be written: {error.strerror}.", "name another file with --out"
-            ) from error
+            what = f"{str(target)!r} cannot be written: {error.strerror}."
+            raise InputError(what, "name another file with --out") from error
         return target
 
 
@@ -252,8 +249,13 @@ class _Readable(yaml.SafeDumper):
     """Long texts as blocks with their line breaks, wherever YAML can keep them exactly so."""
 
 
+_NOT_IN_BLOCKS = re.compile("[^\n\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010fffe]")
+"""Control characters, tabs, other line breaks: YAML keeps them between double quotes only, as escapes."""
+
+
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = None if "\n" not in text else "|" if text.strip() else '"'
+    block = "\n" in text and text.strip()
+    style = '"' if _NOT_IN_BLOCKS.search(text) or ("\n" in text and not block) else "|" if block else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

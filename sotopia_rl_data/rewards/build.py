@@ -23,7 +23,7 @@ from sotopia_rl_data.rewards.recipe import Recipe
 from sotopia_rl_data.rewards.rules import Floats, rule
 from sotopia_rl_data.rewards.streams import Episodes, read
 from sotopia_rl_data.rewards.texts import Texts
-from sotopia_rl_data.rewards.widen import Plan, Wide, widen
+from sotopia_rl_data.rewards.widen import CELLS, Plan, Wide, widen
 from sotopia_rl_data.tables import rewards_schema
 
 Files = Mapping[str, Sequence[Path]]
@@ -71,6 +71,7 @@ def build(
     write: Write,
     scratch: Path,
     asked: Sequence[str] | None = None,
+    cells: int = CELLS,
     on_progress: Callable[[int], object] | None = None,
 ) -> Built:
     """Build the rewards of every split that `episodes` has.
@@ -80,7 +81,8 @@ def build(
     split and must use up `tables`: rows in key order, in the columns of `tables.rewards_schema(dimensions)`.
     `scratch` is a directory for the wide intermediate (8 bytes an utterance, dimension and opinion); what is written
     there is removed again. `asked` are the dimensions that were asked (full names, in the order of the columns; None:
-    those that the attributions hold). `on_progress` hears how many utterances are finished.
+    those that the attributions hold). `cells` bounds how many numbers are held at a time. `on_progress` hears how many
+    utterances of the split are finished.
 
     An utterance without a label stays a row whose raw, norm and reward are NULL; the reward is NULL where a weighted
     dimension is. `raw_<d>` is the rule's value averaged over opinions, `norm_<d>` the same normalised; `n_opinions`
@@ -90,11 +92,11 @@ def build(
     Raises UsageError where the recipe does not fit what was asked or names no evaluator among several, InputError
     where no episode has a score, StoreError where files are not in key order or belong to other episodes.
     """
-    plan = _plan(recipe, episodes, attributions, asked)
+    plan = replace(_plan(recipe, episodes, attributions, asked), cells=cells)
     wide = {split: Wide(scratch / f"wide-{split}.arrow", plan) for split in episodes}
     try:
         for split, kept in wide.items():
-            kept.write(_widened(plan, split, episodes, attributions, texts))
+            kept.write(widened(plan, split, episodes, attributions, texts))
         train = wide["train"].read() if "train" in wide else iter(())
         statistics, warnings = fitted(recipe, plan.dimensions, train)
         finish = Finish(recipe, plan, statistics, list(wide))
@@ -112,14 +114,15 @@ def build(
 def _plan(recipe: Recipe, episodes: Files, attributions: Files, asked: Sequence[str] | None) -> Plan:
     chosen = rule(recipe.rule)
     held = [path for paths in attributions.values() for path in paths] if chosen.measure else []
-    dimensions = long.dimensions(recipe, chosen, held, asked)
     schema, opinions, only = long.opinions(recipe, chosen, held, asked is not None)
+    dimensions = long.dimensions(recipe, chosen, held, asked)
     scored = [path for paths in episodes.values() for path in paths]
     evaluator = choose_evaluator(evaluators(scored, dimensions), recipe.evaluator, dimensions)
     return Plan(chosen, recipe.gamma, dimensions, tuple(opinions), evaluator, schema, only)
 
 
-def _widened(plan: Plan, split: str, episodes: Files, attributions: Files, texts: Texts) -> Iterator[Floats]:
+def widened(plan: Plan, split: str, episodes: Files, attributions: Files, texts: Texts) -> Iterator[Floats]:
+    """The r of one split: `widen` over its files."""
     judged = attributions.get(split, ()) if plan.judged else ()
     return widen(
         plan,
@@ -168,6 +171,8 @@ class Finish:
             if on_progress is not None:
                 on_progress(done)
         numbers.end()
+        if not done:
+            yield self._schema.empty_table()  # so that a config without rows still has its columns
 
     def numbers(self, split: str, r: Floats) -> pa.Table:
         """The numeric columns of the rewards, from r (opinions, dimensions, utterances)."""
@@ -194,7 +199,9 @@ class Finish:
 
 
 def _nullable(values: Floats) -> pa.Array:
-    return pa.array(values, from_pandas=True)  # NaN, which stands for NULL in the arithmetic, becomes NULL
+    """NaN, which stands for NULL in the arithmetic, becomes NULL."""
+    missing = np.isnan(values)
+    return pa.array(values, mask=missing) if missing.any() else pa.array(values)
 
 
 class _Rows:

@@ -25,6 +25,7 @@ from sotopia_rl_data.rewards.recipe import Normaliser
 from sotopia_rl_data.rewards.rules import Floats, declared_range
 
 KNOTS = 1025  # at most so many points of the distribution function are kept: ranks are then exact to 1/1024
+CONSTANT = 1e-12  # of the declared range: values that differ by less differ by rounding alone
 _PENDING = 1 << 20  # distinct values to gather before they are merged
 
 
@@ -100,10 +101,10 @@ def fit(normaliser: Normaliser, tallies: Mapping[str, Tally]) -> tuple[dict[str,
     """A statistic for each dimension, and a warning for each that had to be taken from its declared range."""
     fitted, warnings = {}, []
     for name, tally in tallies.items():
-        if tally.count and (tally.high > tally.low or normaliser == "none"):
+        low, high = declared_range(name)
+        if tally.count and (tally.high - tally.low > CONSTANT * (high - low) or normaliser == "none"):
             fitted[name] = _fit(normaliser, name, tally)
             continue
-        low, high = declared_range(name)
         found = f"is {tally.low:g} everywhere in train" if tally.count else "has no value in train"
         if normaliser != "none":
             warnings.append(f"{name} {found}: normalised by its declared range {low:g} to {high:g}")

@@ -38,14 +38,13 @@ class Recipe:
     gamma: float = 0.9
 
     def __post_init__(self) -> None:
-        _one_of("rule", self.rule, get_args(RuleId))
-        _one_of("normaliser", self.normaliser, get_args(Normaliser))
-        _one_of("average", self.average, get_args(Average))
+        _one_of("a rule", self.rule, get_args(RuleId))
+        _one_of("a normaliser", self.normaliser, get_args(Normaliser))
+        _one_of("an average", self.average, get_args(Average))
         object.__setattr__(self, "weights", _weights(self.weights))
-        if not 0 < self.gamma <= 1:
-            raise UsageError(
-                f"gamma is {self.gamma}, outside (0, 1].", "the reference uses 0.9; 1 gives every utterance G"
-            )
+        if not _number(self.gamma) or not 0 < self.gamma <= 1:
+            mend = "the reference uses 0.9; 1 gives every utterance G"
+            raise UsageError(f"gamma is {self.gamma!r}, not a number in (0, 1].", mend)
 
     @property
     def weighted(self) -> tuple[str, ...]:
@@ -70,14 +69,20 @@ class Recipe:
 
 def _one_of(what: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise UsageError(f"{value!r} is not a {what}.", f"name one of: {', '.join(allowed)}")
+        raise UsageError(f"{value!r} is not {what}.", f"name one of: {', '.join(allowed)}")
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _weights(given: Mapping[str, float]) -> dict[str, float]:
+    if not isinstance(given, Mapping):
+        raise UsageError("`weights` is a mapping of dimensions to numbers.", "write `weights: {goal: 1}`")
     weights: dict[str, float] = {}
     for name, weight in given.items():
-        full = dimension(name).name
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight) or weight < 0:
+        full = dimension(str(name)).name
+        if not _number(weight) or weight < 0:
             raise UsageError(f"The weight of {name} is {weight!r}.", "a weight is a number, 0 or above")
         if full in weights:
             raise UsageError(f"{full} is weighted twice.", "name each dimension once")

@@ -22,9 +22,10 @@ Codes = NDArray[np.int32]
 
 
 def read(files: Sequence[Path], columns: Sequence[str], rows: int, *, encoded: bool = True) -> Iterator[pa.RecordBatch]:
-    """Batches of at most `rows` rows of these columns, file after file; text, nested too, comes as dictionary codes.
+    """Batches of at most `rows` rows of these columns, file after file; text columns come as dictionary codes.
 
-    With `encoded=False` text comes as it is. Raises StoreError where a file is missing, damaged, or lacks a column.
+    With `encoded=False` text comes as it is, as it always does inside lists. Reading is done in one thread: on narrow
+    columns more cost more CPU than they save. Raises StoreError where a file is missing, damaged, or lacks a column.
     """
     for path in files:
         with opened(path, columns, encoded=encoded) as file:
@@ -42,9 +43,7 @@ def opened(path: Path, columns: Sequence[str], *, encoded: bool = True) -> pq.Pa
         lacking = set(columns) - {leaf.path.split(".")[0] for leaf in leaves}
         if lacking:
             raise StoreError(f"{path} has no column {sorted(lacking)[0]!r}.", "import or label anew")
-        text = [
-            leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY" and leaf.path.split(".")[0] in columns
-        ]
+        text = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY" and leaf.path in columns]
         return pq.ParquetFile(path, metadata=known, read_dictionary=text if encoded else None, pre_buffer=False)
     except (OSError, pa.ArrowInvalid) as error:
         raise _unreadable(path, error) from error

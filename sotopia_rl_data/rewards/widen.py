@@ -22,7 +22,7 @@ from sotopia_rl_data.rewards.long import Opinion
 from sotopia_rl_data.rewards.rules import Floats, Ints, Rule, Turns
 from sotopia_rl_data.rewards.streams import Codes, Episodes, codes, encode
 
-CELLS = 1 << 19  # numbers of a chunk: (utterances, dimensions, opinions)
+CELLS = 1 << 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,8 @@ class Plan:
     """What is widened: the recipe's choices, resolved against what the version holds.
 
     `opinions` are the (judge, sample) in order: none where the rule needs no judge, or no answer could be read. `only`
-    maps a column of the attributions to the one value that counts, where the files hold others.
+    maps a column of the attributions to the one value that counts, where the files hold others. `cells` is how many
+    numbers (utterances, dimensions, opinions) are worked on at a time.
     """
 
     rule: Rule
@@ -40,6 +41,7 @@ class Plan:
     evaluator: str
     schema: str | None
     only: Mapping[str, str]
+    cells: int = CELLS
 
     @property
     def judged(self) -> bool:
@@ -60,7 +62,7 @@ class Plan:
     @property
     def chunk_rows(self) -> int:
         """How many utterances are worked on at a time."""
-        return max(1024, CELLS // max(1, len(self.dimensions) * self.layers))
+        return max(1, self.cells // (len(self.dimensions) * self.layers))
 
 
 def widen(plan: Plan, utterances: Episodes, attributions: Episodes, scores: Episodes) -> Iterator[Floats]:

@@ -1,0 +1,215 @@
+"""The surface that others script against: instant help, clean output, errors that are sentences, exit codes that mean."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cli
+from sotopia_rl_data.errors import SotopiaDataError
+
+ROOT = Path(cli.__file__).resolve().parent
+NAMES = [name for section in cli.COMMANDS.values() for name in section]
+HEAVY = {"torch", "transformers", "datasets", "openai", "anthropic", "polars", "duckdb", "pandas", "pyarrow", "trl"}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run the program in an empty folder with its own store, as a person would."""
+
+    def call(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        clean = {k: v for k, v in os.environ.items() if not k.endswith("_API_KEY") and not k.startswith("SOTOPIA_")}
+        return subprocess.run(
+            [sys.executable, str(ROOT / "cli.py"), *arguments],
+            cwd=tmp_path,
+            env=clean | {"COLUMNS": "120", "PYTHONPATH": str(ROOT)} | env,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """A store with the samples labelled by the offline judge."""
+    from labelers.run import label
+    from sotopia_rl_data.importers import samples_path
+    from sotopia_rl_data.importers.run import import_dataset
+    from sotopia_rl_data.store import Store
+
+    store = Store(tmp_path_factory.mktemp("cli") / "store")
+    import_dataset(store, [samples_path()], "demo/episodes")
+    label(store, "demo/episodes", judges=["lexical"])
+    return store
+
+
+@pytest.mark.parametrize(
+    "command", [[], *[[name] for name in NAMES], ["prompts", "learn"], ["ledger", "query"]], ids=" ".join
+)
+def test_help_of_every_command_imports_nothing_heavy(command):
+    script = (
+        "import sys, cli\n"
+        "try: cli.main([*sys.argv[1:], '--help'])\n"
+        "except SystemExit as done: code = done.code\n"
+        "print('LOADED', code, *(set(sys.modules) & set(sys.stdin.read().split())))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *command],
+        input=" ".join(HEAVY),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "LOADED 0"
+    assert "Usage:" in done.stdout
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_takes_a_store_and_json(name):
+    command = cli.cli.get_command(None, name)
+    leaves = list(getattr(command, "commands", {name: command}).values())
+    for leaf in leaves:
+        options = {option for parameter in leaf.params for option in parameter.opts}
+        assert {"--store", "--json"} <= options, leaf.name
+
+
+def test_the_first_steps_of_the_help_work_as_printed(run):
+    steps = [line.strip() for line in run("--help").stdout.splitlines() if line.strip().startswith("sotopia-rl-data ")]
+    assert len(steps) == 4
+    import shlex
+
+    codes = [run(*shlex.split(step)[1:]).returncode for step in steps]
+    assert codes == [0, 3, 0, 0]  # one sample's evaluation failed, so labelling lists what has no label
+
+
+def test_json_is_all_that_stdout_holds(run, labelled):
+    store = str(labelled.root)
+    for arguments in (
+        ["list"],
+        ["log", "demo/episodes-rewards"],
+        ["show", "demo/episodes-rewards"],
+        ["show", "demo/episodes-rewards", "sample-last-tram-1"],
+        ["stats", "demo/episodes-rewards"],
+        ["query", "demo/episodes-rewards", "SELECT * FROM rewards LIMIT 2"],
+        ["diff", "demo/episodes", "demo/episodes-rewards"],
+        ["verify", "demo/episodes-rewards"],
+        ["rewards", "demo/episodes-rewards"],
+        ["label", "demo/episodes", "--judge", "lexical"],
+        ["ledger", "query", "SELECT count(*) AS n FROM calls"],
+    ):
+        done = run(*arguments, "--json", "--store", store)
+        assert done.returncode in (0, 3), (arguments, done.stderr)
+        json.loads(done.stdout)
+
+
+def test_labelling_again_is_a_no_op_that_says_so(run, labelled):
+    done = run("label", "demo/episodes", "--judge", "lexical", "--store", str(labelled.root), "--json")
+    report = json.loads(done.stdout)
+    assert (report["created"], report["version"]) == (False, "demo/episodes-rewards@v1.0.0")
+
+
+def test_a_pipe_gets_no_colour_and_no_bar(run, labelled):
+    done = run("show", "demo/episodes-rewards", "sample-last-tram-1", "--store", str(labelled.root))
+    assert done.returncode == 0
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["lable"], 2, "did you mean `sotopia-rl-data label`?"),
+        (["import", "missing.jsonl", "--name", "a/b"], 1, "missing.jsonl"),
+        (["import", "notjson.jsonl", "--name", "a/b"], 1, "notjson.jsonl"),
+        (["import", "--name", "no such name"], 2, "cannot name a dataset"),
+        (["import"], 2, "--name"),
+        (["import", "--name", "a/b", "--where", "nonsense >"], 2, "--where"),
+        (["label", "nobody/nothing", "--judge", "lexical"], 2, "nobody/nothing"),
+        (["label", "./missing.jsonl", "--judge", "lexical"], 1, "missing.jsonl"),
+        (["label"], 2, "--judge"),
+        (["label", "--judge", "gtp-4o"], 2, "gtp-4o"),
+        (["label", "--judge", "gpt-4o"], 2, "OPENAI_API_KEY"),
+        (["label", "--judge", "lexical", "--dimensions", "goal,charm"], 2, "charm"),
+        (["label", "--judge", "lexical", "--schema", "vibes"], 2, "vibes"),
+        (["label", "--judge", "lexical", "--preset", "best"], 2, "best"),
+        (["label", "--judge", "lexical", "--scale", "4"], 2, "scale"),
+        (["rewards", "nobody/nothing"], 2, "nobody/nothing"),
+        (["show", "nobody/nothing"], 2, "sotopia-rl-data list"),
+        (["show", "a/b@v9"], 2, "v1.0.0"),
+        (["stats", "./nowhere"], 2, "nowhere"),
+        (["log", "nobody/nothing"], 2, "nobody/nothing"),
+        (["query", "nobody/nothing", "SELECT 1"], 2, "nobody/nothing"),
+        (["diff", "a/b", "c/d"], 2, "a/b"),
+        (["verify", "a/b"], 2, "a/b"),
+        (["prompts", "learn", "missing.log", "--episodes", "./notjson.jsonl", "-o", "t.yaml"], 1, "notjson.jsonl"),
+        (["ledger", "query", "SELECT 1"], 2, "ledger"),
+        (["ledger", "compact"], 2, "ledger"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_sentence_the_mend_and_an_exit_code(run, tmp_path, arguments, code, says):
+    (tmp_path / "notjson.jsonl").write_text("this is not JSON\n")
+    done = run(*arguments)
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert " mend: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    store = tmp_path / "store"
+    left = [p for p in store.rglob("*") if p.is_file() and p.name != "lock"] if store.exists() else []
+    assert left == []
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DROP VIEW rewards",
+        "SELECT 1; SELECT 2",
+        "COPY rewards TO 'x.csv'",
+        "SELECT * FROM read_csv('/etc/passwd')",
+        "SELEC",
+    ],
+)
+def test_a_query_is_one_select_over_the_versions_own_tables(run, labelled, tmp_path, sql):
+    done = run("query", "demo/episodes-rewards", sql, "--store", str(labelled.root))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_key_in_the_environment_is_written_nowhere(run, tmp_path):
+    key = "sk-test-THIS-IS-SECRET-0123456789"
+    done = run("label", "--judge", "openai:judge@http://127.0.0.1:9/v1", OPENAI_API_KEY=key)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    everything = (
+        done.stdout
+        + done.stderr
+        + "".join(p.read_bytes().decode("latin-1") for p in tmp_path.rglob("*") if p.is_file())
+    )
+    assert key not in everything
+
+
+def test_every_error_class_has_an_exit_code_that_means_something():
+    def all_of(kind: type[SotopiaDataError]) -> list[type[SotopiaDataError]]:
+        return [kind, *(inner for one in kind.__subclasses__() for inner in all_of(one))]
+
+    assert {kind.exit_code for kind in all_of(SotopiaDataError)} <= {1, 2, 130}
+
+
+def test_the_program_and_the_console_script_are_the_same():
+    script = Path(sys.executable).with_name("sotopia-rl-data")
+    by_name = subprocess.run([str(script), "--help"], capture_output=True, text=True, check=True).stdout
+    by_file = subprocess.run(
+        [sys.executable, "cli.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert by_name == by_file

@@ -1,0 +1,106 @@
+"""Goldens: the text of every judge prompt, frozen with its hash, so that no wording changes unnoticed.
+
+A version of a schema has one wording for good. To change it: write new files (`labelers/prompts/NAME.v2.txt`), raise the
+schema's `version`, then run `python tests/test_goldens.py`, which adds what is new and refuses to change what is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from label_toys import BOAT, BY
+
+from labelers.attribution import BUILTINS, phrasing, schema
+
+GOLDENS = Path(__file__).parent / "goldens"
+HASHES, FILES = GOLDENS / "wordings.txt", GOLDENS / "files.txt"
+SCALES = (3, 5, 10)
+JUDGED = [name for name in BUILTINS if schema(name).needs_judge]
+
+
+def rendered(name: str, how: Any, scale: int) -> str:
+    """All that a judge is sent for the first question about the boat, as one text."""
+    question = next(iter(schema(name).questions(BOAT, ("relationship", "goal"), BY, how, scale)))
+    parts = [f"===== {message['role']}\n{message['content']}" for message in question.messages]
+    return "\n".join([*parts, "===== answer schema", json.dumps(question.answer_schema, indent=1), ""])
+
+
+def wordings() -> Iterator[str]:
+    """A line for each schema and scale: its version and the hash of its wording."""
+    for name in JUDGED:
+        for scale in SCALES:
+            one = schema(name)
+            yield f"{name} v{one.version} scale {scale} {one.wording_sha256(scale)}"
+
+
+def files() -> Iterator[tuple[Path, str]]:
+    for name in JUDGED:
+        for how in ("per-dimension", "packed"):
+            for scale in SCALES if name == "direct" else (3,):
+                yield GOLDENS / f"{name}.v{schema(name).version}.{how}.scale-{scale}.txt", rendered(name, how, scale)
+
+
+@pytest.mark.parametrize(
+    ("path", "text"), list(files()), ids=lambda value: value.name if isinstance(value, Path) else ""
+)
+def test_a_prompt_is_what_it_was(path: Path, text: str):
+    assert text == path.read_text("utf-8"), "a new wording is a new file and a new schema version: see this module"
+
+
+def test_every_schema_version_has_the_wording_that_it_always_had():
+    frozen = HASHES.read_text("utf-8").splitlines()
+    assert set(wordings()) <= set(frozen)
+    versions = [line.rpartition(" ")[0] for line in frozen]
+    assert len(set(versions)) == len(versions)
+
+
+def test_every_wording_file_is_as_it_was():
+    assert frozen_files() == file_hashes()
+
+
+def test_no_wording_file_is_left_unused():
+    from labelers.attribution import wording
+
+    used = {"importance.v1", "importance.question.v1", "key.v1", "key.question.v1", *phrasing.SHARED}
+    used |= {wording.levels(scale) for scale in SCALES}
+    assert used == {name.removesuffix(".txt") for name in file_hashes()}
+
+
+def frozen_files() -> dict[str, str]:
+    lines = FILES.read_text("utf-8").splitlines() if FILES.exists() else []
+    return {name: sha256 for sha256, _, name in (line.partition("  ") for line in lines)}
+
+
+def file_hashes() -> dict[str, str]:
+    folder = Path(phrasing.__file__).parents[1] / "prompts"
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+def add_what_is_new() -> None:
+    """Freeze new wordings. Exits where something that is frozen would change."""
+    GOLDENS.mkdir(exist_ok=True)
+    frozen = HASHES.read_text("utf-8").splitlines() if HASHES.exists() else []
+    known = {line.rpartition(" ")[0]: line for line in frozen}
+    for line in wordings():
+        if known.setdefault(line.rpartition(" ")[0], line) != line:
+            sys.exit(f"{line.rpartition(' ')[0]} has another wording: raise the schema's version")
+    for path, text in files():
+        if path.exists() and path.read_text("utf-8") != text:
+            sys.exit(f"{path.name} would change: raise the schema's version")
+        path.write_text(text, "utf-8")
+    now = file_hashes()
+    for name, sha256 in frozen_files().items():
+        if now.get(name) != sha256:
+            sys.exit(f"{name} was used and must stay: write the new wording into a new file")
+    HASHES.write_text("\n".join(known.values()) + "\n", "utf-8")
+    FILES.write_text("".join(f"{sha256}  {name}\n" for name, sha256 in now.items()), "utf-8")
+
+
+if __name__ == "__main__":
+    add_what_is_new()

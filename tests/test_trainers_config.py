@@ -1,0 +1,94 @@
+"""Presets, YAML, flags and --set, in that order, into the libraries' own dataclasses."""
+
+# ruff: noqa: E402  (nothing below can be imported without the train extra)
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("trl", reason="needs the train extra")
+pytestmark = pytest.mark.train
+
+from transformers import TrainingArguments
+from trl import GRPOConfig, SFTConfig
+
+from sotopia_rl_data.errors import InputError, UsageError
+from trainers.config import KINDS, changed, configure, presets
+
+CPU = "use_cpu=true"
+
+
+def test_they_are_the_libraries_own_dataclasses():
+    assert [issubclass(KINDS[k], c) for k, c in (("rm", TrainingArguments), ("sft", SFTConfig), ("grpo", GRPOConfig))]
+
+
+def test_later_wins(tmp_path: Path):
+    file = tmp_path / "c.yaml"
+    file.write_text("learning_rate: 2e-5\nnum_train_epochs: 7\nmax_length: 100\n")
+    found = configure(
+        "rm",
+        preset="paper",
+        file=str(file),
+        options={"max_length": 200, "seed": None, "output_dir": str(tmp_path)},
+        settings=[CPU, "num_train_epochs=8", "targets=goal,REL"],
+    )
+    assert (found.learning_rate, found.max_length, found.num_train_epochs) == (2e-5, 200, 8)
+    assert (found.gradient_accumulation_steps, found.seed, found.targets) == (8, 42, ["goal", "REL"])
+    assert {"learning_rate", "preset", "targets"} <= changed(found).keys()
+
+
+@pytest.mark.parametrize("kind", ["rm", "sft", "grpo"])
+def test_every_preset_holds_together(kind: str, tmp_path: Path):
+    assert {"paper", "tiny"} <= set(presets(kind))
+    for name in presets(kind):
+        found = configure(kind, preset=name, options={"output_dir": str(tmp_path)}, settings=[CPU, "bf16=false"])
+        assert found.preset == name
+
+
+def test_lists_and_scientific_numbers_are_read_as_meant(tmp_path: Path):
+    found = configure(
+        "rm", options={"output_dir": str(tmp_path)}, settings=[CPU, "sentinels=-1,-2.5", "learning_rate=1e-6"]
+    )
+    assert (found.sentinels, found.learning_rate) == ([-1.0, -2.5], 1e-6)
+    one = configure("rm", options={"output_dir": str(tmp_path)}, settings=[CPU, "sentinels=-1"])
+    assert one.sentinels == [-1.0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["lerning_rate=1"], "no setting 'lerning_rate'"),
+        (["learning_rate"], "sets nothing"),
+        (["learning_rate=fast"], "is a number"),
+        (["packing=dense"], "is no packing"),
+        (["eval_strategy=often"], "does not hold together"),
+        (["num_train_epochs=many"], "is a number"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(settings: list[str], said: str):
+    with pytest.raises(UsageError, match=said) as refused:
+        configure("rm", settings=[CPU, *settings])
+    assert refused.value.mend
+    assert "\n" not in refused.value.message
+
+
+def test_the_nearest_setting_is_named():
+    with pytest.raises(UsageError) as refused:
+        configure("rm", settings=["lerning_rate=1"])
+    assert "learning_rate" in refused.value.mend
+
+
+def test_an_unknown_preset_names_those_there_are():
+    with pytest.raises(UsageError, match="no preset 'papr'") as refused:
+        configure("rm", preset="papr")
+    assert "paper" in refused.value.mend
+
+
+@pytest.mark.parametrize("text", ["- a list", "key: [unclosed"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str):
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError):
+        configure("rm", file=str(file))
+    with pytest.raises(InputError, match="cannot be read"):
+        configure("rm", file=str(tmp_path / "absent.yaml"))

@@ -1,0 +1,338 @@
+"""The reward model end to end: by reference, from the store and a path; stock checkpoints; honest counts and errors."""
+
+# ruff: noqa: E402  (nothing below can be imported without the train extra)
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the train extra")
+pytestmark = pytest.mark.train
+
+import numpy as np
+from safetensors.torch import load_file
+from train_toys import act, after_an_offer, answers_the_offer, chat_prompt, make_dataset, says_thanks
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, logging
+
+from sotopia_rl_data.errors import InputError, NotFound, SotopiaDataError, UsageError
+from trainers.commands import train_rm
+from trainers.reward_model import RewardModel
+from trainers.tiny import make_tiny
+
+torch.set_num_threads(1)
+logging.disable_progress_bar()
+
+PROMPT = chat_prompt("Ann", ("Ann", "Bo"), "3", ["hello there", "an offer", "well"], 2)
+ANSWER = [{"role": "assistant", "content": act("thanks thanks")}]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(make_tiny(tmp_path_factory.mktemp("tiny"), hidden=32, layers=2))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("store")
+    make_dataset(root, extra={"goal": says_thanks, "knowledge": answers_the_offer})
+    make_dataset(root, extra={"goal": says_thanks, "knowledge": answers_the_offer}, seed=9)
+    return root
+
+
+def train(store: Path, tiny: str, out: Path, *settings: str, ref: str = "toys/rewards@v1.0.0") -> dict[str, Any]:
+    return train_rm(ref, tiny, out, preset="tiny", store=str(store), settings=["disable_tqdm=true", *settings])
+
+
+@pytest.fixture(scope="module")
+def full(store: Path, tiny: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("full")
+    return out, train(store, tiny, out)
+
+
+def stock_score(model: Any, folder: Path) -> Any:
+    """Logits [K] by nothing but transformers."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    text = tokenizer.apply_chat_template([*PROMPT, *ANSWER], tokenize=False).rstrip("\n")
+    with torch.no_grad():
+        return model.eval()(**tokenizer(text, return_tensors="pt")).logits[0].numpy()
+
+
+def test_a_run_says_what_it_stands_on(full: tuple[Path, dict[str, Any]], store: Path):
+    out, record = full
+    assert json.loads((out / "run.json").read_text()) == record
+    assert record["dataset"]["version"] == "v1.0.0"
+    manifest = json.loads((store / "toys/rewards/v1.0.0/manifest.json").read_text())
+    assert record["dataset"]["digest"] == manifest["digest"]
+    assert record["rows"] == {"train": 168, "validation": 36, "test": 36}
+    assert record["packing"]["rows"] == "tree"
+    assert record["config"]["preset"] == "tiny"
+    assert {"mse", "mean_mse", "turn_mse", "spearman_low"} <= record["metrics"]["validation"].keys()
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in lines if "loss" in row] == [1, 2]
+    assert (out / "metrics.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_pinned_version_is_trained_on_after_a_newer_one_is_out(store: Path, tiny: str, tmp_path: Path, full: Any):
+    latest = train(store, tiny, tmp_path / "latest", ref="toys/rewards")
+    assert latest["dataset"]["version"] == "v1.1.0"
+    assert latest["dataset"]["digest"] != full[1]["dataset"]["digest"]
+    by_path = train(store, tiny, tmp_path / "path", ref=str(store / "toys/rewards/v1.0.0"))
+    assert by_path["dataset"]["digest"] == full[1]["dataset"]["digest"]
+    assert by_path["metrics"]["test"]["mse"] == full[1]["metrics"]["test"]["mse"]  # two runs, one seed, equal
+
+
+def test_the_stock_model_loads_it_and_scores_the_same(full: tuple[Path, dict[str, Any]]):
+    out, _ = full
+    ours = RewardModel.load(out)
+    stock = AutoModelForSequenceClassification.from_pretrained(out)
+    assert type(stock).__name__ == "Qwen2ForSequenceClassification"
+    reward = float(stock_score(stock, out)[0] * ours.head.std[0] + ours.head.mean[0])
+    assert ours.score(PROMPT, ANSWER) == pytest.approx(reward, abs=1e-6)
+
+
+def test_the_adapter_loads_with_peft_and_with_transformers_head_included(store: Path, tiny: str, tmp_path: Path):
+    from peft import PeftModel
+
+    train(store, tiny, tmp_path, "adapter=lora")
+    ours = RewardModel.load(tmp_path)
+    base = AutoModelForSequenceClassification.from_pretrained(tiny, num_labels=1)
+    by_peft = stock_score(PeftModel.from_pretrained(base, tmp_path), tmp_path)
+    by_auto = stock_score(AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=1), tmp_path)
+    want = ours.score(PROMPT, ANSWER)
+    assert [float(x[0] * ours.head.std[0] + ours.head.mean[0]) for x in (by_peft, by_auto)] == pytest.approx(
+        [want] * 2, abs=1e-6
+    )
+
+
+def test_several_heads_are_one_reward_as_in_the_recipe(store: Path, tiny: str, tmp_path: Path):
+    record = train(store, tiny, tmp_path, "targets=goal,KNO")
+    assert record["head"]["targets"] == ["goal", "knowledge"]
+    assert record["head"]["weights"] == [1.0, 1.0]
+    assert {"goal_spearman", "knowledge_mse"} <= record["metrics"]["test"].keys()
+    ours = RewardModel.load(tmp_path)
+    heads = ours.score_heads([(PROMPT, ANSWER)])
+    assert heads.shape == (1, 2)
+    assert ours.score(PROMPT, ANSWER) == pytest.approx(heads.mean())
+
+
+def test_batches_are_scored_as_one_by_one_in_any_order(full: tuple[Path, dict[str, Any]]):
+    ours = RewardModel.load(full[0], row_tokens=200)
+    dialogues = [(PROMPT[: 2 + 2 * i], act("thanks " * j)) for i in range(2) for j in range(4)] + [("hi", "hello")]
+    alone = [ours.score(*d) for d in dialogues]
+    assert np.ptp(alone) > 1e-3
+    assert ours.score_batch(dialogues) == pytest.approx(alone, abs=1e-6)
+    assert ours.score_batch(reversed(dialogues)) == pytest.approx(alone[::-1], abs=1e-6)
+
+
+def test_plain_rows_train_the_same_model_as_packed_rows(store: Path, tiny: str, tmp_path: Path):
+    """Sequential order and whole-split steps, so that both see the same utterances in one step."""
+    same = ("train_sampling_strategy=sequential", "max_steps=1", "eval_steps=1", "save_steps=1", "optim=sgd")
+    packed = train(store, tiny, tmp_path / "t", *same, "packing=tree", "per_device_train_batch_size=56")
+    plain = train(store, tiny, tmp_path / "p", *same, "packing=none", "per_device_train_batch_size=168")
+    assert (packed["packing"]["rows"], plain["packing"]["rows"]) == ("tree", "none")
+    assert plain["metrics"]["test"]["mse"] == pytest.approx(packed["metrics"]["test"]["mse"], abs=1e-6)
+
+
+def test_resumed_is_uninterrupted(store: Path, tiny: str, tmp_path: Path):
+    settings = ("max_steps=6", "save_steps=2", "eval_steps=2", "save_total_limit=5", "lr_scheduler_type=cosine")
+    whole = train(store, tiny, tmp_path / "whole", *settings)
+    broken = tmp_path / "broken"
+    shutil.copytree(tmp_path / "whole", broken)
+    for name in ("checkpoint-4", "checkpoint-6"):
+        shutil.rmtree(broken / name)
+    (broken / "model.safetensors").unlink()
+    again = train(store, tiny, broken, *settings, "resume=true")
+    assert again["metrics"]["test"] == pytest.approx(whole["metrics"]["test"], nan_ok=False, rel=1e-6) or _timings_only(
+        again["metrics"]["test"], whole["metrics"]["test"]
+    )
+    one, other = (load_file(p / "model.safetensors") for p in (tmp_path / "whole", broken))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    steps = [json.loads(line)["step"] for line in (broken / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+
+
+def _timings_only(one: dict[str, float], other: dict[str, float]) -> bool:
+    timed = ("runtime", "samples_per_second", "steps_per_second")
+    return all(one[k] == other[k] for k in one if k not in timed)
+
+
+def test_missing_rewards_are_dropped_and_counted(tmp_path: Path, tiny: str):
+    def spoil(row: dict[str, Any]) -> None:
+        row["reward"] = None if row["turn"] == 2 else row["reward"]
+
+    record = train(tmp_path, tiny, tmp_path / "out", ref=make_dataset(tmp_path, change=spoil))
+    assert record["dropped"]["no reward"] == 40
+    assert sum(record["rows"].values()) == 200
+
+
+def test_over_long_prompts_are_cut_and_counted(store: Path, tiny: str, tmp_path: Path):
+    record = train(store, tiny, tmp_path, "max_length=300")
+    assert record["cut"]["prompts"] > 0
+    assert record["cut"]["turns"] >= record["cut"]["prompts"]
+    with pytest.raises(InputError, match="No prompt fits into 20 tokens"):
+        train(store, tiny, tmp_path / "none", "max_length=20")
+
+
+def test_weighing_by_spread_trusts_agreement_more(tmp_path: Path):
+    from trainers.data import load_examples
+    from trainers.prepare import sample_weights
+
+    rows = load_examples(make_dataset(tmp_path), store=tmp_path).rows
+    train_rows = np.array([r.split == "train" for r in rows])
+    weights = sample_weights(rows, train_rows)
+    by_spread = {r.spread: w for r, w in zip(rows, weights, strict=True)}
+    assert by_spread[0.0] > by_spread[0.1] > by_spread[0.3]
+    assert by_spread[0.1] == pytest.approx(by_spread[0.0] / 2)
+    assert weights[train_rows].mean() == pytest.approx(1.0)
+
+
+def test_weighing_without_spread_is_one_sentence(tmp_path: Path, tiny: str):
+    ref = make_dataset(tmp_path, change=lambda row: row.update(spread=None))
+    with pytest.raises(InputError, match="No row has a spread"):
+        train(tmp_path, tiny, tmp_path / "out", "weigh_by_spread=true", ref=ref)
+
+
+class Blurred(torch.nn.Embedding):
+    """Mixes each token with its left neighbour in the row, as recurrent layers do: no tree can be right for it."""
+
+    def forward(self, ids: Any) -> Any:
+        found = super().forward(ids)
+        return found + found.roll(1, dims=1)
+
+
+def test_packing_that_scores_differently_is_given_up(
+    store: Path, tiny: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    from trainers.config import configure
+    from trainers.data import load_examples
+    from trainers.prepare import prepare
+    from trainers.rm import build_trainer, load_model
+
+    options = {"dataset": "toys/rewards", "model": tiny, "output_dir": str(tmp_path), "packing": "tree"}
+    config = configure("rm", preset="tiny", options=options)
+    prepared = prepare(load_examples("toys/rewards", store=store), config)
+    for spoilt in (False, True):
+        model = load_model(config, prepared)
+        if spoilt:
+            model.set_input_embeddings(Blurred.from_pretrained(model.get_input_embeddings().weight * 30, freeze=False))
+        trainer = build_trainer(config, prepared, model)
+        assert trainer.packing["rows"] == ("none" if spoilt else "tree")
+        assert ("going on with one row an utterance" in caplog.text) == spoilt
+    trainer.train()
+
+
+def test_an_architecture_that_cannot_be_packed_trains_plainly(store: Path, tmp_path: Path):
+    """Gemma 2 caps its attention scores, which scaled-dot-product attention cannot."""
+    from transformers import Gemma2Config, Gemma2ForSequenceClassification
+
+    from trainers.tiny import tiny_tokenizer
+
+    tokenizer = tiny_tokenizer()
+    tokenizer.save_pretrained(tmp_path / "gemma")
+    config = Gemma2Config(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, pad_token_id=0, eos_token_id=2, bos_token_id=None, num_labels=1,
+    )  # fmt: skip
+    Gemma2ForSequenceClassification(config).save_pretrained(tmp_path / "gemma")
+    record = train(store, str(tmp_path / "gemma"), tmp_path / "out")
+    assert record["packing"]["rows"] == "none"
+    assert np.isfinite(RewardModel.load(tmp_path / "out").score(PROMPT, ANSWER))
+    with pytest.raises(UsageError, match="cannot score several tokens of a row"):
+        train(store, str(tmp_path / "gemma"), tmp_path / "out", "packing=tree")
+
+
+class TestBadInput:
+    """One sentence and the mend."""
+
+    def test_no_such_model(self, store: Path, tmp_path: Path):
+        with pytest.raises(NotFound, match="cannot be loaded"):
+            train(store, str(tmp_path / "nowhere"), tmp_path / "out")
+
+    def test_no_such_column(self, store: Path, tiny: str, tmp_path: Path):
+        with pytest.raises(NotFound, match="norm_secret"):
+            train(store, tiny, tmp_path, "targets=secret")
+
+    def test_an_empty_split(self, tmp_path: Path, tiny: str):
+        ref = make_dataset(tmp_path, splits=lambda row: "test" if row["environment_id"] == "env-1" else "train")
+        with pytest.raises(UsageError, match=r"validation split of .* is empty") as refused:
+            train(tmp_path, tiny, tmp_path / "out", ref=ref)
+        assert "split_by=grouped" in refused.value.mend
+        assert train(tmp_path, tiny, tmp_path / "o1", "eval_strategy=no", ref=ref)["rows"]["validation"] == 0
+        assert train(tmp_path, tiny, tmp_path / "o2", "split_by=grouped", ref=ref)["rows"]["validation"] > 0
+
+    def test_pad_is_eos(self, store: Path, tiny: str, tmp_path: Path):
+        with pytest.raises(InputError, match="padding token"):
+            train(store, tiny, tmp_path, "pad_token=<|im_end|>")
+
+    def test_an_output_that_cannot_be_written(self, store: Path, tiny: str, tmp_path: Path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(InputError, match="cannot be written"):
+            train(store, tiny, tmp_path / "file" / "out")
+
+    def test_a_reward_model_with_another_tokenizer(self, full: Any, tmp_path: Path):
+        shutil.copytree(full[0], tmp_path / "rm")
+        from trainers.tiny import tiny_tokenizer
+
+        tiny_tokenizer(text=["quite other words " * 3]).save_pretrained(tmp_path / "rm")
+        with pytest.raises(InputError, match="not what it was trained with"):
+            RewardModel.load(tmp_path / "rm")
+        tiny_tokenizer(vocab=3000, text=[chr(c) * 2 + " " for c in range(0x4E00, 0x5200)]).save_pretrained(
+            tmp_path / "rm"
+        )
+        with pytest.raises(InputError, match="another model's"):
+            RewardModel.load(tmp_path / "rm")
+
+    def test_a_prompt_longer_than_the_context(self, full: Any):
+        with pytest.raises(InputError, match="does not fit into the 50 tokens"):
+            RewardModel.load(full[0], max_length=50).score("word " * 100, "yes")
+
+    def test_out_of_memory(self):
+        from trainers.modeling import memory_told
+
+        with pytest.raises(SotopiaDataError, match="ran out of memory") as told, memory_told():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        assert "row_tokens" in told.value.mend
+
+    def test_qlora_without_bitsandbytes(self, store: Path, tiny: str, tmp_path: Path):
+        from importlib.util import find_spec
+
+        if find_spec("bitsandbytes"):
+            pytest.skip("bitsandbytes is installed")
+        with pytest.raises(UsageError, match="QLoRA needs bitsandbytes"):
+            train(store, tiny, tmp_path, "adapter=qlora")
+
+
+@pytest.mark.slow
+class TestLearning:
+    """On a planted signal, held-out environments."""
+
+    SETTINGS = (
+        "max_steps=-1", "eval_strategy=epoch", "save_strategy=epoch", "learning_rate=3e-3", "warmup_steps=10",
+        "lr_scheduler_type=cosine", "logging_steps=50",
+    )  # fmt: skip
+
+    def go(self, root: Path, epochs: int, **planted: Any) -> dict[str, float]:
+        ref = make_dataset(root, **planted)
+        model = str(make_tiny(root / "model", hidden=48, layers=2))
+        record = train(root, model, root / "out", *self.SETTINGS, f"num_train_epochs={epochs}", ref=ref)
+        return record["metrics"]["test"]
+
+    def test_a_reward_of_the_utterance(self, tmp_path: Path):
+        found = self.go(tmp_path, 6, episodes=80, environments=40, turns=4, reward=says_thanks)
+        assert found["spearman"] >= 0.9
+        assert found["mse"] < 0.3 * min(found["mean_mse"], found["turn_mse"])
+
+    def test_a_reward_that_depends_on_the_history(self, tmp_path: Path):
+        found = self.go(tmp_path, 14, episodes=120, environments=40, turns=4, reward=after_an_offer)
+        assert found["spearman"] >= 0.9
+        assert found["mse"] < 0.3 * min(found["mean_mse"], found["turn_mse"])
+
+    def test_shuffled_labels_teach_nothing(self, tmp_path: Path):
+        found = self.go(tmp_path, 3, episodes=60, environments=30, turns=4, reward=says_thanks, shuffled=True)
+        assert found["mse"] > 0.95 * found["mean_mse"]
+        assert abs(found["spearman"]) < 0.35
