@@ -18,6 +18,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.types as pt
 
+from sotopia_rl_data.columns import first_line
 from sotopia_rl_data.errors import NotFound, QueryError, StoreError
 from sotopia_rl_data.refs import DatasetRef
 from sotopia_rl_data.schema import Episode, Manifest
@@ -51,6 +52,7 @@ def unlocked(memory_limit: str = MEMORY_LIMIT, threads: int | None = None) -> du
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
             "python_enable_replacements": False,
+            "enable_progress_bar": False,
         }
     )
 
@@ -60,15 +62,19 @@ def lock(
 ) -> duckdb.DuckDBPyConnection:
     """Give `connection` these views and nothing else, for good. Raises StoreError where a file is gone."""
     paths = [path for splits in views.values() for of in splits.values() for path in of]
+    for path in paths:
+        if not path.is_file():
+            connection.close()
+            raise _damaged(ref, f"{path.name} is gone")
     try:
         connection.execute(f"SET allowed_paths = {_paths(paths)}")
         connection.execute("SET enable_external_access = false")
         for name, splits in views.items():
             connection.execute(f"CREATE VIEW {name} AS {rows_of(splits)}")
         connection.execute("SET lock_configuration = true")
-    except duckdb.IOException as error:
+    except duckdb.Error as error:
         connection.close()
-        raise _damaged(ref, error) from error
+        raise _damaged(ref, first_line(error)) from error
     return connection
 
 
@@ -96,19 +102,20 @@ def stream(version: Version, text: str) -> Iterator[pa.RecordBatchReader]:
                 raise QueryError(
                     "A query is exactly one SELECT.", f"SELECT * FROM {next(iter(version.manifest.configs))} LIMIT 10"
                 )
-            yield _narrow(connection.sql(statements[0]).to_arrow_reader(8192))
-        except duckdb.IOException as error:
-            raise _damaged(version.ref, error) from error
-        except (duckdb.Error, pa.ArrowInvalid, UnicodeEncodeError) as error:
+            reader = connection.sql(statements[0]).to_arrow_reader(8192)
+        except (duckdb.Error, UnicodeEncodeError) as error:
             raise _told(error, version) from error
+        schema = pa.schema([pa.field(f.name, _narrow_type(f.type)) for f in reader.schema])
+        yield pa.RecordBatchReader.from_batches(schema, _batches(reader, schema, version))
 
 
-def _narrow(reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
-    """DuckDB sums integers to 128 bits and reads 0.5 as a decimal: as int64 and float64 every format can hold them."""
-    schema = pa.schema([pa.field(f.name, _narrow_type(f.type)) for f in reader.schema])
-    if schema.equals(reader.schema):
-        return reader
-    return pa.RecordBatchReader.from_batches(schema, (batch.cast(schema) for batch in reader))
+def _batches(reader: pa.RecordBatchReader, schema: pa.Schema, version: Version) -> Iterator[pa.RecordBatch]:
+    """DuckDB sums integers to 128 bits and reads 0.5 as a decimal: int64 and float64 are what every format can hold."""
+    try:
+        for batch in reader:
+            yield batch if batch.schema.equals(schema) else batch.cast(schema)
+    except (OSError, duckdb.Error, pa.ArrowException) as error:
+        raise _told(error, version) from error
 
 
 def _narrow_type(kind: pa.DataType) -> pa.DataType:
@@ -118,13 +125,14 @@ def _narrow_type(kind: pa.DataType) -> pa.DataType:
 
 
 def _told(error: Exception, version: Version) -> QueryError:
+    """DuckDB's error in one sentence; in the midst of a result it comes as an OSError with the same text."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no reason given"]
-    if isinstance(error, duckdb.OutOfMemoryException):
+    if lines[0].startswith("Out of Memory"):
         return QueryError(
             f"The query needs more than {MEMORY_LIMIT} of memory.",
             "select fewer columns: long texts (prompt, turns, observations) are what takes room",
         )
-    if isinstance(error, duckdb.PermissionException):
+    if lines[0].startswith("Permission"):
         return QueryError("A query reads the version's own tables and nothing else.", _tables(version))
     hint = next((f" ({line})" for line in lines[1:] if line.startswith(("Candidate", "Did you mean"))), "")
     return QueryError(f"The query failed: {lines[0].rstrip('.')}{hint}.", _tables(version))
@@ -135,8 +143,7 @@ def _tables(version: Version) -> str:
     return f"the tables are {'; '.join(tables)}"
 
 
-def _damaged(ref: str, error: Exception) -> StoreError:
-    reason = str(error).splitlines()[0].rstrip(".")
+def _damaged(ref: str, reason: str) -> StoreError:
     return StoreError(f"{ref} cannot be read ({reason}).", f"sotopia-rl-data verify {ref}")
 
 

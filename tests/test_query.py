@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import threading
@@ -13,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from store_toys import REPOSITORY, commit, episode, episodes, failures, python, reward_row, rewards
+from store_toys import commit, episode, episodes, failures, python, reward_row, rewards
 
 from sotopia_rl_data import open_dataset
 from sotopia_rl_data.errors import NotFound, QueryError, StoreError
@@ -193,8 +192,9 @@ def test_a_sort_bigger_than_memory_spills_and_leaves_nothing_behind(data: Datase
 import sys, pathlib
 from sotopia_rl_data.query import connect, open_dataset
 version = open_dataset("org/toy", sys.argv[1]).version
-with connect(version, "60MB") as connection:
-    rows = connection.sql("SELECT (i * 7919) % 1000003 AS i FROM range(20000000) t(i) ORDER BY 1").to_arrow_reader(100000)
+with connect(version, "20MB") as connection:
+    query = "SELECT (i * 7919) % 1000003 AS i FROM range(6000000) t(i) ORDER BY 1"
+    rows = connection.sql(query).to_arrow_reader(100000)
     print(next(iter(rows)).num_rows, len(list(pathlib.Path(sys.argv[2]).iterdir())))
 """
     spill = tmp_path / "spill"
@@ -211,9 +211,9 @@ def test_a_connection_stays_locked(data: Dataset) -> None:
             "SET allowed_paths = ['/etc/passwd']",
             "SET threads = 1",
         ):
-            with pytest.raises(Exception, match="configuration|locked|allowed_paths"):
+            with pytest.raises(Exception, match=r"configuration|locked|allowed_paths"):
                 connection.execute(statement)
-        with pytest.raises(Exception, match="disabled|Permission"):
+        with pytest.raises(Exception, match=r"disabled|Permission"):
             connection.execute("COPY (SELECT 1) TO '/tmp/out.csv'")
 
 
@@ -292,7 +292,8 @@ from sotopia_rl_data import open_dataset
 data = open_dataset("org/toy", sys.argv[1])
 whole, test, empty = data.to_hf(), data.to_hf("rewards", "test"), data.to_hf("failures")
 print({k: v.num_rows for k, v in whole.items()}, test.num_rows, {k: v.num_rows for k, v in empty.items()})
-print(whole["train"]["reward"][:], whole["train"][0]["prompt"], empty["train"].column_names == data.sql("FROM failures").column_names[:-1])
+print(whole["train"]["reward"][:], whole["train"][0]["prompt"])
+print(empty["train"].column_names == data.sql("FROM failures").column_names[:-1])
 """
 
 
@@ -301,7 +302,8 @@ def test_to_hf_needs_no_network_and_loads_empty_configs_too(data: Dataset, tmp_p
     out, err = python(_TO_HF, data.version.dir.parents[2], **nowhere).communicate()
     assert out.splitlines() == [
         "{'train': 4, 'test': 1} 1 {'train': 0}",
-        "[0.0, 0.5, 1.0, None] [{'role': 'user', 'content': 'prompt 0'}] True",
+        "[0.0, 0.5, 1.0, None] [{'role': 'user', 'content': 'prompt 0'}]",
+        "True",
     ], err
 
 
@@ -324,8 +326,9 @@ from datasets import load_dataset
 default = load_dataset(sys.argv[1])
 row = default["train"][1]
 episodes = load_dataset(sys.argv[1], "episodes", split="train")
+streamed = next(iter(load_dataset(sys.argv[1], streaming=True)["test"]))
 print(json.dumps([default["train"].num_rows, default["test"].num_rows, row["prompt"], row["completion"], row["reward"],
-                  episodes[0]["turns"][0]["text"], list(load_dataset(sys.argv[1], streaming=True)["test"])[0]["reward"]]))
+                  episodes[0]["turns"][0]["text"], streamed["reward"]]))
 """
 _EXPECTED = (
     '[4, 1, [{"role": "user", "content": "prompt 1"}], [{"role": "assistant", "content": "hello"}], 0.5, '
@@ -351,16 +354,14 @@ def test_a_bare_load_dataset_reads_a_version_in_an_environment_with_only_dataset
 def test_each_version_loads_its_own_rows(bare_python: Path, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     dirs = [commit(store, {("rewards", "train"): rewards(reward_row(0, r))}).version.dir for r in (0.5, 0.75)]
-    code = "import sys; from datasets import load_dataset; print([load_dataset(d)['train'][0]['reward'] for d in sys.argv[1:]])"
+    code = """
+import sys
+from datasets import load_dataset
+print([load_dataset(version)["train"][0]["reward"] for version in sys.argv[1:]])
+"""
     command: list[Any] = [bare_python, "-c", code, *dirs, dirs[0]]
-    out = subprocess.run(
-        command,
-        env={"HF_HOME": str(tmp_path / "hf"), "PATH": "/usr/bin"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment = {"HF_HOME": str(tmp_path / "hf"), "PATH": "/usr/bin"}
+    out = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert out.stdout == "[0.5, 0.75, 0.5]\n", out.stderr
 
 

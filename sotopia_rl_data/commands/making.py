@@ -229,7 +229,12 @@ def prompts() -> None:
     "--episodes", required=True, metavar="REF|FILE", help="The episodes that were served: a dataset, or ./FILE."
 )
 @click.option(
-    "-o", "--out", "output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The template file to write."
+    "-o",
+    "--out",
+    "output",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The template file to write.",
 )
 @console.store_option
 @console.json_option
@@ -249,11 +254,10 @@ def learn(served_log: Path, episodes: str, output: Path, store: Store, as_json: 
     report.template.save(output)
     if as_json:
         console.emit_json(report.as_dict() | {"file": str(output)})
-        return
-    counts = ("requests", "exact", "reordered", "different", "no_log", "other")
-    console.table(
-        ["requests", "count"], [[name.replace("_", " "), getattr(report, name)] for name in counts], title=str(output)
-    )
+    else:
+        counts = ("requests", "exact", "reordered", "different", "no_log", "other")
+        rows = [[name.replace("_", " "), getattr(report, name)] for name in counts]
+        console.table(["requests", "count"], rows, title=str(output))
         console.next_commands(f"sotopia-rl-data rewards REF --template {output}")
     if report.different:
         click.get_current_context().exit(console.WITH_FAILURES)
