@@ -15,6 +15,7 @@ import contextlib
 import json
 import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -252,8 +253,8 @@ class Bench:
     def arithmetic(self) -> None:
         """The other two on the wide intermediate: fit, normalise, aggregate; write the numbers."""
         wide = {split: Wide(self._wide(split), self.plan) for split in FRACTIONS}
-        statistics, _ = fitted(self.recipe, self.dimensions, wide["train"].read())
-        finish = Finish(self.recipe, self.plan, statistics, list(wide))
+        fits, _ = fitted(self.recipe, self.dimensions, wide["train"].read())
+        finish = Finish(self.recipe, self.plan, fits, list(wide))
         for split, kept in wide.items():
             self._write_numbers("numbers", split, (finish.numbers(split, r) for r in kept.read()))
 
@@ -272,36 +273,65 @@ class Bench:
                 sink.write(table)
 
     def dicts(self) -> None:
-        """The same by Python dicts: every row a dict from reading to writing, a loop a step"""
-        raw = {split: self._raw_by_dicts(split) for split in FRACTIONS}
-        values = {d: [one[d] for one in raw["train"].values() if one.get(d) is not None] for d in self.dimensions}
-        low, high = ({d: end(values[d]) for d in self.dimensions} for end in (min, max))
+        """The same by Python dicts: every row a dict from reading to writing, a loop a step."""
+        opinions = {split: self._opinions_by_dicts(split) for split in FRACTIONS}
+        raw = {split: {key: _averages(one) for key, one in of.items()} for split, of in opinions.items()}
+        values = {d: [one[d] for one in raw["train"].values() if d in one] for d in self.dimensions}
+        ends = {d: (min(of), max(of)) for d, of in values.items()}
         write = self.write("by-dicts")
         for split in FRACTIONS:
             rows = pq.read_table(self.texts[split][0]).to_pylist()
+            outside = dict.fromkeys(self.dimensions, 0)
             for row in rows:
-                one = raw[split].get((row["episode_id"], row["agent"], row["turn"]), {})
+                key = row["episode_id"], row["agent"], row["turn"]
+                one = raw[split].get(key, {})
                 for d in self.dimensions:
-                    row[f"raw_{d}"] = one.get(d)
-                    row[f"norm_{d}"] = (one[d] - low[d]) / (high[d] - low[d]) if one.get(d) is not None else None
-                wanted = [row[f"norm_{d}"] for d in self.recipe.weighted]
-                row["reward"] = None if None in wanted else sum(wanted) / len(wanted)
-                row["n_opinions"], row["spread"] = int(None not in wanted), None
+                    row[f"raw_{d}"], row[f"norm_{d}"] = one.get(d), _normalised(one.get(d), ends[d])
+                    outside[d] += d in one and not ends[d][0] <= one[d] <= ends[d][1]
+                row["reward"] = self._weighed({d: row[f"norm_{d}"] for d in self.dimensions})
+                alone = opinions[split].get(key, {}).values()
+                alone = [self._weighed({d: _normalised(v, ends[d]) for d, v in opinion.items()}) for opinion in alone]
+                alone = [value for value in alone if value is not None]
+                row["n_opinions"] = len(alone)
+                row["spread"] = statistics.stdev(alone) if len(alone) > 1 else None
             write(split, [pa.Table.from_pylist(rows, schema=rewards_schema(self.dimensions))])
 
-    def _raw_by_dicts(self, split: str) -> dict[tuple[str, str, int], dict[str, float]]:
+    def _opinions_by_dicts(self, split: str) -> dict[Utterance, dict[long.Opinion, dict[str, float]]]:
         scores = {}
         for episode in pq.read_table(self.episodes[split][0], columns=["episode_id", "scores"]).to_pylist():
             for s in episode["scores"]:
                 if s["evaluator"] == "gpt-4":
                     scores[episode["episode_id"], s["agent"], s["dimension"]] = s["score"]
-        raw: dict[tuple[str, str, int], dict[str, float]] = {}
-        for row in pq.read_table(self.attributions[split][0], columns=self.plan.columns).to_pylist():
+        found: dict[Utterance, dict[long.Opinion, dict[str, float]]] = {}
+        columns = [*self.plan.columns, "judge", "sample"]
+        for row in pq.read_table(self.attributions[split][0], columns=columns).to_pylist():
             g = scores.get((row["episode_id"], row["agent"], row["dimension"]))
             if g is not None:
                 a = (row["raw"] - row["scale_min"]) / (row["scale_max"] - row["scale_min"])
-                raw.setdefault((row["episode_id"], row["agent"], row["turn"]), {})[row["dimension"]] = g * a
-        return raw
+                one = found.setdefault((row["episode_id"], row["agent"], row["turn"]), {})
+                one.setdefault((row["judge"], row["sample"]), {})[row["dimension"]] = g * a
+        return found
+
+    def _weighed(self, norm: dict[str, float | None]) -> float | None:
+        parts = [(weight, norm.get(d)) for d, weight in self.recipe.weights.items()]
+        if any(value is None for _, value in parts):
+            return None
+        return sum(w * v for w, v in parts if v is not None) / sum(w for w, _ in parts)
+
+
+Utterance = tuple[str, str, int]
+
+
+def _averages(opinions: dict[long.Opinion, dict[str, float]]) -> dict[str, float]:
+    values: dict[str, list[float]] = {}
+    for one in opinions.values():
+        for d, value in one.items():
+            values.setdefault(d, []).append(value)
+    return {d: sum(of) / len(of) for d, of in values.items()}
+
+
+def _normalised(value: float | None, ends: tuple[float, float]) -> float | None:
+    return None if value is None else (value - ends[0]) / (ends[1] - ends[0])
 
 
 def _beside(text: pa.RecordBatch | pa.Table, numbers: pa.Table, dimensions: list[str]) -> pa.Table:
@@ -371,6 +401,16 @@ def main() -> None:
     return None
 
 
+def agree(work: Path) -> None:
+    """The two ways give the same numbers."""
+    for split in FRACTIONS:
+        one, other = (pq.read_table(work / way / f"{split}.parquet") for way in ("built", "by-dicts"))
+        for name in one.column_names[6:]:
+            mine, theirs = (np.array(t.column(name).to_pandas(), float) for t in (one, other))
+            if not np.allclose(mine, theirs, rtol=0, atol=1e-12, equal_nan=True):
+                raise SystemExit(f"{split}: {name} differs")
+
+
 RATIOS = (("build", "copy", "≤ 4"), ("arithmetic", "wide_copy", "≤ 1.5"), ("dicts", "build", "≥ 20"))
 
 
@@ -380,6 +420,8 @@ def report(utterances: int, dimensions: list[str], folder: Path | None, steps: t
     try:
         generate(work, utterances, dimensions)
         runs = [{step: measured(step, work, dimensions) for step in steps} for _ in range(times)]
+        if "dicts" in steps:
+            agree(work)
     finally:
         shutil.rmtree(work)
     took = {step: sorted((run[step] for run in runs), key=lambda m: m["cpu"])[times // 2] for step in steps}

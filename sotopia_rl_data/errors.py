@@ -12,6 +12,9 @@
     │   ├── Rejected      the provider refuses this request for good           exit 1
     │   ├── Unavailable   try again: rate limit, 5xx, timeout, lost connection exit 1
     │   └── Interrupted   Ctrl-C while asking; what was answered is kept       exit 130
+    ├── HubError          the Hub refuses, or holds something else             exit 1
+    │   └── HubUnavailable try again: rate limit, 5xx, no connection           exit 1
+    ├── SecretsFound      a push would publish keys, tokens or passwords       exit 1
     └── BadAnswer         a judge's answer that breaks its schema (becomes a `failures` row, never a zero)
 
 `cli.py` prints `error: <sentence>` and `  mend: <mend>` and exits with `exit_code`; a traceback is a bug.
@@ -101,6 +104,26 @@ class Interrupted(AskingError):
     """Ctrl-C while a model was being asked. What was answered is kept, and the next run goes on from there."""
 
     exit_code = 130
+
+
+class HubError(SotopiaDataError):
+    """The Hugging Face Hub refuses, or holds something else than it should."""
+
+
+class HubUnavailable(HubError):
+    """The Hub could not answer now (409, 412, 429, 5xx, timeout, no connection): trying again may help.
+
+    `status` is the HTTP status (0: none arrived); `retry_after` is what the Hub asked for, in seconds.
+    """
+
+    def __init__(self, message: str, mend: str = "", *, status: int = 0, retry_after: float | None = None) -> None:
+        super().__init__(message, mend)
+        self.status = status
+        self.retry_after = retry_after
+
+
+class SecretsFound(SotopiaDataError):
+    """What a push would publish holds keys, tokens or passwords, by their shape."""
 
 
 class BadAnswer(SotopiaDataError):

@@ -28,20 +28,26 @@ def load(directory: Path) -> Manifest:
     """The manifest of the version that lies in `directory`. Raises StoreError where it is missing or damaged."""
     path = directory / FILE_NAME
     try:
-        data = json.loads(path.read_bytes())
-        if data["manifest_version"] > FORMAT:
-            raise StoreError(
-                f"{directory} was written by a newer sotopia-rl-data.", "pip install --upgrade sotopia-rl-data"
-            )
-        return Manifest(**data | {"configs": _configs(data["configs"])})
+        return parse(path.read_bytes(), str(path))
     except OSError as error:
         raise StoreError(
             f"{directory} has no readable {FILE_NAME} ({error.strerror}).",
             "sotopia-rl-data list shows what the store holds",
         ) from error
+
+
+def parse(text: str | bytes, where: str) -> Manifest:
+    """The manifest that `text` holds; `where` it lies is for the message. Raises StoreError where it is damaged."""
+    try:
+        data = json.loads(text)
+        if data["manifest_version"] > FORMAT:
+            raise StoreError(
+                f"{where} was written by a newer sotopia-rl-data.", "pip install --upgrade sotopia-rl-data"
+            )
+        return Manifest(**data | {"configs": _configs(data["configs"])})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(
-            f"{path} is damaged ({error}).", "pull the version again, or delete its directory and make it anew"
+            f"{where} is damaged ({error}).", "pull the version again, or delete its directory and make it anew"
         ) from error
 
 

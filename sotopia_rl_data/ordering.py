@@ -27,7 +27,7 @@ from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.tables import KEYS
 
 BLOCK_BYTES = 1 << 19
-MERGE_BYTES = 128 << 20
+MERGE_BYTES = 48 << 20
 _IDENTIFIED = ("episodes", "attributions", "rewards")
 _TEXT_FIRST = ("prompt", "completion")  # rows without identity lie by prompt, so that shared prefixes are neighbours
 
@@ -142,34 +142,36 @@ def merge(order: Order, runs: list[Iterator[pa.Table]]) -> Iterator[pa.Table]:
     heads = [head for run in runs if (head := _Head(order, run)).advance()]
     while heads:
         bound = min(head.last for head in heads)
-        yield order.sort(pa.concat_tables([head.until(bound) for head in heads]))
+        yield order.sort(pa.concat_tables([head.until(bound) for head in heads if head.first <= bound]))
         heads = [head for head in heads if head.rows or head.advance()]
 
 
 class _Head:
-    """The current block of a run: what is left of it, its keys, and its last key."""
+    """What is left of the current block of a run: how many rows, the key of the first and of the last."""
+
+    first: Key
+    last: Key
 
     def __init__(self, order: Order, blocks: Iterator[pa.Table]) -> None:
-        self._order, self._blocks = order, blocks
-        self.rows, self.last = 0, ()  # type: tuple[int, Key]
+        self._order, self._blocks, self.rows = order, blocks, 0
 
     def advance(self) -> bool:
         """Take the next block that has rows; False at the run's end."""
         for block in self._blocks:
             if block.num_rows:
                 self._block, self._keys, self.rows = block, self._order.keys(block).combine_chunks(), block.num_rows
-                self.last = self._order.at(self._keys, self.rows - 1)
+                self.first, self.last = self._key(0), self._key(self.rows - 1)
                 return True
         return False
 
     def until(self, bound: Key) -> pa.Table:
         """Hand over the rows whose key is at most `bound`."""
-        start = self._block.num_rows - self.rows
-        if self.last <= bound:
-            end = self._block.num_rows
-        else:
-            end = bisect.bisect_right(
-                range(self._block.num_rows), bound, lo=start, key=lambda i: self._order.at(self._keys, i)
-            )
-        self.rows = self._block.num_rows - end
-        return self._block.slice(start, end - start)
+        start, stop = self._block.num_rows - self.rows, self._block.num_rows
+        if self.last > bound:
+            stop = bisect.bisect_right(range(stop), bound, lo=start, key=self._key)
+            self.first = self._key(stop)
+        self.rows = self._block.num_rows - stop
+        return self._block.slice(start, stop - start)
+
+    def _key(self, row: int) -> Key:
+        return self._order.at(self._keys, row)

@@ -44,7 +44,7 @@ def connect(
 
 def unlocked(memory_limit: str = MEMORY_LIMIT, threads: int | None = None) -> duckdb.DuckDBPyConnection:
     """A connection for our own SQL: bounded memory, spilling to a folder that goes with it; nothing is fetched."""
-    return duckdb.connect(
+    connection = duckdb.connect(
         config={
             **({"threads": threads} if threads else {}),
             "memory_limit": memory_limit,
@@ -52,9 +52,10 @@ def unlocked(memory_limit: str = MEMORY_LIMIT, threads: int | None = None) -> du
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
             "python_enable_replacements": False,
-            "enable_progress_bar": False,
         }
     )
+    connection.execute("SET enable_progress_bar = false")  # it would print on stdout
+    return connection
 
 
 def lock(
@@ -97,6 +98,7 @@ def stream(version: Version, text: str) -> Iterator[pa.RecordBatchReader]:
     """
     with connect(version) as connection:
         try:
+            text.encode()  # a shell hands over bytes that are no text as lone surrogates; DuckDB would raise TypeError
             statements = connection.extract_statements(text)
             if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
                 raise QueryError(

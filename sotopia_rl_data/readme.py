@@ -1,35 +1,105 @@
-"""The part of a version's README.md that the store owns: which Parquet is which config, and a few facts.
+"""A version's README.md: what the tool owns in it, and how it is laid over what people wrote.
 
-`load_dataset` finds the configs only by this front matter. Everything else in the file (license, tags, a person's
-prose, what `cards/` writes outside the marked block) is carried over from the version before.
+The tool owns the front matter's MACHINE_KEYS (which Parquet is which config: without them `load_dataset` finds
+nothing) and one marked block. They are written anew for every version; license, tags, every other key and all prose
+outside the block are a person's and are carried over. `cards/` fills a Card with what is worth reading; the store's
+own (`plain`) has a few facts.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from sotopia_rl_data.schema import Manifest, Split
 
 BEGIN, END = "<!-- sotopia-rl-data:begin -->", "<!-- sotopia-rl-data:end -->"
+FILE_NAME, ASSETS = "README.md", "assets"
+MACHINE_KEYS = ("configs", "size_categories", "dataset_info")
 _FRONT = re.compile(r"\A---\r?\n(.*?)\r?\n---\r?\n?", re.DOTALL)
 _BLOCK = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+_PICTURE = re.compile(rf"\]\(({ASSETS}/[\w.-]+)\)")
+_SIZES = (
+    (10**3, "n<1K"),
+    (10**4, "1K<n<10K"),
+    (10**5, "10K<n<100K"),
+    (10**6, "100K<n<1M"),
+    (10**7, "1M<n<10M"),
+    (10**8, "10M<n<100M"),
+    (10**9, "100M<n<1B"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What is to stand in a README.
+
+    `machine` (values of MACHINE_KEYS) and `block` (Markdown) are the tool's. `front` and `prose` are what a README
+    that nobody wrote yet begins with; `prose` shows where the block goes by the line BLOCK_HERE. `pictures` are files
+    beside it, by path (assets/…), that the block shows.
+    """
+
+    machine: Mapping[str, Any]
+    block: str
+    front: Mapping[str, Any] = field(default_factory=dict)
+    prose: str = ""
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+
+
+BLOCK_HERE = f"{BEGIN}{END}"
 
 
 def render(manifest: Manifest, previous: str | None = None) -> str:
-    """README.md for `manifest`, keeping what people wrote in `previous` (the README of the version before)."""
+    """README.md of the store for `manifest`, keeping what people wrote in `previous` (that of the version before)."""
+    return merge(plain(manifest), previous)
+
+
+def plain(manifest: Manifest) -> Card:
+    """The store's own card: what makes the version loadable, and how many rows it has."""
+    return Card(machine(manifest.configs), _facts(manifest), prose=f"# {manifest.name}\n\n{BLOCK_HERE}")
+
+
+def machine(
+    configs: Mapping[str, Mapping[str, Split]], dataset_info: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """The front matter's MACHINE_KEYS; `dataset_info` (see `dataset_info.py`) where it was worked out."""
+    rows = sum(one.rows for splits in configs.values() for one in splits.values())
+    size = next((name for limit, name in _SIZES if rows < limit), "n>1B")
+    known = {"configs": data_files(configs), "size_categories": [size]}
+    return known | ({"dataset_info": list(dataset_info)} if dataset_info else {})
+
+
+def merge(card: Card, previous: str | None = None) -> str:
+    """The text of README.md: `card` laid over what people wrote in `previous`."""
     import yaml
 
     front, body = split_front(previous or "")
-    owned = {**front, "configs": data_files(manifest.configs)}
-    block = f"{BEGIN}\n{_facts(manifest)}\n{END}"
-    if _BLOCK.search(body):
-        body = _BLOCK.sub(lambda _: block, body, count=1)
-    else:
-        body = (body.rstrip() or f"# {manifest.name}") + f"\n\n{block}\n"
-    text = yaml.safe_dump(owned, sort_keys=False, allow_unicode=True, width=1000)
-    return f"---\n{text}---\n{body if body.startswith(chr(10)) else chr(10) + body}"
+    people = {key: value for key, value in front.items() if key not in MACHINE_KEYS}
+    if not people.keys() & card.front.keys():
+        people = {**card.front, **people}
+    if _untouched(body):
+        body = card.prose
+    block = f"{BEGIN}\n{card.block.strip()}\n{END}"
+    body = _BLOCK.sub(lambda _: block, body, count=1) if _BLOCK.search(body) else f"{body.strip()}\n\n{block}"
+    text = yaml.safe_dump({**people, **card.machine}, sort_keys=False, allow_unicode=True, width=1000)
+    return f"---\n{text}---\n\n{body.strip()}\n"
+
+
+def prose(text: str) -> str:
+    """What people wrote in a README: front matter without the tool's keys, and the text around the marked block."""
+    import yaml
+
+    front, body = split_front(text)
+    people = {key: value for key, value in front.items() if key not in MACHINE_KEYS}
+    return yaml.safe_dump(people, sort_keys=True) + "\n" + _BLOCK.sub("", body).strip()
+
+
+def pictures(text: str) -> set[str]:
+    """The paths of the pictures that the marked block of a README shows: the tool's own files."""
+    found = _BLOCK.search(text)
+    return set(_PICTURE.findall(found.group())) if found else set()
 
 
 def split_front(text: str) -> tuple[dict[str, Any], str]:
@@ -63,11 +133,22 @@ def data_files(configs: Mapping[str, Mapping[str, Split]]) -> list[dict[str, Any
     ]
 
 
-def _facts(manifest: Manifest) -> str:
+def rows_table(manifest: Manifest) -> str:
+    """Rows by config and split, as Markdown."""
     splits = list(dict.fromkeys(split for config in manifest.configs.values() for split in config))
     rows = [
         f"| `{config}` | " + " | ".join(f"{of[split].rows:,}" if split in of else "" for split in splits) + " |"
         for config, of in manifest.configs.items()
     ]
-    head = [f"| config | {' | '.join(splits)} |", f"|---|{'---:|' * len(splits)}"]
-    return "\n".join([f"**{manifest.name} {manifest.version}** · digest `{manifest.digest[:16]}`", "", *head, *rows])
+    return "\n".join([f"| config | {' | '.join(splits)} |", f"|---|{'---:|' * len(splits)}", *rows])
+
+
+def _facts(manifest: Manifest) -> str:
+    head = f"**{manifest.name} {manifest.version}** · digest `{manifest.digest[:16]}`"
+    return f"{head}\n\n{rows_table(manifest)}"
+
+
+def _untouched(body: str) -> bool:
+    """True where nobody wrote anything: nothing but a heading and the marked block."""
+    lines = [line for line in _BLOCK.sub("", body).splitlines() if line.strip()]
+    return not lines or (len(lines) == 1 and lines[0].startswith("# "))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from operator import attrgetter
 from typing import Any
 
 import pyarrow as pa
@@ -121,6 +122,15 @@ def rewards_schema(dimensions: Sequence[str]) -> pa.Schema:
 def episode_row(episode: Episode) -> dict[str, Any]:
     """One `episodes` row."""
     return asdict(episode)
+
+
+def episode_table(episodes: Sequence[Episode]) -> pa.Table:
+    """Episodes as an Arrow table in the config's columns; what `episode_row` says, without a dict for every turn."""
+    columns = {name: [getattr(e, name) for e in episodes] for name in EPISODES.names}
+    for name in _NESTED:
+        values = attrgetter(*EPISODES.field(name).type.value_type.names)
+        columns[name] = [list(map(values, nested)) for nested in columns[name]]
+    return pa.table(columns, schema=EPISODES)
 
 
 def row_episode(row: dict[str, Any]) -> Episode:

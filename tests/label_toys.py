@@ -94,7 +94,7 @@ UNSCORED = Episode("unscored", "harbour", BOAT.agents, BOAT.turns, (Score("a", "
 
 def boats(count: int, turns: int = 4) -> list[Episode]:
     """Many small episodes of two agents, no two alike."""
-    words = "boat price friend lease trust offer dollars agree market stone".split()
+    words = ("boat", "price", "friend", "lease", "trust", "offer", "dollars", "agree", "market", "stone")
     made = []
     for i in range(count):
         said = tuple(

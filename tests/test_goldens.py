@@ -1,7 +1,7 @@
 """Goldens: the text of every judge prompt, frozen with its hash, so that no wording changes unnoticed.
 
-A version of a schema has one wording for good. To change it: write new files (`labelers/prompts/NAME.v2.txt`), raise the
-schema's `version`, then run `python tests/test_goldens.py`, which adds what is new and refuses to change what is there.
+A version of a schema has one wording for good. To change it: write new files (`labelers/prompts/NAME.v2.txt`), raise
+the schema's `version`, then run `python tests/test_goldens.py`: it adds what is new and changes nothing that is there.
 """
 
 from __future__ import annotations

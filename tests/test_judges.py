@@ -28,6 +28,7 @@ from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import KeyMissing, NotFound, Rejected, Unavailable, UsageError
 from sotopia_rl_data.schema import Turn
 
+OPENAI, CLAUDE = "https://api.openai.com/v1", "https://api.anthropic.com"
 SEVEN = tuple(one.name for one in SOTOPIA_EVAL)
 
 
@@ -55,17 +56,17 @@ def question(name: str = "direct", how: Any = "packed", episode: Any = BOAT) -> 
 @pytest.mark.parametrize(
     ("spec", "provider_", "model", "url", "sampling"),
     [
-        ("gpt-4o", "openai", "gpt-4o", "https://api.openai.com/v1", {"temperature": 0}),
-        ("gpt-4.1-mini", "openai", "gpt-4.1-mini", "https://api.openai.com/v1", {"temperature": 0}),
-        ("o3", "openai", "o3", "https://api.openai.com/v1", {}),
-        ("o4-mini", "openai", "o4-mini", "https://api.openai.com/v1", {}),
-        ("gpt-5.2", "openai", "gpt-5.2", "https://api.openai.com/v1", {}),
-        ("openai:gpt-4o", "openai", "gpt-4o", "https://api.openai.com/v1", {"temperature": 0}),
-        ("openai:Qwen/Qwen2.5-7B@http://h:8000/v1/", "openai", "Qwen/Qwen2.5-7B", "http://h:8000/v1", {"temperature": 0}),
+        ("gpt-4o", "openai", "gpt-4o", OPENAI, {"temperature": 0}),
+        ("gpt-4.1-mini", "openai", "gpt-4.1-mini", OPENAI, {"temperature": 0}),
+        ("o3", "openai", "o3", OPENAI, {}),
+        ("o4-mini", "openai", "o4-mini", OPENAI, {}),
+        ("gpt-5.2", "openai", "gpt-5.2", OPENAI, {}),
+        ("openai:gpt-4o", "openai", "gpt-4o", OPENAI, {"temperature": 0}),
+        ("openai:Qwen/Qwen2-7B@http://h:8000/v1/", "openai", "Qwen/Qwen2-7B", "http://h:8000/v1", {"temperature": 0}),
         ("openai:llama3:8b@https://h/v1", "openai", "llama3:8b", "https://h/v1", {"temperature": 0}),
         ("openai:a@b@http://h", "openai", "a@b", "http://h", {"temperature": 0}),
-        ("claude-haiku-4-5", "anthropic", "claude-haiku-4-5", "https://api.anthropic.com", {"max_tokens": 8192, "temperature": 0}),
-        ("claude-opus-5", "anthropic", "claude-opus-5", "https://api.anthropic.com", {"max_tokens": 8192}),
+        ("claude-haiku-4-5", "anthropic", "claude-haiku-4-5", CLAUDE, {"max_tokens": 8192, "temperature": 0}),
+        ("claude-opus-5", "anthropic", "claude-opus-5", CLAUDE, {"max_tokens": 8192}),
         ("anthropic:mine@http://h:1", "anthropic", "mine", "http://h:1", {"max_tokens": 8192}),
     ],
 )  # fmt: skip
@@ -130,7 +131,9 @@ def test_a_missing_key_is_found_at_once_with_the_line_that_mends_it(
 
 
 def test_naming_a_judge_imports_no_other():
-    code = "import sys; from labelers.judges import judge; judge('lexical'); print([m for m in ('openai', 'anthropic', 'torch', 'pyarrow') if m in sys.modules])"  # fmt: skip
+    heavy = "('openai', 'anthropic', 'torch', 'pyarrow', 'labelers.judges.replay')"
+    named = "import sys; from labelers.judges import judge; judge('lexical')"
+    code = f"{named}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

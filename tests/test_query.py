@@ -178,7 +178,7 @@ def test_a_mistake_is_one_sentence_with_the_tables_that_there_are(data: Dataset)
         ("SELECT * FROM reward", "reward"),
         ("SELEC 1", "SELEC"),
         ("SELECT reward + 'x' FROM rewards", "x"),
-        ("SELECT \udcff", "surrogates"),
+        ("SELECT '\udcff'", "surrogates"),
     ):
         with pytest.raises(QueryError) as told:
             data.sql(query)

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.train
 from train_toys import act, chat_prompt, single_prompt
 
 from sotopia_rl_data.errors import InputError, UsageError
-from trainers.encoding import Encoder, check_tokenizer, fewest, load_tokenizer, turns_in, without_turns
+from trainers.encoding import Encoder, check_padding, fewest, load_tokenizer, turns_in, without_turns
 from trainers.tiny import make_tiny, tiny_tokenizer
 
 NAMES = ("Ann", "Bo")
@@ -90,8 +90,8 @@ def test_fewest_is_the_smallest_that_is_enough():
 def test_padding_that_is_the_end_of_the_turn_is_refused():
     spoilt = tiny_tokenizer()
     spoilt.pad_token = spoilt.eos_token
-    with pytest.raises(InputError, match="one token too early") as refused:
-        check_tokenizer(spoilt)
+    with pytest.raises(InputError, match="a token too early") as refused:
+        check_padding(spoilt)
     assert "pad_token=" in refused.value.mend
 
 

@@ -213,13 +213,14 @@ def test_packing_that_scores_differently_is_given_up(
     from trainers.prepare import prepare
     from trainers.rm import build_trainer, load_model
 
-    options = {"dataset": "toys/rewards", "model": tiny, "output_dir": str(tmp_path), "packing": "tree"}
+    ref = make_dataset(store, "toys/branching", layout="single")
+    options = {"dataset": ref, "model": tiny, "output_dir": str(tmp_path), "packing": "tree"}
     config = configure("rm", preset="tiny", options=options)
-    prepared = prepare(load_examples("toys/rewards", store=store), config)
+    prepared = prepare(load_examples(ref, store=store), config)
     for spoilt in (False, True):
         model = load_model(config, prepared)
         if spoilt:
-            model.set_input_embeddings(Blurred.from_pretrained(model.get_input_embeddings().weight * 30, freeze=False))
+            model.set_input_embeddings(Blurred.from_pretrained(model.get_input_embeddings().weight, freeze=False))
         trainer = build_trainer(config, prepared, model)
         assert trainer.packing["rows"] == ("none" if spoilt else "tree")
         assert ("going on with one row an utterance" in caplog.text) == spoilt
@@ -241,7 +242,10 @@ def test_an_architecture_that_cannot_be_packed_trains_plainly(store: Path, tmp_p
     Gemma2ForSequenceClassification(config).save_pretrained(tmp_path / "gemma")
     record = train(store, str(tmp_path / "gemma"), tmp_path / "out")
     assert record["packing"]["rows"] == "none"
-    assert np.isfinite(RewardModel.load(tmp_path / "out").score(PROMPT, ANSWER))
+    ours = RewardModel.load(tmp_path / "out")
+    stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    reward = stock_score(stock, tmp_path / "out")[0] * ours.head.std[0] + ours.head.mean[0]
+    assert ours.score_batch([(PROMPT, ANSWER), ("hi", "hello")])[0] == pytest.approx(reward, abs=1e-6)
     with pytest.raises(UsageError, match="cannot score several tokens of a row"):
         train(store, str(tmp_path / "gemma"), tmp_path / "out", "packing=tree")
 

@@ -112,7 +112,7 @@ def read_many(model: nn.Module) -> nn.Module:
 
 
 def can_read_many(model: nn.Module) -> bool:
-    """True where the model's head is a `score` layer over a decoder whose attention is ours to choose: trees need that."""
+    """True where the head is a `score` layer over a decoder whose attention is ours to choose: trees need that."""
     ours = getattr(model.config, "_attn_implementation", None) in (NAME, "flex_attention")
     return ours and hasattr(model, "score") and getattr(model, "_supports_attention_backend", False)
 

@@ -31,7 +31,7 @@ class Encoder:
     """Renders and tokenises with one tokenizer. Raises InputError where its template or its tokens do not serve."""
 
     def __init__(self, tokenizer: Any, max_length: int | None = None) -> None:
-        check_tokenizer(tokenizer)
+        check_template(tokenizer)
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.blank = _Blank(tokenizer)
@@ -44,6 +44,11 @@ class Encoder:
             Encoded(ids) if self._fits(ids) else self._shortened(*dialogue)
             for ids, dialogue in zip(rendered, dialogues, strict=True)
         ]
+
+    def fit(self, prompt: Sequence[Message], completion: Sequence[Message]) -> tuple[list[Message], int] | None:
+        """The prompt's messages, without as many turns of its history as it takes to fit, and how many; None: never."""
+        (found,) = self.encode([(prompt, completion)])
+        return None if found is None else (without_turns(prompt, found.turns_cut), found.turns_cut)
 
     def _shortened(self, prompt: Sequence[Message], completion: Sequence[Message]) -> Encoded | None:
         def rendered(count: int) -> tuple[int, ...]:
@@ -92,20 +97,27 @@ class _Blank:
         return self.known[token]
 
 
-def check_tokenizer(tokenizer: Any) -> None:
-    """Raises InputError where there is no chat template, no padding token, or padding that is the end of the turn."""
-    name = getattr(tokenizer, "name_or_path", "") or "the model"
+def check_template(tokenizer: Any) -> None:
+    """Raises InputError where there is no chat template."""
     if not getattr(tokenizer, "chat_template", None):
         raise InputError(
-            f"{name} has no chat template, so its turns cannot be written.",
+            f"{_name(tokenizer)} has no chat template, so its turns cannot be written.",
             "use an instruct model, or name a template with --set chat_template=FILE.jinja",
         )
+
+
+def check_padding(tokenizer: Any) -> None:
+    """Raises InputError where there is no padding token, or where it also ends the turn."""
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         state = "is also its end of text" if tokenizer.pad_token_id is not None else "is not set"
         raise InputError(
-            f"The padding token of {name} {state}: a stock reward model would read its score one token too early.",
+            f"The padding token of {_name(tokenizer)} {state}: a reward model would read its score a token too early.",
             "name another one: --set pad_token='<|some_unused_token|>'",
         )
+
+
+def _name(tokenizer: Any) -> str:
+    return getattr(tokenizer, "name_or_path", "") or "the model"
 
 
 def load_tokenizer(

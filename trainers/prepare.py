@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sotopia_rl_data.errors import InputError, UsageError
 from trainers.config import RMConfig
 from trainers.data import Example, Examples
-from trainers.encoding import Encoder, load_tokenizer
+from trainers.encoding import Encoder, check_padding, load_tokenizer
 from trainers.head import RewardHead, fit
 from trainers.modeling import fingerprint, split_revision, told
 from trainers.rows import Sample
@@ -39,6 +39,7 @@ def prepare(found: Examples, config: RMConfig) -> Prepared:
         tokenizer = load_tokenizer(
             name, pad_token=config.pad_token, chat_template=config.chat_template, revision=revision
         )
+    check_padding(tokenizer)
     encoder = Encoder(tokenizer, config.max_length)
     encoded = encoder.encode([(r.prompt, r.completion) for r in found.rows])
     kept = [(row, ids) for row, ids in zip(found.rows, encoded, strict=True) if ids is not None]

@@ -8,7 +8,7 @@ the policy has, and read at the token that ends the turn. Calls that share prefi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ from transformers import AutoModelForSequenceClassification
 from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.schema import Message
 from trainers import attention
-from trainers.encoding import Encoder, load_tokenizer
+from trainers.encoding import Encoder, check_padding, load_tokenizer
 from trainers.head import KEY, RewardHead, from_config, saved
 from trainers.modeling import check_vocabulary, fingerprint, quiet, split_revision, told
-from trainers.treepack import Tree, pack, shared_prefix
+from trainers.packing import relative_gap, rounding
+from trainers.treepack import pack, shared_prefix
 
+Ids = NDArray[np.int32]
 Text = str | Sequence[Message]
 Dialogue = tuple[Text, Text]
 
@@ -47,9 +49,11 @@ class RewardModel:
         self.name = name
         self.revision = revision
         self.head: RewardHead = from_config(model.config)
+        check_padding(tokenizer)
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self.encoder = Encoder(tokenizer, min(filter(None, (max_length, limit)), default=None))
         self.row_tokens = row_tokens
+        self.packs: bool | None = None if attention.can_read_many(model) else False
         check_vocabulary(tokenizer, model, name or "the reward model")
         self._check_trained_with(tokenizer)
 
@@ -109,13 +113,29 @@ class RewardModel:
         ids = [np.array(e.ids, dtype=np.int32) for e in encoded if e is not None]
         logits = np.zeros((len(ids), len(self.head.targets)))
         for rows in packed_rows(ids, self.row_tokens):
-            logits[rows] = self._logits(pack([ids[i] for i in rows]))
+            logits[rows] = self._packed([ids[i] for i in rows])
         return self.head.rewards(logits)
 
-    def _logits(self, tree: Tree) -> NDArray[np.float32]:
+    def _packed(self, ids: Sequence[Ids]) -> NDArray[np.float32]:
+        """Logits of sequences that share prefixes: in one row where the model allows it, which is tried out once."""
+        if self.packs is False:
+            return self._one_by_one(ids)
+        tree = pack(ids)
+        found = self._logits(attention.tree_inputs(tree))
+        if self.packs is None and len(tree.segments) > 1:
+            alone = self._one_by_one(ids)
+            self.packs = relative_gap(found, alone) <= rounding(self.model)
+            return alone
+        return found
+
+    def _one_by_one(self, ids: Sequence[Ids]) -> NDArray[np.float32]:
+        rows = [torch.from_numpy(one.astype(np.int64))[None] for one in ids]
+        return np.concatenate([self._logits({"input_ids": r, "attention_mask": torch.ones_like(r)}) for r in rows])
+
+    def _logits(self, inputs: Mapping[str, Any]) -> NDArray[np.float32]:
         device = next(self.model.parameters()).device
-        inputs = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in attention.tree_inputs(tree).items()}
-        found: NDArray[np.float32] = self.model(**inputs).logits.float().cpu().numpy()
+        there = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
+        found: NDArray[np.float32] = self.model(**there).logits.float().cpu().numpy()
         return found
 
     def _check_trained_with(self, tokenizer: Any) -> None:

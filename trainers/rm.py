@@ -23,7 +23,7 @@ from trainers.data import Example
 from trainers.head import KEY, save
 from trainers.metrics import Baselines, reward_metrics
 from trainers.modeling import quantization, quiet, resolve_dtype, split_revision, told
-from trainers.packing import choose_packing, self_check, tolerance, training_rows
+from trainers.packing import choose_packing, rounding, self_check, training_rows
 from trainers.prepare import Prepared
 from trainers.rows import BOOKKEEPING, PlainBatch, Rows, tree_batch
 
@@ -167,8 +167,10 @@ def build_trainer(
     if packed and config.self_check:
         model.to(config.device)
         gap = self_check(model, rows["train"], pad)
-        if not gap <= tolerance(model):
-            log.warning("Packed and plain scores differ by %.2g: going on with one row an utterance.", gap)
+        if not gap <= rounding(model):
+            log.warning(
+                "Packed and plain scores differ (%.2g of their range): going on with one row an utterance.", gap
+            )
             packed, rows = False, training_rows(prepared, config, False)
     stop = [EarlyStoppingCallback(config.patience)] if config.patience else []
     trainer = RewardTrainer(

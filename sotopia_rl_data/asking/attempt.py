@@ -17,6 +17,7 @@ from sotopia_rl_data.asking.request import Finish, Reply, Request, Usage
 
 Status = Literal["answer", "error"]
 MARKER = '{"v":1,"key":"'
+_MARKER = MARKER.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +96,24 @@ def failed(request: Request, key: str, question: str, error: str, seconds: float
 
 def parse_line(line: bytes) -> Attempt | None:
     """The attempt in a journal's line; None where the line is torn. Torn bytes before the record are skipped."""
-    start = line.rfind(MARKER.encode())
+    record = parse_record(line)
+    if record is None:
+        return None
+    usage = record.pop("usage")
+    return Attempt(**record, usage=None if usage is None else Usage(*usage))
+
+
+def parse_record(line: bytes) -> dict[str, Any] | None:
+    """The same as the fields of an Attempt; `usage` as a list of four, or None."""
+    start = line.rfind(_MARKER)
     if start < 0 or not line.endswith(b"\n"):
         return None
     try:
-        row: dict[str, Any] = json.loads(line[start:])
-        usage = row.pop("usage")
-        del row["v"]
-        return Attempt(**row, usage=None if usage is None else Usage(*usage))
-    except (ValueError, KeyError, TypeError):
+        record: dict[str, Any] = json.loads(line[start:])
+    except ValueError:
         return None
+    del record["v"]
+    return record
 
 
 def _asked(request: Request, key: str, question: str) -> dict[str, Any]:

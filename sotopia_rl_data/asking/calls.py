@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sotopia_rl_data.asking.compaction import ROWS_A_GROUP, calls_row, calls_schema, file_attempts, live_files
+from sotopia_rl_data.asking.compaction import batches, calls_schema, live_files
 from sotopia_rl_data.errors import QueryError
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def _make_calls(connection: duckdb.DuckDBPyConnection, files: list[Path]) -> Non
 
     journals = [path for path in files if path.suffix == ".jsonl"]
     compacted = [str(path.resolve()).replace("'", "''") for path in files if path.suffix == ".parquet"]
-    reader = pa.RecordBatchReader.from_batches(calls_schema(), _batches(journals))
+    reader = pa.RecordBatchReader.from_batches(calls_schema(), batches(journals))
     connection.register("journal_rows", reader)
     connection.execute("CREATE TABLE journal AS SELECT * FROM journal_rows")
     connection.unregister("journal_rows")
@@ -52,15 +51,3 @@ def _make_calls(connection: duckdb.DuckDBPyConnection, files: list[Path]) -> Non
     also = f" UNION ALL SELECT * FROM read_parquet({paths})" if compacted else ""
     connection.execute(f"CREATE VIEW calls AS SELECT * FROM journal{also}")
     connection.execute("SET lock_configuration = true")
-
-
-def _batches(journals: list[Path]) -> Iterator[pa.RecordBatch]:
-    import pyarrow as pa
-
-    rows = []
-    for attempt in (a for path in journals for a in file_attempts(path)):
-        rows.append(calls_row(attempt))
-        if len(rows) == ROWS_A_GROUP:
-            yield pa.RecordBatch.from_pylist(rows, schema=calls_schema())
-            rows = []
-    yield pa.RecordBatch.from_pylist(rows, schema=calls_schema())

@@ -12,12 +12,13 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sotopia_rl_data.asking.attempt import Attempt, parse_line
+from sotopia_rl_data.asking.attempt import Attempt, parse_record
 from sotopia_rl_data.asking.request import Usage
 from sotopia_rl_data.errors import StoreError
 
@@ -28,6 +29,7 @@ ROWS_A_GROUP = 2_000
 MERGE_BELOW = 64 << 20  # bytes: compacted files smaller than this are merged with the next
 _COVERS = b"covers"
 _USAGE = ("input", "cached", "written", "output")
+_UNKNOWN = (None, None, None, None)
 
 
 def calls_schema() -> pa.Schema:
@@ -55,41 +57,43 @@ def calls_schema() -> pa.Schema:
     return pa.schema(list(columns.items()))
 
 
-def calls_row(attempt: Attempt) -> dict[str, Any]:
-    """One row of `calls`; `sampling` as JSON text."""
-    row: dict[str, Any] = {
-        name: getattr(attempt, name) for name in Attempt.__dataclass_fields__ if name not in ("usage", "sampling")
-    }
-    row["sampling"] = json.dumps(dict(attempt.sampling), sort_keys=True)
-    return row | {name: getattr(attempt.usage, name, None) for name in _USAGE}
+def calls_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of `calls` that a file holds, in the order written; torn lines are skipped. `sampling` is JSON text."""
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(ROWS_A_GROUP):
+                yield from batch.to_pylist()
+        return
+    with path.open("rb") as lines:
+        for record in filter(None, map(parse_record, lines)):
+            usage = record.pop("usage") or _UNKNOWN
+            record["input"], record["cached"], record["written"], record["output"] = usage
+            record["sampling"] = json.dumps(record["sampling"], sort_keys=True)
+            yield record
 
 
 def row_attempt(row: Mapping[str, Any]) -> Attempt:
-    """The inverse of `calls_row`."""
+    """The Attempt that a row of `calls` holds."""
     plain = {k: v for k, v in row.items() if k not in _USAGE}
     usage = None if row["input"] is None else Usage(*(row[name] for name in _USAGE))
     return Attempt(**plain | {"sampling": json.loads(row["sampling"]), "usage": usage})
 
 
-def journal_attempts(path: Path) -> Iterator[Attempt]:
-    """The records of a journal in the order written; torn lines are skipped."""
-    with path.open("rb") as file:
-        for line in file:
-            attempt = parse_line(line)
-            if attempt is not None:
-                yield attempt
+def attempts_in(path: Path) -> Iterator[Attempt]:
+    """The attempts that a journal or a compacted file holds, in the order written."""
+    return map(row_attempt, calls_rows(path))
 
 
-def file_attempts(path: Path) -> Iterator[Attempt]:
-    """The records of a journal or of a compacted file."""
-    if path.suffix == ".jsonl":
-        yield from journal_attempts(path)
-        return
-    import pyarrow.parquet as pq
+def batches(paths: Iterable[Path]) -> Iterator[pa.RecordBatch]:
+    """The rows of these files, at most `ROWS_A_GROUP` at a time."""
+    import pyarrow as pa
 
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(ROWS_A_GROUP):
-            yield from map(row_attempt, batch.to_pylist())
+    schema = calls_schema()
+    rows = chain.from_iterable(map(calls_rows, paths))
+    while some := list(islice(rows, ROWS_A_GROUP)):
+        yield pa.RecordBatch.from_pylist(some, schema=schema)
 
 
 def live_files(directory: Path) -> list[Path]:
@@ -148,7 +152,6 @@ def _compact(directory: Path) -> int:
 
 
 def _write(directory: Path, sources: list[Path], covered: list[str]) -> int:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     schema = calls_schema().with_metadata({_COVERS: json.dumps(covered)})
@@ -156,14 +159,9 @@ def _write(directory: Path, sources: list[Path], covered: list[str]) -> int:
     beside = final.with_suffix(".tmp")
     count = 0
     with pq.ParquetWriter(beside, schema, compression="zstd") as writer:
-        rows: list[dict[str, Any]] = []
-        for attempt in (a for path in sources for a in file_attempts(path)):
-            rows.append(calls_row(attempt))
-            if len(rows) == ROWS_A_GROUP:
-                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-                count, rows = count + len(rows), []
-        writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-        count += len(rows)
+        for batch in batches(sources):
+            writer.write_batch(batch)
+            count += batch.num_rows
     _sync(beside)
     beside.rename(final)
     _sync(directory)

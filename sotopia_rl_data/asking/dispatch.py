@@ -34,7 +34,6 @@ _ACCOUNT = (401, 402, 403, 404, 429)  # refusals that are about the key, the mon
 _REFUSED_ACCOUNT = 5  # requests in a row
 _REFUSED_FIRST = 25  # requests, with no answer before
 _LOST = 8  # requests in a row that met nothing but faults
-_GRACE_S = 15.0
 _TICK_S = 0.2
 
 
@@ -96,9 +95,7 @@ class _Run:
         finally:
             for task in (feeding, watching, *self._tasks):
                 task.cancel()
-        self._outcome.mark()
-        if progress is not None:
-            progress(self._outcome)
+        self._report(progress)
         for task in done:
             task.result()
         return self._outcome
@@ -273,7 +270,7 @@ class _Run:
         """Ask nothing more. What is in flight may come home; after an error not for long."""
         if self._error is None and error is not None:
             self._error = error
-            asyncio.get_running_loop().call_later(_GRACE_S, self._give_up)
+            asyncio.get_running_loop().call_later(self._pacing.grace_s, self._give_up)
         self._ending = True
         self._pacer.stop()
         self._room.set()
@@ -282,19 +279,22 @@ class _Run:
         for task in self._tasks:
             task.cancel()
 
+    def _report(self, progress: Callable[[Outcome], None] | None) -> None:
+        self._outcome.in_flight = len(self._sending)
+        self._outcome.mark()
+        if progress is not None:
+            progress(self._outcome)
+
     async def _watch(self, progress: Callable[[Outcome], None] | None) -> None:
         """Report now and then; end a run in which a request outlives its time limit (a client that cannot be
         cancelled would otherwise hang it)."""
         while True:
             await asyncio.sleep(_TICK_S)
-            self._outcome.in_flight = len(self._sending)
-            self._outcome.mark()
-            if progress is not None:
-                progress(self._outcome)
+            self._report(progress)
             oldest = next(iter(self._sending.values()), math.inf)
-            if time.monotonic() - oldest > self._pacing.timeout_s + _GRACE_S:
+            if time.monotonic() - oldest > self._pacing.timeout_s + self._pacing.grace_s:
                 self._end(None)
                 raise Unavailable(
-                    f"A request has hung for {_GRACE_S:g} s beyond its time limit and cannot be ended.",
+                    f"A request has hung for {self._pacing.grace_s:g} s beyond its time limit and cannot be ended.",
                     "run the same command again: what was answered is kept",
                 )

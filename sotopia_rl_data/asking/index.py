@@ -17,6 +17,8 @@ from sotopia_rl_data.asking.attempt import MARKER
 
 Place = tuple[int, int]  # (number of the file, byte offset in a journal or row in a Parquet file)
 _OFFSET_BITS = 44  # 16 TiB a file, a million files
+_FEW = 50_000  # records that may lie in the dict, whatever the size of the rest
+_ADDED_BYTES = 240  # of a record in the dict
 _RECORD = re.compile(re.escape(MARKER.encode()) + rb'([0-9a-f]{64})","question":"([0-9a-f]{64})"')
 
 
@@ -37,9 +39,16 @@ class Index:
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def size_bytes(self) -> int:
+        """About how much memory it takes."""
+        return int(self._keys.nbytes + self._places.nbytes) + _ADDED_BYTES * len(self._added)
+
     def add(self, key: str, place: Place) -> None:
-        self._added.setdefault(short(key), []).append(place[0] << _OFFSET_BITS | place[1])
+        self._added.setdefault(short(key), []).append(_packed(place))
         self._count += 1
+        if len(self._added) > max(_FEW, self._count // 8):
+            self._settle()
 
     def find(self, key: str) -> Iterator[Place]:
         """Places that may hold attempts of `key`."""
@@ -48,6 +57,20 @@ class Index:
         right = int(np.searchsorted(self._keys, wanted, "right"))
         for packed in (*self._places[left:right].tolist(), *self._added.get(int(wanted), ())):
             yield packed >> _OFFSET_BITS, packed & ((1 << _OFFSET_BITS) - 1)
+
+    def _settle(self) -> None:
+        """Move what was added into the arrays: seldom enough to cost nothing, often enough to keep memory small."""
+        keys = [key for key, places in self._added.items() for _ in places]
+        places = [place for many in self._added.values() for place in many]
+        all_keys = np.concatenate([self._keys, np.array(keys, np.uint64)])
+        order = np.argsort(all_keys, kind="stable")
+        self._keys = all_keys[order]
+        self._places = np.concatenate([self._places, np.array(places, np.int64)])[order]
+        self._added = {}
+
+
+def _packed(place: Place) -> int:
+    return place[0] << _OFFSET_BITS | place[1]
 
 
 class Gatherer:

@@ -61,6 +61,11 @@ class Ledger:
         """Number of attempts, a torn record included until it is compacted away."""
         return len(self._index)
 
+    @property
+    def size_bytes(self) -> int:
+        """About how much memory the index takes; replies are not in it."""
+        return self._index.size_bytes
+
     def append(self, attempt: Attempt) -> None:
         """Keep an attempt for good. When this returns, a killed process cannot lose it. Raises StoreError."""
         offset = self._journal.append(attempt.line())
@@ -83,7 +88,7 @@ class Ledger:
     def scan(self) -> Iterator[Attempt]:
         """Every attempt, file by file."""
         for path in list(self._files):
-            yield from compaction.file_attempts(path)
+            yield from compaction.attempts_in(path)
 
     def compact(self) -> int:
         """Move what no living process writes into Parquet; returns the number of records moved. Safe at any time."""

@@ -38,9 +38,15 @@ class Action:
         return self.action_type != "none" or bool(self.to)
 
 
+_FORCED = ("did nothing", " did nothing")
+_NOTHING = Action("none")
+
+
 def parse_action(rendered: str, *, cut: bool = False) -> Action:
     """The action that `rendered` stands for. `cut` lets speech end without its closing quote (text that was split at
     blank lines). Raises InputError where it has none of the five forms."""
+    if rendered in _FORCED:  # most actions of a log
+        return _NOTHING
     to, said = _recipients(rendered)
     said = said.lstrip(" ")
     if said in _WORDLESS:

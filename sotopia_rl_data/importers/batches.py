@@ -116,7 +116,7 @@ class Batches:
         """Write the episodes that fulfil the condition; the split of each by its id."""
         if not self._episodes:
             return {}
-        rows = pa.Table.from_pylist([tables.episode_row(e) for e in self._episodes], schema=tables.EPISODES)
+        rows = tables.episode_table(self._episodes)
         kept = set(self._filtered(rows).column("episode_id").to_pylist())
         episodes = [e for e in self._episodes if e.episode_id in kept]
         self.counts["episodes"] += len(episodes)

@@ -6,7 +6,7 @@ the agents to Environment. The position of a turn in that list is the utterance'
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,11 +44,12 @@ def read_messages(raw: Any, ids: Sequence[str]) -> Dialogue:
         raise InputError(f"it names {len(ids)} agents, but {len(names)} take part in its messages.")
     agents = unique(ids or names)
     order = RoundRobin(len(names))
+    places = {name: [i for i, one in enumerate(names) if one == name] for name in names}
     turns: list[Turn] = []
     observations: list[Observation] = []
     rendered: list[str] = []
     for t, messages in enumerate(log):
-        shown, said = _sort(messages, names, t)
+        shown, said = _sort(messages, places, t)
         observations += [Observation(t, agents[i], text) for i, text in shown]
         rendered += [text for _, text in said]
         actions = [(i, _action(text, t)) for i, text in said]
@@ -76,9 +77,11 @@ def _list(value: Any, what: str) -> Sequence[Any]:
 
 
 def _message(value: Any, turn: int) -> tuple[str, str, str]:
-    if not isinstance(value, (list, tuple)) or len(value) != 3 or not all(isinstance(part, str) for part in value):
-        raise InputError(f"turn {turn} has a message that is not [sender, receiver, text].")
-    return value[0], value[1], value[2]
+    if isinstance(value, (list, tuple)) and len(value) == 3:
+        sender, receiver, text = value
+        if isinstance(sender, str) and isinstance(receiver, str) and isinstance(text, str):
+            return sender, receiver, text
+    raise InputError(f"turn {turn} has a message that is not [sender, receiver, text].")
 
 
 def _participants(log: Sequence[Sequence[tuple[str, str, str]]]) -> list[str]:
@@ -92,23 +95,23 @@ def _participants(log: Sequence[Sequence[tuple[str, str, str]]]) -> list[str]:
 
 
 def _sort(
-    messages: Sequence[tuple[str, str, str]], names: Sequence[str], turn: int
+    messages: Sequence[tuple[str, str, str]], places: Mapping[str, Sequence[int]], turn: int
 ) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
-    """What was shown and what was said at `turn`, as (place in the speaking order, text)."""
-    shown: list[tuple[int, str]] = []
-    said: list[tuple[int, str]] = []
+    """What was shown and what was said at `turn`, as (place in the speaking order, text). Of two agents of the same
+    name (`places` has both), the one who speaks first is named first."""
+    shown: dict[int, str] = {}
+    said: dict[int, str] = {}
     for sender, receiver, text in messages:
         mine, who = (shown, receiver) if sender == ENVIRONMENT else (said, sender)
         if who == ENVIRONMENT:  # the environment's notes to itself: no agent sees them
             continue
-        places = [i for i, name in enumerate(names) if name == who]
-        if not places:
-            raise InputError(f"turn {turn} names {who!r}, who is not among the agents {', '.join(names)}.")
-        free = [i for i in places if i not in [j for j, _ in mine]]  # two of the same name: in speaking order
-        if not free:
+        if who not in places:
+            raise InputError(f"turn {turn} names {who!r}, who is not among the agents {', '.join(places)}.")
+        free = next((place for place in places[who] if place not in mine), None)
+        if free is None:
             raise InputError(f"turn {turn} has two {'observations' if mine is shown else 'actions'} of {who!r}.")
-        mine.append((free[0], text))
-    return shown, said
+        mine[free] = text
+    return list(shown.items()), list(said.items())
 
 
 def _action(text: str, turn: int) -> Action:

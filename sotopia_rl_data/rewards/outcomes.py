@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from sotopia_rl_data.errors import InputError, UsageError
-from sotopia_rl_data.rewards.streams import codes, encode, read
+from sotopia_rl_data.rewards.streams import read
 
 
 def evaluators(files: Sequence[Path], dimensions: Sequence[str]) -> set[str]:
@@ -18,9 +17,10 @@ def evaluators(files: Sequence[Path], dimensions: Sequence[str]) -> set[str]:
     found: set[str] = set()
     for batch in read(files, ["scores"], 1 << 14):
         items = pc.list_flatten(batch.column("scores"))
-        of, names = encode(pa.chunked_array([pc.struct_field(items, "evaluator")]))
-        wanted = codes(pa.chunked_array([pc.struct_field(items, "dimension")]), pa.array(dimensions)) >= 0
-        found.update(names[int(i)].as_py() for i in np.unique(of[wanted]))
+        evaluator = pc.struct_field(items, "evaluator")
+        if set(pc.unique(evaluator).to_pylist()) - found:
+            scored = pc.is_in(pc.struct_field(items, "dimension"), value_set=pa.array(dimensions))
+            found.update(pc.unique(evaluator.filter(scored)).to_pylist())
     return found
 
 

@@ -1,0 +1,294 @@
+"""The Hub as this project sees it: dataset repositories, commits, files; and its errors as ours.
+
+A thin face over huggingface_hub's HfApi. It plans nothing and retries nothing: what may go better the next time is
+raised as HubUnavailable, and whoever plans decides. Address, token and caches are huggingface_hub's own settings
+(HF_ENDPOINT, HF_TOKEN or `hf auth login`, HF_HOME), read when it is first imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is its HTTP library's
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.hf_api import RepoFile
+
+from sotopia_rl_data.errors import HubError, HubUnavailable, NotFound, StoreError, UsageError
+from sotopia_rl_data.hub.record import Pin
+
+DATASET = "dataset"
+_PASSING = (408, 409, 412, 425, 429)  # and every 5xx
+_TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file in a commit: `sha256` where the Hub keeps it as a large file, `oid` its git blob."""
+
+    path: str
+    size: int
+    oid: str
+    sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """A commit that was made; `pull` is the number of the pull request that it opened."""
+
+    commit: str
+    pull: int | None = None
+
+
+class Hub:
+    """Dataset repositories at one address, with one token (None: huggingface_hub's own)."""
+
+    def __init__(self, endpoint: str | None = None, token: str | None = None) -> None:
+        self._api = HfApi(endpoint=endpoint, token=token, library_name="sotopia-rl-data")
+
+    @property
+    def endpoint(self) -> str:
+        """https://huggingface.co, or what HF_ENDPOINT says."""
+        return self._api.endpoint
+
+    @property
+    def token(self) -> str | None:
+        """The token that requests carry."""
+        from huggingface_hub import get_token
+
+        return self._api.token if isinstance(self._api.token, str) else get_token()
+
+    def user(self) -> str:
+        """Whose token it is. Raises HubError without one."""
+        with _told("your account", self.endpoint):
+            return str(self._api.whoami()["name"])
+
+    def head(self, repo: str) -> str | None:
+        """The newest commit of `main`; None where there is no such repository, or the token cannot see it."""
+        try:
+            return self.commit_of(repo, "main")
+        except NotFound:
+            return None
+
+    def commit_of(self, repo: str, revision: str) -> str:
+        """The full SHA that a branch, a tag or the beginning of a SHA stands for. Raises NotFound."""
+        with _told(repo, self.endpoint):
+            sha: str | None = self._api.repo_info(repo, repo_type=DATASET, revision=revision, timeout=_TIMEOUT_S).sha
+        if sha is None:
+            raise HubError(f"The Hub names no commit for {repo}@{revision}.", "try again")
+        return sha
+
+    def tags(self, repo: str) -> dict[str, str]:
+        """Tag -> commit."""
+        with _told(repo, self.endpoint):
+            return {t.name: t.target_commit for t in self._api.list_repo_refs(repo, repo_type=DATASET).tags}
+
+    def tree(self, repo: str, commit: str) -> dict[str, RemoteFile]:
+        """Every file of a commit, by path."""
+        with _told(repo, self.endpoint):
+            found = self._api.list_repo_tree(repo, repo_type=DATASET, revision=commit, recursive=True)
+            files = [f for f in found if isinstance(f, RepoFile)]
+        return {f.path: RemoteFile(f.path, f.size, f.blob_id, f.lfs.sha256 if f.lfs else None) for f in files}
+
+    def oid(self, repo: str, path: str, commit: str) -> str | None:
+        """The git blob of one file of a commit; None where it has no such file."""
+        with _told(repo, self.endpoint):
+            found = self._api.get_paths_info(repo, path, repo_type=DATASET, revision=commit)
+        return next((f.blob_id for f in found if isinstance(f, RepoFile)), None)
+
+    def history(self, repo: str, commit: str) -> list[str]:
+        """The commits that lead to `commit`, newest first."""
+        with _told(repo, self.endpoint):
+            return [c.commit_id for c in self._api.list_repo_commits(repo, repo_type=DATASET, revision=commit)]
+
+    def text(self, repo: str, path: str, commit: str) -> str | None:
+        """A small file of a commit; None where it has no such file."""
+        try:
+            return self.file(repo, path, commit).read_text("utf-8")
+        except EntryNotFoundError:
+            return None
+        except UnicodeDecodeError as error:
+            raise HubError(f"{path} of {repo} is not UTF-8 text.", f"repair it on {self.endpoint}") from error
+
+    def file(self, repo: str, path: str, commit: str, again: bool = False) -> Path:
+        """Where a file of a commit lies in huggingface_hub's cache, downloaded if need be (`again`: in any case).
+
+        Raises EntryNotFoundError where the commit has no such file; StoreError where the disk is full.
+        """
+        with _told(repo, self.endpoint):
+            return Path(
+                self._api.hf_hub_download(
+                    repo, path, repo_type=DATASET, revision=commit, force_download=again, etag_timeout=_TIMEOUT_S
+                )
+            )
+
+    def create(self, repo: str, private: bool | None) -> None:
+        """Make the repository, if it is not there."""
+        with _told(repo, self.endpoint):
+            self._api.create_repo(repo, repo_type=DATASET, private=private, exist_ok=True)
+
+    def upload(self, repo: str, additions: Sequence[CommitOperationAdd], as_pull: bool) -> None:
+        """Bring large files to the Hub, where no commit names them yet. Doing it twice costs no second transfer."""
+        with _told(repo, self.endpoint), _transfers():
+            self._api.preupload_lfs_files(repo, additions, repo_type=DATASET, create_pr=as_pull, free_memory=False)
+
+    def commit(
+        self,
+        repo: str,
+        operations: Sequence[CommitOperationAdd | CommitOperationDelete],
+        *,
+        parent: str,
+        title: str,
+        description: str,
+        onto: str = "main",
+        as_pull: bool = False,
+    ) -> Landed:
+        """One commit onto a branch or pull request whose newest commit is `parent`; `as_pull` opens a pull request."""
+        with _told(repo, self.endpoint), _transfers():
+            made = self._api.create_commit(
+                repo,
+                operations,
+                repo_type=DATASET,
+                commit_message=title,
+                commit_description=description,
+                parent_commit=parent,
+                revision=None if as_pull else onto,
+                create_pr=as_pull,
+            )
+        return Landed(made.oid, made.pr_num if as_pull else None)
+
+    def tag(self, repo: str, name: str, commit: str, message: str) -> None:
+        """Make a tag. Raises HubUnavailable (409) where it is there already."""
+        with _told(repo, self.endpoint):
+            self._api.create_tag(repo, repo_type=DATASET, tag=name, revision=commit, tag_message=message)
+
+    def pulls(self, repo: str, title: str) -> list[int]:
+        """The numbers of the open pull requests of this title, newest first."""
+        with _told(repo, self.endpoint):
+            found = self._api.get_repo_discussions(repo, repo_type=DATASET, discussion_type="pull_request")
+            return sorted((d.num for d in found if d.title == title and d.status in ("open", "draft")), reverse=True)
+
+    def merge(self, repo: str, pull: int) -> None:
+        """Merge a pull request into `main`. Raises HubUnavailable (409) where it conflicts with what `main` has now."""
+        with _told(repo, self.endpoint):
+            self._api.merge_pull_request(repo, pull, repo_type=DATASET)
+
+    def close(self, repo: str, pull: int, why: str) -> None:
+        """Close a pull request without merging it."""
+        with _told(repo, self.endpoint):
+            self._api.change_discussion_status(repo, pull, "closed", repo_type=DATASET, comment=why)
+
+    def pin(self, repo: str, version: str, commit: str) -> Pin:
+        """What is noted of a release in the store."""
+        return Pin(repo, version, (commit,), self.endpoint)
+
+
+def quiet(bars: bool) -> None:
+    """Whether huggingface_hub draws its own bars of bytes transferred, and says what it retries."""
+    import logging
+
+    from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    if constants.HF_HUB_DISABLE_PROGRESS_BARS is None:
+        (enable_progress_bars if bars else disable_progress_bars)()
+
+
+@contextmanager
+def _transfers() -> Iterator[None]:
+    """What goes wrong while files are carried comes wrapped, in errors of the library that carries them."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        inner: BaseException | None = error
+        while inner is not None and not isinstance(inner, (HTTPError, OSError)):
+            inner = inner.__cause__ or inner.__context__
+        if inner is not None:
+            raise inner from error
+        if isinstance(error, ValueError):
+            raise HubError(
+                f"The Hub does not take it: {_line(error)}.", "push-to-hub --dry-run shows the card"
+            ) from error
+        raise HubUnavailable(f"The upload broke off: {_line(error)}.", "run the same command again") from error
+
+
+@contextmanager
+def _told(repo: str, endpoint: str) -> Iterator[None]:
+    """Turns what huggingface_hub raises about `repo` into an error of ours with its mend."""
+    try:
+        yield
+    except OfflineModeIsEnabled as error:
+        raise HubUnavailable("The Hub is not asked: HF_HUB_OFFLINE is set.", "unset HF_HUB_OFFLINE") from error
+    except GatedRepoError as error:
+        raise HubError(f"{repo} is gated.", f"ask for access at {endpoint}/datasets/{repo}") from error
+    except RevisionNotFoundError as error:
+        raise NotFound(
+            f"{repo} has no such revision on the Hub.", f"see {endpoint}/datasets/{repo}/tree/main"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise NotFound(
+            f"The Hub has no dataset {repo}, or none that your token may see.",
+            "check the name; for a private one set HF_TOKEN, or run `hf auth login`",
+        ) from error
+    except LocalEntryNotFoundError as error:
+        if isinstance(error.__cause__, HfHubHTTPError):
+            raise _answered(error.__cause__, repo, endpoint) from error
+        raise HubUnavailable(f"{endpoint} cannot be reached ({_line(error)}).", "check the network") from error
+    except EntryNotFoundError:
+        raise
+    except HfHubHTTPError as error:
+        raise _answered(error, repo, endpoint) from error
+    except HFValidationError as error:
+        raise UsageError(f"{repo!r} cannot name a repository: {_line(error)}.", "write ORG/NAME") from error
+    except HTTPError as error:
+        raise HubUnavailable(
+            f"{endpoint} cannot be reached ({_line(error)}).", "check the network and HF_ENDPOINT, and run it again"
+        ) from error
+    except OSError as error:
+        raise _local(error, repo) from error
+
+
+def _answered(error: HfHubHTTPError, repo: str, endpoint: str) -> HubError:
+    status = error.response.status_code
+    said = error.server_message or error.response.headers.get("X-Error-Message") or _line(error)
+    if status in (401, 403):
+        return HubError(
+            f"The Hub refuses the token for {repo} ({status}: {said}).",
+            "set HF_TOKEN to one that may, or run `hf auth login`",
+        )
+    if status in _PASSING or status >= 500:
+        after = error.response.headers.get("Retry-After", "")
+        return HubUnavailable(
+            f"The Hub could not do it for {repo} ({status}: {said}).",
+            "run the same command again: it goes on from there",
+            status=status,
+            retry_after=float(after) if after.isdigit() else None,
+        )
+    return HubError(f"The Hub refuses it for {repo} ({status}: {said}).", f"look at {endpoint}/datasets/{repo}")
+
+
+def _local(error: OSError, repo: str) -> Exception:
+    """An OSError that is about the disk is the cache's; one without a number is huggingface_hub's own."""
+    from sotopia_rl_data.disk import store_error
+
+    told = store_error(error, Path(constants.HF_HUB_CACHE)) if error.errno else None
+    if told is not None:
+        return StoreError(told.message, "free some space, or set HF_HOME to a folder with more")
+    return HubUnavailable(f"{repo}: {_line(error)}.", "run the same command again")
+
+
+def _line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split()).rstrip(".")[:300] or type(error).__name__

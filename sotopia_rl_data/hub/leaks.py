@@ -1,0 +1,159 @@
+"""What must not be published: keys, tokens and passwords by their shape, and paths of this machine.
+
+Every text column of every row is searched, streamed and vectorised, and so are the manifest and the card. The shapes
+are strict, because dialogues talk about keys and passwords all day; what has none of these shapes is not found.
+Secrets that characters keep from each other are data, not leaks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from sotopia_rl_data.asking.redact import env_secrets
+from sotopia_rl_data.errors import SecretsFound
+from sotopia_rl_data.tables import KEYS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from sotopia_rl_data.store import Version
+
+_SHAPES = {  # read by Python's re and by RE2, which Arrow has
+    "an API key (sk-…)": r"\bsk-[A-Za-z0-9_-]{20,}",
+    "a Hugging Face token": r"\bhf_[A-Za-z0-9]{30,}",
+    "a Google API key": r"\bAIza[0-9A-Za-z_-]{35}",
+    "an AWS access key": r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
+    "a GitHub token": r"\b(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{22,})",
+    "a GitLab token": r"\bglpat-[A-Za-z0-9_-]{20,}",
+    "a Slack token": r"\bxox[abprs]-[A-Za-z0-9-]{10,}",
+    "a provider's key": r"\b(?:gsk_|xai-|pplx-|nvapi-|r8_|tgp_v1_|fw_)[A-Za-z0-9_-]{20,}",
+    "a private key": r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----",
+    "a JSON web token": r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.",
+    "a bearer token": r"\b[Bb]earer [A-Za-z0-9._~+/-]{20,}",
+    "a password in a URL": r"\b[a-z][a-z0-9+.-]*://[^\s/:@\"'<>]*:[^\s/@\"'<>]+@[A-Za-z0-9\[]",
+    "a named key": r"\b[Aa][Pp][Ii][_-]?[Kk][Ee][Yy][\"']?\s*[:=]\s*[\"']?[A-Za-z0-9_-]{24,}",
+}
+_FROM_HERE = "a secret of this environment"
+_NAMED = 5  # rows in the error's sentence
+_KEPT = 1000
+_ROOTS = "home|Users|root|tmp|var|mnt|data|scratch|workspace|work|private|opt|srv|media|Volumes"
+_PATH = re.compile(rf"(?<![\w:/.-])(?:file://)?(?:/(?:{_ROOTS})|~)(?:/[^\s\"'<>|,;:()]+)+|\b[A-Za-z]:\\[^\s\"'<>|]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """Something secret: `where` it lies ("rewards/train, episode_id=e1 …, prompt[].content"), and its `shape`."""
+
+    where: str
+    shape: str
+
+
+def check(leaks: list[Leak], ref: str) -> None:
+    """Raises SecretsFound, naming the rows, where there are any."""
+    if not leaks:
+        return
+    named = "; ".join(f"{leak.where}: {leak.shape}" for leak in leaks[:_NAMED])
+    more = f"; and {len(leaks) - _NAMED:,} more" if len(leaks) > _NAMED else ""
+    raise SecretsFound(
+        f"{ref} holds what looks like {len(leaks):,} secret{'s' * (len(leaks) > 1)}: {named}{more}.",
+        "revoke them, take them out of the source, make the version anew; --allow-secrets publishes them as they are",
+    )
+
+
+def in_version(version: Version, on_bytes: Callable[[int], None]) -> list[Leak]:
+    """The leaks in the text columns of every config, at most 1,000. `on_bytes` hears each file's size, once read."""
+    from sotopia_rl_data.parts import read_parquet
+
+    found: list[Leak] = []
+    for config, splits in version.manifest.configs.items():
+        for split, one in splits.items():
+            before = 0
+            for file in one.files:
+                for rows in read_parquet(version.dir / file.path):
+                    found += _in_rows(rows, config, split, before)
+                    before += rows.num_rows
+                on_bytes(file.size)
+                if len(found) >= _KEPT:
+                    return found[:_KEPT]
+    return found
+
+
+def in_text(text: str, where: str) -> list[Leak]:
+    """The leaks in a text that is no column: the manifest, the card."""
+    shapes = {shape for _, shape in _shapes_in(text)}
+    return [Leak(where, shape) for shape in sorted(shapes)]
+
+
+def without_paths(value: Any) -> Any:
+    """`value` (as JSON holds it) with paths of this machine cut down to their last part."""
+    if isinstance(value, str):
+        return _PATH.sub(lambda found: PurePath(found.group().replace("\\", "/")).name, value)
+    if isinstance(value, list):
+        return [without_paths(one) for one in value]
+    if isinstance(value, dict):
+        return {key: without_paths(one) for key, one in value.items()}
+    return value
+
+
+def _in_rows(rows: pa.Table, config: str, split: str, before: int) -> Iterator[Leak]:
+    import pyarrow.compute as pc
+
+    for name, column in zip(rows.column_names, rows.columns, strict=True):
+        for path, texts, parents in _texts(column.combine_chunks(), name, ()):
+            hits = pc.indices_nonzero(pc.match_substring_regex(texts, _pattern()))
+            for hit in hits.to_pylist():
+                row = hit
+                for parent in reversed(parents):
+                    row = parent[row].as_py()
+                for _, shape in _shapes_in(texts[hit].as_py()):
+                    yield Leak(f"{config}/{split}, {_named(rows, row, config, before)}, {path}", shape)
+
+
+def _texts(
+    array: pa.Array, path: str, parents: tuple[pa.Array, ...]
+) -> Iterator[tuple[str, pa.Array, tuple[Any, ...]]]:
+    """The string arrays in a column at any depth, each with the arrays that lead from its items back to the rows."""
+    import pyarrow.compute as pc
+    import pyarrow.types as pt
+
+    from sotopia_rl_data.columns import is_list, is_text
+
+    if is_text(array.type):
+        yield path, array, parents
+    elif is_list(array.type):
+        yield from _texts(array.flatten(), f"{path}[]", (*parents, pc.list_parent_indices(array)))
+    elif pt.is_struct(array.type):
+        for i, field in enumerate(array.type):
+            yield from _texts(array.field(i), f"{path}.{field.name}", parents)
+
+
+def _named(rows: pa.Table, row: int, config: str, before: int) -> str:
+    """A row by its identity, or by its number in the split (from 0)."""
+    keys = [key for key in KEYS[config] if key in rows.column_names]
+    named = [f"{key}={value}" for key in keys if (value := rows.column(key)[row].as_py()) is not None]
+    return " ".join(named) or f"row {before + row}"
+
+
+@cache
+def _known() -> tuple[tuple[str, str], ...]:
+    """(shape, pattern), the values of this environment's secrets among them."""
+    here = [(_FROM_HERE, re.escape(secret)) for secret in env_secrets()]
+    return (*here, *_SHAPES.items())
+
+
+@cache
+def _pattern() -> str:
+    return "|".join(f"(?:{pattern})" for _, pattern in _known())
+
+
+def _shapes_in(text: str) -> Iterator[tuple[str, str]]:
+    """(match, shape) of each shape that `text` holds, the first match of each."""
+    for shape, pattern in _known():
+        found = re.search(pattern, text)
+        if found:
+            yield found.group(), shape

@@ -1,0 +1,101 @@
+"""Single-turn GRPO: TRL's GRPOTrainer over the dataset's prompts, rewarded by a reward model of one's own.
+
+The policy starts from an SFT adapter, loaded under PEFT's own name `default`, and the KL reference is that same SFT
+policy, not the base. The reward model is loaded apart, pinned, with its own tokenizer. Generation is TRL's: in
+process, or vLLM as a server or colocated, by TRL's own options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import AutoModelForCausalLM
+from trl import GRPOTrainer
+
+from sotopia_rl_data.errors import InputError, UsageError
+from trainers.config import PolicyGRPOConfig
+from trainers.modeling import quantization, resolve_dtype, split_revision, told
+from trainers.policies import Dialogues
+from trainers.reward_model import RewardModel
+from trainers.rewarding import ModelReward, Reward, named_rewards, valid_action
+
+
+def load_policy(config: PolicyGRPOConfig) -> tuple[Any, Any]:
+    """The policy, and the LoRA configuration that it still has to be wrapped with (None: it is as it should be)."""
+    name, revision = split_revision(config.model)
+    options = {"revision": revision, "dtype": resolve_dtype(config.dtype, config.adapter)}
+    options |= {"quantization_config": quantization(config.adapter)} if config.adapter == "qlora" else {}
+    if config.policy_adapter is None:
+        config.model_init_kwargs = dict(config.model_init_kwargs or {}) | options
+        return name, config.lora().config("CAUSAL_LM")
+    if config.adapter == "none":
+        raise UsageError(
+            "Every weight is to be trained, but the policy starts from an adapter.",
+            "merge the adapter into the model first, or --set adapter=lora",
+        )
+    from peft import PeftModel
+
+    with told(config.model):
+        base = AutoModelForCausalLM.from_pretrained(name, **options)
+    adapter, pinned = split_revision(config.policy_adapter)
+    with told(config.policy_adapter):
+        return PeftModel.from_pretrained(base, adapter, revision=pinned, is_trainable=True), None
+
+
+def rewards_of(config: PolicyGRPOConfig, tokenizer: Any, model: RewardModel) -> tuple[list[Reward], list[float]]:
+    """The reward model (weight 1), the form of the action, and further rewards, with their weights."""
+    rewards, weights = named_rewards(config.rewards)
+    main = ModelReward(model, end_tokens(tokenizer, config.model), config.truncated_reward)
+    form = [(valid_action, config.format_weight)] if config.format_weight else []
+    return [main, *(f for f, _ in form), *rewards], [1.0, *(w for _, w in form), *weights]
+
+
+def end_tokens(tokenizer: Any, model: str) -> list[int]:
+    """The ids at which the policy's generation ends: its tokenizer's, and those of its generation config."""
+    from transformers import GenerationConfig
+
+    name, revision = split_revision(model)
+    try:
+        known = GenerationConfig.from_pretrained(name, revision=revision).eos_token_id
+    except OSError:  # a model without a generation config ends at its tokenizer's token alone
+        known = None
+    return [tokenizer.eos_token_id, *(known if isinstance(known, list) else [known] if known is not None else [])]
+
+
+def check_fits(model: RewardModel, found: Dialogues, completion_tokens: int) -> None:
+    """Raises InputError where the reward model's context cannot hold the longest prompt and an answer: before any step."""
+    longest = sorted(found.splits["train"]["prompt"], key=lambda p: sum(len(m["content"]) for m in p))[-4:]
+    answer = [{"role": "assistant", "content": " word" * completion_tokens}]
+    if any(model.encoder.fit(prompt, answer) is None for prompt in longest):
+        raise InputError(
+            f"The reward model's context of {model.encoder.max_length} tokens cannot hold a prompt and its answer.",
+            "lower max_prompt_length or max_completion_length with --set, or use one with a longer context",
+        )
+
+
+def build_trainer(
+    config: PolicyGRPOConfig, found: Dialogues, tokenizer: Any, model: RewardModel, callbacks: Sequence[Any] = ()
+) -> GRPOTrainer:
+    """TRL's trainer with our rewards. Raises UsageError where TRL finds the batch sizes or options at odds."""
+    policy, lora = load_policy(config)
+    functions, weights = rewards_of(config, tokenizer, model)
+    config.reward_weights = weights
+    tokenizer.padding_side = "left"
+    with told(config.model):
+        return GRPOTrainer(
+            model=policy,
+            reward_funcs=functions,
+            args=config,
+            train_dataset=found.splits["train"],
+            eval_dataset=found.splits.get("validation") if config.eval_strategy != "no" else None,
+            processing_class=tokenizer,
+            peft_config=lora,
+            callbacks=list(callbacks),
+        )
+
+
+def forget_reference(policy: Any) -> None:
+    """Drop TRL's copy of the starting adapter, so that only `default` is saved, where stock loaders look for it."""
+    if "ref" in getattr(policy, "peft_config", {}):
+        policy.delete_adapter("ref")

@@ -1,0 +1,71 @@
+"""What behaviour cloning and GRPO share: prompts that fit, and the policy's tokenizer and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset
+
+from sotopia_rl_data.errors import InputError, UsageError
+from trainers.data import Example, Examples
+from trainers.encoding import Encoder, load_tokenizer
+from trainers.modeling import split_revision, told
+
+KEYS = ("episode_id", "environment_id", "agent", "turn", "reward")
+
+
+@dataclass(frozen=True, slots=True)
+class Dialogues:
+    """Rows whose prompts fit, as `datasets.Dataset`s by split, and what was cut (turns, in rows) or left out."""
+
+    splits: dict[str, Dataset]
+    turns_cut: int
+    rows_cut: int
+    too_long: int
+
+
+def policy_tokenizer(config: Any) -> Any:
+    """The tokenizer of `config.model`. Raises NotFound."""
+    name, revision = split_revision(config.model)
+    with told(config.model):
+        return load_tokenizer(name, pad_token=config.pad_token, chat_template=config.chat_template, revision=revision)
+
+
+def dialogues(found: Examples, encoder: Encoder, with_completion: bool) -> Dialogues:
+    """Every row's prompt, cut to fit (together with its completion where that is trained on), in key order.
+
+    Raises InputError where none fits, UsageError where the train split is empty.
+    """
+    rows: dict[str, list[dict[str, Any]]] = {}
+    cuts = []
+    answer = [{"role": "assistant", "content": ""}]
+    for example in found.rows:
+        fitted = encoder.fit(example.prompt, example.completion if with_completion else answer)
+        if fitted is not None:
+            prompt, cut = fitted
+            cuts.append(cut)
+            rows.setdefault(example.split, []).append(_row(example, prompt, with_completion))
+    if not cuts:
+        raise InputError(
+            f"No prompt fits into {encoder.max_length} tokens, even with its history cut.",
+            "raise the limit, with --set",
+        )
+    if "train" not in rows:
+        raise UsageError(
+            f"The train split of {found.pinned.ref} is empty.", "loosen --where, or --set split_by=grouped"
+        )
+    return Dialogues(
+        splits={split: Dataset.from_list(of) for split, of in rows.items()},
+        turns_cut=sum(cuts),
+        rows_cut=sum(c > 0 for c in cuts),
+        too_long=len(found.rows) - len(cuts),
+    )
+
+
+def _row(example: Example, prompt: Iterable[Any], with_completion: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {"prompt": list(prompt)}
+    if with_completion:
+        return row | {"completion": list(example.completion)}
+    return row | {key: getattr(example, key) for key in KEYS}
