@@ -383,6 +383,7 @@ def main() -> None:
     parser.add_argument(
         "--dir", type=Path, help="where the tables go (several GB); default: the system's temporary folder"
     )
+    parser.add_argument("--steps", default="build,copy,widen,arithmetic,wide_copy", help="which to run [%(default)s]")
     parser.add_argument("--step", help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -395,7 +396,7 @@ def main() -> None:
     dimensions = asked[: args.dimensions]
     if args.step:
         return run_step(args.step, args.work, dimensions)
-    report(args.utterances, dimensions, args.dir, ("build", "copy", "widen", "arithmetic", "wide_copy"))
+    report(args.utterances, dimensions, args.dir, tuple(args.steps.split(",")))
     if args.against_dicts:
         report(args.against_dicts, dimensions, args.dir, ("build", "dicts"), times=5)
     return None

@@ -7,6 +7,7 @@ later has to ask.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
@@ -64,12 +65,19 @@ def plain(value: Mapping[str, Any], what: str) -> dict[str, Any]:
 
 
 def _configs(data: Mapping[str, Any]) -> dict[str, dict[str, Split]]:
-    return {config: {split: _split(one) for split, one in splits.items()} for config, splits in data.items()}
+    return {_plain(config): {_plain(split): _split(one) for split, one in of.items()} for config, of in data.items()}
 
 
 def _split(data: Mapping[str, Any]) -> Split:
     files = tuple(DataFile(_inside(f["path"]), int(f["rows"]), int(f["size"]), str(f["sha256"])) for f in data["files"])
     return Split(int(data["rows"]), str(data["digest"]), files)
+
+
+def _plain(name: str) -> str:
+    """Configs and splits become folders and SQL: only plain names may pass."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise ValueError(f"{name!r} cannot name a config or split")
+    return name
 
 
 def _inside(path: str) -> str:

@@ -71,7 +71,7 @@ def lock(
         connection.execute(f"SET allowed_paths = {_paths(paths)}")
         connection.execute("SET enable_external_access = false")
         for name, splits in views.items():
-            connection.execute(f"CREATE VIEW {name} AS {rows_of(splits)}")
+            connection.execute(f'CREATE VIEW "{name}" AS {rows_of(splits)}')
         connection.execute("SET lock_configuration = true")
     except duckdb.Error as error:
         connection.close()

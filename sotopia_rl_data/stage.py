@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from sotopia_rl_data import manifest as manifests
 from sotopia_rl_data import readme, tables, versions
-from sotopia_rl_data.columns import plain_schema, type_names
+from sotopia_rl_data.columns import first_line, plain_schema, type_names
 from sotopia_rl_data.digest import version_digest
 from sotopia_rl_data.disk import is_full, link_or_copy, store_error, storing, sync_file, write_text
 from sotopia_rl_data.errors import StoreError, UsageError, VersionExists
@@ -180,7 +180,11 @@ class Stage:
         return Manifest(self.name, "", digest, kept, {c: columns[c] for c in kept}, recipe, provenance, now)
 
     def _adopted(self, config: str, split: str, path: Path) -> Split:
-        schema = plain_schema(pq.read_schema(path))
+        try:
+            schema = plain_schema(pq.read_schema(path))
+        except pa.ArrowInvalid as error:
+            told = f"What was written for {config}/{split} is no Parquet file ({first_line(error)})."
+            raise StoreError(told, "run the command again; nothing was kept") from error
         if self._schemas.setdefault(config, schema) == schema:
             split_ = adopt(path, config, shard_name(split, 0, 1), self._limits)
             if split_ is not None:

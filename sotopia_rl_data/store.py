@@ -85,8 +85,8 @@ class Store:
         return [path.name for path in _versions(self.root / check_name(name))]
 
     def version(self, name: str, version: str) -> Version:
-        """One version by name and number. Raises NotFound."""
-        return self.resolve(DatasetRef(name, version))
+        """One version by name and number, if it is here. Raises NotFound."""
+        return self._here(DatasetRef(name, version))
 
     def latest(self, name: str) -> Version | None:
         """The newest version of `name`, or None."""
@@ -94,13 +94,31 @@ class Store:
         return load(there[-1]) if there else None
 
     def resolve(self, ref: str | DatasetRef) -> Version:
-        """The version that `ref` stands for: pinned, or the latest. Raises NotFound, saying what there is."""
+        """The version that `ref` stands for: pinned, or the latest; the store's own first, then the Hub's, pulled.
+
+        Raises NotFound, saying what there is; HubError where the Hub has it and it cannot be pulled.
+        """
         ref = parse(ref) if isinstance(ref, str) else ref
+        try:
+            return self._here(ref)
+        except NotFound as missing:
+            if ref.path is not None:
+                raise
+            from sotopia_rl_data.hub.resolve import from_hub
+
+            return from_hub(self, ref, missing)
+
+    def _here(self, ref: DatasetRef) -> Version:
         if ref.path is not None:
             return _at(ref.path)
         folder = self.root / check_name(ref.name)
         there = _versions(folder)
         if ref.commit:
+            from sotopia_rl_data.hub.resolve import by_commit
+
+            known = by_commit(self, ref)
+            if known is not None:
+                return known
             raise NotFound(
                 f"The store {self.root} does not know the commit {ref.commit} of {ref.name}.",
                 f"sotopia-rl-data pull {ref}",

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from labelers.attribution import answers
 from labelers.judge import Question
+from sotopia_rl_data.asking.loopback.running import Running
 from sotopia_rl_data.asking.request import Target
 from sotopia_rl_data.schema import Agent, Episode, Score, Turn
 from sotopia_rl_data.splits import split_of
@@ -104,6 +105,11 @@ def boats(count: int, turns: int = 4) -> list[Episode]:
         given = scores(*((agent, "goal", (i * 3 + j) % 11) for j, agent in enumerate("ab")))
         made.append(Episode(f"e{i:04}", f"env{i % 7}", BOAT.agents, said, given, scenario=f"Scenario {i % 7}."))
     return made
+
+
+def sim(provider: Running) -> str:
+    """The judge that a loopback provider plays."""
+    return f"openai:sim-judge@{provider.openai_url}"
 
 
 def put(store: Store, episodes: Iterable[Episode], name: str = "lab/episodes") -> Version:

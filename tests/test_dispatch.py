@@ -235,6 +235,17 @@ def test_a_provider_that_takes_no_request_at_all_ends_the_run(tmp_path: Path):
     assert sum(toy.asked.values()) < 60
 
 
+def test_what_is_left_may_be_refused_altogether_where_the_rest_is_answered(tmp_path: Path):
+    """The same failures as in the first run, and no end of the run, though every request on the wire is refused."""
+    refused = {f"question_{n}": [Rejected("context too long", status=400)] * 2 for n in range(10, 50)}
+    toy = Toy(**refused)
+    first, _ = run(questions(60), toy, tmp_path)
+    second, caller = run(questions(60), toy, tmp_path)
+    assert (first.asked, first.unreachable) == (20, 40)
+    assert (second.hits, second.asked, second.unreachable) == (20, 0, 40)
+    assert caller.texts()["question 5"] == "5"
+
+
 def test_a_provider_that_is_down_ends_the_run_after_bounded_retries(tmp_path: Path):
     class Down:
         sent = 0
@@ -495,7 +506,7 @@ def test_ctrl_c_twice_gives_up_what_is_in_flight(tmp_path: Path):
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_requests(tmp_path: Path):
-    """Two million requests, all but a few known: what is held is the ledger's index and the window."""
+    """What is held is the ledger's index and the window, however many requests come."""
     with Ledger(tmp_path) as ledger:
         toy = Toy()
         asyncio.run(ask_all(questions(1_000), toy.send, ledger, accept=lambda q, r: True, concurrency=64))

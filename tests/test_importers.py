@@ -482,7 +482,7 @@ def test_the_examples_of_the_documentation_are_accepted(tmp_path):
         "annotated",
         "plain",
     ]
-    assert not [f for i in range(3) for f in failures(tmp_path / f"{i}.jsonl") if "no label" not in f.reason]
+    assert not [f for i in range(3) for f in failures(tmp_path / f"{i}.jsonl") if "no row for this agent" not in f.reason]
     episode = only(tmp_path / "2.jsonl")
     assert episode.turns[2] == Turn(2, "a1", "speak", "Between us: I can pay more.", ("a2",))
     assert episode.scores[1] == Score("a2", "relationship", -1.5, "human")
@@ -579,6 +579,8 @@ def test_a_training_row_is_an_example_grouped_by_its_scenario(tmp_path):
         ({"input": "", "output": "x"}, "`input` and `instruction` are both missing or empty."),
         ({"input": "x", "output": None}, "`output` is null, not text."),
         ({"input": "x", "output": "y", "value": "1"}, "`value` is text, not a number."),
+        ('{"input": "x", "output": "y", "value": 1e999}', "`value` is not a finite number."),
+        ({"input": "x", "output": "y", "value": 10**400}, "`value` is not a finite number."),
         ({"input": "x", "output": "y", "history": [1]}, "`history` is not a list of [asked, answered] pairs."),
     ],
 )

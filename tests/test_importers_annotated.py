@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from import_toys import ANN, SAM, acted, attributions, failures, lines, log, row
 from sotopia_rl_data.importers import read
 from sotopia_rl_data.importers.run import import_dataset
 from sotopia_rl_data.query import open_dataset
-from sotopia_rl_data.schema import Attribution, Episode, Score
+from sotopia_rl_data.schema import Attribution, Episode, Failure, Score
 from sotopia_rl_data.store import Store
 
 SAID = {
@@ -37,6 +38,20 @@ def labels(agent: str, *raws: Any, score: float = 6, top: int = 3, **more: Any) 
 def both(*raws: Any, **more: Any) -> list[dict[str, Any]]:
     """The two rows of an episode."""
     return [row(ANN, labels(ANN, *raws, **more), True), row(SAM, labels(SAM, *raws, **more), False)]
+
+
+def unlabelled(path: Path) -> list[Failure]:
+    """The failures of the agent that a single row is about."""
+    return [f for f in failures(path) if f.reason != "the file has no row for this agent"]
+
+
+def test_an_agent_without_a_row_has_no_labels_and_that_is_said(tmp_path):
+    path = lines(tmp_path / "a.jsonl", row(ANN, labels(ANN, 2, 1), True))
+    assert [(a.agent, a.turn) for a in attributions(path)] == [(ANN, 0), (ANN, 2)]
+    assert [(f.agent, f.turn, f.reason) for f in failures(path)] == [
+        (SAM, 1, "the file has no row for this agent"),
+        (SAM, 3, "the file has no row for this agent"),
+    ]
 
 
 def test_two_rows_become_one_episode_with_both_agents_labels(tmp_path):
@@ -104,7 +119,7 @@ def test_a_bare_zero_and_the_sentinel_are_failures_not_zeros(tmp_path):
     given[f"Utterance 1 by {ANN}"][1] = {"reward": -1.0, "attribution": -1}
     path = lines(tmp_path / "a.jsonl", row(ANN, given, True))
     assert attributions(path) == []
-    assert [(f.agent, f.turn, f.reason, f.judge) for f in failures(path)] == [
+    assert [(f.agent, f.turn, f.reason, f.judge) for f in unlabelled(path)] == [
         (ANN, 0, "the annotation has no label for this utterance", "sotopia-rl"),
         (ANN, 2, "the annotation has no label for this utterance", "sotopia-rl"),
     ]
@@ -119,7 +134,7 @@ def test_one_speaker_twice_in_a_row_got_one_key_and_no_label(tmp_path):
     path = lines(tmp_path / "a.jsonl", row(ANN, given, True))
     assert acted(next(read([path]))) == [(1, ANN, "speak", "b"), (2, SAM, "speak", "c"), (3, ANN, "speak", "d")]
     assert [(a.turn, a.raw) for a in attributions(path)] == [(3, 1)]
-    assert [(f.turn, f.reason[:27]) for f in failures(path)] == [(1, "two utterances in a row sha")]
+    assert [(f.turn, f.reason[:27]) for f in unlabelled(path)] == [(1, "two utterances in a row sha")]
 
 
 @pytest.mark.parametrize(
@@ -143,8 +158,8 @@ def test_labels_whose_meaning_is_not_in_the_file_are_failures_and_the_episode_st
     path = lines(tmp_path / "a.jsonl", row(ANN, given, True))
     assert len([i for i in read([path]) if isinstance(i, Episode)]) == 1
     assert attributions(path) == []
-    assert [f.turn for f in failures(path)] == [0, 2]
-    assert all(f.reason.startswith(reason) for f in failures(path))
+    assert [f.turn for f in unlabelled(path)] == [0, 2]
+    assert all(f.reason.startswith(reason) for f in unlabelled(path))
 
 
 def test_whole_numbers_alone_are_attributions_on_the_default_scale(tmp_path):
@@ -264,11 +279,37 @@ def test_labels_land_on_the_logs_turns_or_nowhere(tmp_path):
         assert one["raw"] == texts[text], one
         assert TRICKY[one["turn"]].get({"id-0": ANN, "id-1": SAM}[one["agent"]]) == ACTIONS[one["turn"]]
     assert len(labelled) >= 5
-    lost = dataset.sql("SELECT DISTINCT reason FROM failures WHERE turn IS NULL").to_pylist()
-    assert lost
+    lost = dataset.sql("SELECT agent, turn FROM failures").to_pylist()
+    both = [(r["agent"], r["turn"]) for r in (*labelled, *lost)]
+    assert sorted(both) == sorted((t.agent, t.turn) for e in dataset.episodes() for t in e.turns)
     (episode,) = dataset.episodes()
     assert episode.source == "episode-log"
     assert {(s.agent, s.score) for s in episode.scores if s.dimension == "goal"} == {("id-0", 8.0), ("id-1", 8.0)}
+
+
+def test_where_the_rows_lost_one_of_two_utterances_alike_neither_is_labelled(tmp_path):
+    turns = [{ANN: 'said: "a"'}, {SAM: 'said: "same\n\nI did nothing."'}, {ANN: 'said: "b"'}, {SAM: 'said: "same"'}]
+    turns.append({ANN: 'said: "c"'})
+    rows = lines(tmp_path / "rows.jsonl", *as_the_writer_does(log(turns), {}))
+    store = Store(tmp_path / "store")
+    report = import_dataset(store, [rows, lines(tmp_path / "log.jsonl", log(turns))], "o/n")
+    assert (report.attributions, report.failures) == (1, 4)  # "a" and "b", which seemed to stand in a row, share a key
+    (label,) = open_dataset("o/n", store).sql("SELECT agent, turn FROM attributions").to_pylist()
+    assert label == {"agent": "id-0", "turn": 4}
+
+
+def test_labels_find_their_episode_however_far_behind_it_they_come(tmp_path):
+    logs = [log([{ANN: f'said: "{i}"'}, {SAM: "[action] nods"}], pk=f"E{i}") for i in range(300)]
+    rows = [r for one in logs for r in as_the_writer_does(one, {})]
+    paths = [lines(tmp_path / "rows.jsonl", *rows), lines(tmp_path / "logs.jsonl", *logs)]
+    store = Store(tmp_path / "store")
+    report = import_dataset(store, paths, "o/n", where="episode_id <> 'E7'")
+    assert (report.episodes, report.filtered, report.attributions, report.failures) == (299, 1, 598, 0)
+    query = "SELECT agent, turn, count(*) FROM attributions GROUP BY ALL ORDER BY turn"
+    assert [tuple(r.values()) for r in open_dataset("o/n", store).sql(query).to_pylist()] == [
+        ("id-0", 0, 299),
+        ("id-1", 1, 299),
+    ]
 
 
 def test_the_same_rows_twice_are_duplicates_beside_a_log_and_alone(tmp_path):

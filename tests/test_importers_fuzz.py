@@ -38,9 +38,9 @@ SEEDS: list[dict[str, Any]] = [
 ]
 ODD: list[Any] = [
     None, True, 0, -1, 1e308, float("nan"), float("inf"), 2**63, 10**400, "", " ", "\x00", "\ud800", "🙂" * 5,
-    "did nothing", "[private to ['", 'said: "', "Utterance 99 by ", "((((", "[1, 2", "{'a': (1,)}", [], {}, [[]], [None],
-    {"": {}}, [[["a", "b", "c"]]], {"agent_1": 3}, "Environment", -0.0, [0.0, [0.0]], "x" * 3000, {"attribution": []},
-    {"key": "k", "value": 1},
+    "did nothing", "[private to ['", 'said: "', "Utterance 99 by ", "((((", "[1, 2", "{'a': (1,)}", [], {}, [[]],
+    [None], {"": {}}, [[["a", "b", "c"]]], {"agent_1": 3}, "Environment", -0.0, [0.0, [0.0]], "x" * 3000,
+    {"attribution": []}, {"key": "k", "value": 1},
 ]  # fmt: skip
 
 

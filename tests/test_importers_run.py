@@ -110,15 +110,23 @@ def test_where_keeps_what_it_is_true_for_and_what_belongs_to_it(tmp_path, store)
         "(SELECT count(*) FROM '/etc/hosts') > 0",
         "EXISTS (SELECT * FROM episodes)",
         "count(*) > 1",
-        "'perhaps'",
         "*",
     ],
 )
 def test_a_where_that_is_no_condition_over_the_rows_is_refused_before_anything_is_read(tmp_path, store, where):
+    read: list[int] = []
+    path = lines(tmp_path / "a.jsonl", log(TALK))
     with pytest.raises(QueryError) as error:
-        import_dataset(store, [lines(tmp_path / "a.jsonl", log(TALK))], "o/n", where=where)
+        import_dataset(store, [path], "o/n", where=where, progress=lambda done, _: read.append(done))
     assert error.value.message.startswith("--where is not a condition: ")
     assert "episode_id" in error.value.mend
+    assert read == left_behind(store) == []
+
+
+def test_a_where_that_fails_on_the_rows_themselves_leaves_nothing_behind(tmp_path, store):
+    with pytest.raises(QueryError) as error:
+        import_dataset(store, [lines(tmp_path / "a.jsonl", *MANY)], "o/n", where="tag::INTEGER = 1")
+    assert "'toy'" in error.value.message
     assert left_behind(store) == []
 
 
@@ -145,7 +153,7 @@ def test_annotated_rows_bring_an_attributions_config(tmp_path, store):
     }
     rows = [row(ANN, given, True, episode_id=f"E{i}") for i in range(200)]
     report = import_dataset(store, [lines(tmp_path / "a.jsonl", *rows)], "o/n")
-    assert (report.episodes, report.attributions, report.failures) == (200, 200, 0)
+    assert (report.episodes, report.attributions, report.failures) == (200, 200, 200)  # Sam has no row
     assert set(report.version.manifest.configs) == {"episodes", "attributions", "failures"}
     (one,) = (
         open_dataset("o/n", store)

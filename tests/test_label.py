@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from label_toys import BOAT, BY, ODD, REPOSITORY, UNSCORED, Highest, Sulking, boats, put, rows, scores
+from label_toys import BOAT, BY, ODD, REPOSITORY, UNSCORED, Highest, Sulking, boats, put, rows, sim
 
 from labelers.attribution.direct import Importance
 from labelers.judge import Question
@@ -28,7 +24,6 @@ from sotopia_rl_data.asking.loopback.running import Running, running
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import (
     InputError,
-    Interrupted,
     KeyMissing,
     NotFound,
     Rejected,
@@ -55,10 +50,6 @@ def store(tmp_path: Path) -> Store:
 def provider() -> Iterator[Running]:
     with running() as one:
         yield one
-
-
-def sim(provider: Running) -> str:
-    return f"openai:sim-judge@{provider.openai_url}"
 
 
 # --- what comes out ---------------------------------------------------------------------------------------------------
@@ -242,6 +233,31 @@ def test_the_rewards_name_their_call_and_the_ledger_has_it(store: Store, provide
             (attempt,) = ledger.attempts(row["call_id"])
             assert attempt.status == "answer"
             assert attempt.returned_model == "sim-judge-2026-01-01"
+
+
+def test_the_documented_judge_works_as_it_stands(store: Store, tmp_path: Path):
+    blocks = (REPOSITORY / "docs" / "labelling.md").read_text("utf-8").split("```python\n")[1:]
+    (code,) = (block.split("```")[0] for block in blocks if "class AllEqual" in block)
+    (tmp_path / "mine.py").write_text(code)
+    put(store, [BOAT])
+    done = label(store, "lab/episodes", judges=[f"{tmp_path / 'mine.py'}:AllEqual"], ask="packed")
+    assert {(r["judge"], r["raw"]) for r in rows(done.version, "attributions", store)} == {("all-equal", 3.0)}
+    assert done.failures == {}
+
+
+REAL = REPOSITORY.parent / "shared" / "data" / "sotopia_episodes"
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real episodes are not here")
+@pytest.mark.parametrize("name", ["v014", "head_patched"])
+def test_real_episodes_end_in_labels_and_failures_without_a_remainder(store: Store, name: str):
+    from sotopia_rl_data.importers.run import import_dataset
+
+    import_dataset(store, [REAL / name], "real/set")
+    done = label(store, "real/set", judges=["lexical"], dimensions=SEVEN, ask="packed")
+    assert done.labels + done.failed == 7 * done.utterances
+    assert set(done.failures) <= {NO_SCORE}
+    assert done.rewarded == done.utterances - done.failures.get(NO_SCORE, 0) // 7
 
 
 # --- what is not asked again ------------------------------------------------------------------------------------------
@@ -530,103 +546,6 @@ def test_progress_counts_the_calls_of_all_judges_together(store: Store):
     assert all(total == 12 for _, total, _ in heard)
 
 
-# --- kill -9, Ctrl-C --------------------------------------------------------------------------------------------------
-
-RUN = """
-import sys
-from labelers.run import label
-from sotopia_rl_data.store import Store
-done = label(Store(sys.argv[1]), "lab/episodes", judges=[sys.argv[2]], preset="goal-only", concurrency=int(sys.argv[3]))
-print(done.digest, done.asked, done.hits)
-"""
-
-
-def start(store: Store, judge: str, concurrency: int = 16) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", RUN, str(store.root), judge, str(concurrency)]
-    return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(provider: Running, requests: int, process: subprocess.Popen[str]) -> None:
-    while provider.log()["requests"] < requests and process.poll() is None:
-        time.sleep(0.005)
-
-
-# The same, twenty times over: importing everything once and forking saves a minute of the suite.
-NURSERY = """
-import os, sys
-import openai, pyarrow.parquet
-from labelers.run import label
-from sotopia_rl_data.rewards import build
-from sotopia_rl_data.stage import Stage
-from sotopia_rl_data.store import Store
-root, judge, concurrency, said = sys.argv[1:]
-print("READY", flush=True)
-for _ in sys.stdin:
-    child = os.fork()
-    if not child:
-        done = label(Store(root), "lab/episodes", judges=[judge], preset="goal-only", concurrency=int(concurrency))
-        open(said, "w").write(f"{done.digest} {done.asked} {done.hits}")
-        os._exit(0)
-    print(child, flush=True)
-    print(os.waitpid(child, 0)[1], flush=True)
-"""
-
-
-@pytest.mark.slow
-def test_killed_twenty_times_it_repeats_only_what_was_in_flight_and_ends_the_same(store: Store, tmp_path: Path):
-    episodes, concurrency, said = boats(500), 16, tmp_path / "said"
-    put(store, episodes)
-    with running(latency=0.03) as provider:
-        judge = sim(provider)
-        command = [sys.executable, "-c", NURSERY, str(store.root), judge, str(concurrency), str(said)]
-        nursery = subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert nursery.stdin
-        assert nursery.stdout
-        with nursery:
-            assert nursery.stdout.readline() == "READY\n"
-            for kill in range(21):
-                nursery.stdin.write("go\n")
-                nursery.stdin.flush()
-                child = int(nursery.stdout.readline())
-                if kill < 20:
-                    while provider.log()["requests"] < 45 * (kill + 1):
-                        time.sleep(0.005)
-                    os.kill(child, signal.SIGKILL)
-                    assert int(nursery.stdout.readline()) == signal.SIGKILL
-                    assert store.names() == ["lab/episodes"]
-            assert int(nursery.stdout.readline()) == 0
-            nursery.stdin.close()
-        log = provider.log()
-        assert log["distinct"] == 1_000
-        assert log["repeated"] <= 20 * concurrency
-        other = Store(tmp_path / "unkilled")
-        put(other, episodes)
-        unkilled = label(other, "lab/episodes", judges=[judge], preset="goal-only")
-    digest, asked, hits = said.read_text().split()
-    assert (digest, int(asked) + int(hits)) == (unkilled.digest, unkilled.asked)
-    assert unkilled.asked == 1_000
-    assert not list(store.root.glob(".staging/*--*"))
-
-
-def test_ctrl_c_lets_what_is_in_flight_come_home_and_the_next_run_goes_on(store: Store):
-    put(store, boats(100))
-    with running(latency=0.1) as provider:
-        process = start(store, sim(provider), 8)
-        wait_for(provider, 30, process)
-        process.send_signal(signal.SIGINT)
-        _, wrong = process.communicate(timeout=60)
-        assert "Interrupted after" in wrong
-        assert "of 200 calls" in wrong
-        assert process.returncode == 1
-        assert Interrupted.exit_code == 130
-        before = provider.log()
-        assert before["requests"] < 200
-        assert store.names() == ["lab/episodes"]
-        done = label(store, "lab/episodes", judges=[sim(provider)], preset="goal-only")
-        assert provider.log()["repeated"] == 0
-        assert done.hits == before["requests"] == before["answered"]
-
-
 def test_keys_are_written_nowhere(store: Store, monkeypatch: pytest.MonkeyPatch):
     key = "sk-this-is-a-secret-key-0123456789"
     monkeypatch.setenv("OPENAI_API_KEY", key)
@@ -638,7 +557,3 @@ def test_keys_are_written_nowhere(store: Store, monkeypatch: pytest.MonkeyPatch)
         label(store, "lab/episodes", judges=[sim(provider)], preset="goal-only")
     for path in store.root.rglob("*"):
         assert path.is_dir() or key.encode() not in path.read_bytes(), path
-
-
-def test_the_toys_scores_are_what_they_seem():
-    assert scores(("a", "goal", 2))[0] == BOAT.scores[0]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from import_toys import DATA
+from import_toys import DATA, lines
 
 from sotopia_rl_data.importers import Example, plan, read
 from sotopia_rl_data.importers.run import import_dataset
@@ -146,6 +146,61 @@ def test_the_whole_folder_is_imported_at_once_each_episode_once(tmp_path):
     }
     (leak,) = dataset.sql("SELECT count(*) AS n FROM episodes AS e WHERE e::VARCHAR LIKE '%127.0.0.1%'").to_pylist()
     assert leak == {"n": 0}
+
+
+def annotated(export: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows that sotopia-rl's scripts make of an export row: the lossy conversation, numbered by place // 2. The
+    judge's number is a function of who says what."""
+    names = list(export["social_goals"])
+    said = [
+        (n, p[len(n) + 1 :].strip())
+        for p in export["social_interactions"].split("\n\n")
+        for n in names
+        if p.startswith(n)
+    ]
+    rows = []
+    for agent in names:
+        entries = {f"Utterance {i // 2} by {name}": [text, 0] for i, (name, text) in enumerate(said)}
+        for (key, entry), raw in zip(entries.items(), map(number, entries.values()), strict=True):
+            entry[1] = {"reward": raw / 3 * 6, "attribution": raw} if key.endswith(f" by {agent}") else 0
+        rows.append(
+            {
+                "episode_id": export["episode_id"],
+                "scenario": export["scenario"],
+                "agent": agent,
+                "goal": export["social_goals"][agent],
+                "attributed_utterances": entries,
+                "is_first_speaker": agent == names[0],
+                "goal_score": 6,
+            }
+        )
+    return rows
+
+
+def number(entry: list[Any]) -> int:
+    """0 to 3, by the text."""
+    return len(entry[0]) % 4
+
+
+def test_labels_of_annotated_rows_land_on_the_true_turns_of_the_log_or_nowhere(tmp_path):
+    exports = [json.loads(line) for line in (EPISODES / "v014" / "episodes.jsonl").read_text().splitlines()]
+    rows = lines(tmp_path / "rows.jsonl", *[r for one in exports for r in annotated(one)])
+    store = Store(tmp_path / "store")
+    report = import_dataset(store, [rows, EPISODES / "v014" / "episodes.jsonl"], "o/n")
+    rendered = {
+        (episode_id, t["agent"], t["turn"]): t["rendered"].split("\n\n")[0].strip()
+        for episode_id, turns in truth("v014").items()
+        for t in turns
+    }
+    names = {a["agent"]: a["name"] for e in exports for a in _agents(e)}
+    labels = open_dataset("o/n", store).sql("SELECT episode_id, agent, turn, raw FROM attributions").to_pylist()
+    for one in labels:
+        assert one["raw"] == number([rendered[one["episode_id"], names[one["agent"]], one["turn"]]])
+    assert (report.utterances, len(labels), report.failures) == (368, 364, 4)  # a label or a failure, all of them
+
+
+def _agents(export: dict[str, Any]) -> list[dict[str, str]]:
+    return [{"agent": i, "name": n} for i, n in zip(export["agent_ids"], export["social_goals"], strict=True)]
 
 
 @pytest.mark.skipif(not REFERENCE.is_file(), reason=f"{REFERENCE.name} is not beside this clone")

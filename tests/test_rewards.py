@@ -51,7 +51,7 @@ def test_a_negative_score_makes_what_mattered_most_the_worst(tmp_path):
         Recipe({"relationship": 1}, normaliser="none")
     )
     assert rewards(rows["train"]) == [0.0, -1.0, -3.0]
-    assert str(rows["train"][0]["reward"]) == "0.0"  # never -0.0
+    assert str(rows["train"][0]["raw_relationship"]) == "0.0"  # never -0.0
 
 
 def test_scaled_shares_the_score_out(tmp_path):
@@ -280,6 +280,13 @@ def test_several_evaluators_and_none_named_is_an_error_that_names_them(tmp_path)
     assert built.recipe.as_dict()["evaluator"] == "human"
 
 
+def test_a_score_named_twice_counts_once_the_first(tmp_path):
+    e = episode("e", "a", {("a", "goal"): 6.0})
+    e = Episode(e.episode_id, "v", e.agents, e.turns, (*e.scores, Score("a", "goal", 3.0, "gpt-4")))
+    rows, _ = Toy(tmp_path, {"train": [e]}, judged(e, "a", "goal", [3])).build(GOAL)
+    assert rewards(rows["train"]) == [e.score("a", "goal", "gpt-4")] == [6.0]
+
+
 def test_an_evaluator_of_other_dimensions_is_not_in_the_way(tmp_path):
     e = episode("e", "a", {("a", "goal"): 6.0})
     e = Episode(e.episode_id, "v", e.agents, e.turns, (*e.scores, Score("a", "secret", 0.0, "human")))
@@ -313,8 +320,9 @@ def test_of_several_schemas_one_must_be_named_and_only_its_answers_are_read(tmp_
     toy = Toy(tmp_path, {"train": [e]}, answers)
     with pytest.raises(UsageError, match="by the schemas direct, online"):
         toy.build(GOAL)
-    rows, built = toy.build(Recipe({"goal": 1}, normaliser="none", schema="online"))
-    assert rewards(rows["train"]) == [3.0, 3.0]
+    for schema, wanted in (("direct", [1.0, 2.0]), ("online", [3.0, 3.0])):
+        rows, built = toy.build(Recipe({"goal": 1}, normaliser="none", schema=schema))
+        assert rewards(rows["train"]) == wanted
     assert built.opinions == (("gpt-4o", 0),)
     key, _ = toy.build(Recipe({"goal": 1}, "singular", "none"))
     assert rewards(key["train"]) == [0.0, 3.0]

@@ -191,7 +191,7 @@ def versions(draw):
     return recipe, dimensions, splits, answers
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(versions(), st.integers(1, 40))
 def test_build_is_the_design_read_one_utterance_at_a_time(version, cells):
     recipe, dimensions, splits, answers = version

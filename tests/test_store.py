@@ -259,6 +259,14 @@ def test_a_sorted_file_is_taken_as_it_lies_and_another_is_sorted(store: Store, t
         assert verify(version).problems == ()
 
 
+def test_a_file_that_is_no_parquet_is_refused(store: Store) -> None:
+    with store.stage("x") as stage:
+        stage.sorted_file("rewards", "train").write_bytes(b"half a file")
+        with pytest.raises(StoreError, match="no Parquet file"):
+            stage.commit({})
+    assert tree(store.root) == []
+
+
 # Numbers
 
 
@@ -423,6 +431,8 @@ def test_an_empty_or_absent_store_lists_nothing(store: Store) -> None:
         (lambda m: [m], "damaged"),
         (lambda m: json.loads(json.dumps(m).replace("rewards/train", "../../../rewards/train")), "outside the version"),
         (lambda m: json.loads(json.dumps(m).replace("rewards/train", "/rewards/train")), "outside the version"),
+        (lambda m: m | {"configs": {'x" AS SELECT 1; --': {}}}, "cannot name a config"),
+        (lambda m: m | {"configs": {"rewards": {"x' || 1": {}}}}, "cannot name a config"),
     ],
 )
 def test_a_manifest_is_read_with_suspicion(store: Store, change: Any, message: str) -> None:

@@ -26,7 +26,7 @@ from store_toys import episodes, reward_row, rewards
 
 def write_forever(draw):
     while True:
-        ids = draw.sample(range(10_000), 60)
+        ids = draw.sample(range(10_000), 30)
         with Stage(Store(sys.argv[1]), "org/toy", Limits(group_rows=10)) as stage:
             stage.write("episodes", "train", episodes(*ids))
             stage.write("rewards", "train", rewards(*(reward_row(i) for i in ids)))
@@ -58,11 +58,17 @@ def test_kill_9_at_any_moment_leaves_only_whole_versions(tmp_path: Path) -> None
     launcher, kills_in_the_act = python(_WRITERS, store.root), 0
     assert launcher.stdin is not None
     assert launcher.stdout is not None
-    for life in range(25):
+    for life in range(20):
         launcher.stdin.write(f"{life}\n")
         launcher.stdin.flush()
         writer = int(launcher.stdout.readline())  # its first commit is done
-        time.sleep(draw.uniform(0.0, 0.3))
+        if life % 2:
+            time.sleep(draw.uniform(0.0, 0.3))
+        else:  # at the very moment a version shows itself
+            folder = store.root / "org/toy"
+            there = set(os.listdir(folder))
+            while set(os.listdir(folder)) == there:
+                pass
         os.kill(writer, signal.SIGKILL)
         while launcher.stdout.readline() != "dead\n":
             pass
@@ -70,8 +76,9 @@ def test_kill_9_at_any_moment_leaves_only_whole_versions(tmp_path: Path) -> None
     launcher.communicate()
     versions = store.versions("org/toy")
     assert versions == [f"v1.{i}.0" for i in range(len(versions))]
-    assert len(versions) >= 25  # each life committed at least once before it was killed in the midst of another
-    assert kills_in_the_act >= 10
+    assert sorted(path.name for path in (store.root / "org/toy").iterdir()) == sorted(versions)
+    assert len(versions) > 20  # each life committed at least once before it was killed in the midst of another
+    assert kills_in_the_act >= 3
     for version in versions:
         assert verify(store.version("org/toy", version)).problems == ()
     commit(store, {("episodes", "train"): episodes(0)})

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.train
 from train_toys import act, chat_prompt, single_prompt
 
 from sotopia_rl_data.errors import InputError, UsageError
-from trainers.encoding import Encoder, check_padding, fewest, load_tokenizer, turns_in, without_turns
+from trainers.encoding import Encoder, check_padding, cuts_of, fewest, load_tokenizer, without_turns
 from trainers.tiny import make_tiny, tiny_tokenizer
 
 NAMES = ("Ann", "Bo")
@@ -58,8 +58,8 @@ def test_a_long_prompt_loses_whole_turns_from_its_middle(tokenizer: Any, layout:
 def test_nothing_more_than_needed_is_cut(tokenizer: Any):
     (whole,) = Encoder(tokenizer).encode([(prompt("single"), ANSWER)])
     (cut,) = Encoder(tokenizer, len(whole.ids) - 1).encode([(prompt("single"), ANSWER)])
-    shorter = Encoder(tokenizer)._render([[*without_turns(prompt("single"), cut.turns_cut - 1), *ANSWER]])[0]
-    assert len(shorter) > len(whole.ids) - 1 or cut.turns_cut == 1
+    (longer,) = Encoder(tokenizer).encode([(without_turns(prompt("single"), cut.turns_cut - 1), ANSWER)])
+    assert len(longer.ids) > len(whole.ids) - 1
 
 
 def test_what_cannot_be_made_to_fit_is_none(tokenizer: Any):
@@ -68,8 +68,8 @@ def test_what_cannot_be_made_to_fit_is_none(tokenizer: Any):
 
 def test_the_chat_layout_keeps_its_roles_alternating():
     messages = prompt("chat")
-    assert turns_in(messages) == 8
-    for count in range(9):
+    assert list(cuts_of(messages)) == [2, 4, 6, 8]
+    for count in (0, *cuts_of(messages)):
         roles = [m["role"] for m in without_turns(messages, count)]
         assert roles[:2] == ["system", "user"]
         assert all(a != b for a, b in pairwise(roles))
@@ -77,14 +77,34 @@ def test_the_chat_layout_keeps_its_roles_alternating():
 
 
 def test_the_single_layout_says_how_many_turns_are_gone():
-    assert turns_in(prompt("single")) == 8
+    assert list(cuts_of(prompt("single"))) == [1, 2, 3, 4, 5, 6, 7, 8]
     text = without_turns(prompt("single"), 3)[0]["content"]
     assert "number 0\n[3 turns are left out here]\nTurn #4: Ann said: sentence number 4" in text
 
 
+@pytest.mark.parametrize("layout", ["single", "chat"])
+def test_the_projects_own_layouts_are_cut_too(tokenizer: Any, layout: str):
+    from sotopia_rl_data.prompts import prompts_of
+    from sotopia_rl_data.schema import Agent, Episode, Turn
+
+    people = (Agent("a", "Ann", goal="agree"), Agent("b", "Bo", goal="agree"))
+    turns = tuple(Turn(i, "ab"[i % 2], "speak", f"sentence number {i}") for i in range(12))
+    episode = Episode("e", "v", people, turns, scenario="An evening is planned.")
+    *_, (_, _, messages, answer) = prompts_of(episode, layout)
+    encoder = Encoder(tokenizer)
+    (whole,) = encoder.encode([(messages, answer)])
+    (cut,) = Encoder(tokenizer, len(whole.ids) - 60).encode([(messages, answer)])
+    text = tokenizer.decode(cut.ids)
+    assert cut.turns_cut >= 2
+    assert "An evening is planned." in text
+    assert "sentence number 10" in text
+    assert "turns are left out here]" in text
+    assert text.endswith('sentence number 11"}<|im_end|>')
+
+
 def test_fewest_is_the_smallest_that_is_enough():
-    assert [fewest(9, lambda n, k=k: n >= k) for k in (1, 5, 9, 10)] == [1, 5, 9, None]
-    assert fewest(0, lambda n: True) is None
+    assert [fewest(range(1, 10), lambda n, k=k: n >= k) for k in (1, 5, 9, 10)] == [1, 5, 9, None]
+    assert fewest([], lambda n: True) is None
 
 
 def test_padding_that_is_the_end_of_the_turn_is_refused():

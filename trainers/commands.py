@@ -50,21 +50,13 @@ def train_rm(
 
 
 def _train_rm(config: Any) -> dict[str, Any]:
-    from trainers.data import load_examples
     from trainers.modeling import memory_told
     from trainers.prepare import prepare
     from trainers.rm import build_trainer, load_model
     from trainers.run import MetricsFile, RunFolder
 
     started = time.time()
-    found = load_examples(
-        config.dataset,
-        store=config.store,
-        targets=config.targets,
-        where=config.where,
-        split_by=config.split_by,
-        sentinels=config.sentinels,
-    )
+    found = _examples(config, need_reward=True, targets=config.targets)
     folder = RunFolder(config.output_dir)
     prepared = prepare(found, config)
     with memory_told():
@@ -78,20 +70,158 @@ def _train_rm(config: Any) -> dict[str, Any]:
         "head": prepared.head.to_config(),
         "packing": trainer.packing,
         "cut": {"turns": prepared.turns_cut, "prompts": prepared.rows_cut, "too_long": prepared.too_long},
-        "train": {k: v for k, v in outcome.metrics.items() if k in ("train_loss", "train_runtime", "epoch")},
-        "best": {"metric": config.metric_for_best_model, "value": trainer.state.best_metric}
-        | {"step": trainer.state.best_global_step or trainer.state.global_step},
+        **_outcome(config, trainer, outcome),
         "metrics": {split: found for split, found in metrics.items() if found},
     }
     return folder.keep(record, trainer.is_world_process_zero())
+
+
+def train_sft(
+    dataset: str,
+    model: str,
+    output: str | Path,
+    *,
+    preset: str | None = None,
+    config: str | None = None,
+    settings: Sequence[str] = (),
+    **options: Any,
+) -> dict[str, Any]:
+    """Behaviour cloning: train `model` on the completions of `dataset`, into `output`. `where` chooses whom to imitate.
+
+    `options` are fields of `trainers.config.PolicySFTConfig`; the rest as in `train_rm`.
+    """
+    check_installed()
+    from trainers.config import configure
+
+    options |= {"dataset": dataset, "model": model, "output_dir": str(output)}
+    return _train_sft(configure("sft", preset=preset, file=config, options=options, settings=settings))
+
+
+def _train_sft(config: Any) -> dict[str, Any]:
+    from trainers.encoding import Encoder
+    from trainers.modeling import memory_told
+    from trainers.policies import dialogues, policy_tokenizer
+    from trainers.run import MetricsFile, RunFolder
+    from trainers.sft import build_trainer
+
+    started = time.time()
+    found = _examples(config, need_reward=False)
+    folder = RunFolder(config.output_dir)
+    tokenizer = policy_tokenizer(config)
+    fitted = dialogues(found, Encoder(tokenizer, config.max_length), with_completion=True)
+    with memory_told():
+        trainer = build_trainer(config, fitted, tokenizer, [MetricsFile(folder)])
+        outcome = trainer.train(resume_from_checkpoint=_checkpoint(config, folder))
+        trainer.save_model()
+        metrics = {"validation": _plain(trainer.evaluate(), "eval")} if trainer.eval_dataset is not None else {}
+    record = {
+        "kind": "sft",
+        **_common(config, found, started),
+        "cut": {"turns": fitted.turns_cut, "prompts": fitted.rows_cut, "too_long": fitted.too_long},
+        **_outcome(config, trainer, outcome),
+        "metrics": metrics,
+    }
+    return folder.keep(record, trainer.is_world_process_zero())
+
+
+def train_grpo(
+    dataset: str,
+    model: str,
+    output: str | Path,
+    *,
+    reward_model: str,
+    policy_adapter: str | None = None,
+    preset: str | None = None,
+    config: str | None = None,
+    settings: Sequence[str] = (),
+    **options: Any,
+) -> dict[str, Any]:
+    """Single-turn GRPO of `model` (with its SFT adapter) over the prompts of `dataset`, rewarded by `reward_model`.
+
+    Both may be `id@revision`. `options` are fields of `trainers.config.PolicyGRPOConfig`; the rest as in `train_rm`.
+    """
+    check_installed()
+    from trainers.config import configure
+
+    options |= {"dataset": dataset, "model": model, "output_dir": str(output)}
+    options |= {"reward_model": reward_model, "policy_adapter": policy_adapter}
+    return _train_grpo(configure("grpo", preset=preset, file=config, options=options, settings=settings))
+
+
+def _train_grpo(config: Any) -> dict[str, Any]:
+    from trainers.encoding import Encoder
+    from trainers.grpo import build_trainer, check_fits, forget_reference
+    from trainers.modeling import memory_told
+    from trainers.policies import dialogues, policy_tokenizer
+    from trainers.reward_model import RewardModel
+    from trainers.run import MetricsFile, RunFolder
+
+    started = time.time()
+    found = _examples(config, need_reward=False)
+    folder = RunFolder(config.output_dir)
+    tokenizer = policy_tokenizer(config)
+    fitted = dialogues(found, Encoder(tokenizer, config.max_prompt_length), with_completion=False)
+    with memory_told():
+        judge = RewardModel.load(config.reward_model, device=config.device)
+        check_fits(judge, fitted, config.max_completion_length)
+        trainer = build_trainer(config, fitted, tokenizer, judge, [MetricsFile(folder)])
+        outcome = trainer.train(resume_from_checkpoint=_checkpoint(config, folder))
+        forget_reference(trainer.accelerator.unwrap_model(trainer.model))
+        trainer.save_model()
+    record = {
+        "kind": "grpo",
+        **_common(config, found, started),
+        "policy_adapter": config.policy_adapter,
+        "reward_model": {"name": config.reward_model, "head": judge.head.to_config()},
+        "cut": {"turns": fitted.turns_cut, "prompts": fitted.rows_cut, "too_long": fitted.too_long},
+        **_outcome(config, trainer, outcome),
+        "metrics": {"train": _rewards(trainer.state.log_history)},
+    }
+    return folder.keep(record, trainer.is_world_process_zero())
+
+
+def _rewards(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Mean reward over the first and the last tenth of the logged steps."""
+    rewards = [row["reward"] for row in history if row.get("reward") is not None]
+    share = max(1, len(rewards) // 10)
+    if not rewards:
+        return {}
+    return {"reward_first": sum(rewards[:share]) / share, "reward_last": sum(rewards[-share:]) / share}
+
+
+def _examples(config: Any, need_reward: bool, targets: Sequence[str] = ()) -> Examples:
+    from trainers.data import load_examples
+
+    return load_examples(
+        config.dataset,
+        store=config.store,
+        targets=targets,
+        where=config.where,
+        split_by=config.split_by,
+        sentinels=config.sentinels,
+        need_reward=need_reward,
+    )
+
+
+def _outcome(config: Any, trainer: Any, outcome: Any) -> dict[str, Any]:
+    """How training went, and which step was kept."""
+    best = {"metric": config.metric_for_best_model, "value": trainer.state.best_metric}
+    return {
+        "train": {k: v for k, v in outcome.metrics.items() if k in ("train_loss", "train_runtime", "epoch")},
+        "best": best | {"step": trainer.state.best_global_step or trainer.state.global_step},
+    }
+
+
+def _plain(metrics: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Metrics under their plain names."""
+    return {k.removeprefix(f"{prefix}_"): v for k, v in metrics.items() if k.startswith(f"{prefix}_")}
 
 
 def _evaluate(trainer: Any, prepared: Any, split: str) -> dict[str, float]:
     """Metrics of one split under their plain names."""
     if not prepared.samples[split]:
         return {}
-    found = trainer.evaluate(trainer.all_rows[split], metric_key_prefix=split)
-    return {k.removeprefix(f"{split}_"): v for k, v in found.items() if k.startswith(f"{split}_")}
+    return _plain(trainer.evaluate(trainer.all_rows[split], metric_key_prefix=split), split)
 
 
 def _checkpoint(config: Any, folder: Any) -> str | None:

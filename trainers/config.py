@@ -125,6 +125,9 @@ class PolicyGRPOConfig(Common, GRPOConfig):
     num_generations: int | None = 8
     max_completion_length: int | None = 256
     max_prompt_length: int = field(default=4096, metadata={"help": "Longest prompt in tokens; longer ones are cut."})
+    log_completions: bool = True
+    num_completions_to_print: int | None = 0
+    logging_steps: float = 1
     bf16: bool | None = None
 
     def __post_init__(self) -> None:

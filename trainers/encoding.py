@@ -15,7 +15,8 @@ from typing import Any
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.schema import Message
 
-TURN = re.compile(r"^Turn #\d+", re.MULTILINE)
+# How a turn of the history begins: as the simulator's observations have it, or in our own view of an episode.
+TURN = re.compile(r"^(?:Turn #\d+|\[\d+\] )", re.MULTILINE)
 CUT = "[{count} turns are left out here]"
 
 
@@ -54,7 +55,7 @@ class Encoder:
         def rendered(count: int) -> tuple[int, ...]:
             return self._render([[*without_turns(prompt, count), *completion]])[0]
 
-        count = fewest(turns_in(prompt), lambda n: self._fits(rendered(n)))
+        count = fewest(cuts_of(prompt), lambda n: self._fits(rendered(n)))
         return None if count is None else Encoded(rendered(count), count)
 
     def _fits(self, ids: Sequence[int]) -> bool:
@@ -148,38 +149,38 @@ def load_tokenizer(
     return tokenizer
 
 
-def fewest(limit: int, enough: Callable[[int], bool]) -> int | None:
-    """The smallest count in 1..limit for which `enough` (monotone) is true; None where even `limit` is not enough."""
-    if limit < 1 or not enough(limit):
+def fewest(counts: Sequence[int], enough: Callable[[int], bool]) -> int | None:
+    """The first of ascending `counts` for which `enough` (monotone) is true; None where even the last is not enough."""
+    if not counts or not enough(counts[-1]):
         return None
-    low, high = 1, limit
+    low, high = 0, len(counts) - 1
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle + 1, high)
-    return low
+        low, high = (low, middle) if enough(counts[middle]) else (middle + 1, high)
+    return counts[low]
 
 
-def turns_in(prompt: Sequence[Message]) -> int:
-    """How many turns of history can be left out: all but the first and the last one shown."""
-    blocks = len(TURN.findall(prompt[-1]["content"])) if prompt else 0
-    return max(0, blocks - 2) if blocks > 2 else 2 * _pairs(prompt)
+def cuts_of(prompt: Sequence[Message]) -> range:
+    """How many turns can be left out: every such number, ascending. The first and the last one shown always stay."""
+    if _pairs(prompt):
+        return range(2, 2 * _pairs(prompt) + 1, 2)
+    return range(1, len(TURN.findall(prompt[-1]["content"])) - 1) if prompt else range(0)
 
 
 def without_turns(prompt: Sequence[Message], count: int) -> list[Message]:
     """The prompt without `count` turns of its history, taken from behind the first one; a line says how many.
 
-    In the single layout turns are the blocks of the last message that start with "Turn #"; in the chat layout they
-    are messages, and go in pairs (so an odd count takes one more) to keep the roles alternating.
+    `count` is one of `cuts_of(prompt)`, or 0. In the chat layout turns are messages, and go in pairs, so that the roles
+    keep alternating. In the single layout they are the blocks of the last message that begin as `TURN` says.
     """
     if count == 0:
         return list(prompt)
-    starts = [m.start() for m in TURN.finditer(prompt[-1]["content"])]
-    if len(starts) > 2:
+    if not _pairs(prompt):
+        starts = [m.start() for m in TURN.finditer(prompt[-1]["content"])]
         return [*prompt[:-1], _without_blocks(prompt[-1], starts, count)]
-    head, pairs = _head(prompt), (count + 1) // 2
-    note = CUT.format(count=2 * pairs)
+    head, note = _head(prompt), CUT.format(count=count)
     opening: Message = {"role": prompt[head - 1]["role"], "content": f"{prompt[head - 1]['content']}\n{note}"}
-    return [*prompt[: head - 1], opening, *prompt[head + 2 * pairs :]]
+    return [*prompt[: head - 1], opening, *prompt[head + count :]]
 
 
 def _without_blocks(message: Message, starts: list[int], count: int) -> Message:

@@ -10,25 +10,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import AutoModelForCausalLM
 from trl import GRPOTrainer
 
 from sotopia_rl_data.errors import InputError, UsageError
 from trainers.config import PolicyGRPOConfig
-from trainers.modeling import quantization, resolve_dtype, split_revision, told
-from trainers.policies import Dialogues
+from trainers.modeling import split_revision, told
+from trainers.policies import Dialogues, load_causal, settings_told
 from trainers.reward_model import RewardModel
 from trainers.rewarding import ModelReward, Reward, named_rewards, valid_action
 
 
 def load_policy(config: PolicyGRPOConfig) -> tuple[Any, Any]:
     """The policy, and the LoRA configuration that it still has to be wrapped with (None: it is as it should be)."""
-    name, revision = split_revision(config.model)
-    options = {"revision": revision, "dtype": resolve_dtype(config.dtype, config.adapter)}
-    options |= {"quantization_config": quantization(config.adapter)} if config.adapter == "qlora" else {}
     if config.policy_adapter is None:
-        config.model_init_kwargs = dict(config.model_init_kwargs or {}) | options
-        return name, config.lora().config("CAUSAL_LM")
+        return load_causal(config), config.lora().config("CAUSAL_LM")
     if config.adapter == "none":
         raise UsageError(
             "Every weight is to be trained, but the policy starts from an adapter.",
@@ -36,11 +31,10 @@ def load_policy(config: PolicyGRPOConfig) -> tuple[Any, Any]:
         )
     from peft import PeftModel
 
-    with told(config.model):
-        base = AutoModelForCausalLM.from_pretrained(name, **options)
-    adapter, pinned = split_revision(config.policy_adapter)
+    base = load_causal(config)
+    adapter, revision = split_revision(config.policy_adapter)
     with told(config.policy_adapter):
-        return PeftModel.from_pretrained(base, adapter, revision=pinned, is_trainable=True), None
+        return PeftModel.from_pretrained(base, adapter, revision=revision, is_trainable=True), None
 
 
 def rewards_of(config: PolicyGRPOConfig, tokenizer: Any, model: RewardModel) -> tuple[list[Reward], list[float]]:
@@ -64,7 +58,7 @@ def end_tokens(tokenizer: Any, model: str) -> list[int]:
 
 
 def check_fits(model: RewardModel, found: Dialogues, completion_tokens: int) -> None:
-    """Raises InputError where the reward model's context cannot hold the longest prompt and an answer: before any step."""
+    """Raises InputError where the reward model's context cannot hold the longest prompt and an answer."""
     longest = sorted(found.splits["train"]["prompt"], key=lambda p: sum(len(m["content"]) for m in p))[-4:]
     answer = [{"role": "assistant", "content": " word" * completion_tokens}]
     if any(model.encoder.fit(prompt, answer) is None for prompt in longest):
@@ -82,7 +76,7 @@ def build_trainer(
     functions, weights = rewards_of(config, tokenizer, model)
     config.reward_weights = weights
     tokenizer.padding_side = "left"
-    with told(config.model):
+    with settings_told():
         return GRPOTrainer(
             model=policy,
             reward_funcs=functions,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset
+from transformers import set_seed
 
 from sotopia_rl_data.errors import InputError, UsageError
 from trainers.data import Example, Examples
 from trainers.encoding import Encoder, load_tokenizer
-from trainers.modeling import split_revision, told
+from trainers.modeling import quantization, resolve_dtype, split_revision, told
 
 KEYS = ("episode_id", "environment_id", "agent", "turn", "reward")
 
@@ -31,6 +33,30 @@ def policy_tokenizer(config: Any) -> Any:
     name, revision = split_revision(config.model)
     with told(config.model):
         return load_tokenizer(name, pad_token=config.pad_token, chat_template=config.chat_template, revision=revision)
+
+
+def load_causal(config: Any) -> Any:
+    """The policy's weights, in 4 bits for QLoRA. Raises NotFound."""
+    from transformers import AutoModelForCausalLM
+
+    name, revision = split_revision(config.model)
+    bits = quantization(config.adapter)
+    options = {"quantization_config": bits} if bits is not None else {}
+    set_seed(config.seed)
+    with told(config.model):
+        return AutoModelForCausalLM.from_pretrained(
+            name, revision=revision, dtype=resolve_dtype(config.dtype, config.adapter), **options
+        )
+
+
+@contextmanager
+def settings_told() -> Iterator[None]:
+    """Turns what TRL says about settings that do not go together into one sentence."""
+    try:
+        yield
+    except (ValueError, TypeError, ImportError, NotImplementedError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UsageError(f"TRL refuses these settings: {first}", "change the values it names, with --set") from error
 
 
 def dialogues(found: Examples, encoder: Encoder, with_completion: bool) -> Dialogues:

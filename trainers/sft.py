@@ -15,32 +15,26 @@ from trl import SFTTrainer
 
 from sotopia_rl_data.errors import UsageError
 from trainers.config import PolicySFTConfig
-from trainers.modeling import quantization, resolve_dtype, split_revision, told
-from trainers.policies import Dialogues
+from trainers.policies import Dialogues, load_causal, settings_told
 
 
 def build_trainer(
     config: PolicySFTConfig, found: Dialogues, tokenizer: Any, callbacks: Sequence[Any] = ()
 ) -> SFTTrainer:
-    """TRL's trainer over the train and validation rows. Raises NotFound for the model, UsageError without validation."""
+    """TRL's trainer over the train and validation rows. Raises NotFound, UsageError where there is no validation."""
     held_out = found.splits.get("validation")
     if held_out is None and config.eval_strategy != "no":
         mend = "--set split_by=grouped divides it by environment; --set eval_strategy=no trains without looking"
         raise UsageError(f"The validation split of {config.dataset} is empty: nothing to choose a checkpoint by.", mend)
-    name, revision = split_revision(config.model)
-    config.model_init_kwargs = dict(config.model_init_kwargs or {}) | {
-        "revision": revision,
-        "dtype": resolve_dtype(config.dtype, config.adapter),
-    }
     stop = [EarlyStoppingCallback(config.patience)] if config.patience else []
-    with told(config.model):
+    model = load_causal(config)
+    with settings_told():
         return SFTTrainer(
-            model=name,
+            model=model,
             args=config,
             train_dataset=found.splits["train"],
             eval_dataset=held_out,
             processing_class=tokenizer,
-            quantization_config=quantization(config.adapter),
             peft_config=config.lora().config("CAUSAL_LM"),
             callbacks=[*stop, *callbacks],
         )

@@ -121,10 +121,11 @@ class _Run:
         """Settle from the ledger, or join an equal request in flight, or launch."""
         while self._waiting >= _WAITING and self._tasks:
             await self._a_landing()
-        wanted = self._settle_known(request)
-        if wanted is None:
+        open_ = self._settle_known(request)
+        if open_ is None:
             return
-        key = self._reserve(wanted)
+        wanted, key = open_
+        self._twins[key] = []  # from now on equal requests wait for this one
         while len(self._tasks) >= self._pacer.window and not self._ending:
             await self._a_landing()
         epoch = await self._pacer.turn(self._tokens(wanted))
@@ -132,14 +133,8 @@ class _Run:
         self._tasks.add(task)
         task.add_done_callback(self._landed)
 
-    def _reserve(self, request: Request) -> str:
-        """From now on equal requests wait for this one. Returns its key."""
-        key = request.key
-        self._twins[key] = []
-        return key
-
-    def _settle_known(self, request: Request | None) -> Request | None:
-        """Hand over what is known, follow-ups included; returns what is left to ask."""
+    def _settle_known(self, request: Request | None) -> tuple[Request, str] | None:
+        """Hand over what is known, follow-ups included; returns what is left to ask, and its key."""
         while request is not None:
             key = request.key
             if key in self._twins:
@@ -148,7 +143,7 @@ class _Run:
                 return None
             settled = self._desk.look_up(request, key)
             if settled is None:
-                return request
+                return request, key
             request = self._desk.hand_over(request, settled)
         return None
 
@@ -164,10 +159,10 @@ class _Run:
         wanted = [self._desk.hand_over(request, settled)]
         wanted += [self._desk.hand_over(twin, replace(settled, fresh=False)) for twin in twins]
         for follow_up in wanted:
-            next_one = self._settle_known(follow_up)
-            if next_one is not None:
-                next_key = self._reserve(next_one)
-                await self._fly(next_one, next_key, await self._pacer.turn(self._tokens(next_one)))
+            open_ = self._settle_known(follow_up)
+            if open_ is not None:
+                self._twins[open_[1]] = []
+                await self._fly(*open_, await self._pacer.turn(self._tokens(open_[0])))
 
     async def _ask(self, request: Request, key: str, epoch: Epoch) -> Settled | None:
         """Send until there is an answer or the tries are used up. None where the run ends first."""
@@ -234,7 +229,7 @@ class _Run:
         if (
             isinstance(error, KeyMissing)
             or (account and self._refused >= _REFUSED_ACCOUNT)
-            or (self._refused >= _REFUSED_FIRST and self._outcome.asked == 0)
+            or (self._refused >= _REFUSED_FIRST and self._outcome.asked == self._outcome.hits == 0)
         ):
             self._end(error)
 

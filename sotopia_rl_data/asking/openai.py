@@ -101,9 +101,10 @@ def read_completion(target: Target, data: Any) -> Reply:
 
 
 def _is_about_format(error: Rejected, request: Request) -> bool:
-    """Whether the server refused the way in which the schema was given."""
-    words = ("response_format", "json_schema", "json_object", "structured output")
-    return request.answer_schema is not None and error.status in (400, 422) and any(w in error.message for w in words)
+    """Whether the server refused the way in which the schema was given (and not the schema)."""
+    if request.answer_schema is None or error.status not in (400, 422) or "invalid schema" in error.message.lower():
+        return False
+    return any(word in error.message for word in ("response_format", "json_schema", "json_object", "structured output"))
 
 
 def _wrapped_error(target: Target, data: dict[str, Any]) -> AskingError:

@@ -39,8 +39,8 @@ class Pacing:
 
     `rpm`, `tpm`: requests and tokens a minute, where the provider's limits are known. `timeout_s`: longest wait for one
     answer. `tries`: how often one request may meet 5xx, timeouts and lost connections; `throttles`: how often 429.
-    `longest_wait_s`: a Retry-After beyond it gives the request up. `grace_s`: how long what is in flight may take to end
-    when the run has failed, or a request when its time is up.
+    `longest_wait_s`: a Retry-After beyond it gives the request up. `grace_s`: how long what is in flight may take to
+    end when the run has failed, or a request when its time is up.
     """
 
     rpm: float | None = None
@@ -51,7 +51,7 @@ class Pacing:
     backoff_s: float = 0.5
     longest_wait_s: float = 120.0
     grace_s: float = 15.0
-    slow_start: int = 8
+    slow_start: int = 16
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -1,12 +1,101 @@
-"""Temporary: prices follow."""
+"""What tokens cost: a dated file of ours, overridden by a file of yours. A model that is in neither has no price.
+
+A price that is not known is None and never zero. Subscriptions, volume discounts and taxes are left out.
+"""
 
 from __future__ import annotations
 
-from sotopia_rl_data.asking.request import Request
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from sotopia_rl_data.asking.request import Request, Target, Usage
+from sotopia_rl_data.errors import InputError
+
+VARIABLE = "SOTOPIA_RL_DATA_PRICES"
+_OURS = Path(__file__).with_name("prices.yaml")
+_RELEASE = re.compile(r"([-@](\d{8}|\d{4}-\d{2}-\d{2}|latest))?")  # what a snapshot's name adds to its model's
+_CHARACTERS_A_TOKEN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """USD per million tokens. `cached` is input read from the provider's cache, `written` input written there."""
+
+    input: float
+    cached: float
+    written: float
+    output: float
+
+    def cost(self, usage: Usage) -> float:
+        """USD. `usage.cached` and `usage.written` are parts of `usage.input`."""
+        fresh = usage.input - usage.cached - usage.written
+        parts = (fresh, self.input), (usage.cached, self.cached), (usage.written, self.written)
+        return (sum(tokens * price for tokens, price in parts) + usage.output * self.output) / 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """A price list. `as_of` is its date, `batch` what a batch API charges of the price."""
+
+    as_of: str
+    batch: float
+    hosts: Mapping[str, Mapping[str, Price]]
+
+    def of(self, target: Target) -> Price | None:
+        """The price of a target's tokens: by its host, else "*", under the model's name without its date."""
+        host = urlsplit(target.base_url).hostname or ""
+        for models in (self.hosts.get(host, {}), self.hosts.get("*", {})):
+            for name in sorted(models, key=len, reverse=True):
+                if target.model.startswith(name) and _RELEASE.fullmatch(target.model[len(name) :]):
+                    return models[name]
+        return None
+
+
+def load(path: Path | str | None = None) -> Prices:
+    """Our list, with the entries of `path` (default: the file that SOTOPIA_RL_DATA_PRICES names) laid over it.
+
+    Raises InputError where a file is missing or is no price list.
+    """
+    ours = _read(_OURS)
+    theirs = path or os.environ.get(VARIABLE)
+    if not theirs:
+        return ours
+    other = _read(Path(theirs))
+    hosts = {host: {**ours.hosts.get(host, {}), **models} for host, models in other.hosts.items()}
+    return Prices(other.as_of, other.batch, {**ours.hosts, **hosts})
 
 
 def rough_tokens(request: Request) -> int:
-    """About how many tokens a request will cost, input and output: four characters a token, and the output limit."""
-    asked = sum(len(m["content"]) for m in request.messages) // 4
-    limit = request.target.sampling.get("max_tokens") or request.target.sampling.get("max_completion_tokens") or 0
-    return asked + int(limit)
+    """About how many tokens a request will cost: four characters a token, and the output limit where there is one."""
+    asked = sum(len(message["content"]) for message in request.messages) // _CHARACTERS_A_TOKEN
+    sampling = request.target.sampling
+    return asked + int(sampling.get("max_tokens") or sampling.get("max_completion_tokens") or 0)
+
+
+def _read(path: Path) -> Prices:
+    import yaml
+
+    try:
+        data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        hosts = {host: _models(models) for host, models in data["hosts"].items()}
+        return Prices(str(data["as_of"]), float(data.get("batch", 0.5)), hosts)
+    except OSError as error:
+        raise InputError(f"The price list {path} cannot be read: {error.strerror}.", f"check {VARIABLE}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{path} is no price list: {' '.join(str(error).split())}.",
+            "write as_of and hosts: {HOST: {MODEL: [input, cached, written, output]}}, USD per million tokens",
+        ) from error
+
+
+def _models(models: Mapping[str, Iterable[float]]) -> dict[str, Price]:
+    found = {str(name): Price(*map(float, prices)) for name, prices in models.items()}
+    for name, price in found.items():
+        if not all(0 <= value < 1e6 for value in (price.input, price.cached, price.written, price.output)):
+            raise ValueError(f"{name} has a price that is no price")
+    return found

@@ -83,8 +83,8 @@ def _last(release: Release, plan: Plan) -> list[Operation]:
     """What completes a release: without these, `main` (or a pull request) does not claim to be it."""
     return [
         *(CommitOperationDelete(path) for path in plan.deletes),
-        CommitOperationAdd(manifests.FILE_NAME, release.text.encode()),
         CommitOperationAdd(readme.FILE_NAME, plan.card.encode()),
+        CommitOperationAdd(manifests.FILE_NAME, release.text.encode()),
     ]
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.importers.actions import parse_action
 from sotopia_rl_data.importers.grouping import environment_of
-from sotopia_rl_data.importers.labels import Row, Utterance, parse_key, read_labels
+from sotopia_rl_data.importers.labels import JUDGE, Row, Utterance, parse_key, read_labels
 from sotopia_rl_data.importers.record import identifier, kind, mapping, text
 from sotopia_rl_data.importers.scores import check_score
 from sotopia_rl_data.schema import Agent, Attribution, Episode, Failure, Score, Turn
@@ -58,8 +58,14 @@ def join(rows: Sequence[Row]) -> list[Episode | Attribution | Failure]:
     if len({row.agent for row in rows}) < len(rows):
         raise InputError(f"two of its rows are for the same agent, {first.agent}.")
     read = [read_labels(row) for row in ordered]
+    judged = {row.agent for row in rows}
+    others = [
+        Failure("the file has no row for this agent", first.episode_id, u.name, u.place, judge=JUDGE)
+        for u in first.utterances
+        if u.name not in judged
+    ]
     episode = _episode(ordered, [score for scores, _ in read for score in scores])
-    return [episode, *(label for _, labels in read for label in labels)]
+    return [episode, *(label for _, labels in read for label in labels), *others]
 
 
 def complete(rows: Sequence[Row]) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -61,8 +61,9 @@ class Batches:
         if isinstance(item, Failure) and self.strict:
             raise _refused(item)
         if isinstance(item, (Attribution, Failure)) and item.episode_id is not None:  # behind its episode
-            if self._keeping:
-                self._behind.append(self._alignment.moved(item) if self._alignment else item)
+            label = self._alignment.moved(item) if self._alignment else item
+            if self._keeping and label is not None:
+                self._behind.append(label)
             return
         if max(len(self._episodes), len(self._examples), len(self._loose), len(self._behind) // LABELS) >= BATCH:
             self._flush()
@@ -91,6 +92,10 @@ class Batches:
         elif episode.source == ANNOTATED and episode.episode_id in self._logs:
             self._alignment, self._keeping = self._logs.pop(episode.episode_id).place(episode), True
             self._seen[episode.episode_id] = digest
+            lost = [replace(failure, source=record.source) for failure in self._alignment.lost]
+            if self.strict and lost:
+                raise _refused(lost[0])
+            self._behind += lost
         else:
             failure = record.failure(f"another episode with the id {episode.episode_id!r} was read before it.")
             if self.strict:

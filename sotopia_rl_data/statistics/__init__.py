@@ -1,5 +1,6 @@
-"""Agreement, correlation, error, bootstrap and tests: pure numpy, shared by `agreement`, `audit`, `report`, `curate`, the
-trainers and `compare`.
+"""Agreement, correlation, error, bootstrap and tests: pure numpy.
+
+Shared by `agreement`, `audit`, `report`, `curate`, the trainers and `compare`.
 
     columns.py      what every statistic is given: columns of equal length, and weights
     deviation.py    how far one column is from another: errors, differences, calibration, effect sizes

@@ -1,8 +1,8 @@
 """Intervals that resample whole clusters (episodes), since utterances of one episode are not independent.
 
-A resample is a vector: how often each cluster was drawn. Percentile intervals are too narrow with few clusters; they are
-expanded so that the bootstrap of a mean is as wide as Student's interval (Hesterberg 2015, "What Teachers Should Know
-About the Bootstrap", section 4.2). With many clusters that changes nothing.
+A resample is a vector: how often each cluster was drawn. Percentile intervals are too narrow with few clusters; they
+are expanded so that the bootstrap of a mean is as wide as Student's interval (Hesterberg 2015, "What Teachers Should
+Know About the Bootstrap", the expanded percentile interval). With many clusters that changes nothing.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def bootstrap_interval(
 ) -> tuple[float, float] | None:
     """Interval of `statistic` when whole clusters are drawn with replacement (Efron & Tibshirani 1993, chapters 8, 13).
 
-    `clusters` names each row's cluster. `statistic` gets one weight a row, how often its cluster was drawn. Resamples in
-    which it is None are left out; None where that is all of them, or there are fewer than two clusters.
+    `clusters` names each row's cluster. `statistic` gets one weight a row, how often its cluster was drawn. Resamples
+    in which it is None are left out; None where that is all of them, or there are fewer than two clusters.
     """
     code = np.unique(np.asarray(clusters), return_inverse=True)[1]
     count = int(code.max()) + 1 if len(code) else 0
@@ -81,8 +81,7 @@ def _tail(level: float, clusters: int) -> float:
 
 
 def student_quantile(share: float, freedom: int) -> float:
-    """Student's t quantile, by the expansion of Abramowitz & Stegun 26.7.5: within 0.5 % from 4 degrees of freedom on;
-    fewer are counted as 4 where the expansion would fall short of them."""
+    """Student's t quantile, by Abramowitz & Stegun 26.7.5: within 0.5 % from 4 degrees of freedom on."""
     z, v = NormalDist().inv_cdf(share), float(max(freedom, 1))
     terms = (
         z,

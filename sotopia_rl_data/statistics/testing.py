@@ -19,10 +19,10 @@ def sign_flip_test(
 ) -> float:
     """Two-sided p-value of "the shifts are symmetric about 0", flipping the sign of whole clusters at once.
 
-    A randomisation test (Fisher 1935; Lehmann & Romano 2005, section 15.2): exact in level whatever the distribution and
-    whatever the dependence within a cluster, as long as flipping a cluster changes nothing under the hypothesis. Up to
-    12 clusters that are not 0 go through every pattern; more through `flips` random ones, of which the observed counts as
-    one, so p is never 0. 1.0 where nothing shifts.
+    A randomisation test (Fisher 1935; Lehmann & Romano 2005, section 15.2): exact in level whatever the distribution
+    and whatever the dependence within a cluster, as long as flipping a cluster changes nothing under the hypothesis. Up
+    to 12 clusters that are not 0 go through every pattern; more through `flips` random ones, of which the observed
+    counts as one, so p is never 0. 1.0 where nothing shifts.
     """
     d = np.asarray(shifts, dtype=np.float64)
     if not len(d):

@@ -1,0 +1,10 @@
+"""Cards: what a version or a model is, in Markdown, made from records alone. Records in, text and pictures out.
+
+    numbers.py   a version in figures: distributions, correlations, agreement
+    plots.py     figures as pictures (matplotlib, imported when one is drawn)
+    dataset.py   the dataset card
+    model.py     the model card's skeleton, for the trainers
+    templates/   the wording
+
+How a card is laid over what people wrote is `sotopia_rl_data/readme.py`'s; publishing is `sotopia_rl_data/hub`'s.
+"""

@@ -1,0 +1,195 @@
+"""The dataset card: a version's manifest and figures in, a Card out.
+
+Nothing here is asked for or guessed: what the manifest and the rows do not say is left out, and the licence is
+`unknown` until a person writes it. No date and no commit of the code is in it, so the same version has the same card.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from cards.markdown import TEMPLATES, code, count, fill, plain, table
+from cards.numbers import Numbers, numbers
+from cards.provenance import provenance
+from sotopia_rl_data import readme
+from sotopia_rl_data.dataset_info import dataset_info
+from sotopia_rl_data.readme import BLOCK_HERE, Card
+from sotopia_rl_data.schema import Manifest
+from sotopia_rl_data.store import Version
+
+REWARDS_PICTURE, CORRELATIONS_PICTURE = f"{readme.ASSETS}/rewards.png", f"{readme.ASSETS}/correlations.png"
+_MEASURES = ("values", "NULL", "mean", "sd", "min", "25 %", "median", "75 %", "max")
+_FEW_ENVIRONMENTS = 30
+_NO_LIMITS = "None that its numbers show."
+_TAGS = ("sotopia", "sotopia-rl", "social-intelligence", "dialogue", "credit-assignment", "llm-as-a-judge")
+
+
+def dataset_card(version: Version, repo: str | None = None) -> Card:
+    """The card of `version`, as the dataset `repo` (None: its own name). Reads all of its rows."""
+    from cards import plots
+
+    manifest, figures = version.manifest, numbers(version)
+    name = repo or manifest.name
+    pictures = {}
+    if figures.histograms:
+        pictures[REWARDS_PICTURE] = plots.distributions(figures.histograms)
+    if figures.correlations:
+        pictures[CORRELATIONS_PICTURE] = plots.correlations(figures.correlations)
+    title = _title(name)
+    return Card(
+        machine=readme.machine(manifest.configs, dataset_info(version)),
+        block=_block(manifest, figures, name, title),
+        front=_front(manifest, title),
+        prose=fill(
+            "dataset/prose.md", {"title": plain(title), "summary": _summary(manifest, figures), "block": BLOCK_HERE}
+        ),
+        pictures=pictures,
+    )
+
+
+def _title(name: str) -> str:
+    words = name.rpartition("/")[2].replace("-", " ").replace("_", " ").strip()
+    return words[:1].upper() + words[1:]
+
+
+def _front(manifest: Manifest, title: str) -> dict[str, Any]:
+    """The front matter that a new README begins with, and that is a person's from then on."""
+    judged = bool(manifest.provenance.get("judges"))
+    rewards = "rewards" in manifest.configs
+    return {
+        "license": "unknown",
+        "language": ["en"],
+        "pretty_name": title,
+        "annotations_creators": ["machine-generated" if judged else "no-annotation"],
+        "source_datasets": ["original"],
+        "task_categories": ["text-generation", *(["reinforcement-learning"] if rewards else [])],
+        "tags": [*_TAGS, *(["reward-model"] if rewards else [])],
+    }
+
+
+def _summary(manifest: Manifest, figures: Numbers) -> str:
+    held = figures.stats.episodes
+    dialogues = count(held["episodes"], "social dialogue") if held else ""
+    if "rewards" not in manifest.configs:
+        return f"{dialogues} between agents with goals of their own, each with what every agent saw and did."
+    if not held:
+        return "Prompts and completions from social dialogues, each with a reward."
+    return (
+        f"{dialogues} between agents with goals of their own, and for each of their utterances a reward: how much of "
+        "the episode's outcome a judge attributes to it, over several dimensions of social intelligence."
+    )
+
+
+def _block(manifest: Manifest, figures: Numbers, name: str, title: str) -> str:
+    configs = readme.data_files(manifest.configs)
+    default = next(one["config_name"] for one in configs if one.get("default"))
+    pinned, split = f"datasets/{name}@{manifest.version}", next(iter(manifest.configs[default]))
+    column = "avg(reward)" if default == "rewards" else "count(*)"
+    group = "turn" if default == "rewards" and "turn" in manifest.columns["rewards"] else None
+    select = f"SELECT {f'{group}, ' if group else ''}{column} FROM 'hf://{pinned}/{default}/{split}-*.parquet'"
+    lines = [f'{default} = load_dataset("{name}", revision="{manifest.version}")']
+    lines += [
+        f'{one["config_name"]} = load_dataset("{name}", "{one["config_name"]}", revision="{manifest.version}")'
+        for one in configs
+        if one["config_name"] != default
+    ]
+    return fill(
+        "dataset/block.md",
+        {
+            "name": name,
+            "title": title,
+            "version": manifest.version,
+            "digest": manifest.digest[:16],
+            "rows_said": count(sum(one.rows for of in manifest.configs.values() for one in of.values()), "row"),
+            "rows": readme.rows_table(manifest),
+            "configs": "\n".join(_configs(manifest, default)),
+            "hf_lines": "\n".join(lines),
+            "duckdb_query": f"{select} GROUP BY {group} ORDER BY {group}" if group else select,
+            "first_file": f"{pinned}/{manifest.configs[default][split].files[0].path}",
+            "ref": f"{name}@{manifest.version}",
+            "default": default,
+            "provenance": provenance(manifest),
+            "statistics": "\n\n".join(_statistics(figures)),
+            "agreement": _agreement(figures),
+            "limits": "\n".join(f"- {one}" for one in _limits(manifest, figures)) or _NO_LIMITS,
+            "key": "".join(c for c in name.rpartition("/")[2] if c.isalnum()) + manifest.version.replace(".", "_"),
+            "url": f"https://huggingface.co/datasets/{name}",
+            "papers": (TEMPLATES / "dataset/papers.bib").read_text("utf-8").strip(),
+        },
+    )
+
+
+def _configs(manifest: Manifest, default: str) -> Iterator[str]:
+    wording = yaml.safe_load((TEMPLATES / "dataset/configs.yaml").read_text("utf-8"))
+    weights = manifest.recipe.get("rewards", {}).get("weights", {})
+    weighted = " (the weighted mean of " + ", ".join(plain(d) for d, w in weights.items() if w) + ")" if weights else ""
+    for config, splits in manifest.configs.items():
+        about = "examples" if config == "rewards" and "episode_id" not in manifest.columns["rewards"] else config
+        note = " (default)" if config == default else "" if any(s.rows for s in splits.values()) else " (empty)"
+        yield f"- **`{config}`**{note}: {wording[about].replace('{weighted}', weighted)}"
+
+
+def _statistics(figures: Numbers) -> Iterator[str]:
+    held = figures.stats.episodes
+    if held:
+        yield (
+            f"{count(held['episodes'], 'episode')} in {count(held['environments'], 'environment')}, "
+            f"{count(held['utterances'], 'utterance')}, {count(held['scores'], 'episode score')}."
+        )
+    shown = {c: of["all"] for c, of in figures.stats.columns.items() if not c.startswith("norm_") and c != "spread"}
+    if shown:
+        rows = [
+            [code(c), d.count, d.nulls, d.mean, d.sd, d.min, d.q25, d.median, d.q75, d.max] for c, d in shown.items()
+        ]
+        yield table(["column", *_MEASURES], rows)
+    if figures.histograms:
+        yield f"![Distributions of the reward and of the normalised dimensions]({REWARDS_PICTURE})"
+    if figures.correlations:
+        yield "How the reward and the dimensions, before normalisation, go together (Pearson's r over utterances):"
+        yield f"![Correlations of the dimensions]({CORRELATIONS_PICTURE})"
+    if figures.scores:
+        yield "Episode scores, as the evaluator gave them:"
+        yield table(
+            ["dimension", "evaluator", "scores", "mean", "min", "max"],
+            [[code(s.dimension), code(s.evaluator), s.count, s.mean, s.low, s.high] for s in figures.scores],
+        )
+
+
+def _agreement(figures: Numbers) -> str:
+    if not figures.agreement:
+        return ""
+    rows = [[a.dimension, a.a, a.b, a.utterances, a.pearson, a.spearman, a.difference] for a in figures.agreement]
+    head = ["dimension", "judge", "judge", "utterances", "Pearson", "Spearman", "mean difference"]
+    return (
+        "\n## Agreement\n\nBetween the opinions on the same utterance, on the judges' own scale:\n\n"
+        + table(head, rows)
+        + "\n"
+    )
+
+
+def _limits(manifest: Manifest, figures: Numbers) -> Iterator[str]:
+    """What is weak about this very version, from its own numbers."""
+    reward = figures.stats.columns.get("reward", {}).get("all")
+    if reward is not None and reward.nulls:
+        whole = reward.count + reward.nulls
+        share = f"{reward.nulls / whole:.1%}"
+        yield f"{count(reward.nulls, 'utterance')} of {whole:,} ({share}) have no reward: NULL, not zero."
+    judges = [one["judge"] for one in manifest.provenance.get("judges", [])]
+    if "lexical" in judges:
+        yield "The judge `lexical` counts words and understands none: for trying things out, not for training."
+    if len(judges) == 1 and manifest.recipe.get("labels", {}).get("samples", 1) == 1:
+        yield "One judge was asked once: nothing here says how far another would have agreed."
+    rewards = manifest.provenance.get("rewards")
+    for warning in rewards.get("warnings", []) if isinstance(rewards, dict) else []:
+        yield plain(warning)
+    held = figures.stats.episodes
+    if held and held["environments"] < _FEW_ENVIRONMENTS:
+        yield f"Only {count(held['environments'], 'environment')}: what holds here need not hold in other situations."
+    if figures.stats.failures:
+        total = sum(figures.stats.failures.values())
+        yield f"{count(total, 'thing')} could not be imported or labelled; `failures` names each with its reason."
+    if "rewards" in manifest.configs and "episode_id" not in manifest.columns["rewards"]:
+        yield "The rows name neither episode nor speaker: utterances of one dialogue cannot be put together again."

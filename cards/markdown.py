@@ -1,0 +1,68 @@
+"""The few pieces of Markdown that cards are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from string import Template
+from typing import Any
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def fill(template: str, values: Mapping[str, str]) -> str:
+    """The template with its $names filled in; empty paragraphs that this leaves are closed up."""
+    text = Template((TEMPLATES / template).read_text("utf-8")).substitute(values)
+    lines: list[str] = []
+    fenced = False
+    for line in text.splitlines():
+        fenced ^= line.startswith("```")
+        if line.strip() or fenced or (lines and lines[-1].strip()):
+            lines.append(line.rstrip())
+    return "\n".join(lines).strip()
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table; columns that hold only numbers align right, a missing value is a dash."""
+    body = [list(row) for row in rows]
+    numbers = [all(row[i] is None or isinstance(row[i], (int, float)) for row in body) for i in range(len(columns))]
+    rule = ["---:" if number else "---" for number in numbers]
+    lines = [columns, rule, *([cell(value) for value in row] for row in body)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+class Markdown(str):
+    """Text that is Markdown already, and safe in a table: what `plain` and `code` give."""
+
+    __slots__ = ()
+
+
+def cell(value: Any) -> str:
+    """One value in a table: whole numbers by thousands, others with four digits; other people's text made plain."""
+    if isinstance(value, Markdown):
+        return value
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return plain(value)
+
+
+def plain(text: str) -> Markdown:
+    """Text of somebody else's that cannot become markup or break a table."""
+    one_line = " ".join(text.split())
+    return Markdown("".join(f"\\{c}" if c in "\\|`*_<>[]$" else c for c in one_line))
+
+
+def code(text: str) -> Markdown:
+    """Text of somebody else's as code."""
+    return Markdown("`" + " ".join(text.split()).replace("`", "'").replace("|", "¦") + "`")
+
+
+def count(number: int, what: str) -> str:
+    """ "1 row", "1,234 rows"."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,123 @@
+"""The part of a dataset card that says where a version comes from: what its manifest knows, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cards.markdown import cell, code, count, plain, table
+from sotopia_rl_data.schema import Manifest
+
+_REASONS = 10
+_FITTED = ("low", "high", "mean", "deviation", "count")
+
+
+def provenance(manifest: Manifest) -> str:
+    """Parents, sources, judges, wording, rewards, what failed: what is known of each, and nothing where nothing is."""
+    known, recipe = manifest.provenance, manifest.recipe
+    facts = [*_origin(known), *_labels(recipe.get("labels"), recipe, known), *_prompts(recipe), *_rewards(recipe)]
+    if "seed" in recipe:
+        facts.append(
+            "Splits: by a hash of the environment (seed "
+            f"{recipe['seed']}), so that no environment is in two of them, and an appended one moves none."
+        )
+    facts += _ledger(known)
+    parts = ["\n".join(f"- {fact}" for fact in facts), *_tables(manifest)]
+    return "\n\n".join(part for part in parts if part) or "The manifest names no source."
+
+
+def _origin(known: Mapping[str, Any]) -> Iterator[str]:
+    for parent in known.get("parents", []):
+        yield f"Made from {code(parent['name'])} {plain(parent['version'])}, digest {code(parent['digest'][:16])}."
+    for source in known.get("sources", []):
+        names = ", ".join(code(name) for name in source.get("names", [])[:3])
+        more = " …" if source["files"] > 3 else ""
+        yield (
+            f"Imported from {count(source['files'], 'file')} of the format {plain(source['format'])} "
+            f"({count(source['bytes'], 'byte')}): {names}{more}."
+        )
+    if known.get("where"):
+        yield f"Of these, what fulfils {code(known['where'])}."
+    if known.get("dialects"):
+        said = ", ".join(f"{plain(name)} ({number:,})" for name, number in known["dialects"].items())
+        yield f"Message dialects: {said}."
+
+
+def _labels(labels: Mapping[str, Any] | None, recipe: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
+    if not labels:
+        return
+    dimensions = ", ".join(plain(d) for d in labels.get("dimensions", []))
+    asked = ""
+    if labels.get("judges"):
+        levels = f", importance in levels 0 to {recipe['scale']}" if "scale" in recipe else ""
+        samples = labels.get("samples", 1)
+        often = f", {samples} times" if samples > 1 else ""
+        asked = f", asked {plain(labels.get('ask', ''))}{often}{levels}"
+    schema = f"{code(labels['schema'])} version {labels.get('schema_version', 1)}"
+    yield f"Attribution schema {schema} on {dimensions}{asked}."
+    if labels.get("evaluator"):
+        yield f"Episode scores: those of the evaluator {code(labels['evaluator'])}."
+    if known.get("wording_sha256"):
+        yield f"The judges' wording has the SHA-256 {code(known['wording_sha256'])}."
+
+
+def _prompts(recipe: Mapping[str, Any]) -> Iterator[str]:
+    layout = recipe.get("layout")
+    if isinstance(layout, Mapping):
+        template, sha256 = layout.get("template"), layout.get("sha256")
+        by = f" by the template {code(template)}" if template else ""
+        yield f"Prompts: layout {code(layout['layout'])}{by}{f', SHA-256 {code(sha256)}' if sha256 else ''}."
+
+
+def _rewards(recipe: Mapping[str, Any]) -> Iterator[str]:
+    rewards = recipe.get("rewards")
+    if isinstance(rewards, Mapping):
+        weights = ", ".join(f"{plain(d)} × {w:g}" for d, w in rewards.get("weights", {}).items() if w)
+        gamma = f" with γ = {rewards['gamma']:g}" if "gamma" in rewards else ""
+        yield (
+            f"Rewards: rule {code(rewards['rule'])}{gamma}, each dimension normalised by {code(rewards['normaliser'])} "
+            f"fitted on the train split, then the weighted mean of {weights}."
+        )
+
+
+def _ledger(known: Mapping[str, Any]) -> Iterator[str]:
+    for file in known.get("ledger", []):
+        yield f"Every call behind the labels, without addresses and keys: {code(file['path'])}."
+
+
+def _tables(manifest: Manifest) -> Iterator[str]:
+    known = manifest.provenance
+    if known.get("judges"):
+        yield table(
+            ["judge", "calls", "models that answered", "tokens in", "cached", "tokens out", "cost"],
+            [_judge(one) for one in known["judges"]],
+        )
+    rewards = known.get("rewards", {})
+    fitted: Mapping[str, Mapping[str, Any]] = rewards.get("statistics", {}) if isinstance(rewards, Mapping) else {}
+    if fitted:
+        used = [name for name in _FITTED if any(name in one for one in fitted.values())]
+        yield table(
+            ["dimension", "normaliser", *used, "from"],
+            [
+                [d, one.get("normaliser"), *(one.get(name) for name in used), one.get("source")]
+                for d, one in fitted.items()
+            ],
+        )
+    if known.get("failures"):
+        listed = sorted(known["failures"].items(), key=lambda item: (-item[1], item[0]))
+        yield table(["what has no label", "how often"], listed[:_REASONS])
+
+
+def _judge(one: Mapping[str, Any]) -> list[Any]:
+    usage = one.get("usage") or {}
+    models = ", ".join(f"{name} ({number:,})" for name, number in one.get("returned_models", {}).items())
+    cost = one.get("cost_usd")
+    return [
+        one["judge"],
+        one.get("calls"),
+        models or None,
+        usage.get("input"),
+        usage.get("cached"),
+        usage.get("output"),
+        None if cost is None else f"{cell(float(cost))} USD",
+    ]

@@ -1,0 +1,322 @@
+"""Attributions of one or several versions as one matrix: a column for each opinion, a row for each unit judged.
+
+A unit is (episode, agent, turn, dimension). The files of a version are in key order, so what belongs to one unit is
+next to each other: rows are placed by comparing them with their neighbours; only where several files speak about the
+same episodes are units looked up, some whole episodes at a time. Baselines (turn -1) are no unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from sotopia_rl_data.dimensions import SOTOPIA_EVAL
+from sotopia_rl_data.errors import StoreError, UsageError
+from sotopia_rl_data.rewards.streams import Codes, Episodes, encode, read
+from sotopia_rl_data.statistics import Floats
+from sotopia_rl_data.store import Version
+
+Of = Literal["attributions", "rewards"]
+REWARD = "reward"
+
+_COLUMNS = ("episode_id", "agent", "turn", "dimension", "schema", "judge", "sample", "raw", "scale_min", "scale_max")
+_ROWS = 1 << 17
+_LAST = "\U0010ffff"  # sorts behind every id
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """Who said it. For `rewards`, the version alone."""
+
+    ref: str
+    judge: str = ""
+    sample: int = 0
+    schema: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Opinions:
+    """The matrix. `values` is (opinions, units), NaN where an opinion is missing.
+
+    `episode`, `agent`, `dimension` (units,) point into `episodes`, `agents` and `dimensions`; `turn` is the turn.
+    `names` tell the opinions apart in as few words as do. `scale` is (low, high) where every opinion uses the same one;
+    else None, and the values are shares of their own scales (0 to 1), or plain rewards.
+    """
+
+    opinions: tuple[Opinion, ...]
+    names: tuple[str, ...]
+    dimensions: tuple[str, ...]
+    episodes: tuple[str, ...]
+    agents: tuple[str, ...]
+    episode: Codes
+    agent: Codes
+    turn: Codes
+    dimension: Codes
+    values: Floats
+    scale: tuple[float, float] | None
+
+    def __len__(self) -> int:
+        """Number of units."""
+        return len(self.episode)
+
+
+def opinions_of(
+    versions: Sequence[Version], dimensions: Sequence[str] | None = None, of: Of = "attributions"
+) -> Opinions:
+    """The opinions that the versions hold, of these dimensions (None: all).
+
+    Raises UsageError where a version has no such rows or a dimension is in none of them, StoreError for damaged files.
+    """
+    gathering = _Gathering()
+    wanted = None if dimensions is None else set(dimensions)
+    for rows, apart in _side_by_side(versions, of):
+        gathering.add(rows, apart, wanted)
+    made = gathering.opinions([version.ref for version in versions])
+    absent = [name for name in dimensions or () if name not in made.dimensions]
+    if absent:
+        there = ", ".join(made.dimensions) or "none"
+        raise UsageError(
+            f"Nothing in {', '.join(v.ref for v in versions)} is about {absent[0]!r}.",
+            f"the dimensions that are there: {there}" if made.dimensions else "label with --dimensions first",
+        )
+    return made
+
+
+def _side_by_side(versions: Sequence[Version], of: Of) -> Iterator[tuple[pa.Table, bool]]:
+    """Rows of all versions, some whole episodes at a time, with the `source` each came from; whether units may be
+    apart, that is whether rows come from several files or not in key order."""
+    sources = [(i, files) for i, version in enumerate(versions) for files in _files(version, of)]
+    batches = [_rows(files, of) for _, files in sources]
+    streams = [Episodes(of, one) for one in batches]
+    for last in [*_ends([path for _, files in sources for path in files]), _LAST]:
+        found = [(i, stream.until(last)) for (i, _), stream in zip(sources, streams, strict=True)]
+        parts = [
+            rows.append_column("source", pa.array(np.full(rows.num_rows, i))) for i, rows in found if rows.num_rows
+        ]
+        if parts:
+            yield pa.concat_tables(parts), len(parts) > 1 or of == "rewards"
+
+
+def _files(version: Version, of: Of) -> list[list[Path]]:
+    if of not in version.manifest.configs:
+        mend = f"label it first: sotopia-rl-data label {version.name} --judge …"
+        raise UsageError(f"{version.ref} holds no {of}.", mend)
+    return list(version.files(of).values())
+
+
+def _ends(files: Iterable[Path]) -> list[str]:
+    """Ids at which the rows can be cut into pieces: where row groups end, as their statistics say."""
+    found = set()
+    for path in files:
+        try:
+            known = pq.read_metadata(path)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise StoreError(f"{path} cannot be read: {str(error).splitlines()[0]}.", "run `verify`") from error
+        column = next(i for i in range(known.num_columns) if known.schema.column(i).path == "episode_id")
+        for group in range(known.num_row_groups):
+            statistics = known.row_group(group).column(column).statistics
+            if statistics is not None and statistics.has_min_max:
+                found.add(str(statistics.max))
+    return sorted(found)
+
+
+def _rows(files: Sequence[Path], of: Of) -> Iterator[pa.RecordBatch]:
+    """Rows with the columns of attributions, whatever they are made of."""
+    if of == "attributions":
+        yield from read(files, _COLUMNS, _ROWS)
+        return
+    for path in files:
+        columns = {name: name.removeprefix("norm_") for name in pq.read_schema(path).names if name.startswith("norm_")}
+        for batch in read([path], ["episode_id", "agent", "turn", REWARD, *columns], _ROWS // 8):
+            yield from (_long(batch, column, name) for column, name in {REWARD: REWARD, **columns}.items())
+
+
+def _long(batch: pa.RecordBatch, column: str, dimension: str) -> pa.RecordBatch:
+    """One reward column as if it had been judged."""
+    batch = batch.filter(batch.column(column).is_valid())
+    none = pa.array(np.full(batch.num_rows, np.nan))
+
+    def text(value: str) -> pa.Array:
+        return pa.array([value]).dictionary_encode().take(pa.array(np.zeros(batch.num_rows, np.int32)))
+
+    arrays = [batch.column(name) for name in ("episode_id", "agent", "turn")]
+    arrays += [text(dimension), text(""), text(""), pa.array(np.zeros(batch.num_rows, np.int32)), batch.column(column)]
+    return pa.RecordBatch.from_arrays([*arrays, none, none], names=_COLUMNS)
+
+
+@dataclass(slots=True)
+class _Index:
+    """Names and their numbers, in the order they were met."""
+
+    names: list[str] = field(default_factory=list)
+    known: dict[str, int] = field(default_factory=dict)
+
+    def codes(self, column: pa.ChunkedArray) -> Codes:
+        own, values = encode(column)
+        used = np.flatnonzero(np.bincount(own, minlength=len(values)))
+        number = np.zeros(len(values), np.int32)
+        for i in used:
+            name = str(values[int(i)].as_py())
+            number[i] = self.known.setdefault(name, len(self.names))
+            if number[i] == len(self.names):
+                self.names.append(name)
+        return number[own]
+
+
+class _Gathering:
+    """The matrix while it grows."""
+
+    def __init__(self) -> None:
+        self._episodes, self._agents, self._dimensions = _Index(), _Index(), _Index()
+        self._schemas, self._judges = _Index(), _Index()
+        self._opinions: dict[tuple[int, int, int, int], int] = {}
+        self._scales: dict[tuple[int, int], tuple[float, float]] = {}
+        self._units: list[NDArray[np.int32]] = []
+        self._values: list[Floats] = []
+
+    def add(self, rows: pa.Table, apart: bool, wanted: set[str] | None) -> None:
+        dimension = self._dimensions.codes(rows.column("dimension"))
+        turn = np.asarray(rows.column("turn").to_numpy(), np.int32)
+        keep = turn >= 0
+        if wanted is not None:
+            keep &= np.array([name in wanted for name in self._dimensions.names], bool)[dimension]
+        if not keep.all():
+            rows, dimension, turn = rows.filter(pa.array(keep)), dimension[keep], turn[keep]
+        if not len(turn):
+            return
+        keys = (
+            self._episodes.codes(rows.column("episode_id")),
+            self._agents.codes(rows.column("agent")),
+            turn,
+            dimension,
+        )
+        opinion = self._opinion(rows)
+        heads, unit = _looked_up(keys) if apart else _neighbours(keys)
+        values = np.full((len(self._opinions), len(heads)), np.nan)
+        values[opinion, unit] = rows.column("raw").to_numpy()
+        self._note_scales(rows, opinion, dimension)
+        self._units.append(np.stack([key[heads] for key in keys]).astype(np.int32))
+        self._values.append(values)
+
+    def _opinion(self, rows: pa.Table) -> NDArray[np.int64]:
+        """Each row's opinion."""
+        parts = [
+            np.asarray(rows.column("source").to_numpy(), np.int64),
+            self._schemas.codes(rows.column("schema")).astype(np.int64),
+            self._judges.codes(rows.column("judge")).astype(np.int64),
+            np.asarray(rows.column("sample").to_numpy(), np.int64),
+        ]
+        sizes = [int(part.max()) + 1 for part in parts]
+        code: NDArray[np.int64] = np.ravel_multi_index(parts, sizes)
+        number = np.zeros(int(np.prod(sizes)), np.int64)
+        for one in np.flatnonzero(np.bincount(code)):
+            who = tuple(int(part) for part in np.unravel_index(int(one), sizes))
+            number[one] = self._opinions.setdefault(who, len(self._opinions))  # type: ignore[arg-type]  # four of them
+        return number[code]
+
+    def _note_scales(self, rows: pa.Table, opinion: NDArray[np.int64], dimension: Codes) -> None:
+        low, high = (np.asarray(rows.column(name).to_numpy(), np.float64) for name in ("scale_min", "scale_max"))
+        kind = opinion * len(self._dimensions.names) + dimension
+        for one in np.flatnonzero(np.bincount(kind)):
+            mine = kind == one
+            first = int(np.argmax(mine))
+            which = divmod(int(one), len(self._dimensions.names))
+            scale = self._scales.setdefault(which, (float(low[first]), float(high[first])))
+            if np.isfinite(scale).all() and not ((low[mine] == scale[0]) & (high[mine] == scale[1])).all():
+                raise UsageError(
+                    f"The judge {self._judges.names[self._who(which[0])[2]]!r} answered on several scales.",
+                    "label anew: a version holds one scale for each judge and dimension",
+                )
+
+    def _who(self, opinion: int) -> tuple[int, int, int, int]:
+        return list(self._opinions)[opinion]
+
+    def opinions(self, refs: Sequence[str]) -> Opinions:
+        """What was gathered."""
+        count = len(self._opinions)
+        units = np.concatenate(self._units, axis=1) if self._units else np.zeros((4, 0), np.int32)
+        values = np.full((count, units.shape[1]), np.nan)
+        at = 0
+        for part in self._values:
+            values[: len(part), at : at + part.shape[1]] = part
+            at += part.shape[1]
+        self._values = []
+        who = [
+            Opinion(refs[source], self._judges.names[judge], sample, self._schemas.names[schema])
+            for source, schema, judge, sample in self._opinions
+        ]
+        order = sorted(range(count), key=lambda i: (refs.index(who[i].ref), who[i].schema, who[i].judge, who[i].sample))
+        found = sorted(set(units[3].tolist()), key=lambda d: _place(self._dimensions.names[d]))
+        renumbered = np.zeros(max(found, default=0) + 1, np.int32)
+        renumbered[found] = np.arange(len(found))
+        scale = self._one_scale(values, units[3])
+        return Opinions(
+            tuple(who[i] for i in order),
+            tuple(_names([who[i] for i in order])),
+            tuple(self._dimensions.names[d] for d in found),
+            tuple(self._episodes.names),
+            tuple(self._agents.names),
+            units[0],
+            units[1],
+            units[2],
+            renumbered[units[3]],
+            values[order] if order != list(range(count)) else values,
+            scale,
+        )
+
+    def _one_scale(self, values: Floats, dimension: NDArray[np.int32]) -> tuple[float, float] | None:
+        """The scale that all share; where they do not, every value becomes a share of its own scale, in place."""
+        scales = set(self._scales.values())
+        if len(scales) == 1 or not all(np.isfinite(one).all() and one[1] > one[0] for one in scales):
+            (only, *others) = [*scales] or [(np.nan, np.nan)]
+            return only if not others and bool(np.isfinite(only).all()) else None
+        for (opinion, name), (low, high) in self._scales.items():
+            mine = dimension == name
+            values[opinion, mine] = (values[opinion, mine] - low) / (high - low)
+        return None
+
+
+def _neighbours(keys: tuple[Codes, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Where each unit begins, and each row's unit, when the rows of a unit follow each other."""
+    new = np.ones(len(keys[0]), bool)
+    new[1:] = False
+    for key in keys:
+        new[1:] |= key[1:] != key[:-1]
+    return np.flatnonzero(new), np.cumsum(new) - 1
+
+
+def _looked_up(keys: tuple[Codes, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The same for rows in any order."""
+    lows = [int(key.min()) for key in keys]  # episodes are numbered through: what counts is how many are here
+    sizes = [int(key.max()) - low + 1 for key, low in zip(keys, lows, strict=True)]
+    code = np.ravel_multi_index([key.astype(np.int64) - low for key, low in zip(keys, lows, strict=True)], sizes)
+    _, first, unit = np.unique(code, return_index=True, return_inverse=True)
+    return first, unit
+
+
+def _place(dimension: str) -> tuple[int, str]:
+    """Where a dimension stands: the aggregate first, SOTOPIA-EVAL in its order, others behind."""
+    names = [REWARD, *(one.name for one in SOTOPIA_EVAL)]
+    return (names.index(dimension) if dimension in names else len(names), dimension)
+
+
+def _names(opinions: Sequence[Opinion]) -> list[str]:
+    """What tells each opinion from the others, and no more: the judge, and what differs besides."""
+
+    def varies(part: str) -> bool:
+        return len({getattr(one, part) for one in opinions}) > 1
+
+    samples, schemas, refs = varies("sample"), varies("schema"), varies("ref")
+
+    def name(one: Opinion) -> str:
+        judge = [one.judge + (f" #{one.sample}" if samples else "")] if one.judge else []
+        return " · ".join([*judge, *([one.schema] if schemas else []), *([one.ref] if refs or not judge else [])])
+
+    return [name(one) for one in opinions]

@@ -1,0 +1,99 @@
+"""Is what was published what was meant? Read back from the Hub: the tag, every file, the manifest, the rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from sotopia_rl_data import manifest as manifests
+from sotopia_rl_data import readme
+from sotopia_rl_data.errors import HubError, HubUnavailable
+from sotopia_rl_data.hub.client import Hub, RemoteFile
+from sotopia_rl_data.hub.release import Release, git_oid
+from sotopia_rl_data.readme import data_files
+
+Rows = Mapping[str, Mapping[str, int]]
+_LOADER = Path(__file__).parent / "loading.py"
+_OF_OTHERS = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_DATASETS_CACHE", "HF_XET_CACHE", "HF_ASSETS_CACHE")
+_PATIENCE_S = 3600
+
+
+def check(hub: Hub, release: Release, card: str | None, commit: str, load: bool) -> Rows | None:
+    """Raises HubError where the release in `commit` differs from what was meant; the rows that were loaded, if `load`.
+
+    `card` is the README's text; None where it is not this run's. HubUnavailable passes through.
+    """
+    wrong = list(_problems(hub, release, card, commit))
+    rows = None
+    if load and not wrong:
+        rows = loaded(hub, release, commit)
+        wrong = list(_different(release, rows))
+    if wrong:
+        raise HubError(
+            f"{release.repo}@{release.tag} is published, but not as it was meant: {'; '.join(wrong[:5])}.",
+            "make the next version and push that; whoever pulls this one gets an error, not wrong rows",
+        )
+    return rows
+
+
+def loaded(hub: Hub, release: Release, commit: str) -> Rows:
+    """The rows of each config and split as `load_dataset` finds them, in a new process with an empty cache.
+
+    The default config, loaded without a name, is under "".
+    """
+    configs = [one["config_name"] for one in data_files(release.manifest.configs)]
+    with TemporaryDirectory(prefix="sotopia-rl-data-check-") as home:
+        clean = {name: value for name, value in os.environ.items() if name not in _OF_OTHERS}
+        clean |= {"HF_HOME": home, "HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0"}
+        clean |= {"HF_TOKEN": hub.token} if hub.token else {}
+        done = subprocess.run(
+            [sys.executable, "-P", str(_LOADER), release.repo, commit, *configs],
+            env=clean,
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE_S,
+            check=False,
+        )
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise HubUnavailable(f"load_dataset cannot load {release.repo}@{commit[:8]} ({said}).", "run it again")
+    rows: Rows = json.loads(done.stdout.splitlines()[-1])
+    return rows
+
+
+def _problems(hub: Hub, release: Release, card: str | None, commit: str) -> Iterator[str]:
+    tagged = hub.tags(release.repo).get(release.tag)
+    if tagged != commit:
+        yield f"the tag {release.tag} is on {tagged}, not on {commit}"
+    tree = hub.tree(release.repo, commit)
+    for path, content in release.files.items():
+        there = tree.get(path)
+        if there is None:
+            yield f"{path} is missing"
+        elif there.size != content.size or not _is(
+            there, content.sha256, content.data if there.sha256 is None else b""
+        ):
+            yield f"{path} has other content"
+    if hub.text(release.repo, manifests.FILE_NAME, commit) != release.text:
+        yield f"{manifests.FILE_NAME} is another"
+    if card is not None and hub.text(release.repo, readme.FILE_NAME, commit) != card:
+        yield f"{readme.FILE_NAME} is another"
+
+
+def _is(there: RemoteFile, sha256: str, data: bytes) -> bool:
+    return there.sha256 == sha256 if there.sha256 else there.oid == git_oid(data)
+
+
+def _different(release: Release, rows: Rows) -> Iterator[str]:
+    configs = data_files(release.manifest.configs)
+    expected = {c["config_name"]: release.manifest.configs[c["config_name"]] for c in configs}
+    default = next(c["config_name"] for c in configs if c.get("default"))
+    for config, splits in {**expected, "": expected[default]}.items():
+        counts = {split: one.rows for split, one in splits.items()}
+        if rows.get(config) != counts:
+            yield f"load_dataset gives {rows.get(config)} rows of {config or 'the default config'}, not {counts}"

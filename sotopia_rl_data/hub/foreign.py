@@ -1,0 +1,177 @@
+"""Datasets of others on the Hub, without our manifest: their files go through the importers, pinned by commit.
+
+What the importers know (library exports, annotated rows, `{input, output, value}` as in sotopia-rl's published
+rewards, `{instruction, input, output}` as in sotopia-pi) needs nothing more; a value of -1.0 there is no reward.
+Anything else needs a map from its columns to prompt, completion and reward. Splits are ours, by scenario: nothing is
+on both sides. Leaves out loading scripts: nothing of a repository is ever run.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from sotopia_rl_data import versions
+from sotopia_rl_data.errors import InputError, UsageError
+from sotopia_rl_data.hub import record
+from sotopia_rl_data.hub.client import Hub
+from sotopia_rl_data.hub.pull import Pulled
+from sotopia_rl_data.hub.resolve import by_commit
+from sotopia_rl_data.importers import streams
+from sotopia_rl_data.importers.run import import_dataset
+from sotopia_rl_data.refs import DatasetRef
+from sotopia_rl_data.store import Store
+
+TARGETS = ("prompt", "completion", "reward")
+_DATA = (".json", ".jsonl", ".ndjson", ".csv", ".parquet")
+_NO_DATA = ("dataset_info.json", "dataset_infos.json", "state.json", "manifest.json", "package.json")
+_ROWS = 1000
+Row = Mapping[str, Any]
+
+
+def parse_map(text: str) -> dict[str, str]:
+    """ "input=prompt,output=completion,value=reward" as {"prompt": "input", …}. Raises UsageError."""
+    pairs = [part.partition("=") for part in text.split(",")]
+    columns = {target.strip(): column.strip() for column, equals, target in pairs if equals}
+    if len(columns) != len(pairs) or not {"prompt", "completion"} <= columns.keys() <= set(TARGETS):
+        raise UsageError(
+            f"{text!r} is no map of columns.",
+            "write --map COLUMN=prompt,COLUMN=completion, and COLUMN=reward where there are rewards",
+        )
+    return columns
+
+
+def import_foreign(
+    store: Store,
+    ref: DatasetRef,
+    hub: Hub,
+    commit: str,
+    columns: Mapping[str, str],
+    progress: Callable[[int, int], object] | None = None,
+    pattern: str = "*",
+) -> Pulled:
+    """The files of a dataset of others at `commit`, imported as the next version of the same name.
+
+    `columns` maps prompt, completion and reward to columns; {}: they are known. `pattern` chooses among the files.
+    Raises InputError where nothing can be imported, and what importing raises; the store is as it was then.
+    """
+    known = None if columns or pattern != "*" else by_commit(store, DatasetRef(ref.name, commit=commit))
+    if known is not None:
+        return Pulled(known, commit, False)
+    tree = hub.tree(ref.name, commit)
+    names = [p for p in sorted(tree) if _is_data(p) and fnmatch.fnmatch(p, pattern)]
+    if not names:
+        raise InputError(f"{ref} has no data files on the Hub that could be imported.", f"see {_page(hub, ref)}")
+    with TemporaryDirectory(prefix="sotopia-rl-data-pull-") as folder:
+        total, done, heads = sum(tree[name].size for name in names), 0, []
+        for name in names:
+            heads.append(_lay_out(hub.file(ref.name, name, commit), name, Path(folder), columns))
+            done += tree[name].size
+            if progress is not None:
+                progress(done, total)
+        try:
+            report = import_dataset(store, [folder], ref.name, version=_version(store, ref, hub, commit))
+        except InputError as error:
+            raise _unknown(ref, hub, names, heads, columns) from error
+    record.write(report.version.dir, hub.pin(ref.name, report.version.version, commit))
+    return Pulled(report.version, commit, report.created, len(names))
+
+
+def _is_data(path: str) -> bool:
+    name = path.rpartition("/")[2]
+    return name.lower().endswith(_DATA) and name not in _NO_DATA and not path.startswith(".")
+
+
+def _version(store: Store, ref: DatasetRef, hub: Hub, commit: str) -> str | None:
+    """The number of its own tag, if it has one on this commit; never one that means another commit there."""
+    tags = {tag: sha for tag, sha in hub.tags(ref.name).items() if versions.number(tag)}
+    own = [tag for tag, sha in tags.items() if sha == commit]
+    if ref.version or own:
+        return ref.version or own[0]
+    if not tags:
+        return None
+    newest = max(filter(None, map(versions.number, [*tags, *store.versions(ref.name)])))
+    return versions.spelled((newest[0], newest[1] + 1, 0))
+
+
+def _lay_out(source: Path, name: str, folder: Path, columns: Mapping[str, str]) -> list[str]:
+    """Put a file where the importers find it, as JSON lines where they could not read it; the columns it has."""
+    target = folder / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not columns and source.suffix != ".parquet":
+        target.symlink_to(source.resolve())
+        return list(next(_rows(source), {}))
+    found: list[str] = []
+    with target.with_name(f"{target.name}.jsonl").open("w", encoding="utf-8") as lines:
+        for row in _rows(source):
+            found = found or list(row)
+            lines.write(json.dumps(_training(row, columns) if columns else row, default=str) + "\n")
+    return found
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    """The rows of a data file as objects; what is none is passed over."""
+    if path.suffix.lower() == ".parquet":
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(_ROWS):
+                yield from batch.to_pylist()
+        return
+    with streams.Metered(path).buffered() as stream:
+        entries: Iterator[streams.Entry]
+        if path.suffix.lower() == ".csv":
+            entries = streams.csv_rows(stream, path.name)
+        elif stream.peek(64).lstrip()[:1] == b"[":
+            entries = streams.json_document(stream, path.name, 1)
+        else:
+            entries = streams.json_lines(stream, path.name)
+        for one, wrong in entries:
+            if wrong is None and isinstance(one.value, dict):
+                yield one.value
+
+
+def _training(row: Row, columns: Mapping[str, str]) -> dict[str, Any]:
+    """A row under the names that the importer of training rows reads."""
+    asked, answered = row.get(columns["prompt"]), row.get(columns["completion"])
+    if isinstance(answered, Sequence) and not isinstance(answered, str) and len(answered) == 1:
+        answered = answered[0].get("content") if isinstance(answered[0], dict) else answered[0]
+    prompt = {"input": asked} if isinstance(asked, str) or asked is None else _conversation(asked)
+    reward = {"value": row.get(columns["reward"])} if "reward" in columns else {}
+    return {**prompt, "output": answered, **reward}
+
+
+def _conversation(messages: Any) -> dict[str, Any]:
+    """A list of messages (user and assistant by turns, perhaps a system message before) as system, history, input."""
+    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+        return {"input": messages}
+    system = [m.get("content") for m in messages if m.get("role") == "system"]
+    said = [m for m in messages if m.get("role") != "system"]
+    by_turns = [m.get("role") for m in said] == [("user", "assistant")[i % 2] for i in range(len(said))]
+    if not by_turns or len(said) % 2 == 0 or len(system) > 1:
+        return {"input": messages}  # which the importer refuses, naming the row
+    texts = [m.get("content") for m in said]
+    history = [texts[i : i + 2] for i in range(0, len(texts) - 1, 2)]
+    return {"system": system[0] if system else "", "history": history, "input": texts[-1]}
+
+
+def _unknown(
+    ref: DatasetRef, hub: Hub, names: Sequence[str], heads: Sequence[list[str]], columns: Mapping[str, str]
+) -> InputError:
+    said = ", ".join(next((head for head in heads if head), ["no columns"]))
+    if columns:
+        what = "the map does not fit: " + ", ".join(f"{column}={target}" for target, column in columns.items())
+    else:
+        what = "they are of none of the known shapes"
+    return InputError(
+        f"The rows of {ref} ({names[0]}{' …' if len(names) > 1 else ''}) have the columns {said}: {what}.",
+        f"sotopia-rl-data pull {ref} --map COLUMN=prompt,COLUMN=completion,COLUMN=reward; see {_page(hub, ref)}",
+    )
+
+
+def _page(hub: Hub, ref: DatasetRef) -> str:
+    return f"{hub.endpoint}/datasets/{ref.name}"

@@ -1,0 +1,220 @@
+"""pull(): a release of the Hub becomes a version of the store, checked file by file against its manifest.
+
+What is pulled is an ordinary version directory: later reads need no network, and cannot be handed another revision.
+Files that a version of the store has already are linked, not downloaded. Downloads go through huggingface_hub's cache
+(an interrupted one goes on where it stopped) and are linked from there.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from huggingface_hub.errors import EntryNotFoundError
+
+from sotopia_rl_data import manifest as manifests
+from sotopia_rl_data import readme, versions
+from sotopia_rl_data.digest import version_digest
+from sotopia_rl_data.disk import link_or_copy, storing, sync_file, write_text
+from sotopia_rl_data.errors import HubError, NotFound, VersionExists
+from sotopia_rl_data.hub import record
+from sotopia_rl_data.hub.client import Hub
+from sotopia_rl_data.hub.plan import manifest_at
+from sotopia_rl_data.hub.release import data_files, sha256_of
+from sotopia_rl_data.lock import Lock, sweep
+from sotopia_rl_data.refs import DatasetRef
+from sotopia_rl_data.schema import DataFile, Manifest
+from sotopia_rl_data.store import Store, Version, load
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """The version as it lies in the store, the commit that it is, and whether it is new there.
+
+    Of its files, `linked` were in the store already; `downloaded` came from the Hub, or from huggingface_hub's cache.
+    """
+
+    version: Version
+    commit: str
+    created: bool
+    downloaded: int = 0
+    linked: int = 0
+
+
+def pull(store: Store, ref: DatasetRef, hub: Hub, progress: Progress | None = None) -> Pulled:
+    """Bring what `ref` names on the Hub (a version, a commit, or the latest release) into the store.
+
+    `progress(done, total)` is called in bytes. Raises NotFound where the Hub has no such dataset, revision or
+    manifest, HubError where the files are not what the manifest lists, VersionExists where the store has other content
+    under this number, StoreError where the disk is full. Whatever is raised, the store is as it was.
+    """
+    commit = revision_of(hub, ref)
+    manifest = manifest_at(hub, ref.name, commit)
+    if manifest is None:
+        raise NotFound(
+            f"{ref} has no {manifests.FILE_NAME} of ours on the Hub.",
+            f"sotopia-rl-data pull {ref} --map COLUMN=prompt,…",
+        )
+    return pull_manifest(store, ref, hub, commit, manifest, progress)
+
+
+def revision_of(hub: Hub, ref: DatasetRef) -> str:
+    """The commit that `ref` names: of its tag, itself, or the newest of `main`. Raises NotFound."""
+    if ref.version is None:
+        return hub.commit_of(ref.name, ref.commit or "main")
+    tags = hub.tags(ref.name)
+    if ref.version not in tags:
+        known = sorted((t for t in tags if versions.number(t)), key=lambda t: versions.number(t) or (0, 0, 0))
+        raise NotFound(
+            f"{ref.name} has no {ref.version} on the Hub; it has {', '.join(known) or 'no version'}.",
+            f"name one of them: {ref.name}@{known[-1]}" if known else f"sotopia-rl-data pull {ref.name}",
+        )
+    return tags[ref.version]
+
+
+def pull_manifest(
+    store: Store, ref: DatasetRef, hub: Hub, commit: str, found: Manifest, progress: Progress | None = None
+) -> Pulled:
+    """`pull`, where the commit and its manifest are known."""
+    manifest = replace(found, name=ref.name)
+    _check(ref, commit, manifest)
+    if manifest.version in store.versions(ref.name):
+        return Pulled(_already(store, ref, hub, commit, manifest), commit, False)
+    with storing(store.root):
+        staging = store.root / ".staging"
+        staging.mkdir(parents=True, exist_ok=True)
+        sweep(staging)
+        lock = Lock(staging, ref.name.replace("/", "--"))
+    try:
+        fetching = _Fetching(store, hub, ref.name, commit, lock.dir, progress or (lambda done, total: None))
+        with storing(store.root):
+            fetching.files(manifest)
+            fetching.card(manifest)
+            write_text(lock.dir / manifests.FILE_NAME, manifests.dump(manifest))
+            record.write(lock.dir, hub.pin(ref.name, manifest.version, commit))
+            placed = _place(store, manifest, lock.dir)
+    finally:
+        lock.release()
+    if placed is None:  # another process was faster
+        return Pulled(_already(store, ref, hub, commit, manifest), commit, False)
+    return Pulled(load(placed), commit, True, fetching.downloaded, fetching.linked)
+
+
+def _check(ref: DatasetRef, commit: str, manifest: Manifest) -> None:
+    """The manifest is whole, and that of the version that was asked for."""
+    digests = {c: {s: one.digest for s, one in splits.items()} for c, splits in manifest.configs.items()}
+    whole = versions.number(manifest.version) and version_digest(digests, manifest.recipe) == manifest.digest
+    if not whole or (ref.version and manifest.version != ref.version):
+        what = f"says {manifest.version}" if whole else "contradicts itself"
+        raise HubError(
+            f"{ref} on the Hub ({commit[:8]}) has a manifest that {what}: it was written over by hand.",
+            "pin another version, or ask whoever publishes it",
+        )
+
+
+def _already(store: Store, ref: DatasetRef, hub: Hub, commit: str, manifest: Manifest) -> Version:
+    """The version of the store that has this number: it is the same, or VersionExists is raised."""
+    there = store.version(ref.name, manifest.version)
+    if there.digest != manifest.digest:
+        raise VersionExists(
+            f"The store has another {there.ref} than the Hub's commit {commit[:8]}.",
+            f"pull it into another store (--store DIR), or move {there.dir} away",
+        )
+    record.write(there.dir, hub.pin(ref.name, manifest.version, commit))
+    return there
+
+
+class _Fetching:
+    """Fills a folder with the files of one commit."""
+
+    def __init__(self, store: Store, hub: Hub, repo: str, commit: str, into: Path, progress: Progress) -> None:
+        self._store, self._hub, self._repo, self._commit = store, hub, repo, commit
+        self._into, self._progress = into, progress
+        self.downloaded = self.linked = 0
+
+    def files(self, manifest: Manifest) -> None:
+        """Every file of the manifest, checked. Raises HubError where one is not what the manifest lists."""
+        known = {(file.sha256, file.size): path for file, path in _held(self._store, manifest.name)}
+        wanted = list(data_files(manifest))
+        total, done = sum(file.size for file in wanted), 0
+        for file in wanted:
+            target = self._into / file.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not self._linked(known.get((file.sha256, file.size)), file, target):
+                self._download(file, target)
+            target.chmod(0o444)
+            sync_file(target)
+            done += file.size
+            self._progress(done, total)
+
+    def _linked(self, source: Path | None, file: DataFile, target: Path) -> bool:
+        """Take the file from a version of the store, if it is still whole there."""
+        if source is None or not source.is_file() or sha256_of(source) != file.sha256:
+            return False
+        link_or_copy(source, target)
+        self.linked += 1
+        return True
+
+    def _download(self, file: DataFile, target: Path) -> None:
+        """From the cache or the Hub; once more from the Hub where what lies in the cache is damaged."""
+        for again in (False, True):
+            try:
+                source = self._hub.file(self._repo, file.path, self._commit, again).resolve()
+            except EntryNotFoundError as error:
+                raise self._wrong(f"{file.path} is missing") from error
+            if source.stat().st_size == file.size and sha256_of(source) == file.sha256:
+                link_or_copy(source, target)
+                self.downloaded += 1
+                return
+        raise self._wrong(f"{file.path} has other bytes than its manifest lists")
+
+    def _wrong(self, what: str) -> HubError:
+        return HubError(
+            f"{self._repo} at commit {self._commit[:8]}: {what}; nothing of it was kept.",
+            "try again; if it stays so, whoever publishes it has to make a new version",
+        )
+
+    def card(self, manifest: Manifest) -> None:
+        """README.md as published, with its pictures; where it would mislead `load_dataset`, the store's own."""
+        text = self._hub.text(self._repo, readme.FILE_NAME, self._commit) or ""
+        front, _ = readme.split_front(text)
+        if front.get("configs") != readme.data_files(manifest.configs):
+            text = readme.render(manifest, text or None)
+        for path in sorted(readme.pictures(text)):
+            try:
+                source = self._hub.file(self._repo, path, self._commit)
+            except EntryNotFoundError:
+                continue  # a picture that is not there is shown as its caption
+            (self._into / path).parent.mkdir(exist_ok=True)
+            (self._into / path).write_bytes(source.read_bytes())
+        write_text(self._into / readme.FILE_NAME, text)
+
+
+def _held(store: Store, name: str) -> Iterator[tuple[DataFile, Path]]:
+    """The files of the versions of `name` that the store has."""
+    for number in store.versions(name):
+        version = store.version(name, number)
+        for file in data_files(version.manifest):
+            yield file, version.dir / file.path
+
+
+def _place(store: Store, manifest: Manifest, folder: Path) -> Path | None:
+    """Rename the finished folder to its place; None where the version is there meanwhile."""
+    for inner in (*(folder / config for config in manifest.configs), folder):
+        sync_file(inner)
+    target = store.root / manifest.name / manifest.version
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.rename(folder, target)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY) and (target / manifests.FILE_NAME).is_file():
+            return None
+        raise
+    for outer in (target.parent, target.parent.parent, store.root):
+        sync_file(outer)
+    return target

@@ -1,0 +1,228 @@
+"""push(): a version of the store becomes a release of a dataset repository, whole or not at all.
+
+    inspect   every file is what the manifest says, and nothing in it looks like a key       release.py, leaks.py
+    plan      the repository as it is, the release as it is to be                            plan.py
+    land      upload, then ONE commit against the head that was planned from                 landing.py
+    tag       vX.Y.Z on that commit
+    check     the tag, every file, the manifest, and what `load_dataset` makes of it         checking.py
+
+After 409, 412, 429, 5xx or a lost connection it is planned anew from the new head: a commit whose answer was lost is
+found there by its manifest, and only what is missing is done.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from sotopia_rl_data import readme
+from sotopia_rl_data.errors import HubUnavailable
+from sotopia_rl_data.hub import checking, leaks, record
+from sotopia_rl_data.hub.client import Hub
+from sotopia_rl_data.hub.landing import land, release_commit
+from sotopia_rl_data.hub.plan import NOTHING, Plan, look, plan
+from sotopia_rl_data.hub.release import Release, inspect, release
+from sotopia_rl_data.readme import Card
+from sotopia_rl_data.store import Version
+
+State = Literal["published", "already published", "tagged", "pull request", "planned"]
+
+ATTEMPTS = 6
+_PATIENCE_S = 300.0  # the longest Retry-After that is waited for
+
+
+class Progress(Protocol):
+    """Hears of each step ("search", "upload", …) how far it is, in bytes, and of how many."""
+
+    def __call__(self, step: str, done: int, total: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to push. `private` None: as the account's default. `load`: whether the check ends with a `load_dataset` of
+    the release in a throw-away cache. `calls`: files of a redacted ledger that go along, by path."""
+
+    private: bool | None = None
+    create_pr: bool = False
+    dry_run: bool = False
+    message: str = ""
+    allow_secrets: bool = False
+    load: bool = True
+    calls: Mapping[str, Path] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """What a push did. `state`: "published", or "tagged" where only the tag was missing; "already published" as
+    `version`; "pull request" number `pull`; "planned" by a dry run. `rows[config][split]` is what was loaded back."""
+
+    state: State
+    repo: str
+    version: str
+    digest: str
+    commit: str | None
+    plan: Plan
+    release: Release
+    url: str
+    pull: int | None = None
+    rows: Mapping[str, Mapping[str, int]] | None = None
+    attempts: int = 1
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        files = self.release.files
+        return {
+            "state": self.state,
+            "repo": self.repo,
+            "version": self.version,
+            "digest": self.digest,
+            "commit": self.commit,
+            "url": self.url,
+            "pull": self.pull,
+            "adds": {path: files[path].size for path in self.plan.adds},
+            "deletes": list(self.plan.deletes),
+            "unchanged": list(self.plan.unchanged),
+            "rows": self.rows,
+            "attempts": self.attempts,
+            "seconds": round(self.seconds, 2),
+        }
+
+
+def push(
+    version: Version, card: Card, hub: Hub, repo: str, options: Options = Options(), progress: Progress | None = None
+) -> Pushed:
+    """Publish `version` as a release of `repo` (ORG/NAME), with this card.
+
+    Raises SecretsFound before anything is asked; VersionExists where the number is published with other content;
+    HubError and HubUnavailable. Whatever is raised, `main` is the old release or the new one, and the next run
+    finishes the job.
+    """
+    began = time.monotonic()
+    told: Progress = progress or (lambda step, done, total: None)
+    made = release(version, repo, card, options.calls)
+    _search(version, made, options, told)
+    run = _Run(hub, made, _own_card(version), options, told)
+    done, attempts = run.to_the_end()
+    if done.commit and done.state != "planned":
+        _note(version, done, hub)
+    return replace(done, attempts=attempts, seconds=time.monotonic() - began)
+
+
+def _search(version: Version, made: Release, options: Options, told: Progress) -> None:
+    total = sum(f.size for splits in version.manifest.configs.values() for s in splits.values() for f in s.files)
+    read = 0
+
+    def on_bytes(count: int) -> None:
+        nonlocal read
+        read += count
+        told("search", read, total)
+
+    found = inspect(version, on_bytes)
+    found += leaks.in_text(made.card.block, "the card") + leaks.in_text(options.message, "the message")
+    if not options.allow_secrets:
+        leaks.check(found, version.ref)
+
+
+def _own_card(version: Version) -> str:
+    path = version.dir / readme.FILE_NAME
+    return path.read_text("utf-8", "replace") if path.is_file() else ""
+
+
+class _Run:
+    """One release on its way to one repository."""
+
+    def __init__(self, hub: Hub, made: Release, own_card: str, options: Options, told: Progress) -> None:
+        self._hub, self._made, self._own_card, self._options, self._told = hub, made, own_card, options, told
+        self._wrote = False  # anything at all
+        self._commit: str | None = None  # of the release, once this run knows it
+        self._card: str | None = None  # as this run wrote it
+
+    def to_the_end(self) -> tuple[Pushed, int]:
+        """The outcome, and how many attempts it took."""
+        attempt = 1
+        while True:
+            try:
+                return self._once(), attempt
+            except HubUnavailable as busy:
+                if attempt == ATTEMPTS or (busy.status == 0 and not self._wrote):
+                    raise
+                _wait(busy, attempt)
+                attempt += 1
+
+    def _once(self) -> Pushed:
+        hub, made, options = self._hub, self._made, self._options
+        remote = look(hub, made.repo)
+        steps = plan(hub, made, remote, self._own_card)
+        if not options.allow_secrets:
+            leaks.check(leaks.in_text(steps.card, "the card"), f"{made.repo}@{made.tag}")
+        if steps.published and steps.published != self._commit:
+            return self._outcome("already published", steps, steps.published)
+        if options.dry_run:
+            return self._outcome("planned", steps, None)
+        state: State = "published" if self._wrote else "tagged"
+        self._wrote = True
+        if remote is NOTHING:
+            hub.create(made.repo, options.private)
+            remote = look(hub, made.repo)
+            steps = plan(hub, made, remote, self._own_card)
+        if steps.published is None:
+            if steps.landed:
+                self._commit = release_commit(hub, made.repo, str(remote.head))
+            else:
+                state, self._card = "published", steps.card
+                landing = land(hub, made, steps, options.message, options.create_pr, self._on_bytes(steps))
+                if landing.pull is not None:
+                    return self._outcome("pull request", steps, landing.commit, pull=landing.pull)
+                self._commit = landing.commit
+            hub.tag(made.repo, made.tag, str(self._commit), f"digest {made.manifest.digest}")
+        rows = checking.check(hub, made, self._card, str(self._commit), options.load)
+        return self._outcome(state, steps, self._commit, rows=rows)
+
+    def _on_bytes(self, steps: Plan) -> Callable[[int], None]:
+        total, sent = sum(self._made.files[path].size for path in steps.adds), 0
+
+        def on_bytes(count: int) -> None:
+            nonlocal sent
+            sent += count
+            self._told("upload", min(sent, total), total)
+
+        return on_bytes
+
+    def _outcome(self, state: State, steps: Plan, commit: str | None, **more: Any) -> Pushed:
+        made = self._made
+        version = steps.published_as or made.tag
+        url = f"{self._hub.endpoint}/datasets/{made.repo}"
+        url += f"/discussions/{more['pull']}" if "pull" in more else f"/tree/{version}" if commit else ""
+        return Pushed(state, made.repo, version, made.manifest.digest, commit, steps, made, url, **more)
+
+
+def _wait(busy: HubUnavailable, attempt: int) -> None:
+    """As long as the Hub asks; else longer each time, and not in step with other writers."""
+    if busy.retry_after is not None and busy.retry_after > _PATIENCE_S:
+        raise busy
+    backoff = min(2.0**attempt, 30.0) * random.uniform(0.25, 0.5)
+    time.sleep(max(backoff, busy.retry_after or 0.0))
+
+
+def _note(version: Version, done: Pushed, hub: Hub) -> None:
+    """Keep what the release is called on the Hub beside the version; and its card, if they share the name."""
+    if done.state == "pull request" or done.commit is None:
+        return
+    record.write(version.dir, hub.pin(done.repo, done.version, done.commit))
+    if done.repo == version.name and done.state == "published":
+        write_card(version.dir, done.plan.card, done.release.card.pictures)
+
+
+def write_card(directory: Path, text: str, pictures: Mapping[str, bytes]) -> None:
+    """README.md and its pictures in a directory; what is there is replaced."""
+    for path, data in pictures.items():
+        (directory / path).parent.mkdir(parents=True, exist_ok=True)
+        (directory / path).write_bytes(data)
+    beside = directory / f".{readme.FILE_NAME}.new"
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(directory / readme.FILE_NAME)

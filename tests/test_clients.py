@@ -1,0 +1,594 @@
+"""Clients and the loopback provider: our requests are the real SDKs' requests, and both sides speak both protocols."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import anthropic as anthropic_sdk
+import openai as openai_sdk
+import psutil
+import pytest
+from aiohttp import web
+
+from sotopia_rl_data.asking import anthropic, openai
+from sotopia_rl_data.asking.dispatch import Pacing, ask_all
+from sotopia_rl_data.asking.ledger import Ledger
+from sotopia_rl_data.asking.loopback.answers import MALFORMED, answer, malformed
+from sotopia_rl_data.asking.loopback.cache import PrefixCache
+from sotopia_rl_data.asking.loopback.running import Running, running
+from sotopia_rl_data.asking.request import Client, Reply, Request, Usage
+from sotopia_rl_data.errors import AskingError, KeyMissing, Rejected, Unavailable, UsageError
+from sotopia_rl_data.schema import Message
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "turn 0": {"type": "integer", "enum": [0, 1, 2, 3]},
+        "turn 2": {"type": "integer", "enum": [0, 1, 2, 3]},
+    },
+    "required": ["turn 0", "turn 2"],
+    "additionalProperties": False,
+}
+MESSAGES: list[Message] = [
+    {"role": "system", "content": "You rate utterances."},
+    {"role": "user", "content": "Jean-Luc: « Ça va ? »"},
+    {"role": "user", "content": "Rate the goal."},
+]
+PROVIDERS = ["openai", "anthropic"]
+
+
+def client_for(provider: str, url: str, **sampling: Any) -> Client:
+    """Our client of a provider that listens at `url` (without the path that OpenAI's URLs end in)."""
+    if provider == "openai":
+        return openai.OpenAIClient(openai.target("sim", f"{url}/v1", sampling))
+    return anthropic.AnthropicClient(anthropic.target("sim", url, {"max_tokens": 200} | sampling))
+
+
+def ask(client: Client, *messages: Message, schema: Mapping[str, Any] | None = SCHEMA, cache_until: int = 0) -> Reply:
+    """One answer, in an event loop of its own."""
+
+    async def go() -> Reply:
+        try:
+            return await client.send(Request(client.target, messages or MESSAGES, schema, cache_until=cache_until))
+        finally:
+            await client.close()
+
+    return asyncio.run(go())
+
+
+class Canned:
+    """A server that writes down what it gets and answers what it was told."""
+
+    def __init__(self, status: int = 200, body: str = "{}", **headers: str) -> None:
+        self.status, self.body = status, body
+        self.headers = {"Content-Type": "application/json"} | {k.replace("_", "-"): v for k, v in headers.items()}
+        self.got: list[tuple[str, dict[str, str], dict[str, Any]]] = []
+
+    async def handle(self, request: web.BaseRequest) -> web.Response:
+        headers = {k.lower(): v for k, v in request.headers.items()}
+        self.got.append((request.path, headers, json.loads(await request.read())))
+        return web.Response(status=self.status, body=self.body.encode(), headers=self.headers)
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[str]:
+        runner = web.ServerRunner(web.Server(self.handle, access_log=None))
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        try:
+            yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        finally:
+            await runner.cleanup()
+
+    def ask(self, provider: str) -> Reply:
+        """What our client makes of the canned answer."""
+
+        async def go() -> Reply:
+            async with self.listening() as url:
+                client = client_for(provider, url)
+                try:
+                    return await client.send(Request(client.target, MESSAGES, SCHEMA))
+                finally:
+                    await client.close()
+
+        return asyncio.run(go())
+
+
+def both(ours: Callable[[str], Awaitable[Any]], theirs: Callable[[str], Awaitable[Any]]) -> list[Any]:
+    """What a server gets from our client and from the SDK."""
+    canned = Canned(500)
+
+    async def go() -> None:
+        async with canned.listening() as url:
+            for send in (ours, theirs):
+                with pytest.raises((AskingError, openai_sdk.APIError, anthropic_sdk.APIError)):
+                    await send(url)
+
+    asyncio.run(go())
+    return canned.got
+
+
+def test_what_we_post_to_openai_is_what_its_sdk_posts(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "key-of-the-test")
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-1")
+    sampling = {"temperature": 0, "max_tokens": 99, "seed": 1}
+
+    async def ours(url: str) -> None:
+        client = client_for("openai", url, **sampling)
+        try:
+            await client.send(Request(client.target, MESSAGES, SCHEMA, schema_name="direct"))
+        finally:
+            await client.close()
+
+    async def theirs(url: str) -> None:
+        wanted = {"type": "json_schema", "json_schema": {"name": "direct", "strict": True, "schema": SCHEMA}}
+        async with openai_sdk.AsyncOpenAI(base_url=f"{url}/v1", max_retries=0) as sdk:
+            await sdk.chat.completions.create(model="sim", messages=MESSAGES, response_format=wanted, **sampling)
+
+    (our_path, our_headers, our_body), (their_path, their_headers, their_body) = both(ours, theirs)
+    assert (our_path, our_body) == (their_path, their_body)
+    assert json.dumps(our_body["response_format"]) == json.dumps(their_body["response_format"])  # order of keys, too
+    for name in ("authorization", "content-type", "openai-organization"):
+        assert our_headers[name] == their_headers[name]
+    assert not [name for name in our_headers if name.startswith("x-stainless")]
+
+
+def test_what_we_post_to_anthropic_is_what_its_sdk_posts(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "key-of-the-test")
+
+    async def ours(url: str) -> None:
+        client = client_for("anthropic", url)
+        try:
+            await client.send(Request(client.target, MESSAGES, SCHEMA, cache_until=2))
+        finally:
+            await client.close()
+
+    async def theirs(url: str) -> None:
+        mark = {"cache_control": {"type": "ephemeral"}}
+        system = [{"type": "text", "text": MESSAGES[0]["content"], **mark}]
+        messages = [
+            {"role": "user", "content": [{"type": "text", "text": MESSAGES[1]["content"], **mark}]},
+            {"role": "user", "content": [{"type": "text", "text": MESSAGES[2]["content"]}]},
+        ]
+        schema = anthropic_sdk.transform_schema(SCHEMA)
+        async with anthropic_sdk.AsyncAnthropic(base_url=url, max_retries=0) as sdk:
+            await sdk.messages.create(
+                model="sim",
+                max_tokens=200,
+                system=system,
+                messages=messages,
+                output_config={"format": {"type": "json_schema", "schema": schema}},
+            )
+
+    (our_path, our_headers, our_body), (their_path, their_headers, their_body) = both(ours, theirs)
+    assert (our_path, our_body) == (their_path, their_body)
+    for name in ("authorization", "content-type", "anthropic-version"):
+        assert our_headers[name] == their_headers[name]
+
+
+def test_the_real_sdks_read_the_loopback_providers_answers():
+    async def go(provider: Running) -> None:
+        async with openai_sdk.AsyncOpenAI(api_key="any", base_url=provider.openai_url, max_retries=0) as sdk:
+            wanted = {"type": "json_schema", "json_schema": {"name": "a", "strict": True, "schema": SCHEMA}}
+            completion = await sdk.chat.completions.create(model="sim", messages=MESSAGES, response_format=wanted)
+            told = json.loads(completion.choices[0].message.content or "")
+            assert told.keys() == {"turn 0", "turn 2"}
+            assert completion.usage is not None
+            assert completion.usage.total_tokens == completion.usage.prompt_tokens + completion.usage.completion_tokens
+        async with anthropic_sdk.AsyncAnthropic(api_key="any", base_url=provider.url, max_retries=0) as sdk:
+            message = await sdk.messages.create(
+                model="sim", max_tokens=50, messages=[{"role": "user", "content": "Hello?"}]
+            )
+            assert message.stop_reason == "end_turn"
+            assert message.content[0].type == "text"
+            assert message.usage.cache_read_input_tokens == 0
+            with pytest.raises(anthropic_sdk.NotFoundError):
+                await sdk.models.retrieve("sim")
+
+    with running() as provider:
+        asyncio.run(go(provider))
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_reply_has_text_that_obeys_the_schema_the_returned_model_and_the_tokens(provider: str):
+    with running(model="sim-2026-05-01") as server:
+        reply = ask(client_for(provider, server.url))
+        free = ask(client_for(provider, server.url), schema=None)
+    assert set(json.loads(reply.text)) == {"turn 0", "turn 2"}
+    assert set(json.loads(reply.text).values()) <= {0, 1, 2, 3}
+    assert (reply.finish, reply.model) == ("stop", "sim-2026-05-01")
+    assert reply.usage.input > 20
+    assert reply.usage.output == 7
+    assert len(free.text.split()) == 5
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_truncation_and_refusal_are_told_apart(provider: str):
+    with running() as server:
+        cut = ask(client_for(provider, server.url, max_tokens=2))
+    assert (cut.finish, len(cut.text), cut.usage.output) == ("length", 8, 2)
+    with running(malformed="refusal", malformed_share=1.0) as server:
+        refused = ask(client_for(provider, server.url))
+    assert refused.finish == "refusal"
+    assert "can't rate" in refused.text
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("kind", MALFORMED)
+def test_every_malformed_kind_arrives_as_the_provider_sent_it(malformed_url: dict[str, str], provider: str, kind: str):
+    reply = ask(client_for(provider, malformed_url[kind]))
+    right = malformed_url["right"]
+    text, stop = malformed(kind, right)
+    assert (reply.text, reply.finish) == (text, stop)
+    assert reply.text != right
+
+
+@pytest.fixture(scope="module")
+def malformed_url() -> Any:
+    """A provider for each malformed kind, made when first asked for; under "right" the well-formed answer."""
+    prompt = "\x1e".join(f"{m['role']}\x1f{m['content']}" for m in MESSAGES)
+    running_ones: list[Any] = []
+
+    class Urls(dict[str, str]):
+        def __missing__(self, kind: str) -> str:
+            server = running(malformed=kind, malformed_share=1.0)
+            running_ones.append(server)
+            self[kind] = server.__enter__().url
+            return self[kind]
+
+    yield Urls(right=answer(SCHEMA, prompt, 0))
+    for server in running_ones:
+        server.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("provider", "formats", "extra"),
+    [("openai", "json_object", 1), ("openai", "text", 2), ("anthropic", "text", 1)],
+)
+def test_a_server_without_json_schemas_is_asked_in_the_next_weaker_way(provider: str, formats: str, extra: int):
+    async def go(url: str) -> list[Reply]:
+        client = client_for(provider, url)
+        try:
+            return [await client.send(Request(client.target, MESSAGES, SCHEMA, sample=n)) for n in range(3)]
+        finally:
+            await client.close()
+
+    with running(formats=formats) as server:
+        replies = asyncio.run(go(server.url))
+        log = server.log()
+    assert all(set(json.loads(reply.text)) == {"turn 0", "turn 2"} for reply in replies)
+    assert (log["answered"], log["statuses"]["400"]) == (3, extra)
+
+
+def test_a_schema_that_openai_would_refuse_is_refused_with_its_reason():
+    open_schema = SCHEMA | {"additionalProperties": True}
+    with running() as server, pytest.raises(Rejected, match="additionalProperties"):
+        ask(client_for("openai", server.url), schema=open_schema)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize(
+    ("status", "kind", "mend"),
+    [
+        (400, Rejected, ""),
+        (401, Rejected, "check the key"),
+        (402, Rejected, "top up"),
+        (403, Rejected, "may do"),
+        (404, Rejected, "model's name"),
+        (408, Unavailable, "again"),
+        (429, Unavailable, "again"),
+        (500, Unavailable, "again"),
+        (503, Unavailable, "again"),
+        (529, Unavailable, "again"),
+    ],
+)
+def test_what_a_status_means(provider: str, status: int, kind: type[AskingError], mend: str):
+    canned = Canned(status, '{"error": {"message": "no luck\\ntoday"}}')
+    with pytest.raises(AskingError) as caught:
+        canned.ask(provider)
+    assert type(caught.value) is kind
+    assert caught.value.message.endswith(f"{status} no luck today")
+    assert mend in caught.value.mend
+    assert getattr(caught.value, "status", None) == status
+    assert len(canned.got) == 1  # nobody below us retries
+
+
+def test_an_account_without_money_is_refused_whatever_the_status():
+    body = '{"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}'
+    with pytest.raises(Rejected, match="quota") as caught:
+        Canned(429, body).ask("openai")
+    assert "top up" in caught.value.mend
+
+
+@pytest.mark.parametrize(
+    ("headers", "wanted"),
+    [
+        ({"retry_after": "7"}, 7.0),
+        ({"retry_after": "0.25"}, 0.25),
+        ({"retry_after_ms": "1500", "retry_after": "9"}, 1.5),
+        ({"retry_after": formatdate(1, usegmt=True)}, 0.0),
+        ({"retry_after": "soon"}, None),
+        ({}, None),
+    ],
+)
+def test_retry_after_is_read_in_all_its_forms(headers: dict[str, str], wanted: float | None):
+    with pytest.raises(Unavailable) as caught:
+        Canned(429, "{}", **headers).ask("openai")
+    assert caught.value.retry_after == wanted
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("body", ["<html>hello</html>", "{}", "null", "[]", '{"choices": [], "content": null}', ""])
+def test_a_200_that_is_no_completion_is_not_taken_for_one(provider: str, body: str):
+    with pytest.raises(Unavailable, match="no completion"):
+        Canned(200, body).ask(provider)
+
+
+def test_an_error_wrapped_in_a_200_is_an_error():
+    with pytest.raises(Unavailable, match="overloaded"):
+        Canned(200, '{"error": {"message": "overloaded", "code": 529}}').ask("openai")
+    with pytest.raises(Rejected, match="no such model"):
+        Canned(200, '{"error": {"message": "no such model", "code": 404}}').ask("openai")
+
+
+def test_content_in_parts_and_other_servers_ways_to_count_are_read():
+    body = {
+        "choices": [{"message": {"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}}],
+        "usage": {"prompt_tokens": 9, "completion_tokens": 2, "prompt_cache_hit_tokens": 4},
+    }
+    assert Canned(200, json.dumps(body)).ask("openai") == Reply("ab", "stop", "", Usage(9, 4, 0, 2))
+    body = {"choices": [{"message": {"content": None}, "finish_reason": "content_filter"}]}
+    assert Canned(200, json.dumps(body)).ask("openai") == Reply("", "refusal")
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_nobody_listening_is_a_sentence(provider: str):
+    with pytest.raises(Unavailable, match="cannot be reached"):
+        ask(client_for(provider, "http://127.0.0.1:9"))
+
+
+@pytest.mark.parametrize(("provider", "variable"), [("openai", "OPENAI_API_KEY"), ("anthropic", "ANTHROPIC_API_KEY")])
+def test_a_key_is_needed_but_not_on_this_machine(provider: str, variable: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv(variable, raising=False)
+    for url in ("http://localhost:8000", "http://127.0.0.1:1", "http://[::1]:2"):
+        assert client_for(provider, url).target.base_url.startswith(url)
+    with pytest.raises(KeyMissing, match=variable):
+        client_for(provider, "http://10.0.0.7:8000")
+    monkeypatch.setenv(variable, "any")
+    client_for(provider, "http://10.0.0.7:8000")
+
+
+def test_base_urls_come_from_the_call_then_from_the_environment(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    monkeypatch.delenv("ANTHROPIC_BASE_URL", raising=False)
+    assert openai.target("gpt-4o").base_url == "https://api.openai.com/v1"
+    assert anthropic.target("claude").base_url == "https://api.anthropic.com"
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://vllm:8000/v1/")
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://proxy:9000/")
+    assert openai.target("gpt-4o").base_url == "http://vllm:8000/v1"
+    assert anthropic.target("claude").base_url == "http://proxy:9000"
+    assert openai.target("gpt-4o", "http://other/v1").base_url == "http://other/v1"
+    for wrong in ("vllm:8000", "ftp://host", "http://", "http://me:secret@host/v1", "http://host/v1?key=secret"):
+        with pytest.raises(UsageError) as caught:
+            openai.target("gpt-4o", wrong)
+        assert "secret" not in str(caught.value)
+
+
+def marks(body: dict[str, Any]) -> list[str]:
+    blocks = [*body.get("system", []), *(b for m in body["messages"] for b in m["content"])]
+    return [block["text"] for block in blocks if "cache_control" in block]
+
+
+def test_anthropics_cache_markers_stand_at_the_end_of_what_siblings_share():
+    target = anthropic.target("claude", "http://localhost:1")
+    rubric, episode, last = (m["content"] for m in MESSAGES)
+    assert marks(anthropic.body_of(Request(target, MESSAGES, SCHEMA))) == []
+    assert marks(anthropic.body_of(Request(target, MESSAGES, SCHEMA, cache_until=1))) == [rubric]
+    assert marks(anthropic.body_of(Request(target, MESSAGES, SCHEMA, cache_until=2))) == [rubric, episode]
+    assert marks(anthropic.body_of(Request(target, MESSAGES, SCHEMA, cache_until=3))) == [rubric, last]
+    body = anthropic.body_of(Request(target, MESSAGES, SCHEMA, cache_until=2))
+    assert [m["role"] for m in body["messages"]] == ["user", "user"]
+    assert body["max_tokens"] == anthropic.MAX_TOKENS
+
+
+def test_anthropics_schema_keeps_the_order_of_its_keys():
+    """The order of the schema's keys is the order in which the model writes them."""
+    schema = {"type": "object", "properties": {"reason": {"type": "string"}, "level": {"type": "integer"}}}
+    body = anthropic.body_of(Request(anthropic.target("claude", "http://localhost:1"), MESSAGES, schema))
+    assert list(body["output_config"]["format"]["schema"]["properties"]) == ["reason", "level"]
+
+
+def siblings(count: int) -> list[list[Message]]:
+    """Questions that share a rubric and an episode of 1,500 tokens each and differ in the last message."""
+    shared: list[Message] = [
+        {"role": "system", "content": "rubric " * 857},
+        {"role": "user", "content": "episode " * 750},
+    ]
+    return [[*shared, {"role": "user", "content": f"Rate dimension {n}."}] for n in range(count)]
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_shared_prefix_is_read_from_the_providers_cache(provider: str):
+    async def go(url: str) -> list[Usage]:
+        client = client_for(provider, url)
+        try:
+            asked = [Request(client.target, messages, SCHEMA, cache_until=2) for messages in siblings(4)]
+            return [(await client.send(request)).usage for request in asked]
+        finally:
+            await client.close()
+
+    with running() as server:
+        first, *others = asyncio.run(go(server.url))
+    assert first.cached == 0
+    assert first.written == (3_046 if provider == "anthropic" else 0)
+    for usage in others:
+        assert usage.written == 0
+        assert usage.cached == (3_046 if provider == "anthropic" else 2_944)
+        assert usage.input > usage.cached
+
+
+def test_the_prefix_cache_counts_as_openai_does():
+    cache = PrefixCache()
+    long = b"a" * 4 * 2_000
+    first = cache.blocks("m", long)
+    assert (first.read, first.written, len(first.hashes)) == (0, 0, 15)
+    assert cache.blocks("m", long).read == 0  # sent at once: not known yet
+    cache.learn("m", first)
+    assert cache.blocks("m", long).read == 1_920  # fifteen blocks of 128
+    assert cache.blocks("m", long[: 4 * 1_500] + b"b" * 2_000).read == 1_408
+    assert cache.blocks("m", long[: 4 * 1_000] + b"b" * 2_000).read == 0  # seven blocks are too few
+    assert cache.blocks("m", b"b" + long).read == 0
+    assert cache.blocks("other", long).read == 0
+    assert cache.blocks("m", long[: 4 * 1_023]).hashes == ()
+
+
+def test_the_prefix_cache_counts_as_anthropic_does():
+    cache = PrefixCache()
+    parts = [(b"s" * 4_800, True), (b"e" * 4_800, True), (b"q1", False)]
+    first = cache.marked("m", parts)
+    assert (first.read, first.written) == (0, 2_400)
+    cache.learn("m", first)
+    assert (cache.marked("m", parts).read, cache.marked("m", parts).written) == (2_400, 0)
+    other_episode = [(b"s" * 4_800, True), (b"f" * 4_800, True), (b"q1", False)]
+    assert (cache.marked("m", other_episode).read, cache.marked("m", other_episode).written) == (1_200, 1_200)
+    unmarked = [(text, False) for text, _ in parts]
+    assert (cache.marked("m", unmarked).read, cache.marked("m", unmarked).written) == (0, 0)
+    assert cache.marked("m", [(b"s" * 400, True)]).written == 0  # too short to be kept
+
+
+def test_another_answer_schema_is_another_prefix():
+    other = {**SCHEMA, "properties": {"turn 1": {"type": "integer", "enum": [0, 1]}}, "required": ["turn 1"]}
+    with running() as server:
+        seen = [
+            ask(client_for("openai", server.url), *siblings(1)[0], schema=s).usage.cached
+            for s in (SCHEMA, SCHEMA, other)
+        ]
+    assert seen[0] == 0
+    assert seen[1] > 1_024
+    assert seen[2] == 0
+
+
+def test_the_same_seed_gives_the_same_answers_and_another_does_not():
+    def told(**options: Any) -> list[str]:
+        with running(**options) as server:
+            return [ask(client_for("openai", server.url), {"role": "user", "content": f"q{n}"}).text for n in range(9)]
+
+    assert told(seed=1) == told(seed=1)
+    assert told(seed=1) != told(seed=2)
+
+
+def test_faults_follow_the_seed_and_the_request_and_nothing_else():
+    async def statuses(url: str) -> list[int]:
+        client = client_for("openai", url)
+        found = []
+        try:
+            for n in range(60):
+                try:
+                    await client.send(Request(client.target, [{"role": "user", "content": str(n)}], SCHEMA))
+                    found.append(200)
+                except Unavailable as error:
+                    found.append(error.status)
+        finally:
+            await client.close()
+        return found
+
+    with running(throttled=0.2, broken=0.2) as server:
+        first = asyncio.run(statuses(server.url))
+    with running(throttled=0.2, broken=0.2) as server:
+        assert asyncio.run(statuses(server.url)) == first
+    assert {200, 429, 500} <= set(first)
+
+
+def test_the_provider_counts_what_it_got_and_what_it_was_paid_for_twice():
+    with running() as server:
+        for text in ("a", "b", "a", "a"):
+            ask(client_for("openai", server.url), {"role": "user", "content": text})
+        log = server.log()
+    assert (log["requests"], log["distinct"], log["repeated"]) == (4, 2, 2)
+    assert (log["answered"], log["answered_distinct"], log["paid_twice"]) == (4, 2, 2)
+    assert log["usage"]["output"] == 4 * 7
+
+
+def test_the_provider_ends_cleanly_on_sigterm_and_says_what_is_wrong_with_its_options():
+    command = [sys.executable, "-m", "sotopia_rl_data.asking.loopback"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        port = process.stdout.readline().rsplit(":", 1)[1].strip()
+        taken = subprocess.run([*command, "--port", port], capture_output=True, text=True, timeout=60, check=False)
+        assert (taken.returncode, "cannot be used" in taken.stderr) == (2, True)
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.wait(timeout=20) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    for wrong in (["--broken", "2"], ["--latency", "-1"], ["--malformed", "rude"]):
+        said = subprocess.run([*command, *wrong], capture_output=True, text=True, timeout=60, check=False)
+        assert (said.returncode, "mend: " in said.stderr) == (2, True)
+
+
+def test_a_key_that_the_provider_repeats_is_nowhere_in_the_ledger_nor_in_the_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("OPENAI_API_KEY", "planted0secret0planted")
+
+    async def go(url: str, ledger: Ledger) -> None:
+        client = client_for("openai", url)
+        try:
+            requests = (Request(client.target, [{"role": "user", "content": str(n)}]) for n in range(50))
+            await ask_all(requests, client.send, ledger, accept=lambda q, r: True, pacing=Pacing())
+        finally:
+            await client.close()
+
+    with running(key="another") as server, Ledger(tmp_path) as ledger, pytest.raises(Rejected) as caught:
+        asyncio.run(go(server.url, ledger))
+    with Ledger(tmp_path) as ledger:
+        assert len(ledger) >= 5
+        ledger.compact()
+    assert "planted" not in str(caught.value)
+    assert "401" in str(caught.value)
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or b"planted" not in path.read_bytes()
+
+
+def test_importing_the_asking_side_imports_no_heavy_library():
+    code = """
+import sys
+from sotopia_rl_data.asking import anthropic, dispatch, ledger, openai, prices
+heavy = {"openai", "anthropic", "aiohttp", "httpx2", "duckdb", "pyarrow", "polars", "pandas", "torch"}
+sys.exit(", ".join(sorted(heavy & set(sys.modules))))
+"""
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stderr.strip() == ""
+    )
+
+
+@pytest.mark.slow
+def test_the_provider_needs_less_than_a_1500th_of_a_second_of_cpu_a_request():
+    async def go(url: str) -> None:
+        client = client_for("openai", url)
+        try:
+            numbers = iter(range(6_000))
+
+            async def worker() -> None:
+                for n in numbers:
+                    await client.send(Request(client.target, [{"role": "user", "content": f"{n} " * 500}], SCHEMA))
+
+            await asyncio.gather(*(worker() for _ in range(64)))
+        finally:
+            await client.close()
+
+    with running() as server:
+        process = psutil.Process(server.pid)
+        before = sum(process.cpu_times()[:2])
+        asyncio.run(go(server.url))
+        spent = sum(process.cpu_times()[:2]) - before
+    print(f"{spent / 6_000 * 1_000:.2f} ms of CPU a request")
+    assert spent / 6_000 < 1 / 1_500

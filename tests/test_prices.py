@@ -1,0 +1,76 @@
+"""What tokens cost: exact sums, dated lists, and no made-up zero."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sotopia_rl_data.asking import anthropic, openai
+from sotopia_rl_data.asking.prices import VARIABLE, Price, load
+from sotopia_rl_data.asking.request import Target, Usage
+from sotopia_rl_data.errors import InputError
+
+
+def test_cached_and_written_tokens_are_parts_of_the_input_at_prices_of_their_own():
+    price = Price(input=3.0, cached=0.3, written=3.75, output=15.0)
+    assert price.cost(Usage(1_000_000, 0, 0, 0)) == 3.0
+    assert price.cost(Usage(1_000_000, 600_000, 400_000, 100_000)) == pytest.approx(0.18 + 1.5 + 1.5)
+    assert price.cost(Usage()) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("model", "wanted"),
+    [
+        ("gpt-4o", 2.5),
+        ("gpt-4o-2024-08-06", 2.5),
+        ("gpt-4o-mini-2024-07-18", 0.15),
+        ("gpt-4o-audio-preview", None),
+        ("gpt-5.4-mini", 0.75),
+        ("gpt-99", None),
+    ],
+)
+def test_a_snapshot_has_its_models_price_and_another_model_has_not(model: str, wanted: float | None):
+    price = load().of(openai.target(model, openai.URL))
+    assert (price.input if price else None) == wanted
+
+
+def test_the_same_name_elsewhere_has_no_price():
+    assert load().of(Target("openai", "gpt-4o", "http://localhost:8000/v1")) is None
+    claude = load().of(anthropic.target("claude-sonnet-4-5-20250929", anthropic.URL))
+    assert claude == Price(3.0, 0.3, 3.75, 15.0)
+
+
+def test_a_file_of_ones_own_overrides_entries_and_adds_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = tmp_path / "prices.yaml"
+    file.write_text(
+        "as_of: 2027-01-01\nhosts:\n  api.openai.com:\n    gpt-4o: [1, 0.5, 1, 4]\n  '*':\n    sim: [1, 1, 1, 1]\n"
+    )
+    monkeypatch.setenv(VARIABLE, str(file))
+    prices = load()
+    assert prices.as_of == "2027-01-01"
+    assert prices.of(Target("openai", "gpt-4o", openai.URL)) == Price(1, 0.5, 1, 4)
+    assert prices.of(Target("openai", "gpt-4.1", openai.URL)) == Price(2.0, 0.5, 2.0, 8.0)
+    assert prices.of(Target("openai", "sim", "http://localhost:1/v1")) == Price(1, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "hosts: {}",
+        "as_of: x\nhosts: {h: {m: [1, 2]}}",
+        "as_of: x\nhosts: {h: {m: [1, 2, 3, a]}}",
+        "a: [",
+        "as_of: x\nhosts: {h: {m: [1, 2, 3, -4]}}",
+        "as_of: x\nhosts: {h: {m: [1, 2, 3, .nan]}}",
+    ],
+)
+def test_what_is_no_price_list_is_a_sentence(tmp_path: Path, text: str):
+    file = tmp_path / "prices.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError, match="no price list"):
+        load(file)
+    with pytest.raises(InputError, match="cannot be read"):
+        load(tmp_path / "none.yaml")
