@@ -7,6 +7,7 @@ Nothing here is asked for or guessed: what the manifest and the rows do not say 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -16,6 +17,7 @@ from cards.numbers import Numbers, numbers
 from cards.provenance import provenance
 from sotopia_rl_data import readme
 from sotopia_rl_data.dataset_info import dataset_info
+from sotopia_rl_data.hub.leaks import without_paths
 from sotopia_rl_data.readme import BLOCK_HERE, Card
 from sotopia_rl_data.schema import Manifest
 from sotopia_rl_data.store import Version
@@ -31,7 +33,8 @@ def dataset_card(version: Version, repo: str | None = None) -> Card:
     """The card of `version`, as the dataset `repo` (None: its own name). Reads all of its rows."""
     from cards import plots
 
-    manifest, figures = version.manifest, numbers(version)
+    figures = numbers(version)
+    manifest = replace(version.manifest, provenance=without_paths(dict(version.manifest.provenance)))
     name = repo or manifest.name
     pictures = {}
     if figures.histograms:

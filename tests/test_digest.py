@@ -141,7 +141,10 @@ def test_golden_digests_hold_on_every_machine_and_library_version() -> None:
     ]
     assert digest(rows) == "46824d6cc5317e06846fa6d474817c7cdf7e75128c358da2497a521723bf907e"
     assert digest([]) == "02bff6ca6e894267d51a75cd79009a110625be79f832f8a53cb1cc8789a00e0d"
-    assert version_digest({"rewards": {"train": digest(rows)}}, {"scale": 3}) == "c05727b70fe3b28e6a107778fae444597ccdf8a8f155c8d2956f175a4f1a47ef"
+    assert (
+        version_digest({"rewards": {"train": digest(rows)}}, {"scale": 3})
+        == "c05727b70fe3b28e6a107778fae444597ccdf8a8f155c8d2956f175a4f1a47ef"
+    )
 
 
 def test_text_is_digested_faster_than_300_mb_a_second() -> None:

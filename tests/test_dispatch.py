@@ -383,6 +383,46 @@ def test_progress_is_told_along_the_way_and_at_the_end(tmp_path: Path):
     assert outcome.rate > 10
 
 
+def sibling(episode: int, number: int) -> Request:
+    """A question that shares a rubric and a long episode with its siblings."""
+    shared = [{"role": "system", "content": "rubric " * 400}, {"role": "user", "content": f"episode {episode} " * 400}]
+    return Request(TARGET, [*shared, {"role": "user", "content": f"question {episode}{number}"}], cache_until=2)
+
+
+def test_a_shared_prefix_goes_ahead_and_its_siblings_follow_while_others_go_on(tmp_path: Path):
+    events: list[tuple[str, str]] = []
+
+    class Watched(Toy):
+        async def send(self, request: Request) -> Reply:
+            events.append(("sent", said(request)))
+            reply = await super().send(request)
+            events.append(("answered", said(request)))
+            return reply
+
+    outcome, _ = run((sibling(e, n) for e in range(1, 4) for n in range(5)), Watched(), tmp_path, concurrency=64)
+    assert outcome.asked == 15
+    for episode in "123":
+        mine = [event for event in events if event[1].startswith(f"question {episode}")]
+        assert mine[:2] == [("sent", f"question {episode}0"), ("answered", f"question {episode}0")]
+    assert [name for kind, name in events[:3]] == ["question 10", "question 20", "question 30"]
+    assert (outcome.cache_expected, outcome.cache_missed) == (12, 0)
+
+
+def test_a_cache_that_should_hit_and_does_not_is_counted(tmp_path: Path):
+    class Forgetful(Toy):
+        async def send(self, request: Request) -> Reply:
+            return Reply("1", "stop", "toy", Usage(2_000, 0, 0, 1))
+
+    outcome, _ = run((sibling(1, n) for n in range(9)), Forgetful(), tmp_path)
+    assert (outcome.cache_expected, outcome.cache_missed) == (8, 8)
+
+
+def test_siblings_follow_when_the_first_of_them_fails(tmp_path: Path):
+    toy = Toy(question_10=[Rejected("no", status=400)])
+    outcome, _ = run((sibling(1, n) for n in range(300)), toy, tmp_path, concurrency=2)
+    assert (outcome.asked, outcome.unreachable) == (299, 1)
+
+
 # With a real provider on this machine.
 
 

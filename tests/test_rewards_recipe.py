@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
 import pytest
 
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.rewards import Recipe, preset, presets
+from sotopia_rl_data.rewards.recipe import Average, Normaliser
 from sotopia_rl_data.rewards.rules import RULES, declared_range, rule
 
 THREE = {"relationship": 1.0, "knowledge": 1.0, "goal": 1.0}
@@ -93,3 +99,15 @@ def test_a_recipe_survives_the_manifest_whatever_order_its_weights_come_in():
 
 def test_declared_ranges_hold_zero_and_the_scores_ends():
     assert [declared_range(d) for d in ("goal", "relationship", "secret")] == [(0.0, 10.0), (-5.0, 5.0), (-10.0, 0.0)]
+
+
+def test_the_documentation_names_every_rule_normaliser_and_preset():
+    text = (Path(__file__).parents[1] / "docs" / "rewards.md").read_text("utf-8")
+    names = [*RULES, *presets(), *get_args(Normaliser), *get_args(Average)]
+    assert [name for name in names if f"`{name}`" not in text and f" {name} " not in text] == []
+
+
+def test_recipes_are_read_without_anything_heavy():
+    code = "import sys, sotopia_rl_data.rewards; print({'numpy', 'pyarrow', 'polars', 'yaml'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -14,7 +14,7 @@ from trl import GRPOTrainer
 
 from sotopia_rl_data.errors import InputError, UsageError
 from trainers.config import PolicyGRPOConfig
-from trainers.modeling import split_revision, told
+from trainers.modeling import check_one_gpu, split_revision, told
 from trainers.policies import Dialogues, load_causal, settings_told
 from trainers.reward_model import RewardModel
 from trainers.rewarding import ModelReward, Reward, named_rewards, valid_action
@@ -76,6 +76,7 @@ def build_trainer(
     functions, weights = rewards_of(config, tokenizer, model)
     config.reward_weights = weights
     tokenizer.padding_side = "left"
+    check_one_gpu(config)
     with settings_told():
         return GRPOTrainer(
             model=policy,

@@ -84,6 +84,20 @@ def memory_told() -> Iterator[None]:
         ) from error
 
 
+def check_one_gpu(config: Any) -> None:
+    """Raises UsageError where one process sees several GPUs: it would split rows over them, which cannot be split."""
+    if config.n_gpu > 1:
+        raise UsageError(
+            f"One process sees {config.n_gpu} GPUs, and would use them badly.",
+            "accelerate launch cli.py train … uses them all; CUDA_VISIBLE_DEVICES=0 uses one",
+        )
+
+
+def is_sharded(config: Any) -> bool:
+    """True where no process holds whole weights before the trainer has wrapped them (FSDP, DeepSpeed)."""
+    return bool(config.fsdp or config.deepspeed or config.distributed_state.distributed_type in ("FSDP", "DEEPSPEED"))
+
+
 def quantization(kind: str) -> Any:
     """4-bit NF4 for QLoRA, else None. Raises UsageError where bitsandbytes is not installed."""
     if kind not in ADAPTERS:

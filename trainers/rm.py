@@ -22,7 +22,7 @@ from trainers.config import RMConfig
 from trainers.data import Example
 from trainers.head import KEY, save
 from trainers.metrics import Baselines, reward_metrics
-from trainers.modeling import quantization, quiet, resolve_dtype, split_revision, told
+from trainers.modeling import check_one_gpu, is_sharded, quantization, quiet, resolve_dtype, split_revision, told
 from trainers.packing import choose_packing, rounding, self_check, training_rows
 from trainers.prepare import Prepared
 from trainers.rows import BOOKKEEPING, PlainBatch, Rows, tree_batch
@@ -161,10 +161,11 @@ def build_trainer(
     config: RMConfig, prepared: Prepared, model: nn.Module, callbacks: Sequence[Any] = ()
 ) -> RewardTrainer:
     """A trainer over the prepared rows; packing is chosen, checked against plain rows, given up where it differs."""
+    check_one_gpu(config)
     packed, ratio = choose_packing(prepared, config, model)
     pad = prepared.encoder.tokenizer.pad_token_id
     rows = training_rows(prepared, config, packed)
-    if packed and config.self_check:
+    if packed and config.self_check and not is_sharded(config):
         model.to(config.device)
         gap = self_check(model, rows["train"], pad)
         if not gap <= rounding(model):

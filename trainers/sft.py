@@ -15,6 +15,7 @@ from trl import SFTTrainer
 
 from sotopia_rl_data.errors import UsageError
 from trainers.config import PolicySFTConfig
+from trainers.modeling import check_one_gpu
 from trainers.policies import Dialogues, load_causal, settings_told
 
 
@@ -28,6 +29,7 @@ def build_trainer(
         raise UsageError(f"The validation split of {config.dataset} is empty: nothing to choose a checkpoint by.", mend)
     stop = [EarlyStoppingCallback(config.patience)] if config.patience else []
     model = load_causal(config)
+    check_one_gpu(config)
     with settings_told():
         return SFTTrainer(
             model=model,

@@ -18,6 +18,7 @@ from sotopia_rl_data.statistics.reliability import alpha_of, alpha_sums
 from sotopia_rl_data.store import Version
 
 OVERALL = "overall"
+_BLOCK = 1 << 17  # units
 __all__ = ["MEASURES", "OVERALL", "Agreement", "Figure", "Pair", "Together", "agreement", "agreement_of"]
 
 
@@ -149,7 +150,7 @@ def agreement_of(made: Opinions, *, resamples: int = 1000, level: float = 0.95, 
                 if one.units:
                     drawn.setdefault((a, b, d), []).append(one.drawn(weights))
         for d, sums in enumerate(all_at_once):
-            drawn.setdefault((-1, -1, d), []).append({"alpha": alpha_of(weights @ sums)})
+            drawn.setdefault((-1, -1, d), []).append({"alpha": alpha_of(weights @ sums[:, :4])})
     where_to = (*made.dimensions, OVERALL)
     pairs = []
     for (a, b), parts in sides.items():
@@ -157,7 +158,7 @@ def agreement_of(made: Opinions, *, resamples: int = 1000, level: float = 0.95, 
             if one.units:
                 figures = _figures(one, drawn.get((a, b, d), []), level)
                 pairs.append(Pair(made.names[a], made.names[b], where_to[d], one.units, one.episodes, figures))
-    together = [_together(made, where_to[d], d, drawn.get((-1, -1, d), []), level) for d in range(len(where_to))]
+    together = [_together(where_to[d], sums, drawn.get((-1, -1, d), []), level) for d, sums in enumerate(all_at_once)]
     return Agreement(
         refs, _who(made), made.dimensions, tuple(pairs), tuple(together), made.scale, resamples, level, seed
     )
@@ -172,26 +173,27 @@ def _figures(one: Paired, drawn: Sequence[Mapping[str, Floats]], level: float) -
 
 
 def _alphas(made: Opinions) -> list[Floats]:
-    """What each episode contributes to alpha over all opinions: (episodes, 4), by dimension and then overall."""
-    flat = made.values[~np.isnan(made.values)]
-    sums = alpha_sums(made.values - (flat.mean() if len(flat) else 0.0))
-    each = [_by_episode(made, sums, made.dimension == d) for d in range(len(made.dimensions))]
+    """What each episode contributes to alpha over all opinions, and its units: (episodes, 5); the last is overall."""
+    parts, episodes = len(made.dimensions), len(made.episodes)
+    middle = float(np.nanmean(made.values)) if not np.isnan(made.values).all() else 0.0
+    total = np.zeros((5, parts * episodes))
+    for start in range(0, len(made), _BLOCK):
+        some = slice(start, start + _BLOCK)
+        where = made.dimension[some].astype(np.int64) * episodes + made.episode[some]
+        sums = alpha_sums(made.values[:, some] - middle)
+        columns = [*sums.T, (sums[:, 0] > 0).astype(np.float64)]
+        total += np.stack([np.bincount(where, column, parts * episodes) for column in columns])
+    each = [total[:, d * episodes : (d + 1) * episodes].T for d in range(parts)]
     return [*each, np.sum(each, axis=0)]
 
 
-def _by_episode(made: Opinions, sums: Floats, mine: Any) -> Floats:
-    episode = made.episode[mine]
-    return np.stack([np.bincount(episode, column, len(made.episodes)) for column in sums[mine].T], axis=1)
-
-
-def _together(
-    made: Opinions, dimension: str, number: int, drawn: Sequence[Mapping[str, Floats]], level: float
-) -> Together:
-    values = made.values if dimension == OVERALL else made.values[:, made.dimension == number]
-    shared = int(np.count_nonzero((~np.isnan(values)).sum(axis=0) >= 2))
-    value = statistics.krippendorff_alpha(values)
-    limits = intervals(drawn, len(made.episodes), level).get("alpha") or (None, None)
-    return Together(dimension, shared, Figure(value, *limits) if value is not None else Figure(None))
+def _together(dimension: str, sums: Floats, drawn: Sequence[Mapping[str, Floats]], level: float) -> Together:
+    whole = sums.sum(axis=0)
+    units, value = int(whole[4]), float(alpha_of(whole[:4]))
+    if np.isnan(value):
+        return Together(dimension, units, Figure(None))
+    limits = intervals(drawn, int(np.count_nonzero(sums[:, 0])), level).get("alpha") or (None, None)
+    return Together(dimension, units, Figure(value, *limits))
 
 
 def _who(made: Opinions) -> tuple[Who, ...]:

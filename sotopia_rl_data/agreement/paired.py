@@ -38,7 +38,7 @@ class Paired(Protocol):
     def episodes(self) -> int: ...
     def point(self) -> Mapping[str, float | None]: ...
 
-    def drawn(self, weights: Floats) -> Mapping[str, Floats]: ...
+    def drawn(self, weights: NDArray[np.float32]) -> Mapping[str, Floats]: ...
 
 
 def paired(
@@ -55,9 +55,11 @@ def paired(
         where = (part.astype(np.int64) * episodes + episode) * cells + cell
         counts = np.bincount(where, minlength=parts * episodes * cells).astype(np.float32)
         tables = counts.reshape(parts, episodes, len(levels_x), len(levels_y))
-        each = [Counted(levels_x, levels_y, one, joint.ordered_pairs(one)) for one in tables]
-        pairs = np.sum([one.pairs for one in each], axis=0)
-        return [*each, Counted(levels_x, levels_y, tables.sum(axis=0), pairs)]
+        flat = counts.reshape(parts, episodes, cells)
+        sums = [
+            np.concatenate([f, joint.ordered_pairs(t)], 1, dtype=np.float32) for f, t in zip(flat, tables, strict=True)
+        ]
+        return [Counted(levels_x, levels_y, one) for one in (*sums, np.sum(sums, axis=0))]
     some: list[Paired] = []
     pairs = np.zeros((episodes, 2))
     for number in range(parts):
@@ -70,30 +72,29 @@ def paired(
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """Opinions on a few levels: `tables` are (episodes, levels of a, levels of b), `pairs` (episodes, 2) what
-    `joint.ordered_pairs` says of each."""
+    """Opinions on a few levels. `sums` is (episodes, levels of a × levels of b + 2): how often each pair of levels
+    occurs, and what `joint.ordered_pairs` says. They are exact in 32 bits; those of a resample need not be."""
 
     a: Floats
     b: Floats
-    tables: NDArray[np.float32]
-    pairs: Floats
+    sums: NDArray[np.float32]
 
     @property
     def units(self) -> int:
-        return int(self.tables.sum(dtype=np.float64))
+        return int(self.sums[:, :-2].sum(dtype=np.float64))
 
     @property
     def episodes(self) -> int:
-        return int(np.count_nonzero(self.tables.sum(axis=(1, 2))))
+        return int(np.count_nonzero(self.sums[:, :-2].sum(axis=1)))
 
     def point(self) -> dict[str, float | None]:
-        return _numbers(self._figures(self.tables.sum(axis=0, dtype=np.float64)[None], self.pairs.sum(axis=0)[None]))
+        return _numbers(self._figures(self.sums.sum(axis=0, dtype=np.float64)[None]))
 
-    def drawn(self, weights: Floats) -> dict[str, Floats]:
-        tables = weights.astype(np.float32) @ self.tables.reshape(len(self.tables), -1)
-        return self._figures(tables.reshape(-1, len(self.a), len(self.b)).astype(np.float64), weights @ self.pairs)
+    def drawn(self, weights: NDArray[np.float32]) -> dict[str, Floats]:
+        return self._figures((weights @ self.sums).astype(np.float64))
 
-    def _figures(self, tables: Floats, pairs: Floats) -> dict[str, Floats]:
+    def _figures(self, sums: Floats) -> dict[str, Floats]:
+        tables, pairs = sums[:, :-2].reshape(-1, len(self.a), len(self.b)), sums[:, -2:]
         return {
             "pearson": joint.pearson(tables, self.a, self.b),
             "spearman": joint.spearman(tables),
@@ -134,7 +135,7 @@ class Listed:
             "mean_difference": statistics.mean_difference(x, y),
         }
 
-    def drawn(self, weights: Floats) -> dict[str, Floats]:
+    def drawn(self, weights: NDArray[np.float32]) -> dict[str, Floats]:
         n, a, b, aa, bb, ab = (weights @ self._sums[:, :6]).T
         with np.errstate(divide="ignore", invalid="ignore"):
             var_a, var_b = (np.maximum(v, 0.0) for v in (aa - a * a / n, bb - b * b / n))
@@ -146,19 +147,19 @@ class Listed:
             "spearman": self._by_rank("spearman", weights),
             "kendall": self._by_rank("kendall", weights),
             "kappa": kappa,
-            "alpha": alpha_of(weights @ self._sums[:, 6:]),
+            "alpha": alpha_of((weights @ self._sums[:, 6:]).astype(np.float64)),
             "pair_accuracy": _share(weights @ self._pairs),
             "mean_difference": difference,
         }
 
-    def _by_rank(self, name: str, weights: Floats) -> Floats:
+    def _by_rank(self, name: str, weights: NDArray[np.float32]) -> Floats:
         """What must go through the rows, while that is affordable."""
         found = np.full(len(weights), np.nan)
         for i, drawn in enumerate(weights):
             if self._left[name] < self.units:
                 break
             self._left[name] -= self.units
-            w = drawn[self._episode]
+            w = drawn[self._episode].astype(np.float64)
             value = (
                 statistics.pearson(_ranks(self._code_x, w), _ranks(self._code_y, w), w)
                 if name == "spearman"

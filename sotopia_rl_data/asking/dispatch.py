@@ -1,9 +1,9 @@
 """The one loop that asks: deduplicate, look up, pace, send, keep, hand over. Nothing is asked twice, nothing hangs.
 
 A reply is in the ledger before anyone parses it. Requests come from an iterator and are held only while they are in
-flight. Retries are bounded; a provider that refuses everything, or answers nothing, ends the run with a sentence.
-Ctrl-C once lets what is in flight come home; twice gives it up. What a lookup returns is `desk.py`'s rule, how fast a
-provider may be asked is `pacing.py`'s.
+flight. Retries are bounded. Ctrl-C once lets what is in flight come home; twice gives it up. What a lookup returns is
+`desk.py`'s rule, how fast a provider may be asked `pacing.py`'s, when to give it up `patience.py`'s, and who waits for
+a shared prefix `warming.py`'s.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from sotopia_rl_data.asking.desk import Accept, Desk, OnSettled, Settled
 from sotopia_rl_data.asking.interrupt import interruptible
 from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.pacing import Epoch, Pacer, Pacing
+from sotopia_rl_data.asking.patience import Patience
 from sotopia_rl_data.asking.prices import rough_tokens
 from sotopia_rl_data.asking.progress import Outcome
 from sotopia_rl_data.asking.request import Reply, Request
-from sotopia_rl_data.errors import AskingError, KeyMissing, Rejected, Unavailable
+from sotopia_rl_data.asking.warming import Warming
+from sotopia_rl_data.errors import AskingError, Unavailable
 
 __all__ = ["Accept", "OnSettled", "Outcome", "Pacing", "Send", "Settled", "ask_all"]
 
@@ -29,11 +31,8 @@ Send = Callable[[Request], Awaitable[Reply]]
 
 _BREATH = 64  # hits handed over before the requests in flight get a turn
 _WAITING = 1_024  # equal requests that may wait for answers in flight
+_AHEAD = 4  # times the concurrency: requests that may wait for their prefix to be cached
 _THROTTLES = (429, 503, 529)
-_ACCOUNT = (401, 402, 403, 404, 429)  # refusals that are about the key, the money or the URL, not about one request
-_REFUSED_ACCOUNT = 5  # requests in a row
-_REFUSED_FIRST = 25  # requests, with no answer before
-_LOST = 8  # requests in a row that met nothing but faults
 _TICK_S = 0.2
 
 
@@ -75,16 +74,16 @@ class _Run:
         self._send = send
         self._pacing = pacing
         self._pacer = Pacer(pacing, concurrency)
+        self._patience = Patience()
+        self._warming = Warming()
+        self._ahead = _AHEAD * concurrency
         self._tasks: set[asyncio.Task[None]] = set()
-        self._twins: dict[str, list[Request]] = {}  # key in flight -> equal requests that wait for its answer
+        self._twins: dict[str, list[Request]] = {}  # key to be asked -> equal requests that wait for its answer
         self._waiting = 0
         self._sending: dict[object, float] = {}  # what is on the wire, oldest first
         self._room = asyncio.Event()
         self._ending = False
         self._error: BaseException | None = None
-        self._refused = 0  # requests in a row
-        self._lost = 0  # requests in a row
-        self._no_answer: AskingError | None = None  # why none came, while none came
 
     async def go(self, requests: Iterable[Request], progress: Callable[[Outcome], None] | None) -> Outcome:
         feeding = asyncio.create_task(self._feed(requests))
@@ -110,26 +109,38 @@ class _Run:
                     await asyncio.sleep(0)
                 await self._place(request)
         finally:
-            while self._tasks:
-                await asyncio.wait(self._tasks)
+            while self._tasks or (self._warming.ready and not self._ending):
+                await self._launch_ready()
+                if self._tasks:
+                    await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         if self._error is not None:
             raise self._error
-        if self._no_answer is not None and not self._outcome.interrupted:
-            raise self._no_answer
+        if self._patience.fruitless is not None and not self._outcome.interrupted:
+            raise self._patience.fruitless
 
     async def _place(self, request: Request) -> None:
-        """Settle from the ledger, or join an equal request in flight, or launch."""
-        while self._waiting >= _WAITING and self._tasks:
+        """Settle from the ledger, or join an equal request, or launch, now or when its prefix is cached."""
+        await self._launch_ready()
+        while (self._waiting >= _WAITING or self._warming.held >= self._ahead) and self._tasks:
             await self._a_landing()
+            await self._launch_ready()
         open_ = self._settle_known(request)
         if open_ is None:
             return
-        wanted, key = open_
-        self._twins[key] = []  # from now on equal requests wait for this one
+        self._twins[open_[1]] = []  # from now on equal requests wait for this one
+        if not self._warming.holds(*open_):
+            await self._launch(*open_)
+
+    async def _launch_ready(self) -> None:
+        while self._warming.ready and not self._ending:
+            await self._launch(*self._warming.ready.popleft())
+
+    async def _launch(self, request: Request, key: str) -> None:
+        """Wait for room and for the request's moment, then let it fly."""
         while len(self._tasks) >= self._pacer.window and not self._ending:
             await self._a_landing()
-        epoch = await self._pacer.turn(self._tokens(wanted))
-        task = asyncio.create_task(self._fly(wanted, key, epoch))
+        epoch = await self._pacer.turn(self._tokens(request))
+        task = asyncio.create_task(self._fly(request, key, epoch))
         self._tasks.add(task)
         task.add_done_callback(self._landed)
 
@@ -149,11 +160,13 @@ class _Run:
 
     async def _fly(self, request: Request, key: str, epoch: Epoch) -> None:
         """Ask one request, hand its answer to those who wait for it, and go on with what they want next."""
+        settled: Settled | None = None
         try:
             settled = await self._ask(request, key, epoch)
         finally:
             twins = self._twins.pop(key)
             self._waiting -= len(twins)
+            self._warming.landed(request, settled.attempt.usage if settled and settled.attempt else None)
         if settled is None:
             return
         wanted = [self._desk.hand_over(request, settled)]
@@ -181,16 +194,18 @@ class _Run:
                 if hopeless or not throttled:
                     self._desk.keep_error(request, key, error, time.monotonic() - began)
                 if hopeless:
-                    self._count_loss(error)
+                    self._patience.lost(error)
+                    self._end(self._patience.hopeless)
                     return self._desk.lose(key, error)
                 await self._pacer.rest(wait)
                 epoch = await self._pacer.turn(self._tokens(request))
             except AskingError as error:
                 self._desk.keep_error(request, key, error, time.monotonic() - began)
-                self._count_refusal(error)
+                self._patience.refused(error, self._outcome.asked + self._outcome.hits > 0)
+                self._end(self._patience.hopeless)
                 return self._desk.lose(key, error)
             else:
-                self._refused, self._lost, self._no_answer = 0, 0, None
+                self._patience.answered()
                 self._pacer.answered()
                 self._pacer.spent(self._tokens(request), reply.usage.input + reply.usage.output)
                 return self._desk.keep(request, key, reply, time.monotonic() - began)
@@ -220,27 +235,6 @@ class _Run:
         else:
             self._outcome.faults += 1
 
-    def _count_refusal(self, error: AskingError) -> None:
-        """A provider that refuses everything ends the run."""
-        self._refused += 1
-        account = isinstance(error, Rejected) and error.status in _ACCOUNT
-        if account and self._outcome.asked == 0:
-            self._no_answer = error
-        if (
-            isinstance(error, KeyMissing)
-            or (account and self._refused >= _REFUSED_ACCOUNT)
-            or (self._refused >= _REFUSED_FIRST and self._outcome.asked == self._outcome.hits == 0)
-        ):
-            self._end(error)
-
-    def _count_loss(self, error: AskingError) -> None:
-        """A provider that answers nothing ends the run."""
-        self._lost += 1
-        if self._outcome.asked == 0:
-            self._no_answer = error
-        if self._lost >= _LOST:
-            self._end(error)
-
     def _tokens(self, request: Request) -> float:
         return rough_tokens(request) if self._pacing.tpm else 0.0
 
@@ -251,21 +245,24 @@ class _Run:
     def _landed(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._room.set()
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._end(error)
+        if not task.cancelled():
+            self._end(task.exception())
 
     def _interrupt(self) -> None:
         """Ctrl-C: the first ends the asking, the second the waiting."""
         if self._outcome.interrupted:
             self._give_up()
         self._outcome.interrupted = True
-        self._end(None)
+        self._ask_no_more()
 
     def _end(self, error: BaseException | None) -> None:
-        """Ask nothing more. What is in flight may come home; after an error not for long."""
-        if self._error is None and error is not None:
+        """End the run with an error, if it is one: what is in flight may come home, but not for long."""
+        if error is not None and self._error is None:
             self._error = error
             asyncio.get_running_loop().call_later(self._pacing.grace_s, self._give_up)
+            self._ask_no_more()
+
+    def _ask_no_more(self) -> None:
         self._ending = True
         self._pacer.stop()
         self._room.set()
@@ -276,6 +273,7 @@ class _Run:
 
     def _report(self, progress: Callable[[Outcome], None] | None) -> None:
         self._outcome.in_flight = len(self._sending)
+        self._outcome.cache_expected, self._outcome.cache_missed = self._warming.expected, self._warming.missed
         self._outcome.mark()
         if progress is not None:
             progress(self._outcome)
@@ -288,7 +286,7 @@ class _Run:
             self._report(progress)
             oldest = next(iter(self._sending.values()), math.inf)
             if time.monotonic() - oldest > self._pacing.timeout_s + self._pacing.grace_s:
-                self._end(None)
+                self._ask_no_more()
                 raise Unavailable(
                     f"A request has hung for {self._pacing.grace_s:g} s beyond its time limit and cannot be ended.",
                     "run the same command again: what was answered is kept",

@@ -19,7 +19,8 @@ class Outcome:
     `hits` were answered by the ledger, `repeated` by another request of this run, `asked` by the provider;
     `unreachable` have no answer. `failed` of the answers were not accepted. `sent` counts every request on the wire;
     `throttled` of them met 429, `faults` met 5xx, a time limit or a lost connection. `usage` adds up what this run's
-    answers cost, by the model asked for.
+    answers cost, by the model asked for. `cache_expected` requests began with a prefix that the provider had seen just
+    before; `cache_missed` of them were billed in full.
     """
 
     total: int | None = None
@@ -34,6 +35,8 @@ class Outcome:
     faults: int = 0
     in_flight: int = 0
     usage: dict[str, Usage] = field(default_factory=dict)
+    cache_expected: int = 0
+    cache_missed: int = 0
     interrupted: bool = False
     began: float = field(default_factory=time.monotonic)
     seconds: float = 0.0

@@ -88,6 +88,7 @@ def release(version: Version, repo: str, card: Card, calls: Mapping[str, Path] |
     provenance.pop(LEDGER, None)
     if ledger:
         provenance[LEDGER] = [{"path": path, "size": one.size, "sha256": one.sha256} for path, one in ledger.items()]
+    card = replace(card, block=leaks.without_paths(card.block))
     return Release(repo, replace(version.manifest, name=repo, provenance=provenance), card, files | ledger)
 
 

@@ -40,12 +40,9 @@ def from_hub(store: Store, ref: DatasetRef, missing: NotFound) -> Version:
         raise missing
     try:
         return fetch(store, ref).version
-    except HubUnavailable as error:
-        raise NotFound(
-            f"{missing.message} {error.message}", f"{missing.mend}; or, with the Hub: {error.mend}"
-        ) from error
-    except NotFound as error:
-        raise NotFound(f"{missing.message} {error.message}", f"{missing.mend}; or {error.mend}") from error
+    except (HubUnavailable, NotFound) as error:
+        mends = dict.fromkeys((missing.mend, error.mend))
+        raise NotFound(f"{missing.message} {error.message}", "; or ".join(mends)) from error
 
 
 def fetch(

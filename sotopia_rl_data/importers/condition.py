@@ -40,5 +40,5 @@ class Condition:
         self._connection.close()
 
     def _told(self, error: duckdb.Error) -> QueryError:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+        reason = str(error).strip().splitlines()[0].rstrip(".!")
         return QueryError(f"--where is not a condition: {reason}.", f"the columns are {', '.join(self._columns)}")

@@ -36,18 +36,19 @@ def bootstrap_interval(
     """
     code = np.unique(np.asarray(clusters), return_inverse=True)[1]
     count = int(code.max()) + 1 if len(code) else 0
-    values = (statistic(drawn[code]) for chunk in draws(count, resamples, seed) for drawn in chunk)
+    drawn = (one[code].astype(np.float64) for some in draws(count, resamples, seed) for one in some)
+    values = map(statistic, drawn)
     return percentile_interval(np.array([v for v in values if v is not None]), count, level)
 
 
-def draws(clusters: int, resamples: int, seed: int = 0) -> Iterator[Floats]:
+def draws(clusters: int, resamples: int, seed: int = 0) -> Iterator[NDArray[np.float32]]:
     """How often each cluster is drawn in each resample, some resamples at a time: (some, clusters)."""
     rng = np.random.default_rng(seed)
     step = max(1, min(resamples, _CELLS // max(clusters, 1)))
     for start in range(0, resamples if clusters else 0, step):
         some = min(step, resamples - start)
         picked = rng.integers(0, clusters, (some, clusters)) + np.arange(some)[:, None] * clusters
-        yield np.bincount(picked.ravel(), minlength=some * clusters).reshape(some, clusters).astype(np.float64)
+        yield np.bincount(picked.ravel(), minlength=some * clusters).reshape(some, clusters).astype(np.float32)
 
 
 def resampled(sums: ArrayLike, *, resamples: int = 1000, seed: int = 0) -> Floats:

@@ -64,6 +64,12 @@ class HubServer:
         """The JSON of any GET."""
         return self._asked(path, token=token)
 
+    def text(self, path: str, token: str = "hf_alice") -> str:
+        """The text of a small file."""
+        request = urllib.request.Request(self.url + path, headers={"authorization": f"Bearer {token}"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.read().decode()
+
     def _asked(self, path: str, posted: Any = None, token: str = "hf_alice") -> Any:
         data = None if posted is None else json.dumps(posted).encode()
         headers = {"content-type": "application/json", "authorization": f"Bearer {token}"}

@@ -1,0 +1,254 @@
+"""Behaviour cloning and GRPO end to end: what is trained on, what is rewarded, what loads with stock code."""
+
+# ruff: noqa: E402  (nothing below can be imported without the train extra)
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the train extra")
+pytest.importorskip("trl", reason="needs the train extra")
+pytestmark = pytest.mark.train
+
+from train_toys import act, make_dataset, says_thanks
+from transformers import AutoModelForCausalLM, AutoTokenizer, logging
+
+from sotopia_rl_data.errors import InputError, NotFound, UsageError
+from trainers.commands import train_grpo, train_rm, train_sft
+from trainers.rewarding import ModelReward, is_action, named_rewards, valid_action
+from trainers.tiny import make_tiny
+
+torch.set_num_threads(1)
+logging.disable_progress_bar()
+QUIET = ("disable_tqdm=true",)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(make_tiny(tmp_path_factory.mktemp("tiny"), hidden=32, layers=2))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("store")
+    make_dataset(root, episodes=20, turns=4)
+    return root
+
+
+@pytest.fixture(scope="module")
+def sft(store: Path, tiny: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("sft")
+    options: dict[str, Any] = {"preset": "tiny", "store": str(store), "where": "reward >= 0.5"}
+    return out, train_sft("toys/rewards@v1.0.0", tiny, out, settings=[*QUIET, "eval_on_start=true"], **options)
+
+
+@pytest.fixture(scope="module")
+def rm(store: Path, tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("rm")
+    train_rm("toys/rewards@v1.0.0", tiny, out, preset="tiny", store=str(store), settings=QUIET)
+    return out
+
+
+def grpo(store: Path, tiny: str, out: Path, rm: Path, *settings: str, **options: Any) -> dict[str, Any]:
+    return train_grpo(
+        "toys/rewards@v1.0.0",
+        tiny,
+        out,
+        reward_model=str(rm),
+        preset="tiny",
+        store=str(store),
+        settings=[*QUIET, *settings],
+        **options,
+    )
+
+
+def test_cloning_imitates_those_that_were_asked_for(sft: tuple[Path, dict[str, Any]], store: Path):
+    out, record = sft
+    assert record["kind"] == "sft"
+    assert record["dataset"]["version"] == "v1.0.0"
+    assert record["config"]["where"] == "reward >= 0.5"
+    assert 0 < sum(record["rows"].values()) < 80
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    held_out = [row["eval_loss"] for row in rows if "eval_loss" in row]
+    assert held_out[-1] < held_out[0]  # lower on held-out environments than before the first step
+
+
+def test_only_the_completion_is_learned_from(store: Path, tiny: str, tmp_path: Path):
+    from trainers.config import configure
+    from trainers.data import load_examples
+    from trainers.encoding import Encoder
+    from trainers.policies import dialogues, policy_tokenizer
+    from trainers.sft import build_trainer
+
+    options = {"dataset": "toys/rewards", "model": tiny, "output_dir": str(tmp_path)}
+    config = configure("sft", preset="tiny", options=options)
+    found = load_examples("toys/rewards", store=store, need_reward=False)
+    tokenizer = policy_tokenizer(config)
+    trainer = build_trainer(config, dialogues(found, Encoder(tokenizer, 4096), with_completion=True), tokenizer)
+    batch = next(iter(trainer.get_train_dataloader()))
+    learned = tokenizer.decode(batch["labels"][0][batch["labels"][0] != -100])
+    assert learned.startswith('{"action_type": "speak"')
+    assert learned.rstrip().endswith("<|im_end|>")
+
+
+def test_the_cloned_adapter_loads_with_stock_code(sft: tuple[Path, dict[str, Any]], tiny: str):
+    from peft import PeftModel
+
+    policy = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), sft[0])
+    assert list(policy.peft_config) == ["default"]
+    assert AutoTokenizer.from_pretrained(sft[0]).chat_template
+
+
+def test_grpo_starts_from_the_clone_and_leaves_one_adapter(
+    store: Path, tiny: str, tmp_path: Path, rm: Path, sft: tuple[Path, dict[str, Any]]
+):
+    from datasets import load_dataset
+    from peft import PeftModel
+
+    record = grpo(store, tiny, tmp_path, rm, policy_adapter=str(sft[0]))
+    assert record["policy_adapter"] == str(sft[0])
+    assert record["reward_model"]["head"]["targets"] == ["reward"]
+    assert {"reward_first", "reward_last"} == record["metrics"]["train"].keys()
+    assert not (tmp_path / "ref").exists()
+    policy = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), tmp_path)
+    assert list(policy.peft_config) == ["default"]
+    ids = torch.tensor([[5, 6, 7]])
+    assert policy.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=4).shape[1] <= 7
+    logged = load_dataset("parquet", data_files=str(tmp_path / "completions/*.parquet"), split="train")
+    assert len(logged) == 8
+    assert {"prompt", "completion", "reward_model", "format", "advantage", "step"} <= set(logged.column_names)
+
+
+def test_the_reference_is_the_clone_and_not_the_base(
+    store: Path, tiny: str, tmp_path: Path, rm: Path, sft: tuple[Path, dict[str, Any]]
+):
+    """With one step of no size the policy is still the clone, so its divergence from the reference is nil."""
+    record = grpo(store, tiny, tmp_path, rm, "beta=0.1", "learning_rate=0", "max_steps=1", policy_adapter=str(sft[0]))
+    assert record["config"]["beta"] == 0.1
+    (row,) = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines() if '"kl"' in x]
+    assert row["kl"] == pytest.approx(0.0, abs=1e-6)
+
+
+class Loud:
+    """A plug-in reward."""
+
+    def __call__(self, prompts: Any, completions: Any, **columns: Any) -> list[float]:
+        assert {"episode_id", "agent", "turn"} <= columns.keys()
+        return [1.0] * len(completions)
+
+
+def test_further_rewards_come_by_file_with_a_weight(store: Path, tiny: str, tmp_path: Path, rm: Path):
+    record = grpo(store, tiny, tmp_path, rm, f"rewards={__file__}:Loud=0.5", "max_steps=1")
+    row = next(json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines() if "rewards/" in x)
+    assert row["rewards/Loud/mean"] == 1.0
+    parts = row["rewards/reward_model/mean"] + 0.2 * row["rewards/format/mean"] + 0.5
+    assert row["reward"] == pytest.approx(parts, abs=1e-5)
+    assert record["config"]["reward_weights"] == [1.0, 0.2, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("text", "valid"),
+    [
+        (act("hi"), True),
+        ('{"action_type": "leave", "argument": ""}', True),
+        ('{"action_type": "speak", "argument": "psst", "to": ["Bo"]}', True),
+        ('{"action_type": "sing", "argument": "la"}', False),
+        ('{"action_type": "speak"}', False),
+        ('{"action_type": "speak", "argument": 3}', False),
+        ('{"action_type": "speak", "argument": "hi", "mood": "gay"}', False),
+        ('{"action_type": ["speak"], "argument": "hi"}', False),
+        ('Sure! {"action_type": "speak", "argument": "hi"}', False),
+        ("[" * 100_000, False),
+        ("", False),
+    ],
+)
+def test_the_form_of_an_action(text: str, valid: bool):
+    assert is_action(text) == valid
+    assert valid_action([None], [[{"role": "assistant", "content": text}]]) == [float(valid)]
+
+
+def test_a_truncated_completion_does_not_pass_for_an_ended_one(rm: Path):
+    from trainers.reward_model import RewardModel
+
+    model = RewardModel.load(rm)
+    prompts, completions = (
+        [[{"role": "user", "content": "hi"}]] * 2,
+        [[{"role": "assistant", "content": act("yes")}]] * 2,
+    )
+    ids = [[5, 6, 2], [5, 6]]
+    seen: dict[str, float] = {}
+    first, second = ModelReward(model, [2], -1.0)(prompts, completions, ids, log_metric=seen.__setitem__)
+    assert second == -1.0
+    assert first == pytest.approx(model.score(prompts[0], completions[0]))
+    assert seen == {"truncated": 0.5}
+    assert ModelReward(model, [2], None)(prompts, completions, ids) == pytest.approx([first, first])
+
+
+class TestBadInput:
+    """One sentence and the mend."""
+
+    def test_an_unknown_reward(self):
+        with pytest.raises(UsageError, match="There is no reward 'politeness'"):
+            named_rewards(["politeness=0.5"])
+        with pytest.raises(UsageError, match="is no number"):
+            named_rewards(["format=much"])
+
+    def test_no_reward_model(self, store: Path, tiny: str, tmp_path: Path):
+        with pytest.raises(NotFound, match="cannot be loaded"):
+            grpo(store, tiny, tmp_path, tmp_path / "nowhere")
+
+    def test_batches_that_do_not_divide(self, store: Path, tiny: str, tmp_path: Path, rm: Path):
+        with pytest.raises(UsageError, match="does not hold together"):
+            grpo(store, tiny, tmp_path, rm, "num_generations=3")
+
+    def test_every_weight_from_an_adapter(self, store: Path, tiny: str, tmp_path: Path, rm: Path, sft: Any):
+        with pytest.raises(UsageError, match="starts from an adapter"):
+            grpo(store, tiny, tmp_path, rm, "adapter=none", policy_adapter=str(sft[0]))
+
+    def test_a_reward_model_too_short_for_the_prompts(self, store: Path, tmp_path: Path, tiny: str):
+        short = str(make_tiny(tmp_path / "short", hidden=16, layers=1, context=200))
+        train_rm(
+            "toys/rewards", short, tmp_path / "rm", preset="tiny", store=str(store), settings=[*QUIET, "max_length=200"]
+        )
+        with pytest.raises(InputError, match="context of 200 tokens cannot hold"):
+            grpo(store, tiny, tmp_path / "out", tmp_path / "rm", "max_completion_length=200")
+
+    def test_a_filter_that_leaves_nothing(self, store: Path, tiny: str, tmp_path: Path):
+        with pytest.raises(UsageError, match="No row"):
+            train_sft("toys/rewards", tiny, tmp_path, preset="tiny", store=str(store), where="reward > 9")
+
+
+@pytest.mark.slow
+def test_grpo_raises_the_reward_it_is_given(tmp_path: Path):
+    """Clone, reward model of the planted signal, GRPO: the mean reward of what is sampled rises, with three seeds."""
+    ref = make_dataset(tmp_path, episodes=60, environments=30, turns=2, reward=says_thanks)
+    model = str(make_tiny(tmp_path / "model", hidden=48, layers=2))
+    common: dict[str, Any] = {"preset": "tiny", "store": str(tmp_path)}
+    rm_settings = [
+        "max_steps=300",
+        "eval_steps=150",
+        "save_steps=150",
+        "learning_rate=3e-3",
+        "per_device_train_batch_size=4",
+    ]
+    record = train_rm(ref, model, tmp_path / "rm", settings=[*QUIET, *rm_settings], **common)
+    assert record["metrics"]["test"]["spearman"] > 0.8
+    sft_settings = ["adapter=none", "max_steps=250", "eval_steps=250", "save_steps=250", "learning_rate=3e-3"]
+    train_sft(ref, model, tmp_path / "sft", settings=[*QUIET, *sft_settings, "per_device_train_batch_size=8"], **common)
+    gains = []
+    for seed in range(3):
+        settings = [
+            *QUIET, "max_steps=40", "adapter=none", "learning_rate=1e-3", "beta=0", "max_completion_length=40",
+            "per_device_train_batch_size=32", "num_generations=8", "truncated_reward=0", "format_weight=0",
+            "log_completions=false", f"seed={seed}",
+        ]  # fmt: skip
+        out = tmp_path / f"grpo-{seed}"
+        found = train_grpo(
+            ref, str(tmp_path / "sft"), out, reward_model=str(tmp_path / "rm"), settings=settings, **common
+        )
+        gains.append(found["metrics"]["train"]["reward_last"] - found["metrics"]["train"]["reward_first"])
+    assert min(gains) > 0.1, gains
