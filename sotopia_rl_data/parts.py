@@ -26,7 +26,7 @@ from sotopia_rl_data.schema import DataFile, Split
 
 GROUP_BYTES = 32 << 20
 GROUP_ROWS = 1 << 17
-SHARD_BYTES = 500_000_000
+SHARD_BYTES = 480_000_000  # with the footer under 500 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class _Buffer:
 
 
 class _Shards:
-    """Writes rows that are in order into Parquet files of at most about `shard_bytes`, digesting them on the way."""
+    """Writes rows that are in order into Parquet files of at most `shard_bytes`, digesting them on the way."""
 
     def __init__(self, root: Path, config: str, split: str, schema: pa.Schema, order: Order, limits: Limits) -> None:
         self._folder, self._split, self._limits, self._order = root / config, split, limits, order
@@ -151,8 +151,8 @@ class _Shards:
         self._writer.write_table(rows, row_group_size=self._limits.group_rows)
         self._files[-1].check()
         self._rows[-1] += rows.num_rows
-        if self._files[-1].size >= self._limits.shard_bytes:
-            self.close()
+        if self._files[-1].size + self._limits.group_bytes > self._limits.shard_bytes:
+            self.close()  # another row group might not fit
         return True
 
     def _open(self) -> None:

@@ -142,7 +142,7 @@ def test_the_files_are_zstd_with_a_page_index_in_bounded_row_groups(store: Store
 
 
 def test_big_splits_are_cut_into_shards(store: Store) -> None:
-    with Stage(store, "fat", Limits(group_rows=10, shard_bytes=5_000)) as stage:
+    with Stage(store, "fat", Limits(group_bytes=4_000, shard_bytes=10_000)) as stage:
         stage.write("episodes", "train", episodes(*range(60)))
         version = stage.commit({}).version
     paths = version.files("episodes")["train"]

@@ -1,4 +1,4 @@
-"""Two processes are one: the same step over gloo as in a single process, and the shipped launch configurations parse."""
+"""Two processes are one: the same step over gloo as in a single process; the shipped launch configurations parse."""
 
 # ruff: noqa: E402  (nothing below can be imported without the train extra)
 
@@ -44,8 +44,8 @@ def launch(tmp_path: Path, out: str, batch: int, processes: int, *settings: str)
             port = free.getsockname()[1]
         command = [
             sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes),
-            "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(port),
-            str(script),
+            "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+            "--main_process_port", str(port), str(script),
         ]  # fmt: skip
     arguments = [str(tmp_path / out), str(batch), str(tmp_path), str(tmp_path / "model"), *settings]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

@@ -162,7 +162,7 @@ class Finish:
         """The split's finished rows. Raises StoreError where there are more or fewer texts than utterances."""
         numbers = _Rows(self.numbers(split, r) for r in wide)
         done = 0
-        for text in texts:
+        for text in (batch for batch in texts if batch.num_rows):
             beside = numbers.take(text.num_rows)
             columns = {name: text.column(name) for name in text.schema.names}
             columns |= {name: beside.column(name) for name in beside.schema.names}

@@ -81,7 +81,9 @@ def dimensions(recipe: Recipe, rule: Rule, files: Sequence[Path], asked: Iterabl
     """
     if rule.measure is None:
         return tuple(dict.fromkeys([*(asked or ()), *recipe.weights]))
-    found = tuple(asked) if asked is not None else _in_order(d for (d,) in distinct(files, ("dimension",)))
+    found = (
+        tuple(dict.fromkeys(asked)) if asked is not None else _in_order(d for (d,) in distinct(files, ("dimension",)))
+    )
     missing = [d for d in recipe.weighted if d not in found]
     if missing:
         raise UsageError(

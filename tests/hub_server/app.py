@@ -105,7 +105,7 @@ class App:
         if fault.sleep:
             await hang(fault, request)
         if fault.intrude:
-            kind, id_ = re.match(_REPO, path).groups()
+            kind, id_ = re.match(_REPO + "/", path).groups()
             uploads.intrude(self.hub, self.hub.repositories[_kind(kind), id_], fault.intrude)
         if fault.drop:
             raise Dropped

@@ -4,41 +4,50 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from sotopia_rl_data.errors import UsageError
 
 
+def _option(default: Any, help_: str) -> Any:
+    return field(default=default, metadata={"help": help_})
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Shares are between 0 and 1, times in seconds."""
+    """Shares are between 0 and 1, times in seconds. Each field's metadata says what it does."""
 
-    host: str = "127.0.0.1"
-    port: int = 0
-    latency: float = 0.0
-    limit: float = 0.0  # requests/s; 0: none
-    burst: float = 0.1  # seconds' worth of the limit that may be saved up
-    retry_after: float = 1.0  # what a 429 asks for; 0: no header
-    throttled: float = 0.0  # share of requests that meet 429 whatever the rate
-    broken: float = 0.0  # share that meet 500, 502, 503 or a lost connection
-    hanging: float = 0.0  # share that get no answer for `hang` seconds
-    hang: float = 3_600.0
-    malformed: str = ""  # kinds, comma-separated (see answers.MALFORMED), or "all"
-    malformed_share: float = 0.0
-    refuse: int = 0  # an HTTP status that every request gets
-    key: str = ""  # the only key that is let in; the refusal repeats the wrong one, as some providers do
-    formats: str = "json_schema,json_object"  # response formats that are known; others get a 400
-    schema_in_prefix: int = 1  # 1: the answer schema stands before the messages in the cached prefix, as at OpenAI
-    model: str = ""  # the model id that answers name; default: the one asked for, with a date
-    seed: int = 0
+    host: str = _option("127.0.0.1", "address to listen on")
+    port: int = _option(0, "port to listen on; 0: a free one")
+    latency: float = _option(0.0, "seconds that an answer takes")
+    limit: float = _option(0.0, "requests/s that are let in, the others get 429; 0: all")
+    burst: float = _option(0.1, "seconds' worth of the limit that may be saved up")
+    retry_after: float = _option(1.0, "seconds that a 429 asks to wait; 0: it does not say")
+    throttled: float = _option(0.0, "share of requests that meet 429 whatever the rate")
+    broken: float = _option(0.0, "share that meet 500, 502, 503 or a lost connection")
+    hanging: float = _option(0.0, "share that get no answer for --hang seconds")
+    hang: float = _option(3_600.0, "seconds that a hanging request hangs")
+    malformed: str = _option("", "kinds of malformed answers, comma-separated, or all")
+    malformed_share: float = _option(0.0, "share of answers that are malformed")
+    refuse: int = _option(0, "an HTTP status that every request gets")
+    key: str = _option("", "the only API key that is let in; others are repeated in the refusal, as some providers do")
+    formats: str = _option("json_schema,json_object", "response formats that are known; others get a 400")
+    schema_in_prefix: int = _option(1, "1: the answer schema stands before the messages in the cached prefix")
+    model: str = _option("", "the model id that answers name; default: the one asked for, with a date")
+    seed: int = _option(0, "what answers and faults are drawn from, with the request")
 
 
 def from_arguments(arguments: Sequence[str] | None = None) -> Options:
     """Options from a command line: `--latency 0.5` for `latency` and so on."""
-    parser = argparse.ArgumentParser(prog="python -m sotopia_rl_data.asking.loopback", description=__doc__)
-    for field in fields(Options):
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default)
+    parser = argparse.ArgumentParser(
+        prog="python -m sotopia_rl_data.asking.loopback",
+        description="A provider on this machine that speaks OpenAI's and Anthropic's protocols.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    for option in fields(Options):
+        kind, words = type(option.default), option.metadata["help"]
+        parser.add_argument(f"--{option.name.replace('_', '-')}", type=kind, default=option.default, help=words)
     return checked(Options(**vars(parser.parse_args(arguments))))
 
 

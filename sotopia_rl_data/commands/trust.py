@@ -1,0 +1,194 @@
+"""Commands that say how far labels can be trusted, from the stored rows alone: agreement, report, curate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sotopia_rl_data import console
+
+if TYPE_CHECKING:
+    from sotopia_rl_data.agreement import Agreement
+    from sotopia_rl_data.agreement.measure import Figure
+    from sotopia_rl_data.store import Store
+
+_MEASURES = ("pearson", "spearman", "kendall", "kappa", "alpha", "pair_accuracy", "mean_difference")
+_SHORT = {"pair_accuracy": "pairs", "mean_difference": "difference"}
+
+
+def _dimensions_option(command: console.F) -> console.F:
+    return click.option("--dimensions", metavar="D,…", help="Only these.  [default: all]")(command)
+
+
+def _dimensions(text: str | None) -> list[str] | None:
+    """Full names of SOTOPIA-EVAL's dimensions, however spelled; other names (a reward's, a rubric's) as they are."""
+    from sotopia_rl_data.dimensions import SOTOPIA_EVAL
+
+    known = {name.lower(): one.name for one in SOTOPIA_EVAL for name in (one.name, one.short)}
+    names = [part.strip() for part in text.split(",")] if text else []
+    return [known.get(name.lower(), name) for name in names if name] or None
+
+
+@click.command()
+@click.argument("refs", nargs=-1, required=True, metavar="REF…")
+@click.option(
+    "--of",
+    type=click.Choice(["attributions", "rewards"]),
+    default="attributions",
+    show_default=True,
+    help="Compare what judges said, or what each version made of it.",
+)
+@_dimensions_option
+@click.option(
+    "--measure", type=click.Choice(_MEASURES), default="pearson", show_default=True, help="Of the matrix and the plot."
+)
+@click.option("--against", metavar="NAME", help="List only the pairs with this opinion (a judge's name).")
+@click.option(
+    "--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the matrix: FILE.png, .svg or .pdf."
+)
+@click.option(
+    "--resamples", type=click.IntRange(0), default=1000, show_default=True, help="Of episodes; 0: no intervals."
+)
+@click.option("--seed", default=0, show_default=True, help="Of the resampling.")
+@console.store_option
+@console.json_option
+def agreement(
+    refs: tuple[str, ...],
+    of: Any,
+    dimensions: str | None,
+    measure: str,
+    against: str | None,
+    plot: Path | None,
+    resamples: int,
+    seed: int,
+    store: Store,
+    as_json: bool,
+) -> None:
+    """How far opinions agree: judges, samples, schemas, people, reward models, versions. Asks nobody.
+
+    An opinion is a (judge, sample, schema) of a REF. Every figure has a 95 % interval from resampled episodes, and is
+    given for each dimension and overall. docs/trust.md says what each figure means.
+
+    \b
+    Examples:
+      sotopia-rl-data agreement lab/episodes-rewards --plot agreement.png
+      sotopia-rl-data agreement lab/by-gpt lab/by-people --against human --json
+      sotopia-rl-data agreement lab/run@v1.0.0 lab/run@v1.1.0 --of rewards
+    """
+    from sotopia_rl_data.agreement import agreement as measured
+    from sotopia_rl_data.errors import UsageError
+
+    found = measured(
+        [store.resolve(ref) for ref in dict.fromkeys(refs)],
+        dimensions=_dimensions(dimensions),
+        of=of,
+        resamples=resamples,
+        seed=seed,
+    )
+    if against is not None and against not in [one.name for one in found.opinions]:
+        names = ", ".join(one.name for one in found.opinions)
+        raise UsageError(f"There is no opinion {against!r}.", f"name one of: {names}")
+    if plot is not None:
+        from sotopia_rl_data.agreement.plot import plot as draw
+
+        draw(found, plot, measure)
+    if as_json:
+        shown = found.as_dict()
+        if against is not None:
+            shown["pairs"] = [pair for pair in shown["pairs"] if against in (pair["a"], pair["b"])]
+        console.emit_json(shown)
+    else:
+        _agreement(found, measure, against)
+        if plot is not None:
+            console.note(f"drawn: {plot}")
+
+
+def _agreement(found: Agreement, measure: str, against: str | None) -> None:
+    from sotopia_rl_data.agreement import OVERALL
+
+    names = [one.name for one in found.opinions]
+    console.table(
+        ["opinion", "labels", "mean", "sd"],
+        [[one.name, one.units, one.mean, one.sd] for one in found.opinions],
+        title=", ".join(found.refs),
+    )
+    if len(names) > 2 and against is None:
+        rows = [[name, *row] for name, row in zip(names, found.matrix(measure), strict=True)]
+        console.table([f"{measure}, {OVERALL}", *names], rows)
+    console.table(
+        ["a", "b", "dimension", "labels", *(_SHORT.get(name, name) for name in _MEASURES)],
+        [
+            [pair.a, pair.b, pair.dimension, pair.units, *(_figure(pair.figures[name]) for name in _MEASURES)]
+            for pair in found.pairs
+            if against is None or against in (pair.a, pair.b)
+        ],
+    )
+    if len(names) > 2:
+        console.table(
+            ["all opinions together", "labels", "alpha"],
+            [[one.dimension, one.units, _figure(one.alpha)] for one in found.together],
+        )
+    units = (
+        "levels" if found.scale else "shares of each scale" if any(one.judge for one in found.opinions) else "reward"
+    )
+    console.note(f"difference: a − b, in {units}; intervals: {found.level:.0%}, {found.resamples:,} draws of episodes")
+
+
+def _figure(one: Figure) -> str | None:
+    if one.value is None:
+        return None
+    if one.low is None or one.high is None:
+        return f"{one.value:.3f}"
+    return f"{one.value:.3f} ({one.low:.2f} to {one.high:.2f})"
+
+
+@click.command()
+@click.argument("refs", nargs=-1, required=True, metavar="REF…")
+@click.option(
+    "-o", "--out", "output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The CSV to write."
+)
+@click.option("--top", type=click.IntRange(1), default=100, show_default=True, help="How many lines.")
+@click.option(
+    "--by",
+    type=click.Choice(["utterance", "episode"]),
+    default="utterance",
+    show_default=True,
+    help="Rank labels one by one, or episodes by the mean of theirs.",
+)
+@_dimensions_option
+@console.store_option
+@console.json_option
+def curate(
+    refs: tuple[str, ...],
+    output: Path,
+    top: int,
+    by: Any,
+    dimensions: str | None,
+    store: Store,
+    as_json: bool,
+) -> None:
+    """Where to spend the next dollar: what opinions disagree about most, as a list that goes back into labelling.
+
+    \b
+    Examples:
+      sotopia-rl-data curate lab/episodes-rewards -o disputed.csv --top 200
+      sotopia-rl-data label lab/episodes --only disputed.csv --judge gpt-4o
+      sotopia-rl-data annotate template lab/episodes-rewards --only disputed.csv
+    """
+    from sotopia_rl_data.curate import curate as disputed
+    from sotopia_rl_data.curate import write_list
+
+    versions = [store.resolve(ref) for ref in dict.fromkeys(refs)]
+    rows = disputed(versions, top=top, by=by, dimensions=_dimensions(dimensions))
+    write_list(rows, output)
+    if as_json:
+        console.emit_json({"file": str(output), "rows": len(rows), "widest": rows[0].spread if rows else None})
+        return
+    console.table(
+        ["episode", "agent", "turn", "dimension", "why", "spread"],
+        [[row.episode_id, row.agent, row.turn, row.dimension, row.why, row.spread] for row in rows[:10]],
+        title=f"{output}: {len(rows):,} lines, the widest disagreement first",
+    )
+    console.next_commands(f"sotopia-rl-data label REF --only {output} --judge SPEC")

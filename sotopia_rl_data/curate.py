@@ -1,0 +1,114 @@
+"""Where to spend the next dollar: what opinions disagree about most, as a list that goes back into labelling.
+
+The list is a CSV that `label --only LIST` and `annotate template` take. Disagreement is the sample standard deviation
+of a unit's opinions over that of all values on its dimension, so that dimensions can be ranked together: 1 means that
+the opinions on this one utterance differ as much as utterances do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sotopia_rl_data.agreement.opinions import Opinions, opinions_of
+from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.results import write_result
+from sotopia_rl_data.statistics import Floats
+from sotopia_rl_data.store import Version
+
+By = Literal["utterance", "episode"]
+COLUMNS = ("episode_id", "agent", "turn", "dimension", "why", "spread")
+
+
+@dataclass(frozen=True, slots=True)
+class Disputed:
+    """One line of the list. `agent`, `turn` and `dimension` are None where the whole episode is meant. `spread` is in
+    standard deviations of the dimension; `why` says it in words."""
+
+    episode_id: str
+    agent: str | None
+    turn: int | None
+    dimension: str | None
+    why: str
+    spread: float
+
+
+def curate(
+    versions: Sequence[Version], *, top: int = 100, by: By = "utterance", dimensions: Sequence[str] | None = None
+) -> list[Disputed]:
+    """The `top` utterances (each on one dimension), or episodes by the mean of theirs, that opinions disagree about
+    most, the widest first. What all agree about is never listed.
+
+    Raises UsageError where nothing was judged twice or a dimension is absent.
+    """
+    if top < 1:
+        raise UsageError(f"A list of {top} is empty.", "--top 100")
+    made = opinions_of(versions, dimensions)
+    spread = spreads(made)
+    if np.isnan(spread).all():
+        names = ", ".join(made.names) or "no labels"
+        raise UsageError(
+            f"Nothing was judged twice ({names}), so there is nothing to disagree about.",
+            "label with a second --judge or with --samples 2, or name a second REF",
+        )
+    return list((_episodes if by == "episode" else _utterances)(made, spread, top))
+
+
+def spreads(made: Opinions) -> Floats:
+    """Each unit's disagreement; NaN where fewer than two opinions, or a dimension on which nothing ever differs."""
+    there = ~np.isnan(made.values)
+    count = there.sum(axis=0)
+    middle = np.where(there, made.values, 0.0).sum(axis=0) / np.maximum(count, 1)
+    within = np.where(there, made.values - middle, 0.0)
+    own = np.sqrt((within**2).sum(axis=0) / np.maximum(count - 1, 1))
+    scale = np.full(len(made.dimensions), np.nan)
+    for d in range(len(scale)):
+        values = made.values[:, made.dimension == d]
+        values = values[~np.isnan(values)]
+        scale[d] = values.std(ddof=1) if len(values) > 1 and np.ptp(values) > 0 else np.nan
+    found: Floats = np.where(count > 1, own / scale[made.dimension], np.nan)
+    return found
+
+
+def write_list(rows: Sequence[Disputed], path: Path) -> None:
+    """Write the list as CSV. Raises StoreError where the file cannot be written."""
+    types = (pa.string(), pa.string(), pa.int32(), pa.string(), pa.string(), pa.float64())
+    columns = {
+        name: pa.array([getattr(row, name) for row in rows], kind) for name, kind in zip(COLUMNS, types, strict=True)
+    }
+    write_result(pa.table(columns), "csv", path)
+
+
+def _utterances(made: Opinions, spread: Floats, top: int) -> Iterator[Disputed]:
+    for unit in _widest(spread, (made.turn, made.dimension, made.agent, made.episode), top):
+        said = ", ".join(
+            f"{name} {value:.4g}"
+            for name, value in zip(made.names, made.values[:, unit], strict=True)
+            if value == value
+        )
+        where = made.episodes[made.episode[unit]], made.agents[made.agent[unit]], int(made.turn[unit])
+        yield Disputed(*where, made.dimensions[made.dimension[unit]], said, round(float(spread[unit]), 6))
+
+
+def _episodes(made: Opinions, spread: Floats, top: int) -> Iterator[Disputed]:
+    known = ~np.isnan(spread)
+    count = np.bincount(made.episode[known], minlength=len(made.episodes))
+    total = np.bincount(made.episode[known], spread[known], len(made.episodes))
+    disputed = np.bincount(made.episode[known], spread[known] > 0, len(made.episodes))
+    mean = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    for episode in _widest(mean, (np.arange(len(mean)),), top):
+        why = f"{int(disputed[episode])} of {int(count[episode])} labels disputed"
+        yield Disputed(made.episodes[episode], None, None, None, why, round(float(mean[episode]), 6))
+
+
+def _widest(spread: Floats, ties: Sequence[NDArray[np.generic]], top: int) -> list[int]:
+    """The rows with the widest spread above 0, widest first; ties in a fixed order."""
+    rows = np.flatnonzero(np.nan_to_num(spread) > 0)
+    order = np.lexsort([*(key[rows] for key in ties), -spread[rows]])
+    return [int(row) for row in rows[order[:top]]]
