@@ -42,10 +42,17 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "verify": ("sotopia_rl_data.commands.reading:verify", "Check every file and the digest of a version."),
         "ledger": ("labelers.commands:ledger", "The journal of every call: query, compact."),
     },
+    "Train on data": {
+        "train": ("trainers.commandline:train", "A reward model, a policy by behaviour cloning, a policy by GRPO."),
+        "inspect": ("trainers.commandline:inspect", "A training run: its data, its metrics beside the baselines."),
+    },
     "Publish data": {
         "card": ("cards.commands:card", "The dataset card, shown or written."),
         "push-to-hub": ("cards.commands:push_to_hub", "A version as a release on the Hugging Face Hub."),
-        "pull": ("sotopia_rl_data.commands.hub:pull", "A release from the Hub, or a dataset of others, into the store."),
+        "pull": (
+            "sotopia_rl_data.commands.hub:pull",
+            "A release from the Hub, or a dataset of others, into the store.",
+        ),
     },
 }
 

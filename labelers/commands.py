@@ -24,15 +24,16 @@ if TYPE_CHECKING:
     "judges",
     multiple=True,
     metavar="SPEC",
-    help="gpt-4o, claude-…, openai:MODEL[@URL], anthropic:MODEL[@URL], replay:LEDGER, lexical (offline), "
-    "path/to/file.py:Name. Repeat for several.",
+    help="gpt-4o, claude-…, openai:MODEL[@URL], anthropic:MODEL[@URL], transformers:PATH_OR_ID, human:FILE.csv, "
+    "replay:LEDGER, lexical (offline), path/to/file.py:Name. Repeat for several.",
 )
 @click.option(
     "--schema",
     default="direct",
     show_default=True,
     metavar="NAME",
-    help="How credit is asked for: direct, scaled, singular, uniform, uniform-share, discounted.",
+    help="How credit is asked for: direct, scaled, singular, direct-online, goal-progress, utterance-quality, "
+    "only-response, leave-one-out, uniform, uniform-share, discounted, path/to/file.py:Name.",
 )
 @click.option("--dimensions", metavar="D,…", help="SOTOPIA-EVAL dimensions.  [default: goal,relationship,knowledge]")
 @click.option("--scale", default=3, show_default=True, help="The top of the importance levels.")
@@ -48,6 +49,13 @@ if TYPE_CHECKING:
     "--evaluator", metavar="NAME", help="Whose episode scores are attributed, where several evaluators gave some."
 )
 @click.option("--samples", default=1, show_default=True, help="How often each question is asked.")
+@click.option("--average", type=click.Choice(["mean", "median"]), help="Of several opinions.  [default: the preset's]")
+@click.option(
+    "--only",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="LIST",
+    help="A CSV that names what to ask about: episode_id[,agent[,turn[,dimension]]].",
+)
 @click.option("--temperature", type=float, help="Sent to the judges.")
 @click.option("--max-tokens", type=int, help="The longest answer.")
 @template_option
@@ -123,6 +131,7 @@ def _labelled(report: LabelReport) -> None:
         "hits",
         "repeated",
         "unreachable",
+        "repaired",
         "unusable",
     )
     rows = [[name, getattr(report, name)] for name in names if getattr(report, name) or name in names[:6]]

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sotopia_rl_data.asking.request import Reply
-from sotopia_rl_data.schema import Episode, Message
+from sotopia_rl_data.schema import Episode, Measure, Message
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One number that a question asks for: how much `turn` of `agent` mattered for `dimension`."""
+    """One number that a question asks for: how much `turn` of `agent` mattered for `dimension`, or how things stand
+    after it (goal-progress) or without it (leave-one-out). Turn -1 is a baseline: before the first, or without none."""
 
     agent: str
     turn: int
@@ -33,7 +34,7 @@ class Question:
     """One call's worth of asking: constant parts first in `messages` (rubric, then episode), what varies last.
 
     `slots` maps every key of the answer to the one number it stands for: keys are enumerated by us, never names.
-    `path` of a nested answer is the tuple of object keys that leads to the number.
+    `path` of a nested answer is the tuple of object keys that leads to the number. `measure` says what kind it is.
     """
 
     schema: str
@@ -43,6 +44,7 @@ class Question:
     slots: Mapping[tuple[str, ...], Slot]
     scale: int = 3
     cache_until: int = 0
+    measure: Measure = "importance"
 
 
 class Judge(Protocol):

@@ -15,6 +15,7 @@ from labelers.attribution import Schema
 from labelers.attribution.phrasing import Ask as AskHow
 from labelers.judge import Judge, Question, Slot
 from labelers.judges.sending import Ask, request_of, target_of
+from labelers.only import Only
 from sotopia_rl_data.errors import BadAnswer
 from sotopia_rl_data.schema import Episode
 
@@ -34,10 +35,12 @@ class Plan:
     scale: int = 3
     ask: AskHow = "per-dimension"
     samples: int = 1
+    only: Only | None = None
 
     def questions(self, episode: Episode) -> list[Question]:
         """The questions about an episode, whoever is asked."""
-        return list(self.schema.questions(episode, self.dimensions, self.evaluator, self.ask, self.scale))
+        all_ = self.schema.questions(episode, self.dimensions, self.evaluator, self.ask, self.scale)
+        return [question for question in all_ if self.only is None or self.only.wants(question)]
 
     def requests(self, episodes: Iterable[Episode], judge: Judge) -> Iterator[Ask]:
         """Every request to `judge`, episode after episode: those that share a prefix follow each other."""
@@ -49,13 +52,18 @@ class Plan:
 
     def read(self, question: Question, text: str) -> dict[Slot, float]:
         """The number of every slot. Raises BadAnswer, also where a schema gives too few or what is out of range."""
-        low, high = self.schema.bounds(self.scale)
         values = self.schema.read(question, text)
         for slot in question.slots.values():
+            low, high = self.schema.bounds(self.scale, slot.dimension)
             value = values.get(slot)
             if value is None or not low <= value <= high:
                 raise BadAnswer(f"{slot.dimension} of turn {slot.turn} is {value}, outside {low:g} to {high:g}")
         return values
+
+    @property
+    def needs_score(self) -> bool:
+        """Whether a label means nothing where the episode's score is missing."""
+        return getattr(self.schema, "needs_score", True)
 
     def recipe(self) -> dict[str, Any]:
         """What of the plan determines the rows: for the manifest's recipe. URLs are not in it."""
@@ -67,6 +75,8 @@ class Plan:
         }
         if self.judges:
             made |= {"ask": self.ask, "samples": self.samples, "judges": [_who(judge) for judge in self.judges]}
+        if self.only is not None:
+            made["only_sha256"] = self.only.sha256
         return made
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from labelers import judges as judging
+from labelers import only as listed
 from labelers.attribution import Schema
 from labelers.attribution import schema as find_schema
 from labelers.attribution.phrasing import Ask as AskHow
@@ -37,6 +38,8 @@ def prepare(
     preset: str | None,
     evaluator: str | None,
     samples: int,
+    average: str | None,
+    only: Path | None,
     sampling: Mapping[str, Any] | None,
     layout: Layout,
     template: Template | None,
@@ -49,7 +52,9 @@ def prepare(
 
     chosen = find_schema(schema)
     recipe = _recipe(chosen, preset, evaluator)
-    asked = _dimensions(recipe if dimensions is None else dimensions)
+    if average is not None:
+        recipe = replace(recipe, average=average)  # type: ignore[arg-type]  # Recipe raises where it is none
+    asked = dimensions_of(recipe if dimensions is None else dimensions)
     missing = [name for name in recipe.weighted if name not in asked]
     if missing:
         mend = f"ask about them too: --dimensions {','.join([*asked, *missing])}; or name another --preset"
@@ -60,7 +65,10 @@ def prepare(
         raise UsageError(f"There cannot be {samples} samples.", "ask for one or more")
     chosen.wording_sha256(scale)  # raises where the scale is not worded
     layout_id(layout, template)  # raises where the template is of another layout
-    plan = Plan(chosen, asked, evaluator or "", _judges(chosen, judges, sampling), scale, ask, samples)
+    if only is not None and not chosen.needs_judge:
+        raise UsageError(f"The schema {chosen.id!r} asks nobody.", "leave --only out")
+    wanted = None if only is None else listed.read(only)
+    plan = Plan(chosen, asked, evaluator or "", _judges(chosen, judges, sampling), scale, ask, samples, wanted)
     return plan, recipe
 
 
@@ -93,7 +101,7 @@ def _recipe(schema: Schema, preset: str | None, evaluator: str | None) -> Recipe
     return replace(recipe, evaluator=evaluator, schema=schema.id if measure else None)
 
 
-def _dimensions(wanted: Recipe | Sequence[str]) -> tuple[str, ...]:
+def dimensions_of(wanted: Recipe | Sequence[str]) -> tuple[str, ...]:
     """Full names, each once, in SOTOPIA-EVAL's order: how they were listed must not change what is asked."""
     names = wanted.weighted if isinstance(wanted, Recipe) else wanted
     found = {dimension(name).name for name in names}

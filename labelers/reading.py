@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from labelers.judge import Judge, Question, Slot
-from labelers.judges.sending import request_of, target_of
+from labelers.judges.sending import Ask, request_of, target_of
 from labelers.plan import Plan
+from labelers.repairing import follow_up
 from sotopia_rl_data.asking.ledger import Attempt, Ledger
 from sotopia_rl_data.asking.request import Reply, Usage
 from sotopia_rl_data.errors import BadAnswer
@@ -26,9 +28,12 @@ _NEVER = "never answered"
 @dataclass(slots=True)
 class Tally:
     """What was read so far. `usage` and `models` (as returned) are by judge and count every call once, those of
-    earlier runs and of answers that failed included: it is the bill of these labels."""
+    earlier runs and of answers that failed included: it is the bill of these labels. `repaired` and `unusable` count
+    answers: those that could be used at the second try, and those that could not at all."""
 
     labels: int = 0
+    repaired: int = 0
+    unusable: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     calls: Counter[str] = field(default_factory=Counter)
     models: dict[str, Counter[str]] = field(default_factory=dict)
@@ -83,17 +88,15 @@ def values_of(plan: Plan, question: Question, reply: Reply) -> dict[Slot, float]
 def _rows(
     plan: Plan, ledger: Ledger, question: Question, judge: Judge, sample: int, tally: Tally
 ) -> list[Attribution] | list[Failure]:
-    key = request_of(question, target_of(judge), sample).key
-    attempts = ledger.attempts(key)
-    tally.count(judge.id, key, attempts)
-    found = _newest(plan, question, attempts)
+    asked = request_of(question, target_of(judge), sample)
+    found = _counting(plan, ledger, asked, judge.id, tally)
     episode_id = question.episode.episode_id
     if isinstance(found, str):
         return [
-            Failure(found, episode_id, slot.agent, slot.turn, slot.dimension, judge.id, key)
+            Failure(found, episode_id, slot.agent, slot.turn, slot.dimension, judge.id, asked.key)
             for slot in question.slots.values()
         ]
-    low, high = plan.schema.bounds(plan.scale)
+    bounds = {name: plan.schema.bounds(plan.scale, name) for name in plan.dimensions}
     return [
         Attribution(
             episode_id=episode_id,
@@ -105,25 +108,65 @@ def _rows(
             judge=judge.id,
             sample=sample,
             raw=value,
-            scale_min=low,
-            scale_max=high,
-            call_id=key,
+            scale_min=bounds[slot.dimension][0],
+            scale_max=bounds[slot.dimension][1],
+            call_id=found.key,
         )
-        for slot, value in found.items()
+        for slot, value in found.values.items()
     ]
 
 
-def _newest(plan: Plan, question: Question, attempts: list[Attempt]) -> dict[Slot, float] | str:
-    """What the newest attempt that parses says; else why there is none: the newest answer's fault, else the error."""
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What an answer says, and the ledger's key that it lies under: the question's own, or that of its second try."""
+
+    values: dict[Slot, float]
+    key: str
+
+
+def said(plan: Plan, ledger: Ledger, asked: Ask, reply: Reply) -> Said:
+    """What a reply says, or else what was said when it was sent back. Raises BadAnswer with what is wrong with it."""
+    try:
+        return Said(values_of(plan, asked.asked, reply), asked.key)
+    except BadAnswer as wrong:
+        second = follow_up(asked, reply, wrong.message)
+        for attempt in [] if second is None else ledger.attempts(second.key):
+            if second is not None and attempt.status == "answer":
+                with suppress(BadAnswer):
+                    return Said(values_of(plan, second.asked, attempt.reply), second.key)
+        raise
+
+
+def _counting(plan: Plan, ledger: Ledger, asked: Ask, judge: str, tally: Tally) -> Said | str:
+    """What the newest attempt that parses says, counted; else why there is none: the newest answer's fault, else the
+    error."""
+    attempts = ledger.attempts(asked.key)
+    tally.count(judge, asked.key, attempts)
+    found: Said | None = None
     reason = ""
     for attempt in attempts:
         if attempt.status != "answer":
             continue
         try:
-            return values_of(plan, question, attempt.reply)
+            found = found or said(plan, ledger, asked, attempt.reply)
         except BadAnswer as wrong:
             reason = reason or wrong.message
+        _count_second(plan, ledger, asked, attempt, judge, tally)
+    if found is not None:
+        tally.repaired += found.key != asked.key
+        return found
+    tally.unusable += bool(reason)
     return reason or next((f"no answer: {_public(a)}" for a in attempts), _NEVER)
+
+
+def _count_second(plan: Plan, ledger: Ledger, asked: Ask, attempt: Attempt, judge: str, tally: Tally) -> None:
+    """Count the second try at an answer that cannot be used: it is on the bill too."""
+    try:
+        values_of(plan, asked.asked, attempt.reply)
+    except BadAnswer as wrong:
+        second = follow_up(asked, attempt.reply, wrong.message)
+        if second is not None:
+            tally.count(judge, second.key, ledger.attempts(second.key))
 
 
 def _public(attempt: Attempt) -> str:
@@ -133,11 +176,13 @@ def _public(attempt: Attempt) -> str:
 
 def _unasked(plan: Plan, episode: Episode, questions: Iterable[Question]) -> Iterator[Failure]:
     """Utterances that no question is about: their episode's score is missing, or the schema left them out."""
+    if plan.only is not None:
+        return  # what is not named has no label by intent, and what is named and has no score is not asked about
     asked = {slot for question in questions for slot in question.slots.values()}
     scores = {(s.agent, s.dimension) for s in episode.scores if s.evaluator == plan.evaluator}
     for turn in episode.turns:
         for dimension in plan.dimensions:
-            if (turn.agent, dimension) not in scores:
+            if plan.needs_score and (turn.agent, dimension) not in scores:
                 yield Failure(NO_SCORE, episode.episode_id, turn.agent, turn.turn, dimension)
             elif plan.judges and Slot(turn.agent, turn.turn, dimension) not in asked:
                 yield Failure(NOT_ASKED, episode.episode_id, turn.agent, turn.turn, dimension)

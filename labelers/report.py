@@ -22,8 +22,9 @@ class LabelReport:
 
     `labels` counts attributions, `rewarded` the utterances that have a reward. `failures` counts, by reason, what has
     no label. Of the calls that the plan needs, `asked` went out in this run, the ledger knew `hits`, `repeated` are
-    equal to others, `unreachable` got no answer; `unusable` of the answers do not say what was asked. `usage` is what
-    this run's calls cost, by model; `seconds` how long it all took.
+    equal to others, `unreachable` got no answer. An answer that does not say what was asked is sent back once, which is
+    a call more: `repaired` of them could be used then, `unusable` could not. `usage` is what this run's calls cost, by
+    model; `seconds` how long it all took.
     """
 
     version: str
@@ -40,6 +41,7 @@ class LabelReport:
     hits: int
     repeated: int
     unreachable: int
+    repaired: int
     unusable: int
     usage: Mapping[str, Usage]
     warnings: Sequence[str]
@@ -86,7 +88,8 @@ def report(
         hits=sum(o.hits for o in outcomes),
         repeated=sum(o.repeated for o in outcomes),
         unreachable=sum(o.unreachable for o in outcomes),
-        unusable=sum(o.failed for o in outcomes),
+        repaired=tally.repaired,
+        unusable=tally.unusable,
         usage=usage,
         warnings=tuple(warnings),
         seconds=round(seconds, 3),

@@ -25,9 +25,10 @@ from labelers.judge import Judge
 from labelers.judges.sending import Ask, close, sender
 from labelers.plan import Plan, Size, episodes_of, size
 from labelers.preparing import prepare, with_episodes
-from labelers.reading import Tally, rows_of, values_of
+from labelers.reading import Tally, rows_of, said, values_of
+from labelers.repairing import follow_up
 from labelers.report import LabelReport, provenance, report
-from sotopia_rl_data.asking.dispatch import Outcome, Pacing, ask_all
+from sotopia_rl_data.asking.dispatch import Outcome, Pacing, Settled, ask_all
 from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.request import Reply, Request
 from sotopia_rl_data.errors import BadAnswer, Interrupted
@@ -66,6 +67,8 @@ def label(
     out: str | None = None,
     version: str | None = None,
     samples: int = 1,
+    average: str | None = None,
+    only: Path | None = None,
     sampling: Mapping[str, Any] | None = None,
     layout: Layout = "single",
     template: Template | None = None,
@@ -82,7 +85,8 @@ def label(
     importance levels: 3, 5 or 10. `ask` is "per-dimension", one call for each agent and dimension as the paper asks, or
     "packed", one call an episode. `preset` names the reward recipe; None is `sotopia-rl` with the schema's own rule.
     `out` is by default the episodes' name + "-rewards"; `version` overrides the number. `samples` repeats every
-    question. `sampling` is laid over the judges' defaults. Answers that failed are asked again only with
+    question; `average` joins the opinions of judges and samples ("mean" or "median"; default: the preset's). `only` is a
+    CSV that names what to ask about (see `only.py`). `sampling` is laid over the judges' defaults. Answers that failed are asked again only with
     `retry_failed`. `concurrency` bounds the calls in flight (default: the judge's own).
 
     Raises UsageError, NotFound and KeyMissing before anything is asked or written; Interrupted after Ctrl-C; Rejected
@@ -99,6 +103,8 @@ def label(
         preset=preset,
         evaluator=evaluator,
         samples=samples,
+        average=average,
+        only=only,
         sampling=sampling,
         layout=layout,
         template=template,
@@ -129,6 +135,7 @@ class _Run:
         self._plan, self._parent, self._ledger, self._stage = plan, parent, ledger, stage
         self._files = parent.files("episodes")
         self._labels: dict[str, list[Path]] = {}
+        self._second_tries = 0
 
     def episodes(self) -> Iterator[Episode]:
         """Every episode of every split."""
@@ -141,13 +148,14 @@ class _Run:
         outcomes: list[Outcome] = []
         for judge in self._plan.judges:
             own: int = getattr(judge, "concurrency", 1)
-            shown = None if progress is None else partial(_show, progress, counted.calls, tuple(outcomes))
+            shown = None if progress is None else partial(self._show, progress, counted.calls, tuple(outcomes))
             try:
                 outcome = await ask_all(
                     self._plan.requests(self.episodes(), judge),
                     sender(judge),
                     self._ledger,
                     accept=self._accepts,
+                    on_settled=self._second_try,
                     concurrency=concurrency or own,
                     pacing=pacing,
                     retry_failed=retry_failed,
@@ -158,7 +166,7 @@ class _Run:
                 await close(judge)
             outcomes.append(outcome)
             if outcome.interrupted:
-                settled = sum(one.settled for one in outcomes)
+                settled = sum(one.settled for one in outcomes) - self._second_tries
                 raise Interrupted(
                     f"Interrupted after {settled:,} of {counted.calls:,} calls.",
                     "run the same command again: what was answered is kept, and it goes on from there",
@@ -206,13 +214,33 @@ class _Run:
         return made
 
     def _accepts(self, request: Request, reply: Reply) -> bool:
-        if not isinstance(request, Ask):
-            raise TypeError(f"a {type(request).__name__} carries no question")
+        """Whether a reply can be used, be it at the second try."""
         try:
-            values_of(self._plan, request.asked, reply)
+            said(self._plan, self._ledger, _as_ask(request), reply)
         except BadAnswer:
             return False
         return True
+
+    def _second_try(self, request: Request, settled: Settled) -> Request | None:
+        """What is asked next where an answer cannot be used."""
+        if settled.reply is None or settled.accepted:
+            return None
+        asked = _as_ask(request)
+        try:
+            values_of(self._plan, asked.asked, settled.reply)
+        except BadAnswer as wrong:
+            second = follow_up(asked, settled.reply, wrong.message)
+            self._second_tries += second is not None
+            return second
+        return None
+
+    def _show(self, progress: Progress, total: int, before: Sequence[Outcome], outcome: Outcome) -> None:
+        """Tell the progress of all judges together, with the tokens that were spent and what failed."""
+        outcomes = [*before, outcome]
+        tokens = sum(u.input + u.output for one in outcomes for u in one.usage.values())
+        lost = sum(one.failed + one.unreachable for one in outcomes) - self._second_tries
+        words = [f"{tokens:,} tokens"] * bool(tokens) + [f"{lost:,} failed"] * (lost > 0)
+        progress(sum(one.settled for one in outcomes) - self._second_tries, total, ", ".join(words))
 
     def _rows(self, files: Sequence[Path], tally: Tally) -> Iterator[tuple[list[Attribution], list[Failure]]]:
         return rows_of(self._plan, self._ledger, episodes_of(files), tally)
@@ -240,13 +268,10 @@ def _write_split(stage: Stage, split: str, path: Path, rows: Iterator[tuple[list
     stage.write("failures", split, failure_table(failures))
 
 
-def _show(progress: Progress, total: int, before: Sequence[Outcome], outcome: Outcome) -> None:
-    """Tell the progress of all judges together, with the tokens that were spent and what failed."""
-    outcomes = [*before, outcome]
-    tokens = sum(u.input + u.output for one in outcomes for u in one.usage.values())
-    lost = sum(one.failed + one.unreachable for one in outcomes)
-    words = [f"{tokens:,} tokens"] * bool(tokens) + [f"{lost:,} failed"] * bool(lost)
-    progress(sum(one.settled for one in outcomes), total, ", ".join(words))
+def _as_ask(request: Request) -> Ask:
+    if not isinstance(request, Ask):
+        raise TypeError(f"a {type(request).__name__} carries no question")
+    return request
 
 
 def _wait(coroutine: Coroutine[Any, Any, T]) -> T:

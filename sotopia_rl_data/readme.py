@@ -34,11 +34,11 @@ _SIZES = (
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What is to stand in a README.
+    """What is to stand in a README, a dataset's or a model's.
 
-    `machine` (values of MACHINE_KEYS) and `block` (Markdown) are the tool's. `front` and `prose` are what a README
-    that nobody wrote yet begins with; `prose` shows where the block goes by the line BLOCK_HERE. `pictures` are files
-    beside it, by path (assets/…), that the block shows.
+    `machine` (for a dataset: values of MACHINE_KEYS) and `block` (Markdown) are the tool's. `front` and `prose` are what
+    a README that nobody wrote yet begins with; `prose` shows where the block goes by the line BLOCK_HERE. `pictures`
+    are files beside it, by path (assets/…), that the block shows.
     """
 
     machine: Mapping[str, Any]
@@ -76,7 +76,7 @@ def merge(card: Card, previous: str | None = None) -> str:
     import yaml
 
     front, body = split_front(previous or "")
-    people = {key: value for key, value in front.items() if key not in MACHINE_KEYS}
+    people = {key: value for key, value in front.items() if key not in {*MACHINE_KEYS, *card.machine}}
     if not people.keys() & card.front.keys():
         people = {**card.front, **people}
     if _untouched(body):
@@ -85,15 +85,6 @@ def merge(card: Card, previous: str | None = None) -> str:
     body = _BLOCK.sub(lambda _: block, body, count=1) if _BLOCK.search(body) else f"{body.strip()}\n\n{block}"
     text = yaml.safe_dump({**people, **card.machine}, sort_keys=False, allow_unicode=True, width=1000)
     return f"---\n{text}---\n\n{body.strip()}\n"
-
-
-def prose(text: str) -> str:
-    """What people wrote in a README: front matter without the tool's keys, and the text around the marked block."""
-    import yaml
-
-    front, body = split_front(text)
-    people = {key: value for key, value in front.items() if key not in MACHINE_KEYS}
-    return yaml.safe_dump(people, sort_keys=True) + "\n" + _BLOCK.sub("", body).strip()
 
 
 def pictures(text: str) -> set[str]:

@@ -25,3 +25,11 @@ def _no_faults_left(request):
     yield
     if "hub" in request.fixturenames:
         request.getfixturevalue("hub").server.no_faults()
+
+
+@pytest.fixture(scope="session")
+def datasets_only(tmp_path_factory):
+    """The Python of an environment that has `datasets` and what it requires, and nothing of this project."""
+    from environments import environment_with
+
+    return environment_with("datasets", tmp_path_factory.mktemp("datasets-only"))

@@ -49,10 +49,14 @@ class HubClient:
 
     def python(self, code: str) -> Any:
         """Run a script that prints JSON last; that JSON."""
-        done = self._ask({"code": code})
+        done = self.script(code)
         if done.code:
             raise AssertionError(done.err)
         return json.loads(done.out.splitlines()[-1])
+
+    def script(self, code: str) -> Done:
+        """Run a script; 99 is its exit code where it ends in a traceback."""
+        return self._ask({"code": code})
 
     def start(self, *argv: object) -> subprocess.Popen[str]:
         """The same as a process of its own, not waited for."""

@@ -141,6 +141,14 @@ def test_a_failed_answer_costs_no_second_call_unless_asked_for(tmp_path: Path):
     assert toy.asked == {"question 0": 1, "question 1": 3, "question 2": 1}
 
 
+def test_a_failed_key_is_retried_once_a_run_however_often_it_comes(tmp_path: Path):
+    toy = Toy(question_1=["bad", "bad again", "1"])
+    run([question(1)], toy, tmp_path)
+    outcome, _ = run([question(1), question(2), question(1)], toy, tmp_path, concurrency=1, retry_failed=True)
+    assert (outcome.asked, outcome.repeated, outcome.failed) == (2, 1, 2)
+    assert toy.asked["question 1"] == 2
+
+
 def test_retrying_asks_exactly_the_failed_keys_once_more(tmp_path: Path):
     toy = Toy(**{f"question_{n}": ["bad", "bad again"] for n in range(0, 1_000, 20)})
     run(questions(1_000), toy, tmp_path, concurrency=64)

@@ -21,14 +21,20 @@ from labelers.attribution import BUILTINS, phrasing, schema
 GOLDENS = Path(__file__).parent / "goldens"
 HASHES, FILES = GOLDENS / "wordings.txt", GOLDENS / "files.txt"
 SCALES = (3, 5, 10)
+TURNWISE = ("online", "progress", "quality", "response", "score")
 JUDGED = [name for name in BUILTINS if schema(name).needs_judge]
 
 
 def rendered(name: str, how: Any, scale: int) -> str:
-    """All that a judge is sent for the first question about the boat, as one text."""
-    question = next(iter(schema(name).questions(BOAT, ("relationship", "goal"), BY, how, scale)))
-    parts = [f"===== {message['role']}\n{message['content']}" for message in question.messages]
-    return "\n".join([*parts, "===== answer schema", json.dumps(question.answer_schema, indent=1), ""])
+    """All that a judge is sent for the first question about the boat, as one text; of schemas that have a question for
+    each view, also for the one about agent a's second utterance."""
+    questions = list(schema(name).questions(BOAT, ("relationship", "goal"), BY, how, scale))
+    second = [q for q in questions[1:] if {(s.agent, s.turn) for s in q.slots.values()} == {("a", 2)}]
+    parts = []
+    for question in [questions[0], *second[:1]]:
+        parts += [f"===== {message['role']}\n{message['content']}" for message in question.messages]
+        parts += ["===== answer schema", json.dumps(question.answer_schema, indent=1)]
+    return "\n".join([*parts, ""])
 
 
 def wordings() -> Iterator[str]:
@@ -68,6 +74,7 @@ def test_no_wording_file_is_left_unused():
     from labelers.attribution import wording
 
     used = {"importance.v1", "importance.question.v1", "key.v1", "key.question.v1", *phrasing.SHARED}
+    used |= {"repair.v1", *phrasing.VIEWED} | {f"{part}.v1" for one in TURNWISE for part in (one, f"{one}.question")}
     used |= {wording.levels(scale) for scale in SCALES}
     assert used == {name.removesuffix(".txt") for name in file_hashes()}
 

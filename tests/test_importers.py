@@ -383,6 +383,7 @@ NAMELESS = {k: v for k, v in EPISODE.items() if k != "pk"}
         {KEY: json.dumps(NAMELESS)},
         {KEY: [NAMELESS]},
         {KEY: json.dumps([NAMELESS])},
+        {"episode:E1": NAMELESS},
         [{"key": KEY, "value": NAMELESS}],
         [{"db": 0, "key": KEY, "ttl": -1, "type": "ReJSON-RL", "value": json.dumps(NAMELESS), "size": 9}],
         [{KEY: NAMELESS}],
@@ -441,6 +442,13 @@ def test_profiles_beside_a_log_give_it_what_only_they_hold(tmp_path, place):
     assert [(a.goal, a.secret) for a in episode.agents] == [("own it", "a spy"), ("fell it", "Sam Poe sleepwalks")]
 
 
+def test_a_damaged_log_of_a_dump_is_a_failure_and_other_collections_are_passed_over(tmp_path):
+    broken = {k: v for k, v in EPISODE.items() if k != "messages"}
+    path = document(tmp_path / "dump.json", {KEY: EPISODE, KEY + "2": broken, ":x.Annotation:7": {"episode": "E1"}})
+    assert [f.reason for f in failures(path)] == ["`messages` is null, not a list of messages."]
+    assert len(list(read([path]))) == 2
+
+
 def test_the_log_folder_and_one_log_of_it_find_the_profiles_too(tmp_path):
     whole = only(_in_the_local_backend(tmp_path))
     assert only(tmp_path / "data" / "EpisodeLog") == whole
@@ -482,7 +490,9 @@ def test_the_examples_of_the_documentation_are_accepted(tmp_path):
         "annotated",
         "plain",
     ]
-    assert not [f for i in range(3) for f in failures(tmp_path / f"{i}.jsonl") if "no row for this agent" not in f.reason]
+    assert not [
+        f for i in range(3) for f in failures(tmp_path / f"{i}.jsonl") if "no row for this agent" not in f.reason
+    ]
     episode = only(tmp_path / "2.jsonl")
     assert episode.turns[2] == Turn(2, "a1", "speak", "Between us: I can pay more.", ("a2",))
     assert episode.scores[1] == Score("a2", "relationship", -1.5, "human")

@@ -197,6 +197,14 @@ def test_a_row_that_is_wrong_is_rejected_with_its_reason(tmp_path, change, reaso
     assert failure.source == "a.jsonl:3"
 
 
+def test_one_who_says_nothing_has_a_row_all_the_same(tmp_path):
+    given = {f"Utterance 0 by {ANN}": ['said: "a"', {"reward": 4.0, "attribution": 2}]}
+    silent = {f"Utterance 0 by {ANN}": ['said: "a"', 0]}
+    items = list(read([lines(tmp_path / "a.jsonl", row(ANN, given, True), row(SAM, silent, False))]))
+    assert [type(i).__name__ for i in items] == ["Episode", "Attribution"]
+    assert [a.name for a in items[0].agents] == [ANN, SAM]
+
+
 def test_rows_that_contradict_each_other_are_both_rejected(tmp_path):
     one, two = both(1, 1)
     two["attributed_utterances"][f"Utterance 0 by {ANN}"][0] = 'said: "Something else."'

@@ -300,11 +300,11 @@ def test_a_changed_parser_costs_no_call(store: Store, tmp_path: Path):
     before = label(store, "lab/episodes", judges=[Highest()])
     judge = Highest()
     after = label(store, "lab/episodes", judges=[judge], schema=f"{file}:STRICT")
-    assert judge.calls == 0
+    assert (judge.calls, after.hits) == (6, 6)  # what does not count any more is sent back once, and not asked anew
     assert (before.labels, after.labels) == (15, 0)
     assert after.failures == {"no threes here": 15}
     repaired = label(store, "lab/episodes", judges=[judge])  # and back: the old answers count again
-    assert judge.calls == 0
+    assert judge.calls == 6
     assert (repaired.labels, repaired.digest) == (15, before.digest)
 
 
@@ -334,7 +334,7 @@ def test_a_failed_answer_is_a_failure_and_asked_again_only_when_told(store: Stor
     put(store, [BOAT])
     judge = Sulking("b")
     first = label(store, "lab/episodes", judges=[judge])
-    assert (first.asked, first.unusable, first.labels) == (6, 3, 9)
+    assert (first.asked, first.unusable, first.repaired, first.labels) == (9, 3, 0, 9)  # three were sent back
     (reason,) = first.failures
     assert first.failures == {reason: 6}
     assert reason == "the answer is not JSON: I would rather not."
@@ -354,10 +354,10 @@ def test_every_kind_of_malformed_reply_becomes_a_reason_and_never_a_number(store
     put(store, boats(40, turns=3))
     with running(malformed="all", malformed_share=0.5) as provider:
         done = label(store, "lab/episodes", judges=[sim(provider)], preset="goal-only")
-        assert provider.log()["requests"] == 80  # one call each, whatever came back
+        assert provider.log()["requests"] <= 120  # one call each, and one more for about every other
     assert done.labels + done.failed == 120
-    assert done.failed > 20
-    assert len(done.failures) >= 8, "the draw should meet most of the twelve kinds"
+    assert done.failed > 10
+    assert len(done.failures) >= 6, "the draw should meet most of the twelve kinds"
     for row in rows(done.version, "rewards", store):
         assert (row["raw_goal"] is None) == (row["reward"] is None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -69,6 +70,15 @@ def test_a_question_is_found_whoever_was_asked(tmp_path: Path):
         assert [a.text for a in ledger.asked(request().question)] == ["2"]
         ledger.append(answered(other_judge, other_judge.key, other_judge.question, Reply("1"), 0.1))
         assert {a.model for a in ledger.asked(request().question)} == {"sim", "claude"}
+
+
+def test_keys_that_begin_alike_are_told_apart(tmp_path: Path):
+    one, two = "ab" * 8 + "0" * 48, "ab" * 8 + "1" * 48
+    with Ledger(tmp_path) as ledger:
+        for key in (one, two):
+            ledger.append(answered(request(), key, key, Reply(key[-1]), 0.1))
+        assert [a.text for a in ledger.attempts(one)] == ["0"]
+        assert [a.text for a in ledger.asked(two)] == ["1"]
 
 
 def test_opening_and_looking_up_leaves_no_trace(tmp_path: Path):
@@ -143,6 +153,8 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM
 ledger.append(an_answer("3", "third"))
 """
     said, _ = child(code, str(tmp_path)).communicate(timeout=60)
+    lines = next(tmp_path.glob("journal-*")).read_text().splitlines()
+    assert [json.loads(line)["text"] for line in (lines[0], lines[2])] == ["1", "3"]
     assert "cannot be written" in said
     assert "mend: free space" in said
     with Ledger(tmp_path) as ledger:

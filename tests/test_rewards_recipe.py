@@ -30,6 +30,10 @@ def test_every_baseline_of_the_paper_ships_as_a_file():
         "uniform": ("uniform", THREE),
         "uniform-share": ("uniform-share", THREE),
         "discounted": ("discounted", THREE),
+        "online": ("direct", THREE),
+        "progress": ("progress", {"goal": 1.0}),
+        "quality": ("quality", THREE),
+        "counterfactual": ("counterfactual", THREE),
     }
     assert preset("discounted").gamma == 0.9
     assert {r.rule for r in presets().values()} == set(RULES)
@@ -99,6 +103,11 @@ def test_a_recipe_survives_the_manifest_whatever_order_its_weights_come_in():
 
 def test_declared_ranges_hold_zero_and_the_scores_ends():
     assert [declared_range(d) for d in ("goal", "relationship", "secret")] == [(0.0, 10.0), (-5.0, 5.0), (-10.0, 0.0)]
+    assert [declared_range("goal", by) for by in ("quality", "progress", "counterfactual")] == [
+        (0, 1),
+        (-1, 1),
+        (-1, 1),
+    ]
 
 
 def test_the_documentation_names_every_rule_normaliser_and_preset():

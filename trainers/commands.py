@@ -52,6 +52,7 @@ def train_rm(
 def _train_rm(config: Any) -> dict[str, Any]:
     from trainers.modeling import memory_told
     from trainers.prepare import prepare
+    from trainers.progress import show_progress
     from trainers.rm import build_trainer, load_model
     from trainers.run import MetricsFile, RunFolder
 
@@ -61,6 +62,7 @@ def _train_rm(config: Any) -> dict[str, Any]:
     prepared = prepare(found, config)
     with memory_told():
         trainer = build_trainer(config, prepared, load_model(config, prepared), [MetricsFile(folder)])
+        show_progress(trainer)
         outcome = trainer.train(resume_from_checkpoint=_checkpoint(config, folder))
         trainer.save_model()
         metrics = {split: _evaluate(trainer, prepared, split) for split in ("validation", "test")}
@@ -101,6 +103,7 @@ def _train_sft(config: Any) -> dict[str, Any]:
     from trainers.encoding import Encoder
     from trainers.modeling import memory_told
     from trainers.policies import dialogues, policy_tokenizer
+    from trainers.progress import show_progress
     from trainers.run import MetricsFile, RunFolder
     from trainers.sft import build_trainer
 
@@ -111,6 +114,7 @@ def _train_sft(config: Any) -> dict[str, Any]:
     fitted = dialogues(found, Encoder(tokenizer, config.max_length), with_completion=True)
     with memory_told():
         trainer = build_trainer(config, fitted, tokenizer, [MetricsFile(folder)])
+        show_progress(trainer)
         outcome = trainer.train(resume_from_checkpoint=_checkpoint(config, folder))
         trainer.save_model()
         metrics = {"validation": _plain(trainer.evaluate(), "eval")} if trainer.eval_dataset is not None else {}
@@ -153,6 +157,7 @@ def _train_grpo(config: Any) -> dict[str, Any]:
     from trainers.grpo import build_trainer, check_fits, forget_reference
     from trainers.modeling import memory_told
     from trainers.policies import dialogues, policy_tokenizer
+    from trainers.progress import show_progress
     from trainers.reward_model import RewardModel
     from trainers.run import MetricsFile, RunFolder
 
@@ -165,6 +170,7 @@ def _train_grpo(config: Any) -> dict[str, Any]:
         judge = RewardModel.load(config.reward_model, device=config.device)
         check_fits(judge, fitted, config.max_completion_length)
         trainer = build_trainer(config, fitted, tokenizer, judge, [MetricsFile(folder)])
+        show_progress(trainer)
         outcome = trainer.train(resume_from_checkpoint=_checkpoint(config, folder))
         forget_reference(trainer.accelerator.unwrap_model(trainer.model))
         trainer.save_model()
@@ -172,12 +178,33 @@ def _train_grpo(config: Any) -> dict[str, Any]:
         "kind": "grpo",
         **_common(config, found, started),
         "policy_adapter": config.policy_adapter,
-        "reward_model": {"name": config.reward_model, "head": judge.head.to_config()},
+        "reward_model": {"identity": judge.identity, "head": judge.head.to_config()},
         "cut": {"turns": fitted.turns_cut, "prompts": fitted.rows_cut, "too_long": fitted.too_long},
         **_outcome(config, trainer, outcome),
         "metrics": {"train": _rewards(trainer.state.log_history)},
     }
     return folder.keep(record, trainer.is_world_process_zero())
+
+
+def score(
+    dataset: str, reward_model: str, *, store: str | Path | None = None, out: str | None = None, **options: Any
+) -> dict[str, Any]:
+    """Add a reward model's scores to `dataset` as a new version (see `trainers.score`). `options` go to its loading."""
+    check_installed()
+    from trainers.modeling import memory_told
+    from trainers.reward_model import RewardModel
+    from trainers.score import score_dataset
+
+    with memory_told():
+        return score_dataset(dataset, RewardModel.load(reward_model, **options), store=store, out=out)
+
+
+def inspect_run(run: str | Path) -> dict[str, Any]:
+    """What `train` recorded in the folder `run`, with the last logged metrics. Raises NotFound, InputError."""
+    from trainers.run import RunFolder
+
+    folder = RunFolder.existing(run)
+    return folder.read() | {"logged": folder.metrics()[-1:]}
 
 
 def _rewards(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:

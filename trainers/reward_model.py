@@ -22,7 +22,7 @@ from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.schema import Message
 from trainers import attention
 from trainers.encoding import Encoder, check_padding, load_tokenizer
-from trainers.head import KEY, RewardHead, from_config, saved
+from trainers.head import FILE, KEY, RewardHead, from_config, saved
 from trainers.modeling import check_vocabulary, fingerprint, quiet, split_revision, told
 from trainers.packing import relative_gap, rounding
 from trainers.treepack import pack, shared_prefix
@@ -84,10 +84,16 @@ class RewardModel:
             model.to(device),
             tokenizer,
             name=where,
-            revision=revision,
+            revision=fixed(local, where),
             max_length=max_length,
             row_tokens=row_tokens,
         )
+
+    @property
+    def identity(self) -> str:
+        """`name@revision`: which model this is, for the judge's name and the record of a run."""
+        name = Path(self.name).resolve().name if Path(self.name).exists() else self.name
+        return f"{name}@{self.revision}" if self.revision else name
 
     def score(self, prompt: Text, completion: Text) -> float:
         """The reward of `completion` as the answer to `prompt`, in the units of the dataset it was trained on.
@@ -176,6 +182,20 @@ def snapshot(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(name, revision=revision))
+
+
+def fixed(local: Path, name: str) -> str:
+    """What pins the model: the Hub's commit, or for a directory the SHA-256 of its weights (16 digits)."""
+    if not Path(name).is_dir():
+        return local.name
+    import hashlib
+
+    known = hashlib.sha256()
+    for path in sorted(p for p in local.iterdir() if p.suffix == ".safetensors" or p.name in ("config.json", FILE)):
+        known.update(path.name.encode())
+        with path.open("rb") as file:
+            known.update(hashlib.file_digest(file, "sha256").digest())
+    return known.hexdigest()[:16]
 
 
 def _load(local: Path, dtype: torch.dtype) -> nn.Module:

@@ -32,6 +32,13 @@ class RunFolder:
         except OSError as error:
             raise InputError(f"{path} cannot be written: {error.strerror}.", "name another --output") from error
 
+    @classmethod
+    def existing(cls, path: str | Path) -> RunFolder:
+        """A folder that is there. Raises NotFound."""
+        if not Path(path).is_dir():
+            raise NotFound(f"There is no folder {path}.", "name a folder that `train` wrote")
+        return cls(path)
+
     def keep(self, record: Mapping[str, Any], write: bool = True) -> dict[str, Any]:
         """The record as JSON holds it; written as `run.json` by the process that `write`s."""
         known: dict[str, Any] = plain(record)

@@ -24,6 +24,11 @@ BUILTINS = {
     "uniform": "labelers.attribution.uniform:UNIFORM",
     "uniform-share": "labelers.attribution.uniform:UNIFORM_SHARE",
     "discounted": "labelers.attribution.discounted:DISCOUNTED",
+    "direct-online": "labelers.attribution.online:DIRECT_ONLINE",
+    "goal-progress": "labelers.attribution.progress:GOAL_PROGRESS",
+    "utterance-quality": "labelers.attribution.quality:UTTERANCE_QUALITY",
+    "only-response": "labelers.attribution.quality:ONLY_RESPONSE",
+    "leave-one-out": "labelers.attribution.leave_one_out:LEAVE_ONE_OUT",
 }
 
 
@@ -32,6 +37,7 @@ class Schema(Protocol):
 
     `id` stands in the `schema` column; `version` rises with every change of wording or meaning; `measure` says what a
     raw number is; `rule` names the default rule that turns it into a reward; without `needs_judge` nothing is asked.
+    A schema whose numbers mean something without the episode's score says `needs_score = False` (default True).
     """
 
     @property
@@ -45,8 +51,8 @@ class Schema(Protocol):
     @property
     def needs_judge(self) -> bool: ...
 
-    def bounds(self, scale: int) -> tuple[float, float]:
-        """The range [scale_min, scale_max] of a raw attribution when levels run from 0 to `scale`."""
+    def bounds(self, scale: int, dimension: str) -> tuple[float, float]:
+        """The range [scale_min, scale_max] of a raw attribution on this dimension, levels running from 0 to `scale`."""
         ...
 
     def wording_sha256(self, scale: int = 3) -> str:

@@ -27,7 +27,7 @@ class Importance:
     measure: Measure = "importance"
     needs_judge: bool = True
 
-    def bounds(self, scale: int) -> tuple[float, float]:
+    def bounds(self, scale: int, dimension: str) -> tuple[float, float]:
         """The range of a raw attribution: 0 to `scale`."""
         return 0.0, float(scale)
 
@@ -41,7 +41,7 @@ class Importance:
         """See `Schema.questions`. Raises UsageError where the scale has no wording."""
         levels = wording.text(wording.levels(scale))
         words = offline.Words(_TASK, _QUESTION, {"levels": levels}, {"scale": scale})
-        return offline.questions(self.id, episode, dimensions, evaluator, ask, scale, words, _form(scale))
+        return offline.questions(self.id, self.measure, episode, dimensions, evaluator, ask, scale, words, _form(scale))
 
     def read(self, question: Question, text: str) -> dict[Slot, float]:
         """The level of every slot. Raises BadAnswer where the text is not exactly what was asked for."""

@@ -13,7 +13,7 @@ from typing import Any
 from labelers.attribution import answers, phrasing, wording
 from labelers.attribution.phrasing import Ask, Result
 from labelers.judge import Question, Slot
-from sotopia_rl_data.schema import Episode, Message
+from sotopia_rl_data.schema import Episode, Measure, Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,7 @@ class Words:
 
 def questions(
     schema: str,
+    measure: Measure,
     episode: Episode,
     dimensions: Sequence[str],
     evaluator: str | None,
@@ -54,11 +55,12 @@ def questions(
         return
     shared = phrasing.shared_messages(words.task, episode, **words.in_task)
     for group in [found] if ask == "packed" else [[one] for one in found]:
-        yield _question(schema, episode, shared, group, scale, words, form)
+        yield _question(schema, measure, episode, shared, group, scale, words, form)
 
 
 def _question(
     schema: str,
+    measure: Measure,
     episode: Episode,
     shared: Sequence[Message],
     group: Sequence[Result],
@@ -90,6 +92,7 @@ def _question(
         },
         scale=scale,
         cache_until=len(shared),
+        measure=measure,
     )
 
 

@@ -18,7 +18,9 @@ from sotopia_rl_data.schema import Agent, Episode, Message, Turn
 
 Ask = Literal["per-dimension", "packed"]
 SHARED = ("dimensions.v1", "reading.v1", "episode.v1", "handover.v1")
+VIEWED = ("dimensions.v1", "reading.v1", "episode.v1", "handover.view.v1")
 
+_SILENCE = "(Nothing has been said or done yet.)"
 _DOES = {
     "speak": "says",
     "non-verbal communication": "does, without words",
@@ -66,11 +68,13 @@ def results(episode: Episode, dimensions: Sequence[str], evaluator: str | None) 
 
 
 def shared_messages(task: str, episode: Episode, **values: object) -> list[Message]:
-    """The leading messages that all questions about an episode share: the task, the episode, the handover."""
+    """The leading messages that all questions about an episode share: the task, the episode, the handover.
+
+    `values` fill the task's placeholders; `handover` names another wording of the handover."""
     return [
         {"role": "system", "content": _system(task, **values)},
         {"role": "user", "content": episode_text(episode)},
-        {"role": "assistant", "content": wording.text("handover.v1")},
+        {"role": "assistant", "content": wording.text(str(values.get("handover", "handover.v1")))},
     ]
 
 
@@ -89,16 +93,19 @@ def episode_text(episode: Episode) -> str:
         "episode.v1",
         scenario=scenario,
         agents="\n".join(_agent_text(keys[one.agent], one) for one in episode.agents),
-        transcript="\n".join(_turn_text(keys, turn) for turn in sorted(episode.turns, key=lambda t: t.turn)),
+        transcript="\n".join(_turn_text(keys, turn) for turn in sorted(episode.turns, key=lambda t: t.turn))
+        or _SILENCE,
     )
 
 
 def results_text(episode: Episode, found: Sequence[Result]) -> str:
     """The scores to attribute, a line each."""
-    keys = agent_keys(episode)
-    return "\n".join(
-        f"- {keys[one.agent]} ({_line(episode.agent(one.agent).name)}): {_score_text(one)}" for one in found
-    )
+    return "\n".join(f"- {named(episode, one.agent)}: {_score_text(one)}" for one in found)
+
+
+def named(episode: Episode, agent: str) -> str:
+    """An agent's key, with the name for the reader: `agent_1 (Finnegan O'Malley)`."""
+    return f"{agent_keys(episode)[agent]} ({_line(episode.agent(agent).name)})"
 
 
 def turns_text(episode: Episode, agents: Iterable[str]) -> str:

@@ -27,7 +27,7 @@ class KeyUtterance:
     measure: Measure = "key"
     needs_judge: bool = True
 
-    def bounds(self, scale: int) -> tuple[float, float]:
+    def bounds(self, scale: int, dimension: str) -> tuple[float, float]:
         """The range of a raw attribution: 0 or 1, whatever the scale."""
         return 0.0, 1.0
 
@@ -40,7 +40,7 @@ class KeyUtterance:
     ) -> Iterator[Question]:
         """See `Schema.questions`."""
         words = offline.Words(_TASK, _QUESTION)
-        return offline.questions(self.id, episode, dimensions, evaluator, ask, scale, words, _FORM)
+        return offline.questions(self.id, self.measure, episode, dimensions, evaluator, ask, scale, words, _FORM)
 
     def read(self, question: Question, text: str) -> dict[Slot, float]:
         """1.0 for the turn that was named, 0.0 for the agent's others. Raises BadAnswer."""

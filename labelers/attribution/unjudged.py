@@ -22,7 +22,7 @@ class Unjudged:
     measure: Measure = "importance"
     needs_judge: bool = False
 
-    def bounds(self, scale: int) -> tuple[float, float]:
+    def bounds(self, scale: int, dimension: str) -> tuple[float, float]:
         """There are no raw attributions; 0 to 1 by convention."""
         return 0.0, 1.0
 

@@ -21,7 +21,7 @@ BUILTINS = {"lexical": "labelers.judges.lexical:Lexical"}
 _MODELS = {"openai": re.compile(r"(gpt|chatgpt)-.+|o\d(-.+)?"), "anthropic": re.compile(r"claude-.+")}
 FORMS = (
     "gpt-4o (any OpenAI model), openai:MODEL[@URL], claude-… (any Anthropic model), anthropic:MODEL[@URL], "
-    "replay:LEDGER[#MODEL], lexical, path/to/file.py:Name"
+    "transformers:PATH_OR_ID, human:FILE.csv, replay:LEDGER[#MODEL], lexical, path/to/file.py:Name"
 )
 
 
@@ -33,11 +33,28 @@ def judge(spec: str, sampling: Mapping[str, Any] | None = None) -> Judge:
     made = _api_judge(spec, sampling)
     if made is not None:
         return made
+    if spec.startswith("transformers:"):
+        from labelers.judges import transformers
+
+        return transformers.judge(spec.removeprefix("transformers:"), sampling)
     if sampling:
         raise UsageError(f"The judge {spec} does not sample.", f"leave {', '.join(sampling)} out, or name a model")
     if spec.startswith("replay:"):
         return _replay(spec.removeprefix("replay:"))
+    if spec.startswith("human:"):
+        return _human(spec.removeprefix("human:"))
     return _plugin(spec)
+
+
+def _human(where: str) -> Judge:
+    from labelers.judges.human import Human
+
+    path, _, name = where.partition("#")
+    if not path:
+        raise UsageError(
+            "human names no file.", "write human:FILE.csv, or human:FILE.csv#NAME for one of several people"
+        )
+    return Human(Path(path), name or "human")
 
 
 def _api_judge(spec: str, sampling: Mapping[str, Any] | None) -> Judge | None:

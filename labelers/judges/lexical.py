@@ -3,7 +3,8 @@
 It exists so that everything runs without a key, and as the floor that a real judge should clear. An utterance scores
 by the words it shares with what the dimension is about (the agent's goal, secret, profile, or a short word list) and
 by how much it says that has not been said yet; where it stands in the dialogue does not count. Scores are scaled by
-the agent's best utterance to the levels that were asked for.
+the agent's best utterance to the levels that were asked for. Where progress or a score of the episode is asked for, the
+utterances that are shown count together, against all of the agent's. It does look beyond what a view shows.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from labelers.judge import Question, Slot
 from sotopia_rl_data.asking.request import Target
 from sotopia_rl_data.schema import Agent, Episode
 
+Share = tuple[int, int]
 _VERSION = 1  # rises with every change of what it answers: it is part of the ledger's key
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|\?")
 
@@ -61,10 +63,24 @@ class Lexical:
     async def answer(self, question: Question) -> str:
         """An answer that obeys the question's schema."""
         said = spoken(question.episode)
-        weights = {
-            path: weight(question.episode, slot, *said[slot.agent, slot.turn]) for path, slot in question.slots.items()
-        }
-        return json.dumps(_fill(question.answer_schema, question.answer_schema, (), weights))
+        found = {path: _share(question, slot, said) for path, slot in question.slots.items()}
+        return json.dumps(_fill(question.answer_schema, question.answer_schema, (), found))
+
+
+def _share(question: Question, slot: Slot, said: Mapping[tuple[str, int], tuple[frozenset[str], int]]) -> Share:
+    """What the slot's number is a share of: its utterance's weight and the agent's heaviest; or those so far, or all
+    but the one that is left out, and the total."""
+    mine = {
+        turn: weight(question.episode, Slot(agent, turn, slot.dimension), *words)
+        for (agent, turn), words in said.items()
+        if agent == slot.agent
+    }
+    total = sum(mine.values())
+    if question.measure == "progress":
+        return sum(weight for turn, weight in mine.items() if turn <= slot.turn), total
+    if question.measure == "episode_score":
+        return total - mine.get(slot.turn, 0), total
+    return mine[slot.turn], max(mine.values())
 
 
 def spoken(episode: Episode) -> dict[tuple[str, int], tuple[frozenset[str], int]]:
@@ -99,13 +115,13 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(_WORD.findall(text.lower().replace("’", "'"))) - _STOP
 
 
-def _fill(root: answers.Json, schema: answers.Json, path: answers.Path, weights: Mapping[answers.Path, int]) -> Any:
+def _fill(root: answers.Json, schema: answers.Json, path: answers.Path, shares: Mapping[answers.Path, Share]) -> Any:
     """An answer to `schema`: a level for each slot, or the key of the heaviest slot where one is to be chosen."""
     schema = answers.resolve(root, schema)
     if schema["type"] == "object":
-        return {key: _fill(root, inner, (*path, key), weights) for key, inner in schema["properties"].items()}
+        return {key: _fill(root, inner, (*path, key), shares) for key, inner in schema["properties"].items()}
     allowed = schema["enum"]
     if schema["type"] == "string":
-        return max(allowed, key=lambda key: weights[(*path, key)])
-    top, best = len(allowed) - 1, max(weights[one] for one in weights if one[:-1] == path[:-1])
-    return allowed[(2 * top * weights[path] + best) // (2 * best) if best else 0]
+        return max(allowed, key=lambda key: shares[(*path, key)][0])
+    top, (part, whole) = len(allowed) - 1, shares[path]
+    return allowed[(2 * top * part + whole) // (2 * whole) if whole else 0]

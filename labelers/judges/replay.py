@@ -11,6 +11,7 @@ from pathlib import Path
 
 from labelers.judge import Question
 from labelers.judges.sending import request_of
+from labelers.repairing import raised
 from sotopia_rl_data.asking.ledger import Attempt, Ledger
 from sotopia_rl_data.asking.request import Reply, Request, Target, canonical_json
 from sotopia_rl_data.errors import NotFound, Rejected, UsageError
@@ -25,12 +26,11 @@ class Replay:
         self._ledger = Ledger(_directory(ledger))
         self.target = _choose(_targets(self._ledger), ledger, wanted)
         self.id = self.target.model
-        self._label = _label(self.target)
 
     async def send(self, request: Request) -> Reply:
         """The newest answer to the question. It costs nothing, so it says nothing of tokens. Raises Rejected."""
         for attempt in self._ledger.asked(request.question):
-            if attempt.status == "answer" and _label(_target(attempt)) == self._label:
+            if attempt.status == "answer" and _label(_target(attempt)) == _label(request.target):
                 return Reply(attempt.text, attempt.finish or "stop", attempt.returned_model)
         raise Rejected("the replayed ledger has no answer to this question", "ask the model itself for what is missing")
 
@@ -53,8 +53,11 @@ def _directory(given: Path) -> Path:
 
 
 def _targets(ledger: Ledger) -> list[Target]:
-    """Everyone whose answers the ledger holds."""
+    """Everyone whose answers the ledger holds. Who was asked again with a higher limit is no one else."""
     found = {_label(target): target for target in map(_target, (a for a in ledger.scan() if a.status == "answer"))}
+    for higher in [raised(target) for target in found.values()]:
+        if higher is not None:
+            found.pop(_label(higher), None)
     return sorted(found.values(), key=lambda target: (target.model, _label(target)))
 
 

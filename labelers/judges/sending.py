@@ -26,9 +26,10 @@ _WRONG = (ArithmeticError, AttributeError, LookupError, NameError, OSError, Runt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask(Request):
-    """A Request that knows its Question, and its own key without computing it again."""
+    """A Request that knows its Question, and its own key without computing it again. `follows`: it is a second try."""
 
     asked: Question
+    follows: bool = False
     hashes: tuple[str, str] = ("", "")
 
     @property

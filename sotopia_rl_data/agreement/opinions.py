@@ -26,7 +26,8 @@ from sotopia_rl_data.store import Version
 Of = Literal["attributions", "rewards"]
 REWARD = "reward"
 
-_COLUMNS = ("episode_id", "agent", "turn", "dimension", "schema", "judge", "sample", "raw", "scale_min", "scale_max")
+_KEYS = ("episode_id", "agent", "turn")
+_COLUMNS = (*_KEYS, "dimension", "schema", "judge", "sample", "raw", "scale_min", "scale_max")
 _ROWS = 1 << 17
 _LAST = "\U0010ffff"  # sorts behind every id
 
@@ -81,27 +82,25 @@ def opinions_of(
     made = gathering.opinions([version.ref for version in versions])
     absent = [name for name in dimensions or () if name not in made.dimensions]
     if absent:
-        there = ", ".join(made.dimensions) or "none"
         raise UsageError(
             f"Nothing in {', '.join(v.ref for v in versions)} is about {absent[0]!r}.",
-            f"the dimensions that are there: {there}" if made.dimensions else "label with --dimensions first",
+            f"name one that is there: {', '.join(gathering.met) or 'none; label with --dimensions first'}",
         )
     return made
 
 
 def _side_by_side(versions: Sequence[Version], of: Of) -> Iterator[tuple[pa.Table, bool]]:
-    """Rows of all versions, some whole episodes at a time, with the `source` each came from; whether units may be
-    apart, that is whether rows come from several files or not in key order."""
-    sources = [(i, files) for i, version in enumerate(versions) for files in _files(version, of)]
-    batches = [_rows(files, of) for _, files in sources]
-    streams = [Episodes(of, one) for one in batches]
-    for last in [*_ends([path for _, files in sources for path in files]), _LAST]:
+    """Rows of all versions, some whole episodes at a time, with the `source` each came from; and whether the rows of a
+    unit may be apart, because they come from several files."""
+    files = [(i, of_split) for i, version in enumerate(versions) for of_split in _files(version, of)]
+    sources = [(i, rows) for i, of_split in files for rows in _rows(of_split, of)]
+    streams = [Episodes(of, rows) for _, rows in sources]
+    for last in [*_ends([path for _, of_split in files for path in of_split]), _LAST]:
         found = [(i, stream.until(last)) for (i, _), stream in zip(sources, streams, strict=True)]
-        parts = [
-            rows.append_column("source", pa.array(np.full(rows.num_rows, i))) for i, rows in found if rows.num_rows
-        ]
+        some = [(i, rows) for i, rows in found if rows.num_rows]
+        parts = [rows.append_column("source", pa.array(np.full(rows.num_rows, i))) for i, rows in some]
         if parts:
-            yield pa.concat_tables(parts), len(parts) > 1 or of == "rewards"
+            yield pa.concat_tables(parts), len(parts) > 1
 
 
 def _files(version: Version, of: Of) -> list[list[Path]]:
@@ -127,28 +126,23 @@ def _ends(files: Iterable[Path]) -> list[str]:
     return sorted(found)
 
 
-def _rows(files: Sequence[Path], of: Of) -> Iterator[pa.RecordBatch]:
-    """Rows with the columns of attributions, whatever they are made of."""
+def _rows(files: Sequence[Path], of: Of) -> list[Iterator[pa.RecordBatch]]:
+    """The rows of a split with the columns of attributions; of rewards, one stream for each column of them."""
     if of == "attributions":
-        yield from read(files, _COLUMNS, _ROWS)
-        return
-    for path in files:
-        columns = {name: name.removeprefix("norm_") for name in pq.read_schema(path).names if name.startswith("norm_")}
-        for batch in read([path], ["episode_id", "agent", "turn", REWARD, *columns], _ROWS // 8):
-            yield from (_long(batch, column, name) for column, name in {REWARD: REWARD, **columns}.items())
+        return [read(files, _COLUMNS, _ROWS)]
+    norms = [name for name in pq.read_schema(files[0]).names if name.startswith("norm_")]
+    columns = {REWARD: REWARD, **{name: name.removeprefix("norm_") for name in norms}}
+    return [_long(read(files, [*_KEYS, column], _ROWS), column, name) for column, name in columns.items()]
 
 
-def _long(batch: pa.RecordBatch, column: str, dimension: str) -> pa.RecordBatch:
+def _long(batches: Iterator[pa.RecordBatch], column: str, dimension: str) -> Iterator[pa.RecordBatch]:
     """One reward column as if it had been judged."""
-    batch = batch.filter(batch.column(column).is_valid())
-    none = pa.array(np.full(batch.num_rows, np.nan))
-
-    def text(value: str) -> pa.Array:
-        return pa.array([value]).dictionary_encode().take(pa.array(np.zeros(batch.num_rows, np.int32)))
-
-    arrays = [batch.column(name) for name in ("episode_id", "agent", "turn")]
-    arrays += [text(dimension), text(""), text(""), pa.array(np.zeros(batch.num_rows, np.int32)), batch.column(column)]
-    return pa.RecordBatch.from_arrays([*arrays, none, none], names=_COLUMNS)
+    for whole in batches:
+        batch = whole.filter(whole.column(column).is_valid())
+        zero, none = pa.array(np.zeros(batch.num_rows, np.int32)), pa.array(np.full(batch.num_rows, np.nan))
+        names = [pa.DictionaryArray.from_arrays(zero, [name]) for name in (dimension, "", "")]
+        arrays = [*(batch.column(key) for key in _KEYS), *names, zero, batch.column(column), none, none]
+        yield pa.RecordBatch.from_arrays(arrays, names=_COLUMNS)
 
 
 @dataclass(slots=True)
@@ -180,6 +174,11 @@ class _Gathering:
         self._scales: dict[tuple[int, int], tuple[float, float]] = {}
         self._units: list[NDArray[np.int32]] = []
         self._values: list[Floats] = []
+
+    @property
+    def met(self) -> list[str]:
+        """Every dimension that was met, wanted or not."""
+        return sorted(self._dimensions.names, key=_place)
 
     def add(self, rows: pa.Table, apart: bool, wanted: set[str] | None) -> None:
         dimension = self._dimensions.codes(rows.column("dimension"))

@@ -17,16 +17,19 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from sotopia_rl_data.errors import UsageError
 
 _EPOCH_S = 0.5  # shortest stretch over which 429s are counted
-_FEWEST = 5  # 429s that may end a stretch early
+_FEWEST_SENT = 20  # requests that a stretch needs before it is judged
+_FEWEST = 5  # 429s, or timeouts, that say something
+_MANY = 0.2  # share of 429s that ends a stretch early
+_STORM = 0.4  # the same just after a decrease; no weather is worse
 _NOISE = 0.01  # share of 429s that is not worth slowing down for
 _DECREASE = 0.97  # of what was accepted
 _STEP = 0.05  # of the rate at the last decrease, added after every calm stretch
-_FIRST_STEP = 0.25  # the same after the first decrease, which slow start measured badly
+_HUNT = 1.5  # times the rate after every calm stretch, from the first decrease to the second
 _STEP_GROWTH = 1.15
 _LOWEST_RATE = 0.2  # requests/s
 _SLOW = 0.1  # share of timeouts that narrows the window
@@ -55,19 +58,8 @@ class Pacing:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in (
-            "rpm",
-            "tpm",
-            "timeout_s",
-            "tries",
-            "throttles",
-            "backoff_s",
-            "longest_wait_s",
-            "grace_s",
-            "slow_start",
-        ):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
+        for name, value in asdict(self).items():
+            if name != "seed" and value is not None and not value > 0:
                 raise UsageError(f"{name} must be above zero, not {value}.", f"give {name} a number above zero")
 
 
@@ -86,7 +78,7 @@ class Epoch:
 
     def rates(self, now: float) -> tuple[float, float]:
         """Requests/s that left, and those of them that were accepted."""
-        lasted = max((self.ended or now) - self.began, 0.02)
+        lasted = max((self.ended or now) - self.began, _EPOCH_S)
         return self.sent / lasted, (self.sent - self.throttled) / lasted
 
 
@@ -117,6 +109,8 @@ class Pacer:
         self._cap = pacing.rpm / 60 if pacing.rpm else math.inf
         self._learned = math.inf
         self._step = 0.0
+        self._hunting = False
+        self._good = 0.0  # the last rate that was calm, since the last decrease
         self._weather = 0.0
         self._trial: _Trial | None = None
         self._last, self._epoch = Epoch(clock()), Epoch(clock())
@@ -167,7 +161,7 @@ class Pacer:
         if epoch.throttled == epoch.sent and retry_after:  # nothing gets through: wait as long as it asks us to
             self._next = max(self._next, self._clock() + min(retry_after, self._pacing.longest_wait_s))
         young = self._learned < math.inf and self._clock() - epoch.began < _EPOCH_S / 2
-        if not young and epoch.share > max(0.2, self._tolerated(epoch)):
+        if not young and epoch.share > max(_STORM if self._trial else _MANY, self._tolerated(epoch)):
             self._decrease(epoch)
 
     def timed_out(self) -> None:
@@ -197,7 +191,7 @@ class Pacer:
     def _roll(self) -> None:
         """Close the stretch where it is over, and judge the one before it: by now its 429s have arrived."""
         now = self._clock()
-        if now - self._epoch.began < _EPOCH_S or self._epoch.sent < _FEWEST:
+        if now - self._epoch.began < _EPOCH_S or self._epoch.sent < _FEWEST_SENT:
             return
         last, self._last, self._epoch = self._last, self._epoch, Epoch(now)
         self._last.ended = now
@@ -214,14 +208,15 @@ class Pacer:
         if epoch.share > self._tolerated(epoch):
             self._decrease(epoch)
         elif self._learned < math.inf and epoch.rates(self._clock())[0] > 0.8 * self._learned:  # it was used
-            self._learned += self._step
+            self._good = self._learned
+            self._learned = self._learned * _HUNT if self._hunting else self._learned + self._step
             self._step *= _STEP_GROWTH
 
     def _is_weather(self, trial: _Trial, epoch: Epoch) -> bool:
         """Whether sending less left the share of 429s where it was and only lowered what was accepted."""
         sent, accepted = epoch.rates(self._clock())
         less = trial.sent - sent
-        if epoch.share < max(_NOISE, 0.5 * trial.share) or less <= 0.01 * trial.sent:
+        if not max(_NOISE, 0.5 * trial.share) <= epoch.share <= _STORM or less <= 0.01 * trial.sent:
             return False
         return (trial.accepted - accepted) / less > 0.5
 
@@ -234,10 +229,11 @@ class Pacer:
         now = self._clock()
         sent, accepted = epoch.rates(now)
         target = _DECREASE * accepted / (1 - self._weather)
-        if self._learned < math.inf:
-            target = min(max(target, 0.7 * self._learned), 0.97 * self._learned)
-        step = _FIRST_STEP if self._learned == math.inf else _STEP
+        self._hunting = self._learned == math.inf
+        if not self._hunting:
+            target = max(target, 0.7 * self._learned, 0.95 * self._good)
+            target, self._good = min(target, 0.97 * self._learned), 0.0
         self._trial = _Trial(self._learned, sent, accepted, epoch.share)
         self._learned = max(target, _LOWEST_RATE)
-        self._step = step * self._learned
+        self._step = _STEP * self._learned
         self._last, self._epoch = Epoch(now), Epoch(now)

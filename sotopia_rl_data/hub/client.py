@@ -7,6 +7,7 @@ raised as HubUnavailable, and whoever plans decides. Address, token and caches a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,12 +27,14 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
 )
 from huggingface_hub.hf_api import RepoFile
 
+from sotopia_rl_data.disk import is_full, store_error
 from sotopia_rl_data.errors import HubError, HubUnavailable, NotFound, StoreError, UsageError
 from sotopia_rl_data.hub.record import Pin
 
 DATASET = "dataset"
 _PASSING = (408, 409, 412, 425, 429)  # and every 5xx
 _TIMEOUT_S = 20.0
+_NO_ROOM = re.compile("StorageFull|FileTooLarge|QuotaExceeded|No space left")  # how hf_xet, in Rust, says it
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,7 @@ class Hub:
 
         Raises EntryNotFoundError where the commit has no such file; StoreError where the disk is full.
         """
-        with _told(repo, self.endpoint):
+        with _told(repo, self.endpoint), _transfers():
             return Path(
                 self._api.hf_hub_download(
                     repo, path, repo_type=DATASET, revision=commit, force_download=again, etag_timeout=_TIMEOUT_S
@@ -217,11 +220,13 @@ def _transfers() -> Iterator[None]:
             inner = inner.__cause__ or inner.__context__
         if inner is not None:
             raise inner from error
+        if _NO_ROOM.search(str(error)):
+            raise _no_room(_line(error)) from error
         if isinstance(error, ValueError):
             raise HubError(
                 f"The Hub does not take it: {_line(error)}.", "push-to-hub --dry-run shows the card"
             ) from error
-        raise HubUnavailable(f"The upload broke off: {_line(error)}.", "run the same command again") from error
+        raise HubUnavailable(f"The transfer broke off: {_line(error)}.", "run the same command again") from error
 
 
 @contextmanager
@@ -280,13 +285,22 @@ def _answered(error: HfHubHTTPError, repo: str, endpoint: str) -> HubError:
 
 
 def _local(error: OSError, repo: str) -> Exception:
-    """An OSError that is about the disk is the cache's; one without a number is huggingface_hub's own."""
-    from sotopia_rl_data.disk import store_error
-
+    """An OSError that is about the disk is the cache's; one without a number is a library's own."""
+    if error.errno is not None and is_full(error):
+        return _no_room(str(error.strerror))
     told = store_error(error, Path(constants.HF_HUB_CACHE)) if error.errno else None
     if told is not None:
-        return StoreError(told.message, "free some space, or set HF_HOME to a folder with more")
+        return StoreError(told.message, "set HF_HOME to a folder that can be written")
+    if isinstance(error, PermissionError):
+        return HubError(f"The Hub refuses the token for {repo} ({_line(error)}).", "set HF_TOKEN to one that may")
     return HubUnavailable(f"{repo}: {_line(error)}.", "run the same command again")
+
+
+def _no_room(reason: str) -> StoreError:
+    return StoreError(
+        f"There is no room left for huggingface_hub's cache, {constants.HF_HUB_CACHE} ({reason}).",
+        "free some space, or set HF_HOME to a folder with more",
+    )
 
 
 def _line(error: BaseException) -> str:

@@ -69,8 +69,8 @@ def join(rows: Sequence[Row]) -> list[Episode | Attribution | Failure]:
 
 
 def complete(rows: Sequence[Row]) -> bool:
-    """True where every agent that the rows name has its own row."""
-    return {name for row in rows for name in row.names} == {row.agent for row in rows}
+    """True where every agent that the rows name has its own row (and there are two: one may have said nothing)."""
+    return len(rows) > 1 and {name for row in rows for name in row.names} == {row.agent for row in rows}
 
 
 def _texts(row: Row) -> list[tuple[int, str, str]]:

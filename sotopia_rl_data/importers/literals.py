@@ -19,8 +19,8 @@ MAX_RECORD = 64 * 2**20  # bytes or characters: no record and no cell is longer
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _ESCAPE = r"""\\(?:[\\'"abfnrtv0]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"""
 _TOKEN = re.compile(
-    rf"""\s++ | (?P<open>[\[({{]) | (?P<close>[\])}}]) | (?P<comma>[,:])
-    | (?P<value>'(?:[^'\\\n]|{_ESCAPE})*+' | "(?:[^"\\\n]|{_ESCAPE})*+"
+    rf"""(?P<comma>\s*+[,:]\s*+) | \s++ | (?P<open>[\[({{]++) | (?P<close>[\])}}]++)
+    | (?P<value>'(?:[^'\\\n]++|{_ESCAPE})*+' | "(?:[^"\\\n]++|{_ESCAPE})*+"
         | -?(?:\d++(?:\.\d*+)?|\.\d++)(?:[eE][+-]?\d++)? | None | True | False)
     """,
     re.VERBOSE,
@@ -78,12 +78,13 @@ def _is_literal(text: str) -> bool:
     """True where `text` is made of literals' tokens alone, no two values touch, and it is at most MAX_DEPTH deep."""
     position = depth = 0
     last: str | None = None
-    while position < len(text):
-        token = _TOKEN.match(text, position)
-        if token is None or (token.lastgroup == "value" and last == "value"):
+    for token in _TOKEN.finditer(text):
+        kind = token.lastgroup
+        if token.start() != position or (kind == "value" and last == "value"):
             return False
-        depth += (token.lastgroup == "open") - (token.lastgroup == "close")
-        if not 0 <= depth <= MAX_DEPTH:
-            return False
-        last, position = token.lastgroup or last, token.end()
-    return depth == 0
+        if kind in ("open", "close"):
+            depth += len(token[0]) if kind == "open" else -len(token[0])
+            if not 0 <= depth <= MAX_DEPTH:
+                return False
+        last, position = kind or last, token.end()
+    return position == len(text) and depth == 0

@@ -96,8 +96,9 @@ def _items(source: Source, meter: Metered, profiles: Profiles | None) -> Iterato
 
 
 def _passed_over(record: Record) -> bool:
-    """True for a dump's records of the library's other collections (profiles, combinations, annotations …)."""
-    return collection(record.key) not in ("", LOGS)
+    """True for a dump's records of other collections (profiles, combinations, annotations …)."""
+    other = collection(record.key) not in ("", LOGS)
+    return other and not (isinstance(record.value, Mapping) and format_of(record.value))
 
 
 def _record(record: Record, source: Source, profiles: Profiles | None) -> Iterator[Item]:

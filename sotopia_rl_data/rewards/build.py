@@ -140,7 +140,7 @@ def fitted(
     for r in train:
         for d, tally in enumerate(tallies.values()):
             tally.add(average(recipe.average, r[:, d]))
-    return fit(recipe.normaliser, tallies)
+    return fit(recipe.normaliser, tallies, recipe.rule)
 
 
 class Finish:

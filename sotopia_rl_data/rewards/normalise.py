@@ -97,11 +97,14 @@ class Tally:
         return values, counts
 
 
-def fit(normaliser: Normaliser, tallies: Mapping[str, Tally]) -> tuple[dict[str, Statistic], list[str]]:
-    """A statistic for each dimension, and a warning for each that had to be taken from its declared range."""
+def fit(
+    normaliser: Normaliser, tallies: Mapping[str, Tally], by: str = "direct"
+) -> tuple[dict[str, Statistic], list[str]]:
+    """A statistic for each dimension's values by the rule `by`, and a warning for each that had to be taken from its
+    declared range."""
     fitted, warnings = {}, []
     for name, tally in tallies.items():
-        low, high = declared_range(name)
+        low, high = declared_range(name, by)
         if tally.count and (tally.high - tally.low > CONSTANT * (high - low) or normaliser == "none"):
             fitted[name] = _fit(normaliser, name, tally)
             continue

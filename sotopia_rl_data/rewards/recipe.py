@@ -13,7 +13,9 @@ from sotopia_rl_data.dimensions import SOTOPIA_EVAL, dimension
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.refs import is_path
 
-RuleId = Literal["direct", "scaled", "singular", "uniform", "uniform-share", "discounted"]
+RuleId = Literal[
+    "direct", "scaled", "singular", "uniform", "uniform-share", "discounted", "quality", "progress", "counterfactual"
+]
 Normaliser = Literal["minmax", "zscore", "rank", "none"]
 Average = Literal["mean", "median"]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,12 +66,16 @@ class Turns:
 class Rule:
     """A formula and what it reads: `measure` is the kind of attribution (None: no judge is needed).
 
-    `value(A, G, turns, gamma)` gives r, one element an utterance; NaN in, NaN out.
+    `value(A, G, turns, gamma)` gives r, one element an utterance; NaN in, NaN out. `beside` says what stands in G's
+    place: the episode's score, the judge's baseline B (its attribution with turn −1, on the scale of A), or nothing
+    that counts. A rule that multiplies the score gives between 0 and 1 times G; any other stays in its own `bounds`.
     """
 
     id: str
     measure: Measure | None
     value: Callable[[Floats, Floats, Turns, float], Floats]
+    beside: Literal["score", "baseline", "nothing"] = "score"
+    bounds: tuple[float, float] | None = None
 
 
 def direct(a: Floats, g: Floats, turns: Turns, gamma: float) -> Floats:
@@ -119,6 +124,30 @@ def discounted(a: Floats, g: Floats, turns: Turns, gamma: float) -> Floats:
     return decay * g
 
 
+def quality(a: Floats, g: Floats, turns: Turns, gamma: float) -> Floats:
+    """r_t = A_t: the judge speaks of the utterance itself, so the episode's score plays no part."""
+    return a.copy()
+
+
+def progress(a: Floats, b: Floats, turns: Turns, gamma: float) -> Floats:
+    """r_t = A_t − A_(t−1), A_t being how far the agent had got once its utterance t was made and A_(−1) = B.
+
+    The differences of an agent add up to A_(T−1) − B. One missing A makes two of them NULL.
+    """
+    before = np.roll(a, 1)
+    before[turns.starts] = b[turns.starts]
+    steps: Floats = a - before
+    return steps
+
+
+def counterfactual(a: Floats, b: Floats, turns: Turns, gamma: float) -> Floats:
+    """r_t = B − A_t: the whole episode's score by the judge, less the score without the utterance.
+
+    Both are parts of the dimension's range, so 0.1 is a tenth of it; above 0 the utterance helped.
+    """
+    return b - a
+
+
 RULES: dict[str, Rule] = {
     rule.id: rule
     for rule in (
@@ -128,6 +157,9 @@ RULES: dict[str, Rule] = {
         Rule("uniform", None, uniform),
         Rule("uniform-share", None, uniform_share),
         Rule("discounted", None, discounted),
+        Rule("quality", "quality", quality, "nothing", (0.0, 1.0)),
+        Rule("progress", "progress", progress, "baseline", (-1.0, 1.0)),
+        Rule("counterfactual", "episode_score", counterfactual, "baseline", (-1.0, 1.0)),
     )
 }
 
@@ -139,7 +171,10 @@ def rule(name: str) -> Rule:
     return RULES[name]
 
 
-def declared_range(name: str) -> tuple[float, float]:
-    """Where a rule's value on this dimension can lie: every rule gives between 0 and 1 times G, so G's range and 0."""
+def declared_range(name: str, by: str = "direct") -> tuple[float, float]:
+    """Where the value of the rule `by` on this dimension can lie: its own bounds, or G's range and 0."""
+    bounds = rule(by).bounds
+    if bounds is not None:
+        return bounds
     known = dimension(name)
     return min(known.low, 0.0), max(known.high, 0.0)

@@ -74,12 +74,13 @@ def widen(plan: Plan, utterances: Episodes, attributions: Episodes, scores: Epis
     for rows in utterances.chunks(plan.chunk_rows):
         here = Utterances.of(rows)
         last = rows.column("episode_id")[-1].as_py()
-        a = _importance(plan, here, attributions.until(last))
+        a, b = _judged(plan, here, attributions.until(last))
         g = _scores(plan, here, scores.until(last))
         r = np.empty_like(a)
         for opinion in range(plan.layers):
+            beside = b[opinion] if plan.rule.beside == "baseline" else g
             for d in range(len(plan.dimensions)):
-                r[opinion, d] = plan.rule.value(a[opinion, d], g[d], here.turns, plan.gamma)
+                r[opinion, d] = plan.rule.value(a[opinion, d], beside[d], here.turns, plan.gamma)
         yield r + 0.0  # -0.0 becomes 0.0
     attributions.end()
 
@@ -135,24 +136,42 @@ def _changes(*keys: Codes) -> NDArray[np.bool_]:
     return heads
 
 
-def _importance(plan: Plan, here: Utterances, rows: pa.Table) -> Floats:
-    """A = (raw − scale_min)/(scale_max − scale_min) in its place: (opinions, dimensions, utterances)."""
+def _judged(plan: Plan, here: Utterances, rows: pa.Table) -> tuple[Floats, Floats]:
+    """A = (raw − scale_min)/(scale_max − scale_min) in its place, and beside every utterance the B of its agent (the
+    same of the row with turn −1): each (opinions, dimensions, utterances)."""
     a = np.full((plan.layers, len(plan.dimensions), len(here.turn)), np.nan)
+    b = np.full((plan.layers, len(plan.dimensions), len(here.turns.starts)), np.nan)
     for column, only in plan.only.items() if rows.num_rows else ():
         rows = rows.filter(pc.equal(rows.column(column), only))
     if not rows.num_rows:
-        return a
+        return a, b[:, :, here.turns.group]
     dimension = codes(rows.column("dimension"), pa.array(plan.dimensions))
     utterance = _utterance(here, rows)
     low = _floats(rows, "scale_min")
     with np.errstate(divide="ignore", invalid="ignore"):  # a scale without width gives no number
         value = (_floats(rows, "raw") - low) / (_floats(rows, "scale_max") - low)
-    place = (_opinion(plan, rows) * len(plan.dimensions) + dimension) * len(here.turn) + utterance
-    if dimension.min() < 0 or utterance.min() < 0:
-        wanted = (dimension >= 0) & (utterance >= 0)
-        place, value = place[wanted], value[wanted]
-    a.reshape(-1)[place] = np.where(np.isfinite(value), value, np.nan)
-    return a
+    value = np.where(np.isfinite(value), value, np.nan)
+    layer: Ints = np.asarray(_opinion(plan, rows) * len(plan.dimensions) + dimension, np.int64)
+    _lay(a, layer, np.where(dimension < 0, -1, utterance), value)
+    if plan.rule.beside == "baseline":
+        _lay(b, layer, np.where(dimension < 0, -1, _baseline(here, rows)), value)
+    return a, b[:, :, here.turns.group]
+
+
+def _lay(into: Floats, layer: Ints, at: Ints, value: Floats) -> None:
+    """Put each value at its place in its layer; what has no place (below 0) is left out."""
+    place = layer * into.shape[2] + at
+    if len(at) and at.min() < 0:
+        place, value = place[at >= 0], value[at >= 0]
+    into.reshape(-1)[place] = value
+
+
+def _baseline(here: Utterances, rows: pa.Table) -> Ints:
+    """The (episode, agent) of each row whose turn is below 0; -1 for the others."""
+    episode, agent = codes(rows.column("episode_id"), here.episodes), codes(rows.column("agent"), here.agents)
+    starts = here.turns.starts
+    group = _position(here.owner(here.episode[starts], here.agent[starts]), here.owner(episode, agent))
+    return np.where(_turns(rows) < 0, group, -1)
 
 
 def _opinion(plan: Plan, rows: pa.Table) -> Ints | int:

@@ -103,6 +103,7 @@ class App:
 
     async def _before(self, fault: Fault, request: Request, path: str) -> None:
         if fault.sleep:
+            self.hub.log.append(f"{request.method} {path} waits")
             await hang(fault, request)
         if fault.intrude:
             kind, id_ = re.match(_REPO + "/", path).groups()

@@ -1,0 +1,91 @@
+"""The file that people annotate: every question of a schema in random order, without any judge's answers.
+
+A question's rows stay together, a row an utterance and dimension; what an annotator reads stands in the first of them.
+"""
+
+from __future__ import annotations
+
+import csv
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from labelers.attribution import phrasing
+from labelers.attribution import schema as find_schema
+from labelers.judge import Question, Slot
+from labelers.judges.human import slot_key
+from labelers.only import Only
+from labelers.plan import Plan, episodes_of
+from labelers.preparing import DEFAULT_PRESET, dimensions_of, with_episodes
+from sotopia_rl_data.errors import InputError, UsageError
+from sotopia_rl_data.rewards import preset
+from sotopia_rl_data.store import Store
+
+COLUMNS = ("item", "episode_id", "agent", "turn", "dimension", "raw", "allowed", "about", "episode_score", "shown")
+
+
+def write_template(
+    store: Store,
+    source: str | Path | None,
+    out: Path,
+    *,
+    schema: str = "direct",
+    dimensions: Sequence[str] | None = None,
+    scale: int = 3,
+    evaluator: str | None = None,
+    seed: int = 0,
+    only: Only | None = None,
+    questions: int | None = None,
+) -> int:
+    """Write the CSV to fill in and return how many rows it has. `questions` takes that many, drawn by `seed`.
+
+    Raises UsageError, NotFound, InputError; a file that exists is not written over.
+    """
+    if out.exists():
+        raise UsageError(f"{out} is there already, perhaps with annotations.", "name another file with -o")
+    chosen = find_schema(schema)
+    if not chosen.needs_judge:
+        raise UsageError(f"The schema {chosen.id!r} asks nobody.", "name one that does: --schema direct")
+    asked = dimensions_of(preset(DEFAULT_PRESET) if dimensions is None else dimensions)
+    chosen.wording_sha256(scale)  # raises where the scale is not worded
+    plan = Plan(chosen, asked, evaluator or "", scale=scale, only=only)
+    version, plan = with_episodes(plan, store, source)
+    files = [path for paths in version.files("episodes").values() for path in paths]
+    drawn = [question for episode in episodes_of(files) for question in plan.questions(episode)]
+    random.Random(seed).shuffle(drawn)
+    return _write(out, plan, drawn[:questions])
+
+
+def _write(out: Path, plan: Plan, drawn: Sequence[Question]) -> int:
+    rows = [row for item, question in enumerate(drawn, start=1) for row in _rows(plan, item, question)]
+    if not rows:
+        raise InputError("There is nothing to annotate.", "see which episodes have scores: sotopia-rl-data stats REF")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.open("x", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([COLUMNS, *rows])
+    except OSError as error:
+        raise InputError(f"{out} cannot be written: {error.strerror}.", "name another file with -o") from error
+    return len(rows)
+
+
+def _rows(plan: Plan, item: int, question: Question) -> Iterator[list[object]]:
+    for place, slot in enumerate(question.slots.values()):
+        low, high = plan.schema.bounds(plan.scale, slot.dimension)
+        shown = question.messages[1]["content"] if place == 0 else "(as above)"
+        told = question.episode.score(slot.agent, slot.dimension, plan.evaluator) if _tells(plan) else None
+        score = "" if told is None else f"{told:g}"
+        yield [item, *slot_key(question, slot), "", f"{low:g} to {high:g}", _about(question, slot), score, shown]
+
+
+def _tells(plan: Plan) -> bool:
+    """Whether judges are told the score: those that attribute one with hindsight are."""
+    return plan.schema.measure in ("importance", "key") and plan.schema.id != "direct-online"
+
+
+def _about(question: Question, slot: Slot) -> str:
+    who = phrasing.named(question.episode, slot.agent)
+    if slot.turn < 0:
+        return f"{who}: the episode as shown"
+    said = next(t for t in question.episode.turns if (t.agent, t.turn) == (slot.agent, slot.turn))
+    return f"{who}, {phrasing.turn_key(slot.turn)} ({said.action_type}): {said.text}"

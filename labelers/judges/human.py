@@ -1,0 +1,97 @@
+"""human: people's annotations out of a CSV, `human:FILE.csv[#NAME]`. `annotate template` writes the file to fill in.
+
+A row answers for one utterance and dimension, its number in the column `raw`; an empty cell is no answer. People go
+through the same questions, keys and rules as any judge, so what they say can be compared with what models say.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from labelers.attribution import answers
+from labelers.judge import Question, Slot
+from sotopia_rl_data.asking.request import Target
+from sotopia_rl_data.dimensions import dimension
+from sotopia_rl_data.errors import InputError, UsageError
+
+COLUMNS = ("episode_id", "agent", "turn", "dimension", "raw")
+_MEND = "write the file with: sotopia-rl-data annotate template REF -o FILE.csv"
+
+Annotations = Mapping[tuple[str, str, int, str], int]
+
+
+class Human:
+    """Answers with what the file says. Where it says nothing about a turn, the answer lacks it, and the question fails:
+    a score is attributed to all of an agent's utterances or to none."""
+
+    concurrency = 1
+
+    def __init__(self, path: Path, name: str = "human") -> None:
+        """Raises InputError where the file cannot be used."""
+        self.id = name
+        try:
+            data = path.read_bytes()
+            self._said = _annotations(path, csv.DictReader(data.decode("utf-8-sig").splitlines(keepends=True)))
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise InputError(f"{path} cannot be read: {error}.", _MEND) from error
+        self.target = Target("human", name, "", {"sha256": hashlib.sha256(data).hexdigest()})
+
+    async def answer(self, question: Question) -> str:
+        """The annotations of the question's slots, as its answer schema wants them."""
+        episode = question.episode.episode_id
+        said = {
+            path: self._said[episode, slot.agent, slot.turn, slot.dimension]
+            for path, slot in question.slots.items()
+            if (episode, slot.agent, slot.turn, slot.dimension) in self._said
+        }
+        return json.dumps(_filled(question.answer_schema, question.answer_schema, (), said))
+
+
+def slot_key(question: Question, slot: Slot) -> tuple[str, str, int, str]:
+    """The columns that say which number a row is."""
+    return question.episode.episode_id, slot.agent, slot.turn, slot.dimension
+
+
+def _annotations(path: Path, rows: csv.DictReader[str]) -> Annotations:
+    missing = [column for column in COLUMNS if column not in (rows.fieldnames or ())]
+    if missing:
+        raise InputError(f"{path} has no column {missing[0]}.", _MEND)
+    said: dict[tuple[str, str, int, str], int] = {}
+    for row in rows:
+        if not (row["raw"] or "").strip():
+            continue
+        try:
+            key = (row["episode_id"].strip(), row["agent"].strip(), int(row["turn"]), dimension(row["dimension"]).name)
+            raw = int(row["raw"])
+        except (ValueError, TypeError, AttributeError, UsageError) as wrong:
+            raise InputError(f"{path}:{rows.line_num}: {_odd(wrong)}.", "write whole numbers on the scale") from wrong
+        if said.setdefault(key, raw) != raw:
+            raise InputError(f"{path}:{rows.line_num} says something else than an earlier row.", "keep one of them")
+    if not said:
+        raise InputError(f"{path} holds no annotation yet.", "fill in the column raw")
+    return said
+
+
+def _odd(wrong: Exception) -> str:
+    return wrong.message.rstrip(".") if isinstance(wrong, UsageError) else str(wrong)
+
+
+def _filled(root: answers.Json, schema: answers.Json, path: answers.Path, said: Mapping[answers.Path, int]) -> Any:
+    """An answer to `schema` with what was said; what was not is left out."""
+    schema = answers.resolve(root, schema)
+    if schema["type"] == "object":
+        inner = {key: _filled(root, one, (*path, key), said) for key, one in schema["properties"].items()}
+        return {key: value for key, value in inner.items() if value is not None}
+    if schema["type"] == "string":
+        return _only(key for key in schema["enum"] if said.get((*path, key)) == 1)
+    return said.get(path)
+
+
+def _only(keys: Iterable[str]) -> str | None:
+    found = list(keys)
+    return found[0] if len(found) == 1 else None

@@ -1,0 +1,80 @@
+"""--only LIST: label some of the episodes' utterances, named in a CSV, and ask about no others.
+
+A row names an episode, an agent of it, one of its turns, or one of its dimensions: each further column narrows it, an
+empty cell does not. Questions are asked whole: one that is about several turns is asked where any of them is named.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from labelers.judge import Question, Slot
+from sotopia_rl_data.asking.request import sha256_of
+from sotopia_rl_data.dimensions import dimension
+from sotopia_rl_data.errors import InputError, UsageError
+
+COLUMNS = ("episode_id", "agent", "turn", "dimension")
+_MEND = f"write a CSV with the columns {COLUMNS[0]}[,{COLUMNS[1]}[,{COLUMNS[2]}[,{COLUMNS[3]}]]]"
+
+Key = tuple[str, str | None, int | None, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Only:
+    """What is named: (episode_id, agent, turn, dimension), None standing for all of them."""
+
+    keys: frozenset[Key]
+
+    @property
+    def sha256(self) -> str:
+        """A hash of what is named, however it was listed."""
+        return sha256_of(sorted([list(map(str, key)) for key in self.keys]))
+
+    def wants(self, question: Question) -> bool:
+        """Whether the question is about anything that is named."""
+        episode = question.episode.episode_id
+        return any(self._names(episode, slot) for slot in question.slots.values())
+
+    def _names(self, episode: str, slot: Slot) -> bool:
+        """A baseline goes with any turn of its agent."""
+        if slot.turn < 0:
+            return any(
+                key[0] == episode and key[1] in (None, slot.agent) and key[3] in (None, slot.dimension)
+                for key in self.keys
+            )
+        return any(
+            (episode, agent, turn, name) in self.keys
+            for agent in (None, slot.agent)
+            for turn in (None, slot.turn)
+            for name in (None, slot.dimension)
+        )
+
+
+def read(path: Path) -> Only:
+    """The list in a CSV; columns of other names are ignored. Raises InputError, and UsageError where it names nothing."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file)
+            if COLUMNS[0] not in (rows.fieldnames or ()):
+                raise InputError(f"{path} has no column {COLUMNS[0]}.", _MEND)
+            keys = frozenset(_keys(path, rows))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read: {error}.", _MEND) from error
+    if not keys:
+        raise UsageError(f"{path} names nothing.", _MEND)
+    return Only(keys)
+
+
+def _keys(path: Path, rows: Iterable[dict[str, str]]) -> Iterable[Key]:
+    for number, row in enumerate(rows, start=2):
+        episode, agent, turn, name = ((row.get(column) or "").strip() for column in COLUMNS)
+        if not episode:
+            continue
+        try:
+            yield episode, agent or None, int(turn) if turn else None, dimension(name).name if name else None
+        except (ValueError, UsageError) as wrong:
+            odd = wrong.message if isinstance(wrong, UsageError) else f"{turn!r} is not a turn."
+            raise InputError(f"{path}:{number}: {odd}", _MEND) from wrong

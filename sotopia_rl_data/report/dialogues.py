@@ -1,0 +1,235 @@
+"""The part of the page that grows with the data: episodes, utterances and opinions, in columns to stay small.
+
+Where a version holds more utterances than are to be shown, whole episodes are drawn, by a hash of the seed and the
+episode's id, so that the same command shows the same ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sotopia_rl_data.agreement.opinions import Opinions
+from sotopia_rl_data.curate import spreads
+from sotopia_rl_data.parts import read_parquet
+from sotopia_rl_data.query import connect
+from sotopia_rl_data.schema import ACTION_TYPES
+from sotopia_rl_data.store import Version
+
+UTTERANCES = 10_000
+Key = tuple[str, str, int]
+"""(episode, agent, turn)."""
+
+
+def dialogues(version: Version, made: Opinions | None, utterances: int, seed: int) -> dict[str, Any]:
+    """`episodes`, `utterances`, and what their numbers point to. `shown` says how many episodes there are in all."""
+    chosen, total = _chosen(version, utterances, seed)
+    rows = _rewards(version, chosen)
+    dimensions = [
+        name.removeprefix("norm_") for name in version.manifest.columns["rewards"] if name.startswith("norm_")
+    ]
+    episodes = _Episodes(version, chosen, rows)
+    keys = {(row["episode_id"], row["agent"], row["turn"]): i for i, row in enumerate(rows)}
+    table = {
+        **episodes.utterances(rows),
+        "reward": [_short(row["reward"]) for row in rows],
+        "spread": [_short(row.get("spread")) for row in rows],
+        "raw": [[_short(row.get(f"raw_{d}")) for row in rows] for d in dimensions],
+        "norm": [[_short(row[f"norm_{d}"]) for row in rows] for d in dimensions],
+        **_opinions(made, dimensions, keys, len(rows)),
+    }
+    return {
+        "shown": {"episodes": len(episodes.ids), "of": total},
+        "dimensions": dimensions,
+        "opinions": list(made.names) if made is not None else [],
+        "scale": made.scale if made is not None else None,
+        "actions": list(ACTION_TYPES),
+        "environments": episodes.environments,
+        "names": episodes.names,
+        "episodes": episodes.table,
+        "utterances": table,
+        "lost": _lost(version, keys),
+    }
+
+
+def _chosen(version: Version, utterances: int, seed: int) -> tuple[list[str] | None, int]:
+    """The ids of the episodes to show (None: all of them), and how many there are."""
+    with connect(version, threads=1) as connection:
+        found = connection.execute("SELECT episode_id, count(*) FROM rewards GROUP BY 1").fetchall()
+    if sum(n for _, n in found) <= utterances:
+        return None, len(found)
+    found.sort(key=lambda row: hashlib.sha256(f"{seed}\0{row[0]}".encode()).digest())
+    chosen: list[str] = []
+    room = utterances
+    for episode, n in found:
+        room -= n
+        if room < 0 and chosen:
+            break
+        chosen.append(episode)
+    return sorted(chosen), len(found)
+
+
+def _rewards(version: Version, chosen: list[str] | None) -> list[dict[str, Any]]:
+    """The rows of `rewards` to show, in dialogue order; the completion only where there are no episodes to read."""
+    text = [] if "episodes" in version.manifest.configs else ["completion"]
+    numbers = [
+        name
+        for name in version.manifest.columns["rewards"]
+        if name in ("reward", "spread") or name.startswith(("raw_", "norm_"))
+    ]
+    columns = ", ".join(f'"{name}"' for name in ("episode_id", "environment_id", "agent", "turn", *numbers, *text))
+    where, values = ("", []) if chosen is None else (" WHERE list_contains(?, episode_id)", [chosen])
+    with connect(version, threads=1) as connection:
+        query = f"SELECT {columns} FROM rewards{where} ORDER BY episode_id, turn, agent"
+        found: Any = connection.sql(query, params=values).to_arrow_table()
+    rows: list[dict[str, Any]] = found.to_pylist()
+    return rows
+
+
+class _Episodes:
+    """The episodes of the shown rows; where the version has none, as much as the rows themselves tell."""
+
+    def __init__(self, version: Version, chosen: list[str] | None, rows: Sequence[Mapping[str, Any]]) -> None:
+        environment = {row["episode_id"]: row["environment_id"] or "" for row in rows}
+        self.ids = list(environment)
+        self.environments = sorted(set(environment.values()))
+        stored = _stored(version, set(self.ids))
+        speaking: dict[str, dict[str, None]] = {one: {} for one in self.ids}
+        for row in rows:
+            speaking[row["episode_id"]][row["agent"]] = None
+        agents = {one: _agents(stored.get(one), speaking[one]) for one in self.ids}
+        self.names = sorted({agent["name"] for of in agents.values() for agent in of})
+        self._stored, self._agents = stored, agents
+        self._place = {one: i for i, one in enumerate(self.ids)}
+        place = {name: i for i, name in enumerate(self.environments)}
+        self.table = {
+            "id": self.ids,
+            "environment": [place[environment[one]] for one in self.ids],
+            "title": [_of(stored, one, "codename") for one in self.ids],
+            "scenario": [_of(stored, one, "scenario") for one in self.ids],
+            "relationship": [_of(stored, one, "relationship") for one in self.ids],
+            "agents": [agents[one] for one in self.ids],
+            "scores": [
+                [[s["agent"], s["dimension"], _short(s["score"]), s["evaluator"]] for s in stored[one]["scores"]]
+                if one in stored
+                else []
+                for one in self.ids
+            ],
+        }
+
+    def utterances(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+        """Who said what, one element a row. `agent` is the place among the episode's agents, `name` that in `names`."""
+        turns = {
+            (episode, turn["agent"], turn["turn"]): turn
+            for episode, row in self._stored.items()
+            for turn in row["turns"]
+        }
+        names = {name: i for i, name in enumerate(self.names)}
+        found: dict[str, list[Any]] = {
+            n: [] for n in ("episode", "agent", "name", "turn", "action", "text", "to", "failed")
+        }
+        for row in rows:
+            episode, key = row["episode_id"], (row["episode_id"], row["agent"], row["turn"])
+            turn = turns.get(key) or _spoken(row)
+            place = [agent["agent"] for agent in self._agents[episode]].index(row["agent"])
+            values = (
+                self._place[episode],
+                place,
+                names[self._agents[episode][place]["name"]],
+                row["turn"],
+                ACTION_TYPES.index(turn["action_type"]),
+                turn["text"],
+                list(turn["to"]) or 0,
+                1 if turn["failed"] else 0,
+            )
+            for column, value in zip(found.values(), values, strict=True):
+                column.append(value)
+        return found
+
+
+def _stored(version: Version, wanted: set[str]) -> dict[str, dict[str, Any]]:
+    """The rows of `episodes`, without what is long and not shown."""
+    columns = ["episode_id", "codename", "scenario", "relationship", "agents", "turns", "scores"]
+    if "episodes" not in version.manifest.configs:
+        return {}
+    return {
+        row["episode_id"]: row
+        for paths in version.files("episodes").values()
+        for path in paths
+        for rows in read_parquet(path)
+        for batch in rows.select(columns).to_batches(max_chunksize=256)
+        for row in batch.to_pylist()
+        if row["episode_id"] in wanted
+    }
+
+
+def _agents(row: Mapping[str, Any] | None, speaking: Iterable[str]) -> list[dict[str, str]]:
+    """The participants in speaking order; where the episode is not stored, those who speak."""
+    if row is not None:
+        return [{key: agent[key] or "" for key in ("agent", "name", "model", "goal")} for agent in row["agents"]]
+    return [{"agent": one, "name": one, "model": "", "goal": ""} for one in speaking]
+
+
+def _spoken(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The action in a completion, for versions that hold no episodes; its whole text where it is no action."""
+    text = "\n".join(message["content"] or "" for message in row.get("completion") or [])
+    try:
+        told = json.loads(text)
+    except ValueError:
+        told = None
+    if isinstance(told, dict) and told.get("action_type") in ACTION_TYPES:
+        return {"action_type": told["action_type"], "text": str(told.get("argument", "")), "to": [], "failed": False}
+    return {"action_type": "speak", "text": text, "to": [], "failed": False}
+
+
+def _of(stored: Mapping[str, Mapping[str, Any]], episode: str, column: str) -> str:
+    return (stored[episode][column] or "") if episode in stored else ""
+
+
+def _opinions(made: Opinions | None, dimensions: Sequence[str], keys: Mapping[Key, int], rows: int) -> dict[str, Any]:
+    """What each opinion said, by opinion, dimension and utterance; and each utterance's disagreement: the mean over its
+    dimensions of what `curate` ranks by."""
+    count = len(made.names) if made is not None else 0
+    said: list[list[list[float | None]]] = [[[None] * rows for _ in dimensions] for _ in range(count)]
+    total, many = np.zeros(rows), np.zeros(rows)
+    if made is not None:
+        wanted = {key[0] for key in keys}
+        here = np.array([episode in wanted for episode in made.episodes], bool)
+        spread = spreads(made)
+        for unit in np.flatnonzero(here[made.episode]):
+            key = made.episodes[made.episode[unit]], made.agents[made.agent[unit]], int(made.turn[unit])
+            name, row = made.dimensions[made.dimension[unit]], keys.get(key)
+            if row is None or name not in dimensions:
+                continue
+            place = dimensions.index(name)
+            for opinion, value in enumerate(made.values[:, unit]):
+                said[opinion][place][row] = _short(float(value))
+            if not np.isnan(spread[unit]):
+                total[row] += spread[unit]
+                many[row] += 1
+    disagreement = [_short(float(t / n)) if n else None for t, n in zip(total, many, strict=True)]
+    return {"said": said, "disagreement": disagreement}
+
+
+def _lost(version: Version, keys: Mapping[Key, int]) -> dict[str, list[list[str]]]:
+    """Why shown utterances have no label: utterance -> [dimension, judge, reason] …"""
+    found: dict[str, list[list[str]]] = {}
+    if "failures" not in version.manifest.configs:
+        return found
+    with connect(version, threads=1) as connection:
+        query = """SELECT episode_id, agent, turn, dimension, judge, reason FROM failures
+                   WHERE turn IS NOT NULL ORDER BY ALL LIMIT 100000"""
+        for episode, agent, turn, *why in connection.execute(query).fetchall():
+            row = keys.get((episode, agent, turn))
+            if row is not None:
+                found.setdefault(str(row), []).append([one or "" for one in why])
+    return found
+
+
+def _short(value: float | None) -> float | None:
+    """Four digits are what a page can show; a NaN is nothing."""
+    return None if value is None or value != value else round(value, 4)

@@ -1,0 +1,152 @@
+"""The commands that train: `train rm`, `train sft`, `train grpo`, and `inspect`. Thin over `commands.py`.
+
+Importing this module loads no torch; `--help` stays instant. Every option is also a field of the configuration, and
+`--set key=value` reaches those that have no option.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sotopia_rl_data import console
+from sotopia_rl_data.errors import NotFound
+from sotopia_rl_data.refs import parse
+
+if TYPE_CHECKING:
+    from sotopia_rl_data.store import Store
+
+
+def _shared(command: console.F) -> console.F:
+    """What every trainer takes."""
+    for option in (
+        click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in the output folder."),
+        click.option("--seed", type=int, help="Two CPU runs with the same seed are equal.  [default: 42]"),
+        click.option("--where", metavar="SQL", help='Train on these rows only, as in "reward >= 0.7".'),
+        click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any field of the configuration."),
+        click.option("--config", type=click.Path(dir_okay=False), help="A YAML file of fields."),
+        click.option("--preset", metavar="NAME", help="paper, tiny, …: fields that ship with the package."),
+        click.option(
+            "-o",
+            "--out",
+            "output",
+            type=click.Path(file_okay=False, path_type=Path),
+            help="[default: runs/KIND-DATASET]",
+        ),
+        click.option("--model", required=True, metavar="DIR|ID[@REV]", help="What to train."),
+        click.option("--dataset", required=True, metavar="REF", help="A path, a name, or org/name@v1.2.0."),
+    ):
+        command = option(command)
+    return console.store_option(console.json_option(command))
+
+
+@click.group()
+def train() -> None:
+    """Train on a dataset by name: a reward model, a policy by behaviour cloning, a policy by GRPO.
+
+    Needs the train extra: pip install '.[train]'. The dataset is pinned before the first step and written into the
+    run's record. Several GPUs: accelerate launch cli.py train … (configurations in trainers/accelerate).
+    """
+
+
+@train.command()
+@_shared
+@click.option("--targets", metavar="D,…", help="One head a dimension, as in goal,relationship,knowledge.")
+@click.option("--packing", type=click.Choice(["auto", "tree", "none"]), help="Share prefixes within an episode-agent.")
+def rm(store: Store, as_json: bool, output: Path | None, targets: str | None, **options: Any) -> None:
+    """A reward model that regresses `reward` by mean squared error (Sotopia-RL, Eq. 5).
+
+    \b
+    Example:
+      sotopia-rl-data train rm --dataset lab/episodes-rewards@v1.0.0 --model Qwen/Qwen2.5-7B-Instruct --preset paper
+    """
+    from trainers.commands import train_rm
+
+    options["targets"] = targets.split(",") if targets else None
+    _run(train_rm, "rm", store, as_json, output, options)
+
+
+@train.command()
+@_shared
+def sft(store: Store, as_json: bool, output: Path | None, **options: Any) -> None:
+    """Behaviour cloning on prompt and completion; `--where` chooses whom to imitate.
+
+    \b
+    Example:
+      sotopia-rl-data train sft --dataset lab/episodes-rewards --model Qwen/Qwen2.5-7B-Instruct --where "reward >= 0.7"
+    """
+    from trainers.commands import train_sft
+
+    _run(train_sft, "sft", store, as_json, output, options)
+
+
+@train.command()
+@_shared
+@click.option("--policy-adapter", type=click.Path(), metavar="DIR", help="The adapter that `train sft` left.")
+@click.option("--reward-model", required=True, metavar="DIR|ID[@REV]", help="What `train rm` left.")
+def grpo(store: Store, as_json: bool, output: Path | None, **options: Any) -> None:
+    """Single-turn GRPO over the dataset's prompts, rewarded by a reward model of `train rm`.
+
+    \b
+    Example:
+      sotopia-rl-data train grpo --dataset lab/episodes-rewards --model Qwen/Qwen2.5-7B-Instruct \\
+        --policy-adapter runs/sft-episodes-rewards --reward-model runs/rm-episodes-rewards
+    """
+    from trainers.commands import train_grpo
+
+    _run(train_grpo, "grpo", store, as_json, output, options)
+
+
+def _run(
+    trainer: Callable[..., dict[str, Any]],
+    kind: str,
+    store: Store,
+    as_json: bool,
+    output: Path | None,
+    options: dict[str, Any],
+) -> None:
+    given = {name: value for name, value in options.items() if value not in (None, False, ())}
+    ref = parse(given["dataset"])
+    folder = output or Path("runs") / f"{kind}-{(ref.name or ref.path.resolve().parent.name).rpartition('/')[2]}"
+    record = trainer(given.pop("dataset"), given.pop("model"), folder, store=str(store.root), **given)
+    if as_json:
+        console.emit_json(record)
+        return
+    _shown(folder, record)
+    console.next_commands(f"sotopia-rl-data inspect {folder}")
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@console.store_option
+@console.json_option
+def inspect(run: Path, store: Store, as_json: bool) -> None:
+    """A training run: what it was trained on, its metrics beside the baselines, where it lies."""
+    try:
+        record = json.loads((run / "run.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise NotFound(f"{run} holds no finished run (run.json).", "name the folder that `train` wrote") from error
+    if as_json:
+        console.emit_json(record)
+    else:
+        _shown(run, record)
+
+
+def _shown(folder: Path, record: dict[str, Any]) -> None:
+    dataset = record["dataset"]
+    facts = [
+        ["model", record["model"]],
+        ["dataset", f"{dataset.get('name')}@{dataset.get('version')}  {str(dataset.get('digest') or '')[:12]}"],
+        *[[f"rows {split}", n] for split, n in record.get("rows", {}).items()],
+        *[[f"dropped: {why}", n] for why, n in record.get("dropped", {}).items()],
+        ["seconds", record.get("seconds")],
+    ]
+    console.table([record["kind"], ""], facts, title=str(folder))
+    metrics = {split: found for split, found in record.get("metrics", {}).items() if found}
+    names = list(dict.fromkeys(name for found in metrics.values() for name in found))
+    if names:
+        console.table(["metric", *metrics], [[name, *[of.get(name) for of in metrics.values()]] for name in names])
