@@ -78,6 +78,13 @@ class Sections(click.Group):
             raise errors.UsageError(f"There is no command {args[0]!r}.", _nearest(args[0], self.list_commands(ctx)))
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # `… | head` closed the pipe: no error, but stdout must not be flushed again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, section in COMMANDS.items():
             with formatter.section(title):
@@ -124,9 +131,6 @@ def main(argv: list[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         _say("Interrupted.", "run the same command again: what was answered is kept, and it goes on from there")
         sys.exit(130)
-    except BrokenPipeError:  # `… | head` closed the pipe: not an error, but stdout must not be flushed again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except OSError as wrong:
         _say(
             f"{wrong.strerror or wrong}: {wrong.filename or 'input or output'}.",

@@ -90,9 +90,9 @@ def _block(manifest: Manifest, figures: Numbers, name: str, title: str) -> str:
     configs = readme.data_files(manifest.configs)
     default = next(one["config_name"] for one in configs if one.get("default"))
     pinned, split = f"datasets/{name}@{manifest.version}", next(iter(manifest.configs[default]))
-    column = "avg(reward)" if default == "rewards" else "count(*)"
-    group = "turn" if default == "rewards" and "turn" in manifest.columns["rewards"] else None
-    select = f"SELECT {f'{group}, ' if group else ''}{column} FROM 'hf://{pinned}/{default}/{split}-*.parquet'"
+    turns = default == "rewards" and "turn" in manifest.columns["rewards"]
+    query = ["SELECT turn, avg(reward)" if turns else "SELECT count(*)"]
+    query += [f"FROM 'hf://{pinned}/{default}/{split}-*.parquet'", *(["GROUP BY turn ORDER BY turn"] if turns else [])]
     lines = [f'{default} = load_dataset("{name}", revision="{manifest.version}")']
     lines += [
         f'{one["config_name"]} = load_dataset("{name}", "{one["config_name"]}", revision="{manifest.version}")'
@@ -110,7 +110,7 @@ def _block(manifest: Manifest, figures: Numbers, name: str, title: str) -> str:
             "rows": readme.rows_table(manifest),
             "configs": "\n".join(_configs(manifest, default)),
             "hf_lines": "\n".join(lines),
-            "duckdb_query": f"{select} GROUP BY {group} ORDER BY {group}" if group else select,
+            "duckdb_query": "\n".join(query),
             "first_file": f"{pinned}/{manifest.configs[default][split].files[0].path}",
             "ref": f"{name}@{manifest.version}",
             "default": default,

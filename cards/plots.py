@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _INK, _SOFT, _FIRST, _REST = "#1f2937", "#9ca3af", "#2563eb", "#60a5fa"
-_COLUMNS = 4
+_DPI = 150
 
 
 def distributions(histograms: Sequence[Histogram]) -> bytes:
     """One panel for each column, the reward first and in the stronger blue."""
-    columns = min(len(histograms), _COLUMNS)
+    columns = min(len(histograms), 2 if len(histograms) <= 4 else 3)
     rows = math.ceil(len(histograms) / columns)
-    figure = _figure(3.1 * columns, 2.4 * rows)
+    figure = _figure(3.3 * columns, 2.1 * rows)
     for i, one in enumerate(histograms):
         axes = figure.add_subplot(rows, columns, i + 1)
         width = ((one.high - one.low) or 1.0) / len(one.counts)
@@ -39,7 +39,7 @@ def distributions(histograms: Sequence[Histogram]) -> bytes:
 def correlations(found: Correlations) -> bytes:
     """Pearson's r of every two columns as a map from blue (-1) over white to red (1), with its number."""
     count = len(found.columns)
-    figure = _figure(1.8 + 0.8 * count, 1.0 + 0.8 * count)
+    figure = _figure(1.5 + 0.6 * count, 0.8 + 0.6 * count)
     axes = figure.add_subplot()
     shown = [[math.nan if value is None else value for value in row] for row in found.values]
     axes.imshow(shown, cmap="RdBu_r", vmin=-1, vmax=1)
@@ -68,7 +68,7 @@ def label(column: str) -> str:
 def _figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=150, facecolor="white", layout="constrained")
+    return Figure(figsize=(width, height), dpi=_DPI, facecolor="white", layout="constrained")
 
 
 def _plain(axes: Axes) -> None:

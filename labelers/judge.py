@@ -52,7 +52,8 @@ class Judge(Protocol):
 
     `answer` returns the text (or a Reply, where tokens and the returned model id are known). It may carry
     `target: Target` (what determines its answers, for the ledger's key; default: its id, with the hash of its file
-    where it was named by a path), `concurrency: int` (default 1 for plug-ins), and `close()`.
+    where it was named by a path), `concurrency: int` (default 1 for plug-ins), `remark: str` (what readers of its
+    labels must know), and `close()`.
     """
 
     id: str

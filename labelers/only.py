@@ -54,7 +54,7 @@ class Only:
 
 
 def read(path: Path) -> Only:
-    """The list in a CSV; columns of other names are ignored. Raises InputError, and UsageError where it names nothing."""
+    """The list in a CSV; columns of other names are ignored. Raises InputError, UsageError where it names nothing."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)

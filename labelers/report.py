@@ -96,6 +96,11 @@ def report(
     )
 
 
+def remarks(plan: Plan) -> list[str]:
+    """What the judges have to say of themselves (`Judge.remark`): that one is a baseline, for instance."""
+    return [remark for judge in plan.judges if (remark := getattr(judge, "remark", ""))]
+
+
 def provenance(parent: Version, plan: Plan, tally: Tally, rewards: Mapping[str, Any]) -> dict[str, Any]:
     """What is worth knowing of the labels besides the recipe: no part of the digest."""
     return {
@@ -105,6 +110,7 @@ def provenance(parent: Version, plan: Plan, tally: Tally, rewards: Mapping[str, 
         "judges": [
             {
                 "judge": judge.id,
+                **({"remark": judge.remark} if getattr(judge, "remark", "") else {}),
                 "calls": tally.calls[judge.id],
                 "returned_models": dict(sorted(tally.models.get(judge.id, {}).items())),
                 "usage": asdict(tally.usage.get(judge.id, Usage())),

@@ -27,7 +27,7 @@ from labelers.plan import Plan, Size, episodes_of, size
 from labelers.preparing import prepare, with_episodes
 from labelers.reading import Tally, rows_of, said, values_of
 from labelers.repairing import follow_up
-from labelers.report import LabelReport, provenance, report
+from labelers.report import LabelReport, provenance, remarks, report
 from sotopia_rl_data.asking.dispatch import Outcome, Pacing, Settled, ask_all
 from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.request import Reply, Request
@@ -85,9 +85,9 @@ def label(
     importance levels: 3, 5 or 10. `ask` is "per-dimension", one call for each agent and dimension as the paper asks, or
     "packed", one call an episode. `preset` names the reward recipe; None is `sotopia-rl` with the schema's own rule.
     `out` is by default the episodes' name + "-rewards"; `version` overrides the number. `samples` repeats every
-    question; `average` joins the opinions of judges and samples ("mean" or "median"; default: the preset's). `only` is a
-    CSV that names what to ask about (see `only.py`). `sampling` is laid over the judges' defaults. Answers that failed are asked again only with
-    `retry_failed`. `concurrency` bounds the calls in flight (default: the judge's own).
+    question; `average` joins the opinions of judges and samples ("mean" or "median"; default: the preset's). `only` is
+    a CSV that names what to ask about (see `only.py`). `sampling` is laid over the judges' defaults. What failed is
+    asked again only with `retry_failed`. `concurrency` bounds the calls in flight (default: the judge's own).
 
     Raises UsageError, NotFound and KeyMissing before anything is asked or written; Interrupted after Ctrl-C; Rejected
     and Unavailable where a provider answers nothing; StoreError. Whatever is raised, the store's versions are as they
@@ -125,7 +125,8 @@ def label(
         )
     unrewarded = sum(built.unrewarded.values())
     seconds = time.monotonic() - began
-    return report(committed.version, committed.created, counted, tally, outcomes, unrewarded, built.warnings, seconds)
+    warnings = [*remarks(plan), *built.warnings]
+    return report(committed.version, committed.created, counted, tally, outcomes, unrewarded, warnings, seconds)
 
 
 class _Run:

@@ -6,6 +6,8 @@ What a command computes goes to stdout; progress and remarks go to stderr, so th
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -102,10 +104,24 @@ def warn(text: str) -> None:
 
 
 def next_commands(*commands: str) -> None:
-    """What to run next, on stderr."""
+    """What to run next, on stderr, spelled as this program was called and with the store that was named."""
+    context = click.get_current_context(silent=True)
+    program = "sotopia-rl-data"
+    if Path(sys.argv[0]).name == "cli.py":
+        interpreter = sys.executable if sys.prefix != sys.base_prefix else "python"
+        program = f"{shlex.quote(_near(interpreter))} {shlex.quote(_near(sys.argv[0]))}"
+    store = ""
+    if context is not None and context.get_parameter_source("store") is click.core.ParameterSource.COMMANDLINE:
+        store = f" --store {shlex.quote(str(context.params['store'].root))}"
     click.echo(click.style("next:", bold=True), err=True)
     for command in commands:
-        click.echo(f"  {command}", err=True)
+        words, hash_, remark = command.replace("sotopia-rl-data", program, 1).partition("   #")
+        click.echo(f"  {words}{store}{hash_}{remark}", err=True)
+
+
+def _near(path: str) -> str:
+    """A path as seen from here, where that is shorter."""
+    return min(path, os.path.relpath(path), key=len) if os.path.isabs(path) else path
 
 
 class Advance(Protocol):

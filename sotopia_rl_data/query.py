@@ -136,13 +136,13 @@ def _told(error: Exception, version: Version) -> QueryError:
         )
     if lines[0].startswith("Permission"):
         return QueryError("A query reads the version's own tables and nothing else.", _tables(version))
-    hint = next((f" ({line})" for line in lines[1:] if line.startswith(("Candidate", "Did you mean"))), "")
+    hint = next((f" ({line})" for line in lines[1:] if line.startswith("Candidate")), "")
     return QueryError(f"The query failed: {lines[0].rstrip('.')}{hint}.", _tables(version))
 
 
 def _tables(version: Version) -> str:
-    tables = (f"{config}({', '.join([*columns, 'split'])})" for config, columns in version.manifest.columns.items())
-    return f"the tables are {'; '.join(tables)}"
+    tables = list(version.manifest.columns)
+    return f'the tables are {", ".join(tables)}; "SELECT * FROM {tables[0]} LIMIT 1" shows the columns of one'
 
 
 def _damaged(ref: str, reason: str) -> StoreError:

@@ -36,7 +36,7 @@ _SIZES = (
 class Card:
     """What is to stand in a README, a dataset's or a model's.
 
-    `machine` (for a dataset: values of MACHINE_KEYS) and `block` (Markdown) are the tool's. `front` and `prose` are what
+    `machine` (of a dataset: values of MACHINE_KEYS) and `block` (Markdown) are the tool's. `front` and `prose` are what
     a README that nobody wrote yet begins with; `prose` shows where the block goes by the line BLOCK_HERE. `pictures`
     are files beside it, by path (assets/…), that the block shows.
     """

@@ -42,7 +42,9 @@ def parse(text: str) -> DatasetRef:
         return DatasetRef(path=Path(text))
     name, at, pin = text.partition("@")
     if at and not (_VERSION.fullmatch(pin) or _COMMIT.fullmatch(pin)):
-        raise UsageError(f"{pin!r} in {text!r} is neither a version nor a commit.", f"write {name}@v1.0.0, or {name} for the latest")
+        raise UsageError(
+            f"{pin!r} in {text!r} is neither a version nor a commit.", f"write {name}@v1.0.0, or {name} for the latest"
+        )
     check_name(name)
     return DatasetRef(name, pin if pin.startswith("v") else None, pin if at and not pin.startswith("v") else None)
 
@@ -50,9 +52,16 @@ def parse(text: str) -> DatasetRef:
 def check_name(name: str) -> str:
     """`name` where it can name a dataset (`name` or `org/name`). Raises UsageError."""
     if Path(name).is_file():
-        raise UsageError(f"{name!r} is read as a dataset's name, but a file is called that.", f"a path starts with ./ : write ./{name}")
+        raise UsageError(
+            f"{name!r} is read as a dataset's name, but a file is called that.",
+            f"a path starts with ./ : write ./{name}",
+        )
     parts = name.split("/")
-    if not _NAME.fullmatch(name) or ".." in name or any(_VERSION.fullmatch(p) or p.endswith((".", "-", ".git")) for p in parts):
+    if (
+        not _NAME.fullmatch(name)
+        or ".." in name
+        or any(_VERSION.fullmatch(p) or p.endswith((".", "-", ".git")) for p in parts)
+    ):
         raise UsageError(
             f"{name!r} cannot name a dataset.",
             "use letters, digits, '.', '_' and '-': NAME or ORG/NAME (a path starts with ./, ../ or /)",

@@ -27,9 +27,7 @@ EPISODES = pa.schema(
         ("relationship", pa.string()),
         (
             "agents",
-            pa.list_(
-                pa.struct([(c, pa.string()) for c in ("agent", "name", "model", "goal", "background", "secret")])
-            ),
+            pa.list_(pa.struct([(c, pa.string()) for c in ("agent", "name", "model", "goal", "background", "secret")])),
         ),
         (
             "turns",
@@ -50,7 +48,12 @@ EPISODES = pa.schema(
             "scores",
             pa.list_(
                 pa.struct(
-                    [("agent", pa.string()), ("dimension", pa.string()), ("score", pa.float64()), ("evaluator", pa.string())]
+                    [
+                        ("agent", pa.string()),
+                        ("dimension", pa.string()),
+                        ("score", pa.float64()),
+                        ("evaluator", pa.string()),
+                    ]
                 )
             ),
         ),

@@ -1,6 +1,6 @@
 """A headless Chromium, driven over its DevTools protocol: open a page, evaluate, click, take a picture, collect noise.
 
-Only what the tests of our own pages need. `find()` says where a browser is; tests skip with a reason where there is none.
+Only what the tests of our own pages need. `find()` says where a browser is; where there is none, tests skip and say so.
 """
 
 from __future__ import annotations
@@ -106,6 +106,11 @@ class Page:
         if "exceptionDetails" in told:
             raise RuntimeError(told["exceptionDetails"].get("exception", {}).get("description", "thrown"))
         return told["result"].get("value")
+
+    def set(self, control: str, value: str | int, event: str = "input") -> None:
+        """Give the control with this id a value, as a person would."""
+        change = f"box.value = {json.dumps(str(value))}; box.dispatchEvent(new Event('{event}'))"
+        self.js(f"(() => {{ const box = document.getElementById('{control}'); {change} }})()")
 
     def settle(self) -> None:
         """Until what was asked for has been drawn."""

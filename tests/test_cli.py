@@ -1,4 +1,4 @@
-"""The surface that others script against: instant help, clean output, errors that are sentences, exit codes that mean."""
+"""The surface that others script against: instant help, clean output, errors that are sentences, exit codes."""
 
 from __future__ import annotations
 
@@ -123,6 +123,29 @@ def test_a_pipe_gets_no_colour_and_no_bar(run, labelled):
     assert "\x1b" not in done.stdout + done.stderr
 
 
+def test_a_pipe_that_closes_early_is_no_error(labelled):
+    command = [sys.executable, str(ROOT / "cli.py"), "query", "demo/episodes-rewards", "SELECT prompt FROM rewards"]
+    command += ["--format", "jsonl", "--store", str(labelled.root)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.readline()
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (process.returncode, said) == (0, "")
+
+
+def test_the_offline_judge_says_that_it_is_a_baseline(run, labelled):
+    done = run("label", "demo/episodes", "--judge", "lexical", "--store", str(labelled.root))
+    assert "baseline" in done.stderr
+    assert "baseline" in labelled.resolve("demo/episodes-rewards").manifest.provenance["judges"][0]["remark"]
+
+
+def test_the_next_commands_name_the_store_that_was_named(run):
+    done = run("import", "--name", "a/b", "--store", "other dir")
+    assert "show a/b --store 'other dir'" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -142,7 +165,7 @@ def test_a_pipe_gets_no_colour_and_no_bar(run, labelled):
         (["label", "--judge", "lexical", "--preset", "best"], 2, "best"),
         (["label", "--judge", "lexical", "--scale", "4"], 2, "scale"),
         (["rewards", "nobody/nothing"], 2, "nobody/nothing"),
-        (["show", "nobody/nothing"], 2, "sotopia-rl-data list"),
+        (["show", "nobody/nothing"], 2, "nobody/nothing"),
         (["show", "a/b@v9"], 2, "v1.0.0"),
         (["stats", "./nowhere"], 2, "nowhere"),
         (["log", "nobody/nothing"], 2, "nobody/nothing"),

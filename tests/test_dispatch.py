@@ -472,7 +472,7 @@ def test_5_000_calls_through_429s_5xx_and_hangs_lose_nothing_in_bounded_time(tmp
 
 @pytest.mark.slow
 def test_a_limit_of_100_a_second_is_found_and_kept_with_256_workers(tmp_path: Path):
-    with running(limit=100, latency=0.05) as provider, Ledger(tmp_path) as ledger:
+    with running(limit=100, burst=1.0, latency=0.05) as provider, Ledger(tmp_path) as ledger:
         outcome = asyncio.run(ask_provider(provider, ledger, 2_500, 256))
         log = provider.log()
     rate, sent = 2_500 / outcome.seconds, log["requests"] / 2_500

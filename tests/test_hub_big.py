@@ -48,43 +48,31 @@ def test_three_hundred_shards_reach_main_in_one_step(hub, tmp_path, capsys):
     seconds = time.monotonic() - began
     assert hub.release(repo) == ("v1.0.0", "whole")
     assert hub.titles(repo) == ["Release v1.0.0 (#1)", "initial commit"]  # two commits on a pull request, one merge
-    hub.server.log()
-    hub.server.fault("/discussions/2/merge", status=403)  # and the next run is not to open another one
     second = many_shards(store, repo, 0.25)
+    hub.server.fault("/commit/refs%2Fpr%2F2", intrude={"notes.md": "another writer, while the pull request grows"})
+    hub.server.fault("/discussions/3/merge", status=403)
     assert hub.push(second, check=False).code == 1
     assert hub.release(repo) == ("v1.0.0", "whole")
-    done = hub.push(second).json
+    done = hub.push(second).json  # goes on with the pull request that is there
     assert (len(done["adds"]), len(done["deletes"])) == (MANY + 1, 0)  # 300 shards and a picture, written over
-    assert hub.titles(repo)[0] == "Release v1.1.0 (#2)"
+    assert hub.titles(repo)[:2] == ["Release v1.1.0 (#3)", "someone else's commit"]
     assert hub.release(repo) == ("v1.1.0", "whole")
     assert hub.tags(repo)["v1.1.0"] == hub.head(repo)
-    with capsys.disabled():
-        print(f"\n{MANY} shards over {'Xet' if hub.xet else 'LFS'}: {seconds:.1f} s")
-
-
-@pytest.mark.slow
-def test_another_release_that_lands_while_a_pull_request_is_prepared_is_not_mixed_with_it(hub, tmp_path):
-    repo, store = hub.repo("raced"), Store(tmp_path)
-    hub.push(many_shards(store, repo, 0.5))
-    second = many_shards(store, repo, 0.25)
-    hub.server.fault("/commit/refs%2Fpr%2F2", intrude={"notes.md": "meanwhile"})
-    done = hub.push(second).json
-    assert done["attempts"] == 2
-    assert hub.release(repo) == ("v1.1.0", "whole")
-    assert hub.titles(repo)[:2] == ["Release v1.1.0 (#3)", "someone else's commit"]
     pulls = hub.server.get(f"/api/datasets/{repo}/discussions")["discussions"]
     assert {one["num"]: one["status"] for one in pulls} == {1: "merged", 2: "closed", 3: "merged"}
+    with capsys.disabled():
+        print(f"\n{MANY} shards over {'Xet' if hub.xet else 'LFS'}: {seconds:.1f} s")
 
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_what_is_pushed(hub, tmp_path):
     store = Store(tmp_path)
     peaks = []
-    for megabytes in (8, 160):
+    for megabytes in (64, 192):
         version = heavy(store, hub.repo("heavy"), megabytes)
         process = hub.run.start("push-to-hub", version.ref, "--store", store.root, "--check", "files")
         peaks.append(peak(process))
-    assert peaks[1] - peaks[0] < 110 << 20, [p >> 20 for p in peaks]
+    assert peaks[1] - peaks[0] < 64 << 20, [p >> 20 for p in peaks]
 
 
 def peak(process: subprocess.Popen[str]) -> int:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 def _shared(command: console.F) -> console.F:
     """What every trainer takes."""
     for option in (
+        click.option("--push-to-hub", "repo", metavar="ORG/NAME", help="Release the model: one commit, one tag."),
         click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in the output folder."),
         click.option("--seed", type=int, help="Two CPU runs with the same seed are equal.  [default: 42]"),
         click.option("--where", metavar="SQL", help='Train on these rows only, as in "reward >= 0.7".'),
@@ -110,14 +111,45 @@ def _run(
     options: dict[str, Any],
 ) -> None:
     given = {name: value for name, value in options.items() if value not in (None, False, ())}
+    repo = given.pop("repo", None)
     ref = parse(given["dataset"])
     folder = output or Path("runs") / f"{kind}-{(ref.name or ref.path.resolve().parent.name).rpartition('/')[2]}"
     record = trainer(given.pop("dataset"), given.pop("model"), folder, store=str(store.root), **given)
+    if repo:
+        from trainers.commands import release
+
+        record["release"] = release(folder, repo)
     if as_json:
         console.emit_json(record)
         return
     _shown(folder, record)
+    if repo:
+        console.note("{state}: {repo}@{version} (commit {commit})".format(**record["release"]))
     console.next_commands(f"sotopia-rl-data inspect {folder}")
+
+
+@click.command()
+@click.argument("ref")
+@click.option("--reward-model", required=True, metavar="DIR|ID[@REV]", help="What `train rm` left.")
+@click.option("--out", metavar="NAME", help="As a version of another dataset.  [default: the next version of REF's]")
+@console.store_option
+@console.json_option
+def score(ref: str, reward_model: str, out: str | None, store: Store, as_json: bool) -> None:
+    """Add a reward model's scores to REF as a new version: one more judge, named by the model and its revision.
+
+    \b
+    Example:
+      sotopia-rl-data score lab/episodes-rewards --reward-model lab/reward-model@v1.0.0
+    """
+    from trainers.commands import score as score_dataset
+
+    made = score_dataset(ref, reward_model, store=store.root, out=out)
+    if as_json:
+        console.emit_json(made)
+        return
+    console.note(
+        f"{made['ref']}: {made['rows']:,} scores by {made['judge']}" + ("" if made["created"] else ", as before")
+    )
 
 
 @click.command()

@@ -16,6 +16,7 @@ from sotopia_rl_data.errors import UsageError
 if TYPE_CHECKING:
     from trainers.data import Examples
 
+TIMINGS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 NEEDS = ("torch", "transformers", "trl", "peft", "accelerate")
 
 
@@ -199,6 +200,15 @@ def score(
         return score_dataset(dataset, RewardModel.load(reward_model, **options), store=store, out=out)
 
 
+def release(
+    run: str | Path, repo: str, *, version: str | None = None, private: bool | None = None, message: str = ""
+) -> dict[str, Any]:
+    """Publish a run's model on the Hub: one commit, then a tag (see `trainers.release`)."""
+    from trainers.release import release_run
+
+    return release_run(run, repo, version=version, private=private, message=message)
+
+
 def inspect_run(run: str | Path) -> dict[str, Any]:
     """What `train` recorded in the folder `run`, with the last logged metrics. Raises NotFound, InputError."""
     from trainers.run import RunFolder
@@ -240,8 +250,9 @@ def _outcome(config: Any, trainer: Any, outcome: Any) -> dict[str, Any]:
 
 
 def _plain(metrics: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Metrics under their plain names."""
-    return {k.removeprefix(f"{prefix}_"): v for k, v in metrics.items() if k.startswith(f"{prefix}_")}
+    """Metrics under their plain names, without how long they took."""
+    named = {k.removeprefix(f"{prefix}_"): v for k, v in metrics.items() if k.startswith(f"{prefix}_")}
+    return {k: v for k, v in named.items() if k not in TIMINGS}
 
 
 def _evaluate(trainer: Any, prepared: Any, split: str) -> dict[str, float]:

@@ -104,9 +104,11 @@ def load_examples(
 
 def pin(dataset: Dataset, ref: str) -> Pinned:
     """What `ref` was resolved to."""
+    from sotopia_rl_data.hub.record import commit_of
+
     version = dataset.version
-    commit = version.manifest.provenance.get("hub", {}).get("commit")
-    return Pinned(ref, version.name, version.version, version.digest, commit, dict(version.manifest.recipe))
+    recipe = dict(version.manifest.recipe)
+    return Pinned(ref, version.name, version.version, version.digest, commit_of(version), recipe)
 
 
 def target_columns(dataset: Dataset, targets: Sequence[str], need_reward: bool = True) -> tuple[str, ...]:

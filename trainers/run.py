@@ -44,7 +44,18 @@ class RunFolder:
         known: dict[str, Any] = plain(record)
         if write:
             self.write(known)
+            self.write_card(known)
         return known
+
+    def write_card(self, record: Mapping[str, Any]) -> None:
+        """`README.md`: the model card, over what a person wrote in an earlier one of ours."""
+        from cards.model import model_card
+        from sotopia_rl_data import readme
+
+        path = self.path / "README.md"
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
+        ours = before if readme.BEGIN in before else None  # PEFT leaves a stub of its own
+        path.write_text(readme.merge(model_card(record, self.path.resolve().name), ours), encoding="utf-8")
 
     def write(self, record: Mapping[str, Any]) -> None:
         """`run.json`, whole or not at all."""

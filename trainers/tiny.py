@@ -95,3 +95,9 @@ def tiny_tokenizer(vocab: int = 1024, text: Iterable[str] = _TEXT, context: int 
         chat_template=TEMPLATE,
         model_max_length=context,
     )
+
+
+if __name__ == "__main__":
+    import sys
+
+    print(make_tiny(sys.argv[1]))

@@ -52,7 +52,7 @@ def _human(where: str) -> Judge:
     path, _, name = where.partition("#")
     if not path:
         raise UsageError(
-            "human names no file.", "write human:FILE.csv, or human:FILE.csv#NAME for one of several people"
+            "human names no file.", "write human:FILE.csv, or human:FILE.csv#NAME where several people judge"
         )
     return Human(Path(path), name or "human")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -36,7 +37,7 @@ class Human:
         self.id = name
         try:
             data = path.read_bytes()
-            self._said = _annotations(path, csv.DictReader(data.decode("utf-8-sig").splitlines(keepends=True)))
+            self._said = _annotations(path, csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline="")))
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise InputError(f"{path} cannot be read: {error}.", _MEND) from error
         self.target = Target("human", name, "", {"sha256": hashlib.sha256(data).hexdigest()})

@@ -59,6 +59,7 @@ class Lexical:
     id: str = "lexical"
     target: Target = field(default_factory=lambda: Target("offline", "lexical", "", {"version": _VERSION}))
     concurrency: int = 1
+    remark: str = "the judge `lexical` is an offline baseline that counts words and understands nothing"
 
     async def answer(self, question: Question) -> str:
         """An answer that obeys the question's schema."""

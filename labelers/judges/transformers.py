@@ -110,9 +110,7 @@ class Transformers:
             return self._model.answers(requests, self.id)
         except _WRONG as wrong:
             said = (str(wrong).strip() or type(wrong).__name__).splitlines()[0].rstrip(".")
-            error = Rejected(
-                f"The model {self.id} cannot answer: {said}.", "try a smaller model, or serve it with vLLM"
-            )
+            error = Rejected(f"The model {self.id} cannot answer: {said}.", "serve it with vLLM, or name another model")
             return [error] * len(requests)
 
 
@@ -127,30 +125,26 @@ class _Model:
         self._tokenizer: Any = AutoTokenizer.from_pretrained(where, padding_side="left")
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
-        self._model: Any = AutoModelForCausalLM.from_pretrained(where, dtype="auto").to(device).eval()
+        model: Any = AutoModelForCausalLM.from_pretrained(where, dtype="auto")
+        self._model: Any = model.to(device).eval()
 
     def answers(self, requests: Sequence[Request], name: str) -> Sequence[Reply | AskingError]:
         """An answer to each, or why there is none. All share one sampling: raised limits are batched apart."""
         found: dict[int, Reply | AskingError] = {}
-        by_limit: dict[int, list[int]] = {}
-        for place, request in enumerate(requests):
-            by_limit.setdefault(int(request.target.sampling.get("max_tokens", 2048)), []).append(place)
         texts = [self._text(request) for request in requests]
+        sizes = [len(self._tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
         room = getattr(self._model.config, "max_position_embeddings", None) or 1 << 30
-        for limit, places in by_limit.items():
-            fitting = []
-            for place in places:
-                tokens = len(self._tokenizer(texts[place], add_special_tokens=False)["input_ids"])
-                if tokens + 1 > room:
-                    found[place] = Rejected(
-                        f"The question's {tokens:,} tokens do not fit {name}.", "take a longer context"
-                    )
-                else:
-                    fitting.append(place)
-            if fitting:
-                sampling = requests[fitting[0]].target.sampling
-                made = self._generate([texts[place] for place in fitting], min(limit, room), sampling, name)
-                found |= dict(zip(fitting, made, strict=True))
+        together: dict[int, list[int]] = {}
+        for place, request in enumerate(requests):
+            if sizes[place] >= room:
+                said = f"The question's {sizes[place]:,} tokens do not fit {name}."
+                found[place] = Rejected(said, "name a model with a longer context")
+            else:
+                together.setdefault(int(request.target.sampling.get("max_tokens", 2048)), []).append(place)
+        for limit, places in together.items():
+            left = min(limit, room - max(sizes[place] for place in places))
+            made = self._generate([texts[place] for place in places], left, requests[places[0]].target.sampling, name)
+            found |= dict(zip(places, made, strict=True))
         return [found[place] for place in range(len(requests))]
 
     def _text(self, request: Request) -> str:

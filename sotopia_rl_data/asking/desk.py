@@ -37,6 +37,15 @@ class Settled:
         return None if self.attempt is None else self.attempt.reply
 
 
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A request that is to be asked, and its hashes."""
+
+    request: Request
+    question: str
+    key: str
+
+
 OnSettled = Callable[[Request, Settled], Request | None]
 
 
@@ -55,13 +64,14 @@ class Desk:
         self._lost: dict[str, str] = {}
         self._began = time.time()
 
-    def look_up(self, request: Request, key: str) -> Settled | None:
+    def look_up(self, asked: Open) -> Settled | None:
         """What the ledger, or this run, already knows; None where the request is to be asked."""
+        key = asked.key
         if key in self._lost:
             return Settled(None, False, False, self._lost[key])
         answers = [a for a in self.ledger.attempts(key) if a.status == "answer"]
         for attempt in answers:
-            if self.accept(request, attempt.reply):
+            if self.accept(asked.request, attempt.reply):
                 return Settled(attempt, True, False)
         if not answers:
             return None
@@ -70,21 +80,21 @@ class Desk:
             return None
         return Settled(answers[0], False, False)
 
-    def keep(self, request: Request, key: str, reply: Reply, seconds: float) -> Settled:
+    def keep(self, asked: Open, reply: Reply, seconds: float) -> Settled:
         """Make a reply durable, then see whether it is accepted."""
-        attempt = answered(request, key, request.question, reply, seconds)
+        attempt = answered(asked.request, asked.key, asked.question, reply, seconds)
         self.ledger.append(attempt)
-        self.outcome.count_usage(request.target.model, reply.usage)
-        return Settled(attempt, self.accept(request, attempt.reply), True)
+        self.outcome.count_usage(asked.request.target.model, reply.usage)
+        return Settled(attempt, self.accept(asked.request, attempt.reply), True)
 
-    def keep_error(self, request: Request, key: str, error: AskingError, seconds: float) -> None:
+    def keep_error(self, asked: Open, error: AskingError, seconds: float) -> None:
         """Make a failed attempt durable: it may have been billed."""
-        self.ledger.append(failed(request, key, request.question, error.message, seconds))
+        self.ledger.append(failed(asked.request, asked.key, asked.question, error.message, seconds))
 
-    def lose(self, key: str, error: AskingError) -> Settled:
+    def lose(self, asked: Open, error: AskingError) -> Settled:
         """Give a request up: it has no answer in this run."""
-        self._lost[key] = redact(error.message)
-        return Settled(None, False, True, self._lost[key])
+        self._lost[asked.key] = redact(error.message)
+        return Settled(None, False, True, self._lost[asked.key])
 
     def hand_over(self, request: Request, settled: Settled) -> Request | None:
         """Count it and tell the caller, who may want something else asked next."""

@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 
-from sotopia_rl_data.asking.desk import Accept, Desk, OnSettled, Settled
+from sotopia_rl_data.asking.desk import Accept, Desk, OnSettled, Open, Settled
 from sotopia_rl_data.asking.interrupt import interruptible
 from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.pacing import Epoch, Pacer, Pacing
@@ -127,63 +127,62 @@ class _Run:
         open_ = self._settle_known(request)
         if open_ is None:
             return
-        self._twins[open_[1]] = []  # from now on equal requests wait for this one
-        if not self._warming.holds(*open_):
-            await self._launch(*open_)
+        self._twins[open_.key] = []  # from now on equal requests wait for this one
+        if not self._warming.holds(open_):
+            await self._launch(open_)
 
     async def _launch_ready(self) -> None:
         while self._warming.ready and not self._ending:
-            await self._launch(*self._warming.ready.popleft())
+            await self._launch(self._warming.ready.popleft())
 
-    async def _launch(self, request: Request, key: str) -> None:
+    async def _launch(self, asked: Open) -> None:
         """Wait for room and for the request's moment, then let it fly."""
         while len(self._tasks) >= self._pacer.window and not self._ending:
             await self._a_landing()
-        epoch = await self._pacer.turn(self._tokens(request))
-        task = asyncio.create_task(self._fly(request, key, epoch))
+        task = asyncio.create_task(self._fly(asked, await self._turn(asked)))
         self._tasks.add(task)
         task.add_done_callback(self._landed)
 
-    def _settle_known(self, request: Request | None) -> tuple[Request, str] | None:
-        """Hand over what is known, follow-ups included; returns what is left to ask, and its key."""
+    def _settle_known(self, request: Request | None) -> Open | None:
+        """Hand over what is known, follow-ups included; returns what is left to ask."""
         while request is not None:
-            key = request.key
-            if key in self._twins:
-                self._twins[key].append(request)
+            asked = Open(request, *request.hashes)
+            if asked.key in self._twins:
+                self._twins[asked.key].append(request)
                 self._waiting += 1
                 return None
-            settled = self._desk.look_up(request, key)
+            settled = self._desk.look_up(asked)
             if settled is None:
-                return request, key
+                return asked
             request = self._desk.hand_over(request, settled)
         return None
 
-    async def _fly(self, request: Request, key: str, epoch: Epoch) -> None:
+    async def _fly(self, asked: Open, epoch: Epoch) -> None:
         """Ask one request, hand its answer to those who wait for it, and go on with what they want next."""
         settled: Settled | None = None
         try:
-            settled = await self._ask(request, key, epoch)
+            settled = await self._ask(asked, epoch)
         finally:
-            twins = self._twins.pop(key)
+            twins = self._twins.pop(asked.key)
             self._waiting -= len(twins)
-            self._warming.landed(request, settled.attempt.usage if settled and settled.attempt else None)
+            self._warming.landed(asked.request, settled.attempt.usage if settled and settled.attempt else None)
         if settled is None:
             return
-        wanted = [self._desk.hand_over(request, settled)]
+        wanted = [self._desk.hand_over(asked.request, settled)]
         wanted += [self._desk.hand_over(twin, replace(settled, fresh=False)) for twin in twins]
         for follow_up in wanted:
             open_ = self._settle_known(follow_up)
             if open_ is not None:
-                self._twins[open_[1]] = []
-                await self._fly(*open_, await self._pacer.turn(self._tokens(open_[0])))
+                self._twins[open_.key] = []
+                await self._fly(open_, await self._turn(open_))
 
-    async def _ask(self, request: Request, key: str, epoch: Epoch) -> Settled | None:
+    async def _ask(self, asked: Open, epoch: Epoch) -> Settled | None:
         """Send until there is an answer or the tries are used up. None where the run ends first."""
         faults = throttles = 0
         while not self._ending:
             began = time.monotonic()
             try:
-                reply = await self._once(request)
+                reply = await self._once(asked.request)
             except Unavailable as error:
                 throttled = error.status in _THROTTLES
                 throttles, faults = throttles + throttled, faults + (not throttled)
@@ -192,23 +191,23 @@ class _Run:
                 hopeless = faults >= self._pacing.tries or throttles >= self._pacing.throttles
                 hopeless |= (error.retry_after or 0) > self._pacing.longest_wait_s
                 if hopeless or not throttled:
-                    self._desk.keep_error(request, key, error, time.monotonic() - began)
+                    self._desk.keep_error(asked, error, time.monotonic() - began)
                 if hopeless:
                     self._patience.lost(error)
                     self._end(self._patience.hopeless)
-                    return self._desk.lose(key, error)
+                    return self._desk.lose(asked, error)
                 await self._pacer.rest(wait)
-                epoch = await self._pacer.turn(self._tokens(request))
+                epoch = await self._turn(asked)
             except AskingError as error:
-                self._desk.keep_error(request, key, error, time.monotonic() - began)
+                self._desk.keep_error(asked, error, time.monotonic() - began)
                 self._patience.refused(error, self._outcome.asked + self._outcome.hits > 0)
                 self._end(self._patience.hopeless)
-                return self._desk.lose(key, error)
+                return self._desk.lose(asked, error)
             else:
                 self._patience.answered()
                 self._pacer.answered()
-                self._pacer.spent(self._tokens(request), reply.usage.input + reply.usage.output)
-                return self._desk.keep(request, key, reply, time.monotonic() - began)
+                self._pacer.spent(self._tokens(asked.request), reply.usage.input + reply.usage.output)
+                return self._desk.keep(asked, reply, time.monotonic() - began)
         return None
 
     async def _once(self, request: Request) -> Reply:
@@ -234,6 +233,9 @@ class _Run:
             self._pacer.throttled(epoch, error.retry_after)
         else:
             self._outcome.faults += 1
+
+    async def _turn(self, asked: Open) -> Epoch:
+        return await self._pacer.turn(self._tokens(asked.request))
 
     def _tokens(self, request: Request) -> float:
         return rough_tokens(request) if self._pacing.tpm else 0.0

@@ -2,9 +2,9 @@
 
 Slow start opens the window of requests in flight, one more for every answer, up to the concurrency asked for. The
 first 429s set a rate: what the provider really accepted (multiplicative decrease); every calm stretch raises it by a
-step (additive increase) that grows while the calm lasts, so that a limit that was lifted is found again. Where sending
-less gets as large a share of 429s, they do not follow our rate: they are the provider's weather, retried and not
-obeyed. Requests and tokens a minute are respected from the start where they are given.
+step (additive increase) that grows while the calm lasts, so that a limit that was lifted is found again. Where well
+below that rate as large a share meets 429, they do not follow our rate: they are the provider's weather, retried and
+not obeyed. Requests and tokens a minute are respected from the start where they are given.
 
 It does not retry and knows no requests: `dispatch.py` does.
 """
@@ -24,9 +24,11 @@ from sotopia_rl_data.errors import UsageError
 _EPOCH_S = 0.5  # shortest stretch over which 429s are counted
 _FEWEST_SENT = 20  # requests that a stretch needs before it is judged
 _FEWEST = 5  # 429s, or timeouts, that say something
-_MANY = 0.2  # share of 429s that ends a stretch early
-_STORM = 0.4  # the same just after a decrease; no weather is worse
-_NOISE = 0.01  # share of 429s that is not worth slowing down for
+_STORM = 0.4  # no weather is worse
+_NOISE = 0.03  # share of 429s that is not worth slowing down for
+_WELL_BELOW = 0.6  # of the rate at which a limit was supposed
+_AS_BEFORE = 0.3  # of the share met there; a limit would leave none
+_ENOUGH = 40  # requests that tell weather from a limit
 _DECREASE = 0.97  # of what was accepted
 _STEP = 0.05  # of the rate at the last decrease, added after every calm stretch
 _HUNT = 1.5  # times the rate after every calm stretch, from the first decrease to the second
@@ -82,14 +84,15 @@ class Epoch:
         return self.sent / lasted, (self.sent - self.throttled) / lasted
 
 
-@dataclass(frozen=True, slots=True)
-class _Trial:
-    """What a decrease is judged by: the rate that it left, and what was sent, accepted and refused there."""
+@dataclass(slots=True)
+class _Doubt:
+    """429s that may not follow our rate: the rate taken and their share when they were met; then, what is seen well
+    below that rate."""
 
-    rate: float
-    sent: float
-    accepted: float
+    taken: float
     share: float
+    sent: int = 0
+    throttled: int = 0
 
 
 class Pacer:
@@ -112,7 +115,7 @@ class Pacer:
         self._hunting = False
         self._good = 0.0  # the last rate that was calm, since the last decrease
         self._weather = 0.0
-        self._trial: _Trial | None = None
+        self._doubt: _Doubt | None = None
         self._last, self._epoch = Epoch(clock()), Epoch(clock())
 
     @property
@@ -160,8 +163,8 @@ class Pacer:
             return
         if epoch.throttled == epoch.sent and retry_after:  # nothing gets through: wait as long as it asks us to
             self._next = max(self._next, self._clock() + min(retry_after, self._pacing.longest_wait_s))
-        young = self._learned < math.inf and self._clock() - epoch.began < _EPOCH_S / 2
-        if not young and epoch.share > max(_STORM if self._trial else _MANY, self._tolerated(epoch)):
+        old_enough = self._learned == math.inf or self._clock() - epoch.began > _EPOCH_S / 2
+        if old_enough and epoch.throttled >= 2 * _FEWEST and epoch.share > _STORM:  # no need to wait for its end
             self._decrease(epoch)
 
     def timed_out(self) -> None:
@@ -199,41 +202,51 @@ class Pacer:
             self._judge(last)
 
     def _judge(self, epoch: Epoch) -> None:
-        if self._trial is not None and self._is_weather(self._trial, epoch):
-            self._weather, self._learned = epoch.share, self._trial.rate
-            self._trial = None
-            return
-        if self._trial is not None:
-            self._trial, self._weather = None, 0.0
-        if epoch.share > self._tolerated(epoch):
+        if self._doubt is not None and self._learned <= _WELL_BELOW * self._doubt.taken:
+            self._settle_doubt(self._doubt, epoch)
+        elif epoch.share > self._tolerated(epoch):
             self._decrease(epoch)
-        elif self._learned < math.inf and epoch.rates(self._clock())[0] > 0.8 * self._learned:  # it was used
+        else:
+            self._increase(epoch)
+
+    def _settle_doubt(self, doubt: _Doubt, epoch: Epoch) -> None:
+        """Stay well below until there is enough to tell: a limit refuses nothing there, weather as much as before."""
+        doubt.sent, doubt.throttled = doubt.sent + epoch.sent, doubt.throttled + epoch.throttled
+        if doubt.sent < _ENOUGH:
+            return
+        share, self._doubt, self._hunting = doubt.throttled / doubt.sent, None, True
+        self._weather = share if max(_NOISE, _AS_BEFORE * doubt.share) < share <= _STORM else 0.0
+
+    def _increase(self, epoch: Epoch) -> None:
+        if epoch.sent >= _ENOUGH:
+            self._doubt = None
+        if epoch.share < self._weather - 2 * _error(self._weather, epoch.sent):
+            self._weather = epoch.share
+        if self._learned < math.inf and epoch.rates(self._clock())[0] > 0.8 * self._learned:  # it was used
             self._good = self._learned
             self._learned = self._learned * _HUNT if self._hunting else self._learned + self._step
             self._step *= _STEP_GROWTH
 
-    def _is_weather(self, trial: _Trial, epoch: Epoch) -> bool:
-        """Whether sending less left the share of 429s where it was and only lowered what was accepted."""
-        sent, accepted = epoch.rates(self._clock())
-        less = trial.sent - sent
-        if not max(_NOISE, 0.5 * trial.share) <= epoch.share <= _STORM or less <= 0.01 * trial.sent:
-            return False
-        return (trial.accepted - accepted) / less > 0.5
-
     def _tolerated(self, epoch: Epoch) -> float:
         """The largest share of 429s that is no reason to slow down."""
-        w = self._weather
-        return max(_NOISE, 1.2 * w + 2 * math.sqrt(w * (1 - w) / max(epoch.sent, 1)))
+        return 1.2 * self._weather + max(_NOISE, 2 * _error(max(self._weather, _NOISE), epoch.sent))
 
     def _decrease(self, epoch: Epoch) -> None:
-        now = self._clock()
-        sent, accepted = epoch.rates(now)
-        target = _DECREASE * accepted / (1 - self._weather)
-        self._hunting = self._learned == math.inf
+        now, before = self._clock(), self._learned
+        target = _DECREASE * epoch.rates(now)[1] / (1 - self._weather)
+        self._hunting = before == math.inf
         if not self._hunting:
-            target = max(target, 0.7 * self._learned, 0.95 * self._good)
-            target, self._good = min(target, 0.97 * self._learned), 0.0
-        self._trial = _Trial(self._learned, sent, accepted, epoch.share)
+            target = max(target, 0.7 * before, 0.95 * self._good)
+            target, self._good = min(target, 0.97 * before), 0.0
         self._learned = max(target, _LOWEST_RATE)
         self._step = _STEP * self._learned
+        if epoch.share > _STORM:
+            self._doubt = None
+        elif self._doubt is None:
+            self._doubt = _Doubt(self._learned, epoch.share)
         self._last, self._epoch = Epoch(now), Epoch(now)
+
+
+def _error(share: float, sent: int) -> float:
+    """Standard error of a share that was counted on `sent` requests."""
+    return math.sqrt(share * (1 - share) / max(sent, 1))

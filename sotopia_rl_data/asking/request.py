@@ -61,8 +61,13 @@ class Request:
     @property
     def key(self) -> str:
         """Hash of all that determines the answer: the ledger's key, and `call_id` in the data."""
-        t = self.target
-        return sha256_of([t.provider, t.base_url, t.model, dict(t.sampling), self.question])
+        return self.hashes[1]
+
+    @property
+    def hashes(self) -> tuple[str, str]:
+        """`question` and `key`, computed together: the messages are hashed once."""
+        t, question = self.target, self.question
+        return question, sha256_of([t.provider, t.base_url, t.model, dict(t.sampling), question])
 
 
 @dataclass(frozen=True, slots=True)

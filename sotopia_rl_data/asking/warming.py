@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 
+from sotopia_rl_data.asking.desk import Open
 from sotopia_rl_data.asking.request import Request, Usage
-
-Open = tuple[Request, str]  # a request and its key
 
 _SHORTEST = 3_500  # characters: no provider keeps a shorter prefix
 _REMEMBERED = 4_096  # prefixes
@@ -25,13 +24,13 @@ class Warming:
         self.held = 0
         self.expected = self.missed = 0
 
-    def holds(self, request: Request, key: str) -> bool:
+    def holds(self, asked: Open) -> bool:
         """Whether the request has to wait; it will turn up in `ready`. If not, it is on its way."""
-        prefix = _prefix(request)
+        prefix = _prefix(asked.request)
         if prefix is None or prefix in self._warm:
             return False
         if prefix in self._waiting:
-            self._waiting[prefix].append((request, key))
+            self._waiting[prefix].append(asked)
             self.held += 1
             return True
         self._waiting[prefix] = []

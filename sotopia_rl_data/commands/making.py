@@ -93,6 +93,7 @@ def _imported(report: ImportReport) -> None:
         console.next_commands(
             f"sotopia-rl-data show {report.version.name}",
             f"sotopia-rl-data label {report.version.name} --judge gpt-4o",
+            f"sotopia-rl-data label {report.version.name} --judge lexical   # offline: a baseline, no key",
         )
 
 
@@ -206,6 +207,10 @@ def _recipe(source: Version, preset: str | None, weights: str | None, given: dic
     recipe = find(preset) if preset else Recipe.from_dict(own) if own else find("sotopia-rl")
     if preset and own and "evaluator" not in given:
         given["evaluator"] = own.get("evaluator")
+    if "gamma" in given and given.get("rule", recipe.rule) != "discounted":
+        raise UsageError(
+            "A gamma belongs to the rule `discounted` alone.", "add --rule discounted, or leave --gamma out"
+        )
     if weights:
         given["weights"] = _weights(weights)
     return replace(recipe, **given)

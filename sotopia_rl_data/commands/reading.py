@@ -238,7 +238,12 @@ def query(ref: str, sql: str, fmt: str | None, output: Path | None, store: Store
     from sotopia_rl_data.results import FORMATS, write_result
 
     ending = output.suffix[1:].lower() if output else ""
-    chosen = fmt or ("json" if as_json else ending if ending in FORMATS else "csv" if output else "table")
+    if output and fmt is None and ending not in FORMATS:
+        raise UsageError(
+            f"{output.name!r} does not say which format.",
+            f"end it in {', '.join(f'.{f}' for f in FORMATS[1:])}, or add --format",
+        )
+    chosen = fmt or (ending or ("json" if as_json else "table"))
     if chosen == "parquet" and output is None and sys.stdout.isatty():
         raise UsageError("Parquet is not for a screen.", "add -o FILE.parquet")
     with stream(store.resolve(ref), sql) as rows:

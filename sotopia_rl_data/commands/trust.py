@@ -192,3 +192,38 @@ def curate(
         title=f"{output}: {len(rows):,} lines, the widest disagreement first",
     )
     console.next_commands(f"sotopia-rl-data label REF --only {output} --judge SPEC")
+
+
+@click.command()
+@click.argument("ref")
+@click.option(
+    "-o", "--out", "output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The HTML to write."
+)
+@click.option(
+    "--utterances",
+    type=click.IntRange(1),
+    default=10_000,
+    show_default=True,
+    help="Shown at most, in whole episodes drawn at random.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of the drawing.")
+@console.store_option
+@console.json_option
+def report(ref: str, output: Path, utterances: int, seed: int, store: Store, as_json: bool) -> None:
+    """One self-contained page to look at: distributions, agreement, failures, cost, every dialogue in colour.
+
+    It opens from disk and loads nothing. Filters by environment, agent, reward, disagreement and words move every
+    picture; a click on an utterance shows what each opinion said.
+
+    \b
+    Example:
+      sotopia-rl-data report demo/episodes-rewards -o report.html
+    """
+    from sotopia_rl_data.report import write_report
+
+    version = store.resolve(ref)
+    held = write_report(version, output, utterances=utterances, seed=seed)
+    if as_json:
+        console.emit_json({"file": str(output), "version": version.ref, **held})
+        return
+    console.table(["report", "holds"], list(held.items()), title=f"{version.ref} -> {output}")

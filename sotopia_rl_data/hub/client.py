@@ -56,10 +56,11 @@ class Landed:
 
 
 class Hub:
-    """Dataset repositories at one address, with one token (None: huggingface_hub's own)."""
+    """Repositories of one kind ("dataset", "model") at one address, with one token (None: huggingface_hub's own)."""
 
-    def __init__(self, endpoint: str | None = None, token: str | None = None) -> None:
+    def __init__(self, endpoint: str | None = None, token: str | None = None, kind: str = DATASET) -> None:
         self._api = HfApi(endpoint=endpoint, token=token, library_name="sotopia-rl-data")
+        self.kind = kind
 
     @property
     def endpoint(self) -> str:
@@ -88,7 +89,7 @@ class Hub:
     def commit_of(self, repo: str, revision: str) -> str:
         """The full SHA that a branch, a tag or the beginning of a SHA stands for. Raises NotFound."""
         with _told(repo, self.endpoint):
-            sha: str | None = self._api.repo_info(repo, repo_type=DATASET, revision=revision, timeout=_TIMEOUT_S).sha
+            sha: str | None = self._api.repo_info(repo, repo_type=self.kind, revision=revision, timeout=_TIMEOUT_S).sha
         if sha is None:
             raise HubError(f"The Hub names no commit for {repo}@{revision}.", "try again")
         return sha
@@ -96,25 +97,25 @@ class Hub:
     def tags(self, repo: str) -> dict[str, str]:
         """Tag -> commit."""
         with _told(repo, self.endpoint):
-            return {t.name: t.target_commit for t in self._api.list_repo_refs(repo, repo_type=DATASET).tags}
+            return {t.name: t.target_commit for t in self._api.list_repo_refs(repo, repo_type=self.kind).tags}
 
     def tree(self, repo: str, commit: str) -> dict[str, RemoteFile]:
         """Every file of a commit, by path."""
         with _told(repo, self.endpoint):
-            found = self._api.list_repo_tree(repo, repo_type=DATASET, revision=commit, recursive=True)
+            found = self._api.list_repo_tree(repo, repo_type=self.kind, revision=commit, recursive=True)
             files = [f for f in found if isinstance(f, RepoFile)]
         return {f.path: RemoteFile(f.path, f.size, f.blob_id, f.lfs.sha256 if f.lfs else None) for f in files}
 
     def oid(self, repo: str, path: str, commit: str) -> str | None:
         """The git blob of one file of a commit; None where it has no such file."""
         with _told(repo, self.endpoint):
-            found = self._api.get_paths_info(repo, path, repo_type=DATASET, revision=commit)
+            found = self._api.get_paths_info(repo, path, repo_type=self.kind, revision=commit)
         return next((f.blob_id for f in found if isinstance(f, RepoFile)), None)
 
     def history(self, repo: str, commit: str) -> list[str]:
         """The commits that lead to `commit`, newest first."""
         with _told(repo, self.endpoint):
-            return [c.commit_id for c in self._api.list_repo_commits(repo, repo_type=DATASET, revision=commit)]
+            return [c.commit_id for c in self._api.list_repo_commits(repo, repo_type=self.kind, revision=commit)]
 
     def text(self, repo: str, path: str, commit: str) -> str | None:
         """A small file of a commit; None where it has no such file."""
@@ -133,19 +134,19 @@ class Hub:
         with _told(repo, self.endpoint), _transfers():
             return Path(
                 self._api.hf_hub_download(
-                    repo, path, repo_type=DATASET, revision=commit, force_download=again, etag_timeout=_TIMEOUT_S
+                    repo, path, repo_type=self.kind, revision=commit, force_download=again, etag_timeout=_TIMEOUT_S
                 )
             )
 
     def create(self, repo: str, private: bool | None) -> None:
         """Make the repository, if it is not there."""
         with _told(repo, self.endpoint):
-            self._api.create_repo(repo, repo_type=DATASET, private=private, exist_ok=True)
+            self._api.create_repo(repo, repo_type=self.kind, private=private, exist_ok=True)
 
     def upload(self, repo: str, additions: Sequence[CommitOperationAdd], as_pull: bool) -> None:
         """Bring large files to the Hub, where no commit names them yet. Doing it twice costs no second transfer."""
         with _told(repo, self.endpoint), _transfers():
-            self._api.preupload_lfs_files(repo, additions, repo_type=DATASET, create_pr=as_pull, free_memory=False)
+            self._api.preupload_lfs_files(repo, additions, repo_type=self.kind, create_pr=as_pull, free_memory=False)
 
     def commit(
         self,
@@ -163,7 +164,7 @@ class Hub:
             made = self._api.create_commit(
                 repo,
                 operations,
-                repo_type=DATASET,
+                repo_type=self.kind,
                 commit_message=title,
                 commit_description=description,
                 parent_commit=parent,
@@ -175,23 +176,23 @@ class Hub:
     def tag(self, repo: str, name: str, commit: str, message: str) -> None:
         """Make a tag. Raises HubUnavailable (409) where it is there already."""
         with _told(repo, self.endpoint):
-            self._api.create_tag(repo, repo_type=DATASET, tag=name, revision=commit, tag_message=message)
+            self._api.create_tag(repo, repo_type=self.kind, tag=name, revision=commit, tag_message=message)
 
     def pulls(self, repo: str, title: str) -> list[int]:
         """The numbers of the open pull requests of this title, newest first."""
         with _told(repo, self.endpoint):
-            found = self._api.get_repo_discussions(repo, repo_type=DATASET, discussion_type="pull_request")
+            found = self._api.get_repo_discussions(repo, repo_type=self.kind, discussion_type="pull_request")
             return sorted((d.num for d in found if d.title == title and d.status in ("open", "draft")), reverse=True)
 
     def merge(self, repo: str, pull: int) -> None:
         """Merge a pull request into `main`. Raises HubUnavailable (409) where it conflicts with what `main` has now."""
         with _told(repo, self.endpoint):
-            self._api.merge_pull_request(repo, pull, repo_type=DATASET)
+            self._api.merge_pull_request(repo, pull, repo_type=self.kind)
 
     def close(self, repo: str, pull: int, why: str) -> None:
         """Close a pull request without merging it."""
         with _told(repo, self.endpoint):
-            self._api.change_discussion_status(repo, pull, "closed", repo_type=DATASET, comment=why)
+            self._api.change_discussion_status(repo, pull, "closed", repo_type=self.kind, comment=why)
 
     def pin(self, repo: str, version: str, commit: str) -> Pin:
         """What is noted of a release in the store."""

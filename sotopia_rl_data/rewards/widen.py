@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.ipc
-from numpy.typing import NDArray
 
 from sotopia_rl_data.errors import StoreError
+from sotopia_rl_data.rewards.answers import Answers, changes
 from sotopia_rl_data.rewards.long import Opinion
 from sotopia_rl_data.rewards.rules import Floats, Ints, Rule, Turns
 from sotopia_rl_data.rewards.streams import Codes, Episodes, codes, encode
@@ -102,7 +102,7 @@ class Utterances:
         episode, episodes = encode(rows.column("episode_id"))
         agent, agents = encode(rows.column("agent"))
         turn = _turns(rows)
-        heads = _changes(episode, agent)
+        heads = changes(episode, agent)
         turns = Turns.of(heads)
         here = cls(episodes, agents, episode, agent, turn, turns)
         owners = here.owner(episode[turns.starts], agent[turns.starts])
@@ -123,94 +123,47 @@ def _turns(rows: pa.Table) -> Codes:
     return np.asarray(rows.column("turn").to_numpy(), np.int32)
 
 
-def _floats(rows: pa.Table, column: str) -> Floats:
-    return np.asarray(rows.column(column).to_numpy(), np.float64)
-
-
-def _changes(*keys: Codes) -> NDArray[np.bool_]:
-    """True at each row whose key differs from the row before it."""
-    heads = np.zeros(len(keys[0]), bool)
-    heads[:1] = True
-    for key in keys:
-        heads[1:] |= key[1:] != key[:-1]
-    return heads
-
-
 def _judged(plan: Plan, here: Utterances, rows: pa.Table) -> tuple[Floats, Floats]:
-    """A = (raw − scale_min)/(scale_max − scale_min) in its place, and beside every utterance the B of its agent (the
-    same of the row with turn −1): each (opinions, dimensions, utterances)."""
-    a = np.full((plan.layers, len(plan.dimensions), len(here.turn)), np.nan)
-    b = np.full((plan.layers, len(plan.dimensions), len(here.turns.starts)), np.nan)
+    """A, the judge's number on the scale [0, 1], in its place, and beside every utterance the B of its agent (the same
+    of the row with turn −1): each (opinions, dimensions, utterances)."""
+    layers = plan.layers * len(plan.dimensions)
+    a, b = np.full((layers, len(here.turn)), np.nan), np.full((layers, len(here.turns.starts)), np.nan)
     for column, only in plan.only.items() if rows.num_rows else ():
         rows = rows.filter(pc.equal(rows.column(column), only))
-    if not rows.num_rows:
-        return a, b[:, :, here.turns.group]
-    dimension = codes(rows.column("dimension"), pa.array(plan.dimensions))
-    utterance = _utterance(here, rows)
-    low = _floats(rows, "scale_min")
-    with np.errstate(divide="ignore", invalid="ignore"):  # a scale without width gives no number
-        value = (_floats(rows, "raw") - low) / (_floats(rows, "scale_max") - low)
-    value = np.where(np.isfinite(value), value, np.nan)
-    layer: Ints = np.asarray(_opinion(plan, rows) * len(plan.dimensions) + dimension, np.int64)
-    _lay(a, layer, np.where(dimension < 0, -1, utterance), value)
-    if plan.rule.beside == "baseline":
-        _lay(b, layer, np.where(dimension < 0, -1, _baseline(here, rows)), value)
-    return a, b[:, :, here.turns.group]
+    if rows.num_rows:
+        keys = codes(rows.column("episode_id"), here.episodes), codes(rows.column("agent"), here.agents), _turns(rows)
+        answers = Answers.of(rows, keys, plan.dimensions, plan.opinions)
+        episode, agent, turn = (key[answers.heads] for key in keys)
+        answers.lay(a, _utterance(here, rows, answers, episode, agent, turn))
+        if plan.rule.beside == "baseline":
+            answers.lay(b, np.where(turn < 0, _group(here, here.owner(episode, agent)), -1))
+    shape = plan.layers, len(plan.dimensions), -1
+    return a.reshape(shape), b[:, here.turns.group].reshape(shape) if plan.rule.beside == "baseline" else a
 
 
-def _lay(into: Floats, layer: Ints, at: Ints, value: Floats) -> None:
-    """Put each value at its place in its layer; what has no place (below 0) is left out."""
-    place = layer * into.shape[2] + at
-    if len(at) and at.min() < 0:
-        place, value = place[at >= 0], value[at >= 0]
-    into.reshape(-1)[place] = value
-
-
-def _baseline(here: Utterances, rows: pa.Table) -> Ints:
-    """The (episode, agent) of each row whose turn is below 0; -1 for the others."""
-    episode, agent = codes(rows.column("episode_id"), here.episodes), codes(rows.column("agent"), here.agents)
-    starts = here.turns.starts
-    group = _position(here.owner(here.episode[starts], here.agent[starts]), here.owner(episode, agent))
-    return np.where(_turns(rows) < 0, group, -1)
-
-
-def _opinion(plan: Plan, rows: pa.Table) -> Ints | int:
-    """Which opinion each row belongs to."""
-    if len(plan.opinions) == 1:
-        return 0
-    judges = sorted({judge for judge, _ in plan.opinions})
-    judge = codes(rows.column("judge"), pa.array(judges))
-    samples = np.unique([sample for _, sample in plan.opinions])
-    number = np.zeros((len(judges), len(samples)), np.int64)
-    for i, (name, sample) in enumerate(plan.opinions):
-        number[judges.index(name), np.searchsorted(samples, sample)] = i
-    which: Ints = number[judge, np.searchsorted(samples, rows.column("sample").to_numpy())]
-    return which
-
-
-def _utterance(here: Utterances, rows: pa.Table) -> Ints:
-    """Each long row's utterance in this chunk; -1 for a baseline (turn below 0).
+def _utterance(here: Utterances, rows: pa.Table, answers: Answers, *asked: Codes) -> Ints:
+    """Each answered utterance's position in this chunk; -1 for a baseline (turn below 0).
 
     Raises StoreError where a row is about something that is no utterance here: a label must not get lost.
     """
-    episode, agent = codes(rows.column("episode_id"), here.episodes), codes(rows.column("agent"), here.agents)
-    turn = _turns(rows)
-    heads = _changes(episode, agent, turn)
-    first = np.flatnonzero(heads)
-    asked = (episode[first], agent[first], turn[first])
     if all(map(np.array_equal, (here.episode, here.agent, here.turn), asked)):  # every utterance has a label
-        return np.cumsum(heads) - 1
+        return np.arange(len(here.turn))
     found = _find(here, *asked)
     lost = np.flatnonzero((found < 0) & (asked[2] >= 0))
     if len(lost):
-        row = int(first[lost[0]])
+        row = int(answers.heads[lost[0]])
         named = ", ".join(f"{c} {rows.column(c)[row].as_py()!r}" for c in ("episode_id", "agent", "turn"))
         raise StoreError(
             f"The attributions hold {named}, which is no utterance of the episodes, or they are not in key order.",
             "label anew",
         )
-    mine: Ints = found[np.cumsum(heads) - 1]
-    return mine
+    return found
+
+
+def _group(here: Utterances, owner: Ints) -> Ints:
+    """Which (episode, agent) of this chunk each owner is; -1 for none."""
+    starts = here.turns.starts
+    return _position(here.owner(here.episode[starts], here.agent[starts]), owner)
 
 
 def _find(here: Utterances, episode: Codes, agent: Codes, turn: Codes) -> Ints:
@@ -241,8 +194,7 @@ def _scores(plan: Plan, here: Utterances, rows: pa.Table) -> Floats:
         owner = here.owner(episode, codes(agent, here.agents))
         of = codes(dimension, pa.array(plan.dimensions))
         wanted = np.flatnonzero((owner >= 0) & (of >= 0) & (codes(evaluator, pa.array([plan.evaluator])) == 0))[::-1]
-        starts = here.turns.starts
-        group = _position(here.owner(here.episode[starts], here.agent[starts]), owner[wanted])
+        group = _group(here, owner[wanted])
         score = np.asarray(pc.struct_field(items, "score").to_numpy(zero_copy_only=False))[wanted]
         g[of[wanted][group >= 0], group[group >= 0]] = score[group >= 0]
     return g[:, here.turns.group]

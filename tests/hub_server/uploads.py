@@ -91,9 +91,11 @@ async def commit(hub: Hub, request: Request, kind: str, id_: str, revision: str)
         raise Refused(400, f"{revision} is not a branch: commits go to branches or pull requests", "InvalidRef")
     if asked.get("parentCommit") and asked["parentCommit"] != head.sha:
         raise Refused(412, "A commit has happened since. Please refresh and try again.")
+    large = {op["value"]["oid"] for op in operations if op["key"] == "lfsFile"}
+    hashes = await asyncio.to_thread(xet.materialise, hub, large) if hub.cas and large else {}
     tree = dict(head.tree)
     for operation in operations:
-        await _apply(hub, tree, operation["key"], operation["value"])
+        _apply(hub, tree, operation["key"], operation["value"], hashes)
     extra: dict[str, str] = {}
     if opens:
         number, ref = pulls.opened(repository, asked["summary"], asked.get("description", ""), head.sha, user.name)
@@ -110,12 +112,12 @@ def intrude(hub: Hub, repository: Repository, files: dict[str, str]) -> None:
     repository.commit("refs/heads/main", tree, "someone else's commit", author="somebody")
 
 
-async def _apply(hub: Hub, tree: Tree, key: str, value: dict[str, Any]) -> None:
+def _apply(hub: Hub, tree: Tree, key: str, value: dict[str, Any], hashes: dict[str, str]) -> None:
     path = value["path"]
     if key == "file":
         tree[path] = hub.put_text(value["content"])
     elif key == "lfsFile":
-        tree[path] = await _lfs_entry(hub, path, value["oid"])
+        tree[path] = _lfs_entry(hub, path, value["oid"], hashes)
     elif key == "deletedFile":
         if tree.pop(path, None) is None:
             raise Refused(404, "A file with this name doesn't exist", "EntryNotFound")
@@ -126,12 +128,10 @@ async def _apply(hub: Hub, tree: Tree, key: str, value: dict[str, Any]) -> None:
         raise Refused(400, f"unsupported operation {key}")
 
 
-async def _lfs_entry(hub: Hub, path: str, sha256: str) -> Entry:
-    stored, hash_ = hub.lfs / sha256, None
-    if hub.cas:
-        hash_ = await asyncio.to_thread(xet.materialise, hub, sha256)
+def _lfs_entry(hub: Hub, path: str, sha256: str, hashes: dict[str, str]) -> Entry:
+    stored = hub.lfs / sha256
     if not stored.exists():
         raise Refused(400, f"LFS pointer pointed to a file that does not exist: {path}")
     size = stored.stat().st_size
     pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
-    return Entry(git_oid(pointer), size, sha256, len(pointer), hash_)
+    return Entry(git_oid(pointer), size, sha256, len(pointer), hashes.get(sha256))

@@ -15,31 +15,31 @@ _HEADER, _ENTRY, _BOOKEND = 48, 48, b"\xff" * 32
 _VERIFIED, _WITH_SHA256 = 1 << 31, 1 << 30
 
 
-def materialise(hub: Hub, sha256: str) -> str | None:
-    """The Xet hash of an uploaded file, after its plain bytes were put where readers without Xet get them by HTTP."""
-    found = next((f for f in _files(_folder(hub)) if f[0] == sha256), None)
-    if found is None:
-        return None
-    _, hash_, size = found
-    if not (hub.lfs / sha256).exists():
-        _rebuild(hub, hash_, size, sha256)
-    return hash_
+def materialise(hub: Hub, wanted: set[str]) -> dict[str, str]:
+    """The Xet hashes of uploaded files by SHA-256, after their plain bytes were put where others get them by HTTP."""
+    found = {sha256: (hash_, size) for sha256, hash_, size in _files(_folder(hub)) if sha256 in wanted}
+    missing = {sha256: one for sha256, one in found.items() if not (hub.lfs / sha256).exists()}
+    if missing:
+        _rebuild(hub, missing)
+    return {sha256: hash_ for sha256, (hash_, _) in found.items()}
 
 
-def _rebuild(hub: Hub, hash_: str, size: int, sha256: str) -> None:
+def _rebuild(hub: Hub, files: dict[str, tuple[str, int]]) -> None:
     import hf_xet
 
-    target, copy = hub.new_file(), hub.new_file()
+    targets, copy = {sha256: hub.new_file() for sha256 in files}, hub.new_file()
     shutil.copytree(_folder(hub), copy)  # the client may still hold the lock of the folder's database
     session = hf_xet.XetSession()
     soon = int(time.time()) + 600
     with session.new_file_download_group(endpoint=f"local://{copy}", token="xet", token_expiry_unix_secs=soon) as group:
-        group.start_download_file(hf_xet.XetFileInfo(hash_, size), str(target))
+        for sha256, (hash_, size) in files.items():
+            group.start_download_file(hf_xet.XetFileInfo(hash_, size), str(targets[sha256]))
     shutil.rmtree(copy)
-    with target.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-            raise Refused(500, "the Xet folder gave other bytes")
-    target.rename(hub.lfs / sha256)
+    for sha256, target in targets.items():
+        with target.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                raise Refused(500, "the Xet folder gave other bytes")
+        target.rename(hub.lfs / sha256)
 
 
 def _folder(hub: Hub) -> Path:

@@ -1,10 +1,10 @@
 // Four kinds of picture, as SVG of our own. They know numbers and names, not what those are about.
 
-const WIDE = { width: 640, height: 250, left: 40, right: 10, top: 10, bottom: 26 };
+const WIDE = { width: 640, height: 356, left: 40, right: 10, top: 10, bottom: 26 };
 
 function ticks(low, high, about = 5) {
   const step = 10 ** Math.floor(Math.log10((high - low) / about || 1));
-  const fit = [1, 2, 2.5, 5, 10].map((k) => k * step).find((s) => (high - low) / s <= about) || step * 10;
+  const fit = [1, 2, 2.5, 5, 10].map((k) => k * step).find((s) => (high - low) / s <= about + 1) || step * 10;
   const found = [];
   for (let t = Math.ceil(low / fit - 1e-9) * fit; t <= high + fit * 1e-9; t += fit) found.push(Math.abs(t) < fit * 1e-9 ? 0 : t);
   return found;

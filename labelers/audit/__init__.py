@@ -1,0 +1,16 @@
+"""Does a judge follow what it should not? The same episodes, asked again with a change that must not matter.
+
+    probes.py    how an episode is changed, and which labels must then be equal
+    planning.py  which episodes, how many calls, what they cost: everything that can be wrong, before anything is asked
+    run.py       audit(): ask through the ledger, read, analyse, commit a small version with the verdict
+    analysis.py  from pairs of labels to shifts, effect sizes, p-values and a verdict: asks nobody
+
+The version that an audit leaves holds the changed episodes (`EPISODE~PROBE`), every label, and in its manifest's
+provenance, under `audit`, the verdict that `card` shows.
+"""
+
+from labelers.audit.analysis import Finding, Verdict
+from labelers.audit.probes import PROBES
+from labelers.audit.run import AuditReport, audit
+
+__all__ = ["PROBES", "AuditReport", "Finding", "Verdict", "audit"]

@@ -1,0 +1,133 @@
+"""By dataset id and revision from a Hub, and out again by model id: pinned, one commit, one tag, stock to load."""
+
+# ruff: noqa: E402  (nothing below can be imported without the train extra)
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("trl", reason="needs the train extra")
+pytestmark = [pytest.mark.train, pytest.mark.slow]
+
+from hub_client import ROOT
+from train_toys import make_dataset
+
+from sotopia_rl_data.store import Store
+from trainers.tiny import make_tiny
+
+
+@pytest.fixture(scope="module")
+def plain_hub(hub: Any) -> Any:
+    if hub.xet:
+        pytest.skip("one way of transfer is enough to see the trainers through; the Hub's own tests take both")
+    return hub
+
+
+@pytest.fixture(scope="module")
+def walked(plain_hub: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Two releases of a dataset; then an RM trained on the first by its id, in a store that has neither."""
+    root = tmp_path_factory.mktemp("walked")
+    repo = plain_hub.repo("train")
+    store = Store(root / "store")
+    for seed in (1, 2):
+        make_dataset(root / "store", repo, episodes=20, turns=4, seed=seed)
+        plain_hub.push(store.resolve(repo))
+    make_tiny(root / "model", hidden=32, layers=2)
+    train = ("--model", root / "model", "--preset", "tiny", "--store", root / "fresh", "--json")
+    done = plain_hub.run(
+        "train", "rm", "--dataset", f"{repo}@v1.0.0", *train, "--out", root / "rm", "--push-to-hub", f"{repo}-rm"
+    )
+    return {"root": root, "repo": repo, "store": store, "train": train, "rm": done.json}
+
+
+def test_the_pinned_release_is_trained_on_after_a_newer_one_is_out(walked: dict[str, Any], plain_hub: Any):
+    dataset = walked["rm"]["dataset"]
+    assert dataset["version"] == "v1.0.0"
+    assert dataset["digest"] == walked["store"].version(walked["repo"], "v1.0.0").digest
+    assert dataset["commit"] == plain_hub.tags(walked["repo"])["v1.0.0"]
+
+
+def test_the_reward_model_is_one_commit_and_a_tag_and_loads_by_id(walked: dict[str, Any], plain_hub: Any):
+    name, made = f"{walked['repo']}-rm", walked["rm"]["release"]
+    assert (made["state"], made["version"]) == ("published", "v1.0.0")
+    code = f"""
+import json
+from huggingface_hub import HfApi, hf_hub_download
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from trainers.reward_model import RewardModel
+name = {name!r}
+api = HfApi()
+titles = [c.title for c in api.list_repo_commits(name)]
+files = sorted(api.list_repo_files(name, revision="v1.0.0"))
+ours = RewardModel.load(name + "@v1.0.0")
+stock = AutoModelForSequenceClassification.from_pretrained(name, revision="v1.0.0").eval()
+tokenizer = AutoTokenizer.from_pretrained(name, revision="v1.0.0")
+talk = [{{"role": "user", "content": "hi"}}, {{"role": "assistant", "content": "hello"}}]
+ids = tokenizer(tokenizer.apply_chat_template(talk, tokenize=False).rstrip(), return_tensors="pt")
+stock_score = stock(**ids).logits.item() * ours.head.std[0] + ours.head.mean[0]
+card = open(hf_hub_download(name, "README.md", revision="v1.0.0")).read()
+run = json.load(open(hf_hub_download(name, "run.json", revision="v1.0.0")))
+print(json.dumps([titles, files, ours.score("hi", "hello"), stock_score, ours.identity, card, run]))
+"""
+    titles, files, score, stock, identity, card, run = plain_hub.run.python(code)
+    assert titles.count("Release v1.0.0") == 1
+    assert {"model.safetensors", "config.json", "run.json", "README.md", "tokenizer.json"} <= set(files)
+    assert not [f for f in files if f.endswith((".bin", ".pt")) or "checkpoint" in f]
+    assert score == pytest.approx(stock, abs=1e-6)
+    assert identity == f"{name}@{walked['rm']['release']['commit']}"
+    assert walked["rm"]["dataset"]["digest"][:16] in card
+    assert "model-index" in card
+    assert str(walked["root"]) not in json.dumps(run) + card
+
+
+def test_a_release_is_never_changed(walked: dict[str, Any], plain_hub: Any):
+    again = f"import json\nfrom trainers.release import release_run\nprint(json.dumps(release_run({str(walked['root'] / 'rm')!r}, "
+    name = f"{walked['repo']}-rm"
+    assert plain_hub.run.python(f"{again}{name!r})))")["state"] == "already published"
+    other = walked["root"] / "other"
+    plain_hub.run("train", "rm", "--dataset", walked["repo"], *walked["train"], "--out", other, "--seed", 7)
+    push = (
+        f"import json\nfrom trainers.release import release_run\nprint(json.dumps(release_run({str(other)!r}, {name!r}"
+    )
+    refused = plain_hub.run.script(f"{push}, version='v1.0.0')))")
+    assert "v1.0.0 is published with other weights" in refused.err
+    assert plain_hub.run.python(f"{push})))")["version"] == "v1.1.0"
+
+
+def test_a_push_whose_answer_was_lost_is_not_repeated(walked: dict[str, Any], plain_hub: Any):
+    name = plain_hub.repo("lost")
+    plain_hub.server.fault(f"/api/models/{name}/tag/", status=500, times=1)
+    push = f"import json\nfrom trainers.release import release_run\nprint(json.dumps(release_run({str(walked['root'] / 'rm')!r}, {name!r})))"
+    assert plain_hub.run.python(push)["state"] == "published"
+    titles = plain_hub.run.python(
+        f"import json\nfrom huggingface_hub import HfApi\nprint(json.dumps([c.title for c in HfApi().list_repo_commits({name!r})]))"
+    )
+    assert titles.count("Release v1.0.0") == 1
+
+
+def test_the_whole_pipeline_names_every_step_by_id(plain_hub: Any, tmp_path: Path):
+    environment = plain_hub.run.environment | {
+        "ORG": "lab", "WORK": str(tmp_path), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    done = subprocess.run(
+        ["sh", "examples/pipeline.sh"],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    assert "lab/policy@v1.0.0 loads with transformers" in done.stdout
+    record = json.loads((tmp_path / "grpo" / "run.json").read_text())
+    assert record["model"] == "lab/policy-sft@v1.0.0"
+    assert record["reward_model"]["identity"].startswith("lab/reward-model@")
+    assert record["dataset"]["name"] == "lab/rewards"
