@@ -16,43 +16,40 @@ import click
 from sotopia_rl_data import errors
 
 # section -> command -> (module:object, what it does). The order is the order of `--help`.
+_CORE = "sotopia_rl_data.commands"
 COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Make data": {
-        "import": ("sotopia_rl_data.commands.making:import_", "Episodes from files, as a versioned dataset."),
+        "import": (f"{_CORE}.making:import_", "Episodes from files, as a versioned dataset."),
         "label": ("labelers.commands:label", "Have a judge attribute episode scores to utterances."),
-        "rewards": (
-            "sotopia_rl_data.commands.making:rewards",
-            "Re-make the rewards from stored attributions; asks nobody.",
-        ),
-        "prompts": (
-            "sotopia_rl_data.commands.making:prompts",
-            "What a policy sees; learn a template from a served log.",
-        ),
+        "annotate": ("labelers.commands_annotate:annotate", "Human annotations: the file that people fill in."),
+        "rewards": (f"{_CORE}.making:rewards", "Re-make the rewards from stored attributions; asks nobody."),
+        "prompts": (f"{_CORE}.making:prompts", "What a policy sees; learn a template from a served log."),
     },
     "Read data": {
-        "list": ("sotopia_rl_data.commands.reading:list_", "The datasets of a store."),
-        "log": ("sotopia_rl_data.commands.reading:log", "The versions of a dataset, and what made each."),
-        "show": ("sotopia_rl_data.commands.reading:show", "A version at a glance, or one dialogue with its rewards."),
-        "stats": ("sotopia_rl_data.commands.reading:stats", "Rows, reward and dimension distributions, failures."),
-        "query": (
-            "sotopia_rl_data.commands.reading:query",
-            "One SELECT over a version, as table, JSON, CSV or Parquet.",
-        ),
-        "diff": ("sotopia_rl_data.commands.reading:diff", "Rows added, removed and changed between two versions."),
-        "verify": ("sotopia_rl_data.commands.reading:verify", "Check every file and the digest of a version."),
+        "list": (f"{_CORE}.reading:list_", "The datasets of a store."),
+        "log": (f"{_CORE}.reading:log", "The versions of a dataset, and what made each."),
+        "show": (f"{_CORE}.reading:show", "A version at a glance, or one dialogue with its rewards."),
+        "stats": (f"{_CORE}.reading:stats", "Rows, reward and dimension distributions, failures."),
+        "query": (f"{_CORE}.reading:query", "One SELECT over a version, as table, JSON, CSV or Parquet."),
+        "diff": (f"{_CORE}.reading:diff", "Rows added, removed and changed between two versions."),
+        "verify": (f"{_CORE}.reading:verify", "Check every file and the digest of a version."),
         "ledger": ("labelers.commands:ledger", "The journal of every call: query, compact."),
+    },
+    "Trust data": {
+        "agreement": (f"{_CORE}.trust:agreement", "How far judges, samples and schemas agree, with intervals."),
+        "audit": ("labelers.commands_trust:audit", "Bias probes: do labels move when they should not?"),
+        "report": (f"{_CORE}.trust:report", "One self-contained page: distributions, dialogues, opinions."),
+        "curate": (f"{_CORE}.trust:curate", "Where to spend the next dollar: the widest disagreement."),
     },
     "Train on data": {
         "train": ("trainers.commandline:train", "A reward model, a policy by behaviour cloning, a policy by GRPO."),
+        "score": ("trainers.commandline:score", "Add a reward model's scores to a dataset, as a judge."),
         "inspect": ("trainers.commandline:inspect", "A training run: its data, its metrics beside the baselines."),
     },
     "Publish data": {
         "card": ("cards.commands:card", "The dataset card, shown or written."),
         "push-to-hub": ("cards.commands:push_to_hub", "A version as a release on the Hugging Face Hub."),
-        "pull": (
-            "sotopia_rl_data.commands.hub:pull",
-            "A release from the Hub, or a dataset of others, into the store.",
-        ),
+        "pull": (f"{_CORE}.hub:pull", "A release, or a dataset of others, from the Hub into the store."),
     },
 }
 

@@ -110,7 +110,7 @@ def provenance(parent: Version, plan: Plan, tally: Tally, rewards: Mapping[str, 
         "judges": [
             {
                 "judge": judge.id,
-                **({"remark": judge.remark} if getattr(judge, "remark", "") else {}),
+                **({"remark": remark} if (remark := getattr(judge, "remark", "")) else {}),
                 "calls": tally.calls[judge.id],
                 "returned_models": dict(sorted(tally.models.get(judge.id, {}).items())),
                 "usage": asdict(tally.usage.get(judge.id, Usage())),

@@ -160,8 +160,8 @@ def test_a_failed_answer_is_a_failure_and_its_pair_is_left_out(store: Store):
     report = audit(store, "lab/episodes", Sulking("a"), dimensions=["goal"])
     assert sum(report.failures.values()) == 4 * 4 * (2 + 4)
     assert all(one.labels for one in report.verdict.findings)
+    other = store.root / ".other"
     with pytest.raises(InputError, match="no answer that can be used"):
-        other = store.root / ".other"
         audit(store, "lab/episodes", Sulking("a", "b"), dimensions=["goal"], out="lab/none", ledger=other)
     assert store.latest("lab/none") is None
 
@@ -204,9 +204,9 @@ def test_movement_without_direction_is_unsteady_and_noise_is_neither():
     assert verdict("j", *labels_of(), ("goal",)).verdict == UNBIASED
 
 
-def audited(store: Store, version: Version, spec: str, episodes: int = 100):
+def audited(store: Store, version: Version, spec: str, dimensions: tuple[str, ...] = ("goal", "relationship")):
     made = planned(
-        version, spec, episodes=episodes, seed=0, probes=None, schema=None, dimensions=["goal", "relationship"],
+        version, spec, episodes=100, seed=0, probes=None, schema=None, dimensions=dimensions,
         scale=None, ask="packed", evaluator=None, sampling=None,
     )  # fmt: skip
     with Ledger(store.root / ".ledger") as ledger:
@@ -233,11 +233,13 @@ def test_a_planted_bias_of_half_a_level_is_found_in_a_hundred_episodes(store: St
 
 @pytest.mark.slow
 def test_an_unbiased_noisy_judge_raises_an_alarm_in_at_most_5_of_100_simulations(store: Store, judge: str):
-    version = put(store, dialogues(12, turns=6))
-    verdicts = [audited(store, version, f"openai:noisy-{i}@{judge}").verdict for i in range(200)]
-    alarms = [one for one in verdicts if one != UNBIASED]
-    print(f"{len(alarms)} alarms in 200 simulations")
-    assert len(alarms) <= 10
+    version = put(store, dialogues(12, turns=4))
+    found = [audited(store, version, f"openai:noisy-{i}@{judge}", dimensions=["goal"]) for i in range(200)]
+    alarms = sum(one.verdict != UNBIASED for one in found)
+    low = np.mean([[test.p < 0.05 for test in one.findings] for one in found])
+    print(f"{alarms} alarms in 200 simulations; {low:.1%} of the single tests are below 0.05")
+    assert alarms <= 10
+    assert 0.02 < low < 0.07  # the tests keep their level and are not merely deaf
 
 
 def test_nothing_is_asked_beyond_what_is_allowed(store: Store):

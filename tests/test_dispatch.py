@@ -22,7 +22,7 @@ from sotopia_rl_data.asking.dispatch import Outcome, Pacing, Settled, ask_all
 from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.loopback.running import Running, running
 from sotopia_rl_data.asking.request import Reply, Request, Target, Usage
-from sotopia_rl_data.errors import KeyMissing, Rejected, StoreError, Unavailable
+from sotopia_rl_data.errors import KeyMissing, Rejected, StoreError, Unavailable, UsageError
 
 TARGET = Target("toy", "toy")
 SCHEMA = {
@@ -268,6 +268,11 @@ def test_a_provider_that_is_down_ends_the_run_after_bounded_retries(tmp_path: Pa
     assert toy.sent < 100
     with pytest.raises(Unavailable):
         run([question(0)], Down(), tmp_path)
+
+
+def test_no_concurrency_is_a_sentence(tmp_path: Path):
+    with pytest.raises(UsageError, match="0 requests at a time"):
+        run(questions(1), Toy(), tmp_path, concurrency=0)
 
 
 def test_a_missing_key_ends_the_run_at_once(tmp_path: Path):

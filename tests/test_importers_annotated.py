@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from import_toys import ANN, SAM, acted, attributions, failures, lines, log, row
 from sotopia_rl_data.importers import read
 from sotopia_rl_data.importers.run import import_dataset
 from sotopia_rl_data.query import open_dataset
+from sotopia_rl_data.rewards import preset
+from sotopia_rl_data.rewards.remake import remake
 from sotopia_rl_data.schema import Attribution, Episode, Failure, Score
 from sotopia_rl_data.store import Store
 
@@ -101,6 +104,20 @@ def test_direct_over_the_labels_gives_the_files_own_rewards(tmp_path, top, more)
     assert {(a.schema, a.measure, a.dimension, a.judge, a.scale_min) for a in attributions(path)} == {
         ("direct", "importance", "goal", "sotopia-rl", 0.0)
     }
+
+
+def test_the_rewards_that_are_built_of_an_import_are_the_files_own(tmp_path):
+    rows = both(2, 1, score=6.0)
+    store = Store(tmp_path / "store")
+    report = import_dataset(store, [lines(tmp_path / "a.jsonl", *rows)], "o/n")
+    remake(store, report.version, replace(preset("goal-only"), normaliser="none"))
+    built = (
+        open_dataset("o/n", store)
+        .sql("SELECT agent, turn, reward, raw_goal FROM rewards ORDER BY agent, turn")
+        .to_pylist()
+    )
+    own = [label["reward"] for r in rows for _, label in r["attributed_utterances"].values() if label]
+    assert [r["raw_goal"] for r in built] == [r["reward"] for r in built] == own == [4.0, 2.0, 4.0, 2.0]
 
 
 def test_a_label_on_another_dimension_brings_that_dimensions_score(tmp_path):

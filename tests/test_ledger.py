@@ -223,6 +223,17 @@ def test_compaction_keeps_every_attempt_and_leaves_a_living_writers_journal_alon
         assert again.compact() == 0
 
 
+def test_tidying_compacts_only_what_has_grown(tmp_path: Path):
+    with Ledger(tmp_path) as ledger:
+        ledger.append(an_answer())
+        assert ledger.tidy() == 0
+        assert ledger.tidy(journal_bytes=100) == 1
+        assert ledger.tidy(journals=0) == 0
+        ledger.append(an_answer("4"))
+        assert ledger.tidy(journals=0) == 2
+        assert [a.text for a in ledger.attempts(request().key)] == ["4", "3"]
+
+
 def test_a_reader_goes_on_when_another_process_compacts_under_it(tmp_path: Path):
     with Ledger(tmp_path) as writer:
         writer.append(an_answer("1"))

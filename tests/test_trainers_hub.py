@@ -87,28 +87,34 @@ print(json.dumps([titles, files, ours.score("hi", "hello"), stock_score, ours.id
     assert str(walked["root"]) not in json.dumps(run) + card
 
 
+def release(run: Path, name: str, more: str = "") -> str:
+    """A script that publishes the run's model."""
+    return f"""
+import json
+from trainers.release import release_run
+print(json.dumps(release_run({str(run)!r}, {name!r}{more})))
+"""
+
+
 def test_a_release_is_never_changed(walked: dict[str, Any], plain_hub: Any):
-    again = f"import json\nfrom trainers.release import release_run\nprint(json.dumps(release_run({str(walked['root'] / 'rm')!r}, "
-    name = f"{walked['repo']}-rm"
-    assert plain_hub.run.python(f"{again}{name!r})))")["state"] == "already published"
+    name, run = f"{walked['repo']}-rm", walked["root"] / "rm"
+    assert plain_hub.run.python(release(run, name))["state"] == "already published"
     other = walked["root"] / "other"
     plain_hub.run("train", "rm", "--dataset", walked["repo"], *walked["train"], "--out", other, "--seed", 7)
-    push = (
-        f"import json\nfrom trainers.release import release_run\nprint(json.dumps(release_run({str(other)!r}, {name!r}"
-    )
-    refused = plain_hub.run.script(f"{push}, version='v1.0.0')))")
+    refused = plain_hub.run.script(release(other, name, ", version='v1.0.0'"))
     assert "v1.0.0 is published with other weights" in refused.err
-    assert plain_hub.run.python(f"{push})))")["version"] == "v1.1.0"
+    assert plain_hub.run.python(release(other, name))["version"] == "v1.1.0"
 
 
-def test_a_push_whose_answer_was_lost_is_not_repeated(walked: dict[str, Any], plain_hub: Any):
-    name = plain_hub.repo("lost")
-    plain_hub.server.fault(f"/api/models/{name}/tag/", status=500, times=1)
-    push = f"import json\nfrom trainers.release import release_run\nprint(json.dumps(release_run({str(walked['root'] / 'rm')!r}, {name!r})))"
-    assert plain_hub.run.python(push)["state"] == "published"
-    titles = plain_hub.run.python(
-        f"import json\nfrom huggingface_hub import HfApi\nprint(json.dumps([c.title for c in HfApi().list_repo_commits({name!r})]))"
-    )
+@pytest.mark.parametrize("fault", [{"path": "/commit/"}, {"path": "/tag/"}, {"path": "/commit/", "after": True}])
+def test_a_push_that_is_broken_off_is_finished_and_nothing_is_done_twice(
+    walked: dict[str, Any], plain_hub: Any, fault: dict[str, Any]
+):
+    name = plain_hub.repo("broken")
+    plain_hub.server.fault(status=503, **fault)
+    assert plain_hub.run.python(release(walked["root"] / "rm", name))["state"] == "published"
+    commits = f"[c.title for c in HfApi().list_repo_commits({name!r})]"
+    titles = plain_hub.run.python(f"import json\nfrom huggingface_hub import HfApi\nprint(json.dumps({commits}))")
     assert titles.count("Release v1.0.0") == 1
 
 

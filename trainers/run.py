@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -151,7 +152,11 @@ def environment() -> dict[str, Any]:
             packages[name] = version(name)
         except PackageNotFoundError:
             continue
-    return {"command": [Path(sys.argv[0]).name, *sys.argv[1:]], "packages": packages, "python": sys.version.split()[0]}
+    return {
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "packages": packages,
+        "python": sys.version.split()[0],
+    }
 
 
 def plain(value: Any) -> Any:

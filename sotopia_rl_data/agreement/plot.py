@@ -19,7 +19,8 @@ TITLES = {
     "mean_difference": "mean difference, row − column",
 }
 ENDINGS = (".png", ".svg", ".pdf")
-_PANEL_INCHES = 1.15, 1.5  # for each opinion, and besides
+_PANEL_INCHES = 0.72, 0.9  # for each opinion, and besides
+_COLOURS = ("#c4553b", "#dda084", "#f1efea", "#76aaa3", "#1f7a74")  # told apart also by those who see no red or green
 _LONGEST = 22
 
 
@@ -41,12 +42,14 @@ def plot(found: Agreement, path: Path, measure: str = "pearson") -> None:
     columns = min(len(panels), 4)
     rows = math.ceil(len(panels) / columns)
     side = _PANEL_INCHES[0] * len(found.opinions) + _PANEL_INCHES[1]
-    figure = Figure(figsize=(max(side * columns, 5.0), max(side * rows, 3.6) + 0.6), layout="constrained")
-    figure.suptitle(f"{TITLES[measure]}  ·  {', '.join(found.refs)}", fontsize=11)
+    figure = Figure(figsize=(max(side * columns + 0.8, 4.6), side * rows + 0.8), layout="constrained")
+    figure.suptitle(f"{TITLES[measure]}  ·  {', '.join(found.refs)}", fontsize=11, x=0.01, ha="left", weight="bold")
     for place, dimension in enumerate(panels):
         axes = figure.add_subplot(rows, columns, place + 1)
         image = _panel(axes, found, measure, dimension, labelled=place % columns == 0)
-    figure.colorbar(image, ax=figure.axes, shrink=0.7, aspect=30)
+    bar = figure.colorbar(image, ax=figure.axes, shrink=0.75, aspect=24, pad=0.02)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8, length=0)
     try:
         figure.savefig(path, dpi=150)
     except OSError as error:
@@ -56,24 +59,29 @@ def plot(found: Agreement, path: Path, measure: str = "pearson") -> None:
 
 
 def _panel(axes: Any, found: Agreement, measure: str, dimension: str, labelled: bool) -> Any:
+    from matplotlib.colors import LinearSegmentedColormap
+
     matrix = found.matrix(measure, dimension)
     names = [_short(one.name) for one in found.opinions]
     cells = [[math.nan if value is None else value for value in row] for row in matrix]
     known = [abs(value) for row in matrix for value in row if value is not None]
     reach = max(known, default=1.0) if measure == "mean_difference" else 1.0
-    low, palette = (0.0, "PuOr") if measure == "pair_accuracy" else (-reach, "PuOr")
-    image = axes.imshow(cells, vmin=low, vmax=reach, cmap=palette)
-    axes.set_title(dimension.replace("_", " "), fontsize=10)
-    axes.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
-    axes.set_yticks(range(len(names)), names if labelled else [""] * len(names), fontsize=8)
+    low = 0.0 if measure == "pair_accuracy" else -reach
+    image = axes.imshow(cells, vmin=low, vmax=reach, cmap=LinearSegmentedColormap.from_list("ours", _COLOURS))
+    axes.set_title(dimension.replace("_", " "), fontsize=10, loc="left")
+    axes.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=9)
+    axes.set_yticks(range(len(names)), names if labelled else [""] * len(names), fontsize=9)
+    axes.set_xticks([i + 0.5 for i in range(len(names) - 1)], minor=True)
+    axes.set_yticks([i + 0.5 for i in range(len(names) - 1)], minor=True)
+    axes.grid(which="minor", color="white", linewidth=3)
     for i, row in enumerate(matrix):
         for j, value in enumerate(row):
             if i == j:
                 continue
             shade = 0.0 if value is None else abs((value - (low + reach) / 2) / ((reach - low) / 2))
             text = "–" if value is None else f"{value:.2f}"
-            axes.text(j, i, text, ha="center", va="center", fontsize=9, color="white" if shade > 0.7 else "black")
-    axes.tick_params(length=0)
+            axes.text(j, i, text, ha="center", va="center", fontsize=9, color="white" if shade > 0.6 else "#20242a")
+    axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
     return image
 

@@ -23,7 +23,7 @@ from sotopia_rl_data.asking.prices import rough_tokens
 from sotopia_rl_data.asking.progress import Outcome
 from sotopia_rl_data.asking.request import Reply, Request
 from sotopia_rl_data.asking.warming import Warming
-from sotopia_rl_data.errors import AskingError, Unavailable
+from sotopia_rl_data.errors import AskingError, Unavailable, UsageError
 
 __all__ = ["Accept", "OnSettled", "Outcome", "Pacing", "Send", "Settled", "ask_all"]
 
@@ -61,6 +61,8 @@ async def ask_all(
     KeyMissing, StoreError where the ledger cannot be written, and whatever the callbacks raise. What was answered until
     then is kept.
     """
+    if concurrency < 1:
+        raise UsageError(f"{concurrency} requests at a time cannot be asked.", "give a concurrency of 1 or more")
     desk = Desk(ledger, accept, on_settled, retry_failed, Outcome(total))
     return await _Run(desk, send, pacing or Pacing(), concurrency).go(requests, progress)
 

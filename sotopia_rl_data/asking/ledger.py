@@ -99,6 +99,11 @@ class Ledger:
         self.reload()
         return moved
 
+    def tidy(self, journal_bytes: int = 64 << 20, journals: int = 64) -> int:
+        """`compact` where the journals have grown beyond this size or number; returns the number of records moved."""
+        sizes = [path.stat().st_size for path in self.directory.glob("journal-*.jsonl")]
+        return self.compact() if sum(sizes) > journal_bytes or len(sizes) > journals else 0
+
     def query(self, sql: str) -> pa.Table:
         """Exactly one SELECT over the table `calls` (one row an attempt). Raises QueryError."""
         from sotopia_rl_data.asking.calls import query

@@ -133,15 +133,19 @@ def _agreement(found: Agreement, measure: str, against: str | None) -> None:
     units = (
         "levels" if found.scale else "shares of each scale" if any(one.judge for one in found.opinions) else "reward"
     )
-    console.note(f"difference: a − b, in {units}; intervals: {found.level:.0%}, {found.resamples:,} draws of episodes")
+    drawn = f"; in brackets, {found.level:.0%} intervals from {found.resamples:,} draws of episodes" * bool(
+        found.resamples
+    )
+    console.note(f"difference: a − b, in {units}{drawn}")
 
 
 def _figure(one: Figure) -> str | None:
+    """0.78 [.74 .81]"""
     if one.value is None:
         return None
-    if one.low is None or one.high is None:
-        return f"{one.value:.3f}"
-    return f"{one.value:.3f} ({one.low:.2f} to {one.high:.2f})"
+    limits = [] if one.low is None or one.high is None else [one.low, one.high]
+    between = " ".join(f"{limit:.2f}".replace("0.", ".", 1) for limit in limits)
+    return f"{one.value:.2f} [{between}]" if limits else f"{one.value:.3f}"
 
 
 @click.command()

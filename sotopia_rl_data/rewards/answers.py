@@ -79,8 +79,9 @@ def _grid(layer: Ints, keys: Sequence[Codes]) -> int:
 def _value(rows: pa.Table) -> Floats:
     """(raw − scale_min)/(scale_max − scale_min); NaN where the scale has no width."""
     raw, low, high = (_floats(rows, column) for column in ("raw", "scale_min", "scale_max"))
+    value = raw - low
     with np.errstate(divide="ignore", invalid="ignore"):
-        value = (raw - low) / (high - low)
+        value /= high - low
     if not np.isfinite(value).all():
         value[~np.isfinite(value)] = np.nan
     return value

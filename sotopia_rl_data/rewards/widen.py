@@ -76,12 +76,13 @@ def widen(plan: Plan, utterances: Episodes, attributions: Episodes, scores: Epis
         last = rows.column("episode_id")[-1].as_py()
         a, b = _judged(plan, here, attributions.until(last))
         g = _scores(plan, here, scores.until(last))
-        r = np.empty_like(a)
         for opinion in range(plan.layers):
             beside = b[opinion] if plan.rule.beside == "baseline" else g
             for d in range(len(plan.dimensions)):
-                r[opinion, d] = plan.rule.value(a[opinion, d], beside[d], here.turns, plan.gamma)
-        yield r + 0.0  # -0.0 becomes 0.0
+                spread = beside[d][here.turns.group]
+                a[opinion, d] = plan.rule.value(a[opinion, d], spread, here.turns, plan.gamma)
+        a += 0.0  # -0.0 becomes 0.0
+        yield a
     attributions.end()
 
 
@@ -124,8 +125,10 @@ def _turns(rows: pa.Table) -> Codes:
 
 
 def _judged(plan: Plan, here: Utterances, rows: pa.Table) -> tuple[Floats, Floats]:
-    """A, the judge's number on the scale [0, 1], in its place, and beside every utterance the B of its agent (the same
-    of the row with turn −1): each (opinions, dimensions, utterances)."""
+    """A, the judge's number on the scale [0, 1], in its place: (opinions, dimensions, utterances).
+
+    And B, the same of the row with turn −1: (opinions, dimensions, agents in their episodes).
+    """
     layers = plan.layers * len(plan.dimensions)
     a, b = np.full((layers, len(here.turn)), np.nan), np.full((layers, len(here.turns.starts)), np.nan)
     for column, only in plan.only.items() if rows.num_rows else ():
@@ -138,7 +141,7 @@ def _judged(plan: Plan, here: Utterances, rows: pa.Table) -> tuple[Floats, Float
         if plan.rule.beside == "baseline":
             answers.lay(b, np.where(turn < 0, _group(here, here.owner(episode, agent)), -1))
     shape = plan.layers, len(plan.dimensions), -1
-    return a.reshape(shape), b[:, here.turns.group].reshape(shape) if plan.rule.beside == "baseline" else a
+    return a.reshape(shape), b.reshape(shape)
 
 
 def _utterance(here: Utterances, rows: pa.Table, answers: Answers, *asked: Codes) -> Ints:
@@ -181,7 +184,7 @@ def _position(known: Ints, wanted: Ints) -> Ints:
 
 
 def _scores(plan: Plan, here: Utterances, rows: pa.Table) -> Floats:
-    """G of every utterance by the plan's evaluator: (dimensions, utterances). A score named twice counts once."""
+    """G by the plan's evaluator: (dimensions, agents in their episodes). A score named twice counts once."""
     groups = len(here.turns.starts)
     g = np.full((len(plan.dimensions), groups), np.nan)
     if rows.num_rows:
@@ -197,7 +200,7 @@ def _scores(plan: Plan, here: Utterances, rows: pa.Table) -> Floats:
         group = _group(here, owner[wanted])
         score = np.asarray(pc.struct_field(items, "score").to_numpy(zero_copy_only=False))[wanted]
         g[of[wanted][group >= 0], group[group >= 0]] = score[group >= 0]
-    return g[:, here.turns.group]
+    return g
 
 
 class Wide:
