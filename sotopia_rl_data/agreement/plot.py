@@ -47,6 +47,7 @@ def plot(found: Agreement, path: Path, measure: str = "pearson") -> None:
     for place, dimension in enumerate(panels):
         axes = figure.add_subplot(rows, columns, place + 1)
         image = _panel(axes, found, measure, dimension, labelled=place % columns == 0)
+    figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr,call-arg]  # "constrained" has one, with this
     bar = figure.colorbar(image, ax=figure.axes, shrink=0.75, aspect=24, pad=0.02)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, length=0)

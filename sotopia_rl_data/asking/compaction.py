@@ -145,16 +145,15 @@ def _compact(directory: Path) -> int:
         return 0
     small = [p for p in live if p.suffix == ".parquet" and p.stat().st_size < MERGE_BELOW]
     sources = [*small, *journals]
-    covered = [p.name for p in sources] + [name for p in small for name in covers(p)]
-    count = _write(directory, sources, covered)
+    count = _write(directory, sources)
     _remove(directory, sources)
     return count
 
 
-def _write(directory: Path, sources: list[Path], covered: list[str]) -> int:
+def _write(directory: Path, sources: list[Path]) -> int:
     import pyarrow.parquet as pq
 
-    schema = calls_schema().with_metadata({_COVERS: json.dumps(covered)})
+    schema = calls_schema().with_metadata({_COVERS: json.dumps([path.name for path in sources])})
     final = directory / f"calls-{time.time_ns()}-{os.getpid()}.parquet"
     beside = final.with_suffix(".tmp")
     count = 0
