@@ -132,6 +132,8 @@ def push_to_hub(
         console.note(f"{version.ref} -> {hub.endpoint}/datasets/{target}")
         advance = stack.enter_context(_steps())
         done = push(version, dataset_card(version, target), hub, target, options, advance)
+    for warning in done.warnings:
+        console.warn(warning)
     if as_json:
         console.emit_json(done.as_dict() | {"card_diff": _difference(done)})
     else:

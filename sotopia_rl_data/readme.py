@@ -87,6 +87,12 @@ def merge(card: Card, previous: str | None = None) -> str:
     return f"---\n{text}---\n\n{body.strip()}\n"
 
 
+def prose(text: str) -> tuple[str, ...]:
+    """What people wrote above and below the marked block; () where it is nothing but a heading."""
+    _, body = split_front(text)
+    return () if _untouched(body) else tuple(part.strip() for part in _BLOCK.split(body))
+
+
 def pictures(text: str) -> set[str]:
     """The paths of the pictures that the marked block of a README shows: the tool's own files."""
     found = _BLOCK.search(text)

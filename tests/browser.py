@@ -133,16 +133,16 @@ def page(width: int = 1440, height: int = 900, dark: bool = False) -> Iterator[P
             [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"], stderr=subprocess.PIPE, text=True
         )
         loop = asyncio.new_event_loop()
+        session: aiohttp.ClientSession | None = None
         try:
             url = _endpoint(process)
             session = loop.run_until_complete(_session())
-            socket = loop.run_until_complete(session.ws_connect(url, max_msg_size=0))
-            tab = Page(loop, socket)
+            tab = Page(loop, loop.run_until_complete(session.ws_connect(url, max_msg_size=0)))
             tab.attach(width, height, dark)
             yield tab
-            loop.run_until_complete(socket.close())
-            loop.run_until_complete(session.close())
         finally:
+            if session is not None:
+                loop.run_until_complete(session.close())
             process.kill()
             process.wait()
             process.stderr.close()

@@ -134,6 +134,7 @@ def test_versions_that_cut_their_episodes_and_splits_otherwise_meet_unit_by_unit
     made = opinions_of(versions)
     assert not any(t < 0 for t in made.turn)
     units = list(zip(made.episode, made.agent, made.turn.tolist(), made.dimension, strict=True))
+    assert len(set(units)) == len(units)
     for column, side in enumerate(sides):
         row = next((v for one, v in zip(made.opinions, made.values, strict=True) if one.judge == f"j{column}"), [])
         got = {

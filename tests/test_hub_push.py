@@ -121,6 +121,29 @@ def test_what_a_person_writes_on_the_hub_survives_every_release(hub, store):
     assert released.read_text() == text  # and the next version of the store begins with it
 
 
+def test_prose_of_the_store_counts_until_the_repository_has_its_own(hub, store):
+    repo = hub.repo()
+    first = toy(store, repo, 0)
+    hub.run("card", first.ref, "--write", "--store", store.root)
+    (first.dir / "README.md").write_text(
+        (first.dir / "README.md").read_text().replace("## Before", "Mine.\n\n## Before")
+    )
+    assert hub.push(first).json["warnings"] == []
+    assert "Mine." in hub.text(repo, "README.md")
+    hub.write(repo, {"README.md": hub.text(repo, "README.md").replace("Mine.", "Theirs.")})
+    (warning,) = hub.push(toy(store, repo, 0, 1)).json["warnings"]
+    assert f"{repo} keeps its own prose" in warning
+    assert "Theirs." in hub.text(repo, "README.md")
+
+
+def test_a_public_repository_is_not_taken_for_private(hub, store):
+    repo = hub.repo()
+    hub.push(toy(store, repo, 0))
+    refused = hub.push(toy(store, repo, 0, 1), "--private", check=False)
+    assert (refused.code, hub.release(repo)) == (1, ("v1.0.0", "whole"))
+    assert f"{repo} is public already" in refused.err
+
+
 def test_a_repository_that_has_a_readme_keeps_its_prose(hub, store):
     repo = hub.repo()
     hub.run.python(f"from huggingface_hub import HfApi\nHfApi().create_repo({repo!r}, repo_type='dataset')\nprint('0')")

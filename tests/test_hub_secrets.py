@@ -41,7 +41,7 @@ HARMLESS = (
 def test_every_shape_is_found_by_both_engines(shape, text):
     assert [leak.shape for leak in leaks.in_text(text, "x")] == [shape]
     table = rewards(reward_row(0) | {"completion": [{"role": "assistant", "content": text}]})
-    assert [leak.shape for leak in leaks._in_rows(table, "rewards", "train", 0)] == [shape]
+    assert [leak.shape for leak in leaks.in_rows(table, "rewards/train", ("episode_id",))] == [shape]
 
 
 @pytest.mark.parametrize("text", HARMLESS)

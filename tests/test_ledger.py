@@ -223,6 +223,22 @@ def test_compaction_keeps_every_attempt_and_leaves_a_living_writers_journal_alon
         assert again.compact() == 0
 
 
+def test_journals_that_come_and_go_while_another_process_compacts_are_all_kept(tmp_path: Path):
+    code = """
+for n in range(60):
+    with Ledger(sys.argv[1]) as ledger:
+        ledger.append(an_answer(str(n), f"{sys.argv[2]} {n}"))
+"""
+    writers = [child(code, str(tmp_path), str(writer)) for writer in range(3)]
+    while any(process.poll() is None for process in writers):
+        if tmp_path.is_dir():
+            compaction.compact(tmp_path)
+    assert [process.wait() for process in writers] == [0, 0, 0]
+    with Ledger(tmp_path) as ledger:
+        found = [a.key for a in ledger.scan()]
+    assert (len(found), len(set(found))) == (180, 180)
+
+
 def test_tidying_compacts_only_what_has_grown(tmp_path: Path):
     with Ledger(tmp_path) as ledger:
         ledger.append(an_answer())

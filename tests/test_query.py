@@ -184,7 +184,7 @@ def test_a_mistake_is_one_sentence_with_the_tables_that_there_are(data: Dataset)
             data.sql(query)
         assert said in told.value.message
         assert "\n" not in told.value.message
-        assert "rewards(episode_id," in told.value.mend
+        assert "the tables are rewards, episodes" in told.value.mend
 
 
 def test_a_sort_bigger_than_memory_spills_and_leaves_nothing_behind(data: Dataset, tmp_path: Path) -> None:

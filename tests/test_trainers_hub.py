@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -125,7 +124,7 @@ def test_the_whole_pipeline_names_every_step_by_id(plain_hub: Any, tmp_path: Pat
     done = subprocess.run(
         ["sh", "examples/pipeline.sh"],
         cwd=ROOT,
-        env={**os.environ, **environment},
+        env=environment,
         capture_output=True,
         text=True,
         timeout=900,

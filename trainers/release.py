@@ -104,7 +104,7 @@ def model_files(folder: Path) -> dict[str, Path]:
         raise InputError(f"{folder} has no weights to publish.", "let the training finish, or resume it")
     adapter = found.get("adapter_config.json")
     base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path", "") if adapter else ""
-    if Path(base).is_dir():
+    if base and Path(base).is_dir():
         raise InputError(
             f"The adapter in {folder} belongs to {Path(base).name}, a directory that nobody else has.",
             "publish that model, and train from its id; or train with --set adapter=none",

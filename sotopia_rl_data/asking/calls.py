@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sotopia_rl_data.asking.compaction import batches, calls_schema, live_files
+from sotopia_rl_data.asking.compaction import batches, calls_schema, live_files, reading
 from sotopia_rl_data.errors import QueryError
 
 if TYPE_CHECKING:
@@ -21,9 +21,8 @@ def query(directory: Path, sql: str) -> pa.Table:
 
     from sotopia_rl_data.query import unlocked
 
-    files = live_files(directory) if directory.is_dir() else []
-    with unlocked() as connection:
-        _make_calls(connection, files)
+    with reading(directory), unlocked() as connection:
+        _make_calls(connection, live_files(directory))
         try:
             statements = connection.extract_statements(sql)
             if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:

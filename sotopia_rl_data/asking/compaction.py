@@ -3,7 +3,7 @@
 A compacted file names in its own metadata the files that it covers. It is written beside, synced and renamed; only
 then are the covered files removed. Until they are gone every reader leaves covered files out, so the rename is the one
 moment at which the ledger changes from the old files to the new one. Journals that a living process still writes are
-locked by it and left alone.
+locked by it and left alone. Who lists and reads the files does so under a shared lock, during which nobody compacts.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 ROWS_A_GROUP = 2_000
 MERGE_BELOW = 64 << 20  # bytes: compacted files smaller than this are merged with the next
 _COVERS = b"covers"
+_LOCK = ".compact.lock"
+_PATIENCE_S = 5.0
 _USAGE = ("input", "cached", "written", "output")
 _UNKNOWN = (None, None, None, None)
 
@@ -112,8 +114,6 @@ def covers(path: Path) -> list[str]:
     try:
         metadata = pq.read_metadata(path).metadata or {}
     except (OSError, pa.ArrowInvalid) as error:
-        if not path.exists():
-            return []  # merged into a newer file a moment ago
         raise StoreError(
             f"The ledger's file {path} is damaged: {error}.",
             "restore it from a copy, or move it away to ask its calls again",
@@ -122,13 +122,29 @@ def covers(path: Path) -> list[str]:
     return names
 
 
+@contextmanager
+def reading(directory: Path) -> Iterator[None]:
+    """Inside the block no compaction changes the ledger's files; one that runs is waited for."""
+    try:
+        fd = os.open(directory / _LOCK, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError:  # there is no ledger, or nobody may write there: nobody compacts it
+        yield
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(fd)
+
+
 def compact(directory: Path) -> int:
     """Move the records of all journals that nobody writes into one Parquet file; returns the number of records moved.
 
-    Does nothing where another process is compacting. Raises StoreError where the directory cannot be written.
+    Does nothing where another process is compacting, or reads for seconds. Raises StoreError where the directory cannot
+    be written.
     """
     try:
-        with _locked(directory / ".compact.lock") as ours:
+        with _locked(directory / _LOCK, _PATIENCE_S) as ours:
             return _compact(directory) if ours else 0
     except OSError as error:
         raise StoreError(
@@ -138,8 +154,9 @@ def compact(directory: Path) -> int:
 
 
 def _compact(directory: Path) -> int:
+    every = _all_files(directory)  # listed first: a journal that appears now is in neither list, or live
     live = live_files(directory)
-    _remove(directory, [p for p in _all_files(directory) if p not in live])
+    _remove(directory, [p for p in every if p not in live])
     journals = [p for p in live if p.suffix == ".jsonl" and _closed(p)]
     if not journals:
         return 0
@@ -186,18 +203,24 @@ def _closed(path: Path) -> bool:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[bool]:
-    """Whether the lock of `path` could be taken; held inside the block."""
+def _locked(path: Path, patience_s: float = 0.0) -> Iterator[bool]:
+    """Whether the lock of `path` could be taken within that time; held inside the block."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+        yield _take(fd, time.monotonic() + patience_s)
     finally:
         os.close(fd)
+
+
+def _take(fd: int, deadline: float) -> bool:
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.02)
 
 
 def _sync(path: Path) -> None:

@@ -86,9 +86,10 @@ class Ledger:
         return [a for a in self._found(self._by_question, question) if a.question == question]
 
     def scan(self) -> Iterator[Attempt]:
-        """Every attempt, file by file."""
-        for path in list(self._files):
-            yield from compaction.attempts_in(path)
+        """Every attempt, file by file, what others appended until now included."""
+        with compaction.reading(self.directory):
+            for path in compaction.live_files(self.directory):
+                yield from compaction.attempts_in(path)
 
     def compact(self) -> int:
         """Move what no living process writes into Parquet; returns the number of records moved. Safe at any time."""
@@ -114,19 +115,14 @@ class Ledger:
         """See what other processes appended or compacted since."""
         self._groups.clear()
         self._questions = None
-        for _ in range(10):  # a file that a compaction removed meanwhile makes it begin again
-            try:
+        try:
+            with compaction.reading(self.directory):
                 self._files = compaction.live_files(self.directory) if self.directory.is_dir() else []
                 self._index = _gather(self._files, 1)
-                return
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise StoreError(
-                    f"The ledger in {self.directory} cannot be read: {error.strerror or error}.",
-                    "make the folder readable",
-                ) from error
-        raise StoreError(f"The ledger in {self.directory} keeps changing while it is read.", "run the command again")
+        except OSError as error:
+            raise StoreError(
+                f"The ledger in {self.directory} cannot be read: {error.strerror or error}.", "make the folder readable"
+            ) from error
 
     def close(self) -> None:
         """Flush to the disk and let others compact what was written here."""
@@ -141,8 +137,9 @@ class Ledger:
         try:
             found = [self._read(place) for place in index().find(key)]
         except FileNotFoundError:  # another process compacted the journal
-            self.reload()
-            found = [self._read(place) for place in index().find(key)]
+            with compaction.reading(self.directory):
+                self.reload()
+                found = [self._read(place) for place in index().find(key)]
         return sorted((a for a in found if a is not None), key=lambda a: -a.time)
 
     def _read(self, place: Place) -> Attempt | None:

@@ -94,6 +94,11 @@ class Hub:
             raise HubError(f"The Hub names no commit for {repo}@{revision}.", "try again")
         return sha
 
+    def private(self, repo: str) -> bool:
+        """Whether only some may see it."""
+        with _told(repo, self.endpoint):
+            return bool(self._api.repo_info(repo, repo_type=DATASET, timeout=_TIMEOUT_S).private)
+
     def tags(self, repo: str) -> dict[str, str]:
         """Tag -> commit."""
         with _told(repo, self.endpoint):

@@ -8,7 +8,7 @@ Secrets that characters keep from each other are data, not leaks.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePath
@@ -75,7 +75,7 @@ def in_version(version: Version, on_bytes: Callable[[int], None]) -> list[Leak]:
             before = 0
             for file in one.files:
                 for rows in read_parquet(version.dir / file.path):
-                    found += _in_rows(rows, config, split, before)
+                    found += in_rows(rows, f"{config}/{split}", KEYS[config], before)
                     before += rows.num_rows
                 on_bytes(file.size)
                 if len(found) >= _KEPT:
@@ -100,7 +100,8 @@ def without_paths(value: Any) -> Any:
     return value
 
 
-def _in_rows(rows: pa.Table, config: str, split: str, before: int) -> Iterator[Leak]:
+def in_rows(rows: pa.Table, where: str, keys: Sequence[str], before: int = 0) -> Iterator[Leak]:
+    """The leaks in a table, whose rows have the identity `keys`; `before` rows of the same came earlier."""
     import pyarrow.compute as pc
 
     for name, column in zip(rows.column_names, rows.columns, strict=True):
@@ -111,7 +112,7 @@ def _in_rows(rows: pa.Table, config: str, split: str, before: int) -> Iterator[L
                 for parent in reversed(parents):
                     row = parent[row].as_py()
                 for _, shape in _shapes_in(texts[hit].as_py()):
-                    yield Leak(f"{config}/{split}, {_named(rows, row, config, before)}, {path}", shape)
+                    yield Leak(f"{where}, {_named(rows, row, keys, before)}, {path}", shape)
 
 
 def _texts(
@@ -132,10 +133,10 @@ def _texts(
             yield from _texts(array.field(i), f"{path}.{field.name}", parents)
 
 
-def _named(rows: pa.Table, row: int, config: str, before: int) -> str:
+def _named(rows: pa.Table, row: int, keys: Sequence[str], before: int) -> str:
     """A row by its identity, or by its number in the split (from 0)."""
-    keys = [key for key in KEYS[config] if key in rows.column_names]
-    named = [f"{key}={value}" for key in keys if (value := rows.column(key)[row].as_py()) is not None]
+    there = [key for key in keys if key in rows.column_names]
+    named = [f"{key}={value}" for key in there if (value := rows.column(key)[row].as_py()) is not None]
     return " ".join(named) or f"row {before + row}"
 
 

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from sotopia_rl_data import readme
-from sotopia_rl_data.errors import HubUnavailable
+from sotopia_rl_data.errors import HubError, HubUnavailable
 from sotopia_rl_data.hub import checking, leaks, record
 from sotopia_rl_data.hub.client import Hub
 from sotopia_rl_data.hub.landing import land, release_commit
@@ -72,6 +72,7 @@ class Pushed:
     rows: Mapping[str, Mapping[str, int]] | None = None
     attempts: int = 1
     seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -90,6 +91,7 @@ class Pushed:
             "rows": self.rows,
             "attempts": self.attempts,
             "seconds": round(self.seconds, 2),
+            "warnings": list(self.warnings),
         }
 
 
@@ -108,9 +110,9 @@ def push(
     _search(version, made, options, told)
     run = _Run(hub, made, _own_card(version), options, told)
     done, attempts = run.to_the_end()
-    if done.commit and done.state != "planned":
-        _note(version, done, hub)
-    return replace(done, attempts=attempts, seconds=time.monotonic() - began)
+    return replace(
+        done, attempts=attempts, seconds=time.monotonic() - began, warnings=tuple(_warnings(version, done, hub))
+    )
 
 
 def _search(version: Version, made: Release, options: Options, told: Progress) -> None:
@@ -122,7 +124,7 @@ def _search(version: Version, made: Release, options: Options, told: Progress) -
         read += count
         told("search", read, total)
 
-    found = inspect(version, on_bytes)
+    found = inspect(version, options.calls or {}, on_bytes)
     found += leaks.in_text(made.card.block, "the card") + leaks.in_text(options.message, "the message")
     if not options.allow_secrets:
         leaks.check(found, version.ref)
@@ -166,6 +168,11 @@ class _Run:
             return self._outcome("planned", steps, None)
         state: State = "published" if self._wrote else "tagged"
         self._wrote = True
+        if options.private is not None and remote is not NOTHING and hub.private(made.repo) != options.private:
+            raise HubError(
+                f"{made.repo} is {'public' if options.private else 'private'} already.",
+                f"change it at {hub.endpoint}/datasets/{made.repo}/settings, or leave the option out",
+            )
         if remote is NOTHING:
             hub.create(made.repo, options.private)
             remote = look(hub, made.repo)
@@ -209,9 +216,21 @@ def _wait(busy: HubUnavailable, attempt: int) -> None:
     time.sleep(max(backoff, busy.retry_after or 0.0))
 
 
+def _warnings(version: Version, done: Pushed, hub: Hub) -> Iterator[str]:
+    """Note the release in the store; what could not be noted, and what of the store's README was not published."""
+    own = readme.prose(_own_card(version))
+    if done.plan.remote.card and any(part not in done.plan.card for part in own):
+        path = version.dir / readme.FILE_NAME
+        yield f"{done.repo} keeps its own prose; that of {path} differs and was not published"
+    try:
+        _note(version, done, hub)
+    except OSError as error:
+        yield f"the store could not note the release ({error.strerror}): {version.dir}"
+
+
 def _note(version: Version, done: Pushed, hub: Hub) -> None:
     """Keep what the release is called on the Hub beside the version; and its card, if they share the name."""
-    if done.state == "pull request" or done.commit is None:
+    if done.state in ("pull request", "planned") or done.commit is None:
         return
     record.write(version.dir, hub.pin(done.repo, done.version, done.commit))
     if done.repo == version.name and done.state == "published":

@@ -17,6 +17,7 @@ from sotopia_rl_data import manifest as manifests
 from sotopia_rl_data import readme
 from sotopia_rl_data.errors import HubError, StoreError
 from sotopia_rl_data.hub import leaks
+from sotopia_rl_data.parts import read_parquet
 from sotopia_rl_data.readme import Card
 from sotopia_rl_data.schema import DataFile, Manifest
 from sotopia_rl_data.store import Version
@@ -92,8 +93,8 @@ def release(version: Version, repo: str, card: Card, calls: Mapping[str, Path] |
     return Release(repo, replace(version.manifest, name=repo, provenance=provenance), card, files | ledger)
 
 
-def inspect(version: Version, on_bytes: Callable[[int], None]) -> list[leaks.Leak]:
-    """Check every file of the version against its manifest and search it for leaks.
+def inspect(version: Version, calls: Mapping[str, Path], on_bytes: Callable[[int], None]) -> list[leaks.Leak]:
+    """Check every file of the version against its manifest and search it, and the calls, for leaks.
 
     `on_bytes` hears how many bytes were read since the last call. Raises StoreError where a file is damaged.
     """
@@ -107,6 +108,9 @@ def inspect(version: Version, on_bytes: Callable[[int], None]) -> list[leaks.Lea
     provenance = json.dumps(version.manifest.provenance, ensure_ascii=False)
     recipe = json.dumps(version.manifest.recipe, ensure_ascii=False)
     found = leaks.in_text(provenance, "manifest.json, provenance") + leaks.in_text(recipe, "manifest.json, recipe")
+    for name, source in calls.items():
+        for rows in read_parquet(source):
+            found += leaks.in_rows(rows, name, ("key",))
     return found + leaks.in_version(version, on_bytes)
 
 
