@@ -398,7 +398,7 @@ def main() -> None:
         return run_step(args.step, args.work, dimensions)
     report(args.utterances, dimensions, args.dir, tuple(args.steps.split(",")))
     if args.against_dicts:
-        report(args.against_dicts, dimensions, args.dir, ("build", "dicts"), times=5)
+        report(args.against_dicts, dimensions, args.dir, ("build", "dicts"), times=9)
     return None
 
 

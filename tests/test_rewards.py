@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -182,13 +183,29 @@ def test_chosen_no_ops_three_agents_and_two_turns_in_a_row_are_utterances_like_a
     ]  # fmt: skip
 
 
-def test_a_baseline_below_turn_zero_is_nobodys_label(tmp_path):
-    e = episode("e", "aa", {("a", "goal"): 3.0})
-    answers = judged(e, "a", "goal", [1, 2])
-    before = judged(episode("e", "a"), "a", "goal", [3])[0]
-    answers.append(type(before)(**{f: getattr(before, f) for f in before.__slots__} | {"turn": -1}))
+@pytest.mark.parametrize("knowledge", [[2, 2], [2, None]], ids=["as a grid", "row by row"])
+def test_a_baseline_below_turn_zero_is_nobodys_label(tmp_path, knowledge):
+    e = episode("e", "aaa", {("a", "goal"): 3.0, ("a", "knowledge"): 3.0})
+    answers = judged(e, "a", "goal", [1, 2, None]) + judged(e, "a", "knowledge", [*knowledge, None])
+    answers += [replace(a, turn=-1) for d in ("goal", "knowledge") for a in judged(episode("e", "a"), "a", d, [3])]
     rows, _ = Toy(tmp_path, {"train": [e]}, answers).build(GOAL)
-    assert rewards(rows["train"]) == [1.0, 2.0]
+    assert rewards(rows["train"]) == [1.0, 2.0, None]
+
+
+def test_rows_that_only_look_like_a_grid_are_put_in_their_own_places(tmp_path):
+    e = episode("e", "aaa", {("a", "goal"): 3.0, ("a", "knowledge"): 3.0})
+    answers = judged(e, "a", "goal", [1, 2, None]) + judged(e, "a", "knowledge", [3, None, 1])
+    rows, _ = Toy(tmp_path, {"train": [e]}, answers).build(GOAL)
+    assert [(r["raw_goal"], r["raw_knowledge"]) for r in rows["train"]] == [(1.0, 3.0), (2.0, None), (None, 1.0)]
+
+
+@pytest.mark.parametrize("secret", [[2, 2], [2, None]], ids=["as a grid", "row by row"])
+def test_a_dimension_that_is_not_asked_for_is_left_out(tmp_path, secret):
+    e = episode("e", "aa", {("a", d): 3.0 for d in ("goal", "secret")})
+    answers = judged(e, "a", "goal", [1, None]) + judged(e, "a", "secret", secret)
+    rows, _ = Toy(tmp_path, {"train": [e]}, answers).build(GOAL, asked=("goal",))
+    assert rewards(rows["train"]) == [1.0, None]
+    assert "raw_secret" not in rows["train"][0]
 
 
 # --- normalising and aggregating -------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from trainers.commands import train_rm
 from trainers.reward_model import RewardModel
 from trainers.tiny import make_tiny
 
+ROOT = Path(__file__).parent.parent
 torch.set_num_threads(1)
 logging.disable_progress_bar()
 
@@ -313,6 +316,23 @@ class TestBadInput:
         assert train(tmp_path, tiny, tmp_path / "o1", "eval_strategy=no", ref=ref)["rows"]["validation"] == 0
         assert train(tmp_path, tiny, tmp_path / "o2", "split_by=grouped", ref=ref)["rows"]["validation"] > 0
 
+    def test_a_dataset_that_cannot_be_divided(self, tmp_path: Path, tiny: str, caplog: pytest.LogCaptureFixture):
+        ref = make_dataset(tmp_path, episodes=1, environments=1, splits=lambda row: "train")
+        with pytest.raises(UsageError, match="nothing can be held out"):
+            train(tmp_path, tiny, tmp_path / "out", ref=ref)
+        assert train(tmp_path, tiny, tmp_path / "out", "eval_strategy=no", ref=ref)["splits_by"] == "none"
+        assert "nothing is measured" in caplog.text
+
+    def test_a_missing_extra(self, store: Path, tiny: str, tmp_path: Path):
+        absent = "import sys; sys.modules['torch'] = None\nimport cli\ncli.main(sys.argv[1:])"
+        command = ["train", "rm", "--dataset", "toys/rewards", "--model", tiny, "--store", str(store)]
+        done = subprocess.run(
+            [sys.executable, "-c", absent, *command], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 2
+        assert "Training needs torch, which is not installed." in done.stderr
+        assert "pip install '.[train]'" in done.stderr
+
     def test_pad_is_eos(self, store: Path, tiny: str, tmp_path: Path):
         with pytest.raises(InputError, match="padding token"):
             train(store, tiny, tmp_path, "pad_token=<|im_end|>")
@@ -361,26 +381,26 @@ class TestLearning:
 
     SETTINGS = (
         "max_steps=-1", "eval_strategy=epoch", "save_strategy=epoch", "learning_rate=3e-3", "warmup_steps=10",
-        "lr_scheduler_type=cosine", "logging_steps=50",
+        "lr_scheduler_type=cosine", "logging_steps=50", "resamples=0", "per_device_eval_batch_size=16",
     )  # fmt: skip
 
     def go(self, root: Path, epochs: int, **planted: Any) -> dict[str, float]:
-        ref = make_dataset(root, **planted)
+        ref = make_dataset(root, turns=4, **planted)
         model = str(make_tiny(root / "model", hidden=48, layers=2))
         record = train(root, model, root / "out", *self.SETTINGS, f"num_train_epochs={epochs}", ref=ref)
         return record["metrics"]["test"]
 
     def test_a_reward_of_the_utterance(self, tmp_path: Path):
-        found = self.go(tmp_path, 6, episodes=80, environments=40, turns=4, reward=says_thanks)
+        found = self.go(tmp_path, 8, episodes=100, environments=40, reward=says_thanks)
         assert found["spearman"] >= 0.9
         assert found["mse"] < 0.3 * min(found["mean_mse"], found["turn_mse"])
 
     def test_a_reward_that_depends_on_the_history(self, tmp_path: Path):
-        found = self.go(tmp_path, 14, episodes=120, environments=40, turns=4, reward=after_an_offer)
+        found = self.go(tmp_path, 14, episodes=120, environments=40, reward=after_an_offer)
         assert found["spearman"] >= 0.9
         assert found["mse"] < 0.3 * min(found["mean_mse"], found["turn_mse"])
 
     def test_shuffled_labels_teach_nothing(self, tmp_path: Path):
-        found = self.go(tmp_path, 3, episodes=60, environments=30, turns=4, reward=says_thanks, shuffled=True)
+        found = self.go(tmp_path, 3, episodes=60, environments=30, reward=says_thanks, shuffled=True)
         assert found["mse"] > 0.95 * found["mean_mse"]
         assert abs(found["spearman"]) < 0.35

@@ -101,6 +101,7 @@ def train_sft(
 
 
 def _train_sft(config: Any) -> dict[str, Any]:
+    from trainers.data import check_splits
     from trainers.encoding import Encoder
     from trainers.modeling import memory_told
     from trainers.policies import dialogues, policy_tokenizer
@@ -113,6 +114,7 @@ def _train_sft(config: Any) -> dict[str, Any]:
     folder = RunFolder(config.output_dir)
     tokenizer = policy_tokenizer(config)
     fitted = dialogues(found, Encoder(tokenizer, config.max_length), with_completion=True)
+    check_splits(found, fitted.splits, config.eval_strategy != "no")
     with memory_told():
         trainer = build_trainer(config, fitted, tokenizer, [MetricsFile(folder)])
         show_progress(trainer)
@@ -154,6 +156,7 @@ def train_grpo(
 
 
 def _train_grpo(config: Any) -> dict[str, Any]:
+    from trainers.data import check_splits
     from trainers.encoding import Encoder
     from trainers.grpo import build_trainer, check_fits, forget_reference
     from trainers.modeling import memory_told
@@ -167,6 +170,7 @@ def _train_grpo(config: Any) -> dict[str, Any]:
     folder = RunFolder(config.output_dir)
     tokenizer = policy_tokenizer(config)
     fitted = dialogues(found, Encoder(tokenizer, config.max_prompt_length), with_completion=False)
+    check_splits(found, fitted.splits, config.eval_strategy != "no")
     with memory_told():
         judge = RewardModel.load(config.reward_model, device=config.device)
         check_fits(judge, fitted, config.max_completion_length)

@@ -8,7 +8,8 @@ and divided by hash. No environment and no episode may stand on both sides: that
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from sotopia_rl_data.query import Dataset
+
+log = logging.getLogger(__name__)
 
 EPISODE_COLUMNS = ("models", "tag", "source", "dialect", "codename", "scenario", "relationship")
 VALIDATION, TEST = 0.1, 0.1
@@ -226,6 +229,28 @@ def grouped_split(groups: Sequence[str]) -> dict[str, str]:
     test = max(1, round(len(ordered) * TEST)) if len(ordered) > 2 else 0
     sides = ["validation"] * validation + ["test"] * test + ["train"] * (len(ordered) - validation - test)
     return dict(zip(ordered, sides, strict=True))
+
+
+def check_splits(found: Examples, have: Collection[str], evaluating: bool) -> None:
+    """Raises UsageError where the splits that still `have` rows do not do for training, and for evaluating if asked.
+
+    Where nothing could be held out and nobody evaluates, says so in a warning.
+    """
+    name = found.pinned.ref
+    if "train" not in have:
+        raise UsageError(f"The train split of {name} is empty.", "loosen --where, or --set split_by=grouped")
+    if found.splits_by == "none":
+        told = f"{name} has no splits, and no two environments or episodes to divide it by"
+        if evaluating:
+            raise UsageError(
+                f"{told}: nothing can be held out.", "--set eval_strategy=no trains on all of it, unmeasured"
+            )
+        log.warning("%s: it is all trained on, and nothing is measured.", told)
+    elif "validation" not in have and evaluating:
+        raise UsageError(
+            f"The validation split of {name} is empty: nothing to choose a checkpoint by.",
+            "--set split_by=grouped divides it by environment; --set eval_strategy=no trains without looking",
+        )
 
 
 def check_disjoint(rows: Iterable[Example]) -> None:

@@ -62,7 +62,7 @@ def settings_told() -> Iterator[None]:
 def dialogues(found: Examples, encoder: Encoder, with_completion: bool) -> Dialogues:
     """Every row's prompt, cut to fit (together with its completion where that is trained on), in key order.
 
-    Raises InputError where none fits, UsageError where the train split is empty.
+    Raises InputError where none fits.
     """
     rows: dict[str, list[dict[str, Any]]] = {}
     cuts = []
@@ -77,10 +77,6 @@ def dialogues(found: Examples, encoder: Encoder, with_completion: bool) -> Dialo
         raise InputError(
             f"No prompt fits into {encoder.max_length} tokens, even with its history cut.",
             "raise the limit, with --set",
-        )
-    if "train" not in rows:
-        raise UsageError(
-            f"The train split of {found.pinned.ref} is empty.", "loosen --where, or --set split_by=grouped"
         )
     return Dialogues(
         splits={split: Dataset.from_list(of) for split, of in rows.items()},

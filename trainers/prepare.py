@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sotopia_rl_data.errors import InputError, UsageError
+from sotopia_rl_data.errors import InputError
 from trainers.config import RMConfig
-from trainers.data import Example, Examples
+from trainers.data import Example, Examples, check_splits
 from trainers.encoding import Encoder, check_padding, load_tokenizer
 from trainers.head import RewardHead, fit
 from trainers.modeling import fingerprint, split_revision, told
@@ -49,7 +49,7 @@ def prepare(found: Examples, config: RMConfig) -> Prepared:
             "raise it: --set max_length=8192 (and the model's context with it)",
         )
     rows = tuple(row for row, _ in kept)
-    _check_splits(rows, found, config)
+    check_splits(found, {r.split for r in rows}, config.eval_strategy != "no")
     values = np.array([[np.nan if t is None else t for t in r.targets] for r in rows], dtype=np.float64)
     train = np.array([r.split == "train" for r in rows])
     head = fit(found.targets, recipe_weights(found), values[train], fingerprint(tokenizer))
@@ -76,19 +76,6 @@ def prepare(found: Examples, config: RMConfig) -> Prepared:
         rows_cut=sum(ids.turns_cut > 0 for _, ids in kept),
         too_long=len(found.rows) - len(kept),
     )
-
-
-def _check_splits(rows: Sequence[Example], found: Examples, config: RMConfig) -> None:
-    have = {r.split for r in rows}
-    if "train" not in have:
-        raise UsageError(
-            f"The train split of {found.pinned.ref} is empty.", "loosen --where, or --set split_by=grouped"
-        )
-    if "validation" not in have and config.eval_strategy != "no":
-        mend = "--set split_by=grouped divides it by environment; --set eval_strategy=no trains without looking"
-        raise UsageError(
-            f"The validation split of {found.pinned.ref} is empty: nothing to choose a checkpoint by.", mend
-        )
 
 
 def recipe_weights(found: Examples) -> dict[str, float]:

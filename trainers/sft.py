@@ -13,7 +13,6 @@ from typing import Any
 from transformers import EarlyStoppingCallback
 from trl import SFTTrainer
 
-from sotopia_rl_data.errors import UsageError
 from trainers.config import PolicySFTConfig
 from trainers.modeling import check_one_gpu
 from trainers.policies import Dialogues, load_causal, settings_told
@@ -22,11 +21,7 @@ from trainers.policies import Dialogues, load_causal, settings_told
 def build_trainer(
     config: PolicySFTConfig, found: Dialogues, tokenizer: Any, callbacks: Sequence[Any] = ()
 ) -> SFTTrainer:
-    """TRL's trainer over the train and validation rows. Raises NotFound, UsageError where there is no validation."""
-    held_out = found.splits.get("validation")
-    if held_out is None and config.eval_strategy != "no":
-        mend = "--set split_by=grouped divides it by environment; --set eval_strategy=no trains without looking"
-        raise UsageError(f"The validation split of {config.dataset} is empty: nothing to choose a checkpoint by.", mend)
+    """TRL's trainer over the train and validation rows. Raises NotFound, UsageError."""
     stop = [EarlyStoppingCallback(config.patience)] if config.patience else []
     model = load_causal(config)
     check_one_gpu(config)
@@ -35,7 +30,7 @@ def build_trainer(
             model=model,
             args=config,
             train_dataset=found.splits["train"],
-            eval_dataset=held_out,
+            eval_dataset=found.splits.get("validation"),
             processing_class=tokenizer,
             peft_config=config.lora().config("CAUSAL_LM"),
             callbacks=[*stop, *callbacks],

@@ -27,22 +27,25 @@ function distributions() {
 function positions() {
   let relative = false;
   const shown = new Set(['reward']);
-  const { node, body } = card('w7', 'Position in the dialogue', 'Mean by turn; bands are 95 % intervals. A judge that only reads the clock shows here.',
+  const { node, body } = card('w7', 'Position in the dialogue', 'Mean over episodes, with 95 % intervals. A judge that only reads the clock shows here.',
     ...choice(['by turn', 'by tenth'], 0, (i) => { relative = i === 1; show(); }));
   const last = ROWS.map((rows) => Math.max(...rows.map((i) => U.turn[i]), 1));
+  // An episode counts once at each position: its utterances are not independent.
   const points = (column) => {
     const groups = new Map();
     for (let i = 0; i < COUNT; i += 1) {
       if (!matching[i] || !isNumber(column[i])) continue;
       const at = relative ? Math.min(Math.floor((U.turn[i] / last[U.episode[i]]) * 10) + 1, 10) : U.turn[i];
-      const group = groups.get(at) || [0, 0, 0];
-      group[0] += 1; group[1] += column[i]; group[2] += column[i] * column[i];
-      groups.set(at, group);
+      if (!groups.has(at)) groups.set(at, new Map());
+      const [n, sum] = groups.get(at).get(U.episode[i]) || [0, 0];
+      groups.get(at).set(U.episode[i], [n + 1, sum + column[i]]);
     }
-    return [...groups].filter(([, [n]]) => n > 1).sort(([a], [b]) => a - b).map(([at, [n, sum, squares]]) => {
-      const middle = sum / n;
-      const error = 1.96 * Math.sqrt(Math.max(squares - n * middle * middle, 0) / (n - 1) / n);
-      return { x: at, y: middle, low: middle - error, high: middle + error, n };
+    return [...groups].filter(([, of]) => of.size > 1).sort(([a], [b]) => a - b).map(([at, of]) => {
+      const values = [...of.values()].map(([n, sum]) => sum / n);
+      const middle = mean(values);
+      const squares = values.reduce((total, value) => total + (value - middle) ** 2, 0);
+      const error = 1.96 * Math.sqrt(squares / (values.length - 1) / values.length);
+      return { x: at, y: middle, low: middle - error, high: middle + error, n: values.length };
     });
   };
   const all = [['reward', U.reward, 'var(--accent)'], ...D.dimensions.map((name, d) => [name, U.norm[d], dimensionColour(d)])];
