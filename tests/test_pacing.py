@@ -98,7 +98,7 @@ async def drive(
 def test_a_limit_is_found_and_kept_whatever_the_latency_and_the_burst(limit: float, burst: float, latency: float):
     """At least 90 % of what the provider allows and of what the concurrency can do, at most 1.15 times sent."""
     provider = Provider(limit, burst, latency)
-    requests = int(limit * 60)
+    requests = int(min(limit * 60, 10_000))
     seconds, pacer = in_virtual_time(drive(provider, requests, 512))
     possible = min(limit, 512 / (latency + 0.02))
     ramp = 3 + 8 * latency  # slow start, and the last answers
@@ -141,14 +141,15 @@ def test_a_limit_that_falls_is_found_again():
     assert sent < 1.5
 
 
-@pytest.mark.parametrize(("weather", "most"), [(0.03, 3), (0.1, 2.5), (0.25, 4)])
-def test_429s_that_come_whatever_the_rate_do_not_slow_the_run_down(weather: float, most: float):
-    """Obeyed, they would: a rate that every 429 lowers by a tenth ends at a few requests a second."""
+@pytest.mark.parametrize("weather", [0.03, 0.1, 0.25])
+def test_429s_that_come_whatever_the_rate_do_not_slow_the_run_down(weather: float):
+    """Obeyed, they would: a rate that they lower again and again ends at a few requests a second. It takes less than
+    a minute to find out."""
     provider = Provider(1e9, 1, 0.5, weather)
-    seconds, _ = in_virtual_time(drive(provider, 20_000, 256))
-    undisturbed, _ = in_virtual_time(drive(Provider(1e9, 1, 0.5), 20_000, 256))
+    seconds, _ = in_virtual_time(drive(provider, 10_000, 256))
+    undisturbed, _ = in_virtual_time(drive(Provider(1e9, 1, 0.5), 10_000, 256))
     print(f"{seconds:.0f} s, without 429s {undisturbed:.0f} s")
-    assert seconds < undisturbed * most
+    assert seconds < 60 + 2 * undisturbed
 
 
 def test_a_provider_that_lets_nothing_through_is_asked_less_and_less():

@@ -6,7 +6,9 @@
     outcomes.py    which evaluator's scores G is taken from
     long.py        which opinions the attributions hold
     streams.py     sorted Parquet as a stream of whole episodes
+    answers.py     a chunk of long attributions as numbers in their places
     widen.py       long attributions -> one row an utterance, its rule applied
+    combine.py     several opinions -> one number; several dimensions -> one reward
     texts.py       prompts and completions: passed through from a version, or rendered from its episodes
     build.py       build(): the function that both `label` and `rewards` call
 
