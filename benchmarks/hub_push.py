@@ -38,6 +38,9 @@ _BITS = 0.755  # bytes on the disk for a character of these, in zstd
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--gigabytes", type=float, default=1.0, help="Of Parquet.")
+    parser.add_argument(
+        "--over", choices=["lfs", "xet"], nargs="+", default=["lfs", "xet"], help="Which ways of transfer."
+    )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hub-push-") as folder:
         began = time.monotonic()
@@ -46,8 +49,8 @@ def main() -> None:
         size, rows = sum(file.size for file in files), version.manifest.configs["episodes"]["train"].rows
         made = f"{rows:,} episodes, {size / 1e9:.2f} GB in {len(files)} shards"
         print(f"{made} of at most {max(f.size for f in files) / 1e6:.0f} MB, made in {time.monotonic() - began:.0f} s")
-        for xet in (False, True):
-            push(version, Path(folder), xet)
+        for way in given.over:
+            push(version, Path(folder), way == "xet")
 
 
 def push(version: Version, folder: Path, xet: bool) -> None:

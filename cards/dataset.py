@@ -180,9 +180,9 @@ def _limits(manifest: Manifest, figures: Numbers) -> Iterator[str]:
         whole = reward.count + reward.nulls
         share = f"{reward.nulls / whole:.1%}"
         yield f"{count(reward.nulls, 'utterance')} of {whole:,} ({share}) have no reward: NULL, not zero."
-    judges = [one["judge"] for one in manifest.provenance.get("judges", [])]
-    if "lexical" in judges:
-        yield "The judge `lexical` counts words and understands none: for trying things out, not for training."
+    judges = manifest.provenance.get("judges", [])
+    for remark in (one["remark"].replace("`", "") for one in judges if one.get("remark")):
+        yield f"{plain(remark[:1].upper() + remark[1:])}."
     if len(judges) == 1 and manifest.recipe.get("labels", {}).get("samples", 1) == 1:
         yield "One judge was asked once: nothing here says how far another would have agreed."
     rewards = manifest.provenance.get("rewards")

@@ -33,6 +33,8 @@ def distributions(histograms: Sequence[Histogram]) -> bytes:
         axes.set_title(label(one.column), fontsize=10, color=_INK, loc="left")
         axes.set_ylabel("utterances" if i % columns == 0 else "", fontsize=8, color=_INK)
         _plain(axes)
+    figure.align_ylabels()
+    figure.set_layout_engine("constrained", h_pad=0.1)
     return _png(figure)
 
 

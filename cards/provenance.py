@@ -21,7 +21,7 @@ def provenance(manifest: Manifest) -> str:
             "Splits: by a hash of the environment (seed "
             f"{recipe['seed']}), so that no environment is in two of them, and an appended one moves none."
         )
-    facts += _ledger(known)
+    facts += [*_audit(known), *_ledger(known)]
     parts = ["\n".join(f"- {fact}" for fact in facts), *_tables(manifest)]
     return "\n\n".join(part for part in parts if part) or "The manifest names no source."
 
@@ -78,6 +78,13 @@ def _rewards(recipe: Mapping[str, Any]) -> Iterator[str]:
             f"Rewards: rule {code(rewards['rule'])}{gamma}, each dimension normalised by {code(rewards['normaliser'])} "
             f"fitted on the train split, then the weighted mean of {weights}."
         )
+
+
+def _audit(known: Mapping[str, Any]) -> Iterator[str]:
+    """The verdict of a bias audit, in the auditor's own sentence."""
+    verdict = known.get("audit")
+    if isinstance(verdict, Mapping):
+        yield f"Bias audit: {plain(verdict['verdict'])}. {plain(verdict['sentence'])}"
 
 
 def _ledger(known: Mapping[str, Any]) -> Iterator[str]:

@@ -221,6 +221,20 @@ def test_a_model_card_names_the_very_rows_it_was_trained_and_measured_on():
     assert (again["license"], again["base_model"]) == ("mit", "lab/base")
 
 
+def test_the_verdict_of_an_audit_and_a_judges_own_remark_are_on_the_card():
+    from dataclasses import replace
+
+    from cards.provenance import provenance
+    from sotopia_rl_data.schema import Manifest
+
+    bare = Manifest("a/b", "v1.0.0", "0" * 64, {}, {}, {})
+    verdict = {"verdict": "biased", "sentence": "Labels rise by 0.5 for whoever is listed first."}
+    known = {"audit": verdict, "judges": [{"judge": "lexical", "remark": "this judge is a baseline"}]}
+    said = provenance(replace(bare, provenance=known))
+    assert "- Bias audit: biased. Labels rise by 0.5 for whoever is listed first." in said
+    assert "- This judge is a baseline." in said
+
+
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         GOLDEN.write_text(written(labelled_samples(folder)), "utf-8")

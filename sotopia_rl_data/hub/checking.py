@@ -20,6 +20,10 @@ from sotopia_rl_data.readme import data_files
 Rows = Mapping[str, Mapping[str, int]]
 _LOADER = Path(__file__).parent / "loading.py"
 _OF_OTHERS = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_DATASETS_CACHE", "HF_XET_CACHE", "HF_ASSETS_CACHE")
+_LEAN = {  # hf_xet would take a good part of the machine's memory for its buffers
+    "HF_XET_RECONSTRUCTION_DOWNLOAD_BUFFER_SIZE": "32mb",
+    "HF_XET_RECONSTRUCTION_DOWNLOAD_BUFFER_LIMIT": "64mb",
+}
 _PATIENCE_S = 3600
 
 
@@ -48,7 +52,7 @@ def loaded(hub: Hub, release: Release, commit: str) -> Rows:
     """
     configs = [one["config_name"] for one in data_files(release.manifest.configs)]
     with TemporaryDirectory(prefix="sotopia-rl-data-check-") as home:
-        clean = {name: value for name, value in os.environ.items() if name not in _OF_OTHERS}
+        clean = _LEAN | {name: value for name, value in os.environ.items() if name not in _OF_OTHERS}
         clean |= {"HF_HOME": home, "HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0"}
         clean |= {"HF_TOKEN": hub.token} if hub.token else {}
         done = subprocess.run(
