@@ -21,7 +21,7 @@ def provenance(manifest: Manifest) -> str:
             "Splits: by a hash of the environment (seed "
             f"{recipe['seed']}), so that no environment is in two of them, and an appended one moves none."
         )
-    facts += [*_audit(known), *_ledger(known)]
+    facts += [*_remarks(known), *_audit(known), *_ledger(known)]
     parts = ["\n".join(f"- {fact}" for fact in facts), *_tables(manifest)]
     return "\n\n".join(part for part in parts if part) or "The manifest names no source."
 
@@ -78,6 +78,13 @@ def _rewards(recipe: Mapping[str, Any]) -> Iterator[str]:
             f"Rewards: rule {code(rewards['rule'])}{gamma}, each dimension normalised by {code(rewards['normaliser'])} "
             f"fitted on the train split, then the weighted mean of {weights}."
         )
+
+
+def _remarks(known: Mapping[str, Any]) -> Iterator[str]:
+    """What a judge says of itself: that it is a baseline, for instance."""
+    for one in known.get("judges", []):
+        if one.get("remark"):
+            yield f"{plain(one['remark'][:1].upper() + one['remark'][1:])}."
 
 
 def _audit(known: Mapping[str, Any]) -> Iterator[str]:
