@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cards.numbers import Correlations, Histogram
 
@@ -56,7 +56,7 @@ def correlations(found: Correlations) -> bytes:
     _plain(axes)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    return _png(figure)
+    return _png(figure, bbox_inches="tight", pad_inches=0.1)
 
 
 def label(column: str) -> str:
@@ -70,7 +70,7 @@ def label(column: str) -> str:
 def _figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=_DPI, facecolor="white", layout="constrained")
+    return Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
 
 
 def _plain(axes: Axes) -> None:
@@ -79,10 +79,10 @@ def _plain(axes: Axes) -> None:
     axes.tick_params(colors=_INK, labelsize=8, color=_SOFT)
 
 
-def _png(figure: Figure) -> bytes:
+def _png(figure: Figure, **how: Any) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
     data = io.BytesIO()
-    figure.savefig(data, format="png", metadata={"Software": None}, bbox_inches="tight", pad_inches=0.1)
+    figure.savefig(data, format="png", metadata={"Software": None}, **how)
     return data.getvalue()

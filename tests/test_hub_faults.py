@@ -131,6 +131,18 @@ def test_two_who_push_the_same_at_once_make_one_release(hub, before):
     assert released_once(hub, before.name)
 
 
+@pytest.mark.parametrize("lost", ["rewards/train-00000-of-00001.parquet", "README.md"])
+def test_a_release_that_is_not_what_was_meant_is_no_success(hub, before, lost):
+    hub.server.fault(COMMIT, omit=lost)
+    failed = hub.push(before, check=False)
+    assert failed.code == 1
+    assert f"{before.ref} is published, but not as it was meant: {lost} is" in failed.err
+    if lost != "README.md":  # a card may be mended by hand; data may not
+        again = hub.push(before, check=False)
+        assert again.code == 1
+        assert f"{lost} is missing" in again.err
+
+
 def test_a_push_to_an_endpoint_that_is_down_says_so_at_once(hub, before):
     from hub_client import HubClient
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,24 @@ def test_a_sliding_window_is_kept_to(tiny: Path):
     assert_tree_equals_plain(model, random_tree(3))
 
 
+SERVED = Path(__file__).parents[2] / "shared" / "data" / "sotopia_episodes" / "v014" / "served_prompts.jsonl"
+
+
+def test_prompts_that_a_simulator_really_served_pack_exactly(tiny: Path):
+    if not SERVED.exists():
+        pytest.skip(f"needs {SERVED.name} of the shared test data")
+    groups: dict[tuple[str, str], list[Any]] = {}
+    for row in map(json.loads, SERVED.read_text(encoding="utf-8").splitlines()):
+        if row.get("agent") and row.get("completion"):
+            pair = ([{"role": "user", "content": row["prompt"]}], [{"role": "assistant", "content": row["completion"]}])
+            groups.setdefault((row["episode_id"], row["agent"]), []).append(pair)
+    longest = max(groups.values(), key=len)[:5]
+    encoder = Encoder(AutoTokenizer.from_pretrained(tiny))
+    ids = [e.ids for e in encoder.encode(longest) if e]
+    assert pack(ids).ratio > 1.5
+    assert_tree_equals_plain(classifier(tiny), ids)
+
+
 @pytest.mark.slow
 def test_flex_attention_gives_the_same_scores(tiny: Path):
     sequences = random_tree(2)
@@ -155,7 +174,8 @@ def test_without_a_tree_the_model_is_the_stock_model(tiny: Path):
     ids = torch.tensor([random_tree(0)[-1]])
     mask = torch.ones_like(ids)
     assert torch.equal(stock(ids, attention_mask=mask).logits, classifier(tiny)(ids, attention_mask=mask).logits)
-    assert can_read_many(stock)
+    assert can_read_many(classifier(tiny))
+    assert not can_read_many(stock)  # its attention is not ours
 
 
 def samples(seed: int = 0, count: int = 12, heads: int = 2) -> list[Sample]:

@@ -237,12 +237,12 @@ def test_grpo_raises_the_reward_it_is_given(tmp_path: Path):
     ]
     record = train_rm(ref, model, tmp_path / "rm", settings=[*QUIET, *rm_settings], **common)
     assert record["metrics"]["test"]["spearman"] > 0.8
-    sft_settings = ["adapter=none", "max_steps=250", "eval_steps=250", "save_steps=250", "learning_rate=3e-3"]
+    sft_settings = ["adapter=none", "max_steps=160", "eval_steps=160", "save_steps=160", "learning_rate=3e-3"]
     train_sft(ref, model, tmp_path / "sft", settings=[*QUIET, *sft_settings, "per_device_train_batch_size=8"], **common)
     gains = []
     for seed in range(3):
         settings = [
-            *QUIET, "max_steps=40", "adapter=none", "learning_rate=1e-3", "beta=0", "max_completion_length=40",
+            *QUIET, "max_steps=20", "adapter=none", "learning_rate=1e-3", "beta=0", "max_completion_length=40",
             "per_device_train_batch_size=32", "num_generations=8", "truncated_reward=0", "format_weight=0",
             "log_completions=false", f"seed={seed}",
         ]  # fmt: skip

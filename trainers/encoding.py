@@ -8,15 +8,20 @@ turn. A prompt that does not fit is shortened in the middle of its history, by w
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.schema import Message
 
 # How a turn of the history begins: as the simulator's observations have it, or in our own view of an episode.
 TURN = re.compile(r"^(?:Turn #\d+|\[\d+\] )", re.MULTILINE)
+AT_ONCE = 256
+Dialogue = tuple[Sequence[Message], Sequence[Message]]  # prompt, completion
 CUT = "[{count} turns are left out here]"
 
 
@@ -24,7 +29,7 @@ CUT = "[{count} turns are left out here]"
 class Encoded:
     """Token ids from the start of the prompt to the token that ends the assistant's turn; `turns_cut` were left out."""
 
-    ids: tuple[int, ...]
+    ids: NDArray[np.int32]
     turns_cut: int = 0
 
 
@@ -38,45 +43,51 @@ class Encoder:
         self.blank = _Blank(tokenizer)
         self.end_of_turn = self._end_of_turn()
 
-    def encode(self, dialogues: Sequence[tuple[Sequence[Message], Sequence[Message]]]) -> list[Encoded | None]:
+    def encode(self, dialogues: Sequence[Dialogue]) -> list[Encoded | None]:
         """Each (prompt, completion) as ids; None where even the shortest form is longer than `max_length`."""
-        rendered = self._render([[*prompt, *completion] for prompt, completion in dialogues])
+        found: list[Encoded | None] = []
+        for at in range(0, len(dialogues), AT_ONCE):  # tokenizers hand back Python integers: never all at once
+            some = dialogues[at : at + AT_ONCE]
+            rendered = self._render([[*prompt, *completion] for prompt, completion in some])
+            found += [
+                Encoded(ids) if self._fits(ids) else self._shortened(*dialogue)
+                for ids, dialogue in zip(rendered, some, strict=True)
+            ]
+        return found
+
+    def fit(self, dialogues: Sequence[Dialogue]) -> list[tuple[list[Message], int] | None]:
+        """Each prompt's messages without as many turns of its history as it takes to fit, and how many; None: never."""
         return [
-            Encoded(ids) if self._fits(ids) else self._shortened(*dialogue)
-            for ids, dialogue in zip(rendered, dialogues, strict=True)
+            None if one is None else (without_turns(prompt, one.turns_cut), one.turns_cut)
+            for one, (prompt, _) in zip(self.encode(dialogues), dialogues, strict=True)
         ]
 
-    def fit(self, prompt: Sequence[Message], completion: Sequence[Message]) -> tuple[list[Message], int] | None:
-        """The prompt's messages, without as many turns of its history as it takes to fit, and how many; None: never."""
-        (found,) = self.encode([(prompt, completion)])
-        return None if found is None else (without_turns(prompt, found.turns_cut), found.turns_cut)
-
     def _shortened(self, prompt: Sequence[Message], completion: Sequence[Message]) -> Encoded | None:
-        def rendered(count: int) -> tuple[int, ...]:
+        def rendered(count: int) -> NDArray[np.int32]:
             return self._render([[*without_turns(prompt, count), *completion]])[0]
 
         count = fewest(cuts_of(prompt), lambda n: self._fits(rendered(n)))
         return None if count is None else Encoded(rendered(count), count)
 
-    def _fits(self, ids: Sequence[int]) -> bool:
+    def _fits(self, ids: Sized) -> bool:
         return self.max_length is None or len(ids) <= self.max_length
 
-    def _render(self, dialogues: list[list[Message]]) -> list[tuple[int, ...]]:
+    def _render(self, dialogues: list[list[Message]]) -> list[NDArray[np.int32]]:
         if not dialogues:
             return []
         found = self.tokenizer.apply_chat_template(dialogues, tokenize=True, return_dict=True)["input_ids"]
         return [self._cut(ids) for ids in found]
 
-    def _cut(self, ids: list[int]) -> tuple[int, ...]:
+    def _cut(self, ids: list[int]) -> NDArray[np.int32]:
         end = len(ids)
         while end and self.blank(ids[end - 1]):
             end -= 1
-        return tuple(ids[:end])
+        return np.array(ids[:end], dtype=np.int32)
 
     def _end_of_turn(self) -> int:
         """The token that closes an assistant's turn, found by rendering one. Raises InputError where none does."""
         probe: list[Message] = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        last = self._render([probe])[0][-1]
+        last = int(self._render([probe])[0][-1])
         if last not in self.tokenizer.all_special_ids and last not in self.tokenizer.added_tokens_decoder:
             raise InputError(
                 "The chat template does not end an assistant's turn with a special token, where the score is read.",

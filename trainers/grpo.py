@@ -61,7 +61,7 @@ def check_fits(model: RewardModel, found: Dialogues, completion_tokens: int) -> 
     """Raises InputError where the reward model's context cannot hold the longest prompt and an answer."""
     longest = sorted(found.splits["train"]["prompt"], key=lambda p: sum(len(m["content"]) for m in p))[-4:]
     answer = [{"role": "assistant", "content": " word" * completion_tokens}]
-    if any(model.encoder.fit(prompt, answer) is None for prompt in longest):
+    if any(fitted is None for fitted in model.encoder.encode([(prompt, answer) for prompt in longest])):
         raise InputError(
             f"The reward model's context of {model.encoder.max_length} tokens cannot hold a prompt and its answer.",
             "lower max_prompt_length or max_completion_length with --set, or use one with a longer context",

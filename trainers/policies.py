@@ -11,6 +11,7 @@ from datasets import Dataset
 from transformers import set_seed
 
 from sotopia_rl_data.errors import InputError, UsageError
+from sotopia_rl_data.schema import Message
 from trainers.data import Example, Examples
 from trainers.encoding import Encoder, load_tokenizer
 from trainers.modeling import quantization, resolve_dtype, split_revision, told
@@ -66,9 +67,9 @@ def dialogues(found: Examples, encoder: Encoder, with_completion: bool) -> Dialo
     """
     rows: dict[str, list[dict[str, Any]]] = {}
     cuts = []
-    answer = [{"role": "assistant", "content": ""}]
-    for example in found.rows:
-        fitted = encoder.fit(example.prompt, example.completion if with_completion else answer)
+    answer: list[Message] = [{"role": "assistant", "content": ""}]
+    pairs = [(example.prompt, example.completion if with_completion else answer) for example in found.rows]
+    for example, fitted in zip(found.rows, encoder.fit(pairs), strict=True):
         if fitted is not None:
             prompt, cut = fitted
             cuts.append(cut)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +61,7 @@ def prepare(found: Examples, config: RMConfig) -> Prepared:
         Sample(
             index=i,
             group=(r.episode_id, r.agent) if r.episode_id else ("", "", str(i)),
-            ids=np.array(ids.ids, dtype=np.int32),
+            ids=ids.ids,
             labels=np.where(known[i], labels[i], 0.0).astype(np.float32),
             weights=shares[i].astype(np.float32),
         )
@@ -70,7 +70,7 @@ def prepare(found: Examples, config: RMConfig) -> Prepared:
     return Prepared(
         encoder=encoder,
         head=head,
-        examples=rows,
+        examples=tuple(replace(r, prompt=(), completion=()) for r in rows),  # the text has done its work
         samples={s: [x for x, r in zip(samples, rows, strict=True) if r.split == s] for s in SPLITS},
         turns_cut=sum(ids.turns_cut for _, ids in kept),
         rows_cut=sum(ids.turns_cut > 0 for _, ids in kept),

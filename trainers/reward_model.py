@@ -116,7 +116,7 @@ class RewardModel:
                 f"A prompt does not fit into the {self.encoder.max_length} tokens of {self.name or 'the model'}.",
                 "shorten it, or use a reward model with a longer context",
             )
-        ids = [np.array(e.ids, dtype=np.int32) for e in encoded if e is not None]
+        ids = [e.ids for e in encoded if e is not None]
         logits = np.zeros((len(ids), len(self.head.targets)))
         for rows in packed_rows(ids, self.row_tokens):
             logits[rows] = self._packed([ids[i] for i in rows])

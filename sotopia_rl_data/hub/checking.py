@@ -14,7 +14,8 @@ from sotopia_rl_data import manifest as manifests
 from sotopia_rl_data import readme
 from sotopia_rl_data.errors import HubError, HubUnavailable
 from sotopia_rl_data.hub.client import Hub, RemoteFile
-from sotopia_rl_data.hub.release import Release, git_oid
+from sotopia_rl_data.hub.plan import manifest_at
+from sotopia_rl_data.hub.release import Release, git_oid, listed_files
 from sotopia_rl_data.readme import data_files
 
 Rows = Mapping[str, Mapping[str, int]]
@@ -38,11 +39,18 @@ def check(hub: Hub, release: Release, card: str | None, commit: str, load: bool)
         rows = loaded(hub, release, commit)
         wrong = list(_different(release, rows))
     if wrong:
-        raise HubError(
-            f"{release.repo}@{release.tag} is published, but not as it was meant: {'; '.join(wrong[:5])}.",
-            "make the next version and push that; whoever pulls this one gets an error, not wrong rows",
-        )
+        raise _not_meant(release.repo, release.tag, wrong)
     return rows
+
+
+def check_whole(hub: Hub, repo: str, version: str, commit: str) -> None:
+    """Raises HubError where a release of an earlier run lacks what its own manifest lists."""
+    manifest, tree = manifest_at(hub, repo, commit), hub.tree(repo, commit)
+    listed = list(listed_files(manifest)) if manifest else []
+    wrong = [f.path for f in listed if f.path not in tree or tree[f.path].size != f.size]
+    wrong += [f.path for f in listed if f.path not in wrong and tree[f.path].sha256 not in (f.sha256, None)]
+    if wrong:
+        raise _not_meant(repo, version, [f"{path} is missing or has other content" for path in wrong])
 
 
 def loaded(hub: Hub, release: Release, commit: str) -> Rows:
@@ -68,6 +76,13 @@ def loaded(hub: Hub, release: Release, commit: str) -> Rows:
         raise HubUnavailable(f"load_dataset cannot load {release.repo}@{commit[:8]} ({said}).", "run it again")
     rows: Rows = json.loads(done.stdout.splitlines()[-1])
     return rows
+
+
+def _not_meant(repo: str, version: str, wrong: list[str]) -> HubError:
+    return HubError(
+        f"{repo}@{version} is published, but not as it was meant: {'; '.join(wrong[:5])}.",
+        "make the next version and push that; whoever pulls this one gets an error, not wrong rows",
+    )
 
 
 def _problems(hub: Hub, release: Release, card: str | None, commit: str) -> Iterator[str]:

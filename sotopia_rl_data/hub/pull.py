@@ -23,7 +23,7 @@ from sotopia_rl_data.errors import HubError, NotFound, VersionExists
 from sotopia_rl_data.hub import record
 from sotopia_rl_data.hub.client import Hub
 from sotopia_rl_data.hub.plan import manifest_at
-from sotopia_rl_data.hub.release import data_files, sha256_of
+from sotopia_rl_data.hub.release import listed_files, sha256_of
 from sotopia_rl_data.lock import Lock, sweep
 from sotopia_rl_data.refs import DatasetRef
 from sotopia_rl_data.schema import DataFile, Manifest
@@ -140,7 +140,7 @@ class _Fetching:
     def files(self, manifest: Manifest) -> None:
         """Every file of the manifest, checked. Raises HubError where one is not what the manifest lists."""
         known = {(file.sha256, file.size): path for file, path in _held(self._store, manifest.name)}
-        wanted = list(data_files(manifest))
+        wanted = list(listed_files(manifest))
         total, done = sum(file.size for file in wanted), 0
         for file in wanted:
             target = self._into / file.path
@@ -199,7 +199,7 @@ def _held(store: Store, name: str) -> Iterator[tuple[DataFile, Path]]:
     """The files of the versions of `name` that the store has."""
     for number in store.versions(name):
         version = store.version(name, number)
-        for file in data_files(version.manifest):
+        for file in listed_files(version.manifest):
             yield file, version.dir / file.path
 
 

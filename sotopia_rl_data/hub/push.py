@@ -163,6 +163,7 @@ class _Run:
         if not options.allow_secrets:
             leaks.check(leaks.in_text(steps.card, "the card"), f"{made.repo}@{made.tag}")
         if steps.published and steps.published != self._commit:
+            checking.check_whole(hub, made.repo, steps.published_as, steps.published)
             return self._outcome("already published", steps, steps.published)
         if options.dry_run:
             return self._outcome("planned", steps, None)

@@ -81,7 +81,7 @@ def release(version: Version, repo: str, card: Card, calls: Mapping[str, Path] |
             "label again with the plug-in or template named by a relative path: `label` asks nothing twice",
         )
     files = {
-        file.path: Content(version.dir / file.path, file.size, file.sha256) for file in data_files(version.manifest)
+        file.path: Content(version.dir / file.path, file.size, file.sha256) for file in listed_files(version.manifest)
     }
     files |= {path: Content(data, len(data), hashlib.sha256(data).hexdigest()) for path, data in card.pictures.items()}
     ledger = {path: _content(source) for path, source in (calls or {}).items()}
@@ -98,7 +98,7 @@ def inspect(version: Version, calls: Mapping[str, Path], on_bytes: Callable[[int
 
     `on_bytes` hears how many bytes were read since the last call. Raises StoreError where a file is damaged.
     """
-    for file in data_files(version.manifest):
+    for file in listed_files(version.manifest):
         path = version.dir / file.path
         if not path.is_file() or path.stat().st_size != file.size or sha256_of(path) != file.sha256:
             raise StoreError(
@@ -114,7 +114,7 @@ def inspect(version: Version, calls: Mapping[str, Path], on_bytes: Callable[[int
     return found + leaks.in_version(version, on_bytes)
 
 
-def data_files(manifest: Manifest) -> Iterator[DataFile]:
+def listed_files(manifest: Manifest) -> Iterator[DataFile]:
     """The Parquet files that a manifest lists."""
     for splits in manifest.configs.values():
         for one in splits.values():
@@ -126,7 +126,7 @@ def owned(manifest: Manifest | None, card: str) -> set[str]:
     if manifest is None:
         return set()
     calls = manifest.provenance.get(LEDGER, [])
-    return {f.path for f in data_files(manifest)} | {str(c["path"]) for c in calls} | readme.pictures(card)
+    return {f.path for f in listed_files(manifest)} | {str(c["path"]) for c in calls} | readme.pictures(card)
 
 
 def sha256_of(path: Path) -> str:

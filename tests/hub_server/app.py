@@ -108,6 +108,7 @@ class App:
         if fault.intrude:
             kind, id_ = re.match(_REPO + "/", path).groups()
             uploads.intrude(self.hub, self.hub.repositories[_kind(kind), id_], fault.intrude)
+        request.state.omit = fault.omit
         if fault.drop:
             raise Dropped
         if fault.status:

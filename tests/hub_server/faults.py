@@ -28,6 +28,7 @@ class Fault:
     sleep: float = 0
     headers: dict[str, str] = field(default_factory=dict)
     intrude: dict[str, str] = field(default_factory=dict)
+    omit: str = ""
 
 
 class Dropped(Exception):

@@ -96,6 +96,7 @@ async def commit(hub: Hub, request: Request, kind: str, id_: str, revision: str)
     tree = dict(head.tree)
     for operation in operations:
         _apply(hub, tree, operation["key"], operation["value"], hashes)
+    tree.pop(getattr(request.state, "omit", ""), None)
     extra: dict[str, str] = {}
     if opens:
         number, ref = pulls.opened(repository, asked["summary"], asked.get("description", ""), head.sha, user.name)

@@ -1,0 +1,55 @@
+"""A reward model's numbers, by hand: beside what needs no language, with intervals over episodes, never NaN."""
+
+# ruff: noqa: E402  (nothing below can be imported without the train extra)
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="needs the train extra")
+pytestmark = pytest.mark.train
+
+from sotopia_rl_data.errors import InputError
+from trainers.head import RewardHead, fit
+from trainers.metrics import Baselines, reward_metrics
+
+EPISODES = ["a", "a", "a", "b", "b", "b"]
+ACTUAL = np.array([0.0, 0.5, 1.0, 1.0, 0.5, 0.0])
+
+
+def test_a_perfect_prediction_beside_the_baselines():
+    baselines = Baselines(ACTUAL, [0, 1, 2, 0, 1, 2]).of([0, 1, 2, 0, 1, 2])
+    found = reward_metrics(ACTUAL, ACTUAL, EPISODES, baselines)
+    assert (found["mse"], found["mae"], found["r2"], found["pair_accuracy"]) == (0.0, 0.0, 1.0, 1.0)
+    assert found["spearman"] == pytest.approx(1.0)
+    assert found["mean_mse"] == pytest.approx(np.var(ACTUAL))
+    assert found["mean_pair_accuracy"] == 0.5
+    assert (found["mse_low"], found["mse_high"]) == (0.0, 0.0)
+
+
+def test_the_baseline_by_turn_knows_the_train_mean_of_each_turn_and_no_more():
+    baselines = Baselines([0.0, 1.0, 0.5, 0.7], [0, 1, 0, 1])
+    found = baselines.of([0, 1, 9])
+    assert found["turn"].tolist() == pytest.approx([0.25, 0.85, 0.55])
+    assert found["mean"].tolist() == pytest.approx([0.55] * 3)
+
+
+def test_what_cannot_be_computed_is_left_out():
+    found = reward_metrics([0.3, 0.3], [0.1, 0.2], ["a", "a"], {})
+    assert "spearman" not in found
+    assert "spearman_low" not in found
+    assert all(np.isfinite(v) for v in found.values())
+    assert found["mae"] == pytest.approx(0.15)
+
+
+def test_a_head_goes_there_and_back():
+    head = fit(["goal", "knowledge"], {"goal": 3.0, "knowledge": 1.0}, [[0.0, 5.0], [2.0, 5.0], [np.nan, 5.0]])
+    assert head.mean == (1.0, 5.0)
+    assert head.std == (1.0, 1.0)  # a constant target is learned as its mean
+    assert head.rewards(head.standardised([[2.0, 6.0]])).tolist() == [[2.0, 6.0]]
+    assert head.aggregate([[2.0, 6.0]]).tolist() == [3.0]
+    assert RewardHead(**{k: tuple(v) if isinstance(v, list) else v for k, v in head.to_config().items()}) == head
+
+
+def test_a_target_without_a_value_is_refused():
+    with pytest.raises(InputError, match="no value of 'knowledge'"):
+        fit(["goal", "knowledge"], {}, [[0.0, np.nan], [1.0, np.nan]])
