@@ -6,5 +6,5 @@
     model.py     the model card's skeleton, for the trainers
     templates/   the wording
 
-How a card is laid over what people wrote is `sotopia_rl_data/readme.py`'s; publishing is `sotopia_rl_data/hub`'s.
+How a card is laid over what people wrote is `sotopia_rl_data/store/readme.py`'s; publishing is `sotopia_rl_data/hub`'s.
 """

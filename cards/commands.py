@@ -45,9 +45,9 @@ def card(ref: str, out: Path | None, write: bool, repo: str | None, store: Store
       sotopia-rl-data card demo/episodes-rewards --write
     """
     from cards.dataset import dataset_card
-    from sotopia_rl_data import readme
-    from sotopia_rl_data.disk import storing
     from sotopia_rl_data.hub.push import write_card
+    from sotopia_rl_data.store import readme
+    from sotopia_rl_data.store.disk import storing
 
     version = store.resolve(ref)
     made = dataset_card(version, repo)
@@ -141,7 +141,7 @@ def push_to_hub(
 
 
 def _own(version: Version) -> str | None:
-    from sotopia_rl_data import readme
+    from sotopia_rl_data.store import readme
 
     path = version.dir / readme.FILE_NAME
     return path.read_text("utf-8", "replace") if path.is_file() else None

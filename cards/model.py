@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cards.markdown import code, fill, plain, table
-from sotopia_rl_data.readme import BLOCK_HERE, Card
+from sotopia_rl_data.store.readme import BLOCK_HERE, Card
 
 _KINDS = {
     "rm": ("A reward model", "text-classification"),

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from sotopia_rl_data.prompts import Layout, Template
     from sotopia_rl_data.rewards import Recipe
     from sotopia_rl_data.rewards.build import Built
-    from sotopia_rl_data.stage import Stage
+    from sotopia_rl_data.store.stage import Stage
 
 T = TypeVar("T")
 _ROWS = 1 << 16  # of attributions that are held before they are written

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from sotopia_rl_data import refs
 from sotopia_rl_data.errors import InputError, UsageError
-from sotopia_rl_data.manifest import FILE_NAME
 from sotopia_rl_data.store import Store, Version
+from sotopia_rl_data.store.manifest import FILE_NAME
 
 SAMPLES = "samples"
 _ODD = re.compile(r"[^A-Za-z0-9._-]+")

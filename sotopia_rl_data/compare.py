@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from sotopia_rl_data.errors import StoreError
-from sotopia_rl_data.ordering import identity
 from sotopia_rl_data.query import rows_of, unlocked
 from sotopia_rl_data.schema import CONFIGS
 from sotopia_rl_data.store import Version
+from sotopia_rl_data.store.ordering import identity
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

@@ -18,11 +18,11 @@ import duckdb
 import pyarrow as pa
 import pyarrow.types as pt
 
-from sotopia_rl_data.columns import first_line
 from sotopia_rl_data.errors import NotFound, QueryError, StoreError
 from sotopia_rl_data.refs import DatasetRef
 from sotopia_rl_data.schema import Episode, Manifest
 from sotopia_rl_data.store import Store, Version
+from sotopia_rl_data.store.columns import first_line
 
 if TYPE_CHECKING:
     import datasets
@@ -198,7 +198,7 @@ class Dataset:
 
     def episodes(self, split: str | None = None) -> Iterator[Episode]:
         """The episodes, one at a time, in key order within each split. Raises NotFound."""
-        from sotopia_rl_data.parts import read_parquet
+        from sotopia_rl_data.store.parts import read_parquet
         from sotopia_rl_data.tables import row_episode
 
         for paths in self._files("episodes", split).values():

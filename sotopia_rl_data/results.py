@@ -17,8 +17,8 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from sotopia_rl_data.columns import first_line
 from sotopia_rl_data.errors import StoreError, UsageError
+from sotopia_rl_data.store.columns import first_line
 
 FORMATS = ("table", "json", "jsonl", "csv", "parquet")
 TABLE_ROWS = 50

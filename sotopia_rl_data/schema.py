@@ -162,7 +162,7 @@ class DataFile:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """One split of one config: its rows, their canonical digest (see `digest.py`), its files."""
+    """One split of one config: its rows, their canonical digest (see `store/digest.py`), its files."""
 
     rows: int
     digest: str

@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 
 from sotopia_rl_data.schema import Agent, Episode, Failure, Score, Turn
-from sotopia_rl_data.stage import Committed
 from sotopia_rl_data.store import Store
+from sotopia_rl_data.store.stage import Committed
 from sotopia_rl_data.tables import EPISODES, episode_row, failure_table, rewards_schema
 
 REPOSITORY = Path(__file__).parents[1]

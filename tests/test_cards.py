@@ -18,11 +18,10 @@ from cards.dataset import CORRELATIONS_PICTURE, REWARDS_PICTURE, dataset_card
 from cards.markdown import cell, code, plain, table
 from cards.model import model_card
 from cards.numbers import numbers
-from sotopia_rl_data import readme
 from sotopia_rl_data.importers import samples_path
 from sotopia_rl_data.importers.run import import_dataset
 from sotopia_rl_data.schema import Attribution
-from sotopia_rl_data.store import Store
+from sotopia_rl_data.store import Store, readme
 from sotopia_rl_data.tables import attribution_table
 
 GOLDEN = Path(__file__).parent / "goldens" / "card.md"

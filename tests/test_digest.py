@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sotopia_rl_data.digest import RowDigest, rows_digest, version_digest
 from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.store.digest import RowDigest, rows_digest, version_digest
 
 PLAIN = pa.schema(
     [

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 from store_toys import episode, reward_row, rewards
 
-from sotopia_rl_data.parts import Limits
-from sotopia_rl_data.stage import Stage
 from sotopia_rl_data.store import Store
+from sotopia_rl_data.store.parts import Limits
+from sotopia_rl_data.store.stage import Stage
 from sotopia_rl_data.tables import EPISODES, episode_row
 
 MANY = 300

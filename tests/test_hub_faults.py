@@ -13,7 +13,7 @@ from hub_client import ROOT
 from hub_toys import toy
 
 from sotopia_rl_data.store import Store
-from sotopia_rl_data.verify import verify
+from sotopia_rl_data.store.verify import verify
 
 COMMIT, TAG = "/commit/main", "/tag/"
 

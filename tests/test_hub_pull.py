@@ -12,7 +12,7 @@ from store_toys import commit, episodes, reward_row, rewards
 from sotopia_rl_data.errors import NotFound
 from sotopia_rl_data.hub.record import commit_of
 from sotopia_rl_data.store import Store
-from sotopia_rl_data.verify import verify
+from sotopia_rl_data.store.verify import verify
 
 
 @pytest.fixture

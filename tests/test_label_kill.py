@@ -49,7 +49,7 @@ import os, sys
 import openai, pyarrow.parquet
 from labelers.run import label
 from sotopia_rl_data.rewards import build
-from sotopia_rl_data.stage import Stage
+from sotopia_rl_data.store.stage import Stage
 from sotopia_rl_data.store import Store
 root, judge, concurrency, said = sys.argv[1:]
 print("READY", flush=True)

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_toys import python
 
-from sotopia_rl_data.ordering import Order, merge
-from sotopia_rl_data.parts import Limits, Part
+from sotopia_rl_data.store.ordering import Order, merge
+from sotopia_rl_data.store.parts import Limits, Part
 from sotopia_rl_data.tables import ATTRIBUTIONS, FAILURES
 
 TEXT = st.none() | st.text(alphabet="aB é\uffff😀", max_size=2)

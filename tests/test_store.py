@@ -18,12 +18,12 @@ import yaml
 from store_toys import commit, episode, episodes, failures, python, reward_row, rewards
 
 from sotopia_rl_data.errors import InputError, NotFound, StoreError, UsageError, VersionExists
-from sotopia_rl_data.parts import Limits
-from sotopia_rl_data.readme import split_front
-from sotopia_rl_data.stage import Stage
 from sotopia_rl_data.store import Store
+from sotopia_rl_data.store.parts import Limits
+from sotopia_rl_data.store.readme import split_front
+from sotopia_rl_data.store.stage import Stage
+from sotopia_rl_data.store.verify import verify
 from sotopia_rl_data.tables import rewards_schema
-from sotopia_rl_data.verify import verify
 
 ROOT = os.geteuid() == 0
 

@@ -12,15 +12,15 @@ import pytest
 from store_toys import commit, episodes, python
 
 from sotopia_rl_data.store import Store
-from sotopia_rl_data.verify import verify
+from sotopia_rl_data.store.verify import verify
 
 pytestmark = pytest.mark.slow
 
 # Imports once, then forks a writer for every line it reads: a life costs no interpreter start.
 _WRITERS = """
 import os, random, sys
-from sotopia_rl_data.parts import Limits
-from sotopia_rl_data.stage import Stage
+from sotopia_rl_data.store.parts import Limits
+from sotopia_rl_data.store.stage import Stage
 from sotopia_rl_data.store import Store
 from store_toys import episodes, reward_row, rewards
 

@@ -11,7 +11,7 @@ import pytest
 from store_toys import commit, episodes, failures, reward_row, rewards
 
 from sotopia_rl_data.store import Store, Version, load
-from sotopia_rl_data.verify import verify
+from sotopia_rl_data.store.verify import verify
 
 
 @pytest.fixture

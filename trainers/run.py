@@ -51,7 +51,7 @@ class RunFolder:
     def write_card(self, record: Mapping[str, Any]) -> None:
         """`README.md`: the model card, over what a person wrote in an earlier one of ours."""
         from cards.model import model_card
-        from sotopia_rl_data import readme
+        from sotopia_rl_data.store import readme
 
         path = self.path / "README.md"
         before = path.read_text(encoding="utf-8") if path.exists() else ""

@@ -294,7 +294,7 @@ def verify(refs: tuple[str, ...], store: Store, as_json: bool) -> None:
 
     Exit code 1 where anything differs.
     """
-    from sotopia_rl_data.verify import verify as check
+    from sotopia_rl_data.store.verify import verify as check
 
     results = [check(store.resolve(ref)) for ref in refs]
     if as_json:

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from sotopia_rl_data import manifest as manifests
-from sotopia_rl_data import readme
 from sotopia_rl_data.errors import HubError, HubUnavailable
 from sotopia_rl_data.hub.client import Hub, RemoteFile
 from sotopia_rl_data.hub.plan import manifest_at
 from sotopia_rl_data.hub.release import Release, git_oid, listed_files
-from sotopia_rl_data.readme import data_files
+from sotopia_rl_data.store import manifest as manifests
+from sotopia_rl_data.store import readme
+from sotopia_rl_data.store.readme import data_files
 
 Rows = Mapping[str, Mapping[str, int]]
 _LOADER = Path(__file__).parent / "loading.py"

@@ -27,9 +27,9 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
 )
 from huggingface_hub.hf_api import RepoFile
 
-from sotopia_rl_data.disk import is_full, store_error
 from sotopia_rl_data.errors import HubError, HubUnavailable, NotFound, StoreError, UsageError
 from sotopia_rl_data.hub.record import Pin
+from sotopia_rl_data.store.disk import is_full, store_error
 
 DATASET = "dataset"
 _PASSING = (408, 409, 412, 425, 429)  # and every 5xx

@@ -15,7 +15,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from sotopia_rl_data import versions
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.hub import record
 from sotopia_rl_data.hub.client import Hub
@@ -24,7 +23,7 @@ from sotopia_rl_data.hub.resolve import by_commit
 from sotopia_rl_data.importers import streams
 from sotopia_rl_data.importers.run import import_dataset
 from sotopia_rl_data.refs import DatasetRef
-from sotopia_rl_data.store import Store
+from sotopia_rl_data.store import Store, versions
 
 TARGETS = ("prompt", "completion", "reward")
 _DATA = (".json", ".jsonl", ".ndjson", ".csv", ".parquet")

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-from sotopia_rl_data import manifest as manifests
-from sotopia_rl_data import readme
 from sotopia_rl_data.errors import HubError, HubUnavailable
 from sotopia_rl_data.hub.client import Hub, RemoteFile
 from sotopia_rl_data.hub.plan import Plan, Remote
 from sotopia_rl_data.hub.release import Content, Release
+from sotopia_rl_data.store import manifest as manifests
+from sotopia_rl_data.store import readme
 
 Operation = CommitOperationAdd | CommitOperationDelete
 OnBytes = Callable[[int], None]

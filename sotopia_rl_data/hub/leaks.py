@@ -67,7 +67,7 @@ def check(leaks: list[Leak], ref: str) -> None:
 
 def in_version(version: Version, on_bytes: Callable[[int], None]) -> list[Leak]:
     """The leaks in the text columns of every config, at most 1,000. `on_bytes` hears each file's size, once read."""
-    from sotopia_rl_data.parts import read_parquet
+    from sotopia_rl_data.store.parts import read_parquet
 
     found: list[Leak] = []
     for config, splits in version.manifest.configs.items():
@@ -122,7 +122,7 @@ def _texts(
     import pyarrow.compute as pc
     import pyarrow.types as pt
 
-    from sotopia_rl_data.columns import is_list, is_text
+    from sotopia_rl_data.store.columns import is_list, is_text
 
     if is_text(array.type):
         yield path, array, parents

@@ -10,12 +10,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sotopia_rl_data import manifest as manifests
-from sotopia_rl_data import readme, versions
 from sotopia_rl_data.errors import HubError, VersionExists
 from sotopia_rl_data.hub.client import Hub, RemoteFile
 from sotopia_rl_data.hub.release import Content, Release, git_oid, owned
 from sotopia_rl_data.schema import Manifest
+from sotopia_rl_data.store import manifest as manifests
+from sotopia_rl_data.store import readme, versions
 
 
 @dataclass(frozen=True, slots=True)

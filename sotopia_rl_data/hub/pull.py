@@ -15,19 +15,18 @@ from pathlib import Path
 
 from huggingface_hub.errors import EntryNotFoundError
 
-from sotopia_rl_data import manifest as manifests
-from sotopia_rl_data import readme, versions
-from sotopia_rl_data.digest import version_digest
-from sotopia_rl_data.disk import link_or_copy, storing, sync_file, write_text
 from sotopia_rl_data.errors import HubError, NotFound, VersionExists
 from sotopia_rl_data.hub import record
 from sotopia_rl_data.hub.client import Hub
 from sotopia_rl_data.hub.plan import manifest_at
 from sotopia_rl_data.hub.release import listed_files, sha256_of
-from sotopia_rl_data.lock import Lock, sweep
 from sotopia_rl_data.refs import DatasetRef
 from sotopia_rl_data.schema import DataFile, Manifest
-from sotopia_rl_data.store import Store, Version, load
+from sotopia_rl_data.store import Store, Version, load, readme, versions
+from sotopia_rl_data.store import manifest as manifests
+from sotopia_rl_data.store.digest import version_digest
+from sotopia_rl_data.store.disk import link_or_copy, storing, sync_file, write_text
+from sotopia_rl_data.store.lock import Lock, sweep
 
 Progress = Callable[[int, int], None]
 

@@ -13,14 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sotopia_rl_data import manifest as manifests
-from sotopia_rl_data import readme
 from sotopia_rl_data.errors import HubError, StoreError
 from sotopia_rl_data.hub import leaks
-from sotopia_rl_data.parts import read_parquet
-from sotopia_rl_data.readme import Card
 from sotopia_rl_data.schema import DataFile, Manifest
-from sotopia_rl_data.store import Version
+from sotopia_rl_data.store import Version, readme
+from sotopia_rl_data.store import manifest as manifests
+from sotopia_rl_data.store.parts import read_parquet
+from sotopia_rl_data.store.readme import Card
 
 LEDGER = "ledger"  # the folder of the calls, and their key in the provenance
 

@@ -26,7 +26,7 @@ from sotopia_rl_data.importers.reading import Item
 from sotopia_rl_data.importers.record import Record
 from sotopia_rl_data.schema import Attribution, Episode, Failure
 from sotopia_rl_data.splits import split_of
-from sotopia_rl_data.stage import Stage
+from sotopia_rl_data.store.stage import Stage
 
 BATCH = 128
 LABELS = 64  # so many attributions weigh as much as an episode

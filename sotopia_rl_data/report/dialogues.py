@@ -15,10 +15,10 @@ import numpy as np
 
 from sotopia_rl_data.agreement.opinions import Opinions
 from sotopia_rl_data.curate import spreads
-from sotopia_rl_data.parts import read_parquet
 from sotopia_rl_data.query import connect
 from sotopia_rl_data.schema import ACTION_TYPES
 from sotopia_rl_data.store import Version
+from sotopia_rl_data.store.parts import read_parquet
 
 UTTERANCES = 10_000
 Key = tuple[str, str, int]

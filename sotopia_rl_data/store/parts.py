@@ -18,11 +18,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sotopia_rl_data.columns import conform, plain_schema
-from sotopia_rl_data.digest import RowDigest
-from sotopia_rl_data.disk import HashedFile, sync_file
-from sotopia_rl_data.ordering import Key, Order, merge, read_run, write_run
 from sotopia_rl_data.schema import DataFile, Split
+from sotopia_rl_data.store.columns import conform, plain_schema
+from sotopia_rl_data.store.digest import RowDigest
+from sotopia_rl_data.store.disk import HashedFile, sync_file
+from sotopia_rl_data.store.ordering import Key, Order, merge, read_run, write_run
 
 GROUP_BYTES = 32 << 20
 GROUP_ROWS = 1 << 17

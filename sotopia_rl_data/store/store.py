@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sotopia_rl_data import manifest as manifests
 from sotopia_rl_data.errors import NotFound, StoreError
 from sotopia_rl_data.refs import DatasetRef, check_name, parse
 from sotopia_rl_data.schema import Manifest
-from sotopia_rl_data.versions import number
+from sotopia_rl_data.store import manifest as manifests
+from sotopia_rl_data.store.versions import number
 
 if TYPE_CHECKING:
-    from sotopia_rl_data.stage import Stage
+    from sotopia_rl_data.store.stage import Stage
 
 ENVIRONMENT = "SOTOPIA_RL_DATA_STORE"
 
@@ -138,7 +138,7 @@ class Store:
 
     def stage(self, name: str) -> Stage:
         """Where to write the next version of `name`: a context manager. Raises StoreError where it cannot be made."""
-        from sotopia_rl_data.stage import Stage
+        from sotopia_rl_data.store.stage import Stage
 
         return Stage(self, check_name(name))
 

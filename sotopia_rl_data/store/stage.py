@@ -24,16 +24,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sotopia_rl_data import manifest as manifests
-from sotopia_rl_data import readme, tables, versions
-from sotopia_rl_data.columns import first_line, plain_schema, type_names
-from sotopia_rl_data.digest import version_digest
-from sotopia_rl_data.disk import is_full, link_or_copy, store_error, storing, sync_file, write_text
+from sotopia_rl_data import tables
 from sotopia_rl_data.errors import StoreError, UsageError, VersionExists
-from sotopia_rl_data.lock import Lock, sweep
-from sotopia_rl_data.parts import Limits, Part, adopt, read_parquet, shard_name
 from sotopia_rl_data.schema import CONFIGS, SPLITS, DataFile, Manifest, Split
-from sotopia_rl_data.store import Store, Version, load
+from sotopia_rl_data.store import manifest as manifests
+from sotopia_rl_data.store import readme, versions
+from sotopia_rl_data.store.columns import first_line, plain_schema, type_names
+from sotopia_rl_data.store.digest import version_digest
+from sotopia_rl_data.store.disk import is_full, link_or_copy, store_error, storing, sync_file, write_text
+from sotopia_rl_data.store.lock import Lock, sweep
+from sotopia_rl_data.store.parts import Limits, Part, adopt, read_parquet, shard_name
+from sotopia_rl_data.store.store import Store, Version, load
 
 _KNOWN = {"episodes": tables.EPISODES, "attributions": tables.ATTRIBUTIONS, "failures": tables.FAILURES}
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY)

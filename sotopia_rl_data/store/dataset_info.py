@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sotopia_rl_data.readme import data_files
+from sotopia_rl_data.store.readme import data_files
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,7 +28,7 @@ def dataset_info(version: Version) -> list[dict[str, Any]]:
 def _config(version: Version, config: str) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
-    from sotopia_rl_data.parts import read_parquet
+    from sotopia_rl_data.store.parts import read_parquet
 
     files, listed = version.files(config), version.manifest.configs[config]
     schema = pq.read_schema(next(iter(files.values()))[0])
@@ -54,7 +54,7 @@ def features(schema: pa.Schema) -> list[dict[str, Any]]:
 def _type(kind: pa.DataType) -> dict[str, Any]:
     import pyarrow.types as pt
 
-    from sotopia_rl_data.columns import is_list
+    from sotopia_rl_data.store.columns import is_list
 
     if is_list(kind):
         inner = _type(kind.value_type)

@@ -14,14 +14,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from sotopia_rl_data import readme
-from sotopia_rl_data.columns import first_line, type_names
-from sotopia_rl_data.digest import RowDigest, version_digest
 from sotopia_rl_data.errors import InputError
-from sotopia_rl_data.ordering import Key, Order
-from sotopia_rl_data.parts import read_parquet
 from sotopia_rl_data.schema import DataFile, Split
-from sotopia_rl_data.store import Version
+from sotopia_rl_data.store import Version, readme
+from sotopia_rl_data.store.columns import first_line, type_names
+from sotopia_rl_data.store.digest import RowDigest, version_digest
+from sotopia_rl_data.store.ordering import Key, Order
+from sotopia_rl_data.store.parts import read_parquet
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,15 @@
+"""The store: immutable version directories that are Hub-shaped, so that anything reads them as they lie.
+
+store.py                    finds versions; imports nothing heavy
+stage.py lock.py            where the next one is written, and the one rename that makes it visible
+parts.py ordering.py        rows in any order to sorted Parquet shards, in bounded memory
+columns.py digest.py        which column types there are, and the canonical digest of rows
+manifest.py versions.py     what a version says of itself, and how it is numbered
+readme.py dataset_info.py   the card's part that the tool owns
+disk.py verify.py           durable files; is a version still what its manifest says
+"""
+
+from sotopia_rl_data.store.store import ENVIRONMENT as ENVIRONMENT
+from sotopia_rl_data.store.store import Store as Store
+from sotopia_rl_data.store.store import Version as Version
+from sotopia_rl_data.store.store import load as load
