@@ -97,7 +97,7 @@ class Hub:
     def private(self, repo: str) -> bool:
         """Whether only some may see it."""
         with _told(repo, self.endpoint):
-            return bool(self._api.repo_info(repo, repo_type=DATASET, timeout=_TIMEOUT_S).private)
+            return bool(self._api.repo_info(repo, repo_type=self.kind, timeout=_TIMEOUT_S).private)
 
     def tags(self, repo: str) -> dict[str, str]:
         """Tag -> commit."""
