@@ -341,6 +341,26 @@ def test_the_ledger_answers_sql_before_and_after_compaction(tmp_path: Path):
     assert pq.read_schema(file).names == compaction.calls_schema().names
 
 
+def test_what_came_in_a_batch_is_told_from_what_was_asked_live_also_beside_files_from_before(tmp_path: Path):
+    live, asked = an_answer("2"), request()
+    line = answered(asked, asked.key, asked.question, Reply("3", "stop", "sim-1", USAGE), 0, batch="batch_1")
+    with Ledger(tmp_path) as ledger:
+        ledger.append(live)
+        ledger.compact()
+        compacted = next(tmp_path.glob("calls-*.parquet"))
+        table = pq.read_table(compacted).drop_columns(["batch"])  # as it was written before there were batches
+        pq.write_table(table, compacted)
+        ledger.reload()
+        ledger.append(line)
+        assert ledger.attempts(asked.key) == [line, live]
+        assert ledger.query("SELECT text, batch FROM calls ORDER BY ALL").to_pylist() == [
+            {"text": "2", "batch": None},
+            {"text": "3", "batch": "batch_1"},
+        ]
+        ledger.compact()
+        assert ledger.attempts(asked.key) == [line, live]
+
+
 @pytest.mark.parametrize(
     "sql",
     [

@@ -44,6 +44,7 @@ class Attempt:
     usage: Usage | None = None
     error: str = ""
     seconds: float = 0.0
+    batch: str = ""
 
     @property
     def reply(self) -> Reply:
@@ -67,11 +68,13 @@ class Attempt:
             "error": self.error,
             "seconds": self.seconds,
         }
+        if self.batch:
+            rest["batch"] = self.batch
         body = json.dumps(rest, separators=(",", ":"))
         return f'{MARKER}{self.key}","question":"{self.question}",{body[1:]}\n'.encode()
 
 
-def answered(request: Request, key: str, question: str, reply: Reply, seconds: float) -> Attempt:
+def answered(request: Request, key: str, question: str, reply: Reply, seconds: float, batch: str = "") -> Attempt:
     """The attempt that ended in a reply."""
     return Attempt(
         **_asked(request, key, question),
@@ -81,16 +84,18 @@ def answered(request: Request, key: str, question: str, reply: Reply, seconds: f
         returned_model=_storable(reply.model),
         usage=None if reply.usage == Usage() else reply.usage,
         seconds=round(seconds, 4),
+        batch=batch,
     )
 
 
-def failed(request: Request, key: str, question: str, error: str, seconds: float) -> Attempt:
+def failed(request: Request, key: str, question: str, error: str, seconds: float, batch: str = "") -> Attempt:
     """The attempt that ended without a reply. Secrets are taken out of `error`."""
     return Attempt(
         **_asked(request, key, question),
         status="error",
         error=redact(_storable(error)),
         seconds=round(seconds, 4),
+        batch=batch,
     )
 
 

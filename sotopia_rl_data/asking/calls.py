@@ -47,6 +47,6 @@ def _make_calls(connection: duckdb.DuckDBPyConnection, files: list[Path]) -> Non
     paths = "[" + ", ".join(f"'{path}'" for path in compacted) + "]"
     connection.execute(f"SET allowed_paths = {paths}")
     connection.execute("SET enable_external_access = false")
-    also = f" UNION ALL SELECT * FROM read_parquet({paths})" if compacted else ""
+    also = f" UNION ALL BY NAME SELECT * FROM read_parquet({paths}, union_by_name = true)" if compacted else ""
     connection.execute(f"CREATE VIEW calls AS SELECT * FROM journal{also}")
     connection.execute("SET lock_configuration = true")

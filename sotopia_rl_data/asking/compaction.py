@@ -55,6 +55,7 @@ def calls_schema() -> pa.Schema:
         **dict.fromkeys(_USAGE, number),
         "error": text,
         "seconds": pa.float64(),
+        "batch": text,
     }
     return pa.schema(list(columns.items()))
 
@@ -80,7 +81,8 @@ def row_attempt(row: Mapping[str, Any]) -> Attempt:
     """The Attempt that a row of `calls` holds."""
     plain = {k: v for k, v in row.items() if k not in _USAGE}
     usage = None if row["input"] is None else Usage(*(row[name] for name in _USAGE))
-    return Attempt(**plain | {"sampling": json.loads(row["sampling"]), "usage": usage})
+    batch = plain.get("batch") or ""
+    return Attempt(**plain | {"sampling": json.loads(row["sampling"]), "usage": usage, "batch": batch})
 
 
 def attempts_in(path: Path) -> Iterator[Attempt]:
