@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STORE  ?= ./store
+WORKERS ?= 2
 RUN    := $(BIN)/python cli.py
 
 .PHONY: help quickstart test lint types contract check bench clean
 
 help:
 	@echo "make quickstart   environment, bundled episodes, offline labels, rewards, a query"
-	@echo "make test         environment with the test tools, then the whole suite"
+	@echo "make test         environment with the test tools, then the whole suite (WORKERS=2, PYTEST_ARGS=…)"
 	@echo "make check        lint, types, the import contract"
 	@echo "make bench        the benchmarks behind docs/benchmarks.md"
 	@echo "make clean        remove the environment and caches (never the store)"
@@ -29,7 +30,7 @@ quickstart: $(VENV)/.core
 	@PYTHON="$(BIN)/python" STORE="$(STORE)" sh examples/quickstart.sh
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

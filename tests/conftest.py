@@ -1,12 +1,49 @@
-"""What all tests share: no test reaches beyond 127.0.0.1, and one Hub server and client for each way of transfer."""
+"""What all tests share: no test reaches beyond 127.0.0.1, one Hub server and client for each way of transfer, and who
+may run beside whom when `make test` has several workers.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # in this process; those that talk to the test's own Hub have their own environment
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker a core
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that want the machine to themselves come last, so that nobody waits for them in the midst."""
+    items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Under several workers, a test marked `alone` runs while no other does; waiting is no part of its time."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return (yield)
+    shared = item.config._tmp_path_factory.getbasetemp().parent  # one folder for all workers of a run
+    with _turn(shared, item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
+@contextmanager
+def _turn(folder: Path, alone: bool) -> Iterator[None]:
+    """In the room are many, or one alone; who waits to be alone holds the door, and nobody new passes it."""
+    kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+    with (folder / "door").open("a") as door, (folder / "room").open("a") as room:
+        fcntl.flock(door, kind)
+        fcntl.flock(room, kind)
+        fcntl.flock(door, fcntl.LOCK_UN)
+        try:
+            yield
+        finally:
+            fcntl.flock(room, fcntl.LOCK_UN)  # by name: a child of the test may hold the file open
 
 
 @pytest.fixture(scope="session", params=["lfs", "xet"])

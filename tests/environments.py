@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
-import sysconfig
 import venv
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,14 +14,13 @@ from packaging.requirements import Requirement
 def environment_with(package: str, folder: Path) -> Path:
     """A new environment in `folder` that has `package` as it is installed here; its Python."""
     venv.EnvBuilder(symlinks=True, with_pip=False).create(folder)
-    installed = Path(sysconfig.get_paths()["purelib"])
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     target = folder / "lib" / version / "site-packages"
     for name in required(package):
         distribution = importlib.metadata.distribution(name)
         for top in {file.parts[0] for file in distribution.files or () if file.parts[0] not in ("..", "__pycache__")}:
             if not (target / top).exists():
-                (target / top).symlink_to(installed / top)
+                (target / top).symlink_to(Path(str(distribution.locate_file(top))))
     return folder / "bin" / "python"
 
 

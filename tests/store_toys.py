@@ -84,3 +84,9 @@ def python(code: str, *arguments: str | Path, **environment: str) -> subprocess.
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def peak_mb() -> int:
+    """The most memory that this process held. (`ru_maxrss` survives exec: a child would answer for its parent.)"""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) // 1024

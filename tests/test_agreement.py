@@ -278,6 +278,7 @@ def test_the_command_says_what_is_wrong(store: Store, tmp_path: Path):
     assert isinstance(run(store, "lab/labels", "--plot", str(tmp_path / "no" / "a.png")).exception, StoreError)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_a_hundred_thousand_utterances_by_three_judges_take_a_second_of_each_core(store: Store, tmp_path: Path):
     """The whole claim (a million in 10 s and 1 GB) is benchmarks/agreement.py; this catches what breaks its scaling."""

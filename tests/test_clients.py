@@ -570,6 +570,7 @@ sys.exit(", ".join(sorted(heavy & set(sys.modules))))
     )
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_the_provider_needs_less_than_a_1500th_of_a_second_of_cpu_a_request():
     async def go(url: str) -> None:

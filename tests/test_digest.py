@@ -147,6 +147,7 @@ def test_golden_digests_hold_on_every_machine_and_library_version() -> None:
     )
 
 
+@pytest.mark.alone
 def test_text_is_digested_faster_than_300_mb_a_second() -> None:
     table = pa.table({"text": ["x" * 5000] * 10_000, "turn": list(range(10_000)), "reward": [0.5] * 10_000})
     best = float("inf")

@@ -309,6 +309,7 @@ def test_what_the_iterator_or_the_caller_raises_comes_out_and_the_answers_are_ke
         assert 1 <= len(ledger) <= 8
 
 
+@pytest.mark.alone
 def test_retry_after_is_kept_and_a_longer_one_than_allowed_gives_the_request_up(tmp_path: Path):
     times: list[float] = []
 
@@ -341,6 +342,7 @@ def test_a_request_that_hangs_is_cut_off_and_asked_again(tmp_path: Path):
         assert "gave no answer within 0.2 s" in ledger.attempts(question(1).key)[1].error
 
 
+@pytest.mark.alone
 def test_a_client_that_cannot_be_cancelled_does_not_hang_the_run(tmp_path: Path):
     """The watchdog: asyncio's own time limit has no power over a client that swallows its cancellation."""
     pacing = Pacing(timeout_s=0.1, grace_s=0.3)
@@ -368,6 +370,7 @@ def test_a_client_that_cannot_be_cancelled_does_not_hang_the_run(tmp_path: Path)
         assert time.monotonic() - began < 5
 
 
+@pytest.mark.alone
 def test_requests_and_tokens_a_minute_are_respected_from_the_start(tmp_path: Path):
     began = time.monotonic()
     run(questions(20), Toy(), tmp_path / "rpm", pacing=Pacing(rpm=1_200))
@@ -377,6 +380,7 @@ def test_requests_and_tokens_a_minute_are_respected_from_the_start(tmp_path: Pat
     assert 0.8 <= time.monotonic() - began < 2.5
 
 
+@pytest.mark.alone
 def test_progress_is_told_along_the_way_and_at_the_end(tmp_path: Path):
     told: list[tuple[int, int]] = []
 
@@ -458,6 +462,7 @@ async def ask_provider(
         await client.close()
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_5_000_calls_through_429s_5xx_and_hangs_lose_nothing_in_bounded_time(tmp_path: Path):
     pacing = Pacing(timeout_s=1.5, backoff_s=0.1, tries=8)
@@ -475,6 +480,7 @@ def test_5_000_calls_through_429s_5xx_and_hangs_lose_nothing_in_bounded_time(tmp
     assert outcome.seconds < 90
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_a_limit_of_100_a_second_is_found_and_kept_with_256_workers(tmp_path: Path):
     with running(limit=100, burst=1.0, latency=0.05) as provider, Ledger(tmp_path) as ledger:
@@ -557,6 +563,7 @@ def test_ctrl_c_twice_gives_up_what_is_in_flight(tmp_path: Path):
         assert "interrupted True" in told
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_requests(tmp_path: Path):
     """What is held is the ledger's index and the window, however many requests come."""

@@ -64,6 +64,7 @@ def test_three_hundred_shards_reach_main_in_one_step(hub, tmp_path, capsys):
         print(f"\n{MANY} shards over {'Xet' if hub.xet else 'LFS'}: {seconds:.1f} s")
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_memory_does_not_grow_with_what_is_pushed(hub, tmp_path):
     store = Store(tmp_path)

@@ -430,6 +430,7 @@ def test_no_key_is_ever_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     )
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize(("count", "compacted"), [(200_000, False), (50_000, True)])
 def test_a_large_ledger_is_opened_quickly_and_held_in_little_memory(tmp_path: Path, count: int, compacted: bool):

@@ -78,10 +78,10 @@ def test_a_row_without_identity_is_ordered_by_all_it_holds() -> None:
 def test_fat_rows_out_of_order_are_sorted_in_bounded_memory(tmp_path: Path) -> None:
     """600 MB of episodes, 100 kB each, shuffled: the process stays under 500 MB."""
     code = """
-import os, resource, sys
+import os, sys
 import pyarrow as pa
 from sotopia_rl_data.store import Store
-from store_toys import episodes
+from store_toys import episodes, peak_mb
 
 def rows():
     block = episodes(*range(100))
@@ -95,7 +95,7 @@ with Store(sys.argv[1]).stage("fat") as stage:
     stage.write("episodes", "train", rows())
     version = stage.commit({}).version
 (split,) = version.manifest.configs["episodes"].values()
-print(split.rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(split.rows, peak_mb())
 """
     out, err = python(code, tmp_path).communicate()
     rows, peak = map(int, out.split())

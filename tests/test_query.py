@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -338,20 +337,20 @@ _EXPECTED = (
 
 @pytest.mark.slow
 def test_a_bare_load_dataset_reads_a_version_in_an_environment_with_only_datasets(
-    data: Dataset, bare_python: Path, tmp_path: Path
+    data: Dataset, datasets_only: Path, tmp_path: Path
 ) -> None:
     environment = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:1", "PATH": "/usr/bin:/bin"}
     seen = subprocess.run(
-        [bare_python, "-c", "import sotopia_rl_data"], env=environment, cwd=tmp_path, capture_output=True, check=False
+        [datasets_only, "-c", "import sotopia_rl_data"], env=environment, cwd=tmp_path, capture_output=True, check=False
     )
     assert b"ModuleNotFoundError" in seen.stderr
-    command: list[Any] = [bare_python, "-c", _BARE, data.version.dir]
+    command: list[Any] = [datasets_only, "-c", _BARE, data.version.dir]
     out = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert out.stdout == _EXPECTED, out.stderr
 
 
 @pytest.mark.slow
-def test_each_version_loads_its_own_rows(bare_python: Path, tmp_path: Path) -> None:
+def test_each_version_loads_its_own_rows(datasets_only: Path, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     dirs = [commit(store, {("rewards", "train"): rewards(reward_row(0, r))}).version.dir for r in (0.5, 0.75)]
     code = """
@@ -359,20 +358,7 @@ import sys
 from datasets import load_dataset
 print([load_dataset(version)["train"][0]["reward"] for version in sys.argv[1:]])
 """
-    command: list[Any] = [bare_python, "-c", code, *dirs, dirs[0]]
+    command: list[Any] = [datasets_only, "-c", code, *dirs, dirs[0]]
     environment = {"HF_HOME": str(tmp_path / "hf"), "PATH": "/usr/bin"}
     out = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert out.stdout == "[0.5, 0.75, 0.5]\n", out.stderr
-
-
-@pytest.fixture(scope="session")
-def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of an environment that has `datasets` and nothing of ours, made once in a session."""
-    folder = tmp_path_factory.mktemp("bare")
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    python_ = folder / "bin" / "python"
-    pip: list[Any] = [python_, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "datasets"]
-    installed = subprocess.run(pip, cwd=folder, capture_output=True, text=True, check=False)
-    if installed.returncode:
-        pytest.skip(f"no package index to install datasets from: {installed.stderr.strip().splitlines()[-1]}")
-    return python_

@@ -206,6 +206,7 @@ def test_hostile_text_is_shown_as_text(store: Store, tmp_path: Path):
         quiet(tab, tmp_path / "r.html")
 
 
+@pytest.mark.alone
 @needs_browser
 @pytest.mark.slow
 def test_ten_thousand_utterances_open_within_five_seconds_and_stay_usable(store: Store, tmp_path: Path):

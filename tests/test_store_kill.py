@@ -46,13 +46,12 @@ import sys
 from sotopia_rl_data.store import Store
 from store_toys import commit, episodes
 writer = int(sys.argv[2])
-print("ready", flush=True)
-sys.stdin.readline() if False else None
 for i in range(10):
     commit(Store(sys.argv[1]), {("episodes", "train"): episodes(writer * 100 + i)})
 """
 
 
+@pytest.mark.alone
 def test_kill_9_at_any_moment_leaves_only_whole_versions(tmp_path: Path) -> None:
     store, draw = Store(tmp_path / "store"), random.Random(7)
     launcher, kills_in_the_act = python(_WRITERS, store.root), 0
