@@ -66,6 +66,7 @@ def rows(rng: np.random.Generator, start: int, count: int, judges: int, names: l
         "scale_min": np.zeros(len(raw)),
         "scale_max": np.full(len(raw), 3.0),
         "call_id": np.full(len(raw), "0" * 64),
+        "reasoning": pa.nulls(len(raw), pa.string()),
     }
     return pa.table(columns, schema=ATTRIBUTIONS).filter(pa.array(rng.random(len(raw)) >= missing))
 

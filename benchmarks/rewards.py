@@ -143,6 +143,7 @@ def _attributions(ids: np.ndarray, dimensions: list[str]) -> pa.Table:
         "scale_min": pa.array(np.zeros(rows)),
         "scale_max": pa.array(np.full(rows, 3.0)),
         "call_id": _coded(episode, [f"{int(i):064x}" for i in ids * 2654435761]),
+        "reasoning": pa.nulls(rows, pa.string()),
     }
     answered = np.repeat(rng.integers(0, UNLABELLED, len(ids) * TURNS) > 0, each)
     return pa.table(columns).filter(pa.array(answered)).cast(ATTRIBUTIONS)

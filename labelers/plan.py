@@ -50,6 +50,13 @@ class Plan:
                 for sample in range(self.samples):
                     yield request_of(question, target, sample)
 
+    def units(self, episode: Episode) -> list[tuple[str, int]]:
+        """(agent, turn) of what ends in labels or in failures: utterances; or, where a schema judges an `episode` as a
+        whole, each agent at turn -1."""
+        if getattr(self.schema, "of", "utterance") == "episode":
+            return [(one.agent, -1) for one in episode.agents]
+        return [(turn.agent, turn.turn) for turn in episode.turns]
+
     def read(self, question: Question, text: str) -> dict[Slot, float]:
         """The number of every slot. Raises BadAnswer, also where a schema gives too few or what is out of range."""
         values = self.schema.read(question, text)
@@ -59,6 +66,11 @@ class Plan:
             if value is None or not low <= value <= high:
                 raise BadAnswer(f"{slot.dimension} of turn {slot.turn} is {value}, outside {low:g} to {high:g}")
         return values
+
+    def reasons(self, question: Question, text: str) -> dict[Slot, str]:
+        """Why, in the judge's words, for the slots whose schema asks for that. `text` is one that `read` takes."""
+        told = getattr(self.schema, "reasons", None)
+        return {} if told is None else dict(told(question, text))
 
     @property
     def needs_score(self) -> bool:

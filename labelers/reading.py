@@ -22,6 +22,7 @@ from sotopia_rl_data.schema import Attribution, Episode, Failure
 
 NO_SCORE = "no episode score"
 NOT_ASKED = "the schema asks nothing about this utterance"
+NOTHING_SAID = "there is nothing to judge: nobody said or did anything"
 _NEVER = "never answered"
 
 
@@ -111,6 +112,7 @@ def _rows(
             scale_min=bounds[slot.dimension][0],
             scale_max=bounds[slot.dimension][1],
             call_id=found.key,
+            reasoning=found.reasons.get(slot),
         )
         for slot, value in found.values.items()
     ]
@@ -122,19 +124,25 @@ class Said:
 
     values: dict[Slot, float]
     key: str
+    reasons: dict[Slot, str]
 
 
 def said(plan: Plan, ledger: Ledger, asked: Ask, reply: Reply) -> Said:
     """What a reply says, or else what was said when it was sent back. Raises BadAnswer with what is wrong with it."""
     try:
-        return Said(values_of(plan, asked.asked, reply), asked.key)
+        return _said(plan, asked, reply)
     except BadAnswer as wrong:
         second = follow_up(asked, reply, wrong.message)
         for attempt in [] if second is None else ledger.attempts(second.key):
             if second is not None and attempt.status == "answer":
                 with suppress(BadAnswer):
-                    return Said(values_of(plan, second.asked, attempt.reply), second.key)
+                    return _said(plan, second, attempt.reply)
         raise
+
+
+def _said(plan: Plan, asked: Ask, reply: Reply) -> Said:
+    values = values_of(plan, asked.asked, reply)
+    return Said(values, asked.key, plan.reasons(asked.asked, reply.text))
 
 
 def _counting(plan: Plan, ledger: Ledger, asked: Ask, judge: str, tally: Tally) -> Said | str:
@@ -175,17 +183,17 @@ def _public(attempt: Attempt) -> str:
 
 
 def _unasked(plan: Plan, episode: Episode, questions: Iterable[Question]) -> Iterator[Failure]:
-    """Utterances that no question is about: their episode's score is missing, or the schema left them out."""
+    """What no question is about: its episode's score is missing, or the schema left it out."""
     if plan.only is not None:
         return  # what is not named has no label by intent, and what is named and has no score is not asked about
     asked = {slot for question in questions for slot in question.slots.values()}
     scores = {(s.agent, s.dimension) for s in episode.scores if s.evaluator == plan.evaluator}
-    for turn in episode.turns:
+    for agent, turn in plan.units(episode):
         for dimension in plan.dimensions:
-            if plan.needs_score and (turn.agent, dimension) not in scores:
-                yield Failure(NO_SCORE, episode.episode_id, turn.agent, turn.turn, dimension)
-            elif plan.judges and Slot(turn.agent, turn.turn, dimension) not in asked:
-                yield Failure(NOT_ASKED, episode.episode_id, turn.agent, turn.turn, dimension)
+            if plan.needs_score and (agent, dimension) not in scores:
+                yield Failure(NO_SCORE, episode.episode_id, agent, turn, dimension)
+            elif plan.judges and Slot(agent, turn, dimension) not in asked:
+                yield Failure(NOT_ASKED if turn >= 0 else NOTHING_SAID, episode.episode_id, agent, turn, dimension)
 
 
 def _label_key(row: Attribution) -> tuple[str, int, str, str, int]:

@@ -1,7 +1,7 @@
-"""label(): episodes in, a version with their utterances' rewards out. The only loop that asks judges.
+"""label(): episodes in, a version with their utterances' rewards out.
 
     plan      check everything that can be wrong, count the calls           plan.py
-    ask       deduplicate, look up, dispatch, journal                       sotopia_rl_data/asking
+    ask       every judge what the ledger does not answer                   asking.py, sotopia_rl_data/asking
     read      the ledger -> attributions and failures, in key order         reading.py
     reward    attributions and episode scores -> rewards                    sotopia_rl_data/rewards
     commit    a version, or the news that the store has it already          sotopia_rl_data/store
@@ -12,26 +12,22 @@ a run that was killed goes on where it stood and ends in the same digest. Leaves
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
+from labelers.asking import Asking, Progress, wait
 from labelers.judge import Judge
-from labelers.judges.sending import Ask, close, sender
 from labelers.plan import Plan, Size, episodes_of, size
 from labelers.preparing import prepare, with_episodes
-from labelers.reading import Tally, rows_of, said, values_of
-from labelers.repairing import follow_up
+from labelers.reading import Tally, rows_of
 from labelers.report import LabelReport, provenance, remarks, report
-from sotopia_rl_data.asking.dispatch import Outcome, Pacing, Settled, ask_all
+from sotopia_rl_data.asking.dispatch import Outcome, Pacing
 from sotopia_rl_data.asking.ledger import Ledger
-from sotopia_rl_data.asking.request import Reply, Request
-from sotopia_rl_data.errors import BadAnswer, Interrupted
 from sotopia_rl_data.refs import check_name
 from sotopia_rl_data.schema import Attribution, Episode, Failure
 from sotopia_rl_data.store import Store, Version
@@ -43,14 +39,7 @@ if TYPE_CHECKING:
     from sotopia_rl_data.rewards.build import Built
     from sotopia_rl_data.store.stage import Stage
 
-T = TypeVar("T")
 _ROWS = 1 << 16  # of attributions that are held before they are written
-
-
-class Progress(Protocol):
-    """Hears how many calls are settled, of how many, and a few words; `console.progress` makes one."""
-
-    def __call__(self, done: int, total: int | None = None, words: str = "") -> None: ...
 
 
 def label(
@@ -114,7 +103,7 @@ def label(
     with store.stage(name) as stage, Ledger(ledger or store.root / ".ledger") as kept:
         run = _Run(plan, parent, kept, stage)
         counted = size(plan, run.episodes())
-        outcomes = _wait(run.ask(counted, retry_failed, concurrency, pacing or Pacing(), progress))
+        outcomes = wait(run.ask(counted, retry_failed, concurrency, pacing or Pacing(), progress))
         tally = run.read()
         built = run.reward(recipe, layout, template)
         stage.link(parent, "episodes")
@@ -136,7 +125,6 @@ class _Run:
         self._plan, self._parent, self._ledger, self._stage = plan, parent, ledger, stage
         self._files = parent.files("episodes")
         self._labels: dict[str, list[Path]] = {}
-        self._second_tries = 0
 
     def episodes(self) -> Iterator[Episode]:
         """Every episode of every split."""
@@ -145,34 +133,10 @@ class _Run:
     async def ask(
         self, counted: Size, retry_failed: bool, concurrency: int | None, pacing: Pacing, progress: Progress | None
     ) -> list[Outcome]:
-        """Ask every judge, one after the other, what the ledger does not answer. Raises Interrupted."""
-        outcomes: list[Outcome] = []
-        for judge in self._plan.judges:
-            own: int = getattr(judge, "concurrency", 1)
-            shown = None if progress is None else partial(self._show, progress, counted.calls, tuple(outcomes))
-            try:
-                outcome = await ask_all(
-                    self._plan.requests(self.episodes(), judge),
-                    sender(judge),
-                    self._ledger,
-                    accept=self._accepts,
-                    on_settled=self._second_try,
-                    concurrency=concurrency or own,
-                    pacing=pacing,
-                    retry_failed=retry_failed,
-                    progress=shown,
-                    total=counted.calls // len(self._plan.judges),
-                )
-            finally:
-                await close(judge)
-            outcomes.append(outcome)
-            if outcome.interrupted:
-                settled = sum(one.settled for one in outcomes) - self._second_tries
-                raise Interrupted(
-                    f"Interrupted after {settled:,} of {counted.calls:,} calls.",
-                    "run the same command again: what was answered is kept, and it goes on from there",
-                )
-        return outcomes
+        """Ask what the ledger does not answer. Raises Interrupted."""
+        return await Asking(self._plan, self._ledger, self.episodes).ask(
+            counted.calls, retry_failed=retry_failed, concurrency=concurrency, pacing=pacing, progress=progress
+        )
 
     def read(self) -> Tally:
         """Write the attributions and failures of every split, out of the ledger."""
@@ -214,35 +178,6 @@ class _Run:
             made["seed"] = self._parent.manifest.recipe["seed"]
         return made
 
-    def _accepts(self, request: Request, reply: Reply) -> bool:
-        """Whether a reply can be used, be it at the second try."""
-        try:
-            said(self._plan, self._ledger, _as_ask(request), reply)
-        except BadAnswer:
-            return False
-        return True
-
-    def _second_try(self, request: Request, settled: Settled) -> Request | None:
-        """What is asked next where an answer cannot be used."""
-        if settled.reply is None or settled.accepted:
-            return None
-        asked = _as_ask(request)
-        try:
-            values_of(self._plan, asked.asked, settled.reply)
-        except BadAnswer as wrong:
-            second = follow_up(asked, settled.reply, wrong.message)
-            self._second_tries += second is not None
-            return second
-        return None
-
-    def _show(self, progress: Progress, total: int, before: Sequence[Outcome], outcome: Outcome) -> None:
-        """Tell the progress of all judges together, with the tokens that were spent and what failed."""
-        outcomes = [*before, outcome]
-        tokens = sum(u.input + u.output for one in outcomes for u in one.usage.values())
-        lost = sum(one.failed + one.unreachable for one in outcomes) - self._second_tries
-        words = [f"{tokens:,} tokens"] * bool(tokens) + [f"{lost:,} failed"] * (lost > 0)
-        progress(sum(one.settled for one in outcomes) - self._second_tries, total, ", ".join(words))
-
     def _rows(self, files: Sequence[Path], tally: Tally) -> Iterator[tuple[list[Attribution], list[Failure]]]:
         return rows_of(self._plan, self._ledger, episodes_of(files), tally)
 
@@ -267,21 +202,3 @@ def _write_split(stage: Stage, split: str, path: Path, rows: Iterator[tuple[list
                 failures = []
         writer.write_table(attribution_table(labels))
     stage.write("failures", split, failure_table(failures))
-
-
-def _as_ask(request: Request) -> Ask:
-    if not isinstance(request, Ask):
-        raise TypeError(f"a {type(request).__name__} carries no question")
-    return request
-
-
-def _wait(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run to the end, also where an event loop runs already (a notebook): then in a thread of its own."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(coroutine)
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, coroutine).result()

@@ -115,7 +115,8 @@ class Attribution:
     """One judged number, as the judge said it: the `attributions` config has one row for each.
 
     `turn` is the turn that is judged (the last one shown, or the one left out; -1 is a baseline). `raw` lies in
-    [scale_min, scale_max]. `call_id` is the ledger key of the answer that it was read from.
+    [scale_min, scale_max]. `call_id` is the ledger key of the answer that it was read from. `reasoning` is why, in the
+    judge's words, where it was asked for them.
     """
 
     episode_id: str
@@ -130,6 +131,7 @@ class Attribution:
     scale_min: float
     scale_max: float
     call_id: str
+    reasoning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

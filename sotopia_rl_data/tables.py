@@ -81,6 +81,7 @@ ATTRIBUTIONS = pa.schema(
         ("scale_min", pa.float64()),
         ("scale_max", pa.float64()),
         ("call_id", pa.string()),
+        ("reasoning", pa.string()),
     ]
 )
 

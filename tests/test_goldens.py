@@ -17,6 +17,7 @@ import pytest
 from label_toys import BOAT, BY
 
 from labelers.attribution import BUILTINS, phrasing, schema
+from labelers.evaluation.sotopia_eval import SOTOPIA_EVAL
 
 GOLDENS = Path(__file__).parent / "goldens"
 HASHES, FILES = GOLDENS / "wordings.txt", GOLDENS / "files.txt"
@@ -25,10 +26,11 @@ TURNWISE = ("online", "progress", "quality", "response", "score")
 JUDGED = [name for name in BUILTINS if schema(name).needs_judge]
 
 
-def rendered(name: str, how: Any, scale: int) -> str:
+def rendered(asks: Any, how: Any, scale: int) -> str:
     """All that a judge is sent for the first question about the boat, as one text; of schemas that have a question for
     each view, also for the one about agent a's second utterance."""
-    questions = list(schema(name).questions(BOAT, ("relationship", "goal"), BY, how, scale))
+    one = schema(asks) if isinstance(asks, str) else asks
+    questions = list(one.questions(BOAT, ("relationship", "goal"), BY, how, scale))
     second = [q for q in questions[1:] if {(s.agent, s.turn) for s in q.slots.values()} == {("a", 2)}]
     parts = []
     for question in [questions[0], *second[:1]]:
@@ -43,6 +45,7 @@ def wordings() -> Iterator[str]:
         for scale in SCALES:
             one = schema(name)
             yield f"{name} v{one.version} scale {scale} {one.wording_sha256(scale)}"
+    yield f"{SOTOPIA_EVAL.id} v{SOTOPIA_EVAL.version} {SOTOPIA_EVAL.wording_sha256()}"
 
 
 def files() -> Iterator[tuple[Path, str]]:
@@ -50,6 +53,9 @@ def files() -> Iterator[tuple[Path, str]]:
         for how in ("per-dimension", "packed"):
             for scale in SCALES if name == "direct" else (3,):
                 yield GOLDENS / f"{name}.v{schema(name).version}.{how}.scale-{scale}.txt", rendered(name, how, scale)
+    for how in ("per-dimension", "packed"):
+        path = GOLDENS / f"{SOTOPIA_EVAL.id}.v{SOTOPIA_EVAL.version}.{how}.txt"
+        yield path, rendered(SOTOPIA_EVAL, how, 3)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +82,7 @@ def test_no_wording_file_is_left_unused():
     used = {"importance.v1", "importance.question.v1", "key.v1", "key.question.v1", *phrasing.SHARED}
     used |= {"repair.v1", *phrasing.VIEWED} | {f"{part}.v1" for one in TURNWISE for part in (one, f"{one}.question")}
     used |= {wording.levels(scale) for scale in SCALES}
+    used |= {"evaluation.v1", "evaluation.question.v1", "handover.evaluation.v1"}
     assert used == {name.removesuffix(".txt") for name in file_hashes()}
 
 

@@ -1,8 +1,9 @@
 """What an answer may look like: one object serves as the schema that providers enforce and as the check that we make.
 
 The subset of JSON Schema that OpenAI's strict mode and Anthropic's structured outputs both accept: objects with every
-key required and no other key, enums, and `$defs` (an enum that is referred to counts once against their limits).
-A reply that breaks it in any way is a BadAnswer with a readable reason; nothing is repaired, rounded or filled in.
+key required and no other key, enums, free strings, and `$defs` (an enum that is referred to counts once against their
+limits). A reply that breaks it in any way is a BadAnswer with a readable reason; nothing is repaired, rounded or
+filled in.
 """
 
 from __future__ import annotations
@@ -34,6 +35,11 @@ def of_keys(properties: Mapping[str, Any]) -> dict[str, Any]:
         "required": list(properties),
         "additionalProperties": False,
     }
+
+
+def free_text() -> dict[str, Any]:
+    """Any string: a reason, which is kept and never parsed."""
+    return {"type": "string"}
 
 
 def ref(name: str) -> dict[str, Any]:
@@ -97,7 +103,9 @@ def _walk(
 
 
 def _leaf(schema: Json, value: Any, path: Path) -> int | str:
-    allowed: Sequence[int] | Sequence[str] = schema["enum"]
+    if "enum" not in schema and isinstance(value, str):
+        return value
+    allowed: Sequence[int] | Sequence[str] = schema.get("enum", ())
     for one in allowed:
         if type(one) is type(value) and one == value:  # True == 1 and 2.0 == 2, but neither is a level
             return one
@@ -105,7 +113,9 @@ def _leaf(schema: Json, value: Any, path: Path) -> int | str:
 
 
 def _wanted(schema: Json) -> str:
-    allowed = schema["enum"]
+    allowed = schema.get("enum")
+    if allowed is None:
+        return "a string"
     if schema["type"] == "integer":
         return f"an integer from {allowed[0]} to {allowed[-1]}"
     return f"one of {', '.join(allowed)}"

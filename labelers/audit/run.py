@@ -11,14 +11,14 @@ Leaves out what a command prints.
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
+from labelers.asking import wait
 from labelers.audit.analysis import ALPHA, Key, Verdict, verdict
 from labelers.audit.planning import Audit, Estimate, check, planned, splits_of
 from labelers.judge import Judge
@@ -34,10 +34,9 @@ from sotopia_rl_data.schema import Attribution, Episode, Failure
 from sotopia_rl_data.store import Store, Version
 
 if TYPE_CHECKING:
+    from labelers.asking import Progress
     from labelers.attribution.phrasing import Ask as AskHow
-    from labelers.run import Progress
 
-T = TypeVar("T")
 _REASONS_KEPT = 20
 
 
@@ -165,7 +164,7 @@ def probe(
     progress: Callable[[Outcome], None] | None = None,
 ) -> Probing:
     """Ask what the ledger does not answer, read it, weigh it; nothing is committed. Raises as `audit` does."""
-    outcome = _wait(_ask(plan, ledger, concurrency, pacing or Pacing(), retry_failed, progress))
+    outcome = wait(_ask(plan, ledger, concurrency, pacing or Pacing(), retry_failed, progress))
     tally = Tally()
     labels, failures = _read(plan, ledger, tally)
     return Probing(_verdict(plan, labels, alpha), labels, failures, tally, outcome)
@@ -294,15 +293,3 @@ def _commit(
             stage.write("failures", where, failure_table(x for x in found.failures if of[str(x.episode_id)] == where))
         committed = stage.commit(recipe=plan.recipe(), provenance=provenance, version=version)
     return committed.version, committed.created
-
-
-def _wait(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run to the end, also where an event loop runs already (a notebook): then in a thread of its own."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(coroutine)
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, coroutine).result()

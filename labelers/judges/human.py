@@ -88,6 +88,8 @@ def _filled(root: answers.Json, schema: answers.Json, path: answers.Path, said: 
     if schema["type"] == "object":
         inner = {key: _filled(root, one, (*path, key), said) for key, one in schema["properties"].items()}
         return {key: value for key, value in inner.items() if value is not None}
+    if "enum" not in schema:
+        return ""  # a reason that nobody gave
     if schema["type"] == "string":
         return _only(key for key in schema["enum"] if said.get((*path, key)) == 1)
     return said.get(path)

@@ -4,7 +4,9 @@ It exists so that everything runs without a key, and as the floor that a real ju
 by the words it shares with what the dimension is about (the agent's goal, secret, profile, or a short word list) and
 by how much it says that has not been said yet; where it stands in the dialogue does not count. Scores are scaled by
 the agent's best utterance to the levels that were asked for. Where progress or a score of the episode is asked for, the
-utterances that are shown count together, against all of the agent's. It does look beyond what a view shows.
+utterances that are shown count together, against all of the agent's. It does look beyond what a view shows. As an
+evaluator it scores by the agent's mean utterance against the heaviest that anybody made; on dimensions of harm, by what
+is left of it.
 """
 
 from __future__ import annotations
@@ -16,12 +18,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from labelers.attribution import answers
+from labelers.evaluation import sotopia_eval
 from labelers.judge import Question, Slot
 from sotopia_rl_data.asking.request import Target
+from sotopia_rl_data.dimensions import dimension
 from sotopia_rl_data.schema import Agent, Episode
 
 Share = tuple[int, int]
 _VERSION = 1  # rises with every change of what it answers: it is part of the ledger's key
+_UNREASONED = "counted words; understands nothing"
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|\?")
 
 
@@ -64,7 +69,8 @@ class Lexical:
     async def answer(self, question: Question) -> str:
         """An answer that obeys the question's schema."""
         said = spoken(question.episode)
-        found = {path: _share(question, slot, said) for path, slot in question.slots.items()}
+        share = _standing if question.schema == sotopia_eval.ID else _share
+        found = {path: share(question, slot, said) for path, slot in question.slots.items()}
         return json.dumps(_fill(question.answer_schema, question.answer_schema, (), found))
 
 
@@ -82,6 +88,20 @@ def _share(question: Question, slot: Slot, said: Mapping[tuple[str, int], tuple[
     if question.measure == "episode_score":
         return total - mine.get(slot.turn, 0), total
     return mine[slot.turn], max(mine.values())
+
+
+def _standing(question: Question, slot: Slot, said: Mapping[tuple[str, int], tuple[frozenset[str], int]]) -> Share:
+    """How heavy the agent's utterances are on average, as a share of the heaviest of all; what is left of that where
+    the dimension counts harm. Nothing where it says nothing, and no harm either."""
+    weights = {
+        (agent, turn): weight(question.episode, Slot(agent, turn, slot.dimension), *words)
+        for (agent, turn), words in said.items()
+    }
+    mine = [weights[key] for key in weights if key[0] == slot.agent]
+    part, whole = sum(mine), len(mine) * max(weights.values())
+    if dimension(slot.dimension).high <= 0:
+        return (whole - part, whole) if whole else (1, 1)
+    return part, whole
 
 
 def spoken(episode: Episode) -> dict[tuple[str, int], tuple[frozenset[str], int]]:
@@ -121,6 +141,8 @@ def _fill(root: answers.Json, schema: answers.Json, path: answers.Path, shares: 
     schema = answers.resolve(root, schema)
     if schema["type"] == "object":
         return {key: _fill(root, inner, (*path, key), shares) for key, inner in schema["properties"].items()}
+    if "enum" not in schema:
+        return _UNREASONED
     allowed = schema["enum"]
     if schema["type"] == "string":
         return max(allowed, key=lambda key: shares[(*path, key)][0])

@@ -1,0 +1,5 @@
+"""SOTOPIA-EVAL as data: episodes are scored by judges or by people, and the scores become a version of the dataset.
+
+sotopia_eval.py   what is asked about an episode, what is accepted, what it yields
+run.py            evaluate(): plan, ask, read, commit
+"""

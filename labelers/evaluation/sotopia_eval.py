@@ -1,0 +1,121 @@
+"""sotopia-eval: an episode's scores, by a judge who has read all of it: each agent on each dimension, with reasons.
+
+The dimensions and ranges are SOTOPIA-EVAL's (Zhou et al. 2024, arXiv 2310.11667, section 3), the wording is our own.
+An answer is nested: agent key -> dimension -> {"reasoning", "score"}. `packed` asks about every agent and dimension in
+one call an episode, `per-dimension` about one of each. It is asked, read and kept as an attribution schema is, but what
+it yields is about the episode (turn -1), so it is not one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from labelers.attribution import answers, phrasing, wording
+from labelers.attribution.phrasing import Ask
+from labelers.attribution.turnwise import BASELINE
+from labelers.judge import Question, Slot
+from sotopia_rl_data.dimensions import dimension
+from sotopia_rl_data.schema import Episode, Measure, Message
+
+ID = "sotopia-eval"
+_TASK, _QUESTION, _HANDOVER = "evaluation.v1", "evaluation.question.v1", "handover.evaluation.v1"
+_REASONING, _SCORE = "reasoning", "score"
+_REPEATED = ", and with DIMENSION repeated for each dimension that is listed above for the agent"
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What is asked and what is accepted; `of` says that a slot stands for a whole episode."""
+
+    id: str = ID
+    version: int = 1
+    measure: Measure = "episode_score"
+    rule: str = ""
+    needs_judge: bool = True
+    needs_score: bool = False
+    of: str = "episode"
+
+    def bounds(self, scale: int, dimension: str) -> tuple[float, float]:
+        """The dimension's own range, whatever the scale."""
+        allowed = _allowed(dimension)
+        return float(allowed[0]), float(allowed[-1])
+
+    def wording_sha256(self, scale: int = 3) -> str:
+        """The hash of every wording file that goes into a question."""
+        return wording.sha256([_TASK, _QUESTION, "dimensions.v1", "reading.v1", "episode.v1", _HANDOVER])
+
+    def questions(
+        self, episode: Episode, dimensions: Sequence[str], evaluator: str | None, ask: Ask, scale: int
+    ) -> Iterator[Question]:
+        """The calls that evaluate the episode; none where nobody said or did anything."""
+        if not episode.turns:
+            return
+        shared = phrasing.shared_messages(_TASK, episode, handover=_HANDOVER)
+        pairs = [(one.agent, name) for one in episode.agents for name in dimensions]
+        for group in [pairs] if ask == "packed" else [[pair] for pair in pairs]:
+            yield _question(episode, group, shared)
+
+    def read(self, question: Question, text: str) -> dict[Slot, float]:
+        """The score of every slot. Raises BadAnswer where the text is not exactly what was asked for."""
+        leaves = answers.check(question.answer_schema, answers.parse(text))
+        return {slot: float(leaves[path]) for path, slot in question.slots.items()}
+
+    def reasons(self, question: Question, text: str) -> dict[Slot, str]:
+        """Why, where anything is said. `text` is one that `read` takes."""
+        leaves = answers.check(question.answer_schema, answers.parse(text))
+        said = {slot: str(leaves[*path[:-1], _REASONING]).strip() for path, slot in question.slots.items()}
+        return {slot: why for slot, why in said.items() if why}
+
+
+def _question(episode: Episode, group: Sequence[tuple[str, str]], shared: Sequence[Message]) -> Question:
+    keys = phrasing.agent_keys(episode)
+    grouped: dict[str, list[str]] = {}
+    for agent, name in group:
+        grouped.setdefault(agent, []).append(name)
+    single = len(group) == 1
+    tail = wording.fill(
+        _QUESTION,
+        dimensions="\n".join(_asked(episode, agent, names) for agent, names in grouped.items()),
+        repeated="" if single else _REPEATED,
+        form=_form({keys[agent]: names[0] if single else "DIMENSION" for agent, names in grouped.items()}),
+    )
+    return Question(
+        schema=ID,
+        episode=episode,
+        messages=[*shared, {"role": "user", "content": tail}],
+        answer_schema=_answer_schema({keys[agent]: names for agent, names in grouped.items()}),
+        slots={(keys[agent], name, _SCORE): Slot(agent, BASELINE, name) for agent, name in group},
+        cache_until=len(shared),
+        measure="episode_score",
+    )
+
+
+def _asked(episode: Episode, agent: str, names: Sequence[str]) -> str:
+    ranges = ", ".join(f"{name} ({_allowed(name)[0]} to {_allowed(name)[-1]})" for name in names)
+    return f"- {phrasing.named(episode, agent)}: {ranges}"
+
+
+def _form(named: dict[str, str]) -> str:
+    inner = f'{{"{_REASONING}": "TEXT", "{_SCORE}": SCORE}}'
+    return "{" + ", ".join(f'"{key}": {{"{name}": {inner}}}' for key, name in named.items()) + "}"
+
+
+def _answer_schema(named: dict[str, list[str]]) -> dict[str, Any]:
+    """The form as JSON schema; what agents share of a dimension is defined once and referred to."""
+    names = dict.fromkeys(name for some in named.values() for name in some)
+    defs = {
+        name: answers.of_keys({_REASONING: answers.free_text(), _SCORE: answers.one_of(_allowed(name))})
+        for name in names
+    }
+    nested = {key: answers.of_keys({name: answers.ref(name) for name in some}) for key, some in named.items()}
+    return answers.of_keys(nested) | {"$defs": defs}
+
+
+def _allowed(name: str) -> range:
+    about = dimension(name)
+    return range(int(about.low), int(about.high) + 1)
+
+
+SOTOPIA_EVAL = Evaluation()
