@@ -47,6 +47,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "inspect": ("trainers.commandline:inspect", "A training run: its data, its metrics beside the baselines."),
     },
     "Publish data": {
+        "export": (f"{_CORE}.leaving:export", "The episodes of a version as files of the sotopia library."),
         "card": ("cards.commands:card", "The dataset card, shown or written."),
         "push-to-hub": ("cards.commands:push_to_hub", "A version as a release on the Hugging Face Hub."),
         "pull": (f"{_CORE}.hub:pull", "A release, or a dataset of others, from the Hub into the store."),

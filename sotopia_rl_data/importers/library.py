@@ -16,7 +16,7 @@ from sotopia_rl_data.importers.literals import nested
 from sotopia_rl_data.importers.messages import Dialogue, read_messages
 from sotopia_rl_data.importers.models import UNNAMED, model_names
 from sotopia_rl_data.importers.opening import read_opening, split_secret
-from sotopia_rl_data.importers.profiles import Environment, Profiles
+from sotopia_rl_data.importers.profiles import Environment, Person, Profiles
 from sotopia_rl_data.importers.record import identifier, kind, mapping, text
 from sotopia_rl_data.importers.scores import Refused, read_scores
 from sotopia_rl_data.schema import Agent, Episode
@@ -40,8 +40,8 @@ def read_episode_log(value: Any, key: str, profiles: Profiles | None) -> tuple[E
     ids = _ids(log.get("agents"), "agents")
     dialogue = read_messages(log.get("messages"), ids)
     found = profiles.environment(environment_id) if profiles else None
-    secrets = [profiles.secret(one) if profiles else None for one in ids or dialogue.names]
-    agents = _agents(dialogue, log.get("models"), found.goals if found else (), {}, secrets)
+    people = [profiles.person(one) if profiles else None for one in ids or dialogue.names]
+    agents = _agents(dialogue, log.get("models"), found.goals if found else (), {}, people)
     return _episode(
         dialogue,
         agents,
@@ -120,14 +120,16 @@ def _agents(
     models: Any,
     goals: Sequence[str],
     backgrounds: Mapping[str, str],
-    secrets: Sequence[str | None],
+    people: Sequence[Person | None],
 ) -> tuple[Agent, ...]:
-    """The participants; what the source does not name is read from each one's own opening observation."""
+    """The participants; what the source does not name is read from each one's own opening observation, and what that
+    does not say either from the profile."""
     listed = model_names(models)
     agents = []
-    for place, (agent, name, known) in enumerate(zip(dialogue.ids, dialogue.names, secrets, strict=True)):
+    for place, (agent, name, known) in enumerate(zip(dialogue.ids, dialogue.names, people, strict=True)):
         opening = read_opening(dialogue.opening(agent), dialogue.names)
-        background, secret = split_secret(backgrounds.get(name) or opening.background(name), name)
+        told = backgrounds.get(name) or opening.background(name) or (known.public if known else "")
+        background, secret = split_secret(told, name)
         agents.append(
             Agent(
                 agent=agent,
@@ -135,7 +137,7 @@ def _agents(
                 model=listed[place + 1] if len(listed) == len(dialogue.ids) + 1 else None,
                 goal=(goals[place] if place < len(goals) else "") or opening.goal(name),
                 background=background,
-                secret=secret if known is None else known,
+                secret=known.secret if known else secret,
             )
         )
     return tuple(agents)

@@ -29,12 +29,20 @@ class Environment:
     goals: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Person:
+    """What an AgentProfile adds to an episode: the secret, and what is said of the agent in public."""
+
+    secret: str
+    public: str = ""
+
+
 class Profiles(Protocol):
-    """Where profiles are looked up. `environment` and `secret` return None for an id that is not there."""
+    """Where profiles are looked up. `environment` and `person` return None for an id that is not there."""
 
     def environment(self, key: str) -> Environment | None: ...
 
-    def secret(self, key: str) -> str | None: ...
+    def person(self, key: str) -> Person | None: ...
 
 
 class Found:
@@ -42,13 +50,13 @@ class Found:
 
     def __init__(self) -> None:
         self._environments: dict[str, Environment] = {}
-        self._secrets: dict[str, str] = {}
+        self._people: dict[str, Person] = {}
 
     def environment(self, key: str) -> Environment | None:
         return self._environments.get(key)
 
-    def secret(self, key: str) -> str | None:
-        return self._secrets.get(key)
+    def person(self, key: str) -> Person | None:
+        return self._people.get(key)
 
     def add(self, key: str, value: Any) -> None:
         """Keep `value` where it is a profile; `key` is its id where it names none."""
@@ -58,7 +66,7 @@ class Found:
         if is_environment(value):
             self._environments[pk] = read_environment(value)
         elif isinstance(value.get("secret"), str):
-            self._secrets[pk] = value["secret"]
+            self._people[pk] = read_person(value)
 
 
 class Beside:
@@ -72,9 +80,9 @@ class Beside:
         value = self._read("EnvironmentProfile", key)
         return read_environment(value) if value is not None else None
 
-    def secret(self, key: str) -> str | None:
+    def person(self, key: str) -> Person | None:
         value = self._read("AgentProfile", key)
-        return value["secret"] if value is not None and isinstance(value.get("secret"), str) else None
+        return read_person(value) if value is not None and isinstance(value.get("secret"), str) else None
 
     def _read(self, folder: str, key: str) -> Mapping[str, Any] | None:
         if (folder, key) in self._cache:
@@ -109,6 +117,12 @@ def read_environment(value: Mapping[str, Any]) -> Environment:
     goals = value.get("agent_goals")
     listed = tuple(g if isinstance(g, str) else "" for g in goals) if isinstance(goals, (list, tuple)) else ()
     return Environment(text("codename"), text("scenario"), relationship_name(value.get("relationship")), listed)
+
+
+def read_person(value: Mapping[str, Any]) -> Person:
+    """The fields of an AgentProfile record that has a secret."""
+    public = value.get("public_info")
+    return Person(value["secret"], public if isinstance(public, str) else "")
 
 
 def relationship_name(value: Any) -> str:
