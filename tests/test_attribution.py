@@ -43,10 +43,18 @@ def test_packed_asks_once_for_an_episode_of_three_agents():
 def test_the_keys_are_places_and_turn_numbers_never_names():
     (question, *_) = ask("direct", BOAT)
     assert question.slots == {
-        ("agent_1", "goal", "turn_0"): Slot("a", 0, "goal"),
-        ("agent_1", "goal", "turn_2"): Slot("a", 2, "goal"),
-        ("agent_1", "goal", "turn_4"): Slot("a", 4, "goal"),
+        ("agent_1", "importance", "turn_0"): Slot("a", 0, "goal"),
+        ("agent_1", "importance", "turn_2"): Slot("a", 2, "goal"),
+        ("agent_1", "importance", "turn_4"): Slot("a", 4, "goal"),
     }
+
+
+@pytest.mark.parametrize("name", ["direct", "singular", "goal-progress"])
+def test_the_questions_about_an_agent_have_one_answer_schema_so_that_they_share_a_cached_prefix(name: str):
+    """Providers put the answer schema before the messages: were the dimension in it, no prefix would be shared."""
+    about_a = [q for q in ask(name, BOAT) if {(s.agent, s.turn) for s in q.slots.values()} >= {("a", 2)}]
+    assert len(about_a) == len(THREE)
+    assert len({(json.dumps(q.answer_schema), str(q.messages[: q.cache_until])) for q in about_a}) == 1
 
 
 @pytest.mark.parametrize("name", ["direct", "scaled", "singular"])
@@ -120,7 +128,10 @@ def test_a_name_stays_on_its_line():
 
 # --- answers ----------------------------------------------------------------------------------------------------------
 
-GOOD = {"agent_1": {"goal": {"turn_0": 1, "turn_2": 0, "turn_4": 3}}}
+GOOD = {"agent_1": {"importance": {"turn_0": 1, "turn_2": 0, "turn_4": 3}}}
+
+
+AT = "at agent_1.importance"
 
 
 def reading(text: str) -> dict[Slot, float]:
@@ -142,7 +153,7 @@ def test_an_answer_is_one_json_object_perhaps_in_a_fence(text: str):
 
 
 def turns(**levels: Any) -> str:
-    return json.dumps({"agent_1": {"goal": {"turn_0": 1, "turn_2": 0, "turn_4": 3} | levels}})
+    return json.dumps({"agent_1": {"importance": {"turn_0": 1, "turn_2": 0, "turn_4": 3} | levels}})
 
 
 @pytest.mark.parametrize(
@@ -152,7 +163,7 @@ def turns(**levels: Any) -> str:
         ("blank", " \n", "the answer is empty"),
         ("empty fence", "```json\n\n```", "the answer is empty"),
         ("refusal", "I'm sorry, I can't.", "the answer is not JSON: I'm sorry, I can't."),
-        ("truncated", '{"agent_1": {"goal": {', 'the answer is not JSON: {"agent_1": {"goal": {'),
+        ("truncated", '{"agent_1": {"importance": {', 'the answer is not JSON: {"agent_1": {"importance": {'),
         ("two objects", json.dumps(GOOD) * 2, None),
         ("null", "null", "expected an object, got null"),
         ("a list", json.dumps([GOOD]), None),
@@ -162,17 +173,17 @@ def turns(**levels: Any) -> str:
         ("extra agent", json.dumps(GOOD | {"agent_2": {}}), "agent_2 was not asked for"),
         ("wrong dimension", json.dumps({"agent_1": {"secret": {}}}), "at agent_1: secret was not asked for"),
         ("nothing", "{}", "agent_1 is missing"),
-        ("extra turn", turns(turn_1=2), "at agent_1.goal: turn_1 was not asked for"),
-        ("missing turn", '{"agent_1": {"goal": {"turn_0": 1, "turn_2": 1}}}', "at agent_1.goal: turn_4 is missing"),
-        ("above", turns(turn_2=30), "at agent_1.goal.turn_2: expected an integer from 0 to 3, got 30"),
-        ("below", turns(turn_2=-1), "at agent_1.goal.turn_2: expected an integer from 0 to 3, got -1"),
-        ("fraction", turns(turn_2=1.37), "at agent_1.goal.turn_2: expected an integer from 0 to 3, got 1.37"),
-        ("whole float", turns(turn_2=2.0), "at agent_1.goal.turn_2: expected an integer from 0 to 3, got 2.0"),
-        ("string", turns(turn_2="2"), 'at agent_1.goal.turn_2: expected an integer from 0 to 3, got "2"'),
-        ("null level", turns(turn_2=None), "at agent_1.goal.turn_2: expected an integer from 0 to 3, got null"),
-        ("boolean", turns(turn_2=True), "at agent_1.goal.turn_2: expected an integer from 0 to 3, got true"),
+        ("extra turn", turns(turn_1=2), f"{AT}: turn_1 was not asked for"),
+        ("missing turn", '{"agent_1": {"importance": {"turn_0": 1, "turn_2": 1}}}', f"{AT}: turn_4 is missing"),
+        ("above", turns(turn_2=30), f"{AT}.turn_2: expected an integer from 0 to 3, got 30"),
+        ("below", turns(turn_2=-1), f"{AT}.turn_2: expected an integer from 0 to 3, got -1"),
+        ("fraction", turns(turn_2=1.37), f"{AT}.turn_2: expected an integer from 0 to 3, got 1.37"),
+        ("whole float", turns(turn_2=2.0), f"{AT}.turn_2: expected an integer from 0 to 3, got 2.0"),
+        ("string", turns(turn_2="2"), f'{AT}.turn_2: expected an integer from 0 to 3, got "2"'),
+        ("null level", turns(turn_2=None), f"{AT}.turn_2: expected an integer from 0 to 3, got null"),
+        ("boolean", turns(turn_2=True), f"{AT}.turn_2: expected an integer from 0 to 3, got true"),
         ("an object", turns(turn_2={"level": 2}), None),
-        ("given twice", '{"agent_1": {"goal": {"turn_0": 1, "turn_0": 2, "turn_2": 0}}}', "turn_0 is given twice"),
+        ("given twice", '{"agent_1": {"importance": {"turn_0": 1, "turn_0": 2}}}', "turn_0 is given twice"),
         ("not a number", turns(turn_2=float("nan")), "NaN is not a number of JSON"),
         ("infinite", turns(turn_2=float("inf")), "Infinity is not a number of JSON"),
         ("huge", '{"agent_1": ' + "1" * 5000 + "}", None),
@@ -205,7 +216,7 @@ def test_every_answer_that_obeys_the_schema_is_read_to_the_letter(name: str, how
 
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
-KEYS = st.sampled_from(["agent_1", "goal", "turn_0", "turn_2", "turn_4"])
+KEYS = st.sampled_from(["agent_1", "importance", "turn_0", "turn_2", "turn_4"])
 ANYTHING = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner))
 
 
@@ -217,14 +228,14 @@ def test_no_json_at_all_gets_past_the_check_unless_it_obeys(value: Any):
         values = schema("direct").read(question, json.dumps(value))
     except BadAnswer:
         return
-    assert {slot: float(value["agent_1"]["goal"][f"turn_{slot.turn}"]) for slot in values} == values
+    assert {slot: float(value["agent_1"]["importance"][f"turn_{slot.turn}"]) for slot in values} == values
 
 
 def test_singular_gives_one_to_the_key_and_zero_to_the_others():
     question = ask("singular", BOAT)[0]
-    read = schema("singular").read(question, '{"agent_1": {"goal": "turn_2"}}')
+    read = schema("singular").read(question, '{"agent_1": {"key": "turn_2"}}')
     assert {slot.turn: value for slot, value in read.items()} == {0: 0.0, 2: 1.0, 4: 0.0}
-    for wrong in ('{"agent_1": {"goal": "turn_1"}}', '{"agent_1": {"goal": 2}}', '{"agent_1": {"goal": ["turn_2"]}}'):
+    for wrong in ('{"agent_1": {"key": "turn_1"}}', '{"agent_1": {"key": 2}}', '{"agent_1": {"key": ["turn_2"]}}'):
         with pytest.raises(BadAnswer, match="expected one of turn_0, turn_2, turn_4"):
             schema("singular").read(question, wrong)
 

@@ -119,11 +119,11 @@ def test_numbers_lie_on_the_levels_or_on_the_dimensions_own_range(name: str, bou
     made = schema(name)
     assert made.bounds(3, "relationship") == bounds
     question = next(q for q in ask(name, BOAT, "per-dimension") if Slot("a", 2, "relationship") in q.slots.values())
-    good = json.dumps({"agent_1": {"relationship": bounds[1]}})
+    good = json.dumps({"agent_1": {made.measure: bounds[1]}})
     assert made.read(question, good) == {Slot("a", 2, "relationship"): float(bounds[1])}
     for wrong in (bounds[1] + 1, bounds[0] - 1, 1.5, None, "2"):
         with pytest.raises(BadAnswer, match=rf"expected an integer from {bounds[0]} to {bounds[1]}"):
-            made.read(question, json.dumps({"agent_1": {"relationship": wrong}}))
+            made.read(question, json.dumps({"agent_1": {made.measure: wrong}}))
 
 
 # --- what the rules make of it ---------------------------------------------------------------------------------------

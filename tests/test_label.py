@@ -205,7 +205,7 @@ def test_the_manifest_says_what_was_asked_of_whom_and_no_url(store: Store, provi
     manifest = store.resolve(done.version).manifest
     assert manifest.recipe["labels"] == {
         "schema": "direct",
-        "schema_version": 1,
+        "schema_version": 2,
         "dimensions": ["relationship", "knowledge", "goal"],
         "evaluator": BY,
         "ask": "per-dimension",

@@ -98,7 +98,7 @@ def test_an_empty_cell_is_no_answer_and_costs_no_second_try(store: Store, tmp_pa
     write_template(store, "lab/episodes", path)
     fill_in(path, lambda row: "" if (row["agent"], row["dimension"], row["turn"]) == ("a", "goal", "2") else 1)
     done = label(store, "lab/episodes", judges=[f"human:{path}"])
-    assert done.failures == {"at agent_1.goal: turn_2 is missing": 3}
+    assert done.failures == {"at agent_1.importance: turn_2 is missing": 3}
     assert (done.asked, done.labels) == (6, 12)
 
 

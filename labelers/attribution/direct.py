@@ -23,7 +23,7 @@ class Importance:
 
     id: str = "direct"
     rule: str = "direct"
-    version: int = 1
+    version: int = 2
     measure: Measure = "importance"
     needs_judge: bool = True
 

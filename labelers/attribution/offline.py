@@ -1,7 +1,9 @@
 """The questions of schemas that show the whole episode and want something about each of an agent's utterances.
 
 An answer is nested the same way in every such schema: agent key -> dimension -> what `Form` says. One call asks for
-one score (`per-dimension`) or for all of an episode's (`packed`).
+one score (`per-dimension`) or for all of an episode's (`packed`). Where it asks for one, the measure stands in the
+dimension's place: the questions about an agent then have one answer schema, and share a cached prefix (providers put
+the schema before the messages).
 """
 
 from __future__ import annotations
@@ -54,8 +56,9 @@ def questions(
     if not found:
         return
     shared = phrasing.shared_messages(words.task, episode, **words.in_task)
-    for group in [found] if ask == "packed" else [[one] for one in found]:
-        yield _question(schema, measure, episode, shared, group, scale, words, form)
+    packed = ask == "packed"
+    for group in [found] if packed else [[one] for one in found]:
+        yield _question(schema, measure, episode, shared, group, packed, scale, words, form)
 
 
 def _question(
@@ -64,12 +67,15 @@ def _question(
     episode: Episode,
     shared: Sequence[Message],
     group: Sequence[Result],
+    packed: bool,
     scale: int,
     words: Words,
     form: Form,
 ) -> Question:
     keys, grouped = phrasing.agent_keys(episode), phrasing.by_agent(group)
     turns = {agent: phrasing.turns_of(episode, agent) for agent in grouped}
+    if not packed:
+        grouped = {agent: [measure] for agent in grouped}
     shown, repeated = _shown(keys, grouped, turns, form)
     tail = wording.fill(
         words.question,
@@ -85,10 +91,11 @@ def _question(
         messages=[*shared, {"role": "user", "content": tail}],
         answer_schema=_answer_schema(keys, grouped, turns, form),
         slots={
-            (keys[agent], name, phrasing.turn_key(turn)): Slot(agent, turn, name)
-            for agent, names in grouped.items()
-            for name in names
-            for turn in turns[agent]
+            (keys[one.agent], one.dimension if packed else measure, phrasing.turn_key(turn)): Slot(
+                one.agent, turn, one.dimension
+            )
+            for one in group
+            for turn in turns[one.agent]
         },
         scale=scale,
         cache_until=len(shared),

@@ -23,7 +23,7 @@ class KeyUtterance:
 
     id: str = "singular"
     rule: str = "singular"
-    version: int = 1
+    version: int = 2
     measure: Measure = "key"
     needs_judge: bool = True
 

@@ -2,7 +2,8 @@
 
 A view is some of the episode's turns, about which each of some agents gets one number a dimension. An answer is nested
 the same way in every such schema: agent key -> dimension -> integer. One call asks about one view; `per-dimension`
-about one agent and dimension of it, `packed` about all of them. What is not in the view is never shown.
+about one agent and dimension of it, `packed` about all of them. Where it asks for one number, the measure stands in the
+dimension's place (see `offline.py`). What is not in the view is never shown.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Turnwise:
     levels: bool = False
     in_range: bool = False
     needs_score: bool = False
-    version: int = 1
+    version: int = 2
     needs_judge: bool = True
 
     def bounds(self, scale: int, dimension: str) -> tuple[float, float]:
@@ -71,8 +72,9 @@ class Turnwise:
             seen = replace(episode, turns=view.turns)
             shared = phrasing.shared_messages(self.task, seen, handover=phrasing.VIEWED[-1], scale=scale, **in_task)
             pairs = [(agent, name) for agent in view.agents for name in wanted[agent]]
-            for group in [pairs] if ask == "packed" else [[pair] for pair in pairs]:
-                yield self._question(episode, view, group, scale, shared)
+            packed = ask == "packed"
+            for group in [pairs] if packed else [[pair] for pair in pairs]:
+                yield self._question(episode, view, group, packed, scale, shared)
 
     def read(self, question: Question, text: str) -> dict[Slot, float]:
         """The number of every slot. Raises BadAnswer where the text is not exactly what was asked for."""
@@ -91,10 +93,15 @@ class Turnwise:
         episode: Episode,
         view: View,
         group: Sequence[tuple[str, str]],
+        packed: bool,
         scale: int,
         shared: Sequence[Message],
     ) -> Question:
         keys = phrasing.agent_keys(episode)
+
+        def called(name: str) -> str:
+            return name if packed else self.measure
+
         grouped: dict[str, list[str]] = {}
         for agent, name in group:
             grouped.setdefault(agent, []).append(name)
@@ -103,7 +110,7 @@ class Turnwise:
             turn=phrasing.turn_key(view.turn),
             agent=" and ".join(phrasing.named(episode, agent) for agent in grouped),
             dimensions="\n".join(f"- {keys[agent]}: {self._named(name, scale)}" for agent, name in group),
-            form=_form({keys[agent]: names for agent, names in grouped.items()}),
+            form=_form({keys[agent]: [called(name) for name in names] for agent, names in grouped.items()}),
             scale=scale,
         )
         return Question(
@@ -112,11 +119,13 @@ class Turnwise:
             messages=[*shared, {"role": "user", "content": tail}],
             answer_schema=answers.of_keys(
                 {
-                    keys[agent]: answers.of_keys({name: answers.one_of(self._allowed(scale, name)) for name in names})
+                    keys[agent]: answers.of_keys(
+                        {called(name): answers.one_of(self._allowed(scale, name)) for name in names}
+                    )
                     for agent, names in grouped.items()
                 }
             ),
-            slots={(keys[agent], name): Slot(agent, view.turn, name) for agent, name in group},
+            slots={(keys[agent], called(name)): Slot(agent, view.turn, name) for agent, name in group},
             scale=scale,
             cache_until=len(shared),
             measure=self.measure,
