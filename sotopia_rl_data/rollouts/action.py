@@ -1,0 +1,89 @@
+"""One action of an agent, and how it is read out of what a model wrote.
+
+Read tolerantly where the library is, or would ask once more to mend: a code fence or words around the object, the
+object inside "properties", a value inside {"value": …}, blanks around the type. What is still unreadable is no action;
+the caller makes a no-op of it that is flagged (`FAILED`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sotopia_rl_data.errors import BadAnswer
+from sotopia_rl_data.schema import ACTION_TYPES, ActionType
+
+_WORDLESS = ("none", "leave")
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What an agent does in its turn. `to` holds the ids of the only others who see it (empty: everybody does).
+
+    `failed`: a no-op that stands for a generation that could not be read.
+    """
+
+    action_type: ActionType
+    text: str = ""
+    to: tuple[str, ...] = ()
+    failed: bool = False
+
+
+NOTHING = Action("none")
+FAILED = Action("none", failed=True)
+
+
+def read_action(completion: str, partners: Mapping[str, str] | None = None) -> Action:
+    """The action that `completion` holds as JSON.
+
+    `partners` are the ids of the others by name where an action may be private: `to` is then required, and names some
+    of them. None: nothing is private, `to` is not looked at. Raises BadAnswer with what is wrong.
+    """
+    fields = _fields(completion)
+    action_type = _unwrapped(fields.get("action_type"))
+    chosen = next((one for one in ACTION_TYPES if isinstance(action_type, str) and one == action_type.strip()), None)
+    if chosen is None:
+        raise BadAnswer(f"The action type is {action_type!r}; there are {', '.join(ACTION_TYPES)}.")
+    said = _unwrapped(fields.get("argument", "" if chosen in _WORDLESS else None))
+    if not isinstance(said, str):
+        raise BadAnswer(f"The argument of {chosen!r} is {said!r}, not text.")
+    to = () if partners is None else _recipients(_unwrapped(fields.get("to")), partners)
+    return Action(chosen, "" if chosen in _WORDLESS else said, to)
+
+
+def _recipients(named: Any, partners: Mapping[str, str]) -> tuple[str, ...]:
+    if not isinstance(named, list):
+        raise BadAnswer(f"`to` is {named!r}, not a list of names.")
+    names = [_unwrapped(one) for one in named]
+    unknown = [name for name in names if not isinstance(name, str) or name not in partners]
+    if unknown:
+        raise BadAnswer(f"`to` names {unknown[0]!r}; the others are {', '.join(partners)}.")
+    return tuple(dict.fromkeys(partners[name] for name in names))
+
+
+def _fields(completion: str) -> Mapping[str, Any]:
+    for found in _objects(completion):
+        inner = found.get("properties")
+        fields = inner if isinstance(inner, dict) else found
+        if "action_type" in fields:
+            return fields
+    raise BadAnswer("There is no JSON object with an action_type in it.")
+
+
+def _objects(text: str) -> Iterator[Mapping[str, Any]]:
+    """The JSON objects in `text`, from left to right."""
+    decoder, position = json.JSONDecoder(strict=False), text.find("{")
+    while position >= 0:
+        try:
+            found, end = decoder.raw_decode(text, position)
+        except (ValueError, RecursionError):
+            end = position + 1
+        else:
+            yield found
+        position = text.find("{", end)
+
+
+def _unwrapped(value: Any) -> Any:
+    return value["value"] if isinstance(value, dict) and "value" in value else value

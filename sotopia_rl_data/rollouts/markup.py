@@ -1,0 +1,113 @@
+"""What one agent sees of a text with XML in it, as the sotopia library shows it, byte for byte.
+
+`root`, `p` and the hint tags vanish and leave what is in them; every other element vanishes with what is in it; so
+does an element that names another viewer than `agent_0`, `agent_1` … by the place in the speaking order. Text that is
+not well-formed is read on as libxml2 recovers: a lone "<" is lost, an end tag closes whatever is open, and when nothing
+is open the rest is lost. Ampersands then stand for themselves until the first mistake and are lost behind it.
+
+Where the library's reading would show a span to somebody it is not for (the whole text is one element with a viewer,
+a viewer without quotes or given twice), it is hidden here: docs/rollouts.md lists this.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from dataclasses import dataclass, field
+from xml.parsers import expat
+
+HINTS = ("extra_info", "clarification_hint", "strategy_hint")
+_SHOWN = ("root", "p", *HINTS)
+
+_SPECIAL = re.compile("[<&\r\x00-\x08\x0b\x0c\x0e-\x1f]")
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
+_NAME = r"[A-Za-z_:\u0080-\U0010ffff][\w.:·-]*"
+_ATTRIBUTE = rf"""\s+{_NAME}\s*=\s*(?:"[^"<]*"|'[^'<]*')"""
+_PIECE = re.compile(
+    rf"<!--.*?-->|<\?{_NAME}.*?\?>|<!\[CDATA\[(?P<data>.*?)]]>"
+    rf"|</(?P<end>{_NAME})?\s*>?"
+    rf"|<(?P<start>{_NAME})(?P<attributes>(?:{_ATTRIBUTE})*)\s*(?P<close>/?>)?",
+    re.DOTALL,
+)
+_TAG_TEXT = re.compile("[^<>]*")
+_VIEWER = re.compile(r"""\sviewer\s*=\s*(?:"([^"]*)"|'([^']*)')""")
+
+
+def shown(text: str, place: int) -> str:
+    """What the agent at `place` of the speaking order (from 0) sees of `text`."""
+    if not _SPECIAL.search(text):
+        return text
+    text = _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+    if _well_formed(text):
+        return _Reader(f"agent_{place}", entities=True).read(text)
+    return _Reader(f"agent_{place}", entities=False).read(text)
+
+
+def _well_formed(text: str) -> bool:
+    parser = expat.ParserCreate()
+    try:
+        parser.Parse(f"<root>{text}</root>".encode(errors="replace"), True)
+    except expat.ExpatError:
+        return False
+    return True
+
+
+@dataclass(slots=True)
+class _Reader:
+    """Reads one text from left to right. `open` holds the elements that are open: their names, and whether shown."""
+
+    viewer: str
+    entities: bool
+    open: list[tuple[str, bool]] = field(default_factory=list)
+    mistaken: bool = False
+    pieces: list[str] = field(default_factory=list)
+
+    def read(self, text: str) -> str:
+        position = 0
+        while position < len(text):
+            at = text.find("<", position)
+            end = len(text) if at < 0 else at
+            self._text(text[position:end])
+            position = end
+            if at >= 0:
+                match = _PIECE.match(text, at)
+                position = match.end() if match else at + 1
+                if match is None:
+                    self.mistaken = True
+                elif self._markup(match, text):
+                    break
+        return "".join(self.pieces)
+
+    def _text(self, text: str) -> None:
+        if not self._showing():
+            return
+        if self.mistaken:
+            text = text.replace("&", "")
+        self.pieces.append(html.unescape(text) if self.entities else text)
+
+    def _markup(self, match: re.Match[str], text: str) -> bool:
+        """Take one piece of markup. True: the root was closed, nothing more is read."""
+        if match["data"] is not None:
+            if self._showing():
+                self.pieces.append(match["data"])
+        elif match["start"]:
+            self._start(match, text)
+        elif match.group().startswith("</"):
+            if not self.open:
+                return True
+            self.mistaken |= self.open.pop()[0] != match["end"]
+        return False
+
+    def _start(self, match: re.Match[str], text: str) -> None:
+        attributes = match["attributes"]
+        if match["close"] is None:
+            self.mistaken = True
+            if "viewer" in _TAG_TEXT.match(text, match.end()).group():  # type: ignore[union-attr]  # matches always
+                self.open.append((match["start"], False))  # the library would show it to everybody
+        elif match["close"] == ">":
+            viewers = [double or single for double, single in _VIEWER.findall(attributes)]
+            mine = not viewers or viewers == [self.viewer]
+            self.open.append((match["start"], match["start"] in _SHOWN and mine))
+
+    def _showing(self) -> bool:
+        return all(is_shown for _, is_shown in self.open)

@@ -1,0 +1,210 @@
+"""The sotopia library's profile files: agents, environments, who is paired where, who knows whom.
+
+Both published shapes are read: JSON lines (`agent_profiles.jsonl`, `environment_profiles.jsonl`,
+`env_agent_combo_storages.jsonl`, `relationship_profiles.jsonl`; any names will do) and the folders of the local
+storage (`AgentProfile/<id>.json` …). What a record is, its keys say.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sotopia_rl_data.errors import InputError, NotFound
+from sotopia_rl_data.importers.profiles import RELATIONSHIPS, is_environment, relationship_name
+from sotopia_rl_data.importers.record import identifier, items, kind, mapping, text
+from sotopia_rl_data.rollouts.scene import Environment, Person, Scene
+
+FOLDERS = ("AgentProfile", "EnvironmentProfile", "EnvAgentComboStorage", "RelationshipProfile")
+_GENDERS = {"Man": "male", "Woman": "female", "Nonbinary": "nonbinary"}
+HARD = (
+    "01H7VFHNV13MHN97GAH73E3KM8",
+    "01H7VFHN5WVC5HKKVBHZBA553R",
+    "01H7VFHN9W0WAFZCBT09PKJJNK",
+    "01H7VFHPDZVVCDZR3AARA547CY",
+    "01H7VFHPQQQY6H4DNC6NBQ8XTG",
+    "01H7VFHN7WJK7VWVRZZTQ6DX9T",
+    "01H7VFHPS5WJW2694R1MNC8JFY",
+    "01H7VFHNN7XTR99319DS8KZCQM",
+    "01H7VFHQ11NAMZS4A2RDGDB01V",
+    "01H7VFHPSWGDGEYRP63H2DJKV0",
+    "01H7VFHNF4G18PC9JHGRC8A1R6",
+    "01H7VFHNNYH3W0VRWVY178K2TK",
+    "01H7VFHP8AN5643B0NR0NP00VE",
+    "01H7VFHN7A1ZX5KSMT2YN9RXC4",
+)
+"""The environments of the benchmark SOTOPIA-hard, by id."""
+
+
+@dataclass(slots=True)
+class Profiles:
+    """What a folder of profiles holds, by id. `pairs` are the agents that were published for an environment;
+    `knows` the pairs of agents with each relationship."""
+
+    people: dict[str, Person] = field(default_factory=dict)
+    environments: dict[str, Environment] = field(default_factory=dict)
+    pairs: dict[str, list[tuple[str, ...]]] = field(default_factory=dict)
+    knows: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+
+    def scenes(self, environments: Iterable[str] | None = None, pairs: int | None = None) -> Iterator[Scene]:
+        """A scene for each environment (all, or those named, in this order) and each of its first `pairs` pairs (all).
+
+        An environment that nobody was paired for takes agents of its relationship and ages. Raises NotFound.
+        """
+        for environment_id in self.environments if environments is None else environments:
+            environment = self._environment(environment_id)
+            found = self.pairs.get(environment_id) or list(self._fitting(environment))
+            if not found:
+                raise NotFound(
+                    f"No two agents fit the environment {environment_id!r}.",
+                    "add a record that pairs two for it",
+                )
+            for agents in found[:pairs]:
+                yield Scene(environment, tuple(self._person(agent) for agent in agents))
+
+    def _environment(self, environment_id: str) -> Environment:
+        if environment_id not in self.environments:
+            raise NotFound(f"There is no environment {environment_id!r} among the profiles.", "name one that is there")
+        return self.environments[environment_id]
+
+    def _person(self, agent: str) -> Person:
+        if agent not in self.people:
+            raise NotFound(f"There is no agent {agent!r} among the profiles.", "add its AgentProfile record")
+        return self.people[agent]
+
+    def _fitting(self, environment: Environment) -> Iterator[tuple[str, str]]:
+        for agents in self.knows.get(environment.relationship, ()):
+            people = [self.people[one] for one in agents if one in self.people]
+            ages = environment.ages or ((0, 999),) * 2
+            if len(people) == 2 and all(
+                person.age is None or low <= person.age <= high
+                for person, (low, high) in zip(people, ages, strict=False)
+            ):
+                yield agents
+
+    def add(self, record: Any, key: str) -> None:
+        """Keep one record; `key` is its id where it names none. Raises InputError with what is wrong with it."""
+        value = mapping(record, "the record")
+        if "first_name" in value:
+            person = _person(value, key)
+            self.people[person.agent] = person
+        elif is_environment(value):
+            environment = _environment(value, key)
+            self.environments[environment.environment_id] = environment
+        elif "env_id" in value and "agent_ids" in value:
+            agents = tuple(str(one) for one in items(value, "agent_ids"))
+            self.pairs.setdefault(identifier(value, "env_id"), []).append(agents)
+        elif _ends(value) is not None:
+            first, second = (identifier(value, end) for end in _ends(value) or ())
+            self.knows.setdefault(_relationship(value), []).append((first, second))
+        else:
+            raise InputError(f"it is no profile: its keys are {', '.join(map(str, value)) or 'none'}.")
+
+
+def read_profiles(folder: str | Path) -> Profiles:
+    """The profiles in a folder, of either shape. Raises InputError with the file and line of what cannot be used."""
+    root, profiles = Path(folder), Profiles()
+    if not root.is_dir():
+        raise InputError(f"{str(root)!r} is not a folder.", "name the folder that holds the profile files")
+    for source, key, record in _records(root):
+        try:
+            profiles.add(_json(record), key)
+        except InputError as error:
+            raise InputError(f"{source}: {error.message}", "mend the record, or take it out") from error
+    if not profiles.environments or not profiles.people:
+        raise InputError(
+            f"{str(root)!r} holds {len(profiles.people)} agents and {len(profiles.environments)} environments.",
+            f"put JSON lines there, or the folders {', '.join(FOLDERS)}",
+        )
+    return profiles
+
+
+def _records(root: Path) -> Iterator[tuple[str, str, str]]:
+    """(file and line, id by file name, the record's text) of all there are, in the order of names."""
+    for path in sorted(root.glob("*.jsonl")):
+        for number, line in enumerate(_text(path).split("\n"), start=1):
+            if line.strip():
+                yield f"{path}:{number}", "", line
+    for folder in FOLDERS:
+        for path in sorted((root / folder).glob("*.json")):
+            yield str(path), path.stem, _text(path)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{str(path)!r} cannot be read as UTF-8 text.", "check the file") from error
+
+
+def _json(record: str) -> Any:
+    try:
+        return json.loads(record)
+    except (ValueError, RecursionError) as error:
+        raise InputError("it is not JSON.") from error
+
+
+def _id(value: Mapping[str, Any], name: str, key: str) -> str:
+    known = next((one for one in ("pk", name) if value.get(one)), None)
+    return identifier(value, known) if known else identifier({name: key}, name)
+
+
+def _person(value: Mapping[str, Any], key: str) -> Person:
+    first, last = text(value, "first_name").strip(), text(value, "last_name", "").strip()
+    age = value.get("age")
+    if isinstance(age, bool) or not isinstance(age, (int, type(None))):
+        raise InputError(f"`age` is {kind(age)}, not a whole number.")
+    name = f"{first} {last}".strip()
+    looks = f"{age or 0}-year-old {_GENDERS.get(text(value, 'gender', ''), '')} {text(value, 'occupation', '').lower()}"
+    pronoun, public = text(value, "gender_pronoun", ""), text(value, "public_info", "")
+    return Person(
+        agent=_id(value, "agent_id", key),
+        name=name,
+        called=first,
+        introduction=f"{name} is a {looks}. {pronoun} pronouns. {public}",
+        personality=text(value, "personality_and_values", ""),
+        secret=text(value, "secret", ""),
+        age=age,
+    )
+
+
+def _environment(value: Mapping[str, Any], key: str) -> Environment:
+    goals = items(value, "agent_goals")
+    if not all(isinstance(goal, str) for goal in goals):
+        raise InputError("`agent_goals` is not a list of texts.")
+    return Environment(
+        environment_id=_id(value, "env_id", key),
+        scenario=text(value, "scenario"),
+        goals=tuple(goals),
+        codename=text(value, "codename", ""),
+        relationship=_relationship(value),
+        source=text(value, "source", ""),
+        ages=_ages(value.get("age_constraint")),
+    )
+
+
+def _relationship(value: Mapping[str, Any]) -> str:
+    name = relationship_name(value.get("relationship", 0))
+    if name not in RELATIONSHIPS:
+        raise InputError(f"`relationship` is {value.get('relationship')!r}, not 0 to 5 or one of their names.")
+    return name
+
+
+def _ages(given: Any) -> tuple[tuple[int, int], ...]:
+    """`[(18, 70), (18, 70)]` as written in the files; () where there is no such list."""
+    if not isinstance(given, str) or not re.fullmatch(r"[\s\[\]()\d,]+", given):
+        return ()
+    try:
+        return tuple((int(low), int(high)) for low, high in ast.literal_eval(given))
+    except (ValueError, TypeError, SyntaxError):
+        return ()
+
+
+def _ends(value: Mapping[str, Any]) -> tuple[str, str] | None:
+    named = (("agent1_id", "agent2_id"), ("agent_1_id", "agent_2_id"))
+    return next((ends for ends in named if set(ends) <= set(value)), None)

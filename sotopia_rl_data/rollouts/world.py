@@ -1,0 +1,219 @@
+"""The environment as a state machine: who acts, what each one sees, when it ends. No I/O, no clock, no asyncio.
+
+    world = World(scene, "legacy", max_turns=20)
+    while not world.done:
+        completions = {agent: ask(world.prompt(agent)) for agent in world.acting}
+        world.step({agent: world.read(agent, text) for agent, text in completions.items()})
+    episode = world.episode("e1")
+
+A turn: everybody observes, those whose turn it is act, the others are forced to do nothing; after the last turn
+everybody observes once more. What is played is a function of the scene, the rules, the seed and the actions.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
+
+from sotopia_rl_data.errors import BadAnswer, UsageError
+from sotopia_rl_data.prompts import Layout, Template, render
+from sotopia_rl_data.rollouts.action import FAILED, NOTHING, Action, read_action
+from sotopia_rl_data.rollouts.dialects import DialectName, dialect
+from sotopia_rl_data.rollouts.markup import shown
+from sotopia_rl_data.rollouts.opening import background, opening
+from sotopia_rl_data.rollouts.policies import Asked
+from sotopia_rl_data.rollouts.scene import Scene
+from sotopia_rl_data.schema import Agent, Episode, Message, Observation, Turn
+
+Order = Literal["round-robin", "simultaneous", "random"]
+Logged = tuple[str, str, str]
+"""Sender, receiver, text: one message as an EpisodeLog holds it."""
+ENVIRONMENT = "Environment"
+
+
+class World:
+    """One episode while it is played.
+
+    `max_turns` (>= 1) ends it, and so do more than `max_stale` (>= 0) actions of silence, counted as the dialect counts
+    them. `order`: round-robin lets the agent at turn % k act, random one drawn with `seed`, simultaneous all of them.
+    Raises UsageError for rules that there are not, and for three agents or more in a dialect of two.
+    """
+
+    def __init__(
+        self,
+        scene: Scene,
+        dialect_name: DialectName = "legacy",
+        *,
+        max_turns: int = 20,
+        max_stale: int = 2,
+        order: Order = "round-robin",
+        seed: int = 0,
+    ) -> None:
+        self.scene = scene
+        self.dialect = dialect(dialect_name)
+        self._check(max_turns, max_stale, order)
+        self._max_turns, self._max_stale, self._order = max_turns, max_stale, order
+        self._random = random.Random(seed)
+        self._names = {person.agent: person.name for person in scene.people}
+        self._actions: list[Mapping[str, Action]] = []
+        self._acted: list[tuple[str, ...]] = []
+        self._seen = [[opening(scene, place, self.dialect) for place in range(len(scene.people))]]
+        self._reasons: tuple[str, ...] = ()
+        self.acting: tuple[str, ...] = self._due()
+
+    def _check(self, max_turns: int, max_stale: int, order: str) -> None:
+        if max_turns < 1 or max_stale < 0:
+            raise UsageError(f"{max_turns} turns with {max_stale} of silence are no rules.", "allow 1 turn or more")
+        if order not in get_args(Order):
+            raise UsageError(f"{order!r} is not an order.", f"name one of: {', '.join(get_args(Order))}")
+        if self.dialect.two_only and len(self.scene.people) != 2:
+            raise UsageError(
+                f"The dialect {self.dialect.name!r} is for two agents; the scene has {len(self.scene.people)}.",
+                "play it with --dialect 0.1.5 or --dialect head",
+            )
+
+    @property
+    def turn(self) -> int:
+        """The turn that is to be played, from 0; when it is over, the number of turns that were."""
+        return len(self._actions)
+
+    @property
+    def done(self) -> bool:
+        """True when the episode is over."""
+        return bool(self._reasons)
+
+    @property
+    def ended(self) -> str:
+        """Why it is over, as the library writes it into `reasoning`; "" while it goes on."""
+        return f"{ENVIRONMENT} comments: terminated: {'; '.join(self._reasons)}; \n" if self._reasons else ""
+
+    def prompt(self, agent: str, layout: Layout = "single", template: Template | None = None) -> list[Message]:
+        """The messages that the policy of `agent` is served now. Raises as `prompts.render` does."""
+        return render(self.episode("now"), agent, self.turn, layout, template)
+
+    def asked(self, agent: str, episode_id: str, layout: Layout = "single", template: Template | None = None) -> Asked:
+        """The question to the policy of `agent` now. Raises as `prompt` does."""
+        own = sum(agent in acted for acted in self._acted)
+        messages = tuple(self.prompt(agent, layout, template))
+        return Asked(episode_id, agent, self.turn, own, messages, self.dialect.private)
+
+    def read(self, agent: str, completion: str) -> Action:
+        """The action that `agent` answered with. Raises BadAnswer where there is none in it."""
+        return read_action(completion, self._partners(agent) if self.dialect.private else None)
+
+    def read_or_nothing(self, agent: str, completion: str) -> Action:
+        """As `read`; what cannot be read is a no-op that is flagged as failed."""
+        try:
+            return self.read(agent, completion)
+        except BadAnswer:
+            return FAILED
+
+    def step(self, actions: Mapping[str, Action]) -> None:
+        """Play one turn: exactly one action for each agent of `acting`. Raises UsageError where it is not so."""
+        if self.done or set(actions) != set(self.acting):
+            wanted = ", ".join(self.acting) or "nobody: the episode is over"
+            raise UsageError(f"Turn {self.turn} is for {wanted}; it was given {', '.join(actions) or 'nothing'}.")
+        acted = {agent: self._allowed(agent, actions[agent]) for agent in self.scene.agents if agent in actions}
+        self._actions.append({agent: acted.get(agent, NOTHING) for agent in self.scene.agents})
+        self._acted.append(self.acting)
+        self._seen.append([self._observed(place) for place in range(len(self.scene.people))])
+        self._reasons = self._ends()
+        self.acting = () if self.done else self._due()
+
+    def messages(self) -> list[list[Logged]]:
+        """The messages so far, as an EpisodeLog holds them."""
+        names = self._names.values()
+        log = [[(ENVIRONMENT, name, text) for name, text in zip(names, seen, strict=True)] for seen in self._seen]
+        for turn, actions in zip(log, self._actions, strict=False):
+            written = [self.dialect.written(action, self._names) for action in actions.values()]
+            turn += [(name, ENVIRONMENT, text) for name, text in zip(names, written, strict=True)]
+        return log
+
+    def episode(self, episode_id: str, *, models: Sequence[str] = (), tag: str = "") -> Episode:
+        """The episode so far. `models` names the evaluator and then each agent's, as an EpisodeLog does."""
+        environment = self.scene.environment
+        return Episode(
+            episode_id=episode_id,
+            environment_id=environment.environment_id,
+            agents=self._agents(models),
+            turns=tuple(self._turns()),
+            observations=tuple(
+                Observation(turn, agent, text)
+                for turn, seen in enumerate(self._seen)
+                for agent, text in zip(self.scene.agents, seen, strict=True)
+            ),
+            source="rollout",
+            dialect=self.dialect.name,
+            codename=environment.codename,
+            scenario=environment.scenario,
+            relationship=environment.relationship,
+            models=tuple(models),
+            tag=tag,
+            reasoning=self.ended,
+        )
+
+    def _agents(self, models: Sequence[str]) -> tuple[Agent, ...]:
+        named = list(models[1:]) if len(models) == len(self.scene.people) + 1 else [None] * len(self.scene.people)
+        return tuple(
+            Agent(
+                agent=person.agent,
+                name=person.name,
+                model=model,
+                goal=goal,
+                background=background(person, place).strip(),
+                secret=person.secret,
+            )
+            for place, (person, model, goal) in enumerate(
+                zip(self.scene.people, named, self.scene.environment.goals, strict=True)
+            )
+        )
+
+    def _turns(self) -> list[Turn]:
+        return [
+            Turn(turn, agent, action.action_type, action.text, action.to, action.failed)
+            for turn, (acted, actions) in enumerate(zip(self._acted, self._actions, strict=True))
+            for agent in acted
+            for action in [actions[agent]]
+        ]
+
+    def _partners(self, agent: str) -> dict[str, str]:
+        return {name: one for one, name in self._names.items() if one != agent}
+
+    def _allowed(self, agent: str, action: Action) -> Action:
+        """The action as this dialect has it: without recipients where nothing is private."""
+        if not self.dialect.private:
+            return Action(action.action_type, action.text, (), action.failed)
+        unknown = [one for one in action.to if one not in self._names or one == agent]
+        if unknown:
+            raise UsageError(f"An action of {agent} is private to {unknown[0]}, who is not one of the others.")
+        return action
+
+    def _observed(self, place: int) -> str:
+        """What the agent at `place` is shown of the turn that was just played."""
+        viewer = self.scene.agents[place]
+        done = [
+            f"{self._names[agent]} {self.dialect.written(action, self._names)}"
+            for agent, action in self._actions[-1].items()
+            if action.action_type != "none" and (not action.to or viewer in (agent, *action.to))
+        ]
+        return f"Turn #{self.turn - 1}: {shown(';'.join(done), place)}\n"
+
+    def _ends(self) -> tuple[str, ...]:
+        counted = (
+            self._actions
+            if self.dialect.counts_forced
+            else [
+                {agent: actions[agent] for agent in acted}
+                for acted, actions in zip(self._acted, self._actions, strict=True)
+            ]
+        )
+        return self.dialect.reasons(self.scene.agents, counted, self._max_turns, self._max_stale)
+
+    def _due(self) -> tuple[str, ...]:
+        agents = self.scene.agents
+        if self._order == "simultaneous":
+            return agents
+        if self._order == "random":
+            return (self._random.choice(agents),)
+        return (agents[self.turn % len(agents)],)
