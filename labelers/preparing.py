@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -79,10 +79,15 @@ def with_episodes(plan: Plan, store: Store, source: str | Path | None) -> tuple[
     """
     from sotopia_rl_data.rewards.outcomes import choose_evaluator, evaluators
 
-    version = episodes_version(store, source)
+    def choose(found: Set[str]) -> str:
+        return choose_evaluator(found, plan.evaluator or None, plan.dimensions)
+
+    def check(scored: Set[tuple[str, str]] | None) -> None:
+        choose({evaluator for name, evaluator in scored or () if name in plan.dimensions})
+
+    version = episodes_version(store, source, check)
     files = [path for paths in version.files("episodes").values() for path in paths]
-    found = choose_evaluator(evaluators(files, plan.dimensions), plan.evaluator or None, plan.dimensions)
-    return version, replace(plan, evaluator=found)
+    return version, replace(plan, evaluator=choose(evaluators(files, plan.dimensions)))
 
 
 def _recipe(schema: Schema, preset: str | None, evaluator: str | None) -> Recipe:

@@ -31,6 +31,7 @@ from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.refs import check_name
 from sotopia_rl_data.schema import Attribution, Episode, Failure
 from sotopia_rl_data.store import Store, Version
+from sotopia_rl_data.store.versions import check as check_version
 
 if TYPE_CHECKING:
     from labelers.attribution.phrasing import Ask as AskHow
@@ -98,8 +99,9 @@ def label(
         layout=layout,
         template=template,
     )
+    out, version = out and check_name(out), version and check_version(version)
     parent, plan = with_episodes(plan, store, source)
-    name = check_name(out or f"{parent.name}-rewards")
+    name = out or check_name(f"{parent.name}-rewards")
     with store.stage(name) as stage, Ledger(ledger or store.root / ".ledger") as kept:
         run = _Run(plan, parent, kept, stage)
         counted = size(plan, run.episodes())

@@ -3,53 +3,68 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Set
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sotopia_rl_data import refs
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.store import Store, Version
 from sotopia_rl_data.store.manifest import FILE_NAME
 
+if TYPE_CHECKING:
+    from sotopia_rl_data.importers.run import Check
+
 SAMPLES = "samples"
 _ODD = re.compile(r"[^A-Za-z0-9._-]+")
 
 
-def episodes_version(store: Store, source: str | Path | None) -> Version:
+def episodes_version(store: Store, source: str | Path | None, check: Check) -> Version:
     """The version whose episodes `source` names: a reference, a path to one, or files to import (None: the samples).
 
-    A file `NAME.jsonl` becomes the dataset NAME; where the store already has its content, nothing is written. Raises
-    NotFound, InputError, UsageError.
+    A file `NAME.jsonl` becomes the dataset NAME; where the store already has its content, nothing is written, nor where
+    `check` raises. Raises NotFound, InputError, UsageError.
     """
     if source is None:
         from sotopia_rl_data.importers import samples_path
 
-        return _imported(store, samples_path(), SAMPLES)
+        return _imported(store, samples_path(), SAMPLES, check)
     path = source if isinstance(source, Path) else Path(source) if refs.is_path(source) else None
     if path is None or _holds_versions(path):
         return _with_episodes(store.resolve(str(source) if path is None else refs.DatasetRef(path=path)))
-    return _imported(store, path, _name_of(path))
+    return _imported(store, path, _name_of(path), check)
 
 
 def _holds_versions(path: Path) -> bool:
     return (path / FILE_NAME).is_file() or any(path.glob(f"v*/{FILE_NAME}"))
 
 
-def _imported(store: Store, path: Path, name: str) -> Version:
+def _imported(store: Store, path: Path, name: str, check: Check) -> Version:
     from sotopia_rl_data.importers.run import import_dataset
 
     if not path.exists():
         raise InputError(
             f"There is no {path}.", "name a file of episodes, or a dataset by its name: sotopia-rl-data list"
         )
-    import_dataset(store, [path], name)
+
+    def checked(scored: Set[tuple[str, str]] | None) -> None:
+        if scored is None:
+            raise _no_episodes(str(path))
+        check(scored)
+
+    import_dataset(store, [path], name, check=checked)
     return _with_episodes(store.resolve(name))
 
 
 def _with_episodes(version: Version) -> Version:
     if "episodes" not in version.manifest.configs:
-        mend = "training rows have no utterances to judge: import the episodes they were made from"
-        raise UsageError(f"{version.ref} holds no episodes.", mend)
+        raise _no_episodes(version.ref)
     return version
+
+
+def _no_episodes(where: str) -> UsageError:
+    mend = "training rows have no utterances to judge: import the episodes they were made from"
+    return UsageError(f"{where} holds no episodes.", mend)
 
 
 def _name_of(path: Path) -> str:

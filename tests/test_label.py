@@ -424,6 +424,7 @@ def test_calls_that_get_no_answer_are_failures_that_the_next_run_asks_again(stor
         ({"preset": "singular"}, UsageError, "the schema 'direct' yields none"),
         ({"evaluator": "nobody"}, UsageError, "No episode is scored by 'nobody'"),
         ({"out": "a/b/c"}, UsageError, "cannot name a dataset"),
+        ({"version": "newest"}, UsageError, "'newest' is no version"),
         ({"source": "lab/nothing"}, NotFound, "has no dataset 'lab/nothing'"),
         ({"source": "./no-such-file.jsonl"}, InputError, "There is no no-such-file.jsonl"),
         ({"source": "lab/scoreless"}, InputError, "No episode has a score"),
@@ -496,7 +497,8 @@ def test_a_store_that_cannot_take_a_stage_is_found_before_anything_is_asked(stor
 # --- files, notebooks -------------------------------------------------------------------------------------------------
 
 
-def test_a_file_is_imported_first_under_its_own_name(store: Store, tmp_path: Path):
+def plain_file(folder: Path) -> Path:
+    """One episode in our own format."""
     plain = {
         "episode_id": "e1",
         "scenario": "A boat.",
@@ -504,14 +506,46 @@ def test_a_file_is_imported_first_under_its_own_name(store: Store, tmp_path: Pat
         "turns": [{"turn": 0, "agent": "a", "text": "Hello."}, {"turn": 1, "agent": "b", "text": "Hi."}],
         "scores": [{"agent": "a", "dimension": "goal", "score": 5, "evaluator": BY}],
     }
-    file = tmp_path / "my episodes.jsonl"
+    file = folder / "my episodes.jsonl"
     file.write_text(json.dumps(plain) + "\n")
+    return file
+
+
+def test_a_file_is_imported_first_under_its_own_name(store: Store, tmp_path: Path):
+    file = plain_file(tmp_path)
     done = label(store, file, judges=["lexical"], preset="goal-only")
     assert store.names() == ["my-episodes", "my-episodes-rewards"]
     assert done.labels == 1
     assert label(store, str(file), judges=["lexical"], preset="goal-only").created is False
     by_path = label(store, str(store.resolve("my-episodes").dir), judges=["lexical"], preset="goal-only")
     assert by_path.digest == done.digest
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"evaluator": "nobody"}, "No episode is scored by 'nobody'"),
+        ({"out": "a/b/c"}, "cannot name a dataset"),
+        ({"version": "newest"}, "'newest' is no version"),
+        ({"scale": 4}, "no wording for a scale"),
+        ({"dimensions": ["knowledge"], "preset": None, "schema": "uniform"}, "weigh relationship, goal"),
+    ],
+)
+def test_a_wrong_option_leaves_nothing_of_a_file_in_the_store(
+    store: Store, tmp_path: Path, options: dict[str, Any], said: str
+):
+    file = plain_file(tmp_path)
+    judges = [] if "schema" in options else ["lexical"]
+    with pytest.raises(UsageError, match=said):
+        label(store, file, **{"judges": judges, "preset": "goal-only"} | options)
+    assert store.names() == []
+
+
+def test_a_file_of_training_rows_is_not_imported_to_be_refused(store: Store, tmp_path: Path):
+    (tmp_path / "rows.jsonl").write_text('{"input": "You are Ann.", "output": "Hello.", "value": 0.5}\n')
+    with pytest.raises(UsageError, match=r"rows.jsonl holds no episodes"):
+        label(store, tmp_path / "rows.jsonl", judges=["lexical"])
+    assert store.names() == []
 
 
 def test_the_bundled_samples_are_labelled_where_nothing_is_named(store: Store):

@@ -45,6 +45,7 @@ class Batches:
     align: bool = False  # whether annotated rows and other episodes come together
     counts: Counter[str] = field(default_factory=Counter)
     dialects: Counter[str] = field(default_factory=Counter)
+    scored: set[tuple[str, str]] = field(default_factory=set)  # (dimension, evaluator) of any episode's scores
     rejected: list[Failure] = field(default_factory=list)
     _episodes: list[Episode] = field(default_factory=list)
     _examples: list[Example] = field(default_factory=list)
@@ -87,6 +88,7 @@ class Batches:
                 self._logs[episode.episode_id] = Log.of(episode)
             self._seen[episode.episode_id] = digest
             self._episodes.append(episode)
+            self.scored.update((score.dimension, score.evaluator) for score in episode.scores)
         elif known == digest:
             self.counts["duplicates"] += 1
         elif episode.source == ANNOTATED and episode.episode_id in self._logs:

@@ -7,7 +7,7 @@ of rewards alone. The two do not mix. How they get there, in bounded memory, is 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from sotopia_rl_data.schema import Failure
 from sotopia_rl_data.store import Store, Version
 
 Progress = Callable[[int, int], None]
+Check = Callable[[Set[tuple[str, str]] | None], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +58,16 @@ def import_dataset(
     seed: int = 0,
     version: str | None = None,
     progress: Progress | None = None,
+    check: Check | None = None,
 ) -> ImportReport:
     """Import `paths` into the store as the next version of `name`.
 
     `where` is a DuckDB condition over the columns of `episodes` (or, for training rows, of `rewards`); `strict` makes
     the first rejected record an error; `seed` is that of the splits; `version` overrides the number; `progress(done,
-    total)` is called in bytes. Raises InputError where a path holds nothing to import, QueryError for a wrong `where`,
-    UsageError where episodes and training rows are mixed, and what committing raises. Whatever is raised, the store is
-    as it was.
+    total)` is called in bytes; `check` hears, before anything is committed, which (dimension, evaluator) scored the
+    episodes (None: these are training rows), and may raise. Raises InputError where a path holds nothing to import,
+    QueryError for a wrong `where`, UsageError where episodes and training rows are mixed, and what committing raises.
+    Whatever is raised, the store is as it was.
     """
     found = plan(paths)
     training = _is_training(found)
@@ -82,6 +85,8 @@ def import_dataset(
         counts = batches.counts
         if not counts["episodes"] + counts["examples"]:
             raise _nothing(batches)
+        if check is not None:
+            check(None if training else batches.scored)
         provenance = {
             "sources": _sources(found, {form: one.hexdigest() for form, one in hashes.items()}),
             "where": where,
