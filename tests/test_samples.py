@@ -283,6 +283,7 @@ def test_a_scenario_that_breaks_the_rules_is_refused(tmp_path, old, new, complai
 TOY = """
 environment: env-toy
 codename: toy
+relationship: friend
 scenario: Two meet.
 cast:
   sam: {id: sam, name: Sam Roe, called: Sam, background: A cook., secret: Cannot cook., goal: Be liked.}

@@ -5,6 +5,7 @@ from sotopia_rl_data.rollouts.dialects import DIALECTS, DialectName
 from sotopia_rl_data.rollouts.play import Exchange, play
 from sotopia_rl_data.rollouts.policies import Asked, Policy, scripted
 from sotopia_rl_data.rollouts.profiles import HARD, Profiles, read_profiles
+from sotopia_rl_data.rollouts.scenarios import bundled, read_scenarios
 from sotopia_rl_data.rollouts.scene import Environment, Person, Scene
 from sotopia_rl_data.rollouts.world import World
 
@@ -23,8 +24,10 @@ __all__ = [
     "Profiles",
     "Scene",
     "World",
+    "bundled",
     "play",
     "read_action",
     "read_profiles",
+    "read_scenarios",
     "scripted",
 ]

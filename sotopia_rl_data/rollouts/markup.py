@@ -111,3 +111,22 @@ class _Reader:
 
     def _showing(self) -> bool:
         return all(is_shown for _, is_shown in self.open)
+
+
+def fault(text: str, agents: int) -> str | None:
+    """What is wrong with a text that somebody wrote for `agents` agents, as "has …"; None where all is as it reads.
+
+    Only what would vanish in play or be shown to the wrong one is wrong: `shown` itself takes any text.
+    """
+    if "<" not in text:
+        return None
+    if not _well_formed(text.replace("&", "&amp;")):
+        return 'has markup that is not well-formed XML (a plain "<" is written &lt;)'
+    viewers = (*(f"agent_{place}" for place in range(agents)), "environment")
+    for match in _PIECE.finditer(text):
+        if match["start"] and match["start"] not in _SHOWN:
+            return f"has the element <{match['start']}>, which nobody would see; there are {', '.join(_SHOWN)}"
+        odd = [one for pair in _VIEWER.findall(match["attributes"] or "") for one in pair if one and one not in viewers]
+        if odd:
+            return f"is for the viewer {odd[0]!r}; there are {', '.join(viewers)}"
+    return None

@@ -13,6 +13,8 @@ from typing import Literal
 from sotopia_rl_data.errors import UsageError
 
 Format = Literal["export", "plain"]
+SCENARIOS = Path(str(files(__name__) / "scenarios"))
+"""The folder of the scenarios that everything here is made from."""
 _FILES = {"export": "episodes.jsonl", "plain": "episodes.plain.jsonl"}
 
 

@@ -22,9 +22,9 @@ from sotopia_rl_data import samples
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.prompts.visible import FIELD_TAGS, visible
+from sotopia_rl_data.samples import SCENARIOS
 from sotopia_rl_data.schema import ACTION_TYPES, Agent, Episode, Observation, Score, Turn
 
-SCENARIOS = Path(__file__).parent / "scenarios"
 EVALUATOR, *POLICIES = MODELS = ("sample-evaluator", "sample-policy-a", "sample-policy-b")
 TURN_LIMIT = 20
 _NO_REMARK = {
@@ -77,7 +77,7 @@ def _sample(scenario: Mapping[str, Any], record: Mapping[str, Any]) -> Sample:
     episode = replace(
         episode,
         reasoning=ending + reasons,
-        observations=tuple(_observations(episode, strangers=scenario.get("strangers", False))),
+        observations=tuple(_observations(episode, strangers=scenario["relationship"] == "stranger")),
     )
     return Sample(episode, record["outcome"], {p["id"]: p["called"] for p in cast.values()})
 

@@ -1,0 +1,239 @@
+"""People's own scenarios, as YAML, JSON, JSON lines or CSV, and the ones that ship with the package.
+
+Documented in docs/rollouts.md. Nothing is lost silently: a field that the format does not have is an error, and so is
+markup that would vanish in play or be shown to the wrong one. All that is wrong is told at once, by file and line.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.importers.profiles import RELATIONSHIPS, relationship_name
+from sotopia_rl_data.importers.record import identifier, kind, mapping, text
+from sotopia_rl_data.rollouts.markup import fault
+from sotopia_rl_data.rollouts.scene import Environment, Person, Scene
+from sotopia_rl_data.samples import SCENARIOS
+
+FIELDS = ("environment", "codename", "relationship", "scenario", "cast")
+PERSON = ("id", "name", "called", "background", "personality", "secret", "goal")
+_SHOWN = 5
+_OF_PERSON = re.compile(rf"({'|'.join(PERSON)})_(\d+)")
+
+_Entry = tuple[int, Any]
+"""The line that a scenario begins in, and its value."""
+
+
+def read_scenarios(path: str | Path) -> tuple[Scene, ...]:
+    """The scenes of a file, in its order. Raises InputError with each fault's line (the first few of many)."""
+    file, scenes, wrong = Path(path), list[Scene](), list[str]()
+    for line, value in _entries(file):
+        try:
+            scenes.append(_scene(value))
+        except InputError as error:
+            wrong.append(f"{file}:{line}: {error.message}")
+    wrong += [f"{file}: {one}" for one in _contradictions(scenes)]
+    if wrong or not scenes:
+        more = f" (and {len(wrong) - _SHOWN} more)" if len(wrong) > _SHOWN else ""
+        said = "\n".join(wrong[:_SHOWN]) + more if wrong else f"{str(file)!r} holds no scenario."
+        raise InputError(said, "see docs/rollouts.md for the fields of a scenario")
+    return tuple(scenes)
+
+
+def bundled() -> tuple[Scene, ...]:
+    """The scenes that ship with the package, by file name. They were written for this project."""
+    found = []
+    for file in sorted(SCENARIOS.glob("*.yaml")):
+        value = yaml.safe_load(file.read_text("utf-8"))
+        found.append(_scene({field: value[field] for field in FIELDS}))
+    return tuple(found)
+
+
+def _entries(file: Path) -> Iterator[_Entry]:
+    try:
+        content = file.read_text("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{str(file)!r} cannot be read: {error.strerror}.", "check the path") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{str(file)!r} is not UTF-8 text.", "save it as UTF-8") from error
+    readers = {".yaml": _yaml, ".yml": _yaml, ".json": _json, ".jsonl": _json_lines, ".csv": _csv}
+    if file.suffix not in readers:
+        raise InputError(f"{str(file)!r} is no scenario file.", f"name it {', '.join(readers)}")
+    try:
+        yield from readers[file.suffix](content)
+    except _Unreadable as error:
+        raise InputError(f"{file}:{error.line}: {error}", "mend the file there") from error
+
+
+class _Unreadable(Exception):
+    """The file cannot be read on from `line`."""
+
+    def __init__(self, line: int, what: str) -> None:
+        super().__init__(what)
+        self.line = line
+
+
+def _yaml(content: str) -> Iterator[_Entry]:
+    """One scenario, a list of them, or either in each of several documents."""
+    try:
+        loader = yaml.SafeLoader(content)
+        while loader.check_node():
+            node: Any = loader.get_node()
+            for one in node.value if isinstance(node, yaml.SequenceNode) else [node]:
+                yield one.start_mark.line + 1, loader.construct_document(one)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        raise _Unreadable(mark.line + 1 if mark else 1, "this is not YAML.") from error
+
+
+def _json(content: str) -> Iterator[_Entry]:
+    """One scenario, or a list of them."""
+    decoder, position = json.JSONDecoder(), _blank(content, 0)
+    listed = content.startswith("[", position)
+    position = _blank(content, position + 1) if listed else position
+    while position < len(content) and not (listed and content[position] == "]"):
+        line = content.count("\n", 0, position) + 1
+        try:
+            value, position = decoder.raw_decode(content, position)
+        except (ValueError, RecursionError) as error:
+            line = error.lineno if isinstance(error, json.JSONDecodeError) else line
+            raise _Unreadable(line, "this is not JSON.") from error
+        yield line, value
+        position = _blank(content, position)
+        if not listed and position < len(content):
+            raise _Unreadable(content.count("\n", 0, position) + 1, "there is more behind the JSON object.")
+        position = _blank(content, position + content.startswith(",", position))
+
+
+def _blank(content: str, position: int) -> int:
+    """Where the white space that begins at `position` ends."""
+    return position + len(content[position:]) - len(content[position:].lstrip())
+
+
+def _json_lines(content: str) -> Iterator[_Entry]:
+    for line, record in enumerate(content.split("\n"), start=1):
+        if record.strip():
+            try:
+                yield line, json.loads(record)
+            except (ValueError, RecursionError) as error:
+                raise _Unreadable(line, "this is not JSON.") from error
+
+
+def _csv(content: str) -> Iterator[_Entry]:
+    """A scenario a row; the people's columns are numbered: name_1, goal_1, name_2 …"""
+    rows = csv.DictReader(io.StringIO(content, newline=""), restkey="", strict=True)
+    line = 2
+    try:
+        for row in rows:
+            if None in row.values() or "" in row:
+                raise _Unreadable(line, f"this row has not {len(rows.fieldnames or ())} cells as the header has.")
+            yield line, _nested({column: cell for column, cell in row.items() if cell.strip()})
+            line = rows.line_num + 1
+    except csv.Error as error:
+        raise _Unreadable(line, f"this is not CSV: {error}.") from error
+
+
+def _nested(row: Mapping[str, str]) -> dict[str, Any]:
+    people: dict[int, dict[str, str]] = {}
+    record: dict[str, Any] = {}
+    for column, cell in row.items():
+        of_person = _OF_PERSON.fullmatch(column)
+        if of_person:
+            people.setdefault(int(of_person[2]), {})[of_person[1]] = cell
+        else:
+            record[column] = cell
+    return record | {"cast": [people[number] for number in sorted(people)]}
+
+
+def _scene(value: Any) -> Scene:
+    """The scene of one record. Raises InputError with what is wrong with it."""
+    record = _known(mapping(value, "the scenario"), FIELDS, "the scenario")
+    cast = record.get("cast")
+    if isinstance(cast, Mapping):
+        cast = list(cast.values())
+    if not isinstance(cast, list) or len(cast) < 2:
+        raise InputError("`cast` is not a list of two people or more.")
+    members = [
+        _known(mapping(one, f"member {i} of the cast"), PERSON, f"member {i} of the cast")
+        for i, one in enumerate(cast, 1)
+    ]
+    people, goals = tuple(map(_person, members, range(1, len(members) + 1))), tuple(map(_goal, members))
+    if len({person.agent for person in people}) < len(people):
+        raise InputError(f"two of the cast have the same id: {', '.join(person.agent for person in people)}.")
+    environment = Environment(
+        environment_id=identifier(record, "environment"),
+        scenario=text(record, "scenario"),
+        goals=goals,
+        codename=text(record, "codename", ""),
+        relationship=_relationship(record),
+        source="own",
+    )
+    _check_markup(environment, people)
+    return Scene(environment, people)
+
+
+def _known(record: Mapping[str, Any], fields: tuple[str, ...], what: str) -> Mapping[str, Any]:
+    odd = [str(key) for key in record if key not in fields]
+    if odd:
+        raise InputError(f"{what} has the unknown field {odd[0]!r}; it may have {', '.join(fields)}.")
+    return record
+
+
+def _person(member: Mapping[str, Any], number: int) -> Person:
+    try:
+        name = identifier(member, "name")
+        return Person(
+            agent=identifier(member, "id") if member.get("id") is not None else name,
+            name=name,
+            called=text(member, "called", ""),
+            introduction=text(member, "background", "").strip(),
+            personality=text(member, "personality", "").strip(),
+            secret=text(member, "secret", "").strip(),
+        )
+    except InputError as error:
+        raise InputError(f"member {number} of the cast: {error.message}") from error
+
+
+def _goal(member: Mapping[str, Any]) -> str:
+    try:
+        return identifier(member, "goal").strip()
+    except InputError as error:
+        raise InputError(f"{member['name']}: {error.message}") from error
+
+
+def _relationship(record: Mapping[str, Any]) -> str:
+    given = record.get("relationship")
+    name = "stranger" if given is None else relationship_name(given)
+    if name not in RELATIONSHIPS:
+        shown = repr(given) if isinstance(given, (str, int)) else kind(given)
+        raise InputError(f"`relationship` is {shown}; there are {', '.join(RELATIONSHIPS)}.")
+    return name
+
+
+def _check_markup(environment: Environment, people: tuple[Person, ...]) -> None:
+    texts = {"scenario": environment.scenario}
+    for person, goal in zip(people, environment.goals, strict=True):
+        fields = {"name": person.name, "background": person.introduction, "personality": person.personality}
+        fields |= {"secret": person.secret, "goal": goal}
+        texts |= {f"{field} of {person.name}": said for field, said in fields.items()}
+    for what, said in texts.items():
+        wrong = fault(said, len(people))
+        if wrong:
+            raise InputError(f"the {what} {wrong}.")
+
+
+def _contradictions(scenes: list[Scene]) -> Iterator[str]:
+    """Ids that stand for two different environments."""
+    first: dict[str, Environment] = {}
+    for scene in scenes:
+        one = scene.environment
+        if first.setdefault(one.environment_id, one) != one:
+            yield f"the environment {one.environment_id!r} is there twice, and not the same."
