@@ -21,6 +21,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Make data": {
         "import": (f"{_CORE}.making:import_", "Episodes from files, as a versioned dataset."),
         "label": ("labelers.commands:label", "Have a judge attribute episode scores to utterances."),
+        "evaluate": ("labelers.commands_evaluate:evaluate", "Have a judge score the episodes: SOTOPIA-EVAL."),
         "annotate": ("labelers.commands_annotate:annotate", "Human annotations: the file that people fill in."),
         "rewards": (f"{_CORE}.making:rewards", "Re-make the rewards from stored attributions; asks nobody."),
         "prompts": (f"{_CORE}.making:prompts", "What a policy sees; learn a template from a served log."),

@@ -121,6 +121,11 @@ def _judges(schema: Schema, named: Sequence[str | Judge], sampling: Mapping[str,
         if named:
             raise UsageError(f"The schema {schema.id!r} asks nobody.", "leave --judge out")
         return ()
+    return judges_of(named, sampling)
+
+
+def judges_of(named: Sequence[str | Judge], sampling: Mapping[str, Any] | None) -> tuple[Judge, ...]:
+    """One judge or more, no two of one name, made. Raises UsageError, KeyMissing."""
     if not named:
         raise UsageError("No judge is named.", f"add --judge: {judging.FORMS}")
     made = tuple(judging.judge(one, sampling) if isinstance(one, str) else one for one in named)

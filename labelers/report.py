@@ -107,16 +107,21 @@ def provenance(parent: Version, plan: Plan, tally: Tally, rewards: Mapping[str, 
         "parents": [{"name": parent.name, "version": parent.version, "digest": parent.digest}],
         "code": code(),
         "wording_sha256": plan.schema.wording_sha256(plan.scale) if plan.judges else None,
-        "judges": [
-            {
-                "judge": judge.id,
-                **({"remark": remark} if (remark := getattr(judge, "remark", "")) else {}),
-                "calls": tally.calls[judge.id],
-                "returned_models": dict(sorted(tally.models.get(judge.id, {}).items())),
-                "usage": asdict(tally.usage.get(judge.id, Usage())),
-            }
-            for judge in plan.judges
-        ],
+        "judges": judged_by(plan, tally),
         "failures": dict(tally.failures.most_common(_REASONS_KEPT)),
         "rewards": dict(rewards),
     }
+
+
+def judged_by(plan: Plan, tally: Tally) -> list[dict[str, Any]]:
+    """Each judge with what it says of itself, the models that answered for it, and what all its calls took."""
+    return [
+        {
+            "judge": judge.id,
+            **({"remark": remark} if (remark := getattr(judge, "remark", "")) else {}),
+            "calls": tally.calls[judge.id],
+            "returned_models": dict(sorted(tally.models.get(judge.id, {}).items())),
+            "usage": asdict(tally.usage.get(judge.id, Usage())),
+        }
+        for judge in plan.judges
+    ]

@@ -16,10 +16,11 @@ from labelers.attribution import answers, phrasing, wording
 from labelers.attribution.phrasing import Ask
 from labelers.attribution.turnwise import BASELINE
 from labelers.judge import Question, Slot
+from sotopia_rl_data import evaluations
 from sotopia_rl_data.dimensions import dimension
 from sotopia_rl_data.schema import Episode, Measure, Message
 
-ID = "sotopia-eval"
+ID = evaluations.SCHEMA
 _TASK, _QUESTION, _HANDOVER = "evaluation.v1", "evaluation.question.v1", "handover.evaluation.v1"
 _REASONING, _SCORE = "reasoning", "score"
 _REPEATED = ", and with DIMENSION repeated for each dimension that is listed above for the agent"

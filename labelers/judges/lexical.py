@@ -91,17 +91,16 @@ def _share(question: Question, slot: Slot, said: Mapping[tuple[str, int], tuple[
 
 
 def _standing(question: Question, slot: Slot, said: Mapping[tuple[str, int], tuple[frozenset[str], int]]) -> Share:
-    """How heavy the agent's utterances are on average, as a share of the heaviest of all; what is left of that where
-    the dimension counts harm. Nothing where it says nothing, and no harm either."""
+    """How heavy the agent's utterances are on average, as a share of the heaviest of all. Where the dimension counts
+    harm, only the words that it is about weigh, and what is left is the share."""
+    harm = dimension(slot.dimension).high <= 0
     weights = {
-        (agent, turn): weight(question.episode, Slot(agent, turn, slot.dimension), *words)
-        for (agent, turn), words in said.items()
+        (agent, turn): weight(question.episode, Slot(agent, turn, slot.dimension), words, 0 if harm else new)
+        for (agent, turn), (words, new) in said.items()
     }
     mine = [weights[key] for key in weights if key[0] == slot.agent]
     part, whole = sum(mine), len(mine) * max(weights.values())
-    if dimension(slot.dimension).high <= 0:
-        return (whole - part, whole) if whole else (1, 1)
-    return part, whole
+    return ((whole - part, whole) if whole else (1, 1)) if harm else (part, whole)
 
 
 def spoken(episode: Episode) -> dict[tuple[str, int], tuple[frozenset[str], int]]:

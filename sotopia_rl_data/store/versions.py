@@ -37,7 +37,9 @@ def following(latest: Manifest | None, new: Manifest) -> Number:
     before = number(latest.version) if latest else None
     if latest is None or before is None:
         return FIRST
-    reshaped = _columns(latest) != _columns(new) or any(latest.recipe.get(k) != new.recipe.get(k) for k in _SHAPE)
+    after = _columns(new)  # a config more breaks nobody's reading of the others
+    reshaped = any(after.get(config) != columns for config, columns in _columns(latest).items())
+    reshaped |= any(latest.recipe.get(k) != new.recipe.get(k) for k in _SHAPE)
     return (before[0] + 1, 0, 0) if reshaped else (before[0], before[1] + 1, 0)
 
 

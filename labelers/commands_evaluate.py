@@ -1,0 +1,121 @@
+"""evaluate: the command that has judges score whole episodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sotopia_rl_data import console
+
+if TYPE_CHECKING:
+    from labelers.evaluation.run import EvaluationReport
+    from sotopia_rl_data.store import Store
+
+
+@click.command()
+@click.argument("episodes")
+@click.option(
+    "--judge",
+    "judges",
+    multiple=True,
+    metavar="SPEC",
+    help="As for `label`: gpt-4o, claude-…, openai:MODEL[@URL], anthropic:MODEL[@URL], transformers:PATH_OR_ID, "
+    "replay:LEDGER, lexical (offline), path/to/file.py:Name. Repeat for several.",
+)
+@click.option("--dimensions", metavar="D,…", help="SOTOPIA-EVAL dimensions.  [default: all seven]")
+@click.option("--samples", default=1, show_default=True, help="How often each is asked; the score is the mean.")
+@click.option(
+    "--ask",
+    type=click.Choice(["packed", "per-dimension"]),
+    default="packed",
+    show_default=True,
+    help="One call an episode; or one for each agent and dimension.",
+)
+@click.option("--evaluator", metavar="NAME", help="What the scores are said to be by.  [default: the judge's own name]")
+@click.option("--temperature", type=float, help="Sent to the judges.")
+@click.option("--max-tokens", type=int, help="The longest answer.")
+@click.option("--version", metavar="vX.Y.Z", help="Override the version's number.")
+@click.option("--concurrency", type=click.IntRange(1), help="Calls in flight at most.  [default: the judge's own]")
+@click.option("--retry-failed", is_flag=True, help="Ask once more, and only, what was answered unusably before.")
+@click.option(
+    "--ledger",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where raw answers are kept.  [default: STORE/.ledger]",
+)
+@console.store_option
+@console.json_option
+def evaluate(
+    episodes: str,
+    judges: tuple[str, ...],
+    dimensions: str | None,
+    temperature: float | None,
+    max_tokens: int | None,
+    store: Store,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """SOTOPIA-EVAL: have a judge score every agent of every episode on seven dimensions, with reasons.
+
+    EPISODES is a dataset's reference. The scores become its next version, beside those of other evaluators. Every raw
+    answer is kept before it is parsed, so nothing is asked twice. What has no score is a row of `failures`, never a 0,
+    and the exit code is 3.
+
+    \b
+    Examples:
+      sotopia-rl-data evaluate demo/episodes --judge lexical
+      sotopia-rl-data evaluate lab/rollouts --judge gpt-4o --judge claude-sonnet-4-5
+      sotopia-rl-data evaluate lab/rollouts --judge openai:Qwen/Qwen2.5-72B@http://localhost:8000/v1 --samples 3
+      sotopia-rl-data evaluate lab/rollouts --judge gpt-4o --dimensions goal --temperature 1
+    """
+    from labelers.evaluation.run import evaluate as run
+
+    sampling = {k: v for k, v in (("temperature", temperature), ("max_tokens", max_tokens)) if v is not None}
+    with console.progress("evaluating", "call") as advance:
+        report = run(
+            store,
+            episodes,
+            judges=judges,
+            dimensions=dimensions.split(",") if dimensions else None,
+            sampling=sampling or None,
+            progress=advance,
+            **options,
+        )
+    if as_json:
+        console.emit_json(report.as_dict())
+    else:
+        _evaluated(report)
+    if report.failures:
+        click.get_current_context().exit(console.WITH_FAILURES)
+
+
+def _evaluated(report: EvaluationReport) -> None:
+    state = "made" if report.created else "unchanged: the store has this content already"
+    always = ("episodes", "scores", "calls", "asked", "hits")
+    rows: list[list[Any]] = [["evaluators", ", ".join(report.evaluators)]]
+    rows += [
+        [name, getattr(report, name)]
+        for name in (*always, "repeated", "unreachable", "repaired", "unusable")
+        if getattr(report, name) or name in always
+    ]
+    rows += [
+        [f"tokens of {model}", f"{usage.input:,} in ({usage.cached:,} cached), {usage.output:,} out"]
+        for model, usage in report.usage.items()
+    ]
+    rows.append(["seconds", report.seconds])
+    console.table(["evaluated", ""], rows, title=f"{report.version}  {report.digest[:12]}  {state}")
+    if report.failures:
+        console.table(["what has no score", "rows"], [[reason, n] for reason, n in report.failures.items()])
+    for warning in report.warnings:
+        console.warn(warning)
+    name = report.version.partition("@")[0]
+    console.next_commands(
+        f"sotopia-rl-data compare {name}",
+        f"sotopia-rl-data label {name} --evaluator {report.evaluators[0]} --judge SPEC",
+        *(
+            [f"sotopia-rl-data evaluate … --retry-failed   ({report.unusable:,} unusable answers)"]
+            if report.unusable
+            else []
+        ),
+    )

@@ -1,0 +1,222 @@
+"""evaluate(): episodes in, the same episodes with a judge's scores out, as the dataset's next version.
+
+    plan      check everything that can be wrong, count the calls            here
+    ask       every judge what the ledger does not answer                    labelers/asking.py
+    read      the ledger -> scores with their reasons, and failures          labelers/reading.py
+    commit    the parent's rows with the scores added                        sotopia_rl_data/evaluations.py
+
+Every raw answer is durable before it is parsed; the version is a function of (episodes, plan, ledger). Leaves out what
+a command prints.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, get_args
+
+from labelers.asking import Asking, Progress, wait
+from labelers.attribution.phrasing import Ask as AskHow
+from labelers.evaluation.sotopia_eval import SOTOPIA_EVAL
+from labelers.judge import Judge
+from labelers.judges.sending import target_of
+from labelers.plan import Plan, episodes_of, size
+from labelers.preparing import dimensions_of, judges_of
+from labelers.reading import Tally, added, rows_of
+from labelers.report import judged_by, remarks
+from sotopia_rl_data import refs
+from sotopia_rl_data.asking.dispatch import Pacing
+from sotopia_rl_data.asking.ledger import Ledger
+from sotopia_rl_data.asking.request import Usage
+from sotopia_rl_data.code import code
+from sotopia_rl_data.dimensions import SOTOPIA_EVAL as SEVEN
+from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.evaluations import Evaluated, Judged, add_scores, check_evaluator
+from sotopia_rl_data.store import Store, Version
+
+_REASONS_KEPT = 100
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationReport:
+    """`version` ("org/name@v1.1.0") lies in `directory`; `created` is False where the store already had this content.
+
+    `evaluators` are the names of the new scores; `scores` counts what the judges said, sample by sample, `failures`, by
+    reason, what they did not. Of the `calls` that the plan needs, `asked` went out in this run, the ledger knew
+    `hits`, `repeated` are equal to others, `unreachable` got no answer; `repaired` answers could be used at the second
+    try, `unusable` could not. `usage` is what this run's calls cost, by model.
+    """
+
+    version: str
+    directory: str
+    digest: str
+    created: bool
+    evaluators: Sequence[str]
+    episodes: int
+    scores: int
+    failures: Mapping[str, int]
+    calls: int
+    asked: int
+    hits: int
+    repeated: int
+    unreachable: int
+    repaired: int
+    unusable: int
+    usage: Mapping[str, Usage]
+    warnings: Sequence[str]
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON holds it."""
+        return asdict(self)
+
+
+def evaluate(
+    store: Store,
+    source: str,
+    *,
+    judges: Sequence[str | Judge] = (),
+    dimensions: Sequence[str] | None = None,
+    samples: int = 1,
+    ask: AskHow = "packed",
+    evaluator: str | None = None,
+    sampling: Mapping[str, Any] | None = None,
+    version: str | None = None,
+    retry_failed: bool = False,
+    concurrency: int | None = None,
+    pacing: Pacing | None = None,
+    ledger: Path | None = None,
+    progress: Progress | None = None,
+) -> EvaluationReport:
+    """Have judges score every agent of every episode, and add the scores to the dataset.
+
+    `source` is the reference of a dataset, which gets the next version. `dimensions` are by default SOTOPIA-EVAL's
+    seven. `samples` repeats every question; the score is the mean of what was answered. `ask` is
+    "packed", one call an episode, or "per-dimension", one for each agent and dimension. `evaluator` is what the scores
+    are said to be by (default: the judge's id). The rest is as in `label`.
+
+    Raises UsageError, NotFound and KeyMissing before anything is asked or written; Interrupted after Ctrl-C; Rejected
+    and Unavailable where a provider answers nothing; StoreError. Whatever is raised, the store's versions are as they
+    were and every answer is kept.
+    """
+    began = time.monotonic()
+    plan = _plan(judges, dimensions, samples, ask, evaluator, sampling)
+    parent = dataset(store, source)
+    names = _names(plan, evaluator)
+    for name in names.values():
+        check_evaluator(parent, name)
+    files = parent.files("episodes")
+    counted = size(plan, episodes_of(chain.from_iterable(files.values())))
+    tally = Tally()
+    with store.stage(parent.name) as stage, Ledger(ledger or store.root / ".ledger") as kept:
+        asking = Asking(plan, kept, lambda: episodes_of(chain.from_iterable(files.values())))
+        asked = asking.ask(
+            counted.calls, retry_failed=retry_failed, concurrency=concurrency, pacing=pacing, progress=progress
+        )
+        outcomes = wait(asked)
+        judged = {split: _judged(plan, kept, paths, names, tally) for split, paths in files.items()}
+        recipe = add_scores(stage, parent, _evaluated(plan, names), judged)
+        committed = stage.commit(recipe=recipe, provenance=_provenance(parent, plan, tally), version=version)
+    usage: dict[str, Usage] = {}
+    for model, more in chain.from_iterable(one.usage.items() for one in outcomes):
+        if more != Usage():
+            usage[model] = added(usage.get(model, Usage()), more)
+    return EvaluationReport(
+        version=committed.version.ref,
+        directory=str(committed.version.dir),
+        digest=committed.version.digest,
+        created=committed.created,
+        evaluators=list(names.values()),
+        episodes=counted.episodes,
+        scores=tally.labels,
+        failures=_by_frequency(tally.failures),
+        calls=counted.calls,
+        asked=sum(o.asked for o in outcomes),
+        hits=sum(o.hits for o in outcomes),
+        repeated=sum(o.repeated for o in outcomes),
+        unreachable=sum(o.unreachable for o in outcomes),
+        repaired=tally.repaired,
+        unusable=tally.unusable,
+        usage=usage,
+        warnings=remarks(plan),
+        seconds=round(time.monotonic() - began, 3),
+    )
+
+
+def dataset(store: Store, source: str) -> Version:
+    """The version that `source` names, with episodes in it. Raises UsageError where it is a file: scores are added to a
+    dataset, and a file is none. NotFound."""
+    if refs.is_path(source) and Path(source).is_file():
+        raise UsageError(f"{source} is a file.", f"make it a dataset: sotopia-rl-data import {source} --name ORG/NAME")
+    found = store.resolve(source)
+    if "episodes" not in found.manifest.configs:
+        raise UsageError(f"{found.ref} holds no episodes.", "name the dataset that the dialogues are in")
+    return found
+
+
+def _plan(
+    judges: Sequence[str | Judge],
+    dimensions: Sequence[str] | None,
+    samples: int,
+    ask: AskHow,
+    evaluator: str | None,
+    sampling: Mapping[str, Any] | None,
+) -> Plan:
+    """Everything that can be wrong, found before anything is asked. Raises UsageError, KeyMissing."""
+    if ask not in get_args(AskHow):
+        raise UsageError(f"{ask!r} is no way to ask.", f"use {' or '.join(get_args(AskHow))}")
+    if samples < 1:
+        raise UsageError(f"There cannot be {samples} samples.", "ask for one or more")
+    if evaluator is not None and (len(judges) > 1 or not evaluator.strip()):
+        raise UsageError(
+            f"{len(judges)} judges cannot all be called {evaluator!r}.", "evaluate with one --judge at a time"
+        )
+    asked = dimensions_of([one.name for one in SEVEN] if dimensions is None else dimensions)
+    return Plan(SOTOPIA_EVAL, asked, "", judges_of(judges, sampling), ask=ask, samples=samples)
+
+
+def _names(plan: Plan, evaluator: str | None) -> dict[str, str]:
+    """Judge -> what its scores are said to be by."""
+    return {judge.id: evaluator or judge.id for judge in plan.judges}
+
+
+def _judged(
+    plan: Plan, ledger: Ledger, files: Sequence[Path], names: Mapping[str, str], tally: Tally
+) -> Iterator[Judged]:
+    """What was said of each episode, by the evaluators' names; what nobody was asked about is missing from each."""
+    for labels, failures in rows_of(plan, ledger, episodes_of(files), tally):
+        lost = [replace(one, judge=names[who]) for one in failures for who in ([one.judge] if one.judge else names)]
+        tally.failures.update(one.reason for one in lost[len(failures) :])  # the rest is counted already
+        yield [replace(label, judge=names[label.judge]) for label in labels], lost
+
+
+def _evaluated(plan: Plan, names: Mapping[str, str]) -> list[Evaluated]:
+    how = {"schema_version": SOTOPIA_EVAL.version, "ask": plan.ask, "samples": plan.samples}
+    targets = {judge.id: target_of(judge) for judge in plan.judges}
+    return [
+        Evaluated(
+            names[who],
+            plan.dimensions,
+            {**how, "judge": who, "provider": target.provider, "sampling": dict(target.sampling)},
+        )
+        for who, target in targets.items()
+    ]
+
+
+def _provenance(parent: Version, plan: Plan, tally: Tally) -> dict[str, Any]:
+    """What is worth knowing besides; called when everything was read."""
+    return {
+        "parents": [{"name": parent.name, "version": parent.version, "digest": parent.digest}],
+        "code": code(),
+        "wording_sha256": plan.schema.wording_sha256(),
+        "judges": judged_by(plan, tally),
+        "failures": dict(tally.failures.most_common(_REASONS_KEPT)),
+    }
+
+
+def _by_frequency(counted: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counted.items(), key=lambda item: (-item[1], item[0])))

@@ -1,0 +1,174 @@
+"""Scores of episodes, added to a dataset as its next version: whoever gave them, a judge or people.
+
+An evaluator's scores on a dimension take the place of those that the same evaluator gave before; all others stay, so
+that evaluators live side by side. `scores` holds one number an evaluator: the mean of its samples. Each sample as it
+was said, with its reasoning, is a row of `attributions` (turn -1, measure "episode_score"); what has no score is a row
+of `failures` without a turn, and has no score: never 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from sotopia_rl_data.dimensions import SOTOPIA_EVAL
+from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.rewards.streams import read
+from sotopia_rl_data.schema import Attribution, Failure
+from sotopia_rl_data.store import Version
+from sotopia_rl_data.store.stage import Stage
+from sotopia_rl_data.tables import ATTRIBUTIONS, EPISODES, FAILURES, attribution_table, failure_table
+
+SCHEMA = "sotopia-eval"
+"""`schema` of the attributions that are scores of whole episodes."""
+
+_BATCH = 128
+_PLACE = {one.name: place for place, one in enumerate(SOTOPIA_EVAL)}
+
+Judged = tuple[Sequence[Attribution], Sequence[Failure]]
+"""What an evaluation says of one episode."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """Who scored and on what; `how` is what of the evaluation determines the rows, for the recipe."""
+
+    evaluator: str
+    dimensions: tuple[str, ...]
+    how: Mapping[str, Any]
+
+
+def check_evaluator(version: Version, evaluator: str) -> None:
+    """Raises UsageError where `version` has scores by that name which no evaluation of ours gave."""
+    if evaluator in {one["evaluator"] for one in version.manifest.recipe.get("evaluations", [])}:
+        return
+    for paths in version.files("episodes").values():
+        for batch in read(paths, ["scores"], 1 << 14):
+            by = pc.struct_field(pc.list_flatten(batch.column("scores")), "evaluator")
+            if pc.any(pc.equal(by, evaluator)).as_py():
+                raise UsageError(
+                    f"{version.ref} holds scores by {evaluator!r} that were imported; they would be lost.",
+                    f"call these scores something else: --evaluator {evaluator}-here",
+                )
+
+
+def add_scores(
+    stage: Stage, parent: Version, evaluated: Sequence[Evaluated], judged: Mapping[str, Iterator[Judged]]
+) -> dict[str, Any]:
+    """Stage all of `parent` with these scores; returns the recipe to commit it under.
+
+    `judged[split]` yields what is said of each episode, in the order of the split's files; a split that is absent stays
+    as it is. Raises StoreError.
+    """
+    for config in parent.manifest.configs:
+        if config not in ("episodes", "attributions", "failures"):
+            stage.link(parent, config)
+    for split, files in parent.files("episodes").items():
+        _split(stage, split, files, evaluated, judged.get(split, iter(())))
+    for config in ("attributions", "failures"):
+        for split, files in (parent.files(config) if config in parent.manifest.configs else {}).items():
+            _kept_rows(stage, config, split, files, evaluated)
+    for config, schema in (("attributions", ATTRIBUTIONS), ("failures", FAILURES)):
+        stage.write(config, "train", schema.empty_table())
+    return _recipe(parent.manifest.recipe, evaluated)
+
+
+def _split(
+    stage: Stage, split: str, files: Sequence[Path], evaluated: Sequence[Evaluated], judged: Iterator[Judged]
+) -> None:
+    """The split's episodes with their new scores, and the new rows of attributions and failures."""
+    field = EPISODES.get_field_index("scores")
+    for batch in read(files, EPISODES.names, _BATCH, encoded=False):
+        said = [next(judged, ((), ())) for _ in range(batch.num_rows)]
+        agents = [[one["agent"] for one in row] for row in batch.column("agents").to_pylist()]
+        old = batch.column("scores").to_pylist()
+        scores = [_scores(*row, evaluated) for row in zip(old, agents, (labels for labels, _ in said), strict=True)]
+        rows = pa.Table.from_batches([batch])
+        rows = rows.set_column(field, EPISODES.field(field), pa.array(scores, EPISODES.field(field).type))
+        stage.write("episodes", split, rows.cast(EPISODES))
+        labels = [label for some, _ in said for label in some]
+        failures = [replace(lost, turn=None) for _, some in said for lost in some]
+        if labels:
+            stage.write("attributions", split, attribution_table(labels))
+        if failures:
+            stage.write("failures", split, failure_table(failures))
+
+
+def _scores(
+    old: Sequence[Mapping[str, Any]],
+    agents: Sequence[str],
+    labels: Iterable[Attribution],
+    evaluated: Sequence[Evaluated],
+) -> list[Mapping[str, Any]]:
+    """An episode's scores, evaluator after evaluator as they came; within a new one, in the agents' and SOTOPIA-EVAL's
+    order, so that evaluating again in another order changes nothing."""
+    anew = {(one.evaluator, name) for one in evaluated for name in one.dimensions}
+    found = [score for score in old if (score["evaluator"], score["dimension"]) not in anew]
+    samples: dict[tuple[str, str, str], list[float]] = {}
+    for label in labels:
+        samples.setdefault((label.agent, label.dimension, label.judge), []).append(label.raw)
+    found += [
+        {"agent": agent, "dimension": name, "score": fmean(raws), "evaluator": evaluator}
+        for (agent, name, evaluator), raws in samples.items()
+    ]
+    names = [score["evaluator"] for score in old] + [one.evaluator for one in evaluated]
+    order = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    ours = {one.evaluator for one in evaluated}
+
+    def place(score: Mapping[str, Any]) -> tuple[int, int, int]:
+        evaluator, agent, name = score["evaluator"], score["agent"], score["dimension"]
+        within = (agents.index(agent) if agent in agents else len(agents), _PLACE.get(name, len(_PLACE)))
+        return order[evaluator], *(within if evaluator in ours else (0, 0))
+
+    return sorted(found, key=place)
+
+
+def _kept_rows(stage: Stage, config: str, split: str, files: Sequence[Path], evaluated: Sequence[Evaluated]) -> None:
+    """What the parent's rows say about anything else than these evaluations."""
+    schema = ATTRIBUTIONS if config == "attributions" else FAILURES
+    there = pq.read_schema(files[0]).names if files else schema.names
+    for batch in read(files, [name for name in schema.names if name in there], 1 << 16, encoded=False):
+        rows = pa.Table.from_batches([batch])
+        for name in schema.names:
+            if name not in there:  # written before there was such a column
+                rows = rows.append_column(name, pa.nulls(rows.num_rows, schema.field(name).type))
+        rows = rows.select(schema.names).cast(schema)
+        stage.write(config, split, rows.filter(pc.invert(_replaced(config, rows, evaluated))))
+
+
+def _replaced(config: str, rows: pa.Table, evaluated: Sequence[Evaluated]) -> Any:
+    """Which rows are by one of these evaluators, on a dimension that is evaluated anew."""
+    if config == "attributions":
+        about = pc.equal(rows.column("schema"), SCHEMA)
+    else:
+        about = pc.and_(pc.is_null(rows.column("turn")), pc.is_valid(rows.column("agent")))
+    mine = pa.chunked_array([pa.nulls(rows.num_rows, pa.bool_()).fill_null(False)])
+    for one in evaluated:
+        by = pc.fill_null(pc.equal(rows.column("judge"), one.evaluator), False)
+        mine = pc.or_(mine, pc.and_(by, pc.is_in(rows.column("dimension"), value_set=pa.array(one.dimensions))))
+    return pc.and_(about, mine)
+
+
+def _recipe(before: Mapping[str, Any], evaluated: Sequence[Evaluated]) -> dict[str, Any]:
+    """The parent's recipe with these evaluations, each in the place of what it replaces."""
+    anew = {one.evaluator: one for one in evaluated}
+    made: list[dict[str, Any]] = []
+    for old in before.get("evaluations", []):
+        one = anew.get(old["evaluator"])
+        left = [name for name in old["dimensions"] if one is None or name not in one.dimensions]
+        made += [{**old, "dimensions": left}] if left else []
+        if one is not None and not left:
+            made.append(_entry(anew.pop(one.evaluator)))
+    made += [_entry(one) for one in anew.values()]
+    return {**before, "evaluations": made}
+
+
+def _entry(one: Evaluated) -> dict[str, Any]:
+    return {"evaluator": one.evaluator, "dimensions": list(one.dimensions), **one.how}
