@@ -30,11 +30,24 @@ class Options:
     hang: float = _option(3_600.0, "seconds that a hanging request hangs")
     malformed: str = _option("", "kinds of malformed answers, comma-separated, or all")
     malformed_share: float = _option(0.0, "share of answers that are malformed")
+    malformed_where: str = _option("", "words: answers to prompts that hold them are malformed, no others")
     refuse: int = _option(0, "an HTTP status that every request gets")
     key: str = _option("", "the only API key that is let in; others are repeated in the refusal, as some providers do")
     formats: str = _option("json_schema,json_object", "response formats that are known; others get a 400")
     schema_in_prefix: int = _option(1, "1: the answer schema stands before the messages in the cached prefix")
     model: str = _option("", "the model id that answers name; default: the one asked for, with a date")
+    batches: int = _option(1, "1: there are batch APIs; 0: they are not found")
+    batch_seconds: float = _option(0.0, "seconds that a batch takes")
+    batch_shuffled: int = _option(1, "1: a batch's results come in another order; 0: in that of its requests")
+    batch_dropped: float = _option(0.0, "share of a batch's requests that its results leave out")
+    batch_doubled: float = _option(0.0, "share whose result comes twice")
+    batch_strange: float = _option(0.0, "share beside whose result stands one that nobody asked for")
+    batch_torn: float = _option(0.0, "share whose result is cut off in the middle of its line")
+    batch_failed: float = _option(0.0, "share that end in an error of the server")
+    batch_expired: float = _option(0.0, "share that expire")
+    batch_queue: int = _option(0, "requests that may be under way in batches at once; 0: any number")
+    stall: str = _option("", "steps at which batches hang for --hang s: upload, list, create, created, poll, fetch")
+    stalls: int = _option(1, "how many requests hang at each of these steps, the first ones")
     seed: int = _option(0, "what answers and faults are drawn from, with the request")
 
 
@@ -55,10 +68,13 @@ def checked(options: Options) -> Options:
     """The same options. Raises UsageError for a share outside 0…1, a negative time or an unknown kind."""
     from sotopia_rl_data.asking.loopback.answers import MALFORMED
 
-    for name in ("throttled", "broken", "hanging", "malformed_share"):
+    batch = [option.name for option in fields(Options) if option.name.startswith("batch_") and option.type == "float"]
+    for name in ("throttled", "broken", "hanging", "malformed_share", *batch):
+        if name == "batch_seconds":
+            continue
         if not 0 <= getattr(options, name) <= 1:
             raise UsageError(f"{name} is a share.", f"give --{name.replace('_', '-')} a number from 0 to 1")
-    for name in ("latency", "limit", "burst", "retry_after", "hang"):
+    for name in ("latency", "limit", "burst", "retry_after", "hang", "batch_seconds"):
         if getattr(options, name) < 0:
             raise UsageError(f"{name} cannot be negative.", f"give --{name.replace('_', '-')} a number from 0")
     unknown = [k for k in kinds(options) if k not in MALFORMED]

@@ -11,6 +11,7 @@ from collections import Counter
 from typing import Any
 
 from sotopia_rl_data.asking.loopback import answers
+from sotopia_rl_data.asking.loopback.batches import Engine
 from sotopia_rl_data.asking.loopback.cache import PrefixCache, tokens
 from sotopia_rl_data.asking.loopback.options import Options, kinds
 from sotopia_rl_data.asking.loopback.protocols import PROTOCOLS, Asked, Protocol, Refused, Said
@@ -23,7 +24,10 @@ except ImportError as missing:
         "The loopback provider needs aiohttp, which is not installed.", "pip install 'openai[aiohttp]'"
     ) from missing
 
+from sotopia_rl_data.asking.loopback.batch_protocols import BATCHES, Body
+
 _JSON = {"Content-Type": "application/json"}
+_LARGEST = 300_000_000  # bytes of a request
 _BROKEN = (500, 502, 503, 0)  # 0: the connection is closed without a word
 
 
@@ -34,6 +38,7 @@ class Provider:
         self._options = options
         self._cache = PrefixCache()
         self._kinds = kinds(options)
+        self._engine = Engine(options, self._answer_line)
         self._received: Counter[bytes] = Counter()  # by the body's hash
         self._completed: Counter[bytes] = Counter()
         self._statuses: Counter[int] = Counter()
@@ -45,22 +50,25 @@ class Provider:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         protocol = PROTOCOLS.get(request.path)
         if protocol is None:
-            return self._other(request)
+            return await self._other(request)
         self._in_flight += 1
         self._most_in_flight = max(self._most_in_flight, self._in_flight)
         try:
             return await self._complete(request, protocol)
         except Refused as refused:
-            self._statuses[refused.status] += 1
-            headers = _JSON
-            if refused.status == 429 and self._options.retry_after:
-                headers = _JSON | {"Retry-After": f"{self._options.retry_after:g}"}
-            if refused.status == 0 and request.transport is not None:
-                request.transport.close()
-            body = json.dumps(protocol.error(refused.status, refused.message)).encode()
-            return web.Response(status=refused.status or 500, body=body, headers=headers)
+            return self._refusal(request, protocol, refused)
         finally:
             self._in_flight -= 1
+
+    def _refusal(self, request: web.BaseRequest, protocol: Protocol, refused: Refused) -> web.Response:
+        self._statuses[refused.status] += 1
+        headers = _JSON
+        if refused.status == 429 and self._options.retry_after:
+            headers = _JSON | {"Retry-After": f"{self._options.retry_after:g}"}
+        if refused.status == 0 and request.transport is not None:
+            request.transport.close()
+        body = json.dumps(protocol.error(refused.status, refused.message)).encode()
+        return web.Response(status=refused.status or 500, body=body, headers=headers)
 
     async def _complete(self, request: web.BaseRequest, protocol: Protocol) -> web.StreamResponse:
         raw = await request.read()
@@ -69,19 +77,34 @@ class Provider:
         self._received[name] += 1
         self._check_limit()
         await self._meet_fault(answers.draw(self._options.seed, name.hex(), self._received[name]))
-        try:
-            asked = protocol.read(json.loads(raw), self._options, self._cache)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise Refused(400, f"The request is not understood: {error!r}") from None
+        asked = self._read(protocol, raw)
         said = self._say(asked)
         if self._options.latency:
             await asyncio.sleep(self._options.latency)
+        body = json.dumps(self._paid(protocol, name, asked, said)).encode()
+        return web.Response(body=body, headers=_JSON)
+
+    def _answer_line(self, protocol: Protocol, body: dict[str, Any]) -> dict[str, Any]:
+        """The reply to a line of a batch; counted with the same request asked live. Raises Refused."""
+        raw = json.dumps(body, separators=(",", ":")).encode()
+        name = hashlib.blake2b(raw, digest_size=16).digest()
+        self._received[name] += 1
+        asked = self._read(protocol, raw)
+        return self._paid(protocol, name, asked, self._say(asked))
+
+    def _read(self, protocol: Protocol, raw: bytes) -> Asked:
+        try:
+            return protocol.read(json.loads(raw), self._options, self._cache)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Refused(400, f"The request is not understood: {error!r}") from None
+
+    def _paid(self, protocol: Protocol, name: bytes, asked: Asked, said: Said) -> dict[str, Any]:
+        """The reply, counted."""
         self._cache.learn(asked.model, asked.prefixes)
         self._completed[name] += 1
         self._statuses[200] += 1
         self._count(asked, said)
-        body = json.dumps(protocol.reply(asked, said, self._statuses[200])).encode()
-        return web.Response(body=body, headers=_JSON)
+        return protocol.reply(asked, said, self._statuses[200])
 
     def _check_key(self, request: web.BaseRequest) -> None:
         if self._options.refuse:
@@ -120,7 +143,8 @@ class Provider:
         options = self._options
         text, stop = answers.answer(asked.schema, asked.prompt, options.seed), "stop"
         number = answers.draw(options.seed, "malformed", asked.prompt)
-        if self._kinds and answers.share(number) < options.malformed_share:
+        where = options.malformed_where
+        if self._kinds and (where in asked.prompt if where else answers.share(number) < options.malformed_share):
             text, stop = answers.malformed(self._kinds[number % len(self._kinds)], text)
         if asked.limit is not None and tokens(text) > asked.limit:
             text, stop = text[: asked.limit * 4], "length"
@@ -132,7 +156,28 @@ class Provider:
         self._usage["written"] += asked.prefixes.written
         self._usage["output"] += said.output
 
-    def _other(self, request: web.BaseRequest) -> web.Response:
+    async def _batch(self, request: web.BaseRequest, api: type[Any]) -> web.StreamResponse:
+        """A batch API's answer: JSON, or a file as a stream."""
+        try:
+            self._check_key(request)
+            body: Body = await api.answer(self._engine, request.clone(client_max_size=_LARGEST))
+        except Refused as refused:
+            return self._refusal(request, api.protocol, refused)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return self._refusal(request, api.protocol, Refused(400, f"The request is not understood: {error!r}"))
+        if isinstance(body, dict):
+            return web.Response(body=json.dumps(body).encode(), headers=_JSON)
+        response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
+        await response.prepare(request)
+        async for part in body:
+            await response.write(part)
+        await response.write_eof()
+        return response
+
+    async def _other(self, request: web.BaseRequest) -> web.StreamResponse:
+        for api in BATCHES if self._options.batches else ():
+            if request.path.startswith(api.paths):
+                return await self._batch(request, api)
         if request.path == "/__log__":
             return web.Response(body=json.dumps(self.log()).encode(), headers=_JSON)
         if request.path == "/v1/models":
@@ -153,6 +198,7 @@ class Provider:
             "in_flight": self._in_flight,
             "most_in_flight": self._most_in_flight,
             "usage": dict(self._usage),
+            "batch": self._engine.log(),
         }
 
 

@@ -1,0 +1,154 @@
+"""The loopback provider's batch APIs: what waits, what is under way, what came of it.
+
+A line's fate is drawn from its body and how often that came, so that a line that is sent again has another chance.
+The batches live as long as this process: a client may die and come back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sotopia_rl_data.asking.loopback import answers
+from sotopia_rl_data.asking.loopback.options import Options
+from sotopia_rl_data.asking.loopback.protocols import Protocol, Refused
+
+Kind = Literal["succeeded", "errored", "expired", "canceled"]
+_BREATH = 32  # lines answered before other requests get a turn
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What became of a request. `body` is its reply; `status` and `body` say what was wrong with one that errored."""
+
+    custom_id: str
+    kind: Kind
+    status: int = 200
+    body: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Batch:
+    """Requests under way together. `ended` is when they ended (Unix seconds), None until then; `refused` why none of
+    them was begun."""
+
+    id: str
+    requests: list[tuple[str, dict[str, Any]]]
+    input_file: str = ""
+    metadata: Mapping[str, str] | None = None
+    created: float = field(default_factory=time.time)
+    cancelling: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: float | None = None
+    refused: tuple[str, str] | None = None
+    lines: list[Line] = field(default_factory=list)
+
+    def count(self, kind: Kind) -> int:
+        return sum(line.kind == kind for line in self.lines)
+
+
+class Engine:
+    """Every batch and file of one server. `reply` answers one body, and raises Refused where it cannot."""
+
+    def __init__(self, options: Options, reply: Callable[[Protocol, dict[str, Any]], dict[str, Any]]) -> None:
+        self._options = options
+        self._reply = reply
+        self._came: Counter[str] = Counter()
+        self._stalled: Counter[str] = Counter()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.batches: dict[str, Batch] = {}
+        self.files: dict[str, bytes] = {}
+
+    async def reach(self, step: str) -> None:
+        """Hang here, where the options say so."""
+        if step in self._options.stall.split(",") and self._stalled[step] < self._options.stalls:
+            self._stalled[step] += 1
+            await asyncio.sleep(self._options.hang)
+
+    def keep_file(self, content: bytes) -> str:
+        name = f"file-{len(self.files) + 1}"
+        self.files[name] = content
+        return name
+
+    def begin(self, batch: Batch, protocol: Protocol) -> Batch:
+        """Take the batch in and let it run."""
+        self.batches[batch.id] = batch
+        queue = self._options.batch_queue
+        if queue and sum(len(b.requests) for b in self.batches.values() if b.ended is None) > queue:
+            batch.refused = ("token_limit_exceeded", f"Enqueued token limit reached: {queue} requests.")
+        if batch.refused:
+            batch.ended = time.time()
+            return batch
+        task = asyncio.create_task(self._run(batch, protocol))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return batch
+
+    def done_share(self, batch: Batch) -> float:
+        """How much of a batch is through."""
+        seconds = self._options.batch_seconds
+        return min((time.time() - batch.created) / seconds, 1.0) if seconds else 1.0
+
+    async def _run(self, batch: Batch, protocol: Protocol) -> None:
+        try:
+            async with asyncio.timeout(self._options.batch_seconds):
+                await batch.cancelling.wait()
+        except TimeoutError:
+            pass
+        reached = int(len(batch.requests) * self.done_share(batch)) if batch.cancelling.is_set() else None
+        for number, (custom_id, body) in enumerate(batch.requests):
+            if number % _BREATH == 0:
+                await asyncio.sleep(0)
+            begun = reached is None or number < reached
+            batch.lines.append(self._line(protocol, custom_id, body) if begun else Line(custom_id, "canceled"))
+        batch.ended = time.time()
+
+    def _line(self, protocol: Protocol, custom_id: str, body: dict[str, Any]) -> Line:
+        options, text = self._options, json.dumps(body, sort_keys=True)
+        self._came[text] += 1
+        drawn = answers.share(answers.draw(options.seed, "batch", text, self._came[text]))
+        if drawn < options.batch_failed:
+            return Line(custom_id, "errored", 500, protocol.error(500, "The server had an error."))
+        if drawn < options.batch_failed + options.batch_expired:
+            return Line(custom_id, "expired")
+        try:
+            return Line(custom_id, "succeeded", 200, self._reply(protocol, body))
+        except Refused as refused:
+            return Line(custom_id, "errored", refused.status, protocol.error(refused.status, refused.message))
+
+    def scattered(self, batch: Batch, lines: list[bytes]) -> list[bytes]:
+        """A results file as this server hands it out: out of order, lines missing, doubled, torn, or strange."""
+        options = self._options
+        chance = random.Random(f"{options.seed} {batch.id} {len(lines)}")
+        found: list[bytes] = []
+        for line in lines:
+            if chance.random() < options.batch_dropped:
+                continue
+            found.append(line[: len(line) // 2] + b"\n" if chance.random() < options.batch_torn else line)
+            found += [line] * (chance.random() < options.batch_doubled)
+            if chance.random() < options.batch_strange:
+                found.append(line.replace(b'"custom_id": "', b'"custom_id": "strange-'))
+        if options.batch_shuffled:
+            chance.shuffle(found)
+        return found
+
+    def log(self) -> dict[str, Any]:
+        """Counts since the start. `doubled` counts batches whose requests are exactly those of another one that was
+        begun."""
+        begun = [batch for batch in self.batches.values() if batch.refused is None]
+        contents = Counter(frozenset(json.dumps(body, sort_keys=True) for _, body in one.requests) for one in begun)
+        return {
+            "batches": len(begun),
+            "lines": sum(len(batch.requests) for batch in begun),
+            "sizes": [len(batch.requests) for batch in begun],
+            "ended": sum(batch.ended is not None for batch in begun),
+            "doubled": sum(count - 1 for count in contents.values()),
+            "refused": len(self.batches) - len(begun),
+            "files": len(self.files),
+            "stalled": dict(self._stalled),
+        }
