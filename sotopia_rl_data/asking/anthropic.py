@@ -54,7 +54,7 @@ class AnthropicClient:
             try:
                 return read_message(self.target, await self._channel.post(body_of(request, in_words)))
             except Rejected as error:
-                if in_words or not _is_about_format(error, request):
+                if in_words or request.answer_schema is None or not refuses_format(error):
                     raise
                 self._in_words = True
 
@@ -130,10 +130,10 @@ def _supported(schema: str) -> dict[str, Any]:
     return anthropic.transform_schema(json.loads(schema))
 
 
-def _is_about_format(error: Rejected, request: Request) -> bool:
-    """Whether the server refused the way in which the schema was given."""
+def refuses_format(error: Rejected) -> bool:
+    """Whether the server refused the way in which the answer's schema was given."""
     words = ("output_config", "output_format", "structured output", "json_schema")
-    return request.answer_schema is not None and error.status == 400 and any(w in error.message for w in words)
+    return error.status == 400 and any(w in error.message for w in words)
 
 
 def _usage(usage: Mapping[str, Any]) -> Usage:

@@ -61,6 +61,7 @@ class Desk:
         self._on_settled = on_settled
         self._retry_failed = retry_failed
         self._retried: set[str] = set()
+        self._came: set[str] = set()
         self._lost: dict[str, str] = {}
         self._began = time.time()
 
@@ -70,15 +71,21 @@ class Desk:
         if key in self._lost:
             return Settled(None, False, False, self._lost[key])
         answers = [a for a in self.ledger.attempts(key) if a.status == "answer"]
+        fresh = key in self._came
         for attempt in answers:
             if self.accept(asked.request, attempt.reply):
-                return Settled(attempt, True, False)
+                return Settled(attempt, True, fresh)
         if not answers:
             return None
         if self._retry_failed and key not in self._retried:
             self._retried.add(key)
             return None
-        return Settled(answers[0], False, False)
+        return Settled(answers[0], False, fresh)
+
+    def came(self, key: str) -> None:
+        """The ledger got an answer to this key in this run, in a batch: it counts as asked once, and is not retried."""
+        self._retried.add(key)
+        self._came.add(key)
 
     def keep(self, asked: Open, reply: Reply, seconds: float) -> Settled:
         """Make a reply durable, then see whether it is accepted."""
@@ -91,19 +98,24 @@ class Desk:
         """Make a failed attempt durable: it may have been billed."""
         self.ledger.append(failed(asked.request, asked.key, asked.question, error.message, seconds))
 
-    def lose(self, asked: Open, error: AskingError) -> Settled:
+    def lose(self, key: str, error: AskingError) -> Settled:
         """Give a request up: it has no answer in this run."""
-        self._lost[asked.key] = redact(error.message)
-        return Settled(None, False, True, self._lost[asked.key])
+        self._lost[key] = redact(error.message)
+        return Settled(None, False, True, self._lost[key])
 
-    def hand_over(self, request: Request, settled: Settled) -> Request | None:
-        """Count it and tell the caller, who may want something else asked next."""
-        self._count(settled)
-        return None if self._on_settled is None else self._on_settled(request, settled)
+    def hand_over(self, request: Request, settled: Settled, again: bool = False) -> Request | None:
+        """Count it and tell the caller, who may want something else asked next. `again`: it was counted before."""
+        follow_up = None if self._on_settled is None else self._on_settled(request, settled)
+        if not again:
+            self._count(settled)
+            self.outcome.followed += follow_up is not None
+        return follow_up
 
     def _count(self, settled: Settled) -> None:
         outcome = self.outcome
         outcome.settled += 1
+        if settled.fresh and settled.attempt is not None:
+            self._came.discard(settled.attempt.key)  # whoever asks the same finds it answered
         if settled.attempt is None:
             outcome.unreachable += 1
         elif settled.fresh:

@@ -197,14 +197,14 @@ class _Run:
                 if hopeless:
                     self._patience.lost(error)
                     self._end(self._patience.hopeless)
-                    return self._desk.lose(asked, error)
+                    return self._desk.lose(asked.key, error)
                 await self._pacer.rest(wait)
                 epoch = await self._turn(asked)
             except AskingError as error:
                 self._desk.keep_error(asked, error, time.monotonic() - began)
                 self._patience.refused(error, self._outcome.asked + self._outcome.hits > 0)
                 self._end(self._patience.hopeless)
-                return self._desk.lose(asked, error)
+                return self._desk.lose(asked.key, error)
             else:
                 self._patience.answered()
                 self._pacer.answered()

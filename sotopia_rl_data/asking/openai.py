@@ -17,7 +17,7 @@ from sotopia_rl_data.errors import AskingError, Rejected
 PROVIDER = "openai"
 KEY = "OPENAI_API_KEY"
 URL = "https://api.openai.com/v1"
-_WAYS = ("json_schema", "json_object", "text")
+WAYS = ("json_schema", "json_object", "text")
 _FINISH: dict[str, Finish] = {"length": "length", "content_filter": "refusal"}
 
 
@@ -44,9 +44,9 @@ class OpenAIClient:
         while True:
             way = self._way
             try:
-                return read_completion(self.target, await self._channel.post(body_of(request, _WAYS[way])))
+                return read_completion(self.target, await self._channel.post(body_of(request, WAYS[way])))
             except Rejected as error:
-                if not _is_about_format(error, request) or way + 1 == len(_WAYS):
+                if request.answer_schema is None or not refuses_format(error) or way + 1 == len(WAYS):
                     raise
                 self._way = max(self._way, way + 1)
 
@@ -100,9 +100,9 @@ def read_completion(target: Target, data: Any) -> Reply:
         raise transport.not_an_answer(target, data) from None
 
 
-def _is_about_format(error: Rejected, request: Request) -> bool:
-    """Whether the server refused the way in which the schema was given (and not the schema)."""
-    if request.answer_schema is None or error.status not in (400, 422) or "invalid schema" in error.message.lower():
+def refuses_format(error: Rejected) -> bool:
+    """Whether the server refused the way in which the answer's schema was given (and not the schema)."""
+    if error.status not in (400, 422) or "invalid schema" in error.message.lower():
         return False
     return any(word in error.message for word in ("response_format", "json_schema", "json_object", "structured output"))
 

@@ -17,10 +17,11 @@ class Outcome:
     count as requests of their own.
 
     `hits` were answered by the ledger, `repeated` by another request of this run, `asked` by the provider;
-    `unreachable` have no answer. `failed` of the answers were not accepted. `sent` counts every request on the wire;
-    `throttled` of them met 429, `faults` met 5xx, a time limit or a lost connection. `usage` adds up what this run's
-    answers cost, by the model asked for. `cache_expected` requests began with a prefix that the provider had seen just
-    before; `cache_missed` of them were billed in full.
+    `unreachable` have no answer; `followed` counts the follow-ups. `failed` of the answers were not accepted. `sent`
+    counts every request on the wire; `throttled` of them met 429, `faults` met 5xx, a time limit or a lost connection.
+    `usage` adds up what this run's answers cost, by the model asked for. `cache_expected` requests began with a prefix
+    that the provider had seen just before; `cache_missed` of them were billed in full. `in_batches` requests are under
+    way in `batches` that have not ended; `words` say how these stand.
     """
 
     total: int | None = None
@@ -29,11 +30,15 @@ class Outcome:
     repeated: int = 0
     asked: int = 0
     unreachable: int = 0
+    followed: int = 0
     failed: int = 0
     sent: int = 0
     throttled: int = 0
     faults: int = 0
     in_flight: int = 0
+    in_batches: int = 0
+    batches: int = 0
+    words: str = ""
     usage: dict[str, Usage] = field(default_factory=dict)
     cache_expected: int = 0
     cache_missed: int = 0

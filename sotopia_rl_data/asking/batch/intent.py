@@ -1,0 +1,188 @@
+"""What is about to be submitted, written down before it is: so that no crash submits it twice or forgets it.
+
+    LEDGER/batches/TARGET/INTENT/asked.jsonl     which request each line is: custom_id, key, question, sample, sampling
+                                lines.jsonl      the lines as the provider gets them
+                                intent.json      how far it got; written last, replaced as a whole at every step
+
+A folder without `intent.json` was never finished and is swept. When a batch's results are in the ledger, its folder
+goes. One process works on a target's folder at a time; its lock goes with it, however it ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from sotopia_rl_data.asking.request import Request, Target, sha256_of
+from sotopia_rl_data.errors import StoreError
+from sotopia_rl_data.store.disk import storing, sync_file
+
+_STATE = "intent.json"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+_KEY_SHOWN = 40  # hex digits of a key in a custom_id: with the intent's sixteen they fit Anthropic's 64 characters
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """One batch: `count` lines under an `id` of ours.
+
+    `way` is how the answer's form is asked for, `file` what the provider calls the uploaded lines, `after` the newest
+    batch that there was before, `tried` when `create` was last sent (Unix seconds; 0: never), `batch` what the provider
+    calls the batch, empty until that was heard."""
+
+    id: str
+    count: int
+    made: float
+    way: int = 0
+    file: str = ""
+    after: str = ""
+    tried: float = 0.0
+    batch: str = ""
+
+    def custom_id(self, key: str) -> str:
+        """The name of a key's line: 57 characters of `[0-9a-f-]`."""
+        return f"{self.id}-{key[:_KEY_SHOWN]}"
+
+    def owns(self, custom_id: str) -> bool:
+        """Whether a line of this name belongs to this batch."""
+        return custom_id.startswith(f"{self.id}-")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The request behind a line: all that an attempt in the ledger names of it."""
+
+    key: str
+    question: str
+    sample: int
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Box:
+    """A target's intents. Raises StoreError where the folder cannot be written."""
+
+    def __init__(self, ledger: Path, target: Target) -> None:
+        name = sha256_of([target.provider, target.base_url, target.model])[:16]
+        self._dir = ledger / "batches" / name
+        self._target = target
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Nobody else works on this box inside the block. Raises StoreError where somebody does."""
+        with storing(self._dir):
+            self._dir.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self._dir / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            self._lock(lock)
+            yield
+        finally:
+            os.close(lock)
+
+    def _lock(self, handle: int) -> None:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(
+                f"Another process is at work on the batches of {self._target.model}.",
+                "wait for it, or end it with Ctrl-C: the batches go on without it",
+            ) from None
+        except OSError as error:  # a file system without locks: whoever uses one sees to it
+            if error.errno not in _NO_LOCKS:
+                raise
+
+    def intents(self) -> list[Intent]:
+        """What was begun and is not in the ledger yet, the oldest first. What was never finished is swept."""
+        found: list[Intent] = []
+        for folder in self._dir.iterdir() if self._dir.is_dir() else ():
+            if not folder.is_dir():
+                continue
+            if (folder / _STATE).is_file():
+                found.append(Intent(**json.loads((folder / _STATE).read_text())))
+            else:
+                shutil.rmtree(folder)
+        return sorted(found, key=lambda intent: intent.made)
+
+    def keep(self, intent: Intent) -> Intent:
+        """Write down how far it got; durable when this returns."""
+        with storing(self._dir):
+            path = self._folder(intent) / _STATE
+            beside = path.with_suffix(".tmp")
+            beside.write_text(json.dumps(asdict(intent)))
+            sync_file(beside)
+            beside.replace(path)
+            sync_file(path.parent)
+        return intent
+
+    def lines(self, intent: Intent) -> Path:
+        """The file that the provider gets."""
+        return self._folder(intent) / "lines.jsonl"
+
+    def asked(self, intent: Intent) -> dict[str, Asked]:
+        """The request behind each custom_id."""
+        found: dict[str, Asked] = {}
+        with (self._folder(intent) / "asked.jsonl").open() as lines:
+            for line in lines:
+                record = json.loads(line)
+                custom_id = record.pop("id")
+                found[custom_id] = Asked(**record)
+        return found
+
+    def remove(self, intent: Intent) -> None:
+        """Forget it: its results are in the ledger, or it never began."""
+        (self._folder(intent) / _STATE).unlink()
+        shutil.rmtree(self._folder(intent))
+
+    def draft(self) -> Draft:
+        """A new batch to put lines into."""
+        intent = Intent(secrets.token_hex(8), 0, time.time())
+        with storing(self._dir):
+            self._folder(intent).mkdir(parents=True)
+            return Draft(self, intent)
+
+    def _folder(self, intent: Intent) -> Path:
+        return self._dir / intent.id
+
+
+class Draft:
+    """A batch that is being written. It is no intent until `seal`."""
+
+    def __init__(self, box: Box, intent: Intent) -> None:
+        self._box, self.intent = box, intent
+        self.count = self.size_bytes = 0
+        self._lines: IO[bytes] = box.lines(intent).open("wb")
+        self._asked: IO[bytes] = box.lines(intent).with_name("asked.jsonl").open("wb")
+
+    def add(self, line: bytes, custom_id: str, key: str, question: str, request: Request) -> None:
+        """Put a line in."""
+        record = {"id": custom_id, "key": key, "question": question, "sample": request.sample}
+        record["sampling"] = dict(request.target.sampling)
+        with storing(self._box.lines(self.intent).parent):
+            self._lines.write(line + b"\n")
+            self._asked.write(json.dumps(record).encode() + b"\n")
+        self.count += 1
+        self.size_bytes += len(line) + 1
+
+    def seal(self, way: int) -> Intent:
+        """From now on it is to be submitted, also by whoever comes after a crash."""
+        with storing(self._box.lines(self.intent).parent):
+            for file in (self._lines, self._asked):
+                file.flush()
+                os.fsync(file.fileno())
+                file.close()
+        return self._box.keep(Intent(self.intent.id, self.count, self.intent.made, way))
+
+    def abandon(self) -> None:
+        """Let it go."""
+        self._lines.close()
+        self._asked.close()
+        shutil.rmtree(self._box.lines(self.intent).parent)

@@ -1,0 +1,386 @@
+"""Asking in batches: the contract of `dispatch.ask_all`, in rounds. Nothing is submitted twice, nothing is forgotten.
+
+A round walks over all requests, hands over what the ledger knows, and puts the rest into batches; when these have ended
+their results are in the ledger, and the next round finds them there. What is wanted next (a repair turn), what failed
+and what expired goes into the following round. Requests are made anew for every round and never held: a hundred
+thousand of them wait on the disk, in the provider's format.
+
+What is about to be submitted is written down first (`intent.py`). A batch of which no id was heard, because the process
+was killed or the connection lost, is looked for at the provider; its requests are not submitted again before it is
+certain that it never began.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from sotopia_rl_data.asking.batch.client import BatchClient, State, Trace, cancelled
+from sotopia_rl_data.asking.batch.intent import Asked, Box, Draft, Intent
+from sotopia_rl_data.asking.desk import Accept, Desk, OnSettled, Open
+from sotopia_rl_data.asking.index import short
+from sotopia_rl_data.asking.interrupt import interruptible
+from sotopia_rl_data.asking.ledger import Ledger, answered, failed
+from sotopia_rl_data.asking.progress import Outcome
+from sotopia_rl_data.asking.request import Reply, Request
+from sotopia_rl_data.errors import AskingError, Rejected, Unavailable, UsageError
+
+T = TypeVar("T")
+_BREATH = 64  # requests walked over before Ctrl-C is heard
+_TICK_S = 1.0
+_FIRST_WAIT_S = 0.5  # after a provider's fault; doubled for every further one
+_LONGEST_WAIT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How batches are waited for. None of it is part of a request's key.
+
+    `poll_s`: seconds between looks. `wait`: stay until all has ended; else leave once everything is submitted.
+    `tries`: how often one request may fail or expire. `doubt_s`: how long after the submission of a batch whose id was
+    not heard the provider's list is believed when it does not name it. `silence_s`: how long a provider may be down.
+    """
+
+    poll_s: float = 60.0
+    wait: bool = True
+    tries: int = 3
+    doubt_s: float = 120.0
+    silence_s: float = 1_800.0
+
+
+async def ask_batch(
+    requests: Callable[[], Iterable[Request]],
+    client: BatchClient,
+    ledger: Ledger,
+    *,
+    accept: Accept,
+    on_settled: OnSettled | None = None,
+    batching: Batching | None = None,
+    retry_failed: bool = False,
+    progress: Callable[[Outcome], None] | None = None,
+    total: int | None = None,
+) -> Outcome:
+    """Ask what the ledger does not answer, in batches.
+
+    As `ask_all`, but that `requests` is called for every round and gives the same each time, and that `on_settled` may
+    be called again for the same request and must want the same next. With `Batching.wait` off, and after Ctrl-C (the
+    outcome says `interrupted`), `outcome.in_batches` requests may still be under way: the next run goes on with them.
+
+    Raises UsageError where there is no batch API, Rejected where the provider refuses the batch or every request,
+    Unavailable where it is down, StoreError where the ledger cannot be written or another process has its batches. What
+    was answered until then is kept, and what was submitted is found again.
+    """
+    how = batching or Batching()
+    if not (how.poll_s > 0 and how.tries > 0):
+        raise UsageError("Batches are polled every so many seconds, and tried at least once.", "give numbers above 0")
+    desk = Desk(ledger, accept, on_settled, retry_failed, Outcome(total))
+    box = Box(ledger.directory, client.target)
+    with box.held():
+        return await _Run(desk, client, box, how, progress).go(requests)
+
+
+class _Unheard(Exception):
+    """A batch was submitted and the provider's answer did not arrive: it may have begun."""
+
+
+class _Stopped(Exception):
+    """Ctrl-C while a provider was down."""
+
+
+class _Run:
+    """What is under way, what failed how often, when to stop."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        client: BatchClient,
+        box: Box,
+        how: Batching,
+        progress: Callable[[Outcome], None] | None,
+    ) -> None:
+        self._desk, self._client, self._box, self._how = desk, client, box, how
+        self._outcome, self._progress = desk.outcome, progress
+        self._intents: dict[str, Intent] = {}
+        self._under_way: dict[int, str] = {}  # short key -> its intent
+        self._wanted: set[str] = set()  # intents that hold something that this run asks
+        self._done: dict[str, int] = {}  # intent -> lines that are through
+        self._handed: dict[int, int] = {}  # place of a request -> its steps that were handed over
+        self._finished = bytearray()
+        self._errors: Counter[str] = Counter()
+        self._last: AskingError | None = None
+        self._room = client.limits.requests  # requests that the provider takes at once
+        self._stop = asyncio.Event()
+
+    async def go(self, requests: Callable[[], Iterable[Request]]) -> Outcome:
+        working = asyncio.ensure_future(self._work(requests))
+        with interruptible(lambda: self._interrupt(working)), suppress(asyncio.CancelledError, _Stopped):
+            await working
+        self._report()
+        outcome = self._outcome
+        if self._last is not None and outcome.unreachable and not outcome.asked + outcome.hits + outcome.in_batches:
+            raise self._last
+        return outcome
+
+    async def _work(self, requests: Callable[[], Iterable[Request]]) -> None:
+        await self._client.newest()  # raises where there are no batches, before anything is written
+        for intent in self._box.intents():
+            self._take(intent, (one.key for one in self._box.asked(intent).values()))
+        await self._look()
+        while not self._stop.is_set():
+            await self._round(requests())
+            if not self._pending or not self._how.wait:
+                return
+            while self._pending and not self._stop.is_set():
+                await self._pause(self._how.poll_s)
+                await self._look()
+
+    @property
+    def _pending(self) -> list[Intent]:
+        """The batches that this run waits for: others of the same ledger may be under way beside them."""
+        return [intent for intent in self._intents.values() if intent.id in self._wanted]
+
+    async def _round(self, requests: Iterable[Request]) -> None:
+        """Hand over what is known, submit the rest."""
+        draft: Draft | None = None
+        room = self._room
+        for place, request in enumerate(requests):
+            if place % _BREATH == 0:
+                await asyncio.sleep(0)
+                self._report()
+            if self._stop.is_set():
+                break
+            asked = self._settle_known(place, request)
+            if asked is None or not room:
+                continue
+            draft, room = await self._put(draft, asked), room - 1
+        if draft is not None and self._stop.is_set():
+            draft.abandon()
+        elif draft is not None:
+            await self._submit(draft.seal(self._client.way))
+
+    def _settle_known(self, place: int, request: Request) -> Open | None:
+        """Hand over what is known, follow-ups included; returns what is to be asked, if it is not under way."""
+        if place == len(self._finished):
+            self._finished.append(False)
+        if self._finished[place]:
+            return None
+        step, before = 0, self._handed.get(place, 0)
+        wanted: Request | None = request
+        while wanted is not None:
+            asked = Open(wanted, *wanted.hashes)
+            intent = self._under_way.get(short(asked.key))
+            if intent is not None:
+                self._wanted.add(intent)
+                return None
+            settled = self._desk.look_up(asked)
+            if settled is None:
+                return asked
+            wanted = self._desk.hand_over(wanted, settled, again=step < before)
+            step += 1
+            self._handed[place] = max(step, before)
+        self._finished[place] = True
+        self._handed.pop(place, None)
+        return None
+
+    async def _put(self, draft: Draft | None, asked: Open) -> Draft:
+        """Put a request into the batch that is being filled; a full one is submitted first."""
+        limits = self._client.limits
+        draft = draft or self._box.draft()
+        custom_id = draft.intent.custom_id(asked.key)
+        line = self._client.line(custom_id, asked.request)
+        if draft.count and (draft.count >= limits.requests or draft.size_bytes + len(line) + 99 > limits.size_bytes):
+            await self._submit(draft.seal(self._client.way))
+            return await self._put(None, asked)
+        draft.add(line, custom_id, asked.key, asked.question, asked.request)
+        self._under_way[short(asked.key)] = draft.intent.id
+        self._wanted.add(draft.intent.id)
+        return draft
+
+    def _take(self, intent: Intent, keys: Iterable[str] = ()) -> None:
+        self._intents[intent.id] = intent
+        self._under_way |= dict.fromkeys(map(short, keys), intent.id)
+
+    def _drop(self, intent: Intent) -> None:
+        """It is over, or never was."""
+        self._box.remove(intent)
+        del self._intents[intent.id]
+        self._done.pop(intent.id, None)
+        self._under_way = {key: one for key, one in self._under_way.items() if one != intent.id}
+
+    async def _look(self) -> None:
+        """See how every batch stands; fetch those that have ended."""
+        for intent in list(self._intents.values()):
+            if self._stop.is_set():
+                return
+            if intent.batch:
+                await self._look_at(intent)
+            elif intent.tried:
+                await self._look_for(intent)
+            else:
+                await self._submit(intent)
+        self._report()
+
+    async def _look_at(self, intent: Intent) -> None:
+        try:
+            state = await self._patiently(lambda: self._client.state(intent.batch))
+            self._done[intent.id] = state.done
+            if state.ended and state.refused is None:
+                await self._fetch(intent, state)
+        except Rejected as error:
+            mend = f"use the key it was begun with; or delete {self._box.lines(intent).parent} to ask its requests anew"
+            raise Rejected(f"The batch {intent.batch} cannot be fetched: {error.message}", mend) from error
+        if state.refused is not None:
+            self._refused(intent, state)
+
+    async def _look_for(self, intent: Intent) -> None:
+        """Find out whether a submission whose answer was not heard began a batch; submit anew only if it did not."""
+        found = await self._patiently(lambda: self._client.find(intent))
+        if isinstance(found, str):
+            self._take(self._box.keep(replace(intent, batch=found)))
+            await self._look_at(self._intents[intent.id])
+        elif found is Trace.NONE and time.time() - intent.tried > self._how.doubt_s:
+            await self._submit(intent)
+
+    async def _submit(self, intent: Intent) -> None:
+        """Begin the batch. Where no id is heard, it stays in doubt for `_look_for`."""
+        self._take(intent)
+        try:
+            ready = await self._made_ready(intent)
+            self._take(ready)
+            batch = await self._patiently(lambda: self._begin(ready))
+        except Rejected:
+            self._drop(intent)
+            raise
+        except _Unheard:
+            return
+        self._take(self._box.keep(replace(ready, batch=batch)))
+        self._outcome.sent += intent.count
+
+    async def _made_ready(self, intent: Intent) -> Intent:
+        """Everything before the one request that begins it, written down."""
+        lines = self._box.lines(intent)
+        if not intent.file:
+            file = await self._patiently(lambda: self._client.upload(lines, intent))
+            intent = self._box.keep(replace(intent, file=file))
+        if not intent.tried:
+            intent = replace(intent, after=await self._patiently(self._client.newest))
+        return self._box.keep(replace(intent, tried=time.time()))
+
+    async def _begin(self, intent: Intent) -> str:
+        """The batch's id. Raises _Unheard where it may have begun: only a 429 is certain that it has not."""
+        try:
+            return await self._client.create(self._box.lines(intent), intent)
+        except Unavailable as error:
+            if error.status == 429:
+                raise
+            raise _Unheard from error
+
+    async def _fetch(self, intent: Intent, state: State) -> None:
+        """Put every result into the ledger, then forget the batch. What is there already is left alone."""
+        left = self._box.asked(intent)
+        await self._patiently(lambda: self._collect(intent, left))
+        for one in left.values():
+            self._keep(intent, one, self._missing(state))
+        self._desk.ledger.close()  # to the disk, before the intent goes
+        self._drop(intent)
+
+    async def _collect(self, intent: Intent, left: dict[str, Asked]) -> None:
+        """Take the results out of what is left. Ids that nobody sent, or that came before, are passed over."""
+        async with aclosing(self._client.results(intent.batch)) as results:
+            async for result in results:
+                one = left.pop(result.custom_id, None)
+                if one is not None:
+                    self._keep(intent, one, result.outcome)
+
+    def _keep(self, intent: Intent, one: Asked, outcome: Reply | AskingError) -> None:
+        """Make a line's result durable, unless it is from an earlier fetch, and see what follows from it."""
+        ledger, target = self._desk.ledger, replace(self._client.target, sampling=one.sampling)
+        request = Request(target, (), sample=one.sample)
+        new = not any(attempt.batch == intent.batch for attempt in ledger.attempts(one.key))
+        if isinstance(outcome, Reply):
+            if new:
+                ledger.append(answered(request, one.key, one.question, outcome, 0.0, intent.batch))
+            self._outcome.count_usage(target.model, outcome.usage)
+            self._desk.came(one.key)
+            return
+        if new:
+            ledger.append(failed(request, one.key, one.question, outcome.message, 0.0, intent.batch))
+        self._fail(one.key, outcome, intent.way)
+
+    def _fail(self, key: str, error: AskingError, way: int) -> None:
+        """Give a request up, or leave it to the next round."""
+        self._last = error
+        self._outcome.faults += 1
+        if isinstance(error, Rejected):
+            if not self._client.weaken(error, way):
+                self._desk.lose(key, error)
+            return
+        self._errors[key] += 1
+        if self._errors[key] >= self._how.tries:
+            self._desk.lose(key, error)
+
+    def _missing(self, state: State) -> AskingError:
+        if state.cancelled:
+            return cancelled(self._client.target)
+        model = self._client.target.model
+        return Unavailable(f"{model}: the batch ended without a result for this", "run the same command again")
+
+    def _refused(self, intent: Intent, state: State) -> None:
+        """None of it was begun. Raises the reason, unless it is that others have to end first."""
+        self._drop(intent)
+        under_way = sum(one.count for one in self._intents.values() if one.batch)
+        if state.refused is not None and (not state.full or self._room == 1):
+            raise state.refused
+        self._room = max(1, min(under_way, self._room) or min(intent.count, self._room) // 2)
+
+    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask until the provider answers, or has been silent for too long. Raises _Stopped after Ctrl-C."""
+        began, wait = time.monotonic(), _FIRST_WAIT_S
+        while True:
+            try:
+                return await ask()
+            except Unavailable as error:
+                if time.monotonic() - began + wait > self._how.silence_s:
+                    raise
+                await self._pause(max(wait, error.retry_after or 0.0))
+                wait = min(2 * wait, _LONGEST_WAIT_S)
+            if self._stop.is_set():
+                raise _Stopped
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but not for longer than it takes to press Ctrl-C."""
+        until = time.monotonic() + seconds
+        while not self._stop.is_set() and (left := until - time.monotonic()) > 0:
+            self._report()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(left, _TICK_S)):
+                    await self._stop.wait()
+
+    def _interrupt(self, working: asyncio.Future[None]) -> None:
+        """Ctrl-C: the first ends the waiting, the second also what is being sent or fetched."""
+        if self._outcome.interrupted:
+            working.cancel()
+        self._outcome.interrupted = True
+        self._stop.set()
+
+    def _report(self) -> None:
+        outcome = self._outcome
+        pending = self._pending
+        outcome.in_batches, outcome.batches = sum(intent.count for intent in pending), len(pending)
+        outcome.words = self._words(pending)
+        outcome.mark()
+        if self._progress is not None:
+            self._progress(outcome)
+
+    def _words(self, pending: list[Intent]) -> str:
+        if not pending:
+            return ""
+        done = sum(self._done.get(intent.id, 0) for intent in pending)
+        minutes = (time.time() - min(intent.made for intent in pending)) / 60
+        batches = "1 batch" if len(pending) == 1 else f"{len(pending)} batches"
+        return f"{done:,} of {sum(intent.count for intent in pending):,} in {batches}, {minutes:,.0f} min"
