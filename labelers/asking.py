@@ -7,18 +7,21 @@ requests are paced and kept is `sotopia_rl_data/asking`'s, what a second try is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
+from labelers.judge import Judge
+from labelers.judges.batches import batch_client
 from labelers.judges.sending import Ask, close, sender
 from labelers.plan import Plan
 from labelers.reading import said, values_of
 from labelers.repairing import follow_up
+from sotopia_rl_data.asking.batch.run import Batching, ask_batch
 from sotopia_rl_data.asking.dispatch import Outcome, Pacing, Settled, ask_all
 from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.request import Reply, Request
-from sotopia_rl_data.errors import BadAnswer, Interrupted
+from sotopia_rl_data.errors import BadAnswer, Interrupted, UnderWay
 from sotopia_rl_data.schema import Episode
 
 T = TypeVar("T")
@@ -35,7 +38,7 @@ class Asking:
 
     def __init__(self, plan: Plan, ledger: Ledger, episodes: Callable[[], Iterable[Episode]]) -> None:
         self._plan, self._ledger, self._episodes = plan, ledger, episodes
-        self._second_tries = 0
+        self._outcomes: dict[str, Outcome] = {}
 
     async def ask(
         self,
@@ -44,38 +47,61 @@ class Asking:
         retry_failed: bool = False,
         concurrency: int | None = None,
         pacing: Pacing | None = None,
+        batching: Batching | None = None,
         progress: Progress | None = None,
     ) -> list[Outcome]:
-        """Ask every judge, one after the other. `calls` is the number of requests of all of them, second tries aside.
+        """Ask every judge, one after the other; with `batching` in batches, all of them at once. `calls` is the number
+        of requests of all of them, second tries aside.
 
-        Raises Interrupted, and what `ask_all` raises.
+        Raises Interrupted, UnderWay where batches are not waited for, and what `ask_all` and `ask_batch` raise.
         """
+        judges = self._plan.judges
+        common: dict[str, Any] = {
+            "accept": self._accepts,
+            "on_settled": self._second_try,
+            "retry_failed": retry_failed,
+            "total": calls // max(len(judges), 1),
+        }
+        shown = [None if progress is None else partial(self._show, progress, calls, judge.id) for judge in judges]
+        if batching is not None:
+            asking = [
+                self._in_batches(j, batching, common | {"progress": s}) for j, s in zip(judges, shown, strict=True)
+            ]
+            return self._all_home(await all_of(asking), calls, batching)
         outcomes: list[Outcome] = []
-        for judge in self._plan.judges:
-            own: int = getattr(judge, "concurrency", 1)
-            shown = None if progress is None else partial(self._show, progress, calls, tuple(outcomes))
-            try:
-                outcome = await ask_all(
-                    self._plan.requests(self._episodes(), judge),
-                    sender(judge),
-                    self._ledger,
-                    accept=self._accepts,
-                    on_settled=self._second_try,
-                    concurrency=concurrency or own,
-                    pacing=pacing or Pacing(),
-                    retry_failed=retry_failed,
-                    progress=shown,
-                    total=calls // len(self._plan.judges),
-                )
-            finally:
-                await close(judge)
-            outcomes.append(outcome)
-            if outcome.interrupted:
-                settled = sum(one.settled for one in outcomes) - self._second_tries
-                raise Interrupted(
-                    f"Interrupted after {settled:,} of {calls:,} calls.",
-                    "run the same command again: what was answered is kept, and it goes on from there",
-                )
+        for judge, show in zip(judges, shown, strict=True):
+            limits = {"concurrency": concurrency or getattr(judge, "concurrency", 1), "pacing": pacing or Pacing()}
+            outcomes.append(await self._live(judge, common | limits | {"progress": show}))
+            self._all_home(outcomes, calls, batching)
+        return outcomes
+
+    async def _live(self, judge: Judge, options: dict[str, Any]) -> Outcome:
+        try:
+            return await ask_all(self._plan.requests(self._episodes(), judge), sender(judge), self._ledger, **options)
+        finally:
+            await close(judge)
+
+    async def _in_batches(self, judge: Judge, batching: Batching, options: dict[str, Any]) -> Outcome:
+        client = batch_client(judge)
+        try:
+            return await ask_batch(
+                lambda: self._plan.requests(self._episodes(), judge), client, self._ledger, batching=batching, **options
+            )
+        finally:
+            await client.close()
+
+    def _all_home(self, outcomes: list[Outcome], calls: int, batching: Batching | None) -> list[Outcome]:
+        """The outcomes, where nothing is left to wait for. Raises Interrupted or UnderWay."""
+        waiting, batches = sum(one.in_batches for one in outcomes), sum(one.batches for one in outcomes)
+        under_way = f"{waiting:,} requests are under way in {batches:,} {'batch' if batches == 1 else 'batches'}"
+        if any(one.interrupted for one in outcomes):
+            settled = sum(one.settled - one.followed for one in outcomes)
+            mend = "run the same command again: what was answered is kept, and it goes on from there"
+            also = f"; {under_way}, which go on without us" if waiting else ""
+            raise Interrupted(f"Interrupted after {settled:,} of {calls:,} calls{also}.", mend)
+        if waiting:
+            mend = "run the same command again: it fetches what has ended, and makes the dataset when all has"
+            raise UnderWay(f"{under_way}.", mend, requests=waiting, batches=batches)
         return outcomes
 
     def _accepts(self, request: Request, reply: Reply) -> bool:
@@ -94,18 +120,28 @@ class Asking:
         try:
             values_of(self._plan, asked.asked, settled.reply)
         except BadAnswer as wrong:
-            second = follow_up(asked, settled.reply, wrong.message)
-            self._second_tries += second is not None
-            return second
+            return follow_up(asked, settled.reply, wrong.message)
         return None
 
-    def _show(self, progress: Progress, total: int, before: Sequence[Outcome], outcome: Outcome) -> None:
+    def _show(self, progress: Progress, total: int, judge: str, outcome: Outcome) -> None:
         """Tell the progress of all judges together, with the tokens that were spent and what failed."""
-        outcomes = [*before, outcome]
+        self._outcomes[judge] = outcome
+        outcomes = list(self._outcomes.values())
         tokens = sum(u.input + u.output for one in outcomes for u in one.usage.values())
-        lost = sum(one.failed + one.unreachable for one in outcomes) - self._second_tries
+        followed = sum(one.followed for one in outcomes)
+        lost = sum(one.failed + one.unreachable for one in outcomes) - followed
         words = [f"{tokens:,} tokens"] * bool(tokens) + [f"{lost:,} failed"] * (lost > 0)
-        progress(sum(one.settled for one in outcomes) - self._second_tries, total, ", ".join(words))
+        words += [one.words for one in outcomes if one.words]
+        progress(sum(one.settled for one in outcomes) - followed, total, ", ".join(words))
+
+
+async def all_of(asking: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Everything that comes of it, when all has ended. Raises the first error, after what the others could do."""
+    ended = await asyncio.gather(*asking, return_exceptions=True)
+    for one in ended:
+        if isinstance(one, BaseException):
+            raise one
+    return [one for one in ended if not isinstance(one, BaseException)]
 
 
 def wait(coroutine: Coroutine[Any, Any, T]) -> T:

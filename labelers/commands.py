@@ -10,10 +10,11 @@ import click
 
 from sotopia_rl_data import console
 from sotopia_rl_data.commands.making import layout_of, template_option
-from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.errors import UnderWay, UsageError
 
 if TYPE_CHECKING:
     from labelers.report import LabelReport
+    from sotopia_rl_data.asking.batch.run import Batching
     from sotopia_rl_data.store import Store
 
 
@@ -62,6 +63,9 @@ if TYPE_CHECKING:
 @click.option("--out", metavar="ORG/NAME", help="The dataset to write.  [default: the episodes' name + -rewards]")
 @click.option("--version", metavar="vX.Y.Z", help="Override the version's number.")
 @click.option("--concurrency", type=click.IntRange(1), help="Calls in flight at most.  [default: the judge's own]")
+@click.option("--batch", is_flag=True, help="Ask through the provider's batch API: half the price, within a day.")
+@click.option("--poll", type=click.FloatRange(1), metavar="SECONDS", help="Between looks at batches.  [default: 60]")
+@click.option("--no-wait", is_flag=True, help="With --batch: submit and leave. The same command again goes on.")
 @click.option("--retry-failed", is_flag=True, help="Ask once more, and only, what was answered unusably before.")
 @click.option(
     "--ledger",
@@ -78,6 +82,9 @@ def label(
     max_tokens: int | None,
     layout: str | None,
     template: Path | None,
+    batch: bool,
+    poll: float | None,
+    no_wait: bool,
     store: Store,
     as_json: bool,
     **options: Any,
@@ -94,29 +101,54 @@ def label(
       sotopia-rl-data label demo/episodes --judge gpt-4o
       sotopia-rl-data label ./episodes.jsonl --judge openai:Qwen/Qwen2.5-72B-Instruct@http://localhost:8000/v1
       sotopia-rl-data label demo/episodes --judge gpt-4o --ask packed --dimensions goal,relationship,knowledge,secret
+      sotopia-rl-data label demo/episodes --judge gpt-4o --batch --no-wait
     """
     from labelers.run import label as run
 
     chosen, loaded = layout_of(layout, template)
     sampling = {k: v for k, v in (("temperature", temperature), ("max_tokens", max_tokens)) if v is not None}
-    with console.progress("labelling", "call") as advance:
-        report = run(
-            store,
-            episodes,
-            judges=judges,
-            dimensions=dimensions.split(",") if dimensions else None,
-            sampling=sampling or None,
-            layout=chosen,
-            template=loaded,
-            progress=advance,
-            **options,
-        )
+    try:
+        with console.progress("labelling", "call") as advance:
+            report = run(
+                store,
+                episodes,
+                judges=judges,
+                dimensions=dimensions.split(",") if dimensions else None,
+                sampling=sampling or None,
+                layout=chosen,
+                template=loaded,
+                batching=_batching(batch, poll, no_wait),
+                progress=advance,
+                **options,
+            )
+    except UnderWay as away:
+        _left(away, as_json)
+        return
     if as_json:
         console.emit_json(report.as_dict())
     else:
         _labelled(report)
     if report.failures:
         click.get_current_context().exit(console.WITH_FAILURES)
+
+
+def _batching(batch: bool, poll: float | None, no_wait: bool) -> Batching | None:
+    """How batches are waited for; None where none are wanted."""
+    from sotopia_rl_data.asking.batch.run import Batching
+
+    if not batch and (no_wait or poll is not None):
+        raise UsageError(f"{'--no-wait' if no_wait else '--poll'} is about batches.", "add --batch, or leave it out")
+    if not batch:
+        return None
+    return Batching(wait=not no_wait) if poll is None else Batching(poll_s=poll, wait=not no_wait)
+
+
+def _left(away: UnderWay, as_json: bool) -> None:
+    """Say that nothing more was wanted for now."""
+    if as_json:
+        console.emit_json({"under_way": {"requests": away.requests, "batches": away.batches}})
+    else:
+        console.note(f"{away.message} Next: {away.mend}.")
 
 
 def _labelled(report: LabelReport) -> None:

@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 from labelers.asking import Asking, Progress, wait
 from labelers.judge import Judge
+from labelers.judges.batches import check_batches
 from labelers.plan import Plan, Size, episodes_of, size
 from labelers.preparing import prepare, with_episodes
 from labelers.reading import Tally, rows_of
 from labelers.report import LabelReport, provenance, remarks, report
+from sotopia_rl_data.asking.batch.run import Batching
 from sotopia_rl_data.asking.dispatch import Outcome, Pacing
 from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.refs import check_name
@@ -65,6 +67,7 @@ def label(
     retry_failed: bool = False,
     concurrency: int | None = None,
     pacing: Pacing | None = None,
+    batching: Batching | None = None,
     ledger: Path | None = None,
     progress: Progress | None = None,
 ) -> LabelReport:
@@ -78,9 +81,10 @@ def label(
     question; `average` joins the opinions of judges and samples ("mean" or "median"; default: the preset's). `only` is
     a CSV that names what to ask about (see `only.py`). `sampling` is laid over the judges' defaults. What failed is
     asked again only with `retry_failed`. `concurrency` bounds the calls in flight (default: the judge's own).
+    With `batching` the judges are asked through their providers' batch APIs, at half the price and within a day.
 
-    Raises UsageError, NotFound and KeyMissing before anything is asked or written; Interrupted after Ctrl-C; Rejected
-    and Unavailable where a provider answers nothing; StoreError. Whatever is raised, the store's versions are as they
+    Raises UsageError, NotFound and KeyMissing before anything is asked or written; Interrupted after Ctrl-C;
+    UnderWay where batches are not waited for; Rejected and Unavailable where a provider answers nothing; StoreError. Whatever is raised, the store's versions are as they
     were and every answer is kept.
     """
     began = time.monotonic()
@@ -100,12 +104,16 @@ def label(
         template=template,
     )
     out, version = out and check_name(out), version and check_version(version)
+    if batching is not None:
+        check_batches(plan.judges)
     parent, plan = with_episodes(plan, store, source)
     name = out or check_name(f"{parent.name}-rewards")
     with store.stage(name) as stage, Ledger(ledger or store.root / ".ledger") as kept:
         run = _Run(plan, parent, kept, stage)
         counted = size(plan, run.episodes())
-        outcomes = wait(run.ask(counted, retry_failed, concurrency, pacing or Pacing(), progress))
+        asking = run.asking()
+        how: dict[str, Any] = {"retry_failed": retry_failed, "concurrency": concurrency, "pacing": pacing}
+        outcomes = wait(asking.ask(counted.calls, **how, batching=batching, progress=progress))
         tally = run.read()
         built = run.reward(recipe, layout, template)
         stage.link(parent, "episodes")
@@ -132,13 +140,9 @@ class _Run:
         """Every episode of every split."""
         return episodes_of(chain.from_iterable(self._files.values()))
 
-    async def ask(
-        self, counted: Size, retry_failed: bool, concurrency: int | None, pacing: Pacing, progress: Progress | None
-    ) -> list[Outcome]:
-        """Ask what the ledger does not answer. Raises Interrupted."""
-        return await Asking(self._plan, self._ledger, self.episodes).ask(
-            counted.calls, retry_failed=retry_failed, concurrency=concurrency, pacing=pacing, progress=progress
-        )
+    def asking(self) -> Asking:
+        """What asks about these episodes."""
+        return Asking(self._plan, self._ledger, self.episodes)
 
     def read(self) -> Tally:
         """Write the attributions and failures of every split, out of the ledger."""

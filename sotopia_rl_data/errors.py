@@ -11,7 +11,8 @@
     │   ├── KeyMissing    no API key                                           exit 2
     │   ├── Rejected      the provider refuses this request for good           exit 1
     │   ├── Unavailable   try again: rate limit, 5xx, timeout, lost connection exit 1
-    │   └── Interrupted   Ctrl-C while asking; what was answered is kept       exit 130
+    │   ├── Interrupted   Ctrl-C while asking; what was answered is kept       exit 130
+    │   └── UnderWay      batches that nobody wanted to wait for; no mishap    exit 0
     ├── HubError          the Hub refuses, or holds something else             exit 1
     │   └── HubUnavailable try again: rate limit, 5xx, no connection           exit 1
     ├── SecretsFound      a push would publish keys, tokens or passwords       exit 1
@@ -104,6 +105,16 @@ class Interrupted(AskingError):
     """Ctrl-C while a model was being asked. What was answered is kept, and the next run goes on from there."""
 
     exit_code = 130
+
+
+class UnderWay(AskingError):
+    """What was asked for was submitted in batches and is not waited for: `requests` in `batches`. It is no mishap."""
+
+    exit_code = 0
+
+    def __init__(self, message: str, mend: str = "", *, requests: int = 0, batches: int = 0) -> None:
+        super().__init__(message, mend)
+        self.requests, self.batches = requests, batches
 
 
 class HubError(SotopiaDataError):
