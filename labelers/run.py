@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any
 from labelers.asking import Asking, Progress, wait
 from labelers.judge import Judge
 from labelers.judges.batches import check_batches
-from labelers.plan import Plan, Size, episodes_of, size
+from labelers.plan import Plan, episodes_of, size
 from labelers.preparing import prepare, with_episodes
 from labelers.reading import Tally, rows_of
 from labelers.report import LabelReport, provenance, remarks, report
 from sotopia_rl_data.asking.batch.run import Batching
-from sotopia_rl_data.asking.dispatch import Outcome, Pacing
+from sotopia_rl_data.asking.dispatch import Pacing
 from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.refs import check_name
 from sotopia_rl_data.schema import Attribution, Episode, Failure
@@ -83,9 +83,9 @@ def label(
     asked again only with `retry_failed`. `concurrency` bounds the calls in flight (default: the judge's own).
     With `batching` the judges are asked through their providers' batch APIs, at half the price and within a day.
 
-    Raises UsageError, NotFound and KeyMissing before anything is asked or written; Interrupted after Ctrl-C;
-    UnderWay where batches are not waited for; Rejected and Unavailable where a provider answers nothing; StoreError. Whatever is raised, the store's versions are as they
-    were and every answer is kept.
+    Raises UsageError, NotFound and KeyMissing before anything is asked or written; Interrupted after Ctrl-C; UnderWay
+    where batches are not waited for; Rejected and Unavailable where a provider answers nothing; StoreError. Whatever is
+    raised, the store's versions are as they were and every answer is kept.
     """
     began = time.monotonic()
     plan, recipe = prepare(

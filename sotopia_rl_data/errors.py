@@ -12,7 +12,7 @@
     │   ├── Rejected      the provider refuses this request for good           exit 1
     │   ├── Unavailable   try again: rate limit, 5xx, timeout, lost connection exit 1
     │   ├── Interrupted   Ctrl-C while asking; what was answered is kept       exit 130
-    │   └── UnderWay      batches that nobody wanted to wait for; no mishap    exit 0
+    │   └── UnderWay      batches that are not waited for                      exit 1
     ├── HubError          the Hub refuses, or holds something else             exit 1
     │   └── HubUnavailable try again: rate limit, 5xx, no connection           exit 1
     ├── SecretsFound      a push would publish keys, tokens or passwords       exit 1
@@ -108,9 +108,8 @@ class Interrupted(AskingError):
 
 
 class UnderWay(AskingError):
-    """What was asked for was submitted in batches and is not waited for: `requests` in `batches`. It is no mishap."""
-
-    exit_code = 0
+    """There is no result yet: `requests` are under way in `batches` that are not waited for. Where that was wanted
+    (`label --batch --no-wait`) it is no mishap, and the command exits with 0."""
 
     def __init__(self, message: str, mend: str = "", *, requests: int = 0, batches: int = 0) -> None:
         super().__init__(message, mend)

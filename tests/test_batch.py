@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from batch_toys import PROVIDERS, QUICK, Caller, ask_in_batches, ask_live, batches, live, questions, target
+from batch_toys import PROVIDERS, ask_in_batches, ask_live, batches, live, questions, target
 
 from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.loopback.running import running

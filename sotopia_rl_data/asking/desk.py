@@ -82,6 +82,10 @@ class Desk:
             return None
         return Settled(answers[0], False, fresh)
 
+    def unusable(self, key: str) -> Settled:
+        """The newest answer to a key as it was before it was followed up."""
+        return Settled(next(a for a in self.ledger.attempts(key) if a.status == "answer"), False, False)
+
     def came(self, key: str) -> None:
         """The ledger got an answer to this key in this run, in a batch: it counts as asked once, and is not retried."""
         self._retried.add(key)

@@ -177,10 +177,11 @@ class _Run:
             if intent is not None:
                 self._wanted.add(intent)
                 return None
-            settled = self._desk.look_up(asked)
+            again = step < before  # in an earlier round it was handed over, and something was wanted next
+            settled = self._desk.unusable(asked.key) if again else self._desk.look_up(asked)
             if settled is None:
                 return asked
-            wanted = self._desk.hand_over(wanted, settled, again=step < before)
+            wanted = self._desk.hand_over(wanted, settled, again)
             step += 1
             self._handed[place] = max(step, before)
         self._finished[place] = True
