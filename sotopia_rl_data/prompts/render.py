@@ -107,7 +107,7 @@ def slot_values(
     values = {
         "agent": names[agent],
         "partner": ", ".join(name for one, name in names.items() if one != agent),
-        "goal": me.goal if as_logged else visible(me.goal, episode, agent, tags=FIELD_TAGS),
+        "goal": visible(me.goal, episode, agent, tags=() if as_logged else FIELD_TAGS),
         "turn": str(turn),
         "turn_from_1": str(turn + 1),
         "actions": template.separator.join(variant.actions[0]),

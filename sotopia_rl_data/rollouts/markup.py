@@ -5,8 +5,8 @@ does an element that names another viewer than `agent_0`, `agent_1` … by the p
 not well-formed is read on as libxml2 recovers: a lone "<" is lost, an end tag closes whatever is open, and when nothing
 is open the rest is lost. Ampersands then stand for themselves until the first mistake and are lost behind it.
 
-Where the library's reading would show a span to somebody it is not for (the whole text is one element with a viewer,
-a viewer without quotes or given twice), it is hidden here: docs/rollouts.md lists this.
+Where the library's reading would show a span to somebody it is not for (the whole text is one element with a viewer, a
+viewer without quotes or given twice, another end tag inside the span), it is hidden here: docs/rollouts.md lists this.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import html
 import re
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from xml.parsers import expat
 
 HINTS = ("extra_info", "clarification_hint", "strategy_hint")
@@ -22,15 +23,15 @@ _SHOWN = ("root", "p", *HINTS)
 _SPECIAL = re.compile("[<&\r\x00-\x08\x0b\x0c\x0e-\x1f]")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _NAME = r"[A-Za-z_:\u0080-\U0010ffff][\w.:·-]*"
-_ATTRIBUTE = rf"""\s+{_NAME}\s*=\s*(?:"[^"<]*"|'[^'<]*')"""
+_ATTRIBUTE = rf"""\s+{_NAME}(?:\s*=\s*(?:"[^"<]*"|'[^'<]*'))?"""
 _PIECE = re.compile(
     rf"<!--.*?-->|<\?{_NAME}.*?\?>|<!\[CDATA\[(?P<data>.*?)]]>"
     rf"|</(?P<end>{_NAME})?\s*>?"
     rf"|<(?P<start>{_NAME})(?P<attributes>(?:{_ATTRIBUTE})*)\s*(?P<close>/?>)?",
     re.DOTALL,
 )
-_TAG_TEXT = re.compile("[^<>]*")
-_VIEWER = re.compile(r"""\sviewer\s*=\s*(?:"([^"]*)"|'([^']*)')""")
+_REST = re.compile("[^<>]*")
+_VIEWER = re.compile(r"""\sviewers?\s*=\s*(?:"([^"]*)"|'([^']*)')""", re.IGNORECASE)
 
 
 def shown(text: str, place: int) -> str:
@@ -52,13 +53,21 @@ def _well_formed(text: str) -> bool:
     return True
 
 
+class _Open(NamedTuple):
+    """An element that is open: `shown` is what is in it, `withheld` because it is for somebody else."""
+
+    name: str
+    shown: bool
+    withheld: bool
+
+
 @dataclass(slots=True)
 class _Reader:
-    """Reads one text from left to right. `open` holds the elements that are open: their names, and whether shown."""
+    """Reads one text from left to right. `open` holds the elements that are open."""
 
     viewer: str
     entities: bool
-    open: list[tuple[str, bool]] = field(default_factory=list)
+    open: list[_Open] = field(default_factory=list)
     mistaken: bool = False
     pieces: list[str] = field(default_factory=list)
 
@@ -95,22 +104,29 @@ class _Reader:
         elif match.group().startswith("</"):
             if not self.open:
                 return True
-            self.mistaken |= self.open.pop()[0] != match["end"]
+            self._end(match["end"])
         return False
+
+    def _end(self, name: str | None) -> None:
+        if self.open[-1].name != name:
+            self.mistaken = True
+            if self.open[-1].withheld:
+                return
+        self.open.pop()
 
     def _start(self, match: re.Match[str], text: str) -> None:
         attributes = match["attributes"]
         if match["close"] is None:
             self.mistaken = True
-            if "viewer" in _TAG_TEXT.match(text, match.end()).group():  # type: ignore[union-attr]  # matches always
-                self.open.append((match["start"], False))  # the library would show it to everybody
+            if "viewer" in (attributes + _REST.match(text, match.end())[0]).lower():  # type: ignore[index]  # always
+                self.open.append(_Open(match["start"], shown=False, withheld=True))
         elif match["close"] == ">":
             viewers = [double or single for double, single in _VIEWER.findall(attributes)]
-            mine = not viewers or viewers == [self.viewer]
-            self.open.append((match["start"], match["start"] in _SHOWN and mine))
+            withheld = "viewer" in attributes.lower() and viewers != [self.viewer]
+            self.open.append(_Open(match["start"], match["start"] in _SHOWN and not withheld, withheld))
 
     def _showing(self) -> bool:
-        return all(is_shown for _, is_shown in self.open)
+        return all(one.shown for one in self.open)
 
 
 def fault(text: str, agents: int) -> str | None:
