@@ -14,8 +14,9 @@ import pytest
 
 from sotopia_rl_data.importers import read
 from sotopia_rl_data.prompts import learn, load_template
-from sotopia_rl_data.rollouts import Profiles, Scene, World, read_profiles
-from sotopia_rl_data.schema import Episode
+from sotopia_rl_data.prompts.wrapper import LIST, types_in
+from sotopia_rl_data.rollouts import Action, Profiles, Scene, World, read_profiles
+from sotopia_rl_data.schema import ACTION_TYPES, Episode, Turn
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 EPISODES = DATA / "sotopia_episodes"
@@ -50,6 +51,16 @@ def served(name: str) -> dict[str, list[dict[str, Any]]]:
         if request["kind"] == "agent":
             requests[request["episode"]].append(request)
     return requests
+
+
+def manifest(name: str) -> list[dict[str, Any]]:
+    return json.loads((EPISODES / name / "manifest.json").read_text("utf-8"))
+
+
+def shown_actions(prompt: str) -> tuple[str, ...]:
+    """The action types in the order in which the prompt lists them."""
+    (order,) = {types_in(match[0]) for match in LIST.finditer(prompt) if match["separator"] == " "}
+    return order
 
 
 def world_of(name: str, log: dict[str, Any]) -> World:
@@ -116,3 +127,51 @@ def test_with_a_learned_template_the_prompts_are_the_served_ones_byte_for_byte(n
             world.step({agent: world.read_or_nothing(agent, request["completion"])})
     # One process made each set, so each has one order of the action list; another process's would be `reordered`.
     assert verdicts == {"exact": prompts}
+
+
+# Sets of which only logs are kept: played again from the actions that the importer reads, with three and four agents.
+PARTLY = {"v015_asis": "0.1.5", "head_asis": "head", "head_multi": "head"}
+
+
+@pytest.mark.parametrize("name", list(PARTLY))
+def test_logs_without_their_completions_are_played_again_from_their_actions(name):
+    played = 0
+    for episode in (e for e in read([EPISODES / name]) if isinstance(e, Episode)):
+        log = json.loads((EPISODES / name / f"{episode.episode_id}.json").read_text("utf-8"))
+        environment = profiles().environments[episode.environment_id]
+        # where more take part than have a goal, the library makes goals up; the simulator wants them written
+        goals = environment.goals + tuple(agent.goal for agent in episode.agents[len(environment.goals) :])
+        people = tuple(profiles().people[agent.agent] for agent in episode.agents)
+        world = World(Scene(replace(environment, goals=goals), people), PARTLY[name])
+        for turn in episode.turns:
+            world.step({turn.agent: Action(turn.action_type, turn.text, turn.to)})
+        assert world.done
+        assert [[list(message) for message in turn] for turn in world.messages()] == log["messages"]
+        assert log["reasoning"].startswith(world.ended)
+        played += 1
+    assert played == 2
+
+
+def test_the_episode_that_the_library_could_not_finish_is_the_same_until_it_crashed(tmp_path):
+    (entry,) = [one for one in manifest("head_patched") if one["episode"] == CRASHED]
+    assert (entry["pk"], "Invalid recipient(s)" in entry["error"]) == (None, True)
+    by_name = {person.name: agent for agent, person in profiles().people.items()}
+    world = world_of("head_patched", {"environment": entry["env"], "agents": [by_name[n] for n in entry["agents"]]})
+    learned = learn(EPISODES / "head_patched" / "served_prompts.jsonl", read([EPISODES / LOGS["head_patched"]]))
+    *good, first_try, second_try = served("head_patched")[CRASHED]
+    for request in [*good, first_try]:
+        (agent,) = world.acting
+        assert world.prompt(agent, "single", learned.template)[0]["content"] == request["prompt"]
+        world.step({agent: world.read_or_nothing(agent, request["completion"])})
+    # The library asked a second time, with its complaint in the prompt, and gave up; here the turn is a flagged no-op.
+    assert "Invalid action" in second_try["prompt"]
+    assert (second_try["turn"], second_try["completion"]) == (first_try["turn"], first_try["completion"])
+    assert world.episode("e").turns[-1] == Turn(3, world.scene.agents[1], "none", failed=True)
+    assert not world.done
+
+
+def test_the_order_of_the_action_list_is_one_in_each_set_and_another_in_the_other():
+    orders = {name: {shown_actions(r["prompt"]) for _, requests in runs(name) for r in requests} for name in LOGS}
+    assert [len(found) for found in orders.values()] == [1, 1]
+    assert orders["v014"] != orders["head_patched"]
+    assert {frozenset(order) for found in orders.values() for order in found} == {frozenset(ACTION_TYPES)}
