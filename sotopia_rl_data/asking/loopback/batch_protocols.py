@@ -179,8 +179,8 @@ def _openai_batch(engine: Engine, batch: Batch) -> dict[str, Any]:
         made["errors"] = {"object": "list", "data": [{"code": code, "message": message, "line": None, "param": None}]}
         made["request_counts"] = {"total": 0, "completed": 0, "failed": 0}
     elif ended:
-        made["output_file_id"] = _file(engine, batch, "output", [_openai_line(x) for x in batch.lines if _good(x)])
-        made["error_file_id"] = _file(engine, batch, "error", [_openai_line(x) for x in batch.lines if _bad(x)])
+        made["output_file_id"] = _file(engine, batch, "output", [x for x in batch.lines if _good(x)])
+        made["error_file_id"] = _file(engine, batch, "error", [x for x in batch.lines if _bad(x)])
     return made
 
 
@@ -202,13 +202,13 @@ def _bad(line: Line) -> bool:
     return line.kind in ("errored", "expired")  # what was cancelled stands in neither file
 
 
-def _file(engine: Engine, batch: Batch, kind: str, lines: list[bytes]) -> str | None:
+def _file(engine: Engine, batch: Batch, kind: str, lines: list[Line]) -> str | None:
     """The id of a results file, made once; None where it would be empty."""
     if not lines:
         return None
     name = f"file-{kind}-{batch.id}"
     if name not in engine.files:
-        engine.files[name] = b"".join(engine.scattered(batch, lines))
+        engine.files[name] = b"".join(engine.scattered(batch, lines, _openai_line))
     return name
 
 
@@ -246,7 +246,7 @@ def _date(seconds: float) -> str:
 def _results(engine: Engine, batch: Batch) -> AsyncIterator[bytes]:
     if batch.ended is None:
         raise Refused(404, "The batch has no results yet.")
-    return _slowly(engine, engine.scattered(batch, [_message_line(line) for line in batch.lines]))
+    return _slowly(engine, engine.scattered(batch, batch.lines, _message_line))
 
 
 def _message_line(line: Line) -> bytes:

@@ -11,8 +11,8 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from sotopia_rl_data.asking.loopback import answers
@@ -61,6 +61,7 @@ class Engine:
         self._came: Counter[str] = Counter()
         self._stalled: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._lost: set[str] = set()
         self.batches: dict[str, Batch] = {}
         self.files: dict[str, bytes] = {}
 
@@ -121,25 +122,29 @@ class Engine:
         except Refused as refused:
             return Line(custom_id, "errored", refused.status, protocol.error(refused.status, refused.message))
 
-    def scattered(self, batch: Batch, lines: list[bytes]) -> list[bytes]:
+    def scattered(self, batch: Batch, lines: Sequence[Line], shape: Callable[[Line], bytes]) -> list[bytes]:
         """A results file as this server hands it out: out of order, lines missing, doubled, torn, or strange."""
         options = self._options
         chance = random.Random(f"{options.seed} {batch.id} {len(lines)}")
         found: list[bytes] = []
         for line in lines:
-            if chance.random() < options.batch_dropped:
+            text, drawn = shape(line), chance.random()
+            if drawn < options.batch_dropped + options.batch_torn and line.kind == "succeeded":
+                self._lost.add(line.custom_id)
+            if drawn < options.batch_dropped:
                 continue
-            found.append(line[: len(line) // 2] + b"\n" if chance.random() < options.batch_torn else line)
-            found += [line] * (chance.random() < options.batch_doubled)
+            if drawn < options.batch_dropped + options.batch_torn:
+                text = text[: len(text) // 2] + b"\n"
+            found += [text] * (1 + (chance.random() < options.batch_doubled))
             if chance.random() < options.batch_strange:
-                found.append(line.replace(b'"custom_id": "', b'"custom_id": "strange-'))
+                found.append(shape(replace(line, custom_id=f"strange-{line.custom_id}"[:64])))
         if options.batch_shuffled:
             chance.shuffle(found)
         return found
 
     def log(self) -> dict[str, Any]:
         """Counts since the start. `doubled` counts batches whose requests are exactly those of another one that was
-        begun."""
+        begun; `lost` the answers that were handed out torn, or not at all."""
         begun = [batch for batch in self.batches.values() if batch.refused is None]
         contents = Counter(frozenset(json.dumps(body, sort_keys=True) for _, body in one.requests) for one in begun)
         return {
@@ -149,6 +154,7 @@ class Engine:
             "ended": sum(batch.ended is not None for batch in begun),
             "doubled": sum(count - 1 for count in contents.values()),
             "refused": len(self.batches) - len(begun),
+            "lost": len(self._lost),
             "files": len(self.files),
             "stalled": dict(self._stalled),
         }
