@@ -219,7 +219,12 @@ def ledger_query(sql: str, path: Path | None, fmt: str | None, store: Store, as_
 @console.store_option
 @console.json_option
 def ledger_compact(path: Path | None, store: Store, as_json: bool) -> None:
-    """Fold finished journals into Parquet: smaller, faster to open. Safe to interrupt at any moment."""
+    """Fold finished journals into Parquet: smaller, faster to open. Safe to interrupt at any moment.
+
+    \b
+    Example:
+      sotopia-rl-data ledger compact
+    """
     from sotopia_rl_data.asking.ledger import Ledger
 
     with Ledger(_existing(path or store.root / ".ledger")) as kept:

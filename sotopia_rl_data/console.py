@@ -57,25 +57,24 @@ def emit_json(value: Any) -> None:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
     """A table on stdout, under `title`. Numbers align right; a missing value is a dash."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
+
+    from sotopia_rl_data.screen import Screen
 
     body = [list(row) for row in rows]
     shown = Table(header_style="bold", box=None, pad_edge=False)
     for index, name in enumerate(columns):
         values = [row[index] for row in body if row[index] is not None]
         right = bool(values) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
-        shown.add_column(name, justify="right" if right else "left", overflow="fold")
+        shown.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=right)
     for row in body:
         shown.add_row(*[cell(value) for value in row])
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, 160)
+    screen = Screen()
     if title:
-        console.print(escape(title), style="bold", soft_wrap=True)
-    console.print(shown)
-    console.print()
+        screen.print(escape(title), style="bold", soft_wrap=True)
+    screen.show(shown)
+    screen.print()
 
 
 def cell(value: Any) -> str:

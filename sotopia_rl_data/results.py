@@ -110,21 +110,22 @@ def _write_parquet(result: pa.Table | pa.RecordBatchReader, stream: IO[Any]) -> 
 
 def _write_table(result: pa.Table | pa.RecordBatchReader, stream: IO[str]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from sotopia_rl_data.screen import Screen
 
     table = Table(box=box.SIMPLE_HEAD)
     for field in result.schema:
         number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
-        table.add_column(Text(field.name), justify="right" if number else "left", overflow="fold")
+        table.add_column(Text(field.name), justify="right" if number else "left", overflow="fold", no_wrap=number)
     rows = _rows(result)
     for row in islice(rows, TABLE_ROWS):
         table.add_row(*(Text(_cell(value)) for value in row))
-    console = Console(file=stream)
-    console.print(table)
+    screen = Screen(stream)
+    screen.show(table)
     if next(rows, None) is not None:
-        console.print(f"… the first {TABLE_ROWS} rows; --format csv, json or parquet has all", style="dim")
+        screen.print(f"… the first {TABLE_ROWS} rows; --format csv, json or parquet has all", style="dim")
 
 
 def _cell(value: Any) -> str:

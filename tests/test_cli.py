@@ -80,6 +80,7 @@ def test_every_command_takes_a_store_and_json(name):
     for leaf in leaves:
         options = {option for parameter in leaf.params for option in parameter.opts}
         assert {"--store", "--json"} <= options, leaf.name
+        assert "Example" in leaf.help, leaf.name
 
 
 def test_the_first_steps_of_the_help_work_as_printed(run):
@@ -123,13 +124,22 @@ def test_a_pipe_gets_no_colour_and_no_bar(run, labelled):
     assert "\x1b" not in done.stdout + done.stderr
 
 
-def test_a_pipe_that_closes_early_is_no_error(labelled):
-    command = [sys.executable, str(ROOT / "cli.py"), "query", "demo/episodes-rewards", "SELECT prompt FROM rewards"]
-    command += ["--format", "jsonl", "--store", str(labelled.root)]
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["query", "demo/episodes-rewards", "SELECT prompt FROM rewards", "--format", "jsonl"],
+        ["query", "demo/episodes-rewards", "SELECT * FROM rewards"],
+        ["show", "demo/episodes-rewards"],
+        ["show", "demo/episodes-rewards", "sample-last-tram-1"],
+        ["stats", "demo/episodes-rewards", "--json"],
+    ],
+    ids=" ".join,
+)
+def test_a_pipe_that_closes_early_is_no_error(labelled, arguments):
+    command = [sys.executable, str(ROOT / "cli.py"), *arguments, "--store", str(labelled.root)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
         assert process.stderr
-        process.stdout.readline()
         process.stdout.close()
         said = process.stderr.read()
     assert (process.returncode, said) == (0, "")

@@ -396,7 +396,9 @@ def test_a_reference_finds_the_latest_or_the_pinned_version(store: Store, tmp_pa
 @pytest.mark.parametrize(
     ("ref", "message", "mend"),
     [
-        ("org/toi", "did you mean 'org/toy'?", "sotopia-rl-data list"),
+        ("org/toi", "did you mean 'org/toy'?", "write org/toy, or see sotopia-rl-data list"),
+        ("orgtoy", "did you mean 'org/toy'?", "write org/toy"),
+        ("other/dataset", "has no dataset 'other/dataset'", "sotopia-rl-data list"),
         ("org/toy@v9.0.0", "has no v9.0.0; it has v1.0.0", "org/toy@v1.0.0"),
         ("org/toy@0123abc", "commit 0123abc", "sotopia-rl-data pull org/toy@0123abc"),
         ("./nowhere", "There is no nowhere", "sotopia-rl-data list"),

@@ -157,7 +157,12 @@ def score(ref: str, reward_model: str, out: str | None, store: Store, as_json: b
 @console.store_option
 @console.json_option
 def inspect(run: Path, store: Store, as_json: bool) -> None:
-    """A training run: what it was trained on, its metrics beside the baselines, where it lies."""
+    """A training run: what it was trained on, its metrics beside the baselines, where it lies.
+
+    \b
+    Example:
+      sotopia-rl-data inspect runs/rm
+    """
     try:
         record = json.loads((run / "run.json").read_text("utf-8"))
     except (OSError, ValueError) as error:

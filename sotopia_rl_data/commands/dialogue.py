@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from sotopia_rl_data.schema import Agent, Episode, Turn
+from sotopia_rl_data.screen import Screen
 
 _AGENT_STYLES = ("cyan", "magenta", "yellow", "blue", "green", "red")
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -108,7 +109,4 @@ def _scores(episode: Episode) -> RenderableType:
 
 def show(renderable: RenderableType) -> None:
     """Print to stdout; in a pipe without colour, and never narrower than 100 columns."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, 100)
-    console.print(renderable)
+    Screen(columns=100).print(renderable)

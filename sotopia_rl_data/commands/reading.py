@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +39,12 @@ def _origin(version: Version) -> tuple[str, str]:
 @console.store_option
 @console.json_option
 def list_(store: Store, as_json: bool) -> None:
-    """The datasets of a store, each with its latest version."""
+    """The datasets of a store, each with its latest version.
+
+    \b
+    Example:
+      sotopia-rl-data list --store ./store
+    """
     found = [version for name in store.names() if (version := store.latest(name))]
     if as_json:
         console.emit_json([_summary(version) | {"versions": store.versions(version.name)} for version in found])
@@ -48,8 +55,13 @@ def list_(store: Store, as_json: bool) -> None:
         return
     console.table(
         ["dataset", "latest", "versions", "episodes", "utterances", "made"],
-        [[v.name, v.version, len(store.versions(v.name)), *_counts(v), v.manifest.created] for v in found],
+        [[v.name, v.version, len(store.versions(v.name)), *_counts(v), _made(v)] for v in found],
     )
+
+
+def _made(version: Version) -> str:
+    """2026-11-24 13:31, in UTC."""
+    return version.manifest.created[:16].replace("T", " ")
 
 
 def _summary(version: Version) -> dict[str, Any]:
@@ -84,7 +96,7 @@ def log(ref: str, store: Store, as_json: bool) -> None:
         return
     console.table(
         ["version", "made", "digest", "episodes", "utterances", "from", "by"],
-        [[v.version, v.manifest.created, v.digest[:12], *_counts(v), *_origin(v)] for v in found],
+        [[v.version, _made(v), v.digest[:12], *_counts(v), *_origin(v)] for v in found],
     )
 
 
@@ -186,7 +198,12 @@ def _dialogue(version: Version, wanted: str, as_json: bool) -> None:
 @console.store_option
 @console.json_option
 def stats(ref: str, store: Store, as_json: bool) -> None:
-    """Rows, reward and dimension distributions by split, opinions, failures by reason."""
+    """Rows, reward and dimension distributions by split, opinions, failures by reason.
+
+    \b
+    Example:
+      sotopia-rl-data stats demo/episodes-rewards
+    """
     from sotopia_rl_data.stats import stats as numbers_of
 
     numbers = numbers_of(store.resolve(ref))
@@ -198,8 +215,12 @@ def stats(ref: str, store: Store, as_json: bool) -> None:
         console.table(["of the episodes", "count"], [[name, n] for name, n in numbers.episodes.items()])
     if numbers.columns:
         console.table(
-            ["column", "split", *_MEASURES],
-            [[name, split, *asdict(d).values()] for name, of in numbers.columns.items() for split, d in of.items()],
+            ["column, split", *_MEASURES],
+            [
+                [name if split == "all" else f"  {split}", *asdict(d).values()]
+                for name, of in numbers.columns.items()
+                for split, d in of.items()
+            ],
         )
     if numbers.opinions:
         console.table(["opinions", "utterances"], [[n, rows] for n, rows in numbers.opinions.items()])
@@ -277,7 +298,18 @@ def diff(a: str, b: str, store: Store, as_json: bool) -> None:
         title=f"{found.a} -> {found.b}",
     )
     if found.recipe:
-        console.table(["recipe", "before", "after"], [[k, str(x), str(y)] for k, (x, y) in found.recipe.items()])
+        leaves = (row for name, (old, new) in found.recipe.items() for row in _leaves(name, old, new))
+        console.table(["recipe", "before", "after"], leaves)
+
+
+def _leaves(name: str, before: Any, after: Any) -> Iterator[list[Any]]:
+    """What differs, key by key: name.key, before, after (None where it is not there)."""
+    if all(one is None or isinstance(one, Mapping) for one in (before, after)) and (before or after):
+        old, new = before or {}, after or {}
+        for key in dict.fromkeys((*old, *new)):
+            yield from _leaves(f"{name}.{key}", old.get(key), new.get(key))
+    elif before != after:
+        yield [name, *(json.dumps(v, ensure_ascii=False) if isinstance(v, list) else v for v in (before, after))]
 
 
 def _columns(changes: Changes) -> list[str]:
@@ -293,6 +325,10 @@ def verify(refs: tuple[str, ...], store: Store, as_json: bool) -> None:
     """Read every file of a version and compare it with its manifest: size, SHA-256, rows, order, digest.
 
     Exit code 1 where anything differs.
+
+    \b
+    Example:
+      sotopia-rl-data verify demo/episodes demo/episodes-rewards@v1.0.0
     """
     from sotopia_rl_data.store.verify import verify as check
 

@@ -124,9 +124,7 @@ class Store:
                 f"sotopia-rl-data pull {ref}",
             )
         if not there:
-            raise NotFound(
-                f"The store {self.root} has no dataset {ref.name!r}{self._like(ref.name)}.", "sotopia-rl-data list"
-            )
+            raise self._unknown(ref.name)
         if ref.version is None:
             return load(there[-1])
         if folder / ref.version not in there:
@@ -142,9 +140,14 @@ class Store:
 
         return Stage(self, check_name(name))
 
-    def _like(self, name: str) -> str:
-        close = difflib.get_close_matches(name, self.names(), n=1)
-        return f" (did you mean {close[0]!r}?)" if close else ""
+    def _unknown(self, name: str) -> NotFound:
+        """That there is no such dataset, with the names that are near it."""
+        close = difflib.get_close_matches(name, self.names(), n=3)
+        near = f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
+        see = "sotopia-rl-data list"
+        return NotFound(
+            f"The store {self.root} has no dataset {name!r}{near}.", f"write {close[0]}, or see {see}" if close else see
+        )
 
 
 def load(directory: Path) -> Version:

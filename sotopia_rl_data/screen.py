@@ -1,0 +1,55 @@
+"""Where tables and dialogues are printed: rich's console, but for closed pipes and narrow terminals.
+
+Imports rich: import it where something is printed.
+"""
+
+from __future__ import annotations
+
+from typing import IO
+
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Column, Table
+from rich.text import Text
+
+READABLE = 20  # columns of a terminal
+
+
+class Screen(Console):
+    """Stdout or another stream. In a pipe without colour, and never narrower than `columns`."""
+
+    def __init__(self, stream: IO[str] | None = None, columns: int = 160) -> None:
+        super().__init__(file=stream, highlight=False)
+        if not self.is_terminal:
+            self.width = max(self.width, columns)
+
+    def on_broken_pipe(self) -> None:
+        """`… | head` closed the pipe: `cli.py` ends quietly; rich would exit with 1."""
+        raise  # the BrokenPipeError that rich has caught
+
+    def show(self, table: Table) -> None:
+        """A table where its words fit side by side; else a paragraph a row, with a line for each column."""
+        if self._fits(table):
+            return self.print(table)
+        table.padding = (0, 1, 0, 0)  # closer
+        if self._fits(table):
+            return self.print(table)
+        for number, row in enumerate(zip(*(column.cells for column in table.columns), strict=True)):
+            shown = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+            shown.add_column(style="bold", no_wrap=True)
+            shown.add_column(overflow="fold")
+            for column, value in zip(table.columns, row, strict=True):
+                shown.add_row(column.header, value)
+            self.print(*([Text()] * (number > 0)), shown)
+        return None
+
+    def _fits(self, table: Table) -> bool:
+        _, right, _, left = table.padding
+        gaps = (left + right) * len(table.columns) + 2 * (table.box is not None) - (not table.pad_edge) * (left + right)
+        return not table.row_count or sum(map(self._least, table.columns)) + gaps <= self.width
+
+    def _least(self, column: Column) -> int:
+        """How narrow a column can be read: no word of it is cut, and longer text keeps `READABLE` columns."""
+        wide = self.options.update(max_width=1 << 16)
+        sizes = [Measurement.get(self, wide, one) for one in (column.header, *column.cells)]
+        return max(*(s.minimum for s in sizes), min(READABLE, max(s.maximum for s in sizes)))
