@@ -1,10 +1,12 @@
-# Two commands on a fresh machine: `make quickstart`, `make test`. Everything lives in $(VENV).
-PYTHON ?= python3
-VENV   ?= .venv
-BIN    := $(VENV)/bin
-STORE  ?= ./store
+# Two commands on a fresh machine: `make quickstart`, `make test`. Everything lives in $(VENV), where modules are compiled
+# when they are first imported (--no-compile): most never are.
+PYTHON  ?= python3
+VENV    ?= .venv
+BIN     := $(VENV)/bin
+STORE   ?= ./store
 WORKERS ?= 2
-RUN    := $(BIN)/python cli.py
+RUN     := $(BIN)/python cli.py
+PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
 .PHONY: help quickstart test lint types contract check bench clean
 
@@ -19,11 +21,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.core: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable .
+	$(PIP) --editable .
 	@touch $@
 
 $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,test,dev]'
+	$(PIP) --constraint constraints.txt --editable '.[train,test,dev]'
 	@touch $@ $(VENV)/.core
 
 quickstart: $(VENV)/.core
