@@ -330,6 +330,11 @@ def test_head_wants_the_names_of_others_in_to(to, said):
     assert World(two()).read("ann", answer) == Action("speak", "hi")
 
 
+def test_people_are_told_apart_by_name_so_no_two_share_one():
+    with pytest.raises(UsageError, match="has two people called Bob O'Hara"):
+        scene(ANN, BOB, replace(CAY, name=BOB.name))
+
+
 @given(st.text() | st.recursive(st.none() | st.text() | st.integers(), lambda x: st.lists(x) | st.dictionaries(
     st.sampled_from(["action_type", "argument", "properties", "value", "to"]), x)).map(json.dumps))  # fmt: skip
 def test_any_completion_is_an_action_or_a_flagged_no_op(completion):

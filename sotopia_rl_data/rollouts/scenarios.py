@@ -25,6 +25,7 @@ from sotopia_rl_data.samples import SCENARIOS
 
 FIELDS = ("environment", "codename", "relationship", "scenario", "cast")
 PERSON = ("id", "name", "called", "background", "personality", "secret", "goal")
+_FAST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SHOWN = 5
 _OF_PERSON = re.compile(rf"({'|'.join(PERSON)})_(\d+)")
 
@@ -52,7 +53,7 @@ def bundled() -> tuple[Scene, ...]:
     """The scenes that ship with the package, by file name. They were written for this project."""
     found = []
     for file in sorted(SCENARIOS.glob("*.yaml")):
-        value = yaml.safe_load(file.read_text("utf-8"))
+        value = yaml.load(file.read_text("utf-8"), _FAST)
         found.append(_scene({field: value[field] for field in FIELDS}))
     return tuple(found)
 
@@ -166,8 +167,9 @@ def _scene(value: Any) -> Scene:
         for i, one in enumerate(cast, 1)
     ]
     people, goals = tuple(map(_person, members, range(1, len(members) + 1))), tuple(map(_goal, members))
-    if len({person.agent for person in people}) < len(people):
-        raise InputError(f"two of the cast have the same id: {', '.join(person.agent for person in people)}.")
+    for said in ([person.agent for person in people], [person.name for person in people]):
+        if len(set(said)) < len(said):
+            raise InputError(f"two of the cast have the same id or name: {', '.join(said)}.")
     environment = Environment(
         environment_id=identifier(record, "environment"),
         scenario=text(record, "scenario"),

@@ -47,7 +47,8 @@ class Environment:
 class Scene:
     """An environment and the people who meet in it, in speaking order: what one episode is played from.
 
-    Raises UsageError where there are fewer than two, two with one id, or not one goal for each.
+    Raises UsageError where there are fewer than two, two with one id or one name (what is seen tells people apart by
+    name), or not one goal for each.
     """
 
     environment: Environment
@@ -59,6 +60,10 @@ class Scene:
             raise UsageError(
                 f"{where} is played by {', '.join(ids) or 'nobody'}.", "name two agents or more, each once"
             )
+        names = [person.name for person in self.people]
+        twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+        if twice is not None:
+            raise UsageError(f"{where} has two people called {twice}.", "give each another name")
         if len(self.environment.goals) != len(ids):
             raise UsageError(
                 f"{where} has {len(self.environment.goals)} goals for {len(ids)} agents.",
