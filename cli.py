@@ -39,6 +39,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Trust data": {
         "agreement": (f"{_CORE}.trust:agreement", "How far judges, samples and schemas agree, with intervals."),
         "audit": ("labelers.commands_trust:audit", "Bias probes: do labels move when they should not?"),
+        "compare": (f"{_CORE}.compare:compare", "Agents compared by their scores: the papers' tables, with tests."),
         "report": (f"{_CORE}.trust:report", "One self-contained page: distributions, dialogues, opinions."),
         "curate": (f"{_CORE}.trust:curate", "Where to spend the next dollar: the widest disagreement."),
     },

@@ -15,7 +15,7 @@ from sotopia_rl_data import console
 from sotopia_rl_data.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
-    from sotopia_rl_data.compare import Changes
+    from sotopia_rl_data.diff import Changes
     from sotopia_rl_data.store import Store, Version
 
 
@@ -283,7 +283,7 @@ def diff(a: str, b: str, store: Store, as_json: bool) -> None:
     Example:
       sotopia-rl-data diff demo/episodes-rewards@v1.0.0 demo/episodes-rewards
     """
-    from sotopia_rl_data.compare import diff as compare
+    from sotopia_rl_data.diff import diff as compare
 
     found = compare(store.resolve(a), store.resolve(b))
     if as_json:

@@ -8,6 +8,7 @@ Shared by `agreement`, `audit`, `report`, `curate`, the trainers and `compare`.
     reliability.py  quadratic-weighted kappa, Krippendorff's alpha, order within groups
     joint.py        the same figures from counted tables, for many tables at once
     bootstrap.py    intervals that resample whole clusters
+    student.py      Student's t and the paired test
     testing.py      sign-flip tests, and p-values corrected for their number
 
 Every statistic of two columns takes optional `weights`, one non-negative number a row (default: 1 each). A row of
@@ -31,10 +32,12 @@ from sotopia_rl_data.statistics.deviation import (
     standardised_shift,
 )
 from sotopia_rl_data.statistics.reliability import krippendorff_alpha, pair_accuracy, pairs_within, quadratic_kappa
+from sotopia_rl_data.statistics.student import TTest, paired_t_test, student_p
 from sotopia_rl_data.statistics.testing import benjamini_hochberg, holm, sign_flip_test
 
 __all__ = [
     "Floats",
+    "TTest",
     "benjamini_hochberg",
     "bootstrap_interval",
     "calibration_error",
@@ -46,6 +49,7 @@ __all__ = [
     "mean_difference",
     "mean_squared_error",
     "pair_accuracy",
+    "paired_t_test",
     "pairs_within",
     "pearson",
     "percentile_interval",
@@ -56,4 +60,5 @@ __all__ = [
     "sign_flip_test",
     "spearman",
     "standardised_shift",
+    "student_p",
 ]

@@ -1,0 +1,166 @@
+"""compare: the command that lays agents side by side, from their episodes' scores alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sotopia_rl_data import console
+
+if TYPE_CHECKING:
+    from sotopia_rl_data.comparing import Comparison
+    from sotopia_rl_data.store import Store
+
+
+@click.command()
+@click.argument("refs", nargs=-1, required=True, metavar="REF…")
+@click.option(
+    "--agent",
+    "agents",
+    multiple=True,
+    metavar="WHO",
+    help="Whose agent counts: first, second, all, or a model's name; once, or once for each REF.  "
+    "[default: the model that not every REF has]",
+)
+@click.option("--partner", "partners", multiple=True, metavar="MODEL", help="A model that is a partner, not a method.")
+@click.option("--any-partner", is_flag=True, help="Take all partners as one.")
+@click.option(
+    "--evaluator",
+    "evaluators",
+    multiple=True,
+    metavar="NAME",
+    help="Whose scores.  [default: all who scored every REF]",
+)
+@click.option(
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="hard|NAME=FILE",
+    help="Compare these scenarios by themselves too: SOTOPIA-hard, or the environment ids in a file.",
+)
+@click.option("--dimensions", metavar="D,…", help="Only these (average: the mean of the seven).  [default: all]")
+@click.option(
+    "--resample",
+    type=click.Choice(["pair", "scenario"]),
+    default="pair",
+    show_default=True,
+    help="What is independent: each pair, or only scenarios.",
+)
+@click.option(
+    "--alpha", type=click.FloatRange(0, 1), default=0.05, show_default=True, help="What counts as significant."
+)
+@click.option("--resamples", type=click.IntRange(0), default=1000, show_default=True, help="0: no intervals.")
+@click.option("--seed", default=0, show_default=True, help="Of the resampling.")
+@click.option("--by-scenario", metavar="D", help="Print a table of scenarios on this dimension too.")
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page with plots and dialogues.")
+@console.store_option
+@console.json_option
+def compare(
+    refs: tuple[str, ...],
+    agents: tuple[str, ...],
+    partners: tuple[str, ...],
+    any_partner: bool,
+    evaluators: tuple[str, ...],
+    sets: tuple[str, ...],
+    dimensions: str | None,
+    by_scenario: str | None,
+    html: Path | None,
+    store: Store,
+    as_json: bool,
+    **how: Any,
+) -> None:
+    """Compare agents by their episodes' scores: the papers' tables, paired tests, intervals. Asks nobody.
+
+    A REF is a run: episodes of one method's agent with a partner (`rollout`), scored (`evaluate`). Every method is
+    compared with the first REF's, paired by environment, agents and position. Models that all REFs share are the
+    partner; a REF by itself is about each of its models. A star: p below alpha, after Holm over the dimensions.
+
+    \b
+    Examples:
+      sotopia-rl-data compare lab/bc lab/rl
+      sotopia-rl-data compare lab/bc lab/rl --set hard --html comparison.html
+      sotopia-rl-data compare lab/bc lab/rl lab/bc-vs-gpt lab/rl-vs-gpt --partner gpt-4o --partner bc-partner
+      sotopia-rl-data compare lab/tournament --agent first --evaluator gpt-4o --evaluator human
+    """
+    from sotopia_rl_data.comparing import How
+    from sotopia_rl_data.comparing import compare as compared
+
+    versions = [store.resolve(ref) for ref in dict.fromkeys(refs)]
+    found = compared(
+        versions,
+        agents=agents,
+        partners=partners,
+        any_partner=any_partner,
+        evaluators=evaluators,
+        sets=dict(_set(text) for text in sets),
+        dimensions=_names(dimensions),
+        how=How(**how),
+    )
+    shown = _names(by_scenario)
+    if as_json:
+        console.emit_json(found.as_dict())
+    else:
+        _compared(found, shown[0] if shown else None)
+
+
+def _names(text: str | None) -> list[str] | None:
+    """Full names of dimensions, "average" among them; None where none is given. Raises UsageError."""
+    from sotopia_rl_data.comparing.runs import AVERAGE
+    from sotopia_rl_data.dimensions import dimension
+
+    if text is None:
+        return None
+    words = [part.strip() for part in text.split(",") if part.strip()]
+    return [AVERAGE if word.lower() in (AVERAGE, "avg") else dimension(word).name for word in words]
+
+
+def _set(text: str) -> tuple[str, list[str]]:
+    """A named set of environments. Raises UsageError, InputError."""
+    from sotopia_rl_data.errors import InputError, UsageError
+
+    name, equals, file = text.partition("=")
+    if not equals:
+        if name != "hard":
+            raise UsageError(f"There is no set {name!r}.", f"write --set hard, or --set {name}=FILE")
+        from sotopia_rl_data.rollouts import HARD
+
+        return name, list(HARD)
+    try:
+        listed = Path(file).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} cannot be read: {error}.", "list environment ids in it, one a line") from error
+    try:
+        found = json.loads(listed)
+    except ValueError:
+        found = listed.split()
+    if not name or not isinstance(found, list) or not found or not all(isinstance(one, str) for one in found):
+        raise InputError(f"{file} lists no environments.", "list environment ids in it, one a line, or as a JSON array")
+    return name, found
+
+
+def _compared(found: Comparison, by_scenario: str | None) -> None:
+    from sotopia_rl_data.comparing import tables
+
+    grids = [*tables.conditions(found)]
+    grids += [one for one in (tables.ablation(found),) if one is not None]
+    grids += tables.effects(found)
+    if by_scenario is not None:
+        grids += [
+            tables.scenarios(found, one, contrast, by_scenario)
+            for one in found.conditions
+            for contrast in one.contrasts
+        ]
+    grids.append(tables.talk(found))
+    grids += [one for one in (tables.agreement(found),) if one is not None]
+    for grid in grids:
+        console.table(grid.columns, grid.rows, title=grid.title)
+    for remark in found.remarks:
+        console.warn(remark)
+    what = "pairs" if found.resample == "pair" else "scenarios"
+    console.note(
+        f"n: agents of episodes; *: p < {found.alpha:g} after Holm, against {found.methods[0]}; "
+        f"{found.level:.0%} intervals from {found.resamples:,} draws of {what}; d: Cohen's d_z"
+    )

@@ -1,0 +1,15 @@
+"""Agents compared by their episodes' scores: the papers' tables, with what is noise in them told apart. Asks nobody.
+
+runs.py         episodes as units: an agent of an episode, its scores by every evaluator
+whose.py        whose agent a run is about, and who its partner is
+pairing.py      two methods side by side, by environment, agents and position
+measure.py      compare(): means, paired tests and intervals, per scenario, talk
+evaluators.py   agreement among evaluators, people among them
+
+from sotopia_rl_data.comparing import compare
+compare([store.resolve("lab/with-rl"), store.resolve("lab/with-bc")]).conditions[0].contrasts
+"""
+
+from sotopia_rl_data.comparing.measure import Comparison, Condition, Contrast, Effect, How, compare
+
+__all__ = ["Comparison", "Condition", "Contrast", "Effect", "How", "compare"]
