@@ -61,7 +61,9 @@ def read(path: Path) -> Only:
             if COLUMNS[0] not in (rows.fieldnames or ()):
                 raise InputError(f"{path} has no column {COLUMNS[0]}.", _MEND)
             keys = frozenset(_keys(path, rows))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}).", _MEND) from error
+    except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read: {error}.", _MEND) from error
     if not keys:
         raise UsageError(f"{path} names nothing.", _MEND)

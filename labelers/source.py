@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Set
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,6 +69,7 @@ def _no_episodes(where: str) -> UsageError:
 
 
 def _name_of(path: Path) -> str:
-    """A dataset's name out of a file's: `my episodes.v2.jsonl` -> `my-episodes.v2`."""
-    stem = _ODD.sub("-", path.resolve().stem).strip("-.")
+    """A dataset's name out of a file's: `my día.v2.jsonl` -> `my-dia.v2`."""
+    plain = unicodedata.normalize("NFKD", path.resolve().stem).encode("ascii", "ignore").decode()
+    stem = _ODD.sub("-", plain).strip("-.")
     return stem if stem[:1].isalnum() else "episodes"

@@ -137,7 +137,7 @@ def _told(error: Exception, version: Version) -> QueryError:
     if lines[0].startswith("Permission"):
         return QueryError("A query reads the version's own tables and nothing else.", _tables(version))
     hint = next((f" ({line})" for line in lines[1:] if line.startswith("Candidate")), "")
-    return QueryError(f"The query failed: {lines[0].rstrip('.')}{hint}.", _tables(version))
+    return QueryError(f"The query failed: {lines[0].rstrip('!.')}{hint}.", _tables(version))
 
 
 def _tables(version: Version) -> str:

@@ -316,6 +316,19 @@ def test_a_plug_in_that_is_no_judge_is_wrong_usage(code: str, said: str, tmp_pat
         judge(f"{file}:Coin")
 
 
+@pytest.mark.parametrize("address", ["localhost:8000/v1", "127.0.0.1", "gpu7:8000", "llm.lab.org/v1"])
+def test_an_address_without_its_scheme_is_no_model(address: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    with pytest.raises(UsageError, match="is no URL") as caught:
+        judge(f"openai:Qwen/Qwen2.5-7B@{address}")
+    assert caught.value.mend == f"write openai:Qwen/Qwen2.5-7B@http://{address}"
+
+
+def test_a_model_may_have_a_version_behind_an_at_sign(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    assert target_of(judge("openai:gpt-oss@2024.1")).model == "gpt-oss@2024.1"
+
+
 def test_an_installed_judge_is_found_by_its_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "coin_judge.py").write_text(COIN)
     info = tmp_path / "coin_judge-1.0.dist-info"

@@ -506,7 +506,7 @@ def plain_file(folder: Path) -> Path:
         "turns": [{"turn": 0, "agent": "a", "text": "Hello."}, {"turn": 1, "agent": "b", "text": "Hi."}],
         "scores": [{"agent": "a", "dimension": "goal", "score": 5, "evaluator": BY}],
     }
-    file = folder / "my episodes.jsonl"
+    file = folder / "my épisodes.jsonl"
     file.write_text(json.dumps(plain) + "\n")
     return file
 

@@ -19,6 +19,8 @@ GROUP = "sotopia_rl_data.judges"
 BUILTINS = {"lexical": "labelers.judges.lexical:Lexical"}
 # The names that each provider serves itself; any other model is named behind the provider's prefix.
 _MODELS = {"openai": re.compile(r"(gpt|chatgpt)-.+|o\d(-.+)?"), "anthropic": re.compile(r"claude-.+")}
+# How the address of a server begins, where its scheme is forgotten; no model is versioned so.
+_ADDRESS = re.compile(r"localhost\b|[\w.-]+:\d+|\d+(\.\d+){3}|[\w-]+(\.[\w-]+)+/")
 FORMS = (
     "gpt-4o (any OpenAI model), openai:MODEL[@URL], claude-… (any Anthropic model), anthropic:MODEL[@URL], "
     "transformers:PATH_OR_ID, human:FILE.csv, replay:LEDGER[#MODEL], lexical, path/to/file.py:Name"
@@ -64,6 +66,9 @@ def _api_judge(spec: str, sampling: Mapping[str, Any] | None) -> Judge | None:
         model, at, url = rest.partition("@http")
         if not model:
             raise UsageError(f"{spec!r} names no model.", f"write {provider}:MODEL or {provider}:MODEL@URL")
+        head, _, address = model.rpartition("@")
+        if not at and head and _ADDRESS.match(address):
+            raise UsageError(f"{address!r} in {spec!r} is no URL.", f"write {provider}:{head}@http://{address}")
         return _ask_at(provider, model, at[1:] + url, sampling)
     served_by = next((name for name, models in _MODELS.items() if models.fullmatch(spec)), None)
     return None if served_by is None or plugins.is_file(spec) else _ask_at(served_by, spec, "", sampling)
