@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 
@@ -29,7 +30,7 @@ __all__ = ["Accept", "OnSettled", "Outcome", "Pacing", "Send", "Settled", "ask_a
 
 Send = Callable[[Request], Awaitable[Reply]]
 
-_BREATH = 64  # hits handed over before the requests in flight get a turn
+_BREATH = 64  # requests looked up before those in flight get a turn
 _WAITING = 1_024  # equal requests that may wait for answers in flight
 _AHEAD = 4  # times the concurrency: requests that may wait for their prefix to be cached
 _THROTTLES = (429, 503, 529)
@@ -81,7 +82,7 @@ class _Run:
         self._ahead = _AHEAD * concurrency
         self._tasks: set[asyncio.Task[None]] = set()
         self._twins: dict[str, list[Request]] = {}  # key to be asked -> equal requests that wait for its answer
-        self._waiting = 0
+        self._waiting = self._looked_up = 0
         self._sending: dict[object, float] = {}  # what is on the wire, oldest first
         self._room = asyncio.Event()
         self._ending = False
@@ -104,11 +105,9 @@ class _Run:
     async def _feed(self, requests: Iterable[Request]) -> None:
         """Place every request, then wait for what is in flight."""
         try:
-            for number, request in enumerate(requests):
+            for request in requests:
                 if self._ending:
                     break
-                if number % _BREATH == 0:
-                    await asyncio.sleep(0)
                 await self._place(request)
         finally:
             while self._tasks or (self._warming.ready and not self._ending):
@@ -126,11 +125,8 @@ class _Run:
         while (self._waiting >= _WAITING or self._warming.held >= self._ahead) and self._tasks:
             await self._a_landing()
             await self._launch_ready()
-        open_ = self._settle_known(request)
-        if open_ is None:
-            return
-        self._twins[open_.key] = []  # from now on equal requests wait for this one
-        if not self._warming.holds(open_):
+        open_ = await self._settle_known(request)
+        if open_ is not None and not self._warming.holds(open_):
             await self._launch(open_)
 
     async def _launch_ready(self) -> None:
@@ -145,9 +141,12 @@ class _Run:
         self._tasks.add(task)
         task.add_done_callback(self._landed)
 
-    def _settle_known(self, request: Request | None) -> Open | None:
-        """Hand over what is known, follow-ups included; returns what is left to ask."""
-        while request is not None:
+    async def _settle_known(self, request: Request | None) -> Open | None:
+        """Hand over what is known, follow-ups included; returns what is left to ask, for which equal requests wait."""
+        while request is not None and not self._ending:
+            self._looked_up += 1
+            if self._looked_up % _BREATH == 0:
+                await asyncio.sleep(0)
             asked = Open(request, *request.hashes)
             if asked.key in self._twins:
                 self._twins[asked.key].append(request)
@@ -155,12 +154,21 @@ class _Run:
                 return None
             settled = self._desk.look_up(asked)
             if settled is None:
+                self._twins[asked.key] = []
                 return asked
             request = self._desk.hand_over(request, settled)
         return None
 
     async def _fly(self, asked: Open, epoch: Epoch) -> None:
-        """Ask one request, hand its answer to those who wait for it, and go on with what they want next."""
+        """Ask one request, and go on with what those who waited for it want next: a dialogue may be long."""
+        wanted = deque(await self._land(asked, epoch))
+        while wanted:
+            open_ = await self._settle_known(wanted.popleft())
+            if open_ is not None:
+                wanted.extendleft(reversed(await self._land(open_, await self._turn(open_))))
+
+    async def _land(self, asked: Open, epoch: Epoch) -> list[Request | None]:
+        """Ask one request and hand its answer to those who wait for it; what they want next."""
         settled: Settled | None = None
         try:
             settled = await self._ask(asked, epoch)
@@ -169,14 +177,9 @@ class _Run:
             self._waiting -= len(twins)
             self._warming.landed(asked.request, settled.attempt.usage if settled and settled.attempt else None)
         if settled is None:
-            return
+            return []
         wanted = [self._desk.hand_over(asked.request, settled)]
-        wanted += [self._desk.hand_over(twin, replace(settled, fresh=False)) for twin in twins]
-        for follow_up in wanted:
-            open_ = self._settle_known(follow_up)
-            if open_ is not None:
-                self._twins[open_.key] = []
-                await self._fly(open_, await self._turn(open_))
+        return wanted + [self._desk.hand_over(twin, replace(settled, fresh=False)) for twin in twins]
 
     async def _ask(self, asked: Open, epoch: Epoch) -> Settled | None:
         """Send until there is an answer or the tries are used up. None where the run ends first."""
