@@ -6,21 +6,17 @@ it as an entry point in the group `sotopia_rl_data.judges`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from labelers.judge import Judge
 from sotopia_rl_data import plugins
+from sotopia_rl_data.asking.providers import named
 from sotopia_rl_data.errors import UsageError
 
 GROUP = "sotopia_rl_data.judges"
 BUILTINS = {"lexical": "labelers.judges.lexical:Lexical"}
-# The names that each provider serves itself; any other model is named behind the provider's prefix.
-_MODELS = {"openai": re.compile(r"(gpt|chatgpt)-.+|o\d(-.+)?"), "anthropic": re.compile(r"claude-.+")}
-# How the address of a server begins, where its scheme is forgotten; no model is versioned so.
-_ADDRESS = re.compile(r"localhost\b|[\w.-]+:\d+|\d+(\.\d+){3}|[\w-]+(\.[\w-]+)+/")
 FORMS = (
     "gpt-4o (any OpenAI model), openai:MODEL[@URL], claude-… (any Anthropic model), anthropic:MODEL[@URL], "
     "transformers:PATH_OR_ID, human:FILE.csv, replay:LEDGER[#MODEL], lexical, path/to/file.py:Name"
@@ -61,17 +57,10 @@ def _human(where: str) -> Judge:
 
 def _api_judge(spec: str, sampling: Mapping[str, Any] | None) -> Judge | None:
     """The model that is named, where it is one of a provider's or stands behind a provider's prefix."""
-    provider, colon, rest = spec.partition(":")
-    if colon and provider in _MODELS:
-        model, at, url = rest.partition("@http")
-        if not model:
-            raise UsageError(f"{spec!r} names no model.", f"write {provider}:MODEL or {provider}:MODEL@URL")
-        head, _, address = model.rpartition("@")
-        if not at and head and _ADDRESS.match(address):
-            raise UsageError(f"{address!r} in {spec!r} is no URL.", f"write {provider}:{head}@http://{address}")
-        return _ask_at(provider, model, at[1:] + url, sampling)
-    served_by = next((name for name, models in _MODELS.items() if models.fullmatch(spec)), None)
-    return None if served_by is None or plugins.is_file(spec) else _ask_at(served_by, spec, "", sampling)
+    if plugins.is_file(spec):
+        return None
+    name = named(spec)
+    return None if name is None else _ask_at(name.provider, name.model, name.url, sampling)
 
 
 def _ask_at(provider: str, model: str, url: str, sampling: Mapping[str, Any] | None) -> Judge:

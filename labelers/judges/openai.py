@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
-from labelers.judges.api import ApiJudge, sampling_of
+from labelers.judges.api import ApiJudge
 from sotopia_rl_data.asking import openai
-
-# Reasoning models refuse a temperature other than their own.
-_REASONS = re.compile(r"o\d|gpt-([5-9]|\d\d)")
+from sotopia_rl_data.asking.providers import sampling_of, takes_temperature
 
 
 def judge(model: str, url: str = "", sampling: Mapping[str, Any] | None = None) -> ApiJudge:
@@ -21,4 +18,4 @@ def judge(model: str, url: str = "", sampling: Mapping[str, Any] | None = None) 
 
 def default_sampling(model: str) -> dict[str, Any]:
     """Temperature 0, so that a judge is as repeatable as it can be; nothing where the model sets it itself."""
-    return {} if _REASONS.match(model) else {"temperature": 0}
+    return {"temperature": 0} if takes_temperature("openai", model) else {}

@@ -1,0 +1,145 @@
+"""A model in this process, asked in batches beside the event loop: what local judges and local policies share.
+
+The model and its tokenizer are handed in by whoever may import their library; this module imports none. For speed,
+serve the model with vLLM and name it as `openai:MODEL@URL`. Leaves out constrained decoding and several GPUs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sotopia_rl_data.asking.request import Finish, Reply, Request, Target, Usage
+from sotopia_rl_data.asking.schemas import with_schema_in_words
+from sotopia_rl_data.errors import AskingError, Rejected
+
+BATCH = 8
+MAX_TOKENS = 2048
+_GATHER_S = 0.02  # how long a batch waits for others to join it
+_PEEK = 1 << 20  # bytes of each end of a weights' file that its fingerprint covers
+_WRONG = (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError)
+
+Loaded = tuple[Any, Any]
+"""A tokenizer that pads on the left, and a causal model on its device."""
+
+
+def fingerprint(folder: Path) -> str:
+    """Hex SHA-256 over the folder's files: their names, sizes, and up to the first and last MiB of each."""
+    found = hashlib.sha256()
+    for path in sorted(one for one in folder.iterdir() if one.is_file()):
+        size = path.stat().st_size
+        found.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            found.update(file.read(_PEEK))
+            file.seek(max(0, size - _PEEK))
+            found.update(file.read(_PEEK))
+    return found.hexdigest()
+
+
+class Local:
+    """Gathers requests into batches and answers them one batch at a time, beside the event loop."""
+
+    concurrency = 2 * BATCH
+
+    def __init__(self, target: Target, load: Callable[[], Loaded]) -> None:
+        self.id = target.model
+        self.target = target
+        self._load = load
+        self._model: _Model | None = None
+        self._waiting: list[tuple[Request, asyncio.Future[Reply]]] = []
+        self._working: asyncio.Task[None] | None = None
+
+    async def send(self, request: Request) -> Reply:
+        """One answer. Raises Rejected where the model cannot be loaded or the prompt does not fit it."""
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._waiting.append((request, future))
+        if self._working is None or self._working.done():
+            self._working = asyncio.create_task(self._work())
+        return await future
+
+    async def close(self) -> None:
+        """Let the model go."""
+        if self._working is not None and not self._working.done():
+            self._working.cancel()
+        self._working = self._model = None
+        self._waiting.clear()
+
+    async def _work(self) -> None:
+        while self._waiting:
+            await asyncio.sleep(_GATHER_S)
+            batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+            replies = await asyncio.to_thread(self._answers, [request for request, _ in batch])
+            for (_, future), reply in zip(batch, replies, strict=True):
+                if future.done():
+                    continue
+                if isinstance(reply, AskingError):
+                    future.set_exception(reply)
+                else:
+                    future.set_result(reply)
+
+    def _answers(self, requests: Sequence[Request]) -> Sequence[Reply | AskingError]:
+        try:
+            self._model = self._model or _Model(*self._load())
+            return self._model.answers(requests, self.id)
+        except _WRONG as wrong:
+            said = (str(wrong).strip() or type(wrong).__name__).splitlines()[0].rstrip(".")
+            error = Rejected(f"The model {self.id} cannot answer: {said}.", "serve it with vLLM, or name another model")
+            return [error] * len(requests)
+
+
+class _Model:
+    """The weights and the tokenizer."""
+
+    def __init__(self, tokenizer: Any, model: Any) -> None:
+        self._tokenizer, self._model = tokenizer, model
+
+    def answers(self, requests: Sequence[Request], name: str) -> Sequence[Reply | AskingError]:
+        """An answer to each, or why there is none. All share one sampling: raised limits are batched apart."""
+        found: dict[int, Reply | AskingError] = {}
+        texts = [self._text(request) for request in requests]
+        sizes = [len(self._tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+        room = getattr(self._model.config, "max_position_embeddings", None) or 1 << 30
+        together: dict[int, list[int]] = {}
+        for place, request in enumerate(requests):
+            if sizes[place] >= room:
+                said = f"The question's {sizes[place]:,} tokens do not fit {name}."
+                found[place] = Rejected(said, "name a model with a longer context")
+            else:
+                together.setdefault(int(request.target.sampling.get("max_tokens", MAX_TOKENS)), []).append(place)
+        for limit, places in together.items():
+            left = min(limit, room - max(sizes[place] for place in places))
+            made = self._generate([texts[place] for place in places], left, requests[places[0]].target.sampling, name)
+            found |= dict(zip(places, made, strict=True))
+        return [found[place] for place in range(len(requests))]
+
+    def _text(self, request: Request) -> str:
+        messages = list(request.messages)
+        if request.answer_schema is not None:
+            messages = with_schema_in_words(messages, request.answer_schema)
+        if self._tokenizer.chat_template:
+            return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        return "\n\n".join(message["content"] for message in messages) + "\n\n"
+
+    def _generate(self, texts: list[str], limit: int, sampling: Mapping[str, Any], name: str) -> list[Reply]:
+        given = self._tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+        given = given.to(self._model.device)
+        warm = float(sampling.get("temperature", 0) or 0)
+        how: dict[str, Any] = {"do_sample": True, "temperature": warm} if warm else {"do_sample": False}
+        if warm and "top_p" in sampling:
+            how["top_p"] = float(sampling["top_p"])
+        made = self._model.generate(  # no gradients: it says so itself
+            **given, max_new_tokens=limit, pad_token_id=self._tokenizer.pad_token_id, **how
+        )[:, given["input_ids"].shape[1] :]
+        ends = self._model.generation_config.eos_token_id
+        ends = set(ends if isinstance(ends, list) else [ends])
+        replies = []
+        for row, mask in zip(made.tolist(), given["attention_mask"], strict=True):
+            end = next((i for i, token in enumerate(row) if token in ends), None)
+            finish: Finish = "length" if end is None else "stop"
+            said = row if end is None else row[:end]
+            text = self._tokenizer.decode(said, skip_special_tokens=True)
+            replies.append(Reply(text, finish, name, Usage(input=int(mask.sum()), output=len(said))))
+        return replies

@@ -1,0 +1,86 @@
+"""Models by name: which provider serves `gpt-4o`, what `openai:MODEL@URL` means, and a model that can be sent Requests.
+
+Leaves out pacing, retries and the ledger (`dispatch.py`), and what is asked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sotopia_rl_data.asking.request import Client, Reply, Request, Target
+from sotopia_rl_data.errors import UsageError
+
+# The names that each provider serves itself; any other model is named behind the provider's prefix.
+_MODELS = {"openai": re.compile(r"(gpt|chatgpt)-.+|o\d(-.+)?"), "anthropic": re.compile(r"claude-.+")}
+_REASONS = re.compile(r"o\d|gpt-([5-9]|\d\d)")  # reasoning models refuse a temperature other than their own
+# Anthropic's models before Opus 4.7 take a temperature; newer ones refuse it.
+_TAKES_TEMPERATURE = re.compile(r"claude-(3-|(haiku|sonnet)-4-|opus-4-[0156]|.*-4-20\d{6})")
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A model behind a provider's API, as a spec names it. `url` is "" for the provider's own."""
+
+    provider: str
+    model: str
+    url: str = ""
+
+
+def named(spec: str) -> Named | None:
+    """What `spec` names where it is a provider's model, or stands behind a provider's prefix. Raises UsageError."""
+    provider, colon, rest = spec.partition(":")
+    if colon and provider in _MODELS:
+        model, at, url = rest.partition("@http")
+        if not model:
+            raise UsageError(f"{spec!r} names no model.", f"write {provider}:MODEL or {provider}:MODEL@URL")
+        return Named(provider, model, at[1:] + url)
+    served_by = next((name for name, models in _MODELS.items() if models.fullmatch(spec)), None)
+    return None if served_by is None else Named(served_by, spec)
+
+
+def takes_temperature(provider: str, model: str) -> bool:
+    """False for models that set it themselves and refuse another one."""
+    return bool(_TAKES_TEMPERATURE.match(model) if provider == "anthropic" else not _REASONS.match(model))
+
+
+def sampling_of(default: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The default with what was given laid over it; a None takes a parameter out."""
+    return {name: value for name, value in {**default, **(given or {})}.items() if value is not None}
+
+
+class ApiModel:
+    """One model at one URL. The client is made at once: a missing key is found before anything is asked."""
+
+    concurrency = 64
+
+    def __init__(self, target: Target, connect: Callable[[Target], Client]) -> None:
+        self.id = target.model
+        self.target = target
+        self._connect = connect
+        self._client: Client | None = connect(target)
+
+    async def send(self, request: Request) -> Reply:
+        """One call. Raises what the client raises."""
+        if self._client is None:
+            self._client = self._connect(self.target)
+        return await self._client.send(request)
+
+    async def close(self) -> None:
+        """Close the connections; the next `send`, in another event loop perhaps, opens new ones."""
+        if self._client is not None:
+            await self._client.close()
+        self._client = None
+
+
+def api_model(name: Named, sampling: Mapping[str, Any]) -> ApiModel:
+    """The model, with exactly this sampling. Raises KeyMissing, UsageError."""
+    if name.provider == "anthropic":
+        from sotopia_rl_data.asking import anthropic
+
+        return ApiModel(anthropic.target(name.model, name.url, sampling), anthropic.AnthropicClient)
+    from sotopia_rl_data.asking import openai
+
+    return ApiModel(openai.target(name.model, name.url, sampling), openai.OpenAIClient)
