@@ -20,6 +20,7 @@ _CORE = "sotopia_rl_data.commands"
 COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Make data": {
         "import": (f"{_CORE}.making:import_", "Episodes from files, as a versioned dataset."),
+        "rollout": ("trainers.commands_rollout:rollout", "Self-play: two policies talk over scenarios, as episodes."),
         "label": ("labelers.commands:label", "Have a judge attribute episode scores to utterances."),
         "evaluate": ("labelers.commands_evaluate:evaluate", "Have a judge score the episodes: SOTOPIA-EVAL."),
         "annotate": ("labelers.commands_annotate:annotate", "Human annotations: the file that people fill in."),

@@ -21,6 +21,7 @@ from sotopia_rl_data.asking.batch.run import Batching, ask_batch
 from sotopia_rl_data.asking.dispatch import Outcome, Pacing, Settled, ask_all
 from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.request import Reply, Request
+from sotopia_rl_data.asking.waiting import wait as wait
 from sotopia_rl_data.errors import BadAnswer, Interrupted, UnderWay
 from sotopia_rl_data.schema import Episode
 
@@ -142,18 +143,6 @@ async def all_of(asking: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         if isinstance(one, BaseException):
             raise one
     return [one for one in ended if not isinstance(one, BaseException)]
-
-
-def wait(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run to the end, also where an event loop runs already (a notebook): then in a thread of its own."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(coroutine)
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, coroutine).result()
 
 
 def _as_ask(request: Request) -> Ask:

@@ -70,8 +70,8 @@ def is_file(name: str) -> bool:
 
 
 def source_sha256(thing: object) -> str | None:
-    """Hex SHA-256 of the file that the thing's class came from, where `load` took it from a path; else None."""
-    module = sys.modules.get(type(thing).__module__)
+    """Hex SHA-256 of the file that the function or the thing's class came from, where `load` took it from a path."""
+    module = sys.modules.get(getattr(thing, "__module__", None) or "")
     if module is None or not module.__name__.startswith(_PREFIX) or not module.__file__:
         return None
     return hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()

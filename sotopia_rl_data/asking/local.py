@@ -39,16 +39,14 @@ def fingerprint(folder: Path) -> str:
     return found.hexdigest()
 
 
-class Local:
-    """Gathers requests into batches and answers them one batch at a time, beside the event loop."""
+class Batched:
+    """Gathers requests into batches, which `answers` answers one at a time, beside the event loop."""
 
     concurrency = 2 * BATCH
 
-    def __init__(self, target: Target, load: Callable[[], Loaded]) -> None:
+    def __init__(self, target: Target) -> None:
         self.id = target.model
         self.target = target
-        self._load = load
-        self._model: _Model | None = None
         self._waiting: list[tuple[Request, asyncio.Future[Reply]]] = []
         self._working: asyncio.Task[None] | None = None
 
@@ -61,17 +59,21 @@ class Local:
         return await future
 
     async def close(self) -> None:
-        """Let the model go."""
+        """Give up what waits."""
         if self._working is not None and not self._working.done():
             self._working.cancel()
-        self._working = self._model = None
+        self._working = None
         self._waiting.clear()
+
+    def answers(self, requests: Sequence[Request]) -> Sequence[Reply | AskingError]:
+        """An answer to each, or why there is none; runs in a thread. Every kind of model has its own."""
+        raise NotImplementedError
 
     async def _work(self) -> None:
         while self._waiting:
             await asyncio.sleep(_GATHER_S)
             batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
-            replies = await asyncio.to_thread(self._answers, [request for request, _ in batch])
+            replies = await asyncio.to_thread(self.answers, [request for request, _ in batch])
             for (_, future), reply in zip(batch, replies, strict=True):
                 if future.done():
                     continue
@@ -80,7 +82,22 @@ class Local:
                 else:
                     future.set_result(reply)
 
-    def _answers(self, requests: Sequence[Request]) -> Sequence[Reply | AskingError]:
+
+class Local(Batched):
+    """A causal model that generates. `load` is called with the first request."""
+
+    def __init__(self, target: Target, load: Callable[[], Loaded]) -> None:
+        super().__init__(target)
+        self._load = load
+        self._model: _Model | None = None
+
+    async def close(self) -> None:
+        """Let the model go."""
+        await super().close()
+        self._model = None
+
+    def answers(self, requests: Sequence[Request]) -> Sequence[Reply | AskingError]:
+        """What the model says to each, or why it cannot."""
         try:
             self._model = self._model or _Model(*self._load())
             return self._model.answers(requests, self.id)

@@ -1,0 +1,97 @@
+"""What a rollout would cost, before anybody is asked: some of its episodes are played by the scripted policies.
+
+They talk for about as long as SOTOPIA's agents do, but nobody knows what a model will say: an estimate, and an upper
+bound of the calls. What the ledger has already is not looked up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
+
+from sotopia_rl_data.asking.prices import load, rough_tokens
+from sotopia_rl_data.asking.request import Request
+from sotopia_rl_data.rollouts.games import Match
+from sotopia_rl_data.rollouts.planning import Plan
+from sotopia_rl_data.rollouts.players import Player
+from sotopia_rl_data.rollouts.policies import scripted
+from sotopia_rl_data.rollouts.world import World
+
+_PLAYED = 20  # episodes
+_OUTPUT = 50  # tokens of an action, about
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one policy would be asked: `calls`, `input` and `output` tokens; `usd` is None where it has no price."""
+
+    calls: int
+    input: int
+    output: int
+    usd: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Episodes that would be played, calls at the very most (every turn, every draft), and each policy's share."""
+
+    episodes: int
+    most_calls: int
+    shares: Mapping[str, Share]
+
+    @property
+    def usd(self) -> float | None:
+        """All of it, where every price is known."""
+        known = [share.usd for share in self.shares.values()]
+        return None if any(one is None for one in known) else sum(one for one in known if one is not None)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"usd": self.usd}
+
+
+def estimate(plan: Plan) -> Estimate:
+    """Play a few of the plan's episodes with the scripted policies and count. Asks nobody."""
+    calls: Counter[str] = Counter()
+    tokens: Counter[str] = Counter()
+    players = {plan.a.id: plan.a, plan.b.id: plan.b}
+    matches = list(islice(plan.matches(), 0, None, max(1, len(plan) // _PLAYED)))
+    for match in matches:
+        asyncio.run(_play(plan, match, calls, tokens))
+    scale = len(plan) / len(matches) * plan.rules.best_of
+    shares = {
+        name: _share(player, round(calls[name] * scale), round(tokens[name] * scale))
+        for name, player in players.items()
+    }
+    return Estimate(len(plan), len(plan) * plan.rules.turns * plan.rules.best_of, shares)
+
+
+async def _play(plan: Plan, match: Match, calls: Counter[str], tokens: Counter[str]) -> None:
+    rules = plan.rules
+    world = World(match.scene, rules.dialect, max_turns=rules.turns)
+    policies = (scripted("warm"), scripted("firm"))
+    while not world.done:
+        agent = world.acting[0]
+        place = match.scene.agents.index(agent)
+        asked = world.asked(agent, match.episode_id, rules.layout, rules.template)
+        player = match.players[place]
+        calls[player.id] += 1
+        tokens[player.id] += rough_tokens(Request(_unlimited(player), asked.messages))
+        world.step({agent: world.read(agent, await policies[place % 2](asked))})
+
+
+def _unlimited(player: Player) -> Any:
+    from dataclasses import replace
+
+    return replace(player.target, sampling={})
+
+
+def _share(player: Player, calls: int, tokens: int) -> Share:
+    from sotopia_rl_data.asking.request import Usage
+
+    price = load().of(player.target)
+    output = calls * _OUTPUT
+    return Share(calls, tokens, output, None if price is None else price.cost(Usage(tokens, output=output)))

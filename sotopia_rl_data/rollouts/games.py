@@ -1,0 +1,276 @@
+"""One episode as a chain of requests: what an agent is asked next follows from what the last one answered.
+
+A Game hands out a Move, takes what became of it, and hands out the next, until its world is done: the dispatcher of
+`asking/` asks it as a request with follow-ups, so that pacing, the ledger, Ctrl-C and the bill are as for any other. It
+knows no model and does no I/O. What cannot be read is drawn again, then taken for a no-op that is flagged as failed.
+
+With best-of-N a turn is N drafts, one request each, and a last request that has them scored; the highest is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from sotopia_rl_data.asking.desk import Settled
+from sotopia_rl_data.asking.request import Reply, Request, Target
+from sotopia_rl_data.errors import BadAnswer
+from sotopia_rl_data.importers.models import UNNAMED
+from sotopia_rl_data.prompts import Layout, Template, completion
+from sotopia_rl_data.rollouts.action import FAILED, Action
+from sotopia_rl_data.rollouts.dialects import DialectName
+from sotopia_rl_data.rollouts.players import CALLABLE, Player
+from sotopia_rl_data.rollouts.policies import Asked
+from sotopia_rl_data.rollouts.scene import Scene
+from sotopia_rl_data.rollouts.world import World
+from sotopia_rl_data.schema import Episode, Failure, Message, Turn
+
+TRIES = 3  # draws of an answer until one can be read
+MOST_DRAFTS = 64  # of a turn
+MOST_REPEATS = 1_000  # of a pairing
+MOST_SEED = 2**31 // (TRIES * MOST_DRAFTS * MOST_REPEATS) - 1  # the ledger counts samples in 32 bits
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What is the same for every episode of a run."""
+
+    dialect: DialectName = "legacy"
+    turns: int = 20
+    layout: Layout = "single"
+    template: Template | None = None
+    seed: int = 0
+    best_of: int = 1
+    scorer: Player | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """An episode that is to be played: who meets where, who plays whom (by place), and the how-manieth time."""
+
+    episode_id: str
+    scene: Scene
+    players: tuple[Player, ...]
+    repetition: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move(Request):
+    """A Request that knows its game and whom it asks. `scores`: the drafts of a turn are to be scored."""
+
+    game: Game
+    player: Player
+    asked: Asked
+    draft: int = 0
+    attempt: int = 0
+    scores: bool = False
+    hashes: tuple[str, str] = ("", "")
+
+    @property
+    def question(self) -> str:
+        return self.hashes[0]
+
+    @property
+    def key(self) -> str:
+        return self.hashes[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A prompt that was served, and the completion that was kept for it."""
+
+    agent: str
+    turn: int
+    prompt: Sequence[Message]
+    completion: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What the reward model said of one draft. `call_id` is the ledger key of the draft."""
+
+    agent: str
+    turn: int
+    draft: int
+    reward: float
+    call_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    number: int
+    action: Action
+    text: str
+    call_id: str
+    wrong: str = ""
+
+
+@dataclass(slots=True)
+class Game:
+    """An episode while it is played. `lost` is what failed in it; `abandoned`, it has no end and is no episode."""
+
+    match: Match
+    rules: Rules
+    served: list[Served] = field(default_factory=list)
+    scored: list[Scored] = field(default_factory=list)
+    lost: list[Failure] = field(default_factory=list)
+    abandoned: bool = False
+    world: World = field(init=False)
+    _actions: dict[str, Action] = field(default_factory=dict)
+    _drafts: list[_Draft] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.world = World(self.match.scene, self.rules.dialect, max_turns=self.rules.turns)
+
+    def first(self) -> Move:
+        """The first request. Raises as `World.prompt` does."""
+        return self._ask(self.world.acting[0])
+
+    def accepts(self, move: Move, reply: Reply) -> bool:
+        """Whether a reply can be used: an action that can be read, or a score for each draft."""
+        try:
+            if move.scores:
+                _rewards(reply.text, len(self._readable()))
+            else:
+                self.world.read(move.asked.agent, reply.text)
+        except BadAnswer:
+            return False
+        return True
+
+    def take(self, move: Move, settled: Settled) -> Move | None:
+        """What became of a request; the next one, or None where the game is over: abandoned, or its world is done."""
+        if settled.reply is None:
+            self._abandon(move, settled.error)
+            return None
+        if move.scores:
+            return self._take_scores(move, settled.reply.text)
+        return self._take_draft(move, settled.reply.text)
+
+    def episode(self) -> Episode:
+        """The episode that was played. `models` begins with its evaluator, who is not known yet."""
+        models = (UNNAMED, *(player.id for player in self.match.players))
+        return self.world.episode(self.match.episode_id, models=models)
+
+    def _take_draft(self, move: Move, text: str) -> Move | None:
+        agent, wrong = move.asked.agent, ""
+        try:
+            action = self.world.read(agent, text)
+        except BadAnswer as error:
+            if move.attempt + 1 < TRIES:
+                return self._move(move.player, move.asked, move.draft, move.attempt + 1)
+            action, wrong = FAILED, error.message
+        self._drafts.append(_Draft(move.draft, action, text, move.key, wrong))
+        if len(self._drafts) < self.rules.best_of:
+            return self._move(move.player, move.asked, len(self._drafts))
+        readable = self._readable()
+        if self.rules.scorer is not None and readable:
+            return self._score(move.asked, readable)
+        return self._decide(move.asked, readable[0] if readable else self._drafts[0])
+
+    def _take_scores(self, move: Move, text: str) -> Move | None:
+        readable = self._readable()
+        try:
+            rewards = _rewards(text, len(readable))
+        except BadAnswer as error:
+            self._abandon(move, error.message)
+            return None
+        asked = move.asked
+        self.scored += [
+            Scored(asked.agent, asked.turn, one.number, reward, one.call_id)
+            for one, reward in zip(readable, rewards, strict=True)
+        ]
+        return self._decide(asked, readable[max(range(len(rewards)), key=lambda i: (rewards[i], -i))])
+
+    def _decide(self, asked: Asked, kept: _Draft) -> Move | None:
+        """Let the agent act; the next who has to, in this turn or the next."""
+        if kept.wrong:
+            self.lost.append(self._failure(asked, f"{TRIES} answers could not be read: {kept.wrong}", kept.call_id))
+        else:
+            self.served.append(Served(asked.agent, asked.turn, asked.messages, kept.text))
+        self._actions[asked.agent], self._drafts = kept.action, []
+        waiting = [agent for agent in self.world.acting if agent not in self._actions]
+        if not waiting:
+            self.world.step(self._actions)
+            self._actions = {}
+            waiting = list(self.world.acting)
+        return self._ask(waiting[0]) if waiting else None
+
+    def _ask(self, agent: str) -> Move:
+        asked = self.world.asked(agent, self.match.episode_id, self.rules.layout, self.rules.template)
+        return self._move(self.match.players[self.match.scene.agents.index(agent)], asked, 0)
+
+    def _move(self, player: Player, asked: Asked, draft: int, attempt: int = 0) -> Move:
+        target = player.target
+        if target.provider == CALLABLE:  # it is asked in an episode, and may answer by it
+            target = replace(target, sampling={**target.sampling, "episode": self.match.episode_id})
+        return self._request(player, target, asked, asked.messages, draft, attempt)
+
+    def _score(self, asked: Asked, drafts: Sequence[_Draft]) -> Move:
+        """The drafts, as the actions that they are read as: the form that a reward model is trained on."""
+        scorer = self.rules.scorer
+        if scorer is None:
+            raise ValueError("nobody scores")
+        now = self.world.episode(self.match.episode_id)
+        said: list[Message] = []
+        for one in drafts:
+            said += completion(
+                now, Turn(asked.turn, asked.agent, one.action.action_type, one.action.text, one.action.to)
+            )
+        return self._request(scorer, scorer.target, asked, (*asked.messages, *said), 0, 0, scores=True)
+
+    def _request(
+        self,
+        player: Player,
+        target: Target,
+        asked: Asked,
+        messages: Sequence[Message],
+        draft: int,
+        attempt: int,
+        scores: bool = False,
+    ) -> Move:
+        sample = 0 if scores else self._sample(draft, attempt)
+        return Move(
+            target=target,
+            messages=messages,
+            sample=sample,
+            game=self,
+            player=player,
+            asked=asked,
+            draft=draft,
+            attempt=attempt,
+            scores=scores,
+            hashes=Request(target, messages, None, sample).hashes,
+        )
+
+    def _sample(self, draft: int, attempt: int) -> int:
+        """One number for each answer that may be drawn to one prompt: another seed, repetition, draft or try."""
+        played = self.rules.seed * MOST_REPEATS + self.match.repetition
+        return (played * MOST_DRAFTS + draft) * TRIES + attempt
+
+    def _readable(self) -> list[_Draft]:
+        return [one for one in self._drafts if not one.wrong]
+
+    def _abandon(self, move: Move, reason: str) -> None:
+        self.abandoned = True
+        self.lost = [self._failure(move.asked, reason, move.key, move.player.id)]
+
+    def _failure(self, asked: Asked, reason: str, call_id: str, judge: str = "") -> Failure:
+        player = self.match.players[self.match.scene.agents.index(asked.agent)]
+        return Failure(
+            reason, self.match.episode_id, asked.agent, asked.turn, judge=judge or player.id, call_id=call_id
+        )
+
+
+def _rewards(text: str, drafts: int) -> list[float]:
+    """One finite number for each draft. Raises BadAnswer."""
+    try:
+        rewards = json.loads(text)
+    except ValueError as error:
+        raise BadAnswer("The scores are not JSON.") from error
+    if not isinstance(rewards, list) or len(rewards) != drafts:
+        raise BadAnswer(f"There is not one score for each of {drafts} drafts.")
+    if not all(isinstance(one, (int, float)) and math.isfinite(one) for one in rewards):
+        raise BadAnswer("A score is no finite number.")
+    return [float(one) for one in rewards]

@@ -1,0 +1,174 @@
+"""rollout(): scenes and two policies in, a version of episodes out. The only loop that plays.
+
+    plan      which episodes, who plays whom; everything that can be wrong      planning.py
+    play      each episode a request with follow-ups, hundreds in flight        games.py, sotopia_rl_data/asking
+    commit    episodes, the prompts and completions as served, failures         sotopia_rl_data/store
+
+Every raw answer is durable before it is read, and what is played is a function of (scenes, plan, ledger): a run that
+was killed plays again from the ledger what was answered, and asks on from there. Leaves out what a command prints.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from sotopia_rl_data.asking.dispatch import Outcome, Pacing, Settled, ask_all
+from sotopia_rl_data.asking.ledger import Ledger
+from sotopia_rl_data.asking.request import Reply, Request
+from sotopia_rl_data.asking.waiting import wait
+from sotopia_rl_data.code import code
+from sotopia_rl_data.errors import AskingError, Interrupted, UsageError
+from sotopia_rl_data.prompts import Layout, Template
+from sotopia_rl_data.refs import check_name
+from sotopia_rl_data.rollouts.dialects import DialectName
+from sotopia_rl_data.rollouts.games import Game, Move, Rules
+from sotopia_rl_data.rollouts.planning import Plan
+from sotopia_rl_data.rollouts.players import Local, Player, is_model, player
+from sotopia_rl_data.rollouts.policies import Policy
+from sotopia_rl_data.rollouts.recording import Recording
+from sotopia_rl_data.rollouts.report import RolloutReport, report
+from sotopia_rl_data.rollouts.scene import Scene
+from sotopia_rl_data.store import Store
+
+DEFAULT_A, DEFAULT_B = "scripted:warm", "scripted:firm"
+
+
+class Progress(Protocol):
+    """Hears how many episodes are over, of how many, and a few words; `console.progress` makes one."""
+
+    def __call__(self, done: int, total: int | None = None, words: str = "") -> None: ...
+
+
+def plan_of(
+    scenes: Iterable[Scene],
+    *,
+    a: str | Policy | Player = DEFAULT_A,
+    b: str | Policy | Player = DEFAULT_B,
+    swap: bool = False,
+    repeat: int = 1,
+    turns: int = 20,
+    dialect: DialectName = "legacy",
+    layout: Layout = "single",
+    template: Template | None = None,
+    seed: int = 0,
+    sampling: Mapping[str, Any] | None = None,
+    best_of: int = 1,
+    scorer: Player | None = None,
+    local: Local | None = None,
+) -> Plan:
+    """Which episodes are played, by whom and how. Everything that can be wrong with it is found here.
+
+    `a` and `b` are policies by name (`players.py`) or callables. `swap` plays each scene with `a` in every place;
+    `repeat` plays each that often. `turns` ends an episode; `dialect` says how observations are written and what else
+    ends one. `seed` draws other answers. `sampling` (temperature, max_tokens …) is laid over the models' defaults.
+    `best_of` N answers a turn are scored by `scorer` and the highest is kept. `local` makes players of
+    `transformers:…`. Raises UsageError, and KeyMissing where a provider wants a key.
+    """
+    rules = Rules(dialect, turns, layout, template, seed, best_of, scorer)
+    first = player(a, sampling, seed=seed, local=local)
+    second = first if a == b else player(b, sampling, seed=seed, local=local)
+    if sampling and not (is_model(first) or is_model(second)):
+        raise UsageError(f"Neither {first.id} nor {second.id} samples.", f"leave {', '.join(sampling)} out")
+    return Plan(tuple(scenes), first, second, rules, swap, repeat)
+
+
+def rollout(
+    store: Store,
+    plan: Plan,
+    out: str,
+    *,
+    version: str | None = None,
+    concurrency: int | None = None,
+    pacing: Pacing | None = None,
+    ledger: Path | None = None,
+    progress: Progress | None = None,
+) -> RolloutReport:
+    """Play every episode of the plan and commit them as the next version of `out` (ORG/NAME).
+
+    `concurrency` bounds the episodes in flight (default: as many as the slower policy takes). Raises UsageError before
+    anything is asked; Interrupted after Ctrl-C; Rejected and Unavailable where a provider answers nothing; AskingError
+    where no episode came to an end; StoreError. Whatever is raised, the store's versions are as they were and every
+    answer is kept. An episode in which a policy could not be asked is left out, and listed in `failures`.
+    """
+    began = time.monotonic()
+    name = check_name(out)
+    with store.stage(name) as stage, Ledger(ledger or store.root / ".ledger") as kept:
+        recording = Recording(stage, plan.rules.scorer)
+        outcome = wait(_play(plan, kept, recording, concurrency, pacing or Pacing(), progress))
+        recording.finish()
+        if not recording.episodes:
+            raise AskingError(f"No episode came to an end: {recording.first_reason}.", "see what the policy answers")
+        committed = stage.commit(plan.recipe(), recording.provenance() | {"code": code()}, version)
+    return report(committed, len(plan), recording, outcome, time.monotonic() - began)
+
+
+async def _play(
+    plan: Plan,
+    ledger: Ledger,
+    recording: Recording,
+    concurrency: int | None,
+    pacing: Pacing,
+    progress: Progress | None,
+) -> Outcome:
+    """Ask for every game, all that fit at once. Raises Interrupted, and what `ask_all` raises."""
+    players = _everybody(plan)
+    total, done = len(plan), 0
+
+    def requests() -> Iterator[Request]:
+        for match in plan.matches():
+            yield Game(match, plan.rules).first()
+
+    def on_settled(request: Request, settled: Settled) -> Request | None:
+        nonlocal done
+        move = _as_move(request)
+        following = move.game.take(move, settled)
+        if following is None:
+            done += 1
+            recording.add(move.game)
+        return following
+
+    try:
+        outcome = await ask_all(
+            requests(),
+            lambda request: _as_move(request).player.send(request),
+            ledger,
+            accept=_accepts,
+            on_settled=on_settled,
+            concurrency=concurrency or min(one.concurrency for one in players),
+            pacing=pacing,
+            progress=None if progress is None else lambda outcome: progress(done, total, _words(outcome)),
+        )
+    finally:
+        for one in players:
+            await one.close()
+    if outcome.interrupted:
+        raise Interrupted(
+            f"Interrupted after {done:,} of {total:,} episodes.",
+            "run the same command again: what was answered is kept, and it goes on from there",
+        )
+    return outcome
+
+
+def _everybody(plan: Plan) -> list[Player]:
+    found: list[Player] = [plan.a] if plan.a is plan.b else [plan.a, plan.b]
+    return [*found, plan.rules.scorer] if plan.rules.scorer is not None else found
+
+
+def _accepts(request: Request, reply: Reply) -> bool:
+    move = _as_move(request)
+    return move.game.accepts(move, reply)
+
+
+def _as_move(request: Request) -> Move:
+    if not isinstance(request, Move):
+        raise TypeError(f"a {type(request).__name__} belongs to no game")
+    return request
+
+
+def _words(outcome: Outcome) -> str:
+    tokens = sum(usage.input + usage.output for usage in outcome.usage.values())
+    words = [f"{outcome.settled:,} turns"] + [f"{tokens:,} tokens"] * bool(tokens)
+    return ", ".join(words + [f"{outcome.unreachable:,} unanswered"] * bool(outcome.unreachable))

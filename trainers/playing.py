@@ -1,0 +1,102 @@
+"""Local models in self-play: a policy that generates, with an adapter of `train sft` or `train grpo`, and a reward
+model that scores drafts for best-of-N. Both are asked in batches, beside the event loop, through the ledger.
+
+Importing this module loads no torch. Leaves out quantisation; for speed, serve the policy with vLLM.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sotopia_rl_data.asking.local import Batched, Loaded, Local, fingerprint
+from sotopia_rl_data.asking.providers import sampling_of
+from sotopia_rl_data.asking.request import Reply, Request, Target
+from sotopia_rl_data.errors import AskingError, NotFound, Rejected, SotopiaDataError, UsageError
+from sotopia_rl_data.refs import is_path
+from sotopia_rl_data.rollouts.players import TEMPERATURE
+from sotopia_rl_data.schema import Message
+
+_DEFAULT = {"temperature": TEMPERATURE, "max_tokens": 256}
+
+
+def local_player(where: str, sampling: Mapping[str, Any] | None = None) -> Local:
+    """The policy PATH_OR_ID[+ADAPTER]. Loads nothing yet. Raises UsageError, NotFound."""
+    base, _, adapter = where.partition("+")
+    if not base:
+        raise UsageError("transformers names no model.", "write transformers:PATH_OR_ID, or transformers:PATH+ADAPTER")
+    _needs_train("A local policy")
+    for one, file in ((base, ("config.json", "adapter_config.json")), (adapter, ("adapter_config.json",))):
+        if one and is_path(one) and not any((Path(one) / name).is_file() for name in file):
+            raise NotFound(f"There is no {'model' if one == base else 'adapter'} in {one}.", f"it has a {file[0]}")
+    parts = [one for one in (base, adapter) if one]
+    weights = {Path(one).resolve().name: fingerprint(Path(one)) for one in parts if Path(one).is_dir()}
+    name = "+".join(Path(one).resolve().name if Path(one).is_dir() else one for one in parts)
+    chosen = sampling_of(_DEFAULT, sampling)
+    if weights:
+        chosen["weights"] = weights
+    return Local(Target("transformers", name, "", chosen), partial(_load, base, adapter))
+
+
+class RewardScorer(Batched):
+    """A reward model as a player that is sent drafts: the answer is a JSON list, one reward for each of them.
+
+    Loaded at once, so that its identity is known. Raises NotFound and InputError as `RewardModel.load` does.
+    """
+
+    def __init__(self, name: str) -> None:
+        _needs_train("A reward model")
+        from trainers.reward_model import RewardModel
+
+        self._model = RewardModel.load(name)
+        super().__init__(Target("reward-model", f"rm:{self._model.identity}"))
+
+    def answers(self, requests: Sequence[Request]) -> Sequence[Reply | AskingError]:
+        """The drafts of every request scored together; they share their prompts."""
+        dialogues = [drafts_of(request.messages) for request in requests]
+        try:
+            scores = self._model.score_batch([one for drafts in dialogues for one in drafts])
+        except SotopiaDataError as wrong:
+            return [Rejected(wrong.message, wrong.mend)] * len(requests)
+        found, replies = scores.tolist(), []
+        for drafts in dialogues:
+            replies.append(Reply(json.dumps(found[: len(drafts)]), model=self.id))
+            found = found[len(drafts) :]
+        return replies
+
+
+def drafts_of(messages: Sequence[Message]) -> list[tuple[Sequence[Message], Sequence[Message]]]:
+    """(prompt, draft) for each of the assistant messages that the messages end in."""
+    end = len(messages)
+    while end and messages[end - 1]["role"] == "assistant":
+        end -= 1
+    return [(messages[:end], [draft]) for draft in messages[end:]]
+
+
+def _needs_train(what: str) -> None:
+    if importlib.util.find_spec("transformers") is None or importlib.util.find_spec("torch") is None:
+        raise UsageError(f"{what} needs torch and transformers.", "pip install 'sotopia-rl-data[train]'")
+
+
+def _load(base: str, adapter: str) -> Loaded:
+    """The tokenizer and the weights, the adapter merged into them, on the GPU where there is one."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(adapter if _has_tokenizer(adapter) else base, padding_side="left")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+    if adapter:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    return tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def _has_tokenizer(adapter: str) -> bool:
+    return bool(adapter) and (Path(adapter) / "tokenizer_config.json").is_file()
