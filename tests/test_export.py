@@ -89,7 +89,7 @@ def test_a_plain_episode_is_written_and_what_the_format_cannot_hold_is_counted(s
     report = export_sotopia(committed(store, plain_episode(1)), tmp_path / "out")
     assert (report.episodes, report.equal) == (1, 0)
     # `failed`, what was seen, how it is written; that an agent's model is not known, though `models` names it
-    assert set(report.differs) == {"turns", "observations", "dialect", "agents.model"}
+    assert set(report.differs) == {"turns.failed", "observations", "dialect", "agents.model"}
     (again,) = read([tmp_path / "out" / "EpisodeLog" / "e0001.json"])
     assert isinstance(again, Episode)
     assert [(t.turn, t.agent, t.action_type, t.text, t.to) for t in again.turns] == [

@@ -67,7 +67,7 @@ def export(ref: str, fmt: str, output: Path, evaluator: str | None, store: Store
 def _exported(report: ExportReport) -> None:
     rows: list[list[object]] = [[name, getattr(report, name)] for name in ("episodes", "environments", "agents")]
     rows.append(["read back equal", report.equal])
-    rows += [[f"another {field.replace('agents.', 'agent’s ')}", count] for field, count in report.differs.items()]
+    rows += [[f"differs: {field}", count] for field, count in report.differs.items()]
     console.table(["exported", "count"], rows, title=f"{report.version}  {report.directory}")
     for reason in report.failures[:_LISTED]:
         console.warn(reason)

@@ -15,7 +15,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from sotopia_rl_data.importers.library import read_episode_log
 from sotopia_rl_data.importers.profiles import Found
 from sotopia_rl_data.query import Dataset
 from sotopia_rl_data.rewards.outcomes import choose_evaluator
-from sotopia_rl_data.schema import Episode
+from sotopia_rl_data.schema import Episode, Turn
 from sotopia_rl_data.store import Version
 
 _LONGEST_NAME = 250  # bytes: what every file system takes, with ".json"
@@ -132,16 +132,23 @@ class _Writing:
 
 
 def differences(episode: Episode, again: Episode) -> list[str]:
-    """The fields in which an episode that was read back is another one; `agents.goal` for one of an agent's fields.
+    """The fields in which an episode that was read back is another one: `agents.goal` for one of an agent's fields,
+    `turns.failed` where the turns are the same but for that flag.
 
     `source` is left out: it names the format that an episode came in.
     """
     found = [name for name in Episode.__slots__ if name not in ("source", "agents") and _field(episode, again, name)]
+    if "turns" in found and _unflagged(episode) == _unflagged(again):
+        found[found.index("turns")] = "turns.failed"
     if len(episode.agents) != len(again.agents):
         return [*found, "agents"]
     pairs = list(zip(episode.agents, again.agents, strict=True))
     fields = ("agent", "name", "model", "goal", "background", "secret")
     return [*found, *(f"agents.{name}" for name in fields if any(_field(a, b, name) for a, b in pairs))]
+
+
+def _unflagged(episode: Episode) -> list[Turn]:
+    return [replace(turn, failed=None) for turn in episode.turns]
 
 
 def _field(one: Any, other: Any, name: str) -> bool:

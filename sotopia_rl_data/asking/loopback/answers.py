@@ -22,7 +22,7 @@ MALFORMED = (
     "empty",
     "refusal",
 )
-_WORDS_MARK = "JSON Schema:\n"
+_WORDS_MARK = "chema:\n"  # how a request, or a policy's prompt, introduces one
 _WORDS = ["calm", "firm", "warm", "brief", "open", "plain", "fair", "kind", "wary", "keen"]
 
 
@@ -47,7 +47,7 @@ def answer(schema: Mapping[str, Any] | None, prompt: str, seed: int) -> str:
 
 
 def schema_in_words(prompt: str) -> dict[str, Any] | None:
-    """The schema that a prompt spells out at its end, where it does."""
+    """The schema that a prompt spells out, where it does; the last of several."""
     start = prompt.rfind(_WORDS_MARK)
     if start < 0:
         return None

@@ -1,0 +1,236 @@
+"""rollout(): scenes and two policies in, a version of episodes out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rollout_toys import Longest, Sampler, act, brief, episodes, rows, scenes
+
+from sotopia_rl_data.asking.loopback.running import running
+from sotopia_rl_data.errors import AskingError, UsageError
+from sotopia_rl_data.exporters.run import export_sotopia
+from sotopia_rl_data.prompts import Layout, prompts_of
+from sotopia_rl_data.rollouts import Asked
+from sotopia_rl_data.rollouts.choosing import scenes_of
+from sotopia_rl_data.rollouts.estimate import estimate
+from sotopia_rl_data.rollouts.games import MOST_SEED
+from sotopia_rl_data.rollouts.run import plan_of, rollout
+from sotopia_rl_data.store import Store
+
+OPENAI, ANTHROPIC = "openai:sim-a@", "anthropic:sim-b@"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def test_with_nothing_named_two_scripted_policies_play_the_bundled_scenes(store: Store, tmp_path: Path):
+    done = rollout(store, plan_of(scenes_of()), "demo/play")
+    assert (done.planned, done.episodes, done.abandoned, done.failed_turns, done.hits) == (13, 13, 0, 0, 0)
+    assert done.asked == done.utterances > 100
+    played = episodes(store, "demo/play")
+    assert {e.source for e in played} == {"rollout"}
+    assert {e.dialect for e in played} == {"legacy"}
+    assert {e.models for e in played} == {("unknown", "scripted:warm", "scripted:firm")}
+    assert all([a.model for a in e.agents] == ["scripted:warm", "scripted:firm"] for e in played)
+    again = rollout(store, plan_of(scenes_of()), "demo/play")
+    assert (again.created, again.asked, again.hits) == (False, 0, done.asked)
+    elsewhere = rollout(Store(tmp_path / "other"), plan_of(scenes_of()), "other/name")
+    assert elsewhere.digest == done.digest
+
+
+@pytest.mark.parametrize("layout", ["single", "chat"])
+def test_each_prompt_and_completion_is_kept_as_it_was_served(layout: Layout, store: Store):
+    rollout(store, plan_of(scenes(2), a=brief(), b=Sampler("s"), layout=layout), "lab/play")
+    served = {(r["episode_id"], r["agent"], r["turn"]): r for r in rows(store, "lab/play", "SELECT * FROM rewards")}
+    again = {
+        (episode.episode_id, agent, turn): (prompt, completion)
+        for episode in episodes(store, "lab/play")
+        for agent, turn, prompt, completion in prompts_of(episode, layout)
+    }
+    assert served.keys() == again.keys()
+    for key, (prompt, _) in again.items():
+        assert served[key]["prompt"] == prompt
+        assert served[key]["reward"] is None
+    said = [r["completion"][0]["content"] for r in served.values()]
+    assert act(argument="This is my turn 0.") in said
+
+
+def test_swap_plays_each_scene_with_the_policies_in_each_others_place(store: Store):
+    done = rollout(store, plan_of(scenes(3), a=brief(), b=Sampler("s"), swap=True, repeat=2), "lab/play")
+    assert done.episodes == 12
+    seats = sorted((e.environment_id, *(a.model for a in e.agents)) for e in episodes(store, "lab/play"))
+    places = [scene.environment.environment_id for scene in scenes(3)]
+    assert seats == sorted([(p, "brief", "s") for p in places] * 2 + [(p, "s", "brief") for p in places] * 2)
+
+
+def test_a_repetition_and_another_seed_draw_other_answers_and_a_second_run_none(store: Store):
+    first = Sampler("s")
+    rollout(store, plan_of(scenes(1), a=first, b=first, repeat=2, turns=2), "lab/play")
+    assert len({r.key for r in first.sent}) == len(first.sent) == 4
+    one, two = episodes(store, "lab/play")
+    assert one.turns[0].text != two.turns[0].text
+    assert rollout(store, plan_of(scenes(1), a=first, b=first, repeat=2, turns=2), "lab/play").asked == 0
+    other = rollout(store, plan_of(scenes(1), a=first, b=first, repeat=2, turns=2, seed=1), "lab/play")
+    assert (other.asked, other.version) == (4, "lab/play@v1.1.0")
+    assert {r.sample for r in first.sent} == {0, 192, 192_000, 192_192}
+
+
+def test_an_answer_that_cannot_be_read_is_drawn_again(store: Store):
+    def answer(request) -> str:
+        return "Let me think …" if request.sample % 3 < 2 else act("leave", "")
+
+    drawn = Sampler("s", answer)
+    done = rollout(store, plan_of(scenes(1), a=drawn, b=brief()), "lab/play")
+    assert (done.failed_turns, done.failures) == (0, {})
+    assert [r.sample for r in drawn.sent] == [0, 1, 2]
+    (episode,) = episodes(store, "lab/play")
+    assert [(t.action_type, t.failed) for t in episode.turns] == [("leave", False)]
+
+
+def test_what_is_never_readable_is_a_flagged_no_op_and_a_failure_and_no_completion(store: Store):
+    done = rollout(store, plan_of(scenes(1), a=Sampler("mute", lambda _: "…"), b=brief(9)), "lab/play")
+    assert done.abandoned == 0
+    assert done.failed_turns == 10
+    (episode,) = episodes(store, "lab/play")
+    mine = episode.agents[0].agent
+    assert {(t.action_type, t.failed) for t in episode.turns if t.agent == mine} == {("none", True)}
+    kept = rows(store, "lab/play", "SELECT agent, turn, judge, reason, call_id FROM failures ORDER BY turn")
+    assert [(r["agent"], r["turn"], r["judge"]) for r in kept] == [(mine, t, "mute") for t in range(0, 20, 2)]
+    assert {r["reason"] for r in kept} == {
+        "3 answers could not be read: There is no JSON object with an action_type in it."
+    }
+    assert rows(store, "lab/play", f"SELECT * FROM rewards WHERE agent = '{mine}'") == []
+
+
+def test_a_policy_that_fails_loses_its_episode_alone_and_only_that_is_asked_again(store: Store):
+    chosen = scenes(4)
+    broken = {"turn": 2}
+
+    async def policy(asked: Asked) -> str:
+        if asked.turn == broken["turn"] and asked.agent == chosen[2].agents[0]:
+            raise LookupError("the weights are gone")
+        return act()
+
+    policy.id = "mine"  # type: ignore[attr-defined]
+    lost = rollout(store, plan_of(chosen, a=policy, b=brief()), "lab/play")
+    assert (lost.episodes, lost.abandoned) == (3, 1)
+    (failure,) = rows(store, "lab/play", "SELECT * FROM failures")
+    assert (failure["turn"], failure["judge"]) == (2, "mine")
+    assert failure["reason"] == "The policy mine failed: LookupError: the weights are gone"
+    broken["turn"] = -1
+    whole = rollout(store, plan_of(chosen, a=policy, b=brief()), "lab/play")
+    assert (whole.episodes, whole.abandoned, whole.version) == (4, 0, "lab/play@v1.1.0")
+    assert whole.asked == 4  # its third turn and what came after; the first two were known
+    assert whole.hits == lost.asked
+
+
+def test_where_no_episode_comes_to_an_end_nothing_is_committed(store: Store):
+    async def policy(asked: Asked) -> str:
+        raise ValueError("no")
+
+    with pytest.raises(AskingError, match="No episode came to an end: The policy policy failed: ValueError: no"):
+        rollout(store, plan_of(scenes(2), a=policy, b=brief()), "lab/play")
+    assert store.versions("lab/play") == []
+
+
+def test_two_providers_play_against_each_other(store: Store):
+    with running() as provider:
+        plan = plan_of(scenes(3), a=OPENAI + provider.openai_url, b=ANTHROPIC + provider.url, swap=True)
+        done = rollout(store, plan, "lab/play")
+        assert (done.episodes, done.failures) == (6, {})
+        assert provider.log()["requests"] == done.asked == done.utterances
+    assert {tuple(a.model for a in e.agents) for e in episodes(store, "lab/play")} == {
+        ("sim-a", "sim-b"),
+        ("sim-b", "sim-a"),
+    }
+    recipe = store.resolve("lab/play").manifest.recipe["rollout"]
+    assert recipe["a"] == {"model": "sim-a", "provider": "openai", "sampling": {"temperature": 0.7}}
+    assert provider.url not in str(recipe)
+    assert set(done.usage) == {"sim-a", "sim-b"}
+
+
+def test_the_draft_that_the_reward_model_scores_highest_is_kept_and_all_scores_recorded(store: Store):
+    def answer(request) -> str:
+        draft = request.sample // 3
+        return "unreadable" if draft == 3 else act(argument="very " * draft + "well")
+
+    drafting, scorer = Sampler("s", answer), Longest()
+    plan = plan_of(scenes(1), a=drafting, b=drafting, turns=2, best_of=4, scorer=scorer)
+    rollout(store, plan, "lab/best")
+    (episode,) = episodes(store, "lab/best")
+    assert [t.text for t in episode.turns] == ["very very well"] * 2
+    assert len(scorer.sent) == 2
+    scored = rows(store, "lab/best", "SELECT * FROM attributions ORDER BY turn, sample")
+    assert [(r["turn"], r["sample"]) for r in scored] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+    assert [r["raw"] for r in scored[:3]] == [0.44, 0.49, 0.54]
+    assert {(r["judge"], r["schema"], r["measure"], r["dimension"]) for r in scored} == {
+        ("rm:longest", "best-of-n", "quality", "reward")
+    }
+    assert {r["call_id"] for r in scored} <= {r.key for r in drafting.sent}
+    sent = len(drafting.sent), len(scorer.sent)
+    assert rollout(store, plan, "lab/best").created is False
+    assert (len(drafting.sent), len(scorer.sent)) == sent
+
+
+def test_rollouts_go_to_the_sotopia_library_and_come_back_but_for_one_flag(store: Store, tmp_path: Path):
+    rollout(store, plan_of(scenes_of()), "demo/play")
+    report = export_sotopia(store.resolve("demo/play"), tmp_path / "out")
+    assert (report.episodes, report.differs, report.failures) == (13, {"turns.failed": 13}, ())
+
+
+def test_an_estimate_asks_nobody_and_says_what_has_no_price(store: Store, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "none of yours")
+    told = estimate(plan_of(scenes_of(), a="gpt-4o", b=brief(), best_of=2, scorer=Longest()))
+    assert (told.episodes, told.most_calls) == (13, 13 * 20 * 2)
+    assert told.shares["gpt-4o"].usd is not None
+    assert told.shares["gpt-4o"].usd > 0
+    assert told.shares["brief"].usd is None
+    assert told.usd is None
+    assert not store.root.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"a": "gpt5o"}, "'gpt5o' is not a policy"),
+        ({"a": "scripted:shy"}, "There is no scripted policy 'shy'"),
+        ({"a": "openai:"}, "'openai:' names no model"),
+        ({"a": "transformers:./none"}, "needs torch"),
+        ({"a": "./none.py:Policy"}, "The policy's file ./none.py does not exist"),
+        ({"a": 7}, "7 is not a policy"),
+        ({"a": "openai:m@http://user:pass@localhost/v1"}, "carries credentials"),
+        ({"a": "openai:m@http://localhost:1/v1", "b": "openai:m@http://localhost:2/v1"}, "Two policies are called 'm'"),
+        ({"b": "scripted:warm", "swap": True}, "would play the same twice"),
+        ({"sampling": {"temperature": 1.0}}, "Neither scripted:warm nor scripted:firm samples"),
+        ({"turns": 0}, "0 turns"),
+        ({"repeat": 0}, "--repeat 0 is out of range"),
+        ({"best_of": 65, "scorer": Longest()}, "--best-of 65 is out of range"),
+        ({"best_of": 2}, "Best-of-N is N drafts and who scores them"),
+        ({"scorer": Longest()}, "Best-of-N is N drafts and who scores them"),
+        ({"seed": -1}, "--seed -1 is out of range"),
+        ({"seed": MOST_SEED + 1}, "is out of range"),
+        ({"dialect": "0.2"}, "'0.2' is not a dialect"),
+    ],
+)
+def test_what_cannot_be_played_is_said_before_anything_is_asked(changes, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        plan_of(scenes(2), **changes)
+    with pytest.raises(UsageError, match="no scene"):
+        plan_of([])
+
+
+@pytest.mark.parametrize(
+    ("named", "profiles", "pairs", "sentence"),
+    [
+        ("hard", None, None, "whose profiles do not ship"),
+        ("samples", ".", None, "--profiles belongs to"),
+        ("samples", None, 0, "--pairs 0"),
+        ("mine.yaml", None, None, "There are no scenarios 'mine.yaml'"),
+    ],
+)
+def test_scenes_that_are_not_there_are_told_with_where_to_find_them(named, profiles, pairs, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        scenes_of(named, profiles, pairs)
