@@ -15,6 +15,8 @@ from sotopia_rl_data.errors import UsageError
 
 # The names that each provider serves itself; any other model is named behind the provider's prefix.
 _MODELS = {"openai": re.compile(r"(gpt|chatgpt)-.+|o\d(-.+)?"), "anthropic": re.compile(r"claude-.+")}
+# How the address of a server begins, where its scheme is forgotten; no model is versioned so.
+_ADDRESS = re.compile(r"localhost\b|[\w.-]+:\d+|\d+(\.\d+){3}|[\w-]+(\.[\w-]+)+/")
 _REASONS = re.compile(r"o\d|gpt-([5-9]|\d\d)")  # reasoning models refuse a temperature other than their own
 # Anthropic's models before Opus 4.7 take a temperature; newer ones refuse it.
 _TAKES_TEMPERATURE = re.compile(r"claude-(3-|(haiku|sonnet)-4-|opus-4-[0156]|.*-4-20\d{6})")
@@ -36,6 +38,9 @@ def named(spec: str) -> Named | None:
         model, at, url = rest.partition("@http")
         if not model:
             raise UsageError(f"{spec!r} names no model.", f"write {provider}:MODEL or {provider}:MODEL@URL")
+        head, _, address = model.rpartition("@")
+        if not at and head and _ADDRESS.match(address):
+            raise UsageError(f"{address!r} in {spec!r} is no URL.", f"write {provider}:{head}@http://{address}")
         return Named(provider, model, at[1:] + url)
     served_by = next((name for name, models in _MODELS.items() if models.fullmatch(spec)), None)
     return None if served_by is None else Named(served_by, spec)
