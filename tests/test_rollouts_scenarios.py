@@ -264,3 +264,17 @@ def test_a_scene_is_a_noun_of_its_people(tmp_path):
     assert scene.person("ann").name == "Ann Lee"
     with pytest.raises(KeyError):
         scene.person("cay")
+
+
+DOCS = (Path(__file__).parents[1] / "docs" / "rollouts.md").read_text("utf-8")
+
+
+def test_the_scenario_and_the_code_in_the_docs_are_as_they_say(tmp_path):
+    yaml_block, python_block = (DOCS.split(f"```{name}\n")[1].split("```")[0] for name in ("yaml", "python"))
+    (tmp_path / "docs.yaml").write_text(yaml_block, encoding="utf-8")
+    (scene,) = read_scenarios(tmp_path / "docs.yaml")
+    assert scene.agents == ("ann", "Bob O'Hara")
+    assert "wasps" not in World(scene).messages()[0][1][2].split("goal:")[0]
+    names: dict[str, object] = {}
+    exec(python_block, names)
+    assert len(names["episode"].turns) == len(names["served"]) == names["world"].turn
