@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
+from labelers.costs import is_paid
 from labelers.judge import Judge
 from labelers.judges.batches import batch_client
 from labelers.judges.sending import Ask, close, sender
@@ -18,11 +19,12 @@ from labelers.plan import Plan
 from labelers.reading import said, values_of
 from labelers.repairing import follow_up
 from sotopia_rl_data.asking.batch.run import Batching, ask_batch
+from sotopia_rl_data.asking.budget import Budget
 from sotopia_rl_data.asking.dispatch import Outcome, Pacing, Settled, ask_all
 from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.request import Reply, Request
 from sotopia_rl_data.asking.waiting import wait as wait
-from sotopia_rl_data.errors import BadAnswer, Interrupted, UnderWay
+from sotopia_rl_data.errors import BadAnswer, BudgetSpent, Interrupted, UnderWay
 from sotopia_rl_data.schema import Episode
 
 T = TypeVar("T")
@@ -50,16 +52,18 @@ class Asking:
         pacing: Pacing | None = None,
         batching: Batching | None = None,
         progress: Progress | None = None,
+        budget: Budget | None = None,
     ) -> list[Outcome]:
         """Ask every judge, one after the other; with `batching` in batches, all of them at once. `calls` is the number
         of requests of all of them, second tries aside.
 
-        Raises Interrupted, UnderWay where batches are not waited for, and what `ask_all` and `ask_batch` raise.
+        Raises Interrupted, UnderWay where batches are not waited for, BudgetSpent where nothing more fits under the
+        `budget` (batches have none), and what `ask_all` and `ask_batch` raise.
         """
         judges = self._plan.judges
         common: dict[str, Any] = {
-            "accept": self._accepts,
-            "on_settled": self._second_try,
+            "accept": self.accepts,
+            "on_settled": self.second_try,
             "retry_failed": retry_failed,
             "total": calls // max(len(judges), 1),
         }
@@ -72,8 +76,11 @@ class Asking:
         outcomes: list[Outcome] = []
         for judge, show in zip(judges, shown, strict=True):
             limits = {"concurrency": concurrency or getattr(judge, "concurrency", 1), "pacing": pacing or Pacing()}
-            outcomes.append(await self._live(judge, common | limits | {"progress": show}))
+            cap = budget if is_paid(judge) else None
+            outcomes.append(await self._live(judge, common | limits | {"progress": show, "budget": cap}))
             self._all_home(outcomes, calls, batching)
+            if budget is not None and outcomes[-1].exhausted:
+                raise _spent(budget, calls - sum(one.settled - one.followed for one in outcomes), calls)
         return outcomes
 
     async def _live(self, judge: Judge, options: dict[str, Any]) -> Outcome:
@@ -105,7 +112,7 @@ class Asking:
             raise UnderWay(f"{under_way}.", mend, requests=waiting, batches=batches)
         return outcomes
 
-    def _accepts(self, request: Request, reply: Reply) -> bool:
+    def accepts(self, request: Request, reply: Reply) -> bool:
         """Whether a reply can be used, be it at the second try."""
         try:
             said(self._plan, self._ledger, _as_ask(request), reply)
@@ -113,7 +120,7 @@ class Asking:
             return False
         return True
 
-    def _second_try(self, request: Request, settled: Settled) -> Request | None:
+    def second_try(self, request: Request, settled: Settled) -> Request | None:
         """What is asked next where an answer cannot be used."""
         if settled.reply is None or settled.accepted:
             return None
@@ -143,6 +150,15 @@ async def all_of(asking: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         if isinstance(one, BaseException):
             raise one
     return [one for one in ended if not isinstance(one, BaseException)]
+
+
+def _spent(budget: Budget, left: int, calls: int) -> BudgetSpent:
+    return BudgetSpent(
+        f"Nothing more fits under the budget of {budget.cap:g} USD: {budget.spent:.4f} USD are spent, and {left:,} of "
+        f"{calls:,} calls are left undone.",
+        "raise --budget, which is for all runs together, or bound the answers with --max-tokens, and run the same "
+        "command again: what was answered is kept",
+    )
 
 
 def _as_ask(request: Request) -> Ask:

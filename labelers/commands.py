@@ -66,6 +66,14 @@ if TYPE_CHECKING:
 @click.option("--batch", is_flag=True, help="Ask through the provider's batch API: half the price, within a day.")
 @click.option("--poll", type=click.FloatRange(1), metavar="SECONDS", help="Between looks at batches.  [default: 60]")
 @click.option("--no-wait", is_flag=True, help="With --batch: submit and leave. The same command again goes on.")
+@click.option("--dry-run", is_flag=True, help="Say what it would ask and cost; ask nobody, write no version.")
+@click.option("--budget", type=float, metavar="USD", help="A hard cap on what these labels cost, all runs together.")
+@click.option(
+    "--prices",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Prices of your own, over the built-in list.  [default: $SOTOPIA_RL_DATA_PRICES]",
+)
 @click.option("--retry-failed", is_flag=True, help="Ask once more, and only, what was answered unusably before.")
 @click.option(
     "--ledger",
@@ -85,6 +93,7 @@ def label(
     batch: bool,
     poll: float | None,
     no_wait: bool,
+    dry_run: bool,
     store: Store,
     as_json: bool,
     **options: Any,
@@ -102,25 +111,41 @@ def label(
       sotopia-rl-data label ./episodes.jsonl --judge openai:Qwen/Qwen2.5-72B-Instruct@http://localhost:8000/v1
       sotopia-rl-data label demo/episodes --judge gpt-4o --ask packed --dimensions goal,relationship,knowledge,secret
       sotopia-rl-data label demo/episodes --judge gpt-4o --batch --no-wait
+      sotopia-rl-data label demo/episodes --judge gpt-4o --dry-run
+      sotopia-rl-data label demo/episodes --judge gpt-4o --budget 5
     """
-    from labelers.run import label as run
-
     chosen, loaded = layout_of(layout, template)
     sampling = {k: v for k, v in (("temperature", temperature), ("max_tokens", max_tokens)) if v is not None}
+    options |= {"judges": judges, "dimensions": dimensions.split(",") if dimensions else None}
+    options |= {"sampling": sampling or None, "layout": chosen, "template": loaded}
+    batching = _batching(batch, poll, no_wait)
+    if dry_run:
+        _dry_run(store, episodes, as_json, batch, options)
+    else:
+        _label(store, episodes, as_json, batching, options)
+
+
+def _dry_run(store: Store, episodes: str | None, as_json: bool, in_batches: bool, options: dict[str, Any]) -> None:
+    from labelers.estimate import estimate
+    from labelers.showing import show_estimate
+
+    for of_the_run in ("out", "version", "concurrency", "budget"):
+        options.pop(of_the_run)
+    found = estimate(store, episodes, in_batches=in_batches, **options)
+    if as_json:
+        console.emit_json(found.as_dict())
+    else:
+        show_estimate(found, in_batches)
+
+
+def _label(
+    store: Store, episodes: str | None, as_json: bool, batching: Batching | None, options: dict[str, Any]
+) -> None:
+    from labelers.run import label as run
+
     try:
         with console.progress("labelling", "call") as advance:
-            report = run(
-                store,
-                episodes,
-                judges=judges,
-                dimensions=dimensions.split(",") if dimensions else None,
-                sampling=sampling or None,
-                layout=chosen,
-                template=loaded,
-                batching=_batching(batch, poll, no_wait),
-                progress=advance,
-                **options,
-            )
+            report = run(store, episodes, batching=batching, progress=advance, **options)
     except UnderWay as away:
         _left(away, as_json)
         return
@@ -152,6 +177,8 @@ def _left(away: UnderWay, as_json: bool) -> None:
 
 
 def _labelled(report: LabelReport) -> None:
+    from labelers.showing import show_bill
+
     state = "made" if report.created else "unchanged: the store has this content already"
     names = (
         "episodes",
@@ -167,12 +194,9 @@ def _labelled(report: LabelReport) -> None:
         "unusable",
     )
     rows = [[name, getattr(report, name)] for name in names if getattr(report, name) or name in names[:6]]
-    rows += [
-        [f"tokens of {model}", f"{usage.input:,} in ({usage.cached:,} cached), {usage.output:,} out"]
-        for model, usage in report.usage.items()
-    ]
     rows.append(["seconds", report.seconds])
     console.table(["labelled", "count"], rows, title=f"{report.version}  {report.digest[:12]}  {state}")
+    show_bill(report.bill)
     if report.failures:
         console.table(["what has no label", "rows"], [[reason, n] for reason, n in report.failures.items()])
     for warning in report.warnings:

@@ -15,8 +15,10 @@ from labelers.judge import Judge, Question, Slot
 from labelers.judges.sending import Ask, request_of, target_of
 from labelers.plan import Plan
 from labelers.repairing import follow_up
+from sotopia_rl_data.asking.bill import Heap, Spent
+from sotopia_rl_data.asking.index import short
 from sotopia_rl_data.asking.ledger import Attempt, Ledger
-from sotopia_rl_data.asking.request import Reply, Usage
+from sotopia_rl_data.asking.request import Reply
 from sotopia_rl_data.errors import BadAnswer
 from sotopia_rl_data.schema import Attribution, Episode, Failure
 
@@ -28,29 +30,36 @@ _NEVER = "never answered"
 
 @dataclass(slots=True)
 class Tally:
-    """What was read so far. `usage` and `models` (as returned) are by judge and count every call once, those of
-    earlier runs and of answers that failed included: it is the bill of these labels. `repaired` and `unusable` count
+    """What was read so far. `spent` and `models` (as returned) are by judge and count every call once, those of
+    earlier runs and of answers that failed included: they are the bill of these labels. `repaired` and `unusable` count
     answers: those that could be used at the second try, and those that could not at all."""
 
     labels: int = 0
     repaired: int = 0
     unusable: int = 0
     failures: Counter[str] = field(default_factory=Counter)
-    calls: Counter[str] = field(default_factory=Counter)
+    spent: dict[str, Spent] = field(default_factory=dict)
     models: dict[str, Counter[str]] = field(default_factory=dict)
-    usage: dict[str, Usage] = field(default_factory=dict)
-    _counted: set[int] = field(default_factory=set)
+    _keys: set[int] = field(default_factory=set)
 
-    def count(self, judge: str, key: str, attempts: Iterable[Attempt]) -> None:
-        """Count a key's attempts, unless equal questions brought it here before."""
-        short = int(key[:16], 16)
-        if short in self._counted:
-            return
-        self._counted.add(short)
-        for one in attempts:
-            self.calls[judge] += 1
-            self.models.setdefault(judge, Counter())[one.returned_model] += one.status == "answer"
-            self.usage[judge] = added(self.usage.get(judge, Usage()), one.usage)
+    def first(self, key: str) -> bool:
+        """Whether a key comes for the first time: equal questions have one key, and are paid for once."""
+        known = self.knows(key)
+        self._keys.add(short(key))
+        return not known
+
+    def knows(self, key: str) -> bool:
+        """Whether a key came before."""
+        return short(key) in self._keys
+
+    def count(self, judge: str, asked: Ask, attempt: Attempt, heap: Heap) -> None:
+        """Count one attempt."""
+        self.spent.setdefault(judge, Spent()).add(asked, attempt, heap)
+        self.models.setdefault(judge, Counter())[attempt.returned_model] += attempt.status == "answer"
+
+    def of(self, judge: str) -> Spent:
+        """What was spent on a judge."""
+        return self.spent.get(judge, Spent())
 
 
 def rows_of(
@@ -148,18 +157,20 @@ def _said(plan: Plan, asked: Ask, reply: Reply) -> Said:
 def _counting(plan: Plan, ledger: Ledger, asked: Ask, judge: str, tally: Tally) -> Said | str:
     """What the newest attempt that parses says, counted; else why there is none: the newest answer's fault, else the
     error."""
-    attempts = ledger.attempts(asked.key)
-    tally.count(judge, asked.key, attempts)
+    attempts, counts = ledger.attempts(asked.key), tally.first(asked.key)
     found: Said | None = None
     reason = ""
     for attempt in attempts:
-        if attempt.status != "answer":
-            continue
-        try:
-            found = found or said(plan, ledger, asked, attempt.reply)
-        except BadAnswer as wrong:
-            reason = reason or wrong.message
-        _count_second(plan, ledger, asked, attempt, judge, tally)
+        heap: Heap = "used"
+        if attempt.status == "answer":
+            try:
+                this: Said | None = _said(plan, asked, attempt.reply)
+            except BadAnswer as wrong:
+                heap, reason = "failed", reason or wrong.message
+                this = _second(plan, ledger, follow_up(asked, attempt.reply, wrong.message), judge, tally)
+            found = found or this
+        if counts:
+            tally.count(judge, asked, attempt, heap)
     if found is not None:
         tally.repaired += found.key != asked.key
         return found
@@ -167,14 +178,19 @@ def _counting(plan: Plan, ledger: Ledger, asked: Ask, judge: str, tally: Tally) 
     return reason or next((f"no answer: {_public(a)}" for a in attempts), _NEVER)
 
 
-def _count_second(plan: Plan, ledger: Ledger, asked: Ask, attempt: Attempt, judge: str, tally: Tally) -> None:
-    """Count the second try at an answer that cannot be used: it is on the bill too."""
-    try:
-        values_of(plan, asked.asked, attempt.reply)
-    except BadAnswer as wrong:
-        second = follow_up(asked, attempt.reply, wrong.message)
-        if second is not None:
-            tally.count(judge, second.key, ledger.attempts(second.key))
+def _second(plan: Plan, ledger: Ledger, asked: Ask | None, judge: str, tally: Tally) -> Said | None:
+    """What the second try at an answer says, counted: it is on the bill too. None where it says nothing of use."""
+    found: Said | None = None
+    counts = asked is not None and tally.first(asked.key)
+    for attempt in [] if asked is None else ledger.attempts(asked.key):
+        heap: Heap = "failed"
+        if asked is not None and attempt.status == "answer":
+            with suppress(BadAnswer):
+                this = _said(plan, asked, attempt.reply)
+                heap, found = "repaired", found or this
+        if asked is not None and counts:
+            tally.count(judge, asked, attempt, heap)
+    return found
 
 
 def _public(attempt: Attempt) -> str:
@@ -202,12 +218,3 @@ def _label_key(row: Attribution) -> tuple[str, int, str, str, int]:
 
 def _failure_key(row: Failure) -> tuple[str, int, str, str, str]:
     return (row.agent or "", row.turn or 0, row.dimension or "", row.judge or "", row.reason)
-
-
-def added(total: Usage, more: Usage | None) -> Usage:
-    """The tokens of both; what names none adds none."""
-    if more is None:
-        return total
-    return Usage(
-        total.input + more.input, total.cached + more.cached, total.written + more.written, total.output + more.output
-    )

@@ -14,9 +14,9 @@ from dataclasses import replace
 from labelers.attribution import wording
 from labelers.judges.sending import Ask, request_of
 from sotopia_rl_data.asking.request import Reply, Target
+from sotopia_rl_data.asking.tokens import LIMITS
 from sotopia_rl_data.schema import Message
 
-_LIMITS = ("max_completion_tokens", "max_tokens", "max_new_tokens")
 _HIGHER = 4  # times the limit
 _SHOWN = 6_000  # characters of an unusable answer that are sent back
 _WORD_IS_FINAL = ("human", "offline")  # providers that would say the same again
@@ -40,7 +40,7 @@ def follow_up(asked: Ask, reply: Reply, reason: str) -> Ask | None:
 
 def raised(target: Target) -> Target | None:
     """The same target with a higher token limit; None where it has no limit of ours that could be raised."""
-    given = next((name for name in _LIMITS if isinstance(target.sampling.get(name), int)), None)
+    given = next((name for name in LIMITS if isinstance(target.sampling.get(name), int)), None)
     if given is None:
         return None
     return replace(target, sampling={**target.sampling, given: target.sampling[given] * _HIGHER})

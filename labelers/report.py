@@ -7,13 +7,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from labelers.plan import Plan, Size
-from labelers.reading import Tally, added
+from labelers.reading import Tally
+from sotopia_rl_data.asking.bill import Bill, Line, added
 from sotopia_rl_data.asking.progress import Outcome
 from sotopia_rl_data.asking.request import Usage
 from sotopia_rl_data.code import code
 from sotopia_rl_data.store import Version
 
 _REASONS_KEPT = 100
+_FEWEST_EXPECTED = 10  # calls that should have found a cached prefix, before anything is said
+_MISSED = 0.1  # of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +26,8 @@ class LabelReport:
     `labels` counts attributions, `rewarded` the utterances that have a reward. `failures` counts, by reason, what has
     no label. Of the calls that the plan needs, `asked` went out in this run, the ledger knew `hits`, `repeated` are
     equal to others, `unreachable` got no answer. An answer that does not say what was asked is sent back once, which is
-    a call more: `repaired` of them could be used then, `unusable` could not. `usage` is what this run's calls cost, by
-    model; `seconds` how long it all took.
+    a call more: `repaired` of them could be used then, `unusable` could not. `usage` is what this run's calls used, by
+    model; `bill` what these labels cost, earlier runs included; `seconds` how long it all took.
     """
 
     version: str
@@ -44,6 +47,7 @@ class LabelReport:
     repaired: int
     unusable: int
     usage: Mapping[str, Usage]
+    bill: Bill
     warnings: Sequence[str]
     seconds: float
 
@@ -54,7 +58,8 @@ class LabelReport:
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON holds it."""
-        return asdict(self) | {"failures": dict(self.failures), "warnings": list(self.warnings)}
+        plain = {"failures": dict(self.failures), "warnings": list(self.warnings), "bill": self.bill.as_dict()}
+        return asdict(self) | plain
 
 
 def report(
@@ -63,6 +68,7 @@ def report(
     size: Size,
     tally: Tally,
     outcomes: Sequence[Outcome],
+    bill: Bill,
     unrewarded: int,
     warnings: Sequence[str],
     seconds: float,
@@ -91,6 +97,7 @@ def report(
         repaired=tally.repaired,
         unusable=tally.unusable,
         usage=usage,
+        bill=bill,
         warnings=tuple(warnings),
         seconds=round(seconds, 3),
     )
@@ -101,27 +108,51 @@ def remarks(plan: Plan) -> list[str]:
     return [remark for judge in plan.judges if (remark := getattr(judge, "remark", ""))]
 
 
-def provenance(parent: Version, plan: Plan, tally: Tally, rewards: Mapping[str, Any]) -> dict[str, Any]:
+def cold(outcomes: Sequence[Outcome]) -> list[str]:
+    """The warning where prompts that began like one just before were billed in full."""
+    expected, missed = sum(o.cache_expected for o in outcomes), sum(o.cache_missed for o in outcomes)
+    if expected < _FEWEST_EXPECTED or missed <= _MISSED * expected:
+        return []
+    return [
+        f"{missed:,} of {expected:,} calls that began like one before them were billed in full: the provider's prompt "
+        "cache does not hit, or it does not say so"
+    ]
+
+
+def provenance(parent: Version, plan: Plan, tally: Tally, bill: Bill, rewards: Mapping[str, Any]) -> dict[str, Any]:
     """What is worth knowing of the labels besides the recipe: no part of the digest."""
     return {
         "parents": [{"name": parent.name, "version": parent.version, "digest": parent.digest}],
         "code": code(),
         "wording_sha256": plan.schema.wording_sha256(plan.scale) if plan.judges else None,
-        "judges": judged_by(plan, tally),
+        "judges": judged_by(plan, tally, bill),
         "failures": dict(tally.failures.most_common(_REASONS_KEPT)),
         "rewards": dict(rewards),
     }
 
 
-def judged_by(plan: Plan, tally: Tally) -> list[dict[str, Any]]:
-    """Each judge with what it says of itself, the models that answered for it, and what all its calls took."""
+def judged_by(plan: Plan, tally: Tally, bill: Bill) -> list[dict[str, Any]]:
+    """Each judge with what it says of itself, the models that answered for it, and what all its calls took and cost."""
     return [
         {
             "judge": judge.id,
             **({"remark": remark} if (remark := getattr(judge, "remark", "")) else {}),
-            "calls": tally.calls[judge.id],
+            "calls": line.calls,
             "returned_models": dict(sorted(tally.models.get(judge.id, {}).items())),
-            "usage": asdict(tally.usage.get(judge.id, Usage())),
+            "usage": asdict(line.usage),
+            **_cost(line, bill.as_of),
         }
-        for judge in plan.judges
+        for judge, line in zip(plan.judges, bill.lines, strict=True)
     ]
+
+
+def _cost(line: Line, as_of: str) -> dict[str, Any]:
+    """What a judge cost, where it used tokens at a known price: in all, and of what."""
+    if line.total is None or line.usage == Usage():
+        return {}
+    parts = ("input", "cached", "written", "output", "failed", "repaired", "maybe")
+    return {
+        "cost_usd": line.total,
+        "cost_usd_of": {name: getattr(line, name) for name in parts if getattr(line, name)},
+        "prices_as_of": as_of,
+    }

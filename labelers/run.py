@@ -21,15 +21,17 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from labelers.asking import Asking, Progress, wait
+from labelers.costs import bill_of, capped, check_budget
 from labelers.judge import Judge
 from labelers.judges.batches import check_batches
 from labelers.plan import Plan, episodes_of, size
 from labelers.preparing import prepare, with_episodes
 from labelers.reading import Tally, rows_of
-from labelers.report import LabelReport, provenance, remarks, report
+from labelers.report import LabelReport, cold, provenance, remarks, report
 from sotopia_rl_data.asking.batch.run import Batching
 from sotopia_rl_data.asking.dispatch import Pacing
 from sotopia_rl_data.asking.ledger import Ledger
+from sotopia_rl_data.asking.prices import load as load_prices
 from sotopia_rl_data.refs import check_name
 from sotopia_rl_data.schema import Attribution, Episode, Failure
 from sotopia_rl_data.store import Store, Version
@@ -69,6 +71,8 @@ def label(
     pacing: Pacing | None = None,
     batching: Batching | None = None,
     ledger: Path | None = None,
+    prices: Path | None = None,
+    budget: float | None = None,
     progress: Progress | None = None,
 ) -> LabelReport:
     """Have judges attribute the episodes' scores to their utterances, and build the rewards.
@@ -82,12 +86,16 @@ def label(
     a CSV that names what to ask about (see `only.py`). `sampling` is laid over the judges' defaults. What failed is
     asked again only with `retry_failed`. `concurrency` bounds the calls in flight (default: the judge's own).
     With `batching` the judges are asked through their providers' batch APIs, at half the price and within a day.
+    `prices` is a file that overrides the price list; `budget` is a hard cap in USD on what these labels may cost, all
+    runs together.
 
     Raises UsageError, NotFound and KeyMissing before anything is asked or written; Interrupted after Ctrl-C; UnderWay
-    where batches are not waited for; Rejected and Unavailable where a provider answers nothing; StoreError. Whatever is
-    raised, the store's versions are as they were and every answer is kept.
+    where batches are not waited for; BudgetSpent where nothing more fits under the budget; Rejected and Unavailable
+    where a provider answers nothing; StoreError. Whatever is raised, the store's versions are as they were and every
+    answer is kept.
     """
     began = time.monotonic()
+    price_list = load_prices(prices)
     plan, recipe = prepare(
         judges=judges,
         schema=schema,
@@ -106,6 +114,8 @@ def label(
     out, version = out and check_name(out), version and check_version(version)
     if batching is not None:
         check_batches(plan.judges)
+    if budget is not None:
+        check_budget(budget, plan, price_list, in_batches=batching is not None)
     parent, plan = with_episodes(plan, store, source)
     name = out or check_name(f"{parent.name}-rewards")
     with store.stage(name) as stage, Ledger(ledger or store.root / ".ledger") as kept:
@@ -113,19 +123,21 @@ def label(
         counted = size(plan, run.episodes())
         asking = run.asking()
         how: dict[str, Any] = {"retry_failed": retry_failed, "concurrency": concurrency, "pacing": pacing}
-        outcomes = wait(asking.ask(counted.calls, **how, batching=batching, progress=progress))
+        with capped(budget, plan, kept, run.episodes, price_list) as cap:
+            outcomes = wait(asking.ask(counted.calls, **how, batching=batching, progress=progress, budget=cap))
         tally = run.read()
+        cost = bill_of(plan, tally, price_list)
         built = run.reward(recipe, layout, template)
         stage.link(parent, "episodes")
         committed = stage.commit(
             recipe=run.recipe(built.recipe, layout, template),
-            provenance=provenance(parent, plan, tally, built.provenance()),
+            provenance=provenance(parent, plan, tally, cost, built.provenance()),
             version=version,
         )
     unrewarded = sum(built.unrewarded.values())
     seconds = time.monotonic() - began
-    warnings = [*remarks(plan), *built.warnings]
-    return report(committed.version, committed.created, counted, tally, outcomes, unrewarded, warnings, seconds)
+    warnings = [*remarks(plan), *cold(outcomes), *built.warnings]
+    return report(committed.version, committed.created, counted, tally, outcomes, cost, unrewarded, warnings, seconds)
 
 
 class _Run:

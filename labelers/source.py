@@ -36,6 +36,14 @@ def episodes_version(store: Store, source: str | Path | None, check: Check) -> V
     return _imported(store, path, _name_of(path), check)
 
 
+def is_imported(source: str | Path | None) -> bool:
+    """Whether `source` is a file that labelling imports first (None: the samples), and no dataset or path to one."""
+    if source is None:
+        return True
+    path = source if isinstance(source, Path) else Path(source) if refs.is_path(source) else None
+    return path is not None and not _holds_versions(path)
+
+
 def _holds_versions(path: Path) -> bool:
     return (path / FILE_NAME).is_file() or any(path.glob(f"v*/{FILE_NAME}"))
 

@@ -11,6 +11,7 @@
     │   ├── KeyMissing    no API key                                           exit 2
     │   ├── Rejected      the provider refuses this request for good           exit 1
     │   ├── Unavailable   try again: rate limit, 5xx, timeout, lost connection exit 1
+    │   ├── BudgetSpent   nothing more fits under --budget                     exit 1
     │   ├── Interrupted   Ctrl-C while asking; what was answered is kept       exit 130
     │   └── UnderWay      batches that are not waited for                      exit 1
     ├── HubError          the Hub refuses, or holds something else             exit 1
@@ -92,13 +93,26 @@ class Rejected(AskingError):
 class Unavailable(AskingError):
     """The provider could not answer now (429, 5xx, timeout, lost connection): asking again may help.
 
-    `status` is the HTTP status (0: none arrived); `retry_after` is what the provider asked for, in seconds.
+    `status` is the HTTP status (0: none arrived); `retry_after` is what the provider asked for, in seconds;
+    `sent` is False where the request never left.
     """
 
-    def __init__(self, message: str, mend: str = "", *, status: int = 0, retry_after: float | None = None) -> None:
+    def __init__(
+        self, message: str, mend: str = "", *, status: int = 0, retry_after: float | None = None, sent: bool = True
+    ) -> None:
         super().__init__(message, mend)
         self.status = status
         self.retry_after = retry_after
+        self.sent = sent
+
+    @property
+    def maybe_billed(self) -> bool:
+        """Whether the provider may have done the work and charge for it: a timeout, a lost connection, a 5xx."""
+        return self.sent and self.status not in (409, 429, 503, 529)
+
+
+class BudgetSpent(AskingError):
+    """Nothing more fits under the cap on what a run may cost. What was answered is kept."""
 
 
 class Interrupted(AskingError):

@@ -207,7 +207,7 @@ def test_a_reply_has_text_that_obeys_the_schema_the_returned_model_and_the_token
     assert set(json.loads(reply.text).values()) <= {0, 1, 2, 3}
     assert (reply.finish, reply.model) == ("stop", "sim-2026-05-01")
     assert reply.usage.input > 20
-    assert reply.usage.output == 7
+    assert reply.usage.output == 13
     assert len(free.text.split()) == 5
 
 
@@ -215,7 +215,7 @@ def test_a_reply_has_text_that_obeys_the_schema_the_returned_model_and_the_token
 def test_truncation_and_refusal_are_told_apart(provider: str):
     with running() as server:
         cut = ask(client_for(provider, server.url, max_tokens=2))
-    assert (cut.finish, len(cut.text), cut.usage.output) == ("length", 8, 2)
+    assert (cut.finish, len(cut.text), cut.usage.output) == ("length", 4, 2)
     with running(malformed="refusal", malformed_share=1.0) as server:
         refused = ask(client_for(provider, server.url))
     assert refused.finish == "refusal"
@@ -515,7 +515,7 @@ def test_the_provider_counts_what_it_got_and_what_it_was_paid_for_twice():
         log = server.log()
     assert (log["requests"], log["distinct"], log["repeated"]) == (4, 2, 2)
     assert (log["answered"], log["answered_distinct"], log["paid_twice"]) == (4, 2, 2)
-    assert log["usage"]["output"] == 4 * 7
+    assert log["usage"]["output"] == 4 * 13
 
 
 def test_the_provider_ends_cleanly_on_sigterm_and_says_what_is_wrong_with_its_options():

@@ -50,7 +50,7 @@ def test_a_file_of_ones_own_overrides_entries_and_adds_hosts(tmp_path: Path, mon
     prices = load()
     assert prices.as_of == "2027-01-01"
     assert prices.of(Target("openai", "gpt-4o", openai.URL)) == Price(1, 0.5, 1, 4)
-    assert prices.of(Target("openai", "gpt-4.1", openai.URL)) == Price(2.0, 0.5, 2.0, 8.0)
+    assert prices.of(Target("openai", "gpt-4.1", openai.URL)) == Price(2.0, 0.5, 2.0, 8.0, 32_768)
     assert prices.of(Target("openai", "sim", "http://localhost:1/v1")) == Price(1, 1, 1, 1)
 
 

@@ -278,9 +278,9 @@ def _commit(
         "judges": [
             {
                 "judge": judge,
-                "calls": tally.calls[judge],
+                "calls": tally.of(judge).calls,
                 "returned_models": dict(sorted(tally.models.get(judge, {}).items())),
-                "usage": asdict(tally.usage.get(judge, Usage())),
+                "usage": asdict(tally.of(judge).usage),
             }
         ],
         "failures": dict(tally.failures.most_common(_REASONS_KEPT)),

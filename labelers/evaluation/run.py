@@ -21,16 +21,19 @@ from typing import Any, get_args
 
 from labelers.asking import Asking, Progress, wait
 from labelers.attribution.phrasing import Ask as AskHow
+from labelers.costs import bill_of
 from labelers.evaluation.sotopia_eval import SOTOPIA_EVAL
 from labelers.judge import Judge
 from labelers.judges.sending import target_of
 from labelers.plan import Plan, episodes_of, size
 from labelers.preparing import dimensions_of, judges_of
-from labelers.reading import Tally, added, rows_of
+from labelers.reading import Tally, rows_of
 from labelers.report import judged_by, remarks
 from sotopia_rl_data import refs
+from sotopia_rl_data.asking.bill import added
 from sotopia_rl_data.asking.dispatch import Pacing
 from sotopia_rl_data.asking.ledger import Ledger
+from sotopia_rl_data.asking.prices import load as load_prices
 from sotopia_rl_data.asking.request import Usage
 from sotopia_rl_data.code import code
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL as SEVEN
@@ -213,7 +216,7 @@ def _provenance(parent: Version, plan: Plan, tally: Tally) -> dict[str, Any]:
         "parents": [{"name": parent.name, "version": parent.version, "digest": parent.digest}],
         "code": code(),
         "wording_sha256": plan.schema.wording_sha256(),
-        "judges": judged_by(plan, tally),
+        "judges": judged_by(plan, tally, bill_of(plan, tally, load_prices())),
         "failures": dict(tally.failures.most_common(_REASONS_KEPT)),
     }
 

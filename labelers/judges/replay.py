@@ -21,6 +21,7 @@ class Replay:
     """Looks Requests up by their question. `id` is the model that once answered."""
 
     concurrency = 64
+    paid = False
 
     def __init__(self, ledger: Path, wanted: str = "") -> None:
         self._ledger = Ledger(_directory(ledger))

@@ -25,8 +25,8 @@ class Attempt:
     """What was asked of whom, when, and what came back.
 
     `time` is when it ended (Unix seconds), `seconds` how long it took. `usage` is None where the provider named no
-    tokens: unknown is not zero. An `error` is a transport error or a refusal of the request; it counts for the bill
-    and is never a hit.
+    tokens: unknown is not zero. An `error` is a transport error or a refusal of the request, and never a hit;
+    `maybe_billed` where the provider may have done the work all the same. `batch` names the batch that brought it.
     """
 
     key: str
@@ -45,6 +45,7 @@ class Attempt:
     error: str = ""
     seconds: float = 0.0
     batch: str = ""
+    maybe_billed: bool = False
 
     @property
     def reply(self) -> Reply:
@@ -70,6 +71,8 @@ class Attempt:
         }
         if self.batch:
             rest["batch"] = self.batch
+        if self.maybe_billed:
+            rest["maybe_billed"] = True
         body = json.dumps(rest, separators=(",", ":"))
         return f'{MARKER}{self.key}","question":"{self.question}",{body[1:]}\n'.encode()
 
@@ -88,7 +91,9 @@ def answered(request: Request, key: str, question: str, reply: Reply, seconds: f
     )
 
 
-def failed(request: Request, key: str, question: str, error: str, seconds: float, batch: str = "") -> Attempt:
+def failed(
+    request: Request, key: str, question: str, error: str, seconds: float, batch: str = "", maybe_billed: bool = False
+) -> Attempt:
     """The attempt that ended without a reply. Secrets are taken out of `error`."""
     return Attempt(
         **_asked(request, key, question),
@@ -96,6 +101,7 @@ def failed(request: Request, key: str, question: str, error: str, seconds: float
         error=redact(_storable(error)),
         seconds=round(seconds, 4),
         batch=batch,
+        maybe_billed=maybe_billed,
     )
 
 

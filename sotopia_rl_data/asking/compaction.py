@@ -56,6 +56,7 @@ def calls_schema() -> pa.Schema:
         "error": text,
         "seconds": pa.float64(),
         "batch": text,
+        "maybe_billed": pa.bool_(),
     }
     return pa.schema(list(columns.items()))
 
@@ -81,8 +82,8 @@ def row_attempt(row: Mapping[str, Any]) -> Attempt:
     """The Attempt that a row of `calls` holds."""
     plain = {k: v for k, v in row.items() if k not in _USAGE}
     usage = None if row["input"] is None else Usage(*(row[name] for name in _USAGE))
-    batch = plain.get("batch") or ""
-    return Attempt(**plain | {"sampling": json.loads(row["sampling"]), "usage": usage, "batch": batch})
+    plain |= {"batch": plain.get("batch") or "", "maybe_billed": bool(plain.get("maybe_billed"))}
+    return Attempt(**plain | {"sampling": json.loads(row["sampling"]), "usage": usage})
 
 
 def attempts_in(path: Path) -> Iterator[Attempt]:

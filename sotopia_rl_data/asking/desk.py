@@ -14,7 +14,7 @@ from sotopia_rl_data.asking.ledger import Attempt, Ledger, answered, failed
 from sotopia_rl_data.asking.progress import Outcome
 from sotopia_rl_data.asking.redact import redact
 from sotopia_rl_data.asking.request import Reply, Request
-from sotopia_rl_data.errors import AskingError
+from sotopia_rl_data.errors import AskingError, Unavailable
 
 Accept = Callable[[Request, Reply], bool]
 
@@ -100,7 +100,10 @@ class Desk:
 
     def keep_error(self, asked: Open, error: AskingError, seconds: float) -> None:
         """Make a failed attempt durable: it may have been billed."""
-        self.ledger.append(failed(asked.request, asked.key, asked.question, error.message, seconds))
+        billed = isinstance(error, Unavailable) and error.maybe_billed
+        self.ledger.append(
+            failed(asked.request, asked.key, asked.question, error.message, seconds, maybe_billed=billed)
+        )
 
     def lose(self, key: str, error: AskingError) -> Settled:
         """Give a request up: it has no answer in this run."""

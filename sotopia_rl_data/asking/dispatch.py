@@ -15,14 +15,15 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 
+from sotopia_rl_data.asking.budget import Budget
 from sotopia_rl_data.asking.desk import Accept, Desk, OnSettled, Open, Settled
 from sotopia_rl_data.asking.interrupt import interruptible
 from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.pacing import Epoch, Pacer, Pacing
 from sotopia_rl_data.asking.patience import Patience
-from sotopia_rl_data.asking.prices import rough_tokens
 from sotopia_rl_data.asking.progress import Outcome
 from sotopia_rl_data.asking.request import Reply, Request
+from sotopia_rl_data.asking.tokens import rough_tokens
 from sotopia_rl_data.asking.warming import Warming
 from sotopia_rl_data.errors import AskingError, Unavailable, UsageError
 
@@ -49,14 +50,15 @@ async def ask_all(
     retry_failed: bool = False,
     progress: Callable[[Outcome], None] | None = None,
     total: int | None = None,
+    budget: Budget | None = None,
 ) -> Outcome:
     """Ask what the ledger does not answer. Order is not kept.
 
     `accept` says whether a reply parses; it is called when the reply is durable, and again for every lookup.
     `on_settled` is called once for each request of the iterator; a Request that it returns (a repair turn, a higher
     limit) is looked up and asked next, in the same place. `progress` is called a few times a second and at the end;
-    `total` is the number of requests, where it is known. After Ctrl-C the outcome says `interrupted`: what was not
-    settled will be asked by the next run.
+    `total` is the number of requests, where it is known. After Ctrl-C the outcome says `interrupted`, and where nothing
+    more fits under the `budget` it says `exhausted`: what was not settled will be asked by the next run.
 
     Raises Rejected where the provider refuses everything (a wrong key, an unknown model), Unavailable where it is down,
     KeyMissing, StoreError where the ledger cannot be written, and whatever the callbacks raise. What was answered until
@@ -65,19 +67,20 @@ async def ask_all(
     if concurrency < 1:
         raise UsageError(f"{concurrency} requests at a time cannot be asked.", "give a concurrency of 1 or more")
     desk = Desk(ledger, accept, on_settled, retry_failed, Outcome(total))
-    return await _Run(desk, send, pacing or Pacing(), concurrency).go(requests, progress)
+    return await _Run(desk, send, pacing or Pacing(), concurrency, budget).go(requests, progress)
 
 
 class _Run:
     """Who is in flight, who may leave, when to stop."""
 
-    def __init__(self, desk: Desk, send: Send, pacing: Pacing, concurrency: int) -> None:
+    def __init__(self, desk: Desk, send: Send, pacing: Pacing, concurrency: int, budget: Budget | None) -> None:
         self._desk = desk
         self._outcome = desk.outcome
         self._send = send
         self._pacing = pacing
         self._pacer = Pacer(pacing, concurrency)
         self._patience = Patience()
+        self._budget = budget
         self._warming = Warming()
         self._ahead = _AHEAD * concurrency
         self._tasks: set[asyncio.Task[None]] = set()
@@ -116,7 +119,7 @@ class _Run:
                     await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         if self._error is not None:
             raise self._error
-        if self._patience.fruitless is not None and not self._outcome.interrupted:
+        if self._patience.fruitless is not None and not (self._outcome.interrupted or self._outcome.exhausted):
             raise self._patience.fruitless
 
     async def _place(self, request: Request) -> None:
@@ -187,7 +190,7 @@ class _Run:
         while not self._ending:
             began = time.monotonic()
             try:
-                reply = await self._once(asked.request)
+                reply = await self._paid(asked)
             except Unavailable as error:
                 throttled = error.status in _THROTTLES
                 throttles, faults = throttles + throttled, faults + (not throttled)
@@ -209,11 +212,32 @@ class _Run:
                 self._end(self._patience.hopeless)
                 return self._desk.lose(asked.key, error)
             else:
+                if reply is None:
+                    return None
                 self._patience.answered()
                 self._pacer.answered()
                 self._pacer.spent(self._tokens(asked.request), reply.usage.input + reply.usage.output)
                 return self._desk.keep(asked, reply, time.monotonic() - began)
         return None
+
+    async def _paid(self, asked: Open) -> Reply | None:
+        """One request on the wire, within the budget where there is one; None where it does not fit any more."""
+        if self._budget is None:
+            return await self._once(asked.request)
+        hold = await self._budget.reserve(asked.key, asked.request)
+        if hold is None:
+            self._exhaust()
+            return None
+        try:
+            reply = await self._once(asked.request)
+        except AskingError as error:
+            self._budget.failed(hold, isinstance(error, Unavailable) and error.maybe_billed)
+            raise
+        except BaseException:
+            self._budget.given_up(hold)
+            raise
+        self._budget.answered(hold, reply.usage)
+        return reply
 
     async def _once(self, request: Request) -> Reply:
         """One request on the wire, within the time limit."""
@@ -269,8 +293,15 @@ class _Run:
             asyncio.get_running_loop().call_later(self._pacing.grace_s, self._give_up)
             self._ask_no_more()
 
+    def _exhaust(self) -> None:
+        """Nothing more fits under the budget (or the run ends for another reason)."""
+        self._outcome.exhausted = self._budget is not None and self._budget.exhausted
+        self._ask_no_more()
+
     def _ask_no_more(self) -> None:
         self._ending = True
+        if self._budget is not None:
+            self._budget.stop()
         self._pacer.stop()
         self._room.set()
 

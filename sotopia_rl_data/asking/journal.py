@@ -22,11 +22,12 @@ _flush = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 class Journal:
     """One process's journal. The file appears with the first record. Safe to share between threads."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, name: str = "journal") -> None:
         self._directory = directory
+        self._name = name
         self._lock = threading.Lock()
         self._dirty = threading.Event()
-        self._closing = False
+        self._closing = threading.Event()
         self._torn = False
         self._fd = -1
         self._size = 0
@@ -54,7 +55,7 @@ class Journal:
     def close(self) -> None:
         """Flush to the disk and release the file. Nothing can be appended afterwards to this file."""
         with self._lock:
-            self._closing = True
+            self._closing.set()
             self._dirty.set()
         if self._syncer is not None:
             self._syncer.join()
@@ -63,11 +64,12 @@ class Journal:
                 _flush(self._fd)
                 os.close(self._fd)
                 self._fd = -1
-            self._closing, self._syncer = False, None
+            self._closing.clear()
+            self._syncer = None
 
     def _open(self) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
-        path = self._directory / f"journal-{time.time_ns()}-{os.getpid()}.jsonl"
+        path = self._directory / f"{self._name}-{time.time_ns()}-{os.getpid()}.jsonl"
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         self.path, self._size, self._torn = path, 0, False
@@ -86,7 +88,7 @@ class Journal:
         return offset
 
     def _sync(self, fd: int) -> None:
-        while not self._closing:
+        while not self._closing.is_set():
             self._dirty.wait()
             self._dirty.clear()
             try:
@@ -94,8 +96,7 @@ class Journal:
             except OSError as error:
                 self._sync_error = error
                 return
-            if not self._closing:
-                time.sleep(GROUP_S)
+            self._closing.wait(GROUP_S)
 
 
 def _store_error(directory: Path, error: OSError) -> StoreError:

@@ -13,29 +13,38 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from sotopia_rl_data.asking.request import Request, Target, Usage
+from sotopia_rl_data.asking.request import Target, Usage
 from sotopia_rl_data.errors import InputError
 
 VARIABLE = "SOTOPIA_RL_DATA_PRICES"
 _OURS = Path(__file__).with_name("prices.yaml")
 _RELEASE = re.compile(r"([-@](\d{8}|\d{4}-\d{2}-\d{2}|latest))?")  # what a snapshot's name adds to its model's
-_CHARACTERS_A_TOKEN = 4
+# Who answers on this machine, or has answered already: nobody is paid.
+_UNPAID = ("offline", "human", "transformers")
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """USD per million tokens. `cached` is input read from the provider's cache, `written` input written there."""
+    """USD per million tokens. `cached` is input read from the provider's cache, `written` input written there.
+    `longest` is the most tokens that an answer of the model may have; None where that is not known."""
 
     input: float
     cached: float
     written: float
     output: float
+    longest: int | None = None
 
     def cost(self, usage: Usage) -> float:
         """USD. `usage.cached` and `usage.written` are parts of `usage.input`."""
         fresh = usage.input - usage.cached - usage.written
         parts = (fresh, self.input), (usage.cached, self.cached), (usage.written, self.written)
         return (sum(tokens * price for tokens, price in parts) + usage.output * self.output) / 1e6
+
+    def most(self, input_tokens: int, answer_limit: int | None) -> float:
+        """USD of a call at worst: nothing is read from a cache, and the answer is as long as it may be. Without any
+        limit the answer counts nothing: see `Budget`, which asks for one."""
+        output = (answer_limit or self.longest or 0) * self.output
+        return (input_tokens * max(self.input, self.written) + output) / 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +56,19 @@ class Prices:
     hosts: Mapping[str, Mapping[str, Price]]
 
     def of(self, target: Target) -> Price | None:
-        """The price of a target's tokens: by its host, else "*", under the model's name without its date."""
+        """The price of a target's tokens: by its host, else "*", under the model's name without its date. Nothing for
+        who is not paid."""
+        if target.provider in _UNPAID:
+            return NOTHING
         host = urlsplit(target.base_url).hostname or ""
         for models in (self.hosts.get(host, {}), self.hosts.get("*", {})):
             for name in sorted(models, key=len, reverse=True):
                 if target.model.startswith(name) and _RELEASE.fullmatch(target.model[len(name) :]):
                     return models[name]
         return None
+
+
+NOTHING = Price(0.0, 0.0, 0.0, 0.0)
 
 
 def load(path: Path | str | None = None) -> Prices:
@@ -68,13 +83,6 @@ def load(path: Path | str | None = None) -> Prices:
     other = _read(Path(theirs))
     hosts = {host: {**ours.hosts.get(host, {}), **models} for host, models in other.hosts.items()}
     return Prices(other.as_of, other.batch, {**ours.hosts, **hosts})
-
-
-def rough_tokens(request: Request) -> int:
-    """About how many tokens a request will cost: four characters a token, and the output limit where there is one."""
-    asked = sum(len(message["content"]) for message in request.messages) // _CHARACTERS_A_TOKEN
-    sampling = request.target.sampling
-    return asked + int(sampling.get("max_tokens") or sampling.get("max_completion_tokens") or 0)
 
 
 def _read(path: Path) -> Prices:
@@ -93,9 +101,13 @@ def _read(path: Path) -> Prices:
         ) from error
 
 
-def _models(models: Mapping[str, Iterable[float]]) -> dict[str, Price]:
-    found = {str(name): Price(*map(float, prices)) for name, prices in models.items()}
+def _models(models: Mapping[str, Iterable[Any]]) -> dict[str, Price]:
+    found = {str(name): _price(*prices) for name, prices in models.items()}
     for name, price in found.items():
         if not all(0 <= value < 1e6 for value in (price.input, price.cached, price.written, price.output)):
             raise ValueError(f"{name} has a price that is no price")
     return found
+
+
+def _price(input_: float, cached: float, written: float, output: float, longest: int | None = None) -> Price:
+    return Price(float(input_), float(cached), float(written), float(output), None if longest is None else int(longest))

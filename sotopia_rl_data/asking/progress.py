@@ -43,6 +43,7 @@ class Outcome:
     cache_expected: int = 0
     cache_missed: int = 0
     interrupted: bool = False
+    exhausted: bool = False
     began: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
     _marks: deque[tuple[float, int, int]] = field(default_factory=deque, repr=False)

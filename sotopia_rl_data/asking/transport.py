@@ -10,15 +10,12 @@ import ipaddress
 import json
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from sotopia_rl_data.asking.redact import redact
 from sotopia_rl_data.asking.request import Target
 from sotopia_rl_data.errors import AskingError, KeyMissing, Rejected, Unavailable, UsageError
-
-if TYPE_CHECKING:
-    pass
 
 CONNECT_S = 15.0
 _NO_MONEY = ("insufficient_quota", "billing", "credit balance")
@@ -66,10 +63,13 @@ class Channel:
         await self._session.close()
 
     def _no_connection(self, error: Exception) -> Unavailable:
+        import aiohttp
+
         reason = str(error) or type(error).__name__
         return Unavailable(
             redact(f"{self._target.model} at {self._target.base_url} cannot be reached: {reason}"),
             "check the URL and that the server runs, then run the same command again",
+            sent=not isinstance(error, aiohttp.ClientConnectorError),
         )
 
 

@@ -1,4 +1,5 @@
-"""A prefix cache as providers keep it, and their way of counting tokens (here: four bytes are one).
+"""A prefix cache as providers keep it, and their way of counting tokens (here: four bytes of a prompt are one, and two
+of an answer: keys and digits are short).
 
 OpenAI: any prompt of 1,024 tokens or more is kept in blocks of 128; the longest known prefix is read. Anthropic: only
 prefixes that end at a marked block of the request are written; the longest known one is read. A prefix is known from
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 BYTES_A_TOKEN = 4
+ANSWER_BYTES_A_TOKEN = 2
 BLOCK = 128  # tokens
 SHORTEST = 1_024  # tokens
 MARKS = 4  # an Anthropic request may carry
@@ -20,6 +22,11 @@ MARKS = 4  # an Anthropic request may carry
 def tokens(text: bytes | str) -> int:
     """Tokens of a text, at four bytes each, rounded up."""
     return -(-len(text if isinstance(text, bytes) else text.encode(errors="replace")) // BYTES_A_TOKEN)
+
+
+def answer_tokens(text: str) -> int:
+    """Tokens of an answer, at two bytes each, rounded up."""
+    return -(-len(text.encode(errors="replace")) // ANSWER_BYTES_A_TOKEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +39,17 @@ class Prefixes:
 
 
 class PrefixCache:
-    """Known prefixes, for one model each."""
+    """Known prefixes, for one model each; of more than `kept` blocks the oldest are dropped."""
 
-    def __init__(self) -> None:
-        self._known: dict[str, set[bytes]] = {}
+    def __init__(self, kept: int = 1 << 20) -> None:
+        self._kept = kept
+        self._known: dict[str, dict[bytes, None]] = {}  # in the order of use
 
     def blocks(self, model: str, prompt: bytes) -> Prefixes:
         """Automatic caching in blocks (OpenAI). `written` is 0: writing costs nothing there."""
         if tokens(prompt) < SHORTEST:
             return Prefixes(0, 0, ())
-        known, chain, hashes, read = self._known.get(model, set()), b"", [], 0
+        known, chain, hashes, read = self._known.get(model, {}), b"", [], 0
         size = BLOCK * BYTES_A_TOKEN
         for start in range(0, len(prompt) - size + 1, size):
             chain = _link(chain, prompt[start : start + size])
@@ -52,7 +60,7 @@ class PrefixCache:
 
     def marked(self, model: str, parts: Sequence[tuple[bytes, bool]]) -> Prefixes:
         """Explicit caching (Anthropic): `parts` are the prompt's blocks and whether each carries a marker."""
-        known, chain, total, read, last = self._known.get(model, set()), b"", 0, 0, 0
+        known, chain, total, read, last = self._known.get(model, {}), b"", 0, 0, 0
         hashes = []
         for text, is_marked in parts:
             chain, total = _link(chain, text), total + tokens(text)
@@ -66,7 +74,12 @@ class PrefixCache:
 
     def learn(self, model: str, prefixes: Prefixes) -> None:
         """The answer left: its prefixes are known from now on."""
-        self._known.setdefault(model, set()).update(prefixes.hashes)
+        known = self._known.setdefault(model, {})
+        for one in prefixes.hashes:
+            known.pop(one, None)
+            known[one] = None
+        while len(known) > self._kept:
+            del known[next(iter(known))]
 
 
 def _link(chain: bytes, text: bytes) -> bytes:

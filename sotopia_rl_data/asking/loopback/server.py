@@ -12,7 +12,7 @@ from typing import Any
 
 from sotopia_rl_data.asking.loopback import answers
 from sotopia_rl_data.asking.loopback.batches import Engine
-from sotopia_rl_data.asking.loopback.cache import PrefixCache, tokens
+from sotopia_rl_data.asking.loopback.cache import ANSWER_BYTES_A_TOKEN, PrefixCache, answer_tokens
 from sotopia_rl_data.asking.loopback.options import Options, kinds
 from sotopia_rl_data.asking.loopback.protocols import PROTOCOLS, Asked, Protocol, Refused, Said
 from sotopia_rl_data.errors import UsageError
@@ -146,9 +146,9 @@ class Provider:
         where = options.malformed_where
         if self._kinds and (where in asked.prompt if where else answers.share(number) < options.malformed_share):
             text, stop = answers.malformed(self._kinds[number % len(self._kinds)], text)
-        if asked.limit is not None and tokens(text) > asked.limit:
-            text, stop = text[: asked.limit * 4], "length"
-        return Said(text, stop, options.model or f"{asked.model}-2026-01-01", tokens(text))
+        if asked.limit is not None and answer_tokens(text) > asked.limit:
+            text, stop = text[: asked.limit * ANSWER_BYTES_A_TOKEN], "length"
+        return Said(text, stop, options.model or f"{asked.model}-2026-01-01", answer_tokens(text))
 
     def _count(self, asked: Asked, said: Said) -> None:
         self._usage["input"] += asked.input

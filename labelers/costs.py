@@ -1,0 +1,77 @@
+"""What a plan's labels have cost until now, by the ledger, and the cap on what they may cost in all.
+
+Both count every attempt at the plan's questions, whichever run made it: the bill of a run that was killed and went on
+is that of one that was not, and a cap holds for all runs of a command together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+from labelers.judge import Judge
+from labelers.judges.sending import target_of
+from labelers.plan import Plan
+from labelers.reading import Tally, rows_of
+from sotopia_rl_data.asking.bill import Bill, bill
+from sotopia_rl_data.asking.budget import Budget, Hold, check_cap, left_behind, price_of
+from sotopia_rl_data.asking.ledger import Ledger
+from sotopia_rl_data.asking.prices import Prices
+from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.schema import Episode
+
+
+def is_paid(judge: Judge) -> bool:
+    """Whether asking the judge costs anything: one that replays a ledger says `paid = False`."""
+    return bool(getattr(judge, "paid", True))
+
+
+def bill_of(plan: Plan, tally: Tally, prices: Prices) -> Bill:
+    """What the labels that were read into `tally` have cost."""
+    for judge in plan.judges:
+        if not is_paid(judge):
+            tally.of(judge.id).maybe.clear()
+    return bill(tally.spent, {judge.id: target_of(judge) for judge in plan.judges}, prices)
+
+
+@contextmanager
+def capped(
+    cap: float | None, plan: Plan, ledger: Ledger, episodes: Callable[[], Iterable[Episode]], prices: Prices
+) -> Iterator[Budget | None]:
+    """The budget for the asking inside the block, with what earlier runs of the plan have spent, and what they may
+    have; None where there is no cap."""
+    if cap is None:
+        yield None
+        return
+    budget = Budget(cap, prices, ledger.directory, _spent(plan, ledger, episodes(), prices))
+    try:
+        yield budget
+    finally:
+        budget.close()
+
+
+def check_budget(cap: float, plan: Plan, prices: Prices, in_batches: bool) -> None:
+    """Raises UsageError where a cap cannot be kept: a price is not known, or how long an answer may get."""
+    check_cap(cap)
+    if in_batches:
+        raise UsageError(
+            "A batch is billed whole once it is submitted, so --budget does not go with --batch.",
+            "look at the cost with --dry-run, bound what is asked with --only, and leave --budget out",
+        )
+    for judge in plan.judges:
+        if is_paid(judge):
+            price_of(prices, target_of(judge))
+
+
+def _spent(plan: Plan, ledger: Ledger, episodes: Iterable[Episode], prices: Prices) -> float:
+    tally = Tally()
+    for _ in rows_of(plan, ledger, episodes, tally):
+        pass
+    until_now = bill_of(plan, tally, prices)
+    lost = (hold.usd for hold in left_behind(ledger.directory) if tally.knows(hold.key) and _lost(hold, ledger))
+    return until_now.known + until_now.maybe + sum(lost)
+
+
+def _lost(hold: Hold, ledger: Ledger) -> bool:
+    """Whether the call that a reservation was made for is in no ledger."""
+    return not any(attempt.time >= hold.time for attempt in ledger.attempts(hold.key))

@@ -1,0 +1,159 @@
+"""--dry-run: what a label run would ask, and what that would cost. It asks nobody and writes no version.
+
+The calls are those of the run itself, looked up in the ledger by its own rule. What is left out: second tries, since
+nobody knows which answers will need one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from labelers.asking import Asking
+from labelers.costs import is_paid
+from labelers.judge import Judge
+from labelers.judges.sending import target_of
+from labelers.plan import Plan, episodes_of
+from labelers.preparing import prepare, with_episodes
+from labelers.source import is_imported
+from sotopia_rl_data.asking.desk import Desk, Open
+from sotopia_rl_data.asking.expected import SPOKEN, Expected
+from sotopia_rl_data.asking.ledger import Ledger
+from sotopia_rl_data.asking.prices import NOTHING, Prices, load
+from sotopia_rl_data.asking.progress import Outcome
+from sotopia_rl_data.asking.request import Request, Usage
+from sotopia_rl_data.schema import Episode
+from sotopia_rl_data.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One judge. Of its `calls`, `free` have an answer in the ledger, `repeated` are equal to others, and `asked` would
+    go out, with `usage` tokens for `cost` USD: None where they are not known. `measured` says whether the tokens were
+    scaled by what answers in the ledger took."""
+
+    judge: str
+    calls: int
+    free: int
+    repeated: int
+    asked: int
+    usage: Usage | None
+    cost: float | None
+    measured: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run would cost, by judge. `as_of` is the price list's date."""
+
+    as_of: str
+    lines: tuple[Line, ...]
+
+    @property
+    def total(self) -> float | None:
+        """USD; None where a judge's cost is not known."""
+        known = [line.cost for line in self.lines if line.cost is not None]
+        return sum(known) if len(known) == len(self.lines) else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The estimate as JSON holds it."""
+        return {"as_of": self.as_of, "total": self.total, "judges": [asdict(line) for line in self.lines]}
+
+
+def estimate(
+    store: Store,
+    source: str | Path | None,
+    *,
+    retry_failed: bool = False,
+    ledger: Path | None = None,
+    prices: Path | None = None,
+    in_batches: bool = False,
+    **options: Any,
+) -> Estimate:
+    """What `label` would cost with the same arguments; `options` are those that say what is asked (see `prepare`), and
+    `in_batches` that the batch API's price counts.
+
+    Raises what `label` raises before it asks.
+    """
+    price_list = load(prices)
+    plan, _ = prepare(**options)
+    with _aside(store, source) as read_from, Ledger(ledger or store.root / ".ledger") as kept:
+        parent, plan = with_episodes(plan, read_from, source)
+        files = [path for paths in parent.files("episodes").values() for path in paths]
+        counted = [_Counted(plan, judge, kept, lambda: episodes_of(files), retry_failed) for judge in plan.judges]
+        share = price_list.batch if in_batches else 1.0
+        return Estimate(price_list.as_of, tuple(one.line(price_list, share) for one in counted))
+
+
+@contextmanager
+def _aside(store: Store, source: str | Path | None) -> Iterator[Store]:
+    """The store to read from; where a file is to be imported, one that goes away again."""
+    if not is_imported(source):
+        yield store
+        return
+    with TemporaryDirectory(prefix="sotopia-rl-data-") as folder:
+        yield Store(Path(folder))
+
+
+class _Counted:
+    """One judge's requests, counted in the order in which they would be asked."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        judge: Judge,
+        ledger: Ledger,
+        episodes: Callable[[], Iterable[Episode]],
+        retry_failed: bool,
+    ) -> None:
+        self._judge, self._target = judge, target_of(judge)
+        self._expected = Expected() if self._target.provider in SPOKEN and is_paid(judge) else None
+        asking = Asking(plan, ledger, episodes)
+        self._desk = Desk(ledger, asking.accepts, asking.second_try, retry_failed, Outcome())
+        self._seen: set[str] = set()
+        self._calls = self._free = self._repeated = self._asked = 0
+        for request in plan.requests(episodes(), judge):
+            self._calls += 1
+            if request.key in self._seen:
+                self._repeated += 1
+            else:
+                self._look_up(request)
+
+    def line(self, prices: Prices, share: float) -> Line:
+        """What was counted, at this share of these prices."""
+        usage = None if self._expected is None else self._expected.usage
+        measured = self._expected is not None and self._expected.measured
+        counts = self._calls, self._free, self._repeated, self._asked
+        return Line(self._judge.id, *counts, usage, self._cost(prices, usage, share), measured)
+
+    def _look_up(self, request: Request) -> None:
+        """Follow a request to what would be asked of it: itself, a second try, or nothing."""
+        wanted: Request | None = request
+        while wanted is not None:
+            open_ = Open(wanted, *wanted.hashes)
+            self._seen.add(open_.key)
+            settled = self._desk.look_up(open_)
+            if settled is None:
+                self._ask(wanted)
+                return
+            self._free += wanted is request
+            if self._expected is not None and settled.attempt is not None and settled.attempt.usage is not None:
+                self._expected.learn(wanted, settled.attempt.usage)
+            wanted = self._desk.hand_over(wanted, settled)
+
+    def _ask(self, request: Request) -> None:
+        self._asked += 1
+        if self._expected is not None:
+            self._expected.ask(request)
+
+    def _cost(self, prices: Prices, usage: Usage | None, share: float) -> float | None:
+        if not self._asked or not is_paid(self._judge):
+            return 0.0
+        price = prices.of(self._target)
+        if price is None or usage is None:
+            return 0.0 if price == NOTHING else None
+        return price.cost(usage) * share

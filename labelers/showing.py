@@ -1,0 +1,71 @@
+"""How an estimate and a bill look on the screen: a row a judge, tokens and USD, and the date of the prices."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sotopia_rl_data import console
+
+if TYPE_CHECKING:
+    from labelers.estimate import Estimate
+    from sotopia_rl_data.asking.bill import Bill
+
+
+def show_estimate(found: Estimate, in_batches: bool) -> None:
+    """What a run would ask and cost. Nothing was asked and nothing written."""
+    rows = []
+    for line in found.lines:
+        usage = line.usage
+        tokens = [None] * 3 if usage is None else [usage.input, _share(usage.cached, usage.input), usage.output]
+        rows.append([line.judge, line.calls, line.free, line.asked, *tokens, _usd(line.cost)])
+    sums = [sum(getattr(line, name) for line in found.lines) for name in ("calls", "free", "asked")]
+    rows.append(["total", *sums, None, None, None, _usd(found.total)])
+    columns = ["judge", "calls", "in the ledger", "to ask", "tokens in", "of these cached", "tokens out", "USD"]
+    by = " in batches" if in_batches else ""
+    console.table(columns, rows, title=f"What this run would cost, at the prices of {found.as_of}{by}")
+    console.note("Nothing was asked, and no version written. Second tries at unusable answers are not in it.")
+    if any(line.asked and line.cost is None for line in found.lines):
+        console.note("A model without a known price: give its prices with --prices FILE.")
+    if any(line.asked and line.usage is not None and not line.measured for line in found.lines):
+        console.note(
+            "Tokens are counted roughly (4 bytes in, 2 out), without what a model thinks before it answers: after the "
+            "first answers (--only) they are scaled by what those took."
+        )
+
+
+def show_bill(bill: Bill) -> None:
+    """What the labels cost, all runs together. Nothing where no judge used tokens."""
+    used = [line for line in bill.lines if line.usage.input or line.usage.output or line.maybe_calls]
+    if not used:
+        return
+    rows = [
+        [
+            line.judge,
+            line.calls,
+            line.usage.input,
+            line.usage.cached,
+            line.usage.output,
+            *map(_usd, (line.input, line.cached, line.written, line.output, line.failed, line.repaired, line.total)),
+        ]
+        for line in used
+    ]
+    columns = ["judge", "calls", "tokens in", "cached", "out", "USD in", "USD cached", "USD written", "USD out"]
+    columns += ["USD of failed", "USD of repaired", "USD in all"]
+    total = "" if bill.total is None else f": {_usd(bill.total)} USD"
+    console.table(columns, rows, title=f"the bill, all runs together, at the prices of {bill.as_of}{total}")
+    maybe = sum(line.maybe_calls for line in used)
+    if maybe:
+        console.note(
+            f"{maybe:,} calls brought no tokens (timeouts, lost connections): up to {_usd(bill.maybe)} USD more."
+        )
+
+
+def _usd(value: float | None) -> str | None:
+    """Money to a hundredth of a cent, or to three digits where it is less."""
+    if value is None:
+        return None
+    return f"{value:,.4f}" if value >= 0.01 or value == 0 else f"{value:.3g}"
+
+
+def _share(part: int, whole: int) -> str | None:
+    return f"{part / whole:.0%}" if whole else None

@@ -1,0 +1,158 @@
+"""What a set of calls cost: attempts in, tokens and money by judge out. It asks nobody and remembers nothing.
+
+A bill is a function of the ledger's attempts, so that a run that was killed and went on has the bill of one that was
+not. Every token is on one of three heaps: of answers that were used at the first try, of answers that could not be
+used (`failed`), and of second tries that could (`repaired`). What may have been charged without an answer is kept
+apart, as the most that it can be.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from sotopia_rl_data.asking.attempt import Attempt
+from sotopia_rl_data.asking.prices import Price, Prices
+from sotopia_rl_data.asking.request import Request, Target, Usage
+from sotopia_rl_data.asking.tokens import limit_of, most_prompt_tokens
+
+Heap = Literal["used", "failed", "repaired"]
+HEAPS: tuple[Heap, ...] = ("used", "failed", "repaired")
+
+
+@dataclass(slots=True)
+class Spent:
+    """The attempts at one judge's requests, counted. `tokens` is by heap and whether a batch brought them;
+    `maybe` holds, of attempts without tokens that may be billed, the most input and the answer's limit (None: no
+    limit was named)."""
+
+    calls: int = 0
+    answers: Counter[Heap] = field(default_factory=Counter)
+    tokens: dict[tuple[Heap, bool], Usage] = field(default_factory=dict)
+    maybe: Counter[tuple[int, int | None]] = field(default_factory=Counter)
+
+    def add(self, request: Request, attempt: Attempt, heap: Heap) -> None:
+        """Count one attempt at `request`."""
+        self.calls += 1
+        self.answers[heap] += attempt.status == "answer"
+        if attempt.usage is not None:
+            place = (heap, bool(attempt.batch))
+            self.tokens[place] = added(self.tokens.get(place, Usage()), attempt.usage)
+        elif attempt.maybe_billed or attempt.status == "answer":
+            self.maybe[most_prompt_tokens(request), limit_of(request)] += 1
+
+    @property
+    def usage(self) -> Usage:
+        """All tokens together."""
+        return added(*self.tokens.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One judge's part of the bill, in USD; None where the model has no known price. `input` is what was neither read
+    from the provider's cache nor written there. `failed` and `repaired` are parts of `total`; `maybe` is not: the most
+    that `maybe_calls` may have cost that brought no tokens (timeouts, lost connections)."""
+
+    judge: str
+    model: str
+    calls: int
+    failed_calls: int
+    repaired_calls: int
+    maybe_calls: int
+    usage: Usage
+    input: float | None
+    cached: float | None
+    written: float | None
+    output: float | None
+    total: float | None
+    failed: float | None
+    repaired: float | None
+    maybe: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What was paid for some labels, by all runs together. `as_of` is the price list's date. `total` is None where a
+    judge that used tokens has no known price; `known` is the sum of the lines that have one."""
+
+    as_of: str
+    lines: tuple[Line, ...]
+
+    @property
+    def total(self) -> float | None:
+        return None if any(line.total is None for line in self.lines) else self.known
+
+    @property
+    def known(self) -> float:
+        return sum(line.total or 0.0 for line in self.lines)
+
+    @property
+    def maybe(self) -> float:
+        return sum(line.maybe or 0.0 for line in self.lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The bill as JSON holds it."""
+        return {"as_of": self.as_of, "total": self.total, "maybe": self.maybe, "lines": [asdict(x) for x in self.lines]}
+
+
+def bill(spent: Mapping[str, Spent], targets: Mapping[str, Target], prices: Prices) -> Bill:
+    """The bill of what each judge spent; `targets` says whom each of them stands for."""
+    lines = [_line(judge, spent.get(judge, Spent()), target, prices) for judge, target in targets.items()]
+    return Bill(prices.as_of, tuple(lines))
+
+
+def added(*some: Usage) -> Usage:
+    """The tokens of all."""
+    return Usage(
+        sum(one.input for one in some),
+        sum(one.cached for one in some),
+        sum(one.written for one in some),
+        sum(one.output for one in some),
+    )
+
+
+def _line(judge: str, spent: Spent, target: Target, prices: Prices) -> Line:
+    price, usage = prices.of(target), spent.usage
+    heaps = {heap: _cost(spent, price, prices.batch, heap) for heap in HEAPS}
+    return Line(
+        judge=judge,
+        model=target.model,
+        calls=spent.calls,
+        failed_calls=spent.answers["failed"],
+        repaired_calls=spent.answers["repaired"],
+        maybe_calls=spent.maybe.total(),
+        usage=usage,
+        input=_part(spent, price, prices.batch, "input"),
+        cached=_part(spent, price, prices.batch, "cached"),
+        written=_part(spent, price, prices.batch, "written"),
+        output=_part(spent, price, prices.batch, "output"),
+        total=None if None in heaps.values() else sum(cost or 0.0 for cost in heaps.values()),
+        failed=heaps["failed"],
+        repaired=heaps["repaired"],
+        maybe=None if price is None else _most(spent, price),
+    )
+
+
+def _cost(spent: Spent, price: Price | None, batch: float, heap: Heap) -> float | None:
+    """USD of one heap. What used no tokens cost nothing, whatever the price."""
+    some = {of_batch: spent.tokens[heap, of_batch] for of_batch in (False, True) if (heap, of_batch) in spent.tokens}
+    if price is None:
+        return None if some else 0.0
+    return sum(price.cost(usage) * (batch if of_batch else 1.0) for of_batch, usage in some.items())
+
+
+def _part(spent: Spent, price: Price | None, batch: float, name: str) -> float | None:
+    """USD of one kind of token."""
+    if price is None:
+        return None if spent.tokens else 0.0
+    total = 0.0
+    for (_, of_batch), usage in spent.tokens.items():
+        count = usage.input - usage.cached - usage.written if name == "input" else getattr(usage, name)
+        total += count * getattr(price, name) / 1e6 * (batch if of_batch else 1.0)
+    return total
+
+
+def _most(spent: Spent, price: Price) -> float:
+    return sum(count * price.most(most, limit) for (most, limit), count in spent.maybe.items())

@@ -1,0 +1,164 @@
+"""A hard cap on what a run may cost. The worst that a call can cost is reserved before it leaves, and released to what
+it did cost when its answer comes.
+
+What cannot be reserved waits for what is in flight; where nothing is in flight and it still does not fit, the budget
+is exhausted. A call that may have been billed without an answer (a timeout, a lost connection) keeps all of its
+reservation.
+Reservations are durable before the call leaves: what was in flight when a process was killed still counts in the next
+run. Leaves out taxes, subscriptions and whatever a provider does not bill by tokens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sotopia_rl_data.asking.journal import Journal
+from sotopia_rl_data.asking.prices import NOTHING, Price, Prices
+from sotopia_rl_data.asking.request import Request, Target, Usage
+from sotopia_rl_data.asking.tokens import limit_in, limit_of, most_prompt_tokens
+from sotopia_rl_data.errors import UsageError
+
+_SLACK = 1e-9  # USD, of sums of floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hold:
+    """What is reserved for one call: USD, since when (Unix seconds)."""
+
+    key: str
+    usd: float
+    time: float
+    price: Price = NOTHING
+
+
+class Budget:
+    """The cap, what is spent, what is reserved; all in USD. `directory` is the ledger's. For one event loop."""
+
+    def __init__(self, cap: float, prices: Prices, directory: Path, spent: float = 0.0) -> None:
+        self.cap = cap
+        self.spent = spent
+        self.reserved = 0.0
+        self.exhausted = False
+        self._prices = prices
+        self._journal = Journal(directory, "holds")
+        self._held: set[Hold] = set()
+        self._released: list[Hold] = []  # of which the record does not say so yet
+        self._left = False  # whether any hold was given up
+        self._stopped = False
+        self._gate = asyncio.Lock()
+        self._moved = asyncio.Event()
+
+    async def reserve(self, key: str, request: Request) -> Hold | None:
+        """Reserve the worst that the call can cost, durably. None after `stop`, or where it can never fit."""
+        price = price_of(self._prices, request.target)
+        usd = price.most(most_prompt_tokens(request), limit_of(request))
+        async with self._gate:
+            while not self._stopped and self.spent + self.reserved + usd > self.cap + _SLACK:
+                if not self._held:
+                    self.exhausted = True
+                    return None
+                self._moved.clear()
+                await self._moved.wait()
+            return None if self._stopped else self._take(Hold(key, usd, time.time(), price))
+
+    def answered(self, hold: Hold, usage: Usage) -> None:
+        """Release the reservation to what the answer cost: all of it, where the tokens are unknown."""
+        self._release(hold, hold.usd if usage == Usage() else hold.price.cost(usage))
+
+    def failed(self, hold: Hold, maybe_billed: bool) -> None:
+        """Release the reservation of a call that brought no answer; where it may have been billed, all is spent."""
+        self._release(hold, hold.usd if maybe_billed else 0.0)
+
+    def given_up(self, hold: Hold) -> None:
+        """Nobody waits for the answer any more: all is spent, and on record for the next run."""
+        self._left = True
+        self._drop(hold, hold.usd)
+
+    def stop(self) -> None:
+        """Reserve nothing any more."""
+        self._stopped = True
+        self._moved.set()
+
+    def close(self) -> None:
+        """Close the record of reservations; where all were released it goes."""
+        self._record()
+        self._journal.close()
+        if self._journal.path is not None and not self._held and not self._left:
+            self._journal.path.unlink(missing_ok=True)
+
+    def _take(self, hold: Hold) -> Hold:
+        self._record()
+        self._write(hold, 1)
+        self._held.add(hold)
+        self.reserved += hold.usd
+        return hold
+
+    def _release(self, hold: Hold, cost: float) -> None:
+        self._released.append(hold)
+        self._drop(hold, cost)
+
+    def _drop(self, hold: Hold, cost: float) -> None:
+        self._held.discard(hold)
+        self.reserved = self.reserved - hold.usd if self._held else 0.0
+        self.spent += cost
+        self._moved.set()
+
+    def _record(self) -> None:
+        """Write down what was released: only now, when its answer is surely in the ledger."""
+        for hold in self._released:
+            self._write(hold, -1)
+        self._released.clear()
+
+    def _write(self, hold: Hold, sign: int) -> None:
+        record = {"key": hold.key, "usd": sign * hold.usd, "time": hold.time}
+        self._journal.append(json.dumps(record).encode() + b"\n")
+
+
+def left_behind(directory: Path) -> Iterator[Hold]:
+    """Reservations that were never released: by a process that was killed, or that is still at work."""
+    for path in sorted(directory.glob("holds-*.jsonl")):
+        open_: dict[tuple[str, float], Hold] = {}
+        for record in _records(path):
+            place = record["key"], record["time"]
+            if record["usd"] > 0:
+                open_[place] = Hold(record["key"], record["usd"], record["time"])
+            else:
+                open_.pop(place, None)
+        yield from open_.values()
+
+
+def price_of(prices: Prices, target: Target) -> Price:
+    """The price by which a cap on costs is kept. Raises UsageError where it cannot be kept: the price is unknown, or
+    the longest answer."""
+    price = prices.of(target)
+    if price is None:
+        raise UsageError(
+            f"There is no price for {target.model} at {target.base_url or target.provider}, so no budget can be kept.",
+            "write its prices into a file and name it: --prices FILE (docs/asking.md shows one)",
+        )
+    if price != NOTHING and limit_in(target.sampling) is None and price.longest is None:
+        raise UsageError(
+            f"How long an answer of {target.model} may get is not known, so no budget can be kept.",
+            "set the longest answer: --max-tokens 4096",
+        )
+    return price
+
+
+def check_cap(cap: float) -> None:
+    """Raises UsageError where it is no cap."""
+    if not 0 < cap < float("inf"):
+        raise UsageError(f"A budget of {cap} USD makes no sense.", "give --budget a number of USD above zero")
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    for line in path.read_bytes().splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:  # torn by the kill: it was never sent
+            continue
