@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
-from sotopia_rl_data.asking.prices import load, rough_tokens
+from sotopia_rl_data.asking.prices import load
 from sotopia_rl_data.asking.request import Request
+from sotopia_rl_data.asking.tokens import rough_tokens
 from sotopia_rl_data.rollouts.games import Match
 from sotopia_rl_data.rollouts.planning import Plan
 from sotopia_rl_data.rollouts.players import Player
