@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from sotopia_rl_data.dimensions import SOTOPIA_EVAL
+from sotopia_rl_data.comparing.runs import Unit
+from sotopia_rl_data.dimensions import SOTOPIA_EVAL, dimension
 from sotopia_rl_data.schema import Agent, Episode, Score, Turn
 
 SEVEN = tuple(one.name for one in SOTOPIA_EVAL)
@@ -37,6 +38,24 @@ def goals(first: float | None, second: float | None) -> dict[tuple[int, str], fl
     return {(place, "goal"): value for place, value in enumerate((first, second)) if value is not None}
 
 
+def drawn(
+    seed: int,
+    shift: float,
+    size: tuple[int, int, int] = HARD,
+    noise: float = 1.0,
+    dimensions: Sequence[str] = ("goal",),
+) -> np.ndarray:
+    """Scores over scenarios × pairs × positions × dimensions. How hard a scenario (sd 1.5) and a pair of agents in it
+    (sd 1) are is the same in every run; on top comes what one episode happens to give (sd `noise`, drawn by `seed`) and
+    the method's `shift`. Scores are whole numbers within the dimension's range."""
+    common, own = np.random.default_rng(7), np.random.default_rng(seed)
+    low, high = np.array([(dimension(name).low, dimension(name).high) for name in dimensions]).T
+    scenario = common.normal(0, 1.5, (size[0], 1, 1, len(dimensions)))
+    pair = common.normal(0, 1.0, (*size, len(dimensions)))
+    given = (low + high) / 2 + scenario + pair + own.normal(0, noise, pair.shape) + shift
+    return np.clip(np.round(given), low, high)
+
+
 def run(
     method: str,
     partner: str,
@@ -44,30 +63,36 @@ def run(
     shift: float = 0.0,
     seed: int = 0,
     size: tuple[int, int, int] = HARD,
-    noise: float = 1.0,
-    dimensions: Iterable[str] = ("goal",),
+    dimensions: Sequence[str] = ("goal",),
     evaluator: str = "gpt-4o",
 ) -> list[Episode]:
-    """A run over scenarios × pairs × positions. How hard a scenario (sd 1.5) and a pair of agents in it (sd 1) are is
-    the same in every run; on top comes what one episode happens to give (sd `noise`, drawn by `seed`) and the method's
-    `shift`. Scores are whole numbers within the dimension's range."""
-    common, own = np.random.default_rng(7), np.random.default_rng(seed)
-    scenarios, pairs, positions = size
-    ranges = [(d.low, d.high) for d in SOTOPIA_EVAL if d.name in set(dimensions)]
-    names = [d.name for d in SOTOPIA_EVAL if d.name in set(dimensions)]
+    """A run with `drawn` scores, of the method's agent alone; in every second episode it comes second."""
     made = []
-    for s in range(scenarios):
-        hard = common.normal(0, 1.5, len(names))
-        for p in range(pairs):
-            level = hard + common.normal(0, 1.0, (2, len(names)))
-            for position in range(positions):
-                drawn = level[position] + own.normal(0, noise, len(names)) + shift
-                scores = {
-                    (position, name): float(np.clip(round((low + high) / 2 + value), low, high))
-                    for name, (low, high), value in zip(names, ranges, drawn, strict=True)
-                }
-                models = (method, partner) if position == 0 else (partner, method)
-                id_ = f"{method}-{partner}-{s}-{p}-{position}"
-                cast = (f"a{p}", f"b{p}")
-                made.append(episode(id_, models, scores, environment=f"env{s:02}", cast=cast, evaluator=evaluator))
+    for (s, p, position), scores in by_place(drawn(seed, shift, size, dimensions=dimensions)):
+        made.append(
+            episode(
+                f"{method}-{partner}-{s}-{p}-{position}",
+                (method, partner) if position == 0 else (partner, method),
+                {(position, name): value for name, value in zip(dimensions, scores, strict=True)},
+                environment=f"env{s:02}",
+                cast=(f"a{p}", f"b{p}"),
+                evaluator=evaluator,
+            )
+        )
     return made
+
+
+def units(number: int, method: str, seed: int, shift: float, dimensions: Sequence[str]) -> list[Unit]:
+    """The same at the hard benchmark's size, as `compare` has it when it has read: many simulations are made of it."""
+    made = []
+    for (s, p, position), scores in by_place(drawn(seed, shift, dimensions=dimensions)):
+        given = {"gpt-4o": dict(zip(dimensions, scores, strict=True))}
+        cast = (f"a{p}", f"b{p}")
+        id_, environment = f"{method}-{s}-{p}-{position}", f"env{s:02}"
+        made.append(Unit(number, id_, environment, environment, cast, position, method, "P", 20, 10, 100, given))
+    return made
+
+
+def by_place(scores: np.ndarray) -> Iterator[tuple[tuple[int, int, int], list[float]]]:
+    for place in np.ndindex(*scores.shape[:3]):
+        yield place, scores[place].tolist()

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     help="What is independent: each pair, or only scenarios.",
 )
 @click.option(
-    "--alpha", type=click.FloatRange(0, 1), default=0.05, show_default=True, help="What counts as significant."
+    "--alpha", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="What counts as significant."
 )
 @click.option("--resamples", type=click.IntRange(0), default=1000, show_default=True, help="0: no intervals.")
 @click.option("--seed", default=0, show_default=True, help="Of the resampling.")
@@ -100,10 +100,16 @@ def compare(
         how=How(**how),
     )
     shown = _names(by_scenario)
+    if html is not None:
+        from sotopia_rl_data.comparing.page import write_comparison
+
+        write_comparison(found, versions, html, agents=agents, partners=partners, any_partner=any_partner)
     if as_json:
         console.emit_json(found.as_dict())
     else:
         _compared(found, shown[0] if shown else None)
+    if html is not None:
+        console.note(f"written: {html}")
 
 
 def _names(text: str | None) -> list[str] | None:
@@ -149,9 +155,7 @@ def _compared(found: Comparison, by_scenario: str | None) -> None:
     grids += tables.effects(found)
     if by_scenario is not None:
         grids += [
-            tables.scenarios(found, one, contrast, by_scenario)
-            for one in found.conditions
-            for contrast in one.contrasts
+            tables.scenarios(one, contrast, by_scenario) for one in found.conditions for contrast in one.contrasts
         ]
     grids.append(tables.talk(found))
     grids += [one for one in (tables.agreement(found),) if one is not None]

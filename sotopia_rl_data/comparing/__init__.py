@@ -1,13 +1,17 @@
 """Agents compared by their episodes' scores: the papers' tables, with what is noise in them told apart. Asks nobody.
 
-runs.py         episodes as units: an agent of an episode, its scores by every evaluator
-whose.py        whose agent a run is about, and who its partner is
-pairing.py      two methods side by side, by environment, agents and position
-measure.py      compare(): means, paired tests and intervals, per scenario, talk
-evaluators.py   agreement among evaluators, people among them
+    runs.py         episodes as units: an agent of an episode, its scores by every evaluator
+    whose.py        whose agent a run is about, and who its partner is
+    pairing.py      two methods side by side, by environment, agents and position
+    measure.py      compare(): means, paired tests and intervals, per scenario, talk
+    evaluators.py   agreement among evaluators, people among them
+    tables.py       the papers' tables of it
+    page.py         the page, with plots and dialogues side by side
 
-from sotopia_rl_data.comparing import compare
-compare([store.resolve("lab/with-rl"), store.resolve("lab/with-bc")]).conditions[0].contrasts
+The formulas are in `sotopia_rl_data.statistics`; docs/evaluation.md explains what each figure says.
+
+    from sotopia_rl_data.comparing import compare
+    compare([store.resolve("lab/bc"), store.resolve("lab/rl")]).conditions[0].contrasts[0].effect("goal")
 """
 
 from sotopia_rl_data.comparing.measure import Comparison, Condition, Contrast, Effect, How, compare

@@ -151,7 +151,7 @@ class How:
     resamples: int = 1000
     resample: Resample = "pair"
     level: float = 0.95
-    alpha: float = 0.05
+    alpha: float = 0.01
     seed: int = 0
 
 

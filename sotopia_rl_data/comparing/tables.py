@@ -40,7 +40,7 @@ def conditions(found: Comparison) -> Iterator[Grid]:
             )
             for means in one.means
         ]
-        yield Grid(title(found, one), ("method", "n", *map(short, found.dimensions), "missing"), tuple(rows))
+        yield Grid(title(one), ("method", "n", *map(short, found.dimensions), "missing"), tuple(rows))
 
 
 def ablation(found: Comparison, dimensions: Sequence[str] = ("goal", AVERAGE)) -> Grid | None:
@@ -92,17 +92,17 @@ def effects(found: Comparison) -> Iterator[Grid]:
                 )
                 for e in contrast.effects
             ]
-            yield Grid(f"b = {contrast.b}  against  a = {contrast.a}   {title(found, one)}", columns, tuple(rows))
+            yield Grid(f"b = {contrast.b}  against  a = {contrast.a}   {title(one)}", columns, tuple(rows))
 
 
-def scenarios(found: Comparison, condition: Condition, contrast: Contrast, dimension: str) -> Grid:
+def scenarios(condition: Condition, contrast: Contrast, dimension: str) -> Grid:
     """A row a scenario: the means of both sides on a dimension, the largest difference first."""
     rows = []
     for one in contrast.scenarios:
         a, b = one.a.get(dimension), one.b.get(dimension)
         rows.append((one.codename, one.pairs, a, b, None if a is None or b is None else b - a))
     rows.sort(key=lambda row: (row[4] is None, -(row[4] or 0.0), row[0]))
-    heading = f"{short(dimension)} by scenario: b = {contrast.b}, a = {contrast.a}   {title(found, condition)}"
+    heading = f"{short(dimension)} by scenario: b = {contrast.b}, a = {contrast.a}   {title(condition)}"
     return Grid(heading, ("scenario", "pairs", "a", "b", "b − a"), tuple(rows))
 
 
@@ -152,7 +152,7 @@ def agreement(found: Comparison) -> Grid | None:
     return Grid("do the evaluators agree", columns, tuple(rows))
 
 
-def title(found: Comparison, one: Condition) -> str:
+def title(one: Condition) -> str:
     """The condition in words."""
     return f"scenarios: {one.scenarios} · partner: {one.partner} · scored by {one.evaluator}"
 

@@ -11,14 +11,11 @@ hashes and nothing else. Text of a dialogue only ever becomes a text node.
 
 from __future__ import annotations
 
-import os
-import secrets
 from pathlib import Path
 
-from sotopia_rl_data.errors import StoreError
 from sotopia_rl_data.report.contents import contents
 from sotopia_rl_data.report.dialogues import UTTERANCES
-from sotopia_rl_data.report.page import page
+from sotopia_rl_data.report.page import page, write_page
 from sotopia_rl_data.store import Version
 
 __all__ = ["UTTERANCES", "contents", "page", "write_report"]
@@ -31,18 +28,9 @@ def write_report(version: Version, path: Path, *, utterances: int = UTTERANCES, 
     where the version holds no rewards, StoreError where the file cannot be written.
     """
     found = contents(version, utterances=utterances, seed=seed)
-    text = page(found).encode()
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        beside.write_bytes(text)
-        os.replace(beside, path)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise StoreError(f"{path} cannot be written ({reason}).", "name a file in a folder that can be") from error
-    finally:
-        beside.unlink(missing_ok=True)
+    size = write_page(page(found), path)
     return {
         "episodes": len(found["episodes"]["id"]),
         "utterances": len(found["utterances"]["text"]),
-        "bytes": len(text),
+        "bytes": size,
     }

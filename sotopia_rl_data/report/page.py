@@ -11,12 +11,17 @@ import base64
 import hashlib
 import html
 import json
+import os
 import re
-from collections.abc import Mapping
+import secrets
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from string import Template
 from typing import Any
+
+from sotopia_rl_data.errors import StoreError
 
 SCRIPTS = ("tools.js", "data.js", "charts.js", "filters.js", "panels.js", "list.js", "dialogue.js", "main.js")
 # What HTML or a reader of the source could take for something else: markup, line ends of JavaScript, bidi controls.
@@ -24,19 +29,42 @@ _UNSAFE = re.compile("[<>&\u2028\u2029\u200e\u200f\u061c\u202a-\u202e\u2066-\u20
 
 
 def page(data: Mapping[str, Any]) -> str:
-    """The whole document."""
-    style, script = _asset("style.css"), _script()
+    """The report's whole document."""
+    return document(
+        f"{data['title']} {data['version']}", data, styles=[asset("style.css")], scripts=map(asset, SCRIPTS)
+    )
+
+
+def document(title: str, data: Mapping[str, Any], *, styles: Iterable[str], scripts: Iterable[str]) -> str:
+    """A page that is self-contained: `data` embedded, `scripts` as one in a scope of its own, nothing else allowed."""
+    style = "\n".join(styles)
+    script = "(() => {\n'use strict';\n" + "\n".join(scripts) + "\n})();"
     policy = (
         f"default-src 'none'; script-src '{_sha256(script)}'; style-src '{_sha256(style)}'; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
-    return Template(_asset("page.html")).substitute(
-        title=html.escape(f"{data['title']} {data['version']}"),
+    return Template(asset("page.html")).substitute(
+        title=html.escape(title),
         policy=html.escape(policy, quote=True),
         style=style,
         script=script,
         data=embedded(data),
     )
+
+
+def write_page(text: str, path: Path) -> int:
+    """Write a document to `path`, whole or not at all; returns its size in bytes. Raises StoreError."""
+    body = text.encode()
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        beside.write_bytes(body)
+        os.replace(beside, path)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise StoreError(f"{path} cannot be written ({reason}).", "name a file in a folder that can be") from error
+    finally:
+        beside.unlink(missing_ok=True)
+    return len(body)
 
 
 def embedded(value: Any) -> str:
@@ -47,13 +75,8 @@ def embedded(value: Any) -> str:
 
 
 @cache
-def _script() -> str:
-    """All scripts as one, in a scope of their own."""
-    return "(() => {\n'use strict';\n" + "\n".join(map(_asset, SCRIPTS)) + "\n})();"
-
-
-@cache
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A file of `assets/`."""
     return (files("sotopia_rl_data") / "report" / "assets" / name).read_text(encoding="utf-8")
 
 

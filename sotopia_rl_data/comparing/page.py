@@ -1,0 +1,176 @@
+"""A comparison as one self-contained page: plots, tables, and the dialogues of each pair side by side.
+
+The machinery (policy, embedding, elements that cannot be escaped) is the report's, `report/page.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sotopia_rl_data.comparing import tables
+from sotopia_rl_data.comparing.measure import Comparison
+from sotopia_rl_data.comparing.pairing import key_of, one_conversation
+from sotopia_rl_data.comparing.runs import SEVEN, Unit, units_of
+from sotopia_rl_data.comparing.whose import by_partner, methods
+from sotopia_rl_data.dimensions import SOTOPIA_EVAL
+from sotopia_rl_data.report.page import asset, document, write_page
+from sotopia_rl_data.rewards.streams import read
+from sotopia_rl_data.store import Version
+
+PAIRS = 200
+"""How many pairs' dialogues a page shows."""
+
+_SCRIPTS = ("tools.js", "charts.js", "comparison.js", "pairs.js")
+_EPISODE = ("episode_id", "scenario", "agents", "turns", "scores")
+_WHY = ("episode_id", "agent", "turn", "dimension", "schema", "judge", "reasoning")
+
+
+def write_comparison(
+    found: Comparison,
+    versions: Sequence[Version],
+    path: Path,
+    *,
+    agents: Sequence[str] = (),
+    partners: Sequence[str] = (),
+    any_partner: bool = False,
+    pairs: int = PAIRS,
+) -> dict[str, int]:
+    """Write the page of `compare(versions, …)` to `path`, whole or not at all; returns what it holds, counted.
+
+    `agents`, `partners` and `any_partner` are those of that call. Where there are more than `pairs` pairs, that many
+    are drawn, always the same. Raises StoreError.
+    """
+    compared = methods(units_of(versions), found.refs, agents, partners)
+    data = contents(found, versions, compared, any_partner, pairs)
+    styles = [asset("style.css"), asset("comparison.css")]
+    text = document(" · ".join(found.methods), data, styles=styles, scripts=map(asset, _SCRIPTS))
+    return {"pairs": len(data["pairs"]), "episodes": len(data["episodes"]), "bytes": write_page(text, path)}
+
+
+def contents(
+    found: Comparison,
+    versions: Sequence[Version],
+    compared: Mapping[str, Sequence[Unit]],
+    any_partner: bool = False,
+    pairs: int = PAIRS,
+) -> dict[str, Any]:
+    """The page's data; `compared` are the units of each method (see `whose.methods`)."""
+    shown, total = _shown(compared, any_partner, pairs)
+    wanted = dict.fromkeys((unit.run, unit.episode_id) for one in shown for unit in one["sides"].values())
+    place = {key: i for i, key in enumerate(wanted)}
+    ranges = {one.name: (one.low, one.high) for one in SOTOPIA_EVAL}
+    return {
+        "refs": list(found.refs),
+        "methods": list(found.methods),
+        "level": found.level,
+        "alpha": found.alpha,
+        "resample": found.resample,
+        "resamples": found.resamples,
+        "remarks": list(found.remarks),
+        "dimensions": [
+            {"name": name, "short": tables.short(name), "range": ranges.get(name, _average())}
+            for name in found.dimensions
+        ],
+        "conditions": [asdict(one) | {"title": tables.title(one)} for one in found.conditions],
+        "grids": [asdict(one) for one in _grids(found)],
+        "of": total,
+        "pairs": [_pair(one, found.methods, place) for one in shown],
+        "episodes": _episodes(versions, wanted),
+    }
+
+
+def _average() -> tuple[float, float]:
+    """The range of the average of the seven."""
+    return (
+        sum(one.low for one in SOTOPIA_EVAL) / len(SEVEN),
+        sum(one.high for one in SOTOPIA_EVAL) / len(SEVEN),
+    )
+
+
+def _grids(found: Comparison) -> Iterator[tables.Grid]:
+    for one in (tables.ablation(found), tables.talk(found), tables.agreement(found)):
+        if one is not None:
+            yield one
+
+
+def _shown(compared: Mapping[str, Sequence[Unit]], any_partner: bool, pairs: int) -> tuple[list[dict[str, Any]], int]:
+    """The pairs to show, each with its sides by method: those that most methods have first; and how many there are."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for partner, sides in by_partner(compared, any_partner).items():
+        together = any(one_conversation(units) for units in sides.values())
+        for method, units in sides.items():
+            for unit in units:
+                key = (partner, *key_of(unit, together))
+                one = found.setdefault(key, {"partner": partner, "position": key[-1], "sides": {}, "key": key})
+                one["sides"].setdefault(method, unit)
+    drawn = sorted(found.values(), key=lambda one: (-len(one["sides"]), _hashed(one["key"])))[:pairs]
+    drawn.sort(key=lambda one: (-len(one["sides"]), one["key"]))
+    return drawn, len(found)
+
+
+def _hashed(key: Any) -> bytes:
+    return hashlib.sha256(repr(key).encode()).digest()
+
+
+def _pair(one: Mapping[str, Any], names: Sequence[str], place: Mapping[tuple[int, str], int]) -> dict[str, Any]:
+    first: Unit = next(iter(one["sides"].values()))
+    sides = {
+        names.index(method): [place[unit.run, unit.episode_id], unit.position] for method, unit in one["sides"].items()
+    }
+    return {"title": first.codename, "partner": one["partner"], "position": one["position"], "sides": sides}
+
+
+def _episodes(versions: Sequence[Version], wanted: Mapping[tuple[int, str], None]) -> list[dict[str, Any]]:
+    """The dialogues, in the order of `wanted`, each score with its reason where there is one."""
+    rows: dict[tuple[int, str], dict[str, Any]] = {}
+    for run, version in enumerate(versions):
+        mine = {episode for of, episode in wanted if of == run}
+        why = _reasons(version, mine)
+        for row in _rows(version, "episodes", _EPISODE):
+            if row["episode_id"] in mine:
+                rows[run, row["episode_id"]] = _dialogue(row, why)
+    return [rows[key] for key in wanted]
+
+
+def _dialogue(row: Mapping[str, Any], why: Mapping[tuple[str, ...], str]) -> dict[str, Any]:
+    agents = [one["agent"] for one in row["agents"]]
+    return {
+        "id": row["episode_id"],
+        "scenario": row["scenario"],
+        "agents": [{key: one[key] or "" for key in ("name", "goal", "model")} for one in row["agents"]],
+        "turns": [
+            [agents.index(turn["agent"]), turn["turn"], turn["action_type"], turn["text"]]
+            for turn in sorted(row["turns"], key=lambda turn: turn["turn"])
+        ],
+        "scores": [
+            [
+                agents.index(one["agent"]),
+                one["dimension"],
+                round(one["score"], 4),
+                one["evaluator"],
+                why.get((row["episode_id"], one["agent"], one["dimension"], one["evaluator"]), ""),
+            ]
+            for one in row["scores"]
+        ],
+    }
+
+
+def _reasons(version: Version, episodes: set[str]) -> dict[tuple[str, ...], str]:
+    """(episode, agent, dimension, evaluator) -> why, of the first sample that gave a reason."""
+    if "reasoning" not in version.manifest.columns.get("attributions", {}):
+        return {}
+    found: dict[tuple[str, ...], str] = {}
+    for row in _rows(version, "attributions", _WHY):
+        if row["turn"] < 0 and row["reasoning"] and row["episode_id"] in episodes:
+            found.setdefault((row["episode_id"], row["agent"], row["dimension"], row["judge"]), row["reasoning"])
+    return found
+
+
+def _rows(version: Version, config: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for files in version.files(config).values():
+        for batch in read(files, columns, 1 << 10, encoded=False):
+            yield from batch.to_pylist()
