@@ -13,7 +13,7 @@ from importlib import import_module
 
 import click
 
-from sotopia_rl_data import errors
+from sotopia_rl_data import console, errors
 
 # section -> command -> (module:object, what it does). The order is the order of `--help`.
 _CORE = "sotopia_rl_data.commands"
@@ -141,9 +141,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _say(message: str, mend: str) -> None:
-    click.echo(click.style("error: ", fg="red", bold=True) + message, err=True)
+    console.say("error: ", "red", message)
     if mend:
-        click.echo(click.style(" mend: ", fg="green", bold=True) + mend, err=True)
+        console.say(" mend: ", "green", mend)
 
 
 if __name__ == "__main__":

@@ -99,7 +99,13 @@ def note(text: str) -> None:
 
 def warn(text: str) -> None:
     """A warning on stderr."""
-    click.echo(click.style("warning: ", fg="yellow", bold=True) + text, err=True)
+    say("warning: ", "yellow", text)
+
+
+def say(head: str, colour: str, text: str) -> None:
+    """A line on stderr that begins with a word in colour (none where NO_COLOR is set: no-color.org)."""
+    shown = None if os.environ.get("NO_COLOR") else colour
+    click.echo(click.style(head, fg=shown, bold=True) + text, err=True)
 
 
 def next_commands(*commands: str) -> None:

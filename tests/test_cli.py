@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -122,6 +125,30 @@ def test_a_pipe_gets_no_colour_and_no_bar(run, labelled):
     done = run("show", "demo/episodes-rewards", "sample-last-tram-1", "--store", str(labelled.root))
     assert done.returncode == 0
     assert "\x1b" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["show", "demo/none"], ["show", "demo/episodes-rewards", "sample-last-tram-1"]])
+def test_a_terminal_gets_colour_unless_no_color_is_set(labelled, arguments):
+    arguments = [*arguments, "--store", str(labelled.root)]
+    assert "\x1b[3" in on_a_terminal(*arguments)
+    plain = on_a_terminal(*arguments, NO_COLOR="1")
+    assert not re.search(r"\x1b\[[0-9;]*[39]\dm", plain)
+    assert "demo/none" in plain or "Rowan" in plain
+
+
+def on_a_terminal(*arguments: str, **env: str) -> str:
+    """What the program writes to a terminal of 80 columns."""
+    ours, theirs = pty.openpty()
+    environment = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS")} | {"TERM": "xterm"} | env
+    command = [sys.executable, str(ROOT / "cli.py"), *arguments]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, close_fds=True):
+        os.close(theirs)
+        said = b""
+        with contextlib.suppress(OSError):  # Linux: the other end is closed
+            while more := os.read(ours, 1 << 16):
+                said += more
+    os.close(ours)
+    return said.decode()
 
 
 @pytest.mark.parametrize(
