@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -49,8 +51,15 @@ AS_THE_LIBRARY = [
     ("x</", "x"),
     ("a <- b", "a - b"),
     ("a<1>b</1>c", "a1>b"),
+    ("a <!-- b <p>c</p> d", "a "),
+    ("a <?pi b <p>c</p>", "a "),
+    ("a <![CDATA[ b <p>c</p> d", "a "),
+    ("a <!- b", "a !- b"),
     ("a <p y>x</p> z", "a x z"),
     ("a <p viewer='agent_1' q>x</p> y", "a  y"),
+    ("hey <i nothing 3", "hey 3"),
+    ("hey <i did nothing", "hey nothing"),
+    ("hey <i y='1' z w", "hey w"),
     ("hey <name@x.com> you", "hey @x.com> you"),
     ("🙂 <b>", "🙂 "),
 ]
@@ -96,6 +105,13 @@ def test_a_span_for_somebody_else_stays_hidden_whatever_stands_around_it(before,
     text = f"{before}<{tag} viewer='agent_1'>{inside}SECRET{closing}{after}"
     assert "SECRET" not in shown(text, 0)
     assert "SECRET" not in shown(text, 2)
+
+
+@pytest.mark.parametrize("again", ["<!--", "<?a ", "<p>", "<![CDATA[", "</p>", '<p a="', "<p viewer", "&", "<"])
+def test_a_model_that_repeats_itself_for_ever_is_read_in_a_moment(again):
+    started = time.process_time()
+    shown(again * 20_000, 0)
+    assert time.process_time() - started < 2
 
 
 @given(st.text(), st.integers(0, 3))

@@ -23,11 +23,11 @@ _SHOWN = ("root", "p", *HINTS)
 _SPECIAL = re.compile("[<&\r\x00-\x08\x0b\x0c\x0e-\x1f]")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _NAME = r"[A-Za-z_:\u0080-\U0010ffff][\w.:·-]*"
-_ATTRIBUTE = rf"""\s+{_NAME}(?:\s*=\s*(?:"[^"<]*"|'[^'<]*'))?"""
+_ATTRIBUTE = rf"""\s+{_NAME}\s*=\s*(?:"[^"<]*"|'[^'<]*')"""
 _PIECE = re.compile(
-    rf"<!--.*?-->|<\?{_NAME}.*?\?>|<!\[CDATA\[(?P<data>.*?)]]>"
+    rf"<!--(?:.*?-->|.*)|<\?{_NAME}(?:.*?\?>|.*)|<!\[CDATA\[(?:(?P<data>.*?)]]>|.*)"
     rf"|</(?P<end>{_NAME})?\s*>?"
-    rf"|<(?P<start>{_NAME})(?P<attributes>(?:{_ATTRIBUTE})*)\s*(?P<close>/?>)?",
+    rf"|<(?P<start>{_NAME})(?P<attributes>(?:{_ATTRIBUTE})*(?:\s+{_NAME}(?:\s*=)?)?)\s*(?P<close>/?>)?",
     re.DOTALL,
 )
 _REST = re.compile("[^<>]*")
@@ -63,11 +63,12 @@ class _Open(NamedTuple):
 
 @dataclass(slots=True)
 class _Reader:
-    """Reads one text from left to right. `open` holds the elements that are open."""
+    """Reads one text from left to right. `open` holds the elements that are open; `hidden` counts those not shown."""
 
     viewer: str
     entities: bool
     open: list[_Open] = field(default_factory=list)
+    hidden: int = 0
     mistaken: bool = False
     pieces: list[str] = field(default_factory=list)
 
@@ -88,7 +89,7 @@ class _Reader:
         return "".join(self.pieces)
 
     def _text(self, text: str) -> None:
-        if not self._showing():
+        if self.hidden:
             return
         if self.mistaken:
             text = text.replace("&", "")
@@ -97,7 +98,7 @@ class _Reader:
     def _markup(self, match: re.Match[str], text: str) -> bool:
         """Take one piece of markup. True: the root was closed, nothing more is read."""
         if match["data"] is not None:
-            if self._showing():
+            if not self.hidden:
                 self.pieces.append(match["data"])
         elif match["start"]:
             self._start(match, text)
@@ -112,21 +113,22 @@ class _Reader:
             self.mistaken = True
             if self.open[-1].withheld:
                 return
-        self.open.pop()
+        self.hidden -= not self.open.pop().shown
 
     def _start(self, match: re.Match[str], text: str) -> None:
         attributes = match["attributes"]
         if match["close"] is None:
             self.mistaken = True
             if "viewer" in (attributes + _REST.match(text, match.end())[0]).lower():  # type: ignore[index]  # always
-                self.open.append(_Open(match["start"], shown=False, withheld=True))
+                self._opened(_Open(match["start"], shown=False, withheld=True))
         elif match["close"] == ">":
             viewers = [double or single for double, single in _VIEWER.findall(attributes)]
             withheld = "viewer" in attributes.lower() and viewers != [self.viewer]
-            self.open.append(_Open(match["start"], match["start"] in _SHOWN and not withheld, withheld))
+            self._opened(_Open(match["start"], match["start"] in _SHOWN and not withheld, withheld))
 
-    def _showing(self) -> bool:
-        return all(one.shown for one in self.open)
+    def _opened(self, element: _Open) -> None:
+        self.open.append(element)
+        self.hidden += not element.shown
 
 
 def fault(text: str, agents: int) -> str | None:
