@@ -1,7 +1,8 @@
-"""The model card's skeleton: a training run's record in (`run.json`), a Card out. The trainers fill in the record.
+"""The model card: a training run's record in (`run.json`), a Card out.
 
 What is known of the data is its name, version, commit and digest; the results go into the front matter's `model-index`
-with the dataset's commit, so that a leaderboard knows which rows they were measured on.
+with the dataset's commit, so that a leaderboard knows which rows they were measured on. For people each figure stands
+beside its interval and its baselines.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cards.markdown import code, fill, plain, table
+from cards.markdown import code, count, fill, plain, table
+from cards.scorecard import figures, scorecard
 from sotopia_rl_data.store.readme import BLOCK_HERE, Card
 
 _KINDS = {
@@ -18,22 +20,28 @@ _KINDS = {
     "grpo": ("A policy trained by single-turn GRPO", "text-generation"),
 }
 _TAGS = ("sotopia", "sotopia-rl", "social-intelligence")
+_NO_SETTING = (  # where and how loudly it ran, not what was learned; and what other lines say
+    "output_dir", "store", "dataset", "model", "policy_adapter", "reward_model", "seed", "resume", "report_to", "debug",
+    "disable_tqdm", "dataloader_pin_memory", "accelerator_config", "do_eval", "use_cpu", "log_level", "logging_steps",
+    "save_steps", "save_strategy", "save_total_limit", "activation_checkpointing", "pad_to_multiple_of",
+)  # fmt: skip
 
 
 def model_card(record: Mapping[str, Any], title: str) -> Card:
     """The card of a run.
 
     `record` has `kind` (rm, sft, grpo), `model` (what was trained from), `dataset` (name, version, digest, commit or
-    None), and perhaps `rows` by split, `metrics` (split -> name -> number), `config`, `seed`, `command`.
+    None), and perhaps `rows` by split, `dropped` and `cut`, `metrics` (split -> name -> number), `best`, `head`,
+    `reward_model`, `policy_adapter`, `config`, `seed`, `packages`, `command`, `release`.
     """
     what, task = _KINDS.get(record["kind"], ("A model", "text-generation"))
-    dataset = record["dataset"]
+    adapter = (record.get("config") or {}).get("adapter", "none") != "none"
     return Card(
         machine={
-            "base_model": record["model"],
-            "datasets": [dataset["name"]],
+            **_base(record["model"], adapter),
+            "datasets": [record["dataset"]["name"]],
             "pipeline_tag": task,
-            "library_name": "transformers",
+            "library_name": "peft" if adapter else "transformers",
             "model-index": _model_index(record, title, task),
         },
         block=fill(
@@ -41,7 +49,8 @@ def model_card(record: Mapping[str, Any], title: str) -> Card:
             {
                 "dataset": _dataset(record),
                 "metrics": _metrics(record),
-                "settings": "\n".join(f"- {line}" for line in _settings(record)),
+                "use": _use(record, title),
+                "settings": "\n\n".join(_settings(record)),
             },
         ),
         front={"license": "unknown", "language": ["en"], "tags": list(_TAGS)},
@@ -56,33 +65,100 @@ def model_card(record: Mapping[str, Any], title: str) -> Card:
     )
 
 
+def _base(model: str, adapter: bool) -> dict[str, str]:
+    """`base_model` as the Hub knows it: an id without its revision; nothing for a directory that only we have."""
+    if model.startswith((".", "/", "~")) or model.count("/") != 1:
+        return {}
+    name = model.partition("@")[0]
+    return {"base_model": name, "base_model_relation": "adapter" if adapter else "finetune"}
+
+
 def _dataset(record: Mapping[str, Any]) -> str:
     dataset = record["dataset"]
     commit = f", commit {code(dataset['commit'])}" if dataset.get("commit") else ""
-    said = f"{code(dataset['name'])} {plain(dataset['version'])}{commit}, digest {code(dataset['digest'][:16])}."
+    said = [f"{code(dataset['name'])} {plain(dataset['version'])}{commit}, digest {code(dataset['digest'][:16])}."]
     rows = record.get("rows") or {}
-    return said + (f"\n\n{table(list(rows), [list(rows.values())])}" if rows else "")
+    if rows:
+        said.append(table(["", *rows], [["utterances", *rows.values()]]))
+    return "\n\n".join([*said, *_left_out(record)])
+
+
+def _left_out(record: Mapping[str, Any]) -> Iterator[str]:
+    """What of the data was not trained on, or not whole; and how it was divided where it had no splits."""
+    cut = record.get("cut") or {}
+    lost = [f"{count(n, 'row')} with {why}" for why, n in (record.get("dropped") or {}).items() if n]
+    lost += [f"{count(cut['too_long'], 'row')} too long"] if cut.get("too_long") else []
+    parts = [f"Left out: {', '.join(lost)}."] if lost else []
+    if cut.get("prompts"):
+        parts.append(f"{count(cut['prompts'], 'prompt')} lost {count(cut['turns'], 'turn')} of their history to fit.")
+    if record.get("splits_by") not in (None, "dataset"):
+        parts.append(f"The dataset had no splits; it was divided by {plain(record['splits_by'])}.")
+    if parts:
+        yield " ".join(parts)
 
 
 def _metrics(record: Mapping[str, Any]) -> str:
-    metrics: Mapping[str, Mapping[str, float]] = record.get("metrics") or {}
-    names = list(dict.fromkeys(name for of in metrics.values() for name in of))
-    if not names:
+    metrics = {split: of for split, of in (record.get("metrics") or {}).items() if of}
+    if not metrics:
         return "Nothing was measured."
-    return table(["metric", *metrics], [[code(name), *(of.get(name) for of in metrics.values())] for name in names])
+    tables = [f"On {plain(split)}:\n\n{table(*scorecard(of))}" for split, of in metrics.items()]
+    return "\n\n".join([*tables, *_explained(record)])
+
+
+def _explained(record: Mapping[str, Any]) -> Iterator[str]:
+    best = record.get("best") or {}
+    if record["kind"] == "rm":
+        yield (
+            "In the units of the dataset's reward, on environments that training never saw. Beside each figure is what "
+            "a model without language reaches: the train split's mean, and its mean at each turn. Intervals resample "
+            "episode-agents."
+        )
+    if record["kind"] == "grpo":
+        yield (
+            "Mean of all rewards together over the first and the last tenth of the steps: what it was trained to "
+            "raise, on what it was trained on, by the model that it was trained against."
+        )
+    elif best.get("value") is not None and best.get("metric"):
+        yield f"The weights are those of step {best['step']}, the best by {code(best['metric'])} on validation."
+
+
+def _use(record: Mapping[str, Any], title: str) -> str:
+    """A few lines that load the model and use it."""
+    released = record.get("release")
+    template = "rm" if record["kind"] == "rm" else "policy"
+    name = f"{title}@{released['version']}" if released else f"./{title}"
+    where = f'"{title}", revision="{released["version"]}"' if released else f'"./{title}"'
+    return fill(f"model/use_{template}.md", {"name": name, "where": where})
 
 
 def _settings(record: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in (record.get("config") or {}).items():
-        yield f"{code(name)}: {code(str(value))}"
-    if record.get("seed") is not None:
-        yield f"seed: {code(str(record['seed']))}"
+    rows = [[code(name), code(_short(value))] for name, value in _all_settings(record)]
+    yield table(["setting", "value"], rows)
+    packages = record.get("packages") or {}
+    if packages:
+        yield f"With {', '.join(f'{plain(name)} {plain(version)}' for name, version in packages.items())}."
     if record.get("command"):
-        yield f"command: {code(record['command'])}"
+        yield f"```\n{' '.join(record['command'].split())}\n```"
+
+
+def _all_settings(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What decides what is learned."""
+    for name in ("policy_adapter", "seed"):
+        if record.get(name) is not None:
+            yield name, record[name]
+    if record.get("reward_model"):
+        yield "reward_model", record["reward_model"]["identity"]
+    if record.get("packing"):
+        yield "rows", "packed by shared prefixes" if record["packing"]["rows"] == "tree" else "one an utterance"
+    yield from ((k, v) for k, v in (record.get("config") or {}).items() if k not in _NO_SETTING and v is not None)
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _model_index(record: Mapping[str, Any], title: str, task: str) -> list[dict[str, Any]]:
-    """The results as the Hub reads them: one entry a number, with the dataset's split and revision."""
+    """The results as the Hub reads them: one entry a figure, with the dataset's split and revision."""
     dataset = record["dataset"]
     results = [
         {
@@ -93,7 +169,7 @@ def _model_index(record: Mapping[str, Any], title: str, task: str) -> list[dict[
                 "split": split,
                 "revision": dataset.get("commit") or dataset["version"],
             },
-            "metrics": [{"type": name, "value": value, "name": name} for name, value in of.items()],
+            "metrics": [{"type": one.name, "value": one.value, "name": one.said} for one in figures(of)],
         }
         for split, of in (record.get("metrics") or {}).items()
     ]

@@ -35,15 +35,31 @@ class Distribution:
 
 
 @dataclass(frozen=True, slots=True)
+class Judged:
+    """What one judge said of one dimension under one schema: how many labels, their mean, sd and range."""
+
+    judge: str
+    schema: str
+    dimension: str
+    labels: int
+    mean: float
+    sd: float | None
+    min: float
+    max: float
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """`rows[config][split]`; `columns[column]["all" or split]` for reward, raw_*, norm_* and spread of `rewards`;
-    `opinions[n]` rows with n opinions; `failures[reason]`, most frequent first; `episodes`: counts of what they hold.
+    `opinions[n]` rows with n opinions; `judges`: what each judge (an LLM, a person, a reward model) said by schema and
+    dimension, in its own units; `failures[reason]`, most frequent first; `episodes`: counts of what they hold.
     """
 
     ref: str
     rows: Mapping[str, Mapping[str, int]]
     columns: Mapping[str, Mapping[str, Distribution]]
     opinions: Mapping[int, int]
+    judges: tuple[Judged, ...]
     failures: Mapping[str, int]
     episodes: Mapping[str, int]
 
@@ -63,6 +79,7 @@ def stats(version: Version) -> Stats:
             {config: {split: one.rows for split, one in splits.items()} for config, splits in manifest.configs.items()},
             {column: _distributions(connection, column) for column in numbers},
             _opinions(connection) if "n_opinions" in rewards else {},
+            _judges(connection) if "attributions" in manifest.configs else (),
             _failures(connection) if "failures" in manifest.configs else {},
             _episodes(connection) if "episodes" in manifest.configs else {},
         )
@@ -83,6 +100,14 @@ def _distributions(connection: DuckDBPyConnection, column: str) -> dict[str, Dis
 def _opinions(connection: DuckDBPyConnection) -> dict[int, int]:
     query = "SELECT coalesce(n_opinions, 0), count(*) FROM rewards GROUP BY 1 ORDER BY 1"
     return dict(connection.execute(query).fetchall())
+
+
+def _judges(connection: DuckDBPyConnection) -> tuple[Judged, ...]:
+    query = """
+        SELECT judge, schema, dimension, count(*), avg(raw), stddev_samp(raw), min(raw), max(raw)
+        FROM attributions WHERE turn >= 0 GROUP BY 1, 2, 3 ORDER BY 3, 1, 2
+    """
+    return tuple(Judged(*row) for row in connection.execute(query).fetchall())
 
 
 def _failures(connection: DuckDBPyConnection) -> dict[str, int]:

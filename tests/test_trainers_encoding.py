@@ -2,6 +2,7 @@
 
 # ruff: noqa: E402  (nothing below can be imported without the train extra)
 
+import runpy
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,13 @@ def test_a_template_that_never_ends_a_turn_is_refused():
     endless.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
     with pytest.raises(InputError, match="does not end an assistant's turn"):
         Encoder(endless)
+
+
+def test_a_tiny_model_is_made_by_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`python -m trainers.tiny DIR`, as examples/pipeline.sh calls it: the samples' words are tokens of their own."""
+    monkeypatch.setattr("sys.argv", ["tiny", str(tmp_path / "m")])
+    runpy.run_path(str(Path(__file__).parent.parent / "trainers" / "tiny.py"), run_name="__main__")
+    assert load_tokenizer(str(tmp_path / "m")).tokenize("the conversation") == ["the", "Ġconversation"]
 
 
 def test_another_padding_token_and_template_can_be_named(tmp_path: Path):

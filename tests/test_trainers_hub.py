@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.train, pytest.mark.slow]
 from hub_client import ROOT
 from train_toys import make_dataset
 
+from sotopia_rl_data import samples
 from sotopia_rl_data.store import Store
 from trainers.tiny import make_tiny
 
@@ -118,8 +119,10 @@ def test_a_push_that_is_broken_off_is_finished_and_nothing_is_done_twice(
 
 
 def test_the_whole_pipeline_names_every_step_by_id(plain_hub: Any, tmp_path: Path):
+    words = samples.path("plain").read_text("utf-8")
+    model = make_tiny(tmp_path / "tiny", hidden=32, layers=1, vocab=2048, text=[words])
     environment = plain_hub.run.environment | {
-        "ORG": "lab", "WORK": str(tmp_path), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1",
+        "ORG": "lab", "WORK": str(tmp_path), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "MODEL": str(model),
     }  # fmt: skip
     done = subprocess.run(
         ["sh", "examples/pipeline.sh"],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,6 +34,8 @@ WORDS = (
 )
 RULES = "You are {name}: two friends plan an evening, number {env}."
 ASK = "\n.\nYou are at Turn #{turn}. Act."
+
+NAMES = ("Ann O'Hara", "Bo-Li")
 
 Reward = Callable[[str, list[str]], float]  # (the utterance, what was said before) -> reward
 
@@ -67,7 +71,7 @@ def episode_rows(
     episode: str, env: str, rng: random.Random, reward: Reward, turns: int, layout: str, extra: dict[str, Reward]
 ) -> Iterator[dict[str, Any]]:
     said: list[str] = []
-    names = ("Ann O'Hara", "Bo-Li")
+    names = NAMES
     for turn in range(turns):
         name, text = names[turn % 2], speak(rng)
         before = list(said)
@@ -101,6 +105,34 @@ def chat_prompt(name: str, names: tuple[str, str], env: str, before: list[str], 
         content = act(text) if role == "assistant" else f"{names[t % 2]} said: {text}"
         messages.append({"role": role, "content": content})
     return messages
+
+
+def once(factory: Any, name: str, make: Callable[[Path], Any]) -> tuple[Path, Any]:
+    """A folder that `make` fills once for all tests, also under several workers; with what it returned, as JSON."""
+    root = factory.getbasetemp()
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / name
+    kept = folder / "made.json"
+    with (folder.parent / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            folder.mkdir(exist_ok=True)
+            kept.write_text(json.dumps(make(folder)), encoding="utf-8")
+    return folder, json.loads(kept.read_text(encoding="utf-8"))
+
+
+def toy_text() -> Iterator[str]:
+    """What the toys say, for a tokenizer in which each of their words is one token."""
+    for seed in range(50):
+        said = [speak(random.Random(seed)), speak(random.Random(-seed))]
+        for prompt in (chat_prompt(NAMES[0], NAMES, str(seed), said, 2), single_prompt(NAMES[1], NAMES, "1", said, 3)):
+            yield "\n".join([*(message["content"] for message in prompt), act(said[0])])
+
+
+def toy_model(path: Path, **shape: int) -> str:
+    """A tiny model that knows the toys' words: one layer, which learns a planted signal in seconds. Its directory."""
+    from trainers.tiny import make_tiny
+
+    return str(make_tiny(path, text=toy_text(), **{"hidden": 32, "layers": 1, "kv_heads": 4, **shape}))
 
 
 def make_dataset(

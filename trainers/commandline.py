@@ -6,7 +6,7 @@ Importing this module loads no torch; `--help` stays instant. Every option is al
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sotopia_rl_data import console
-from sotopia_rl_data.errors import NotFound
 from sotopia_rl_data.refs import parse
 
 if TYPE_CHECKING:
@@ -110,11 +109,16 @@ def _run(
     output: Path | None,
     options: dict[str, Any],
 ) -> None:
+    from trainers.commands import calm
+
+    calm()
     given = {name: value for name, value in options.items() if value not in (None, False, ())}
     repo = given.pop("repo", None)
     ref = parse(given["dataset"])
     folder = output or Path("runs") / f"{kind}-{(ref.name or ref.path.resolve().parent.name).rpartition('/')[2]}"
     record = trainer(given.pop("dataset"), given.pop("model"), folder, store=str(store.root), **given)
+    if os.environ.get("RANK", "0") != "0":  # of several processes, the first one speaks and releases
+        return
     if repo:
         from trainers.commands import release
 
@@ -141,8 +145,10 @@ def score(ref: str, reward_model: str, out: str | None, store: Store, as_json: b
     Example:
       sotopia-rl-data score lab/episodes-rewards --reward-model lab/reward-model@v1.0.0
     """
+    from trainers.commands import calm
     from trainers.commands import score as score_dataset
 
+    calm()
     made = score_dataset(ref, reward_model, store=store.root, out=out)
     if as_json:
         console.emit_json(made)
@@ -161,12 +167,11 @@ def inspect(run: Path, store: Store, as_json: bool) -> None:
 
     \b
     Example:
-      sotopia-rl-data inspect runs/rm
+      sotopia-rl-data inspect runs/rm-episodes-rewards
     """
-    try:
-        record = json.loads((run / "run.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise NotFound(f"{run} holds no finished run (run.json).", "name the folder that `train` wrote") from error
+    from trainers.commands import inspect_run
+
+    record = inspect_run(run)
     if as_json:
         console.emit_json(record)
     else:
@@ -174,16 +179,29 @@ def inspect(run: Path, store: Store, as_json: bool) -> None:
 
 
 def _shown(folder: Path, record: dict[str, Any]) -> None:
-    dataset = record["dataset"]
+    from cards.scorecard import scorecard
+
+    console.table([record["kind"], ""], _facts(record), title=str(folder))
+    for split, found in record.get("metrics", {}).items():
+        if found:
+            console.table(*scorecard(found), title=split)
+
+
+def _facts(record: dict[str, Any]) -> list[list[Any]]:
+    dataset, best, released = record["dataset"], record.get("best") or {}, record.get("release")
+    cut = {"cut prompts": "prompts", "too long": "too_long"}
+    commit = f"  commit {dataset['commit'][:12]}" if dataset.get("commit") else ""
     facts = [
         ["model", record["model"]],
-        ["dataset", f"{dataset.get('name')}@{dataset.get('version')}  {str(dataset.get('digest') or '')[:12]}"],
+        ["policy adapter", record.get("policy_adapter")],
+        ["reward model", (record.get("reward_model") or {}).get("identity")],
+        ["dataset", f"{dataset['name']}@{dataset['version']}  digest {dataset['digest'][:12]}{commit}"],
         *[[f"rows {split}", n] for split, n in record.get("rows", {}).items()],
-        *[[f"dropped: {why}", n] for why, n in record.get("dropped", {}).items()],
+        *[[f"dropped: {why}", n or None] for why, n in record.get("dropped", {}).items()],
+        *[[said, record.get("cut", {}).get(name) or None] for said, name in cut.items()],
+        ["packing", (record.get("packing") or {}).get("rows")],
+        ["kept step", best.get("step")],
         ["seconds", record.get("seconds")],
+        ["released", f"{released['repo']}@{released['version']}" if released else None],
     ]
-    console.table([record["kind"], ""], facts, title=str(folder))
-    metrics = {split: found for split, found in record.get("metrics", {}).items() if found}
-    names = list(dict.fromkeys(name for found in metrics.values() for name in found))
-    if names:
-        console.table(["metric", *metrics], [[name, *[of.get(name) for of in metrics.values()]] for name in names])
+    return [fact for fact in facts if fact[1] is not None]

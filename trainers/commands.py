@@ -27,6 +27,23 @@ def check_installed() -> None:
         raise UsageError(f"Training needs {', '.join(missing)}, which is not installed.", "pip install '.[train]'")
 
 
+def calm() -> None:
+    """For a command line: no library's warnings to its own callers, and no bars where nobody watches."""
+    check_installed()
+    import sys
+    import warnings
+
+    import datasets
+    from huggingface_hub.utils import disable_progress_bars
+    from transformers.utils import logging
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft)\.")
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+        disable_progress_bars()
+        logging.disable_progress_bar()
+
+
 def train_rm(
     dataset: str,
     model: str,
@@ -51,11 +68,12 @@ def train_rm(
 
 
 def _train_rm(config: Any) -> dict[str, Any]:
+    from trainers.curves import MetricsFile
     from trainers.modeling import memory_told
     from trainers.prepare import prepare
     from trainers.progress import show_progress
     from trainers.rm import build_trainer, load_model
-    from trainers.run import MetricsFile, RunFolder
+    from trainers.run import RunFolder
 
     started = time.time()
     found = _examples(config, need_reward=True, targets=config.targets)
@@ -66,7 +84,7 @@ def _train_rm(config: Any) -> dict[str, Any]:
         show_progress(trainer)
         outcome = trainer.train(resume_from_checkpoint=_checkpoint(config, folder))
         trainer.save_model()
-        metrics = {split: _evaluate(trainer, prepared, split) for split in ("validation", "test")}
+        metrics = {"validation": _held_out(trainer), "test": _evaluate(trainer, prepared, "test")}
     record = {
         "kind": "rm",
         **_common(config, found, started),
@@ -101,12 +119,13 @@ def train_sft(
 
 
 def _train_sft(config: Any) -> dict[str, Any]:
+    from trainers.curves import MetricsFile
     from trainers.data import check_splits
     from trainers.encoding import Encoder
     from trainers.modeling import memory_told
     from trainers.policies import dialogues, policy_tokenizer
     from trainers.progress import show_progress
-    from trainers.run import MetricsFile, RunFolder
+    from trainers.run import RunFolder
     from trainers.sft import build_trainer
 
     started = time.time()
@@ -120,13 +139,13 @@ def _train_sft(config: Any) -> dict[str, Any]:
         show_progress(trainer)
         outcome = trainer.train(resume_from_checkpoint=_checkpoint(config, folder))
         trainer.save_model()
-        metrics = {"validation": _plain(trainer.evaluate(), "eval")} if trainer.eval_dataset is not None else {}
+        metrics = {"validation": _held_out(trainer)}
     record = {
         "kind": "sft",
         **_common(config, found, started),
         "cut": {"turns": fitted.turns_cut, "prompts": fitted.rows_cut, "too_long": fitted.too_long},
         **_outcome(config, trainer, outcome),
-        "metrics": metrics,
+        "metrics": {split: found for split, found in metrics.items() if found},
     }
     return folder.keep(record, trainer.is_world_process_zero())
 
@@ -156,6 +175,7 @@ def train_grpo(
 
 
 def _train_grpo(config: Any) -> dict[str, Any]:
+    from trainers.curves import MetricsFile
     from trainers.data import check_splits
     from trainers.encoding import Encoder
     from trainers.grpo import build_trainer, check_fits, forget_reference
@@ -163,7 +183,7 @@ def _train_grpo(config: Any) -> dict[str, Any]:
     from trainers.policies import dialogues, policy_tokenizer
     from trainers.progress import show_progress
     from trainers.reward_model import RewardModel
-    from trainers.run import MetricsFile, RunFolder
+    from trainers.run import RunFolder
 
     started = time.time()
     found = _examples(config, need_reward=False)
@@ -209,8 +229,12 @@ def release(
 ) -> dict[str, Any]:
     """Publish a run's model on the Hub: one commit, then a tag (see `trainers.release`)."""
     from trainers.release import release_run
+    from trainers.run import RunFolder
 
-    return release_run(run, repo, version=version, private=private, message=message)
+    released = release_run(run, repo, version=version, private=private, message=message)
+    folder = RunFolder.existing(run)
+    folder.write(folder.read() | {"release": released})
+    return released
 
 
 def inspect_run(run: str | Path) -> dict[str, Any]:
@@ -257,6 +281,15 @@ def _plain(metrics: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """Metrics under their plain names, without how long they took."""
     named = {k.removeprefix(f"{prefix}_"): v for k, v in metrics.items() if k.startswith(f"{prefix}_")}
     return {k: v for k, v in named.items() if k not in TIMINGS}
+
+
+def _held_out(trainer: Any) -> dict[str, float]:
+    """Metrics of the validation split for the step that was kept: as they were logged, else measured now."""
+    if trainer.eval_dataset is None:
+        return {}
+    kept = trainer.state.best_global_step or trainer.state.global_step
+    logged = [row for row in trainer.state.log_history if row["step"] == kept and "eval_runtime" in row]
+    return _plain(logged[-1] if logged else trainer.evaluate(), "eval")
 
 
 def _evaluate(trainer: Any, prepared: Any, split: str) -> dict[str, float]:

@@ -191,11 +191,19 @@ def one_of(what: str, value: str, allowed: Sequence[str]) -> None:
         raise UsageError(f"{value!r} is no {what}.", f"name one of: {', '.join(allowed)}")
 
 
+# What a reader of a run asks for first, default or not.
+ALWAYS = (
+    "learning_rate", "lr_scheduler_type", "num_train_epochs", "per_device_train_batch_size",
+    "gradient_accumulation_steps", "adapter", "max_length", "beta", "loss_type", "temperature", "num_generations",
+    "max_completion_length", "format_weight",
+)  # fmt: skip
+
+
 def changed(config: Any) -> dict[str, Any]:
-    """What of a configuration differs from its class's defaults: what a reader of the run wants to know."""
+    """What of a configuration differs from its class's defaults, and ALWAYS: what a reader of the run wants to know."""
     from dataclasses import MISSING
 
-    found = {}
+    found = {name: getattr(config, name) for name in ALWAYS if hasattr(config, name)}
     for one in fields(config):
         default = one.default if one.default is not MISSING else None
         if one.default_factory is not MISSING:

@@ -144,9 +144,8 @@ def next_version(tags: Mapping[str, str], asked: str | None) -> str:
 
 def public_record(record: Mapping[str, Any]) -> dict[str, Any]:
     """`run.json` as others may see it: no path of this machine."""
-    kept = {k: v for k, v in record.items() if k not in ("command",)}
     config = {k: v for k, v in record.get("config", {}).items() if k not in ("output_dir", "store")}
-    found: dict[str, Any] = leaks.without_paths(kept | {"config": config})
+    found: dict[str, Any] = leaks.without_paths({**record, "config": config})
     return found
 
 

@@ -124,6 +124,12 @@ class RewardJudge:
         self.seed = seed
         train = [r for r in prepared.examples if r.split == "train"]
         self.baselines = Baselines(self.truth(train), [r.turn for r in train])
+        many = len(self.head.targets) > 1
+        self.by_target = [self._baselines_of(k, train) for k in range(len(self.head.targets))] if many else []
+
+    def _baselines_of(self, k: int, train: Sequence[Example]) -> Baselines:
+        known = [r for r in train if r.targets[k] is not None]
+        return Baselines([r.targets[k] for r in known], [r.turn for r in known])
 
     def truth(self, rows: Sequence[Example]) -> NDArray[np.float64]:
         """[N] what is to be predicted: the aggregate over the heads, of the targets that are known."""
@@ -149,12 +155,24 @@ class RewardJudge:
         result = reward_metrics(
             self.head.aggregate(rewards), truth, episodes, baselines, resamples=self.resamples, seed=self.seed
         )
-        for k, target in enumerate(self.head.targets if len(self.head.targets) > 1 else ()):
-            known = [i for i, r in enumerate(rows) if r.targets[k] is not None]
-            one = [rows[i].targets[k] for i in known]
-            alone = reward_metrics(rewards[known, k], one, [episodes[i] for i in known], {}, resamples=0)
-            result |= {f"{target}_{name}": value for name, value in alone.items()}
+        for k, baselines_of_one in enumerate(self.by_target):
+            result |= self._of_target(k, baselines_of_one, rows, rewards[:, k], episodes)
         return result
+
+    def _of_target(
+        self, k: int, known: Baselines, rows: Sequence[Example], rewards: NDArray[np.floating[Any]], episodes: list[Any]
+    ) -> dict[str, float]:
+        """One head's metrics, `<target>_mse` beside `mean_<target>_mse` and `turn_<target>_mse`."""
+        there = [i for i, r in enumerate(rows) if r.targets[k] is not None]
+        truth, names = [rows[i].targets[k] for i in there], [episodes[i] for i in there]
+        beside = known.of([rows[i].turn for i in there])
+        target = self.head.targets[k]
+        alone = reward_metrics(rewards[there], truth, names, {}, resamples=0)
+        found = {f"{target}_{name}": value for name, value in alone.items()}
+        for baseline, guess in beside.items():
+            alone = reward_metrics(guess, truth, names, {}, resamples=0)
+            found |= {f"{baseline}_{target}_{name}": value for name, value in alone.items()}
+        return found
 
 
 def build_trainer(

@@ -1,6 +1,6 @@
 """A run's folder: `run.json` (what, from what, with what), `metrics.jsonl` (as it went), `metrics.png` (a look at it).
 
-Everything that `inspect` and the model card say is read from here. Written by the first process only.
+Everything that `inspect` and the model card say is read from here, without torch. Written by the first process only.
 """
 
 from __future__ import annotations
@@ -10,13 +10,10 @@ import math
 import os
 import shlex
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
-
-from transformers import TrainerCallback
 
 from sotopia_rl_data.errors import InputError, NotFound
 
@@ -91,55 +88,6 @@ class RunFolder:
         """The newest `checkpoint-N` that is whole, or None."""
         there = [p for p in self.path.glob("checkpoint-*") if (p / "trainer_state.json").exists()]
         return max(there, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
-
-
-class MetricsFile(TrainerCallback):
-    """Writes each logged line to `metrics.jsonl` as it comes, and the picture at the end of every evaluation."""
-
-    def __init__(self, folder: RunFolder) -> None:
-        self.folder = folder
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            self.folder.keep_until(state.global_step)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
-        if not state.is_world_process_zero or not logs:
-            return
-        row = {"step": state.global_step, "epoch": state.epoch, "time": round(time.time(), 3), **logs}
-        with (self.folder.path / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(plain(row)) + "\n")
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            draw(self.folder)
-
-
-def draw(
-    folder: RunFolder, keys: tuple[str, ...] = ("loss", "reward", "mse", "spearman", "pair_accuracy")
-) -> Path | None:
-    """`metrics.png`: one panel for each of `keys` that was logged, train and held-out curves together."""
-    import matplotlib
-
-    matplotlib.use("Agg", force=False)
-    from matplotlib.figure import Figure
-
-    rows = folder.metrics()
-    panels = [k for k in keys if any(name in row for row in rows for name in (k, f"eval_{k}"))]
-    if not panels:
-        return None
-    figure = Figure(figsize=(4.2 * len(panels), 3.2), layout="constrained")
-    for axis, key in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        for name, label in ((key, "train"), (f"eval_{key}", "validation")):
-            points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
-            if points:
-                axis.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else "", label=label)
-        axis.set_xlabel("step")
-        axis.set_title(key.replace("_", " "))
-        axis.legend(frameon=False)
-        axis.grid(alpha=0.3)
-    figure.savefig(folder.path / PLOT, dpi=120)
-    return folder.path / PLOT
 
 
 def environment() -> dict[str, Any]:

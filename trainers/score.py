@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sotopia_rl_data.agreement.opinions import REWARD_MODEL
 from sotopia_rl_data.asking.request import sha256_of
 from sotopia_rl_data.query import open_dataset
 from sotopia_rl_data.schema import Attribution
@@ -21,8 +22,6 @@ from sotopia_rl_data.store import Store
 from sotopia_rl_data.tables import attribution_table
 from trainers.data import Example, load_examples
 from trainers.reward_model import RewardModel
-
-SCHEMA = "reward-model"
 
 
 def score_dataset(
@@ -60,7 +59,7 @@ def _rows(rows: Sequence[Example], split: str, scores: Any, model: RewardModel, 
         call = sha256_of([judge, list(row.prompt), list(row.completion)])
         for k, target in enumerate(model.head.targets):
             yield Attribution(
-                row.episode_id, row.agent, row.turn, target, SCHEMA, "quality", judge, 0,
+                row.episode_id, row.agent, row.turn, target, REWARD_MODEL, "quality", judge, 0,
                 float(np.float64(scores[at, k])), float(low[k]), float(high[k]), call,
             )  # fmt: skip
 

@@ -97,7 +97,9 @@ def tiny_tokenizer(vocab: int = 1024, text: Iterable[str] = _TEXT, context: int 
     )
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # python -m trainers.tiny DIR: one that knows the words of the bundled samples
     import sys
 
-    print(make_tiny(sys.argv[1]))
+    from sotopia_rl_data.samples import path
+
+    print(make_tiny(sys.argv[1], vocab=2048, text=[path("plain").read_text(encoding="utf-8")]))

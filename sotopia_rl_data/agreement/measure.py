@@ -114,8 +114,8 @@ def agreement(
     """The agreement of all opinions that these versions hold.
 
     `of` is "attributions" (every judge, sample and schema of every version) or "rewards" (each version's rewards are
-    one opinion, on the aggregate and on every normalised dimension). `dimensions` are names (None: all). `resamples`
-    draws of whole episodes make the intervals; 0 makes none.
+    one opinion, on the aggregate and on every normalised dimension; so are the scores of each reward model).
+    `dimensions` are names (None: all). `resamples` draws of whole episodes make the intervals; 0 makes none.
 
     Raises UsageError where there is one opinion only, where no two have a unit in common, where a dimension is absent.
     """
@@ -140,7 +140,7 @@ def agreement_of(made: Opinions, *, resamples: int = 1000, level: float = 0.95, 
     if not sides:
         raise UsageError(
             f"{' and '.join(made.names[:2])} have no utterance in common.",
-            "name versions that are about the same episodes and dimensions",
+            "name versions of the same episodes and dimensions; a reward model's scores are compared by --of rewards",
         )
     all_at_once = _alphas(made)
     drawn: dict[tuple[int, int, int], list[Mapping[str, Floats]]] = {}

@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -25,6 +26,7 @@ from sotopia_rl_data.store import Version
 
 Of = Literal["attributions", "rewards"]
 REWARD = "reward"
+REWARD_MODEL = "reward-model"  # the schema under which `score` keeps a reward model's scores
 
 _KEYS = ("episode_id", "agent", "turn")
 _COLUMNS = (*_KEYS, "dimension", "schema", "judge", "sample", "raw", "scale_min", "scale_max")
@@ -34,7 +36,7 @@ _LAST = "\U0010ffff"  # sorts behind every id
 
 @dataclass(frozen=True, slots=True)
 class Opinion:
-    """Who said it. For `rewards`, the version alone."""
+    """Who said it. For `rewards`, the version alone, or a reward model that scored it."""
 
     ref: str
     judge: str = ""
@@ -94,6 +96,10 @@ def _side_by_side(versions: Sequence[Version], of: Of) -> Iterator[tuple[pa.Tabl
     unit may be apart, because they come from several files."""
     files = [(i, of_split) for i, version in enumerate(versions) for of_split in _files(version, of)]
     sources = [(i, rows) for i, of_split in files for rows in _rows(of_split, of)]
+    if of == "rewards":  # what reward models scored is a reward, though it lies among the attributions
+        sources += [
+            (i, _scores(one)) for i, v in enumerate(versions) if _is_scored(v) for one in _files(v, "attributions")
+        ]
     streams = [Episodes(of, rows) for _, rows in sources]
     for last in [*_ends([path for _, of_split in files for path in of_split]), _LAST]:
         found = [(i, stream.until(last)) for (i, _), stream in zip(sources, streams, strict=True)]
@@ -143,6 +149,18 @@ def _long(batches: Iterator[pa.RecordBatch], column: str, dimension: str) -> Ite
         names = [pa.DictionaryArray.from_arrays(zero, [name]) for name in (dimension, "", "")]
         arrays = [*(batch.column(key) for key in _KEYS), *names, zero, batch.column(column), none, none]
         yield pa.RecordBatch.from_arrays(arrays, names=_COLUMNS)
+
+
+def _is_scored(version: Version) -> bool:
+    return bool(version.manifest.recipe.get("scored_by")) and "attributions" in version.manifest.configs
+
+
+def _scores(files: Sequence[Path]) -> Iterator[pa.RecordBatch]:
+    """What reward models said of a split, in the units of its rewards: on no scale."""
+    for whole in read(files, _COLUMNS, _ROWS):
+        batch = whole.filter(pc.equal(whole.column("schema").cast(pa.string()), REWARD_MODEL))
+        none = pa.array(np.full(batch.num_rows, np.nan))
+        yield pa.RecordBatch.from_arrays([*(batch.column(name) for name in _COLUMNS[:-2]), none, none], names=_COLUMNS)
 
 
 @dataclass(slots=True)
@@ -316,6 +334,8 @@ def _names(opinions: Sequence[Opinion]) -> list[str]:
 
     def name(one: Opinion) -> str:
         judge = [one.judge + (f" #{one.sample}" if samples else "")] if one.judge else []
-        return " · ".join([*judge, *([one.schema] if schemas else []), *([one.ref] if refs or not judge else [])])
+        return " · ".join(
+            [*judge, *([one.schema] if schemas and one.schema else []), *([one.ref] if refs or not judge else [])]
+        )
 
     return [name(one) for one in opinions]

@@ -140,6 +140,9 @@ def _glance(version: Version, as_json: bool) -> None:
         title=f"{version.ref}  {version.digest[:12]}  {version.dir}",
     )
     _distributions({c: d for c, d in numbers.columns.items() if not c.startswith("norm_")})
+    if numbers.judges:
+        names = ["judge", "schema", "dimension", "labels", "mean", "sd", "min", "max"]
+        console.table(names, [list(asdict(one).values()) for one in numbers.judges])
     if numbers.failures:
         console.table(["what has no label", "rows"], [[reason, n] for reason, n in numbers.failures.items()])
     if "episodes" in manifest.configs:
@@ -198,7 +201,7 @@ def _dialogue(version: Version, wanted: str, as_json: bool) -> None:
 @console.store_option
 @console.json_option
 def stats(ref: str, store: Store, as_json: bool) -> None:
-    """Rows, reward and dimension distributions by split, opinions, failures by reason.
+    """Rows, reward and dimension distributions by split, opinions, what each judge said, failures by reason.
 
     \b
     Example:
@@ -224,6 +227,9 @@ def stats(ref: str, store: Store, as_json: bool) -> None:
         )
     if numbers.opinions:
         console.table(["opinions", "utterances"], [[n, rows] for n, rows in numbers.opinions.items()])
+    if numbers.judges:
+        names = ["judge", "schema", "dimension", "labels", "mean", "sd", "min", "max"]
+        console.table(names, [list(asdict(one).values()) for one in numbers.judges])
     if numbers.failures:
         console.table(["what has no label", "rows"], [[reason, n] for reason, n in numbers.failures.items()])
 
