@@ -385,6 +385,7 @@ def main() -> None:
         "--dir", type=Path, help="where the tables go (several GB); default: the system's temporary folder"
     )
     parser.add_argument("--steps", default="build,copy,widen,arithmetic,wide_copy", help="which to run [%(default)s]")
+    parser.add_argument("--times", type=int, default=9, help="how often the comparison with dicts is run [%(default)s]")
     parser.add_argument("--step", help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -399,7 +400,7 @@ def main() -> None:
         return run_step(args.step, args.work, dimensions)
     report(args.utterances, dimensions, args.dir, tuple(args.steps.split(",")))
     if args.against_dicts:
-        report(args.against_dicts, dimensions, args.dir, ("build", "dicts"), times=9)
+        report(args.against_dicts, dimensions, args.dir, ("build", "dicts"), args.times)
     return None
 
 

@@ -135,6 +135,7 @@ def quiet(tab: Page, path: Path) -> None:
     assert tab.requests == [path.resolve().as_uri()]
 
 
+@pytest.mark.alone
 @needs_browser
 def test_the_samples_open_from_disk_filter_and_tell_what_each_opinion_said(samples: Path):
     assert samples.stat().st_size < 2_000_000

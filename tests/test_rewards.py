@@ -354,6 +354,7 @@ def test_of_several_schemas_one_must_be_named_and_only_its_answers_are_read(tmp_
 def test_the_benchmark_runs_and_dicts_give_the_same_numbers(tmp_path):
     script = Path(__file__).parents[1] / "benchmarks" / "rewards.py"
     command = [sys.executable, str(script), "--utterances", "2000", "--against-dicts", "3000", "--dir", str(tmp_path)]
+    command += ["--times", "2"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "`dicts` / `build`:" in done.stdout
