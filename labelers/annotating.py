@@ -10,11 +10,11 @@ import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from labelers.attribution import phrasing
+from labelers import only as listed
+from labelers.attribution import own_dimensions, phrasing
 from labelers.attribution import schema as find_schema
 from labelers.judge import Question, Slot
 from labelers.judges.human import slot_key
-from labelers.only import Only
 from labelers.plan import Plan, episodes_of
 from labelers.preparing import DEFAULT_PRESET, dimensions_of, with_episodes
 from sotopia_rl_data.errors import InputError, UsageError
@@ -34,7 +34,7 @@ def write_template(
     scale: int = 3,
     evaluator: str | None = None,
     seed: int = 0,
-    only: Only | None = None,
+    only: Path | None = None,
     questions: int | None = None,
 ) -> int:
     """Write the CSV to fill in and return how many rows it has. `questions` takes that many, drawn by `seed`.
@@ -46,9 +46,11 @@ def write_template(
     chosen = find_schema(schema)
     if not chosen.needs_judge:
         raise UsageError(f"The schema {chosen.id!r} asks nobody.", "name one that does: --schema direct")
-    asked = dimensions_of(preset(DEFAULT_PRESET) if dimensions is None else dimensions)
+    own = own_dimensions(chosen)
+    asked = dimensions_of(dimensions or own or preset(DEFAULT_PRESET).weighted, own)
     chosen.wording_sha256(scale)  # raises where the scale is not worded
-    plan = Plan(chosen, asked, evaluator or "", scale=scale, only=only)
+    wanted = None if only is None else listed.read(only, own)
+    plan = Plan(chosen, asked, evaluator or "", scale=scale, only=wanted)
     version, plan = with_episodes(plan, store, source)
     files = [path for paths in version.files("episodes").values() for path in paths]
     drawn = [question for episode in episodes_of(files) for question in plan.questions(episode)]
@@ -71,11 +73,18 @@ def _write(out: Path, plan: Plan, drawn: Sequence[Question]) -> int:
 
 def _rows(plan: Plan, item: int, question: Question) -> Iterator[list[object]]:
     for place, slot in enumerate(question.slots.values()):
-        low, high = plan.schema.bounds(plan.scale, slot.dimension)
         shown = question.messages[1]["content"] if place == 0 else "(as above)"
         told = question.episode.score(slot.agent, slot.dimension, plan.evaluator) if _tells(plan) else None
         score = "" if told is None else f"{told:g}"
-        yield [item, *slot_key(question, slot), "", f"{low:g} to {high:g}", _about(question, slot), score, shown]
+        yield [item, *slot_key(question, slot), "", _allowed(plan, slot), _about(question, slot), score, shown]
+
+
+def _allowed(plan: Plan, slot: Slot) -> str:
+    """The range of a number; of a rubric's dimension, also what it and its levels mean."""
+    low, high = plan.schema.bounds(plan.scale, slot.dimension)
+    if plan.rubric is None:
+        return f"{low:g} to {high:g}"
+    return plan.rubric.criterion(slot.dimension).text(plan.scale).removeprefix(f"- {slot.dimension}, ")
 
 
 def _tells(plan: Plan) -> bool:

@@ -59,7 +59,6 @@ def annotate_template(
       sotopia-rl-data annotate template demo/episodes -o mine.csv --questions 50
       sotopia-rl-data label demo/episodes --judge human:mine.csv --only mine.csv
     """
-    from labelers import only as listed
     from labelers.annotating import write_template
 
     rows = write_template(
@@ -71,7 +70,7 @@ def annotate_template(
         scale=scale,
         evaluator=evaluator,
         seed=seed,
-        only=listed.read(only) if only else None,
+        only=only,
         questions=questions,
     )
     if as_json:

@@ -7,13 +7,13 @@ empty cell does not. Questions are asked whole: one that is about several turns 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from labelers.judge import Question, Slot
 from sotopia_rl_data.asking.request import sha256_of
-from sotopia_rl_data.dimensions import dimension
+from sotopia_rl_data.dimensions import full_name
 from sotopia_rl_data.errors import InputError, UsageError
 
 COLUMNS = ("episode_id", "agent", "turn", "dimension")
@@ -53,14 +53,15 @@ class Only:
         )
 
 
-def read(path: Path) -> Only:
-    """The list in a CSV; columns of other names are ignored. Raises InputError, UsageError where it names nothing."""
+def read(path: Path, dimensions: Sequence[str] = ()) -> Only:
+    """The list in a CSV; columns of other names are ignored. `dimensions` are those that there are, where they are not
+    SOTOPIA-EVAL's. Raises InputError, UsageError where it names nothing."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
             if COLUMNS[0] not in (rows.fieldnames or ()):
                 raise InputError(f"{path} has no column {COLUMNS[0]}.", _MEND)
-            keys = frozenset(_keys(path, rows))
+            keys = frozenset(_keys(path, rows, dimensions))
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}).", _MEND) from error
     except (UnicodeDecodeError, csv.Error) as error:
@@ -70,13 +71,14 @@ def read(path: Path) -> Only:
     return Only(keys)
 
 
-def _keys(path: Path, rows: Iterable[dict[str, str]]) -> Iterable[Key]:
+def _keys(path: Path, rows: Iterable[dict[str, str]], dimensions: Sequence[str]) -> Iterable[Key]:
     for number, row in enumerate(rows, start=2):
         episode, agent, turn, name = ((row.get(column) or "").strip() for column in COLUMNS)
         if not episode:
             continue
         try:
-            yield episode, agent or None, int(turn) if turn else None, dimension(name).name if name else None
+            named = full_name(name, dimensions) if name else None
+            yield episode, agent or None, int(turn) if turn else None, named
         except (ValueError, UsageError) as wrong:
             odd = wrong.message if isinstance(wrong, UsageError) else f"{turn!r} is not a turn."
             raise InputError(f"{path}:{number}: {odd}", _MEND) from wrong

@@ -13,6 +13,7 @@ from typing import Any
 
 from labelers.attribution import Schema
 from labelers.attribution.phrasing import Ask as AskHow
+from labelers.attribution.rubric import Rubric
 from labelers.judge import Judge, Question, Slot
 from labelers.judges.sending import Ask, request_of, target_of
 from labelers.only import Only
@@ -77,6 +78,12 @@ class Plan:
         """Whether a label means nothing where the episode's score is missing."""
         return getattr(self.schema, "needs_score", True)
 
+    @property
+    def rubric(self) -> Rubric | None:
+        """The rubric that is asked by, where there is one."""
+        found = getattr(self.schema, "rubric", None)
+        return found if isinstance(found, Rubric) else None
+
     def recipe(self) -> dict[str, Any]:
         """What of the plan determines the rows: for the manifest's recipe. URLs are not in it."""
         made: dict[str, Any] = {
@@ -87,6 +94,8 @@ class Plan:
         }
         if self.judges:
             made |= {"ask": self.ask, "samples": self.samples, "judges": [_who(judge) for judge in self.judges]}
+        if self.rubric is not None:
+            made["rubric_sha256"] = self.rubric.sha256
         if self.only is not None:
             made["only_sha256"] = self.only.sha256
         return made

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from labelers import judges as judging
 from labelers import only as listed
-from labelers.attribution import Schema
+from labelers.attribution import Schema, own_dimensions
 from labelers.attribution import schema as find_schema
 from labelers.attribution.phrasing import Ask as AskHow
 from labelers.judge import Judge
 from labelers.judges.sending import target_of
 from labelers.plan import Plan
 from labelers.source import episodes_version
-from sotopia_rl_data.dimensions import SOTOPIA_EVAL, dimension
+from sotopia_rl_data.dimensions import full_name, in_order
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.rewards import Recipe
 from sotopia_rl_data.rewards import preset as find_preset
@@ -51,14 +51,12 @@ def prepare(
     from sotopia_rl_data.prompts import layout_id
 
     chosen = find_schema(schema)
-    recipe = _recipe(chosen, preset, evaluator)
+    own = own_dimensions(chosen)
+    recipe = _recipe(chosen, preset, evaluator, dimensions_of(dimensions or own, own) if own else ())
     if average is not None:
         recipe = replace(recipe, average=average)  # type: ignore[arg-type]  # Recipe raises where it is none
-    asked = dimensions_of(recipe if dimensions is None else dimensions)
-    missing = [name for name in recipe.weighted if name not in asked]
-    if missing:
-        mend = f"ask about them too: --dimensions {','.join([*asked, *missing])}; or name another --preset"
-        raise UsageError(f"The rewards weigh {', '.join(missing)}, about which no judge would be asked.", mend)
+    asked = dimensions_of(dimensions or own or recipe.weighted, own)
+    _check_weighted(recipe, asked, own)
     if ask not in get_args(AskHow):
         raise UsageError(f"{ask!r} is no way to ask.", f"use {' or '.join(get_args(AskHow))}")
     if samples < 1:
@@ -67,7 +65,7 @@ def prepare(
     layout_id(layout, template)  # raises where the template is of another layout
     if only is not None and not chosen.needs_judge:
         raise UsageError(f"The schema {chosen.id!r} asks nobody.", "leave --only out")
-    wanted = None if only is None else listed.read(only)
+    wanted = None if only is None else listed.read(only, own)
     plan = Plan(chosen, asked, evaluator or "", _judges(chosen, judges, sampling), scale, ask, samples, wanted)
     return plan, recipe
 
@@ -80,7 +78,7 @@ def with_episodes(plan: Plan, store: Store, source: str | Path | None) -> tuple[
     from sotopia_rl_data.rewards.outcomes import choose_evaluator, evaluators
 
     def choose(found: Set[str]) -> str:
-        return choose_evaluator(found, plan.evaluator or None, plan.dimensions)
+        return choose_evaluator(found, plan.evaluator or None, plan.dimensions, plan.needs_score)
 
     def check(scored: Set[tuple[str, str]] | None) -> None:
         choose({evaluator for name, evaluator in scored or () if name in plan.dimensions})
@@ -90,13 +88,15 @@ def with_episodes(plan: Plan, store: Store, source: str | Path | None) -> tuple[
     return version, replace(plan, evaluator=choose(evaluators(files, plan.dimensions)))
 
 
-def _recipe(schema: Schema, preset: str | None, evaluator: str | None) -> Recipe:
-    """The preset's recipe, reading this schema's attributions; without a preset, the default one's with its rule."""
+def _recipe(schema: Schema, preset: str | None, evaluator: str | None, own: Sequence[str]) -> Recipe:
+    """The preset's recipe, reading this schema's attributions; without a preset, the default one's with its rule, and
+    `own` dimensions, where the schema has some, weighed alike."""
     from sotopia_rl_data.rewards.rules import rule
 
     recipe = find_preset(preset or DEFAULT_PRESET)
     if preset is None:
-        recipe = replace(recipe, rule=schema.rule)  # type: ignore[arg-type]  # Recipe raises where it is no rule
+        weights = dict.fromkeys(own, 1.0) or recipe.weights
+        recipe = replace(recipe, rule=schema.rule, weights=weights)  # type: ignore[arg-type]  # Recipe raises
     measure = rule(recipe.rule).measure
     if measure is not None and (measure != schema.measure or not schema.needs_judge):
         raise UsageError(
@@ -106,13 +106,23 @@ def _recipe(schema: Schema, preset: str | None, evaluator: str | None) -> Recipe
     return replace(recipe, evaluator=evaluator, schema=schema.id if measure else None)
 
 
-def dimensions_of(wanted: Recipe | Sequence[str]) -> tuple[str, ...]:
-    """Full names, each once, in SOTOPIA-EVAL's order: how they were listed must not change what is asked."""
-    names = wanted.weighted if isinstance(wanted, Recipe) else wanted
-    found = {dimension(name).name for name in names}
+def _check_weighted(recipe: Recipe, asked: Sequence[str], own: Sequence[str]) -> None:
+    missing = [name for name in recipe.weighted if name not in asked]
+    if not missing:
+        return
+    mend = f"ask about them too: --dimensions {','.join([*asked, *missing])}; or name another --preset"
+    if own and not set(missing) <= set(own):
+        mend = f"leave --preset out, or name a file of yours that weighs {', '.join(own)}"
+    raise UsageError(f"The rewards weigh {', '.join(missing)}, about which no judge would be asked.", mend)
+
+
+def dimensions_of(names: Sequence[str], own: Sequence[str] = ()) -> tuple[str, ...]:
+    """Full names, each once, in order: how they were listed must not change what is asked. `own` are those of a schema
+    that does not ask about SOTOPIA-EVAL's. Raises UsageError."""
+    found = in_order(full_name(name, own) for name in names)
     if not found:
         raise UsageError("No dimension is named.", "name one or more, as in --dimensions goal,relationship,knowledge")
-    return tuple(one.name for one in SOTOPIA_EVAL if one.name in found)
+    return found
 
 
 def _judges(schema: Schema, named: Sequence[str | Judge], sampling: Mapping[str, Any] | None) -> tuple[Judge, ...]:
@@ -121,14 +131,18 @@ def _judges(schema: Schema, named: Sequence[str | Judge], sampling: Mapping[str,
         if named:
             raise UsageError(f"The schema {schema.id!r} asks nobody.", "leave --judge out")
         return ()
-    return judges_of(named, sampling)
+    return judges_of(named, sampling, own_dimensions(schema))
 
 
-def judges_of(named: Sequence[str | Judge], sampling: Mapping[str, Any] | None) -> tuple[Judge, ...]:
-    """One judge or more, no two of one name, made. Raises UsageError, KeyMissing."""
+def judges_of(
+    named: Sequence[str | Judge], sampling: Mapping[str, Any] | None, dimensions: Sequence[str] = ()
+) -> tuple[Judge, ...]:
+    """One judge or more, no two of one name, made; `dimensions` where they are asked about other than SOTOPIA-EVAL's.
+
+    Raises UsageError, KeyMissing."""
     if not named:
         raise UsageError("No judge is named.", f"add --judge: {judging.FORMS}")
-    made = tuple(judging.judge(one, sampling) if isinstance(one, str) else one for one in named)
+    made = tuple(judging.judge(one, sampling, dimensions) if isinstance(one, str) else one for one in named)
     ids = [judge.id for judge in made]
     twice = next((name for name in ids if ids.count(name) > 1), None)
     if twice is not None:

@@ -125,6 +125,7 @@ def provenance(parent: Version, plan: Plan, tally: Tally, bill: Bill, rewards: M
         "parents": [{"name": parent.name, "version": parent.version, "digest": parent.digest}],
         "code": code(),
         "wording_sha256": plan.schema.wording_sha256(plan.scale) if plan.judges else None,
+        **({"rubric": plan.rubric.as_dict()} if plan.rubric is not None else {}),
         "judges": judged_by(plan, tally, bill),
         "failures": dict(tally.failures.most_common(_REASONS_KEPT)),
         "rewards": dict(rewards),

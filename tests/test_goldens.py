@@ -10,17 +10,19 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from label_toys import BOAT, BY
 
-from labelers.attribution import BUILTINS, phrasing, schema
+from labelers.attribution import BUILTINS, phrasing, rubric, rubric_file, schema
 from labelers.evaluation.sotopia_eval import SOTOPIA_EVAL
 
 GOLDENS = Path(__file__).parent / "goldens"
 HASHES, FILES = GOLDENS / "wordings.txt", GOLDENS / "files.txt"
+EXAMPLE = Path(__file__).parents[1] / "examples" / "rubric.yaml"
 SCALES = (3, 5, 10)
 TURNWISE = ("online", "progress", "quality", "response", "score")
 JUDGED = [name for name in BUILTINS if schema(name).needs_judge]
@@ -30,7 +32,8 @@ def rendered(asks: Any, how: Any, scale: int) -> str:
     """All that a judge is sent for the first question about the boat, as one text; of schemas that have a question for
     each view, also for the one about agent a's second utterance."""
     one = schema(asks) if isinstance(asks, str) else asks
-    questions = list(one.questions(BOAT, ("relationship", "goal"), BY, how, scale))
+    dimensions = getattr(one, "dimensions", ())[:2] or ("relationship", "goal")
+    questions = list(one.questions(BOAT, dimensions, BY, how, scale))
     second = [q for q in questions[1:] if {(s.agent, s.turn) for s in q.slots.values()} == {("a", 2)}]
     parts = []
     for question in [questions[0], *second[:1]]:
@@ -45,6 +48,8 @@ def wordings() -> Iterator[str]:
         for scale in SCALES:
             one = schema(name)
             yield f"{name} v{one.version} scale {scale} {one.wording_sha256(scale)}"
+    example = schema(f"rubric:{EXAMPLE}")
+    yield f"{example.id} v{example.version} {example.wording_sha256()}"
     yield f"{SOTOPIA_EVAL.id} v{SOTOPIA_EVAL.version} {SOTOPIA_EVAL.wording_sha256()}"
 
 
@@ -53,6 +58,9 @@ def files() -> Iterator[tuple[Path, str]]:
         for how in ("per-dimension", "packed"):
             for scale in SCALES if name == "direct" else (3,):
                 yield GOLDENS / f"{name}.v{schema(name).version}.{how}.scale-{scale}.txt", rendered(name, how, scale)
+    for shows in ("history", "reply", "episode"):
+        asks = rubric.schema_of(replace(rubric_file.read(EXAMPLE), shows=shows))  # type: ignore[arg-type]
+        yield GOLDENS / f"rubric.v{asks.version}.{shows}.txt", rendered(asks, "packed", 3)
     for how in ("per-dimension", "packed"):
         path = GOLDENS / f"{SOTOPIA_EVAL.id}.v{SOTOPIA_EVAL.version}.{how}.txt"
         yield path, rendered(SOTOPIA_EVAL, how, 3)
@@ -82,7 +90,8 @@ def test_no_wording_file_is_left_unused():
     used = {"importance.v1", "importance.question.v1", "key.v1", "key.question.v1", *phrasing.SHARED}
     used |= {"repair.v1", *phrasing.VIEWED} | {f"{part}.v1" for one in TURNWISE for part in (one, f"{one}.question")}
     used |= {wording.levels(scale) for scale in SCALES}
-    used |= {"evaluation.v1", "evaluation.question.v1", "handover.evaluation.v1"}
+    used |= {"rubric.v1", "rubric.question.v1", "rubric.history.v1", "rubric.reply.v1", "rubric.episode.v1"}
+    used |= {"conversation-behaviour.v1.yaml", "evaluation.v1", "evaluation.question.v1", "handover.evaluation.v1"}
     assert used == {name.removesuffix(".txt") for name in file_hashes()}
 
 

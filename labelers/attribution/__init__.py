@@ -1,14 +1,17 @@
 """Attribution schemas: how an episode's score is traced back to its utterances. One schema a file.
 
 A schema owns its wording, its answer schema, its validation and what it yields. What its numbers become is a rule's
-business (`sotopia_rl_data.rewards`), so that rules can be re-run without a call. A schema of your own is an object
-with these members, named as `path/to/file.py:Name` or by an entry point in the group `sotopia_rl_data.schemas`.
+business (`sotopia_rl_data.rewards`), so that rules can be re-run without a call. Dimensions of your own need no code:
+`rubric:FILE.yaml`. A schema of your own is an object with these members, or a class or function that makes one, named
+as `path/to/file.py:Name` or by an entry point in the group `sotopia_rl_data.schemas`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from pathlib import Path
+from types import FunctionType
+from typing import Any, Protocol
 
 from labelers.attribution.phrasing import Ask
 from labelers.judge import Question, Slot
@@ -29,6 +32,7 @@ BUILTINS = {
     "utterance-quality": "labelers.attribution.quality:UTTERANCE_QUALITY",
     "only-response": "labelers.attribution.quality:ONLY_RESPONSE",
     "leave-one-out": "labelers.attribution.leave_one_out:LEAVE_ONE_OUT",
+    "conversation-behaviour": "labelers.attribution.rubric:conversation_behaviour",
 }
 
 
@@ -37,7 +41,8 @@ class Schema(Protocol):
 
     `id` stands in the `schema` column; `version` rises with every change of wording or meaning; `measure` says what a
     raw number is; `rule` names the default rule that turns it into a reward; without `needs_judge` nothing is asked.
-    A schema whose numbers mean something without the episode's score says `needs_score = False` (default True).
+    A schema whose numbers mean something without the episode's score says `needs_score = False` (default True); one
+    that asks about other dimensions than SOTOPIA-EVAL's names them in `dimensions` (default: none).
     """
 
     @property
@@ -71,13 +76,28 @@ class Schema(Protocol):
 
 
 def schema(name: str) -> Schema:
-    """The schema called `name`. Raises UsageError, naming the schemas there are."""
+    """The schema called `name`. Raises UsageError, naming the schemas there are; InputError where a rubric's file
+    cannot be used."""
+    if name.startswith("rubric:"):
+        return _rubric(name.removeprefix("rubric:"))
     found = plugins.load("schema", GROUP, name, BUILTINS)
-    made: Schema = found() if isinstance(found, type) else found
-    members = ("id", "version", "measure", "rule", "needs_judge", "bounds", "wording_sha256", "questions", "read")
-    lacking = [member for member in members if not hasattr(made, member)]
-    if lacking:
-        raise UsageError(
-            f"{name} is not a schema: it lacks {', '.join(lacking)}.", "see docs/labelling.md for what a schema has"
-        )
-    return made
+    if name in BUILTINS:
+        made: Schema = found() if isinstance(found, FunctionType) else found
+        return made
+    from labelers.attribution.foreign import Foreign, made_of
+
+    return Foreign(made_of(name, found))
+
+
+def _rubric(where: str) -> Schema:
+    from labelers.attribution import rubric, rubric_file
+
+    if not where:
+        raise UsageError("rubric names no file.", "write rubric:FILE.yaml; examples/rubric.yaml is one")
+    return rubric.schema_of(rubric_file.read(Path(where)))
+
+
+def own_dimensions(schema: Schema) -> tuple[str, ...]:
+    """The dimensions that the schema asks about where they are not SOTOPIA-EVAL's; else none."""
+    own: Any = getattr(schema, "dimensions", ())
+    return tuple(own)

@@ -70,7 +70,8 @@ def results(episode: Episode, dimensions: Sequence[str], evaluator: str | None) 
 def shared_messages(task: str, episode: Episode, **values: object) -> list[Message]:
     """The leading messages that all questions about an episode share: the task, the episode, the handover.
 
-    `values` fill the task's placeholders; `handover` names another wording of the handover."""
+    `values` fill the task's placeholders, `dimensions` among them where they are not SOTOPIA-EVAL's; `handover` names
+    another wording of the handover."""
     return [
         {"role": "system", "content": _system(task, **values)},
         {"role": "user", "content": episode_text(episode)},
@@ -80,7 +81,8 @@ def shared_messages(task: str, episode: Episode, **values: object) -> list[Messa
 
 @cache
 def _system(task: str, **values: object) -> str:
-    return wording.fill(task, dimensions=wording.text("dimensions.v1"), reading=wording.text("reading.v1"), **values)
+    ours = {"dimensions": wording.text("dimensions.v1"), "reading": wording.text("reading.v1")}
+    return wording.fill(task, **ours | values)
 
 
 def episode_text(episode: Episode) -> str:

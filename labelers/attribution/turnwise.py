@@ -10,12 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from labelers.attribution import answers, phrasing, wording
 from labelers.attribution.phrasing import Ask
 from labelers.judge import Question, Slot
+from sotopia_rl_data.asking.request import sha256_of
 from sotopia_rl_data.dimensions import dimension
 from sotopia_rl_data.schema import Episode, Measure, Message, Turn
+
+if TYPE_CHECKING:
+    from labelers.attribution.rubric import Rubric
 
 BASELINE = -1
 """The `turn` of a view that no utterance stands behind."""
@@ -36,7 +41,7 @@ class Turnwise:
 
     `views(turns, agents)` gives the views of an episode: `turns` are its utterances in order, `agents` those that are
     asked about. The numbers are the levels 0..scale, or with `in_range` whole numbers of the dimension's own range.
-    With `levels` the wording of the importance levels is filled in.
+    With `levels` the wording of the importance levels is filled in. A `rubric` brings dimensions of its own.
     """
 
     id: str
@@ -50,6 +55,12 @@ class Turnwise:
     needs_score: bool = False
     version: int = 2
     needs_judge: bool = True
+    rubric: Rubric | None = None
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """The dimensions that can be asked about, where they are not SOTOPIA-EVAL's."""
+        return () if self.rubric is None else tuple(one.name for one in self.rubric.dimensions)
 
     def bounds(self, scale: int, dimension: str) -> tuple[float, float]:
         """The range of a raw attribution: 0 to `scale`, or the dimension's own."""
@@ -59,6 +70,8 @@ class Turnwise:
     def wording_sha256(self, scale: int = 3) -> str:
         """The hash of every wording file that goes into a question. Raises UsageError where the scale has none."""
         levels = wording.levels(scale)  # raises where the scale is none of ours, also where its file is not used
+        if self.rubric is not None:
+            return sha256_of([wording.sha256([*self.rubric.wordings, *phrasing.VIEWED]), self.rubric.sha256])
         return wording.sha256([self.task, self.question, *([levels] if self.levels else []), *phrasing.VIEWED])
 
     def questions(
@@ -67,10 +80,10 @@ class Turnwise:
         """See `Schema.questions`."""
         wanted = self._wanted(episode, dimensions, evaluator)
         turns = sorted(episode.turns, key=lambda turn: turn.turn)
-        in_task = {"levels": wording.text(wording.levels(scale))} if self.levels else {}
+        in_task = self._in_task(scale)
         for view in self.views(turns, tuple(wanted)):
             seen = replace(episode, turns=view.turns)
-            shared = phrasing.shared_messages(self.task, seen, handover=phrasing.VIEWED[-1], scale=scale, **in_task)
+            shared = phrasing.shared_messages(self.task, seen, handover=phrasing.VIEWED[-1], **in_task)
             pairs = [(agent, name) for agent in view.agents for name in wanted[agent]]
             packed = ask == "packed"
             for group in [pairs] if packed else [[pair] for pair in pairs]:
@@ -131,7 +144,14 @@ class Turnwise:
             measure=self.measure,
         )
 
+    def _in_task(self, scale: int) -> dict[str, object]:
+        if self.rubric is not None:
+            return {**self.rubric.in_task(scale)}
+        return {"scale": scale} | ({"levels": wording.text(wording.levels(scale))} if self.levels else {})
+
     def _allowed(self, scale: int, name: str) -> range:
+        if self.rubric is not None:
+            return self.rubric.criterion(name).allowed(scale)
         if not self.in_range:
             return range(scale + 1)
         about = dimension(name)
@@ -139,7 +159,7 @@ class Turnwise:
 
     def _named(self, name: str, scale: int) -> str:
         allowed = self._allowed(scale, name)
-        return f"{name}, {allowed[0]} to {allowed[-1]}" if self.in_range else name
+        return f"{name}, {allowed[0]} to {allowed[-1]}" if self.in_range or self.rubric else name
 
 
 def prefixes(turns: Sequence[Turn], agents: tuple[str, ...]) -> Iterator[View]:

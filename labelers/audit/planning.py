@@ -9,8 +9,10 @@ from itertools import chain
 from typing import Any
 
 from labelers import judges as judging
+from labelers.attribution import own_dimensions
 from labelers.attribution import schema as find_schema
 from labelers.attribution.phrasing import Ask as AskHow
+from labelers.attribution.rubric import PREFIX
 from labelers.audit.probes import PROBES, REPEAT, Contrast, Probed, repeated
 from labelers.judge import Judge
 from labelers.judges.sending import Ask, target_of
@@ -19,6 +21,7 @@ from labelers.preparing import dimensions_of
 from sotopia_rl_data.asking import prices
 from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.request import Usage
+from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.rewards.outcomes import choose_evaluator, evaluators
 from sotopia_rl_data.schema import Episode
@@ -137,14 +140,18 @@ def planned(
         raise UsageError(f"{odd[0]!r} is no probe.", f"name one of: {', '.join(PROBES)}")
     made = version.manifest.recipe
     before: Mapping[str, Any] = made.get("labels") or {}
-    chosen = find_schema(schema or before.get("schema", "direct"))
+    chosen = find_schema(schema or _schema_before(version, before))
     if not chosen.needs_judge:
         raise UsageError(f"The schema {chosen.id!r} asks nobody.", "name one that does: --schema direct")
-    asked = dimensions_of(dimensions or before.get("dimensions") or DEFAULT_DIMENSIONS)
+    own = own_dimensions(chosen)
+    known = own or [one.name for one in SOTOPIA_EVAL]
+    kept = [name for name in before.get("dimensions", ()) if name in known]
+    asked = dimensions_of(dimensions or kept or own or DEFAULT_DIMENSIONS, own)
     levels = scale or made.get("scale") or 3
     chosen.wording_sha256(levels)  # raises where the scale is not worded
     files = [path for paths in version.files("episodes").values() for path in paths]
-    by = choose_evaluator(evaluators(files, asked), evaluator or before.get("evaluator"), asked)
+    needed = getattr(chosen, "needs_score", True)
+    by = choose_evaluator(evaluators(files, asked), evaluator or before.get("evaluator") or None, asked, needed)
     who = judging.judge(judge, sampling) if isinstance(judge, str) else judge
     plan = Plan(chosen, asked, by, (who,), levels, ask or before.get("ask", "per-dimension"))
     drawn = tuple(_drawn(plan, episodes_of(files), episodes, seed))
@@ -156,6 +163,15 @@ def planned(
     wanted = tuple(name for name in PROBES if probes is None or name in probes)
     changed = (PROBES[name](episode, seed) for episode in drawn for name in wanted)
     return Audit(plan, wanted, seed, drawn, tuple(one for one in changed if one is not None))
+
+
+def _schema_before(version: Version, before: Mapping[str, Any]) -> str:
+    """The schema of the labels. Raises UsageError where it was a rubric: a version knows its content, not its file."""
+    found = str(before.get("schema", "direct"))
+    if found.startswith(PREFIX):
+        said = f"{version.ref} was labelled by the rubric {found.removeprefix(PREFIX)!r}."
+        raise UsageError(said, "name its file: --schema rubric:FILE.yaml")
+    return found
 
 
 def _drawn(plan: Plan, episodes: Iterable[Episode], count: int, seed: int) -> list[Episode]:

@@ -6,7 +6,7 @@ it as an entry point in the group `sotopia_rl_data.judges`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ FORMS = (
 )
 
 
-def judge(spec: str, sampling: Mapping[str, Any] | None = None) -> Judge:
-    """The judge that `spec` names. `sampling` (temperature, max_tokens …) is laid over an API judge's defaults.
+def judge(spec: str, sampling: Mapping[str, Any] | None = None, dimensions: Sequence[str] = ()) -> Judge:
+    """The judge that `spec` names. `sampling` (temperature, max_tokens …) is laid over an API judge's defaults;
+    `dimensions` are what people may have annotated, where it is not SOTOPIA-EVAL's.
 
     Raises UsageError, naming the forms, where nothing answers to it, and KeyMissing where its provider wants a key.
     """
@@ -40,11 +41,11 @@ def judge(spec: str, sampling: Mapping[str, Any] | None = None) -> Judge:
     if spec.startswith("replay:"):
         return _replay(spec.removeprefix("replay:"))
     if spec.startswith("human:"):
-        return _human(spec.removeprefix("human:"))
+        return _human(spec.removeprefix("human:"), dimensions)
     return _plugin(spec)
 
 
-def _human(where: str) -> Judge:
+def _human(where: str, dimensions: Sequence[str]) -> Judge:
     from labelers.judges.human import Human
 
     path, _, name = where.partition("#")
@@ -52,7 +53,7 @@ def _human(where: str) -> Judge:
         raise UsageError(
             "human names no file.", "write human:FILE.csv, or human:FILE.csv#NAME where several people judge"
         )
-    return Human(Path(path), name or "human")
+    return Human(Path(path), name or "human", dimensions)
 
 
 def _api_judge(spec: str, sampling: Mapping[str, Any] | None) -> Judge | None:

@@ -10,14 +10,14 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from labelers.attribution import answers
 from labelers.judge import Question, Slot
 from sotopia_rl_data.asking.request import Target
-from sotopia_rl_data.dimensions import dimension
+from sotopia_rl_data.dimensions import full_name
 from sotopia_rl_data.errors import InputError, UsageError
 
 COLUMNS = ("episode_id", "agent", "turn", "dimension", "raw")
@@ -32,12 +32,14 @@ class Human:
 
     concurrency = 1
 
-    def __init__(self, path: Path, name: str = "human") -> None:
-        """Raises InputError where the file cannot be used."""
+    def __init__(self, path: Path, name: str = "human", dimensions: Sequence[str] = ()) -> None:
+        """`dimensions`: those that it may speak of, where they are not SOTOPIA-EVAL's. Raises InputError where the file
+        cannot be used."""
         self.id = name
         try:
             data = path.read_bytes()
-            self._said = _annotations(path, csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline="")))
+            rows = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
+            self._said = _annotations(path, rows, dimensions)
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise InputError(f"{path} cannot be read: {error}.", _MEND) from error
         self.target = Target("human", name, "", {"sha256": hashlib.sha256(data).hexdigest()})
@@ -58,7 +60,7 @@ def slot_key(question: Question, slot: Slot) -> tuple[str, str, int, str]:
     return question.episode.episode_id, slot.agent, slot.turn, slot.dimension
 
 
-def _annotations(path: Path, rows: csv.DictReader[str]) -> Annotations:
+def _annotations(path: Path, rows: csv.DictReader[str], dimensions: Sequence[str]) -> Annotations:
     missing = [column for column in COLUMNS if column not in (rows.fieldnames or ())]
     if missing:
         raise InputError(f"{path} has no column {missing[0]}.", _MEND)
@@ -67,7 +69,8 @@ def _annotations(path: Path, rows: csv.DictReader[str]) -> Annotations:
         if not (row["raw"] or "").strip():
             continue
         try:
-            key = (row["episode_id"].strip(), row["agent"].strip(), int(row["turn"]), dimension(row["dimension"]).name)
+            name = full_name(row["dimension"], dimensions)
+            key = (row["episode_id"].strip(), row["agent"].strip(), int(row["turn"]), name)
             raw = int(row["raw"])
         except (ValueError, TypeError, AttributeError, UsageError) as wrong:
             raise InputError(f"{path}:{rows.line_num}: {_odd(wrong)}.", "write whole numbers on the scale") from wrong

@@ -105,7 +105,7 @@ def build(
     finally:
         for kept in wide.values():
             kept.remove()
-    used = replace(recipe, evaluator=plan.evaluator, schema=plan.schema)
+    used = replace(recipe, evaluator=plan.evaluator or None, schema=plan.schema)
     rows = {split: kept.rows for split, kept in wide.items()}
     opinions = plan.opinions if plan.judged else ()
     return Built(used, plan.dimensions, opinions, statistics, rows, finish.unrewarded, finish.outside, tuple(warnings))
@@ -117,7 +117,8 @@ def _plan(recipe: Recipe, episodes: Files, attributions: Files, asked: Sequence[
     schema, opinions, only = long.opinions(recipe, chosen, held, asked is not None)
     dimensions = long.dimensions(recipe, chosen, held, asked)
     scored = [path for paths in episodes.values() for path in paths]
-    evaluator = choose_evaluator(evaluators(scored, dimensions), recipe.evaluator, dimensions)
+    needed = chosen.beside == "score"
+    evaluator = choose_evaluator(evaluators(scored, dimensions), recipe.evaluator, dimensions, needed)
     return Plan(chosen, recipe.gamma, dimensions, tuple(opinions), evaluator, schema, only)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sotopia_rl_data.dimensions import SOTOPIA_EVAL
+from sotopia_rl_data.dimensions import in_order
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.rewards.recipe import Recipe
 from sotopia_rl_data.rewards.rules import Rule
@@ -82,7 +82,7 @@ def dimensions(recipe: Recipe, rule: Rule, files: Sequence[Path], asked: Iterabl
     if rule.measure is None:
         return tuple(dict.fromkeys([*(asked or ()), *recipe.weights]))
     found = (
-        tuple(dict.fromkeys(asked)) if asked is not None else _in_order(d for (d,) in distinct(files, ("dimension",)))
+        tuple(dict.fromkeys(asked)) if asked is not None else in_order(d for (d,) in distinct(files, ("dimension",)))
     )
     missing = [d for d in recipe.weighted if d not in found]
     if missing:
@@ -91,11 +91,6 @@ def dimensions(recipe: Recipe, rule: Rule, files: Sequence[Path], asked: Iterabl
             f"label with --dimensions {','.join([*found, *missing])}, or weigh only what was asked",
         )
     return found
-
-
-def _in_order(found: Iterable[str]) -> tuple[str, ...]:
-    order = {d.name: i for i, d in enumerate(SOTOPIA_EVAL)}
-    return tuple(sorted(found, key=lambda name: (order.get(name, len(order)), name)))
 
 
 def _named(names: Iterable[str]) -> str:

@@ -24,13 +24,15 @@ def evaluators(files: Sequence[Path], dimensions: Sequence[str]) -> set[str]:
     return found
 
 
-def choose_evaluator(found: Iterable[str], named: str | None, dimensions: Sequence[str]) -> str:
-    """The one evaluator whose scores are G.
+def choose_evaluator(found: Iterable[str], named: str | None, dimensions: Sequence[str], needed: bool = True) -> str:
+    """The one evaluator whose scores are G; "" where no score is `needed`, none was named, and there is not just one.
 
     Raises UsageError, naming those found, where there are several and none is named, or the named one is not among
     them; InputError where nobody scored any of `dimensions`.
     """
     names = sorted(set(found))
+    if not needed and named is None and len(names) != 1:
+        return ""
     if not names:
         raise InputError(
             f"No episode has a score on {', '.join(dimensions)}.", "import episodes whose evaluation did not fail"

@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from sotopia_rl_data.dimensions import SOTOPIA_EVAL, dimension
+from sotopia_rl_data.dimensions import OWN_NAME, dimension, in_order
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.refs import is_path
 
@@ -25,7 +25,8 @@ class Recipe:
     """How attributions and episode scores become rewards. It determines every number of the `rewards` config.
 
     `weights` are γ_d >= 0 by dimension (any spelling; kept as full names in SOTOPIA-EVAL's order, which is the order of
-    summation), at least one above 0.
+    summation), at least one above 0. Dimensions of a rubric come after them, by the alphabet; a rule that multiplies
+    the episode's score knows none of those.
     `rule` is applied to each opinion alone, `average` joins the opinions, `normaliser` is fitted on the train split.
     `evaluator` names whose episode scores are G, `schema` whose attributions are read: None where there is but one.
     `gamma` in (0, 1] is used by the rule `discounted` alone. Raises UsageError for a value that is none of these.
@@ -43,7 +44,7 @@ class Recipe:
         _one_of("a rule", self.rule, get_args(RuleId))
         _one_of("a normaliser", self.normaliser, get_args(Normaliser))
         _one_of("an average", self.average, get_args(Average))
-        object.__setattr__(self, "weights", _weights(self.weights))
+        object.__setattr__(self, "weights", _weights(self.weights, self.rule))
         if not _number(self.gamma) or not 0 < self.gamma <= 1:
             mend = "the reference uses 0.9; 1 gives every utterance G"
             raise UsageError(f"gamma is {self.gamma!r}, not a number in (0, 1].", mend)
@@ -78,12 +79,12 @@ def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _weights(given: Mapping[str, float]) -> dict[str, float]:
+def _weights(given: Mapping[str, float], by: RuleId) -> dict[str, float]:
     if not isinstance(given, Mapping):
         raise UsageError("`weights` is a mapping of dimensions to numbers.", "write `weights: {goal: 1}`")
     weights: dict[str, float] = {}
     for name, weight in given.items():
-        full = dimension(str(name)).name
+        full = _full_name(str(name), by)
         if not _number(weight) or weight < 0:
             raise UsageError(f"The weight of {name} is {weight!r}.", "a weight is a number, 0 or above")
         if full in weights:
@@ -91,7 +92,22 @@ def _weights(given: Mapping[str, float]) -> dict[str, float]:
         weights[full] = float(weight)
     if not any(weights.values()):
         raise UsageError("No dimension has a weight above 0.", "weigh at least one, as in goal=1")
-    return {d.name: weights[d.name] for d in SOTOPIA_EVAL if d.name in weights}
+    return {name: weights[name] for name in in_order(weights)}
+
+
+def _full_name(name: str, by: RuleId) -> str:
+    """A dimension's full name. Raises UsageError where it is none of SOTOPIA-EVAL's and the rule needs its score."""
+    try:
+        return dimension(name).name
+    except UsageError as unknown:
+        from sotopia_rl_data.rewards.rules import rule
+
+        if rule(by).beside != "score" and OWN_NAME.fullmatch(name):
+            return name
+        raise UsageError(
+            f"{unknown.message} The rule {by!r} multiplies the episode's score on it, and there is none.",
+            f"{unknown.mend}; or weigh a rubric's dimensions by the rule: quality",
+        ) from unknown
 
 
 def presets() -> dict[str, Recipe]:
