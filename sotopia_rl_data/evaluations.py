@@ -38,11 +38,22 @@ Judged = tuple[Sequence[Attribution], Sequence[Failure]]
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """Who scored and on what; `how` is what of the evaluation determines the rows, for the recipe."""
+    """Who scored and on what; `how` is what of the evaluation determines the rows, for the recipe.
+
+    With `given`, the (episode, agent, dimension) that there are scores of, only those take the place of older ones:
+    people score some dialogues now and others later. `how` then holds `files`, hashes that add up.
+    """
 
     evaluator: str
     dimensions: tuple[str, ...]
     how: Mapping[str, Any]
+    given: frozenset[tuple[str, str, str]] | None = None
+
+    def replaces(self, episode: str, agent: str, dimension: str, evaluator: str) -> bool:
+        """Whether an older score has to go."""
+        if evaluator != self.evaluator or dimension not in self.dimensions:
+            return False
+        return self.given is None or (episode, agent, dimension) in self.given
 
 
 def check_evaluator(version: Version, evaluator: str) -> None:
@@ -89,7 +100,10 @@ def _split(
         said = [next(judged, ((), ())) for _ in range(batch.num_rows)]
         agents = [[one["agent"] for one in row] for row in batch.column("agents").to_pylist()]
         old = batch.column("scores").to_pylist()
-        scores = [_scores(*row, evaluated) for row in zip(old, agents, (labels for labels, _ in said), strict=True)]
+        ids = batch.column("episode_id").to_pylist()
+        scores = [
+            _scores(*row, evaluated) for row in zip(ids, old, agents, (labels for labels, _ in said), strict=True)
+        ]
         rows = pa.Table.from_batches([batch])
         rows = rows.set_column(field, EPISODES.field(field), pa.array(scores, EPISODES.field(field).type))
         stage.write("episodes", split, rows.cast(EPISODES))
@@ -102,6 +116,7 @@ def _split(
 
 
 def _scores(
+    episode: str,
     old: Sequence[Mapping[str, Any]],
     agents: Sequence[str],
     labels: Iterable[Attribution],
@@ -109,8 +124,9 @@ def _scores(
 ) -> list[Mapping[str, Any]]:
     """An episode's scores, evaluator after evaluator as they came; within a new one, in the agents' and SOTOPIA-EVAL's
     order, so that evaluating again in another order changes nothing."""
-    anew = {(one.evaluator, name) for one in evaluated for name in one.dimensions}
-    found = [score for score in old if (score["evaluator"], score["dimension"]) not in anew]
+    found = [
+        score for score in old if not _goes(evaluated, episode, score["agent"], score["dimension"], score["evaluator"])
+    ]
     samples: dict[tuple[str, str, str], list[float]] = {}
     for label in labels:
         samples.setdefault((label.agent, label.dimension, label.judge), []).append(label.raw)
@@ -149,11 +165,13 @@ def _replaced(config: str, rows: pa.Table, evaluated: Sequence[Evaluated]) -> An
         about = pc.equal(rows.column("schema"), SCHEMA)
     else:
         about = pc.and_(pc.is_null(rows.column("turn")), pc.is_valid(rows.column("agent")))
-    mine = pa.chunked_array([pa.nulls(rows.num_rows, pa.bool_()).fill_null(False)])
-    for one in evaluated:
-        by = pc.fill_null(pc.equal(rows.column("judge"), one.evaluator), False)
-        mine = pc.or_(mine, pc.and_(by, pc.is_in(rows.column("dimension"), value_set=pa.array(one.dimensions))))
-    return pc.and_(about, mine)
+    keys = rows.select(["episode_id", "agent", "dimension", "judge"]).filter(about).to_pylist()
+    gone = iter([_goes(evaluated, *key.values()) for key in keys])
+    return pa.array([bool(one) and next(gone) for one in about.to_pylist()], pa.bool_())
+
+
+def _goes(evaluated: Sequence[Evaluated], episode: str, agent: str, dimension: str, evaluator: str) -> bool:
+    return any(one.replaces(episode, agent, dimension, evaluator) for one in evaluated)
 
 
 def _recipe(before: Mapping[str, Any], evaluated: Sequence[Evaluated]) -> dict[str, Any]:
@@ -162,6 +180,9 @@ def _recipe(before: Mapping[str, Any], evaluated: Sequence[Evaluated]) -> dict[s
     made: list[dict[str, Any]] = []
     for old in before.get("evaluations", []):
         one = anew.get(old["evaluator"])
+        if one is not None and one.given is not None:
+            made.append(_together(old, _entry(anew.pop(one.evaluator))))
+            continue
         left = [name for name in old["dimensions"] if one is None or name not in one.dimensions]
         made += [{**old, "dimensions": left}] if left else []
         if one is not None and not left:
@@ -172,3 +193,10 @@ def _recipe(before: Mapping[str, Any], evaluated: Sequence[Evaluated]) -> dict[s
 
 def _entry(one: Evaluated) -> dict[str, Any]:
     return {"evaluator": one.evaluator, "dimensions": list(one.dimensions), **one.how}
+
+
+def _together(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """What people said before and what they say now."""
+    named = {*old["dimensions"], *new["dimensions"]}
+    files = dict.fromkeys([*old.get("files", []), *new.get("files", [])])
+    return {**old, **new, "dimensions": [one.name for one in SOTOPIA_EVAL if one.name in named], "files": list(files)}

@@ -16,7 +16,7 @@ from sotopia_rl_data import statistics
 from sotopia_rl_data.comparing.evaluators import Agreed, agreed
 from sotopia_rl_data.comparing.pairing import Pairs, matrix, paired
 from sotopia_rl_data.comparing.runs import AVERAGE, SEVEN, Unit, units_of
-from sotopia_rl_data.comparing.whose import by_partner, methods
+from sotopia_rl_data.comparing.whose import by_partner, methods, tested_in
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.statistics import Floats
 from sotopia_rl_data.statistics.bootstrap import percentile_interval
@@ -175,9 +175,8 @@ def compare(
 
     Raises UsageError where it is not clear what is compared, or nothing can be.
     """
-    units = units_of(versions)
+    units, found = read_methods(versions, agents, partners)
     refs = [version.ref for version in versions]
-    found = methods(units, refs, agents, partners)
     chosen = _evaluators(found, evaluators)
     groups = {name: frozenset(some) for name, some in (sets or {}).items()} | {EVERYTHING: None}
     return compare_units(
@@ -190,6 +189,15 @@ def compare(
         how=how or How(),
         everybody=units,
     )
+
+
+def read_methods(
+    versions: Sequence[Version], agents: Sequence[str] = (), partners: Sequence[str] = ()
+) -> tuple[list[Unit], dict[str, list[Unit]]]:
+    """All units of the runs, and those of each method. Raises as `compare` does."""
+    units = units_of(versions)
+    tested = [None if partners else tested_in(version) for version in versions]
+    return units, methods(units, [version.ref for version in versions], agents, partners, tested)
 
 
 def compare_units(

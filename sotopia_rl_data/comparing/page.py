@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from sotopia_rl_data.comparing import tables
-from sotopia_rl_data.comparing.measure import Comparison
+from sotopia_rl_data.comparing.measure import Comparison, read_methods
 from sotopia_rl_data.comparing.pairing import key_of, one_conversation
-from sotopia_rl_data.comparing.runs import SEVEN, Unit, units_of
-from sotopia_rl_data.comparing.whose import by_partner, methods
+from sotopia_rl_data.comparing.runs import SEVEN, Unit
+from sotopia_rl_data.comparing.whose import by_partner
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.report.page import asset, document, write_page
 from sotopia_rl_data.rewards.streams import read
@@ -44,7 +44,7 @@ def write_comparison(
     `agents`, `partners` and `any_partner` are those of that call. Where there are more than `pairs` pairs, that many
     are drawn, always the same. Raises StoreError.
     """
-    compared = methods(units_of(versions), found.refs, agents, partners)
+    _, compared = read_methods(versions, agents, partners)
     data = contents(found, versions, compared, any_partner, pairs)
     styles = [asset("style.css"), asset("comparison.css")]
     text = document(" · ".join(found.methods), data, styles=styles, scripts=map(asset, _SCRIPTS))

@@ -1,8 +1,9 @@
 """Whose agent a run is about: the units that are compared, under the name of their method.
 
-A run is episodes of one method's agent with a partner, in one position or (--swap) in both. By default the method is
-the one model that not every run has: what all runs share is the partner. A run of one model alone (self-play) is about
-all its agents. A single run is about each of its models. Where that does not tell, the caller must.
+A run is episodes of one method's agent with a partner, in one position or (--swap) in both. A rollout says which is
+which. Elsewhere the method is by default the one model that not every run has: what all runs share is the partner. A
+run of one model alone (self-play) is about all its agents. A single run is about each of its models. Where that does
+not tell, the caller must.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from sotopia_rl_data.comparing.runs import Unit
 from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.store import Version
 
 POSITIONS = {"first": 0, "second": 1}
 ALL = "all"
@@ -21,12 +23,17 @@ _MEND = "say whose agent counts: --partner MODEL, --agent MODEL, or --agent firs
 
 
 def methods(
-    units: Sequence[Unit], refs: Sequence[str], agents: Sequence[str] = (), partners: Iterable[str] = ()
+    units: Sequence[Unit],
+    refs: Sequence[str],
+    agents: Sequence[str] = (),
+    partners: Iterable[str] = (),
+    tested: Sequence[str | None] = (),
 ) -> dict[str, list[Unit]]:
     """The units of each method by its name, in the runs' order.
 
     `agents` says whose agent counts, once for all runs or once for each: "first", "second", "all" or a model's name.
-    `partners` are models that are no method. `refs` names the runs, for names that models alone do not tell apart.
+    `partners` are models that are no method; `tested` names each run's method where the run itself says so. `refs`
+    names the runs, for names that models alone do not tell apart.
     Raises UsageError where neither they nor the models tell.
     """
     if agents and len(agents) not in (1, len(refs)):
@@ -36,12 +43,20 @@ def methods(
         models = _models(units) - set(partners) or _models(units)
         return {model: [unit for unit in units if unit.model == model] for model in sorted(models)}
     told = agents if len(agents) == len(refs) else [*agents] * len(refs)
-    chosen = [told[run] if told else _auto(run, by_run, refs, set(partners)) for run in range(len(refs))]
+    known = [*tested, *[None] * len(refs)]
+    chosen = [told[run] if told else known[run] or _auto(run, by_run, refs, set(partners)) for run in range(len(refs))]
     picked = [_picked(who, some, ref) for who, some, ref in zip(chosen, by_run, refs, strict=True)]
     found: dict[str, list[Unit]] = {}
     for name, some in zip(_names(picked, refs), picked, strict=True):
         found.setdefault(name, []).extend(some)
     return found
+
+
+def tested_in(version: Version) -> str | None:
+    """Whose run a rollout is: `--a`; "all" where it plays with itself. None where a version does not say."""
+    played = version.manifest.recipe.get("rollout", {})
+    a, b = (played.get(side, {}).get("model") for side in "ab")
+    return None if a is None else ALL if a == b else str(a)
 
 
 def by_partner(methods: Mapping[str, Sequence[Unit]], pooled: bool = False) -> dict[str, dict[str, list[Unit]]]:
