@@ -178,7 +178,7 @@ class _Run:
         finally:
             twins = self._twins.pop(asked.key)
             self._waiting -= len(twins)
-            self._warming.landed(asked.request, settled.attempt.usage if settled and settled.attempt else None)
+            self._warming.landed(asked.request, None if settled is None else settled.attempt)
         if settled is None:
             return []
         wanted = [self._desk.hand_over(asked.request, settled)]

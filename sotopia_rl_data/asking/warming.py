@@ -1,17 +1,21 @@
 """Requests that share a long prefix: the first goes ahead, the others wait until the provider's cache holds it.
 
-Sent at once, they would all be billed in full. Other prefixes go on meanwhile, so that nothing stands still.
+Sent at once, they would all be billed in full. Other prefixes go on meanwhile, so that nothing stands still. Where the
+first gets no answer, the next goes ahead. The answer schema is part of the prefix: providers put it before the
+messages.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
 
+from sotopia_rl_data.asking.attempt import Attempt
 from sotopia_rl_data.asking.desk import Open
-from sotopia_rl_data.asking.request import Request, Usage
+from sotopia_rl_data.asking.request import Request
 
 _SHORTEST = 3_500  # characters: no provider keeps a shorter prefix
 _REMEMBERED = 4_096  # prefixes
+_EXPLICIT = "anthropic"  # says what it wrote to its cache; how short a prefix may be depends on the model there
 
 
 class Warming:
@@ -19,7 +23,7 @@ class Warming:
 
     def __init__(self) -> None:
         self._waiting: dict[int, list[Open]] = {}  # prefix on its way -> those that wait for it
-        self._warm: OrderedDict[int, None] = OrderedDict()
+        self._warm: OrderedDict[int, bool] = OrderedDict()  # prefix -> whether the cache surely has it
         self.ready: deque[Open] = deque()
         self.held = 0
         self.expected = self.missed = 0
@@ -36,31 +40,43 @@ class Warming:
         self._waiting[prefix] = []
         return False
 
-    def landed(self, request: Request, usage: Usage | None) -> None:
-        """The request ended, `usage` says how where it was answered: those that waited for it may go."""
+    def landed(self, request: Request, answer: Attempt | None) -> None:
+        """The request ended, with an answer or without: those that waited for it may go, or the next of them."""
         prefix = _prefix(request)
         if prefix is None:
             return
         if prefix in self._warm:
-            self._watch(usage)
+            self._watch(prefix, answer)
             return
-        followers = self._waiting.pop(prefix, [])
-        self.held -= len(followers)
-        self.ready.extend(followers)
-        self._warm[prefix] = None
+        waiting = self._waiting.pop(prefix, [])
+        following = waiting if answer is not None else waiting[:1]
+        self.held -= len(following)
+        self.ready.extend(following)
+        if answer is not None:
+            self._learn(prefix, answer)
+        elif following:
+            self._waiting[prefix] = waiting[1:]
+
+    def _learn(self, prefix: int, answer: Attempt) -> None:
+        usage = answer.usage
+        wrote = usage is not None and usage.written + usage.cached > 0
+        self._warm[prefix] = wrote or answer.provider != _EXPLICIT
         if len(self._warm) > _REMEMBERED:
             self._warm.popitem(last=False)
 
-    def _watch(self, usage: Usage | None) -> None:
-        if usage is not None and usage.input:
+    def _watch(self, prefix: int, answer: Attempt | None) -> None:
+        if self._warm[prefix] and answer is not None and answer.usage is not None:
             self.expected += 1
-            self.missed += usage.cached == 0
+            self.missed += answer.usage.cached == 0
 
 
 def _prefix(request: Request) -> int | None:
     """What stands for the shared prefix; None where there is none worth waiting for."""
+    if not request.cache_until:
+        return None
     shared = [message["content"] for message in request.messages[: request.cache_until]]
-    if sum(map(len, shared)) < _SHORTEST:
+    schema = "" if request.answer_schema is None else repr(request.answer_schema)
+    if len(schema) + sum(map(len, shared)) < _SHORTEST:
         return None
     target = request.target
-    return hash((target.provider, target.base_url, target.model, *shared))
+    return hash((target.provider, target.base_url, target.model, schema, *shared))

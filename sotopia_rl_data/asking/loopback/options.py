@@ -35,6 +35,7 @@ class Options:
     key: str = _option("", "the only API key that is let in; others are repeated in the refusal, as some providers do")
     formats: str = _option("json_schema,json_object", "response formats that are known; others get a 400")
     schema_in_prefix: int = _option(1, "1: the answer schema stands before the messages in the cached prefix")
+    cache: int = _option(1, "0: no prompt is kept in a prefix cache")
     model: str = _option("", "the model id that answers name; default: the one asked for, with a date")
     batches: int = _option(1, "1: there are batch APIs; 0: they are not found")
     batch_seconds: float = _option(0.0, "seconds that a batch takes")

@@ -36,7 +36,7 @@ class Provider:
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._cache = PrefixCache()
+        self._cache = PrefixCache() if options.cache else PrefixCache(kept=0)
         self._kinds = kinds(options)
         self._engine = Engine(options, self._answer_line)
         self._received: Counter[bytes] = Counter()  # by the body's hash
