@@ -129,7 +129,7 @@ def _dry_run(store: Store, episodes: str | None, as_json: bool, in_batches: bool
     from labelers.estimate import estimate
     from labelers.showing import show_estimate
 
-    for of_the_run in ("out", "version", "concurrency", "budget"):
+    for of_the_run in ("out", "version", "budget"):
         options.pop(of_the_run)
     found = estimate(store, episodes, in_batches=in_batches, **options)
     if as_json:

@@ -69,6 +69,7 @@ def estimate(
     source: str | Path | None,
     *,
     retry_failed: bool = False,
+    concurrency: int | None = None,
     ledger: Path | None = None,
     prices: Path | None = None,
     in_batches: bool = False,
@@ -84,7 +85,9 @@ def estimate(
     with _aside(store, source) as read_from, Ledger(ledger or store.root / ".ledger") as kept:
         parent, plan = with_episodes(plan, read_from, source)
         files = [path for paths in parent.files("episodes").values() for path in paths]
-        counted = [_Counted(plan, judge, kept, lambda: episodes_of(files), retry_failed) for judge in plan.judges]
+        counted = [
+            _Counted(plan, judge, kept, lambda: episodes_of(files), retry_failed, concurrency) for judge in plan.judges
+        ]
         share = price_list.batch if in_batches else 1.0
         return Estimate(price_list.as_of, tuple(one.line(price_list, share) for one in counted))
 
@@ -109,9 +112,12 @@ class _Counted:
         ledger: Ledger,
         episodes: Callable[[], Iterable[Episode]],
         retry_failed: bool,
+        concurrency: int | None,
     ) -> None:
         self._judge, self._target = judge, target_of(judge)
-        self._expected = Expected() if self._target.provider in SPOKEN and is_paid(judge) else None
+        speaks = self._target.provider in SPOKEN and is_paid(judge)
+        own: int = getattr(judge, "concurrency", 1)
+        self._expected = Expected(concurrency or own) if speaks else None
         asking = Asking(plan, ledger, episodes)
         self._desk = Desk(ledger, asking.accepts, asking.second_try, retry_failed, Outcome())
         self._seen: set[str] = set()

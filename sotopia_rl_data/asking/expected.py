@@ -1,45 +1,70 @@
 """What requests will probably take, in the order in which they are asked: tokens in, of these cached, tokens out.
 
 A request is counted as it would be sent, with the providers' own rules for prompt caches, as the loopback provider
-keeps them. Where real answers are at hand, the counts are scaled by what those took: no tokenizer is known for most
-models, and what a model thinks before it answers shows in no schema.
+keeps them; what is in flight at the same time is not in the cache yet, but for siblings (`warming.py`). Where real
+answers are at hand, the counts are scaled by what those took: no tokenizer is known for most models, and what a model
+thinks before it answers shows in no schema.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict, deque
+from itertools import takewhile
+
 from sotopia_rl_data.asking import anthropic, openai
 from sotopia_rl_data.asking.bill import added
-from sotopia_rl_data.asking.loopback.cache import PrefixCache
+from sotopia_rl_data.asking.loopback.cache import BLOCK, SHORTEST, PrefixCache, Prefixes
 from sotopia_rl_data.asking.loopback.options import Options
 from sotopia_rl_data.asking.loopback.protocols import Anthropic, Asked, OpenAI
 from sotopia_rl_data.asking.request import Request, Usage
 from sotopia_rl_data.asking.tokens import answer_tokens
+from sotopia_rl_data.asking.warming import shared_prefix
 
 SPOKEN = (openai.PROVIDER, anthropic.PROVIDER)  # whose requests can be counted
 _KEPT = 1 << 16  # blocks of the prompts asked last
+_SIBLINGS = 1_024  # shared prefixes
 
 
 class Expected:
     """Sums up requests. `usage` is what they will take together."""
 
-    def __init__(self) -> None:
+    def __init__(self, concurrency: int) -> None:
         self._cache = PrefixCache(_KEPT)
+        self._flight: deque[Asked] = deque(maxlen=concurrency)
+        self._first: OrderedDict[int, Prefixes] = OrderedDict()  # shared prefix -> what the first of the siblings had
         self._guessed = Usage()
         self._known, self._guesses = Usage(), Usage()  # of answers at hand: what they took, and what was guessed
 
     def ask(self, request: Request) -> None:
         """Add a request that will be asked, after all that were added before."""
         asked = _as_sent(request, self._cache)
-        self._cache.learn(asked.model, asked.prefixes)
-        prefixes = asked.prefixes
-        self._guessed = added(
-            self._guessed, Usage(asked.input, prefixes.read, prefixes.written, answer_tokens(request))
-        )
+        if len(self._flight) == self._flight.maxlen:
+            landed = self._flight[0]
+            self._cache.learn(landed.model, landed.prefixes)
+        self._flight.append(asked)
+        read, written = self._cached(request, asked.prefixes)
+        self._guessed = added(self._guessed, Usage(asked.input, read, written, answer_tokens(request)))
 
     def learn(self, request: Request, usage: Usage) -> None:
         """Take note of what a request really took."""
         guess = Usage(input=_as_sent(request, PrefixCache()).input, output=answer_tokens(request))
         self._known, self._guesses = added(self._known, usage), added(self._guesses, guess)
+
+    def _cached(self, request: Request, own: Prefixes) -> tuple[int, int]:
+        """Tokens read from the cache and written there, with what the first sibling brought into it."""
+        shared = shared_prefix(request)
+        first = None if shared is None else self._first.get(shared)
+        if shared is not None and first is None:
+            self._first[shared] = own
+            if len(self._first) > _SIBLINGS:
+                self._first.popitem(last=False)
+        if first is None:
+            return own.read, own.written
+        if request.target.provider == anthropic.PROVIDER:
+            known = bool(own.hashes) and own.hashes[-1] in first.hashes
+            return (own.read + own.written, 0) if known else (own.read, own.written)
+        common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(own.hashes, first.hashes, strict=False)))
+        return max(own.read, common * BLOCK if common * BLOCK >= SHORTEST else 0), 0
 
     @property
     def measured(self) -> bool:

@@ -30,7 +30,7 @@ class Warming:
 
     def holds(self, asked: Open) -> bool:
         """Whether the request has to wait; it will turn up in `ready`. If not, it is on its way."""
-        prefix = _prefix(asked.request)
+        prefix = shared_prefix(asked.request)
         if prefix is None or prefix in self._warm:
             return False
         if prefix in self._waiting:
@@ -42,7 +42,7 @@ class Warming:
 
     def landed(self, request: Request, answer: Attempt | None) -> None:
         """The request ended, with an answer or without: those that waited for it may go, or the next of them."""
-        prefix = _prefix(request)
+        prefix = shared_prefix(request)
         if prefix is None:
             return
         if prefix in self._warm:
@@ -70,7 +70,7 @@ class Warming:
             self.missed += answer.usage.cached == 0
 
 
-def _prefix(request: Request) -> int | None:
+def shared_prefix(request: Request) -> int | None:
     """What stands for the shared prefix; None where there is none worth waiting for."""
     if not request.cache_until:
         return None
