@@ -125,6 +125,14 @@ def test_a_fault_is_told_with_its_line(name, suffix, tmp_path):
     assert "\n" not in message
 
 
+@pytest.mark.parametrize("suffix", [".yaml", ".json", ".jsonl"])
+def test_half_of_a_surrogate_pair_is_refused_since_no_file_of_ours_could_hold_it(suffix, tmp_path):
+    path = tmp_path / f"half{suffix}"
+    path.write_text(json.dumps({**TREE, "codename": "\ud83d"}))
+    with pytest.raises(InputError, match="the codename holds half of a surrogate pair"):
+        read_scenarios(path)
+
+
 def test_several_faults_are_told_at_once_and_an_id_stands_for_one_environment(tmp_path):
     with pytest.raises(InputError) as error:
         read_scenarios(write(tmp_path, ".jsonl", [TREE, {"a": 1}, {**TREE, "scenario": "Other."}, {"b": 1}]))
@@ -238,6 +246,7 @@ def test_an_environment_without_pairs_takes_agents_of_its_relationship_and_ages(
         ([ENV, *AGENTS, {"env_id": "e", "agent_ids": ["a", "a"]}], UsageError, "is played by a, a"),
         ([ENV, {"foo": 1}], InputError, "profiles.jsonl:2: it is no profile: its keys are foo"),
         ([ENV, {"first_name": 3}], InputError, "profiles.jsonl:2: `first_name` is a number"),
+        ([{**ENV, "scenario": "\ud83d"}], InputError, "profiles.jsonl:1: its text holds half of a surrogate pair"),
         ([{**ENV, "relationship": 9}], InputError, "profiles.jsonl:1: `relationship` is 9"),
         ([{**ENV, "agent_goals": [1]}], InputError, "`agent_goals` is not a list of texts"),
         ([ENV], InputError, "holds 0 agents and 1 environments"),

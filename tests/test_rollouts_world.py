@@ -286,6 +286,10 @@ def test_an_action_is_read_in_every_wrapping_that_the_library_takes(completion):
     assert read_action(completion) == Action("speak", "hi {there}")
 
 
+def test_half_of_a_surrogate_pair_becomes_a_question_mark_as_elsewhere():
+    assert read_action('{"action_type": "speak", "argument": "a\\ud83d"}') == Action("speak", "a?")
+
+
 def test_no_ops_and_leaving_have_no_words():
     assert read_action('{"action_type": "leave"}') == LEAVE
     assert read_action('{"action_type": "none", "argument": "hm"}') == NOTHING

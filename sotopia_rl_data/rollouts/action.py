@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sotopia_rl_data.errors import BadAnswer
+from sotopia_rl_data.importers.record import clean
 from sotopia_rl_data.schema import ACTION_TYPES, ActionType
 
 _WORDLESS = ("none", "leave")
@@ -50,7 +51,7 @@ def read_action(completion: str, partners: Mapping[str, str] | None = None) -> A
     if not isinstance(said, str):
         raise BadAnswer(f"The argument of {chosen!r} is {said!r}, not text.")
     to = () if partners is None else _recipients(_unwrapped(fields.get("to")), partners)
-    return Action(chosen, "" if chosen in _WORDLESS else said, to)
+    return Action(chosen, "" if chosen in _WORDLESS else clean(said), to)
 
 
 def _recipients(named: Any, partners: Mapping[str, str]) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ storage (`AgentProfile/<id>.json` …). What a record is, its keys say.
 from __future__ import annotations
 
 import ast
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sotopia_rl_data.errors import InputError, NotFound
+from sotopia_rl_data.importers.literals import json_value
 from sotopia_rl_data.importers.profiles import RELATIONSHIPS, is_environment, relationship_name
 from sotopia_rl_data.importers.record import identifier, items, kind, mapping, text
 from sotopia_rl_data.rollouts.scene import Environment, Person, Scene
@@ -113,7 +113,7 @@ def read_profiles(folder: str | Path) -> Profiles:
         raise InputError(f"{str(root)!r} is not a folder.", "name the folder that holds the profile files")
     for source, key, record in _records(root):
         try:
-            profiles.add(_json(record), key)
+            profiles.add(json_value(record), key)
         except InputError as error:
             raise InputError(f"{source}: {error.message}", "mend the record, or take it out") from error
     if not profiles.environments or not profiles.people:
@@ -140,13 +140,6 @@ def _text(path: Path) -> str:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{str(path)!r} cannot be read as UTF-8 text.", "check the file") from error
-
-
-def _json(record: str) -> Any:
-    try:
-        return json.loads(record)
-    except (ValueError, RecursionError) as error:
-        raise InputError("it is not JSON.") from error
 
 
 def _id(value: Mapping[str, Any], name: str, key: str) -> str:

@@ -18,7 +18,7 @@ import yaml
 
 from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.importers.profiles import RELATIONSHIPS, relationship_name
-from sotopia_rl_data.importers.record import identifier, kind, mapping, text
+from sotopia_rl_data.importers.record import clean, identifier, kind, mapping, text
 from sotopia_rl_data.rollouts.markup import fault
 from sotopia_rl_data.rollouts.scene import Environment, Person, Scene
 from sotopia_rl_data.samples import SCENARIOS
@@ -178,7 +178,7 @@ def _scene(value: Any) -> Scene:
         relationship=_relationship(record),
         source="own",
     )
-    _check_markup(environment, people)
+    _check_texts(environment, people)
     return Scene(environment, people)
 
 
@@ -220,14 +220,15 @@ def _relationship(record: Mapping[str, Any]) -> str:
     return name
 
 
-def _check_markup(environment: Environment, people: tuple[Person, ...]) -> None:
-    texts = {"scenario": environment.scenario}
+def _check_texts(environment: Environment, people: tuple[Person, ...]) -> None:
+    texts = {"scenario": environment.scenario, "codename": environment.codename}
+    texts["environment's id"] = environment.environment_id
     for person, goal in zip(people, environment.goals, strict=True):
         fields = {"name": person.name, "background": person.introduction, "personality": person.personality}
-        fields |= {"secret": person.secret, "goal": goal}
+        fields |= {"secret": person.secret, "goal": goal, "id": person.agent, "called": person.called}
         texts |= {f"{field} of {person.name}": said for field, said in fields.items()}
     for what, said in texts.items():
-        wrong = fault(said, len(people))
+        wrong = fault(said, len(people)) if clean(said) == said else "holds half of a surrogate pair"
         if wrong:
             raise InputError(f"the {what} {wrong}.")
 
