@@ -67,6 +67,6 @@ def _no_faults_left(request):
 @pytest.fixture(scope="session")
 def datasets_only(tmp_path_factory):
     """The Python of an environment that has `datasets` and what it requires, and nothing of this project."""
-    from environments import environment_with
+    from environments import link_environment, once, python_of
 
-    return environment_with("datasets", tmp_path_factory.mktemp("datasets-only"))
+    return python_of(once(tmp_path_factory, "datasets-only", lambda folder: link_environment("datasets", folder)))

@@ -1,18 +1,39 @@
-"""An environment that has one package and what it requires, and nothing else: made of links, without a network."""
+"""Environments of their own for tests: made once a run, whoever of its workers asks first; some without a network."""
 
 from __future__ import annotations
 
+import fcntl
 import importlib.metadata
+import os
 import sys
 import venv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 
 
-def environment_with(package: str, folder: Path) -> Path:
-    """A new environment in `folder` that has `package` as it is installed here; its Python."""
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """The folder that `make` filled, for all workers of this run; the others wait for the first."""
+    base = factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, made = base / name, base / f"{name}.made"
+    with (base / f"{name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            make(folder)
+            made.touch()
+    return folder
+
+
+def python_of(folder: Path) -> Path:
+    """An environment's interpreter."""
+    return folder / "bin" / "python"
+
+
+def link_environment(package: str, folder: Path) -> None:
+    """A new environment in `folder` that has `package` as it is installed here and what it requires: links alone."""
     venv.EnvBuilder(symlinks=True, with_pip=False).create(folder)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     target = folder / "lib" / version / "site-packages"
@@ -21,7 +42,6 @@ def environment_with(package: str, folder: Path) -> Path:
         for top in {file.parts[0] for file in distribution.files or () if file.parts[0] not in ("..", "__pycache__")}:
             if not (target / top).exists():
                 (target / top).symlink_to(Path(str(distribution.locate_file(top))))
-    return folder / "bin" / "python"
 
 
 def required(package: str) -> Iterator[str]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from environments import once, python_of
 from import_toys import ANN, DATA, SAM, log
 from store_toys import episode as plain_episode
 
@@ -174,7 +175,10 @@ def library(tmp_path_factory) -> Path:
     """A Python that has the sotopia library, in an environment of its own: only what its database needs (13 s)."""
     if sys.version_info >= (3, 13):
         pytest.skip("the sotopia library needs Python < 3.13")
-    folder = tmp_path_factory.mktemp("library") / "environment"
+    return python_of(once(tmp_path_factory, "library", install_library))
+
+
+def install_library(folder: Path) -> None:
     for command in (
         [sys.executable, "-m", "venv", str(folder)],
         [folder / "bin" / "pip", "install", "-q", "--no-deps", "sotopia==0.1.5"],
@@ -183,7 +187,6 @@ def library(tmp_path_factory) -> Path:
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         if done.returncode:
             pytest.skip(f"the sotopia library cannot be installed: {done.stderr.strip().splitlines()[-1]}")
-    return folder / "bin" / "python"
 
 
 @pytest.mark.slow

@@ -8,13 +8,19 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from environments import once
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    out = tmp_path_factory.mktemp("wheel")
+    (path,) = once(tmp_path_factory, "wheel", make_wheel).glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        return set(archive.namelist())
+
+
+def make_wheel(out):
     done = subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(out), str(ROOT)],
         capture_output=True,
@@ -22,9 +28,6 @@ def wheel(tmp_path_factory):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    (path,) = out.glob("*.whl")
-    with zipfile.ZipFile(path) as archive:
-        return set(archive.namelist())
 
 
 @pytest.mark.slow
