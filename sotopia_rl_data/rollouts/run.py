@@ -31,7 +31,7 @@ from sotopia_rl_data.rollouts.policies import Policy
 from sotopia_rl_data.rollouts.recording import Recording
 from sotopia_rl_data.rollouts.report import RolloutReport, report
 from sotopia_rl_data.rollouts.scene import Scene
-from sotopia_rl_data.store import Store
+from sotopia_rl_data.store import Store, versions
 
 DEFAULT_A, DEFAULT_B = "scripted:warm", "scripted:firm"
 
@@ -95,6 +95,8 @@ def rollout(
     """
     began = time.monotonic()
     name = check_name(out)
+    if version is not None:
+        versions.check(version)  # now, and not when everything is played
     with store.stage(name) as stage, Ledger(ledger or store.root / ".ledger") as kept:
         recording = Recording(stage, plan.rules.scorer)
         outcome = wait(_play(plan, kept, recording, concurrency, pacing or Pacing(), progress))
