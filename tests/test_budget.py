@@ -169,6 +169,10 @@ def test_a_run_that_reaches_its_budget_ends_with_a_sentence_and_goes_on_with_a_l
     with pytest.raises(BudgetSpent):
         label(store, "lab/episodes", budget=0.15, **options)
     assert billed(provider) <= 0.15  # the cap is for all runs together
+    replayed = options | {"judges": [f"replay:{store.root}#sim-judge"], "out": "lab/part"}
+    part = label(store, "lab/episodes", **replayed)
+    assert (part.hits, part.unreachable, part.bill.total) == (first["answered"], left, pytest.approx(billed(provider)))
+    assert provider.log()["requests"] == first["requests"]
     done = label(store, "lab/episodes", budget=5, **options)
     assert provider.log()["paid_twice"] == 0
     assert done.bill.total == pytest.approx(billed(provider))
