@@ -38,6 +38,14 @@ if TYPE_CHECKING:
 @click.option("--max-tokens", type=int, help="The longest answer.")
 @click.option("--version", metavar="vX.Y.Z", help="Override the version's number.")
 @click.option("--concurrency", type=click.IntRange(1), help="Calls in flight at most.  [default: the judge's own]")
+@click.option("--dry-run", is_flag=True, help="Say what it would ask and cost; ask nobody, write no version.")
+@click.option("--budget", type=float, metavar="USD", help="A hard cap on what these scores cost, all runs together.")
+@click.option(
+    "--prices",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Prices of your own, over the built-in list.  [default: $SOTOPIA_RL_DATA_PRICES]",
+)
 @click.option("--retry-failed", is_flag=True, help="Ask once more, and only, what was answered unusably before.")
 @click.option(
     "--ledger",
@@ -52,6 +60,7 @@ def evaluate(
     dimensions: str | None,
     temperature: float | None,
     max_tokens: int | None,
+    dry_run: bool,
     store: Store,
     as_json: bool,
     **options: Any,
@@ -68,20 +77,18 @@ def evaluate(
       sotopia-rl-data evaluate lab/rollouts --judge gpt-4o --judge claude-sonnet-4-5
       sotopia-rl-data evaluate lab/rollouts --judge openai:Qwen/Qwen2.5-72B@http://localhost:8000/v1 --samples 3
       sotopia-rl-data evaluate lab/rollouts --judge gpt-4o --dimensions goal --temperature 1
+      sotopia-rl-data evaluate lab/rollouts --judge gpt-4o --dry-run
     """
+    sampling = {k: v for k, v in (("temperature", temperature), ("max_tokens", max_tokens)) if v is not None}
+    options |= {"judges": judges, "dimensions": dimensions.split(",") if dimensions else None}
+    options |= {"sampling": sampling or None}
+    if dry_run:
+        _dry_run(store, episodes, as_json, options)
+        return
     from labelers.evaluation.run import evaluate as run
 
-    sampling = {k: v for k, v in (("temperature", temperature), ("max_tokens", max_tokens)) if v is not None}
     with console.progress("evaluating", "call") as advance:
-        report = run(
-            store,
-            episodes,
-            judges=judges,
-            dimensions=dimensions.split(",") if dimensions else None,
-            sampling=sampling or None,
-            progress=advance,
-            **options,
-        )
+        report = run(store, episodes, progress=advance, **options)
     if as_json:
         console.emit_json(report.as_dict())
     else:
@@ -90,7 +97,22 @@ def evaluate(
         click.get_current_context().exit(console.WITH_FAILURES)
 
 
+def _dry_run(store: Store, episodes: str, as_json: bool, options: dict[str, Any]) -> None:
+    from labelers.evaluation.run import estimate_evaluation
+    from labelers.showing import show_estimate
+
+    for of_the_run in ("version", "budget"):
+        options.pop(of_the_run)
+    found = estimate_evaluation(store, episodes, **options)
+    if as_json:
+        console.emit_json(found.as_dict())
+    else:
+        show_estimate(found, in_batches=False)
+
+
 def _evaluated(report: EvaluationReport) -> None:
+    from labelers.showing import show_bill
+
     state = "made" if report.created else "unchanged: the store has this content already"
     always = ("episodes", "scores", "calls", "asked", "hits")
     rows: list[list[Any]] = [["evaluators", ", ".join(report.evaluators)]]
@@ -99,12 +121,9 @@ def _evaluated(report: EvaluationReport) -> None:
         for name in (*always, "repeated", "unreachable", "repaired", "unusable")
         if getattr(report, name) or name in always
     ]
-    rows += [
-        [f"tokens of {model}", f"{usage.input:,} in ({usage.cached:,} cached), {usage.output:,} out"]
-        for model, usage in report.usage.items()
-    ]
     rows.append(["seconds", report.seconds])
     console.table(["evaluated", ""], rows, title=f"{report.version}  {report.digest[:12]}  {state}")
+    show_bill(report.bill)
     if report.failures:
         console.table(["what has no score", "rows"], [[reason, n] for reason, n in report.failures.items()])
     for warning in report.warnings:

@@ -85,11 +85,22 @@ def estimate(
     with _aside(store, source) as read_from, Ledger(ledger or store.root / ".ledger") as kept:
         parent, plan = with_episodes(plan, read_from, source)
         files = [path for paths in parent.files("episodes").values() for path in paths]
-        counted = [
-            _Counted(plan, judge, kept, lambda: episodes_of(files), retry_failed, concurrency) for judge in plan.judges
-        ]
-        share = price_list.batch if in_batches else 1.0
-        return Estimate(price_list.as_of, tuple(one.line(price_list, share) for one in counted))
+        return of_plan(plan, kept, lambda: episodes_of(files), price_list, retry_failed, concurrency, in_batches)
+
+
+def of_plan(
+    plan: Plan,
+    ledger: Ledger,
+    episodes: Callable[[], Iterable[Episode]],
+    prices: Prices,
+    retry_failed: bool = False,
+    concurrency: int | None = None,
+    in_batches: bool = False,
+) -> Estimate:
+    """What asking a plan's questions about these episodes would cost."""
+    counted = [_Counted(plan, judge, ledger, episodes, retry_failed, concurrency) for judge in plan.judges]
+    share = prices.batch if in_batches else 1.0
+    return Estimate(prices.as_of, tuple(one.line(prices, share) for one in counted))
 
 
 @contextmanager

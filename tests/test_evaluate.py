@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 from label_toys import BOAT, BY, ODD, REPOSITORY, Highest, boats, put, rows, sim
 
-from labelers.evaluation.run import evaluate
+from labelers.evaluation.run import estimate_evaluation, evaluate
 from labelers.evaluation.sotopia_eval import SOTOPIA_EVAL as ASKED
 from labelers.judge import Question
 from labelers.reading import NOTHING_SAID
 from labelers.run import label
 from sotopia_rl_data.asking.loopback.running import Running, running
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
-from sotopia_rl_data.errors import BadAnswer, UsageError
+from sotopia_rl_data.errors import BadAnswer, BudgetSpent, UsageError
 from sotopia_rl_data.store import Store
 
 SEVEN = tuple(one.name for one in SOTOPIA_EVAL)
@@ -242,6 +242,25 @@ def test_anthropic_is_asked_the_same(store: Store, provider: Running):
     put(store, [BOAT])
     done = evaluate(store, "lab/episodes", judges=[f"anthropic:sim-claude@{provider.url}"])
     assert (done.scores, done.failures) == (14, {})
+
+
+def test_a_cap_is_kept_and_what_it_would_cost_is_known_before(store: Store, tmp_path: Path, provider: Running):
+    put(store, boats(30))
+    prices = tmp_path / "prices.yaml"
+    prices.write_text("as_of: 2026-11-01\nhosts: {'*': {sim-judge: [10, 1, 12.5, 40]}}\n")
+    how = {"judges": [sim(provider)], "sampling": {"max_tokens": 1_000}, "prices": prices}
+    before = estimate_evaluation(store, "lab/episodes", **how)
+    assert [(line.calls, line.asked, line.free) for line in before.lines] == [(30, 30, 0)]
+    assert before.total > 0
+    with pytest.raises(BudgetSpent) as told:
+        evaluate(store, "lab/episodes", **how, budget=0.2)
+    assert "left undone" in told.value.message
+    assert store.versions("lab/episodes") == ["v1.0.0"]
+    done = evaluate(store, "lab/episodes", **how, budget=100)
+    assert 0 < done.hits < 30
+    assert 0.2 < done.bill.total < before.total  # the estimate does not know how short the provider's reasons are
+    after = estimate_evaluation(store, "lab/episodes", **how)
+    assert [(line.asked, line.free) for line in after.lines] == [(0, 30)]
 
 
 @pytest.mark.slow

@@ -17,11 +17,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from labelers.asking import Asking, Progress, wait
 from labelers.attribution.phrasing import Ask as AskHow
-from labelers.costs import bill_of
+from labelers.costs import bill_of, capped, check_budget
 from labelers.evaluation.sotopia_eval import SOTOPIA_EVAL
 from labelers.judge import Judge
 from labelers.judges.sending import target_of
@@ -30,7 +30,7 @@ from labelers.preparing import dimensions_of, judges_of
 from labelers.reading import Tally, rows_of
 from labelers.report import judged_by, remarks
 from sotopia_rl_data import refs
-from sotopia_rl_data.asking.bill import added
+from sotopia_rl_data.asking.bill import Bill, added
 from sotopia_rl_data.asking.dispatch import Pacing
 from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.prices import load as load_prices
@@ -39,7 +39,11 @@ from sotopia_rl_data.code import code
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL as SEVEN
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.evaluations import Evaluated, Judged, add_scores, check_evaluator
+from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.store import Store, Version
+
+if TYPE_CHECKING:
+    from labelers.estimate import Estimate
 
 _REASONS_KEPT = 100
 
@@ -51,7 +55,8 @@ class EvaluationReport:
     `evaluators` are the names of the new scores; `scores` counts what the judges said, sample by sample, `failures`, by
     reason, what they did not. Of the `calls` that the plan needs, `asked` went out in this run, the ledger knew
     `hits`, `repeated` are equal to others, `unreachable` got no answer; `repaired` answers could be used at the second
-    try, `unusable` could not. `usage` is what this run's calls cost, by model.
+    try, `unusable` could not. `usage` is what this run's calls cost, by model; `bill` what these scores cost, earlier
+    runs included.
     """
 
     version: str
@@ -70,12 +75,13 @@ class EvaluationReport:
     repaired: int
     unusable: int
     usage: Mapping[str, Usage]
+    bill: Bill
     warnings: Sequence[str]
     seconds: float
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON holds it."""
-        return asdict(self)
+        return asdict(self) | {"bill": self.bill.as_dict()}
 
 
 def evaluate(
@@ -92,6 +98,8 @@ def evaluate(
     retry_failed: bool = False,
     concurrency: int | None = None,
     pacing: Pacing | None = None,
+    budget: float | None = None,
+    prices: Path | None = None,
     ledger: Path | None = None,
     progress: Progress | None = None,
 ) -> EvaluationReport:
@@ -100,30 +108,37 @@ def evaluate(
     `source` is the reference of a dataset, which gets the next version. `dimensions` are by default SOTOPIA-EVAL's
     seven. `samples` repeats every question; the score is the mean of what was answered. `ask` is
     "packed", one call an episode, or "per-dimension", one for each agent and dimension. `evaluator` is what the scores
-    are said to be by (default: the judge's id). The rest is as in `label`.
+    are said to be by (default: the judge's id). The rest is as in `label`, `budget` (USD) and `prices` too.
 
     Raises UsageError, NotFound and KeyMissing before anything is asked or written; Interrupted after Ctrl-C; Rejected
-    and Unavailable where a provider answers nothing; StoreError. Whatever is raised, the store's versions are as they
-    were and every answer is kept.
+    and Unavailable where a provider answers nothing; BudgetSpent; StoreError. Whatever is raised, the store's versions
+    are as they were and every answer is kept.
     """
     began = time.monotonic()
+    price_list = load_prices(prices)
     plan = _plan(judges, dimensions, samples, ask, evaluator, sampling)
+    if budget is not None:
+        check_budget(budget, plan, price_list, in_batches=False)
     parent = dataset(store, source)
     names = _names(plan, evaluator)
     for name in names.values():
         check_evaluator(parent, name)
     files = parent.files("episodes")
-    counted = size(plan, episodes_of(chain.from_iterable(files.values())))
+
+    def episodes() -> Iterator[Episode]:
+        return episodes_of(chain.from_iterable(files.values()))
+
+    counted = size(plan, episodes())
     tally = Tally()
     with store.stage(parent.name) as stage, Ledger(ledger or store.root / ".ledger") as kept:
-        asking = Asking(plan, kept, lambda: episodes_of(chain.from_iterable(files.values())))
-        asked = asking.ask(
-            counted.calls, retry_failed=retry_failed, concurrency=concurrency, pacing=pacing, progress=progress
-        )
-        outcomes = wait(asked)
+        how: dict[str, Any] = {"retry_failed": retry_failed, "concurrency": concurrency, "pacing": pacing}
+        with capped(budget, plan, kept, episodes, price_list) as cap:
+            asking = Asking(plan, kept, episodes).ask(counted.calls, **how, progress=progress, budget=cap)
+            outcomes = wait(asking)
         judged = {split: _judged(plan, kept, paths, names, tally) for split, paths in files.items()}
         recipe = add_scores(stage, parent, _evaluated(plan, names), judged)
-        committed = stage.commit(recipe=recipe, provenance=_provenance(parent, plan, tally), version=version)
+        cost = bill_of(plan, tally, price_list)
+        committed = stage.commit(recipe=recipe, provenance=_provenance(parent, plan, tally, cost), version=version)
     usage: dict[str, Usage] = {}
     for model, more in chain.from_iterable(one.usage.items() for one in outcomes):
         if more != Usage():
@@ -145,9 +160,34 @@ def evaluate(
         repaired=tally.repaired,
         unusable=tally.unusable,
         usage=usage,
+        bill=cost,
         warnings=remarks(plan),
         seconds=round(time.monotonic() - began, 3),
     )
+
+
+def estimate_evaluation(
+    store: Store,
+    source: str,
+    *,
+    retry_failed: bool = False,
+    concurrency: int | None = None,
+    prices: Path | None = None,
+    ledger: Path | None = None,
+    **options: Any,
+) -> Estimate:
+    """What `evaluate` would ask and cost with the same arguments; it asks nobody. Raises what `evaluate` raises before
+    it asks."""
+    from labelers.estimate import of_plan
+
+    price_list = load_prices(prices)
+    plan = _plan(**options)
+    parent = dataset(store, source)
+    for name in _names(plan, options.get("evaluator")).values():
+        check_evaluator(parent, name)
+    files = [path for paths in parent.files("episodes").values() for path in paths]
+    with Ledger(ledger or store.root / ".ledger") as kept:
+        return of_plan(plan, kept, lambda: episodes_of(files), price_list, retry_failed, concurrency)
 
 
 def dataset(store: Store, source: str) -> Version:
@@ -162,12 +202,12 @@ def dataset(store: Store, source: str) -> Version:
 
 
 def _plan(
-    judges: Sequence[str | Judge],
-    dimensions: Sequence[str] | None,
-    samples: int,
-    ask: AskHow,
-    evaluator: str | None,
-    sampling: Mapping[str, Any] | None,
+    judges: Sequence[str | Judge] = (),
+    dimensions: Sequence[str] | None = None,
+    samples: int = 1,
+    ask: AskHow = "packed",
+    evaluator: str | None = None,
+    sampling: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Everything that can be wrong, found before anything is asked. Raises UsageError, KeyMissing."""
     if ask not in get_args(AskHow):
@@ -210,13 +250,13 @@ def _evaluated(plan: Plan, names: Mapping[str, str]) -> list[Evaluated]:
     ]
 
 
-def _provenance(parent: Version, plan: Plan, tally: Tally) -> dict[str, Any]:
+def _provenance(parent: Version, plan: Plan, tally: Tally, bill: Bill) -> dict[str, Any]:
     """What is worth knowing besides; called when everything was read."""
     return {
         "parents": [{"name": parent.name, "version": parent.version, "digest": parent.digest}],
         "code": code(),
         "wording_sha256": plan.schema.wording_sha256(),
-        "judges": judged_by(plan, tally, bill_of(plan, tally, load_prices())),
+        "judges": judged_by(plan, tally, bill),
         "failures": dict(tally.failures.most_common(_REASONS_KEPT)),
     }
 
