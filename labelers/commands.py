@@ -34,9 +34,14 @@ if TYPE_CHECKING:
     show_default=True,
     metavar="NAME",
     help="How credit is asked for: direct, scaled, singular, direct-online, goal-progress, utterance-quality, "
-    "only-response, leave-one-out, uniform, uniform-share, discounted, path/to/file.py:Name.",
+    "only-response, leave-one-out, conversation-behaviour, uniform, uniform-share, discounted, rubric:FILE.yaml, "
+    "path/to/file.py:Name.",
 )
-@click.option("--dimensions", metavar="D,…", help="SOTOPIA-EVAL dimensions.  [default: goal,relationship,knowledge]")
+@click.option(
+    "--dimensions",
+    metavar="D,…",
+    help="SOTOPIA-EVAL's, or some of the rubric's.  [default: goal,relationship,knowledge; all of a rubric's]",
+)
 @click.option("--scale", default=3, show_default=True, help="The top of the importance levels.")
 @click.option(
     "--ask",

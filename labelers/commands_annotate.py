@@ -25,7 +25,11 @@ def annotate() -> None:
     "-o", "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The CSV to write.  [required]"
 )
 @click.option("--schema", default="direct", show_default=True, metavar="NAME", help="What is asked; as in `label`.")
-@click.option("--dimensions", metavar="D,…", help="SOTOPIA-EVAL dimensions.  [default: goal,relationship,knowledge]")
+@click.option(
+    "--dimensions",
+    metavar="D,…",
+    help="SOTOPIA-EVAL's, or some of the rubric's.  [default: goal,relationship,knowledge; all of a rubric's]",
+)
 @click.option("--scale", default=3, show_default=True, help="The top of the levels.")
 @click.option("--evaluator", metavar="NAME", help="Whose episode scores are attributed, where several gave some.")
 @click.option("--seed", default=0, show_default=True, help="Of the random order.")

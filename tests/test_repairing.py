@@ -47,18 +47,28 @@ REASONS = {
 }
 
 
+def test_there_are_twelve_kinds_of_malformed_reply():
+    assert set(MALFORMED) == set(REASONS)
+    assert len(MALFORMED) == 12
+
+
+@pytest.mark.parametrize("protocol", ["openai", "anthropic"])
+@pytest.mark.parametrize(("ask", "calls"), [("per-dimension", 6), ("packed", 1)])
 @pytest.mark.parametrize("kind", MALFORMED)
-def test_twelve_kinds_of_malformed_reply_cost_one_call_more_at_most_and_never_make_a_number(store: Store, kind: str):
+def test_twelve_kinds_of_malformed_reply_cost_one_call_more_at_most_and_never_make_a_number(
+    store: Store, kind: str, ask: Any, calls: int, protocol: str
+):
     put(store, [BOAT])
     with running(malformed=kind, malformed_share=1.0) as provider:
-        done = label(store, "lab/episodes", judges=[sim(provider)])
+        judge = sim(provider) if protocol == "openai" else f"anthropic:sim-judge@{provider.url}"
+        done = label(store, "lab/episodes", judges=[judge], ask=ask)
         sent = provider.log()["requests"]
     if REASONS[kind] is None:
-        assert (done.labels, sent) == (15, 6)
+        assert (done.labels, sent) == (15, calls)
         return
     assert (done.labels, done.failed, done.rewarded) == (0, 15, 0)
-    assert sent == (6 if kind == "refusal" else 12)
-    assert done.unusable == 6
+    assert sent == (calls if kind == "refusal" else 2 * calls)
+    assert done.unusable == calls
     assert all(REASONS[kind] in reason for reason in done.failures), done.failures
     assert all(len(reason) < 160 and "\n" not in reason for reason in done.failures)
     assert {r["reward"] for r in rows(done.version, "rewards", store)} == {None}

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from labelers.attribution import answers
-from labelers.evaluation import sotopia_eval
 from labelers.judge import Question, Slot
 from sotopia_rl_data.asking.request import Target
 from sotopia_rl_data.dimensions import dimension
@@ -69,6 +68,8 @@ class Lexical:
     async def answer(self, question: Question) -> str:
         """An answer that obeys the question's schema."""
         said = spoken(question.episode)
+        from labelers.evaluation import sotopia_eval  # which reads Parquet: naming a judge must not
+
         share = _standing if question.schema == sotopia_eval.ID else _share
         found = {path: share(question, slot, said) for path, slot in question.slots.items()}
         return json.dumps(_fill(question.answer_schema, question.answer_schema, (), found))
