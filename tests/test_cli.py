@@ -54,6 +54,34 @@ def labelled(tmp_path_factory):
     return store
 
 
+def test_a_run_is_looked_at_without_a_trainers_library(run, tmp_path):
+    """`inspect` reads `run.json`: figures beside interval and baseline, and no wait for torch."""
+    measured = {"mse": 0.1, "mse_low": 0.05, "mse_high": 0.2, "turn_mse": 0.4}
+    record = {
+        "kind": "rm",
+        "model": "lab/base",
+        "dataset": {"name": "lab/x", "version": "v1.0.0", "digest": "d" * 64, "commit": None},
+        "metrics": {"test": measured},
+    }
+    (tmp_path / "rm").mkdir()
+    (tmp_path / "rm" / "run.json").write_text(json.dumps(record))
+    shown = run("inspect", "rm")
+    assert shown.returncode == 0, shown.stderr
+    assert "lab/x@v1.0.0" in shown.stdout
+    figures = [line.split() for line in shown.stdout.splitlines()]
+    assert ["mean", "squared", "error", "0.1", "0.05", "to", "0.2", "0.4"] in figures
+    assert json.loads(run("inspect", "rm", "--json").stdout)["metrics"]["test"] == measured
+    absent = run("inspect", "nowhere")
+    assert (absent.returncode, "There is no folder nowhere." in absent.stderr) == (2, True)
+    look = (
+        "try: cli.main(['inspect', 'rm'])\nexcept SystemExit: print({'torch', 'transformers', 'trl'} & {*sys.modules})"
+    )
+    command = [sys.executable, "-c", f"import sys, cli\n{look}"]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
 @pytest.mark.parametrize(
     "command", [[], *[[name] for name in NAMES], ["prompts", "learn"], ["ledger", "query"]], ids=" ".join
 )

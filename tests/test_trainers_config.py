@@ -72,6 +72,20 @@ def test_a_wrong_setting_is_one_sentence(settings: list[str], said: str):
     assert "\n" not in refused.value.message
 
 
+def test_vllm_and_reports_are_the_libraries_own_options():
+    server = [
+        "use_vllm=true",
+        "vllm_mode=server",
+        "vllm_server_base_url=http://127.0.0.1:8000",
+        "report_to=tensorboard",
+    ]
+    found = configure("grpo", settings=[CPU, *server])
+    assert (found.use_vllm, found.vllm_mode, found.vllm_server_base_url) == (True, "server", "http://127.0.0.1:8000")
+    assert found.report_to == ["tensorboard"]
+    colocated = configure("grpo", settings=[CPU, "use_vllm=true", "vllm_gpu_memory_utilization=0.4"])
+    assert (colocated.vllm_mode, colocated.vllm_gpu_memory_utilization) == ("colocate", 0.4)
+
+
 def test_the_nearest_setting_is_named():
     with pytest.raises(UsageError) as refused:
         configure("rm", settings=["lerning_rate=1"])

@@ -1,5 +1,6 @@
 """From a reference to pinned, split, labelled rows: nothing guessed, nothing on two sides, losses counted."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,45 @@ def test_where_filters_rows_and_an_impossible_one_says_so(tmp_path: Path):
     assert {r.reward for r in found.rows} == {0.75, 1.0}
     with pytest.raises(UsageError, match="No row"):
         load_examples(ref, store=tmp_path, where="reward > 5")
+
+
+def test_where_knows_the_episode_and_whose_turn_it_is(tmp_path: Path):
+    """The samples were played by two policies against each other: their own turns are half of each episode."""
+    from labelers.run import label
+    from sotopia_rl_data.importers import samples_path
+    from sotopia_rl_data.importers.run import import_dataset
+    from sotopia_rl_data.store import Store
+
+    store = Store(tmp_path)
+    import_dataset(store, [samples_path()], "demo/episodes")
+    label(store, "demo/episodes", judges=["lexical"])
+
+    def rows(where: str | None) -> int:
+        return len(load_examples("demo/episodes-rewards", store=store, where=where, need_reward=False).rows)
+
+    own = [rows(f"model = 'sample-policy-{x}'") for x in "ab"]
+    assert sum(own) == rows(None) == rows("list_contains(models, 'sample-policy-a')")
+    assert all(0.4 * sum(own) < n < 0.6 * sum(own) for n in own)
+    assert 0 < rows("codename = 'boat_sale' OR scenario LIKE '%boat%'") < rows(None)
+
+
+def test_rows_of_somebody_elses_are_divided_by_situation(tmp_path: Path):
+    """Training rows without splits or environments: what is imported has a grouped split."""
+    from sotopia_rl_data.importers.run import import_dataset
+    from sotopia_rl_data.store import Store
+
+    asked = "Imagine you are Mia.\nScenario: {}\nParticipants: Mia and Ben\nTurn #{}: say something"
+    rows = [
+        {"input": asked.format(f"Evening number {e} is planned.", t), "output": f"answer {e} {t}", "value": 0.5}
+        for e in range(40)
+        for t in range(3)
+    ]
+    (tmp_path / "theirs.json").write_text(json.dumps(rows))
+    import_dataset(Store(tmp_path), [tmp_path / "theirs.json"], "lab/theirs")
+    found = load_examples("lab/theirs", store=tmp_path)
+    sides = [{r.prompt[0]["content"].split("Turn")[0] for r in found.of(s)} for s in ("train", "validation", "test")]
+    assert all(sides)
+    assert sum(map(len, sides)) == len(set.union(*sides)) == 40
 
 
 def test_no_reward_at_all_is_one_sentence(tmp_path: Path):

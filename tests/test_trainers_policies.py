@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 pytest.importorskip("trl", reason="needs the train extra")
 pytestmark = pytest.mark.train
 
+import pyarrow.parquet as pq
 from train_toys import act, make_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, logging
 
@@ -131,6 +132,24 @@ def test_the_reference_is_the_clone_and_not_the_base(
     assert record["config"]["beta"] == 0.1
     (row,) = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines() if '"kl"' in x]
     assert row["kl"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_two_runs_with_one_seed_are_equal_and_with_another_are_not(
+    store: Path, tiny: str, tmp_path: Path, rm: Path, sft: tuple[Path, dict[str, Any]]
+):
+    def weights(folder: Path) -> bytes:
+        return (folder / "adapter_model.safetensors").read_bytes()
+
+    common: dict[str, Any] = {"preset": "tiny", "store": str(store), "where": "reward >= 0.5"}
+    train_sft("toys/rewards@v1.0.0", tiny, tmp_path / "sft", settings=QUIET, **common)
+    assert weights(tmp_path / "sft") == weights(sft[0])
+    sampled = {}
+    for name, seed in (("one", 3), ("same", 3), ("other", 4)):
+        grpo(store, tiny, tmp_path / name, rm, "max_steps=1", "truncated_reward=0", f"seed={seed}")
+        table = pq.read_table(tmp_path / name / "completions")
+        sampled[name] = (weights(tmp_path / name), table["completion"].to_pylist())
+    assert sampled["one"] == sampled["same"]
+    assert sampled["one"][1] != sampled["other"][1]
 
 
 class Loud:

@@ -22,6 +22,7 @@ from train_toys import act, answers_the_offer, chat_prompt, make_dataset, says_t
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, logging
 
 from sotopia_rl_data.errors import InputError, NotFound, SotopiaDataError, UsageError
+from sotopia_rl_data.store import Store
 from trainers.commands import train_rm
 from trainers.reward_model import RewardModel
 from trainers.tiny import make_tiny
@@ -285,6 +286,17 @@ def test_its_scores_join_a_dataset_as_one_more_judge(full: tuple[Path, dict[str,
     one = RewardModel.load(full[0])
     assert made["judge"] == f"rm:{one.identity}"
     assert rows[7]["raw"] == pytest.approx(one.score(rows[7]["prompt"], rows[7]["completion"]), abs=1e-6)
+    from sotopia_rl_data.agreement import agreement
+    from sotopia_rl_data.stats import stats
+
+    version = Store(tmp_path / "store").resolve(made["ref"])
+    (told,) = stats(version).judges
+    assert (told.judge, told.schema, told.dimension, told.labels) == (made["judge"], "reward-model", "reward", 240)
+    compared = agreement([version], of="rewards", resamples=0)
+    pair = compared.pair(version.ref, f"{made['judge']} · reward-model", "reward")
+    against = "SELECT corr(r.reward, a.raw) FROM rewards r JOIN attributions a USING (episode_id, agent, turn)"
+    (wanted,) = open_dataset(made["ref"], tmp_path / "store").sql(against).column(0).to_pylist()
+    assert (pair.units, pair.figures["pearson"].value) == (240, pytest.approx(wanted, abs=1e-9))
     again = score("toys/rewards", str(full[0]), store=tmp_path / "store")
     assert (again["ref"], again["created"]) == (made["ref"], False)
 

@@ -89,8 +89,9 @@ def load_examples(
     """The `rewards` rows of `ref` that can be trained on.
 
     `targets` are dimensions (`norm_<dimension>` columns); none: the aggregate `reward`. `where` is an SQL condition
-    over the rows, which may also name columns of the episode (models, tag …). With `need_reward`, rows in which every
-    target is NULL, NaN or a sentinel are dropped and counted. Raises NotFound, UsageError, QueryError, InputError.
+    over the rows, which may also name columns of the episode (models, tag …) and `model`, the speaker's own. With
+    `need_reward`, rows in which every target is NULL, NaN or a sentinel are dropped and counted. Raises NotFound,
+    UsageError, QueryError, InputError.
     """
     from sotopia_rl_data.query import open_dataset
 
@@ -138,17 +139,18 @@ def full_name(target: str) -> str:
 
 
 def select(dataset: Dataset, where: str | None) -> str:
-    """The SELECT of the rewards rows that meet `where`, in key order."""
-    order = "ORDER BY split, episode_id, agent, turn"
-    if not where:
-        return f"SELECT * FROM rewards {order}"
-    if "episodes" not in dataset.manifest.configs:
-        return f"SELECT * FROM rewards WHERE ({where}) {order}"
-    extra = ", ".join(("episode_id", *EPISODE_COLUMNS))
-    return (
-        f"SELECT rewards.* FROM rewards LEFT JOIN (SELECT {extra} FROM episodes) AS episode USING (episode_id) "
-        f"WHERE ({where}) {order}"
-    )
+    """The SELECT of the rewards rows that meet `where`, in key order; `model` is that of the agent who speaks.
+
+    Rows of somebody else's, which have no key, stay in the order of their files.
+    """
+    keyed = {"episode_id", "agent", "turn"} <= dataset.manifest.columns["rewards"].keys()
+    order = "ORDER BY split, episode_id, agent, turn" if keyed else ""
+    condition = f"WHERE ({where})" if where else ""
+    if not where or not keyed or "episodes" not in dataset.manifest.configs:
+        return f"SELECT * FROM rewards {condition} {order}"
+    told = ", ".join(("episode_id", *EPISODE_COLUMNS, "speaker.agent AS agent", "speaker.model AS model"))
+    episodes = f"SELECT {told} FROM (SELECT *, unnest(agents) AS speaker FROM episodes)"
+    return f"SELECT rewards.* FROM rewards LEFT JOIN ({episodes}) USING (episode_id, agent) {condition} {order}"
 
 
 def _examples(

@@ -13,15 +13,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
+from sotopia_rl_data import console
 from sotopia_rl_data.agreement.opinions import REWARD_MODEL
 from sotopia_rl_data.asking.request import sha256_of
+from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.query import open_dataset
 from sotopia_rl_data.schema import Attribution
 from sotopia_rl_data.store import Store
 from sotopia_rl_data.tables import attribution_table
 from trainers.data import Example, load_examples
 from trainers.reward_model import RewardModel
+
+AT_ONCE = 512
 
 
 def score_dataset(
@@ -30,12 +35,15 @@ def score_dataset(
     """Commit `ref` with `model`'s scores as the next version of its dataset, or as `out`'s.
 
     An earlier score of the same judge is replaced. Returns the new reference, whether it is new, the judge and the
-    number of rows. Raises NotFound for the dataset, InputError where a prompt does not fit the model.
+    number of rows. Raises NotFound for the dataset, InputError where its rows have no episodes or a prompt does not fit
+    the model.
     """
     found = load_examples(ref, store=store, need_reward=False)
+    if not all(row.episode_id and row.agent for row in found.rows):
+        raise InputError(f"The rows of {ref} have no episode that a score could belong to.", "import the episodes")
     version = open_dataset(ref, store).version
     judge = f"rm:{model.identity}"
-    scores = model.score_heads([(r.prompt, r.completion) for r in found.rows])
+    scores = _scores(found.rows, model)
     where = Store(store) if store else Store.default()
     with where.stage(out or version.name) as stage:
         for config in version.manifest.configs:
@@ -49,6 +57,16 @@ def score_dataset(
         provenance = {"parents": [{"name": version.name, "version": version.version, "digest": version.digest}]}
         committed = stage.commit(recipe, provenance)
     return {"ref": committed.version.ref, "created": committed.created, "judge": judge, "rows": int(scores.size)}
+
+
+def _scores(rows: Sequence[Example], model: RewardModel) -> NDArray[np.float64]:
+    """[N, K] scores, some episodes at a time: neighbours share prefixes."""
+    found = []
+    with console.progress("scoring", "utterances") as advance:
+        for at in range(0, len(rows), AT_ONCE):
+            found.append(model.score_heads([(r.prompt, r.completion) for r in rows[at : at + AT_ONCE]]))
+            advance(min(at + AT_ONCE, len(rows)), len(rows))
+    return np.concatenate(found)
 
 
 def _rows(rows: Sequence[Example], split: str, scores: Any, model: RewardModel, judge: str) -> Iterator[Attribution]:

@@ -1,8 +1,8 @@
 """Behaviour cloning: TRL's SFTTrainer on prompt and completion, with the loss on the completion alone.
 
 The policy is trained on the prompts that the dataset was built with, which are the ones it will be served. What to
-imitate is a condition: `where="reward >= 0.7"` for one's own best turns, `where="list_contains(models, 'gpt-4o')"` for
-another's. Over-long prompts lose turns from the middle of their history; the answer is never cut.
+imitate is a condition: `where="reward >= 0.7"` for one's own best turns, `where="model = 'gpt-4o'"` for another's.
+Over-long prompts lose turns from the middle of their history; the answer is never cut.
 """
 
 from __future__ import annotations
