@@ -14,14 +14,16 @@ from typing import Any, Protocol, TypeVar
 from labelers.costs import is_paid
 from labelers.judge import Judge
 from labelers.judges.batches import batch_client
-from labelers.judges.sending import Ask, close, sender
+from labelers.judges.sending import Ask, close, sender, target_of
 from labelers.plan import Plan
 from labelers.reading import said, values_of
 from labelers.repairing import follow_up
 from sotopia_rl_data.asking.batch.run import Batching, ask_batch
+from sotopia_rl_data.asking.bill import added
 from sotopia_rl_data.asking.budget import Budget
 from sotopia_rl_data.asking.dispatch import Outcome, Pacing, Settled, ask_all
 from sotopia_rl_data.asking.ledger import Ledger
+from sotopia_rl_data.asking.prices import Price, Prices
 from sotopia_rl_data.asking.request import Reply, Request
 from sotopia_rl_data.asking.waiting import wait as wait
 from sotopia_rl_data.errors import BadAnswer, BudgetSpent, Interrupted, UnderWay
@@ -42,6 +44,8 @@ class Asking:
     def __init__(self, plan: Plan, ledger: Ledger, episodes: Callable[[], Iterable[Episode]]) -> None:
         self._plan, self._ledger, self._episodes = plan, ledger, episodes
         self._outcomes: dict[str, Outcome] = {}
+        self._prices: dict[str, Price | None] = {}
+        self._share = 1.0  # of the price that is paid
 
     async def ask(
         self,
@@ -53,9 +57,10 @@ class Asking:
         batching: Batching | None = None,
         progress: Progress | None = None,
         budget: Budget | None = None,
+        prices: Prices | None = None,
     ) -> list[Outcome]:
         """Ask every judge, one after the other; with `batching` in batches, all of them at once. `calls` is the number
-        of requests of all of them, second tries aside.
+        of requests of all of them, second tries aside; `prices` lets the progress say what they cost.
 
         Raises Interrupted, UnderWay where batches are not waited for, BudgetSpent where nothing more fits under the
         `budget` (batches have none), and what `ask_all` and `ask_batch` raise.
@@ -67,6 +72,8 @@ class Asking:
             "retry_failed": retry_failed,
             "total": calls // max(len(judges), 1),
         }
+        self._prices = {j.id: prices.of(target_of(j)) if prices and is_paid(j) else None for j in judges}
+        self._share = prices.batch if prices and batching else 1.0
         shown = [None if progress is None else partial(self._show, progress, calls, judge.id) for judge in judges]
         if batching is not None:
             asking = [
@@ -138,7 +145,13 @@ class Asking:
         tokens = sum(u.input + u.output for one in outcomes for u in one.usage.values())
         followed = sum(one.followed for one in outcomes)
         lost = sum(one.failed + one.unreachable for one in outcomes) - followed
-        words = [f"{tokens:,} tokens"] * bool(tokens) + [f"{lost:,} failed"] * (lost > 0)
+        cost = sum(
+            price.cost(added(*one.usage.values())) * self._share
+            for judge, one in self._outcomes.items()
+            if (price := self._prices.get(judge)) is not None
+        )
+        words = [f"{tokens:,} tokens"] * bool(tokens) + [f"{cost:.2f} USD"] * bool(cost)
+        words += [f"{lost:,} failed"] * (lost > 0)
         words += [one.words for one in outcomes if one.words]
         progress(sum(one.settled for one in outcomes) - followed, total, ", ".join(words))
 

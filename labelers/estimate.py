@@ -26,6 +26,7 @@ from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.prices import NOTHING, Prices, load
 from sotopia_rl_data.asking.progress import Outcome
 from sotopia_rl_data.asking.request import Request, Usage
+from sotopia_rl_data.asking.transport import nobody_is_asked
 from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.store import Store
 
@@ -78,10 +79,11 @@ def estimate(
     """What `label` would cost with the same arguments; `options` are those that say what is asked (see `prepare`), and
     `in_batches` that the batch API's price counts.
 
-    Raises what `label` raises before it asks.
+    Raises what `label` raises before it asks, but that no API key is needed.
     """
     price_list = load(prices)
-    plan, _ = prepare(**options)
+    with nobody_is_asked():
+        plan, _ = prepare(**options)
     with _aside(store, source) as read_from, Ledger(ledger or store.root / ".ledger") as kept:
         parent, plan = with_episodes(plan, read_from, source)
         files = [path for paths in parent.files("episodes").values() for path in paths]

@@ -124,7 +124,9 @@ def label(
         asking = run.asking()
         how: dict[str, Any] = {"retry_failed": retry_failed, "concurrency": concurrency, "pacing": pacing}
         with capped(budget, plan, kept, run.episodes, price_list) as cap:
-            outcomes = wait(asking.ask(counted.calls, **how, batching=batching, progress=progress, budget=cap))
+            outcomes = wait(
+                asking.ask(counted.calls, **how, batching=batching, progress=progress, budget=cap, prices=price_list)
+            )
         tally = run.read()
         cost = bill_of(plan, tally, price_list)
         built = run.reward(recipe, layout, template)

@@ -16,6 +16,7 @@ from labelers.estimate import estimate
 from labelers.run import label
 from sotopia_rl_data.asking.loopback.running import Running, running
 from sotopia_rl_data.asking.request import Reply, Target, Usage
+from sotopia_rl_data.errors import KeyMissing
 from sotopia_rl_data.store import Store
 
 PRICES = """
@@ -129,6 +130,16 @@ def test_a_dry_run_of_a_file_prints_the_calls_and_writes_nothing(tmp_path: Path,
     assert json.loads(halved.stdout)["total"] == pytest.approx(found["total"] / 2)
     assert provider.log()["requests"] == before
     assert not (tmp_path / "new").exists()
+
+
+def test_no_key_is_needed_to_know_the_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    found = estimate(Store(tmp_path / "new"), None, judges=["gpt-4o"])
+    assert found.total is not None
+    assert 0.5 < found.total < 1.0
+    with pytest.raises(KeyMissing):
+        label(Store(tmp_path / "new"), None, judges=["gpt-4o"])
 
 
 def test_what_has_no_known_price_has_no_cost_and_says_how_to_give_one(tmp_path: Path, provider: Running):
