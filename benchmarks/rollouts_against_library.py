@@ -36,9 +36,10 @@ def person(draw: random.Random, number: int) -> dict[str, Any]:
     """An AgentProfile record of somebody who does not exist."""
     first, last = FIRST[number % len(FIRST)], draw.choice(LAST)
     made = {"agent_id": f"agent-{number}", "first_name": first, "last_name": last, "age": draw.randint(18, 70)}
-    made |= {"occupation": draw.choice(["Baker", "Night Porter"]), "gender": draw.choice(GENDERS)}
+    made |= {"occupation": draw.choice(["Baker", "Night Porter"]), "gender": draw.choice((*GENDERS, ""))}
     made |= {"gender_pronoun": "They/them", "public_info": f"{first} has a dog & a cat."}
-    return made | {"personality_and_values": f"{first} is calm.", "secret": f"{first} sings at night"}
+    made |= {"personality_and_values": draw.choice([f"{first} is calm.", ""])}
+    return made | {"secret": draw.choice([f"{first} sings at night", f"{first} <3 chess", ""])}
 
 
 def action(draw: random.Random, me: str, names: list[str], private: bool) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def plans(dialect: str, episodes: int, seed: int) -> Iterator[dict[str, Any]]:
         names = [f"{one['first_name']} {one['last_name']}" for one in people]
         rules = {"max_turns": draw.choice([3, 6, 20]), "max_stale": draw.choice([0, 1, 2, 4])}
         rules |= {"order": draw.choice(["round-robin", "round-robin", "simultaneous"])}
-        goals = [f"Goal {i} (<extra_info>of {i}</extra_info>)" for i in range(count)]
+        goals = [f"Goal {i} (<extra_info>of {i}</extra_info>) {text(draw, 2)}" for i in range(count)]
         scenario = f"A lift & two floors. <p viewer='agent_{draw.randint(0, 2)}'>It stops.</p>"
         environment = {"env_id": f"env-{number}", "scenario": scenario, "agent_goals": goals}
         environment |= {"relationship": draw.randint(0, 5)}

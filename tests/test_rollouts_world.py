@@ -191,6 +191,17 @@ def test_how_much_one_knows_of_the_other_depends_on_the_relationship(relationshi
     assert "\nAnn Lee's background: Unknown\n" in newer
 
 
+def test_what_is_not_told_has_no_label_and_what_is_empty_has_its_label_alone():
+    bare = Person("bob", "Bob O'Hara", introduction="Bob O'Hara is a clerk.")
+    openings = World(scene(ANN, bare)).messages()[0]
+    assert "\nBob O'Hara's background: Bob O'Hara is a clerk. \nAnn" in openings[0][2]
+    assert "\nBob O'Hara's background: Bob O'Hara is a clerk.\nAnn" in openings[1][2]
+    empty = scene(ANN, replace(bare, personality="", secret=""))
+    own = "Bob O'Hara is a clerk. Personality and values description:  Bob's secrets:"
+    assert f"\nBob O'Hara's background: {own} \nAnn" in World(empty).messages()[0][1][2]
+    assert f"\nBob O'Hara's background: {own}\nAnn" in World(empty, "head").messages()[0][1][2]  # which trims
+
+
 def test_three_names_are_listed_as_in_a_sentence():
     opening = World(scene(ANN, BOB, CAY), "head").messages()[0][2][2]
     assert "\nParticipants: Ann Lee, Bob O'Hara, and Cay Moss\n" in opening

@@ -25,13 +25,15 @@ DIALECTS: tuple[DialectName, ...] = get_args(DialectName)
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """The rules of one version. `counts_forced`: the no-ops of those who wait count as their actions."""
+    """The rules of one version. `counts_forced`: the no-ops of those who wait count as their actions. `trims`: the
+    backgrounds, taken together, lose the white space at their end."""
 
     name: DialectName
     two_only: bool = False
     shows_backgrounds: bool = False
     counts_forced: bool = True
     private: bool = False
+    trims: bool = True
 
     def written(self, action: Action, names: Mapping[str, str]) -> str:
         """An action as it stands in the log. `names` gives the recipients' names by id."""
@@ -63,7 +65,7 @@ _DONE = {
     "leave": "left the conversation",
 }
 _KNOWN = {
-    "legacy": Dialect("legacy", two_only=True, shows_backgrounds=True),
+    "legacy": Dialect("legacy", two_only=True, shows_backgrounds=True, trims=False),
     "0.1.5": Dialect("0.1.5"),
     "head": Dialect("head", counts_forced=False, private=True),
 }

@@ -23,8 +23,10 @@ def opening(scene: Scene, place: int, dialect: Dialect) -> str:
     lines.append(f"Participants: {_listed(names)}")
     backgrounds = [_background(scene, i, place, dialect) for i in range(len(names))]
     if any(backgrounds):
-        lines += [f"{name}'s background: {told or UNKNOWN}" for name, told in zip(names, backgrounds, strict=True)]
-    goals = [shown(goal, place) if i == place else UNKNOWN for i, goal in enumerate(scene.environment.goals)]
+        told = "\n".join(f"{name}'s background: {one or UNKNOWN}" for name, one in zip(names, backgrounds, strict=True))
+        lines.append(told.strip() if dialect.trims else told)
+    goals = [UNKNOWN] * len(names)
+    goals[place] = shown(f"<root>{scene.environment.goals[place]}</root>", place)
     lines += [f"{name}'s goal: {goal}" for name, goal in zip(names, goals, strict=True)]
     text = re.sub("\n +", "\n", "\n".join(lines)).strip()
     return f"\n{text}\nConversation Starts:\n"
@@ -57,13 +59,14 @@ def _known(person: Person, relationship: str, place: int) -> str:
 
 
 def _personality(person: Person, place: int) -> str:
-    said = shown(person.personality, place)
-    return f"Personality and values description: {said}" if said else ""
+    told = person.personality
+    return "" if told is None else f"Personality and values description: {shown(told, place)}"
 
 
 def _secret(person: Person, place: int) -> str:
-    said = shown(person.secret, place)
-    return f"{person.called or person.name.split(' ')[0]}'s secrets: {said}" if said else ""
+    if person.secret is None:
+        return ""
+    return f"{person.called or person.name.split(' ')[0]}'s secrets: {shown(person.secret, place)}"
 
 
 def _joined(*parts: str) -> str:

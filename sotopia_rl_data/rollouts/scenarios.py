@@ -197,8 +197,8 @@ def _person(member: Mapping[str, Any], number: int) -> Person:
             name=name,
             called=text(member, "called", ""),
             introduction=text(member, "background", "").strip(),
-            personality=text(member, "personality", "").strip(),
-            secret=text(member, "secret", "").strip(),
+            personality=text(member, "personality", "").strip() or None,
+            secret=text(member, "secret", "").strip() or None,
         )
     except InputError as error:
         raise InputError(f"member {number} of the cast: {error.message}") from error
@@ -224,8 +224,8 @@ def _check_texts(environment: Environment, people: tuple[Person, ...]) -> None:
     texts = {"scenario": environment.scenario, "codename": environment.codename}
     texts["environment's id"] = environment.environment_id
     for person, goal in zip(people, environment.goals, strict=True):
-        fields = {"name": person.name, "background": person.introduction, "personality": person.personality}
-        fields |= {"secret": person.secret, "goal": goal, "id": person.agent, "called": person.called}
+        fields = {"name": person.name, "background": person.introduction, "personality": person.personality or ""}
+        fields |= {"secret": person.secret or "", "goal": goal, "id": person.agent, "called": person.called}
         texts |= {f"{field} of {person.name}": said for field, said in fields.items()}
     for what, said in texts.items():
         wrong = fault(said, len(people)) if clean(said) == said else "holds half of a surrogate pair"

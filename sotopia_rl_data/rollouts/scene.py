@@ -14,15 +14,16 @@ class Person:
     """Somebody who can take part, told in parts by who may know them.
 
     `introduction` is a sentence or more that begins with the name, for acquaintances; `personality` is for friends and
-    closer; `secret` is for nobody else. `called` is how others call the person ("Hendrick's secrets: …").
+    closer; `secret` is for nobody else; None is not told, an empty one is as the library tells it: its label alone.
+    `called` is how others call the person ("Hendrick's secrets: …").
     """
 
     agent: str
     name: str
     called: str = ""
     introduction: str = ""
-    personality: str = ""
-    secret: str = ""
+    personality: str | None = None
+    secret: str | None = None
     age: int | None = None
 
 

@@ -162,7 +162,7 @@ class World:
                 model=model,
                 goal=goal,
                 background=background(person, place).strip(),
-                secret=person.secret,
+                secret=person.secret or "",
             )
             for place, (person, model, goal) in enumerate(
                 zip(self.scene.people, named, self.scene.environment.goals, strict=True)
