@@ -279,7 +279,8 @@ DOCS = (Path(__file__).parents[1] / "docs" / "rollouts.md").read_text("utf-8")
 
 
 def test_the_scenario_and_the_code_in_the_docs_are_as_they_say(tmp_path):
-    yaml_block, python_block = (DOCS.split(f"```{name}\n")[1].split("```")[0] for name in ("yaml", "python"))
+    simulator = DOCS.split("## The simulator")[1]
+    yaml_block, python_block = (simulator.split(f"```{name}\n")[1].split("```")[0] for name in ("yaml", "python"))
     (tmp_path / "docs.yaml").write_text(yaml_block, encoding="utf-8")
     (scene,) = read_scenarios(tmp_path / "docs.yaml")
     assert scene.agents == ("ann", "Bob O'Hara")
