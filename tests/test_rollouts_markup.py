@@ -124,7 +124,9 @@ def test_any_text_is_shown_somehow_and_plain_text_as_it_is(text, place):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("5 &lt; 6 & <p viewer='agent_1'>x</p><extra_info>y</extra_info>", None),
+        ("5 &lt; 6 &amp; <p viewer='agent_1'>x</p><extra_info>y</extra_info>", None),
+        ("R & B", None),
+        ("5 &lt; 6 & more", 'a plain "&" beside entities'),
         ("<p viewer='environment'>x</p>", None),
         ("5 < 6", "not well-formed"),
         ("a <b>c</b>", "the element <b>"),

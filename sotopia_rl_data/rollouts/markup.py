@@ -30,6 +30,7 @@ _PIECE = re.compile(
     rf"|<(?P<start>{_NAME})(?P<attributes>(?:{_ATTRIBUTE})*(?:\s+{_NAME}(?:\s*=)?)?)\s*(?P<close>/?>)?",
     re.DOTALL,
 )
+_ENTITY = re.compile(r"&(?:lt|gt|amp|quot|apos|#\w+);")
 _REST = re.compile("[^<>]*")
 _VIEWER = re.compile(r"""\sviewers?\s*=\s*(?:"([^"]*)"|'([^']*)')""", re.IGNORECASE)
 
@@ -136,8 +137,10 @@ def fault(text: str, agents: int) -> str | None:
 
     Only what would vanish in play or be shown to the wrong one is wrong: `shown` itself takes any text.
     """
-    if "<" not in text:
+    if not _SPECIAL.search(text):
         return None
+    if _ENTITY.search(text) and not _well_formed(text) and _well_formed(text.replace("&", "&amp;")):
+        return 'has a plain "&" beside entities, which would then be read as they stand (it is written &amp;)'
     if not _well_formed(text.replace("&", "&amp;")):
         return 'has markup that is not well-formed XML (a plain "<" is written &lt;)'
     viewers = (*(f"agent_{place}" for place in range(agents)), "environment")
