@@ -79,13 +79,13 @@ class Asking:
             asking = [
                 self._in_batches(j, batching, common | {"progress": s}) for j, s in zip(judges, shown, strict=True)
             ]
-            return self._all_home(await all_of(asking), calls, batching)
+            return self._all_home(await all_of(asking), calls)
         outcomes: list[Outcome] = []
         for judge, show in zip(judges, shown, strict=True):
             limits = {"concurrency": concurrency or getattr(judge, "concurrency", 1), "pacing": pacing or Pacing()}
             cap = budget if is_paid(judge) else None
             outcomes.append(await self._live(judge, common | limits | {"progress": show, "budget": cap}))
-            self._all_home(outcomes, calls, batching)
+            self._all_home(outcomes, calls)
             if budget is not None and outcomes[-1].exhausted:
                 raise _spent(budget, calls - sum(one.settled - one.followed for one in outcomes), calls)
         return outcomes
@@ -105,7 +105,7 @@ class Asking:
         finally:
             await client.close()
 
-    def _all_home(self, outcomes: list[Outcome], calls: int, batching: Batching | None) -> list[Outcome]:
+    def _all_home(self, outcomes: list[Outcome], calls: int) -> list[Outcome]:
         """The outcomes, where nothing is left to wait for. Raises Interrupted or UnderWay."""
         waiting, batches = sum(one.in_batches for one in outcomes), sum(one.batches for one in outcomes)
         under_way = f"{waiting:,} requests are under way in {batches:,} {'batch' if batches == 1 else 'batches'}"

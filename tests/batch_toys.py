@@ -34,6 +34,11 @@ def target(provider: str, at: Running) -> Target:
     return anthropic.target("sim", at.url, {"max_tokens": 200})
 
 
+def judge(provider: str, at: Running) -> str:
+    """The same as the judge of a label run."""
+    return f"openai:sim@{at.openai_url}" if provider == "openai" else f"anthropic:sim@{at.url}"
+
+
 def batches(provider: str, at: Running, limits: Limits | None = None) -> BatchClient:
     made = OpenAIBatches if provider == "openai" else AnthropicBatches
     return made(target(provider, at)) if limits is None else made(target(provider, at), limits)

@@ -157,12 +157,13 @@ async def cancel(provider: str, at: Running) -> None:
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_what_is_under_way_is_fetched_by_the_next_run_and_never_submitted_again(provider: str, tmp_path: Path):
-    with running(batch_seconds=1.0) as at:
+    with running(batch_seconds=600) as at:
         asked = questions(20, target(provider, at))
         leave = replace(QUICK, wait=False)
         first, _ = ask_in_batches(asked[:15], batches(provider, at), tmp_path, batching=leave)
         again, _ = ask_in_batches(asked, batches(provider, at), tmp_path, batching=leave)
         assert (first.in_batches, again.in_batches, again.batches, again.sent) == (15, 20, 2, 5)
+        at.hurry()
         outcome, caller = ask_in_batches(asked, batches(provider, at), tmp_path)
         assert (outcome.asked, outcome.sent, outcome.in_batches) == (20, 0, 0)
         assert set(caller.times.values()) == {1}
@@ -171,13 +172,16 @@ def test_what_is_under_way_is_fetched_by_the_next_run_and_never_submitted_again(
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_batches_of_other_questions_are_fetched_by_the_way_and_not_waited_for(provider: str, tmp_path: Path):
-    with running(batch_seconds=0.4) as at:
-        asked = questions(20, target(provider, at))
-        ask_in_batches(asked[:5], batches(provider, at), tmp_path, batching=replace(QUICK, wait=False))
+    with running(batch_seconds=600) as at:
+        asked, leave = questions(20, target(provider, at)), replace(QUICK, wait=False)
+        ask_in_batches(asked[:5], batches(provider, at), tmp_path, batching=leave)
+        other, _ = ask_in_batches(asked[5:], batches(provider, at), tmp_path, batching=leave)
+        assert (other.in_batches, other.batches) == (15, 1)
+        at.hurry()
         outcome, _ = ask_in_batches(asked[5:], batches(provider, at), tmp_path)
         assert (outcome.asked, outcome.in_batches) == (15, 0)
         later, _ = ask_in_batches(asked, batches(provider, at), tmp_path)
-        assert (later.sent, later.settled) == (0, 20)
+        assert (later.sent, later.hits) == (0, 20)
         assert at.log()["batch"]["sizes"] == [5, 15]
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from batch_toys import PROVIDERS, QUICK
-from label_toys import boats, put
+from batch_toys import PROVIDERS, QUICK, judge
+from label_toys import REPOSITORY, boats, put
 
 from labelers.run import label
-from sotopia_rl_data.asking.loopback.running import Running, running
+from sotopia_rl_data.asking.loopback.running import running
+from sotopia_rl_data.errors import UnderWay, UsageError
+from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.store import Store
-
-
-def judge(provider: str, at: Running) -> str:
-    return f"openai:sim@{at.openai_url}" if provider == "openai" else f"anthropic:sim@{at.url}"
 
 
 @pytest.fixture
@@ -41,3 +44,100 @@ def test_batches_end_in_the_digest_of_a_live_run_second_tries_included(provider:
     assert done.asked == live.asked == log["answered"]
     assert done.repaired > 0
     assert done.unusable > 0
+
+
+def test_judges_without_a_batch_api_are_told_before_anything_is_asked(store: Store, tmp_path: Path):
+    with pytest.raises(UsageError, match="The judge lexical has no batch API") as told:
+        label(store, "lab/episodes", judges=["lexical"], batching=QUICK)
+    assert "leave --batch out" in told.value.mend
+    with running(batches=0) as at:
+        for provider in PROVIDERS:
+            with pytest.raises(UsageError, match=r"127\.0\.0\.1:\d+(/v1)? has no batch API"):
+                label(store, "lab/episodes", judges=[judge(provider, at)], batching=QUICK)
+        assert at.log()["requests"] == 0
+    assert store.names() == ["lab/episodes"]
+
+
+def test_several_judges_batches_are_under_way_at_the_same_time(store: Store):
+    with running(batch_seconds=600) as at:
+        judges = [judge("openai", at), judge("anthropic", at).replace("sim@", "other@")]
+        with pytest.raises(UnderWay, match="48 requests are under way in 2 batches"):
+            label(store, "lab/episodes", judges=judges, preset="goal-only", batching=replace(QUICK, wait=False))
+        assert at.log()["batch"]["sizes"] == [24, 24]
+        at.hurry()
+        done = label(store, "lab/episodes", judges=judges, preset="goal-only", batching=QUICK)
+        assert (done.asked, done.labels, at.log()["batch"]["batches"]) == (48, 96, 2)
+
+
+def command(store: Store, *arguments: str) -> tuple[int, str, str]:
+    """The program as it is called in a shell."""
+    whole = [sys.executable, "cli.py", "label", "lab/episodes", "--preset", "goal-only", "--store", str(store.root)]
+    done = subprocess.run([*whole, *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_the_command_submits_and_leaves_and_later_fetches(store: Store):
+    with running(batch_seconds=600) as at:
+        asked = ["--judge", judge("openai", at), "--batch"]
+        code, out, wrong = command(store, *asked, "--no-wait")
+        assert (code, out) == (0, "")
+        assert "24 requests are under way in 1 batch. Next: run the same command again" in wrong
+        code, out, _ = command(store, *asked, "--no-wait", "--json")
+        assert (code, json.loads(out)) == (0, {"under_way": {"requests": 24, "batches": 1}})
+        assert store.names() == ["lab/episodes"]
+        at.hurry()
+        code, out, _ = command(store, *asked, "--poll", "1")
+        assert code == 0
+        assert "lab/episodes-rewards@v1.0.0" in out
+        assert at.log()["batch"]["sizes"] == [24]
+
+
+@pytest.mark.parametrize(("arguments", "wrong"), [(["--no-wait"], "--no-wait"), (["--poll", "9"], "--poll")])
+def test_options_about_batches_need_batches(store: Store, arguments: list[str], wrong: str):
+    code, out, told = command(store, "--judge", "lexical", *arguments)
+    assert (code, out) == (2, "")
+    assert told == f"error: {wrong} is about batches.\n mend: add --batch, or leave it out\n"
+
+
+def test_ctrl_c_leaves_the_batches_running_and_says_how_to_go_on(store: Store):
+    with running(batch_seconds=600) as at:
+        whole = [sys.executable, "cli.py", "label", "lab/episodes", "--preset", "goal-only", "--store", str(store.root)]
+        whole += ["--judge", judge("anthropic", at), "--batch"]
+        process = subprocess.Popen(whole, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        while not at.log()["batch"]["batches"] and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        out, wrong = process.communicate(timeout=60)
+        assert (process.returncode, out) == (130, "")
+        assert "Interrupted after 0 of 24 calls; 24 requests are under way in 1 batch, which go on without us." in wrong
+        assert "mend: run the same command again" in wrong
+        at.hurry()
+        done = label(store, "lab/episodes", judges=[judge("anthropic", at)], preset="goal-only", batching=QUICK)
+        assert done.asked == 24
+        assert at.log()["batch"]["sizes"] == [24]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["live", "batch"])
+def test_of_10_000_questions_the_500_that_failed_are_asked_again_and_no_other(way: str, tmp_path: Path):
+    """Every twentieth dialogue has a word at which the judge refuses; then it comes to its senses."""
+    store, batching = Store(tmp_path / "store"), None if way == "live" else QUICK
+    put(store, [one if number % 20 else unwelcome(one) for number, one in enumerate(boats(5_000))])
+    asked = {"preset": "goal-only", "batching": batching, "concurrency": 256}
+    with running(malformed="refusal", malformed_where="unwelcome") as at:
+        first = label(store, "lab/episodes", judges=[judge("openai", at)], **asked)
+        assert (first.calls, first.asked, first.unusable) == (10_000, 10_000, 500)
+        port = int(at.url.rpartition(":")[2])
+    with running(port=port) as at:
+        again = label(store, "lab/episodes", judges=[judge("openai", at)], retry_failed=True, **asked)
+        log = at.log()
+        assert (again.asked, again.hits, again.unusable) == (500, 9_500, 0)
+        assert (log["requests"], log["paid_twice"]) == (500, 0)
+        assert log["batch"]["sizes"] == ([] if way == "live" else [500])
+        last = label(store, "lab/episodes", judges=[judge("openai", at)], retry_failed=True, **asked)
+        assert (last.asked, at.log()["requests"]) == (0, 500)
+
+
+def unwelcome(episode: Episode) -> Episode:
+    return replace(episode, scenario=f"{episode.scenario} An unwelcome one.")

@@ -44,7 +44,7 @@ class OpenAIBatches:
                 await engine.reach("poll")
                 return _openai_batch(engine, _known(engine, name))
             case "POST", ["batches", name, "cancel"]:
-                _known(engine, name).cancelling.set()
+                _known(engine, name).cancel()
                 return _openai_batch(engine, _known(engine, name))
         raise Refused(404, f"Invalid URL ({request.method} {request.path})")
 
@@ -68,7 +68,7 @@ class AnthropicBatches:
                 await engine.reach("poll")
                 return _message_batch(engine, _known(engine, name))
             case "POST", [name, "cancel"]:
-                _known(engine, name).cancelling.set()
+                _known(engine, name).cancel()
                 return _message_batch(engine, _known(engine, name))
             case "GET", [name, "results"]:
                 return _results(engine, _known(engine, name))
@@ -188,8 +188,8 @@ def _openai_status(batch: Batch) -> str:
     if batch.refused:
         return "failed"
     if batch.ended is None:
-        return "cancelling" if batch.cancelling.is_set() else "in_progress"
-    if batch.cancelling.is_set():
+        return "cancelling" if batch.cancelling else "in_progress"
+    if batch.cancelling:
         return "cancelled"
     return "expired" if batch.count("expired") else "completed"
 
@@ -224,7 +224,7 @@ def _openai_line(line: Line) -> bytes:
 
 def _message_batch(engine: Engine, batch: Batch) -> dict[str, Any]:
     counts = {kind: batch.count(kind) if batch.ended else 0 for kind in get_args(Kind)}
-    status = "canceling" if batch.cancelling.is_set() else "in_progress"
+    status = "canceling" if batch.cancelling else "in_progress"
     return {
         "id": batch.id,
         "type": "message_batch",
@@ -233,7 +233,7 @@ def _message_batch(engine: Engine, batch: Batch) -> dict[str, Any]:
         "created_at": _date(batch.created),
         "expires_at": _date(batch.created + 86_400),
         "ended_at": _date(batch.ended) if batch.ended else None,
-        "cancel_initiated_at": _date(batch.created) if batch.cancelling.is_set() else None,
+        "cancel_initiated_at": _date(batch.created) if batch.cancelling else None,
         "archived_at": None,
         "results_url": f"/v1/messages/batches/{batch.id}/results" if batch.ended else None,
     }

@@ -43,10 +43,16 @@ class Batch:
     input_file: str = ""
     metadata: Mapping[str, str] | None = None
     created: float = field(default_factory=time.time)
-    cancelling: asyncio.Event = field(default_factory=asyncio.Event)
+    cancelling: bool = False
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
     ended: float | None = None
     refused: tuple[str, str] | None = None
     lines: list[Line] = field(default_factory=list)
+
+    def cancel(self) -> None:
+        """End it with what is through."""
+        self.cancelling = True
+        self.stop.set()
 
     def count(self, kind: Kind) -> int:
         return sum(line.kind == kind for line in self.lines)
@@ -62,6 +68,7 @@ class Engine:
         self._stalled: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._lost: set[str] = set()
+        self._doubled = 0
         self.batches: dict[str, Batch] = {}
         self.files: dict[str, bytes] = {}
 
@@ -78,6 +85,7 @@ class Engine:
 
     def begin(self, batch: Batch, protocol: Protocol) -> Batch:
         """Take the batch in and let it run."""
+        self._doubled += any(_shared(batch, other) for other in self.batches.values())
         self.batches[batch.id] = batch
         queue = self._options.batch_queue
         if queue and sum(len(b.requests) for b in self.batches.values() if b.ended is None) > queue:
@@ -95,13 +103,18 @@ class Engine:
         seconds = self._options.batch_seconds
         return min((time.time() - batch.created) / seconds, 1.0) if seconds else 1.0
 
+    def hurry(self) -> None:
+        """Let everything that is under way be through now."""
+        for batch in self.batches.values():
+            batch.stop.set()
+
     async def _run(self, batch: Batch, protocol: Protocol) -> None:
         try:
             async with asyncio.timeout(self._options.batch_seconds):
-                await batch.cancelling.wait()
+                await batch.stop.wait()
         except TimeoutError:
             pass
-        reached = int(len(batch.requests) * self.done_share(batch)) if batch.cancelling.is_set() else None
+        reached = int(len(batch.requests) * self.done_share(batch)) if batch.cancelling else None
         for number, (custom_id, body) in enumerate(batch.requests):
             if number % _BREATH == 0:
                 await asyncio.sleep(0)
@@ -143,18 +156,26 @@ class Engine:
         return found
 
     def log(self) -> dict[str, Any]:
-        """Counts since the start. `doubled` counts batches whose requests are exactly those of another one that was
-        begun; `lost` the answers that were handed out torn, or not at all."""
+        """Counts since the start. `doubled` counts batches that hold a request which was under way in another, or that
+        came a second time; `lost` the answers that were handed out torn, or not at all."""
         begun = [batch for batch in self.batches.values() if batch.refused is None]
-        contents = Counter(frozenset(json.dumps(body, sort_keys=True) for _, body in one.requests) for one in begun)
         return {
             "batches": len(begun),
             "lines": sum(len(batch.requests) for batch in begun),
             "sizes": [len(batch.requests) for batch in begun],
             "ended": sum(batch.ended is not None for batch in begun),
-            "doubled": sum(count - 1 for count in contents.values()),
+            "doubled": self._doubled,
             "refused": len(self.batches) - len(begun),
             "lost": len(self._lost),
             "files": len(self.files),
             "stalled": dict(self._stalled),
         }
+
+
+def _shared(batch: Batch, other: Batch) -> bool:
+    """Whether a request of `batch` is under way in the other one, or has the same custom_id as one there."""
+    if {name for name, _ in batch.requests} & {name for name, _ in other.requests}:
+        return True
+    if other.ended is not None:
+        return False
+    return bool({json.dumps(body) for _, body in batch.requests} & {json.dumps(body) for _, body in other.requests})

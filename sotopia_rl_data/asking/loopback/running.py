@@ -28,10 +28,17 @@ class Running:
 
     def log(self) -> dict[str, Any]:
         """What it has received and answered so far: see `server.Provider.log`."""
+        return self._get("__log__")
+
+    def hurry(self) -> None:
+        """Let the batches that are under way be through now, whatever their `--batch-seconds`."""
+        self._get("__hurry__")
+
+    def _get(self, path: str) -> dict[str, Any]:
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with direct.open(f"{self.url}/__log__", timeout=10) as answer:
-            counts: dict[str, Any] = json.load(answer)
-        return counts
+        with direct.open(f"{self.url}/{path}", timeout=30) as answer:
+            told: dict[str, Any] = json.load(answer)
+        return told
 
 
 @contextmanager

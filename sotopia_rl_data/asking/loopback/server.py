@@ -180,6 +180,9 @@ class Provider:
                 return await self._batch(request, api)
         if request.path == "/__log__":
             return web.Response(body=json.dumps(self.log()).encode(), headers=_JSON)
+        if request.path == "/__hurry__":
+            self._engine.hurry()
+            return web.Response(body=b"{}", headers=_JSON)
         if request.path == "/v1/models":
             return web.Response(body=b'{"object": "list", "data": []}', headers=_JSON)
         return web.Response(status=404, body=b'{"error": {"message": "Not found"}}', headers=_JSON)
