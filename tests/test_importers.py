@@ -22,7 +22,7 @@ from import_toys import (
 
 from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.importers import read
-from sotopia_rl_data.importers.actions import parse_action
+from sotopia_rl_data.importers.actions import parse_action, render_action
 from sotopia_rl_data.importers.models import model_name
 from sotopia_rl_data.importers.opening import split_secret
 from sotopia_rl_data.schema import Agent, Episode, Score, Turn
@@ -67,6 +67,7 @@ from sotopia_rl_data.schema import Agent, Episode, Score, Turn
 def test_an_action_is_recognised_by_how_it_begins(rendered, action_type, text, to):
     action = parse_action(rendered)
     assert (action.action_type, action.text, action.to) == (action_type, text, to)
+    assert render_action(action, spaced="]  " in rendered or rendered.startswith(" ")) == rendered  # and written back
 
 
 @pytest.mark.parametrize(

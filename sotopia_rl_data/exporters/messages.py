@@ -7,8 +7,9 @@ plain episode) they are what `prompts/view.py` builds from its fields and turns.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
+from sotopia_rl_data.importers.actions import Action, render_action
 from sotopia_rl_data.importers.messages import ENVIRONMENT
 from sotopia_rl_data.prompts.view import recorded, seen
 from sotopia_rl_data.schema import Episode, Turn
@@ -41,21 +42,11 @@ def raw_messages(episode: Episode) -> list[list[RawMessage]]:
 
 def action_text(turn: Turn | None, episode: Episode) -> str:
     """An action as the library renders it; None is somebody who did not act. `head` puts a space in front."""
-    space = " " if episode.dialect == "head" else ""
     if turn is None:
-        return f"{space}did nothing"
+        return render_action(Action("none"), spaced=episode.dialect == "head")
     names = {agent.agent: agent.name for agent in episode.agents}
-    to = f"[private to {[names[one] for one in turn.to]!r}] " if turn.to else ""
-    return f"{to}{space}{_SAYS[turn.action_type].format(text=turn.text)}"
-
-
-_SAYS: Mapping[str, str] = {
-    "none": "did nothing",
-    "leave": "left the conversation",
-    "speak": 'said: "{text}"',
-    "non-verbal communication": "[non-verbal communication] {text}",
-    "action": "[action] {text}",
-}
+    done = Action(turn.action_type, turn.text, tuple(names[one] for one in turn.to))
+    return render_action(done, spaced=episode.dialect == "head")
 
 
 def interactions(episode: Episode) -> str:

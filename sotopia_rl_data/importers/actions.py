@@ -22,6 +22,7 @@ _PRIVATE = "[private to "
 _SPEECH = 'said: "'
 _WORDLESS: dict[str, ActionType] = {"did nothing": "none", "left the conversation": "leave"}
 _TAGGED: dict[str, ActionType] = {"[non-verbal communication] ": "non-verbal communication", "[action] ": "action"}
+_DONE: dict[ActionType, str] = {action_type: said for said, action_type in (_WORDLESS | _TAGGED).items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,16 @@ def parse_action(rendered: str, *, cut: bool = False) -> Action:
         if said.startswith(tag) or said == tag.rstrip():
             return Action(action_type, said[len(tag) :], to)
     raise InputError(f"the action {_short(rendered)} has none of the library's five forms.")
+
+
+def render_action(action: Action, *, spaced: bool = False) -> str:
+    """The text that stands for `action` in a log, which `parse_action` reads; `spaced` as git after January 2026."""
+    if action.action_type == "speak":
+        done = f'{_SPEECH}{action.text}"'
+    else:
+        done = _DONE[action.action_type] + (action.text if action.action_type in _TAGGED.values() else "")
+    to = f"{_PRIVATE}{list(action.to)}] " if action.to else ""
+    return f"{to} {done}" if spaced else f"{to}{done}"
 
 
 def _unquote(said: str, rendered: str, cut: bool) -> str:

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.importers.actions import Action as Rendered
+from sotopia_rl_data.importers.actions import render_action
 from sotopia_rl_data.rollouts.action import Action
 
 DialectName = Literal["legacy", "0.1.5", "head"]
@@ -37,10 +39,8 @@ class Dialect:
 
     def written(self, action: Action, names: Mapping[str, str]) -> str:
         """An action as it stands in the log. `names` gives the recipients' names by id."""
-        done = _DONE[action.action_type].replace("{}", action.text)
-        if not self.private:
-            return done
-        return (f"[private to {[names[one] for one in action.to]}] " if action.to else "") + f" {done}"
+        to = tuple(names[one] for one in action.to) if self.private else ()
+        return render_action(Rendered(action.action_type, action.text, to), spaced=self.private)
 
     def reasons(
         self, agents: Sequence[str], history: Sequence[Mapping[str, Action]], max_turns: int, max_stale: int
@@ -57,13 +57,6 @@ class Dialect:
         return tuple(found)
 
 
-_DONE = {
-    "none": "did nothing",
-    "speak": 'said: "{}"',
-    "non-verbal communication": "[non-verbal communication] {}",
-    "action": "[action] {}",
-    "leave": "left the conversation",
-}
 _KNOWN = {
     "legacy": Dialect("legacy", two_only=True, shows_backgrounds=True, trims=False),
     "0.1.5": Dialect("0.1.5"),

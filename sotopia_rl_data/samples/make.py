@@ -21,6 +21,7 @@ import yaml
 from sotopia_rl_data import samples
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.importers.actions import Action, render_action
 from sotopia_rl_data.prompts.visible import FIELD_TAGS, visible
 from sotopia_rl_data.samples import SCENARIOS
 from sotopia_rl_data.schema import ACTION_TYPES, Agent, Episode, Observation, Score, Turn
@@ -147,16 +148,7 @@ def _opening(episode: Episode, me: Agent, *, strangers: bool) -> str:
 
 
 def _rendered(turn: Turn) -> str:
-    """The action as the library logs it."""
-    match turn.action_type:
-        case "speak":
-            return f'said: "{turn.text}"'
-        case "leave":
-            return "left the conversation"
-        case "none":
-            return "did nothing"
-        case tagged:
-            return f"[{tagged}] {turn.text}"
+    return render_action(Action(turn.action_type, turn.text))
 
 
 def export_row(sample: Sample) -> dict[str, Any]:
