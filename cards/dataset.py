@@ -79,10 +79,13 @@ def _summary(manifest: Manifest, figures: Numbers) -> str:
         return f"{dialogues} between agents with goals of their own, each with what every agent saw and did."
     if not held:
         return "Prompts and completions from social dialogues, each with a reward."
-    return (
-        f"{dialogues} between agents with goals of their own, and for each of their utterances a reward: how much of "
-        "the episode's outcome a judge attributes to it, over several dimensions of social intelligence."
-    )
+    if "rubric" in manifest.provenance:
+        what = f"what a judge finds of it by the rubric {code(manifest.provenance['rubric']['name'])}"
+    else:
+        what = (
+            "how much of the episode's outcome a judge attributes to it, over several dimensions of social intelligence"
+        )
+    return f"{dialogues} between agents with goals of their own, and for each of their utterances a reward: {what}."
 
 
 def _block(manifest: Manifest, figures: Numbers, name: str, title: str) -> str:

@@ -49,16 +49,25 @@ def _labels(labels: Mapping[str, Any] | None, recipe: Mapping[str, Any], known: 
     dimensions = ", ".join(plain(d) for d in labels.get("dimensions", []))
     asked = ""
     if labels.get("judges"):
-        levels = f", importance in levels 0 to {recipe['scale']}" if "scale" in recipe else ""
+        levels = f", {_what(recipe)} 0 to {recipe['scale']}" if "scale" in recipe and "rubric" not in known else ""
         samples = labels.get("samples", 1)
         often = f", {samples} times" if samples > 1 else ""
         asked = f", asked {plain(labels.get('ask', ''))}{often}{levels}"
     schema = f"{code(labels['schema'])} version {labels.get('schema_version', 1)}"
     yield f"Attribution schema {schema} on {dimensions}{asked}."
+    for one in known.get("rubric", {}).get("dimensions", ()):
+        low, high = one["ends"] or (0, recipe["scale"])
+        yield f"{code(one['name'])}, {low} to {high}: {plain(one['description'])}"
     if labels.get("evaluator"):
         yield f"Episode scores: those of the evaluator {code(labels['evaluator'])}."
     if known.get("wording_sha256"):
         yield f"The judges' wording has the SHA-256 {code(known['wording_sha256'])}."
+
+
+def _what(recipe: Mapping[str, Any]) -> str:
+    """What a level says: importance where the reward multiplies the episode's score by it."""
+    by_importance = recipe.get("rewards", {}).get("rule") in ("direct", "scaled")
+    return "importance in levels" if by_importance else "levels"
 
 
 def _prompts(recipe: Mapping[str, Any]) -> Iterator[str]:

@@ -53,7 +53,7 @@ def show_bill(bill: Bill) -> None:
     columns += ["USD of failed", "USD of repaired", "USD in all"]
     total = "" if bill.total is None else f": {_usd(bill.total)} USD"
     console.table(columns, rows, title=f"the bill, all runs together, at the prices of {bill.as_of}{total}")
-    maybe = sum(line.maybe_calls for line in used)
+    maybe = sum(line.maybe_calls for line in used if line.maybe != 0)  # who asks for nothing tells no tokens either
     if maybe:
         console.note(
             f"{maybe:,} calls brought no tokens (timeouts, lost connections): up to {_usd(bill.maybe)} USD more."

@@ -171,6 +171,23 @@ def test_what_is_missing_is_left_out_not_made_up(tmp_path):
     assert "nan" not in card.block.lower()
 
 
+def test_the_card_of_a_rubrics_labels_says_what_its_dimensions_mean(tmp_path):
+    from label_toys import BOAT, REPOSITORY, put
+
+    from labelers.run import label
+
+    store = Store(tmp_path / "store")
+    put(store, [BOAT])
+    spec = f"rubric:{REPOSITORY / 'examples' / 'rubric.yaml'}"
+    label(store, "lab/episodes", judges=["lexical"], schema=spec, scale=5, ask="packed")
+    text = written(store.resolve("lab/episodes-rewards"))
+    assert "a reward: what a judge finds of it by the rubric `good-company`." in text
+    assert "- `empathy`, 0 to 3: Whether the utterance takes up what the other feels." in text
+    assert "- `brevity`, 0 to 5: Whether it says what it has to say in few words." in text
+    assert "- `pressure`, -5 to 0: How hard it presses the other into something; 0 is not at all." in text
+    assert "importance in levels" not in text
+
+
 def test_a_constant_dimension_has_no_correlation(tmp_path):
     import pyarrow as pa
 
