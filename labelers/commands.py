@@ -136,7 +136,8 @@ def _dry_run(store: Store, episodes: str | None, as_json: bool, in_batches: bool
 
     for of_the_run in ("out", "version", "budget"):
         options.pop(of_the_run)
-    found = estimate(store, episodes, in_batches=in_batches, **options)
+    with console.progress("counting", "call") as advance:
+        found = estimate(store, episodes, in_batches=in_batches, progress=advance, **options)
     if as_json:
         console.emit_json(found.as_dict())
     else:

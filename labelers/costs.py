@@ -39,12 +39,14 @@ def capped(
     cap: float | None, plan: Plan, ledger: Ledger, episodes: Callable[[], Iterable[Episode]], prices: Prices
 ) -> Iterator[Budget | None]:
     """The budget for the asking inside the block, with what earlier runs of the plan have spent, and what they may
-    have; None where there is no cap."""
+    have; None where there is no cap. Raises StoreError where another process keeps one on the same ledger."""
     if cap is None:
         yield None
         return
-    budget = Budget(cap, prices, ledger.directory, _spent(plan, ledger, episodes(), prices))
+    budget = Budget(cap, prices, ledger.directory)
     try:
+        ledger.reload()
+        budget.spent = _spent(plan, ledger, episodes(), prices)
         yield budget
     finally:
         budget.close()

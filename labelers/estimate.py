@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from labelers.asking import Asking
+from labelers.asking import Asking, Progress
 from labelers.costs import is_paid
 from labelers.judge import Judge
 from labelers.judges.sending import target_of
@@ -29,6 +29,8 @@ from sotopia_rl_data.asking.request import Request, Usage
 from sotopia_rl_data.asking.transport import nobody_is_asked
 from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.store import Store
+
+_OFTEN = 100  # calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ def estimate(
     ledger: Path | None = None,
     prices: Path | None = None,
     in_batches: bool = False,
+    progress: Progress | None = None,
     **options: Any,
 ) -> Estimate:
     """What `label` would cost with the same arguments; `options` are those that say what is asked (see `prepare`), and
@@ -87,7 +90,8 @@ def estimate(
     with _aside(store, source) as read_from, Ledger(ledger or store.root / ".ledger") as kept:
         parent, plan = with_episodes(plan, read_from, source)
         files = [path for paths in parent.files("episodes").values() for path in paths]
-        return of_plan(plan, kept, lambda: episodes_of(files), price_list, retry_failed, concurrency, in_batches)
+        asked = plan, kept, lambda: episodes_of(files), price_list
+        return of_plan(*asked, retry_failed, concurrency, in_batches, progress)
 
 
 def of_plan(
@@ -98,9 +102,11 @@ def of_plan(
     retry_failed: bool = False,
     concurrency: int | None = None,
     in_batches: bool = False,
+    progress: Progress | None = None,
 ) -> Estimate:
     """What asking a plan's questions about these episodes would cost."""
-    counted = [_Counted(plan, judge, ledger, episodes, retry_failed, concurrency) for judge in plan.judges]
+    told = _Told(progress)
+    counted = [_Counted(plan, judge, ledger, episodes, retry_failed, concurrency, told) for judge in plan.judges]
     share = prices.batch if in_batches else 1.0
     return Estimate(prices.as_of, tuple(one.line(prices, share) for one in counted))
 
@@ -115,6 +121,18 @@ def _aside(store: Store, source: str | Path | None) -> Iterator[Store]:
         yield Store(Path(folder))
 
 
+class _Told:
+    """Tells the progress now and then."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress, self._done = progress, 0
+
+    def one(self) -> None:
+        self._done += 1
+        if self._progress is not None and self._done % _OFTEN == 0:
+            self._progress(self._done)
+
+
 class _Counted:
     """One judge's requests, counted in the order in which they would be asked."""
 
@@ -126,6 +144,7 @@ class _Counted:
         episodes: Callable[[], Iterable[Episode]],
         retry_failed: bool,
         concurrency: int | None,
+        told: _Told,
     ) -> None:
         self._judge, self._target = judge, target_of(judge)
         speaks = self._target.provider in SPOKEN and is_paid(judge)
@@ -137,6 +156,7 @@ class _Counted:
         self._calls = self._free = self._repeated = self._asked = 0
         for request in plan.requests(episodes(), judge):
             self._calls += 1
+            told.one()
             if request.key in self._seen:
                 self._repeated += 1
             else:

@@ -28,7 +28,7 @@ from sotopia_rl_data.asking.loopback.running import Running, running
 from sotopia_rl_data.asking.prices import Price, Prices
 from sotopia_rl_data.asking.request import Reply, Request, Target, Usage
 from sotopia_rl_data.asking.tokens import most_prompt_tokens
-from sotopia_rl_data.errors import BudgetSpent, SotopiaDataError, Unavailable, UsageError
+from sotopia_rl_data.errors import BudgetSpent, SotopiaDataError, StoreError, Unavailable, UsageError
 from sotopia_rl_data.store import Store
 
 LIMIT = 50  # tokens
@@ -204,6 +204,26 @@ def test_killed_under_a_budget_what_was_in_flight_counts_as_spent(store: Store, 
         log = slow.log()
         assert log["answered"] > sum(1 for a in Ledger(store.root / ".ledger").scan() if a.status == "answer")
         assert billed(slow) <= 0.4
+
+
+def test_a_call_that_nobody_waits_for_any_more_is_spent_and_on_record(tmp_path: Path):
+    budget = Budget(10.0, PRICES, tmp_path)
+    kept, dropped = (asyncio.run(budget.reserve(key, question(0))) for key in ("a", "b"))
+    assert kept is not None
+    assert dropped is not None
+    budget.answered(kept, Usage(100, 0, 0, 5))
+    budget.given_up(dropped)
+    budget.close()
+    assert budget.spent == pytest.approx(0.12 + dropped.usd)
+    assert [(hold.key, hold.usd) for hold in left_behind(tmp_path)] == [("b", dropped.usd)]
+
+
+def test_two_runs_at_once_cannot_both_keep_a_budget(tmp_path: Path):
+    first = Budget(1.0, PRICES, tmp_path)
+    with pytest.raises(StoreError, match="Another run keeps a budget"):
+        Budget(1.0, PRICES, tmp_path)
+    first.close()
+    Budget(1.0, PRICES, tmp_path).close()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,9 @@ run. Leaves out taxes, subscriptions and whatever a provider does not bill by to
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,8 +24,9 @@ from sotopia_rl_data.asking.journal import Journal
 from sotopia_rl_data.asking.prices import NOTHING, Price, Prices
 from sotopia_rl_data.asking.request import Request, Target, Usage
 from sotopia_rl_data.asking.tokens import limit_in, limit_of, most_prompt_tokens
-from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.errors import StoreError, UsageError
 
+_LOCK = ".budget.lock"
 _SLACK = 1e-9  # USD, of sums of floats
 
 
@@ -38,9 +41,13 @@ class Hold:
 
 
 class Budget:
-    """The cap, what is spent, what is reserved; all in USD. `directory` is the ledger's. For one event loop."""
+    """The cap, what is spent, what is reserved; all in USD. `directory` is the ledger's. For one event loop.
+
+    Raises StoreError where another process keeps a budget on the same ledger: two could not see each other's spending.
+    """
 
     def __init__(self, cap: float, prices: Prices, directory: Path, spent: float = 0.0) -> None:
+        self._alone = _lock(directory)
         self.cap = cap
         self.spent = spent
         self.reserved = 0.0
@@ -91,6 +98,7 @@ class Budget:
         self._journal.close()
         if self._journal.path is not None and not self._held and not self._left:
             self._journal.path.unlink(missing_ok=True)
+        os.close(self._alone)
 
     def _take(self, hold: Hold) -> Hold:
         self._record()
@@ -154,6 +162,26 @@ def check_cap(cap: float) -> None:
     """Raises UsageError where it is no cap."""
     if not 0 < cap < float("inf"):
         raise UsageError(f"A budget of {cap} USD makes no sense.", "give --budget a number of USD above zero")
+
+
+def _lock(directory: Path) -> int:
+    """A file descriptor that holds the lock of all budgets on a ledger until it is closed."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        fd = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise StoreError(
+            f"The ledger in {directory} cannot be written: {error.strerror or error}.", "make the folder writable"
+        ) from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise StoreError(
+            f"Another run keeps a budget on the ledger in {directory}.",
+            "wait until it ends, then run the command again",
+        ) from None
+    return fd
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:

@@ -29,8 +29,13 @@ def answer_tokens(request: Request) -> int:
     """About how many tokens the answer will have: the shortest that obeys the schema; else the limit, or none."""
     if request.answer_schema is None:
         return limit_of(request) or 0
-    shortest = json.dumps(_shortest(request.answer_schema, request.answer_schema))
-    return -(-len(shortest.encode()) // ANSWER_BYTES)
+    return -(-len(json.dumps(shortest(request)).encode()) // ANSWER_BYTES)
+
+
+def shortest(request: Request) -> Any:
+    """A value that obeys the request's answer schema, and is about as short as one can be."""
+    schema = request.answer_schema or {}
+    return _shortest(schema, schema)
 
 
 def most_prompt_tokens(request: Request) -> int:
