@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sotopia_rl_data.errors import InputError, NotFound, UsageError
-from sotopia_rl_data.rollouts import HARD, Scene, World, bundled, read_profiles, read_scenarios
+from sotopia_rl_data.rollouts import HARD, Profiles, Scene, World, bundled, read_profiles, read_scenarios
 from sotopia_rl_data.rollouts.markup import shown
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -257,6 +258,25 @@ def test_profiles_that_cannot_be_used_are_told_by_line(records, error, said, tmp
         list(read_profiles(profile_lines(tmp_path, *records)).scenes())
     assert said in raised.value.message
     assert raised.value.mend
+
+
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(["[(1, 2)]", "3"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=5,
+)
+KEYS = "first_name last_name age secret agent_id pk gender occupation env_id scenario agent_goals relationship"
+KEYS += " age_constraint agent_ids agent1_id agent2_id"
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(KEYS.split()), ANY, min_size=2), max_size=4))
+def test_any_records_make_scenes_or_a_sentence(records):
+    found = Profiles()
+    with suppress(InputError, NotFound, UsageError):
+        for record in records:
+            found.add(record, "key")
+        for scene in found.scenes():
+            assert len(World(scene, "head").messages()[0]) == len(scene.people)
 
 
 def test_an_environment_that_is_not_there_and_a_folder_that_is_none(tmp_path):
