@@ -21,6 +21,7 @@ from label_toys import REPOSITORY, boats, put, sim
 
 from cli import cli
 from labelers.run import label
+from sotopia_rl_data.asking import openai
 from sotopia_rl_data.asking.budget import Budget, left_behind
 from sotopia_rl_data.asking.dispatch import Outcome, Pacing, ask_all
 from sotopia_rl_data.asking.ledger import Ledger
@@ -263,3 +264,17 @@ def test_a_price_with_no_longest_answer_is_kept_by_max_tokens(tmp_path: Path):
     with pytest.raises(UsageError, match="How long"):
         asyncio.run(budget.reserve("k", endless))
     assert asyncio.run(budget.reserve("k", question(1))) is not None
+
+
+@pytest.mark.parametrize(
+    ("model", "url", "name"),
+    [
+        ("o3", openai.URL, "max_completion_tokens"),
+        ("gpt-5.4-mini", openai.URL, "max_completion_tokens"),
+        ("gpt-4o", openai.URL, "max_tokens"),
+        ("o3", "http://localhost:1/v1", "max_tokens"),
+    ],
+)
+def test_openais_reasoning_models_get_the_longest_answer_under_the_name_that_they_take(model: str, url: str, name: str):
+    asked = Request(openai.target(model, url, {"max_tokens": 77}), [{"role": "user", "content": "?"}])
+    assert {k: v for k, v in openai.body_of(asked).items() if k.startswith("max")} == {name: 77}

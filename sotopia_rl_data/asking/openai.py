@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sotopia_rl_data.asking import transport
+from sotopia_rl_data.asking.providers import takes_temperature
 from sotopia_rl_data.asking.request import Finish, Reply, Request, Target, Usage, sha256_of
 from sotopia_rl_data.asking.schemas import with_schema_in_words
 from sotopia_rl_data.errors import AskingError, Rejected
@@ -72,6 +73,8 @@ def body_of(request: Request, way: str = "json_schema") -> dict[str, Any]:
         "messages": list(request.messages),
         **request.target.sampling,
     }
+    if "max_tokens" in body and _reasons_at_openai(request.target):  # the limit has another name there
+        body["max_completion_tokens"] = body.pop("max_tokens")
     if request.answer_schema is not None:
         if way == "json_schema":
             wanted = {"name": request.schema_name, "strict": True, "schema": request.answer_schema}
@@ -83,6 +86,10 @@ def body_of(request: Request, way: str = "json_schema") -> dict[str, Any]:
     if request.cache_until and request.target.base_url == URL:  # siblings go to the machine that holds their prefix
         body["prompt_cache_key"] = sha256_of(list(request.messages[: request.cache_until]))[:32]
     return body
+
+
+def _reasons_at_openai(target: Target) -> bool:
+    return target.base_url == URL and not takes_temperature(PROVIDER, target.model)
 
 
 def read_completion(target: Target, data: Any) -> Reply:
