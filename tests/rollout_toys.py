@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from sotopia_rl_data.asking.request import Reply, Request, Target
+from sotopia_rl_data.prompts.template import Template, own_template
 from sotopia_rl_data.query import open_dataset
 from sotopia_rl_data.rollouts import Asked, Scene
 from sotopia_rl_data.rollouts.scenarios import bundled
@@ -85,3 +86,11 @@ def many(count: int) -> list[Scene]:
         )
         told.append(Scene(environment, scene.people))
     return told
+
+
+def talkative() -> Template:
+    """Our own template, but for a schema that lets nobody leave or fall silent: the loopback provider obeys it."""
+    own = own_template("single")
+    talk = {"action_type": {"const": "speak"}, "argument": {"type": "string"}}
+    schema = json.dumps({"type": "object", "properties": talk, "required": list(talk), "additionalProperties": False})
+    return replace(own, variants=tuple(replace(one, schema=schema) for one in own.variants))

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from rollout_toys import many
+from rollout_toys import many, talkative
 from store_toys import REPOSITORY
 
 from sotopia_rl_data.asking.ledger import Ledger
@@ -21,10 +21,10 @@ from sotopia_rl_data.store import Store
 EPISODES = 200
 RUN = """
 import sys
-from rollout_toys import many
+from rollout_toys import many, talkative
 from sotopia_rl_data.rollouts.run import plan_of, rollout
 from sotopia_rl_data.store import Store
-plan = plan_of(many(int(sys.argv[4])), a=sys.argv[2], b=sys.argv[3])
+plan = plan_of(many(int(sys.argv[4])), a=sys.argv[2], b=sys.argv[3], turns=6, template=talkative())
 done = rollout(Store(sys.argv[1]), plan, "lab/play")
 print(done.digest, done.asked, done.hits)
 """
@@ -50,15 +50,15 @@ def wait_for(provider: Running, requests: int, process: subprocess.Popen[str]) -
 @pytest.mark.slow
 def test_killed_in_the_middle_of_200_episodes_it_pays_again_only_for_what_was_in_flight(tmp_path: Path):
     killed, unkilled = Store(tmp_path / "killed"), Store(tmp_path / "unkilled")
-    with running(latency=0.3) as provider:
-        for turns in (250, 500):  # at the second turn of most episodes, and at the third
+    with running(latency=0.5) as provider:
+        for requests in (300, 950):  # while they begin, and with all of them in flight
             process = start(killed, provider)
-            wait_for(provider, turns, process)
-            assert provider.log()["most_in_flight"] > 100
+            wait_for(provider, requests, process)
             process.kill()
             assert process.wait() == -signal.SIGKILL
             assert killed.names() == []
-        time.sleep(0.6)  # what was in flight lands, at nobody's
+        assert provider.log()["most_in_flight"] > 0.75 * EPISODES  # on the wire; the others are between two turns
+        time.sleep(0.8)  # what was in flight lands, at nobody's
         paid = provider.log()["answered"]
         with Ledger(killed.root / ".ledger") as ledger:
             kept = sum(1 for _ in ledger.scan())
@@ -67,11 +67,12 @@ def test_killed_in_the_middle_of_200_episodes_it_pays_again_only_for_what_was_in
         assert process.returncode == 0, told
         log = provider.log()
         policies = {"a": f"openai:sim-a@{provider.openai_url}", "b": f"openai:sim-b@{provider.openai_url}"}
-        whole = rollout(unkilled, plan_of(many(EPISODES), **policies), "lab/play")
+        plan = plan_of(many(EPISODES), **policies, turns=6, template=talkative())
+        whole = rollout(unkilled, plan, "lab/play")
     digest, asked, hits = said.split()
     assert digest == whole.digest
     assert int(hits) == kept
-    assert int(asked) + int(hits) == whole.asked == log["distinct"]
+    assert int(asked) + int(hits) == whole.asked == log["distinct"] == 6 * EPISODES
     assert log["paid_twice"] == paid - kept <= 2 * EPISODES  # in flight at the two kills
     assert not list(killed.root.glob(".staging/*--*"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from import_toys import DATA
 from rollout_toys import Longest, Sampler, act, brief, episodes, rows, scenes
 
 from sotopia_rl_data.asking.loopback.running import running
@@ -127,6 +128,16 @@ def test_a_policy_that_fails_loses_its_episode_alone_and_only_that_is_asked_agai
     assert whole.hits == lost.asked
 
 
+def test_a_callable_that_answers_by_its_episode_is_asked_in_each(store: Store):
+    async def policy(asked: Asked) -> str:
+        return act(argument=asked.episode_id)
+
+    for turns in (1, 2):  # other rules, other episodes, the same first prompt
+        rollout(store, plan_of(scenes(1), a=policy, b=policy, turns=turns), "lab/play")
+        (episode,) = episodes(store, "lab/play")
+        assert {t.text for t in episode.turns} == {episode.episode_id}
+
+
 def test_where_no_episode_comes_to_an_end_nothing_is_committed(store: Store):
     async def policy(asked: Asked) -> str:
         raise ValueError("no")
@@ -179,6 +190,15 @@ def test_rollouts_go_to_the_sotopia_library_and_come_back_but_for_one_flag(store
     rollout(store, plan_of(scenes_of()), "demo/play")
     report = export_sotopia(store.resolve("demo/play"), tmp_path / "out")
     assert (report.episodes, report.differs, report.failures) == (13, {"turns.failed": 13}, ())
+
+
+@pytest.mark.skipif(not (DATA / "sotopia_profiles").is_dir(), reason="the published profiles are not beside this clone")
+@pytest.mark.parametrize(("named", "pairs", "environments", "count"), [("hard", None, 14, 70), ("all", 2, 90, 180)])
+def test_the_published_benchmark_is_played_from_its_profiles(named, pairs, environments, count):
+    found = scenes_of(named, DATA / "sotopia_profiles", pairs)
+    assert len({scene.environment.environment_id for scene in found}) == environments
+    assert len(plan_of(found)) == len(found) == count
+    assert len({match.episode_id for match in plan_of(found, swap=True).matches()}) == 2 * count
 
 
 def test_an_estimate_asks_nobody_and_says_what_has_no_price(store: Store, monkeypatch):
