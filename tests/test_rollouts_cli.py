@@ -65,7 +65,7 @@ def test_a_policy_of_ones_own_is_named_by_its_file_and_its_failures_are_exit_cod
 def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(run: Run, tmp_path: Path):
     code, out, _ = run("rollout", "--repeat", "3", "--dry-run", "--out", "demo/play", "--json")
     told = json.loads(out)
-    assert (code, told["episodes"], told["most_calls"], told["usd"]) == (0, 39, 780, None)
+    assert (code, told["episodes"], told["most_calls"], told["usd"]) == (0, 39, 780, 0.0)
     assert not (tmp_path / "store").exists()
     code, out, _ = run("rollout", "--dry-run", "--out", "demo/play")
     assert (code, "13 episodes, about; 260 calls at most" in out) == (0, True)
@@ -96,6 +96,8 @@ WRONG = [
     (("--out", "x/y", "--swap", "--b", "scripted:warm"), "would play the same twice"),
     (("--out", "x/y", "--seed", "-1"), "--seed -1 is out of range"),
     (("--out", "x/y", "--version", "one"), "'one'"),
+    (("--out", "x/y", "--budget", "-1"), "A budget of -1.0 USD"),
+    (("--out", "x/y", "--prices", "none.yaml"), "none.yaml cannot be read"),
 ]
 
 

@@ -9,7 +9,8 @@ from import_toys import DATA
 from rollout_toys import Longest, Sampler, act, brief, episodes, rows, scenes
 
 from sotopia_rl_data.asking.loopback.running import running
-from sotopia_rl_data.errors import AskingError, UsageError
+from sotopia_rl_data.asking.prices import load
+from sotopia_rl_data.errors import AskingError, BudgetSpent, UsageError
 from sotopia_rl_data.exporters.run import export_sotopia
 from sotopia_rl_data.prompts import Layout, prompts_of
 from sotopia_rl_data.rollouts import Asked
@@ -153,6 +154,7 @@ def test_two_providers_play_against_each_other(store: Store):
         done = rollout(store, plan, "lab/play")
         assert (done.episodes, done.failures) == (6, {})
         assert provider.log()["requests"] == done.asked == done.utterances
+        provider_tokens = provider.log()["usage"]["input"]
     assert {tuple(a.model for a in e.agents) for e in episodes(store, "lab/play")} == {
         ("sim-a", "sim-b"),
         ("sim-b", "sim-a"),
@@ -160,7 +162,8 @@ def test_two_providers_play_against_each_other(store: Store):
     recipe = store.resolve("lab/play").manifest.recipe["rollout"]
     assert recipe["a"] == {"model": "sim-a", "provider": "openai", "sampling": {"temperature": 0.7}}
     assert provider.url not in str(recipe)
-    assert set(done.usage) == {"sim-a", "sim-b"}
+    assert [line.judge for line in done.bill.lines] == ["sim-a", "sim-b"]
+    assert sum(line.usage.input for line in done.bill.lines) == provider_tokens
 
 
 def test_the_draft_that_the_reward_model_scores_highest_is_kept_and_all_scores_recorded(store: Store):
@@ -203,13 +206,36 @@ def test_the_published_benchmark_is_played_from_its_profiles(named, pairs, envir
 
 def test_an_estimate_asks_nobody_and_says_what_has_no_price(store: Store, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "none of yours")
-    told = estimate(plan_of(scenes_of(), a="gpt-4o", b=brief(), best_of=2, scorer=Longest()))
+    told = estimate(plan_of(scenes_of(), a="gpt-4o", b=brief(), best_of=2, scorer=Longest()), load())
     assert (told.episodes, told.most_calls) == (13, 13 * 20 * 2)
     assert told.shares["gpt-4o"].usd is not None
     assert told.shares["gpt-4o"].usd > 0
     assert told.shares["brief"].usd is None
     assert told.usd is None
     assert not store.root.exists()
+
+
+def test_a_budget_holds_for_all_runs_together_and_the_bill_is_that_of_one(store: Store, tmp_path: Path):
+    prices = tmp_path / "prices.yaml"
+    prices.write_text("as_of: 2026-11-01\nhosts: {127.0.0.1: {sim-a: [10, 1, 10, 100], sim-b: [10, 1, 10, 100]}}\n")
+    with running() as provider:
+        policies = {"a": f"{OPENAI}{provider.openai_url}", "b": f"{ANTHROPIC}{provider.url}"}
+        plan = plan_of(scenes(3), **policies, swap=True, sampling={"max_tokens": 100})
+        with pytest.raises(BudgetSpent, match=r"budget of 0.08 USD: 0\.0.* of 6 episodes are left undone"):
+            rollout(store, plan, "lab/play", budget=0.08, prices=prices)
+        asked = provider.log()["requests"]
+        assert 0 < asked
+        assert store.names() == []
+        done = rollout(store, plan, "lab/play", budget=1.0, prices=prices)
+        assert provider.log()["requests"] == asked + done.asked == done.utterances
+        with pytest.raises(UsageError, match="no price for sim-a"):
+            rollout(store, plan, "lab/other", budget=1.0)
+        with pytest.raises(UsageError, match="budget of 0 USD"):
+            rollout(store, plan, "lab/other", budget=0, prices=prices)
+        once = rollout(Store(tmp_path / "once"), plan, "lab/play", prices=prices)
+    assert done.bill.total == pytest.approx(once.bill.total)
+    assert 0.08 < done.bill.total < 1.0
+    assert done.digest == once.digest
 
 
 @pytest.mark.parametrize(

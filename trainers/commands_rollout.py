@@ -60,6 +60,13 @@ _FORMS = (
 @click.option("--out", required=True, metavar="ORG/NAME", help="The dataset to write.")
 @click.option("--version", metavar="vX.Y.Z", help="Override the version's number.")
 @click.option("--concurrency", type=click.IntRange(1), help="Episodes in flight at most.  [default: the policies' own]")
+@click.option("--budget", type=float, metavar="USD", help="A hard cap on what these episodes cost, all runs together.")
+@click.option(
+    "--prices",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Prices of your own, over the built-in list.  [default: $SOTOPIA_RL_DATA_PRICES]",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be played and about what it would cost; ask nobody.")
 @click.option(
     "--ledger",
@@ -81,6 +88,8 @@ def rollout(
     out: str,
     version: str | None,
     concurrency: int | None,
+    budget: float | None,
+    prices: Path | None,
     dry_run: bool,
     ledger: Path | None,
     store: Store,
@@ -102,6 +111,7 @@ def rollout(
           --profiles ./sotopia --swap --out lab/policy-hard
       sotopia-rl-data rollout --a transformers:./base+./runs/sft --best-of 8 --reward-model ./runs/rm --out lab/best8
     """
+    from sotopia_rl_data.asking.prices import load
     from sotopia_rl_data.refs import check_name
     from sotopia_rl_data.rollouts.choosing import scenes_of
     from sotopia_rl_data.rollouts.estimate import estimate
@@ -123,10 +133,20 @@ def rollout(
         **played,
     )
     if dry_run:
-        _estimated(plan, estimate(plan), as_json)
+        _estimated(plan, estimate(plan, load(prices)), as_json)
         return
     with console.progress("playing", "episode") as advance:
-        report = run(store, plan, out, version=version, concurrency=concurrency, ledger=ledger, progress=advance)
+        report = run(
+            store,
+            plan,
+            out,
+            version=version,
+            concurrency=concurrency,
+            budget=budget,
+            prices=prices,
+            ledger=ledger,
+            progress=advance,
+        )
     if as_json:
         console.emit_json(report.as_dict())
     else:
@@ -164,7 +184,9 @@ def _played(report: RolloutReport) -> None:
         [name.replace("_", " "), getattr(report, name)] for name in names if getattr(report, name) or name in names[:2]
     ]
     rows += [[f"ended: {reason}", count] for reason, count in report.ended.items()]
-    rows += [[f"tokens of {model}", f"{one.input:,} in, {one.output:,} out"] for model, one in report.usage.items()]
+    for line in (line for line in report.bill.lines if line.usage.input):
+        rows.append([f"tokens of {line.judge}", f"{line.usage.input:,} in, {line.usage.output:,} out"])
+        rows.append([f"USD of {line.judge}", line.total])
     console.table(["rollout", "count"], rows, title=f"{report.version}  {report.digest[:12]}  {state}")
     for reason, count in list(report.failures.items())[:_LISTED]:
         console.warn(f"{count:,} × {reason}")

@@ -53,7 +53,7 @@ class RewardScorer(Batched):
         from trainers.reward_model import RewardModel
 
         self._model = RewardModel.load(name)
-        super().__init__(Target("reward-model", f"rm:{self._model.identity}"))
+        super().__init__(Target("transformers", f"rm:{self._model.identity}"))
 
     def answers(self, requests: Sequence[Request]) -> Sequence[Reply | AskingError]:
         """The drafts of every request scored together; they share their prompts."""

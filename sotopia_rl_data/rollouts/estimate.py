@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
-from sotopia_rl_data.asking.prices import load
-from sotopia_rl_data.asking.request import Request
-from sotopia_rl_data.asking.tokens import rough_tokens
+from sotopia_rl_data.asking.prices import Prices
+from sotopia_rl_data.asking.request import Request, Usage
+from sotopia_rl_data.asking.tokens import prompt_tokens
 from sotopia_rl_data.rollouts.games import Match
 from sotopia_rl_data.rollouts.planning import Plan
 from sotopia_rl_data.rollouts.players import Player
@@ -54,7 +54,7 @@ class Estimate:
         return asdict(self) | {"usd": self.usd}
 
 
-def estimate(plan: Plan) -> Estimate:
+def estimate(plan: Plan, prices: Prices) -> Estimate:
     """Play a few of the plan's episodes with the scripted policies and count. Asks nobody."""
     calls: Counter[str] = Counter()
     tokens: Counter[str] = Counter()
@@ -64,7 +64,7 @@ def estimate(plan: Plan) -> Estimate:
         asyncio.run(_play(plan, match, calls, tokens))
     scale = len(plan) / len(matches) * plan.rules.best_of
     shares = {
-        name: _share(player, round(calls[name] * scale), round(tokens[name] * scale))
+        name: _share(player, prices, round(calls[name] * scale), round(tokens[name] * scale))
         for name, player in players.items()
     }
     return Estimate(len(plan), len(plan) * plan.rules.turns * plan.rules.best_of, shares)
@@ -80,19 +80,10 @@ async def _play(plan: Plan, match: Match, calls: Counter[str], tokens: Counter[s
         asked = world.asked(agent, match.episode_id, rules.layout, rules.template)
         player = match.players[place]
         calls[player.id] += 1
-        tokens[player.id] += rough_tokens(Request(_unlimited(player), asked.messages))
+        tokens[player.id] += prompt_tokens(Request(player.target, asked.messages))
         world.step({agent: world.read(agent, await policies[place % 2](asked))})
 
 
-def _unlimited(player: Player) -> Any:
-    from dataclasses import replace
-
-    return replace(player.target, sampling={})
-
-
-def _share(player: Player, calls: int, tokens: int) -> Share:
-    from sotopia_rl_data.asking.request import Usage
-
-    price = load().of(player.target)
-    output = calls * _OUTPUT
+def _share(player: Player, prices: Prices, calls: int, tokens: int) -> Share:
+    price, output = prices.of(player.target), calls * _OUTPUT
     return Share(calls, tokens, output, None if price is None else price.cost(Usage(tokens, output=output)))

@@ -21,7 +21,7 @@ from sotopia_rl_data.importers.models import UNNAMED
 from sotopia_rl_data.prompts import Layout, Template, completion
 from sotopia_rl_data.rollouts.action import FAILED, Action
 from sotopia_rl_data.rollouts.dialects import DialectName
-from sotopia_rl_data.rollouts.players import CALLABLE, Player
+from sotopia_rl_data.rollouts.players import Player, is_model
 from sotopia_rl_data.rollouts.policies import Asked
 from sotopia_rl_data.rollouts.scene import Scene
 from sotopia_rl_data.rollouts.world import World
@@ -203,7 +203,7 @@ class Game:
 
     def _move(self, player: Player, asked: Asked, draft: int, attempt: int = 0) -> Move:
         target = player.target
-        if target.provider == CALLABLE:  # it is asked in an episode, and may answer by it
+        if not is_model(player):  # it is asked in an episode, and may answer by it
             target = replace(target, sampling={**target.sampling, "episode": self.match.episode_id})
         return self._request(player, target, asked, asked.messages, draft, attempt)
 

@@ -53,6 +53,11 @@ class Plan:
     def __len__(self) -> int:
         return sum(len(self._places(scene)) for scene in self.scenes) * self.repeat
 
+    def players(self) -> list[Player]:
+        """Whoever is asked, each once, the reward model included."""
+        found = [self.a] if self.a is self.b else [self.a, self.b]
+        return [*found, self.rules.scorer] if self.rules.scorer is not None else found
+
     def matches(self) -> Iterator[Match]:
         """The episodes, in order."""
         made = self._determines()

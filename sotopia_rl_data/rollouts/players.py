@@ -19,7 +19,6 @@ from sotopia_rl_data.errors import AskingError, Rejected, SotopiaDataError, Usag
 from sotopia_rl_data.rollouts.policies import Asked, Policy, scripted
 
 GROUP = "sotopia_rl_data.policies"
-CALLABLE = "policy"  # the provider of what is no provider: a callable in this process
 TEMPERATURE = 0.7  # the sotopia library's own for agents
 CONCURRENCY = 256
 FORMS = (
@@ -63,7 +62,7 @@ def player(
         return _api(name, sampling)
     kind, colon, rest = spec.partition(":")
     if colon and kind == "scripted":
-        return Called(spec, scripted(rest, seed), Target(CALLABLE, spec, "", {"seed": seed}))
+        return Called(spec, scripted(rest, seed), Target("offline", spec, "", {"seed": seed}))
     if colon and kind == "transformers":
         if local is None:
             raise UsageError(f"{spec!r} needs torch.", "use the command rollout, or trainers.playing.local_player")
@@ -111,7 +110,7 @@ class Called:
 
 def is_model(one: Player) -> bool:
     """True for a model that samples, False for a callable."""
-    return one.target.provider != CALLABLE
+    return not isinstance(one, Called)
 
 
 def _api(name: Named, sampling: Mapping[str, Any] | None) -> Player:
@@ -146,4 +145,4 @@ def _called(made: Any, name: str) -> Player:
             f"{made!r} is not a policy.", "write `async def policy(asked) -> str`, or a class with __call__"
         )
     source = plugins.source_sha256(made)
-    return Called(name, made, Target(CALLABLE, name, "", {"source_sha256": source} if source else {}))
+    return Called(name, made, Target("plugin", name, "", {"source_sha256": source} if source else {}))

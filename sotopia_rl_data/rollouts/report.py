@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from sotopia_rl_data.asking.bill import Bill
 from sotopia_rl_data.asking.progress import Outcome
-from sotopia_rl_data.asking.request import Usage
 from sotopia_rl_data.rollouts.recording import Recording
 from sotopia_rl_data.store.stage import Committed
 
@@ -18,8 +18,8 @@ class RolloutReport:
 
     Of the `planned` episodes, `abandoned` have no end, because somebody could not be asked; `failed_turns` are no-ops
     that stand for answers that could not be read. `ended` counts the episodes by why they ended. Of the calls, `asked`
-    went out in this run and the ledger knew `hits`. `usage` is what this run's calls cost, by model; `seconds` how long
-    it all took.
+    went out in this run and the ledger knew `hits`. `bill` is what these episodes cost, earlier runs included;
+    `seconds` how long it all took.
     """
 
     version: str
@@ -37,15 +37,17 @@ class RolloutReport:
     hits: int
     repeated: int
     unreachable: int
-    usage: Mapping[str, Usage]
+    bill: Bill
     seconds: float
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON holds it."""
-        return asdict(self)
+        return asdict(self) | {"bill": self.bill.as_dict()}
 
 
-def report(committed: Committed, planned: int, recording: Recording, outcome: Outcome, seconds: float) -> RolloutReport:
+def report(
+    committed: Committed, planned: int, recording: Recording, outcome: Outcome, bill: Bill, seconds: float
+) -> RolloutReport:
     """The report of a finished run."""
     version = committed.version
     return RolloutReport(
@@ -64,6 +66,6 @@ def report(committed: Committed, planned: int, recording: Recording, outcome: Ou
         hits=outcome.hits,
         repeated=outcome.repeated,
         unreachable=outcome.unreachable,
-        usage={model: usage for model, usage in outcome.usage.items() if usage != Usage()},
+        bill=bill,
         seconds=round(seconds, 3),
     )

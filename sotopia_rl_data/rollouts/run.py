@@ -17,12 +17,14 @@ from typing import Any, Protocol
 
 from sotopia_rl_data.asking.dispatch import Outcome, Pacing, Settled, ask_all
 from sotopia_rl_data.asking.ledger import Ledger
+from sotopia_rl_data.asking.prices import load
 from sotopia_rl_data.asking.request import Reply, Request
 from sotopia_rl_data.asking.waiting import wait
 from sotopia_rl_data.code import code
-from sotopia_rl_data.errors import AskingError, Interrupted, UsageError
+from sotopia_rl_data.errors import AskingError, BudgetSpent, Interrupted, UsageError
 from sotopia_rl_data.prompts import Layout, Template
 from sotopia_rl_data.refs import check_name
+from sotopia_rl_data.rollouts.costs import Costs, capped, check_budget
 from sotopia_rl_data.rollouts.dialects import DialectName
 from sotopia_rl_data.rollouts.games import Game, Move, Rules
 from sotopia_rl_data.rollouts.planning import Plan
@@ -83,41 +85,48 @@ def rollout(
     version: str | None = None,
     concurrency: int | None = None,
     pacing: Pacing | None = None,
+    budget: float | None = None,
+    prices: Path | None = None,
     ledger: Path | None = None,
     progress: Progress | None = None,
 ) -> RolloutReport:
     """Play every episode of the plan and commit them as the next version of `out` (ORG/NAME).
 
-    `concurrency` bounds the episodes in flight (default: as many as the slower policy takes). Raises UsageError before
-    anything is asked; Interrupted after Ctrl-C; Rejected and Unavailable where a provider answers nothing; AskingError
-    where no episode came to an end; StoreError. Whatever is raised, the store's versions are as they were and every
-    answer is kept. An episode in which a policy could not be asked is left out, and listed in `failures`.
+    `concurrency` bounds the episodes in flight (default: as many as the slower policy takes). `budget` (USD) caps what
+    these episodes may cost, all runs together; `prices` is a file laid over the price list. Raises UsageError before
+    anything is asked; Interrupted after Ctrl-C; BudgetSpent; Rejected and Unavailable where a provider answers nothing;
+    AskingError where no episode came to an end; StoreError. Whatever is raised, the store's versions are as they were
+    and every answer is kept. An episode in which a policy could not be asked is left out, and listed in `failures`.
     """
     began = time.monotonic()
     name = check_name(out)
     if version is not None:
         versions.check(version)  # now, and not when everything is played
+    price_list = load(prices)
+    if budget is not None:
+        check_budget(budget, plan, price_list)
     with store.stage(name) as stage, Ledger(ledger or store.root / ".ledger") as kept:
-        recording = Recording(stage, plan.rules.scorer)
-        outcome = wait(_play(plan, kept, recording, concurrency, pacing or Pacing(), progress))
+        recording, costs = Recording(stage, plan.rules.scorer), Costs(plan, kept, price_list)
+        with capped(budget, plan, kept, price_list) as cap:
+            limits = {"concurrency": concurrency, "pacing": pacing or Pacing(), "budget": cap}
+            outcome = wait(_play(plan, kept, recording, costs, limits, progress))
         recording.finish()
         if not recording.episodes:
             raise AskingError(f"No episode came to an end: {recording.first_reason}.", "see what the policy answers")
         committed = stage.commit(plan.recipe(), recording.provenance() | {"code": code()}, version)
-    return report(committed, len(plan), recording, outcome, time.monotonic() - began)
+    return report(committed, len(plan), recording, outcome, costs.bill(), time.monotonic() - began)
 
 
 async def _play(
     plan: Plan,
     ledger: Ledger,
     recording: Recording,
-    concurrency: int | None,
-    pacing: Pacing,
+    costs: Costs,
+    limits: dict[str, Any],
     progress: Progress | None,
 ) -> Outcome:
-    """Ask for every game, all that fit at once. Raises Interrupted, and what `ask_all` raises."""
-    players = _everybody(plan)
-    total, done = len(plan), 0
+    """Ask for every game, all that fit at once. Raises Interrupted, BudgetSpent, and what `ask_all` raises."""
+    players, total, done = plan.players(), len(plan), 0
 
     def requests() -> Iterator[Request]:
         for match in plan.matches():
@@ -126,6 +135,7 @@ async def _play(
     def on_settled(request: Request, settled: Settled) -> Request | None:
         nonlocal done
         move = _as_move(request)
+        costs.count(move, move.game)
         following = move.game.take(move, settled)
         if following is None:
             done += 1
@@ -139,9 +149,8 @@ async def _play(
             ledger,
             accept=_accepts,
             on_settled=on_settled,
-            concurrency=concurrency or min(one.concurrency for one in players),
-            pacing=pacing,
             progress=None if progress is None else lambda outcome: progress(done, total, _words(outcome)),
+            **limits | {"concurrency": limits["concurrency"] or min(one.concurrency for one in players)},
         )
     finally:
         for one in players:
@@ -151,12 +160,14 @@ async def _play(
             f"Interrupted after {done:,} of {total:,} episodes.",
             "run the same command again: what was answered is kept, and it goes on from there",
         )
+    if outcome.exhausted:
+        cap = limits["budget"]
+        raise BudgetSpent(
+            f"Nothing more fits under the budget of {cap.cap:g} USD: {cap.spent:.4f} USD are spent, and "
+            f"{total - done:,} of {total:,} episodes are left undone.",
+            "raise --budget, which is for all runs together, and run the same command again: what was answered is kept",
+        )
     return outcome
-
-
-def _everybody(plan: Plan) -> list[Player]:
-    found: list[Player] = [plan.a] if plan.a is plan.b else [plan.a, plan.b]
-    return [*found, plan.rules.scorer] if plan.rules.scorer is not None else found
 
 
 def _accepts(request: Request, reply: Reply) -> bool:

@@ -1,0 +1,92 @@
+"""What a plan's episodes have cost until now, by the ledger, and the cap on what they may cost in all.
+
+Every episode is played again from the ledger, as far as it knows: each attempt at each of its turns is counted once,
+whichever run made it. The bill of a run that was killed and went on is that of one that was not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from sotopia_rl_data.asking.attempt import Attempt
+from sotopia_rl_data.asking.bill import Bill, Spent, bill
+from sotopia_rl_data.asking.budget import Budget, Hold, check_cap, left_behind, price_of
+from sotopia_rl_data.asking.desk import Settled
+from sotopia_rl_data.asking.ledger import Ledger
+from sotopia_rl_data.asking.prices import Prices
+from sotopia_rl_data.rollouts.games import Game, Move
+from sotopia_rl_data.rollouts.planning import Plan
+
+
+class Costs:
+    """Attempts counted by who was asked, each request once."""
+
+    def __init__(self, plan: Plan, ledger: Ledger, prices: Prices) -> None:
+        self._ledger, self._prices = ledger, prices
+        self._targets = {one.id: one.target for one in plan.players()}
+        self._spent = {name: Spent() for name in self._targets}
+        self._counted: set[str] = set()
+
+    def count(self, move: Move, game: Game) -> Sequence[Attempt]:
+        """All attempts at a request, newest first."""
+        attempts = self._ledger.attempts(move.key)
+        if move.key not in self._counted:
+            self._counted.add(move.key)
+            for one in attempts:
+                usable = one.status == "answer" and game.accepts(move, one.reply)
+                self._spent[move.player.id].add(move, one, "used" if usable else "failed")
+        return attempts
+
+    def knows(self, key: str) -> bool:
+        return key in self._counted
+
+    def bill(self) -> Bill:
+        """What all that was counted has cost."""
+        return bill(self._spent, self._targets, self._prices)
+
+
+@contextmanager
+def capped(cap: float | None, plan: Plan, ledger: Ledger, prices: Prices) -> Iterator[Budget | None]:
+    """The budget for the asking inside the block, with what earlier runs of the plan have spent, and what they may
+    have; None where there is no cap."""
+    if cap is None:
+        yield None
+        return
+    budget = Budget(cap, prices, ledger.directory, _spent(plan, ledger, prices))
+    try:
+        yield budget
+    finally:
+        budget.close()
+
+
+def check_budget(cap: float, plan: Plan, prices: Prices) -> None:
+    """Raises UsageError where a cap cannot be kept: a price is not known, or how long an answer may get."""
+    check_cap(cap)
+    for one in plan.players():
+        price_of(prices, one.target)
+
+
+def _spent(plan: Plan, ledger: Ledger, prices: Prices) -> float:
+    costs = Costs(plan, ledger, prices)
+    for match in plan.matches():
+        _replay(Game(match, plan.rules), costs)
+    until_now = costs.bill()
+    lost = (hold.usd for hold in left_behind(ledger.directory) if costs.knows(hold.key) and _lost(hold, ledger))
+    return until_now.known + until_now.maybe + sum(lost)
+
+
+def _replay(game: Game, costs: Costs) -> None:
+    """Play what the ledger knows of a game."""
+    move: Move | None = game.first()
+    while move is not None:
+        answers = [one for one in costs.count(move, game) if one.status == "answer"]
+        if not answers:
+            return
+        usable = next((one for one in answers if game.accepts(move, one.reply)), None)
+        move = game.take(move, Settled(usable or answers[0], usable is not None, False))
+
+
+def _lost(hold: Hold, ledger: Ledger) -> bool:
+    """Whether the call that a reservation was made for is in no ledger."""
+    return not any(attempt.time >= hold.time for attempt in ledger.attempts(hold.key))
