@@ -224,7 +224,7 @@ def test_a_budget_holds_for_all_runs_together_and_the_bill_is_that_of_one(store:
         with pytest.raises(BudgetSpent, match=r"budget of 0.08 USD: 0\.0.* of 6 episodes are left undone"):
             rollout(store, plan, "lab/play", budget=0.08, prices=prices)
         asked = provider.log()["requests"]
-        assert 0 < asked
+        assert asked > 0
         assert store.names() == []
         done = rollout(store, plan, "lab/play", budget=1.0, prices=prices)
         assert provider.log()["requests"] == asked + done.asked == done.utterances
