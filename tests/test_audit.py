@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from label_toys import BOAT, ODD, Highest, Sulking, boats, put, rows
 
 from labelers.audit import PROBES, audit
-from labelers.audit.analysis import BIASED, UNBIASED, UNSTEADY, verdict
+from labelers.audit.analysis import BIASED, TOO_FEW, UNBIASED, UNSTEADY, verdict
 from labelers.audit.planning import planned
 from labelers.audit.probes import REPEAT, Contrast, filler
 from labelers.audit.run import probe
@@ -121,18 +121,18 @@ def test_the_same_question_is_asked_twice_and_everything_else_once(store: Store)
 
 
 def test_the_version_holds_what_was_asked_and_the_verdict(store: Store):
-    put(store, dialogues(4))
+    put(store, dialogues(11))
     report = audit(store, "lab/episodes", Highest(), dimensions=["goal"], ask="packed")
     assert report.verdict.verdict == UNBIASED
     assert report.verdict.noise.equal == 1.0
     made = store.resolve("lab/episodes-audit")
     assert made.ref == report.version
     assert {row["episode_id"] for row in rows(made, "episodes")} == {
-        f"e{i:03}{probe}" for i in range(4) for probe in ("", "~order", "~name", "~padded", "~moved")
+        f"e{i:03}{probe}" for i in range(11) for probe in ("", "~order", "~name", "~padded", "~moved")
     }
     assert made.manifest.provenance["audit"]["verdict"] == UNBIASED
     labels = rows(made, "attributions")
-    assert len(labels) == report.labels == 4 * 8 * (2 + 4)
+    assert len(labels) == report.labels == 11 * 8 * (2 + 4)
     split = {row["episode_id"].split("~")[0]: set() for row in rows(made, "episodes")}
     for name, paths in made.files("episodes").items():
         import pyarrow.parquet as pq
@@ -202,6 +202,19 @@ def test_movement_without_direction_is_unsteady_and_noise_is_neither():
     assert verdict("j", labels, contrasts, ("goal",)).verdict == UNSTEADY
     assert verdict("j", *labels_of(noise=1.0), ("goal",)).verdict == UNBIASED
     assert verdict("j", *labels_of(), ("goal",)).verdict == UNBIASED
+
+
+@pytest.mark.parametrize(("episodes", "word"), [(8, TOO_FEW), (9, BIASED)])
+def test_so_few_episodes_that_nothing_could_be_found_acquit_nobody(episodes: int, word: str):
+    """Two tests at 0.01: eight episodes give 2 × 2⁻⁷ at the smallest, nine give 2 × 2⁻⁸. The judge favours length."""
+    labels, contrasts = labels_of(shift=3.0, episodes=episodes)
+    found = verdict("j", labels, contrasts, ("goal",))
+    assert found.verdict == word
+    if word == TOO_FEW:
+        assert found.sentence == (
+            "None of 2 tests over 8 episodes can come below alpha 0.01, whatever the judge does: ask about 9 or more."
+        )
+        assert "raise --alpha" in verdict("j", labels, contrasts, ("goal",), alpha=1e-5).sentence
 
 
 def audited(store: Store, version: Version, spec: str, dimensions: tuple[str, ...] = ("goal", "relationship")):

@@ -78,6 +78,16 @@ def test_the_command_writes_the_list_that_labelling_takes(store: Store, tmp_path
     assert (found[0]["episode_id"], found[0]["agent"], found[0]["turn"]) == ("e0000", "b", "1")
 
 
+def test_a_list_of_nothing_is_told_and_leads_nowhere(store: Store, tmp_path: Path):
+    judged(store, {"ann": np.array([1.0, 0, 1, 3]), "bob": np.array([1.0, 0, 1, 3])}, episodes=2)
+    path = tmp_path / "none.csv"
+    done = CliRunner().invoke(command, ["lab/labels", "-o", str(path), "--store", str(store.root)])
+    assert done.exit_code == 0, done.exception
+    assert "All opinions agree on everything" in " ".join(done.stderr.split())
+    assert "next:" not in done.stderr
+    assert path.read_text().splitlines() == ["episode_id,agent,turn,dimension,why,spread"]
+
+
 def test_bad_input_is_a_sentence_and_its_mend(store: Store, tmp_path: Path):
     with pytest.raises(UsageError, match="Nothing was judged twice") as wrong:
         curate([labelled(store, [label_row("e", "a", 0, "goal", "ann", 1)], "lab/one")])

@@ -9,8 +9,9 @@ Each probe is put to two tests, with whole episodes as the unit that varies:
 Both are sign-flip tests (`statistics.sign_flip_test`): under the hypothesis that the change does not matter, the
 changed episode, the original and the repetition are three draws of the same answer, so both differences are symmetric
 about 0. p-values are corrected together by Holm's method: the chance that an unbiased judge is called anything else is
-at most `alpha`. Shifts by dimension are for looking closer; they are corrected by Benjamini and Hochberg, and decide
-nothing.
+at most `alpha`. Where so few episodes were asked about that no test could have come below `alpha`, the verdict says so
+instead of acquitting. Shifts by dimension are for looking closer; they are corrected by Benjamini and Hochberg, and
+decide nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from sotopia_rl_data import statistics
 from sotopia_rl_data.statistics import Floats
 
 ALPHA = 0.01
-UNBIASED, BIASED, UNSTEADY = "no bias found", "biased", "unsteady"
+UNBIASED, BIASED, UNSTEADY, TOO_FEW = "no bias found", "biased", "unsteady", "too few episodes"
 
 Key = tuple[str, str, int, str, int]
 """(episode, agent, turn, dimension, sample) of a label."""
@@ -68,7 +69,8 @@ class Noise:
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """`verdict` is BIASED where a probe shifts labels in its direction, else UNSTEADY where labels move more than by
-    themselves, else UNBIASED. `findings` decide it; `by_dimension` explains. `scale` is the levels' (low, high)."""
+    themselves, else UNBIASED; or TOO_FEW, where nothing could have been found. `findings` decide it;
+    `by_dimension` explains. `scale` is the levels' (low, high)."""
 
     judge: str
     verdict: str
@@ -205,7 +207,23 @@ def _said(judge: str, findings: Sequence[Finding], alpha: float) -> tuple[str, s
     if moves:
         told = ", ".join(f"{one.probe} (by {one.mean or 0.0:.2f} levels beyond its noise)" for one in moves)
         return UNSTEADY, f"The labels of {judge} move where nothing that matters changed: {told}."
+    if not _could_find(findings, alpha):
+        return TOO_FEW, _wanting(findings, alpha)
     return UNBIASED, f"No probe moves the labels of {judge} by more than its own noise."
+
+
+def _could_find(findings: Sequence[Finding], alpha: float) -> bool:
+    """Whether any test, however far labels moved, could have come below `alpha` with all of them in mind."""
+    return any(len(findings) * statistics.smallest_p(one.episodes) < alpha for one in findings)
+
+
+def _wanting(findings: Sequence[Finding], alpha: float) -> str:
+    """How many episodes it would have taken."""
+    most = max((one.episodes for one in findings), default=0)
+    enough = next((n for n in range(2, 100) if len(findings) * statistics.smallest_p(n) < alpha), None)
+    more = f"ask about {enough} or more" if enough else "no number of episodes would do: raise --alpha"
+    tests = f"None of {len(findings)} tests over {most} episodes can come below alpha {alpha:g}"
+    return f"{tests}, whatever the judge does: {more}."
 
 
 def _favoured(one: Finding) -> str:

@@ -190,6 +190,9 @@ def curate(
     if as_json:
         console.emit_json({"file": str(output), "rows": len(rows), "widest": rows[0].spread if rows else None})
         return
+    if not rows:
+        console.note(f"All opinions agree on everything, so {output} has no line but its head.")
+        return
     console.table(
         ["episode", "agent", "turn", "dimension", "why", "spread"],
         [[row.episode_id, row.agent, row.turn, row.dimension, row.why, row.spread] for row in rows[:10]],

@@ -33,7 +33,7 @@ from sotopia_rl_data.statistics.deviation import (
 )
 from sotopia_rl_data.statistics.reliability import krippendorff_alpha, pair_accuracy, pairs_within, quadratic_kappa
 from sotopia_rl_data.statistics.student import TTest, paired_t_test, student_p
-from sotopia_rl_data.statistics.testing import benjamini_hochberg, holm, sign_flip_test
+from sotopia_rl_data.statistics.testing import benjamini_hochberg, holm, sign_flip_test, smallest_p
 
 __all__ = [
     "Floats",
@@ -58,6 +58,7 @@ __all__ = [
     "ranks",
     "resampled",
     "sign_flip_test",
+    "smallest_p",
     "spearman",
     "standardised_shift",
     "student_p",

@@ -10,12 +10,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from sotopia_rl_data.statistics.columns import Floats
 
+FLIPS = 9_999
 _EXACT = 12  # clusters up to which all sign patterns are gone through
 _CELLS = 1 << 22
 
 
 def sign_flip_test(
-    shifts: ArrayLike, clusters: Sequence[Any] | NDArray[Any], *, flips: int = 9_999, seed: int = 0
+    shifts: ArrayLike, clusters: Sequence[Any] | NDArray[Any], *, flips: int = FLIPS, seed: int = 0
 ) -> float:
     """Two-sided p-value of "the shifts are symmetric about 0", flipping the sign of whole clusters at once.
 
@@ -41,6 +42,11 @@ def sign_flip_test(
         signs = rng.integers(0, 2, (min(step, flips - start), len(sums)), dtype=np.int8) * 2 - 1
         beyond += int(np.count_nonzero(np.abs(signs @ sums) >= bar))
     return (beyond + 1) / (flips + 1)
+
+
+def smallest_p(clusters: int, *, flips: int = FLIPS) -> float:
+    """The smallest p that `sign_flip_test` can give over so many clusters: below it, nothing can be found."""
+    return min(1.0, 2.0 ** (1 - clusters)) if clusters <= _EXACT else 1 / (flips + 1)
 
 
 def holm(p_values: ArrayLike) -> Floats:
