@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from sotopia_rl_data.asking.prices import load
 from sotopia_rl_data.errors import AskingError, BudgetSpent, UsageError
 from sotopia_rl_data.exporters.run import export_sotopia
 from sotopia_rl_data.prompts import Layout, prompts_of
-from sotopia_rl_data.rollouts import Asked
+from sotopia_rl_data.rollouts import Asked, Scene
 from sotopia_rl_data.rollouts.choosing import scenes_of
 from sotopia_rl_data.rollouts.estimate import estimate
 from sotopia_rl_data.rollouts.games import MOST_SEED
@@ -105,6 +106,35 @@ def test_what_is_never_readable_is_a_flagged_no_op_and_a_failure_and_no_completi
         "3 answers could not be read: There is no JSON object with an action_type in it."
     }
     assert rows(store, "lab/play", f"SELECT * FROM rewards WHERE agent = '{mine}'") == []
+
+
+def test_three_people_play_and_whisper_in_the_newest_dialect(store: Store):
+    two = scenes(1)[0]
+    third = scenes(2)[1].people[0]
+    trio = Scene(replace(two.environment, goals=(*two.environment.goals, "Listen.")), (*two.people, third))
+
+    async def whisper(asked: Asked) -> str:
+        assert asked.private
+        return act(argument="Psst.").replace(
+            "}", f', "to": ["{third.name if asked.agent != third.agent else two.people[0].name}"]}}'
+        )
+
+    done = rollout(
+        store, plan_of([trio], a=whisper, b=Sampler("s", _aloud), dialect="head", turns=6, swap=True), "lab/trio"
+    )
+    assert (done.episodes, done.failures) == (3, {})
+    for episode in episodes(store, "lab/trio"):
+        whispered = [t for t in episode.turns if t.to]
+        (place,) = {t.turn % 3 for t in whispered}
+        assert episode.agents[place].model == "whisper"
+        overheard = {o.agent for o in episode.observations if "Psst." in o.text}
+        assert len(overheard) == 2
+    with pytest.raises(UsageError, match="is for two agents; the scene has 3"):
+        plan_of([trio])
+
+
+def _aloud(request) -> str:
+    return act().replace("}", ', "to": []}')
 
 
 def test_a_policy_that_fails_loses_its_episode_alone_and_only_that_is_asked_again(store: Store):

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from sotopia_rl_data.asking.budget import Budget
 from sotopia_rl_data.asking.dispatch import Outcome, Pacing, Settled, ask_all
 from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.prices import load
@@ -155,19 +156,23 @@ async def _play(
     finally:
         for one in players:
             await one.close()
+    _check_home(outcome, done, total, limits["budget"])
+    return outcome
+
+
+def _check_home(outcome: Outcome, done: int, total: int, budget: Budget | None) -> None:
+    """Raises Interrupted or BudgetSpent where episodes are left undone."""
     if outcome.interrupted:
         raise Interrupted(
             f"Interrupted after {done:,} of {total:,} episodes.",
             "run the same command again: what was answered is kept, and it goes on from there",
         )
-    if outcome.exhausted:
-        cap = limits["budget"]
+    if outcome.exhausted and budget is not None:
         raise BudgetSpent(
-            f"Nothing more fits under the budget of {cap.cap:g} USD: {cap.spent:.4f} USD are spent, and "
+            f"Nothing more fits under the budget of {budget.cap:g} USD: {budget.spent:.4f} USD are spent, and "
             f"{total - done:,} of {total:,} episodes are left undone.",
             "raise --budget, which is for all runs together, and run the same command again: what was answered is kept",
         )
-    return outcome
 
 
 def _accepts(request: Request, reply: Reply) -> bool:
