@@ -198,6 +198,17 @@ def test_only_failures_are_retried_and_once_though_a_run_leaves_in_between(provi
         assert at.log()["batch"]["sizes"] == [20, 11]
 
 
+def test_a_retry_that_fails_at_the_provider_is_made_again_though_the_queue_is_full(tmp_path: Path):
+    with running(malformed="refusal", malformed_where="question", batch_failed=0.4, batch_queue=5) as at:
+        asked, patient = questions(12, target("openai", at)), replace(QUICK, tries=30)
+        ask_in_batches(asked, batches("openai", at), tmp_path, batching=patient)
+        ask_in_batches(asked, batches("openai", at), tmp_path, batching=patient, retry_failed=True)
+        assert at.log()["answered"] == 24
+    with Ledger(tmp_path) as kept:
+        answers = [[one for one in kept.attempts(request.key) if one.status == "answer"] for request in asked]
+        assert {len(many) for many in answers} == {2}
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_lost_answer_to_a_submission_is_looked_for_and_not_submitted_again(provider: str, tmp_path: Path):
     """The provider hangs after it began the batch, so that the client's time is up before it hears the id."""

@@ -86,6 +86,10 @@ class Desk:
         """The newest answer to a key as it was before it was followed up."""
         return Settled(next(a for a in self.ledger.attempts(key) if a.status == "answer"), False, False)
 
+    def put_back(self, key: str) -> None:
+        """It was to be asked, and got no answer yet: the next look-up says so again."""
+        self._retried.discard(key)
+
     def came(self, key: str) -> None:
         """The ledger got an answer to this key in this run, in a batch: it counts as asked once, and is not retried."""
         self._retried.add(key)

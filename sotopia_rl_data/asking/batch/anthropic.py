@@ -8,7 +8,7 @@ holds as many requests; when it has ended, its custom_ids say for certain whethe
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Set
 from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,14 +99,14 @@ class AnthropicBatches:
             )
         return made.id
 
-    async def find(self, intent: Intent) -> str | Trace:
+    async def find(self, intent: Intent, known: Set[str]) -> str | Trace:
         """The batch that is ours by its custom_ids, where they can be seen."""
         trace = Trace.NONE
         with self._speaking():
             async for batch in self._sdk.messages.batches.list(limit=100):
                 if batch.id == intent.after:
                     break
-                if _total(batch) != intent.count:
+                if batch.id in known or _total(batch) != intent.count:
                     continue
                 if batch.processing_status != "ended":
                     trace = Trace.PERHAPS

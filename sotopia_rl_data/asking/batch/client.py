@@ -7,7 +7,7 @@ alone: what else Python or an HTTP library takes for the end of a line can stand
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -87,8 +87,8 @@ class BatchClient(Protocol):
         """Begin the batch; its id."""
         ...
 
-    async def find(self, intent: Intent) -> str | Trace:
-        """The id of the batch that an earlier `create` may have begun."""
+    async def find(self, intent: Intent, known: Set[str]) -> str | Trace:
+        """The id of the batch that an earlier `create` may have begun. It is none of the `known` ones."""
         ...
 
     async def state(self, batch: str) -> State: ...

@@ -179,6 +179,7 @@ class Draft:
                 file.flush()
                 os.fsync(file.fileno())
                 file.close()
+            sync_file(self._box.lines(self.intent).parent.parent)  # the folder's own entry
         return self._box.keep(Intent(self.intent.id, self.count, self.intent.made, way))
 
     def abandon(self) -> None:

@@ -7,7 +7,7 @@ files stay at the provider; what is there is its owner's to remove.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -92,7 +92,7 @@ class OpenAIBatches:
             )
         return made.id
 
-    async def find(self, intent: Intent) -> str | Trace:
+    async def find(self, intent: Intent, known: Set[str]) -> str | Trace:
         """The batch that carries the intent's id, or works on its file."""
         with self._speaking():
             async for batch in self._sdk.batches.list(limit=100):

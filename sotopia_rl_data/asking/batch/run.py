@@ -155,9 +155,10 @@ class _Run:
             if self._stop.is_set():
                 break
             asked = self._settle_known(place, request)
-            if asked is None or not room:
-                continue
-            draft, room = await self._put(draft, asked), room - 1
+            if asked is not None and room:
+                draft, room = await self._put(draft, asked), room - 1
+            elif asked is not None:
+                self._desk.put_back(asked.key)
         if draft is not None and self._stop.is_set():
             draft.abandon()
         elif draft is not None:
@@ -240,7 +241,8 @@ class _Run:
 
     async def _look_for(self, intent: Intent) -> None:
         """Find out whether a submission whose answer was not heard began a batch; submit anew only if it did not."""
-        found = await self._patiently(lambda: self._client.find(intent))
+        known = {one.batch for one in self._intents.values() if one.batch}
+        found = await self._patiently(lambda: self._client.find(intent, known))
         if isinstance(found, str):
             self._take(self._box.keep(replace(intent, batch=found)))
             await self._look_at(self._intents[intent.id])
@@ -252,34 +254,36 @@ class _Run:
         self._take(intent)
         try:
             ready = await self._made_ready(intent)
-            self._take(ready)
-            batch = await self._patiently(lambda: self._begin(ready))
+            self._take(await self._patiently(lambda: self._begin(ready)))
         except Rejected:
             self._drop(intent)
             raise
         except _Unheard:
             return
-        self._take(self._box.keep(replace(ready, batch=batch)))
         self._outcome.sent += intent.count
 
     async def _made_ready(self, intent: Intent) -> Intent:
-        """Everything before the one request that begins it, written down."""
+        """Everything before the one request that begins it."""
         lines = self._box.lines(intent)
         if not intent.file:
             file = await self._patiently(lambda: self._client.upload(lines, intent))
             intent = self._box.keep(replace(intent, file=file))
-        if not intent.tried:
-            intent = replace(intent, after=await self._patiently(self._client.newest))
-        return self._box.keep(replace(intent, tried=time.time()))
+        if intent.tried:
+            return intent
+        return replace(intent, after=await self._patiently(self._client.newest))
 
-    async def _begin(self, intent: Intent) -> str:
-        """The batch's id. Raises _Unheard where it may have begun: only a 429 is certain that it has not."""
+    async def _begin(self, intent: Intent) -> Intent:
+        """The intent with its batch's id; that it is tried is written down first. Raises _Unheard where it may have
+        begun: only a 429 is certain that it has not."""
+        intent = self._box.keep(replace(intent, tried=time.time()))
+        self._take(intent)
         try:
-            return await self._client.create(self._box.lines(intent), intent)
+            batch = await self._client.create(self._box.lines(intent), intent)
         except Unavailable as error:
             if error.status == 429:
                 raise
             raise _Unheard from error
+        return self._box.keep(replace(intent, batch=batch))
 
     async def _fetch(self, intent: Intent, state: State) -> None:
         """Put every result into the ledger, then forget the batch. What is there already is left alone."""
@@ -302,7 +306,8 @@ class _Run:
         """Make a line's result durable, unless it is from an earlier fetch, and see what follows from it."""
         ledger, target = self._desk.ledger, replace(self._client.target, sampling=one.sampling)
         request = Request(target, (), sample=one.sample)
-        new = not any(attempt.batch == intent.batch for attempt in ledger.attempts(one.key))
+        kept = (a for a in ledger.attempts(one.key) if a.batch == intent.batch and a.time >= intent.made)
+        new = next(kept, None) is None
         if isinstance(outcome, Reply):
             if new:
                 ledger.append(answered(request, one.key, one.question, outcome, 0.0, intent.batch))
@@ -318,12 +323,16 @@ class _Run:
         self._last = error
         self._outcome.faults += 1
         if isinstance(error, Rejected):
-            if not self._client.weaken(error, way):
+            if self._client.weaken(error, way):
+                self._desk.put_back(key)
+            else:
                 self._desk.lose(key, error)
             return
         self._errors[key] += 1
         if self._errors[key] >= self._how.tries:
             self._desk.lose(key, error)
+        else:
+            self._desk.put_back(key)
 
     def _missing(self, state: State) -> AskingError:
         if state.cancelled:
@@ -333,6 +342,8 @@ class _Run:
 
     def _refused(self, intent: Intent, state: State) -> None:
         """None of it was begun. Raises the reason, unless it is that others have to end first."""
+        for one in self._box.asked(intent).values():
+            self._desk.put_back(one.key)
         self._drop(intent)
         under_way = sum(one.count for one in self._intents.values() if one.batch)
         if state.refused is not None and (not state.full or self._room == 1):

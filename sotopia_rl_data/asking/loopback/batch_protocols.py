@@ -107,7 +107,7 @@ async def _create(engine: Engine, data: dict[str, Any]) -> dict[str, Any]:
     if data["input_file_id"] not in engine.files:
         raise Refused(400, f"No such File object: {data['input_file_id']}")
     lines = [json.loads(line) for line in engine.files[data["input_file_id"]].splitlines()]
-    batch = Batch(f"batch_{len(engine.batches) + 1:06}", [(line["custom_id"], line["body"]) for line in lines])
+    batch = Batch(engine.name("batch"), [(line["custom_id"], line["body"]) for line in lines])
     batch.input_file, batch.metadata = data["input_file_id"], metadata or None
     batch.refused = _openai_fault(lines, data["endpoint"])
     engine.begin(batch, OpenAI)
@@ -137,7 +137,7 @@ async def _create_messages(engine: Engine, raw: bytes) -> dict[str, Any]:
         raise Refused(400, f"requests: List should have 1 to {_ANTHROPIC_LINES} items")
     if len(ids) < len(requests) or not all(map(_CUSTOM_ID.fullmatch, ids)):
         raise Refused(400, "requests: custom_id must be unique and match ^[a-zA-Z0-9_-]{1,64}$")
-    batch = engine.begin(Batch(f"msgbatch_{len(engine.batches) + 1:06}", requests), Anthropic)
+    batch = engine.begin(Batch(engine.name("msgbatch"), requests), Anthropic)
     await engine.reach("created")
     return _message_batch(engine, batch)
 

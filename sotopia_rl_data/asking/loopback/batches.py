@@ -69,6 +69,7 @@ class Engine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._lost: set[str] = set()
         self._doubled = 0
+        self._born = f"{time.time_ns() // 1_000_000:x}"
         self.batches: dict[str, Batch] = {}
         self.files: dict[str, bytes] = {}
 
@@ -77,6 +78,10 @@ class Engine:
         if step in self._options.stall.split(",") and self._stalled[step] < self._options.stalls:
             self._stalled[step] += 1
             await asyncio.sleep(self._options.hang)
+
+    def name(self, prefix: str) -> str:
+        """A new batch's id: no other server, nor this one when it is started again, gives the same."""
+        return f"{prefix}_{self._born}_{len(self.batches) + 1:06}"
 
     def keep_file(self, content: bytes) -> str:
         name = f"file-{len(self.files) + 1}"
