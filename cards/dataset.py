@@ -77,6 +77,11 @@ def _summary(manifest: Manifest, figures: Numbers) -> str:
     dialogues = count(held["episodes"], "social dialogue") if held else ""
     if "rewards" not in manifest.configs:
         return f"{dialogues} between agents with goals of their own, each with what every agent saw and did."
+    if "rollout" in manifest.recipe:
+        return (
+            f"{dialogues} from self-play between agents with goals of their own, and for each of their utterances the "
+            "prompt and the completion as they were served. Nothing has rewarded them yet."
+        )
     if not held:
         return "Prompts and completions from social dialogues, each with a reward."
     if "rubric" in manifest.provenance:

@@ -15,7 +15,13 @@ _FITTED = ("low", "high", "mean", "deviation", "count")
 def provenance(manifest: Manifest) -> str:
     """Parents, sources, judges, wording, rewards, what failed: what is known of each, and nothing where nothing is."""
     known, recipe = manifest.provenance, manifest.recipe
-    facts = [*_origin(known), *_labels(recipe.get("labels"), recipe, known), *_prompts(recipe), *_rewards(recipe)]
+    facts = [
+        *_origin(known),
+        *_rollout(recipe.get("rollout"), known),
+        *_labels(recipe.get("labels"), recipe, known),
+        *_prompts(recipe),
+        *_rewards(recipe),
+    ]
     if "seed" in recipe:
         facts.append(
             "Splits: by a hash of the environment (seed "
@@ -41,6 +47,30 @@ def _origin(known: Mapping[str, Any]) -> Iterator[str]:
     if known.get("dialects"):
         said = ", ".join(f"{plain(name)} ({number:,})" for name, number in known["dialects"].items())
         yield f"Message dialects: {said}."
+
+
+def _rollout(played: Mapping[str, Any] | None, known: Mapping[str, Any]) -> Iterator[str]:
+    """Who played whom, by which rules, and how it ended."""
+    if not played:
+        return
+    a, b = (f"{code(one['model'])}{_sampled(one)}" for one in (played["a"], played["b"]))
+    places = ", in each other's place too" if played["swap"] else ""
+    often = f", {count(played['repeat'], 'time')} each" if played["repeat"] > 1 else ""
+    yield f"Self-play: {a} against {b}{places}{often}."
+    turns = count(played["turns"], "turn")
+    yield f"Rules: the sotopia library's dialect {code(played['dialect'])}, at most {turns}; seed {played['seed']}."
+    yield from _prompts({"layout": played["prompts"]})
+    if "best_of" in played:
+        scorer = code(played["reward_model"])
+        yield f"Of {played['best_of']} drafts a turn, the one that {scorer} scored highest was kept."
+    if known.get("ended"):
+        yield "Why episodes ended: " + ", ".join(f"{plain(why)} ({n:,})" for why, n in known["ended"].items()) + "."
+
+
+def _sampled(one: Mapping[str, Any]) -> str:
+    """At which temperature a policy was sampled, where it was told one."""
+    warm = one["sampling"].get("temperature")
+    return "" if warm is None else f" at temperature {warm:g}"
 
 
 def _labels(labels: Mapping[str, Any] | None, recipe: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:

@@ -45,6 +45,16 @@ def test_rollout_plays_without_any_option_or_download_and_goes_to_the_library(ru
     assert (code, json.loads(out)["episodes"]) == (0, 13)
 
 
+def test_the_card_says_who_played_and_that_nothing_is_rewarded_yet(run: Run):
+    assert run("rollout", "--swap", "--turns", "4", "--out", "demo/play")[0] == 0
+    code, out, _ = run("card", "demo/play")
+    assert code == 0
+    assert "26 social dialogues from self-play between agents with goals of their own" in out
+    assert "- Self-play: `scripted:warm` against `scripted:firm`, in each other's place too.\n" in out
+    assert "- Why episodes ended: The conversation is too long (26).\n" in out
+    assert "a reward: how much" not in out
+
+
 def test_a_policy_of_ones_own_is_named_by_its_file_and_its_failures_are_exit_code_3(run: Run, tmp_path: Path):
     (tmp_path / "mine.py").write_text(
         "import json\n"
