@@ -123,7 +123,7 @@ def label(
     sampling = {k: v for k, v in (("temperature", temperature), ("max_tokens", max_tokens)) if v is not None}
     options |= {"judges": judges, "dimensions": dimensions.split(",") if dimensions else None}
     options |= {"sampling": sampling or None, "layout": chosen, "template": loaded}
-    batching = _batching(batch, poll, no_wait)
+    batching = batching_of(batch, poll, no_wait)
     if dry_run:
         _dry_run(store, episodes, as_json, batch, options)
     else:
@@ -153,7 +153,7 @@ def _label(
         with console.progress("labelling", "call") as advance:
             report = run(store, episodes, batching=batching, progress=advance, **options)
     except UnderWay as away:
-        _left(away, as_json)
+        show_left(away, as_json)
         return
     if as_json:
         console.emit_json(report.as_dict())
@@ -163,7 +163,7 @@ def _label(
         click.get_current_context().exit(console.WITH_FAILURES)
 
 
-def _batching(batch: bool, poll: float | None, no_wait: bool) -> Batching | None:
+def batching_of(batch: bool, poll: float | None, no_wait: bool) -> Batching | None:
     """How batches are waited for; None where none are wanted."""
     from sotopia_rl_data.asking.batch.run import Batching
 
@@ -174,7 +174,7 @@ def _batching(batch: bool, poll: float | None, no_wait: bool) -> Batching | None
     return Batching(wait=not no_wait) if poll is None else Batching(poll_s=poll, wait=not no_wait)
 
 
-def _left(away: UnderWay, as_json: bool) -> None:
+def show_left(away: UnderWay, as_json: bool) -> None:
     """Say that nothing more was wanted for now."""
     if as_json:
         console.emit_json({"under_way": {"requests": away.requests, "batches": away.batches}})

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from labelers.commands import batching_of, show_left
 from sotopia_rl_data import console
+from sotopia_rl_data.errors import UnderWay
 
 if TYPE_CHECKING:
     from labelers.evaluation.run import EvaluationReport
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
 @click.option("--max-tokens", type=int, help="The longest answer.")
 @click.option("--version", metavar="vX.Y.Z", help="Override the version's number.")
 @click.option("--concurrency", type=click.IntRange(1), help="Calls in flight at most.  [default: the judge's own]")
+@click.option("--batch", is_flag=True, help="Ask through the provider's batch API: half the price, within a day.")
+@click.option("--poll", type=click.FloatRange(1), metavar="SECONDS", help="Between looks at batches.  [default: 60]")
+@click.option("--no-wait", is_flag=True, help="With --batch: submit and leave. The same command again goes on.")
 @click.option("--dry-run", is_flag=True, help="Say what it would ask and cost; ask nobody, write no version.")
 @click.option("--budget", type=float, metavar="USD", help="A hard cap on what these scores cost, all runs together.")
 @click.option(
@@ -60,6 +65,9 @@ def evaluate(
     dimensions: str | None,
     temperature: float | None,
     max_tokens: int | None,
+    batch: bool,
+    poll: float | None,
+    no_wait: bool,
     dry_run: bool,
     store: Store,
     as_json: bool,
@@ -82,13 +90,18 @@ def evaluate(
     sampling = {k: v for k, v in (("temperature", temperature), ("max_tokens", max_tokens)) if v is not None}
     options |= {"judges": judges, "dimensions": dimensions.split(",") if dimensions else None}
     options |= {"sampling": sampling or None}
+    batching = batching_of(batch, poll, no_wait)
     if dry_run:
-        _dry_run(store, episodes, as_json, options)
+        _dry_run(store, episodes, as_json, batch, options)
         return
     from labelers.evaluation.run import evaluate as run
 
-    with console.progress("evaluating", "call") as advance:
-        report = run(store, episodes, progress=advance, **options)
+    try:
+        with console.progress("evaluating", "call") as advance:
+            report = run(store, episodes, batching=batching, progress=advance, **options)
+    except UnderWay as away:
+        show_left(away, as_json)
+        return
     if as_json:
         console.emit_json(report.as_dict())
     else:
@@ -97,17 +110,17 @@ def evaluate(
         click.get_current_context().exit(console.WITH_FAILURES)
 
 
-def _dry_run(store: Store, episodes: str, as_json: bool, options: dict[str, Any]) -> None:
+def _dry_run(store: Store, episodes: str, as_json: bool, in_batches: bool, options: dict[str, Any]) -> None:
     from labelers.evaluation.run import estimate_evaluation
     from labelers.showing import show_estimate
 
     for of_the_run in ("version", "budget"):
         options.pop(of_the_run)
-    found = estimate_evaluation(store, episodes, **options)
+    found = estimate_evaluation(store, episodes, in_batches=in_batches, **options)
     if as_json:
         console.emit_json(found.as_dict())
     else:
-        show_estimate(found, in_batches=False)
+        show_estimate(found, in_batches)
 
 
 def _evaluated(report: EvaluationReport) -> None:

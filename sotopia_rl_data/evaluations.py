@@ -2,7 +2,7 @@
 
 An evaluator's scores on a dimension take the place of those that the same evaluator gave before; all others stay, so
 that evaluators live side by side. `scores` holds one number an evaluator: the mean of its samples. Each sample as it
-was said, with its reasoning, is a row of `attributions` (turn -1, measure "episode_score"); what has no score is a row
+was said, with its reasoning, is a row of `attributions` (turn -1, measure "evaluation"); what has no score is a row
 of `failures` without a turn, and has no score: never 0.
 """
 
@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from sotopia_rl_data.code import code
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.rewards.streams import read
@@ -89,6 +90,23 @@ def add_scores(
     for config, schema in (("attributions", ATTRIBUTIONS), ("failures", FAILURES)):
         stage.write(config, "train", schema.empty_table())
     return _recipe(parent.manifest.recipe, evaluated)
+
+
+def provenance(parent: Version, judges: Sequence[Mapping[str, Any]], **more: Any) -> dict[str, Any]:
+    """The parent's provenance with the evaluation's: what was known of labels, rewards and sources stays known.
+
+    `judges` are marked as evaluators and take the place of their earlier entries; `more` is about the evaluation.
+    """
+    before = parent.manifest.provenance
+    names = {one["judge"] for one in judges}
+    others = [one for one in before.get("judges", []) if not (one.get("evaluates") and one.get("judge") in names)]
+    return {
+        **before,
+        "parents": [{"name": parent.name, "version": parent.version, "digest": parent.digest}],
+        "code": code(),
+        "judges": [*others, *({**one, "evaluates": True} for one in judges)],
+        "evaluation": more,
+    }
 
 
 def _split(

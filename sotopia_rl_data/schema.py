@@ -107,7 +107,7 @@ class Episode:
         return None
 
 
-Measure = Literal["importance", "key", "progress", "quality", "episode_score"]
+Measure = Literal["importance", "key", "progress", "quality", "episode_score", "evaluation"]
 
 
 @dataclass(frozen=True, slots=True)

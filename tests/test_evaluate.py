@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from batch_toys import QUICK, judge
 from label_toys import BOAT, BY, ODD, REPOSITORY, Highest, boats, put, rows, sim
 
 from labelers.evaluation.run import estimate_evaluation, evaluate
@@ -24,6 +25,8 @@ from labelers.run import label
 from sotopia_rl_data.asking.loopback.running import Running, running
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import BadAnswer, BudgetSpent, UsageError
+from sotopia_rl_data.rewards import preset
+from sotopia_rl_data.rewards.remake import remake
 from sotopia_rl_data.store import Store
 
 SEVEN = tuple(one.name for one in SOTOPIA_EVAL)
@@ -73,7 +76,7 @@ def test_one_call_an_episode_scores_every_agent_on_seven_dimensions_with_reasons
         (agent, name): f"{agent} on {name}" for agent in "ab" for name in SEVEN
     }
     assert {(r["schema"], r["measure"], r["turn"], r["judge"], r["sample"]) for r in said} == {
-        ("sotopia-eval", "episode_score", -1, "scorer", 0)
+        ("sotopia-eval", "evaluation", -1, "scorer", 0)
     }
     ranges = {r["dimension"]: (r["scale_min"], r["scale_max"]) for r in said}
     assert ranges == {d.name: (d.low, d.high) for d in SOTOPIA_EVAL}
@@ -192,6 +195,12 @@ def test_a_version_with_rewards_keeps_them_and_labelling_takes_up_the_new_scores
     assert [r for r in after["attributions"] if r["schema"] == "direct"] == before["attributions"]
     relabelled = label(store, done.version, judges=[Highest()], evaluator="x", preset="goal-only", out="lab/new")
     assert {r["raw_goal"] for r in rows(relabelled.version, "rewards", store)} == {5.0}
+    known = store.resolve(done.version).manifest.provenance
+    assert known["rewards"]["statistics"]  # what the rewards were normalised by is not forgotten
+    assert [(one["judge"], one.get("evaluates")) for one in known["judges"]] == [("highest", None), ("x", True)]
+    again = remake(store, store.resolve(done.version), replace(preset("sotopia-rl"), evaluator=BY), out="lab/again")
+    first = store.resolve("lab/episodes-rewards@v1.0.0").manifest
+    assert again.version.manifest.columns["rewards"] == first.columns["rewards"]
 
 
 def test_attributions_of_before_there_were_reasons_are_taken_along(store: Store):
@@ -261,6 +270,16 @@ def test_a_cap_is_kept_and_what_it_would_cost_is_known_before(store: Store, tmp_
     assert 0.2 < done.bill.total < before.total  # the estimate does not know how short the provider's reasons are
     after = estimate_evaluation(store, "lab/episodes", **how)
     assert [(line.asked, line.free) for line in after.lines] == [(0, 30)]
+
+
+def test_batches_end_in_the_digest_of_a_live_run(store: Store, tmp_path: Path):
+    put(store, boats(6))
+    with running(malformed="missing,refusal", malformed_share=0.3, seed=1) as at:
+        done = evaluate(store, "lab/episodes", judges=[judge("openai", at)], batching=QUICK)
+        assert at.log()["batch"]["batches"] >= 1
+        other = Store(tmp_path / "live")
+        put(other, boats(6))
+        assert evaluate(other, "lab/episodes", judges=[judge("openai", at)]).digest == done.digest
 
 
 @pytest.mark.slow

@@ -16,10 +16,9 @@ from typing import Any
 
 from labelers.evaluation.drawing import item_id
 from labelers.evaluation.forms import COLUMNS
-from sotopia_rl_data.code import code
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL, Dimension, dimension
 from sotopia_rl_data.errors import InputError, UsageError
-from sotopia_rl_data.evaluations import SCHEMA, Evaluated, Judged, add_scores, check_evaluator
+from sotopia_rl_data.evaluations import SCHEMA, Evaluated, Judged, add_scores, check_evaluator, provenance
 from sotopia_rl_data.rewards.streams import read
 from sotopia_rl_data.schema import Attribution
 from sotopia_rl_data.store import Store, Version
@@ -170,8 +169,7 @@ def _add(store: Store, version: Version, evaluator: str, said: Said, sha256: str
     judged = {split: _judged(files, said, evaluator, sha256) for split, files in version.files("episodes").items()}
     with store.stage(version.name) as stage:
         recipe = add_scores(stage, version, [evaluated], judged)
-        parents = [{"name": version.name, "version": version.version, "digest": version.digest}]
-        committed = stage.commit(recipe, {"parents": parents, "code": code(), "judges": [{"judge": evaluator}]})
+        committed = stage.commit(recipe, provenance(version, [{"judge": evaluator}]))
     return Added(committed.version.ref, committed.created, len(said))
 
 
@@ -193,7 +191,7 @@ def _label(episode: str, agent: str, name: str, score: float, comment: str, eval
         turn=-1,
         dimension=name,
         schema=SCHEMA,
-        measure="episode_score",
+        measure="evaluation",
         judge=evaluator,
         sample=0,
         raw=score,

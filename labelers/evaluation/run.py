@@ -24,21 +24,22 @@ from labelers.attribution.phrasing import Ask as AskHow
 from labelers.costs import bill_of, capped, check_budget
 from labelers.evaluation.sotopia_eval import SOTOPIA_EVAL
 from labelers.judge import Judge
+from labelers.judges.batches import check_batches
 from labelers.judges.sending import target_of
 from labelers.plan import Plan, episodes_of, size
 from labelers.preparing import dimensions_of, judges_of
 from labelers.reading import Tally, rows_of
 from labelers.report import judged_by, remarks
 from sotopia_rl_data import refs
+from sotopia_rl_data.asking.batch.run import Batching
 from sotopia_rl_data.asking.bill import Bill, added
 from sotopia_rl_data.asking.dispatch import Pacing
 from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.prices import load as load_prices
 from sotopia_rl_data.asking.request import Usage
-from sotopia_rl_data.code import code
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL as SEVEN
 from sotopia_rl_data.errors import UsageError
-from sotopia_rl_data.evaluations import Evaluated, Judged, add_scores, check_evaluator
+from sotopia_rl_data.evaluations import Evaluated, Judged, add_scores, check_evaluator, provenance
 from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.store import Store, Version
 
@@ -98,6 +99,7 @@ def evaluate(
     retry_failed: bool = False,
     concurrency: int | None = None,
     pacing: Pacing | None = None,
+    batching: Batching | None = None,
     budget: float | None = None,
     prices: Path | None = None,
     ledger: Path | None = None,
@@ -108,17 +110,19 @@ def evaluate(
     `source` is the reference of a dataset, which gets the next version. `dimensions` are by default SOTOPIA-EVAL's
     seven. `samples` repeats every question; the score is the mean of what was answered. `ask` is
     "packed", one call an episode, or "per-dimension", one for each agent and dimension. `evaluator` is what the scores
-    are said to be by (default: the judge's id). The rest is as in `label`, `budget` (USD) and `prices` too.
+    are said to be by (default: the judge's id). The rest is as in `label`, `batching`, `budget` and `prices` too.
 
-    Raises UsageError, NotFound and KeyMissing before anything is asked or written; Interrupted after Ctrl-C; Rejected
-    and Unavailable where a provider answers nothing; BudgetSpent; StoreError. Whatever is raised, the store's versions
-    are as they were and every answer is kept.
+    Raises UsageError, NotFound and KeyMissing before anything is asked or written; Interrupted after Ctrl-C; UnderWay
+    where batches are not waited for; Rejected and Unavailable where a provider answers nothing; BudgetSpent;
+    StoreError. Whatever is raised, the store's versions are as they were and every answer is kept.
     """
     began = time.monotonic()
     price_list = load_prices(prices)
     plan = _plan(judges, dimensions, samples, ask, evaluator, sampling)
+    if batching is not None:
+        check_batches(plan.judges)
     if budget is not None:
-        check_budget(budget, plan, price_list, in_batches=False)
+        check_budget(budget, plan, price_list, in_batches=batching is not None)
     parent = dataset(store, source)
     names = _names(plan, evaluator)
     for name in names.values():
@@ -132,13 +136,20 @@ def evaluate(
     tally = Tally()
     with store.stage(parent.name) as stage, Ledger(ledger or store.root / ".ledger") as kept:
         how: dict[str, Any] = {"retry_failed": retry_failed, "concurrency": concurrency, "pacing": pacing}
+        how |= {"batching": batching, "progress": progress}
         with capped(budget, plan, kept, episodes, price_list) as cap:
-            asking = Asking(plan, kept, episodes).ask(counted.calls, **how, progress=progress, budget=cap)
+            asking = Asking(plan, kept, episodes).ask(counted.calls, **how, budget=cap)
             outcomes = wait(asking)
         judged = {split: _judged(plan, kept, paths, names, tally) for split, paths in files.items()}
         recipe = add_scores(stage, parent, _evaluated(plan, names), judged)
         cost = bill_of(plan, tally, price_list)
-        committed = stage.commit(recipe=recipe, provenance=_provenance(parent, plan, tally, cost), version=version)
+        told = provenance(
+            parent,
+            judged_by(plan, tally, cost),
+            wording_sha256=plan.schema.wording_sha256(),
+            failures=dict(tally.failures.most_common(_REASONS_KEPT)),
+        )
+        committed = stage.commit(recipe=recipe, provenance=told, version=version)
     usage: dict[str, Usage] = {}
     for model, more in chain.from_iterable(one.usage.items() for one in outcomes):
         if more != Usage():
@@ -174,6 +185,7 @@ def estimate_evaluation(
     concurrency: int | None = None,
     prices: Path | None = None,
     ledger: Path | None = None,
+    in_batches: bool = False,
     **options: Any,
 ) -> Estimate:
     """What `evaluate` would ask and cost with the same arguments; it asks nobody. Raises what `evaluate` raises before
@@ -187,7 +199,7 @@ def estimate_evaluation(
         check_evaluator(parent, name)
     files = [path for paths in parent.files("episodes").values() for path in paths]
     with Ledger(ledger or store.root / ".ledger") as kept:
-        return of_plan(plan, kept, lambda: episodes_of(files), price_list, retry_failed, concurrency)
+        return of_plan(plan, kept, lambda: episodes_of(files), price_list, retry_failed, concurrency, in_batches)
 
 
 def dataset(store: Store, source: str) -> Version:
@@ -248,17 +260,6 @@ def _evaluated(plan: Plan, names: Mapping[str, str]) -> list[Evaluated]:
         )
         for who, target in targets.items()
     ]
-
-
-def _provenance(parent: Version, plan: Plan, tally: Tally, bill: Bill) -> dict[str, Any]:
-    """What is worth knowing besides; called when everything was read."""
-    return {
-        "parents": [{"name": parent.name, "version": parent.version, "digest": parent.digest}],
-        "code": code(),
-        "wording_sha256": plan.schema.wording_sha256(),
-        "judges": judged_by(plan, tally, bill),
-        "failures": dict(tally.failures.most_common(_REASONS_KEPT)),
-    }
 
 
 def _by_frequency(counted: Counter[str]) -> dict[str, int]:

@@ -32,7 +32,7 @@ class Evaluation:
 
     id: str = ID
     version: int = 1
-    measure: Measure = "episode_score"
+    measure: Measure = "evaluation"
     rule: str = ""
     needs_judge: bool = True
     needs_score: bool = False
@@ -89,7 +89,7 @@ def _question(episode: Episode, group: Sequence[tuple[str, str]], shared: Sequen
         answer_schema=_answer_schema({keys[agent]: names for agent, names in grouped.items()}),
         slots={(keys[agent], name, _SCORE): Slot(agent, BASELINE, name) for agent, name in group},
         cache_until=len(shared),
-        measure="episode_score",
+        measure="evaluation",
     )
 
 

@@ -68,9 +68,7 @@ class Lexical:
     async def answer(self, question: Question) -> str:
         """An answer that obeys the question's schema."""
         said = spoken(question.episode)
-        from labelers.evaluation import sotopia_eval  # which reads Parquet: naming a judge must not
-
-        share = _standing if question.schema == sotopia_eval.ID else _share
+        share = _standing if question.measure == "evaluation" else _share
         found = {path: share(question, slot, said) for path, slot in question.slots.items()}
         return json.dumps(_fill(question.answer_schema, question.answer_schema, (), found))
 

@@ -81,9 +81,8 @@ def dimensions(recipe: Recipe, rule: Rule, files: Sequence[Path], asked: Iterabl
     """
     if rule.measure is None:
         return tuple(dict.fromkeys([*(asked or ()), *recipe.weights]))
-    found = (
-        tuple(dict.fromkeys(asked)) if asked is not None else in_order(d for (d,) in distinct(files, ("dimension",)))
-    )
+    held = () if asked is not None else distinct(files, ("dimension", "measure"))
+    found = tuple(dict.fromkeys(asked)) if asked is not None else in_order(d for d, m in held if m == rule.measure)
     missing = [d for d in recipe.weighted if d not in found]
     if missing:
         raise UsageError(
