@@ -16,7 +16,7 @@ import argparse
 import asyncio
 import random
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,10 +83,11 @@ def instructions_first(question: Question) -> Question:
     return replace(question, messages=[{"role": "user", "content": text}], cache_until=0)
 
 
-def requests(made: Plan, told: Episode, first: bool) -> Iterator[Request]:
+def requests(made: Plan, told: Episode, first: bool) -> Iterable[Request]:
+    if not first:
+        return made.requests([told], made.judges[0])
     target = target_of(made.judges[0])
-    for question in made.questions(told):
-        yield request_of(instructions_first(question) if first else question, target)
+    return [request_of(instructions_first(question), target) for question in made.questions(told)]
 
 
 def billed(way: str, protocol: str, told: Episode) -> dict[str, int]:

@@ -6,8 +6,9 @@ made. They are made once to count, once to ask, and once to read the ledger.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class Plan:
         """Every request to `judge`, episode after episode: those that share a prefix follow each other."""
         target = target_of(judge)
         for episode in episodes:
-            for question in self.questions(episode):
+            for question in self._worth_caching(self.questions(episode)):
                 for sample in range(self.samples):
                     yield request_of(question, target, sample)
 
@@ -57,6 +58,17 @@ class Plan:
         if getattr(self.schema, "of", "utterance") == "episode":
             return [(one.agent, -1) for one in episode.agents]
         return [(turn.agent, turn.turn) for turn in episode.turns]
+
+    def _worth_caching(self, questions: Sequence[Question]) -> list[Question]:
+        """The same questions; one whose prefix no other shares has nothing but the task cached, which other episodes
+        share: writing to a cache costs extra at Anthropic."""
+        together = Counter(map(_prefix, questions))
+        return [
+            question
+            if self.samples > 1 or together[_prefix(question)] > 1
+            else replace(question, cache_until=min(question.cache_until, 1))
+            for question in questions
+        ]
 
     def read(self, question: Question, text: str) -> dict[Slot, float]:
         """The number of every slot. Raises BadAnswer, also where a schema gives too few or what is out of range."""
@@ -99,6 +111,11 @@ class Plan:
         if self.only is not None:
             made["only_sha256"] = self.only.sha256
         return made
+
+
+def _prefix(question: Question) -> tuple[str, ...]:
+    shared = question.messages[: question.cache_until]
+    return repr(question.answer_schema), *(message["content"] for message in shared)
 
 
 def _who(judge: Judge) -> dict[str, Any]:

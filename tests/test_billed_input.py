@@ -13,6 +13,7 @@ def test_billed_input_of_an_episode_of_20_turns_seven_dimensions_and_both_agents
     print({way: {name: round(one[name], 3) for name in ("plain", "half", "tenth")} for way, one in found.items()})
     assert (found["instructions first"]["calls"], found["instructions first"]["cached"]) == (14, 0)
     assert found["packed"]["plain"] <= 1 / 8
+    assert found["packed"]["premium"] <= 0.105  # no other question shares the episode: it is not written to a cache
     assert found["per-dimension"]["calls"] == 14
     assert found["per-dimension"]["half"] <= 0.65
     assert found["per-dimension"]["tenth"] <= 0.3

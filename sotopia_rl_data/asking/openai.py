@@ -83,7 +83,7 @@ def body_of(request: Request, way: str = "json_schema") -> dict[str, Any]:
             body["messages"] = with_schema_in_words(body["messages"], request.answer_schema)
             if way == "json_object":
                 body["response_format"] = {"type": "json_object"}
-    if request.cache_until and request.target.base_url == URL:  # siblings go to the machine that holds their prefix
+    if request.cache_until > 1 and request.target.base_url == URL:  # siblings go to the machine that holds their prefix
         body["prompt_cache_key"] = sha256_of(list(request.messages[: request.cache_until]))[:32]
     return body
 
