@@ -245,7 +245,7 @@ def test_a_planted_bias_of_half_a_level_is_found_in_a_hundred_episodes(store: St
 
 
 @pytest.mark.slow
-def test_an_unbiased_noisy_judge_raises_an_alarm_in_at_most_5_of_100_simulations(store: Store, judge: str):
+def test_an_unbiased_noisy_judge_raises_an_alarm_in_at_most_5_percent_of_200_simulations(store: Store, judge: str):
     version = put(store, dialogues(12, turns=4))
     found = [audited(store, version, f"openai:noisy-{i}@{judge}", dimensions=["goal"]) for i in range(200)]
     alarms = sum(one.verdict != UNBIASED for one in found)

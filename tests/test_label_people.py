@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
 import math
@@ -10,10 +11,11 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from label_toys import BOAT, ODD, Highest, boats, put, rows
+from label_toys import BOAT, BY, ODD, Highest, boats, put, rows
 
 from labelers import only
 from labelers.annotating import write_template
+from labelers.attribution import schema
 from labelers.commands import label as label_command
 from labelers.commands_annotate import annotate
 from labelers.judge import Question
@@ -267,6 +269,36 @@ def test_a_local_model_is_asked_in_batches_and_its_garbage_is_failures(store: St
     assert (again.asked, again.digest) == (0, done.digest)
     other = make_tiny(tmp_path / "other" / "tiny", seed=1)
     assert target_of(judge(f"transformers:{path}")) != target_of(judge(f"transformers:{other}"))
+
+
+@pytest.mark.train
+def test_a_batch_answers_each_question_as_if_it_were_alone(tmp_path: Path):
+    """Six questions of different lengths: padded on the left, they go through the model together."""
+    from labelers.judges.transformers import Transformers
+    from trainers.tiny import make_tiny
+
+    batches: list[int] = []
+
+    class Watched(Transformers):
+        def answers(self, requests: Any) -> Any:
+            batches.append(len(requests))
+            return super().answers(requests)
+
+    made = judge(f"transformers:{make_tiny(tmp_path / 'tiny')}", {"max_tokens": 6})
+    asking = Watched(made.target, made._load)  # type: ignore[attr-defined]
+    questions = list(schema("direct").questions(BOAT, ("goal", "relationship", "knowledge"), BY, "per-dimension", 3))
+
+    async def all_at_once() -> list[Any]:
+        return await asyncio.gather(*(asking.answer(question) for question in questions))
+
+    async def one_by_one() -> list[Any]:
+        return [await asking.answer(question) for question in questions]
+
+    together = asyncio.run(all_at_once())
+    assert batches == [6]
+    assert together == asyncio.run(one_by_one())
+    assert batches[1:] == [1] * 6
+    assert len({reply.usage.input for reply in together}) > 1
 
 
 def test_a_local_model_that_is_not_there_is_found_before_anything_is_asked(tmp_path: Path):

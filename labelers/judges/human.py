@@ -40,7 +40,9 @@ class Human:
             data = path.read_bytes()
             rows = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
             self._said = _annotations(path, rows, dimensions)
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error.strerror}).", _MEND) from error
+        except (UnicodeDecodeError, csv.Error) as error:
             raise InputError(f"{path} cannot be read: {error}.", _MEND) from error
         self.target = Target("human", name, "", {"sha256": hashlib.sha256(data).hexdigest()})
 
