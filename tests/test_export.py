@@ -20,6 +20,8 @@ from sotopia_rl_data.exporters.sotopia import episode_log
 from sotopia_rl_data.importers import read, samples_path
 from sotopia_rl_data.importers.library import read_episode_log
 from sotopia_rl_data.importers.run import import_dataset
+from sotopia_rl_data.rollouts import bundled
+from sotopia_rl_data.rollouts.run import plan_of, rollout
 from sotopia_rl_data.schema import Episode, Score
 from sotopia_rl_data.store import Store, Version
 from sotopia_rl_data.tables import episode_table
@@ -167,7 +169,13 @@ episodes_to_jsonl(whole, sys.argv[2])
 print(json.dumps([len(logs), len(people), len(environments), len(whole)]))
 """
 # (place, episodes that the library's own export takes)
-EXPORTED = [("samples", 31), ("v014/redis_json", 28), ("head_multi", 0), ("head_patched/local_storage", 11)]
+EXPORTED = [
+    ("samples", 31),
+    ("rollout", 0),
+    ("v014/redis_json", 28),
+    ("head_multi", 0),
+    ("head_patched/local_storage", 11),
+]
 
 
 @pytest.fixture(scope="module")
@@ -189,16 +197,24 @@ def install_library(folder: Path) -> None:
             pytest.skip(f"the sotopia library cannot be installed: {done.stderr.strip().splitlines()[-1]}")
 
 
+def _version(place: str, store: Store) -> Version:
+    if place == "rollout":
+        rollout(store, plan_of(bundled()), "lab/real")
+        return store.resolve("lab/real")
+    source = samples_path() if place == "samples" else EPISODES / place
+    if not source.exists():
+        pytest.skip(f"{EPISODES.name} is not beside this clone")
+    return import_dataset(store, [source], "lab/real").version
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("place", "whole"), EXPORTED)
 def test_the_real_library_validates_what_was_exported_and_exports_it_itself(
     place: str, whole: int, library: Path, store: Store, tmp_path: Path
 ):
-    source = samples_path() if place == "samples" else EPISODES / place
-    if not source.exists():
-        pytest.skip(f"{EPISODES.name} is not beside this clone")
+    version = _version(place, store)
     data = tmp_path / "home" / ".sotopia" / "data"  # where the library's local storage lies
-    report = export_sotopia(import_dataset(store, [source], "lab/real").version, data)
+    report = export_sotopia(version, data)
     own = tmp_path / "own.jsonl"
     done = subprocess.run(
         [library, "-c", LIBRARY, data, own],

@@ -166,7 +166,7 @@ class Game:
             return self._move(move.player, move.asked, len(self._drafts))
         readable = self._readable()
         if self.rules.scorer is not None and readable:
-            return self._score(move.asked, readable)
+            return self._score(self.rules.scorer, move.asked, readable)
         return self._decide(move.asked, readable[0] if readable else self._drafts[0])
 
     def _take_scores(self, move: Move, text: str) -> Move | None:
@@ -202,46 +202,25 @@ class Game:
         return self._move(self.match.players[self.match.scene.agents.index(agent)], asked, 0)
 
     def _move(self, player: Player, asked: Asked, draft: int, attempt: int = 0) -> Move:
-        target = player.target
+        target, sample = player.target, self._sample(draft, attempt)
         if not is_model(player):  # it is asked in an episode, and may answer by it
             target = replace(target, sampling={**target.sampling, "episode": self.match.episode_id})
-        return self._request(player, target, asked, asked.messages, draft, attempt)
+        move = self._request(player, target, asked, asked.messages, sample)
+        return replace(move, draft=draft, attempt=attempt)
 
-    def _score(self, asked: Asked, drafts: Sequence[_Draft]) -> Move:
+    def _score(self, scorer: Player, asked: Asked, drafts: Sequence[_Draft]) -> Move:
         """The drafts, as the actions that they are read as: the form that a reward model is trained on."""
-        scorer = self.rules.scorer
-        if scorer is None:
-            raise ValueError("nobody scores")
-        now = self.world.episode(self.match.episode_id)
-        said: list[Message] = []
-        for one in drafts:
-            said += completion(
-                now, Turn(asked.turn, asked.agent, one.action.action_type, one.action.text, one.action.to)
-            )
-        return self._request(scorer, scorer.target, asked, (*asked.messages, *said), 0, 0, scores=True)
+        now, done = self.world.episode(self.match.episode_id), [one.action for one in drafts]
+        turns = [Turn(asked.turn, asked.agent, one.action_type, one.text, one.to) for one in done]
+        said = [message for turn in turns for message in completion(now, turn)]
+        return replace(self._request(scorer, scorer.target, asked, (*asked.messages, *said)), scores=True)
 
     def _request(
-        self,
-        player: Player,
-        target: Target,
-        asked: Asked,
-        messages: Sequence[Message],
-        draft: int,
-        attempt: int,
-        scores: bool = False,
+        self, player: Player, target: Target, asked: Asked, messages: Sequence[Message], sample: int = 0
     ) -> Move:
-        sample = 0 if scores else self._sample(draft, attempt)
+        hashes = Request(target, messages, None, sample).hashes
         return Move(
-            target=target,
-            messages=messages,
-            sample=sample,
-            game=self,
-            player=player,
-            asked=asked,
-            draft=draft,
-            attempt=attempt,
-            scores=scores,
-            hashes=Request(target, messages, None, sample).hashes,
+            target=target, messages=messages, sample=sample, game=self, player=player, asked=asked, hashes=hashes
         )
 
     def _sample(self, draft: int, attempt: int) -> int:
