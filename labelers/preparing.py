@@ -52,10 +52,11 @@ def prepare(
 
     chosen = find_schema(schema)
     own = own_dimensions(chosen)
-    recipe = _recipe(chosen, preset, evaluator, dimensions_of(dimensions or own, own) if own else ())
+    named = own or None if dimensions is None else dimensions
+    recipe = _recipe(chosen, preset, evaluator, dimensions_of(named or (), own) if own else ())
     if average is not None:
         recipe = replace(recipe, average=average)  # type: ignore[arg-type]  # Recipe raises where it is none
-    asked = dimensions_of(dimensions or own or recipe.weighted, own)
+    asked = dimensions_of(recipe.weighted if named is None else named, own)
     _check_weighted(recipe, asked, own)
     if ask not in get_args(AskHow):
         raise UsageError(f"{ask!r} is no way to ask.", f"use {' or '.join(get_args(AskHow))}")
