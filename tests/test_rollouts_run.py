@@ -9,6 +9,7 @@ import pytest
 from import_toys import DATA
 from rollout_toys import Longest, Sampler, act, brief, episodes, rows, scenes
 
+from sotopia_rl_data.asking.dispatch import Pacing
 from sotopia_rl_data.asking.loopback.running import running
 from sotopia_rl_data.asking.prices import load
 from sotopia_rl_data.errors import AskingError, BudgetSpent, UsageError
@@ -243,6 +244,23 @@ def test_an_estimate_asks_nobody_and_says_what_has_no_price(store: Store, monkey
     assert told.shares["brief"].usd is None
     assert told.usd is None
     assert not store.root.exists()
+
+
+def test_the_providers_weather_changes_nothing_in_what_is_played(store: Store, tmp_path: Path):
+    digests = []
+    for name, weather in (("calm", {}), ("storm", {"broken": 0.15, "throttled": 0.15, "retry_after": 0.01})):
+        with running(malformed="fenced,truncated,missing,empty,refusal", malformed_share=0.3, **weather) as provider:
+            plan = plan_of(scenes(6), a=OPENAI + provider.openai_url, b=ANTHROPIC + provider.url)
+            done = rollout(Store(tmp_path / name), plan, "lab/play", pacing=Pacing(backoff_s=0.01))
+        assert (done.episodes, done.abandoned) == (6, 0)
+        assert done.failed_turns > 0  # the toy provider answers a second draw as it did the first
+        # keys name the address: what is played is the same, and only the failures' call ids are others
+        digests.append(store_digest(tmp_path / name, "episodes") + store_digest(tmp_path / name, "rewards"))
+    assert digests[0] == digests[1]
+
+
+def store_digest(root: Path, config: str) -> list[str]:
+    return [one.digest for one in Store(root).resolve("lab/play").manifest.configs[config].values()]
 
 
 def test_a_budget_holds_for_all_runs_together_and_the_bill_is_that_of_one(store: Store, tmp_path: Path):
