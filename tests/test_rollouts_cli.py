@@ -78,7 +78,7 @@ def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(run: Run, tmp_path
     assert (code, told["episodes"], told["most_calls"], told["usd"]) == (0, 39, 780, 0.0)
     assert not (tmp_path / "store").exists()
     code, out, _ = run("rollout", "--dry-run", "--out", "demo/play")
-    assert (code, "13 episodes, about; 260 calls at most" in out) == (0, True)
+    assert (code, "13 episodes, about; 260 calls if each goes to the turn limit" in out) == (0, True)
 
 
 WRONG = [

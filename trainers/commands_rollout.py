@@ -173,7 +173,7 @@ def _estimated(plan: Plan, told: Estimate, as_json: bool) -> None:
     console.table(
         ["policy", "calls", "input tokens", "output tokens", "USD"],
         rows,
-        title=f"{told.episodes:,} episodes, about; {told.most_calls:,} calls at most",
+        title=f"{told.episodes:,} episodes, about; {told.most_calls:,} calls if each goes to the turn limit",
     )
 
 
@@ -195,5 +195,6 @@ def _played(report: RolloutReport) -> None:
     name = report.version.partition("@")[0]
     console.next_commands(
         f"sotopia-rl-data show {name}",
+        f"sotopia-rl-data evaluate {name} --judge gpt-4o",
         f"sotopia-rl-data export {report.version} --to sotopia -o ./{name.rpartition('/')[2]}",
     )

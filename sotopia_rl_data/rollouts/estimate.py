@@ -1,7 +1,7 @@
 """What a rollout would cost, before anybody is asked: some of its episodes are played by the scripted policies.
 
-They talk for about as long as SOTOPIA's agents do, but nobody knows what a model will say: an estimate, and an upper
-bound of the calls. What the ledger has already is not looked up.
+They talk for ten turns or a little more, and nobody knows how long a model will: an estimate, and what it would be if
+every episode went to its turn limit. Second draws are not in it, and what the ledger has already is not looked up.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Episodes that would be played, calls at the very most (every turn, every draft), and each policy's share."""
+    """Episodes that would be played, calls if each goes to its turn limit, and each policy's share of what is likely."""
 
     episodes: int
     most_calls: int
