@@ -38,7 +38,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Episodes that would be played, calls if each goes to its turn limit, and each policy's share of what is likely."""
+    """Episodes to be played, calls if each goes to its turn limit, and each policy's share of what is likely."""
 
     episodes: int
     most_calls: int
