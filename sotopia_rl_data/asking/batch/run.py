@@ -14,27 +14,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
-from contextlib import aclosing, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
-from sotopia_rl_data.asking.batch.client import BatchClient, State, Trace, cancelled
-from sotopia_rl_data.asking.batch.intent import Asked, Box, Draft, Intent
+from sotopia_rl_data.asking.batch.client import BatchClient, State, Trace
+from sotopia_rl_data.asking.batch.fetching import Fetching
+from sotopia_rl_data.asking.batch.intent import Box, Draft, Intent
+from sotopia_rl_data.asking.batch.waiting import Stopped, Waiting
 from sotopia_rl_data.asking.desk import Accept, Desk, OnSettled, Open
 from sotopia_rl_data.asking.index import short
 from sotopia_rl_data.asking.interrupt import interruptible
-from sotopia_rl_data.asking.ledger import Ledger, answered, failed
+from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.progress import Outcome
-from sotopia_rl_data.asking.request import Reply, Request
-from sotopia_rl_data.errors import AskingError, Rejected, Unavailable, UsageError
+from sotopia_rl_data.asking.request import Request
+from sotopia_rl_data.errors import Rejected, Unavailable, UsageError
 
-T = TypeVar("T")
 _BREATH = 64  # requests walked over before Ctrl-C is heard
-_TICK_S = 1.0
-_FIRST_WAIT_S = 0.5  # after a provider's fault; doubled for every further one
-_LONGEST_WAIT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +84,6 @@ class _Unheard(Exception):
     """A batch was submitted and the provider's answer did not arrive: it may have begun."""
 
 
-class _Stopped(Exception):
-    """Ctrl-C while a provider was down."""
-
-
 class _Run:
     """What is under way, what failed how often, when to stop."""
 
@@ -111,19 +103,19 @@ class _Run:
         self._done: dict[str, int] = {}  # intent -> lines that are through
         self._handed: dict[int, int] = {}  # place of a request -> its steps that were handed over
         self._finished = bytearray()
-        self._errors: Counter[str] = Counter()
-        self._last: AskingError | None = None
+        self._waiting = Waiting(how.silence_s, self._report)
+        self._fetching = Fetching(desk, client, box, self._waiting, how.tries)
         self._room = client.limits.requests  # requests that the provider takes at once
-        self._stop = asyncio.Event()
 
     async def go(self, requests: Callable[[], Iterable[Request]]) -> Outcome:
         working = asyncio.ensure_future(self._work(requests))
-        with interruptible(lambda: self._interrupt(working)), suppress(asyncio.CancelledError, _Stopped):
+        with interruptible(lambda: self._interrupt(working)), suppress(asyncio.CancelledError, Stopped):
             await working
         self._report()
         outcome = self._outcome
-        if self._last is not None and outcome.unreachable and not outcome.asked + outcome.hits + outcome.in_batches:
-            raise self._last
+        fruitless = outcome.unreachable and not outcome.asked + outcome.hits + outcome.in_batches
+        if fruitless and self._fetching.last is not None:
+            raise self._fetching.last
         return outcome
 
     async def _work(self, requests: Callable[[], Iterable[Request]]) -> None:
@@ -131,12 +123,12 @@ class _Run:
         for intent in self._box.intents():
             self._take(intent, (one.key for one in self._box.asked(intent).values()))
         await self._look()
-        while not self._stop.is_set():
+        while not self._waiting.stopped:
             await self._round(requests())
             if not self._pending or not self._how.wait:
                 return
-            while self._pending and not self._stop.is_set():
-                await self._pause(self._how.poll_s)
+            while self._pending and not self._waiting.stopped:
+                await self._waiting.pause(self._how.poll_s)
                 await self._look()
 
     @property
@@ -152,14 +144,14 @@ class _Run:
             if place % _BREATH == 0:
                 await asyncio.sleep(0)
                 self._report()
-            if self._stop.is_set():
+            if self._waiting.stopped:
                 break
             asked = self._settle_known(place, request)
             if asked is not None and room:
                 draft, room = await self._put(draft, asked), room - 1
             elif asked is not None:
                 self._desk.put_back(asked.key)
-        if draft is not None and self._stop.is_set():
+        if draft is not None and self._waiting.stopped:
             draft.abandon()
         elif draft is not None:
             await self._submit(draft.seal(self._client.way))
@@ -217,7 +209,7 @@ class _Run:
     async def _look(self) -> None:
         """See how every batch stands; fetch those that have ended."""
         for intent in list(self._intents.values()):
-            if self._stop.is_set():
+            if self._waiting.stopped:
                 return
             if intent.batch:
                 await self._look_at(intent)
@@ -229,10 +221,11 @@ class _Run:
 
     async def _look_at(self, intent: Intent) -> None:
         try:
-            state = await self._patiently(lambda: self._client.state(intent.batch))
+            state = await self._waiting.patiently(lambda: self._client.state(intent.batch))
             self._done[intent.id] = state.done
             if state.ended and state.refused is None:
-                await self._fetch(intent, state)
+                await self._fetching.fetch(intent, state)
+                self._drop(intent)
         except Rejected as error:
             mend = f"use the key it was begun with; or delete {self._box.lines(intent).parent} to ask its requests anew"
             raise Rejected(f"The batch {intent.batch} cannot be fetched: {error.message}", mend) from error
@@ -242,7 +235,7 @@ class _Run:
     async def _look_for(self, intent: Intent) -> None:
         """Find out whether a submission whose answer was not heard began a batch; submit anew only if it did not."""
         known = {one.batch for one in self._intents.values() if one.batch}
-        found = await self._patiently(lambda: self._client.find(intent, known))
+        found = await self._waiting.patiently(lambda: self._client.find(intent, known))
         if isinstance(found, str):
             self._take(self._box.keep(replace(intent, batch=found)))
             await self._look_at(self._intents[intent.id])
@@ -254,7 +247,7 @@ class _Run:
         self._take(intent)
         try:
             ready = await self._made_ready(intent)
-            self._take(await self._patiently(lambda: self._begin(ready)))
+            self._take(await self._waiting.patiently(lambda: self._begin(ready)))
         except Rejected:
             self._drop(intent)
             raise
@@ -266,11 +259,11 @@ class _Run:
         """Everything before the one request that begins it."""
         lines = self._box.lines(intent)
         if not intent.file:
-            file = await self._patiently(lambda: self._client.upload(lines, intent))
+            file = await self._waiting.patiently(lambda: self._client.upload(lines, intent))
             intent = self._box.keep(replace(intent, file=file))
         if intent.tried:
             return intent
-        return replace(intent, after=await self._patiently(self._client.newest))
+        return replace(intent, after=await self._waiting.patiently(self._client.newest))
 
     async def _begin(self, intent: Intent) -> Intent:
         """The intent with its batch's id; that it is tried is written down first. Raises _Unheard where it may have
@@ -285,100 +278,21 @@ class _Run:
             raise _Unheard from error
         return self._box.keep(replace(intent, batch=batch))
 
-    async def _fetch(self, intent: Intent, state: State) -> None:
-        """Put every result into the ledger, then forget the batch. What is there already is left alone."""
-        left = self._box.asked(intent)
-        await self._patiently(lambda: self._collect(intent, left))
-        for one in left.values():
-            self._keep(intent, one, self._missing(state))
-        self._desk.ledger.close()  # to the disk, before the intent goes
-        self._drop(intent)
-
-    async def _collect(self, intent: Intent, left: dict[str, Asked]) -> None:
-        """Take the results out of what is left. Ids that nobody sent, or that came before, are passed over."""
-        async with aclosing(self._client.results(intent.batch)) as results:
-            async for result in results:
-                one = left.pop(result.custom_id, None)
-                if one is not None:
-                    self._keep(intent, one, result.outcome)
-
-    def _keep(self, intent: Intent, one: Asked, outcome: Reply | AskingError) -> None:
-        """Make a line's result durable, unless it is from an earlier fetch, and see what follows from it."""
-        ledger, target = self._desk.ledger, replace(self._client.target, sampling=one.sampling)
-        request = Request(target, (), sample=one.sample)
-        kept = (a for a in ledger.attempts(one.key) if a.batch == intent.batch and a.time >= intent.made)
-        new = next(kept, None) is None
-        if isinstance(outcome, Reply):
-            if new:
-                ledger.append(answered(request, one.key, one.question, outcome, 0.0, intent.batch))
-            self._outcome.count_usage(target.model, outcome.usage)
-            self._desk.came(one.key)
-            return
-        if new:
-            ledger.append(failed(request, one.key, one.question, outcome.message, 0.0, intent.batch))
-        self._fail(one.key, outcome, intent.way)
-
-    def _fail(self, key: str, error: AskingError, way: int) -> None:
-        """Give a request up, or leave it to the next round."""
-        self._last = error
-        self._outcome.faults += 1
-        if isinstance(error, Rejected):
-            if self._client.weaken(error, way):
-                self._desk.put_back(key)
-            else:
-                self._desk.lose(key, error)
-            return
-        self._errors[key] += 1
-        if self._errors[key] >= self._how.tries:
-            self._desk.lose(key, error)
-        else:
-            self._desk.put_back(key)
-
-    def _missing(self, state: State) -> AskingError:
-        if state.cancelled:
-            return cancelled(self._client.target)
-        model = self._client.target.model
-        return Unavailable(f"{model}: the batch ended without a result for this", "run the same command again")
-
     def _refused(self, intent: Intent, state: State) -> None:
         """None of it was begun. Raises the reason, unless it is that others have to end first."""
-        for one in self._box.asked(intent).values():
-            self._desk.put_back(one.key)
+        self._fetching.put_back(intent)
         self._drop(intent)
         under_way = sum(one.count for one in self._intents.values() if one.batch)
         if state.refused is not None and (not state.full or self._room == 1):
             raise state.refused
         self._room = max(1, min(under_way, self._room) or min(intent.count, self._room) // 2)
 
-    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Ask until the provider answers, or has been silent for too long. Raises _Stopped after Ctrl-C."""
-        began, wait = time.monotonic(), _FIRST_WAIT_S
-        while True:
-            try:
-                return await ask()
-            except Unavailable as error:
-                if time.monotonic() - began + wait > self._how.silence_s:
-                    raise
-                await self._pause(max(wait, error.retry_after or 0.0))
-                wait = min(2 * wait, _LONGEST_WAIT_S)
-            if self._stop.is_set():
-                raise _Stopped
-
-    async def _pause(self, seconds: float) -> None:
-        """Wait, but not for longer than it takes to press Ctrl-C."""
-        until = time.monotonic() + seconds
-        while not self._stop.is_set() and (left := until - time.monotonic()) > 0:
-            self._report()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(min(left, _TICK_S)):
-                    await self._stop.wait()
-
     def _interrupt(self, working: asyncio.Future[None]) -> None:
         """Ctrl-C: the first ends the waiting, the second also what is being sent or fetched."""
         if self._outcome.interrupted:
             working.cancel()
         self._outcome.interrupted = True
-        self._stop.set()
+        self._waiting.stop()
 
     def _report(self) -> None:
         outcome = self._outcome

@@ -1,0 +1,84 @@
+"""From a batch that has ended to the ledger: every result an attempt, joined by its custom_id, durable before it is
+parsed; and what is to be asked again, or given up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import aclosing
+from dataclasses import replace
+
+from sotopia_rl_data.asking.batch.client import BatchClient, State, cancelled
+from sotopia_rl_data.asking.batch.intent import Asked, Box, Intent
+from sotopia_rl_data.asking.batch.waiting import Waiting
+from sotopia_rl_data.asking.desk import Desk
+from sotopia_rl_data.asking.ledger import answered, failed
+from sotopia_rl_data.asking.request import Reply, Request
+from sotopia_rl_data.errors import AskingError, Rejected, Unavailable
+
+
+class Fetching:
+    """One request may fail `tries` times. `last` is the last failure there was."""
+
+    def __init__(self, desk: Desk, client: BatchClient, box: Box, waiting: Waiting, tries: int) -> None:
+        self._desk, self._client, self._box, self._waiting, self._tries = desk, client, box, waiting, tries
+        self._errors: Counter[str] = Counter()
+        self.last: AskingError | None = None
+
+    async def fetch(self, intent: Intent, state: State) -> None:
+        """Put every result into the ledger, on the disk when this returns. What is there already is left alone."""
+        left = self._box.asked(intent)
+        await self._waiting.patiently(lambda: self._collect(intent, left))
+        for one in left.values():
+            self._keep(intent, one, self._missing(state))
+        self._desk.ledger.close()  # to the disk, before the intent goes
+
+    async def _collect(self, intent: Intent, left: dict[str, Asked]) -> None:
+        """Take the results out of what is left. Ids that nobody sent, or that came before, are passed over."""
+        async with aclosing(self._client.results(intent.batch)) as results:
+            async for result in results:
+                one = left.pop(result.custom_id, None)
+                if one is not None:
+                    self._keep(intent, one, result.outcome)
+
+    def _keep(self, intent: Intent, one: Asked, outcome: Reply | AskingError) -> None:
+        """Make a line's result durable, unless it is from an earlier fetch, and see what follows from it."""
+        ledger, target = self._desk.ledger, replace(self._client.target, sampling=one.sampling)
+        request = Request(target, (), sample=one.sample)
+        ours = [a for a in ledger.attempts(one.key) if a.batch == intent.batch and a.time >= intent.made]
+        new = all(isinstance(outcome, Reply) and a.status == "error" for a in ours)
+        if isinstance(outcome, Reply):
+            if new:
+                ledger.append(answered(request, one.key, one.question, outcome, 0.0, intent.batch))
+            self._desk.outcome.count_usage(target.model, outcome.usage)
+            self._desk.came(one.key)
+            return
+        if new:
+            ledger.append(failed(request, one.key, one.question, outcome.message, 0.0, intent.batch))
+        self._fail(one.key, outcome, intent.way)
+
+    def _fail(self, key: str, error: AskingError, way: int) -> None:
+        """Give a request up, or leave it to the next round."""
+        self.last = error
+        self._desk.outcome.faults += 1
+        if isinstance(error, Rejected):
+            if self._client.weaken(error, way):
+                self._desk.put_back(key)
+            else:
+                self._desk.lose(key, error)
+            return
+        self._errors[key] += 1
+        if self._errors[key] >= self._tries:
+            self._desk.lose(key, error)
+        else:
+            self._desk.put_back(key)
+
+    def _missing(self, state: State) -> AskingError:
+        if state.cancelled:
+            return cancelled(self._client.target)
+        model = self._client.target.model
+        return Unavailable(f"{model}: the batch ended without a result for this", "run the same command again")
+
+    def put_back(self, intent: Intent) -> None:
+        """None of its requests was begun: they are asked again."""
+        for one in self._box.asked(intent).values():
+            self._desk.put_back(one.key)
