@@ -12,6 +12,7 @@ from rollout_toys import Longest, Sampler, act, brief, episodes, rows, scenes
 from sotopia_rl_data.asking.dispatch import Pacing
 from sotopia_rl_data.asking.loopback.running import running
 from sotopia_rl_data.asking.prices import load
+from sotopia_rl_data.asking.request import Target
 from sotopia_rl_data.errors import AskingError, BudgetSpent, UsageError
 from sotopia_rl_data.exporters.run import export_sotopia
 from sotopia_rl_data.prompts import Layout, prompts_of
@@ -297,6 +298,8 @@ def test_a_budget_holds_for_all_runs_together_and_the_bill_is_that_of_one(store:
         ({"a": 7}, "7 is not a policy"),
         ({"a": "openai:m@http://user:pass@localhost/v1"}, "carries credentials"),
         ({"a": "openai:m@http://localhost:1/v1", "b": "openai:m@http://localhost:2/v1"}, "Two policies are called 'm'"),
+        ({"a": brief(), "b": brief(3)}, "Two policies are called 'brief'"),
+        ({"a": type("Half", (), {"id": "half", "target": Target("toy", "half")})()}, "has a target but no send"),
         ({"b": "scripted:warm", "swap": True}, "would play the same twice"),
         ({"sampling": {"temperature": 1.0}}, "Neither scripted:warm nor scripted:firm samples"),
         ({"turns": 0}, "0 turns"),

@@ -42,9 +42,9 @@ class Plan:
             raise UsageError(f"--seed {rules.seed} is out of range.", f"give a number from 0 to {MOST_SEED:,}")
         if (rules.best_of > 1) != (rules.scorer is not None):
             raise UsageError("Best-of-N is N drafts and who scores them.", "give both --best-of N and --reward-model")
-        if self.a.id == self.b.id and self.a.target != self.b.target:
-            raise UsageError(f"Two policies are called {self.a.id!r}.", "serve one of them under another name")
-        if self.swap and self.a.target == self.b.target:
+        if self.a is not self.b and self.a.id == self.b.id:
+            raise UsageError(f"Two policies are called {self.a.id!r}.", "give one of them another name")
+        if self.swap and self.a is self.b:
             raise UsageError("One policy plays both, so --swap would play the same twice.", "leave --swap out")
         layout_id(rules.layout, rules.template)  # raises where the template is of another layout
         for scene in self.scenes:

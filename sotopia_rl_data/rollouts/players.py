@@ -30,7 +30,8 @@ _WRONG = (ArithmeticError, AttributeError, LookupError, NameError, OSError, Runt
 
 
 class Player(Protocol):
-    """Who plays. `id` is the model's name in the data; `concurrency` how many requests it takes at once."""
+    """Who plays. `id` is the model's name in the data; `concurrency` how many requests it takes at once. Raises what
+    `asking.request.Client` does."""
 
     id: str
     target: Target
@@ -137,7 +138,10 @@ def _plugin(spec: str) -> Player:
 
 def _called(made: Any, name: str) -> Player:
     """A player: what is one already, or a callable in its wrapping. Raises UsageError for what is neither."""
-    if isinstance(getattr(made, "target", None), Target) and callable(getattr(made, "send", None)):
+    if isinstance(getattr(made, "target", None), Target) and isinstance(getattr(made, "id", None), str):
+        missing = next((one for one in ("send", "close", "concurrency") if not hasattr(made, one)), None)
+        if missing is not None:
+            raise UsageError(f"The policy {name} has a target but no {missing}.", "leave `target` out, or be a Player")
         ready: Player = made
         return ready
     if not callable(made) or not isinstance(name, str) or not name:
