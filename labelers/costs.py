@@ -20,6 +20,8 @@ from sotopia_rl_data.asking.prices import Prices
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.schema import Episode
 
+_CLOCK_S = 0.01  # between what was reserved and what was sent
+
 
 def is_paid(judge: Judge) -> bool:
     """Whether asking the judge costs anything: one that replays a ledger says `paid = False`."""
@@ -75,5 +77,10 @@ def _spent(plan: Plan, ledger: Ledger, episodes: Iterable[Episode], prices: Pric
 
 
 def _lost(hold: Hold, ledger: Ledger) -> bool:
-    """Whether the call that a reservation was made for is in no ledger."""
-    return not any(attempt.time >= hold.time for attempt in ledger.attempts(hold.key))
+    """Whether the ledger knows nothing of the call that a reservation was made for. The call was made again by a later
+    run, perhaps: that one began after it."""
+    return not any(
+        attempt.time - attempt.seconds - _CLOCK_S <= hold.time <= attempt.time
+        for attempt in ledger.attempts(hold.key)
+        if not attempt.batch
+    )

@@ -20,13 +20,16 @@ from hypothesis import strategies as st
 from label_toys import REPOSITORY, boats, put, sim
 
 from cli import cli
+from labelers.costs import capped
+from labelers.plan import episodes_of
+from labelers.preparing import prepare, with_episodes
 from labelers.run import label
 from sotopia_rl_data.asking import openai
 from sotopia_rl_data.asking.budget import Budget, left_behind
 from sotopia_rl_data.asking.dispatch import Outcome, Pacing, ask_all
 from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.loopback.running import Running, running
-from sotopia_rl_data.asking.prices import Price, Prices
+from sotopia_rl_data.asking.prices import Price, Prices, load
 from sotopia_rl_data.asking.request import Reply, Request, Target, Usage
 from sotopia_rl_data.asking.tokens import most_prompt_tokens
 from sotopia_rl_data.errors import BudgetSpent, SotopiaDataError, StoreError, Unavailable, UsageError
@@ -217,6 +220,26 @@ def test_a_call_that_nobody_waits_for_any_more_is_spent_and_on_record(tmp_path: 
     budget.close()
     assert budget.spent == pytest.approx(0.12 + dropped.usd)
     assert [(hold.key, hold.usd) for hold in left_behind(tmp_path)] == [("b", dropped.usd)]
+
+
+def test_what_was_in_flight_at_a_kill_stays_spent_when_the_call_was_made_again(
+    store: Store, prices: Path, provider: Running
+):
+    plan, _ = prepare(judges=[sim(provider)], preset="goal-only")
+    parent, plan = with_episodes(plan, store, "lab/episodes")
+    files = [path for paths in parent.files("episodes").values() for path in paths]
+    first = next(plan.requests(episodes_of(files), plan.judges[0]))
+    folder, listed = store.root / ".ledger", load(prices)
+    lost = Budget(1.0, listed, folder)
+    hold = asyncio.run(lost.reserve(first.key, first))
+    assert hold is not None
+    lost.given_up(hold)
+    lost.close()
+    time.sleep(0.05)
+    done = label(store, "lab/episodes", judges=[sim(provider)], preset="goal-only", prices=prices)
+    with Ledger(folder) as ledger, capped(9.0, plan, ledger, lambda: episodes_of(files), listed) as budget:
+        assert budget is not None
+        assert budget.spent == pytest.approx((done.bill.total or 0) + hold.usd)
 
 
 def test_two_runs_at_once_cannot_both_keep_a_budget(tmp_path: Path):
