@@ -4,8 +4,9 @@
     python benchmarks/tree_packing.py --device cuda --shape 0.5B --shape 7B --dtype bfloat16
 
 Random weights, our own prompt layouts, one 20-turn episode an agent (10 utterances). For each case: tokens, ratio, time
-of the best plain batch size and of the packed row, speed-up, and on a GPU tokens/s, peak memory and model FLOP
-utilisation (2·N or 6·N FLOPs a token for forward or forward + backward, attention not counted, of --peak TFLOP/s).
+of the best plain batch size and of the packed row, speed-up, tokens/s, peak memory (on a CPU: the process's highest so
+far) and, where the device's peak is known (PEAKS, or --peak TFLOP/s), model FLOP utilisation: 2·N or 6·N FLOPs a token
+for forward or forward + backward, attention not counted.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -34,7 +36,10 @@ TEXT = (
     "really want this role today so let us find a compromise that works for both of us and keeps the tradition alive"
 )
 
+PEAKS = {"H100": 989.0, "H200": 989.0, "A100": 312.0}  # dense bfloat16 TFLOP/s, from NVIDIA's data sheets
+
 SHAPES = {  # hidden, intermediate, layers, heads, key-value heads, vocabulary
+    "64": (64, 176, 2, 4, 2, 4096),
     "1024": (1024, 2816, 2, 16, 4, 4096),
     "0.5B": (896, 4864, 24, 14, 2, 151936),
     "7B": (3584, 18944, 28, 28, 4, 152064),
@@ -67,7 +72,7 @@ def cases(turns: int) -> dict[str, list[tuple[int, ...]]]:
         mine = [(p, c) for agent, _, p, c in prompts_of(one, layout) if agent == "a"]
         return [e.ids for e in encoder.encode(mine) if e]
 
-    prompt = next(p for agent, turn, p, _ in prompts_of(one, "single") if (agent, turn) == ("a", turns // 2))
+    prompt = next(p for agent, turn, p, _ in prompts_of(one, "single") if (agent, turn) == ("a", turns // 4 * 2))
     answers = [
         [{"role": "assistant", "content": f'{{"action_type": "speak", "argument": "{words(rng, 38)}"}}'}]
         for _ in range(16)
@@ -149,16 +154,31 @@ def measure(model: Any, ids: list[tuple[int, ...]], train: bool, options: argpar
         "packed s": round(seconds, 4),
         "speed-up": round(plain[best] / seconds, 2),
     }
-    if options.device == "cuda":
+    row |= {
+        "packed tokens/s": round(len(tree) / seconds),
+        "utterances/s": round(len(ids) / seconds, 1),
+        "peak GiB": round(peak_bytes(options.device) / 2**30, 2),
+    }
+    peak = options.peak or known_peak(options)
+    if peak:
         parameters = sum(p.numel() for n, p in model.named_parameters() if "embed" not in n)
-        flops = (6 if train else 2) * parameters * len(tree)
-        row |= {
-            "packed tokens/s": round(len(tree) / seconds),
-            "utterances/s": round(len(ids) / seconds, 1),
-            "peak GiB": round(torch.cuda.max_memory_allocated() / 2**30, 2),
-            "MFU %": round(100 * flops / seconds / (options.peak * 1e12), 1),
-        }
+        row["MFU %"] = round(100 * (6 if train else 2) * parameters * len(tree) / seconds / (peak * 1e12), 1)
     return row
+
+
+def peak_bytes(device: str) -> int:
+    """The most memory that was used: allocated by PyTorch on a GPU, resident of the process on a CPU."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def known_peak(options: argparse.Namespace) -> float | None:
+    """The device's dense TFLOP/s, for 16-bit weights on a GPU that we know."""
+    if options.device != "cuda" or options.dtype == "float32":
+        return None
+    name = torch.cuda.get_device_name()
+    return next((peak for known, peak in PEAKS.items() if known in name), None)
 
 
 @torch.no_grad()
@@ -169,7 +189,7 @@ def gap(model: Any, ids: list[tuple[int, ...]], device: str) -> float:
     return relative_gap(packed.logits.float().cpu().numpy(), torch.cat(alone).float().cpu().numpy())
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--shape", action="append", choices=SHAPES)
@@ -178,9 +198,9 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--peak", type=float, default=989.0, help="the device's dense TFLOP/s in this dtype")
+    parser.add_argument("--peak", type=float, help="the device's dense TFLOP/s in this dtype")
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     results = []
     for shape in options.shape or ["1024"]:

@@ -405,3 +405,13 @@ class TestBadInput:
             pytest.skip("bitsandbytes is installed")
         with pytest.raises(UsageError, match="QLoRA needs bitsandbytes"):
             train(store, tiny, tmp_path, "adapter=qlora")
+
+
+def test_qlora_trains_where_bitsandbytes_is_installed(store: Path, tmp_path: Path):
+    """On a CPU its weights cannot be trained any more once they were evaluated: nothing is, before the end."""
+    pytest.importorskip("bitsandbytes")
+    model = toy_model(tmp_path / "model", hidden=128)
+    record = train(store, model, tmp_path / "out", "adapter=qlora", "self_check=false", "eval_strategy=no")
+    assert record["config"]["adapter"] == "qlora"
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["task_type"] == "SEQ_CLS"
+    assert np.isfinite(RewardModel.load(tmp_path / "out").score(PROMPT, ANSWER))

@@ -1,5 +1,10 @@
 """Packing sequences that share prefixes: every token keeps its position, its past, and nothing else."""
 
+import json
+import runpy
+from argparse import Namespace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -78,6 +83,21 @@ def test_arrays_pack_as_lists_do():
 def test_shared_prefix_of_arrays_and_lists():
     assert shared_prefix([1, 2, 3], np.array([1, 2, 9])) == 2
     assert shared_prefix([], [1]) == 0
+
+
+def test_the_benchmark_runs_and_says_what_it_measured(capsys: pytest.CaptureFixture[str]):
+    """On a toy shape: every case, with the columns that a GPU has; a CPU has no peak that we know."""
+    pytest.importorskip("torch", reason="needs the train extra")
+    script = runpy.run_path(str(Path(__file__).parent.parent / "benchmarks" / "tree_packing.py"))
+    script["main"](["--shape", "64", "--turns", "4", "--repeats", "1", "--threads", "1", "--peak", "1", "--json"])
+    rows = json.loads(capsys.readouterr().out)
+    assert [(r["case"], r["what"]) for r in rows] == [
+        ("chat", "forward"), ("chat", "forward + backward"), ("single", "forward"), ("single", "forward + backward"),
+        ("16 completions", "forward"),
+    ]  # fmt: skip
+    assert all({"speed-up", "packed tokens/s", "peak GiB"} <= r.keys() and r["MFU %"] > 0 for r in rows)
+    assert all(float(r["gap"]) < 1e-2 for r in rows)
+    assert script["known_peak"](Namespace(device="cpu", dtype="bfloat16")) is None
 
 
 @pytest.mark.parametrize("bad", [[], [[]], [[1], []]])
