@@ -102,7 +102,7 @@ WRONG = [
     (("--out", "x/y", "--temperature", "1"), "Neither scripted:warm nor scripted:firm samples"),
     (("--out", "x/y", "--best-of", "4"), "Best-of-N is N drafts and who scores them"),
     (("--out", "x/y", "--reward-model", "rm"), "Best-of-N is N drafts and who scores them"),
-    (("--out", "x/y", "--best-of", "4", "--reward-model", "./none"), "'./none' cannot be loaded"),
+    (("--out", "x/y", "--best-of", "4", "--reward-model", "./none"), "There is no reward model in ./none"),
     (("--out", "x/y", "--swap", "--b", "scripted:warm"), "would play the same twice"),
     (("--out", "x/y", "--seed", "-1"), "--seed -1 is out of range"),
     (("--out", "x/y", "--version", "one"), "'one'"),

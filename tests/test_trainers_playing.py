@@ -141,5 +141,5 @@ def test_what_is_no_local_model_is_told(tmp_path: Path):
         local_player(f"org/name+{tmp_path}")
     with pytest.raises(UsageError, match="names no model"):
         local_player("+adapter")
-    with pytest.raises(NotFound, match="cannot be loaded"):
+    with pytest.raises(NotFound, match="There is no reward model in"):
         RewardScorer(str(tmp_path / "none"))

@@ -30,9 +30,8 @@ def local_player(where: str, sampling: Mapping[str, Any] | None = None) -> Local
     if not base:
         raise UsageError("transformers names no model.", "write transformers:PATH_OR_ID, or transformers:PATH+ADAPTER")
     _needs_train("A local policy")
-    for one, file in ((base, ("config.json", "adapter_config.json")), (adapter, ("adapter_config.json",))):
-        if one and is_path(one) and not any((Path(one) / name).is_file() for name in file):
-            raise NotFound(f"There is no {'model' if one == base else 'adapter'} in {one}.", f"it has a {file[0]}")
+    _check_folder("model", base, "config.json", "adapter_config.json")
+    _check_folder("adapter", adapter, "adapter_config.json")
     parts = [one for one in (base, adapter) if one]
     weights = {Path(one).resolve().name: fingerprint(Path(one)) for one in parts if Path(one).is_dir()}
     name = "+".join(Path(one).resolve().name if Path(one).is_dir() else one for one in parts)
@@ -50,6 +49,7 @@ class RewardScorer(Batched):
 
     def __init__(self, name: str) -> None:
         _needs_train("A reward model")
+        _check_folder("reward model", name, "config.json", "adapter_config.json")
         from trainers.reward_model import RewardModel
 
         self._model = RewardModel.load(name)
@@ -75,6 +75,12 @@ def drafts_of(messages: Sequence[Message]) -> list[tuple[Sequence[Message], Sequ
     while end and messages[end - 1]["role"] == "assistant":
         end -= 1
     return [(messages[:end], [draft]) for draft in messages[end:]]
+
+
+def _check_folder(what: str, where: str, *files: str) -> None:
+    """Raises NotFound where a path is named that holds none of the files."""
+    if where and is_path(where) and not any((Path(where) / name).is_file() for name in files):
+        raise NotFound(f"There is no {what} in {where}.", f"name a folder that has a {files[0]}, or an id on the Hub")
 
 
 def _needs_train(what: str) -> None:
