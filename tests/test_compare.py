@@ -71,6 +71,15 @@ def test_a_missing_score_is_left_out_counted_and_never_zero(store: Store):
     assert not effect.significant
 
 
+def test_where_one_of_the_seven_is_missing_there_is_no_average(store: Store):
+    whole = {(0, name): 0.0 for name in SEVEN}
+    part = {key: value for key, value in whole.items() if key[1] != "secret"}
+    a = [episode(f"{i}", ("A", "P"), some, cast=(f"a{i}", "b")) for i, some in enumerate((whole, part))]
+    means = compared(store, a, a[:1], agents=["first"]).conditions[0].means[0]
+    assert (means.means[AVERAGE], means.missing[AVERAGE], means.missing["secret"]) == (0.0, 1, 1)
+    assert means.missing["goal"] == 0
+
+
 def test_pairs_are_of_one_environment_the_same_agents_and_the_same_position(store: Store):
     a = [
         episode("1", ("A", "P"), goals(5, 1)),
