@@ -222,13 +222,16 @@ def test_a_lost_answer_to_a_submission_is_looked_for_and_not_submitted_again(pro
 
 def test_of_two_batches_of_one_size_the_custom_ids_say_which_is_ours(tmp_path: Path):
     """Anthropic's batches carry nothing of ours while they are under way: a stranger's may be ours until it ends."""
-    with running(stall="created", hang=30, batch_seconds=1.0) as at:
+    with running(stall="created", hang=30, batch_seconds=600) as at:
         ours, strangers = questions(4, target("anthropic", at)), questions(8, target("anthropic", at))[4:]
         client = batches("anthropic", at)
         client._sdk = client._sdk.with_options(timeout=0.5)
         away = replace(QUICK, wait=False)
         assert ask_in_batches(ours, client, tmp_path, batching=away)[0].in_batches == 4
         ask_in_batches(strangers, batches("anthropic", at), tmp_path / "other", batching=away)
+        time.sleep(2 * QUICK.doubt_s)
+        assert ask_in_batches(ours, batches("anthropic", at), tmp_path, batching=away)[0].in_batches == 4
+        at.hurry()
         outcome, caller = ask_in_batches(ours, batches("anthropic", at), tmp_path)
         assert (outcome.asked, len(caller.texts)) == (4, 4)
         assert at.log()["batch"]["sizes"] == [4, 4]
