@@ -16,8 +16,9 @@ from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.store import Store
 
 
-def act(action_type: str = "speak", argument: str = "Well.") -> str:
-    return json.dumps({"action_type": action_type, "argument": argument})
+def act(action_type: str = "speak", argument: str = "Well.", to: Sequence[str] | None = None) -> str:
+    action: dict[str, Any] = {"action_type": action_type, "argument": argument}
+    return json.dumps(action if to is None else action | {"to": list(to)})
 
 
 def scenes(count: int = 3) -> Sequence[Scene]:

@@ -187,10 +187,11 @@ def library(tmp_path_factory) -> Path:
 
 
 def install_library(folder: Path) -> None:
+    install = [sys.executable, "-m", "pip", "--python", str(python_of(folder)), "install", "-q"]
     for command in (
-        [sys.executable, "-m", "venv", str(folder)],
-        [folder / "bin" / "pip", "install", "-q", "--no-deps", "sotopia==0.1.5"],
-        [folder / "bin" / "pip", "install", "-q", "pydantic==2.10.6", "redis-om>=0.3,<0.4", "rich<15"],
+        [sys.executable, "-m", "venv", "--without-pip", str(folder)],
+        [*install, "--no-deps", "sotopia==0.1.5"],
+        [*install, "pydantic==2.10.6", "redis-om>=0.3,<0.4", "rich<15"],
     ):
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         if done.returncode:

@@ -110,33 +110,26 @@ def test_what_is_never_readable_is_a_flagged_no_op_and_a_failure_and_no_completi
     assert rows(store, "lab/play", f"SELECT * FROM rewards WHERE agent = '{mine}'") == []
 
 
-def test_three_people_play_and_whisper_in_the_newest_dialect(store: Store):
+def test_three_people_play_and_whisper_in_the_newest_dialect(store: Store, tmp_path: Path):
     two = scenes(1)[0]
     third = scenes(2)[1].people[0]
     trio = Scene(replace(two.environment, goals=(*two.environment.goals, "Listen.")), (*two.people, third))
 
     async def whisper(asked: Asked) -> str:
-        assert asked.private
-        return act(argument="Psst.").replace(
-            "}", f', "to": ["{third.name if asked.agent != third.agent else two.people[0].name}"]}}'
-        )
+        return act(argument="Psst.", to=[next(p.name for p in trio.people if p.agent != asked.agent)])
 
-    done = rollout(
-        store, plan_of([trio], a=whisper, b=Sampler("s", _aloud), dialect="head", turns=6, swap=True), "lab/trio"
-    )
+    aloud = Sampler("aloud", lambda _: act(to=[]))
+    plan = plan_of([trio], a=whisper, b=aloud, dialect="head", turns=6, swap=True)
+    done = rollout(store, plan, "lab/trio")
     assert (done.episodes, done.failures) == (3, {})
     for episode in episodes(store, "lab/trio"):
-        whispered = [t for t in episode.turns if t.to]
-        (place,) = {t.turn % 3 for t in whispered}
+        (place,) = {t.turn % 3 for t in episode.turns if t.to}
         assert episode.agents[place].model == "whisper"
-        overheard = {o.agent for o in episode.observations if "Psst." in o.text}
-        assert len(overheard) == 2
+        assert len({o.agent for o in episode.observations if "Psst." in o.text}) == 2
+    report = export_sotopia(store.resolve("lab/trio"), tmp_path / "out")
+    assert (report.episodes, report.differs) == (3, {"turns.failed": 3})
     with pytest.raises(UsageError, match="is for two agents; the scene has 3"):
         plan_of([trio])
-
-
-def _aloud(request) -> str:
-    return act().replace("}", ', "to": []}')
 
 
 def test_a_policy_that_fails_loses_its_episode_alone_and_only_that_is_asked_again(store: Store):
