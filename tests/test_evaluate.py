@@ -283,23 +283,41 @@ def test_batches_end_in_the_digest_of_a_live_run(store: Store, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_killed_it_repeats_only_what_was_in_flight_and_ends_the_same(store: Store, tmp_path: Path):
-    put(store, boats(60))
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)], ids=["kill -9", "Ctrl-C"])
+def test_killed_or_interrupted_it_repeats_only_what_was_in_flight_and_ends_the_same(
+    store: Store, tmp_path: Path, how: signal.Signals, code: int
+):
+    put(store, boats(30))
     with running(latency=0.05) as provider:
-        command = [sys.executable, "cli.py", "evaluate", "lab/episodes", "--judge", sim(provider), "--concurrency", "4"]
-        command += ["--store", str(store.root), "--json"]
-        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        told = [sys.executable, "cli.py", "evaluate", "lab/episodes", "--judge", sim(provider), "--concurrency", "4"]
+        told += ["--store", str(store.root), "--json"]
+        process = subprocess.Popen(told, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         while provider.log()["requests"] < 12 and process.poll() is None:
             time.sleep(0.005)
-        os.kill(process.pid, signal.SIGKILL)
+        os.kill(process.pid, how)
         process.communicate()
+        assert process.returncode == code
         assert store.versions("lab/episodes") == ["v1.0.0"]
-        done = json.loads(subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=True).stdout)
+        done = json.loads(subprocess.run(told, cwd=REPOSITORY, capture_output=True, check=True).stdout)
         assert done["hits"] >= 8
-        assert provider.log()["requests"] <= 60 + 4
+        assert provider.log()["requests"] <= 30 + 4
         other = Store(tmp_path / "other")
-        put(other, boats(60))
+        put(other, boats(30))
         assert evaluate(other, "lab/episodes", judges=[sim(provider)]).digest == done["digest"]
+
+
+REAL = REPOSITORY.parent / "shared" / "data" / "sotopia_episodes" / "v014" / "episodes.jsonl"
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the recorded episodes of the sotopia library are not here")
+def test_the_librarys_own_episodes_are_evaluated_beside_their_own_evaluator(store: Store):
+    from sotopia_rl_data.importers.run import import_dataset
+
+    import_dataset(store, [REAL], "lab/real")
+    done = evaluate(store, "lab/real", judges=["lexical"])
+    assert (done.episodes, done.scores, done.failures) == (28, 28 * 2 * 7, {})
+    ours, theirs = by(store, "lexical", "lab/real"), by(store, "sim-judge", "lab/real")
+    assert ours.keys() == theirs.keys()
 
 
 def test_the_offline_judge_plays_the_evaluator_and_says_what_it_is(store: Store):
