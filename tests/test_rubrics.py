@@ -148,6 +148,9 @@ def test_a_rubric_that_is_not_there_is_a_sentence(tmp_path: Path):
         schema(f"rubric:{tmp_path / 'latin.yaml'}")
     with pytest.raises(UsageError, match="rubric names no file"):
         schema("rubric:")
+    with pytest.raises(UsageError, match="not a schema's name") as caught:
+        schema("examples/rubric.yaml")
+    assert caught.value.mend == "if it is a rubric, write rubric:examples/rubric.yaml"
 
 
 # --- what is asked ----------------------------------------------------------------------------------------------------

@@ -80,6 +80,8 @@ def schema(name: str) -> Schema:
     cannot be used."""
     if name.startswith("rubric:"):
         return _rubric(name.removeprefix("rubric:"))
+    if name.endswith((".yaml", ".yml")):
+        raise UsageError(f"{name} is a file, not a schema's name.", f"if it is a rubric, write rubric:{name}")
     found = plugins.load("schema", GROUP, name, BUILTINS)
     if name in BUILTINS:
         made: Schema = found() if isinstance(found, FunctionType) else found
