@@ -152,6 +152,27 @@ def test_two_runs_with_one_seed_are_equal_and_with_another_are_not(
     assert sampled["one"][1] != sampled["other"][1]
 
 
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_the_command_prints_the_record_alone_and_once(
+    store: Path, tiny: str, tmp_path: Path, rm: Path, monkeypatch: pytest.MonkeyPatch, rank: str
+):
+    """Nothing of the libraries' own on stdout; of several processes, the first one speaks."""
+    from click.testing import CliRunner
+
+    from trainers.commandline import train
+
+    monkeypatch.setenv("RANK", rank)
+    options = ("--preset", "tiny", "--store", str(store), "--out", str(tmp_path), "--json", "--set", "max_steps=1")
+    arguments = ("grpo", "--dataset", "toys/rewards", "--model", tiny, "--reward-model", str(rm), *options)
+    done = CliRunner().invoke(train, arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    if rank == "1":
+        assert done.stdout == ""
+    else:
+        assert json.loads(done.stdout) == json.loads((tmp_path / "run.json").read_text())
+        assert "step 1" in done.stderr
+
+
 class Loud:
     """A plug-in reward."""
 

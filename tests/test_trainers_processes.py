@@ -65,8 +65,9 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_two_processes_give_the_loss_and_the_metrics_of_one(toys: Path, monkeypatch: pytest.MonkeyPatch):
-    launch = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
-    plain = ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", free_port())
+    """Over gloo, with the shipped configuration of several GPUs, in full precision."""
+    launch = ("-m", "accelerate.commands.launch", "--config_file", str(ROOT / "trainers" / "accelerate" / "ddp.yaml"))
+    plain = ("--num_processes", "2", "--mixed_precision", "no", "--main_process_port", free_port())
     script, packings = str(toys / "train.py"), ",".join(PACKINGS)
     monkeypatch.setattr(sys, "argv", [script, str(toys), str(toys / "one"), "4", packings])
     exec(compile(TRAIN, script, "exec"), {})  # in this process, which has imported it all
@@ -78,6 +79,18 @@ def test_two_processes_give_the_loss_and_the_metrics_of_one(toys: Path, monkeypa
         for split in ("validation", "test"):
             for metric in ("mse", "mae", "spearman", "pair_accuracy", "mse_low"):
                 assert two["metrics"][split][metric] == pytest.approx(one["metrics"][split][metric], abs=1e-5), metric
+
+
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED"])
+def test_a_launch_that_shards_the_weights_is_seen(monkeypatch: pytest.MonkeyPatch, kind: str):
+    """Only the environment says so; a model that no process holds whole must not be moved or compared."""
+    from trainers.config import configure
+    from trainers.modeling import is_sharded
+
+    config = configure("rm", settings=["use_cpu=true"])
+    assert not is_sharded(config)
+    monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")
+    assert is_sharded(config)
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp", "deepspeed_zero2", "deepspeed_zero3"])

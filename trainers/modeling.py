@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,8 +95,12 @@ def check_one_gpu(config: Any) -> None:
 
 
 def is_sharded(config: Any) -> bool:
-    """True where no process holds whole weights before the trainer has wrapped them (FSDP, DeepSpeed)."""
-    return bool(config.fsdp or config.deepspeed or config.distributed_state.distributed_type in ("FSDP", "DEEPSPEED"))
+    """True where no process holds whole weights before the trainer has wrapped them (FSDP, DeepSpeed).
+
+    `accelerate launch` says so in the environment; the configuration knows only of its own options.
+    """
+    launched = (os.environ.get(f"ACCELERATE_USE_{kind}", "false") for kind in ("FSDP", "DEEPSPEED"))
+    return bool(config.fsdp or config.deepspeed or any(one.lower() == "true" for one in launched))
 
 
 def quantization(kind: str) -> Any:
