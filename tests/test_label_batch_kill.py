@@ -170,8 +170,8 @@ def test_a_batch_that_begins_only_after_its_client_was_killed_is_not_submitted_a
 ):
     store = Store(tmp_path / "store")
     put(store, boats(15))
-    with running(stall="create", hang=2.0, **MALFORMED) as at:
-        with nursery(store, at, provider, slow, doubt_s=6.0) as runs:
+    with running(stall="create", hang=1.0, **MALFORMED) as at:
+        with nursery(store, at, provider, slow, doubt_s=4.0) as runs:
             child = runs.start()
             wait_until(lambda: at.log()["batch"]["stalled"])
             runs.kill(child)
