@@ -325,7 +325,7 @@ from datasets import load_dataset
 default = load_dataset(sys.argv[1])
 row = default["train"][1]
 episodes = load_dataset(sys.argv[1], "episodes", split="train")
-streamed = next(iter(load_dataset(sys.argv[1], streaming=True)["test"]))
+(streamed,) = load_dataset(sys.argv[1], streaming=True)["test"]  # to its end: left half-way, pyarrow's threads abort
 print(json.dumps([default["train"].num_rows, default["test"].num_rows, row["prompt"], row["completion"], row["reward"],
                   episodes[0]["turns"][0]["text"], streamed["reward"]]))
 """
