@@ -232,7 +232,7 @@ def test_of_two_batches_of_one_size_the_custom_ids_say_which_is_ours(tmp_path: P
         time.sleep(2 * QUICK.doubt_s)
         assert ask_in_batches(ours, batches("anthropic", at), tmp_path, batching=away)[0].in_batches == 4
         at.hurry()
-        outcome, caller = ask_in_batches(ours, batches("anthropic", at), tmp_path)
+        outcome, caller = ask_in_batches(ours, batches("anthropic", at), tmp_path, batching=away)
         assert (outcome.asked, len(caller.texts)) == (4, 4)
         assert at.log()["batch"]["sizes"] == [4, 4]
         assert at.log()["paid_twice"] == 0
