@@ -74,11 +74,6 @@ def report(
     seconds: float,
 ) -> LabelReport:
     """The report of a finished run; `outcomes` are the judges', in order."""
-    usage: dict[str, Usage] = {}
-    for outcome in outcomes:
-        for model, more in outcome.usage.items():
-            if more != Usage():
-                usage[model] = added(usage.get(model, Usage()), more)
     return LabelReport(
         version=version.ref,
         directory=str(version.dir),
@@ -96,11 +91,21 @@ def report(
         unreachable=sum(o.unreachable for o in outcomes),
         repaired=tally.repaired,
         unusable=tally.unusable,
-        usage=usage,
+        usage=usage_of(outcomes),
         bill=bill,
         warnings=tuple(warnings),
         seconds=round(seconds, 3),
     )
+
+
+def usage_of(outcomes: Sequence[Outcome]) -> dict[str, Usage]:
+    """What the runs' calls took, by model; a model that named no tokens is absent."""
+    usage: dict[str, Usage] = {}
+    for outcome in outcomes:
+        for model, more in outcome.usage.items():
+            if more != Usage():
+                usage[model] = added(usage.get(model, Usage()), more)
+    return usage
 
 
 def remarks(plan: Plan) -> list[str]:

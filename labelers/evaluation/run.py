@@ -12,7 +12,6 @@ a command prints.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
@@ -26,14 +25,14 @@ from labelers.evaluation.sotopia_eval import SOTOPIA_EVAL
 from labelers.judge import Judge
 from labelers.judges.batches import check_batches
 from labelers.judges.sending import target_of
-from labelers.plan import Plan, episodes_of, size
+from labelers.plan import Plan, Size, episodes_of, size
 from labelers.preparing import dimensions_of, judges_of
 from labelers.reading import Tally, rows_of
-from labelers.report import judged_by, remarks
+from labelers.report import cold, judged_by, remarks, usage_of
 from sotopia_rl_data import refs
 from sotopia_rl_data.asking.batch.run import Batching
-from sotopia_rl_data.asking.bill import Bill, added
-from sotopia_rl_data.asking.dispatch import Pacing
+from sotopia_rl_data.asking.bill import Bill
+from sotopia_rl_data.asking.dispatch import Outcome, Pacing
 from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.prices import load as load_prices
 from sotopia_rl_data.asking.request import Usage
@@ -42,6 +41,8 @@ from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.evaluations import Evaluated, Judged, add_scores, check_evaluator, provenance
 from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.store import Store, Version
+from sotopia_rl_data.store.stage import Committed
+from sotopia_rl_data.store.versions import check as check_version
 
 if TYPE_CHECKING:
     from labelers.estimate import Estimate
@@ -108,9 +109,9 @@ def evaluate(
     """Have judges score every agent of every episode, and add the scores to the dataset.
 
     `source` is the reference of a dataset, which gets the next version. `dimensions` are by default SOTOPIA-EVAL's
-    seven. `samples` repeats every question; the score is the mean of what was answered. `ask` is
-    "packed", one call an episode, or "per-dimension", one for each agent and dimension. `evaluator` is what the scores
-    are said to be by (default: the judge's id). The rest is as in `label`, `batching`, `budget` and `prices` too.
+    seven. `samples` repeats every question; the score is the mean of what was answered. `ask` is "packed", one call an
+    episode, or "per-dimension", one for each agent and dimension. `evaluator` is what the scores are said to be by
+    (default: the judge's id). The rest is as in `label`, `batching`, `budget` and `prices` too.
 
     Raises UsageError, NotFound and KeyMissing before anything is asked or written; Interrupted after Ctrl-C; UnderWay
     where batches are not waited for; Rejected and Unavailable where a provider answers nothing; BudgetSpent;
@@ -127,6 +128,7 @@ def evaluate(
     names = _names(plan, evaluator)
     for name in names.values():
         check_evaluator(parent, name)
+    version = version and check_version(version)
     files = parent.files("episodes")
 
     def episodes() -> Iterator[Episode]:
@@ -150,10 +152,20 @@ def evaluate(
             failures=dict(tally.failures.most_common(_REASONS_KEPT)),
         )
         committed = stage.commit(recipe=recipe, provenance=told, version=version)
-    usage: dict[str, Usage] = {}
-    for model, more in chain.from_iterable(one.usage.items() for one in outcomes):
-        if more != Usage():
-            usage[model] = added(usage.get(model, Usage()), more)
+    warnings = [*remarks(plan), *cold(outcomes)]
+    return _report(committed, names, counted, tally, outcomes, cost, warnings, time.monotonic() - began)
+
+
+def _report(
+    committed: Committed,
+    names: Mapping[str, str],
+    counted: Size,
+    tally: Tally,
+    outcomes: Sequence[Outcome],
+    cost: Bill,
+    warnings: Sequence[str],
+    seconds: float,
+) -> EvaluationReport:
     return EvaluationReport(
         version=committed.version.ref,
         directory=str(committed.version.dir),
@@ -162,7 +174,7 @@ def evaluate(
         evaluators=list(names.values()),
         episodes=counted.episodes,
         scores=tally.labels,
-        failures=_by_frequency(tally.failures),
+        failures=dict(sorted(tally.failures.items(), key=lambda item: (-item[1], item[0]))),
         calls=counted.calls,
         asked=sum(o.asked for o in outcomes),
         hits=sum(o.hits for o in outcomes),
@@ -170,10 +182,10 @@ def evaluate(
         unreachable=sum(o.unreachable for o in outcomes),
         repaired=tally.repaired,
         unusable=tally.unusable,
-        usage=usage,
+        usage=usage_of(outcomes),
         bill=cost,
-        warnings=remarks(plan),
-        seconds=round(time.monotonic() - began, 3),
+        warnings=warnings,
+        seconds=round(seconds, 3),
     )
 
 
@@ -260,7 +272,3 @@ def _evaluated(plan: Plan, names: Mapping[str, str]) -> list[Evaluated]:
         )
         for who, target in targets.items()
     ]
-
-
-def _by_frequency(counted: Counter[str]) -> dict[str, int]:
-    return dict(sorted(counted.items(), key=lambda item: (-item[1], item[0])))
