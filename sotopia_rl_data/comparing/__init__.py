@@ -4,6 +4,7 @@
     whose.py        whose agent a run is about, and who its partner is
     pairing.py      two methods side by side, by environment, agents and position
     measure.py      compare(): means, paired tests and intervals, per scenario, talk
+    results.py      what it says, as frozen nouns
     evaluators.py   agreement among evaluators, people among them
     tables.py       the papers' tables of it
     page.py         the page, with plots and dialogues side by side
@@ -14,6 +15,7 @@ The formulas are in `sotopia_rl_data.statistics`; docs/evaluation.md explains wh
     compare([store.resolve("lab/bc"), store.resolve("lab/rl")]).conditions[0].contrasts[0].effect("goal")
 """
 
-from sotopia_rl_data.comparing.measure import Comparison, Condition, Contrast, Effect, How, compare
+from sotopia_rl_data.comparing.measure import compare
+from sotopia_rl_data.comparing.results import Comparison, Condition, Contrast, Effect, How
 
 __all__ = ["Comparison", "Condition", "Contrast", "Effect", "How", "compare"]

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from sotopia_rl_data.comparing import tables
-from sotopia_rl_data.comparing.measure import Comparison, read_methods
+from sotopia_rl_data.comparing.measure import read_methods
 from sotopia_rl_data.comparing.pairing import key_of, one_conversation
+from sotopia_rl_data.comparing.results import Comparison
 from sotopia_rl_data.comparing.runs import SEVEN, Unit
 from sotopia_rl_data.comparing.whose import by_partner
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL

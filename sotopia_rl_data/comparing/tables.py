@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sotopia_rl_data.comparing.measure import Comparison, Condition, Contrast
+from sotopia_rl_data.comparing.results import Comparison, Condition, Contrast
 from sotopia_rl_data.comparing.runs import AVERAGE
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 
