@@ -66,7 +66,7 @@ def check_evaluator(version: Version, evaluator: str) -> None:
             by = pc.struct_field(pc.list_flatten(batch.column("scores")), "evaluator")
             if pc.any(pc.equal(by, evaluator)).as_py():
                 raise UsageError(
-                    f"{version.ref} holds scores by {evaluator!r} that were imported; they would be lost.",
+                    f"{version.ref} holds scores by {evaluator!r} that came with its episodes; they would be lost.",
                     f"call these scores something else: --evaluator {evaluator}-here",
                 )
 

@@ -195,7 +195,7 @@ def test_what_cannot_be_imported_leaves_the_store_as_it_was(store: Store, tmp_pa
     with pytest.raises(InputError, match="cannot be read"):
         import_scores(store, path, [version])
     path.write_text(f"item,agent,dimension,score\n{item},agent_1,goal,1\n")
-    with pytest.raises(UsageError, match="imported"):
+    with pytest.raises(UsageError, match="came with"):
         import_scores(store, path, [version], evaluator="gpt-4o")
     with pytest.raises(UsageError, match="named twice"):
         import_scores(store, path, [version, version])

@@ -175,7 +175,7 @@ def test_where_nobody_did_anything_nobody_is_asked_and_nothing_is_zero(store: St
 
 def test_imported_scores_are_not_written_over(store: Store):
     put(store, [BOAT])
-    with pytest.raises(UsageError, match="imported") as told:
+    with pytest.raises(UsageError, match="came with") as told:
         evaluate(store, "lab/episodes", judges=[Scorer(BY)])
     assert told.value.mend == f"call these scores something else: --evaluator {BY}-here"
     evaluate(store, "lab/episodes", judges=[Scorer(BY)], evaluator="mine", dimensions=["goal"])
@@ -364,7 +364,7 @@ def test_the_command_ends_with_3_where_scores_are_missing(store: Store, tmp_path
         (["lab/episodes", "--judge", "lexical", "--dimensions", ","], 2, "dimension"),
         (["lab/episodes", "--judge", "lexical", "--samples", "0"], 2, "samples"),
         (["lab/episodes", "--judge", "lexical", "--judge", "lexical"], 2, "Two judges are called 'lexical'"),
-        (["lab/episodes", "--judge", "lexical", "--evaluator", BY], 2, "imported"),
+        (["lab/episodes", "--judge", "lexical", "--evaluator", BY], 2, "came with its episodes"),
         (["lab/episodes", "--judge", "lexical", "--version", "new"], 2, "is no version"),
         (["lab/episodes", "--judge", "lexical", "--version", "v1.0.0"], 1, "exists with other content"),
     ],

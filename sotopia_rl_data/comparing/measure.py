@@ -117,7 +117,7 @@ def _remarks(one: Condition) -> Iterator[str]:
     where = f"with the partner {one.partner}" + f" in {one.scenarios}" * (one.scenarios != EVERYTHING)
     for contrast in one.contrasts:
         if not contrast.pairs:
-            yield (f"{contrast.a} and {contrast.b} have no pair {where}: no environment, agents and position in common")
+            yield f"{contrast.a} and {contrast.b} have no pair {where}: no environment, agents and position in common"
         elif any(contrast.alone):
             yield (
                 f"{contrast.alone[0]:,} of {contrast.a} and {contrast.alone[1]:,} of {contrast.b} have no counterpart "
@@ -135,9 +135,8 @@ def _evaluators(found: Mapping[str, Sequence[Unit]], wanted: Sequence[str]) -> l
         raise UsageError(f"No episode is scored by {odd[0]!r}.", f"name one of: {', '.join(anybody) or 'none yet'}")
     everywhere = sorted(set.intersection(*by)) if by else []
     if not wanted and not everywhere:
-        there = f"one by {', '.join(anybody)}" if anybody else "nobody"
         raise UsageError(
-            f"No evaluator scored every method; the episodes are scored by {there.removeprefix('one by ')}.",
+            f"No evaluator scored every method; the episodes are scored by {', '.join(anybody) or 'nobody'}.",
             "score them all alike: sotopia-rl-data evaluate REF --judge SPEC",
         )
     return list(dict.fromkeys(wanted)) or everywhere
