@@ -201,6 +201,7 @@ def test_the_draft_that_the_reward_model_scores_highest_is_kept_and_all_scores_r
     rollout(store, plan, "lab/best")
     (episode,) = episodes(store, "lab/best")
     assert [t.text for t in episode.turns] == ["very very well"] * 2
+    assert episode.models == ("unknown", "s best-of-4", "s best-of-4")
     assert len(scorer.sent) == 2
     scored = rows(store, "lab/best", "SELECT * FROM attributions ORDER BY turn, sample")
     assert [(r["turn"], r["sample"]) for r in scored] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
@@ -212,6 +213,14 @@ def test_the_draft_that_the_reward_model_scores_highest_is_kept_and_all_scores_r
     sent = len(drafting.sent), len(scorer.sent)
     assert rollout(store, plan, "lab/best").created is False
     assert (len(drafting.sent), len(scorer.sent)) == sent
+
+
+def test_best_of_n_is_the_first_policys_and_its_partner_answers_once(store: Store):
+    mine, partner, scorer = Sampler("mine"), Sampler("partner"), Longest()
+    rollout(store, plan_of(scenes(1), a=mine, b=partner, turns=4, best_of=3, scorer=scorer, swap=True), "lab/best")
+    assert (len(mine.sent), len(partner.sent), len(scorer.sent)) == (12, 4, 4)
+    played = {e.models for e in episodes(store, "lab/best")}
+    assert played == {("unknown", "mine best-of-3", "partner"), ("unknown", "partner", "mine best-of-3")}
 
 
 def test_rollouts_go_to_the_sotopia_library_and_come_back_but_for_one_flag(store: Store, tmp_path: Path):
@@ -232,7 +241,7 @@ def test_the_published_benchmark_is_played_from_its_profiles(named, pairs, envir
 def test_an_estimate_asks_nobody_and_says_what_has_no_price(store: Store, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "none of yours")
     told = estimate(plan_of(scenes_of(), a="gpt-4o", b=brief(), best_of=2, scorer=Longest()), load())
-    assert (told.episodes, told.most_calls) == (13, 13 * 20 * 2)
+    assert (told.episodes, told.most_calls) == (13, 13 * (10 * 2 + 10))
     assert told.shares["gpt-4o"].usd is not None
     assert told.shares["gpt-4o"].usd > 0
     assert told.shares["brief"].usd is None

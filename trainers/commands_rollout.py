@@ -54,7 +54,7 @@ _FORMS = (
 @click.option("--temperature", type=float, help="Sent to the models.  [default: 0.7 where they take one]")
 @click.option("--max-tokens", type=int, help="The longest answer.")
 @click.option(
-    "--best-of", default=1, metavar="N", help="Draft N answers a turn and keep the best. With --reward-model."
+    "--best-of", default=1, metavar="N", help="Draft N answers of --a a turn and keep the best. With --reward-model."
 )
 @click.option("--reward-model", metavar="DIR|ID[@REV]", help="Scores the drafts (needs the train extra).")
 @click.option("--out", required=True, metavar="ORG/NAME", help="The dataset to write.")

@@ -62,12 +62,13 @@ def estimate(plan: Plan, prices: Prices) -> Estimate:
     matches = list(islice(plan.matches(), 0, None, max(1, len(plan) // _PLAYED)))
     for match in matches:
         asyncio.run(_play(plan, match, calls, tokens))
-    scale = len(plan) / len(matches) * plan.rules.best_of
+    scale = len(plan) / len(matches)
     shares = {
         name: _share(player, prices, round(calls[name] * scale), round(tokens[name] * scale))
         for name, player in players.items()
     }
-    return Estimate(len(plan), len(plan) * plan.rules.turns * plan.rules.best_of, shares)
+    most = sum(one.drafts[turn % len(one.drafts)] for one in plan.matches() for turn in range(plan.rules.turns))
+    return Estimate(len(plan), most, shares)
 
 
 async def _play(plan: Plan, match: Match, calls: Counter[str], tokens: Counter[str]) -> None:
@@ -78,9 +79,9 @@ async def _play(plan: Plan, match: Match, calls: Counter[str], tokens: Counter[s
         agent = world.acting[0]
         place = match.scene.agents.index(agent)
         asked = world.asked(agent, match.episode_id, rules.layout, rules.template)
-        player = match.players[place]
-        calls[player.id] += 1
-        tokens[player.id] += prompt_tokens(Request(player.target, asked.messages))
+        player, drafts = match.players[place], match.drafts[place]
+        calls[player.id] += drafts
+        tokens[player.id] += drafts * prompt_tokens(Request(player.target, asked.messages))
         world.step({agent: world.read(agent, await policies[place % 2](asked))})
 
 

@@ -48,12 +48,20 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """An episode that is to be played: who meets where, who plays whom (by place), and the how-manieth time."""
+    """An episode that is to be played: who meets where, who plays whom and with how many drafts a turn (both by place),
+    and the how-manieth time."""
 
     episode_id: str
     scene: Scene
     players: tuple[Player, ...]
+    drafts: tuple[int, ...]
     repetition: int = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What who plays is called in the data, by place: with its drafts it is another one than without."""
+        pairs = zip(self.players, self.drafts, strict=True)
+        return tuple(player.id if drafts == 1 else f"{player.id} best-of-{drafts}" for player, drafts in pairs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,8 +158,7 @@ class Game:
 
     def episode(self) -> Episode:
         """The episode that was played. `models` begins with its evaluator, who is not known yet."""
-        models = (UNNAMED, *(player.id for player in self.match.players))
-        return self.world.episode(self.match.episode_id, models=models)
+        return self.world.episode(self.match.episode_id, models=(UNNAMED, *self.match.names))
 
     def _take_draft(self, move: Move, text: str) -> Move | None:
         agent, wrong = move.asked.agent, ""
@@ -162,10 +169,11 @@ class Game:
                 return self._move(move.player, move.asked, move.draft, move.attempt + 1)
             action, wrong = FAILED, error.message
         self._drafts.append(_Draft(move.draft, action, text, move.key, wrong))
-        if len(self._drafts) < self.rules.best_of:
+        wanted = self.match.drafts[self._place(agent)]
+        if len(self._drafts) < wanted:
             return self._move(move.player, move.asked, len(self._drafts))
         readable = self._readable()
-        if self.rules.scorer is not None and readable:
+        if self.rules.scorer is not None and wanted > 1 and readable:
             return self._score(self.rules.scorer, move.asked, readable)
         return self._decide(move.asked, readable[0] if readable else self._drafts[0])
 
@@ -199,7 +207,10 @@ class Game:
 
     def _ask(self, agent: str) -> Move:
         asked = self.world.asked(agent, self.match.episode_id, self.rules.layout, self.rules.template)
-        return self._move(self.match.players[self.match.scene.agents.index(agent)], asked, 0)
+        return self._move(self.match.players[self._place(agent)], asked, 0)
+
+    def _place(self, agent: str) -> int:
+        return self.match.scene.agents.index(agent)
 
     def _move(self, player: Player, asked: Asked, draft: int, attempt: int = 0) -> Move:
         target, sample = player.target, self._sample(draft, attempt)
@@ -236,7 +247,7 @@ class Game:
         self.lost = [self._failure(move.asked, reason, move.key, move.player.id)]
 
     def _failure(self, asked: Asked, reason: str, call_id: str, judge: str = "") -> Failure:
-        player = self.match.players[self.match.scene.agents.index(asked.agent)]
+        player = self.match.players[self._place(asked.agent)]
         return Failure(
             reason, self.match.episode_id, asked.agent, asked.turn, judge=judge or player.id, call_id=call_id
         )

@@ -20,6 +20,7 @@ _ID = 24  # hex digits of an episode's id
 @dataclass(frozen=True, slots=True)
 class Plan:
     """`a` plays the first place and `b` all others; with `swap`, `a` plays each place in turn. `repeat` times each.
+    Best-of-N is `a`'s: its partner answers once, unless it is `a` too.
 
     Raises UsageError for what cannot be played, or would be played twice the same.
     """
@@ -64,9 +65,10 @@ class Plan:
         for scene in self.scenes:
             for place in self._places(scene):
                 players = tuple(self.a if i == place else self.b for i in range(len(scene.people)))
+                drafts = tuple(self.rules.best_of if one is self.a else 1 for one in players)
                 for repetition in range(self.repeat):
                     who = [scene.environment.environment_id, *scene.agents, place, repetition]
-                    yield Match(sha256_of([made, who])[:_ID], scene, players, repetition)
+                    yield Match(sha256_of([made, who])[:_ID], scene, players, drafts, repetition)
 
     def recipe(self) -> dict[str, Any]:
         """What determines the rows, for the manifest. URLs are not in it. `seed` is that of the splits."""

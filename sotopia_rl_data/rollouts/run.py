@@ -67,7 +67,7 @@ def plan_of(
     `a` and `b` are policies by name (`players.py`) or callables. `swap` plays each scene with `a` in every place;
     `repeat` plays each that often. `turns` ends an episode; `dialect` says how observations are written and what else
     ends one. `seed` draws other answers. `sampling` (temperature, max_tokens …) is laid over the models' defaults.
-    `best_of` N answers a turn are scored by `scorer` and the highest is kept. `local` makes players of
+    `best_of` N answers of `a` to each prompt are scored by `scorer` and the highest is kept. `local` makes players of
     `transformers:…`. Raises UsageError, and KeyMissing where a provider wants a key.
     """
     rules = Rules(dialect, turns, layout, template, seed, best_of, scorer)
