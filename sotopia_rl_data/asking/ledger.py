@@ -81,6 +81,10 @@ class Ledger:
         """All attempts at a request, newest first, transport errors included. Empty where it was never asked."""
         return [a for a in self._found(lambda: self._index, key) if a.key == key]
 
+    def tries(self, key: str) -> int:
+        """How many attempts at a request there may be; nothing is read."""
+        return sum(1 for _ in self._index.find(key))
+
     def asked(self, question: str) -> list[Attempt]:
         """All attempts at a question (`Request.question`), whoever was asked, newest first."""
         return [a for a in self._found(self._by_question, question) if a.question == question]

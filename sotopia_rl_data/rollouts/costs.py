@@ -28,9 +28,10 @@ class Costs:
         self._spent = {name: Spent() for name in self._targets}
         self._counted: set[str] = set()
 
-    def count(self, move: Move, game: Game) -> Sequence[Attempt]:
-        """All attempts at a request, newest first."""
-        attempts = self._ledger.attempts(move.key)
+    def count(self, move: Move, game: Game, settled: Settled | None = None) -> Sequence[Attempt]:
+        """All attempts at a request, newest first. The one that settled it is not read again where it is the only one."""
+        only = settled.attempt if settled is not None and self._ledger.tries(move.key) == 1 else None
+        attempts = [only] if only is not None else self._ledger.attempts(move.key)
         if move.key not in self._counted:
             self._counted.add(move.key)
             for one in attempts:

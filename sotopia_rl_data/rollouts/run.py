@@ -136,7 +136,7 @@ async def _play(
     def on_settled(request: Request, settled: Settled) -> Request | None:
         nonlocal done
         move = _as_move(request)
-        costs.count(move, move.game)
+        costs.count(move, move.game, settled)
         following = move.game.take(move, settled)
         if following is None:
             done += 1
