@@ -29,7 +29,7 @@ class Costs:
         self._counted: set[str] = set()
 
     def count(self, move: Move, game: Game, settled: Settled | None = None) -> Sequence[Attempt]:
-        """All attempts at a request, newest first. The one that settled it is not read again where it is the only one."""
+        """All attempts at a request, newest first. If one alone settled it, it is not read again."""
         only = settled.attempt if settled is not None and self._ledger.tries(move.key) == 1 else None
         attempts = [only] if only is not None else self._ledger.attempts(move.key)
         if move.key not in self._counted:
