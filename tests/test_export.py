@@ -180,7 +180,7 @@ EXPORTED = [
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory) -> Path:
-    """A Python that has the sotopia library, in an environment of its own: only what its database needs (13 s)."""
+    """A Python that has the sotopia library, in an environment of its own: only what its database needs (8 s)."""
     if sys.version_info >= (3, 13):
         pytest.skip("the sotopia library needs Python < 3.13")
     return python_of(once(tmp_path_factory, "library", install_library))

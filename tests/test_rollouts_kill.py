@@ -24,7 +24,7 @@ import sys
 from rollout_toys import many, talkative
 from sotopia_rl_data.rollouts.run import plan_of, rollout
 from sotopia_rl_data.store import Store
-plan = plan_of(many(int(sys.argv[4])), a=sys.argv[2], b=sys.argv[3], turns=6, template=talkative())
+plan = plan_of(many(int(sys.argv[4])), a=sys.argv[2], b=sys.argv[3], turns=5, template=talkative())
 done = rollout(Store(sys.argv[1]), plan, "lab/play")
 print(done.digest, done.asked, done.hits)
 """
@@ -50,8 +50,8 @@ def wait_for(provider: Running, requests: int, process: subprocess.Popen[str]) -
 @pytest.mark.slow
 def test_killed_in_the_middle_of_200_episodes_it_pays_again_only_for_what_was_in_flight(tmp_path: Path):
     killed, unkilled = Store(tmp_path / "killed"), Store(tmp_path / "unkilled")
-    with running(latency=0.5) as provider:
-        for requests in (300, 950):  # while they begin, and with all of them in flight
+    with running(latency=0.4) as provider:
+        for requests in (300, 800):  # while they begin, and with all of them in flight
             process = start(killed, provider)
             wait_for(provider, requests, process)
             process.kill()
@@ -67,12 +67,12 @@ def test_killed_in_the_middle_of_200_episodes_it_pays_again_only_for_what_was_in
         assert process.returncode == 0, told
         log = provider.log()
         policies = {"a": f"openai:sim-a@{provider.openai_url}", "b": f"openai:sim-b@{provider.openai_url}"}
-        plan = plan_of(many(EPISODES), **policies, turns=6, template=talkative())
+        plan = plan_of(many(EPISODES), **policies, turns=5, template=talkative())
         whole = rollout(unkilled, plan, "lab/play")
     digest, asked, hits = said.split()
     assert digest == whole.digest
     assert int(hits) == kept
-    assert int(asked) + int(hits) == whole.asked == log["distinct"] == 6 * EPISODES
+    assert int(asked) + int(hits) == whole.asked == log["distinct"] == 5 * EPISODES
     assert log["paid_twice"] == paid - kept <= 2 * EPISODES  # in flight at the two kills
     assert not list(killed.root.glob(".staging/*--*"))
 
