@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sotopia_rl_data import console
+from sotopia_rl_data.commands import asking
 from sotopia_rl_data.commands.making import layout_of, template_option
 from sotopia_rl_data.errors import UnderWay, UsageError
 
@@ -62,29 +63,15 @@ if TYPE_CHECKING:
     metavar="LIST",
     help="A CSV that names what to ask about: episode_id[,agent[,turn[,dimension]]].",
 )
-@click.option("--temperature", type=float, help="Sent to the judges.")
-@click.option("--max-tokens", type=int, help="The longest answer.")
+@asking.sampling(0)
 @template_option
 @click.option("--out", metavar="ORG/NAME", help="The dataset to write.  [default: the episodes' name + -rewards]")
 @click.option("--version", metavar="vX.Y.Z", help="Override the version's number.")
-@click.option("--concurrency", type=click.IntRange(1), help="Calls in flight at most.  [default: the judge's own]")
-@click.option("--batch", is_flag=True, help="Ask through the provider's batch API: half the price, within a day.")
-@click.option("--poll", type=click.FloatRange(1), metavar="SECONDS", help="Between looks at batches.  [default: 60]")
-@click.option("--no-wait", is_flag=True, help="With --batch: submit and leave. The same command again goes on.")
-@click.option("--dry-run", is_flag=True, help="Say what it would ask and cost; ask nobody, write no version.")
-@click.option("--budget", type=float, metavar="USD", help="A hard cap on what these labels cost, all runs together.")
-@click.option(
-    "--prices",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Prices of your own, over the built-in list.  [default: $SOTOPIA_RL_DATA_PRICES]",
-)
-@click.option("--retry-failed", is_flag=True, help="Ask once more, and only, what was answered unusably before.")
-@click.option(
-    "--ledger",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where raw answers are kept.  [default: STORE/.ledger]",
-)
+@asking.concurrency("Calls")
+@asking.batches
+@asking.costs("these labels")
+@asking.again
+@asking.kept
 @console.store_option
 @console.json_option
 def label(
@@ -120,9 +107,9 @@ def label(
       sotopia-rl-data label demo/episodes --judge gpt-4o --budget 5
     """
     chosen, loaded = layout_of(layout, template)
-    sampling = {k: v for k, v in (("temperature", temperature), ("max_tokens", max_tokens)) if v is not None}
+    sampling = asking.sampling_of(temperature, max_tokens)
     options |= {"judges": judges, "dimensions": dimensions.split(",") if dimensions else None}
-    options |= {"sampling": sampling or None, "layout": chosen, "template": loaded}
+    options |= {"sampling": sampling, "layout": chosen, "template": loaded}
     batching = batching_of(batch, poll, no_wait)
     if dry_run:
         _dry_run(store, episodes, as_json, batch, options)

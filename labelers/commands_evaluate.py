@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from labelers.commands import batching_of, show_left
 from sotopia_rl_data import console
+from sotopia_rl_data.commands import asking
 from sotopia_rl_data.errors import UnderWay
 
 if TYPE_CHECKING:
@@ -36,27 +36,13 @@ if TYPE_CHECKING:
     help="One call an episode; or one for each agent and dimension.",
 )
 @click.option("--evaluator", metavar="NAME", help="What the scores are said to be by.  [default: the judge's own name]")
-@click.option("--temperature", type=float, help="Sent to the judges.")
-@click.option("--max-tokens", type=int, help="The longest answer.")
+@asking.sampling(0)
 @click.option("--version", metavar="vX.Y.Z", help="Override the version's number.")
-@click.option("--concurrency", type=click.IntRange(1), help="Calls in flight at most.  [default: the judge's own]")
-@click.option("--batch", is_flag=True, help="Ask through the provider's batch API: half the price, within a day.")
-@click.option("--poll", type=click.FloatRange(1), metavar="SECONDS", help="Between looks at batches.  [default: 60]")
-@click.option("--no-wait", is_flag=True, help="With --batch: submit and leave. The same command again goes on.")
-@click.option("--dry-run", is_flag=True, help="Say what it would ask and cost; ask nobody, write no version.")
-@click.option("--budget", type=float, metavar="USD", help="A hard cap on what these scores cost, all runs together.")
-@click.option(
-    "--prices",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Prices of your own, over the built-in list.  [default: $SOTOPIA_RL_DATA_PRICES]",
-)
-@click.option("--retry-failed", is_flag=True, help="Ask once more, and only, what was answered unusably before.")
-@click.option(
-    "--ledger",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where raw answers are kept.  [default: STORE/.ledger]",
-)
+@asking.concurrency("Calls")
+@asking.batches
+@asking.costs("these scores")
+@asking.again
+@asking.kept
 @console.store_option
 @console.json_option
 def evaluate(
@@ -87,9 +73,9 @@ def evaluate(
       sotopia-rl-data evaluate lab/rollouts --judge gpt-4o --dimensions goal --temperature 1
       sotopia-rl-data evaluate lab/rollouts --judge gpt-4o --dry-run
     """
-    sampling = {k: v for k, v in (("temperature", temperature), ("max_tokens", max_tokens)) if v is not None}
+    sampling = asking.sampling_of(temperature, max_tokens)
     options |= {"judges": judges, "dimensions": dimensions.split(",") if dimensions else None}
-    options |= {"sampling": sampling or None}
+    options |= {"sampling": sampling}
     batching = batching_of(batch, poll, no_wait)
     if dry_run:
         _dry_run(store, episodes, as_json, batch, options)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sotopia_rl_data import console
+from sotopia_rl_data.commands import asking
 
 if TYPE_CHECKING:
     from labelers.audit import AuditReport, Finding
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
 @click.option("--scale", type=int, help="[default: that of REF's labels, else 3]")
 @click.option("--ask", type=click.Choice(["per-dimension", "packed"]), help="[default: as REF's labels were asked for]")
 @click.option("--evaluator", metavar="NAME", help="Whose episode scores, where several evaluators gave some.")
-@click.option("--temperature", type=float, help="Sent to the judge.")
-@click.option("--max-tokens", type=int, help="The longest answer.")
+@asking.sampling(0)
 @click.option("--max-calls", type=click.IntRange(0), help="Ask nothing where more calls than this would be needed.")
 @click.option("--budget", type=float, metavar="USD", help="Ask nothing where the estimate is higher.")
 @click.option("--dry-run", is_flag=True, help="Print the estimate and ask nothing.")
@@ -33,13 +33,9 @@ if TYPE_CHECKING:
 @click.option("--seed", default=0, show_default=True, help="Of the drawing.")
 @click.option("--out", metavar="ORG/NAME", help="The dataset to write.  [default: REF's name + -audit]")
 @click.option("--version", metavar="vX.Y.Z", help="Override the version's number.")
-@click.option("--concurrency", type=click.IntRange(1), help="Calls in flight at most.  [default: the judge's own]")
-@click.option("--retry-failed", is_flag=True, help="Ask once more, and only, what was answered unusably before.")
-@click.option(
-    "--ledger",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where raw answers are kept.  [default: STORE/.ledger]",
-)
+@asking.concurrency("Calls")
+@asking.again
+@asking.kept
 @console.store_option
 @console.json_option
 def audit(
@@ -71,11 +67,11 @@ def audit(
     from labelers.audit.run import audit as run
     from labelers.audit.run import estimated
 
-    sampling = {k: v for k, v in (("temperature", temperature), ("max_tokens", max_tokens)) if v is not None}
+    sampling = asking.sampling_of(temperature, max_tokens)
     chosen = {
         "probes": _listed(probes),
         "dimensions": _listed(dimensions),
-        "sampling": sampling or None,
+        "sampling": sampling,
         **{name: options.pop(name) for name in ("episodes", "seed", "schema", "scale", "ask", "evaluator")},
     }
     if dry_run:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sotopia_rl_data import console
+from sotopia_rl_data.commands import asking
 from sotopia_rl_data.commands.making import layout_of, template_option
 from sotopia_rl_data.errors import UsageError
 
@@ -51,28 +52,16 @@ _FORMS = (
     help="Which version of the sotopia library is played: how observations are written and what ends an episode.",
 )
 @template_option
-@click.option("--temperature", type=float, help="Sent to the models.  [default: 0.7 where they take one]")
-@click.option("--max-tokens", type=int, help="The longest answer.")
+@asking.sampling(0.7)
 @click.option(
     "--best-of", default=1, metavar="N", help="Draft N answers of --a a turn and keep the best. With --reward-model."
 )
 @click.option("--reward-model", metavar="DIR|ID[@REV]", help="Scores the drafts (needs the train extra).")
 @click.option("--out", required=True, metavar="ORG/NAME", help="The dataset to write.")
 @click.option("--version", metavar="vX.Y.Z", help="Override the version's number.")
-@click.option("--concurrency", type=click.IntRange(1), help="Episodes in flight at most.  [default: the policies' own]")
-@click.option("--budget", type=float, metavar="USD", help="A hard cap on what these episodes cost, all runs together.")
-@click.option(
-    "--prices",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Prices of your own, over the built-in list.  [default: $SOTOPIA_RL_DATA_PRICES]",
-)
-@click.option("--dry-run", is_flag=True, help="Say what would be played and about what it would cost; ask nobody.")
-@click.option(
-    "--ledger",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where raw answers are kept.  [default: STORE/.ledger]",
-)
+@asking.concurrency("Episodes")
+@asking.costs("these episodes")
+@asking.kept
 @console.store_option
 @console.json_option
 def rollout(
@@ -121,12 +110,12 @@ def rollout(
 
     check_name(out)
     chosen, loaded = layout_of(layout, template)
-    sampling = {k: v for k, v in (("temperature", temperature), ("max_tokens", max_tokens)) if v is not None}
+    sampling = asking.sampling_of(temperature, max_tokens)
     plan = plan_of(
         scenes_of(scenarios, profiles, pairs),
         layout=chosen,
         template=loaded,
-        sampling=sampling or None,
+        sampling=sampling,
         best_of=best_of,
         scorer=_scorer(best_of, reward_model),
         local=local_player,

@@ -1,0 +1,79 @@
+"""The options that commands share which ask models: what is sent, what it may cost, where answers are kept.
+
+sampling  --temperature --max-tokens         costs        --dry-run --budget --prices
+batches   --batch --poll --no-wait           concurrency  --concurrency
+kept      --ledger                           again        --retry-failed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+kept = click.option(
+    "--ledger",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where raw answers are kept.  [default: STORE/.ledger]",
+)
+again = click.option("--retry-failed", is_flag=True, help="Ask once more, and only, what was answered unusably before.")
+
+
+def concurrency(what: str) -> Callable[[F], F]:
+    """`--concurrency` of a command that has `what` in flight."""
+    limit = f"{what} in flight at most.  [default: the models' own]"
+    return click.option("--concurrency", type=click.IntRange(1), help=limit)
+
+
+def sampling(default: float) -> Callable[[F], F]:
+    """`--temperature` and `--max-tokens` of a command whose models are asked at this temperature."""
+    usual = f"Sent to the models.  [default: {default:g}, where they take one]"
+    return _together(
+        click.option("--temperature", type=float, help=usual),
+        click.option("--max-tokens", type=int, help="The longest answer."),
+    )
+
+
+def sampling_of(temperature: float | None, max_tokens: int | None) -> dict[str, Any] | None:
+    """What `--temperature` and `--max-tokens` lay over the models' defaults; None: nothing."""
+    given = {"temperature": temperature, "max_tokens": max_tokens}
+    return {name: value for name, value in given.items() if value is not None} or None
+
+
+def costs(what: str) -> Callable[[F], F]:
+    """`--dry-run`, `--budget` and `--prices` of a command that makes `what`."""
+    cap = f"A hard cap on what {what} cost, all runs together."
+    listed = "Prices of your own, over the built-in list.  [default: $SOTOPIA_RL_DATA_PRICES]"
+    file = click.Path(dir_okay=False, path_type=Path)
+    return _together(
+        click.option("--dry-run", is_flag=True, help="Say what it would ask and cost; ask nobody, write no version."),
+        click.option("--budget", type=float, metavar="USD", help=cap),
+        click.option("--prices", type=file, metavar="FILE", help=listed),
+    )
+
+
+def batches(command: F) -> F:
+    """`--batch`, `--poll` and `--no-wait`."""
+    cheap = "Ask through the provider's batch API: half the price, within a day."
+    leave = "With --batch: submit and leave. The same command again goes on."
+    look = "Between looks at batches.  [default: 60]"
+    return _together(
+        click.option("--batch", is_flag=True, help=cheap),
+        click.option("--poll", type=click.FloatRange(1), metavar="SECONDS", help=look),
+        click.option("--no-wait", is_flag=True, help=leave),
+    )(command)
+
+
+def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """One decorator for several options, listed in this order."""
+
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
