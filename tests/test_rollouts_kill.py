@@ -50,14 +50,14 @@ def wait_for(provider: Running, requests: int, process: subprocess.Popen[str]) -
 @pytest.mark.slow
 def test_killed_in_the_middle_of_200_episodes_it_pays_again_only_for_what_was_in_flight(tmp_path: Path):
     killed, unkilled = Store(tmp_path / "killed"), Store(tmp_path / "unkilled")
-    with running(latency=0.4) as provider:
+    with running(latency=0.5) as provider:
         for requests in (300, 800):  # while they begin, and with all of them in flight
             process = start(killed, provider)
             wait_for(provider, requests, process)
             process.kill()
             assert process.wait() == -signal.SIGKILL
             assert killed.names() == []
-        assert provider.log()["most_in_flight"] > 0.75 * EPISODES  # on the wire; the others are between two turns
+        assert provider.log()["most_in_flight"] > 0.5 * EPISODES  # on the wire; the others are between two turns
         time.sleep(0.8)  # what was in flight lands, at nobody's
         paid = provider.log()["answered"]
         with Ledger(killed.root / ".ledger") as ledger:
