@@ -8,6 +8,7 @@ library function that it calls (`<package>/commands…`), so that `--help` impor
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from importlib import import_module
 
@@ -127,9 +128,12 @@ def main(argv: list[str] | None = None) -> None:
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
     except errors.SotopiaDataError as wrong:
+        if isinstance(wrong, errors.Interrupted):
+            _deaf()
         _say(wrong.message, wrong.mend)
         sys.exit(wrong.exit_code)
     except (KeyboardInterrupt, click.Abort):
+        _deaf()
         _say("Interrupted.", "run the same command again: what was answered is kept, and it goes on from there")
         sys.exit(130)
     except OSError as wrong:
@@ -138,6 +142,11 @@ def main(argv: list[str] | None = None) -> None:
             "check the path, its permissions and the free disk space",
         )
         sys.exit(1)
+
+
+def _deaf() -> None:
+    """Ctrl-C was heard: one more must not cut short what is said about it, nor change the exit code."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _say(message: str, mend: str) -> None:

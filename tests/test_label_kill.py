@@ -103,6 +103,21 @@ def test_killed_twenty_times_it_repeats_only_what_was_in_flight_and_ends_the_sam
     assert not list(store.root.glob(".staging/*--*"))
 
 
+def test_ctrl_c_again_and_again_ends_with_130_all_the_same(store: Store):
+    put(store, boats(100))
+    with running(latency=0.1) as provider:
+        told = [sys.executable, "cli.py", "label", "lab/episodes", "--judge", sim(provider), "--store", str(store.root)]
+        process = subprocess.Popen(told, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        wait_for(provider, 10, process)
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.002)
+        out, wrong = process.communicate()
+    assert (process.returncode, out) == (130, ""), wrong
+    assert "Traceback" not in wrong
+    assert store.names() == ["lab/episodes"]
+
+
 def test_ctrl_c_lets_what_is_in_flight_come_home_and_the_next_run_goes_on(store: Store):
     put(store, boats(100))
     with running(latency=0.1) as provider:
