@@ -30,6 +30,7 @@ from labelers.reading import Tally, rows_of
 from labelers.report import LabelReport, cold, provenance, remarks, report
 from sotopia_rl_data.asking.batch.run import Batching
 from sotopia_rl_data.asking.dispatch import Pacing
+from sotopia_rl_data.asking.journal import check_writable
 from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.prices import load as load_prices
 from sotopia_rl_data.refs import check_name
@@ -116,9 +117,12 @@ def label(
         check_batches(plan.judges)
     if budget is not None:
         check_budget(budget, plan, price_list, in_batches=batching is not None)
+    kept_in = ledger or store.root / ".ledger"
+    if plan.judges and not kept_in.exists():  # it answers nothing, so somebody will be asked
+        check_writable(kept_in)
     parent, plan = with_episodes(plan, store, source)
     name = out or check_name(f"{parent.name}-rewards")
-    with store.stage(name) as stage, Ledger(ledger or store.root / ".ledger") as kept:
+    with store.stage(name) as stage, Ledger(kept_in) as kept:
         run = _Run(plan, parent, kept, stage)
         counted = size(plan, run.episodes())
         asking = run.asking()

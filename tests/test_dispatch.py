@@ -551,6 +551,14 @@ def test_ctrl_c_lets_what_is_in_flight_come_home(tmp_path: Path):
         assert provider.log()["repeated"] == 0
 
 
+def test_nobody_is_asked_where_the_answer_cannot_be_kept(tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    toy = Toy()
+    with pytest.raises(StoreError, match="cannot be written: Not a directory"):
+        run(questions(3), toy, tmp_path / "file" / "ledger")
+    assert not toy.asked
+
+
 def test_ctrl_c_twice_gives_up_what_is_in_flight(tmp_path: Path):
     with running(latency=0.05, hanging=0.2) as provider:
         process = start_child(provider, tmp_path)

@@ -157,6 +157,7 @@ class _Run:
                 return None
             settled = self._desk.look_up(asked)
             if settled is None:
+                self._desk.ledger.check()
                 self._twins[asked.key] = []
                 return asked
             request = self._desk.hand_over(request, settled)

@@ -99,6 +99,14 @@ class Journal:
             self._closing.wait(GROUP_S)
 
 
+def check_writable(directory: Path) -> None:
+    """Raises StoreError where no record could be written into `directory`, be it there already or not. Leaves no trace."""
+    nearest = next(path for path in (directory, *directory.absolute().parents) if os.path.exists(path))
+    wrong = errno.ENOTDIR if not nearest.is_dir() else 0 if os.access(nearest, os.W_OK | os.X_OK) else errno.EACCES
+    if wrong:
+        raise _store_error(directory, OSError(wrong, os.strerror(wrong)))
+
+
 def _store_error(directory: Path, error: OSError) -> StoreError:
     return StoreError(
         f"The ledger in {directory} cannot be written: {error.strerror or error}.",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from sotopia_rl_data.asking import compaction
 from sotopia_rl_data.asking.attempt import MARKER, Attempt, Status, answered, failed, parse_line
 from sotopia_rl_data.asking.index import Gatherer, Index, Place
-from sotopia_rl_data.asking.journal import Journal
+from sotopia_rl_data.asking.journal import Journal, check_writable
 from sotopia_rl_data.errors import StoreError
 
 if TYPE_CHECKING:
@@ -76,6 +76,11 @@ class Ledger:
         self._index.add(attempt.key, place)
         if self._questions is not None:
             self._questions.add(attempt.question, place)
+
+    def check(self) -> None:
+        """Raises StoreError where nothing could be kept, before anyone is paid for an answer. Leaves no trace."""
+        if self._journal.path is None:
+            check_writable(self.directory)
 
     def attempts(self, key: str) -> list[Attempt]:
         """All attempts at a request, newest first, transport errors included. Empty where it was never asked."""
