@@ -497,7 +497,7 @@ def test_a_store_that_cannot_take_a_stage_is_found_before_anything_is_asked(stor
 def test_a_ledger_that_cannot_be_written_is_found_before_anything_is_asked_or_imported(store: Store, tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
     judge = Highest()
-    with pytest.raises(StoreError, match="The ledger in .* cannot be written: Not a directory"):
+    with pytest.raises(StoreError, match=r"The ledger in .* cannot be written: Not a directory"):
         label(store, plain_file(tmp_path), judges=[judge], preset="goal-only", ledger=tmp_path / "file" / "ledger")
     assert (judge.calls, store.names()) == (0, [])
 

@@ -180,7 +180,7 @@ def test_what_is_saved_is_what_was_learned_and_does_not_depend_on_the_order(tmp_
     log = write_log(tmp_path / "log", episodes, plain_ask)
     one, other = learn(log, episodes).template, learn(log, reversed(episodes)).template
     assert one.sha256 == other.sha256
-    path = one.save(tmp_path / "new" / "served.yaml")
+    path = one.save(tmp_path / "served.yaml")
     assert load_template(path) == one
     assert one.save(path) == path
     path.write_text("something else")
@@ -188,7 +188,7 @@ def test_what_is_saved_is_what_was_learned_and_does_not_depend_on_the_order(tmp_
         one.save(path)
     assert path.read_text() == "something else"
     one.save(path, overwrite=True)
-    assert [p.name for p in path.parent.iterdir()] == ["served.yaml"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["log", "served.yaml"]
 
 
 def test_a_template_that_cannot_be_saved_leaves_nothing(tmp_path):
@@ -196,6 +196,8 @@ def test_a_template_that_cannot_be_saved_leaves_nothing(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         template.save(tmp_path / "file" / "served.yaml")
+    with pytest.raises(InputError, match="No such file or directory"):
+        template.save(tmp_path / "missing" / "served.yaml")
     (tmp_path / "folder").mkdir()
     with pytest.raises(InputError):
         template.save(tmp_path / "folder", overwrite=True)

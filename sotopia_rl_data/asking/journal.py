@@ -100,7 +100,7 @@ class Journal:
 
 
 def check_writable(directory: Path) -> None:
-    """Raises StoreError where no record could be written into `directory`, be it there already or not. Leaves no trace."""
+    """Raises StoreError where no record could be written into `directory`, be it there or not. Leaves no trace."""
     nearest = next(path for path in (directory, *directory.absolute().parents) if os.path.exists(path))
     wrong = errno.ENOTDIR if not nearest.is_dir() else 0 if os.access(nearest, os.W_OK | os.X_OK) else errno.EACCES
     if wrong:

@@ -50,7 +50,7 @@ def list_(store: Store, as_json: bool) -> None:
         console.emit_json([_summary(version) | {"versions": store.versions(version.name)} for version in found])
         return
     if not found:
-        console.note(f"The store {store.root} is empty.")
+        console.note(f"The store {str(store.root)!r} is empty.")
         console.next_commands("sotopia-rl-data import --name demo/episodes")
         return
     console.table(

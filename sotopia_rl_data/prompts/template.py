@@ -105,7 +105,6 @@ class Template:
         try:
             if target.exists() and not overwrite and target.read_bytes() != self.text.encode():
                 raise InputError(f"{str(target)!r} exists and holds something else.", "name another file with --out")
-            target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 beside.write_bytes(self.text.encode())
                 beside.replace(target)
@@ -113,7 +112,7 @@ class Template:
                 beside.unlink(missing_ok=True)
         except OSError as error:
             what = f"{str(target)!r} cannot be written: {error.strerror}."
-            raise InputError(what, "name another file with --out") from error
+            raise InputError(what, "with --out name a file in a folder that can be") from error
         return target
 
 

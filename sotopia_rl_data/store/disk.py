@@ -140,12 +140,12 @@ def store_error(error: OSError, root: Path) -> StoreError | None:
         )
     if error.errno in _REFUSED:
         return StoreError(
-            f"The store {root} cannot be written ({reason}).",
+            f"The store {str(root)!r} cannot be written ({reason}).",
             "make it writable, or name another with --store DIR or SOTOPIA_RL_DATA_STORE",
         )
     if error.errno in _BROKEN:
         return StoreError(
-            f"The store {root} cannot be used ({reason}: {error.filename or root}).",
+            f"The store {str(root)!r} cannot be used ({reason}: {error.filename or root}).",
             "name another with --store DIR or SOTOPIA_RL_DATA_STORE",
         )
     return None

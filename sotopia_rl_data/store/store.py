@@ -120,7 +120,7 @@ class Store:
             if known is not None:
                 return known
             raise NotFound(
-                f"The store {self.root} does not know the commit {ref.commit} of {ref.name}.",
+                f"The store {str(self.root)!r} does not know the commit {ref.commit} of {ref.name}.",
                 f"sotopia-rl-data pull {ref}",
             )
         if not there:
@@ -146,7 +146,8 @@ class Store:
         near = f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
         see = "sotopia-rl-data list"
         return NotFound(
-            f"The store {self.root} has no dataset {name!r}{near}.", f"write {close[0]}, or see {see}" if close else see
+            f"The store {str(self.root)!r} has no dataset {name!r}{near}.",
+            f"write {close[0]}, or see {see}" if close else see,
         )
 
 
@@ -178,7 +179,7 @@ def _folders(path: Path) -> list[Path]:
         return []
     except OSError as error:
         raise StoreError(
-            f"The store {path} cannot be read ({error.strerror}).",
+            f"The store {str(path)!r} cannot be read ({error.strerror}).",
             "name another with --store DIR or SOTOPIA_RL_DATA_STORE",
         ) from error
 
