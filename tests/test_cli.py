@@ -155,6 +155,21 @@ def test_a_pipe_gets_no_colour_and_no_bar(run, labelled):
     assert "\x1b" not in done.stdout + done.stderr
 
 
+def test_an_episode_is_found_by_its_id_also_where_many_begin_with_it(run, tmp_path):
+    agents = [{"agent": "a", "name": "Ann"}, {"agent": "b", "name": "Ben"}]
+    one = {"agents": agents, "turns": [{"turn": 0, "agent": "a", "text": "Hello."}]}
+    scenes = {f"e1{n}": "harbour" for n in range(40)} | {"e1": "library"}  # in train, in test: read last
+    lines = [json.dumps({"episode_id": i, "environment_id": scene} | one) for i, scene in scenes.items()]
+    (tmp_path / "many.jsonl").write_text("\n".join(lines))
+    assert run("import", "many.jsonl", "--name", "a/b").returncode == 0
+    for begin, found in (("e1", "e1"), ("e12", "e12"), ("e139", "e139")):
+        assert json.loads(run("show", "a/b", begin, "--json").stdout)["episode"]["episode_id"] == found
+    several = run("show", "a/b", "e")
+    assert several.returncode == 2
+    assert "Several episodes of a/b@v1.0.0 begin with 'e'." in several.stderr
+    assert "e1, e10, e11 …" in several.stderr
+
+
 @pytest.mark.parametrize("arguments", [["show", "demo/none"], ["show", "demo/episodes-rewards", "sample-last-tram-1"]])
 def test_a_terminal_gets_colour_unless_no_color_is_set(labelled, arguments):
     arguments = [*arguments, "--store", str(labelled.root)]

@@ -173,8 +173,8 @@ def _dialogue(version: Version, wanted: str, as_json: bool) -> None:
     quoted = wanted.replace("'", "''")
     if "episodes" not in version.manifest.configs:
         raise UsageError(f"{version.ref} holds no episodes.", f"sotopia-rl-data show {version.ref}")
-    found = sql(version, f"SELECT * EXCLUDE split FROM episodes WHERE starts_with(episode_id, '{quoted}') LIMIT 20")
-    rows = found.to_pylist()
+    begin = f"FROM episodes WHERE starts_with(episode_id, '{quoted}') ORDER BY length(episode_id), episode_id LIMIT 4"
+    rows = sql(version, f"SELECT * EXCLUDE split {begin}").to_pylist()  # the shortest first: an exact id is among them
     exact = [row for row in rows if row["episode_id"] == wanted] or rows
     if len(exact) != 1:
         ids = ", ".join(row["episode_id"] for row in exact[:3])
@@ -183,7 +183,7 @@ def _dialogue(version: Version, wanted: str, as_json: bool) -> None:
             if exact
             else f'sotopia-rl-data query {version.ref} "SELECT episode_id FROM episodes"'
         )
-        raise NotFound(f"{len(exact) or 'No'} episodes of {version.ref} begin with {wanted!r}.", mend)
+        raise NotFound(f"{'Several' if exact else 'No'} episodes of {version.ref} begin with {wanted!r}.", mend)
     episode = row_episode(exact[0])
     rewards: dict[tuple[str, int], dict[str, Any]] = {}
     if "rewards" in version.manifest.configs:

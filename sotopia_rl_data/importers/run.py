@@ -131,7 +131,9 @@ def _nothing(batches: Batches) -> InputError:
         return InputError(f"None of {batches.counts['filtered']:,} records fulfils --where.", "loosen the condition")
     first = batches.rejected[0] if batches.rejected else Failure("no record was found")
     counted = f"None of {batches.counts['failures']:,} records could be imported"
-    return InputError(f"{counted}; {first.source}: {first.reason}", "docs/formats.md lists the formats")
+    return InputError(
+        f"{counted}; {first.source}: {first.reason}", "sotopia-rl-data import --help says which formats it reads"
+    )
 
 
 def _sources(found: Plan, hashes: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ LOGS = "EpisodeLog"
 _LINES, _TABLES, _DOCUMENTS = (".jsonl", ".ndjson"), (".csv",), (".json",)
 _FIRST_RECORDS = 20
 _FIRST_LINE = 16 * 2**20
-_MEND = "name an episode file or folder; docs/formats.md lists the formats"
+_MEND = "name an episode file or folder; sotopia-rl-data import --help says which formats it reads"
 _NO_FORMAT = "its records are of none of the formats."
 
 

@@ -124,7 +124,8 @@ def load_template(path: str | Path) -> Template:
         raise InputError(f"Template {str(path)!r} cannot be read: {error.strerror}.", "check the path") from error
     except UnicodeDecodeError as error:
         raise InputError(
-            f"Template {str(path)!r} is not UTF-8 text.", "templates are YAML, see docs/prompts.md"
+            f"Template {str(path)!r} is not UTF-8 text.",
+            "templates are YAML; `sotopia-rl-data prompts learn` writes one",
         ) from error
     return parse_template(text, Path(path).stem)
 
@@ -217,7 +218,9 @@ def _check(name: str, fine: bool, what: str) -> None:
 
 
 def _bad(name: str, what: str) -> InputError:
-    return InputError(f"Template {name!r} {what}.", "see docs/prompts.md for a template's fields")
+    return InputError(
+        f"Template {name!r} {what}.", "a file that `sotopia-rl-data prompts learn` wrote shows a template's fields"
+    )
 
 
 def compose(
