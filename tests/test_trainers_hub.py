@@ -118,6 +118,7 @@ def test_a_push_that_is_broken_off_is_finished_and_nothing_is_done_twice(
     assert titles.count("Release v1.0.0") == 1
 
 
+@pytest.mark.timeout(1000)  # eight commands, each of which imports it all
 def test_the_whole_pipeline_names_every_step_by_id(plain_hub: Any, tmp_path: Path):
     words = samples.path("plain").read_text("utf-8")
     model = make_tiny(tmp_path / "tiny", hidden=32, layers=1, vocab=2048, text=[words])

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("store")
-    make_dataset(root, episodes=20, turns=4)
+    for seed in (0, 9):  # v1.0.0, and v1.1.0, which nobody asks for
+        make_dataset(root, episodes=20, turns=4, seed=seed)
     return root
 
 
@@ -55,16 +57,13 @@ def rm(store: Path, tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def grpo(store: Path, tiny: str, out: Path, rm: Path, *settings: str, **options: Any) -> dict[str, Any]:
-    return train_grpo(
-        "toys/rewards@v1.0.0",
-        tiny,
-        out,
-        reward_model=str(rm),
-        preset="tiny",
-        store=str(store),
-        settings=[*QUIET, *settings],
-        **options,
-    )
+    ref = options.pop("ref", "toys/rewards@v1.0.0")
+    options |= {"reward_model": str(rm), "preset": "tiny", "store": str(store)}
+    return train_grpo(ref, tiny, out, settings=[*QUIET, *settings], **options)
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "adapter_model.safetensors").read_bytes()
 
 
 def test_cloning_imitates_those_that_were_asked_for(sft: tuple[Path, dict[str, Any]], store: Path):
@@ -81,14 +80,14 @@ def test_cloning_imitates_those_that_were_asked_for(sft: tuple[Path, dict[str, A
 def test_only_the_completion_is_learned_from(store: Path, tiny: str, tmp_path: Path):
     from trainers.config import configure
     from trainers.data import load_examples
-    from trainers.encoding import Encoder
-    from trainers.policies import dialogues, policy_tokenizer
+    from trainers.encoding import Encoder, tokenizer_of
+    from trainers.policies import dialogues
     from trainers.sft import build_trainer
 
     options = {"dataset": "toys/rewards", "model": tiny, "output_dir": str(tmp_path)}
     config = configure("sft", preset="tiny", options=options)
     found = load_examples("toys/rewards", store=store, need_reward=False)
-    tokenizer = policy_tokenizer(config)
+    tokenizer = tokenizer_of(config)
     trainer = build_trainer(config, dialogues(found, Encoder(tokenizer, 4096), with_completion=True), tokenizer)
     batch = next(iter(trainer.get_train_dataloader()))
     learned = tokenizer.decode(batch["labels"][0][batch["labels"][0] != -100])
@@ -137,32 +136,84 @@ def test_the_reference_is_the_clone_and_not_the_base(
 def test_two_runs_with_one_seed_are_equal_and_with_another_are_not(
     store: Path, tiny: str, tmp_path: Path, rm: Path, sft: tuple[Path, dict[str, Any]]
 ):
-    def weights(folder: Path) -> bytes:
-        return (folder / "adapter_model.safetensors").read_bytes()
-
-    common: dict[str, Any] = {"preset": "tiny", "store": str(store), "where": "reward >= 0.5"}
-    train_sft("toys/rewards@v1.0.0", tiny, tmp_path / "sft", settings=QUIET, **common)
+    """And from the store as from the version's own folder: the second run of each names that."""
+    path = str(store / "toys/rewards/v1.0.0")
+    again = train_sft(path, tiny, tmp_path / "sft", preset="tiny", where="reward >= 0.5", settings=QUIET)
+    assert again["dataset"]["digest"] == sft[1]["dataset"]["digest"]
     assert weights(tmp_path / "sft") == weights(sft[0])
-    sampled = {}
+    sampled, refs = {}, {"same": {"ref": path}}
     for name, seed in (("one", 3), ("same", 3), ("other", 4)):
-        grpo(store, tiny, tmp_path / name, rm, "max_steps=1", "truncated_reward=0", f"seed={seed}")
+        settings = ("max_steps=1", "truncated_reward=0", f"seed={seed}")
+        record = grpo(store, tiny, tmp_path / name, rm, *settings, **refs.get(name, {}))
+        assert record["dataset"]["digest"] == again["dataset"]["digest"]
         table = pq.read_table(tmp_path / name / "completions")
         sampled[name] = (weights(tmp_path / name), table["completion"].to_pylist())
     assert sampled["one"] == sampled["same"]
     assert sampled["one"][1] != sampled["other"][1]
 
 
+def test_cloning_resumed_is_uninterrupted(store: Path, tiny: str, tmp_path: Path):
+    settings = [*QUIET, "max_steps=4", "eval_steps=2", "save_steps=2", "save_total_limit=5", "lr_scheduler_type=cosine"]
+
+    def clone(out: Path, *more: str) -> dict[str, Any]:
+        return train_sft("toys/rewards", tiny, out, preset="tiny", store=str(store), settings=[*settings, *more])
+
+    assert_resumes(tmp_path, clone)
+
+
+def test_grpo_resumed_is_uninterrupted(
+    store: Path, tiny: str, tmp_path: Path, rm: Path, sft: tuple[Path, dict[str, Any]]
+):
+    """From an adapter and kept near it: the reference, too, is what it was."""
+    settings = ("max_steps=4", "save_strategy=steps", "save_steps=2", "beta=0.1", "truncated_reward=0")
+
+    def practise(out: Path, *more: str) -> dict[str, Any]:
+        return grpo(store, tiny, out, rm, *settings, *more, policy_adapter=str(sft[0]))
+
+    assert_resumes(tmp_path, practise)
+
+
+def assert_resumes(root: Path, train: Any) -> None:
+    """Four steps at once are two steps, an end, and the two others."""
+    whole = train(root / "whole")
+    shutil.copytree(root / "whole", root / "broken")
+    shutil.rmtree(root / "broken" / "checkpoint-4")
+    (root / "broken" / "adapter_model.safetensors").unlink()
+    again = train(root / "broken", "resume=true")
+    assert again["metrics"] == whole["metrics"]
+    assert weights(root / "broken") == weights(root / "whole")
+    assert logged(root / "broken") == logged(root / "whole")
+
+
+def logged(folder: Path) -> list[tuple[Any, ...]]:
+    """What each step logged of its own."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [tuple(row.get(name) for name in ("step", "loss", "eval_loss", "reward", "kl")) for row in rows]
+
+
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_the_command_prints_the_record_alone_and_once(
     store: Path, tiny: str, tmp_path: Path, rm: Path, monkeypatch: pytest.MonkeyPatch, rank: str
 ):
-    """Nothing of the libraries' own on stdout; of several processes, the first one speaks."""
+    """Nothing of the libraries' own on stdout; of several processes, the first one speaks. Seed 0 is a seed."""
     from click.testing import CliRunner
 
     from trainers.commandline import train
 
     monkeypatch.setenv("RANK", rank)
-    options = ("--preset", "tiny", "--store", str(store), "--out", str(tmp_path), "--json", "--set", "max_steps=1")
+    options = (
+        "--preset",
+        "tiny",
+        "--store",
+        str(store),
+        "--out",
+        str(tmp_path),
+        "--json",
+        "--set",
+        "max_steps=1",
+        "--seed",
+        "0",
+    )
     arguments = ("grpo", "--dataset", "toys/rewards", "--model", tiny, "--reward-model", str(rm), *options)
     done = CliRunner().invoke(train, arguments, catch_exceptions=False)
     assert done.exit_code == 0
@@ -170,6 +221,7 @@ def test_the_command_prints_the_record_alone_and_once(
         assert done.stdout == ""
     else:
         assert json.loads(done.stdout) == json.loads((tmp_path / "run.json").read_text())
+        assert json.loads(done.stdout)["seed"] == 0
         assert "step 1" in done.stderr
 
 
@@ -251,11 +303,20 @@ class TestBadInput:
 
     def test_a_reward_model_too_short_for_the_prompts(self, store: Path, tmp_path: Path, tiny: str):
         short = str(make_tiny(tmp_path / "short", hidden=16, layers=1, context=200))
-        train_rm(
-            "toys/rewards", short, tmp_path / "rm", preset="tiny", store=str(store), settings=[*QUIET, "max_length=200"]
-        )
+        record = train_rm("toys/rewards", short, tmp_path / "rm", preset="tiny", store=str(store), settings=QUIET)
+        assert record["config"]["max_length"] == 200  # by itself: what the model's context holds
         with pytest.raises(InputError, match="context of 200 tokens cannot hold"):
             grpo(store, tiny, tmp_path / "out", tmp_path / "rm", "max_completion_length=200")
+
+    def test_a_context_that_an_answer_fills(self, store: Path, tmp_path: Path, rm: Path):
+        short = str(make_tiny(tmp_path / "short", hidden=16, layers=1, context=200))
+        with pytest.raises(InputError, match="No prompt fits into 0 tokens"):
+            grpo(store, short, tmp_path / "out", rm, "max_completion_length=256")
+
+    def test_an_adapter_of_another_model(self, store: Path, tmp_path: Path, rm: Path, sft: Any):
+        other = str(make_tiny(tmp_path / "other", hidden=16, layers=2))
+        with pytest.raises(InputError, match="other shapes than the model"):
+            grpo(store, other, tmp_path / "out", rm, policy_adapter=str(sft[0]))
 
     def test_a_filter_that_leaves_nothing(self, store: Path, tiny: str, tmp_path: Path):
         with pytest.raises(UsageError, match="No row"):

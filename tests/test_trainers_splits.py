@@ -24,8 +24,8 @@ from sotopia_rl_data.store import Store
 from trainers.commands import score, train_rm
 from trainers.config import configure
 from trainers.data import load_examples
-from trainers.encoding import Encoder
-from trainers.policies import dialogues, policy_tokenizer
+from trainers.encoding import Encoder, tokenizer_of
+from trainers.policies import dialogues
 from trainers.reward_model import RewardModel
 
 torch.set_num_threads(1)
@@ -89,7 +89,7 @@ def test_what_a_trainer_is_given_has_no_environment_on_two_sides(
     options = {"dataset": f"toys/{name}", "model": tiny, "output_dir": str(tmp_path)}
     config = configure(kind, preset="tiny", options=options, settings=["eval_strategy=steps", "eval_steps=2"])
     found = load_examples(f"toys/{name}", store=store)
-    sides = [environments(texts) for texts in given(found, config, policy_tokenizer(config))]
+    sides = [environments(texts) for texts in given(found, config, tokenizer_of(config))]
     assert all(sides)
     assert sum(map(len, sides)) == len(set.union(*sides))
     assert found.splits_by == ("dataset" if name == "split" else "environment_id")

@@ -24,7 +24,9 @@ def _shared(command: console.F) -> console.F:
     """What every trainer takes."""
     for option in (
         click.option("--push-to-hub", "repo", metavar="ORG/NAME", help="Release the model: one commit, one tag."),
-        click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in the output folder."),
+        click.option(
+            "--resume", is_flag=True, default=None, help="Go on from the newest checkpoint in the output folder."
+        ),
         click.option("--seed", type=int, help="Two CPU runs with the same seed are equal.  [default: 42]"),
         click.option("--where", metavar="SQL", help='Train on these rows only, as in "reward >= 0.7".'),
         click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any field of the configuration."),
@@ -112,11 +114,9 @@ def _run(
     from trainers.commands import calm
 
     calm()
-    given = {name: value for name, value in options.items() if value not in (None, False, ())}
-    repo = given.pop("repo", None)
-    ref = parse(given["dataset"])
+    repo, ref = options.pop("repo"), parse(options["dataset"])
     folder = output or Path("runs") / f"{kind}-{(ref.name or ref.path.resolve().parent.name).rpartition('/')[2]}"
-    record = trainer(given.pop("dataset"), given.pop("model"), folder, store=str(store.root), **given)
+    record = trainer(options.pop("dataset"), options.pop("model"), folder, store=str(store.root), **options)
     if os.environ.get("RANK", "0") != "0":  # of several processes, the first one speaks and releases
         return
     if repo:

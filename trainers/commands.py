@@ -15,8 +15,13 @@ from sotopia_rl_data.errors import UsageError
 
 if TYPE_CHECKING:
     from trainers.data import Examples
+    from trainers.encoding import Cuts
 
-TIMINGS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+LOWER = (
+    "lower {} with --set (gradient_accumulation_steps makes up for smaller batches), or --set "
+    "gradient_checkpointing=true or adapter=qlora"
+)
+EFFORT = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "num_tokens")
 NEEDS = ("torch", "transformers", "trl", "peft", "accelerate")
 
 
@@ -59,19 +64,13 @@ def train_rm(
     `options` are fields of `trainers.config.RMConfig`; `settings` are "key=value" texts, which win. The folder ends up
     with the best checkpoint (stock, or an adapter), its tokenizer, `run.json`, `metrics.jsonl` and `metrics.png`.
     """
-    check_installed()
-    from trainers.config import configure
-
-    options |= {"dataset": dataset, "model": model, "output_dir": str(output)}
-    settled = configure("rm", preset=preset, file=config, options=options, settings=settings)
-    return _train_rm(settled)
+    return _train_rm(_settled("rm", dataset, model, output, preset, config, settings, options))
 
 
 def _train_rm(config: Any) -> dict[str, Any]:
     from trainers.curves import MetricsFile
     from trainers.modeling import memory_told
     from trainers.prepare import prepare
-    from trainers.progress import show_progress
     from trainers.rm import build_trainer, load_model
     from trainers.run import RunFolder
 
@@ -79,18 +78,16 @@ def _train_rm(config: Any) -> dict[str, Any]:
     found = _examples(config, need_reward=True, targets=config.targets)
     folder = RunFolder(config.output_dir)
     prepared = prepare(found, config)
-    with memory_told():
+    with memory_told(LOWER.format("row_tokens or per_device_train_batch_size")):
         trainer = build_trainer(config, prepared, load_model(config, prepared), [MetricsFile(folder)])
-        show_progress(trainer)
-        outcome = trainer.train(resume_from_checkpoint=_checkpoint(config, folder))
+        outcome = _trained(trainer, config.resume, folder)
         trainer.save_model()
         metrics = {"validation": _held_out(trainer), "test": _evaluate(trainer, prepared, "test")}
     record = {
         "kind": "rm",
-        **_common(config, found, started),
+        **_common(config, found, prepared.cuts, started),
         "head": prepared.head.to_config(),
         "packing": trainer.packing,
-        "cut": {"turns": prepared.turns_cut, "prompts": prepared.rows_cut, "too_long": prepared.too_long},
         **_outcome(config, trainer, outcome),
         "metrics": {split: found for split, found in metrics.items() if found},
     }
@@ -111,39 +108,32 @@ def train_sft(
 
     `options` are fields of `trainers.config.PolicySFTConfig`; the rest as in `train_rm`.
     """
-    check_installed()
-    from trainers.config import configure
-
-    options |= {"dataset": dataset, "model": model, "output_dir": str(output)}
-    return _train_sft(configure("sft", preset=preset, file=config, options=options, settings=settings))
+    return _train_sft(_settled("sft", dataset, model, output, preset, config, settings, options))
 
 
 def _train_sft(config: Any) -> dict[str, Any]:
     from trainers.curves import MetricsFile
     from trainers.data import check_splits
-    from trainers.encoding import Encoder
+    from trainers.encoding import Encoder, tokenizer_of
     from trainers.modeling import memory_told
-    from trainers.policies import dialogues, policy_tokenizer
-    from trainers.progress import show_progress
+    from trainers.policies import dialogues
     from trainers.run import RunFolder
     from trainers.sft import build_trainer
 
     started = time.time()
     found = _examples(config, need_reward=False)
     folder = RunFolder(config.output_dir)
-    tokenizer = policy_tokenizer(config)
+    tokenizer = tokenizer_of(config)
     fitted = dialogues(found, Encoder(tokenizer, config.max_length), with_completion=True)
     check_splits(found, fitted.splits, config.eval_strategy != "no")
-    with memory_told():
+    with memory_told(LOWER.format("per_device_train_batch_size or max_length")):
         trainer = build_trainer(config, fitted, tokenizer, [MetricsFile(folder)])
-        show_progress(trainer)
-        outcome = trainer.train(resume_from_checkpoint=_checkpoint(config, folder))
+        outcome = _trained(trainer, config.resume, folder)
         trainer.save_model()
         metrics = {"validation": _held_out(trainer)}
     record = {
         "kind": "sft",
-        **_common(config, found, started),
-        "cut": {"turns": fitted.turns_cut, "prompts": fitted.rows_cut, "too_long": fitted.too_long},
+        **_common(config, found, fitted.cuts, started),
         **_outcome(config, trainer, outcome),
         "metrics": {split: found for split, found in metrics.items() if found},
     }
@@ -166,45 +156,38 @@ def train_grpo(
 
     Both may be `id@revision`. `options` are fields of `trainers.config.PolicyGRPOConfig`; the rest as in `train_rm`.
     """
-    check_installed()
-    from trainers.config import configure
-
-    options |= {"dataset": dataset, "model": model, "output_dir": str(output)}
     options |= {"reward_model": reward_model, "policy_adapter": policy_adapter}
-    return _train_grpo(configure("grpo", preset=preset, file=config, options=options, settings=settings))
+    return _train_grpo(_settled("grpo", dataset, model, output, preset, config, settings, options))
 
 
 def _train_grpo(config: Any) -> dict[str, Any]:
     from trainers.curves import MetricsFile
     from trainers.data import check_splits
-    from trainers.encoding import Encoder
+    from trainers.encoding import Encoder, tokenizer_of
     from trainers.grpo import build_trainer, check_fits, forget_reference
     from trainers.modeling import memory_told
-    from trainers.policies import dialogues, policy_tokenizer
-    from trainers.progress import show_progress
+    from trainers.policies import dialogues
     from trainers.reward_model import RewardModel
     from trainers.run import RunFolder
 
     started = time.time()
     found = _examples(config, need_reward=False)
     folder = RunFolder(config.output_dir)
-    tokenizer = policy_tokenizer(config)
+    tokenizer = tokenizer_of(config)
     fitted = dialogues(found, Encoder(tokenizer, config.max_prompt_length), with_completion=False)
     check_splits(found, fitted.splits, config.eval_strategy != "no")
-    with memory_told():
+    with memory_told(LOWER.format("per_device_train_batch_size or max_completion_length")):
         judge = RewardModel.load(config.reward_model, device=config.device)
         check_fits(judge, fitted, config.max_completion_length)
         trainer = build_trainer(config, fitted, tokenizer, judge, [MetricsFile(folder)])
-        show_progress(trainer)
-        outcome = trainer.train(resume_from_checkpoint=_checkpoint(config, folder))
+        outcome = _trained(trainer, config.resume, folder)
         forget_reference(trainer.accelerator.unwrap_model(trainer.model))
         trainer.save_model()
     record = {
         "kind": "grpo",
-        **_common(config, found, started),
+        **_common(config, found, fitted.cuts, started),
         "policy_adapter": config.policy_adapter,
         "reward_model": {"identity": judge.identity, "head": judge.head.to_config()},
-        "cut": {"turns": fitted.turns_cut, "prompts": fitted.rows_cut, "too_long": fitted.too_long},
         **_outcome(config, trainer, outcome),
         "metrics": {"train": _rewards(trainer.state.log_history)},
     }
@@ -220,7 +203,7 @@ def score(
     from trainers.reward_model import RewardModel
     from trainers.score import score_dataset
 
-    with memory_told():
+    with memory_told("let other work on it end, or use the CPU: CUDA_VISIBLE_DEVICES= sotopia-rl-data score …"):
         return score_dataset(dataset, RewardModel.load(reward_model, **options), store=store, out=out)
 
 
@@ -254,6 +237,19 @@ def _rewards(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {"reward_first": sum(rewards[:share]) / share, "reward_last": sum(rewards[-share:]) / share}
 
 
+def _settled(
+    kind: str, dataset: str, model: str, output: str | Path, preset: str | None, file: str | None,
+    settings: Sequence[str], options: dict[str, Any],
+) -> Any:  # fmt: skip
+    """The configuration of a run, with lengths that the model's context holds."""
+    check_installed()
+    from trainers.config import configure
+    from trainers.modeling import within_context
+
+    options |= {"dataset": dataset, "model": model, "output_dir": str(output)}
+    return within_context(configure(kind, preset=preset, file=file, options=options, settings=settings))
+
+
 def _examples(config: Any, need_reward: bool, targets: Sequence[str] = ()) -> Examples:
     from trainers.data import load_examples
 
@@ -278,9 +274,9 @@ def _outcome(config: Any, trainer: Any, outcome: Any) -> dict[str, Any]:
 
 
 def _plain(metrics: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Metrics under their plain names, without how long they took."""
+    """Metrics under their plain names, without what they took."""
     named = {k.removeprefix(f"{prefix}_"): v for k, v in metrics.items() if k.startswith(f"{prefix}_")}
-    return {k: v for k, v in named.items() if k not in TIMINGS}
+    return {k: v for k, v in named.items() if k not in EFFORT}
 
 
 def _held_out(trainer: Any) -> dict[str, float]:
@@ -299,13 +295,16 @@ def _evaluate(trainer: Any, prepared: Any, split: str) -> dict[str, float]:
     return _plain(trainer.evaluate(trainer.all_rows[split], metric_key_prefix=split), split)
 
 
-def _checkpoint(config: Any, folder: Any) -> str | None:
-    """The checkpoint to go on from, where `resume` is asked for and there is one."""
-    found = folder.last_checkpoint() if config.resume else None
-    return str(found) if found else None
+def _trained(trainer: Any, resume: bool, folder: Any) -> Any:
+    """What training gave, from the newest checkpoint where to `resume` is asked for and there is one."""
+    from trainers.progress import show_progress
+
+    show_progress(trainer)
+    found = folder.last_checkpoint() if resume else None
+    return trainer.train(resume_from_checkpoint=str(found) if found else None)
 
 
-def _common(config: Any, found: Examples, started: float) -> Mapping[str, Any]:
+def _common(config: Any, found: Examples, cuts: Cuts, started: float) -> Mapping[str, Any]:
     """What every run's record says."""
     from dataclasses import asdict
 
@@ -318,6 +317,7 @@ def _common(config: Any, found: Examples, started: float) -> Mapping[str, Any]:
         "rows": found.counts(),
         "splits_by": found.splits_by,
         "dropped": dict(found.dropped),
+        "cut": asdict(cuts),
         "config": changed(config),
         "seed": config.seed,
         "seconds": round(time.time() - started, 1),

@@ -20,9 +20,11 @@ from transformers import TrainingArguments
 from trl import GRPOConfig, SFTConfig
 
 from sotopia_rl_data.errors import InputError, UsageError
-from trainers.modeling import Adapter
+from trainers.modeling import ADAPTERS, Adapter
 
 PACKINGS = ("auto", "tree", "none")
+ATTENTIONS = ("prefix_tree", "flex_attention")
+SPLIT_BY = ("dataset", "grouped")
 
 
 @dataclass
@@ -47,11 +49,21 @@ class Common:
     resume: bool = field(default=False, metadata={"help": "Go on from the newest checkpoint in the output folder."})
     log_level: str = "warning"
     patience: int | None = field(default=None, metadata={"help": "Stop after this many evaluations without a gain."})
+    bf16: bool | None = None  # None: where the accelerator has it
+
+    def __post_init__(self) -> None:
+        one_of("adapter", self.adapter, ADAPTERS)
+        one_of("split_by", self.split_by, SPLIT_BY)
+        if self.bf16 is None:
+            self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported() and not self.fp16  # type: ignore[attr-defined]
+        if self.eval_strategy == "no":  # type: ignore[attr-defined]
+            self.load_best_model_at_end = False  # nothing says which is best
+        super().__post_init__()  # type: ignore[misc]
 
     def lora(self) -> Adapter:
         """The adapter that these fields describe."""
         names = self.lora_target_modules
-        targets = names if "," not in names and names == "all-linear" else [n.strip() for n in names.split(",")]
+        targets = names if names == "all-linear" else [name.strip() for name in names.split(",")]
         return Adapter(self.adapter, self.lora_r, self.lora_alpha, self.lora_dropout, targets)
 
 
@@ -67,7 +79,6 @@ class RMConfig(Common, TrainingArguments):
     row_tokens: int = field(default=8192, metadata={"help": "Most tokens in one packed row."})
     self_check: bool = field(default=True, metadata={"help": "Compare packed and plain scores before training."})
     padding_side: str = "right"
-    bf16: bool | None = None  # type: ignore[assignment]  # None: where the accelerator has it
     eval_strategy: str = "epoch"
     save_strategy: str = "epoch"
     save_total_limit: int | None = 2
@@ -79,11 +90,8 @@ class RMConfig(Common, TrainingArguments):
     resamples: int = field(default=200, metadata={"help": "Bootstrap resamples for each interval; 0: no intervals."})
 
     def __post_init__(self) -> None:
-        if self.bf16 is None:
-            self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported() and not self.fp16
         one_of("packing", self.packing, PACKINGS)
-        if str(getattr(self.eval_strategy, "value", self.eval_strategy)) == "no":
-            self.load_best_model_at_end = False
+        one_of("attention", self.attention, ATTENTIONS)
         super().__post_init__()
 
 
@@ -93,19 +101,11 @@ class PolicySFTConfig(Common, SFTConfig):
 
     completion_only_loss: bool | None = True
     max_length: int | None = 4096
-    bf16: bool | None = None
     eval_strategy: str = "epoch"
     save_strategy: str = "epoch"
     save_total_limit: int | None = 2
     load_best_model_at_end: bool = True
     metric_for_best_model: str | None = "loss"
-
-    def __post_init__(self) -> None:
-        if self.bf16 is None:
-            self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported() and not self.fp16
-        if str(getattr(self.eval_strategy, "value", self.eval_strategy)) == "no":
-            self.load_best_model_at_end = False
-        super().__post_init__()
 
 
 @dataclass
@@ -128,12 +128,6 @@ class PolicyGRPOConfig(Common, GRPOConfig):
     log_completions: bool = True
     num_completions_to_print: int | None = 0
     logging_steps: float = 1
-    bf16: bool | None = None
-
-    def __post_init__(self) -> None:
-        if self.bf16 is None:
-            self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported() and not self.fp16
-        super().__post_init__()
 
 
 KINDS: dict[str, type[Any]] = {"rm": RMConfig, "sft": PolicySFTConfig, "grpo": PolicyGRPOConfig}
@@ -229,8 +223,15 @@ def _settings(settings: Sequence[str]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not equals:
             raise UsageError(f"{text!r} sets nothing.", "write --set key=value")
-        found[key.strip()] = yaml.safe_load(value)
+        found[key.strip()] = _value(key.strip(), value)
     return found
+
+
+def _value(key: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{text!r} cannot be read as a value of {key}.", f"quote it: --set '{key}=\"…\"'") from error
 
 
 def _read(file: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sotopia_rl_data.errors import InputError, NotFound, UsageError
 from sotopia_rl_data.schema import Message
@@ -187,6 +188,11 @@ def _example(row: Mapping[str, Any], targets: tuple[float | None, ...], sentinel
 
 def _number(value: float | None, sentinels: set[float]) -> float | None:
     return None if value is None or not np.isfinite(value) or value in sentinels else float(value)
+
+
+def target_table(rows: Sequence[Example]) -> NDArray[np.float64]:
+    """[N, K] the rows' targets; NaN where one is missing."""
+    return np.array([[np.nan if t is None else t for t in r.targets] for r in rows], dtype=np.float64)
 
 
 def _check_any(ref: str, rows: Sequence[Example], dropped: Mapping[str, int], where: str | None) -> None:

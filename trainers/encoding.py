@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.schema import Message
+from trainers.modeling import split_revision, told
 
 # How a turn of the history begins: as the simulator's observations have it, or in our own view of an episode.
 TURN = re.compile(r"^(?:Turn #\d+|\[\d+\] )", re.MULTILINE)
@@ -31,6 +32,26 @@ class Encoded:
 
     ids: NDArray[np.int32]
     turns_cut: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Cuts:
+    """What it took to fit: so many `turns` left out of so many `prompts`; rows that are `too_long` all the same."""
+
+    turns: int
+    prompts: int
+    too_long: int
+
+
+def cuts_made(turns: Sequence[int | None], most: int | None) -> Cuts:
+    """How many turns each row lost to fit into `most` tokens (None: it does not), summed up. InputError: none fits."""
+    fitted = [count for count in turns if count is not None]
+    if not fitted:
+        raise InputError(
+            f"No prompt fits into {most} tokens, even with its history cut.",
+            "raise max_length (grpo: max_prompt_length) with --set, or take a model with a longer context",
+        )
+    return Cuts(sum(fitted), sum(count > 0 for count in fitted), len(turns) - len(fitted))
 
 
 class Encoder:
@@ -132,12 +153,19 @@ def _name(tokenizer: Any) -> str:
     return getattr(tokenizer, "name_or_path", "") or "the model"
 
 
+def tokenizer_of(config: Any) -> Any:
+    """The tokenizer that a run's configuration names. Raises NotFound, and as `load_tokenizer`."""
+    name, revision = split_revision(config.model)
+    with told(config.model):
+        return load_tokenizer(name, pad_token=config.pad_token, chat_template=config.chat_template, revision=revision)
+
+
 def load_tokenizer(
     name: str, *, pad_token: str | None = None, chat_template: str | None = None, revision: str | None = None
 ) -> Any:
     """The tokenizer of a model, with another padding token or chat template (a file's path) where one is named.
 
-    Raises NotFound where there is none, UsageError where the padding token is not in its vocabulary.
+    Raises InputError where the template cannot be read, UsageError where the padding token is not in its vocabulary.
     """
     from pathlib import Path
 
@@ -146,11 +174,9 @@ def load_tokenizer(
     tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
     if chat_template is not None:
         try:
-            tokenizer.chat_template = Path(chat_template).read_text()
-        except OSError as error:
-            raise InputError(
-                f"The chat template {chat_template} cannot be read: {error.strerror}.", "check the path"
-            ) from error
+            tokenizer.chat_template = Path(chat_template).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"The chat template {chat_template} cannot be read: {error}.", "check the path") from error
     if pad_token is not None:
         if pad_token not in tokenizer.get_vocab():
             raise UsageError(

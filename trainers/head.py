@@ -48,6 +48,10 @@ class RewardHead:
         """[N] weighted mean over the K targets of [N, K] rewards."""
         return np.asarray(rewards, dtype=np.float64) @ np.array(self.weights) / sum(self.weights)
 
+    def known(self, values: ArrayLike) -> NDArray[np.float64]:
+        """[N] the aggregate of [N, K] targets as the data has them: NaN where one that has a weight is missing."""
+        return self.aggregate(np.where(np.array(self.weights) > 0, np.asarray(values, dtype=np.float64), 0.0))
+
     def to_config(self) -> dict[str, Any]:
         """As it stands in `config.json`."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}

@@ -55,6 +55,36 @@ def told(name: str) -> Iterator[None]:
         raise NotFound(
             f"The model {name!r} cannot be loaded: {first}", "name a directory (./DIR) or a Hub id"
         ) from error
+    except RuntimeError as error:
+        if type(error) is not RuntimeError:  # an accelerator's own, such as out of memory
+            raise
+        raise InputError(
+            f"The weights of {name!r} have other shapes than the model that they are loaded into.",
+            "name the model that they were trained from",
+        ) from error
+
+
+def context_of(config: Any) -> int | None:
+    """How many tokens a model's configuration lets it read; None where it sets no limit."""
+    limit: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return limit
+
+
+def within_context(config: Any) -> Any:
+    """The run's configuration, its longest prompt and answer no longer than the model's context. Raises NotFound."""
+    from transformers import AutoConfig
+
+    name, revision = split_revision(config.model)
+    with told(config.model):
+        context = context_of(AutoConfig.from_pretrained(name, revision=revision))
+    if context is None:
+        return config
+    if hasattr(config, "max_prompt_length"):
+        room = max(0, context - (config.max_completion_length or 0))
+        config.max_prompt_length = min(config.max_prompt_length, room)
+    else:
+        config.max_length = min(config.max_length or context, context)
+    return config
 
 
 @contextmanager
@@ -71,18 +101,14 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def memory_told() -> Iterator[None]:
-    """Turns an out-of-memory error of the accelerator into one sentence that says what to lower."""
+def memory_told(mend: str) -> Iterator[None]:
+    """Turns an out-of-memory error of the accelerator into one sentence; `mend` says what to lower."""
     import torch
 
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise SotopiaDataError(
-            "The accelerator ran out of memory.",
-            "lower --set row_tokens or per_device_train_batch_size (and raise gradient_accumulation_steps as much), "
-            "turn on gradient_checkpointing, or use --set adapter=qlora",
-        ) from error
+        raise SotopiaDataError("The accelerator ran out of memory.", mend) from error
 
 
 def check_one_gpu(config: Any) -> None:
@@ -105,8 +131,6 @@ def is_sharded(config: Any) -> bool:
 
 def quantization(kind: str) -> Any:
     """4-bit NF4 for QLoRA, else None. Raises UsageError where bitsandbytes is not installed."""
-    if kind not in ADAPTERS:
-        raise UsageError(f"{kind!r} is no adapter.", f"name one of: {', '.join(ADAPTERS)}")
     if kind != "qlora":
         return None
     from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""What behaviour cloning and GRPO share: prompts that fit, and the policy's tokenizer and weights."""
+"""What behaviour cloning and GRPO share: prompts that fit, and the policy's weights."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 from datasets import Dataset
 from transformers import set_seed
 
-from sotopia_rl_data.errors import InputError, UsageError
+from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.schema import Message
 from trainers.data import Example, Examples
-from trainers.encoding import Encoder, load_tokenizer
+from trainers.encoding import Cuts, Encoder, cuts_made
 from trainers.modeling import quantization, resolve_dtype, split_revision, told
 
 KEYS = ("episode_id", "environment_id", "agent", "turn", "reward")
@@ -21,19 +21,10 @@ KEYS = ("episode_id", "environment_id", "agent", "turn", "reward")
 
 @dataclass(frozen=True, slots=True)
 class Dialogues:
-    """Rows whose prompts fit, as `datasets.Dataset`s by split, and what was cut (turns, in rows) or left out."""
+    """Rows whose prompts fit, as `datasets.Dataset`s by split, and what it took."""
 
     splits: dict[str, Dataset]
-    turns_cut: int
-    rows_cut: int
-    too_long: int
-
-
-def policy_tokenizer(config: Any) -> Any:
-    """The tokenizer of `config.model`. Raises NotFound."""
-    name, revision = split_revision(config.model)
-    with told(config.model):
-        return load_tokenizer(name, pad_token=config.pad_token, chat_template=config.chat_template, revision=revision)
+    cuts: Cuts
 
 
 def load_causal(config: Any) -> Any:
@@ -41,12 +32,13 @@ def load_causal(config: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     name, revision = split_revision(config.model)
-    bits = quantization(config.adapter)
-    options = {"quantization_config": bits} if bits is not None else {}
     set_seed(config.seed)
     with told(config.model):
         return AutoModelForCausalLM.from_pretrained(
-            name, revision=revision, dtype=resolve_dtype(config.dtype, config.adapter), **options
+            name,
+            revision=revision,
+            dtype=resolve_dtype(config.dtype, config.adapter),
+            quantization_config=quantization(config.adapter),
         )
 
 
@@ -65,26 +57,14 @@ def dialogues(found: Examples, encoder: Encoder, with_completion: bool) -> Dialo
 
     Raises InputError where none fits.
     """
-    rows: dict[str, list[dict[str, Any]]] = {}
-    cuts = []
     answer: list[Message] = [{"role": "assistant", "content": ""}]
-    pairs = [(example.prompt, example.completion if with_completion else answer) for example in found.rows]
-    for example, fitted in zip(found.rows, encoder.fit(pairs), strict=True):
-        if fitted is not None:
-            prompt, cut = fitted
-            cuts.append(cut)
-            rows.setdefault(example.split, []).append(_row(example, prompt, with_completion))
-    if not cuts:
-        raise InputError(
-            f"No prompt fits into {encoder.max_length} tokens, even with its history cut.",
-            "raise the limit, with --set",
-        )
-    return Dialogues(
-        splits={split: Dataset.from_list(of) for split, of in rows.items()},
-        turns_cut=sum(cuts),
-        rows_cut=sum(c > 0 for c in cuts),
-        too_long=len(found.rows) - len(cuts),
-    )
+    fitted = encoder.fit([(row.prompt, row.completion if with_completion else answer) for row in found.rows])
+    cuts = cuts_made([one and one[1] for one in fitted], encoder.max_length)
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for example, one in zip(found.rows, fitted, strict=True):
+        if one is not None:
+            rows.setdefault(example.split, []).append(_row(example, one[0], with_completion))
+    return Dialogues({split: Dataset.from_list(of) for split, of in rows.items()}, cuts)
 
 
 def _row(example: Example, prompt: Iterable[Any], with_completion: bool) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from sotopia_rl_data.errors import InputError
 from trainers.config import RMConfig
-from trainers.data import Example, Examples, check_splits
-from trainers.encoding import Encoder, check_padding, load_tokenizer
+from trainers.data import Example, Examples, check_splits, target_table
+from trainers.encoding import Cuts, Encoder, check_padding, cuts_made, tokenizer_of
 from trainers.head import RewardHead, fit
-from trainers.modeling import fingerprint, split_revision, told
+from trainers.modeling import fingerprint
 from trainers.rows import Sample
 
 SPLITS = ("train", "validation", "test")
@@ -21,61 +21,56 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Encoded utterances by split, the head's units, and what was cut (turns, in rows) or left out (too long)."""
+    """Encoded utterances by split, the head's units, and what it took for the prompts to fit."""
 
     encoder: Encoder
     head: RewardHead
     examples: tuple[Example, ...]
     samples: Mapping[str, Sequence[Sample]]
-    turns_cut: int
-    rows_cut: int
-    too_long: int
+    cuts: Cuts
 
 
 def prepare(found: Examples, config: RMConfig) -> Prepared:
     """Tokenise the examples, fit the head on the train split. Raises InputError, UsageError where nothing is left."""
-    name, revision = split_revision(config.model)
-    with told(config.model):
-        tokenizer = load_tokenizer(
-            name, pad_token=config.pad_token, chat_template=config.chat_template, revision=revision
-        )
+    tokenizer = tokenizer_of(config)
     check_padding(tokenizer)
     encoder = Encoder(tokenizer, config.max_length)
     encoded = encoder.encode([(r.prompt, r.completion) for r in found.rows])
-    kept = [(row, ids) for row, ids in zip(found.rows, encoded, strict=True) if ids is not None]
-    if not kept:
-        raise InputError(
-            f"No prompt fits into {config.max_length} tokens, even with its history cut.",
-            "raise it: --set max_length=8192 (and the model's context with it)",
-        )
-    rows = tuple(row for row, _ in kept)
+    cuts = cuts_made([None if one is None else one.turns_cut for one in encoded], encoder.max_length)
+    kept = [(row, one.ids) for row, one in zip(found.rows, encoded, strict=True) if one is not None]
+    rows = [replace(row, prompt=(), completion=()) for row, _ in kept]  # the text has done its work
     check_splits(found, {r.split for r in rows}, config.eval_strategy != "no")
-    values = np.array([[np.nan if t is None else t for t in r.targets] for r in rows], dtype=np.float64)
-    train = np.array([r.split == "train" for r in rows])
+    values, train = target_table(rows), np.array([r.split == "train" for r in rows])
     head = fit(found.targets, recipe_weights(found), values[train], fingerprint(tokenizer))
+    check_known(head, rows, values)
     weights = sample_weights(rows, train) if config.weigh_by_spread else np.ones(len(rows))
-    labels = head.standardised(values)
-    known = np.isfinite(labels)
-    shares = weights[:, None] * known / known.sum(axis=1, keepdims=True)
-    samples = [
-        Sample(
-            index=i,
-            group=(r.episode_id, r.agent) if r.episode_id else ("", "", str(i)),
-            ids=ids.ids,
-            labels=np.where(known[i], labels[i], 0.0).astype(np.float32),
-            weights=shares[i].astype(np.float32),
+    samples = samples_of(kept, head.standardised(values), weights)
+    by_split = {s: [x for x, r in zip(samples, rows, strict=True) if r.split == s] for s in SPLITS}
+    return Prepared(encoder, head, tuple(rows), by_split, cuts)
+
+
+def check_known(head: RewardHead, rows: Sequence[Example], values: NDArray[np.float64]) -> None:
+    """Raises InputError where a split that training needs has no utterance with all the targets of the reward."""
+    measured = {r.split for r, known in zip(rows, np.isfinite(head.known(values)), strict=True) if known}
+    lost = ({"train", "validation"} & {r.split for r in rows}) - measured
+    if lost:
+        raise InputError(
+            f"No utterance of the {lost.pop()} split has all of {', '.join(head.targets)}: nothing is measured.",
+            "name fewer --targets",
         )
-        for i, (r, ids) in enumerate(kept)
+
+
+def samples_of(
+    kept: Sequence[tuple[Example, NDArray[np.int32]]], labels: NDArray[np.float64], weights: NDArray[np.float64]
+) -> list[Sample]:
+    """Token ids with their labels [N, K] (NaN: missing); a row's weight is shared by the heads that are known."""
+    known = np.isfinite(labels)
+    shares = (weights[:, None] * known / known.sum(axis=1, keepdims=True)).astype(np.float32)
+    filled = np.where(known, labels, 0.0).astype(np.float32)
+    return [
+        Sample(i, (row.episode_id, row.agent) if row.episode_id else ("", "", str(i)), ids, filled[i], shares[i])
+        for i, (row, ids) in enumerate(kept)
     ]
-    return Prepared(
-        encoder=encoder,
-        head=head,
-        examples=tuple(replace(r, prompt=(), completion=()) for r in rows),  # the text has done its work
-        samples={s: [x for x, r in zip(samples, rows, strict=True) if r.split == s] for s in SPLITS},
-        turns_cut=sum(ids.turns_cut for _, ids in kept),
-        rows_cut=sum(ids.turns_cut > 0 for _, ids in kept),
-        too_long=len(found.rows) - len(kept),
-    )
 
 
 def recipe_weights(found: Examples) -> dict[str, float]:

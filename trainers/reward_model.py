@@ -23,7 +23,7 @@ from sotopia_rl_data.schema import Message
 from trainers import attention
 from trainers.encoding import Encoder, check_padding, load_tokenizer
 from trainers.head import FILE, KEY, RewardHead, from_config, saved
-from trainers.modeling import check_vocabulary, fingerprint, quiet, split_revision, told
+from trainers.modeling import check_vocabulary, context_of, fingerprint, quiet, split_revision, told
 from trainers.packing import relative_gap, rounding
 from trainers.treepack import pack, shared_prefix
 
@@ -50,8 +50,7 @@ class RewardModel:
         self.revision = revision
         self.head: RewardHead = from_config(model.config)
         check_padding(tokenizer)
-        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        self.encoder = Encoder(tokenizer, min(filter(None, (max_length, limit)), default=None))
+        self.encoder = Encoder(tokenizer, min(filter(None, (max_length, context_of(model.config))), default=None))
         self.row_tokens = row_tokens
         self.packs: bool | None = None if attention.can_read_many(model) else False
         check_vocabulary(tokenizer, model, name or "the reward model")
@@ -200,10 +199,9 @@ def fixed(local: Path, name: str) -> str:
 
 def _load(local: Path, dtype: torch.dtype) -> nn.Module:
     """A whole checkpoint, or the base that an adapter names with the adapter merged into it."""
-    options = {"dtype": dtype}
     adapter = local / "adapter_config.json"
     if not adapter.exists():
-        model = AutoModelForSequenceClassification.from_pretrained(local, **options)
+        model = AutoModelForSequenceClassification.from_pretrained(local, dtype=dtype)
         return attention.attend_as(model, attention.NAME)
     from peft import PeftModel
 
@@ -213,7 +211,7 @@ def _load(local: Path, dtype: torch.dtype) -> nn.Module:
         known["base_model_name_or_path"],
         revision=known.get("revision"),
         num_labels=len(head["targets"]) if head else 1,
-        **options,
+        dtype=dtype,
     )
     setattr(base.config, KEY, head)
     return attention.attend_as(PeftModel.from_pretrained(base, local).merge_and_unload(), attention.NAME)

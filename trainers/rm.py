@@ -19,7 +19,7 @@ from transformers import AutoModelForSequenceClassification, EarlyStoppingCallba
 
 from trainers import attention
 from trainers.config import RMConfig
-from trainers.data import Example
+from trainers.data import Example, target_table
 from trainers.head import KEY, save
 from trainers.metrics import Baselines, reward_metrics
 from trainers.modeling import check_one_gpu, is_sharded, quantization, quiet, resolve_dtype, split_revision, told
@@ -123,19 +123,15 @@ class RewardJudge:
         self.resamples = resamples
         self.seed = seed
         train = [r for r in prepared.examples if r.split == "train"]
-        self.baselines = Baselines(self.truth(train), [r.turn for r in train])
+        truth = self.head.known(target_table(train))
+        whole = np.isfinite(truth)
+        self.baselines = Baselines(truth[whole], np.array([r.turn for r in train])[whole])
         many = len(self.head.targets) > 1
         self.by_target = [self._baselines_of(k, train) for k in range(len(self.head.targets))] if many else []
 
     def _baselines_of(self, k: int, train: Sequence[Example]) -> Baselines:
         known = [r for r in train if r.targets[k] is not None]
         return Baselines([r.targets[k] for r in known], [r.turn for r in known])
-
-    def truth(self, rows: Sequence[Example]) -> NDArray[np.float64]:
-        """[N] what is to be predicted: the aggregate over the heads, of the targets that are known."""
-        values = np.array([[np.nan if t is None else t for t in r.targets] for r in rows], dtype=np.float64)
-        weights = np.isfinite(values) * np.array(self.head.weights)
-        return np.nansum(values * weights, axis=1) / weights.sum(axis=1)
 
     def __call__(self, found: Any) -> dict[str, float]:
         """Metrics from (predictions [rows, m, K], label_ids [rows, m])."""
@@ -146,14 +142,19 @@ class RewardJudge:
         return self.metrics(numbers[there], logits[first[there]])
 
     def metrics(self, index: NDArray[np.int64], logits: NDArray[np.floating[Any]]) -> dict[str, float]:
-        """Metrics of [N, K] logits for these utterances; several heads also each by name."""
+        """Metrics of [N, K] logits for these utterances, where the reward is known; several heads also each by name."""
         rows = [self.examples[i] for i in index]
         rewards = self.head.rewards(logits)
         episodes = [(r.episode_id, r.agent) if r.episode_id else i for i, r in enumerate(rows)]
-        baselines = self.baselines.of([r.turn for r in rows])
-        truth = self.truth(rows)
+        truth = self.head.known(target_table(rows))
+        whole = np.flatnonzero(np.isfinite(truth))
         result = reward_metrics(
-            self.head.aggregate(rewards), truth, episodes, baselines, resamples=self.resamples, seed=self.seed
+            self.head.aggregate(rewards)[whole],
+            truth[whole],
+            [episodes[i] for i in whole],
+            self.baselines.of([rows[i].turn for i in whole]),
+            resamples=self.resamples,
+            seed=self.seed,
         )
         for k, baselines_of_one in enumerate(self.by_target):
             result |= self._of_target(k, baselines_of_one, rows, rewards[:, k], episodes)

@@ -28,7 +28,9 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"{path} cannot be written: {error.strerror}.", "name another --output") from error
+            raise InputError(
+                f"{path} cannot be written: {error.strerror}.", "name another folder: --out DIR"
+            ) from error
 
     @classmethod
     def existing(cls, path: str | Path) -> RunFolder:
