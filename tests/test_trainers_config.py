@@ -64,6 +64,7 @@ def test_lists_and_scientific_numbers_are_read_as_meant(tmp_path: Path):
         (["attention=all"], "is no attention"),
         (["adapter=dora"], "is no adapter"),
         (["split_by=luck"], "is no split_by"),
+        (["per_device_train_batch_size=0"], "at least one row"),
         (["pad_token=[unclosed"], "cannot be read as a value of pad_token"),
         (["eval_strategy=often"], "does not hold together"),
         (["num_train_epochs=many"], "is a number"),
@@ -88,6 +89,11 @@ def test_vllm_and_reports_are_the_libraries_own_options():
     assert found.report_to == ["tensorboard"]
     colocated = configure("grpo", settings=[CPU, "use_vllm=true", "vllm_gpu_memory_utilization=0.4"])
     assert (colocated.vllm_mode, colocated.vllm_gpu_memory_utilization) == ("colocate", 0.4)
+
+
+@pytest.mark.parametrize(("metric", "greater"), [("mse", False), ("loss", False), ("eval_goal_spearman", True)])
+def test_the_best_checkpoint_is_the_better_one(metric: str, greater: bool):
+    assert configure("rm", settings=[CPU, f"metric_for_best_model={metric}"]).greater_is_better == greater
 
 
 def test_the_nearest_setting_is_named():

@@ -388,6 +388,17 @@ class TestBadInput:
         assert "Training needs torch, which is not installed." in done.stderr
         assert "pip install '.[train]'" in done.stderr
 
+    @pytest.mark.parametrize(
+        ("settings", "said"),
+        [
+            (["metric_for_best_model=accuracy"], "'accuracy' is no metric_for_best_model"),
+            (["adapter=lora", "lora_target_modules=nosuch"], "refused: No modules were targeted"),
+        ],
+    )
+    def test_settings_that_nothing_knows(self, store: Path, tiny: str, tmp_path: Path, settings: list[str], said: str):
+        with pytest.raises(UsageError, match=said):
+            train(store, tiny, tmp_path, *settings)
+
     def test_pad_is_eos(self, store: Path, tiny: str, tmp_path: Path):
         with pytest.raises(InputError, match="padding token"):
             train(store, tiny, tmp_path, "pad_token=<|im_end|>")

@@ -25,6 +25,7 @@ from trainers.modeling import ADAPTERS, Adapter
 PACKINGS = ("auto", "tree", "none")
 ATTENTIONS = ("prefix_tree", "flex_attention")
 SPLIT_BY = ("dataset", "grouped")
+GREATER_IS_BETTER = ("r2", "pearson", "spearman", "pair_accuracy")
 
 
 @dataclass
@@ -52,6 +53,8 @@ class Common:
     bf16: bool | None = None  # None: where the accelerator has it
 
     def __post_init__(self) -> None:
+        if self.per_device_train_batch_size < 1:  # type: ignore[attr-defined]
+            raise UsageError("A batch has at least one row.", "--set per_device_train_batch_size=1")
         one_of("adapter", self.adapter, ADAPTERS)
         one_of("split_by", self.split_by, SPLIT_BY)
         if self.bf16 is None:
@@ -84,7 +87,7 @@ class RMConfig(Common, TrainingArguments):
     save_total_limit: int | None = 2
     load_best_model_at_end: bool = True
     metric_for_best_model: str | None = "mse"
-    greater_is_better: bool | None = False
+    greater_is_better: bool | None = None  # None: as the metric has it
     logging_steps: float = 10
     remove_unused_columns: bool = False
     resamples: int = field(default=200, metadata={"help": "Bootstrap resamples for each interval; 0: no intervals."})
@@ -92,6 +95,8 @@ class RMConfig(Common, TrainingArguments):
     def __post_init__(self) -> None:
         one_of("packing", self.packing, PACKINGS)
         one_of("attention", self.attention, ATTENTIONS)
+        if self.greater_is_better is None:
+            self.greater_is_better = str(self.metric_for_best_model).endswith(GREATER_IS_BETTER)
         super().__post_init__()
 
 

@@ -14,8 +14,8 @@ from trl import GRPOTrainer
 
 from sotopia_rl_data.errors import InputError, UsageError
 from trainers.config import PolicyGRPOConfig
-from trainers.modeling import check_one_gpu, split_revision, told
-from trainers.policies import Dialogues, load_causal, settings_told
+from trainers.modeling import check_adapter, check_one_gpu, settings_told, split_revision, told
+from trainers.policies import Dialogues, load_causal
 from trainers.reward_model import RewardModel
 from trainers.rewarding import ModelReward, Reward, named_rewards, valid_action
 
@@ -31,8 +31,9 @@ def load_policy(config: PolicyGRPOConfig) -> tuple[Any, Any]:
         )
     from peft import PeftModel
 
-    base = load_causal(config)
     adapter, revision = split_revision(config.policy_adapter)
+    check_adapter(adapter, revision, "CAUSAL_LM", "name what `train sft` left")
+    base = load_causal(config)
     with told(config.policy_adapter):
         return PeftModel.from_pretrained(base, adapter, revision=revision, is_trainable=True), None
 

@@ -64,6 +64,28 @@ def told(name: str) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def settings_told() -> Iterator[None]:
+    """Turns what the libraries say about settings that do not go together into one sentence."""
+    try:
+        yield
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and type(error) not in (RuntimeError, NotImplementedError):
+            raise  # an accelerator's own, such as out of memory
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UsageError(f"These settings are refused: {first}", "change the values it names, with --set") from error
+
+
+def check_adapter(name: str, revision: str | None, task: str, mend: str) -> None:
+    """Raises InputError where the adapter was trained for another task than `task`, NotFound where there is none."""
+    from peft import PeftConfig
+
+    with told(name):
+        found = PeftConfig.from_pretrained(name, revision=revision).task_type
+    if found != task:
+        raise InputError(f"The adapter {name} is for {found}, and {task} is wanted.", mend)
+
+
 def context_of(config: Any) -> int | None:
     """How many tokens a model's configuration lets it read; None where it sets no limit."""
     limit: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)

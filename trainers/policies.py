@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset
 from transformers import set_seed
 
-from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.schema import Message
 from trainers.data import Example, Examples
 from trainers.encoding import Cuts, Encoder, cuts_made
@@ -40,16 +38,6 @@ def load_causal(config: Any) -> Any:
             dtype=resolve_dtype(config.dtype, config.adapter),
             quantization_config=quantization(config.adapter),
         )
-
-
-@contextmanager
-def settings_told() -> Iterator[None]:
-    """Turns what TRL says about settings that do not go together into one sentence."""
-    try:
-        yield
-    except (ValueError, TypeError, ImportError, NotImplementedError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UsageError(f"TRL refuses these settings: {first}", "change the values it names, with --set") from error
 
 
 def dialogues(found: Examples, encoder: Encoder, with_completion: bool) -> Dialogues:

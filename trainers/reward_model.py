@@ -23,13 +23,14 @@ from sotopia_rl_data.schema import Message
 from trainers import attention
 from trainers.encoding import Encoder, check_padding, load_tokenizer
 from trainers.head import FILE, KEY, RewardHead, from_config, saved
-from trainers.modeling import check_vocabulary, context_of, fingerprint, quiet, split_revision, told
+from trainers.modeling import check_adapter, check_vocabulary, context_of, fingerprint, quiet, split_revision, told
 from trainers.packing import relative_gap, rounding
 from trainers.treepack import pack, shared_prefix
 
 Ids = NDArray[np.int32]
 Text = str | Sequence[Message]
 Dialogue = tuple[Text, Text]
+TRAINED = "name what `train rm` left, or a sequence classifier"
 
 
 class RewardModel:
@@ -201,10 +202,13 @@ def _load(local: Path, dtype: torch.dtype) -> nn.Module:
     """A whole checkpoint, or the base that an adapter names with the adapter merged into it."""
     adapter = local / "adapter_config.json"
     if not adapter.exists():
-        model = AutoModelForSequenceClassification.from_pretrained(local, dtype=dtype)
+        model, info = AutoModelForSequenceClassification.from_pretrained(local, dtype=dtype, output_loading_info=True)
+        if info["missing_keys"]:  # they would be random: a policy, say, has no head that scores
+            raise InputError(f"{local} is no reward model: it has no {min(info['missing_keys'])}.", TRAINED)
         return attention.attend_as(model, attention.NAME)
     from peft import PeftModel
 
+    check_adapter(str(local), None, "SEQ_CLS", TRAINED)
     known = json.loads(adapter.read_text(encoding="utf-8"))
     head = saved(local)
     base = AutoModelForSequenceClassification.from_pretrained(

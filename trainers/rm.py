@@ -18,11 +18,20 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, EarlyStoppingCallback, Trainer, set_seed
 
 from trainers import attention
-from trainers.config import RMConfig
+from trainers.config import RMConfig, one_of
 from trainers.data import Example, target_table
 from trainers.head import KEY, save
-from trainers.metrics import Baselines, reward_metrics
-from trainers.modeling import check_one_gpu, is_sharded, quantization, quiet, resolve_dtype, split_revision, told
+from trainers.metrics import Baselines, reward_metrics, statistics_of
+from trainers.modeling import (
+    check_one_gpu,
+    is_sharded,
+    quantization,
+    quiet,
+    resolve_dtype,
+    settings_told,
+    split_revision,
+    told,
+)
 from trainers.packing import choose_packing, rounding, self_check, training_rows
 from trainers.prepare import Prepared
 from trainers.rows import BOOKKEEPING, PlainBatch, Rows, tree_batch
@@ -56,7 +65,8 @@ def load_model(config: RMConfig, prepared: Prepared) -> nn.Module:
 
     if config.adapter == "qlora":
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=bool(config.gradient_checkpointing))
-    return get_peft_model(model, lora)
+    with settings_told():
+        return get_peft_model(model, lora)
 
 
 class RewardTrainer(Trainer):
@@ -176,11 +186,21 @@ class RewardJudge:
         return found
 
 
+def check_metric(config: RMConfig, targets: Sequence[str]) -> None:
+    """Raises UsageError where the best checkpoint is to be chosen by something that is not measured."""
+    measured = list(statistics_of([]))
+    by_target = [f"{target}_{name}" for target in targets for name in measured] if len(targets) > 1 else []
+    if config.load_best_model_at_end:
+        wanted = str(config.metric_for_best_model).removeprefix("eval_")
+        one_of("metric_for_best_model", wanted, ["loss", *measured, *by_target])
+
+
 def build_trainer(
     config: RMConfig, prepared: Prepared, model: nn.Module, callbacks: Sequence[Any] = ()
 ) -> RewardTrainer:
     """A trainer over the prepared rows; packing is chosen, checked against plain rows, given up where it differs."""
     check_one_gpu(config)
+    check_metric(config, prepared.head.targets)
     packed, ratio = choose_packing(prepared, config, model)
     pad = prepared.encoder.tokenizer.pad_token_id
     rows = training_rows(prepared, config, packed)
@@ -193,16 +213,17 @@ def build_trainer(
             )
             packed, rows = False, training_rows(prepared, config, False)
     stop = [EarlyStoppingCallback(config.patience)] if config.patience else []
-    trainer = RewardTrainer(
-        model=model,
-        args=config,
-        data_collator=tree_batch if packed else PlainBatch(pad, config.padding_side),
-        train_dataset=rows["train"],
-        eval_dataset=rows.get("validation"),
-        processing_class=prepared.encoder.tokenizer,
-        callbacks=[*stop, *callbacks],
-        judge=RewardJudge(prepared, config.resamples, config.seed),
-    )
+    with settings_told():
+        trainer = RewardTrainer(
+            model=model,
+            args=config,
+            data_collator=tree_batch if packed else PlainBatch(pad, config.padding_side),
+            train_dataset=rows["train"],
+            eval_dataset=rows.get("validation"),
+            processing_class=prepared.encoder.tokenizer,
+            callbacks=[*stop, *callbacks],
+            judge=RewardJudge(prepared, config.resamples, config.seed),
+        )
     trainer.all_rows = rows
     trainer.packing = {"rows": "tree" if packed else "none", "ratio": round(ratio, 3)}
     return trainer

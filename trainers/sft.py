@@ -14,8 +14,8 @@ from transformers import EarlyStoppingCallback
 from trl import SFTTrainer
 
 from trainers.config import PolicySFTConfig
-from trainers.modeling import check_one_gpu
-from trainers.policies import Dialogues, load_causal, settings_told
+from trainers.modeling import check_one_gpu, settings_told
+from trainers.policies import Dialogues, load_causal
 
 
 def build_trainer(
