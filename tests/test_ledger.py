@@ -165,6 +165,27 @@ ledger.append(an_answer("3", "third"))
         ]
 
 
+def test_a_full_disk_leaves_no_empty_file_neither_of_a_journal_nor_of_a_compaction(tmp_path: Path):
+    with Ledger(tmp_path) as ledger:
+        ledger.append(an_answer())
+    before = sorted(path.name for path in tmp_path.glob("*[!k]"))
+    code = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+ledger = Ledger(sys.argv[1])
+for act in (lambda: ledger.append(an_answer("2", "second")), ledger.close, ledger.compact):
+    try:
+        act()
+    except StoreError as error:
+        print(error.message)
+"""
+    said, _ = child(code, str(tmp_path)).communicate(timeout=60)
+    assert "cannot be written" in said
+    assert "cannot be compacted" in said
+    assert sorted(path.name for path in tmp_path.glob("*[!k]")) == before
+
+
 def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
     with Ledger(tmp_path / "file" / "ledger") as ledger, pytest.raises(StoreError, match="cannot be written"):

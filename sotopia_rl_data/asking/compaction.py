@@ -177,12 +177,15 @@ def _write(directory: Path, sources: list[Path]) -> int:
     final = directory / f"calls-{time.time_ns()}-{os.getpid()}.parquet"
     beside = final.with_suffix(".tmp")
     count = 0
-    with pq.ParquetWriter(beside, schema, compression="zstd") as writer:
-        for batch in batches(sources):
-            writer.write_batch(batch)
-            count += batch.num_rows
-    _sync(beside)
-    beside.rename(final)
+    try:
+        with pq.ParquetWriter(beside, schema, compression="zstd") as writer:
+            for batch in batches(sources):
+                writer.write_batch(batch)
+                count += batch.num_rows
+        _sync(beside)
+        beside.rename(final)
+    finally:
+        beside.unlink(missing_ok=True)  # the disk was full
     _sync(directory)
     return count
 

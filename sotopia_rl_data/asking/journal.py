@@ -61,6 +61,8 @@ class Journal:
             self._syncer.join()
         with self._lock:
             if self._fd >= 0:
+                if self.path is not None and not self._size:  # the disk was full: not one byte could be written
+                    self.path.unlink(missing_ok=True)
                 _flush(self._fd)
                 os.close(self._fd)
                 self._fd = -1
