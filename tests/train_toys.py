@@ -120,6 +120,12 @@ def once(factory: Any, name: str, make: Callable[[Path], Any]) -> tuple[Path, An
     return folder, json.loads(kept.read_text(encoding="utf-8"))
 
 
+def logged(run: Path, until: int = 10**9) -> list[dict[str, Any]]:
+    """What a run logged up to a step, with the time at which it did: a resumed run has not logged that again."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["step"] <= until]
+
+
 def toy_text() -> Iterator[str]:
     """What the toys say, for a tokenizer in which each of their words is one token."""
     for seed in range(50):
