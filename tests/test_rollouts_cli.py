@@ -79,6 +79,8 @@ def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(run: Run, tmp_path
     assert not (tmp_path / "store").exists()
     code, out, _ = run("rollout", "--dry-run", "--out", "demo/play")
     assert (code, "13 episodes, about; 260 calls if each goes to the turn limit" in out) == (0, True)
+    code, out, _ = run("rollout", "--a", "gpt-4o", "--dry-run", "--out", "demo/play", "--json")  # and needs no key
+    assert (code, json.loads(out)["shares"]["gpt-4o"]["usd"] > 0) == (0, True)
 
 
 WRONG = [

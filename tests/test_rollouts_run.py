@@ -10,12 +10,13 @@ from import_toys import DATA
 from rollout_toys import Longest, Sampler, act, brief, episodes, rows, scenes
 
 from sotopia_rl_data.asking.dispatch import Pacing
+from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.loopback.running import running
 from sotopia_rl_data.asking.prices import load
 from sotopia_rl_data.asking.request import Target
 from sotopia_rl_data.errors import AskingError, BudgetSpent, UsageError
 from sotopia_rl_data.exporters.run import export_sotopia
-from sotopia_rl_data.prompts import Layout, prompts_of
+from sotopia_rl_data.prompts import Layout, load_template, prompts_of
 from sotopia_rl_data.rollouts import Asked, Scene
 from sotopia_rl_data.rollouts.choosing import scenes_of
 from sotopia_rl_data.rollouts.estimate import estimate
@@ -247,6 +248,40 @@ def test_an_estimate_asks_nobody_and_says_what_has_no_price(store: Store, monkey
     assert told.shares["brief"].usd is None
     assert told.usd is None
     assert not store.root.exists()
+
+
+def test_a_template_is_told_which_model_plays(store: Store, tmp_path: Path):
+    file = tmp_path / "two.yaml"
+    said = "messages: [{role: user, content: '%s {observations}'}]"
+    file.write_text(
+        "format: sotopia-rl-data template 1\nvariants:\n"
+        f"- when: {{model: ['scripted:warm']}}\n  {said % 'TO-WARM'}\n"
+        f"- when: {{model: ['scripted:firm']}}\n  {said % 'TO-FIRM'}\n"
+    )
+    plan = plan_of(scenes(2), template=load_template(file), swap=True)
+    rollout(store, plan, "lab/play")
+    models = {(e.episode_id, one.agent): one.model for e in episodes(store, "lab/play") for one in e.agents}
+    told = {
+        (models[row["episode_id"], row["agent"]], row["prompt"][0]["content"][:7])
+        for row in rows(store, "lab/play", "FROM rewards")
+    }
+    assert told == {("scripted:firm", "TO-FIRM"), ("scripted:warm", "TO-WARM")}
+
+
+def test_an_estimate_leaves_out_what_the_ledger_has(store: Store):
+    with running() as provider:
+        policies = {"a": OPENAI + provider.openai_url, "b": ANTHROPIC + provider.url}
+        done = rollout(store, plan_of(scenes(3), **policies), "lab/play")
+        asked = provider.log()["requests"]
+        with Ledger(store.root / ".ledger") as ledger:
+            same = estimate(plan_of(scenes(3), **policies), load(), ledger)
+            more = estimate(plan_of(scenes(5), **policies), load(), ledger)
+            fresh = estimate(plan_of(scenes(5), **policies), load())
+        assert provider.log()["requests"] == asked
+    assert (same.known_calls, same.most_calls) == (done.asked, 0)
+    assert {share.calls for share in same.shares.values()} == {0}
+    assert (more.known_calls, more.most_calls, fresh.known_calls, fresh.most_calls) == (done.asked, 40, 0, 100)
+    assert 0 < sum(one.calls for one in more.shares.values()) < sum(one.calls for one in fresh.shares.values())
 
 
 def test_the_providers_weather_changes_nothing_in_what_is_played(store: Store, tmp_path: Path):

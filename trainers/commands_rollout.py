@@ -3,6 +3,7 @@ import; the simulator and the run are the core's."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,6 @@ from sotopia_rl_data.commands.making import layout_of, template_option
 from sotopia_rl_data.errors import UsageError
 
 if TYPE_CHECKING:
-    from sotopia_rl_data.rollouts.estimate import Estimate
     from sotopia_rl_data.rollouts.planning import Plan
     from sotopia_rl_data.rollouts.report import RolloutReport
     from sotopia_rl_data.store import Store
@@ -100,29 +100,28 @@ def rollout(
           --profiles ./sotopia --swap --out lab/policy-hard
       sotopia-rl-data rollout --a transformers:./base+./runs/sft --best-of 8 --reward-model ./runs/rm --out lab/best8
     """
-    from sotopia_rl_data.asking.prices import load
     from sotopia_rl_data.refs import check_name
     from sotopia_rl_data.rollouts.choosing import scenes_of
-    from sotopia_rl_data.rollouts.estimate import estimate
     from sotopia_rl_data.rollouts.run import plan_of
     from sotopia_rl_data.rollouts.run import rollout as run
     from trainers.playing import local_player
 
     check_name(out)
     chosen, loaded = layout_of(layout, template)
-    sampling = asking.sampling_of(temperature, max_tokens)
-    plan = plan_of(
-        scenes_of(scenarios, profiles, pairs),
-        layout=chosen,
-        template=loaded,
-        sampling=sampling,
-        best_of=best_of,
-        scorer=_scorer(best_of, reward_model),
-        local=local_player,
-        **played,
-    )
+    sampling = {k: v for k, v in (("temperature", temperature), ("max_tokens", max_tokens)) if v is not None}
+    with _keys_needed(not dry_run):
+        plan = plan_of(
+            scenes_of(scenarios, profiles, pairs),
+            layout=chosen,
+            template=loaded,
+            sampling=sampling or None,
+            best_of=best_of,
+            scorer=_scorer(best_of, reward_model),
+            local=local_player,
+            **played,
+        )
     if dry_run:
-        _estimated(plan, estimate(plan, load(prices)), as_json)
+        _dry_run(plan, prices, ledger or store.root / ".ledger", as_json)
         return
     with console.progress("playing", "episode") as advance:
         report = run(
@@ -154,7 +153,23 @@ def _scorer(best_of: int, reward_model: str | None) -> Any:
     return RewardScorer(reward_model)
 
 
-def _estimated(plan: Plan, told: Estimate, as_json: bool) -> None:
+def _keys_needed(needed: bool) -> AbstractContextManager[None]:
+    from sotopia_rl_data.asking.transport import nobody_is_asked
+
+    return nullcontext() if needed else nobody_is_asked()
+
+
+def _dry_run(plan: Plan, prices: Path | None, ledger: Path, as_json: bool) -> None:
+    from sotopia_rl_data.asking.ledger import Ledger
+    from sotopia_rl_data.asking.prices import load
+    from sotopia_rl_data.rollouts.estimate import estimate
+
+    price_list = load(prices)
+    if ledger.is_dir():
+        with Ledger(ledger) as kept:
+            told = estimate(plan, price_list, kept)
+    else:
+        told = estimate(plan, price_list)
     if as_json:
         console.emit_json(told.as_dict())
         return
@@ -164,6 +179,8 @@ def _estimated(plan: Plan, told: Estimate, as_json: bool) -> None:
         rows,
         title=f"{told.episodes:,} episodes, about; {told.most_calls:,} calls if each goes to the turn limit",
     )
+    if told.known_calls:
+        console.note(f"the ledger has {told.known_calls:,} calls of it already: they cost nothing and are not counted")
 
 
 def _played(report: RolloutReport) -> None:

@@ -6,7 +6,7 @@ whichever run made it. The bill of a run that was killed and went on is that of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from sotopia_rl_data.asking.attempt import Attempt
@@ -71,21 +71,22 @@ def check_budget(cap: float, plan: Plan, prices: Prices) -> None:
 def _spent(plan: Plan, ledger: Ledger, prices: Prices) -> float:
     costs = Costs(plan, ledger, prices)
     for match in plan.matches():
-        _replay(Game(match, plan.rules), costs)
+        replay(Game(match, plan.rules), costs.count)
     until_now = costs.bill()
     lost = (hold.usd for hold in left_behind(ledger.directory) if costs.knows(hold.key) and _lost(hold, ledger))
     return until_now.known + until_now.maybe + sum(lost)
 
 
-def _replay(game: Game, costs: Costs) -> None:
-    """Play what the ledger knows of a game."""
+def replay(game: Game, attempts: Callable[[Move, Game], Sequence[Attempt]]) -> Move | None:
+    """Play what `attempts` knows of a game; the first request that it does not know, None where the game is over."""
     move: Move | None = game.first()
     while move is not None:
-        answers = [one for one in costs.count(move, game) if one.status == "answer"]
+        answers = [one for one in attempts(move, game) if one.status == "answer"]
         if not answers:
-            return
+            return move
         usable = next((one for one in answers if game.accepts(move, one.reply)), None)
         move = game.take(move, Settled(usable or answers[0], usable is not None, False))
+    return None
 
 
 def _lost(hold: Hold, ledger: Ledger) -> bool:

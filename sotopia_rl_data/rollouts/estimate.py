@@ -1,26 +1,28 @@
 """What a rollout would cost, before anybody is asked: some of its episodes are played by the scripted policies.
 
 They talk for ten turns or a little more, and nobody knows how long a model will: an estimate, and what it would be if
-every episode went to its turn limit. Second draws are not in it, and what the ledger has already is not looked up.
+every episode went to its turn limit. What the ledger has already is played from there and is not in it; second draws
+and the drafts of a turn that was cut off are not told apart.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from typing import Any
 
+from sotopia_rl_data.asking.attempt import Attempt
+from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.prices import Prices
 from sotopia_rl_data.asking.request import Request, Usage
 from sotopia_rl_data.asking.tokens import prompt_tokens
-from sotopia_rl_data.rollouts.games import Match
+from sotopia_rl_data.rollouts.costs import replay
+from sotopia_rl_data.rollouts.games import Game, Match, Move
 from sotopia_rl_data.rollouts.planning import Plan
 from sotopia_rl_data.rollouts.players import Player
 from sotopia_rl_data.rollouts.policies import scripted
-from sotopia_rl_data.rollouts.world import World
 
 _PLAYED = 20  # episodes
 _OUTPUT = 50  # tokens of an action, about
@@ -38,9 +40,11 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Episodes to be played, calls if each goes to its turn limit, and each policy's share of what is likely."""
+    """Episodes of the plan and how many of its calls the ledger knows; and what is left: calls if each episode goes to
+    its turn limit, and each policy's share of what is likely."""
 
     episodes: int
+    known_calls: int
     most_calls: int
     shares: Mapping[str, Share]
 
@@ -54,26 +58,55 @@ class Estimate:
         return asdict(self) | {"usd": self.usd}
 
 
-def estimate(plan: Plan, prices: Prices) -> Estimate:
-    """Play a few of the plan's episodes with the scripted policies and count. Asks nobody."""
+def estimate(plan: Plan, prices: Prices, ledger: Ledger | None = None) -> Estimate:
+    """Play on a few of the plan's episodes with the scripted policies, from where `ledger` has them, and count. Asks
+    nobody."""
+    left, known = _Left(plan, ledger), 0
+    unfinished: list[Match] = []
+    most = 0
+    for match in plan.matches():
+        game, answered, over = left.game(match)
+        known += answered
+        if not over:
+            unfinished.append(match)
+            most += sum(match.drafts[turn % len(match.drafts)] for turn in range(game.world.turn, plan.rules.turns))
     calls: Counter[str] = Counter()
     tokens: Counter[str] = Counter()
-    players = {plan.a.id: plan.a, plan.b.id: plan.b}
-    matches = list(islice(plan.matches(), 0, None, max(1, len(plan) // _PLAYED)))
-    for match in matches:
-        asyncio.run(_play(plan, match, calls, tokens))
-    scale = len(plan) / len(matches)
+    some = unfinished[:: max(1, len(unfinished) // _PLAYED)]
+    for match in some:
+        asyncio.run(_play_on(left.game(match)[0], calls, tokens))
+    scale = len(unfinished) / len(some) if some else 0.0
     shares = {
-        name: _share(player, prices, round(calls[name] * scale), round(tokens[name] * scale))
-        for name, player in players.items()
+        one.id: _share(one, prices, round(calls[one.id] * scale), round(tokens[one.id] * scale))
+        for one in (plan.a, plan.b)
     }
-    most = sum(one.drafts[turn % len(one.drafts)] for one in plan.matches() for turn in range(plan.rules.turns))
-    return Estimate(len(plan), most, shares)
+    return Estimate(len(plan), known, most, shares)
 
 
-async def _play(plan: Plan, match: Match, calls: Counter[str], tokens: Counter[str]) -> None:
-    rules = plan.rules
-    world = World(match.scene, rules.dialect, max_turns=rules.turns)
+class _Left:
+    """Games as far as the ledger has them."""
+
+    def __init__(self, plan: Plan, ledger: Ledger | None) -> None:
+        self._plan, self._ledger = plan, ledger
+
+    def game(self, match: Match) -> tuple[Game, int, bool]:
+        """The game, how many of its calls are answered, and whether it is over."""
+        game, ledger, answered = Game(match, self._plan.rules), self._ledger, 0
+        if ledger is None:
+            return game, 0, False
+
+        def attempts(move: Move, _: Game) -> Sequence[Attempt]:
+            nonlocal answered
+            found = ledger.attempts(move.key)
+            answered += any(one.status == "answer" for one in found)
+            return found
+
+        over = replay(game, attempts) is None
+        return game, answered, over
+
+
+async def _play_on(game: Game, calls: Counter[str], tokens: Counter[str]) -> None:
+    match, rules, world = game.match, game.rules, game.world
     policies = (scripted("warm"), scripted("firm"))
     while not world.done:
         agent = world.acting[0]

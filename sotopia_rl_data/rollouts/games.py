@@ -130,7 +130,8 @@ class Game:
     _drafts: list[_Draft] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.world = World(self.match.scene, self.rules.dialect, max_turns=self.rules.turns)
+        models = [player.id for player in self.match.players]
+        self.world = World(self.match.scene, self.rules.dialect, max_turns=self.rules.turns, models=models)
 
     def first(self) -> Move:
         """The first request. Raises as `World.prompt` does."""

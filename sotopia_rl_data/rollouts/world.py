@@ -37,6 +37,7 @@ class World:
 
     `max_turns` (>= 1) ends it, and so do more than `max_stale` (>= 0) actions of silence, counted as the dialect counts
     them. `order`: round-robin lets the agent at turn % k act, random one drawn with `seed`, simultaneous all of them.
+    `models` are who plays, in speaking order, for templates that ask (`when: {model: …}`).
     Raises UsageError for rules that there are not, and for three agents or more in a dialect of two.
     """
 
@@ -49,8 +50,10 @@ class World:
         max_stale: int = 2,
         order: Order = "round-robin",
         seed: int = 0,
+        models: Sequence[str] = (),
     ) -> None:
         self.scene = scene
+        self._models = ("", *models)
         self.dialect = dialect(dialect_name)
         self._check(max_turns, max_stale, order)
         self._max_turns, self._max_stale, self._order = max_turns, max_stale, order
@@ -90,7 +93,7 @@ class World:
 
     def prompt(self, agent: str, layout: Layout = "single", template: Template | None = None) -> list[Message]:
         """The messages that the policy of `agent` is served now. Raises as `prompts.render` does."""
-        return render(self.episode("now"), agent, self.turn, layout, template)
+        return render(self.episode("now", models=self._models), agent, self.turn, layout, template)
 
     def asked(self, agent: str, episode_id: str, layout: Layout = "single", template: Template | None = None) -> Asked:
         """The question to the policy of `agent` now. Raises as `prompt` does."""
