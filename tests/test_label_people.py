@@ -22,7 +22,9 @@ from labelers.judge import Question
 from labelers.judges import judge
 from labelers.judges.sending import target_of
 from labelers.run import label
-from sotopia_rl_data.errors import InputError, NotFound, UsageError
+from sotopia_rl_data.asking.local import Batched
+from sotopia_rl_data.asking.request import Request, Target
+from sotopia_rl_data.errors import InputError, NotFound, Rejected, UsageError
 from sotopia_rl_data.store import Store
 
 
@@ -299,6 +301,39 @@ def test_a_batch_answers_each_question_as_if_it_were_alone(tmp_path: Path):
     assert together == asyncio.run(one_by_one())
     assert batches[1:] == [1] * 6
     assert len({reply.usage.input for reply in together}) > 1
+
+
+@pytest.mark.train
+def test_a_chat_template_that_refuses_the_question_is_a_sentence(tmp_path: Path):
+    from labelers.judges.transformers import Transformers
+    from trainers.tiny import make_tiny
+
+    made = judge(f"transformers:{make_tiny(tmp_path / 'tiny')}", {"max_tokens": 6})
+
+    def strict() -> Any:
+        tokenizer, model = made._load()  # type: ignore[attr-defined]
+        tokenizer.chat_template = "{{ raise_exception('no system messages') }}"
+        return tokenizer, model
+
+    asking = Transformers(target_of(made), strict)
+    question = next(iter(schema("direct").questions(BOAT, ("goal",), BY, "packed", 3)))
+    with pytest.raises(Rejected, match="cannot answer: its chat template refuses the question: no system messages"):
+        asyncio.run(asyncio.wait_for(asking.answer(question), 60))
+
+
+def test_whoever_waits_for_a_local_model_hears_of_what_broke_it():
+    """More questions than a batch holds: those of the batch and those behind it."""
+
+    class Broken(Batched):
+        def answers(self, requests: Any) -> Any:
+            raise ZeroDivisionError
+
+    async def many() -> list[Any]:
+        asking = Broken(Target("local", "broken"))
+        sent = (asking.send(Request(asking.target, [], sample=n)) for n in range(20))
+        return await asyncio.wait_for(asyncio.gather(*sent, return_exceptions=True), 5)
+
+    assert [type(one) for one in asyncio.run(many())] == [ZeroDivisionError] * 20
 
 
 def test_a_local_model_that_is_not_there_is_found_before_anything_is_asked(tmp_path: Path):

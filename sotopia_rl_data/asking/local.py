@@ -51,12 +51,21 @@ class Batched:
         self._working: asyncio.Task[None] | None = None
 
     async def send(self, request: Request) -> Reply:
-        """One answer. Raises Rejected where the model cannot be loaded or the prompt does not fit it."""
+        """One answer. Raises Rejected where the model cannot be loaded or the prompt does not fit it, and whatever else
+        broke the work: nobody is left waiting."""
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting.append((request, future))
         if self._working is None or self._working.done():
             self._working = asyncio.create_task(self._work())
-        return await future
+        working = self._working
+        either: set[asyncio.Future[Any]] = {future, working}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not future.done():
+                working.result()  # raises what broke it
+            return future.result()
+        finally:
+            future.cancel()
 
     async def close(self) -> None:
         """Give up what waits."""
@@ -137,8 +146,16 @@ class _Model:
         if request.answer_schema is not None:
             messages = with_schema_in_words(messages, request.answer_schema)
         if self._tokenizer.chat_template:
-            return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+            return self._templated(messages)
         return "\n\n".join(message["content"] for message in messages) + "\n\n"
+
+    def _templated(self, messages: list[Any]) -> str:
+        from jinja2 import TemplateError  # what templates raise, in the tokenizer's library
+
+        try:
+            return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        except TemplateError as error:
+            raise ValueError(f"its chat template refuses the question: {error}") from error
 
     def _generate(self, texts: list[str], limit: int, sampling: Mapping[str, Any], name: str) -> list[Reply]:
         given = self._tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
