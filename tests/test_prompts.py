@@ -19,7 +19,7 @@ from sotopia_rl_data.importers import read
 from sotopia_rl_data.prompts import completion, layout_id, load_template, prompts_of, render, wording_sha256
 from sotopia_rl_data.prompts.slots import escape, fill
 from sotopia_rl_data.prompts.template import FEATURES, SLOTS, own_file, parse_template
-from sotopia_rl_data.prompts.visible import visible
+from sotopia_rl_data.prompts.visible import visible, without_tags
 from sotopia_rl_data.schema import ACTION_TYPES, Agent, Episode, Observation, Turn
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "sotopia_episodes"
@@ -556,3 +556,9 @@ def test_any_text_can_stand_in_a_template_as_it_is(text, value):
     values = dict.fromkeys(SLOTS, value)
     assert fill(escape(text, SLOTS), values) == text
     assert fill(escape(text, SLOTS) + "{agent}" + escape(text, SLOTS), values) == text + value + text
+
+
+def test_people_read_a_goal_without_its_tags_and_all_other_markup_as_text():
+    told = "Sell it <extra_info>for 9</extra_info>. "
+    told += "<strategy_hint>Wait.</strategy_hint><p viewer='a'>Now</p> <b>1 < 2</b>"
+    assert without_tags(told) == "Sell it for 9. Wait.Now <b>1 < 2</b>"

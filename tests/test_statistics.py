@@ -284,7 +284,7 @@ def test_resampled_sums_are_the_statistic_of_the_drawn_rows():
 
 
 @pytest.mark.slow
-def test_the_interval_over_episodes_covers_the_truth_in_93_to_97_of_100_simulations_and_a_naive_one_does_not():
+def test_the_interval_over_episodes_covers_the_truth_in_93_to_97_percent_of_500_and_a_naive_one_does_not():
     """Two judges, 60 episodes of 8 utterances, levels that share an episode's mood: the mean difference, whose truth is
     0.3, and Pearson's correlation, whose truth is 0.75/1.5."""
     rng, simulations, episodes, turns = np.random.default_rng(1), 500, 60, 8

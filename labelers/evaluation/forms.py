@@ -19,6 +19,7 @@ from labelers.evaluation.drawing import Item
 from sotopia_rl_data.asking.request import sha256_of
 from sotopia_rl_data.dimensions import dimension
 from sotopia_rl_data.errors import InputError, UsageError
+from sotopia_rl_data.prompts.visible import without_tags
 from sotopia_rl_data.report.page import asset, document
 
 COLUMNS = ("item", "agent", "dimension", "score", "comment")
@@ -98,10 +99,11 @@ def _shown(one: Item) -> dict[str, Any]:
     keys = phrasing.agent_keys(episode)
     return {
         "item": one.item,
-        "scenario": episode.scenario,
+        "scenario": without_tags(episode.scenario),
         "relationship": episode.relationship,
         "agents": [
-            {"key": keys[a.agent], "name": a.name, "background": a.background, "goal": a.goal, "secret": a.secret}
+            {"key": keys[a.agent], "name": a.name, "secret": without_tags(a.secret)}
+            | {"background": without_tags(a.background), "goal": without_tags(a.goal)}
             for a in episode.agents
         ],
         "turns": [

@@ -15,6 +15,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from sotopia_rl_data.prompts.visible import without_tags
 from sotopia_rl_data.schema import Agent, Episode, Turn
 from sotopia_rl_data.screen import Screen
 
@@ -57,7 +58,9 @@ def _head(episode: Episode, styles: Mapping[str, str]) -> RenderableType:
     for agent in episode.agents:
         lines.append(
             Text.assemble(
-                (printable(agent.name), f"bold {styles[agent.agent]}"), "  ", (printable(agent.goal), "italic")
+                (printable(agent.name), f"bold {styles[agent.agent]}"),
+                "  ",
+                (printable(without_tags(agent.goal)), "italic"),
             )
         )
     return Group(*lines)

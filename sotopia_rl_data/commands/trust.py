@@ -68,8 +68,9 @@ def agreement(
 ) -> None:
     """How far opinions agree: judges, samples, schemas, people, reward models, versions. Asks nobody.
 
-    An opinion is a (judge, sample, schema) of a REF. Every figure has a 95 % interval from resampled episodes, and is
-    given for each dimension and overall. docs/trust.md says what each figure means.
+    An opinion is a (judge, sample, schema) of a REF; scores of whole episodes (`evaluate`) are not read.
+    Every figure has a 95 % interval from resampled episodes, and is given for each dimension and overall.
+    docs/trust.md says what each figure means.
 
     \b
     Examples:

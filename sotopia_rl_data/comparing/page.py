@@ -18,6 +18,7 @@ from sotopia_rl_data.comparing.results import Comparison
 from sotopia_rl_data.comparing.runs import SEVEN, Unit
 from sotopia_rl_data.comparing.whose import by_partner
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
+from sotopia_rl_data.prompts.visible import without_tags
 from sotopia_rl_data.report.page import asset, document, write_page
 from sotopia_rl_data.rewards.streams import read
 from sotopia_rl_data.store import Version
@@ -141,8 +142,11 @@ def _dialogue(row: Mapping[str, Any], why: Mapping[tuple[str, ...], str]) -> dic
     agents = [one["agent"] for one in row["agents"]]
     return {
         "id": row["episode_id"],
-        "scenario": row["scenario"],
-        "agents": [{key: one[key] or "" for key in ("name", "goal", "model")} for one in row["agents"]],
+        "scenario": without_tags(row["scenario"] or ""),
+        "agents": [
+            {"name": one["name"] or "", "goal": without_tags(one["goal"] or ""), "model": one["model"] or ""}
+            for one in row["agents"]
+        ],
         "turns": [
             [agents.index(turn["agent"]), turn["turn"], turn["action_type"], turn["text"]]
             for turn in sorted(row["turns"], key=lambda turn: turn["turn"])

@@ -41,6 +41,11 @@ def visible(text: str, episode: Episode, agent: str, *, tags: Container[str] = (
     return "".join(shown)
 
 
+def without_tags(text: str) -> str:
+    """The text as a person who may know all reads it: the tags of `FIELD_TAGS` vanish, what they hold stays."""
+    return _TAG.sub(lambda tag: "" if tag.group(2).lower() in FIELD_TAGS else tag.group(), text)
+
+
 def _take(
     match: re.Match[str],
     open_spans: list[tuple[str, bool]],

@@ -15,6 +15,7 @@ import numpy as np
 
 from sotopia_rl_data.agreement.opinions import Opinions
 from sotopia_rl_data.curate import spreads
+from sotopia_rl_data.prompts.visible import without_tags
 from sotopia_rl_data.query import connect
 from sotopia_rl_data.schema import ACTION_TYPES
 from sotopia_rl_data.store import Version
@@ -110,7 +111,7 @@ class _Episodes:
             "id": self.ids,
             "environment": [place[environment[one]] for one in self.ids],
             "title": [_of(stored, one, "codename") for one in self.ids],
-            "scenario": [_of(stored, one, "scenario") for one in self.ids],
+            "scenario": [without_tags(_of(stored, one, "scenario")) for one in self.ids],
             "relationship": [_of(stored, one, "relationship") for one in self.ids],
             "agents": [agents[one] for one in self.ids],
             "scores": [
@@ -170,7 +171,10 @@ def _stored(version: Version, wanted: set[str]) -> dict[str, dict[str, Any]]:
 def _agents(row: Mapping[str, Any] | None, speaking: Iterable[str]) -> list[dict[str, str]]:
     """The participants in speaking order; where the episode is not stored, those who speak."""
     if row is not None:
-        return [{key: agent[key] or "" for key in ("agent", "name", "model", "goal")} for agent in row["agents"]]
+        return [
+            {key: agent[key] or "" for key in ("agent", "name", "model")} | {"goal": without_tags(agent["goal"] or "")}
+            for agent in row["agents"]
+        ]
     return [{"agent": one, "name": one, "model": "", "goal": ""} for one in speaking]
 
 
