@@ -341,7 +341,6 @@ def test_a_failed_answer_is_a_failure_and_asked_again_only_when_told(store: Stor
     lost = [r for r in rows(first.version, "failures", store) if r["dimension"] == "goal"]
     assert [(r["agent"], r["turn"], r["judge"]) for r in lost] == [("b", 1, "sulking"), ("b", 3, "sulking")]
     assert all(r["call_id"] for r in lost)
-
     judge.sulks_about.clear()
     assert label(store, "lab/episodes", judges=[judge]).asked == 0
     assert label(store, "lab/episodes", judges=[judge]).digest == first.digest
