@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import ast
+import pydoc
+import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from environments import once
 
 ROOT = Path(__file__).resolve().parents[1]
+TOPS = ("sotopia_rl_data", "labelers", "trainers", "cards")
+DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +62,25 @@ def test_an_installed_name_belongs_to_this_distribution_alone():
     for name in ("sotopia_rl_data", "labelers", "cli"):
         if name in owners:  # an editable install lists them only through its finder
             assert set(owners[name]) == {"sotopia-rl-data"}
+
+
+def said() -> Iterator[tuple[str, str]]:
+    """Every text that the programs can show, with its file: all but the docstrings that are nobody's help."""
+    for path in (ROOT / "cli.py", *(p for top in TOPS for p in (ROOT / top).rglob("*.py"))):
+        nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
+        silent = [n for n in nodes if isinstance(n, DOCUMENTED) and not getattr(n, "decorator_list", ())]
+        unseen = {n.body[0].value for n in silent if ast.get_docstring(n) is not None}
+        for node in nodes:
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in unseen:
+                yield path.relative_to(ROOT).as_posix(), node.value
+
+
+def test_nothing_that_is_said_names_a_file_that_only_the_repository_has():
+    found = {(file, text) for file, text in said() if re.search(r"\b(docs|examples|benchmarks|tests)/", text)}
+    assert {file for file, _ in found} <= {"sotopia_rl_data/asking/budget.py"}
+
+
+def test_what_an_error_sends_to_pydoc_is_there_and_told():
+    named = {name for _, text in said() for name in re.findall(r"python -m pydoc ([\w.]*\w)", text)}
+    assert named == {"labelers.attribution.Schema", "sotopia_rl_data.asking.request.Target"}
+    assert all(pydoc.locate(name).__doc__ for name in named)

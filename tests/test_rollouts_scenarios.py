@@ -118,9 +118,10 @@ def test_a_fault_is_told_with_its_line(name, suffix, tmp_path):
     place, _, message = error.value.message.partition(": ")
     second = {".yaml": 1 + dumped([TREE]).count("\n"), ".csv": 3, ".jsonl": 2}
     second[".json"] = 2 + json.dumps([TREE], indent=2).count("\n") - 1
-    assert (place, error.value.mend) == (
-        f"{path}:{second[suffix]}",
-        "see docs/rollouts.md for the fields of a scenario",
+    assert place == f"{path}:{second[suffix]}"
+    assert error.value.mend == (
+        "a scenario has environment, codename, relationship, scenario, cast; each in its cast has id, name, called, "
+        "background, personality, secret, goal"
     )
     assert said in message
     assert "\n" not in message

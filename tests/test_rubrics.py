@@ -135,9 +135,14 @@ def test_every_mistake_in_a_rubric_is_named_by_its_line_before_anything_is_asked
         label(store, "lab/episodes", judges=[toy], schema=f"rubric:{path}")
     assert caught.value.message.startswith(f"{path}{said}" if said[0] == ":" else f"{path} {said}")
     assert "\n" not in caught.value.message
-    assert "examples/rubric.yaml" in caught.value.mend
+    assert caught.value.mend.startswith(f"begin with {rubric_file.SHORTEST}; ")
     assert toy.calls == 0
     assert [str(name) for name in store.names()] == ["lab/episodes"]
+
+
+def test_the_rubric_that_a_mend_begins_with_is_one():
+    only = Criterion("empathy", "Takes up what the other feels.")
+    assert rubric_file.parse(rubric_file.SHORTEST, "the mend") == Rubric("mine", (only,), "", "history")
 
 
 def test_a_rubric_that_is_not_there_is_a_sentence(tmp_path: Path):

@@ -95,7 +95,7 @@ def _rubric(where: str) -> Schema:
     from labelers.attribution import rubric, rubric_file
 
     if not where:
-        raise UsageError("rubric names no file.", "write rubric:FILE.yaml; examples/rubric.yaml is one")
+        raise UsageError("rubric names no file.", f"write rubric:FILE.yaml; the shortest holds {rubric_file.SHORTEST}")
     return rubric.schema_of(rubric_file.read(Path(where)))
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from labelers.attribution import Schema
 
 _MEMBERS = ("id", "version", "measure", "rule", "needs_judge", "bounds", "wording_sha256", "questions", "read")
-_MEND = "see docs/labelling.md for what a schema has"
+_MEND = "see what a schema has: python -m pydoc labelers.attribution.Schema"
 
 # What code of somebody's own can raise when it goes wrong. An interrupt, and an error of ours, passes through.
 _WRONG = (ArithmeticError, AttributeError, LookupError, NameError, OSError, RuntimeError, TypeError, ValueError)

@@ -26,7 +26,8 @@ from sotopia_rl_data.dimensions import OWN_NAME, dimension
 from sotopia_rl_data.errors import InputError, UsageError
 
 MOST_DIMENSIONS, WIDEST = 20, 20  # 20 × 21 numbers are what strict providers take in one answer schema
-_MEND = "see docs/labelling.md, or begin with examples/rubric.yaml"
+SHORTEST = "{name: mine, dimensions: {empathy: {description: Takes up what the other feels.}}}"
+_MEND = f"begin with {SHORTEST}; a dimension may have range and levels, the rubric also about and shows"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 _TAKEN = frozenset({"reward", "overall_score"})
 _INTEGER = re.compile(r"[+-]?\d{1,6}")

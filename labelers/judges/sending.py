@@ -67,7 +67,8 @@ def target_of(judge: Judge) -> Target:
         return Target("plugin", judge.id, "", {"source_sha256": source} if source else {})
     if not isinstance(target, Target):
         raise UsageError(
-            f"The judge {judge.id} has a `target` that is no Target.", "leave it out, or see docs/labelling.md"
+            f"The judge {judge.id} has a `target` that is no Target.",
+            "leave it out, or make it one: python -m pydoc sotopia_rl_data.asking.request.Target",
         )
     return target
 

@@ -43,9 +43,9 @@ def import_(
     """Episodes from files or folders, as a versioned dataset. Without PATHS: the bundled samples.
 
     Reads EpisodeLog JSON (a file, a folder of the local backend, a Redis export), the sotopia library's JSONL and CSV
-    exports, annotated JSONL, plain JSONL, and training rows; docs/formats.md has them all. Which one a file is, and
-    which version of the library wrote it, is detected. A record that cannot be read is listed and kept in `failures`;
-    the rest is imported, and the exit code is 3.
+    exports, annotated JSONL, plain JSONL, and training rows. Which one a file is, and which version of the library
+    wrote it, is detected. A record that cannot be read is listed and kept in `failures`; the rest is imported, and the
+    exit code is 3.
 
     \b
     Examples:

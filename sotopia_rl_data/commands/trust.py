@@ -70,7 +70,6 @@ def agreement(
 
     An opinion is a (judge, sample, schema) of a REF; scores of whole episodes (`evaluate`) are not read.
     Every figure has a 95 % interval from resampled episodes, and is given for each dimension and overall.
-    docs/trust.md says what each figure means.
 
     \b
     Examples:
