@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -17,13 +17,16 @@ from labelers.judges.sending import target_of
 from labelers.plan import Plan
 from labelers.source import episodes_version
 from sotopia_rl_data.dimensions import full_name, in_order
-from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.errors import UsageError, VersionExists
 from sotopia_rl_data.rewards import Recipe
 from sotopia_rl_data.rewards import preset as find_preset
 from sotopia_rl_data.store import Store, Version
 
 if TYPE_CHECKING:
+    from sotopia_rl_data.asking.ledger import Ledger
+    from sotopia_rl_data.asking.prices import Prices
     from sotopia_rl_data.prompts import Layout, Template
+    from sotopia_rl_data.schema import Episode
 
 DEFAULT_PRESET = "sotopia-rl"
 
@@ -87,6 +90,30 @@ def with_episodes(plan: Plan, store: Store, source: str | Path | None) -> tuple[
     version = episodes_version(store, source, check)
     files = [path for paths in version.files("episodes").values() for path in paths]
     return version, replace(plan, evaluator=choose(evaluators(files, plan.dimensions)))
+
+
+def check_untaken(
+    store: Store,
+    ref: str,
+    plan: Plan,
+    ledger: Ledger,
+    episodes: Callable[[], Iterable[Episode]],
+    prices: Prices,
+    retry_failed: bool,
+) -> None:
+    """Raises VersionExists where there is a version `ref` ("org/name@v1.0.0") and anything is left to ask: what would
+    be paid for could not be kept under that number. Where nothing is, what it cost is spent, and committing decides."""
+    from labelers.estimate import of_plan
+
+    name, _, number = ref.partition("@")
+    if number not in store.versions(name):
+        return
+    left = sum(line.asked for line in of_plan(plan, ledger, episodes, prices, retry_failed).lines)
+    if left:
+        raise VersionExists(
+            f"{ref} exists already, and nobody is asked for other content of it: {left:,} calls have no answer yet.",
+            "leave --version out, or give it a number that is free",
+        )
 
 
 def _recipe(schema: Schema, preset: str | None, evaluator: str | None, own: Sequence[str]) -> Recipe:

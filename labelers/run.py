@@ -25,7 +25,7 @@ from labelers.costs import bill_of, capped, check_budget
 from labelers.judge import Judge
 from labelers.judges.batches import check_batches
 from labelers.plan import Plan, episodes_of, size
-from labelers.preparing import prepare, with_episodes
+from labelers.preparing import check_untaken, prepare, with_episodes
 from labelers.reading import Tally, rows_of
 from labelers.report import LabelReport, cold, provenance, remarks, report
 from sotopia_rl_data.asking.batch.run import Batching
@@ -90,10 +90,10 @@ def label(
     `prices` is a file that overrides the price list; `budget` is a hard cap in USD on what these labels may cost, all
     runs together.
 
-    Raises UsageError, NotFound and KeyMissing before anything is asked or written; Interrupted after Ctrl-C; UnderWay
-    where batches are not waited for; BudgetSpent where nothing more fits under the budget; Rejected and Unavailable
-    where a provider answers nothing; StoreError. Whatever is raised, the store's versions are as they were and every
-    answer is kept.
+    Raises UsageError, NotFound, KeyMissing, and VersionExists where `version` is taken and something is left to ask,
+    before anything is asked or written; Interrupted after Ctrl-C; UnderWay where batches are not waited for;
+    BudgetSpent where nothing more fits under the budget; Rejected and Unavailable where a provider answers nothing;
+    StoreError. Whatever is raised, the store's versions are as they were and every answer is kept.
     """
     began = time.monotonic()
     price_list = load_prices(prices)
@@ -125,6 +125,7 @@ def label(
     with store.stage(name) as stage, Ledger(kept_in) as kept:
         run = _Run(plan, parent, kept, stage)
         counted = size(plan, run.episodes())
+        check_untaken(store, f"{name}@{version}", plan, kept, run.episodes, price_list, retry_failed)
         asking = run.asking()
         how: dict[str, Any] = {"retry_failed": retry_failed, "concurrency": concurrency, "pacing": pacing}
         with capped(budget, plan, kept, run.episodes, price_list) as cap:

@@ -31,7 +31,6 @@ from sotopia_rl_data.errors import (
     StoreError,
     Unavailable,
     UsageError,
-    VersionExists,
 )  # fmt: skip
 from sotopia_rl_data.query import open_dataset
 from sotopia_rl_data.schema import Agent, Episode, Score, Turn
@@ -456,14 +455,6 @@ def test_a_file_that_is_no_episodes_is_an_input_error(store: Store, tmp_path: Pa
     with pytest.raises(InputError):
         label(store, tmp_path / "bad.jsonl", judges=["lexical"])
     assert store.names() == []
-
-
-def test_a_version_that_exists_with_other_content_is_kept(store: Store):
-    put(store, [BOAT])
-    label(store, "lab/episodes", judges=["lexical"])
-    with pytest.raises(VersionExists):
-        label(store, "lab/episodes", judges=[Highest()], version="v1.0.0")
-    assert store.versions("lab/episodes-rewards") == ["v1.0.0"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")

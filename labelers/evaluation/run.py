@@ -26,7 +26,7 @@ from labelers.judge import Judge
 from labelers.judges.batches import check_batches
 from labelers.judges.sending import target_of
 from labelers.plan import Plan, Size, episodes_of, size
-from labelers.preparing import dimensions_of, judges_of
+from labelers.preparing import check_untaken, dimensions_of, judges_of
 from labelers.reading import Tally, rows_of
 from labelers.report import cold, judged_by, remarks, usage_of
 from sotopia_rl_data import refs
@@ -113,9 +113,10 @@ def evaluate(
     episode, or "per-dimension", one for each agent and dimension. `evaluator` is what the scores are said to be by
     (default: the judge's id). The rest is as in `label`, `batching`, `budget` and `prices` too.
 
-    Raises UsageError, NotFound and KeyMissing before anything is asked or written; Interrupted after Ctrl-C; UnderWay
-    where batches are not waited for; Rejected and Unavailable where a provider answers nothing; BudgetSpent;
-    StoreError. Whatever is raised, the store's versions are as they were and every answer is kept.
+    Raises UsageError, NotFound, KeyMissing, and VersionExists where `version` is taken and something is left to ask,
+    before anything is asked or written; Interrupted after Ctrl-C; UnderWay where batches are not waited for; Rejected
+    and Unavailable where a provider answers nothing; BudgetSpent; StoreError. Whatever is raised, the store's versions
+    are as they were and every answer is kept.
     """
     began = time.monotonic()
     price_list = load_prices(prices)
@@ -137,6 +138,7 @@ def evaluate(
     counted = size(plan, episodes())
     tally = Tally()
     with store.stage(parent.name) as stage, Ledger(ledger or store.root / ".ledger") as kept:
+        check_untaken(store, f"{parent.name}@{version}", plan, kept, episodes, price_list, retry_failed)
         how: dict[str, Any] = {"retry_failed": retry_failed, "concurrency": concurrency, "pacing": pacing}
         how |= {"batching": batching, "progress": progress}
         with capped(budget, plan, kept, episodes, price_list) as cap:
