@@ -7,6 +7,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from sotopia_rl_data.console import printable
+
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -54,13 +56,13 @@ def cell(value: Any) -> str:
 
 def plain(text: str) -> Markdown:
     """Text of somebody else's that cannot become markup or break a table."""
-    one_line = " ".join(text.split())
+    one_line = printable(" ".join(text.split()))
     return Markdown("".join(f"\\{c}" if c in "\\|`*_<>[]$" else c for c in one_line))
 
 
 def code(text: str) -> Markdown:
     """Text of somebody else's as code."""
-    return Markdown("`" + " ".join(text.split()).replace("`", "'").replace("|", "¦") + "`")
+    return Markdown("`" + printable(" ".join(text.split())).replace("`", "'").replace("|", "¦") + "`")
 
 
 def count(number: int, what: str) -> str:

@@ -19,6 +19,7 @@ from labelers.plan import Plan, episodes_of
 from labelers.preparing import DEFAULT_PRESET, dimensions_of, with_episodes
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.rewards import preset
+from sotopia_rl_data.sheets import guarded
 from sotopia_rl_data.store import Store
 
 COLUMNS = ("item", "episode_id", "agent", "turn", "dimension", "raw", "allowed", "about", "episode_score", "shown")
@@ -76,7 +77,8 @@ def _rows(plan: Plan, item: int, question: Question) -> Iterator[list[object]]:
         shown = question.messages[1]["content"] if place == 0 else "(as above)"
         told = question.episode.score(slot.agent, slot.dimension, plan.evaluator) if _tells(plan) else None
         score = "" if told is None else f"{told:g}"
-        yield [item, *slot_key(question, slot), "", _allowed(plan, slot), _about(question, slot), score, shown]
+        key = (guarded(one) if isinstance(one, str) else one for one in slot_key(question, slot))
+        yield [item, *key, "", _allowed(plan, slot), _about(question, slot), score, shown]
 
 
 def _allowed(plan: Plan, slot: Slot) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -130,7 +131,7 @@ def _evaluated(report: EvaluationReport) -> None:
     name = report.version.partition("@")[0]
     console.next_commands(
         f"sotopia-rl-data compare {name}",
-        f"sotopia-rl-data label {name} --evaluator {report.evaluators[0]} --judge SPEC",
+        f"sotopia-rl-data label {name} --evaluator {shlex.quote(report.evaluators[0])} --judge SPEC",
         *(
             [f"sotopia-rl-data evaluate … --retry-failed   ({report.unusable:,} unusable answers)"]
             if report.unusable

@@ -6,7 +6,6 @@ empty cell does not. Questions are asked whole: one that is about several turns 
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from labelers.judge import Question, Slot
 from sotopia_rl_data.asking.request import sha256_of
 from sotopia_rl_data.dimensions import full_name
 from sotopia_rl_data.errors import InputError, UsageError
+from sotopia_rl_data.sheets import Row, read_sheet
 
 COLUMNS = ("episode_id", "agent", "turn", "dimension")
 _MEND = f"write a CSV with the columns {COLUMNS[0]}[,{COLUMNS[1]}[,{COLUMNS[2]}[,{COLUMNS[3]}]]]"
@@ -56,24 +56,16 @@ class Only:
 def read(path: Path, dimensions: Sequence[str] = ()) -> Only:
     """The list in a CSV; columns of other names are ignored. `dimensions` are those that there are, where they are not
     SOTOPIA-EVAL's. Raises InputError, UsageError where it names nothing."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file)
-            if COLUMNS[0] not in (rows.fieldnames or ()):
-                raise InputError(f"{path} has no column {COLUMNS[0]}.", _MEND)
-            keys = frozenset(_keys(path, rows, dimensions))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}).", _MEND) from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read: {error}.", _MEND) from error
+    _, rows = read_sheet(path, COLUMNS, COLUMNS[:1], _MEND)
+    keys = frozenset(_keys(path, rows, dimensions))
     if not keys:
         raise UsageError(f"{path} names nothing.", _MEND)
     return Only(keys)
 
 
-def _keys(path: Path, rows: Iterable[dict[str, str]], dimensions: Sequence[str]) -> Iterable[Key]:
-    for number, row in enumerate(rows, start=2):
-        episode, agent, turn, name = ((row.get(column) or "").strip() for column in COLUMNS)
+def _keys(path: Path, rows: Iterable[Row], dimensions: Sequence[str]) -> Iterable[Key]:
+    for line, row in rows:
+        episode, agent, turn, name = row.values()
         if not episode:
             continue
         try:
@@ -81,4 +73,4 @@ def _keys(path: Path, rows: Iterable[dict[str, str]], dimensions: Sequence[str])
             yield episode, agent or None, int(turn) if turn else None, named
         except (ValueError, UsageError) as wrong:
             odd = wrong.message if isinstance(wrong, UsageError) else f"{turn!r} is not a turn."
-            raise InputError(f"{path}:{number}: {odd}", _MEND) from wrong
+            raise InputError(f"{path}:{line}: {odd}", _MEND) from wrong

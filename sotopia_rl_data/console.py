@@ -55,10 +55,16 @@ def emit_json(value: Any) -> None:
     click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
 
 
+def printable(text: str) -> str:
+    """`text` with control and direction-changing characters written as escapes, so that a terminal shows and does not
+    obey them; line breaks and tabs stay."""
+    return "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
     """A table on stdout, under `title`. Numbers align right; a missing value is a dash."""
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     from sotopia_rl_data.screen import Screen
 
@@ -67,20 +73,18 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | No
     for index, name in enumerate(columns):
         values = [row[index] for row in body if row[index] is not None]
         right = bool(values) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
-        shown.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=right)
+        shown.add_column(Text(printable(name)), justify="right" if right else "left", overflow="fold", no_wrap=right)
     for row in body:
-        shown.add_row(*[cell(value) for value in row])
+        shown.add_row(*[Text(cell(value)) for value in row])
     screen = Screen()
     if title:
-        screen.print(escape(title), style="bold", soft_wrap=True)
+        screen.print(Text(printable(title)), style="bold", soft_wrap=True)
     screen.show(shown)
     screen.print()
 
 
 def cell(value: Any) -> str:
     """One value as a table shows it."""
-    from rich.markup import escape
-
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -89,12 +93,12 @@ def cell(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.4g}"
-    return escape(str(value))
+    return printable(str(value))
 
 
 def note(text: str) -> None:
     """A remark on stderr."""
-    click.echo(text, err=True)
+    click.echo(printable(text), err=True)
 
 
 def warn(text: str) -> None:
@@ -105,7 +109,7 @@ def warn(text: str) -> None:
 def say(head: str, colour: str, text: str) -> None:
     """A line on stderr that begins with a word in colour (none where NO_COLOR is set: no-color.org)."""
     shown = None if os.environ.get("NO_COLOR") else colour
-    click.echo(click.style(head, fg=shown, bold=True) + text, err=True)
+    click.echo(click.style(head, fg=shown, bold=True) + printable(text), err=True)
 
 
 def next_commands(*commands: str) -> None:
@@ -121,7 +125,7 @@ def next_commands(*commands: str) -> None:
     click.echo(click.style("next:", bold=True), err=True)
     for command in commands:
         words, hash_, remark = command.replace("sotopia-rl-data", program, 1).partition("   #")
-        click.echo(f"  {words}{store}{hash_}{remark}", err=True)
+        click.echo(printable(f"  {words}{store}{hash_}{remark}"), err=True)
 
 
 def _near(path: str) -> str:

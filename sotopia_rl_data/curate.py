@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from sotopia_rl_data.agreement.opinions import Opinions, opinions_of
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.results import write_result
+from sotopia_rl_data.sheets import guarded
 from sotopia_rl_data.statistics import Floats
 from sotopia_rl_data.store import Version
 
@@ -79,10 +80,9 @@ def spreads(made: Opinions) -> Floats:
 def write_list(rows: Sequence[Disputed], path: Path) -> None:
     """Write the list as CSV. Raises StoreError where the file cannot be written."""
     types = (pa.string(), pa.string(), pa.int32(), pa.string(), pa.string(), pa.float64())
-    columns = {
-        name: pa.array([getattr(row, name) for row in rows], kind) for name, kind in zip(COLUMNS, types, strict=True)
-    }
-    write_result(pa.table(columns), "csv", path)
+    cells = [[guarded(v) if isinstance(v := getattr(row, name), str) else v for row in rows] for name in COLUMNS]
+    columns = [pa.array(column, kind) for column, kind in zip(cells, types, strict=True)]
+    write_result(pa.table(columns, names=COLUMNS), "csv", path)
 
 
 def _utterances(made: Opinions, spread: Floats, top: int) -> Iterator[Disputed]:

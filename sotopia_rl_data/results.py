@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
+from sotopia_rl_data.console import printable
 from sotopia_rl_data.errors import StoreError, UsageError
 from sotopia_rl_data.store.columns import first_line
 
@@ -118,7 +119,9 @@ def _write_table(result: pa.Table | pa.RecordBatchReader, stream: IO[str]) -> No
     table = Table(box=box.SIMPLE_HEAD)
     for field in result.schema:
         number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
-        table.add_column(Text(field.name), justify="right" if number else "left", overflow="fold", no_wrap=number)
+        table.add_column(
+            Text(printable(field.name)), justify="right" if number else "left", overflow="fold", no_wrap=number
+        )
     rows = _rows(result)
     for row in islice(rows, TABLE_ROWS):
         table.add_row(*(Text(_cell(value)) for value in row))
@@ -133,8 +136,7 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.6g}"
-    text = " ".join((value if isinstance(value, str) else _json(value)).split())
-    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    text = printable(" ".join((value if isinstance(value, str) else _json(value)).split()))
     return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
 
 

@@ -64,7 +64,7 @@ def test_a_table_shows_one_line_a_row_and_no_control_characters() -> None:
     shown = written(
         pa.table({"x": ["a\nb\x1b[31m", "[bold]no markup[/bold]", "y" * 500], "n": [1.0, 0.123456789, None]}), "table"
     )
-    assert "a b\N{REPLACEMENT CHARACTER}[31m" in shown
+    assert "a b\\x1b[31m" in shown
     assert "[bold]no markup[/bold]" in shown
     assert "0.123457" in shown
     assert "\x1b" not in shown

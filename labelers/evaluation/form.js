@@ -49,14 +49,14 @@ function go(step) {
 function utterance(item, [who, number, action, text, to]) {
   const note = { none: 'does nothing', leave: 'leaves the conversation' }[action] || (action === 'speak' ? '' : `[${action}] `);
   return el('div', { class: `turn ${who % 2 ? 'right' : ''}` },
-    el('div', { class: 'who' }, el('i', { vars: { background: AGENTS[who % AGENTS.length] } }), el('span', { dir: 'auto' }, visible(item.agents[who].name)), `turn ${number}`, to.length ? visible(`to ${to.join(', ')} alone`) : null),
-    el('div', { class: 'said', vars: { '--c': AGENTS[who % AGENTS.length] } }, el('span', { class: `words ${action === 'speak' ? '' : 'act'}`, dir: 'auto' }, note, visible(text))));
+    el('div', { class: 'who' }, el('i', { vars: { background: AGENTS[who % AGENTS.length] } }), el('span', { dir: 'auto' }, item.agents[who].name), `turn ${number}`, to.length ? `to ${to.join(', ')} alone` : null),
+    el('div', { class: 'said', vars: { '--c': AGENTS[who % AGENTS.length] } }, el('span', { class: `words ${action === 'speak' ? '' : 'act'}`, dir: 'auto' }, note, text)));
 }
 
 function person(agent, k) {
   const known = [['Background', agent.background], ['Goal', agent.goal], ['Secret', agent.secret]].filter(([, text]) => text);
-  return el('div', { class: 'person' }, el('b', {}, el('i', { vars: { background: AGENTS[k % AGENTS.length] } }), el('span', { dir: 'auto' }, visible(agent.name))),
-    known.map(([title, text]) => el('p', { dir: 'auto' }, el('span', { class: 'muted' }, `${title}: `), visible(text))));
+  return el('div', { class: 'person' }, el('b', {}, el('i', { vars: { background: AGENTS[k % AGENTS.length] } }), el('span', { dir: 'auto' }, agent.name)),
+    known.map(([title, text]) => el('p', { dir: 'auto' }, el('span', { class: 'muted' }, `${title}: `), text)));
 }
 
 function question(item, agent, dimension) {
@@ -77,11 +77,11 @@ function show() {
   place.textContent = `Dialogue ${at + 1} of ${D.items.length}`;
   document.getElementById('dialogues').replaceChildren(el('div', { id: 'form' },
     el('article', { class: 'card' },
-      el('p', { class: 'scene', dir: 'auto' }, visible(item.scenario), item.relationship ? el('span', { class: 'muted' }, visible(`  (${item.relationship})`)) : null),
+      el('p', { class: 'scene', dir: 'auto' }, item.scenario, item.relationship ? el('span', { class: 'muted' }, `  (${item.relationship})`) : null),
       el('div', { class: 'cast' }, item.agents.map(person)),
       el('div', { class: 'turns' }, item.turns.map((turn) => utterance(item, turn)))),
     el('article', { class: 'card', id: 'rate' }, item.rated.map((k) => [
-      el('h2', {}, visible(item.agents[k].name)), D.dimensions.map((dimension) => question(item, item.agents[k], dimension))]))));
+      el('h2', {}, item.agents[k].name), D.dimensions.map((dimension) => question(item, item.agents[k], dimension))]))));
   count();
 }
 

@@ -6,9 +6,6 @@ up over files: a later score of the same agent on the same dimension takes the p
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +18,7 @@ from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.evaluations import SCHEMA, Evaluated, Judged, add_scores, check_evaluator, provenance
 from sotopia_rl_data.rewards.streams import read
 from sotopia_rl_data.schema import Attribution
+from sotopia_rl_data.sheets import read_sheet
 from sotopia_rl_data.store import Store, Version
 
 EVALUATOR = "human"
@@ -109,20 +107,11 @@ class _Reading:
     sha256: str = ""
 
     def __post_init__(self) -> None:
-        try:
-            data = self.path.read_bytes()
-            self.sha256 = hashlib.sha256(data).hexdigest()
-            rows = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
-            missing = [name for name in _NEEDED if name not in (rows.fieldnames or ())]
-            if missing:
-                raise InputError(f"{self.path} has no column {missing[0]}.", _MEND)
-            for row in rows:
-                self._row(rows.line_num, row)
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise InputError(f"{self.path} cannot be read: {error}.", _MEND) from error
+        self.sha256, rows = read_sheet(self.path, COLUMNS, _NEEDED, _MEND)
+        for line, row in rows:
+            self._row(line, *row.values())
 
-    def _row(self, line: int, row: Mapping[str, str | None]) -> None:
-        item, agent, name, score = ((row.get(column) or "").strip() for column in _NEEDED)
+    def _row(self, line: int, item: str, agent: str, name: str, score: str, comment: str) -> None:
         if not score:
             self.empty += 1
             return
@@ -134,7 +123,7 @@ class _Reading:
         except UsageError as wrong:
             self.bad.append(BadLine(line, wrong.message.rstrip(".")))
             return
-        known = self.said.setdefault(dataset, {}).setdefault(key, (value, (row.get("comment") or "").strip()))
+        known = self.said.setdefault(dataset, {}).setdefault(key, (value, comment))
         if known[0] != value:
             self.bad.append(BadLine(line, f"an earlier line gives {known[0]:g}, this one {value:g}"))
 

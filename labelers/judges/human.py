@@ -6,9 +6,6 @@ through the same questions, keys and rules as any judge, so what they say can be
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +16,7 @@ from labelers.judge import Question, Slot
 from sotopia_rl_data.asking.request import Target
 from sotopia_rl_data.dimensions import full_name
 from sotopia_rl_data.errors import InputError, UsageError
+from sotopia_rl_data.sheets import Row, read_sheet
 
 COLUMNS = ("episode_id", "agent", "turn", "dimension", "raw")
 _MEND = "write the file with: sotopia-rl-data annotate template REF -o FILE.csv"
@@ -36,15 +34,9 @@ class Human:
         """`dimensions`: those that it may speak of, where they are not SOTOPIA-EVAL's. Raises InputError where the file
         cannot be used."""
         self.id = name
-        try:
-            data = path.read_bytes()
-            rows = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
-            self._said = _annotations(path, rows, dimensions)
-        except OSError as error:
-            raise InputError(f"{path} cannot be read ({error.strerror}).", _MEND) from error
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise InputError(f"{path} cannot be read: {error}.", _MEND) from error
-        self.target = Target("human", name, "", {"sha256": hashlib.sha256(data).hexdigest()})
+        sha256, rows = read_sheet(path, COLUMNS, COLUMNS, _MEND)
+        self._said = _annotations(path, rows, dimensions)
+        self.target = Target("human", name, "", {"sha256": sha256})
 
     async def answer(self, question: Question) -> str:
         """The annotations of the question's slots, as its answer schema wants them."""
@@ -62,22 +54,19 @@ def slot_key(question: Question, slot: Slot) -> tuple[str, str, int, str]:
     return question.episode.episode_id, slot.agent, slot.turn, slot.dimension
 
 
-def _annotations(path: Path, rows: csv.DictReader[str], dimensions: Sequence[str]) -> Annotations:
-    missing = [column for column in COLUMNS if column not in (rows.fieldnames or ())]
-    if missing:
-        raise InputError(f"{path} has no column {missing[0]}.", _MEND)
+def _annotations(path: Path, rows: Iterable[Row], dimensions: Sequence[str]) -> Annotations:
     said: dict[tuple[str, str, int, str], int] = {}
-    for row in rows:
-        if not (row["raw"] or "").strip():
+    for line, row in rows:
+        if not row["raw"]:
             continue
         try:
             name = full_name(row["dimension"], dimensions)
-            key = (row["episode_id"].strip(), row["agent"].strip(), int(row["turn"]), name)
+            key = (row["episode_id"], row["agent"], int(row["turn"]), name)
             raw = int(row["raw"])
-        except (ValueError, TypeError, AttributeError, UsageError) as wrong:
-            raise InputError(f"{path}:{rows.line_num}: {_odd(wrong)}.", "write whole numbers on the scale") from wrong
+        except (ValueError, UsageError) as wrong:
+            raise InputError(f"{path}:{line}: {_odd(wrong)}.", "write whole numbers on the scale") from wrong
         if said.setdefault(key, raw) != raw:
-            raise InputError(f"{path}:{rows.line_num} says something else than an earlier row.", "keep one of them")
+            raise InputError(f"{path}:{line} says something else than an earlier row.", "keep one of them")
     if not said:
         raise InputError(f"{path} holds no annotation yet.", "fill in the column raw")
     return said

@@ -10,25 +10,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from sotopia_rl_data.console import printable
 from sotopia_rl_data.prompts.visible import without_tags
 from sotopia_rl_data.schema import Agent, Episode, Turn
 from sotopia_rl_data.screen import Screen
 
 _AGENT_STYLES = ("cyan", "magenta", "yellow", "blue", "green", "red")
 _BLOCKS = " ▁▂▃▄▅▆▇█"
-
-
-def printable(text: str) -> str:
-    """`text` with control and direction-changing characters written as escapes; line breaks and tabs stay."""
-    return "".join(c if c in "\n\t" or (c.isprintable() and c not in _BIDI) else repr(c)[1:-1] for c in text)
-
-
-_BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f")
 
 
 def dialogue(episode: Episode, rewards: Mapping[tuple[str, int], Mapping[str, Any]]) -> RenderableType:
@@ -50,9 +42,8 @@ def dialogue(episode: Episode, rewards: Mapping[tuple[str, int], Mapping[str, An
 
 
 def _head(episode: Episode, styles: Mapping[str, str]) -> RenderableType:
-    lines = [
-        Text.from_markup(f"[bold]{escape(printable(episode.episode_id))}[/] [dim]{escape(episode.environment_id)}[/]")
-    ]
+    ids = (printable(episode.episode_id), "bold"), " ", (printable(episode.environment_id), "dim")
+    lines = [Text.assemble(*ids)]
     if episode.scenario:
         lines.append(Text(printable(episode.scenario)))
     for agent in episode.agents:
@@ -102,11 +93,12 @@ def _scores(episode: Episode) -> RenderableType:
     shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
     shown.add_column("episode score")
     for agent in episode.agents:
-        shown.add_column(printable(agent.name), justify="right")
+        shown.add_column(Text(printable(agent.name)), justify="right")
     for evaluator in dict.fromkeys(s.evaluator for s in episode.scores):
         for name in dimensions:
             values = [episode.score(a.agent, name, evaluator) for a in episode.agents]
-            shown.add_row(f"{name} [dim]{escape(evaluator)}[/]", *["–" if v is None else f"{v:g}" for v in values])
+            by = Text.assemble(printable(name), " ", (printable(evaluator), "dim"))
+            shown.add_row(by, *["–" if v is None else f"{v:g}" for v in values])
     return shown
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -147,7 +148,7 @@ def _glance(version: Version, as_json: bool) -> None:
         console.table(["what has no label", "rows"], [[reason, n] for reason, n in numbers.failures.items()])
     if "episodes" in manifest.configs:
         first = next(_ids(version), None)
-        console.next_commands(*([f"sotopia-rl-data show {version.name} {first}"] if first else []))
+        console.next_commands(*([f"sotopia-rl-data show {version.name} {shlex.quote(first)}"] if first else []))
 
 
 def _ids(version: Version) -> Any:

@@ -10,7 +10,7 @@ const condition = () => D.conditions[now];
 const shareOf = (dimension, value) => (value - dimension.range[0]) / (dimension.range[1] - dimension.range[0]);
 
 function keys(names) {
-  return el('div', { class: 'keys' }, names.map((name) => el('span', {}, el('i', { vars: { background: colourOf(name) } }), visible(name))));
+  return el('div', { class: 'keys' }, names.map((name) => el('span', {}, el('i', { vars: { background: colourOf(name) } }), name)));
 }
 
 // Each method's mean on each dimension, as a part of the dimension's range, with 1.96 standard errors.
@@ -82,9 +82,9 @@ function effects() {
   watchers.push(() => {
     const shown = condition().contrasts.filter((one) => one.pairs);
     body.replaceChildren(...shown.map((one) => el('div', { class: 'scroll' },
-      el('h3', {}, visible(`${one.b} against ${one.a}`), el('span', { class: 'muted' }, `  ${whole(one.pairs)} pairs, without counterpart ${one.alone.map(whole).join(' and ')}${one.together ? '; both agents of an episode averaged' : ''}`)),
+      el('h3', {}, `${one.b} against ${one.a}`, el('span', { class: 'muted' }, `  ${whole(one.pairs)} pairs, without counterpart ${one.alone.map(whole).join(' and ')}${one.together ? '; both agents of an episode averaged' : ''}`)),
       el('table', {},
-        el('tr', {}, ['dimension', 'pairs', one.a, one.b, 'difference', 'interval', 't', 'p', 'after Holm', 'd'].map((name, i) => el('th', { class: i ? 'num' : '' }, visible(name))), el('th', {}, 'wins, ties, losses')),
+        el('tr', {}, ['dimension', 'pairs', one.a, one.b, 'difference', 'interval', 't', 'p', 'after Holm', 'd'].map((name, i) => el('th', { class: i ? 'num' : '' }, name)), el('th', {}, 'wins, ties, losses')),
         one.effects.map((e) => el('tr', {},
           el('td', {}, words(e.dimension)), el('td', { class: 'num' }, whole(e.pairs)),
           [short(e.mean_a, 2), short(e.mean_b, 2)].map((text) => el('td', { class: 'num' }, text)),
@@ -135,17 +135,17 @@ function grids() {
     const { node, body } = card(grid.columns.length > 7 ? '' : 'w6', grid.title[0].toUpperCase() + grid.title.slice(1), '');
     const numeric = grid.columns.map((_, i) => grid.rows.some((row) => typeof row[i] === 'number' || /^-?\d/.test(row[i] || '')));
     const told = (value) => (typeof value === 'number' ? String(+value.toFixed(2)) : value === null ? '–' : String(value));
-    const line = (tag, values) => el('tr', {}, values.map((value, i) => el(tag, { class: numeric[i] ? 'num' : '' }, visible(told(value)))));
+    const line = (tag, values) => el('tr', {}, values.map((value, i) => el(tag, { class: numeric[i] ? 'num' : '' }, told(value))));
     body.append(el('div', { class: 'scroll' }, el('table', {}, line('th', grid.columns), grid.rows.map((row) => line('td', row)))));
     return node;
   });
 }
 
 document.getElementById('head').append(
-  el('h1', {}, D.methods.map((name, i) => [i ? ' · ' : '', el('span', { vars: { color: colourOf(name) } }, visible(name))])),
+  el('h1', {}, D.methods.map((name, i) => [i ? ' · ' : '', el('span', { vars: { color: colourOf(name) } }, name)])),
   el('p', { class: 'sub' }, 'Agents compared by their episodes’ scores'),
-  el('div', { class: 'facts' }, D.refs.map((ref) => el('span', { class: 'fact' }, el('b', {}, 'run'), visible(ref)))),
-  D.remarks.map((text) => el('p', { class: 'banner' }, visible(text))));
+  el('div', { class: 'facts' }, D.refs.map((ref) => el('span', { class: 'fact' }, el('b', {}, 'run'), ref))),
+  D.remarks.map((text) => el('p', { class: 'banner' }, text)));
 
 const bar = document.getElementById('bar');
 const conditionMenu = menu(D.conditions.map((one, i) => [String(i), one.title]), (value) => { now = Number(value); watchers.forEach((watch) => watch()); }, 'condition');

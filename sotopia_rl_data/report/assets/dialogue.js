@@ -8,9 +8,9 @@ function talk(episode, focus = -1) {
   const rows = ROWS[episode];
   const turns = rows.map((i) => turn(i, i === focus));
   talkBox.replaceChildren(
-    el('h2', {}, visible(titleOf(episode))),
-    el('p', { class: 'muted' }, visible(`${E.id[episode]} · ${D.environments[E.environment[episode]]}`)),
-    el('p', { class: 'scene', dir: 'auto' }, visible(E.scenario[episode]), E.relationship[episode] ? el('span', { class: 'muted' }, visible(`  (${E.relationship[episode]})`)) : null),
+    el('h2', {}, titleOf(episode)),
+    el('p', { class: 'muted' }, `${E.id[episode]} · ${D.environments[E.environment[episode]]}`),
+    el('p', { class: 'scene', dir: 'auto' }, E.scenario[episode], E.relationship[episode] ? el('span', { class: 'muted' }, `  (${E.relationship[episode]})`) : null),
     el('div', { class: 'cast' }, E.agents[episode].map((agent, k) => person(episode, agent, k))),
     el('div', { class: 'turns' }, turns));
   const at = rows.indexOf(focus);
@@ -22,8 +22,8 @@ function person(episode, agent, k) {
   const scores = E.scores[episode].filter(([who]) => who === agent.agent);
   const by = new Set(scores.map(([, , , evaluator]) => evaluator));
   return el('div', { class: 'person' },
-    el('b', {}, el('i', { vars: { background: AGENTS[k % AGENTS.length] } }), el('span', { dir: 'auto' }, visible(agent.name)), agent.model ? el('span', { class: 'muted' }, visible(agent.model)) : null),
-    agent.goal ? el('p', { dir: 'auto' }, visible(agent.goal)) : null,
+    el('b', {}, el('i', { vars: { background: AGENTS[k % AGENTS.length] } }), el('span', { dir: 'auto' }, agent.name), agent.model ? el('span', { class: 'muted' }, agent.model) : null),
+    agent.goal ? el('p', { dir: 'auto' }, agent.goal) : null,
     scores.length ? el('div', { class: 'scores' }, scores.map(([, dimension, score, evaluator]) => el('span', { tip: `scored by ${evaluator}` }, `${words(dimension)} `, el('b', {}, String(score)), by.size > 1 ? ` ${oneLine(evaluator, 20)}` : null))) : null);
 }
 
@@ -41,11 +41,11 @@ function turn(i, open) {
   const to = U.to[i] ? ` to ${U.to[i].map((id) => (E.agents[U.episode[i]].find((a) => a.agent === id) || { name: id }).name).join(', ')}, in private` : '';
   const note = acts || (action === 'speak' ? '' : `[${action}] `);
   const said = el('button', { class: 'said', type: 'button', 'aria-expanded': 'false', 'data-utterance': i, vars: { '--c': colour(reward) || 'var(--line)' }, onclick: toggle },
-    el('span', { class: `words ${action === 'speak' ? '' : 'act'}`, dir: 'auto' }, note, visible(U.text[i]), U.failed[i] ? ' (the generation failed)' : null),
+    el('span', { class: `words ${action === 'speak' ? '' : 'act'}`, dir: 'auto' }, note, U.text[i], U.failed[i] ? ' (the generation failed)' : null),
     el('span', { class: 'reward' }, short(reward, 2), isNumber(U.disagreement[i]) && U.disagreement[i] > 0 ? el('small', { tip: 'Disagreement of the opinions, in standard deviations.' }, `± ${short(U.disagreement[i], 1)}`) : null));
   if (open) toggle();
   return el('div', { class: `turn ${k % 2 ? 'right' : ''} ${matching[i] ? '' : 'dim'}` },
-    el('div', { class: 'who' }, el('i', { vars: { background: AGENTS[k % AGENTS.length] } }), el('span', { dir: 'auto' }, visible(agentOf(i).name + to)), `turn ${U.turn[i]}`),
+    el('div', { class: 'who' }, el('i', { vars: { background: AGENTS[k % AGENTS.length] } }), el('span', { dir: 'auto' }, agentOf(i).name + to), `turn ${U.turn[i]}`),
     said, details);
 }
 
@@ -59,12 +59,12 @@ function opinions(i) {
     return el('span', { class: 'level' }, el('i', { vars: { '--w': `${width}%` } }), String(+value.toFixed(3)));
   };
   found.append(el('table', {},
-    el('tr', {}, el('th', {}, 'dimension'), D.opinions.map((name) => el('th', {}, visible(name))), el('th', { class: 'num' }, 'as attributed'), el('th', { class: 'num' }, 'normalised')),
+    el('tr', {}, el('th', {}, 'dimension'), D.opinions.map((name) => el('th', {}, name)), el('th', { class: 'num' }, 'as attributed'), el('th', { class: 'num' }, 'normalised')),
     D.dimensions.map((name, d) => el('tr', {}, el('td', {}, words(name)), D.opinions.map((_, o) => el('td', {}, level(U.said[o][d][i]))),
       el('td', { class: 'num' }, short(U.raw[d][i], 2)), el('td', { class: 'num' }, short(U.norm[d][i], 3))))));
   found.append(el('p', { class: 'muted' }, `reward ${short(U.reward[i], 4)}${isNumber(U.spread[i]) ? `, spread of the opinions’ rewards ${short(U.spread[i])}` : ''}`));
   for (const [dimension, judge, reason] of D.lost[i] || []) {
-    found.append(el('p', { class: 'bad', dir: 'auto' }, visible(`no label on ${words(dimension)}${judge ? ` by ${judge}` : ''}: ${reason}`)));
+    found.append(el('p', { class: 'bad', dir: 'auto' }, `no label on ${words(dimension)}${judge ? ` by ${judge}` : ''}: ${reason}`));
   }
   return found;
 }

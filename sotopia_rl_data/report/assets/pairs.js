@@ -34,8 +34,8 @@ function side(i) {
   const pair = D.pairs[i];
   const [shown] = Object.values(pair.sides);
   talkBox.replaceChildren(
-    el('h2', {}, visible(pair.title)),
-    el('p', { class: 'scene', dir: 'auto' }, visible(D.episodes[shown[0]].scenario)),
+    el('h2', {}, pair.title),
+    el('p', { class: 'scene', dir: 'auto' }, D.episodes[shown[0]].scenario),
     el('div', { class: 'sides' }, Object.entries(pair.sides).map(([m, [episode, position]]) => column(D.methods[m], D.episodes[episode], position, pair.position < 0))));
   talkBox.scrollTop = 0;
   list();
@@ -47,15 +47,15 @@ function column(method, episode, position, both) {
   const scores = episode.scores.filter(([who, , , by]) => by === evaluator && (both || who === position));
   const shortOf = (name) => (D.dimensions.find((one) => one.name === name) || { short: name }).short;
   return el('div', { class: 'side', vars: { '--c': shade, '--mine': shade } },
-    el('h3', {}, visible(method), el('span', { class: 'muted' }, visible(`  ${episode.agents[position].name}${both ? ' and the other' : ''} · ${episode.turns.length} turns`))),
+    el('h3', {}, method, el('span', { class: 'muted' }, `  ${episode.agents[position].name}${both ? ' and the other' : ''} · ${episode.turns.length} turns`)),
     el('div', { class: 'scores' }, scores.length
       ? scores.map(([who, name, score, , why]) => el('span', { class: why ? 'why' : '', tip: why || null }, both ? `${who + 1} ` : '', `${shortOf(name)} `, el('b', {}, String(score))))
       : 'no score'),
-    el('details', {}, el('summary', {}, 'Goals'), episode.agents.map((one, k) => el('p', { dir: 'auto' }, el('b', {}, visible(one.name), k === position ? ' (compared)' : ''), ' ', visible(one.goal)))),
+    el('details', {}, el('summary', {}, 'Goals'), episode.agents.map((one, k) => el('p', { dir: 'auto' }, el('b', {}, one.name, k === position ? ' (compared)' : ''), ' ', one.goal))),
     el('div', { class: 'turns' }, episode.turns.map(([who, number, action, text]) => el('div', { class: `turn ${who % 2 ? 'right' : ''} ${both || who === position ? 'mine' : ''}` },
-      el('div', { class: 'who' }, el('span', { dir: 'auto' }, visible(episode.agents[who].name)), `turn ${number}`),
+      el('div', { class: 'who' }, el('span', { dir: 'auto' }, episode.agents[who].name), `turn ${number}`),
       el('div', { class: 'said' }, el('span', { class: `words ${action === 'speak' ? '' : 'act'}`, dir: 'auto' },
-        { none: 'does nothing', leave: 'leaves the conversation' }[action] || (action === 'speak' ? '' : `[${action}] `), visible(text)))))));
+        { none: 'does nothing', leave: 'leaves the conversation' }[action] || (action === 'speak' ? '' : `[${action}] `), text))))));
 }
 
 listed.addEventListener('keydown', (event) => {

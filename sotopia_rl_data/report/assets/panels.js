@@ -134,7 +134,7 @@ function failureCard() {
   const most = Math.max(...D.failures.map(([, n]) => n), 1);
   body.append(D.failures.length
     ? el('div', { class: 'scroll' }, el('table', {}, D.failures.map(([reason, n]) => el('tr', {},
-      el('td', { dir: 'auto' }, visible(reason)), el('td', { class: 'num' }, whole(n)),
+      el('td', { dir: 'auto' }, reason), el('td', { class: 'num' }, whole(n)),
       el('td', {}, el('div', { class: 'meter', vars: { width: `${(100 * n) / most}px` } }))))))
     : el('p', { class: 'empty' }, 'Nothing failed.'));
   return [node];

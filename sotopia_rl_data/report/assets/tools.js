@@ -10,15 +10,21 @@ function fill(node, props, children) {
     else if (name === 'vars') for (const [key, one] of Object.entries(value)) node.style.setProperty(key, one);
     else node.setAttribute(name, value === true ? '' : value);
   }
-  for (const child of children.flat(Infinity)) if (child !== null && child !== undefined) node.append(child);
+  for (const child of children.flat(Infinity)) if (child !== null && child !== undefined) node.append(asText(node, child));
   return node;
 }
 
 const el = (tag, props, ...children) => fill(document.createElement(tag), props, children);
 const svg = (tag, props, ...children) => fill(document.createElementNS(SVG, tag), props, children);
 
-// Controls, and marks that turn the direction of what follows: shown by their number, never obeyed.
+// Controls, and marks that turn the direction of what follows: shown by their number, never obeyed, whatever text it is
+// that comes into the page. What people write into a box stays theirs.
 const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/g;
+
+function asText(node, child) {
+  if (typeof child !== 'string' || node.tagName === 'TEXTAREA') return child;
+  return node.namespaceURI === SVG ? child.replace(HIDDEN, '\ufffd') : visible(child);
+}
 
 function visible(text) {
   const found = document.createDocumentFragment();
@@ -62,7 +68,7 @@ const AGENTS = ['#3b6fb6', '#c4772b', '#7a5fa8', '#3f8f5f', '#b8487a', '#5c7f8a'
 const tip = document.getElementById('tip');
 function tipped(node, text) {
   node.addEventListener('pointermove', (event) => {
-    tip.textContent = typeof text === 'function' ? text() : text;
+    tip.replaceChildren(visible(typeof text === 'function' ? text() : text));
     tip.hidden = false;
     const { offsetWidth: width, offsetHeight: height } = tip;
     tip.style.left = `${Math.min(event.clientX + 14, innerWidth - width - 8)}px`;
