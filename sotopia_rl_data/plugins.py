@@ -12,27 +12,30 @@ import importlib
 import importlib.metadata
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.errors import SotopiaDataError, UsageError
 
 _PREFIX = "sotopia_rl_data_plugin_"  # of the modules that are loaded from a path
 
-# What running somebody's module can raise when the module is wrong. An interrupt or an exit passes through.
-_WRONG_CODE = (
-    SyntaxError,
-    ImportError,
-    AttributeError,
-    LookupError,
-    TypeError,
-    ValueError,
-    OSError,
-    ArithmeticError,
-    NameError,
-)
+
+@contextmanager
+def calling(failed: Callable[[str], SotopiaDataError]) -> Iterator[None]:
+    """Somebody's own code is called inside the block: what it raises becomes what `failed` makes of `KeyError: 'x'`.
+
+    Whatever it is: the errors of the libraries that it uses have no name here. Ours pass through, an interrupt and an
+    exit too.
+    """
+    try:
+        yield
+    except SotopiaDataError:
+        raise
+    except Exception as wrong:
+        raise failed(" ".join(f"{type(wrong).__name__}: {wrong}".split()).rstrip(".")) from wrong
 
 
 def load(kind: str, group: str, name: str, builtins: Mapping[str, str]) -> Any:
@@ -46,13 +49,9 @@ def load(kind: str, group: str, name: str, builtins: Mapping[str, str]) -> Any:
     if is_file(name):
         return _from_file(kind, name)
     for entry in importlib.metadata.entry_points(group=group, name=name):
-        try:
+        mend = f"repair or reinstall {entry.dist.name if entry.dist else 'its package'}"
+        with calling(lambda said: UsageError(f"The {kind} {name!r} cannot be imported: {said}.", mend)):  # noqa: B023
             return entry.load()
-        except _WRONG_CODE as wrong:
-            package = entry.dist.name if entry.dist else "its package"
-            raise UsageError(
-                f"The {kind} {name!r} cannot be imported: {_said(wrong)}.", f"repair or reinstall {package}"
-            ) from wrong
     known = ", ".join(names(group, builtins))
     raise UsageError(f"There is no {kind} {name!r}.", f"name one of: {known}; or your own as path/to/file.py:Name")
 
@@ -97,15 +96,11 @@ def _execute(kind: str, path: Path) -> ModuleType:
         raise UsageError(f"{path} cannot be read as a Python module.", "check the path: path/to/file.py:Name")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    mend = f"run `python {path}` to see where"
     try:
-        spec.loader.exec_module(module)
-    except _WRONG_CODE as wrong:
+        with calling(lambda said: UsageError(f"The {kind}'s file {path} cannot be imported: {said}.", mend)):
+            spec.loader.exec_module(module)
+    except SotopiaDataError:
         del sys.modules[name]
-        raise UsageError(
-            f"The {kind}'s file {path} cannot be imported: {_said(wrong)}.", f"run `python {path}` to see where"
-        ) from wrong
+        raise
     return module
-
-
-def _said(wrong: BaseException) -> str:
-    return " ".join(f"{type(wrong).__name__}: {wrong}".split()).rstrip(".")

@@ -348,6 +348,10 @@ def test_an_installed_judge_is_found_by_its_entry_point(tmp_path: Path, monkeypa
     assert "coin" in caught.value.mend.split(", ")
 
 
+class OfALibrary(Exception):
+    """Like most libraries' errors, it has no base that could be named."""
+
+
 class Failing(Highest):
     def __init__(self, error: Exception | object) -> None:
         super().__init__()
@@ -363,6 +367,8 @@ class Failing(Highest):
     ("error", "kind", "said"),
     [
         (KeyError("x"), Rejected, "The judge highest failed: KeyError: 'x'"),
+        (OfALibrary("rate limit\nreached."), Rejected, "The judge highest failed: OfALibrary: rate limit reached"),
+        (AssertionError("no such turn"), Rejected, "The judge highest failed: AssertionError: no such turn"),
         (NotFound("There is no file."), Rejected, "highest: There is no file."),
         (Unavailable("later"), Unavailable, "later"),
         ({"agent_1": 2}, Rejected, "returned dict, not text"),

@@ -95,6 +95,7 @@ def test_an_installed_schema_is_found_by_its_entry_point(store: Store, tmp_path:
         ("return 0.0, float(scale)", "return 3", "failed at its bounds: TypeError"),
         ('return "0" * 64', "return self.hash", "failed at the hash of its wording: AttributeError"),
         ("slots = {(", "slots = {(episode.mood, ", "failed at its questions about the episode boat: AttributeError"),
+        ("yield Question", "assert 0, 'odd'; yield Question", "about the episode boat: AssertionError: odd"),
         ("float(said[path])", "float(said['x'])", "failed at reading an answer about the episode boat: KeyError"),
     ],
 )  # fmt: skip

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from labelers.attribution.phrasing import Ask
 from labelers.judge import Question, Slot
+from sotopia_rl_data import plugins
 from sotopia_rl_data.dimensions import OWN_NAME
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.rewards.rules import rule
@@ -19,16 +21,12 @@ if TYPE_CHECKING:
 _MEMBERS = ("id", "version", "measure", "rule", "needs_judge", "bounds", "wording_sha256", "questions", "read")
 _MEND = "see what a schema has: python -m pydoc labelers.attribution.Schema"
 
-# What code of somebody's own can raise when it goes wrong. An interrupt, and an error of ours, passes through.
-_WRONG = (ArithmeticError, AttributeError, LookupError, NameError, OSError, RuntimeError, TypeError, ValueError)
-
 
 def made_of(name: str, found: Any) -> Schema:
     """The schema that a plug-in is, or makes. Raises UsageError where it lacks a member or one makes no sense."""
-    try:
+    mend = "let it be made without arguments"
+    with plugins.calling(lambda said: UsageError(f"The schema {name} cannot be made: {said}.", mend)):
         made = found() if isinstance(found, type | FunctionType) else found
-    except _WRONG as wrong:
-        raise UsageError(f"The schema {name} cannot be made: {wrong}.", "let it be made without arguments") from wrong
     lacking = [member for member in _MEMBERS if not hasattr(made, member)]
     if lacking:
         raise UsageError(f"{name} is not a schema: it lacks {', '.join(lacking)}.", _MEND)
@@ -62,38 +60,27 @@ class Foreign:
 
     def bounds(self, scale: int, dimension: str) -> tuple[float, float]:
         """See `Schema.bounds`."""
-        try:
+        with self._at("its bounds"):
             low, high = self._inner.bounds(scale, dimension)
-        except _WRONG as wrong:
-            self._failed("its bounds", wrong)
         return low, high
 
     def wording_sha256(self, scale: int = 3) -> str:
         """See `Schema.wording_sha256`."""
-        try:
+        with self._at("the hash of its wording"):
             return self._inner.wording_sha256(scale)
-        except _WRONG as wrong:
-            self._failed("the hash of its wording", wrong)
 
     def questions(
         self, episode: Episode, dimensions: Sequence[str], evaluator: str | None, ask: Ask, scale: int
     ) -> Iterator[Question]:
         """See `Schema.questions`."""
-        try:
+        with self._at(f"its questions about the episode {episode.episode_id}"):
             yield from self._inner.questions(episode, dimensions, evaluator, ask, scale)
-        except _WRONG as wrong:
-            self._failed(f"its questions about the episode {episode.episode_id}", wrong)
 
     def read(self, question: Question, text: str) -> dict[Slot, float]:
         """See `Schema.read`."""
-        try:
+        with self._at(f"reading an answer about the episode {question.episode.episode_id}"):
             return self._inner.read(question, text)
-        except _WRONG as wrong:
-            self._failed(f"reading an answer about the episode {question.episode.episode_id}", wrong)
 
-    def _failed(self, at: str, wrong: Exception) -> NoReturn:
-        said = " ".join(f"{type(wrong).__name__}: {wrong}".split()).rstrip(".")
-        raise UsageError(
-            f"The schema {self.id} failed at {at}: {said}.",
-            "repair it, then run the same command again: what was answered is kept",
-        ) from wrong
+    def _at(self, doing: str) -> AbstractContextManager[None]:
+        mend = "repair it, then run the same command again: what was answered is kept"
+        return plugins.calling(lambda said: UsageError(f"The schema {self.id} failed at {doing}: {said}.", mend))

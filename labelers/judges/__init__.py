@@ -97,10 +97,9 @@ def _plugin(spec: str) -> Judge:
 
 def _made(spec: str, found: Any) -> Judge:
     """An instance that can judge. Raises UsageError where it lacks the id or the method."""
-    try:
+    mend = "let it be made without arguments"
+    with plugins.calling(lambda said: UsageError(f"The judge {spec} cannot be made: {said}.", mend)):
         made: Judge = found() if isinstance(found, type) else found
-    except (TypeError, ValueError, OSError, LookupError, RuntimeError, AttributeError) as wrong:
-        raise UsageError(f"The judge {spec} cannot be made: {wrong}.", "let it be made without arguments") from wrong
     if not isinstance(getattr(made, "id", None), str) or not made.id or not callable(getattr(made, "answer", None)):
         raise UsageError(
             f"{spec} is not a judge.", 'give it an `id = "…"` and `async def answer(self, question) -> str`'

@@ -20,9 +20,6 @@ _UNNAMEABLE = re.compile(r"[^A-Za-z0-9_-]")  # what providers do not take in a s
 
 Send = Callable[[Request], Awaitable[Reply]]
 
-# What a judge of somebody's own can raise when it goes wrong. An interrupt passes through.
-_WRONG = (ArithmeticError, AttributeError, LookupError, NameError, OSError, RuntimeError, TypeError, ValueError)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask(Request):
@@ -82,17 +79,14 @@ def sender(judge: Judge) -> Send:
     async def send(request: Request) -> Reply:
         if not isinstance(request, Ask):
             raise TypeError(f"a {type(request).__name__} carries no question")
+        mend = "repair the judge, then run the same command again"
         try:
-            answer: Any = await judge.answer(request.asked)
+            with plugins.calling(lambda said: Rejected(f"The judge {judge.id} failed: {said}", mend)):
+                answer: Any = await judge.answer(request.asked)
         except AskingError:
             raise
         except SotopiaDataError as wrong:
             raise Rejected(f"{judge.id}: {wrong.message}", wrong.mend) from wrong
-        except _WRONG as wrong:
-            said = " ".join(f"{type(wrong).__name__}: {wrong}".split())
-            raise Rejected(
-                f"The judge {judge.id} failed: {said}", "repair the judge, then run the same command again"
-            ) from wrong
         if isinstance(answer, str):
             return Reply(answer, model=judge.id)
         if isinstance(answer, Reply):

@@ -25,8 +25,6 @@ FORMS = (
     "gpt-4o (any OpenAI model), openai:MODEL[@URL], claude-… (any Anthropic model), anthropic:MODEL[@URL], "
     "transformers:PATH[+ADAPTER], scripted:warm, scripted:firm, path/to/file.py:Name"
 )
-# What a policy of somebody's own can raise when it goes wrong. An interrupt passes through.
-_WRONG = (ArithmeticError, AttributeError, LookupError, NameError, OSError, RuntimeError, TypeError, ValueError)
 
 
 class Player(Protocol):
@@ -85,19 +83,16 @@ class Called:
         asked = getattr(request, "asked", None)
         if not isinstance(asked, Asked):
             raise TypeError(f"a {type(request).__name__} asks no policy")
+        mend = "repair it, then run the same command again"
         try:
-            answer: Any = self.policy(asked)
-            if inspect.isawaitable(answer):
-                answer = await answer
+            with plugins.calling(lambda said: Rejected(f"The policy {self.id} failed: {said}", mend)):
+                answer: Any = self.policy(asked)
+                if inspect.isawaitable(answer):
+                    answer = await answer
         except AskingError:
             raise
         except SotopiaDataError as wrong:
             raise Rejected(f"{self.id}: {wrong.message}", wrong.mend) from wrong
-        except _WRONG as wrong:
-            said = " ".join(f"{type(wrong).__name__}: {wrong}".split())
-            raise Rejected(
-                f"The policy {self.id} failed: {said}", "repair it, then run the same command again"
-            ) from wrong
         if not isinstance(answer, str):
             raise Rejected(f"The policy {self.id} returned {type(answer).__name__}, not text.", "return a str")
         return Reply(answer, model=self.id)
@@ -129,10 +124,9 @@ def _plugin(spec: str) -> Player:
             raise
         also = "".join(f", {name}" for name in plugins.names(GROUP, {}))
         raise UsageError(f"{spec!r} is not a policy.", f"write {FORMS}{also}") from unknown
-    try:
+    mend = "let it be made without arguments"
+    with plugins.calling(lambda said: UsageError(f"The policy {spec} cannot be made: {said}.", mend)):
         made = found() if isinstance(found, type) else found
-    except _WRONG as wrong:
-        raise UsageError(f"The policy {spec} cannot be made: {wrong}.", "let it be made without arguments") from wrong
     return _called(made, getattr(made, "id", "") or spec.rpartition(":")[2])
 
 
