@@ -11,9 +11,8 @@ from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from labelers.costs import is_paid
-from labelers.judge import Judge
-from labelers.judges.batches import batch_client
+from labelers.judge import Judge, is_paid
+from labelers.judges.batches import batch_client, under_way
 from labelers.judges.sending import Ask, close, sender, target_of
 from labelers.plan import Plan
 from labelers.reading import said, values_of
@@ -22,6 +21,7 @@ from sotopia_rl_data.asking.batch.run import Batching, ask_batch
 from sotopia_rl_data.asking.bill import added
 from sotopia_rl_data.asking.budget import Budget
 from sotopia_rl_data.asking.dispatch import Outcome, Pacing, Settled, ask_all
+from sotopia_rl_data.asking.index import short
 from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.prices import Price, Prices
 from sotopia_rl_data.asking.request import Reply, Request
@@ -63,7 +63,7 @@ class Asking:
         of requests of all of them, second tries aside; `prices` lets the progress say what they cost.
 
         Raises Interrupted, UnderWay where batches are not waited for, BudgetSpent where nothing more fits under the
-        `budget` (batches have none), and what `ask_all` and `ask_batch` raise.
+        `budget`, and what `ask_all` and `ask_batch` raise.
         """
         judges = self._plan.judges
         common: dict[str, Any] = {
@@ -76,47 +76,50 @@ class Asking:
         self._share = prices.batch if prices and batching else 1.0
         shown = [None if progress is None else partial(self._show, progress, calls, judge.id) for judge in judges]
         if batching is not None:
-            asking = [
-                self._in_batches(j, batching, common | {"progress": s}) for j, s in zip(judges, shown, strict=True)
-            ]
-            return self._all_home(await all_of(asking), calls)
+            common |= {"budget": budget, "batching": batching}
+            asking = [self._in_batches(j, common | {"progress": s}) for j, s in zip(judges, shown, strict=True)]
+            return self._all_home(await all_of(asking), calls, budget)
         outcomes: list[Outcome] = []
         for judge, show in zip(judges, shown, strict=True):
             limits = {"concurrency": concurrency or getattr(judge, "concurrency", 1), "pacing": pacing or Pacing()}
             cap = budget if is_paid(judge) else None
             outcomes.append(await self._live(judge, common | limits | {"progress": show, "budget": cap}))
-            self._all_home(outcomes, calls)
-            if budget is not None and outcomes[-1].exhausted:
-                raise _spent(budget, calls - sum(one.settled - one.followed for one in outcomes), calls)
+            self._all_home(outcomes, calls, budget)
         return outcomes
 
     async def _live(self, judge: Judge, options: dict[str, Any]) -> Outcome:
+        elsewhere = {short(one.key) for _, one in under_way(judge, self._ledger.directory)}
+        requests = self._plan.requests(self._episodes(), judge)
         try:
-            return await ask_all(self._plan.requests(self._episodes(), judge), sender(judge), self._ledger, **options)
+            return await ask_all(requests, sender(judge), self._ledger, **options, elsewhere=elsewhere)
         finally:
             await close(judge)
 
-    async def _in_batches(self, judge: Judge, batching: Batching, options: dict[str, Any]) -> Outcome:
+    async def _in_batches(self, judge: Judge, options: dict[str, Any]) -> Outcome:
         client = batch_client(judge)
         try:
             return await ask_batch(
-                lambda: self._plan.requests(self._episodes(), judge), client, self._ledger, batching=batching, **options
+                lambda: self._plan.requests(self._episodes(), judge), client, self._ledger, **options
             )
         finally:
             await client.close()
 
-    def _all_home(self, outcomes: list[Outcome], calls: int) -> list[Outcome]:
-        """The outcomes, where nothing is left to wait for. Raises Interrupted or UnderWay."""
+    def _all_home(self, outcomes: list[Outcome], calls: int, budget: Budget | None) -> list[Outcome]:
+        """The outcomes, where nothing is left to wait for. Raises Interrupted, UnderWay or BudgetSpent."""
+        left = calls - sum(one.settled - one.followed for one in outcomes)
+        exhausted = any(one.exhausted for one in outcomes)
         waiting, batches = sum(one.in_batches for one in outcomes), sum(one.batches for one in outcomes)
         under_way = f"{waiting:,} requests are under way in {batches:,} {'batch' if batches == 1 else 'batches'}"
         if any(one.interrupted for one in outcomes):
-            settled = sum(one.settled - one.followed for one in outcomes)
             mend = "run the same command again: what was answered is kept, and it goes on from there"
             also = f"; {under_way}, which go on without us" if waiting else ""
-            raise Interrupted(f"Interrupted after {settled:,} of {calls:,} calls{also}.", mend)
+            raise Interrupted(f"Interrupted after {calls - left:,} of {calls:,} calls{also}.", mend)
         if waiting:
             mend = "run the same command again: it fetches what has ended, and makes the dataset when all has"
-            raise UnderWay(f"{under_way}.", mend, requests=waiting, batches=batches)
+            tight = "; what is left does not fit under the budget before some of them cost less" * exhausted
+            raise UnderWay(f"{under_way}{tight}.", mend, requests=waiting, batches=batches)
+        if budget is not None and exhausted:
+            raise _spent(budget, left, calls)
         return outcomes
 
     def accepts(self, request: Request, reply: Reply) -> bool:

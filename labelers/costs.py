@@ -8,24 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
-from labelers.judge import Judge
+from labelers.judge import is_paid
+from labelers.judges.batches import under_way
 from labelers.judges.sending import target_of
 from labelers.plan import Plan
 from labelers.reading import Tally, rows_of
+from sotopia_rl_data.asking.batch.fetching import brought
+from sotopia_rl_data.asking.batch.intent import Asked, Intent
 from sotopia_rl_data.asking.bill import Bill, bill
 from sotopia_rl_data.asking.budget import Budget, Hold, check_cap, left_behind, price_of
 from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.prices import Prices
-from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.schema import Episode
 
 _CLOCK_S = 0.01  # between what was reserved and what was sent
-
-
-def is_paid(judge: Judge) -> bool:
-    """Whether asking the judge costs anything: one that replays a ledger says `paid = False`."""
-    return bool(getattr(judge, "paid", True))
 
 
 def bill_of(plan: Plan, tally: Tally, prices: Prices) -> Bill:
@@ -40,40 +38,45 @@ def bill_of(plan: Plan, tally: Tally, prices: Prices) -> Bill:
 def capped(
     cap: float | None, plan: Plan, ledger: Ledger, episodes: Callable[[], Iterable[Episode]], prices: Prices
 ) -> Iterator[Budget | None]:
-    """The budget for the asking inside the block, with what earlier runs of the plan have spent, and what they may
-    have; None where there is no cap. Raises StoreError where another process keeps one on the same ledger."""
+    """The budget for the asking inside the block, with what earlier runs of the plan have spent, what they may have,
+    and what they have under way in batches; None where there is no cap. Raises StoreError where another process keeps
+    one on the same ledger."""
     if cap is None:
         yield None
         return
     budget = Budget(cap, prices, ledger.directory)
     try:
-        ledger.reload()
-        budget.spent = _spent(plan, ledger, episodes(), prices)
+        in_batches = [(judge, *one) for judge in plan.judges for one in under_way(judge, ledger.directory)]
+        ledger.reload()  # after the batches: what is fetched meanwhile is seen twice rather than never
+        tally = Tally()
+        budget.spent = _spent(plan, ledger, episodes(), prices, tally)
+        for judge, intent, one in in_batches:
+            if tally.knows(one.key) and not _billed(ledger, intent, one):
+                budget.carry(one.key, replace(target_of(judge), sampling=one.sampling), one.input)
         yield budget
     finally:
         budget.close()
 
 
-def check_budget(cap: float, plan: Plan, prices: Prices, in_batches: bool) -> None:
+def check_budget(cap: float, plan: Plan, prices: Prices) -> None:
     """Raises UsageError where a cap cannot be kept: a price is not known, or how long an answer may get."""
     check_cap(cap)
-    if in_batches:
-        raise UsageError(
-            "A batch is billed whole once it is submitted, so --budget does not go with --batch.",
-            "look at the cost with --dry-run, bound what is asked with --only, and leave --budget out",
-        )
     for judge in plan.judges:
         if is_paid(judge):
             price_of(prices, target_of(judge))
 
 
-def _spent(plan: Plan, ledger: Ledger, episodes: Iterable[Episode], prices: Prices) -> float:
-    tally = Tally()
+def _spent(plan: Plan, ledger: Ledger, episodes: Iterable[Episode], prices: Prices, tally: Tally) -> float:
     for _ in rows_of(plan, ledger, episodes, tally):
         pass
     until_now = bill_of(plan, tally, prices)
     lost = (hold.usd for hold in left_behind(ledger.directory) if tally.knows(hold.key) and _lost(hold, ledger))
     return until_now.known + until_now.maybe + sum(lost)
+
+
+def _billed(ledger: Ledger, intent: Intent, one: Asked) -> bool:
+    """Whether the ledger has it from a fetch that was not finished, so that it is among what is spent."""
+    return any(past.status == "answer" or past.maybe_billed for past in brought(ledger, intent, one.key))
 
 
 def _lost(hold: Hold, ledger: Ledger) -> bool:

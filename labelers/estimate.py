@@ -14,14 +14,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from labelers.asking import Asking, Progress
-from labelers.costs import is_paid
-from labelers.judge import Judge
+from labelers.judge import Judge, is_paid
+from labelers.judges.batches import under_way
 from labelers.judges.sending import target_of
 from labelers.plan import Plan, episodes_of
 from labelers.preparing import prepare, with_episodes
 from labelers.source import is_imported
 from sotopia_rl_data.asking.desk import Desk, Open
 from sotopia_rl_data.asking.expected import SPOKEN, Expected
+from sotopia_rl_data.asking.index import short
 from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.prices import NOTHING, Prices, load
 from sotopia_rl_data.asking.progress import Outcome
@@ -35,14 +36,15 @@ _OFTEN = 100  # calls
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One judge. Of its `calls`, `free` have an answer in the ledger, `repeated` are equal to others, and `asked` would
-    go out, with `usage` tokens for `cost` USD: None where they are not known. `measured` says whether the tokens were
-    scaled by what answers in the ledger took."""
+    """One judge. Of its `calls`, `free` have an answer in the ledger, `repeated` are equal to others, `in_batches` are
+    under way (second tries, too), and `asked` would go out, with `usage` tokens for `cost` USD: None where they are not
+    known. `measured` says whether the tokens were scaled by what answers in the ledger took."""
 
     judge: str
     calls: int
     free: int
     repeated: int
+    in_batches: int
     asked: int
     usage: Usage | None
     cost: float | None
@@ -153,7 +155,8 @@ class _Counted:
         asking = Asking(plan, ledger, episodes)
         self._desk = Desk(ledger, asking.accepts, asking.second_try, retry_failed, Outcome())
         self._seen: set[str] = set()
-        self._calls = self._free = self._repeated = self._asked = 0
+        self._under_way = {short(one.key) for _, one in under_way(judge, ledger.directory)}
+        self._calls = self._free = self._repeated = self._in_batches = self._asked = 0
         for request in plan.requests(episodes(), judge):
             self._calls += 1
             told.one()
@@ -166,7 +169,7 @@ class _Counted:
         """What was counted, at this share of these prices."""
         usage = None if self._expected is None else self._expected.usage
         measured = self._expected is not None and self._expected.measured
-        counts = self._calls, self._free, self._repeated, self._asked
+        counts = self._calls, self._free, self._repeated, self._in_batches, self._asked
         return Line(self._judge.id, *counts, usage, self._cost(prices, usage, share), measured)
 
     def _look_up(self, request: Request) -> None:
@@ -175,6 +178,9 @@ class _Counted:
         while wanted is not None:
             open_ = Open(wanted, *wanted.hashes)
             self._seen.add(open_.key)
+            if short(open_.key) in self._under_way:
+                self._in_batches += 1
+                return
             settled = self._desk.look_up(open_)
             if settled is None:
                 self._ask(wanted)

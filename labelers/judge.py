@@ -59,3 +59,8 @@ class Judge(Protocol):
     id: str
 
     async def answer(self, question: Question) -> str | Reply: ...
+
+
+def is_paid(judge: Judge) -> bool:
+    """Whether asking the judge costs anything: one that replays a ledger says `paid = False`."""
+    return bool(getattr(judge, "paid", True))

@@ -116,7 +116,7 @@ def label(
     if batching is not None:
         check_batches(plan.judges)
     if budget is not None:
-        check_budget(budget, plan, price_list, in_batches=batching is not None)
+        check_budget(budget, plan, price_list)
     kept_in = ledger or store.root / ".ledger"
     if plan.judges and not kept_in.exists():  # it answers nothing, so somebody will be asked
         check_writable(kept_in)

@@ -14,13 +14,16 @@ if TYPE_CHECKING:
 def show_estimate(found: Estimate, in_batches: bool) -> None:
     """What a run would ask and cost. Nothing was asked and nothing written."""
     rows = []
+    counts = {"calls": "calls", "free": "in the ledger", "in_batches": "in batches", "asked": "to ask"}
+    if not any(line.in_batches for line in found.lines):
+        del counts["in_batches"]
     for line in found.lines:
         usage = line.usage
         tokens = [None] * 3 if usage is None else [usage.input, _share(usage.cached, usage.input), usage.output]
-        rows.append([line.judge, line.calls, line.free, line.asked, *tokens, _usd(line.cost)])
-    sums = [sum(getattr(line, name) for line in found.lines) for name in ("calls", "free", "asked")]
+        rows.append([line.judge, *(getattr(line, name) for name in counts), *tokens, _usd(line.cost)])
+    sums = [sum(getattr(line, name) for line in found.lines) for name in counts]
     rows.append(["total", *sums, None, None, None, _usd(found.total)])
-    columns = ["judge", "calls", "in the ledger", "to ask", "tokens in", "of these cached", "tokens out", "USD"]
+    columns = ["judge", *counts.values(), "tokens in", "of these cached", "tokens out", "USD"]
     by = " in batches" if in_batches else ""
     console.table(columns, rows, title=f"What this run would cost, at the prices of {found.as_of}{by}")
     console.note("Nothing was asked, and no version written. Second tries at unusable answers are not in it.")

@@ -258,7 +258,7 @@ def test_two_runs_at_once_cannot_both_keep_a_budget(tmp_path: Path):
         (["--budget", "5", "--prices", "none.yaml"], "cannot be read", "check"),
         (["--budget", "5"], "There is no price for sim-judge", "--prices FILE"),
         (["--budget", "5", "--prices", "short.yaml"], "How long an answer of sim-judge may get", "--max-tokens"),
-        (["--budget", "5", "--prices", "prices.yaml", "--batch"], "does not go with --batch", "--dry-run"),
+        (["--budget", "5", "--batch"], "There is no price for sim-judge", "--prices FILE"),
     ],
 )
 def test_a_budget_that_cannot_be_kept_is_a_sentence_before_anything_is_asked_or_written(

@@ -20,6 +20,7 @@ from label_toys import REPOSITORY, boats, put
 from labelers.run import label
 from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.loopback.running import Running, running
+from sotopia_rl_data.asking.prices import VARIABLE
 from sotopia_rl_data.store import Store
 
 STEPS = ["list", "upload", "create", "created", "poll", "fetch"]
@@ -49,14 +50,15 @@ from sotopia_rl_data.asking.batch.run import Batching
 from sotopia_rl_data.rewards import build
 from sotopia_rl_data.store.stage import Stage
 from sotopia_rl_data.store import Store
-root, judge, schema, doubt_s, said = sys.argv[1:]
+root, judge, schema, doubt_s, said, budget = sys.argv[1:]
 how = Batching(poll_s=0.05, tries=12, doubt_s=float(doubt_s))
 print("READY", flush=True)
 for _ in sys.stdin:
     child = os.fork()
     if not child:
         done = label(
-            Store(root), "lab/episodes", judges=[judge], schema=schema, preset="goal-only", batching=how
+            Store(root), "lab/episodes", judges=[judge], schema=schema, preset="goal-only", batching=how,
+            budget=float(budget) if budget else None,
         )
         open(said, "w").write(done.digest)
         os._exit(0)
@@ -92,9 +94,12 @@ class Nursery:
 
 
 @contextmanager
-def nursery(store: Store, at: Running, provider: str, schema: str, doubt_s: float = 0.3) -> Iterator[Nursery]:
+def nursery(
+    store: Store, at: Running, provider: str, schema: str, doubt_s: float = 0.3, budget: str = ""
+) -> Iterator[Nursery]:
     said = store.root.parent / "said"
     command = [sys.executable, "-c", NURSERY, str(store.root), judge(provider, at), schema, str(doubt_s), str(said)]
+    command.append(budget)
     with subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         made = Nursery(process, said)
         try:
@@ -182,12 +187,18 @@ def test_a_batch_that_begins_only_after_its_client_was_killed_is_not_submitted_a
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("provider", PROVIDERS)
-def test_killed_at_twelve_moments_of_chance_it_ends_the_same(provider: str, tmp_path: Path, slow: str):
+@pytest.mark.parametrize(("provider", "budget"), [("openai", ""), ("anthropic", ""), ("openai", "0.3")])
+def test_killed_at_twelve_moments_of_chance_it_ends_the_same(
+    provider: str, budget: str, tmp_path: Path, slow: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Under a budget for half of what it may cost at worst, too: that is never passed."""
+    prices = tmp_path / "prices.yaml"
+    prices.write_text("as_of: 2026-11-01\nhosts: {'*': {sim: [2.5, 2.5, 2.5, 10, 1000]}}\n")
+    monkeypatch.setenv(VARIABLE, str(prices))
     store, chance = Store(tmp_path / "store"), random.Random(provider)
     put(store, boats(15))
     with running(batch_seconds=0.1, **FAULTS, **MALFORMED) as at:
-        with nursery(store, at, provider, slow) as runs:
+        with nursery(store, at, provider, slow, budget=budget) as runs:
             kills = 0
             while kills < 12:
                 child = runs.start()
@@ -200,4 +211,6 @@ def test_killed_at_twelve_moments_of_chance_it_ends_the_same(provider: str, tmp_
                 runs.start()
             digest = runs.end()
         assert kills > 3
+        usage = at.log()["usage"]
+        assert not budget or (usage["input"] * 2.5 + usage["output"] * 10) / 1e6 / 2 <= float(budget)
         check(at, store, provider, slow, digest)

@@ -124,7 +124,7 @@ def evaluate(
     if batching is not None:
         check_batches(plan.judges)
     if budget is not None:
-        check_budget(budget, plan, price_list, in_batches=batching is not None)
+        check_budget(budget, plan, price_list)
     parent = dataset(store, source)
     names = _names(plan, evaluator)
     for name in names.values():

@@ -25,13 +25,13 @@ HEAPS: tuple[Heap, ...] = ("used", "failed", "repaired")
 @dataclass(slots=True)
 class Spent:
     """The attempts at one judge's requests, counted. `tokens` is by heap and whether a batch brought them;
-    `maybe` holds, of attempts without tokens that may be billed, the most input and the answer's limit (None: no
-    limit was named)."""
+    `maybe` holds, of attempts without tokens that may be billed, the most input, the answer's limit (None: no limit was
+    named), and whether it was in a batch."""
 
     calls: int = 0
     answers: Counter[Heap] = field(default_factory=Counter)
     tokens: dict[tuple[Heap, bool], Usage] = field(default_factory=dict)
-    maybe: Counter[tuple[int, int | None]] = field(default_factory=Counter)
+    maybe: Counter[tuple[int, int | None, bool]] = field(default_factory=Counter)
 
     def add(self, request: Request, attempt: Attempt, heap: Heap) -> None:
         """Count one attempt at `request`."""
@@ -41,7 +41,7 @@ class Spent:
             place = (heap, bool(attempt.batch))
             self.tokens[place] = added(self.tokens.get(place, Usage()), attempt.usage)
         elif attempt.maybe_billed or attempt.status == "answer":
-            self.maybe[most_prompt_tokens(request), limit_of(request)] += 1
+            self.maybe[most_prompt_tokens(request), limit_of(request), bool(attempt.batch)] += 1
 
     @property
     def usage(self) -> Usage:
@@ -131,7 +131,7 @@ def _line(judge: str, spent: Spent, target: Target, prices: Prices) -> Line:
         total=None if None in heaps.values() else sum(cost or 0.0 for cost in heaps.values()),
         failed=heaps["failed"],
         repaired=heaps["repaired"],
-        maybe=None if price is None else _most(spent, price),
+        maybe=None if price is None else _most(spent, price, prices.batch),
     )
 
 
@@ -154,5 +154,8 @@ def _part(spent: Spent, price: Price | None, batch: float, name: str) -> float |
     return total
 
 
-def _most(spent: Spent, price: Price) -> float:
-    return sum(count * price.most(most, limit) for (most, limit), count in spent.maybe.items())
+def _most(spent: Spent, price: Price, batch: float) -> float:
+    return sum(
+        count * price.most(most, limit) * (batch if of_batch else 1.0)
+        for (most, limit, of_batch), count in spent.maybe.items()
+    )

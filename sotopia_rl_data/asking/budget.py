@@ -5,7 +5,8 @@ What cannot be reserved waits for what is in flight; where nothing is in flight 
 is exhausted. A call that may have been billed without an answer (a timeout, a lost connection) keeps all of its
 reservation.
 Reservations are durable before the call leaves: what was in flight when a process was killed still counts in the next
-run. Leaves out taxes, subscriptions and whatever a provider does not bill by tokens.
+run. What is in a batch is reserved likewise, at a batch's price, from `take` or `carry` to `came`; that it is under way
+is on record beside the batch itself. Leaves out taxes, subscriptions and whatever a provider does not bill by tokens.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sotopia_rl_data.asking.index import short
 from sotopia_rl_data.asking.journal import Journal
 from sotopia_rl_data.asking.prices import NOTHING, Price, Prices
 from sotopia_rl_data.asking.request import Request, Target, Usage
+from sotopia_rl_data.asking.room import Room
 from sotopia_rl_data.asking.tokens import limit_in, limit_of, most_prompt_tokens
 from sotopia_rl_data.errors import StoreError, UsageError
 
@@ -51,12 +54,15 @@ class Budget:
         self.cap = cap
         self.spent = spent
         self.reserved = 0.0
+        self.in_batches = 0.0
         self.exhausted = False
         self._prices = prices
         self._journal = Journal(directory, "holds")
         self._held: set[Hold] = set()
         self._released: list[Hold] = []  # of which the record does not say so yet
         self._left = False  # whether any hold was given up
+        self._batched: dict[int, float] = {}  # short key of what is in a batch -> what is reserved for it
+        self.room = Room()  # of those who ask in batches
         self._stopped = False
         self._gate = asyncio.Lock()
         self._moved = asyncio.Event()
@@ -66,7 +72,7 @@ class Budget:
         price = price_of(self._prices, request.target)
         usd = price.most(most_prompt_tokens(request), limit_of(request))
         async with self._gate:
-            while not self._stopped and self.spent + self.reserved + usd > self.cap + _SLACK:
+            while not self._stopped and not self._fits(usd):
                 if not self._held:
                     self.exhausted = True
                     return None
@@ -87,10 +93,36 @@ class Budget:
         self._left = True
         self._drop(hold, hold.usd)
 
+    def take(self, key: str, request: Request) -> bool:
+        """Reserve the worst that the call can cost in a batch, without waiting. False where it does not fit now."""
+        most = most_prompt_tokens(request)
+        fits = not self._stopped and self._fits(self._in_a_batch(request.target, most))
+        if fits:
+            self.carry(key, request.target, most)
+        return fits
+
+    def carry(self, key: str, target: Target, most_input: int) -> None:
+        """Reserve for what is in a batch since an earlier run. It may pass the cap: it will be billed all the same."""
+        usd, before = self._in_a_batch(target, most_input), self._batched.get(short(key), 0.0)
+        self._batched[short(key)] = usd
+        self.in_batches += usd - before
+
+    def came(self, key: str, target: Target, usage: Usage | None) -> None:
+        """Release the reservation of what was in a batch to what it cost: nothing where `usage` is None, all of it
+        where the tokens are unknown."""
+        held = self._batched.pop(short(key), None)
+        if held is None:  # of other labels, or paid by an earlier run
+            return
+        self.in_batches = self.in_batches - held if self._batched else 0.0
+        if usage is not None:
+            cost = price_of(self._prices, target).cost(usage) * self._prices.batch
+            self.spent += held if usage == Usage() else cost
+
     def stop(self) -> None:
         """Reserve nothing any more."""
         self._stopped = True
         self._moved.set()
+        self.room.close()
 
     def close(self) -> None:
         """Close the record of reservations; where all were released it goes."""
@@ -99,6 +131,13 @@ class Budget:
         if self._journal.path is not None and not self._held and not self._left:
             self._journal.path.unlink(missing_ok=True)
         os.close(self._alone)
+
+    def _fits(self, usd: float) -> bool:
+        return self.spent + self.reserved + self.in_batches + usd <= self.cap + _SLACK
+
+    def _in_a_batch(self, target: Target, most_input: int) -> float:
+        """The worst that a call can cost there."""
+        return price_of(self._prices, target).most(most_input, limit_in(target.sampling)) * self._prices.batch
 
     def _take(self, hold: Hold) -> Hold:
         self._record()

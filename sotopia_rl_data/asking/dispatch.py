@@ -12,11 +12,12 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Set
 from dataclasses import replace
 
 from sotopia_rl_data.asking.budget import Budget
 from sotopia_rl_data.asking.desk import Accept, Desk, OnSettled, Open, Settled
+from sotopia_rl_data.asking.index import short
 from sotopia_rl_data.asking.interrupt import interruptible
 from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.pacing import Epoch, Pacer, Pacing
@@ -51,29 +52,39 @@ async def ask_all(
     progress: Callable[[Outcome], None] | None = None,
     total: int | None = None,
     budget: Budget | None = None,
+    elsewhere: Set[int] = frozenset(),
 ) -> Outcome:
     """Ask what the ledger does not answer. Order is not kept.
 
     `accept` says whether a reply parses; it is called when the reply is durable, and again for every lookup.
     `on_settled` is called once for each request of the iterator; a Request that it returns (a repair turn, a higher
     limit) is looked up and asked next, in the same place. `progress` is called a few times a second and at the end;
-    `total` is the number of requests, where it is known. After Ctrl-C the outcome says `interrupted`, and where nothing
-    more fits under the `budget` it says `exhausted`: what was not settled will be asked by the next run.
+    `total` is the number of requests, where it is known. `elsewhere` are the short keys of what is under way in
+    batches. After Ctrl-C the outcome says `interrupted`, and where nothing more fits under the `budget` it says
+    `exhausted`: what was not settled will be asked by the next run.
 
     Raises Rejected where the provider refuses everything (a wrong key, an unknown model), Unavailable where it is down,
-    KeyMissing, StoreError where the ledger cannot be written, and whatever the callbacks raise. What was answered until
-    then is kept.
+    UsageError where something `elsewhere` would be asked, and paid, once more, KeyMissing, StoreError where the ledger
+    cannot be written, and whatever the callbacks raise. What was answered until then is kept.
     """
     if concurrency < 1:
         raise UsageError(f"{concurrency} requests at a time cannot be asked.", "give a concurrency of 1 or more")
     desk = Desk(ledger, accept, on_settled, retry_failed, Outcome(total))
-    return await _Run(desk, send, pacing or Pacing(), concurrency, budget).go(requests, progress)
+    return await _Run(desk, send, pacing or Pacing(), concurrency, budget, elsewhere).go(requests, progress)
 
 
 class _Run:
     """Who is in flight, who may leave, when to stop."""
 
-    def __init__(self, desk: Desk, send: Send, pacing: Pacing, concurrency: int, budget: Budget | None) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        send: Send,
+        pacing: Pacing,
+        concurrency: int,
+        budget: Budget | None,
+        elsewhere: Set[int],
+    ) -> None:
         self._desk = desk
         self._outcome = desk.outcome
         self._send = send
@@ -81,6 +92,7 @@ class _Run:
         self._pacer = Pacer(pacing, concurrency)
         self._patience = Patience()
         self._budget = budget
+        self._elsewhere = elsewhere
         self._warming = Warming()
         self._ahead = _AHEAD * concurrency
         self._tasks: set[asyncio.Task[None]] = set()
@@ -157,6 +169,8 @@ class _Run:
                 return None
             settled = self._desk.look_up(asked)
             if settled is None:
+                if short(asked.key) in self._elsewhere:
+                    raise _under_way(request)
                 self._desk.ledger.check()
                 self._twins[asked.key] = []
                 return asked
@@ -330,3 +344,10 @@ class _Run:
                     f"A request has hung for {self._pacing.grace_s:g} s beyond its time limit and cannot be ended.",
                     "run the same command again: what was answered is kept",
                 )
+
+
+def _under_way(request: Request) -> UsageError:
+    return UsageError(
+        f"Some of this is under way in batches at {request.target.model}, and would be asked and paid twice.",
+        "add --batch to the command: it fetches what has ended, and waits for the rest",
+    )

@@ -21,7 +21,8 @@ class Outcome:
     counts every request on the wire; `throttled` of them met 429, `faults` met 5xx, a time limit or a lost connection.
     `usage` adds up what this run's answers cost, by the model asked for. `cache_expected` requests began with a prefix
     that the provider had seen just before; `cache_missed` of them were billed in full. `in_batches` requests are under
-    way in `batches` that have not ended; `words` say how these stand.
+    way in `batches` that have not ended; `words` say how these stand. `exhausted` where something did not fit under a
+    budget.
     """
 
     total: int | None = None

@@ -9,18 +9,26 @@ from dataclasses import replace
 
 from sotopia_rl_data.asking.batch.client import BatchClient, State, cancelled
 from sotopia_rl_data.asking.batch.intent import Asked, Box, Intent
+from sotopia_rl_data.asking.batch.purse import Purse
 from sotopia_rl_data.asking.batch.waiting import Waiting
 from sotopia_rl_data.asking.desk import Desk
-from sotopia_rl_data.asking.ledger import answered, failed
-from sotopia_rl_data.asking.request import Reply, Request
+from sotopia_rl_data.asking.ledger import Attempt, Ledger, answered, failed
+from sotopia_rl_data.asking.request import Reply, Request, Usage
 from sotopia_rl_data.errors import AskingError, Rejected, Unavailable
+
+
+def brought(ledger: Ledger, intent: Intent, key: str) -> list[Attempt]:
+    """What a batch's line is in the ledger already, from an earlier fetch."""
+    some = ledger.attempts(key) if intent.batch else []
+    return [one for one in some if one.batch == intent.batch and one.time >= intent.made]
 
 
 class Fetching:
     """One request may fail `tries` times. `last` is the last failure there was."""
 
-    def __init__(self, desk: Desk, client: BatchClient, box: Box, waiting: Waiting, tries: int) -> None:
+    def __init__(self, desk: Desk, client: BatchClient, box: Box, waiting: Waiting, tries: int, purse: Purse) -> None:
         self._desk, self._client, self._box, self._waiting, self._tries = desk, client, box, waiting, tries
+        self._purse = purse
         self._errors: Counter[str] = Counter()
         self.last: AskingError | None = None
 
@@ -29,7 +37,7 @@ class Fetching:
         left = self._box.asked(intent)
         await self._waiting.patiently(lambda: self._collect(intent, left))
         for one in left.values():
-            self._keep(intent, one, self._missing(state))
+            self._keep(intent, one, self._missing(state), maybe_billed=not state.cancelled)
         self._desk.ledger.close()  # to the disk, before the intent goes
 
     async def _collect(self, intent: Intent, left: dict[str, Asked]) -> None:
@@ -40,20 +48,22 @@ class Fetching:
                 if one is not None:
                     self._keep(intent, one, result.outcome)
 
-    def _keep(self, intent: Intent, one: Asked, outcome: Reply | AskingError) -> None:
-        """Make a line's result durable, unless it is from an earlier fetch, and see what follows from it."""
+    def _keep(self, intent: Intent, one: Asked, outcome: Reply | AskingError, maybe_billed: bool = False) -> None:
+        """Make a line's result durable, unless it is from an earlier fetch, and see what follows from it. A line that
+        failed or expired is not billed; one without a result may be."""
         ledger, target = self._desk.ledger, replace(self._client.target, sampling=one.sampling)
         request = Request(target, (), sample=one.sample)
-        ours = [a for a in ledger.attempts(one.key) if a.batch == intent.batch and a.time >= intent.made]
-        new = all(isinstance(outcome, Reply) and a.status == "error" for a in ours)
+        new = all(isinstance(outcome, Reply) and a.status == "error" for a in brought(ledger, intent, one.key))
         if isinstance(outcome, Reply):
             if new:
                 ledger.append(answered(request, one.key, one.question, outcome, 0.0, intent.batch))
+            self._purse.came(one.key, outcome.usage)
             self._desk.outcome.count_usage(target.model, outcome.usage)
             self._desk.came(one.key)
             return
         if new:
-            ledger.append(failed(request, one.key, one.question, outcome.message, 0.0, intent.batch))
+            ledger.append(failed(request, one.key, one.question, outcome.message, 0.0, intent.batch, maybe_billed))
+        self._purse.came(one.key, Usage() if maybe_billed else None)
         self._fail(one.key, outcome, intent.way)
 
     def _fail(self, key: str, error: AskingError, way: int) -> None:
@@ -81,4 +91,5 @@ class Fetching:
     def put_back(self, intent: Intent) -> None:
         """None of its requests was begun: they are asked again."""
         for one in self._box.asked(intent).values():
+            self._purse.came(one.key, None)
             self._desk.put_back(one.key)

@@ -1,6 +1,6 @@
 """What is about to be submitted, written down before it is: so that no crash submits it twice or forgets it.
 
-    LEDGER/batches/TARGET/INTENT/asked.jsonl     which request each line is: custom_id, key, question, sample, sampling
+    LEDGER/batches/TARGET/INTENT/asked.jsonl     which request each line is: custom_id and `Asked`
                                 lines.jsonl      the lines as the provider gets them
                                 intent.json      how far it got; written last, replaced as a whole at every step
 
@@ -18,12 +18,13 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from sotopia_rl_data.asking.request import Request, Target, sha256_of
+from sotopia_rl_data.asking.tokens import most_prompt_tokens
 from sotopia_rl_data.errors import StoreError
 from sotopia_rl_data.store.disk import storing, sync_file
 
@@ -60,11 +61,12 @@ class Intent:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The request behind a line: all that an attempt in the ledger names of it."""
+    """The request behind a line: all that an attempt in the ledger names of it, and the most tokens that it has."""
 
     key: str
     question: str
     sample: int
+    input: int
     sampling: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -102,15 +104,26 @@ class Box:
 
     def intents(self) -> list[Intent]:
         """What was begun and is not in the ledger yet, the oldest first. What was never finished is swept."""
-        found: list[Intent] = []
-        for folder in self._dir.iterdir() if self._dir.is_dir() else ():
-            if not folder.is_dir():
-                continue
-            if (folder / _STATE).is_file():
-                found.append(Intent(**json.loads((folder / _STATE).read_text())))
-            else:
+        for folder in self._folders():
+            if not (folder / _STATE).is_file():
                 shutil.rmtree(folder)
-        return sorted(found, key=lambda intent: intent.made)
+        return sorted(self._sealed(), key=lambda intent: intent.made)
+
+    def under_way(self) -> Iterator[tuple[Intent, Asked]]:
+        """Every request that is in a batch, or about to be. Changes nothing and needs no lock: what somebody else
+        fetches in this moment is left out."""
+        for intent in self._sealed():
+            with suppress(FileNotFoundError):
+                for one in self.asked(intent).values():
+                    yield intent, one
+
+    def _sealed(self) -> Iterator[Intent]:
+        for folder in self._folders():
+            with suppress(FileNotFoundError):
+                yield Intent(**json.loads((folder / _STATE).read_text()))
+
+    def _folders(self) -> list[Path]:
+        return [one for one in self._dir.iterdir() if one.is_dir()] if self._dir.is_dir() else []
 
     def keep(self, intent: Intent) -> Intent:
         """Write down how far it got; durable when this returns."""
@@ -164,11 +177,10 @@ class Draft:
 
     def add(self, line: bytes, custom_id: str, key: str, question: str, request: Request) -> None:
         """Put a line in."""
-        record = {"id": custom_id, "key": key, "question": question, "sample": request.sample}
-        record["sampling"] = dict(request.target.sampling)
+        one = Asked(key, question, request.sample, most_prompt_tokens(request), dict(request.target.sampling))
         with storing(self._box.lines(self.intent).parent):
             self._lines.write(line + b"\n")
-            self._asked.write(json.dumps(record).encode() + b"\n")
+            self._asked.write(json.dumps({"id": custom_id, **asdict(one)}).encode() + b"\n")
         self.count += 1
         self.size_bytes += len(line) + 1
 

@@ -8,6 +8,9 @@ thousand of them wait on the disk, in the provider's format.
 What is about to be submitted is written down first (`intent.py`). A batch of which no id was heard, because the process
 was killed or the connection lost, is looked for at the provider; its requests are not submitted again before it is
 certain that it never began.
+
+Under a budget a round submits what fits with every answer at its worst, and the rest when answers that cost less have
+made room: rounds go on until nothing is left, or nothing that is left can ever fit.
 """
 
 from __future__ import annotations
@@ -21,7 +24,9 @@ from dataclasses import dataclass, replace
 from sotopia_rl_data.asking.batch.client import BatchClient, State, Trace
 from sotopia_rl_data.asking.batch.fetching import Fetching
 from sotopia_rl_data.asking.batch.intent import Box, Draft, Intent
+from sotopia_rl_data.asking.batch.purse import Purse
 from sotopia_rl_data.asking.batch.waiting import Stopped, Waiting
+from sotopia_rl_data.asking.budget import Budget
 from sotopia_rl_data.asking.desk import Accept, Desk, OnSettled, Open
 from sotopia_rl_data.asking.index import short
 from sotopia_rl_data.asking.interrupt import interruptible
@@ -60,12 +65,15 @@ async def ask_batch(
     retry_failed: bool = False,
     progress: Callable[[Outcome], None] | None = None,
     total: int | None = None,
+    budget: Budget | None = None,
 ) -> Outcome:
     """Ask what the ledger does not answer, in batches.
 
     As `ask_all`, but that `requests` is called for every round and gives the same each time, and that `on_settled` may
     be called again for the same request and must want the same next. With `Batching.wait` off, and after Ctrl-C (the
     outcome says `interrupted`), `outcome.in_batches` requests may still be under way: the next run goes on with them.
+    The `budget` may be shared by several runs at once, and has been told (`carry`) what is under way already; where
+    something is left that does not fit, the outcome says `exhausted`.
 
     Raises UsageError where there is no batch API, Rejected where the provider refuses the batch or every request,
     Unavailable where it is down, StoreError where the ledger cannot be written or another process has its batches. What
@@ -76,8 +84,9 @@ async def ask_batch(
         raise UsageError("Batches are polled every so many seconds, and tried at least once.", "give numbers above 0")
     desk = Desk(ledger, accept, on_settled, retry_failed, Outcome(total))
     box = Box(ledger.directory, client.target)
-    with box.held():
-        return await _Run(desk, client, box, how, progress).go(requests)
+    purse = Purse(budget, client.target)
+    with box.held(), purse.sharing():
+        return await _Run(desk, client, box, how, progress, purse).go(requests)
 
 
 class _Unheard(Exception):
@@ -94,8 +103,9 @@ class _Run:
         box: Box,
         how: Batching,
         progress: Callable[[Outcome], None] | None,
+        purse: Purse,
     ) -> None:
-        self._desk, self._client, self._box, self._how = desk, client, box, how
+        self._desk, self._client, self._box, self._how, self._purse = desk, client, box, how, purse
         self._outcome, self._progress = desk.outcome, progress
         self._intents: dict[str, Intent] = {}
         self._under_way: dict[int, str] = {}  # short key -> its intent
@@ -104,7 +114,7 @@ class _Run:
         self._handed: dict[int, int] = {}  # place of a request -> its steps that were handed over
         self._finished = bytearray()
         self._waiting = Waiting(how.silence_s, self._report)
-        self._fetching = Fetching(desk, client, box, self._waiting, how.tries)
+        self._fetching = Fetching(desk, client, box, self._waiting, how.tries, purse)
         self._room = client.limits.requests  # requests that the provider takes at once
 
     async def go(self, requests: Callable[[], Iterable[Request]]) -> Outcome:
@@ -124,8 +134,10 @@ class _Run:
             self._take(intent, (one.key for one in self._box.asked(intent).values()))
         await self._look()
         while not self._waiting.stopped:
+            self._purse.begin_round()
             await self._round(requests())
-            if not self._pending or not self._how.wait:
+            self._outcome.exhausted = self._purse.short
+            if not self._how.wait or not (self._pending or await self._purse.more()):
                 return
             while self._pending and not self._waiting.stopped:
                 await self._waiting.pause(self._how.poll_s)
@@ -147,7 +159,7 @@ class _Run:
             if self._waiting.stopped:
                 break
             asked = self._settle_known(place, request)
-            if asked is not None and room:
+            if asked is not None and room and self._purse.fits(asked):
                 draft, room = await self._put(draft, asked), room - 1
             elif asked is not None:
                 self._desk.put_back(asked.key)
@@ -205,6 +217,7 @@ class _Run:
         del self._intents[intent.id]
         self._done.pop(intent.id, None)
         self._under_way = {key: one for key, one in self._under_way.items() if one != intent.id}
+        self._purse.batch_ended()
 
     async def _look(self) -> None:
         """See how every batch stands; fetch those that have ended."""
@@ -249,7 +262,7 @@ class _Run:
             ready = await self._made_ready(intent)
             self._take(await self._waiting.patiently(lambda: self._begin(ready)))
         except Rejected:
-            self._drop(intent)
+            self._never_began(intent)
             raise
         except _Unheard:
             return
@@ -280,12 +293,15 @@ class _Run:
 
     def _refused(self, intent: Intent, state: State) -> None:
         """None of it was begun. Raises the reason, unless it is that others have to end first."""
-        self._fetching.put_back(intent)
-        self._drop(intent)
+        self._never_began(intent)
         under_way = sum(one.count for one in self._intents.values() if one.batch)
         if state.refused is not None and (not state.full or self._room == 1):
             raise state.refused
         self._room = max(1, min(under_way, self._room) or min(intent.count, self._room) // 2)
+
+    def _never_began(self, intent: Intent) -> None:
+        self._fetching.put_back(intent)
+        self._drop(intent)
 
     def _interrupt(self, working: asyncio.Future[None]) -> None:
         """Ctrl-C: the first ends the waiting, the second also what is being sent or fetched."""
@@ -293,6 +309,7 @@ class _Run:
             working.cancel()
         self._outcome.interrupted = True
         self._waiting.stop()
+        self._purse.close()
 
     def _report(self) -> None:
         outcome = self._outcome

@@ -1,0 +1,52 @@
+"""One run's share in a budget. Where there is none, everything fits."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+from sotopia_rl_data.asking.budget import Budget
+from sotopia_rl_data.asking.desk import Open
+from sotopia_rl_data.asking.request import Target, Usage
+
+
+class Purse:
+    """`short` is True where something did not fit since `begin_round`."""
+
+    def __init__(self, budget: Budget | None, target: Target) -> None:
+        self._budget, self._target = budget, target
+        self._releases = 0
+        self.short = False
+
+    def sharing(self) -> AbstractContextManager[None]:
+        """Inside the block, other runs may wait for what this one releases."""
+        return nullcontext() if self._budget is None else self._budget.room.sharing()
+
+    def begin_round(self) -> None:
+        """From here on it is noted whether something did not fit, and whether others make room."""
+        self.short = False
+        self._releases = 0 if self._budget is None else self._budget.room.releases
+
+    def fits(self, asked: Open) -> bool:
+        """Reserve the worst that a request may cost; False where it does not fit now."""
+        fits = self._budget is None or self._budget.take(asked.key, asked.request)
+        self.short |= not fits
+        return fits
+
+    def came(self, key: str, usage: Usage | None) -> None:
+        """A line's result is here: see `Budget.came`."""
+        if self._budget is not None:
+            self._budget.came(key, self._target, usage)
+
+    def batch_ended(self) -> None:
+        """What a batch cost less than it might have is released: others may look again."""
+        if self._budget is not None:
+            self._budget.room.release()
+
+    async def more(self) -> bool:
+        """Wait for the others; whether what did not fit may fit now."""
+        return self._budget is not None and self.short and await self._budget.room.more(self._releases)
+
+    def close(self) -> None:
+        """Take nothing any more."""
+        if self._budget is not None:
+            self._budget.stop()

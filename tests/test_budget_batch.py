@@ -1,0 +1,315 @@
+"""A hard cap on costs over batches: what is under way is reserved at its worst, whoever submitted it and whenever."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncGenerator, Iterator, Set
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+from batch_toys import QUICK, judge
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from label_toys import BY, boats, put
+
+from labelers.asking import Asking
+from labelers.costs import capped
+from labelers.estimate import estimate
+from labelers.judges.sending import target_of
+from labelers.plan import Plan
+from labelers.preparing import prepare
+from labelers.run import label
+from sotopia_rl_data.asking.batch.client import Limits, Result, State, Trace, expired
+from sotopia_rl_data.asking.batch.intent import Intent
+from sotopia_rl_data.asking.batch.run import Batching, ask_batch
+from sotopia_rl_data.asking.dispatch import Outcome
+from sotopia_rl_data.asking.ledger import Ledger
+from sotopia_rl_data.asking.loopback.running import Running, running
+from sotopia_rl_data.asking.prices import Price, Prices
+from sotopia_rl_data.asking.request import Reply, Request, Target, Usage
+from sotopia_rl_data.asking.room import Room
+from sotopia_rl_data.asking.tokens import limit_of, most_prompt_tokens, shortest
+from sotopia_rl_data.errors import BudgetSpent, Rejected, Unavailable, UnderWay, UsageError
+from sotopia_rl_data.schema import Episode
+from sotopia_rl_data.store import Store
+
+PRICE = Price(input=100.0, cached=10.0, written=125.0, output=400.0)
+PRICES = Prices("2026-11-01", 0.5, {"*": {"sim": PRICE}})
+
+
+class Killed(BaseException):
+    """The process is gone: nobody catches this."""
+
+
+class Provider:
+    """A batch API in memory: answers, fails, loses, refuses, and knows what it billed, what it lost included."""
+
+    way = 0
+
+    def __init__(self, target: Target, chance: random.Random, deadly: float) -> None:
+        self.target, self.chance, self.deadly = target, chance, deadly
+        self.limits = Limits(chance.randint(1, 12), 1 << 20)
+        self.requests: dict[str, Request] = {}
+        self.results_of: dict[str, list[Result]] = {}
+        self.of_intent: dict[str, str] = {}
+        self.looks: dict[str, int] = {}
+        self.billed = 0.0
+        self.asked: list[str] = []
+
+    def line(self, custom_id: str, request: Request) -> bytes:
+        self.requests[custom_id] = request
+        return json.dumps(custom_id).encode()
+
+    def weaken(self, error: Rejected, way: int) -> bool:
+        return False
+
+    async def newest(self) -> str:
+        return ""
+
+    async def upload(self, lines: Path, intent: Intent) -> str:
+        self.may_die()
+        return "file"
+
+    async def create(self, lines: Path, intent: Intent) -> str:
+        self.may_die()
+        if self.chance.random() < 0.01:
+            raise Unavailable("slow down", status=429)
+        batch = f"batch-{len(self.results_of)}"
+        self.of_intent[intent.id] = batch
+        self.results_of[batch] = []
+        for line in lines.read_text().splitlines():
+            self.answer(batch, json.loads(line))
+        self.may_die()
+        if self.chance.random() < 0.1:
+            raise Unavailable("the connection broke")
+        return batch
+
+    def answer(self, batch: str, custom_id: str) -> None:
+        request, fate, results = self.requests[custom_id], self.chance.random(), self.results_of[batch]
+        if fate < 0.1:
+            results.append(Result(custom_id, expired(self.target)))
+            return
+        if fate < 0.15:
+            results.append(Result(custom_id, Unavailable("broken", status=500)))
+            return
+        into = self.chance.randint(1, most_prompt_tokens(request))
+        usage = Usage(into, 0, self.chance.choice((0, into)), self.chance.randint(0, limit_of(request) or 0))
+        self.billed += PRICE.cost(usage) * PRICES.batch
+        text = "nonsense" if fate < 0.3 else json.dumps(shortest(request))
+        if fate < 0.9:  # the rest is lost: billed, and never handed out
+            results.append(Result(custom_id, Reply(text, "stop", "sim-1", usage)))
+
+    async def find(self, intent: Intent, known: Set[str]) -> str | Trace:
+        return self.of_intent.get(intent.id, Trace.NONE)
+
+    async def state(self, batch: str) -> State:
+        self.may_die()
+        self.looks[batch] = self.looks.get(batch, 0) + 1
+        return State(ended=self.looks[batch] > self.chance.randint(0, 2))
+
+    async def results(self, batch: str) -> AsyncGenerator[Result]:
+        results = list(self.results_of[batch])
+        self.chance.shuffle(results)
+        for result in results:
+            self.may_die()
+            yield result
+
+    async def close(self) -> None:
+        return
+
+    def may_die(self) -> None:
+        if self.chance.random() < self.deadly:
+            raise Killed
+
+
+@cache
+def goal_only() -> Plan:
+    asked = {"judges": ["openai:sim@http://127.0.0.1:9/v1"], "preset": "goal-only", "sampling": {"max_tokens": 300}}
+    return prepare(**asked, evaluator=BY)[0]
+
+
+def in_rounds(plan: Plan, episodes: list[Episode], folder: Path, cap: float, provider: Provider) -> Outcome:
+    """One run of a command, as `label` makes it."""
+    quick = Batching(poll_s=0.0001, doubt_s=0.0, tries=4, wait=provider.chance.random() < 0.8)
+
+    async def go() -> Outcome:
+        with Ledger(folder) as ledger, capped(cap, plan, ledger, lambda: episodes, PRICES) as budget:
+            asking, (only,) = Asking(plan, ledger, lambda: episodes), plan.judges
+            how = {"accept": asking.accepts, "on_settled": asking.second_try, "batching": quick, "budget": budget}
+            return await ask_batch(lambda: plan.requests(episodes, only), provider, ledger, **how)
+
+    return asyncio.run(go())
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32), count=st.integers(1, 6), cap=st.floats(0.05, 4.0), deadly=st.sampled_from((0, 0.05)))
+def test_batches_never_cost_more_than_the_cap_in_200_random_schedules_of_runs_that_are_killed(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, count: int, cap: float, deadly: float
+):
+    folder, episodes, plan = tmp_path_factory.mktemp("ledger"), boats(count), goal_only()
+    provider = Provider(target_of(plan.judges[0]), random.Random(seed), deadly)
+    for _ in range(40):
+        try:
+            outcome = in_rounds(plan, episodes, folder, cap, provider)
+        except Killed:
+            outcome = None
+        except Unavailable:  # nothing but faults: the run ends, the cap holds
+            break
+        assert provider.billed <= cap + 1e-9
+        if outcome is not None and not outcome.in_batches:
+            assert outcome.exhausted or outcome.settled - outcome.followed == 2 * count
+            break
+    else:
+        raise AssertionError("it never came to an end")
+    with Ledger(folder) as ledger, capped(cap, plan, ledger, lambda: episodes, PRICES) as budget:
+        assert budget is not None
+        assert provider.billed <= budget.spent + 1e-9 <= cap + 2e-9
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    made = Store(tmp_path / "store")
+    put(made, boats(12))
+    return made
+
+
+@pytest.fixture
+def prices(tmp_path: Path) -> Path:
+    path = tmp_path / "prices.yaml"
+    path.write_text(
+        "as_of: 2026-11-01\nhosts:\n  '*':\n    sim: [2.5, 2.5, 2.5, 10, 1000]\n    other: [2.5, 2.5, 2.5, 10, 1000]\n"
+    )
+    return path
+
+
+@pytest.fixture
+def provider() -> Iterator[Running]:
+    with running() as one:
+        yield one
+
+
+def billed(provider: Running) -> float:
+    """USD, by what the provider counted; everything was asked in batches."""
+    usage = provider.log()["usage"]
+    return (usage.get("input", 0) * 2.5 + usage.get("output", 0) * 10) / 1e6 / 2
+
+
+def test_what_answers_leave_over_is_submitted_in_further_rounds_until_all_is_answered(
+    store: Store, prices: Path, provider: Running, tmp_path: Path
+):
+    """24 calls cost at most 0.17 USD, and in truth 0.03."""
+    asked = {"judges": [judge("openai", provider)], "preset": "goal-only", "prices": prices, "batching": QUICK}
+    done = label(store, "lab/episodes", **asked, budget=0.06)
+    assert (done.asked, done.unreachable) == (24, 0)
+    assert done.bill.total == pytest.approx(billed(provider))
+    assert 0.02 < billed(provider) < 0.06
+    first, *more = provider.log()["batch"]["sizes"]
+    assert first < 12
+    assert sum(more) == 24 - first
+    put(other := Store(tmp_path / "other"), boats(12))
+    assert label(other, "lab/episodes", **asked).digest == done.digest
+
+
+def test_a_cap_that_is_too_small_ends_with_a_sentence_and_a_larger_one_goes_on(
+    store: Store, prices: Path, provider: Running
+):
+    asked = {"judges": [judge("openai", provider)], "preset": "goal-only", "prices": prices, "batching": QUICK}
+    with pytest.raises(BudgetSpent, match=r"0\.\d+ USD are spent, and \d+ of 24 calls are left undone") as ended:
+        label(store, "lab/episodes", **asked, budget=0.02)
+    assert "raise --budget" in ended.value.mend
+    assert 0.005 < billed(provider) <= 0.02
+    with pytest.raises(BudgetSpent):
+        label(store, "lab/episodes", **asked, budget=0.02)
+    assert billed(provider) <= 0.02  # the cap is for all runs together
+    done = label(store, "lab/episodes", **asked, budget=0.2)
+    assert done.bill.total == pytest.approx(billed(provider))
+    assert provider.log()["paid_twice"] == 0
+
+
+def test_what_an_earlier_run_has_under_way_counts_in_the_next_one_budget_or_not(store: Store, prices: Path):
+    with running(batch_seconds=600) as at:
+        asked = {"judges": [judge("anthropic", at)], "preset": "goal-only", "prices": prices}
+        leave, come = replace(QUICK, wait=False), QUICK
+        with pytest.raises(UnderWay, match="does not fit under the budget before some of them cost less"):
+            label(store, "lab/episodes", **asked, batching=leave, budget=0.06)
+        (first,) = at.log()["batch"]["sizes"]
+        assert 0 < first < 12
+        with pytest.raises(UnderWay, match=f"{first} requests are under way in 1 batch;"):
+            label(store, "lab/episodes", **asked, batching=leave, budget=0.06)
+        assert at.log()["batch"]["sizes"] == [first]
+        with pytest.raises(UnderWay, match="24 requests are under way in 2 batches"):
+            label(store, "lab/episodes", **asked, batching=leave)
+        with pytest.raises(UnderWay, match="24 requests are under way in 2 batches"):
+            label(store, "lab/episodes", **asked, batching=leave, budget=0.001)  # it is billed all the same
+        at.hurry()
+        done = label(store, "lab/episodes", **asked, batching=come, budget=0.06)
+        assert (done.asked, at.log()["batch"]["sizes"]) == (24, [first, 24 - first])
+
+
+def test_judges_that_share_a_budget_wait_for_each_others_batches_and_not_for_ever(store: Store, prices: Path):
+    with running(batch_seconds=0.3) as at:
+        judges = [judge("openai", at), judge("anthropic", at).replace("sim@", "other@")]
+        asked = {"judges": judges, "preset": "goal-only", "prices": prices, "sampling": {"max_tokens": 1000}}
+        done = label(store, "lab/episodes", **asked, batching=QUICK, budget=0.1)
+        assert (done.asked, done.unreachable) == (48, 0)
+        assert done.bill.total == pytest.approx(billed(at))
+        assert billed(at) <= 0.1
+        assert len(at.log()["batch"]["sizes"]) > 3
+
+
+def test_a_live_run_does_not_ask_again_what_is_under_way_in_a_batch(store: Store, prices: Path):
+    with running(batch_seconds=600) as at:
+        asked = {"judges": [judge("openai", at)], "preset": "goal-only"}
+        with pytest.raises(UnderWay):
+            label(store, "lab/episodes", **asked, batching=replace(QUICK, wait=False))
+        with pytest.raises(UsageError, match="would be asked and paid twice") as told:
+            label(store, "lab/episodes", **asked)
+        assert "add --batch" in told.value.mend
+        (line,) = estimate(store, "lab/episodes", **asked, prices=prices).lines
+        assert (line.calls, line.in_batches, line.asked, line.cost) == (24, 24, 0, 0.0)
+        at.hurry()
+        done = label(store, "lab/episodes", **asked, batching=QUICK)
+        assert (done.asked, at.log()["paid_twice"], at.log()["answered"]) == (24, 0, 24)
+        assert label(store, "lab/episodes", **asked).hits == 24
+
+
+def test_a_line_without_a_result_may_have_been_billed_and_one_that_failed_has_not(
+    store: Store, prices: Path, tmp_path: Path
+):
+    for faults, may in (({"batch_dropped": 1.0}, 24), ({"batch_failed": 1.0}, 0), ({"batch_expired": 1.0}, 0)):
+        with running(**faults) as at:
+            folder = tmp_path / f"ledger-{next(iter(faults))}"
+            asked = {"judges": [judge("openai", at)], "preset": "goal-only", "prices": prices, "ledger": folder}
+            with pytest.raises(Unavailable):
+                label(store, "lab/episodes", **asked, batching=replace(QUICK, tries=1), budget=0.5)
+            with Ledger(folder) as kept:
+                assert sum(one.maybe_billed for one in kept.scan()) == may
+            assert (billed(at) > 0) == bool(may)
+
+
+def test_who_finds_no_room_waits_for_who_may_make_some_and_no_longer():
+    async def run(room: Room, seconds: float | None) -> list[bool]:
+        """Finds no room, and releases some after a while, unless it has none."""
+        found = []
+        with room.sharing():
+            since = room.releases
+            await asyncio.sleep(0)  # until the others are there
+            if seconds is not None:
+                await asyncio.sleep(seconds)
+                room.release()
+            found.append(await room.more(since))
+            found.append(await room.more(room.releases))
+        return found
+
+    async def together(*seconds: float | None) -> list[list[bool]]:
+        room = Room()
+        return await asyncio.gather(*(run(room, one) for one in seconds))
+
+    assert asyncio.run(together(None)) == [[False, False]]
+    assert asyncio.run(together(None, None, None)) == [[False, False]] * 3
+    assert asyncio.run(together(None, 0.02)) == [[True, False], [True, False]]
+    assert asyncio.run(together(None, 0.02, 0.04)) == [[True, True], [True, True], [True, False]]
