@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import shutil
 from collections.abc import AsyncGenerator, Iterator, Set
 from dataclasses import replace
 from functools import cache
@@ -29,7 +30,7 @@ from sotopia_rl_data.asking.batch.run import Batching, ask_batch
 from sotopia_rl_data.asking.dispatch import Outcome
 from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.loopback.running import Running, running
-from sotopia_rl_data.asking.prices import Price, Prices
+from sotopia_rl_data.asking.prices import Price, Prices, load
 from sotopia_rl_data.asking.request import Reply, Request, Target, Usage
 from sotopia_rl_data.asking.room import Room
 from sotopia_rl_data.asking.tokens import limit_of, most_prompt_tokens, shortest
@@ -248,6 +249,28 @@ def test_what_an_earlier_run_has_under_way_counts_in_the_next_one_budget_or_not(
         at.hurry()
         done = label(store, "lab/episodes", **asked, batching=come, budget=0.06)
         assert (done.asked, at.log()["batch"]["sizes"]) == (24, [first, 24 - first])
+
+
+def test_a_fetch_that_was_killed_before_its_end_counts_what_it_brought_once(store: Store, prices: Path, tmp_path: Path):
+    with running(batch_seconds=600) as at:
+        asked = {"judges": [judge("openai", at)], "preset": "goal-only"}
+        with pytest.raises(UnderWay):
+            label(store, "lab/episodes", **asked, batching=replace(QUICK, wait=False))
+        folder, listed = store.root / ".ledger", load(prices)
+        shutil.copytree(folder / "batches", tmp_path / "batches")
+        plan, episodes = prepare(**asked, evaluator=BY)[0], boats(12)
+        with Ledger(folder) as ledger, capped(1.0, plan, ledger, lambda: episodes, listed) as budget:
+            assert budget is not None
+            assert (budget.spent, round(budget.in_batches, 2)) == (0.0, 0.30)
+        at.hurry()
+        done = label(store, "lab/episodes", **asked, batching=QUICK, prices=prices)
+        shutil.copytree(tmp_path / "batches", folder / "batches", dirs_exist_ok=True)
+        with Ledger(folder) as ledger, capped(1.0, plan, ledger, lambda: episodes, listed) as budget:
+            assert budget is not None
+            assert (budget.spent, budget.in_batches) == (pytest.approx(done.bill.total), 0.0)
+        again = label(store, "lab/episodes", **asked, batching=QUICK, budget=1.0, prices=prices)
+        assert (again.digest, again.bill.total) == (done.digest, done.bill.total)
+        assert at.log()["batch"]["batches"] == 1
 
 
 def test_judges_that_share_a_budget_wait_for_each_others_batches_and_not_for_ever(store: Store, prices: Path):
