@@ -88,7 +88,7 @@ def write_list(rows: Sequence[Disputed], path: Path) -> None:
 def _utterances(made: Opinions, spread: Floats, top: int) -> Iterator[Disputed]:
     for unit in _widest(spread, (made.turn, made.dimension, made.agent, made.episode), top):
         said = ", ".join(
-            f"{name} {value:.4g}"
+            f"{name} {made.level(int(made.dimension[unit]), value):.4g}"
             for name, value in zip(made.names, made.values[:, unit], strict=True)
             if value == value
         )

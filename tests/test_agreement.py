@@ -21,6 +21,7 @@ from sotopia_rl_data import statistics as s
 from sotopia_rl_data.agreement import OVERALL, agreement, opinions_of
 from sotopia_rl_data.agreement.paired import Counted, Listed, paired
 from sotopia_rl_data.commands.trust import agreement as command
+from sotopia_rl_data.curate import curate
 from sotopia_rl_data.errors import SotopiaDataError, StoreError, UsageError
 from sotopia_rl_data.store import Store
 
@@ -152,6 +153,29 @@ def test_opinions_on_different_scales_are_compared_as_shares_of_them(store: Stor
     assert found.scale is None
     assert found.pairs[0].figures["kappa"].value == pytest.approx(1.0)
     assert found.pairs[0].figures["mean_difference"].value == pytest.approx(0.0)
+
+
+def test_a_dimension_with_a_range_of_its_own_is_told_in_its_levels(store: Store):
+    """empathy 0 to 3, pressure -5 to 0; on length the two use different scales."""
+    said = {"empathy": ((0, 3), (1, 3, 2), (3, 0, 3)), "pressure": ((-5, 0), (-5, -1, 0), (-2, 0, 0))}
+    rows = [
+        label_row("e", "a", t, name, judge, raws[t]) | {"scale_min": low, "scale_max": high}
+        for name, ((low, high), *both) in said.items()
+        for judge, raws in zip(("ann", "bob"), both, strict=True)
+        for t in range(3)
+    ]
+    rows += [label_row("e", "a", t, "length", "ann", t, scale=3) for t in range(3)]
+    rows += [label_row("e", "a", t, "length", "bob", 10 * t / 3, scale=10) for t in range(3)]
+    version = labelled(store, rows)
+    found = agreement([version], resamples=0)
+    assert (found.scale, found.ranges) == (None, {"empathy": (0, 3), "pressure": (-5, 0)})
+    differences = {one.dimension: one.figures["mean_difference"].value for one in found.pairs}
+    assert differences == pytest.approx(
+        {"empathy": 0, "pressure": -4 / 3, "length": 0, OVERALL: (0 - 4 / 3 / 5 + 0) / 3}
+    )
+    assert [one.why for one in curate([version], top=3)] == ["ann 3, bob 0", "ann 1, bob 3", "ann -5, bob -2"]
+    shown = CliRunner().invoke(command, ["lab/labels", "--resamples", "0", "--store", str(store.root)])
+    assert "difference: a − b, in levels on empathy, pressure, else in shares of each scale" in shown.stderr
 
 
 def test_rewards_of_versions_are_compared_on_the_aggregate_and_on_each_dimension(store: Store):

@@ -17,6 +17,7 @@ from labelers.attribution.rubric import Criterion, Rubric, schema_of
 from labelers.judge import Question, Slot
 from labelers.run import label
 from sotopia_rl_data.errors import BadAnswer, InputError, UsageError
+from sotopia_rl_data.report import contents
 from sotopia_rl_data.rewards import Recipe, preset
 from sotopia_rl_data.rewards.remake import remake
 from sotopia_rl_data.store import Store
@@ -221,6 +222,13 @@ def test_a_rubrics_numbers_become_columns_and_are_weighed_alike_without_any_epis
         ("rubric:toy", "quality", "harm", -4.0, 0.0, -1.0),
         ("rubric:toy", "quality", "length", 0.0, 3.0, 3.0),
     }
+    shown = contents(store.resolve(done.version))  # the report's page
+    assert dict(zip(shown["dimensions"], shown["scales"], strict=True)) == {
+        "harm": (-4, 0),
+        "length": (0, 3),
+        "warmth": (1, 3),
+    }
+    assert {name: of[0] for name, of in zip(shown["dimensions"], shown["utterances"]["said"][0], strict=True)} == told
 
 
 def test_rewards_weigh_custom_dimensions_anew_without_a_call(store: Store, toy: str):

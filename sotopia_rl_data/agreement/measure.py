@@ -69,7 +69,8 @@ class Together:
 @dataclass(frozen=True, slots=True)
 class Agreement:
     """What opinions have in common. `scale` is (low, high) of the values, or None where they are shares of their own
-    scales (or plain rewards); `level` is that of the intervals, from `resamples` draws of whole episodes.
+    scales (or plain rewards); differences on the dimensions in `ranges` are in levels all the same. `level` is that of
+    the intervals, from `resamples` draws of whole episodes.
     """
 
     refs: tuple[str, ...]
@@ -78,6 +79,7 @@ class Agreement:
     pairs: tuple[Pair, ...]
     together: tuple[Together, ...]
     scale: tuple[float, float] | None
+    ranges: Mapping[str, tuple[float, float]]
     resamples: int
     level: float
     seed: int
@@ -156,20 +158,23 @@ def agreement_of(made: Opinions, *, resamples: int = 1000, level: float = 0.95, 
     for (a, b), parts in sides.items():
         for d, one in enumerate(parts):
             if one.units:
-                figures = _figures(one, drawn.get((a, b, d), []), level)
+                figures = _figures(one, drawn.get((a, b, d), []), level, made.width(where_to[d]))
                 pairs.append(Pair(made.names[a], made.names[b], where_to[d], one.units, one.episodes, figures))
     together = [_together(where_to[d], sums, drawn.get((-1, -1, d), []), level) for d, sums in enumerate(all_at_once)]
-    return Agreement(
-        refs, _who(made), made.dimensions, tuple(pairs), tuple(together), made.scale, resamples, level, seed
-    )
+    scales = made.scale, made.ranges
+    return Agreement(refs, _who(made), made.dimensions, tuple(pairs), tuple(together), *scales, resamples, level, seed)
 
 
-def _figures(one: Paired, drawn: Sequence[Mapping[str, Floats]], level: float) -> dict[str, Figure]:
+def _figures(one: Paired, drawn: Sequence[Mapping[str, Floats]], level: float, width: float) -> dict[str, Figure]:
+    """The figures with their intervals; the difference, of which alone the unit matters, times `width`."""
     limits = intervals(drawn, one.episodes, level)
-    return {
+    figures = {
         name: Figure(value, *(limits.get(name) or (None, None))) if value is not None else Figure(None)
         for name, value in one.point().items()
     }
+    differs = figures["mean_difference"]
+    wide = (None if v is None else v * width for v in (differs.value, differs.low, differs.high))
+    return figures | {"mean_difference": Figure(*wide)}
 
 
 def _alphas(made: Opinions) -> list[Floats]:

@@ -7,7 +7,7 @@ same episodes are units looked up, some whole episodes at a time. Baselines (tur
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -50,7 +50,8 @@ class Opinions:
 
     `episode`, `agent`, `dimension` (units,) point into `episodes`, `agents` and `dimensions`; `turn` is the turn.
     `names` tell the opinions apart in as few words as do. `scale` is (low, high) where every opinion uses the same one;
-    else None, and the values are shares of their own scales (0 to 1), or plain rewards.
+    else None, and the values are shares of their own scales (0 to 1), or plain rewards. `ranges` are then the scales of
+    those dimensions on which every opinion uses the same one (a rubric's have each their own): `level` leads back.
     """
 
     opinions: tuple[Opinion, ...]
@@ -64,6 +65,17 @@ class Opinions:
     dimension: Codes
     values: Floats
     scale: tuple[float, float] | None
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    def width(self, dimension: str) -> float:
+        """How much a difference of 1 between values on this dimension is, in levels where those are known."""
+        low, high = self.ranges.get(dimension, (0.0, 1.0))
+        return high - low
+
+    def level(self, dimension: int, value: float) -> float:
+        """A value on this dimension (its place) as it was said, where its range is known; else as it is."""
+        name = self.dimensions[dimension]
+        return self.ranges.get(name, (0.0, 1.0))[0] + value * self.width(name)
 
     def __len__(self) -> int:
         """Number of units."""
@@ -273,7 +285,7 @@ class _Gathering:
         found = sorted(set(units[3].tolist()), key=lambda d: _place(self._dimensions.names[d]))
         renumbered = np.zeros(max(found, default=0) + 1, np.int32)
         renumbered[found] = np.arange(len(found))
-        scale = self._one_scale(values, units[3])
+        scale, ranges = self._scale(values, units[3])
         return Opinions(
             tuple(who[i] for i in order),
             tuple(_names([who[i] for i in order])),
@@ -286,18 +298,26 @@ class _Gathering:
             renumbered[units[3]],
             values[order] if order != list(range(count)) else values,
             scale,
+            ranges,
         )
 
-    def _one_scale(self, values: Floats, dimension: NDArray[np.int32]) -> tuple[float, float] | None:
-        """The scale that all share; where they do not, every value becomes a share of its own scale, in place."""
+    def _scale(
+        self, values: Floats, dimension: NDArray[np.int32]
+    ) -> tuple[tuple[float, float] | None, dict[str, tuple[float, float]]]:
+        """The scale that all share; where they do not, every value becomes a share of its own scale, in place, and
+        there are the ranges of the dimensions that have one each."""
         scales = set(self._scales.values())
         if len(scales) == 1 or not all(np.isfinite(one).all() and one[1] > one[0] for one in scales):
             (only, *others) = [*scales] or [(np.nan, np.nan)]
-            return only if not others and bool(np.isfinite(only).all()) else None
-        for (opinion, name), (low, high) in self._scales.items():
-            mine = dimension == name
+            return (only if not others and bool(np.isfinite(only).all()) else None), {}
+        by_dimension: dict[str, set[tuple[float, float]]] = {}
+        for (opinion, number), (low, high) in self._scales.items():
+            mine = dimension == number
             values[opinion, mine] = (values[opinion, mine] - low) / (high - low)
-        return None
+            by_dimension.setdefault(self._dimensions.names[number], set()).add((low, high))
+        return None, {
+            name: min(by_dimension[name]) for name in sorted(by_dimension, key=_place) if len(by_dimension[name]) == 1
+        }
 
 
 def _neighbours(keys: tuple[Codes, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

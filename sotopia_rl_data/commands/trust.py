@@ -133,6 +133,8 @@ def _agreement(found: Agreement, measure: str, against: str | None) -> None:
     units = (
         "levels" if found.scale else "shares of each scale" if any(one.judge for one in found.opinions) else "reward"
     )
+    if found.ranges:
+        units = f"levels on {', '.join(found.ranges)}, else in {units}"
     drawn = f"; in brackets, {found.level:.0%} intervals from {found.resamples:,} draws of episodes" * bool(
         found.resamples
     )

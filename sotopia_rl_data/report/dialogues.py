@@ -47,7 +47,7 @@ def dialogues(version: Version, made: Opinions | None, utterances: int, seed: in
         "shown": {"episodes": len(episodes.ids), "of": total},
         "dimensions": dimensions,
         "opinions": list(made.names) if made is not None else [],
-        "scale": made.scale if made is not None else None,
+        "scales": [made.scale or made.ranges.get(name) if made is not None else None for name in dimensions],
         "actions": list(ACTION_TYPES),
         "environments": episodes.environments,
         "names": episodes.names,
@@ -211,7 +211,7 @@ def _opinions(made: Opinions | None, dimensions: Sequence[str], keys: Mapping[Ke
                 continue
             place = dimensions.index(name)
             for opinion, value in enumerate(made.values[:, unit]):
-                said[opinion][place][row] = _short(float(value))
+                said[opinion][place][row] = _short(made.level(int(made.dimension[unit]), float(value)))
             if not np.isnan(spread[unit]):
                 total[row] += spread[unit]
                 many[row] += 1

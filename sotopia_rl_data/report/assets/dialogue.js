@@ -52,15 +52,15 @@ function turn(i, open) {
 // What each opinion says of each dimension, and what became of it.
 function opinions(i) {
   const found = document.createDocumentFragment();
-  const level = (value) => {
+  const level = (value, scale) => {
     if (!isNumber(value)) return '–';
-    if (!D.scale) return short(value, 2);
-    const width = ((value - D.scale[0]) / (D.scale[1] - D.scale[0])) * 100;
+    if (!scale) return short(value, 2);
+    const width = ((value - scale[0]) / (scale[1] - scale[0])) * 100;
     return el('span', { class: 'level' }, el('i', { vars: { '--w': `${width}%` } }), String(+value.toFixed(3)));
   };
   found.append(el('table', {},
     el('tr', {}, el('th', {}, 'dimension'), D.opinions.map((name) => el('th', {}, name)), el('th', { class: 'num' }, 'as attributed'), el('th', { class: 'num' }, 'normalised')),
-    D.dimensions.map((name, d) => el('tr', {}, el('td', {}, words(name)), D.opinions.map((_, o) => el('td', {}, level(U.said[o][d][i]))),
+    D.dimensions.map((name, d) => el('tr', {}, el('td', {}, words(name)), D.opinions.map((_, o) => el('td', {}, level(U.said[o][d][i], D.scales[d]))),
       el('td', { class: 'num' }, short(U.raw[d][i], 2)), el('td', { class: 'num' }, short(U.norm[d][i], 3))))));
   found.append(el('p', { class: 'muted' }, `reward ${short(U.reward[i], 4)}${isNumber(U.spread[i]) ? `, spread of the opinions’ rewards ${short(U.spread[i])}` : ''}`));
   for (const [dimension, judge, reason] of D.lost[i] || []) {
