@@ -2,12 +2,13 @@
 
 A row names an episode, an agent of it, one of its turns, or one of its dimensions: each further column narrows it, an
 empty cell does not. Questions are asked whole: one that is about several turns is asked where any of them is named.
+What a named number is a difference to goes with it: a baseline, and of progress the agent's turn before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from labelers.judge import Question, Slot
@@ -35,8 +36,10 @@ class Only:
 
     def wants(self, question: Question) -> bool:
         """Whether the question is about anything that is named."""
-        episode = question.episode.episode_id
-        return any(self._names(episode, slot) for slot in question.slots.values())
+        slots = list(question.slots.values())
+        if question.measure == "progress":
+            slots += [replace(slot, turn=later) for slot in slots if (later := _next(question, slot)) is not None]
+        return any(self._names(question.episode.episode_id, slot) for slot in slots)
 
     def _names(self, episode: str, slot: Slot) -> bool:
         """A baseline goes with any turn of its agent."""
@@ -51,6 +54,12 @@ class Only:
             for turn in (None, slot.turn)
             for name in (None, slot.dimension)
         )
+
+
+def _next(question: Question, slot: Slot) -> int | None:
+    """The turn in which the slot's agent acts next; None after its last."""
+    later = (turn.turn for turn in question.episode.turns if turn.agent == slot.agent and turn.turn > slot.turn)
+    return min(later, default=None)
 
 
 def read(path: Path, dimensions: Sequence[str] = ()) -> Only:

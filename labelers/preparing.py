@@ -116,6 +116,15 @@ def check_untaken(
         )
 
 
+def check_named(plan: Plan, calls: int) -> None:
+    """Raises UsageError where `only` leaves nothing to ask of anybody, so that all there is would have no reward."""
+    if plan.only is not None and plan.judges and not calls:
+        raise UsageError(
+            "The list of --only names nothing that is asked about here.",
+            'compare it with: sotopia-rl-data query REF "SELECT episode_id, agents, scores FROM episodes"',
+        )
+
+
 def _recipe(schema: Schema, preset: str | None, evaluator: str | None, own: Sequence[str]) -> Recipe:
     """The preset's recipe, reading this schema's attributions; without a preset, the default one's with its rule, and
     `own` dimensions, where the schema has some, weighed alike."""

@@ -25,7 +25,7 @@ from labelers.costs import bill_of, capped, check_budget
 from labelers.judge import Judge
 from labelers.judges.batches import check_batches
 from labelers.plan import Plan, episodes_of, size
-from labelers.preparing import check_untaken, prepare, with_episodes
+from labelers.preparing import check_named, check_untaken, prepare, with_episodes
 from labelers.reading import Tally, rows_of
 from labelers.report import LabelReport, cold, provenance, remarks, report
 from sotopia_rl_data.asking.batch.run import Batching
@@ -125,6 +125,7 @@ def label(
     with store.stage(name) as stage, Ledger(kept_in) as kept:
         run = _Run(plan, parent, kept, stage)
         counted = size(plan, run.episodes())
+        check_named(plan, counted.calls)
         check_untaken(store, f"{name}@{version}", plan, kept, run.episodes, price_list, retry_failed)
         asking = run.asking()
         how: dict[str, Any] = {"retry_failed": retry_failed, "concurrency": concurrency, "pacing": pacing}

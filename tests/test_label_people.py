@@ -203,6 +203,24 @@ def test_a_baseline_goes_with_any_turn_of_its_agent(store: Store, tmp_path: Path
     assert done.rewarded == 1
 
 
+def test_a_step_of_progress_is_asked_for_with_the_turn_that_it_begins_at(store: Store, tmp_path: Path):
+    put(store, [BOAT])
+    path = listed(tmp_path, "episode_id,agent,turn\nboat,a,4\n")
+    done = label(store, "lab/episodes", judges=["lexical"], schema="goal-progress", only=path, ask="packed")
+    asked = {(r["agent"], r["turn"]) for r in rows(done.version, "attributions", store)}
+    assert asked == {("a", -1), ("b", -1), ("a", 2), ("a", 4)}  # a packed baseline is everybody's
+    rewarded = {(r["agent"], r["turn"]) for r in rows(done.version, "rewards", store) if r["reward"] is not None}
+    assert rewarded == {("a", 4)}
+
+
+@pytest.mark.parametrize("text", ["episode_id\nnone-of-that-name\n", "episode_id,agent,turn\nboat,a,1\n"])
+def test_a_list_that_names_nothing_there_is_a_sentence_and_no_empty_version(store: Store, tmp_path: Path, text: str):
+    put(store, [BOAT])
+    with pytest.raises(UsageError, match="names nothing that is asked about here"):
+        label(store, "lab/episodes", judges=[Highest()], only=listed(tmp_path, text))
+    assert store.names() == ["lab/episodes"]
+
+
 @pytest.mark.parametrize(
     ("text", "error", "said"),
     [
