@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from labelers import only as listed
@@ -54,9 +54,20 @@ def write_template(
     plan = Plan(chosen, asked, evaluator or "", scale=scale, only=wanted)
     version, plan = with_episodes(plan, store, source)
     files = [path for paths in version.files("episodes").values() for path in paths]
-    drawn = [question for episode in episodes_of(files) for question in plan.questions(episode)]
-    random.Random(seed).shuffle(drawn)
-    return _write(out, plan, drawn[:questions])
+    return _write(out, plan, _drawn(lambda: _questions(plan, files), seed, questions))
+
+
+def _questions(plan: Plan, files: Sequence[Path]) -> Iterator[Question]:
+    return (question for episode in episodes_of(files) for question in plan.questions(episode))
+
+
+def _drawn(every: Callable[[], Iterable[Question]], seed: int, wanted: int | None) -> list[Question]:
+    """So many of the questions, or all, in random order. They are made twice: there may be too many to hold."""
+    order = list(range(sum(1 for _ in every())))
+    random.Random(seed).shuffle(order)
+    places = {number: place for place, number in enumerate(order[:wanted])}
+    found = {places[number]: question for number, question in enumerate(every()) if number in places}
+    return [found[place] for place in sorted(found)]
 
 
 def _write(out: Path, plan: Plan, drawn: Sequence[Question]) -> int:

@@ -124,7 +124,7 @@ def test_a_changed_annotation_is_read_anew_and_several_people_are_several_judges
     [
         ("episode_id,agent,turn,dimension\n", "has no column raw"),
         ("episode_id,agent,turn,dimension,raw\ne,a,0,goal,\n", "holds no annotation yet"),
-        ("episode_id,agent,turn,dimension,raw\ne,a,0,goal,2.5\n", "2: invalid literal"),
+        ("episode_id,agent,turn,dimension,raw\ne,a,0,goal,2.5\n", "2: '2.5' is not a whole number"),
         ("episode_id,agent,turn,dimension,raw\ne,a,0,gaol,2\n", "'gaol' is not a SOTOPIA-EVAL dimension"),
         ("episode_id,agent,turn,dimension,raw\ne,a,0,goal,2\ne,a,0,goal,3\n", "says something else"),
     ],

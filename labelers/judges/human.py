@@ -61,10 +61,10 @@ def _annotations(path: Path, rows: Iterable[Row], dimensions: Sequence[str]) -> 
             continue
         try:
             name = full_name(row["dimension"], dimensions)
-            key = (row["episode_id"], row["agent"], int(row["turn"]), name)
-            raw = int(row["raw"])
-        except (ValueError, UsageError) as wrong:
-            raise InputError(f"{path}:{line}: {_odd(wrong)}.", "write whole numbers on the scale") from wrong
+            key = (row["episode_id"], row["agent"], _whole(row["turn"]), name)
+            raw = _whole(row["raw"])
+        except UsageError as wrong:
+            raise InputError(f"{path}:{line}: {wrong.message}", wrong.mend) from wrong
         if said.setdefault(key, raw) != raw:
             raise InputError(f"{path}:{line} says something else than an earlier row.", "keep one of them")
     if not said:
@@ -72,8 +72,11 @@ def _annotations(path: Path, rows: Iterable[Row], dimensions: Sequence[str]) -> 
     return said
 
 
-def _odd(wrong: Exception) -> str:
-    return wrong.message.rstrip(".") if isinstance(wrong, UsageError) else str(wrong)
+def _whole(cell: str) -> int:
+    try:
+        return int(cell)
+    except ValueError:
+        raise UsageError(f"{cell!r} is not a whole number.", "write turns and levels as whole numbers") from None
 
 
 def _filled(root: answers.Json, schema: answers.Json, path: answers.Path, said: Mapping[answers.Path, int]) -> Any:
