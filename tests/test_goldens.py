@@ -1,4 +1,8 @@
-"""Goldens: the text of every judge prompt, frozen with its hash, so that no wording changes unnoticed.
+"""Goldens: every judge prompt is frozen, as text or by its hash, so that no wording changes unnoticed.
+
+Schema by schema: the text for the boat on the scale of 3, and hashes on every scale. What the boat lacks (private
+turns, lost ones, an agent that never acts …) stands in one prompt about an odd episode; second tries, and the answer
+schema in words for servers that take none, have a file of their own.
 
 A version of a schema has one wording for good. To change it: write new files (`labelers/prompts/NAME.v2.txt`), raise
 the schema's `version`, then run `python tests/test_goldens.py`: it adds what is new and changes nothing that is there.
@@ -15,15 +19,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from label_toys import BOAT, BY
+from label_toys import BOAT, BY, ODD
 
 from labelers.attribution import BUILTINS, phrasing, rubric, rubric_file, schema
 from labelers.evaluation.sotopia_eval import SOTOPIA_EVAL
+from labelers.judge import Question
+from labelers.judges.sending import request_of
+from labelers.repairing import follow_up
+from sotopia_rl_data.asking.request import Reply, Target
+from sotopia_rl_data.asking.schemas import with_schema_in_words
+from sotopia_rl_data.schema import Message
 
 GOLDENS = Path(__file__).parent / "goldens"
 HASHES, FILES = GOLDENS / "wordings.txt", GOLDENS / "files.txt"
 EXAMPLE = Path(__file__).parents[1] / "examples" / "rubric.yaml"
-SCALES = (3, 5, 10)
+SCALES, WAYS = (3, 5, 10), ("per-dimension", "packed")
 TURNWISE = ("online", "progress", "quality", "response", "score")
 JUDGED = [name for name in BUILTINS if schema(name).needs_judge]
 
@@ -35,19 +45,28 @@ def rendered(asks: Any, how: Any, scale: int) -> str:
     dimensions = getattr(one, "dimensions", ())[:2] or ("relationship", "goal")
     questions = list(one.questions(BOAT, dimensions, BY, how, scale))
     second = [q for q in questions[1:] if {(s.agent, s.turn) for s in q.slots.values()} == {("a", 2)}]
-    parts = []
-    for question in [questions[0], *second[:1]]:
-        parts += [f"===== {message['role']}\n{message['content']}" for message in question.messages]
-        parts += ["===== answer schema", json.dumps(question.answer_schema, indent=1)]
-    return "\n".join([*parts, ""])
+    return "".join(map(sent, [questions[0], *second[:1]]))
+
+
+def sent(question: Question) -> str:
+    """One question as text."""
+    parts = [message_text(message) for message in question.messages]
+    return "\n".join([*parts, "===== answer schema", json.dumps(question.answer_schema, indent=1), ""])
+
+
+def message_text(message: Message) -> str:
+    return f"===== {message['role']}\n{message['content']}"
 
 
 def wordings() -> Iterator[str]:
-    """A line for each schema and scale: its version and the hash of its wording."""
+    """For each schema and scale its version and the hash of its wording, and those of the prompts made from it."""
     for name in JUDGED:
         for scale in SCALES:
             one = schema(name)
             yield f"{name} v{one.version} scale {scale} {one.wording_sha256(scale)}"
+            for how in WAYS:
+                text = rendered(name, how, scale)
+                yield f"{name} v{one.version} {how} scale {scale} {hashlib.sha256(text.encode()).hexdigest()}"
     example = schema(f"rubric:{EXAMPLE}")
     yield f"{example.id} v{example.version} {example.wording_sha256()}"
     yield f"{SOTOPIA_EVAL.id} v{SOTOPIA_EVAL.version} {SOTOPIA_EVAL.wording_sha256()}"
@@ -55,15 +74,30 @@ def wordings() -> Iterator[str]:
 
 def files() -> Iterator[tuple[Path, str]]:
     for name in JUDGED:
-        for how in ("per-dimension", "packed"):
+        for how in WAYS:
             for scale in SCALES if name == "direct" else (3,):
                 yield GOLDENS / f"{name}.v{schema(name).version}.{how}.scale-{scale}.txt", rendered(name, how, scale)
     for shows in ("history", "reply", "episode"):
         asks = rubric.schema_of(replace(rubric_file.read(EXAMPLE), shows=shows))  # type: ignore[arg-type]
         yield GOLDENS / f"rubric.v{asks.version}.{shows}.txt", rendered(asks, "packed", 3)
-    for how in ("per-dimension", "packed"):
+    for how in WAYS:
         path = GOLDENS / f"{SOTOPIA_EVAL.id}.v{SOTOPIA_EVAL.version}.{how}.txt"
         yield path, rendered(SOTOPIA_EVAL, how, 3)
+    direct = schema("direct")
+    (odd,) = direct.questions(ODD, ("goal", "secret"), BY, "packed", 3)
+    yield GOLDENS / f"direct.v{direct.version}.odd.txt", sent(odd)
+    yield GOLDENS / "second-try.v1.txt", second_try()
+    (asked, *_) = direct.questions(BOAT, ("goal",), BY, "per-dimension", 3)
+    in_words = with_schema_in_words([{"role": "user", "content": "(The question.)"}], asked.answer_schema)
+    yield GOLDENS / "in-words.v1.txt", "\n".join([*map(message_text, in_words), ""])
+
+
+def second_try() -> str:
+    """What is said after an answer that cannot be used."""
+    (question, *_) = schema("direct").questions(BOAT, ("goal",), BY, "per-dimension", 3)
+    asked = request_of(question, Target("openai", "m"))
+    told = [follow_up(asked, Reply(text), "the answer is empty") for text in ("", "All of them mattered.")]
+    return "\n".join([*(message_text(one) for again in told if again for one in again.messages[4:]), ""])
 
 
 @pytest.mark.parametrize(
