@@ -87,6 +87,48 @@ print(json.dumps([titles, files, ours.score("hi", "hello"), stock_score, ours.id
     assert str(walked["root"]) not in json.dumps(run) + card
 
 
+def test_policies_are_of_the_revisions_that_were_named_and_so_is_what_they_are_kept_near(
+    walked: dict[str, Any], plain_hub: Any
+):
+    """On v1.0.0 of the data after v1.1.0 is out, and from v1.0.0 of a policy whose repository has moved on.
+
+    A step of no size leaves the policy what it was: its divergence from the reference is nil if that is the same
+    revision. An adapter names the commit of its base, which is where it is loaded from.
+    """
+    repo, root = walked["repo"], walked["root"]
+    code = f"""
+import json
+from pathlib import Path
+from huggingface_hub import HfApi
+from trainers.commands import release, train_grpo, train_rm, train_sft
+from trainers.reward_model import RewardModel
+from trainers.tiny import make_tiny
+repo, root, quiet = {repo!r}, Path({str(root)!r}), ["disable_tqdm=true"]
+options = dict(preset="tiny", store=str(root / "fresh"))
+sft = train_sft(repo + "@v1.0.0", str(root / "model"), root / "sft", settings=[*quiet, "adapter=none"], **options)
+policy = repo + "-sft@" + release(root / "sft", repo + "-sft")["version"]
+adapted = train_rm(repo + "@v1.0.0", policy, root / "adapted", settings=[*quiet, "adapter=lora"], **options)
+scores = [RewardModel.load(root / "adapted").score("hi", "hello")]
+other = make_tiny(root / "other-weights", hidden=32, layers=2, seed=8) / "model.safetensors"
+HfApi().upload_file(path_or_fileobj=str(other), path_in_repo="model.safetensors", repo_id=repo + "-sft")
+scores.append(RewardModel.load(root / "adapted").score("hi", "hello"))
+near = [*quiet, "adapter=none", "beta=0.1", "learning_rate=0", "max_steps=1"]
+grpo = train_grpo(repo + "@v1.0.0", policy, root / "grpo", reward_model=repo + "-rm@v1.0.0", settings=near, **options)
+rows = [json.loads(line) for line in (root / "grpo" / "metrics.jsonl").read_text().splitlines()]
+base = json.loads((root / "adapted" / "adapter_config.json").read_text())["revision"]
+commit = HfApi().model_info(repo + "-sft", revision="v1.0.0").sha
+print(json.dumps([sft, adapted, grpo, [row["kl"] for row in rows if "kl" in row], scores, base, commit]))
+"""
+    sft, adapted, grpo, divergence, scores, base, commit = plain_hub.run.python(code)
+    for record in (sft, adapted, grpo):
+        assert record["dataset"]["version"] == "v1.0.0"
+        assert record["dataset"]["commit"] == plain_hub.tags(repo)["v1.0.0"]
+    assert grpo["reward_model"]["identity"] == f"{repo}-rm@{walked['rm']['release']['commit']}"
+    assert divergence == [pytest.approx(0.0, abs=1e-8)]
+    assert base == commit
+    assert scores[0] == scores[1]
+
+
 def release(run: Path, name: str, more: str = "") -> str:
     """A script that publishes the run's model."""
     return f"""
@@ -136,7 +178,9 @@ def test_the_whole_pipeline_names_every_step_by_id(plain_hub: Any, tmp_path: Pat
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert "lab/policy@v1.0.0 loads with transformers" in done.stdout
-    record = json.loads((tmp_path / "grpo" / "run.json").read_text())
+    sft, rm, record = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("sft", "rm", "grpo"))
+    assert sft["dataset"] == rm["dataset"] == record["dataset"]
+    assert (record["dataset"]["version"], len(record["dataset"]["commit"])) == ("v1.0.0", 40)
     assert record["model"] == "lab/policy-sft@v1.0.0"
     assert record["reward_model"]["identity"].startswith("lab/reward-model@")
     assert record["dataset"]["name"] == "lab/rewards"

@@ -48,8 +48,8 @@ class Common:
     dtype: str = field(default="auto", metadata={"help": "auto, float32, bfloat16 or float16: the weights as loaded."})
     preset: str | None = None
     resume: bool = field(default=False, metadata={"help": "Go on from the newest checkpoint in the output folder."})
+    restore_callback_states_from_checkpoint: bool = True  # a resumed run's patience goes on where it was
     log_level: str = "warning"
-    patience: int | None = field(default=None, metadata={"help": "Stop after this many evaluations without a gain."})
     bf16: bool | None = None  # None: where the accelerator has it
 
     def __post_init__(self) -> None:
@@ -90,6 +90,7 @@ class RMConfig(Common, TrainingArguments):
     greater_is_better: bool | None = None  # None: as the metric has it
     logging_steps: float = 10
     remove_unused_columns: bool = False
+    patience: int | None = field(default=None, metadata={"help": "Stop after this many evaluations without a gain."})
     resamples: int = field(default=200, metadata={"help": "Bootstrap resamples for each interval; 0: no intervals."})
 
     def __post_init__(self) -> None:
@@ -111,6 +112,7 @@ class PolicySFTConfig(Common, SFTConfig):
     save_total_limit: int | None = 2
     load_best_model_at_end: bool = True
     metric_for_best_model: str | None = "loss"
+    patience: int | None = field(default=None, metadata={"help": "Stop after this many evaluations without a gain."})
 
 
 @dataclass
@@ -194,7 +196,7 @@ def one_of(what: str, value: str, allowed: Sequence[str]) -> None:
 ALWAYS = (
     "learning_rate", "lr_scheduler_type", "num_train_epochs", "per_device_train_batch_size",
     "gradient_accumulation_steps", "adapter", "max_length", "beta", "loss_type", "temperature", "num_generations",
-    "max_completion_length", "format_weight",
+    "max_prompt_length", "max_completion_length", "format_weight", "truncated_reward",
 )  # fmt: skip
 
 

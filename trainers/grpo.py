@@ -14,7 +14,7 @@ from trl import GRPOTrainer
 
 from sotopia_rl_data.errors import InputError, UsageError
 from trainers.config import PolicyGRPOConfig
-from trainers.modeling import check_adapter, check_one_gpu, settings_told, split_revision, told
+from trainers.modeling import check_adapter, check_one_gpu, lies_in, settings_told, split_revision, told
 from trainers.policies import Dialogues, load_causal
 from trainers.reward_model import RewardModel
 from trainers.rewarding import ModelReward, Reward, named_rewards, valid_action
@@ -23,7 +23,7 @@ from trainers.rewarding import ModelReward, Reward, named_rewards, valid_action
 def load_policy(config: PolicyGRPOConfig) -> tuple[Any, Any]:
     """The policy, and the LoRA configuration that it still has to be wrapped with (None: it is as it should be)."""
     if config.policy_adapter is None:
-        return load_causal(config), config.lora().config("CAUSAL_LM")
+        return _policy_of_its_own(config)
     if config.adapter == "none":
         raise UsageError(
             "Every weight is to be trained, but the policy starts from an adapter.",
@@ -36,6 +36,15 @@ def load_policy(config: PolicyGRPOConfig) -> tuple[Any, Any]:
     base = load_causal(config)
     with told(config.policy_adapter):
         return PeftModel.from_pretrained(base, adapter, revision=revision, is_trainable=True), None
+
+
+def _policy_of_its_own(config: PolicyGRPOConfig) -> tuple[Any, Any]:
+    """A policy that starts from no adapter. TRL loads the reference by the name that the policy has, and without its
+    revision: the name is that of the folder in which this revision lies."""
+    policy, lora = load_causal(config), config.lora().config("CAUSAL_LM", config.model)
+    if lora is None:
+        policy.config._name_or_path = str(lies_in(config.model))
+    return policy, lora
 
 
 def rewards_of(config: PolicyGRPOConfig, tokenizer: Any, model: RewardModel) -> tuple[list[Reward], list[float]]:

@@ -26,14 +26,22 @@ class Adapter:
     dropout: float = 0.0
     targets: Sequence[str] | str = "all-linear"
 
-    def config(self, task: str) -> Any:
-        """PEFT's LoraConfig for `task` ("SEQ_CLS" keeps the score head in the adapter by itself), or None."""
+    def config(self, task: str, base: str) -> Any:
+        """PEFT's LoraConfig for `task` ("SEQ_CLS" keeps the score head in the adapter by itself), or None.
+
+        It names the commit of `base` (DIR, id or id@revision), which was loaded: what the adapter fits.
+        """
         from peft import LoraConfig
 
         if self.kind == "none":
             return None
         return LoraConfig(
-            task_type=task, r=self.r, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=self.targets
+            task_type=task,
+            r=self.r,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=self.targets,
+            revision=None if Path(split_revision(base)[0]).is_dir() else lies_in(base).name,
         )
 
 
@@ -43,6 +51,14 @@ def split_revision(name: str) -> tuple[str, str | None]:
         return name, None
     model, _, revision = name.rpartition("@")
     return model, revision
+
+
+def lies_in(model: str) -> Path:
+    """The folder of a model that was loaded: its own, or the Hub's snapshot, whose name is the commit."""
+    from transformers.utils import cached_file
+
+    name, revision = split_revision(model)
+    return Path(name) if Path(name).is_dir() else Path(str(cached_file(name, "config.json", revision=revision))).parent
 
 
 @contextmanager

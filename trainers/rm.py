@@ -58,7 +58,7 @@ def load_model(config: RMConfig, prepared: Prepared) -> nn.Module:
     model.config.label2id = {t: i for i, t in enumerate(prepared.head.targets)}
     setattr(model.config, KEY, prepared.head.to_config())
     attention.attend_as(model, config.attention)
-    lora = config.lora().config("SEQ_CLS")
+    lora = config.lora().config("SEQ_CLS", config.model)
     if lora is None:
         return model
     from peft import get_peft_model, prepare_model_for_kbit_training
@@ -192,7 +192,7 @@ def check_metric(config: RMConfig, targets: Sequence[str]) -> None:
     by_target = [f"{target}_{name}" for target in targets for name in measured] if len(targets) > 1 else []
     if config.load_best_model_at_end:
         wanted = str(config.metric_for_best_model).removeprefix("eval_")
-        one_of("metric_for_best_model", wanted, ["loss", *measured, *by_target])
+        one_of("metric_for_best_model", wanted, [*measured, *by_target])
 
 
 def build_trainer(
@@ -212,7 +212,7 @@ def build_trainer(
                 "Packed and plain scores differ (%.2g of their range): going on with one row an utterance.", gap
             )
             packed, rows = False, training_rows(prepared, config, False)
-    stop = [EarlyStoppingCallback(config.patience)] if config.patience else []
+    stop = [EarlyStoppingCallback(config.patience)] if config.patience and config.eval_strategy != "no" else []
     with settings_told():
         trainer = RewardTrainer(
             model=model,

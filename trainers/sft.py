@@ -13,7 +13,7 @@ from typing import Any
 from transformers import EarlyStoppingCallback
 from trl import SFTTrainer
 
-from trainers.config import PolicySFTConfig
+from trainers.config import PolicySFTConfig, one_of
 from trainers.modeling import check_one_gpu, settings_told
 from trainers.policies import Dialogues, load_causal
 
@@ -22,7 +22,9 @@ def build_trainer(
     config: PolicySFTConfig, found: Dialogues, tokenizer: Any, callbacks: Sequence[Any] = ()
 ) -> SFTTrainer:
     """TRL's trainer over the train and validation rows. Raises NotFound, UsageError."""
-    stop = [EarlyStoppingCallback(config.patience)] if config.patience else []
+    if config.load_best_model_at_end:  # the one metric that TRL hands to what chooses the best
+        one_of("metric_for_best_model", str(config.metric_for_best_model).removeprefix("eval_"), ["loss"])
+    stop = [EarlyStoppingCallback(config.patience)] if config.patience and config.eval_strategy != "no" else []
     model = load_causal(config)
     check_one_gpu(config)
     with settings_told():
@@ -32,6 +34,6 @@ def build_trainer(
             train_dataset=found.splits["train"],
             eval_dataset=found.splits.get("validation"),
             processing_class=tokenizer,
-            peft_config=config.lora().config("CAUSAL_LM"),
+            peft_config=config.lora().config("CAUSAL_LM", config.model),
             callbacks=[*stop, *callbacks],
         )
