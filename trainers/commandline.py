@@ -59,7 +59,7 @@ def train() -> None:
 @_shared
 @click.option("--targets", metavar="D,…", help="One head a dimension, as in goal,relationship,knowledge.")
 @click.option("--packing", type=click.Choice(["auto", "tree", "none"]), help="Share prefixes within an episode-agent.")
-def rm(store: Store, as_json: bool, output: Path | None, targets: str | None, **options: Any) -> None:
+def rm(store: Store, as_json: bool, output: Path | None, **options: Any) -> None:
     """A reward model that regresses `reward` by mean squared error (Sotopia-RL, Eq. 5).
 
     \b
@@ -68,7 +68,6 @@ def rm(store: Store, as_json: bool, output: Path | None, targets: str | None, **
     """
     from trainers.commands import train_rm
 
-    options["targets"] = targets.split(",") if targets else None
     _run(train_rm, "rm", store, as_json, output, options)
 
 

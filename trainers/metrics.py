@@ -16,7 +16,8 @@ from sotopia_rl_data import statistics as stats
 
 Floats = NDArray[np.float64]
 
-WITH_INTERVAL = ("mse", "spearman", "pair_accuracy")
+# Not the calibration error: resampling makes it larger, and its interval would lie beside it.
+WITH_INTERVAL = ("mse", "mae", "r2", "pearson", "spearman", "pair_accuracy")
 
 
 def statistics_of(groups: Sequence[Any]) -> dict[str, Callable[..., float | None]]:
@@ -42,8 +43,8 @@ def reward_metrics(
     resamples: int = 200,
     seed: int = 0,
 ) -> dict[str, float]:
-    """All metrics of `predicted` against `actual`; `<metric>_low`, `<metric>_high` (95 %) of three of them; and each
-    metric of every baseline as `<baseline>_<metric>`."""
+    """All metrics of `predicted` against `actual`; `<metric>_low`, `<metric>_high` (95 %) of WITH_INTERVAL; and
+    each metric of every baseline as `<baseline>_<metric>`."""
     x, y = np.asarray(predicted, dtype=np.float64), np.asarray(actual, dtype=np.float64)
     functions = statistics_of(episodes)
     found: dict[str, float | None] = {name: f(x, y) for name, f in functions.items()}

@@ -55,7 +55,7 @@ def check_known(head: RewardHead, rows: Sequence[Example], values: NDArray[np.fl
     lost = ({"train", "validation"} & {r.split for r in rows}) - measured
     if lost:
         raise InputError(
-            f"No utterance of the {lost.pop()} split has all of {', '.join(head.targets)}: nothing is measured.",
+            f"No utterance of the {min(lost)} split has all of {', '.join(head.targets)}: nothing is measured.",
             "name fewer --targets",
         )
 
