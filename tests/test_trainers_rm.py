@@ -75,7 +75,12 @@ def test_a_run_says_what_it_stands_on(full: tuple[Path, dict[str, Any]], store: 
     assert record["rows"] == {"train": 168, "validation": 36, "test": 36}
     assert record["packing"]["rows"] == "tree"
     assert record["config"]["preset"] == "tiny"
-    assert {"mse", "mean_mse", "turn_mse", "spearman_low"} <= record["metrics"]["validation"].keys()
+    names = ("mse", "mae", "r2", "pearson", "spearman", "pair_accuracy", "calibration_error")
+    for split in ("validation", "test"):
+        found = record["metrics"][split]
+        assert {*names, *(f"{baseline}_{name}" for baseline in ("mean", "turn") for name in names[:3])} <= found.keys()
+        for name in names[:-1]:
+            assert found[f"{name}_low"] <= found[name] <= found[f"{name}_high"]
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in lines if "loss" in row] == [1, 2]
     assert (out / "metrics.png").read_bytes().startswith(b"\x89PNG")
@@ -185,18 +190,71 @@ def test_resumed_is_uninterrupted(store: Path, tiny: str, tmp_path: Path):
     assert [row["step"] for row in logged(broken)] == [row["step"] for row in logged(tmp_path / "whole")]
 
 
+def test_a_checkpoint_says_what_it_stands_on_and_is_gone_on_from_on_purpose_and_on_the_same_rows(
+    full: tuple[Path, dict[str, Any]], store: Path, tiny: str
+):
+    out, record = full
+    known = json.loads((out / "checkpoint-2" / "run.json").read_text())
+    assert known == {name: record[name] for name in ("kind", "model", "dataset")}
+    with pytest.raises(UsageError, match="has checkpoints of an earlier run") as refused:
+        train(store, tiny, out)
+    assert "--resume" in refused.value.mend
+    with pytest.raises(UsageError, match=r"was trained on toys/rewards@v1\.0\.0") as refused:
+        train(store, tiny, out, "resume=true", ref="toys/rewards")
+    assert "--dataset toys/rewards@v1.0.0" in refused.value.mend
+    assert json.loads((out / "run.json").read_text()) == record
+
+
+def test_what_an_earlier_run_logged_is_not_the_new_ones(tmp_path: Path):
+    from trainers.run import RunFolder
+
+    folder = RunFolder(tmp_path)
+    (tmp_path / "completions").mkdir()
+    for until, left in ((1, [0, 1]), (0, [])):
+        (tmp_path / "metrics.jsonl").write_text("".join(f'{{"step": {step}}}\n' for step in range(3)))
+        for step in range(1, 3):
+            (tmp_path / "completions" / f"completions_{step:05d}.parquet").touch()
+        folder.keep_until(until)
+        assert [row["step"] for row in folder.metrics()] == left
+        assert len(list((tmp_path / "completions").iterdir())) == until
+
+
+def test_patience_is_of_no_account_where_nobody_looks(tmp_path: Path):
+    """As `--preset default --set eval_strategy=no` has it."""
+    from trainers.config import configure
+    from trainers.data import load_examples
+    from trainers.prepare import prepare
+    from trainers.rm import build_trainer, load_model
+
+    options = {
+        "model": toy_model(tmp_path / "model"),
+        "output_dir": str(tmp_path / "out"),
+        "use_cpu": True,
+        "bf16": False,
+    }
+    config = configure("rm", preset="default", options=options, settings=["eval_strategy=no", "max_steps=1"])
+    prepared = prepare(load_examples(make_dataset(tmp_path), store=tmp_path), config)
+    build_trainer(config, prepared, load_model(config, prepared)).train()
+
+
 def test_the_best_checkpoint_is_kept_and_training_stops_when_nothing_gets_better(store: Path, tmp_path: Path):
     """A learning rate that first helps and then breaks everything: the best step is neither the last nor lost."""
     model = toy_model(tmp_path / "model")
     settings = ("max_steps=60", "eval_steps=4", "save_steps=4", "learning_rate=0.02", "lr_scheduler_type=constant")
     wide = ("per_device_train_batch_size=16", "per_device_eval_batch_size=64", "patience=2", "resamples=0")
-    record = train(store, model, tmp_path / "out", *settings, *wide)
+    settings = (*settings, *wide, "save_total_limit=20")
+    record = train(store, model, tmp_path / "out", *settings)
     rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     held_out = {row["step"]: row["eval_mse"] for row in rows if "eval_mse" in row}
     best = min(held_out, key=lambda step: held_out[step])
     assert record["best"] == {"metric": "mse", "value": held_out[best], "step": best}
     assert max(held_out) == best + 2 * 4 < 60  # two evaluations without a gain
     assert record["metrics"]["validation"]["mse"] == held_out[best]
+    shutil.copytree(tmp_path / "out", tmp_path / "broken")
+    shutil.rmtree(tmp_path / "broken" / f"checkpoint-{best + 8}")
+    again = train(store, model, tmp_path / "broken", *settings, "resume=true")  # after one of the two
+    assert (again["best"], again["metrics"]) == (record["best"], record["metrics"])
+    assert [row["step"] for row in logged(tmp_path / "broken")] == [row["step"] for row in logged(tmp_path / "out")]
     from trainers.data import load_examples
 
     model, rows_of = RewardModel.load(tmp_path / "out"), load_examples("toys/rewards@v1.0.0", store=store)
@@ -291,7 +349,7 @@ def test_an_architecture_that_cannot_be_packed_trains_plainly(store: Path, tmp_p
     reward = stock_score(stock, tmp_path / "out")[0] * ours.head.std[0] + ours.head.mean[0]
     assert ours.score_batch([(PROMPT, ANSWER), ("hi", "hello")])[0] == pytest.approx(reward, abs=1e-6)
     with pytest.raises(UsageError, match="cannot score several tokens of a row"):
-        train(store, str(tmp_path / "gemma"), tmp_path / "out", "packing=tree")
+        train(store, str(tmp_path / "gemma"), tmp_path / "tree", "packing=tree")
 
 
 def test_its_scores_join_a_dataset_as_one_more_judge(full: tuple[Path, dict[str, Any]], store: Path, tmp_path: Path):

@@ -8,10 +8,12 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sotopia_rl_data.errors import UsageError
+from trainers.run import RunFolder, environment
 
 if TYPE_CHECKING:
     from trainers.data import Examples
@@ -68,18 +70,16 @@ def train_rm(
 
 
 def _train_rm(config: Any) -> dict[str, Any]:
-    from trainers.curves import MetricsFile
     from trainers.modeling import memory_told
     from trainers.prepare import prepare
     from trainers.rm import build_trainer, load_model
-    from trainers.run import RunFolder
 
     started = time.time()
     found = _examples(config, need_reward=True, targets=config.targets)
-    folder = RunFolder(config.output_dir)
+    folder, writers = _opened("rm", config, found)
     prepared = prepare(found, config)
     with memory_told(LOWER.format("row_tokens or per_device_train_batch_size")):
-        trainer = build_trainer(config, prepared, load_model(config, prepared), [MetricsFile(folder)])
+        trainer = build_trainer(config, prepared, load_model(config, prepared), writers)
         outcome = _trained(trainer, config.resume, folder)
         trainer.save_model()
         metrics = {"validation": _held_out(trainer), "test": _evaluate(trainer, prepared, "test")}
@@ -112,22 +112,20 @@ def train_sft(
 
 
 def _train_sft(config: Any) -> dict[str, Any]:
-    from trainers.curves import MetricsFile
     from trainers.data import check_splits
     from trainers.encoding import Encoder, tokenizer_of
     from trainers.modeling import memory_told
     from trainers.policies import dialogues
-    from trainers.run import RunFolder
     from trainers.sft import build_trainer
 
     started = time.time()
     found = _examples(config, need_reward=False)
-    folder = RunFolder(config.output_dir)
+    folder, writers = _opened("sft", config, found)
     tokenizer = tokenizer_of(config)
     fitted = dialogues(found, Encoder(tokenizer, config.max_length), with_completion=True)
     check_splits(found, fitted.splits, config.eval_strategy != "no")
     with memory_told(LOWER.format("per_device_train_batch_size or max_length")):
-        trainer = build_trainer(config, fitted, tokenizer, [MetricsFile(folder)])
+        trainer = build_trainer(config, fitted, tokenizer, writers)
         outcome = _trained(trainer, config.resume, folder)
         trainer.save_model()
         metrics = {"validation": _held_out(trainer)}
@@ -161,25 +159,23 @@ def train_grpo(
 
 
 def _train_grpo(config: Any) -> dict[str, Any]:
-    from trainers.curves import MetricsFile
     from trainers.data import check_splits
     from trainers.encoding import Encoder, tokenizer_of
     from trainers.grpo import build_trainer, check_fits, forget_reference
     from trainers.modeling import memory_told
     from trainers.policies import dialogues
     from trainers.reward_model import RewardModel
-    from trainers.run import RunFolder
 
     started = time.time()
     found = _examples(config, need_reward=False)
-    folder = RunFolder(config.output_dir)
+    folder, writers = _opened("grpo", config, found)
     tokenizer = tokenizer_of(config)
     fitted = dialogues(found, Encoder(tokenizer, config.max_prompt_length), with_completion=False)
     check_splits(found, fitted.splits, config.eval_strategy != "no")
     with memory_told(LOWER.format("per_device_train_batch_size or max_completion_length")):
         judge = RewardModel.load(config.reward_model, device=config.device)
         check_fits(judge, fitted, config.max_completion_length)
-        trainer = build_trainer(config, fitted, tokenizer, judge, [MetricsFile(folder)])
+        trainer = build_trainer(config, fitted, tokenizer, judge, writers)
         outcome = _trained(trainer, config.resume, folder)
         forget_reference(trainer.accelerator.unwrap_model(trainer.model))
         trainer.save_model()
@@ -212,7 +208,6 @@ def release(
 ) -> dict[str, Any]:
     """Publish a run's model on the Hub: one commit, then a tag (see `trainers.release`)."""
     from trainers.release import release_run
-    from trainers.run import RunFolder
 
     released = release_run(run, repo, version=version, private=private, message=message)
     folder = RunFolder.existing(run)
@@ -222,8 +217,6 @@ def release(
 
 def inspect_run(run: str | Path) -> dict[str, Any]:
     """What `train` recorded in the folder `run`, with the last logged metrics. Raises NotFound, InputError."""
-    from trainers.run import RunFolder
-
     folder = RunFolder.existing(run)
     return folder.read() | {"logged": folder.metrics()[-1:]}
 
@@ -264,6 +257,15 @@ def _examples(config: Any, need_reward: bool, targets: Sequence[str] = ()) -> Ex
     )
 
 
+def _opened(kind: str, config: Any, found: Examples) -> tuple[RunFolder, list[Any]]:
+    """The run's folder, free for it or to go on in, and what writes into it while it trains."""
+    from trainers.curves import MetricsFile, Pin
+
+    folder = RunFolder(config.output_dir)
+    folder.check_resumable(config.resume, found.pinned.digest)
+    return folder, [MetricsFile(folder), Pin({"kind": kind, "model": config.model, "dataset": asdict(found.pinned)})]
+
+
 def _outcome(config: Any, trainer: Any, outcome: Any) -> dict[str, Any]:
     """How training went, and which step was kept."""
     best = {"metric": config.metric_for_best_model, "value": trainer.state.best_metric}
@@ -295,7 +297,7 @@ def _evaluate(trainer: Any, prepared: Any, split: str) -> dict[str, float]:
     return _plain(trainer.evaluate(trainer.all_rows[split], metric_key_prefix=split), split)
 
 
-def _trained(trainer: Any, resume: bool, folder: Any) -> Any:
+def _trained(trainer: Any, resume: bool, folder: RunFolder) -> Any:
     """What training gave, from the newest checkpoint where to `resume` is asked for and there is one."""
     from trainers.progress import show_progress
 
@@ -306,10 +308,7 @@ def _trained(trainer: Any, resume: bool, folder: Any) -> Any:
 
 def _common(config: Any, found: Examples, cuts: Cuts, started: float) -> Mapping[str, Any]:
     """What every run's record says."""
-    from dataclasses import asdict
-
     from trainers.config import changed
-    from trainers.run import environment
 
     return {
         "model": config.model,

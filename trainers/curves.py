@@ -1,4 +1,5 @@
-"""What a run logs, as it goes: a line of `metrics.jsonl` each time, and a picture of the curves at the end."""
+"""What a run writes as it goes: a line of `metrics.jsonl` each time, into each checkpoint what it stands on, and a
+picture of the curves at the end."""
 
 from __future__ import annotations
 
@@ -33,6 +34,17 @@ class MetricsFile(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             draw(self.folder)
+
+
+class Pin(TrainerCallback):
+    """Writes `run.json` into each checkpoint: what it was trained from and on, by version, commit and digest."""
+
+    def __init__(self, record: Mapping[str, Any]) -> None:
+        self.record = plain(record)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            RunFolder(Path(args.output_dir) / f"checkpoint-{state.global_step}").write(self.record)
 
 
 def draw(

@@ -15,7 +15,7 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from sotopia_rl_data.errors import InputError, NotFound
+from sotopia_rl_data.errors import InputError, NotFound, UsageError
 
 RUN, METRICS, PLOT = "run.json", "metrics.jsonl", "metrics.png"
 
@@ -82,14 +82,35 @@ class RunFolder:
         return [row for row in map(_line, lines) if row is not None]
 
     def keep_until(self, step: int) -> None:
-        """Forget metrics after `step`: a resumed run writes them again."""
-        kept = [row for row in self.metrics() if row.get("step", 0) <= step]
+        """Forget metrics and completions after `step` (0: all): a resumed run writes them again."""
+        kept = [row for row in self.metrics() if step and row.get("step", 0) <= step]
         (self.path / METRICS).write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        for path in (self.path / "completions").glob("completions_*.parquet"):
+            if int(path.stem.rpartition("_")[2]) > step:
+                path.unlink()
 
     def last_checkpoint(self) -> Path | None:
-        """The newest `checkpoint-N` that is whole, or None."""
-        there = [p for p in self.path.glob("checkpoint-*") if (p / "trainer_state.json").exists()]
+        """The newest `checkpoint-N` that is whole, or None. What is written into one last is its `run.json`."""
+        there = [p for p in self.path.glob("checkpoint-*") if (p / RUN).exists()]
         return max(there, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
+
+    def check_resumable(self, resume: bool, digest: str) -> None:
+        """Raises UsageError where a checkpoint lies here that is not gone on from, or was trained on other rows."""
+        found = self.last_checkpoint()
+        if found is None:
+            return
+        if not resume:
+            raise UsageError(
+                f"{self.path} has checkpoints of an earlier run, and those of a new one would be taken for theirs.",
+                "go on from them: --resume; or name another folder: --out DIR",
+            )
+        stood_on = RunFolder(found).read()["dataset"]
+        if stood_on["digest"] != digest:
+            name = f"{stood_on['name']}@{stood_on['version']}"
+            raise UsageError(
+                f"{found} was trained on {name}, and this run would go on with other rows.",
+                f"name that version: --dataset {name}; or start anew: --out DIR",
+            )
 
 
 def environment() -> dict[str, Any]:
