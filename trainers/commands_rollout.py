@@ -3,7 +3,7 @@ import; the simulator and the run are the core's."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,25 +65,16 @@ _FORMS = (
 @console.store_option
 @console.json_option
 def rollout(
-    scenarios: str,
-    profiles: Path | None,
-    pairs: int | None,
-    layout: str | None,
-    template: Path | None,
-    temperature: float | None,
-    max_tokens: int | None,
-    best_of: int,
-    reward_model: str | None,
     out: str,
     version: str | None,
     concurrency: int | None,
     budget: float | None,
     prices: Path | None,
-    dry_run: bool,
     ledger: Path | None,
+    dry_run: bool,
     store: Store,
     as_json: bool,
-    **played: Any,
+    **planned: Any,
 ) -> None:
     """Self-play: two policies talk in SOTOPIA's environment, hundreds of episodes at once, as a version of episodes.
 
@@ -101,46 +92,55 @@ def rollout(
       sotopia-rl-data rollout --a transformers:./base+./runs/sft --best-of 8 --reward-model ./runs/rm --out lab/best8
     """
     from sotopia_rl_data.refs import check_name
-    from sotopia_rl_data.rollouts.choosing import scenes_of
-    from sotopia_rl_data.rollouts.run import plan_of
     from sotopia_rl_data.rollouts.run import rollout as run
-    from trainers.playing import local_player
 
     check_name(out)
-    chosen, loaded = layout_of(layout, template)
-    sampling = {k: v for k, v in (("temperature", temperature), ("max_tokens", max_tokens)) if v is not None}
-    with _keys_needed(not dry_run):
-        plan = plan_of(
-            scenes_of(scenarios, profiles, pairs),
-            layout=chosen,
-            template=loaded,
-            sampling=sampling or None,
-            best_of=best_of,
-            scorer=_scorer(best_of, reward_model),
-            local=local_player,
-            **played,
-        )
+    plan = _plan(keys_needed=not dry_run, **planned)
     if dry_run:
         _dry_run(plan, prices, ledger or store.root / ".ledger", as_json)
         return
+    options: dict[str, Any] = {"version": version, "concurrency": concurrency, "budget": budget, "prices": prices}
     with console.progress("playing", "episode") as advance:
-        report = run(
-            store,
-            plan,
-            out,
-            version=version,
-            concurrency=concurrency,
-            budget=budget,
-            prices=prices,
-            ledger=ledger,
-            progress=advance,
-        )
+        report = run(store, plan, out, ledger=ledger, progress=advance, **options)
     if as_json:
         console.emit_json(report.as_dict())
     else:
         _played(report)
     if report.failures:
         click.get_current_context().exit(console.WITH_FAILURES)
+
+
+def _plan(
+    scenarios: str,
+    profiles: Path | None,
+    pairs: int | None,
+    layout: str | None,
+    template: Path | None,
+    temperature: float | None,
+    max_tokens: int | None,
+    best_of: int,
+    reward_model: str | None,
+    keys_needed: bool,
+    **played: Any,
+) -> Plan:
+    """What the options say is to be played, by whom and how."""
+    from sotopia_rl_data.asking.transport import nobody_is_asked
+    from sotopia_rl_data.rollouts.choosing import scenes_of
+    from sotopia_rl_data.rollouts.run import plan_of
+    from trainers.playing import local_player
+
+    chosen, loaded = layout_of(layout, template)
+    with nullcontext() if keys_needed else nobody_is_asked():
+        return plan_of(
+            scenes_of(scenarios, profiles, pairs),
+            layout=chosen,
+            template=loaded,
+            sampling=asking.sampling_of(temperature, max_tokens),
+            best_of=best_of,
+            scorer=_scorer(best_of, reward_model),
+            local=local_player,
+            **played,
+        )
 
 
 def _scorer(best_of: int, reward_model: str | None) -> Any:
@@ -151,12 +151,6 @@ def _scorer(best_of: int, reward_model: str | None) -> Any:
     from trainers.playing import RewardScorer
 
     return RewardScorer(reward_model)
-
-
-def _keys_needed(needed: bool) -> AbstractContextManager[None]:
-    from sotopia_rl_data.asking.transport import nobody_is_asked
-
-    return nullcontext() if needed else nobody_is_asked()
 
 
 def _dry_run(plan: Plan, prices: Path | None, ledger: Path, as_json: bool) -> None:
