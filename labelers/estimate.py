@@ -27,6 +27,7 @@ from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.prices import NOTHING, Prices, load
 from sotopia_rl_data.asking.progress import Outcome
 from sotopia_rl_data.asking.request import Request, Usage
+from sotopia_rl_data.asking.tokens import limit_in, most_prompt_tokens
 from sotopia_rl_data.asking.transport import nobody_is_asked
 from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.store import Store
@@ -38,7 +39,8 @@ _OFTEN = 100  # calls
 class Line:
     """One judge. Of its `calls`, `free` have an answer in the ledger, `repeated` are equal to others, `in_batches` are
     under way (second tries, too), and `asked` would go out, with `usage` tokens for `cost` USD: None where they are not
-    known. `measured` says whether the tokens were scaled by what answers in the ledger took."""
+    known. `most` is what they may cost if nothing is cached and every answer is as long as it may be: what a budget
+    reserves. `measured` says whether the tokens were scaled by what answers in the ledger took."""
 
     judge: str
     calls: int
@@ -48,6 +50,7 @@ class Line:
     asked: int
     usage: Usage | None
     cost: float | None
+    most: float | None
     measured: bool
 
 
@@ -61,12 +64,21 @@ class Estimate:
     @property
     def total(self) -> float | None:
         """USD; None where a judge's cost is not known."""
-        known = [line.cost for line in self.lines if line.cost is not None]
-        return sum(known) if len(known) == len(self.lines) else None
+        return _sum(line.cost for line in self.lines)
+
+    @property
+    def most(self) -> float | None:
+        """USD at worst; None where a judge's worst is not known."""
+        return _sum(line.most for line in self.lines)
 
     def as_dict(self) -> dict[str, Any]:
         """The estimate as JSON holds it."""
-        return {"as_of": self.as_of, "total": self.total, "judges": [asdict(line) for line in self.lines]}
+        return {
+            "as_of": self.as_of,
+            "total": self.total,
+            "most": self.most,
+            "judges": [asdict(line) for line in self.lines],
+        }
 
 
 def estimate(
@@ -156,7 +168,7 @@ class _Counted:
         self._desk = Desk(ledger, asking.accepts, asking.second_try, retry_failed, Outcome())
         self._seen: set[str] = set()
         self._under_way = {short(one.key) for _, one in under_way(judge, ledger.directory)}
-        self._calls = self._free = self._repeated = self._in_batches = self._asked = 0
+        self._calls = self._free = self._repeated = self._in_batches = self._asked = self._most_input = 0
         for request in plan.requests(episodes(), judge):
             self._calls += 1
             told.one()
@@ -170,7 +182,8 @@ class _Counted:
         usage = None if self._expected is None else self._expected.usage
         measured = self._expected is not None and self._expected.measured
         counts = self._calls, self._free, self._repeated, self._in_batches, self._asked
-        return Line(self._judge.id, *counts, usage, self._cost(prices, usage, share), measured)
+        costs = self._cost(prices, usage, share), self._most(prices, share)
+        return Line(self._judge.id, *counts, usage, *costs, measured)
 
     def _look_up(self, request: Request) -> None:
         """Follow a request to what would be asked of it: itself, a second try, or nothing."""
@@ -192,6 +205,7 @@ class _Counted:
 
     def _ask(self, request: Request) -> None:
         self._asked += 1
+        self._most_input += most_prompt_tokens(request)
         if self._expected is not None:
             self._expected.ask(request)
 
@@ -202,3 +216,19 @@ class _Counted:
         if price is None or usage is None:
             return 0.0 if price == NOTHING else None
         return price.cost(usage) * share
+
+    def _most(self, prices: Prices, share: float) -> float | None:
+        if not self._asked or not is_paid(self._judge):
+            return 0.0
+        price = prices.of(self._target)
+        limit = limit_in(self._target.sampling) or (price and price.longest)
+        if price is None or (limit is None and price != NOTHING):
+            return None
+        return price.most(self._most_input, self._asked * (limit or 0)) * share
+
+
+def _sum(some: Iterable[float | None]) -> float | None:
+    """None where one of them is not known."""
+    values = list(some)
+    known = [one for one in values if one is not None]
+    return sum(known) if len(known) == len(values) else None

@@ -20,13 +20,18 @@ def show_estimate(found: Estimate, in_batches: bool) -> None:
     for line in found.lines:
         usage = line.usage
         tokens = [None] * 3 if usage is None else [usage.input, _share(usage.cached, usage.input), usage.output]
-        rows.append([line.judge, *(getattr(line, name) for name in counts), *tokens, _usd(line.cost)])
+        rows.append([line.judge, *(getattr(line, name) for name in counts), *tokens, _usd(line.cost), _usd(line.most)])
     sums = [sum(getattr(line, name) for line in found.lines) for name in counts]
-    rows.append(["total", *sums, None, None, None, _usd(found.total)])
-    columns = ["judge", *counts.values(), "tokens in", "of these cached", "tokens out", "USD"]
+    rows.append(["total", *sums, None, None, None, _usd(found.total), _usd(found.most)])
+    columns = ["judge", *counts.values(), "tokens in", "of these cached", "tokens out", "USD", "at most"]
     by = " in batches" if in_batches else ""
     console.table(columns, rows, title=f"What this run would cost, at the prices of {found.as_of}{by}")
     console.note("Nothing was asked, and no version written. Second tries at unusable answers are not in it.")
+    if in_batches and found.most:
+        console.note(
+            f"With a --budget below {_usd(found.most)} USD they go in several rounds of batches; --max-tokens, near to "
+            "what an answer takes, lets more go at once."
+        )
     if any(line.asked and line.cost is None for line in found.lines):
         console.note("A model without a known price: give its prices with --prices FILE.")
     if any(line.asked and line.usage is not None and not line.measured for line in found.lines):

@@ -215,6 +215,18 @@ def test_what_answers_leave_over_is_submitted_in_further_rounds_until_all_is_ans
     assert label(other, "lab/episodes", **asked).digest == done.digest
 
 
+def test_under_a_budget_of_what_the_dry_run_says_at_most_everything_goes_in_one_batch(
+    store: Store, prices: Path, provider: Running
+):
+    asked = {"judges": [judge("openai", provider)], "preset": "goal-only", "prices": prices}
+    told = estimate(store, "lab/episodes", **asked, in_batches=True)
+    assert told.total is not None
+    assert told.most is not None
+    assert told.total < 0.05 < 0.2 < told.most
+    label(store, "lab/episodes", **asked, batching=QUICK, budget=told.most)
+    assert provider.log()["batch"]["sizes"] == [24]
+
+
 def test_a_cap_that_is_too_small_ends_with_a_sentence_and_a_larger_one_goes_on(
     store: Store, prices: Path, provider: Running
 ):

@@ -137,6 +137,7 @@ def test_a_dry_run_of_a_file_prints_the_calls_and_writes_nothing(tmp_path: Path,
     assert sim["usage"]["cached"] > 0.5 * sim["usage"]["input"]
     halved = CliRunner().invoke(cli, [*command, *options, "--json", "--batch"], catch_exceptions=False)
     assert json.loads(halved.stdout)["total"] == pytest.approx(found["total"] / 2)
+    assert json.loads(halved.stdout)["most"] == pytest.approx(found["most"] / 2)
     assert provider.log()["requests"] == before
     assert not (tmp_path / "new").exists()
 
@@ -156,4 +157,4 @@ def test_what_has_no_known_price_has_no_cost_and_says_how_to_give_one(tmp_path: 
     shown = CliRunner().invoke(cli, command, catch_exceptions=False)
     assert "--prices FILE" in shown.output
     told = json.loads(CliRunner().invoke(cli, [*command, "--json"], catch_exceptions=False).stdout)
-    assert (told["total"], told["judges"][0]["cost"]) == (None, None)
+    assert (told["total"], told["judges"][0]["cost"], told["most"]) == (None, None, None)

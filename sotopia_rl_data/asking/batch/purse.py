@@ -10,12 +10,12 @@ from sotopia_rl_data.asking.request import Target, Usage
 
 
 class Purse:
-    """`short` is True where something did not fit since `begin_round`."""
+    """`short` counts what did not fit since `begin_round`."""
 
     def __init__(self, budget: Budget | None, target: Target) -> None:
         self._budget, self._target = budget, target
         self._releases = 0
-        self.short = False
+        self.short = 0
 
     def sharing(self) -> AbstractContextManager[None]:
         """Inside the block, other runs may wait for what this one releases."""
@@ -23,13 +23,13 @@ class Purse:
 
     def begin_round(self) -> None:
         """From here on it is noted whether something did not fit, and whether others make room."""
-        self.short = False
+        self.short = 0
         self._releases = 0 if self._budget is None else self._budget.room.releases
 
     def fits(self, asked: Open) -> bool:
         """Reserve the worst that a request may cost; False where it does not fit now."""
         fits = self._budget is None or self._budget.take(asked.key, asked.request)
-        self.short |= not fits
+        self.short += not fits
         return fits
 
     def came(self, key: str, usage: Usage | None) -> None:
@@ -44,7 +44,7 @@ class Purse:
 
     async def more(self) -> bool:
         """Wait for the others; whether what did not fit may fit now."""
-        return self._budget is not None and self.short and await self._budget.room.more(self._releases)
+        return self._budget is not None and self.short > 0 and await self._budget.room.more(self._releases)
 
     def close(self) -> None:
         """Take nothing any more."""

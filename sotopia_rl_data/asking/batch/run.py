@@ -136,7 +136,7 @@ class _Run:
         while not self._waiting.stopped:
             self._purse.begin_round()
             await self._round(requests())
-            self._outcome.exhausted = self._purse.short
+            self._outcome.exhausted = self._purse.short > 0
             if not self._how.wait or not (self._pending or await self._purse.more()):
                 return
             while self._pending and not self._waiting.stopped:
@@ -326,4 +326,5 @@ class _Run:
         done = sum(self._done.get(intent.id, 0) for intent in pending)
         minutes = (time.time() - min(intent.made for intent in pending)) / 60
         batches = "1 batch" if len(pending) == 1 else f"{len(pending)} batches"
-        return f"{done:,} of {sum(intent.count for intent in pending):,} in {batches}, {minutes:,.0f} min"
+        words = f"{done:,} of {sum(intent.count for intent in pending):,} in {batches}, {minutes:,.0f} min"
+        return words + (f", {self._purse.short:,} wait for room under the budget" if self._purse.short else "")
