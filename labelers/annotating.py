@@ -18,6 +18,7 @@ from labelers.judges.human import slot_key
 from labelers.plan import Plan, episodes_of
 from labelers.preparing import DEFAULT_PRESET, dimensions_of, with_episodes
 from sotopia_rl_data.errors import InputError, UsageError
+from sotopia_rl_data.outputs import aside
 from sotopia_rl_data.rewards import preset
 from sotopia_rl_data.sheets import guarded
 from sotopia_rl_data.store import Store
@@ -40,7 +41,7 @@ def write_template(
 ) -> int:
     """Write the CSV to fill in and return how many rows it has. `questions` takes that many, drawn by `seed`.
 
-    Raises UsageError, NotFound, InputError; a file that exists is not written over.
+    Raises UsageError, NotFound, InputError, StoreError; a file that exists is not written over.
     """
     if out.exists():
         raise UsageError(f"{out} is there already, perhaps with annotations.", "name another file with -o")
@@ -74,12 +75,8 @@ def _write(out: Path, plan: Plan, drawn: Sequence[Question]) -> int:
     rows = [row for item, question in enumerate(drawn, start=1) for row in _rows(plan, item, question)]
     if not rows:
         raise InputError("There is nothing to annotate.", "see which episodes have scores: sotopia-rl-data stats REF")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with out.open("x", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([COLUMNS, *rows])
-    except OSError as error:
-        raise InputError(f"{out} cannot be written: {error.strerror}.", "name another file with -o") from error
+    with aside(out) as beside, beside.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([COLUMNS, *rows])
     return len(rows)
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
-import secrets
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -18,8 +16,8 @@ from typing import IO, Any
 import pyarrow as pa
 
 from sotopia_rl_data.console import printable
-from sotopia_rl_data.errors import StoreError, UsageError
-from sotopia_rl_data.store.columns import first_line
+from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.outputs import aside
 
 FORMATS = ("table", "json", "jsonl", "csv", "parquet")
 TABLE_ROWS = 50
@@ -37,16 +35,9 @@ def write_result(result: pa.Table | pa.RecordBatchReader, fmt: str, target: Path
     if not isinstance(target, Path):
         _WRITERS[fmt](result, target)
         return
-    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    try:
-        with beside.open("wb") if fmt == "parquet" else beside.open("w", encoding="utf-8", newline="") as stream:
-            _WRITERS[fmt](result, stream)
-        os.replace(beside, target)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else first_line(error)
-        raise StoreError(f"{target} cannot be written ({reason}).", "name a file in a folder that can be") from error
-    finally:
-        beside.unlink(missing_ok=True)
+    how: dict[str, Any] = {"mode": "wb"} if fmt == "parquet" else {"mode": "w", "encoding": "utf-8", "newline": ""}
+    with aside(target) as beside, beside.open(**how) as stream:
+        _WRITERS[fmt](result, stream)
 
 
 def _rows(result: pa.Table | pa.RecordBatchReader) -> Iterator[list[Any]]:

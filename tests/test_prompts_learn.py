@@ -15,7 +15,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.errors import InputError, StoreError
 from sotopia_rl_data.importers import read
 from sotopia_rl_data.prompts import learn, load_template, render
 from sotopia_rl_data.prompts.check import compare
@@ -194,12 +194,12 @@ def test_what_is_saved_is_what_was_learned_and_does_not_depend_on_the_order(tmp_
 def test_a_template_that_cannot_be_saved_leaves_nothing(tmp_path):
     template = learn(write_log(tmp_path / "log", toy_episodes(), plain_ask), toy_episodes()).template
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(StoreError, match="cannot be written"):
         template.save(tmp_path / "file" / "served.yaml")
-    with pytest.raises(InputError, match="No such file or directory"):
+    with pytest.raises(StoreError, match="No such file or directory"):
         template.save(tmp_path / "missing" / "served.yaml")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(InputError):
+    with pytest.raises(StoreError):
         template.save(tmp_path / "folder", overwrite=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder", "log"]
 
@@ -212,8 +212,8 @@ def test_a_full_disk_leaves_neither_the_file_nor_a_part_of_it(tmp_path):
         f"load_template({str(tmp_path / 'a.yaml')!r}).save({str(tmp_path / 'b.yaml')!r})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "InputError" in done.stderr
-    assert "b.yaml' cannot be written: File too large." in done.stderr
+    assert "StoreError" in done.stderr
+    assert "b.yaml cannot be written (File too large)." in done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.yaml", "log"]
 
 

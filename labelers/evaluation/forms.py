@@ -18,7 +18,8 @@ from labelers.attribution import phrasing, wording
 from labelers.evaluation.drawing import Item
 from sotopia_rl_data.asking.request import sha256_of
 from sotopia_rl_data.dimensions import dimension
-from sotopia_rl_data.errors import InputError, UsageError
+from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.outputs import aside
 from sotopia_rl_data.prompts.visible import without_tags
 from sotopia_rl_data.report.page import asset, document
 
@@ -30,7 +31,7 @@ _TITLE = "Dialogues to score"
 def write_form(items: Sequence[Item], dimensions: Sequence[str], out: Path) -> int:
     """Write the form, CSV or HTML by its name, and return how many scores it asks for.
 
-    Raises UsageError for another kind of file, or one that is there already, perhaps filled in; InputError where it
+    Raises UsageError for another kind of file, or one that is there already, perhaps filled in; StoreError where it
     cannot be written.
     """
     if out.suffix not in (".csv", ".html"):
@@ -38,12 +39,8 @@ def write_form(items: Sequence[Item], dimensions: Sequence[str], out: Path) -> i
     if out.exists():
         raise UsageError(f"{out} is there already, perhaps with scores.", "name another file with -o")
     text = _csv(items, dimensions) if out.suffix == ".csv" else _html(items, dimensions)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with out.open("x", encoding="utf-8", newline="") as file:
-            file.write(text)
-    except OSError as error:
-        raise InputError(f"{out} cannot be written: {error.strerror}.", "name another file with -o") from error
+    with aside(out) as beside:
+        beside.write_text(text, encoding="utf-8", newline="")
     return sum(len(one.rated) for one in items) * len(dimensions)
 
 

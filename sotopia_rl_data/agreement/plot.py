@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from sotopia_rl_data.agreement.measure import MEASURES, OVERALL, Agreement
-from sotopia_rl_data.errors import StoreError, UsageError
+from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.outputs import aside
 
 TITLES = {
     "pearson": "Pearson's r",
@@ -51,12 +52,8 @@ def plot(found: Agreement, path: Path, measure: str = "pearson") -> None:
     bar = figure.colorbar(image, ax=figure.axes, shrink=0.75, aspect=24, pad=0.02)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, length=0)
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise StoreError(
-            f"{path} cannot be written ({error.strerror or error}).", "name a file in a folder that can be"
-        ) from error
+    with aside(path) as beside:
+        figure.savefig(beside, dpi=150)
 
 
 def _panel(axes: Any, found: Agreement, measure: str, dimension: str, labelled: bool) -> Any:

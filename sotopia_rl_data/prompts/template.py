@@ -23,7 +23,6 @@ SLOTS are the slots; any other brace is plain text (see `slots.py`). Exactly one
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -35,6 +34,7 @@ from typing import Any, Literal, cast, get_args
 import yaml
 
 from sotopia_rl_data.errors import InputError, UsageError
+from sotopia_rl_data.outputs import aside
 from sotopia_rl_data.prompts.slots import slots_in
 from sotopia_rl_data.schema import ACTION_TYPES, Message
 
@@ -99,20 +99,12 @@ class Template:
         )
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
-        """Write the file in one step. Raises InputError where it cannot be, or other content is there."""
+        """Write the file in one step. Raises StoreError where it cannot be, InputError where other content is there."""
         target = Path(path)
-        beside = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
+        with aside(target) as beside:
             if target.exists() and not overwrite and target.read_bytes() != self.text.encode():
                 raise InputError(f"{str(target)!r} exists and holds something else.", "name another file with --out")
-            try:
-                beside.write_bytes(self.text.encode())
-                beside.replace(target)
-            finally:
-                beside.unlink(missing_ok=True)
-        except OSError as error:
-            what = f"{str(target)!r} cannot be written: {error.strerror}."
-            raise InputError(what, "with --out name a file in a folder that can be") from error
+            beside.write_bytes(self.text.encode())
         return target
 
 

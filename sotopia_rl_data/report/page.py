@@ -11,9 +11,7 @@ import base64
 import hashlib
 import html
 import json
-import os
 import re
-import secrets
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
@@ -21,7 +19,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from sotopia_rl_data.errors import StoreError
+from sotopia_rl_data.outputs import aside
 
 SCRIPTS = ("tools.js", "data.js", "charts.js", "filters.js", "panels.js", "list.js", "dialogue.js", "main.js")
 # What HTML or a reader of the source could take for something else: markup, line ends of JavaScript, bidi controls.
@@ -55,16 +53,8 @@ def document(title: str, data: Mapping[str, Any], *, styles: Iterable[str], scri
 def write_page(text: str, path: Path) -> int:
     """Write a document to `path`, whole or not at all; returns its size in bytes. Raises StoreError."""
     body = text.encode()
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        beside.write_bytes(body)
-        os.replace(beside, path)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise StoreError(f"{path} cannot be written ({reason}).", "name a file in a folder that can be") from error
-    finally:
-        beside.unlink(missing_ok=True)
-    return len(body)
+    with aside(path) as beside:
+        return beside.write_bytes(body)
 
 
 def embedded(value: Any) -> str:

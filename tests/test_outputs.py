@@ -1,0 +1,76 @@
+"""What -o names: a file goes, whole or not at all, into a folder that is there; a folder is made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from trust_toys import rewarded, two_party
+
+import cli
+from sotopia_rl_data.errors import StoreError
+from sotopia_rl_data.outputs import aside
+from sotopia_rl_data.store import Store
+
+FILES = [
+    ["query", "lab/toy", "SELECT 1 AS one", "-o", "OUT.csv"],
+    ["query", "lab/toy", "SELECT 1 AS one", "-o", "OUT.parquet"],
+    ["report", "lab/toy", "-o", "OUT.html"],
+    ["curate", "lab/toy", "-o", "OUT.csv"],
+    ["agreement", "lab/toy", "--resamples", "0", "--plot", "OUT.png"],
+    ["compare", "lab/toy", "--agent", "all", "--resamples", "0", "--html", "OUT.html"],
+    ["annotate", "template", "lab/toy", "--dimensions", "goal", "-o", "OUT.csv"],
+    ["annotate", "export", "lab/toy", "--agent", "all", "-o", "OUT.csv"],
+    ["annotate", "export", "lab/toy", "--agent", "all", "-o", "OUT.html"],
+]
+FOLDERS = [["card", "lab/toy", "-o", "OUT"], ["export", "lab/toy", "--to", "sotopia", "-o", "OUT"]]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    store = Store(tmp_path_factory.mktemp("outputs") / "store")
+    rewarded(store, [two_party(i) for i in range(2)])
+    return store
+
+
+def run(store: Store, words: list[str], out: Path) -> int:
+    with pytest.raises(SystemExit) as done:
+        cli.main([*(word.replace("OUT", str(out)) for word in words), "--store", str(store.root)])
+    return int(done.value.code or 0)
+
+
+@pytest.mark.parametrize("words", FILES, ids=" ".join)
+def test_a_file_is_written_into_a_folder_that_is_there_and_makes_none(
+    store: Store, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert run(store, words, tmp_path / "missing" / "made") == 1
+    told = capsys.readouterr().err
+    assert "cannot be written (No such file or directory)." in told
+    assert "name a file in a folder that is there" in told
+    assert list(tmp_path.iterdir()) == []
+    assert run(store, words, tmp_path / "made") == 0
+    (made,) = tmp_path.iterdir()
+    assert (made.stem, made.stat().st_size > 0) == ("made", True)
+
+
+@pytest.mark.parametrize("words", FOLDERS, ids=" ".join)
+def test_a_folder_that_is_written_is_made(store: Store, words: list[str], tmp_path: Path):
+    assert run(store, words, tmp_path / "missing" / "made") == 0
+    assert any((tmp_path / "missing" / "made").iterdir())
+
+
+def half(path: Path, wrong: Exception) -> None:
+    with aside(path) as beside:
+        beside.write_text("half")
+        raise wrong
+
+
+def test_what_was_there_stays_where_writing_breaks_off(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("before")
+    with pytest.raises(StoreError, match="No space left on device"):
+        half(tmp_path / "a.txt", OSError(28, "full"))
+    with pytest.raises(ValueError, match="broken"):
+        half(tmp_path / "a.txt", ValueError("broken"))
+    with pytest.raises(StoreError, match="Not a directory"):
+        half(tmp_path / "a.txt" / "b.txt", ValueError("broken"))
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "before")]
