@@ -67,7 +67,7 @@ if TYPE_CHECKING:
 @template_option
 @click.option("--out", metavar="ORG/NAME", help="The dataset to write.  [default: the episodes' name + -rewards]")
 @click.option("--version", metavar="vX.Y.Z", help="Override the version's number.")
-@asking.concurrency("Calls")
+@asking.pace("Calls")
 @asking.batches
 @asking.costs("these labels")
 @asking.again
@@ -110,6 +110,7 @@ def label(
     sampling = asking.sampling_of(temperature, max_tokens)
     options |= {"judges": judges, "dimensions": dimensions.split(",") if dimensions else None}
     options |= {"sampling": sampling, "layout": chosen, "template": loaded}
+    options |= {"pacing": asking.pacing_from(options)}
     batching = batching_of(batch, poll, no_wait)
     if dry_run:
         _dry_run(store, episodes, as_json, batch, options)
@@ -121,7 +122,7 @@ def _dry_run(store: Store, episodes: str | None, as_json: bool, in_batches: bool
     from labelers.estimate import estimate
     from labelers.showing import show_estimate
 
-    for of_the_run in ("out", "version", "budget"):
+    for of_the_run in ("out", "version", "budget", "pacing"):
         options.pop(of_the_run)
     with console.progress("counting", "call") as advance:
         found = estimate(store, episodes, in_batches=in_batches, progress=advance, **options)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @click.option("--evaluator", metavar="NAME", help="What the scores are said to be by.  [default: the judge's own name]")
 @asking.sampling(0)
 @click.option("--version", metavar="vX.Y.Z", help="Override the version's number.")
-@asking.concurrency("Calls")
+@asking.pace("Calls")
 @asking.batches
 @asking.costs("these scores")
 @asking.again
@@ -76,7 +76,7 @@ def evaluate(
     """
     sampling = asking.sampling_of(temperature, max_tokens)
     options |= {"judges": judges, "dimensions": dimensions.split(",") if dimensions else None}
-    options |= {"sampling": sampling}
+    options |= {"sampling": sampling, "pacing": asking.pacing_from(options)}
     batching = batching_of(batch, poll, no_wait)
     if dry_run:
         _dry_run(store, episodes, as_json, batch, options)
@@ -101,7 +101,7 @@ def _dry_run(store: Store, episodes: str, as_json: bool, in_batches: bool, optio
     from labelers.evaluation.run import estimate_evaluation
     from labelers.showing import show_estimate
 
-    for of_the_run in ("version", "budget"):
+    for of_the_run in ("version", "budget", "pacing"):
         options.pop(of_the_run)
     found = estimate_evaluation(store, episodes, in_batches=in_batches, **options)
     if as_json:

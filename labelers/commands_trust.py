@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.option("--seed", default=0, show_default=True, help="Of the drawing.")
 @click.option("--out", metavar="ORG/NAME", help="The dataset to write.  [default: REF's name + -audit]")
 @click.option("--version", metavar="vX.Y.Z", help="Override the version's number.")
-@asking.concurrency("Calls")
+@asking.pace("Calls")
 @asking.again
 @asking.kept
 @console.store_option
@@ -68,6 +68,7 @@ def audit(
     from labelers.audit.run import estimated
 
     sampling = asking.sampling_of(temperature, max_tokens)
+    options |= {"pacing": asking.pacing_from(options)}
     chosen = {
         "probes": _listed(probes),
         "dimensions": _listed(dimensions),

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+from label_toys import boats, put
 
+from cli import cli
 from sotopia_rl_data.asking.pacing import Pacer, Pacing
+from sotopia_rl_data.commands.asking import pacing_from
 from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.store import Store
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -205,3 +212,15 @@ def test_backoff_keeps_retry_after_and_grows_without_it():
 def test_a_setting_that_makes_no_sense_is_a_sentence(wrong: dict[str, float]):
     with pytest.raises(UsageError, match="above zero"):
         Pacing(**wrong)
+
+
+def test_what_a_command_is_told_of_the_pace_is_kept(tmp_path: Path):
+    options: dict[str, Any] = {"rpm": 60.0, "tpm": None, "timeout": 9.0, "concurrency": 3}
+    assert pacing_from(options) == Pacing(rpm=60, timeout_s=9)
+    assert options == {"concurrency": 3}
+    assert pacing_from(dict.fromkeys(("rpm", "tpm", "timeout"))) is None
+    put(Store(tmp_path), boats(5))
+    began = time.monotonic()
+    told = ["label", "lab/episodes", "--judge", "lexical", "--preset", "goal-only", "--rpm", "240"]
+    assert CliRunner().invoke(cli, [*told, "--store", str(tmp_path)]).exit_code == 0
+    assert time.monotonic() - began > 9 * 0.25 - 0.05

@@ -59,7 +59,7 @@ _FORMS = (
 @click.option("--reward-model", metavar="DIR|ID[@REV]", help="Scores the drafts (needs the train extra).")
 @click.option("--out", required=True, metavar="ORG/NAME", help="The dataset to write.")
 @click.option("--version", metavar="vX.Y.Z", help="Override the version's number.")
-@asking.concurrency("Episodes")
+@asking.pace("Episodes")
 @asking.costs("these episodes")
 @asking.kept
 @console.store_option
@@ -95,11 +95,13 @@ def rollout(
     from sotopia_rl_data.rollouts.run import rollout as run
 
     check_name(out)
+    pacing = asking.pacing_from(planned)
     plan = _plan(keys_needed=not dry_run, **planned)
     if dry_run:
         _dry_run(plan, prices, ledger or store.root / ".ledger", as_json)
         return
     options: dict[str, Any] = {"version": version, "concurrency": concurrency, "budget": budget, "prices": prices}
+    options |= {"pacing": pacing}
     with console.progress("playing", "episode") as advance:
         report = run(store, plan, out, ledger=ledger, progress=advance, **options)
     if as_json:

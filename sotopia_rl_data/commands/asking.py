@@ -1,7 +1,7 @@
 """The options that commands share which ask models: what is sent, what it may cost, where answers are kept.
 
 sampling  --temperature --max-tokens         costs        --dry-run --budget --prices
-batches   --batch --poll --no-wait           concurrency  --concurrency
+batches   --batch --poll --no-wait           pace         --concurrency --rpm --tpm --timeout
 kept      --ledger                           again        --retry-failed
 """
 
@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from sotopia_rl_data.asking.pacing import Pacing
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,10 +26,27 @@ kept = click.option(
 again = click.option("--retry-failed", is_flag=True, help="Ask once more, and only, what was answered unusably before.")
 
 
-def concurrency(what: str) -> Callable[[F], F]:
-    """`--concurrency` of a command that has `what` in flight."""
+def pace(what: str) -> Callable[[F], F]:
+    """`--concurrency`, `--rpm`, `--tpm` and `--timeout` of a command that has `what` in flight."""
     limit = f"{what} in flight at most.  [default: the models' own]"
-    return click.option("--concurrency", type=click.IntRange(1), help=limit)
+    longest = "The longest wait for one answer.  [default: 180]"
+    above = click.FloatRange(0, min_open=True)
+    return _together(
+        click.option("--concurrency", type=click.IntRange(1), help=limit),
+        click.option("--rpm", type=above, metavar="N", help="Requests a minute at most.  [default: what 429s teach]"),
+        click.option("--tpm", type=above, metavar="N", help="Tokens a minute at most, in and out."),
+        click.option("--timeout", type=above, metavar="SECONDS", help=longest),
+    )
+
+
+def pacing_from(options: dict[str, Any]) -> Pacing | None:
+    """What `--rpm`, `--tpm` and `--timeout` say, taken out of a command's options; None where nothing was given. Raises
+    UsageError."""
+    from sotopia_rl_data.asking.pacing import Pacing
+
+    named = {"rpm": options.pop("rpm"), "tpm": options.pop("tpm"), "timeout_s": options.pop("timeout")}
+    given = {name: value for name, value in named.items() if value is not None}
+    return Pacing(**given) if given else None
 
 
 def sampling(default: float) -> Callable[[F], F]:
