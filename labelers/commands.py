@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     metavar="D,…",
     help="SOTOPIA-EVAL's, or some of the rubric's.  [default: goal,relationship,knowledge; all of a rubric's]",
 )
-@click.option("--scale", default=3, show_default=True, help="The top of the importance levels.")
+@click.option("--scale", default=3, show_default=True, help="The top of the levels: 3, 5 or 10.")
 @click.option(
     "--ask",
     type=click.Choice(["per-dimension", "packed"]),
@@ -55,7 +55,12 @@ if TYPE_CHECKING:
 @click.option(
     "--evaluator", metavar="NAME", help="Whose episode scores are attributed, where several evaluators gave some."
 )
-@click.option("--samples", default=1, show_default=True, help="How often each question is asked.")
+@click.option(
+    "--samples",
+    default=1,
+    show_default=True,
+    help="How often each question is asked. At temperature 0, the default, answers are much alike.",
+)
 @click.option("--average", type=click.Choice(["mean", "median"]), help="Of several opinions.  [default: the preset's]")
 @click.option(
     "--only",

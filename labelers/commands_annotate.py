@@ -30,7 +30,7 @@ def annotate() -> None:
     metavar="D,…",
     help="SOTOPIA-EVAL's, or some of the rubric's.  [default: goal,relationship,knowledge; all of a rubric's]",
 )
-@click.option("--scale", default=3, show_default=True, help="The top of the levels.")
+@click.option("--scale", default=3, show_default=True, help="The top of the levels: 3, 5 or 10.")
 @click.option("--evaluator", metavar="NAME", help="Whose episode scores are attributed, where several gave some.")
 @click.option("--seed", default=0, show_default=True, help="Of the random order.")
 @click.option("--questions", type=click.IntRange(1), help="Take so many, drawn at random.  [default: all]")

@@ -18,6 +18,7 @@ from sotopia_rl_data.asking.tokens import LIMITS
 from sotopia_rl_data.schema import Message
 
 _HIGHER = 4  # times the limit
+_MOST = 32_000  # tokens, which every current model may answer; beyond it only twofold: more might be refused
 _SHOWN = 6_000  # characters of an unusable answer that are sent back
 _WORD_IS_FINAL = ("human", "offline")  # providers that would say the same again
 
@@ -43,4 +44,5 @@ def raised(target: Target) -> Target | None:
     given = next((name for name in LIMITS if isinstance(target.sampling.get(name), int)), None)
     if given is None:
         return None
-    return replace(target, sampling={**target.sampling, given: target.sampling[given] * _HIGHER})
+    limit = target.sampling[given]
+    return replace(target, sampling={**target.sampling, given: min(_HIGHER * limit, max(_MOST, 2 * limit))})

@@ -166,6 +166,8 @@ def test_what_was_cut_off_at_our_limit_is_asked_again_with_a_higher_one():
     assert (list(second.messages), second.question) == (list(asked.messages), asked.question)
     assert second.key != asked.key
     assert follow_up(second, Reply("", "length"), "cut") is None  # once
+    higher = [raised(Target("anthropic", "m", "", {"max_tokens": n})) for n in (1_000, 8_192, 20_000)]
+    assert [one and one.sampling["max_tokens"] for one in higher] == [4_000, 32_000, 40_000]
     unlimited = request_of(question(), Target("openai", "m", "http://h"))
     assert raised(unlimited.target) is None
     shown = follow_up(unlimited, Reply("{" * 99_999, "length"), "cut")

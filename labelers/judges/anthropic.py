@@ -9,9 +9,6 @@ from labelers.judges.api import ApiJudge
 from sotopia_rl_data.asking import anthropic
 from sotopia_rl_data.asking.providers import sampling_of, takes_temperature
 
-# The API wants a limit. No answer comes near it: 40 turns, seven dimensions and two agents are about 4,000 tokens.
-MAX_TOKENS = 8192
-
 
 def judge(model: str, url: str = "", sampling: Mapping[str, Any] | None = None) -> ApiJudge:
     """The model at `url`, else at ANTHROPIC_BASE_URL, else at Anthropic. Raises KeyMissing, UsageError."""
@@ -21,5 +18,5 @@ def judge(model: str, url: str = "", sampling: Mapping[str, Any] | None = None) 
 
 def default_sampling(model: str) -> dict[str, Any]:
     """The token limit, and temperature 0 where the model takes one, so that a judge is as repeatable as it can be."""
-    limit = {"max_tokens": MAX_TOKENS}
+    limit = {"max_tokens": anthropic.MAX_TOKENS}
     return limit | {"temperature": 0} if takes_temperature("anthropic", model) else limit

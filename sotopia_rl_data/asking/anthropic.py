@@ -21,7 +21,8 @@ from sotopia_rl_data.schema import Message
 PROVIDER = "anthropic"
 KEY = "ANTHROPIC_API_KEY"
 URL = "https://api.anthropic.com"
-MAX_TOKENS = 8_192  # where the sampling names no limit; the API wants one
+# Where the sampling names no limit; the API wants one. 40 turns on seven dimensions of two agents take about 4,000.
+MAX_TOKENS = 8_192
 _FINISH: dict[str, Finish] = {
     "max_tokens": "length",
     "model_context_window_exceeded": "length",
