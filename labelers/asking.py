@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from labelers.judge import Judge, is_paid
-from labelers.judges.batches import batch_client, under_way
+from labelers.judges.batches import batch_client, keys_under_way
 from labelers.judges.sending import Ask, close, sender, target_of
 from labelers.plan import Plan
 from labelers.reading import said, values_of
@@ -21,7 +21,6 @@ from sotopia_rl_data.asking.batch.run import Batching, ask_batch
 from sotopia_rl_data.asking.bill import added
 from sotopia_rl_data.asking.budget import Budget
 from sotopia_rl_data.asking.dispatch import Outcome, Pacing, Settled, ask_all
-from sotopia_rl_data.asking.index import short
 from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.prices import Price, Prices
 from sotopia_rl_data.asking.request import Reply, Request
@@ -88,7 +87,7 @@ class Asking:
         return outcomes
 
     async def _live(self, judge: Judge, options: dict[str, Any]) -> Outcome:
-        elsewhere = {short(one.key) for _, one in under_way(judge, self._ledger.directory)}
+        elsewhere = keys_under_way(judge, self._ledger.directory)
         requests = self._plan.requests(self._episodes(), judge)
         try:
             return await ask_all(requests, sender(judge), self._ledger, **options, elsewhere=elsewhere)

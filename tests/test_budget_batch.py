@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from label_toys import BY, boats, put
 
 from labelers.asking import Asking
+from labelers.audit.run import audit
 from labelers.costs import capped
 from labelers.estimate import estimate
 from labelers.judges.sending import target_of
@@ -303,7 +304,9 @@ def test_a_live_run_does_not_ask_again_what_is_under_way_in_a_batch(store: Store
             label(store, "lab/episodes", **asked, batching=replace(QUICK, wait=False))
         with pytest.raises(UsageError, match="would be asked and paid twice") as told:
             label(store, "lab/episodes", **asked)
-        assert "add --batch" in told.value.mend
+        assert "with --batch" in told.value.mend
+        with pytest.raises(UsageError, match="would be asked and paid twice"):
+            audit(store, "lab/episodes", judge("openai", at), dimensions=["goal"])
         (line,) = estimate(store, "lab/episodes", **asked, prices=prices).lines
         assert (line.calls, line.in_batches, line.asked, line.cost) == (24, 24, 0, 0.0)
         at.hurry()

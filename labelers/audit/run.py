@@ -22,6 +22,7 @@ from labelers.asking import wait
 from labelers.audit.analysis import ALPHA, Key, Verdict, verdict
 from labelers.audit.planning import Audit, Estimate, check, planned, splits_of
 from labelers.judge import Judge
+from labelers.judges.batches import keys_under_way
 from labelers.judges.sending import Ask, close, sender
 from labelers.reading import Tally, rows_of, values_of
 from sotopia_rl_data.asking.dispatch import Outcome, Pacing, ask_all
@@ -197,6 +198,7 @@ async def _ask(
             pacing=pacing,
             retry_failed=retry_failed,
             progress=progress,
+            elsewhere=keys_under_way(plan.judge, ledger.directory),
         )
     finally:
         await close(plan.judge)

@@ -9,6 +9,7 @@ from labelers.judge import Judge, is_paid
 from labelers.judges.sending import target_of
 from sotopia_rl_data.asking.batch.client import BatchClient
 from sotopia_rl_data.asking.batch.intent import Asked, Box, Intent
+from sotopia_rl_data.asking.index import short
 from sotopia_rl_data.errors import UsageError
 
 _PROVIDERS = ("openai", "anthropic")
@@ -40,3 +41,8 @@ def check_batches(judges: Iterable[Judge]) -> None:
 def under_way(judge: Judge, ledger: Path) -> Iterator[tuple[Intent, Asked]]:
     """What a ledger's batches hold for the judge now, whoever submitted it. Changes nothing."""
     return Box(ledger, target_of(judge)).under_way() if is_paid(judge) else iter(())
+
+
+def keys_under_way(judge: Judge, ledger: Path) -> set[int]:
+    """The short keys of it."""
+    return {short(one.key) for _, one in under_way(judge, ledger)}

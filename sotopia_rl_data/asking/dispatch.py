@@ -349,5 +349,5 @@ class _Run:
 def _under_way(request: Request) -> UsageError:
     return UsageError(
         f"Some of this is under way in batches at {request.target.model}, and would be asked and paid twice.",
-        "add --batch to the command: it fetches what has ended, and waits for the rest",
+        "run the command that submitted it again, with --batch: it fetches what has ended, and waits for the rest",
     )
