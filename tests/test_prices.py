@@ -24,6 +24,7 @@ def test_cached_and_written_tokens_are_parts_of_the_input_at_prices_of_their_own
     [
         ("gpt-4o", 2.5),
         ("gpt-4o-2024-08-06", 2.5),
+        ("gpt-4o-2024-05-13", 5.0),  # a snapshot with a price of its own
         ("gpt-4o-mini-2024-07-18", 0.15),
         ("gpt-4o-audio-preview", None),
         ("gpt-5.4-mini", 0.75),
