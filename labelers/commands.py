@@ -1,4 +1,4 @@
-"""Commands that ask judges, and the one that looks into the journal of what was asked."""
+"""label: the command that has judges attribute scores; and the one that looks into the journal of what was asked."""
 
 from __future__ import annotations
 
@@ -8,27 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from labelers.commands_run import carry_out, judges_option
 from sotopia_rl_data import console
 from sotopia_rl_data.commands import asking
 from sotopia_rl_data.commands.making import layout_of, template_option
-from sotopia_rl_data.errors import UnderWay, UsageError
+from sotopia_rl_data.errors import UsageError
 
 if TYPE_CHECKING:
     from labelers.report import LabelReport
-    from sotopia_rl_data.asking.batch.run import Batching
     from sotopia_rl_data.store import Store
 
 
 @click.command()
 @click.argument("episodes", required=False)
-@click.option(
-    "--judge",
-    "judges",
-    multiple=True,
-    metavar="SPEC",
-    help="gpt-4o, claude-…, openai:MODEL[@URL], anthropic:MODEL[@URL], transformers:PATH_OR_ID, human:FILE.csv, "
-    "replay:LEDGER, lexical (offline), path/to/file.py:Name. Repeat for several.",
-)
+@judges_option("human:FILE.csv, ")
 @click.option(
     "--schema",
     default="direct",
@@ -81,16 +74,8 @@ if TYPE_CHECKING:
 @console.json_option
 def label(
     episodes: str | None,
-    judges: tuple[str, ...],
-    dimensions: str | None,
-    temperature: float | None,
-    max_tokens: int | None,
     layout: str | None,
     template: Path | None,
-    batch: bool,
-    poll: float | None,
-    no_wait: bool,
-    dry_run: bool,
     store: Store,
     as_json: bool,
     **options: Any,
@@ -111,104 +96,24 @@ def label(
       sotopia-rl-data label demo/episodes --judge gpt-4o --dry-run
       sotopia-rl-data label demo/episodes --judge gpt-4o --budget 5
     """
-    chosen, loaded = layout_of(layout, template)
-    sampling = asking.sampling_of(temperature, max_tokens)
-    options |= {"judges": judges, "dimensions": dimensions.split(",") if dimensions else None}
-    options |= {"sampling": sampling, "layout": chosen, "template": loaded}
-    options |= {"pacing": asking.pacing_from(options)}
-    batching = batching_of(batch, poll, no_wait)
-    if dry_run:
-        _dry_run(store, episodes, as_json, batch, options)
-    else:
-        _label(store, episodes, as_json, batching, options)
-
-
-def _dry_run(store: Store, episodes: str | None, as_json: bool, in_batches: bool, options: dict[str, Any]) -> None:
     from labelers.estimate import estimate
-    from labelers.showing import show_estimate
-
-    for of_the_run in ("out", "version", "budget", "pacing"):
-        options.pop(of_the_run)
-    with console.progress("counting", "call") as advance:
-        found = estimate(store, episodes, in_batches=in_batches, progress=advance, **options)
-    if as_json:
-        console.emit_json(found.as_dict())
-    else:
-        show_estimate(found, in_batches)
-
-
-def _label(
-    store: Store, episodes: str | None, as_json: bool, batching: Batching | None, options: dict[str, Any]
-) -> None:
     from labelers.run import label as run
 
-    try:
-        with console.progress("labelling", "call") as advance:
-            report = run(store, episodes, batching=batching, progress=advance, **options)
-    except UnderWay as away:
-        show_left(away, as_json)
-        return
-    if as_json:
-        console.emit_json(report.as_dict())
-    else:
-        _labelled(report)
-    if report.failures:
-        click.get_current_context().exit(console.WITH_FAILURES)
-
-
-def batching_of(batch: bool, poll: float | None, no_wait: bool) -> Batching | None:
-    """How batches are waited for; None where none are wanted."""
-    from sotopia_rl_data.asking.batch.run import Batching
-
-    if not batch and (no_wait or poll is not None):
-        raise UsageError(f"{'--no-wait' if no_wait else '--poll'} is about batches.", "add --batch, or leave it out")
-    if not batch:
-        return None
-    return Batching(wait=not no_wait) if poll is None else Batching(poll_s=poll, wait=not no_wait)
-
-
-def show_left(away: UnderWay, as_json: bool) -> None:
-    """Say that nothing more was wanted for now."""
-    if as_json:
-        console.emit_json({"under_way": {"requests": away.requests, "batches": away.batches}})
-    else:
-        console.note(f"{away.message} Next: {away.mend}.")
+    options["layout"], options["template"] = layout_of(layout, template)
+    carry_out("labelling", run, estimate, _labelled, store, episodes, as_json, options)
 
 
 def _labelled(report: LabelReport) -> None:
-    from labelers.showing import show_bill
+    from labelers.showing import show_run
 
-    state = "made" if report.created else "unchanged: the store has this content already"
-    names = (
-        "episodes",
-        "utterances",
-        "rewarded",
-        "labels",
-        "calls",
-        "asked",
-        "hits",
-        "repeated",
-        "unreachable",
-        "repaired",
-        "unusable",
-    )
-    rows = [[name, getattr(report, name)] for name in names if getattr(report, name) or name in names[:6]]
-    rows.append(["seconds", report.seconds])
-    console.table(["labelled", "count"], rows, title=f"{report.version}  {report.digest[:12]}  {state}")
-    show_bill(report.bill)
-    if report.failures:
-        console.table(["what has no label", "rows"], [[reason, n] for reason, n in report.failures.items()])
-    for warning in report.warnings:
-        console.warn(warning)
     name = report.version.partition("@")[0]
-    console.next_commands(
+    show_run(
+        "labelled",
+        "label",
+        report,
+        [(count, getattr(report, count)) for count in ("episodes", "utterances", "rewarded", "labels")],
         f"sotopia-rl-data show {name}",
         f'sotopia-rl-data query {name} "SELECT agent, avg(reward) FROM rewards GROUP BY agent"',
-        *(
-            [f"sotopia-rl-data label … --retry-failed   ({report.unusable:,} unusable answers)"]
-            if report.unusable
-            else []
-        ),
     )
 
 

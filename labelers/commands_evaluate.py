@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from labelers.commands import batching_of, show_left
+from labelers.commands_run import carry_out, judges_option
 from sotopia_rl_data import console
 from sotopia_rl_data.commands import asking
-from sotopia_rl_data.errors import UnderWay
 
 if TYPE_CHECKING:
     from labelers.evaluation.run import EvaluationReport
@@ -19,14 +18,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("episodes")
-@click.option(
-    "--judge",
-    "judges",
-    multiple=True,
-    metavar="SPEC",
-    help="As for `label`: gpt-4o, claude-…, openai:MODEL[@URL], anthropic:MODEL[@URL], transformers:PATH_OR_ID, "
-    "replay:LEDGER, lexical (offline), path/to/file.py:Name. Repeat for several.",
-)
+@judges_option()
 @click.option("--dimensions", metavar="D,…", help="SOTOPIA-EVAL dimensions.  [default: all seven]")
 @click.option("--samples", default=1, show_default=True, help="How often each is asked; the score is the mean.")
 @click.option(
@@ -48,14 +40,6 @@ if TYPE_CHECKING:
 @console.json_option
 def evaluate(
     episodes: str,
-    judges: tuple[str, ...],
-    dimensions: str | None,
-    temperature: float | None,
-    max_tokens: int | None,
-    batch: bool,
-    poll: float | None,
-    no_wait: bool,
-    dry_run: bool,
     store: Store,
     as_json: bool,
     **options: Any,
@@ -74,67 +58,21 @@ def evaluate(
       sotopia-rl-data evaluate lab/rollouts --judge gpt-4o --dimensions goal --temperature 1
       sotopia-rl-data evaluate lab/rollouts --judge gpt-4o --dry-run
     """
-    sampling = asking.sampling_of(temperature, max_tokens)
-    options |= {"judges": judges, "dimensions": dimensions.split(",") if dimensions else None}
-    options |= {"sampling": sampling, "pacing": asking.pacing_from(options)}
-    batching = batching_of(batch, poll, no_wait)
-    if dry_run:
-        _dry_run(store, episodes, as_json, batch, options)
-        return
+    from labelers.evaluation.run import estimate_evaluation
     from labelers.evaluation.run import evaluate as run
 
-    try:
-        with console.progress("evaluating", "call") as advance:
-            report = run(store, episodes, batching=batching, progress=advance, **options)
-    except UnderWay as away:
-        show_left(away, as_json)
-        return
-    if as_json:
-        console.emit_json(report.as_dict())
-    else:
-        _evaluated(report)
-    if report.failures:
-        click.get_current_context().exit(console.WITH_FAILURES)
-
-
-def _dry_run(store: Store, episodes: str, as_json: bool, in_batches: bool, options: dict[str, Any]) -> None:
-    from labelers.evaluation.run import estimate_evaluation
-    from labelers.showing import show_estimate
-
-    for of_the_run in ("version", "budget", "pacing"):
-        options.pop(of_the_run)
-    found = estimate_evaluation(store, episodes, in_batches=in_batches, **options)
-    if as_json:
-        console.emit_json(found.as_dict())
-    else:
-        show_estimate(found, in_batches)
+    carry_out("evaluating", run, estimate_evaluation, _evaluated, store, episodes, as_json, options)
 
 
 def _evaluated(report: EvaluationReport) -> None:
-    from labelers.showing import show_bill
+    from labelers.showing import show_run
 
-    state = "made" if report.created else "unchanged: the store has this content already"
-    always = ("episodes", "scores", "calls", "asked", "hits")
-    rows: list[list[Any]] = [["evaluators", ", ".join(report.evaluators)]]
-    rows += [
-        [name, getattr(report, name)]
-        for name in (*always, "repeated", "unreachable", "repaired", "unusable")
-        if getattr(report, name) or name in always
-    ]
-    rows.append(["seconds", report.seconds])
-    console.table(["evaluated", ""], rows, title=f"{report.version}  {report.digest[:12]}  {state}")
-    show_bill(report.bill)
-    if report.failures:
-        console.table(["what has no score", "rows"], [[reason, n] for reason, n in report.failures.items()])
-    for warning in report.warnings:
-        console.warn(warning)
     name = report.version.partition("@")[0]
-    console.next_commands(
+    show_run(
+        "evaluated",
+        "score",
+        report,
+        [("evaluators", ", ".join(report.evaluators)), ("episodes", report.episodes), ("scores", report.scores)],
         f"sotopia-rl-data compare {name}",
         f"sotopia-rl-data label {name} --evaluator {shlex.quote(report.evaluators[0])} --judge SPEC",
-        *(
-            [f"sotopia-rl-data evaluate … --retry-failed   ({report.unusable:,} unusable answers)"]
-            if report.unusable
-            else []
-        ),
     )

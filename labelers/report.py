@@ -1,4 +1,4 @@
-"""What a label run did: a frozen noun for whoever called it, and what of it goes into the manifest's provenance."""
+"""What a run did: a frozen noun for whoever called it, and what of it goes into the manifest's provenance."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sotopia_rl_data.asking.progress import Outcome
 from sotopia_rl_data.asking.request import Usage
 from sotopia_rl_data.code import code
 from sotopia_rl_data.store import Version
+from sotopia_rl_data.store.stage import Committed
 
 _REASONS_KEPT = 100
 _FEWEST_EXPECTED = 10  # calls that should have found a cached prefix, before anything is said
@@ -20,14 +21,15 @@ _MISSED = 0.1  # of them
 
 
 @dataclass(frozen=True, slots=True)
-class LabelReport:
-    """`version` ("org/name@v1.0.0") lies in `directory`; `created` is False where the store already had this content.
+class RunReport:
+    """What having judges asked came to.
 
-    `labels` counts attributions, `rewarded` the utterances that have a reward. `failures` counts, by reason, what has
-    no label. Of the calls that the plan needs, `asked` went out in this run, the ledger knew `hits`, `repeated` are
-    equal to others, `unreachable` got no answer. An answer that does not say what was asked is sent back once, which is
-    a call more: `repaired` of them could be used then, `unusable` could not. `usage` is what this run's calls used, by
-    model; `bill` what these labels cost, earlier runs included; `seconds` how long it all took.
+    `version` ("org/name@v1.0.0") lies in `directory`; `created` is False where the store already had this content.
+    `failures` counts, by reason, what was not answered usably. Of the `calls` that the plan needs, `asked` went out in
+    this run, the ledger knew `hits`, `repeated` are equal to others, `unreachable` got no answer. An answer that does
+    not say what was asked is sent back once, which is a call more: `repaired` of them could be used then, `unusable`
+    could not. `usage` is what this run's calls used, by model; `bill` what it all cost, earlier runs included;
+    `seconds` how long it took.
     """
 
     version: str
@@ -35,9 +37,6 @@ class LabelReport:
     digest: str
     created: bool
     episodes: int
-    utterances: int
-    labels: int
-    rewarded: int
     failures: Mapping[str, int]
     calls: int
     asked: int
@@ -51,51 +50,52 @@ class LabelReport:
     warnings: Sequence[str]
     seconds: float
 
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON holds it."""
+        return asdict(self) | {"bill": self.bill.as_dict()}
+
+
+@dataclass(frozen=True, slots=True)
+class LabelReport(RunReport):
+    """Also: `labels` counts attributions, `rewarded` those of the `utterances` that have a reward."""
+
+    utterances: int
+    labels: int
+    rewarded: int
+
     @property
     def failed(self) -> int:
         """How many (utterance, dimension, judge, sample) have no label."""
         return sum(self.failures.values())
 
-    def as_dict(self) -> dict[str, Any]:
-        """The report as JSON holds it."""
-        plain = {"failures": dict(self.failures), "warnings": list(self.warnings), "bill": self.bill.as_dict()}
-        return asdict(self) | plain
 
-
-def report(
-    version: Version,
-    created: bool,
+def ran(
+    committed: Committed,
     size: Size,
     tally: Tally,
     outcomes: Sequence[Outcome],
     bill: Bill,
-    unrewarded: int,
     warnings: Sequence[str],
     seconds: float,
-) -> LabelReport:
-    """The report of a finished run; `outcomes` are the judges', in order."""
-    return LabelReport(
-        version=version.ref,
-        directory=str(version.dir),
-        digest=version.digest,
-        created=created,
-        episodes=size.episodes,
-        utterances=size.utterances,
-        labels=tally.labels,
-        rewarded=size.utterances - unrewarded,
-        failures=dict(sorted(tally.failures.items(), key=lambda item: (-item[1], item[0]))),
-        calls=size.calls,
-        asked=sum(o.asked for o in outcomes),
-        hits=sum(o.hits for o in outcomes),
-        repeated=sum(o.repeated for o in outcomes),
-        unreachable=sum(o.unreachable for o in outcomes),
-        repaired=tally.repaired,
-        unusable=tally.unusable,
-        usage=usage_of(outcomes),
-        bill=bill,
-        warnings=tuple(warnings),
-        seconds=round(seconds, 3),
-    )
+) -> dict[str, Any]:
+    """The fields of a RunReport; `outcomes` are the judges', in order."""
+    counts = ("asked", "hits", "repeated", "unreachable")
+    return {
+        "version": committed.version.ref,
+        "directory": str(committed.version.dir),
+        "digest": committed.version.digest,
+        "created": committed.created,
+        "episodes": size.episodes,
+        "failures": dict(sorted(tally.failures.items(), key=lambda item: (-item[1], item[0]))),
+        "calls": size.calls,
+        **{name: sum(getattr(one, name) for one in outcomes) for name in counts},
+        "repaired": tally.repaired,
+        "unusable": tally.unusable,
+        "usage": usage_of(outcomes),
+        "bill": bill,
+        "warnings": list(warnings),
+        "seconds": round(seconds, 3),
+    }
 
 
 def usage_of(outcomes: Sequence[Outcome]) -> dict[str, Usage]:

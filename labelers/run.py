@@ -27,7 +27,7 @@ from labelers.judges.batches import check_batches
 from labelers.plan import Plan, episodes_of, size
 from labelers.preparing import check_named, check_untaken, prepare, with_episodes
 from labelers.reading import Tally, rows_of
-from labelers.report import LabelReport, cold, provenance, remarks, report
+from labelers.report import LabelReport, cold, provenance, ran, remarks
 from sotopia_rl_data.asking.batch.run import Batching
 from sotopia_rl_data.asking.dispatch import Pacing
 from sotopia_rl_data.asking.journal import check_writable
@@ -142,10 +142,13 @@ def label(
             provenance=provenance(parent, plan, tally, cost, built.provenance()),
             version=version,
         )
-    unrewarded = sum(built.unrewarded.values())
-    seconds = time.monotonic() - began
     warnings = [*remarks(plan), *cold(outcomes), *built.warnings]
-    return report(committed.version, committed.created, counted, tally, outcomes, cost, unrewarded, warnings, seconds)
+    return LabelReport(
+        **ran(committed, counted, tally, outcomes, cost, warnings, time.monotonic() - began),
+        utterances=counted.utterances,
+        labels=tally.labels,
+        rewarded=counted.utterances - sum(built.unrewarded.values()),
+    )
 
 
 class _Run:

@@ -1,14 +1,35 @@
-"""How an estimate and a bill look on the screen: a row a judge, tokens and USD, and the date of the prices."""
+"""How a run, an estimate and a bill look on the screen: counts; a row a judge, tokens and USD, the prices' date."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
 
 from sotopia_rl_data import console
 
 if TYPE_CHECKING:
     from labelers.estimate import Estimate
+    from labelers.report import RunReport
     from sotopia_rl_data.asking.bill import Bill
+
+
+def show_run(did: str, made: str, report: RunReport, counts: Sequence[tuple[str, Any]], *following: str) -> None:
+    """What a command `did` and how many of what it `made` ("label"), what it cost, what failed, and what may follow."""
+    state = "made" if report.created else "unchanged: the store has this content already"
+    rows = [*counts, *((name, getattr(report, name)) for name in ("calls", "asked", "hits"))]
+    seldom = ((name, getattr(report, name)) for name in ("repeated", "unreachable", "repaired", "unusable"))
+    rows += [(name, count) for name, count in seldom if count] + [("seconds", report.seconds)]
+    console.table([did, ""], rows, title=f"{report.version}  {report.digest[:12]}  {state}")
+    show_bill(report.bill)
+    if report.failures:
+        console.table([f"what has no {made}", "rows"], list(report.failures.items()))
+    for warning in report.warnings:
+        console.warn(warning)
+    command = click.get_current_context().command_path.rpartition(" ")[2]
+    again = f"sotopia-rl-data {command} … --retry-failed   ({report.unusable:,} unusable answers)"
+    console.next_commands(*following, *[again] * bool(report.unusable))
 
 
 def show_estimate(found: Estimate, in_batches: bool) -> None:

@@ -272,6 +272,13 @@ def test_a_cap_is_kept_and_what_it_would_cost_is_known_before(store: Store, tmp_
     assert [(line.asked, line.free) for line in after.lines] == [(0, 30)]
 
 
+def test_no_key_is_needed_to_know_the_cost(store: Store, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    put(store, [BOAT])
+    (line,) = estimate_evaluation(store, "lab/episodes", judges=["gpt-4o"]).lines
+    assert (line.asked, line.cost is not None and line.cost > 0) == (1, True)
+
+
 def test_batches_end_in_the_digest_of_a_live_run(store: Store, tmp_path: Path):
     put(store, boats(6))
     with running(malformed="missing,refusal", malformed_share=0.3, seed=1) as at:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -25,23 +25,21 @@ from labelers.evaluation.sotopia_eval import SOTOPIA_EVAL
 from labelers.judge import Judge
 from labelers.judges.batches import check_batches
 from labelers.judges.sending import target_of
-from labelers.plan import Plan, Size, episodes_of, size
+from labelers.plan import Plan, episodes_of, size
 from labelers.preparing import check_untaken, dimensions_of, judges_of
 from labelers.reading import Tally, rows_of
-from labelers.report import cold, judged_by, remarks, usage_of
+from labelers.report import RunReport, cold, judged_by, ran, remarks
 from sotopia_rl_data import refs
 from sotopia_rl_data.asking.batch.run import Batching
-from sotopia_rl_data.asking.bill import Bill
-from sotopia_rl_data.asking.dispatch import Outcome, Pacing
+from sotopia_rl_data.asking.dispatch import Pacing
 from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.prices import load as load_prices
-from sotopia_rl_data.asking.request import Usage
+from sotopia_rl_data.asking.transport import nobody_is_asked
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL as SEVEN
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.evaluations import Evaluated, Judged, add_scores, check_evaluator, provenance
 from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.store import Store, Version
-from sotopia_rl_data.store.stage import Committed
 from sotopia_rl_data.store.versions import check as check_version
 
 if TYPE_CHECKING:
@@ -51,39 +49,11 @@ _REASONS_KEPT = 100
 
 
 @dataclass(frozen=True, slots=True)
-class EvaluationReport:
-    """`version` ("org/name@v1.1.0") lies in `directory`; `created` is False where the store already had this content.
+class EvaluationReport(RunReport):
+    """Also: `evaluators` are the names of the new scores; `scores` counts what the judges said, sample by sample."""
 
-    `evaluators` are the names of the new scores; `scores` counts what the judges said, sample by sample, `failures`, by
-    reason, what they did not. Of the `calls` that the plan needs, `asked` went out in this run, the ledger knew
-    `hits`, `repeated` are equal to others, `unreachable` got no answer; `repaired` answers could be used at the second
-    try, `unusable` could not. `usage` is what this run's calls cost, by model; `bill` what these scores cost, earlier
-    runs included.
-    """
-
-    version: str
-    directory: str
-    digest: str
-    created: bool
     evaluators: Sequence[str]
-    episodes: int
     scores: int
-    failures: Mapping[str, int]
-    calls: int
-    asked: int
-    hits: int
-    repeated: int
-    unreachable: int
-    repaired: int
-    unusable: int
-    usage: Mapping[str, Usage]
-    bill: Bill
-    warnings: Sequence[str]
-    seconds: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """The report as JSON holds it."""
-        return asdict(self) | {"bill": self.bill.as_dict()}
 
 
 def evaluate(
@@ -142,7 +112,7 @@ def evaluate(
         how: dict[str, Any] = {"retry_failed": retry_failed, "concurrency": concurrency, "pacing": pacing}
         how |= {"batching": batching, "progress": progress}
         with capped(budget, plan, kept, episodes, price_list) as cap:
-            asking = Asking(plan, kept, episodes).ask(counted.calls, **how, budget=cap)
+            asking = Asking(plan, kept, episodes).ask(counted.calls, **how, budget=cap, prices=price_list)
             outcomes = wait(asking)
         judged = {split: _judged(plan, kept, paths, names, tally) for split, paths in files.items()}
         recipe = add_scores(stage, parent, _evaluated(plan, names), judged)
@@ -155,39 +125,10 @@ def evaluate(
         )
         committed = stage.commit(recipe=recipe, provenance=told, version=version)
     warnings = [*remarks(plan), *cold(outcomes)]
-    return _report(committed, names, counted, tally, outcomes, cost, warnings, time.monotonic() - began)
-
-
-def _report(
-    committed: Committed,
-    names: Mapping[str, str],
-    counted: Size,
-    tally: Tally,
-    outcomes: Sequence[Outcome],
-    cost: Bill,
-    warnings: Sequence[str],
-    seconds: float,
-) -> EvaluationReport:
     return EvaluationReport(
-        version=committed.version.ref,
-        directory=str(committed.version.dir),
-        digest=committed.version.digest,
-        created=committed.created,
+        **ran(committed, counted, tally, outcomes, cost, warnings, time.monotonic() - began),
         evaluators=list(names.values()),
-        episodes=counted.episodes,
         scores=tally.labels,
-        failures=dict(sorted(tally.failures.items(), key=lambda item: (-item[1], item[0]))),
-        calls=counted.calls,
-        asked=sum(o.asked for o in outcomes),
-        hits=sum(o.hits for o in outcomes),
-        repeated=sum(o.repeated for o in outcomes),
-        unreachable=sum(o.unreachable for o in outcomes),
-        repaired=tally.repaired,
-        unusable=tally.unusable,
-        usage=usage_of(outcomes),
-        bill=cost,
-        warnings=warnings,
-        seconds=round(seconds, 3),
     )
 
 
@@ -200,20 +141,23 @@ def estimate_evaluation(
     prices: Path | None = None,
     ledger: Path | None = None,
     in_batches: bool = False,
+    progress: Progress | None = None,
     **options: Any,
 ) -> Estimate:
     """What `evaluate` would ask and cost with the same arguments; it asks nobody. Raises what `evaluate` raises before
-    it asks."""
+    it asks, but that no API key is needed."""
     from labelers.estimate import of_plan
 
     price_list = load_prices(prices)
-    plan = _plan(**options)
+    with nobody_is_asked():
+        plan = _plan(**options)
     parent = dataset(store, source)
     for name in _names(plan, options.get("evaluator")).values():
         check_evaluator(parent, name)
     files = [path for paths in parent.files("episodes").values() for path in paths]
     with Ledger(ledger or store.root / ".ledger") as kept:
-        return of_plan(plan, kept, lambda: episodes_of(files), price_list, retry_failed, concurrency, in_batches)
+        asked = plan, kept, lambda: episodes_of(files), price_list
+        return of_plan(*asked, retry_failed, concurrency, in_batches, progress)
 
 
 def dataset(store: Store, source: str) -> Version:
