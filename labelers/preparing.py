@@ -17,7 +17,7 @@ from labelers.judges.sending import target_of
 from labelers.plan import Plan
 from labelers.source import episodes_version
 from sotopia_rl_data.dimensions import full_name, in_order
-from sotopia_rl_data.errors import UsageError, VersionExists
+from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.rewards import Recipe
 from sotopia_rl_data.rewards import preset as find_preset
 from sotopia_rl_data.store import Store, Version
@@ -92,28 +92,13 @@ def with_episodes(plan: Plan, store: Store, source: str | Path | None) -> tuple[
     return version, replace(plan, evaluator=choose(evaluators(files, plan.dimensions)))
 
 
-def check_untaken(
-    store: Store,
-    ref: str,
-    plan: Plan,
-    ledger: Ledger,
-    episodes: Callable[[], Iterable[Episode]],
-    prices: Prices,
-    retry_failed: bool,
-) -> None:
-    """Raises VersionExists where there is a version `ref` ("org/name@v1.0.0") and anything is left to ask: what would
-    be paid for could not be kept under that number. Where nothing is, what it cost is spent, and committing decides."""
+def left_to_ask(
+    plan: Plan, ledger: Ledger, episodes: Callable[[], Iterable[Episode]], prices: Prices, retry_failed: bool
+) -> int:
+    """How many of the plan's calls would go out."""
     from labelers.estimate import of_plan
 
-    name, _, number = ref.partition("@")
-    if number not in store.versions(name):
-        return
-    left = sum(line.asked for line in of_plan(plan, ledger, episodes, prices, retry_failed).lines)
-    if left:
-        raise VersionExists(
-            f"{ref} exists already, and nobody is asked for other content of it: {left:,} calls have no answer yet.",
-            "leave --version out, or give it a number that is free",
-        )
+    return sum(line.asked for line in of_plan(plan, ledger, episodes, prices, retry_failed).lines)
 
 
 def check_named(plan: Plan, calls: int) -> None:

@@ -25,7 +25,7 @@ from labelers.costs import bill_of, capped, check_budget
 from labelers.judge import Judge
 from labelers.judges.batches import check_batches
 from labelers.plan import Plan, episodes_of, size
-from labelers.preparing import check_named, check_untaken, prepare, with_episodes
+from labelers.preparing import check_named, left_to_ask, prepare, with_episodes
 from labelers.reading import Tally, rows_of
 from labelers.report import LabelReport, cold, provenance, ran, remarks
 from sotopia_rl_data.asking.batch.run import Batching
@@ -126,7 +126,8 @@ def label(
         run = _Run(plan, parent, kept, stage)
         counted = size(plan, run.episodes())
         check_named(plan, counted.calls)
-        check_untaken(store, f"{name}@{version}", plan, kept, run.episodes, price_list, retry_failed)
+        left = partial(left_to_ask, plan, kept, run.episodes, price_list, retry_failed)
+        store.check_untaken(name, version, left)
         asking = run.asking()
         how: dict[str, Any] = {"retry_failed": retry_failed, "concurrency": concurrency, "pacing": pacing}
         with capped(budget, plan, kept, run.episodes, price_list) as cap:

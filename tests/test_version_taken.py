@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from label_toys import BOAT, Highest, Sulking, put
+from label_toys import BOAT, Highest, Sulking, boats, put
+from rollout_toys import Sampler, act, brief, scenes
 from test_evaluate import Scorer
 
+from labelers.audit import audit
 from labelers.evaluation.run import evaluate
 from labelers.run import label
-from sotopia_rl_data.errors import VersionExists
+from sotopia_rl_data.errors import UsageError, VersionExists
+from sotopia_rl_data.rollouts.run import plan_of, rollout
 from sotopia_rl_data.store import Store
 
 LABELS, EPISODES = "lab/episodes-rewards", "lab/episodes"
@@ -37,7 +40,7 @@ def test_nobody_is_asked_for_other_content_of_a_version_and_the_same_command_is_
     there, other = store.versions(name), judge("other")
     with pytest.raises(VersionExists, match=f"{taken} exists already") as refused:
         run(store, EPISODES, judges=[first, other], version=version)
-    assert f": {first.calls} calls have no answer yet." in refused.value.message
+    assert f"and {first.calls} calls are still to come" in refused.value.message
     assert "leave --version out" in refused.value.mend
     assert (other.calls, store.versions(name)) == (0, there)
     again = judge()
@@ -51,11 +54,38 @@ def test_answers_are_not_asked_for_again_for_a_version_that_was_made_without_the
     done = label(store, EPISODES, judges=[judge], version="v1.0.0")
     before = judge.calls
     judge.sulks_about.clear()
-    with pytest.raises(VersionExists, match="3 calls have no answer yet"):
+    with pytest.raises(VersionExists, match="3 calls are still to come"):
         label(store, EPISODES, judges=[judge], version="v1.0.0", retry_failed=True)
     assert judge.calls == before
     assert label(store, EPISODES, judges=[judge], version="v1.0.0").digest == done.digest
     assert label(store, EPISODES, judges=[judge], retry_failed=True).version == f"{LABELS}@v1.1.0"
+
+
+def test_an_audit_asks_nobody_for_a_number_that_is_none_or_is_taken(store: Store):
+    how: Any = {"dimensions": ["goal"], "probes": ["order"]}
+    put(store, boats(4), "lab/many")
+    first, other, again = Highest(), Highest("other"), Highest()
+    with pytest.raises(UsageError, match="is no version"):
+        audit(store, "lab/many", first, version="first", **how)
+    assert first.calls == 0
+    done = audit(store, "lab/many", first, version="v1.0.0", **how)
+    with pytest.raises(VersionExists, match=r"lab/many-audit@v1\.0\.0 exists already"):
+        audit(store, "lab/many", other, version="v1.0.0", **how)
+    assert audit(store, "lab/many", again, version="1.0.0", **how).digest == done.digest
+    assert (other.calls, again.calls) == (0, 0)
+
+
+def test_nobody_plays_for_other_episodes_of_a_version_and_the_same_ones_are_no_change(store: Store):
+    """One of the policies answers twice in a way that cannot be read, another time in none that can."""
+    odd = iter(["?", "?", act(), "?", "?", "?"])
+    first = Sampler("a", lambda request: next(odd, act("leave", "")))
+    done = rollout(store, plan_of(scenes(2), a=first, b=brief()), "lab/play", version="v1.0.0")
+    more = Sampler("a")
+    with pytest.raises(VersionExists, match=r"lab/play@v1\.0\.0 exists already, and 1 episodes are still to come"):
+        rollout(store, plan_of(scenes(3), a=more, b=brief()), "lab/play", version="v1.0.0")
+    again = rollout(store, plan_of(scenes(2), a=more, b=brief()), "lab/play", version="v1.0.0")
+    assert (again.created, again.digest, more.sent) == (False, done.digest, [])
+    assert store.versions("lab/play") == ["v1.0.0"]
 
 
 def test_where_all_is_answered_other_content_is_refused_all_the_same(store: Store):

@@ -33,6 +33,7 @@ from sotopia_rl_data.errors import BadAnswer, InputError, Interrupted
 from sotopia_rl_data.refs import check_name
 from sotopia_rl_data.schema import Attribution, Episode, Failure
 from sotopia_rl_data.store import Store, Version
+from sotopia_rl_data.store.versions import check as check_version
 
 if TYPE_CHECKING:
     from labelers.asking import Progress
@@ -95,9 +96,9 @@ def audit(
     checked against the estimate before anything is asked. `alpha` is the chance that an unbiased judge is called
     anything else. `out` is by default the source's name + "-audit".
 
-    Raises UsageError, NotFound, KeyMissing and InputError before anything is asked; Interrupted after Ctrl-C; Rejected
-    and Unavailable where the provider answers nothing; InputError where no answer can be used; StoreError. Every answer
-    is kept whatever is raised.
+    Raises UsageError, NotFound, KeyMissing and InputError before anything is asked, and VersionExists where `version`
+    is taken and something is left to ask; Interrupted after Ctrl-C; Rejected and Unavailable where the provider answers
+    nothing; InputError where no answer can be used; StoreError. Every answer is kept whatever is raised.
     """
     began = time.monotonic()
     parent = store.resolve(source) if isinstance(source, str) else source
@@ -114,10 +115,11 @@ def audit(
         evaluator=evaluator,
         sampling=sampling,
     )
-    name = check_name(out or f"{parent.name}-audit")
+    name, version = check_name(out or f"{parent.name}-audit"), version and check_version(version)
     with Ledger(ledger or store.root / ".ledger") as kept:
         estimate = plan.estimate(kept)
         check(estimate, max_calls, budget, plan.judge.id)
+        store.check_untaken(name, version, lambda: estimate.to_ask)
         found = probe(
             plan,
             kept,

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -26,7 +27,7 @@ from labelers.judge import Judge
 from labelers.judges.batches import check_batches
 from labelers.judges.sending import target_of
 from labelers.plan import Plan, episodes_of, size
-from labelers.preparing import check_untaken, dimensions_of, judges_of
+from labelers.preparing import dimensions_of, judges_of, left_to_ask
 from labelers.reading import Tally, rows_of
 from labelers.report import RunReport, cold, judged_by, ran, remarks
 from sotopia_rl_data import refs
@@ -108,7 +109,8 @@ def evaluate(
     counted = size(plan, episodes())
     tally = Tally()
     with store.stage(parent.name) as stage, Ledger(ledger or store.root / ".ledger") as kept:
-        check_untaken(store, f"{parent.name}@{version}", plan, kept, episodes, price_list, retry_failed)
+        left = partial(left_to_ask, plan, kept, episodes, price_list, retry_failed)
+        store.check_untaken(parent.name, version, left)
         how: dict[str, Any] = {"retry_failed": retry_failed, "concurrency": concurrency, "pacing": pacing}
         how |= {"batching": batching, "progress": progress}
         with capped(budget, plan, kept, episodes, price_list) as cap:

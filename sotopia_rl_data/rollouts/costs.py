@@ -89,6 +89,15 @@ def replay(game: Game, attempts: Callable[[Move, Game], Sequence[Attempt]]) -> M
     return None
 
 
+def unfinished(plan: Plan, ledger: Ledger) -> int:
+    """How many of the plan's episodes the ledger does not know to their end."""
+
+    def attempts(move: Move, _: Game) -> Sequence[Attempt]:
+        return ledger.attempts(move.key)
+
+    return sum(replay(Game(match, plan.rules), attempts) is not None for match in plan.matches())
+
+
 def _lost(hold: Hold, ledger: Ledger) -> bool:
     """Whether the call that a reservation was made for is in no ledger."""
     return not any(attempt.time >= hold.time for attempt in ledger.attempts(hold.key))

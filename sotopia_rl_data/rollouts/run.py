@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,7 +26,7 @@ from sotopia_rl_data.code import code
 from sotopia_rl_data.errors import AskingError, BudgetSpent, Interrupted, UsageError
 from sotopia_rl_data.prompts import Layout, Template
 from sotopia_rl_data.refs import check_name
-from sotopia_rl_data.rollouts.costs import Costs, capped, check_budget
+from sotopia_rl_data.rollouts.costs import Costs, capped, check_budget, unfinished
 from sotopia_rl_data.rollouts.dialects import DialectName
 from sotopia_rl_data.rollouts.games import Game, Move, Rules
 from sotopia_rl_data.rollouts.planning import Plan
@@ -94,19 +95,21 @@ def rollout(
     """Play every episode of the plan and commit them as the next version of `out` (ORG/NAME).
 
     `concurrency` bounds the episodes in flight (default: as many as the slower policy takes). `budget` (USD) caps what
-    these episodes may cost, all runs together; `prices` is a file laid over the price list. Raises UsageError before
-    anything is asked; Interrupted after Ctrl-C; BudgetSpent; Rejected and Unavailable where a provider answers nothing;
-    AskingError where no episode came to an end; StoreError. Whatever is raised, the store's versions are as they were
-    and every answer is kept. An episode in which a policy could not be asked is left out, and listed in `failures`.
+    these episodes may cost, all runs together; `prices` is a file laid over the price list.
+
+    Raises UsageError, and VersionExists where `version` is taken and something is left to play, before anything is
+    asked; Interrupted after Ctrl-C; BudgetSpent; Rejected and Unavailable where a provider answers nothing; AskingError
+    where no episode came to an end; StoreError. Whatever is raised, the store's versions are as they were and every
+    answer is kept. An episode in which a policy could not be asked is left out, and listed in `failures`.
     """
     began = time.monotonic()
     name = check_name(out)
-    if version is not None:
-        versions.check(version)  # now, and not when everything is played
+    version = version and versions.check(version)  # now, and not when everything is played
     price_list = load(prices)
     if budget is not None:
         check_budget(budget, plan, price_list)
     with store.stage(name) as stage, Ledger(ledger or store.root / ".ledger") as kept:
+        store.check_untaken(name, version, partial(unfinished, plan, kept), "episodes")
         recording, costs = Recording(stage, plan.rules.scorer), Costs(plan, kept, price_list)
         with capped(budget, plan, kept, price_list) as cap:
             limits = {"concurrency": concurrency, "pacing": pacing or Pacing(), "budget": cap}

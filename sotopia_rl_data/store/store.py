@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sotopia_rl_data.errors import NotFound, StoreError
+from sotopia_rl_data.errors import NotFound, StoreError, VersionExists
 from sotopia_rl_data.refs import DatasetRef, check_name, parse
 from sotopia_rl_data.schema import Manifest
 from sotopia_rl_data.store import manifest as manifests
@@ -87,6 +88,17 @@ class Store:
     def version(self, name: str, version: str) -> Version:
         """One version by name and number, if it is here. Raises NotFound."""
         return self._here(DatasetRef(name, version))
+
+    def check_untaken(self, name: str, version: str | None, left: Callable[[], int], what: str = "calls") -> None:
+        """Raises VersionExists where `name` has that version and `left()` of `what` make it are still to come: what is
+        paid for them could not be kept under that number. Where none is, it is all paid, and committing decides."""
+        count = left() if version is not None and version in self.versions(name) else 0
+        if count:
+            raise VersionExists(
+                f"{name}@{version} exists already, and {count:,} {what} are still to come: nobody is asked for other "
+                "content of it.",
+                "leave --version out, or give it a number that is free",
+            )
 
     def latest(self, name: str) -> Version | None:
         """The newest version of `name`, or None."""
