@@ -7,7 +7,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from sotopia_rl_data.console import printable
+from sotopia_rl_data import console
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -40,29 +40,21 @@ class Markdown(str):
 
 
 def cell(value: Any) -> str:
-    """One value in a table: whole numbers by thousands, others with four digits; other people's text made plain."""
+    """One value in a table, as on the screen; other people's text made plain."""
     if isinstance(value, Markdown):
         return value
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return plain(value)
+    return plain(value) if isinstance(value, str) else console.cell(value)
 
 
 def plain(text: str) -> Markdown:
     """Text of somebody else's that cannot become markup or break a table."""
-    one_line = printable(" ".join(text.split()))
+    one_line = console.printable(" ".join(text.split()))
     return Markdown("".join(f"\\{c}" if c in "\\|`*_<>[]$" else c for c in one_line))
 
 
 def code(text: str) -> Markdown:
     """Text of somebody else's as code."""
-    return Markdown("`" + printable(" ".join(text.split())).replace("`", "'").replace("|", "¦") + "`")
+    return Markdown("`" + console.printable(" ".join(text.split())).replace("`", "'").replace("|", "¦") + "`")
 
 
 def count(number: int, what: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from labelers.judge import Judge, Question
 from sotopia_rl_data import plugins
-from sotopia_rl_data.asking.request import Reply, Request, Target, sha256_of
+from sotopia_rl_data.asking.request import Hashed, Reply, Request, Target
 from sotopia_rl_data.errors import AskingError, Rejected, SotopiaDataError, UsageError
 
 _UNNAMEABLE = re.compile(r"[^A-Za-z0-9_-]")  # what providers do not take in a schema's name
@@ -22,27 +22,15 @@ Send = Callable[[Request], Awaitable[Reply]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ask(Request):
-    """A Request that knows its Question, and its own key without computing it again. `follows`: it is a second try."""
+class Ask(Hashed):
+    """A Request that knows its Question. `follows`: it is a second try."""
 
     asked: Question
     follows: bool = False
-    hashes: tuple[str, str] = ("", "")
-
-    @property
-    def question(self) -> str:
-        return self.hashes[0]
-
-    @property
-    def key(self) -> str:
-        return self.hashes[1]
 
 
 def request_of(question: Question, target: Target, sample: int = 0) -> Ask:
     """The Request that puts `question` to `target`. Same hashes as the plain Request has."""
-    plain = Request(target, question.messages, question.answer_schema, sample)
-    asked = plain.question
-    key = sha256_of([target.provider, target.base_url, target.model, dict(target.sampling), asked])
     return Ask(
         target=target,
         messages=question.messages,
@@ -51,7 +39,7 @@ def request_of(question: Question, target: Target, sample: int = 0) -> Ask:
         schema_name=_UNNAMEABLE.sub("_", question.schema)[:64] or "answer",
         cache_until=question.cache_until,
         asked=question,
-        hashes=(asked, key),
+        hashes=Request(target, question.messages, question.answer_schema, sample).hashes,
     )
 
 

@@ -70,6 +70,17 @@ class Request:
         return question, sha256_of([t.provider, t.base_url, t.model, dict(t.sampling), question])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hashed(Request):
+    """A Request that was given its hashes, those of the plain one: they are not computed again."""
+
+    hashes: tuple[str, str] = ("", "")
+
+    @property
+    def question(self) -> str:
+        return self.hashes[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens as the provider bills them. `cached` is the part of `input` read from its prompt cache, `written` the

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from sotopia_rl_data.asking.desk import Settled
-from sotopia_rl_data.asking.request import Reply, Request, Target
+from sotopia_rl_data.asking.request import Hashed, Reply, Request, Target
 from sotopia_rl_data.errors import BadAnswer
 from sotopia_rl_data.importers.models import UNNAMED
 from sotopia_rl_data.prompts import Layout, Template, completion
@@ -65,7 +65,7 @@ class Match:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Move(Request):
+class Move(Hashed):
     """A Request that knows its game and whom it asks. `scores`: the drafts of a turn are to be scored."""
 
     game: Game
@@ -74,15 +74,6 @@ class Move(Request):
     draft: int = 0
     attempt: int = 0
     scores: bool = False
-    hashes: tuple[str, str] = ("", "")
-
-    @property
-    def question(self) -> str:
-        return self.hashes[0]
-
-    @property
-    def key(self) -> str:
-        return self.hashes[1]
 
 
 @dataclass(frozen=True, slots=True)
