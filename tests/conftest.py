@@ -14,9 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # The machine may be busy with other things: how long drawing an example took is no fault of a test.
-settings.register_profile(
-    "ours", deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)  # the machine may be busy
+settings.register_profile("ours", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ours")
 os.environ["HF_HUB_OFFLINE"] = "1"  # in this process; those that talk to the test's own Hub have their own environment
 if "PYTEST_XDIST_WORKER" in os.environ:
