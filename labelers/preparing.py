@@ -160,11 +160,16 @@ def judges_of(
     named: Sequence[str | Judge], sampling: Mapping[str, Any] | None, dimensions: Sequence[str] = ()
 ) -> tuple[Judge, ...]:
     """One judge or more, no two of one name, made; `dimensions` where they are asked about other than SOTOPIA-EVAL's.
+    `sampling` is for those that sample: people beside a model have no temperature.
 
     Raises UsageError, KeyMissing."""
     if not named:
         raise UsageError("No judge is named.", f"add --judge: {judging.FORMS}")
-    made = tuple(judging.judge(one, sampling, dimensions) if isinstance(one, str) else one for one in named)
+    take = {one for one in named if isinstance(one, str) and judging.samples(one)}
+    made = tuple(
+        judging.judge(one, sampling if one in take or not take else None, dimensions) if isinstance(one, str) else one
+        for one in named
+    )
     ids = [judge.id for judge in made]
     twice = next((name for name in ids if ids.count(name) > 1), None)
     if twice is not None:

@@ -243,6 +243,7 @@ def test_the_next_commands_name_the_store_that_was_named(run):
         (["label", "--judge", "lexical", "--schema", "vibes"], 2, "vibes"),
         (["label", "--judge", "lexical", "--preset", "best"], 2, "best"),
         (["label", "--judge", "lexical", "--scale", "4"], 2, "scale"),
+        (["label", "--judge", "gpt-4o", "--temperature", "nan", "--dry-run"], 2, "A temperature of nan makes no sense"),
         (["label", "--judge", "lexical", "--rpm", "0"], 2, "'--rpm': 0.0 is not"),
         (["label", "--judge", "lexical", "--tpm", "nan", "--dry-run"], 2, "tpm must be above zero"),
         (["evaluate", "a/b", "--judge", "lexical", "--timeout", "-1"], 2, "'--timeout': -1.0 is not"),

@@ -21,6 +21,7 @@ from labelers.commands_annotate import annotate
 from labelers.judge import Question
 from labelers.judges import judge
 from labelers.judges.sending import target_of
+from labelers.preparing import judges_of
 from labelers.run import label
 from sotopia_rl_data.asking.local import Batched
 from sotopia_rl_data.asking.request import Request, Target
@@ -139,6 +140,17 @@ def test_a_file_of_annotations_that_cannot_be_used_is_a_sentence(tmp_path: Path,
         judge(f"human:{tmp_path / 'none.csv'}")
     with pytest.raises(UsageError, match="names no file"):
         judge("human:")
+
+
+def test_a_temperature_is_for_the_models_of_a_panel_and_refused_where_there_is_none(store: Store, tmp_path: Path):
+    people = tmp_path / "people.csv"
+    people.write_text("episode_id,agent,turn,dimension,raw\nboat,a,0,goal,2\n")
+    panel = ["openai:m@http://127.0.0.1:9/v1", f"human:{people}", "lexical"]
+    model, *others = judges_of(panel, {"temperature": 0.7})
+    assert target_of(model).sampling == {"temperature": 0.7}
+    assert not any("temperature" in target_of(one).sampling for one in others)
+    with pytest.raises(UsageError, match="does not sample"):
+        judges_of(panel[1:], {"temperature": 0.7})
 
 
 def test_a_template_is_never_written_over_annotations(store: Store, tmp_path: Path):

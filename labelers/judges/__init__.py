@@ -12,7 +12,7 @@ from typing import Any
 
 from labelers.judge import Judge
 from sotopia_rl_data import plugins
-from sotopia_rl_data.asking.providers import named
+from sotopia_rl_data.asking.providers import Named, named
 from sotopia_rl_data.errors import UsageError
 
 GROUP = "sotopia_rl_data.judges"
@@ -45,6 +45,11 @@ def judge(spec: str, sampling: Mapping[str, Any] | None = None, dimensions: Sequ
     return _plugin(spec)
 
 
+def samples(spec: str) -> bool:
+    """Whether the judge that `spec` names is a model that takes a temperature and the like. Raises UsageError."""
+    return spec.startswith("transformers:") or _named(spec) is not None
+
+
 def _human(where: str, dimensions: Sequence[str]) -> Judge:
     from labelers.judges.human import Human
 
@@ -57,11 +62,13 @@ def _human(where: str, dimensions: Sequence[str]) -> Judge:
 
 
 def _api_judge(spec: str, sampling: Mapping[str, Any] | None) -> Judge | None:
-    """The model that is named, where it is one of a provider's or stands behind a provider's prefix."""
-    if plugins.is_file(spec):
-        return None
-    name = named(spec)
+    name = _named(spec)
     return None if name is None else _ask_at(name.provider, name.model, name.url, sampling)
+
+
+def _named(spec: str) -> Named | None:
+    """The model that is named, where it is one of a provider's or stands behind a provider's prefix."""
+    return None if plugins.is_file(spec) else named(spec)
 
 
 def _ask_at(provider: str, model: str, url: str, sampling: Mapping[str, Any] | None) -> Judge:

@@ -7,11 +7,14 @@ kept      --ledger                           again        --retry-failed
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from sotopia_rl_data.errors import UsageError
 
 if TYPE_CHECKING:
     from sotopia_rl_data.asking.pacing import Pacing
@@ -54,12 +57,14 @@ def sampling(default: float) -> Callable[[F], F]:
     usual = f"Sent to the models.  [default: {default:g}, where they take one]"
     return _together(
         click.option("--temperature", type=float, help=usual),
-        click.option("--max-tokens", type=int, help="The longest answer."),
+        click.option("--max-tokens", type=click.IntRange(1), help="The longest answer."),
     )
 
 
 def sampling_of(temperature: float | None, max_tokens: int | None) -> dict[str, Any] | None:
-    """What `--temperature` and `--max-tokens` lay over the models' defaults; None: nothing."""
+    """What `--temperature` and `--max-tokens` lay over the models' defaults; None: nothing. Raises UsageError."""
+    if temperature is not None and not 0 <= temperature < math.inf:
+        raise UsageError(f"A temperature of {temperature:g} makes no sense.", "give --temperature 0 or more")
     given = {"temperature": temperature, "max_tokens": max_tokens}
     return {name: value for name, value in given.items() if value is not None} or None
 
