@@ -23,7 +23,7 @@ from labelers.judges import judge
 from labelers.judges.sending import target_of
 from labelers.preparing import judges_of
 from labelers.run import label
-from sotopia_rl_data.asking.local import Batched
+from sotopia_rl_data.asking.local import Batched, Local
 from sotopia_rl_data.asking.request import Request, Target
 from sotopia_rl_data.errors import InputError, NotFound, Rejected, UsageError
 from sotopia_rl_data.store import Store
@@ -364,6 +364,21 @@ def test_whoever_waits_for_a_local_model_hears_of_what_broke_it():
         return await asyncio.wait_for(asyncio.gather(*sent, return_exceptions=True), 5)
 
     assert [type(one) for one in asyncio.run(many())] == [ZeroDivisionError] * 20
+
+
+def test_a_model_that_cannot_be_loaded_is_loaded_once_and_ends_the_run(store: Store):
+    loads: list[int] = []
+
+    def load() -> Any:
+        loads.append(1)
+        raise OSError("nobody/nothing is no model")
+
+    put(store, boats(40))
+    asking = Local(Target("transformers", "nobody/nothing"), load)
+    with pytest.raises(Rejected, match="The model nobody/nothing cannot answer: nobody/nothing is no model"):
+        label(store, "lab/episodes", judges=[asking], preset="goal-only")  # type: ignore[list-item]
+    assert len(loads) == 1
+    assert store.names() == ["lab/episodes"]
 
 
 def test_a_local_model_that_is_not_there_is_found_before_anything_is_asked(tmp_path: Path):

@@ -99,6 +99,7 @@ class Local(Batched):
         super().__init__(target)
         self._load = load
         self._model: _Model | None = None
+        self._unloadable: Exception | None = None
 
     async def close(self) -> None:
         """Let the model go."""
@@ -108,12 +109,22 @@ class Local(Batched):
     def answers(self, requests: Sequence[Request]) -> Sequence[Reply | AskingError]:
         """What the model says to each, or why it cannot."""
         try:
-            self._model = self._model or _Model(*self._load())
+            self._model = self._model or self._loaded()
             return self._model.answers(requests, self.id)
         except _WRONG as wrong:
             said = (str(wrong).strip() or type(wrong).__name__).splitlines()[0].rstrip(".")
             error = Rejected(f"The model {self.id} cannot answer: {said}.", "serve it with vLLM, or name another model")
             return [error] * len(requests)
+
+    def _loaded(self) -> _Model:
+        """Loaded now. Raises what was wrong; that is not tried again, which can take minutes each time."""
+        if self._unloadable is not None:
+            raise self._unloadable
+        try:
+            return _Model(*self._load())
+        except _WRONG as wrong:
+            self._unloadable = wrong
+            raise
 
 
 class _Model:
