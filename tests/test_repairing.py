@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from label_toys import BOAT, Highest, boats, filled, put, rows, sim
+from label_toys import BOAT, REPOSITORY, Highest, boats, filled, put, rows, sim
 
-from labelers.attribution import schema
+from labelers.attribution import BUILTINS, schema
 from labelers.judge import Question
 from labelers.judges.sending import request_of
 from labelers.repairing import follow_up, raised
 from labelers.run import label
+from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.loopback.answers import MALFORMED
 from sotopia_rl_data.asking.loopback.running import running
 from sotopia_rl_data.asking.request import Reply, Target
 from sotopia_rl_data.store import Store
 
+RUBRIC = REPOSITORY / "examples" / "rubric.yaml"
 MODEL = Target("openai", "m", "http://h", {"temperature": 0, "max_tokens": 100})
 
 
@@ -74,6 +76,20 @@ def test_twelve_kinds_of_malformed_reply_cost_one_call_more_at_most_and_never_ma
     assert {r["reward"] for r in rows(done.version, "rewards", store)} == {None}
 
 
+@pytest.mark.parametrize("name", [*(name for name in BUILTINS if schema(name).needs_judge), f"rubric:{RUBRIC}"])
+def test_whatever_the_schema_only_a_fenced_reply_of_the_twelve_kinds_makes_numbers(store: Store, name: str):
+    put(store, boats(15))  # scored on the goal alone
+    with running(malformed="all", malformed_share=1.0) as provider:
+        done = label(store, "lab/episodes", judges=[sim(provider)], schema=name)
+        assert provider.log()["requests"] <= 2 * done.calls
+    assert len(done.failures) >= 8
+    assert all(len(reason) < 160 and "\n" not in reason for reason in done.failures)
+    with Ledger.default(store.root) as ledger:
+        used = {row["call_id"] for row in rows(done.version, "attributions", store)}
+        assert all("```" in ledger.attempts(call)[0].text for call in used)
+    assert used
+
+
 class Stumbling(Highest):
     """Gives a bad answer until it is told what is wrong with it."""
 
@@ -112,8 +128,6 @@ def test_a_repaired_answer_is_found_again_by_every_later_run(store: Store, tmp_p
 
 
 def test_the_call_id_of_a_repaired_label_is_that_of_the_answer_that_counts(store: Store):
-    from sotopia_rl_data.asking.ledger import Ledger
-
     put(store, [BOAT])
     done = label(store, "lab/episodes", judges=[Stumbling()])
     with Ledger.default(store.root) as ledger:
@@ -124,8 +138,6 @@ def test_the_call_id_of_a_repaired_label_is_that_of_the_answer_that_counts(store
 
 def test_a_run_that_ended_before_the_second_try_ends_in_the_same_digest(store: Store, tmp_path: Path):
     """The ledger of an undisturbed run, cut off after its first answers, stands for a run that was killed there."""
-    from sotopia_rl_data.asking.ledger import Ledger
-
     put(store, [BOAT])
     whole = label(store, "lab/episodes", judges=[Stumbling()])
     other = Store(tmp_path / "other")
