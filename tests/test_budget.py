@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from labelers.plan import episodes_of
 from labelers.preparing import prepare, with_episodes
 from labelers.run import label
 from sotopia_rl_data.asking import openai
-from sotopia_rl_data.asking.budget import Budget, left_behind
+from sotopia_rl_data.asking.budget import Budget, left_behind, price_of
 from sotopia_rl_data.asking.dispatch import Outcome, Pacing, ask_all
 from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.loopback.running import Running, running
@@ -240,6 +241,14 @@ def test_what_was_in_flight_at_a_kill_stays_spent_when_the_call_was_made_again(
     with Ledger(folder) as ledger, capped(9.0, plan, ledger, lambda: episodes_of(files), listed) as budget:
         assert budget is not None
         assert budget.spent == pytest.approx((done.bill.total or 0) + hold.usd)
+
+
+def test_the_price_list_that_a_mend_shows_is_one(tmp_path: Path):
+    target = replace(TARGET, model="ft:mine/odd model")
+    with pytest.raises(UsageError) as told:
+        price_of(PRICES, target)
+    (tmp_path / "mine.yaml").write_text("{" + told.value.mend.partition("{")[2])
+    assert price_of(load(tmp_path / "mine.yaml"), target) == Price(2.5, 1.25, 2.5, 10)
 
 
 def test_two_runs_at_once_cannot_both_keep_a_budget(tmp_path: Path):

@@ -187,7 +187,8 @@ def price_of(prices: Prices, target: Target) -> Price:
     if price is None:
         raise UsageError(
             f"There is no price for {target.model} at {target.base_url or target.provider}, so no budget can be kept.",
-            "write its prices into a file and name it: --prices FILE (docs/asking.md shows one)",
+            "write its USD per million tokens (input, cached, written, output) into a file for --prices FILE: "
+            f'{{as_of: 2026-11-01, hosts: {{"*": {{"{target.model}": [2.5, 1.25, 2.5, 10]}}}}}}',
         )
     if price != NOTHING and limit_in(target.sampling) is None and price.longest is None:
         raise UsageError(
