@@ -59,6 +59,8 @@ def judge_at(provider: Running, protocol: str) -> str:
         ("openai", {"ask": "packed"}),
         ("anthropic", {"ask": "packed"}),
         ("openai", {"schema": "goal-progress", "ask": "packed"}),
+        ("openai", {"schema": "singular"}),
+        ("anthropic", {"schema": "conversation-behaviour", "ask": "packed"}),
     ],
     ids=str,
 )

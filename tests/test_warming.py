@@ -44,7 +44,7 @@ def test_all_but_the_first_question_about_an_agent_find_the_task_and_the_episode
     with running(latency=0.1) as provider:
         done = label(store, "lab/episodes", judges=[judge_at(provider, protocol)], dimensions=SEVEN)
         usage = Counter(provider.log()["usage"])
-    assert (done.asked, done.warnings) == (56, ())
+    assert (done.asked, list(done.warnings)) == (56, [])
     (line,) = done.bill.lines
     assert (line.usage.input, line.usage.cached, line.usage.written) == (
         usage["input"],
