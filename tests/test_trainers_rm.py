@@ -43,8 +43,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("store")
-    make_dataset(root, extra={"goal": says_thanks, "knowledge": answers_the_offer})
-    make_dataset(root, extra={"goal": says_thanks, "knowledge": answers_the_offer}, seed=9)
+    for seed in (0, 9):
+        extra = {"goal": says_thanks, "knowledge": answers_the_offer}
+        make_dataset(root, extra=extra, weights={"goal": 3.0, "knowledge": 1.0}, seed=seed)
     return root
 
 
@@ -121,14 +122,14 @@ def test_the_adapter_loads_with_peft_and_with_transformers_head_included(store: 
 def test_several_heads_are_one_reward_as_in_the_recipe(store: Path, tiny: str, tmp_path: Path):
     record = train(store, tiny, tmp_path, "targets=goal,KNO")
     assert record["head"]["targets"] == ["goal", "knowledge"]
-    assert record["head"]["weights"] == [1.0, 1.0]
+    assert record["head"]["weights"] == [3.0, 1.0]
     measured = record["metrics"]["test"]
     assert {"goal_spearman", "knowledge_mse"} <= measured.keys()
     assert {f"{b}_{t}_mse" for b in ("mean", "turn") for t in ("goal", "knowledge")} <= measured.keys()
     ours = RewardModel.load(tmp_path)
     heads = ours.score_heads([(PROMPT, ANSWER)])
     assert heads.shape == (1, 2)
-    assert ours.score(PROMPT, ANSWER) == pytest.approx(heads.mean())
+    assert ours.score(PROMPT, ANSWER) == pytest.approx(heads[0] @ [0.75, 0.25])
 
 
 def test_a_reward_is_only_known_where_all_that_makes_it_is():
@@ -280,17 +281,19 @@ def test_over_long_prompts_are_cut_to_the_models_context_and_counted(store: Path
         train(store, tiny, tmp_path / "none", "max_length=20")
 
 
-def test_weighing_by_spread_trusts_agreement_more(tmp_path: Path):
+def test_weighing_by_spread_trusts_agreement_more(tmp_path: Path, tiny: str):
+    from trainers.config import configure
     from trainers.data import load_examples
-    from trainers.prepare import sample_weights
+    from trainers.prepare import prepare
 
-    rows = load_examples(make_dataset(tmp_path), store=tmp_path).rows
-    train_rows = np.array([r.split == "train" for r in rows])
-    weights = sample_weights(rows, train_rows)
-    by_spread = {r.spread: w for r, w in zip(rows, weights, strict=True)}
+    options = {"model": tiny, "output_dir": str(tmp_path / "out"), "weigh_by_spread": True}
+    config = configure("rm", preset="tiny", options=options)
+    prepared = prepare(load_examples(make_dataset(tmp_path), store=tmp_path), config)
+    trained_on = prepared.samples["train"]
+    by_spread = {prepared.examples[one.index].spread: one.weights[0] for one in trained_on}
     assert by_spread[0.0] > by_spread[0.1] > by_spread[0.3]
     assert by_spread[0.1] == pytest.approx(by_spread[0.0] / 2)
-    assert weights[train_rows].mean() == pytest.approx(1.0)
+    assert np.mean([one.weights[0] for one in trained_on]) == pytest.approx(1.0)
 
 
 def test_weighing_without_spread_is_one_sentence(tmp_path: Path, tiny: str):
@@ -327,6 +330,18 @@ def test_packing_that_scores_differently_is_given_up(
         assert trainer.packing["rows"] == ("none" if spoilt else "tree")
         assert ("going on with one row an utterance" in caplog.text) == spoilt
     trainer.train()
+
+
+def test_packing_that_scores_differently_is_given_up_in_use_too(tiny: str):
+    from trainers.attention import NAME, attend_as
+
+    model = attend_as(AutoModelForSequenceClassification.from_pretrained(tiny, num_labels=1), NAME)
+    model.set_input_embeddings(Blurred.from_pretrained(model.get_input_embeddings().weight))
+    ours = RewardModel(model, AutoTokenizer.from_pretrained(tiny))
+    dialogues = [(PROMPT, act(word)) for word in ("yes", "no thanks", "an offer")]
+    alone = [ours.score(*one) for one in dialogues]  # one alone shares nothing
+    for _ in range(2):
+        assert ours.score_batch(dialogues) == pytest.approx(alone, abs=1e-6)
 
 
 def test_an_architecture_that_cannot_be_packed_trains_plainly(store: Path, tmp_path: Path):

@@ -153,6 +153,7 @@ def make_dataset(
     seed: int = 0,
     shuffled: bool = False,
     extra: dict[str, Reward] | None = None,
+    weights: dict[str, float] | None = None,
     change: Callable[[dict[str, Any]], None] | None = None,
     splits: Callable[[dict[str, Any]], str] = lambda row: split_of(row["environment_id"]),
     version: str | None = None,
@@ -177,5 +178,5 @@ def make_dataset(
         for split in sorted({splits(r) for r in rows}):
             mine = [r for r in rows if splits(r) == split]
             stage.write("rewards", split, pa.Table.from_pylist(mine, schema=schema))
-        recipe = {"rule": "direct", "weights": dict.fromkeys(extra, 1.0), "layout": layout}
+        recipe = {"rule": "direct", "weights": weights or dict.fromkeys(extra, 1.0), "layout": layout}
         return stage.commit(recipe, version=version).version.ref
