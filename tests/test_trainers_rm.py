@@ -196,13 +196,16 @@ def test_a_checkpoint_says_what_it_stands_on_and_is_gone_on_from_on_purpose_and_
 ):
     out, record = full
     known = json.loads((out / "checkpoint-2" / "run.json").read_text())
-    assert known == {name: record[name] for name in ("kind", "model", "dataset")}
+    assert known == {**{name: record[name] for name in ("kind", "model", "dataset")}, "config": known["config"]}
+    assert (known["config"]["adapter"], known["config"]["targets"]) == ("none", [])
     with pytest.raises(UsageError, match="has checkpoints of an earlier run") as refused:
         train(store, tiny, out)
     assert "--resume" in refused.value.mend
     with pytest.raises(UsageError, match=r"was trained on toys/rewards@v1\.0\.0") as refused:
         train(store, tiny, out, "resume=true", ref="toys/rewards")
     assert "--dataset toys/rewards@v1.0.0" in refused.value.mend
+    with pytest.raises(UsageError, match=r"was trained with targets \[\], and this run has \['goal'\]"):
+        train(store, tiny, out, "resume=true", "targets=goal")
     assert json.loads((out / "run.json").read_text()) == record
 
 

@@ -24,6 +24,10 @@ LOWER = (
     "gradient_checkpointing=true or adapter=qlora"
 )
 EFFORT = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "num_tokens")
+AS_BEFORE = (  # what a run that is gone on with cannot change: which rows it sees, and which weights there are
+    "where", "split_by", "sentinels", "targets", "adapter", "lora_r", "lora_target_modules", "policy_adapter",
+    "reward_model",
+)  # fmt: skip
 NEEDS = ("torch", "transformers", "trl", "peft", "accelerate")
 
 
@@ -262,8 +266,10 @@ def _opened(kind: str, config: Any, found: Examples) -> tuple[RunFolder, list[An
     from trainers.curves import MetricsFile, Pin
 
     folder = RunFolder(config.output_dir)
-    folder.check_resumable(config.resume, found.pinned.digest)
-    return folder, [MetricsFile(folder), Pin({"kind": kind, "model": config.model, "dataset": asdict(found.pinned)})]
+    settings = {name: getattr(config, name) for name in AS_BEFORE if hasattr(config, name)}
+    record = {"kind": kind, "model": config.model, "dataset": asdict(found.pinned), "config": settings}
+    folder.check_resumable(config.resume, record)
+    return folder, [MetricsFile(folder), Pin(record)]
 
 
 def _outcome(config: Any, trainer: Any, outcome: Any) -> dict[str, Any]:

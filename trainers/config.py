@@ -156,7 +156,9 @@ def configure(
     values: dict[str, Any] = {}
     for source in (preset_values(kind, preset), _read(file) if file else {}, options or {}, _settings(settings)):
         values |= {
-            _known(key, known): value for key, value in source.items() if value is not None or source is not options
+            _known(key, known, KINDS[kind].__name__): value
+            for key, value in source.items()
+            if value is not None or source is not options
         }
     values = {key: _typed(key, value, str(known[key].type)) for key, value in values.items()}
     if preset:
@@ -215,12 +217,11 @@ def changed(config: Any) -> dict[str, Any]:
     return found
 
 
-def _known(key: str, known: Mapping[str, Any]) -> str:
+def _known(key: str, known: Mapping[str, Any], where: str) -> str:
     if key not in known:
         near = difflib.get_close_matches(key, known, n=3)
-        raise UsageError(
-            f"There is no setting {key!r}.", f"did you mean {' or '.join(near)}?" if near else "see the docs"
-        )
+        mend = f"did you mean {' or '.join(near)}?" if near else f"name a field of trainers.config.{where}"
+        raise UsageError(f"There is no setting {key!r}.", mend)
     return key
 
 

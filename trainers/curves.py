@@ -37,7 +37,7 @@ class MetricsFile(TrainerCallback):
 
 
 class Pin(TrainerCallback):
-    """Writes `run.json` into each checkpoint: what it was trained from and on, by version, commit and digest."""
+    """Writes `run.json` into each checkpoint: what it was trained from, on and as."""
 
     def __init__(self, record: Mapping[str, Any]) -> None:
         self.record = plain(record)

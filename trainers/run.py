@@ -94,8 +94,9 @@ class RunFolder:
         there = [p for p in self.path.glob("checkpoint-*") if (p / RUN).exists()]
         return max(there, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
 
-    def check_resumable(self, resume: bool, digest: str) -> None:
-        """Raises UsageError where a checkpoint lies here that is not gone on from, or was trained on other rows."""
+    def check_resumable(self, resume: bool, record: Mapping[str, Any]) -> None:
+        """Raises UsageError where a checkpoint lies here that is not gone on from, or that is not of this `record`:
+        its `dataset` (by digest), `kind`, `model` and `config` are those of the run that goes on."""
         found = self.last_checkpoint()
         if found is None:
             return
@@ -104,12 +105,19 @@ class RunFolder:
                 f"{self.path} has checkpoints of an earlier run, and those of a new one would be taken for theirs.",
                 "go on from them: --resume; or name another folder: --out DIR",
             )
-        stood_on = RunFolder(found).read()["dataset"]
-        if stood_on["digest"] != digest:
-            name = f"{stood_on['name']}@{stood_on['version']}"
+        before, now = RunFolder(found).read(), plain(record)
+        if before["dataset"]["digest"] != now["dataset"]["digest"]:
+            name = f"{before['dataset']['name']}@{before['dataset']['version']}"
             raise UsageError(
                 f"{found} was trained on {name}, and this run would go on with other rows.",
                 f"name that version: --dataset {name}; or start anew: --out DIR",
+            )
+        one, other = ({"kind": of["kind"], "model": of["model"], **of["config"]} for of in (before, now))
+        changed = [name for name in one if one[name] != other.get(name)]
+        if changed:
+            raise UsageError(
+                f"{found} was trained with {changed[0]} {one[changed[0]]}, and this run has {other.get(changed[0])}.",
+                "leave it as it was; or start anew: --out DIR",
             )
 
 
