@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     type=click.Choice(["per-dimension", "packed"]),
     default="per-dimension",
     show_default=True,
-    help="One call an agent and dimension, as the paper asks; or one call an episode.",
+    help="One call an agent and dimension, as the paper asks; or one call for all of them.",
 )
 @click.option("--preset", metavar="NAME|FILE", help="How the rewards are made.  [default: sotopia-rl]")
 @click.option(
