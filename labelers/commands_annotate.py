@@ -61,8 +61,8 @@ def annotate_template(
 
     \b
     Examples:
-      sotopia-rl-data annotate template demo/episodes -o mine.csv --questions 50
-      sotopia-rl-data label demo/episodes --judge human:mine.csv --only mine.csv
+      sotopia-rl-data annotate template demo/episodes -o mine.csv --dimensions goal --questions 50
+      sotopia-rl-data label demo/episodes --judge human:mine.csv --only mine.csv --preset goal-only
     """
     from labelers.annotating import write_template
 

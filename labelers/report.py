@@ -124,6 +124,16 @@ def cold(outcomes: Sequence[Outcome]) -> list[str]:
     ]
 
 
+def bare(labels: int, rewarded: int, weighed: Sequence[str]) -> list[str]:
+    """The warning where there are labels, and no utterance has all that a reward weighs."""
+    if not labels or rewarded:
+        return []
+    return [
+        f"no utterance has a reward: none has labels on all that is weighed ({', '.join(weighed)}); weigh less with "
+        "--preset, or ask about more"
+    ]
+
+
 def provenance(parent: Version, plan: Plan, tally: Tally, bill: Bill, rewards: Mapping[str, Any]) -> dict[str, Any]:
     """What is worth knowing of the labels besides the recipe: no part of the digest."""
     return {

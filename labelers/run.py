@@ -27,7 +27,7 @@ from labelers.judges.batches import check_batches
 from labelers.plan import Plan, episodes_of, size
 from labelers.preparing import check_named, left_to_ask, prepare, with_episodes
 from labelers.reading import Tally, rows_of
-from labelers.report import LabelReport, cold, provenance, ran, remarks
+from labelers.report import LabelReport, bare, cold, provenance, ran, remarks
 from sotopia_rl_data.asking.batch.run import Batching
 from sotopia_rl_data.asking.dispatch import Pacing
 from sotopia_rl_data.asking.journal import check_writable
@@ -143,12 +143,13 @@ def label(
             provenance=provenance(parent, plan, tally, cost, built.provenance()),
             version=version,
         )
-    warnings = [*remarks(plan), *cold(outcomes), *built.warnings]
+    rewarded = counted.utterances - sum(built.unrewarded.values())
+    warnings = [*remarks(plan), *cold(outcomes), *built.warnings, *bare(tally.labels, rewarded, recipe.weighted)]
     return LabelReport(
         **ran(committed, counted, tally, outcomes, cost, warnings, time.monotonic() - began),
         utterances=counted.utterances,
         labels=tally.labels,
-        rewarded=counted.utterances - sum(built.unrewarded.values()),
+        rewarded=rewarded,
     )
 
 

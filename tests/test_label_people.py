@@ -207,6 +207,17 @@ def test_only_asks_about_what_is_named(store: Store, tmp_path: Path, text: str, 
     assert len(store.resolve(done.version).manifest.recipe["labels"]["only_sha256"]) == 64
 
 
+def test_labels_that_give_no_utterance_all_that_is_weighed_are_a_warning(store: Store, tmp_path: Path):
+    put(store, [BOAT])
+    path = listed(tmp_path, "episode_id,agent,turn,dimension\nboat,a,,goal\nboat,b,,knowledge\n")
+    done = label(store, "lab/episodes", judges=[Highest()], only=path)
+    assert (done.labels, done.rewarded) == (5, 0)
+    assert "none has labels on all that is weighed (relationship, knowledge, goal)" in " ".join(done.warnings)
+    done = label(store, "lab/episodes", judges=[Highest()], only=path, preset="goal-only")
+    assert (done.labels, done.rewarded) == (3, 3)
+    assert "none has labels" not in " ".join(done.warnings)
+
+
 def test_a_baseline_goes_with_any_turn_of_its_agent(store: Store, tmp_path: Path):
     put(store, [BOAT])
     path = listed(tmp_path, "episode_id,agent,turn\nboat,b,1\n")
