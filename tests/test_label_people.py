@@ -23,7 +23,7 @@ from labelers.judges import judge
 from labelers.judges.sending import target_of
 from labelers.preparing import judges_of
 from labelers.run import label
-from sotopia_rl_data.asking.local import Batched, Local
+from sotopia_rl_data.asking.local import Batched, Local, fingerprint
 from sotopia_rl_data.asking.request import Request, Target
 from sotopia_rl_data.errors import InputError, NotFound, Rejected, UsageError
 from sotopia_rl_data.store import Store
@@ -360,6 +360,17 @@ def test_a_chat_template_that_refuses_the_question_is_a_sentence(tmp_path: Path)
     question = next(iter(schema("direct").questions(BOAT, ("goal",), BY, "packed", 3)))
     with pytest.raises(Rejected, match="cannot answer: its chat template refuses the question: no system messages"):
         asyncio.run(asyncio.wait_for(asking.answer(question), 60))
+
+
+@pytest.mark.parametrize("at", [0, 4_000_000, 7_999_000])
+def test_a_models_fingerprint_sees_a_change_anywhere_in_its_weights(tmp_path: Path, at: int):
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(bytes(8_000_000))
+    before = fingerprint(tmp_path)
+    with weights.open("r+b") as file:
+        file.seek(at)
+        file.write(b"\1" * min(50_000, 8_000_000 - at))
+    assert fingerprint(tmp_path) != before
 
 
 def test_whoever_waits_for_a_local_model_hears_of_what_broke_it():

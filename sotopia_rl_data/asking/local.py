@@ -19,7 +19,7 @@ from sotopia_rl_data.errors import AskingError, Rejected
 BATCH = 8
 MAX_TOKENS = 2048
 _GATHER_S = 0.02  # how long a batch waits for others to join it
-_PEEK = 1 << 20  # bytes of each end of a weights' file that its fingerprint covers
+_PEEKS, _PEEK = 256, 1 << 14  # places of a weights' file that its fingerprint covers, and bytes of each
 _WRONG = (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError)
 
 Loaded = tuple[Any, Any]
@@ -27,15 +27,16 @@ Loaded = tuple[Any, Any]
 
 
 def fingerprint(folder: Path) -> str:
-    """Hex SHA-256 over the folder's files: their names, sizes, and up to the first and last MiB of each."""
+    """Hex SHA-256 over the folder's files: names, sizes, and 256 places of each, spread over all of it, since what
+    was tuned may lie in the midst."""
     found = hashlib.sha256()
     for path in sorted(one for one in folder.iterdir() if one.is_file()):
         size = path.stat().st_size
         found.update(f"{path.name}\0{size}\0".encode())
         with path.open("rb") as file:
-            found.update(file.read(_PEEK))
-            file.seek(max(0, size - _PEEK))
-            found.update(file.read(_PEEK))
+            for place in (*(size * n // _PEEKS for n in range(_PEEKS)), max(0, size - _PEEK)):
+                file.seek(place)
+                found.update(file.read(_PEEK))
     return found.hexdigest()
 
 
