@@ -91,6 +91,12 @@ def test_an_installed_schema_is_found_by_its_entry_point(store: Store, tmp_path:
         ('"charm", 1, "quality", "quality"', '"charm", 1, "charmingness", "quality"', "measures 'charmingness'"),
         ('"charm", 1, "quality", "quality"', '"charm", 1, "quality", "qualtiy"', "'qualtiy' is not a rule"),
         ('("charm",)', '("Charm!",)', "has a dimension 'Charm!'"),
+        ('("charm",)', '("charm")', "has the dimensions 'charm'"),
+        ('"charm", 1, "quality", "quality"', '"charm", "v1", "quality", "quality"', "has the version 'v1'"),
+        ("return 0.0, float(scale)", "return 'low', 'high'", "failed at its bounds: ValueError"),
+        ("yield Question(self.id, ", "yield episode; yield Question(self.id, ", "TypeError: Episode is no Question"),
+        ("float(said[path])", "'high'", "failed at reading an answer about the episode boat: ValueError"),
+        ("return {slot: ", "return None; {slot: ", "failed at reading an answer about the episode boat: TypeError"),
         ("return 0.0, float(scale)", "return scale[0]", "failed at its bounds: TypeError"),
         ("return 0.0, float(scale)", "return 3", "failed at its bounds: TypeError"),
         ('return "0" * 64', "return self.hash", "failed at the hash of its wording: AttributeError"),
@@ -109,6 +115,12 @@ def test_a_schema_that_is_wrong_is_a_sentence_and_leaves_no_version(
     assert "\n" not in caught.value.message
     assert caught.value.mend
     assert store.names() == ["lab/episodes"]
+
+
+def test_what_a_schema_says_of_slots_that_nobody_asked_about_is_left_out(store: Store, tmp_path: Path):
+    code = MINE.replace("question.slots.items()}", 'question.slots.items()} | {Slot("a", 99, "charm"): 1.0}')
+    done = label(store, "lab/episodes", judges=[Highest()], schema=written(tmp_path, code))
+    assert {r["turn"] for r in rows(done.version, "attributions", store)} == {0, 1, 2, 3, 4}
 
 
 def test_an_answer_that_is_short_of_a_slot_or_out_of_bounds_is_a_failure_not_a_number(store: Store, tmp_path: Path):

@@ -36,8 +36,13 @@ def made_of(name: str, found: Any) -> Schema:
         raise UsageError(
             f"The schema {name} measures {made.measure!r}.", f"its measure is one of: {', '.join(get_args(Measure))}"
         )
+    if not isinstance(made.version, int):
+        raise UsageError(f"The schema {name} has the version {made.version!r}.", "count its wordings: 1, 2 …")
     rule(made.rule)
-    odd = [one for one in getattr(made, "dimensions", ()) if not OWN_NAME.fullmatch(str(one))]
+    own = getattr(made, "dimensions", ())
+    if not isinstance(own, tuple | list):
+        raise UsageError(f"The schema {name} has the dimensions {own!r}.", 'name them in a tuple, as in ("charm",)')
+    odd = [one for one in own if not OWN_NAME.fullmatch(str(one))]
     if odd:
         raise UsageError(
             f"The schema {name} has a dimension {odd[0]!r}.", "name it in small letters, digits and underscores"
@@ -61,7 +66,7 @@ class Foreign:
     def bounds(self, scale: int, dimension: str) -> tuple[float, float]:
         """See `Schema.bounds`."""
         with self._at("its bounds"):
-            low, high = self._inner.bounds(scale, dimension)
+            low, high = map(float, self._inner.bounds(scale, dimension))
         return low, high
 
     def wording_sha256(self, scale: int = 3) -> str:
@@ -74,12 +79,16 @@ class Foreign:
     ) -> Iterator[Question]:
         """See `Schema.questions`."""
         with self._at(f"its questions about the episode {episode.episode_id}"):
-            yield from self._inner.questions(episode, dimensions, evaluator, ask, scale)
+            for question in self._inner.questions(episode, dimensions, evaluator, ask, scale):
+                if not isinstance(question, Question):
+                    raise TypeError(f"{type(question).__name__} is no Question")
+                yield question
 
     def read(self, question: Question, text: str) -> dict[Slot, float]:
-        """See `Schema.read`."""
+        """See `Schema.read`. What it says of slots that the question is not about is left out."""
         with self._at(f"reading an answer about the episode {question.episode.episode_id}"):
-            return self._inner.read(question, text)
+            said = self._inner.read(question, text)
+            return {slot: float(said[slot]) for slot in question.slots.values() if slot in said}
 
     def _at(self, doing: str) -> AbstractContextManager[None]:
         mend = "repair it, then run the same command again: what was answered is kept"
