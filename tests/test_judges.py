@@ -304,6 +304,8 @@ def test_a_judge_of_ones_own_is_an_id_and_one_method(tmp_path: Path):
         ("class Coin:\n    id = 'c'\n    def __init__(self, x): pass", "cannot be made"),
         ("Coin = 3", "is not a judge"),
         ("class Coin:\n    id = ''\n    async def answer(self, q): ...", "is not a judge"),
+        (COIN.replace('"coin"', '"coin"; concurrency = "8"'), "has the concurrency '8'"),
+        (COIN.replace('"coin"', '"coin"; concurrency = 0'), "has the concurrency 0"),
         ("class Other: pass", "has no 'Coin'"),
         ("def", "cannot be imported: SyntaxError"),
         ("1 / 0", "cannot be imported: ZeroDivisionError"),

@@ -111,4 +111,7 @@ def _made(spec: str, found: Any) -> Judge:
         raise UsageError(
             f"{spec} is not a judge.", 'give it an `id = "…"` and `async def answer(self, question) -> str`'
         )
+    at_once = getattr(made, "concurrency", 1)
+    if not isinstance(at_once, int) or at_once < 1:
+        raise UsageError(f"The judge {spec} has the concurrency {at_once!r}.", "make it a whole number, 1 or more")
     return made
