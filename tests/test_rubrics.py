@@ -88,6 +88,7 @@ DIMENSION = "dimensions: {warmth: {description: d}}"
 WRONG = [
     ("", "is empty"),
     ("name: [", ":1: this is not YAML"),
+    ("[" * 9_999, ": this is not YAML: maximum recursion"),
     ("- name", ":1: the rubric is a mapping"),
     (DIMENSION, ":1: the rubric lacks `name`"),
     ("name: toy\n", ":1: the rubric lacks `dimensions`"),

@@ -50,7 +50,7 @@ def parse(text: str, where: str) -> Rubric:
 
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         said = getattr(error, "problem", None) or str(error).splitlines()[0]
