@@ -6,12 +6,15 @@ import asyncio
 import csv
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from label_toys import BOAT, BY, ODD, Highest, boats, put, rows
+from label_toys import BOAT, BY, ODD, REPOSITORY, Highest, boats, put, rows
 
 from labelers import only
 from labelers.annotating import write_template
@@ -312,6 +315,33 @@ def test_a_local_model_is_asked_in_batches_and_its_garbage_is_failures(store: St
     assert (again.asked, again.digest) == (0, done.digest)
     other = make_tiny(tmp_path / "other" / "tiny", seed=1)
     assert target_of(judge(f"transformers:{path}")) != target_of(judge(f"transformers:{other}"))
+
+
+CACHED = """
+import sys
+from labelers.run import label
+from sotopia_rl_data.store import Store
+how = {"sampling": {"max_tokens": 4}, "preset": "goal-only"}
+done = label(Store(sys.argv[1]), "lab/episodes", judges=["transformers:lab/tiny"], **how)
+(judge,) = Store(sys.argv[1]).resolve(done.version).manifest.provenance["judges"]
+print(judge["judge"], judge["returned_models"])
+"""
+
+
+@pytest.mark.train
+@pytest.mark.slow
+def test_a_model_of_the_hub_is_recorded_with_the_commit_that_answered(store: Store, tmp_path: Path):
+    from trainers.tiny import make_tiny
+
+    put(store, [BOAT])
+    repository, commit = tmp_path / "home" / "hub" / "models--lab--tiny", "c" * 40
+    make_tiny(repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    env = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", CACHED, str(store.root)]
+    done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == f"lab/tiny {{'lab/tiny@{commit}': 4}}"
 
 
 @pytest.mark.train

@@ -7,7 +7,8 @@ The answer's schema stands in the prompt; an answer that breaks it is sent back 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from labelers.judge import Question
 from labelers.judges.sending import request_of
 from sotopia_rl_data.asking.local import MAX_TOKENS, Loaded, Local, fingerprint
 from sotopia_rl_data.asking.providers import sampling_of
-from sotopia_rl_data.asking.request import Reply, Target
-from sotopia_rl_data.errors import NotFound, UsageError
+from sotopia_rl_data.asking.request import Reply, Request, Target
+from sotopia_rl_data.errors import AskingError, NotFound, UsageError
 from sotopia_rl_data.refs import is_path
 
 _DEFAULT = {"temperature": 0, "max_tokens": MAX_TOKENS}
@@ -40,11 +41,25 @@ def judge(where: str, sampling: Mapping[str, Any] | None = None) -> Transformers
 
 
 class Transformers(Local):
-    """A local model that knows what a Question is."""
+    """A local model that knows what a Question is. Answers of a model of the Hub name its commit: the id may move."""
+
+    def answers(self, requests: Sequence[Request]) -> Sequence[Reply | AskingError]:
+        """What the model says to each, or why it cannot."""
+        said = super().answers(requests)
+        name = self.id if "weights" in self.target.sampling else _at_commit(self.id)
+        return [replace(one, model=name) if isinstance(one, Reply) else one for one in said]
 
     async def answer(self, question: Question) -> Reply:
         """One answer. Raises Rejected where the model cannot be loaded or the prompt does not fit it."""
         return await self.send(request_of(question, self.target))
+
+
+def _at_commit(name: str) -> str:
+    """The id of a model of the Hub that was loaded, with the commit that lies in the Hub's cache for it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(name, "config.json")
+    return f"{name}@{Path(config).parent.name}" if isinstance(config, str) else name
 
 
 def _load(where: str) -> Loaded:
