@@ -187,6 +187,19 @@ def test_what_was_cut_off_at_our_limit_is_asked_again_with_a_higher_one():
     assert len(shown.messages[-2]["content"]) == 6_000
 
 
+@pytest.mark.parametrize("protocol", ["openai", "anthropic"])
+def test_a_limit_that_is_too_low_costs_a_call_more_and_the_longer_answer_counts(store: Store, protocol: str):
+    put(store, [BOAT])
+    with running() as provider:
+        judge = sim(provider) if protocol == "openai" else f"anthropic:sim-judge@{provider.url}"
+        done = label(store, "lab/episodes", judges=[judge], sampling={"max_tokens": 15})
+        assert provider.log()["requests"] == 12
+    assert (done.labels, done.repaired, done.unusable, done.failures) == (15, 6, 0, {})
+    with Ledger.default(store.root) as ledger:
+        said = [(attempt.sampling["max_tokens"], attempt.finish) for attempt in ledger.scan()]
+    assert sorted(said) == [(15, "length")] * 6 + [(60, "stop")] * 6
+
+
 def test_truncated_answers_are_replayed_as_one_judge(store: Store, tmp_path: Path):
     put(store, [BOAT])
     with running(malformed="truncated", malformed_share=0.5, seed=3) as provider:
