@@ -77,6 +77,8 @@ BAD = [
     ("unknown dataset", "grpo --dataset toys/nowhere", 2, "toys/nowhere", "sotopia-rl-data"),
     ("unmeasured", "rm --set metric_for_best_model=loss", 2, "'loss' is no metric_for_best_model", "mse"),
     ("unmeasured", "sft --set metric_for_best_model=mse", 2, "'mse' is no metric_for_best_model", "loss"),
+    ("no number", "rm --set max_steps=many", 2, "max_steps is a number, not 'many'", "--set max_steps=10"),
+    ("flex on a CPU", "rm --set attention=flex_attention", 2, "cannot be trained with on a CPU", "prefix_tree"),
     ("out of memory", f"grpo --set {HUNGRY}", 1, "ran out of memory", "lower per_device_train_batch_size"),
 ]  # fmt: skip
 

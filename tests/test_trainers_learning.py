@@ -92,8 +92,8 @@ def test_a_reward_that_depends_on_the_history_is_learned(tmp_path: Path):
 def test_shuffled_labels_teach_nothing(tmp_path: Path):
     planted: dict[str, Any] = {"episodes": 80, "environments": 40, "turns": 4, "reward": says_thanks}
     found = learn(tmp_path, 3, shuffled=True, splits=quarters, **planted)["metrics"]["test"]
-    assert found["mse"] > 0.95 * found["mean_mse"]
-    assert abs(found["spearman"]) < 0.35
+    assert found["mse"] > 0.99 * found["mean_mse"]
+    assert abs(found["spearman"]) < 0.2
 
 
 def test_cloning_lowers_the_loss_on_held_out_environments(clone: tuple[Path, dict[str, Any]]):

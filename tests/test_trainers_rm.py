@@ -410,6 +410,10 @@ def test_a_run_can_be_looked_at(full: tuple[Path, dict[str, Any]], tmp_path: Pat
         inspect_run(tmp_path)
     with pytest.raises(NotFound, match="no folder"):
         inspect_run(tmp_path / "absent")
+    for text, said in (("{", "is damaged"), ("{}", "is no record of a run"), ("[]", "is no record of a run")):
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(InputError, match=said):
+            inspect_run(tmp_path)
 
 
 def test_progress_is_one_short_line():

@@ -99,6 +99,8 @@ class RMConfig(Common, TrainingArguments):
         if self.greater_is_better is None:
             self.greater_is_better = str(self.metric_for_best_model).endswith(GREATER_IS_BETTER)
         super().__post_init__()
+        if self.attention == "flex_attention" and self.device.type == "cpu":
+            raise UsageError("FlexAttention cannot be trained with on a CPU.", "--set attention=prefix_tree")
 
 
 @dataclass
@@ -261,17 +263,17 @@ def _typed(key: str, value: Any, annotation: str) -> Any:
     if isinstance(value, str) and "list[" in annotation and "str |" not in annotation:
         value = [part.strip() for part in value.split(",") if part.strip()]
     if annotation.startswith("list[float]"):
-        return [_number(key, v) for v in (value if isinstance(value, list) else [value])]
+        return [_number(key, v, "-1") for v in (value if isinstance(value, list) else [value])]
     if isinstance(value, str) and "str" not in annotation and ("float" in annotation or "int" in annotation):
-        return _number(key, value)
+        return _number(key, value, "1e-5" if "float" in annotation else "10")
     return value
 
 
-def _number(key: str, value: Any) -> float:
+def _number(key: str, value: Any, example: str) -> float:
     try:
         return float(value)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"{key} is a number, not {value!r}.", f"--set {key}=1e-5") from error
+        raise UsageError(f"{key} is a number, not {value!r}.", f"--set {key}={example}") from error
 
 
 def _first(error: BaseException) -> str:

@@ -71,7 +71,9 @@ class RunFolder:
             raise NotFound(f"{self.path} is no run: it has no {RUN}.", "name a folder that `train` wrote") from error
         except ValueError as error:
             raise InputError(f"{self.path / RUN} is damaged: {error}.", "train again") from error
-        return dict(found)
+        if not isinstance(found, dict) or not {"kind", "model", "dataset"} <= found.keys():
+            raise InputError(f"{self.path / RUN} is no record of a run.", "name a folder that `train` wrote")
+        return found
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`; a torn last line is left out."""
