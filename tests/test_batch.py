@@ -94,6 +94,8 @@ def test_batches_are_split_at_the_providers_limits(provider: str, tmp_path: Path
         client = batches(provider, at, Limits(10**6, 4 * size + 100))
         assert ask_in_batches(asked, client, tmp_path / "other")[0].asked == 25
         assert at.log()["batch"]["sizes"][3:] == [4, 4, 4, 4, 4, 4, 1]
+        client, leave = batches(provider, at, Limits(10, 10**6)), replace(QUICK, wait=False)
+        assert ask_in_batches(asked, client, tmp_path / "left", batching=leave)[0].in_batches == 25  # all at once
 
 
 def test_the_limits_are_the_providers_own():

@@ -16,6 +16,7 @@ made room: rounds go on until nothing is left, or nothing that is left can ever 
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -115,7 +116,7 @@ class _Run:
         self._finished = bytearray()
         self._waiting = Waiting(how.silence_s, self._report)
         self._fetching = Fetching(desk, client, box, self._waiting, how.tries, purse)
-        self._room = client.limits.requests  # requests that the provider takes at once
+        self._room = sys.maxsize  # requests that the provider's queue takes at once, as far as is known
 
     async def go(self, requests: Callable[[], Iterable[Request]]) -> Outcome:
         working = asyncio.ensure_future(self._work(requests))
