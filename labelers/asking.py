@@ -87,7 +87,7 @@ class Asking:
         return outcomes
 
     async def _live(self, judge: Judge, options: dict[str, Any]) -> Outcome:
-        elsewhere = keys_under_way(judge, self._ledger.directory)
+        elsewhere = keys_under_way(judge, self._ledger)
         requests = self._plan.requests(self._episodes(), judge)
         try:
             return await ask_all(requests, sender(judge), self._ledger, **options, elsewhere=elsewhere)
@@ -168,11 +168,18 @@ async def all_of(asking: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 def _spent(budget: Budget, left: int, calls: int) -> BudgetSpent:
-    return BudgetSpent(
-        f"Nothing more fits under the budget of {budget.cap:g} USD: {budget.spent:.4f} USD are spent, and {left:,} of "
-        f"{calls:,} calls are left undone.",
+    mend = (
         "raise --budget, which is for all runs together, or bound the answers with --max-tokens, and run the same "
-        "command again: what was answered is kept",
+        "command again: what was answered is kept"
+    )
+    taken = f"{budget.spent:.4f} USD are spent"
+    if budget.in_batches:
+        taken += f", {budget.in_batches:.4f} may go to what is under way in batches"
+        mend = f"fetch that first, with --batch; or {mend}"
+    return BudgetSpent(
+        f"Nothing more fits under the budget of {budget.cap:g} USD: {taken}, and {left:,} of {calls:,} calls are left "
+        "undone.",
+        mend,
     )
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from labelers.judge import is_paid
-from labelers.judges.batches import under_way
+from labelers.judges.batches import box_of
 from labelers.judges.sending import target_of
 from labelers.plan import Plan
 from labelers.reading import Tally, rows_of
@@ -46,7 +46,9 @@ def capped(
         return
     budget = Budget(cap, prices, ledger.directory)
     try:
-        in_batches = [(judge, *one) for judge in plan.judges for one in under_way(judge, ledger.directory)]
+        boxes = [(judge, box_of(judge, ledger.directory)) for judge in plan.judges if is_paid(judge)]
+        budget.seen = {box.name: box.ids() for _, box in boxes}
+        in_batches = [(judge, *one) for judge, box in boxes for one in box.under_way()]
         ledger.reload()  # after the batches: what is fetched meanwhile is seen twice rather than never
         tally = Tally()
         budget.spent = _spent(plan, ledger, episodes(), prices, tally)

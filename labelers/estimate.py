@@ -167,7 +167,7 @@ class _Counted:
         asking = Asking(plan, ledger, episodes)
         self._desk = Desk(ledger, asking.accepts, asking.second_try, retry_failed, Outcome())
         self._seen: set[str] = set()
-        self._under_way = keys_under_way(judge, ledger.directory)
+        self._under_way = keys_under_way(judge, ledger)
         self._calls = self._free = self._repeated = self._in_batches = self._asked = self._most_input = 0
         for request in plan.requests(episodes(), judge):
             self._calls += 1

@@ -200,7 +200,7 @@ async def _ask(
             pacing=pacing,
             retry_failed=retry_failed,
             progress=progress,
-            elsewhere=keys_under_way(plan.judge, ledger.directory),
+            elsewhere=keys_under_way(plan.judge, ledger),
         )
     finally:
         await close(plan.judge)

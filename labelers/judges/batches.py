@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from labelers.judge import Judge, is_paid
 from labelers.judges.sending import target_of
 from sotopia_rl_data.asking.batch.client import BatchClient
-from sotopia_rl_data.asking.batch.intent import Asked, Box, Intent
+from sotopia_rl_data.asking.batch.intent import Box
 from sotopia_rl_data.asking.index import short
+from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.errors import UsageError
 
 _PROVIDERS = ("openai", "anthropic")
@@ -38,11 +39,16 @@ def check_batches(judges: Iterable[Judge]) -> None:
             )
 
 
-def under_way(judge: Judge, ledger: Path) -> Iterator[tuple[Intent, Asked]]:
-    """What a ledger's batches hold for the judge now, whoever submitted it. Changes nothing."""
-    return Box(ledger, target_of(judge)).under_way() if is_paid(judge) else iter(())
+def box_of(judge: Judge, ledger: Path) -> Box:
+    """Where a ledger's batches of the judge lie, whoever submitted them."""
+    return Box(ledger, target_of(judge))
 
 
-def keys_under_way(judge: Judge, ledger: Path) -> set[int]:
-    """The short keys of it."""
-    return {short(one.key) for _, one in under_way(judge, ledger)}
+def keys_under_way(judge: Judge, ledger: Ledger) -> set[int]:
+    """The short keys of what is in the judge's batches now. What was fetched before is in the ledger when this returns:
+    it may have been open for long."""
+    if not is_paid(judge):
+        return set()
+    keys = {short(one.key) for _, one in box_of(judge, ledger.directory).under_way()}
+    ledger.reload()
+    return keys

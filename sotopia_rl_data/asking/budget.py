@@ -62,10 +62,16 @@ class Budget:
         self._released: list[Hold] = []  # of which the record does not say so yet
         self._left = False  # whether any hold was given up
         self._batched: dict[int, float] = {}  # short key of what is in a batch -> what is reserved for it
+        self.seen: dict[str, frozenset[str]] = {}  # name of a box of batches -> those that were told (`carry`)
         self.room = Room()  # of those who ask in batches
         self._stopped = False
         self._gate = asyncio.Lock()
         self._moved = asyncio.Event()
+
+    @property
+    def over(self) -> bool:
+        """Whether the cap is passed by what is reserved: it was larger once, or there was none."""
+        return not self._fits(0.0)
 
     async def reserve(self, key: str, request: Request) -> Hold | None:
         """Reserve the worst that the call can cost, durably. None after `stop`, or where it can never fit."""

@@ -46,11 +46,11 @@ class Fetching:
             async for result in results:
                 one = left.pop(result.custom_id, None)
                 if one is not None:
-                    self._keep(intent, one, result.outcome)
+                    self._keep(intent, one, result.outcome, maybe_billed=_worked(result.outcome))
 
     def _keep(self, intent: Intent, one: Asked, outcome: Reply | AskingError, maybe_billed: bool = False) -> None:
         """Make a line's result durable, unless it is from an earlier fetch, and see what follows from it. A line that
-        failed or expired is not billed; one without a result may be."""
+        failed or expired is not billed; one without a result may be, and so may one whose result holds no answer."""
         ledger, target = self._desk.ledger, replace(self._client.target, sampling=one.sampling)
         request = Request(target, (), sample=one.sample)
         new = all(isinstance(outcome, Reply) and a.status == "error" for a in brought(ledger, intent, one.key))
@@ -93,3 +93,8 @@ class Fetching:
         for one in self._box.asked(intent).values():
             self._purse.came(one.key, None)
             self._desk.put_back(one.key)
+
+
+def _worked(outcome: Reply | AskingError) -> bool:
+    """Whether the provider says that it did the work, though no answer can be read."""
+    return isinstance(outcome, Unavailable) and outcome.status == 200

@@ -74,8 +74,8 @@ class Box:
     """A target's intents. Raises StoreError where the folder cannot be written."""
 
     def __init__(self, ledger: Path, target: Target) -> None:
-        name = sha256_of([target.provider, target.base_url, target.model])[:16]
-        self._dir = ledger / "batches" / name
+        self.name = sha256_of([target.provider, target.base_url, target.model])[:16]
+        self._dir = ledger / "batches" / self.name
         self._target = target
 
     @contextmanager
@@ -108,6 +108,10 @@ class Box:
             if not (folder / _STATE).is_file():
                 shutil.rmtree(folder)
         return sorted(self._sealed(), key=lambda intent: intent.made)
+
+    def ids(self) -> frozenset[str]:
+        """The ids of all intents. Changes nothing and needs no lock."""
+        return frozenset(intent.id for intent in self._sealed())
 
     def under_way(self) -> Iterator[tuple[Intent, Asked]]:
         """Every request that is in a batch, or about to be. Changes nothing and needs no lock: what somebody else

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 
+from sotopia_rl_data.asking.batch.intent import Box
 from sotopia_rl_data.asking.budget import Budget
 from sotopia_rl_data.asking.desk import Open
 from sotopia_rl_data.asking.request import Target, Usage
+from sotopia_rl_data.errors import StoreError
 
 
 class Purse:
@@ -16,6 +18,20 @@ class Purse:
         self._budget, self._target = budget, target
         self._releases = 0
         self.short = 0
+
+    @property
+    def over(self) -> bool:
+        """Whether more is spent and reserved than the cap allows: what was not submitted yet must not be."""
+        return self._budget is not None and self._budget.over
+
+    def check(self, box: Box) -> None:
+        """Raises StoreError where the box holds other batches than those of which the budget was told."""
+        ids = box.ids()
+        if self._budget is not None and self._budget.seen.get(box.name, ids) != ids:
+            raise StoreError(
+                f"Another run was at work on the batches of {self._target.model} when this one began.",
+                "run the same command again",
+            )
 
     def sharing(self) -> AbstractContextManager[None]:
         """Inside the block, other runs may wait for what this one releases."""

@@ -87,6 +87,8 @@ async def ask_batch(
     box = Box(ledger.directory, client.target)
     purse = Purse(budget, client.target)
     with box.held(), purse.sharing():
+        purse.check(box)
+        ledger.reload()  # what another run fetched before it left the box to this one
         return await _Run(desk, client, box, how, progress, purse).go(requests)
 
 
@@ -230,7 +232,7 @@ class _Run:
             elif intent.tried:
                 await self._look_for(intent)
             else:
-                await self._submit(intent)
+                await self._submit_late(intent)
         self._report()
 
     async def _look_at(self, intent: Intent) -> None:
@@ -254,6 +256,14 @@ class _Run:
             self._take(self._box.keep(replace(intent, batch=found)))
             await self._look_at(self._intents[intent.id])
         elif found is Trace.NONE and time.time() - intent.tried > self._how.doubt_s:
+            await self._submit_late(intent)
+
+    async def _submit_late(self, intent: Intent) -> None:
+        """Submit what did not begin when it was to, unless more is reserved than a smaller cap allows by now: then its
+        requests are walked over again."""
+        if self._purse.over:
+            self._never_began(intent)
+        else:
             await self._submit(intent)
 
     async def _submit(self, intent: Intent) -> None:
