@@ -129,8 +129,8 @@ def bare(labels: int, rewarded: int, weighed: Sequence[str]) -> list[str]:
     if not labels or rewarded:
         return []
     return [
-        f"no utterance has a reward: none has labels on all that is weighed ({', '.join(weighed)}); weigh less with "
-        "--preset, or ask about more"
+        f"no utterance has a reward: none has labels on all that is weighed ({', '.join(weighed)}); another --preset "
+        "may weigh less"
     ]
 
 

@@ -28,7 +28,7 @@ def show_run(did: str, made: str, report: RunReport, counts: Sequence[tuple[str,
     for warning in report.warnings:
         console.warn(warning)
     command = click.get_current_context().command_path.rpartition(" ")[2]
-    again = f"sotopia-rl-data {command} … --retry-failed   ({report.unusable:,} unusable answers)"
+    again = f"sotopia-rl-data {command} … --retry-failed   # {report.unusable:,} unusable answers"
     console.next_commands(*following, *[again] * bool(report.unusable))
 
 
