@@ -111,7 +111,7 @@ def _explained(record: Mapping[str, Any]) -> Iterator[str]:
         yield (
             "In the units of the dataset's reward, on environments that training never saw. Beside each figure is what "
             "a model without language reaches: the train split's mean, and its mean at each turn. Intervals resample "
-            "episode-agents."
+            "whole episodes."
         )
     if record["kind"] == "grpo":
         yield (

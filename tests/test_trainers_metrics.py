@@ -26,6 +26,16 @@ def test_a_perfect_prediction_beside_the_baselines():
     assert (found["mse_low"], found["mse_high"]) == (0.0, 0.0)
 
 
+def test_pairs_are_one_speakers_and_intervals_resample_whole_episodes():
+    speakers = [("a", 0), ("a", 0), ("a", 1), ("b", 0), ("b", 1), ("b", 1)]
+    guess = np.array([0.0, 0.4, 0.2, 0.9, 0.8, 0.1])
+    found = reward_metrics(guess, ACTUAL, EPISODES, {}, speakers=speakers)
+    assert found["pair_accuracy"] == 1.0  # two pairs; of the six within an episode one is wrong
+    assert reward_metrics(guess, ACTUAL, EPISODES, {}, resamples=0)["pair_accuracy"] == pytest.approx(5 / 6)
+    again = reward_metrics(guess, ACTUAL, EPISODES, {})
+    assert [found[f"mse_{end}"] for end in ("low", "high")] == [again[f"mse_{end}"] for end in ("low", "high")]
+
+
 def test_the_baseline_by_turn_knows_the_train_mean_of_each_turn_and_no_more():
     baselines = Baselines([0.0, 1.0, 0.5, 0.7], [0, 1, 0, 1])
     found = baselines.of([0, 1, 9])

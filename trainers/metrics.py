@@ -40,13 +40,15 @@ def reward_metrics(
     episodes: Sequence[Any],
     baselines: Mapping[str, ArrayLike],
     *,
+    speakers: Sequence[Any] = (),
     resamples: int = 200,
     seed: int = 0,
 ) -> dict[str, float]:
     """All metrics of `predicted` against `actual`; `<metric>_low`, `<metric>_high` (95 %) of WITH_INTERVAL; and
-    each metric of every baseline as `<baseline>_<metric>`."""
+    each metric of every baseline as `<baseline>_<metric>`. Pairs are of one of the `speakers` (none named: of one
+    episode); what is resampled is `episodes`."""
     x, y = np.asarray(predicted, dtype=np.float64), np.asarray(actual, dtype=np.float64)
-    functions = statistics_of(episodes)
+    functions = statistics_of(speakers or episodes)
     found: dict[str, float | None] = {name: f(x, y) for name, f in functions.items()}
     for name in WITH_INTERVAL if resamples else ():
         function = functions[name]
