@@ -38,9 +38,10 @@ def test_pairs_are_one_speakers_and_intervals_resample_whole_episodes():
 
 def test_the_baseline_by_turn_knows_the_train_mean_of_each_turn_and_no_more():
     baselines = Baselines([0.0, 1.0, 0.5, 0.7], [0, 1, 0, 1])
-    found = baselines.of([0, 1, 9])
-    assert found["turn"].tolist() == pytest.approx([0.25, 0.85, 0.55])
-    assert found["mean"].tolist() == pytest.approx([0.55] * 3)
+    found = baselines.of([0, 1, 9, None])
+    assert found["turn"].tolist() == pytest.approx([0.25, 0.85, 0.55, 0.55])
+    assert found["mean"].tolist() == pytest.approx([0.55] * 4)
+    assert Baselines([0.0, 1.0, 0.5], [0, None, None]).of([0, None])["turn"].tolist() == pytest.approx([0.0, 0.5])
 
 
 def test_what_cannot_be_computed_is_left_out():

@@ -44,13 +44,14 @@ class Pinned:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One utterance. `targets` holds a number for each target (None: missing); `spread` is that of the opinions."""
+    """One utterance. `targets` holds a number for each target (None: missing); `spread` is that of the opinions. Rows
+    of somebody else's may know no episode, environment or agent ("") and no turn (None)."""
 
     split: str
     episode_id: str
     environment_id: str
     agent: str
-    turn: int
+    turn: int | None
     prompt: tuple[Message, ...]
     completion: tuple[Message, ...]
     targets: tuple[float | None, ...] = ()
@@ -177,7 +178,7 @@ def _example(row: Mapping[str, Any], targets: tuple[float | None, ...], sentinel
         episode_id=row.get("episode_id") or "",
         environment_id=row.get("environment_id") or "",
         agent=row.get("agent") or "",
-        turn=row.get("turn") or 0,
+        turn=row.get("turn"),
         prompt=tuple(row["prompt"]),
         completion=tuple(row["completion"]),
         targets=targets,

@@ -64,12 +64,12 @@ def reward_metrics(
 class Baselines:
     """What the train split's mean, and its mean at each turn, would predict."""
 
-    def __init__(self, rewards: ArrayLike, turns: Sequence[int]) -> None:
-        values, at = np.asarray(rewards, dtype=np.float64), np.asarray(turns)
+    def __init__(self, rewards: ArrayLike, turns: Sequence[int | None]) -> None:
+        values, at = np.asarray(rewards, dtype=np.float64), np.array(turns, dtype=object)
         self.mean = float(values.mean())
-        self.by_turn = {int(t): float(values[at == t].mean()) for t in np.unique(at)}
+        self.by_turn = {t: float(values[at == t].mean()) for t in set(turns) if t is not None}
 
-    def of(self, turns: Sequence[int]) -> dict[str, Floats]:
-        """`mean` and `turn` for utterances at these turns; a turn that train never saw gets the mean."""
-        by_turn = [self.by_turn.get(int(t), self.mean) for t in turns]
+    def of(self, turns: Sequence[int | None]) -> dict[str, Floats]:
+        """`mean` and `turn` for utterances at these turns; one unknown, or that train never saw, gets the mean."""
+        by_turn = [self.mean if t is None else self.by_turn.get(t, self.mean) for t in turns]
         return {"mean": np.full(len(by_turn), self.mean), "turn": np.array(by_turn, dtype=np.float64)}

@@ -135,7 +135,7 @@ class RewardJudge:
         train = [r for r in prepared.examples if r.split == "train"]
         truth = self.head.known(target_table(train))
         whole = np.isfinite(truth)
-        self.baselines = Baselines(truth[whole], np.array([r.turn for r in train])[whole])
+        self.baselines = Baselines(truth[whole], [r.turn for r, known in zip(train, whole, strict=True) if known])
         many = len(self.head.targets) > 1
         self.by_target = [self._baselines_of(k, train) for k in range(len(self.head.targets))] if many else []
 

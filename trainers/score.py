@@ -39,7 +39,7 @@ def score_dataset(
     the model.
     """
     found = load_examples(ref, store=store, need_reward=False)
-    if not all(row.episode_id and row.agent for row in found.rows):
+    if not all(row.episode_id and row.agent and row.turn is not None for row in found.rows):
         raise InputError(f"The rows of {ref} have no episode that a score could belong to.", "import the episodes")
     version = open_dataset(ref, store).version
     judge = f"rm:{model.identity}"
