@@ -266,7 +266,7 @@ class _Run:
             self._pacer.timed_out()
             raise Unavailable(
                 f"{request.target.model} gave no answer within {self._pacing.timeout_s:g} s.",
-                "allow more time or ask fewer at once",
+                "allow more time (--timeout) or ask fewer at once (--concurrency)",
             ) from None
         finally:
             del self._sending[mark]
