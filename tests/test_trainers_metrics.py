@@ -26,14 +26,17 @@ def test_a_perfect_prediction_beside_the_baselines():
     assert (found["mse_low"], found["mse_high"]) == (0.0, 0.0)
 
 
-def test_pairs_are_one_speakers_and_intervals_resample_whole_episodes():
-    speakers = [("a", 0), ("a", 0), ("a", 1), ("b", 0), ("b", 1), ("b", 1)]
-    guess = np.array([0.0, 0.4, 0.2, 0.9, 0.8, 0.1])
-    found = reward_metrics(guess, ACTUAL, EPISODES, {}, speakers=speakers)
-    assert found["pair_accuracy"] == 1.0  # two pairs; of the six within an episode one is wrong
-    assert reward_metrics(guess, ACTUAL, EPISODES, {}, resamples=0)["pair_accuracy"] == pytest.approx(5 / 6)
-    again = reward_metrics(guess, ACTUAL, EPISODES, {})
-    assert [found[f"mse_{end}"] for end in ("low", "high")] == [again[f"mse_{end}"] for end in ("low", "high")]
+def test_pairs_are_compared_within_an_episode_and_never_between_two():
+    guess = np.array([0.0, 0.4, 0.2, 9.9, 9.8, 9.1])
+    assert reward_metrics(guess, ACTUAL, EPISODES, {})["pair_accuracy"] == pytest.approx(5 / 6)
+    assert reward_metrics(guess, ACTUAL, ["a"] * 6, {})["pair_accuracy"] < 5 / 6
+
+
+def test_intervals_resample_whole_episodes():
+    guess = ACTUAL + np.array([0.1, 0.1, 0.1, 0.3, 0.3, 0.3])
+    found = reward_metrics(guess, ACTUAL, EPISODES, {})
+    assert (found["mse_low"], found["mse_high"]) == (pytest.approx(0.01), pytest.approx(0.09))  # one of the two, twice
+    assert "mse_low" not in reward_metrics(guess, ACTUAL, ["a"] * 6, {})
 
 
 def test_the_baseline_by_turn_knows_the_train_mean_of_each_turn_and_no_more():

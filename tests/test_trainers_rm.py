@@ -512,11 +512,8 @@ class TestBadInput:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         assert told.value.mend == "lower row_tokens"
 
-    def test_qlora_without_bitsandbytes(self, store: Path, tiny: str, tmp_path: Path):
-        from importlib.util import find_spec
-
-        if find_spec("bitsandbytes"):
-            pytest.skip("bitsandbytes is installed")
+    def test_qlora_without_bitsandbytes(self, store: Path, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # how Python is told that there is none
         with pytest.raises(UsageError, match="QLoRA needs bitsandbytes"):
             train(store, tiny, tmp_path, "adapter=qlora")
 

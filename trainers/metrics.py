@@ -20,9 +20,10 @@ Floats = NDArray[np.float64]
 WITH_INTERVAL = ("mse", "mae", "r2", "pearson", "spearman", "pair_accuracy")
 
 
-def statistics_of(groups: Sequence[Any]) -> dict[str, Callable[..., float | None]]:
-    """The metrics by name: functions of (predicted, actual, weights). Pairs are compared within `groups`."""
-    code = np.unique(np.array([repr(g) for g in groups], dtype=object), return_inverse=True)[1] if len(groups) else []
+def statistics_of(episodes: Sequence[Any]) -> dict[str, Callable[..., float | None]]:
+    """The metrics by name: functions of (predicted, actual, weights). Pairs are compared within an episode."""
+    names = np.array([repr(one) for one in episodes], dtype=object)
+    code = np.unique(names, return_inverse=True)[1] if len(names) else []
     return {
         "mse": stats.mean_squared_error,
         "mae": stats.mean_absolute_error,
@@ -40,15 +41,13 @@ def reward_metrics(
     episodes: Sequence[Any],
     baselines: Mapping[str, ArrayLike],
     *,
-    speakers: Sequence[Any] = (),
     resamples: int = 200,
     seed: int = 0,
 ) -> dict[str, float]:
     """All metrics of `predicted` against `actual`; `<metric>_low`, `<metric>_high` (95 %) of WITH_INTERVAL; and
-    each metric of every baseline as `<baseline>_<metric>`. Pairs are of one of the `speakers` (none named: of one
-    episode); what is resampled is `episodes`."""
+    each metric of every baseline as `<baseline>_<metric>`. What is resampled is whole `episodes`."""
     x, y = np.asarray(predicted, dtype=np.float64), np.asarray(actual, dtype=np.float64)
-    functions = statistics_of(speakers or episodes)
+    functions = statistics_of(episodes)
     found: dict[str, float | None] = {name: f(x, y) for name, f in functions.items()}
     for name in WITH_INTERVAL if resamples else ():
         function = functions[name]

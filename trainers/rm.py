@@ -156,7 +156,6 @@ class RewardJudge:
         rows = [self.examples[i] for i in index]
         rewards = self.head.rewards(logits)
         episodes = [r.episode_id or i for i, r in enumerate(rows)]
-        speakers = [(episode, r.agent) for episode, r in zip(episodes, rows, strict=True)]
         truth = self.head.known(target_table(rows))
         whole = np.flatnonzero(np.isfinite(truth))
         result = reward_metrics(
@@ -164,20 +163,19 @@ class RewardJudge:
             truth[whole],
             [episodes[i] for i in whole],
             self.baselines.of([rows[i].turn for i in whole]),
-            speakers=[speakers[i] for i in whole],
             resamples=self.resamples,
             seed=self.seed,
         )
         for k, baselines_of_one in enumerate(self.by_target):
-            result |= self._of_target(k, baselines_of_one, rows, rewards[:, k], speakers)
+            result |= self._of_target(k, baselines_of_one, rows, rewards[:, k], episodes)
         return result
 
     def _of_target(
-        self, k: int, known: Baselines, rows: Sequence[Example], rewards: NDArray[np.floating[Any]], speakers: list[Any]
+        self, k: int, known: Baselines, rows: Sequence[Example], rewards: NDArray[np.floating[Any]], episodes: list[Any]
     ) -> dict[str, float]:
         """One head's metrics, `<target>_mse` beside `mean_<target>_mse` and `turn_<target>_mse`."""
         there = [i for i, r in enumerate(rows) if r.targets[k] is not None]
-        truth, names = [rows[i].targets[k] for i in there], [speakers[i] for i in there]
+        truth, names = [rows[i].targets[k] for i in there], [episodes[i] for i in there]
         beside = known.of([rows[i].turn for i in there])
         target = self.head.targets[k]
         alone = reward_metrics(rewards[there], truth, names, {}, resamples=0)
