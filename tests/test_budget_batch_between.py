@@ -11,19 +11,22 @@ from pathlib import Path
 
 import pytest
 from batch_toys import PROVIDERS, QUICK, Caller, ask_in_batches, batches, judge, questions, target
-from label_toys import BY, boats
+from label_toys import BY, boats, put
 from test_budget_batch import PRICE, PRICES, Killed, Provider, goal_only, in_rounds
 
 from labelers.asking import Asking
 from labelers.costs import capped
+from labelers.judges import openai
 from labelers.judges.sending import target_of
 from labelers.preparing import prepare
+from labelers.run import label
 from sotopia_rl_data.asking.batch.client import Limits, Result
 from sotopia_rl_data.asking.batch.run import ask_batch
 from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.loopback.running import running
 from sotopia_rl_data.asking.transport import not_an_answer
-from sotopia_rl_data.errors import BudgetSpent, StoreError, Unavailable
+from sotopia_rl_data.errors import BudgetSpent, StoreError, Unavailable, UsageError
+from sotopia_rl_data.store import Store
 
 LEAVE = replace(QUICK, wait=False)
 
@@ -125,3 +128,31 @@ def test_a_live_run_that_finds_no_room_says_what_batches_take_of_it(tmp_path: Pa
             ) as told:
                 asyncio.run(Asking(plan, ledger, lambda: episodes).ask(6, budget=budget, concurrency=1))
             assert "with --batch" in told.value.mend
+
+
+def test_two_judges_of_one_model_are_told_before_anything_is_submitted(tmp_path: Path):
+    store = Store(tmp_path / "store")
+    put(store, boats(2))
+    with running() as at:
+        judges = [openai.judge("sim", at.openai_url), openai.judge("sim", at.openai_url, {"temperature": 1})]
+        judges[1].id = "warm"
+        with pytest.raises(UsageError, match="The judges sim and warm both ask sim, whose batches one at a time"):
+            label(store, "lab/episodes", judges=judges, preset="goal-only", batching=QUICK)
+        assert at.log()["requests"] == 0
+
+
+def test_a_model_that_costs_nothing_goes_in_one_round_whatever_the_cap(tmp_path: Path):
+    store, prices = Store(tmp_path / "store"), tmp_path / "prices.yaml"
+    prices.write_text("as_of: 2026-11-01\nhosts: {'*': {sim: [0, 0, 0, 0]}}\n")
+    put(store, boats(12))
+    with running() as at:
+        done = label(
+            store,
+            "lab/episodes",
+            judges=[judge("anthropic", at)],
+            preset="goal-only",
+            prices=prices,
+            batching=QUICK,
+            budget=0.000001,
+        )
+        assert (done.asked, done.bill.total, at.log()["batch"]["sizes"]) == (24, 0.0, [24])

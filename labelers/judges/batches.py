@@ -30,12 +30,21 @@ def batch_client(judge: Judge) -> BatchClient:
 
 
 def check_batches(judges: Iterable[Judge]) -> None:
-    """Raises UsageError where one of them has no batch API for certain; a URL without one is found when it is asked."""
+    """Raises UsageError where one of them has no batch API for certain, or where two ask one model: its batches are
+    worked on by one at a time. A URL without batches is found when it is asked."""
+    by: dict[tuple[str, str, str], Judge] = {}
     for judge in judges:
         if target_of(judge).provider not in _PROVIDERS or not is_paid(judge):
             raise UsageError(
                 f"The judge {judge.id} has no batch API.",
                 "leave --batch out, or name a model of OpenAI's or Anthropic's",
+            )
+        target = target_of(judge)
+        other = by.setdefault((target.provider, target.base_url, target.model), judge)
+        if other is not judge:
+            raise UsageError(
+                f"The judges {other.id} and {judge.id} both ask {target.model}, whose batches one at a time works on.",
+                "leave --batch out, or ask each in a run of its own first",
             )
 
 
