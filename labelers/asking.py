@@ -154,7 +154,8 @@ class Asking:
         )
         words = [f"{tokens:,} tokens"] * bool(tokens) + [f"{cost:.2f} USD"] * bool(cost)
         words += [f"{lost:,} failed"] * (lost > 0)
-        words += [one.words for one in outcomes if one.words]
+        names = [f"{judge}: " if len(outcomes) > 1 else "" for judge in self._outcomes]
+        words += [name + one.words for name, one in zip(names, outcomes, strict=True) if one.words]
         progress(sum(one.settled for one in outcomes) - followed, total, ", ".join(words))
 
 

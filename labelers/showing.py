@@ -50,8 +50,8 @@ def show_estimate(found: Estimate, in_batches: bool) -> None:
     console.note("Nothing was asked, and no version written. Second tries at unusable answers are not in it.")
     if in_batches and found.most:
         console.note(
-            f"With a --budget below {_usd(found.most)} USD they go in several rounds of batches; --max-tokens, near to "
-            "what an answer takes, lets more go at once."
+            f"Where a --budget leaves less than {_usd(found.most)} USD for them, beside what is spent and under way, "
+            "they go in several rounds of batches; --max-tokens, near to what an answer takes, lets more go at once."
         )
     if any(line.asked and line.cost is None for line in found.lines):
         console.note("A model without a known price: give its prices with --prices FILE.")

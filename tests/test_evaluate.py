@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from labelers.reading import NOTHING_SAID
 from labelers.run import label
 from sotopia_rl_data.asking.loopback.running import Running, running
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
-from sotopia_rl_data.errors import BadAnswer, BudgetSpent, UsageError
+from sotopia_rl_data.errors import BadAnswer, BudgetSpent, UnderWay, UsageError
 from sotopia_rl_data.rewards import preset
 from sotopia_rl_data.rewards.remake import remake
 from sotopia_rl_data.store import Store
@@ -287,6 +288,39 @@ def test_batches_end_in_the_digest_of_a_live_run(store: Store, tmp_path: Path):
         other = Store(tmp_path / "live")
         put(other, boats(6))
         assert evaluate(other, "lab/episodes", judges=[judge("openai", at)]).digest == done.digest
+
+
+def test_batches_under_a_cap_go_in_rounds_and_a_live_run_does_not_pay_for_what_is_under_way(
+    store: Store, tmp_path: Path
+):
+    put(store, boats(12))
+    prices = tmp_path / "prices.yaml"
+    prices.write_text("as_of: 2026-11-01\nhosts: {'*': {sim: [10, 10, 10, 40]}}\n")
+    with running(batch_seconds=600) as at:
+        how = {"judges": [judge("openai", at)], "sampling": {"max_tokens": 2_000}, "prices": prices}
+        before = estimate_evaluation(store, "lab/episodes", **how, in_batches=True)
+        assert before.most is not None
+        cap = before.most / 2
+        leave = {"batching": replace(QUICK, wait=False), "budget": cap}
+        with pytest.raises(UnderWay, match="does not fit under the budget"):
+            evaluate(store, "lab/episodes", **how, **leave)
+        with pytest.raises(UsageError, match="under way in batches"):
+            evaluate(store, "lab/episodes", **how)
+        (line,) = estimate_evaluation(store, "lab/episodes", **how, in_batches=True).lines
+        (first,) = at.log()["batch"]["sizes"]
+        assert (line.in_batches, line.asked) == (first, 12 - first)
+        done = None
+        while done is None:
+            at.hurry()
+            with suppress(UnderWay):
+                done = evaluate(store, "lab/episodes", **how, **leave)
+        usage = at.log()["usage"]
+        assert done.bill.total == pytest.approx((usage["input"] * 10 + usage["output"] * 40) / 1e6 / 2)
+        assert done.bill.total <= cap
+        assert len(at.log()["batch"]["sizes"]) > 1
+        other = Store(tmp_path / "live")
+        put(other, boats(12))
+        assert evaluate(other, "lab/episodes", **how).digest == done.digest
 
 
 @pytest.mark.slow

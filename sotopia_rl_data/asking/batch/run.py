@@ -332,10 +332,13 @@ class _Run:
             self._progress(outcome)
 
     def _words(self, pending: list[Intent]) -> str:
-        if not pending:
-            return ""
-        done = sum(self._done.get(intent.id, 0) for intent in pending)
-        minutes = (time.time() - min(intent.made for intent in pending)) / 60
-        batches = "1 batch" if len(pending) == 1 else f"{len(pending)} batches"
-        words = f"{done:,} of {sum(intent.count for intent in pending):,} in {batches}, {minutes:,.0f} min"
-        return words + (f", {self._purse.short:,} wait for room under the budget" if self._purse.short else "")
+        """How far the batches are, and what is not in one yet."""
+        words = []
+        if pending:
+            done = sum(self._done.get(intent.id, 0) for intent in pending)
+            minutes = (time.time() - min(intent.made for intent in pending)) / 60
+            batches = "1 batch" if len(pending) == 1 else f"{len(pending)} batches"
+            words = [f"{done:,} of {sum(intent.count for intent in pending):,} in {batches}, {minutes:,.0f} min"]
+        if self._purse.short:
+            words.append(f"{self._purse.short:,} wait for room under the budget")
+        return ", ".join(words)
