@@ -47,6 +47,15 @@ def walked(plain_hub: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return {"root": root, "repo": repo, "store": store, "train": train, "rm": done.json}
 
 
+def test_what_cannot_be_released_is_refused_before_it_is_trained(walked: dict[str, Any], plain_hub: Any):
+    out, dataset = walked["root"] / "refused", ("--dataset", f"{walked['repo']}@v1.0.0")
+    again = ("train", "rm", *dataset, *walked["train"], "--out", out, "--push-to-hub", f"{walked['repo']}-rm")
+    done = plain_hub.run(*again, "--set", "adapter=lora", check=False)
+    assert done.code == 1
+    assert "An adapter on model, a directory that nobody else has, cannot be published" in done.err
+    assert not out.exists()
+
+
 def test_the_pinned_release_is_trained_on_after_a_newer_one_is_out(walked: dict[str, Any], plain_hub: Any):
     dataset = walked["rm"]["dataset"]
     assert dataset["version"] == "v1.0.0"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def _shared(command: console.F) -> console.F:
     """What every trainer takes."""
     for option in (
-        click.option("--push-to-hub", "repo", metavar="ORG/NAME", help="Release the model: one commit, one tag."),
+        click.option("--push-to-hub", "release_as", metavar="ORG/NAME", help="Release the model: one commit, one tag."),
         click.option(
             "--resume", is_flag=True, default=None, help="Go on from the newest checkpoint in the output folder."
         ),
@@ -113,11 +113,12 @@ def _run(
     from trainers.commands import calm
 
     calm()
-    repo, ref = options.pop("repo"), parse(options["dataset"])
+    ref = parse(options["dataset"])
     folder = output or Path("runs") / f"{kind}-{(ref.name or ref.path.resolve().parent.name).rpartition('/')[2]}"
     record = trainer(options.pop("dataset"), options.pop("model"), folder, store=str(store.root), **options)
     if os.environ.get("RANK", "0") != "0":  # of several processes, the first one speaks and releases
         return
+    repo = record["config"].get("release_as")
     if repo:
         from trainers.commands import release
 

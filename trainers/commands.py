@@ -244,7 +244,12 @@ def _settled(
     from trainers.modeling import within_context
 
     options |= {"dataset": dataset, "model": model, "output_dir": str(output)}
-    return within_context(configure(kind, preset=preset, file=file, options=options, settings=settings))
+    config = configure(kind, preset=preset, file=file, options=options, settings=settings)
+    if config.release_as:
+        from trainers.release import check_release
+
+        check_release(config.release_as, config.model, config.adapter)
+    return within_context(config)
 
 
 def _examples(config: Any, need_reward: bool, targets: Sequence[str] = ()) -> Examples:

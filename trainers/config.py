@@ -40,6 +40,7 @@ class Common:
     model: str = field(default="", metadata={"help": "A directory or a Hub id, id@revision."})
     chat_template: str | None = field(default=None, metadata={"help": "A Jinja file instead of the tokenizer's own."})
     pad_token: str | None = field(default=None, metadata={"help": "A token of the vocabulary that is never used."})
+    release_as: str | None = field(default=None, metadata={"help": "ORG/NAME on the Hub, as --push-to-hub names it."})
     adapter: str = field(default="lora", metadata={"help": "lora, qlora, or none: train every weight."})
     lora_r: int = 16
     lora_alpha: int = 32

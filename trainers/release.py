@@ -59,6 +59,16 @@ def release_run(
     raise AssertionError("the loop returns or raises")
 
 
+def check_release(repo: str, model: str, adapter: str) -> None:
+    """What can be known before the training: raises HubError where nobody may publish as `repo`, and InputError where
+    an adapter would belong to a model that lies in a directory."""
+    hub = Hub(kind="model")
+    hub.user()
+    hub.head(repo)
+    if adapter != "none":
+        _check_base(model)
+
+
 def _once(
     hub: Hub, folder: RunFolder, record: dict[str, Any], files: Mapping[str, Path], digest: str, repo: str,
     version: str | None, private: bool | None, message: str,
@@ -104,12 +114,16 @@ def model_files(folder: Path) -> dict[str, Path]:
         raise InputError(f"{folder} has no weights to publish.", "let the training finish, or resume it")
     adapter = found.get("adapter_config.json")
     base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path", "") if adapter else ""
+    _check_base(base)
+    return found
+
+
+def _check_base(base: str) -> None:
     if base and Path(base).is_dir():
         raise InputError(
-            f"The adapter in {folder} belongs to {Path(base).name}, a directory that nobody else has.",
+            f"An adapter on {Path(base).name}, a directory that nobody else has, cannot be published.",
             "publish that model, and train from its id; or train with --set adapter=none",
         )
-    return found
 
 
 def digest_of(files: Mapping[str, Path]) -> str:
