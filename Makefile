@@ -1,5 +1,6 @@
 # Two commands on a fresh machine: `make quickstart`, `make test`. Everything lives in $(VENV), where modules are compiled
 # when they are first imported (--no-compile): most never are.
+unexport PYTHONDONTWRITEBYTECODE  # hundreds of processes import the same libraries
 PYTHON  ?= python3
 VENV    ?= .venv
 BIN     := $(VENV)/bin
