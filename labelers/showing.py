@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from labelers.estimate import Estimate
     from labelers.report import RunReport
     from sotopia_rl_data.asking.bill import Bill
+    from sotopia_rl_data.asking.bill import Line as Paid
 
 
 def show_run(did: str, made: str, report: RunReport, counts: Sequence[tuple[str, Any]], *following: str) -> None:
@@ -64,7 +65,7 @@ def show_estimate(found: Estimate, in_batches: bool) -> None:
 
 def show_bill(bill: Bill) -> None:
     """What the labels cost, all runs together. Nothing where no judge used tokens."""
-    used = [line for line in bill.lines if line.usage.input or line.usage.output or line.maybe_calls]
+    used = [line for line in bill.lines if line.usage.input or line.usage.output or _doubtful(line)]
     if not used:
         return
     rows = [
@@ -82,11 +83,16 @@ def show_bill(bill: Bill) -> None:
     columns += ["USD of failed", "USD of repaired", "USD in all"]
     total = "" if bill.total is None else f": {_usd(bill.total)} USD"
     console.table(columns, rows, title=f"the bill, all runs together, at the prices of {bill.as_of}{total}")
-    maybe = sum(line.maybe_calls for line in used if line.maybe != 0)  # who asks for nothing tells no tokens either
+    maybe = sum(_doubtful(line) for line in used)
     if maybe:
         console.note(
             f"{maybe:,} calls brought no tokens (timeouts, lost connections): up to {_usd(bill.maybe)} USD more."
         )
+
+
+def _doubtful(line: Paid) -> int:
+    """Calls that may have cost something without an answer: who is paid nothing tells no tokens either."""
+    return line.maybe_calls if line.maybe != 0 else 0
 
 
 def _usd(value: float | None) -> str | None:
