@@ -355,6 +355,14 @@ def test_who_finds_no_room_waits_for_who_may_make_some_and_no_longer():
         room = Room()
         return await asyncio.gather(*(run(room, one) for one in seconds))
 
+    async def closed() -> bool:
+        room = Room()
+        with room.sharing(), room.sharing():
+            room.release()
+            room.close()
+            return await room.more(0)
+
+    assert not asyncio.run(closed())
     assert asyncio.run(together(None)) == [[False, False]]
     assert asyncio.run(together(None, None, None)) == [[False, False]] * 3
     assert asyncio.run(together(None, 0.02)) == [[True, False], [True, False]]

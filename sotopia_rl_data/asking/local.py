@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def fingerprint(folder: Path) -> str:
     return found.hexdigest()
 
 
-class Batched:
+class Batched(ABC):
     """Gathers requests into batches, which `answers` answers one at a time, beside the event loop."""
 
     concurrency = 2 * BATCH
@@ -75,9 +76,9 @@ class Batched:
         self._working = None
         self._waiting.clear()
 
+    @abstractmethod
     def answers(self, requests: Sequence[Request]) -> Sequence[Reply | AskingError]:
         """An answer to each, or why there is none; runs in a thread. Every kind of model has its own."""
-        raise NotImplementedError
 
     async def _work(self) -> None:
         while self._waiting:

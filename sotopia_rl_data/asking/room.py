@@ -14,6 +14,7 @@ class Room:
         self.releases = 0
         self._runs = 0
         self._idle: list[asyncio.Future[bool]] = []
+        self._closed = False
 
     @contextmanager
     def sharing(self) -> Iterator[None]:
@@ -31,13 +32,14 @@ class Room:
         self._wake(True)
 
     def close(self) -> None:
-        """Nothing is taken any more: nobody needs to wait."""
+        """Nothing is taken any more: nobody needs to wait, now or later."""
+        self._closed = True
         self._wake(False)
 
     async def more(self, since: int) -> bool:
         """Wait for more `releases` than `since`. False where no run is left that could bring one, and after `close`."""
-        if self.releases > since:
-            return True
+        if self._closed or self.releases > since:
+            return not self._closed
         mine: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._idle.append(mine)
         self._see()

@@ -48,7 +48,7 @@ class Fetching:
                 if one is not None:
                     self._keep(intent, one, result.outcome, maybe_billed=_worked(result.outcome))
 
-    def _keep(self, intent: Intent, one: Asked, outcome: Reply | AskingError, maybe_billed: bool = False) -> None:
+    def _keep(self, intent: Intent, one: Asked, outcome: Reply | AskingError, maybe_billed: bool) -> None:
         """Make a line's result durable, unless it is from an earlier fetch, and see what follows from it. A line that
         failed or expired is not billed; one without a result may be, and so may one whose result holds no answer."""
         ledger, target = self._desk.ledger, replace(self._client.target, sampling=one.sampling)
