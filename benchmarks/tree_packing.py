@@ -25,11 +25,11 @@ from transformers import AutoModelForSequenceClassification, Qwen2Config
 
 from sotopia_rl_data.prompts import prompts_of
 from sotopia_rl_data.schema import Agent, Episode, Turn
-from trainers.attention import attend_as, tree_inputs
-from trainers.encoding import Encoder
-from trainers.packing import relative_gap
-from trainers.tiny import tiny_tokenizer
-from trainers.treepack import pack
+from sotopia_rl_data.trainers.attention import attend_as, tree_inputs
+from sotopia_rl_data.trainers.encoding import Encoder
+from sotopia_rl_data.trainers.packing import relative_gap
+from sotopia_rl_data.trainers.tiny import tiny_tokenizer
+from sotopia_rl_data.trainers.treepack import pack
 
 TEXT = (
     "we could maybe share the character and swap outfits between screenings because fairness matters to me although I "

@@ -9,3 +9,6 @@
 
 How a card is laid over what people wrote is `sotopia_rl_data/store/readme.py`'s; publishing is `sotopia_rl_data/hub`'s.
 """
+
+if __name__ != "sotopia_rl_data.cards":  # imported by its bare name: a second copy of all classes
+    raise ImportError("Import sotopia_rl_data.cards: the folder cards/ is a part of that package.")

@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from cards.markdown import TEMPLATES, code, count, fill, plain, table
-from cards.numbers import Numbers, numbers
-from cards.provenance import provenance
+from sotopia_rl_data.cards.markdown import TEMPLATES, code, count, fill, plain, table
+from sotopia_rl_data.cards.numbers import Numbers, numbers
+from sotopia_rl_data.cards.provenance import provenance
 from sotopia_rl_data.hub.leaks import without_paths
 from sotopia_rl_data.schema import Manifest
 from sotopia_rl_data.store import Version, readme
@@ -30,7 +30,7 @@ _TAGS = ("sotopia", "sotopia-rl", "social-intelligence", "dialogue", "credit-ass
 
 def dataset_card(version: Version, repo: str | None = None) -> Card:
     """The card of `version`, as the dataset `repo` (None: its own name). Reads all of its rows."""
-    from cards import plots
+    from sotopia_rl_data.cards import plots
 
     figures = numbers(version)
     manifest = replace(version.manifest, provenance=without_paths(dict(version.manifest.provenance)))

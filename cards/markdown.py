@@ -7,7 +7,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from sotopia_rl_data import console
+from sotopia_rl_data import display
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -43,18 +43,18 @@ def cell(value: Any) -> str:
     """One value in a table, as on the screen; other people's text made plain."""
     if isinstance(value, Markdown):
         return value
-    return plain(value) if isinstance(value, str) else console.cell(value)
+    return plain(value) if isinstance(value, str) else display.cell(value)
 
 
 def plain(text: str) -> Markdown:
     """Text of somebody else's that cannot become markup or break a table."""
-    one_line = console.printable(" ".join(text.split()))
+    one_line = display.printable(" ".join(text.split()))
     return Markdown("".join(f"\\{c}" if c in "\\|`*_<>[]$" else c for c in one_line))
 
 
 def code(text: str) -> Markdown:
     """Text of somebody else's as code."""
-    return Markdown("`" + console.printable(" ".join(text.split())).replace("`", "'").replace("|", "¦") + "`")
+    return Markdown("`" + display.printable(" ".join(text.split())).replace("`", "'").replace("|", "¦") + "`")
 
 
 def count(number: int, what: str) -> str:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cards.markdown import code, count, fill, plain, table
-from cards.scorecard import figures, scorecard
+from sotopia_rl_data.cards.markdown import code, count, fill, plain, table
+from sotopia_rl_data.cards.scorecard import figures, scorecard
 from sotopia_rl_data.store.readme import BLOCK_HERE, Card
 
 _KINDS = {

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cards.numbers import Correlations, Histogram
+from sotopia_rl_data.cards.numbers import Correlations, Histogram
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cards.markdown import cell, code, count, plain, table
+from sotopia_rl_data.cards.markdown import cell, code, count, plain, table
 from sotopia_rl_data.schema import Manifest
 
 _REASONS = 10

@@ -19,7 +19,7 @@ run() {
 
 if [ -z "${MODEL:-}" ]; then
   MODEL="$WORK/tiny"
-  "$PYTHON" -m trainers.tiny "$MODEL"
+  "$PYTHON" -m sotopia_rl_data.trainers.tiny "$MODEL"
 fi
 
 # Data: the bundled episodes, labelled offline, released as v1.0.0.

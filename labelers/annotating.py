@@ -10,14 +10,14 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from labelers import only as listed
-from labelers.attribution import own_dimensions, phrasing
-from labelers.attribution import schema as find_schema
-from labelers.judge import Question, Slot
-from labelers.judges.human import slot_key
-from labelers.plan import Plan, episodes_of
-from labelers.preparing import DEFAULT_PRESET, dimensions_of, with_episodes
 from sotopia_rl_data.errors import InputError, UsageError
+from sotopia_rl_data.labelers import only as listed
+from sotopia_rl_data.labelers.attribution import own_dimensions, phrasing
+from sotopia_rl_data.labelers.attribution import schema as find_schema
+from sotopia_rl_data.labelers.judge import Question, Slot
+from sotopia_rl_data.labelers.judges.human import slot_key
+from sotopia_rl_data.labelers.plan import Plan, episodes_of
+from sotopia_rl_data.labelers.preparing import DEFAULT_PRESET, dimensions_of, with_episodes
 from sotopia_rl_data.outputs import aside
 from sotopia_rl_data.rewards import preset
 from sotopia_rl_data.sheets import guarded

@@ -11,12 +11,6 @@ from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from labelers.judge import Judge, is_paid
-from labelers.judges.batches import batch_client, keys_under_way
-from labelers.judges.sending import Ask, close, sender, target_of
-from labelers.plan import Plan
-from labelers.reading import said, values_of
-from labelers.repairing import follow_up
 from sotopia_rl_data.asking.batch.run import Batching, ask_batch
 from sotopia_rl_data.asking.bill import added
 from sotopia_rl_data.asking.budget import Budget
@@ -26,6 +20,12 @@ from sotopia_rl_data.asking.prices import Price, Prices
 from sotopia_rl_data.asking.request import Reply, Request
 from sotopia_rl_data.asking.waiting import wait as wait
 from sotopia_rl_data.errors import BadAnswer, BudgetSpent, Interrupted, UnderWay
+from sotopia_rl_data.labelers.judge import Judge, is_paid
+from sotopia_rl_data.labelers.judges.batches import batch_client, keys_under_way
+from sotopia_rl_data.labelers.judges.sending import Ask, close, sender, target_of
+from sotopia_rl_data.labelers.plan import Plan
+from sotopia_rl_data.labelers.reading import said, values_of
+from sotopia_rl_data.labelers.repairing import follow_up
 from sotopia_rl_data.schema import Episode
 
 T = TypeVar("T")

@@ -10,17 +10,17 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from labelers.judge import is_paid
-from labelers.judges.batches import box_of
-from labelers.judges.sending import target_of
-from labelers.plan import Plan
-from labelers.reading import Tally, rows_of
 from sotopia_rl_data.asking.batch.fetching import brought
 from sotopia_rl_data.asking.batch.intent import Asked, Intent
 from sotopia_rl_data.asking.bill import Bill, bill
 from sotopia_rl_data.asking.budget import Budget, Hold, check_cap, left_behind, price_of
 from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.prices import Prices
+from sotopia_rl_data.labelers.judge import is_paid
+from sotopia_rl_data.labelers.judges.batches import box_of
+from sotopia_rl_data.labelers.judges.sending import target_of
+from sotopia_rl_data.labelers.plan import Plan
+from sotopia_rl_data.labelers.reading import Tally, rows_of
 from sotopia_rl_data.schema import Episode
 
 _CLOCK_S = 0.01  # between what was reserved and what was sent

@@ -13,13 +13,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from labelers.asking import Asking, Progress
-from labelers.judge import Judge, is_paid
-from labelers.judges.batches import keys_under_way
-from labelers.judges.sending import target_of
-from labelers.plan import Plan, episodes_of
-from labelers.preparing import prepare, with_episodes
-from labelers.source import is_imported
 from sotopia_rl_data.asking.desk import Desk, Open
 from sotopia_rl_data.asking.expected import SPOKEN, Expected
 from sotopia_rl_data.asking.index import short
@@ -29,6 +22,13 @@ from sotopia_rl_data.asking.progress import Outcome
 from sotopia_rl_data.asking.request import Request, Usage
 from sotopia_rl_data.asking.tokens import limit_in, most_prompt_tokens
 from sotopia_rl_data.asking.transport import nobody_is_asked
+from sotopia_rl_data.labelers.asking import Asking, Progress
+from sotopia_rl_data.labelers.judge import Judge, is_paid
+from sotopia_rl_data.labelers.judges.batches import keys_under_way
+from sotopia_rl_data.labelers.judges.sending import target_of
+from sotopia_rl_data.labelers.plan import Plan, episodes_of
+from sotopia_rl_data.labelers.preparing import prepare, with_episodes
+from sotopia_rl_data.labelers.source import is_imported
 from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.store import Store
 

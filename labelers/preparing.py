@@ -7,17 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from labelers import judges as judging
-from labelers import only as listed
-from labelers.attribution import Schema, own_dimensions
-from labelers.attribution import schema as find_schema
-from labelers.attribution.phrasing import Ask as AskHow
-from labelers.judge import Judge
-from labelers.judges.sending import target_of
-from labelers.plan import Plan
-from labelers.source import episodes_version
 from sotopia_rl_data.dimensions import full_name, in_order
 from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.labelers import judges as judging
+from sotopia_rl_data.labelers import only as listed
+from sotopia_rl_data.labelers.attribution import Schema, own_dimensions
+from sotopia_rl_data.labelers.attribution import schema as find_schema
+from sotopia_rl_data.labelers.attribution.phrasing import Ask as AskHow
+from sotopia_rl_data.labelers.judge import Judge
+from sotopia_rl_data.labelers.judges.sending import target_of
+from sotopia_rl_data.labelers.plan import Plan
+from sotopia_rl_data.labelers.source import episodes_version
 from sotopia_rl_data.rewards import Recipe
 from sotopia_rl_data.rewards import preset as find_preset
 from sotopia_rl_data.store import Store, Version
@@ -96,7 +96,7 @@ def left_to_ask(
     plan: Plan, ledger: Ledger, episodes: Callable[[], Iterable[Episode]], prices: Prices, retry_failed: bool
 ) -> int:
     """How many of the plan's calls would go out."""
-    from labelers.estimate import of_plan
+    from sotopia_rl_data.labelers.estimate import of_plan
 
     return sum(line.asked for line in of_plan(plan, ledger, episodes, prices, retry_failed).lines)
 

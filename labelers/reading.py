@@ -11,15 +11,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from labelers.judge import Judge, Question, Slot
-from labelers.judges.sending import Ask, request_of, target_of
-from labelers.plan import Plan
-from labelers.repairing import follow_up
 from sotopia_rl_data.asking.bill import Heap, Spent
 from sotopia_rl_data.asking.index import short
 from sotopia_rl_data.asking.ledger import Attempt, Ledger
 from sotopia_rl_data.asking.request import Reply
 from sotopia_rl_data.errors import BadAnswer
+from sotopia_rl_data.labelers.judge import Judge, Question, Slot
+from sotopia_rl_data.labelers.judges.sending import Ask, request_of, target_of
+from sotopia_rl_data.labelers.plan import Plan
+from sotopia_rl_data.labelers.repairing import follow_up
 from sotopia_rl_data.schema import Attribution, Episode, Failure
 
 NO_SCORE = "no episode score"

@@ -20,26 +20,26 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from labelers.asking import Asking, Progress, wait
-from labelers.costs import bill_of, capped, check_budget
-from labelers.judge import Judge
-from labelers.judges.batches import check_batches
-from labelers.plan import Plan, episodes_of, size
-from labelers.preparing import check_named, left_to_ask, prepare, with_episodes
-from labelers.reading import Tally, rows_of
-from labelers.report import LabelReport, bare, cold, provenance, ran, remarks
 from sotopia_rl_data.asking.batch.run import Batching
 from sotopia_rl_data.asking.dispatch import Pacing
 from sotopia_rl_data.asking.journal import check_writable
 from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.prices import load as load_prices
+from sotopia_rl_data.labelers.asking import Asking, Progress, wait
+from sotopia_rl_data.labelers.costs import bill_of, capped, check_budget
+from sotopia_rl_data.labelers.judge import Judge
+from sotopia_rl_data.labelers.judges.batches import check_batches
+from sotopia_rl_data.labelers.plan import Plan, episodes_of, size
+from sotopia_rl_data.labelers.preparing import check_named, left_to_ask, prepare, with_episodes
+from sotopia_rl_data.labelers.reading import Tally, rows_of
+from sotopia_rl_data.labelers.report import LabelReport, bare, cold, provenance, ran, remarks
 from sotopia_rl_data.refs import check_name
 from sotopia_rl_data.schema import Attribution, Episode, Failure
 from sotopia_rl_data.store import Store, Version
 from sotopia_rl_data.store.versions import check as check_version
 
 if TYPE_CHECKING:
-    from labelers.attribution.phrasing import Ask as AskHow
+    from sotopia_rl_data.labelers.attribution.phrasing import Ask as AskHow
     from sotopia_rl_data.prompts import Layout, Template
     from sotopia_rl_data.rewards import Recipe
     from sotopia_rl_data.rewards.build import Built

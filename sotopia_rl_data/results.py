@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from sotopia_rl_data.console import printable
+from sotopia_rl_data.display import printable
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.outputs import aside
 
@@ -105,7 +105,7 @@ def _write_table(result: pa.Table | pa.RecordBatchReader, stream: IO[str]) -> No
     from rich.table import Table
     from rich.text import Text
 
-    from sotopia_rl_data.screen import Screen
+    from sotopia_rl_data.cli.screen import Screen
 
     table = Table(box=box.SIMPLE_HEAD)
     for field in result.schema:

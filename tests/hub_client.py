@@ -1,7 +1,7 @@
 """The program as a person runs it against a Hub, without starting an interpreter for every command.
 
 A process of its own, because huggingface_hub reads its settings when it is imported; started once for each way of
-transfer, it runs command after command through `cli.main`, and small scripts, and hands back what they printed.
+transfer, it runs command after command through `program.main`, and small scripts, and hands back what they printed.
 
     python hub_client.py     # reads {"argv": […]} or {"code": "…"} lines, answers {"code": 0, "out": …, "err": …} lines
 """
@@ -107,7 +107,7 @@ def _serve() -> None:
     import io
     import traceback
 
-    import cli
+    from sotopia_rl_data.cli import program
 
     replies = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
@@ -115,7 +115,7 @@ def _serve() -> None:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
                 if "argv" in asked:
-                    cli.main(asked["argv"])
+                    program.main(asked["argv"])
                 else:
                     exec(compile(asked["code"], "script", "exec"), {"__name__": "script"})
             except SystemExit as done:

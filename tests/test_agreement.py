@@ -20,7 +20,7 @@ from trust_toys import judged, label_row, labelled, rewarded, two_party
 from sotopia_rl_data import statistics as s
 from sotopia_rl_data.agreement import OVERALL, agreement, opinions_of
 from sotopia_rl_data.agreement.paired import Counted, Listed, paired
-from sotopia_rl_data.commands.trust import agreement as command
+from sotopia_rl_data.cli.trust import agreement as command
 from sotopia_rl_data.curate import curate
 from sotopia_rl_data.errors import SotopiaDataError, StoreError, UsageError
 from sotopia_rl_data.store import Store

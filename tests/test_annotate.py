@@ -17,12 +17,12 @@ from compare_toys import SEVEN, episode, goals, run
 from label_toys import BY, REPOSITORY, put, rows
 from test_report import HOSTILE, quiet
 
-from labelers.evaluation.drawing import drawn, item_id
-from labelers.evaluation.forms import write_form
-from labelers.evaluation.people import import_scores
-from labelers.evaluation.run import evaluate
 from sotopia_rl_data.comparing import How, compare
 from sotopia_rl_data.errors import InputError, UsageError
+from sotopia_rl_data.labelers.evaluation.drawing import drawn, item_id
+from sotopia_rl_data.labelers.evaluation.forms import write_form
+from sotopia_rl_data.labelers.evaluation.people import import_scores
+from sotopia_rl_data.labelers.evaluation.run import evaluate
 from sotopia_rl_data.store import Store, Version
 
 

@@ -15,15 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from label_toys import BOAT, ODD, Highest, Sulking, boats, put, rows
 
-from labelers.audit import PROBES, audit
-from labelers.audit.analysis import BIASED, TOO_FEW, UNBIASED, UNSTEADY, verdict
-from labelers.audit.planning import planned
-from labelers.audit.probes import REPEAT, Contrast, filler
-from labelers.audit.run import probe
-from labelers.commands_trust import audit as command
-from labelers.run import label
 from sotopia_rl_data.asking.ledger import Ledger
+from sotopia_rl_data.cli.audit import audit as command
 from sotopia_rl_data.errors import InputError, SotopiaDataError, UsageError
+from sotopia_rl_data.labelers.audit import PROBES, audit
+from sotopia_rl_data.labelers.audit.analysis import BIASED, TOO_FEW, UNBIASED, UNSTEADY, verdict
+from sotopia_rl_data.labelers.audit.planning import planned
+from sotopia_rl_data.labelers.audit.probes import REPEAT, Contrast, filler
+from sotopia_rl_data.labelers.audit.run import probe
+from sotopia_rl_data.labelers.run import label
 from sotopia_rl_data.schema import Agent, Episode, Score, Turn
 from sotopia_rl_data.store import Store, Version
 

@@ -13,15 +13,15 @@ import pytest
 from click.testing import CliRunner
 from label_toys import REPOSITORY, boats, put, sim
 
-from cards.provenance import provenance
-from cli import cli
-from labelers.run import label
 from sotopia_rl_data.asking.bill import Bill, Spent, bill
 from sotopia_rl_data.asking.dispatch import Pacing
 from sotopia_rl_data.asking.ledger import Ledger, answered, failed
 from sotopia_rl_data.asking.loopback.running import running
 from sotopia_rl_data.asking.prices import Price, Prices
 from sotopia_rl_data.asking.request import Reply, Request, Target, Usage
+from sotopia_rl_data.cards.provenance import provenance
+from sotopia_rl_data.cli.program import cli
+from sotopia_rl_data.labelers.run import label
 from sotopia_rl_data.store import Store
 
 TARGET = Target("openai", "sim", "http://localhost:1/v1", {"max_tokens": 100})
@@ -138,7 +138,7 @@ def test_timeouts_are_kept_for_the_bill(tmp_path: Path, prices: Path):
 
 RUN = """
 import sys
-from labelers.run import label
+from sotopia_rl_data.labelers.run import label
 from sotopia_rl_data.store import Store
 label(Store(sys.argv[1]), "lab/episodes", judges=[sys.argv[2]], preset="goal-only", prices=sys.argv[3], concurrency=8)
 """

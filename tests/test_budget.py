@@ -20,11 +20,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from label_toys import REPOSITORY, boats, put, sim
 
-from cli import cli
-from labelers.costs import capped
-from labelers.plan import episodes_of
-from labelers.preparing import prepare, with_episodes
-from labelers.run import label
 from sotopia_rl_data.asking import openai
 from sotopia_rl_data.asking.budget import Budget, left_behind, price_of
 from sotopia_rl_data.asking.dispatch import Outcome, Pacing, ask_all
@@ -33,7 +28,12 @@ from sotopia_rl_data.asking.loopback.running import Running, running
 from sotopia_rl_data.asking.prices import Price, Prices, load
 from sotopia_rl_data.asking.request import Reply, Request, Target, Usage
 from sotopia_rl_data.asking.tokens import most_prompt_tokens
+from sotopia_rl_data.cli.program import cli
 from sotopia_rl_data.errors import BudgetSpent, SotopiaDataError, StoreError, Unavailable, UsageError
+from sotopia_rl_data.labelers.costs import capped
+from sotopia_rl_data.labelers.plan import episodes_of
+from sotopia_rl_data.labelers.preparing import prepare, with_episodes
+from sotopia_rl_data.labelers.run import label
 from sotopia_rl_data.store import Store
 
 LIMIT = 50  # tokens
@@ -187,7 +187,7 @@ def test_a_run_that_reaches_its_budget_ends_with_a_sentence_and_goes_on_with_a_l
 @pytest.mark.slow
 def test_killed_under_a_budget_what_was_in_flight_counts_as_spent(store: Store, prices: Path, tmp_path: Path):
     code = (
-        "import sys\nfrom labelers.run import label\nfrom sotopia_rl_data.store import Store\n"
+        "import sys\nfrom sotopia_rl_data.labelers.run import label\nfrom sotopia_rl_data.store import Store\n"
         "label(Store(sys.argv[1]), 'lab/episodes', judges=[sys.argv[2]], preset='goal-only', prices=sys.argv[3],"
         " budget=0.3, concurrency=4)\n"
     )

@@ -18,14 +18,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from label_toys import BY, boats, put
 
-from labelers.asking import Asking
-from labelers.audit.run import audit
-from labelers.costs import capped
-from labelers.estimate import estimate
-from labelers.judges.sending import target_of
-from labelers.plan import Plan
-from labelers.preparing import prepare
-from labelers.run import label
 from sotopia_rl_data.asking.batch.client import Limits, Result, State, Trace, expired
 from sotopia_rl_data.asking.batch.intent import Intent
 from sotopia_rl_data.asking.batch.run import Batching, ask_batch
@@ -37,6 +29,14 @@ from sotopia_rl_data.asking.request import Reply, Request, Target, Usage
 from sotopia_rl_data.asking.room import Room
 from sotopia_rl_data.asking.tokens import limit_of, most_prompt_tokens, shortest
 from sotopia_rl_data.errors import BudgetSpent, Rejected, Unavailable, UnderWay, UsageError
+from sotopia_rl_data.labelers.asking import Asking
+from sotopia_rl_data.labelers.audit.run import audit
+from sotopia_rl_data.labelers.costs import capped
+from sotopia_rl_data.labelers.estimate import estimate
+from sotopia_rl_data.labelers.judges.sending import target_of
+from sotopia_rl_data.labelers.plan import Plan
+from sotopia_rl_data.labelers.preparing import prepare
+from sotopia_rl_data.labelers.run import label
 from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.store import Store
 

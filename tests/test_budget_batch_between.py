@@ -14,18 +14,18 @@ from batch_toys import PROVIDERS, QUICK, Caller, ask_in_batches, batches, judge,
 from label_toys import BY, boats, put
 from test_budget_batch import PRICE, PRICES, Killed, Provider, goal_only, in_rounds
 
-from labelers.asking import Asking
-from labelers.costs import capped
-from labelers.judges import openai
-from labelers.judges.sending import target_of
-from labelers.preparing import prepare
-from labelers.run import label
 from sotopia_rl_data.asking.batch.client import Limits, Result
 from sotopia_rl_data.asking.batch.run import ask_batch
 from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.loopback.running import running
 from sotopia_rl_data.asking.transport import not_an_answer
 from sotopia_rl_data.errors import BudgetSpent, StoreError, Unavailable, UsageError
+from sotopia_rl_data.labelers.asking import Asking
+from sotopia_rl_data.labelers.costs import capped
+from sotopia_rl_data.labelers.judges import openai
+from sotopia_rl_data.labelers.judges.sending import target_of
+from sotopia_rl_data.labelers.preparing import prepare
+from sotopia_rl_data.labelers.run import label
 from sotopia_rl_data.store import Store
 
 LEAVE = replace(QUICK, wait=False)

@@ -14,10 +14,10 @@ import pytest
 import yaml
 from store_toys import commit, episodes, failures, reward_row, rewards
 
-from cards.dataset import CORRELATIONS_PICTURE, REWARDS_PICTURE, dataset_card
-from cards.markdown import cell, code, plain, table
-from cards.model import model_card
-from cards.numbers import numbers
+from sotopia_rl_data.cards.dataset import CORRELATIONS_PICTURE, REWARDS_PICTURE, dataset_card
+from sotopia_rl_data.cards.markdown import cell, code, plain, table
+from sotopia_rl_data.cards.model import model_card
+from sotopia_rl_data.cards.numbers import numbers
 from sotopia_rl_data.importers import samples_path
 from sotopia_rl_data.importers.run import import_dataset
 from sotopia_rl_data.schema import Attribution
@@ -28,7 +28,7 @@ GOLDEN = Path(__file__).parent / "goldens" / "card.md"
 
 
 def labelled_samples(folder):
-    from labelers.run import label
+    from sotopia_rl_data.labelers.run import label
 
     store = Store(folder)
     import_dataset(store, [samples_path()], "demo/episodes")
@@ -174,7 +174,7 @@ def test_what_is_missing_is_left_out_not_made_up(tmp_path):
 def test_the_card_of_a_rubrics_labels_says_what_its_dimensions_mean(tmp_path):
     from label_toys import BOAT, REPOSITORY, put
 
-    from labelers.run import label
+    from sotopia_rl_data.labelers.run import label
 
     store = Store(tmp_path / "store")
     put(store, [BOAT])
@@ -240,7 +240,7 @@ def test_a_model_card_names_the_very_rows_it_was_trained_and_measured_on():
 def test_the_verdict_of_an_audit_and_a_judges_own_remark_are_on_the_card():
     from dataclasses import replace
 
-    from cards.provenance import provenance
+    from sotopia_rl_data.cards.provenance import provenance
     from sotopia_rl_data.schema import Manifest
 
     bare = Manifest("a/b", "v1.0.0", "0" * 64, {}, {}, {})

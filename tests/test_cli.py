@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-import cli
+from sotopia_rl_data.cli import program
 from sotopia_rl_data.errors import SotopiaDataError
 
-ROOT = Path(cli.__file__).resolve().parent
-NAMES = [name for section in cli.COMMANDS.values() for name in section]
-INNER = [[name, inner] for name in NAMES for inner in getattr(cli.cli.get_command(None, name), "commands", ())]
+ROOT = Path(program.__file__).resolve().parents[2]
+NAMES = [name for section in program.COMMANDS.values() for name in section]
+INNER = [[name, inner] for name in NAMES for inner in getattr(program.cli.get_command(None, name), "commands", ())]
 HEAVY = {"torch", "transformers", "datasets", "openai", "anthropic", "polars", "duckdb", "pandas", "pyarrow", "trl"}
 
 
@@ -44,9 +44,9 @@ def run(tmp_path):
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory):
     """A store with the samples labelled by the offline judge."""
-    from labelers.run import label
     from sotopia_rl_data.importers import samples_path
     from sotopia_rl_data.importers.run import import_dataset
+    from sotopia_rl_data.labelers.run import label
     from sotopia_rl_data.store import Store
 
     store = Store(tmp_path_factory.mktemp("cli") / "store")
@@ -75,9 +75,10 @@ def test_a_run_is_looked_at_without_a_trainers_library(run, tmp_path):
     absent = run("inspect", "nowhere")
     assert (absent.returncode, "There is no folder nowhere." in absent.stderr) == (2, True)
     look = (
-        "try: cli.main(['inspect', 'rm'])\nexcept SystemExit: print({'torch', 'transformers', 'trl'} & {*sys.modules})"
+        "try: program.main(['inspect', 'rm'])\n"
+        "except SystemExit: print({'torch', 'transformers', 'trl'} & {*sys.modules})"
     )
-    command = [sys.executable, "-c", f"import sys, cli\n{look}"]
+    command = [sys.executable, "-c", f"import sys\nfrom sotopia_rl_data.cli import program\n{look}"]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "set()"
@@ -86,8 +87,8 @@ def test_a_run_is_looked_at_without_a_trainers_library(run, tmp_path):
 @pytest.mark.parametrize("command", [[], *[[name] for name in NAMES], *INNER], ids=" ".join)
 def test_help_of_every_command_imports_nothing_heavy(command):
     script = (
-        "import sys, cli\n"
-        "try: cli.main([*sys.argv[1:], '--help'])\n"
+        "import sys\nfrom sotopia_rl_data.cli import program\n"
+        "try: program.main([*sys.argv[1:], '--help'])\n"
         "except SystemExit as done: code = done.code\n"
         "print('LOADED', code, *(set(sys.modules) & set(sys.stdin.read().split())))"
     )
@@ -105,7 +106,7 @@ def test_help_of_every_command_imports_nothing_heavy(command):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_command_takes_a_store_and_json(name):
-    command = cli.cli.get_command(None, name)
+    command = program.cli.get_command(None, name)
     leaves = list(getattr(command, "commands", {name: command}).values())
     for leaf in leaves:
         options = {option for parameter in leaf.params for option in parameter.opts}

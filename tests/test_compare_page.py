@@ -13,10 +13,10 @@ from compare_toys import SEVEN, episode, goals, run
 from label_toys import put
 from test_report import HOSTILE, quiet
 
-from labelers.evaluation.run import evaluate
 from sotopia_rl_data.comparing import How, compare
 from sotopia_rl_data.comparing.page import write_comparison
 from sotopia_rl_data.errors import StoreError
+from sotopia_rl_data.labelers.evaluation.run import evaluate
 from sotopia_rl_data.schema import Score
 from sotopia_rl_data.store import Store, Version
 

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from trust_toys import judged, label_row, labelled
 
-from sotopia_rl_data.commands.trust import curate as command
+from sotopia_rl_data.cli.trust import curate as command
 from sotopia_rl_data.curate import COLUMNS, curate
 from sotopia_rl_data.errors import SotopiaDataError, UsageError
 from sotopia_rl_data.store import Store

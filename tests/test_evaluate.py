@@ -18,14 +18,14 @@ import pytest
 from batch_toys import QUICK, judge
 from label_toys import BOAT, BY, ODD, REPOSITORY, Highest, boats, put, rows, sim
 
-from labelers.evaluation.run import estimate_evaluation, evaluate
-from labelers.evaluation.sotopia_eval import SOTOPIA_EVAL as ASKED
-from labelers.judge import Question
-from labelers.reading import NOTHING_SAID
-from labelers.run import label
 from sotopia_rl_data.asking.loopback.running import Running, running
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import BadAnswer, BudgetSpent, UnderWay, UsageError
+from sotopia_rl_data.labelers.evaluation.run import estimate_evaluation, evaluate
+from sotopia_rl_data.labelers.evaluation.sotopia_eval import SOTOPIA_EVAL as ASKED
+from sotopia_rl_data.labelers.judge import Question
+from sotopia_rl_data.labelers.reading import NOTHING_SAID
+from sotopia_rl_data.labelers.run import label
 from sotopia_rl_data.rewards import preset
 from sotopia_rl_data.rewards.remake import remake
 from sotopia_rl_data.store import Store

@@ -22,18 +22,18 @@ from label_toys import BOAT, Highest, filled, put, rows
 from test_evaluate import Scorer
 from test_report import HOSTILE, quiet
 
-import cli
-from cards.dataset import dataset_card
-from labelers.annotating import write_template
-from labelers.evaluation.drawing import drawn
-from labelers.evaluation.forms import write_form
-from labelers.evaluation.run import evaluate
-from labelers.judge import Question
-from labelers.run import label
+from sotopia_rl_data.cards.dataset import dataset_card
+from sotopia_rl_data.cli import program
 from sotopia_rl_data.comparing import How, compare
 from sotopia_rl_data.comparing.page import write_comparison
 from sotopia_rl_data.curate import curate, write_list
 from sotopia_rl_data.importers.run import import_dataset
+from sotopia_rl_data.labelers.annotating import write_template
+from sotopia_rl_data.labelers.evaluation.drawing import drawn
+from sotopia_rl_data.labelers.evaluation.forms import write_form
+from sotopia_rl_data.labelers.evaluation.run import evaluate
+from sotopia_rl_data.labelers.judge import Question
+from sotopia_rl_data.labelers.run import label
 from sotopia_rl_data.report import write_report
 from sotopia_rl_data.schema import Agent, Episode, Score, Turn
 from sotopia_rl_data.sheets import guarded, unguarded
@@ -147,7 +147,7 @@ COMMANDS = [
 def test_a_terminal_is_shown_and_never_told(store: Store, command: list[str], capsys: pytest.CaptureFixture[str]):
     words = [word.replace("OUT", str(store.root.parent)) for word in command]
     with pytest.raises(SystemExit) as done:
-        cli.main([*words, "--store", str(store.root)])
+        program.main([*words, "--store", str(store.root)])
     shown = capsys.readouterr()
     text = shown.out + shown.err
     assert (" mend: " in shown.err) == (done.value.code in (1, 2)), text
@@ -158,7 +158,7 @@ def test_what_is_to_be_run_next_is_one_word_where_it_was_one(tmp_path: Path, cap
     store = Store(tmp_path / "store")
     put(store, [replace(BOAT, episode_id="boat; echo '$HOME'")])
     with pytest.raises(SystemExit):
-        cli.main(["show", "lab/episodes", "--store", str(store.root)])
+        program.main(["show", "lab/episodes", "--store", str(store.root)])
     told = capsys.readouterr().err.split("next:")[1]
     assert shlex.split(told)[-4:] == ["lab/episodes", "boat; echo '$HOME'", "--store", str(store.root)]
 

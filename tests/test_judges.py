@@ -16,16 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from label_toys import BOAT, BY, ODD, REPOSITORY, Highest, filled
 
-from labelers.attribution import answers, schema
-from labelers.judge import Question
-from labelers.judges import judge
-from labelers.judges.lexical import Lexical
-from labelers.judges.sending import request_of, sender, target_of
 from sotopia_rl_data.asking.ledger import Ledger, answered
 from sotopia_rl_data.asking.loopback.running import Running, running
 from sotopia_rl_data.asking.request import Reply, Request, Target
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import KeyMissing, NotFound, Rejected, Unavailable, UsageError
+from sotopia_rl_data.labelers.attribution import answers, schema
+from sotopia_rl_data.labelers.judge import Question
+from sotopia_rl_data.labelers.judges import judge
+from sotopia_rl_data.labelers.judges.lexical import Lexical
+from sotopia_rl_data.labelers.judges.sending import request_of, sender, target_of
 from sotopia_rl_data.schema import Turn
 
 OPENAI, CLAUDE = "https://api.openai.com/v1", "https://api.anthropic.com"
@@ -131,8 +131,8 @@ def test_a_missing_key_is_found_at_once_with_the_line_that_mends_it(
 
 
 def test_naming_a_judge_imports_no_other():
-    heavy = "('openai', 'anthropic', 'torch', 'pyarrow', 'labelers.judges.replay')"
-    named = "import sys; from labelers.judges import judge; judge('lexical')"
+    heavy = "('openai', 'anthropic', 'torch', 'pyarrow', 'sotopia_rl_data.labelers.judges.replay')"
+    named = "import sys; from sotopia_rl_data.labelers.judges import judge; judge('lexical')"
     code = f"{named}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -208,7 +208,7 @@ def test_lexical_does_not_look_at_where_an_utterance_stands():
 
 
 def test_lexical_says_that_it_is_a_baseline():
-    from labelers.judges import lexical as module
+    from sotopia_rl_data.labelers.judges import lexical as module
 
     assert "BASELINE" in (module.__doc__ or "")
 
@@ -276,7 +276,7 @@ def test_replay_finds_the_ledger_of_a_store_and_misses_one_that_is_not_there(tmp
 
 COIN = """
 import json
-from labelers.judge import Question
+from sotopia_rl_data.labelers.judge import Question
 
 class Coin:
     id = "coin"

@@ -14,10 +14,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from label_toys import BOAT, BY, ODD, REPOSITORY, UNSCORED, Highest, Sulking, boats, put, rows, sim
 
-from labelers.attribution.direct import Importance
-from labelers.judge import Question
-from labelers.reading import NO_SCORE
-from labelers.run import label
 from sotopia_rl_data.asking.dispatch import Pacing
 from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.loopback.running import Running, running
@@ -32,6 +28,10 @@ from sotopia_rl_data.errors import (
     Unavailable,
     UsageError,
 )  # fmt: skip
+from sotopia_rl_data.labelers.attribution.direct import Importance
+from sotopia_rl_data.labelers.judge import Question
+from sotopia_rl_data.labelers.reading import NO_SCORE
+from sotopia_rl_data.labelers.run import label
 from sotopia_rl_data.query import open_dataset
 from sotopia_rl_data.schema import Agent, Episode, Score, Turn
 from sotopia_rl_data.store import Store

@@ -14,9 +14,9 @@ import pytest
 from batch_toys import PROVIDERS, QUICK, judge
 from label_toys import REPOSITORY, boats, put
 
-from labelers.run import label
 from sotopia_rl_data.asking.loopback.running import running
 from sotopia_rl_data.errors import UnderWay, UsageError
+from sotopia_rl_data.labelers.run import label
 from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.store import Store
 

@@ -17,10 +17,10 @@ import pytest
 from batch_toys import PROVIDERS, judge
 from label_toys import REPOSITORY, boats, put
 
-from labelers.run import label
 from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.loopback.running import Running, running
 from sotopia_rl_data.asking.prices import VARIABLE
+from sotopia_rl_data.labelers.run import label
 from sotopia_rl_data.store import Store
 
 STEPS = ["list", "upload", "create", "created", "poll", "fetch"]
@@ -30,7 +30,7 @@ MALFORMED = {"malformed": "missing,strings,refusal", "malformed_share": 0.2}
 # A schema of somebody's own: the direct one, whose parsing stands still where a file says so.
 SLOW = """
 import pathlib, time
-from labelers.attribution.direct import Importance
+from sotopia_rl_data.labelers.attribution.direct import Importance
 HERE = pathlib.Path(__file__).parent
 
 class Slow(Importance):
@@ -45,7 +45,7 @@ class Slow(Importance):
 NURSERY = """
 import os, sys
 import anthropic, openai, pyarrow.parquet
-from labelers.run import label
+from sotopia_rl_data.labelers.run import label
 from sotopia_rl_data.asking.batch.run import Batching
 from sotopia_rl_data.rewards import build
 from sotopia_rl_data.store.stage import Stage

@@ -16,19 +16,19 @@ import pytest
 from click.testing import CliRunner
 from label_toys import BOAT, BY, ODD, REPOSITORY, Highest, boats, put, rows
 
-from labelers import only
-from labelers.annotating import write_template
-from labelers.attribution import schema
-from labelers.commands import label as label_command
-from labelers.commands_annotate import annotate
-from labelers.judge import Question
-from labelers.judges import judge
-from labelers.judges.sending import target_of
-from labelers.preparing import judges_of
-from labelers.run import label
 from sotopia_rl_data.asking.local import Batched, Local, fingerprint
 from sotopia_rl_data.asking.request import Request, Target
+from sotopia_rl_data.cli.annotate import annotate
+from sotopia_rl_data.cli.label import label as label_command
 from sotopia_rl_data.errors import InputError, NotFound, Rejected, UsageError
+from sotopia_rl_data.labelers import only
+from sotopia_rl_data.labelers.annotating import write_template
+from sotopia_rl_data.labelers.attribution import schema
+from sotopia_rl_data.labelers.judge import Question
+from sotopia_rl_data.labelers.judges import judge
+from sotopia_rl_data.labelers.judges.sending import target_of
+from sotopia_rl_data.labelers.preparing import judges_of
+from sotopia_rl_data.labelers.run import label
 from sotopia_rl_data.store import Store
 
 
@@ -303,7 +303,7 @@ def test_opinions_are_averaged_and_their_spread_is_kept(store: Store, average: s
 
 @pytest.mark.train
 def test_a_local_model_is_asked_in_batches_and_its_garbage_is_failures(store: Store, tmp_path: Path):
-    from trainers.tiny import make_tiny
+    from sotopia_rl_data.trainers.tiny import make_tiny
 
     path = make_tiny(tmp_path / "tiny")
     put(store, [BOAT])
@@ -319,7 +319,7 @@ def test_a_local_model_is_asked_in_batches_and_its_garbage_is_failures(store: St
 
 CACHED = """
 import sys
-from labelers.run import label
+from sotopia_rl_data.labelers.run import label
 from sotopia_rl_data.store import Store
 how = {"sampling": {"max_tokens": 4}, "preset": "goal-only"}
 done = label(Store(sys.argv[1]), "lab/episodes", judges=["transformers:lab/tiny"], **how)
@@ -331,7 +331,7 @@ print(judge["judge"], judge["returned_models"])
 @pytest.mark.train
 @pytest.mark.slow
 def test_a_model_of_the_hub_is_recorded_with_the_commit_that_answered(store: Store, tmp_path: Path):
-    from trainers.tiny import make_tiny
+    from sotopia_rl_data.trainers.tiny import make_tiny
 
     put(store, [BOAT])
     repository, commit = tmp_path / "home" / "hub" / "models--lab--tiny", "c" * 40
@@ -347,8 +347,8 @@ def test_a_model_of_the_hub_is_recorded_with_the_commit_that_answered(store: Sto
 @pytest.mark.train
 def test_a_batch_answers_each_question_as_if_it_were_alone(tmp_path: Path):
     """Six questions of different lengths: padded on the left, they go through the model together."""
-    from labelers.judges.transformers import Transformers
-    from trainers.tiny import make_tiny
+    from sotopia_rl_data.labelers.judges.transformers import Transformers
+    from sotopia_rl_data.trainers.tiny import make_tiny
 
     batches: list[int] = []
 
@@ -376,8 +376,8 @@ def test_a_batch_answers_each_question_as_if_it_were_alone(tmp_path: Path):
 
 @pytest.mark.train
 def test_a_chat_template_that_refuses_the_question_is_a_sentence(tmp_path: Path):
-    from labelers.judges.transformers import Transformers
-    from trainers.tiny import make_tiny
+    from sotopia_rl_data.labelers.judges.transformers import Transformers
+    from sotopia_rl_data.trainers.tiny import make_tiny
 
     made = judge(f"transformers:{make_tiny(tmp_path / 'tiny')}", {"max_tokens": 6})
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from trust_toys import rewarded, two_party
 
-import cli
+from sotopia_rl_data.cli import program
 from sotopia_rl_data.errors import StoreError
 from sotopia_rl_data.outputs import aside
 from sotopia_rl_data.store import Store
@@ -35,7 +35,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def run(store: Store, words: list[str], out: Path) -> int:
     with pytest.raises(SystemExit) as done:
-        cli.main([*(word.replace("OUT", str(out)) for word in words), "--store", str(store.root)])
+        program.main([*(word.replace("OUT", str(out)) for word in words), "--store", str(store.root)])
     return int(done.value.code or 0)
 
 

@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner
 from label_toys import boats, put
 
-from cli import cli
 from sotopia_rl_data.asking.pacing import Pacer, Pacing
-from sotopia_rl_data.commands.asking import pacing_from
+from sotopia_rl_data.cli.program import cli
+from sotopia_rl_data.cli.shared_options import pacing_from
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.store import Store
 

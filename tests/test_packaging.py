@@ -39,19 +39,19 @@ def make_wheel(out):
 @pytest.mark.slow
 def test_every_top_level_name_of_the_wheel_is_ours(wheel):
     tops = {name.partition("/")[0] for name in wheel}
-    folders = {p.name for p in ROOT.iterdir() if (p / "__init__.py").is_file() and p.name != "tests"}
-    assert {top for top in tops if not top.endswith(".dist-info")} == folders | {"cli.py"}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"sotopia_rl_data"}
 
 
 @pytest.mark.slow
 def test_data_files_and_types_travel_in_the_wheel(wheel):
-    for folder in ("sotopia_rl_data", "labelers"):
+    for folder in TOPS:
         data = [
             p for p in (ROOT / folder).rglob("*") if p.suffix in (".yaml", ".jsonl", ".md", ".typed", ".txt", ".json")
         ]
-        missing = {p.relative_to(ROOT).as_posix() for p in data} - wheel
+        inside = "" if folder == "sotopia_rl_data" else "sotopia_rl_data/"
+        missing = {inside + p.relative_to(ROOT).as_posix() for p in data} - wheel
         assert not missing
-        assert f"{folder}/py.typed" in wheel
+        assert f"{inside}{folder}/py.typed" in wheel
 
 
 @pytest.mark.slow
@@ -59,7 +59,7 @@ def test_an_installed_name_belongs_to_this_distribution_alone():
     import importlib.metadata
 
     owners = importlib.metadata.packages_distributions()
-    for name in ("sotopia_rl_data", "labelers", "cli"):
+    for name in ("sotopia_rl_data",):
         if name in owners:  # an editable install lists them only through its finder
             assert set(owners[name]) == {"sotopia-rl-data"}
 
@@ -82,5 +82,5 @@ def test_nothing_that_is_said_names_a_file_that_only_the_repository_has():
 
 def test_what_an_error_sends_to_pydoc_is_there_and_told():
     named = {name for _, text in said() for name in re.findall(r"python -m pydoc ([\w.]*\w)", text)}
-    assert named == {"labelers.attribution.Schema", "sotopia_rl_data.asking.request.Target"}
+    assert named == {"sotopia_rl_data.labelers.attribution.Schema", "sotopia_rl_data.asking.request.Target"}
     assert all(pydoc.locate(name).__doc__ for name in named)

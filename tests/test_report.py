@@ -13,7 +13,7 @@ from browser import Page, needs_browser, page
 from click.testing import CliRunner
 from trust_toys import label_row, labelled, rewarded, two_party
 
-from sotopia_rl_data.commands.trust import report as command
+from sotopia_rl_data.cli.trust import report as command
 from sotopia_rl_data.errors import SotopiaDataError, StoreError, UsageError
 from sotopia_rl_data.report import contents, write_report
 from sotopia_rl_data.report.page import embedded
@@ -36,9 +36,9 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory) -> Path:
     """The report of the bundled samples, labelled by the offline judge."""
-    from labelers.run import label
     from sotopia_rl_data.importers import samples_path
     from sotopia_rl_data.importers.run import import_dataset
+    from sotopia_rl_data.labelers.run import label
 
     folder = tmp_path_factory.mktemp("samples")
     store = Store(folder / "store")

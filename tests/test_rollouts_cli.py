@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import cli
+from sotopia_rl_data.cli import program
 from sotopia_rl_data.store import Store
 
 Run = Callable[..., tuple[int, str, str]]
@@ -23,7 +23,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
     def call(*arguments: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as ended:
-            cli.main(list(arguments))
+            program.main(list(arguments))
         out, err = capsys.readouterr()
         return int(str(ended.value.code)), out, err
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from label_toys import BOAT, ODD, REPOSITORY, UNSCORED, Highest, filled, put, rows
 
-from labelers.annotating import write_template
-from labelers.attribution import rubric_file, schema
-from labelers.attribution.rubric import Criterion, Rubric, schema_of
-from labelers.judge import Question, Slot
-from labelers.run import label
 from sotopia_rl_data.errors import BadAnswer, InputError, UsageError
+from sotopia_rl_data.labelers.annotating import write_template
+from sotopia_rl_data.labelers.attribution import rubric_file, schema
+from sotopia_rl_data.labelers.attribution.rubric import Criterion, Rubric, schema_of
+from sotopia_rl_data.labelers.judge import Question, Slot
+from sotopia_rl_data.labelers.run import label
 from sotopia_rl_data.report import contents
 from sotopia_rl_data.rewards import Recipe, preset
 from sotopia_rl_data.rewards.remake import remake

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from label_toys import BOAT, Highest, put, rows
 
-from labelers.attribution import schema
-from labelers.run import label
 from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.labelers.attribution import schema
+from sotopia_rl_data.labelers.run import label
 from sotopia_rl_data.store import Store
 
 MINE = """
-from labelers.attribution import answers
-from labelers.judge import Question, Slot
+from sotopia_rl_data.labelers.attribution import answers
+from sotopia_rl_data.labelers.judge import Question, Slot
 
 class Charm:
     \"\"\"Asks how charming each utterance was, in one call an episode.\"\"\"

@@ -1,6 +1,6 @@
 """Flat metrics become a table: each figure once, its interval and its baselines beside it."""
 
-from cards.scorecard import figures, scorecard
+from sotopia_rl_data.cards.scorecard import figures, scorecard
 
 RM = {
     "mse": 0.1,

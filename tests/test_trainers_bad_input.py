@@ -16,12 +16,12 @@ pytestmark = pytest.mark.train
 from train_toys import make_dataset
 from transformers import AutoModelForSequenceClassification
 
-import cli
+from sotopia_rl_data.cli import program
 from sotopia_rl_data.importers import samples_path
 from sotopia_rl_data.importers.run import import_dataset
 from sotopia_rl_data.store import Store
-from trainers.head import KEY, RewardHead
-from trainers.tiny import make_tiny
+from sotopia_rl_data.trainers.head import KEY, RewardHead
+from sotopia_rl_data.trainers.tiny import make_tiny
 
 torch.set_num_threads(1)
 
@@ -100,7 +100,7 @@ def test_bad_input_is_a_sentence_a_mend_and_an_exit_code(
     options |= {"--reward-model": "./rm"} if trainer == "grpo" else {}
     options |= dict(zip(given[::2], given[1::2], strict=True))
     with pytest.raises(SystemExit) as ended:
-        cli.main(["train", trainer, "--store", "store", *(part for option in options.items() for part in option)])
+        program.main(["train", trainer, "--store", "store", *(part for option in options.items() for part in option)])
     told = capsys.readouterr().err
     (sentence,) = [line for line in told.splitlines() if line.startswith("error: ")]
     (mended,) = [line for line in told.splitlines() if line.startswith(" mend: ")]

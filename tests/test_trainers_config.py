@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from trl import GRPOConfig, SFTConfig
 
 from sotopia_rl_data.errors import InputError, UsageError
-from trainers.config import KINDS, changed, configure, presets
+from sotopia_rl_data.trainers.config import KINDS, changed, configure, presets
 
 CPU = "use_cpu=true"
 

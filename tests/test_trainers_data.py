@@ -8,7 +8,7 @@ from train_toys import answers_the_offer, make_dataset, says_thanks
 
 from sotopia_rl_data.errors import InputError, NotFound, UsageError
 from sotopia_rl_data.splits import split_of
-from trainers.data import grouped_split, load_examples
+from sotopia_rl_data.trainers.data import grouped_split, load_examples
 
 
 def test_a_version_is_pinned_by_its_digest_and_stays_what_it_was(tmp_path: Path):
@@ -107,9 +107,9 @@ def test_where_filters_rows_and_an_impossible_one_says_so(tmp_path: Path):
 
 def test_where_knows_the_episode_and_whose_turn_it_is(tmp_path: Path):
     """The samples were played by two policies against each other: their own turns are half of each episode."""
-    from labelers.run import label
     from sotopia_rl_data.importers import samples_path
     from sotopia_rl_data.importers.run import import_dataset
+    from sotopia_rl_data.labelers.run import label
     from sotopia_rl_data.store import Store
 
     store = Store(tmp_path)

@@ -15,8 +15,8 @@ pytestmark = pytest.mark.train
 from train_toys import act, chat_prompt, single_prompt
 
 from sotopia_rl_data.errors import InputError, UsageError
-from trainers.encoding import Encoder, check_padding, cuts_of, fewest, load_tokenizer, without_turns
-from trainers.tiny import make_tiny, tiny_tokenizer
+from sotopia_rl_data.trainers.encoding import Encoder, check_padding, cuts_of, fewest, load_tokenizer, without_turns
+from sotopia_rl_data.trainers.tiny import make_tiny, tiny_tokenizer
 
 NAMES = ("Ann", "Bo")
 SAID = [f"sentence number {i}" for i in range(10)]
@@ -131,7 +131,8 @@ def test_a_template_that_never_ends_a_turn_is_refused():
 
 
 def test_a_tiny_model_is_made_by_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """`python -m trainers.tiny DIR`, as examples/pipeline.sh calls it: the samples' words are tokens of their own."""
+    """`python -m sotopia_rl_data.trainers.tiny DIR`, as examples/pipeline.sh calls it:
+    the samples' words are tokens of their own."""
     monkeypatch.setattr("sys.argv", ["tiny", str(tmp_path / "m")])
     runpy.run_path(str(Path(__file__).parent.parent / "trainers" / "tiny.py"), run_name="__main__")
     assert load_tokenizer(str(tmp_path / "m")).tokenize("the conversation") == ["the", "Ġconversation"]

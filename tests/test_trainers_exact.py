@@ -18,11 +18,11 @@ import numpy as np
 from train_toys import act, chat_prompt, single_prompt, speak
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, logging
 
-from trainers.attention import NAME, can_read_many, read_many, tree_inputs
-from trainers.encoding import Encoder
-from trainers.rows import PlainBatch, Sample, one_each, one_each_group, tree_batch
-from trainers.tiny import make_tiny
-from trainers.treepack import pack
+from sotopia_rl_data.trainers.attention import NAME, can_read_many, read_many, tree_inputs
+from sotopia_rl_data.trainers.encoding import Encoder
+from sotopia_rl_data.trainers.rows import PlainBatch, Sample, one_each, one_each_group, tree_batch
+from sotopia_rl_data.trainers.tiny import make_tiny
+from sotopia_rl_data.trainers.treepack import pack
 
 torch.set_num_threads(1)
 logging.set_verbosity_error()
@@ -197,8 +197,8 @@ def samples(seed: int = 0, count: int = 12, heads: int = 2) -> list[Sample]:
 
 def step(tiny: Path, out: Path, rows: Any, collate: Any, batch: int, accumulate: int) -> tuple[dict[str, Any], float]:
     """The weights after one optimiser step over all rows, and the loss that was logged."""
-    from trainers.config import RMConfig
-    from trainers.rm import RewardTrainer
+    from sotopia_rl_data.trainers.config import RMConfig
+    from sotopia_rl_data.trainers.rm import RewardTrainer
 
     config = RMConfig(
         output_dir=str(out),

@@ -20,7 +20,7 @@ from train_toys import make_dataset
 
 from sotopia_rl_data import samples
 from sotopia_rl_data.store import Store
-from trainers.tiny import make_tiny
+from sotopia_rl_data.trainers.tiny import make_tiny
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_the_reward_model_is_one_commit_and_a_tag_and_loads_by_id(walked: dict[s
 import json
 from huggingface_hub import HfApi, hf_hub_download
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
-from trainers.reward_model import RewardModel
+from sotopia_rl_data.trainers.reward_model import RewardModel
 name = {name!r}
 api = HfApi()
 titles = [c.title for c in api.list_repo_commits(name)]
@@ -109,9 +109,9 @@ def test_policies_are_of_the_revisions_that_were_named_and_so_is_what_they_are_k
 import json
 from pathlib import Path
 from huggingface_hub import HfApi
-from trainers.commands import release, train_grpo, train_rm, train_sft
-from trainers.reward_model import RewardModel
-from trainers.tiny import make_tiny
+from sotopia_rl_data.trainers.api import release, train_grpo, train_rm, train_sft
+from sotopia_rl_data.trainers.reward_model import RewardModel
+from sotopia_rl_data.trainers.tiny import make_tiny
 repo, root, quiet = {repo!r}, Path({str(root)!r}), ["disable_tqdm=true"]
 options = dict(preset="tiny", store=str(root / "fresh"))
 sft = train_sft(repo + "@v1.0.0", str(root / "model"), root / "sft", settings=[*quiet, "adapter=none"], **options)
@@ -142,7 +142,7 @@ def release(run: Path, name: str, more: str = "") -> str:
     """A script that publishes the run's model."""
     return f"""
 import json
-from trainers.release import release_run
+from sotopia_rl_data.trainers.release import release_run
 print(json.dumps(release_run({str(run)!r}, {name!r}{more})))
 """
 

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.train, pytest.mark.slow]
 from train_toys import after_an_offer, make_dataset, once, says_thanks, toy_model
 from transformers import logging
 
-from trainers.commands import train_grpo, train_rm, train_sft
+from sotopia_rl_data.trainers.api import train_grpo, train_rm, train_sft
 
 torch.set_num_threads(1)
 logging.disable_progress_bar()

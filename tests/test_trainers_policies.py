@@ -20,9 +20,9 @@ from train_toys import act, logged, make_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, logging
 
 from sotopia_rl_data.errors import InputError, NotFound, UsageError
-from trainers.commands import train_grpo, train_rm, train_sft
-from trainers.rewarding import ModelReward, is_action, named_rewards, valid_action
-from trainers.tiny import make_tiny
+from sotopia_rl_data.trainers.api import train_grpo, train_rm, train_sft
+from sotopia_rl_data.trainers.rewarding import ModelReward, is_action, named_rewards, valid_action
+from sotopia_rl_data.trainers.tiny import make_tiny
 
 torch.set_num_threads(1)
 logging.disable_progress_bar()
@@ -78,11 +78,11 @@ def test_cloning_imitates_those_that_were_asked_for(sft: tuple[Path, dict[str, A
 
 
 def test_only_the_completion_is_learned_from(store: Path, tiny: str, tmp_path: Path):
-    from trainers.config import configure
-    from trainers.data import load_examples
-    from trainers.encoding import Encoder, tokenizer_of
-    from trainers.policies import dialogues
-    from trainers.sft import build_trainer
+    from sotopia_rl_data.trainers.config import configure
+    from sotopia_rl_data.trainers.data import load_examples
+    from sotopia_rl_data.trainers.encoding import Encoder, tokenizer_of
+    from sotopia_rl_data.trainers.policies import dialogues
+    from sotopia_rl_data.trainers.sft import build_trainer
 
     options = {"dataset": "toys/rewards", "model": tiny, "output_dir": str(tmp_path)}
     config = configure("sft", preset="tiny", options=options)
@@ -197,7 +197,7 @@ def test_the_command_prints_the_record_alone_and_once(
     """Nothing of the libraries' own on stdout; of several processes, the first one speaks. Seed 0 is a seed."""
     from click.testing import CliRunner
 
-    from trainers.commandline import train
+    from sotopia_rl_data.cli.train import train
 
     monkeypatch.setenv("RANK", rank)
     options = (
@@ -263,7 +263,7 @@ def test_the_form_of_an_action(text: str, valid: bool):
 
 
 def test_a_truncated_completion_does_not_pass_for_an_ended_one(rm: Path):
-    from trainers.reward_model import RewardModel
+    from sotopia_rl_data.trainers.reward_model import RewardModel
 
     model = RewardModel.load(rm)
     prompts, completions = (

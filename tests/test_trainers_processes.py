@@ -18,7 +18,7 @@ pytestmark = pytest.mark.train
 
 from train_toys import make_dataset
 
-from trainers.tiny import make_tiny
+from sotopia_rl_data.trainers.tiny import make_tiny
 
 ROOT = Path(__file__).parent.parent
 PACKINGS = ("tree", "none")
@@ -26,7 +26,7 @@ TRAIN = """
 import sys
 import torch
 torch.set_num_threads(1)
-from trainers.commands import train_rm
+from sotopia_rl_data.trainers.api import train_rm
 store, out, batch, packings, *settings = sys.argv[1:]
 settings += ["disable_tqdm=true", "max_steps=3", "eval_steps=3", "save_steps=3", "optim=sgd", "learning_rate=0.05",
              f"per_device_train_batch_size={batch}"]
@@ -84,8 +84,8 @@ def test_two_processes_give_the_loss_and_the_metrics_of_one(toys: Path, monkeypa
 @pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED"])
 def test_a_launch_that_shards_the_weights_is_seen(monkeypatch: pytest.MonkeyPatch, kind: str):
     """Only the environment says so; a model that no process holds whole must not be moved or compared."""
-    from trainers.config import configure
-    from trainers.modeling import is_sharded
+    from sotopia_rl_data.trainers.config import configure
+    from sotopia_rl_data.trainers.modeling import is_sharded
 
     config = configure("rm", settings=["use_cpu=true"])
     assert not is_sharded(config)

@@ -23,9 +23,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, logg
 
 from sotopia_rl_data.errors import InputError, NotFound, SotopiaDataError, UsageError
 from sotopia_rl_data.store import Store
-from trainers.commands import train_rm
-from trainers.reward_model import RewardModel
-from trainers.tiny import make_tiny
+from sotopia_rl_data.trainers.api import train_rm
+from sotopia_rl_data.trainers.reward_model import RewardModel
+from sotopia_rl_data.trainers.tiny import make_tiny
 
 ROOT = Path(__file__).parent.parent
 torch.set_num_threads(1)
@@ -133,7 +133,7 @@ def test_several_heads_are_one_reward_as_in_the_recipe(store: Path, tiny: str, t
 
 
 def test_a_reward_is_only_known_where_all_that_makes_it_is():
-    from trainers.head import RewardHead
+    from sotopia_rl_data.trainers.head import RewardHead
 
     head = RewardHead(("goal", "knowledge", "belief"), (1.0, 3.0, 0.0), (0.0,) * 3, (1.0,) * 3)
     known = head.known([[2.0, 4.0, np.nan], [2.0, np.nan, 1.0]])
@@ -210,7 +210,7 @@ def test_a_checkpoint_says_what_it_stands_on_and_is_gone_on_from_on_purpose_and_
 
 
 def test_what_an_earlier_run_logged_is_not_the_new_ones(tmp_path: Path):
-    from trainers.run import RunFolder
+    from sotopia_rl_data.trainers.run import RunFolder
 
     folder = RunFolder(tmp_path)
     (tmp_path / "completions").mkdir()
@@ -225,10 +225,10 @@ def test_what_an_earlier_run_logged_is_not_the_new_ones(tmp_path: Path):
 
 def test_patience_is_of_no_account_where_nobody_looks(tmp_path: Path):
     """As `--preset default --set eval_strategy=no` has it."""
-    from trainers.config import configure
-    from trainers.data import load_examples
-    from trainers.prepare import prepare
-    from trainers.rm import build_trainer, load_model
+    from sotopia_rl_data.trainers.config import configure
+    from sotopia_rl_data.trainers.data import load_examples
+    from sotopia_rl_data.trainers.prepare import prepare
+    from sotopia_rl_data.trainers.rm import build_trainer, load_model
 
     options = {
         "model": toy_model(tmp_path / "model"),
@@ -259,7 +259,7 @@ def test_the_best_checkpoint_is_kept_and_training_stops_when_nothing_gets_better
     again = train(store, model, tmp_path / "broken", *settings, "resume=true")  # after one of the two
     assert (again["best"], again["metrics"]) == (record["best"], record["metrics"])
     assert [row["step"] for row in logged(tmp_path / "broken")] == [row["step"] for row in logged(tmp_path / "out")]
-    from trainers.data import load_examples
+    from sotopia_rl_data.trainers.data import load_examples
 
     model, rows_of = RewardModel.load(tmp_path / "out"), load_examples("toys/rewards@v1.0.0", store=store)
     known = rows_of.of("validation")
@@ -285,9 +285,9 @@ def test_over_long_prompts_are_cut_to_the_models_context_and_counted(store: Path
 
 
 def test_weighing_by_spread_trusts_agreement_more(tmp_path: Path, tiny: str):
-    from trainers.config import configure
-    from trainers.data import load_examples
-    from trainers.prepare import prepare
+    from sotopia_rl_data.trainers.config import configure
+    from sotopia_rl_data.trainers.data import load_examples
+    from sotopia_rl_data.trainers.prepare import prepare
 
     options = {"model": tiny, "output_dir": str(tmp_path / "out"), "weigh_by_spread": True}
     config = configure("rm", preset="tiny", options=options)
@@ -316,10 +316,10 @@ class Blurred(torch.nn.Embedding):
 def test_packing_that_scores_differently_is_given_up(
     store: Path, tiny: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    from trainers.config import configure
-    from trainers.data import load_examples
-    from trainers.prepare import prepare
-    from trainers.rm import build_trainer, load_model
+    from sotopia_rl_data.trainers.config import configure
+    from sotopia_rl_data.trainers.data import load_examples
+    from sotopia_rl_data.trainers.prepare import prepare
+    from sotopia_rl_data.trainers.rm import build_trainer, load_model
 
     ref = make_dataset(store, "toys/branching", layout="single")
     options = {"dataset": ref, "model": tiny, "output_dir": str(tmp_path), "packing": "tree"}
@@ -336,7 +336,7 @@ def test_packing_that_scores_differently_is_given_up(
 
 
 def test_packing_that_scores_differently_is_given_up_in_use_too(tiny: str):
-    from trainers.attention import NAME, attend_as
+    from sotopia_rl_data.trainers.attention import NAME, attend_as
 
     model = attend_as(AutoModelForSequenceClassification.from_pretrained(tiny, num_labels=1), NAME)
     model.set_input_embeddings(Blurred.from_pretrained(model.get_input_embeddings().weight))
@@ -351,7 +351,7 @@ def test_an_architecture_that_cannot_be_packed_trains_plainly(store: Path, tmp_p
     """Gemma 2 caps its attention scores, which scaled-dot-product attention cannot."""
     from transformers import Gemma2Config, Gemma2ForSequenceClassification
 
-    from trainers.tiny import tiny_tokenizer
+    from sotopia_rl_data.trainers.tiny import tiny_tokenizer
 
     tokenizer = tiny_tokenizer()
     tokenizer.save_pretrained(tmp_path / "gemma")
@@ -372,7 +372,7 @@ def test_an_architecture_that_cannot_be_packed_trains_plainly(store: Path, tmp_p
 
 def test_its_scores_join_a_dataset_as_one_more_judge(full: tuple[Path, dict[str, Any]], store: Path, tmp_path: Path):
     from sotopia_rl_data.query import open_dataset
-    from trainers.commands import score
+    from sotopia_rl_data.trainers.api import score
 
     shutil.copytree(store, tmp_path / "store")
     made = score("toys/rewards", str(full[0]), store=tmp_path / "store")
@@ -401,7 +401,7 @@ def test_its_scores_join_a_dataset_as_one_more_judge(full: tuple[Path, dict[str,
 
 
 def test_a_run_can_be_looked_at(full: tuple[Path, dict[str, Any]], tmp_path: Path):
-    from trainers.commands import inspect_run
+    from sotopia_rl_data.trainers.api import inspect_run
 
     found = inspect_run(full[0])
     assert found["kind"] == "rm"
@@ -417,7 +417,7 @@ def test_a_run_can_be_looked_at(full: tuple[Path, dict[str, Any]], tmp_path: Pat
 
 
 def test_progress_is_one_short_line():
-    from trainers.progress import line
+    from sotopia_rl_data.trainers.progress import line
 
     logged = {"loss": 0.81234, "learning_rate": 1e-4, "grad_norm": 3.0}
     assert line(5, logged) == "step 5  loss 0.812  learning_rate 0.0001"
@@ -459,7 +459,7 @@ class TestBadInput:
         assert "nothing is measured" in caplog.text
 
     def test_a_missing_extra(self, store: Path, tiny: str, tmp_path: Path):
-        absent = "import sys; sys.modules['torch'] = None\nimport cli\ncli.main(sys.argv[1:])"
+        absent = "import sys; sys.modules['torch'] = None\nfrom sotopia_rl_data.cli import program\nprogram.main(sys.argv[1:])"
         command = ["train", "rm", "--dataset", "toys/rewards", "--model", tiny, "--store", str(store)]
         done = subprocess.run(
             [sys.executable, "-c", absent, *command], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
@@ -490,7 +490,7 @@ class TestBadInput:
 
     def test_a_reward_model_with_another_tokenizer(self, full: Any, tmp_path: Path):
         shutil.copytree(full[0], tmp_path / "rm")
-        from trainers.tiny import tiny_tokenizer
+        from sotopia_rl_data.trainers.tiny import tiny_tokenizer
 
         tiny_tokenizer(text=["quite other words " * 3]).save_pretrained(tmp_path / "rm")
         with pytest.raises(InputError, match="not what it was trained with"):
@@ -506,7 +506,7 @@ class TestBadInput:
             RewardModel.load(full[0], max_length=50).score("word " * 100, "yes")
 
     def test_out_of_memory(self):
-        from trainers.modeling import memory_told
+        from sotopia_rl_data.trainers.modeling import memory_told
 
         with pytest.raises(SotopiaDataError, match="ran out of memory") as told, memory_told("lower row_tokens"):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")

@@ -21,12 +21,12 @@ from transformers import logging
 
 from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.store import Store
-from trainers.commands import score, train_rm
-from trainers.config import configure
-from trainers.data import load_examples
-from trainers.encoding import Encoder, tokenizer_of
-from trainers.policies import dialogues
-from trainers.reward_model import RewardModel
+from sotopia_rl_data.trainers.api import score, train_rm
+from sotopia_rl_data.trainers.config import configure
+from sotopia_rl_data.trainers.data import load_examples
+from sotopia_rl_data.trainers.encoding import Encoder, tokenizer_of
+from sotopia_rl_data.trainers.policies import dialogues
+from sotopia_rl_data.trainers.reward_model import RewardModel
 
 torch.set_num_threads(1)
 logging.disable_progress_bar()
@@ -52,8 +52,8 @@ def environments(texts: Iterable[str]) -> set[str]:
 
 
 def given_to_rm(found: Any, config: Any, tokenizer: Any) -> list[list[str]]:
-    from trainers.prepare import prepare
-    from trainers.rm import build_trainer, load_model
+    from sotopia_rl_data.trainers.prepare import prepare
+    from sotopia_rl_data.trainers.rm import build_trainer, load_model
 
     prepared = prepare(found, config)
     trainer = build_trainer(config, prepared, load_model(config, prepared))
@@ -62,7 +62,7 @@ def given_to_rm(found: Any, config: Any, tokenizer: Any) -> list[list[str]]:
 
 
 def given_to_sft(found: Any, config: Any, tokenizer: Any) -> list[list[str]]:
-    from trainers.sft import build_trainer
+    from sotopia_rl_data.trainers.sft import build_trainer
 
     trainer = build_trainer(config, dialogues(found, Encoder(tokenizer, 4096), with_completion=True), tokenizer)
     return [
@@ -73,7 +73,7 @@ def given_to_sft(found: Any, config: Any, tokenizer: Any) -> list[list[str]]:
 def given_to_grpo(found: Any, config: Any, tokenizer: Any) -> list[list[str]]:
     from transformers import AutoModelForSequenceClassification
 
-    from trainers.grpo import build_trainer
+    from sotopia_rl_data.trainers.grpo import build_trainer
 
     judge = RewardModel(AutoModelForSequenceClassification.from_pretrained(config.model, num_labels=1), tokenizer)
     fitted = dialogues(found, Encoder(tokenizer, 4096), with_completion=False)

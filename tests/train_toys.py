@@ -136,7 +136,7 @@ def toy_text() -> Iterator[str]:
 
 def toy_model(path: Path, **shape: int) -> str:
     """A tiny model that knows the toys' words: one layer, which learns a planted signal in seconds. Its directory."""
-    from trainers.tiny import make_tiny
+    from sotopia_rl_data.trainers.tiny import make_tiny
 
     return str(make_tiny(path, text=toy_text(), **{"hidden": 32, "layers": 1, "kv_heads": 4, **shape}))
 

@@ -24,7 +24,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
-from trainers.treepack import Segment, Tree
+from sotopia_rl_data.trainers.treepack import Segment, Tree
 
 NAME = "prefix_tree"
 

@@ -20,7 +20,7 @@ from transformers import TrainingArguments
 from trl import GRPOConfig, SFTConfig
 
 from sotopia_rl_data.errors import InputError, UsageError
-from trainers.modeling import ADAPTERS, Adapter
+from sotopia_rl_data.trainers.modeling import ADAPTERS, Adapter
 
 PACKINGS = ("auto", "tree", "none")
 ATTENTIONS = ("prefix_tree", "flex_attention")
@@ -176,7 +176,7 @@ def configure(
 
 def presets(kind: str) -> list[str]:
     """The names of the presets for `kind`."""
-    folder = files("trainers").joinpath("presets")
+    folder = files("sotopia_rl_data.trainers").joinpath("presets")
     names = [p.name.split(".") for p in folder.iterdir() if p.name.endswith(".yaml")]
     return sorted(name[1] for name in names if name[0] == kind)
 
@@ -187,7 +187,7 @@ def preset_values(kind: str, name: str | None) -> dict[str, Any]:
         return {}
     if name not in presets(kind):
         raise UsageError(f"{kind} has no preset {name!r}.", f"name one of: {', '.join(presets(kind))}")
-    text = files("trainers").joinpath("presets", f"{kind}.{name}.yaml").read_text(encoding="utf-8")
+    text = files("sotopia_rl_data.trainers").joinpath("presets", f"{kind}.{name}.yaml").read_text(encoding="utf-8")
     return dict(yaml.safe_load(text))
 
 

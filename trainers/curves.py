@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from trainers.run import METRICS, PLOT, RunFolder, plain
+from sotopia_rl_data.trainers.run import METRICS, PLOT, RunFolder, plain
 
 
 class MetricsFile(TrainerCallback):

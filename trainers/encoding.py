@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.schema import Message
-from trainers.modeling import split_revision, told
+from sotopia_rl_data.trainers.modeling import split_revision, told
 
 # How a turn of the history begins: as the simulator's observations have it, or in our own view of an episode.
 TURN = re.compile(r"^(?:Turn #\d+|\[\d+\] )", re.MULTILINE)

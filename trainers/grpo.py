@@ -13,11 +13,11 @@ from typing import Any
 from trl import GRPOTrainer
 
 from sotopia_rl_data.errors import InputError, UsageError
-from trainers.config import PolicyGRPOConfig
-from trainers.modeling import check_adapter, check_one_gpu, lies_in, settings_told, split_revision, told
-from trainers.policies import Dialogues, load_causal
-from trainers.reward_model import RewardModel
-from trainers.rewarding import ModelReward, Reward, named_rewards, valid_action
+from sotopia_rl_data.trainers.config import PolicyGRPOConfig
+from sotopia_rl_data.trainers.modeling import check_adapter, check_one_gpu, lies_in, settings_told, split_revision, told
+from sotopia_rl_data.trainers.policies import Dialogues, load_causal
+from sotopia_rl_data.trainers.reward_model import RewardModel
+from sotopia_rl_data.trainers.rewarding import ModelReward, Reward, named_rewards, valid_action
 
 
 def load_policy(config: PolicyGRPOConfig) -> tuple[Any, Any]:

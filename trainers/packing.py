@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sotopia_rl_data.errors import UsageError
-from trainers import attention
-from trainers.config import RMConfig
-from trainers.prepare import Prepared
-from trainers.rows import BOOKKEEPING, PlainBatch, Rows, one_each, one_each_group, sharing, tree_batch
+from sotopia_rl_data.trainers import attention
+from sotopia_rl_data.trainers.config import RMConfig
+from sotopia_rl_data.trainers.prepare import Prepared
+from sotopia_rl_data.trainers.rows import BOOKKEEPING, PlainBatch, Rows, one_each, one_each_group, sharing, tree_batch
 
 PAYS = 1.2
 

@@ -10,9 +10,9 @@ from datasets import Dataset
 from transformers import set_seed
 
 from sotopia_rl_data.schema import Message
-from trainers.data import Example, Examples
-from trainers.encoding import Cuts, Encoder, cuts_made
-from trainers.modeling import quantization, resolve_dtype, split_revision, told
+from sotopia_rl_data.trainers.data import Example, Examples
+from sotopia_rl_data.trainers.encoding import Cuts, Encoder, cuts_made
+from sotopia_rl_data.trainers.modeling import quantization, resolve_dtype, split_revision, told
 
 KEYS = ("episode_id", "environment_id", "agent", "turn", "reward")
 

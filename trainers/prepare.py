@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sotopia_rl_data.errors import InputError
-from trainers.config import RMConfig
-from trainers.data import Example, Examples, check_splits, target_table
-from trainers.encoding import Cuts, Encoder, check_padding, cuts_made, tokenizer_of
-from trainers.head import RewardHead, fit
-from trainers.modeling import fingerprint
-from trainers.rows import Sample
+from sotopia_rl_data.trainers.config import RMConfig
+from sotopia_rl_data.trainers.data import Example, Examples, check_splits, target_table
+from sotopia_rl_data.trainers.encoding import Cuts, Encoder, check_padding, cuts_made, tokenizer_of
+from sotopia_rl_data.trainers.head import RewardHead, fit
+from sotopia_rl_data.trainers.modeling import fingerprint
+from sotopia_rl_data.trainers.rows import Sample
 
 SPLITS = ("train", "validation", "test")
 

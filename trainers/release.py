@@ -18,12 +18,12 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-from cards.model import model_card
+from sotopia_rl_data.cards.model import model_card
 from sotopia_rl_data.errors import HubError, HubUnavailable, InputError, VersionExists
 from sotopia_rl_data.hub import leaks
 from sotopia_rl_data.hub.client import Hub
 from sotopia_rl_data.store import readme, versions
-from trainers.run import METRICS, PLOT, RUN, RunFolder
+from sotopia_rl_data.trainers.run import METRICS, PLOT, RUN, RunFolder
 
 WEIGHTS = (".safetensors", ".safetensors.index.json")
 NAMES = (

@@ -20,12 +20,20 @@ from transformers import AutoModelForSequenceClassification
 
 from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.schema import Message
-from trainers import attention
-from trainers.encoding import Encoder, check_padding, load_tokenizer
-from trainers.head import FILE, KEY, RewardHead, from_config, saved
-from trainers.modeling import check_adapter, check_vocabulary, context_of, fingerprint, quiet, split_revision, told
-from trainers.packing import relative_gap, rounding
-from trainers.treepack import pack, shared_prefix
+from sotopia_rl_data.trainers import attention
+from sotopia_rl_data.trainers.encoding import Encoder, check_padding, load_tokenizer
+from sotopia_rl_data.trainers.head import FILE, KEY, RewardHead, from_config, saved
+from sotopia_rl_data.trainers.modeling import (
+    check_adapter,
+    check_vocabulary,
+    context_of,
+    fingerprint,
+    quiet,
+    split_revision,
+    told,
+)
+from sotopia_rl_data.trainers.packing import relative_gap, rounding
+from sotopia_rl_data.trainers.treepack import pack, shared_prefix
 
 Ids = NDArray[np.int32]
 Text = str | Sequence[Message]

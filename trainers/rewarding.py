@@ -14,11 +14,11 @@ from typing import Any
 from sotopia_rl_data import plugins
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.schema import ACTION_TYPES, Message
-from trainers.reward_model import RewardModel
+from sotopia_rl_data.trainers.reward_model import RewardModel
 
 Reward = Callable[..., list[float | None]]
 
-BUILTINS = {"format": "trainers.rewarding:valid_action"}
+BUILTINS = {"format": "sotopia_rl_data.trainers.rewarding:valid_action"}
 
 
 class ModelReward:

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, EarlyStoppingCallback, Trainer, set_seed
 
-from trainers import attention
-from trainers.config import RMConfig, one_of
-from trainers.data import Example, target_table
-from trainers.head import KEY, save
-from trainers.metrics import Baselines, reward_metrics, statistics_of
-from trainers.modeling import (
+from sotopia_rl_data.trainers import attention
+from sotopia_rl_data.trainers.config import RMConfig, one_of
+from sotopia_rl_data.trainers.data import Example, target_table
+from sotopia_rl_data.trainers.head import KEY, save
+from sotopia_rl_data.trainers.metrics import Baselines, reward_metrics, statistics_of
+from sotopia_rl_data.trainers.modeling import (
     check_one_gpu,
     is_sharded,
     quantization,
@@ -32,9 +32,9 @@ from trainers.modeling import (
     split_revision,
     told,
 )
-from trainers.packing import choose_packing, rounding, self_check, training_rows
-from trainers.prepare import Prepared
-from trainers.rows import BOOKKEEPING, PlainBatch, Rows, tree_batch
+from sotopia_rl_data.trainers.packing import choose_packing, rounding, self_check, training_rows
+from sotopia_rl_data.trainers.prepare import Prepared
+from sotopia_rl_data.trainers.rows import BOOKKEEPING, PlainBatch, Rows, tree_batch
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trainers.attention import tree_inputs
-from trainers.treepack import pack, packed_size, shared_prefix
+from sotopia_rl_data.trainers.attention import tree_inputs
+from sotopia_rl_data.trainers.treepack import pack, packed_size, shared_prefix
 
 BOOKKEEPING = ("labels", "weights", "index", "item")
 

@@ -49,7 +49,7 @@ class RunFolder:
 
     def write_card(self, record: Mapping[str, Any]) -> None:
         """`README.md`: the model card, over what a person wrote in an earlier one of ours."""
-        from cards.model import model_card
+        from sotopia_rl_data.cards.model import model_card
         from sotopia_rl_data.store import readme
 
         path = self.path / "README.md"

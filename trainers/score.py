@@ -15,22 +15,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from sotopia_rl_data import console
 from sotopia_rl_data.agreement.opinions import REWARD_MODEL
 from sotopia_rl_data.asking.request import sha256_of
+from sotopia_rl_data.display import Display, Silent
 from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.query import open_dataset
 from sotopia_rl_data.schema import Attribution
 from sotopia_rl_data.store import Store
 from sotopia_rl_data.tables import attribution_table
-from trainers.data import Example, load_examples
-from trainers.reward_model import RewardModel
+from sotopia_rl_data.trainers.data import Example, load_examples
+from sotopia_rl_data.trainers.reward_model import RewardModel
 
 AT_ONCE = 512
 
 
 def score_dataset(
-    ref: str, model: RewardModel, *, store: str | Path | None = None, out: str | None = None
+    ref: str,
+    model: RewardModel,
+    *,
+    store: str | Path | None = None,
+    out: str | None = None,
+    display: Display | None = None,
 ) -> dict[str, Any]:
     """Commit `ref` with `model`'s scores as the next version of its dataset, or as `out`'s.
 
@@ -43,7 +48,7 @@ def score_dataset(
         raise InputError(f"The rows of {ref} have no episode that a score could belong to.", "import the episodes")
     version = open_dataset(ref, store).version
     judge = f"rm:{model.identity}"
-    scores = _scores(found.rows, model)
+    scores = _scores(found.rows, model, display or Silent())
     where = Store(store) if store else Store.default()
     with where.stage(out or version.name) as stage:
         for config in version.manifest.configs:
@@ -59,10 +64,10 @@ def score_dataset(
     return {"ref": committed.version.ref, "created": committed.created, "judge": judge, "rows": int(scores.size)}
 
 
-def _scores(rows: Sequence[Example], model: RewardModel) -> NDArray[np.float64]:
+def _scores(rows: Sequence[Example], model: RewardModel, display: Display) -> NDArray[np.float64]:
     """[N, K] scores, some episodes at a time: neighbours share prefixes."""
     found = []
-    with console.progress("scoring", "utterances") as advance:
+    with display.progress("scoring", "utterances") as advance:
         for at in range(0, len(rows), AT_ONCE):
             found.append(model.score_heads([(r.prompt, r.completion) for r in rows[at : at + AT_ONCE]]))
             advance(min(at + AT_ONCE, len(rows)), len(rows))

@@ -13,9 +13,9 @@ from typing import Any
 from transformers import EarlyStoppingCallback
 from trl import SFTTrainer
 
-from trainers.config import PolicySFTConfig, one_of
-from trainers.modeling import check_one_gpu, settings_told
-from trainers.policies import Dialogues, load_causal
+from sotopia_rl_data.trainers.config import PolicySFTConfig, one_of
+from sotopia_rl_data.trainers.modeling import check_one_gpu, settings_told
+from sotopia_rl_data.trainers.policies import Dialogues, load_causal
 
 
 def build_trainer(

@@ -13,26 +13,26 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any, Protocol
 
-from labelers.attribution.phrasing import Ask
-from labelers.judge import Question, Slot
 from sotopia_rl_data import plugins
 from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.labelers.attribution.phrasing import Ask
+from sotopia_rl_data.labelers.judge import Question, Slot
 from sotopia_rl_data.schema import Episode, Measure
 
 GROUP = "sotopia_rl_data.schemas"
 BUILTINS = {
-    "direct": "labelers.attribution.direct:DIRECT",
-    "scaled": "labelers.attribution.scaled:SCALED",
-    "singular": "labelers.attribution.singular:SINGULAR",
-    "uniform": "labelers.attribution.uniform:UNIFORM",
-    "uniform-share": "labelers.attribution.uniform:UNIFORM_SHARE",
-    "discounted": "labelers.attribution.discounted:DISCOUNTED",
-    "direct-online": "labelers.attribution.online:DIRECT_ONLINE",
-    "goal-progress": "labelers.attribution.progress:GOAL_PROGRESS",
-    "utterance-quality": "labelers.attribution.quality:UTTERANCE_QUALITY",
-    "only-response": "labelers.attribution.quality:ONLY_RESPONSE",
-    "leave-one-out": "labelers.attribution.leave_one_out:LEAVE_ONE_OUT",
-    "conversation-behaviour": "labelers.attribution.rubric:conversation_behaviour",
+    "direct": "sotopia_rl_data.labelers.attribution.direct:DIRECT",
+    "scaled": "sotopia_rl_data.labelers.attribution.scaled:SCALED",
+    "singular": "sotopia_rl_data.labelers.attribution.singular:SINGULAR",
+    "uniform": "sotopia_rl_data.labelers.attribution.uniform:UNIFORM",
+    "uniform-share": "sotopia_rl_data.labelers.attribution.uniform:UNIFORM_SHARE",
+    "discounted": "sotopia_rl_data.labelers.attribution.discounted:DISCOUNTED",
+    "direct-online": "sotopia_rl_data.labelers.attribution.online:DIRECT_ONLINE",
+    "goal-progress": "sotopia_rl_data.labelers.attribution.progress:GOAL_PROGRESS",
+    "utterance-quality": "sotopia_rl_data.labelers.attribution.quality:UTTERANCE_QUALITY",
+    "only-response": "sotopia_rl_data.labelers.attribution.quality:ONLY_RESPONSE",
+    "leave-one-out": "sotopia_rl_data.labelers.attribution.leave_one_out:LEAVE_ONE_OUT",
+    "conversation-behaviour": "sotopia_rl_data.labelers.attribution.rubric:conversation_behaviour",
 }
 
 
@@ -86,13 +86,13 @@ def schema(name: str) -> Schema:
     if name in BUILTINS:
         made: Schema = found() if isinstance(found, FunctionType) else found
         return made
-    from labelers.attribution.foreign import Foreign, made_of
+    from sotopia_rl_data.labelers.attribution.foreign import Foreign, made_of
 
     return Foreign(made_of(name, found))
 
 
 def _rubric(where: str) -> Schema:
-    from labelers.attribution import rubric, rubric_file
+    from sotopia_rl_data.labelers.attribution import rubric, rubric_file
 
     if not where:
         raise UsageError("rubric names no file.", f"write rubric:FILE.yaml; the shortest holds {rubric_file.SHORTEST}")

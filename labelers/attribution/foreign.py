@@ -7,19 +7,19 @@ from contextlib import AbstractContextManager
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, get_args
 
-from labelers.attribution.phrasing import Ask
-from labelers.judge import Question, Slot
 from sotopia_rl_data import plugins
 from sotopia_rl_data.dimensions import OWN_NAME
 from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.labelers.attribution.phrasing import Ask
+from sotopia_rl_data.labelers.judge import Question, Slot
 from sotopia_rl_data.rewards.rules import rule
 from sotopia_rl_data.schema import Episode, Measure
 
 if TYPE_CHECKING:
-    from labelers.attribution import Schema
+    from sotopia_rl_data.labelers.attribution import Schema
 
 _MEMBERS = ("id", "version", "measure", "rule", "needs_judge", "bounds", "wording_sha256", "questions", "read")
-_MEND = "see what a schema has: python -m pydoc labelers.attribution.Schema"
+_MEND = "see what a schema has: python -m pydoc sotopia_rl_data.labelers.attribution.Schema"
 
 
 def made_of(name: str, found: Any) -> Schema:

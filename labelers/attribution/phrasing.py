@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from labelers.attribution import wording
 from sotopia_rl_data.dimensions import dimension
+from sotopia_rl_data.labelers.attribution import wording
 from sotopia_rl_data.schema import Agent, Episode, Message, Turn
 
 Ask = Literal["per-dimension", "packed"]

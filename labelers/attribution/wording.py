@@ -18,7 +18,9 @@ from sotopia_rl_data.errors import UsageError
 @cache
 def text(name: str) -> str:
     """The file `labelers/prompts/<name>.txt`, without its last newline."""
-    return (files("labelers") / "prompts" / f"{name}.txt").read_text(encoding="utf-8").removesuffix("\n")
+    return (
+        (files("sotopia_rl_data.labelers") / "prompts" / f"{name}.txt").read_text(encoding="utf-8").removesuffix("\n")
+    )
 
 
 def fill(name: str, **values: object) -> str:
@@ -29,7 +31,7 @@ def fill(name: str, **values: object) -> str:
 def levels(scale: int) -> str:
     """The name of the file that anchors the levels 0..scale. Raises UsageError where no such scale is worded."""
     name = f"levels.{scale}.v1"
-    if not (files("labelers") / "prompts" / f"{name}.txt").is_file():
+    if not (files("sotopia_rl_data.labelers") / "prompts" / f"{name}.txt").is_file():
         raise UsageError(f"There is no wording for a scale of 0 to {scale}.", "use --scale 3, 5 or 10")
     return name
 

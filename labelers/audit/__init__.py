@@ -9,8 +9,8 @@ The version that an audit leaves holds the changed episodes (`EPISODE~PROBE`), e
 provenance, under `audit`, the verdict that `card` shows.
 """
 
-from labelers.audit.analysis import Finding, Verdict
-from labelers.audit.probes import PROBES
-from labelers.audit.run import AuditReport, audit
+from sotopia_rl_data.labelers.audit.analysis import Finding, Verdict
+from sotopia_rl_data.labelers.audit.probes import PROBES
+from sotopia_rl_data.labelers.audit.run import AuditReport, audit
 
 __all__ = ["PROBES", "AuditReport", "Finding", "Verdict", "audit"]

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from labelers.audit.probes import PROBES, REPEAT, Contrast
 from sotopia_rl_data import statistics
+from sotopia_rl_data.labelers.audit.probes import PROBES, REPEAT, Contrast
 from sotopia_rl_data.statistics import Floats
 
 ALPHA = 0.01

@@ -8,21 +8,21 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
-from labelers import judges as judging
-from labelers.attribution import own_dimensions
-from labelers.attribution import schema as find_schema
-from labelers.attribution.phrasing import Ask as AskHow
-from labelers.attribution.rubric import PREFIX
-from labelers.audit.probes import PROBES, REPEAT, Contrast, Probed, repeated
-from labelers.judge import Judge
-from labelers.judges.sending import Ask, target_of
-from labelers.plan import Plan, episodes_of
-from labelers.preparing import dimensions_of
 from sotopia_rl_data.asking import prices
 from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.request import Usage
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import InputError, UsageError
+from sotopia_rl_data.labelers import judges as judging
+from sotopia_rl_data.labelers.attribution import own_dimensions
+from sotopia_rl_data.labelers.attribution import schema as find_schema
+from sotopia_rl_data.labelers.attribution.phrasing import Ask as AskHow
+from sotopia_rl_data.labelers.attribution.rubric import PREFIX
+from sotopia_rl_data.labelers.audit.probes import PROBES, REPEAT, Contrast, Probed, repeated
+from sotopia_rl_data.labelers.judge import Judge
+from sotopia_rl_data.labelers.judges.sending import Ask, target_of
+from sotopia_rl_data.labelers.plan import Plan, episodes_of
+from sotopia_rl_data.labelers.preparing import dimensions_of
 from sotopia_rl_data.rewards.outcomes import choose_evaluator, evaluators
 from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.store import Version

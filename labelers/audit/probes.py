@@ -147,7 +147,7 @@ def repeated(episode: Episode) -> tuple[Contrast, ...]:
 @cache
 def filler() -> str:
     """The passage that says nothing: about seventy words."""
-    return (files("labelers") / "audit" / "filler.v1.txt").read_text(encoding="utf-8").strip()
+    return (files("sotopia_rl_data.labelers") / "audit" / "filler.v1.txt").read_text(encoding="utf-8").strip()
 
 
 def person(place: int) -> str:

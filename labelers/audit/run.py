@@ -18,26 +18,26 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labelers.asking import wait
-from labelers.audit.analysis import ALPHA, Key, Verdict, verdict
-from labelers.audit.planning import Audit, Estimate, check, planned, splits_of
-from labelers.judge import Judge
-from labelers.judges.batches import keys_under_way
-from labelers.judges.sending import Ask, close, sender
-from labelers.reading import Tally, rows_of, values_of
 from sotopia_rl_data.asking.dispatch import Outcome, Pacing, ask_all
 from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.request import Reply, Request, Usage
 from sotopia_rl_data.code import code
 from sotopia_rl_data.errors import BadAnswer, InputError, Interrupted
+from sotopia_rl_data.labelers.asking import wait
+from sotopia_rl_data.labelers.audit.analysis import ALPHA, Key, Verdict, verdict
+from sotopia_rl_data.labelers.audit.planning import Audit, Estimate, check, planned, splits_of
+from sotopia_rl_data.labelers.judge import Judge
+from sotopia_rl_data.labelers.judges.batches import keys_under_way
+from sotopia_rl_data.labelers.judges.sending import Ask, close, sender
+from sotopia_rl_data.labelers.reading import Tally, rows_of, values_of
 from sotopia_rl_data.refs import check_name
 from sotopia_rl_data.schema import Attribution, Episode, Failure
 from sotopia_rl_data.store import Store, Version
 from sotopia_rl_data.store.versions import check as check_version
 
 if TYPE_CHECKING:
-    from labelers.asking import Progress
-    from labelers.attribution.phrasing import Ask as AskHow
+    from sotopia_rl_data.labelers.asking import Progress
+    from sotopia_rl_data.labelers.attribution.phrasing import Ask as AskHow
 
 _REASONS_KEPT = 20
 

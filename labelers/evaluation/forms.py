@@ -14,11 +14,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from labelers.attribution import phrasing, wording
-from labelers.evaluation.drawing import Item
 from sotopia_rl_data.asking.request import sha256_of
 from sotopia_rl_data.dimensions import dimension
 from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.labelers.attribution import phrasing, wording
+from sotopia_rl_data.labelers.evaluation.drawing import Item
 from sotopia_rl_data.outputs import aside
 from sotopia_rl_data.prompts.visible import without_tags
 from sotopia_rl_data.report.page import asset, document
@@ -112,4 +112,4 @@ def _shown(one: Item) -> dict[str, Any]:
 
 
 def _file(name: str) -> str:
-    return (files("labelers") / "evaluation" / name).read_text(encoding="utf-8")
+    return (files("sotopia_rl_data.labelers") / "evaluation" / name).read_text(encoding="utf-8")

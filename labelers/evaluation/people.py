@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from labelers.evaluation.drawing import item_id
-from labelers.evaluation.forms import COLUMNS
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL, Dimension, dimension
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.evaluations import SCHEMA, Evaluated, Judged, add_scores, check_evaluator, provenance
+from sotopia_rl_data.labelers.evaluation.drawing import item_id
+from sotopia_rl_data.labelers.evaluation.forms import COLUMNS
 from sotopia_rl_data.rewards.streams import read
 from sotopia_rl_data.schema import Attribution
 from sotopia_rl_data.sheets import read_sheet

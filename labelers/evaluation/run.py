@@ -19,17 +19,6 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from labelers.asking import Asking, Progress, wait
-from labelers.attribution.phrasing import Ask as AskHow
-from labelers.costs import bill_of, capped, check_budget
-from labelers.evaluation.sotopia_eval import SOTOPIA_EVAL
-from labelers.judge import Judge
-from labelers.judges.batches import check_batches
-from labelers.judges.sending import target_of
-from labelers.plan import Plan, episodes_of, size
-from labelers.preparing import dimensions_of, judges_of, left_to_ask
-from labelers.reading import Tally, rows_of
-from labelers.report import RunReport, cold, judged_by, ran, remarks
 from sotopia_rl_data import refs
 from sotopia_rl_data.asking.batch.run import Batching
 from sotopia_rl_data.asking.dispatch import Pacing
@@ -39,12 +28,23 @@ from sotopia_rl_data.asking.transport import nobody_is_asked
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL as SEVEN
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.evaluations import Evaluated, Judged, add_scores, check_evaluator, provenance
+from sotopia_rl_data.labelers.asking import Asking, Progress, wait
+from sotopia_rl_data.labelers.attribution.phrasing import Ask as AskHow
+from sotopia_rl_data.labelers.costs import bill_of, capped, check_budget
+from sotopia_rl_data.labelers.evaluation.sotopia_eval import SOTOPIA_EVAL
+from sotopia_rl_data.labelers.judge import Judge
+from sotopia_rl_data.labelers.judges.batches import check_batches
+from sotopia_rl_data.labelers.judges.sending import target_of
+from sotopia_rl_data.labelers.plan import Plan, episodes_of, size
+from sotopia_rl_data.labelers.preparing import dimensions_of, judges_of, left_to_ask
+from sotopia_rl_data.labelers.reading import Tally, rows_of
+from sotopia_rl_data.labelers.report import RunReport, cold, judged_by, ran, remarks
 from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.store import Store, Version
 from sotopia_rl_data.store.versions import check as check_version
 
 if TYPE_CHECKING:
-    from labelers.estimate import Estimate
+    from sotopia_rl_data.labelers.estimate import Estimate
 
 _REASONS_KEPT = 100
 
@@ -148,7 +148,7 @@ def estimate_evaluation(
 ) -> Estimate:
     """What `evaluate` would ask and cost with the same arguments; it asks nobody. Raises what `evaluate` raises before
     it asks, but that no API key is needed."""
-    from labelers.estimate import of_plan
+    from sotopia_rl_data.labelers.estimate import of_plan
 
     price_list = load_prices(prices)
     with nobody_is_asked():

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from labelers.attribution import answers, phrasing, wording
-from labelers.attribution.phrasing import Ask
-from labelers.attribution.turnwise import BASELINE
-from labelers.judge import Question, Slot
 from sotopia_rl_data import evaluations
 from sotopia_rl_data.dimensions import dimension
+from sotopia_rl_data.labelers.attribution import answers, phrasing, wording
+from sotopia_rl_data.labelers.attribution.phrasing import Ask
+from sotopia_rl_data.labelers.attribution.turnwise import BASELINE
+from sotopia_rl_data.labelers.judge import Question, Slot
 from sotopia_rl_data.schema import Episode, Measure, Message
 
 ID = evaluations.SCHEMA

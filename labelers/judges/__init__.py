@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labelers.judge import Judge
 from sotopia_rl_data import plugins
 from sotopia_rl_data.asking.providers import Named, named
 from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.labelers.judge import Judge
 
 GROUP = "sotopia_rl_data.judges"
-BUILTINS = {"lexical": "labelers.judges.lexical:Lexical"}
+BUILTINS = {"lexical": "sotopia_rl_data.labelers.judges.lexical:Lexical"}
 FORMS = (
     "gpt-4o (any OpenAI model), openai:MODEL[@URL], claude-… (any Anthropic model), anthropic:MODEL[@URL], "
     "transformers:PATH_OR_ID, human:FILE.csv, replay:LEDGER[#MODEL], lexical, path/to/file.py:Name"
@@ -33,7 +33,7 @@ def judge(spec: str, sampling: Mapping[str, Any] | None = None, dimensions: Sequ
     if made is not None:
         return made
     if spec.startswith("transformers:"):
-        from labelers.judges import transformers
+        from sotopia_rl_data.labelers.judges import transformers
 
         return transformers.judge(spec.removeprefix("transformers:"), sampling)
     if sampling:
@@ -51,7 +51,7 @@ def samples(spec: str) -> bool:
 
 
 def _human(where: str, dimensions: Sequence[str]) -> Judge:
-    from labelers.judges.human import Human
+    from sotopia_rl_data.labelers.judges.human import Human
 
     path, _, name = where.partition("#")
     if not path:
@@ -73,16 +73,16 @@ def _named(spec: str) -> Named | None:
 
 def _ask_at(provider: str, model: str, url: str, sampling: Mapping[str, Any] | None) -> Judge:
     if provider == "anthropic":
-        from labelers.judges import anthropic
+        from sotopia_rl_data.labelers.judges import anthropic
 
         return anthropic.judge(model, url, sampling)
-    from labelers.judges import openai
+    from sotopia_rl_data.labelers.judges import openai
 
     return openai.judge(model, url, sampling)
 
 
 def _replay(where: str) -> Judge:
-    from labelers.judges.replay import Replay
+    from sotopia_rl_data.labelers.judges.replay import Replay
 
     path, _, wanted = where.partition("#")
     if not path:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from labelers.judges.api import ApiJudge
 from sotopia_rl_data.asking import anthropic
 from sotopia_rl_data.asking.providers import sampling_of, takes_temperature
+from sotopia_rl_data.labelers.judges.api import ApiJudge
 
 
 def judge(model: str, url: str = "", sampling: Mapping[str, Any] | None = None) -> ApiJudge:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from labelers.judge import Question
-from labelers.judges.sending import request_of
 from sotopia_rl_data.asking.providers import ApiModel
 from sotopia_rl_data.asking.request import Reply
+from sotopia_rl_data.labelers.judge import Question
+from sotopia_rl_data.labelers.judges.sending import request_of
 
 
 class ApiJudge(ApiModel):

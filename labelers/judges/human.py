@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labelers.attribution import answers
-from labelers.judge import Question, Slot
 from sotopia_rl_data.asking.request import Target
 from sotopia_rl_data.dimensions import full_name
 from sotopia_rl_data.errors import InputError, UsageError
+from sotopia_rl_data.labelers.attribution import answers
+from sotopia_rl_data.labelers.judge import Question, Slot
 from sotopia_rl_data.sheets import Row, read_sheet
 
 COLUMNS = ("episode_id", "agent", "turn", "dimension", "raw")

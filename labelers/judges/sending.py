@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from labelers.judge import Judge, Question
 from sotopia_rl_data import plugins
 from sotopia_rl_data.asking.request import Hashed, Reply, Request, Target
 from sotopia_rl_data.errors import AskingError, Rejected, SotopiaDataError, UsageError
+from sotopia_rl_data.labelers.judge import Judge, Question
 
 _UNNAMEABLE = re.compile(r"[^A-Za-z0-9_-]")  # what providers do not take in a schema's name
 

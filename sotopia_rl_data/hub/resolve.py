@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from sotopia_rl_data import console
 from sotopia_rl_data.errors import HubUnavailable, NotFound
 from sotopia_rl_data.hub import record
 from sotopia_rl_data.refs import DatasetRef
@@ -65,10 +64,10 @@ def fetch(
     quiet(bars=False)
     commit = revision_of(hub, ref)
     manifest = manifest_at(hub, ref.name, commit) if columns is None else None
-    with console.progress(f"pulling {ref}", "byte") as advance:
+    with store.display.progress(f"pulling {ref}", "byte") as advance:
         if manifest is None:
             pulled = import_foreign(store, ref, hub, commit, columns or {}, advance, pattern)
         else:
             pulled = pull_manifest(store, ref, hub, commit, manifest, advance)
-    console.note(f"{ref} is {pulled.version.version}, commit {pulled.commit} of {hub.endpoint}")
+    store.display.note(f"{ref} is {pulled.version.version}, commit {pulled.commit} of {hub.endpoint}")
     return pulled

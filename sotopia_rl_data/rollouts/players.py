@@ -64,7 +64,10 @@ def player(
         return Called(spec, scripted(rest, seed), Target("offline", spec, "", {"seed": seed}))
     if colon and kind == "transformers":
         if local is None:
-            raise UsageError(f"{spec!r} needs torch.", "use the command rollout, or trainers.playing.local_player")
+            raise UsageError(
+                f"{spec!r} needs torch.",
+                "hand in `local`: sotopia_rl_data.applications.playing.local_player",
+            )
         return local(rest, sampling)
     return _plugin(spec)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sotopia_rl_data.display import Display, Silent
 from sotopia_rl_data.errors import NotFound, StoreError, VersionExists
 from sotopia_rl_data.refs import DatasetRef, check_name, parse
 from sotopia_rl_data.schema import Manifest
@@ -65,8 +66,9 @@ class Version:
 class Store:
     """A folder of datasets. Nothing is created until something is committed."""
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+    def __init__(self, root: str | Path, display: Display | None = None) -> None:
+        """The store in this folder. `display` hears of what is pulled from the Hub (default: nobody)."""
+        self.root, self.display = Path(root), display or Silent()
 
     @classmethod
     def default(cls) -> Store:

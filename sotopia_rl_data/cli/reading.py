@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sotopia_rl_data import console
+from sotopia_rl_data.cli import console
 from sotopia_rl_data.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def _distributions(columns: Any) -> None:
 
 
 def _dialogue(version: Version, wanted: str, as_json: bool) -> None:
-    from sotopia_rl_data.commands.dialogue import dialogue, show
+    from sotopia_rl_data.cli.dialogue import dialogue, show
     from sotopia_rl_data.query import sql
     from sotopia_rl_data.tables import episode_row, row_episode
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sotopia_rl_data import console
+from sotopia_rl_data.cli import console
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.refs import parse
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sotopia_rl_data import console
+from sotopia_rl_data.cli import console
 
 if TYPE_CHECKING:
     from sotopia_rl_data.store import Store
@@ -64,7 +64,7 @@ def annotate_template(
       sotopia-rl-data annotate template demo/episodes -o mine.csv --dimensions goal --questions 50
       sotopia-rl-data label demo/episodes --judge human:mine.csv --only mine.csv --preset goal-only
     """
-    from labelers.annotating import write_template
+    from sotopia_rl_data.labelers.annotating import write_template
 
     rows = write_template(
         store,
@@ -116,10 +116,10 @@ def annotate_export(
       sotopia-rl-data annotate export lab/bc lab/rl -o form.html
       sotopia-rl-data annotate export lab/bc lab/rl -o form.csv --dimensions goal --compared-only
     """
-    from labelers.evaluation.drawing import drawn
-    from labelers.evaluation.forms import write_form
-    from labelers.preparing import dimensions_of
     from sotopia_rl_data.dimensions import SOTOPIA_EVAL
+    from sotopia_rl_data.labelers.evaluation.drawing import drawn
+    from sotopia_rl_data.labelers.evaluation.forms import write_form
+    from sotopia_rl_data.labelers.preparing import dimensions_of
 
     asked = dimensions_of(dimensions.split(",") if dimensions else [one.name for one in SOTOPIA_EVAL])
     items = drawn([store.resolve(ref) for ref in dict.fromkeys(refs)], **how)
@@ -150,7 +150,7 @@ def annotate_import(file: Path, refs: tuple[str, ...], evaluator: str, store: St
       sotopia-rl-data annotate import scores.csv lab/bc lab/rl
       sotopia-rl-data annotate import ann.csv lab/bc lab/rl --evaluator ann
     """
-    from labelers.evaluation.people import import_scores
+    from sotopia_rl_data.labelers.evaluation.people import import_scores
 
     versions = [store.resolve(ref) for ref in dict.fromkeys(refs)]
     found = import_scores(store, file, versions, evaluator=evaluator)

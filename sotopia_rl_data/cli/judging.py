@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from sotopia_rl_data import console
-from sotopia_rl_data.commands import asking
+from sotopia_rl_data.cli import console, shared_options
 from sotopia_rl_data.errors import UnderWay, UsageError
 
 if TYPE_CHECKING:
-    from labelers.estimate import Estimate
-    from labelers.report import RunReport
     from sotopia_rl_data.asking.batch.run import Batching
+    from sotopia_rl_data.labelers.estimate import Estimate
+    from sotopia_rl_data.labelers.report import RunReport
     from sotopia_rl_data.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -46,7 +45,10 @@ def carry_out(
         options.pop(name) for name in ("temperature", "max_tokens", "dimensions", "dry_run")
     )
     batching = _batching(**{name: options.pop(name) for name in ("batch", "poll", "no_wait")})
-    options |= {"sampling": asking.sampling_of(temperature, max_tokens), "pacing": asking.pacing_from(options)}
+    options |= {
+        "sampling": shared_options.sampling_of(temperature, max_tokens),
+        "pacing": shared_options.pacing_from(options),
+    }
     options |= {"dimensions": dimensions.split(",") if dimensions else None}
     if only_count:
         _count(estimate, store, episodes, as_json, batching is not None, options)
@@ -73,7 +75,7 @@ def _count(
     in_batches: bool,
     options: dict[str, Any],
 ) -> None:
-    from labelers.showing import show_estimate
+    from sotopia_rl_data.cli.showing import show_estimate
 
     asked = {name: value for name, value in options.items() if name not in _OF_THE_RUN}
     with console.progress("counting", "call") as advance:

@@ -50,7 +50,7 @@ class RewardScorer(Batched):
     def __init__(self, name: str) -> None:
         _needs_train("A reward model")
         _check_folder("reward model", name, "config.json", "adapter_config.json")
-        from trainers.reward_model import RewardModel
+        from sotopia_rl_data.trainers.reward_model import RewardModel
 
         self._model = RewardModel.load(name)
         super().__init__(Target("transformers", f"rm:{self._model.identity}"))

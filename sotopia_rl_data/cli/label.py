@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from labelers.commands_run import carry_out, judges_option
-from sotopia_rl_data import console
-from sotopia_rl_data.commands import asking
-from sotopia_rl_data.commands.making import layout_of, template_option
+from sotopia_rl_data.cli import console, shared_options
+from sotopia_rl_data.cli.judging import carry_out, judges_option
+from sotopia_rl_data.cli.making import layout_of, template_option
 from sotopia_rl_data.errors import UsageError
 
 if TYPE_CHECKING:
-    from labelers.report import LabelReport
+    from sotopia_rl_data.labelers.report import LabelReport
     from sotopia_rl_data.store import Store
 
 
@@ -61,15 +60,15 @@ if TYPE_CHECKING:
     metavar="LIST",
     help="A CSV that names what to ask about: episode_id[,agent[,turn[,dimension]]].",
 )
-@asking.sampling(0)
+@shared_options.sampling(0)
 @template_option
 @click.option("--out", metavar="ORG/NAME", help="The dataset to write.  [default: the episodes' name + -rewards]")
 @click.option("--version", metavar="vX.Y.Z", help="Override the version's number.")
-@asking.pace("Calls")
-@asking.batches
-@asking.costs("these labels")
-@asking.again
-@asking.kept
+@shared_options.pace("Calls")
+@shared_options.batches
+@shared_options.costs("these labels")
+@shared_options.again
+@shared_options.kept
 @console.store_option
 @console.json_option
 def label(
@@ -96,15 +95,15 @@ def label(
       sotopia-rl-data label demo/episodes --judge gpt-4o --dry-run
       sotopia-rl-data label demo/episodes --judge gpt-4o --budget 5
     """
-    from labelers.estimate import estimate
-    from labelers.run import label as run
+    from sotopia_rl_data.labelers.estimate import estimate
+    from sotopia_rl_data.labelers.run import label as run
 
     options["layout"], options["template"] = layout_of(layout, template)
     carry_out("labelling", run, estimate, _labelled, store, episodes, as_json, options)
 
 
 def _labelled(report: LabelReport) -> None:
-    from labelers.showing import show_run
+    from sotopia_rl_data.cli.showing import show_run
 
     name = report.version.partition("@")[0]
     show_run(

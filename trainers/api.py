@@ -12,12 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sotopia_rl_data.display import Display
 from sotopia_rl_data.errors import UsageError
-from trainers.run import RunFolder, environment
+from sotopia_rl_data.trainers.run import RunFolder, environment
 
 if TYPE_CHECKING:
-    from trainers.data import Examples
-    from trainers.encoding import Cuts
+    from sotopia_rl_data.trainers.data import Examples
+    from sotopia_rl_data.trainers.encoding import Cuts
 
 LOWER = (
     "lower {} with --set (gradient_accumulation_steps makes up for smaller batches), or --set "
@@ -67,16 +68,16 @@ def train_rm(
 ) -> dict[str, Any]:
     """Train a regression reward model on `dataset`'s rewards, from `model` (a directory or id), into `output`.
 
-    `options` are fields of `trainers.config.RMConfig`; `settings` are "key=value" texts, which win. The folder ends up
+    `options` are fields of `RMConfig` in `config.py`; `settings` are "key=value" texts, which win. The folder ends up
     with the best checkpoint (stock, or an adapter), its tokenizer, `run.json`, `metrics.jsonl` and `metrics.png`.
     """
     return _train_rm(_settled("rm", dataset, model, output, preset, config, settings, options))
 
 
 def _train_rm(config: Any) -> dict[str, Any]:
-    from trainers.modeling import memory_told
-    from trainers.prepare import prepare
-    from trainers.rm import build_trainer, load_model
+    from sotopia_rl_data.trainers.modeling import memory_told
+    from sotopia_rl_data.trainers.prepare import prepare
+    from sotopia_rl_data.trainers.rm import build_trainer, load_model
 
     started = time.time()
     found = _examples(config, need_reward=True, targets=config.targets)
@@ -110,17 +111,17 @@ def train_sft(
 ) -> dict[str, Any]:
     """Behaviour cloning: train `model` on the completions of `dataset`, into `output`. `where` chooses whom to imitate.
 
-    `options` are fields of `trainers.config.PolicySFTConfig`; the rest as in `train_rm`.
+    `options` are fields of `PolicySFTConfig`; the rest as in `train_rm`.
     """
     return _train_sft(_settled("sft", dataset, model, output, preset, config, settings, options))
 
 
 def _train_sft(config: Any) -> dict[str, Any]:
-    from trainers.data import check_splits
-    from trainers.encoding import Encoder, tokenizer_of
-    from trainers.modeling import memory_told
-    from trainers.policies import dialogues
-    from trainers.sft import build_trainer
+    from sotopia_rl_data.trainers.data import check_splits
+    from sotopia_rl_data.trainers.encoding import Encoder, tokenizer_of
+    from sotopia_rl_data.trainers.modeling import memory_told
+    from sotopia_rl_data.trainers.policies import dialogues
+    from sotopia_rl_data.trainers.sft import build_trainer
 
     started = time.time()
     found = _examples(config, need_reward=False)
@@ -156,19 +157,19 @@ def train_grpo(
 ) -> dict[str, Any]:
     """Single-turn GRPO of `model` (with its SFT adapter) over the prompts of `dataset`, rewarded by `reward_model`.
 
-    Both may be `id@revision`. `options` are fields of `trainers.config.PolicyGRPOConfig`; the rest as in `train_rm`.
+    Both may be `id@revision`. `options` are fields of `PolicyGRPOConfig`; the rest as in `train_rm`.
     """
     options |= {"reward_model": reward_model, "policy_adapter": policy_adapter}
     return _train_grpo(_settled("grpo", dataset, model, output, preset, config, settings, options))
 
 
 def _train_grpo(config: Any) -> dict[str, Any]:
-    from trainers.data import check_splits
-    from trainers.encoding import Encoder, tokenizer_of
-    from trainers.grpo import build_trainer, check_fits, forget_reference
-    from trainers.modeling import memory_told
-    from trainers.policies import dialogues
-    from trainers.reward_model import RewardModel
+    from sotopia_rl_data.trainers.data import check_splits
+    from sotopia_rl_data.trainers.encoding import Encoder, tokenizer_of
+    from sotopia_rl_data.trainers.grpo import build_trainer, check_fits, forget_reference
+    from sotopia_rl_data.trainers.modeling import memory_told
+    from sotopia_rl_data.trainers.policies import dialogues
+    from sotopia_rl_data.trainers.reward_model import RewardModel
 
     started = time.time()
     found = _examples(config, need_reward=False)
@@ -195,23 +196,29 @@ def _train_grpo(config: Any) -> dict[str, Any]:
 
 
 def score(
-    dataset: str, reward_model: str, *, store: str | Path | None = None, out: str | None = None, **options: Any
+    dataset: str,
+    reward_model: str,
+    *,
+    store: str | Path | None = None,
+    out: str | None = None,
+    display: Display | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
-    """Add a reward model's scores to `dataset` as a new version (see `trainers.score`). `options` go to its loading."""
+    """Add a reward model's scores to `dataset` as a new version (see `score.py`). `options` go to its loading."""
     check_installed()
-    from trainers.modeling import memory_told
-    from trainers.reward_model import RewardModel
-    from trainers.score import score_dataset
+    from sotopia_rl_data.trainers.modeling import memory_told
+    from sotopia_rl_data.trainers.reward_model import RewardModel
+    from sotopia_rl_data.trainers.score import score_dataset
 
     with memory_told("let other work on it end, or use the CPU: CUDA_VISIBLE_DEVICES= sotopia-rl-data score …"):
-        return score_dataset(dataset, RewardModel.load(reward_model, **options), store=store, out=out)
+        return score_dataset(dataset, RewardModel.load(reward_model, **options), store=store, out=out, display=display)
 
 
 def release(
     run: str | Path, repo: str, *, version: str | None = None, private: bool | None = None, message: str = ""
 ) -> dict[str, Any]:
-    """Publish a run's model on the Hub: one commit, then a tag (see `trainers.release`)."""
-    from trainers.release import release_run
+    """Publish a run's model on the Hub: one commit, then a tag (see `sotopia_rl_data.trainers.release`)."""
+    from sotopia_rl_data.trainers.release import release_run
 
     released = release_run(run, repo, version=version, private=private, message=message)
     folder = RunFolder.existing(run)
@@ -240,20 +247,20 @@ def _settled(
 ) -> Any:  # fmt: skip
     """The configuration of a run, with lengths that the model's context holds."""
     check_installed()
-    from trainers.config import configure
-    from trainers.modeling import within_context
+    from sotopia_rl_data.trainers.config import configure
+    from sotopia_rl_data.trainers.modeling import within_context
 
     options |= {"dataset": dataset, "model": model, "output_dir": str(output)}
     config = configure(kind, preset=preset, file=file, options=options, settings=settings)
     if config.release_as:
-        from trainers.release import check_release
+        from sotopia_rl_data.trainers.release import check_release
 
         check_release(config.release_as, config.model, config.adapter)
     return within_context(config)
 
 
 def _examples(config: Any, need_reward: bool, targets: Sequence[str] = ()) -> Examples:
-    from trainers.data import load_examples
+    from sotopia_rl_data.trainers.data import load_examples
 
     return load_examples(
         config.dataset,
@@ -268,7 +275,7 @@ def _examples(config: Any, need_reward: bool, targets: Sequence[str] = ()) -> Ex
 
 def _opened(kind: str, config: Any, found: Examples) -> tuple[RunFolder, list[Any]]:
     """The run's folder, free for it or to go on in, and what writes into it while it trains."""
-    from trainers.curves import MetricsFile, Pin
+    from sotopia_rl_data.trainers.curves import MetricsFile, Pin
 
     folder = RunFolder(config.output_dir)
     settings = {name: getattr(config, name) for name in AS_BEFORE if hasattr(config, name)}
@@ -310,7 +317,7 @@ def _evaluate(trainer: Any, prepared: Any, split: str) -> dict[str, float]:
 
 def _trained(trainer: Any, resume: bool, folder: RunFolder) -> Any:
     """What training gave, from the newest checkpoint where to `resume` is asked for and there is one."""
-    from trainers.progress import show_progress
+    from sotopia_rl_data.trainers.progress import show_progress
 
     show_progress(trainer)
     found = folder.last_checkpoint() if resume else None
@@ -319,7 +326,7 @@ def _trained(trainer: Any, resume: bool, folder: RunFolder) -> Any:
 
 def _common(config: Any, found: Examples, cuts: Cuts, started: float) -> Mapping[str, Any]:
     """What every run's record says."""
-    from trainers.config import changed
+    from sotopia_rl_data.trainers.config import changed
 
     return {
         "model": config.model,

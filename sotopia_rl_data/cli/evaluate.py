@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from labelers.commands_run import carry_out, judges_option
-from sotopia_rl_data import console
-from sotopia_rl_data.commands import asking
+from sotopia_rl_data.cli import console, shared_options
+from sotopia_rl_data.cli.judging import carry_out, judges_option
 
 if TYPE_CHECKING:
-    from labelers.evaluation.run import EvaluationReport
+    from sotopia_rl_data.labelers.evaluation.run import EvaluationReport
     from sotopia_rl_data.store import Store
 
 
@@ -29,13 +28,13 @@ if TYPE_CHECKING:
     help="One call an episode; or one for each agent and dimension.",
 )
 @click.option("--evaluator", metavar="NAME", help="What the scores are said to be by.  [default: the judge's own name]")
-@asking.sampling(0)
+@shared_options.sampling(0)
 @click.option("--version", metavar="vX.Y.Z", help="Override the version's number.")
-@asking.pace("Calls")
-@asking.batches
-@asking.costs("these scores")
-@asking.again
-@asking.kept
+@shared_options.pace("Calls")
+@shared_options.batches
+@shared_options.costs("these scores")
+@shared_options.again
+@shared_options.kept
 @console.store_option
 @console.json_option
 def evaluate(
@@ -58,14 +57,14 @@ def evaluate(
       sotopia-rl-data evaluate lab/rollouts --judge gpt-4o --dimensions goal --temperature 1
       sotopia-rl-data evaluate lab/rollouts --judge gpt-4o --dry-run
     """
-    from labelers.evaluation.run import estimate_evaluation
-    from labelers.evaluation.run import evaluate as run
+    from sotopia_rl_data.labelers.evaluation.run import estimate_evaluation
+    from sotopia_rl_data.labelers.evaluation.run import evaluate as run
 
     carry_out("evaluating", run, estimate_evaluation, _evaluated, store, episodes, as_json, options)
 
 
 def _evaluated(report: EvaluationReport) -> None:
-    from labelers.showing import show_run
+    from sotopia_rl_data.cli.showing import show_run
 
     name = report.version.partition("@")[0]
     show_run(

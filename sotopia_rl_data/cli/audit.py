@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sotopia_rl_data import console
-from sotopia_rl_data.commands import asking
+from sotopia_rl_data.cli import console, shared_options
 
 if TYPE_CHECKING:
-    from labelers.audit import AuditReport, Finding
+    from sotopia_rl_data.labelers.audit import AuditReport, Finding
     from sotopia_rl_data.store import Store
 
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 @click.option("--scale", type=int, help="[default: that of REF's labels, else 3]")
 @click.option("--ask", type=click.Choice(["per-dimension", "packed"]), help="[default: as REF's labels were asked for]")
 @click.option("--evaluator", metavar="NAME", help="Whose episode scores, where several evaluators gave some.")
-@asking.sampling(0)
+@shared_options.sampling(0)
 @click.option("--max-calls", type=click.IntRange(0), help="Ask nothing where more calls than this would be needed.")
 @click.option("--budget", type=float, metavar="USD", help="Ask nothing where the estimate is higher.")
 @click.option("--dry-run", is_flag=True, help="Print the estimate and ask nothing.")
@@ -33,9 +32,9 @@ if TYPE_CHECKING:
 @click.option("--seed", default=0, show_default=True, help="Of the drawing.")
 @click.option("--out", metavar="ORG/NAME", help="The dataset to write.  [default: REF's name + -audit]")
 @click.option("--version", metavar="vX.Y.Z", help="Override the version's number.")
-@asking.pace("Calls")
-@asking.again
-@asking.kept
+@shared_options.pace("Calls")
+@shared_options.again
+@shared_options.kept
 @console.store_option
 @console.json_option
 def audit(
@@ -64,11 +63,11 @@ def audit(
       sotopia-rl-data audit lab/episodes-rewards --judge gpt-4o --budget 5
       sotopia-rl-data audit lab/episodes --judge openai:qwen@http://localhost:8000/v1 --ask packed --episodes 50
     """
-    from labelers.audit.run import audit as run
-    from labelers.audit.run import estimated
+    from sotopia_rl_data.labelers.audit.run import audit as run
+    from sotopia_rl_data.labelers.audit.run import estimated
 
-    sampling = asking.sampling_of(temperature, max_tokens)
-    options |= {"pacing": asking.pacing_from(options)}
+    sampling = shared_options.sampling_of(temperature, max_tokens)
+    options |= {"pacing": shared_options.pacing_from(options)}
     chosen = {
         "probes": _listed(probes),
         "dimensions": _listed(dimensions),

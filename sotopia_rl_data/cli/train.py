@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sotopia_rl_data import console
+from sotopia_rl_data.cli import console
 from sotopia_rl_data.refs import parse
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def rm(store: Store, as_json: bool, output: Path | None, **options: Any) -> None
     Example:
       sotopia-rl-data train rm --dataset lab/episodes-rewards@v1.0.0 --model Qwen/Qwen2.5-7B-Instruct --preset paper
     """
-    from trainers.commands import train_rm
+    from sotopia_rl_data.trainers.api import train_rm
 
     _run(train_rm, "rm", store, as_json, output, options)
 
@@ -80,7 +80,7 @@ def sft(store: Store, as_json: bool, output: Path | None, **options: Any) -> Non
     Example:
       sotopia-rl-data train sft --dataset lab/episodes-rewards --model Qwen/Qwen2.5-7B-Instruct --where "reward >= 0.7"
     """
-    from trainers.commands import train_sft
+    from sotopia_rl_data.trainers.api import train_sft
 
     _run(train_sft, "sft", store, as_json, output, options)
 
@@ -97,7 +97,7 @@ def grpo(store: Store, as_json: bool, output: Path | None, **options: Any) -> No
       sotopia-rl-data train grpo --dataset lab/episodes-rewards --model Qwen/Qwen2.5-7B-Instruct \\
         --policy-adapter runs/sft-episodes-rewards --reward-model runs/rm-episodes-rewards
     """
-    from trainers.commands import train_grpo
+    from sotopia_rl_data.trainers.api import train_grpo
 
     _run(train_grpo, "grpo", store, as_json, output, options)
 
@@ -110,7 +110,7 @@ def _run(
     output: Path | None,
     options: dict[str, Any],
 ) -> None:
-    from trainers.commands import calm
+    from sotopia_rl_data.trainers.api import calm
 
     calm()
     ref = parse(options["dataset"])
@@ -120,7 +120,7 @@ def _run(
         return
     repo = record["config"].get("release_as")
     if repo:
-        from trainers.commands import release
+        from sotopia_rl_data.trainers.api import release
 
         record["release"] = release(folder, repo)
     if as_json:
@@ -145,11 +145,11 @@ def score(ref: str, reward_model: str, out: str | None, store: Store, as_json: b
     Example:
       sotopia-rl-data score lab/episodes-rewards --reward-model lab/reward-model@v1.0.0
     """
-    from trainers.commands import calm
-    from trainers.commands import score as score_dataset
+    from sotopia_rl_data.trainers.api import calm
+    from sotopia_rl_data.trainers.api import score as score_dataset
 
     calm()
-    made = score_dataset(ref, reward_model, store=store.root, out=out)
+    made = score_dataset(ref, reward_model, store=store.root, out=out, display=store.display)
     if as_json:
         console.emit_json(made)
         return
@@ -169,7 +169,7 @@ def inspect(run: Path, store: Store, as_json: bool) -> None:
     Example:
       sotopia-rl-data inspect runs/rm-episodes-rewards
     """
-    from trainers.commands import inspect_run
+    from sotopia_rl_data.trainers.api import inspect_run
 
     record = inspect_run(run)
     if as_json:
@@ -179,7 +179,7 @@ def inspect(run: Path, store: Store, as_json: bool) -> None:
 
 
 def _shown(folder: Path, record: dict[str, Any]) -> None:
-    from cards.scorecard import scorecard
+    from sotopia_rl_data.cards.scorecard import scorecard
 
     console.table([record["kind"], ""], _facts(record), title=str(folder))
     for split, found in record.get("metrics", {}).items():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sotopia_rl_data import console
+from sotopia_rl_data.cli import console
 
 if TYPE_CHECKING:
     from sotopia_rl_data.exporters.run import ExportReport

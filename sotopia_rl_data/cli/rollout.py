@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sotopia_rl_data import console
-from sotopia_rl_data.commands import asking
-from sotopia_rl_data.commands.making import layout_of, template_option
+from sotopia_rl_data.cli import console, shared_options
+from sotopia_rl_data.cli.making import layout_of, template_option
 from sotopia_rl_data.errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,16 +51,16 @@ _FORMS = (
     help="Which version of the sotopia library is played: how observations are written and what ends an episode.",
 )
 @template_option
-@asking.sampling(0.7)
+@shared_options.sampling(0.7)
 @click.option(
     "--best-of", default=1, metavar="N", help="Draft N answers of --a a turn and keep the best. With --reward-model."
 )
 @click.option("--reward-model", metavar="DIR|ID[@REV]", help="Scores the drafts (needs the train extra).")
 @click.option("--out", required=True, metavar="ORG/NAME", help="The dataset to write.")
 @click.option("--version", metavar="vX.Y.Z", help="Override the version's number.")
-@asking.pace("Episodes")
-@asking.costs("these episodes")
-@asking.kept
+@shared_options.pace("Episodes")
+@shared_options.costs("these episodes")
+@shared_options.kept
 @console.store_option
 @console.json_option
 def rollout(
@@ -95,7 +94,7 @@ def rollout(
     from sotopia_rl_data.rollouts.run import rollout as run
 
     check_name(out)
-    pacing = asking.pacing_from(planned)
+    pacing = shared_options.pacing_from(planned)
     plan = _plan(keys_needed=not dry_run, **planned)
     if dry_run:
         _dry_run(plan, prices, ledger or store.root / ".ledger", as_json)
@@ -126,10 +125,10 @@ def _plan(
     **played: Any,
 ) -> Plan:
     """What the options say is to be played, by whom and how."""
+    from sotopia_rl_data.applications.playing import local_player
     from sotopia_rl_data.asking.transport import nobody_is_asked
     from sotopia_rl_data.rollouts.choosing import scenes_of
     from sotopia_rl_data.rollouts.run import plan_of
-    from trainers.playing import local_player
 
     chosen, loaded = layout_of(layout, template)
     with nullcontext() if keys_needed else nobody_is_asked():
@@ -137,7 +136,7 @@ def _plan(
             scenes_of(scenarios, profiles, pairs),
             layout=chosen,
             template=loaded,
-            sampling=asking.sampling_of(temperature, max_tokens),
+            sampling=shared_options.sampling_of(temperature, max_tokens),
             best_of=best_of,
             scorer=_scorer(best_of, reward_model),
             local=local_player,
@@ -150,7 +149,7 @@ def _scorer(best_of: int, reward_model: str | None) -> Any:
         return None
     if reward_model is None or best_of < 2:
         raise UsageError("Best-of-N is N drafts and who scores them.", "give both: --best-of 8 --reward-model DIR")
-    from trainers.playing import RewardScorer
+    from sotopia_rl_data.applications.playing import RewardScorer
 
     return RewardScorer(reward_model)
 

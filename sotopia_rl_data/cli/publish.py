@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sotopia_rl_data import console
+from sotopia_rl_data.cli import console
+from sotopia_rl_data.display import Advance
 from sotopia_rl_data.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def card(ref: str, out: Path | None, write: bool, repo: str | None, store: Store
       sotopia-rl-data card demo/episodes-rewards --out card
       sotopia-rl-data card demo/episodes-rewards --write
     """
-    from cards.dataset import dataset_card
+    from sotopia_rl_data.cards.dataset import dataset_card
     from sotopia_rl_data.hub.push import write_card
     from sotopia_rl_data.store import readme
     from sotopia_rl_data.store.disk import storing
@@ -118,7 +119,7 @@ def push_to_hub(
       sotopia-rl-data push-to-hub lab/negotiation@v1.2.0 --private
       sotopia-rl-data push-to-hub demo/episodes-rewards --repo my-org/sotopia-rewards --message "First labels"
     """
-    from cards.dataset import dataset_card
+    from sotopia_rl_data.cards.dataset import dataset_card
     from sotopia_rl_data.hub.client import Hub, quiet
     from sotopia_rl_data.hub.push import Options, push
 
@@ -169,7 +170,7 @@ def _calls(version: Version, store: Store, stack: ExitStack) -> Mapping[str, Pat
 def _steps() -> Iterator[Progress]:
     """A bar for each step of a push, one after the other."""
     with ExitStack() as stack:
-        bars: dict[str, console.Advance] = {}
+        bars: dict[str, Advance] = {}
 
         def advance(step: str, done: int, total: int) -> None:
             if step == "upload" and sys.stderr.isatty():

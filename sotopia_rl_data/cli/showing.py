@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sotopia_rl_data import console
+from sotopia_rl_data.cli import console
 
 if TYPE_CHECKING:
-    from labelers.estimate import Estimate
-    from labelers.report import RunReport
     from sotopia_rl_data.asking.bill import Bill
     from sotopia_rl_data.asking.bill import Line as Paid
+    from sotopia_rl_data.labelers.estimate import Estimate
+    from sotopia_rl_data.labelers.report import RunReport
 
 
 def show_run(did: str, made: str, report: RunReport, counts: Sequence[tuple[str, Any]], *following: str) -> None:

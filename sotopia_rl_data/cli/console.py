@@ -13,9 +13,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from sotopia_rl_data.display import Advance, cell, printable
 
 if TYPE_CHECKING:
     from sotopia_rl_data.store import Store
@@ -47,7 +49,7 @@ def json_option(command: F) -> F:
 def _open_store(_ctx: click.Context, _param: click.Parameter, value: str) -> Store:
     from sotopia_rl_data.store import Store
 
-    return Store(Path(value))
+    return Store(Path(value), sys.modules[__name__])
 
 
 def emit_json(value: Any) -> None:
@@ -55,18 +57,12 @@ def emit_json(value: Any) -> None:
     click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
 
 
-def printable(text: str) -> str:
-    """`text` with control and direction-changing characters written as escapes, so that a terminal shows and does not
-    obey them; line breaks and tabs stay."""
-    return "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in text)
-
-
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
     """A table on stdout, under `title`. Numbers align right; a missing value is a dash."""
     from rich.table import Table
     from rich.text import Text
 
-    from sotopia_rl_data.screen import Screen
+    from sotopia_rl_data.cli.screen import Screen
 
     body = [list(row) for row in rows]
     shown = Table(header_style="bold", box=None, pad_edge=False)
@@ -81,19 +77,6 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | No
         screen.print(Text(printable(title)), style="bold", soft_wrap=True)
     screen.show(shown)
     screen.print()
-
-
-def cell(value: Any) -> str:
-    """One value as a table shows it."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return printable(str(value))
 
 
 def note(text: str) -> None:
@@ -131,12 +114,6 @@ def next_commands(*commands: str) -> None:
 def _near(path: str) -> str:
     """A path as seen from here, where that is shorter."""
     return min(path, os.path.relpath(path), key=len) if os.path.isabs(path) else path
-
-
-class Advance(Protocol):
-    """Called with the work done so far, the whole (None: unknown) and a few words (rate, cost, failures)."""
-
-    def __call__(self, done: int, total: int | None = None, words: str = "") -> None: ...
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""What needs judges and reward models both: labelers and trainers never meet but here."""

@@ -1,0 +1,156 @@
+"""sotopia-rl-data on the command line: a table of commands, loaded when one is called.
+
+`sotopia-rl-data …`, `python -m sotopia_rl_data …` and `python cli.py …` in a clone are the same program. A command's
+module is imported when the command is called, so that `--help` imports nothing heavy. Exit codes: 0 done, 1 failed,
+2 wrong usage, 3 done but with failures listed, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from importlib import import_module
+
+import click
+
+from sotopia_rl_data import errors
+from sotopia_rl_data.cli import console
+
+# section -> command -> (module:object, what it does). The order is the order of `--help`.
+_HERE = "sotopia_rl_data.cli"
+COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
+    "Make data": {
+        "import": (f"{_HERE}.making:import_", "Episodes from files, as a versioned dataset."),
+        "rollout": (f"{_HERE}.rollout:rollout", "Self-play: two policies talk over scenarios, as episodes."),
+        "label": (f"{_HERE}.label:label", "Have a judge attribute episode scores to utterances."),
+        "evaluate": (f"{_HERE}.evaluate:evaluate", "Have a judge score the episodes: SOTOPIA-EVAL."),
+        "annotate": (f"{_HERE}.annotate:annotate", "Human annotations: the file that people fill in."),
+        "rewards": (f"{_HERE}.making:rewards", "Re-make the rewards from stored attributions; asks nobody."),
+        "prompts": (f"{_HERE}.making:prompts", "What a policy sees; learn a template from a served log."),
+    },
+    "Read data": {
+        "list": (f"{_HERE}.reading:list_", "The datasets of a store."),
+        "log": (f"{_HERE}.reading:log", "The versions of a dataset, and what made each."),
+        "show": (f"{_HERE}.reading:show", "A version at a glance, or one dialogue with its rewards."),
+        "stats": (f"{_HERE}.reading:stats", "Rows, reward and dimension distributions, failures."),
+        "query": (f"{_HERE}.reading:query", "One SELECT over a version, as table, JSON, CSV or Parquet."),
+        "diff": (f"{_HERE}.reading:diff", "Rows added, removed and changed between two versions."),
+        "verify": (f"{_HERE}.reading:verify", "Check every file and the digest of a version."),
+        "ledger": (f"{_HERE}.label:ledger", "The journal of every call: query, compact."),
+    },
+    "Trust data": {
+        "agreement": (f"{_HERE}.trust:agreement", "How far judges, samples and schemas agree, with intervals."),
+        "audit": (f"{_HERE}.audit:audit", "Bias probes: do labels move when they should not?"),
+        "compare": (f"{_HERE}.compare:compare", "Agents compared by their scores: the papers' tables, with tests."),
+        "report": (f"{_HERE}.trust:report", "One self-contained page: distributions, dialogues, opinions."),
+        "curate": (f"{_HERE}.trust:curate", "Where to spend the next dollar: the widest disagreement."),
+    },
+    "Train on data": {
+        "train": (f"{_HERE}.train:train", "A reward model, a policy by behaviour cloning, a policy by GRPO."),
+        "score": (f"{_HERE}.train:score", "Add a reward model's scores to a dataset, as a judge."),
+        "inspect": (f"{_HERE}.train:inspect", "A training run: its data, its metrics beside the baselines."),
+    },
+    "Publish data": {
+        "export": (f"{_HERE}.leaving:export", "The episodes of a version as files of the sotopia library."),
+        "card": (f"{_HERE}.publish:card", "The dataset card, shown or written."),
+        "push-to-hub": (f"{_HERE}.publish:push_to_hub", "A version as a release on the Hugging Face Hub."),
+        "pull": (f"{_HERE}.hub:pull", "A release, or a dataset of others, from the Hub into the store."),
+    },
+}
+
+
+class Sections(click.Group):
+    """A group whose commands are imported when called, and listed by section."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for section in COMMANDS.values() for name in section]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        for section in COMMANDS.values():
+            if name in section:
+                module, _, attribute = section[name][0].partition(":")
+                command: click.Command = getattr(import_module(module), attribute)
+                return command
+        return None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(ctx, args[0]) is None:
+            raise errors.UsageError(f"There is no command {args[0]!r}.", _nearest(args[0], self.list_commands(ctx)))
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # `… | head` closed the pipe: no error, but stdout must not be flushed again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, section in COMMANDS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, line) for name, (_, line) in section.items()])
+
+
+def _nearest(word: str, names: list[str]) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(word, names, n=1)
+    return f"did you mean `sotopia-rl-data {close[0]}`?" if close else "run `sotopia-rl-data --help` for the list"
+
+
+@click.group(cls=Sections, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="sotopia-rl-data")
+def cli() -> None:
+    """Versioned episode and utterance-reward datasets for RL on social dialogue.
+
+    \b
+    First steps, with the bundled episodes and no key:
+      sotopia-rl-data import --name demo/episodes
+      sotopia-rl-data label demo/episodes --judge lexical
+      sotopia-rl-data show demo/episodes-rewards
+      sotopia-rl-data query demo/episodes-rewards "SELECT agent, avg(reward) FROM rewards GROUP BY agent"
+    """
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the program and exit. Every error is a sentence and its mend on stderr, never a traceback."""
+    try:
+        sys.exit(cli.main(args=argv, standalone_mode=False, prog_name="sotopia-rl-data") or 0)
+    except click.exceptions.NoArgsIsHelpError as shown:
+        shown.show()
+        sys.exit(2)
+    except click.UsageError as wrong:
+        command = wrong.ctx.command_path if wrong.ctx else "sotopia-rl-data"
+        _say(wrong.format_message(), f"run `{command} --help`")
+        sys.exit(2)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except errors.SotopiaDataError as wrong:
+        if isinstance(wrong, errors.Interrupted):
+            _deaf()
+        _say(wrong.message, wrong.mend)
+        sys.exit(wrong.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _deaf()
+        _say("Interrupted.", "run the same command again: what was answered is kept, and it goes on from there")
+        sys.exit(130)
+    except OSError as wrong:
+        _say(
+            f"{wrong.strerror or wrong}: {wrong.filename or 'input or output'}.",
+            "check the path, its permissions and the free disk space",
+        )
+        sys.exit(1)
+
+
+def _deaf() -> None:
+    """Ctrl-C was heard: one more must not cut short what is said about it, nor change the exit code."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _say(message: str, mend: str) -> None:
+    console.say("error: ", "red", message)
+    if mend:
+        console.say(" mend: ", "green", mend)

@@ -1,0 +1,54 @@
+"""How one value is shown to a person, on a screen or in a card; and what hears from work that takes long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
+
+
+def printable(text: str) -> str:
+    """`text` with control and direction-changing characters written as escapes, so that a terminal shows and does not
+    obey them; line breaks and tabs stay."""
+    return "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def cell(value: Any) -> str:
+    """One value as a table shows it."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return printable(str(value))
+
+
+class Advance(Protocol):
+    """Called with the work done so far, the whole (None: unknown) and a few words (rate, cost, failures)."""
+
+    def __call__(self, done: int, total: int | None = None, words: str = "") -> None: ...
+
+
+class Display(Protocol):
+    """What hears from work that takes long: the command line's `console` module is one."""
+
+    def progress(self, title: str, unit: str) -> AbstractContextManager[Advance]:
+        """A block in which work called `title` is under way, counted in `unit`s."""
+
+    def note(self, text: str) -> None:
+        """A remark."""
+
+
+class Silent:
+    """A Display that shows nothing."""
+
+    @contextmanager
+    def progress(self, title: str, unit: str) -> Iterator[Advance]:
+        """A block in which nobody hears of the work."""
+        yield lambda done, total=None, words="": None
+
+    def note(self, text: str) -> None:
+        """Nothing is shown."""
