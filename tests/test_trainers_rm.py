@@ -459,7 +459,7 @@ class TestBadInput:
         assert "nothing is measured" in caplog.text
 
     def test_a_missing_extra(self, store: Path, tiny: str, tmp_path: Path):
-        absent = "import sys; sys.modules['torch'] = None\nfrom sotopia_rl_data.cli import program\nprogram.main(sys.argv[1:])"
+        absent = "import sys; sys.modules['torch'] = None\nfrom sotopia_rl_data.cli import program as p\np.main(sys.argv[1:])"
         command = ["train", "rm", "--dataset", "toys/rewards", "--model", tiny, "--store", str(store)]
         done = subprocess.run(
             [sys.executable, "-c", absent, *command], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
