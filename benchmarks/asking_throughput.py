@@ -26,7 +26,7 @@ from typing import Any
 
 import psutil
 
-from sotopia_rl_data.asking.loopback.running import running
+from sotopia_rl_data.fake_provider.running import running
 
 SCHEMA = {
     "type": "object",
@@ -92,8 +92,8 @@ def ours(url: str, concurrency: int, seconds: float) -> int:
     """ask_all: deduplicated, looked up, paced, journaled, parsed."""
     from sotopia_rl_data.asking import openai
     from sotopia_rl_data.asking.dispatch import ask_all
-    from sotopia_rl_data.asking.ledger import Ledger
-    from sotopia_rl_data.asking.request import Reply, Request
+    from sotopia_rl_data.ledger.ledger import Ledger
+    from sotopia_rl_data.request import Reply, Request
 
     client = openai.OpenAIClient(openai.target("sim", url, {"temperature": 0}))
 

@@ -12,13 +12,11 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from sotopia_rl_data.asking.batch.run import Batching, ask_batch
-from sotopia_rl_data.asking.bill import added
-from sotopia_rl_data.asking.budget import Budget
 from sotopia_rl_data.asking.dispatch import Outcome, Pacing, Settled, ask_all
-from sotopia_rl_data.asking.ledger import Ledger
-from sotopia_rl_data.asking.prices import Price, Prices
-from sotopia_rl_data.asking.request import Reply, Request
-from sotopia_rl_data.asking.waiting import wait as wait
+from sotopia_rl_data.asking.event_loop import wait as wait
+from sotopia_rl_data.costs.bill import added
+from sotopia_rl_data.costs.budget import Budget
+from sotopia_rl_data.costs.prices import Price, Prices
 from sotopia_rl_data.errors import BadAnswer, BudgetSpent, Interrupted, UnderWay
 from sotopia_rl_data.labelers.judge import Judge, is_paid
 from sotopia_rl_data.labelers.judges.batches import batch_client, keys_under_way
@@ -26,6 +24,8 @@ from sotopia_rl_data.labelers.judges.sending import Ask, close, sender, target_o
 from sotopia_rl_data.labelers.plan import Plan
 from sotopia_rl_data.labelers.reading import said, values_of
 from sotopia_rl_data.labelers.repairing import follow_up
+from sotopia_rl_data.ledger.ledger import Ledger
+from sotopia_rl_data.request import Reply, Request
 from sotopia_rl_data.schema import Episode
 
 T = TypeVar("T")
@@ -110,13 +110,13 @@ class Asking:
         waiting, batches = sum(one.in_batches for one in outcomes), sum(one.batches for one in outcomes)
         under_way = f"{waiting:,} requests are under way in {batches:,} {'batch' if batches == 1 else 'batches'}"
         if any(one.interrupted for one in outcomes):
-            mend = "run the same command again: what was answered is kept, and it goes on from there"
+            hint = "run the same command again: what was answered is kept, and it goes on from there"
             also = f"; {under_way}, which go on without us" if waiting else ""
-            raise Interrupted(f"Interrupted after {calls - left:,} of {calls:,} calls{also}.", mend)
+            raise Interrupted(f"Interrupted after {calls - left:,} of {calls:,} calls{also}.", hint)
         if waiting:
-            mend = "run the same command again: it fetches what has ended, and makes the dataset when all has"
+            hint = "run the same command again: it fetches what has ended, and makes the dataset when all has"
             tight = "; what is left does not fit under the budget before some of them cost less" * exhausted
-            raise UnderWay(f"{under_way}{tight}.", mend, requests=waiting, batches=batches)
+            raise UnderWay(f"{under_way}{tight}.", hint, requests=waiting, batches=batches)
         if budget is not None and exhausted:
             raise _spent(budget, left, calls)
         return outcomes
@@ -169,18 +169,18 @@ async def all_of(asking: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 def _spent(budget: Budget, left: int, calls: int) -> BudgetSpent:
-    mend = (
+    hint = (
         "raise --budget, which is for all runs together, or bound the answers with --max-tokens, and run the same "
         "command again: what was answered is kept"
     )
     taken = f"{budget.spent:.4f} USD are spent"
     if budget.in_batches:
         taken += f", {budget.in_batches:.4f} may go to what is under way in batches"
-        mend = f"fetch that first, with --batch; or {mend}"
+        hint = f"fetch that first, with --batch; or {hint}"
     return BudgetSpent(
         f"Nothing more fits under the budget of {budget.cap:g} USD: {taken}, and {left:,} of {calls:,} calls are left "
         "undone.",
-        mend,
+        hint,
     )
 
 

@@ -12,15 +12,15 @@ from dataclasses import replace
 
 from sotopia_rl_data.asking.batch.fetching import brought
 from sotopia_rl_data.asking.batch.intent import Asked, Intent
-from sotopia_rl_data.asking.bill import Bill, bill
-from sotopia_rl_data.asking.budget import Budget, Hold, check_cap, left_behind, price_of
-from sotopia_rl_data.asking.ledger import Ledger
-from sotopia_rl_data.asking.prices import Prices
+from sotopia_rl_data.costs.bill import Bill, bill
+from sotopia_rl_data.costs.budget import Budget, Hold, check_cap, left_behind, price_of
+from sotopia_rl_data.costs.prices import Prices
 from sotopia_rl_data.labelers.judge import is_paid
 from sotopia_rl_data.labelers.judges.batches import box_of
 from sotopia_rl_data.labelers.judges.sending import target_of
 from sotopia_rl_data.labelers.plan import Plan
 from sotopia_rl_data.labelers.reading import Tally, rows_of
+from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.schema import Episode
 
 _CLOCK_S = 0.01  # between what was reserved and what was sent

@@ -13,15 +13,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from sotopia_rl_data.asking.desk import Desk, Open
-from sotopia_rl_data.asking.expected import SPOKEN, Expected
-from sotopia_rl_data.asking.index import short
-from sotopia_rl_data.asking.ledger import Ledger
-from sotopia_rl_data.asking.prices import NOTHING, Prices, load
 from sotopia_rl_data.asking.progress import Outcome
-from sotopia_rl_data.asking.request import Request, Usage
-from sotopia_rl_data.asking.tokens import limit_in, most_prompt_tokens
-from sotopia_rl_data.asking.transport import nobody_is_asked
+from sotopia_rl_data.asking.transport import without_api_keys
+from sotopia_rl_data.costs.expected import SPOKEN, Expected
+from sotopia_rl_data.costs.prices import NOTHING, Prices, load
+from sotopia_rl_data.costs.tokens import limit_in, most_prompt_tokens
 from sotopia_rl_data.labelers.asking import Asking, Progress
 from sotopia_rl_data.labelers.judge import Judge, is_paid
 from sotopia_rl_data.labelers.judges.batches import keys_under_way
@@ -29,6 +25,10 @@ from sotopia_rl_data.labelers.judges.sending import target_of
 from sotopia_rl_data.labelers.plan import Plan, episodes_of
 from sotopia_rl_data.labelers.preparing import prepare, with_episodes
 from sotopia_rl_data.labelers.source import is_imported
+from sotopia_rl_data.ledger.index import short
+from sotopia_rl_data.ledger.ledger import Ledger
+from sotopia_rl_data.ledger.lookup import Lookup, Open
+from sotopia_rl_data.request import Request, Usage
 from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.store import Store
 
@@ -99,7 +99,7 @@ def estimate(
     Raises what `label` raises before it asks, but that no API key is needed.
     """
     price_list = load(prices)
-    with nobody_is_asked():
+    with without_api_keys():
         plan, _ = prepare(**options)
     with _aside(store, source) as read_from, Ledger(ledger or store.root / ".ledger") as kept:
         parent, plan = with_episodes(plan, read_from, source)
@@ -165,7 +165,7 @@ class _Counted:
         own: int = getattr(judge, "concurrency", 1)
         self._expected = Expected(concurrency or own) if speaks else None
         asking = Asking(plan, ledger, episodes)
-        self._desk = Desk(ledger, asking.accepts, asking.second_try, retry_failed, Outcome())
+        self._lookup = Lookup(ledger, asking.accepts, asking.second_try, retry_failed, Outcome())
         self._seen: set[str] = set()
         self._under_way = keys_under_way(judge, ledger)
         self._calls = self._free = self._repeated = self._in_batches = self._asked = self._most_input = 0
@@ -194,14 +194,14 @@ class _Counted:
             if short(open_.key) in self._under_way:
                 self._in_batches += 1
                 return
-            settled = self._desk.look_up(open_)
+            settled = self._lookup.look_up(open_)
             if settled is None:
                 self._ask(wanted)
                 return
             self._free += wanted is request
             if self._expected is not None and settled.attempt is not None and settled.attempt.usage is not None:
                 self._expected.learn(wanted, settled.attempt.usage)
-            wanted = self._desk.hand_over(wanted, settled)
+            wanted = self._lookup.hand_over(wanted, settled)
 
     def _ask(self, request: Request) -> None:
         self._asked += 1

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sotopia_rl_data.asking.request import Reply
+from sotopia_rl_data.request import Reply
 from sotopia_rl_data.schema import Episode, Measure, Message
 
 

@@ -11,14 +11,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sotopia_rl_data.asking.request import sha256_of
 from sotopia_rl_data.dimensions import full_name
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.labelers.judge import Question, Slot
+from sotopia_rl_data.request import sha256_of
 from sotopia_rl_data.sheets import Row, read_sheet
 
 COLUMNS = ("episode_id", "agent", "turn", "dimension")
-_MEND = f"write a CSV with the columns {COLUMNS[0]}[,{COLUMNS[1]}[,{COLUMNS[2]}[,{COLUMNS[3]}]]]"
+_HINT = f"write a CSV with the columns {COLUMNS[0]}[,{COLUMNS[1]}[,{COLUMNS[2]}[,{COLUMNS[3]}]]]"
 
 Key = tuple[str, str | None, int | None, str | None]
 
@@ -65,10 +65,10 @@ def _next(question: Question, slot: Slot) -> int | None:
 def read(path: Path, dimensions: Sequence[str] = ()) -> Only:
     """The list in a CSV; columns of other names are ignored. `dimensions` are those that there are, where they are not
     SOTOPIA-EVAL's. Raises InputError, UsageError where it names nothing."""
-    _, rows = read_sheet(path, COLUMNS, COLUMNS[:1], _MEND)
+    _, rows = read_sheet(path, COLUMNS, COLUMNS[:1], _HINT)
     keys = frozenset(_keys(path, rows, dimensions))
     if not keys:
-        raise UsageError(f"{path} names nothing.", _MEND)
+        raise UsageError(f"{path} names nothing.", _HINT)
     return Only(keys)
 
 
@@ -82,4 +82,4 @@ def _keys(path: Path, rows: Iterable[Row], dimensions: Sequence[str]) -> Iterabl
             yield episode, agent or None, int(turn) if turn else None, named
         except (ValueError, UsageError) as wrong:
             odd = wrong.message if isinstance(wrong, UsageError) else f"{turn!r} is not a turn."
-            raise InputError(f"{path}:{line}: {odd}", _MEND) from wrong
+            raise InputError(f"{path}:{line}: {odd}", _HINT) from wrong

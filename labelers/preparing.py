@@ -23,8 +23,8 @@ from sotopia_rl_data.rewards import preset as find_preset
 from sotopia_rl_data.store import Store, Version
 
 if TYPE_CHECKING:
-    from sotopia_rl_data.asking.ledger import Ledger
-    from sotopia_rl_data.asking.prices import Prices
+    from sotopia_rl_data.costs.prices import Prices
+    from sotopia_rl_data.ledger.ledger import Ledger
     from sotopia_rl_data.prompts import Layout, Template
     from sotopia_rl_data.schema import Episode
 
@@ -132,10 +132,10 @@ def _check_weighted(recipe: Recipe, asked: Sequence[str], own: Sequence[str]) ->
     missing = [name for name in recipe.weighted if name not in asked]
     if not missing:
         return
-    mend = f"ask about them too: --dimensions {','.join([*asked, *missing])}; or name another --preset"
+    hint = f"ask about them too: --dimensions {','.join([*asked, *missing])}; or name another --preset"
     if own and not set(missing) <= set(own):
-        mend = f"leave --preset out, or name a file of yours that weighs {', '.join(own)}"
-    raise UsageError(f"The rewards weigh {', '.join(missing)}, about which no judge would be asked.", mend)
+        hint = f"leave --preset out, or name a file of yours that weighs {', '.join(own)}"
+    raise UsageError(f"The rewards weigh {', '.join(missing)}, about which no judge would be asked.", hint)
 
 
 def dimensions_of(names: Sequence[str], own: Sequence[str] = ()) -> tuple[str, ...]:

@@ -11,15 +11,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from sotopia_rl_data.asking.bill import Heap, Spent
-from sotopia_rl_data.asking.index import short
-from sotopia_rl_data.asking.ledger import Attempt, Ledger
-from sotopia_rl_data.asking.request import Reply
+from sotopia_rl_data.costs.bill import Category, Spent
 from sotopia_rl_data.errors import BadAnswer
 from sotopia_rl_data.labelers.judge import Judge, Question, Slot
 from sotopia_rl_data.labelers.judges.sending import Ask, request_of, target_of
 from sotopia_rl_data.labelers.plan import Plan
 from sotopia_rl_data.labelers.repairing import follow_up
+from sotopia_rl_data.ledger.index import short
+from sotopia_rl_data.ledger.ledger import Attempt, Ledger
+from sotopia_rl_data.request import Reply
 from sotopia_rl_data.schema import Attribution, Episode, Failure
 
 NO_SCORE = "no episode score"
@@ -52,9 +52,9 @@ class Tally:
         """Whether a key came before."""
         return short(key) in self._keys
 
-    def count(self, judge: str, asked: Ask, attempt: Attempt, heap: Heap) -> None:
+    def count(self, judge: str, asked: Ask, attempt: Attempt, category: Category) -> None:
         """Count one attempt."""
-        self.spent.setdefault(judge, Spent()).add(asked, attempt, heap)
+        self.spent.setdefault(judge, Spent()).add(asked, attempt, category)
         self.models.setdefault(judge, Counter())[attempt.returned_model] += attempt.status == "answer"
 
     def of(self, judge: str) -> Spent:
@@ -161,16 +161,16 @@ def _counting(plan: Plan, ledger: Ledger, asked: Ask, judge: str, tally: Tally) 
     found: Said | None = None
     reason = ""
     for attempt in attempts:
-        heap: Heap = "used"
+        category: Category = "used"
         if attempt.status == "answer":
             try:
                 this: Said | None = _said(plan, asked, attempt.reply)
             except BadAnswer as wrong:
-                heap, reason = "failed", reason or wrong.message
+                category, reason = "failed", reason or wrong.message
                 this = _second(plan, ledger, follow_up(asked, attempt.reply, wrong.message), judge, tally)
             found = found or this
         if counts:
-            tally.count(judge, asked, attempt, heap)
+            tally.count(judge, asked, attempt, category)
     if found is not None:
         tally.repaired += found.key != asked.key
         return found
@@ -183,13 +183,13 @@ def _second(plan: Plan, ledger: Ledger, asked: Ask | None, judge: str, tally: Ta
     found: Said | None = None
     counts = asked is not None and tally.first(asked.key)
     for attempt in [] if asked is None else ledger.attempts(asked.key):
-        heap: Heap = "failed"
+        category: Category = "failed"
         if asked is not None and attempt.status == "answer":
             with suppress(BadAnswer):
                 this = _said(plan, asked, attempt.reply)
-                heap, found = "repaired", found or this
+                category, found = "repaired", found or this
         if asked is not None and counts:
-            tally.count(judge, asked, attempt, heap)
+            tally.count(judge, asked, attempt, category)
     return found
 
 

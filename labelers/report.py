@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sotopia_rl_data.asking.bill import Bill, Line, added
 from sotopia_rl_data.asking.progress import Outcome
-from sotopia_rl_data.asking.request import Usage
 from sotopia_rl_data.code import code
+from sotopia_rl_data.costs.bill import Bill, Line, added
 from sotopia_rl_data.labelers.plan import Plan, Size
 from sotopia_rl_data.labelers.reading import Tally
+from sotopia_rl_data.request import Usage
 from sotopia_rl_data.store import Version
 from sotopia_rl_data.store.stage import Committed
 

@@ -22,9 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from sotopia_rl_data.asking.batch.run import Batching
 from sotopia_rl_data.asking.dispatch import Pacing
-from sotopia_rl_data.asking.journal import check_writable
-from sotopia_rl_data.asking.ledger import Ledger
-from sotopia_rl_data.asking.prices import load as load_prices
+from sotopia_rl_data.costs.prices import load as load_prices
 from sotopia_rl_data.labelers.asking import Asking, Progress, wait
 from sotopia_rl_data.labelers.costs import bill_of, capped, check_budget
 from sotopia_rl_data.labelers.judge import Judge
@@ -33,6 +31,8 @@ from sotopia_rl_data.labelers.plan import Plan, episodes_of, size
 from sotopia_rl_data.labelers.preparing import check_named, left_to_ask, prepare, with_episodes
 from sotopia_rl_data.labelers.reading import Tally, rows_of
 from sotopia_rl_data.labelers.report import LabelReport, bare, cold, provenance, ran, remarks
+from sotopia_rl_data.ledger.journal import check_writable
+from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.refs import check_name
 from sotopia_rl_data.schema import Attribution, Episode, Failure
 from sotopia_rl_data.store import Store, Version

@@ -72,8 +72,8 @@ def _with_episodes(version: Version) -> Version:
 
 
 def _no_episodes(where: str) -> UsageError:
-    mend = "training rows have no utterances to judge: import the episodes they were made from"
-    return UsageError(f"{where} holds no episodes.", mend)
+    hint = "training rows have no utterances to judge: import the episodes they were made from"
+    return UsageError(f"{where} holds no episodes.", hint)
 
 
 def _name_of(path: Path) -> str:

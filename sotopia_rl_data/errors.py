@@ -19,24 +19,24 @@
     ├── SecretsFound      a push would publish keys, tokens or passwords       exit 1
     └── BadAnswer         a judge's answer that breaks its schema (becomes a `failures` row, never a zero)
 
-`cli.py` prints `error: <sentence>` and `  mend: <mend>` and exits with `exit_code`; a traceback is a bug.
+`cli.py` prints `error: <sentence>` and `  hint: <hint>` and exits with `exit_code`; a traceback is a bug.
 """
 
 from __future__ import annotations
 
 
 class SotopiaDataError(Exception):
-    """Base of the tree. `message` is one sentence; `mend` is what a person does next."""
+    """Base of the tree. `message` is one sentence; `hint` is what a person does next."""
 
     exit_code = 1
 
-    def __init__(self, message: str, mend: str = "") -> None:
+    def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.mend = mend
+        self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message}\n  mend: {self.mend}" if self.mend else self.message
+        return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
 
 
 class UsageError(SotopiaDataError):
@@ -85,8 +85,8 @@ class Rejected(AskingError):
     `status` is the HTTP status (0: unknown).
     """
 
-    def __init__(self, message: str, mend: str = "", *, status: int = 0) -> None:
-        super().__init__(message, mend)
+    def __init__(self, message: str, hint: str = "", *, status: int = 0) -> None:
+        super().__init__(message, hint)
         self.status = status
 
 
@@ -98,9 +98,9 @@ class Unavailable(AskingError):
     """
 
     def __init__(
-        self, message: str, mend: str = "", *, status: int = 0, retry_after: float | None = None, sent: bool = True
+        self, message: str, hint: str = "", *, status: int = 0, retry_after: float | None = None, sent: bool = True
     ) -> None:
-        super().__init__(message, mend)
+        super().__init__(message, hint)
         self.status = status
         self.retry_after = retry_after
         self.sent = sent
@@ -125,8 +125,8 @@ class UnderWay(AskingError):
     """There is no result yet: `requests` are under way in `batches` that are not waited for. Where that was wanted
     (`label --batch --no-wait`) it is no mishap, and the command exits with 0."""
 
-    def __init__(self, message: str, mend: str = "", *, requests: int = 0, batches: int = 0) -> None:
-        super().__init__(message, mend)
+    def __init__(self, message: str, hint: str = "", *, requests: int = 0, batches: int = 0) -> None:
+        super().__init__(message, hint)
         self.requests, self.batches = requests, batches
 
 
@@ -140,8 +140,8 @@ class HubUnavailable(HubError):
     `status` is the HTTP status (0: none arrived); `retry_after` is what the Hub asked for, in seconds.
     """
 
-    def __init__(self, message: str, mend: str = "", *, status: int = 0, retry_after: float | None = None) -> None:
-        super().__init__(message, mend)
+    def __init__(self, message: str, hint: str = "", *, status: int = 0, retry_after: float | None = None) -> None:
+        super().__init__(message, hint)
         self.status = status
         self.retry_after = retry_after
 

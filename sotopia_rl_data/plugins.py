@@ -49,8 +49,8 @@ def load(kind: str, group: str, name: str, builtins: Mapping[str, str]) -> Any:
     if is_file(name):
         return _from_file(kind, name)
     for entry in importlib.metadata.entry_points(group=group, name=name):
-        mend = f"repair or reinstall {entry.dist.name if entry.dist else 'its package'}"
-        with calling(lambda said: UsageError(f"The {kind} {name!r} cannot be imported: {said}.", mend)):  # noqa: B023
+        hint = f"repair or reinstall {entry.dist.name if entry.dist else 'its package'}"
+        with calling(lambda said: UsageError(f"The {kind} {name!r} cannot be imported: {said}.", hint)):  # noqa: B023
             return entry.load()
     known = ", ".join(names(group, builtins))
     raise UsageError(f"There is no {kind} {name!r}.", f"name one of: {known}; or your own as path/to/file.py:Name")
@@ -96,9 +96,9 @@ def _execute(kind: str, path: Path) -> ModuleType:
         raise UsageError(f"{path} cannot be read as a Python module.", "check the path: path/to/file.py:Name")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    mend = f"run `python {path}` to see where"
+    hint = f"run `python {path}` to see where"
     try:
-        with calling(lambda said: UsageError(f"The {kind}'s file {path} cannot be imported: {said}.", mend)):
+        with calling(lambda said: UsageError(f"The {kind}'s file {path} cannot be imported: {said}.", hint)):
             spec.loader.exec_module(module)
     except SotopiaDataError:
         del sys.modules[name]

@@ -32,29 +32,29 @@ def unguarded(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
-def read_sheet(path: Path, columns: Sequence[str], needed: Sequence[str], mend: str) -> tuple[str, Iterator[Row]]:
+def read_sheet(path: Path, columns: Sequence[str], needed: Sequence[str], hint: str) -> tuple[str, Iterator[Row]]:
     """The file's SHA-256, and its rows with these columns, without space around their cells.
 
-    Raises InputError, with this mend, where it cannot be read or lacks a column that is needed; the rows do too, on
+    Raises InputError, with this hint, where it cannot be read or lacks a column that is needed; the rows do too, on
     the way."""
     try:
         data = path.read_bytes()
         text = data.decode("utf-8-sig")
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}).", mend) from error
+        raise InputError(f"{path} cannot be read ({error.strerror}).", hint) from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} cannot be read: {error}.", mend) from error
-    return hashlib.sha256(data).hexdigest(), _rows(path, text, columns, needed, mend)
+        raise InputError(f"{path} cannot be read: {error}.", hint) from error
+    return hashlib.sha256(data).hexdigest(), _rows(path, text, columns, needed, hint)
 
 
-def _rows(path: Path, text: str, columns: Sequence[str], needed: Sequence[str], mend: str) -> Iterator[Row]:
+def _rows(path: Path, text: str, columns: Sequence[str], needed: Sequence[str], hint: str) -> Iterator[Row]:
     csv.field_size_limit(_LONGEST)  # of the process, as the module has it
     rows = csv.DictReader(io.StringIO(text, newline=""))
     try:
         missing = [column for column in needed if column not in (rows.fieldnames or ())]
         if missing:
-            raise InputError(f"{path} has no column {missing[0]}.", mend)
+            raise InputError(f"{path} has no column {missing[0]}.", hint)
         for row in rows:
             yield rows.line_num, {column: unguarded((row.get(column) or "").strip()) for column in columns}
     except csv.Error as error:
-        raise InputError(f"{path} cannot be read: {error}.", mend) from error
+        raise InputError(f"{path} cannot be read: {error}.", hint) from error

@@ -14,9 +14,9 @@ from sotopia_rl_data.asking.batch.client import BatchClient, Limits
 from sotopia_rl_data.asking.batch.openai import OpenAIBatches
 from sotopia_rl_data.asking.batch.run import Batching, ask_batch
 from sotopia_rl_data.asking.dispatch import Outcome, Settled, ask_all
-from sotopia_rl_data.asking.ledger import Ledger
-from sotopia_rl_data.asking.loopback.running import Running
-from sotopia_rl_data.asking.request import Client, Reply, Request, Target
+from sotopia_rl_data.fake_provider.running import Running
+from sotopia_rl_data.ledger.ledger import Ledger
+from sotopia_rl_data.request import Client, Reply, Request, Target
 
 PROVIDERS = ["openai", "anthropic"]
 SCHEMA = {

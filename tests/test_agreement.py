@@ -246,17 +246,17 @@ def test_the_matrix_is_symmetric_but_for_the_difference(store: Store):
     assert (difference == -difference.T)[off].all()
 
 
-def test_nothing_to_compare_is_one_sentence_and_its_mend(store: Store, tmp_path: Path):
+def test_nothing_to_compare_is_one_sentence_and_its_hint(store: Store, tmp_path: Path):
     one = labelled(store, [label_row("e", "a", 0, "goal", "ann", 1)], "lab/one")
     with pytest.raises(UsageError, match=r"one opinion only \(ann\)") as wrong:
         agreement([one])
-    assert "--judge" in wrong.value.mend
+    assert "--judge" in wrong.value.hint
     other = labelled(store, [label_row("f", "a", 0, "goal", "bob", 1)], "lab/other")
     with pytest.raises(UsageError, match="no utterance in common"):
         agreement([one, other])
     with pytest.raises(UsageError, match="about 'secret'") as wrong:
         agreement([one, other], dimensions=["secret"])
-    assert "goal" in wrong.value.mend
+    assert "goal" in wrong.value.hint
     with pytest.raises(UsageError, match="holds no rewards"):
         agreement([one], of="rewards")
     with pytest.raises(UsageError, match="no opinion"):
@@ -298,7 +298,7 @@ def test_the_command_says_what_is_wrong(store: Store, tmp_path: Path):
         found = run(store, *arguments).exception
         assert isinstance(found, SotopiaDataError), arguments
         assert sentence in found.message
-        assert found.mend
+        assert found.hint
     assert isinstance(run(store, "lab/labels", "--plot", str(tmp_path / "no" / "a.png")).exception, StoreError)
 
 

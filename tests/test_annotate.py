@@ -311,13 +311,13 @@ def test_the_commands_write_read_and_end_with_3_where_a_line_is_bad(store: Store
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_bad_input_is_one_sentence_the_mend_and_nothing_half_written(store: Store, arguments, code, says):
+def test_bad_input_is_one_sentence_the_hint_and_nothing_half_written(store: Store, arguments, code, says):
     put(store, [episode("1", ("Zyx-1", "Pi"), goals(1, 1))], "lab/a")
     done = command(store, *arguments)
     assert done.returncode == code, done.stderr
     assert done.stderr.startswith("error: ")
     assert says in done.stderr
-    assert " mend: " in done.stderr
+    assert " hint: " in done.stderr
     assert "Traceback" not in done.stderr
     assert store.versions("lab/a") == ["v1.0.0"]
     assert not (REPOSITORY / "x.csv").exists()

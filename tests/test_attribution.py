@@ -284,7 +284,7 @@ def test_schemas_are_found_by_name_and_an_unknown_one_names_them():
     assert [schema(name).id for name in BUILTINS] == list(BUILTINS)
     with pytest.raises(UsageError, match="no schema 'indirect'") as caught:
         schema("indirect")
-    assert all(name in caught.value.mend for name in BUILTINS)
+    assert all(name in caught.value.hint for name in BUILTINS)
 
 
 def test_an_unworded_scale_is_wrong_usage():

@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from label_toys import BOAT, ODD, Highest, Sulking, boats, put, rows
 
-from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.cli.audit import audit as command
 from sotopia_rl_data.errors import InputError, SotopiaDataError, UsageError
 from sotopia_rl_data.labelers.audit import PROBES, audit
@@ -24,6 +23,7 @@ from sotopia_rl_data.labelers.audit.planning import planned
 from sotopia_rl_data.labelers.audit.probes import REPEAT, Contrast, filler
 from sotopia_rl_data.labelers.audit.run import probe
 from sotopia_rl_data.labelers.run import label
+from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.schema import Agent, Episode, Score, Turn
 from sotopia_rl_data.store import Store, Version
 
@@ -260,7 +260,7 @@ def test_nothing_is_asked_beyond_what_is_allowed(store: Store):
     one = Highest()
     with pytest.raises(UsageError, match="needs 48 calls, and 47 are allowed") as wrong:
         audit(store, "lab/episodes", one, dimensions=["goal"], max_calls=47)
-    assert "--episodes" in wrong.value.mend
+    assert "--episodes" in wrong.value.hint
     with pytest.raises(UsageError, match="not on the price list"):
         audit(store, "lab/episodes", one, dimensions=["goal"], budget=1.0)
     assert one.calls == 0
@@ -290,12 +290,12 @@ def test_an_estimate_above_the_budget_is_refused(store: Store, monkeypatch: pyte
         ({"out": "no name"}, "cannot name a dataset"),
     ],
 )
-def test_bad_input_is_a_sentence_and_its_mend_before_anything_is_asked(store: Store, how: dict, sentence: str):
+def test_bad_input_is_a_sentence_and_its_hint_before_anything_is_asked(store: Store, how: dict, sentence: str):
     put(store, dialogues(3))
     one = Highest()
     with pytest.raises(SotopiaDataError, match=sentence) as wrong:
         audit(store, "lab/episodes", one, **how)
-    assert wrong.value.mend
+    assert wrong.value.hint
     assert one.calls == 0
     assert store.names() == ["lab/episodes"]
 

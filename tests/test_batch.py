@@ -19,9 +19,9 @@ from batch_toys import PROVIDERS, QUICK, ask_in_batches, ask_live, batches, live
 from sotopia_rl_data.asking.batch import anthropic, openai
 from sotopia_rl_data.asking.batch.client import Limits, lines_of
 from sotopia_rl_data.asking.batch.intent import Box, Intent
-from sotopia_rl_data.asking.ledger import Ledger
-from sotopia_rl_data.asking.loopback.running import Running, running
 from sotopia_rl_data.errors import Rejected, StoreError, Unavailable, UsageError
+from sotopia_rl_data.fake_provider.running import Running, running
+from sotopia_rl_data.ledger.ledger import Ledger
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

@@ -1,4 +1,4 @@
-"""The bill: every token on one heap, in money, the same for a run that was killed as for one that was not."""
+"""The bill: every token on one category, in money, the same for a run that was killed as for one that was not."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import pytest
 from click.testing import CliRunner
 from label_toys import REPOSITORY, boats, put, sim
 
-from sotopia_rl_data.asking.bill import Bill, Spent, bill
 from sotopia_rl_data.asking.dispatch import Pacing
-from sotopia_rl_data.asking.ledger import Ledger, answered, failed
-from sotopia_rl_data.asking.loopback.running import running
-from sotopia_rl_data.asking.prices import Price, Prices
-from sotopia_rl_data.asking.request import Reply, Request, Target, Usage
 from sotopia_rl_data.cards.provenance import provenance
 from sotopia_rl_data.cli.program import cli
+from sotopia_rl_data.costs.bill import Bill, Spent, bill
+from sotopia_rl_data.costs.prices import Price, Prices
+from sotopia_rl_data.fake_provider.running import running
 from sotopia_rl_data.labelers.run import label
+from sotopia_rl_data.ledger.ledger import Ledger, answered, failed
+from sotopia_rl_data.request import Reply, Request, Target, Usage
 from sotopia_rl_data.store import Store
 
 TARGET = Target("openai", "sim", "http://localhost:1/v1", {"max_tokens": 100})
@@ -31,9 +31,9 @@ PRICES = Prices("2026-11-01", 0.5, {"*": {"sim": Price(2.0, 1.0, 3.0, 10.0)}})
 
 def spent(*attempts: tuple[str, Usage | None, str]) -> dict[str, Spent]:
     made = Spent()
-    for heap, usage, batch in attempts:
+    for category, usage, batch in attempts:
         reply = Reply("1", "stop", "sim-1", usage or Usage())
-        made.add(ASKED, answered(ASKED, "k" * 64, "q" * 64, reply, 0.1, batch), heap)  # type: ignore[arg-type]
+        made.add(ASKED, answered(ASKED, "k" * 64, "q" * 64, reply, 0.1, batch), category)  # type: ignore[arg-type]
     return {"sim": made}
 
 

@@ -21,19 +21,19 @@ from hypothesis import strategies as st
 from label_toys import REPOSITORY, boats, put, sim
 
 from sotopia_rl_data.asking import openai
-from sotopia_rl_data.asking.budget import Budget, left_behind, price_of
 from sotopia_rl_data.asking.dispatch import Outcome, Pacing, ask_all
-from sotopia_rl_data.asking.ledger import Ledger
-from sotopia_rl_data.asking.loopback.running import Running, running
-from sotopia_rl_data.asking.prices import Price, Prices, load
-from sotopia_rl_data.asking.request import Reply, Request, Target, Usage
-from sotopia_rl_data.asking.tokens import most_prompt_tokens
 from sotopia_rl_data.cli.program import cli
+from sotopia_rl_data.costs.budget import Budget, left_behind, price_of
+from sotopia_rl_data.costs.prices import Price, Prices, load
+from sotopia_rl_data.costs.tokens import most_prompt_tokens
 from sotopia_rl_data.errors import BudgetSpent, SotopiaDataError, StoreError, Unavailable, UsageError
+from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.labelers.costs import capped
 from sotopia_rl_data.labelers.plan import episodes_of
 from sotopia_rl_data.labelers.preparing import prepare, with_episodes
 from sotopia_rl_data.labelers.run import label
+from sotopia_rl_data.ledger.ledger import Ledger
+from sotopia_rl_data.request import Reply, Request, Target, Usage
 from sotopia_rl_data.store import Store
 
 LIMIT = 50  # tokens
@@ -168,7 +168,7 @@ def test_a_run_that_reaches_its_budget_ends_with_a_sentence_and_goes_on_with_a_l
     first = provider.log()
     left = 60 - first["answered"]
     assert f"{billed(provider):.4f} USD are spent, and {left} of 60 calls are left undone" in ended.value.message
-    assert "raise --budget" in ended.value.mend
+    assert "raise --budget" in ended.value.hint
     assert 0.05 < billed(provider) <= 0.15
     assert store.names() == ["lab/episodes"]
     with pytest.raises(BudgetSpent):
@@ -243,11 +243,11 @@ def test_what_was_in_flight_at_a_kill_stays_spent_when_the_call_was_made_again(
         assert budget.spent == pytest.approx((done.bill.total or 0) + hold.usd)
 
 
-def test_the_price_list_that_a_mend_shows_is_one(tmp_path: Path):
+def test_the_price_list_that_a_hint_shows_is_one(tmp_path: Path):
     target = replace(TARGET, model="ft:mine/odd model")
     with pytest.raises(UsageError) as told:
         price_of(PRICES, target)
-    (tmp_path / "mine.yaml").write_text("{" + told.value.mend.partition("{")[2])
+    (tmp_path / "mine.yaml").write_text("{" + told.value.hint.partition("{")[2])
     assert price_of(load(tmp_path / "mine.yaml"), target) == Price(2.5, 1.25, 2.5, 10)
 
 
@@ -260,7 +260,7 @@ def test_two_runs_at_once_cannot_both_keep_a_budget(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("options", "wrong", "mend"),
+    ("options", "wrong", "hint"),
     [
         (["--budget", "0"], "makes no sense", "above zero"),
         (["--budget", "nan"], "makes no sense", "above zero"),
@@ -271,7 +271,7 @@ def test_two_runs_at_once_cannot_both_keep_a_budget(tmp_path: Path):
     ],
 )
 def test_a_budget_that_cannot_be_kept_is_a_sentence_before_anything_is_asked_or_written(
-    tmp_path: Path, prices: Path, options: list[str], wrong: str, mend: str
+    tmp_path: Path, prices: Path, options: list[str], wrong: str, hint: str
 ):
     prices.with_name("short.yaml").write_text("as_of: x\nhosts: {'*': {sim-judge: [1, 1, 1, 1]}}\n")
     named = [str(tmp_path / word) if word.endswith(".yaml") else word for word in options]
@@ -279,7 +279,7 @@ def test_a_budget_that_cannot_be_kept_is_a_sentence_before_anything_is_asked_or_
     done = CliRunner().invoke(cli, command)
     assert isinstance(done.exception, SotopiaDataError)
     assert wrong in done.exception.message
-    assert mend in done.exception.mend
+    assert hint in done.exception.hint
     assert not (tmp_path / "new").exists()
 
 

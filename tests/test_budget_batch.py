@@ -22,13 +22,11 @@ from sotopia_rl_data.asking.batch.client import Limits, Result, State, Trace, ex
 from sotopia_rl_data.asking.batch.intent import Intent
 from sotopia_rl_data.asking.batch.run import Batching, ask_batch
 from sotopia_rl_data.asking.dispatch import Outcome
-from sotopia_rl_data.asking.ledger import Ledger
-from sotopia_rl_data.asking.loopback.running import Running, running
-from sotopia_rl_data.asking.prices import Price, Prices, load
-from sotopia_rl_data.asking.request import Reply, Request, Target, Usage
-from sotopia_rl_data.asking.room import Room
-from sotopia_rl_data.asking.tokens import limit_of, most_prompt_tokens, shortest
+from sotopia_rl_data.costs.prices import Price, Prices, load
+from sotopia_rl_data.costs.tokens import limit_of, most_prompt_tokens, shortest
+from sotopia_rl_data.costs.waiters import Waiters
 from sotopia_rl_data.errors import BudgetSpent, Rejected, Unavailable, UnderWay, UsageError
+from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.labelers.asking import Asking
 from sotopia_rl_data.labelers.audit.run import audit
 from sotopia_rl_data.labelers.costs import capped
@@ -37,6 +35,8 @@ from sotopia_rl_data.labelers.judges.sending import target_of
 from sotopia_rl_data.labelers.plan import Plan
 from sotopia_rl_data.labelers.preparing import prepare
 from sotopia_rl_data.labelers.run import label
+from sotopia_rl_data.ledger.ledger import Ledger
+from sotopia_rl_data.request import Reply, Request, Target, Usage
 from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.store import Store
 
@@ -242,7 +242,7 @@ def test_a_cap_that_is_too_small_ends_with_a_sentence_and_a_larger_one_goes_on(
     asked = {"judges": [judge("openai", provider)], "preset": "goal-only", "prices": prices, "batching": QUICK}
     with pytest.raises(BudgetSpent, match=r"0\.\d+ USD are spent, and \d+ of 24 calls are left undone") as ended:
         label(store, "lab/episodes", **asked, budget=0.02)
-    assert "raise --budget" in ended.value.mend
+    assert "raise --budget" in ended.value.hint
     assert 0.005 < billed(provider) <= 0.02
     with pytest.raises(BudgetSpent):
         label(store, "lab/episodes", **asked, budget=0.02)
@@ -312,7 +312,7 @@ def test_a_live_run_does_not_ask_again_what_is_under_way_in_a_batch(store: Store
             label(store, "lab/episodes", **asked, batching=replace(QUICK, wait=False))
         with pytest.raises(UsageError, match="would be asked and paid twice") as told:
             label(store, "lab/episodes", **asked)
-        assert "with --batch" in told.value.mend
+        assert "with --batch" in told.value.hint
         with pytest.raises(UsageError, match="would be asked and paid twice"):
             audit(store, "lab/episodes", judge("openai", at), dimensions=["goal"])
         (line,) = estimate(store, "lab/episodes", **asked, prices=prices).lines
@@ -338,7 +338,7 @@ def test_a_line_without_a_result_may_have_been_billed_and_one_that_failed_has_no
 
 
 def test_who_finds_no_room_waits_for_who_may_make_some_and_no_longer():
-    async def run(room: Room, seconds: float | None) -> list[bool]:
+    async def run(room: Waiters, seconds: float | None) -> list[bool]:
         """Finds no room, and releases some after a while, unless it has none."""
         found = []
         with room.sharing():
@@ -352,11 +352,11 @@ def test_who_finds_no_room_waits_for_who_may_make_some_and_no_longer():
         return found
 
     async def together(*seconds: float | None) -> list[list[bool]]:
-        room = Room()
+        room = Waiters()
         return await asyncio.gather(*(run(room, one) for one in seconds))
 
     async def closed() -> bool:
-        room = Room()
+        room = Waiters()
         with room.sharing(), room.sharing():
             room.release()
             room.close()

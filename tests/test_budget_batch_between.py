@@ -16,16 +16,16 @@ from test_budget_batch import PRICE, PRICES, Killed, Provider, goal_only, in_rou
 
 from sotopia_rl_data.asking.batch.client import Limits, Result
 from sotopia_rl_data.asking.batch.run import ask_batch
-from sotopia_rl_data.asking.ledger import Ledger
-from sotopia_rl_data.asking.loopback.running import running
 from sotopia_rl_data.asking.transport import not_an_answer
 from sotopia_rl_data.errors import BudgetSpent, StoreError, Unavailable, UsageError
+from sotopia_rl_data.fake_provider.running import running
 from sotopia_rl_data.labelers.asking import Asking
 from sotopia_rl_data.labelers.costs import capped
 from sotopia_rl_data.labelers.judges import openai
 from sotopia_rl_data.labelers.judges.sending import target_of
 from sotopia_rl_data.labelers.preparing import prepare
 from sotopia_rl_data.labelers.run import label
+from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.store import Store
 
 LEAVE = replace(QUICK, wait=False)
@@ -73,7 +73,7 @@ def test_a_cap_that_was_told_of_other_batches_than_there_are_is_not_kept_but_beg
 
     with pytest.raises(StoreError, match="Another run was at work on the batches of sim when this one began") as told:
         asyncio.run(go())
-    assert told.value.mend == "run the same command again"
+    assert told.value.hint == "run the same command again"
 
 
 @pytest.mark.parametrize("dies_at", ["upload", "create"])
@@ -127,7 +127,7 @@ def test_a_live_run_that_finds_no_room_says_what_batches_take_of_it(tmp_path: Pa
                 BudgetSpent, match=r"0\.0000 USD are spent, \d\.\d+ may go to what is under way"
             ) as told:
                 asyncio.run(Asking(plan, ledger, lambda: episodes).ask(6, budget=budget, concurrency=1))
-            assert "with --batch" in told.value.mend
+            assert "with --batch" in told.value.hint
 
 
 def test_two_judges_of_one_model_are_told_before_anything_is_submitted(tmp_path: Path):

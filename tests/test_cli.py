@@ -264,13 +264,13 @@ def test_the_next_commands_name_the_store_that_was_named(run):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_bad_input_is_one_sentence_the_mend_and_an_exit_code(run, tmp_path, arguments, code, says):
+def test_bad_input_is_one_sentence_the_hint_and_an_exit_code(run, tmp_path, arguments, code, says):
     (tmp_path / "notjson.jsonl").write_text("this is not JSON\n")
     done = run(*arguments)
     assert done.returncode == code, done.stderr
     assert says in done.stderr
     assert done.stderr.startswith("error: ")
-    assert " mend: " in done.stderr
+    assert " hint: " in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     store = tmp_path / "store"

@@ -22,12 +22,12 @@ from aiohttp import web
 
 from sotopia_rl_data.asking import anthropic, openai
 from sotopia_rl_data.asking.dispatch import Pacing, ask_all
-from sotopia_rl_data.asking.ledger import Ledger
-from sotopia_rl_data.asking.loopback.answers import MALFORMED, answer, malformed
-from sotopia_rl_data.asking.loopback.cache import PrefixCache
-from sotopia_rl_data.asking.loopback.running import Running, running
-from sotopia_rl_data.asking.request import Client, Reply, Request, Usage
 from sotopia_rl_data.errors import AskingError, KeyMissing, Rejected, Unavailable, UsageError
+from sotopia_rl_data.fake_provider.answers import MALFORMED, answer, malformed
+from sotopia_rl_data.fake_provider.cache import PrefixCache
+from sotopia_rl_data.fake_provider.running import Running, running
+from sotopia_rl_data.ledger.ledger import Ledger
+from sotopia_rl_data.request import Client, Reply, Request, Usage
 from sotopia_rl_data.schema import Message
 
 SCHEMA = {
@@ -277,7 +277,7 @@ def test_a_schema_that_openai_would_refuse_is_refused_with_its_reason():
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize(
-    ("status", "kind", "mend"),
+    ("status", "kind", "hint"),
     [
         (400, Rejected, ""),
         (401, Rejected, "check the key"),
@@ -291,13 +291,13 @@ def test_a_schema_that_openai_would_refuse_is_refused_with_its_reason():
         (529, Unavailable, "again"),
     ],
 )
-def test_what_a_status_means(provider: str, status: int, kind: type[AskingError], mend: str):
+def test_what_a_status_means(provider: str, status: int, kind: type[AskingError], hint: str):
     canned = Canned(status, '{"error": {"message": "no luck\\ntoday"}}')
     with pytest.raises(AskingError) as caught:
         canned.ask(provider)
     assert type(caught.value) is kind
     assert caught.value.message.endswith(f"{status} no luck today")
-    assert mend in caught.value.mend
+    assert hint in caught.value.hint
     assert getattr(caught.value, "status", None) == status
     assert len(canned.got) == 1  # nobody below us retries
 
@@ -306,7 +306,7 @@ def test_an_account_without_money_is_refused_whatever_the_status():
     body = '{"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}'
     with pytest.raises(Rejected, match="quota") as caught:
         Canned(429, body).ask("openai")
-    assert "top up" in caught.value.mend
+    assert "top up" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -519,7 +519,7 @@ def test_the_provider_counts_what_it_got_and_what_it_was_paid_for_twice():
 
 
 def test_the_provider_ends_cleanly_on_sigterm_and_says_what_is_wrong_with_its_options():
-    command = [sys.executable, "-m", "sotopia_rl_data.asking.loopback"]
+    command = [sys.executable, "-m", "sotopia_rl_data.fake_provider"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         port = process.stdout.readline().rsplit(":", 1)[1].strip()
@@ -531,7 +531,7 @@ def test_the_provider_ends_cleanly_on_sigterm_and_says_what_is_wrong_with_its_op
         assert process.stderr.read() == ""
     for wrong in (["--broken", "2"], ["--latency", "-1"], ["--malformed", "rude"]):
         said = subprocess.run([*command, *wrong], capture_output=True, text=True, timeout=60, check=False)
-        assert (said.returncode, "mend: " in said.stderr) == (2, True)
+        assert (said.returncode, "hint: " in said.stderr) == (2, True)
 
 
 def test_a_key_that_the_provider_repeats_is_nowhere_in_the_ledger_nor_in_the_error(
@@ -561,7 +561,9 @@ def test_a_key_that_the_provider_repeats_is_nowhere_in_the_ledger_nor_in_the_err
 def test_importing_the_asking_side_imports_no_heavy_library():
     code = """
 import sys
-from sotopia_rl_data.asking import anthropic, dispatch, ledger, openai, prices
+from sotopia_rl_data.asking import anthropic, dispatch, openai
+from sotopia_rl_data.costs import prices
+from sotopia_rl_data.ledger import ledger
 heavy = {"openai", "anthropic", "aiohttp", "httpx2", "duckdb", "pyarrow", "polars", "pandas", "torch"}
 sys.exit(", ".join(sorted(heavy & set(sys.modules))))
 """

@@ -186,7 +186,7 @@ def test_one_run_compares_its_models(store: Store):
 def test_where_the_models_do_not_tell_it_is_asked(store: Store):
     with pytest.raises(UsageError, match="is played by A, P, as the other runs are") as told:
         played(store, ("A", "P"), ("A", "P"))
-    assert "--agent" in told.value.mend
+    assert "--agent" in told.value.hint
     with pytest.raises(UsageError, match="which of them is compared is not clear"):
         played(store, ("A", "P"), ("B", "Q"))
     assert played(store, ("A", "P"), ("A", "P"), agents=["A"]) == [
@@ -384,7 +384,7 @@ def test_the_command_prints_every_table_and_json(store: Store):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_bad_input_is_one_sentence_and_the_mend(store: Store, arguments, code, says):
+def test_bad_input_is_one_sentence_and_the_hint(store: Store, arguments, code, says):
     from store_toys import commit, reward_row, rewards
 
     put(store, run("A", "P", size=(1, 1, 2)), "lab/a")
@@ -395,6 +395,6 @@ def test_bad_input_is_one_sentence_and_the_mend(store: Store, arguments, code, s
     assert done.returncode == code, done.stderr
     assert done.stderr.startswith("error: ")
     assert says in done.stderr
-    assert " mend: " in done.stderr
+    assert " hint: " in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""

@@ -88,10 +88,10 @@ def test_a_list_of_nothing_is_told_and_leads_nowhere(store: Store, tmp_path: Pat
     assert path.read_text().splitlines() == ["episode_id,agent,turn,dimension,why,spread"]
 
 
-def test_bad_input_is_a_sentence_and_its_mend(store: Store, tmp_path: Path):
+def test_bad_input_is_a_sentence_and_its_hint(store: Store, tmp_path: Path):
     with pytest.raises(UsageError, match="Nothing was judged twice") as wrong:
         curate([labelled(store, [label_row("e", "a", 0, "goal", "ann", 1)], "lab/one")])
-    assert "--judge" in wrong.value.mend
+    assert "--judge" in wrong.value.hint
     version = two(store)
     with pytest.raises(UsageError, match="about 'secret'"):
         curate([version], dimensions=["secret"])

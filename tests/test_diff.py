@@ -84,4 +84,4 @@ def test_a_version_that_cannot_be_read_is_named(store: Store) -> None:
     two.files("episodes")["train"][0].unlink()
     with pytest.raises(StoreError, match="cannot be compared") as told:
         diff(one, two)
-    assert "sotopia-rl-data verify" in told.value.mend
+    assert "sotopia-rl-data verify" in told.value.hint

@@ -19,10 +19,10 @@ import pytest
 
 from sotopia_rl_data.asking import openai
 from sotopia_rl_data.asking.dispatch import Outcome, Pacing, Settled, ask_all
-from sotopia_rl_data.asking.ledger import Ledger
-from sotopia_rl_data.asking.loopback.running import Running, running
-from sotopia_rl_data.asking.request import Reply, Request, Target, Usage
 from sotopia_rl_data.errors import KeyMissing, Rejected, StoreError, Unavailable, UsageError
+from sotopia_rl_data.fake_provider.running import Running, running
+from sotopia_rl_data.ledger.ledger import Ledger
+from sotopia_rl_data.request import Reply, Request, Target, Usage
 
 TARGET = Target("toy", "toy")
 SCHEMA = {

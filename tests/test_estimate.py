@@ -11,12 +11,12 @@ import pytest
 from click.testing import CliRunner
 from label_toys import BOAT, Highest, Sulking, boats, put
 
-from sotopia_rl_data.asking.loopback.running import Running, running
-from sotopia_rl_data.asking.request import Reply, Target, Usage
 from sotopia_rl_data.cli.program import cli
 from sotopia_rl_data.errors import KeyMissing
+from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.labelers.estimate import estimate
 from sotopia_rl_data.labelers.run import label
+from sotopia_rl_data.request import Reply, Target, Usage
 from sotopia_rl_data.store import Store
 
 PRICES = """

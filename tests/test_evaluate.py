@@ -18,9 +18,9 @@ import pytest
 from batch_toys import QUICK, judge
 from label_toys import BOAT, BY, ODD, REPOSITORY, Highest, boats, put, rows, sim
 
-from sotopia_rl_data.asking.loopback.running import Running, running
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import BadAnswer, BudgetSpent, UnderWay, UsageError
+from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.labelers.evaluation.run import estimate_evaluation, evaluate
 from sotopia_rl_data.labelers.evaluation.sotopia_eval import SOTOPIA_EVAL as ASKED
 from sotopia_rl_data.labelers.judge import Question
@@ -178,7 +178,7 @@ def test_imported_scores_are_not_written_over(store: Store):
     put(store, [BOAT])
     with pytest.raises(UsageError, match="came with") as told:
         evaluate(store, "lab/episodes", judges=[Scorer(BY)])
-    assert told.value.mend == f"call these scores something else: --evaluator {BY}-here"
+    assert told.value.hint == f"call these scores something else: --evaluator {BY}-here"
     evaluate(store, "lab/episodes", judges=[Scorer(BY)], evaluator="mine", dimensions=["goal"])
     evaluate(store, "lab/episodes", judges=[Scorer(BY)], evaluator="mine", dimensions=["goal"])
     assert by(store, "mine") == {("boat", agent, "goal"): 10.0 for agent in "ab"}
@@ -411,13 +411,13 @@ def test_the_command_ends_with_3_where_scores_are_missing(store: Store, tmp_path
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_bad_input_is_one_sentence_the_mend_and_nothing_half_written(store: Store, arguments, code, says):
+def test_bad_input_is_one_sentence_the_hint_and_nothing_half_written(store: Store, arguments, code, says):
     put(store, [BOAT])
     done = command(store, *arguments)
     assert done.returncode == code, done.stderr
     assert done.stderr.startswith("error: ")
     assert says in done.stderr
-    assert " mend: " in done.stderr
+    assert " hint: " in done.stderr
     assert "Traceback" not in done.stderr
     assert store.versions("lab/episodes") == ["v1.0.0"]
     assert store.names() == ["lab/episodes"]

@@ -21,13 +21,13 @@ from typing import Any
 import pytest
 from label_toys import BOAT, BY, ODD
 
-from sotopia_rl_data.asking.request import Reply, Target
 from sotopia_rl_data.asking.schemas import with_schema_in_words
 from sotopia_rl_data.labelers.attribution import BUILTINS, phrasing, rubric, rubric_file, schema
 from sotopia_rl_data.labelers.evaluation.sotopia_eval import SOTOPIA_EVAL
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.judges.sending import request_of
 from sotopia_rl_data.labelers.repairing import follow_up
+from sotopia_rl_data.request import Reply, Target
 from sotopia_rl_data.schema import Message
 
 GOLDENS = Path(__file__).parent / "goldens"

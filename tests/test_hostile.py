@@ -150,7 +150,7 @@ def test_a_terminal_is_shown_and_never_told(store: Store, command: list[str], ca
         program.main([*words, "--store", str(store.root)])
     shown = capsys.readouterr()
     text = shown.out + shown.err
-    assert (" mend: " in shown.err) == (done.value.code in (1, 2)), text
+    assert (" hint: " in shown.err) == (done.value.code in (1, 2)), text
     assert re.findall(UNSEEN, text) == []
 
 

@@ -140,7 +140,7 @@ def test_a_mistyped_name_is_answered_with_the_store_s_own_first(hub, mine):
     assert (
         "has no dataset 'lab/mistypd' (did you mean 'lab/mistyped'?). The Hub has no dataset lab/mistypd" in refused.err
     )
-    assert "mend: write lab/mistyped, or see sotopia-rl-data list; or check the name" in refused.err
+    assert "hint: write lab/mistyped, or see sotopia-rl-data list; or check the name" in refused.err
 
 
 def test_a_bare_name_is_never_looked_for_on_the_hub(hub, mine):

@@ -395,7 +395,7 @@ def test_a_file_that_holds_nothing_to_import_is_an_error_before_anything_is_read
     with pytest.raises(InputError) as error:
         read([tmp_path / name])
     assert f"{name} {sentence}" in error.value.message
-    assert "import --help" in error.value.mend
+    assert "import --help" in error.value.hint
 
 
 def test_a_missing_path_no_path_and_an_empty_folder_are_errors(tmp_path):

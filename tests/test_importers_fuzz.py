@@ -175,4 +175,4 @@ def test_damaged_documents_and_tables_give_items_and_failures_or_one_sentence(tm
         except InputError as error:
             refused.append(error)
     assert min(seen["Episode"], seen["Failure"], len(refused)) > 20
-    assert all(error.message and error.mend for error in refused)
+    assert all(error.message and error.hint for error in refused)

@@ -119,7 +119,7 @@ def test_a_where_that_is_no_condition_over_the_rows_is_refused_before_anything_i
     with pytest.raises(QueryError) as error:
         import_dataset(store, [path], "o/n", where=where, progress=lambda done, _: read.append(done))
     assert error.value.message.startswith("--where is not a condition: ")
-    assert "episode_id" in error.value.mend
+    assert "episode_id" in error.value.hint
     assert read == left_behind(store) == []
 
 
@@ -167,7 +167,7 @@ def test_episodes_and_training_rows_do_not_mix(tmp_path, store):
     paths = [lines(tmp_path / "a.jsonl", PLAIN), document(tmp_path / "b.json", ROWS)]
     with pytest.raises(UsageError) as error:
         import_dataset(store, paths, "o/n")
-    assert "two names" in error.value.mend
+    assert "two names" in error.value.hint
     assert left_behind(store) == []
 
 

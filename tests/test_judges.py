@@ -16,16 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from label_toys import BOAT, BY, ODD, REPOSITORY, Highest, filled
 
-from sotopia_rl_data.asking.ledger import Ledger, answered
-from sotopia_rl_data.asking.loopback.running import Running, running
-from sotopia_rl_data.asking.request import Reply, Request, Target
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import KeyMissing, NotFound, Rejected, Unavailable, UsageError
+from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.labelers.attribution import answers, schema
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.judges import judge
 from sotopia_rl_data.labelers.judges.lexical import Lexical
 from sotopia_rl_data.labelers.judges.sending import request_of, sender, target_of
+from sotopia_rl_data.ledger.ledger import Ledger, answered
+from sotopia_rl_data.request import Reply, Request, Target
 from sotopia_rl_data.schema import Turn
 
 OPENAI, CLAUDE = "https://api.openai.com/v1", "https://api.anthropic.com"
@@ -104,7 +104,7 @@ def test_an_unknown_judge_is_wrong_usage_that_names_the_forms(spec: str):
         "lexical",
         "file.py:Name",
     ):
-        assert form in caught.value.mend
+        assert form in caught.value.hint
 
 
 @pytest.mark.parametrize("spec", ["openai:", "anthropic:@http://h", "openai:@https://h/v1", "replay:"])
@@ -125,7 +125,7 @@ def test_a_missing_key_is_found_at_once_with_the_line_that_mends_it(
     monkeypatch.delenv(variable)
     with pytest.raises(KeyMissing) as caught:
         judge(spec)
-    assert f"export {variable}=" in caught.value.mend
+    assert f"export {variable}=" in caught.value.hint
     local = "openai:m@http://127.0.0.1:1/v1" if spec == "gpt-4o" else "anthropic:m@http://localhost:1"
     assert judge(local).id == "m"  # a server on this machine needs none
 
@@ -246,7 +246,7 @@ def test_replay_of_several_models_must_be_told_which(tmp_path: Path):
     folder = kept(tmp_path / "ledger", FOUR, MINI)
     with pytest.raises(UsageError, match="gpt-4o@https://h/v1") as caught:
         judge(f"replay:{folder}")
-    assert caught.value.mend.endswith(f"replay:{folder}#gpt-4o")
+    assert caught.value.hint.endswith(f"replay:{folder}#gpt-4o")
     assert judge(f"replay:{folder}#gpt-4o").id == "gpt-4o"
     assert judge(f"replay:{folder}#mini").id == "gpt-4o-mini"
     with pytest.raises(UsageError, match="no answers of 'claude'"):
@@ -257,7 +257,7 @@ def test_replay_of_one_model_that_sampled_differently_is_told_apart_by_any_part(
     folder = kept(tmp_path / "ledger", FOUR, WARM)
     with pytest.raises(UsageError) as caught:
         judge(f"replay:{folder}#gpt-4o")
-    example = caught.value.mend.rpartition("#")[2]
+    example = caught.value.hint.rpartition("#")[2]
     assert target_of(judge(f"replay:{folder}#{example}")) in (FOUR, WARM)
     assert target_of(judge(f'replay:{folder}#"temperature":0.7')) == WARM
 
@@ -323,7 +323,7 @@ def test_an_address_without_its_scheme_is_no_model(address: str, monkeypatch: py
     monkeypatch.setenv("OPENAI_API_KEY", "k")
     with pytest.raises(UsageError, match="is no URL") as caught:
         judge(f"openai:Qwen/Qwen2.5-7B@{address}")
-    assert caught.value.mend == f"write openai:Qwen/Qwen2.5-7B@http://{address}"
+    assert caught.value.hint == f"write openai:Qwen/Qwen2.5-7B@http://{address}"
 
 
 def test_a_model_may_have_a_version_behind_an_at_sign(monkeypatch: pytest.MonkeyPatch):
@@ -344,10 +344,10 @@ def test_an_installed_judge_is_found_by_its_entry_point(tmp_path: Path, monkeypa
     assert target_of(judge("coin")) == Target("plugin", "coin")
     with pytest.raises(UsageError, match="cannot be imported") as caught:
         judge("broken")
-    assert "coin-judge" in caught.value.mend
+    assert "coin-judge" in caught.value.hint
     with pytest.raises(UsageError) as caught:
         judge("con")
-    assert "coin" in caught.value.mend.split(", ")
+    assert "coin" in caught.value.hint.split(", ")
 
 
 class OfALibrary(Exception):

@@ -15,8 +15,6 @@ from hypothesis import strategies as st
 from label_toys import BOAT, BY, ODD, REPOSITORY, UNSCORED, Highest, Sulking, boats, put, rows, sim
 
 from sotopia_rl_data.asking.dispatch import Pacing
-from sotopia_rl_data.asking.ledger import Ledger
-from sotopia_rl_data.asking.loopback.running import Running, running
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import (
     InputError,
@@ -28,10 +26,12 @@ from sotopia_rl_data.errors import (
     Unavailable,
     UsageError,
 )  # fmt: skip
+from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.labelers.attribution.direct import Importance
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.reading import NO_SCORE
 from sotopia_rl_data.labelers.run import label
+from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.query import open_dataset
 from sotopia_rl_data.schema import Agent, Episode, Score, Turn
 from sotopia_rl_data.store import Store
@@ -441,7 +441,7 @@ def test_bad_input_is_one_sentence_before_anything_is_asked_or_written(
     given_ = {"source": "lab/episodes", "judges": [judge]} | options
     with pytest.raises(error, match=said) as caught:
         label(store, **given_)
-    assert caught.value.mend
+    assert caught.value.hint
     assert judge.calls == 0
     assert lying(store) == before
 

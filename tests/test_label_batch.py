@@ -14,8 +14,8 @@ import pytest
 from batch_toys import PROVIDERS, QUICK, judge
 from label_toys import REPOSITORY, boats, put
 
-from sotopia_rl_data.asking.loopback.running import running
 from sotopia_rl_data.errors import UnderWay, UsageError
+from sotopia_rl_data.fake_provider.running import running
 from sotopia_rl_data.labelers.run import label
 from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.store import Store
@@ -49,7 +49,7 @@ def test_batches_end_in_the_digest_of_a_live_run_second_tries_included(provider:
 def test_judges_without_a_batch_api_are_told_before_anything_is_asked(store: Store, tmp_path: Path):
     with pytest.raises(UsageError, match="The judge lexical has no batch API") as told:
         label(store, "lab/episodes", judges=["lexical"], batching=QUICK)
-    assert "leave --batch out" in told.value.mend
+    assert "leave --batch out" in told.value.hint
     with running(batches=0) as at:
         for provider in PROVIDERS:
             with pytest.raises(UsageError, match=r"127\.0\.0\.1:\d+(/v1)? has no batch API"):
@@ -102,7 +102,7 @@ def test_the_command_submits_and_leaves_and_later_fetches(store: Store):
 def test_options_about_batches_need_batches(store: Store, arguments: list[str], wrong: str):
     code, out, told = command(store, "--judge", "lexical", *arguments)
     assert (code, out) == (2, "")
-    assert told == f"error: {wrong} is about batches.\n mend: add --batch, or leave it out\n"
+    assert told == f"error: {wrong} is about batches.\n hint: add --batch, or leave it out\n"
 
 
 def test_ctrl_c_leaves_the_batches_running_and_says_how_to_go_on(store: Store):
@@ -117,7 +117,7 @@ def test_ctrl_c_leaves_the_batches_running_and_says_how_to_go_on(store: Store):
         out, wrong = process.communicate(timeout=60)
         assert (process.returncode, out) == (130, "")
         assert "Interrupted after 0 of 24 calls; 24 requests are under way in 1 batch, which go on without us." in wrong
-        assert "mend: run the same command again" in wrong
+        assert "hint: run the same command again" in wrong
         at.hurry()
         done = label(store, "lab/episodes", judges=[judge("anthropic", at)], preset="goal-only", batching=QUICK)
         assert done.asked == 24

@@ -17,10 +17,10 @@ import pytest
 from batch_toys import PROVIDERS, judge
 from label_toys import REPOSITORY, boats, put
 
-from sotopia_rl_data.asking.ledger import Ledger
-from sotopia_rl_data.asking.loopback.running import Running, running
-from sotopia_rl_data.asking.prices import VARIABLE
+from sotopia_rl_data.costs.prices import VARIABLE
+from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.labelers.run import label
+from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.store import Store
 
 STEPS = ["list", "upload", "create", "created", "poll", "fetch"]

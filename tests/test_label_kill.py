@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from label_toys import REPOSITORY, boats, put, sim
 
-from sotopia_rl_data.asking.ledger import Ledger
-from sotopia_rl_data.asking.loopback.running import Running, running
 from sotopia_rl_data.errors import Interrupted
+from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.labelers.run import label
+from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.store import Store
 
 

@@ -17,7 +17,6 @@ from click.testing import CliRunner
 from label_toys import BOAT, BY, ODD, REPOSITORY, Highest, boats, put, rows
 
 from sotopia_rl_data.asking.local import Batched, Local, fingerprint
-from sotopia_rl_data.asking.request import Request, Target
 from sotopia_rl_data.cli.annotate import annotate
 from sotopia_rl_data.cli.label import label as label_command
 from sotopia_rl_data.errors import InputError, NotFound, Rejected, UsageError
@@ -29,6 +28,7 @@ from sotopia_rl_data.labelers.judges import judge
 from sotopia_rl_data.labelers.judges.sending import target_of
 from sotopia_rl_data.labelers.preparing import judges_of
 from sotopia_rl_data.labelers.run import label
+from sotopia_rl_data.request import Request, Target
 from sotopia_rl_data.store import Store
 
 
@@ -138,7 +138,7 @@ def test_a_file_of_annotations_that_cannot_be_used_is_a_sentence(tmp_path: Path,
     path.write_text(text)
     with pytest.raises(InputError, match=said) as caught:
         judge(f"human:{path}")
-    assert caught.value.mend
+    assert caught.value.hint
     with pytest.raises(InputError, match="cannot be read"):
         judge(f"human:{tmp_path / 'none.csv'}")
     with pytest.raises(UsageError, match="names no file"):

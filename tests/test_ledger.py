@@ -17,13 +17,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sotopia_rl_data.asking import compaction
-from sotopia_rl_data.asking.attempt import parse_line
-from sotopia_rl_data.asking.journal import Journal
-from sotopia_rl_data.asking.ledger import Attempt, Ledger, answered, failed
-from sotopia_rl_data.asking.redact import redact
-from sotopia_rl_data.asking.request import Reply, Request, Target, Usage, sha256_of
 from sotopia_rl_data.errors import QueryError, StoreError
+from sotopia_rl_data.ledger import compaction
+from sotopia_rl_data.ledger.attempt import parse_line
+from sotopia_rl_data.ledger.journal import Journal
+from sotopia_rl_data.ledger.ledger import Attempt, Ledger, answered, failed
+from sotopia_rl_data.request import Reply, Request, Target, Usage, sha256_of
+from sotopia_rl_data.secrets import redact
 
 USAGE = Usage(100, 50, 0, 5)
 TARGET = Target("openai", "sim", "http://localhost:1/v1", {"temperature": 0})
@@ -156,7 +156,7 @@ ledger.append(an_answer("3", "third"))
     lines = next(tmp_path.glob("journal-*")).read_text().splitlines()
     assert [json.loads(line)["text"] for line in (lines[0], lines[2])] == ["1", "3"]
     assert "cannot be written" in said
-    assert "mend: free space" in said
+    assert "hint: free space" in said
     with Ledger(tmp_path) as ledger:
         assert [[a.text for a in ledger.attempts(request(q).key)] for q in ("first", "second", "third")] == [
             ["1"],

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from sotopia_rl_data.asking import anthropic, openai
-from sotopia_rl_data.asking.prices import VARIABLE, Price, load
-from sotopia_rl_data.asking.request import Target, Usage
+from sotopia_rl_data.costs.prices import VARIABLE, Price, load
 from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.request import Target, Usage
 
 
 def test_cached_and_written_tokens_are_parts_of_the_input_at_prices_of_their_own():

@@ -515,7 +515,7 @@ def test_a_template_that_is_none_says_what_is_wrong(template_file, text, what):
         return
     with pytest.raises(InputError, match=re.escape(what)) as caught:
         load_template(path)
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_a_template_that_is_not_there_or_not_text(tmp_path):

@@ -403,7 +403,7 @@ def test_what_no_feature_explains_is_counted_as_different(tmp_path):
 def test_where_nothing_consistent_is_found_it_says_so(tmp_path, ask, what):
     with pytest.raises(InputError, match=what) as caught:
         learn(write_log(tmp_path / "log", toy_episodes(turns=9), ask), toy_episodes(turns=9))
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_a_log_of_first_turns_cannot_tell_how_observations_are_joined(tmp_path):

@@ -183,7 +183,7 @@ def test_a_mistake_is_one_sentence_with_the_tables_that_there_are(data: Dataset)
             data.sql(query)
         assert said in told.value.message
         assert "\n" not in told.value.message
-        assert "the tables are rewards, episodes" in told.value.mend
+        assert "the tables are rewards, episodes" in told.value.hint
 
 
 def test_a_sort_bigger_than_memory_spills_and_leaves_nothing_behind(data: Dataset, tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_a_file_that_is_gone_is_said_to_be_gone(tmp_path: Path) -> None:
     version.files("episodes")["train"][0].unlink()
     with pytest.raises(StoreError, match="cannot be read") as told:
         Dataset(version).sql("SELECT 1")
-    assert told.value.mend == "sotopia-rl-data verify org/toy@v1.0.0"
+    assert told.value.hint == "sotopia-rl-data verify org/toy@v1.0.0"
 
 
 def test_queries_may_run_at_once(data: Dataset) -> None:
@@ -279,10 +279,10 @@ def test_episodes_come_back_as_they_went_in(data: Dataset) -> None:
 def test_an_unknown_config_or_split_names_those_there_are(data: Dataset) -> None:
     with pytest.raises(NotFound) as told:
         data.scan("attributions")
-    assert told.value.mend == "name one of: rewards, episodes, failures"
+    assert told.value.hint == "name one of: rewards, episodes, failures"
     with pytest.raises(NotFound) as told:
         data.scan("rewards", "validation")
-    assert told.value.mend == "name one of: train, test"
+    assert told.value.hint == "name one of: train, test"
 
 
 _TO_HF = """

@@ -123,7 +123,7 @@ def test_bad_input_is_a_sentence_and_leaves_the_file_that_was_there(store: Store
     arguments = ["lab/toy", "-o", str(tmp_path / "no" / "r.html"), "--store", str(store.root)]
     wrong = run.invoke(command, arguments, standalone_mode=False).exception
     assert isinstance(wrong, SotopiaDataError)
-    assert wrong.mend
+    assert wrong.hint
     arguments[2] = str(tmp_path / "r.html")
     assert json.loads(run.invoke(command, [*arguments, "--json"], standalone_mode=False).stdout)["utterances"] == 6
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.html", "store"]

@@ -42,7 +42,7 @@ def test_every_baseline_of_the_paper_ships_as_a_file():
 def test_an_unknown_preset_or_rule_names_those_there_are():
     with pytest.raises(UsageError, match="'best' is not a preset") as caught:
         preset("best")
-    assert "sotopia-rl" in caught.value.mend
+    assert "sotopia-rl" in caught.value.hint
     with pytest.raises(UsageError, match="'best' is not a rule"):
         rule("best")
 

@@ -1,4 +1,4 @@
-"""`rollout` and `export` as commands: bad input is a sentence, its mend, an exit code, and nothing half-written."""
+"""`rollout` and `export` as commands: bad input is a sentence, its hint, an exit code, and nothing half-written."""
 
 from __future__ import annotations
 
@@ -114,12 +114,12 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), WRONG)
-def test_bad_input_is_one_sentence_and_its_mend(arguments: tuple[str, ...], sentence: str, run: Run, tmp_path: Path):
+def test_bad_input_is_one_sentence_and_its_hint(arguments: tuple[str, ...], sentence: str, run: Run, tmp_path: Path):
     code, out, err = run("rollout", *arguments)
     assert code in (1, 2), err
     assert sentence in err
     assert err.startswith("error: ")
-    assert " mend: " in err
+    assert " hint: " in err
     assert "Traceback" not in err
     assert out == ""
     assert Store(tmp_path / "store").names() == []
@@ -144,6 +144,6 @@ def test_bad_input_of_export_leaves_no_folder(arguments: tuple[str, ...], senten
     code, _, err = run("export", *arguments)
     assert code in (1, 2), err
     assert sentence in err
-    assert " mend: " in err
+    assert " hint: " in err
     assert "Traceback" not in err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["store", "taken"]

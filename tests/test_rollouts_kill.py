@@ -13,8 +13,8 @@ import pytest
 from rollout_toys import many, talkative
 from store_toys import REPOSITORY
 
-from sotopia_rl_data.asking.ledger import Ledger
-from sotopia_rl_data.asking.loopback.running import Running, running
+from sotopia_rl_data.fake_provider.running import Running, running
+from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.rollouts.run import plan_of, rollout
 from sotopia_rl_data.store import Store
 

@@ -10,17 +10,17 @@ from import_toys import DATA
 from rollout_toys import Longest, Sampler, act, brief, episodes, rows, scenes
 
 from sotopia_rl_data.asking.dispatch import Pacing
-from sotopia_rl_data.asking.ledger import Ledger
-from sotopia_rl_data.asking.loopback.running import running
-from sotopia_rl_data.asking.prices import load
-from sotopia_rl_data.asking.request import Target
+from sotopia_rl_data.costs.prices import load
 from sotopia_rl_data.errors import AskingError, BudgetSpent, UsageError
 from sotopia_rl_data.exporters.run import export_sotopia
+from sotopia_rl_data.fake_provider.running import running
+from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.prompts import Layout, load_template, prompts_of
+from sotopia_rl_data.request import Target
 from sotopia_rl_data.rollouts import Asked, Scene
 from sotopia_rl_data.rollouts.choosing import scenes_of
+from sotopia_rl_data.rollouts.episode_run import MOST_SEED
 from sotopia_rl_data.rollouts.estimate import estimate
-from sotopia_rl_data.rollouts.games import MOST_SEED
 from sotopia_rl_data.rollouts.run import plan_of, rollout
 from sotopia_rl_data.store import Store
 

@@ -119,7 +119,7 @@ def test_a_fault_is_told_with_its_line(name, suffix, tmp_path):
     second = {".yaml": 1 + dumped([TREE]).count("\n"), ".csv": 3, ".jsonl": 2}
     second[".json"] = 2 + json.dumps([TREE], indent=2).count("\n") - 1
     assert place == f"{path}:{second[suffix]}"
-    assert error.value.mend == (
+    assert error.value.hint == (
         "a scenario has environment, codename, relationship, scenario, cast; each in its cast has id, name, called, "
         "background, personality, secret, goal"
     )
@@ -258,7 +258,7 @@ def test_profiles_that_cannot_be_used_are_told_by_line(records, error, said, tmp
     with pytest.raises(error) as raised:
         list(read_profiles(profile_lines(tmp_path, *records)).scenes())
     assert said in raised.value.message
-    assert raised.value.mend
+    assert raised.value.hint
 
 
 ANY = st.recursive(

@@ -138,7 +138,7 @@ def test_four_agents_fall_silent_at_once_in_0_1_5():
 def test_legacy_is_for_two():
     with pytest.raises(UsageError, match="is for two agents; the scene has 3") as error:
         World(scene(ANN, BOB, CAY))
-    assert "--dialect" in error.value.mend
+    assert "--dialect" in error.value.hint
 
 
 @pytest.mark.parametrize("rules", [{"max_turns": 0}, {"max_stale": -1}, {"order": "alphabetical"}])

@@ -137,14 +137,14 @@ def test_every_mistake_in_a_rubric_is_named_by_its_line_before_anything_is_asked
         label(store, "lab/episodes", judges=[toy], schema=f"rubric:{path}")
     assert caught.value.message.startswith(f"{path}{said}" if said[0] == ":" else f"{path} {said}")
     assert "\n" not in caught.value.message
-    assert caught.value.mend.startswith(f"begin with {rubric_file.SHORTEST}; ")
+    assert caught.value.hint.startswith(f"begin with {rubric_file.SHORTEST}; ")
     assert toy.calls == 0
     assert [str(name) for name in store.names()] == ["lab/episodes"]
 
 
-def test_the_rubric_that_a_mend_begins_with_is_one():
+def test_the_rubric_that_a_hint_begins_with_is_one():
     only = Criterion("empathy", "Takes up what the other feels.")
-    assert rubric_file.parse(rubric_file.SHORTEST, "the mend") == Rubric("mine", (only,), "", "history")
+    assert rubric_file.parse(rubric_file.SHORTEST, "the hint") == Rubric("mine", (only,), "", "history")
 
 
 def test_a_rubric_that_is_not_there_is_a_sentence(tmp_path: Path):
@@ -157,7 +157,7 @@ def test_a_rubric_that_is_not_there_is_a_sentence(tmp_path: Path):
         schema("rubric:")
     with pytest.raises(UsageError, match="not a schema's name") as caught:
         schema("examples/rubric.yaml")
-    assert caught.value.mend == "if it is a rubric, write rubric:examples/rubric.yaml"
+    assert caught.value.hint == "if it is a rubric, write rubric:examples/rubric.yaml"
 
 
 # --- what is asked ----------------------------------------------------------------------------------------------------
@@ -258,13 +258,13 @@ def test_a_preset_of_ones_own_weighs_some_of_the_rubrics_dimensions(store: Store
     assert {row["reward"] for row in rows(done.version, "rewards", store)} == {2 / 3}
     with pytest.raises(UsageError, match="weigh relationship, knowledge, goal, about which") as caught:
         label(store, "lab/episodes", judges=[judge], schema=toy, preset="quality")
-    assert caught.value.mend == "leave --preset out, or name a file of yours that weighs warmth, harm, length"
+    assert caught.value.hint == "leave --preset out, or name a file of yours that weighs warmth, harm, length"
     with pytest.raises(UsageError, match="weigh length, about which") as caught:
         label(store, "lab/episodes", judges=[judge], schema=toy, preset=mine, dimensions=["warmth"])
-    assert caught.value.mend.startswith("ask about them too: --dimensions warmth,length")
+    assert caught.value.hint.startswith("ask about them too: --dimensions warmth,length")
     with pytest.raises(UsageError, match="'goal' is not one of the dimensions") as caught:
         label(store, "lab/episodes", judges=[judge], schema=toy, dimensions=["goal"])
-    assert caught.value.mend == "name one of: warmth, harm, length"
+    assert caught.value.hint == "name one of: warmth, harm, length"
 
 
 def test_some_dimensions_of_a_rubric_alone_are_asked_and_weighed(store: Store, toy: str):

@@ -72,11 +72,11 @@ def test_an_installed_schema_is_found_by_its_entry_point(store: Store, tmp_path:
     assert done.labels == 5
     with pytest.raises(UsageError, match="'broken' cannot be imported: AttributeError") as caught:
         schema("broken")
-    assert caught.value.mend == "repair or reinstall charm-schema"
+    assert caught.value.hint == "repair or reinstall charm-schema"
     with pytest.raises(UsageError, match="no schema 'chram'") as caught:
         schema("chram")
-    assert "conversation-behaviour" in caught.value.mend
-    assert "charm" in caught.value.mend
+    assert "conversation-behaviour" in caught.value.hint
+    assert "charm" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_schema_that_is_wrong_is_a_sentence_and_leaves_no_version(
         label(store, "lab/episodes", judges=[Highest()], schema=written(tmp_path, MINE.replace(old, new)))
     assert said in caught.value.message
     assert "\n" not in caught.value.message
-    assert caught.value.mend
+    assert caught.value.hint
     assert store.names() == ["lab/episodes"]
 
 

@@ -308,7 +308,7 @@ def test_a_version_can_be_named_but_not_replaced(store: Store) -> None:
     with pytest.raises(VersionExists) as told:
         commit(store, toy(2), version="v1.0.0")
     assert "v1.0.0 exists with other content" in told.value.message
-    assert told.value.mend.startswith("--version v7.1.0")
+    assert told.value.hint.startswith("--version v7.1.0")
     with pytest.raises(UsageError, match="'seven' is no version"):
         commit(store, toy(2), version="seven")
     assert store.versions("org/toy") == ["v1.0.0", "v7.0.0"]
@@ -394,7 +394,7 @@ def test_a_reference_finds_the_latest_or_the_pinned_version(store: Store, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("ref", "message", "mend"),
+    ("ref", "message", "hint"),
     [
         ("org/toi", "did you mean 'org/toy'?", "write org/toy, or see sotopia-rl-data list"),
         ("orgtoy", "did you mean 'org/toy'?", "write org/toy"),
@@ -404,12 +404,12 @@ def test_a_reference_finds_the_latest_or_the_pinned_version(store: Store, tmp_pa
         ("./nowhere", "There is no nowhere", "sotopia-rl-data list"),
     ],
 )
-def test_a_reference_to_nothing_says_what_there_is(store: Store, ref: str, message: str, mend: str) -> None:
+def test_a_reference_to_nothing_says_what_there_is(store: Store, ref: str, message: str, hint: str) -> None:
     commit(store, toy(0))
     with pytest.raises(NotFound) as told:
         store.resolve(ref)
     assert message in told.value.message
-    assert mend in told.value.mend
+    assert hint in told.value.hint
 
 
 def test_a_folder_that_is_no_version_is_said_to_be_none(store: Store, tmp_path: Path) -> None:
@@ -500,7 +500,7 @@ def test_a_file_in_place_of_the_store_is_named(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("a file")
     with pytest.raises(StoreError) as told:
         commit(Store(tmp_path / "store"), toy(0))
-    assert "--store DIR" in told.value.mend
+    assert "--store DIR" in told.value.hint
 
 
 @pytest.fixture
@@ -523,7 +523,7 @@ def test_a_full_disk_is_one_sentence_and_nothing_half_written(small_disk: Path) 
     before = tree(store.root)
     with pytest.raises(StoreError, match="no room") as told:
         commit(store, {("episodes", "train"): noisy(2000)})
-    assert "free some space" in told.value.mend
+    assert "free some space" in told.value.hint
     assert tree(store.root) == before
     with pytest.raises(StoreError, match="no room"), Stage(store, "runs", Limits(group_rows=50)) as stage:
         stage.write("episodes", "train", (noisy(2000).slice(i, 50) for i in range(1950, -50, -50)))

@@ -1,4 +1,4 @@
-"""Bad input to the commands that train: a sentence, its mend, an exit code, no traceback, nothing half-written."""
+"""Bad input to the commands that train: a sentence, its hint, an exit code, no traceback, nothing half-written."""
 
 # ruff: noqa: E402  (nothing below can be imported without the train extra)
 
@@ -61,7 +61,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 HUNGRY = f"rewards={__file__}:Hungry"
 BAD = [
-    # what, trainer and options, exit code, what is said, the mend
+    # what, trainer and options, exit code, what is said, the hint
     ("no rewards at all", "rm --dataset toys/episodes", 2, "has no column 'prompt'", "label it"),
     ("no such column", "rm --targets goal,secret", 2, "has no column 'norm_goal'", "name other targets"),
     ("no reward", "rm --dataset toys/unlabelled", 1, "Not one of the 40 rows", "show toys/unlabelled"),
@@ -83,8 +83,8 @@ BAD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("command", "code", "said", "mend"), [b[1:] for b in BAD], ids=[b[0] for b in BAD])
-def test_bad_input_is_a_sentence_a_mend_and_an_exit_code(
+@pytest.mark.parametrize(("command", "code", "said", "hint"), [b[1:] for b in BAD], ids=[b[0] for b in BAD])
+def test_bad_input_is_a_sentence_a_hint_and_an_exit_code(
     root: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -92,7 +92,7 @@ def test_bad_input_is_a_sentence_a_mend_and_an_exit_code(
     command: str,
     code: int,
     said: str,
-    mend: str,
+    hint: str,
 ):
     monkeypatch.chdir(root)
     trainer, *given = command.split()
@@ -103,9 +103,9 @@ def test_bad_input_is_a_sentence_a_mend_and_an_exit_code(
         program.main(["train", trainer, "--store", "store", *(part for option in options.items() for part in option)])
     told = capsys.readouterr().err
     (sentence,) = [line for line in told.splitlines() if line.startswith("error: ")]
-    (mended,) = [line for line in told.splitlines() if line.startswith(" mend: ")]
+    (mended,) = [line for line in told.splitlines() if line.startswith(" hint: ")]
     assert ended.value.code == code
     assert said in sentence
-    assert mend in mended
+    assert hint in mended
     assert "Traceback" not in told
     assert not list(tmp_path.rglob("run.json")) + list(tmp_path.rglob("*.safetensors"))

@@ -73,7 +73,7 @@ def test_lists_and_scientific_numbers_are_read_as_meant(tmp_path: Path):
 def test_a_wrong_setting_is_one_sentence(settings: list[str], said: str):
     with pytest.raises(UsageError, match=said) as refused:
         configure("rm", settings=[CPU, *settings])
-    assert refused.value.mend
+    assert refused.value.hint
     assert "\n" not in refused.value.message
 
 
@@ -99,13 +99,13 @@ def test_the_best_checkpoint_is_the_better_one(metric: str, greater: bool):
 def test_the_nearest_setting_is_named():
     with pytest.raises(UsageError) as refused:
         configure("rm", settings=["lerning_rate=1"])
-    assert "learning_rate" in refused.value.mend
+    assert "learning_rate" in refused.value.hint
 
 
 def test_an_unknown_preset_names_those_there_are():
     with pytest.raises(UsageError, match="no preset 'papr'") as refused:
         configure("rm", preset="papr")
-    assert "paper" in refused.value.mend
+    assert "paper" in refused.value.hint
 
 
 @pytest.mark.parametrize("text", ["- a list", "key: [unclosed"])

@@ -113,7 +113,7 @@ def test_padding_that_is_the_end_of_the_turn_is_refused():
     spoilt.pad_token = spoilt.eos_token
     with pytest.raises(InputError, match="a token too early") as refused:
         check_padding(spoilt)
-    assert "pad_token=" in refused.value.mend
+    assert "pad_token=" in refused.value.hint
 
 
 def test_a_model_without_a_chat_template_is_refused():

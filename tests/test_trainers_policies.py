@@ -280,7 +280,7 @@ def test_a_truncated_completion_does_not_pass_for_an_ended_one(rm: Path):
 
 
 class TestBadInput:
-    """One sentence and the mend."""
+    """One sentence and the hint."""
 
     def test_an_unknown_reward(self):
         with pytest.raises(UsageError, match="There is no reward 'politeness'"):

@@ -200,10 +200,10 @@ def test_a_checkpoint_says_what_it_stands_on_and_is_gone_on_from_on_purpose_and_
     assert (known["config"]["adapter"], known["config"]["targets"]) == ("none", [])
     with pytest.raises(UsageError, match="has checkpoints of an earlier run") as refused:
         train(store, tiny, out)
-    assert "--resume" in refused.value.mend
+    assert "--resume" in refused.value.hint
     with pytest.raises(UsageError, match=r"was trained on toys/rewards@v1\.0\.0") as refused:
         train(store, tiny, out, "resume=true", ref="toys/rewards")
-    assert "--dataset toys/rewards@v1.0.0" in refused.value.mend
+    assert "--dataset toys/rewards@v1.0.0" in refused.value.hint
     with pytest.raises(UsageError, match=r"was trained with targets \[\], and this run has \['goal'\]"):
         train(store, tiny, out, "resume=true", "targets=goal")
     assert json.loads((out / "run.json").read_text()) == record
@@ -433,7 +433,7 @@ def test_progress_is_one_short_line():
 
 
 class TestBadInput:
-    """One sentence and the mend."""
+    """One sentence and the hint."""
 
     def test_no_such_model(self, store: Path, tmp_path: Path):
         with pytest.raises(NotFound, match="cannot be loaded"):
@@ -447,7 +447,7 @@ class TestBadInput:
         ref = make_dataset(tmp_path, splits=lambda row: "test" if row["environment_id"] == "env-1" else "train")
         with pytest.raises(UsageError, match=r"validation split of .* is empty") as refused:
             train(tmp_path, tiny, tmp_path / "out", ref=ref)
-        assert "split_by=grouped" in refused.value.mend
+        assert "split_by=grouped" in refused.value.hint
         assert train(tmp_path, tiny, tmp_path / "o1", "eval_strategy=no", ref=ref)["rows"]["validation"] == 0
         assert train(tmp_path, tiny, tmp_path / "o2", "split_by=grouped", ref=ref)["rows"]["validation"] > 0
 
@@ -459,7 +459,7 @@ class TestBadInput:
         assert "nothing is measured" in caplog.text
 
     def test_a_missing_extra(self, store: Path, tiny: str, tmp_path: Path):
-        absent = "import sys; sys.modules['torch'] = None\nfrom sotopia_rl_data.cli import program as p\np.main(sys.argv[1:])"
+        absent = "import sys; sys.modules['torch'] = None\nfrom sotopia_rl_data.cli.program import main\nmain()"
         command = ["train", "rm", "--dataset", "toys/rewards", "--model", tiny, "--store", str(store)]
         done = subprocess.run(
             [sys.executable, "-c", absent, *command], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
@@ -506,11 +506,11 @@ class TestBadInput:
             RewardModel.load(full[0], max_length=50).score("word " * 100, "yes")
 
     def test_out_of_memory(self):
-        from sotopia_rl_data.trainers.modeling import memory_told
+        from sotopia_rl_data.trainers.modeling import oom_hint
 
-        with pytest.raises(SotopiaDataError, match="ran out of memory") as told, memory_told("lower row_tokens"):
+        with pytest.raises(SotopiaDataError, match="ran out of memory") as told, oom_hint("lower row_tokens"):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        assert told.value.mend == "lower row_tokens"
+        assert told.value.hint == "lower row_tokens"
 
     def test_qlora_without_bitsandbytes(self, store: Path, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # how Python is told that there is none

@@ -113,4 +113,4 @@ def test_rows_of_somebody_elses_are_trained_on_and_scored_rows_need_a_key(tmp_pa
     assert min(record["rows"].values()) > 0
     with pytest.raises(InputError, match="have no episode") as refused:
         score("lab/theirs", str(tmp_path / "rm"), store=tmp_path)
-    assert refused.value.mend
+    assert refused.value.hint

@@ -41,7 +41,7 @@ def test_nobody_is_asked_for_other_content_of_a_version_and_the_same_command_is_
     with pytest.raises(VersionExists, match=f"{taken} exists already") as refused:
         run(store, EPISODES, judges=[first, other], version=version)
     assert f"and {first.calls} calls are still to come" in refused.value.message
-    assert "leave --version out" in refused.value.mend
+    assert "leave --version out" in refused.value.hint
     assert (other.calls, store.versions(name)) == (0, there)
     again = judge()
     same = run(store, EPISODES, judges=[again], version=version)

@@ -75,7 +75,7 @@ def train_rm(
 
 
 def _train_rm(config: Any) -> dict[str, Any]:
-    from sotopia_rl_data.trainers.modeling import memory_told
+    from sotopia_rl_data.trainers.modeling import oom_hint
     from sotopia_rl_data.trainers.prepare import prepare
     from sotopia_rl_data.trainers.rm import build_trainer, load_model
 
@@ -83,7 +83,7 @@ def _train_rm(config: Any) -> dict[str, Any]:
     found = _examples(config, need_reward=True, targets=config.targets)
     folder, writers = _opened("rm", config, found)
     prepared = prepare(found, config)
-    with memory_told(LOWER.format("row_tokens or per_device_train_batch_size")):
+    with oom_hint(LOWER.format("row_tokens or per_device_train_batch_size")):
         trainer = build_trainer(config, prepared, load_model(config, prepared), writers)
         outcome = _trained(trainer, config.resume, folder)
         trainer.save_model()
@@ -119,7 +119,7 @@ def train_sft(
 def _train_sft(config: Any) -> dict[str, Any]:
     from sotopia_rl_data.trainers.data import check_splits
     from sotopia_rl_data.trainers.encoding import Encoder, tokenizer_of
-    from sotopia_rl_data.trainers.modeling import memory_told
+    from sotopia_rl_data.trainers.modeling import oom_hint
     from sotopia_rl_data.trainers.policies import dialogues
     from sotopia_rl_data.trainers.sft import build_trainer
 
@@ -129,7 +129,7 @@ def _train_sft(config: Any) -> dict[str, Any]:
     tokenizer = tokenizer_of(config)
     fitted = dialogues(found, Encoder(tokenizer, config.max_length), with_completion=True)
     check_splits(found, fitted.splits, config.eval_strategy != "no")
-    with memory_told(LOWER.format("per_device_train_batch_size or max_length")):
+    with oom_hint(LOWER.format("per_device_train_batch_size or max_length")):
         trainer = build_trainer(config, fitted, tokenizer, writers)
         outcome = _trained(trainer, config.resume, folder)
         trainer.save_model()
@@ -167,7 +167,7 @@ def _train_grpo(config: Any) -> dict[str, Any]:
     from sotopia_rl_data.trainers.data import check_splits
     from sotopia_rl_data.trainers.encoding import Encoder, tokenizer_of
     from sotopia_rl_data.trainers.grpo import build_trainer, check_fits, forget_reference
-    from sotopia_rl_data.trainers.modeling import memory_told
+    from sotopia_rl_data.trainers.modeling import oom_hint
     from sotopia_rl_data.trainers.policies import dialogues
     from sotopia_rl_data.trainers.reward_model import RewardModel
 
@@ -177,7 +177,7 @@ def _train_grpo(config: Any) -> dict[str, Any]:
     tokenizer = tokenizer_of(config)
     fitted = dialogues(found, Encoder(tokenizer, config.max_prompt_length), with_completion=False)
     check_splits(found, fitted.splits, config.eval_strategy != "no")
-    with memory_told(LOWER.format("per_device_train_batch_size or max_completion_length")):
+    with oom_hint(LOWER.format("per_device_train_batch_size or max_completion_length")):
         judge = RewardModel.load(config.reward_model, device=config.device)
         check_fits(judge, fitted, config.max_completion_length)
         trainer = build_trainer(config, fitted, tokenizer, judge, writers)
@@ -206,11 +206,11 @@ def score(
 ) -> dict[str, Any]:
     """Add a reward model's scores to `dataset` as a new version (see `score.py`). `options` go to its loading."""
     check_installed()
-    from sotopia_rl_data.trainers.modeling import memory_told
+    from sotopia_rl_data.trainers.modeling import oom_hint
     from sotopia_rl_data.trainers.reward_model import RewardModel
     from sotopia_rl_data.trainers.score import score_dataset
 
-    with memory_told("let other work on it end, or use the CPU: CUDA_VISIBLE_DEVICES= sotopia-rl-data score …"):
+    with oom_hint("let other work on it end, or use the CPU: CUDA_VISIBLE_DEVICES= sotopia-rl-data score …"):
         return score_dataset(dataset, RewardModel.load(reward_model, **options), store=store, out=out, display=display)
 
 

@@ -223,8 +223,8 @@ def changed(config: Any) -> dict[str, Any]:
 def _known(key: str, known: Mapping[str, Any], where: str) -> str:
     if key not in known:
         near = difflib.get_close_matches(key, known, n=3)
-        mend = f"did you mean {' or '.join(near)}?" if near else f"name a field of trainers.config.{where}"
-        raise UsageError(f"There is no setting {key!r}.", mend)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"name a field of trainers.config.{where}"
+        raise UsageError(f"There is no setting {key!r}.", hint)
     return key
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sotopia_rl_data.asking.request import canonical_json
 from sotopia_rl_data.errors import InputError, NotFound, SotopiaDataError, UsageError
+from sotopia_rl_data.request import canonical_json
 
 ADAPTERS = ("lora", "qlora", "none")
 
@@ -92,14 +92,14 @@ def settings_told() -> Iterator[None]:
         raise UsageError(f"These settings are refused: {first}", "change the values it names, with --set") from error
 
 
-def check_adapter(name: str, revision: str | None, task: str, mend: str) -> None:
+def check_adapter(name: str, revision: str | None, task: str, hint: str) -> None:
     """Raises InputError where the adapter was trained for another task than `task`, NotFound where there is none."""
     from peft import PeftConfig
 
     with told(name):
         found = PeftConfig.from_pretrained(name, revision=revision).task_type
     if found != task:
-        raise InputError(f"The adapter {name} is for {found}, and {task} is wanted.", mend)
+        raise InputError(f"The adapter {name} is for {found}, and {task} is wanted.", hint)
 
 
 def context_of(config: Any) -> int | None:
@@ -139,14 +139,14 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def memory_told(mend: str) -> Iterator[None]:
-    """Turns an out-of-memory error of the accelerator into one sentence; `mend` says what to lower."""
+def oom_hint(hint: str) -> Iterator[None]:
+    """Turns an out-of-memory error of the accelerator into one sentence; `hint` says what to lower."""
     import torch
 
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise SotopiaDataError("The accelerator ran out of memory.", mend) from error
+        raise SotopiaDataError("The accelerator ran out of memory.", hint) from error
 
 
 def check_one_gpu(config: Any) -> None:

@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from sotopia_rl_data.labelers.attribution import Schema
 
 _MEMBERS = ("id", "version", "measure", "rule", "needs_judge", "bounds", "wording_sha256", "questions", "read")
-_MEND = "see what a schema has: python -m pydoc sotopia_rl_data.labelers.attribution.Schema"
+_HINT = "see what a schema has: python -m pydoc sotopia_rl_data.labelers.attribution.Schema"
 
 
 def made_of(name: str, found: Any) -> Schema:
     """The schema that a plug-in is, or makes. Raises UsageError where it lacks a member or one makes no sense."""
-    mend = "let it be made without arguments"
-    with plugins.calling(lambda said: UsageError(f"The schema {name} cannot be made: {said}.", mend)):
+    hint = "let it be made without arguments"
+    with plugins.calling(lambda said: UsageError(f"The schema {name} cannot be made: {said}.", hint)):
         made = found() if isinstance(found, type | FunctionType) else found
     lacking = [member for member in _MEMBERS if not hasattr(made, member)]
     if lacking:
-        raise UsageError(f"{name} is not a schema: it lacks {', '.join(lacking)}.", _MEND)
+        raise UsageError(f"{name} is not a schema: it lacks {', '.join(lacking)}.", _HINT)
     if not isinstance(made.id, str) or not made.id:
         raise UsageError(f"The schema {name} has the id {made.id!r}.", "give it a name: it stands in the data")
     if made.measure not in get_args(Measure):
@@ -91,5 +91,5 @@ class Foreign:
             return {slot: float(said[slot]) for slot in question.slots.values() if slot in said}
 
     def _at(self, doing: str) -> AbstractContextManager[None]:
-        mend = "repair it, then run the same command again: what was answered is kept"
-        return plugins.calling(lambda said: UsageError(f"The schema {self.id} failed at {doing}: {said}.", mend))
+        hint = "repair it, then run the same command again: what was answered is kept"
+        return plugins.calling(lambda said: UsageError(f"The schema {self.id} failed at {doing}: {said}.", hint))

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any, Literal
 
-from sotopia_rl_data.asking.request import sha256_of
 from sotopia_rl_data.labelers.attribution import quality, turnwise, wording
 from sotopia_rl_data.labelers.attribution.turnwise import Turnwise, View
+from sotopia_rl_data.request import sha256_of
 from sotopia_rl_data.schema import Turn
 
 Shows = Literal["history", "reply", "episode"]

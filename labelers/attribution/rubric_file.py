@@ -27,7 +27,7 @@ from sotopia_rl_data.labelers.attribution.rubric import Criterion, Rubric, Shows
 
 MOST_DIMENSIONS, WIDEST = 20, 20  # 20 × 21 numbers are what strict providers take in one answer schema
 SHORTEST = "{name: mine, dimensions: {empathy: {description: Takes up what the other feels.}}}"
-_MEND = f"begin with {SHORTEST}; a dimension may have range and levels, the rubric also about and shows"
+_HINT = f"begin with {SHORTEST}; a dimension may have range and levels, the rubric also about and shows"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 _TAKEN = frozenset({"reward", "overall_score"})
 _INTEGER = re.compile(r"[+-]?\d{1,6}")
@@ -54,7 +54,7 @@ def parse(text: str, where: str) -> Rubric:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         said = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise InputError(f"{where}{line}: this is not YAML: {said}.", _MEND) from error
+        raise InputError(f"{where}{line}: this is not YAML: {said}.", _HINT) from error
     return _Reader(where).rubric(root)
 
 
@@ -66,7 +66,7 @@ class _Reader:
 
     def rubric(self, root: Any) -> Rubric:
         if root is None:
-            raise InputError(f"{self._where} is empty.", _MEND)
+            raise InputError(f"{self._where} is empty.", _HINT)
         keys = self._mapping(root, "the rubric", ("name", "dimensions"), ("about", "shows"))
         name = self._text(keys["name"], "name")
         if not _NAME.fullmatch(name):
@@ -165,7 +165,7 @@ class _Reader:
         return list(node.value)
 
     def _wrong(self, node: Any, said: str) -> NoReturn:
-        raise InputError(f"{self._where}:{node.start_mark.line + 1}: {said}.", _MEND)
+        raise InputError(f"{self._where}:{node.start_mark.line + 1}: {said}.", _HINT)
 
 
 def _shown(node: Any) -> str:

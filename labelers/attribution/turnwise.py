@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sotopia_rl_data.asking.request import sha256_of
 from sotopia_rl_data.dimensions import dimension
 from sotopia_rl_data.labelers.attribution import answers, phrasing, wording
 from sotopia_rl_data.labelers.attribution.phrasing import Ask
 from sotopia_rl_data.labelers.judge import Question, Slot
+from sotopia_rl_data.request import sha256_of
 from sotopia_rl_data.schema import Episode, Measure, Message, Turn
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sotopia_rl_data.asking.request import sha256_of
 from sotopia_rl_data.errors import BadAnswer
 from sotopia_rl_data.labelers.attribution.phrasing import Ask
 from sotopia_rl_data.labelers.judge import Question, Slot
+from sotopia_rl_data.request import sha256_of
 from sotopia_rl_data.schema import Episode, Measure
 
 

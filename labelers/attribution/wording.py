@@ -11,8 +11,8 @@ from functools import cache
 from importlib.resources import files
 from string import Template
 
-from sotopia_rl_data.asking.request import sha256_of
 from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.request import sha256_of
 
 
 @cache

@@ -8,9 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
-from sotopia_rl_data.asking import prices
-from sotopia_rl_data.asking.ledger import Ledger
-from sotopia_rl_data.asking.request import Usage
+from sotopia_rl_data.costs import prices
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.labelers import judges as judging
@@ -23,6 +21,8 @@ from sotopia_rl_data.labelers.judge import Judge
 from sotopia_rl_data.labelers.judges.sending import Ask, target_of
 from sotopia_rl_data.labelers.plan import Plan, episodes_of
 from sotopia_rl_data.labelers.preparing import dimensions_of
+from sotopia_rl_data.ledger.ledger import Ledger
+from sotopia_rl_data.request import Usage
 from sotopia_rl_data.rewards.outcomes import choose_evaluator, evaluators
 from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.store import Version

@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sotopia_rl_data.asking.dispatch import Outcome, Pacing, ask_all
-from sotopia_rl_data.asking.ledger import Ledger
-from sotopia_rl_data.asking.request import Reply, Request, Usage
 from sotopia_rl_data.code import code
 from sotopia_rl_data.errors import BadAnswer, InputError, Interrupted
 from sotopia_rl_data.labelers.asking import wait
@@ -30,7 +28,9 @@ from sotopia_rl_data.labelers.judge import Judge
 from sotopia_rl_data.labelers.judges.batches import keys_under_way
 from sotopia_rl_data.labelers.judges.sending import Ask, close, sender
 from sotopia_rl_data.labelers.reading import Tally, rows_of, values_of
+from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.refs import check_name
+from sotopia_rl_data.request import Reply, Request, Usage
 from sotopia_rl_data.schema import Attribution, Episode, Failure
 from sotopia_rl_data.store import Store, Version
 from sotopia_rl_data.store.versions import check as check_version

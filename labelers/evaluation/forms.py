@@ -14,7 +14,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from sotopia_rl_data.asking.request import sha256_of
 from sotopia_rl_data.dimensions import dimension
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.labelers.attribution import phrasing, wording
@@ -22,6 +21,7 @@ from sotopia_rl_data.labelers.evaluation.drawing import Item
 from sotopia_rl_data.outputs import aside
 from sotopia_rl_data.prompts.visible import without_tags
 from sotopia_rl_data.report.page import asset, document
+from sotopia_rl_data.request import sha256_of
 
 COLUMNS = ("item", "agent", "dimension", "score", "comment")
 SHOWN = ("allowed", "about", "dialogue")

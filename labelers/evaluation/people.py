@@ -23,7 +23,7 @@ from sotopia_rl_data.store import Store, Version
 
 EVALUATOR = "human"
 _NEEDED = COLUMNS[:4]
-_MEND = "fill in the file that `sotopia-rl-data annotate export REF… -o FILE.csv` writes"
+_HINT = "fill in the file that `sotopia-rl-data annotate export REF… -o FILE.csv` writes"
 
 Said = dict[tuple[str, str, str], tuple[float, str]]
 """(episode, agent, dimension) -> (score, comment)."""
@@ -77,7 +77,7 @@ def import_scores(
     reading = _Reading(path, {key: who for version in versions for key, who in _items(version)})
     if not reading.said:
         why = f": line {reading.bad[0].line}: {reading.bad[0].reason}" if reading.bad else ""
-        raise InputError(f"{path} has no score that can be used{why}.", _MEND)
+        raise InputError(f"{path} has no score that can be used{why}.", _HINT)
     added = [
         _add(store, version, evaluator, reading.said[version.name], reading.sha256)
         for version in versions
@@ -107,7 +107,7 @@ class _Reading:
     sha256: str = ""
 
     def __post_init__(self) -> None:
-        self.sha256, rows = read_sheet(self.path, COLUMNS, _NEEDED, _MEND)
+        self.sha256, rows = read_sheet(self.path, COLUMNS, _NEEDED, _HINT)
         for line, row in rows:
             self._row(line, *row.values())
 

@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING, Any, get_args
 from sotopia_rl_data import refs
 from sotopia_rl_data.asking.batch.run import Batching
 from sotopia_rl_data.asking.dispatch import Pacing
-from sotopia_rl_data.asking.ledger import Ledger
-from sotopia_rl_data.asking.prices import load as load_prices
-from sotopia_rl_data.asking.transport import nobody_is_asked
+from sotopia_rl_data.asking.transport import without_api_keys
+from sotopia_rl_data.costs.prices import load as load_prices
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL as SEVEN
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.evaluations import Evaluated, Judged, add_scores, check_evaluator, provenance
@@ -39,6 +38,7 @@ from sotopia_rl_data.labelers.plan import Plan, episodes_of, size
 from sotopia_rl_data.labelers.preparing import dimensions_of, judges_of, left_to_ask
 from sotopia_rl_data.labelers.reading import Tally, rows_of
 from sotopia_rl_data.labelers.report import RunReport, cold, judged_by, ran, remarks
+from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.store import Store, Version
 from sotopia_rl_data.store.versions import check as check_version
@@ -151,7 +151,7 @@ def estimate_evaluation(
     from sotopia_rl_data.labelers.estimate import of_plan
 
     price_list = load_prices(prices)
-    with nobody_is_asked():
+    with without_api_keys():
         plan = _plan(**options)
     parent = dataset(store, source)
     for name in _names(plan, options.get("evaluator")).values():

@@ -104,8 +104,8 @@ def _plugin(spec: str) -> Judge:
 
 def _made(spec: str, found: Any) -> Judge:
     """An instance that can judge. Raises UsageError where it lacks the id or the method."""
-    mend = "let it be made without arguments"
-    with plugins.calling(lambda said: UsageError(f"The judge {spec} cannot be made: {said}.", mend)):
+    hint = "let it be made without arguments"
+    with plugins.calling(lambda said: UsageError(f"The judge {spec} cannot be made: {said}.", hint)):
         made: Judge = found() if isinstance(found, type) else found
     if not isinstance(getattr(made, "id", None), str) or not made.id or not callable(getattr(made, "answer", None)):
         raise UsageError(

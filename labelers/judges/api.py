@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from sotopia_rl_data.asking.providers import ApiModel
-from sotopia_rl_data.asking.request import Reply
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.judges.sending import request_of
+from sotopia_rl_data.request import Reply
 
 
 class ApiJudge(ApiModel):

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from sotopia_rl_data.asking.batch.client import BatchClient
 from sotopia_rl_data.asking.batch.intent import Box
-from sotopia_rl_data.asking.index import short
-from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.labelers.judge import Judge, is_paid
 from sotopia_rl_data.labelers.judges.sending import target_of
+from sotopia_rl_data.ledger.index import short
+from sotopia_rl_data.ledger.ledger import Ledger
 
 _PROVIDERS = ("openai", "anthropic")
 

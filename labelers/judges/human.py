@@ -11,15 +11,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sotopia_rl_data.asking.request import Target
 from sotopia_rl_data.dimensions import full_name
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.labelers.attribution import answers
 from sotopia_rl_data.labelers.judge import Question, Slot
+from sotopia_rl_data.request import Target
 from sotopia_rl_data.sheets import Row, read_sheet
 
 COLUMNS = ("episode_id", "agent", "turn", "dimension", "raw")
-_MEND = "write the file with: sotopia-rl-data annotate template REF -o FILE.csv"
+_HINT = "write the file with: sotopia-rl-data annotate template REF -o FILE.csv"
 
 Annotations = Mapping[tuple[str, str, int, str], int]
 
@@ -34,7 +34,7 @@ class Human:
         """`dimensions`: those that it may speak of, where they are not SOTOPIA-EVAL's. Raises InputError where the file
         cannot be used."""
         self.id = name
-        sha256, rows = read_sheet(path, COLUMNS, COLUMNS, _MEND)
+        sha256, rows = read_sheet(path, COLUMNS, COLUMNS, _HINT)
         self._said = _annotations(path, rows, dimensions)
         self.target = Target("human", name, "", {"sha256": sha256})
 
@@ -64,7 +64,7 @@ def _annotations(path: Path, rows: Iterable[Row], dimensions: Sequence[str]) -> 
             key = (row["episode_id"], row["agent"], _whole(row["turn"]), name)
             raw = _whole(row["raw"])
         except UsageError as wrong:
-            raise InputError(f"{path}:{line}: {wrong.message}", wrong.mend) from wrong
+            raise InputError(f"{path}:{line}: {wrong.message}", wrong.hint) from wrong
         if said.setdefault(key, raw) != raw:
             raise InputError(f"{path}:{line} says something else than an earlier row.", "keep one of them")
     if not said:

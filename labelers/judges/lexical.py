@@ -17,10 +17,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sotopia_rl_data.asking.request import Target
 from sotopia_rl_data.dimensions import dimension
 from sotopia_rl_data.labelers.attribution import answers
 from sotopia_rl_data.labelers.judge import Question, Slot
+from sotopia_rl_data.request import Target
 from sotopia_rl_data.schema import Agent, Episode
 
 Share = tuple[int, int]

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sotopia_rl_data import plugins
-from sotopia_rl_data.asking.request import Hashed, Reply, Request, Target
 from sotopia_rl_data.errors import AskingError, Rejected, SotopiaDataError, UsageError
 from sotopia_rl_data.labelers.judge import Judge, Question
+from sotopia_rl_data.request import Hashed, Reply, Request, Target
 
 _UNNAMEABLE = re.compile(r"[^A-Za-z0-9_-]")  # what providers do not take in a schema's name
 
@@ -53,7 +53,7 @@ def target_of(judge: Judge) -> Target:
     if not isinstance(target, Target):
         raise UsageError(
             f"The judge {judge.id} has a `target` that is no Target.",
-            "leave it out, or make it one: python -m pydoc sotopia_rl_data.asking.request.Target",
+            "leave it out, or make it one: python -m pydoc sotopia_rl_data.request.Target",
         )
     return target
 
@@ -67,14 +67,14 @@ def sender(judge: Judge) -> Send:
     async def send(request: Request) -> Reply:
         if not isinstance(request, Ask):
             raise TypeError(f"a {type(request).__name__} carries no question")
-        mend = "repair the judge, then run the same command again"
+        hint = "repair the judge, then run the same command again"
         try:
-            with plugins.calling(lambda said: Rejected(f"The judge {judge.id} failed: {said}", mend)):
+            with plugins.calling(lambda said: Rejected(f"The judge {judge.id} failed: {said}", hint)):
                 answer: Any = await judge.answer(request.asked)
         except AskingError:
             raise
         except SotopiaDataError as wrong:
-            raise Rejected(f"{judge.id}: {wrong.message}", wrong.mend) from wrong
+            raise Rejected(f"{judge.id}: {wrong.message}", wrong.hint) from wrong
         if isinstance(answer, str):
             return Reply(answer, model=judge.id)
         if isinstance(answer, Reply):

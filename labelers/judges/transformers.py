@@ -15,11 +15,11 @@ from typing import Any
 
 from sotopia_rl_data.asking.local import MAX_TOKENS, Loaded, Local, fingerprint
 from sotopia_rl_data.asking.providers import sampling_of
-from sotopia_rl_data.asking.request import Reply, Request, Target
 from sotopia_rl_data.errors import AskingError, NotFound, UsageError
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.judges.sending import request_of
 from sotopia_rl_data.refs import is_path
+from sotopia_rl_data.request import Reply, Request, Target
 
 _DEFAULT = {"temperature": 0, "max_tokens": MAX_TOKENS}
 

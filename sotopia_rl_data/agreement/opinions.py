@@ -123,8 +123,8 @@ def _side_by_side(versions: Sequence[Version], of: Of) -> Iterator[tuple[pa.Tabl
 
 def _files(version: Version, of: Of) -> list[list[Path]]:
     if of not in version.manifest.configs:
-        mend = f"label it first: sotopia-rl-data label {version.name} --judge …"
-        raise UsageError(f"{version.ref} holds no {of}.", mend)
+        hint = f"label it first: sotopia-rl-data label {version.name} --judge …"
+        raise UsageError(f"{version.ref} holds no {of}.", hint)
     return list(version.files(of).values())
 
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from sotopia_rl_data.asking.local import Batched, Loaded, Local, fingerprint
 from sotopia_rl_data.asking.providers import sampling_of
-from sotopia_rl_data.asking.request import Reply, Request, Target
 from sotopia_rl_data.errors import AskingError, NotFound, Rejected, SotopiaDataError, UsageError
 from sotopia_rl_data.refs import is_path
+from sotopia_rl_data.request import Reply, Request, Target
 from sotopia_rl_data.rollouts.players import TEMPERATURE
 from sotopia_rl_data.schema import Message
 
@@ -61,7 +61,7 @@ class RewardScorer(Batched):
         try:
             scores = self._model.score_batch([one for drafts in dialogues for one in drafts])
         except SotopiaDataError as wrong:
-            return [Rejected(wrong.message, wrong.mend)] * len(requests)
+            return [Rejected(wrong.message, wrong.hint)] * len(requests)
         found, replies = scores.tolist(), []
         for drafts in dialogues:
             replies.append(Reply(json.dumps(found[: len(drafts)]), model=self.id))

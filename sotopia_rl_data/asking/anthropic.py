@@ -13,9 +13,9 @@ from functools import lru_cache
 from typing import Any
 
 from sotopia_rl_data.asking import transport
-from sotopia_rl_data.asking.request import Finish, Reply, Request, Target, Usage
 from sotopia_rl_data.asking.schemas import with_schema_in_words
 from sotopia_rl_data.errors import Rejected
+from sotopia_rl_data.request import Finish, Reply, Request, Target, Usage
 from sotopia_rl_data.schema import Message
 
 PROVIDER = "anthropic"

@@ -2,8 +2,8 @@
 
 A reply is in the ledger before anyone parses it. Requests come from an iterator and are held only while they are in
 flight. Retries are bounded. Ctrl-C once lets what is in flight come home; twice gives it up. What a lookup returns is
-`desk.py`'s rule, how fast a provider may be asked `pacing.py`'s, when to give it up `patience.py`'s, and who waits for
-a shared prefix `warming.py`'s.
+`ledger/lookup.py`'s rule, how fast a provider may be asked `pacing.py`'s, when to give it up `circuit_breaker.py`'s,
+and who waits for a shared prefix `prompt_cache.py`'s.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Set
 from dataclasses import replace
 
-from sotopia_rl_data.asking.budget import Budget
-from sotopia_rl_data.asking.desk import Accept, Desk, OnSettled, Open, Settled
-from sotopia_rl_data.asking.index import short
+from sotopia_rl_data.asking.circuit_breaker import CircuitBreaker
 from sotopia_rl_data.asking.interrupt import interruptible
-from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.pacing import Epoch, Pacer, Pacing
-from sotopia_rl_data.asking.patience import Patience
 from sotopia_rl_data.asking.progress import Outcome
-from sotopia_rl_data.asking.request import Reply, Request
-from sotopia_rl_data.asking.tokens import rough_tokens
-from sotopia_rl_data.asking.warming import Warming
+from sotopia_rl_data.asking.prompt_cache import PromptCacheWarmup
+from sotopia_rl_data.costs.budget import Budget
+from sotopia_rl_data.costs.tokens import rough_tokens
 from sotopia_rl_data.errors import AskingError, Unavailable, UsageError
+from sotopia_rl_data.ledger.index import short
+from sotopia_rl_data.ledger.ledger import Ledger
+from sotopia_rl_data.ledger.lookup import Accept, Lookup, OnSettled, Open, Settled
+from sotopia_rl_data.request import Reply, Request
 
 __all__ = ["Accept", "OnSettled", "Outcome", "Pacing", "Send", "Settled", "ask_all"]
 
@@ -69,8 +69,8 @@ async def ask_all(
     """
     if concurrency < 1:
         raise UsageError(f"{concurrency} requests at a time cannot be asked.", "give a concurrency of 1 or more")
-    desk = Desk(ledger, accept, on_settled, retry_failed, Outcome(total))
-    return await _Run(desk, send, pacing or Pacing(), concurrency, budget, elsewhere).go(requests, progress)
+    lookup = Lookup(ledger, accept, on_settled, retry_failed, Outcome(total))
+    return await _Run(lookup, send, pacing or Pacing(), concurrency, budget, elsewhere).go(requests, progress)
 
 
 class _Run:
@@ -78,28 +78,28 @@ class _Run:
 
     def __init__(
         self,
-        desk: Desk,
+        lookup: Lookup,
         send: Send,
         pacing: Pacing,
         concurrency: int,
         budget: Budget | None,
         elsewhere: Set[int],
     ) -> None:
-        self._desk = desk
-        self._outcome = desk.outcome
+        self._lookup = lookup
+        self._outcome = lookup.outcome
         self._send = send
         self._pacing = pacing
         self._pacer = Pacer(pacing, concurrency)
-        self._patience = Patience()
+        self._breaker = CircuitBreaker()
         self._budget = budget
         self._elsewhere = elsewhere
-        self._warming = Warming()
+        self._warming = PromptCacheWarmup()
         self._ahead = _AHEAD * concurrency
         self._tasks: set[asyncio.Task[None]] = set()
-        self._twins: dict[str, list[Request]] = {}  # key to be asked -> equal requests that wait for its answer
+        self._duplicates: dict[str, list[Request]] = {}  # key to be asked -> equal requests that wait for its answer
         self._waiting = self._looked_up = 0
         self._sending: dict[object, float] = {}  # what is on the wire, oldest first
-        self._room = asyncio.Event()
+        self._slot_free = asyncio.Event()
         self._ending = False
         self._error: BaseException | None = None
 
@@ -131,14 +131,14 @@ class _Run:
                     await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         if self._error is not None:
             raise self._error
-        if self._patience.fruitless is not None and not (self._outcome.interrupted or self._outcome.exhausted):
-            raise self._patience.fruitless
+        if self._breaker.fruitless is not None and not (self._outcome.interrupted or self._outcome.exhausted):
+            raise self._breaker.fruitless
 
     async def _place(self, request: Request) -> None:
         """Settle from the ledger, or join an equal request, or launch, now or when its prefix is cached."""
         await self._launch_ready()
         while (self._waiting >= _WAITING or self._warming.held >= self._ahead) and self._tasks:
-            await self._a_landing()
+            await self._wait_for_slot()
             await self._launch_ready()
         open_ = await self._settle_known(request)
         if open_ is not None and not self._warming.holds(open_):
@@ -151,8 +151,8 @@ class _Run:
     async def _launch(self, asked: Open) -> None:
         """Wait for room and for the request's moment, then let it fly."""
         while len(self._tasks) >= self._pacer.window and not self._ending:
-            await self._a_landing()
-        task = asyncio.create_task(self._fly(asked, await self._turn(asked)))
+            await self._wait_for_slot()
+        task = asyncio.create_task(self._run_chain(asked, await self._turn(asked)))
         self._tasks.add(task)
         task.add_done_callback(self._landed)
 
@@ -163,41 +163,41 @@ class _Run:
             if self._looked_up % _BREATH == 0:
                 await asyncio.sleep(0)
             asked = Open(request, *request.hashes)
-            if asked.key in self._twins:
-                self._twins[asked.key].append(request)
+            if asked.key in self._duplicates:
+                self._duplicates[asked.key].append(request)
                 self._waiting += 1
                 return None
-            settled = self._desk.look_up(asked)
+            settled = self._lookup.look_up(asked)
             if settled is None:
                 if short(asked.key) in self._elsewhere:
                     raise _under_way(request)
-                self._desk.ledger.check()
-                self._twins[asked.key] = []
+                self._lookup.ledger.check()
+                self._duplicates[asked.key] = []
                 return asked
-            request = self._desk.hand_over(request, settled)
+            request = self._lookup.hand_over(request, settled)
         return None
 
-    async def _fly(self, asked: Open, epoch: Epoch) -> None:
+    async def _run_chain(self, asked: Open, epoch: Epoch) -> None:
         """Ask one request, and go on with what those who waited for it want next: a dialogue may be long."""
-        wanted = deque(await self._land(asked, epoch))
+        wanted = deque(await self._ask_one(asked, epoch))
         while wanted:
             open_ = await self._settle_known(wanted.popleft())
             if open_ is not None:
-                wanted.extendleft(reversed(await self._land(open_, await self._turn(open_))))
+                wanted.extendleft(reversed(await self._ask_one(open_, await self._turn(open_))))
 
-    async def _land(self, asked: Open, epoch: Epoch) -> list[Request | None]:
+    async def _ask_one(self, asked: Open, epoch: Epoch) -> list[Request | None]:
         """Ask one request and hand its answer to those who wait for it; what they want next."""
         settled: Settled | None = None
         try:
             settled = await self._ask(asked, epoch)
         finally:
-            twins = self._twins.pop(asked.key)
-            self._waiting -= len(twins)
+            duplicates = self._duplicates.pop(asked.key)
+            self._waiting -= len(duplicates)
             self._warming.landed(asked.request, None if settled is None else settled.attempt)
         if settled is None:
             return []
-        wanted = [self._desk.hand_over(asked.request, settled)]
-        return wanted + [self._desk.hand_over(twin, replace(settled, fresh=False)) for twin in twins]
+        wanted = [self._lookup.hand_over(asked.request, settled)]
+        return wanted + [self._lookup.hand_over(equal, replace(settled, fresh=False)) for equal in duplicates]
 
     async def _ask(self, asked: Open, epoch: Epoch) -> Settled | None:
         """Send until there is an answer or the tries are used up. None where the run ends first."""
@@ -214,25 +214,25 @@ class _Run:
                 hopeless = faults >= self._pacing.tries or throttles >= self._pacing.throttles
                 hopeless |= (error.retry_after or 0) > self._pacing.longest_wait_s
                 if hopeless or not throttled:
-                    self._desk.keep_error(asked, error, time.monotonic() - began)
+                    self._lookup.keep_error(asked, error, time.monotonic() - began)
                 if hopeless:
-                    self._patience.lost(error)
-                    self._end(self._patience.hopeless)
-                    return self._desk.lose(asked.key, error)
+                    self._breaker.lost(error)
+                    self._end(self._breaker.hopeless)
+                    return self._lookup.lose(asked.key, error)
                 await self._pacer.rest(wait)
                 epoch = await self._turn(asked)
             except AskingError as error:
-                self._desk.keep_error(asked, error, time.monotonic() - began)
-                self._patience.refused(error, self._outcome.asked + self._outcome.hits > 0)
-                self._end(self._patience.hopeless)
-                return self._desk.lose(asked.key, error)
+                self._lookup.keep_error(asked, error, time.monotonic() - began)
+                self._breaker.refused(error, self._outcome.asked + self._outcome.hits > 0)
+                self._end(self._breaker.hopeless)
+                return self._lookup.lose(asked.key, error)
             else:
                 if reply is None:
                     return None
-                self._patience.answered()
+                self._breaker.answered()
                 self._pacer.answered()
                 self._pacer.spent(self._tokens(asked.request), reply.usage.input + reply.usage.output)
-                return self._desk.keep(asked, reply, time.monotonic() - began)
+                return self._lookup.keep(asked, reply, time.monotonic() - began)
         return None
 
     async def _paid(self, asked: Open) -> Reply | None:
@@ -284,13 +284,13 @@ class _Run:
     def _tokens(self, request: Request) -> float:
         return rough_tokens(request) if self._pacing.tpm else 0.0
 
-    async def _a_landing(self) -> None:
-        self._room.clear()
-        await self._room.wait()
+    async def _wait_for_slot(self) -> None:
+        self._slot_free.clear()
+        await self._slot_free.wait()
 
     def _landed(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        self._room.set()
+        self._slot_free.set()
         if not task.cancelled():
             self._end(task.exception())
 
@@ -318,7 +318,7 @@ class _Run:
         if self._budget is not None:
             self._budget.stop()
         self._pacer.stop()
-        self._room.set()
+        self._slot_free.set()
 
     def _give_up(self) -> None:
         for task in self._tasks:

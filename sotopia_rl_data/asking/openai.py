@@ -11,9 +11,9 @@ from typing import Any
 
 from sotopia_rl_data.asking import transport
 from sotopia_rl_data.asking.providers import takes_temperature
-from sotopia_rl_data.asking.request import Finish, Reply, Request, Target, Usage, sha256_of
 from sotopia_rl_data.asking.schemas import with_schema_in_words
 from sotopia_rl_data.errors import AskingError, Rejected
+from sotopia_rl_data.request import Finish, Reply, Request, Target, Usage, sha256_of
 
 PROVIDER = "openai"
 KEY = "OPENAI_API_KEY"

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
-from sotopia_rl_data.asking.request import Usage
+from sotopia_rl_data.request import Usage
 
 _WINDOW_S = 10.0
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sotopia_rl_data.asking.request import Client, Reply, Request, Target
 from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.request import Client, Reply, Request, Target
 
 # The names that each provider serves itself; any other model is named behind the provider's prefix.
 _MODELS = {"openai": re.compile(r"(gpt|chatgpt)-.+|o\d(-.+)?"), "anthropic": re.compile(r"claude-.+")}

@@ -15,9 +15,9 @@ from contextvars import ContextVar
 from typing import Any
 from urllib.parse import urlsplit
 
-from sotopia_rl_data.asking.redact import redact
-from sotopia_rl_data.asking.request import Target
 from sotopia_rl_data.errors import AskingError, KeyMissing, Rejected, Unavailable, UsageError
+from sotopia_rl_data.request import Target
+from sotopia_rl_data.secrets import redact
 
 CONNECT_S = 15.0
 _UNASKED = ContextVar("nobody is asked", default=False)
@@ -98,7 +98,7 @@ def is_local(url: str) -> bool:
 
 
 @contextmanager
-def nobody_is_asked() -> Iterator[None]:
+def without_api_keys() -> Iterator[None]:
     """Inside the block clients are made and not used: a missing key is no error."""
     token = _UNASKED.set(True)
     try:
@@ -130,10 +130,10 @@ def status_error(target: Target, status: int, body: object, headers: Mapping[str
         return Rejected(text, "top up the account or use another key, then run the same command again", status=402)
     if status in (408, 409, 429) or status >= 500:
         return Unavailable(text, "run the same command again later", status=status, retry_after=retry_after(headers))
-    return Rejected(text, _MENDS.get(status, "").format(variable=variable), status=status)
+    return Rejected(text, _HINTS.get(status, "").format(variable=variable), status=status)
 
 
-_MENDS = {
+_HINTS = {
     401: "check the key in {variable}",
     403: "check what the key in {variable} may do",
     404: "check the model's name and the base URL",

@@ -102,4 +102,4 @@ def _show_left(away: UnderWay, as_json: bool) -> None:
     if as_json:
         console.emit_json({"under_way": {"requests": away.requests, "batches": away.batches}})
     else:
-        console.note(f"{away.message} Next: {away.mend}.")
+        console.note(f"{away.message} Next: {away.hint}.")

@@ -134,7 +134,7 @@ def ledger_query(sql: str, path: Path | None, fmt: str | None, store: Store, as_
     Example:
       sotopia-rl-data ledger query "SELECT model, status, count(*) FROM calls GROUP BY ALL"
     """
-    from sotopia_rl_data.asking.ledger import Ledger
+    from sotopia_rl_data.ledger.ledger import Ledger
     from sotopia_rl_data.results import write_result
 
     with Ledger(_existing(path or store.root / ".ledger")) as kept:
@@ -152,7 +152,7 @@ def ledger_compact(path: Path | None, store: Store, as_json: bool) -> None:
     Example:
       sotopia-rl-data ledger compact
     """
-    from sotopia_rl_data.asking.ledger import Ledger
+    from sotopia_rl_data.ledger.ledger import Ledger
 
     with Ledger(_existing(path or store.root / ".ledger")) as kept:
         done = kept.compact()

@@ -116,7 +116,7 @@ def cli() -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the program and exit. Every error is a sentence and its mend on stderr, never a traceback."""
+    """Run the program and exit. Every error is a sentence and its hint on stderr, never a traceback."""
     try:
         sys.exit(cli.main(args=argv, standalone_mode=False, prog_name="sotopia-rl-data") or 0)
     except click.exceptions.NoArgsIsHelpError as shown:
@@ -131,7 +131,7 @@ def main(argv: list[str] | None = None) -> None:
     except errors.SotopiaDataError as wrong:
         if isinstance(wrong, errors.Interrupted):
             _deaf()
-        _say(wrong.message, wrong.mend)
+        _say(wrong.message, wrong.hint)
         sys.exit(wrong.exit_code)
     except (KeyboardInterrupt, click.Abort):
         _deaf()
@@ -150,7 +150,7 @@ def _deaf() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _say(message: str, mend: str) -> None:
+def _say(message: str, hint: str) -> None:
     console.say("error: ", "red", message)
-    if mend:
-        console.say(" mend: ", "green", mend)
+    if hint:
+        console.say(" hint: ", "green", hint)

@@ -158,8 +158,8 @@ def _repository(name: str, hub: Hub) -> str:
 def _calls(version: Version, store: Store, stack: ExitStack) -> Mapping[str, Path]:
     from tempfile import TemporaryDirectory
 
-    from sotopia_rl_data.asking.ledger import Ledger
     from sotopia_rl_data.hub.calls import write_calls
+    from sotopia_rl_data.ledger.ledger import Ledger
 
     folder = Path(stack.enter_context(TemporaryDirectory(prefix="sotopia-rl-data-calls-")))
     with Ledger.default(store.root) as ledger:

@@ -179,12 +179,12 @@ def _dialogue(version: Version, wanted: str, as_json: bool) -> None:
     exact = [row for row in rows if row["episode_id"] == wanted] or rows
     if len(exact) != 1:
         ids = ", ".join(row["episode_id"] for row in exact[:3])
-        mend = (
+        hint = (
             f"name one of them whole: {ids} …"
             if exact
             else f'sotopia-rl-data query {version.ref} "SELECT episode_id FROM episodes"'
         )
-        raise NotFound(f"{'Several' if exact else 'No'} episodes of {version.ref} begin with {wanted!r}.", mend)
+        raise NotFound(f"{'Several' if exact else 'No'} episodes of {version.ref} begin with {wanted!r}.", hint)
     episode = row_episode(exact[0])
     rewards: dict[tuple[str, int], dict[str, Any]] = {}
     if "rewards" in version.manifest.configs:
@@ -351,5 +351,5 @@ def verify(refs: tuple[str, ...], store: Store, as_json: bool) -> None:
             for problem in result.problems:
                 console.warn(f"{result.ref}: {problem}")
     if not all(result.ok for result in results):
-        console.note("mend: pull the version again, or delete its directory and make it anew")
+        console.note("hint: pull the version again, or delete its directory and make it anew")
         click.get_current_context().exit(console.FAILED)

@@ -126,12 +126,12 @@ def _plan(
 ) -> Plan:
     """What the options say is to be played, by whom and how."""
     from sotopia_rl_data.applications.playing import local_player
-    from sotopia_rl_data.asking.transport import nobody_is_asked
+    from sotopia_rl_data.asking.transport import without_api_keys
     from sotopia_rl_data.rollouts.choosing import scenes_of
     from sotopia_rl_data.rollouts.run import plan_of
 
     chosen, loaded = layout_of(layout, template)
-    with nullcontext() if keys_needed else nobody_is_asked():
+    with nullcontext() if keys_needed else without_api_keys():
         return plan_of(
             scenes_of(scenarios, profiles, pairs),
             layout=chosen,
@@ -155,8 +155,8 @@ def _scorer(best_of: int, reward_model: str | None) -> Any:
 
 
 def _dry_run(plan: Plan, prices: Path | None, ledger: Path, as_json: bool) -> None:
-    from sotopia_rl_data.asking.ledger import Ledger
-    from sotopia_rl_data.asking.prices import load
+    from sotopia_rl_data.costs.prices import load
+    from sotopia_rl_data.ledger.ledger import Ledger
     from sotopia_rl_data.rollouts.estimate import estimate
 
     price_list = load(prices)
@@ -192,7 +192,7 @@ def _played(report: RolloutReport) -> None:
     for reason, count in list(report.failures.items())[:_LISTED]:
         console.warn(f"{count:,} × {reason}")
     if report.abandoned:
-        console.note("mend: run the same command again: only what was not answered is asked")
+        console.note("hint: run the same command again: only what was not answered is asked")
     name = report.version.partition("@")[0]
     console.next_commands(
         f"sotopia-rl-data show {name}",

@@ -10,8 +10,8 @@ import click
 from sotopia_rl_data.cli import console
 
 if TYPE_CHECKING:
-    from sotopia_rl_data.asking.bill import Bill
-    from sotopia_rl_data.asking.bill import Line as Paid
+    from sotopia_rl_data.costs.bill import Bill
+    from sotopia_rl_data.costs.bill import Line as Paid
     from sotopia_rl_data.labelers.estimate import Estimate
     from sotopia_rl_data.labelers.report import RunReport
 

@@ -19,7 +19,7 @@ ALL = "all"
 ITSELF, EACH_OTHER = "itself", "each other"
 ANY = "any"
 
-_MEND = "say whose agent counts: --partner MODEL, --agent MODEL, or --agent first"
+_HINT = "say whose agent counts: --partner MODEL, --agent MODEL, or --agent first"
 
 
 def methods(
@@ -91,8 +91,8 @@ def _auto(run: int, by_run: Sequence[Sequence[Unit]], refs: Sequence[str], partn
         return own.pop()
     listed = ", ".join(sorted(mine))
     if not own:
-        raise UsageError(f"{refs[run]} is played by {listed}, as the other runs are.", _MEND)
-    raise UsageError(f"{refs[run]} is played by {listed}: which of them is compared is not clear.", _MEND)
+        raise UsageError(f"{refs[run]} is played by {listed}, as the other runs are.", _HINT)
+    raise UsageError(f"{refs[run]} is played by {listed}: which of them is compared is not clear.", _HINT)
 
 
 def _picked(who: str, units: Sequence[Unit], ref: str) -> list[Unit]:

@@ -12,15 +12,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sotopia_rl_data.asking.redact import redact
 from sotopia_rl_data.errors import NotFound
 from sotopia_rl_data.hub.release import LEDGER
+from sotopia_rl_data.secrets import redact
 from sotopia_rl_data.store import Version
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from sotopia_rl_data.asking.ledger import Attempt, Ledger
+    from sotopia_rl_data.ledger.ledger import Attempt, Ledger
 
 _BATCH = 2048
 _TEXTS = ("key", "question", "provider", "model", "status", "text", "finish", "returned_model", "error")

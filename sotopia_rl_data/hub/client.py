@@ -48,7 +48,7 @@ class RemoteFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Landed:
+class CommitResult:
     """A commit that was made; `pull` is the number of the pull request that it opened."""
 
     commit: str
@@ -163,7 +163,7 @@ class Hub:
         description: str,
         onto: str = "main",
         as_pull: bool = False,
-    ) -> Landed:
+    ) -> CommitResult:
         """One commit onto a branch or pull request whose newest commit is `parent`; `as_pull` opens a pull request."""
         with _told(repo, self.endpoint), _transfers():
             made = self._api.create_commit(
@@ -176,7 +176,7 @@ class Hub:
                 revision=None if as_pull else onto,
                 create_pr=as_pull,
             )
-        return Landed(made.oid, made.pr_num if as_pull else None)
+        return CommitResult(made.oid, made.pr_num if as_pull else None)
 
     def tag(self, repo: str, name: str, commit: str, message: str) -> None:
         """Make a tag. Raises HubUnavailable (409) where it is there already."""
@@ -237,7 +237,7 @@ def _transfers() -> Iterator[None]:
 
 @contextmanager
 def _told(repo: str, endpoint: str) -> Iterator[None]:
-    """Turns what huggingface_hub raises about `repo` into an error of ours with its mend."""
+    """Turns what huggingface_hub raises about `repo` into an error of ours with its hint."""
     try:
         yield
     except OfflineModeIsEnabled as error:

@@ -14,8 +14,8 @@ from functools import cache
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from sotopia_rl_data.asking.redact import env_secrets
 from sotopia_rl_data.errors import SecretsFound
+from sotopia_rl_data.secrets import env_secrets
 from sotopia_rl_data.tables import KEYS
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from typing import Any, Literal, Protocol
 from sotopia_rl_data.errors import HubError, HubUnavailable
 from sotopia_rl_data.hub import checking, leaks, record
 from sotopia_rl_data.hub.client import Hub
-from sotopia_rl_data.hub.landing import land, release_commit
+from sotopia_rl_data.hub.commit import land, release_commit
 from sotopia_rl_data.hub.plan import NOTHING, Plan, look, plan
 from sotopia_rl_data.hub.release import Release, inspect, release
 from sotopia_rl_data.store import Version, readme

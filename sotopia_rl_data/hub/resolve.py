@@ -40,8 +40,8 @@ def from_hub(store: Store, ref: DatasetRef, missing: NotFound) -> Version:
     try:
         return fetch(store, ref).version
     except (HubUnavailable, NotFound) as error:
-        mends = dict.fromkeys((missing.mend, error.mend))
-        raise NotFound(f"{missing.message} {error.message}", "; or ".join(mends)) from error
+        hints = dict.fromkeys((missing.hint, error.hint))
+        raise NotFound(f"{missing.message} {error.message}", "; or ".join(hints)) from error
 
 
 def fetch(

@@ -188,5 +188,5 @@ def _dimension(name: str) -> str:
         return dimension(name).name
     except UsageError as error:
         raise InputError(
-            f"{error.message.rstrip('.')}; there are {error.mend.removeprefix('name one of: ')}."
+            f"{error.message.rstrip('.')}; there are {error.hint.removeprefix('name one of: ')}."
         ) from error

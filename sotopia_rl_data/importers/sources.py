@@ -24,7 +24,7 @@ LOGS = "EpisodeLog"
 _LINES, _TABLES, _DOCUMENTS = (".jsonl", ".ndjson"), (".csv",), (".json",)
 _FIRST_RECORDS = 20
 _FIRST_LINE = 16 * 2**20
-_MEND = "name an episode file or folder; sotopia-rl-data import --help says which formats it reads"
+_HINT = "name an episode file or folder; sotopia-rl-data import --help says which formats it reads"
 _NO_FORMAT = "its records are of none of the formats."
 
 
@@ -74,7 +74,7 @@ def plan(paths: Sequence[str | Path]) -> Plan:
     """What `paths` hold. Raises InputError for a path that is missing or unreadable or holds nothing to import."""
     found = [source for path in paths for source in _of_path(Path(path))]
     if not found:
-        raise InputError("No path was named.", _MEND)
+        raise InputError("No path was named.", _HINT)
     usable = sorted(filter(_usable, found), key=lambda s: s.format == "annotated")  # behind what they annotate
     return Plan(tuple(usable), tuple(s.label for s in found if not _usable(s)))
 
@@ -88,7 +88,7 @@ def _of_path(path: Path) -> list[Source]:
         if path.is_dir():
             found = list(_folder(path, path))
             if not any(s.format for s in found):
-                raise InputError(f"The folder {path} holds no episodes.", _MEND)
+                raise InputError(f"The folder {path} holds no episodes.", _HINT)
             return found
         if not path.exists():
             raise InputError(f"There is no {path}.", "check the path")
@@ -98,7 +98,7 @@ def _of_path(path: Path) -> list[Source]:
             f"{error.filename or path} cannot be read: {error.strerror}.", "check its permissions"
         ) from error
     if source.format is None:
-        raise InputError(f"{path} cannot be imported: {source.wrong}", _MEND)
+        raise InputError(f"{path} cannot be imported: {source.wrong}", _HINT)
     return [source]
 
 

@@ -46,8 +46,8 @@ class Recipe:
         _one_of("an average", self.average, get_args(Average))
         object.__setattr__(self, "weights", _weights(self.weights, self.rule))
         if not _number(self.gamma) or not 0 < self.gamma <= 1:
-            mend = "the reference uses 0.9; 1 gives every utterance G"
-            raise UsageError(f"gamma is {self.gamma!r}, not a number in (0, 1].", mend)
+            hint = "the reference uses 0.9; 1 gives every utterance G"
+            raise UsageError(f"gamma is {self.gamma!r}, not a number in (0, 1].", hint)
 
     @property
     def weighted(self) -> tuple[str, ...]:
@@ -106,7 +106,7 @@ def _full_name(name: str, by: RuleId) -> str:
             return name
         raise UsageError(
             f"{unknown.message} The rule {by!r} multiplies the episode's score on it, and there is none.",
-            f"{unknown.mend}; or weigh a rubric's dimensions by the rule: quality",
+            f"{unknown.hint}; or weigh a rubric's dimensions by the rule: quality",
         ) from unknown
 
 

@@ -1,6 +1,6 @@
 """One action of an agent, and how it is read out of what a model wrote.
 
-Read tolerantly where the library is, or would ask once more to mend: a code fence or words around the object, the
+Read tolerantly where the library is, or would ask once more to hint: a code fence or words around the object, the
 object inside "properties", a value inside {"value": …}, blanks around the type. What is still unreadable is no action;
 the caller makes a no-op of it that is flagged (`FAILED`).
 """

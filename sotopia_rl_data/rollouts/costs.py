@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from sotopia_rl_data.asking.attempt import Attempt
-from sotopia_rl_data.asking.bill import Bill, Spent, bill
-from sotopia_rl_data.asking.budget import Budget, Hold, check_cap, left_behind, price_of
-from sotopia_rl_data.asking.desk import Settled
-from sotopia_rl_data.asking.ledger import Ledger
-from sotopia_rl_data.asking.prices import Prices
-from sotopia_rl_data.rollouts.games import Game, Move
+from sotopia_rl_data.costs.bill import Bill, Spent, bill
+from sotopia_rl_data.costs.budget import Budget, Hold, check_cap, left_behind, price_of
+from sotopia_rl_data.costs.prices import Prices
+from sotopia_rl_data.ledger.attempt import Attempt
+from sotopia_rl_data.ledger.ledger import Ledger
+from sotopia_rl_data.ledger.lookup import Settled
+from sotopia_rl_data.rollouts.episode_run import EpisodeRun, TurnRequest
 from sotopia_rl_data.rollouts.planning import Plan
 
 
@@ -28,7 +28,7 @@ class Costs:
         self._spent = {name: Spent() for name in self._targets}
         self._counted: set[str] = set()
 
-    def count(self, move: Move, game: Game, settled: Settled | None = None) -> Sequence[Attempt]:
+    def count(self, move: TurnRequest, game: EpisodeRun, settled: Settled | None = None) -> Sequence[Attempt]:
         """All attempts at a request, newest first. If one alone settled it, it is not read again."""
         only = settled.attempt if settled is not None and self._ledger.tries(move.key) == 1 else None
         attempts = [only] if only is not None else self._ledger.attempts(move.key)
@@ -71,15 +71,15 @@ def check_budget(cap: float, plan: Plan, prices: Prices) -> None:
 def _spent(plan: Plan, ledger: Ledger, prices: Prices) -> float:
     costs = Costs(plan, ledger, prices)
     for match in plan.matches():
-        replay(Game(match, plan.rules), costs.count)
+        replay(EpisodeRun(match, plan.rules), costs.count)
     until_now = costs.bill()
     lost = (hold.usd for hold in left_behind(ledger.directory) if costs.knows(hold.key) and _lost(hold, ledger))
     return until_now.known + until_now.maybe + sum(lost)
 
 
-def replay(game: Game, attempts: Callable[[Move, Game], Sequence[Attempt]]) -> Move | None:
+def replay(game: EpisodeRun, attempts: Callable[[TurnRequest, EpisodeRun], Sequence[Attempt]]) -> TurnRequest | None:
     """Play what `attempts` knows of a game; the first request that it does not know, None where the game is over."""
-    move: Move | None = game.first()
+    move: TurnRequest | None = game.first()
     while move is not None:
         answers = [one for one in attempts(move, game) if one.status == "answer"]
         if not answers:
@@ -92,10 +92,10 @@ def replay(game: Game, attempts: Callable[[Move, Game], Sequence[Attempt]]) -> M
 def unfinished(plan: Plan, ledger: Ledger) -> int:
     """How many of the plan's episodes the ledger does not know to their end."""
 
-    def attempts(move: Move, _: Game) -> Sequence[Attempt]:
+    def attempts(move: TurnRequest, _: EpisodeRun) -> Sequence[Attempt]:
         return ledger.attempts(move.key)
 
-    return sum(replay(Game(match, plan.rules), attempts) is not None for match in plan.matches())
+    return sum(replay(EpisodeRun(match, plan.rules), attempts) is not None for match in plan.matches())
 
 
 def _lost(hold: Hold, ledger: Ledger) -> bool:

@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sotopia_rl_data.asking.attempt import Attempt
-from sotopia_rl_data.asking.ledger import Ledger
-from sotopia_rl_data.asking.prices import Prices
-from sotopia_rl_data.asking.request import Request, Usage
-from sotopia_rl_data.asking.tokens import prompt_tokens
+from sotopia_rl_data.costs.prices import Prices
+from sotopia_rl_data.costs.tokens import prompt_tokens
+from sotopia_rl_data.ledger.attempt import Attempt
+from sotopia_rl_data.ledger.ledger import Ledger
+from sotopia_rl_data.request import Request, Usage
 from sotopia_rl_data.rollouts.costs import replay
-from sotopia_rl_data.rollouts.games import Game, Match, Move
+from sotopia_rl_data.rollouts.episode_run import EpisodeRun, EpisodeSpec, TurnRequest
 from sotopia_rl_data.rollouts.planning import Plan
 from sotopia_rl_data.rollouts.players import Player
 from sotopia_rl_data.rollouts.policies import scripted
@@ -62,7 +62,7 @@ def estimate(plan: Plan, prices: Prices, ledger: Ledger | None = None) -> Estima
     """Play on a few of the plan's episodes with the scripted policies, from where `ledger` has them, and count. Asks
     nobody."""
     left, known = _Left(plan, ledger), 0
-    unfinished: list[Match] = []
+    unfinished: list[EpisodeSpec] = []
     most = 0
     for match in plan.matches():
         game, answered, over = left.game(match)
@@ -89,13 +89,13 @@ class _Left:
     def __init__(self, plan: Plan, ledger: Ledger | None) -> None:
         self._plan, self._ledger = plan, ledger
 
-    def game(self, match: Match) -> tuple[Game, int, bool]:
+    def game(self, match: EpisodeSpec) -> tuple[EpisodeRun, int, bool]:
         """The game, how many of its calls are answered, and whether it is over."""
-        game, ledger, answered = Game(match, self._plan.rules), self._ledger, 0
+        game, ledger, answered = EpisodeRun(match, self._plan.rules), self._ledger, 0
         if ledger is None:
             return game, 0, False
 
-        def attempts(move: Move, _: Game) -> Sequence[Attempt]:
+        def attempts(move: TurnRequest, _: EpisodeRun) -> Sequence[Attempt]:
             nonlocal answered
             found = ledger.attempts(move.key)
             answered += any(one.status == "answer" for one in found)
@@ -105,7 +105,7 @@ class _Left:
         return game, answered, over
 
 
-async def _play_on(game: Game, calls: Counter[str], tokens: Counter[str]) -> None:
+async def _play_on(game: EpisodeRun, calls: Counter[str], tokens: Counter[str]) -> None:
     match, rules, world = game.match, game.rules, game.world
     policies = (scripted("warm"), scripted("firm"))
     while not world.done:

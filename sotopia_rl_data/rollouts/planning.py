@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sotopia_rl_data.asking.request import sha256_of
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.prompts import layout_id
-from sotopia_rl_data.rollouts.games import MOST_DRAFTS, MOST_REPEATS, MOST_SEED, Match, Rules
+from sotopia_rl_data.request import sha256_of
+from sotopia_rl_data.rollouts.episode_run import MOST_DRAFTS, MOST_REPEATS, MOST_SEED, EpisodeSpec, Rules
 from sotopia_rl_data.rollouts.players import Player
 from sotopia_rl_data.rollouts.scene import Scene
 from sotopia_rl_data.rollouts.world import World
@@ -59,7 +59,7 @@ class Plan:
         found = [self.a] if self.a is self.b else [self.a, self.b]
         return [*found, self.rules.scorer] if self.rules.scorer is not None else found
 
-    def matches(self) -> Iterator[Match]:
+    def matches(self) -> Iterator[EpisodeSpec]:
         """The episodes, in order."""
         made = self._determines()
         for scene in self.scenes:
@@ -68,7 +68,7 @@ class Plan:
                 drafts = tuple(self.rules.best_of if one is self.a else 1 for one in players)
                 for repetition in range(self.repeat):
                     who = [scene.environment.environment_id, *scene.agents, place, repetition]
-                    yield Match(sha256_of([made, who])[:_ID], scene, players, drafts, repetition)
+                    yield EpisodeSpec(sha256_of([made, who])[:_ID], scene, players, drafts, repetition)
 
     def recipe(self) -> dict[str, Any]:
         """What determines the rows, for the manifest. URLs are not in it. `seed` is that of the splits."""

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 from sotopia_rl_data import plugins
 from sotopia_rl_data.asking.providers import Named, api_model, named, sampling_of, takes_temperature
-from sotopia_rl_data.asking.request import Reply, Request, Target
 from sotopia_rl_data.errors import AskingError, Rejected, SotopiaDataError, UsageError
+from sotopia_rl_data.request import Reply, Request, Target
 from sotopia_rl_data.rollouts.policies import Asked, Policy, scripted
 
 GROUP = "sotopia_rl_data.policies"
@@ -86,16 +86,16 @@ class Called:
         asked = getattr(request, "asked", None)
         if not isinstance(asked, Asked):
             raise TypeError(f"a {type(request).__name__} asks no policy")
-        mend = "repair it, then run the same command again"
+        hint = "repair it, then run the same command again"
         try:
-            with plugins.calling(lambda said: Rejected(f"The policy {self.id} failed: {said}", mend)):
+            with plugins.calling(lambda said: Rejected(f"The policy {self.id} failed: {said}", hint)):
                 answer: Any = self.policy(asked)
                 if inspect.isawaitable(answer):
                     answer = await answer
         except AskingError:
             raise
         except SotopiaDataError as wrong:
-            raise Rejected(f"{self.id}: {wrong.message}", wrong.mend) from wrong
+            raise Rejected(f"{self.id}: {wrong.message}", wrong.hint) from wrong
         if not isinstance(answer, str):
             raise Rejected(f"The policy {self.id} returned {type(answer).__name__}, not text.", "return a str")
         return Reply(answer, model=self.id)
@@ -127,8 +127,8 @@ def _plugin(spec: str) -> Player:
             raise
         also = "".join(f", {name}" for name in plugins.names(GROUP, {}))
         raise UsageError(f"{spec!r} is not a policy.", f"write {FORMS}{also}") from unknown
-    mend = "let it be made without arguments"
-    with plugins.calling(lambda said: UsageError(f"The policy {spec} cannot be made: {said}.", mend)):
+    hint = "let it be made without arguments"
+    with plugins.calling(lambda said: UsageError(f"The policy {spec} cannot be made: {said}.", hint)):
         made = found() if isinstance(found, type) else found
     return _called(made, getattr(made, "id", "") or spec.rpartition(":")[2])
 

@@ -115,7 +115,7 @@ def read_profiles(folder: str | Path) -> Profiles:
         try:
             profiles.add(json_value(record), key)
         except InputError as error:
-            raise InputError(f"{source}: {error.message}", "mend the record, or take it out") from error
+            raise InputError(f"{source}: {error.message}", "hint the record, or take it out") from error
     if not profiles.environments or not profiles.people:
         raise InputError(
             f"{str(root)!r} holds {len(profiles.people)} agents and {len(profiles.environments)} environments.",

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from sotopia_rl_data import tables
-from sotopia_rl_data.rollouts.games import Game, Scored
+from sotopia_rl_data.rollouts.episode_run import EpisodeRun, Scored
 from sotopia_rl_data.rollouts.players import Player
 from sotopia_rl_data.schema import Attribution, Episode, Failure
 from sotopia_rl_data.splits import split_of
@@ -28,7 +28,7 @@ class Recording:
 
     def __init__(self, stage: Stage, scorer: Player | None) -> None:
         self._stage, self._scorer = stage, scorer
-        self._waiting: dict[str, list[Game]] = {}
+        self._waiting: dict[str, list[EpisodeRun]] = {}
         self._scores: list[tuple[str, str, Scored]] = []
         self.episodes = self.utterances = self.failed_turns = self.abandoned = 0
         self.reasons: Counter[str] = Counter()
@@ -39,7 +39,7 @@ class Recording:
         """Why an episode failed, the commonest."""
         return next((reason.rstrip(".") for reason, _ in self.reasons.most_common(1)), "none was asked for")
 
-    def add(self, game: Game) -> None:
+    def add(self, game: EpisodeRun) -> None:
         """Take a game that is over."""
         split = split_of(game.match.scene.environment.environment_id, 0)
         waiting = self._waiting.setdefault(split, [])
@@ -78,7 +78,7 @@ class Recording:
         self._scores += [(split, game.match.episode_id, one) for game in whole for one in game.scored]
         self._count(games, episodes, lost)
 
-    def _count(self, games: Sequence[Game], episodes: Sequence[Episode], lost: Sequence[Failure]) -> None:
+    def _count(self, games: Sequence[EpisodeRun], episodes: Sequence[Episode], lost: Sequence[Failure]) -> None:
         self.episodes += len(episodes)
         self.abandoned += len(games) - len(episodes)
         self.failed_turns += len(lost) - (len(games) - len(episodes))
@@ -99,7 +99,7 @@ class Recording:
         ]  # fmt: skip
 
 
-def _served(games: Sequence[Game]) -> pa.Table:
+def _served(games: Sequence[EpisodeRun]) -> pa.Table:
     """Prompts and completions as rows of `rewards` that have no reward yet."""
     rows = [
         {

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sotopia_rl_data.asking.bill import Bill
 from sotopia_rl_data.asking.progress import Outcome
+from sotopia_rl_data.costs.bill import Bill
 from sotopia_rl_data.rollouts.recording import Recording
 from sotopia_rl_data.store.stage import Committed
 

@@ -16,19 +16,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from sotopia_rl_data.asking.budget import Budget
 from sotopia_rl_data.asking.dispatch import Outcome, Pacing, Settled, ask_all
-from sotopia_rl_data.asking.ledger import Ledger
-from sotopia_rl_data.asking.prices import load
-from sotopia_rl_data.asking.request import Reply, Request
-from sotopia_rl_data.asking.waiting import wait
+from sotopia_rl_data.asking.event_loop import wait
 from sotopia_rl_data.code import code
+from sotopia_rl_data.costs.budget import Budget
+from sotopia_rl_data.costs.prices import load
 from sotopia_rl_data.errors import AskingError, BudgetSpent, Interrupted, UsageError
+from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.prompts import Layout, Template
 from sotopia_rl_data.refs import check_name
+from sotopia_rl_data.request import Reply, Request
 from sotopia_rl_data.rollouts.costs import Costs, capped, check_budget, unfinished
 from sotopia_rl_data.rollouts.dialects import DialectName
-from sotopia_rl_data.rollouts.games import Game, Move, Rules
+from sotopia_rl_data.rollouts.episode_run import EpisodeRun, Rules, TurnRequest
 from sotopia_rl_data.rollouts.planning import Plan
 from sotopia_rl_data.rollouts.players import Local, Player, is_model, player
 from sotopia_rl_data.rollouts.policies import Policy
@@ -134,11 +134,11 @@ async def _play(
 
     def requests() -> Iterator[Request]:
         for match in plan.matches():
-            yield Game(match, plan.rules).first()
+            yield EpisodeRun(match, plan.rules).first()
 
     def on_settled(request: Request, settled: Settled) -> Request | None:
         nonlocal done
-        move = _as_move(request)
+        move = _as_turn_request(request)
         costs.count(move, move.game, settled)
         following = move.game.take(move, settled)
         if following is None:
@@ -149,7 +149,7 @@ async def _play(
     try:
         outcome = await ask_all(
             requests(),
-            lambda request: _as_move(request).player.send(request),
+            lambda request: _as_turn_request(request).player.send(request),
             ledger,
             accept=_accepts,
             on_settled=on_settled,
@@ -179,12 +179,12 @@ def _check_home(outcome: Outcome, done: int, total: int, budget: Budget | None) 
 
 
 def _accepts(request: Request, reply: Reply) -> bool:
-    move = _as_move(request)
+    move = _as_turn_request(request)
     return move.game.accepts(move, reply)
 
 
-def _as_move(request: Request) -> Move:
-    if not isinstance(request, Move):
+def _as_turn_request(request: Request) -> TurnRequest:
+    if not isinstance(request, TurnRequest):
         raise TypeError(f"a {type(request).__name__} belongs to no game")
     return request
 

@@ -27,7 +27,7 @@ FIELDS = ("environment", "codename", "relationship", "scenario", "cast")
 PERSON = ("id", "name", "called", "background", "personality", "secret", "goal")
 _FAST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SHOWN = 5
-_MEND = f"a scenario has {', '.join(FIELDS)}; each in its cast has {', '.join(PERSON)}"
+_HINT = f"a scenario has {', '.join(FIELDS)}; each in its cast has {', '.join(PERSON)}"
 _OF_PERSON = re.compile(rf"({'|'.join(PERSON)})_(\d+)")
 
 _Entry = tuple[int, Any]
@@ -46,7 +46,7 @@ def read_scenarios(path: str | Path) -> tuple[Scene, ...]:
     if wrong or not scenes:
         more = f" (and {len(wrong) - _SHOWN} more)" if len(wrong) > _SHOWN else ""
         said = "\n".join(wrong[:_SHOWN]) + more if wrong else f"{str(file)!r} holds no scenario."
-        raise InputError(said, _MEND)
+        raise InputError(said, _HINT)
     return tuple(scenes)
 
 
@@ -72,7 +72,7 @@ def _entries(file: Path) -> Iterator[_Entry]:
     try:
         yield from readers[file.suffix](content)
     except _Unreadable as error:
-        raise InputError(f"{file}:{error.line}: {error}", "mend the file there") from error
+        raise InputError(f"{file}:{error.line}: {error}", "hint the file there") from error
 
 
 class _Unreadable(Exception):

@@ -26,8 +26,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from sotopia_rl_data.asking.request import canonical_json, sha256_of
 from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.request import canonical_json, sha256_of
 from sotopia_rl_data.store.columns import first_line, plain_schema
 
 _ENCODING = 1

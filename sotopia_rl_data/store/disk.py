@@ -120,7 +120,7 @@ def is_full(error: OSError) -> bool:
 
 @contextmanager
 def storing(root: Path) -> Iterator[None]:
-    """Turns what the operating system says about writing under `root` into a StoreError with its mend."""
+    """Turns what the operating system says about writing under `root` into a StoreError with its hint."""
     try:
         yield
     except OSError as error:

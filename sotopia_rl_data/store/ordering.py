@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 import pyarrow.ipc
 import pyarrow.types as pt
 
-from sotopia_rl_data.asking.request import canonical_json
 from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.request import canonical_json
 from sotopia_rl_data.tables import KEYS
 
 BLOCK_BYTES = 1 << 19

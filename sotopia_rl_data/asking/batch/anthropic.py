@@ -28,8 +28,8 @@ from sotopia_rl_data.asking.batch.client import (
     speaking,
 )
 from sotopia_rl_data.asking.batch.intent import Intent
-from sotopia_rl_data.asking.request import Reply, Request, Target
 from sotopia_rl_data.errors import AskingError, Rejected
+from sotopia_rl_data.request import Reply, Request, Target
 
 if TYPE_CHECKING:
     from anthropic.types.messages import MessageBatch

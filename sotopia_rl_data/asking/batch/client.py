@@ -16,9 +16,9 @@ from typing import Any, Protocol
 
 from sotopia_rl_data.asking import transport
 from sotopia_rl_data.asking.batch.intent import Intent
-from sotopia_rl_data.asking.redact import redact
-from sotopia_rl_data.asking.request import Reply, Request, Target
 from sotopia_rl_data.errors import AskingError, Rejected, Unavailable, UsageError
+from sotopia_rl_data.request import Reply, Request, Target
+from sotopia_rl_data.secrets import redact
 
 _ABSENT = (404, 405, 501)  # how a server says that it has no such API
 

@@ -7,14 +7,14 @@ from collections import Counter
 from contextlib import aclosing
 from dataclasses import replace
 
+from sotopia_rl_data.asking.batch.batch_budget import BatchBudget
 from sotopia_rl_data.asking.batch.client import BatchClient, State, cancelled
 from sotopia_rl_data.asking.batch.intent import Asked, Box, Intent
-from sotopia_rl_data.asking.batch.purse import Purse
 from sotopia_rl_data.asking.batch.waiting import Waiting
-from sotopia_rl_data.asking.desk import Desk
-from sotopia_rl_data.asking.ledger import Attempt, Ledger, answered, failed
-from sotopia_rl_data.asking.request import Reply, Request, Usage
 from sotopia_rl_data.errors import AskingError, Rejected, Unavailable
+from sotopia_rl_data.ledger.ledger import Attempt, Ledger, answered, failed
+from sotopia_rl_data.ledger.lookup import Lookup
+from sotopia_rl_data.request import Reply, Request, Usage
 
 
 def brought(ledger: Ledger, intent: Intent, key: str) -> list[Attempt]:
@@ -26,9 +26,11 @@ def brought(ledger: Ledger, intent: Intent, key: str) -> list[Attempt]:
 class Fetching:
     """One request may fail `tries` times. `last` is the last failure there was."""
 
-    def __init__(self, desk: Desk, client: BatchClient, box: Box, waiting: Waiting, tries: int, purse: Purse) -> None:
-        self._desk, self._client, self._box, self._waiting, self._tries = desk, client, box, waiting, tries
-        self._purse = purse
+    def __init__(
+        self, lookup: Lookup, client: BatchClient, box: Box, waiting: Waiting, tries: int, budget: BatchBudget
+    ) -> None:
+        self._lookup, self._client, self._box, self._waiting, self._tries = lookup, client, box, waiting, tries
+        self._budget = budget
         self._errors: Counter[str] = Counter()
         self.last: AskingError | None = None
 
@@ -38,7 +40,7 @@ class Fetching:
         await self._waiting.patiently(lambda: self._collect(intent, left))
         for one in left.values():
             self._keep(intent, one, self._missing(state), maybe_billed=not state.cancelled)
-        self._desk.ledger.close()  # to the disk, before the intent goes
+        self._lookup.ledger.close()  # to the disk, before the intent goes
 
     async def _collect(self, intent: Intent, left: dict[str, Asked]) -> None:
         """Take the results out of what is left. Ids that nobody sent, or that came before, are passed over."""
@@ -51,36 +53,36 @@ class Fetching:
     def _keep(self, intent: Intent, one: Asked, outcome: Reply | AskingError, maybe_billed: bool) -> None:
         """Make a line's result durable, unless it is from an earlier fetch, and see what follows from it. A line that
         failed or expired is not billed; one without a result may be, and so may one whose result holds no answer."""
-        ledger, target = self._desk.ledger, replace(self._client.target, sampling=one.sampling)
+        ledger, target = self._lookup.ledger, replace(self._client.target, sampling=one.sampling)
         request = Request(target, (), sample=one.sample)
         new = all(isinstance(outcome, Reply) and a.status == "error" for a in brought(ledger, intent, one.key))
         if isinstance(outcome, Reply):
             if new:
                 ledger.append(answered(request, one.key, one.question, outcome, 0.0, intent.batch))
-            self._purse.came(one.key, outcome.usage)
-            self._desk.outcome.count_usage(target.model, outcome.usage)
-            self._desk.came(one.key)
+            self._budget.came(one.key, outcome.usage)
+            self._lookup.outcome.count_usage(target.model, outcome.usage)
+            self._lookup.came(one.key)
             return
         if new:
             ledger.append(failed(request, one.key, one.question, outcome.message, 0.0, intent.batch, maybe_billed))
-        self._purse.came(one.key, Usage() if maybe_billed else None)
+        self._budget.came(one.key, Usage() if maybe_billed else None)
         self._fail(one.key, outcome, intent.way)
 
     def _fail(self, key: str, error: AskingError, way: int) -> None:
         """Give a request up, or leave it to the next round."""
         self.last = error
-        self._desk.outcome.faults += 1
+        self._lookup.outcome.faults += 1
         if isinstance(error, Rejected):
             if self._client.weaken(error, way):
-                self._desk.put_back(key)
+                self._lookup.put_back(key)
             else:
-                self._desk.lose(key, error)
+                self._lookup.lose(key, error)
             return
         self._errors[key] += 1
         if self._errors[key] >= self._tries:
-            self._desk.lose(key, error)
+            self._lookup.lose(key, error)
         else:
-            self._desk.put_back(key)
+            self._lookup.put_back(key)
 
     def _missing(self, state: State) -> AskingError:
         if state.cancelled:
@@ -91,8 +93,8 @@ class Fetching:
     def put_back(self, intent: Intent) -> None:
         """None of its requests was begun: they are asked again."""
         for one in self._box.asked(intent).values():
-            self._purse.came(one.key, None)
-            self._desk.put_back(one.key)
+            self._budget.came(one.key, None)
+            self._lookup.put_back(one.key)
 
 
 def _worked(outcome: Reply | AskingError) -> bool:

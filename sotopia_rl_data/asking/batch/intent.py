@@ -23,9 +23,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from sotopia_rl_data.asking.request import Request, Target, sha256_of
-from sotopia_rl_data.asking.tokens import most_prompt_tokens
+from sotopia_rl_data.costs.tokens import most_prompt_tokens
 from sotopia_rl_data.errors import StoreError
+from sotopia_rl_data.request import Request, Target, sha256_of
 from sotopia_rl_data.store.disk import storing, sync_file
 
 _STATE = "intent.json"

@@ -26,8 +26,8 @@ from sotopia_rl_data.asking.batch.client import (
 )
 from sotopia_rl_data.asking.batch.intent import Intent
 from sotopia_rl_data.asking.openai import KEY, WAYS, body_of, read_completion, refuses_format
-from sotopia_rl_data.asking.request import Reply, Request, Target
 from sotopia_rl_data.errors import AskingError, Rejected, Unavailable
+from sotopia_rl_data.request import Reply, Request, Target
 
 if TYPE_CHECKING:
     from openai.types import Batch

@@ -22,19 +22,19 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from sotopia_rl_data.asking.batch.batch_budget import BatchBudget
 from sotopia_rl_data.asking.batch.client import BatchClient, State, Trace
 from sotopia_rl_data.asking.batch.fetching import Fetching
 from sotopia_rl_data.asking.batch.intent import Box, Draft, Intent
-from sotopia_rl_data.asking.batch.purse import Purse
 from sotopia_rl_data.asking.batch.waiting import Stopped, Waiting
-from sotopia_rl_data.asking.budget import Budget
-from sotopia_rl_data.asking.desk import Accept, Desk, OnSettled, Open
-from sotopia_rl_data.asking.index import short
 from sotopia_rl_data.asking.interrupt import interruptible
-from sotopia_rl_data.asking.ledger import Ledger
 from sotopia_rl_data.asking.progress import Outcome
-from sotopia_rl_data.asking.request import Request
+from sotopia_rl_data.costs.budget import Budget
 from sotopia_rl_data.errors import Rejected, Unavailable, UsageError
+from sotopia_rl_data.ledger.index import short
+from sotopia_rl_data.ledger.ledger import Ledger
+from sotopia_rl_data.ledger.lookup import Accept, Lookup, OnSettled, Open
+from sotopia_rl_data.request import Request
 
 _BREATH = 64  # requests walked over before Ctrl-C is heard
 
@@ -83,13 +83,13 @@ async def ask_batch(
     how = batching or Batching()
     if not (how.poll_s > 0 and how.tries > 0):
         raise UsageError("Batches are polled every so many seconds, and tried at least once.", "give numbers above 0")
-    desk = Desk(ledger, accept, on_settled, retry_failed, Outcome(total))
+    lookup = Lookup(ledger, accept, on_settled, retry_failed, Outcome(total))
     box = Box(ledger.directory, client.target)
-    purse = Purse(budget, client.target)
-    with box.held(), purse.sharing():
-        purse.check(box)
+    share = BatchBudget(budget, client.target)
+    with box.held(), share.sharing():
+        share.check(box)
         ledger.reload()  # what another run fetched before it left the box to this one
-        return await _Run(desk, client, box, how, progress, purse).go(requests)
+        return await _Run(lookup, client, box, how, progress, share).go(requests)
 
 
 class _Unheard(Exception):
@@ -101,15 +101,15 @@ class _Run:
 
     def __init__(
         self,
-        desk: Desk,
+        lookup: Lookup,
         client: BatchClient,
         box: Box,
         how: Batching,
         progress: Callable[[Outcome], None] | None,
-        purse: Purse,
+        budget: BatchBudget,
     ) -> None:
-        self._desk, self._client, self._box, self._how, self._purse = desk, client, box, how, purse
-        self._outcome, self._progress = desk.outcome, progress
+        self._lookup, self._client, self._box, self._how, self._budget = lookup, client, box, how, budget
+        self._outcome, self._progress = lookup.outcome, progress
         self._intents: dict[str, Intent] = {}
         self._under_way: dict[int, str] = {}  # short key -> its intent
         self._wanted: set[str] = set()  # intents that hold something that this run asks
@@ -117,7 +117,7 @@ class _Run:
         self._handed: dict[int, int] = {}  # place of a request -> its steps that were handed over
         self._finished = bytearray()
         self._waiting = Waiting(how.silence_s, self._report)
-        self._fetching = Fetching(desk, client, box, self._waiting, how.tries, purse)
+        self._fetching = Fetching(lookup, client, box, self._waiting, how.tries, budget)
         self._room = sys.maxsize  # requests that the provider's queue takes at once, as far as is known
 
     async def go(self, requests: Callable[[], Iterable[Request]]) -> Outcome:
@@ -137,10 +137,10 @@ class _Run:
             self._take(intent, (one.key for one in self._box.asked(intent).values()))
         await self._look()
         while not self._waiting.stopped:
-            self._purse.begin_round()
+            self._budget.begin_round()
             await self._round(requests())
-            self._outcome.exhausted = self._purse.short > 0
-            if not self._how.wait or not (self._pending or await self._purse.more()):
+            self._outcome.exhausted = self._budget.short > 0
+            if not self._how.wait or not (self._pending or await self._budget.more()):
                 return
             while self._pending and not self._waiting.stopped:
                 await self._waiting.pause(self._how.poll_s)
@@ -162,10 +162,10 @@ class _Run:
             if self._waiting.stopped:
                 break
             asked = self._settle_known(place, request)
-            if asked is not None and room and self._purse.fits(asked):
+            if asked is not None and room and self._budget.fits(asked):
                 draft, room = await self._put(draft, asked), room - 1
             elif asked is not None:
-                self._desk.put_back(asked.key)
+                self._lookup.put_back(asked.key)
         if draft is not None and self._waiting.stopped:
             draft.abandon()
         elif draft is not None:
@@ -186,10 +186,10 @@ class _Run:
                 self._wanted.add(intent)
                 return None
             again = step < before  # in an earlier round it was handed over, and something was wanted next
-            settled = self._desk.unusable(asked.key) if again else self._desk.look_up(asked)
+            settled = self._lookup.unusable(asked.key) if again else self._lookup.look_up(asked)
             if settled is None:
                 return asked
-            wanted = self._desk.hand_over(wanted, settled, again)
+            wanted = self._lookup.hand_over(wanted, settled, again)
             step += 1
             self._handed[place] = max(step, before)
         self._finished[place] = True
@@ -220,7 +220,7 @@ class _Run:
         del self._intents[intent.id]
         self._done.pop(intent.id, None)
         self._under_way = {key: one for key, one in self._under_way.items() if one != intent.id}
-        self._purse.batch_ended()
+        self._budget.batch_ended()
 
     async def _look(self) -> None:
         """See how every batch stands; fetch those that have ended."""
@@ -243,8 +243,8 @@ class _Run:
                 await self._fetching.fetch(intent, state)
                 self._drop(intent)
         except Rejected as error:
-            mend = f"use the key it was begun with; or delete {self._box.lines(intent).parent} to ask its requests anew"
-            raise Rejected(f"The batch {intent.batch} cannot be fetched: {error.message}", mend) from error
+            hint = f"use the key it was begun with; or delete {self._box.lines(intent).parent} to ask its requests anew"
+            raise Rejected(f"The batch {intent.batch} cannot be fetched: {error.message}", hint) from error
         if state.refused is not None:
             self._refused(intent, state)
 
@@ -261,7 +261,7 @@ class _Run:
     async def _submit_late(self, intent: Intent) -> None:
         """Submit what did not begin when it was to, unless more is reserved than a smaller cap allows by now: then its
         requests are walked over again."""
-        if self._purse.over:
+        if self._budget.over:
             self._never_began(intent)
         else:
             await self._submit(intent)
@@ -320,7 +320,7 @@ class _Run:
             working.cancel()
         self._outcome.interrupted = True
         self._waiting.stop()
-        self._purse.close()
+        self._budget.close()
 
     def _report(self) -> None:
         outcome = self._outcome
@@ -339,6 +339,6 @@ class _Run:
             minutes = (time.time() - min(intent.made for intent in pending)) / 60
             batches = "1 batch" if len(pending) == 1 else f"{len(pending)} batches"
             words = [f"{done:,} of {sum(intent.count for intent in pending):,} in {batches}, {minutes:,.0f} min"]
-        if self._purse.short:
-            words.append(f"{self._purse.short:,} wait for room under the budget")
+        if self._budget.short:
+            words.append(f"{self._budget.short:,} wait for room under the budget")
         return ", ".join(words)

@@ -4,5 +4,5 @@ It obeys each request's JSON schema with values drawn from a hash of the prompt,
 slow, limited, faulty and malformed, all of it decided by the seed and the request and by nothing else. Its answers
 mean nothing.
 
-    python -m sotopia_rl_data.asking.loopback --port 8000 --latency 0.5 --limit 100
+    python -m sotopia_rl_data.fake_provider --port 8000 --latency 0.5 --limit 100
 """

@@ -14,11 +14,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from sotopia_rl_data.asking import compaction
-from sotopia_rl_data.asking.attempt import MARKER, Attempt, Status, answered, failed, parse_line
-from sotopia_rl_data.asking.index import Gatherer, Index, Place
-from sotopia_rl_data.asking.journal import Journal, check_writable
 from sotopia_rl_data.errors import StoreError
+from sotopia_rl_data.ledger import compaction
+from sotopia_rl_data.ledger.attempt import MARKER, Attempt, Status, answered, failed, parse_line
+from sotopia_rl_data.ledger.index import Gatherer, Index, Place
+from sotopia_rl_data.ledger.journal import Journal, check_writable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -116,7 +116,7 @@ class Ledger:
 
     def query(self, sql: str) -> pa.Table:
         """Exactly one SELECT over the table `calls` (one row an attempt). Raises QueryError."""
-        from sotopia_rl_data.asking.calls import query
+        from sotopia_rl_data.ledger.query import query
 
         return query(self.directory, sql)
 

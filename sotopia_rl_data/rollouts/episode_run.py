@@ -1,8 +1,9 @@
 """One episode as a chain of requests: what an agent is asked next follows from what the last one answered.
 
-A Game hands out a Move, takes what became of it, and hands out the next, until its world is done: the dispatcher of
-`asking/` asks it as a request with follow-ups, so that pacing, the ledger, Ctrl-C and the bill are as for any other. It
-knows no model and does no I/O. What cannot be read is drawn again, then taken for a no-op that is flagged as failed.
+An EpisodeRun hands out a TurnRequest, takes what became of it, and hands out the next, until its world is done: the
+dispatcher of `asking/` asks it as a request with follow-ups, so that pacing, the ledger, Ctrl-C and the bill are as
+for any other. It knows no model and does no I/O. What cannot be read is drawn again, then taken for a no-op that
+is flagged as failed.
 
 With best-of-N a turn is N drafts, one request each, and a last request that has them scored; the highest is kept.
 """
@@ -14,11 +15,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from sotopia_rl_data.asking.desk import Settled
-from sotopia_rl_data.asking.request import Hashed, Reply, Request, Target
 from sotopia_rl_data.errors import BadAnswer
 from sotopia_rl_data.importers.models import UNNAMED
+from sotopia_rl_data.ledger.lookup import Settled
 from sotopia_rl_data.prompts import Layout, Template, completion
+from sotopia_rl_data.request import Hashed, Reply, Request, Target
 from sotopia_rl_data.rollouts.action import FAILED, Action
 from sotopia_rl_data.rollouts.dialects import DialectName
 from sotopia_rl_data.rollouts.players import Player, is_model
@@ -47,7 +48,7 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Match:
+class EpisodeSpec:
     """An episode that is to be played: who meets where, who plays whom and with how many drafts a turn (both by place),
     and the how-manieth time."""
 
@@ -65,10 +66,10 @@ class Match:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Move(Hashed):
+class TurnRequest(Hashed):
     """A Request that knows its game and whom it asks. `scores`: the drafts of a turn are to be scored."""
 
-    game: Game
+    game: EpisodeRun
     player: Player
     asked: Asked
     draft: int = 0
@@ -107,10 +108,10 @@ class _Draft:
 
 
 @dataclass(slots=True)
-class Game:
+class EpisodeRun:
     """An episode while it is played. `lost` is what failed in it; `abandoned`, it has no end and is no episode."""
 
-    match: Match
+    match: EpisodeSpec
     rules: Rules
     served: list[Served] = field(default_factory=list)
     scored: list[Scored] = field(default_factory=list)
@@ -124,11 +125,11 @@ class Game:
         models = [player.id for player in self.match.players]
         self.world = World(self.match.scene, self.rules.dialect, max_turns=self.rules.turns, models=models)
 
-    def first(self) -> Move:
+    def first(self) -> TurnRequest:
         """The first request. Raises as `World.prompt` does."""
         return self._ask(self.world.acting[0])
 
-    def accepts(self, move: Move, reply: Reply) -> bool:
+    def accepts(self, move: TurnRequest, reply: Reply) -> bool:
         """Whether a reply can be used: an action that can be read, or a score for each draft."""
         try:
             if move.scores:
@@ -139,7 +140,7 @@ class Game:
             return False
         return True
 
-    def take(self, move: Move, settled: Settled) -> Move | None:
+    def take(self, move: TurnRequest, settled: Settled) -> TurnRequest | None:
         """What became of a request; the next one, or None where the game is over: abandoned, or its world is done."""
         if settled.reply is None:
             self._abandon(move, settled.error)
@@ -152,7 +153,7 @@ class Game:
         """The episode that was played. `models` begins with its evaluator, who is not known yet."""
         return self.world.episode(self.match.episode_id, models=(UNNAMED, *self.match.names))
 
-    def _take_draft(self, move: Move, text: str) -> Move | None:
+    def _take_draft(self, move: TurnRequest, text: str) -> TurnRequest | None:
         agent, wrong = move.asked.agent, ""
         try:
             action = self.world.read(agent, text)
@@ -169,7 +170,7 @@ class Game:
             return self._score(self.rules.scorer, move.asked, readable)
         return self._decide(move.asked, readable[0] if readable else self._drafts[0])
 
-    def _take_scores(self, move: Move, text: str) -> Move | None:
+    def _take_scores(self, move: TurnRequest, text: str) -> TurnRequest | None:
         readable = self._readable()
         try:
             rewards = _rewards(text, len(readable))
@@ -183,7 +184,7 @@ class Game:
         ]
         return self._decide(asked, readable[max(range(len(rewards)), key=lambda i: (rewards[i], -i))])
 
-    def _decide(self, asked: Asked, kept: _Draft) -> Move | None:
+    def _decide(self, asked: Asked, kept: _Draft) -> TurnRequest | None:
         """Let the agent act; the next who has to, in this turn or the next."""
         if kept.wrong:
             self.lost.append(self._failure(asked, f"{TRIES} answers could not be read: {kept.wrong}", kept.call_id))
@@ -197,21 +198,21 @@ class Game:
             waiting = list(self.world.acting)
         return self._ask(waiting[0]) if waiting else None
 
-    def _ask(self, agent: str) -> Move:
+    def _ask(self, agent: str) -> TurnRequest:
         asked = self.world.asked(agent, self.match.episode_id, self.rules.layout, self.rules.template)
         return self._move(self.match.players[self._place(agent)], asked, 0)
 
     def _place(self, agent: str) -> int:
         return self.match.scene.agents.index(agent)
 
-    def _move(self, player: Player, asked: Asked, draft: int, attempt: int = 0) -> Move:
+    def _move(self, player: Player, asked: Asked, draft: int, attempt: int = 0) -> TurnRequest:
         target, sample = player.target, self._sample(draft, attempt)
         if not is_model(player):  # it is asked in an episode, and may answer by it
             target = replace(target, sampling={**target.sampling, "episode": self.match.episode_id})
         move = self._request(player, target, asked, asked.messages, sample)
         return replace(move, draft=draft, attempt=attempt)
 
-    def _score(self, scorer: Player, asked: Asked, drafts: Sequence[_Draft]) -> Move:
+    def _score(self, scorer: Player, asked: Asked, drafts: Sequence[_Draft]) -> TurnRequest:
         """The drafts, as the actions that they are read as: the form that a reward model is trained on."""
         now, done = self.world.episode(self.match.episode_id), [one.action for one in drafts]
         turns = [Turn(asked.turn, asked.agent, one.action_type, one.text, one.to) for one in done]
@@ -220,9 +221,9 @@ class Game:
 
     def _request(
         self, player: Player, target: Target, asked: Asked, messages: Sequence[Message], sample: int = 0
-    ) -> Move:
+    ) -> TurnRequest:
         hashes = Request(target, messages, None, sample).hashes
-        return Move(
+        return TurnRequest(
             target=target, messages=messages, sample=sample, game=self, player=player, asked=asked, hashes=hashes
         )
 
@@ -234,7 +235,7 @@ class Game:
     def _readable(self) -> list[_Draft]:
         return [one for one in self._drafts if not one.wrong]
 
-    def _abandon(self, move: Move, reason: str) -> None:
+    def _abandon(self, move: TurnRequest, reason: str) -> None:
         self.abandoned = True
         self.lost = [self._failure(move.asked, reason, move.key, move.player.id)]
 

@@ -1,18 +1,18 @@
-"""`python -m sotopia_rl_data.asking.loopback`: prints `READY http://127.0.0.1:PORT` and serves until SIGTERM."""
+"""`python -m sotopia_rl_data.fake_provider`: prints `READY http://127.0.0.1:PORT` and serves until SIGTERM."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 
-from sotopia_rl_data.asking.loopback.options import from_arguments
 from sotopia_rl_data.errors import SotopiaDataError
+from sotopia_rl_data.fake_provider.options import from_arguments
 
 
 def main() -> int:
     try:
         options = from_arguments()
-        from sotopia_rl_data.asking.loopback.server import serve
+        from sotopia_rl_data.fake_provider.server import serve
 
         asyncio.run(serve(options))
     except SotopiaDataError as error:

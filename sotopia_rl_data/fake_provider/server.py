@@ -10,12 +10,12 @@ import time
 from collections import Counter
 from typing import Any
 
-from sotopia_rl_data.asking.loopback import answers
-from sotopia_rl_data.asking.loopback.batches import Engine
-from sotopia_rl_data.asking.loopback.cache import ANSWER_BYTES_A_TOKEN, PrefixCache, answer_tokens
-from sotopia_rl_data.asking.loopback.options import Options, kinds
-from sotopia_rl_data.asking.loopback.protocols import PROTOCOLS, Asked, Protocol, Refused, Said
 from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.fake_provider import answers
+from sotopia_rl_data.fake_provider.batches import Engine
+from sotopia_rl_data.fake_provider.cache import ANSWER_BYTES_A_TOKEN, PrefixCache, answer_tokens
+from sotopia_rl_data.fake_provider.options import Options, kinds
+from sotopia_rl_data.fake_provider.protocols import PROTOCOLS, Asked, Protocol, Refused, Said
 
 try:
     from aiohttp import web
@@ -24,7 +24,7 @@ except ImportError as missing:
         "The loopback provider needs aiohttp, which is not installed.", "pip install 'openai[aiohttp]'"
     ) from missing
 
-from sotopia_rl_data.asking.loopback.batch_protocols import BATCHES, Body
+from sotopia_rl_data.fake_provider.batch_protocols import BATCHES, Body
 
 _JSON = {"Content-Type": "application/json"}
 _LARGEST = 300_000_000  # bytes of a request

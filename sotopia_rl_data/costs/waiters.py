@@ -1,4 +1,4 @@
-"""Room under a budget that runs share: who finds none waits for what the others release, and not for ever."""
+"""Waiters under a budget that runs share: who finds none waits for what the others release, and not for ever."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Room:
+class Waiters:
     """For one event loop. `releases` counts how often something was released."""
 
     def __init__(self) -> None:

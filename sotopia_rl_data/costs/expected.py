@@ -1,7 +1,7 @@
 """What requests will probably take, in the order in which they are asked: tokens in, of these cached, tokens out.
 
 A request is counted as it would be sent, with the providers' own rules for prompt caches, as the loopback provider
-keeps them; what is in flight at the same time is not in the cache yet, but for siblings (`warming.py`). Where real
+keeps them; what is in flight at the same time is not in the cache yet, but for siblings (`prompt_cache.py`). Where real
 answers are at hand, the counts are scaled by what those took: no tokenizer is known for most models, and what a model
 thinks before it answers shows in no schema.
 """
@@ -12,13 +12,13 @@ from collections import OrderedDict, deque
 from itertools import takewhile
 
 from sotopia_rl_data.asking import anthropic, openai
-from sotopia_rl_data.asking.bill import added
-from sotopia_rl_data.asking.loopback.cache import BLOCK, SHORTEST, PrefixCache, Prefixes
-from sotopia_rl_data.asking.loopback.options import Options
-from sotopia_rl_data.asking.loopback.protocols import Anthropic, Asked, OpenAI
-from sotopia_rl_data.asking.request import Request, Usage
-from sotopia_rl_data.asking.tokens import answer_tokens
-from sotopia_rl_data.asking.warming import shared_prefix
+from sotopia_rl_data.asking.prompt_cache import shared_prefix
+from sotopia_rl_data.costs.bill import added
+from sotopia_rl_data.costs.tokens import answer_tokens
+from sotopia_rl_data.fake_provider.cache import BLOCK, SHORTEST, PrefixCache, Prefixes
+from sotopia_rl_data.fake_provider.options import Options
+from sotopia_rl_data.fake_provider.protocols import Anthropic, Asked, OpenAI
+from sotopia_rl_data.request import Request, Usage
 
 SPOKEN = (openai.PROVIDER, anthropic.PROVIDER)  # whose requests can be counted
 _KEPT = 1 << 16  # blocks of the prompts asked last

@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sotopia_rl_data.asking.ledger import Attempt, Ledger, answered, failed
 from sotopia_rl_data.asking.progress import Outcome
-from sotopia_rl_data.asking.redact import redact
-from sotopia_rl_data.asking.request import Reply, Request
 from sotopia_rl_data.errors import AskingError, Unavailable
+from sotopia_rl_data.ledger.ledger import Attempt, Ledger, answered, failed
+from sotopia_rl_data.request import Reply, Request
+from sotopia_rl_data.secrets import redact
 
 Accept = Callable[[Request, Reply], bool]
 
@@ -49,7 +49,7 @@ class Open:
 OnSettled = Callable[[Request, Settled], Request | None]
 
 
-class Desk:
+class Lookup:
     """What needs no network: looking up, handing over, counting."""
 
     def __init__(

@@ -1,7 +1,7 @@
 """What a set of calls cost: attempts in, tokens and money by judge out. It asks nobody and remembers nothing.
 
 A bill is a function of the ledger's attempts, so that a run that was killed and went on has the bill of one that was
-not. Every token is on one of three heaps: of answers that were used at the first try, of answers that could not be
+not. Every token is on one of three categories: of answers that were used at the first try, of answers that could not be
 used (`failed`), and of second tries that could (`repaired`). What may have been charged without an answer is kept
 apart, as the most that it can be.
 """
@@ -13,32 +13,32 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from sotopia_rl_data.asking.attempt import Attempt
-from sotopia_rl_data.asking.prices import Price, Prices
-from sotopia_rl_data.asking.request import Request, Target, Usage
-from sotopia_rl_data.asking.tokens import limit_of, most_prompt_tokens
+from sotopia_rl_data.costs.prices import Price, Prices
+from sotopia_rl_data.costs.tokens import limit_of, most_prompt_tokens
+from sotopia_rl_data.ledger.attempt import Attempt
+from sotopia_rl_data.request import Request, Target, Usage
 
-Heap = Literal["used", "failed", "repaired"]
-HEAPS: tuple[Heap, ...] = ("used", "failed", "repaired")
+Category = Literal["used", "failed", "repaired"]
+CATEGORIES: tuple[Category, ...] = ("used", "failed", "repaired")
 
 
 @dataclass(slots=True)
 class Spent:
-    """The attempts at one judge's requests, counted. `tokens` is by heap and whether a batch brought them;
+    """The attempts at one judge's requests, counted. `tokens` is by category and whether a batch brought them;
     `maybe` holds, of attempts without tokens that may be billed, the most input, the answer's limit (None: no limit was
     named), and whether it was in a batch."""
 
     calls: int = 0
-    answers: Counter[Heap] = field(default_factory=Counter)
-    tokens: dict[tuple[Heap, bool], Usage] = field(default_factory=dict)
+    answers: Counter[Category] = field(default_factory=Counter)
+    tokens: dict[tuple[Category, bool], Usage] = field(default_factory=dict)
     maybe: Counter[tuple[int, int | None, bool]] = field(default_factory=Counter)
 
-    def add(self, request: Request, attempt: Attempt, heap: Heap) -> None:
+    def add(self, request: Request, attempt: Attempt, category: Category) -> None:
         """Count one attempt at `request`."""
         self.calls += 1
-        self.answers[heap] += attempt.status == "answer"
+        self.answers[category] += attempt.status == "answer"
         if attempt.usage is not None:
-            place = (heap, bool(attempt.batch))
+            place = (category, bool(attempt.batch))
             self.tokens[place] = added(self.tokens.get(place, Usage()), attempt.usage)
         elif attempt.maybe_billed or attempt.status == "answer":
             self.maybe[most_prompt_tokens(request), limit_of(request), bool(attempt.batch)] += 1
@@ -115,7 +115,7 @@ def added(*some: Usage) -> Usage:
 
 def _line(judge: str, spent: Spent, target: Target, prices: Prices) -> Line:
     price, usage = prices.of(target), spent.usage
-    heaps = {heap: _cost(spent, price, prices.batch, heap) for heap in HEAPS}
+    categories = {category: _cost(spent, price, prices.batch, category) for category in CATEGORIES}
     return Line(
         judge=judge,
         model=target.model,
@@ -128,16 +128,18 @@ def _line(judge: str, spent: Spent, target: Target, prices: Prices) -> Line:
         cached=_part(spent, price, prices.batch, "cached"),
         written=_part(spent, price, prices.batch, "written"),
         output=_part(spent, price, prices.batch, "output"),
-        total=None if None in heaps.values() else sum(cost or 0.0 for cost in heaps.values()),
-        failed=heaps["failed"],
-        repaired=heaps["repaired"],
+        total=None if None in categories.values() else sum(cost or 0.0 for cost in categories.values()),
+        failed=categories["failed"],
+        repaired=categories["repaired"],
         maybe=None if price is None else _most(spent, price, prices.batch),
     )
 
 
-def _cost(spent: Spent, price: Price | None, batch: float, heap: Heap) -> float | None:
-    """USD of one heap. What used no tokens cost nothing, whatever the price."""
-    some = {of_batch: spent.tokens[heap, of_batch] for of_batch in (False, True) if (heap, of_batch) in spent.tokens}
+def _cost(spent: Spent, price: Price | None, batch: float, category: Category) -> float | None:
+    """USD of one category. What used no tokens cost nothing, whatever the price."""
+    some = {
+        of_batch: spent.tokens[category, of_batch] for of_batch in (False, True) if (category, of_batch) in spent.tokens
+    }
     if price is None:
         return None if some else 0.0
     return sum(price.cost(usage) * (batch if of_batch else 1.0) for of_batch, usage in some.items())

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 
-from sotopia_rl_data.asking.attempt import Attempt
-from sotopia_rl_data.asking.desk import Open
-from sotopia_rl_data.asking.request import Request
+from sotopia_rl_data.ledger.attempt import Attempt
+from sotopia_rl_data.ledger.lookup import Open
+from sotopia_rl_data.request import Request
 
 _SHORTEST = 3_500  # characters: no provider keeps a shorter prefix
 _REMEMBERED = 4_096  # prefixes
 _EXPLICIT = "anthropic"  # says what it wrote to its cache; how short a prefix may be depends on the model there
 
 
-class Warming:
+class PromptCacheWarmup:
     """Who goes ahead, who waits, who may go now. `missed` of the `expected` requests found no cached prefix."""
 
     def __init__(self) -> None:

@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from sotopia_rl_data.asking.loopback import answers
-from sotopia_rl_data.asking.loopback.options import Options
-from sotopia_rl_data.asking.loopback.protocols import Protocol, Refused
+from sotopia_rl_data.fake_provider import answers
+from sotopia_rl_data.fake_provider.options import Options
+from sotopia_rl_data.fake_provider.protocols import Protocol, Refused
 
 Kind = Literal["succeeded", "errored", "expired", "canceled"]
 _BREATH = 32  # lines answered before other requests get a turn

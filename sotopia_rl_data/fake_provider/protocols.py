@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sotopia_rl_data.asking.loopback.cache import MARKS, PrefixCache, Prefixes, tokens
-from sotopia_rl_data.asking.loopback.options import Options
+from sotopia_rl_data.fake_provider.cache import MARKS, PrefixCache, Prefixes, tokens
+from sotopia_rl_data.fake_provider.options import Options
 
 
 class Refused(Exception):

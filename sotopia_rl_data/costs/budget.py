@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sotopia_rl_data.asking.index import short
-from sotopia_rl_data.asking.journal import Journal
-from sotopia_rl_data.asking.prices import NOTHING, Price, Prices
-from sotopia_rl_data.asking.request import Request, Target, Usage
-from sotopia_rl_data.asking.room import Room
-from sotopia_rl_data.asking.tokens import limit_in, limit_of, most_prompt_tokens
+from sotopia_rl_data.costs.prices import NOTHING, Price, Prices
+from sotopia_rl_data.costs.tokens import limit_in, limit_of, most_prompt_tokens
+from sotopia_rl_data.costs.waiters import Waiters
 from sotopia_rl_data.errors import StoreError, UsageError
+from sotopia_rl_data.ledger.index import short
+from sotopia_rl_data.ledger.journal import Journal
+from sotopia_rl_data.request import Request, Target, Usage
 
 _LOCK = ".budget.lock"
 _SLACK = 1e-9  # USD, of sums of floats
@@ -63,7 +63,7 @@ class Budget:
         self._left = False  # whether any hold was given up
         self._batched: dict[int, float] = {}  # short key of what is in a batch -> what is reserved for it
         self.seen: dict[str, frozenset[str]] = {}  # name of a box of batches -> those that were told (`carry`)
-        self.room = Room()  # of those who ask in batches
+        self.waiters = Waiters()  # of those who ask in batches
         self._stopped = False
         self._gate = asyncio.Lock()
         self._moved = asyncio.Event()
@@ -128,7 +128,7 @@ class Budget:
         """Reserve nothing any more."""
         self._stopped = True
         self._moved.set()
-        self.room.close()
+        self.waiters.close()
 
     def close(self) -> None:
         """Close the record of reservations; where all were released it goes."""

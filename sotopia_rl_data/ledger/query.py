@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sotopia_rl_data.asking.compaction import batches, calls_schema, live_files, reading
 from sotopia_rl_data.errors import QueryError
+from sotopia_rl_data.ledger.compaction import batches, calls_schema, live_files, reading
 
 if TYPE_CHECKING:
     import duckdb

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sotopia_rl_data.asking.loopback.options import to_arguments
 from sotopia_rl_data.errors import AskingError
+from sotopia_rl_data.fake_provider.options import to_arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Running:
 @contextmanager
 def running(**options: Any) -> Iterator[Running]:
     """Start a provider with the given options (see `options.Options`), stop it at the end of the block."""
-    command = [sys.executable, "-m", "sotopia_rl_data.asking.loopback", *to_arguments(**options)]
+    command = [sys.executable, "-m", "sotopia_rl_data.fake_provider", *to_arguments(**options)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             line = process.stdout.readline() if process.stdout else ""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 from sotopia_rl_data.asking.batch.intent import Box
-from sotopia_rl_data.asking.budget import Budget
-from sotopia_rl_data.asking.desk import Open
-from sotopia_rl_data.asking.request import Target, Usage
+from sotopia_rl_data.costs.budget import Budget
 from sotopia_rl_data.errors import StoreError
+from sotopia_rl_data.ledger.lookup import Open
+from sotopia_rl_data.request import Target, Usage
 
 
-class Purse:
+class BatchBudget:
     """`short` counts what did not fit since `begin_round`."""
 
     def __init__(self, budget: Budget | None, target: Target) -> None:
@@ -35,12 +35,12 @@ class Purse:
 
     def sharing(self) -> AbstractContextManager[None]:
         """Inside the block, other runs may wait for what this one releases."""
-        return nullcontext() if self._budget is None else self._budget.room.sharing()
+        return nullcontext() if self._budget is None else self._budget.waiters.sharing()
 
     def begin_round(self) -> None:
         """From here on it is noted whether something did not fit, and whether others make room."""
         self.short = 0
-        self._releases = 0 if self._budget is None else self._budget.room.releases
+        self._releases = 0 if self._budget is None else self._budget.waiters.releases
 
     def fits(self, asked: Open) -> bool:
         """Reserve the worst that a request may cost; False where it does not fit now."""
@@ -56,11 +56,11 @@ class Purse:
     def batch_ended(self) -> None:
         """What a batch cost less than it might have is released: others may look again."""
         if self._budget is not None:
-            self._budget.room.release()
+            self._budget.waiters.release()
 
     async def more(self) -> bool:
         """Wait for the others; whether what did not fit may fit now."""
-        return self._budget is not None and self.short > 0 and await self._budget.room.more(self._releases)
+        return self._budget is not None and self.short > 0 and await self._budget.waiters.more(self._releases)
 
     def close(self) -> None:
         """Take nothing any more."""

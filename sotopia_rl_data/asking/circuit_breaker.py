@@ -10,7 +10,7 @@ _REFUSED_FIRST = 25  # requests, where nothing was ever answered
 _LOST = 8  # requests in a row that met nothing but faults
 
 
-class Patience:
+class CircuitBreaker:
     """Counts failures in a row. `hopeless` is the error that the run ends with although it could go on; `fruitless`
     the one that it ends with when all was asked and nothing came."""
 

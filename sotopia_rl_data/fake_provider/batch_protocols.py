@@ -11,8 +11,8 @@ from typing import Any, get_args
 
 from aiohttp import web
 
-from sotopia_rl_data.asking.loopback.batches import Batch, Engine, Kind, Line
-from sotopia_rl_data.asking.loopback.protocols import Anthropic, OpenAI, Refused
+from sotopia_rl_data.fake_provider.batches import Batch, Engine, Kind, Line
+from sotopia_rl_data.fake_provider.protocols import Anthropic, OpenAI, Refused
 
 Body = dict[str, Any] | AsyncIterator[bytes]
 _OPENAI_LINES, _OPENAI_BYTES = 50_000, 200_000_000

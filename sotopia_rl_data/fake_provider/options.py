@@ -55,7 +55,7 @@ class Options:
 def from_arguments(arguments: Sequence[str] | None = None) -> Options:
     """Options from a command line: `--latency 0.5` for `latency` and so on."""
     parser = argparse.ArgumentParser(
-        prog="python -m sotopia_rl_data.asking.loopback",
+        prog="python -m sotopia_rl_data.fake_provider",
         description="A provider on this machine that speaks OpenAI's and Anthropic's protocols.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -67,7 +67,7 @@ def from_arguments(arguments: Sequence[str] | None = None) -> Options:
 
 def checked(options: Options) -> Options:
     """The same options. Raises UsageError for a share outside 0…1, a negative time or an unknown kind."""
-    from sotopia_rl_data.asking.loopback.answers import MALFORMED
+    from sotopia_rl_data.fake_provider.answers import MALFORMED
 
     batch = [option.name for option in fields(Options) if option.name.startswith("batch_") and option.type == "float"]
     for name in ("throttled", "broken", "hanging", "malformed_share", *batch):
@@ -86,7 +86,7 @@ def checked(options: Options) -> Options:
 
 def kinds(options: Options) -> tuple[str, ...]:
     """The malformed kinds that were asked for."""
-    from sotopia_rl_data.asking.loopback.answers import MALFORMED
+    from sotopia_rl_data.fake_provider.answers import MALFORMED
 
     if options.malformed == "all":
         return MALFORMED

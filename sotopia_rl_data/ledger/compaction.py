@@ -18,9 +18,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sotopia_rl_data.asking.attempt import Attempt, parse_record
-from sotopia_rl_data.asking.request import Usage
 from sotopia_rl_data.errors import StoreError
+from sotopia_rl_data.ledger.attempt import Attempt, parse_record
+from sotopia_rl_data.request import Usage
 
 if TYPE_CHECKING:
     import pyarrow as pa

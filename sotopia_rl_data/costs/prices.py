@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from sotopia_rl_data.asking.request import Target, Usage
 from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.request import Target, Usage
 
 VARIABLE = "SOTOPIA_RL_DATA_PRICES"
 _OURS = Path(__file__).with_name("prices.yaml")

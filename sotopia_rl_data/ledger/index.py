@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sotopia_rl_data.asking.attempt import MARKER
+from sotopia_rl_data.ledger.attempt import MARKER
 
 Place = tuple[int, int]  # (number of the file, byte offset in a journal or row in a Parquet file)
 _OFFSET_BITS = 44  # 16 TiB a file, a million files

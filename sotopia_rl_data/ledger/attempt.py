@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sotopia_rl_data.asking.redact import redact
-from sotopia_rl_data.asking.request import Finish, Reply, Request, Usage
+from sotopia_rl_data.request import Finish, Reply, Request, Usage
+from sotopia_rl_data.secrets import redact
 
 Status = Literal["answer", "error"]
 MARKER = '{"v":1,"key":"'

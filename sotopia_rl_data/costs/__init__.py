@@ -1,0 +1,1 @@
+"""What asking costs: prices, tokens, an estimate before, a hard cap while, a bill afterwards."""
