@@ -25,12 +25,12 @@ from sotopia_rl_data.asking.dispatch import ask_all
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.fake_provider.running import running
 from sotopia_rl_data.labelers.asking import Asking
-from sotopia_rl_data.labelers.attribution import schema
-from sotopia_rl_data.labelers.attribution.phrasing import Ask
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.judges import judge
 from sotopia_rl_data.labelers.judges.sending import request_of, target_of
 from sotopia_rl_data.labelers.plan import Plan
+from sotopia_rl_data.labelers.schemas import schema
+from sotopia_rl_data.labelers.schemas.phrasing import Ask
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.request import Request
 from sotopia_rl_data.schema import Agent, Episode, Score, Turn

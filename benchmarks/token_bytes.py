@@ -20,9 +20,9 @@ from sotopia_rl_data.costs.tokens import answer_tokens, prompt_tokens, shortest
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.importers import samples_path
 from sotopia_rl_data.importers.run import import_dataset
-from sotopia_rl_data.labelers.attribution import schema
 from sotopia_rl_data.labelers.judges.sending import request_of
 from sotopia_rl_data.labelers.plan import Plan, episodes_of
+from sotopia_rl_data.labelers.schemas import schema
 from sotopia_rl_data.request import Request, Target
 from sotopia_rl_data.store import Store
 

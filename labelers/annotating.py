@@ -12,12 +12,12 @@ from pathlib import Path
 
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.labelers import only as listed
-from sotopia_rl_data.labelers.attribution import own_dimensions, phrasing
-from sotopia_rl_data.labelers.attribution import schema as find_schema
 from sotopia_rl_data.labelers.judge import Question, Slot
 from sotopia_rl_data.labelers.judges.human import slot_key
 from sotopia_rl_data.labelers.plan import Plan, episodes_of
 from sotopia_rl_data.labelers.preparing import DEFAULT_PRESET, dimensions_of, with_episodes
+from sotopia_rl_data.labelers.schemas import own_dimensions, phrasing
+from sotopia_rl_data.labelers.schemas import schema as find_schema
 from sotopia_rl_data.outputs import aside
 from sotopia_rl_data.rewards import preset
 from sotopia_rl_data.sheets import guarded

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from sotopia_rl_data.errors import BadAnswer
-from sotopia_rl_data.labelers.attribution import Schema
-from sotopia_rl_data.labelers.attribution.phrasing import Ask as AskHow
-from sotopia_rl_data.labelers.attribution.rubric import Rubric
 from sotopia_rl_data.labelers.judge import Judge, Question, Slot
 from sotopia_rl_data.labelers.judges.sending import Ask, request_of, target_of
 from sotopia_rl_data.labelers.only import Only
+from sotopia_rl_data.labelers.schemas import Schema
+from sotopia_rl_data.labelers.schemas.phrasing import Ask as AskHow
+from sotopia_rl_data.labelers.schemas.rubric import Rubric
 from sotopia_rl_data.schema import Episode
 
 Files = Mapping[str, Sequence[Path]]

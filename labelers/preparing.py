@@ -11,12 +11,12 @@ from sotopia_rl_data.dimensions import full_name, in_order
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.labelers import judges as judging
 from sotopia_rl_data.labelers import only as listed
-from sotopia_rl_data.labelers.attribution import Schema, own_dimensions
-from sotopia_rl_data.labelers.attribution import schema as find_schema
-from sotopia_rl_data.labelers.attribution.phrasing import Ask as AskHow
 from sotopia_rl_data.labelers.judge import Judge
 from sotopia_rl_data.labelers.judges.sending import target_of
 from sotopia_rl_data.labelers.plan import Plan
+from sotopia_rl_data.labelers.schemas import Schema, own_dimensions
+from sotopia_rl_data.labelers.schemas import schema as find_schema
+from sotopia_rl_data.labelers.schemas.phrasing import Ask as AskHow
 from sotopia_rl_data.labelers.source import episodes_version
 from sotopia_rl_data.rewards import Recipe
 from sotopia_rl_data.rewards import preset as find_preset

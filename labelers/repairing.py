@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sotopia_rl_data.costs.tokens import LIMITS
-from sotopia_rl_data.labelers.attribution import wording
 from sotopia_rl_data.labelers.judges.sending import Ask, request_of
+from sotopia_rl_data.labelers.schemas import wording
 from sotopia_rl_data.request import Reply, Target
 from sotopia_rl_data.schema import Message
 

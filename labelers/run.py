@@ -39,7 +39,7 @@ from sotopia_rl_data.store import Store, Version
 from sotopia_rl_data.store.versions import check as check_version
 
 if TYPE_CHECKING:
-    from sotopia_rl_data.labelers.attribution.phrasing import Ask as AskHow
+    from sotopia_rl_data.labelers.schemas.phrasing import Ask as AskHow
     from sotopia_rl_data.prompts import Layout, Template
     from sotopia_rl_data.rewards import Recipe
     from sotopia_rl_data.rewards.build import Built

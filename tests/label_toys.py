@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 
 from sotopia_rl_data.fake_provider.running import Running
-from sotopia_rl_data.labelers.attribution import answers
 from sotopia_rl_data.labelers.judge import Question
+from sotopia_rl_data.labelers.schemas import answers
 from sotopia_rl_data.request import Target
 from sotopia_rl_data.schema import Agent, Episode, Score, Turn
 from sotopia_rl_data.splits import split_of

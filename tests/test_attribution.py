@@ -14,8 +14,8 @@ from label_toys import BOAT, BY, ODD, UNSCORED, filled, scores
 
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import BadAnswer, UsageError
-from sotopia_rl_data.labelers.attribution import BUILTINS, answers, phrasing, schema
 from sotopia_rl_data.labelers.judge import Question, Slot
+from sotopia_rl_data.labelers.schemas import BUILTINS, answers, phrasing, schema
 from sotopia_rl_data.schema import ACTION_TYPES, Agent, Episode, Score, Turn
 
 THREE = ("goal", "relationship", "knowledge")
@@ -295,7 +295,7 @@ def test_an_unworded_scale_is_wrong_usage():
 def test_a_schema_of_ones_own_is_named_by_its_path(tmp_path: Any):
     file = tmp_path / "mine.py"
     file.write_text(
-        "from sotopia_rl_data.labelers.attribution.direct import Importance\n"
+        "from sotopia_rl_data.labelers.schemas.direct import Importance\n"
         "MINE = Importance(id='mine', rule='direct')\n"
         "class Half:\n    id = 'half'\n"
     )

@@ -12,9 +12,9 @@ import pytest
 from label_toys import BOAT, BY, ODD, UNSCORED, Highest, filled, put, rows
 
 from sotopia_rl_data.errors import BadAnswer
-from sotopia_rl_data.labelers.attribution import schema
 from sotopia_rl_data.labelers.judge import Question, Slot
 from sotopia_rl_data.labelers.run import label
+from sotopia_rl_data.labelers.schemas import schema
 from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.store import Store
 

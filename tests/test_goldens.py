@@ -22,11 +22,11 @@ import pytest
 from label_toys import BOAT, BY, ODD
 
 from sotopia_rl_data.asking.schemas import with_schema_in_words
-from sotopia_rl_data.labelers.attribution import BUILTINS, phrasing, rubric, rubric_file, schema
 from sotopia_rl_data.labelers.evaluation.sotopia_eval import SOTOPIA_EVAL
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.judges.sending import request_of
 from sotopia_rl_data.labelers.repairing import follow_up
+from sotopia_rl_data.labelers.schemas import BUILTINS, phrasing, rubric, rubric_file, schema
 from sotopia_rl_data.request import Reply, Target
 from sotopia_rl_data.schema import Message
 
@@ -119,7 +119,7 @@ def test_every_wording_file_is_as_it_was():
 
 
 def test_no_wording_file_is_left_unused():
-    from sotopia_rl_data.labelers.attribution import wording
+    from sotopia_rl_data.labelers.schemas import wording
 
     used = {"importance.v1", "importance.question.v1", "key.v1", "key.question.v1", *phrasing.SHARED}
     used |= {"repair.v1", *phrasing.VIEWED} | {f"{part}.v1" for one in TURNWISE for part in (one, f"{one}.question")}

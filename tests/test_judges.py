@@ -19,11 +19,11 @@ from label_toys import BOAT, BY, ODD, REPOSITORY, Highest, filled
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import KeyMissing, NotFound, Rejected, Unavailable, UsageError
 from sotopia_rl_data.fake_provider.running import Running, running
-from sotopia_rl_data.labelers.attribution import answers, schema
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.judges import judge
 from sotopia_rl_data.labelers.judges.lexical import Lexical
 from sotopia_rl_data.labelers.judges.sending import request_of, sender, target_of
+from sotopia_rl_data.labelers.schemas import answers, schema
 from sotopia_rl_data.ledger.ledger import Ledger, answered
 from sotopia_rl_data.request import Reply, Request, Target
 from sotopia_rl_data.schema import Turn

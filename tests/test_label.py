@@ -27,10 +27,10 @@ from sotopia_rl_data.errors import (
     UsageError,
 )  # fmt: skip
 from sotopia_rl_data.fake_provider.running import Running, running
-from sotopia_rl_data.labelers.attribution.direct import Importance
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.reading import NO_SCORE
 from sotopia_rl_data.labelers.run import label
+from sotopia_rl_data.labelers.schemas.direct import Importance
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.query import open_dataset
 from sotopia_rl_data.schema import Agent, Episode, Score, Turn

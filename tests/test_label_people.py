@@ -22,12 +22,12 @@ from sotopia_rl_data.cli.label import label as label_command
 from sotopia_rl_data.errors import InputError, NotFound, Rejected, UsageError
 from sotopia_rl_data.labelers import only
 from sotopia_rl_data.labelers.annotating import write_template
-from sotopia_rl_data.labelers.attribution import schema
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.judges import judge
 from sotopia_rl_data.labelers.judges.sending import target_of
 from sotopia_rl_data.labelers.preparing import judges_of
 from sotopia_rl_data.labelers.run import label
+from sotopia_rl_data.labelers.schemas import schema
 from sotopia_rl_data.request import Request, Target
 from sotopia_rl_data.store import Store
 

@@ -82,5 +82,5 @@ def test_nothing_that_is_said_names_a_file_that_only_the_repository_has():
 
 def test_what_an_error_sends_to_pydoc_is_there_and_told():
     named = {name for _, text in said() for name in re.findall(r"python -m pydoc ([\w.]*\w)", text)}
-    assert named == {"sotopia_rl_data.labelers.attribution.Schema", "sotopia_rl_data.request.Target"}
+    assert named == {"sotopia_rl_data.labelers.schemas.Schema", "sotopia_rl_data.request.Target"}
     assert all(pydoc.locate(name).__doc__ for name in named)

@@ -11,11 +11,11 @@ from label_toys import BOAT, REPOSITORY, Highest, boats, filled, put, rows, sim
 
 from sotopia_rl_data.fake_provider.answers import MALFORMED
 from sotopia_rl_data.fake_provider.running import running
-from sotopia_rl_data.labelers.attribution import BUILTINS, schema
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.judges.sending import request_of
 from sotopia_rl_data.labelers.repairing import follow_up, raised
 from sotopia_rl_data.labelers.run import label
+from sotopia_rl_data.labelers.schemas import BUILTINS, schema
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.request import Reply, Target
 from sotopia_rl_data.store import Store

@@ -13,10 +13,10 @@ from label_toys import BOAT, ODD, REPOSITORY, UNSCORED, Highest, filled, put, ro
 
 from sotopia_rl_data.errors import BadAnswer, InputError, UsageError
 from sotopia_rl_data.labelers.annotating import write_template
-from sotopia_rl_data.labelers.attribution import rubric_file, schema
-from sotopia_rl_data.labelers.attribution.rubric import Criterion, Rubric, schema_of
 from sotopia_rl_data.labelers.judge import Question, Slot
 from sotopia_rl_data.labelers.run import label
+from sotopia_rl_data.labelers.schemas import rubric_file, schema
+from sotopia_rl_data.labelers.schemas.rubric import Criterion, Rubric, schema_of
 from sotopia_rl_data.report import contents
 from sotopia_rl_data.rewards import Recipe, preset
 from sotopia_rl_data.rewards.remake import remake

@@ -9,12 +9,12 @@ import pytest
 from label_toys import BOAT, Highest, put, rows
 
 from sotopia_rl_data.errors import UsageError
-from sotopia_rl_data.labelers.attribution import schema
 from sotopia_rl_data.labelers.run import label
+from sotopia_rl_data.labelers.schemas import schema
 from sotopia_rl_data.store import Store
 
 MINE = """
-from sotopia_rl_data.labelers.attribution import answers
+from sotopia_rl_data.labelers.schemas import answers
 from sotopia_rl_data.labelers.judge import Question, Slot
 
 class Charm:

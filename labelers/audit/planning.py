@@ -12,15 +12,15 @@ from sotopia_rl_data.costs import prices
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.labelers import judges as judging
-from sotopia_rl_data.labelers.attribution import own_dimensions
-from sotopia_rl_data.labelers.attribution import schema as find_schema
-from sotopia_rl_data.labelers.attribution.phrasing import Ask as AskHow
-from sotopia_rl_data.labelers.attribution.rubric import PREFIX
 from sotopia_rl_data.labelers.audit.probes import PROBES, REPEAT, Contrast, Probed, repeated
 from sotopia_rl_data.labelers.judge import Judge
 from sotopia_rl_data.labelers.judges.sending import Ask, target_of
 from sotopia_rl_data.labelers.plan import Plan, episodes_of
 from sotopia_rl_data.labelers.preparing import dimensions_of
+from sotopia_rl_data.labelers.schemas import own_dimensions
+from sotopia_rl_data.labelers.schemas import schema as find_schema
+from sotopia_rl_data.labelers.schemas.phrasing import Ask as AskHow
+from sotopia_rl_data.labelers.schemas.rubric import PREFIX
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.request import Usage
 from sotopia_rl_data.rewards.outcomes import choose_evaluator, evaluators

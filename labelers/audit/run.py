@@ -37,7 +37,7 @@ from sotopia_rl_data.store.versions import check as check_version
 
 if TYPE_CHECKING:
     from sotopia_rl_data.labelers.asking import Progress
-    from sotopia_rl_data.labelers.attribution.phrasing import Ask as AskHow
+    from sotopia_rl_data.labelers.schemas.phrasing import Ask as AskHow
 
 _REASONS_KEPT = 20
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from sotopia_rl_data.dimensions import dimension
 from sotopia_rl_data.errors import UsageError
-from sotopia_rl_data.labelers.attribution import phrasing, wording
 from sotopia_rl_data.labelers.evaluation.drawing import Item
+from sotopia_rl_data.labelers.schemas import phrasing, wording
 from sotopia_rl_data.outputs import aside
 from sotopia_rl_data.prompts.visible import without_tags
 from sotopia_rl_data.report.page import asset, document

@@ -28,7 +28,6 @@ from sotopia_rl_data.dimensions import SOTOPIA_EVAL as SEVEN
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.evaluations import Evaluated, Judged, add_scores, check_evaluator, provenance
 from sotopia_rl_data.labelers.asking import Asking, Progress, wait
-from sotopia_rl_data.labelers.attribution.phrasing import Ask as AskHow
 from sotopia_rl_data.labelers.costs import bill_of, capped, check_budget
 from sotopia_rl_data.labelers.evaluation.sotopia_eval import SOTOPIA_EVAL
 from sotopia_rl_data.labelers.judge import Judge
@@ -38,6 +37,7 @@ from sotopia_rl_data.labelers.plan import Plan, episodes_of, size
 from sotopia_rl_data.labelers.preparing import dimensions_of, judges_of, left_to_ask
 from sotopia_rl_data.labelers.reading import Tally, rows_of
 from sotopia_rl_data.labelers.report import RunReport, cold, judged_by, ran, remarks
+from sotopia_rl_data.labelers.schemas.phrasing import Ask as AskHow
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.store import Store, Version

@@ -14,10 +14,10 @@ from typing import Any
 
 from sotopia_rl_data import evaluations
 from sotopia_rl_data.dimensions import dimension
-from sotopia_rl_data.labelers.attribution import answers, phrasing, wording
-from sotopia_rl_data.labelers.attribution.phrasing import Ask
-from sotopia_rl_data.labelers.attribution.turnwise import BASELINE
 from sotopia_rl_data.labelers.judge import Question, Slot
+from sotopia_rl_data.labelers.schemas import answers, phrasing, wording
+from sotopia_rl_data.labelers.schemas.phrasing import Ask
+from sotopia_rl_data.labelers.schemas.turnwise import BASELINE
 from sotopia_rl_data.schema import Episode, Measure, Message
 
 ID = evaluations.SCHEMA

@@ -13,8 +13,8 @@ from typing import Any
 
 from sotopia_rl_data.dimensions import full_name
 from sotopia_rl_data.errors import InputError, UsageError
-from sotopia_rl_data.labelers.attribution import answers
 from sotopia_rl_data.labelers.judge import Question, Slot
+from sotopia_rl_data.labelers.schemas import answers
 from sotopia_rl_data.request import Target
 from sotopia_rl_data.sheets import Row, read_sheet
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sotopia_rl_data.dimensions import dimension
-from sotopia_rl_data.labelers.attribution import answers
 from sotopia_rl_data.labelers.judge import Question, Slot
+from sotopia_rl_data.labelers.schemas import answers
 from sotopia_rl_data.request import Target
 from sotopia_rl_data.schema import Agent, Episode
 

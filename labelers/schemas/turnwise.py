@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sotopia_rl_data.dimensions import dimension
-from sotopia_rl_data.labelers.attribution import answers, phrasing, wording
-from sotopia_rl_data.labelers.attribution.phrasing import Ask
 from sotopia_rl_data.labelers.judge import Question, Slot
+from sotopia_rl_data.labelers.schemas import answers, phrasing, wording
+from sotopia_rl_data.labelers.schemas.phrasing import Ask
 from sotopia_rl_data.request import sha256_of
 from sotopia_rl_data.schema import Episode, Measure, Message, Turn
 
 if TYPE_CHECKING:
-    from sotopia_rl_data.labelers.attribution.rubric import Rubric
+    from sotopia_rl_data.labelers.schemas.rubric import Rubric
 
 BASELINE = -1
 """The `turn` of a view that no utterance stands behind."""

@@ -1,4 +1,4 @@
-"""Attribution schemas: how an episode's score is traced back to its utterances. One schema a file.
+"""Schemas: how an episode's score is traced back to its utterances. One schema a file.
 
 A schema owns its wording, its answer schema, its validation and what it yields. What its numbers become is a rule's
 business (`sotopia_rl_data.rewards`), so that rules can be re-run without a call. Dimensions of your own need no code:
@@ -15,24 +15,24 @@ from typing import Any, Protocol
 
 from sotopia_rl_data import plugins
 from sotopia_rl_data.errors import UsageError
-from sotopia_rl_data.labelers.attribution.phrasing import Ask
 from sotopia_rl_data.labelers.judge import Question, Slot
+from sotopia_rl_data.labelers.schemas.phrasing import Ask
 from sotopia_rl_data.schema import Episode, Measure
 
 GROUP = "sotopia_rl_data.schemas"
 BUILTINS = {
-    "direct": "sotopia_rl_data.labelers.attribution.direct:DIRECT",
-    "scaled": "sotopia_rl_data.labelers.attribution.scaled:SCALED",
-    "singular": "sotopia_rl_data.labelers.attribution.singular:SINGULAR",
-    "uniform": "sotopia_rl_data.labelers.attribution.uniform:UNIFORM",
-    "uniform-share": "sotopia_rl_data.labelers.attribution.uniform:UNIFORM_SHARE",
-    "discounted": "sotopia_rl_data.labelers.attribution.discounted:DISCOUNTED",
-    "direct-online": "sotopia_rl_data.labelers.attribution.online:DIRECT_ONLINE",
-    "goal-progress": "sotopia_rl_data.labelers.attribution.progress:GOAL_PROGRESS",
-    "utterance-quality": "sotopia_rl_data.labelers.attribution.quality:UTTERANCE_QUALITY",
-    "only-response": "sotopia_rl_data.labelers.attribution.quality:ONLY_RESPONSE",
-    "leave-one-out": "sotopia_rl_data.labelers.attribution.leave_one_out:LEAVE_ONE_OUT",
-    "conversation-behaviour": "sotopia_rl_data.labelers.attribution.rubric:conversation_behaviour",
+    "direct": "sotopia_rl_data.labelers.schemas.direct:DIRECT",
+    "scaled": "sotopia_rl_data.labelers.schemas.scaled:SCALED",
+    "singular": "sotopia_rl_data.labelers.schemas.singular:SINGULAR",
+    "uniform": "sotopia_rl_data.labelers.schemas.uniform:UNIFORM",
+    "uniform-share": "sotopia_rl_data.labelers.schemas.uniform:UNIFORM_SHARE",
+    "discounted": "sotopia_rl_data.labelers.schemas.discounted:DISCOUNTED",
+    "direct-online": "sotopia_rl_data.labelers.schemas.online:DIRECT_ONLINE",
+    "goal-progress": "sotopia_rl_data.labelers.schemas.progress:GOAL_PROGRESS",
+    "utterance-quality": "sotopia_rl_data.labelers.schemas.quality:UTTERANCE_QUALITY",
+    "only-response": "sotopia_rl_data.labelers.schemas.quality:ONLY_RESPONSE",
+    "leave-one-out": "sotopia_rl_data.labelers.schemas.leave_one_out:LEAVE_ONE_OUT",
+    "conversation-behaviour": "sotopia_rl_data.labelers.schemas.rubric:conversation_behaviour",
 }
 
 
@@ -86,13 +86,13 @@ def schema(name: str) -> Schema:
     if name in BUILTINS:
         made: Schema = found() if isinstance(found, FunctionType) else found
         return made
-    from sotopia_rl_data.labelers.attribution.foreign import Foreign, made_of
+    from sotopia_rl_data.labelers.schemas.foreign import Foreign, made_of
 
     return Foreign(made_of(name, found))
 
 
 def _rubric(where: str) -> Schema:
-    from sotopia_rl_data.labelers.attribution import rubric, rubric_file
+    from sotopia_rl_data.labelers.schemas import rubric, rubric_file
 
     if not where:
         raise UsageError("rubric names no file.", f"write rubric:FILE.yaml; the shortest holds {rubric_file.SHORTEST}")

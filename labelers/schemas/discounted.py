@@ -6,6 +6,6 @@ The last utterance gets G. γ belongs to the rule and is set where rewards are b
 
 from __future__ import annotations
 
-from sotopia_rl_data.labelers.attribution.unjudged import Unjudged
+from sotopia_rl_data.labelers.schemas.unjudged import Unjudged
 
 DISCOUNTED = Unjudged(id="discounted", rule="discounted")

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, get_args
 from sotopia_rl_data import plugins
 from sotopia_rl_data.dimensions import OWN_NAME
 from sotopia_rl_data.errors import UsageError
-from sotopia_rl_data.labelers.attribution.phrasing import Ask
 from sotopia_rl_data.labelers.judge import Question, Slot
+from sotopia_rl_data.labelers.schemas.phrasing import Ask
 from sotopia_rl_data.rewards.rules import rule
 from sotopia_rl_data.schema import Episode, Measure
 
 if TYPE_CHECKING:
-    from sotopia_rl_data.labelers.attribution import Schema
+    from sotopia_rl_data.labelers.schemas import Schema
 
 _MEMBERS = ("id", "version", "measure", "rule", "needs_judge", "bounds", "wording_sha256", "questions", "read")
-_HINT = "see what a schema has: python -m pydoc sotopia_rl_data.labelers.attribution.Schema"
+_HINT = "see what a schema has: python -m pydoc sotopia_rl_data.labelers.schemas.Schema"
 
 
 def made_of(name: str, found: Any) -> Schema:

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any, Literal
 
-from sotopia_rl_data.labelers.attribution import quality, turnwise, wording
-from sotopia_rl_data.labelers.attribution.turnwise import Turnwise, View
+from sotopia_rl_data.labelers.schemas import quality, turnwise, wording
+from sotopia_rl_data.labelers.schemas.turnwise import Turnwise, View
 from sotopia_rl_data.request import sha256_of
 from sotopia_rl_data.schema import Turn
 
@@ -100,7 +100,7 @@ def schema_of(rubric: Rubric, id_: str | None = None) -> Turnwise:
 
 def conversation_behaviour() -> Turnwise:
     """The rubric that ships, as the schema `conversation-behaviour`."""
-    from sotopia_rl_data.labelers.attribution import rubric_file
+    from sotopia_rl_data.labelers.schemas import rubric_file
 
     text = (files("sotopia_rl_data.labelers") / "prompts" / _BEHAVIOUR).read_text(encoding="utf-8")
     return schema_of(rubric_file.parse(text, _BEHAVIOUR), "conversation-behaviour")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sotopia_rl_data.labelers.attribution.turnwise import Turnwise, View, prefixes
+from sotopia_rl_data.labelers.schemas.turnwise import Turnwise, View, prefixes
 from sotopia_rl_data.schema import Turn
 
 

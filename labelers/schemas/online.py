@@ -6,7 +6,7 @@ context of its ablation, against the offline one of `direct.py`.
 
 from __future__ import annotations
 
-from sotopia_rl_data.labelers.attribution.turnwise import Turnwise, prefixes
+from sotopia_rl_data.labelers.schemas.turnwise import Turnwise, prefixes
 
 DIRECT_ONLINE = Turnwise(
     id="direct-online",

@@ -6,6 +6,6 @@ Source: Sotopia-RL (arXiv 2508.03905), section 3.
 
 from __future__ import annotations
 
-from sotopia_rl_data.labelers.attribution.direct import Importance
+from sotopia_rl_data.labelers.schemas.direct import Importance
 
 SCALED = Importance(id="scaled", rule="scaled")

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sotopia_rl_data.labelers.attribution import answers, phrasing, wording
-from sotopia_rl_data.labelers.attribution.phrasing import Ask, Result
 from sotopia_rl_data.labelers.judge import Question, Slot
+from sotopia_rl_data.labelers.schemas import answers, phrasing, wording
+from sotopia_rl_data.labelers.schemas.phrasing import Ask, Result
 from sotopia_rl_data.schema import Episode, Measure, Message
 
 

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Literal
 
 from sotopia_rl_data.dimensions import dimension
-from sotopia_rl_data.labelers.attribution import wording
+from sotopia_rl_data.labelers.schemas import wording
 from sotopia_rl_data.schema import Agent, Episode, Message, Turn
 
 Ask = Literal["per-dimension", "packed"]

@@ -23,7 +23,7 @@ from typing import Any, NoReturn, get_args
 
 from sotopia_rl_data.dimensions import OWN_NAME, dimension
 from sotopia_rl_data.errors import InputError, UsageError
-from sotopia_rl_data.labelers.attribution.rubric import Criterion, Rubric, Shows
+from sotopia_rl_data.labelers.schemas.rubric import Criterion, Rubric, Shows
 
 MOST_DIMENSIONS, WIDEST = 20, 20  # 20 × 21 numbers are what strict providers take in one answer schema
 SHORTEST = "{name: mine, dimensions: {empathy: {description: Takes up what the other feels.}}}"

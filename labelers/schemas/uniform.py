@@ -6,7 +6,7 @@ Both meanings are offered: `uniform` gives each utterance G itself (the text and
 
 from __future__ import annotations
 
-from sotopia_rl_data.labelers.attribution.unjudged import Unjudged
+from sotopia_rl_data.labelers.schemas.unjudged import Unjudged
 
 UNIFORM = Unjudged(id="uniform", rule="uniform")
 UNIFORM_SHARE = Unjudged(id="uniform-share", rule="uniform-share")

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sotopia_rl_data.labelers.attribution import answers, offline, phrasing, wording
-from sotopia_rl_data.labelers.attribution.phrasing import Ask
 from sotopia_rl_data.labelers.judge import Question, Slot
+from sotopia_rl_data.labelers.schemas import answers, offline, phrasing, wording
+from sotopia_rl_data.labelers.schemas.phrasing import Ask
 from sotopia_rl_data.schema import Episode, Measure
 
 _TASK, _QUESTION = "key.v1", "key.question.v1"
