@@ -10,7 +10,6 @@ from sklearn import metrics as sklearn_metrics
 
 from sotopia_rl_data import statistics as s
 from sotopia_rl_data.statistics import joint
-from sotopia_rl_data.statistics.bootstrap import student_quantile
 
 
 def tied(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -267,9 +266,16 @@ def test_an_effect_size_is_the_mean_in_standard_deviations():
     assert s.standardised_shift([1.0, 2.0, 3.0]) == pytest.approx(2.0)
 
 
-@pytest.mark.parametrize("freedom", [4, 10, 100, 10_000])
-def test_students_quantile_is_close_to_scipys(freedom: int):
-    assert student_quantile(0.975, freedom) == pytest.approx(scipy_stats.t.ppf(0.975, freedom), rel=5e-3)
+@pytest.mark.parametrize("freedom", [1, 2, 4, 5, 10, 30, 100, 10_000])
+def test_students_quantile_is_scipys(freedom: int):
+    for share in (0.5, 0.9, 0.975, 0.995):
+        expected = scipy_stats.t.ppf(share, freedom)
+        assert s.student_quantile(share, freedom) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_students_quantile_is_that_of_printed_tables():
+    printed = {1: 12.706, 2: 4.303, 5: 2.571, 30: 2.042}  # two-sided, 95 %
+    assert {n: round(s.student_quantile(0.975, n), 3) for n in printed} == printed
 
 
 def test_resampled_sums_are_the_statistic_of_the_drawn_rows():

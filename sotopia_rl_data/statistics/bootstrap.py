@@ -15,14 +15,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sotopia_rl_data.statistics.columns import Floats
+from sotopia_rl_data.statistics.testing import student_quantile
 
-Statistic = Callable[[Floats], float | None]
+WeightedStatistic = Callable[[Floats], float | None]
 
 _CELLS = 1 << 22  # numbers of weights that are held at a time
 
 
 def bootstrap_interval(
-    statistic: Statistic,
+    statistic: WeightedStatistic,
     clusters: Sequence[Any] | NDArray[Any],
     *,
     resamples: int = 1000,
@@ -64,31 +65,14 @@ def resampled(sums: ArrayLike, *, resamples: int = 1000, seed: int = 0) -> Float
 def percentile_interval(found: ArrayLike, clusters: int, level: float = 0.95) -> tuple[float, float] | None:
     """The expanded percentile interval of resampled values; NaN are left out.
 
+    The share below its lower end is Φ(-t·sqrt(n/(n-1))): n clusters, t Student's quantile with n - 1 degrees of freedom.
     None where none is left or there were fewer than two clusters to draw from.
     """
     values = np.asarray(found, dtype=np.float64)
     values = values[~np.isnan(values)]
     if not len(values) or clusters < 2:
         return None
-    tail = _tail(level, clusters)
+    quantile = student_quantile((1.0 + level) / 2.0, clusters - 1)
+    tail = NormalDist().cdf(-quantile * float(np.sqrt(clusters / (clusters - 1))))
     low, high = np.quantile(values, [tail, 1.0 - tail])
     return float(low), float(high)
-
-
-def _tail(level: float, clusters: int) -> float:
-    """The share below the lower end: Φ(-t·sqrt(n/(n-1))), t Student's quantile with n - 1 degrees of freedom."""
-    quantile = student_quantile((1.0 + level) / 2.0, clusters - 1)
-    return NormalDist().cdf(-quantile * float(np.sqrt(clusters / (clusters - 1))))
-
-
-def student_quantile(share: float, freedom: int) -> float:
-    """Student's t quantile, by Abramowitz & Stegun 26.7.5: within 0.5 % from 4 degrees of freedom on."""
-    z, v = NormalDist().inv_cdf(share), float(max(freedom, 1))
-    terms = (
-        z,
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return sum(term / v**power for power, term in enumerate(terms))

@@ -1,7 +1,8 @@
 """The figures of two columns from the table of how often each pair of values occurs, for many tables at once.
 
 Judges answer on a few levels, so a table of levels × levels holds all there is to know about two of them: exact,
-however many rows were counted. A resample of episodes is another table. `tables` are (…, A, B) counts, `a` (A,) and `b`
+however many rows were counted (a million rows are read once, and a thousand resamples cost a thousand small tables; no
+library computes them so). A resample of episodes is another table. `tables` are (…, A, B) counts, `a` (A,) and `b`
 (B,) the ascending values that they count; every function gives an array (…), NaN where the figure is not defined.
 """
 
