@@ -65,7 +65,8 @@ def resampled(sums: ArrayLike, *, resamples: int = 1000, seed: int = 0) -> Float
 def percentile_interval(found: ArrayLike, clusters: int, level: float = 0.95) -> tuple[float, float] | None:
     """The expanded percentile interval of resampled values; NaN are left out.
 
-    The share below its lower end is Φ(-t·sqrt(n/(n-1))): n clusters, t Student's quantile with n - 1 degrees of freedom.
+    The share below its lower end is Φ(-t·sqrt(n/(n-1))), where n counts clusters and t is Student's quantile with n - 1
+    degrees of freedom.
     None where none is left or there were fewer than two clusters to draw from.
     """
     values = np.asarray(found, dtype=np.float64)
