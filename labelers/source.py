@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from sotopia_rl_data import refs
 from sotopia_rl_data.errors import InputError, UsageError
+from sotopia_rl_data.hub.resolve import resolve
 from sotopia_rl_data.store import Store, Version
 from sotopia_rl_data.store.manifest import FILE_NAME
 
@@ -32,7 +33,7 @@ def episodes_version(store: Store, source: str | Path | None, check: Check) -> V
         return _imported(store, samples_path(), SAMPLES, check)
     path = source if isinstance(source, Path) else Path(source) if refs.is_path(source) else None
     if path is None or _holds_versions(path):
-        return _with_episodes(store.resolve(str(source) if path is None else refs.DatasetRef(path=path)))
+        return _with_episodes(resolve(store, str(source) if path is None else refs.DatasetRef(path=path)))
     return _imported(store, path, _name_of(path), check)
 
 
@@ -62,7 +63,7 @@ def _imported(store: Store, path: Path, name: str, check: Check) -> Version:
         check(scored)
 
     import_dataset(store, [path], name, check=checked)
-    return _with_episodes(store.resolve(name))
+    return _with_episodes(resolve(store, name))
 
 
 def _with_episodes(version: Version) -> Version:

@@ -13,11 +13,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sotopia_rl_data.hub.resolve import open_dataset as open_dataset
     from sotopia_rl_data.query import Dataset as Dataset
-    from sotopia_rl_data.query import open_dataset as open_dataset
     from sotopia_rl_data.store import Store as Store
 
-_HOMES = {"open_dataset": "query", "Dataset": "query", "Store": "store"}
+_HOMES = {"open_dataset": "hub.resolve", "Dataset": "query", "Store": "store"}
 __all__ = ["Dataset", "Store", "open_dataset"]
 
 

@@ -19,9 +19,8 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from sotopia_rl_data.errors import NotFound, QueryError, StoreError
-from sotopia_rl_data.refs import DatasetRef
 from sotopia_rl_data.schema import Episode, Manifest
-from sotopia_rl_data.store import Store, Version
+from sotopia_rl_data.store import Version
 from sotopia_rl_data.store.columns import first_line
 
 if TYPE_CHECKING:
@@ -223,12 +222,3 @@ class Dataset:
         if split not in files:
             raise NotFound(f"{self.version.ref} has no {split!r} in {config}.", f"name one of: {', '.join(files)}")
         return {split: files[split]}
-
-
-def open_dataset(ref: str | DatasetRef, store: str | Path | Store | None = None) -> Dataset:
-    """The dataset that `ref` names (`name`, `org/name`, `org/name@v1.2.0`, `./path`), read from `store`.
-
-    `store` is a directory; by default that of SOTOPIA_RL_DATA_STORE, or `./store`. Raises NotFound.
-    """
-    where = store if isinstance(store, Store) else Store(store) if store is not None else Store.default()
-    return Dataset(where.resolve(ref))

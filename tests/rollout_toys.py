@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from sotopia_rl_data import open_dataset
 from sotopia_rl_data.prompts.template import Template, own_template
-from sotopia_rl_data.query import open_dataset
 from sotopia_rl_data.request import Reply, Request, Target
 from sotopia_rl_data.rollouts import Asked, Scene
 from sotopia_rl_data.rollouts.scenarios import bundled

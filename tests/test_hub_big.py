@@ -23,7 +23,7 @@ MANY = 300
 
 def many_shards(store, repo, reward):
     """A version of 300 shards, a row each."""
-    with Stage(store, repo, Limits(group_rows=1, shard_bytes=1)) as stage:
+    with Stage(store.root, repo, Limits(group_rows=1, shard_bytes=1)) as stage:
         stage.write("rewards", "train", rewards(*(reward_row(i, reward) for i in range(MANY))))
         return stage.commit({}).version
 

@@ -11,8 +11,8 @@ import pytest
 
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.hub.foreign import parse_map
-from sotopia_rl_data.hub.record import commit_of
 from sotopia_rl_data.store import Store
+from sotopia_rl_data.store.versions import commit_of
 
 PROMPT = "Imagine you are Mia.\nScenario: A boat is for sale.\nParticipants: Mia and Ben\nTurn #{}: say something"
 

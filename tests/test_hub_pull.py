@@ -10,9 +10,10 @@ from hub_toys import toy
 from store_toys import commit, episodes, reward_row, rewards
 
 from sotopia_rl_data.errors import NotFound
-from sotopia_rl_data.hub.record import commit_of
+from sotopia_rl_data.hub.resolve import resolve
 from sotopia_rl_data.store import Store
 from sotopia_rl_data.store.verify import verify
+from sotopia_rl_data.store.versions import commit_of
 
 
 @pytest.fixture
@@ -193,4 +194,7 @@ def test_a_card_that_was_broken_by_hand_does_not_mislead_load_dataset(hub, store
 
 def test_in_a_process_without_the_hub_a_missing_version_is_not_found(tmp_path):
     with pytest.raises(NotFound, match="HF_HUB_OFFLINE"):
+        resolve(Store(tmp_path), "lab/nothing")
+    with pytest.raises(NotFound) as missing:
         Store(tmp_path).resolve("lab/nothing")
+    assert "HF_HUB" not in missing.value.message  # the store alone does not ask the Hub

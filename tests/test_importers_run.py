@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from import_toys import ANN, PLAIN, SAM, TALK, document, export, lines, log, row, table
 
+from sotopia_rl_data import open_dataset
 from sotopia_rl_data.errors import InputError, QueryError, UsageError, VersionExists
 from sotopia_rl_data.importers.run import import_dataset
-from sotopia_rl_data.query import open_dataset
 from sotopia_rl_data.splits import split_of
 from sotopia_rl_data.store import Store
 

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from label_toys import BOAT, BY, ODD, REPOSITORY, UNSCORED, Highest, Sulking, boats, put, rows, sim
 
+from sotopia_rl_data import open_dataset
 from sotopia_rl_data.asking.dispatch import Pacing
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import (
@@ -32,7 +33,6 @@ from sotopia_rl_data.labelers.reading import NO_SCORE
 from sotopia_rl_data.labelers.run import label
 from sotopia_rl_data.labelers.schemas.direct import Importance
 from sotopia_rl_data.ledger.ledger import Ledger
-from sotopia_rl_data.query import open_dataset
 from sotopia_rl_data.schema import Agent, Episode, Score, Turn
 from sotopia_rl_data.store import Store
 

@@ -189,7 +189,8 @@ def test_a_mistake_is_one_sentence_with_the_tables_that_there_are(data: Dataset)
 def test_a_sort_bigger_than_memory_spills_and_leaves_nothing_behind(data: Dataset, tmp_path: Path) -> None:
     code = """
 import sys, pathlib
-from sotopia_rl_data.query import connect, open_dataset
+from sotopia_rl_data import open_dataset
+from sotopia_rl_data.query import connect
 version = open_dataset("org/toy", sys.argv[1]).version
 with connect(version, "20MB") as connection:
     query = "SELECT (i * 7919) % 1000003 AS i FROM range(6000000) t(i) ORDER BY 1"

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from import_toys import DATA, lines
 
+from sotopia_rl_data import open_dataset
 from sotopia_rl_data.importers import Example, plan, read
 from sotopia_rl_data.importers.run import import_dataset
-from sotopia_rl_data.query import open_dataset
 from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.store import Store
 

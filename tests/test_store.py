@@ -131,7 +131,7 @@ def test_an_empty_config_is_the_same_whichever_split_it_was_written_for(store: S
 
 
 def test_the_files_are_zstd_with_a_page_index_in_bounded_row_groups(store: Store) -> None:
-    with Stage(store, "fat", Limits(group_bytes=10_000, group_rows=7)) as stage:
+    with Stage(store.root, "fat", Limits(group_bytes=10_000, group_rows=7)) as stage:
         stage.write("episodes", "train", episodes(*range(50)))
         version = stage.commit({}).version
     (path,) = version.files("episodes")["train"]
@@ -142,7 +142,7 @@ def test_the_files_are_zstd_with_a_page_index_in_bounded_row_groups(store: Store
 
 
 def test_big_splits_are_cut_into_shards(store: Store) -> None:
-    with Stage(store, "fat", Limits(group_bytes=4_000, shard_bytes=10_000)) as stage:
+    with Stage(store.root, "fat", Limits(group_bytes=4_000, shard_bytes=10_000)) as stage:
         stage.write("episodes", "train", episodes(*range(60)))
         version = stage.commit({}).version
     paths = version.files("episodes")["train"]
@@ -199,7 +199,7 @@ def test_two_rows_about_the_same_utterance_are_refused_and_named(store: Store) -
 
 
 def test_two_rows_about_the_same_utterance_are_refused_also_when_far_apart(store: Store) -> None:
-    with Stage(store, "x", Limits(group_rows=4)) as stage:
+    with Stage(store.root, "x", Limits(group_rows=4)) as stage:
         for i in (9, 3, 7, 1, 8, 2, 5, 4, 6, 0, 11, 3):
             stage.write("rewards", "train", rewards(reward_row(i)))
         with pytest.raises(InputError, match="e0003"):
@@ -525,7 +525,7 @@ def test_a_full_disk_is_one_sentence_and_nothing_half_written(small_disk: Path) 
         commit(store, {("episodes", "train"): noisy(2000)})
     assert "free some space" in told.value.hint
     assert tree(store.root) == before
-    with pytest.raises(StoreError, match="no room"), Stage(store, "runs", Limits(group_rows=50)) as stage:
+    with pytest.raises(StoreError, match="no room"), Stage(store.root, "runs", Limits(group_rows=50)) as stage:
         stage.write("episodes", "train", (noisy(2000).slice(i, 50) for i in range(1950, -50, -50)))
     assert tree(store.root) == before
     filler, refused = small_disk / "filler", 0
@@ -594,6 +594,6 @@ def test_every_file_and_card_reads_back(store: Store) -> None:
     version = commit(store, toy(0, 1)).version
     assert yaml.safe_load((version.dir / "README.md").read_text().split("---")[1])["configs"][0]["default"] is True
     assert version.manifest == Store(store.root).resolve("org/toy").manifest
-    from sotopia_rl_data.query import open_dataset
+    from sotopia_rl_data import open_dataset
 
     assert list(open_dataset("org/toy", store.root).episodes()) == [episode(0), episode(1)]

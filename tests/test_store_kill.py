@@ -19,6 +19,7 @@ pytestmark = pytest.mark.slow
 # Imports once, then forks a writer for every line it reads: a life costs no interpreter start.
 _WRITERS = """
 import os, random, sys
+from pathlib import Path
 from sotopia_rl_data.store.parts import Limits
 from sotopia_rl_data.store.stage import Stage
 from sotopia_rl_data.store import Store
@@ -27,7 +28,7 @@ from store_toys import episodes, reward_row, rewards
 def write_forever(draw):
     while True:
         ids = draw.sample(range(10_000), 30)
-        with Stage(Store(sys.argv[1]), "org/toy", Limits(group_rows=10)) as stage:
+        with Stage(Path(sys.argv[1]), "org/toy", Limits(group_rows=10)) as stage:
             stage.write("episodes", "train", episodes(*ids))
             stage.write("rewards", "train", rewards(*(reward_row(i) for i in ids)))
             stage.commit({})

@@ -371,7 +371,7 @@ def test_an_architecture_that_cannot_be_packed_trains_plainly(store: Path, tmp_p
 
 
 def test_its_scores_join_a_dataset_as_one_more_judge(full: tuple[Path, dict[str, Any]], store: Path, tmp_path: Path):
-    from sotopia_rl_data.query import open_dataset
+    from sotopia_rl_data import open_dataset
     from sotopia_rl_data.trainers.api import score
 
     shutil.copytree(store, tmp_path / "store")

@@ -95,7 +95,7 @@ def load_examples(
     `need_reward`, rows in which every target is NULL, NaN or a sentinel are dropped and counted. Raises NotFound,
     UsageError, QueryError, InputError.
     """
-    from sotopia_rl_data.query import open_dataset
+    from sotopia_rl_data.hub.resolve import open_dataset
 
     dataset = open_dataset(ref, store)
     wanted = target_columns(dataset, targets, need_reward)
@@ -110,7 +110,7 @@ def load_examples(
 
 def pin(dataset: Dataset, ref: str) -> Pinned:
     """What `ref` was resolved to."""
-    from sotopia_rl_data.hub.record import commit_of
+    from sotopia_rl_data.store.versions import commit_of
 
     version = dataset.version
     recipe = dict(version.manifest.recipe)

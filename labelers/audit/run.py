@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from sotopia_rl_data.asking.dispatch import Outcome, Pacing, ask_all
 from sotopia_rl_data.code import code
 from sotopia_rl_data.errors import BadAnswer, InputError, Interrupted
+from sotopia_rl_data.hub.resolve import resolve
 from sotopia_rl_data.labelers.asking import wait
 from sotopia_rl_data.labelers.audit.analysis import ALPHA, Key, Verdict, verdict
 from sotopia_rl_data.labelers.audit.planning import Audit, Estimate, check, planned, splits_of
@@ -101,7 +102,7 @@ def audit(
     nothing; InputError where no answer can be used; StoreError. Every answer is kept whatever is raised.
     """
     began = time.monotonic()
-    parent = store.resolve(source) if isinstance(source, str) else source
+    parent = resolve(store, source) if isinstance(source, str) else source
     plan = planned(
         parent,
         judge,
@@ -175,7 +176,7 @@ def probe(
 
 def estimated(store: Store, source: str, judge: str | Judge, *, ledger: Path | None = None, **how: Any) -> Estimate:
     """What `audit` would ask, and nothing is asked. `how` are the arguments of `planning.planned`."""
-    plan = planned(store.resolve(source), judge, **how)
+    plan = planned(resolve(store, source), judge, **how)
     with Ledger(ledger or store.root / ".ledger") as kept:
         return plan.estimate(kept)
 

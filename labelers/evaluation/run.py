@@ -27,6 +27,7 @@ from sotopia_rl_data.costs.prices import load as load_prices
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL as SEVEN
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.evaluations import Evaluated, Judged, add_scores, check_evaluator, provenance
+from sotopia_rl_data.hub.resolve import resolve
 from sotopia_rl_data.labelers.asking import Asking, Progress, wait
 from sotopia_rl_data.labelers.costs import bill_of, capped, check_budget
 from sotopia_rl_data.labelers.evaluation.sotopia_eval import SOTOPIA_EVAL
@@ -167,7 +168,7 @@ def dataset(store: Store, source: str) -> Version:
     dataset, and a file is none. NotFound."""
     if refs.is_path(source) and Path(source).is_file():
         raise UsageError(f"{source} is a file.", f"make it a dataset: sotopia-rl-data import {source} --name ORG/NAME")
-    found = store.resolve(source)
+    found = resolve(store, source)
     if "episodes" not in found.manifest.configs:
         raise UsageError(f"{found.ref} holds no episodes.", "name the dataset that the dialogues are in")
     return found

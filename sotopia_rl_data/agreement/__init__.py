@@ -9,7 +9,9 @@ An opinion is a (judge, sample, schema) of a version, be the judge an LLM, a per
 rewards. The formulas are in `sotopia_rl_data.statistics`; docs/trust.md explains what each figure says.
 
     from sotopia_rl_data.agreement import agreement
-    agreement([store.resolve("lab/episodes-rewards")]).matrix("pearson")
+    from sotopia_rl_data.hub.resolve import resolve
+
+    agreement([resolve(store, "lab/episodes-rewards")]).matrix("pearson")
 """
 
 from sotopia_rl_data.agreement.measure import MEASURES, OVERALL, Agreement, agreement

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sotopia_rl_data.cli import console
+from sotopia_rl_data.hub.resolve import resolve
 
 if TYPE_CHECKING:
     from sotopia_rl_data.store import Store
@@ -122,7 +123,7 @@ def annotate_export(
     from sotopia_rl_data.labelers.preparing import dimensions_of
 
     asked = dimensions_of(dimensions.split(",") if dimensions else [one.name for one in SOTOPIA_EVAL])
-    items = drawn([store.resolve(ref) for ref in dict.fromkeys(refs)], **how)
+    items = drawn([resolve(store, ref) for ref in dict.fromkeys(refs)], **how)
     scores = write_form(items, asked, out)
     if as_json:
         console.emit_json({"file": str(out), "dialogues": len(items), "scores": scores})
@@ -152,7 +153,7 @@ def annotate_import(file: Path, refs: tuple[str, ...], evaluator: str, store: St
     """
     from sotopia_rl_data.labelers.evaluation.people import import_scores
 
-    versions = [store.resolve(ref) for ref in dict.fromkeys(refs)]
+    versions = [resolve(store, ref) for ref in dict.fromkeys(refs)]
     found = import_scores(store, file, versions, evaluator=evaluator)
     if as_json:
         console.emit_json(found.as_dict())

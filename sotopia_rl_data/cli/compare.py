@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sotopia_rl_data.cli import console
+from sotopia_rl_data.hub.resolve import resolve
 
 if TYPE_CHECKING:
     from sotopia_rl_data.comparing import Comparison
@@ -88,7 +89,7 @@ def compare(
     from sotopia_rl_data.comparing import How
     from sotopia_rl_data.comparing import compare as compared
 
-    versions = [store.resolve(ref) for ref in dict.fromkeys(refs)]
+    versions = [resolve(store, ref) for ref in dict.fromkeys(refs)]
     found = compared(
         versions,
         agents=agents,

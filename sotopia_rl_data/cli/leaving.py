@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sotopia_rl_data.cli import console
+from sotopia_rl_data.hub.resolve import resolve
 
 if TYPE_CHECKING:
     from sotopia_rl_data.exporters.run import ExportReport
@@ -46,7 +47,7 @@ def export(ref: str, fmt: str, output: Path, evaluator: str | None, store: Store
     """
     from sotopia_rl_data.exporters.run import export_sotopia
 
-    version = store.resolve(ref)
+    version = resolve(store, ref)
     done = 0
 
     def count(more: int) -> None:

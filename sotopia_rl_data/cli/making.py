@@ -10,6 +10,7 @@ import click
 
 from sotopia_rl_data.cli import console
 from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.hub.resolve import resolve
 
 if TYPE_CHECKING:
     from sotopia_rl_data.importers.run import ImportReport
@@ -160,7 +161,7 @@ def rewards(
     """
     from sotopia_rl_data.rewards.remake import remake
 
-    source = store.resolve(ref)
+    source = resolve(store, ref)
     recipe = _recipe(source, preset, weights, {k: v for k, v in given.items() if v is not None})
     chosen, loaded = layout_of(layout, template)
     with console.progress("rewards", "utterance") as advance:
@@ -278,4 +279,4 @@ def _episodes(store: Store, text: str) -> Any:
         from sotopia_rl_data.schema import Episode
 
         return (one for one in read([text]) if isinstance(one, Episode))
-    return Dataset(store.resolve(text)).episodes()
+    return Dataset(resolve(store, text)).episodes()

@@ -14,6 +14,7 @@ import click
 from sotopia_rl_data.cli import console
 from sotopia_rl_data.display import Advance
 from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.hub.resolve import resolve
 
 if TYPE_CHECKING:
     from sotopia_rl_data.hub.client import Hub
@@ -50,7 +51,7 @@ def card(ref: str, out: Path | None, write: bool, repo: str | None, store: Store
     from sotopia_rl_data.store import readme
     from sotopia_rl_data.store.disk import storing
 
-    version = store.resolve(ref)
+    version = resolve(store, ref)
     made = dataset_card(version, repo)
     text = readme.merge(made, _own(version))
     targets = [*([out] if out else []), *([version.dir] if write else [])]
@@ -123,7 +124,7 @@ def push_to_hub(
     from sotopia_rl_data.hub.client import Hub, quiet
     from sotopia_rl_data.hub.push import Options, push
 
-    version = store.resolve(ref)
+    version = resolve(store, ref)
     hub = Hub()
     quiet(bars=sys.stderr.isatty())
     target = _repository(repo or version.name, hub)

@@ -14,6 +14,7 @@ import click
 
 from sotopia_rl_data.cli import console
 from sotopia_rl_data.errors import NotFound, UsageError
+from sotopia_rl_data.hub.resolve import resolve
 
 if TYPE_CHECKING:
     from sotopia_rl_data.diff import Changes
@@ -88,7 +89,7 @@ def log(ref: str, store: Store, as_json: bool) -> None:
     Example:
       sotopia-rl-data log demo/episodes-rewards
     """
-    name = store.resolve(ref).name
+    name = resolve(store, ref).name
     found = [store.version(name, number) for number in reversed(store.versions(name))]
     if as_json:
         console.emit_json(
@@ -116,7 +117,7 @@ def show(ref: str, episode: str | None, store: Store, as_json: bool) -> None:
       sotopia-rl-data show demo/episodes-rewards
       sotopia-rl-data show demo/episodes-rewards sample-last-tram-1
     """
-    version = store.resolve(ref)
+    version = resolve(store, ref)
     if episode is None:
         _glance(version, as_json)
     else:
@@ -210,7 +211,7 @@ def stats(ref: str, store: Store, as_json: bool) -> None:
     """
     from sotopia_rl_data.stats import stats as numbers_of
 
-    numbers = numbers_of(store.resolve(ref))
+    numbers = numbers_of(resolve(store, ref))
     if as_json:
         console.emit_json(numbers.as_dict())
         return
@@ -274,7 +275,7 @@ def query(ref: str, sql: str, fmt: str | None, output: Path | None, store: Store
     chosen = fmt or (ending or ("json" if as_json else "table"))
     if chosen == "parquet" and output is None and sys.stdout.isatty():
         raise UsageError("Parquet is not for a screen.", "add -o FILE.parquet")
-    with stream(store.resolve(ref), sql) as rows:
+    with stream(resolve(store, ref), sql) as rows:
         write_result(rows, chosen, output or sys.stdout)
 
 
@@ -292,7 +293,7 @@ def diff(a: str, b: str, store: Store, as_json: bool) -> None:
     """
     from sotopia_rl_data.diff import diff as compare
 
-    found = compare(store.resolve(a), store.resolve(b))
+    found = compare(resolve(store, a), resolve(store, b))
     if as_json:
         console.emit_json(found.as_dict())
         return
@@ -339,7 +340,7 @@ def verify(refs: tuple[str, ...], store: Store, as_json: bool) -> None:
     """
     from sotopia_rl_data.store.verify import verify as check
 
-    results = [check(store.resolve(ref)) for ref in refs]
+    results = [check(resolve(store, ref)) for ref in refs]
     if as_json:
         console.emit_json([result.as_dict() for result in results])
     else:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sotopia_rl_data.cli import console
+from sotopia_rl_data.hub.resolve import resolve
 
 if TYPE_CHECKING:
     from sotopia_rl_data.agreement import Agreement
@@ -81,7 +82,7 @@ def agreement(
     from sotopia_rl_data.errors import UsageError
 
     found = measured(
-        [store.resolve(ref) for ref in dict.fromkeys(refs)],
+        [resolve(store, ref) for ref in dict.fromkeys(refs)],
         dimensions=_dimensions(dimensions),
         of=of,
         resamples=resamples,
@@ -186,7 +187,7 @@ def curate(
     from sotopia_rl_data.curate import curate as disputed
     from sotopia_rl_data.curate import write_list
 
-    versions = [store.resolve(ref) for ref in dict.fromkeys(refs)]
+    versions = [resolve(store, ref) for ref in dict.fromkeys(refs)]
     rows = disputed(versions, top=top, by=by, dimensions=_dimensions(dimensions))
     write_list(rows, output)
     if as_json:
@@ -230,7 +231,7 @@ def report(ref: str, output: Path, utterances: int, seed: int, store: Store, as_
     """
     from sotopia_rl_data.report import write_report
 
-    version = store.resolve(ref)
+    version = resolve(store, ref)
     held = write_report(version, output, utterances=utterances, seed=seed)
     if as_json:
         console.emit_json({"file": str(output), "version": version.ref, **held})

@@ -12,7 +12,9 @@
 The formulas are in `sotopia_rl_data.statistics`; docs/evaluation.md explains what each figure says.
 
     from sotopia_rl_data.comparing import compare
-    compare([store.resolve("lab/bc"), store.resolve("lab/rl")]).conditions[0].contrasts[0].effect("goal")
+    from sotopia_rl_data.hub.resolve import resolve
+
+    compare([resolve(store, "lab/bc"), resolve(store, "lab/rl")]).conditions[0].contrasts[0].effect("goal")
 """
 
 from sotopia_rl_data.comparing.measure import compare

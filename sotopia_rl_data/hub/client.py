@@ -28,8 +28,8 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
 from huggingface_hub.hf_api import RepoFile
 
 from sotopia_rl_data.errors import HubError, HubUnavailable, NotFound, StoreError, UsageError
-from sotopia_rl_data.hub.record import Pin
 from sotopia_rl_data.store.disk import is_full, store_error
+from sotopia_rl_data.store.versions import Published
 
 DATASET = "dataset"
 _PASSING = (408, 409, 412, 425, 429)  # and every 5xx
@@ -199,9 +199,9 @@ class Hub:
         with _told(repo, self.endpoint):
             self._api.change_discussion_status(repo, pull, "closed", repo_type=self.kind, comment=why)
 
-    def pin(self, repo: str, version: str, commit: str) -> Pin:
+    def published(self, repo: str, version: str, commit: str) -> Published:
         """What is noted of a release in the store."""
-        return Pin(repo, version, (commit,), self.endpoint)
+        return Published(repo, version, (commit,), self.endpoint)
 
 
 def quiet(bars: bool) -> None:

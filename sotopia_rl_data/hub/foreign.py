@@ -16,14 +16,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from sotopia_rl_data.errors import InputError, UsageError
-from sotopia_rl_data.hub import record
 from sotopia_rl_data.hub.client import Hub
 from sotopia_rl_data.hub.pull import Pulled
-from sotopia_rl_data.hub.resolve import by_commit
 from sotopia_rl_data.importers import streams
 from sotopia_rl_data.importers.run import import_dataset
 from sotopia_rl_data.refs import DatasetRef
 from sotopia_rl_data.store import Store, versions
+from sotopia_rl_data.store.versions import note_published
 
 TARGETS = ("prompt", "completion", "reward")
 _DATA = (".json", ".jsonl", ".ndjson", ".csv", ".parquet")
@@ -58,7 +57,7 @@ def import_foreign(
     `columns` maps prompt, completion and reward to columns; {}: they are known. `pattern` chooses among the files.
     Raises InputError where nothing can be imported, and what importing raises; the store is as it was then.
     """
-    known = None if columns or pattern != "*" else by_commit(store, DatasetRef(ref.name, commit=commit))
+    known = None if columns or pattern != "*" else store.by_commit(ref.name, commit)
     if known is not None:
         return Pulled(known, commit, False)
     tree = hub.tree(ref.name, commit)
@@ -76,7 +75,7 @@ def import_foreign(
             report = import_dataset(store, [folder], ref.name, version=_version(store, ref, hub, commit))
         except InputError as error:
             raise _unknown(ref, hub, names, heads, columns) from error
-    record.write(report.version.dir, hub.pin(ref.name, report.version.version, commit))
+    note_published(report.version.dir, hub.published(ref.name, report.version.version, commit))
     return Pulled(report.version, commit, report.created, len(names))
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from huggingface_hub.errors import EntryNotFoundError
 
 from sotopia_rl_data.errors import HubError, NotFound, VersionExists
-from sotopia_rl_data.hub import record
 from sotopia_rl_data.hub.client import Hub
 from sotopia_rl_data.hub.plan import manifest_at
 from sotopia_rl_data.hub.release import listed_files, sha256_of
@@ -27,6 +26,7 @@ from sotopia_rl_data.store import manifest as manifests
 from sotopia_rl_data.store.digest import version_digest
 from sotopia_rl_data.store.disk import link_or_copy, storing, sync_file, write_text
 from sotopia_rl_data.store.lock import Lock, sweep
+from sotopia_rl_data.store.versions import note_published
 
 Progress = Callable[[int, int], None]
 
@@ -95,7 +95,7 @@ def pull_manifest(
             fetching.files(manifest)
             fetching.card(manifest)
             write_text(lock.dir / manifests.FILE_NAME, manifests.dump(manifest))
-            record.write(lock.dir, hub.pin(ref.name, manifest.version, commit))
+            note_published(lock.dir, hub.published(ref.name, manifest.version, commit))
             placed = _place(store, manifest, lock.dir)
     finally:
         lock.release()
@@ -124,7 +124,7 @@ def _already(store: Store, ref: DatasetRef, hub: Hub, commit: str, manifest: Man
             f"The store has another {there.ref} than the Hub's commit {commit[:8]}.",
             f"pull it into another store (--store DIR), or move {there.dir} away",
         )
-    record.write(there.dir, hub.pin(ref.name, manifest.version, commit))
+    note_published(there.dir, hub.published(ref.name, manifest.version, commit))
     return there
 
 

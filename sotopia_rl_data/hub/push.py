@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from sotopia_rl_data.errors import HubError, HubUnavailable
-from sotopia_rl_data.hub import checking, leaks, record
+from sotopia_rl_data.hub import checking, leaks
 from sotopia_rl_data.hub.client import Hub
 from sotopia_rl_data.hub.commit import land, release_commit
 from sotopia_rl_data.hub.plan import NOTHING, Plan, look, plan
 from sotopia_rl_data.hub.release import Release, inspect, release
 from sotopia_rl_data.store import Version, readme
 from sotopia_rl_data.store.readme import Card
+from sotopia_rl_data.store.versions import note_published
 
 State = Literal["published", "already published", "tagged", "pull request", "planned"]
 
@@ -232,7 +233,7 @@ def _note(version: Version, done: Pushed, hub: Hub) -> None:
     """Keep what the release is called on the Hub beside the version; and its card, if they share the name."""
     if done.state in ("pull request", "planned") or done.commit is None:
         return
-    record.write(version.dir, hub.pin(done.repo, done.version, done.commit))
+    note_published(version.dir, hub.published(done.repo, done.version, done.commit))
     if done.repo == version.name and done.state == "published":
         write_card(version.dir, done.plan.card, done.release.card.pictures)
 

@@ -1,4 +1,4 @@
-"""What a reference stands for: the store first, then the Hub. `Store.resolve` is where everyone asks.
+"""What a reference stands for: the store first, then the Hub. Whoever takes a dataset's name asks here.
 
 A version that the store has is served without a request; a commit is found by what push and pull noted. What comes
 from the Hub is pulled into the store first, so that what is served is always a whole, checked version. Nothing else is
@@ -8,40 +8,48 @@ ever served in its place: offline, a missing version is an error.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sotopia_rl_data.errors import HubUnavailable, NotFound
-from sotopia_rl_data.hub import record
-from sotopia_rl_data.refs import DatasetRef
+from sotopia_rl_data.refs import DatasetRef, parse
 from sotopia_rl_data.store import Store, Version
 
 if TYPE_CHECKING:
     from sotopia_rl_data.hub.client import Hub
     from sotopia_rl_data.hub.pull import Pulled
+    from sotopia_rl_data.query import Dataset
 
 
-def by_commit(store: Store, ref: DatasetRef) -> Version | None:
-    """The version of the store that is known to be the commit that `ref` names (or its beginning)."""
-    for number in store.versions(ref.name):
-        version = store.version(ref.name, number)
-        pin = record.read(version.dir)
-        if pin and ref.commit and pin.repo == ref.name and any(c.startswith(ref.commit) for c in pin.commits):
-            return version
-    return None
+def open_dataset(ref: str | DatasetRef, store: str | Path | Store | None = None) -> Dataset:
+    """The dataset that `ref` names (`name`, `org/name`, `org/name@v1.2.0`, `./path`), read from `store`.
 
-
-def from_hub(store: Store, ref: DatasetRef, missing: NotFound) -> Version:
-    """The version that `ref` names on the Hub, pulled into the store. `missing` is why the store does not have it.
-
-    Raises NotFound where neither has it, or the Hub cannot be asked; else what `pull` raises.
+    `store` is a directory; by default that of SOTOPIA_RL_DATA_STORE, or `./store`. What it lacks is pulled from the
+    Hub. Raises NotFound, and HubError where the Hub has it and it cannot be pulled.
     """
-    if "/" not in ref.name:
-        raise missing
+    from sotopia_rl_data.query import Dataset
+
+    where = store if isinstance(store, Store) else Store(store) if store is not None else Store.default()
+    return Dataset(resolve(where, ref))
+
+
+def resolve(store: Store, ref: str | DatasetRef) -> Version:
+    """The version that `ref` stands for: pinned, or the latest; the store's own first, then the Hub's, pulled.
+
+    Raises NotFound where neither has it, or the Hub cannot be asked; HubError where the Hub has it and it cannot be
+    pulled; else what pulling raises.
+    """
+    ref = parse(ref) if isinstance(ref, str) else ref
     try:
-        return fetch(store, ref).version
-    except (HubUnavailable, NotFound) as error:
-        hints = dict.fromkeys((missing.hint, error.hint))
-        raise NotFound(f"{missing.message} {error.message}", "; or ".join(hints)) from error
+        return store.resolve(ref)
+    except NotFound as missing:
+        if ref.path is not None or "/" not in ref.name:
+            raise
+        try:
+            return fetch(store, ref).version
+        except (HubUnavailable, NotFound) as error:
+            hints = dict.fromkeys((missing.hint, error.hint))
+            raise NotFound(f"{missing.message} {error.message}", "; or ".join(hints)) from error
 
 
 def fetch(

@@ -11,5 +11,5 @@ disk.py verify.py           durable files; is a version still what its manifest 
 
 from sotopia_rl_data.store.store import ENVIRONMENT as ENVIRONMENT
 from sotopia_rl_data.store.store import Store as Store
-from sotopia_rl_data.store.store import Version as Version
-from sotopia_rl_data.store.store import load as load
+from sotopia_rl_data.store.versions import Version as Version
+from sotopia_rl_data.store.versions import load as load

@@ -34,7 +34,7 @@ from sotopia_rl_data.store.digest import version_digest
 from sotopia_rl_data.store.disk import is_full, link_or_copy, store_error, storing, sync_file, write_text
 from sotopia_rl_data.store.lock import Lock, sweep
 from sotopia_rl_data.store.parts import Limits, Part, adopt, read_parquet, shard_name
-from sotopia_rl_data.store.store import Store, Version, load
+from sotopia_rl_data.store.versions import Version, load
 
 _KNOWN = {"episodes": tables.EPISODES, "attributions": tables.ATTRIBUTIONS, "failures": tables.FAILURES}
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY)
@@ -49,19 +49,19 @@ class Committed:
 
 
 class Stage:
-    """The next version of `name`, on its way. Use as a context manager; see the module."""
+    """The next version of `name` in the store at `root`, on its way. Use as a context manager; see the module."""
 
-    def __init__(self, store: Store, name: str, limits: Limits | None = None) -> None:
+    def __init__(self, root: Path, name: str, limits: Limits | None = None) -> None:
         self.name = name
-        self._store, self._limits = store, limits or Limits()
+        self._root, self._limits = root, limits or Limits()
         self._schemas: dict[str, pa.Schema] = {}
         self._parts: dict[tuple[str, str], Part] = {}
         self._files: dict[tuple[str, str], Path] = {}
         self._linked: dict[tuple[str, str], tuple[Version, Split]] = {}
 
     def __enter__(self) -> Stage:
-        staging = self._store.root / ".staging"
-        with storing(self._store.root):
+        staging = self._root / ".staging"
+        with storing(self._root):
             staging.mkdir(parents=True, exist_ok=True)
             sweep(staging)
             self._lock = Lock(staging, self.name.replace("/", "--"))
@@ -75,7 +75,7 @@ class Stage:
             part.abandon()
         self._lock.release()
         if isinstance(error, OSError) and (is_full(error) or str(error.filename).startswith(str(self.dir))):
-            raise store_error(error, self._store.root) or error from error
+            raise store_error(error, self._root) or error from error
 
     def write(
         self, config: str, split: str, rows: pa.Table | pa.RecordBatch | Iterable[pa.Table | pa.RecordBatch]
@@ -90,7 +90,7 @@ class Stage:
             self._part(config, split, _KNOWN[config])
         for table in [rows] if isinstance(rows, pa.Table | pa.RecordBatch) else rows:
             table = pa.Table.from_batches([table]) if isinstance(table, pa.RecordBatch) else table
-            with storing(self._store.root):  # not around the loop: what reading `rows` raises is not about the store
+            with storing(self._root):  # not around the loop: what reading `rows` raises is not about the store
                 self._part(config, split, table.schema).write(table)
 
     def sorted_file(self, config: str, split: str) -> Path:
@@ -101,7 +101,7 @@ class Stage:
         """
         self._check(config, split)
         path = self.dir / config / f".{split}-given.parquet"
-        with storing(self._store.root):
+        with storing(self._root):
             path.parent.mkdir(exist_ok=True)
         self._files[config, split] = path
         return path
@@ -128,11 +128,12 @@ class Stage:
         overrides the number. Raises VersionExists where that number has other content, StoreError where the disk is
         full or read-only; the store is then as it was.
         """
-        with storing(self._store.root):
+        with storing(self._root):
             draft = self._draft(manifests.plain(recipe, "recipe"), manifests.plain(provenance or {}, "provenance"))
             wanted = versions.check(version) if version else None
             while True:
-                latest = self._store.latest(self.name)
+                there = versions.in_folder(self._root / self.name)
+                latest = load(there[-1]) if there else None
                 found = self._same(draft, latest, wanted)
                 if found is not None:
                     return Committed(found, False)
@@ -217,9 +218,12 @@ class Stage:
 
     def _same(self, draft: Manifest, latest: Version | None, wanted: str | None) -> Version | None:
         """The version that already has this content: the latest, or the one whose number is wanted."""
-        if wanted is None or wanted not in self._store.versions(self.name):
-            return latest if wanted is None and latest is not None and latest.digest == draft.digest else None
-        taken = self._store.version(self.name, wanted)
+        if wanted is None:
+            return latest if latest is not None and latest.digest == draft.digest else None
+        path = self._root / self.name / wanted
+        if path not in versions.in_folder(path.parent):
+            return None
+        taken = load(path)
         if taken.digest == draft.digest:
             return taken
         free = versions.spelled(versions.following(latest.manifest if latest else None, draft))
@@ -236,7 +240,7 @@ class Stage:
         shutil.rmtree(self.dir / ".runs", ignore_errors=True)
         for folder in (*(self.dir / config for config in draft.configs), self.dir):
             sync_file(folder)
-        target = self._store.root / self.name / draft.version
+        target = self._root / self.name / draft.version
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.rename(self.dir, target)
@@ -248,7 +252,7 @@ class Stage:
                     f"{target} is in the way: it is no version (no {manifests.FILE_NAME}).", f"move or remove {target}"
                 ) from error
             return None
-        for folder in (target.parent, target.parent.parent, self._store.root):
+        for folder in (target.parent, target.parent.parent, self._root):
             sync_file(folder)
         return target
 

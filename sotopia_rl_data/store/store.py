@@ -3,7 +3,8 @@
     STORE/ORG/NAME/v1.2.0/README.md  manifest.json  rewards/train-00000-of-00001.parquet  …
 
 A version is written beside (see `stage.py`) and renamed into place: it is there whole or not at all. This module finds
-versions; it imports nothing heavy. What is in them is read by `query.py`.
+versions, here and nowhere else (`hub/resolve.py` asks the Hub for what is missing), and imports nothing heavy. What is
+in them is read by `query.py`.
 """
 
 from __future__ import annotations
@@ -11,56 +12,19 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sotopia_rl_data.display import Display, Silent
 from sotopia_rl_data.errors import NotFound, StoreError, VersionExists
 from sotopia_rl_data.refs import DatasetRef, check_name, parse
-from sotopia_rl_data.schema import Manifest
 from sotopia_rl_data.store import manifest as manifests
-from sotopia_rl_data.store.versions import number
+from sotopia_rl_data.store.versions import Version, in_folder, load, number, read_published
 
 if TYPE_CHECKING:
     from sotopia_rl_data.store.stage import Stage
 
 ENVIRONMENT = "SOTOPIA_RL_DATA_STORE"
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """One version of one dataset: a directory, and the manifest that lists what is in it."""
-
-    dir: Path
-    manifest: Manifest
-
-    @property
-    def name(self) -> str:
-        """`org/name`."""
-        return self.manifest.name
-
-    @property
-    def version(self) -> str:
-        """`v1.2.0`."""
-        return self.manifest.version
-
-    @property
-    def digest(self) -> str:
-        """Of the content: columns, rows and recipe."""
-        return self.manifest.digest
-
-    @property
-    def ref(self) -> str:
-        """`org/name@v1.2.0`."""
-        return f"{self.name}@{self.version}"
-
-    def files(self, config: str) -> dict[str, list[Path]]:
-        """The Parquet files of each split of `config`, in row order. Raises NotFound, naming the configs there are."""
-        splits = self.manifest.configs.get(config)
-        if splits is None:
-            raise NotFound(f"{self.ref} has no {config!r}.", f"name one of: {', '.join(self.manifest.configs)}")
-        return {split: [self.dir / file.path for file in one.files] for split, one in splits.items()}
 
 
 class Store:
@@ -79,17 +43,17 @@ class Store:
         """Every dataset of the store, sorted."""
         found = []
         for folder in _folders(self.root):
-            found += [folder.name] * bool(_versions(folder))
-            found += [f"{folder.name}/{inner.name}" for inner in _folders(folder) if _versions(inner)]
+            found += [folder.name] * bool(in_folder(folder))
+            found += [f"{folder.name}/{inner.name}" for inner in _folders(folder) if in_folder(inner)]
         return sorted(found)
 
     def versions(self, name: str) -> list[str]:
         """The versions of `name`, oldest first; empty where there is none."""
-        return [path.name for path in _versions(self.root / check_name(name))]
+        return [path.name for path in in_folder(self.root / check_name(name))]
 
     def version(self, name: str, version: str) -> Version:
         """One version by name and number, if it is here. Raises NotFound."""
-        return self._here(DatasetRef(name, version))
+        return self.resolve(DatasetRef(name, version))
 
     def check_untaken(self, name: str, version: str | None, left: Callable[[], int], what: str = "calls") -> None:
         """Raises VersionExists where `name` has that version and `left()` of `what` make it are still to come: what is
@@ -104,33 +68,29 @@ class Store:
 
     def latest(self, name: str) -> Version | None:
         """The newest version of `name`, or None."""
-        there = _versions(self.root / check_name(name))
+        there = in_folder(self.root / check_name(name))
         return load(there[-1]) if there else None
 
-    def resolve(self, ref: str | DatasetRef) -> Version:
-        """The version that `ref` stands for: pinned, or the latest; the store's own first, then the Hub's, pulled.
+    def by_commit(self, name: str, commit: str) -> Version | None:
+        """The version of `name` that push or pull noted as this commit of the Hub (or its beginning)."""
+        for path in in_folder(self.root / check_name(name)):
+            known = read_published(path)
+            if known and known.repo == name and any(one.startswith(commit) for one in known.commits):
+                return load(path)
+        return None
 
-        Raises NotFound, saying what there is; HubError where the Hub has it and it cannot be pulled.
+    def resolve(self, ref: str | DatasetRef) -> Version:
+        """The version of this store that `ref` stands for: pinned, or the latest. The Hub is not asked: `hub.resolve`.
+
+        Raises NotFound, saying what there is.
         """
         ref = parse(ref) if isinstance(ref, str) else ref
-        try:
-            return self._here(ref)
-        except NotFound as missing:
-            if ref.path is not None:
-                raise
-            from sotopia_rl_data.hub.resolve import from_hub
-
-            return from_hub(self, ref, missing)
-
-    def _here(self, ref: DatasetRef) -> Version:
         if ref.path is not None:
             return _at(ref.path)
         folder = self.root / check_name(ref.name)
-        there = _versions(folder)
+        there = in_folder(folder)
         if ref.commit:
-            from sotopia_rl_data.hub.resolve import by_commit
-
-            known = by_commit(self, ref)
+            known = self.by_commit(ref.name, ref.commit)
             if known is not None:
                 return known
             raise NotFound(
@@ -152,7 +112,7 @@ class Store:
         """Where to write the next version of `name`: a context manager. Raises StoreError where it cannot be made."""
         from sotopia_rl_data.store.stage import Stage
 
-        return Stage(self, check_name(name))
+        return Stage(self.root, check_name(name))
 
     def _unknown(self, name: str) -> NotFound:
         """That there is no such dataset, with the names that are near it."""
@@ -165,15 +125,10 @@ class Store:
         )
 
 
-def load(directory: Path) -> Version:
-    """The version that lies in `directory`. Raises StoreError where its manifest is damaged."""
-    return Version(directory, manifests.load(directory))
-
-
 def _at(path: Path) -> Version:
     if (path / manifests.FILE_NAME).is_file():
         return load(path)
-    there = _versions(path)
+    there = in_folder(path)
     if there:
         return load(there[-1])
     if not path.exists():
@@ -196,20 +151,6 @@ def _folders(path: Path) -> list[Path]:
             f"The store {str(path)!r} cannot be read ({error.strerror}).",
             "name another with --store DIR or SOTOPIA_RL_DATA_STORE",
         ) from error
-
-
-def _versions(folder: Path) -> list[Path]:
-    """The version directories of a dataset, oldest first."""
-    try:
-        found = [p for p in folder.iterdir() if number(p.name) and (p / manifests.FILE_NAME).is_file()]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise StoreError(
-            f"{folder} cannot be read ({error.strerror}).",
-            "name another store with --store DIR or SOTOPIA_RL_DATA_STORE",
-        ) from error
-    return sorted(found, key=lambda p: number(p.name) or (0, 0, 0))
 
 
 def _listed(there: list[Path]) -> str:

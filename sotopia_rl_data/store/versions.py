@@ -1,16 +1,83 @@
-"""How versions are numbered: v1.0.0 first; changed columns, layout or scale: next major; other content: next minor."""
+"""One version of a dataset: its directory and manifest, its number, and the commits of the Hub that hold it.
+
+    STORE/ORG/NAME/v1.2.0/README.md  manifest.json  .hub.json  rewards/train-00000-of-00001.parquet  …
+
+v1.0.0 is the first; changed columns, layout or scale make the next major, other content the next minor. Where a version
+stands on the Hub is noted beside its manifest, in `.hub.json`, which no digest and no reader of rows sees: a commit's
+name covers the manifest, so the manifest cannot hold it. How the next version is written is in `stage.py`.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import re
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
-from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.errors import NotFound, StoreError, UsageError
 from sotopia_rl_data.schema import Manifest
+from sotopia_rl_data.store import manifest as manifests
 
 Number = tuple[int, int, int]
 FIRST: Number = (1, 0, 0)
+HUB_FILE = ".hub.json"
 _VERSION = re.compile(r"v(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
 _SHAPE = ("layout", "scale")  # of the recipe: what changes how every row is read
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of one dataset: a directory, and the manifest that lists what is in it."""
+
+    dir: Path
+    manifest: Manifest
+
+    @property
+    def name(self) -> str:
+        """`org/name`."""
+        return self.manifest.name
+
+    @property
+    def version(self) -> str:
+        """`v1.2.0`."""
+        return self.manifest.version
+
+    @property
+    def digest(self) -> str:
+        """Of the content: columns, rows and recipe."""
+        return self.manifest.digest
+
+    @property
+    def ref(self) -> str:
+        """`org/name@v1.2.0`."""
+        return f"{self.name}@{self.version}"
+
+    def files(self, config: str) -> dict[str, list[Path]]:
+        """The Parquet files of each split of `config`, in row order. Raises NotFound, naming the configs there are."""
+        splits = self.manifest.configs.get(config)
+        if splits is None:
+            raise NotFound(f"{self.ref} has no {config!r}.", f"name one of: {', '.join(self.manifest.configs)}")
+        return {split: [self.dir / file.path for file in one.files] for split, one in splits.items()}
+
+
+def load(directory: Path) -> Version:
+    """The version that lies in `directory`. Raises StoreError where its manifest is damaged."""
+    return Version(directory, manifests.load(directory))
+
+
+def in_folder(folder: Path) -> list[Path]:
+    """The version directories of a dataset, oldest first."""
+    try:
+        found = [p for p in folder.iterdir() if number(p.name) and (p / manifests.FILE_NAME).is_file()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise StoreError(
+            f"{folder} cannot be read ({error.strerror}).",
+            "name another store with --store DIR or SOTOPIA_RL_DATA_STORE",
+        ) from error
+    return sorted(found, key=lambda p: number(p.name) or (0, 0, 0))
 
 
 def number(text: str) -> Number | None:
@@ -45,3 +112,48 @@ def following(latest: Manifest | None, new: Manifest) -> Number:
 
 def _columns(manifest: Manifest) -> dict[str, dict[str, str]]:
     return {config: dict(columns) for config, columns in manifest.columns.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """`version` of `repo` is what these `commits` hold, the first one known first."""
+
+    repo: str
+    version: str
+    commits: tuple[str, ...]
+    endpoint: str
+
+    @property
+    def commit(self) -> str:
+        """The commit that the version was first seen at: that of the release, as a rule."""
+        return self.commits[0]
+
+
+def read_published(directory: Path) -> Published | None:
+    """What is noted of the version in `directory`; None where it was never pushed or pulled."""
+    path = directory / HUB_FILE
+    try:
+        data = json.loads(path.read_bytes())
+        return Published(data["repo"], data["version"], tuple(map(str, data["commits"])), data["endpoint"])
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise StoreError(
+            f"{path} cannot be read.", "delete it, and `sotopia-rl-data pull` the version again"
+        ) from error
+
+
+def note_published(directory: Path, now: Published) -> None:
+    """Note `now` of the version in `directory`, with the commits that were known of the same repository before."""
+    before = read_published(directory)
+    if before and (before.repo, before.endpoint) == (now.repo, now.endpoint):
+        now = replace(now, commits=tuple(dict.fromkeys((*before.commits, *now.commits))))
+    beside = directory / f"{HUB_FILE}.new"
+    beside.write_text(json.dumps(asdict(now), indent=1) + "\n", encoding="utf-8")
+    os.replace(beside, directory / HUB_FILE)
+
+
+def commit_of(version: Version) -> str | None:
+    """The Hub's commit of a version; None where it was never pushed or pulled."""
+    published = read_published(version.dir)
+    return published.commit if published else None
