@@ -13,7 +13,7 @@ from dataclasses import replace
 from sotopia_rl_data.asking.batch.fetching import brought
 from sotopia_rl_data.asking.batch.intent import Asked, Intent
 from sotopia_rl_data.costs.bill import Bill, bill
-from sotopia_rl_data.costs.budget import Budget, Hold, check_cap, left_behind, price_of
+from sotopia_rl_data.costs.budget import Budget, check_cap, is_lost, left_behind, price_of
 from sotopia_rl_data.costs.prices import Prices
 from sotopia_rl_data.labelers.judge import is_paid
 from sotopia_rl_data.labelers.judges.batches import box_of
@@ -22,8 +22,6 @@ from sotopia_rl_data.labelers.plan import Plan
 from sotopia_rl_data.labelers.reading import Tally, rows_of
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.schema import Episode
-
-_CLOCK_S = 0.01  # between what was reserved and what was sent
 
 
 def bill_of(plan: Plan, tally: Tally, prices: Prices) -> Bill:
@@ -72,20 +70,11 @@ def _spent(plan: Plan, ledger: Ledger, episodes: Iterable[Episode], prices: Pric
     for _ in rows_of(plan, ledger, episodes, tally):
         pass
     until_now = bill_of(plan, tally, prices)
-    lost = (hold.usd for hold in left_behind(ledger.directory) if tally.knows(hold.key) and _lost(hold, ledger))
-    return until_now.known + until_now.maybe + sum(lost)
+    holds = (hold for hold in left_behind(ledger.directory) if tally.knows(hold.key))
+    lost = sum(hold.usd for hold in holds if is_lost(hold, ledger.attempts(hold.key)))
+    return until_now.known + until_now.maybe + lost
 
 
 def _billed(ledger: Ledger, intent: Intent, one: Asked) -> bool:
     """Whether the ledger has it from a fetch that was not finished, so that it is among what is spent."""
     return any(past.status == "answer" or past.maybe_billed for past in brought(ledger, intent, one.key))
-
-
-def _lost(hold: Hold, ledger: Ledger) -> bool:
-    """Whether the ledger knows nothing of the call that a reservation was made for. The call was made again by a later
-    run, perhaps: that one began after it."""
-    return not any(
-        attempt.time - attempt.seconds - _CLOCK_S <= hold.time <= attempt.time
-        for attempt in ledger.attempts(hold.key)
-        if not attempt.batch
-    )

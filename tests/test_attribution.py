@@ -146,6 +146,7 @@ def reading(text: str) -> dict[Slot, float]:
         f"```json\n{json.dumps(GOOD)}\n```",
         f"Here you are:\n```\n{json.dumps(GOOD)}\n```\nAnything else?",
         f"<think>turn_0? {{}}</think>\n{json.dumps(GOOD)}",
+        f"turn_0? {{}}</think>\n```json\n{json.dumps(GOOD)}\n```",
     ],
 )
 def test_an_answer_is_one_json_object_perhaps_in_a_fence(text: str):
@@ -162,6 +163,7 @@ def turns(**levels: Any) -> str:
         ("empty", "", "the answer is empty"),
         ("blank", " \n", "the answer is empty"),
         ("empty fence", "```json\n\n```", "the answer is empty"),
+        ("cut off", f"<think>{json.dumps(GOOD)}", "the thought was cut off, and no answer came"),
         ("refusal", "I'm sorry, I can't.", "the answer is not JSON: I'm sorry, I can't."),
         ("truncated", '{"agent_1": {"importance": {', 'the answer is not JSON: {"agent_1": {"importance": {'),
         ("two objects", json.dumps(GOOD) * 2, None),

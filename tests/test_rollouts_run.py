@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from import_toys import DATA
 from rollout_toys import Longest, Sampler, act, brief, episodes, rows, scenes
 
 from sotopia_rl_data.asking.dispatch import Pacing
+from sotopia_rl_data.costs.budget import Budget
 from sotopia_rl_data.costs.prices import load
 from sotopia_rl_data.errors import AskingError, BudgetSpent, UsageError
 from sotopia_rl_data.exporters.run import export_sotopia
@@ -19,7 +22,8 @@ from sotopia_rl_data.prompts import Layout, load_template, prompts_of
 from sotopia_rl_data.request import Target
 from sotopia_rl_data.rollouts import Asked, Scene
 from sotopia_rl_data.rollouts.choosing import scenes_of
-from sotopia_rl_data.rollouts.episode_run import MOST_SEED
+from sotopia_rl_data.rollouts.costs import capped
+from sotopia_rl_data.rollouts.episode_run import MOST_SEED, EpisodeRun
 from sotopia_rl_data.rollouts.estimate import estimate
 from sotopia_rl_data.rollouts.run import plan_of, rollout
 from sotopia_rl_data.store import Store
@@ -109,6 +113,48 @@ def test_what_is_never_readable_is_a_flagged_no_op_and_a_failure_and_no_completi
         "3 answers could not be read: There is no JSON object with an action_type in it."
     }
     assert rows(store, "lab/play", f"SELECT * FROM rewards WHERE agent = '{mine}'") == []
+
+
+THOUGHTS = ("<think>maybe {}</think>\n\n", "maybe {}</think>\n", "[THINK]maybe {}[/THINK]", "")
+
+
+@pytest.mark.parametrize("thought", THOUGHTS)
+def test_an_action_drafted_in_a_thought_is_neither_played_nor_kept(thought: str, store: Store, tmp_path: Path):
+    before = thought.format(act("leave", ""))
+    thinking = Sampler("s", lambda request: before + act(argument=request.key[:8]))
+    done = rollout(store, plan_of(scenes_of(), a=thinking, b=thinking, turns=6), "lab/play")
+    assert (done.episodes, done.failed_turns, done.asked) == (13, 0, 13 * 6)
+    assert done.ended == {"The conversation is too long": 13}
+    assert {len(one.turns) for one in episodes(store, "lab/play")} == {6}
+    plain = Sampler("s", lambda request: act(argument=request.key[:8]))
+    rollout(Store(tmp_path / "plain"), plan_of(scenes_of(), a=plain, b=plain, turns=6), "lab/play")
+    assert store_digest(store.root, "rewards") == store_digest(tmp_path / "plain", "rewards")
+    with Ledger(store.root / ".ledger") as ledger:
+        assert {one.text for one in ledger.scan()} == {before + act(argument=one.key[:8]) for one in thinking.sent}
+
+
+def test_a_thought_that_was_cut_off_is_drawn_again(store: Store):
+    def answer(request) -> str:
+        draft = f"<think>maybe {act('leave', '')}"
+        return draft if request.sample % 3 == 0 else f"{draft}</think>{act(argument='Well.')}"
+
+    done = rollout(store, plan_of(scenes(1), a=Sampler("s", answer), b=brief(9), turns=4), "lab/play")
+    assert (done.failed_turns, done.asked) == (0, 6)
+    (episode,) = episodes(store, "lab/play")
+    assert [turn.text for turn in episode.turns] == ["Well.", "This is my turn 0.", "Well.", "This is my turn 1."]
+
+
+def test_drafts_are_scored_and_kept_without_their_thoughts(store: Store):
+    def answer(request) -> str:
+        draft = request.sample // 3
+        return f"<think>{'hm ' * (9 - 4 * draft)}{act('leave', '')}</think>{act(argument='very ' * draft + 'well')}"
+
+    plan = plan_of(scenes(1), a=Sampler("s", answer), b=brief(9), turns=1, best_of=3, scorer=Longest())
+    rollout(store, plan, "lab/best")
+    (kept,) = rows(store, "lab/best", "SELECT completion[1].content AS text FROM rewards")
+    assert kept["text"] == act(argument="very very well")
+    scored = rows(store, "lab/best", "SELECT raw FROM attributions ORDER BY sample")
+    assert [one["raw"] for one in scored] == [0.44, 0.49, 0.54]
 
 
 def test_three_people_play_and_whisper_in_the_newest_dialect(store: Store, tmp_path: Path):
@@ -322,6 +368,32 @@ def test_a_budget_holds_for_all_runs_together_and_the_bill_is_that_of_one(store:
     assert done.bill.total == pytest.approx(once.bill.total)
     assert 0.08 < done.bill.total < 1.0
     assert done.digest == once.digest
+
+
+def test_what_was_in_flight_at_a_kill_stays_spent_when_a_later_run_makes_the_call_again(store: Store, tmp_path: Path):
+    prices = tmp_path / "prices.yaml"
+    prices.write_text("as_of: 2026-11-01\nhosts: {127.0.0.1: {sim-a: [10, 1, 10, 100], sim-b: [10, 1, 10, 100]}}\n")
+    listed, folder = load(prices), store.root / ".ledger"
+    with running() as provider:
+        policies = {"a": f"{OPENAI}{provider.openai_url}", "b": f"{ANTHROPIC}{provider.url}"}
+        plan = plan_of(scenes(2), **policies, sampling={"max_tokens": 30_000})
+        first = EpisodeRun(next(plan.matches()), plan.rules).first()
+        killed = Budget(9.0, listed, folder)
+        hold = asyncio.run(killed.reserve(first.key, first))
+        assert hold is not None
+        assert hold.usd > 3.0
+        killed.given_up(hold)  # as a kill leaves it: on record, and never released
+        killed.close()
+        time.sleep(0.05)
+        done = rollout(store, plan, "lab/play", prices=prices)
+        assert done.bill.total is not None
+        assert done.bill.total < 1.0
+        with Ledger(folder) as ledger, capped(9.0, plan, ledger, listed) as budget:
+            assert budget is not None
+            assert budget.spent == pytest.approx(done.bill.total + hold.usd)
+        more = plan_of(scenes(3), **policies, sampling={"max_tokens": 30_000})
+        with pytest.raises(BudgetSpent, match="budget of 3 USD"):
+            rollout(store, more, "lab/play", budget=3.0, prices=prices)
 
 
 @pytest.mark.parametrize(

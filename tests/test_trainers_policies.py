@@ -245,6 +245,9 @@ def test_further_rewards_come_by_file_with_a_weight(store: Path, tiny: str, tmp_
     ("text", "valid"),
     [
         (act("hi"), True),
+        (f"<think>maybe {act('bye')}</think>\n\n{act('hi')}", True),
+        (f"<think>maybe {act('bye')}</think>", False),
+        (f"<think>maybe {act('bye')}", False),
         ('{"action_type": "leave", "argument": ""}', True),
         ('{"action_type": "speak", "argument": "psst", "to": ["Bo"]}', True),
         ('{"action_type": "sing", "argument": "la"}', False),

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sotopia_rl_data import plugins
-from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.errors import BadAnswer, UsageError
 from sotopia_rl_data.schema import ACTION_TYPES, Message
+from sotopia_rl_data.thoughts import without_thought
 from sotopia_rl_data.trainers.reward_model import RewardModel
 
 Reward = Callable[..., list[float | None]]
@@ -60,10 +61,11 @@ valid_action.__name__ = "format"
 
 
 def is_action(text: str) -> bool:
-    """True for `{"action_type": one of five, "argument": text}`, with or without `to`, and nothing besides."""
+    """True for `{"action_type": one of five, "argument": text}`, with or without `to`, and nothing besides but a
+    thought before it, which the simulator does not read either."""
     try:
-        action = json.loads(text)
-    except (ValueError, RecursionError):
+        action = json.loads(without_thought(text))
+    except (ValueError, RecursionError, BadAnswer):
         return False
     return (
         isinstance(action, dict)

@@ -14,12 +14,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sotopia_rl_data.errors import BadAnswer
+from sotopia_rl_data.thoughts import without_thought
 
 Path = tuple[str, ...]
 Json = Mapping[str, Any]
 
 _FENCED = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n[ \t]*```", re.DOTALL | re.IGNORECASE)
-_THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 
 
 def one_of(values: Sequence[int] | Sequence[str]) -> dict[str, Any]:
@@ -48,8 +48,11 @@ def ref(name: str) -> dict[str, Any]:
 
 
 def parse(text: str) -> Any:
-    """The JSON value that a reply holds: the whole text, or one fenced block in it. Raises BadAnswer."""
-    text = _THOUGHT.sub("", text).strip()
+    """The JSON value that a reply holds behind its thought: the whole text, or one fenced block in it.
+
+    Raises BadAnswer.
+    """
+    text = without_thought(text).strip()
     blocks = _FENCED.findall(text)
     body = blocks[0] if len(blocks) == 1 else text
     if not body.strip():

@@ -16,7 +16,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,14 @@ from sotopia_rl_data.costs.prices import NOTHING, Price, Prices
 from sotopia_rl_data.costs.tokens import limit_in, limit_of, most_prompt_tokens
 from sotopia_rl_data.costs.waiters import Waiters
 from sotopia_rl_data.errors import StoreError, UsageError
+from sotopia_rl_data.ledger.attempt import Attempt
 from sotopia_rl_data.ledger.index import short
 from sotopia_rl_data.ledger.journal import Journal
 from sotopia_rl_data.request import Request, Target, Usage
 
 _LOCK = ".budget.lock"
 _SLACK = 1e-9  # USD, of sums of floats
+_CLOCK_S = 0.01  # between what was reserved and what was sent
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -184,6 +186,16 @@ def left_behind(directory: Path) -> Iterator[Hold]:
             else:
                 open_.pop(place, None)
         yield from open_.values()
+
+
+def is_lost(hold: Hold, attempts: Iterable[Attempt]) -> bool:
+    """Whether none of the attempts at the hold's key is the call that it was reserved for: it may have been billed, and
+    nobody knows. A later run may have made the call again: that attempt began after the hold."""
+    return not any(
+        attempt.time - attempt.seconds - _CLOCK_S <= hold.time <= attempt.time
+        for attempt in attempts
+        if not attempt.batch
+    )
 
 
 def price_of(prices: Prices, target: Target) -> Price:

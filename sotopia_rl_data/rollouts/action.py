@@ -1,8 +1,8 @@
 """One action of an agent, and how it is read out of what a model wrote.
 
-Read tolerantly where the library is, or would ask once more to hint: a code fence or words around the object, the
-object inside "properties", a value inside {"value": …}, blanks around the type. What is still unreadable is no action;
-the caller makes a no-op of it that is flagged (`FAILED`).
+What stands in a model's thought is not read. The rest is read tolerantly where the library does so, or would ask once
+more to repair it: a code fence or words around the object, the object inside "properties", a value inside {"value": …},
+blanks around the type. What is still unreadable is not an action: the caller makes it a flagged no-op (`FAILED`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from sotopia_rl_data.errors import BadAnswer
 from sotopia_rl_data.importers.record import clean
 from sotopia_rl_data.schema import ACTION_TYPES, ActionType
+from sotopia_rl_data.thoughts import without_thought
 
 _WORDLESS = ("none", "leave")
 
@@ -42,7 +43,7 @@ def read_action(completion: str, partners: Mapping[str, str] | None = None) -> A
     `partners` are the ids of the others by name where an action may be private: `to` is then required, and names some
     of them. None: nothing is private, `to` is not looked at. Raises BadAnswer with what is wrong.
     """
-    fields = _fields(completion)
+    fields = _fields(without_thought(completion))
     action_type = _unwrapped(fields.get("action_type"))
     chosen = next((one for one in ACTION_TYPES if isinstance(action_type, str) and one == action_type.strip()), None)
     if chosen is None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from sotopia_rl_data.costs.bill import Bill, Spent, bill
-from sotopia_rl_data.costs.budget import Budget, Hold, check_cap, left_behind, price_of
+from sotopia_rl_data.costs.budget import Budget, check_cap, is_lost, left_behind, price_of
 from sotopia_rl_data.costs.prices import Prices
 from sotopia_rl_data.ledger.attempt import Attempt
 from sotopia_rl_data.ledger.ledger import Ledger
@@ -73,8 +73,9 @@ def _spent(plan: Plan, ledger: Ledger, prices: Prices) -> float:
     for match in plan.matches():
         replay(EpisodeRun(match, plan.rules), costs.count)
     until_now = costs.bill()
-    lost = (hold.usd for hold in left_behind(ledger.directory) if costs.knows(hold.key) and _lost(hold, ledger))
-    return until_now.known + until_now.maybe + sum(lost)
+    holds = (hold for hold in left_behind(ledger.directory) if costs.knows(hold.key))
+    lost = sum(hold.usd for hold in holds if is_lost(hold, ledger.attempts(hold.key)))
+    return until_now.known + until_now.maybe + lost
 
 
 def replay(game: EpisodeRun, attempts: Callable[[TurnRequest, EpisodeRun], Sequence[Attempt]]) -> TurnRequest | None:
@@ -96,8 +97,3 @@ def unfinished(plan: Plan, ledger: Ledger) -> int:
         return ledger.attempts(move.key)
 
     return sum(replay(EpisodeRun(match, plan.rules), attempts) is not None for match in plan.matches())
-
-
-def _lost(hold: Hold, ledger: Ledger) -> bool:
-    """Whether the call that a reservation was made for is in no ledger."""
-    return not any(attempt.time >= hold.time for attempt in ledger.attempts(hold.key))

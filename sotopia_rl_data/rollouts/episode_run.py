@@ -27,6 +27,7 @@ from sotopia_rl_data.rollouts.policies import Asked
 from sotopia_rl_data.rollouts.scene import Scene
 from sotopia_rl_data.rollouts.world import World
 from sotopia_rl_data.schema import Episode, Failure, Message, Turn
+from sotopia_rl_data.thoughts import without_thought
 
 TRIES = 3  # draws of an answer until one can be read
 MOST_DRAFTS = 64  # of a turn
@@ -79,7 +80,7 @@ class TurnRequest(Hashed):
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A prompt that was served, and the completion that was kept for it."""
+    """A prompt that was served, and the completion that was kept for it, without its thought."""
 
     agent: str
     turn: int
@@ -156,6 +157,7 @@ class EpisodeRun:
     def _take_draft(self, move: TurnRequest, text: str) -> TurnRequest | None:
         agent, wrong = move.asked.agent, ""
         try:
+            text = without_thought(text)
             action = self.world.read(agent, text)
         except BadAnswer as error:
             if move.attempt + 1 < TRIES:
