@@ -30,7 +30,7 @@ from sotopia_rl_data.labelers.judges import judge
 from sotopia_rl_data.labelers.judges.sending import request_of, target_of
 from sotopia_rl_data.labelers.plan import Plan
 from sotopia_rl_data.labelers.schemas import schema
-from sotopia_rl_data.labelers.schemas.phrasing import Ask
+from sotopia_rl_data.labelers.schemas.phrasing import Packing
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.request import Request
 from sotopia_rl_data.schema import Agent, Episode, Score, Turn
@@ -70,7 +70,7 @@ def episode(turns: int, words: int) -> Episode:
     return Episode("e", "env", agents, told, scores, scenario=scenario)
 
 
-def plan(ask: Ask, url: str) -> Plan:
+def plan(ask: Packing, url: str) -> Plan:
     """Importance on all dimensions, asked of the provider at `url`."""
     dimensions = tuple(one.name for one in SOTOPIA_EVAL)
     return Plan(schema("direct"), dimensions, BY, (judge(url),), ask=ask)

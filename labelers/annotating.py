@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from sotopia_rl_data.errors import InputError, UsageError
-from sotopia_rl_data.labelers import only as listed
 from sotopia_rl_data.labelers.judge import Question, Slot
 from sotopia_rl_data.labelers.judges.human import slot_key
 from sotopia_rl_data.labelers.plan import Plan, episodes_of
 from sotopia_rl_data.labelers.preparing import DEFAULT_PRESET, dimensions_of, with_episodes
 from sotopia_rl_data.labelers.schemas import own_dimensions, phrasing
 from sotopia_rl_data.labelers.schemas import schema as find_schema
+from sotopia_rl_data.labelers.selection import read_selection
 from sotopia_rl_data.outputs import aside
 from sotopia_rl_data.rewards import preset
 from sotopia_rl_data.sheets import guarded
@@ -51,7 +51,7 @@ def write_template(
     own = own_dimensions(chosen)
     asked = dimensions_of(dimensions or own or preset(DEFAULT_PRESET).weighted, own)
     chosen.wording_sha256(scale)  # raises where the scale is not worded
-    wanted = None if only is None else listed.read(only, own)
+    wanted = None if only is None else read_selection(only, own)
     plan = Plan(chosen, asked, evaluator or "", scale=scale, only=wanted)
     version, plan = with_episodes(plan, store, source)
     files = [path for paths in version.files("episodes").values() for path in paths]

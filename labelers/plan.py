@@ -15,10 +15,10 @@ from typing import Any
 from sotopia_rl_data.errors import BadAnswer
 from sotopia_rl_data.labelers.judge import Judge, Question, Slot
 from sotopia_rl_data.labelers.judges.sending import Ask, request_of, target_of
-from sotopia_rl_data.labelers.only import Only
 from sotopia_rl_data.labelers.schemas import Schema
-from sotopia_rl_data.labelers.schemas.phrasing import Ask as AskHow
+from sotopia_rl_data.labelers.schemas.phrasing import Packing
 from sotopia_rl_data.labelers.schemas.rubric import Rubric
+from sotopia_rl_data.labelers.selection import Selection
 from sotopia_rl_data.schema import Episode
 
 Files = Mapping[str, Sequence[Path]]
@@ -35,9 +35,9 @@ class Plan:
     evaluator: str
     judges: tuple[Judge, ...] = ()
     scale: int = 3
-    ask: AskHow = "per-dimension"
+    ask: Packing = "per-dimension"
     samples: int = 1
-    only: Only | None = None
+    only: Selection | None = None
 
     def questions(self, episode: Episode) -> list[Question]:
         """The questions about an episode, whoever is asked."""

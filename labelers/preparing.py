@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, get_args
 from sotopia_rl_data.dimensions import full_name, in_order
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.labelers import judges as judging
-from sotopia_rl_data.labelers import only as listed
 from sotopia_rl_data.labelers.judge import Judge
 from sotopia_rl_data.labelers.judges.sending import target_of
 from sotopia_rl_data.labelers.plan import Plan
 from sotopia_rl_data.labelers.schemas import Schema, own_dimensions
 from sotopia_rl_data.labelers.schemas import schema as find_schema
-from sotopia_rl_data.labelers.schemas.phrasing import Ask as AskHow
+from sotopia_rl_data.labelers.schemas.phrasing import Packing
+from sotopia_rl_data.labelers.selection import read_selection
 from sotopia_rl_data.labelers.source import episodes_version
 from sotopia_rl_data.rewards import Recipe
 from sotopia_rl_data.rewards import preset as find_preset
@@ -37,7 +37,7 @@ def prepare(
     schema: str = "direct",
     dimensions: Sequence[str] | None = None,
     scale: int = 3,
-    ask: AskHow = "per-dimension",
+    ask: Packing = "per-dimension",
     preset: str | None = None,
     evaluator: str | None = None,
     samples: int = 1,
@@ -61,15 +61,15 @@ def prepare(
         recipe = replace(recipe, average=average)  # type: ignore[arg-type]  # Recipe raises where it is none
     asked = dimensions_of(recipe.weighted if named is None else named, own)
     _check_weighted(recipe, asked, own)
-    if ask not in get_args(AskHow):
-        raise UsageError(f"{ask!r} is no way to ask.", f"use {' or '.join(get_args(AskHow))}")
+    if ask not in get_args(Packing):
+        raise UsageError(f"{ask!r} is no way to ask.", f"use {' or '.join(get_args(Packing))}")
     if samples < 1:
         raise UsageError(f"There cannot be {samples} samples.", "ask for one or more")
     chosen.wording_sha256(scale)  # raises where the scale is not worded
     layout_id(layout, template)  # raises where the template is of another layout
     if only is not None and not chosen.needs_judge:
         raise UsageError(f"The schema {chosen.id!r} asks nobody.", "leave --only out")
-    wanted = None if only is None else listed.read(only, own)
+    wanted = None if only is None else read_selection(only, own)
     plan = Plan(chosen, asked, evaluator or "", _judges(chosen, judges, sampling), scale, ask, samples, wanted)
     return plan, recipe
 

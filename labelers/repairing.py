@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from sotopia_rl_data.costs.tokens import LIMITS
 from sotopia_rl_data.labelers.judges.sending import Ask, request_of
-from sotopia_rl_data.labelers.schemas import wording
+from sotopia_rl_data.labelers.schemas import phrasing
 from sotopia_rl_data.request import Reply, Target
 from sotopia_rl_data.schema import Message
 
@@ -33,7 +33,7 @@ def follow_up(asked: Ask, reply: Reply, reason: str) -> Ask | None:
     said = reply.text.strip()[:_SHOWN] or "(no answer)"
     again: list[Message] = [
         {"role": "assistant", "content": said},
-        {"role": "user", "content": wording.fill("repair.v1", reason=reason)},
+        {"role": "user", "content": phrasing.fill("repair.v1", reason=reason)},
     ]
     question = replace(asked.asked, messages=[*asked.asked.messages, *again])
     return replace(request_of(question, asked.target, asked.sample), follows=True)

@@ -39,7 +39,7 @@ from sotopia_rl_data.store import Store, Version
 from sotopia_rl_data.store.versions import check as check_version
 
 if TYPE_CHECKING:
-    from sotopia_rl_data.labelers.schemas.phrasing import Ask as AskHow
+    from sotopia_rl_data.labelers.schemas.phrasing import Packing
     from sotopia_rl_data.prompts import Layout, Template
     from sotopia_rl_data.rewards import Recipe
     from sotopia_rl_data.rewards.build import Built
@@ -56,7 +56,7 @@ def label(
     schema: str = "direct",
     dimensions: Sequence[str] | None = None,
     scale: int = 3,
-    ask: AskHow = "per-dimension",
+    ask: Packing = "per-dimension",
     preset: str | None = None,
     evaluator: str | None = None,
     out: str | None = None,

@@ -20,7 +20,7 @@ from sotopia_rl_data.errors import InputError, SotopiaDataError, UsageError
 from sotopia_rl_data.labelers.audit import PROBES, audit
 from sotopia_rl_data.labelers.audit.analysis import BIASED, TOO_FEW, UNBIASED, UNSTEADY, verdict
 from sotopia_rl_data.labelers.audit.planning import planned
-from sotopia_rl_data.labelers.audit.probes import REPEAT, Contrast, filler
+from sotopia_rl_data.labelers.audit.probes import REPEAT, LabelContrast, filler
 from sotopia_rl_data.labelers.audit.run import probe
 from sotopia_rl_data.labelers.run import label
 from sotopia_rl_data.ledger.ledger import Ledger
@@ -67,7 +67,7 @@ def test_each_probe_changes_what_it_says_and_nothing_else():
     assert all(b.text == f"{a.text} {filler()}" for a, b in longer)
     # agent a speaks only once, so only b's two spoken turns change places
     assert [t.text for t in moved.turns] == [BOAT.turns[i].text for i in (0, 3, 2, 1, 4)]
-    assert changed["moved"].contrasts == (Contrast("b", 1, 3, 1), Contrast("b", 3, 1, -1))
+    assert changed["moved"].contrasts == (LabelContrast("b", 1, 3, 1), LabelContrast("b", 3, 1, -1))
 
 
 def test_the_contrasts_of_order_favour_who_is_listed_first():
@@ -173,8 +173,8 @@ def labels_of(shift: float = 0.0, noise: float = 0.0, episodes: int = 30) -> tup
     labels = {}
     for i in range(episodes):
         for t in range(4):
-            contrasts["padded"].append((f"e{i}", Contrast("a", t, t, 1)))
-            contrasts[REPEAT].append((f"e{i}", Contrast("a", t, t, 1)))
+            contrasts["padded"].append((f"e{i}", LabelContrast("a", t, t, 1)))
+            contrasts[REPEAT].append((f"e{i}", LabelContrast("a", t, t, 1)))
             for key, moved in (((f"e{i}", 0), 0.0), ((f"e{i}", 1), 0.0), ((f"e{i}~padded", 0), shift)):
                 labels[key[0], "a", t, "goal", key[1]] = 1.0 + moved + noise * rng.normal()
     return labels, contrasts

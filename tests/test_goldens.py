@@ -119,11 +119,11 @@ def test_every_wording_file_is_as_it_was():
 
 
 def test_no_wording_file_is_left_unused():
-    from sotopia_rl_data.labelers.schemas import wording
+    from sotopia_rl_data.labelers.schemas import phrasing
 
     used = {"importance.v1", "importance.question.v1", "key.v1", "key.question.v1", *phrasing.SHARED}
     used |= {"repair.v1", *phrasing.VIEWED} | {f"{part}.v1" for one in TURNWISE for part in (one, f"{one}.question")}
-    used |= {wording.levels(scale) for scale in SCALES}
+    used |= {phrasing.levels_wording(scale) for scale in SCALES}
     used |= {"rubric.v1", "rubric.question.v1", "rubric.history.v1", "rubric.reply.v1", "rubric.episode.v1"}
     used |= {"conversation-behaviour.v1.yaml", "evaluation.v1", "evaluation.question.v1", "handover.evaluation.v1"}
     assert used == {name.removesuffix(".txt") for name in file_hashes()}

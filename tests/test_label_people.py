@@ -20,7 +20,6 @@ from sotopia_rl_data.asking.local import Batched, Local, fingerprint
 from sotopia_rl_data.cli.annotate import annotate
 from sotopia_rl_data.cli.label import label as label_command
 from sotopia_rl_data.errors import InputError, NotFound, Rejected, UsageError
-from sotopia_rl_data.labelers import only
 from sotopia_rl_data.labelers.annotating import write_template
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.judges import judge
@@ -28,6 +27,7 @@ from sotopia_rl_data.labelers.judges.sending import target_of
 from sotopia_rl_data.labelers.preparing import judges_of
 from sotopia_rl_data.labelers.run import label
 from sotopia_rl_data.labelers.schemas import schema
+from sotopia_rl_data.labelers.selection import read_selection
 from sotopia_rl_data.request import Request, Target
 from sotopia_rl_data.store import Store
 
@@ -265,7 +265,7 @@ def test_a_list_that_cannot_be_used_is_a_sentence_before_anything_is_asked(
         label(store, "lab/episodes", judges=[toy], only=listed(tmp_path, text))
     assert toy.calls == 0
     with pytest.raises(InputError, match="cannot be read"):
-        only.read(tmp_path / "none.csv")
+        read_selection(tmp_path / "none.csv")
 
 
 # --- several opinions ---------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from sotopia_rl_data import statistics
-from sotopia_rl_data.labelers.audit.probes import PROBES, REPEAT, Contrast
+from sotopia_rl_data.labelers.audit.probes import PROBES, REPEAT, LabelContrast
 from sotopia_rl_data.statistics import Floats
 
 ALPHA = 0.01
@@ -87,7 +87,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
+class LabelPairs:
     """A probe's pairs of labels, one element each: the label of the original, of the changed episode, and of the
     original asked again (NaN where there is none); the sign, the episode and the dimension."""
 
@@ -113,10 +113,10 @@ class Pairs:
 
 
 def pairs(
-    labels: Mapping[Key, float], contrasts: Iterable[tuple[str, Contrast]], probe: str, dimensions: Sequence[str]
-) -> Pairs:
-    """The pairs of one probe: `contrasts` are (original episode's id, contrast). Pairs with a missing label are left
-    out."""
+    labels: Mapping[Key, float], contrasts: Iterable[tuple[str, LabelContrast]], probe: str, dimensions: Sequence[str]
+) -> LabelPairs:
+    """The pairs of one probe: `contrasts` are (original episode's id, contrast). A pair with a missing label is
+    left out."""
     rows = []
     for episode, one in contrasts:
         changed, sample = (episode, 1) if probe == REPEAT else (f"{episode}~{probe}", 0)
@@ -128,13 +128,13 @@ def pairs(
                 rows.append((before, after, again, one.sign, episode, dimension))
     columns = list(zip(*rows, strict=True)) or [()] * 6
     numbers = [np.array(column, np.float64) for column in columns[:4]]
-    return Pairs(*numbers, *(np.array(column, dtype=object) for column in columns[4:]))
+    return LabelPairs(*numbers, *(np.array(column, dtype=object) for column in columns[4:]))
 
 
 def verdict(
     judge: str,
     labels: Mapping[Key, float],
-    contrasts: Mapping[str, Sequence[tuple[str, Contrast]]],
+    contrasts: Mapping[str, Sequence[tuple[str, LabelContrast]]],
     dimensions: Sequence[str],
     *,
     scale: tuple[float, float] | None = None,
@@ -161,7 +161,7 @@ def verdict(
 
 
 def _test(
-    probe: str, test: str, dimension: str, some: Pairs, values_of: Callable[[Pairs], Floats], seed: int
+    probe: str, test: str, dimension: str, some: LabelPairs, values_of: Callable[[LabelPairs], Floats], seed: int
 ) -> Finding:
     values = values_of(some)
     there = ~np.isnan(values)
@@ -177,9 +177,9 @@ def _test(
     return Finding(probe, test, dimension, len(values), len(sums), float(values.mean()), low, high, effect, p, p)
 
 
-def _only(some: Pairs, dimension: str) -> Pairs:
+def _only(some: LabelPairs, dimension: str) -> LabelPairs:
     mine = some.dimension == dimension
-    return Pairs(
+    return LabelPairs(
         *(getattr(some, name)[mine] for name in ("original", "changed", "again", "sign", "episode", "dimension"))
     )
 
@@ -189,7 +189,7 @@ def _adjusted(tests: Sequence[Finding], correct: Callable[[list[float]], Floats]
     return tuple(Finding(**{**asdict(one), "adjusted": p}) for one, p in zip(tests, corrected, strict=True))
 
 
-def _noise(some: Pairs | None) -> Noise:
+def _noise(some: LabelPairs | None) -> Noise:
     if some is None or not len(some):
         return Noise(0, None, None, None)
     apart = np.abs(some.changed - some.original)

@@ -12,14 +12,14 @@ from sotopia_rl_data.costs import prices
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.labelers import judges as judging
-from sotopia_rl_data.labelers.audit.probes import PROBES, REPEAT, Contrast, Probed, repeated
+from sotopia_rl_data.labelers.audit.probes import PROBES, REPEAT, LabelContrast, Probed, repeated
 from sotopia_rl_data.labelers.judge import Judge
 from sotopia_rl_data.labelers.judges.sending import Ask, target_of
 from sotopia_rl_data.labelers.plan import Plan, episodes_of
 from sotopia_rl_data.labelers.preparing import dimensions_of
 from sotopia_rl_data.labelers.schemas import own_dimensions
 from sotopia_rl_data.labelers.schemas import schema as find_schema
-from sotopia_rl_data.labelers.schemas.phrasing import Ask as AskHow
+from sotopia_rl_data.labelers.schemas.phrasing import Packing
 from sotopia_rl_data.labelers.schemas.rubric import PREFIX
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.request import Usage
@@ -80,9 +80,9 @@ class Audit:
         yield from self.twice.requests(self.episodes, self.judge)
         yield from self.plan.requests((one.episode for one in self.probed), self.judge)
 
-    def contrasts(self) -> dict[str, list[tuple[str, Contrast]]]:
+    def contrasts(self) -> dict[str, list[tuple[str, LabelContrast]]]:
         """By probe, what must be equal: (original episode's id, contrast)."""
-        found: dict[str, list[tuple[str, Contrast]]] = {name: [] for name in (*self.probes, REPEAT)}
+        found: dict[str, list[tuple[str, LabelContrast]]] = {name: [] for name in (*self.probes, REPEAT)}
         for one in self.probed:
             found[one.probe] += [(one.original, contrast) for contrast in one.contrasts]
         for episode in self.episodes:
@@ -122,7 +122,7 @@ def planned(
     schema: str | None,
     dimensions: Sequence[str] | None,
     scale: int | None,
-    ask: AskHow | None,
+    ask: Packing | None,
     evaluator: str | None,
     sampling: Mapping[str, Any] | None,
 ) -> Audit:

@@ -31,7 +31,7 @@ _FEWEST_LETTERS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Contrast:
+class LabelContrast:
     """`agent`'s utterance was at `before` and is at `after` in the changed episode. `sign` is 1 where the bias that is
     looked for favours the changed episode, -1 where it favours the original."""
 
@@ -48,7 +48,7 @@ class Probed:
     probe: str
     original: str
     episode: Episode
-    contrasts: tuple[Contrast, ...]
+    contrasts: tuple[LabelContrast, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Probe:
 
     id: str
     favours: str
-    change: Callable[[Episode, int], tuple[Episode, tuple[Contrast, ...]]]
+    change: Callable[[Episode, int], tuple[Episode, tuple[LabelContrast, ...]]]
     still: bool = True
     version: int = 1
 
@@ -71,20 +71,20 @@ class Probe:
         return Probed(self.id, episode.episode_id, replace(changed, episode_id=id_), contrasts)
 
 
-def order(episode: Episode, seed: int) -> tuple[Episode, tuple[Contrast, ...]]:
+def order(episode: Episode, seed: int) -> tuple[Episode, tuple[LabelContrast, ...]]:
     """The agents listed the other way round."""
     agents = episode.agents[::-1]
     place = {one.agent: i for i, one in enumerate(episode.agents)}
     last = len(agents) - 1
     found = [
-        Contrast(turn.agent, turn.turn, turn.turn, 1 if last - place[turn.agent] < place[turn.agent] else -1)
+        LabelContrast(turn.agent, turn.turn, turn.turn, 1 if last - place[turn.agent] < place[turn.agent] else -1)
         for turn in episode.turns
         if 2 * place[turn.agent] != last
     ]
     return replace(episode, agents=agents), tuple(found)
 
 
-def name(episode: Episode, seed: int) -> tuple[Episode, tuple[Contrast, ...]]:
+def name(episode: Episode, seed: int) -> tuple[Episode, tuple[LabelContrast, ...]]:
     """Every name replaced, in the profiles and in what is said."""
     hide = _hiding(episode)
 
@@ -99,10 +99,10 @@ def name(episode: Episode, seed: int) -> tuple[Episode, tuple[Contrast, ...]]:
         scenario=hide(episode.scenario),
         relationship=hide(episode.relationship),
     )
-    return changed, tuple(Contrast(turn.agent, turn.turn, turn.turn, -1) for turn in episode.turns)
+    return changed, tuple(LabelContrast(turn.agent, turn.turn, turn.turn, -1) for turn in episode.turns)
 
 
-def padded(episode: Episode, seed: int) -> tuple[Episode, tuple[Contrast, ...]]:
+def padded(episode: Episode, seed: int) -> tuple[Episode, tuple[LabelContrast, ...]]:
     """One spoken utterance of each agent, drawn by the seed, made longer."""
     chosen = {}
     for agent in episode.agents:
@@ -111,19 +111,22 @@ def padded(episode: Episode, seed: int) -> tuple[Episode, tuple[Contrast, ...]]:
             chosen[agent.agent] = mine[_draw(seed, "padded", episode.episode_id, agent.agent) % len(mine)]
     longer = {turn: replace(turn, text=f"{turn.text.rstrip()} {filler()}") for turn in chosen.values()}
     changed = replace(episode, turns=tuple(longer.get(turn, turn) for turn in episode.turns))
-    return changed, tuple(Contrast(turn.agent, turn.turn, turn.turn, 1) for turn in chosen.values())
+    return changed, tuple(LabelContrast(turn.agent, turn.turn, turn.turn, 1) for turn in chosen.values())
 
 
-def moved(episode: Episode, seed: int) -> tuple[Episode, tuple[Contrast, ...]]:
+def moved(episode: Episode, seed: int) -> tuple[Episode, tuple[LabelContrast, ...]]:
     """The words of each agent's first and last spoken turn, changed over."""
     swapped: dict[Turn, str] = {}
-    found: list[Contrast] = []
+    found: list[LabelContrast] = []
     for agent in episode.agents:
         mine = [turn for turn in _spoken(episode, agent) if not turn.to]
         if len(mine) > 1 and mine[0].text != mine[-1].text:
             first, last = mine[0], mine[-1]
             swapped |= {first: last.text, last: first.text}
-            found += [Contrast(agent.agent, first.turn, last.turn, 1), Contrast(agent.agent, last.turn, first.turn, -1)]
+            found += [
+                LabelContrast(agent.agent, first.turn, last.turn, 1),
+                LabelContrast(agent.agent, last.turn, first.turn, -1),
+            ]
     turns = tuple(replace(turn, text=swapped.get(turn, turn.text)) for turn in episode.turns)
     return replace(episode, turns=turns), tuple(found)
 
@@ -139,9 +142,9 @@ PROBES: dict[str, Probe] = {
 }
 
 
-def repeated(episode: Episode) -> tuple[Contrast, ...]:
+def repeated(episode: Episode) -> tuple[LabelContrast, ...]:
     """Every label again, of the same episode asked a second time."""
-    return tuple(Contrast(turn.agent, turn.turn, turn.turn, 1) for turn in episode.turns)
+    return tuple(LabelContrast(turn.agent, turn.turn, turn.turn, 1) for turn in episode.turns)
 
 
 @cache

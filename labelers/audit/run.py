@@ -38,7 +38,7 @@ from sotopia_rl_data.store.versions import check as check_version
 
 if TYPE_CHECKING:
     from sotopia_rl_data.labelers.asking import Progress
-    from sotopia_rl_data.labelers.schemas.phrasing import Ask as AskHow
+    from sotopia_rl_data.labelers.schemas.phrasing import Packing
 
 _REASONS_KEPT = 20
 
@@ -76,7 +76,7 @@ def audit(
     schema: str | None = None,
     dimensions: Sequence[str] | None = None,
     scale: int | None = None,
-    ask: AskHow | None = None,
+    ask: Packing | None = None,
     evaluator: str | None = None,
     sampling: Mapping[str, Any] | None = None,
     max_calls: int | None = None,

@@ -17,7 +17,7 @@ from typing import Any
 from sotopia_rl_data.dimensions import dimension
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.labelers.evaluation.drawing import Item
-from sotopia_rl_data.labelers.schemas import phrasing, wording
+from sotopia_rl_data.labelers.schemas import phrasing
 from sotopia_rl_data.outputs import aside
 from sotopia_rl_data.prompts.visible import without_tags
 from sotopia_rl_data.report.page import asset, document
@@ -86,7 +86,7 @@ def _dimension(name: str) -> dict[str, Any]:
 @cache
 def _wordings() -> dict[str, str]:
     """What each dimension is about, in the words that judges are given."""
-    lines = [line.removeprefix("- ").partition(": ") for line in wording.text("dimensions.v1").splitlines()]
+    lines = [line.removeprefix("- ").partition(": ") for line in phrasing.wording("dimensions.v1").splitlines()]
     return {head.partition(",")[0]: said for head, _, said in lines}
 
 

@@ -38,7 +38,7 @@ from sotopia_rl_data.labelers.plan import Plan, episodes_of, size
 from sotopia_rl_data.labelers.preparing import dimensions_of, judges_of, left_to_ask
 from sotopia_rl_data.labelers.reading import Tally, rows_of
 from sotopia_rl_data.labelers.report import RunReport, cold, judged_by, ran, remarks
-from sotopia_rl_data.labelers.schemas.phrasing import Ask as AskHow
+from sotopia_rl_data.labelers.schemas.phrasing import Packing
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.store import Store, Version
@@ -65,7 +65,7 @@ def evaluate(
     judges: Sequence[str | Judge] = (),
     dimensions: Sequence[str] | None = None,
     samples: int = 1,
-    ask: AskHow = "packed",
+    ask: Packing = "packed",
     evaluator: str | None = None,
     sampling: Mapping[str, Any] | None = None,
     version: str | None = None,
@@ -178,13 +178,13 @@ def _plan(
     judges: Sequence[str | Judge] = (),
     dimensions: Sequence[str] | None = None,
     samples: int = 1,
-    ask: AskHow = "packed",
+    ask: Packing = "packed",
     evaluator: str | None = None,
     sampling: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Everything that can be wrong, found before anything is asked. Raises UsageError, KeyMissing."""
-    if ask not in get_args(AskHow):
-        raise UsageError(f"{ask!r} is no way to ask.", f"use {' or '.join(get_args(AskHow))}")
+    if ask not in get_args(Packing):
+        raise UsageError(f"{ask!r} is no way to ask.", f"use {' or '.join(get_args(Packing))}")
     if samples < 1:
         raise UsageError(f"There cannot be {samples} samples.", "ask for one or more")
     if evaluator is not None and (len(judges) > 1 or not evaluator.strip()):

@@ -15,8 +15,8 @@ from typing import Any
 from sotopia_rl_data import evaluations
 from sotopia_rl_data.dimensions import dimension
 from sotopia_rl_data.labelers.judge import Question, Slot
-from sotopia_rl_data.labelers.schemas import answers, phrasing, wording
-from sotopia_rl_data.labelers.schemas.phrasing import Ask
+from sotopia_rl_data.labelers.schemas import answers, phrasing
+from sotopia_rl_data.labelers.schemas.phrasing import Packing
 from sotopia_rl_data.labelers.schemas.turnwise import BASELINE
 from sotopia_rl_data.schema import Episode, Measure, Message
 
@@ -45,17 +45,17 @@ class Evaluation:
 
     def wording_sha256(self, scale: int = 3) -> str:
         """The hash of every wording file that goes into a question."""
-        return wording.sha256([_TASK, _QUESTION, "dimensions.v1", "reading.v1", "episode.v1", _HANDOVER])
+        return phrasing.wordings_sha256([_TASK, _QUESTION, "dimensions.v1", "reading.v1", "episode.v1", _HANDOVER])
 
     def questions(
-        self, episode: Episode, dimensions: Sequence[str], evaluator: str | None, ask: Ask, scale: int
+        self, episode: Episode, dimensions: Sequence[str], evaluator: str | None, packing: Packing, scale: int
     ) -> Iterator[Question]:
         """The calls that evaluate the episode; none where nobody said or did anything."""
         if not episode.turns:
             return
         shared = phrasing.shared_messages(_TASK, episode, handover=_HANDOVER)
         pairs = [(one.agent, name) for one in episode.agents for name in dimensions]
-        for group in [pairs] if ask == "packed" else [[pair] for pair in pairs]:
+        for group in [pairs] if packing == "packed" else [[pair] for pair in pairs]:
             yield _question(episode, group, shared)
 
     def read(self, question: Question, text: str) -> dict[Slot, float]:
@@ -76,7 +76,7 @@ def _question(episode: Episode, group: Sequence[tuple[str, str]], shared: Sequen
     for agent, name in group:
         grouped.setdefault(agent, []).append(name)
     single = len(group) == 1
-    tail = wording.fill(
+    tail = phrasing.fill(
         _QUESTION,
         dimensions="\n".join(_asked(episode, agent, names) for agent, names in grouped.items()),
         repeated="" if single else _REPEATED,

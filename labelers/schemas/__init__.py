@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from sotopia_rl_data import plugins
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.labelers.judge import Question, Slot
-from sotopia_rl_data.labelers.schemas.phrasing import Ask
+from sotopia_rl_data.labelers.schemas.phrasing import Packing
 from sotopia_rl_data.schema import Episode, Measure
 
 GROUP = "sotopia_rl_data.schemas"
@@ -65,7 +65,7 @@ class Schema(Protocol):
         ...
 
     def questions(
-        self, episode: Episode, dimensions: Sequence[str], evaluator: str | None, ask: Ask, scale: int
+        self, episode: Episode, dimensions: Sequence[str], evaluator: str | None, packing: Packing, scale: int
     ) -> Iterator[Question]:
         """The calls that label this episode. Where an agent's score on a dimension is missing, none asks for it."""
         ...

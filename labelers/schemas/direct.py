@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sotopia_rl_data.labelers.judge import Question, Slot
-from sotopia_rl_data.labelers.schemas import answers, offline, phrasing, wording
-from sotopia_rl_data.labelers.schemas.phrasing import Ask
+from sotopia_rl_data.labelers.schemas import answers, offline, phrasing
+from sotopia_rl_data.labelers.schemas.phrasing import Packing
 from sotopia_rl_data.schema import Episode, Measure
 
 _TASK, _QUESTION = "importance.v1", "importance.question.v1"
@@ -33,15 +33,17 @@ class Importance:
 
     def wording_sha256(self, scale: int = 3) -> str:
         """The hash of every wording file that goes into a question on this scale."""
-        return wording.sha256([_TASK, _QUESTION, wording.levels(scale), *phrasing.SHARED])
+        return phrasing.wordings_sha256([_TASK, _QUESTION, phrasing.levels_wording(scale), *phrasing.SHARED])
 
     def questions(
-        self, episode: Episode, dimensions: Sequence[str], evaluator: str | None, ask: Ask, scale: int
+        self, episode: Episode, dimensions: Sequence[str], evaluator: str | None, packing: Packing, scale: int
     ) -> Iterator[Question]:
         """See `Schema.questions`. Raises UsageError where the scale has no wording."""
-        levels = wording.text(wording.levels(scale))
+        levels = phrasing.wording(phrasing.levels_wording(scale))
         words = offline.Words(_TASK, _QUESTION, {"levels": levels}, {"scale": scale})
-        return offline.questions(self.id, self.measure, episode, dimensions, evaluator, ask, scale, words, _form(scale))
+        return offline.questions(
+            self.id, self.measure, episode, dimensions, evaluator, packing, scale, words, _form(scale)
+        )
 
     def read(self, question: Question, text: str) -> dict[Slot, float]:
         """The level of every slot. Raises BadAnswer where the text is not exactly what was asked for."""

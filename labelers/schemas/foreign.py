@@ -11,7 +11,7 @@ from sotopia_rl_data import plugins
 from sotopia_rl_data.dimensions import OWN_NAME
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.labelers.judge import Question, Slot
-from sotopia_rl_data.labelers.schemas.phrasing import Ask
+from sotopia_rl_data.labelers.schemas.phrasing import Packing
 from sotopia_rl_data.rewards.rules import rule
 from sotopia_rl_data.schema import Episode, Measure
 
@@ -75,11 +75,11 @@ class Foreign:
             return self._inner.wording_sha256(scale)
 
     def questions(
-        self, episode: Episode, dimensions: Sequence[str], evaluator: str | None, ask: Ask, scale: int
+        self, episode: Episode, dimensions: Sequence[str], evaluator: str | None, packing: Packing, scale: int
     ) -> Iterator[Question]:
         """See `Schema.questions`."""
         with self._at(f"its questions about the episode {episode.episode_id}"):
-            for question in self._inner.questions(episode, dimensions, evaluator, ask, scale):
+            for question in self._inner.questions(episode, dimensions, evaluator, packing, scale):
                 if not isinstance(question, Question):
                     raise TypeError(f"{type(question).__name__} is no Question")
                 yield question

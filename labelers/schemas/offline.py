@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sotopia_rl_data.labelers.judge import Question, Slot
-from sotopia_rl_data.labelers.schemas import answers, phrasing, wording
-from sotopia_rl_data.labelers.schemas.phrasing import Ask, Result
+from sotopia_rl_data.labelers.schemas import answers, phrasing
+from sotopia_rl_data.labelers.schemas.phrasing import AgentScore, Packing
 from sotopia_rl_data.schema import Episode, Measure, Message
 
 
@@ -46,7 +46,7 @@ def questions(
     episode: Episode,
     dimensions: Sequence[str],
     evaluator: str | None,
-    ask: Ask,
+    packing: Packing,
     scale: int,
     words: Words,
     form: Form,
@@ -56,7 +56,7 @@ def questions(
     if not found:
         return
     shared = phrasing.shared_messages(words.task, episode, **words.in_task)
-    packed = ask == "packed"
+    packed = packing == "packed"
     for group in [found] if packed else [[one] for one in found]:
         yield _question(schema, measure, episode, shared, group, packed, scale, words, form)
 
@@ -66,7 +66,7 @@ def _question(
     measure: Measure,
     episode: Episode,
     shared: Sequence[Message],
-    group: Sequence[Result],
+    group: Sequence[AgentScore],
     packed: bool,
     scale: int,
     words: Words,
@@ -77,7 +77,7 @@ def _question(
     if not packed:
         grouped = {agent: [measure] for agent in grouped}
     shown, repeated = _shown(keys, grouped, turns, form)
-    tail = wording.fill(
+    tail = phrasing.fill(
         words.question,
         results=phrasing.results_text(episode, group),
         turns=phrasing.turns_text(episode, grouped),

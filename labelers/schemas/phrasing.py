@@ -1,4 +1,8 @@
-"""How an episode is put before a judge: keys that we enumerate, the transcript, and the order of messages.
+"""How an episode is put before a judge: the wording files, the keys that we enumerate, the transcript, the messages.
+
+The wording lies in `labelers/prompts/`, each file with its version in its name. A file that has been used is never
+edited: a new wording is a new file and a new version of the schemas that use it. `tests/goldens` freezes every file's
+hash and what is rendered from it.
 
 Constant parts come first (the task, then the episode) and what varies comes last (whose score, on which dimension),
 so that providers' prompt caches hit. A short assistant turn stands between the two user turns: some chat templates
@@ -10,16 +14,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.resources import files
+from string import Template
 from typing import Literal
 
 from sotopia_rl_data.dimensions import dimension
-from sotopia_rl_data.labelers.schemas import wording
+from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.request import sha256_of
 from sotopia_rl_data.schema import Agent, Episode, Message, Turn
 
-Ask = Literal["per-dimension", "packed"]
+Packing = Literal["per-dimension", "packed"]
 SHARED = ("dimensions.v1", "reading.v1", "episode.v1", "handover.v1")
 VIEWED = ("dimensions.v1", "reading.v1", "episode.v1", "handover.view.v1")
 
+_PROMPTS = files("sotopia_rl_data.labelers") / "prompts"
 _SILENCE = "(Nothing has been said or done yet.)"
 _DOES = {
     "speak": "says",
@@ -31,12 +39,36 @@ _DOES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class AgentScore:
     """An episode score to attribute: what `agent` got on `dimension`."""
 
     agent: str
     dimension: str
     score: float
+
+
+@cache
+def wording(name: str) -> str:
+    """The file `labelers/prompts/<name>.txt`, without its last newline."""
+    return (_PROMPTS / f"{name}.txt").read_text(encoding="utf-8").removesuffix("\n")
+
+
+def fill(name: str, **values: object) -> str:
+    """The wording with its `$placeholders` replaced, in one pass: what is filled in is never read as a placeholder."""
+    return Template(wording(name)).substitute({key: str(value) for key, value in values.items()})
+
+
+def levels_wording(scale: int) -> str:
+    """The name of the file that anchors the levels 0..scale. Raises UsageError where no such scale is worded."""
+    name = f"levels.{scale}.v1"
+    if not (_PROMPTS / f"{name}.txt").is_file():
+        raise UsageError(f"There is no wording for a scale of 0 to {scale}.", "use --scale 3, 5 or 10")
+    return name
+
+
+def wordings_sha256(names: Sequence[str]) -> str:
+    """Hex SHA-256 over the named files' texts, in this order."""
+    return sha256_of([[name, wording(name)] for name in names])
 
 
 def agent_keys(episode: Episode) -> dict[str, str]:
@@ -54,12 +86,12 @@ def turns_of(episode: Episode, agent: str) -> list[int]:
     return sorted(turn.turn for turn in episode.turns if turn.agent == agent)
 
 
-def results(episode: Episode, dimensions: Sequence[str], evaluator: str | None) -> list[Result]:
+def results(episode: Episode, dimensions: Sequence[str], evaluator: str | None) -> list[AgentScore]:
     """The scores that there are, of agents that said or did anything. A missing score gives no result, so no call."""
     scores = {(s.agent, s.dimension): s.score for s in reversed(episode.scores) if s.evaluator == evaluator}
     acting = {turn.agent for turn in episode.turns}
     return [
-        Result(one.agent, name, scores[one.agent, name])
+        AgentScore(one.agent, name, scores[one.agent, name])
         for one in episode.agents
         if one.agent in acting
         for name in dimensions
@@ -75,14 +107,14 @@ def shared_messages(task: str, episode: Episode, **values: object) -> list[Messa
     return [
         {"role": "system", "content": _system(task, **values)},
         {"role": "user", "content": episode_text(episode)},
-        {"role": "assistant", "content": wording.text(str(values.get("handover", "handover.v1")))},
+        {"role": "assistant", "content": wording(str(values.get("handover", "handover.v1")))},
     ]
 
 
 @cache
 def _system(task: str, **values: object) -> str:
-    ours = {"dimensions": wording.text("dimensions.v1"), "reading": wording.text("reading.v1")}
-    return wording.fill(task, **ours | values)
+    ours = {"dimensions": wording("dimensions.v1"), "reading": wording("reading.v1")}
+    return fill(task, **ours | values)
 
 
 def episode_text(episode: Episode) -> str:
@@ -91,7 +123,7 @@ def episode_text(episode: Episode) -> str:
     scenario = episode.scenario.strip() or "(not given)"
     if episode.relationship.strip():
         scenario += f"\nRelationship of the agents: {_line(episode.relationship)}"
-    return wording.fill(
+    return fill(
         "episode.v1",
         scenario=scenario,
         agents="\n".join(_agent_text(keys[one.agent], one) for one in episode.agents),
@@ -100,7 +132,7 @@ def episode_text(episode: Episode) -> str:
     )
 
 
-def results_text(episode: Episode, found: Sequence[Result]) -> str:
+def results_text(episode: Episode, found: Sequence[AgentScore]) -> str:
     """The scores to attribute, a line each."""
     return "\n".join(f"- {named(episode, one.agent)}: {_score_text(one)}" for one in found)
 
@@ -116,7 +148,7 @@ def turns_text(episode: Episode, agents: Iterable[str]) -> str:
     return "\n".join(f"- {keys[agent]}: {', '.join(map(turn_key, turns_of(episode, agent)))}" for agent in agents)
 
 
-def by_agent(found: Sequence[Result]) -> dict[str, list[str]]:
+def by_agent(found: Sequence[AgentScore]) -> dict[str, list[str]]:
     """Agent -> the dimensions asked about it, in order."""
     grouped: dict[str, list[str]] = {}
     for one in found:
@@ -124,7 +156,7 @@ def by_agent(found: Sequence[Result]) -> dict[str, list[str]]:
     return grouped
 
 
-def _score_text(one: Result) -> str:
+def _score_text(one: AgentScore) -> str:
     about = dimension(one.dimension)
     return f"{one.dimension} {one.score:g} (range {about.low:g} to {about.high:g})"
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any, Literal
 
-from sotopia_rl_data.labelers.schemas import quality, turnwise, wording
+from sotopia_rl_data.labelers.schemas import phrasing, quality, turnwise
 from sotopia_rl_data.labelers.schemas.turnwise import Turnwise, View
 from sotopia_rl_data.request import sha256_of
 from sotopia_rl_data.schema import Turn
@@ -68,7 +68,7 @@ class Rubric:
     def in_task(self, scale: int) -> dict[str, str]:
         """What fills the placeholders of the task's wording."""
         return {
-            "shown": wording.text(self.wordings[-1]),
+            "shown": phrasing.wording(self.wordings[-1]),
             "about": f"\n{self.about}\n" if self.about else "",
             "dimensions": "\n".join(one.text(scale) for one in self.dimensions),
         }

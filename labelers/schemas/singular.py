@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sotopia_rl_data.labelers.judge import Question, Slot
-from sotopia_rl_data.labelers.schemas import answers, offline, phrasing, wording
-from sotopia_rl_data.labelers.schemas.phrasing import Ask
+from sotopia_rl_data.labelers.schemas import answers, offline, phrasing
+from sotopia_rl_data.labelers.schemas.phrasing import Packing
 from sotopia_rl_data.schema import Episode, Measure
 
 _TASK, _QUESTION = "key.v1", "key.question.v1"
@@ -33,14 +33,14 @@ class KeyUtterance:
 
     def wording_sha256(self, scale: int = 3) -> str:
         """The hash of every wording file that goes into a question."""
-        return wording.sha256([_TASK, _QUESTION, *phrasing.SHARED])
+        return phrasing.wordings_sha256([_TASK, _QUESTION, *phrasing.SHARED])
 
     def questions(
-        self, episode: Episode, dimensions: Sequence[str], evaluator: str | None, ask: Ask, scale: int
+        self, episode: Episode, dimensions: Sequence[str], evaluator: str | None, packing: Packing, scale: int
     ) -> Iterator[Question]:
         """See `Schema.questions`."""
         words = offline.Words(_TASK, _QUESTION)
-        return offline.questions(self.id, self.measure, episode, dimensions, evaluator, ask, scale, words, _FORM)
+        return offline.questions(self.id, self.measure, episode, dimensions, evaluator, packing, scale, words, _FORM)
 
     def read(self, question: Question, text: str) -> dict[Slot, float]:
         """1.0 for the turn that was named, 0.0 for the agent's others. Raises BadAnswer."""

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from sotopia_rl_data.dimensions import dimension
 from sotopia_rl_data.labelers.judge import Question, Slot
-from sotopia_rl_data.labelers.schemas import answers, phrasing, wording
-from sotopia_rl_data.labelers.schemas.phrasing import Ask
+from sotopia_rl_data.labelers.schemas import answers, phrasing
+from sotopia_rl_data.labelers.schemas.phrasing import Packing
 from sotopia_rl_data.request import sha256_of
 from sotopia_rl_data.schema import Episode, Measure, Message, Turn
 
@@ -69,13 +69,15 @@ class Turnwise:
 
     def wording_sha256(self, scale: int = 3) -> str:
         """The hash of every wording file that goes into a question. Raises UsageError where the scale has none."""
-        levels = wording.levels(scale)  # raises where the scale is none of ours, also where its file is not used
+        levels = phrasing.levels_wording(scale)  # raises where no such scale is worded, also where it is not used
         if self.rubric is not None:
-            return sha256_of([wording.sha256([*self.rubric.wordings, *phrasing.VIEWED]), self.rubric.sha256])
-        return wording.sha256([self.task, self.question, *([levels] if self.levels else []), *phrasing.VIEWED])
+            return sha256_of([phrasing.wordings_sha256([*self.rubric.wordings, *phrasing.VIEWED]), self.rubric.sha256])
+        return phrasing.wordings_sha256(
+            [self.task, self.question, *([levels] if self.levels else []), *phrasing.VIEWED]
+        )
 
     def questions(
-        self, episode: Episode, dimensions: Sequence[str], evaluator: str | None, ask: Ask, scale: int
+        self, episode: Episode, dimensions: Sequence[str], evaluator: str | None, packing: Packing, scale: int
     ) -> Iterator[Question]:
         """See `Schema.questions`."""
         wanted = self._wanted(episode, dimensions, evaluator)
@@ -85,7 +87,7 @@ class Turnwise:
             seen = replace(episode, turns=view.turns)
             shared = phrasing.shared_messages(self.task, seen, handover=phrasing.VIEWED[-1], **in_task)
             pairs = [(agent, name) for agent in view.agents for name in wanted[agent]]
-            packed = ask == "packed"
+            packed = packing == "packed"
             for group in [pairs] if packed else [[pair] for pair in pairs]:
                 yield self._question(episode, view, group, packed, scale, shared)
 
@@ -118,7 +120,7 @@ class Turnwise:
         grouped: dict[str, list[str]] = {}
         for agent, name in group:
             grouped.setdefault(agent, []).append(name)
-        tail = wording.fill(
+        tail = phrasing.fill(
             self.question,
             turn=phrasing.turn_key(view.turn),
             agent=" and ".join(phrasing.named(episode, agent) for agent in grouped),
@@ -147,7 +149,7 @@ class Turnwise:
     def _in_task(self, scale: int) -> dict[str, object]:
         if self.rubric is not None:
             return {**self.rubric.in_task(scale)}
-        return {"scale": scale} | ({"levels": wording.text(wording.levels(scale))} if self.levels else {})
+        return {"scale": scale} | ({"levels": phrasing.wording(phrasing.levels_wording(scale))} if self.levels else {})
 
     def _allowed(self, scale: int, name: str) -> range:
         if self.rubric is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sotopia_rl_data.errors import BadAnswer
 from sotopia_rl_data.labelers.judge import Question, Slot
-from sotopia_rl_data.labelers.schemas.phrasing import Ask
+from sotopia_rl_data.labelers.schemas.phrasing import Packing
 from sotopia_rl_data.request import sha256_of
 from sotopia_rl_data.schema import Episode, Measure
 
@@ -31,7 +31,7 @@ class Unjudged:
         return sha256_of([])
 
     def questions(
-        self, episode: Episode, dimensions: Sequence[str], evaluator: str | None, ask: Ask, scale: int
+        self, episode: Episode, dimensions: Sequence[str], evaluator: str | None, packing: Packing, scale: int
     ) -> Iterator[Question]:
         """None."""
         return iter(())

@@ -24,7 +24,7 @@ Key = tuple[str, str | None, int | None, str | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Only:
+class Selection:
     """What is named: (episode_id, agent, turn, dimension), None standing for all of them."""
 
     keys: frozenset[Key]
@@ -62,14 +62,14 @@ def _next(question: Question, slot: Slot) -> int | None:
     return min(later, default=None)
 
 
-def read(path: Path, dimensions: Sequence[str] = ()) -> Only:
+def read_selection(path: Path, dimensions: Sequence[str] = ()) -> Selection:
     """The list in a CSV; columns of other names are ignored. `dimensions` are those that there are, where they are not
     SOTOPIA-EVAL's. Raises InputError, UsageError where it names nothing."""
     _, rows = read_sheet(path, COLUMNS, COLUMNS[:1], _HINT)
     keys = frozenset(_keys(path, rows, dimensions))
     if not keys:
         raise UsageError(f"{path} names nothing.", _HINT)
-    return Only(keys)
+    return Selection(keys)
 
 
 def _keys(path: Path, rows: Iterable[Row], dimensions: Sequence[str]) -> Iterable[Key]:
