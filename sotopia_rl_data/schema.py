@@ -17,11 +17,13 @@ ACTION_TYPES: tuple[ActionType, ...] = ("none", "speak", "non-verbal communicati
 CONFIGS = ("rewards", "episodes", "attributions", "failures")
 SPLITS = ("train", "validation", "test")
 
+Role = Literal["system", "user", "assistant"]
+
 
 class Message(TypedDict):
     """One chat message, in the shape that TRL and every provider read."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Role
     content: str
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from sotopia_rl_data.errors import InputError, StoreError
 from sotopia_rl_data.importers import read
 from sotopia_rl_data.prompts import learn, load_template, render
-from sotopia_rl_data.prompts.check import compare
+from sotopia_rl_data.prompts.learn import compare
 from sotopia_rl_data.schema import Agent, Episode, Observation
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "sotopia_episodes"

@@ -13,13 +13,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 
 from sotopia_rl_data.errors import InputError, NotFound, UsageError
-from sotopia_rl_data.prompts.slots import fill
-from sotopia_rl_data.prompts.template import Feature, Layout, Template, Variant, own_file, own_template
+from sotopia_rl_data.prompts.template import Feature, Layout, Template, Variant, fill, own_file, own_template
 from sotopia_rl_data.prompts.view import VIEW, Seen, display_names, nothing, recorded, seen
 from sotopia_rl_data.prompts.visible import FIELD_TAGS, visible
 from sotopia_rl_data.schema import Episode, Message, Turn
 
-Sample = tuple[str, int, list[Message], list[Message]]
+PromptedTurn = tuple[str, int, list[Message], list[Message]]
+"""(agent, turn, prompt, completion) of one utterance."""
 
 
 def render(
@@ -41,7 +41,7 @@ def completion(episode: Episode, turn: Turn) -> list[Message]:
     return [_action(turn, display_names(episode), has_private(episode))]
 
 
-def prompts_of(episode: Episode, layout: Layout = "single", template: Template | None = None) -> Iterator[Sample]:
+def prompts_of(episode: Episode, layout: Layout = "single", template: Template | None = None) -> Iterator[PromptedTurn]:
     """(agent, turn, prompt, completion) for each utterance, ordered by (agent, turn). Raises as `render` does."""
     chosen = template_for(layout, template)
     names, private = display_names(episode), has_private(episode)
@@ -59,12 +59,14 @@ def has_private(episode: Episode) -> bool:
 def template_for(layout: Layout, template: Template | None) -> Template:
     """The template to render with. Raises UsageError where one is given and is of another layout."""
     own = own_template(layout)
-    if template is not None and template.layout != layout:
+    if template is None:
+        return own
+    if template.layout != layout:
         raise UsageError(
             f"Template {template.name!r} renders the layout {template.layout!r}, not {layout!r}.",
             f"use --layout {template.layout}",
         )
-    return template or own
+    return template
 
 
 def layout_id(layout: Layout, template: Template | None = None) -> dict[str, str]:
@@ -114,15 +116,11 @@ def slot_values(
         "enum": '", "'.join(variant.actions[0]),
     }
     values["schema"] = fill(variant.schema, values)
-    values["observations"] = _echoed(observations, template.echoes, values)
-    return values
-
-
-def _echoed(observations: str, echoes: Mapping[str, str], values: Mapping[str, str]) -> str:
-    for letters, slot in echoes.items():
+    for letters, slot in template.echoes.items():
         if letters in observations:
             observations = observations.replace(letters, values[slot])
-    return observations
+    values["observations"] = observations
+    return values
 
 
 def _own(episode: Episode, agent: str) -> list[Turn]:
@@ -131,11 +129,12 @@ def _own(episode: Episode, agent: str) -> list[Turn]:
 
 def _prompts(episode: Episode, agent: str, turns: Sequence[Turn], template: Template) -> Iterator[list[Message]]:
     """The prompt at each of the turns, which are in order."""
-    if all(a.agent != agent for a in episode.agents):
-        known = ", ".join(a.agent for a in episode.agents)
-        raise NotFound(f"Episode {episode.episode_id!r} has no agent {agent!r}.", f"name one of: {known}")
+    ids = [one.agent for one in episode.agents]
+    if agent not in ids:
+        raise NotFound(f"Episode {episode.episode_id!r} has no agent {agent!r}.", f"name one of: {', '.join(ids)}")
     lines = _recorded(episode, agent, template) if template.observations == "recorded" else seen(episode, agent)
-    return (_chat if template.layout == "chat" else _single)(episode, agent, turns, template, lines)
+    layout = _chat if template.layout == "chat" else _single
+    return layout(episode, agent, turns, template, lines)
 
 
 def _recorded(episode: Episode, agent: str, template: Template) -> list[Seen]:

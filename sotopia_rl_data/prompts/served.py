@@ -22,8 +22,8 @@ _FAR = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """One request of a log: its messages, and what the log says of where it belongs."""
+class ServedRequest:
+    """One request of a log: its messages, and what the log says of where it belongs. `line` counts from 1."""
 
     line: int
     messages: tuple[Message, ...]
@@ -33,8 +33,8 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """An agent of an episode with what it observed, in the order of turns."""
+class Observer:
+    """An agent (its id) of an episode with the texts that it observed and their turns, in order."""
 
     episode: Episode
     agent: str
@@ -43,10 +43,14 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
-    """Where a request shows the observations: `before` and `after` are what stands around them in message `index`."""
+class Placement:
+    """Where a request shows the observations: `before` and `after` are what stands around them in message `index`.
 
-    known: Known
+    `turn` is that of the last one shown; `joiner` stands between two of them (None: only one is shown); `strip` says
+    that they lost the white space around them.
+    """
+
+    observer: Observer
     turn: int
     index: int
     before: str
@@ -55,39 +59,41 @@ class Placed:
     strip: bool
 
 
-def read_served(path: str | Path) -> Iterator[Served | None]:
-    """The log's requests, streamed; None for a record that is none. Raises InputError: no file, no JSON lines."""
+def read_served(path: str | Path) -> Iterator[ServedRequest | None]:
+    """The log's requests, streamed; None for a record that is not a request. A last line that a crash tore is left out.
+
+    Raises InputError where the file cannot be read or is not JSON lines.
+    """
     try:
         with open(path, "rb") as file:
             for number, raw in enumerate(file, start=1):
-                if raw.strip():
-                    yield from _read(raw, number, path)
+                if not raw.strip():
+                    continue
+                try:
+                    yield _request(json.loads(raw), number)
+                except (ValueError, RecursionError) as error:
+                    if not raw.endswith(b"\n") and number > 1:
+                        return
+                    raise InputError(
+                        f"Line {number} of the served log {str(path)!r} is not JSON.",
+                        "a served log has one JSON object a line",
+                    ) from error
     except OSError as error:
         raise InputError(f"Served log {str(path)!r} cannot be read: {error.strerror}.", "check the path") from error
 
 
-def _read(raw: bytes, number: int, path: str | Path) -> Iterator[Served | None]:
-    try:
-        record = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        if not raw.endswith(b"\n") and number > 1:
-            return  # a last line torn by a crash
-        raise InputError(
-            f"Line {number} of the served log {str(path)!r} is not JSON.", "a served log has one JSON object a line"
-        ) from error
-    body = next((b for b in _bodies(record) if "messages" in b or "prompt" in b), None)
-    messages = None if body is None else _messages(body.get("messages", body.get("prompt")))
-    yield None if messages is None else Served(number, messages, *_labels(record))
-
-
-def _bodies(record: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(record, dict):
-        yield from (one for one in (record, record.get("body"), record.get("request")) if isinstance(one, dict))
-
-
-def _labels(record: dict[str, Any]) -> tuple[str | None, str | None, int | None]:
+def _request(record: Any, line: int) -> ServedRequest | None:
+    if not isinstance(record, dict):
+        return None
+    bodies = [one for one in (record, record.get("body"), record.get("request")) if isinstance(one, dict)]
+    body = next((one for one in bodies if "messages" in one or "prompt" in one), {})
+    messages = _messages(body.get("messages", body.get("prompt")))
+    if messages is None:
+        return None
     episode_id, agent, turn = (record.get(key) for key in ("episode_id", "agent", "turn"))
-    return (
+    return ServedRequest(
+        line,
+        messages,
         episode_id if isinstance(episode_id, str) else None,
         agent if isinstance(agent, str) else None,
         turn if type(turn) is int else None,
@@ -97,10 +103,10 @@ def _labels(record: dict[str, Any]) -> tuple[str | None, str | None, int | None]
 def _messages(given: Any) -> tuple[Message, ...] | None:
     if isinstance(given, str):
         return ({"role": "user", "content": given},)
-    if not isinstance(given, list):
+    if not isinstance(given, list) or not given:
         return None
-    messages = [_message(one) for one in given]
-    return tuple(m for m in messages if m is not None) if messages and None not in messages else None
+    messages = [message for message in map(_message, given) if message is not None]
+    return tuple(messages) if len(messages) == len(given) else None
 
 
 def _message(given: Any) -> Message | None:
@@ -113,77 +119,68 @@ def _message(given: Any) -> Message | None:
     return {"role": given["role"], "content": content} if isinstance(content, str) else None
 
 
-class Index:
-    """Imported episodes, found by id, or by a line of the first observation that a request shows.
+class ObservationIndex:
+    """The agents of imported episodes, found by episode id, or by a line of the first observation a request shows.
 
     `trust_ids`: a request that names an episode belongs to that one or to none. Off, what it shows decides alone.
     """
 
     def __init__(self, episodes: Iterable[Episode], *, trust_ids: bool = True) -> None:
         self.trust_ids = trust_ids
-        self._of_episode: dict[str, list[Known]] = {}
-        self._by_line: dict[str, list[Known]] = {}
-        self._short: list[Known] = []
+        self._of_episode: dict[str, list[Observer]] = {}
+        self._by_line: dict[str, list[Observer]] = {}
+        self._short: list[Observer] = []
         for episode in episodes:
             for agent in episode.agents:
                 logged = recorded(episode, agent.agent)
                 if logged:
-                    self._add(Known(episode, agent.agent, *zip(*((o.turn, o.text) for o in logged), strict=True)))
+                    turns, texts = tuple(one.turn for one in logged), tuple(one.text for one in logged)
+                    self._add(Observer(episode, agent.agent, turns, texts))
 
-    def __len__(self) -> int:
-        """How many episodes have observations."""
-        return len(self._of_episode)
-
-    def _add(self, known: Known) -> None:
-        self._of_episode.setdefault(known.episode.episode_id, []).append(known)
-        whole_lines = known.texts[0].strip().split("\n")[1:-1]
+    def _add(self, observer: Observer) -> None:
+        self._of_episode.setdefault(observer.episode.episode_id, []).append(observer)
+        whole_lines = observer.texts[0].strip().split("\n")[1:-1]
         if whole_lines:
-            self._by_line.setdefault(max(whole_lines, key=len), []).append(known)
+            self._by_line.setdefault(max(whole_lines, key=len), []).append(observer)
         else:
-            self._short.append(known)
+            self._short.append(observer)
 
-    def candidates(self, served: Served) -> list[Known]:
+    def candidates(self, request: ServedRequest) -> list[Observer]:
         """The agents of episodes that the request may have been for, by its labels, or else by what it shows."""
-        if self.trust_ids and served.episode_id is not None:
-            shown = [k for k in self._of_episode.get(served.episode_id, []) if _shows(served, k)]
-            return _named(served, shown) or shown
-        lines = dict.fromkeys(line for m in served.messages for line in m["content"].split("\n"))
-        near = [*(k for line in lines for k in self._by_line.get(line, ())), *self._short]
-        shown = [k for k in near if _shows(served, k)]
-        return _named(served, shown) or shown
+        if self.trust_ids and request.episode_id is not None:
+            near = self._of_episode.get(request.episode_id, [])
+        else:
+            lines = dict.fromkeys(line for message in request.messages for line in message["content"].split("\n"))
+            near = [*(one for line in lines for one in self._by_line.get(line, ())), *self._short]
+        shown = [one for one in near if any(one.texts[0].strip() in m["content"] for m in request.messages)]
+        named = [one for one in shown if request.agent in (one.agent, one.episode.agent(one.agent).name)]
+        return named or shown
 
-    def guesses(self, served: Served) -> Iterator[tuple[Known, int]]:
+    def guesses(self, request: ServedRequest) -> Iterator[tuple[Observer, int]]:
         """Agents and turns that the request may have been for, the likeliest first."""
-        placed = self.place(served) if served.turn is None else None
+        placed = self.place(request) if request.turn is None else None
         if placed is not None:
-            yield placed.known, placed.turn
-        for known in self.candidates(served):
-            for turn in known.turns[::-1] if served.turn is None else (served.turn,):
-                yield known, turn
+            yield placed.observer, placed.turn
+        for observer in self.candidates(request):
+            for turn in observer.turns[::-1] if request.turn is None else (request.turn,):
+                yield observer, turn
 
-    def place(self, served: Served) -> Placed | None:
+    def place(self, request: ServedRequest) -> Placement | None:
         """Where the request shows an agent's observations, one after the other; of several, the longest row."""
-        placed = [p for known in self.candidates(served) if (p := _place(served, known))]
-        return max(placed, key=lambda p: p.turn, default=None)
+        placed = (_place(request, observer) for observer in self.candidates(request))
+        return max((one for one in placed if one is not None), key=lambda one: one.turn, default=None)
 
 
-def _named(served: Served, known: Sequence[Known]) -> list[Known]:
-    return [k for k in known if served.agent in (k.agent, k.episode.agent(k.agent).name)]
-
-
-def _shows(served: Served, known: Known) -> bool:
-    return any(known.texts[0].strip() in m["content"] for m in served.messages)
-
-
-def _place(served: Served, known: Known) -> Placed | None:
-    for index, message in enumerate(served.messages):
+def _place(request: ServedRequest, observer: Observer) -> Placement | None:
+    for index, message in enumerate(request.messages):
+        content = message["content"]
         for strip in (False, True):
-            texts = [text.strip() for text in known.texts] if strip else known.texts
-            found = _locate(message["content"], texts, known.turns, served.turn)
+            texts = [text.strip() for text in observer.texts] if strip else observer.texts
+            found = _locate(content, texts, observer.turns, request.turn)
             if found is not None:
                 start, end, shown, joiner = found
-                before, after = message["content"][:start], message["content"][end:]
-                return Placed(known, known.turns[shown - 1], index, before, after, joiner, strip)
+                turn = observer.turns[shown - 1]
+                return Placement(observer, turn, index, content[:start], content[end:], joiner, strip)
     return None
 
 
@@ -194,7 +191,7 @@ def _locate(
 
     Where the turn is known, exactly the observations until then must be there; else as many as there are.
     """
-    due = len(texts) if turn is None else sum(t <= turn for t in turns)
+    due = len(texts) if turn is None else len([one for one in turns if one <= turn])
     start = content.find(texts[0])
     if start < 0 or due == 0:
         return None

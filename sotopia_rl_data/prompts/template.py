@@ -17,14 +17,16 @@ The file, whose SHA-256 over its bytes identifies it:
       messages:
       - {role: user, content: "You are {agent}. {observations} Turn {turn}: {actions} {schema}"}
 
-SLOTS are the slots; any other brace is plain text (see `slots.py`). Exactly one message holds {observations}.
+SLOTS are the slots, filled in one pass, so that nothing that is filled in is read again. Any other brace (a JSON schema
+is full of them) is plain text; where plain text happens to look like a slot, its brace is written `{lbrace}`:
+`{lbrace}agent}` stands for the letters `{agent}`. Exactly one message holds {observations}.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from importlib import resources
@@ -35,14 +37,13 @@ import yaml
 
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.outputs import aside
-from sotopia_rl_data.prompts.slots import slots_in
 from sotopia_rl_data.schema import ACTION_TYPES, Message
 
 Layout = Literal["single", "chat"]
 Source = Literal["view", "recorded"]
 Feature = str | int | bool
-Check = Callable[[bool, str], None]
 
+BRACE = "lbrace"
 FORMAT = "sotopia-rl-data template 1"
 SLOTS = ("agent", "partner", "goal", "observations", "turn", "turn_from_1", "actions", "enum", "schema")
 FEATURES = ("dialect", "private", "model", "agents", "position", "first")
@@ -57,6 +58,7 @@ _DEFAULTS: dict[str, Any] = {
 }
 _TOP = ("format", "name", *_DEFAULTS)
 _VARIANT = ("when", "actions", "schema", "messages")
+_Check = Callable[[bool, str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ def load_template(path: str | Path) -> Template:
 
 @lru_cache
 def own_template(layout: Layout) -> Template:
-    """The template of a layout of ours. Raises UsageError for a layout that there is not."""
+    """The template of one of our own layouts. Raises UsageError for an unknown layout."""
     if layout not in get_args(Layout):
         raise UsageError(f"{layout!r} is not a layout.", f"name one of: {', '.join(get_args(Layout))}")
     return parse_template(own_file(f"{layout}.v1.yaml"), f"{layout}.v1")
@@ -149,7 +151,7 @@ def parse_template(text: str, name: str) -> Template:
     check(not unknown, f"has unknown fields: {', '.join(unknown)}")
     check(fields["layout"] in get_args(Layout), f"has layout {fields['layout']!r}; it is single or chat")
     check(fields["observations"] in get_args(Source), "has observations that are neither view nor recorded")
-    check(all(isinstance(fields[key], str) for key in ("joiner", "separator")), "has a joiner that is no text")
+    check(all(isinstance(fields[key], str) for key in ("joiner", "separator")), "has a joiner that is not text")
     echoes, variants = fields["echoes"], fields["variants"]
     check(
         isinstance(echoes, dict) and all(isinstance(letters, str) and letters for letters in echoes), "has odd echoes"
@@ -170,7 +172,7 @@ def parse_template(text: str, name: str) -> Template:
     )
 
 
-def _variant(given: Any, check: Check, layout: Layout) -> Variant:
+def _variant(given: Any, check: _Check, layout: Layout) -> Variant:
     known = isinstance(given, dict) and set(given) <= set(_VARIANT)
     check(known, f"has a variant with other fields than {', '.join(_VARIANT)}")
     when = given.get("when") or {}
@@ -179,9 +181,9 @@ def _variant(given: Any, check: Check, layout: Layout) -> Variant:
     actions = given.get("actions") or [list(ACTION_TYPES)]
     listed = isinstance(actions, list) and all(isinstance(order, list) and order for order in actions)
     named = listed and all(isinstance(one, str) for order in actions for one in order)
-    check(named, "has actions that are no list of lists of names")
+    check(named, "has actions that are not lists of names")
     schema = given.get("schema", "")
-    check(isinstance(schema, str), "has a schema that is no text (put it in quotes)")
+    check(isinstance(schema, str), "has a schema that is not text (put it in quotes)")
     return Variant(
         messages=_messages(given.get("messages"), check, layout),
         when={key: tuple(values) if isinstance(values, list) else (values,) for key, values in when.items()},
@@ -190,12 +192,12 @@ def _variant(given: Any, check: Check, layout: Layout) -> Variant:
     )
 
 
-def _messages(given: Any, check: Check, layout: Layout) -> tuple[Message, ...]:
+def _messages(given: Any, check: _Check, layout: Layout) -> tuple[Message, ...]:
     check(isinstance(given, list) and bool(given), "has a variant without messages")
     for one in given:
         check(isinstance(one, dict) and set(one) == {"role", "content"}, "has a message that is not {role, content}")
         check(one["role"] in ("system", "user", "assistant"), f"has the role {one['role']!r}")
-        check(isinstance(one["content"], str), "has a message whose content is no text")
+        check(isinstance(one["content"], str), "has a message whose content is not text")
     holding = [i for i, one in enumerate(given) if "observations" in slots_in(one["content"], SLOTS)]
     check(len(holding) == 1, "has a variant where not exactly one message holds {observations}")
     if layout == "chat":
@@ -230,7 +232,7 @@ def compose(
         }
         for one in variants
     ]
-    text = yaml.dump(fields, Dumper=_Readable, sort_keys=False, allow_unicode=True, width=2**31)
+    text = yaml.dump(fields, Dumper=_BlockDumper, sort_keys=False, allow_unicode=True, width=2**31)
     template = parse_template(text, name)
     if (template.joiner, template.separator, template.variants) != (joiner, separator, variants):
         raise InputError(
@@ -239,7 +241,7 @@ def compose(
     return template
 
 
-class _Readable(yaml.SafeDumper):
+class _BlockDumper(yaml.SafeDumper):
     """Long texts as blocks with their line breaks, wherever YAML can keep them exactly so."""
 
 
@@ -253,4 +255,31 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
-_Readable.add_representer(str, _text)
+_BlockDumper.add_representer(str, _text)
+
+
+def fill(text: str, values: Mapping[str, str]) -> str:
+    """`text` with each `{name}` of `values` replaced by its value, in one pass."""
+    pieces = _pieces(text, tuple(values))
+    filled = {**values, BRACE: "{"}
+    return "".join(filled[piece] if i % 2 else piece for i, piece in enumerate(pieces))
+
+
+def escape(text: str, names: Iterable[str]) -> str:
+    """`text` written so that `fill` with these names gives it back unchanged."""
+    return re.sub("{(?=" + _any_of((*names,)) + "})", "{" + BRACE + "}", text)
+
+
+def slots_in(text: str, names: Iterable[str]) -> set[str]:
+    """The names out of `names` that are slots of `text`."""
+    return set(_pieces(text, (*names,))[1::2]) - {BRACE}
+
+
+def _any_of(names: tuple[str, ...]) -> str:
+    return "(" + "|".join(map(re.escape, (*names, BRACE))) + ")"
+
+
+@lru_cache(maxsize=1024)
+def _pieces(text: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Literal, name, literal, name … literal."""
+    return tuple(re.split("{" + _any_of(names) + "}", text))

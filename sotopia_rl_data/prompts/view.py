@@ -14,15 +14,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import yaml
 
-from sotopia_rl_data.prompts.slots import fill
-from sotopia_rl_data.prompts.template import own_file
+from sotopia_rl_data.prompts.template import fill, own_file
 from sotopia_rl_data.prompts.visible import FIELD_TAGS, HINTS, visible
 from sotopia_rl_data.schema import Agent, Episode, Observation, Turn
 
@@ -52,7 +51,10 @@ def seen(episode: Episode, agent: str) -> list[Seen]:
     if not logged:
         return [Seen(0, context(episode, me)), *_built(episode, agent)]
     plain = episode.dialect == "plain"
-    acting = {} if plain else _actors(episode.turns)
+    acting: dict[int, set[str]] = {}
+    if not plain:
+        for turn in episode.turns:
+            acting.setdefault(turn.turn, set()).add(turn.agent)
     lines = [Seen(o.turn, visible(o.text, episode, agent).strip(), acting.get(o.turn - 1) == {agent}) for o in logged]
     if plain or logged[0].turn != 0:
         lines.insert(0, Seen(0, context(episode, me)))
@@ -111,15 +113,9 @@ def _secrets(episode: Episode, other: Agent) -> Iterator[str]:
 
 
 def _holds(text: str, part: str) -> bool:
-    words = [re.escape(word) for word in part.split()]
-    return bool(words) and bool(re.search(r"(?<!\w)" + r"\s+".join(words) + r"(?!\w)", text, re.IGNORECASE))
-
-
-def _actors(turns: Iterable[Turn]) -> Mapping[int, set[str]]:
-    acting: dict[int, set[str]] = {}
-    for turn in turns:
-        acting.setdefault(turn.turn, set()).add(turn.agent)
-    return acting
+    """Whether `part` stands in `text` as whole words, whatever the case and spacing; blank is in nothing."""
+    words = r"\s+".join(re.escape(word) for word in part.split())
+    return words != "" and re.search(rf"(?<!\w){words}(?!\w)", text, re.IGNORECASE) is not None
 
 
 def _built(episode: Episode, agent: str) -> Iterator[Seen]:
@@ -144,11 +140,8 @@ def _event(episode: Episode, turn: Turn, viewer: str, names: Mapping[str, str]) 
     )
     if not turn.to:
         return event
-    return fill(_wording()["private"], {"event": event, "names": ", ".join(_among(turn, names))})
-
-
-def _among(turn: Turn, names: Mapping[str, str]) -> Sequence[str]:
-    return [names.get(one, one) for one in dict.fromkeys((turn.agent, *turn.to))]
+    among = [names.get(one, one) for one in dict.fromkeys((turn.agent, *turn.to))]
+    return fill(_wording()["private"], {"event": event, "names": ", ".join(among)})
 
 
 @lru_cache

@@ -15,10 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sotopia_rl_data.prompts.served import Placed, Served
-from sotopia_rl_data.prompts.slots import escape
-from sotopia_rl_data.prompts.template import SLOTS, Feature, Variant
-from sotopia_rl_data.schema import ACTION_TYPES, Message
+from sotopia_rl_data.prompts.served import Placement, ServedRequest
+from sotopia_rl_data.prompts.template import SLOTS, Feature, Variant, escape
+from sotopia_rl_data.schema import ACTION_TYPES, Message, Role
 
 _TYPE = "(?:" + "|".join(map(re.escape, sorted(ACTION_TYPES, key=len, reverse=True))) + ")"
 LIST = re.compile(rf"(?<![\w-]){_TYPE}(?P<separator>[\s,;|/'\"•*-]{{1,8}}){_TYPE}(?:(?P=separator){_TYPE})*(?![\w-])")
@@ -41,13 +40,14 @@ class Hole:
 
 Value = str | tuple[str, ...]
 Piece = str | tuple[Hole, Value]
-Skeleton = tuple[tuple[str, tuple[str | Hole, ...]], ...]
+Skeleton = tuple[tuple[Role, tuple[str | Hole, ...]], ...]
 Features = tuple[tuple[str, Feature], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """What varies between the requests of one skeleton: `values` are those of its numbers and lists, in order."""
+class Filling:
+    """What varies between the requests of one skeleton: `values` are those of its numbers and lists, in order; `order`
+    is that of the request's own action list."""
 
     turn: int
     values: tuple[Value, ...]
@@ -56,10 +56,11 @@ class Sample:
 
 
 @dataclass(slots=True)
-class Draft:
-    """A wrapper as learned: messages with slots, the orders of its action list, and where it was met how often."""
+class LearnedWrapper:
+    """A wrapper as learned: (role, text with slots) of its messages, and how many requests had each order of its action
+    list and each set of features."""
 
-    messages: tuple[tuple[str, str], ...]
+    messages: tuple[tuple[Role, str], ...]
     separator: str
     orders: Counter[tuple[str, ...]] = field(default_factory=Counter)
     met: Counter[Features] = field(default_factory=Counter)
@@ -71,45 +72,50 @@ class Draft:
 
     @property
     def identity(self) -> object:
-        """Equal for drafts that are one wrapper: the same messages, and the same action types in whatever order."""
+        """Equal for what is one wrapper: the same messages, and the same action types in whatever order."""
         return self.messages, frozenset(kind for order in self.orders for kind in order)
 
-    def add(self, other: Draft) -> None:
-        """Take in what another draft of the same identity has met."""
+    def add(self, other: LearnedWrapper) -> None:
+        """Take in the counts of another of the same identity."""
         self.orders.update(other.orders)
         self.met.update(other.met)
 
     def variant(self, when: Mapping[str, tuple[Feature, ...]]) -> Variant:
         """The variant of a template: the action's JSON schema is taken out as the slot {schema}."""
         schema = next((found for _, text in self.messages if (found := _json_schema(text))), "")
-        messages = tuple(
-            _message(role, text.replace(schema, "{schema}") if schema else text) for role, text in self.messages
+        messages: tuple[Message, ...] = tuple(
+            {"role": role, "content": text.replace(schema, "{schema}") if schema else text}
+            for role, text in self.messages
         )
         orders = sorted((order for order in self.orders if order), key=lambda order: (-self.orders[order], order))
         return Variant(messages, dict(when), tuple(orders) or (ACTION_TYPES,), schema)
 
 
-def skeleton_of(served: Served, placed: Placed, features: Mapping[str, Feature]) -> tuple[Skeleton, str, Sample]:
+def skeleton_of(
+    request: ServedRequest, placed: Placement, features: Mapping[str, Feature]
+) -> tuple[Skeleton, str, Filling]:
     """A request's skeleton, the separator of its action list, and what varies in it."""
-    cut = [(message["role"], list(_cut_up(message["content"], placed, i))) for i, message in enumerate(served.messages)]
+    cut = [
+        (message["role"], list(_cut_up(message["content"], placed, i))) for i, message in enumerate(request.messages)
+    ]
     found = [piece for _, pieces in cut for piece in pieces if not isinstance(piece, str) and piece[0].kind != "slot"]
     lists = [(hole.name, value) for hole, value in found if isinstance(value, tuple)]
     separator, order = max(lists, key=lambda one: ('"' not in one[0], len(one[1])), default=(" ", ()))
     skeleton = tuple((role, tuple(p if isinstance(p, str) else p[0] for p in pieces)) for role, pieces in cut)
     values = tuple(value for _, value in found)
-    return skeleton, separator, Sample(placed.turn, values, order, tuple(features.items()))
+    return skeleton, separator, Filling(placed.turn, values, order, tuple(features.items()))
 
 
-def drafts_of(skeleton: Skeleton, separator: str, samples: Mapping[Sample, int]) -> list[Draft]:
+def wrappers_of(skeleton: Skeleton, separator: str, fillings: Mapping[Filling, int]) -> list[LearnedWrapper]:
     """The wrappers that requests of one skeleton have: one, unless something varies that no slot explains."""
-    rules = list(_rules(skeleton, list(samples)))
-    drafts: dict[object, Draft] = {}
-    for sample, times in samples.items():
-        messages = tuple(_settled(skeleton, rules, sample))
-        draft = drafts.setdefault((messages, frozenset(sample.order)), Draft(messages, separator))
-        draft.orders[sample.order] += times
-        draft.met[sample.features] += times
-    return list(drafts.values())
+    rules = list(_rules(skeleton, list(fillings)))
+    wrappers: dict[object, LearnedWrapper] = {}
+    for filling, times in fillings.items():
+        messages = tuple(_settled(skeleton, rules, filling))
+        wrapper = wrappers.setdefault((messages, frozenset(filling.order)), LearnedWrapper(messages, separator))
+        wrapper.orders[filling.order] += times
+        wrapper.met[filling.features] += times
+    return list(wrappers.values())
 
 
 def types_in(text: str) -> tuple[str, ...]:
@@ -117,7 +123,7 @@ def types_in(text: str) -> tuple[str, ...]:
     return tuple(re.findall(_TYPE, text))
 
 
-def _cut_up(content: str, placed: Placed, index: int) -> Iterable[Piece]:
+def _cut_up(content: str, placed: Placement, index: int) -> Iterable[Piece]:
     """A message as literal text and holes, the known values first (the longest before those that it may contain)."""
     pieces: Iterable[Piece] = [content]
     if index == placed.index:
@@ -132,9 +138,9 @@ def _known(name: str) -> Callable[[re.Match[str]], tuple[Hole, Value]]:
     return lambda _: (Hole("slot", name), "")
 
 
-def _values(placed: Placed) -> Iterator[tuple[str, str]]:
-    episode = placed.known.episode
-    me = episode.agent(placed.known.agent)
+def _values(placed: Placement) -> Iterator[tuple[str, str]]:
+    episode = placed.observer.episode
+    me = episode.agent(placed.observer.agent)
     others = ", ".join(a.name for a in episode.agents if a.agent != me.agent)
     yield from ((name, value) for name, value in (("agent", me.name), ("partner", others)) if value)
     if len(me.goal) >= _LEAST:
@@ -156,39 +162,41 @@ def _cut(
         yield piece[last:]
 
 
-def _rules(skeleton: Skeleton, samples: Sequence[Sample]) -> Iterator[str | None]:
-    """For each number and list: the slot that it is in every sample, or None where it is text."""
+def _rules(skeleton: Skeleton, fillings: Sequence[Filling]) -> Iterator[str | None]:
+    """For each number and list: the slot that it is in every filling, or None where it is text."""
     index = 0
     for _, pieces in skeleton:
         for i, piece in enumerate(pieces):
             if isinstance(piece, Hole) and piece.kind == "number":
                 before = pieces[i - 1]
-                yield _number_rule(index, samples, isinstance(before, str) and bool(_TURN_BEFORE.search(before)))
+                yield _number_rule(index, fillings, isinstance(before, str) and bool(_TURN_BEFORE.search(before)))
                 index += 1
             elif isinstance(piece, Hole) and piece.kind == "list":
-                yield _list_rule(index, samples, piece.name)
+                yield _list_rule(index, fillings, piece.name)
                 index += 1
 
 
-def _number_rule(index: int, samples: Sequence[Sample], after_the_word: bool) -> str | None:
+def _number_rule(index: int, fillings: Sequence[Filling], after_the_word: bool) -> str | None:
     """`turn` or `turn_from_1`; of a single turn that proves nothing, unless the word stands before the number."""
-    if len({sample.turn for sample in samples}) == 1 and not after_the_word:
+    if len({filling.turn for filling in fillings}) == 1 and not after_the_word:
         return None
     for slot, first in (("turn", 0), ("turn_from_1", 1)):
-        if all(sample.values[index] == str(sample.turn + first) for sample in samples):
+        if all(filling.values[index] == str(filling.turn + first) for filling in fillings):
             return slot
     return None
 
 
-def _list_rule(index: int, samples: Sequence[Sample], separator: str) -> str | None:
-    """`actions`, or `enum` for one written as JSON strings, where it is the request's own list in every sample."""
-    own = all(sample.values[index] == sample.order for sample in samples)
-    return None if not own else "enum" if separator == _QUOTED else "actions"
+def _list_rule(index: int, fillings: Sequence[Filling], separator: str) -> str | None:
+    """`actions`, or `enum` for one written as JSON strings, where it is the request's own list in every filling."""
+    own = all(filling.values[index] == filling.order for filling in fillings)
+    if not own:
+        return None
+    return "enum" if separator == _QUOTED else "actions"
 
 
-def _settled(skeleton: Skeleton, rules: Sequence[str | None], sample: Sample) -> Iterator[tuple[str, str]]:
-    """The skeleton's messages with slots where a rule names one, and the sample's own value elsewhere."""
-    varying = iter(zip(rules, sample.values, strict=True))
+def _settled(skeleton: Skeleton, rules: Sequence[str | None], filling: Filling) -> Iterator[tuple[Role, str]]:
+    """The skeleton's messages with slots where a rule names one, and the filling's own value elsewhere."""
+    varying = iter(zip(rules, filling.values, strict=True))
     for role, pieces in skeleton:
         text = []
         for piece in pieces:
@@ -214,10 +222,3 @@ def _json_schema(text: str) -> str:
         if isinstance(value, dict) and ("properties" in value or "$ref" in value):
             return text[match.start() : end]
     return ""
-
-
-def _message(role: str, content: str) -> Message:
-    return {
-        "role": "system" if role == "system" else "assistant" if role == "assistant" else "user",
-        "content": content,
-    }
