@@ -31,13 +31,13 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
-from sotopia_rl_data.rewards import Recipe, long, preset
-from sotopia_rl_data.rewards.build import READ_ROWS, Files, Finish, build, fitted, widened
-from sotopia_rl_data.rewards.rules import rule
-from sotopia_rl_data.rewards.streams import read
+from sotopia_rl_data.rewards import Recipe, preset
+from sotopia_rl_data.rewards.build import READ_ROWS, Finish, Sources, build, fitted, widened
+from sotopia_rl_data.rewards.resolve import Files, Opinion, resolve
 from sotopia_rl_data.rewards.texts import StoredTexts
-from sotopia_rl_data.rewards.widen import Plan, Wide
+from sotopia_rl_data.rewards.widen import Wide
 from sotopia_rl_data.splits import FRACTIONS
+from sotopia_rl_data.streams import read
 from sotopia_rl_data.tables import ATTRIBUTIONS, EPISODES, rewards_schema
 
 TURNS = 20  # per episode, by two agents in turn
@@ -201,10 +201,8 @@ class Bench:
             self._files("attributions"),
             self._files("texts"),
         )
-        direct = rule("direct")
-        files = [p for paths in self.attributions.values() for p in paths]
-        schema, opinions, only = long.opinions(self.recipe, direct, files, True)
-        self.plan = Plan(direct, 0.9, tuple(dimensions), tuple(opinions), "gpt-4", schema, only)
+        self.sources = Sources(self.episodes, self.attributions, StoredTexts(self.texts))
+        self.resolved = resolve(self.recipe, self.episodes, self.attributions, dimensions)
 
     def _files(self, config: str) -> Files:
         return {split: [self.work / f"{config}-{split}.parquet"] for split in FRACTIONS}
@@ -221,17 +219,16 @@ class Bench:
 
     def build(self) -> None:
         """The function that `rewards` and `label` call: long attributions, scores and text to the finished config."""
-        files = {"episodes": self.episodes, "attributions": self.attributions, "texts": StoredTexts(self.texts)}
         scratch = self.work / "scratch"
         scratch.mkdir(exist_ok=True)
-        build(self.recipe, **files, write=self.write("built"), scratch=scratch, asked=self.dimensions)
+        build(self.recipe, self.sources, write=self.write("built"), scratch=scratch, asked=self.dimensions)
 
     def copy(self) -> None:
         """Read the same columns of the same files and write the same result (numbers held, not computed)."""
         held = self._numbers()
         write = self.write("copied")
         for split in FRACTIONS:
-            for batch in read(self.attributions[split], self.plan.columns, READ_ROWS):
+            for batch in read(self.attributions[split], self.resolved.columns, READ_ROWS):
                 assert batch.num_rows
             for batch in read(self.episodes[split], ["episode_id", "scores"], READ_ROWS // 16):
                 assert batch.num_rows
@@ -245,17 +242,17 @@ class Bench:
     def widen(self) -> None:
         """The first of its three steps alone: long to wide, the rule applied."""
         for split in FRACTIONS:
-            r = widened(self.plan, split, self.episodes, self.attributions, StoredTexts(self.texts))
-            Wide(self._wide(split), self.plan).write(r)
+            r = widened(self.resolved, split, self.sources)
+            Wide(self._wide(split), self.resolved).write(r)
 
     def _wide(self, split: str) -> Path:
         return self.work / f"wide-{split}.arrow"
 
     def arithmetic(self) -> None:
         """The other two on the wide intermediate: fit, normalise, aggregate; write the numbers."""
-        wide = {split: Wide(self._wide(split), self.plan) for split in FRACTIONS}
+        wide = {split: Wide(self._wide(split), self.resolved) for split in FRACTIONS}
         fits, _ = fitted(self.recipe, self.dimensions, wide["train"].read())
-        finish = Finish(self.recipe, self.plan, fits, list(wide))
+        finish = Finish(self.recipe, self.resolved, fits, list(wide))
         for split, kept in wide.items():
             self._write_numbers("numbers", split, (finish.numbers(split, r) for r in kept.read()))
 
@@ -263,7 +260,7 @@ class Bench:
         """Read the wide intermediate and write the same numbers."""
         held = self._numbers()
         for split in FRACTIONS:
-            chunks = Wide(self._wide(split), self.plan).read()
+            chunks = Wide(self._wide(split), self.resolved).read()
             self._write_numbers("numbers", split, (held.slice(0, r.shape[2]) for r in chunks))
 
     def _write_numbers(self, folder: str, split: str, tables: Iterator[pa.Table]) -> None:
@@ -297,14 +294,14 @@ class Bench:
                 row["spread"] = statistics.stdev(alone) if len(alone) > 1 else None
             write(split, [pa.Table.from_pylist(rows, schema=rewards_schema(self.dimensions))])
 
-    def _opinions_by_dicts(self, split: str) -> dict[Utterance, dict[long.Opinion, dict[str, float]]]:
+    def _opinions_by_dicts(self, split: str) -> dict[Utterance, dict[Opinion, dict[str, float]]]:
         scores = {}
         for episode in pq.read_table(self.episodes[split][0], columns=["episode_id", "scores"]).to_pylist():
             for s in episode["scores"]:
                 if s["evaluator"] == "gpt-4":
                     scores[episode["episode_id"], s["agent"], s["dimension"]] = s["score"]
-        found: dict[Utterance, dict[long.Opinion, dict[str, float]]] = {}
-        columns = [*self.plan.columns, "judge", "sample"]
+        found: dict[Utterance, dict[Opinion, dict[str, float]]] = {}
+        columns = [*self.resolved.columns, "judge", "sample"]
         for row in pq.read_table(self.attributions[split][0], columns=columns).to_pylist():
             g = scores.get((row["episode_id"], row["agent"], row["dimension"]))
             if g is not None:
@@ -323,7 +320,7 @@ class Bench:
 Utterance = tuple[str, str, int]
 
 
-def _averages(opinions: dict[long.Opinion, dict[str, float]]) -> dict[str, float]:
+def _averages(opinions: dict[Opinion, dict[str, float]]) -> dict[str, float]:
     values: dict[str, list[float]] = {}
     for one in opinions.values():
         for d, value in one.items():

@@ -79,7 +79,7 @@ def with_episodes(plan: Plan, store: Store, source: str | Path | None) -> tuple[
 
     Raises NotFound, InputError, and UsageError where several evaluators scored them and none was named.
     """
-    from sotopia_rl_data.rewards.outcomes import choose_evaluator, evaluators
+    from sotopia_rl_data.rewards.resolve import choose_evaluator, evaluators
 
     def choose(found: Set[str]) -> str:
         return choose_evaluator(found, plan.evaluator or None, plan.dimensions, plan.needs_score)

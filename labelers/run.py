@@ -180,15 +180,14 @@ class _Run:
     def reward(self, recipe: Recipe, layout: Layout, template: Template | None) -> Built:
         """Build and write the rewards of every split."""
         from sotopia_rl_data.prompts import prompts_of
-        from sotopia_rl_data.rewards.build import build
+        from sotopia_rl_data.rewards.build import Sources, build
         from sotopia_rl_data.rewards.texts import RenderedTexts
 
+        texts = RenderedTexts(self._files, lambda episode: prompts_of(episode, layout, template))
         with TemporaryDirectory(prefix=".wide-", dir=self._stage.dir) as scratch:
             return build(
                 recipe,
-                episodes=self._files,
-                attributions=self._labels,
-                texts=RenderedTexts(self._files, lambda episode: prompts_of(episode, layout, template)),
+                Sources(self._files, self._labels, texts),
                 write=partial(self._stage.write, "rewards"),
                 scratch=Path(scratch),
                 asked=self._plan.dimensions,

@@ -21,10 +21,10 @@ import pyarrow.parquet as pq
 from sotopia_rl_data.code import code
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import UsageError
-from sotopia_rl_data.rewards.streams import read
 from sotopia_rl_data.schema import Attribution, Failure
 from sotopia_rl_data.store import Version
 from sotopia_rl_data.store.stage import Stage
+from sotopia_rl_data.streams import read
 from sotopia_rl_data.tables import ATTRIBUTIONS, EPISODES, FAILURES, attribution_table, failure_table
 
 SCHEMA = "sotopia-eval"

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sotopia_rl_data.rewards import Recipe
-from sotopia_rl_data.rewards.build import Built, build
+from sotopia_rl_data.rewards.build import Built, Sources, build
 from sotopia_rl_data.rewards.rules import declared_range
 from sotopia_rl_data.rewards.texts import RenderedTexts
 from sotopia_rl_data.schema import Agent, Attribution, Episode, Message, Score, Turn
@@ -87,13 +87,16 @@ class Toy:
         out: dict[str, Rows] = {}
         scratch = self.folder / "scratch"
         scratch.mkdir(exist_ok=True)
-        files = {"episodes": self.episodes, "attributions": self.attributions}
-        given = files | {"texts": RenderedTexts(self.episodes, prompts)} | given
+        sources = Sources(
+            episodes=given.pop("episodes", self.episodes),
+            attributions=given.pop("attributions", self.attributions),
+            texts=given.pop("texts", RenderedTexts(self.episodes, prompts)),
+        )
 
         def write(split: str, tables: Iterator[pa.Table]) -> None:
             out[split] = pa.concat_tables(tables).to_pylist()
 
-        built = build(recipe, scratch=scratch, **{"write": write} | given)
+        built = build(recipe, sources, scratch=scratch, **{"write": write} | given)
         return out, built
 
 

@@ -17,7 +17,7 @@ from scipy.stats import rankdata
 
 from sotopia_rl_data.errors import InputError, StoreError, UsageError
 from sotopia_rl_data.rewards import Recipe, preset
-from sotopia_rl_data.rewards.normalise import KNOTS, Tally, fit
+from sotopia_rl_data.rewards.normalise import KNOTS, TrainValues, fit
 from sotopia_rl_data.rewards.texts import RenderedTexts, StoredTexts
 from sotopia_rl_data.schema import Episode, Score, Turn
 from sotopia_rl_data.store import Store
@@ -239,7 +239,7 @@ def test_a_dimension_constant_in_train_is_normalised_by_its_declared_range_with_
 
 
 def test_what_differs_by_rounding_alone_is_constant():
-    tally = Tally("minmax")
+    tally = TrainValues("minmax")
     tally.add(np.array([0.1 + 0.2, 0.3]))
     fitted, warnings = fit("minmax", {"goal": tally})
     assert fitted["goal"].apply(np.array([0.3])).tolist() == [0.03]
@@ -265,7 +265,7 @@ def test_z_scores_are_numpys_and_ranks_are_scipys(tmp_path):
         ("zscore", (values - values.mean()) / values.std()),
         ("rank", (rankdata(values) - 0.5) / len(values)),
     ):
-        tally = Tally(normaliser)
+        tally = TrainValues(normaliser)
         for chunk in np.array_split(values, 7):
             tally.add(chunk)
         fitted, _ = fit(normaliser, {"goal": tally})
@@ -275,7 +275,7 @@ def test_z_scores_are_numpys_and_ranks_are_scipys(tmp_path):
 
 def test_ranks_of_many_distinct_values_are_kept_as_some_knots(tmp_path):
     values = np.random.default_rng(0).normal(size=20_000)
-    tally = Tally("rank")
+    tally = TrainValues("rank")
     tally.add(values)
     fitted = fit("rank", {"goal": tally})[0]["goal"]
     assert len(fitted.knots) == KNOTS

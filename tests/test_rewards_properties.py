@@ -14,8 +14,7 @@ from rewards_toys import Toy, by_hand, episode, judged
 
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.rewards import Recipe
-from sotopia_rl_data.rewards.combine import average, reward, spread
-from sotopia_rl_data.rewards.normalise import Statistic, Tally, fit
+from sotopia_rl_data.rewards.normalise import Statistic, TrainValues, average, fit, reward, spread
 from sotopia_rl_data.rewards.rules import RULES, Floats, Turns, direct, scaled, singular
 
 FINITE = st.floats(-20, 20)
@@ -78,7 +77,7 @@ def test_a_rule_never_makes_up_a_value_for_a_missing_score(rule, rows):
 
 
 def fitted(normaliser: str, values: list[float], dimension: str = "goal") -> Statistic:
-    tally = Tally(normaliser)
+    tally = TrainValues(normaliser)
     tally.add(np.array(values, float))
     return fit(normaliser, {dimension: tally})[0][dimension]
 
@@ -115,7 +114,7 @@ def test_null_stays_null_and_nothing_becomes_nan_or_infinite(normaliser, train, 
 )
 def test_statistics_do_not_depend_on_the_order_or_the_chunks_of_rows(normaliser, values, random, pieces):
     shuffled = random.sample(values, len(values))
-    tally = Tally(normaliser)
+    tally = TrainValues(normaliser)
     for chunk in np.array_split(np.array(shuffled), pieces):
         tally.add(chunk)
     assert fit(normaliser, {"goal": tally})[0]["goal"] == fitted(normaliser, values)

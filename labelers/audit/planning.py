@@ -23,7 +23,7 @@ from sotopia_rl_data.labelers.schemas.phrasing import Packing
 from sotopia_rl_data.labelers.schemas.rubric import PREFIX
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.request import Usage
-from sotopia_rl_data.rewards.outcomes import choose_evaluator, evaluators
+from sotopia_rl_data.rewards.resolve import choose_evaluator, evaluators
 from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.store import Version
 

@@ -16,10 +16,10 @@ from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.evaluations import SCHEMA, Evaluated, Judged, add_scores, check_evaluator, provenance
 from sotopia_rl_data.labelers.evaluation.drawing import item_id
 from sotopia_rl_data.labelers.evaluation.forms import COLUMNS
-from sotopia_rl_data.rewards.streams import read
 from sotopia_rl_data.schema import Attribution
 from sotopia_rl_data.sheets import read_sheet
 from sotopia_rl_data.store import Store, Version
+from sotopia_rl_data.streams import read
 
 EVALUATOR = "human"
 _NEEDED = COLUMNS[:4]

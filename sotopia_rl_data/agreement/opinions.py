@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import StoreError, UsageError
-from sotopia_rl_data.rewards.streams import Codes, Episodes, encode, read
 from sotopia_rl_data.statistics import Floats
 from sotopia_rl_data.store import Version
+from sotopia_rl_data.streams import Codes, Episodes, changes, encode, read
 
 Of = Literal["attributions", "rewards"]
 REWARD = "reward"
@@ -322,10 +322,7 @@ class _Gathering:
 
 def _neighbours(keys: tuple[Codes, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Where each unit begins, and each row's unit, when the rows of a unit follow each other."""
-    new = np.ones(len(keys[0]), bool)
-    new[1:] = False
-    for key in keys:
-        new[1:] |= key[1:] != key[:-1]
+    new = changes(*keys)
     return np.flatnonzero(new), np.cumsum(new) - 1
 
 

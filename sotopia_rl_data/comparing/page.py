@@ -20,8 +20,8 @@ from sotopia_rl_data.comparing.whose import by_partner
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.prompts.visible import without_tags
 from sotopia_rl_data.report.page import asset, document, write_page
-from sotopia_rl_data.rewards.streams import read
 from sotopia_rl_data.store import Version
+from sotopia_rl_data.streams import read
 
 PAIRS = 200
 """How many pairs' dialogues a page shows."""

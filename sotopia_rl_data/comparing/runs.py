@@ -8,8 +8,8 @@ from typing import Any
 
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import UsageError
-from sotopia_rl_data.rewards.streams import read
 from sotopia_rl_data.store import Version
+from sotopia_rl_data.streams import read
 
 SEVEN = tuple(one.name for one in SOTOPIA_EVAL)
 AVERAGE = "average"

@@ -24,7 +24,7 @@ from sotopia_rl_data.exporters.sotopia import Record, agent_profile, environment
 from sotopia_rl_data.importers.library import read_episode_log
 from sotopia_rl_data.importers.profiles import Found
 from sotopia_rl_data.query import Dataset
-from sotopia_rl_data.rewards.outcomes import choose_evaluator
+from sotopia_rl_data.rewards.resolve import choose_evaluator
 from sotopia_rl_data.schema import Episode, Turn
 from sotopia_rl_data.store import Version
 
@@ -158,7 +158,7 @@ def _field(one: Any, other: Any, name: str) -> bool:
 def _evaluator(dataset: Dataset, named: str | None) -> str:
     """Whose scores are written: "" where nobody scored."""
     from sotopia_rl_data.dimensions import SOTOPIA_EVAL
-    from sotopia_rl_data.rewards.outcomes import evaluators
+    from sotopia_rl_data.rewards.resolve import evaluators
 
     dimensions = [one.name for one in SOTOPIA_EVAL]
     files = [path for paths in dataset.version.files("episodes").values() for path in paths]

@@ -15,21 +15,30 @@ import numpy as np
 import pyarrow as pa
 
 from sotopia_rl_data.errors import StoreError
-from sotopia_rl_data.rewards import long
-from sotopia_rl_data.rewards.combine import average, reward, spread
-from sotopia_rl_data.rewards.normalise import Statistic, Tally, fit
-from sotopia_rl_data.rewards.outcomes import choose_evaluator, evaluators
+from sotopia_rl_data.rewards.normalise import Statistic, TrainValues, average, fit, reward, spread
 from sotopia_rl_data.rewards.recipe import Recipe
-from sotopia_rl_data.rewards.rules import Floats, rule
-from sotopia_rl_data.rewards.streams import Episodes, read
+from sotopia_rl_data.rewards.resolve import CELLS, Files, Opinion, ResolvedRecipe, resolve
+from sotopia_rl_data.rewards.rules import Floats
 from sotopia_rl_data.rewards.texts import Texts
-from sotopia_rl_data.rewards.widen import CELLS, Plan, Wide, widen
+from sotopia_rl_data.rewards.widen import Wide, widen
+from sotopia_rl_data.streams import Episodes, read
 from sotopia_rl_data.tables import rewards_schema
 
-Files = Mapping[str, Sequence[Path]]
 Write = Callable[[str, Iterator[pa.Table]], object]
 
 READ_ROWS = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What rewards are built from: each split's Parquet files in key order, and the text of its utterances.
+
+    The splits are those of `episodes`. `attributions` may lack one, and are not read at all by a rule without a judge.
+    """
+
+    episodes: Files
+    attributions: Files
+    texts: Texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +51,7 @@ class Built:
 
     recipe: Recipe
     dimensions: tuple[str, ...]
-    opinions: tuple[long.Opinion, ...]
+    opinions: tuple[Opinion, ...]
     statistics: Mapping[str, Statistic]
     rows: Mapping[str, int]
     unrewarded: Mapping[str, int]
@@ -64,25 +73,21 @@ class Built:
 
 def build(
     recipe: Recipe,
+    sources: Sources,
     *,
-    episodes: Files,
-    attributions: Files,
-    texts: Texts,
     write: Write,
     scratch: Path,
     asked: Sequence[str] | None = None,
     cells: int = CELLS,
     on_progress: Callable[[int], object] | None = None,
 ) -> Built:
-    """Build the rewards of every split that `episodes` has.
+    """Build the rewards of every split.
 
-    `episodes` and `attributions` give each split's Parquet files in key order (attributions may lack a split, and are
-    not read at all by a rule without a judge). `texts` gives the utterances. `write(split, tables)` is called once a
-    split and must use up `tables`: rows in key order, in the columns of `tables.rewards_schema(dimensions)`.
-    `scratch` is a directory for the wide intermediate (8 bytes an utterance, dimension and opinion); what is written
-    there is removed again. `asked` are the dimensions that were asked (full names, in the order of the columns; None:
-    those that the attributions hold). `cells` bounds how many numbers are held at a time. `on_progress` hears how many
-    utterances of the split are finished.
+    `write(split, tables)` is called once a split and must use up `tables`: rows in key order, in the columns of
+    `tables.rewards_schema(dimensions)`. `scratch` is a directory for the wide intermediate (8 bytes an utterance,
+    dimension and opinion); what is written there is removed again. `asked` are the dimensions that were asked (full
+    names, in the order of the columns; None: those that the attributions hold). `cells` bounds how many numbers are
+    held at a time. `on_progress` hears how many utterances of the split are finished.
 
     An utterance without a label stays a row whose raw, norm and reward are NULL; the reward is NULL where a weighted
     dimension is. `raw_<d>` is the rule's value averaged over opinions, `norm_<d>` the same normalised; `n_opinions`
@@ -92,44 +97,39 @@ def build(
     Raises UsageError where the recipe does not fit what was asked or names no evaluator among several, InputError
     where no episode has a score, StoreError where files are not in key order or belong to other episodes.
     """
-    plan = replace(_plan(recipe, episodes, attributions, asked), cells=cells)
-    wide = {split: Wide(scratch / f"wide-{split}.arrow", plan) for split in episodes}
+    resolved = resolve(recipe, sources.episodes, sources.attributions, asked, cells)
+    wide = {split: Wide(scratch / f"wide-{split}.arrow", resolved) for split in sources.episodes}
     try:
         for split, kept in wide.items():
-            kept.write(widened(plan, split, episodes, attributions, texts))
+            kept.write(widened(resolved, split, sources))
         train = wide["train"].read() if "train" in wide else iter(())
-        statistics, warnings = fitted(recipe, plan.dimensions, train)
-        finish = Finish(recipe, plan, statistics, list(wide))
+        statistics, warnings = fitted(recipe, resolved.dimensions, train)
+        finish = Finish(recipe, resolved, statistics, list(wide))
         for split, kept in wide.items():
-            write(split, finish.split(split, kept.read(), texts.rows(split), on_progress))
+            write(split, finish.split(split, kept.read(), sources.texts.rows(split), on_progress))
     finally:
         for kept in wide.values():
             kept.remove()
-    used = replace(recipe, evaluator=plan.evaluator or None, schema=plan.schema)
-    rows = {split: kept.rows for split, kept in wide.items()}
-    opinions = plan.opinions if plan.judged else ()
-    return Built(used, plan.dimensions, opinions, statistics, rows, finish.unrewarded, finish.outside, tuple(warnings))
+    return Built(
+        recipe=replace(recipe, evaluator=resolved.evaluator or None, schema=resolved.schema),
+        dimensions=resolved.dimensions,
+        opinions=resolved.opinions if resolved.judged else (),
+        statistics=statistics,
+        rows={split: kept.rows for split, kept in wide.items()},
+        unrewarded=finish.unrewarded,
+        outside=finish.outside,
+        warnings=tuple(warnings),
+    )
 
 
-def _plan(recipe: Recipe, episodes: Files, attributions: Files, asked: Sequence[str] | None) -> Plan:
-    chosen = rule(recipe.rule)
-    held = [path for paths in attributions.values() for path in paths] if chosen.measure else []
-    schema, opinions, only = long.opinions(recipe, chosen, held, asked is not None)
-    dimensions = long.dimensions(recipe, chosen, held, asked)
-    scored = [path for paths in episodes.values() for path in paths]
-    needed = chosen.beside == "score"
-    evaluator = choose_evaluator(evaluators(scored, dimensions), recipe.evaluator, dimensions, needed)
-    return Plan(chosen, recipe.gamma, dimensions, tuple(opinions), evaluator, schema, only)
-
-
-def widened(plan: Plan, split: str, episodes: Files, attributions: Files, texts: Texts) -> Iterator[Floats]:
+def widened(resolved: ResolvedRecipe, split: str, sources: Sources) -> Iterator[Floats]:
     """The r of one split: `widen` over its files."""
-    judged = attributions.get(split, ()) if plan.judged else ()
+    judged = sources.attributions.get(split, ()) if resolved.judged else ()
     return widen(
-        plan,
-        Episodes("utterances", texts.keys(split)),
-        Episodes("attributions", read(judged, plan.columns, READ_ROWS)),
-        Episodes("episodes", read(episodes[split], ["episode_id", "scores"], READ_ROWS // 16)),
+        resolved,
+        Episodes("utterances", sources.texts.keys(split)),
+        Episodes("attributions", read(judged, resolved.columns, READ_ROWS)),
+        Episodes("episodes", read(sources.episodes[split], ["episode_id", "scores"], READ_ROWS // 16)),
     )
 
 
@@ -137,21 +137,23 @@ def fitted(
     recipe: Recipe, dimensions: Sequence[str], train: Iterable[Floats]
 ) -> tuple[dict[str, Statistic], list[str]]:
     """The statistics of the train split's r (opinions, dimensions, utterances) averaged over opinions; and warnings."""
-    tallies = {name: Tally(recipe.normaliser) for name in dimensions}
+    values = {name: TrainValues(recipe.normaliser) for name in dimensions}
     for r in train:
-        for d, tally in enumerate(tallies.values()):
-            tally.add(average(recipe.average, r[:, d]))
-    return fit(recipe.normaliser, tallies, recipe.rule)
+        for d, of_dimension in enumerate(values.values()):
+            of_dimension.add(average(recipe.average, r[:, d]))
+    return fit(recipe.normaliser, values, recipe.rule)
 
 
 class Finish:
     """Normalises, aggregates and lays the numbers beside the text, split by split; counts on the way."""
 
-    def __init__(self, recipe: Recipe, plan: Plan, statistics: Mapping[str, Statistic], splits: Sequence[str]) -> None:
-        self._recipe, self._plan, self._statistics = recipe, plan, statistics
-        self._schema = rewards_schema(plan.dimensions)
+    def __init__(
+        self, recipe: Recipe, resolved: ResolvedRecipe, statistics: Mapping[str, Statistic], splits: Sequence[str]
+    ) -> None:
+        self._recipe, self._resolved, self._statistics = recipe, resolved, statistics
+        self._schema = rewards_schema(resolved.dimensions)
         self.unrewarded = dict.fromkeys(splits, 0)
-        self.outside = {split: dict.fromkeys(plan.dimensions, 0) for split in splits}
+        self.outside = {split: dict.fromkeys(resolved.dimensions, 0) for split in splits}
 
     def split(
         self,
@@ -161,7 +163,7 @@ class Finish:
         on_progress: Callable[[int], object] | None,
     ) -> Iterator[pa.Table]:
         """The split's finished rows. Raises StoreError where there are more or fewer texts than utterances."""
-        numbers = _Rows(self.numbers(split, r) for r in wide)
+        numbers = _TableQueue(self.numbers(split, r) for r in wide)
         done = 0
         for text in (batch for batch in texts if batch.num_rows):
             beside = numbers.take(text.num_rows)
@@ -177,7 +179,7 @@ class Finish:
 
     def numbers(self, split: str, r: Floats) -> pa.Table:
         """The numeric columns of the rewards, from r (opinions, dimensions, utterances)."""
-        dimensions, recipe = self._plan.dimensions, self._recipe
+        dimensions, recipe = self._resolved.dimensions, self._recipe
         raw = {d: average(recipe.average, r[:, i]) for i, d in enumerate(dimensions)}
         norm = {d: self._statistics[d].apply(values) for d, values in raw.items()}
         total = reward(recipe.weights, norm)
@@ -188,13 +190,13 @@ class Finish:
         columns |= {f"raw_{d}": _nullable(values) for d, values in raw.items()}
         columns |= {f"norm_{d}": _nullable(values) for d, values in norm.items()}
         alone = self._alone(r) if len(r) > 1 else total[None]
-        judges = np.count_nonzero(~np.isnan(alone), axis=0) if self._plan.judged else np.zeros(len(total))
+        judges = np.count_nonzero(~np.isnan(alone), axis=0) if self._resolved.judged else np.zeros(len(total))
         columns |= {"n_opinions": pa.array(judges.astype(np.int32)), "spread": _nullable(spread(alone))}
         return pa.table(columns)
 
     def _alone(self, r: Floats) -> Floats:
         """The reward that each opinion alone would give: (opinions, utterances)."""
-        statistics, at = self._statistics, {d: self._plan.dimensions.index(d) for d in self._recipe.weighted}
+        statistics, at = self._statistics, {d: self._resolved.dimensions.index(d) for d in self._recipe.weighted}
         norms = ({d: statistics[d].apply(one[i]) for d, i in at.items()} for one in r)
         return np.stack([reward(self._recipe.weights, norm) for norm in norms])
 
@@ -205,7 +207,7 @@ def _nullable(values: Floats) -> pa.Array:
     return pa.array(values, mask=missing) if missing.any() else pa.array(values)
 
 
-class _Rows:
+class _TableQueue:
     """A stream of tables, handed out in pieces of the size that is asked for."""
 
     def __init__(self, tables: Iterable[pa.Table]) -> None:

@@ -1,4 +1,7 @@
-"""Bringing dimensions to one scale: fitted on the train split once, applied unchanged to every split.
+"""After the rule: opinions averaged, each dimension brought to one scale, the dimensions summed up to one reward.
+
+Arrays are float64 with NaN for NULL. Sums are taken one term after the other, in the order given. Normalisers are
+fitted on the train split once, and applied unchanged to every split:
 
     minmax  (r − min)/(max − min): the paper's; train lies in [0, 1]
     zscore  (r − mean)/deviation (of the population: divided by n)
@@ -14,19 +17,34 @@ uniform over its declared range, with a warning.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from sotopia_rl_data.errors import InputError
-from sotopia_rl_data.rewards.recipe import Normaliser
+from sotopia_rl_data.rewards.recipe import Average, Normaliser
 from sotopia_rl_data.rewards.rules import Floats, declared_range
 
 KNOTS = 1025  # at most so many points of the distribution function are kept: ranks are then exact to 1/1024
 CONSTANT = 1e-12  # of the declared range: values that differ by less differ by rounding alone
 _PENDING = 1 << 20  # distinct values to gather before they are merged
+
+
+def average(kind: Average, opinions: Floats) -> Floats:
+    """The mean or median over those of (opinions, utterances) that have a value; NaN where none has."""
+    if len(opinions) == 1:
+        only: Floats = opinions[0]
+        return only
+    count = np.count_nonzero(~np.isnan(opinions), axis=0)
+    if kind == "mean":
+        return _divide(_sum(opinions), count)
+    ascending = np.sort(opinions, axis=0)  # NaN last
+    row = np.arange(opinions.shape[1])
+    low: Floats = ascending[np.maximum(count - 1, 0) // 2, row]
+    high: Floats = ascending[np.minimum(count // 2, len(opinions) - 1), row]
+    return np.where(count % 2 == 1, low, (low + high) / 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +81,7 @@ class Statistic:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if v not in (None, ())}
 
 
-class Tally:
+class TrainValues:
     """The values of one dimension in the train split, as they stream by.
 
     Min-max needs only the ends. The others keep the distinct values and their counts: judged values on a rubric times
@@ -98,42 +116,38 @@ class Tally:
 
 
 def fit(
-    normaliser: Normaliser, tallies: Mapping[str, Tally], by: str = "direct"
+    normaliser: Normaliser, train: Mapping[str, TrainValues], by: str = "direct"
 ) -> tuple[dict[str, Statistic], list[str]]:
     """A statistic for each dimension's values by the rule `by`, and a warning for each that had to be taken from its
     declared range."""
     fitted, warnings = {}, []
-    for name, tally in tallies.items():
+    for name, values in train.items():
         low, high = declared_range(name, by)
-        if tally.count and (tally.high - tally.low > CONSTANT * (high - low) or normaliser == "none"):
-            fitted[name] = _fit(normaliser, name, tally)
+        if values.count and (values.high - values.low > CONSTANT * (high - low) or normaliser == "none"):
+            fitted[name] = _fit(normaliser, name, values)
             continue
-        found = f"is {tally.low:g} everywhere in train" if tally.count else "has no value in train"
+        found = f"is {values.low:g} everywhere in train" if values.count else "has no value in train"
         if normaliser != "none":
             warnings.append(f"{name} {found}: normalised by its declared range {low:g} to {high:g}")
-        fitted[name] = _declared(normaliser, low, high, tally.count)
+        fitted[name] = _declared(normaliser, low, high, values.count)
     return fitted, warnings
 
 
-def _fit(normaliser: Normaliser, name: str, tally: Tally) -> Statistic:
-    ends = (normaliser, tally.low, tally.high, tally.count)
-    if not math.isfinite(tally.high - tally.low):
-        raise InputError(f"The values of {name} span {tally.low:g} to {tally.high:g}.", "check the episodes' scores")
+def _fit(normaliser: Normaliser, name: str, train: TrainValues) -> Statistic:
+    ends = (normaliser, train.low, train.high, train.count)
+    if not math.isfinite(train.high - train.low):
+        raise InputError(f"The values of {name} span {train.low:g} to {train.high:g}.", "check the episodes' scores")
     if normaliser == "zscore":
-        values, counts = tally.histogram()
-        mean = math.fsum(v * c for v, c in _pairs(values, counts)) / tally.count
-        deviation = math.sqrt(math.fsum((v - mean) ** 2 * c for v, c in _pairs(values, counts)) / tally.count)
-        return Statistic(*ends, mean=mean, deviation=deviation)
+        values, counts = (column.tolist() for column in train.histogram())
+        mean = math.fsum(v * c for v, c in zip(values, counts, strict=True)) / train.count
+        squares = math.fsum((v - mean) ** 2 * c for v, c in zip(values, counts, strict=True))
+        return Statistic(*ends, mean=mean, deviation=math.sqrt(squares / train.count))
     if normaliser == "rank":
-        values, counts = tally.histogram()
-        ranks = (np.cumsum(counts) - counts / 2) / tally.count
-        kept = np.unique(np.linspace(0, len(values) - 1, min(len(values), KNOTS)).round().astype(int))
-        return Statistic(*ends, knots=tuple(values[kept].tolist()), ranks=tuple(ranks[kept].tolist()))
+        distinct, occurs = train.histogram()
+        ranks = (np.cumsum(occurs) - occurs / 2) / train.count
+        kept = np.unique(np.linspace(0, len(distinct) - 1, min(len(distinct), KNOTS)).round().astype(int))
+        return Statistic(*ends, knots=tuple(distinct[kept].tolist()), ranks=tuple(ranks[kept].tolist()))
     return Statistic(*ends)
-
-
-def _pairs(values: Floats, counts: Any) -> Iterable[tuple[float, int]]:
-    return zip(values.tolist(), counts.tolist(), strict=True)
 
 
 def _declared(normaliser: Normaliser, low: float, high: float, count: int) -> Statistic:
@@ -151,3 +165,36 @@ def _interpolate(x: Floats, knots: Floats, ranks: Floats) -> Floats:
     left = np.clip(np.searchsorted(knots, inside, side="right") - 1, 0, len(knots) - 2)
     run = (inside - knots[left]) / (knots[left + 1] - knots[left])
     return ranks[left] + run * (ranks[left + 1] - ranks[left])
+
+
+def reward(weights: Mapping[str, float], norm: Mapping[str, Floats]) -> Floats:
+    """Σ γ_d·r̃_d / Σ γ_d over the dimensions with a weight above 0; NaN where one of them is NaN (arXiv 2508.03905)."""
+    weighted = [(weight, norm[d]) for d, weight in weights.items() if weight > 0]
+    total = np.zeros_like(weighted[0][1])
+    for weight, values in weighted:
+        total += weight * values
+    total /= sum(weight for weight, _ in weighted)
+    return total
+
+
+def spread(rewards: Floats) -> Floats:
+    """The sample standard deviation (n − 1) over those of (opinions, utterances) with a value; NaN below two."""
+    count = np.count_nonzero(~np.isnan(rewards), axis=0)
+    if len(rewards) < 2:
+        return np.full(rewards.shape[1], np.nan)
+    squares = _sum((rewards - _divide(_sum(rewards), count)) ** 2)
+    return np.sqrt(_divide(squares, np.where(count < 2, 0, count - 1)))
+
+
+def _sum(rows: Floats) -> Floats:
+    """The sum over the first axis, row after row, NaN left out."""
+    total = np.zeros(rows.shape[1])
+    for row in rows:
+        total += np.where(np.isnan(row), 0.0, row)
+    return total
+
+
+def _divide(total: Floats, count: np.ndarray) -> Floats:
+    means = np.full(len(total), np.nan)
+    np.divide(total, count, out=means, where=count > 0)
+    return means

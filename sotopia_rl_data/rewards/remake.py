@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sotopia_rl_data.code import code
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.prompts import Layout, Template, layout_id, prompts_of
-from sotopia_rl_data.rewards.build import Built, build
+from sotopia_rl_data.rewards.build import Built, Sources, build
 from sotopia_rl_data.rewards.recipe import Recipe
 from sotopia_rl_data.rewards.texts import RenderedTexts, StoredTexts, Texts
 from sotopia_rl_data.store import Store, Version
@@ -55,14 +55,16 @@ def remake(
             f"{source.ref} holds no episodes to make rewards from.", "name a labelled dataset: sotopia-rl-data list"
         )
     text = layout_id(layout, template)
-    episodes = source.files("episodes")
+    sources = Sources(
+        episodes=source.files("episodes"),
+        attributions=source.files("attributions") if "attributions" in configs else {},
+        texts=_texts(source, text, lambda e: prompts_of(e, layout, template)),
+    )
     with store.stage(out or source.name) as stage:
         with TemporaryDirectory(prefix=".wide-", dir=stage.dir) as scratch:
             built = build(
                 recipe,
-                episodes=episodes,
-                attributions=source.files("attributions") if "attributions" in configs else {},
-                texts=_texts(source, text, lambda e: prompts_of(e, layout, template)),
+                sources,
                 write=partial(stage.write, "rewards"),
                 scratch=Path(scratch),
                 on_progress=progress,

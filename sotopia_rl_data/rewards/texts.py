@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sotopia_rl_data.errors import StoreError
-from sotopia_rl_data.rewards.streams import read
 from sotopia_rl_data.schema import Episode, Message
+from sotopia_rl_data.streams import read
 from sotopia_rl_data.tables import EPISODES, rewards_schema, row_episode
 
 COLUMNS = ("episode_id", "environment_id", "agent", "turn", "prompt", "completion")

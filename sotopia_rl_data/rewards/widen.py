@@ -3,11 +3,14 @@
 Per chunk of whole episodes: every long row's utterance is found by comparing it with its neighbour (both files are in
 key order; only where a label is missing are keys looked up), its number is put in its place in a dense array, G is
 laid beside it, and the rule turns A and G into r. Memory depends on the chunk, not on the dataset.
+
+Where every utterance has the same rows, which is the rule, they are a grid and are laid out as one; else each row is
+put in its place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,70 +20,30 @@ import pyarrow.compute as pc
 import pyarrow.ipc
 
 from sotopia_rl_data.errors import StoreError
-from sotopia_rl_data.rewards.answers import Answers, changes
-from sotopia_rl_data.rewards.long import Opinion
-from sotopia_rl_data.rewards.rules import Floats, Ints, Rule, Turns
-from sotopia_rl_data.rewards.streams import Codes, Episodes, codes, encode
+from sotopia_rl_data.rewards.resolve import Opinion, ResolvedRecipe
+from sotopia_rl_data.rewards.rules import Floats, Ints, Turns
+from sotopia_rl_data.streams import Codes, Episodes, changes, codes, encode
 
-CELLS = 1 << 19
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What is widened: the recipe's choices, resolved against what the version holds.
-
-    `opinions` are the (judge, sample) in order: none where the rule needs no judge, or no answer could be read. `only`
-    maps a column of the attributions to the one value that counts, where the files hold others. `cells` is how many
-    numbers (utterances, dimensions, opinions) are worked on at a time.
-    """
-
-    rule: Rule
-    gamma: float
-    dimensions: tuple[str, ...]
-    opinions: tuple[Opinion, ...]
-    evaluator: str
-    schema: str | None
-    only: Mapping[str, str]
-    cells: int = CELLS
-
-    @property
-    def judged(self) -> bool:
-        """Whether the rule reads attributions."""
-        return self.rule.measure is not None
-
-    @property
-    def layers(self) -> int:
-        """How many values of r an utterance and dimension can have: one an opinion, and one where there is none."""
-        return max(1, len(self.opinions))
-
-    @property
-    def columns(self) -> list[str]:
-        """What is read of the attributions: judge and sample only where there is more than one opinion."""
-        told_apart = ["judge", "sample"] if len(self.opinions) > 1 else []
-        return ["episode_id", "agent", "turn", "dimension", "raw", "scale_min", "scale_max", *told_apart, *self.only]
-
-    @property
-    def chunk_rows(self) -> int:
-        """How many utterances are worked on at a time."""
-        return max(1, self.cells // (len(self.dimensions) * self.layers))
+_LONGEST = 1 << 12  # rows of one utterance: longer ones are laid out row by row
 
 
-def widen(plan: Plan, utterances: Episodes, attributions: Episodes, scores: Episodes) -> Iterator[Floats]:
+def widen(resolved: ResolvedRecipe, utterances: Episodes, attributions: Episodes, scores: Episodes) -> Iterator[Floats]:
     """r of every utterance, chunk after chunk: arrays (opinions, dimensions, utterances), NaN where there is none.
 
-    `utterances` have episode_id, agent and turn; `attributions` the plan's columns; `scores` episode_id and scores.
+    `utterances` have episode_id, agent and turn; `attributions` the columns that `resolved` names; `scores` episode_id
+    and scores.
     Raises StoreError where they are not in key order or not about the same episodes.
     """
-    for rows in utterances.chunks(plan.chunk_rows):
+    for rows in utterances.chunks(resolved.chunk_rows):
         here = Utterances.of(rows)
         last = rows.column("episode_id")[-1].as_py()
-        a, b = _judged(plan, here, attributions.until(last))
-        g = _scores(plan, here, scores.until(last))
-        for opinion in range(plan.layers):
-            beside = b[opinion] if plan.rule.beside == "baseline" else g
-            for d in range(len(plan.dimensions)):
+        a, b = _judged(resolved, here, attributions.until(last))
+        g = _scores(resolved, here, scores.until(last))
+        for opinion in range(resolved.layers):
+            beside = b[opinion] if resolved.rule.beside == "baseline" else g
+            for d in range(len(resolved.dimensions)):
                 spread = beside[d][here.turns.group]
-                a[opinion, d] = plan.rule.value(a[opinion, d], spread, here.turns, plan.gamma)
+                a[opinion, d] = resolved.rule.value(a[opinion, d], spread, here.turns, resolved.gamma)
         a += 0.0  # -0.0 becomes 0.0
         yield a
     attributions.end()
@@ -102,7 +65,7 @@ class Utterances:
         """From the key columns. Raises StoreError where they are not in key order."""
         episode, episodes = encode(rows.column("episode_id"))
         agent, agents = encode(rows.column("agent"))
-        turn = _turns(rows)
+        turn = np.asarray(rows.column("turn").to_numpy(), np.int32)
         heads = changes(episode, agent)
         turns = Turns.of(heads)
         here = cls(episodes, agents, episode, agent, turn, turns)
@@ -120,39 +83,39 @@ class Utterances:
         return np.where((episode < 0) | (agent < 0), -1, number)
 
 
-def _turns(rows: pa.Table) -> Codes:
-    return np.asarray(rows.column("turn").to_numpy(), np.int32)
-
-
-def _judged(plan: Plan, here: Utterances, rows: pa.Table) -> tuple[Floats, Floats]:
+def _judged(resolved: ResolvedRecipe, here: Utterances, rows: pa.Table) -> tuple[Floats, Floats]:
     """A, the judge's number on the scale [0, 1], in its place: (opinions, dimensions, utterances).
 
     And B, the same of the row with turn −1: (opinions, dimensions, agents in their episodes).
     """
-    layers = plan.layers * len(plan.dimensions)
+    layers = resolved.layers * len(resolved.dimensions)
     a, b = np.full((layers, len(here.turn)), np.nan), np.full((layers, len(here.turns.starts)), np.nan)
-    for column, only in plan.only.items() if rows.num_rows else ():
+    for column, only in resolved.only.items() if rows.num_rows else ():
         rows = rows.filter(pc.equal(rows.column(column), only))
     if rows.num_rows:
-        keys = codes(rows.column("episode_id"), here.episodes), codes(rows.column("agent"), here.agents), _turns(rows)
-        answers = Answers.of(rows, keys, plan.dimensions, plan.opinions)
+        keys = (
+            codes(rows.column("episode_id"), here.episodes),
+            codes(rows.column("agent"), here.agents),
+            np.asarray(rows.column("turn").to_numpy(), np.int32),
+        )
+        answers = Answers.of(rows, keys, resolved)
         episode, agent, turn = (key[answers.heads] for key in keys)
         answers.lay(a, _utterance(here, rows, answers, episode, agent, turn))
-        if plan.rule.beside == "baseline":
+        if resolved.rule.beside == "baseline":
             answers.lay(b, np.where(turn < 0, _group(here, here.owner(episode, agent)), -1))
-    shape = plan.layers, len(plan.dimensions), -1
+    shape = resolved.layers, len(resolved.dimensions), -1
     return a.reshape(shape), b.reshape(shape)
 
 
-def _utterance(here: Utterances, rows: pa.Table, answers: Answers, *asked: Codes) -> Ints:
-    """Each answered utterance's position in this chunk; -1 for a baseline (turn below 0).
+def _utterance(here: Utterances, rows: pa.Table, answers: Answers, *key: Codes) -> Ints:
+    """The position in this chunk of each answered utterance (episode, agent, turn); -1 for a baseline (turn below 0).
 
-    Raises StoreError where a row is about something that is no utterance here: a label must not get lost.
+    Raises StoreError where a row is about something that is not an utterance here: a label must not get lost.
     """
-    if all(map(np.array_equal, (here.episode, here.agent, here.turn), asked)):  # every utterance has a label
+    if all(map(np.array_equal, (here.episode, here.agent, here.turn), key)):  # every utterance has a label
         return np.arange(len(here.turn))
-    found = _find(here, *asked)
-    lost = np.flatnonzero((found < 0) & (asked[2] >= 0))
+    found = _find(here, *key)
+    lost = np.flatnonzero((found < 0) & (key[2] >= 0))
     if len(lost):
         row = int(answers.heads[lost[0]])
         named = ", ".join(f"{c} {rows.column(c)[row].as_py()!r}" for c in ("episode_id", "agent", "turn"))
@@ -183,10 +146,10 @@ def _position(known: Ints, wanted: Ints) -> Ints:
     return np.where(known[at] == wanted, at, -1)
 
 
-def _scores(plan: Plan, here: Utterances, rows: pa.Table) -> Floats:
-    """G by the plan's evaluator: (dimensions, agents in their episodes). A score named twice counts once."""
+def _scores(resolved: ResolvedRecipe, here: Utterances, rows: pa.Table) -> Floats:
+    """G by the recipe's evaluator: (dimensions, agents in their episodes). A score named twice counts once."""
     groups = len(here.turns.starts)
-    g = np.full((len(plan.dimensions), groups), np.nan)
+    g = np.full((len(resolved.dimensions), groups), np.nan)
     if rows.num_rows:
         listed = rows.column("scores").combine_chunks()
         items = pc.list_flatten(listed)
@@ -195,12 +158,79 @@ def _scores(plan: Plan, here: Utterances, rows: pa.Table) -> Floats:
             pa.chunked_array([pc.struct_field(items, f)]) for f in ("agent", "dimension", "evaluator")
         )
         owner = here.owner(episode, codes(agent, here.agents))
-        of = codes(dimension, pa.array(plan.dimensions))
-        wanted = np.flatnonzero((owner >= 0) & (of >= 0) & (codes(evaluator, pa.array([plan.evaluator])) == 0))[::-1]
+        place = codes(dimension, pa.array(resolved.dimensions))
+        by_evaluator = codes(evaluator, pa.array([resolved.evaluator])) == 0
+        wanted = np.flatnonzero((owner >= 0) & (place >= 0) & by_evaluator)[::-1]  # the first of equals is laid last
         group = _group(here, owner[wanted])
         score = np.asarray(pc.struct_field(items, "score").to_numpy(zero_copy_only=False))[wanted]
-        g[of[wanted][group >= 0], group[group >= 0]] = score[group >= 0]
+        known = group >= 0
+        g[place[wanted][known], group[known]] = score[known]
     return g
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """`value` (rows,) is on the scale [0, 1], NaN where there is none; `layer` (rows,) is the opinion and dimension it
+    belongs to, below 0 where nobody wants it.
+
+    `heads` are the rows that begin an utterance, and `each` is how many rows all of them have (0: they differ).
+    """
+
+    layer: Ints
+    value: Floats
+    heads: Ints
+    each: int
+
+    @classmethod
+    def of(cls, rows: pa.Table, keys: Sequence[Codes], resolved: ResolvedRecipe) -> Answers:
+        """From the attributions' columns; `keys` are the columns that tell utterances apart."""
+        dimension = codes(rows.column("dimension"), pa.array(resolved.dimensions))
+        opinion = _opinion(rows, resolved.opinions)
+        layer = np.where(dimension < 0, -1, opinion * len(resolved.dimensions) + dimension)
+        each = _grid(layer, keys)
+        heads = np.arange(0, len(layer), each) if each else np.flatnonzero(changes(*keys))
+        raw, low, high = (
+            np.asarray(rows.column(name).to_numpy(), np.float64) for name in ("raw", "scale_min", "scale_max")
+        )
+        value = raw - low
+        with np.errstate(divide="ignore", invalid="ignore"):
+            value /= high - low
+        value[~np.isfinite(value)] = np.nan  # a scale without width
+        return cls(layer, value, heads, each)
+
+    def lay(self, into: Floats, at: Ints) -> None:
+        """Put the values into (layers, places): `at` (heads,) is the place of each utterance, below 0 for none."""
+        if self.each:
+            known = slice(None) if (at >= 0).all() else at >= 0
+            for row in range(self.each):
+                if self.layer[row] >= 0:
+                    into[self.layer[row], at[known]] = self.value[row :: self.each][known]
+            return
+        spread = np.repeat(at, np.diff(self.heads, append=len(self.layer)))
+        wanted = (self.layer >= 0) & (spread >= 0)
+        into[self.layer[wanted], spread[wanted]] = self.value[wanted]
+
+
+def _grid(layer: Ints, keys: Sequence[Codes]) -> int:
+    """How many rows each utterance has, where all have the same; else 0."""
+    first = np.flatnonzero(changes(*(key[:_LONGEST] for key in keys)))
+    each = int(first[1]) if len(first) > 1 else len(layer)
+    if each > _LONGEST or len(layer) % each or (layer.reshape(-1, each) != layer[:each]).any():
+        return 0
+    blocks = (key.reshape(-1, each) for key in keys)
+    return 0 if any((block != block[:, :1]).any() for block in blocks) else each
+
+
+def _opinion(rows: pa.Table, opinions: Sequence[Opinion]) -> Ints | int:
+    """Which of the opinions each row belongs to."""
+    if len(opinions) == 1:
+        return 0
+    judge, judges = encode(rows.column("judge"))
+    samples, sample = np.unique(rows.column("sample").to_numpy(), return_inverse=True)
+    number = {opinion: i for i, opinion in enumerate(opinions)}
+    table = np.array([[number.get((name, int(s)), -1) for s in samples] for name in judges.to_pylist()])
+    which: Ints = table[judge, sample]
+    return which
 
 
 class Wide:
@@ -208,8 +238,8 @@ class Wide:
 
     _SCHEMA = pa.schema([("r", pa.float64())])
 
-    def __init__(self, path: Path, plan: Plan) -> None:
-        self._path, self._shape = path, (plan.layers, len(plan.dimensions), -1)
+    def __init__(self, path: Path, resolved: ResolvedRecipe) -> None:
+        self._path, self._shape = path, (resolved.layers, len(resolved.dimensions), -1)
         self.rows = 0
 
     def write(self, chunks: Iterable[Floats]) -> None:

@@ -1,4 +1,4 @@
-"""Sorted Parquet as a stream of whole episodes, so that three configs of one version walk side by side.
+"""Sorted Parquet as a stream of whole episodes, so that several configs of one version are read side by side.
 
 All of them are in key order, which begins with the episode: what belongs to one run of episodes is next to each other
 in every file, and nothing has to be joined across the whole. Text comes as dictionary codes, never as Python strings.
@@ -132,3 +132,12 @@ def codes(column: pa.ChunkedArray, among: pa.Array) -> Codes:
     own, values = encode(column)
     known = pc.index_in(values, value_set=among.cast(values.type)).fill_null(-1)
     return np.asarray(known).astype(np.int32, copy=False)[own]
+
+
+def changes(*keys: Codes) -> NDArray[np.bool_]:
+    """True at each row whose key differs from the row before it."""
+    heads = np.zeros(len(keys[0]), bool)
+    heads[:1] = True
+    for key in keys:
+        heads[1:] |= key[1:] != key[:-1]
+    return heads

@@ -1,0 +1,206 @@
+"""A recipe resolved against what a version holds: which opinions it reads, on which dimensions, whose scores are G.
+
+Most of what a version holds stands in the footers of its files. An episode may be scored by several evaluators, and an
+utterance judged under several schemas; a reward comes from one of each, and where several could be meant the recipe
+must name it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sotopia_rl_data.dimensions import in_order
+from sotopia_rl_data.errors import InputError, UsageError
+from sotopia_rl_data.rewards.recipe import Recipe
+from sotopia_rl_data.rewards.rules import Rule, rule
+from sotopia_rl_data.streams import opened, read
+
+Files = Mapping[str, Sequence[Path]]
+"""Split -> Parquet files in key order."""
+
+Opinion = tuple[str, int]
+"""(judge, sample)."""
+
+CELLS = 1 << 19
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedRecipe:
+    """A recipe's choices, resolved against what the version holds.
+
+    `opinions` are the (judge, sample) in order: none where the rule needs no judge, or no answer could be read. `only`
+    maps a column of the attributions to the one value that counts, where the files hold others. `cells` is how many
+    numbers (utterances, dimensions, opinions) are worked on at a time.
+    """
+
+    rule: Rule
+    gamma: float
+    dimensions: tuple[str, ...]
+    opinions: tuple[Opinion, ...]
+    evaluator: str
+    schema: str | None
+    only: Mapping[str, str]
+    cells: int = CELLS
+
+    @property
+    def judged(self) -> bool:
+        """Whether the rule reads attributions."""
+        return self.rule.measure is not None
+
+    @property
+    def layers(self) -> int:
+        """How many values of r an utterance and dimension can have: one an opinion, and one where there is none."""
+        return max(1, len(self.opinions))
+
+    @property
+    def columns(self) -> list[str]:
+        """What is read of the attributions: judge and sample only where there is more than one opinion."""
+        told_apart = ["judge", "sample"] if len(self.opinions) > 1 else []
+        return ["episode_id", "agent", "turn", "dimension", "raw", "scale_min", "scale_max", *told_apart, *self.only]
+
+    @property
+    def chunk_rows(self) -> int:
+        """How many utterances are worked on at a time."""
+        return max(1, self.cells // (len(self.dimensions) * self.layers))
+
+
+def resolve(
+    recipe: Recipe, episodes: Files, attributions: Files, asked: Sequence[str] | None = None, cells: int = CELLS
+) -> ResolvedRecipe:
+    """The recipe for these files. `asked` are the dimensions that were asked (None: those that the attributions hold).
+
+    Raises UsageError where the recipe does not fit what was asked, or leaves open which schema or evaluator it means;
+    InputError where no episode has a score.
+    """
+    chosen = rule(recipe.rule)
+    judged = [path for paths in attributions.values() for path in paths] if chosen.measure else []
+    schema, opinions, only = opinions_read(recipe, chosen, judged, asked is not None)
+    dimensions = dimensions_read(recipe, chosen, judged, asked)
+    scored = evaluators([path for paths in episodes.values() for path in paths], dimensions)
+    evaluator = choose_evaluator(scored, recipe.evaluator, dimensions, needed=chosen.beside == "score")
+    return ResolvedRecipe(chosen, recipe.gamma, dimensions, tuple(opinions), evaluator, schema, only, cells)
+
+
+def opinions_read(
+    recipe: Recipe, rule: Rule, files: Sequence[Path], asked: bool
+) -> tuple[str | None, list[Opinion], dict[str, str]]:
+    """What the recipe reads: the schema, its opinions in order, and the columns that must be filtered by their value.
+
+    Raises UsageError where the attributions hold no answers of the rule's kind, or of several schemas and none is
+    named. Nothing at all is no error where it was `asked`: then every answer failed.
+    """
+    if rule.measure is None:
+        return None, [], {}
+    held = distinct(files, ("schema", "measure", "judge", "sample"))
+    measures = {measure for _, measure, _, _ in held}
+    if not held and asked:
+        return recipe.schema, [], {}
+    if rule.measure not in measures:
+        raise UsageError(
+            f"The rule {rule.id!r} reads {rule.measure!r} attributions, and there are {_named(measures) or 'none'}.",
+            "label with a schema that asks for them, or name a rule that needs no judge: uniform, discounted",
+        )
+    schemas = {schema for schema, measure, _, _ in held if measure == rule.measure}
+    schema = recipe.schema or min(schemas)
+    if schema not in schemas or (len(schemas) > 1 and not recipe.schema):
+        raise UsageError(
+            f"The attributions are by the schemas {_named(schemas)}.", "name one of them in the recipe: schema: NAME"
+        )
+    mine = sorted((judge, sample) for s, m, judge, sample in held if (s, m) == (schema, rule.measure))
+    mixed = {"schema": schema} if len({s for s, *_ in held}) > 1 else {}
+    return schema, mine, mixed | ({"measure": rule.measure} if len(measures) > 1 else {})
+
+
+def dimensions_read(recipe: Recipe, rule: Rule, files: Sequence[Path], asked: Iterable[str] | None) -> tuple[str, ...]:
+    """The dimensions that get columns: those asked (None: those that the attributions hold), and for a rule without a
+    judge those that the recipe weighs. Raises UsageError where a weighted dimension was never asked.
+    """
+    if rule.measure is None:
+        return tuple(dict.fromkeys([*(asked or ()), *recipe.weights]))
+    held = () if asked is not None else distinct(files, ("dimension", "measure"))
+    found = tuple(dict.fromkeys(asked)) if asked is not None else in_order(d for d, m in held if m == rule.measure)
+    missing = [d for d in recipe.weighted if d not in found]
+    if missing:
+        raise UsageError(
+            f"The recipe weighs {_named(missing)}, and judges were asked about {_named(found) or 'nothing'}.",
+            f"label with --dimensions {','.join([*found, *missing])}, or weigh only what was asked",
+        )
+    return found
+
+
+def _named(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) if isinstance(names, set) else ", ".join(names)
+
+
+def evaluators(files: Sequence[Path], dimensions: Sequence[str]) -> set[str]:
+    """Who scored any of these dimensions in the episodes of these Parquet files."""
+    found: set[str] = set()
+    for batch in read(files, ["scores"], 1 << 14):
+        items = pc.list_flatten(batch.column("scores"))
+        evaluator = pc.struct_field(items, "evaluator")
+        if set(pc.unique(evaluator).to_pylist()) - found:
+            scored = pc.is_in(pc.struct_field(items, "dimension"), value_set=pa.array(dimensions))
+            found.update(pc.unique(evaluator.filter(scored)).to_pylist())
+    return found
+
+
+def choose_evaluator(found: Iterable[str], named: str | None, dimensions: Sequence[str], needed: bool = True) -> str:
+    """The one evaluator whose scores are G; "" where no score is `needed`, none was named, and there is not just one.
+
+    Raises UsageError, naming those found, where there are several and none is named, or the named one is not among
+    them; InputError where nobody scored any of `dimensions`.
+    """
+    names = sorted(set(found))
+    if not needed and named is None and len(names) != 1:
+        return ""
+    if not names:
+        raise InputError(
+            f"No episode has a score on {', '.join(dimensions)}.", "import episodes whose evaluation did not fail"
+        )
+    if named is None and len(names) > 1:
+        raise UsageError(
+            f"The episodes are scored by several evaluators: {', '.join(names)}.", f"name one: --evaluator {names[0]}"
+        )
+    if named is not None and named not in names:
+        raise UsageError(
+            f"No episode is scored by {named!r}.",
+            f"name one that is there: --evaluator {names[0]}"
+            if len(names) == 1
+            else f"name one of: {', '.join(names)}",
+        )
+    return named or names[0]
+
+
+def distinct(files: Sequence[Path], columns: Sequence[str]) -> set[tuple[Any, ...]]:
+    """The distinct combinations of values in these top-level columns.
+
+    A row group whose columns are constant (as in a version by one judge) is answered by its statistics alone.
+    """
+    return {combination for path in files for combination in _of_file(path, columns)}
+
+
+def _of_file(path: Path, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    with opened(path, columns, encoded=False) as file:
+        known = file.metadata
+        leaf = {known.schema.column(i).path: i for i in range(len(known.schema))}
+        for g in range(known.num_row_groups):
+            constants = [_constant(known.row_group(g).column(leaf[c])) for c in columns]
+            if None not in constants:
+                yield tuple(constants)
+                continue
+            rows = file.read_row_group(g, columns=list(columns))
+            found = rows.group_by(list(columns), use_threads=False).aggregate([])
+            yield from zip(*(found.column(c).to_pylist() for c in columns), strict=True)
+
+
+def _constant(chunk: Any) -> Any:
+    """The one value of a column chunk where its statistics say that there is but one, else None."""
+    known = chunk.statistics
+    sure = known is not None and known.has_min_max and known.has_null_count and not known.null_count
+    return known.min if sure and known.min == known.max else None
