@@ -14,9 +14,8 @@ from import_toys import ANN, DATA, SAM, log
 from store_toys import episode as plain_episode
 
 from sotopia_rl_data.errors import InputError, StoreError, UsageError
-from sotopia_rl_data.exporters.messages import raw_messages
 from sotopia_rl_data.exporters.run import differences, export_sotopia
-from sotopia_rl_data.exporters.sotopia import episode_log
+from sotopia_rl_data.exporters.sotopia import episode_log, raw_messages
 from sotopia_rl_data.importers import read, samples_path
 from sotopia_rl_data.importers.library import read_episode_log
 from sotopia_rl_data.importers.run import import_dataset

@@ -17,15 +17,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
+from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import InputError, StoreError, UsageError
 from sotopia_rl_data.exporters.sotopia import Record, agent_profile, environment_profile, episode_log, export_row
 from sotopia_rl_data.importers.library import read_episode_log
 from sotopia_rl_data.importers.profiles import Found
 from sotopia_rl_data.query import Dataset
-from sotopia_rl_data.rewards.resolve import choose_evaluator
-from sotopia_rl_data.schema import Episode, Turn
+from sotopia_rl_data.rewards.resolve import choose_evaluator, evaluators
+from sotopia_rl_data.schema import Agent, Episode
 from sotopia_rl_data.store import Version
 
 _LONGEST_NAME = 250  # bytes: what every file system takes, with ".json"
@@ -58,7 +58,7 @@ def export_sotopia(
     dataset = Dataset(version)
     chosen = _evaluator(dataset, evaluator)
     with _whole(directory) as beside:
-        writing = _Writing(beside, chosen)
+        writing = _ExportFolder(beside, chosen)
         with (beside / "episodes.jsonl").open("w", encoding="utf-8") as rows:
             for episode in dataset.episodes():
                 row = writing.add(episode)
@@ -83,7 +83,7 @@ def export_sotopia(
 
 
 @dataclass(slots=True)
-class _Writing:
+class _ExportFolder:
     """The folder being written, and what is in it so far."""
 
     directory: Path
@@ -97,7 +97,7 @@ class _Writing:
     _profiles: Found = field(default_factory=Found)
 
     def add(self, episode: Episode) -> Record | None:
-        """Write one episode's log and the profiles that are new; its export row, or None where it cannot be told."""
+        """Write one episode's log and the profiles that are new; its export row, or None where it cannot be written."""
         ids = (episode.episode_id, episode.environment_id, *(agent.agent for agent in episode.agents))
         unusable = next((one for one in ids if not _names_a_file(one)), None)
         if unusable is not None:
@@ -115,8 +115,9 @@ class _Writing:
         self._write("EpisodeLog", episode.episode_id, log)
         lost = differences(episode, again)
         self.differs.update(lost)
-        self.equal += not lost
         self.episodes += 1
+        if not lost:
+            self.equal += 1
         return export_row(episode, log)
 
     def _add_profile(self, known: set[str], folder: str, profile: Record) -> None:
@@ -137,29 +138,20 @@ def differences(episode: Episode, again: Episode) -> list[str]:
 
     `source` is left out: it names the format that an episode came in.
     """
-    found = [name for name in Episode.__slots__ if name not in ("source", "agents") and _field(episode, again, name)]
-    if "turns" in found and _unflagged(episode) == _unflagged(again):
+    compared = [name for name in Episode.__slots__ if name not in ("source", "agents")]
+    found = [name for name in compared if getattr(episode, name) != getattr(again, name)]
+    unflagged = [[replace(turn, failed=None) for turn in one.turns] for one in (episode, again)]
+    if "turns" in found and unflagged[0] == unflagged[1]:
         found[found.index("turns")] = "turns.failed"
     if len(episode.agents) != len(again.agents):
         return [*found, "agents"]
     pairs = list(zip(episode.agents, again.agents, strict=True))
-    fields = ("agent", "name", "model", "goal", "background", "secret")
-    return [*found, *(f"agents.{name}" for name in fields if any(_field(a, b, name) for a, b in pairs))]
-
-
-def _unflagged(episode: Episode) -> list[Turn]:
-    return [replace(turn, failed=None) for turn in episode.turns]
-
-
-def _field(one: Any, other: Any, name: str) -> bool:
-    return bool(getattr(one, name) != getattr(other, name))
+    lost = [name for name in Agent.__slots__ if any(getattr(a, name) != getattr(b, name) for a, b in pairs)]
+    return [*found, *(f"agents.{name}" for name in lost)]
 
 
 def _evaluator(dataset: Dataset, named: str | None) -> str:
     """Whose scores are written: "" where nobody scored."""
-    from sotopia_rl_data.dimensions import SOTOPIA_EVAL
-    from sotopia_rl_data.rewards.resolve import evaluators
-
     dimensions = [one.name for one in SOTOPIA_EVAL]
     files = [path for paths in dataset.version.files("episodes").values() for path in paths]
     found = evaluators(files, dimensions)

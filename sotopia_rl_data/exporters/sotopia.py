@@ -1,5 +1,9 @@
 """An Episode as the sotopia library keeps it: EpisodeLog, the profiles that the log names by id, an export row.
 
+A log's messages are turns: k observations (Environment to each agent), then k actions (each agent to Environment);
+whoever did not act is logged as doing nothing. Observations that the episode carries are written as they are; where it
+carries none (a plain episode) they are what `prompts/view.py` builds from its fields and turns.
+
 Missing scores are written as the library writes an evaluator's failure, a bare 0.0 for the agent, which every reader
 here takes for missing. What its shape has no room for (a failed generation's flag, a second evaluator, a relationship
 that is none of its six) stays behind; `run.py` counts what does.
@@ -9,13 +13,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from sotopia_rl_data.exporters.messages import interactions, raw_messages
+from sotopia_rl_data.importers.actions import Action, render_action
+from sotopia_rl_data.importers.messages import ENVIRONMENT
 from sotopia_rl_data.importers.models import UNNAMED
 from sotopia_rl_data.importers.profiles import RELATIONSHIPS
 from sotopia_rl_data.importers.scores import OVERALL
-from sotopia_rl_data.schema import Agent, Episode
+from sotopia_rl_data.prompts.view import recorded, seen
+from sotopia_rl_data.schema import Agent, Episode, Turn
 
 Record = dict[str, Any]
+RawMessage = tuple[str, str, str]
 
 
 def episode_log(episode: Episode, evaluator: str) -> Record:
@@ -47,9 +54,11 @@ def export_row(episode: Episode, log: Record) -> Record:
         "raw_rewards_prompt": log["rewards_prompt"],
         "scenario": episode.scenario,
         "codename": episode.codename,
-        "agents_background": {agent.name: _background(agent) for agent in episode.agents},
+        "agents_background": {
+            agent.name: background_and_secret(agent, agent.name.split(" ")[0]) for agent in episode.agents
+        },
         "social_goals": {agent.name: agent.goal for agent in episode.agents},
-        "social_interactions": interactions(episode),
+        "social_interactions": _interactions(episode),
         "reasoning": log["reasoning"],
         "rewards": log["rewards"],
     }
@@ -81,17 +90,70 @@ def agent_profile(agent: Agent) -> Record:
     }
 
 
-def _background(agent: Agent) -> str:
-    if not agent.secret:
-        return agent.background
-    return f"{agent.background} {agent.name.split(' ')[0]}'s secrets: {agent.secret}".strip()
+def raw_messages(episode: Episode) -> list[list[RawMessage]]:
+    """Turns of (sender, receiver, text). Agents are named as in `episode.agents`, in speaking order."""
+    shown = [_shown(episode, agent.agent) for agent in episode.agents]
+    acted = {(turn.turn, turn.agent): turn for turn in episode.turns}
+    first = min((turn.turn for turn in episode.turns), default=0)
+    last = max((turn.turn for turn in episode.turns), default=-1)
+    end = max([last, *(turn for texts in shown for turn in texts)], default=-1)
+    log = []
+    for number in range(end + 1):
+        messages = [
+            (ENVIRONMENT, agent.name, texts[number])
+            for agent, texts in zip(episode.agents, shown, strict=True)
+            if number in texts
+        ]
+        if first <= number <= last or last < number < end:
+            messages += [
+                (agent.name, ENVIRONMENT, _action_text(acted.get((number, agent.agent)), episode))
+                for agent in episode.agents
+            ]
+        log.append(messages)
+    return log
+
+
+def background_and_secret(agent: Agent, called: str) -> str:
+    """The background with the secret behind it, as the export has them; `called` is the name the secret goes under."""
+    return f"{agent.background} {called}'s secrets: {agent.secret}".strip() if agent.secret else agent.background
+
+
+def _shown(episode: Episode, agent: str) -> dict[int, str]:
+    """What `agent` was shown before each turn."""
+    logged = recorded(episode, agent)
+    if logged and episode.dialect != "plain":
+        return {one.turn: one.text for one in logged}
+    lines: dict[int, list[str]] = {turn: [] for turn in range(max((t.turn for t in episode.turns), default=-1) + 2)}
+    for line in seen(episode, agent):
+        lines.setdefault(line.turn, []).append(line.text)
+    return {turn: "\n".join(texts) for turn, texts in lines.items()}
+
+
+def _action_text(turn: Turn | None, episode: Episode) -> str:
+    """An action as the library renders it; None is somebody who did not act. `head` puts a space in front."""
+    action = Action("none")
+    if turn is not None:
+        names = {agent.agent: agent.name for agent in episode.agents}
+        action = Action(turn.action_type, turn.text, tuple(names[one] for one in turn.to))
+    return render_action(action, spaced=episode.dialect == "head")
+
+
+def _interactions(episode: Episode) -> str:
+    """What everybody could notice, one action a paragraph: the export's `social_interactions`, for people to read."""
+    names = {agent.agent: agent.name for agent in episode.agents}
+    paragraphs = [
+        f"{names[turn.agent]}{' ' if turn.action_type == 'speak' else ': '}{_action_text(turn, episode).strip()}"
+        for turn in sorted(episode.turns, key=lambda turn: turn.turn)
+        if turn.action_type != "none" and not turn.to
+    ]
+    return "\n\n".join(paragraphs)
 
 
 def _models(episode: Episode, evaluator: str) -> list[str]:
     """[evaluator, first agent's, second agent's …]"""
-    known = len(episode.models) == len(episode.agents) + 1
-    first = evaluator or (episode.models[0] if known else UNNAMED)
-    return [first, *(episode.models[1:] if known else (agent.model or UNNAMED for agent in episode.agents))]
+    if len(episode.models) == len(episode.agents) + 1:
+        return [evaluator or episode.models[0], *episode.models[1:]]
+    return [evaluator or UNNAMED, *(agent.model or UNNAMED for agent in episode.agents)]
 
 
 def _reward(episode: Episode, agent: str, evaluator: str) -> list[Any] | float:

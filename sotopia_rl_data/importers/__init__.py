@@ -11,16 +11,10 @@ read all the same. Nothing is evaluated or unpickled. `run.py` puts it all into 
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from sotopia_rl_data.importers.examples import Example
 from sotopia_rl_data.importers.reading import Item, read
 from sotopia_rl_data.importers.record import Record
 from sotopia_rl_data.importers.sources import plan
+from sotopia_rl_data.samples import path as samples_path
 
 __all__ = ["Example", "Item", "Record", "plan", "read", "samples_path"]
-
-
-def samples_path() -> Path:
-    """The bundled samples, in the sotopia library's export format (ours: episodes.plain.jsonl beside it)."""
-    return Path(__file__).parent.parent / "samples" / "episodes.jsonl"

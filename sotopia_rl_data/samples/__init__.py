@@ -19,7 +19,10 @@ _FILES = {"export": "episodes.jsonl", "plain": "episodes.plain.jsonl"}
 
 
 def path(format: Format = "export") -> Path:
-    """The file that holds the samples in this format. Raises UsageError where there is no such format."""
+    """The file that holds the samples as an export of the sotopia library, or in the plain format.
+
+    Raises UsageError for any other format.
+    """
     if format not in _FILES:
         raise UsageError(f"The samples do not come in the format {format!r}.", f"use one of: {', '.join(_FILES)}")
     return Path(str(files(__name__) / _FILES[format]))

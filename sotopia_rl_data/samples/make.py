@@ -11,7 +11,7 @@ than two agents and private messages, which the library's export cannot carry.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ import yaml
 from sotopia_rl_data import samples
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.exporters.sotopia import background_and_secret, episode_log
+from sotopia_rl_data.exporters.sotopia import export_row as exported
 from sotopia_rl_data.importers.actions import Action, render_action
 from sotopia_rl_data.prompts.visible import FIELD_TAGS, visible
 from sotopia_rl_data.samples import SCENARIOS
@@ -36,7 +38,7 @@ _NO_REMARK = {
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class SampleEpisode:
     """A sample episode, with what only its source says: how it came out, and the name each agent goes by."""
 
     episode: Episode
@@ -44,7 +46,7 @@ class Sample:
     called: Mapping[str, str]
 
 
-def read_samples(folder: Path = SCENARIOS) -> Iterator[Sample]:
+def read_samples(folder: Path = SCENARIOS) -> Iterator[SampleEpisode]:
     """Every sample, by file name and then as written. Raises InputError where a scenario breaks the rules above."""
     for file in sorted(folder.glob("*.yaml")):
         scenario = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -52,7 +54,7 @@ def read_samples(folder: Path = SCENARIOS) -> Iterator[Sample]:
             yield _sample(scenario, record)
 
 
-def _sample(scenario: Mapping[str, Any], record: Mapping[str, Any]) -> Sample:
+def _sample(scenario: Mapping[str, Any], record: Mapping[str, Any]) -> SampleEpisode:
     cast: Mapping[str, Mapping[str, str]] = scenario["cast"]
     ids = {key: person["id"] for key, person in cast.items()}
     agents = tuple(
@@ -80,7 +82,7 @@ def _sample(scenario: Mapping[str, Any], record: Mapping[str, Any]) -> Sample:
         reasoning=ending + reasons,
         observations=tuple(_observations(episode, strangers=scenario["relationship"] == "stranger")),
     )
-    return Sample(episode, record["outcome"], {p["id"]: p["called"] for p in cast.values()})
+    return SampleEpisode(episode, record["outcome"], {p["id"]: p["called"] for p in cast.values()})
 
 
 def _turn(number: int, line: Mapping[str, Any], ids: Mapping[str, str], episode_id: str) -> Turn:
@@ -151,59 +153,24 @@ def _rendered(turn: Turn) -> str:
     return render_action(Action(turn.action_type, turn.text))
 
 
-def export_row(sample: Sample) -> dict[str, Any]:
-    """The sample as a row of the sotopia library's JSONL export; a failed evaluation is a bare 0.0 for each agent."""
+def export_row(sample: SampleEpisode) -> dict[str, Any]:
+    """The sample as a row of the sotopia library's JSONL export; a failed evaluation is a bare 0.0 for each agent.
+
+    Secrets go under the name that the agent is called by, and the readable column is as lossy as the library's: an
+    action that contains "did nothing" is not in it.
+    """
     episode = sample.episode
-    messages = _messages(episode)
-    rewards = [_reward(episode, agent.agent) for agent in episode.agents]
-    return {
-        "episode_id": episode.episode_id,
-        "environment_id": episode.environment_id,
-        "agent_ids": [a.agent for a in episode.agents],
-        "experiment_tag": episode.tag,
-        "experiment_model_name_pairs": list(episode.models),
-        "raw_messages": messages,
-        "raw_rewards": rewards,
-        "raw_rewards_prompt": "",
-        "scenario": episode.scenario,
-        "codename": episode.codename,
-        "agents_background": {
-            a.name: f"{a.background} {sample.called[a.agent]}'s secrets: {a.secret}" for a in episode.agents
-        },
-        "social_goals": {a.name: a.goal for a in episode.agents},
-        "social_interactions": _interactions(messages),
-        "reasoning": episode.reasoning,
-        "rewards": rewards,
-    }
+    row = exported(episode, episode_log(episode, EVALUATOR))
+    told = [
+        f"{episode.agent(turn.agent).name}{' ' if turn.action_type == 'speak' else ': '}{_rendered(turn)}"
+        for turn in episode.turns
+        if "did nothing" not in _rendered(turn)
+    ]
+    backgrounds = {one.name: background_and_secret(one, sample.called[one.agent]) for one in episode.agents}
+    return row | {"agents_background": backgrounds, "social_interactions": "\n\n".join(told)}
 
 
-def _messages(episode: Episode) -> list[list[list[str]]]:
-    """The raw messages: what everyone was shown, then what everyone did; those who wait "did nothing"."""
-    log: list[list[list[str]]] = [[] for _ in range(len(episode.turns) + 1)]
-    for shown in episode.observations:
-        log[shown.turn].append(["Environment", episode.agent(shown.agent).name, shown.text])
-    for turn in episode.turns:
-        for agent in episode.agents:
-            did = _rendered(turn) if agent.agent == turn.agent else "did nothing"
-            log[turn.turn].append([agent.name, "Environment", did])
-    return log
-
-
-def _interactions(messages: Sequence[Sequence[Sequence[str]]]) -> str:
-    """The library's readable column, as lossy as there: a message that contains "did nothing" is not in it."""
-    said = [m for turn in messages for m in turn if m[1] == "Environment" and "did nothing" not in m[2]]
-    return "\n\n".join(f"{who} {did}" if did.startswith("said: ") else f"{who}: {did}" for who, _, did in said)
-
-
-def _reward(episode: Episode, agent: str) -> Any:
-    scores = {s.dimension: s.score for s in episode.scores if s.agent == agent}
-    if not scores:
-        return 0.0
-    overall = sum(scores.values()) / len(scores)
-    return [overall, {**scores, "overall_score": overall}]
-
-
-def plain_row(sample: Sample) -> dict[str, Any]:
+def plain_row(sample: SampleEpisode) -> dict[str, Any]:
     """The sample in the plain format (docs/formats.md); the scores of a failed evaluation are null."""
     episode = asdict(sample.episode)
     del episode["source"], episode["relationship"]
