@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from sotopia_rl_data.asking.batch.fetching import brought
-from sotopia_rl_data.asking.batch.intent import Asked, Intent
+from sotopia_rl_data.asking.batch.intent import BatchLine, Intent
 from sotopia_rl_data.costs.bill import Bill, bill
 from sotopia_rl_data.costs.budget import Budget, check_cap, is_lost, left_behind, price_of
 from sotopia_rl_data.costs.prices import Prices
 from sotopia_rl_data.labelers.judge import is_paid
-from sotopia_rl_data.labelers.judges.batches import box_of
+from sotopia_rl_data.labelers.judges.batches import batch_folder
 from sotopia_rl_data.labelers.judges.sending import target_of
 from sotopia_rl_data.labelers.plan import Plan
 from sotopia_rl_data.labelers.reading import Tally, rows_of
@@ -44,9 +44,9 @@ def capped(
         return
     budget = Budget(cap, prices, ledger.directory)
     try:
-        boxes = [(judge, box_of(judge, ledger.directory)) for judge in plan.judges if is_paid(judge)]
-        budget.seen = {box.name: box.ids() for _, box in boxes}
-        in_batches = [(judge, *one) for judge, box in boxes for one in box.under_way()]
+        folders = [(judge, batch_folder(judge, ledger.directory)) for judge in plan.judges if is_paid(judge)]
+        budget.seen = {folder.name: folder.ids() for _, folder in folders}
+        in_batches = [(judge, *one) for judge, folder in folders for one in folder.under_way()]
         ledger.reload()  # after the batches: what is fetched meanwhile is seen twice rather than never
         tally = Tally()
         budget.spent = _spent(plan, ledger, episodes(), prices, tally)
@@ -75,6 +75,6 @@ def _spent(plan: Plan, ledger: Ledger, episodes: Iterable[Episode], prices: Pric
     return until_now.known + until_now.maybe + lost
 
 
-def _billed(ledger: Ledger, intent: Intent, one: Asked) -> bool:
+def _billed(ledger: Ledger, intent: Intent, one: BatchLine) -> bool:
     """Whether the ledger has it from a fetch that was not finished, so that it is among what is spent."""
     return any(past.status == "answer" or past.maybe_billed for past in brought(ledger, intent, one.key))

@@ -27,7 +27,7 @@ from sotopia_rl_data.labelers.preparing import prepare, with_episodes
 from sotopia_rl_data.labelers.source import is_imported
 from sotopia_rl_data.ledger.index import short
 from sotopia_rl_data.ledger.ledger import Ledger
-from sotopia_rl_data.ledger.lookup import Lookup, Open
+from sotopia_rl_data.ledger.lookup import Lookup, PendingRequest
 from sotopia_rl_data.request import Request, Usage
 from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.store import Store
@@ -189,7 +189,7 @@ class _Counted:
         """Follow a request to what would be asked of it: itself, a second try, or nothing."""
         wanted: Request | None = request
         while wanted is not None:
-            open_ = Open(wanted, *wanted.hashes)
+            open_ = PendingRequest(wanted, *wanted.hashes)
             self._seen.add(open_.key)
             if short(open_.key) in self._under_way:
                 self._in_batches += 1

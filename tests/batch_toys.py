@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from sotopia_rl_data.asking import anthropic, openai
-from sotopia_rl_data.asking.batch.anthropic import AnthropicBatches
-from sotopia_rl_data.asking.batch.client import BatchClient, Limits
-from sotopia_rl_data.asking.batch.openai import OpenAIBatches
+from sotopia_rl_data.asking.batch.anthropic import AnthropicBatchClient
+from sotopia_rl_data.asking.batch.client import BatchClient, BatchLimits
+from sotopia_rl_data.asking.batch.openai import OpenAIBatchClient
 from sotopia_rl_data.asking.batch.run import Batching, ask_batch
 from sotopia_rl_data.asking.dispatch import Outcome, Settled, ask_all
 from sotopia_rl_data.fake_provider.running import Running
@@ -39,8 +39,8 @@ def judge(provider: str, at: Running) -> str:
     return f"openai:sim@{at.openai_url}" if provider == "openai" else f"anthropic:sim@{at.url}"
 
 
-def batches(provider: str, at: Running, limits: Limits | None = None) -> BatchClient:
-    made = OpenAIBatches if provider == "openai" else AnthropicBatches
+def batches(provider: str, at: Running, limits: BatchLimits | None = None) -> BatchClient:
+    made = OpenAIBatchClient if provider == "openai" else AnthropicBatchClient
     return made(target(provider, at)) if limits is None else made(target(provider, at), limits)
 
 

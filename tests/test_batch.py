@@ -17,8 +17,8 @@ import pytest
 from batch_toys import PROVIDERS, QUICK, ask_in_batches, ask_live, batches, live, questions, target
 
 from sotopia_rl_data.asking.batch import anthropic, openai
-from sotopia_rl_data.asking.batch.client import Limits, lines_of
-from sotopia_rl_data.asking.batch.intent import Box, Intent
+from sotopia_rl_data.asking.batch.client import BatchLimits, lines_of
+from sotopia_rl_data.asking.batch.intent import BatchFolder, Intent
 from sotopia_rl_data.errors import Rejected, StoreError, Unavailable, UsageError
 from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.ledger.ledger import Ledger
@@ -87,14 +87,14 @@ def test_what_fails_every_time_is_given_up_after_its_tries_and_asked_again_by_th
 def test_batches_are_split_at_the_providers_limits(provider: str, tmp_path: Path):
     with running() as at:
         asked = questions(25, target(provider, at))
-        client = batches(provider, at, Limits(10, 10**6))
+        client = batches(provider, at, BatchLimits(10, 10**6))
         assert ask_in_batches(asked, client, tmp_path)[0].asked == 25
         assert at.log()["batch"]["sizes"] == [10, 10, 5]
         size = len(client.line("0" * 57, asked[-1])) + 1
-        client = batches(provider, at, Limits(10**6, 4 * size + 100))
+        client = batches(provider, at, BatchLimits(10**6, 4 * size + 100))
         assert ask_in_batches(asked, client, tmp_path / "other")[0].asked == 25
         assert at.log()["batch"]["sizes"][3:] == [4, 4, 4, 4, 4, 4, 1]
-        client, leave = batches(provider, at, Limits(10, 10**6)), replace(QUICK, wait=False)
+        client, leave = batches(provider, at, BatchLimits(10, 10**6)), replace(QUICK, wait=False)
         assert ask_in_batches(asked, client, tmp_path / "left", batching=leave)[0].in_batches == 25  # all at once
 
 
@@ -259,7 +259,10 @@ def test_a_server_without_a_batch_api_is_a_sentence_and_nothing_is_written(provi
 def test_two_processes_do_not_work_on_the_same_batches(tmp_path: Path):
     with running() as at:
         to = target("openai", at)
-        with Box(tmp_path, to).held(), pytest.raises(StoreError, match="Another process is at work on the batches"):
+        with (
+            BatchFolder(tmp_path, to).held(),
+            pytest.raises(StoreError, match="Another process is at work on the batches"),
+        ):
             ask_in_batches(questions(3, to), batches("openai", at), tmp_path)
         assert ask_in_batches(questions(3, to), batches("openai", at), tmp_path)[0].asked == 3
 

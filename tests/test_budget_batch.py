@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from label_toys import BY, boats, put
 
-from sotopia_rl_data.asking.batch.client import Limits, Result, State, Trace, expired
+from sotopia_rl_data.asking.batch.client import BatchLimits, BatchResult, BatchSearch, BatchState, expired
 from sotopia_rl_data.asking.batch.intent import Intent
 from sotopia_rl_data.asking.batch.run import Batching, ask_batch
 from sotopia_rl_data.asking.dispatch import Outcome
@@ -55,9 +55,9 @@ class Provider:
 
     def __init__(self, target: Target, chance: random.Random, deadly: float) -> None:
         self.target, self.chance, self.deadly = target, chance, deadly
-        self.limits = Limits(chance.randint(1, 12), 1 << 20)
+        self.limits = BatchLimits(chance.randint(1, 12), 1 << 20)
         self.requests: dict[str, Request] = {}
-        self.results_of: dict[str, list[Result]] = {}
+        self.results_of: dict[str, list[BatchResult]] = {}
         self.of_intent: dict[str, str] = {}
         self.looks: dict[str, int] = {}
         self.billed = 0.0
@@ -94,27 +94,27 @@ class Provider:
     def answer(self, batch: str, custom_id: str) -> None:
         request, fate, results = self.requests[custom_id], self.chance.random(), self.results_of[batch]
         if fate < 0.1:
-            results.append(Result(custom_id, expired(self.target)))
+            results.append(BatchResult(custom_id, expired(self.target)))
             return
         if fate < 0.15:
-            results.append(Result(custom_id, Unavailable("broken", status=500)))
+            results.append(BatchResult(custom_id, Unavailable("broken", status=500)))
             return
         into = self.chance.randint(1, most_prompt_tokens(request))
         usage = Usage(into, 0, self.chance.choice((0, into)), self.chance.randint(0, limit_of(request) or 0))
         self.billed += PRICE.cost(usage) * PRICES.batch
         text = "nonsense" if fate < 0.3 else json.dumps(shortest(request))
         if fate < 0.9:  # the rest is lost: billed, and never handed out
-            results.append(Result(custom_id, Reply(text, "stop", "sim-1", usage)))
+            results.append(BatchResult(custom_id, Reply(text, "stop", "sim-1", usage)))
 
-    async def find(self, intent: Intent, known: Set[str]) -> str | Trace:
-        return self.of_intent.get(intent.id, Trace.NONE)
+    async def find(self, intent: Intent, known: Set[str]) -> str | BatchSearch:
+        return self.of_intent.get(intent.id, BatchSearch.ABSENT)
 
-    async def state(self, batch: str) -> State:
+    async def state(self, batch: str) -> BatchState:
         self.may_die()
         self.looks[batch] = self.looks.get(batch, 0) + 1
-        return State(ended=self.looks[batch] > self.chance.randint(0, 2))
+        return BatchState(ended=self.looks[batch] > self.chance.randint(0, 2))
 
-    async def results(self, batch: str) -> AsyncGenerator[Result]:
+    async def results(self, batch: str) -> AsyncGenerator[BatchResult]:
         results = list(self.results_of[batch])
         self.chance.shuffle(results)
         for result in results:

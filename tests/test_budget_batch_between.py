@@ -14,7 +14,7 @@ from batch_toys import PROVIDERS, QUICK, Caller, ask_in_batches, batches, judge,
 from label_toys import BY, boats, put
 from test_budget_batch import PRICE, PRICES, Killed, Provider, goal_only, in_rounds
 
-from sotopia_rl_data.asking.batch.client import Limits, Result
+from sotopia_rl_data.asking.batch.client import BatchLimits, BatchResult
 from sotopia_rl_data.asking.batch.run import ask_batch
 from sotopia_rl_data.asking.transport import not_an_answer
 from sotopia_rl_data.errors import BudgetSpent, StoreError, Unavailable, UsageError
@@ -91,7 +91,7 @@ def test_what_was_about_to_be_submitted_at_a_kill_is_not_under_a_cap_that_is_sma
 
     episodes, plan, chance = boats(6), goal_only(), random.Random(3)
     deadly = Deadly(target_of(plan.judges[0]), chance, 0.0)
-    deadly.limits = Limits(12, 1 << 20)
+    deadly.limits = BatchLimits(12, 1 << 20)
     with pytest.raises(Killed):
         in_rounds(plan, episodes, tmp_path, 10.0, deadly)
     provider = Provider(deadly.target, chance, 0.0)
@@ -105,7 +105,7 @@ def test_a_line_whose_answer_cannot_be_read_counts_at_its_worst(tmp_path: Path):
     class Garbled(Provider):
         def answer(self, batch: str, custom_id: str) -> None:
             self.billed += 0.05
-            self.results_of[batch].append(Result(custom_id, not_an_answer(self.target, {"choices": []})))
+            self.results_of[batch].append(BatchResult(custom_id, not_an_answer(self.target, {"choices": []})))
 
     episodes, plan = boats(6), goal_only()
     provider = Garbled(target_of(plan.judges[0]), random.Random(0), 0.0)

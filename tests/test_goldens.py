@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from label_toys import BOAT, BY, ODD
 
-from sotopia_rl_data.asking.schemas import with_schema_in_words
+from sotopia_rl_data.asking.transport import with_schema_in_words
 from sotopia_rl_data.labelers.evaluation.sotopia_eval import SOTOPIA_EVAL
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.judges.sending import request_of

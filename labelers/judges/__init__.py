@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sotopia_rl_data import plugins
-from sotopia_rl_data.asking.providers import Named, named
+from sotopia_rl_data.asking.providers import ModelName, parse_model
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.labelers.judge import Judge
 
@@ -66,9 +66,9 @@ def _api_judge(spec: str, sampling: Mapping[str, Any] | None) -> Judge | None:
     return None if name is None else _ask_at(name.provider, name.model, name.url, sampling)
 
 
-def _named(spec: str) -> Named | None:
+def _named(spec: str) -> ModelName | None:
     """The model that is named, where it is one of a provider's or stands behind a provider's prefix."""
-    return None if plugins.is_file(spec) else named(spec)
+    return None if plugins.is_file(spec) else parse_model(spec)
 
 
 def _ask_at(provider: str, model: str, url: str, sampling: Mapping[str, Any] | None) -> Judge:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sotopia_rl_data.asking import anthropic
-from sotopia_rl_data.asking.providers import sampling_of, takes_temperature
+from sotopia_rl_data.asking.providers import sampling_of
 from sotopia_rl_data.labelers.judges.api import ApiJudge
 
 
@@ -19,4 +19,4 @@ def judge(model: str, url: str = "", sampling: Mapping[str, Any] | None = None) 
 def default_sampling(model: str) -> dict[str, Any]:
     """The token limit, and temperature 0 where the model takes one, so that a judge is as repeatable as it can be."""
     limit = {"max_tokens": anthropic.MAX_TOKENS}
-    return limit | {"temperature": 0} if takes_temperature("anthropic", model) else limit
+    return limit | {"temperature": 0} if anthropic.takes_temperature(model) else limit

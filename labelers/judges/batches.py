@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sotopia_rl_data.asking.batch.client import BatchClient
-from sotopia_rl_data.asking.batch.intent import Box
+from sotopia_rl_data.asking.batch.intent import BatchFolder
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.labelers.judge import Judge, is_paid
 from sotopia_rl_data.labelers.judges.sending import target_of
@@ -21,12 +21,12 @@ def batch_client(judge: Judge) -> BatchClient:
     check_batches([judge])
     target = target_of(judge)
     if target.provider == "openai":
-        from sotopia_rl_data.asking.batch.openai import OpenAIBatches
+        from sotopia_rl_data.asking.batch.openai import OpenAIBatchClient
 
-        return OpenAIBatches(target)
-    from sotopia_rl_data.asking.batch.anthropic import AnthropicBatches
+        return OpenAIBatchClient(target)
+    from sotopia_rl_data.asking.batch.anthropic import AnthropicBatchClient
 
-    return AnthropicBatches(target)
+    return AnthropicBatchClient(target)
 
 
 def check_batches(judges: Iterable[Judge]) -> None:
@@ -48,9 +48,9 @@ def check_batches(judges: Iterable[Judge]) -> None:
             )
 
 
-def box_of(judge: Judge, ledger: Path) -> Box:
+def batch_folder(judge: Judge, ledger: Path) -> BatchFolder:
     """Where a ledger's batches of the judge lie, whoever submitted them."""
-    return Box(ledger, target_of(judge))
+    return BatchFolder(ledger, target_of(judge))
 
 
 def keys_under_way(judge: Judge, ledger: Ledger) -> set[int]:
@@ -58,6 +58,6 @@ def keys_under_way(judge: Judge, ledger: Ledger) -> set[int]:
     it may have been open for long."""
     if not is_paid(judge):
         return set()
-    keys = {short(one.key) for _, one in box_of(judge, ledger.directory).under_way()}
+    keys = {short(one.key) for _, one in batch_folder(judge, ledger.directory).under_way()}
     ledger.reload()
     return keys

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sotopia_rl_data.asking import openai
-from sotopia_rl_data.asking.providers import sampling_of, takes_temperature
+from sotopia_rl_data.asking.providers import sampling_of
 from sotopia_rl_data.labelers.judges.api import ApiJudge
 
 
@@ -18,4 +18,4 @@ def judge(model: str, url: str = "", sampling: Mapping[str, Any] | None = None) 
 
 def default_sampling(model: str) -> dict[str, Any]:
     """Temperature 0, so that a judge is as repeatable as it can be; nothing where the model sets it itself."""
-    return {"temperature": 0} if takes_temperature("openai", model) else {}
+    return {"temperature": 0} if openai.takes_temperature(model) else {}

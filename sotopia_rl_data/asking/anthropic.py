@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from sotopia_rl_data.asking import transport
-from sotopia_rl_data.asking.schemas import with_schema_in_words
 from sotopia_rl_data.errors import Rejected
 from sotopia_rl_data.request import Finish, Reply, Request, Target, Usage
 from sotopia_rl_data.schema import Message
@@ -23,6 +23,9 @@ KEY = "ANTHROPIC_API_KEY"
 URL = "https://api.anthropic.com"
 # Where the sampling names no limit; the API wants one. 40 turns on seven dimensions of two agents take about 4,000.
 MAX_TOKENS = 8_192
+WAYS = ("json_schema", "text")
+# Models before Opus 4.7 take a temperature; newer ones refuse it.
+_TAKES_TEMPERATURE = re.compile(r"claude-(3-|(haiku|sonnet)-4-|opus-4-[0156]|.*-4-20\d{6})")
 _FINISH: dict[str, Finish] = {
     "max_tokens": "length",
     "model_context_window_exceeded": "length",
@@ -36,49 +39,16 @@ def target(model: str, base_url: str = "", sampling: Mapping[str, Any] | None = 
     return Target(PROVIDER, model, transport.clean_url(url), dict(sampling or {}))
 
 
-class AnthropicClient:
-    """Asks `target`. Raises KeyMissing where there is no key."""
-
-    def __init__(self, target: Target) -> None:
-        self.target = target
-        self._headers = _headers(transport.api_key(KEY, target.base_url), target.base_url)
-        self._in_words = False
-        self._channel: transport.Channel | None = None
-
-    async def send(self, request: Request) -> Reply:
-        """One message. Raises Unavailable or Rejected; never retries."""
-        if self._channel is None:
-            url = f"{self.target.base_url}/v1/messages"
-            self._channel = transport.Channel(self.target, url, self._headers, KEY)
-        while True:
-            in_words = self._in_words
-            try:
-                return read_message(self.target, await self._channel.post(body_of(request, in_words)))
-            except Rejected as error:
-                if in_words or request.answer_schema is None or not refuses_format(error):
-                    raise
-                self._in_words = True
-
-    async def close(self) -> None:
-        if self._channel is not None:
-            await self._channel.close()
-            self._channel = None
+def takes_temperature(model: str) -> bool:
+    """False for models that set it themselves and refuse another one."""
+    return bool(_TAKES_TEMPERATURE.match(model))
 
 
-def _headers(key: str, url: str) -> dict[str, object]:
-    """How the SDK would sign and version a request, what a person set in the environment included."""
-    import anthropic
-    import httpx2
-
-    sdk = anthropic.AsyncAnthropic(api_key=key, base_url=url, http_client=httpx2.AsyncClient())
-    return {**sdk.default_headers, **sdk.auth_headers}
-
-
-def body_of(request: Request, in_words: bool = False) -> dict[str, Any]:
-    """The JSON that is posted. With `in_words` the answer's schema stands in the last message."""
+def body_of(request: Request, way: str = "json_schema") -> dict[str, Any]:
+    """The JSON that is posted. `way`, one of `WAYS`, is how the answer's schema is given."""
     messages = list(request.messages)
-    if request.answer_schema is not None and in_words:
-        messages = with_schema_in_words(messages, request.answer_schema)
+    if request.answer_schema is not None and way == "text":
+        messages = transport.with_schema_in_words(messages, request.answer_schema)
     system, rest = _marked(messages, request.cache_until)
     body: dict[str, Any] = {
         "model": request.target.model,
@@ -88,7 +58,7 @@ def body_of(request: Request, in_words: bool = False) -> dict[str, Any]:
     }
     if system:
         body["system"] = system
-    if request.answer_schema is not None and not in_words:
+    if request.answer_schema is not None and way == "json_schema":
         schema = _supported(json.dumps(request.answer_schema))
         body["output_config"] = {**body.get("output_config", {}), "format": {"type": "json_schema", "schema": schema}}
     return body
@@ -143,3 +113,29 @@ def _usage(usage: Mapping[str, Any]) -> Usage:
     written = int(usage.get("cache_creation_input_tokens") or 0)
     fresh = int(usage.get("input_tokens") or 0)
     return Usage(fresh + cached + written, cached, written, int(usage.get("output_tokens") or 0))
+
+
+def _headers(key: str, url: str) -> dict[str, object]:
+    """How the SDK would sign and version a request, what a person set in the environment included."""
+    import anthropic
+    import httpx2
+
+    sdk = anthropic.AsyncAnthropic(api_key=key, base_url=url, http_client=httpx2.AsyncClient())
+    return {**sdk.default_headers, **sdk.auth_headers}
+
+
+API = transport.Api(
+    variable=KEY,
+    path="/v1/messages",
+    ways=WAYS,
+    headers=_headers,
+    body_of=body_of,
+    read=read_message,
+    refuses_format=refuses_format,
+)
+
+
+class AnthropicClient(transport.ApiClient):
+    """Asks for messages at `target`. Raises KeyMissing where there is no key."""
+
+    api = API

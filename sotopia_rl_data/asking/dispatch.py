@@ -25,7 +25,7 @@ from sotopia_rl_data.costs.tokens import rough_tokens
 from sotopia_rl_data.errors import AskingError, Unavailable, UsageError
 from sotopia_rl_data.ledger.index import short
 from sotopia_rl_data.ledger.ledger import Ledger
-from sotopia_rl_data.ledger.lookup import Accept, Lookup, OnSettled, Open, Settled
+from sotopia_rl_data.ledger.lookup import Accept, Lookup, OnSettled, PendingRequest, Settled
 from sotopia_rl_data.request import Reply, Request
 
 __all__ = ["Accept", "OnSettled", "Outcome", "Pacing", "Send", "Settled", "ask_all"]
@@ -148,7 +148,7 @@ class _Run:
         while self._warming.ready and not self._ending:
             await self._launch(self._warming.ready.popleft())
 
-    async def _launch(self, asked: Open) -> None:
+    async def _launch(self, asked: PendingRequest) -> None:
         """Wait for room and for the request's moment, then let it fly."""
         while len(self._tasks) >= self._pacer.window and not self._ending:
             await self._wait_for_slot()
@@ -156,13 +156,13 @@ class _Run:
         self._tasks.add(task)
         task.add_done_callback(self._landed)
 
-    async def _settle_known(self, request: Request | None) -> Open | None:
+    async def _settle_known(self, request: Request | None) -> PendingRequest | None:
         """Hand over what is known, follow-ups included; returns what is left to ask, for which equal requests wait."""
         while request is not None and not self._ending:
             self._looked_up += 1
             if self._looked_up % _BREATH == 0:
                 await asyncio.sleep(0)
-            asked = Open(request, *request.hashes)
+            asked = PendingRequest(request, *request.hashes)
             if asked.key in self._duplicates:
                 self._duplicates[asked.key].append(request)
                 self._waiting += 1
@@ -177,7 +177,7 @@ class _Run:
             request = self._lookup.hand_over(request, settled)
         return None
 
-    async def _run_chain(self, asked: Open, epoch: Epoch) -> None:
+    async def _run_chain(self, asked: PendingRequest, epoch: Epoch) -> None:
         """Ask one request, and go on with what those who waited for it want next: a dialogue may be long."""
         wanted = deque(await self._ask_one(asked, epoch))
         while wanted:
@@ -185,7 +185,7 @@ class _Run:
             if open_ is not None:
                 wanted.extendleft(reversed(await self._ask_one(open_, await self._turn(open_))))
 
-    async def _ask_one(self, asked: Open, epoch: Epoch) -> list[Request | None]:
+    async def _ask_one(self, asked: PendingRequest, epoch: Epoch) -> list[Request | None]:
         """Ask one request and hand its answer to those who wait for it; what they want next."""
         settled: Settled | None = None
         try:
@@ -199,7 +199,7 @@ class _Run:
         wanted = [self._lookup.hand_over(asked.request, settled)]
         return wanted + [self._lookup.hand_over(equal, replace(settled, fresh=False)) for equal in duplicates]
 
-    async def _ask(self, asked: Open, epoch: Epoch) -> Settled | None:
+    async def _ask(self, asked: PendingRequest, epoch: Epoch) -> Settled | None:
         """Send until there is an answer or the tries are used up. None where the run ends first."""
         faults = throttles = 0
         while not self._ending:
@@ -235,7 +235,7 @@ class _Run:
                 return self._lookup.keep(asked, reply, time.monotonic() - began)
         return None
 
-    async def _paid(self, asked: Open) -> Reply | None:
+    async def _paid(self, asked: PendingRequest) -> Reply | None:
         """One request on the wire, within the budget where there is one; None where it does not fit any more."""
         if self._budget is None:
             return await self._once(asked.request)
@@ -278,7 +278,7 @@ class _Run:
         else:
             self._outcome.faults += 1
 
-    async def _turn(self, asked: Open) -> Epoch:
+    async def _turn(self, asked: PendingRequest) -> Epoch:
         return await self._pacer.turn(self._tokens(asked.request))
 
     def _tokens(self, request: Request) -> float:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sotopia_rl_data.asking.schemas import with_schema_in_words
+from sotopia_rl_data.asking.transport import with_schema_in_words
 from sotopia_rl_data.errors import AskingError, Rejected
 from sotopia_rl_data.request import Finish, Reply, Request, Target, Usage
 

@@ -6,19 +6,19 @@ A server that does not know strict JSON schemas is asked in the next weaker way,
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from sotopia_rl_data.asking import transport
-from sotopia_rl_data.asking.providers import takes_temperature
-from sotopia_rl_data.asking.schemas import with_schema_in_words
-from sotopia_rl_data.errors import AskingError, Rejected
+from sotopia_rl_data.errors import Rejected
 from sotopia_rl_data.request import Finish, Reply, Request, Target, Usage, sha256_of
 
 PROVIDER = "openai"
 KEY = "OPENAI_API_KEY"
 URL = "https://api.openai.com/v1"
 WAYS = ("json_schema", "json_object", "text")
+_REASONS = re.compile(r"o\d|gpt-([5-9]|\d\d)")  # reasoning models refuse a temperature other than their own
 _FINISH: dict[str, Finish] = {"length": "length", "content_filter": "refusal"}
 
 
@@ -28,74 +28,40 @@ def target(model: str, base_url: str = "", sampling: Mapping[str, Any] | None = 
     return Target(PROVIDER, model, transport.clean_url(url), dict(sampling or {}))
 
 
-class OpenAIClient:
-    """Asks `target`. Raises KeyMissing where there is no key."""
-
-    def __init__(self, target: Target) -> None:
-        self.target = target
-        self._headers = _headers(transport.api_key(KEY, target.base_url), target.base_url)
-        self._way = 0
-        self._channel: transport.Channel | None = None
-
-    async def send(self, request: Request) -> Reply:
-        """One completion. Raises Unavailable or Rejected; never retries."""
-        if self._channel is None:
-            url = f"{self.target.base_url}/chat/completions"
-            self._channel = transport.Channel(self.target, url, self._headers, KEY)
-        while True:
-            way = self._way
-            try:
-                return read_completion(self.target, await self._channel.post(body_of(request, WAYS[way])))
-            except Rejected as error:
-                if request.answer_schema is None or not refuses_format(error) or way + 1 == len(WAYS):
-                    raise
-                self._way = max(self._way, way + 1)
-
-    async def close(self) -> None:
-        if self._channel is not None:
-            await self._channel.close()
-            self._channel = None
-
-
-def _headers(key: str, url: str) -> dict[str, object]:
-    """How the SDK would sign and version a request, what a person set in the environment included."""
-    import httpx2
-    import openai
-
-    sdk = openai.AsyncOpenAI(api_key=key, base_url=url, http_client=httpx2.AsyncClient())
-    return {**sdk.default_headers, **sdk.auth_headers}
+def takes_temperature(model: str) -> bool:
+    """False for models that set it themselves and refuse another one."""
+    return not _REASONS.match(model)
 
 
 def body_of(request: Request, way: str = "json_schema") -> dict[str, Any]:
-    """The JSON that is posted."""
+    """The JSON that is posted. `way`, one of `WAYS`, is how the answer's schema is given."""
     body: dict[str, Any] = {
         "model": request.target.model,
         "messages": list(request.messages),
         **request.target.sampling,
     }
-    if "max_tokens" in body and _reasons_at_openai(request.target):  # the limit has another name there
+    official = request.target.base_url == URL
+    if "max_tokens" in body and official and _REASONS.match(request.target.model):  # the limit has another name there
         body["max_completion_tokens"] = body.pop("max_tokens")
     if request.answer_schema is not None:
         if way == "json_schema":
             wanted = {"name": request.schema_name, "strict": True, "schema": request.answer_schema}
             body["response_format"] = {"type": "json_schema", "json_schema": wanted}
         else:
-            body["messages"] = with_schema_in_words(body["messages"], request.answer_schema)
+            body["messages"] = transport.with_schema_in_words(body["messages"], request.answer_schema)
             if way == "json_object":
                 body["response_format"] = {"type": "json_object"}
-    if request.cache_until > 1 and request.target.base_url == URL:  # siblings go to the machine that holds their prefix
+    if request.cache_until > 1 and official:  # siblings go to the machine that holds their prefix
         body["prompt_cache_key"] = sha256_of(list(request.messages[: request.cache_until]))[:32]
     return body
-
-
-def _reasons_at_openai(target: Target) -> bool:
-    return target.base_url == URL and not takes_temperature(PROVIDER, target.model)
 
 
 def read_completion(target: Target, data: Any) -> Reply:
     """The Reply in a chat completion. Raises Unavailable where there is none."""
     if isinstance(data, dict) and data.get("error"):  # some gateways wrap errors in a 200
-        raise _wrapped_error(target, data)
+        code = data["error"].get("code") if isinstance(data["error"], dict) else None
+        status = code if isinstance(code, int) and code >= 400 else 502
+        raise transport.status_error(target, status, data, {}, KEY)
     try:
         choice = data["choices"][0]
         message = choice["message"]
@@ -114,13 +80,6 @@ def refuses_format(error: Rejected) -> bool:
     return any(word in error.message for word in ("response_format", "json_schema", "json_object", "structured output"))
 
 
-def _wrapped_error(target: Target, data: dict[str, Any]) -> AskingError:
-    error = data["error"]
-    code = error.get("code") if isinstance(error, dict) else None
-    status = code if isinstance(code, int) and code >= 400 else 502
-    return transport.status_error(target, status, data, {}, KEY)
-
-
 def _text(content: object) -> str:
     """A message's content: a string, null, or a list of parts."""
     if isinstance(content, list):
@@ -137,3 +96,29 @@ def _usage(usage: Mapping[str, Any]) -> Usage:
         written=int(details.get("cache_write_tokens") or 0),
         output=int(usage.get("completion_tokens") or 0),
     )
+
+
+def _headers(key: str, url: str) -> dict[str, object]:
+    """How the SDK would sign and version a request, what a person set in the environment included."""
+    import httpx2
+    import openai
+
+    sdk = openai.AsyncOpenAI(api_key=key, base_url=url, http_client=httpx2.AsyncClient())
+    return {**sdk.default_headers, **sdk.auth_headers}
+
+
+API = transport.Api(
+    variable=KEY,
+    path="/chat/completions",
+    ways=WAYS,
+    headers=_headers,
+    body_of=body_of,
+    read=read_completion,
+    refuses_format=refuses_format,
+)
+
+
+class OpenAIClient(transport.ApiClient):
+    """Asks for chat completions at `target`. Raises KeyMissing where there is no key."""
+
+    api = API

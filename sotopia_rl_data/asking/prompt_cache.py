@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 
 from sotopia_rl_data.ledger.attempt import Attempt
-from sotopia_rl_data.ledger.lookup import Open
+from sotopia_rl_data.ledger.lookup import PendingRequest
 from sotopia_rl_data.request import Request
 
 _SHORTEST = 3_500  # characters: no provider keeps a shorter prefix
@@ -22,13 +22,13 @@ class PromptCacheWarmup:
     """Who goes ahead, who waits, who may go now. `missed` of the `expected` requests found no cached prefix."""
 
     def __init__(self) -> None:
-        self._waiting: dict[int, list[Open]] = {}  # prefix on its way -> those that wait for it
+        self._waiting: dict[int, list[PendingRequest]] = {}  # prefix on its way -> those that wait for it
         self._warm: OrderedDict[int, bool] = OrderedDict()  # prefix -> whether the cache surely has it
-        self.ready: deque[Open] = deque()
+        self.ready: deque[PendingRequest] = deque()
         self.held = 0
         self.expected = self.missed = 0
 
-    def holds(self, asked: Open) -> bool:
+    def holds(self, asked: PendingRequest) -> bool:
         """Whether the request has to wait; it will turn up in `ready`. If not, it is on its way."""
         prefix = shared_prefix(asked.request)
         if prefix is None or prefix in self._warm:

@@ -10,20 +10,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sotopia_rl_data.asking import anthropic, openai
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.request import Client, Reply, Request, Target
 
 # The names that each provider serves itself; any other model is named behind the provider's prefix.
-_MODELS = {"openai": re.compile(r"(gpt|chatgpt)-.+|o\d(-.+)?"), "anthropic": re.compile(r"claude-.+")}
+_MODELS = {
+    openai.PROVIDER: re.compile(r"(gpt|chatgpt)-.+|o\d(-.+)?"),
+    anthropic.PROVIDER: re.compile(r"claude-.+"),
+}
 # How the address of a server begins, where its scheme is forgotten; no model is versioned so.
 _ADDRESS = re.compile(r"localhost\b|[\w.-]+:\d+|\d+(\.\d+){3}|[\w-]+(\.[\w-]+)+/")
-_REASONS = re.compile(r"o\d|gpt-([5-9]|\d\d)")  # reasoning models refuse a temperature other than their own
-# Anthropic's models before Opus 4.7 take a temperature; newer ones refuse it.
-_TAKES_TEMPERATURE = re.compile(r"claude-(3-|(haiku|sonnet)-4-|opus-4-[0156]|.*-4-20\d{6})")
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class ModelName:
     """A model behind a provider's API, as a spec names it. `url` is "" for the provider's own."""
 
     provider: str
@@ -31,7 +32,7 @@ class Named:
     url: str = ""
 
 
-def named(spec: str) -> Named | None:
+def parse_model(spec: str) -> ModelName | None:
     """What `spec` names where it is a provider's model, or stands behind a provider's prefix. Raises UsageError."""
     provider, colon, rest = spec.partition(":")
     if colon and provider in _MODELS:
@@ -41,14 +42,14 @@ def named(spec: str) -> Named | None:
         head, _, address = model.rpartition("@")
         if not at and head and _ADDRESS.match(address):
             raise UsageError(f"{address!r} in {spec!r} is no URL.", f"write {provider}:{head}@http://{address}")
-        return Named(provider, model, at[1:] + url)
+        return ModelName(provider, model, at[1:] + url)
     served_by = next((name for name, models in _MODELS.items() if models.fullmatch(spec)), None)
-    return None if served_by is None else Named(served_by, spec)
+    return None if served_by is None else ModelName(served_by, spec)
 
 
 def takes_temperature(provider: str, model: str) -> bool:
     """False for models that set it themselves and refuse another one."""
-    return bool(_TAKES_TEMPERATURE.match(model) if provider == "anthropic" else not _REASONS.match(model))
+    return anthropic.takes_temperature(model) if provider == anthropic.PROVIDER else openai.takes_temperature(model)
 
 
 def sampling_of(default: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -80,12 +81,8 @@ class ApiModel:
         self._client = None
 
 
-def api_model(name: Named, sampling: Mapping[str, Any]) -> ApiModel:
+def api_model(name: ModelName, sampling: Mapping[str, Any]) -> ApiModel:
     """The model, with exactly this sampling. Raises KeyMissing, UsageError."""
-    if name.provider == "anthropic":
-        from sotopia_rl_data.asking import anthropic
-
+    if name.provider == anthropic.PROVIDER:
         return ApiModel(anthropic.target(name.model, name.url, sampling), anthropic.AnthropicClient)
-    from sotopia_rl_data.asking import openai
-
     return ApiModel(openai.target(name.model, name.url, sampling), openai.OpenAIClient)

@@ -1,4 +1,4 @@
-"""What the clients share: one pool of connections, and what an HTTP status means.
+"""What the clients share: one pool of connections, the ways to ask for a schema, and what an HTTP status means.
 
 The SDKs say how a request is addressed and signed; it is sent from here, because building and reading one call costs
 an SDK three times the CPU of all the rest. There is no retry layer: `dispatch.py` is the only one.
@@ -9,20 +9,74 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from sotopia_rl_data.errors import AskingError, KeyMissing, Rejected, Unavailable, UsageError
-from sotopia_rl_data.request import Target
+from sotopia_rl_data.request import Reply, Request, Target
+from sotopia_rl_data.schema import Message
 from sotopia_rl_data.secrets import redact
 
 CONNECT_S = 15.0
 _UNASKED = ContextVar("nobody is asked", default=False)
 _NO_MONEY = ("insufficient_quota", "billing", "credit balance")
 _LONGEST_ERROR = 400  # characters of a provider's text
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """How a provider is asked over HTTP.
+
+    `variable` holds the key, `path` follows the base URL, `headers` sign a request (of a key and a URL). `ways` are the
+    forms in which an answer's schema can be asked for, the strictest first; `body_of` is a request's JSON in one of
+    them, `read` the Reply in what comes back, and `refuses_format` says whether an error is about that form.
+    """
+
+    variable: str
+    path: str
+    ways: Sequence[str]
+    headers: Callable[[str, str], Mapping[str, object]]
+    body_of: Callable[[Request, str], dict[str, Any]]
+    read: Callable[[Target, Any], Reply]
+    refuses_format: Callable[[Rejected], bool]
+
+
+class ApiClient:
+    """Asks `target` through its provider's `api`. A form of schema that the server refuses is not tried again.
+
+    Raises KeyMissing where there is no key.
+    """
+
+    api: ClassVar[Api]
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._headers = self.api.headers(api_key(self.api.variable, target.base_url), target.base_url)
+        self._way = 0
+        self._channel: Channel | None = None
+
+    async def send(self, request: Request) -> Reply:
+        """One answer. Raises Unavailable or Rejected; never retries."""
+        api = self.api
+        if self._channel is None:
+            self._channel = Channel(self.target, self.target.base_url + api.path, self._headers, api.variable)
+        while True:
+            way = self._way
+            try:
+                return api.read(self.target, await self._channel.post(api.body_of(request, api.ways[way])))
+            except Rejected as error:
+                if request.answer_schema is None or way + 1 == len(api.ways) or not api.refuses_format(error):
+                    raise
+                self._way = max(self._way, way + 1)
+
+    async def close(self) -> None:
+        if self._channel is not None:
+            await self._channel.close()
+            self._channel = None
 
 
 class Channel:
@@ -55,7 +109,7 @@ class Channel:
                 raw = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._no_connection(error) from None
-        answer = _parsed(raw)
+        answer = json_or_none(raw)
         if response.status >= 400:
             raise status_error(self._target, response.status, answer, response.headers, self._variable)
         if answer is None:
@@ -74,6 +128,13 @@ class Channel:
             "check the URL and that the server runs, then run the same command again",
             sent=not isinstance(error, aiohttp.ClientConnectorError),
         )
+
+
+def with_schema_in_words(messages: Sequence[Message], schema: Mapping[str, Any]) -> list[Message]:
+    """The same messages, the schema written at the end of the last, for servers that take none as a parameter."""
+    words = f"\n\nAnswer with one JSON object and nothing else. It must obey this JSON Schema:\n{json.dumps(schema)}"
+    last = messages[-1]
+    return [*messages[:-1], {"role": last["role"], "content": last["content"] + words}]
 
 
 def clean_url(url: str) -> str:
@@ -180,7 +241,8 @@ def _seconds_until(date: str | None) -> float | None:
         return None
 
 
-def _parsed(raw: bytes) -> Any:
+def json_or_none(raw: bytes) -> Any:
+    """The value that these bytes hold; None where they are not JSON."""
     try:
         return json.loads(raw)
     except ValueError:

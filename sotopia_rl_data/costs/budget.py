@@ -64,7 +64,7 @@ class Budget:
         self._released: list[Hold] = []  # of which the record does not say so yet
         self._left = False  # whether any hold was given up
         self._batched: dict[int, float] = {}  # short key of what is in a batch -> what is reserved for it
-        self.seen: dict[str, frozenset[str]] = {}  # name of a box of batches -> those that were told (`carry`)
+        self.seen: dict[str, frozenset[str]] = {}  # name of a folder of batches -> those that were told (`carry`)
         self.waiters = Waiters()  # of those who ask in batches
         self._stopped = False
         self._gate = asyncio.Lock()

@@ -27,7 +27,7 @@ def short(key: str) -> int:
     return int(key[:16], 16)
 
 
-class Index:
+class KeyIndex:
     """Short keys to places. Built once from arrays; what is added later lies in a dict beside them."""
 
     def __init__(self, keys: np.ndarray, places: np.ndarray) -> None:
@@ -74,7 +74,7 @@ def _packed(place: Place) -> int:
 
 
 class Gatherer:
-    """Collects (key, place) pairs of many files, then makes the Index. `column` 1 is the key, 2 the question."""
+    """Collects (key, place) pairs of many files, then makes the KeyIndex. `column` 1 is the key, 2 the question."""
 
     def __init__(self, column: int = 1) -> None:
         self._column = column
@@ -105,10 +105,10 @@ class Gatherer:
             self._take(number, keys, np.arange(row, row + len(keys), dtype=np.int64))
             row += len(keys)
 
-    def index(self) -> Index:
+    def index(self) -> KeyIndex:
         if not self._keys:
-            return Index(np.empty(0, np.uint64), np.empty(0, np.int64))
-        return Index(np.concatenate(self._keys), np.concatenate(self._places))
+            return KeyIndex(np.empty(0, np.uint64), np.empty(0, np.int64))
+        return KeyIndex(np.concatenate(self._keys), np.concatenate(self._places))
 
     def _take(self, number: int, keys: list[int], offsets: np.ndarray) -> None:
         self._keys.append(np.array(keys, np.uint64))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from sotopia_rl_data.errors import StoreError
 from sotopia_rl_data.ledger import compaction
 from sotopia_rl_data.ledger.attempt import MARKER, Attempt, Status, answered, failed, parse_line
-from sotopia_rl_data.ledger.index import Gatherer, Index, Place
+from sotopia_rl_data.ledger.index import Gatherer, KeyIndex, Place
 from sotopia_rl_data.ledger.journal import Journal, check_writable
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Ledger:
         self._journal = Journal(self.directory)
         self._groups: OrderedDict[tuple[Path, int], pa.Table] = OrderedDict()
         self._files: list[Path] = []
-        self._questions: Index | None = None
+        self._questions: KeyIndex | None = None
         self.reload()
 
     @classmethod
@@ -137,12 +137,12 @@ class Ledger:
         """Flush to the disk and let others compact what was written here."""
         self._journal.close()
 
-    def _by_question(self) -> Index:
+    def _by_question(self) -> KeyIndex:
         if self._questions is None:
             self._questions = _gather(self._files, 2)
         return self._questions
 
-    def _found(self, index: Callable[[], Index], key: str) -> list[Attempt]:
+    def _found(self, index: Callable[[], KeyIndex], key: str) -> list[Attempt]:
         try:
             found = [self._read(place) for place in index().find(key)]
         except FileNotFoundError:  # another process compacted the journal
@@ -186,7 +186,7 @@ def _line_at(path: Path, offset: int) -> Attempt | None:
     return parse_line(line) if line.rfind(MARKER.encode()) == 0 else None
 
 
-def _gather(files: list[Path], column: int) -> Index:
+def _gather(files: list[Path], column: int) -> KeyIndex:
     gatherer = Gatherer(column)
     for number, path in enumerate(files):
         (gatherer.parquet if path.suffix == ".parquet" else gatherer.journal)(number, path)

@@ -38,7 +38,7 @@ class Settled:
 
 
 @dataclass(frozen=True, slots=True)
-class Open:
+class PendingRequest:
     """A request that is to be asked, and its hashes."""
 
     request: Request
@@ -65,7 +65,7 @@ class Lookup:
         self._lost: dict[str, str] = {}
         self._began = time.time()
 
-    def look_up(self, asked: Open) -> Settled | None:
+    def look_up(self, asked: PendingRequest) -> Settled | None:
         """What the ledger, or this run, already knows; None where the request is to be asked."""
         key = asked.key
         if key in self._lost:
@@ -95,14 +95,14 @@ class Lookup:
         self._retried.add(key)
         self._came.add(key)
 
-    def keep(self, asked: Open, reply: Reply, seconds: float) -> Settled:
+    def keep(self, asked: PendingRequest, reply: Reply, seconds: float) -> Settled:
         """Make a reply durable, then see whether it is accepted."""
         attempt = answered(asked.request, asked.key, asked.question, reply, seconds)
         self.ledger.append(attempt)
         self.outcome.count_usage(asked.request.target.model, reply.usage)
         return Settled(attempt, self.accept(asked.request, attempt.reply), True)
 
-    def keep_error(self, asked: Open, error: AskingError, seconds: float) -> None:
+    def keep_error(self, asked: PendingRequest, error: AskingError, seconds: float) -> None:
         """Make a failed attempt durable: it may have been billed."""
         billed = isinstance(error, Unavailable) and error.maybe_billed
         self.ledger.append(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from sotopia_rl_data import plugins
-from sotopia_rl_data.asking.providers import Named, api_model, named, sampling_of, takes_temperature
+from sotopia_rl_data.asking.providers import ModelName, api_model, parse_model, sampling_of, takes_temperature
 from sotopia_rl_data.errors import AskingError, Rejected, SotopiaDataError, UsageError
 from sotopia_rl_data.request import Reply, Request, Target
 from sotopia_rl_data.rollouts.policies import Asked, Policy, scripted
@@ -56,7 +56,7 @@ def player(
         return _called(spec, getattr(spec, "id", "") or getattr(spec, "__name__", ""))
     if plugins.is_file(spec):
         return _plugin(spec)
-    name = named(spec)
+    name = parse_model(spec)
     if name is not None:
         return _api(name, sampling)
     kind, colon, rest = spec.partition(":")
@@ -112,7 +112,7 @@ def is_model(one: Player) -> bool:
     return not isinstance(one, Called)
 
 
-def _api(name: Named, sampling: Mapping[str, Any] | None) -> Player:
+def _api(name: ModelName, sampling: Mapping[str, Any] | None) -> Player:
     default = {"temperature": TEMPERATURE} if takes_temperature(name.provider, name.model) else {}
     model = api_model(name, sampling_of(default, sampling))
     model.concurrency = CONCURRENCY

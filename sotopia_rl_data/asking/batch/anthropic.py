@@ -13,28 +13,15 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sotopia_rl_data.asking import transport
-from sotopia_rl_data.asking.anthropic import KEY, body_of, read_message, refuses_format
-from sotopia_rl_data.asking.batch.client import (
-    Limits,
-    Result,
-    State,
-    Trace,
-    cancelled,
-    expired,
-    lines_of,
-    no_batches,
-    probing,
-    speaking,
-)
+from sotopia_rl_data.asking import anthropic, transport
+from sotopia_rl_data.asking.batch.client import BatchClient, BatchLimits, BatchSearch, BatchState, cancelled, expired
 from sotopia_rl_data.asking.batch.intent import Intent
-from sotopia_rl_data.errors import AskingError, Rejected
 from sotopia_rl_data.request import Reply, Request, Target
 
 if TYPE_CHECKING:
     from anthropic.types.messages import MessageBatch
 
-LIMITS = Limits(requests=100_000, size_bytes=256_000_000)
+LIMITS = BatchLimits(requests=100_000, size_bytes=256_000_000)
 _STATUS = {
     "invalid_request_error": 400,
     "authentication_error": 401,
@@ -49,43 +36,27 @@ _STATUS = {
 _OPEN, _BETWEEN, _CLOSE = b'{"requests":[', b",", b"]}"
 
 
-class AnthropicBatches:
-    """Batches at `target`. Raises KeyMissing where there is no key."""
+class AnthropicBatchClient(BatchClient):
+    """Batches of messages."""
 
-    def __init__(self, target: Target, limits: Limits = LIMITS) -> None:
-        import anthropic
+    api = anthropic.API
 
-        self.target, self.limits = target, limits
-        self.way = 0  # 1: the schema stands in the messages
-        self._sdk = anthropic.AsyncAnthropic(
-            api_key=transport.api_key(KEY, target.base_url),
-            base_url=target.base_url,
-            max_retries=0,
-            http_client=anthropic.DefaultAsyncHttpxClient(trust_env=not transport.is_local(target.base_url)),
+    def __init__(self, target: Target, limits: BatchLimits = LIMITS) -> None:
+        import anthropic as sdk
+
+        super().__init__(target, limits, sdk, sdk.AnthropicError)
+        self._sdk = sdk.AsyncAnthropic(
+            api_key=self._key, base_url=target.base_url, max_retries=0, http_client=self._http
         )
+
+    @property
+    def _batches(self) -> Any:
+        return self._sdk.messages.batches
 
     def line(self, custom_id: str, request: Request) -> bytes:
         """The request as a member of a batch's list."""
-        return json.dumps({"custom_id": custom_id, "params": body_of(request, self.way > 0)}).encode()
-
-    def weaken(self, error: Rejected, way: int) -> bool:
-        """Write the schema into the messages. False where the error is not about it, or it stands there already."""
-        if way or not refuses_format(error):
-            return False
-        self.way = 1
-        return True
-
-    async def newest(self) -> str:
-        """The id of the newest batch, empty where there is none. Raises UsageError where there is no batch API."""
-        with probing(self.target), self._speaking():
-            page = await self._sdk.messages.batches.list(limit=1)
-        if not isinstance(getattr(page, "data", None), list):
-            raise no_batches(self.target)
-        return page.data[0].id if page.data else ""
-
-    async def upload(self, lines: Path, intent: Intent) -> str:
-        """Nothing is handed in ahead."""
-        return ""
+        params = anthropic.body_of(request, self.api.ways[self.way])
+        return json.dumps({"custom_id": custom_id, "params": params}).encode()
 
     async def create(self, lines: Path, intent: Intent) -> str:
         """Begin the batch; its id. The body is streamed from the file: it can be a quarter of a gigabyte."""
@@ -94,14 +65,14 @@ class AnthropicBatches:
         size = len(_OPEN) + lines.stat().st_size - len(_BETWEEN) + len(_CLOSE)
         headers = {"Content-Type": "application/json", "Content-Length": str(size)}
         with self._speaking():
-            made = await self._sdk.post(
+            batch = await self._sdk.post(
                 "/v1/messages/batches", content=_body(lines), cast_to=MessageBatch, options={"headers": headers}
             )
-        return made.id
+        return batch.id
 
-    async def find(self, intent: Intent, known: Set[str]) -> str | Trace:
+    async def find(self, intent: Intent, known: Set[str]) -> str | BatchSearch:
         """The batch that is ours by its custom_ids, where they can be seen."""
-        trace = Trace.NONE
+        search = BatchSearch.ABSENT
         with self._speaking():
             async for batch in self._sdk.messages.batches.list(limit=100):
                 if batch.id == intent.after:
@@ -109,29 +80,20 @@ class AnthropicBatches:
                 if batch.id in known or _total(batch) != intent.count:
                     continue
                 if batch.processing_status != "ended":
-                    trace = Trace.PERHAPS
+                    search = BatchSearch.UNCERTAIN
                 elif await self._is_of(batch.id, intent):
                     return batch.id
-        return trace
+        return search
 
-    async def state(self, batch: str) -> State:
+    async def state(self, batch: str) -> BatchState:
         """How it stands. How many are through is only told at the end."""
         with self._speaking():
             found = await self._sdk.messages.batches.retrieve(batch)
-        counts = found.request_counts
-        return State(found.processing_status == "ended", _total(found) - counts.processing)
+        return BatchState(found.processing_status == "ended", _total(found) - found.request_counts.processing)
 
-    async def results(self, batch: str) -> AsyncGenerator[Result]:
-        """What came of the lines."""
-        with self._speaking():
-            async with self._sdk.messages.batches.with_streaming_response.results(batch) as response:
-                async for line in lines_of(response.iter_bytes()):
-                    result = self._read(line)
-                    if result is not None:
-                        yield result
-
-    async def close(self) -> None:
-        await self._sdk.close()
+    async def _results_files(self, batch: str) -> AsyncGenerator[AsyncIterator[bytes]]:
+        async with self._sdk.messages.batches.with_streaming_response.results(batch) as response:
+            yield response.iter_bytes()
 
     async def _is_of(self, batch: str, intent: Intent) -> bool:
         """Whether any of the batch's results belongs to the intent."""
@@ -141,33 +103,21 @@ class AnthropicBatches:
                     return True
         return False
 
-    def _read(self, line: Any) -> Result | None:
-        """What a line says; None where it names no request."""
-        if not isinstance(line, dict) or not isinstance(line.get("custom_id"), str):
-            return None
+    def _outcome(self, line: dict[str, Any]) -> Reply:
         result = line.get("result")
-        try:
-            return Result(line["custom_id"], self._outcome(result if isinstance(result, dict) else {}))
-        except AskingError as error:
-            return Result(line["custom_id"], error)
-
-    def _outcome(self, result: dict[str, Any]) -> Reply | AskingError:
-        kind = result.get("type")
-        if kind == "succeeded":
-            return read_message(self.target, result.get("message"))
-        if kind == "expired":
-            return expired(self.target)
-        if kind == "canceled":
-            return cancelled(self.target)
-        told = result.get("error")
-        inner = told.get("error", told) if isinstance(told, dict) else {}
+        if not isinstance(result, dict):
+            result = {}
+        match result.get("type"):
+            case "succeeded":
+                return anthropic.read_message(self.target, result.get("message"))
+            case "expired":
+                raise expired(self.target)
+            case "canceled":
+                raise cancelled(self.target)
+        body = result.get("error")
+        inner = body.get("error", body) if isinstance(body, dict) else {}
         name = inner.get("type") if isinstance(inner, dict) else None
-        return transport.status_error(self.target, _STATUS.get(str(name), 500), told, {}, KEY)
-
-    def _speaking(self) -> Any:
-        import anthropic
-
-        return speaking(self.target, KEY, anthropic, anthropic.AnthropicError)
+        raise transport.status_error(self.target, _STATUS.get(str(name), 500), body, {}, anthropic.KEY)
 
 
 def _total(batch: MessageBatch) -> int:

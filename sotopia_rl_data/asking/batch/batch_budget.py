@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 
-from sotopia_rl_data.asking.batch.intent import Box
+from sotopia_rl_data.asking.batch.intent import BatchFolder
 from sotopia_rl_data.costs.budget import Budget
 from sotopia_rl_data.errors import StoreError
-from sotopia_rl_data.ledger.lookup import Open
+from sotopia_rl_data.ledger.lookup import PendingRequest
 from sotopia_rl_data.request import Target, Usage
 
 
@@ -24,10 +24,10 @@ class BatchBudget:
         """Whether more is spent and reserved than the cap allows: what was not submitted yet must not be."""
         return self._budget is not None and self._budget.over
 
-    def check(self, box: Box) -> None:
-        """Raises StoreError where the box holds other batches than those of which the budget was told."""
-        ids = box.ids()
-        if self._budget is not None and self._budget.seen.get(box.name, ids) != ids:
+    def check(self, folder: BatchFolder) -> None:
+        """Raises StoreError where the folder holds other batches than those of which the budget was told."""
+        ids = folder.ids()
+        if self._budget is not None and self._budget.seen.get(folder.name, ids) != ids:
             raise StoreError(
                 f"Another run was at work on the batches of {self._target.model} when this one began.",
                 "run the same command again",
@@ -42,7 +42,7 @@ class BatchBudget:
         self.short = 0
         self._releases = 0 if self._budget is None else self._budget.waiters.releases
 
-    def fits(self, asked: Open) -> bool:
+    def fits(self, asked: PendingRequest) -> bool:
         """Reserve the worst that a request may cost; False where it does not fit now."""
         fits = self._budget is None or self._budget.take(asked.key, asked.request)
         self.short += not fits

@@ -6,13 +6,14 @@ alone: what else Python or an HTTP library takes for the end of a line can stand
 
 from __future__ import annotations
 
-import json
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Set
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, Protocol
+from types import ModuleType
+from typing import Any, ClassVar
 
 from sotopia_rl_data.asking import transport
 from sotopia_rl_data.asking.batch.intent import Intent
@@ -24,7 +25,7 @@ _ABSENT = (404, 405, 501)  # how a server says that it has no such API
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class BatchLimits:
     """The most that one batch may hold."""
 
     requests: int
@@ -32,7 +33,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class BatchState:
     """How a batch stands. `done` of its requests are through. `refused`: none of them was begun, and why; `full`: the
     reason is that too many others are under way. `cancelled`: somebody ended it; what it has is there."""
 
@@ -43,121 +44,149 @@ class State:
     full: bool = False
 
 
-class Trace(Enum):
-    """What is known of a batch that has no id yet: there is none, or it cannot be told yet."""
+class BatchSearch(Enum):
+    """What is known of a batch whose id was not heard and which was not found: there is none, or it cannot be told
+    yet."""
 
-    NONE = "none"
-    PERHAPS = "perhaps"
+    ABSENT = "absent"
+    UNCERTAIN = "uncertain"
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class BatchResult:
     """What came of the line `custom_id`: a Reply, or why there is none."""
 
     custom_id: str
     outcome: Reply | AskingError
 
 
-class BatchClient(Protocol):
-    """A provider's batch API. Everything but `line` and `weaken` raises Unavailable where asking again may help and
-    Rejected where it cannot; nothing is retried here."""
+class BatchClient(ABC):
+    """A provider's batch API at `target`. What is awaited raises Unavailable where asking again may help and Rejected
+    where it cannot; nothing is retried here.
 
-    target: Target
-    limits: Limits
-    way: int
+    `way` is the place in `api.ways` of the form in which answers are asked for now. Raises KeyMissing where there is
+    no key.
+    """
 
+    api: ClassVar[transport.Api]
+
+    def __init__(self, target: Target, limits: BatchLimits, sdk: ModuleType, base_error: type[Exception]) -> None:
+        self.target, self.limits = target, limits
+        self.way = 0
+        self._sdk_module, self._base_error = sdk, base_error
+        self._key = transport.api_key(self.api.variable, target.base_url)
+        self._http = sdk.DefaultAsyncHttpxClient(trust_env=not transport.is_local(target.base_url))
+
+    @property
+    @abstractmethod
+    def _batches(self) -> Any:
+        """The SDK's object for batches."""
+
+    @abstractmethod
     def line(self, custom_id: str, request: Request) -> bytes:
         """The request as a line of a batch, without a line feed."""
-        ...
-
-    def weaken(self, error: Rejected, way: int) -> bool:
-        """Ask for the answer's form in a weaker way from now on, where the error of a line that was written in this way
-        is about that form. False where it is not, or there is no weaker way."""
-        ...
-
-    async def newest(self) -> str:
-        """The id of the newest batch, empty where there is none. Raises UsageError where there is no batch API."""
-        ...
 
     async def upload(self, lines: Path, intent: Intent) -> str:
         """Hand the lines in ahead of `create`, where the provider wants that; the file's id, else empty."""
-        ...
+        return ""
 
+    @abstractmethod
     async def create(self, lines: Path, intent: Intent) -> str:
         """Begin the batch; its id."""
-        ...
 
-    async def find(self, intent: Intent, known: Set[str]) -> str | Trace:
+    @abstractmethod
+    async def find(self, intent: Intent, known: Set[str]) -> str | BatchSearch:
         """The id of the batch that an earlier `create` may have begun. It is none of the `known` ones."""
-        ...
 
-    async def state(self, batch: str) -> State: ...
+    @abstractmethod
+    async def state(self, batch: str) -> BatchState:
+        """How a batch stands."""
 
-    def results(self, batch: str) -> AsyncGenerator[Result]:
-        """What came of the lines, in any order. Lines that cannot be read are left out."""
-        ...
+    @abstractmethod
+    def _results_files(self, batch: str) -> AsyncGenerator[AsyncIterator[bytes]]:
+        """The bytes of each file that holds results of an ended batch."""
 
-    async def close(self) -> None: ...
+    @abstractmethod
+    def _outcome(self, line: dict[str, Any]) -> Reply:
+        """The Reply in a line of results. Raises what it says instead."""
 
+    def weaken(self, error: Rejected, way: int) -> bool:
+        """Ask for the answer's form in the next weaker way from now on, where the error of a line that was written in
+        this way is about that form. False where it is not, or there is no weaker way."""
+        if not self.api.refuses_format(error) or way + 1 == len(self.api.ways):
+            return False
+        self.way = max(self.way, way + 1)
+        return True
 
-@contextmanager
-def speaking(target: Target, variable: str, sdk: Any, base: type[Exception]) -> Iterator[None]:
-    """Turn what an SDK raises inside the block into our errors. `variable` holds the key, `base` is all its errors'."""
-    import httpx2
+    async def newest(self) -> str:
+        """The id of the newest batch, empty where there is none. Raises UsageError where there is no batch API."""
+        try:
+            with self._speaking():
+                page = await self._batches.list(limit=1)
+            batches = getattr(page, "data", None)
+        except (Rejected, Unavailable) as error:
+            if error.status not in _ABSENT:
+                raise
+            batches = None
+        if not isinstance(batches, list):
+            raise UsageError(
+                f"{self.target.base_url} has no batch API, so {self.target.model} cannot be asked in batches there.",
+                "leave --batch out, or name a provider that has one",
+            )
+        return str(batches[0].id) if batches else ""
 
-    try:
-        yield
-    except sdk.APIStatusError as error:
-        body = error.body if error.body is not None else error.response.text
-        raise transport.status_error(target, error.status_code, body, error.response.headers, variable) from None
-    except (sdk.APIError, httpx2.HTTPError) as error:
-        reason = str(error.__cause__ or error) or type(error).__name__
-        raise Unavailable(
-            redact(f"{target.model} at {target.base_url} cannot be reached: {reason}"),
-            "check the URL and that the server runs, then run the same command again",
-        ) from None
-    except base as error:
-        raise Rejected(f"{target.model} at {target.base_url}: {redact(str(error))}") from None
+    async def results(self, batch: str) -> AsyncGenerator[BatchResult]:
+        """What came of the lines, in any order. Lines that cannot be read, or name no request, are left out."""
+        with self._speaking():
+            async with aclosing(self._results_files(batch)) as files:
+                async for file in files:
+                    async for line in lines_of(file):
+                        custom_id = line.get("custom_id") if isinstance(line, dict) else None
+                        if isinstance(custom_id, str):
+                            yield BatchResult(custom_id, self._read(line))
 
+    async def close(self) -> None:
+        await self._http.aclose()
 
-@contextmanager
-def probing(target: Target) -> Iterator[None]:
-    """Turn "not found" inside the block into the news that there is no batch API."""
-    try:
-        yield
-    except (Rejected, Unavailable) as error:
-        if error.status in _ABSENT:
-            raise no_batches(target) from None
-        raise
+    def _read(self, line: dict[str, Any]) -> Reply | AskingError:
+        try:
+            return self._outcome(line)
+        except AskingError as error:
+            return error
 
+    @contextmanager
+    def _speaking(self) -> Iterator[None]:
+        """Turn what the SDK raises inside the block into our errors."""
+        import httpx2
 
-def no_batches(target: Target) -> UsageError:
-    """The error for a server without a batch API."""
-    return UsageError(
-        f"{target.base_url} has no batch API, so {target.model} cannot be asked in batches there.",
-        "leave --batch out, or name a provider that has one",
-    )
+        target, sdk = self.target, self._sdk_module
+        try:
+            yield
+        except sdk.APIStatusError as error:
+            body, headers = error.body if error.body is not None else error.response.text, error.response.headers
+            raise transport.status_error(target, error.status_code, body, headers, self.api.variable) from None
+        except (sdk.APIError, httpx2.HTTPError) as error:
+            reason = str(error.__cause__ or error) or type(error).__name__
+            raise Unavailable(
+                redact(f"{target.model} at {target.base_url} cannot be reached: {reason}"),
+                "check the URL and that the server runs, then run the same command again",
+            ) from None
+        except self._base_error as error:
+            raise Rejected(f"{target.model} at {target.base_url}: {redact(str(error))}") from None
 
 
 async def lines_of(chunks: AsyncIterator[bytes]) -> AsyncIterator[Any]:
-    """The JSON of each line; lines that are none are left out, and count as missing."""
+    """The JSON of each line; lines that hold none are left out, and count as missing."""
     rest = b""
     async for chunk in chunks:
         *whole, rest = (rest + chunk).split(b"\n")
         for line in whole:
-            value = _parsed(line)
+            value = transport.json_or_none(line)
             if value is not None:
                 yield value
-    value = _parsed(rest)
+    value = transport.json_or_none(rest)
     if value is not None:
         yield value
-
-
-def _parsed(line: bytes) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
 
 
 def expired(target: Target) -> Unavailable:

@@ -8,8 +8,8 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from sotopia_rl_data.asking.batch.batch_budget import BatchBudget
-from sotopia_rl_data.asking.batch.client import BatchClient, State, cancelled
-from sotopia_rl_data.asking.batch.intent import Asked, Box, Intent
+from sotopia_rl_data.asking.batch.client import BatchClient, BatchState, cancelled
+from sotopia_rl_data.asking.batch.intent import BatchFolder, BatchLine, Intent
 from sotopia_rl_data.asking.batch.waiting import Waiting
 from sotopia_rl_data.errors import AskingError, Rejected, Unavailable
 from sotopia_rl_data.ledger.ledger import Attempt, Ledger, answered, failed
@@ -27,22 +27,28 @@ class Fetching:
     """One request may fail `tries` times. `last` is the last failure there was."""
 
     def __init__(
-        self, lookup: Lookup, client: BatchClient, box: Box, waiting: Waiting, tries: int, budget: BatchBudget
+        self,
+        lookup: Lookup,
+        client: BatchClient,
+        folder: BatchFolder,
+        waiting: Waiting,
+        tries: int,
+        budget: BatchBudget,
     ) -> None:
-        self._lookup, self._client, self._box, self._waiting, self._tries = lookup, client, box, waiting, tries
+        self._lookup, self._client, self._folder, self._waiting, self._tries = lookup, client, folder, waiting, tries
         self._budget = budget
         self._errors: Counter[str] = Counter()
         self.last: AskingError | None = None
 
-    async def fetch(self, intent: Intent, state: State) -> None:
+    async def fetch(self, intent: Intent, state: BatchState) -> None:
         """Put every result into the ledger, on the disk when this returns. What is there already is left alone."""
-        left = self._box.asked(intent)
+        left = self._folder.asked(intent)
         await self._waiting.patiently(lambda: self._collect(intent, left))
         for one in left.values():
             self._keep(intent, one, self._missing(state), maybe_billed=not state.cancelled)
         self._lookup.ledger.close()  # to the disk, before the intent goes
 
-    async def _collect(self, intent: Intent, left: dict[str, Asked]) -> None:
+    async def _collect(self, intent: Intent, left: dict[str, BatchLine]) -> None:
         """Take the results out of what is left. Ids that nobody sent, or that came before, are passed over."""
         async with aclosing(self._client.results(intent.batch)) as results:
             async for result in results:
@@ -50,7 +56,7 @@ class Fetching:
                 if one is not None:
                     self._keep(intent, one, result.outcome, maybe_billed=_worked(result.outcome))
 
-    def _keep(self, intent: Intent, one: Asked, outcome: Reply | AskingError, maybe_billed: bool) -> None:
+    def _keep(self, intent: Intent, one: BatchLine, outcome: Reply | AskingError, maybe_billed: bool) -> None:
         """Make a line's result durable, unless it is from an earlier fetch, and see what follows from it. A line that
         failed or expired is not billed; one without a result may be, and so may one whose result holds no answer."""
         ledger, target = self._lookup.ledger, replace(self._client.target, sampling=one.sampling)
@@ -84,7 +90,7 @@ class Fetching:
         else:
             self._lookup.put_back(key)
 
-    def _missing(self, state: State) -> AskingError:
+    def _missing(self, state: BatchState) -> AskingError:
         if state.cancelled:
             return cancelled(self._client.target)
         model = self._client.target.model
@@ -92,7 +98,7 @@ class Fetching:
 
     def put_back(self, intent: Intent) -> None:
         """None of its requests was begun: they are asked again."""
-        for one in self._box.asked(intent).values():
+        for one in self._folder.asked(intent).values():
             self._budget.came(one.key, None)
             self._lookup.put_back(one.key)
 

@@ -1,6 +1,6 @@
 """What is about to be submitted, written down before it is: so that no crash submits it twice or forgets it.
 
-    LEDGER/batches/TARGET/INTENT/asked.jsonl     which request each line is: custom_id and `Asked`
+    LEDGER/batches/TARGET/INTENT/asked.jsonl     which request each line is: custom_id and `BatchLine`
                                 lines.jsonl      the lines as the provider gets them
                                 intent.json      how far it got; written last, replaced as a whole at every step
 
@@ -60,7 +60,7 @@ class Intent:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class BatchLine:
     """The request behind a line: all that an attempt in the ledger names of it, and the most tokens that it has."""
 
     key: str
@@ -70,7 +70,7 @@ class Asked:
     sampling: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Box:
+class BatchFolder:
     """A target's intents. Raises StoreError where the folder cannot be written."""
 
     def __init__(self, ledger: Path, target: Target) -> None:
@@ -80,7 +80,7 @@ class Box:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Nobody else works on this box inside the block. Raises StoreError where somebody does."""
+        """Nobody else works on it inside the block. Raises StoreError where somebody does."""
         with storing(self._dir):
             self._dir.mkdir(parents=True, exist_ok=True)
             lock = os.open(self._dir / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -113,7 +113,7 @@ class Box:
         """The ids of all intents. Changes nothing and needs no lock."""
         return frozenset(intent.id for intent in self._sealed())
 
-    def under_way(self) -> Iterator[tuple[Intent, Asked]]:
+    def under_way(self) -> Iterator[tuple[Intent, BatchLine]]:
         """Every request that is in a batch, or about to be. Changes nothing and needs no lock: what somebody else
         fetches in this moment is left out."""
         for intent in self._sealed():
@@ -144,14 +144,14 @@ class Box:
         """The file that the provider gets."""
         return self._folder(intent) / "lines.jsonl"
 
-    def asked(self, intent: Intent) -> dict[str, Asked]:
+    def asked(self, intent: Intent) -> dict[str, BatchLine]:
         """The request behind each custom_id."""
-        found: dict[str, Asked] = {}
+        found: dict[str, BatchLine] = {}
         with (self._folder(intent) / "asked.jsonl").open() as lines:
             for line in lines:
                 record = json.loads(line)
                 custom_id = record.pop("id")
-                found[custom_id] = Asked(**record)
+                found[custom_id] = BatchLine(**record)
         return found
 
     def remove(self, intent: Intent) -> None:
@@ -159,30 +159,30 @@ class Box:
         (self._folder(intent) / _STATE).unlink()
         shutil.rmtree(self._folder(intent))
 
-    def draft(self) -> Draft:
+    def draft(self) -> BatchDraft:
         """A new batch to put lines into."""
         intent = Intent(secrets.token_hex(8), 0, time.time())
         with storing(self._dir):
             self._folder(intent).mkdir(parents=True)
-            return Draft(self, intent)
+            return BatchDraft(self, intent)
 
     def _folder(self, intent: Intent) -> Path:
         return self._dir / intent.id
 
 
-class Draft:
+class BatchDraft:
     """A batch that is being written. It is no intent until `seal`."""
 
-    def __init__(self, box: Box, intent: Intent) -> None:
-        self._box, self.intent = box, intent
+    def __init__(self, parent: BatchFolder, intent: Intent) -> None:
+        self._parent, self.intent = parent, intent
         self.count = self.size_bytes = 0
-        self._lines: IO[bytes] = box.lines(intent).open("wb")
-        self._asked: IO[bytes] = box.lines(intent).with_name("asked.jsonl").open("wb")
+        self._lines: IO[bytes] = parent.lines(intent).open("wb")
+        self._asked: IO[bytes] = parent.lines(intent).with_name("asked.jsonl").open("wb")
 
     def add(self, line: bytes, custom_id: str, key: str, question: str, request: Request) -> None:
         """Put a line in."""
-        one = Asked(key, question, request.sample, most_prompt_tokens(request), dict(request.target.sampling))
-        with storing(self._box.lines(self.intent).parent):
+        one = BatchLine(key, question, request.sample, most_prompt_tokens(request), dict(request.target.sampling))
+        with storing(self._parent.lines(self.intent).parent):
             self._lines.write(line + b"\n")
             self._asked.write(json.dumps({"id": custom_id, **asdict(one)}).encode() + b"\n")
         self.count += 1
@@ -190,16 +190,16 @@ class Draft:
 
     def seal(self, way: int) -> Intent:
         """From now on it is to be submitted, also by whoever comes after a crash."""
-        with storing(self._box.lines(self.intent).parent):
+        with storing(self._parent.lines(self.intent).parent):
             for file in (self._lines, self._asked):
                 file.flush()
                 os.fsync(file.fileno())
                 file.close()
-            sync_file(self._box.lines(self.intent).parent.parent)  # the folder's own entry
-        return self._box.keep(Intent(self.intent.id, self.count, self.intent.made, way))
+            sync_file(self._parent.lines(self.intent).parent.parent)  # the folder's own entry
+        return self._parent.keep(Intent(self.intent.id, self.count, self.intent.made, way))
 
     def abandon(self) -> None:
         """Let it go."""
         self._lines.close()
         self._asked.close()
-        shutil.rmtree(self._box.lines(self.intent).parent)
+        shutil.rmtree(self._parent.lines(self.intent).parent)

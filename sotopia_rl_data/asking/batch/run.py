@@ -23,9 +23,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from sotopia_rl_data.asking.batch.batch_budget import BatchBudget
-from sotopia_rl_data.asking.batch.client import BatchClient, State, Trace
+from sotopia_rl_data.asking.batch.client import BatchClient, BatchSearch, BatchState
 from sotopia_rl_data.asking.batch.fetching import Fetching
-from sotopia_rl_data.asking.batch.intent import Box, Draft, Intent
+from sotopia_rl_data.asking.batch.intent import BatchDraft, BatchFolder, Intent
 from sotopia_rl_data.asking.batch.waiting import Stopped, Waiting
 from sotopia_rl_data.asking.interrupt import interruptible
 from sotopia_rl_data.asking.progress import Outcome
@@ -33,7 +33,7 @@ from sotopia_rl_data.costs.budget import Budget
 from sotopia_rl_data.errors import Rejected, Unavailable, UsageError
 from sotopia_rl_data.ledger.index import short
 from sotopia_rl_data.ledger.ledger import Ledger
-from sotopia_rl_data.ledger.lookup import Accept, Lookup, OnSettled, Open
+from sotopia_rl_data.ledger.lookup import Accept, Lookup, OnSettled, PendingRequest
 from sotopia_rl_data.request import Request
 
 _BREATH = 64  # requests walked over before Ctrl-C is heard
@@ -84,12 +84,12 @@ async def ask_batch(
     if not (how.poll_s > 0 and how.tries > 0):
         raise UsageError("Batches are polled every so many seconds, and tried at least once.", "give numbers above 0")
     lookup = Lookup(ledger, accept, on_settled, retry_failed, Outcome(total))
-    box = Box(ledger.directory, client.target)
+    folder = BatchFolder(ledger.directory, client.target)
     share = BatchBudget(budget, client.target)
-    with box.held(), share.sharing():
-        share.check(box)
-        ledger.reload()  # what another run fetched before it left the box to this one
-        return await _Run(lookup, client, box, how, progress, share).go(requests)
+    with folder.held(), share.sharing():
+        share.check(folder)
+        ledger.reload()  # what another run fetched before it left the folder to this one
+        return await _Run(lookup, client, folder, how, progress, share).go(requests)
 
 
 class _Unheard(Exception):
@@ -103,12 +103,12 @@ class _Run:
         self,
         lookup: Lookup,
         client: BatchClient,
-        box: Box,
+        folder: BatchFolder,
         how: Batching,
         progress: Callable[[Outcome], None] | None,
         budget: BatchBudget,
     ) -> None:
-        self._lookup, self._client, self._box, self._how, self._budget = lookup, client, box, how, budget
+        self._lookup, self._client, self._folder, self._how, self._budget = lookup, client, folder, how, budget
         self._outcome, self._progress = lookup.outcome, progress
         self._intents: dict[str, Intent] = {}
         self._under_way: dict[int, str] = {}  # short key -> its intent
@@ -117,7 +117,7 @@ class _Run:
         self._handed: dict[int, int] = {}  # place of a request -> its steps that were handed over
         self._finished = bytearray()
         self._waiting = Waiting(how.silence_s, self._report)
-        self._fetching = Fetching(lookup, client, box, self._waiting, how.tries, budget)
+        self._fetching = Fetching(lookup, client, folder, self._waiting, how.tries, budget)
         self._room = sys.maxsize  # requests that the provider's queue takes at once, as far as is known
 
     async def go(self, requests: Callable[[], Iterable[Request]]) -> Outcome:
@@ -133,8 +133,8 @@ class _Run:
 
     async def _work(self, requests: Callable[[], Iterable[Request]]) -> None:
         await self._client.newest()  # raises where there are no batches, before anything is written
-        for intent in self._box.intents():
-            self._take(intent, (one.key for one in self._box.asked(intent).values()))
+        for intent in self._folder.intents():
+            self._take(intent, (one.key for one in self._folder.asked(intent).values()))
         await self._look()
         while not self._waiting.stopped:
             self._budget.begin_round()
@@ -153,7 +153,7 @@ class _Run:
 
     async def _round(self, requests: Iterable[Request]) -> None:
         """Hand over what is known, submit the rest."""
-        draft: Draft | None = None
+        draft: BatchDraft | None = None
         room = self._room
         for place, request in enumerate(requests):
             if place % _BREATH == 0:
@@ -171,7 +171,7 @@ class _Run:
         elif draft is not None:
             await self._submit(draft.seal(self._client.way))
 
-    def _settle_known(self, place: int, request: Request) -> Open | None:
+    def _settle_known(self, place: int, request: Request) -> PendingRequest | None:
         """Hand over what is known, follow-ups included; returns what is to be asked, if it is not under way."""
         if place == len(self._finished):
             self._finished.append(False)
@@ -180,7 +180,7 @@ class _Run:
         step, before = 0, self._handed.get(place, 0)
         wanted: Request | None = request
         while wanted is not None:
-            asked = Open(wanted, *wanted.hashes)
+            asked = PendingRequest(wanted, *wanted.hashes)
             intent = self._under_way.get(short(asked.key))
             if intent is not None:
                 self._wanted.add(intent)
@@ -196,10 +196,10 @@ class _Run:
         self._handed.pop(place, None)
         return None
 
-    async def _put(self, draft: Draft | None, asked: Open) -> Draft:
+    async def _put(self, draft: BatchDraft | None, asked: PendingRequest) -> BatchDraft:
         """Put a request into the batch that is being filled; a full one is submitted first."""
         limits = self._client.limits
-        draft = draft or self._box.draft()
+        draft = draft or self._folder.draft()
         custom_id = draft.intent.custom_id(asked.key)
         line = self._client.line(custom_id, asked.request)
         if draft.count and (draft.count >= limits.requests or draft.size_bytes + len(line) + 99 > limits.size_bytes):
@@ -216,7 +216,7 @@ class _Run:
 
     def _drop(self, intent: Intent) -> None:
         """It is over, or never was."""
-        self._box.remove(intent)
+        self._folder.remove(intent)
         del self._intents[intent.id]
         self._done.pop(intent.id, None)
         self._under_way = {key: one for key, one in self._under_way.items() if one != intent.id}
@@ -243,7 +243,9 @@ class _Run:
                 await self._fetching.fetch(intent, state)
                 self._drop(intent)
         except Rejected as error:
-            hint = f"use the key it was begun with; or delete {self._box.lines(intent).parent} to ask its requests anew"
+            hint = (
+                f"use the key it was begun with; or delete {self._folder.lines(intent).parent} to ask its requests anew"
+            )
             raise Rejected(f"The batch {intent.batch} cannot be fetched: {error.message}", hint) from error
         if state.refused is not None:
             self._refused(intent, state)
@@ -253,9 +255,9 @@ class _Run:
         known = {one.batch for one in self._intents.values() if one.batch}
         found = await self._waiting.patiently(lambda: self._client.find(intent, known))
         if isinstance(found, str):
-            self._take(self._box.keep(replace(intent, batch=found)))
+            self._take(self._folder.keep(replace(intent, batch=found)))
             await self._look_at(self._intents[intent.id])
-        elif found is Trace.NONE and time.time() - intent.tried > self._how.doubt_s:
+        elif found is BatchSearch.ABSENT and time.time() - intent.tried > self._how.doubt_s:
             await self._submit_late(intent)
 
     async def _submit_late(self, intent: Intent) -> None:
@@ -281,10 +283,10 @@ class _Run:
 
     async def _made_ready(self, intent: Intent) -> Intent:
         """Everything before the one request that begins it."""
-        lines = self._box.lines(intent)
+        lines = self._folder.lines(intent)
         if not intent.file:
             file = await self._waiting.patiently(lambda: self._client.upload(lines, intent))
-            intent = self._box.keep(replace(intent, file=file))
+            intent = self._folder.keep(replace(intent, file=file))
         if intent.tried:
             return intent
         return replace(intent, after=await self._waiting.patiently(self._client.newest))
@@ -292,17 +294,17 @@ class _Run:
     async def _begin(self, intent: Intent) -> Intent:
         """The intent with its batch's id; that it is tried is written down first. Raises _Unheard where it may have
         begun: only a 429 is certain that it has not."""
-        intent = self._box.keep(replace(intent, tried=time.time()))
+        intent = self._folder.keep(replace(intent, tried=time.time()))
         self._take(intent)
         try:
-            batch = await self._client.create(self._box.lines(intent), intent)
+            batch = await self._client.create(self._folder.lines(intent), intent)
         except Unavailable as error:
             if error.status == 429:
                 raise
             raise _Unheard from error
-        return self._box.keep(replace(intent, batch=batch))
+        return self._folder.keep(replace(intent, batch=batch))
 
-    def _refused(self, intent: Intent, state: State) -> None:
+    def _refused(self, intent: Intent, state: BatchState) -> None:
         """None of it was begun. Raises the reason, unless it is that others have to end first."""
         self._never_began(intent)
         under_way = sum(one.count for one in self._intents.values() if one.batch)
