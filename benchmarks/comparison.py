@@ -16,9 +16,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sotopia_rl_data.comparing import Contrast, How
+from sotopia_rl_data.comparing import ComparisonOptions, MethodContrast
 from sotopia_rl_data.comparing.measure import compare_units
-from sotopia_rl_data.comparing.runs import SEVEN, Unit
+from sotopia_rl_data.comparing.methods import SEVEN, Unit
 from sotopia_rl_data.dimensions import dimension
 
 HARD, ALL = (14, 5, 2), (90, 5, 2)
@@ -50,10 +50,12 @@ def run(number: int, seed: int, shift: float, size: tuple[int, int, int], names:
     ]
 
 
-def contrast(seed: int, shift: float, size: tuple[int, int, int], names: Sequence[str], how: How) -> Contrast:
+def contrast(
+    seed: int, shift: float, size: tuple[int, int, int], names: Sequence[str], options: ComparisonOptions
+) -> MethodContrast:
     """Two runs compared."""
     sides = {f"method-{number}": run(number, seed, shift * number, size, names) for number in (0, 1)}
-    found = compare_units(sides, refs=("a", "b"), evaluators=["judge"], sets={"all": None}, how=how)
+    found = compare_units(sides, refs=("a", "b"), evaluators=["judge"], sets={"all": None}, options=options)
     return found.conditions[0].contrasts[0]
 
 
@@ -61,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulations", type=int, default=1000)
     n = parser.parse_args().simulations
-    quick = How(resamples=0)
+    quick = ComparisonOptions(resamples=0)
     print(f"equals, {n:,} comparisons on seven dimensions and their average")
     starred, loose = 0, 0
     for seed in range(n):
@@ -79,7 +81,7 @@ def main() -> None:
             print(f"  {shift:g} points at the size of {title}: {share:.1%}")
     for size, title in ((HARD, "hard"), (ALL, "all")):
         began = time.process_time()
-        contrast(0, 0.5, size, SEVEN, How())
+        contrast(0, 0.5, size, SEVEN, ComparisonOptions())
         print(f"one comparison at the size of {title}, 1,000 resamples: {time.process_time() - began:.2f} s of CPU")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from sotopia_rl_data.comparing.runs import Unit
+from sotopia_rl_data.comparing.methods import Unit
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL, dimension
 from sotopia_rl_data.schema import Agent, Episode, Score, Turn
 

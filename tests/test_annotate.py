@@ -17,7 +17,7 @@ from compare_toys import SEVEN, episode, goals, run
 from label_toys import BY, REPOSITORY, put, rows
 from test_report import HOSTILE, quiet
 
-from sotopia_rl_data.comparing import How, compare
+from sotopia_rl_data.comparing import ComparisonOptions, compare
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.labelers.evaluation.drawing import drawn, item_id
 from sotopia_rl_data.labelers.evaluation.forms import write_form
@@ -113,7 +113,9 @@ def test_a_filled_form_comes_back_as_scores_by_people(store: Store, tmp_path: Pa
     assert scores[first.episode.episode_id, first.rated[0], "goal"] == 0.0
     said = [r for v in ("lab/run-Zyx-1", "lab/run-Qvw-2") for r in rows(v, "attributions", store)]
     assert [r["reasoning"] for r in said if r["reasoning"]] == ["nothing, in truth"]
-    compared = compare([store.resolve(v) for v in ("lab/run-Zyx-1", "lab/run-Qvw-2")], how=How(resamples=0))
+    compared = compare(
+        [store.resolve(v) for v in ("lab/run-Zyx-1", "lab/run-Qvw-2")], options=ComparisonOptions(resamples=0)
+    )
     assert [c.evaluator for c in compared.conditions] == ["gpt-4o", "human"]
     assert compared.conditions[1].means[0].units == 48
     assert compared.conditions[1].means[0].missing["goal"] == 20

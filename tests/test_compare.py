@@ -19,14 +19,14 @@ from label_toys import REPOSITORY, put
 from scipy import stats
 
 from sotopia_rl_data import statistics
-from sotopia_rl_data.comparing import Comparison, How, compare, tables
+from sotopia_rl_data.comparing import Comparison, ComparisonOptions, compare, tables
 from sotopia_rl_data.comparing.measure import compare_units
-from sotopia_rl_data.comparing.runs import AVERAGE
+from sotopia_rl_data.comparing.methods import AVERAGE
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.schema import Episode, Score
 from sotopia_rl_data.store import Store
 
-QUICK = How(resamples=100)
+QUICK = ComparisonOptions(resamples=100)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def store(tmp_path: Path) -> Store:
 def compared(store: Store, *runs: list[Episode], **options) -> Comparison:
     store = Store(tempfile.mkdtemp(dir=store.root.parent))
     versions = [put(store, episodes, f"lab/run{i}") for i, episodes in enumerate(runs)]
-    return compare(versions, **{"how": QUICK, **options})
+    return compare(versions, **{"options": QUICK, **options})
 
 
 # --- the tables -------------------------------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ def test_students_distribution_is_scipys_into_the_tails(freedom: int):
 def test_every_figure_of_a_contrast_is_scipys(store: Store):
     """On drawn scores with ties: t, p, d_z, win rate; Holm; the interval up to what another draw gives."""
     a, b = run("A", "P", seed=1, dimensions=SEVEN), run("B", "P", seed=2, shift=0.4, dimensions=SEVEN)
-    found = compared(store, a, b, how=How(resamples=4000))
+    found = compared(store, a, b, options=ComparisonOptions(resamples=4000))
     contrast = found.conditions[0].contrasts[0]
     keyed = [
         {(e.environment_id, e.agents[0].agent, s.agent[0], s.dimension): s.score for e in some for s in e.scores}
@@ -266,7 +266,12 @@ def test_every_figure_of_a_contrast_is_scipys(store: Store):
 
 def test_scenarios_can_be_what_is_independent(store: Store):
     a, b = run("A", "P", seed=1), run("B", "P", seed=2, shift=1.0)
-    effect = compared(store, a, b, how=How(resamples=100, resample="scenario")).conditions[0].contrasts[0].effects[0]
+    effect = (
+        compared(store, a, b, options=ComparisonOptions(resamples=100, resample="scenario"))
+        .conditions[0]
+        .contrasts[0]
+        .effects[0]
+    )
     means = [
         np.array(
             [np.mean([s.score for e in some if e.environment_id == f"env{i:02}" for s in e.scores]) for i in range(14)]
@@ -284,8 +289,8 @@ def weighed(seed: int, shift: float, dimensions: tuple[str, ...]) -> Comparison:
         "A": units(0, "A", 2 * seed, 0.0, dimensions),
         "B": units(1, "B", 2 * seed + 1, shift, dimensions),
     }
-    how = How(resamples=0)
-    return compare_units(sides, refs=("a", "b"), evaluators=["gpt-4o"], sets={"all": None}, how=how)
+    none = ComparisonOptions(resamples=0)
+    return compare_units(sides, refs=("a", "b"), evaluators=["gpt-4o"], sets={"all": None}, options=none)
 
 
 @pytest.mark.slow

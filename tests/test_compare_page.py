@@ -13,14 +13,14 @@ from compare_toys import SEVEN, episode, goals, run
 from label_toys import put
 from test_report import HOSTILE, quiet
 
-from sotopia_rl_data.comparing import How, compare
+from sotopia_rl_data.comparing import ComparisonOptions, compare
 from sotopia_rl_data.comparing.page import write_comparison
 from sotopia_rl_data.errors import StoreError
 from sotopia_rl_data.labelers.evaluation.run import evaluate
 from sotopia_rl_data.schema import Score
 from sotopia_rl_data.store import Store, Version
 
-HOW = How(resamples=100)
+HOW = ComparisonOptions(resamples=100)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def two(store: Store, **how) -> list[Version]:
 
 def test_the_page_holds_every_figure_every_pair_and_what_was_said(store: Store, tmp_path: Path):
     versions = two(store)
-    found = compare(versions, how=HOW)
+    found = compare(versions, options=HOW)
     held = write_comparison(found, versions, tmp_path / "c.html")
     data = data_of(tmp_path / "c.html")
     assert (held["pairs"], held["episodes"]) == (24, 48)
@@ -62,7 +62,7 @@ def test_a_score_comes_with_its_judges_reason(store: Store, tmp_path: Path):
         put(store, [episode("1", (model, "P"), goals(1, 1))], name)
         evaluate(store, name, judges=["lexical"])
     versions = [store.resolve("lab/a"), store.resolve("lab/b")]
-    write_comparison(compare(versions, how=HOW), versions, tmp_path / "c.html")
+    write_comparison(compare(versions, options=HOW), versions, tmp_path / "c.html")
     scores = data_of(tmp_path / "c.html")["episodes"][0]["scores"]
     assert {why for *_, by, why in scores if by == "lexical"} == {"counted words; understands nothing"}
     assert {why for *_, by, why in scores if by == "gpt-4o"} == {""}
@@ -70,7 +70,7 @@ def test_a_score_comes_with_its_judges_reason(store: Store, tmp_path: Path):
 
 def test_more_pairs_than_are_shown_are_drawn_and_what_is_in_the_way_stays(store: Store, tmp_path: Path):
     versions = two(store)
-    found = compare(versions, how=HOW)
+    found = compare(versions, options=HOW)
     assert write_comparison(found, versions, tmp_path / "c.html", pairs=5)["pairs"] == 5
     assert data_of(tmp_path / "c.html")["of"] == 24
     with pytest.raises(StoreError, match="cannot be written"):
@@ -89,7 +89,7 @@ def test_it_opens_from_disk_draws_every_condition_and_lays_dialogues_side_by_sid
         ]
         versions.append(put(store, judged, f"lab/two-{one.name[-1]}"))
     path = tmp_path / "c.html"
-    write_comparison(compare(versions, sets={"few": ["env00", "env01"]}, how=HOW), versions, path)
+    write_comparison(compare(versions, sets={"few": ["env00", "env01"]}, options=HOW), versions, path)
     with page() as tab:
         tab.open(path)
         assert tab.js("document.querySelectorAll('#overview article').length") == 3
@@ -114,7 +114,7 @@ def test_what_was_said_is_shown_and_never_obeyed(store: Store, tmp_path: Path):
         put(store, [replace(one, scenario=HOSTILE, codename=HOSTILE)], name)
     versions = [store.resolve("lab/a"), store.resolve("lab/b")]
     path = tmp_path / "c.html"
-    write_comparison(compare(versions, how=HOW), versions, path)
+    write_comparison(compare(versions, options=HOW), versions, path)
     with page() as tab:
         tab.open(path)
         assert "<b>bold</b>" in tab.js("document.querySelector('.turns').textContent")

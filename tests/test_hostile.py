@@ -24,7 +24,7 @@ from test_report import HOSTILE, quiet
 
 from sotopia_rl_data.cards.dataset import dataset_card
 from sotopia_rl_data.cli import program
-from sotopia_rl_data.comparing import How, compare
+from sotopia_rl_data.comparing import ComparisonOptions, compare
 from sotopia_rl_data.comparing.page import write_comparison
 from sotopia_rl_data.curate import curate, write_list
 from sotopia_rl_data.importers.run import import_dataset
@@ -214,7 +214,7 @@ def test_the_report_shows_every_field_as_text(store: Store, tmp_path: Path):
 @needs_browser
 def test_the_comparison_shows_every_field_as_text(store: Store, tmp_path: Path):
     versions = [store.resolve("lab/a"), store.resolve("lab/b")]
-    found = compare(versions, evaluators=[wild("scorer")], how=How(resamples=9))
+    found = compare(versions, evaluators=[wild("scorer")], options=ComparisonOptions(resamples=9))
     write_comparison(found, versions, tmp_path / "c.html")
     text = looked_at(tmp_path / "c.html", "details summary")
     fields = ("name0", "name1", "goal", "codename", "scenario", "model", "partner", "reason", "scorer")

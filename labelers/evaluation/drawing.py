@@ -11,9 +11,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from sotopia_rl_data.comparing.measure import read_methods
-from sotopia_rl_data.comparing.pairing import Key, key_of, one_conversation
-from sotopia_rl_data.comparing.runs import Unit
+from sotopia_rl_data.comparing.methods import Key, Unit, key_of, one_conversation, read_methods
 from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.labelers.plan import episodes_of
 from sotopia_rl_data.schema import Episode

@@ -67,11 +67,14 @@ def compare(
     evaluators: tuple[str, ...],
     sets: tuple[str, ...],
     dimensions: str | None,
+    resample: Any,
+    alpha: float,
+    resamples: int,
+    seed: int,
     by_scenario: str | None,
     html: Path | None,
     store: Store,
     as_json: bool,
-    **how: Any,
 ) -> None:
     """Compare agents by their episodes' scores: the papers' tables, paired tests, intervals. Asks nobody.
 
@@ -86,7 +89,7 @@ def compare(
       sotopia-rl-data compare lab/bc lab/rl lab/bc-vs-gpt lab/rl-vs-gpt --partner gpt-4o --partner bc-partner
       sotopia-rl-data compare lab/tournament --agent first --evaluator gpt-4o --evaluator human
     """
-    from sotopia_rl_data.comparing import How
+    from sotopia_rl_data.comparing import ComparisonOptions
     from sotopia_rl_data.comparing import compare as compared
 
     versions = [resolve(store, ref) for ref in dict.fromkeys(refs)]
@@ -98,7 +101,7 @@ def compare(
         evaluators=evaluators,
         sets=dict(_set(text) for text in sets),
         dimensions=_names(dimensions),
-        how=How(**how),
+        options=ComparisonOptions(resamples=resamples, resample=resample, alpha=alpha, seed=seed),
     )
     shown = _names(by_scenario)
     if html is not None:
@@ -115,7 +118,7 @@ def compare(
 
 def _names(text: str | None) -> list[str] | None:
     """Full names of dimensions, "average" among them; None where none is given. Raises UsageError."""
-    from sotopia_rl_data.comparing.runs import AVERAGE
+    from sotopia_rl_data.comparing.methods import AVERAGE
     from sotopia_rl_data.dimensions import dimension
 
     if text is None:
@@ -151,16 +154,13 @@ def _set(text: str) -> tuple[str, list[str]]:
 def _compared(found: Comparison, by_scenario: str | None) -> None:
     from sotopia_rl_data.comparing import tables
 
-    grids = [*tables.conditions(found)]
-    grids += [one for one in (tables.ablation(found),) if one is not None]
-    grids += tables.effects(found)
+    grids: list[tables.Grid | None] = [*tables.conditions(found), tables.ablation(found), *tables.effects(found)]
     if by_scenario is not None:
         grids += [
             tables.scenarios(one, contrast, by_scenario) for one in found.conditions for contrast in one.contrasts
         ]
-    grids.append(tables.talk(found))
-    grids += [one for one in (tables.agreement(found),) if one is not None]
-    for grid in grids:
+    grids += [tables.talk(found), tables.agreement(found)]
+    for grid in (one for one in grids if one is not None):
         console.table(grid.columns, grid.rows, title=grid.title)
     for remark in found.remarks:
         console.warn(remark)

@@ -1,13 +1,10 @@
 """Agents compared by their episodes' scores: the papers' tables, with what is noise in them told apart. Asks nobody.
 
-    runs.py         episodes as units: an agent of an episode, its scores by every evaluator
-    whose.py        whose agent a run is about, and who its partner is
-    pairing.py      two methods side by side, by environment, agents and position
-    measure.py      compare(): means, paired tests and intervals, per scenario, talk
-    results.py      what it says, as frozen nouns
-    evaluators.py   agreement among evaluators, people among them
-    tables.py       the papers' tables of it
-    page.py         the page, with plots and dialogues side by side
+    methods.py   episodes as units: an agent of an episode; the method it belongs to; which units make a pair
+    measure.py   compare(): means, paired tests and intervals, per scenario, talk, agreement among evaluators
+    results.py   what it says, as frozen nouns
+    tables.py    the papers' tables of it
+    page.py      the page, with plots and dialogues side by side
 
 The formulas are in `sotopia_rl_data.statistics`; docs/evaluation.md explains what each figure says.
 
@@ -18,6 +15,6 @@ The formulas are in `sotopia_rl_data.statistics`; docs/evaluation.md explains wh
 """
 
 from sotopia_rl_data.comparing.measure import compare
-from sotopia_rl_data.comparing.results import Comparison, Condition, Contrast, Effect, How
+from sotopia_rl_data.comparing.results import Comparison, ComparisonOptions, ConditionResult, Effect, MethodContrast
 
-__all__ = ["Comparison", "Condition", "Contrast", "Effect", "How", "compare"]
+__all__ = ["Comparison", "ComparisonOptions", "ConditionResult", "Effect", "MethodContrast", "compare"]

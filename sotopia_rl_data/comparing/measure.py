@@ -7,19 +7,38 @@ first. The formulas are in `sotopia_rl_data.statistics`; docs/evaluation.md says
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from sotopia_rl_data import statistics
-from sotopia_rl_data.comparing.evaluators import agreed
-from sotopia_rl_data.comparing.pairing import Pairs, matrix, paired
-from sotopia_rl_data.comparing.results import Comparison, Condition, Contrast, Effect, How, Means, Scenario, Talk
-from sotopia_rl_data.comparing.runs import AVERAGE, SEVEN, Unit, units_of
-from sotopia_rl_data.comparing.whose import by_partner, methods, tested_in
+from sotopia_rl_data.agreement import OVERALL
+from sotopia_rl_data.agreement.measure import agreement_of
+from sotopia_rl_data.agreement.opinions import Opinion, Opinions
+from sotopia_rl_data.comparing.methods import (
+    AVERAGE,
+    SEVEN,
+    PairedScores,
+    Unit,
+    by_partner,
+    matrix,
+    mean_by_group,
+    pair_up,
+    read_methods,
+)
+from sotopia_rl_data.comparing.results import (
+    Comparison,
+    ComparisonOptions,
+    ConditionResult,
+    Effect,
+    EvaluatorAgreement,
+    Means,
+    MethodContrast,
+    Scenario,
+    Talk,
+)
+from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.statistics import Floats
-from sotopia_rl_data.statistics.bootstrap import percentile_interval
 from sotopia_rl_data.store import Version
 
 EVERYTHING = "all"
@@ -35,14 +54,13 @@ def compare(
     evaluators: Sequence[str] = (),
     sets: Mapping[str, Iterable[str]] | None = None,
     dimensions: Sequence[str] | None = None,
-    how: How | None = None,
+    options: ComparisonOptions | None = None,
 ) -> Comparison:
     """Compare the methods of these runs, every one with the first.
 
-    `agents`, `partners` and `any_partner` say whose agent counts and against whom (see `whose.py`). `evaluators` are by
-    default those that scored every run; `sets` names environments that are compared by themselves too; `dimensions` are
-    full names (default: the seven, and their average). `how.resample` "scenario" takes scenarios' means for what is
-    independent, instead of pairs.
+    `agents`, `partners` and `any_partner` say whose agent counts and against whom (see `methods.py`). `evaluators` are
+    by default those that scored every run; `sets` names environments that are compared by themselves too; `dimensions`
+    are full names (default: the seven, and their average). `options` says how differences are weighed.
 
     Raises UsageError where it is not clear what is compared, or nothing can be.
     """
@@ -57,18 +75,9 @@ def compare(
         sets=groups,
         any_partner=any_partner,
         dimensions=dimensions,
-        how=how or How(),
+        options=options or ComparisonOptions(),
         everybody=units,
     )
-
-
-def read_methods(
-    versions: Sequence[Version], agents: Sequence[str] = (), partners: Sequence[str] = ()
-) -> tuple[list[Unit], dict[str, list[Unit]]]:
-    """All units of the runs, and those of each method. Raises as `compare` does."""
-    units = units_of(versions)
-    tested = [None if partners else tested_in(version) for version in versions]
-    return units, methods(units, [version.ref for version in versions], agents, partners, tested)
 
 
 def compare_units(
@@ -79,12 +88,12 @@ def compare_units(
     sets: Mapping[str, frozenset[str] | None],
     any_partner: bool = False,
     dimensions: Sequence[str] | None = None,
-    how: How,
+    options: ComparisonOptions,
     everybody: Sequence[Unit] = (),
 ) -> Comparison:
     """The same of units that were read already; `everybody` are those whose evaluators' agreement is asked for."""
     names = _scored(found, evaluators, dimensions)
-    conditions: list[Condition] = []
+    conditions: list[ConditionResult] = []
     talk: list[Talk] = []
     for label, environments in sets.items():
         kept = {
@@ -94,7 +103,7 @@ def compare_units(
         if not any(kept.values()):
             raise UsageError(f"No episode is set in the environments of {label!r}.", "see which there are: `query`")
         for partner, sides in sorted(by_partner(kept, any_partner).items()):
-            conditions += [_condition(label, partner, who, sides, names, how) for who in evaluators]
+            conditions += [_condition(label, partner, who, sides, names, options) for who in evaluators]
             talk += [_talk(label, partner, method, some) for method, some in sides.items() if some]
     return Comparison(
         tuple(refs),
@@ -102,19 +111,21 @@ def compare_units(
         tuple(names),
         tuple(conditions),
         tuple(talk),
-        agreed(everybody, names, how.resamples, how.seed) if len({e for u in everybody for e in u.scores}) > 1 else (),
-        how.level,
-        how.alpha,
-        how.resamples,
-        how.resample,
-        how.seed,
+        evaluator_agreement(everybody, names, options),
+        options.level,
+        options.alpha,
+        options.resamples,
+        options.resample,
+        options.seed,
         tuple(dict.fromkeys(remark for one in conditions for remark in _remarks(one))),
     )
 
 
-def _remarks(one: Condition) -> Iterator[str]:
+def _remarks(one: ConditionResult) -> Iterator[str]:
     """What was not compared."""
-    where = f"with the partner {one.partner}" + f" in {one.scenarios}" * (one.scenarios != EVERYTHING)
+    where = f"with the partner {one.partner}"
+    if one.scenarios != EVERYTHING:
+        where += f" in {one.scenarios}"
     for contrast in one.contrasts:
         if not contrast.pairs:
             yield f"{contrast.a} and {contrast.b} have no pair {where}: no environment, agents and position in common"
@@ -148,7 +159,8 @@ def _scored(found: Mapping[str, Sequence[Unit]], evaluators: Sequence[str], want
         name for units in found.values() for unit in units for who in evaluators for name in unit.scores.get(who, ())
     }
     names = [name for name in (*SEVEN, *sorted(there - set(SEVEN))) if name in there]
-    names += [AVERAGE] * (set(SEVEN) <= there)
+    if set(SEVEN) <= there:
+        names.append(AVERAGE)
     odd = [name for name in wanted or () if name not in names]
     if odd:
         raise UsageError(f"Nobody scored {odd[0]!r}.", f"name one of: {', '.join(names)}")
@@ -156,12 +168,17 @@ def _scored(found: Mapping[str, Sequence[Unit]], evaluators: Sequence[str], want
 
 
 def _condition(
-    label: str, partner: str, evaluator: str, sides: Mapping[str, Sequence[Unit]], names: Sequence[str], how: How
-) -> Condition:
+    label: str,
+    partner: str,
+    evaluator: str,
+    sides: Mapping[str, Sequence[Unit]],
+    names: Sequence[str],
+    options: ComparisonOptions,
+) -> ConditionResult:
     means = tuple(_means(method, units, evaluator, names) for method, units in sides.items())
     (first, of_first), *others = sides.items()
-    contrasts = tuple(contrast(first, of_first, name, units, evaluator, names, how) for name, units in others)
-    return Condition(label, partner, evaluator, means, contrasts)
+    contrasts = tuple(contrast(first, of_first, name, units, evaluator, names, options) for name, units in others)
+    return ConditionResult(label, partner, evaluator, means, contrasts)
 
 
 def _means(method: str, units: Sequence[Unit], evaluator: str, names: Sequence[str]) -> Means:
@@ -180,48 +197,64 @@ def _means(method: str, units: Sequence[Unit], evaluator: str, names: Sequence[s
 
 
 def contrast(
-    first: str, a: Sequence[Unit], second: str, b: Sequence[Unit], evaluator: str, names: Sequence[str], how: How
-) -> Contrast:
+    first: str,
+    a: Sequence[Unit],
+    second: str,
+    b: Sequence[Unit],
+    evaluator: str,
+    names: Sequence[str],
+    options: ComparisonOptions,
+) -> MethodContrast:
     """Every figure of two methods in one condition."""
-    pairs = paired(a, b, evaluator, names)
+    pairs = pair_up(a, b, evaluator, names)
     codenames = {unit.environment: unit.codename for unit in (*a, *b)}
-    return Contrast(
+    return MethodContrast(
         first,
         second,
         len(pairs.keys),
         pairs.alone,
         bool(pairs.keys) and pairs.keys[0][2] < 0,
-        _effects(pairs, names, how),
+        _effects(pairs, names, options),
         tuple(_scenario(environment, codenames[environment], pairs, names) for environment in _environments(pairs)),
     )
 
 
-def _effects(pairs: Pairs, names: Sequence[str], how: How) -> tuple[Effect, ...]:
+def _effects(pairs: PairedScores, names: Sequence[str], options: ComparisonOptions) -> tuple[Effect, ...]:
     """On every dimension, with p-values corrected for their number."""
     difference = pairs.b - pairs.a
-    independent = _by_scenario(pairs, difference) if how.resample == "scenario" else difference
+    independent = _by_scenario(pairs, difference) if options.resample == "scenario" else difference
     columns = [column[~np.isnan(column)] for column in independent.T]
-    tests = [statistics.paired_t_test(column, how.level) for column in columns]
+    tests = [statistics.paired_t_test(column, options.level) for column in columns]
     adjusted = _adjusted([test.p for test in tests])
-    drawn = _drawn(independent, how)
-    return tuple(
-        Effect(
-            dimension=name,
-            **_sides(pairs, place),
-            difference=tests[place].difference,
-            **_limits(drawn[:, place], len(columns[place]), how.level),
-            t=tests[place].t,
-            p=tests[place].p,
-            adjusted=adjusted[place],
-            significant=_below(adjusted[place], how.alpha),
-            effect=statistics.standardised_shift(columns[place]),
+    drawn = _drawn(independent, options)
+    effects = []
+    for place, (name, column, test, p) in enumerate(zip(names, columns, tests, adjusted, strict=True)):
+        both = ~np.isnan(difference[:, place])
+        count, shift = int(np.count_nonzero(both)), difference[both, place]
+        wins, losses = int(np.sum(shift > _TIE)), int(np.sum(shift < -_TIE))
+        ties = count - wins - losses
+        low, high = statistics.percentile_interval(drawn[:, place], len(column), options.level) or (None, None)
+        effects.append(
+            Effect(
+                dimension=name,
+                pairs=count,
+                mean_a=_mean(pairs.a[both, place]),
+                mean_b=_mean(pairs.b[both, place]),
+                difference=test.difference,
+                low=low,
+                high=high,
+                t=test.t,
+                p=test.p,
+                adjusted=p,
+                significant=p is not None and p < options.alpha,
+                effect=statistics.standardised_shift(column),
+                wins=wins,
+                ties=ties,
+                losses=losses,
+                win_rate=(wins + ties / 2) / count if count else None,
+            )
         )
-        for place, name in enumerate(names)
-    )
-
-
-def _below(p: float | None, alpha: float) -> bool:
-    return p is not None and p < alpha
+    return tuple(effects)
 
 
 def _adjusted(p_values: Sequence[float | None]) -> list[float | None]:
@@ -231,58 +264,29 @@ def _adjusted(p_values: Sequence[float | None]) -> list[float | None]:
     return [None if p is None else next(found) for p in p_values]
 
 
-def _sides(pairs: Pairs, column: int) -> dict[str, Any]:
-    """The pairs that have both scores: how many, the means, and who won."""
-    a, b = pairs.a[:, column], pairs.b[:, column]
-    both = ~np.isnan(a) & ~np.isnan(b)
-    d = (b - a)[both]
-    wins, losses = int(np.sum(d > _TIE)), int(np.sum(d < -_TIE))
-    ties = len(d) - wins - losses
-    return {
-        "pairs": len(d),
-        "mean_a": _mean(a[both]),
-        "mean_b": _mean(b[both]),
-        "wins": wins,
-        "ties": ties,
-        "losses": losses,
-        "win_rate": (wins + ties / 2) / len(d) if len(d) else None,
-    }
-
-
-def _limits(drawn: Floats, clusters: int, level: float) -> dict[str, Any]:
-    low, high = percentile_interval(drawn, clusters, level) or (None, None)
-    return {"low": low, "high": high}
-
-
-def _drawn(independent: Floats, how: How) -> Floats:
+def _drawn(independent: Floats, options: ComparisonOptions) -> Floats:
     """The mean of each resample: (resamples, dimensions), NaN where it drew no score."""
     there = ~np.isnan(independent)
     sums = np.concatenate([np.where(there, independent, 0.0), there], axis=1)
-    found = statistics.resampled(sums, resamples=how.resamples, seed=how.seed)
+    found = statistics.resampled(sums, resamples=options.resamples, seed=options.seed)
     half = independent.shape[1]
     with np.errstate(invalid="ignore"):
         drawn: Floats = found[:, :half] / found[:, half:]
     return drawn
 
 
-def _by_scenario(pairs: Pairs, values: Floats) -> Floats:
+def _by_scenario(pairs: PairedScores, values: Floats) -> Floats:
     """The mean of each environment's rows: (environments, columns), NaN where none is there."""
     places = {environment: place for place, environment in enumerate(_environments(pairs))}
     code = np.array([places[key[0]] for key in pairs.keys], dtype=np.intp)
-    columns = values.reshape(len(pairs.keys), -1)
-    there = ~np.isnan(columns)
-    total, count = np.zeros((len(places), columns.shape[1])), np.zeros((len(places), columns.shape[1]))
-    np.add.at(total, code, np.where(there, columns, 0.0))
-    np.add.at(count, code, there)
-    means: Floats = np.where(count > 0, total / np.maximum(count, 1.0), np.nan)
-    return means
+    return mean_by_group(values, code, len(places))
 
 
-def _environments(pairs: Pairs) -> list[str]:
+def _environments(pairs: PairedScores) -> list[str]:
     return sorted({key[0] for key in pairs.keys})
 
 
-def _scenario(environment: str, codename: str, pairs: Pairs, names: Sequence[str]) -> Scenario:
+def _scenario(environment: str, codename: str, pairs: PairedScores, names: Sequence[str]) -> Scenario:
     mine = np.array([key[0] == environment for key in pairs.keys], dtype=bool)
     both = ~np.isnan(pairs.a) & ~np.isnan(pairs.b)
     sides = [
@@ -303,6 +307,66 @@ def _talk(label: str, partner: str, method: str, units: Sequence[Unit]) -> Talk:
         said / len(units),
         sum(unit.words for unit in units) / len(units),
         sum(unit.words for unit in units) / said if said else None,
+    )
+
+
+def evaluator_agreement(
+    units: Sequence[Unit], dimensions: Sequence[str], options: ComparisonOptions
+) -> tuple[EvaluatorAgreement, ...]:
+    """The agreement of every two evaluators, people among them, measured as labels are; none where no two scored
+    anything in common."""
+    if len({evaluator for unit in units for evaluator in unit.scores}) < 2:
+        return ()
+    opinions = _evaluators_as_opinions(units, [name for name in dimensions if name != AVERAGE])
+    try:
+        found = agreement_of(opinions, resamples=options.resamples, seed=options.seed)
+    except UsageError:  # nothing in common: there is nothing to say
+        return ()
+    single = len(opinions.dimensions) == 1
+    return tuple(
+        EvaluatorAgreement(
+            a=pair.a,
+            b=pair.b,
+            dimension=pair.dimension,
+            units=pair.units,
+            episodes=pair.episodes,
+            pearson=pair.figures["pearson"],
+            spearman=pair.figures["spearman"],
+            alpha=pair.figures["alpha"],
+            difference=pair.figures["mean_difference"],
+        )
+        for pair in found.pairs
+        if not (single and pair.dimension == OVERALL)
+    )
+
+
+def _evaluators_as_opinions(units: Sequence[Unit], dimensions: Sequence[str]) -> Opinions:
+    """The matrix of evaluators by (episode, agent, dimension): each score as a part of its dimension's range, so that
+    dimensions of different ranges can be laid together."""
+    evaluators = sorted({evaluator for unit in units for evaluator in unit.scores})
+    episodes = {name: i for i, name in enumerate(dict.fromkeys(f"{unit.run} {unit.episode_id}" for unit in units))}
+    agents = {name: i for i, name in enumerate(dict.fromkeys(unit.agent for unit in units))}
+    ranges = {one.name: (one.low, one.high) for one in SOTOPIA_EVAL}
+    rows = [(unit, d) for unit in units for d in range(len(dimensions))]
+    values = np.full((len(evaluators), len(rows)), np.nan)
+    for column, (unit, d) in enumerate(rows):
+        low, high = ranges.get(dimensions[d], (0.0, 1.0))
+        for row, evaluator in enumerate(evaluators):
+            score = unit.score(evaluator, dimensions[d])
+            if score is not None:
+                values[row, column] = (score - low) / (high - low)
+    return Opinions(
+        opinions=tuple(Opinion("", evaluator) for evaluator in evaluators),
+        names=tuple(evaluators),
+        dimensions=tuple(dimensions),
+        episodes=tuple(episodes),
+        agents=tuple(agents),
+        episode=np.array([episodes[f"{unit.run} {unit.episode_id}"] for unit, _ in rows], np.int32),
+        agent=np.array([agents[unit.agent] for unit, _ in rows], np.int32),
+        turn=np.zeros(len(rows), np.int32),
+        dimension=np.array([d for _, d in rows], np.int32),
+        values=values,
+        scale=None,
     )
 
 

@@ -12,11 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from sotopia_rl_data.comparing import tables
-from sotopia_rl_data.comparing.measure import read_methods
-from sotopia_rl_data.comparing.pairing import key_of, one_conversation
+from sotopia_rl_data.comparing.methods import SEVEN, Unit, by_partner, key_of, one_conversation, read_methods
 from sotopia_rl_data.comparing.results import Comparison
-from sotopia_rl_data.comparing.runs import SEVEN, Unit
-from sotopia_rl_data.comparing.whose import by_partner
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.prompts.visible import without_tags
 from sotopia_rl_data.report.page import asset, document, write_page
@@ -24,7 +21,7 @@ from sotopia_rl_data.store import Version
 from sotopia_rl_data.streams import read
 
 PAIRS = 200
-"""How many pairs' dialogues a page shows."""
+"""ComparisonOptions many pairs' dialogues a page shows."""
 
 _SCRIPTS = ("tools.js", "charts.js", "comparison.js", "pairs.js")
 _EPISODE = ("episode_id", "scenario", "agents", "turns", "scores")
@@ -60,7 +57,7 @@ def contents(
     any_partner: bool = False,
     pairs: int = PAIRS,
 ) -> dict[str, Any]:
-    """The page's data; `compared` are the units of each method (see `whose.methods`)."""
+    """The page's data; `compared` are the units of each method (see `methods.read_methods`)."""
     shown, total = _shown(compared, any_partner, pairs)
     wanted = dict.fromkeys((unit.run, unit.episode_id) for one in shown for unit in one["sides"].values())
     place = {key: i for i, key in enumerate(wanted)}
@@ -78,7 +75,11 @@ def contents(
             for name in found.dimensions
         ],
         "conditions": [asdict(one) | {"title": tables.title(one)} for one in found.conditions],
-        "grids": [asdict(one) for one in _grids(found)],
+        "grids": [
+            asdict(one)
+            for one in (tables.ablation(found), tables.talk(found), tables.agreement(found))
+            if one is not None
+        ],
         "of": total,
         "pairs": [_pair(one, found.methods, place) for one in shown],
         "episodes": _episodes(versions, wanted),
@@ -93,12 +94,6 @@ def _average() -> tuple[float, float]:
     )
 
 
-def _grids(found: Comparison) -> Iterator[tables.Grid]:
-    for one in (tables.ablation(found), tables.talk(found), tables.agreement(found)):
-        if one is not None:
-            yield one
-
-
 def _shown(compared: Mapping[str, Sequence[Unit]], any_partner: bool, pairs: int) -> tuple[list[dict[str, Any]], int]:
     """The pairs to show, each with its sides by method: those that most methods have first; and how many there are."""
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -109,13 +104,12 @@ def _shown(compared: Mapping[str, Sequence[Unit]], any_partner: bool, pairs: int
                 key = (partner, *key_of(unit, together))
                 one = found.setdefault(key, {"partner": partner, "position": key[-1], "sides": {}, "key": key})
                 one["sides"].setdefault(method, unit)
-    drawn = sorted(found.values(), key=lambda one: (-len(one["sides"]), _hashed(one["key"])))[:pairs]
+    drawn = sorted(
+        found.values(), key=lambda one: (-len(one["sides"]), hashlib.sha256(repr(one["key"]).encode()).digest())
+    )
+    drawn = drawn[:pairs]
     drawn.sort(key=lambda one: (-len(one["sides"]), one["key"]))
     return drawn, len(found)
-
-
-def _hashed(key: Any) -> bytes:
-    return hashlib.sha256(repr(key).encode()).digest()
 
 
 def _pair(one: Mapping[str, Any], names: Sequence[str], place: Mapping[tuple[int, str], int]) -> dict[str, Any]:

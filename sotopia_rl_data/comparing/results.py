@@ -6,9 +6,21 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from sotopia_rl_data.comparing.evaluators import Agreed
+from sotopia_rl_data.agreement.measure import Figure
 
 Resample = Literal["pair", "scenario"]
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonOptions:
+    """How differences are weighed: how many `resamples` of what (`resample`) give an interval at `level`, and below
+    which p (`alpha`) a difference is significant. "scenario" takes only scenarios' means for independent."""
+
+    resamples: int = 1000
+    resample: Resample = "pair"
+    level: float = 0.95
+    alpha: float = 0.01
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +75,7 @@ class Scenario:
 
 
 @dataclass(frozen=True, slots=True)
-class Contrast:
+class MethodContrast:
     """Method `b` against the first, `a`. `alone` counts the units of a and of b that have no counterpart; `together`
     says that both agents of an episode count and were averaged, so that positions are not told apart."""
 
@@ -81,14 +93,14 @@ class Contrast:
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
+class ConditionResult:
     """Scenarios, partner and evaluator, and what holds under them."""
 
     scenarios: str
     partner: str
     evaluator: str
     means: tuple[Means, ...]
-    contrasts: tuple[Contrast, ...]
+    contrasts: tuple[MethodContrast, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,15 +119,31 @@ class Talk:
 
 
 @dataclass(frozen=True, slots=True)
+class EvaluatorAgreement:
+    """Two evaluators on one dimension (or "overall"): the agents of episodes that both scored, and the figures with
+    their intervals from resampled episodes. `difference` is the mean of a - b, in parts of the dimension's range."""
+
+    a: str
+    b: str
+    dimension: str
+    units: int
+    episodes: int
+    pearson: Figure
+    spearman: Figure
+    alpha: Figure
+    difference: Figure
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """Everything that `compare` finds. `dimensions` are those that anybody scored, the average last."""
 
     refs: tuple[str, ...]
     methods: tuple[str, ...]
     dimensions: tuple[str, ...]
-    conditions: tuple[Condition, ...]
+    conditions: tuple[ConditionResult, ...]
     talk: tuple[Talk, ...]
-    agreement: tuple[Agreed, ...]
+    agreement: tuple[EvaluatorAgreement, ...]
     level: float
     alpha: float
     resamples: int
@@ -126,14 +154,3 @@ class Comparison:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
-
-
-@dataclass(frozen=True, slots=True)
-class How:
-    """How differences are weighed: see `compare`."""
-
-    resamples: int = 1000
-    resample: Resample = "pair"
-    level: float = 0.95
-    alpha: float = 0.01
-    seed: int = 0

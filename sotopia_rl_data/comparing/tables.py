@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sotopia_rl_data.comparing.results import Comparison, Condition, Contrast
-from sotopia_rl_data.comparing.runs import AVERAGE
+from sotopia_rl_data.comparing.methods import AVERAGE
+from sotopia_rl_data.comparing.results import Comparison, ConditionResult, MethodContrast
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 
 _SHORT = {one.name: one.short for one in SOTOPIA_EVAL} | {AVERAGE: "AVG"}
@@ -95,7 +95,7 @@ def effects(found: Comparison) -> Iterator[Grid]:
             yield Grid(f"b = {contrast.b}  against  a = {contrast.a}   {title(one)}", columns, tuple(rows))
 
 
-def scenarios(condition: Condition, contrast: Contrast, dimension: str) -> Grid:
+def scenarios(condition: ConditionResult, contrast: MethodContrast, dimension: str) -> Grid:
     """A row a scenario: the means of both sides on a dimension, the largest difference first."""
     rows = []
     for one in contrast.scenarios:
@@ -152,7 +152,7 @@ def agreement(found: Comparison) -> Grid | None:
     return Grid("do the evaluators agree", columns, tuple(rows))
 
 
-def title(one: Condition) -> str:
+def title(one: ConditionResult) -> str:
     """The condition in words."""
     return f"scenarios: {one.scenarios} · partner: {one.partner} · scored by {one.evaluator}"
 
@@ -162,14 +162,14 @@ def between(low: float | None, high: float | None) -> str | None:
     return None if low is None or high is None else f"{low:.2f} to {high:.2f}"
 
 
-def _mean(one: Condition, method: str, dimension: str) -> str | None:
+def _mean(one: ConditionResult, method: str, dimension: str) -> str | None:
     """7.81, with a star where it differs from the first's."""
     value = next((means.means.get(dimension) for means in one.means if means.method == method), None)
     starred = any(contrast.b == method and contrast.effect(dimension).significant for contrast in one.contrasts)
-    return None if value is None else f"{value:.2f}{'*' * starred}"
+    return None if value is None else f"{value:.2f}*" if starred else f"{value:.2f}"
 
 
-def _told(found: Comparison, one: Condition) -> str:
+def _told(found: Comparison, one: ConditionResult) -> str:
     """What tells the condition from the others."""
     parts = []
     for name in ("scenarios", "partner", "evaluator"):
