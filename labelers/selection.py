@@ -13,8 +13,8 @@ from pathlib import Path
 
 from sotopia_rl_data.dimensions import full_name
 from sotopia_rl_data.errors import InputError, UsageError
+from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.labelers.judge import Question, Slot
-from sotopia_rl_data.request import sha256_of
 from sotopia_rl_data.sheets import Row, read_sheet
 
 COLUMNS = ("episode_id", "agent", "turn", "dimension")

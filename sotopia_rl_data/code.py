@@ -1,10 +1,15 @@
-"""Which code made a version: the distribution's version and, in a git clone, its commit. For provenance alone."""
+"""What is installed: this project's version and commit, for provenance, and the libraries of its extras."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import subprocess
 from pathlib import Path
+
+from sotopia_rl_data.errors import UsageError
+
+TRAIN_EXTRA = "pip install 'sotopia-rl-data[train]'"
 
 
 def code() -> dict[str, str]:
@@ -15,6 +20,14 @@ def code() -> dict[str, str]:
     if commit:
         known["commit"] = commit + ("+dirty" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
     return known
+
+
+def check_installed(what: str, *libraries: str, hint: str = TRAIN_EXTRA) -> None:
+    """Raises UsageError, with this hint, where libraries that `what` needs are not installed. Imports none of them."""
+    missing = [name for name in libraries if importlib.util.find_spec(name) is None]
+    if missing:
+        are = "is" if len(missing) == 1 else "are"
+        raise UsageError(f"{what} needs {' and '.join(missing)}, which {are} not installed.", hint)
 
 
 def _version() -> str:

@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from sotopia_rl_data.errors import SotopiaDataError, UsageError
+from sotopia_rl_data.hashing import file_sha256
 
 _PREFIX = "sotopia_rl_data_plugin_"  # of the modules that are loaded from a path
 
@@ -73,7 +74,7 @@ def source_sha256(thing: object) -> str | None:
     module = sys.modules.get(getattr(thing, "__module__", None) or "")
     if module is None or not module.__name__.startswith(_PREFIX) or not module.__file__:
         return None
-    return hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()
+    return file_sha256(Path(module.__file__))
 
 
 def _from_file(kind: str, name: str) -> Any:

@@ -6,25 +6,14 @@ schema, sample number) and of nothing else: not the row's position, not a timeou
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.schema import Message
 
 Finish = Literal["stop", "length", "refusal"]
-
-
-def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces: the form that every hash in this project is taken over."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def sha256_of(value: Any) -> str:
-    """Hex SHA-256 of `canonical_json(value)`."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

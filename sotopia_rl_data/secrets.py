@@ -1,7 +1,8 @@
-"""Keeps API keys out of everything that is written or shown.
+"""The shapes of keys, tokens and passwords, and how they are kept out of everything that is written or shown.
 
 Providers and proxies repeat the key they were sent in their error texts. Every error passes through `redact` before
-it is journaled or raised. What has no key's shape and is not in the environment cannot be recognised.
+it is journaled or raised; what is to be published is searched by `hub/leaks.py`. What has no key's shape and is not in
+the environment cannot be recognised.
 """
 
 from __future__ import annotations
@@ -12,7 +13,22 @@ import re
 HIDDEN = "[hidden]"
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
 _SHORTEST = 8  # characters; shorter values (TOKENIZERS_TOKEN=1 …) would blank out ordinary words
-_SHAPES = (
+SHAPES = {  # strict enough to search dialogues for; read by Python's re and by RE2, which Arrow has
+    "an API key (sk-…)": r"\bsk-[A-Za-z0-9_-]{20,}",
+    "a Hugging Face token": r"\bhf_[A-Za-z0-9]{30,}",
+    "a Google API key": r"\bAIza[0-9A-Za-z_-]{35}",
+    "an AWS access key": r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
+    "a GitHub token": r"\b(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{22,})",
+    "a GitLab token": r"\bglpat-[A-Za-z0-9_-]{20,}",
+    "a Slack token": r"\bxox[abprs]-[A-Za-z0-9-]{10,}",
+    "a provider's key": r"\b(?:gsk_|xai-|pplx-|nvapi-|r8_|tgp_v1_|fw_)[A-Za-z0-9_-]{20,}",
+    "a private key": r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----",
+    "a JSON web token": r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.",
+    "a bearer token": r"\b[Bb]earer [A-Za-z0-9._~+/-]{20,}",
+    "a password in a URL": r"\b[a-z][a-z0-9+.-]*://[^\s/:@\"'<>]*:[^\s/@\"'<>]+@[A-Za-z0-9\[]",
+    "a named key": r"\b[Aa][Pp][Ii][_-]?[Kk][Ee][Yy][\"']?\s*[:=]\s*[\"']?[A-Za-z0-9_-]{24,}",
+}
+_LOOSE = (  # errors repeat keys cut short or starred out: what is hidden there in vain does no harm
     re.compile(r"(?<=://)[^/\s@]+@"),  # user:password in a URL
     re.compile(r"(?i)\b(bearer|basic)\s+[^\s\"',}]{6,}"),
     re.compile(r"\b(sk|pk|rk|hf|gsk|xai|ghp|ghs|pat|key)[-_][A-Za-z0-9*._-]{6,}|\b(AIza|AKIA)[A-Za-z0-9_-]{10,}"),
@@ -34,6 +50,6 @@ def redact(text: str, *secrets: str) -> str:
     for secret in (*secrets, *env_secrets()):
         if len(secret) >= _SHORTEST:
             text = text.replace(secret, HIDDEN)
-    for shape in _SHAPES:
+    for shape in (*_LOOSE, *map(re.compile, SHAPES.values())):
         text = shape.sub(HIDDEN, text)
     return text

@@ -10,6 +10,7 @@ from store_toys import commit, episode, reward_row, rewards
 
 from sotopia_rl_data.errors import SecretsFound
 from sotopia_rl_data.hub import leaks
+from sotopia_rl_data.secrets import redact
 from sotopia_rl_data.store import Store
 from sotopia_rl_data.tables import EPISODES, episode_row
 
@@ -42,6 +43,11 @@ def test_every_shape_is_found_by_both_engines(shape, text):
     assert [leak.shape for leak in leaks.in_text(text, "x")] == [shape]
     table = rewards(reward_row(0) | {"completion": [{"role": "assistant", "content": text}]})
     assert [leak.shape for leak in leaks.in_rows(table, "rewards/train", ("episode_id",))] == [shape]
+
+
+@pytest.mark.parametrize("text", SECRET.values(), ids=SECRET)
+def test_what_the_scan_finds_is_hidden_in_errors_too(text):
+    assert leaks.in_text(redact(text), "x") == []
 
 
 @pytest.mark.parametrize("text", HARMLESS)

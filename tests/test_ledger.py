@@ -18,11 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sotopia_rl_data.errors import QueryError, StoreError
+from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.ledger import compaction
 from sotopia_rl_data.ledger.attempt import parse_line
 from sotopia_rl_data.ledger.journal import Journal
 from sotopia_rl_data.ledger.ledger import Attempt, Ledger, answered, failed
-from sotopia_rl_data.request import Reply, Request, Target, Usage, sha256_of
+from sotopia_rl_data.request import Reply, Request, Target, Usage
 from sotopia_rl_data.secrets import redact
 
 USAGE = Usage(100, 50, 0, 5)

@@ -5,15 +5,14 @@ Importing this module is cheap; torch and transformers are imported by the funct
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sotopia_rl_data.code import check_installed
 from sotopia_rl_data.display import Display
-from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.trainers.run import RunFolder, environment
 
 if TYPE_CHECKING:
@@ -32,16 +31,9 @@ AS_BEFORE = (  # what a run that is gone on with cannot change: which rows it se
 NEEDS = ("torch", "transformers", "trl", "peft", "accelerate")
 
 
-def check_installed() -> None:
-    """Raises UsageError where the `train` extra is not installed."""
-    missing = [name for name in NEEDS if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UsageError(f"Training needs {', '.join(missing)}, which is not installed.", "pip install '.[train]'")
-
-
 def calm() -> None:
     """For a command line: no library's warnings to its own callers, and no bars where nobody watches."""
-    check_installed()
+    check_installed("Training", *NEEDS)
     import sys
     import warnings
 
@@ -205,7 +197,7 @@ def score(
     **options: Any,
 ) -> dict[str, Any]:
     """Add a reward model's scores to `dataset` as a new version (see `score.py`). `options` go to its loading."""
-    check_installed()
+    check_installed("Training", *NEEDS)
     from sotopia_rl_data.trainers.modeling import oom_hint
     from sotopia_rl_data.trainers.reward_model import RewardModel
     from sotopia_rl_data.trainers.score import score_dataset
@@ -246,7 +238,7 @@ def _settled(
     settings: Sequence[str], options: dict[str, Any],
 ) -> Any:  # fmt: skip
     """The configuration of a run, with lengths that the model's context holds."""
-    check_installed()
+    check_installed("Training", *NEEDS)
     from sotopia_rl_data.trainers.config import configure
     from sotopia_rl_data.trainers.modeling import within_context
 

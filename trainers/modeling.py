@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sotopia_rl_data.code import check_installed
 from sotopia_rl_data.errors import InputError, NotFound, SotopiaDataError, UsageError
-from sotopia_rl_data.request import canonical_json
+from sotopia_rl_data.hashing import sha256_of
 
 ADAPTERS = ("lora", "qlora", "none")
 
@@ -171,15 +171,10 @@ def quantization(kind: str) -> Any:
     """4-bit NF4 for QLoRA, else None. Raises UsageError where bitsandbytes is not installed."""
     if kind != "qlora":
         return None
-    from importlib.util import find_spec
-
+    check_installed("QLoRA", "bitsandbytes", hint="pip install bitsandbytes, or --set adapter=lora")
     import torch
     from transformers import BitsAndBytesConfig
 
-    if find_spec("bitsandbytes") is None:
-        raise UsageError(
-            "QLoRA needs bitsandbytes, which is not installed.", "pip install bitsandbytes, or --set adapter=lora"
-        )
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -204,7 +199,7 @@ def resolve_dtype(dtype: str, adapter: str) -> Any:
 def fingerprint(tokenizer: Any) -> str:
     """SHA-256 over the vocabulary, the special tokens and the chat template: what text becomes depends on these."""
     known = [tokenizer.get_vocab(), tokenizer.special_tokens_map, tokenizer.chat_template]
-    return hashlib.sha256(canonical_json(known).encode()).hexdigest()
+    return sha256_of(known)
 
 
 def check_vocabulary(tokenizer: Any, model: Any, name: str) -> None:

@@ -20,6 +20,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
 from sotopia_rl_data.cards.model import model_card
 from sotopia_rl_data.errors import HubError, HubUnavailable, InputError, VersionExists
+from sotopia_rl_data.hashing import file_sha256
 from sotopia_rl_data.hub import leaks
 from sotopia_rl_data.hub.client import Hub
 from sotopia_rl_data.store import readme, versions
@@ -130,8 +131,7 @@ def digest_of(files: Mapping[str, Path]) -> str:
     """Hex SHA-256 over the names and contents of the model's files."""
     known = hashlib.sha256()
     for name in sorted(files):
-        with files[name].open("rb") as file:
-            known.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        known.update(f"{name}\0{file_sha256(files[name])}\n".encode())
     return known.hexdigest()
 
 

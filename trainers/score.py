@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from sotopia_rl_data.agreement.opinions import REWARD_MODEL
 from sotopia_rl_data.display import Display, Silent
 from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.hub.resolve import open_dataset
-from sotopia_rl_data.request import sha256_of
 from sotopia_rl_data.schema import Attribution
 from sotopia_rl_data.store import Store
 from sotopia_rl_data.tables import attribution_table

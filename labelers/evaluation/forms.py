@@ -16,12 +16,12 @@ from typing import Any
 
 from sotopia_rl_data.dimensions import dimension
 from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.labelers.evaluation.drawing import Item
 from sotopia_rl_data.labelers.schemas import phrasing
 from sotopia_rl_data.outputs import aside
 from sotopia_rl_data.prompts.visible import without_tags
 from sotopia_rl_data.report.page import asset, document
-from sotopia_rl_data.request import sha256_of
 
 COLUMNS = ("item", "agent", "dimension", "score", "comment")
 SHOWN = ("allowed", "about", "dialogue")

@@ -6,7 +6,6 @@ The answer's schema stands in the prompt; an answer that breaks it is sent back 
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,6 +14,7 @@ from typing import Any
 
 from sotopia_rl_data.asking.local import MAX_TOKENS, Loaded, Local, fingerprint
 from sotopia_rl_data.asking.providers import sampling_of
+from sotopia_rl_data.code import check_installed
 from sotopia_rl_data.errors import AskingError, NotFound, UsageError
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.judges.sending import request_of
@@ -28,8 +28,7 @@ def judge(where: str, sampling: Mapping[str, Any] | None = None) -> Transformers
     """The judge for a model's folder or its id on the Hub. Raises UsageError, NotFound; loads nothing yet."""
     if not where:
         raise UsageError("transformers names no model.", "write transformers:PATH_OR_ID")
-    if importlib.util.find_spec("transformers") is None or importlib.util.find_spec("torch") is None:
-        raise UsageError("A local judge needs torch and transformers.", "pip install 'sotopia-rl-data[train]'")
+    check_installed("A local judge", "torch", "transformers")
     folder = Path(where)
     if is_path(where) and not (folder / "config.json").is_file():
         raise NotFound(f"There is no model in {where}.", "name a folder that has a config.json, or an id on the Hub")

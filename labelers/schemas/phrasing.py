@@ -20,7 +20,7 @@ from typing import Literal
 
 from sotopia_rl_data.dimensions import dimension
 from sotopia_rl_data.errors import UsageError
-from sotopia_rl_data.request import sha256_of
+from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.schema import Agent, Episode, Message, Turn
 
 Packing = Literal["per-dimension", "packed"]

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any, Literal
 
+from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.labelers.schemas import phrasing, quality, turnwise
 from sotopia_rl_data.labelers.schemas.turnwise import Turnwise, View
-from sotopia_rl_data.request import sha256_of
 from sotopia_rl_data.schema import Turn
 
 Shows = Literal["history", "reply", "episode"]

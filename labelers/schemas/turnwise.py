@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sotopia_rl_data.dimensions import dimension
+from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.labelers.judge import Question, Slot
 from sotopia_rl_data.labelers.schemas import answers, phrasing
 from sotopia_rl_data.labelers.schemas.phrasing import Packing
-from sotopia_rl_data.request import sha256_of
 from sotopia_rl_data.schema import Episode, Measure, Message, Turn
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sotopia_rl_data.errors import BadAnswer
+from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.labelers.judge import Question, Slot
 from sotopia_rl_data.labelers.schemas.phrasing import Packing
-from sotopia_rl_data.request import sha256_of
 from sotopia_rl_data.schema import Episode, Measure
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sotopia_rl_data.agreement.measure import MEASURES, OVERALL, Agreement
+from sotopia_rl_data.code import check_installed
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.outputs import aside
 
@@ -35,10 +36,9 @@ def plot(found: Agreement, path: Path, measure: str = "pearson") -> None:
         raise UsageError(f"{measure!r} is no figure of agreement.", f"name one of: {', '.join(MEASURES)}")
     if path.suffix.lower() not in ENDINGS:
         raise UsageError(f"{path.name} has no ending of a picture.", f"end it in {', '.join(ENDINGS)}")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as missing:
-        raise UsageError("Plots need matplotlib, which is not installed.", "pip install matplotlib") from missing
+    check_installed("A plot", "matplotlib", hint="pip install matplotlib")
+    from matplotlib.figure import Figure
+
     panels = [OVERALL, *(found.dimensions if len(found.dimensions) > 1 else ())]
     columns = min(len(panels), 4)
     rows = math.ceil(len(panels) / columns)

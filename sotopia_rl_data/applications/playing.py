@@ -6,7 +6,6 @@ Importing this module loads no torch. Leaves out quantisation; for speed, serve 
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -15,6 +14,7 @@ from typing import Any
 
 from sotopia_rl_data.asking.local import Batched, Loaded, Local, fingerprint
 from sotopia_rl_data.asking.providers import sampling_of
+from sotopia_rl_data.code import check_installed
 from sotopia_rl_data.errors import AskingError, NotFound, Rejected, SotopiaDataError, UsageError
 from sotopia_rl_data.refs import is_path
 from sotopia_rl_data.request import Reply, Request, Target
@@ -29,7 +29,7 @@ def local_player(where: str, sampling: Mapping[str, Any] | None = None) -> Local
     base, _, adapter = where.partition("+")
     if not base:
         raise UsageError("transformers names no model.", "write transformers:PATH_OR_ID, or transformers:PATH+ADAPTER")
-    _needs_train("A local policy")
+    check_installed("A local policy", "torch", "transformers")
     _check_folder("model", base, "config.json", "adapter_config.json")
     _check_folder("adapter", adapter, "adapter_config.json")
     parts = [one for one in (base, adapter) if one]
@@ -48,7 +48,7 @@ class RewardScorer(Batched):
     """
 
     def __init__(self, name: str) -> None:
-        _needs_train("A reward model")
+        check_installed("A reward model", "torch", "transformers")
         _check_folder("reward model", name, "config.json", "adapter_config.json")
         from sotopia_rl_data.trainers.reward_model import RewardModel
 
@@ -81,11 +81,6 @@ def _check_folder(what: str, where: str, *files: str) -> None:
     """Raises NotFound where a path is named that holds none of the files."""
     if where and is_path(where) and not any((Path(where) / name).is_file() for name in files):
         raise NotFound(f"There is no {what} in {where}.", f"name a folder that has a {files[0]}, or an id on the Hub")
-
-
-def _needs_train(what: str) -> None:
-    if importlib.util.find_spec("transformers") is None or importlib.util.find_spec("torch") is None:
-        raise UsageError(f"{what} needs torch and transformers.", "pip install 'sotopia-rl-data[train]'")
 
 
 def _load(base: str, adapter: str) -> Loaded:

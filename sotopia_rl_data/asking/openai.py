@@ -12,7 +12,8 @@ from typing import Any
 
 from sotopia_rl_data.asking import transport
 from sotopia_rl_data.errors import Rejected
-from sotopia_rl_data.request import Finish, Reply, Request, Target, Usage, sha256_of
+from sotopia_rl_data.hashing import sha256_of
+from sotopia_rl_data.request import Finish, Reply, Request, Target, Usage
 
 PROVIDER = "openai"
 KEY = "OPENAI_API_KEY"

@@ -12,7 +12,6 @@ is on record beside the batch itself. Leaves out taxes, subscriptions and whatev
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import time
@@ -28,6 +27,7 @@ from sotopia_rl_data.errors import StoreError, UsageError
 from sotopia_rl_data.ledger.attempt import Attempt
 from sotopia_rl_data.ledger.index import short
 from sotopia_rl_data.ledger.journal import Journal
+from sotopia_rl_data.locks import open_lock, take
 from sotopia_rl_data.request import Request, Target, Usage
 
 _LOCK = ".budget.lock"
@@ -223,23 +223,21 @@ def check_cap(cap: float) -> None:
 
 
 def _lock(directory: Path) -> int:
-    """A file descriptor that holds the lock of all budgets on a ledger until it is closed."""
+    """A handle that holds the lock of all budgets on a ledger until it is closed."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        fd = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        handle = open_lock(directory / _LOCK)
     except OSError as error:
         raise StoreError(
             f"The ledger in {directory} cannot be written: {error.strerror or error}.", "make the folder writable"
         ) from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
+    if not take(handle):
+        os.close(handle)
         raise StoreError(
             f"Another run keeps a budget on the ledger in {directory}.",
             "wait until it ends, then run the command again",
-        ) from None
-    return fd
+        )
+    return handle
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:

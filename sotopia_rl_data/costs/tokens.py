@@ -11,7 +11,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from sotopia_rl_data.request import Request, canonical_json
+from sotopia_rl_data.hashing import canonical_json
+from sotopia_rl_data.request import Request
 
 PROMPT_BYTES = 4  # a token
 ANSWER_BYTES = 2  # a token of JSON with short keys

@@ -1,7 +1,7 @@
 """What must not be published: keys, tokens and passwords by their shape, and paths of this machine.
 
 Every text column of every row is searched, streamed and vectorised, and so are the manifest and the card. The shapes
-are strict, because dialogues talk about keys and passwords all day; what has none of these shapes is not found.
+(`secrets.SHAPES`) are strict, because dialogues talk about keys and passwords all day; what has none is not found.
 Secrets that characters keep from each other are data, not leaks.
 """
 
@@ -15,7 +15,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from sotopia_rl_data.errors import SecretsFound
-from sotopia_rl_data.secrets import env_secrets
+from sotopia_rl_data.secrets import SHAPES, env_secrets
 from sotopia_rl_data.tables import KEYS
 
 if TYPE_CHECKING:
@@ -23,21 +23,6 @@ if TYPE_CHECKING:
 
     from sotopia_rl_data.store import Version
 
-_SHAPES = {  # read by Python's re and by RE2, which Arrow has
-    "an API key (sk-…)": r"\bsk-[A-Za-z0-9_-]{20,}",
-    "a Hugging Face token": r"\bhf_[A-Za-z0-9]{30,}",
-    "a Google API key": r"\bAIza[0-9A-Za-z_-]{35}",
-    "an AWS access key": r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
-    "a GitHub token": r"\b(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{22,})",
-    "a GitLab token": r"\bglpat-[A-Za-z0-9_-]{20,}",
-    "a Slack token": r"\bxox[abprs]-[A-Za-z0-9-]{10,}",
-    "a provider's key": r"\b(?:gsk_|xai-|pplx-|nvapi-|r8_|tgp_v1_|fw_)[A-Za-z0-9_-]{20,}",
-    "a private key": r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----",
-    "a JSON web token": r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.",
-    "a bearer token": r"\b[Bb]earer [A-Za-z0-9._~+/-]{20,}",
-    "a password in a URL": r"\b[a-z][a-z0-9+.-]*://[^\s/:@\"'<>]*:[^\s/@\"'<>]+@[A-Za-z0-9\[]",
-    "a named key": r"\b[Aa][Pp][Ii][_-]?[Kk][Ee][Yy][\"']?\s*[:=]\s*[\"']?[A-Za-z0-9_-]{24,}",
-}
 _FROM_HERE = "a secret of this environment"
 _NAMED = 5  # rows in the error's sentence
 _KEPT = 1000
@@ -144,7 +129,7 @@ def _named(rows: pa.Table, row: int, keys: Sequence[str], before: int) -> str:
 def _known() -> tuple[tuple[str, str], ...]:
     """(shape, pattern), the values of this environment's secrets among them."""
     here = [(_FROM_HERE, re.escape(secret)) for secret in env_secrets()]
-    return (*here, *_SHAPES.items())
+    return (*here, *SHAPES.items())
 
 
 @cache

@@ -16,16 +16,17 @@ from pathlib import Path
 from huggingface_hub.errors import EntryNotFoundError
 
 from sotopia_rl_data.errors import HubError, NotFound, VersionExists
+from sotopia_rl_data.hashing import file_sha256
 from sotopia_rl_data.hub.client import Hub
 from sotopia_rl_data.hub.plan import manifest_at
-from sotopia_rl_data.hub.release import listed_files, sha256_of
+from sotopia_rl_data.hub.release import listed_files
+from sotopia_rl_data.locks import LockedFolder
 from sotopia_rl_data.refs import DatasetRef
 from sotopia_rl_data.schema import DataFile, Manifest
 from sotopia_rl_data.store import Store, Version, load, readme, versions
 from sotopia_rl_data.store import manifest as manifests
 from sotopia_rl_data.store.digest import version_digest
 from sotopia_rl_data.store.disk import link_or_copy, storing, sync_file, write_text
-from sotopia_rl_data.store.lock import Lock, sweep
 from sotopia_rl_data.store.versions import note_published
 
 Progress = Callable[[int, int], None]
@@ -85,20 +86,17 @@ def pull_manifest(
     if manifest.version in store.versions(ref.name):
         return Pulled(_already(store, ref, hub, commit, manifest), commit, False)
     with storing(store.root):
-        staging = store.root / ".staging"
-        staging.mkdir(parents=True, exist_ok=True)
-        sweep(staging)
-        lock = Lock(staging, ref.name.replace("/", "--"))
+        staging = LockedFolder(store.root / ".staging", ref.name.replace("/", "--"))
     try:
-        fetching = _Fetching(store, hub, ref.name, commit, lock.dir, progress or (lambda done, total: None))
+        fetching = _Fetching(store, hub, ref.name, commit, staging.dir, progress or (lambda done, total: None))
         with storing(store.root):
             fetching.files(manifest)
             fetching.card(manifest)
-            write_text(lock.dir / manifests.FILE_NAME, manifests.dump(manifest))
-            note_published(lock.dir, hub.published(ref.name, manifest.version, commit))
-            placed = _place(store, manifest, lock.dir)
+            write_text(staging.dir / manifests.FILE_NAME, manifests.dump(manifest))
+            note_published(staging.dir, hub.published(ref.name, manifest.version, commit))
+            placed = _place(store, manifest, staging.dir)
     finally:
-        lock.release()
+        staging.release()
     if placed is None:  # another process was faster
         return Pulled(_already(store, ref, hub, commit, manifest), commit, False)
     return Pulled(load(placed), commit, True, fetching.downloaded, fetching.linked)
@@ -153,7 +151,7 @@ class _Fetching:
 
     def _linked(self, source: Path | None, file: DataFile, target: Path) -> bool:
         """Take the file from a version of the store, if it is still whole there."""
-        if source is None or not source.is_file() or sha256_of(source) != file.sha256:
+        if source is None or not source.is_file() or file_sha256(source) != file.sha256:
             return False
         link_or_copy(source, target)
         self.linked += 1
@@ -166,7 +164,7 @@ class _Fetching:
                 source = self._hub.file(self._repo, file.path, self._commit, again).resolve()
             except EntryNotFoundError as error:
                 raise self._wrong(f"{file.path} is missing") from error
-            if source.stat().st_size == file.size and sha256_of(source) == file.sha256:
+            if source.stat().st_size == file.size and file_sha256(source) == file.sha256:
                 link_or_copy(source, target)
                 self.downloaded += 1
                 return

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sotopia_rl_data.errors import HubError, StoreError
+from sotopia_rl_data.hashing import file_sha256
 from sotopia_rl_data.hub import leaks
 from sotopia_rl_data.schema import DataFile, Manifest
 from sotopia_rl_data.store import Version, readme
@@ -99,7 +100,7 @@ def inspect(version: Version, calls: Mapping[str, Path], on_bytes: Callable[[int
     """
     for file in listed_files(version.manifest):
         path = version.dir / file.path
-        if not path.is_file() or path.stat().st_size != file.size or sha256_of(path) != file.sha256:
+        if not path.is_file() or path.stat().st_size != file.size or file_sha256(path) != file.sha256:
             raise StoreError(
                 f"{version.ref} is damaged: {file.path} is not what its manifest lists.",
                 f"sotopia-rl-data verify {version.ref}",
@@ -128,16 +129,10 @@ def owned(manifest: Manifest | None, card: str) -> set[str]:
     return {f.path for f in listed_files(manifest)} | {str(c["path"]) for c in calls} | readme.pictures(card)
 
 
-def sha256_of(path: Path) -> str:
-    """Hex SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def git_oid(data: bytes) -> str:
     """What git calls a file with these bytes: how the Hub names what it does not keep as a large file."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
 def _content(path: Path) -> Content:
-    return Content(path, path.stat().st_size, sha256_of(path))
+    return Content(path, path.stat().st_size, file_sha256(path))

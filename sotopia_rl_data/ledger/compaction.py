@@ -8,7 +8,6 @@ locked by it and left alone. Who lists and reads the files does so under a share
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -20,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from sotopia_rl_data.errors import StoreError
 from sotopia_rl_data.ledger.attempt import Attempt, parse_record
+from sotopia_rl_data.locks import locked, open_lock, wait
 from sotopia_rl_data.request import Usage
+from sotopia_rl_data.store.disk import sync_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -129,15 +130,15 @@ def covers(path: Path) -> list[str]:
 def reading(directory: Path) -> Iterator[None]:
     """Inside the block no compaction changes the ledger's files; one that runs is waited for."""
     try:
-        fd = os.open(directory / _LOCK, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        handle = open_lock(directory / _LOCK, os.O_RDONLY)
     except OSError:  # there is no ledger, or nobody may write there: nobody compacts it
         yield
         return
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH)
+        wait(handle, shared=True)
         yield
     finally:
-        os.close(fd)
+        os.close(handle)
 
 
 def compact(directory: Path) -> int:
@@ -147,7 +148,7 @@ def compact(directory: Path) -> int:
     be written.
     """
     try:
-        with _locked(directory / _LOCK, _PATIENCE_S) as ours:
+        with locked(directory / _LOCK, _PATIENCE_S) as ours:
             return _compact(directory) if ours else 0
     except OSError as error:
         raise StoreError(
@@ -182,11 +183,11 @@ def _write(directory: Path, sources: list[Path]) -> int:
             for batch in batches(sources):
                 writer.write_batch(batch)
                 count += batch.num_rows
-        _sync(beside)
+        sync_file(beside)
         beside.rename(final)
     finally:
         beside.unlink(missing_ok=True)  # the disk was full
-    _sync(directory)
+    sync_file(directory)
     return count
 
 
@@ -198,40 +199,11 @@ def _remove(directory: Path, paths: list[Path]) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
     if paths:
-        _sync(directory)
+        sync_file(directory)
 
 
 def _closed(path: Path) -> bool:
     """Whether no living process writes this journal. A new journal is locked before its first byte: empty ones are
     left alone."""
-    with _locked(path) as free:
+    with locked(path) as free:
         return free and path.stat().st_size > 0
-
-
-@contextmanager
-def _locked(path: Path, patience_s: float = 0.0) -> Iterator[bool]:
-    """Whether the lock of `path` could be taken within that time; held inside the block."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        yield _take(fd, time.monotonic() + patience_s)
-    finally:
-        os.close(fd)
-
-
-def _take(fd: int, deadline: float) -> bool:
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.02)
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -7,13 +7,13 @@ A process that dies loses nothing that `append` returned for; a machine that los
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import threading
 import time
 from pathlib import Path
 
 from sotopia_rl_data.errors import StoreError
+from sotopia_rl_data.locks import wait
 
 GROUP_S = 0.05
 _flush = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
@@ -73,7 +73,7 @@ class Journal:
         self._directory.mkdir(parents=True, exist_ok=True)
         path = self._directory / f"{self._name}-{time.time_ns()}-{os.getpid()}.jsonl"
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        wait(self._fd)
         self.path, self._size, self._torn = path, 0, False
         self._syncer = threading.Thread(target=self._sync, args=(self._fd,), name="journal-fsync", daemon=True)
         self._syncer.start()

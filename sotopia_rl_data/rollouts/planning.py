@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.prompts import layout_id
-from sotopia_rl_data.request import sha256_of
 from sotopia_rl_data.rollouts.episode_run import MOST_DRAFTS, MOST_REPEATS, MOST_SEED, EpisodeSpec, Rules
 from sotopia_rl_data.rollouts.players import Player
 from sotopia_rl_data.rollouts.scene import Scene

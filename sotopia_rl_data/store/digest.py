@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from sotopia_rl_data.errors import InputError
-from sotopia_rl_data.request import canonical_json, sha256_of
+from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.store.columns import first_line, plain_schema
 
 _ENCODING = 1
@@ -63,8 +63,8 @@ def rows_digest(schema: pa.Schema, batches: Iterable[pa.Table | pa.RecordBatch])
 
 def version_digest(splits: Mapping[str, Mapping[str, str]], recipe: Mapping[str, Any]) -> str:
     """A version's digest: `splits[config][split]` are the digests of its rows; `recipe` is what determined them."""
-    text = canonical_json({"encoding": _ENCODING, "configs": {c: dict(s) for c, s in splits.items()}, "recipe": recipe})
-    return hashlib.sha256(text.encode()).hexdigest()
+    configs = {config: dict(of) for config, of in splits.items()}
+    return sha256_of({"encoding": _ENCODING, "configs": configs, "recipe": recipe})
 
 
 class _Values(Protocol):

@@ -23,7 +23,7 @@ import pyarrow.ipc
 import pyarrow.types as pt
 
 from sotopia_rl_data.errors import InputError
-from sotopia_rl_data.request import canonical_json
+from sotopia_rl_data.hashing import canonical_json
 from sotopia_rl_data.tables import KEYS
 
 BLOCK_BYTES = 1 << 19

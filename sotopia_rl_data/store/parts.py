@@ -7,7 +7,6 @@ an appended dataset as a difference), in row groups bounded by rows and by bytes
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import secrets
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sotopia_rl_data.hashing import file_sha256
 from sotopia_rl_data.schema import DataFile, Split
 from sotopia_rl_data.store.columns import conform, plain_schema
 from sotopia_rl_data.store.digest import RowDigest
@@ -203,9 +203,7 @@ def _data_file(path: Path, rows: int) -> DataFile:
     """A file of another writer as the manifest lists it, read-only and durable."""
     path.chmod(0o444)
     sync_file(path)
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return DataFile(f"{path.parent.name}/{path.name}", rows, path.stat().st_size, sha256)
+    return DataFile(f"{path.parent.name}/{path.name}", rows, path.stat().st_size, file_sha256(path))
 
 
 def read_parquet(path: Path) -> Iterator[pa.Table]:

@@ -26,13 +26,13 @@ import pyarrow.parquet as pq
 
 from sotopia_rl_data import tables
 from sotopia_rl_data.errors import StoreError, UsageError, VersionExists
+from sotopia_rl_data.locks import LockedFolder
 from sotopia_rl_data.schema import CONFIGS, SPLITS, DataFile, Manifest, Split
 from sotopia_rl_data.store import manifest as manifests
 from sotopia_rl_data.store import readme, versions
 from sotopia_rl_data.store.columns import first_line, plain_schema, type_names
 from sotopia_rl_data.store.digest import version_digest
 from sotopia_rl_data.store.disk import is_full, link_or_copy, store_error, storing, sync_file, write_text
-from sotopia_rl_data.store.lock import Lock, sweep
 from sotopia_rl_data.store.parts import Limits, Part, adopt, read_parquet, shard_name
 from sotopia_rl_data.store.versions import Version, load
 
@@ -60,12 +60,9 @@ class Stage:
         self._linked: dict[tuple[str, str], tuple[Version, Split]] = {}
 
     def __enter__(self) -> Stage:
-        staging = self._root / ".staging"
         with storing(self._root):
-            staging.mkdir(parents=True, exist_ok=True)
-            sweep(staging)
-            self._lock = Lock(staging, self.name.replace("/", "--"))
-        self.dir = self._lock.dir
+            self._folder = LockedFolder(self._root / ".staging", self.name.replace("/", "--"))
+        self.dir = self._folder.dir
         return self
 
     def __exit__(
@@ -73,7 +70,7 @@ class Stage:
     ) -> None:
         for part in self._parts.values():
             part.abandon()
-        self._lock.release()
+        self._folder.release()
         if isinstance(error, OSError) and (is_full(error) or str(error.filename).startswith(str(self.dir))):
             raise store_error(error, self._root) or error from error
 

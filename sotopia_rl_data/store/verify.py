@@ -6,7 +6,6 @@ What is found is returned, not raised: one damaged file must not hide the next. 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.hashing import file_sha256
 from sotopia_rl_data.schema import DataFile, Split
 from sotopia_rl_data.store import Version, readme
 from sotopia_rl_data.store.columns import first_line, type_names
@@ -77,9 +77,7 @@ def _split(version: Version, config: str, split: str, one: Split, on_file: Calla
 
 def _file(path: Path, file: DataFile) -> Iterator[str]:
     try:
-        size = path.stat().st_size
-        with path.open("rb") as stream:
-            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        size, sha256 = path.stat().st_size, file_sha256(path)
     except OSError as error:
         yield f"{error.strerror}"
         return

@@ -11,7 +11,6 @@ goes. One process works on a target's folder at a time; its lock goes with it, h
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import secrets
@@ -25,7 +24,9 @@ from typing import IO, Any
 
 from sotopia_rl_data.costs.tokens import most_prompt_tokens
 from sotopia_rl_data.errors import StoreError
-from sotopia_rl_data.request import Request, Target, sha256_of
+from sotopia_rl_data.hashing import sha256_of
+from sotopia_rl_data.locks import open_lock, take
+from sotopia_rl_data.request import Request, Target
 from sotopia_rl_data.store.disk import storing, sync_file
 
 _STATE = "intent.json"
@@ -83,24 +84,24 @@ class BatchFolder:
         """Nobody else works on it inside the block. Raises StoreError where somebody does."""
         with storing(self._dir):
             self._dir.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self._dir / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            lock = open_lock(self._dir / ".lock")
         try:
-            self._lock(lock)
+            if not self._taken(lock):
+                raise StoreError(
+                    f"Another process is at work on the batches of {self._target.model}.",
+                    "wait for it, or end it with Ctrl-C: the batches go on without it",
+                )
             yield
         finally:
             os.close(lock)
 
-    def _lock(self, handle: int) -> None:
+    def _taken(self, lock: int) -> bool:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreError(
-                f"Another process is at work on the batches of {self._target.model}.",
-                "wait for it, or end it with Ctrl-C: the batches go on without it",
-            ) from None
+            return take(lock)
         except OSError as error:  # a file system without locks: whoever uses one sees to it
             if error.errno not in _NO_LOCKS:
                 raise
+            return True
 
     def intents(self) -> list[Intent]:
         """What was begun and is not in the ledger yet, the oldest first. What was never finished is swept."""
