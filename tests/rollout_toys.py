@@ -10,7 +10,7 @@ from typing import Any
 from sotopia_rl_data import open_dataset
 from sotopia_rl_data.prompts.template import Template, own_template
 from sotopia_rl_data.request import Reply, Request, Target
-from sotopia_rl_data.rollouts import Asked, Scene
+from sotopia_rl_data.rollouts import Scene, TurnPrompt
 from sotopia_rl_data.rollouts.scenarios import bundled
 from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.store import Store
@@ -57,11 +57,11 @@ class Longest(Sampler):
         return json.dumps([len(draft) / 100 for draft in drafts])
 
 
-def brief(turns: int = 2) -> Callable[[Asked], Any]:
+def brief(turns: int = 2) -> Callable[[TurnPrompt], Any]:
     """A policy that speaks `turns` times and leaves."""
 
-    async def policy(asked: Asked) -> str:
-        return act(argument=f"This is my turn {asked.own}.") if asked.own < turns else act("leave", "")
+    async def policy(prompt: TurnPrompt) -> str:
+        return act(argument=f"This is my turn {prompt.own}.") if prompt.own < turns else act("leave", "")
 
     policy.id = "brief"  # type: ignore[attr-defined]
     return policy

@@ -20,12 +20,12 @@ from sotopia_rl_data.fake_provider.running import running
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.prompts import Layout, load_template, prompts_of
 from sotopia_rl_data.request import Target
-from sotopia_rl_data.rollouts import Asked, Scene
-from sotopia_rl_data.rollouts.choosing import scenes_of
+from sotopia_rl_data.rollouts import Scene, TurnPrompt
 from sotopia_rl_data.rollouts.costs import capped
 from sotopia_rl_data.rollouts.episode_run import MOST_SEED, EpisodeRun
 from sotopia_rl_data.rollouts.estimate import estimate
 from sotopia_rl_data.rollouts.run import plan_of, rollout
+from sotopia_rl_data.rollouts.scenarios import scenes_of
 from sotopia_rl_data.store import Store
 
 OPENAI, ANTHROPIC = "openai:sim-a@", "anthropic:sim-b@"
@@ -162,7 +162,7 @@ def test_three_people_play_and_whisper_in_the_newest_dialect(store: Store, tmp_p
     third = scenes(2)[1].people[0]
     trio = Scene(replace(two.environment, goals=(*two.environment.goals, "Listen.")), (*two.people, third))
 
-    async def whisper(asked: Asked) -> str:
+    async def whisper(asked: TurnPrompt) -> str:
         return act(argument="Psst.", to=[next(p.name for p in trio.people if p.agent != asked.agent)])
 
     aloud = Sampler("aloud", lambda _: act(to=[]))
@@ -183,7 +183,7 @@ def test_a_policy_that_fails_loses_its_episode_alone_and_only_that_is_asked_agai
     chosen = scenes(4)
     broken = {"turn": 2}
 
-    async def policy(asked: Asked) -> str:
+    async def policy(asked: TurnPrompt) -> str:
         if asked.turn == broken["turn"] and asked.agent == chosen[2].agents[0]:
             raise LookupError("the weights are gone")
         return act()
@@ -202,7 +202,7 @@ def test_a_policy_that_fails_loses_its_episode_alone_and_only_that_is_asked_agai
 
 
 def test_a_callable_that_answers_by_its_episode_is_asked_in_each(store: Store):
-    async def policy(asked: Asked) -> str:
+    async def policy(asked: TurnPrompt) -> str:
         return act(argument=asked.episode_id)
 
     for turns in (1, 2):  # other rules, other episodes, the same first prompt
@@ -212,7 +212,7 @@ def test_a_callable_that_answers_by_its_episode_is_asked_in_each(store: Store):
 
 
 def test_where_no_episode_comes_to_an_end_nothing_is_committed(store: Store):
-    async def policy(asked: Asked) -> str:
+    async def policy(asked: TurnPrompt) -> str:
         raise ValueError("no")
 
     with pytest.raises(AskingError, match="No episode came to an end: The policy policy failed: ValueError: no"):

@@ -246,7 +246,7 @@ def test_an_environment_without_pairs_takes_agents_of_its_relationship_and_ages(
         ([ENV, *AGENTS, {"env_id": "e", "agent_ids": ["a", "z"]}], NotFound, "There is no agent 'z'"),
         ([ENV, *AGENTS, {"env_id": "e", "agent_ids": ["a", "b", "c"]}], UsageError, "2 goals for 3 agents"),
         ([ENV, *AGENTS, {"env_id": "e", "agent_ids": ["a", "a"]}], UsageError, "is played by a, a"),
-        ([ENV, {"foo": 1}], InputError, "profiles.jsonl:2: it is no profile: its keys are foo"),
+        ([ENV, {"foo": 1}], InputError, "profiles.jsonl:2: it is not a profile: its keys are foo"),
         ([ENV, {"first_name": 3}], InputError, "profiles.jsonl:2: `first_name` is a number"),
         ([{**ENV, "scenario": "\ud83d"}], InputError, "profiles.jsonl:1: its text holds half of a surrogate pair"),
         ([{**ENV, "relationship": 9}], InputError, "profiles.jsonl:1: `relationship` is 9"),

@@ -19,10 +19,10 @@ from sotopia_rl_data.rollouts import (
     FAILED,
     NOTHING,
     Action,
-    Asked,
     Environment,
     Person,
     Scene,
+    TurnPrompt,
     World,
     play,
     read_action,
@@ -362,9 +362,9 @@ def test_any_completion_is_an_action_or_a_flagged_no_op(completion):
 
 
 def test_a_policy_is_asked_what_it_may_see_and_only_when_it_is_its_turn():
-    asked: list[Asked] = []
+    asked: list[TurnPrompt] = []
 
-    async def policy(question: Asked) -> str:
+    async def policy(question: TurnPrompt) -> str:
         asked.append(question)
         return '{"action_type": "speak", "argument": "hm"}' if question.turn < 3 else "I quit"
 
@@ -373,14 +373,14 @@ def test_a_policy_is_asked_what_it_may_see_and_only_when_it_is_its_turn():
     assert [(q.episode_id, q.agent, q.turn, q.own) for q in asked] == [
         ("e7", "ann", 0, 0), ("e7", "bob", 1, 0), ("e7", "ann", 2, 1), ("e7", "bob", 3, 1),
     ]  # fmt: skip
-    assert [one.asked for one in served] == asked
+    assert [one.prompt for one in served] == asked
     assert served[-1].completion == "I quit"
     assert [t.failed for t in world.episode("e7").turns] == [False, False, False, True]
     assert asked[2].messages == tuple(render(world.episode("e7"), "ann", 2, "chat"))
 
 
 def test_what_a_policy_raises_is_not_swallowed():
-    async def policy(question: Asked) -> str:
+    async def policy(question: TurnPrompt) -> str:
         raise RuntimeError("no power")
 
     with pytest.raises(RuntimeError, match="no power"):

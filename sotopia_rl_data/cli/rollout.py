@@ -125,10 +125,10 @@ def _plan(
     **played: Any,
 ) -> Plan:
     """What the options say is to be played, by whom and how."""
-    from sotopia_rl_data.applications.playing import local_player
+    from sotopia_rl_data.applications.local_policies import local_player
     from sotopia_rl_data.asking.transport import without_api_keys
-    from sotopia_rl_data.rollouts.choosing import scenes_of
     from sotopia_rl_data.rollouts.run import plan_of
+    from sotopia_rl_data.rollouts.scenarios import scenes_of
 
     chosen, loaded = layout_of(layout, template)
     with nullcontext() if keys_needed else without_api_keys():
@@ -149,7 +149,7 @@ def _scorer(best_of: int, reward_model: str | None) -> Any:
         return None
     if reward_model is None or best_of < 2:
         raise UsageError("Best-of-N is N drafts and who scores them.", "give both: --best-of 8 --reward-model DIR")
-    from sotopia_rl_data.applications.playing import RewardScorer
+    from sotopia_rl_data.applications.local_policies import RewardScorer
 
     return RewardScorer(reward_model)
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from sotopia_rl_data.errors import UsageError
-from sotopia_rl_data.importers.actions import Action as Rendered
+from sotopia_rl_data.importers.actions import Action as LoggedAction
 from sotopia_rl_data.importers.actions import render_action
-from sotopia_rl_data.rollouts.action import Action
+from sotopia_rl_data.rollouts.actions import Action
 
 DialectName = Literal["legacy", "0.1.5", "head"]
 DIALECTS: tuple[DialectName, ...] = get_args(DialectName)
@@ -40,7 +40,7 @@ class Dialect:
     def written(self, action: Action, names: Mapping[str, str]) -> str:
         """An action as it stands in the log. `names` gives the recipients' names by id."""
         to = tuple(names[one] for one in action.to) if self.private else ()
-        return render_action(Rendered(action.action_type, action.text, to), spaced=self.private)
+        return render_action(LoggedAction(action.action_type, action.text, to), spaced=self.private)
 
     def reasons(
         self, agents: Sequence[str], history: Sequence[Mapping[str, Action]], max_turns: int, max_stale: int

@@ -19,14 +19,14 @@ from sotopia_rl_data.errors import BadAnswer
 from sotopia_rl_data.importers.models import UNNAMED
 from sotopia_rl_data.ledger.lookup import Settled
 from sotopia_rl_data.prompts import Layout, Template, completion
-from sotopia_rl_data.request import Hashed, Reply, Request, Target
-from sotopia_rl_data.rollouts.action import FAILED, Action
+from sotopia_rl_data.request import Hashed, Reply, Request
+from sotopia_rl_data.rollouts.actions import FAILED, Action
 from sotopia_rl_data.rollouts.dialects import DialectName
 from sotopia_rl_data.rollouts.players import Player, is_model
-from sotopia_rl_data.rollouts.policies import Asked
+from sotopia_rl_data.rollouts.policies import Exchange
 from sotopia_rl_data.rollouts.scene import Scene
-from sotopia_rl_data.rollouts.world import World
-from sotopia_rl_data.schema import Episode, Failure, Message, Turn
+from sotopia_rl_data.rollouts.world import TurnPrompt, World
+from sotopia_rl_data.schema import Episode, Failure, Turn
 from sotopia_rl_data.thoughts import without_thought
 
 TRIES = 3  # draws of an answer until one can be read
@@ -51,7 +51,7 @@ class Rules:
 @dataclass(frozen=True, slots=True)
 class EpisodeSpec:
     """An episode that is to be played: who meets where, who plays whom and with how many drafts a turn (both by place),
-    and the how-manieth time."""
+    and which `repetition` of this pairing it is, from 0."""
 
     episode_id: str
     scene: Scene
@@ -68,28 +68,18 @@ class EpisodeSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnRequest(Hashed):
-    """A Request that knows its game and whom it asks. `scores`: the drafts of a turn are to be scored."""
+    """A Request that knows its episode and whom it asks. `scores`: the drafts of a turn are to be scored."""
 
     game: EpisodeRun
     player: Player
-    asked: Asked
+    asked: TurnPrompt
     draft: int = 0
     attempt: int = 0
     scores: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """A prompt that was served, and the completion that was kept for it, without its thought."""
-
-    agent: str
-    turn: int
-    prompt: Sequence[Message]
-    completion: str
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
+class DraftScore:
     """What the reward model said of one draft. `call_id` is the ledger key of the draft."""
 
     agent: str
@@ -101,21 +91,24 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
+    """An answer and the action that was read from it. `text` is without its thought; `fault`: why it is unreadable."""
+
     number: int
     action: Action
     text: str
     call_id: str
-    wrong: str = ""
+    fault: str = ""
 
 
 @dataclass(slots=True)
 class EpisodeRun:
-    """An episode while it is played. `lost` is what failed in it; `abandoned`, it has no end and is no episode."""
+    """An episode while it is played. `served` are the prompts and the completions that were kept for them, without
+    their thoughts; `lost` is what failed in it; `abandoned`, it has no end and is not an episode."""
 
     match: EpisodeSpec
     rules: Rules
-    served: list[Served] = field(default_factory=list)
-    scored: list[Scored] = field(default_factory=list)
+    served: list[Exchange] = field(default_factory=list)
+    scored: list[DraftScore] = field(default_factory=list)
     lost: list[Failure] = field(default_factory=list)
     abandoned: bool = False
     world: World = field(init=False)
@@ -130,69 +123,71 @@ class EpisodeRun:
         """The first request. Raises as `World.prompt` does."""
         return self._ask(self.world.acting[0])
 
-    def accepts(self, move: TurnRequest, reply: Reply) -> bool:
+    def accepts(self, request: TurnRequest, reply: Reply) -> bool:
         """Whether a reply can be used: an action that can be read, or a score for each draft."""
         try:
-            if move.scores:
+            if request.scores:
                 _rewards(reply.text, len(self._readable()))
             else:
-                self.world.read(move.asked.agent, reply.text)
+                self.world.read(request.asked.agent, reply.text)
         except BadAnswer:
             return False
         return True
 
-    def take(self, move: TurnRequest, settled: Settled) -> TurnRequest | None:
-        """What became of a request; the next one, or None where the game is over: abandoned, or its world is done."""
+    def take(self, request: TurnRequest, settled: Settled) -> TurnRequest | None:
+        """Take what became of a request. The next one, or None where the episode is over: abandoned, or played to its
+        end."""
         if settled.reply is None:
-            self._abandon(move, settled.error)
+            self._abandon(request, settled.error)
             return None
-        if move.scores:
-            return self._take_scores(move, settled.reply.text)
-        return self._take_draft(move, settled.reply.text)
+        if request.scores:
+            return self._take_scores(request, settled.reply.text)
+        return self._take_draft(request, settled.reply.text)
 
     def episode(self) -> Episode:
         """The episode that was played. `models` begins with its evaluator, who is not known yet."""
         return self.world.episode(self.match.episode_id, models=(UNNAMED, *self.match.names))
 
-    def _take_draft(self, move: TurnRequest, text: str) -> TurnRequest | None:
-        agent, wrong = move.asked.agent, ""
+    def _take_draft(self, request: TurnRequest, text: str) -> TurnRequest | None:
+        prompt = request.asked
         try:
-            text = without_thought(text)
-            action = self.world.read(agent, text)
+            text, fault = without_thought(text), ""
+            action = self.world.read(prompt.agent, text)
         except BadAnswer as error:
-            if move.attempt + 1 < TRIES:
-                return self._move(move.player, move.asked, move.draft, move.attempt + 1)
-            action, wrong = FAILED, error.message
-        self._drafts.append(_Draft(move.draft, action, text, move.key, wrong))
-        wanted = self.match.drafts[self._place(agent)]
+            if request.attempt + 1 < TRIES:
+                return self._draw(prompt, request.draft, request.attempt + 1)
+            action, fault = FAILED, error.message
+        self._drafts.append(_Draft(request.draft, action, text, request.key, fault))
+        wanted = self.match.drafts[self._place(prompt.agent)]
         if len(self._drafts) < wanted:
-            return self._move(move.player, move.asked, len(self._drafts))
+            return self._draw(prompt, len(self._drafts))
         readable = self._readable()
         if self.rules.scorer is not None and wanted > 1 and readable:
-            return self._score(self.rules.scorer, move.asked, readable)
-        return self._decide(move.asked, readable[0] if readable else self._drafts[0])
+            return self._score(self.rules.scorer, prompt, readable)
+        return self._act(prompt, readable[0] if readable else self._drafts[0])
 
-    def _take_scores(self, move: TurnRequest, text: str) -> TurnRequest | None:
-        readable = self._readable()
+    def _take_scores(self, request: TurnRequest, text: str) -> TurnRequest | None:
+        prompt, readable = request.asked, self._readable()
         try:
             rewards = _rewards(text, len(readable))
         except BadAnswer as error:
-            self._abandon(move, error.message)
+            self._abandon(request, error.message)
             return None
-        asked = move.asked
         self.scored += [
-            Scored(asked.agent, asked.turn, one.number, reward, one.call_id)
-            for one, reward in zip(readable, rewards, strict=True)
+            DraftScore(prompt.agent, prompt.turn, draft.number, reward, draft.call_id)
+            for draft, reward in zip(readable, rewards, strict=True)
         ]
-        return self._decide(asked, readable[max(range(len(rewards)), key=lambda i: (rewards[i], -i))])
+        return self._act(prompt, readable[rewards.index(max(rewards))])
 
-    def _decide(self, asked: Asked, kept: _Draft) -> TurnRequest | None:
-        """Let the agent act; the next who has to, in this turn or the next."""
-        if kept.wrong:
-            self.lost.append(self._failure(asked, f"{TRIES} answers could not be read: {kept.wrong}", kept.call_id))
+    def _act(self, prompt: TurnPrompt, kept: _Draft) -> TurnRequest | None:
+        """Let the agent act by the draft that is kept; ask the next who has to, in this turn or the next."""
+        if kept.fault:
+            player = self.match.players[self._place(prompt.agent)]
+            reason = f"{TRIES} answers could not be read: {kept.fault}"
+            self.lost.append(self._failure(prompt, player, reason, kept.call_id))
         else:
-            self.served.append(Served(asked.agent, asked.turn, asked.messages, kept.text))
-        self._actions[asked.agent], self._drafts = kept.action, []
+            self.served.append(Exchange(prompt, kept.text))
+        self._actions[prompt.agent], self._drafts = kept.action, []
         waiting = [agent for agent in self.world.acting if agent not in self._actions]
         if not waiting:
             self.world.step(self._actions)
@@ -201,51 +196,53 @@ class EpisodeRun:
         return self._ask(waiting[0]) if waiting else None
 
     def _ask(self, agent: str) -> TurnRequest:
-        asked = self.world.asked(agent, self.match.episode_id, self.rules.layout, self.rules.template)
-        return self._move(self.match.players[self._place(agent)], asked, 0)
+        rules = self.rules
+        return self._draw(self.world.turn_prompt(agent, self.match.episode_id, rules.layout, rules.template), 0)
+
+    def _draw(self, prompt: TurnPrompt, draft: int, attempt: int = 0) -> TurnRequest:
+        """Ask for one draft of the turn. Every answer that may be drawn to one prompt has a sample number of its own:
+        another seed, repetition, draft or attempt."""
+        player = self.match.players[self._place(prompt.agent)]
+        target = player.target
+        if not is_model(player):  # it is told the episode, and may answer by it
+            target = replace(target, sampling={**target.sampling, "episode": self.match.episode_id})
+        repetition = self.rules.seed * MOST_REPEATS + self.match.repetition
+        sample = (repetition * MOST_DRAFTS + draft) * TRIES + attempt
+        request = self._request(Request(target, prompt.messages, sample=sample), player, prompt)
+        return replace(request, draft=draft, attempt=attempt)
+
+    def _score(self, scorer: Player, prompt: TurnPrompt, drafts: Sequence[_Draft]) -> TurnRequest:
+        """The drafts, as the actions that they are read as: the form that a reward model is trained on."""
+        episode, messages = self.world.episode(self.match.episode_id), list(prompt.messages)
+        for draft in drafts:
+            action = draft.action
+            turn = Turn(prompt.turn, prompt.agent, action.action_type, action.text, action.to)
+            messages += completion(episode, turn)
+        return replace(self._request(Request(scorer.target, tuple(messages)), scorer, prompt), scores=True)
+
+    def _request(self, plain: Request, player: Player, prompt: TurnPrompt) -> TurnRequest:
+        return TurnRequest(
+            target=plain.target,
+            messages=plain.messages,
+            sample=plain.sample,
+            hashes=plain.hashes,
+            game=self,
+            player=player,
+            asked=prompt,
+        )
 
     def _place(self, agent: str) -> int:
         return self.match.scene.agents.index(agent)
 
-    def _move(self, player: Player, asked: Asked, draft: int, attempt: int = 0) -> TurnRequest:
-        target, sample = player.target, self._sample(draft, attempt)
-        if not is_model(player):  # it is asked in an episode, and may answer by it
-            target = replace(target, sampling={**target.sampling, "episode": self.match.episode_id})
-        move = self._request(player, target, asked, asked.messages, sample)
-        return replace(move, draft=draft, attempt=attempt)
-
-    def _score(self, scorer: Player, asked: Asked, drafts: Sequence[_Draft]) -> TurnRequest:
-        """The drafts, as the actions that they are read as: the form that a reward model is trained on."""
-        now, done = self.world.episode(self.match.episode_id), [one.action for one in drafts]
-        turns = [Turn(asked.turn, asked.agent, one.action_type, one.text, one.to) for one in done]
-        said = [message for turn in turns for message in completion(now, turn)]
-        return replace(self._request(scorer, scorer.target, asked, (*asked.messages, *said)), scores=True)
-
-    def _request(
-        self, player: Player, target: Target, asked: Asked, messages: Sequence[Message], sample: int = 0
-    ) -> TurnRequest:
-        hashes = Request(target, messages, None, sample).hashes
-        return TurnRequest(
-            target=target, messages=messages, sample=sample, game=self, player=player, asked=asked, hashes=hashes
-        )
-
-    def _sample(self, draft: int, attempt: int) -> int:
-        """One number for each answer that may be drawn to one prompt: another seed, repetition, draft or try."""
-        played = self.rules.seed * MOST_REPEATS + self.match.repetition
-        return (played * MOST_DRAFTS + draft) * TRIES + attempt
-
     def _readable(self) -> list[_Draft]:
-        return [one for one in self._drafts if not one.wrong]
+        return [draft for draft in self._drafts if not draft.fault]
 
-    def _abandon(self, move: TurnRequest, reason: str) -> None:
+    def _abandon(self, request: TurnRequest, reason: str) -> None:
         self.abandoned = True
-        self.lost = [self._failure(move.asked, reason, move.key, move.player.id)]
+        self.lost = [self._failure(request.asked, request.player, reason, request.key)]
 
-    def _failure(self, asked: Asked, reason: str, call_id: str, judge: str = "") -> Failure:
-        player = self.match.players[self._place(asked.agent)]
-        return Failure(
-            reason, self.match.episode_id, asked.agent, asked.turn, judge=judge or player.id, call_id=call_id
-        )
+    def _failure(self, prompt: TurnPrompt, player: Player, reason: str, call_id: str) -> Failure:
+        return Failure(reason, prompt.episode_id, prompt.agent, prompt.turn, judge=player.id, call_id=call_id)
 
 
 def _rewards(text: str, drafts: int) -> list[float]:
@@ -256,6 +253,6 @@ def _rewards(text: str, drafts: int) -> list[float]:
         raise BadAnswer("The scores are not JSON.") from error
     if not isinstance(rewards, list) or len(rewards) != drafts:
         raise BadAnswer(f"There is not one score for each of {drafts} drafts.")
-    if not all(isinstance(one, (int, float)) and math.isfinite(one) for one in rewards):
-        raise BadAnswer("A score is no finite number.")
-    return [float(one) for one in rewards]
+    if not all(isinstance(reward, (int, float)) and math.isfinite(reward) for reward in rewards):
+        raise BadAnswer("A score is not a finite number.")
+    return [float(reward) for reward in rewards]

@@ -111,7 +111,7 @@ async def _play_on(game: EpisodeRun, calls: Counter[str], tokens: Counter[str]) 
     while not world.done:
         agent = world.acting[0]
         place = match.scene.agents.index(agent)
-        asked = world.asked(agent, match.episode_id, rules.layout, rules.template)
+        asked = world.turn_prompt(agent, match.episode_id, rules.layout, rules.template)
         player, drafts = match.players[place], match.drafts[place]
         calls[player.id] += drafts
         tokens[player.id] += drafts * prompt_tokens(Request(player.target, asked.messages))

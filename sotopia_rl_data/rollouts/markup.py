@@ -41,8 +41,8 @@ def shown(text: str, place: int) -> str:
         return text
     text = _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
     if _well_formed(text):
-        return _Reader(f"agent_{place}", entities=True).read(text)
-    return _Reader(f"agent_{place}", entities=False).read(text)
+        return _MarkupReader(f"agent_{place}", entities=True).read(text)
+    return _MarkupReader(f"agent_{place}", entities=False).read(text)
 
 
 def _well_formed(text: str) -> bool:
@@ -54,8 +54,8 @@ def _well_formed(text: str) -> bool:
     return True
 
 
-class _Open(NamedTuple):
-    """An element that is open: `shown` is what is in it, `withheld` because it is for somebody else."""
+class _Element(NamedTuple):
+    """An element that is open. `shown`: what is in it is seen; `withheld`: it is not, being for somebody else."""
 
     name: str
     shown: bool
@@ -63,12 +63,12 @@ class _Open(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Reader:
+class _MarkupReader:
     """Reads one text from left to right. `open` holds the elements that are open; `hidden` counts those not shown."""
 
     viewer: str
     entities: bool
-    open: list[_Open] = field(default_factory=list)
+    open: list[_Element] = field(default_factory=list)
     hidden: int = 0
     mistaken: bool = False
     pieces: list[str] = field(default_factory=list)
@@ -114,22 +114,24 @@ class _Reader:
             self.mistaken = True
             if self.open[-1].withheld:
                 return
-        self.hidden -= not self.open.pop().shown
+        if not self.open.pop().shown:
+            self.hidden -= 1
 
     def _start(self, match: re.Match[str], text: str) -> None:
         attributes = match["attributes"]
         if match["close"] is None:
             self.mistaken = True
             if "viewer" in (attributes + _REST.match(text, match.end())[0]).lower():  # type: ignore[index]  # always
-                self._opened(_Open(match["start"], shown=False, withheld=True))
+                self._opened(_Element(match["start"], shown=False, withheld=True))
         elif match["close"] == ">":
             viewers = [double or single for double, single in _VIEWER.findall(attributes)]
             withheld = "viewer" in attributes.lower() and viewers != [self.viewer]
-            self._opened(_Open(match["start"], match["start"] in _SHOWN and not withheld, withheld))
+            self._opened(_Element(match["start"], match["start"] in _SHOWN and not withheld, withheld))
 
-    def _opened(self, element: _Open) -> None:
+    def _opened(self, element: _Element) -> None:
         self.open.append(element)
-        self.hidden += not element.shown
+        if not element.shown:
+            self.hidden += 1
 
 
 def fault(text: str, agents: int) -> str | None:

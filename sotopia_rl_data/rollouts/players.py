@@ -16,7 +16,8 @@ from sotopia_rl_data import plugins
 from sotopia_rl_data.asking.providers import ModelName, api_model, parse_model, sampling_of, takes_temperature
 from sotopia_rl_data.errors import AskingError, Rejected, SotopiaDataError, UsageError
 from sotopia_rl_data.request import Reply, Request, Target
-from sotopia_rl_data.rollouts.policies import Asked, Policy, scripted
+from sotopia_rl_data.rollouts.policies import Policy, scripted
+from sotopia_rl_data.rollouts.world import TurnPrompt
 
 GROUP = "sotopia_rl_data.policies"
 TEMPERATURE = 0.7  # the sotopia library's own for agents
@@ -66,7 +67,7 @@ def player(
         if local is None:
             raise UsageError(
                 f"{spec!r} needs torch.",
-                "hand in `local`: sotopia_rl_data.applications.playing.local_player",
+                "hand in `local`: sotopia_rl_data.applications.local_policies.local_player",
             )
         return local(rest, sampling)
     return _plugin(spec)
@@ -84,7 +85,7 @@ class Called:
     async def send(self, request: Request) -> Reply:
         """One action. Raises Rejected where the policy fails or answers with something that is no text."""
         asked = getattr(request, "asked", None)
-        if not isinstance(asked, Asked):
+        if not isinstance(asked, TurnPrompt):
             raise TypeError(f"a {type(request).__name__} asks no policy")
         hint = "repair it, then run the same command again"
         try:

@@ -1,39 +1,25 @@
 """What a policy is to the simulator: an async callable that is asked and answers with an action as JSON.
 
-    async def policy(asked: Asked) -> str: ...
+    async def policy(prompt: TurnPrompt) -> str: ...
 
-How a model is asked is not known here; `asking/` makes such callables. Two scripted policies need no model and no
-network: they are what `rollout` plays with when none is named.
+Two scripted policies need no model and no network: they are what `rollout` plays with when none is named. `play` lets
+callables play one episode, without a ledger; how models are asked is in `players.py`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from sotopia_rl_data.errors import UsageError
-from sotopia_rl_data.schema import ActionType, Message
+from sotopia_rl_data.prompts import Layout, Template
+from sotopia_rl_data.rollouts.world import TurnPrompt, World
+from sotopia_rl_data.schema import ActionType
 
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """One question to a policy: what `agent` sees before it acts at `turn` of the episode `episode_id`.
-
-    `own` counts the agent's own turns from 0. `private`: the answer must say in `to` who may see the action (an empty
-    list: everybody).
-    """
-
-    episode_id: str
-    agent: str
-    turn: int
-    own: int
-    messages: tuple[Message, ...]
-    private: bool = False
-
-
-Policy = Callable[[Asked], Awaitable[str]]
+Policy = Callable[[TurnPrompt], Awaitable[str]]
 _Line = tuple[ActionType, str]
 
 _WARM: tuple[_Line, ...] = (
@@ -71,11 +57,44 @@ def scripted(name: str, seed: int = 0) -> Policy:
         raise UsageError(f"There is no scripted policy {name!r}.", f"name one of: {', '.join(SCRIPTED)}")
     first, *between, last = SCRIPTED[name]
 
-    async def policy(asked: Asked) -> str:
-        drawn = random.Random(f"{seed} {asked.episode_id} {asked.agent}")
-        said = [first, *drawn.sample(between, drawn.randint(3, 6)), last]
-        action_type, argument = said[asked.own] if asked.own < len(said) else ("leave", "")
+    async def policy(prompt: TurnPrompt) -> str:
+        drawn = random.Random(f"{seed} {prompt.episode_id} {prompt.agent}")
+        lines = [first, *drawn.sample(between, drawn.randint(3, 6)), last]
+        action_type, argument = lines[prompt.own] if prompt.own < len(lines) else ("leave", "")
         answer: dict[str, object] = {"action_type": action_type, "argument": argument}
-        return json.dumps(answer | ({"to": []} if asked.private else {}), ensure_ascii=False)
+        if prompt.private:
+            answer["to"] = []
+        return json.dumps(answer, ensure_ascii=False)
 
     return policy
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One prompt that was served, and the completion that came for it."""
+
+    prompt: TurnPrompt
+    completion: str
+
+
+async def play(
+    world: World,
+    policies: Mapping[str, Policy],
+    episode_id: str,
+    *,
+    layout: Layout = "single",
+    template: Template | None = None,
+) -> list[Exchange]:
+    """Play `world` to its end; `policies` by agent id. Returns what was served, in order; completions are as they came,
+    a model's thoughts included.
+
+    What a policy raises ends the episode with it. An answer that cannot be read is a no-op that is flagged.
+    """
+    served: list[Exchange] = []
+    while not world.done:
+        prompts = [world.turn_prompt(agent, episode_id, layout, template) for agent in world.acting]
+        completions = await asyncio.gather(*(policies[prompt.agent](prompt) for prompt in prompts))
+        served += map(Exchange, prompts, completions)
+        answers = zip(world.acting, completions, strict=True)
+        world.step({agent: world.read_or_nothing(agent, completion) for agent, completion in answers})
+    return served

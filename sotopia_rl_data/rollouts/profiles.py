@@ -21,6 +21,7 @@ from sotopia_rl_data.importers.record import identifier, items, kind, mapping, t
 from sotopia_rl_data.rollouts.scene import Environment, Person, Scene
 
 FOLDERS = ("AgentProfile", "EnvironmentProfile", "EnvAgentComboStorage", "RelationshipProfile")
+_ENDS = (("agent1_id", "agent2_id"), ("agent_1_id", "agent_2_id"))  # of a relationship
 _GENDERS = {"Man": "male", "Woman": "female", "Nonbinary": "nonbinary"}
 HARD = (
     "01H7VFHNV13MHN97GAH73E3KM8",
@@ -99,11 +100,12 @@ class Profiles:
         elif "env_id" in value and "agent_ids" in value:
             agents = tuple(str(one) for one in items(value, "agent_ids"))
             self.pairs.setdefault(identifier(value, "env_id"), []).append(agents)
-        elif _ends(value) is not None:
-            first, second = (identifier(value, end) for end in _ends(value) or ())
-            self.knows.setdefault(_relationship(value), []).append((first, second))
         else:
-            raise InputError(f"it is no profile: its keys are {', '.join(map(str, value)) or 'none'}.")
+            ends = next((pair for pair in _ENDS if set(pair) <= set(value)), None)
+            if ends is None:
+                raise InputError(f"it is not a profile: its keys are {', '.join(map(str, value)) or 'none'}.")
+            first, second = (identifier(value, end) for end in ends)
+            self.knows.setdefault(_relationship(value), []).append((first, second))
 
 
 def read_profiles(folder: str | Path) -> Profiles:
@@ -115,7 +117,7 @@ def read_profiles(folder: str | Path) -> Profiles:
         try:
             profiles.add(json_value(record), key)
         except InputError as error:
-            raise InputError(f"{source}: {error.message}", "hint the record, or take it out") from error
+            raise InputError(f"{source}: {error.message}", "repair the record, or take it out") from error
     if not profiles.environments or not profiles.people:
         raise InputError(
             f"{str(root)!r} holds {len(profiles.people)} agents and {len(profiles.environments)} environments.",
@@ -196,8 +198,3 @@ def _ages(given: Any) -> tuple[tuple[int, int], ...]:
         return tuple((int(low), int(high)) for low, high in ast.literal_eval(given))
     except (ValueError, TypeError, SyntaxError):
         return ()
-
-
-def _ends(value: Mapping[str, Any]) -> tuple[str, str] | None:
-    named = (("agent1_id", "agent2_id"), ("agent_1_id", "agent_2_id"))
-    return next((ends for ends in named if set(ends) <= set(value)), None)

@@ -1,20 +1,20 @@
-"""Games that are over, on their way into a version: episodes, what was served, what was scored, what failed.
+"""Episodes that are over, on their way into a version: turns, what was served, what was scored, what failed.
 
-Games end in any order; the stage puts rows into theirs. Scores are held until the end, for their range.
+They end in any order; the stage puts rows into theirs. Scores are held until the end, for their range.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
 
 from sotopia_rl_data import tables
-from sotopia_rl_data.rollouts.episode_run import EpisodeRun, Scored
+from sotopia_rl_data.rollouts.episode_run import DraftScore, EpisodeRun
 from sotopia_rl_data.rollouts.players import Player
-from sotopia_rl_data.schema import Attribution, Episode, Failure
+from sotopia_rl_data.schema import Attribution
 from sotopia_rl_data.splits import split_of
 from sotopia_rl_data.store.stage import Stage
 
@@ -29,7 +29,7 @@ class Recording:
     def __init__(self, stage: Stage, scorer: Player | None) -> None:
         self._stage, self._scorer = stage, scorer
         self._waiting: dict[str, list[EpisodeRun]] = {}
-        self._scores: list[tuple[str, str, Scored]] = []
+        self._scores: list[tuple[str, str, DraftScore]] = []
         self.episodes = self.utterances = self.failed_turns = self.abandoned = 0
         self.reasons: Counter[str] = Counter()
         self.ended: Counter[str] = Counter()
@@ -39,12 +39,12 @@ class Recording:
         """Why an episode failed, the commonest."""
         return next((reason.rstrip(".") for reason, _ in self.reasons.most_common(1)), "none was asked for")
 
-    def add(self, game: EpisodeRun) -> None:
-        """Take a game that is over."""
-        split = split_of(game.match.scene.environment.environment_id, 0)
+    def add(self, run: EpisodeRun) -> None:
+        """Take an episode that is over."""
+        split = split_of(run.match.scene.environment.environment_id, 0)
         waiting = self._waiting.setdefault(split, [])
-        waiting.append(game)
-        self.reasons.update(lost.reason for lost in game.lost)
+        waiting.append(run)
+        self.reasons.update(failure.reason for failure in run.lost)
         if len(waiting) >= BATCH:
             self._flush(split)
 
@@ -66,54 +66,63 @@ class Recording:
         }
 
     def _flush(self, split: str) -> None:
-        games = self._waiting.pop(split)
-        whole = [game for game in games if not game.abandoned]
-        episodes = [game.episode() for game in whole]
-        if whole:
+        """Write and count the episodes that wait for this split."""
+        runs = self._waiting.pop(split)
+        played = [run for run in runs if not run.abandoned]
+        episodes = [run.episode() for run in played]
+        failures = [failure for run in runs for failure in run.lost]
+        if played:
             self._stage.write("episodes", split, tables.episode_table(episodes))
-            self._stage.write("rewards", split, _served(whole))
-        lost = [one for game in games for one in game.lost]
-        if lost:
-            self._stage.write("failures", split, tables.failure_table(lost))
-        self._scores += [(split, game.match.episode_id, one) for game in whole for one in game.scored]
-        self._count(games, episodes, lost)
-
-    def _count(self, games: Sequence[EpisodeRun], episodes: Sequence[Episode], lost: Sequence[Failure]) -> None:
-        self.episodes += len(episodes)
-        self.abandoned += len(games) - len(episodes)
-        self.failed_turns += len(lost) - (len(games) - len(episodes))
-        self.utterances += sum(len(one.turns) for one in episodes)
-        self.ended.update(one.reasoning.partition("terminated: ")[2].strip(" ;\n") for one in episodes)
+            self._stage.write("rewards", split, _served(played))
+        if failures:
+            self._stage.write("failures", split, tables.failure_table(failures))
+        self._scores += [(split, run.match.episode_id, score) for run in played for score in run.scored]
+        abandoned = len(runs) - len(played)  # one failure each; every other failure is a turn's
+        self.episodes += len(played)
+        self.abandoned += abandoned
+        self.failed_turns += len(failures) - abandoned
+        self.utterances += sum(len(episode.turns) for episode in episodes)
+        self.ended.update(episode.reasoning.partition("terminated: ")[2].strip(" ;\n") for episode in episodes)
 
     def _attributions(self, split: str) -> list[Attribution]:
         judge = self._scorer.id if self._scorer is not None else ""
-        rewards = [one.reward for _, _, one in self._scores]
+        rewards = [score.reward for _, _, score in self._scores]
         low, high = min(rewards), max(rewards)
         return [
             Attribution(
-                episode, one.agent, one.turn, "reward", SCHEMA, "quality", judge, one.draft, one.reward, low, high,
-                one.call_id,
+                episode_id=episode_id,
+                agent=score.agent,
+                turn=score.turn,
+                dimension="reward",
+                schema=SCHEMA,
+                measure="quality",
+                judge=judge,
+                sample=score.draft,
+                raw=score.reward,
+                scale_min=low,
+                scale_max=high,
+                call_id=score.call_id,
             )
-            for of, episode, one in self._scores
-            if of == split
-        ]  # fmt: skip
+            for scored_in, episode_id, score in self._scores
+            if scored_in == split
+        ]
 
 
-def _served(games: Sequence[EpisodeRun]) -> pa.Table:
+def _served(runs: Iterable[EpisodeRun]) -> pa.Table:
     """Prompts and completions as rows of `rewards` that have no reward yet."""
     rows = [
         {
-            "episode_id": game.match.episode_id,
-            "environment_id": game.match.scene.environment.environment_id,
-            "agent": one.agent,
-            "turn": one.turn,
-            "prompt": list(one.prompt),
-            "completion": [{"role": "assistant", "content": one.completion}],
+            "episode_id": run.match.episode_id,
+            "environment_id": run.match.scene.environment.environment_id,
+            "agent": exchange.prompt.agent,
+            "turn": exchange.prompt.turn,
+            "prompt": list(exchange.prompt.messages),
+            "completion": [{"role": "assistant", "content": exchange.completion}],
             "reward": None,
             "n_opinions": 0,
             "spread": None,
         }
-        for game in games
-        for one in game.served
+        for run in runs
+        for exchange in run.served
     ]
     return pa.Table.from_pylist(rows, schema=SERVED)

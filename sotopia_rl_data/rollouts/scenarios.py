@@ -1,7 +1,9 @@
-"""People's own scenarios, as YAML, JSON, JSON lines or CSV, and the ones that ship with the package.
+"""Which scenes are played: the ones that ship with the package, the published benchmark, or people's own scenarios as
+YAML, JSON, JSON lines or CSV.
 
-Documented in docs/rollouts.md. Nothing is lost silently: a field that the format does not have is an error, and so is
-markup that would vanish in play or be shown to the wrong one. All that is wrong is told at once, by file and line.
+The format is documented in docs/rollouts.md. Nothing is lost silently: a field that the format does not have is an
+error, and so is markup that would vanish in play or be shown to the wrong one. All that is wrong is told at once, by
+file and line. Leaves out the library's profile files: `profiles.py`.
 """
 
 from __future__ import annotations
@@ -10,19 +12,22 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.importers.profiles import RELATIONSHIPS, relationship_name
 from sotopia_rl_data.importers.record import clean, identifier, kind, mapping, text
 from sotopia_rl_data.rollouts.markup import fault
+from sotopia_rl_data.rollouts.profiles import HARD, read_profiles
 from sotopia_rl_data.rollouts.scene import Environment, Person, Scene
 from sotopia_rl_data.samples import SCENARIOS
 
+PUBLISHED = ("hard", "all")
 FIELDS = ("environment", "codename", "relationship", "scenario", "cast")
 PERSON = ("id", "name", "called", "background", "personality", "secret", "goal")
 _FAST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -32,6 +37,34 @@ _OF_PERSON = re.compile(rf"({'|'.join(PERSON)})_(\d+)")
 
 _Entry = tuple[int, Any]
 """The line that a scenario begins in, and its value."""
+
+
+def scenes_of(named: str = "samples", profiles: str | Path | None = None, pairs: int | None = None) -> list[Scene]:
+    """The scenes that `named` names, at most `pairs` of each environment, in order.
+
+    samples: those that ship with the package. hard, all: SOTOPIA's benchmark, whose profile files lie in the folder
+    `profiles`. Anything else is a file of scenarios. Raises UsageError, InputError, NotFound.
+    """
+    if pairs is not None and pairs < 1:
+        raise UsageError(f"--pairs {pairs} leaves nobody to play.", "give 1 or more, or leave it out")
+    if named in PUBLISHED:
+        if profiles is None:
+            raise UsageError(
+                f"The scenarios {named!r} are SOTOPIA's, whose profiles do not ship with this package.",
+                "download its agent, environment and pair profiles, and name the folder: --profiles DIR",
+            )
+        return list(read_profiles(profiles).scenes(HARD if named == "hard" else None, pairs))
+    if profiles is not None:
+        raise UsageError("--profiles belongs to --scenarios hard or all.", "name one of them, or leave --profiles out")
+    if named != "samples" and not Path(named).exists():
+        raise UsageError(f"There are no scenarios {named!r}.", "name samples, hard, all, or a file: ./scenarios.yaml")
+    counts: Counter[str] = Counter()
+    scenes = []
+    for scene in bundled() if named == "samples" else read_scenarios(named):
+        counts[scene.environment.environment_id] += 1
+        if pairs is None or counts[scene.environment.environment_id] <= pairs:
+            scenes.append(scene)
+    return scenes
 
 
 def read_scenarios(path: str | Path) -> tuple[Scene, ...]:
@@ -52,11 +85,8 @@ def read_scenarios(path: str | Path) -> tuple[Scene, ...]:
 
 def bundled() -> tuple[Scene, ...]:
     """The scenes that ship with the package, by file name. They were written for this project."""
-    found = []
-    for file in sorted(SCENARIOS.glob("*.yaml")):
-        value = yaml.load(file.read_text("utf-8"), _FAST)
-        found.append(_scene({field: value[field] for field in FIELDS}))
-    return tuple(found)
+    loaded = [yaml.load(file.read_text("utf-8"), _FAST) for file in sorted(SCENARIOS.glob("*.yaml"))]
+    return tuple(_scene({field: value[field] for field in FIELDS}) for value in loaded)
 
 
 def _entries(file: Path) -> Iterator[_Entry]:
@@ -68,11 +98,11 @@ def _entries(file: Path) -> Iterator[_Entry]:
         raise InputError(f"{str(file)!r} is not UTF-8 text.", "save it as UTF-8") from error
     readers = {".yaml": _yaml, ".yml": _yaml, ".json": _json, ".jsonl": _json_lines, ".csv": _csv}
     if file.suffix not in readers:
-        raise InputError(f"{str(file)!r} is no scenario file.", f"name it {', '.join(readers)}")
+        raise InputError(f"{str(file)!r} is not a scenario file.", f"name it {', '.join(readers)}")
     try:
         yield from readers[file.suffix](content)
     except _Unreadable as error:
-        raise InputError(f"{file}:{error.line}: {error}", "hint the file there") from error
+        raise InputError(f"{file}:{error.line}: {error}", "repair the file there") from error
 
 
 class _Unreadable(Exception):
@@ -98,9 +128,10 @@ def _yaml(content: str) -> Iterator[_Entry]:
 
 def _json(content: str) -> Iterator[_Entry]:
     """One scenario, or a list of them."""
-    decoder, position = json.JSONDecoder(), _blank(content, 0)
+    decoder, position = json.JSONDecoder(), _skip_blanks(content, 0)
     listed = content.startswith("[", position)
-    position = _blank(content, position + 1) if listed else position
+    if listed:
+        position = _skip_blanks(content, position + 1)
     while position < len(content) and not (listed and content[position] == "]"):
         line = content.count("\n", 0, position) + 1
         try:
@@ -109,15 +140,16 @@ def _json(content: str) -> Iterator[_Entry]:
             line = error.lineno if isinstance(error, json.JSONDecodeError) else line
             raise _Unreadable(line, "this is not JSON.") from error
         yield line, value
-        position = _blank(content, position)
+        position = _skip_blanks(content, position)
         if not listed and position < len(content):
             raise _Unreadable(content.count("\n", 0, position) + 1, "there is more behind the JSON object.")
-        position = _blank(content, position + content.startswith(",", position))
+        if content.startswith(",", position):
+            position = _skip_blanks(content, position + 1)
 
 
-def _blank(content: str, position: int) -> int:
+def _skip_blanks(content: str, position: int) -> int:
     """Where the white space that begins at `position` ends."""
-    return position + len(content[position:]) - len(content[position:].lstrip())
+    return len(content) - len(content[position:].lstrip())
 
 
 def _json_lines(content: str) -> Iterator[_Entry]:
@@ -167,10 +199,11 @@ def _scene(value: Any) -> Scene:
         _known(mapping(one, f"member {i} of the cast"), PERSON, f"member {i} of the cast")
         for i, one in enumerate(cast, 1)
     ]
-    people, goals = tuple(map(_person, members, range(1, len(members) + 1))), tuple(map(_goal, members))
-    for said in ([person.agent for person in people], [person.name for person in people]):
-        if len(set(said)) < len(said):
-            raise InputError(f"two of the cast have the same id or name: {', '.join(said)}.")
+    people = tuple(_person(member, number) for number, member in enumerate(members, 1))
+    goals = tuple(_goal(member) for member in members)
+    for labels in ([person.agent for person in people], [person.name for person in people]):
+        if len(set(labels)) < len(labels):
+            raise InputError(f"two of the cast have the same id or name: {', '.join(labels)}.")
     environment = Environment(
         environment_id=identifier(record, "environment"),
         scenario=text(record, "scenario"),

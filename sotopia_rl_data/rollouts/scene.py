@@ -1,12 +1,20 @@
-"""The nouns of a rollout: who meets whom, where, and what each of them wants. Frozen; read by `profiles.py`,
-`scenarios.py`, played by `world.py`.
+"""The nouns of a rollout: who meets whom, where, what each of them wants, and what each is told before the first turn.
+
+Frozen; read from files by `profiles.py` and `scenarios.py`, played by `world.py`. The marks around the fields of an
+opening are those of the library's logs, which the importers read by: `importers/opening.py`.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.importers.profiles import RELATIONSHIPS
+from sotopia_rl_data.rollouts.dialects import Dialect
+from sotopia_rl_data.rollouts.markup import shown
+
+UNKNOWN = "Unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +33,33 @@ class Person:
     personality: str | None = None
     secret: str | None = None
     age: int | None = None
+
+    def background(self, viewer: int) -> str:
+        """Introduction and personality, as whoever is at place `viewer` of the speaking order is shown them."""
+        return " ".join(self._parts(viewer))
+
+    def own_background(self, place: int) -> str:
+        """What the person, at `place` of the speaking order, is told of itself: the secret too."""
+        if self.secret is None:
+            return self.background(place)
+        secret = f"{self.called or self.name.split(' ')[0]}'s secrets: {shown(self.secret, place)}"
+        return " ".join([*self._parts(place), secret])
+
+    def known_background(self, relationship: str, viewer: int) -> str:
+        """What another is told of the person, who is at place `viewer` and stands in this relationship."""
+        closeness = RELATIONSHIPS.index(relationship)
+        if closeness == 0:
+            return ""
+        if closeness == 1:
+            return f"{self.name} "
+        return "".join(f"{part} " for part in self._parts(viewer, is_friend=closeness > 2))
+
+    def _parts(self, viewer: int, is_friend: bool = True) -> list[str]:
+        introduction = shown(self.introduction, viewer)
+        parts = [introduction] if introduction else []
+        if is_friend and self.personality is not None:
+            parts.append(f"Personality and values description: {shown(self.personality, viewer)}")
+        return parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,3 +117,33 @@ class Scene:
             if one.agent == agent:
                 return one
         raise KeyError(agent)
+
+    def opening(self, place: int, dialect: Dialect) -> str:
+        """The first observation of the agent at `place` of the speaking order: the scenario, who is there, its own
+        background, secret and goal, and as much of the others as the relationship and the dialect allow."""
+        names = [person.name for person in self.people]
+        listed = " and ".join(names) if len(names) < 3 else f"{', '.join(names[:-1])}, and {names[-1]}"
+        lines = [
+            "Here is the context of this interaction:",
+            f"Scenario: {shown(self.environment.scenario, place)}",
+            f"Participants: {listed}",
+        ]
+        backgrounds = [self._background(i, place, dialect) for i in range(len(names))]
+        if any(backgrounds):
+            pairs = zip(names, backgrounds, strict=True)
+            told = "\n".join(f"{name}'s background: {background or UNKNOWN}" for name, background in pairs)
+            lines.append(told.strip() if dialect.trims else told)
+        goals = [UNKNOWN] * len(names)
+        goals[place] = shown(f"<root>{self.environment.goals[place]}</root>", place)
+        lines += [f"{name}'s goal: {goal}" for name, goal in zip(names, goals, strict=True)]
+        text = re.sub("\n +", "\n", "\n".join(lines)).strip()
+        return f"\n{text}\nConversation Starts:\n"
+
+    def _background(self, place: int, viewer: int, dialect: Dialect) -> str:
+        """Of the person at `place`, as the agent at place `viewer` is told it."""
+        person = self.people[place]
+        if place == viewer:
+            return person.own_background(place)
+        if not dialect.shows_backgrounds:
+            return UNKNOWN
+        return person.known_background(self.environment.relationship, viewer)

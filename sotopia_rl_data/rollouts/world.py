@@ -14,15 +14,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from sotopia_rl_data.errors import BadAnswer, UsageError
 from sotopia_rl_data.prompts import Layout, Template, render
-from sotopia_rl_data.rollouts.action import FAILED, NOTHING, Action, read_action
+from sotopia_rl_data.rollouts.actions import FAILED, NOTHING, Action, read_action
 from sotopia_rl_data.rollouts.dialects import DialectName, dialect
 from sotopia_rl_data.rollouts.markup import shown
-from sotopia_rl_data.rollouts.opening import background, opening
-from sotopia_rl_data.rollouts.policies import Asked
 from sotopia_rl_data.rollouts.scene import Scene
 from sotopia_rl_data.schema import Agent, Episode, Message, Observation, Turn
 
@@ -30,6 +29,22 @@ Order = Literal["round-robin", "simultaneous", "random"]
 Logged = tuple[str, str, str]
 """Sender, receiver, text: one message as an EpisodeLog holds it."""
 ENVIRONMENT = "Environment"
+
+
+@dataclass(frozen=True, slots=True)
+class TurnPrompt:
+    """What a policy is asked: the `messages` that `agent` sees before it acts at `turn` of the episode `episode_id`.
+
+    `own` counts the agent's own turns from 0. `private`: the answer must say in `to` who may see the action (an empty
+    list: everybody).
+    """
+
+    episode_id: str
+    agent: str
+    turn: int
+    own: int
+    messages: tuple[Message, ...]
+    private: bool = False
 
 
 class World:
@@ -61,13 +76,13 @@ class World:
         self._names = {person.agent: person.name for person in scene.people}
         self._actions: list[Mapping[str, Action]] = []
         self._acted: list[tuple[str, ...]] = []
-        self._seen = [[opening(scene, place, self.dialect) for place in range(len(scene.people))]]
+        self._seen = [[scene.opening(place, self.dialect) for place in range(len(scene.people))]]
         self._reasons: tuple[str, ...] = ()
         self.acting: tuple[str, ...] = self._due()
 
     def _check(self, max_turns: int, max_stale: int, order: str) -> None:
         if max_turns < 1 or max_stale < 0:
-            raise UsageError(f"{max_turns} turns with {max_stale} of silence are no rules.", "allow 1 turn or more")
+            raise UsageError(f"{max_turns} turns with {max_stale} of silence cannot be played.", "allow 1 turn or more")
         if order not in get_args(Order):
             raise UsageError(f"{order!r} is not an order.", f"name one of: {', '.join(get_args(Order))}")
         if self.dialect.two_only and len(self.scene.people) != 2:
@@ -95,15 +110,19 @@ class World:
         """The messages that the policy of `agent` is served now. Raises as `prompts.render` does."""
         return render(self.episode("now", models=self._models), agent, self.turn, layout, template)
 
-    def asked(self, agent: str, episode_id: str, layout: Layout = "single", template: Template | None = None) -> Asked:
-        """The question to the policy of `agent` now. Raises as `prompt` does."""
+    def turn_prompt(
+        self, agent: str, episode_id: str, layout: Layout = "single", template: Template | None = None
+    ) -> TurnPrompt:
+        """The same with all that the policy of `agent` is told besides. Raises as `prompt` does."""
         own = sum(agent in acted for acted in self._acted)
         messages = tuple(self.prompt(agent, layout, template))
-        return Asked(episode_id, agent, self.turn, own, messages, self.dialect.private)
+        return TurnPrompt(episode_id, agent, self.turn, own, messages, self.dialect.private)
 
     def read(self, agent: str, completion: str) -> Action:
         """The action that `agent` answered with. Raises BadAnswer where there is none in it."""
-        return read_action(completion, self._partners(agent) if self.dialect.private else None)
+        if not self.dialect.private:
+            return read_action(completion)
+        return read_action(completion, {name: one for one, name in self._names.items() if one != agent})
 
     def read_or_nothing(self, agent: str, completion: str) -> Action:
         """As `read`; what cannot be read is a no-op that is flagged as failed."""
@@ -164,7 +183,7 @@ class World:
                 name=person.name,
                 model=model,
                 goal=goal,
-                background=background(person, place).strip(),
+                background=person.background(place).strip(),
                 secret=person.secret or "",
             )
             for place, (person, model, goal) in enumerate(
@@ -173,15 +192,12 @@ class World:
         )
 
     def _turns(self) -> list[Turn]:
-        return [
-            Turn(turn, agent, action.action_type, action.text, action.to, action.failed)
-            for turn, (acted, actions) in enumerate(zip(self._acted, self._actions, strict=True))
-            for agent in acted
-            for action in [actions[agent]]
-        ]
-
-    def _partners(self, agent: str) -> dict[str, str]:
-        return {name: one for one, name in self._names.items() if one != agent}
+        turns = []
+        for turn, (acted, actions) in enumerate(zip(self._acted, self._actions, strict=True)):
+            for agent in acted:
+                done = actions[agent]
+                turns.append(Turn(turn, agent, done.action_type, done.text, done.to, done.failed))
+        return turns
 
     def _allowed(self, agent: str, action: Action) -> Action:
         """The action as this dialect has it: without recipients where nothing is private."""
@@ -203,14 +219,10 @@ class World:
         return f"Turn #{self.turn - 1}: {shown(';'.join(done), place)}\n"
 
     def _ends(self) -> tuple[str, ...]:
-        counted = (
-            self._actions
-            if self.dialect.counts_forced
-            else [
-                {agent: actions[agent] for agent in acted}
-                for acted, actions in zip(self._acted, self._actions, strict=True)
-            ]
-        )
+        counted = self._actions
+        if not self.dialect.counts_forced:
+            played = zip(self._acted, self._actions, strict=True)
+            counted = [{agent: actions[agent] for agent in acted} for acted, actions in played]
         return self.dialect.reasons(self.scene.agents, counted, self._max_turns, self._max_stale)
 
     def _due(self) -> tuple[str, ...]:

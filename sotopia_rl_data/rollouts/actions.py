@@ -8,7 +8,7 @@ blanks around the type. What is still unreadable is not an action: the caller ma
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,8 @@ def read_action(completion: str, partners: Mapping[str, str] | None = None) -> A
     """
     fields = _fields(without_thought(completion))
     action_type = _unwrapped(fields.get("action_type"))
-    chosen = next((one for one in ACTION_TYPES if isinstance(action_type, str) and one == action_type.strip()), None)
+    name = action_type.strip() if isinstance(action_type, str) else None
+    chosen = next((known for known in ACTION_TYPES if known == name), None)
     if chosen is None:
         raise BadAnswer(f"The action type is {action_type!r}; there are {', '.join(ACTION_TYPES)}.")
     said = _unwrapped(fields.get("argument", "" if chosen in _WORDLESS else None))
@@ -66,25 +67,20 @@ def _recipients(named: Any, partners: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _fields(completion: str) -> Mapping[str, Any]:
-    for found in _objects(completion):
-        inner = found.get("properties")
-        fields = inner if isinstance(inner, dict) else found
-        if "action_type" in fields:
-            return fields
-    raise BadAnswer("There is no JSON object with an action_type in it.")
-
-
-def _objects(text: str) -> Iterator[Mapping[str, Any]]:
-    """The JSON objects in `text`, from left to right."""
+    """The first JSON object in it that has an action_type, itself or under "properties". Raises BadAnswer."""
+    text = without_thought(completion)
     decoder, position = json.JSONDecoder(strict=False), text.find("{")
     while position >= 0:
         try:
             found, end = decoder.raw_decode(text, position)
         except (ValueError, RecursionError):
-            end = position + 1
-        else:
-            yield found
+            found, end = {}, position + 1
+        inner = found.get("properties")
+        fields: Mapping[str, Any] = inner if isinstance(inner, dict) else found
+        if "action_type" in fields:
+            return fields
         position = text.find("{", end)
+    raise BadAnswer("There is no JSON object with an action_type in it.")
 
 
 def _unwrapped(value: Any) -> Any:

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 
 from rollout_toys import act, brief, rows, scenes  # noqa: E402
 
-from sotopia_rl_data.applications.playing import RewardScorer, drafts_of, local_player  # noqa: E402
+from sotopia_rl_data.applications.local_policies import RewardScorer, drafts_of, local_player  # noqa: E402
 from sotopia_rl_data.errors import NotFound, UsageError  # noqa: E402
 from sotopia_rl_data.request import Reply, Request, Target  # noqa: E402
 from sotopia_rl_data.rollouts import World  # noqa: E402
