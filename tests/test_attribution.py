@@ -297,7 +297,7 @@ def test_an_unworded_scale_is_wrong_usage():
 def test_a_schema_of_ones_own_is_named_by_its_path(tmp_path: Any):
     file = tmp_path / "mine.py"
     file.write_text(
-        "from sotopia_rl_data.labelers.schemas.direct import Importance\n"
+        "from sotopia_rl_data.labelers.schemas.offline import Importance\n"
         "MINE = Importance(id='mine', rule='direct')\n"
         "class Half:\n    id = 'half'\n"
     )

@@ -21,7 +21,7 @@ from sotopia_rl_data.errors import BudgetSpent, StoreError, Unavailable, UsageEr
 from sotopia_rl_data.fake_provider.running import running
 from sotopia_rl_data.labelers.asking import Asking
 from sotopia_rl_data.labelers.costs import capped
-from sotopia_rl_data.labelers.judges import openai
+from sotopia_rl_data.labelers.judges import judge as find_judge
 from sotopia_rl_data.labelers.judges.sending import target_of
 from sotopia_rl_data.labelers.preparing import prepare
 from sotopia_rl_data.labelers.run import label
@@ -134,7 +134,7 @@ def test_two_judges_of_one_model_are_told_before_anything_is_submitted(tmp_path:
     store = Store(tmp_path / "store")
     put(store, boats(2))
     with running() as at:
-        judges = [openai.judge("sim", at.openai_url), openai.judge("sim", at.openai_url, {"temperature": 1})]
+        judges = [find_judge(f"openai:sim@{at.openai_url}", sampling) for sampling in (None, {"temperature": 1})]
         judges[1].id = "warm"
         with pytest.raises(UsageError, match="The judges sim and warm both ask sim, whose batches one at a time"):
             label(store, "lab/episodes", judges=judges, preset="goal-only", batching=QUICK)

@@ -26,7 +26,7 @@ from sotopia_rl_data.labelers.evaluation.sotopia_eval import SOTOPIA_EVAL
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.judges.sending import request_of
 from sotopia_rl_data.labelers.repairing import follow_up
-from sotopia_rl_data.labelers.schemas import BUILTINS, phrasing, rubric, rubric_file, schema
+from sotopia_rl_data.labelers.schemas import BUILTINS, phrasing, rubric, schema
 from sotopia_rl_data.request import Reply, Target
 from sotopia_rl_data.schema import Message
 
@@ -78,7 +78,7 @@ def files() -> Iterator[tuple[Path, str]]:
             for scale in SCALES if name == "direct" else (3,):
                 yield GOLDENS / f"{name}.v{schema(name).version}.{how}.scale-{scale}.txt", rendered(name, how, scale)
     for shows in ("history", "reply", "episode"):
-        asks = rubric.schema_of(replace(rubric_file.read(EXAMPLE), shows=shows))  # type: ignore[arg-type]
+        asks = rubric.schema_of(replace(rubric.read(EXAMPLE), shows=shows))  # type: ignore[arg-type]
         yield GOLDENS / f"rubric.v{asks.version}.{shows}.txt", rendered(asks, "packed", 3)
     for how in WAYS:
         path = GOLDENS / f"{SOTOPIA_EVAL.id}.v{SOTOPIA_EVAL.version}.{how}.txt"
@@ -122,7 +122,9 @@ def test_no_wording_file_is_left_unused():
     from sotopia_rl_data.labelers.schemas import phrasing
 
     used = {"importance.v1", "importance.question.v1", "key.v1", "key.question.v1", *phrasing.SHARED}
-    used |= {"repair.v1", *phrasing.VIEWED} | {f"{part}.v1" for one in TURNWISE for part in (one, f"{one}.question")}
+    used |= {"repair.v1", phrasing.HANDOVER, phrasing.VIEW_HANDOVER} | {
+        f"{part}.v1" for one in TURNWISE for part in (one, f"{one}.question")
+    }
     used |= {phrasing.levels_wording(scale) for scale in SCALES}
     used |= {"rubric.v1", "rubric.question.v1", "rubric.history.v1", "rubric.reply.v1", "rubric.episode.v1"}
     used |= {"conversation-behaviour.v1.yaml", "evaluation.v1", "evaluation.question.v1", "handover.evaluation.v1"}

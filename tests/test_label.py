@@ -31,7 +31,7 @@ from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.reading import NO_SCORE
 from sotopia_rl_data.labelers.run import label
-from sotopia_rl_data.labelers.schemas.direct import Importance
+from sotopia_rl_data.labelers.schemas.offline import Importance
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.schema import Agent, Episode, Score, Turn
 from sotopia_rl_data.store import Store

@@ -30,7 +30,7 @@ MALFORMED = {"malformed": "missing,strings,refusal", "malformed_share": 0.2}
 # A schema of somebody's own: the direct one, whose parsing stands still where a file says so.
 SLOW = """
 import pathlib, time
-from sotopia_rl_data.labelers.schemas.direct import Importance
+from sotopia_rl_data.labelers.schemas.offline import Importance
 HERE = pathlib.Path(__file__).parent
 
 class Slow(Importance):

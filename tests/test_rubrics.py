@@ -15,7 +15,7 @@ from sotopia_rl_data.errors import BadAnswer, InputError, UsageError
 from sotopia_rl_data.labelers.annotating import write_template
 from sotopia_rl_data.labelers.judge import Question, Slot
 from sotopia_rl_data.labelers.run import label
-from sotopia_rl_data.labelers.schemas import rubric_file, schema
+from sotopia_rl_data.labelers.schemas import rubric, schema
 from sotopia_rl_data.labelers.schemas.rubric import Criterion, Rubric, schema_of
 from sotopia_rl_data.report import contents
 from sotopia_rl_data.rewards import Recipe, preset
@@ -66,7 +66,7 @@ class Levels(Highest):
 
 
 def test_a_rubric_is_read_to_the_letter():
-    assert rubric_file.parse(TOY, "toy.yaml") == Rubric(
+    assert rubric.parse(TOY, "toy.yaml") == Rubric(
         "toy",
         (
             Criterion("warmth", "Whether it is warm.", (1, 3), ((1, "cold"), (2, "polite"), (3, "warm"))),
@@ -92,7 +92,7 @@ WRONG = [
     ("- name", ":1: the rubric is a mapping"),
     (DIMENSION, ":1: the rubric lacks `name`"),
     ("name: toy\n", ":1: the rubric lacks `dimensions`"),
-    (f"name: My Rubric\n{DIMENSION}", ":1: 'My Rubric' is no name"),
+    (f"name: My Rubric\n{DIMENSION}", ":1: 'My Rubric' is not a name"),
     (f"name: 3\n{DIMENSION}", ":1: `name` is some text, not '3'"),
     (f"name: toy\ncolour: red\n{DIMENSION}", ":2: the rubric has no key 'colour'"),
     (f"name: toy\nname: toy\n{DIMENSION}", ":2: the rubric has 'name' twice"),
@@ -137,14 +137,14 @@ def test_every_mistake_in_a_rubric_is_named_by_its_line_before_anything_is_asked
         label(store, "lab/episodes", judges=[toy], schema=f"rubric:{path}")
     assert caught.value.message.startswith(f"{path}{said}" if said[0] == ":" else f"{path} {said}")
     assert "\n" not in caught.value.message
-    assert caught.value.hint.startswith(f"begin with {rubric_file.SHORTEST}; ")
+    assert caught.value.hint.startswith(f"begin with {rubric.SHORTEST}; ")
     assert toy.calls == 0
     assert [str(name) for name in store.names()] == ["lab/episodes"]
 
 
 def test_the_rubric_that_a_hint_begins_with_is_one():
     only = Criterion("empathy", "Takes up what the other feels.")
-    assert rubric_file.parse(rubric_file.SHORTEST, "the hint") == Rubric("mine", (only,), "", "history")
+    assert rubric.parse(rubric.SHORTEST, "the hint") == Rubric("mine", (only,), "", "history")
 
 
 def test_a_rubric_that_is_not_there_is_a_sentence(tmp_path: Path):
@@ -171,7 +171,7 @@ def shown(question: Question) -> int:
     ("shows", "turns"), [("history", [1, 2, 3, 4, 5]), ("reply", [2, 3, 4, 5, 5]), ("episode", [5] * 5)]
 )
 def test_a_judge_sees_as_much_of_the_episode_as_the_rubric_says(shows: Any, turns: list[int]):
-    asks = schema_of(replace(rubric_file.read(EXAMPLE), shows=shows))
+    asks = schema_of(replace(rubric.read(EXAMPLE), shows=shows))
     questions = list(asks.questions(BOAT, asks.dimensions, None, "packed", 3))
     assert [shown(q) for q in questions] == turns
     assert [next(iter(q.slots.values())).turn for q in questions] == [0, 1, 2, 3, 4]
@@ -278,7 +278,7 @@ def test_the_content_of_a_rubric_is_in_the_recipe_and_its_path_is_not(store: Sto
     put(store, [BOAT])
     first = label(store, "lab/episodes", judges=[Highest()], schema=toy)
     recipe = store.resolve("lab/episodes-rewards").manifest
-    read = rubric_file.parse(TOY, "toy.yaml")
+    read = rubric.parse(TOY, "toy.yaml")
     assert recipe.recipe["labels"]["rubric_sha256"] == read.sha256
     assert recipe.provenance["rubric"] == json.loads(json.dumps(read.as_dict()))
     assert str(tmp_path) not in json.dumps([recipe.recipe, recipe.provenance])

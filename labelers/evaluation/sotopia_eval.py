@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from sotopia_rl_data import evaluations
-from sotopia_rl_data.dimensions import dimension
 from sotopia_rl_data.labelers.judge import Question, Slot
 from sotopia_rl_data.labelers.schemas import answers, phrasing
 from sotopia_rl_data.labelers.schemas.phrasing import Packing
@@ -40,12 +39,12 @@ class Evaluation:
 
     def bounds(self, scale: int, dimension: str) -> tuple[float, float]:
         """The dimension's own range, whatever the scale."""
-        allowed = _allowed(dimension)
+        allowed = phrasing.whole_numbers(dimension)
         return float(allowed[0]), float(allowed[-1])
 
     def wording_sha256(self, scale: int = 3) -> str:
         """The hash of every wording file that goes into a question."""
-        return phrasing.wordings_sha256([_TASK, _QUESTION, "dimensions.v1", "reading.v1", "episode.v1", _HANDOVER])
+        return phrasing.wordings_sha256([_TASK, _QUESTION, *phrasing.SHARED, _HANDOVER])
 
     def questions(
         self, episode: Episode, dimensions: Sequence[str], evaluator: str | None, packing: Packing, scale: int
@@ -55,13 +54,12 @@ class Evaluation:
             return
         shared = phrasing.shared_messages(_TASK, episode, handover=_HANDOVER)
         pairs = [(one.agent, name) for one in episode.agents for name in dimensions]
-        for group in [pairs] if packing == "packed" else [[pair] for pair in pairs]:
+        for group in phrasing.groups(pairs, packing):
             yield _question(episode, group, shared)
 
     def read(self, question: Question, text: str) -> dict[Slot, float]:
         """The score of every slot. Raises BadAnswer where the text is not exactly what was asked for."""
-        leaves = answers.check(question.answer_schema, answers.parse(text))
-        return {slot: float(leaves[path]) for path, slot in question.slots.items()}
+        return answers.numbers(question, text)
 
     def reasons(self, question: Question, text: str) -> dict[Slot, str]:
         """Why, where anything is said. `text` is one that `read` takes."""
@@ -72,9 +70,7 @@ class Evaluation:
 
 def _question(episode: Episode, group: Sequence[tuple[str, str]], shared: Sequence[Message]) -> Question:
     keys = phrasing.agent_keys(episode)
-    grouped: dict[str, list[str]] = {}
-    for agent, name in group:
-        grouped.setdefault(agent, []).append(name)
+    grouped = phrasing.by_agent(group)
     single = len(group) == 1
     tail = phrasing.fill(
         _QUESTION,
@@ -94,7 +90,8 @@ def _question(episode: Episode, group: Sequence[tuple[str, str]], shared: Sequen
 
 
 def _asked(episode: Episode, agent: str, names: Sequence[str]) -> str:
-    ranges = ", ".join(f"{name} ({_allowed(name)[0]} to {_allowed(name)[-1]})" for name in names)
+    allowed = {name: phrasing.whole_numbers(name) for name in names}
+    ranges = ", ".join(f"{name} ({numbers[0]} to {numbers[-1]})" for name, numbers in allowed.items())
     return f"- {phrasing.named(episode, agent)}: {ranges}"
 
 
@@ -107,16 +104,11 @@ def _answer_schema(named: dict[str, list[str]]) -> dict[str, Any]:
     """The form as JSON schema; what agents share of a dimension is defined once and referred to."""
     names = dict.fromkeys(name for some in named.values() for name in some)
     defs = {
-        name: answers.of_keys({_REASONING: answers.free_text(), _SCORE: answers.one_of(_allowed(name))})
+        name: answers.of_keys({_REASONING: answers.free_text(), _SCORE: answers.one_of(phrasing.whole_numbers(name))})
         for name in names
     }
     nested = {key: answers.of_keys({name: answers.ref(name) for name in some}) for key, some in named.items()}
     return answers.of_keys(nested) | {"$defs": defs}
-
-
-def _allowed(name: str) -> range:
-    about = dimension(name)
-    return range(int(about.low), int(about.high) + 1)
 
 
 SOTOPIA_EVAL = Evaluation()

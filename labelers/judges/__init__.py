@@ -29,9 +29,11 @@ def judge(spec: str, sampling: Mapping[str, Any] | None = None, dimensions: Sequ
 
     Raises UsageError, naming the forms, where nothing answers to it, and KeyMissing where its provider wants a key.
     """
-    made = _api_judge(spec, sampling)
-    if made is not None:
-        return made
+    model = _model(spec)
+    if model is not None:
+        from sotopia_rl_data.labelers.judges import api
+
+        return api.judge(model, sampling)
     if spec.startswith("transformers:"):
         from sotopia_rl_data.labelers.judges import transformers
 
@@ -47,7 +49,12 @@ def judge(spec: str, sampling: Mapping[str, Any] | None = None, dimensions: Sequ
 
 def samples(spec: str) -> bool:
     """Whether the judge that `spec` names is a model that takes a temperature and the like. Raises UsageError."""
-    return spec.startswith("transformers:") or _named(spec) is not None
+    return spec.startswith("transformers:") or _model(spec) is not None
+
+
+def _model(spec: str) -> ModelName | None:
+    """The model that is named, where it is one of a provider's or stands behind a provider's prefix."""
+    return None if plugins.is_file(spec) else parse_model(spec)
 
 
 def _human(where: str, dimensions: Sequence[str]) -> Judge:
@@ -59,26 +66,6 @@ def _human(where: str, dimensions: Sequence[str]) -> Judge:
             "human names no file.", "write human:FILE.csv, or human:FILE.csv#NAME where several people judge"
         )
     return Human(Path(path), name or "human", dimensions)
-
-
-def _api_judge(spec: str, sampling: Mapping[str, Any] | None) -> Judge | None:
-    name = _named(spec)
-    return None if name is None else _ask_at(name.provider, name.model, name.url, sampling)
-
-
-def _named(spec: str) -> ModelName | None:
-    """The model that is named, where it is one of a provider's or stands behind a provider's prefix."""
-    return None if plugins.is_file(spec) else parse_model(spec)
-
-
-def _ask_at(provider: str, model: str, url: str, sampling: Mapping[str, Any] | None) -> Judge:
-    if provider == "anthropic":
-        from sotopia_rl_data.labelers.judges import anthropic
-
-        return anthropic.judge(model, url, sampling)
-    from sotopia_rl_data.labelers.judges import openai
-
-    return openai.judge(model, url, sampling)
 
 
 def _replay(where: str) -> Judge:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from sotopia_rl_data.dimensions import full_name
 from sotopia_rl_data.errors import InputError, UsageError
@@ -46,7 +46,7 @@ class Human:
             for path, slot in question.slots.items()
             if (episode, slot.agent, slot.turn, slot.dimension) in self._said
         }
-        return json.dumps(_filled(question.answer_schema, question.answer_schema, (), said))
+        return json.dumps(answers.compose(question.answer_schema, partial(_cell, said)))
 
 
 def slot_key(question: Question, slot: Slot) -> tuple[str, str, int, str]:
@@ -79,19 +79,11 @@ def _whole(cell: str) -> int:
         raise UsageError(f"{cell!r} is not a whole number.", "write turns and levels as whole numbers") from None
 
 
-def _filled(root: answers.Json, schema: answers.Json, path: answers.Path, said: Mapping[answers.Path, int]) -> Any:
-    """An answer to `schema` with what was said; what was not is left out."""
-    schema = answers.resolve(root, schema)
-    if schema["type"] == "object":
-        inner = {key: _filled(root, one, (*path, key), said) for key, one in schema["properties"].items()}
-        return {key: value for key, value in inner.items() if value is not None}
+def _cell(said: Mapping[answers.Path, int], schema: answers.Json, path: answers.Path) -> int | str | None:
+    """What was said at this place of an answer; None where nothing was, or where several turns are the key one."""
     if "enum" not in schema:
         return ""  # a reason that nobody gave
-    if schema["type"] == "string":
-        return _only(key for key in schema["enum"] if said.get((*path, key)) == 1)
-    return said.get(path)
-
-
-def _only(keys: Iterable[str]) -> str | None:
-    found = list(keys)
-    return found[0] if len(found) == 1 else None
+    if schema["type"] != "string":
+        return said.get(path)
+    chosen = [key for key in schema["enum"] if said.get((*path, key)) == 1]
+    return chosen[0] if len(chosen) == 1 else None

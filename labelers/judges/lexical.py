@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 from sotopia_rl_data.dimensions import dimension
 from sotopia_rl_data.labelers.judge import Question, Slot
@@ -70,7 +70,7 @@ class Lexical:
         said = spoken(question.episode)
         share = _standing if question.measure == "evaluation" else _share
         found = {path: share(question, slot, said) for path, slot in question.slots.items()}
-        return json.dumps(_fill(question.answer_schema, question.answer_schema, (), found))
+        return json.dumps(answers.compose(question.answer_schema, partial(_level, found)))
 
 
 def _share(question: Question, slot: Slot, said: Mapping[tuple[str, int], tuple[frozenset[str], int]]) -> Share:
@@ -134,15 +134,12 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(_WORD.findall(text.lower().replace("’", "'"))) - _STOP
 
 
-def _fill(root: answers.Json, schema: answers.Json, path: answers.Path, shares: Mapping[answers.Path, Share]) -> Any:
-    """An answer to `schema`: a level for each slot, or the key of the heaviest slot where one is to be chosen."""
-    schema = answers.resolve(root, schema)
-    if schema["type"] == "object":
-        return {key: _fill(root, inner, (*path, key), shares) for key, inner in schema["properties"].items()}
+def _level(shares: Mapping[answers.Path, Share], schema: answers.Json, path: answers.Path) -> int | str:
+    """A slot's level, rounded half up, or the key of the heaviest slot where one is to be chosen."""
     if "enum" not in schema:
         return _UNREASONED
     allowed = schema["enum"]
     if schema["type"] == "string":
-        return max(allowed, key=lambda key: shares[(*path, key)][0])
+        return str(max(allowed, key=lambda key: shares[(*path, key)][0]))
     top, (part, whole) = len(allowed) - 1, shares[path]
-    return allowed[(2 * top * part + whole) // (2 * whole) if whole else 0]
+    return int(allowed[(2 * top * part + whole) // (2 * whole)] if whole else allowed[0])

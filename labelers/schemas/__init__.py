@@ -21,17 +21,17 @@ from sotopia_rl_data.schema import Episode, Measure
 
 GROUP = "sotopia_rl_data.schemas"
 BUILTINS = {
-    "direct": "sotopia_rl_data.labelers.schemas.direct:DIRECT",
-    "scaled": "sotopia_rl_data.labelers.schemas.scaled:SCALED",
-    "singular": "sotopia_rl_data.labelers.schemas.singular:SINGULAR",
-    "uniform": "sotopia_rl_data.labelers.schemas.uniform:UNIFORM",
-    "uniform-share": "sotopia_rl_data.labelers.schemas.uniform:UNIFORM_SHARE",
-    "discounted": "sotopia_rl_data.labelers.schemas.discounted:DISCOUNTED",
-    "direct-online": "sotopia_rl_data.labelers.schemas.online:DIRECT_ONLINE",
-    "goal-progress": "sotopia_rl_data.labelers.schemas.progress:GOAL_PROGRESS",
-    "utterance-quality": "sotopia_rl_data.labelers.schemas.quality:UTTERANCE_QUALITY",
-    "only-response": "sotopia_rl_data.labelers.schemas.quality:ONLY_RESPONSE",
-    "leave-one-out": "sotopia_rl_data.labelers.schemas.leave_one_out:LEAVE_ONE_OUT",
+    "direct": "sotopia_rl_data.labelers.schemas.offline:DIRECT",
+    "scaled": "sotopia_rl_data.labelers.schemas.offline:SCALED",
+    "singular": "sotopia_rl_data.labelers.schemas.offline:SINGULAR",
+    "uniform": "sotopia_rl_data.labelers.schemas.offline:UNIFORM",
+    "uniform-share": "sotopia_rl_data.labelers.schemas.offline:UNIFORM_SHARE",
+    "discounted": "sotopia_rl_data.labelers.schemas.offline:DISCOUNTED",
+    "direct-online": "sotopia_rl_data.labelers.schemas.turnwise:DIRECT_ONLINE",
+    "goal-progress": "sotopia_rl_data.labelers.schemas.turnwise:GOAL_PROGRESS",
+    "utterance-quality": "sotopia_rl_data.labelers.schemas.turnwise:UTTERANCE_QUALITY",
+    "only-response": "sotopia_rl_data.labelers.schemas.turnwise:ONLY_RESPONSE",
+    "leave-one-out": "sotopia_rl_data.labelers.schemas.turnwise:LEAVE_ONE_OUT",
     "conversation-behaviour": "sotopia_rl_data.labelers.schemas.rubric:conversation_behaviour",
 }
 
@@ -86,17 +86,17 @@ def schema(name: str) -> Schema:
     if name in BUILTINS:
         made: Schema = found() if isinstance(found, FunctionType) else found
         return made
-    from sotopia_rl_data.labelers.schemas.foreign import Foreign, made_of
+    from sotopia_rl_data.labelers.schemas.plugin import PluginSchema, check_plugin
 
-    return Foreign(made_of(name, found))
+    return PluginSchema(check_plugin(name, found))
 
 
 def _rubric(where: str) -> Schema:
-    from sotopia_rl_data.labelers.schemas import rubric, rubric_file
+    from sotopia_rl_data.labelers.schemas import rubric
 
     if not where:
-        raise UsageError("rubric names no file.", f"write rubric:FILE.yaml; the shortest holds {rubric_file.SHORTEST}")
-    return rubric.schema_of(rubric_file.read(Path(where)))
+        raise UsageError("rubric names no file.", f"write rubric:FILE.yaml; the shortest holds {rubric.SHORTEST}")
+    return rubric.schema_of(rubric.read(Path(where)))
 
 
 def own_dimensions(schema: Schema) -> tuple[str, ...]:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sotopia_rl_data.errors import BadAnswer
+from sotopia_rl_data.labelers.judge import Question, Slot
 from sotopia_rl_data.thoughts import without_thought
 
 Path = tuple[str, ...]
@@ -72,6 +73,18 @@ def check(schema: Json, value: Any) -> dict[Path, int | str]:
     return leaves
 
 
+def numbers(question: Question, text: str) -> dict[Slot, float]:
+    """The number of every slot, where each is a leaf of the answer. Raises BadAnswer."""
+    leaves = check(question.answer_schema, parse(text))
+    return {slot: float(leaves[path]) for path, slot in question.slots.items()}
+
+
+def compose(schema: Json, leaf: Callable[[Json, Path], Any]) -> Any:
+    """An answer to `schema`: `leaf(schema, path)` gives what stands at the end of each path; a key whose value would be
+    None is left out."""
+    return _compose(schema, schema, (), leaf)
+
+
 def resolve(root: Json, schema: Json) -> Json:
     """`schema`, or the `$defs` entry that it refers to."""
     name = schema.get("$ref", "").removeprefix("#/$defs/")
@@ -83,6 +96,14 @@ def shown(value: Any) -> str:
     """A value as a reason quotes it: on one line, at most 60 characters."""
     text = " ".join((value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).split())
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _compose(root: Json, schema: Json, path: Path, leaf: Callable[[Json, Path], Any]) -> Any:
+    schema = resolve(root, schema)
+    if schema["type"] != "object":
+        return leaf(schema, path)
+    made = {key: _compose(root, inner, (*path, key), leaf) for key, inner in schema["properties"].items()}
+    return {key: value for key, value in made.items() if value is not None}
 
 
 def _walk(

@@ -1,134 +1,256 @@
-"""The questions of schemas that show the whole episode and want something about each of an agent's utterances.
+"""Schemas that look at the whole episode, with hindsight: direct, scaled and singular; and those that ask nobody.
 
-An answer is nested the same way in every such schema: agent key -> dimension -> what `Form` says. One call asks for
-one score (`per-dimension`) or for all of an episode's (`packed`). Where it asks for one, the measure stands in the
-dimension's place: the questions about an agent then have one answer schema, and share a cached prefix (providers put
-the schema before the messages).
+    direct         r_t = G·A_t / scale      A_t: the utterance's importance, one of the levels 0..scale
+    scaled         r_t = G·A_t / Σ_t A_t    the same importance, shared out over the agent's utterances (0 where ΣA = 0)
+    singular       r_t = G or 0             all of it for the one key utterance, nothing for every other
+    uniform        r_t = G                  nobody is asked
+    uniform-share  r_t = G/T                nobody is asked
+    discounted     r_t = γ^(T−1−t)·G        nobody is asked; the last utterance gets G
+
+G is the agent's episode score on a dimension, T how many utterances it made, t counts them from 0; γ is set where
+rewards are built. Source: Sotopia-RL (arXiv 2508.03905), section 3 (importance 0 to 3) and its baselines; of uniform
+its text and its code say G, its appendix G/T. The formulas are those of rules (`sotopia_rl_data/rewards/rules.py`):
+here is what is asked, and what it yields.
+
+An answer is nested the same way in every schema that asks: agent key -> dimension -> what the schema's `form` says.
+One call asks about one score (`per-dimension`) or about all of an episode's (`packed`). Where it asks about one, the
+measure stands in the dimension's place: the questions about an agent then have one answer schema, and share a cached
+prefix (providers put the schema before the messages).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+from sotopia_rl_data.errors import BadAnswer
+from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.labelers.judge import Question, Slot
 from sotopia_rl_data.labelers.schemas import answers, phrasing
-from sotopia_rl_data.labelers.schemas.phrasing import AgentScore, Packing
-from sotopia_rl_data.schema import Episode, Measure, Message
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """How the utterances behind one score are answered for, given the turn keys of the agent.
-
-    `shown` is what stands in the prompt, `schema` its JSON schema (which may refer to the shared `defs`).
-    """
-
-    shown: Callable[[Sequence[str]], str]
-    schema: Callable[[Sequence[str]], dict[str, Any]]
-    defs: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Words:
-    """The wording: the files of the constant task and of the question, and what fills their placeholders."""
-
-    task: str
-    question: str
-    in_task: Mapping[str, object] = field(default_factory=dict)
-    in_question: Mapping[str, object] = field(default_factory=dict)
-
-
-def questions(
-    schema: str,
-    measure: Measure,
-    episode: Episode,
-    dimensions: Sequence[str],
-    evaluator: str | None,
-    packing: Packing,
-    scale: int,
-    words: Words,
-    form: Form,
-) -> Iterator[Question]:
-    """One question for each known score, or one for all of them; none where no score is known."""
-    found = phrasing.results(episode, dimensions, evaluator)
-    if not found:
-        return
-    shared = phrasing.shared_messages(words.task, episode, **words.in_task)
-    packed = packing == "packed"
-    for group in [found] if packed else [[one] for one in found]:
-        yield _question(schema, measure, episode, shared, group, packed, scale, words, form)
-
-
-def _question(
-    schema: str,
-    measure: Measure,
-    episode: Episode,
-    shared: Sequence[Message],
-    group: Sequence[AgentScore],
-    packed: bool,
-    scale: int,
-    words: Words,
-    form: Form,
-) -> Question:
-    keys, grouped = phrasing.agent_keys(episode), phrasing.by_agent(group)
-    turns = {agent: phrasing.turns_of(episode, agent) for agent in grouped}
-    if not packed:
-        grouped = {agent: [measure] for agent in grouped}
-    shown, repeated = _shown(keys, grouped, turns, form)
-    tail = phrasing.fill(
-        words.question,
-        results=phrasing.results_text(episode, group),
-        turns=phrasing.turns_text(episode, grouped),
-        form=shown,
-        repeated=repeated,
-        **words.in_question,
-    )
-    return Question(
-        schema=schema,
-        episode=episode,
-        messages=[*shared, {"role": "user", "content": tail}],
-        answer_schema=_answer_schema(keys, grouped, turns, form),
-        slots={
-            (keys[one.agent], one.dimension if packed else measure, phrasing.turn_key(turn)): Slot(
-                one.agent, turn, one.dimension
-            )
-            for one in group
-            for turn in turns[one.agent]
-        },
-        scale=scale,
-        cache_until=len(shared),
-        measure=measure,
-    )
-
+from sotopia_rl_data.labelers.schemas.phrasing import Packing
+from sotopia_rl_data.schema import Episode, Measure, Message, Score
 
 _REPEATED = ", and with DIMENSION repeated for each dimension that is listed above for the agent"
 
 
-def _shown(
-    keys: Mapping[str, str], grouped: Mapping[str, list[str]], turns: Mapping[str, list[int]], form: Form
-) -> tuple[str, str]:
-    """The answer's form as the prompt shows it; where an agent has several dimensions, they are written only once."""
-    single = all(len(names) == 1 for names in grouped.values())
-    parts = [
-        f'"{keys[agent]}": {{"{names[0] if single else "DIMENSION"}": {form.shown(_turn_keys(turns[agent]))}}}'
-        for agent, names in grouped.items()
-    ]
-    return "{" + ", ".join(parts) + "}", "" if single else _REPEATED
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What an answer holds about an agent: its key, the names that its scores go by, and its turns, ascending."""
+
+    key: str
+    names: list[str]
+    turns: list[int]
+
+    @property
+    def turn_keys(self) -> list[str]:
+        return [phrasing.turn_key(turn) for turn in self.turns]
 
 
-def _answer_schema(
-    keys: Mapping[str, str], grouped: Mapping[str, list[str]], turns: Mapping[str, list[int]], form: Form
-) -> dict[str, Any]:
-    """The form as JSON schema. What an agent's dimensions share is defined once and referred to."""
-    defs = {keys[agent]: form.schema(_turn_keys(turns[agent])) for agent in grouped}
-    nested = {
-        keys[agent]: answers.of_keys({name: answers.ref(keys[agent]) for name in names})
-        for agent, names in grouped.items()
-    }
-    return answers.of_keys(nested) | {"$defs": {**form.defs, **defs}}
+@dataclass(frozen=True, slots=True)
+class Offline(ABC):
+    """A schema that shows the whole episode and wants something about each of an agent's utterances.
+
+    `task` and `question` name its wording; `form` and `form_schema` say how the utterances behind one score are
+    answered for, in the prompt and as JSON schema.
+    """
+
+    id: str
+    rule: str
+    measure: Measure
+    version: int = 2
+    needs_judge: bool = True
+    task: ClassVar[str]
+    question: ClassVar[str]
+
+    @abstractmethod
+    def bounds(self, scale: int, dimension: str) -> tuple[float, float]:
+        """The range of a raw attribution."""
+
+    @abstractmethod
+    def form(self, turns: Sequence[str]) -> str:
+        """What the prompt shows in the place of the answer about these turns, given by their keys."""
+
+    @abstractmethod
+    def form_schema(self, turns: Sequence[str]) -> dict[str, Any]:
+        """The JSON schema of that answer; it may refer to `definitions`."""
+
+    @abstractmethod
+    def read(self, question: Question, text: str) -> dict[Slot, float]:
+        """See `Schema.read`."""
+
+    def definitions(self, scale: int) -> dict[str, Any]:
+        """The `$defs` that `form_schema` refers to."""
+        return {}
+
+    def wordings(self, scale: int) -> list[str]:
+        """The names of the wording files that go into a question on this scale, besides those of every question."""
+        return [self.task, self.question]
+
+    def values(self, scale: int) -> dict[str, object]:
+        """What fills the placeholders of the wording."""
+        return {}
+
+    def wording_sha256(self, scale: int = 3) -> str:
+        """The hash of every wording file that goes into a question. Raises UsageError where the scale has none."""
+        return phrasing.wordings_sha256([*self.wordings(scale), *phrasing.SHARED, phrasing.HANDOVER])
+
+    def questions(
+        self, episode: Episode, dimensions: Sequence[str], evaluator: str | None, packing: Packing, scale: int
+    ) -> Iterator[Question]:
+        """See `Schema.questions`. Raises UsageError where the scale has no wording."""
+        shared = phrasing.shared_messages(self.task, episode, self.values(scale))
+        for scores in phrasing.groups(phrasing.known_scores(episode, dimensions, evaluator), packing):
+            yield self._question(episode, shared, scores, packing, scale)
+
+    def _question(
+        self, episode: Episode, shared: Sequence[Message], scores: Sequence[Score], packing: Packing, scale: int
+    ) -> Question:
+        keys = phrasing.agent_keys(episode)
+        called = {one.dimension: one.dimension if packing == "packed" else self.measure for one in scores}
+        grouped = phrasing.by_agent((one.agent, called[one.dimension]) for one in scores)
+        turns = {agent: sorted(turn.turn for turn in episode.turns if turn.agent == agent) for agent in grouped}
+        parts = [_Part(keys[agent], names, turns[agent]) for agent, names in grouped.items()]
+        single = all(len(part.names) == 1 for part in parts)
+        tail = phrasing.fill(
+            self.question,
+            results=phrasing.scores_text(episode, scores),
+            turns="\n".join(f"- {part.key}: {', '.join(part.turn_keys)}" for part in parts),
+            form=self._whole_form(parts, single),
+            repeated="" if single else _REPEATED,
+            **self.values(scale),
+        )
+        return Question(
+            schema=self.id,
+            episode=episode,
+            messages=[*shared, {"role": "user", "content": tail}],
+            answer_schema=self._answer_schema(parts, scale),
+            slots={
+                (keys[one.agent], called[one.dimension], phrasing.turn_key(turn)): Slot(one.agent, turn, one.dimension)
+                for one in scores
+                for turn in turns[one.agent]
+            },
+            scale=scale,
+            cache_until=len(shared),
+            measure=self.measure,
+        )
+
+    def _whole_form(self, parts: Sequence[_Part], single: bool) -> str:
+        """The answer as the prompt shows it; where an agent has several dimensions, they are written only once."""
+        shown = [
+            f'"{part.key}": {{"{part.names[0] if single else "DIMENSION"}": {self.form(part.turn_keys)}}}'
+            for part in parts
+        ]
+        return "{" + ", ".join(shown) + "}"
+
+    def _answer_schema(self, parts: Sequence[_Part], scale: int) -> dict[str, Any]:
+        """The answer as JSON schema. What an agent's dimensions share is defined once and referred to."""
+        shared = {part.key: self.form_schema(part.turn_keys) for part in parts}
+        nested = {part.key: answers.of_keys(dict.fromkeys(part.names, answers.ref(part.key))) for part in parts}
+        return answers.of_keys(nested) | {"$defs": {**self.definitions(scale), **shared}}
 
 
-def _turn_keys(turns: Sequence[int]) -> list[str]:
-    return [phrasing.turn_key(turn) for turn in turns]
+@dataclass(frozen=True, slots=True)
+class Importance(Offline):
+    """Asks for a level of importance for every utterance. Schemas of this class share questions, so answers too."""
+
+    id: str = "direct"
+    rule: str = "direct"
+    measure: Measure = "importance"
+    task: ClassVar[str] = "importance.v1"
+    question: ClassVar[str] = "importance.question.v1"
+
+    def bounds(self, scale: int, dimension: str) -> tuple[float, float]:
+        """The range of a raw attribution: 0 to `scale`."""
+        return 0.0, float(scale)
+
+    def form(self, turns: Sequence[str]) -> str:
+        """An object with a level for each turn."""
+        return "{" + ", ".join(f'"{turn}": LEVEL' for turn in turns) + "}"
+
+    def form_schema(self, turns: Sequence[str]) -> dict[str, Any]:
+        """The same object; what a level is, is defined once."""
+        return answers.of_keys(dict.fromkeys(turns, answers.ref("level")))
+
+    def definitions(self, scale: int) -> dict[str, Any]:
+        """A level: a whole number from 0 to `scale`."""
+        return {"level": answers.one_of(range(scale + 1))}
+
+    def wordings(self, scale: int) -> list[str]:
+        """Task and question, and what the levels mean. Raises UsageError where the scale is not worded."""
+        return [self.task, self.question, phrasing.levels_wording(scale)]
+
+    def values(self, scale: int) -> dict[str, object]:
+        """The scale, and what its levels mean. Raises UsageError where the scale is not worded."""
+        return {"levels": phrasing.wording(phrasing.levels_wording(scale)), "scale": scale}
+
+    def read(self, question: Question, text: str) -> dict[Slot, float]:
+        """The level of every slot. Raises BadAnswer where the text is not exactly what was asked for."""
+        return answers.numbers(question, text)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUtterance(Offline):
+    """Asks which one turn did most to make a score what it is. The raw attribution is 1 at that key and 0 elsewhere."""
+
+    id: str = "singular"
+    rule: str = "singular"
+    measure: Measure = "key"
+    task: ClassVar[str] = "key.v1"
+    question: ClassVar[str] = "key.question.v1"
+
+    def bounds(self, scale: int, dimension: str) -> tuple[float, float]:
+        """The range of a raw attribution: 0 or 1, whatever the scale."""
+        return 0.0, 1.0
+
+    def form(self, turns: Sequence[str]) -> str:
+        """One turn."""
+        return "TURN"
+
+    def form_schema(self, turns: Sequence[str]) -> dict[str, Any]:
+        """The key of one of these turns."""
+        return answers.one_of(turns)
+
+    def read(self, question: Question, text: str) -> dict[Slot, float]:
+        """1.0 for the turn that was named, 0.0 for the agent's others. Raises BadAnswer."""
+        leaves = answers.check(question.answer_schema, answers.parse(text))
+        return {slot: float(leaves[path[:-1]] == path[-1]) for path, slot in question.slots.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Unjudged:
+    """A schema that is arithmetic alone: its rule needs the episode's score and the turns, and nobody's opinion. It
+    asks nothing, so it has no attributions, no wording and no calls."""
+
+    id: str
+    rule: str
+    version: int = 1
+    measure: Measure = "importance"
+    needs_judge: bool = False
+
+    def bounds(self, scale: int, dimension: str) -> tuple[float, float]:
+        """There are no raw attributions; 0 to 1 by convention."""
+        return 0.0, 1.0
+
+    def wording_sha256(self, scale: int = 3) -> str:
+        """The hash of no wording at all."""
+        return sha256_of([])
+
+    def questions(
+        self, episode: Episode, dimensions: Sequence[str], evaluator: str | None, packing: Packing, scale: int
+    ) -> Iterator[Question]:
+        """None."""
+        return iter(())
+
+    def read(self, question: Question, text: str) -> dict[Slot, float]:
+        """Raises BadAnswer: nothing was asked."""
+        raise BadAnswer(f"{self.id} asks nothing, so there is nothing to read")
+
+
+DIRECT = Importance()
+SCALED = Importance(id="scaled", rule="scaled")  # asks what direct asks, in the same words: after it, without a call
+SINGULAR = KeyUtterance()
+UNIFORM = Unjudged(id="uniform", rule="uniform")
+UNIFORM_SHARE = Unjudged(id="uniform-share", rule="uniform-share")
+DISCOUNTED = Unjudged(id="discounted", rule="discounted")

@@ -11,23 +11,27 @@ refuse two user turns in a row. What a schema asks for, and what the answer mean
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from string import Template
-from typing import Literal
+from typing import Literal, TypeVar
 
 from sotopia_rl_data.dimensions import dimension
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.hashing import sha256_of
-from sotopia_rl_data.schema import Agent, Episode, Message, Turn
+from sotopia_rl_data.schema import Agent, Episode, Message, Score, Turn
+
+T = TypeVar("T")
 
 Packing = Literal["per-dimension", "packed"]
-SHARED = ("dimensions.v1", "reading.v1", "episode.v1", "handover.v1")
-VIEWED = ("dimensions.v1", "reading.v1", "episode.v1", "handover.view.v1")
+"""What one call asks about: one agent and dimension of an episode or a view of it, or all of them."""
 
-_PROMPTS = files("sotopia_rl_data.labelers") / "prompts"
+SHARED = ("dimensions.v1", "reading.v1", "episode.v1")
+"""The wording files that every question is made from, besides its handover."""
+HANDOVER, VIEW_HANDOVER = "handover.v1", "handover.view.v1"
+
+PROMPTS = files("sotopia_rl_data.labelers") / "prompts"
 _SILENCE = "(Nothing has been said or done yet.)"
 _DOES = {
     "speak": "says",
@@ -38,19 +42,10 @@ _DOES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class AgentScore:
-    """An episode score to attribute: what `agent` got on `dimension`."""
-
-    agent: str
-    dimension: str
-    score: float
-
-
 @cache
 def wording(name: str) -> str:
     """The file `labelers/prompts/<name>.txt`, without its last newline."""
-    return (_PROMPTS / f"{name}.txt").read_text(encoding="utf-8").removesuffix("\n")
+    return (PROMPTS / f"{name}.txt").read_text(encoding="utf-8").removesuffix("\n")
 
 
 def fill(name: str, **values: object) -> str:
@@ -61,7 +56,7 @@ def fill(name: str, **values: object) -> str:
 def levels_wording(scale: int) -> str:
     """The name of the file that anchors the levels 0..scale. Raises UsageError where no such scale is worded."""
     name = f"levels.{scale}.v1"
-    if not (_PROMPTS / f"{name}.txt").is_file():
+    if not (PROMPTS / f"{name}.txt").is_file():
         raise UsageError(f"There is no wording for a scale of 0 to {scale}.", "use --scale 3, 5 or 10")
     return name
 
@@ -81,33 +76,45 @@ def turn_key(turn: int) -> str:
     return f"turn_{turn}"
 
 
-def turns_of(episode: Episode, agent: str) -> list[int]:
-    """The turns of the agent's own utterances, ascending."""
-    return sorted(turn.turn for turn in episode.turns if turn.agent == agent)
-
-
-def results(episode: Episode, dimensions: Sequence[str], evaluator: str | None) -> list[AgentScore]:
-    """The scores that there are, of agents that said or did anything. A missing score gives no result, so no call."""
-    scores = {(s.agent, s.dimension): s.score for s in reversed(episode.scores) if s.evaluator == evaluator}
+def known_scores(episode: Episode, dimensions: Sequence[str], evaluator: str | None) -> list[Score]:
+    """The evaluator's scores of agents that said or did anything. A score that is missing is not asked about."""
+    scores = {(s.agent, s.dimension): s for s in reversed(episode.scores) if s.evaluator == evaluator}
     acting = {turn.agent for turn in episode.turns}
-    return [
-        AgentScore(one.agent, name, scores[one.agent, name])
-        for one in episode.agents
-        if one.agent in acting
-        for name in dimensions
-        if (one.agent, name) in scores
-    ]
+    wanted = ((one.agent, name) for one in episode.agents if one.agent in acting for name in dimensions)
+    return [scores[key] for key in wanted if key in scores]
 
 
-def shared_messages(task: str, episode: Episode, **values: object) -> list[Message]:
+def whole_numbers(name: str) -> range:
+    """The whole numbers in the range of a dimension of SOTOPIA-EVAL."""
+    about = dimension(name)
+    return range(int(about.low), int(about.high) + 1)
+
+
+def groups(every: Sequence[T], packing: Packing) -> list[Sequence[T]]:
+    """What each call asks about: all of it (`packed`), or one at a time."""
+    if packing == "packed":
+        return [every] if every else []
+    return [[one] for one in every]
+
+
+def by_agent(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Agent -> the dimensions asked about it, in the order of the (agent, dimension) pairs, each once."""
+    grouped: dict[str, dict[str, None]] = {}
+    for agent, name in pairs:
+        grouped.setdefault(agent, {})[name] = None
+    return {agent: list(names) for agent, names in grouped.items()}
+
+
+def shared_messages(
+    task: str, episode: Episode, values: Mapping[str, object] | None = None, handover: str = HANDOVER
+) -> list[Message]:
     """The leading messages that all questions about an episode share: the task, the episode, the handover.
 
-    `values` fill the task's placeholders, `dimensions` among them where they are not SOTOPIA-EVAL's; `handover` names
-    another wording of the handover."""
+    `values` fill the task's placeholders, `dimensions` among them where they are not SOTOPIA-EVAL's."""
     return [
-        {"role": "system", "content": _system(task, **values)},
+        {"role": "system", "content": _system(task, **(values or {}))},
         {"role": "user", "content": episode_text(episode)},
-        {"role": "assistant", "content": wording(str(values.get("handover", "handover.v1")))},
+        {"role": "assistant", "content": wording(handover)},
     ]
 
 
@@ -132,9 +139,9 @@ def episode_text(episode: Episode) -> str:
     )
 
 
-def results_text(episode: Episode, found: Sequence[AgentScore]) -> str:
+def scores_text(episode: Episode, scores: Sequence[Score]) -> str:
     """The scores to attribute, a line each."""
-    return "\n".join(f"- {named(episode, one.agent)}: {_score_text(one)}" for one in found)
+    return "\n".join(f"- {named(episode, one.agent)}: {_score_text(one)}" for one in scores)
 
 
 def named(episode: Episode, agent: str) -> str:
@@ -142,21 +149,7 @@ def named(episode: Episode, agent: str) -> str:
     return f"{agent_keys(episode)[agent]} ({_line(episode.agent(agent).name)})"
 
 
-def turns_text(episode: Episode, agents: Iterable[str]) -> str:
-    """The turn keys of each agent in question, a line each."""
-    keys = agent_keys(episode)
-    return "\n".join(f"- {keys[agent]}: {', '.join(map(turn_key, turns_of(episode, agent)))}" for agent in agents)
-
-
-def by_agent(found: Sequence[AgentScore]) -> dict[str, list[str]]:
-    """Agent -> the dimensions asked about it, in order."""
-    grouped: dict[str, list[str]] = {}
-    for one in found:
-        grouped.setdefault(one.agent, []).append(one.dimension)
-    return grouped
-
-
-def _score_text(one: AgentScore) -> str:
+def _score_text(one: Score) -> str:
     about = dimension(one.dimension)
     return f"{one.dimension} {one.score:g} (range {about.low:g} to {about.high:g})"
 

@@ -1,26 +1,52 @@
 """Rubrics: utterances rated on dimensions of somebody's own, described in a YAML file; no episode score plays a part.
 
+    name: support
+    shows: history                # or reply, or episode
+    about: One or two sentences, said before the dimensions.
+    dimensions:
+      empathy:
+        description: Whether the utterance takes up what the other feels.
+        levels: {0: passes over it, 1: names it, 2: answers it}
+      brevity:
+        description: Whether it is as short as it can be.
+        range: [0, 10]            # without range and levels: 0 to --scale
+
 `conversation-behaviour` is the rubric that ships: how one talks, whatever comes of it. One's own is named as
-`rubric:FILE.yaml`; `rubric_file.py` reads it. What identifies a rubric is its content, never the file's path: it stands
-in the recipe as a hash and in the provenance in full.
+`rubric:FILE.yaml`. What identifies a rubric is its content, never the file's path: it stands in the recipe as a hash
+and in the provenance in full. The file is read as YAML's nodes, which know their lines and keep what a mapping says
+twice, so that every mistake is named by its line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.resources import files
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, NoReturn, cast, get_args
 
+from sotopia_rl_data.dimensions import OWN_NAME, dimension
+from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.hashing import sha256_of
-from sotopia_rl_data.labelers.schemas import phrasing, quality, turnwise
-from sotopia_rl_data.labelers.schemas.turnwise import Turnwise, View
-from sotopia_rl_data.schema import Turn
+from sotopia_rl_data.labelers.schemas import phrasing, turnwise
+from sotopia_rl_data.labelers.schemas.turnwise import Turnwise, Views
+from sotopia_rl_data.schema import Measure
 
 Shows = Literal["history", "reply", "episode"]
 PREFIX = "rubric:"
-_TASK, _QUESTION = "rubric.v1", "rubric.question.v1"
+MOST_DIMENSIONS, WIDEST = 20, 20  # 20 × 21 numbers are what strict providers take in one answer schema
+SHORTEST = "{name: mine, dimensions: {empathy: {description: Takes up what the other feels.}}}"
+_HINT = f"begin with {SHORTEST}; a dimension may have range and levels, the rubric also about and shows"
 _BEHAVIOUR = "conversation-behaviour.v1.yaml"
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+_TAKEN = frozenset({"reward", "overall_score"})
+_INTEGER = re.compile(r"[+-]?\d{1,6}")
+_STRING = "tag:yaml.org,2002:str"
+_VIEWS: Mapping[Shows, Views] = {
+    "history": turnwise.prefixes,
+    "reply": turnwise.with_reply,
+    "episode": turnwise.whole,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,56 +91,200 @@ class Rubric:
         """Its content, as JSON holds it."""
         return asdict(self)
 
-    def in_task(self, scale: int) -> dict[str, str]:
-        """What fills the placeholders of the task's wording."""
-        return {
-            "shown": phrasing.wording(self.wordings[-1]),
-            "about": f"\n{self.about}\n" if self.about else "",
-            "dimensions": "\n".join(one.text(scale) for one in self.dimensions),
-        }
-
-    @property
-    def wordings(self) -> tuple[str, ...]:
-        """The names of the wording files that a question is made from, besides those of every view."""
-        return _TASK, _QUESTION, f"rubric.{self.shows}.v1"
-
     @property
     def sha256(self) -> str:
         """Hex SHA-256 of the content: comments, layout and the file's place count for nothing."""
         return sha256_of(self.as_dict())
 
 
-def schema_of(rubric: Rubric, id_: str | None = None) -> Turnwise:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RubricSchema(Turnwise):
+    """The schema that asks by a rubric: views of the episode as in `turnwise.py`, dimensions of the rubric's own."""
+
+    rubric: Rubric
+    rule: str = "quality"
+    measure: Measure = "quality"
+    task: str = "rubric.v1"
+    question: str = "rubric.question.v1"
+    in_range: bool = True
+    version: int = 1
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """The names of all that can be asked about."""
+        return tuple(one.name for one in self.rubric.dimensions)
+
+    def allowed(self, scale: int, dimension: str) -> range:
+        """The numbers that may be given on this dimension of the rubric."""
+        return self.rubric.criterion(dimension).allowed(scale)
+
+    def values(self, scale: int) -> dict[str, object]:
+        """What fills the placeholders of the task's wording: what is shown, and the rubric itself."""
+        return {
+            "shown": phrasing.wording(self._shown),
+            "about": f"\n{self.rubric.about}\n" if self.rubric.about else "",
+            "dimensions": "\n".join(one.text(scale) for one in self.rubric.dimensions),
+        }
+
+    def wording_sha256(self, scale: int = 3) -> str:
+        """The hash of the wording files and of the rubric. Raises UsageError where the scale is not worded."""
+        phrasing.levels_wording(scale)
+        used = [self.task, self.question, self._shown, *phrasing.SHARED, phrasing.VIEW_HANDOVER]
+        return sha256_of([phrasing.wordings_sha256(used), self.rubric.sha256])
+
+    @property
+    def _shown(self) -> str:
+        return f"rubric.{self.rubric.shows}.v1"
+
+
+def schema_of(rubric: Rubric, id_: str | None = None) -> RubricSchema:
     """The schema that asks by this rubric; its `id` is by default `rubric:NAME`."""
-    return Turnwise(
-        id=id_ or PREFIX + rubric.name,
-        rule="quality",
-        measure="quality",
-        task=_TASK,
-        question=_QUESTION,
-        views=_VIEWS[rubric.shows],
-        rubric=rubric,
-        version=1,
-    )
+    return RubricSchema(id=id_ or PREFIX + rubric.name, views=_VIEWS[rubric.shows], rubric=rubric)
 
 
-def conversation_behaviour() -> Turnwise:
+def conversation_behaviour() -> RubricSchema:
     """The rubric that ships, as the schema `conversation-behaviour`."""
-    from sotopia_rl_data.labelers.schemas import rubric_file
-
-    text = (files("sotopia_rl_data.labelers") / "prompts" / _BEHAVIOUR).read_text(encoding="utf-8")
-    return schema_of(rubric_file.parse(text, _BEHAVIOUR), "conversation-behaviour")
+    text = (phrasing.PROMPTS / _BEHAVIOUR).read_text(encoding="utf-8")
+    return schema_of(parse(text, _BEHAVIOUR), "conversation-behaviour")
 
 
-def whole(turns: Sequence[Turn], agents: tuple[str, ...]) -> Iterator[View]:
-    """For each utterance of these agents, the whole episode."""
-    for turn in turns:
-        if turn.agent in agents:
-            yield View((turn.agent,), turn.turn, tuple(turns))
+def read(path: Path) -> Rubric:
+    """The rubric in the file. Raises InputError with the line of what is wrong."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        said = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise InputError(f"The rubric {path} cannot be read: {said}.", "name a YAML file: rubric:FILE.yaml") from error
+    return parse(text, str(path))
 
 
-_VIEWS: Mapping[Shows, Callable[[Sequence[Turn], tuple[str, ...]], Iterator[View]]] = {
-    "history": turnwise.prefixes,
-    "reply": quality.with_reply,
-    "episode": whole,
-}
+def parse(text: str, where: str) -> Rubric:
+    """The rubric that `text` describes; `where` names it in errors. Raises InputError."""
+    import yaml
+
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        said = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise InputError(f"{where}{line}: this is not YAML: {said}.", _HINT) from error
+    return _RubricReader(where).rubric(root)
+
+
+class _RubricReader:
+    """Goes down the nodes of one file."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    def rubric(self, root: Any) -> Rubric:
+        if root is None:
+            raise InputError(f"{self._where} is empty.", _HINT)
+        keys = self._mapping(root, "the rubric", ("name", "dimensions"), ("about", "shows"))
+        name = self._text(keys["name"], "name")
+        if not _NAME.fullmatch(name):
+            self._wrong(keys["name"], f"{name!r} is not a name: it takes small letters, digits and hyphens")
+        shows = self._text(keys["shows"], "shows") if "shows" in keys else "history"
+        if shows not in get_args(Shows):
+            self._wrong(keys["shows"], f"`shows` is {' or '.join(get_args(Shows))}, not {shows!r}")
+        about = self._text(keys["about"], "about") if "about" in keys else ""
+        return Rubric(name, tuple(self._dimensions(keys["dimensions"])), about, cast(Shows, shows))
+
+    def _dimensions(self, node: Any) -> Iterator[Criterion]:
+        pairs = self._pairs(node, "`dimensions`")
+        if not 1 <= len(pairs) <= MOST_DIMENSIONS:
+            self._wrong(node, f"there are {len(pairs)} dimensions, and 1 to {MOST_DIMENSIONS} can be asked about")
+        for key, value in pairs:
+            yield self._criterion(self._dimension_name(key), value)
+
+    def _dimension_name(self, key: Any) -> str:
+        name = str(key.value)
+        if not OWN_NAME.fullmatch(name):
+            self._wrong(key, f"{name!r} names no column: a dimension takes small letters, digits and underscores")
+        try:
+            taken = name in _TAKEN or bool(dimension(name))
+        except UsageError:
+            taken = False
+        if taken:
+            self._wrong(key, f"{name!r} means something already, in every dataset: choose another name")
+        return name
+
+    def _criterion(self, name: str, node: Any) -> Criterion:
+        keys = self._mapping(node, f"`{name}`", ("description",), ("range", "levels"))
+        description = " ".join(self._text(keys["description"], "description").split())
+        levels = tuple(self._levels(keys["levels"])) if "levels" in keys else ()
+        if "range" in keys:
+            low, high = self._range(keys["range"])
+        elif levels:
+            low, high = levels[0][0], levels[-1][0]
+        else:
+            return Criterion(name, description)
+        about = keys["range" if "range" in keys else "levels"]
+        if not 0 < high - low <= WIDEST:
+            self._wrong(about, f"{name} goes from {low} to {high}: it takes 2 to {WIDEST + 1} whole numbers, ascending")
+        outside = [level for level, _ in levels if not low <= level <= high]
+        if outside:
+            self._wrong(keys["levels"], f"level {outside[0]} of {name} lies outside {low} to {high}")
+        return Criterion(name, description, (low, high), levels)
+
+    def _range(self, node: Any) -> tuple[int, int]:
+        import yaml
+
+        if not isinstance(node, yaml.SequenceNode) or len(node.value) != 2:
+            self._wrong(node, "`range` is a pair of whole numbers, as in [0, 10]")
+        low, high = (self._integer(end) for end in node.value)
+        return low, high
+
+    def _levels(self, node: Any) -> Sequence[tuple[int, str]]:
+        pairs = self._pairs(node, "`levels`")
+        found = [(self._integer(key), " ".join(self._text(value, "a level").split())) for key, value in pairs]
+        levels = [level for level, _ in found]
+        twice = next((level for level in levels if levels.count(level) > 1), None)
+        if twice is not None:
+            self._wrong(node, f"level {twice} is there twice")
+        return sorted(found)
+
+    def _integer(self, node: Any) -> int:
+        if not isinstance(node.value, str) or not _INTEGER.fullmatch(node.value):
+            self._wrong(node, f"{_shown(node)} is not a whole number")
+        return int(node.value)
+
+    def _text(self, node: Any, what: str) -> str:
+        if node.tag != _STRING or not node.value.strip():
+            self._wrong(node, f"`{what}` is some text, not {_shown(node)}: quote it if need be")
+        return str(node.value).strip()
+
+    def _mapping(self, node: Any, what: str, needed: Sequence[str], also: Sequence[str]) -> dict[str, Any]:
+        """The values by key. Raises InputError where a key is unknown or one that is needed is not there."""
+        found = {str(key.value): (key, value) for key, value in self._pairs(node, what)}
+        for name, (key, _) in found.items():
+            if name not in (*needed, *also):
+                self._wrong(key, f"{what} has no key {name!r}: its keys are {', '.join((*needed, *also))}")
+        for name in needed:
+            if name not in found:
+                self._wrong(node, f"{what} lacks `{name}`")
+        return {name: value for name, (_, value) in found.items()}
+
+    def _pairs(self, node: Any, what: str) -> list[tuple[Any, Any]]:
+        import yaml
+
+        if not isinstance(node, yaml.MappingNode):
+            self._wrong(node, f"{what} is a mapping of keys to values, not {_shown(node)}")
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                self._wrong(key, f"{what} has {str(key.value)!r} twice")
+            seen.add(str(key.value))
+        return list(node.value)
+
+    def _wrong(self, node: Any, said: str) -> NoReturn:
+        raise InputError(f"{self._where}:{node.start_mark.line + 1}: {said}.", _HINT)
+
+
+def _shown(node: Any) -> str:
+    """A node as an error quotes it."""
+    if not isinstance(node.value, str):
+        return f"a {node.id}"
+    text = " ".join(node.value.split())
+    return repr(text if len(text) <= 40 else text[:37] + "...") if text else "nothing"

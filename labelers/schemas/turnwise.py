@@ -1,26 +1,36 @@
-"""The questions of schemas that look at an episode through several views: up to a turn, or without one.
+"""Schemas that look at an episode through several views of it: up to a turn, up to the reply to it, or without it.
 
-A view is some of the episode's turns, about which each of some agents gets one number a dimension. An answer is nested
-the same way in every such schema: agent key -> dimension -> integer. One call asks about one view; `per-dimension`
-about one agent and dimension of it, `packed` about all of them. Where it asks for one number, the measure stands in the
-dimension's place (see `offline.py`). What is not in the view is never shown.
+    direct-online      G·A_t          importance A_t without hindsight, from the episode up to and with the utterance;
+                                      the judge is not told the score G either, since nobody has it yet
+    goal-progress      P_t − P_(t−1)  how far the agent has got after each of its utterances, on any dimension; P_(−1)
+                                      is judged from the setting alone, so that an agent's first utterance counts as
+                                      well, and its rewards add up to all of its progress
+    utterance-quality  Q_t            how well the utterance serves its speaker, from the history up to and with it
+    only-response      Q_t            the same, also from the reply that it drew: what the others did until the agent
+                                      acted again, and nothing later
+    leave-one-out      S − S_(−t)     what the utterance was worth, by its loss: the judge scores the whole episode (S),
+                                      and the episode without the utterance, not knowing that anything was left out
+
+G counts in direct-online alone. Both scores of leave-one-out are the judge's, so its leniency cancels; the
+counterfactual is naive: the others' words stay what they were, though they answered the lost one. Source of all but
+leave-one-out: Sotopia-RL (arXiv 2508.03905), the online context of its ablation and the attribution methods that it
+compares. The differences are the business of rules (`sotopia_rl_data/rewards/rules.py`).
+
+A view is some of the episode's turns, about which each of some agents gets one number a dimension; what is not in the
+view is never shown. An answer is nested the same way in every such schema: agent key -> dimension -> integer. One call
+asks about one view; `per-dimension` about one agent and dimension of it, `packed` about all of them. Where it asks for
+one number, the measure stands in the dimension's place (see `offline.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-from sotopia_rl_data.dimensions import dimension
-from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.labelers.judge import Question, Slot
 from sotopia_rl_data.labelers.schemas import answers, phrasing
 from sotopia_rl_data.labelers.schemas.phrasing import Packing
 from sotopia_rl_data.schema import Episode, Measure, Message, Turn
-
-if TYPE_CHECKING:
-    from sotopia_rl_data.labelers.schemas.rubric import Rubric
 
 BASELINE = -1
 """The `turn` of a view that no utterance stands behind."""
@@ -35,13 +45,16 @@ class View:
     turns: tuple[Turn, ...]
 
 
-@dataclass(frozen=True, slots=True)
+Views = Callable[[Sequence[Turn], tuple[str, ...]], Iterator[View]]
+"""The views of an episode: given its utterances in order, and the agents that are asked about."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Turnwise:
     """A schema that asks view by view. `task` and `question` name its wording.
 
-    `views(turns, agents)` gives the views of an episode: `turns` are its utterances in order, `agents` those that are
-    asked about. The numbers are the levels 0..scale, or with `in_range` whole numbers of the dimension's own range.
-    With `levels` the wording of the importance levels is filled in. A `rubric` brings dimensions of its own.
+    The numbers are the levels 0..scale, or with `in_range` whole numbers of the dimension's own range. With `levels`
+    the wording of the importance levels is filled in.
     """
 
     id: str
@@ -49,32 +62,32 @@ class Turnwise:
     measure: Measure
     task: str
     question: str
-    views: Callable[[Sequence[Turn], tuple[str, ...]], Iterator[View]]
+    views: Views
     levels: bool = False
     in_range: bool = False
     needs_score: bool = False
     version: int = 2
     needs_judge: bool = True
-    rubric: Rubric | None = None
-
-    @property
-    def dimensions(self) -> tuple[str, ...]:
-        """The dimensions that can be asked about, where they are not SOTOPIA-EVAL's."""
-        return () if self.rubric is None else tuple(one.name for one in self.rubric.dimensions)
 
     def bounds(self, scale: int, dimension: str) -> tuple[float, float]:
         """The range of a raw attribution: 0 to `scale`, or the dimension's own."""
-        allowed = self._allowed(scale, dimension)
+        allowed = self.allowed(scale, dimension)
         return float(allowed[0]), float(allowed[-1])
+
+    def allowed(self, scale: int, dimension: str) -> range:
+        """The numbers that may be given on this dimension."""
+        return phrasing.whole_numbers(dimension) if self.in_range else range(scale + 1)
+
+    def values(self, scale: int) -> dict[str, object]:
+        """What fills the placeholders of the task's wording."""
+        levels = {"levels": phrasing.wording(phrasing.levels_wording(scale))} if self.levels else {}
+        return {"scale": scale, **levels}
 
     def wording_sha256(self, scale: int = 3) -> str:
         """The hash of every wording file that goes into a question. Raises UsageError where the scale has none."""
         levels = phrasing.levels_wording(scale)  # raises where no such scale is worded, also where it is not used
-        if self.rubric is not None:
-            return sha256_of([phrasing.wordings_sha256([*self.rubric.wordings, *phrasing.VIEWED]), self.rubric.sha256])
-        return phrasing.wordings_sha256(
-            [self.task, self.question, *([levels] if self.levels else []), *phrasing.VIEWED]
-        )
+        used = [self.task, self.question, levels] if self.levels else [self.task, self.question]
+        return phrasing.wordings_sha256([*used, *phrasing.SHARED, phrasing.VIEW_HANDOVER])
 
     def questions(
         self, episode: Episode, dimensions: Sequence[str], evaluator: str | None, packing: Packing, scale: int
@@ -82,86 +95,75 @@ class Turnwise:
         """See `Schema.questions`."""
         wanted = self._wanted(episode, dimensions, evaluator)
         turns = sorted(episode.turns, key=lambda turn: turn.turn)
-        in_task = self._in_task(scale)
+        values = self.values(scale)
         for view in self.views(turns, tuple(wanted)):
             seen = replace(episode, turns=view.turns)
-            shared = phrasing.shared_messages(self.task, seen, handover=phrasing.VIEWED[-1], **in_task)
+            shared = phrasing.shared_messages(self.task, seen, values, phrasing.VIEW_HANDOVER)
             pairs = [(agent, name) for agent in view.agents for name in wanted[agent]]
-            packed = packing == "packed"
-            for group in [pairs] if packed else [[pair] for pair in pairs]:
-                yield self._question(episode, view, group, packed, scale, shared)
+            for group in phrasing.groups(pairs, packing):
+                called = {name: name if packing == "packed" else self.measure for _, name in group}
+                yield self._question(episode, view.turn, shared, group, called, scale)
 
     def read(self, question: Question, text: str) -> dict[Slot, float]:
         """The number of every slot. Raises BadAnswer where the text is not exactly what was asked for."""
-        leaves = answers.check(question.answer_schema, answers.parse(text))
-        return {slot: float(leaves[path]) for path, slot in question.slots.items()}
+        return answers.numbers(question, text)
 
     def _wanted(self, episode: Episode, dimensions: Sequence[str], evaluator: str | None) -> dict[str, list[str]]:
         """Acting agent -> the dimensions to ask about: those with a score, or all where none is needed."""
         if self.needs_score:
-            return phrasing.by_agent(phrasing.results(episode, dimensions, evaluator))
+            scores = phrasing.known_scores(episode, dimensions, evaluator)
+            return phrasing.by_agent((one.agent, one.dimension) for one in scores)
         acting = {turn.agent for turn in episode.turns}
         return {one.agent: list(dimensions) for one in episode.agents if one.agent in acting}
 
     def _question(
         self,
         episode: Episode,
-        view: View,
-        group: Sequence[tuple[str, str]],
-        packed: bool,
-        scale: int,
+        turn: int,
         shared: Sequence[Message],
+        pairs: Sequence[tuple[str, str]],
+        called: dict[str, str],
+        scale: int,
     ) -> Question:
+        """One call: about the (agent, dimension) `pairs`, dimensions being `called` so in the answer."""
         keys = phrasing.agent_keys(episode)
-
-        def called(name: str) -> str:
-            return name if packed else self.measure
-
-        grouped: dict[str, list[str]] = {}
-        for agent, name in group:
-            grouped.setdefault(agent, []).append(name)
+        grouped = phrasing.by_agent(pairs)
         tail = phrasing.fill(
             self.question,
-            turn=phrasing.turn_key(view.turn),
+            turn=phrasing.turn_key(turn),
             agent=" and ".join(phrasing.named(episode, agent) for agent in grouped),
-            dimensions="\n".join(f"- {keys[agent]}: {self._named(name, scale)}" for agent, name in group),
-            form=_form({keys[agent]: [called(name) for name in names] for agent, names in grouped.items()}),
+            dimensions="\n".join(f"- {keys[agent]}: {self._described(name, scale)}" for agent, name in pairs),
+            form=_form({keys[agent]: [called[name] for name in names] for agent, names in grouped.items()}),
             scale=scale,
         )
+        numbers = {name: answers.one_of(self.allowed(scale, name)) for name in called}
         return Question(
             schema=self.id,
             episode=episode,
             messages=[*shared, {"role": "user", "content": tail}],
             answer_schema=answers.of_keys(
                 {
-                    keys[agent]: answers.of_keys(
-                        {called(name): answers.one_of(self._allowed(scale, name)) for name in names}
-                    )
+                    keys[agent]: answers.of_keys({called[name]: numbers[name] for name in names})
                     for agent, names in grouped.items()
                 }
             ),
-            slots={(keys[agent], called(name)): Slot(agent, view.turn, name) for agent, name in group},
+            slots={(keys[agent], called[name]): Slot(agent, turn, name) for agent, name in pairs},
             scale=scale,
             cache_until=len(shared),
             measure=self.measure,
         )
 
-    def _in_task(self, scale: int) -> dict[str, object]:
-        if self.rubric is not None:
-            return {**self.rubric.in_task(scale)}
-        return {"scale": scale} | ({"levels": phrasing.wording(phrasing.levels_wording(scale))} if self.levels else {})
+    def _described(self, name: str, scale: int) -> str:
+        allowed = self.allowed(scale, name)
+        return f"{name}, {allowed[0]} to {allowed[-1]}" if self.in_range else name
 
-    def _allowed(self, scale: int, name: str) -> range:
-        if self.rubric is not None:
-            return self.rubric.criterion(name).allowed(scale)
-        if not self.in_range:
-            return range(scale + 1)
-        about = dimension(name)
-        return range(int(about.low), int(about.high) + 1)
 
-    def _named(self, name: str, scale: int) -> str:
-        allowed = self._allowed(scale, name)
-        return f"{name}, {allowed[0]} to {allowed[-1]}" if self.in_range or self.rubric else name
+def _form(grouped: dict[str, list[str]]) -> str:
+    parts = (f'"{key}": {{' + ", ".join(f'"{name}": NUMBER' for name in names) + "}" for key, names in grouped.items())
+    return "{" + ", ".join(parts) + "}"
+
+
+# --- views ------------------------------------------------------------------------------------------------------------
 
 
 def prefixes(turns: Sequence[Turn], agents: tuple[str, ...]) -> Iterator[View]:
@@ -171,6 +173,80 @@ def prefixes(turns: Sequence[Turn], agents: tuple[str, ...]) -> Iterator[View]:
             yield View((turn.agent,), turn.turn, tuple(turns[: place + 1]))
 
 
-def _form(grouped: dict[str, list[str]]) -> str:
-    parts = (f'"{key}": {{' + ", ".join(f'"{name}": NUMBER' for name in names) + "}" for key, names in grouped.items())
-    return "{" + ", ".join(parts) + "}"
+def prefixes_from_nothing(turns: Sequence[Turn], agents: tuple[str, ...]) -> Iterator[View]:
+    """Nothing yet, for everybody; then the episode up to each utterance."""
+    if agents:
+        yield View(agents, BASELINE, ())
+    yield from prefixes(turns, agents)
+
+
+def with_reply(turns: Sequence[Turn], agents: tuple[str, ...]) -> Iterator[View]:
+    """For each utterance of these agents, the episode up to the agent's next one, without that one."""
+    for place, turn in enumerate(turns):
+        if turn.agent in agents:
+            later = range(place + 1, len(turns))
+            end = next((i for i in later if turns[i].agent == turn.agent), len(turns))
+            yield View((turn.agent,), turn.turn, tuple(turns[:end]))
+
+
+def without_each(turns: Sequence[Turn], agents: tuple[str, ...]) -> Iterator[View]:
+    """The whole episode, for everybody; then, for each utterance, the episode without it, for its speaker."""
+    if agents:
+        yield View(agents, BASELINE, tuple(turns))
+    for place, turn in enumerate(turns):
+        if turn.agent in agents:
+            yield View((turn.agent,), turn.turn, (*turns[:place], *turns[place + 1 :]))
+
+
+def whole(turns: Sequence[Turn], agents: tuple[str, ...]) -> Iterator[View]:
+    """For each utterance of these agents, the whole episode."""
+    for turn in turns:
+        if turn.agent in agents:
+            yield View((turn.agent,), turn.turn, tuple(turns))
+
+
+# --- the schemas ------------------------------------------------------------------------------------------------------
+
+DIRECT_ONLINE = Turnwise(
+    id="direct-online",
+    rule="direct",
+    measure="importance",
+    task="online.v1",
+    question="online.question.v1",
+    views=prefixes,
+    levels=True,
+    needs_score=True,
+)
+GOAL_PROGRESS = Turnwise(
+    id="goal-progress",
+    rule="progress",
+    measure="progress",
+    task="progress.v1",
+    question="progress.question.v1",
+    views=prefixes_from_nothing,
+)
+UTTERANCE_QUALITY = Turnwise(
+    id="utterance-quality",
+    rule="quality",
+    measure="quality",
+    task="quality.v1",
+    question="quality.question.v1",
+    views=prefixes,
+)
+ONLY_RESPONSE = Turnwise(
+    id="only-response",
+    rule="quality",
+    measure="quality",
+    task="response.v1",
+    question="response.question.v1",
+    views=with_reply,
+)
+LEAVE_ONE_OUT = Turnwise(
+    id="leave-one-out",
+    rule="counterfactual",
+    measure="episode_score",
+    task="score.v1",
+    question="score.question.v1",
+    views=without_each,
+    in_range=True,
+)

@@ -22,7 +22,7 @@ _MEMBERS = ("id", "version", "measure", "rule", "needs_judge", "bounds", "wordin
 _HINT = "see what a schema has: python -m pydoc sotopia_rl_data.labelers.schemas.Schema"
 
 
-def made_of(name: str, found: Any) -> Schema:
+def check_plugin(name: str, found: Any) -> Schema:
     """The schema that a plug-in is, or makes. Raises UsageError where it lacks a member or one makes no sense."""
     hint = "let it be made without arguments"
     with plugins.calling(lambda said: UsageError(f"The schema {name} cannot be made: {said}.", hint)):
@@ -51,7 +51,7 @@ def made_of(name: str, found: Any) -> Schema:
     return checked
 
 
-class Foreign:
+class PluginSchema:
     """The schema, with every call guarded. Raises UsageError, saying where the schema went wrong."""
 
     def __init__(self, inner: Schema) -> None:
@@ -81,7 +81,7 @@ class Foreign:
         with self._at(f"its questions about the episode {episode.episode_id}"):
             for question in self._inner.questions(episode, dimensions, evaluator, packing, scale):
                 if not isinstance(question, Question):
-                    raise TypeError(f"{type(question).__name__} is no Question")
+                    raise TypeError(f"{type(question).__name__} is not a Question")
                 yield question
 
     def read(self, question: Question, text: str) -> dict[Slot, float]:
