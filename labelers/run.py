@@ -84,7 +84,7 @@ def label(
     "packed", one call an episode. `preset` names the reward recipe; None is `sotopia-rl` with the schema's own rule.
     `out` is by default the episodes' name + "-rewards"; `version` overrides the number. `samples` repeats every
     question; `average` joins the opinions of judges and samples ("mean" or "median"; default: the preset's). `only` is
-    a CSV that names what to ask about (see `only.py`). `sampling` is laid over the judges' defaults. What failed is
+    a CSV that names what to ask about (`selection.py`). `sampling` is laid over the judges' defaults. What failed is
     asked again only with `retry_failed`. `concurrency` bounds the calls in flight (default: the judge's own).
     With `batching` the judges are asked through their providers' batch APIs, at half the price and within a day.
     `prices` is a file that overrides the price list; `budget` is a hard cap in USD on what these labels may cost, all

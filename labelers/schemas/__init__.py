@@ -1,9 +1,17 @@
-"""Schemas: how an episode's score is traced back to its utterances. One schema a file.
+"""Schemas: how an episode's score is traced back to its utterances, a family a file.
+
+    offline.py   what shows the whole episode (direct, scaled, singular), and what asks nobody (uniform, discounted)
+    turnwise.py  what shows views of it: direct-online, goal-progress, utterance-quality, only-response, leave-one-out
+    rubric.py    what asks about dimensions of somebody's own: conversation-behaviour, `rubric:FILE.yaml`
+    plugin.py    a schema of somebody's own, guarded
+    phrasing.py  the wording and the transcript, as all of them put them to a judge
+    answers.py   what an answer may look like
 
 A schema owns its wording, its answer schema, its validation and what it yields. What its numbers become is a rule's
-business (`sotopia_rl_data.rewards`), so that rules can be re-run without a call. Dimensions of your own need no code:
-`rubric:FILE.yaml`. A schema of your own is an object with these members, or a class or function that makes one, named
-as `path/to/file.py:Name` or by an entry point in the group `sotopia_rl_data.schemas`.
+business (`sotopia_rl_data.rewards`), so that rules can be re-run without a call. A new schema is an entry in BUILTINS:
+as a subclass of `Offline`, or as a `Turnwise` with two wording files of its own. One of your own is an object with the
+members of `Schema`, or a class or function that makes one, named as `path/to/file.py:Name` or by an entry point in the
+group `sotopia_rl_data.schemas`.
 """
 
 from __future__ import annotations
