@@ -3,8 +3,9 @@
     numbers.py   a version in figures: distributions, correlations, agreement
     plots.py     figures as pictures (matplotlib, imported when one is drawn)
     dataset.py   the dataset card
-    model.py     the model card, from a run's record
-    scorecard.py a run's metrics beside their intervals and baselines
+    model.py     the model card, from a run's record; its metrics beside their intervals and baselines
+    provenance.py  where a version comes from, as its manifest says
+    markdown.py  the pieces of Markdown that cards are made of
     templates/   the wording
 
 How a card is laid over what people wrote is `sotopia_rl_data/store/readme.py`'s; publishing is `sotopia_rl_data/hub`'s.

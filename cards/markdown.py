@@ -18,7 +18,8 @@ def fill(template: str, values: Mapping[str, str]) -> str:
     lines: list[str] = []
     fenced = False
     for line in text.splitlines():
-        fenced ^= line.startswith("```")
+        if line.startswith("```"):
+            fenced = not fenced
         if line.strip() or fenced or (lines and lines[-1].strip()):
             lines.append(line.rstrip())
     return "\n".join(lines).strip()

@@ -2,18 +2,34 @@
 
 What is known of the data is its name, version, commit and digest; the results go into the front matter's `model-index`
 with the dataset's commit, so that a leaderboard knows which rows they were measured on. For people each figure stands
-beside its interval and its baselines.
+beside its interval and its baselines: a run keeps them flat (`mse`, `mse_low`, `mse_high`, `mean_mse`, `turn_mse`), as
+every logger wants them, and `scorecard` gives the interval and the baselines back to the metric that they belong to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from sotopia_rl_data.cards.markdown import code, count, fill, plain, table
-from sotopia_rl_data.cards.scorecard import figures, scorecard
 from sotopia_rl_data.store.readme import BLOCK_HERE, Card
 
+BASELINES = {"mean": "train mean", "turn": "train mean by turn"}
+NAMES = {
+    "mse": "mean squared error",
+    "mae": "mean absolute error",
+    "r2": "R²",
+    "pearson": "Pearson",
+    "spearman": "Spearman",
+    "pair_accuracy": "pair accuracy",
+    "calibration_error": "calibration error",
+    "loss": "loss",
+    "mean_token_accuracy": "token accuracy",
+    "num_tokens": "tokens seen",
+    "reward_first": "mean reward, first steps",
+    "reward_last": "mean reward, last steps",
+}
 _KINDS = {
     "rm": ("A reward model", "text-classification"),
     "sft": ("A behaviour-cloned policy", "text-generation"),
@@ -169,8 +185,64 @@ def _model_index(record: Mapping[str, Any], title: str, task: str) -> list[dict[
                 "split": split,
                 "revision": dataset.get("commit") or dataset["version"],
             },
-            "metrics": [{"type": one.name, "value": one.value, "name": one.said} for one in figures(of)],
+            "metrics": [{"type": one.name, "value": one.value, "name": one.title} for one in metrics_of(of)],
         }
         for split, of in (record.get("metrics") or {}).items()
     ]
     return [{"name": title, "results": results}]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric: `interval` is (low, high) at 95 %, `beside` the same metric of each baseline that there is."""
+
+    name: str
+    value: float
+    interval: tuple[float, float] | None
+    beside: Mapping[str, float]
+
+    @property
+    def title(self) -> str:
+        """Its name in words; of one head among several, after the head's own name."""
+        for name in sorted(NAMES, key=len, reverse=True):
+            if self.name == name:
+                return NAMES[name]
+            if self.name.endswith(f"_{name}"):
+                return f"{self.name.removesuffix(name).strip('_')}: {NAMES[name]}"
+        return self.name.replace("_", " ")
+
+
+def metrics_of(metrics: Mapping[str, float]) -> list[Metric]:
+    """The metrics of one split, in the order they were measured, each with its interval and baselines."""
+    return [_metric(name, metrics) for name in metrics if not _belongs(name, metrics)]
+
+
+def scorecard(metrics: Mapping[str, float]) -> tuple[list[str], list[list[str | float | None]]]:
+    """(columns, rows) of one split: metric, value, and where there are any the 95 % interval and each baseline."""
+    found = metrics_of(metrics)
+    with_interval = any(one.interval for one in found)
+    baselines = [b for b in BASELINES if any(b in one.beside for one in found)]
+    columns = ["metric", "value"]
+    if with_interval:
+        columns.append("95 % interval")
+    columns += [BASELINES[b] for b in baselines]
+    rows: list[list[str | float | None]] = []
+    for one in found:
+        row: list[str | float | None] = [one.title, one.value]
+        if with_interval:
+            row.append(None if one.interval is None else "{:.3g} to {:.3g}".format(*one.interval))
+        rows.append([*row, *(one.beside.get(b) for b in baselines)])
+    return columns, rows
+
+
+def _metric(name: str, metrics: Mapping[str, float]) -> Metric:
+    low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
+    beside = {b: metrics[f"{b}_{name}"] for b in BASELINES if f"{b}_{name}" in metrics}
+    return Metric(name, metrics[name], None if low is None or high is None else (low, high), beside)
+
+
+def _belongs(name: str, metrics: Mapping[str, float]) -> bool:
+    """True for a bound or a baseline of another metric."""
+    starts = [name.removeprefix(f"{b}_") for b in BASELINES if name.startswith(f"{b}_")]
+    ends = [name.removesuffix(end) for end in ("_low", "_high") if name.endswith(end)]
+    return any(other in metrics for other in [*starts, *ends])

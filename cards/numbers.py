@@ -1,13 +1,17 @@
 """A version in figures, for its card: what `stats` says, and histograms, correlations and agreement besides.
 
-Everything is computed by SQL on one thread, in bounded memory, so that the same version gives the same digits.
+Rows are counted by SQL on one thread, so that the same version gives the same digits; correlations are those of
+`statistics`, over the numeric columns of `rewards` (8 bytes a row and column).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from sotopia_rl_data.query import connect
 from sotopia_rl_data.statistics import mean_absolute_error, pearson, spearman
@@ -39,7 +43,7 @@ class Correlations:
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class OpinionPair:
     """Two opinions (judge, or judge #sample) on one dimension, over the utterances that both judged, raw."""
 
     dimension: str
@@ -52,7 +56,7 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class EpisodeScores:
     """The episode scores on one dimension by one evaluator."""
 
     dimension: str
@@ -70,8 +74,8 @@ class Numbers:
     stats: Stats
     histograms: tuple[Histogram, ...]
     correlations: Correlations | None
-    agreement: tuple[Agreement, ...]
-    scores: tuple[Scored, ...]
+    agreement: tuple[OpinionPair, ...]
+    scores: tuple[EpisodeScores, ...]
 
 
 def numbers(version: Version) -> Numbers:
@@ -105,18 +109,17 @@ def _histogram(connection: DuckDBPyConnection, known: Stats, column: str) -> His
 
 
 def _correlations(connection: DuckDBPyConnection, columns: Sequence[str]) -> Correlations:
-    pairs = [(a, b) for i, a in enumerate(columns) for b in columns[:i]]
-    measures = ", ".join(f"corr({_name(a)}, {_name(b)})" for a, b in pairs)
-    row = connection.execute(f"SELECT {measures} FROM rewards").fetchone() or ()
-    known = dict(zip(pairs, (None if r is None or r != r else float(r) for r in row), strict=True))
+    rows: Any = connection.sql(f"SELECT {', '.join(map(_name, columns))} FROM rewards").to_arrow_table()
+    values = [column.to_numpy() for column in rows.columns]  # NULL as NaN
+    known = [~np.isnan(column) for column in values]
+    r: list[list[float | None]] = [[1.0] * len(columns) for _ in columns]
+    for a, b in combinations(range(len(columns)), 2):
+        both = known[a] & known[b]
+        r[a][b] = r[b][a] = pearson(values[a][both], values[b][both])
+    return Correlations(tuple(columns), tuple(map(tuple, r)))
 
-    def one(a: str, b: str) -> float | None:
-        return 1.0 if a == b else known.get((a, b), known.get((b, a)))
 
-    return Correlations(tuple(columns), tuple(tuple(one(a, b) for b in columns) for a in columns))
-
-
-def _agreement(connection: DuckDBPyConnection) -> list[Agreement]:
+def _agreement(connection: DuckDBPyConnection) -> list[OpinionPair]:
     """Every two opinions on a dimension: counted by SQL as pairs of numbers, compared as weighted pairs."""
     query = """
         WITH said AS (
@@ -133,9 +136,9 @@ def _agreement(connection: DuckDBPyConnection) -> list[Agreement]:
     return [_compared(*key, rows) for key, rows in groups.items()]
 
 
-def _compared(dimension: str, a: str, b: str, rows: list[tuple[float, float, int]]) -> Agreement:
+def _compared(dimension: str, a: str, b: str, rows: list[tuple[float, float, int]]) -> OpinionPair:
     x, y, weights = ([float(row[i]) for row in rows] for i in range(3))
-    return Agreement(
+    return OpinionPair(
         dimension,
         a,
         b,
@@ -146,13 +149,13 @@ def _compared(dimension: str, a: str, b: str, rows: list[tuple[float, float, int
     )
 
 
-def _scores(connection: DuckDBPyConnection) -> list[Scored]:
+def _scores(connection: DuckDBPyConnection) -> list[EpisodeScores]:
     query = """
         SELECT s.dimension, s.evaluator, count(*), avg(s.score), min(s.score), max(s.score)
         FROM (SELECT unnest(scores) AS s FROM episodes) GROUP BY 1, 2 ORDER BY 2, 1
     """
     rows: list[tuple[Any, ...]] = connection.execute(query).fetchall()
-    return [Scored(*row) for row in rows]
+    return [EpisodeScores(*row) for row in rows]
 
 
 def _name(column: str) -> str:

@@ -1,6 +1,6 @@
 """Flat metrics become a table: each figure once, its interval and its baselines beside it."""
 
-from sotopia_rl_data.cards.scorecard import figures, scorecard
+from sotopia_rl_data.cards.model import metrics_of, scorecard
 
 RM = {
     "mse": 0.1,
@@ -21,7 +21,7 @@ def test_intervals_and_baselines_stand_beside_the_figure_they_belong_to():
             ["goal: mean squared error", 0.3, None, 0.5, None],
         ],
     )
-    assert [one.name for one in figures(RM)] == ["mse", "goal_mse"]
+    assert [one.name for one in metrics_of(RM)] == ["mse", "goal_mse"]
 
 
 def test_a_name_that_only_looks_like_a_baseline_is_a_figure_of_its_own():

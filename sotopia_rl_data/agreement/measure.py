@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -32,7 +33,7 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
-class Who:
+class OpinionSummary:
     """One opinion: its name in this report, what it is made of, and its values (mean and sample sd over all units)."""
 
     name: str
@@ -74,7 +75,7 @@ class Agreement:
     """
 
     refs: tuple[str, ...]
-    opinions: tuple[Who, ...]
+    opinions: tuple[OpinionSummary, ...]
     dimensions: tuple[str, ...]
     pairs: tuple[Pair, ...]
     together: tuple[Together, ...]
@@ -124,45 +125,61 @@ def agreement(
     return agreement_of(opinions_of(versions, dimensions, of), resamples=resamples, level=level, seed=seed)
 
 
-def agreement_of(made: Opinions, *, resamples: int = 1000, level: float = 0.95, seed: int = 0) -> Agreement:
+def agreement_of(opinions: Opinions, *, resamples: int = 1000, level: float = 0.95, seed: int = 0) -> Agreement:
     """The same, of opinions that were read already."""
-    refs = tuple(dict.fromkeys(one.ref for one in made.opinions))
-    if len(made.names) < 2:
-        raise UsageError(
-            f"There is {'one opinion only' if made.names else 'no opinion'} ({', '.join(made.names) or 'no labels'}).",
-            "label with a second --judge or with --samples 2, or name a second REF",
-        )
-    sides: dict[tuple[int, int], list[Paired]] = {}
-    for a, b in combinations(range(len(made.names)), 2):
-        both = ~np.isnan(made.values[a]) & ~np.isnan(made.values[b])
-        if both.any():
-            x, y = made.values[a, both], made.values[b, both]
-            where = made.episode[both], made.dimension[both]
-            sides[a, b] = paired(x, y, *where, len(made.dimensions), len(made.episodes))
-    if not sides:
-        raise UsageError(
-            f"{' and '.join(made.names[:2])} have no utterance in common.",
-            "name versions of the same episodes and dimensions; a reward model's scores are compared by --of rewards",
-        )
-    all_at_once = _alphas(made)
-    drawn: dict[tuple[int, int, int], list[Mapping[str, Floats]]] = {}
-    for weights in statistics.draws(len(made.episodes), resamples, seed):
+    sides = _side_by_side(opinions)
+    alphas = _alpha_sums(opinions)
+    pair_draws: dict[tuple[int, int, int], list[Mapping[str, Floats]]] = defaultdict(list)
+    alpha_draws: dict[int, list[Mapping[str, Floats]]] = defaultdict(list)
+    for weights in statistics.draws(len(opinions.episodes), resamples, seed):
         for (a, b), parts in sides.items():
-            for d, one in enumerate(parts):
+            for part, one in enumerate(parts):
                 if one.units:
-                    drawn.setdefault((a, b, d), []).append(one.drawn(weights))
-        for d, sums in enumerate(all_at_once):
-            drawn.setdefault((-1, -1, d), []).append({"alpha": alpha_of(weights @ sums[:, :4])})
-    where_to = (*made.dimensions, OVERALL)
+                    pair_draws[a, b, part].append(one.drawn(weights))
+        for part, sums in enumerate(alphas):
+            alpha_draws[part].append({"alpha": alpha_of(weights @ sums[:, :4])})
+    names = (*opinions.dimensions, OVERALL)
     pairs = []
     for (a, b), parts in sides.items():
-        for d, one in enumerate(parts):
+        for part, one in enumerate(parts):
             if one.units:
-                figures = _figures(one, drawn.get((a, b, d), []), level, made.width(where_to[d]))
-                pairs.append(Pair(made.names[a], made.names[b], where_to[d], one.units, one.episodes, figures))
-    together = [_together(where_to[d], sums, drawn.get((-1, -1, d), []), level) for d, sums in enumerate(all_at_once)]
-    scales = made.scale, made.ranges
-    return Agreement(refs, _who(made), made.dimensions, tuple(pairs), tuple(together), *scales, resamples, level, seed)
+                figures = _figures(one, pair_draws[a, b, part], level, opinions.width(names[part]))
+                pairs.append(Pair(opinions.names[a], opinions.names[b], names[part], one.units, one.episodes, figures))
+    return Agreement(
+        refs=tuple(dict.fromkeys(one.ref for one in opinions.opinions)),
+        opinions=_summaries(opinions),
+        dimensions=opinions.dimensions,
+        pairs=tuple(pairs),
+        together=tuple(_together(names[part], sums, alpha_draws[part], level) for part, sums in enumerate(alphas)),
+        scale=opinions.scale,
+        ranges=opinions.ranges,
+        resamples=resamples,
+        level=level,
+        seed=seed,
+    )
+
+
+def _side_by_side(opinions: Opinions) -> dict[tuple[int, int], list[Paired]]:
+    """Every two opinions that have a unit in common, in each dimension and overall. Raises UsageError where none do."""
+    names = opinions.names
+    if len(names) < 2:
+        raise UsageError(
+            f"There is {'one opinion only' if names else 'no opinion'} ({', '.join(names) or 'no labels'}).",
+            "label with a second --judge or with --samples 2, or name a second REF",
+        )
+    sides = {}
+    for a, b in combinations(range(len(names)), 2):
+        both = ~np.isnan(opinions.values[a]) & ~np.isnan(opinions.values[b])
+        if both.any():
+            x, y = opinions.values[a, both], opinions.values[b, both]
+            where = opinions.episode[both], opinions.dimension[both]
+            sides[a, b] = paired(x, y, *where, len(opinions.dimensions), len(opinions.episodes))
+    if not sides:
+        raise UsageError(
+            f"{' and '.join(names[:2])} have no utterance in common.",
+            "name versions of the same episodes and dimensions; a reward model's scores are compared by --of rewards",
+        )
+    return sides
 
 
 def _figures(one: Paired, drawn: Sequence[Mapping[str, Floats]], level: float, width: float) -> dict[str, Figure]:
@@ -177,15 +194,15 @@ def _figures(one: Paired, drawn: Sequence[Mapping[str, Floats]], level: float, w
     return figures | {"mean_difference": Figure(*wide)}
 
 
-def _alphas(made: Opinions) -> list[Floats]:
+def _alpha_sums(opinions: Opinions) -> list[Floats]:
     """What each episode contributes to alpha over all opinions, and its units: (episodes, 5); the last is overall."""
-    parts, episodes = len(made.dimensions), len(made.episodes)
-    middle = float(np.nanmean(made.values)) if not np.isnan(made.values).all() else 0.0
+    parts, episodes = len(opinions.dimensions), len(opinions.episodes)
+    middle = float(np.nanmean(opinions.values)) if not np.isnan(opinions.values).all() else 0.0
     total = np.zeros((5, parts * episodes))
-    for start in range(0, len(made), _BLOCK):
+    for start in range(0, len(opinions), _BLOCK):
         some = slice(start, start + _BLOCK)
-        where = made.dimension[some].astype(np.int64) * episodes + made.episode[some]
-        sums = alpha_sums(made.values[:, some] - middle)
+        where = opinions.dimension[some].astype(np.int64) * episodes + opinions.episode[some]
+        sums = alpha_sums(opinions.values[:, some] - middle)
         columns = [*sums.T, (sums[:, 0] > 0).astype(np.float64)]
         total += np.stack([np.bincount(where, column, parts * episodes) for column in columns])
     each = [total[:, d * episodes : (d + 1) * episodes].T for d in range(parts)]
@@ -201,10 +218,10 @@ def _together(dimension: str, sums: Floats, drawn: Sequence[Mapping[str, Floats]
     return Together(dimension, units, Figure(value, *limits))
 
 
-def _who(made: Opinions) -> tuple[Who, ...]:
+def _summaries(opinions: Opinions) -> tuple[OpinionSummary, ...]:
     found = []
-    for one, name, row in zip(made.opinions, made.names, made.values, strict=True):
+    for one, name, row in zip(opinions.opinions, opinions.names, opinions.values, strict=True):
         own = row[~np.isnan(row)]
         mean, sd = (float(own.mean()) if len(own) else None), (float(own.std(ddof=1)) if len(own) > 1 else None)
-        found.append(Who(name, one.ref, one.judge, one.sample, one.schema, len(own), mean, sd))
+        found.append(OpinionSummary(name, one.ref, one.judge, one.sample, one.schema, len(own), mean, sd))
     return tuple(found)

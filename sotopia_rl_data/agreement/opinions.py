@@ -2,7 +2,7 @@
 
 A unit is (episode, agent, turn, dimension). The files of a version are in key order, so what belongs to one unit is
 next to each other: rows are placed by comparing them with their neighbours; only where several files speak about the
-same episodes are units looked up, some whole episodes at a time. Baselines (turn -1) are no unit.
+same episodes are units looked up, some whole episodes at a time. Baselines (turn -1) are not units.
 """
 
 from __future__ import annotations
@@ -89,34 +89,39 @@ def opinions_of(
 
     Raises UsageError where a version has no such rows or a dimension is in none of them, StoreError for damaged files.
     """
-    gathering = _Gathering()
+    matrix = _MatrixBuilder()
     wanted = None if dimensions is None else set(dimensions)
-    for rows, apart in _side_by_side(versions, of):
-        gathering.add(rows, apart, wanted)
-    made = gathering.opinions([version.ref for version in versions])
-    absent = [name for name in dimensions or () if name not in made.dimensions]
+    for rows, apart in _rows_of_versions(versions, of):
+        matrix.add(rows, apart, wanted)
+    opinions = matrix.opinions([version.ref for version in versions])
+    absent = [name for name in dimensions or () if name not in opinions.dimensions]
     if absent:
         raise UsageError(
             f"Nothing in {', '.join(v.ref for v in versions)} is about {absent[0]!r}.",
-            f"name one that is there: {', '.join(gathering.met) or 'none; label with --dimensions first'}",
+            f"name one that is there: {', '.join(matrix.met) or 'none; label with --dimensions first'}",
         )
-    return made
+    return opinions
 
 
-def _side_by_side(versions: Sequence[Version], of: Of) -> Iterator[tuple[pa.Table, bool]]:
+def _rows_of_versions(versions: Sequence[Version], of: Of) -> Iterator[tuple[pa.Table, bool]]:
     """Rows of all versions, some whole episodes at a time, with the `source` each came from; and whether the rows of a
     unit may be apart, because they come from several files."""
-    files = [(i, of_split) for i, version in enumerate(versions) for of_split in _files(version, of)]
-    sources = [(i, rows) for i, of_split in files for rows in _rows(of_split, of)]
-    if of == "rewards":  # what reward models scored is a reward, though it lies among the attributions
-        sources += [
-            (i, _scores(one)) for i, v in enumerate(versions) if _is_scored(v) for one in _files(v, "attributions")
-        ]
-    streams = [Episodes(of, rows) for _, rows in sources]
-    for last in [*_ends([path for _, of_split in files for path in of_split]), _LAST]:
-        found = [(i, stream.until(last)) for (i, _), stream in zip(sources, streams, strict=True)]
-        some = [(i, rows) for i, rows in found if rows.num_rows]
-        parts = [rows.append_column("source", pa.array(np.full(rows.num_rows, i))) for i, rows in some]
+    paths: list[Path] = []
+    streams: list[tuple[int, Episodes]] = []
+    for source, version in enumerate(versions):
+        for files in _files(version, of):
+            paths += files
+            streams += [(source, Episodes(of, rows)) for rows in _rows(files, of)]
+    for source, version in enumerate(versions if of == "rewards" else ()):
+        # What reward models scored is a reward, though it lies among the attributions.
+        if version.manifest.recipe.get("scored_by") and "attributions" in version.manifest.configs:
+            streams += [(source, Episodes(of, _scores(files))) for files in _files(version, "attributions")]
+    for last in [*_ends(paths), _LAST]:
+        parts = []
+        for source, stream in streams:
+            rows = stream.until(last)
+            if rows.num_rows:
+                parts.append(rows.append_column("source", pa.array(np.full(rows.num_rows, source))))
         if parts:
             yield pa.concat_tables(parts), len(parts) > 1
 
@@ -163,10 +168,6 @@ def _long(batches: Iterator[pa.RecordBatch], column: str, dimension: str) -> Ite
         yield pa.RecordBatch.from_arrays(arrays, names=_COLUMNS)
 
 
-def _is_scored(version: Version) -> bool:
-    return bool(version.manifest.recipe.get("scored_by")) and "attributions" in version.manifest.configs
-
-
 def _scores(files: Sequence[Path]) -> Iterator[pa.RecordBatch]:
     """What reward models said of a split, in the units of its rewards: on no scale."""
     for whole in read(files, _COLUMNS, _ROWS):
@@ -176,7 +177,7 @@ def _scores(files: Sequence[Path]) -> Iterator[pa.RecordBatch]:
 
 
 @dataclass(slots=True)
-class _Index:
+class _Numbering:
     """Names and their numbers, in the order they were met."""
 
     names: list[str] = field(default_factory=list)
@@ -184,22 +185,22 @@ class _Index:
 
     def codes(self, column: pa.ChunkedArray) -> Codes:
         own, values = encode(column)
-        used = np.flatnonzero(np.bincount(own, minlength=len(values)))
         number = np.zeros(len(values), np.int32)
-        for i in used:
+        for i in np.flatnonzero(np.bincount(own, minlength=len(values))):  # those that a row points to
             name = str(values[int(i)].as_py())
-            number[i] = self.known.setdefault(name, len(self.names))
-            if number[i] == len(self.names):
+            if name not in self.known:
+                self.known[name] = len(self.names)
                 self.names.append(name)
+            number[i] = self.known[name]
         return number[own]
 
 
-class _Gathering:
+class _MatrixBuilder:
     """The matrix while it grows."""
 
     def __init__(self) -> None:
-        self._episodes, self._agents, self._dimensions = _Index(), _Index(), _Index()
-        self._schemas, self._judges = _Index(), _Index()
+        self._episodes, self._agents, self._dimensions = _Numbering(), _Numbering(), _Numbering()
+        self._schemas, self._judges = _Numbering(), _Numbering()
         self._opinions: dict[tuple[int, int, int, int], int] = {}
         self._scales: dict[tuple[int, int], tuple[float, float]] = {}
         self._units: list[NDArray[np.int32]] = []
@@ -246,8 +247,8 @@ class _Gathering:
         code: NDArray[np.int64] = np.ravel_multi_index(parts, sizes)
         number = np.zeros(int(np.prod(sizes)), np.int64)
         for one in np.flatnonzero(np.bincount(code)):
-            who = tuple(int(part) for part in np.unravel_index(int(one), sizes))
-            number[one] = self._opinions.setdefault(who, len(self._opinions))  # type: ignore[arg-type]  # four of them
+            source, schema, judge, sample = (int(part) for part in np.unravel_index(int(one), sizes))
+            number[one] = self._opinions.setdefault((source, schema, judge, sample), len(self._opinions))
         return number[code]
 
     def _note_scales(self, rows: pa.Table, opinion: NDArray[np.int64], dimension: Codes) -> None:
@@ -259,13 +260,11 @@ class _Gathering:
             which = divmod(int(one), len(self._dimensions.names))
             scale = self._scales.setdefault(which, (float(low[first]), float(high[first])))
             if np.isfinite(scale).all() and not ((low[mine] == scale[0]) & (high[mine] == scale[1])).all():
+                judge = list(self._opinions)[which[0]][2]
                 raise UsageError(
-                    f"The judge {self._judges.names[self._who(which[0])[2]]!r} answered on several scales.",
+                    f"The judge {self._judges.names[judge]!r} answered on several scales.",
                     "label anew: a version holds one scale for each judge and dimension",
                 )
-
-    def _who(self, opinion: int) -> tuple[int, int, int, int]:
-        return list(self._opinions)[opinion]
 
     def opinions(self, refs: Sequence[str]) -> Opinions:
         """What was gathered."""
@@ -287,18 +286,18 @@ class _Gathering:
         renumbered[found] = np.arange(len(found))
         scale, ranges = self._scale(values, units[3])
         return Opinions(
-            tuple(who[i] for i in order),
-            tuple(_names([who[i] for i in order])),
-            tuple(self._dimensions.names[d] for d in found),
-            tuple(self._episodes.names),
-            tuple(self._agents.names),
-            units[0],
-            units[1],
-            units[2],
-            renumbered[units[3]],
-            values[order] if order != list(range(count)) else values,
-            scale,
-            ranges,
+            opinions=tuple(who[i] for i in order),
+            names=tuple(_names([who[i] for i in order])),
+            dimensions=tuple(self._dimensions.names[d] for d in found),
+            episodes=tuple(self._episodes.names),
+            agents=tuple(self._agents.names),
+            episode=units[0],
+            agent=units[1],
+            turn=units[2],
+            dimension=renumbered[units[3]],
+            values=values[order] if order != list(range(count)) else values,
+            scale=scale,
+            ranges=ranges,
         )
 
     def _scale(
@@ -344,15 +343,16 @@ def _place(dimension: str) -> tuple[int, str]:
 def _names(opinions: Sequence[Opinion]) -> list[str]:
     """What tells each opinion from the others, and no more: the judge, and what differs besides."""
 
-    def varies(part: str) -> bool:
-        return len({getattr(one, part) for one in opinions}) > 1
-
-    samples, schemas, refs = varies("sample"), varies("schema"), varies("ref")
+    samples, schemas, refs = (len({getattr(one, part) for one in opinions}) > 1 for part in ("sample", "schema", "ref"))
 
     def name(one: Opinion) -> str:
-        judge = [one.judge + (f" #{one.sample}" if samples else "")] if one.judge else []
-        return " · ".join(
-            [*judge, *([one.schema] if schemas and one.schema else []), *([one.ref] if refs or not judge else [])]
-        )
+        parts = []
+        if one.judge:
+            parts.append(f"{one.judge} #{one.sample}" if samples else one.judge)
+        if schemas and one.schema:
+            parts.append(one.schema)
+        if refs or not one.judge:
+            parts.append(one.ref)
+        return " · ".join(parts)
 
     return [name(one) for one in opinions]

@@ -33,9 +33,9 @@ def plot(found: Agreement, path: Path, measure: str = "pearson") -> None:
     be written.
     """
     if measure not in MEASURES:
-        raise UsageError(f"{measure!r} is no figure of agreement.", f"name one of: {', '.join(MEASURES)}")
+        raise UsageError(f"{measure!r} is not a figure of agreement.", f"name one of: {', '.join(MEASURES)}")
     if path.suffix.lower() not in ENDINGS:
-        raise UsageError(f"{path.name} has no ending of a picture.", f"end it in {', '.join(ENDINGS)}")
+        raise UsageError(f"{path.name} does not end as a picture does.", f"end it in {', '.join(ENDINGS)}")
     check_installed("A plot", "matplotlib", hint="pip install matplotlib")
     from matplotlib.figure import Figure
 

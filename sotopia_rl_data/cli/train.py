@@ -179,7 +179,7 @@ def inspect(run: Path, store: Store, as_json: bool) -> None:
 
 
 def _shown(folder: Path, record: dict[str, Any]) -> None:
-    from sotopia_rl_data.cards.scorecard import scorecard
+    from sotopia_rl_data.cards.model import scorecard
 
     console.table([record["kind"], ""], _facts(record), title=str(folder))
     for split, found in record.get("metrics", {}).items():
