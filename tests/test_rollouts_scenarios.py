@@ -97,7 +97,7 @@ FAULTS = {
     "no scenario": ({"scenario": None}, "`scenario` is"),
     "relationship": ({"relationship": "enemy"}, "`relationship` is 'enemy'; there are stranger, know_by_name"),
     "alone": ({"cast": TREE["cast"][:1]}, "`cast` is not a list of two people or more"),
-    "no goal": ({"cast": [TREE["cast"][0], {"name": "Bob"}]}, "Bob: `goal` is missing"),
+    "no goal": ({"cast": [TREE["cast"][0], {"name": "Bob"}]}, "member 2 of the cast: `goal` is missing"),
     "no name": ({"cast": [TREE["cast"][0], {"goal": "g"}]}, "member 2 of the cast: `name` is missing"),
     "same id": ({"cast": [TREE["cast"][0], {"id": "ann", "name": "Z", "goal": "g"}]}, "two of the cast have"),
     "unclosed": ({"scenario": "A <p viewer='agent_0'>secret"}, "the scenario has markup that is not well-formed XML"),

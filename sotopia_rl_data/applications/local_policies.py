@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,13 @@ def local_player(where: str, sampling: Mapping[str, Any] | None = None) -> Local
     check_installed("A local policy", "torch", "transformers")
     _check_folder("model", base, "config.json", "adapter_config.json")
     _check_folder("adapter", adapter, "adapter_config.json")
-    parts = [one for one in (base, adapter) if one]
-    weights = {Path(one).resolve().name: fingerprint(Path(one)) for one in parts if Path(one).is_dir()}
-    name = "+".join(Path(one).resolve().name if Path(one).is_dir() else one for one in parts)
-    chosen = sampling_of(_DEFAULT, sampling)
+    parts = [part for part in (base, adapter) if part]
+    weights = {Path(part).resolve().name: fingerprint(Path(part)) for part in parts if Path(part).is_dir()}
+    name = "+".join(Path(part).resolve().name if Path(part).is_dir() else part for part in parts)
+    settings = sampling_of(_DEFAULT, sampling)
     if weights:
-        chosen["weights"] = weights
-    return Local(Target("transformers", name, "", chosen), partial(_load, base, adapter))
+        settings["weights"] = weights
+    return Local(Target("transformers", name, "", settings), partial(_load, base, adapter))
 
 
 class RewardScorer(Batched):
@@ -59,14 +60,11 @@ class RewardScorer(Batched):
         """The drafts of every request scored together; they share their prompts."""
         dialogues = [drafts_of(request.messages) for request in requests]
         try:
-            scores = self._model.score_batch([one for drafts in dialogues for one in drafts])
-        except SotopiaDataError as wrong:
-            return [Rejected(wrong.message, wrong.hint)] * len(requests)
-        found, replies = scores.tolist(), []
-        for drafts in dialogues:
-            replies.append(Reply(json.dumps(found[: len(drafts)]), model=self.id))
-            found = found[len(drafts) :]
-        return replies
+            scores = self._model.score_batch([draft for drafts in dialogues for draft in drafts])
+        except SotopiaDataError as error:
+            return [Rejected(error.message, error.hint)] * len(requests)
+        rewards = iter(scores.tolist())
+        return [Reply(json.dumps(list(islice(rewards, len(drafts)))), model=self.id) for drafts in dialogues]
 
 
 def drafts_of(messages: Sequence[Message]) -> list[tuple[Sequence[Message], Sequence[Message]]]:
@@ -88,7 +86,8 @@ def _load(base: str, adapter: str) -> Loaded:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(adapter if _has_tokenizer(adapter) else base, padding_side="left")
+    has_tokenizer = adapter and (Path(adapter) / "tokenizer_config.json").is_file()
+    tokenizer: Any = AutoTokenizer.from_pretrained(adapter if has_tokenizer else base, padding_side="left")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     model: Any = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
@@ -97,7 +96,3 @@ def _load(base: str, adapter: str) -> Loaded:
 
         model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     return tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-
-
-def _has_tokenizer(adapter: str) -> bool:
-    return bool(adapter) and (Path(adapter) / "tokenizer_config.json").is_file()

@@ -43,23 +43,23 @@ def read_action(completion: str, partners: Mapping[str, str] | None = None) -> A
     `partners` are the ids of the others by name where an action may be private: `to` is then required, and names some
     of them. None: nothing is private, `to` is not looked at. Raises BadAnswer with what is wrong.
     """
-    fields = _fields(without_thought(completion))
-    action_type = _unwrapped(fields.get("action_type"))
-    name = action_type.strip() if isinstance(action_type, str) else None
-    chosen = next((known for known in ACTION_TYPES if known == name), None)
-    if chosen is None:
-        raise BadAnswer(f"The action type is {action_type!r}; there are {', '.join(ACTION_TYPES)}.")
-    said = _unwrapped(fields.get("argument", "" if chosen in _WORDLESS else None))
-    if not isinstance(said, str):
-        raise BadAnswer(f"The argument of {chosen!r} is {said!r}, not text.")
+    fields = _fields(completion)
+    written_type = _unwrapped(fields.get("action_type"))
+    name = written_type.strip() if isinstance(written_type, str) else None
+    action_type = next((known for known in ACTION_TYPES if known == name), None)
+    if action_type is None:
+        raise BadAnswer(f"The action type is {written_type!r}; there are {', '.join(ACTION_TYPES)}.")
+    argument = _unwrapped(fields.get("argument", "" if action_type in _WORDLESS else None))
+    if not isinstance(argument, str):
+        raise BadAnswer(f"The argument of {action_type!r} is {argument!r}, not text.")
     to = () if partners is None else _recipients(_unwrapped(fields.get("to")), partners)
-    return Action(chosen, "" if chosen in _WORDLESS else clean(said), to)
+    return Action(action_type, "" if action_type in _WORDLESS else clean(argument), to)
 
 
-def _recipients(named: Any, partners: Mapping[str, str]) -> tuple[str, ...]:
-    if not isinstance(named, list):
-        raise BadAnswer(f"`to` is {named!r}, not a list of names.")
-    names = [_unwrapped(one) for one in named]
+def _recipients(listed: Any, partners: Mapping[str, str]) -> tuple[str, ...]:
+    if not isinstance(listed, list):
+        raise BadAnswer(f"`to` is {listed!r}, not a list of names.")
+    names = [_unwrapped(name) for name in listed]
     unknown = [name for name in names if not isinstance(name, str) or name not in partners]
     if unknown:
         raise BadAnswer(f"`to` names {unknown[0]!r}; the others are {', '.join(partners)}.")
@@ -72,11 +72,11 @@ def _fields(completion: str) -> Mapping[str, Any]:
     decoder, position = json.JSONDecoder(strict=False), text.find("{")
     while position >= 0:
         try:
-            found, end = decoder.raw_decode(text, position)
+            record, end = decoder.raw_decode(text, position)
         except (ValueError, RecursionError):
-            found, end = {}, position + 1
-        inner = found.get("properties")
-        fields: Mapping[str, Any] = inner if isinstance(inner, dict) else found
+            record, end = {}, position + 1
+        inner = record.get("properties")
+        fields: Mapping[str, Any] = inner if isinstance(inner, dict) else record
         if "action_type" in fields:
             return fields
         position = text.find("{", end)

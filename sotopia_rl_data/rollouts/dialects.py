@@ -39,22 +39,22 @@ class Dialect:
 
     def written(self, action: Action, names: Mapping[str, str]) -> str:
         """An action as it stands in the log. `names` gives the recipients' names by id."""
-        to = tuple(names[one] for one in action.to) if self.private else ()
+        to = tuple(names[agent] for agent in action.to) if self.private else ()
         return render_action(LoggedAction(action.action_type, action.text, to), spaced=self.private)
 
     def reasons(
         self, agents: Sequence[str], history: Sequence[Mapping[str, Action]], max_turns: int, max_stale: int
     ) -> tuple[str, ...]:
         """Why the episode ends after `history`: what each who counts did, turn by turn. (): it goes on."""
-        found = ["The conversation is too long"] if len(history) >= max_turns else []
+        reasons = ["The conversation is too long"] if len(history) >= max_turns else []
         if self.two_only:
             last = history[-1]
-            found += [f"Agent {i} is leaving" for i, one in enumerate(agents, 1) if _left(last.get(one))]
-        elif sum(not _left(_last(one, history)) for one in agents) < 2:
-            found.append("Too few active agents")
-        if _silence(history, max_stale) > max_stale:
-            found.append("The conversation stales for too long")
-        return tuple(found)
+            reasons += [f"Agent {i} is leaving" for i, agent in enumerate(agents, 1) if _left(last.get(agent))]
+        elif len([agent for agent in agents if not _left(_last(agent, history))]) < 2:
+            reasons.append("Too few active agents")
+        if _silence(history) > max_stale:
+            reasons.append("The conversation stales for too long")
+        return tuple(reasons)
 
 
 _KNOWN = {
@@ -79,12 +79,12 @@ def _last(agent: str, history: Sequence[Mapping[str, Action]]) -> Action | None:
     return next((turn[agent] for turn in reversed(history) if agent in turn), None)
 
 
-def _silence(history: Sequence[Mapping[str, Action]], enough: int) -> int:
-    """How many of the last actions are none, counted no further than one more than `enough`."""
+def _silence(history: Sequence[Mapping[str, Action]]) -> int:
+    """How many of the last actions in a row are none."""
     silent = 0
     for turn in reversed(history):
         for action in reversed(list(turn.values())):
-            if action.action_type != "none" or silent > enough:
+            if action.action_type != "none":
                 return silent
             silent += 1
     return silent

@@ -208,8 +208,8 @@ class EpisodeRun:
             target = replace(target, sampling={**target.sampling, "episode": self.match.episode_id})
         repetition = self.rules.seed * MOST_REPEATS + self.match.repetition
         sample = (repetition * MOST_DRAFTS + draft) * TRIES + attempt
-        request = self._request(Request(target, prompt.messages, sample=sample), player, prompt)
-        return replace(request, draft=draft, attempt=attempt)
+        plain = Request(target, prompt.messages, sample=sample)
+        return self._request(plain, player, prompt, draft=draft, attempt=attempt)
 
     def _score(self, scorer: Player, prompt: TurnPrompt, drafts: Sequence[_Draft]) -> TurnRequest:
         """The drafts, as the actions that they are read as: the form that a reward model is trained on."""
@@ -218,9 +218,11 @@ class EpisodeRun:
             action = draft.action
             turn = Turn(prompt.turn, prompt.agent, action.action_type, action.text, action.to)
             messages += completion(episode, turn)
-        return replace(self._request(Request(scorer.target, tuple(messages)), scorer, prompt), scores=True)
+        return self._request(Request(scorer.target, tuple(messages)), scorer, prompt, scores=True)
 
-    def _request(self, plain: Request, player: Player, prompt: TurnPrompt) -> TurnRequest:
+    def _request(
+        self, plain: Request, player: Player, prompt: TurnPrompt, draft: int = 0, attempt: int = 0, scores: bool = False
+    ) -> TurnRequest:
         return TurnRequest(
             target=plain.target,
             messages=plain.messages,
@@ -229,6 +231,9 @@ class EpisodeRun:
             game=self,
             player=player,
             asked=prompt,
+            draft=draft,
+            attempt=attempt,
+            scores=scores,
         )
 
     def _place(self, agent: str) -> int:

@@ -40,9 +40,7 @@ def shown(text: str, place: int) -> str:
     if not _SPECIAL.search(text):
         return text
     text = _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
-    if _well_formed(text):
-        return _MarkupReader(f"agent_{place}", entities=True).read(text)
-    return _MarkupReader(f"agent_{place}", entities=False).read(text)
+    return _MarkupReader(f"agent_{place}", entities=_well_formed(text)).read(text)
 
 
 def _well_formed(text: str) -> bool:

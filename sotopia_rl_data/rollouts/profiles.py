@@ -22,6 +22,7 @@ from sotopia_rl_data.rollouts.scene import Environment, Person, Scene
 
 FOLDERS = ("AgentProfile", "EnvironmentProfile", "EnvAgentComboStorage", "RelationshipProfile")
 _ENDS = (("agent1_id", "agent2_id"), ("agent_1_id", "agent_2_id"))  # of a relationship
+_ANY_AGES = ((0, 999), (0, 999))
 _GENDERS = {"Man": "male", "Woman": "female", "Nonbinary": "nonbinary"}
 HARD = (
     "01H7VFHNV13MHN97GAH73E3KM8",
@@ -59,13 +60,13 @@ class Profiles:
         """
         for environment_id in self.environments if environments is None else environments:
             environment = self._environment(environment_id)
-            found = self.pairs.get(environment_id) or list(self._fitting(environment))
-            if not found:
+            casts = self.pairs.get(environment_id) or list(self._fitting(environment))
+            if not casts:
                 raise NotFound(
                     f"No two agents fit the environment {environment_id!r}.",
                     "add a record that pairs two for it",
                 )
-            for agents in found[:pairs]:
+            for agents in casts[:pairs]:
                 yield Scene(environment, tuple(self._person(agent) for agent in agents))
 
     def _environment(self, environment_id: str) -> Environment:
@@ -79,13 +80,12 @@ class Profiles:
         return self.people[agent]
 
     def _fitting(self, environment: Environment) -> Iterator[tuple[str, str]]:
+        """The pairs who know each other as the environment asks, and are of the ages that it asks."""
         for agents in self.knows.get(environment.relationship, ()):
-            people = [self.people[one] for one in agents if one in self.people]
-            ages = environment.ages or ((0, 999),) * 2
-            if len(people) == 2 and all(
-                person.age is None or low <= person.age <= high
-                for person, (low, high) in zip(people, ages, strict=False)
-            ):
+            people = [self.people[agent] for agent in agents if agent in self.people]
+            limits = environment.ages or _ANY_AGES
+            pairs = zip(people, limits, strict=False)
+            if len(people) == 2 and all(p.age is None or low <= p.age <= high for p, (low, high) in pairs):
                 yield agents
 
     def add(self, record: Any, key: str) -> None:
@@ -98,14 +98,14 @@ class Profiles:
             environment = _environment(value, key)
             self.environments[environment.environment_id] = environment
         elif "env_id" in value and "agent_ids" in value:
-            agents = tuple(str(one) for one in items(value, "agent_ids"))
+            agents = tuple(str(agent) for agent in items(value, "agent_ids"))
             self.pairs.setdefault(identifier(value, "env_id"), []).append(agents)
         else:
             ends = next((pair for pair in _ENDS if set(pair) <= set(value)), None)
             if ends is None:
                 raise InputError(f"it is not a profile: its keys are {', '.join(map(str, value)) or 'none'}.")
             first, second = (identifier(value, end) for end in ends)
-            self.knows.setdefault(_relationship(value), []).append((first, second))
+            self.knows.setdefault(known_relationship(value.get("relationship", 0)), []).append((first, second))
 
 
 def read_profiles(folder: str | Path) -> Profiles:
@@ -145,8 +145,9 @@ def _text(path: Path) -> str:
 
 
 def _id(value: Mapping[str, Any], name: str, key: str) -> str:
-    known = next((one for one in ("pk", name) if value.get(one)), None)
-    return identifier(value, known) if known else identifier({name: key}, name)
+    """The id in the record, as `pk` or under its own name; `key`, the file's name, where it has neither."""
+    field_name = next((field for field in ("pk", name) if value.get(field)), None)
+    return identifier({name: key}, name) if field_name is None else identifier(value, field_name)
 
 
 def _person(value: Mapping[str, Any], key: str) -> Person:
@@ -177,16 +178,18 @@ def _environment(value: Mapping[str, Any], key: str) -> Environment:
         scenario=text(value, "scenario"),
         goals=tuple(goals),
         codename=text(value, "codename", ""),
-        relationship=_relationship(value),
+        relationship=known_relationship(value.get("relationship", 0)),
         source=text(value, "source", ""),
         ages=_ages(value.get("age_constraint")),
     )
 
 
-def _relationship(value: Mapping[str, Any]) -> str:
-    name = relationship_name(value.get("relationship", 0))
+def known_relationship(value: Any) -> str:
+    """The name of a relationship that is given by number (0 to 5) or by name. Raises InputError."""
+    name = relationship_name(value)
     if name not in RELATIONSHIPS:
-        raise InputError(f"`relationship` is {value.get('relationship')!r}, not 0 to 5 or one of their names.")
+        given = repr(value) if isinstance(value, (str, int)) else kind(value)
+        raise InputError(f"`relationship` is {given}; there are {', '.join(RELATIONSHIPS)}.")
     return name
 
 

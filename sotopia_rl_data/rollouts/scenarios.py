@@ -20,10 +20,9 @@ from typing import Any
 import yaml
 
 from sotopia_rl_data.errors import InputError, UsageError
-from sotopia_rl_data.importers.profiles import RELATIONSHIPS, relationship_name
-from sotopia_rl_data.importers.record import clean, identifier, kind, mapping, text
+from sotopia_rl_data.importers.record import clean, identifier, mapping, text
 from sotopia_rl_data.rollouts.markup import fault
-from sotopia_rl_data.rollouts.profiles import HARD, read_profiles
+from sotopia_rl_data.rollouts.profiles import HARD, known_relationship, read_profiles
 from sotopia_rl_data.rollouts.scene import Environment, Person, Scene
 from sotopia_rl_data.samples import SCENARIOS
 
@@ -39,28 +38,28 @@ _Entry = tuple[int, Any]
 """The line that a scenario begins in, and its value."""
 
 
-def scenes_of(named: str = "samples", profiles: str | Path | None = None, pairs: int | None = None) -> list[Scene]:
-    """The scenes that `named` names, at most `pairs` of each environment, in order.
+def scenes_of(name: str = "samples", profiles: str | Path | None = None, pairs: int | None = None) -> list[Scene]:
+    """The scenes that `name` stands for, at most `pairs` of each environment, in order.
 
     samples: those that ship with the package. hard, all: SOTOPIA's benchmark, whose profile files lie in the folder
     `profiles`. Anything else is a file of scenarios. Raises UsageError, InputError, NotFound.
     """
     if pairs is not None and pairs < 1:
         raise UsageError(f"--pairs {pairs} leaves nobody to play.", "give 1 or more, or leave it out")
-    if named in PUBLISHED:
+    if name in PUBLISHED:
         if profiles is None:
             raise UsageError(
-                f"The scenarios {named!r} are SOTOPIA's, whose profiles do not ship with this package.",
+                f"The scenarios {name!r} are SOTOPIA's, whose profiles do not ship with this package.",
                 "download its agent, environment and pair profiles, and name the folder: --profiles DIR",
             )
-        return list(read_profiles(profiles).scenes(HARD if named == "hard" else None, pairs))
+        return list(read_profiles(profiles).scenes(HARD if name == "hard" else None, pairs))
     if profiles is not None:
         raise UsageError("--profiles belongs to --scenarios hard or all.", "name one of them, or leave --profiles out")
-    if named != "samples" and not Path(named).exists():
-        raise UsageError(f"There are no scenarios {named!r}.", "name samples, hard, all, or a file: ./scenarios.yaml")
+    if name != "samples" and not Path(name).exists():
+        raise UsageError(f"There are no scenarios {name!r}.", "name samples, hard, all, or a file: ./scenarios.yaml")
     counts: Counter[str] = Counter()
     scenes = []
-    for scene in bundled() if named == "samples" else read_scenarios(named):
+    for scene in bundled() if name == "samples" else read_scenarios(name):
         counts[scene.environment.environment_id] += 1
         if pairs is None or counts[scene.environment.environment_id] <= pairs:
             scenes.append(scene)
@@ -69,17 +68,18 @@ def scenes_of(named: str = "samples", profiles: str | Path | None = None, pairs:
 
 def read_scenarios(path: str | Path) -> tuple[Scene, ...]:
     """The scenes of a file, in its order. Raises InputError with each fault's line (the first few of many)."""
-    file, scenes, wrong = Path(path), list[Scene](), list[str]()
+    file, scenes, faults = Path(path), list[Scene](), list[str]()
     for line, value in _entries(file):
         try:
             scenes.append(_scene(value))
         except InputError as error:
-            wrong.append(f"{file}:{line}: {error.message}")
-    wrong += [f"{file}: {one}" for one in _contradictions(scenes)]
-    if wrong or not scenes:
-        more = f" (and {len(wrong) - _SHOWN} more)" if len(wrong) > _SHOWN else ""
-        said = "\n".join(wrong[:_SHOWN]) + more if wrong else f"{str(file)!r} holds no scenario."
-        raise InputError(said, _HINT)
+            faults.append(f"{file}:{line}: {error.message}")
+    faults += [f"{file}: {contradiction}" for contradiction in _contradictions(scenes)]
+    if not scenes and not faults:
+        raise InputError(f"{str(file)!r} holds no scenario.", _HINT)
+    if faults:
+        more = f" (and {len(faults) - _SHOWN} more)" if len(faults) > _SHOWN else ""
+        raise InputError("\n".join(faults[:_SHOWN]) + more, _HINT)
     return tuple(scenes)
 
 
@@ -195,21 +195,18 @@ def _scene(value: Any) -> Scene:
         cast = list(cast.values())
     if not isinstance(cast, list) or len(cast) < 2:
         raise InputError("`cast` is not a list of two people or more.")
-    members = [
-        _known(mapping(one, f"member {i} of the cast"), PERSON, f"member {i} of the cast")
-        for i, one in enumerate(cast, 1)
-    ]
-    people = tuple(_person(member, number) for number, member in enumerate(members, 1))
-    goals = tuple(_goal(member) for member in members)
+    members = [_member(value, number) for number, value in enumerate(cast, 1)]
+    people = tuple(person for person, _ in members)
     for labels in ([person.agent for person in people], [person.name for person in people]):
         if len(set(labels)) < len(labels):
             raise InputError(f"two of the cast have the same id or name: {', '.join(labels)}.")
+    relationship = record.get("relationship")
     environment = Environment(
         environment_id=identifier(record, "environment"),
         scenario=text(record, "scenario"),
-        goals=goals,
+        goals=tuple(goal for _, goal in members),
         codename=text(record, "codename", ""),
-        relationship=_relationship(record),
+        relationship="stranger" if relationship is None else known_relationship(relationship),
         source="own",
     )
     _check_texts(environment, people)
@@ -217,16 +214,19 @@ def _scene(value: Any) -> Scene:
 
 
 def _known(record: Mapping[str, Any], fields: tuple[str, ...], what: str) -> Mapping[str, Any]:
-    odd = [str(key) for key in record if key not in fields]
-    if odd:
-        raise InputError(f"{what} has the unknown field {odd[0]!r}; it may have {', '.join(fields)}.")
+    unknown = [str(key) for key in record if key not in fields]
+    if unknown:
+        raise InputError(f"{what} has the unknown field {unknown[0]!r}; it may have {', '.join(fields)}.")
     return record
 
 
-def _person(member: Mapping[str, Any], number: int) -> Person:
+def _member(value: Any, number: int) -> tuple[Person, str]:
+    """A person of the cast and its goal; `number` counts from 1. Raises InputError that names it."""
+    what = f"member {number} of the cast"
+    member = _known(mapping(value, what), PERSON, what)
     try:
         name = identifier(member, "name")
-        return Person(
+        person = Person(
             agent=identifier(member, "id") if member.get("id") is not None else name,
             name=name,
             called=text(member, "called", ""),
@@ -234,35 +234,23 @@ def _person(member: Mapping[str, Any], number: int) -> Person:
             personality=text(member, "personality", "").strip() or None,
             secret=text(member, "secret", "").strip() or None,
         )
+        return person, identifier(member, "goal").strip()
     except InputError as error:
-        raise InputError(f"member {number} of the cast: {error.message}") from error
-
-
-def _goal(member: Mapping[str, Any]) -> str:
-    try:
-        return identifier(member, "goal").strip()
-    except InputError as error:
-        raise InputError(f"{member['name']}: {error.message}") from error
-
-
-def _relationship(record: Mapping[str, Any]) -> str:
-    given = record.get("relationship")
-    name = "stranger" if given is None else relationship_name(given)
-    if name not in RELATIONSHIPS:
-        shown = repr(given) if isinstance(given, (str, int)) else kind(given)
-        raise InputError(f"`relationship` is {shown}; there are {', '.join(RELATIONSHIPS)}.")
-    return name
+        raise InputError(f"{what}: {error.message}") from error
 
 
 def _check_texts(environment: Environment, people: tuple[Person, ...]) -> None:
-    texts = {"scenario": environment.scenario, "codename": environment.codename}
-    texts["environment's id"] = environment.environment_id
+    texts = {
+        "scenario": environment.scenario,
+        "codename": environment.codename,
+        "environment's id": environment.environment_id,
+    }
     for person, goal in zip(people, environment.goals, strict=True):
         fields = {"name": person.name, "background": person.introduction, "personality": person.personality or ""}
         fields |= {"secret": person.secret or "", "goal": goal, "id": person.agent, "called": person.called}
-        texts |= {f"{field} of {person.name}": said for field, said in fields.items()}
-    for what, said in texts.items():
-        wrong = fault(said, len(people)) if clean(said) == said else "holds half of a surrogate pair"
+        texts |= {f"{field} of {person.name}": value for field, value in fields.items()}
+    for what, value in texts.items():
+        wrong = fault(value, len(people)) if clean(value) == value else "holds half of a surrogate pair"
         if wrong:
             raise InputError(f"the {what} {wrong}.")
 
@@ -271,6 +259,6 @@ def _contradictions(scenes: list[Scene]) -> Iterator[str]:
     """Ids that stand for two different environments."""
     first: dict[str, Environment] = {}
     for scene in scenes:
-        one = scene.environment
-        if first.setdefault(one.environment_id, one) != one:
-            yield f"the environment {one.environment_id!r} is there twice, and not the same."
+        environment = scene.environment
+        if first.setdefault(environment.environment_id, environment) != environment:
+            yield f"the environment {environment.environment_id!r} is there twice, and not the same."

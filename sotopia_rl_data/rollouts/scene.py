@@ -113,10 +113,7 @@ class Scene:
 
     def person(self, agent: str) -> Person:
         """Who has this id. Raises KeyError."""
-        for one in self.people:
-            if one.agent == agent:
-                return one
-        raise KeyError(agent)
+        return {person.agent: person for person in self.people}[agent]
 
     def opening(self, place: int, dialect: Dialect) -> str:
         """The first observation of the agent at `place` of the speaking order: the scenario, who is there, its own

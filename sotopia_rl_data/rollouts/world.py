@@ -114,7 +114,7 @@ class World:
         self, agent: str, episode_id: str, layout: Layout = "single", template: Template | None = None
     ) -> TurnPrompt:
         """The same with all that the policy of `agent` is told besides. Raises as `prompt` does."""
-        own = sum(agent in acted for acted in self._acted)
+        own = len([acted for acted in self._acted if agent in acted])
         messages = tuple(self.prompt(agent, layout, template))
         return TurnPrompt(episode_id, agent, self.turn, own, messages, self.dialect.private)
 
@@ -122,7 +122,7 @@ class World:
         """The action that `agent` answered with. Raises BadAnswer where there is none in it."""
         if not self.dialect.private:
             return read_action(completion)
-        return read_action(completion, {name: one for one, name in self._names.items() if one != agent})
+        return read_action(completion, {name: other for other, name in self._names.items() if other != agent})
 
     def read_or_nothing(self, agent: str, completion: str) -> Action:
         """As `read`; what cannot be read is a no-op that is flagged as failed."""
@@ -176,34 +176,32 @@ class World:
         )
 
     def _agents(self, models: Sequence[str]) -> tuple[Agent, ...]:
-        named = list(models[1:]) if len(models) == len(self.scene.people) + 1 else [None] * len(self.scene.people)
+        known = len(models) == len(self.scene.people) + 1
         return tuple(
             Agent(
                 agent=person.agent,
                 name=person.name,
-                model=model,
-                goal=goal,
+                model=models[place + 1] if known else None,
+                goal=self.scene.environment.goals[place],
                 background=person.background(place).strip(),
                 secret=person.secret or "",
             )
-            for place, (person, model, goal) in enumerate(
-                zip(self.scene.people, named, self.scene.environment.goals, strict=True)
-            )
+            for place, person in enumerate(self.scene.people)
         )
 
     def _turns(self) -> list[Turn]:
         turns = []
         for turn, (acted, actions) in enumerate(zip(self._acted, self._actions, strict=True)):
             for agent in acted:
-                done = actions[agent]
-                turns.append(Turn(turn, agent, done.action_type, done.text, done.to, done.failed))
+                action = actions[agent]
+                turns.append(Turn(turn, agent, action.action_type, action.text, action.to, action.failed))
         return turns
 
     def _allowed(self, agent: str, action: Action) -> Action:
         """The action as this dialect has it: without recipients where nothing is private."""
         if not self.dialect.private:
             return Action(action.action_type, action.text, (), action.failed)
-        unknown = [one for one in action.to if one not in self._names or one == agent]
+        unknown = [other for other in action.to if other not in self._names or other == agent]
         if unknown:
             raise UsageError(f"An action of {agent} is private to {unknown[0]}, who is not one of the others.")
         return action
@@ -211,12 +209,12 @@ class World:
     def _observed(self, place: int) -> str:
         """What the agent at `place` is shown of the turn that was just played."""
         viewer = self.scene.agents[place]
-        done = [
+        actions = [
             f"{self._names[agent]} {self.dialect.written(action, self._names)}"
             for agent, action in self._actions[-1].items()
             if action.action_type != "none" and (not action.to or viewer in (agent, *action.to))
         ]
-        return f"Turn #{self.turn - 1}: {shown(';'.join(done), place)}\n"
+        return f"Turn #{self.turn - 1}: {shown(';'.join(actions), place)}\n"
 
     def _ends(self) -> tuple[str, ...]:
         counted = self._actions
