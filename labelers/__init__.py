@@ -1,4 +1,28 @@
-"""What judges are asked, and what their answers mean. See `judge.py` for the nouns and `run.py` for the only loop."""
+"""What judges are asked, and what their answers mean. See `judge.py` for the nouns and `run.py` for the only loop.
+
+    from sotopia_rl_data.labelers import evaluate, label
+    from sotopia_rl_data.labelers.audit import audit
+
+Names are looked up when they are first used: importing the package imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 if __name__ != "sotopia_rl_data.labelers":  # imported by its bare name: a second copy of all classes
     raise ImportError("Import sotopia_rl_data.labelers: the folder labelers/ is a part of that package.")
+
+if TYPE_CHECKING:
+    from sotopia_rl_data.labelers.evaluation.run import evaluate as evaluate
+    from sotopia_rl_data.labelers.run import label as label
+
+_HOMES = {"evaluate": "evaluation.run", "label": "run"}
+__all__ = ["evaluate", "label"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

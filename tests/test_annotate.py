@@ -19,8 +19,7 @@ from test_report import HOSTILE, quiet
 
 from sotopia_rl_data.comparing import ComparisonOptions, compare
 from sotopia_rl_data.errors import InputError, UsageError
-from sotopia_rl_data.labelers.evaluation.drawing import drawn, item_id
-from sotopia_rl_data.labelers.evaluation.forms import write_form
+from sotopia_rl_data.labelers.evaluation.forms import draw, item_id, write_form
 from sotopia_rl_data.labelers.evaluation.people import import_scores
 from sotopia_rl_data.labelers.evaluation.run import evaluate
 from sotopia_rl_data.store import Store, Version
@@ -62,7 +61,7 @@ def given(store: Store, ref: str, evaluator: str = "human") -> dict[tuple[str, s
 
 def test_so_many_dialogues_of_each_method_are_drawn_of_the_same_scenes_in_no_order(store: Store):
     versions = two(store)
-    items = drawn(versions, dialogues=28)
+    items = draw(versions, dialogues=28)
     assert len(items) == len({one.item for one in items}) == 56
     by_model = Counter(next(a.model for a in one.episode.agents if a.model != "Partner-9") for one in items)
     assert by_model == {"Zyx-1": 28, "Qvw-2": 28}
@@ -77,14 +76,14 @@ def test_so_many_dialogues_of_each_method_are_drawn_of_the_same_scenes_in_no_ord
     assert scenes[0] == scenes[1]
     mine = ["Zyx-1" in one.episode.models for one in items]
     assert 10 < sum(a != b for a, b in pairwise(mine)) < 45  # neither blocks nor turns
-    assert [i.item for i in drawn(versions)] == [i.item for i in items]
-    assert [i.item for i in drawn(versions, seed=1)] != [i.item for i in items]
+    assert [i.item for i in draw(versions)] == [i.item for i in items]
+    assert [i.item for i in draw(versions, seed=1)] != [i.item for i in items]
 
 
 @pytest.mark.parametrize("kind", ["csv", "html"])
 def test_nothing_in_a_form_says_whose_dialogue_it_is(store: Store, tmp_path: Path, kind: str):
     versions = two(store)
-    items = drawn(versions)
+    items = draw(versions)
     assert write_form(items, SEVEN, tmp_path / f"form.{kind}") == 56 * 2 * 7
     text = (tmp_path / f"form.{kind}").read_text()
     for secret in ("Zyx-1", "Qvw-2", "Partner-9", "run-", "lab/", "env0", BY, "gpt-4o"):
@@ -95,7 +94,7 @@ def test_nothing_in_a_form_says_whose_dialogue_it_is(store: Store, tmp_path: Pat
 def test_a_filled_form_comes_back_as_scores_by_people(store: Store, tmp_path: Path):
     versions = two(store)
     form = tmp_path / "form.csv"
-    items = drawn(versions, compared_only=True)
+    items = draw(versions, compared_only=True)
     write_form(items, ["goal", "secret"], form)
     lines = filled(form, goal="7", secret="-2")
     assert {line["allowed"] for line in lines} == {"0 to 10", "-10 to 0"}
@@ -145,12 +144,12 @@ def test_a_bad_line_is_listed_with_its_number_and_reason_and_the_others_count(st
     found = import_scores(store, path, [version])
     assert [(one.line, one.reason) for one in found.bad] == [
         (4, "an earlier line gives 8, this one 3"),
-        (5, "'feedbeef0000' is no dialogue of the datasets that are named"),
+        (5, "'feedbeef0000' is not a dialogue of the datasets that are named"),
         (6, "'agent_3' is none of agent_1, agent_2"),
         (7, "'Agent A' is none of agent_1, agent_2"),
         (8, "'charm' is not a SOTOPIA-EVAL dimension"),
         (9, "goal is 11, outside 0 to 10"),
-        (10, "'7.5' is no whole number"),
+        (10, "'7.5' is not a whole number"),
     ]
     assert found.empty == 1
     assert given(store, "lab/a") == {("1", "a", "goal"): 8.0, ("1", "b", "secret"): 0.0}
@@ -159,7 +158,7 @@ def test_a_bad_line_is_listed_with_its_number_and_reason_and_the_others_count(st
 def test_forms_add_up_and_one_that_comes_again_changes_nothing(store: Store, tmp_path: Path):
     put(store, [episode(f"{i}", ("Zyx-1", "Pi"), goals(1, 1), cast=(f"a{i}", "b")) for i in range(3)], "lab/a")
     form = tmp_path / "form.csv"
-    write_form(drawn([store.resolve("lab/a")], compared_only=True, agents=["first"]), ["goal"], form)
+    write_form(draw([store.resolve("lab/a")], compared_only=True, agents=["first"]), ["goal"], form)
     lines = filled(form, goal="7")
     first, second = saved(tmp_path / "1.csv", lines[:2]), saved(tmp_path / "2.csv", lines[2:])
     import_scores(store, first, [store.resolve("lab/a")])
@@ -211,7 +210,7 @@ def test_what_cannot_be_imported_leaves_the_store_as_it_was(store: Store, tmp_pa
 def test_the_page_is_filled_in_offline_and_its_csv_is_imported(store: Store, tmp_path: Path):
     versions = two(store, (2, 1, 2))
     form = tmp_path / "form.html"
-    items = drawn(versions)
+    items = draw(versions)
     write_form(items, ["goal", "secret"], form)
     with page(1280, 900) as tab:
         tab.open(form)
@@ -262,7 +261,7 @@ def test_the_page_is_filled_in_offline_and_its_csv_is_imported(store: Store, tmp
 def test_what_was_said_is_shown_and_never_obeyed(store: Store, tmp_path: Path):
     put(store, [episode("1", ("Zyx-1", "Pi"), goals(1, 1), said=(HOSTILE, HOSTILE))], "lab/a")
     form = tmp_path / "form.html"
-    write_form(drawn([store.resolve("lab/a")]), ["goal"], form)
+    write_form(draw([store.resolve("lab/a")]), ["goal"], form)
     with page() as tab:
         tab.open(form)
         assert "<b>bold</b>" in tab.js("document.querySelector('.turns').textContent")

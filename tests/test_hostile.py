@@ -29,8 +29,7 @@ from sotopia_rl_data.comparing.page import write_comparison
 from sotopia_rl_data.curate import curate, write_list
 from sotopia_rl_data.importers.run import import_dataset
 from sotopia_rl_data.labelers.annotating import write_template
-from sotopia_rl_data.labelers.evaluation.drawing import drawn
-from sotopia_rl_data.labelers.evaluation.forms import write_form
+from sotopia_rl_data.labelers.evaluation.forms import draw, write_form
 from sotopia_rl_data.labelers.evaluation.run import evaluate
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.run import label
@@ -223,7 +222,7 @@ def test_the_comparison_shows_every_field_as_text(store: Store, tmp_path: Path):
 
 @needs_browser
 def test_the_form_shows_every_field_as_text(store: Store, tmp_path: Path):
-    write_form(drawn([store.resolve("lab/a")], agents=["first"]), ["goal"], tmp_path / "f.html")
+    write_form(draw([store.resolve("lab/a")], agents=["first"]), ["goal"], tmp_path / "f.html")
     text = looked_at(tmp_path / "f.html")
     fields = ("name0", "name1", "goal", "background", "secret", "scenario", "relationship")
     assert [one for one in fields if f"=HYPERLINK({one})" not in text] == []
@@ -244,7 +243,7 @@ def test_the_files_for_people_hold_no_formula_and_lead_back(store: Store, tmp_pa
     template, disputed = tmp_path / "template.csv", tmp_path / "disputed.csv"
     write_template(store, "lab/a", template, dimensions=["goal"], evaluator=BY)
     write_list(curate([store.resolve("lab/labels")], top=2), disputed)
-    write_form(drawn([store.resolve("lab/a")], agents=["first"]), ["goal"], tmp_path / "form.csv")
+    write_form(draw([store.resolve("lab/a")], agents=["first"]), ["goal"], tmp_path / "form.csv")
     before = csv.field_size_limit(10**9)  # a dialogue is longer than what `csv` takes by itself
     for path in (template, disputed, tmp_path / "form.csv"):
         with path.open(newline="") as file:

@@ -84,3 +84,15 @@ def test_what_an_error_sends_to_pydoc_is_there_and_told():
     named = {name for _, text in said() for name in re.findall(r"python -m pydoc ([\w.]*\w)", text)}
     assert named == {"sotopia_rl_data.labelers.schemas.Schema", "sotopia_rl_data.request.Target"}
     assert all(pydoc.locate(name).__doc__ for name in named)
+
+
+def test_the_labelers_are_imported_when_they_are_first_used():
+    code = (
+        "import sys, sotopia_rl_data.labelers as labelers\n"
+        "print([m for m in sys.modules if m.startswith('sotopia_rl_data.labelers.')])\n"
+        "from sotopia_rl_data.labelers import evaluate, label\n"
+        "print(label.__module__, evaluate.__module__, hasattr(labelers, 'grade'))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    homes = "sotopia_rl_data.labelers.run sotopia_rl_data.labelers.evaluation.run"
+    assert done.stdout.splitlines() == ["[]", f"{homes} False"]

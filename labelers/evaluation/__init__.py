@@ -1,5 +1,7 @@
 """SOTOPIA-EVAL as data: episodes are scored by judges or by people, and the scores become a version of the dataset.
 
-sotopia_eval.py   what is asked about an episode, what is accepted, what it yields
+sotopia_eval.py   what a judge is asked about an episode, what is accepted, what it yields
 run.py            evaluate(): plan, ask, read, commit
+forms.py          what people are given: dialogues drawn from the methods, as a CSV or a page
+people.py         their scores, read back
 """

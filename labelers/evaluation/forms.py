@@ -1,31 +1,109 @@
-"""What people fill in: a CSV, or a page that needs nothing but a browser and gives the same CSV back.
+"""What people score: dialogues drawn from the methods that are compared, as a CSV or as a page that gives that CSV.
 
-Neither says which method or run a dialogue is of. A row is an agent and dimension of a dialogue; its number goes into
-the column `score`, why into `comment`. `people.py` reads it back.
+So many dialogues of each method are drawn, of the same scenes for every method, and laid in random order. The page
+needs nothing but a browser. Neither file says which method or run a dialogue is of: an item's id is a hash of the
+dataset's name and the episode's id, which tells people nothing, and leads back to the episode without a key that could
+be lost. A row is an agent and dimension of a dialogue; its number goes into the column `score`, why into `comment`.
+`people.py` reads it back.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
-from collections.abc import Iterator, Sequence
-from functools import cache
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from sotopia_rl_data.comparing.methods import Key, Unit, key_of, one_conversation, read_methods
 from sotopia_rl_data.dimensions import dimension
-from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.hashing import sha256_of
-from sotopia_rl_data.labelers.evaluation.drawing import Item
+from sotopia_rl_data.labelers.plan import episodes_of
 from sotopia_rl_data.labelers.schemas import phrasing
 from sotopia_rl_data.outputs import aside
 from sotopia_rl_data.prompts.visible import without_tags
 from sotopia_rl_data.report.page import asset, document
+from sotopia_rl_data.schema import Episode
+from sotopia_rl_data.store import Version
+
+DIALOGUES = 28
+"""How many dialogues of each method people score (as in the evaluation of Sotopia-RL, arXiv 2508.03905)."""
 
 COLUMNS = ("item", "agent", "dimension", "score", "comment")
 SHOWN = ("allowed", "about", "dialogue")
 _TITLE = "Dialogues to score"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A dialogue to score; `rated` are the ids of the agents that are asked about."""
+
+    item: str
+    episode: Episode
+    rated: tuple[str, ...]
+
+
+def item_id(dataset: str, episode_id: str) -> str:
+    """The name under which people know an episode."""
+    return hashlib.sha256(f"annotate\0{dataset}\0{episode_id}".encode()).hexdigest()[:12]
+
+
+def draw(
+    versions: Sequence[Version],
+    *,
+    dialogues: int = DIALOGUES,
+    seed: int = 0,
+    agents: Sequence[str] = (),
+    partners: Sequence[str] = (),
+    compared_only: bool = False,
+) -> list[Item]:
+    """The items in random order. `agents` and `partners` are `compare`'s; with `compared_only` people score the
+    methods' own agents and not their partners.
+
+    Raises UsageError where it is not clear which agents are compared, InputError where there is nothing to score.
+    """
+    _, methods = read_methods(versions, agents, partners)
+    rated: dict[tuple[int, str], set[str]] = {}
+    for units in _chosen(methods, dialogues, seed):
+        for unit in units:
+            rated.setdefault((unit.run, unit.episode_id), set()).add(unit.agent)
+    if not rated:
+        raise InputError("There is no dialogue to score.", "see what there is: sotopia-rl-data show REF")
+    items = []
+    for run, version in enumerate(versions):
+        for episode in episodes_of(path for paths in version.files("episodes").values() for path in paths):
+            chosen = rated.get((run, episode.episode_id))
+            if chosen is not None:
+                agents_rated = [one.agent for one in episode.agents if not compared_only or one.agent in chosen]
+                items.append(Item(item_id(version.name, episode.episode_id), episode, tuple(agents_rated)))
+    items.sort(key=lambda one: one.item)
+    random.Random(seed).shuffle(items)
+    return items
+
+
+def _chosen(methods: Mapping[str, Sequence[Unit]], dialogues: int, seed: int) -> Iterator[list[Unit]]:
+    """The units of `dialogues` scenes of each method: those that every method played come first."""
+    together = any(one_conversation(units) for units in methods.values())
+    by_key: list[dict[Key, Unit]] = []
+    for units in methods.values():
+        first: dict[Key, Unit] = {}
+        for unit in units:
+            first.setdefault(key_of(unit, together), unit)
+        by_key.append(first)
+
+    def rank(key: Key) -> tuple[int, bytes]:
+        played = sum(1 for other in by_key if key in other)
+        return -played, hashlib.sha256(f"{seed}\0{key!r}".encode()).digest()
+
+    for mine in by_key:
+        order = sorted(mine, key=rank)
+        chosen = {(mine[key].run, mine[key].episode_id) for key in order[:dialogues]}
+        yield [unit for units in methods.values() for unit in units if (unit.run, unit.episode_id) in chosen]
 
 
 def write_form(items: Sequence[Item], dimensions: Sequence[str], out: Path) -> int:
@@ -66,25 +144,23 @@ def _rows(one: Item, dimensions: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _html(items: Sequence[Item], dimensions: Sequence[str]) -> str:
-    shown = [_shown(one) for one in items]
+    shown, meanings = [_shown(one) for one in items], _meanings()
     data = {
         "title": _TITLE,
         "form": sha256_of([shown, list(dimensions)])[:16],  # what the browser remembers is kept under it
         "columns": COLUMNS,
-        "dimensions": [_dimension(name) for name in dimensions],
+        "dimensions": [
+            {"name": name, "low": numbers[0], "high": numbers[-1], "about": meanings[name]}
+            for name, numbers in ((name, phrasing.whole_numbers(name)) for name in dimensions)
+        ],
         "items": shown,
     }
-    styles = [asset("style.css"), _file("form.css")]
-    return document(_TITLE, data, styles=styles, scripts=[asset("tools.js"), _file("form.js")])
+    folder = files("sotopia_rl_data.labelers") / "evaluation"
+    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("form.css", "form.js"))
+    return document(_TITLE, data, styles=[asset("style.css"), style], scripts=[asset("tools.js"), script])
 
 
-def _dimension(name: str) -> dict[str, Any]:
-    about = dimension(name)
-    return {"name": name, "low": int(about.low), "high": int(about.high), "about": _wordings()[name]}
-
-
-@cache
-def _wordings() -> dict[str, str]:
+def _meanings() -> dict[str, str]:
     """What each dimension is about, in the words that judges are given."""
     lines = [line.removeprefix("- ").partition(": ") for line in phrasing.wording("dimensions.v1").splitlines()]
     return {head.partition(",")[0]: said for head, _, said in lines}
@@ -109,7 +185,3 @@ def _shown(one: Item) -> dict[str, Any]:
         ],
         "rated": [place[agent] for agent in one.rated],
     }
-
-
-def _file(name: str) -> str:
-    return (files("sotopia_rl_data.labelers") / "evaluation" / name).read_text(encoding="utf-8")

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -98,14 +98,27 @@ def annotate_template(
 @click.option("--dimensions", metavar="D,…", help="SOTOPIA-EVAL dimensions.  [default: all seven]")
 @click.option("--agent", "agents", multiple=True, metavar="WHO", help="Whose agent a REF is about; as in `compare`.")
 @click.option(
-    "--partner", "partners", multiple=True, metavar="MODEL", help="A model that is no method; as in `compare`."
+    "--partner",
+    "partners",
+    multiple=True,
+    metavar="MODEL",
+    help="A model that is not a method; as in `compare`.",
 )
 @click.option("--compared-only", is_flag=True, help="Ask about the methods' agents alone, not about their partners.")
 @click.option("--seed", default=0, show_default=True, help="Of the drawing and the order.")
 @console.store_option
 @console.json_option
 def annotate_export(
-    refs: tuple[str, ...], out: Path, dimensions: str | None, store: Store, as_json: bool, **how: Any
+    refs: tuple[str, ...],
+    out: Path,
+    dialogues: int,
+    dimensions: str | None,
+    agents: tuple[str, ...],
+    partners: tuple[str, ...],
+    compared_only: bool,
+    seed: int,
+    store: Store,
+    as_json: bool,
 ) -> None:
     """Dialogues for people to score, blinded: a page that works offline, or a CSV.
 
@@ -118,12 +131,14 @@ def annotate_export(
       sotopia-rl-data annotate export lab/bc lab/rl -o form.csv --dimensions goal --compared-only
     """
     from sotopia_rl_data.dimensions import SOTOPIA_EVAL
-    from sotopia_rl_data.labelers.evaluation.drawing import drawn
-    from sotopia_rl_data.labelers.evaluation.forms import write_form
+    from sotopia_rl_data.labelers.evaluation.forms import draw, write_form
     from sotopia_rl_data.labelers.preparing import dimensions_of
 
     asked = dimensions_of(dimensions.split(",") if dimensions else [one.name for one in SOTOPIA_EVAL])
-    items = drawn([resolve(store, ref) for ref in dict.fromkeys(refs)], **how)
+    versions = [resolve(store, ref) for ref in dict.fromkeys(refs)]
+    items = draw(
+        versions, dialogues=dialogues, seed=seed, agents=agents, partners=partners, compared_only=compared_only
+    )
     scores = write_form(items, asked, out)
     if as_json:
         console.emit_json({"file": str(out), "dialogues": len(items), "scores": scores})
