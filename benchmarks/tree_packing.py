@@ -25,11 +25,10 @@ from transformers import AutoModelForSequenceClassification, Qwen2Config
 
 from sotopia_rl_data.prompts import prompts_of
 from sotopia_rl_data.schema import Agent, Episode, Turn
-from sotopia_rl_data.trainers.attention import attend_as, tree_inputs
 from sotopia_rl_data.trainers.encoding import Encoder
-from sotopia_rl_data.trainers.packing import relative_gap
+from sotopia_rl_data.trainers.reward_model.attention import attend_as, relative_gap, tree_inputs
+from sotopia_rl_data.trainers.reward_model.tree import pack
 from sotopia_rl_data.trainers.tiny import tiny_tokenizer
-from sotopia_rl_data.trainers.treepack import pack
 
 TEXT = (
     "we could maybe share the character and swap outfits between screenings because fairness matters to me although I "

@@ -18,7 +18,7 @@ from sotopia_rl_data.request import Reply, Request, Target  # noqa: E402
 from sotopia_rl_data.rollouts import World  # noqa: E402
 from sotopia_rl_data.rollouts.run import plan_of, rollout  # noqa: E402
 from sotopia_rl_data.store import Store  # noqa: E402
-from sotopia_rl_data.trainers.reward_model import RewardModel  # noqa: E402
+from sotopia_rl_data.trainers import RewardModel  # noqa: E402
 from sotopia_rl_data.trainers.tiny import make_tiny  # noqa: E402
 
 pytestmark = pytest.mark.train
@@ -137,9 +137,9 @@ def test_drafts_are_the_assistant_messages_at_the_end():
 def test_what_is_no_local_model_is_told(tmp_path: Path):
     with pytest.raises(NotFound, match="There is no model in"):
         local_player(str(tmp_path))
-    with pytest.raises(NotFound, match="There is no adapter in"):
+    with pytest.raises(NotFound, match="There is not a valid adapter in"):
         local_player(f"org/name+{tmp_path}")
     with pytest.raises(UsageError, match="names no model"):
         local_player("+adapter")
-    with pytest.raises(NotFound, match="There is no reward model in"):
+    with pytest.raises(NotFound, match="There is not a reward model in"):
         RewardScorer(str(tmp_path / "none"))

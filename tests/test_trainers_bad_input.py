@@ -20,7 +20,7 @@ from sotopia_rl_data.cli import program
 from sotopia_rl_data.importers import samples_path
 from sotopia_rl_data.importers.run import import_dataset
 from sotopia_rl_data.store import Store
-from sotopia_rl_data.trainers.head import KEY, RewardHead
+from sotopia_rl_data.trainers.reward_model.head import KEY, RewardHead
 from sotopia_rl_data.trainers.tiny import make_tiny
 
 torch.set_num_threads(1)
@@ -75,8 +75,8 @@ BAD = [
     ("empty split", "rm --dataset toys/lopsided", 2, "The validation split", "split_by=grouped"),
     ("empty filter", "sft --where reward>9", 2, "No row of toys/rewards meets 'reward>9'", "loosen --where"),
     ("unknown dataset", "grpo --dataset toys/nowhere", 2, "toys/nowhere", "sotopia-rl-data"),
-    ("unmeasured", "rm --set metric_for_best_model=loss", 2, "'loss' is no metric_for_best_model", "mse"),
-    ("unmeasured", "sft --set metric_for_best_model=mse", 2, "'mse' is no metric_for_best_model", "loss"),
+    ("unmeasured", "rm --set metric_for_best_model=loss", 2, "'loss' is not a valid metric_for_best_model", "mse"),
+    ("unmeasured", "sft --set metric_for_best_model=mse", 2, "'mse' is not a valid metric_for_best_model", "loss"),
     ("no number", "rm --set max_steps=many", 2, "max_steps is a number, not 'many'", "--set max_steps=10"),
     ("flex on a CPU", "rm --set attention=flex_attention", 2, "cannot be trained with on a CPU", "prefix_tree"),
     ("out of memory", f"grpo --set {HUNGRY}", 1, "ran out of memory", "lower per_device_train_batch_size"),

@@ -13,20 +13,29 @@ from transformers import TrainingArguments
 from trl import GRPOConfig, SFTConfig
 
 from sotopia_rl_data.errors import InputError, UsageError
-from sotopia_rl_data.trainers.config import KINDS, changed, configure, presets
+from sotopia_rl_data.trainers.config import (
+    PolicyGRPOConfig,
+    PolicySFTConfig,
+    RMConfig,
+    changed,
+    configure,
+    presets,
+)
 
 CPU = "use_cpu=true"
 
 
 def test_they_are_the_libraries_own_dataclasses():
-    assert [issubclass(KINDS[k], c) for k, c in (("rm", TrainingArguments), ("sft", SFTConfig), ("grpo", GRPOConfig))]
+    assert issubclass(RMConfig, TrainingArguments)
+    assert issubclass(PolicySFTConfig, SFTConfig)
+    assert issubclass(PolicyGRPOConfig, GRPOConfig)
 
 
 def test_later_wins(tmp_path: Path):
     file = tmp_path / "c.yaml"
     file.write_text("learning_rate: 2e-5\nnum_train_epochs: 7\nmax_length: 100\n")
     found = configure(
-        "rm",
+        RMConfig,
         preset="paper",
         file=str(file),
         options={"max_length": 200, "seed": None, "output_dir": str(tmp_path)},
@@ -37,20 +46,20 @@ def test_later_wins(tmp_path: Path):
     assert {"learning_rate", "preset", "targets"} <= changed(found).keys()
 
 
-@pytest.mark.parametrize("kind", ["rm", "sft", "grpo"])
-def test_every_preset_holds_together(kind: str, tmp_path: Path):
-    assert {"paper", "tiny"} <= set(presets(kind))
-    for name in presets(kind):
-        found = configure(kind, preset=name, options={"output_dir": str(tmp_path)}, settings=[CPU, "bf16=false"])
+@pytest.mark.parametrize("config", [RMConfig, PolicySFTConfig, PolicyGRPOConfig])
+def test_every_preset_holds_together(config: type, tmp_path: Path):
+    assert {"paper", "tiny"} <= set(presets(config.kind))
+    for name in presets(config.kind):
+        found = configure(config, preset=name, options={"output_dir": str(tmp_path)}, settings=[CPU, "bf16=false"])
         assert found.preset == name
 
 
 def test_lists_and_scientific_numbers_are_read_as_meant(tmp_path: Path):
     found = configure(
-        "rm", options={"output_dir": str(tmp_path)}, settings=[CPU, "sentinels=-1,-2.5", "learning_rate=1e-6"]
+        RMConfig, options={"output_dir": str(tmp_path)}, settings=[CPU, "sentinels=-1,-2.5", "learning_rate=1e-6"]
     )
     assert (found.sentinels, found.learning_rate) == ([-1.0, -2.5], 1e-6)
-    one = configure("rm", options={"output_dir": str(tmp_path)}, settings=[CPU, "sentinels=-1"])
+    one = configure(RMConfig, options={"output_dir": str(tmp_path)}, settings=[CPU, "sentinels=-1"])
     assert one.sentinels == [-1.0]
 
 
@@ -60,10 +69,10 @@ def test_lists_and_scientific_numbers_are_read_as_meant(tmp_path: Path):
         (["lerning_rate=1"], "no setting 'lerning_rate'"),
         (["learning_rate"], "sets nothing"),
         (["learning_rate=fast"], "is a number"),
-        (["packing=dense"], "is no packing"),
-        (["attention=all"], "is no attention"),
-        (["adapter=dora"], "is no adapter"),
-        (["split_by=luck"], "is no split_by"),
+        (["packing=dense"], "is not a valid packing"),
+        (["attention=all"], "is not a valid attention"),
+        (["adapter=dora"], "is not a valid adapter"),
+        (["split_by=luck"], "is not a valid split_by"),
         (["per_device_train_batch_size=0"], "at least one row"),
         (["pad_token=[unclosed"], "cannot be read as a value of pad_token"),
         (["eval_strategy=often"], "does not hold together"),
@@ -72,7 +81,7 @@ def test_lists_and_scientific_numbers_are_read_as_meant(tmp_path: Path):
 )
 def test_a_wrong_setting_is_one_sentence(settings: list[str], said: str):
     with pytest.raises(UsageError, match=said) as refused:
-        configure("rm", settings=[CPU, *settings])
+        configure(RMConfig, settings=[CPU, *settings])
     assert refused.value.hint
     assert "\n" not in refused.value.message
 
@@ -84,27 +93,27 @@ def test_vllm_and_reports_are_the_libraries_own_options():
         "vllm_server_base_url=http://127.0.0.1:8000",
         "report_to=tensorboard",
     ]
-    found = configure("grpo", settings=[CPU, *server])
+    found = configure(PolicyGRPOConfig, settings=[CPU, *server])
     assert (found.use_vllm, found.vllm_mode, found.vllm_server_base_url) == (True, "server", "http://127.0.0.1:8000")
     assert found.report_to == ["tensorboard"]
-    colocated = configure("grpo", settings=[CPU, "use_vllm=true", "vllm_gpu_memory_utilization=0.4"])
+    colocated = configure(PolicyGRPOConfig, settings=[CPU, "use_vllm=true", "vllm_gpu_memory_utilization=0.4"])
     assert (colocated.vllm_mode, colocated.vllm_gpu_memory_utilization) == ("colocate", 0.4)
 
 
 @pytest.mark.parametrize(("metric", "greater"), [("mse", False), ("loss", False), ("eval_goal_spearman", True)])
 def test_the_best_checkpoint_is_the_better_one(metric: str, greater: bool):
-    assert configure("rm", settings=[CPU, f"metric_for_best_model={metric}"]).greater_is_better == greater
+    assert configure(RMConfig, settings=[CPU, f"metric_for_best_model={metric}"]).greater_is_better == greater
 
 
 def test_the_nearest_setting_is_named():
     with pytest.raises(UsageError) as refused:
-        configure("rm", settings=["lerning_rate=1"])
+        configure(RMConfig, settings=["lerning_rate=1"])
     assert "learning_rate" in refused.value.hint
 
 
 def test_an_unknown_preset_names_those_there_are():
     with pytest.raises(UsageError, match="no preset 'papr'") as refused:
-        configure("rm", preset="papr")
+        configure(RMConfig, preset="papr")
     assert "paper" in refused.value.hint
 
 
@@ -113,6 +122,6 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str):
     file = tmp_path / "c.yaml"
     file.write_text(text)
     with pytest.raises(InputError):
-        configure("rm", file=str(file))
+        configure(RMConfig, file=str(file))
     with pytest.raises(InputError, match="cannot be read"):
-        configure("rm", file=str(tmp_path / "absent.yaml"))
+        configure(RMConfig, file=str(tmp_path / "absent.yaml"))

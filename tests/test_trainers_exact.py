@@ -18,11 +18,17 @@ import numpy as np
 from train_toys import act, chat_prompt, single_prompt, speak
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, logging
 
-from sotopia_rl_data.trainers.attention import NAME, can_read_many, read_many, tree_inputs
 from sotopia_rl_data.trainers.encoding import Encoder
-from sotopia_rl_data.trainers.rows import PlainBatch, Sample, one_each, one_each_group, tree_batch
+from sotopia_rl_data.trainers.reward_model.attention import NAME, can_read_many, read_many, tree_inputs
+from sotopia_rl_data.trainers.reward_model.rows import (
+    LabelledUtterance,
+    PlainBatch,
+    one_each,
+    one_each_group,
+    tree_batch,
+)
+from sotopia_rl_data.trainers.reward_model.tree import pack
 from sotopia_rl_data.trainers.tiny import make_tiny
-from sotopia_rl_data.trainers.treepack import pack
 
 torch.set_num_threads(1)
 logging.set_verbosity_error()
@@ -181,7 +187,7 @@ def test_without_a_tree_the_model_is_the_stock_model(tiny: Path):
     assert not can_read_many(stock)  # its attention is not ours
 
 
-def samples(seed: int = 0, count: int = 12, heads: int = 2) -> list[Sample]:
+def samples(seed: int = 0, count: int = 12, heads: int = 2) -> list[LabelledUtterance]:
     """Three episode-agents, growing prefixes, two heads, one target missing in the first utterance."""
     rng = np.random.default_rng(seed)
     found = []
@@ -191,14 +197,16 @@ def samples(seed: int = 0, count: int = 12, heads: int = 2) -> list[Sample]:
         labels, weights = rng.normal(size=heads), np.full(heads, 1 / heads)
         if i == 0:
             labels[1], weights = 0.0, np.array([1.0, 0.0])
-        found.append(Sample(i, ("episode", str(i % 3)), ids, labels.astype(np.float32), weights.astype(np.float32)))
+        found.append(
+            LabelledUtterance(i, ("episode", str(i % 3)), ids, labels.astype(np.float32), weights.astype(np.float32))
+        )
     return found
 
 
 def step(tiny: Path, out: Path, rows: Any, collate: Any, batch: int, accumulate: int) -> tuple[dict[str, Any], float]:
     """The weights after one optimiser step over all rows, and the loss that was logged."""
     from sotopia_rl_data.trainers.config import RMConfig
-    from sotopia_rl_data.trainers.rm import RewardTrainer
+    from sotopia_rl_data.trainers.reward_model.trainer import RewardTrainer
 
     config = RMConfig(
         output_dir=str(out),
@@ -215,7 +223,11 @@ def step(tiny: Path, out: Path, rows: Any, collate: Any, batch: int, accumulate:
         disable_tqdm=True,
     )
     trainer = RewardTrainer(
-        model=classifier(tiny, heads=2), args=config, data_collator=collate, train_dataset=rows, judge=lambda found: {}
+        model=classifier(tiny, heads=2),
+        args=config,
+        data_collator=collate,
+        train_dataset=rows,
+        compute_metrics=lambda prediction: {},
     )
     trainer.train()
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]

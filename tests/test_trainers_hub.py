@@ -70,7 +70,7 @@ def test_the_reward_model_is_one_commit_and_a_tag_and_loads_by_id(walked: dict[s
 import json
 from huggingface_hub import HfApi, hf_hub_download
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
-from sotopia_rl_data.trainers.reward_model import RewardModel
+from sotopia_rl_data.trainers import RewardModel
 name = {name!r}
 api = HfApi()
 titles = [c.title for c in api.list_repo_commits(name)]
@@ -110,19 +110,22 @@ import json
 from pathlib import Path
 from huggingface_hub import HfApi
 from sotopia_rl_data.trainers.api import release, train_grpo, train_rm, train_sft
-from sotopia_rl_data.trainers.reward_model import RewardModel
+from sotopia_rl_data.trainers.config import PolicyGRPOConfig, PolicySFTConfig, RMConfig, configure
+from sotopia_rl_data.trainers import RewardModel
 from sotopia_rl_data.trainers.tiny import make_tiny
 repo, root, quiet = {repo!r}, Path({str(root)!r}), ["disable_tqdm=true"]
-options = dict(preset="tiny", store=str(root / "fresh"))
-sft = train_sft(repo + "@v1.0.0", str(root / "model"), root / "sft", settings=[*quiet, "adapter=none"], **options)
+def configured(config_class, model, name, settings, **fields):
+    options = dict(dataset=repo + "@v1.0.0", model=model, output_dir=str(root / name), store=str(root / "fresh"))
+    return configure(config_class, preset="tiny", options=options | fields, settings=settings)
+sft = train_sft(configured(PolicySFTConfig, str(root / "model"), "sft", [*quiet, "adapter=none"]))
 policy = repo + "-sft@" + release(root / "sft", repo + "-sft")["version"]
-adapted = train_rm(repo + "@v1.0.0", policy, root / "adapted", settings=[*quiet, "adapter=lora"], **options)
+adapted = train_rm(configured(RMConfig, policy, "adapted", [*quiet, "adapter=lora"]))
 scores = [RewardModel.load(root / "adapted").score("hi", "hello")]
 other = make_tiny(root / "other-weights", hidden=32, layers=2, seed=8) / "model.safetensors"
 HfApi().upload_file(path_or_fileobj=str(other), path_in_repo="model.safetensors", repo_id=repo + "-sft")
 scores.append(RewardModel.load(root / "adapted").score("hi", "hello"))
 near = [*quiet, "adapter=none", "beta=0.1", "learning_rate=0", "max_steps=1"]
-grpo = train_grpo(repo + "@v1.0.0", policy, root / "grpo", reward_model=repo + "-rm@v1.0.0", settings=near, **options)
+grpo = train_grpo(configured(PolicyGRPOConfig, policy, "grpo", near, reward_model=repo + "-rm@v1.0.0"))
 rows = [json.loads(line) for line in (root / "grpo" / "metrics.jsonl").read_text().splitlines()]
 base = json.loads((root / "adapted" / "adapter_config.json").read_text())["revision"]
 commit = HfApi().model_info(repo + "-sft", revision="v1.0.0").sha

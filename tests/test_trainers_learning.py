@@ -14,10 +14,8 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 pytest.importorskip("trl", reason="needs the train extra")
 pytestmark = [pytest.mark.train, pytest.mark.slow]
 
-from train_toys import after_an_offer, make_dataset, once, says_thanks, toy_model
+from train_toys import after_an_offer, make_dataset, once, says_thanks, toy_model, train_grpo, train_rm, train_sft
 from transformers import logging
-
-from sotopia_rl_data.trainers.api import train_grpo, train_rm, train_sft
 
 torch.set_num_threads(1)
 logging.disable_progress_bar()

@@ -9,8 +9,8 @@ pytest.importorskip("torch", reason="needs the train extra")
 pytestmark = pytest.mark.train
 
 from sotopia_rl_data.errors import InputError
-from sotopia_rl_data.trainers.head import RewardHead, fit
-from sotopia_rl_data.trainers.metrics import Baselines, reward_metrics
+from sotopia_rl_data.trainers.reward_model.head import RewardHead, fit
+from sotopia_rl_data.trainers.reward_model.metrics import Baselines, reward_metrics
 
 EPISODES = ["a", "a", "a", "b", "b", "b"]
 ACTUAL = np.array([0.0, 0.5, 1.0, 1.0, 0.5, 0.0])

@@ -16,12 +16,11 @@ pytest.importorskip("trl", reason="needs the train extra")
 pytestmark = pytest.mark.train
 
 import pyarrow.parquet as pq
-from train_toys import act, logged, make_dataset
+from train_toys import act, logged, make_dataset, train_grpo, train_rm, train_sft
 from transformers import AutoModelForCausalLM, AutoTokenizer, logging
 
 from sotopia_rl_data.errors import InputError, NotFound, UsageError
-from sotopia_rl_data.trainers.api import train_grpo, train_rm, train_sft
-from sotopia_rl_data.trainers.rewarding import ModelReward, is_action, named_rewards, valid_action
+from sotopia_rl_data.trainers.grpo import ModelReward, is_action, named_rewards, valid_action
 from sotopia_rl_data.trainers.tiny import make_tiny
 
 torch.set_num_threads(1)
@@ -78,15 +77,14 @@ def test_cloning_imitates_those_that_were_asked_for(sft: tuple[Path, dict[str, A
 
 
 def test_only_the_completion_is_learned_from(store: Path, tiny: str, tmp_path: Path):
-    from sotopia_rl_data.trainers.config import configure
-    from sotopia_rl_data.trainers.data import load_examples
-    from sotopia_rl_data.trainers.encoding import Encoder, tokenizer_of
-    from sotopia_rl_data.trainers.policies import dialogues
+    from sotopia_rl_data.trainers.config import PolicySFTConfig, configure
+    from sotopia_rl_data.trainers.data import load_rows
+    from sotopia_rl_data.trainers.encoding import Encoder, dialogues, tokenizer_of
     from sotopia_rl_data.trainers.sft import build_trainer
 
     options = {"dataset": "toys/rewards", "model": tiny, "output_dir": str(tmp_path)}
-    config = configure("sft", preset="tiny", options=options)
-    found = load_examples("toys/rewards", store=store, need_reward=False)
+    config = configure(PolicySFTConfig, preset="tiny", options=options)
+    found = load_rows("toys/rewards", store=store, need_reward=False)
     tokenizer = tokenizer_of(config)
     trainer = build_trainer(config, dialogues(found, Encoder(tokenizer, 4096), with_completion=True), tokenizer)
     batch = next(iter(trainer.get_train_dataloader()))
@@ -266,7 +264,7 @@ def test_the_form_of_an_action(text: str, valid: bool):
 
 
 def test_a_truncated_completion_does_not_pass_for_an_ended_one(rm: Path):
-    from sotopia_rl_data.trainers.reward_model import RewardModel
+    from sotopia_rl_data.trainers import RewardModel
 
     model = RewardModel.load(rm)
     prompts, completions = (
@@ -318,7 +316,7 @@ class TestBadInput:
     def test_a_policy_for_a_reward_model_and_the_other_way_round(
         self, store: Path, tiny: str, tmp_path: Path, rm: Path, sft: Any
     ):
-        with pytest.raises(InputError, match="is no reward model: it has no score"):
+        with pytest.raises(InputError, match="is not a reward model: it has no score"):
             grpo(store, tiny, tmp_path, Path(tiny))
         with pytest.raises(InputError, match="is for CAUSAL_LM, and SEQ_CLS is wanted"):
             grpo(store, tiny, tmp_path, sft[0])

@@ -27,12 +27,13 @@ import sys
 import torch
 torch.set_num_threads(1)
 from sotopia_rl_data.trainers.api import train_rm
+from sotopia_rl_data.trainers.config import RMConfig, configure
 store, out, batch, packings, *settings = sys.argv[1:]
 settings += ["disable_tqdm=true", "max_steps=3", "eval_steps=3", "save_steps=3", "optim=sgd", "learning_rate=0.05",
              f"per_device_train_batch_size={batch}"]
 for packing in packings.split(","):  # one after the other: starting processes is what takes long
-    here = [*settings, f"packing={packing}"]
-    train_rm("toys/rewards", store + "/model", f"{out}/{packing}", preset="tiny", store=store, settings=here)
+    options = {"dataset": "toys/rewards", "model": store + "/model", "output_dir": f"{out}/{packing}", "store": store}
+    train_rm(configure(RMConfig, preset="tiny", options=options, settings=[*settings, f"packing={packing}"]))
 """
 
 
@@ -84,10 +85,10 @@ def test_two_processes_give_the_loss_and_the_metrics_of_one(toys: Path, monkeypa
 @pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED"])
 def test_a_launch_that_shards_the_weights_is_seen(monkeypatch: pytest.MonkeyPatch, kind: str):
     """Only the environment says so; a model that no process holds whole must not be moved or compared."""
-    from sotopia_rl_data.trainers.config import configure
+    from sotopia_rl_data.trainers.config import RMConfig, configure
     from sotopia_rl_data.trainers.modeling import is_sharded
 
-    config = configure("rm", settings=["use_cpu=true"])
+    config = configure(RMConfig, settings=["use_cpu=true"])
     assert not is_sharded(config)
     monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")
     assert is_sharded(config)

@@ -18,13 +18,12 @@ pytestmark = pytest.mark.train
 
 import numpy as np
 from safetensors.torch import load_file
-from train_toys import act, answers_the_offer, chat_prompt, logged, make_dataset, says_thanks, toy_model
+from train_toys import act, answers_the_offer, chat_prompt, logged, make_dataset, says_thanks, toy_model, train_rm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, logging
 
 from sotopia_rl_data.errors import InputError, NotFound, SotopiaDataError, UsageError
 from sotopia_rl_data.store import Store
-from sotopia_rl_data.trainers.api import train_rm
-from sotopia_rl_data.trainers.reward_model import RewardModel
+from sotopia_rl_data.trainers import RewardModel
 from sotopia_rl_data.trainers.tiny import make_tiny
 
 ROOT = Path(__file__).parent.parent
@@ -133,7 +132,7 @@ def test_several_heads_are_one_reward_as_in_the_recipe(store: Path, tiny: str, t
 
 
 def test_a_reward_is_only_known_where_all_that_makes_it_is():
-    from sotopia_rl_data.trainers.head import RewardHead
+    from sotopia_rl_data.trainers.reward_model.head import RewardHead
 
     head = RewardHead(("goal", "knowledge", "belief"), (1.0, 3.0, 0.0), (0.0,) * 3, (1.0,) * 3)
     known = head.known([[2.0, 4.0, np.nan], [2.0, np.nan, 1.0]])
@@ -210,7 +209,7 @@ def test_a_checkpoint_says_what_it_stands_on_and_is_gone_on_from_on_purpose_and_
 
 
 def test_what_an_earlier_run_logged_is_not_the_new_ones(tmp_path: Path):
-    from sotopia_rl_data.trainers.run import RunFolder
+    from sotopia_rl_data.trainers.run_folder import RunFolder
 
     folder = RunFolder(tmp_path)
     (tmp_path / "completions").mkdir()
@@ -225,10 +224,10 @@ def test_what_an_earlier_run_logged_is_not_the_new_ones(tmp_path: Path):
 
 def test_patience_is_of_no_account_where_nobody_looks(tmp_path: Path):
     """As `--preset default --set eval_strategy=no` has it."""
-    from sotopia_rl_data.trainers.config import configure
-    from sotopia_rl_data.trainers.data import load_examples
-    from sotopia_rl_data.trainers.prepare import prepare
-    from sotopia_rl_data.trainers.rm import build_trainer, load_model
+    from sotopia_rl_data.trainers.config import RMConfig, configure
+    from sotopia_rl_data.trainers.data import load_rows
+    from sotopia_rl_data.trainers.reward_model.rows import prepare
+    from sotopia_rl_data.trainers.reward_model.trainer import build_trainer, load_model
 
     options = {
         "model": toy_model(tmp_path / "model"),
@@ -236,8 +235,8 @@ def test_patience_is_of_no_account_where_nobody_looks(tmp_path: Path):
         "use_cpu": True,
         "bf16": False,
     }
-    config = configure("rm", preset="default", options=options, settings=["eval_strategy=no", "max_steps=1"])
-    prepared = prepare(load_examples(make_dataset(tmp_path), store=tmp_path), config)
+    config = configure(RMConfig, preset="default", options=options, settings=["eval_strategy=no", "max_steps=1"])
+    prepared = prepare(load_rows(make_dataset(tmp_path), store=tmp_path), config)
     build_trainer(config, prepared, load_model(config, prepared)).train()
 
 
@@ -259,9 +258,9 @@ def test_the_best_checkpoint_is_kept_and_training_stops_when_nothing_gets_better
     again = train(store, model, tmp_path / "broken", *settings, "resume=true")  # after one of the two
     assert (again["best"], again["metrics"]) == (record["best"], record["metrics"])
     assert [row["step"] for row in logged(tmp_path / "broken")] == [row["step"] for row in logged(tmp_path / "out")]
-    from sotopia_rl_data.trainers.data import load_examples
+    from sotopia_rl_data.trainers.data import load_rows
 
-    model, rows_of = RewardModel.load(tmp_path / "out"), load_examples("toys/rewards@v1.0.0", store=store)
+    model, rows_of = RewardModel.load(tmp_path / "out"), load_rows("toys/rewards@v1.0.0", store=store)
     known = rows_of.of("validation")
     found = model.score_batch([(r.prompt, r.completion) for r in known])
     assert np.mean((found - [r.reward for r in known]) ** 2) == pytest.approx(held_out[best], rel=1e-4)
@@ -285,15 +284,15 @@ def test_over_long_prompts_are_cut_to_the_models_context_and_counted(store: Path
 
 
 def test_weighing_by_spread_trusts_agreement_more(tmp_path: Path, tiny: str):
-    from sotopia_rl_data.trainers.config import configure
-    from sotopia_rl_data.trainers.data import load_examples
-    from sotopia_rl_data.trainers.prepare import prepare
+    from sotopia_rl_data.trainers.config import RMConfig, configure
+    from sotopia_rl_data.trainers.data import load_rows
+    from sotopia_rl_data.trainers.reward_model.rows import prepare
 
     options = {"model": tiny, "output_dir": str(tmp_path / "out"), "weigh_by_spread": True}
-    config = configure("rm", preset="tiny", options=options)
-    prepared = prepare(load_examples(make_dataset(tmp_path), store=tmp_path), config)
-    trained_on = prepared.samples["train"]
-    by_spread = {prepared.examples[one.index].spread: one.weights[0] for one in trained_on}
+    config = configure(RMConfig, preset="tiny", options=options)
+    prepared = prepare(load_rows(make_dataset(tmp_path), store=tmp_path), config)
+    trained_on = prepared.utterances["train"]
+    by_spread = {prepared.rows[one.index].spread: one.weights[0] for one in trained_on}
     assert by_spread[0.0] > by_spread[0.1] > by_spread[0.3]
     assert by_spread[0.1] == pytest.approx(by_spread[0.0] / 2)
     assert np.mean([one.weights[0] for one in trained_on]) == pytest.approx(1.0)
@@ -316,15 +315,15 @@ class Blurred(torch.nn.Embedding):
 def test_packing_that_scores_differently_is_given_up(
     store: Path, tiny: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    from sotopia_rl_data.trainers.config import configure
-    from sotopia_rl_data.trainers.data import load_examples
-    from sotopia_rl_data.trainers.prepare import prepare
-    from sotopia_rl_data.trainers.rm import build_trainer, load_model
+    from sotopia_rl_data.trainers.config import RMConfig, configure
+    from sotopia_rl_data.trainers.data import load_rows
+    from sotopia_rl_data.trainers.reward_model.rows import prepare
+    from sotopia_rl_data.trainers.reward_model.trainer import build_trainer, load_model
 
     ref = make_dataset(store, "toys/branching", layout="single")
     options = {"dataset": ref, "model": tiny, "output_dir": str(tmp_path), "packing": "tree"}
-    config = configure("rm", preset="tiny", options=options)
-    prepared = prepare(load_examples(ref, store=store), config)
+    config = configure(RMConfig, preset="tiny", options=options)
+    prepared = prepare(load_rows(ref, store=store), config)
     for spoilt in (False, True):
         model = load_model(config, prepared)
         if spoilt:
@@ -336,7 +335,7 @@ def test_packing_that_scores_differently_is_given_up(
 
 
 def test_packing_that_scores_differently_is_given_up_in_use_too(tiny: str):
-    from sotopia_rl_data.trainers.attention import NAME, attend_as
+    from sotopia_rl_data.trainers.reward_model.attention import NAME, attend_as
 
     model = attend_as(AutoModelForSequenceClassification.from_pretrained(tiny, num_labels=1), NAME)
     model.set_input_embeddings(Blurred.from_pretrained(model.get_input_embeddings().weight))
@@ -406,18 +405,18 @@ def test_a_run_can_be_looked_at(full: tuple[Path, dict[str, Any]], tmp_path: Pat
     found = inspect_run(full[0])
     assert found["kind"] == "rm"
     assert found["logged"][0]["step"] == 2
-    with pytest.raises(NotFound, match="is no run"):
+    with pytest.raises(NotFound, match="is not a run"):
         inspect_run(tmp_path)
     with pytest.raises(NotFound, match="no folder"):
         inspect_run(tmp_path / "absent")
-    for text, said in (("{", "is damaged"), ("{}", "is no record of a run"), ("[]", "is no record of a run")):
+    for text, said in (("{", "is damaged"), ("{}", "is not the record of a run"), ("[]", "is not the record of a run")):
         (tmp_path / "run.json").write_text(text)
         with pytest.raises(InputError, match=said):
             inspect_run(tmp_path)
 
 
 def test_progress_is_one_short_line():
-    from sotopia_rl_data.trainers.progress import line
+    from sotopia_rl_data.trainers.callbacks import line
 
     logged = {"loss": 0.81234, "learning_rate": 1e-4, "grad_norm": 3.0}
     assert line(5, logged) == "step 5  loss 0.812  learning_rate 0.0001"
@@ -471,7 +470,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("settings", "said"),
         [
-            (["metric_for_best_model=accuracy"], "'accuracy' is no metric_for_best_model"),
+            (["metric_for_best_model=accuracy"], "'accuracy' is not a valid metric_for_best_model"),
             (["adapter=lora", "lora_target_modules=nosuch"], "refused: No modules were targeted"),
         ],
     )

@@ -16,17 +16,16 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 pytest.importorskip("trl", reason="needs the train extra")
 pytestmark = pytest.mark.train
 
-from train_toys import make_dataset, toy_model
+from train_toys import make_dataset, toy_model, train_rm
 from transformers import logging
 
 from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.store import Store
-from sotopia_rl_data.trainers.api import score, train_rm
-from sotopia_rl_data.trainers.config import configure
-from sotopia_rl_data.trainers.data import load_examples
-from sotopia_rl_data.trainers.encoding import Encoder, tokenizer_of
-from sotopia_rl_data.trainers.policies import dialogues
-from sotopia_rl_data.trainers.reward_model import RewardModel
+from sotopia_rl_data.trainers import RewardModel
+from sotopia_rl_data.trainers.api import score
+from sotopia_rl_data.trainers.config import PolicyGRPOConfig, PolicySFTConfig, RMConfig, configure
+from sotopia_rl_data.trainers.data import load_rows
+from sotopia_rl_data.trainers.encoding import Encoder, dialogues, tokenizer_of
 
 torch.set_num_threads(1)
 logging.disable_progress_bar()
@@ -52,8 +51,8 @@ def environments(texts: Iterable[str]) -> set[str]:
 
 
 def given_to_rm(found: Any, config: Any, tokenizer: Any) -> list[list[str]]:
-    from sotopia_rl_data.trainers.prepare import prepare
-    from sotopia_rl_data.trainers.rm import build_trainer, load_model
+    from sotopia_rl_data.trainers.reward_model.rows import prepare
+    from sotopia_rl_data.trainers.reward_model.trainer import build_trainer, load_model
 
     prepared = prepare(found, config)
     trainer = build_trainer(config, prepared, load_model(config, prepared))
@@ -81,14 +80,17 @@ def given_to_grpo(found: Any, config: Any, tokenizer: Any) -> list[list[str]]:
     return [[json.dumps(p) for p in side["prompt"]] for side in (trainer.train_dataset, trainer.eval_dataset)]
 
 
-@pytest.mark.parametrize(("kind", "given"), [("rm", given_to_rm), ("sft", given_to_sft), ("grpo", given_to_grpo)])
+@pytest.mark.parametrize(
+    ("config_class", "given"),
+    [(RMConfig, given_to_rm), (PolicySFTConfig, given_to_sft), (PolicyGRPOConfig, given_to_grpo)],
+)
 @pytest.mark.parametrize("name", ["split", "whole"])
 def test_what_a_trainer_is_given_has_no_environment_on_two_sides(
-    store: Path, tiny: str, tmp_path: Path, kind: str, given: Any, name: str
+    store: Path, tiny: str, tmp_path: Path, config_class: Any, given: Any, name: str
 ):
     options = {"dataset": f"toys/{name}", "model": tiny, "output_dir": str(tmp_path)}
-    config = configure(kind, preset="tiny", options=options, settings=["eval_strategy=steps", "eval_steps=2"])
-    found = load_examples(f"toys/{name}", store=store)
+    config = configure(config_class, preset="tiny", options=options, settings=["eval_strategy=steps", "eval_steps=2"])
+    found = load_rows(f"toys/{name}", store=store)
     sides = [environments(texts) for texts in given(found, config, tokenizer_of(config))]
     assert all(sides)
     assert sum(map(len, sides)) == len(set.union(*sides))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sotopia_rl_data.trainers.treepack import Segment, pack, packed_size, shared_prefix
+from sotopia_rl_data.trainers.reward_model.tree import Segment, pack, packed_size, shared_prefix
 
 sequences = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1, max_size=10)
 

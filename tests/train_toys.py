@@ -141,6 +141,36 @@ def toy_model(path: Path, **shape: int) -> str:
     return str(make_tiny(path, text=toy_text(), **{"hidden": 32, "layers": 1, "kv_heads": 4, **shape}))
 
 
+def train_rm(dataset: str, model: str, out: Path, **given: Any) -> dict[str, Any]:
+    """`api.train_rm`, with the fields of its configuration by name, `preset` and `settings`; the run's record."""
+    from sotopia_rl_data.trainers import api, config
+
+    return api.train_rm(_configured(config.RMConfig, dataset, model, out, **given))
+
+
+def train_sft(dataset: str, model: str, out: Path, **given: Any) -> dict[str, Any]:
+    """`api.train_sft`, in the same way."""
+    from sotopia_rl_data.trainers import api, config
+
+    return api.train_sft(_configured(config.PolicySFTConfig, dataset, model, out, **given))
+
+
+def train_grpo(dataset: str, model: str, out: Path, **given: Any) -> dict[str, Any]:
+    """`api.train_grpo`, in the same way."""
+    from sotopia_rl_data.trainers import api, config
+
+    return api.train_grpo(_configured(config.PolicyGRPOConfig, dataset, model, out, **given))
+
+
+def _configured(
+    config_class: Any, dataset: str, model: str, out: Path, preset: str | None = None, settings: Any = (), **fields: Any
+) -> Any:
+    from sotopia_rl_data.trainers.config import configure
+
+    options = {"dataset": dataset, "model": model, "output_dir": str(out), **fields}
+    return configure(config_class, preset=preset, options=options, settings=settings)
+
+
 def make_dataset(
     root: Path,
     name: str = "toys/rewards",

@@ -1,8 +1,41 @@
 """Reward models, behaviour cloning and GRPO by dataset id: thin over transformers, trl and peft.
 
-Nothing here is imported by the core. Importing it is cheap: torch and transformers are imported by the modules
-that use them, and `sotopia_rl_data.trainers.api` is the way in for the command line.
+    from sotopia_rl_data.trainers import RewardModel
+
+    api.py           one function a trainer, `score`, `release`, `inspect_run`: the way in for the command line
+    config.py        the libraries' own configurations with a few fields more; presets
+    data.py          a dataset pinned, read and split
+    encoding.py      from messages to token ids; prompts cut to fit
+    modeling.py      models into memory, and what to say when that fails
+    reward_model/    the reward model: rows that share prefixes, loss, metrics, units, and the model in use
+    sft.py grpo.py   the policies
+    score.py         a reward model as one more judge of a dataset
+    run_folder.py    `run.json`, metrics and checkpoints, read without torch
+    callbacks.py     what a run writes and shows while it trains
+    release.py       a run's model on the Hub
+    tiny.py          a tiny random model for tests and smoke runs
+
+Nothing here is imported by the core. Importing it is cheap: torch is imported when `RewardModel` is asked for, and by
+the functions of `api`.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 if __name__ != "sotopia_rl_data.trainers":  # imported by its bare name: a second copy of all classes
     raise ImportError("Import sotopia_rl_data.trainers: the folder trainers/ is a part of that package.")
+
+if TYPE_CHECKING:
+    from sotopia_rl_data.trainers.reward_model.model import RewardModel
+
+__all__ = ["RewardModel"]
+
+
+def __getattr__(name: str) -> type[RewardModel]:
+    """`RewardModel`, imported with torch when it is first asked for."""
+    if name != "RewardModel":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from sotopia_rl_data.trainers.reward_model.model import RewardModel
+
+    return RewardModel

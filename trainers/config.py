@@ -8,11 +8,11 @@ FSDP, `report_to`) is reached by its own name; nothing is renamed.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 import yaml
@@ -20,8 +20,9 @@ from transformers import TrainingArguments
 from trl import GRPOConfig, SFTConfig
 
 from sotopia_rl_data.errors import InputError, UsageError
-from sotopia_rl_data.trainers.modeling import ADAPTERS, Adapter
+from sotopia_rl_data.trainers.modeling import first_line
 
+ADAPTERS = ("lora", "qlora", "none")
 PACKINGS = ("auto", "tree", "none")
 ATTENTIONS = ("prefix_tree", "flex_attention")
 SPLIT_BY = ("dataset", "grouped")
@@ -29,7 +30,7 @@ GREATER_IS_BETTER = ("r2", "pearson", "spearman", "pair_accuracy")
 
 
 @dataclass
-class Common:
+class CommonFields:
     """What every trainer here adds to its library's configuration."""
 
     dataset: str = field(default="", metadata={"help": "A path, a name, or org/name@v1.2.0."})
@@ -64,17 +65,12 @@ class Common:
             self.load_best_model_at_end = False  # nothing says which is best
         super().__post_init__()  # type: ignore[misc]
 
-    def lora(self) -> Adapter:
-        """The adapter that these fields describe."""
-        names = self.lora_target_modules
-        targets = names if names == "all-linear" else [name.strip() for name in names.split(",")]
-        return Adapter(self.adapter, self.lora_r, self.lora_alpha, self.lora_dropout, targets)
-
 
 @dataclass
-class RMConfig(Common, TrainingArguments):
+class RMConfig(CommonFields, TrainingArguments):  # type: ignore[misc]  # transformers is not read by mypy
     """transformers' TrainingArguments, and what a regression reward model needs."""
 
+    kind: ClassVar[Literal["rm"]] = "rm"
     targets: list[str] = field(default_factory=list, metadata={"help": "Dimensions, one head each; none: the reward."})
     weigh_by_spread: bool = field(default=False, metadata={"help": "Trust utterances less where opinions differ."})
     packing: str = field(default="auto", metadata={"help": "auto, tree or none."})
@@ -105,9 +101,10 @@ class RMConfig(Common, TrainingArguments):
 
 
 @dataclass
-class PolicySFTConfig(Common, SFTConfig):
+class PolicySFTConfig(CommonFields, SFTConfig):  # type: ignore[misc]  # nor is trl
     """TRL's SFTConfig; the loss is on the completion alone."""
 
+    kind: ClassVar[Literal["sft"]] = "sft"
     completion_only_loss: bool | None = True
     max_length: int | None = 4096
     eval_strategy: str = "epoch"
@@ -119,9 +116,10 @@ class PolicySFTConfig(Common, SFTConfig):
 
 
 @dataclass
-class PolicyGRPOConfig(Common, GRPOConfig):
+class PolicyGRPOConfig(CommonFields, GRPOConfig):  # type: ignore[misc]  # nor is trl
     """TRL's GRPOConfig. What its defaults left to the version is explicit here."""
 
+    kind: ClassVar[Literal["grpo"]] = "grpo"
     policy_adapter: str | None = field(default=None, metadata={"help": "The SFT adapter to start from and stay near."})
     reward_model: str = field(default="", metadata={"help": "A directory or a Hub id, id@revision."})
     rewards: list[str] = field(default_factory=list, metadata={"help": "Further rewards: name or file.py:Name."})
@@ -140,37 +138,36 @@ class PolicyGRPOConfig(Common, GRPOConfig):
     logging_steps: float = 1
 
 
-KINDS: dict[str, type[Any]] = {"rm": RMConfig, "sft": PolicySFTConfig, "grpo": PolicyGRPOConfig}
+TrainerConfig = RMConfig | PolicySFTConfig | PolicyGRPOConfig
+Config = TypeVar("Config", RMConfig, PolicySFTConfig, PolicyGRPOConfig)
 
 
 def configure(
-    kind: str,
+    config_class: type[Config],
     *,
     preset: str | None = None,
     file: str | None = None,
     options: Mapping[str, Any] | None = None,
     settings: Sequence[str] = (),
-) -> Any:
-    """The configuration of trainer `kind` ("rm", "sft", "grpo"). `options` with value None count as not given.
+) -> Config:
+    """A configuration from a preset, a YAML `file`, `options` (None: not given) and "key=value" `settings`; later wins.
 
     Raises UsageError for an unknown preset, key or value, InputError for a file that cannot be read.
     """
-    known = {f.name: f for f in fields(KINDS[kind]) if f.init}
+    annotations = {field.name: str(field.type) for field in fields(config_class) if field.init}
+    given = {key: value for key, value in (options or {}).items() if value is not None}
     values: dict[str, Any] = {}
-    for source in (preset_values(kind, preset), _read(file) if file else {}, options or {}, _settings(settings)):
-        values |= {
-            _known(key, known, KINDS[kind].__name__): value
-            for key, value in source.items()
-            if value is not None or source is not options
-        }
-    values = {key: _typed(key, value, str(known[key].type)) for key, value in values.items()}
+    for source in (preset_values(config_class.kind, preset), _file(file) if file else {}, given, _settings(settings)):
+        for key, value in source.items():
+            check_field(key, annotations, config_class.__name__)
+            values[key] = _typed(key, value, annotations[key])
     if preset:
         values["preset"] = preset
     try:
-        return KINDS[kind](**values)
+        return config_class(**values)
     except (ValueError, TypeError, NotImplementedError, ImportError) as error:
         raise UsageError(
-            f"The configuration does not hold together: {_first(error)}", "change the values it names"
+            f"The configuration does not hold together: {first_line(error)}", "change the values it names"
         ) from error
 
 
@@ -194,7 +191,7 @@ def preset_values(kind: str, name: str | None) -> dict[str, Any]:
 def one_of(what: str, value: str, allowed: Sequence[str]) -> None:
     """Raises UsageError where `value` is none of `allowed`."""
     if value not in allowed:
-        raise UsageError(f"{value!r} is no {what}.", f"name one of: {', '.join(allowed)}")
+        raise UsageError(f"{value!r} is not a valid {what}.", f"name one of: {', '.join(allowed)}")
 
 
 # What a reader of a run asks for first, default or not.
@@ -205,56 +202,54 @@ ALWAYS = (
 )  # fmt: skip
 
 
-def changed(config: Any) -> dict[str, Any]:
+def changed(config: TrainerConfig) -> dict[str, Any]:
     """What of a configuration differs from its class's defaults, and ALWAYS: what a reader of the run wants to know."""
-    from dataclasses import MISSING
-
-    found = {name: getattr(config, name) for name in ALWAYS if hasattr(config, name)}
+    values = {name: getattr(config, name) for name in ALWAYS if hasattr(config, name)}
     for one in fields(config):
         default = one.default if one.default is not MISSING else None
         if one.default_factory is not MISSING:
             default = one.default_factory()
         value = getattr(config, one.name, None)
         if one.init and value != default:
-            found[one.name] = value
-    return found
+            values[one.name] = value
+    return values
 
 
-def _known(key: str, known: Mapping[str, Any], where: str) -> str:
-    if key not in known:
-        near = difflib.get_close_matches(key, known, n=3)
+def check_field(key: str, names: Collection[str], where: str) -> None:
+    """Raises UsageError, naming those nearest, where `key` is not one of the `names` of the class `where`."""
+    if key not in names:
+        near = difflib.get_close_matches(key, names, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"name a field of trainers.config.{where}"
         raise UsageError(f"There is no setting {key!r}.", hint)
-    return key
 
 
 def _settings(settings: Sequence[str]) -> dict[str, Any]:
-    found = {}
-    for text in settings:
-        key, equals, value = text.partition("=")
+    """The values of "key=value" texts, read as YAML."""
+    values = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        key = name.strip()
         if not equals:
-            raise UsageError(f"{text!r} sets nothing.", "write --set key=value")
-        found[key.strip()] = _value(key.strip(), value)
-    return found
+            raise UsageError(f"{setting!r} sets nothing.", "write --set key=value")
+        try:
+            values[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            hint = f"quote it: --set '{key}=\"…\"'"
+            raise UsageError(f"{text!r} cannot be read as a value of {key}.", hint) from error
+    return values
 
 
-def _value(key: str, text: str) -> Any:
+def _file(file: str) -> dict[str, Any]:
+    """The values of a YAML file."""
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{text!r} cannot be read as a value of {key}.", f"quote it: --set '{key}=\"…\"'") from error
-
-
-def _read(file: str) -> dict[str, Any]:
-    try:
-        found = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        values = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(
-            f"The configuration {file} cannot be read: {_first(error)}.", "write key: value lines"
+            f"The configuration {file} cannot be read: {first_line(error)}.", "write key: value lines"
         ) from error
-    if not isinstance(found, dict):
-        raise InputError(f"The configuration {file} is no mapping.", "write key: value lines")
-    return found
+    if not isinstance(values, dict):
+        raise InputError(f"The configuration {file} is not a mapping.", "write key: value lines")
+    return values
 
 
 def _typed(key: str, value: Any, annotation: str) -> Any:
@@ -275,8 +270,3 @@ def _number(key: str, value: Any, example: str) -> float:
         return float(value)
     except (TypeError, ValueError) as error:
         raise UsageError(f"{key} is a number, not {value!r}.", f"--set {key}={example}") from error
-
-
-def _first(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

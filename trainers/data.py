@@ -1,4 +1,4 @@
-"""A dataset reference, pinned, read and split: what all three trainers start from. No torch here.
+"""A dataset reference, pinned, read and split: what all three trainers, and `score`, start from. No torch here.
 
 A reference is resolved to one version before the first step, and the digest of that version is what the run, the
 checkpoint and the model card name. The dataset's own splits are used; where it has none, environments are kept whole
@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +33,7 @@ VALIDATION, TEST = 0.1, 0.1
 
 @dataclass(frozen=True, slots=True)
 class Pinned:
-    """Which rows a run stands on: `ref` as it was asked for, and the version and digest that it was resolved to."""
+    """Which rows a run stands on: `ref` as it was named, and the version and digest that it was resolved to."""
 
     ref: str
     name: str
@@ -43,9 +44,9 @@ class Pinned:
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
-    """One utterance. `targets` holds a number for each target (None: missing); `spread` is that of the opinions. Rows
-    of somebody else's may know no episode, environment or agent ("") and no turn (None)."""
+class DatasetRow:
+    """One utterance of the `rewards` config. `targets` holds a number for each target (None: missing); `spread` is that
+    of the opinions. Imported rewards may have no episode, environment or agent ("") and no turn (None)."""
 
     split: str
     episode_id: str
@@ -60,16 +61,16 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
-class Examples:
+class DatasetRows:
     """The rows of a run in key order, where they came from, and what was left out (`dropped`: reason -> rows)."""
 
     pinned: Pinned
-    rows: tuple[Example, ...]
+    rows: tuple[DatasetRow, ...]
     targets: tuple[str, ...]
     dropped: Mapping[str, int]
     splits_by: str
 
-    def of(self, split: str) -> tuple[Example, ...]:
+    def of(self, split: str) -> tuple[DatasetRow, ...]:
         """The rows of one split, in key order."""
         return tuple(r for r in self.rows if r.split == split)
 
@@ -78,16 +79,16 @@ class Examples:
         return {s: len(self.of(s)) for s in ("train", "validation", "test")}
 
 
-def load_examples(
+def load_rows(
     ref: str,
     *,
-    store: Any = None,
+    store: str | Path | None = None,
     targets: Sequence[str] = (),
     where: str | None = None,
     split_by: str = "dataset",
     sentinels: Iterable[float] = (),
     need_reward: bool = True,
-) -> Examples:
+) -> DatasetRows:
     """The `rewards` rows of `ref` that can be trained on.
 
     `targets` are dimensions (`norm_<dimension>` columns); none: the aggregate `reward`. `where` is an SQL condition
@@ -98,14 +99,14 @@ def load_examples(
     from sotopia_rl_data.hub.resolve import open_dataset
 
     dataset = open_dataset(ref, store)
-    wanted = target_columns(dataset, targets, need_reward)
+    columns = target_columns(dataset, targets, need_reward)
     table = dataset.sql(select(dataset, where))
-    rows, dropped = _examples(table, wanted, set(sentinels), need_reward)
+    rows, dropped = _usable_rows(table, columns, set(sentinels), need_reward)
     _check_any(ref, rows, dropped, where)
     rows, splits_by = _with_splits(rows, dataset, split_by)
     check_disjoint(rows)
     names = tuple(full_name(t) for t in targets) or ("reward",)
-    return Examples(pin(dataset, ref), tuple(rows), names, dropped, splits_by)
+    return DatasetRows(pin(dataset, ref), tuple(rows), names, dropped, splits_by)
 
 
 def pin(dataset: Dataset, ref: str) -> Pinned:
@@ -143,60 +144,58 @@ def full_name(target: str) -> str:
 def select(dataset: Dataset, where: str | None) -> str:
     """The SELECT of the rewards rows that meet `where`, in key order; `model` is that of the agent who speaks.
 
-    Rows of somebody else's, which have no key, stay in the order of their files.
+    Imported rewards without a key stay in the order of their files.
     """
     keyed = {"episode_id", "agent", "turn"} <= dataset.manifest.columns["rewards"].keys()
     order = "ORDER BY split, episode_id, agent, turn" if keyed else ""
     condition = f"WHERE ({where})" if where else ""
     if not where or not keyed or "episodes" not in dataset.manifest.configs:
         return f"SELECT * FROM rewards {condition} {order}"
-    told = ", ".join(("episode_id", *EPISODE_COLUMNS, "speaker.agent AS agent", "speaker.model AS model"))
-    episodes = f"SELECT {told} FROM (SELECT *, unnest(agents) AS speaker FROM episodes)"
+    selected = ", ".join(("episode_id", *EPISODE_COLUMNS, "speaker.agent AS agent", "speaker.model AS model"))
+    episodes = f"SELECT {selected} FROM (SELECT *, unnest(agents) AS speaker FROM episodes)"
     return f"SELECT rewards.* FROM rewards LEFT JOIN ({episodes}) USING (episode_id, agent) {condition} {order}"
 
 
-def _examples(
-    table: pa.Table, wanted: Sequence[str], sentinels: set[float], need_reward: bool
-) -> tuple[list[Example], dict[str, int]]:
+def _usable_rows(
+    table: pa.Table, columns: Sequence[str], sentinels: set[float], need_reward: bool
+) -> tuple[list[DatasetRow], dict[str, int]]:
+    """The rows that can be trained on, with a number for each of the target `columns`, and how many cannot."""
     dropped = {"no reward": 0, "no completion": 0}
     rows = []
     for batch in table.to_batches(max_chunksize=1024):
         for row in batch.to_pylist():
-            targets = tuple(_number(row[c], sentinels) for c in wanted)
+            targets = tuple(_number(row[c], sentinels) for c in columns)
             if need_reward and all(t is None for t in targets):
                 dropped["no reward"] += 1
             elif not row["completion"] or not row["prompt"]:
                 dropped["no completion"] += 1
             else:
-                rows.append(_example(row, targets, sentinels))
+                usable = DatasetRow(
+                    split=row["split"],
+                    episode_id=row.get("episode_id") or "",
+                    environment_id=row.get("environment_id") or "",
+                    agent=row.get("agent") or "",
+                    turn=row.get("turn"),
+                    prompt=tuple(row["prompt"]),
+                    completion=tuple(row["completion"]),
+                    targets=targets,
+                    reward=_number(row.get("reward"), sentinels),
+                    spread=_number(row.get("spread"), set()),
+                )
+                rows.append(usable)
     return rows, dropped
-
-
-def _example(row: Mapping[str, Any], targets: tuple[float | None, ...], sentinels: set[float]) -> Example:
-    return Example(
-        split=row["split"],
-        episode_id=row.get("episode_id") or "",
-        environment_id=row.get("environment_id") or "",
-        agent=row.get("agent") or "",
-        turn=row.get("turn"),
-        prompt=tuple(row["prompt"]),
-        completion=tuple(row["completion"]),
-        targets=targets,
-        reward=_number(row.get("reward"), sentinels),
-        spread=_number(row.get("spread"), set()),
-    )
 
 
 def _number(value: float | None, sentinels: set[float]) -> float | None:
     return None if value is None or not np.isfinite(value) or value in sentinels else float(value)
 
 
-def target_table(rows: Sequence[Example]) -> NDArray[np.float64]:
+def target_table(rows: Sequence[DatasetRow]) -> NDArray[np.float64]:
     """[N, K] the rows' targets; NaN where one is missing."""
     return np.array([[np.nan if t is None else t for t in r.targets] for r in rows], dtype=np.float64)
 
 
-def _check_any(ref: str, rows: Sequence[Example], dropped: Mapping[str, int], where: str | None) -> None:
+def _check_any(ref: str, rows: Sequence[DatasetRow], dropped: Mapping[str, int], where: str | None) -> None:
     if rows:
         return
     if dropped["no reward"]:
@@ -208,20 +207,19 @@ def _check_any(ref: str, rows: Sequence[Example], dropped: Mapping[str, int], wh
     raise InputError(f"{ref} has no rows to train on.", f"look at it: sotopia-rl-data show {ref}")
 
 
-def _with_splits(rows: list[Example], dataset: Dataset, split_by: str) -> tuple[list[Example], str]:
+def _with_splits(rows: list[DatasetRow], dataset: Dataset, split_by: str) -> tuple[list[DatasetRow], str]:
+    """The rows in the dataset's own splits, or in new ones; and by what they are split."""
     own = set(dataset.version.files("rewards"))
     if split_by == "dataset" and own & {"validation", "test"}:
         return rows, "dataset"
-    from dataclasses import replace
-
     column = grouping(rows)
     if column is None:
-        return [replace(r, split="train") for r in rows], "none"
-    side = grouped_split([getattr(r, column) for r in rows])
-    return [replace(r, split=side[getattr(r, column)]) for r in rows], column
+        return [replace(row, split="train") for row in rows], "none"
+    split_of = grouped_split([getattr(row, column) for row in rows])
+    return [replace(row, split=split_of[getattr(row, column)]) for row in rows], column
 
 
-def grouping(rows: Sequence[Example]) -> str | None:
+def grouping(rows: Sequence[DatasetRow]) -> str | None:
     """The column whose values must stay whole: environment, else episode; None where there are no two of either."""
     for column in ("environment_id", "episode_id"):
         values = {getattr(r, column) for r in rows}
@@ -236,33 +234,33 @@ def grouped_split(groups: Sequence[str]) -> dict[str, str]:
     ordered = sorted(set(groups), key=lambda g: hashlib.sha256(g.encode()).digest())
     validation = max(1, round(len(ordered) * VALIDATION)) if len(ordered) > 1 else 0
     test = max(1, round(len(ordered) * TEST)) if len(ordered) > 2 else 0
-    sides = ["validation"] * validation + ["test"] * test + ["train"] * (len(ordered) - validation - test)
-    return dict(zip(ordered, sides, strict=True))
+    splits = ["validation"] * validation + ["test"] * test + ["train"] * (len(ordered) - validation - test)
+    return dict(zip(ordered, splits, strict=True))
 
 
-def check_splits(found: Examples, have: Collection[str], evaluating: bool) -> None:
-    """Raises UsageError where the splits that still `have` rows do not do for training, and for evaluating if asked.
+def check_splits(data: DatasetRows, splits: Collection[str], evaluating: bool) -> None:
+    """Raises UsageError where the `splits` that still have rows do not allow for training, or for `evaluating`.
 
     Where nothing could be held out and nobody evaluates, says so in a warning.
     """
-    name = found.pinned.ref
-    if "train" not in have:
+    name = data.pinned.ref
+    if "train" not in splits:
         raise UsageError(f"The train split of {name} is empty.", "loosen --where, or --set split_by=grouped")
-    if found.splits_by == "none":
-        told = f"{name} has no splits, and no two environments or episodes to divide it by"
+    if data.splits_by == "none":
+        reason = f"{name} has no splits, and no two environments or episodes to divide it by"
         if evaluating:
             raise UsageError(
-                f"{told}: nothing can be held out.", "--set eval_strategy=no trains on all of it, unmeasured"
+                f"{reason}: nothing can be held out.", "--set eval_strategy=no trains on all of it, unmeasured"
             )
-        log.warning("%s: it is all trained on, and nothing is measured.", told)
-    elif "validation" not in have and evaluating:
+        log.warning("%s: it is all trained on, and nothing is measured.", reason)
+    elif "validation" not in splits and evaluating:
         raise UsageError(
             f"The validation split of {name} is empty: nothing to choose a checkpoint by.",
             "--set split_by=grouped divides it by environment; --set eval_strategy=no trains without looking",
         )
 
 
-def check_disjoint(rows: Iterable[Example]) -> None:
+def check_disjoint(rows: Iterable[DatasetRow]) -> None:
     """Raises InputError where an environment or an episode stands in two splits."""
     seen: dict[tuple[str, str], str] = {}
     for row in rows:

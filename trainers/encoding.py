@@ -2,7 +2,8 @@
 
 The chat template of the model's own tokenizer renders prompt and completion together; what it writes after the
 assistant's closing token (usually a newline) is cut off, so that the score is always read at the token that ends the
-turn. A prompt that does not fit is shortened in the middle of its history, by whole turns, never in the answer.
+turn. A prompt that does not fit is shortened in the middle of its history, by whole turns, never in the answer. The
+reward model is trained on ids (`Encoder.encode`), policies on messages that fit (`dialogues`), which TRL renders.
 """
 
 from __future__ import annotations
@@ -10,18 +11,25 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.schema import Message
-from sotopia_rl_data.trainers.modeling import split_revision, told
+from sotopia_rl_data.trainers.data import DatasetRow, DatasetRows
+from sotopia_rl_data.trainers.modeling import loading_errors, split_revision
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from sotopia_rl_data.trainers.config import TrainerConfig
 
 # How a turn of the history begins: as the simulator's observations have it, or in our own view of an episode.
 TURN = re.compile(r"^(?:Turn #\d+|\[\d+\] )", re.MULTILINE)
-AT_ONCE = 256
+BATCH = 256
+KEYS = ("episode_id", "environment_id", "agent", "turn", "reward")  # what GRPO's reward functions are also given
 Dialogue = tuple[Sequence[Message], Sequence[Message]]  # prompt, completion
 CUT = "[{count} turns are left out here]"
 
@@ -61,20 +69,18 @@ class Encoder:
         check_template(tokenizer)
         self.tokenizer = tokenizer
         self.max_length = max_length
-        self.blank = _Blank(tokenizer)
+        self._is_blank: dict[int, bool] = {}  # by token; few are ever asked about
         self.end_of_turn = self._end_of_turn()
 
     def encode(self, dialogues: Sequence[Dialogue]) -> list[Encoded | None]:
         """Each (prompt, completion) as ids; None where even the shortest form is longer than `max_length`."""
-        found: list[Encoded | None] = []
-        for at in range(0, len(dialogues), AT_ONCE):  # tokenizers hand back Python integers: never all at once
-            some = dialogues[at : at + AT_ONCE]
-            rendered = self._render([[*prompt, *completion] for prompt, completion in some])
-            found += [
-                Encoded(ids) if self._fits(ids) else self._shortened(*dialogue)
-                for ids, dialogue in zip(rendered, some, strict=True)
-            ]
-        return found
+        encoded: list[Encoded | None] = []
+        for at in range(0, len(dialogues), BATCH):  # tokenizers hand back Python integers: never all at once
+            batch = dialogues[at : at + BATCH]
+            rendered = self._render([[*prompt, *completion] for prompt, completion in batch])
+            for ids, (prompt, completion) in zip(rendered, batch, strict=True):
+                encoded.append(Encoded(ids) if self._fits(ids) else self._shortened(prompt, completion))
+        return encoded
 
     def fit(self, dialogues: Sequence[Dialogue]) -> list[tuple[list[Message], int] | None]:
         """Each prompt's messages without as many turns of its history as it takes to fit, and how many; None: never."""
@@ -96,14 +102,20 @@ class Encoder:
     def _render(self, dialogues: list[list[Message]]) -> list[NDArray[np.int32]]:
         if not dialogues:
             return []
-        found = self.tokenizer.apply_chat_template(dialogues, tokenize=True, return_dict=True)["input_ids"]
-        return [self._cut(ids) for ids in found]
+        rendered = self.tokenizer.apply_chat_template(dialogues, tokenize=True, return_dict=True)["input_ids"]
+        return [self._without_blank_end(ids) for ids in rendered]
 
-    def _cut(self, ids: list[int]) -> NDArray[np.int32]:
+    def _without_blank_end(self, ids: list[int]) -> NDArray[np.int32]:
+        """The ids up to the last one that is not only white space."""
         end = len(ids)
-        while end and self.blank(ids[end - 1]):
+        while end and self._blank(ids[end - 1]):
             end -= 1
         return np.array(ids[:end], dtype=np.int32)
+
+    def _blank(self, token: int) -> bool:
+        if token not in self._is_blank:
+            self._is_blank[token] = not self.tokenizer.decode([token]).strip()
+        return self._is_blank[token]
 
     def _end_of_turn(self) -> int:
         """The token that closes an assistant's turn, found by rendering one. Raises InputError where none does."""
@@ -117,17 +129,35 @@ class Encoder:
         return last
 
 
-class _Blank:
-    """Whether a token is nothing but white space; remembered, since few tokens are ever asked about."""
+@dataclass(frozen=True, slots=True)
+class Dialogues:
+    """Rows whose prompts fit, as a `datasets.Dataset` for each split, and what it took."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-        self.known: dict[int, bool] = {}
+    splits: dict[str, Dataset]
+    cuts: Cuts
 
-    def __call__(self, token: int) -> bool:
-        if token not in self.known:
-            self.known[token] = not self.tokenizer.decode([token]).strip()
-        return self.known[token]
+
+def dialogues(data: DatasetRows, encoder: Encoder, with_completion: bool) -> Dialogues:
+    """Every row's prompt, cut to fit (together with its completion where that is trained on), in key order.
+
+    Raises InputError where none fits.
+    """
+    from datasets import Dataset
+
+    no_answer: list[Message] = [{"role": "assistant", "content": ""}]
+    fitted = encoder.fit([(row.prompt, row.completion if with_completion else no_answer) for row in data.rows])
+    cuts = cuts_made([None if one is None else one[1] for one in fitted], encoder.max_length)
+    by_split: dict[str, list[dict[str, Any]]] = {}
+    for row, one in zip(data.rows, fitted, strict=True):
+        if one is not None:
+            by_split.setdefault(row.split, []).append(_dialogue(row, one[0], with_completion))
+    return Dialogues({split: Dataset.from_list(rows) for split, rows in by_split.items()}, cuts)
+
+
+def _dialogue(row: DatasetRow, prompt: list[Message], with_completion: bool) -> dict[str, Any]:
+    if with_completion:
+        return {"prompt": prompt, "completion": list(row.completion)}
+    return {"prompt": prompt, **{key: getattr(row, key) for key in KEYS}}
 
 
 def check_template(tokenizer: Any) -> None:
@@ -153,10 +183,10 @@ def _name(tokenizer: Any) -> str:
     return getattr(tokenizer, "name_or_path", "") or "the model"
 
 
-def tokenizer_of(config: Any) -> Any:
+def tokenizer_of(config: TrainerConfig) -> Any:
     """The tokenizer that a run's configuration names. Raises NotFound, and as `load_tokenizer`."""
     name, revision = split_revision(config.model)
-    with told(config.model):
+    with loading_errors(config.model):
         return load_tokenizer(name, pad_token=config.pad_token, chat_template=config.chat_template, revision=revision)
 
 

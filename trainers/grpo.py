@@ -3,21 +3,113 @@
 The policy starts from an SFT adapter, loaded under PEFT's own name `default`, and the KL reference is that same SFT
 policy, not the base. The reward model is loaded apart, pinned, with its own tokenizer. Generation is TRL's: in
 process, or vLLM as a server or colocated, by TRL's own options.
+
+A reward is, as TRL calls it, a callable of (prompts, completions, **columns) that gives one number a completion, or
+None where it does not apply: the reward model, the form of an action, and anyone's own by entry point (group
+`sotopia_rl_data.rewards`) or as `path/to/file.py:Name`, with a weight: `--set rewards=politeness=0.5`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from trl import GRPOTrainer
 
-from sotopia_rl_data.errors import InputError, UsageError
+from sotopia_rl_data import plugins
+from sotopia_rl_data.errors import BadAnswer, InputError, UsageError
+from sotopia_rl_data.schema import ACTION_TYPES, Message
+from sotopia_rl_data.thoughts import without_thought
 from sotopia_rl_data.trainers.config import PolicyGRPOConfig
-from sotopia_rl_data.trainers.modeling import check_adapter, check_one_gpu, lies_in, settings_told, split_revision, told
-from sotopia_rl_data.trainers.policies import Dialogues, load_causal
-from sotopia_rl_data.trainers.reward_model import RewardModel
-from sotopia_rl_data.trainers.rewarding import ModelReward, Reward, named_rewards, valid_action
+from sotopia_rl_data.trainers.encoding import Dialogues
+from sotopia_rl_data.trainers.modeling import (
+    check_adapter,
+    check_one_gpu,
+    lies_in,
+    load_causal,
+    loading_errors,
+    lora_config,
+    settings_errors,
+    split_revision,
+)
+from sotopia_rl_data.trainers.reward_model.model import RewardModel
+
+Reward = Callable[..., list[float | None]]
+
+BUILTINS = {"format": "sotopia_rl_data.trainers.grpo:valid_action"}
+
+
+class ModelReward:
+    """A reward model as a reward: the whole batch in packed rows, so that completions of one prompt share it.
+
+    A completion that stopped at the length limit has not ended its turn, though the template would close it: it gets
+    `truncated` instead of a score (None: it is scored all the same). `ends` are the ids that end a completion.
+    """
+
+    def __init__(self, model: RewardModel, ends: Sequence[int], truncated: float | None) -> None:
+        self.model = model
+        self.ends = frozenset(ends)
+        self.truncated = truncated
+        self.__name__ = "reward_model"
+
+    def __call__(
+        self,
+        prompts: Sequence[Sequence[Message]],
+        completions: Sequence[Sequence[Message]],
+        completion_ids: Sequence[Sequence[int]] | None = None,
+        log_metric: Callable[[str, float], None] | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        scores: list[float | None] = self.model.score_batch(zip(prompts, completions, strict=True)).tolist()
+        if self.truncated is None or completion_ids is None:
+            return scores
+        ended = [bool(len(ids)) and ids[-1] in self.ends for ids in completion_ids]
+        if log_metric is not None:
+            log_metric("truncated", 1.0 - sum(ended) / max(1, len(ended)))
+        return [score if done else self.truncated for score, done in zip(scores, ended, strict=True)]
+
+
+def valid_action(prompts: Any, completions: Sequence[Sequence[Message]], **columns: Any) -> list[float | None]:
+    """1.0 for a completion that is one action as the simulator reads it, else 0.0."""
+    return [float(is_action(completion[-1]["content"])) for completion in completions]
+
+
+valid_action.__name__ = "format"
+
+
+def is_action(text: str) -> bool:
+    """True for `{"action_type": one of five, "argument": text}`, with or without `to`, and nothing besides but a
+    thought before it, which the simulator does not read either."""
+    try:
+        action = json.loads(without_thought(text))
+    except (ValueError, RecursionError, BadAnswer):
+        return False
+    return (
+        isinstance(action, dict)
+        and {"action_type", "argument"} <= action.keys() <= {"action_type", "argument", "to"}
+        and action["action_type"] in ACTION_TYPES
+        and isinstance(action["argument"], str)
+        and isinstance(action.get("to", []), list)
+    )
+
+
+def named_rewards(specs: Sequence[str]) -> tuple[list[Reward], list[float]]:
+    """Rewards and weights of `name`, `name=0.5`, `path/to/file.py:Name=0.5`. Raises UsageError."""
+    rewards, weights = [], []
+    for spec in specs:
+        name, equals, weight = spec.rpartition("=")
+        reward = plugins.load("reward", "sotopia_rl_data.rewards", name if equals else spec, BUILTINS)
+        rewards.append(reward() if isinstance(reward, type) else reward)
+        weights.append(_weight(spec, weight) if equals else 1.0)
+    return rewards, weights
+
+
+def _weight(spec: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UsageError(f"The weight in {spec!r} is no number.", "write name=0.5") from error
 
 
 def load_policy(config: PolicyGRPOConfig) -> tuple[Any, Any]:
@@ -34,14 +126,14 @@ def load_policy(config: PolicyGRPOConfig) -> tuple[Any, Any]:
     adapter, revision = split_revision(config.policy_adapter)
     check_adapter(adapter, revision, "CAUSAL_LM", "name what `train sft` left")
     base = load_causal(config)
-    with told(config.policy_adapter):
+    with loading_errors(config.policy_adapter):
         return PeftModel.from_pretrained(base, adapter, revision=revision, is_trainable=True), None
 
 
 def _policy_of_its_own(config: PolicyGRPOConfig) -> tuple[Any, Any]:
     """A policy that starts from no adapter. TRL loads the reference by the name that the policy has, and without its
     revision: the name is that of the folder in which this revision lies."""
-    policy, lora = load_causal(config), config.lora().config("CAUSAL_LM", config.model)
+    policy, lora = load_causal(config), lora_config(config, "CAUSAL_LM")
     if lora is None:
         policy.config._name_or_path = str(lies_in(config.model))
     return policy, lora
@@ -49,10 +141,13 @@ def _policy_of_its_own(config: PolicyGRPOConfig) -> tuple[Any, Any]:
 
 def rewards_of(config: PolicyGRPOConfig, tokenizer: Any, model: RewardModel) -> tuple[list[Reward], list[float]]:
     """The reward model (weight 1), the form of the action, and further rewards, with their weights."""
-    rewards, weights = named_rewards(config.rewards)
-    main = ModelReward(model, end_tokens(tokenizer, config.model), config.truncated_reward)
-    form = [(valid_action, config.format_weight)] if config.format_weight else []
-    return [main, *(f for f, _ in form), *rewards], [1.0, *(w for _, w in form), *weights]
+    rewards: list[Reward] = [ModelReward(model, end_tokens(tokenizer, config.model), config.truncated_reward)]
+    weights = [1.0]
+    if config.format_weight:
+        rewards.append(valid_action)
+        weights.append(config.format_weight)
+    further, further_weights = named_rewards(config.rewards)
+    return rewards + further, weights + further_weights
 
 
 def end_tokens(tokenizer: Any, model: str) -> list[int]:
@@ -61,17 +156,20 @@ def end_tokens(tokenizer: Any, model: str) -> list[int]:
 
     name, revision = split_revision(model)
     try:
-        known = GenerationConfig.from_pretrained(name, revision=revision).eos_token_id
+        ends = GenerationConfig.from_pretrained(name, revision=revision).eos_token_id
     except OSError:  # a model without a generation config ends at its tokenizer's token alone
-        known = None
-    return [tokenizer.eos_token_id, *(known if isinstance(known, list) else [known] if known is not None else [])]
+        ends = None
+    if ends is None:
+        ends = []
+    return [tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])]
 
 
-def check_fits(model: RewardModel, found: Dialogues, completion_tokens: int) -> None:
+def check_fits(model: RewardModel, dialogues: Dialogues, completion_tokens: int) -> None:
     """Raises InputError where the reward model's context cannot hold the longest prompt and an answer."""
-    longest = sorted(found.splits["train"]["prompt"], key=lambda p: sum(len(m["content"]) for m in p))[-4:]
-    answer = [{"role": "assistant", "content": " word" * completion_tokens}]
-    if any(fitted is None for fitted in model.encoder.encode([(prompt, answer) for prompt in longest])):
+    prompts: list[list[Message]] = list(dialogues.splits["train"]["prompt"])
+    longest = sorted(prompts, key=lambda prompt: sum(len(message["content"]) for message in prompt))[-4:]
+    answer: list[Message] = [{"role": "assistant", "content": " word" * completion_tokens}]
+    if any(encoded is None for encoded in model.encoder.encode([(prompt, answer) for prompt in longest])):
         raise InputError(
             f"The reward model's context of {model.encoder.max_length} tokens cannot hold a prompt and its answer.",
             "lower max_prompt_length or max_completion_length with --set, or use one with a longer context",
@@ -79,7 +177,7 @@ def check_fits(model: RewardModel, found: Dialogues, completion_tokens: int) -> 
 
 
 def build_trainer(
-    config: PolicyGRPOConfig, found: Dialogues, tokenizer: Any, model: RewardModel, callbacks: Sequence[Any] = ()
+    config: PolicyGRPOConfig, dialogues: Dialogues, tokenizer: Any, model: RewardModel, callbacks: Sequence[Any] = ()
 ) -> GRPOTrainer:
     """TRL's trainer with our rewards. Raises UsageError where TRL finds the batch sizes or options at odds."""
     policy, lora = load_policy(config)
@@ -87,13 +185,13 @@ def build_trainer(
     config.reward_weights = weights
     tokenizer.padding_side = "left"
     check_one_gpu(config)
-    with settings_told():
+    with settings_errors():
         return GRPOTrainer(
             model=policy,
             reward_funcs=functions,
             args=config,
-            train_dataset=found.splits["train"],
-            eval_dataset=found.splits.get("validation") if config.eval_strategy != "no" else None,
+            train_dataset=dialogues.splits["train"],
+            eval_dataset=dialogues.splits.get("validation") if config.eval_strategy != "no" else None,
             processing_class=tokenizer,
             peft_config=lora,
             callbacks=list(callbacks),

@@ -3,46 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sotopia_rl_data.code import check_installed
 from sotopia_rl_data.errors import InputError, NotFound, SotopiaDataError, UsageError
 from sotopia_rl_data.hashing import sha256_of
 
-ADAPTERS = ("lora", "qlora", "none")
+if TYPE_CHECKING:
+    from sotopia_rl_data.trainers.config import PolicyGRPOConfig, PolicySFTConfig, TrainerConfig
 
 
-@dataclass(frozen=True, slots=True)
-class Adapter:
-    """LoRA's size, or `kind` none for training every weight. Dropout 0 keeps packed and plain rows exactly equal."""
-
-    kind: str = "lora"
-    r: int = 16
-    alpha: int = 32
-    dropout: float = 0.0
-    targets: Sequence[str] | str = "all-linear"
-
-    def config(self, task: str, base: str) -> Any:
-        """PEFT's LoraConfig for `task` ("SEQ_CLS" keeps the score head in the adapter by itself), or None.
-
-        It names the commit of `base` (DIR, id or id@revision), which was loaded: what the adapter fits.
-        """
-        from peft import LoraConfig
-
-        if self.kind == "none":
-            return None
-        return LoraConfig(
-            task_type=task,
-            r=self.r,
-            lora_alpha=self.alpha,
-            lora_dropout=self.dropout,
-            target_modules=self.targets,
-            revision=None if Path(split_revision(base)[0]).is_dir() else lies_in(base).name,
-        )
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or else its class."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def split_revision(name: str) -> tuple[str, str | None]:
@@ -61,15 +38,49 @@ def lies_in(model: str) -> Path:
     return Path(name) if Path(name).is_dir() else Path(str(cached_file(name, "config.json", revision=revision))).parent
 
 
+def lora_config(config: TrainerConfig, task: str) -> Any:
+    """PEFT's LoraConfig for `task` ("SEQ_CLS" keeps the score head in the adapter by itself), or None for no adapter.
+
+    It names the commit of the model that was loaded: what the adapter fits.
+    """
+    from peft import LoraConfig
+
+    if config.adapter == "none":
+        return None
+    names = config.lora_target_modules
+    return LoraConfig(
+        task_type=task,
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=names if names == "all-linear" else [name.strip() for name in names.split(",")],
+        revision=None if Path(split_revision(config.model)[0]).is_dir() else lies_in(config.model).name,
+    )
+
+
+def load_causal(config: PolicySFTConfig | PolicyGRPOConfig) -> Any:
+    """A policy's weights, in 4 bits for QLoRA. Raises NotFound."""
+    from transformers import AutoModelForCausalLM, set_seed
+
+    name, revision = split_revision(config.model)
+    set_seed(config.seed)
+    with loading_errors(config.model):
+        return AutoModelForCausalLM.from_pretrained(
+            name,
+            revision=revision,
+            dtype=resolve_dtype(config.dtype, config.adapter),
+            quantization_config=quantization(config.adapter),
+        )
+
+
 @contextmanager
-def told(name: str) -> Iterator[None]:
+def loading_errors(name: str) -> Iterator[None]:
     """Turns what loading a model can raise into one sentence."""
     try:
         yield
     except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise NotFound(
-            f"The model {name!r} cannot be loaded: {first}", "name a directory (./DIR) or a Hub id"
+            f"The model {name!r} cannot be loaded: {first_line(error)}", "name a directory (./DIR) or a Hub id"
         ) from error
     except RuntimeError as error:
         if type(error) is not RuntimeError:  # an accelerator's own, such as out of memory
@@ -81,22 +92,23 @@ def told(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def settings_told() -> Iterator[None]:
+def settings_errors() -> Iterator[None]:
     """Turns what the libraries say about settings that do not go together into one sentence."""
     try:
         yield
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and type(error) not in (RuntimeError, NotImplementedError):
             raise  # an accelerator's own, such as out of memory
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UsageError(f"These settings are refused: {first}", "change the values it names, with --set") from error
+        raise UsageError(
+            f"These settings are refused: {first_line(error)}", "change the values it names, with --set"
+        ) from error
 
 
 def check_adapter(name: str, revision: str | None, task: str, hint: str) -> None:
     """Raises InputError where the adapter was trained for another task than `task`, NotFound where there is none."""
     from peft import PeftConfig
 
-    with told(name):
+    with loading_errors(name):
         found = PeftConfig.from_pretrained(name, revision=revision).task_type
     if found != task:
         raise InputError(f"The adapter {name} is for {found}, and {task} is wanted.", hint)
@@ -108,25 +120,24 @@ def context_of(config: Any) -> int | None:
     return limit
 
 
-def within_context(config: Any) -> Any:
-    """The run's configuration, its longest prompt and answer no longer than the model's context. Raises NotFound."""
+def within_context(config: TrainerConfig) -> None:
+    """Lower a run's longest prompt and answer to what the model's context holds. Raises NotFound."""
     from transformers import AutoConfig
 
     name, revision = split_revision(config.model)
-    with told(config.model):
+    with loading_errors(config.model):
         context = context_of(AutoConfig.from_pretrained(name, revision=revision))
     if context is None:
-        return config
-    if hasattr(config, "max_prompt_length"):
+        return
+    if config.kind == "grpo":
         room = max(0, context - (config.max_completion_length or 0))
         config.max_prompt_length = min(config.max_prompt_length, room)
     else:
         config.max_length = min(config.max_length or context, context)
-    return config
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def without_reports() -> Iterator[None]:
     """No report that a head is new where it is meant to be."""
     from transformers import logging
 
@@ -149,7 +160,7 @@ def oom_hint(hint: str) -> Iterator[None]:
         raise SotopiaDataError("The accelerator ran out of memory.", hint) from error
 
 
-def check_one_gpu(config: Any) -> None:
+def check_one_gpu(config: TrainerConfig) -> None:
     """Raises UsageError where one process sees several GPUs: it would split rows over them, which cannot be split."""
     if config.n_gpu > 1:
         raise UsageError(
@@ -158,7 +169,7 @@ def check_one_gpu(config: Any) -> None:
         )
 
 
-def is_sharded(config: Any) -> bool:
+def is_sharded(config: TrainerConfig) -> bool:
     """True where no process holds whole weights before the trainer has wrapped them (FSDP, DeepSpeed).
 
     `accelerate launch` says so in the environment; the configuration knows only of its own options.

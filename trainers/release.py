@@ -24,7 +24,7 @@ from sotopia_rl_data.hashing import file_sha256
 from sotopia_rl_data.hub import leaks
 from sotopia_rl_data.hub.client import Hub
 from sotopia_rl_data.store import readme, versions
-from sotopia_rl_data.trainers.run import METRICS, PLOT, RUN, RunFolder
+from sotopia_rl_data.trainers.run_folder import METRICS, PLOT, RUN, RunFolder
 
 WEIGHTS = (".safetensors", ".safetensors.index.json")
 NAMES = (

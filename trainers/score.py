@@ -6,7 +6,7 @@ model and its revision, so that `stats` and `agreement` set it beside LLM judges
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,10 @@ from sotopia_rl_data.hub.resolve import open_dataset
 from sotopia_rl_data.schema import Attribution
 from sotopia_rl_data.store import Store
 from sotopia_rl_data.tables import attribution_table
-from sotopia_rl_data.trainers.data import Example, load_examples
-from sotopia_rl_data.trainers.reward_model import RewardModel
+from sotopia_rl_data.trainers.data import DatasetRow, load_rows
+from sotopia_rl_data.trainers.reward_model.model import RewardModel
 
-AT_ONCE = 512
+BATCH = 512
 
 
 def score_dataset(
@@ -43,12 +43,15 @@ def score_dataset(
     number of rows. Raises NotFound for the dataset, InputError where its rows have no episodes or a prompt does not fit
     the model.
     """
-    found = load_examples(ref, store=store, need_reward=False)
-    if not all(row.episode_id and row.agent and row.turn is not None for row in found.rows):
+    rows = load_rows(ref, store=store, need_reward=False).rows
+    turns = [row.turn for row in rows if row.episode_id and row.agent and row.turn is not None]
+    if len(turns) < len(rows):
         raise InputError(f"The rows of {ref} have no episode that a score could belong to.", "import the episodes")
     version = open_dataset(ref, store).version
     judge = f"rm:{model.identity}"
-    scores = _scores(found.rows, model, display or Silent())
+    scores = _scores(rows, model, display or Silent())
+    scored = list(zip(rows, turns, scores.tolist(), strict=True))
+    scales = list(zip(scores.min(axis=0).tolist(), scores.max(axis=0).tolist(), strict=True))
     where = Store(store) if store else Store.default()
     with where.stage(out or version.name) as stage:
         for config in version.manifest.configs:
@@ -56,7 +59,8 @@ def score_dataset(
                 stage.link(version, config)
         for split in version.files("rewards"):
             stage.write("attributions", split, _others(version, split, judge))
-            stage.write("attributions", split, attribution_table(_rows(found.rows, split, scores, model, judge)))
+            of_split = (one for one in scored if one[0].split == split)
+            stage.write("attributions", split, attribution_table(_attributions(of_split, scales, model, judge)))
         recipe = dict(version.manifest.recipe)
         recipe["scored_by"] = sorted({*recipe.get("scored_by", []), judge})
         provenance = {"parents": [{"name": version.name, "version": version.version, "digest": version.digest}]}
@@ -64,27 +68,29 @@ def score_dataset(
     return {"ref": committed.version.ref, "created": committed.created, "judge": judge, "rows": int(scores.size)}
 
 
-def _scores(rows: Sequence[Example], model: RewardModel, display: Display) -> NDArray[np.float64]:
+def _scores(rows: Sequence[DatasetRow], model: RewardModel, display: Display) -> NDArray[np.float64]:
     """[N, K] scores, some episodes at a time: neighbours share prefixes."""
-    found = []
+    scores = []
     with display.progress("scoring", "utterances") as advance:
-        for at in range(0, len(rows), AT_ONCE):
-            found.append(model.score_heads([(r.prompt, r.completion) for r in rows[at : at + AT_ONCE]]))
-            advance(min(at + AT_ONCE, len(rows)), len(rows))
-    return np.concatenate(found)
+        for at in range(0, len(rows), BATCH):
+            scores.append(model.score_heads([(r.prompt, r.completion) for r in rows[at : at + BATCH]]))
+            advance(min(at + BATCH, len(rows)), len(rows))
+    return np.concatenate(scores)
 
 
-def _rows(rows: Sequence[Example], split: str, scores: Any, model: RewardModel, judge: str) -> Iterator[Attribution]:
-    low, high = scores.min(axis=0), scores.max(axis=0)
-    for at, row in enumerate(rows):
-        if row.split != split:
-            continue
+def _attributions(
+    scored: Iterable[tuple[DatasetRow, int, list[float]]],
+    scales: Sequence[tuple[float, float]],
+    model: RewardModel,
+    judge: str,
+) -> Iterator[Attribution]:
+    """One for each of the K scores of each (row, turn, scores); a target's scale is what all its scores span."""
+    for row, turn, scores in scored:
         call = sha256_of([judge, list(row.prompt), list(row.completion)])
-        for k, target in enumerate(model.head.targets):
+        for target, score, (low, high) in zip(model.head.targets, scores, scales, strict=True):
             yield Attribution(
-                row.episode_id, row.agent, row.turn, target, REWARD_MODEL, "quality", judge, 0,
-                float(np.float64(scores[at, k])), float(low[k]), float(high[k]), call,
-            )  # fmt: skip
+                row.episode_id, row.agent, turn, target, REWARD_MODEL, "quality", judge, 0, score, low, high, call
+            )
 
 
 def _others(version: Any, split: str, judge: str) -> pa.Table:

@@ -14,12 +14,12 @@ from transformers import EarlyStoppingCallback
 from trl import SFTTrainer
 
 from sotopia_rl_data.trainers.config import PolicySFTConfig, one_of
-from sotopia_rl_data.trainers.modeling import check_one_gpu, settings_told
-from sotopia_rl_data.trainers.policies import Dialogues, load_causal
+from sotopia_rl_data.trainers.encoding import Dialogues
+from sotopia_rl_data.trainers.modeling import check_one_gpu, load_causal, lora_config, settings_errors
 
 
 def build_trainer(
-    config: PolicySFTConfig, found: Dialogues, tokenizer: Any, callbacks: Sequence[Any] = ()
+    config: PolicySFTConfig, dialogues: Dialogues, tokenizer: Any, callbacks: Sequence[Any] = ()
 ) -> SFTTrainer:
     """TRL's trainer over the train and validation rows. Raises NotFound, UsageError."""
     if config.load_best_model_at_end:  # the one metric that TRL hands to what chooses the best
@@ -27,13 +27,13 @@ def build_trainer(
     stop = [EarlyStoppingCallback(config.patience)] if config.patience and config.eval_strategy != "no" else []
     model = load_causal(config)
     check_one_gpu(config)
-    with settings_told():
+    with settings_errors():
         return SFTTrainer(
             model=model,
             args=config,
-            train_dataset=found.splits["train"],
-            eval_dataset=found.splits.get("validation"),
+            train_dataset=dialogues.splits["train"],
+            eval_dataset=dialogues.splits.get("validation"),
             processing_class=tokenizer,
-            peft_config=config.lora().config("CAUSAL_LM", config.model),
+            peft_config=lora_config(config, "CAUSAL_LM"),
             callbacks=[*stop, *callbacks],
         )

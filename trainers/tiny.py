@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+HEADS = 4
+HEADS = 4
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 TEMPLATE = (
@@ -35,16 +37,16 @@ def make_tiny(
     *,
     hidden: int = 64,
     layers: int = 2,
-    heads: int = 4,
     kv_heads: int = 2,
     vocab: int = 1024,
     seed: int = 0,
     context: int = 8192,
     text: Iterable[str] = _TEXT,
-    tie: bool = True,
 ) -> Path:
     """Write a causal model of `layers` layers and width `hidden` (float32), with tokenizer, to `path`; returns it.
 
+    It has HEADS attention heads, `kv_heads` of them with keys and values, and reads at most `context` tokens.
+    It has HEADS attention heads, `kv_heads` of them with keys and values, and reads at most `context` tokens.
     The vocabulary is learned from `text`, at most `vocab` entries, byte-level, so that any string can be encoded.
     """
     from transformers import Qwen2Config, Qwen2ForCausalLM, set_seed
@@ -58,10 +60,10 @@ def make_tiny(
         hidden_size=hidden,
         intermediate_size=hidden * 4,
         num_hidden_layers=layers,
-        num_attention_heads=heads,
+        num_attention_heads=HEADS,
         num_key_value_heads=kv_heads,
         max_position_embeddings=context,
-        tie_word_embeddings=tie,
+        tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

@@ -51,7 +51,7 @@ class RewardScorer(Batched):
     def __init__(self, name: str) -> None:
         check_installed("A reward model", "torch", "transformers")
         _check_folder("reward model", name, "config.json", "adapter_config.json")
-        from sotopia_rl_data.trainers.reward_model import RewardModel
+        from sotopia_rl_data.trainers import RewardModel
 
         self._model = RewardModel.load(name)
         super().__init__(Target("transformers", f"rm:{self._model.identity}"))

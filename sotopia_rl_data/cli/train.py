@@ -1,13 +1,12 @@
-"""The commands that train: `train rm`, `train sft`, `train grpo`, and `inspect`. Thin over `commands.py`.
+"""The commands that train: `train rm`, `train sft`, `train grpo`, and `score` and `inspect`. Thin over `trainers.api`.
 
-Importing this module loads no torch; `--help` stays instant. Every option is also a field of the configuration, and
-`--set key=value` reaches those that have no option.
+Importing this module loads no torch; `--help` stays instant. Every option of a trainer is also a field of its
+configuration, and `--set key=value` reaches those that have no option.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +14,14 @@ import click
 
 from sotopia_rl_data.cli import console
 from sotopia_rl_data.refs import parse
+from sotopia_rl_data.trainers import api
 
 if TYPE_CHECKING:
     from sotopia_rl_data.store import Store
+    from sotopia_rl_data.trainers.config import Config, TrainerConfig
 
 
-def _shared(command: console.F) -> console.F:
+def _trainer_options(command: console.F) -> console.F:
     """What every trainer takes."""
     for option in (
         click.option("--push-to-hub", "release_as", metavar="ORG/NAME", help="Release the model: one commit, one tag."),
@@ -56,7 +57,7 @@ def train() -> None:
 
 
 @train.command()
-@_shared
+@_trainer_options
 @click.option("--targets", metavar="D,…", help="One head a dimension, as in goal,relationship,knowledge.")
 @click.option("--packing", type=click.Choice(["auto", "tree", "none"]), help="Share prefixes within an episode-agent.")
 def rm(store: Store, as_json: bool, output: Path | None, **options: Any) -> None:
@@ -66,13 +67,15 @@ def rm(store: Store, as_json: bool, output: Path | None, **options: Any) -> None
     Example:
       sotopia-rl-data train rm --dataset lab/episodes-rewards@v1.0.0 --model Qwen/Qwen2.5-7B-Instruct --preset paper
     """
-    from sotopia_rl_data.trainers.api import train_rm
+    api.quiet_libraries()
+    from sotopia_rl_data.trainers.config import RMConfig
 
-    _run(train_rm, "rm", store, as_json, output, options)
+    config = _configuration(RMConfig, store, output, options)
+    _finish(config, api.train_rm(config), as_json)
 
 
 @train.command()
-@_shared
+@_trainer_options
 def sft(store: Store, as_json: bool, output: Path | None, **options: Any) -> None:
     """Behaviour cloning on prompt and completion; `--where` chooses whom to imitate.
 
@@ -80,13 +83,15 @@ def sft(store: Store, as_json: bool, output: Path | None, **options: Any) -> Non
     Example:
       sotopia-rl-data train sft --dataset lab/episodes-rewards --model Qwen/Qwen2.5-7B-Instruct --where "reward >= 0.7"
     """
-    from sotopia_rl_data.trainers.api import train_sft
+    api.quiet_libraries()
+    from sotopia_rl_data.trainers.config import PolicySFTConfig
 
-    _run(train_sft, "sft", store, as_json, output, options)
+    config = _configuration(PolicySFTConfig, store, output, options)
+    _finish(config, api.train_sft(config), as_json)
 
 
 @train.command()
-@_shared
+@_trainer_options
 @click.option("--policy-adapter", type=click.Path(), metavar="DIR", help="The adapter that `train sft` left.")
 @click.option("--reward-model", required=True, metavar="DIR|ID[@REV]", help="What `train rm` left.")
 def grpo(store: Store, as_json: bool, output: Path | None, **options: Any) -> None:
@@ -97,37 +102,37 @@ def grpo(store: Store, as_json: bool, output: Path | None, **options: Any) -> No
       sotopia-rl-data train grpo --dataset lab/episodes-rewards --model Qwen/Qwen2.5-7B-Instruct \\
         --policy-adapter runs/sft-episodes-rewards --reward-model runs/rm-episodes-rewards
     """
-    from sotopia_rl_data.trainers.api import train_grpo
+    api.quiet_libraries()
+    from sotopia_rl_data.trainers.config import PolicyGRPOConfig
 
-    _run(train_grpo, "grpo", store, as_json, output, options)
+    config = _configuration(PolicyGRPOConfig, store, output, options)
+    _finish(config, api.train_grpo(config), as_json)
 
 
-def _run(
-    trainer: Callable[..., dict[str, Any]],
-    kind: str,
-    store: Store,
-    as_json: bool,
-    output: Path | None,
-    options: dict[str, Any],
-) -> None:
-    from sotopia_rl_data.trainers.api import calm
+def _configuration(config_class: type[Config], store: Store, output: Path | None, options: dict[str, Any]) -> Config:
+    """The trainer's configuration; its folder is runs/KIND-DATASET where none is named."""
+    from sotopia_rl_data.trainers.config import configure
 
-    calm()
     ref = parse(options["dataset"])
-    folder = output or Path("runs") / f"{kind}-{(ref.name or ref.path.resolve().parent.name).rpartition('/')[2]}"
-    record = trainer(options.pop("dataset"), options.pop("model"), folder, store=str(store.root), **options)
+    name = ref.path.resolve().parent.name if ref.path else ref.name.rpartition("/")[2]
+    folder = output or Path("runs") / f"{config_class.kind}-{name}"
+    preset, file, settings = (options.pop(source) for source in ("preset", "config", "settings"))
+    options |= {"store": str(store.root), "output_dir": str(folder)}
+    return configure(config_class, preset=preset, file=file, options=options, settings=settings)
+
+
+def _finish(config: TrainerConfig, record: dict[str, Any], as_json: bool) -> None:
+    """Release the model where that was asked for, and show the run's record."""
     if os.environ.get("RANK", "0") != "0":  # of several processes, the first one speaks and releases
         return
-    repo = record["config"].get("release_as")
-    if repo:
-        from sotopia_rl_data.trainers.api import release
-
-        record["release"] = release(folder, repo)
+    folder = Path(config.output_dir)
+    if config.release_as:
+        record["release"] = api.release(folder, config.release_as)
     if as_json:
         console.emit_json(record)
         return
-    _shown(folder, record)
-    if repo:
+    _show_run(folder, record)
+    if config.release_as:
         console.note("{state}: {repo}@{version} (commit {commit})".format(**record["release"]))
     console.next_commands(f"sotopia-rl-data inspect {folder}")
 
@@ -145,17 +150,13 @@ def score(ref: str, reward_model: str, out: str | None, store: Store, as_json: b
     Example:
       sotopia-rl-data score lab/episodes-rewards --reward-model lab/reward-model@v1.0.0
     """
-    from sotopia_rl_data.trainers.api import calm
-    from sotopia_rl_data.trainers.api import score as score_dataset
-
-    calm()
-    made = score_dataset(ref, reward_model, store=store.root, out=out, display=store.display)
+    api.quiet_libraries()
+    scored = api.score(ref, reward_model, store=store.root, out=out, display=store.display)
     if as_json:
-        console.emit_json(made)
+        console.emit_json(scored)
         return
-    console.note(
-        f"{made['ref']}: {made['rows']:,} scores by {made['judge']}" + ("" if made["created"] else ", as before")
-    )
+    unchanged = "" if scored["created"] else ", as before"
+    console.note(f"{scored['ref']}: {scored['rows']:,} scores by {scored['judge']}{unchanged}")
 
 
 @click.command()
@@ -169,27 +170,25 @@ def inspect(run: Path, store: Store, as_json: bool) -> None:
     Example:
       sotopia-rl-data inspect runs/rm-episodes-rewards
     """
-    from sotopia_rl_data.trainers.api import inspect_run
-
-    record = inspect_run(run)
+    record = api.inspect_run(run)
     if as_json:
         console.emit_json(record)
     else:
-        _shown(run, record)
+        _show_run(run, record)
 
 
-def _shown(folder: Path, record: dict[str, Any]) -> None:
+def _show_run(folder: Path, record: dict[str, Any]) -> None:
     from sotopia_rl_data.cards.model import scorecard
 
     console.table([record["kind"], ""], _facts(record), title=str(folder))
-    for split, found in record.get("metrics", {}).items():
-        if found:
-            console.table(*scorecard(found), title=split)
+    for split, metrics in record.get("metrics", {}).items():
+        if metrics:
+            console.table(*scorecard(metrics), title=split)
 
 
 def _facts(record: dict[str, Any]) -> list[list[Any]]:
     dataset, best, released = record["dataset"], record.get("best") or {}, record.get("release")
-    cut = {"cut prompts": "prompts", "too long": "too_long"}
+    cut = record.get("cut", {})
     commit = f"  commit {dataset['commit'][:12]}" if dataset.get("commit") else ""
     facts = [
         ["model", record["model"]],
@@ -198,7 +197,8 @@ def _facts(record: dict[str, Any]) -> list[list[Any]]:
         ["dataset", f"{dataset['name']}@{dataset['version']}  digest {dataset['digest'][:12]}{commit}"],
         *[[f"rows {split}", n] for split, n in record.get("rows", {}).items()],
         *[[f"dropped: {why}", n or None] for why, n in record.get("dropped", {}).items()],
-        *[[said, record.get("cut", {}).get(name) or None] for said, name in cut.items()],
+        ["cut prompts", cut.get("prompts") or None],
+        ["too long", cut.get("too_long") or None],
         ["packing", (record.get("packing") or {}).get("rows")],
         ["kept step", best.get("step")],
         ["seconds", record.get("seconds")],

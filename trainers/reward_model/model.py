@@ -20,25 +20,24 @@ from transformers import AutoModelForSequenceClassification
 
 from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.schema import Message
-from sotopia_rl_data.trainers import attention
 from sotopia_rl_data.trainers.encoding import Encoder, check_padding, load_tokenizer
-from sotopia_rl_data.trainers.head import FILE, KEY, RewardHead, from_config, saved
 from sotopia_rl_data.trainers.modeling import (
     check_adapter,
     check_vocabulary,
     context_of,
     fingerprint,
-    quiet,
+    loading_errors,
     split_revision,
-    told,
+    without_reports,
 )
-from sotopia_rl_data.trainers.packing import relative_gap, rounding
-from sotopia_rl_data.trainers.treepack import pack, shared_prefix
+from sotopia_rl_data.trainers.reward_model import attention
+from sotopia_rl_data.trainers.reward_model.head import FILE, KEY, RewardHead, from_config, saved
+from sotopia_rl_data.trainers.reward_model.tree import pack, shared_prefix
 
 Ids = NDArray[np.int32]
 Text = str | Sequence[Message]
 Dialogue = tuple[Text, Text]
-TRAINED = "name what `train rm` left, or a sequence classifier"
+RIGHT_MODEL = "name what `train rm` left, or a sequence classifier"
 
 
 class RewardModel:
@@ -63,7 +62,11 @@ class RewardModel:
         self.row_tokens = row_tokens
         self.packs: bool | None = None if attention.can_read_many(model) else False
         check_vocabulary(tokenizer, model, name or "the reward model")
-        self._check_trained_with(tokenizer)
+        if self.head.tokenizer and self.head.tokenizer != fingerprint(tokenizer):
+            raise InputError(
+                f"The tokenizer or template beside {name or 'the reward model'} is not what it was trained with.",
+                "put back the tokenizer files that `train rm` wrote",
+            )
 
     @classmethod
     def load(
@@ -84,7 +87,7 @@ class RewardModel:
         revision = revision or pinned
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        with told(str(name)), quiet():
+        with loading_errors(str(name)), without_reports():
             local = snapshot(where, revision)
             model = _load(local, dtype or (torch.bfloat16 if str(device).startswith("cuda") else torch.float32))
             tokenizer = load_tokenizer(str(local))
@@ -92,7 +95,7 @@ class RewardModel:
             model.to(device),
             tokenizer,
             name=where,
-            revision=fixed(local, where),
+            revision=identifier(local, where),
             max_length=max_length,
             row_tokens=row_tokens,
         )
@@ -114,7 +117,6 @@ class RewardModel:
         """[N] rewards; several heads as their weighted mean. Raises InputError as `score` does."""
         return self.head.aggregate(self.score_heads(dialogues))
 
-    @torch.no_grad()
     def score_heads(self, dialogues: Iterable[Dialogue]) -> NDArray[np.float64]:
         """[N, K] rewards by target, in the order of `head.targets`."""
         pairs = [(messages(prompt, "user"), messages(completion, "assistant")) for prompt, completion in dialogues]
@@ -126,8 +128,9 @@ class RewardModel:
             )
         ids = [e.ids for e in encoded if e is not None]
         logits = np.zeros((len(ids), len(self.head.targets)))
-        for rows in packed_rows(ids, self.row_tokens):
-            logits[rows] = self._packed([ids[i] for i in rows])
+        with torch.no_grad():
+            for rows in packed_rows(ids, self.row_tokens):
+                logits[rows] = self._packed([ids[i] for i in rows])
         return self.head.rewards(logits)
 
     def _packed(self, ids: Sequence[Ids]) -> NDArray[np.float32]:
@@ -135,12 +138,12 @@ class RewardModel:
         if self.packs is False:
             return self._one_by_one(ids)
         tree = pack(ids)
-        found = self._logits(attention.tree_inputs(tree))
+        packed = self._logits(attention.tree_inputs(tree))
         if self.packs is None and len(tree.segments) > 1:
             alone = self._one_by_one(ids)
-            self.packs = relative_gap(found, alone) <= rounding(self.model)
+            self.packs = attention.relative_gap(packed, alone) <= attention.rounding(self.model)
             return alone
-        return found
+        return packed
 
     def _one_by_one(self, ids: Sequence[Ids]) -> NDArray[np.float32]:
         rows = [torch.from_numpy(one.astype(np.int64))[None] for one in ids]
@@ -148,16 +151,9 @@ class RewardModel:
 
     def _logits(self, inputs: Mapping[str, Any]) -> NDArray[np.float32]:
         device = next(self.model.parameters()).device
-        there = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
-        found: NDArray[np.float32] = self.model(**there).logits.float().cpu().numpy()
-        return found
-
-    def _check_trained_with(self, tokenizer: Any) -> None:
-        if self.head.tokenizer and self.head.tokenizer != fingerprint(tokenizer):
-            raise InputError(
-                f"The tokenizer or template beside {self.name or 'the reward model'} is not what it was trained with.",
-                "put back the tokenizer files that `train rm` wrote",
-            )
+        on_device = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
+        logits: NDArray[np.float32] = self.model(**on_device).logits.float().cpu().numpy()
+        return logits
 
 
 def messages(text: Text, role: str) -> list[Message]:
@@ -192,18 +188,18 @@ def snapshot(name: str, revision: str | None) -> Path:
     return Path(snapshot_download(name, revision=revision))
 
 
-def fixed(local: Path, name: str) -> str:
+def identifier(local: Path, name: str) -> str:
     """What pins the model: the Hub's commit, or for a directory the SHA-256 of its weights (16 digits)."""
     if not Path(name).is_dir():
         return local.name
     import hashlib
 
-    known = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in sorted(p for p in local.iterdir() if p.suffix == ".safetensors" or p.name in ("config.json", FILE)):
-        known.update(path.name.encode())
+        digest.update(path.name.encode())
         with path.open("rb") as file:
-            known.update(hashlib.file_digest(file, "sha256").digest())
-    return known.hexdigest()[:16]
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
 
 
 def _load(local: Path, dtype: torch.dtype) -> nn.Module:
@@ -212,16 +208,16 @@ def _load(local: Path, dtype: torch.dtype) -> nn.Module:
     if not adapter.exists():
         model, info = AutoModelForSequenceClassification.from_pretrained(local, dtype=dtype, output_loading_info=True)
         if info["missing_keys"]:  # they would be random: a policy, say, has no head that scores
-            raise InputError(f"{local} is no reward model: it has no {min(info['missing_keys'])}.", TRAINED)
+            raise InputError(f"{local} is not a reward model: it has no {min(info['missing_keys'])}.", RIGHT_MODEL)
         return attention.attend_as(model, attention.NAME)
     from peft import PeftModel
 
-    check_adapter(str(local), None, "SEQ_CLS", TRAINED)
-    known = json.loads(adapter.read_text(encoding="utf-8"))
+    check_adapter(str(local), None, "SEQ_CLS", RIGHT_MODEL)
+    settings = json.loads(adapter.read_text(encoding="utf-8"))
     head = saved(local)
     base = AutoModelForSequenceClassification.from_pretrained(
-        known["base_model_name_or_path"],
-        revision=known.get("revision"),
+        settings["base_model_name_or_path"],
+        revision=settings.get("revision"),
         num_labels=len(head["targets"]) if head else 1,
         dtype=dtype,
     )

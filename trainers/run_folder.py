@@ -12,6 +12,7 @@ import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +67,14 @@ class RunFolder:
     def read(self) -> dict[str, Any]:
         """`run.json`. Raises NotFound, InputError."""
         try:
-            found = json.loads((self.path / RUN).read_text(encoding="utf-8"))
+            record = json.loads((self.path / RUN).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            raise NotFound(f"{self.path} is no run: it has no {RUN}.", "name a folder that `train` wrote") from error
+            raise NotFound(f"{self.path} is not a run: it has no {RUN}.", "name a folder that `train` wrote") from error
         except ValueError as error:
             raise InputError(f"{self.path / RUN} is damaged: {error}.", "train again") from error
-        if not isinstance(found, dict) or not {"kind", "model", "dataset"} <= found.keys():
-            raise InputError(f"{self.path / RUN} is no record of a run.", "name a folder that `train` wrote")
-        return found
+        if not isinstance(record, dict) or not {"kind", "model", "dataset"} <= record.keys():
+            raise InputError(f"{self.path / RUN} is not the record of a run.", "name a folder that `train` wrote")
+        return record
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`; a torn last line is left out."""
@@ -81,7 +82,7 @@ class RunFolder:
             lines = (self.path / METRICS).read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
             return []
-        return [row for row in map(_line, lines) if row is not None]
+        return [row for row in map(_row, lines) if row is not None]
 
     def keep_until(self, step: int) -> None:
         """Forget metrics and completions after `step` (0: all): a resumed run writes them again."""
@@ -93,34 +94,34 @@ class RunFolder:
 
     def last_checkpoint(self) -> Path | None:
         """The newest `checkpoint-N` that is whole, or None. What is written into one last is its `run.json`."""
-        there = [p for p in self.path.glob("checkpoint-*") if (p / RUN).exists()]
-        return max(there, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
+        whole = [p for p in self.path.glob("checkpoint-*") if (p / RUN).exists()]
+        return max(whole, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
 
     def check_resumable(self, resume: bool, record: Mapping[str, Any]) -> None:
-        """Raises UsageError where a checkpoint lies here that is not gone on from, or that is not of this `record`:
-        its `dataset` (by digest), `kind`, `model` and `config` are those of the run that goes on."""
-        found = self.last_checkpoint()
-        if found is None:
+        """Raises UsageError where a checkpoint lies here that is not resumed from, or that is not of this `record`:
+        its `dataset` (by digest), `kind`, `model` and `config` are those of the run that resumes."""
+        checkpoint = self.last_checkpoint()
+        if checkpoint is None:
             return
         if not resume:
             raise UsageError(
                 f"{self.path} has checkpoints of an earlier run, and those of a new one would be taken for theirs.",
                 "go on from them: --resume; or name another folder: --out DIR",
             )
-        before, now = RunFolder(found).read(), plain(record)
+        before, now = RunFolder(checkpoint).read(), plain(record)
         if before["dataset"]["digest"] != now["dataset"]["digest"]:
             name = f"{before['dataset']['name']}@{before['dataset']['version']}"
             raise UsageError(
-                f"{found} was trained on {name}, and this run would go on with other rows.",
+                f"{checkpoint} was trained on {name}, and this run would go on with other rows.",
                 f"name that version: --dataset {name}; or start anew: --out DIR",
             )
-        one, other = ({"kind": of["kind"], "model": of["model"], **of["config"]} for of in (before, now))
-        changed = [name for name in one if one[name] != other.get(name)]
-        if changed:
-            raise UsageError(
-                f"{found} was trained with {changed[0]} {one[changed[0]]}, and this run has {other.get(changed[0])}.",
-                "leave it as it was; or start anew: --out DIR",
-            )
+        old, new = ({"kind": one["kind"], "model": one["model"], **one["config"]} for one in (before, now))
+        for name, value in old.items():
+            if value != new.get(name):
+                raise UsageError(
+                    f"{checkpoint} was trained with {name} {value}, and this run has {new.get(name)}.",
+                    "leave it as it was; or start anew: --out DIR",
+                )
 
 
 def environment() -> dict[str, Any]:
@@ -152,12 +153,12 @@ def plain(value: Any) -> Any:
         value = value.item()
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if value is None or isinstance(value, bool | int | str):
-        return value.value if hasattr(value, "value") else value
-    return str(value)
+    if isinstance(value, bool | int | str):
+        return value.value if isinstance(value, Enum) else value
+    return None if value is None else str(value)
 
 
-def _line(text: str) -> dict[str, Any] | None:
+def _row(text: str) -> dict[str, Any] | None:
     try:
         row = json.loads(text)
     except ValueError:

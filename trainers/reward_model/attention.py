@@ -16,15 +16,17 @@ from __future__ import annotations
 import types
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
-from sotopia_rl_data.trainers.treepack import Segment, Tree
+from sotopia_rl_data.trainers.reward_model.tree import Segment, Tree
 
 NAME = "prefix_tree"
 
@@ -35,35 +37,25 @@ def tree_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
     tree: Tree | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
+    **arguments: Any,  # what transformers hands to any implementation: dropout, scaling, sliding_window …
+) -> tuple[Tensor, Tensor | None]:
     """Attention of [1, heads, T, head_dim] over `tree`'s T tokens; stock `sdpa` where no tree is given.
 
     Returns ([1, T, heads, head_dim], None), as every attention implementation of transformers does.
     """
     if tree is None:
-        return sdpa_attention_forward(
-            module,
-            query,
-            key,
-            value,
-            attention_mask,
-            dropout=dropout,
-            scaling=scaling,
-            sliding_window=sliding_window,
-            **kwargs,
-        )
+        output, weights = sdpa_attention_forward(module, query, key, value, attention_mask, **arguments)
+        return output, weights
     groups = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-    rows = [_segment(s, query, key, value, dropout, scaling, sliding_window) for s in tree.segments]
+    dropout, scaling = arguments.get("dropout", 0.0), arguments.get("scaling")
+    window = arguments.get("sliding_window")
+    rows = [_segment_attention(s, query, key, value, dropout, scaling, window) for s in tree.segments]
     return torch.cat(rows, dim=2).transpose(1, 2).contiguous(), None
 
 
-def _segment(
+def _segment_attention(
     segment: Segment,
     query: Tensor,
     key: Tensor,
@@ -162,3 +154,13 @@ def tree_inputs(tree: Tree) -> dict[str, Any]:
         "read": torch.from_numpy(tree.read),
         "tree": tree,
     }
+
+
+def relative_gap(packed: NDArray[np.floating[Any]], plain: NDArray[np.floating[Any]]) -> float:
+    """Largest |packed - plain| over the range of `plain` (at least 1e-4: there may be but one score)."""
+    return float(np.abs(packed - plain).max() / max(float(np.ptp(plain, axis=0).max()), 1e-4))
+
+
+def rounding(model: nn.Module) -> float:
+    """How large the relative gap may be: rounding in the weights' dtype, through a deep network."""
+    return {torch.float32: 1e-2, torch.float64: 1e-4}.get(next(model.parameters()).dtype, 0.25)

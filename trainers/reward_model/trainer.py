@@ -8,35 +8,43 @@ processes and the packing), rows that hold a whole episode-agent, and metrics ov
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, EarlyStoppingCallback, Trainer, set_seed
 
-from sotopia_rl_data.trainers import attention
+from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.trainers.config import RMConfig, one_of
-from sotopia_rl_data.trainers.data import Example, target_table
-from sotopia_rl_data.trainers.head import KEY, save
-from sotopia_rl_data.trainers.metrics import Baselines, reward_metrics, statistics_of
 from sotopia_rl_data.trainers.modeling import (
     check_one_gpu,
     is_sharded,
+    loading_errors,
+    lora_config,
     quantization,
-    quiet,
     resolve_dtype,
-    settings_told,
+    settings_errors,
     split_revision,
-    told,
+    without_reports,
 )
-from sotopia_rl_data.trainers.packing import choose_packing, rounding, self_check, training_rows
-from sotopia_rl_data.trainers.prepare import Prepared
-from sotopia_rl_data.trainers.rows import BOOKKEEPING, PlainBatch, Rows, tree_batch
+from sotopia_rl_data.trainers.reward_model import attention
+from sotopia_rl_data.trainers.reward_model.head import KEY, save
+from sotopia_rl_data.trainers.reward_model.metrics import RewardMetrics, statistics_of
+from sotopia_rl_data.trainers.reward_model.rows import (
+    BOOKKEEPING,
+    PlainBatch,
+    Prepared,
+    TokenRows,
+    one_each,
+    one_each_group,
+    sharing,
+    tree_batch,
+)
 
 log = logging.getLogger(__name__)
+
+WORTH_PACKING = 1.2  # tokens saved, as a ratio, from which `packing=auto` packs
 
 
 def load_model(config: RMConfig, prepared: Prepared) -> nn.Module:
@@ -44,7 +52,7 @@ def load_model(config: RMConfig, prepared: Prepared) -> nn.Module:
     name, revision = split_revision(config.model)
     tokenizer = prepared.encoder.tokenizer
     set_seed(config.seed)  # the head, and LoRA, start at random
-    with told(config.model), quiet():
+    with loading_errors(config.model), without_reports():
         model = AutoModelForSequenceClassification.from_pretrained(
             name,
             revision=revision,
@@ -58,28 +66,25 @@ def load_model(config: RMConfig, prepared: Prepared) -> nn.Module:
     model.config.label2id = {t: i for i, t in enumerate(prepared.head.targets)}
     setattr(model.config, KEY, prepared.head.to_config())
     attention.attend_as(model, config.attention)
-    lora = config.lora().config("SEQ_CLS", config.model)
+    lora = lora_config(config, "SEQ_CLS")
     if lora is None:
         return model
     from peft import get_peft_model, prepare_model_for_kbit_training
 
     if config.adapter == "qlora":
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=bool(config.gradient_checkpointing))
-    with settings_told():
+    with settings_errors():
         return get_peft_model(model, lora)
 
 
-class RewardTrainer(Trainer):
+class RewardTrainer(Trainer):  # type: ignore[misc]  # transformers is not read by mypy
     """Trainer over utterances. The loss is the weighted squared error, summed over the step's utterances and divided by
     their number, on whatever processes and in whatever rows they stand."""
 
     loss_is_scaled_for_ga = True
 
-    def __init__(self, *args: Any, judge: RewardJudge, **kwargs: Any) -> None:
-        super().__init__(*args, compute_metrics=judge, **kwargs)
-        self.judge = judge
-        self.all_rows: dict[str, Rows] = {}
-        self.packing: dict[str, Any] = {}
+    all_rows: Mapping[str, TokenRows]  # by split
+    packing: Mapping[str, Any]  # rows: "tree" or "none"; ratio: tokens saved
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """The batches of one optimiser step and how many utterances they hold, over all processes."""
@@ -121,69 +126,7 @@ class RewardTrainer(Trainer):
         """As the Trainer saves, and the head's units beside an adapter, which has no `config.json`."""
         super()._save(output_dir, state_dict)
         if hasattr(self.accelerator.unwrap_model(self.model), "peft_config"):
-            save(self.judge.head, output_dir or self.args.output_dir)
-
-
-class RewardJudge:
-    """Metrics of predictions, by the utterances' numbers: what Trainer calls `compute_metrics`."""
-
-    def __init__(self, prepared: Prepared, resamples: int, seed: int) -> None:
-        self.head = prepared.head
-        self.examples = prepared.examples
-        self.resamples = resamples
-        self.seed = seed
-        train = [r for r in prepared.examples if r.split == "train"]
-        truth = self.head.known(target_table(train))
-        whole = np.isfinite(truth)
-        self.baselines = Baselines(truth[whole], [r.turn for r, known in zip(train, whole, strict=True) if known])
-        many = len(self.head.targets) > 1
-        self.by_target = [self._baselines_of(k, train) for k in range(len(self.head.targets))] if many else []
-
-    def _baselines_of(self, k: int, train: Sequence[Example]) -> Baselines:
-        known = [r for r in train if r.targets[k] is not None]
-        return Baselines([r.targets[k] for r in known], [r.turn for r in known])
-
-    def __call__(self, found: Any) -> dict[str, float]:
-        """Metrics from (predictions [rows, m, K], label_ids [rows, m])."""
-        index = np.asarray(found.label_ids).reshape(-1)
-        logits = np.asarray(found.predictions).reshape(len(index), -1)
-        numbers, first = np.unique(index, return_index=True)  # a row may have been repeated to fill the last batch
-        there = numbers >= 0
-        return self.metrics(numbers[there], logits[first[there]])
-
-    def metrics(self, index: NDArray[np.int64], logits: NDArray[np.floating[Any]]) -> dict[str, float]:
-        """Metrics of [N, K] logits for these utterances, where the reward is known; several heads also each by name."""
-        rows = [self.examples[i] for i in index]
-        rewards = self.head.rewards(logits)
-        episodes = [r.episode_id or i for i, r in enumerate(rows)]
-        truth = self.head.known(target_table(rows))
-        whole = np.flatnonzero(np.isfinite(truth))
-        result = reward_metrics(
-            self.head.aggregate(rewards)[whole],
-            truth[whole],
-            [episodes[i] for i in whole],
-            self.baselines.of([rows[i].turn for i in whole]),
-            resamples=self.resamples,
-            seed=self.seed,
-        )
-        for k, baselines_of_one in enumerate(self.by_target):
-            result |= self._of_target(k, baselines_of_one, rows, rewards[:, k], episodes)
-        return result
-
-    def _of_target(
-        self, k: int, known: Baselines, rows: Sequence[Example], rewards: NDArray[np.floating[Any]], episodes: list[Any]
-    ) -> dict[str, float]:
-        """One head's metrics, `<target>_mse` beside `mean_<target>_mse` and `turn_<target>_mse`."""
-        there = [i for i, r in enumerate(rows) if r.targets[k] is not None]
-        truth, names = [rows[i].targets[k] for i in there], [episodes[i] for i in there]
-        beside = known.of([rows[i].turn for i in there])
-        target = self.head.targets[k]
-        alone = reward_metrics(rewards[there], truth, names, {}, resamples=0)
-        found = {f"{target}_{name}": value for name, value in alone.items()}
-        for baseline, guess in beside.items():
-            alone = reward_metrics(guess, truth, names, {}, resamples=0)
-            found |= {f"{baseline}_{target}_{name}": value for name, value in alone.items()}
-        return found
+            save(self.compute_metrics.head, output_dir or self.args.output_dir)
 
 
 def check_metric(config: RMConfig, targets: Sequence[str]) -> None:
@@ -193,6 +136,48 @@ def check_metric(config: RMConfig, targets: Sequence[str]) -> None:
     if config.load_best_model_at_end:
         wanted = str(config.metric_for_best_model).removeprefix("eval_")
         one_of("metric_for_best_model", wanted, [*measured, *by_target])
+
+
+def training_rows(prepared: Prepared, config: RMConfig, packed: bool) -> dict[str, TokenRows]:
+    """Each split's rows, packed or plain."""
+    rows = {}
+    for split, utterances in prepared.utterances.items():
+        if utterances:
+            rows[split] = one_each_group(utterances, config.row_tokens) if packed else one_each(utterances)
+    return rows
+
+
+def choose_packing(prepared: Prepared, config: RMConfig, model: nn.Module) -> tuple[bool, float]:
+    """Whether to pack, and the tokens saved (a ratio): `auto` packs where it pays and the model allows it."""
+    if config.packing == "none":
+        return False, 1.0
+    ratio = sharing(one_each_group(prepared.utterances["train"], config.row_tokens))
+    able = attention.can_read_many(model.get_base_model() if hasattr(model, "get_base_model") else model)
+    if config.packing == "tree" and not able:
+        raise UsageError(f"{type(model).__name__} cannot score several tokens of a row.", "--set packing=none")
+    return able and (config.packing == "tree" or ratio >= WORTH_PACKING), ratio
+
+
+def self_check(model: nn.Module, rows: TokenRows, pad: int) -> float:
+    """Largest difference between packed and plain scores over the first rows, as a share of the scores' range.
+
+    Relative, because the scores of an untrained head lie close together: rounding is a tiny share of their range,
+    a token that sees what it should not is a large one.
+    """
+    first = rows.rows[:2]
+    device = next(model.parameters()).device
+
+    def scores(batch: Mapping[str, Any]) -> Tensor:
+        inputs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items() if k not in BOOKKEEPING}
+        return model(**inputs).logits.float().cpu()
+
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        packed = scores(tree_batch(first))
+        plain = scores(PlainBatch(pad)([[one] for row in first for one in row]))
+    model.train(was_training)
+    return attention.relative_gap(packed.numpy(), plain.numpy())
 
 
 def build_trainer(
@@ -207,13 +192,13 @@ def build_trainer(
     if packed and config.self_check and not is_sharded(config):
         model.to(config.device)
         gap = self_check(model, rows["train"], pad)
-        if not gap <= rounding(model):
+        if not gap <= attention.rounding(model):
             log.warning(
                 "Packed and plain scores differ (%.2g of their range): going on with one row an utterance.", gap
             )
             packed, rows = False, training_rows(prepared, config, False)
     stop = [EarlyStoppingCallback(config.patience)] if config.patience and config.eval_strategy != "no" else []
-    with settings_told():
+    with settings_errors():
         trainer = RewardTrainer(
             model=model,
             args=config,
@@ -222,7 +207,7 @@ def build_trainer(
             eval_dataset=rows.get("validation"),
             processing_class=prepared.encoder.tokenizer,
             callbacks=[*stop, *callbacks],
-            judge=RewardJudge(prepared, config.resamples, config.seed),
+            compute_metrics=RewardMetrics(prepared, config.resamples, config.seed),
         )
     trainer.all_rows = rows
     trainer.packing = {"rows": "tree" if packed else "none", "ratio": round(ratio, 3)}

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sotopia_rl_data.errors import InputError
 
+Floats = NDArray[np.float64]
 KEY = "reward_head"
 FILE = f"{KEY}.json"
 
@@ -36,19 +37,22 @@ class RewardHead:
     std: tuple[float, ...]
     tokenizer: str = ""
 
-    def standardised(self, values: ArrayLike) -> NDArray[np.float64]:
+    def standardised(self, values: ArrayLike) -> Floats:
         """[N, K] targets in units of one deviation around the mean; NaN stays NaN."""
-        return (np.asarray(values, dtype=np.float64) - np.array(self.mean)) / np.array(self.std)
+        mean, std = np.asarray(self.mean, dtype=np.float64), np.asarray(self.std, dtype=np.float64)
+        return (np.asarray(values, dtype=np.float64) - mean) / std
 
-    def rewards(self, logits: ArrayLike) -> NDArray[np.float64]:
+    def rewards(self, logits: ArrayLike) -> Floats:
         """[N, K] logits in the targets' own units."""
-        return np.asarray(logits, dtype=np.float64) * np.array(self.std) + np.array(self.mean)
+        mean, std = np.asarray(self.mean, dtype=np.float64), np.asarray(self.std, dtype=np.float64)
+        return np.asarray(logits, dtype=np.float64) * std + mean
 
-    def aggregate(self, rewards: ArrayLike) -> NDArray[np.float64]:
+    def aggregate(self, rewards: ArrayLike) -> Floats:
         """[N] weighted mean over the K targets of [N, K] rewards."""
-        return np.asarray(rewards, dtype=np.float64) @ np.array(self.weights) / sum(self.weights)
+        weighted: Floats = np.asarray(rewards, dtype=np.float64) @ np.array(self.weights)
+        return weighted / float(sum(self.weights))
 
-    def known(self, values: ArrayLike) -> NDArray[np.float64]:
+    def known(self, values: ArrayLike) -> Floats:
         """[N] the aggregate of [N, K] targets as the data has them: NaN where one that has a weight is missing."""
         return self.aggregate(np.where(np.array(self.weights) > 0, np.asarray(values, dtype=np.float64), 0.0))
 
@@ -63,15 +67,15 @@ def fit(targets: Sequence[str], weights: Mapping[str, float], values: ArrayLike,
     A constant target has deviation 1, so that it is learned as its mean. Raises InputError where a target has no value.
     """
     table = np.asarray(values, dtype=np.float64)
-    for target, known in zip(targets, np.isfinite(table).any(axis=0), strict=True):
-        if not known:
+    for target, values_of_target in zip(targets, table.T, strict=True):
+        if not np.isfinite(values_of_target).any():
             raise InputError(f"The train split has no value of {target!r}.", "name other targets with --targets")
     mean, std = np.nanmean(table, axis=0), np.nanstd(table, axis=0)
     std = np.where(std > 1e-12, std, 1.0)
-    one = {t: float(weights.get(t, 0.0)) for t in targets}
-    if not sum(one.values()) > 0:
-        one = dict.fromkeys(targets, 1.0)
-    return RewardHead(tuple(targets), tuple(one.values()), tuple(mean.tolist()), tuple(std.tolist()), tokenizer)
+    shares = tuple(float(weights.get(target, 0.0)) for target in targets)
+    if not sum(shares) > 0:
+        shares = (1.0,) * len(targets)
+    return RewardHead(tuple(targets), shares, tuple(mean.tolist()), tuple(std.tolist()), tokenizer)
 
 
 def save(head: RewardHead, folder: str | Path) -> None:
@@ -87,9 +91,15 @@ def saved(folder: str | Path) -> dict[str, Any] | None:
 
 def from_config(config: Any) -> RewardHead:
     """The head that a model's configuration names; for a foreign reward model, its logits as they are."""
-    kept = getattr(config, KEY, None)
-    if kept is None:
+    stored = getattr(config, KEY, None)
+    if stored is None:
         count = int(getattr(config, "num_labels", 1))
         names = tuple(f"label_{i}" for i in range(count)) if count > 1 else ("reward",)
         return RewardHead(names, (1.0,) * count, (0.0,) * count, (1.0,) * count)
-    return RewardHead(**{k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()})
+    return RewardHead(
+        targets=tuple(stored["targets"]),
+        weights=tuple(stored["weights"]),
+        mean=tuple(stored["mean"]),
+        std=tuple(stored["std"]),
+        tokenizer=stored.get("tokenizer", ""),
+    )

@@ -1,0 +1,140 @@
+"""What a run writes and shows while it trains: a line of `metrics.jsonl` each time, into each checkpoint what it stands
+on, a picture of the curves at the end; and in the terminal one short line where the library would print thirty numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+
+from sotopia_rl_data.trainers.run_folder import METRICS, PLOT, RunFolder, plain
+
+TRAIN_SHOWN = ("loss", "reward", "reward_std", "kl", "completions/mean_length", "learning_rate")
+HELD_OUT_SHOWN = ("eval_loss", "eval_mse", "eval_spearman", "eval_pair_accuracy", "eval_reward")
+
+
+class MetricsFile(TrainerCallback):  # type: ignore[misc]  # transformers is not read by mypy
+    """Writes each logged line to `metrics.jsonl` as it comes, and the picture at the end."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self.folder.keep_until(state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        if not state.is_world_process_zero or not logs:
+            return
+        row = {"step": state.global_step, "epoch": state.epoch, "time": round(time.time(), 3), **logs}
+        with (self.folder.path / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(plain(row)) + "\n")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            draw(self.folder)
+
+
+class CheckpointRecord(TrainerCallback):  # type: ignore[misc]  # as above
+    """Writes `run.json` into each checkpoint: what it was trained from, on and as."""
+
+    def __init__(self, record: Mapping[str, Any]) -> None:
+        self.record = plain(record)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            RunFolder(Path(args.output_dir) / f"checkpoint-{state.global_step}").write(self.record)
+
+
+def draw(
+    folder: RunFolder, keys: tuple[str, ...] = ("loss", "reward", "mse", "spearman", "pair_accuracy")
+) -> Path | None:
+    """`metrics.png`: one panel for each of `keys` that was logged, train and held-out curves together."""
+    import matplotlib
+
+    matplotlib.use("Agg", force=False)
+    from matplotlib.figure import Figure
+
+    rows = folder.metrics()
+    panels = [k for k in keys if any(name in row for row in rows for name in (k, f"eval_{k}"))]
+    if not panels:
+        return None
+    figure = Figure(figsize=(4.2 * len(panels), 3.2), layout="constrained")
+    for axis, key in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for name, label in ((key, "train"), (f"eval_{key}", "validation")):
+            points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+            if points:
+                axis.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else "", label=label)
+        axis.set_xlabel("step")
+        axis.set_title(key.replace("_", " "))
+        axis.legend(frameon=False)
+        axis.grid(alpha=0.3)
+    figure.savefig(folder.path / PLOT, dpi=120)
+    return folder.path / PLOT
+
+
+def line(step: int, logs: Mapping[str, Any]) -> str:
+    """What of a logged row is worth a glance; "" for nothing. Held-out errors stand beside their baselines."""
+    parts = [f"{key.rpartition('/')[2]} {_short(logs[key])}" for key in TRAIN_SHOWN if logs.get(key) is not None]
+    parts += [_held_out(key, logs) for key in HELD_OUT_SHOWN if logs.get(key) is not None]
+    return f"step {step}  {'  '.join(parts)}" if parts else ""
+
+
+def _held_out(key: str, logs: Mapping[str, Any]) -> str:
+    text = f"{key.replace('eval_', 'validation ')} {_short(logs[key])}"
+    low, high = logs.get(f"{key}_low"), logs.get(f"{key}_high")
+    if low is not None and high is not None:
+        text += f" [{_short(low)}, {_short(high)}]"
+    baselines = {name: logs.get(f"eval_{name}_mse") for name in ("mean", "turn")} if key == "eval_mse" else {}
+    known = ", ".join(f"{name} {_short(value)}" for name, value in baselines.items() if value is not None)
+    return f"{text} ({known})" if known else text
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+class TrainingProgress(ProgressCallback):  # type: ignore[misc]  # as above
+    """The bar, with our lines; in a pipe or with the bar disabled, the lines alone, on stderr."""
+
+    def __init__(self, bar: bool) -> None:
+        super().__init__()
+        self.bar = bar
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bar:
+            super().on_train_begin(args, state, control, **kwargs)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bar:
+            super().on_step_end(args, state, control, **kwargs)
+
+    def on_prediction_step(self, *args: Any, **kwargs: Any) -> None:
+        if self.bar:
+            super().on_prediction_step(*args, **kwargs)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bar:
+            super().on_train_end(args, state, control, **kwargs)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        text = line(state.global_step, logs or {})
+        if not text or not state.is_world_process_zero:
+            return
+        if self.training_bar is not None:
+            self.training_bar.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr)
+
+
+def show_progress(trainer: Any) -> None:
+    """Put our lines in the place of the library's."""
+    for callback in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(callback)
+    trainer.add_callback(TrainingProgress(bar=not trainer.args.disable_tqdm and sys.stderr.isatty()))

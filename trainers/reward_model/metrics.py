@@ -1,0 +1,150 @@
+"""How good a reward model is, beside two models that need no language: the train mean, and the train mean by turn.
+
+Every number is in the reward's own units, over the utterances of one split; what cannot be computed is left out.
+Intervals resample whole episodes, since utterances of one episode are not independent. Of several heads each is also
+measured by itself. No torch here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sotopia_rl_data import statistics as stats
+from sotopia_rl_data.trainers.data import target_table
+
+if TYPE_CHECKING:
+    from sotopia_rl_data.trainers.reward_model.rows import Prepared
+
+Floats = NDArray[np.float64]
+Metric = Callable[[ArrayLike, ArrayLike, ArrayLike | None], float | None]  # of (predicted, actual, weights)
+
+BASELINES = ("mean", "turn")
+# Not the calibration error: resampling makes it larger, and its interval would lie beside it.
+WITH_INTERVAL = ("mse", "mae", "r2", "pearson", "spearman", "pair_accuracy")
+
+
+def statistics_of(episodes: Sequence[Any]) -> dict[str, Metric]:
+    """The metrics by name. Pairs are compared within one of these `episodes`, given for each utterance."""
+    names = np.array([repr(one) for one in episodes], dtype=object)
+    groups = np.unique(names, return_inverse=True)[1] if len(names) else np.array([], dtype=np.intp)
+
+    def pair_accuracy(predicted: ArrayLike, actual: ArrayLike, weights: ArrayLike | None) -> float | None:
+        return stats.pair_accuracy(predicted, actual, groups, weights)
+
+    return {
+        "mse": stats.mean_squared_error,
+        "mae": stats.mean_absolute_error,
+        "r2": stats.r_squared,
+        "pearson": stats.pearson,
+        "spearman": stats.spearman,
+        "pair_accuracy": pair_accuracy,
+        "calibration_error": stats.calibration_error,
+    }
+
+
+def reward_metrics(
+    predicted: ArrayLike,
+    actual: ArrayLike,
+    episodes: Sequence[Any],
+    baselines: Mapping[str, ArrayLike],
+    *,
+    resamples: int = 200,
+    seed: int = 0,
+) -> dict[str, float]:
+    """All metrics of `predicted` against `actual`; `<metric>_low`, `<metric>_high` (95 %) of WITH_INTERVAL; and
+    each metric of every baseline as `<baseline>_<metric>`. What is resampled is whole `episodes`."""
+    x, y = np.asarray(predicted, dtype=np.float64), np.asarray(actual, dtype=np.float64)
+    functions = statistics_of(episodes)
+    measured = {name: function(x, y, None) for name, function in functions.items()}
+    for name in WITH_INTERVAL if resamples else ():
+        interval = stats.bootstrap_interval(
+            partial(functions[name], x, y), [repr(one) for one in episodes], resamples=resamples, seed=seed
+        )
+        measured[f"{name}_low"], measured[f"{name}_high"] = interval or (None, None)
+    for baseline, guess in baselines.items():
+        measured |= {f"{baseline}_{name}": function(guess, y, None) for name, function in functions.items()}
+    return {name: value for name, value in measured.items() if value is not None}
+
+
+class Baselines:
+    """What the train split's mean, and its mean at each turn, would predict."""
+
+    def __init__(self, rewards: ArrayLike, turns: Sequence[int | None]) -> None:
+        values, at = np.asarray(rewards, dtype=np.float64), np.array(turns, dtype=object)
+        self.mean = float(values.mean())
+        self.by_turn = {t: float(values[at == t].mean()) for t in set(turns) if t is not None}
+
+    def of(self, turns: Sequence[int | None]) -> dict[str, Floats]:
+        """`mean` and `turn` for utterances at these turns; one unknown, or that train never saw, gets the mean."""
+        by_turn = [self.mean if t is None else self.by_turn.get(t, self.mean) for t in turns]
+        return {"mean": np.full(len(by_turn), self.mean), "turn": np.array(by_turn, dtype=np.float64)}
+
+
+class RewardMetrics:
+    """Metrics of a model's predictions by the utterances' numbers: what Trainer calls `compute_metrics`."""
+
+    def __init__(self, prepared: Prepared, resamples: int, seed: int) -> None:
+        self.head = prepared.head
+        self.rows = prepared.rows
+        self.resamples = resamples
+        self.seed = seed
+        train = [row for row in prepared.rows if row.split == "train"]
+        turns = np.array([row.turn for row in train], dtype=object)
+
+        def baselines_of(truth: Floats) -> Baselines:
+            known = np.isfinite(truth)
+            return Baselines(truth[known], turns[known].tolist())
+
+        targets = target_table(train)
+        self.baselines = baselines_of(self.head.known(targets))
+        count = len(self.head.targets)
+        self.by_target = [baselines_of(targets[:, k]) for k in range(count)] if count > 1 else []
+
+    def __call__(self, prediction: Any) -> dict[str, float]:
+        """Metrics from transformers' EvalPrediction: predictions [rows, m, K] and label_ids [rows, m] (-100: none)."""
+        numbers = np.asarray(prediction.label_ids).reshape(-1)
+        logits = np.asarray(prediction.predictions).reshape(len(numbers), -1)
+        index, first = np.unique(numbers, return_index=True)  # a row may have been repeated to fill the last batch
+        is_utterance = index >= 0
+        return self.metrics(index[is_utterance], logits[first[is_utterance]])
+
+    def metrics(self, index: NDArray[np.int64], logits: NDArray[np.floating[Any]]) -> dict[str, float]:
+        """Metrics of [N, K] logits for these utterances, where the reward is known; several heads also each by name."""
+        rows = [self.rows[i] for i in index]
+        rewards = self.head.rewards(logits)
+        episodes = [row.episode_id or i for i, row in enumerate(rows)]
+        targets = target_table(rows)
+        truth = self.head.known(targets)
+        known = np.flatnonzero(np.isfinite(truth))
+        measured = reward_metrics(
+            self.head.aggregate(rewards)[known],
+            truth[known],
+            [episodes[i] for i in known],
+            self.baselines.of([rows[i].turn for i in known]),
+            resamples=self.resamples,
+            seed=self.seed,
+        )
+        for k, baselines in enumerate(self.by_target):
+            known = np.flatnonzero(np.isfinite(targets[:, k]))
+            alone = reward_metrics(
+                rewards[known, k],
+                targets[known, k],
+                [episodes[i] for i in known],
+                baselines.of([rows[i].turn for i in known]),
+                resamples=0,
+            )
+            measured |= {_with_target(name, self.head.targets[k]): value for name, value in alone.items()}
+        return measured
+
+
+def _with_target(name: str, target: str) -> str:
+    """`mse` as `<target>_mse`, and a baseline's `mean_mse` as `mean_<target>_mse`."""
+    for baseline in BASELINES:
+        if name.startswith(f"{baseline}_"):
+            return f"{baseline}_{target}_{name.removeprefix(f'{baseline}_')}"
+    return f"{target}_{name}"

@@ -1,0 +1,204 @@
+"""From a dataset's rows to what a reward model is trained on: token ids, labels in the head's units, weights, batches.
+
+A row of token ids holds one utterance, or all of an episode-agent. Both carry the same bookkeeping, so loss and metrics
+do not care which one it is: `labels` [N, K] (standardised), `weights` [N, K] (0 where a target is missing), `index` [N]
+(which utterance) and `item` [N] (which row of the batch). Whether to pack is decided in `trainer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.trainers.config import RMConfig
+from sotopia_rl_data.trainers.data import DatasetRow, DatasetRows, check_splits, target_table
+from sotopia_rl_data.trainers.encoding import Cuts, Encoder, check_padding, cuts_made, tokenizer_of
+from sotopia_rl_data.trainers.modeling import fingerprint
+from sotopia_rl_data.trainers.reward_model.attention import tree_inputs
+from sotopia_rl_data.trainers.reward_model.head import RewardHead, fit
+from sotopia_rl_data.trainers.reward_model.tree import pack, packed_size, shared_prefix
+
+BOOKKEEPING = ("labels", "weights", "index", "item")
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledUtterance:
+    """Token ids [L] with labels [K] and weights [K]; `group` is its episode-agent, `index` its row in the dataset."""
+
+    index: int
+    group: tuple[str, ...]
+    ids: NDArray[np.int32]
+    labels: NDArray[np.float32]
+    weights: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Labelled utterances by split, the dataset's rows that fitted (without their text), the head's units, and what it
+    took for the prompts to fit."""
+
+    encoder: Encoder
+    head: RewardHead
+    rows: tuple[DatasetRow, ...]
+    utterances: Mapping[str, Sequence[LabelledUtterance]]
+    cuts: Cuts
+
+
+def prepare(data: DatasetRows, config: RMConfig) -> Prepared:
+    """Tokenise the rows, fit the head on the train split. Raises InputError, UsageError where nothing is left."""
+    tokenizer = tokenizer_of(config)
+    check_padding(tokenizer)
+    encoder = Encoder(tokenizer, config.max_length)
+    encoded = encoder.encode([(row.prompt, row.completion) for row in data.rows])
+    cuts = cuts_made([None if one is None else one.turns_cut for one in encoded], encoder.max_length)
+    kept = [(row, one.ids) for row, one in zip(data.rows, encoded, strict=True) if one is not None]
+    rows = [replace(row, prompt=(), completion=()) for row, _ in kept]  # the text has done its work
+    check_splits(data, {row.split for row in rows}, config.eval_strategy != "no")
+    values, in_train = target_table(rows), np.array([row.split == "train" for row in rows])
+    head = fit(data.targets, recipe_weights(data), values[in_train], fingerprint(tokenizer))
+    check_measurable(head, rows, values)
+    weights = sample_weights(rows, in_train) if config.weigh_by_spread else np.ones(len(rows))
+    labelled = labelled_utterances(kept, head.standardised(values), weights)
+    by_split = {split: [one for one, row in zip(labelled, rows, strict=True) if row.split == split] for split in SPLITS}
+    return Prepared(encoder, head, tuple(rows), by_split, cuts)
+
+
+def check_measurable(head: RewardHead, rows: Sequence[DatasetRow], values: NDArray[np.float64]) -> None:
+    """Raises InputError where a split that training needs has no utterance with all the targets of the reward."""
+    is_known = np.isfinite(head.known(values))
+    measured = {row.split for row, known in zip(rows, is_known, strict=True) if known}
+    unmeasured = ({"train", "validation"} & {row.split for row in rows}) - measured
+    if unmeasured:
+        raise InputError(
+            f"No utterance of the {min(unmeasured)} split has all of {', '.join(head.targets)}: nothing is measured.",
+            "name fewer --targets",
+        )
+
+
+def labelled_utterances(
+    kept: Sequence[tuple[DatasetRow, NDArray[np.int32]]], labels: NDArray[np.float64], weights: NDArray[np.float64]
+) -> list[LabelledUtterance]:
+    """Token ids with their labels [N, K] (NaN: missing); a row's weight is shared by the heads that are known."""
+    known = np.isfinite(labels)
+    shares = (weights[:, None] * known / known.sum(axis=1, keepdims=True)).astype(np.float32)
+    filled = np.where(known, labels, 0.0).astype(np.float32)
+    utterances = []
+    for i, (row, ids) in enumerate(kept):
+        group = (row.episode_id, row.agent) if row.episode_id else ("", "", str(i))
+        utterances.append(LabelledUtterance(i, group, ids, filled[i], shares[i]))
+    return utterances
+
+
+def recipe_weights(data: DatasetRows) -> dict[str, float]:
+    """The weights with which the dataset's recipe made one reward of its dimensions, by target."""
+    recipe = data.pinned.recipe
+    known = recipe.get("weights") or recipe.get("rewards", {}).get("weights") or {}
+    return {target: float(known.get(target, 0.0)) for target in data.targets}
+
+
+def sample_weights(rows: Sequence[DatasetRow], in_train: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """One weight a row: s² / (s² + spread²), s the train split's median spread; scaled to mean 1 on train.
+
+    Inverse-variance weighting with a floor: where opinions agree the weight is 1, where they differ by s it is half.
+    A row whose spread is unknown counts as typical.
+    """
+    spread = np.array([np.nan if row.spread is None else row.spread for row in rows], dtype=np.float64)
+    if not np.isfinite(spread[in_train]).any():
+        raise InputError(
+            "No row has a spread to weigh by.", "label with --samples 3 or several judges, or leave the weights out"
+        )
+    typical = float(np.nanmedian(spread[in_train]))
+    spread = np.where(np.isfinite(spread), spread, typical)
+    if typical == 0.0:
+        typical = max(float(spread.max()), 1.0)
+    weights: NDArray[np.float64] = typical**2 / (typical**2 + spread**2)
+    return weights / float(weights[in_train].mean())
+
+
+class TokenRows(torch.utils.data.Dataset[list[LabelledUtterance]]):  # type: ignore[misc]  # torch is not read by mypy
+    """A list of rows, each a list of utterances."""
+
+    def __init__(self, rows: Sequence[list[LabelledUtterance]]) -> None:
+        self.rows = list(rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> list[LabelledUtterance]:
+        return self.rows[index]
+
+
+def one_each(utterances: Sequence[LabelledUtterance]) -> TokenRows:
+    """One row an utterance."""
+    return TokenRows([[one] for one in utterances])
+
+
+def one_each_group(utterances: Sequence[LabelledUtterance], row_tokens: int) -> TokenRows:
+    """One row an episode-agent, cut in turn order where its tree would hold more than `row_tokens` tokens."""
+    groups: dict[tuple[str, ...], list[LabelledUtterance]] = {}
+    for one in utterances:
+        groups.setdefault(one.group, []).append(one)
+    return TokenRows([row for group in groups.values() for row in _rows_of_group(group, row_tokens)])
+
+
+def _rows_of_group(group: Sequence[LabelledUtterance], row_tokens: int) -> list[list[LabelledUtterance]]:
+    rows: list[list[LabelledUtterance]] = []
+    size = 0
+    for one in group:
+        added = len(one.ids)
+        if rows:
+            added -= max(shared_prefix(one.ids, other.ids) for other in rows[-1])
+        if not rows or size + added > row_tokens:
+            rows.append([])
+            size, added = 0, len(one.ids)
+        rows[-1].append(one)
+        size += added
+    return rows
+
+
+def sharing(rows: TokenRows) -> float:
+    """Tokens one row an utterance for each token packed: what tree packing saves, 1.0 for nothing."""
+    apart = sum(len(one.ids) for row in rows.rows for one in row)
+    return apart / max(1, sum(packed_size([one.ids for one in row]) for row in rows.rows))
+
+
+def tree_batch(rows: Sequence[list[LabelledUtterance]]) -> dict[str, Any]:
+    """Rows packed into one forest of a single row."""
+    return tree_inputs(pack([one.ids for row in rows for one in row])) | _bookkeeping(rows)
+
+
+class PlainBatch:
+    """Rows of one utterance each, padded; the score is read at the last token that is not padding."""
+
+    def __init__(self, pad: int, side: str = "right") -> None:
+        self.pad = pad
+        self.side = side
+
+    def __call__(self, rows: Sequence[list[LabelledUtterance]]) -> dict[str, Any]:
+        longest = max(len(one.ids) for row in rows for one in row)
+        ids = torch.full((len(rows), longest), self.pad, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for at, (one,) in enumerate(rows):
+            place = slice(longest - len(one.ids), None) if self.side == "left" else slice(len(one.ids))
+            ids[at, place] = torch.from_numpy(one.ids.astype(np.int64))
+            mask[at, place] = 1
+        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        return {"input_ids": ids, "attention_mask": mask, "position_ids": positions} | _bookkeeping(rows)
+
+
+def _bookkeeping(rows: Sequence[list[LabelledUtterance]]) -> dict[str, torch.Tensor]:
+    """The tensors named in BOOKKEEPING, which no model is given."""
+    utterances = [one for row in rows for one in row]
+    return {
+        "labels": torch.from_numpy(np.stack([one.labels for one in utterances])),
+        "weights": torch.from_numpy(np.stack([one.weights for one in utterances])),
+        "index": torch.tensor([one.index for one in utterances]),
+        "item": torch.tensor([at for at, row in enumerate(rows) for _ in row]),
+    }
