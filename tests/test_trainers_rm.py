@@ -465,7 +465,7 @@ class TestBadInput:
         )
         assert done.returncode == 2
         assert "Training needs torch, which is not installed." in done.stderr
-        assert "pip install '.[train]'" in done.stderr
+        assert "pip install 'sotopia-rl-data[train]'" in done.stderr
 
     @pytest.mark.parametrize(
         ("settings", "said"),
