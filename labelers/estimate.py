@@ -13,9 +13,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from sotopia_rl_data.asking.expected import SPOKEN, ExpectedUsage
 from sotopia_rl_data.asking.progress import Outcome
 from sotopia_rl_data.asking.transport import without_api_keys
-from sotopia_rl_data.costs.expected import SPOKEN, Expected
 from sotopia_rl_data.costs.prices import NOTHING, Prices, load
 from sotopia_rl_data.costs.tokens import limit_in, most_prompt_tokens
 from sotopia_rl_data.labelers.asking import Asking, Progress
@@ -163,7 +163,7 @@ class _Counted:
         self._judge, self._target = judge, target_of(judge)
         speaks = self._target.provider in SPOKEN and is_paid(judge)
         own: int = getattr(judge, "concurrency", 1)
-        self._expected = Expected(concurrency or own) if speaks else None
+        self._expected = ExpectedUsage(concurrency or own) if speaks else None
         asking = Asking(plan, ledger, episodes)
         self._lookup = Lookup(ledger, asking.accepts, asking.second_try, retry_failed, Outcome())
         self._seen: set[str] = set()

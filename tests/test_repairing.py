@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from label_toys import BOAT, REPOSITORY, Highest, boats, filled, put, rows, sim
 
-from sotopia_rl_data.fake_provider.answers import MALFORMED
+from sotopia_rl_data.fake_provider.options import MALFORMED
 from sotopia_rl_data.fake_provider.running import running
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.judges.sending import request_of

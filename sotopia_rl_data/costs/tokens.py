@@ -21,6 +21,11 @@ _AROUND = 512  # tokens that a provider may put around a prompt
 LIMITS = ("max_completion_tokens", "max_tokens", "max_new_tokens")
 
 
+def tokens(text: bytes | str, bytes_a_token: int = PROMPT_BYTES) -> int:
+    """About how many tokens a text has, rounded up."""
+    return -(-len(text.encode(errors="replace") if isinstance(text, str) else text) // bytes_a_token)
+
+
 def prompt_tokens(request: Request) -> int:
     """About how many tokens a request has, its answer schema included."""
     return -(-_prompt_bytes(request) // PROMPT_BYTES)
@@ -30,7 +35,7 @@ def answer_tokens(request: Request) -> int:
     """About how many tokens the answer will have: the shortest that obeys the schema; else the limit, or none."""
     if request.answer_schema is None:
         return limit_of(request) or 0
-    return -(-len(json.dumps(shortest(request)).encode()) // ANSWER_BYTES)
+    return tokens(json.dumps(shortest(request)), ANSWER_BYTES)
 
 
 def shortest(request: Request) -> Any:

@@ -1,29 +1,85 @@
-"""What the loopback provider says: a value that obeys the schema, drawn from a hash of the prompt; or one that breaks
-it in one of the ways that real models do."""
+"""What the loopback provider is asked and what it answers, whatever the protocol.
+
+An answer is a value that obeys the request's schema, drawn from a hash of the prompt; or one that breaks it in one of
+the ways in which real models do.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-MALFORMED = (
-    "fenced",
-    "truncated",
-    "extra",
-    "missing",
-    "range",
-    "strings",
-    "floats",
-    "null",
-    "nested",
-    "agent",
-    "empty",
-    "refusal",
-)
+from sotopia_rl_data.costs.prefix_cache import PrefixCache, PromptTokens
+from sotopia_rl_data.costs.tokens import ANSWER_BYTES, tokens
+from sotopia_rl_data.fake_provider.options import ProviderOptions
+
 _WORDS_MARK = "chema:\n"  # how a request, or a policy's prompt, introduces one
 _WORDS = ["calm", "firm", "warm", "brief", "open", "plain", "fair", "kind", "wary", "keen"]
+
+
+class RequestRefused(Exception):
+    """A request that gets an error: the status and what it says."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedRequest:
+    """What a request asks. `limit` is the most tokens that the answer may have, `tokens` what the prompt takes."""
+
+    model: str
+    prompt: str
+    schema: Mapping[str, Any] | None
+    limit: int | None
+    tokens: PromptTokens
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What is answered. `stop` is stop, length or refusal; `output` counts tokens."""
+
+    text: str
+    stop: str
+    model: str
+    output: int
+
+
+class WireProtocol(Protocol):
+    """How a provider words requests, replies and errors; one class for each provider."""
+
+    path: str
+
+    @staticmethod
+    def parse(data: dict[str, Any], options: ProviderOptions, cache: PrefixCache) -> ParsedRequest: ...
+
+    @staticmethod
+    def reply(request: ParsedRequest, completion: Completion, number: int) -> dict[str, Any]: ...
+
+    @staticmethod
+    def error(status: int, message: str) -> dict[str, Any]: ...
+
+
+def complete(request: ParsedRequest, options: ProviderOptions) -> Completion:
+    """The answer to a request, malformed where the options and the seed say so."""
+    text, stop = answer(request.schema, request.prompt, options.seed), "stop"
+    number = draw(options.seed, "malformed", request.prompt)
+    if options.malformed_where:
+        is_malformed = options.malformed_where in request.prompt
+    else:
+        is_malformed = share(number) < options.malformed_share
+    kinds = options.kinds
+    if kinds and is_malformed:
+        text, stop = malformed(kinds[number % len(kinds)], text)
+    if request.limit is not None and tokens(text, ANSWER_BYTES) > request.limit:
+        text, stop = text[: request.limit * ANSWER_BYTES], "length"
+    model = options.model or f"{request.model}-2026-01-01"
+    return Completion(text, stop, model, tokens(text, ANSWER_BYTES))
 
 
 def draw(seed: int, *parts: object) -> int:
@@ -43,7 +99,7 @@ def answer(schema: Mapping[str, Any] | None, prompt: str, seed: int) -> str:
     base = draw(seed, prompt)
     if schema is None:
         return " ".join(_WORDS[(base >> shift) % len(_WORDS)] for shift in range(0, 40, 8))
-    return json.dumps(value(schema, base, "", schema.get("$defs", {})))
+    return json.dumps(value_of(schema, base, "", schema.get("$defs", {})))
 
 
 def schema_in_words(prompt: str) -> dict[str, Any] | None:
@@ -58,10 +114,10 @@ def schema_in_words(prompt: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def value(schema: Mapping[str, Any], base: int, path: str, defs: Mapping[str, Any]) -> Any:
+def value_of(schema: Mapping[str, Any], base: int, path: str, defs: Mapping[str, Any]) -> Any:
     """A value that obeys a JSON schema (objects, arrays, enums, ranges, unions, local references)."""
     if "$ref" in schema:
-        return value(defs[schema["$ref"].rsplit("/", 1)[-1]], base, path, defs)
+        return value_of(defs[schema["$ref"].rsplit("/", 1)[-1]], base, path, defs)
     if "const" in schema:
         return schema["const"]
     number = draw(base, path)
@@ -69,39 +125,24 @@ def value(schema: Mapping[str, Any], base: int, path: str, defs: Mapping[str, An
         return schema["enum"][number % len(schema["enum"])]
     for union in ("anyOf", "oneOf"):
         if union in schema:
-            return value(schema[union][0], base, path, defs)
+            return value_of(schema[union][0], base, path, defs)
     kind = schema.get("type", "object")
-    return _DRAWN[kind[0] if isinstance(kind, list) else kind](schema, base, path, defs, number)
-
-
-def _object(schema: Mapping[str, Any], base: int, path: str, defs: Mapping[str, Any], number: int) -> Any:
-    return {k: value(s, base, f"{path}/{k}", defs) for k, s in schema.get("properties", {}).items()}
-
-
-def _array(schema: Mapping[str, Any], base: int, path: str, defs: Mapping[str, Any], number: int) -> Any:
-    length = int(schema.get("minItems", 1))
-    return [value(schema.get("items", {"type": "string"}), base, f"{path}/{i}", defs) for i in range(length)]
-
-
-def _number(schema: Mapping[str, Any], base: int, path: str, defs: Mapping[str, Any], number: int) -> Any:
-    low, high = float(schema.get("minimum", 0)), float(schema.get("maximum", 10))
-    return round(low + (number % 101) / 100 * (high - low), 4)
-
-
-def _integer(schema: Mapping[str, Any], base: int, path: str, defs: Mapping[str, Any], number: int) -> Any:
-    low, high = int(schema.get("minimum", 0)), int(schema.get("maximum", 10))
-    return low + number % (high - low + 1)
-
-
-_DRAWN: dict[str, Any] = {
-    "object": _object,
-    "array": _array,
-    "number": _number,
-    "integer": _integer,
-    "boolean": lambda schema, base, path, defs, number: bool(number % 2),
-    "null": lambda schema, base, path, defs, number: None,
-    "string": lambda schema, base, path, defs, number: _WORDS[number % len(_WORDS)],
-}
+    low, high = schema.get("minimum", 0), schema.get("maximum", 10)
+    match kind[0] if isinstance(kind, list) else kind:
+        case "object":
+            return {k: value_of(s, base, f"{path}/{k}", defs) for k, s in schema.get("properties", {}).items()}
+        case "array":
+            items, length = schema.get("items", {"type": "string"}), int(schema.get("minItems", 1))
+            return [value_of(items, base, f"{path}/{i}", defs) for i in range(length)]
+        case "number":
+            return round(float(low) + (number % 101) / 100 * (float(high) - float(low)), 4)
+        case "integer":
+            return int(low) + number % (int(high) - int(low) + 1)
+        case "boolean":
+            return bool(number % 2)
+        case "string":
+            return _WORDS[number % len(_WORDS)]
+    return None
 
 
 def malformed(kind: str, text: str) -> tuple[str, str]:
@@ -115,25 +156,25 @@ def malformed(kind: str, text: str) -> tuple[str, str]:
     if kind == "fenced":
         return f"Here is my answer:\n```json\n{text}\n```", "stop"
     try:
-        told = json.loads(text)
+        value = json.loads(text)
     except ValueError:
         return text[::-1], "stop"
-    return json.dumps(_broken(kind, told)), "stop"
+    return json.dumps(_broken(kind, value)), "stop"
 
 
-def _broken(kind: str, told: Any) -> Any:
+def _broken(kind: str, value: Any) -> Any:
     if kind == "nested":
-        return {"answer": {"result": told}}
-    if not isinstance(told, dict) or not told:
+        return {"answer": {"result": value}}
+    if not isinstance(value, dict) or not value:
         return None
-    first = next(iter(told))
+    first = next(iter(value))
     if kind == "extra":
-        return told | {"overall_impression": 3}
+        return value | {"overall_impression": 3}
     if kind == "missing":
-        return {k: v for k, v in told.items() if k != first}
+        return {k: v for k, v in value.items() if k != first}
     if kind == "agent":
-        return {f"Somebody Else: {k}": v for k, v in told.items()}
-    return {k: _bad_leaf(kind, v) for k, v in told.items()}
+        return {f"Somebody Else: {k}": v for k, v in value.items()}
+    return {k: _bad_leaf(kind, v) for k, v in value.items()}
 
 
 def _bad_leaf(kind: str, leaf: Any) -> Any:

@@ -11,20 +11,21 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from sotopia_rl_data.fake_provider import answers
-from sotopia_rl_data.fake_provider.options import Options
-from sotopia_rl_data.fake_provider.protocols import Protocol, Refused
+from sotopia_rl_data.fake_provider.answers import RequestRefused, WireProtocol
+from sotopia_rl_data.fake_provider.options import ProviderOptions
 
 Kind = Literal["succeeded", "errored", "expired", "canceled"]
+ReplyTo = Callable[[type[WireProtocol], dict[str, Any]], dict[str, Any]]
 _BREATH = 32  # lines answered before other requests get a turn
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class LineResult:
     """What became of a request. `body` is its reply; `status` and `body` say what was wrong with one that errored."""
 
     custom_id: str
@@ -47,7 +48,7 @@ class Batch:
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     ended: float | None = None
     refused: tuple[str, str] | None = None
-    lines: list[Line] = field(default_factory=list)
+    lines: list[LineResult] = field(default_factory=list)
 
     def cancel(self) -> None:
         """End it with what is through."""
@@ -58,10 +59,12 @@ class Batch:
         return sum(line.kind == kind for line in self.lines)
 
 
-class Engine:
-    """Every batch and file of one server. `reply` answers one body, and raises Refused where it cannot."""
+class BatchServer:
+    """Every batch and file of one server. `reply` answers one body, and raises RequestRefused where it cannot."""
 
-    def __init__(self, options: Options, reply: Callable[[Protocol, dict[str, Any]], dict[str, Any]]) -> None:
+    def __init__(
+        self, options: ProviderOptions, reply: Callable[[type[WireProtocol], dict[str, Any]], dict[str, Any]]
+    ) -> None:
         self._options = options
         self._reply = reply
         self._came: Counter[str] = Counter()
@@ -72,6 +75,36 @@ class Engine:
         self._born = f"{time.time_ns() // 1_000_000:x}"
         self.batches: dict[str, Batch] = {}
         self.files: dict[str, bytes] = {}
+
+    def known(self, name: str) -> Batch:
+        """The batch of this id. Raises RequestRefused where there is none."""
+        if name not in self.batches:
+            raise RequestRefused(404, f"No such batch: {name}")
+        return self.batches[name]
+
+    def page(
+        self,
+        query: Mapping[str, str],
+        after: str,
+        prefix: str,
+        shape: Callable[[BatchServer, Batch], dict[str, Any]],
+    ) -> dict[str, Any]:
+        """A page of the batches whose ids begin so, the newest first. `after` is the parameter of the `query` that says
+        where it begins, `shape` words one batch."""
+        names = sorted((name for name in self.batches if name.startswith(prefix)), reverse=True)
+        if query.get(after):
+            names = [name for name in names if name < query[after]]
+        size = int(query.get("limit", 20))
+        data = [shape(self, self.batches[name]) for name in names[:size]]
+        ends = {"first_id": names[0], "last_id": data[-1]["id"]} if data else {"first_id": None, "last_id": None}
+        return {"object": "list", "data": data, "has_more": len(names) > size, **ends}
+
+    async def stream(self, lines: Sequence[bytes]) -> AsyncIterator[bytes]:
+        """A file's bytes, in two halves: between them a client may be kept waiting."""
+        middle = len(lines) // 2
+        yield b"".join(lines[:middle])
+        await self.reach("fetch")
+        yield b"".join(lines[middle:])
 
     async def reach(self, step: str) -> None:
         """Hang here, where the options say so."""
@@ -88,9 +121,10 @@ class Engine:
         self.files[name] = content
         return name
 
-    def begin(self, batch: Batch, protocol: Protocol) -> Batch:
+    def begin(self, batch: Batch, protocol: type[WireProtocol]) -> Batch:
         """Take the batch in and let it run."""
-        self._doubled += any(_shared(batch, other) for other in self.batches.values())
+        if any(_shared(batch, other) for other in self.batches.values()):
+            self._doubled += 1
         self.batches[batch.id] = batch
         queue = self._options.batch_queue
         if queue and sum(len(b.requests) for b in self.batches.values() if b.ended is None) > queue:
@@ -113,7 +147,7 @@ class Engine:
         for batch in self.batches.values():
             batch.stop.set()
 
-    async def _run(self, batch: Batch, protocol: Protocol) -> None:
+    async def _run(self, batch: Batch, protocol: type[WireProtocol]) -> None:
         try:
             async with asyncio.timeout(self._options.batch_seconds):
                 await batch.stop.wait()
@@ -124,23 +158,23 @@ class Engine:
             if number % _BREATH == 0:
                 await asyncio.sleep(0)
             begun = reached is None or number < reached
-            batch.lines.append(self._line(protocol, custom_id, body) if begun else Line(custom_id, "canceled"))
+            batch.lines.append(self._line(protocol, custom_id, body) if begun else LineResult(custom_id, "canceled"))
         batch.ended = time.time()
 
-    def _line(self, protocol: Protocol, custom_id: str, body: dict[str, Any]) -> Line:
+    def _line(self, protocol: type[WireProtocol], custom_id: str, body: dict[str, Any]) -> LineResult:
         options, text = self._options, json.dumps(body, sort_keys=True)
         self._came[text] += 1
         drawn = answers.share(answers.draw(options.seed, "batch", text, self._came[text]))
         if drawn < options.batch_failed:
-            return Line(custom_id, "errored", 500, protocol.error(500, "The server had an error."))
+            return LineResult(custom_id, "errored", 500, protocol.error(500, "The server had an error."))
         if drawn < options.batch_failed + options.batch_expired:
-            return Line(custom_id, "expired")
+            return LineResult(custom_id, "expired")
         try:
-            return Line(custom_id, "succeeded", 200, self._reply(protocol, body))
-        except Refused as refused:
-            return Line(custom_id, "errored", refused.status, protocol.error(refused.status, refused.message))
+            return LineResult(custom_id, "succeeded", 200, self._reply(protocol, body))
+        except RequestRefused as refused:
+            return LineResult(custom_id, "errored", refused.status, protocol.error(refused.status, refused.message))
 
-    def scattered(self, batch: Batch, lines: Sequence[Line], shape: Callable[[Line], bytes]) -> list[bytes]:
+    def scattered(self, batch: Batch, lines: Sequence[LineResult], shape: Callable[[LineResult], bytes]) -> list[bytes]:
         """A results file as this server hands it out: out of order, lines missing, doubled, torn, or strange."""
         options = self._options
         chance = random.Random(f"{options.seed} {batch.id} {len(lines)}")
@@ -153,7 +187,9 @@ class Engine:
                 continue
             if drawn < options.batch_dropped + options.batch_torn:
                 text = text[: len(text) // 2] + b"\n"
-            found += [text] * (1 + (chance.random() < options.batch_doubled))
+            found.append(text)
+            if chance.random() < options.batch_doubled:
+                found.append(text)
             if chance.random() < options.batch_strange:
                 found.append(shape(replace(line, custom_id=f"strange-{line.custom_id}"[:64])))
         if options.batch_shuffled:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from sotopia_rl_data.errors import AskingError
-from sotopia_rl_data.fake_provider.options import to_arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +36,22 @@ class Running:
     def _get(self, path: str) -> dict[str, Any]:
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with direct.open(f"{self.url}/{path}", timeout=30) as answer:
-            told: dict[str, Any] = json.load(answer)
-        return told
+            body: dict[str, Any] = json.load(answer)
+        return body
 
 
 @contextmanager
 def running(**options: Any) -> Iterator[Running]:
-    """Start a provider with the given options (see `options.Options`), stop it at the end of the block."""
-    command = [sys.executable, "-m", "sotopia_rl_data.fake_provider", *to_arguments(**options)]
+    """Start a provider with the given options (see `options.ProviderOptions`), stop it at the end of the block."""
+    command = [sys.executable, "-m", "sotopia_rl_data.fake_provider"]
+    for name, value in options.items():
+        command += [f"--{name.replace('_', '-')}", str(value)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             line = process.stdout.readline() if process.stdout else ""
             if not line.startswith("READY "):
-                said = process.stderr.read() if process.stderr else ""
-                raise AskingError(f"The loopback provider did not start: {said.strip()}")
+                reason = process.stderr.read() if process.stderr else ""
+                raise AskingError(f"The loopback provider did not start: {reason.strip()}")
             yield Running(line.split()[1], process.pid)
         finally:
             process.terminate()

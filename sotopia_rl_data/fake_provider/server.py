@@ -10,35 +10,32 @@ import time
 from collections import Counter
 from typing import Any
 
+from aiohttp import web
+
+from sotopia_rl_data.costs.prefix_cache import PrefixCache
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.fake_provider import answers
-from sotopia_rl_data.fake_provider.batches import Engine
-from sotopia_rl_data.fake_provider.cache import ANSWER_BYTES_A_TOKEN, PrefixCache, answer_tokens
-from sotopia_rl_data.fake_provider.options import Options, kinds
-from sotopia_rl_data.fake_provider.protocols import PROTOCOLS, Asked, Protocol, Refused, Said
+from sotopia_rl_data.fake_provider.answers import ParsedRequest, RequestRefused, WireProtocol
+from sotopia_rl_data.fake_provider.anthropic import AnthropicBatchApi, AnthropicProtocol
+from sotopia_rl_data.fake_provider.batches import BatchServer
+from sotopia_rl_data.fake_provider.openai import OpenAIBatchApi, OpenAIProtocol
+from sotopia_rl_data.fake_provider.options import ProviderOptions
 
-try:
-    from aiohttp import web
-except ImportError as missing:
-    raise UsageError(
-        "The loopback provider needs aiohttp, which is not installed.", "pip install 'openai[aiohttp]'"
-    ) from missing
-
-from sotopia_rl_data.fake_provider.batch_protocols import BATCHES, Body
-
+_BatchApi = type[OpenAIBatchApi | AnthropicBatchApi]
+_PROTOCOLS: dict[str, type[WireProtocol]] = {one.path: one for one in (OpenAIProtocol, AnthropicProtocol)}
 _JSON = {"Content-Type": "application/json"}
 _LARGEST = 300_000_000  # bytes of a request
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)  # what parsing raises
 _BROKEN = (500, 502, 503, 0)  # 0: the connection is closed without a word
 
 
 class Provider:
     """One server's state. `handle` answers every request."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: ProviderOptions) -> None:
         self._options = options
         self._cache = PrefixCache() if options.cache else PrefixCache(kept=0)
-        self._kinds = kinds(options)
-        self._engine = Engine(options, self._answer_line)
+        self._batches = BatchServer(options, self._answer_line)
         self._received: Counter[bytes] = Counter()  # by the body's hash
         self._completed: Counter[bytes] = Counter()
         self._statuses: Counter[int] = Counter()
@@ -48,19 +45,19 @@ class Provider:
         self._saved_at = time.monotonic()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        protocol = PROTOCOLS.get(request.path)
+        protocol = _PROTOCOLS.get(request.path)
         if protocol is None:
             return await self._other(request)
         self._in_flight += 1
         self._most_in_flight = max(self._most_in_flight, self._in_flight)
         try:
             return await self._complete(request, protocol)
-        except Refused as refused:
+        except RequestRefused as refused:
             return self._refusal(request, protocol, refused)
         finally:
             self._in_flight -= 1
 
-    def _refusal(self, request: web.BaseRequest, protocol: Protocol, refused: Refused) -> web.Response:
+    def _refusal(self, request: web.BaseRequest, protocol: type[WireProtocol], refused: RequestRefused) -> web.Response:
         self._statuses[refused.status] += 1
         headers = _JSON
         if refused.status == 429 and self._options.retry_after:
@@ -70,50 +67,52 @@ class Provider:
         body = json.dumps(protocol.error(refused.status, refused.message)).encode()
         return web.Response(status=refused.status or 500, body=body, headers=headers)
 
-    async def _complete(self, request: web.BaseRequest, protocol: Protocol) -> web.StreamResponse:
+    async def _complete(self, request: web.BaseRequest, protocol: type[WireProtocol]) -> web.StreamResponse:
         raw = await request.read()
         self._check_key(request)
         name = hashlib.blake2b(raw, digest_size=16).digest()
         self._received[name] += 1
         self._check_limit()
         await self._meet_fault(answers.draw(self._options.seed, name.hex(), self._received[name]))
-        asked = self._read(protocol, raw)
-        said = self._say(asked)
+        parsed = self._parse(protocol, raw)
         if self._options.latency:
             await asyncio.sleep(self._options.latency)
-        body = json.dumps(self._paid(protocol, name, asked, said)).encode()
+        body = json.dumps(self._reply(protocol, name, parsed)).encode()
         return web.Response(body=body, headers=_JSON)
 
-    def _answer_line(self, protocol: Protocol, body: dict[str, Any]) -> dict[str, Any]:
-        """The reply to a line of a batch; counted with the same request asked live. Raises Refused."""
+    def _answer_line(self, protocol: type[WireProtocol], body: dict[str, Any]) -> dict[str, Any]:
+        """The reply to a line of a batch; counted with the same request asked live. Raises RequestRefused."""
         raw = json.dumps(body, separators=(",", ":")).encode()
         name = hashlib.blake2b(raw, digest_size=16).digest()
         self._received[name] += 1
-        asked = self._read(protocol, raw)
-        return self._paid(protocol, name, asked, self._say(asked))
+        return self._reply(protocol, name, self._parse(protocol, raw))
 
-    def _read(self, protocol: Protocol, raw: bytes) -> Asked:
+    def _parse(self, protocol: type[WireProtocol], raw: bytes) -> ParsedRequest:
         try:
-            return protocol.read(json.loads(raw), self._options, self._cache)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise Refused(400, f"The request is not understood: {error!r}") from None
+            return protocol.parse(json.loads(raw), self._options, self._cache)
+        except _UNREADABLE as error:
+            raise RequestRefused(400, f"The request is not understood: {error!r}") from None
 
-    def _paid(self, protocol: Protocol, name: bytes, asked: Asked, said: Said) -> dict[str, Any]:
+    def _reply(self, protocol: type[WireProtocol], name: bytes, request: ParsedRequest) -> dict[str, Any]:
         """The reply, counted."""
-        self._cache.learn(asked.model, asked.prefixes)
+        completion = answers.complete(request, self._options)
+        self._cache.learn(request.model, request.tokens)
         self._completed[name] += 1
         self._statuses[200] += 1
-        self._count(asked, said)
-        return protocol.reply(asked, said, self._statuses[200])
+        self._usage["input"] += request.tokens.input
+        self._usage["cached"] += request.tokens.read
+        self._usage["written"] += request.tokens.written
+        self._usage["output"] += completion.output
+        return protocol.reply(request, completion, self._statuses[200])
 
     def _check_key(self, request: web.BaseRequest) -> None:
         if self._options.refuse:
-            raise Refused(self._options.refuse, f"status {self._options.refuse}, as told")
+            raise RequestRefused(self._options.refuse, f"status {self._options.refuse}, as told")
         if not self._options.key:
             return
         sent = request.headers.get("Authorization", "").removeprefix("Bearer ") or request.headers.get("x-api-key", "")
         if sent != self._options.key:
-            raise Refused(401, f"Incorrect API key provided: {sent}. You can find yours in your account.")
+            raise RequestRefused(401, f"Incorrect API key provided: {sent}. You can find yours in your account.")
 
     def _check_limit(self) -> None:
         limit = self._options.limit
@@ -123,48 +122,35 @@ class Provider:
         self._saved = min(max(1.0, limit * self._options.burst), self._saved + (now - self._saved_at) * limit)
         self._saved_at = now
         if self._saved < 1:
-            raise Refused(429, f"Rate limit reached: {limit:g} requests per second.")
+            raise RequestRefused(429, f"Rate limit reached: {limit:g} requests per second.")
         self._saved -= 1
 
     async def _meet_fault(self, number: int) -> None:
         options, drawn = self._options, answers.share(number)
         if drawn < options.throttled:
-            raise Refused(429, "Rate limit reached.")
+            raise RequestRefused(429, "Rate limit reached.")
         drawn -= options.throttled
         if drawn < options.broken:
             status = _BROKEN[number % len(_BROKEN)]
-            raise Refused(status, "The server had an error.")
+            raise RequestRefused(status, "The server had an error.")
         drawn -= options.broken
         if drawn < options.hanging:
             await asyncio.sleep(options.hang)
-            raise Refused(504, "The upstream request timed out.")
+            raise RequestRefused(504, "The upstream request timed out.")
 
-    def _say(self, asked: Asked) -> Said:
-        options = self._options
-        text, stop = answers.answer(asked.schema, asked.prompt, options.seed), "stop"
-        number = answers.draw(options.seed, "malformed", asked.prompt)
-        where = options.malformed_where
-        if self._kinds and (where in asked.prompt if where else answers.share(number) < options.malformed_share):
-            text, stop = answers.malformed(self._kinds[number % len(self._kinds)], text)
-        if asked.limit is not None and answer_tokens(text) > asked.limit:
-            text, stop = text[: asked.limit * ANSWER_BYTES_A_TOKEN], "length"
-        return Said(text, stop, options.model or f"{asked.model}-2026-01-01", answer_tokens(text))
-
-    def _count(self, asked: Asked, said: Said) -> None:
-        self._usage["input"] += asked.input
-        self._usage["cached"] += asked.prefixes.read
-        self._usage["written"] += asked.prefixes.written
-        self._usage["output"] += said.output
-
-    async def _batch(self, request: web.BaseRequest, api: type[Any]) -> web.StreamResponse:
+    async def _batch(
+        self, request: web.BaseRequest, api: type[OpenAIBatchApi | AnthropicBatchApi]
+    ) -> web.StreamResponse:
         """A batch API's answer: JSON, or a file as a stream."""
         try:
             self._check_key(request)
-            body: Body = await api.answer(self._engine, request.clone(client_max_size=_LARGEST))
-        except Refused as refused:
+            body = await api.answer(self._batches, request.clone(client_max_size=_LARGEST))
+        except RequestRefused as refused:
             return self._refusal(request, api.protocol, refused)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            return self._refusal(request, api.protocol, Refused(400, f"The request is not understood: {error!r}"))
+        except _UNREADABLE as error:
+            return self._refusal(
+                request, api.protocol, RequestRefused(400, f"The request is not understood: {error!r}")
+            )
         if isinstance(body, dict):
             return web.Response(body=json.dumps(body).encode(), headers=_JSON)
         response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
@@ -175,13 +161,13 @@ class Provider:
         return response
 
     async def _other(self, request: web.BaseRequest) -> web.StreamResponse:
-        for api in BATCHES if self._options.batches else ():
+        for api in (OpenAIBatchApi, AnthropicBatchApi) if self._options.batches else ():
             if request.path.startswith(api.paths):
                 return await self._batch(request, api)
         if request.path == "/__log__":
             return web.Response(body=json.dumps(self.log()).encode(), headers=_JSON)
         if request.path == "/__hurry__":
-            self._engine.hurry()
+            self._batches.hurry()
             return web.Response(body=b"{}", headers=_JSON)
         if request.path == "/v1/models":
             return web.Response(body=b'{"object": "list", "data": []}', headers=_JSON)
@@ -201,11 +187,11 @@ class Provider:
             "in_flight": self._in_flight,
             "most_in_flight": self._most_in_flight,
             "usage": dict(self._usage),
-            "batch": self._engine.log(),
+            "batch": self._batches.log(),
         }
 
 
-async def serve(options: Options) -> None:
+async def serve(options: ProviderOptions) -> None:
     """Serve until SIGTERM or SIGINT; prints READY and the URL once it listens. Raises UsageError for a taken port."""
     runner = web.ServerRunner(web.Server(Provider(options).handle, access_log=None), shutdown_timeout=0.2)
     await runner.setup()

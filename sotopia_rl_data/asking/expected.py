@@ -1,9 +1,9 @@
 """What requests will probably take, in the order in which they are asked: tokens in, of these cached, tokens out.
 
-A request is counted as it would be sent, with the providers' own rules for prompt caches, as the loopback provider
-keeps them; what is in flight at the same time is not in the cache yet, but for siblings (`prompt_cache.py`). Where real
-answers are at hand, the counts are scaled by what those took: no tokenizer is known for most models, and what a model
-thinks before it answers shows in no schema.
+A request is counted as it would be sent, with the providers' own rules for prompt caches; what is in flight at the
+same time is not in the cache yet, but for siblings (`prompt_cache.py`). Where real answers are at hand, the counts are
+scaled by what those took: no tokenizer is known for most models, and what a model thinks before it answers shows in no
+schema.
 """
 
 from __future__ import annotations
@@ -14,10 +14,15 @@ from itertools import takewhile
 from sotopia_rl_data.asking import anthropic, openai
 from sotopia_rl_data.asking.prompt_cache import shared_prefix
 from sotopia_rl_data.costs.bill import added
+from sotopia_rl_data.costs.prefix_cache import (
+    BLOCK,
+    SHORTEST,
+    PrefixCache,
+    PromptTokens,
+    anthropic_parts,
+    openai_prompt,
+)
 from sotopia_rl_data.costs.tokens import answer_tokens
-from sotopia_rl_data.fake_provider.cache import BLOCK, SHORTEST, PrefixCache, Prefixes
-from sotopia_rl_data.fake_provider.options import Options
-from sotopia_rl_data.fake_provider.protocols import Anthropic, Asked, OpenAI
 from sotopia_rl_data.request import Request, Usage
 
 SPOKEN = (openai.PROVIDER, anthropic.PROVIDER)  # whose requests can be counted
@@ -25,32 +30,31 @@ _KEPT = 1 << 16  # blocks of the prompts asked last
 _SIBLINGS = 1_024  # shared prefixes
 
 
-class Expected:
+class ExpectedUsage:
     """Sums up requests. `usage` is what they will take together."""
 
     def __init__(self, concurrency: int) -> None:
         self._cache = PrefixCache(_KEPT)
-        self._flight: deque[Asked] = deque(maxlen=concurrency)
-        self._first: OrderedDict[int, Prefixes] = OrderedDict()  # shared prefix -> what the first of the siblings had
+        self._flight: deque[tuple[str, PromptTokens]] = deque(maxlen=concurrency)  # by model
+        self._first: OrderedDict[int, PromptTokens] = OrderedDict()  # shared prefix -> what the first sibling had
         self._guessed = Usage()
         self._known, self._guesses = Usage(), Usage()  # of answers at hand: what they took, and what was guessed
 
     def ask(self, request: Request) -> None:
         """Add a request that will be asked, after all that were added before."""
-        asked = _as_sent(request, self._cache)
+        prompt = _prompt(request, self._cache)
         if len(self._flight) == self._flight.maxlen:
-            landed = self._flight[0]
-            self._cache.learn(landed.model, landed.prefixes)
-        self._flight.append(asked)
-        read, written = self._cached(request, asked.prefixes)
-        self._guessed = added(self._guessed, Usage(asked.input, read, written, answer_tokens(request)))
+            self._cache.learn(*self._flight[0])
+        self._flight.append((request.target.model, prompt))
+        read, written = self._cached(request, prompt)
+        self._guessed = added(self._guessed, Usage(prompt.input, read, written, answer_tokens(request)))
 
     def learn(self, request: Request, usage: Usage) -> None:
         """Take note of what a request really took."""
-        guess = Usage(input=_as_sent(request, PrefixCache()).input, output=answer_tokens(request))
+        guess = Usage(input=_prompt(request, PrefixCache()).input, output=answer_tokens(request))
         self._known, self._guesses = added(self._known, usage), added(self._guesses, guess)
 
-    def _cached(self, request: Request, own: Prefixes) -> tuple[int, int]:
+    def _cached(self, request: Request, own: PromptTokens) -> tuple[int, int]:
         """Tokens read from the cache and written there, with what the first sibling brought into it."""
         shared = shared_prefix(request)
         first = None if shared is None else self._first.get(shared)
@@ -84,10 +88,14 @@ class Expected:
         )
 
 
-def _as_sent(request: Request, cache: PrefixCache) -> Asked:
+def _prompt(request: Request, cache: PrefixCache) -> PromptTokens:
+    """The request's tokens as it would be sent, with the answer's schema as a parameter."""
+    model = request.target.model
     if request.target.provider == anthropic.PROVIDER:
-        return Anthropic.read(anthropic.body_of(request), Options(), cache)
-    return OpenAI.read(openai.body_of(request), Options(), cache)
+        body = anthropic.body_of(request)
+        schema = None if request.answer_schema is None else body["output_config"]["format"]["schema"]
+        return cache.marked(model, anthropic_parts(body, schema))
+    return cache.blocks(model, openai_prompt(openai.body_of(request)["messages"], request.answer_schema))
 
 
 def _ratio(known: int, guessed: int) -> float:

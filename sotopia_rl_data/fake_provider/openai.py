@@ -1,0 +1,231 @@
+"""OpenAI as the loopback provider plays it: chat completions, files, and batches over them, with OpenAI's own rules."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from aiohttp import web
+
+from sotopia_rl_data.costs.prefix_cache import PrefixCache, openai_prompt
+from sotopia_rl_data.fake_provider.answers import Completion, ParsedRequest, RequestRefused
+from sotopia_rl_data.fake_provider.batches import Batch, BatchServer, Kind, LineResult
+from sotopia_rl_data.fake_provider.options import ProviderOptions
+
+_MOST_LINES, _MOST_BYTES = 50_000, 200_000_000  # of a batch
+_KEYS, _KEY, _VALUE = 16, 64, 512  # of a batch's metadata: how many, and their lengths
+_CODES = {401: "invalid_api_key", 404: "model_not_found", 429: "rate_limit_exceeded"}
+
+
+class OpenAIProtocol:
+    """POST /v1/chat/completions."""
+
+    path = "/v1/chat/completions"
+
+    @staticmethod
+    def parse(data: dict[str, Any], options: ProviderOptions, cache: PrefixCache) -> ParsedRequest:
+        """Raises RequestRefused for what OpenAI would not take."""
+        schema = _schema(data.get("response_format"), options)
+        prompt = openai_prompt(data["messages"], schema if options.schema_in_prefix else None)
+        limit = data.get("max_completion_tokens") or data.get("max_tokens")
+        text = prompt.partition(b"\x1d")[2].decode()  # without the schema
+        return ParsedRequest(data["model"], text, schema, limit, cache.blocks(data["model"], prompt))
+
+    @staticmethod
+    def reply(request: ParsedRequest, completion: Completion, number: int) -> dict[str, Any]:
+        refused = completion.stop == "refusal"
+        message = {
+            "role": "assistant",
+            "content": None if refused else completion.text,
+            "refusal": completion.text if refused else None,
+        }
+        finish = "length" if completion.stop == "length" else "stop"
+        return {
+            "id": f"chatcmpl-{number}",
+            "object": "chat.completion",
+            "created": 1_700_000_000,
+            "model": completion.model,
+            "choices": [{"index": 0, "message": message, "finish_reason": finish}],
+            "usage": {
+                "prompt_tokens": request.tokens.input,
+                "completion_tokens": completion.output,
+                "total_tokens": request.tokens.input + completion.output,
+                "prompt_tokens_details": {"cached_tokens": request.tokens.read},
+            },
+        }
+
+    @staticmethod
+    def error(status: int, message: str) -> dict[str, Any]:
+        return {"error": {"message": message, "type": "error", "param": None, "code": _CODES.get(status)}}
+
+
+def _schema(wanted: Mapping[str, Any] | None, options: ProviderOptions) -> dict[str, Any] | None:
+    if wanted is None or wanted["type"] == "text":
+        return None
+    if wanted["type"] not in options.formats.split(","):
+        raise RequestRefused(400, f"response_format: type {wanted['type']!r} is not supported by this model")
+    if wanted["type"] == "json_object":
+        return None
+    schema: dict[str, Any] = wanted["json_schema"]["schema"]
+    if wanted["json_schema"].get("strict"):
+        _check_strict(schema, "")
+    return schema
+
+
+def _check_strict(schema: Any, path: str) -> None:
+    """OpenAI's rules for strict schemas: every object closed, every property required."""
+    if isinstance(schema, list):
+        for part in schema:
+            _check_strict(part, path)
+    if not isinstance(schema, dict):
+        return
+    if schema.get("type") == "object":
+        name = f"Invalid schema for response_format: In context={path or '()'},"
+        if schema.get("additionalProperties") is not False:
+            raise RequestRefused(400, f"{name} 'additionalProperties' is required to be supplied and to be false.")
+        if set(schema.get("required", ())) != set(schema.get("properties", {})):
+            raise RequestRefused(400, f"{name} 'required' is required to name every key in properties.")
+    for name, part in schema.get("properties", {}).items():
+        _check_strict(part, f"{path}/{name}")
+    for word in ("items", "anyOf"):
+        _check_strict(schema.get(word), f"{path}/{word}")
+    for name, part in schema.get("$defs", {}).items():
+        _check_strict(part, f"{path}/$defs/{name}")
+
+
+class OpenAIBatchApi:
+    """/v1/files and /v1/batches."""
+
+    protocol = OpenAIProtocol
+    paths = ("/v1/files", "/v1/batches")
+
+    @staticmethod
+    async def answer(server: BatchServer, request: web.BaseRequest) -> dict[str, Any] | AsyncIterator[bytes]:
+        """The body of the answer: JSON, or a file's bytes. Raises RequestRefused."""
+        match request.method, request.path.strip("/").split("/")[1:]:
+            case "POST", ["files"]:
+                return await _upload(server, request)
+            case "GET", ["files", name, "content"]:
+                if name not in server.files:
+                    raise RequestRefused(404, f"No such File object: {name}")
+                return server.stream(server.files[name].splitlines(keepends=True))
+            case "POST", ["batches"]:
+                return await _create(server, json.loads(await request.read()))
+            case "GET", ["batches"]:
+                await server.reach("list")
+                return server.page(request.query, "after", "batch_", _batch_json)
+            case "GET", ["batches", name]:
+                await server.reach("poll")
+                return _batch_json(server, server.known(name))
+            case "POST", ["batches", name, "cancel"]:
+                server.known(name).cancel()
+                return _batch_json(server, server.known(name))
+        raise RequestRefused(404, f"Invalid URL ({request.method} {request.path})")
+
+
+async def _upload(server: BatchServer, request: web.BaseRequest) -> dict[str, Any]:
+    form = await request.post()
+    sent = form.get("file")
+    if not isinstance(sent, web.FileField) or form.get("purpose") != "batch":
+        raise RequestRefused(400, "A file with the purpose 'batch' is required.")
+    content = sent.file.read()
+    if len(content) > _MOST_BYTES:
+        raise RequestRefused(413, "The file is larger than 200 MB.")
+    name = server.keep_file(content)
+    await server.reach("upload")
+    return {
+        "id": name,
+        "object": "file",
+        "bytes": len(content),
+        "created_at": 0,
+        "filename": sent.filename,
+        "purpose": "batch",
+        "status": "processed",
+    }
+
+
+async def _create(server: BatchServer, data: dict[str, Any]) -> dict[str, Any]:
+    await server.reach("create")
+    metadata = data.get("metadata") or {}
+    long = any(len(key) > _KEY or len(value) > _VALUE for key, value in metadata.items())
+    if long or len(metadata) > _KEYS or data["completion_window"] != "24h":
+        raise RequestRefused(400, "metadata or completion_window is not allowed.")
+    if data["input_file_id"] not in server.files:
+        raise RequestRefused(400, f"No such File object: {data['input_file_id']}")
+    lines = [json.loads(line) for line in server.files[data["input_file_id"]].splitlines()]
+    batch = Batch(server.name("batch"), [(line["custom_id"], line["body"]) for line in lines])
+    batch.input_file, batch.metadata = data["input_file_id"], metadata or None
+    batch.refused = _fault(lines, data["endpoint"])
+    server.begin(batch, OpenAIProtocol)
+    await server.reach("created")
+    return _batch_json(server, batch)
+
+
+def _fault(lines: list[dict[str, Any]], endpoint: str) -> tuple[str, str] | None:
+    """Why the lines cannot be a batch: the error's code and message."""
+    if not lines or len(lines) > _MOST_LINES:
+        return "invalid_request_count", f"{len(lines)} requests; 1 to {_MOST_LINES} are allowed."
+    if len({line["custom_id"] for line in lines}) < len(lines):
+        return "duplicate_custom_id", "The custom_id of a request occurs twice."
+    if len({line["body"]["model"] for line in lines}) > 1:
+        return "mismatched_model", "All requests of a batch must name one model."
+    if any(line["url"] != endpoint or line["method"] != "POST" for line in lines):
+        return "mismatched_endpoint", f"A request does not POST to {endpoint}."
+    return None
+
+
+def _batch_json(server: BatchServer, batch: Batch) -> dict[str, Any]:
+    total, ended = len(batch.requests), batch.ended
+    through = len(batch.lines) if ended else int(total * server.done_share(batch))
+    failed = batch.count("errored") if ended else 0
+    made: dict[str, Any] = {
+        "id": batch.id,
+        "object": "batch",
+        "endpoint": OpenAIProtocol.path,
+        "input_file_id": batch.input_file,
+        "completion_window": "24h",
+        "status": _status(batch),
+        "created_at": int(batch.created),
+        "metadata": batch.metadata,
+        "request_counts": {"total": total, "completed": through - failed, "failed": failed},
+    }
+    if batch.refused:
+        code, message = batch.refused
+        made["errors"] = {"object": "list", "data": [{"code": code, "message": message, "line": None, "param": None}]}
+        made["request_counts"] = {"total": 0, "completed": 0, "failed": 0}
+    elif ended:
+        made["output_file_id"] = _file(server, batch, "output", ("succeeded",))
+        made["error_file_id"] = _file(server, batch, "error", ("errored", "expired"))
+    return made
+
+
+def _status(batch: Batch) -> str:
+    if batch.refused:
+        return "failed"
+    if batch.ended is None:
+        return "cancelling" if batch.cancelling else "in_progress"
+    if batch.cancelling:
+        return "cancelled"
+    return "expired" if batch.count("expired") else "completed"
+
+
+def _file(server: BatchServer, batch: Batch, name: str, kinds: tuple[Kind, ...]) -> str | None:
+    """The id of a results file, made once; None where it would be empty. What was cancelled stands in neither file."""
+    lines = [line for line in batch.lines if line.kind in kinds]
+    if not lines:
+        return None
+    name = f"file-{name}-{batch.id}"
+    if name not in server.files:
+        server.files[name] = b"".join(server.scattered(batch, lines, _result_line))
+    return name
+
+
+def _result_line(line: LineResult) -> bytes:
+    made: dict[str, Any] = {"id": f"batch_req_{line.custom_id}", "custom_id": line.custom_id}
+    if line.kind == "expired":
+        late = {"code": "batch_expired", "message": "The completion window was over before this request was begun."}
+        made |= {"response": None, "error": late}
+    else:
+        made |= {"response": {"status_code": line.status, "request_id": "", "body": line.body}, "error": None}
+    return json.dumps(made, ensure_ascii=False).encode() + b"\n"
