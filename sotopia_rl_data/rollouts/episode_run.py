@@ -2,8 +2,8 @@
 
 An EpisodeRun hands out a TurnRequest, takes what became of it, and hands out the next, until its world is done: the
 dispatcher of `asking/` asks it as a request with follow-ups, so that pacing, the ledger, Ctrl-C and the bill are as
-for any other. It knows no model and does no I/O. What cannot be read is drawn again, then taken for a no-op that
-is flagged as failed.
+for any other. It does no I/O. What cannot be read is drawn again, at most twice, then taken for a no-op that is
+flagged as failed.
 
 With best-of-N a turn is N drafts, one request each, and a last request that has them scored; the highest is kept.
 """
@@ -61,7 +61,7 @@ class EpisodeSpec:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What who plays is called in the data, by place: with its drafts it is another one than without."""
+        """The players' names in the data, by place. A policy with best-of-N is another one than without."""
         pairs = zip(self.players, self.drafts, strict=True)
         return tuple(player.id if drafts == 1 else f"{player.id} best-of-{drafts}" for player, drafts in pairs)
 
@@ -103,13 +103,13 @@ class _Draft:
 @dataclass(slots=True)
 class EpisodeRun:
     """An episode while it is played. `served` are the prompts and the completions that were kept for them, without
-    their thoughts; `lost` is what failed in it; `abandoned`, it has no end and is not an episode."""
+    their thoughts; `failures` is what failed in it. `abandoned`: it has no end, and is not an episode of the data."""
 
     match: EpisodeSpec
     rules: Rules
     served: list[Exchange] = field(default_factory=list)
-    scored: list[DraftScore] = field(default_factory=list)
-    lost: list[Failure] = field(default_factory=list)
+    scores: list[DraftScore] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
     abandoned: bool = False
     world: World = field(init=False)
     _actions: dict[str, Action] = field(default_factory=dict)
@@ -173,7 +173,7 @@ class EpisodeRun:
         except BadAnswer as error:
             self._abandon(request, error.message)
             return None
-        self.scored += [
+        self.scores += [
             DraftScore(prompt.agent, prompt.turn, draft.number, reward, draft.call_id)
             for draft, reward in zip(readable, rewards, strict=True)
         ]
@@ -184,7 +184,7 @@ class EpisodeRun:
         if kept.fault:
             player = self.match.players[self._place(prompt.agent)]
             reason = f"{TRIES} answers could not be read: {kept.fault}"
-            self.lost.append(self._failure(prompt, player, reason, kept.call_id))
+            self.failures.append(self._failure(prompt, player, reason, kept.call_id))
         else:
             self.served.append(Exchange(prompt, kept.text))
         self._actions[prompt.agent], self._drafts = kept.action, []
@@ -244,7 +244,7 @@ class EpisodeRun:
 
     def _abandon(self, request: TurnRequest, reason: str) -> None:
         self.abandoned = True
-        self.lost = [self._failure(request.asked, request.player, reason, request.key)]
+        self.failures = [self._failure(request.asked, request.player, reason, request.key)]
 
     def _failure(self, prompt: TurnPrompt, player: Player, reason: str, call_id: str) -> Failure:
         return Failure(reason, prompt.episode_id, prompt.agent, prompt.turn, judge=player.id, call_id=call_id)

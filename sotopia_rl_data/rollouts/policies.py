@@ -51,7 +51,7 @@ def scripted(name: str, seed: int = 0) -> Policy:
     """The scripted policy of this name: "warm" looks for common ground, "firm" holds its own.
 
     What it says is a function of the seed, the episode, the agent and how often it acted, and of nothing that it is
-    shown; it leaves after five to eight turns of its own. Raises UsageError for a name that there is not.
+    shown; it leaves after five to eight turns of its own. Raises UsageError for another name.
     """
     if name not in SCRIPTED:
         raise UsageError(f"There is no scripted policy {name!r}.", f"name one of: {', '.join(SCRIPTED)}")

@@ -146,7 +146,7 @@ def _text(path: Path) -> str:
 
 def _id(value: Mapping[str, Any], name: str, key: str) -> str:
     """The id in the record, as `pk` or under its own name; `key`, the file's name, where it has neither."""
-    field_name = next((field for field in ("pk", name) if value.get(field)), None)
+    field_name = next((known for known in ("pk", name) if value.get(known)), None)
     return identifier({name: key}, name) if field_name is None else identifier(value, field_name)
 
 

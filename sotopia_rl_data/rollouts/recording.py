@@ -44,7 +44,7 @@ class Recording:
         split = split_of(run.match.scene.environment.environment_id, 0)
         waiting = self._waiting.setdefault(split, [])
         waiting.append(run)
-        self.reasons.update(failure.reason for failure in run.lost)
+        self.reasons.update(failure.reason for failure in run.failures)
         if len(waiting) >= BATCH:
             self._flush(split)
 
@@ -70,13 +70,13 @@ class Recording:
         runs = self._waiting.pop(split)
         played = [run for run in runs if not run.abandoned]
         episodes = [run.episode() for run in played]
-        failures = [failure for run in runs for failure in run.lost]
+        failures = [failure for run in runs for failure in run.failures]
         if played:
             self._stage.write("episodes", split, tables.episode_table(episodes))
             self._stage.write("rewards", split, _served(played))
         if failures:
             self._stage.write("failures", split, tables.failure_table(failures))
-        self._scores += [(split, run.match.episode_id, score) for run in played for score in run.scored]
+        self._scores += [(split, run.match.episode_id, score) for run in played for score in run.scores]
         abandoned = len(runs) - len(played)  # one failure each; every other failure is a turn's
         self.episodes += len(played)
         self.abandoned += abandoned

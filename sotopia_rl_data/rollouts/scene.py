@@ -19,7 +19,7 @@ UNKNOWN = "Unknown"
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody who can take part, told in parts by who may know them.
+    """Somebody who can take part. What is told of a person comes in parts, by who may know it.
 
     `introduction` is a sentence or more that begins with the name, for acquaintances; `personality` is for friends and
     closer; `secret` is for nobody else; None is not told, an empty one is as the library tells it: its label alone.
@@ -64,7 +64,7 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """A scenario and what each who takes part in it wants. Texts may hold the library's XML.
+    """A scenario and what each participant wants. Texts may hold the library's XML.
 
     `relationship` is one of `importers.profiles.RELATIONSHIPS`. `goals` are in speaking order. `ages` are the lowest
     and highest age of each, in years; () where anybody will do.
@@ -112,7 +112,7 @@ class Scene:
         return tuple(person.agent for person in self.people)
 
     def person(self, agent: str) -> Person:
-        """Who has this id. Raises KeyError."""
+        """The person with this id. Raises KeyError."""
         return {person.agent: person for person in self.people}[agent]
 
     def opening(self, place: int, dialect: Dialect) -> str:
@@ -137,7 +137,7 @@ class Scene:
         return f"\n{text}\nConversation Starts:\n"
 
     def _background(self, place: int, viewer: int, dialect: Dialect) -> str:
-        """Of the person at `place`, as the agent at place `viewer` is told it."""
+        """The background of the person at `place`, as the agent at place `viewer` is told it."""
         person = self.people[place]
         if place == viewer:
             return person.own_background(place)

@@ -53,7 +53,7 @@ class World:
     `max_turns` (>= 1) ends it, and so do more than `max_stale` (>= 0) actions of silence, counted as the dialect counts
     them. `order`: round-robin lets the agent at turn % k act, random one drawn with `seed`, simultaneous all of them.
     `models` are who plays, in speaking order, for templates that ask (`when: {model: …}`).
-    Raises UsageError for rules that there are not, and for three agents or more in a dialect of two.
+    Raises UsageError for rules that cannot be played, and for three agents or more in a dialect of two.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class World:
     def turn_prompt(
         self, agent: str, episode_id: str, layout: Layout = "single", template: Template | None = None
     ) -> TurnPrompt:
-        """The same with all that the policy of `agent` is told besides. Raises as `prompt` does."""
+        """`prompt` with what else the policy of `agent` is told. Raises as `prompt` does."""
         own = len([acted for acted in self._acted if agent in acted])
         messages = tuple(self.prompt(agent, layout, template))
         return TurnPrompt(episode_id, agent, self.turn, own, messages, self.dialect.private)
