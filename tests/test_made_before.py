@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from sotopia_rl_data.asking.batch.client import Result, State
-from sotopia_rl_data.asking.batch.openai import OpenAIBatches
+from sotopia_rl_data.asking.batch.client import BatchResult, BatchState
+from sotopia_rl_data.asking.batch.openai import OpenAIBatchClient
 from sotopia_rl_data.cli.program import main
 from sotopia_rl_data.request import Reply
 from sotopia_rl_data.store import Store
@@ -110,18 +110,18 @@ def test_the_batch_under_way_is_fetched_and_not_submitted_again(kept: Path, run:
     lines = [json.loads(line) for line in asked.read_text().splitlines()]
     answers = {one["key"]: one["text"] for one in made["answers"]}
 
-    async def newest(self: OpenAIBatches) -> str:
+    async def newest(self: OpenAIBatchClient) -> str:
         return ""
 
-    async def state(self: OpenAIBatches, batch: str) -> State:
-        return State(ended=True, done=len(lines))
+    async def state(self: OpenAIBatchClient, batch: str) -> BatchState:
+        return BatchState(ended=True, done=len(lines))
 
-    async def results(self: OpenAIBatches, batch: str):
+    async def results(self: OpenAIBatchClient, batch: str):
         for line in lines:
-            yield Result(line["id"], Reply(answers[line["key"]]))
+            yield BatchResult(line["id"], Reply(answers[line["key"]]))
 
     for method in (newest, state, results):
-        monkeypatch.setattr(OpenAIBatches, method.__name__, method)
+        monkeypatch.setattr(OpenAIBatchClient, method.__name__, method)
     code, told, said = run(made["command"], "--store", str(kept))
     assert code in (0, 3), said
     assert (told["version"], told["digest"], told["asked"]) == (made["version"], made["digest"], made["requests"])
