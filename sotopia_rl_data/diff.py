@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
+from sotopia_rl_data.connections import rows_of, unlocked
 from sotopia_rl_data.errors import StoreError
-from sotopia_rl_data.query import rows_of, unlocked
 from sotopia_rl_data.schema import CONFIGS
 from sotopia_rl_data.store import Version
 from sotopia_rl_data.store.ordering import identity

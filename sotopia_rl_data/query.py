@@ -1,15 +1,12 @@
 """A version as SQL and as data frames. Nothing here can change a version, or read anything else.
 
-The DuckDB connection is locked before it sees a person's SQL: it may open the version's own Parquet files and nothing
-else, cannot be unlocked, installs and loads nothing, and is handed exactly one SELECT. How a result is printed or
-saved is in `results.py`.
+The DuckDB connection is locked before it sees a person's SQL (`connections.py`), and is handed exactly one SELECT. How
+a result is printed or saved is in `results.py`.
 """
 
 from __future__ import annotations
 
-import secrets
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,16 +15,14 @@ import duckdb
 import pyarrow as pa
 import pyarrow.types as pt
 
-from sotopia_rl_data.errors import NotFound, QueryError, StoreError
+from sotopia_rl_data.connections import MEMORY_LIMIT, lock, unlocked
+from sotopia_rl_data.errors import NotFound, QueryError
 from sotopia_rl_data.schema import Episode, Manifest
 from sotopia_rl_data.store import Version
-from sotopia_rl_data.store.columns import first_line
 
 if TYPE_CHECKING:
     import datasets
     import polars as pl
-
-MEMORY_LIMIT = "2GB"
 
 
 def connect(
@@ -39,48 +34,6 @@ def connect(
     """
     files = {config: version.files(config) for config in version.manifest.configs}
     return lock(unlocked(memory_limit, threads), files, version.ref)
-
-
-def unlocked(memory_limit: str = MEMORY_LIMIT, threads: int | None = None) -> duckdb.DuckDBPyConnection:
-    """A connection for our own SQL: bounded memory, spilling to a folder that goes with it; nothing is fetched."""
-    connection = duckdb.connect(
-        config={
-            **({"threads": threads} if threads else {}),
-            "memory_limit": memory_limit,
-            "temp_directory": str(Path(tempfile.gettempdir()) / f"sotopia-rl-data-{secrets.token_hex(8)}"),
-            "autoinstall_known_extensions": False,
-            "autoload_known_extensions": False,
-            "python_enable_replacements": False,
-        }
-    )
-    connection.execute("SET enable_progress_bar = false")  # it would print on stdout
-    return connection
-
-
-def lock(
-    connection: duckdb.DuckDBPyConnection, views: Mapping[str, Mapping[str, list[Path]]], ref: str
-) -> duckdb.DuckDBPyConnection:
-    """Give `connection` these views and nothing else, for good. Raises StoreError where a file is gone."""
-    paths = [path for splits in views.values() for of in splits.values() for path in of]
-    for path in paths:
-        if not path.is_file():
-            connection.close()
-            raise _damaged(ref, f"{path.name} is gone")
-    try:
-        connection.execute(f"SET allowed_paths = {_paths(paths)}")
-        connection.execute("SET enable_external_access = false")
-        for name, splits in views.items():
-            connection.execute(f'CREATE VIEW "{name}" AS {rows_of(splits)}')
-        connection.execute("SET lock_configuration = true")
-    except duckdb.Error as error:
-        connection.close()
-        raise _damaged(ref, first_line(error)) from error
-    return connection
-
-
-def rows_of(splits: Mapping[str, list[Path]]) -> str:
-    """The SELECT that reads a config's files, with `split` as its last column."""
-    return " UNION ALL ".join(f"SELECT *, '{s}' AS split FROM read_parquet({_paths(of)})" for s, of in splits.items())
 
 
 def sql(version: Version, text: str) -> pa.Table:
@@ -142,14 +95,6 @@ def _told(error: Exception, version: Version) -> QueryError:
 def _tables(version: Version) -> str:
     tables = list(version.manifest.columns)
     return f'the tables are {", ".join(tables)}; "SELECT * FROM {tables[0]} LIMIT 1" shows the columns of one'
-
-
-def _damaged(ref: str, reason: str) -> StoreError:
-    return StoreError(f"{ref} cannot be read ({reason}).", f"sotopia-rl-data verify {ref}")
-
-
-def _paths(paths: list[Path]) -> str:
-    return "[" + ", ".join("'" + str(path.resolve()).replace("'", "''") + "'" for path in paths) + "]"
 
 
 class Dataset:

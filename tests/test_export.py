@@ -17,7 +17,7 @@ from sotopia_rl_data.errors import InputError, StoreError, UsageError
 from sotopia_rl_data.exporters.run import differences, export_sotopia
 from sotopia_rl_data.exporters.sotopia import episode_log, raw_messages
 from sotopia_rl_data.importers import read, samples_path
-from sotopia_rl_data.importers.library import read_episode_log
+from sotopia_rl_data.importers.formats.episode_log import read_episode_log
 from sotopia_rl_data.importers.run import import_dataset
 from sotopia_rl_data.rollouts import bundled
 from sotopia_rl_data.rollouts.run import plan_of, rollout

@@ -23,8 +23,8 @@ from import_toys import (
 from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.importers import read
 from sotopia_rl_data.importers.actions import parse_action, render_action
-from sotopia_rl_data.importers.models import model_name
-from sotopia_rl_data.importers.opening import split_secret
+from sotopia_rl_data.importers.library import split_secret
+from sotopia_rl_data.importers.record import model_name
 from sotopia_rl_data.schema import Agent, Episode, Score, Turn
 
 # What an action says

@@ -23,7 +23,7 @@ from import_toys import (
 )
 
 from sotopia_rl_data.errors import InputError
-from sotopia_rl_data.importers import Example, plan, read
+from sotopia_rl_data.importers import TrainingRow, plan, read
 from sotopia_rl_data.importers.literals import nested
 from sotopia_rl_data.schema import Agent, Episode, Score, Turn
 
@@ -156,7 +156,7 @@ def test_social_interactions_and_an_export_without_agent_ids(tmp_path):
 def test_the_examples_of_the_documentation_are_accepted(tmp_path):
     text = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
     blocks = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL)]
-    assert [plan([lines(tmp_path / f"{i}.jsonl", b)]).sources[0].format for i, b in enumerate(blocks)] == [
+    assert [plan([lines(tmp_path / f"{i}.jsonl", b)]).sources[0].kind for i, b in enumerate(blocks)] == [
         "episode-log",
         "annotated",
         "plain",
@@ -247,7 +247,7 @@ def test_a_training_row_is_an_example_grouped_by_its_scenario(tmp_path):
         {"instruction": "No scene.", "input": "Here.", "output": "ok"},
     ]
     examples = list(read([document(tmp_path / "a.json", rows)]))
-    assert all(isinstance(e, Example) for e in examples)
+    assert all(isinstance(e, TrainingRow) for e in examples)
     assert [e.reward for e in examples] == [2.5, None, None, None]
     assert [e.scenario for e in examples] == ["A tree.", "A tree.", "A fence.", "No scene.\nHere."]
     assert [m["role"] for m in examples[2].prompt] == ["system", "user", "assistant", "user"]

@@ -15,7 +15,7 @@ import pytest
 from import_toys import ANN, PLAIN, SAM, TALK, export, log, row, table
 
 from sotopia_rl_data.errors import InputError
-from sotopia_rl_data.importers import Example, read
+from sotopia_rl_data.importers import TrainingRow, read
 from sotopia_rl_data.schema import Attribution, Episode, Failure
 from sotopia_rl_data.tables import EPISODES, attribution_table, episode_row, failure_table, row_episode
 
@@ -118,7 +118,7 @@ def checked(paths: list[Path]) -> Counter[str]:
             assert item.scale_min <= item.raw <= item.scale_max
             attribution_table([item])
         else:
-            assert isinstance(item, Example)
+            assert isinstance(item, TrainingRow)
             pa.array([item.completion, *[m["content"] for m in item.prompt]], pa.string())
             pa.array([item.reward], pa.float64())
     stored = pa.Table.from_pylist([episode_row(e) for e in episodes], schema=EPISODES)
@@ -144,7 +144,7 @@ def test_ten_thousand_damaged_records_give_items_and_failures_and_no_traceback(t
     assert sum(total.values()) >= RECORDS
     assert total["Failure"] > 2000
     assert total["Episode"] > 1000
-    assert total["Example"] > 300
+    assert total["TrainingRow"] > 300
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from import_toys import ANN, PLAIN, SAM, TALK, document, export, lines, log, row
 from sotopia_rl_data import open_dataset
 from sotopia_rl_data.errors import InputError, QueryError, UsageError, VersionExists
 from sotopia_rl_data.importers.run import import_dataset
+from sotopia_rl_data.refs import DatasetRef
 from sotopia_rl_data.splits import split_of
 from sotopia_rl_data.store import Store
 
@@ -186,10 +187,10 @@ def test_where_nothing_can_be_imported_nothing_is_made(tmp_path, store):
 
 
 def test_a_version_that_is_taken_by_other_content_is_refused(tmp_path, store):
-    import_dataset(store, [lines(tmp_path / "a.jsonl", log(TALK))], "o/n", version="v2.0.0")
+    import_dataset(store, [lines(tmp_path / "a.jsonl", log(TALK))], DatasetRef("o/n", "v2.0.0"))
     before = {p: p.read_bytes() for p in left_behind(store) if p.is_file()}
     with pytest.raises(VersionExists):
-        import_dataset(store, [lines(tmp_path / "b.jsonl", PLAIN)], "o/n", version="v2.0.0")
+        import_dataset(store, [lines(tmp_path / "b.jsonl", PLAIN)], DatasetRef("o/n", "v2.0.0"))
     assert {p: p.read_bytes() for p in left_behind(store) if p.is_file()} == before
 
 

@@ -11,7 +11,7 @@ import pytest
 from import_toys import DATA, lines
 
 from sotopia_rl_data import open_dataset
-from sotopia_rl_data.importers import Example, plan, read
+from sotopia_rl_data.importers import TrainingRow, plan, read
 from sotopia_rl_data.importers.run import import_dataset
 from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.store import Store
@@ -206,7 +206,7 @@ def _agents(export: dict[str, Any]) -> list[dict[str, str]]:
 @pytest.mark.skipif(not REFERENCE.is_file(), reason=f"{REFERENCE.name} is not beside this clone")
 def test_the_references_training_json_is_four_examples_of_one_scenario():
     examples = list(read([REFERENCE]))
-    assert all(isinstance(e, Example) for e in examples)
+    assert all(isinstance(e, TrainingRow) for e in examples)
     assert [e.reward for e in examples] == [9.0, 1.0, None, 0.0]
     assert len({e.scenario for e in examples}) == 1
     assert examples[0].scenario.startswith("Two friends, both avid fans")

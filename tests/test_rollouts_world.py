@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sotopia_rl_data.errors import BadAnswer, UsageError
-from sotopia_rl_data.importers.library import read_episode_log
+from sotopia_rl_data.importers.formats.episode_log import read_episode_log
 from sotopia_rl_data.prompts import render
 from sotopia_rl_data.rollouts import (
     DIALECTS,

@@ -11,6 +11,7 @@ import click
 from sotopia_rl_data.cli import console
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.hub.resolve import resolve
+from sotopia_rl_data.refs import DatasetRef
 
 if TYPE_CHECKING:
     from sotopia_rl_data.importers.run import ImportReport
@@ -61,11 +62,10 @@ def import_(
         report = import_dataset(
             store,
             paths or (samples_path(),),
-            name,
+            DatasetRef(name, version),
             where=where,
             strict=strict,
             seed=seed,
-            version=version,
             progress=lambda done, total: advance(done, total),
         )
     if as_json:
@@ -172,7 +172,6 @@ def rewards(
             layout=chosen,
             template=loaded,
             out=out,
-            version=version,
             progress=lambda n: advance(n),
         )
     if as_json:

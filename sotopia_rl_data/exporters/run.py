@@ -21,8 +21,8 @@ from pathlib import Path
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import InputError, StoreError, UsageError
 from sotopia_rl_data.exporters.sotopia import Record, agent_profile, environment_profile, episode_log, export_row
-from sotopia_rl_data.importers.library import read_episode_log
-from sotopia_rl_data.importers.profiles import Found
+from sotopia_rl_data.importers.formats.episode_log import read_episode_log
+from sotopia_rl_data.importers.profiles import GatheredProfiles
 from sotopia_rl_data.query import Dataset
 from sotopia_rl_data.rewards.resolve import choose_evaluator, evaluators
 from sotopia_rl_data.schema import Agent, Episode
@@ -94,7 +94,7 @@ class _ExportFolder:
     agents: set[str] = field(default_factory=set)
     differs: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
-    _profiles: Found = field(default_factory=Found)
+    _profiles: GatheredProfiles = field(default_factory=GatheredProfiles)
 
     def add(self, episode: Episode) -> Record | None:
         """Write one episode's log and the profiles that are new; its export row, or None where it cannot be written."""

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from sotopia_rl_data.importers.actions import Action, render_action
+from sotopia_rl_data.importers.actions import LoggedAction, render_action
 from sotopia_rl_data.importers.messages import ENVIRONMENT
-from sotopia_rl_data.importers.models import UNNAMED
 from sotopia_rl_data.importers.profiles import RELATIONSHIPS
+from sotopia_rl_data.importers.record import UNNAMED
 from sotopia_rl_data.importers.scores import OVERALL
 from sotopia_rl_data.prompts.view import recorded, seen
 from sotopia_rl_data.schema import Agent, Episode, Turn
@@ -131,10 +131,10 @@ def _shown(episode: Episode, agent: str) -> dict[int, str]:
 
 def _action_text(turn: Turn | None, episode: Episode) -> str:
     """An action as the library renders it; None is somebody who did not act. `head` puts a space in front."""
-    action = Action("none")
+    action = LoggedAction("none")
     if turn is not None:
         names = {agent.agent: agent.name for agent in episode.agents}
-        action = Action(turn.action_type, turn.text, tuple(names[one] for one in turn.to))
+        action = LoggedAction(turn.action_type, turn.text, tuple(names[one] for one in turn.to))
     return render_action(action, spaced=episode.dialect == "head")
 
 

@@ -18,8 +18,8 @@ from typing import Any
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.hub.client import Hub
 from sotopia_rl_data.hub.pull import Pulled
-from sotopia_rl_data.importers import streams
 from sotopia_rl_data.importers.run import import_dataset
+from sotopia_rl_data.importers.stream import Entry, Metered, csv_rows, json_document, json_lines
 from sotopia_rl_data.refs import DatasetRef
 from sotopia_rl_data.store import Store, versions
 from sotopia_rl_data.store.versions import note_published
@@ -72,7 +72,7 @@ def import_foreign(
             if progress is not None:
                 progress(done, total)
         try:
-            report = import_dataset(store, [folder], ref.name, version=_version(store, ref, hub, commit))
+            report = import_dataset(store, [folder], DatasetRef(ref.name, _version(store, ref, hub, commit)))
         except InputError as error:
             raise _unknown(ref, hub, names, heads, columns) from error
     note_published(report.version.dir, hub.published(ref.name, report.version.version, commit))
@@ -120,14 +120,14 @@ def _rows(path: Path) -> Iterator[Row]:
             for batch in file.iter_batches(_ROWS):
                 yield from batch.to_pylist()
         return
-    with streams.Metered(path).buffered() as stream:
-        entries: Iterator[streams.Entry]
+    with Metered(path).buffered() as stream:
+        entries: Iterator[Entry]
         if path.suffix.lower() == ".csv":
-            entries = streams.csv_rows(stream, path.name)
+            entries = csv_rows(stream, path.name)
         elif stream.peek(64).lstrip()[:1] == b"[":
-            entries = streams.json_document(stream, path.name, 1)
+            entries = json_document(stream, path.name, 1)
         else:
-            entries = streams.json_lines(stream, path.name)
+            entries = json_lines(stream, path.name)
         for one, wrong in entries:
             if wrong is None and isinstance(one.value, dict):
                 yield one.value

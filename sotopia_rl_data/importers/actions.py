@@ -1,4 +1,4 @@
-"""What one rendered action says, and whose action a turn holds.
+"""What one rendered action says; whose actions a turn holds is in `messages.py`.
 
 The five forms, the same in every version of the sotopia library (git after January 2026 puts a space in front and may
 name the only ones who see it):
@@ -11,7 +11,6 @@ A form is recognised by how it begins, never searched for inside the text: speec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sotopia_rl_data.errors import InputError
@@ -26,7 +25,7 @@ _DONE: dict[ActionType, str] = {action_type: said for said, action_type in (_WOR
 
 
 @dataclass(frozen=True, slots=True)
-class Action:
+class LoggedAction:
     """A parsed action. `to` holds the names of the only ones who may see it."""
 
     action_type: ActionType
@@ -40,10 +39,10 @@ class Action:
 
 
 _FORCED = ("did nothing", " did nothing")
-_NOTHING = Action("none")
+_NOTHING = LoggedAction("none")
 
 
-def parse_action(rendered: str, *, cut: bool = False) -> Action:
+def parse_action(rendered: str, *, cut: bool = False) -> LoggedAction:
     """The action that `rendered` stands for. `cut` lets speech end without its closing quote (text that was split at
     blank lines). Raises InputError where it has none of the five forms."""
     if rendered in _FORCED:  # most actions of a log
@@ -51,16 +50,16 @@ def parse_action(rendered: str, *, cut: bool = False) -> Action:
     to, said = _recipients(rendered)
     said = said.lstrip(" ")
     if said in _WORDLESS:
-        return Action(_WORDLESS[said], to=to)
+        return LoggedAction(_WORDLESS[said], to=to)
     if said.startswith(_SPEECH):
-        return Action("speak", _unquote(said, rendered, cut), to)
+        return LoggedAction("speak", _unquote(said, rendered, cut), to)
     for tag, action_type in _TAGGED.items():
         if said.startswith(tag) or said == tag.rstrip():
-            return Action(action_type, said[len(tag) :], to)
+            return LoggedAction(action_type, said[len(tag) :], to)
     raise InputError(f"the action {_short(rendered)} has none of the library's five forms.")
 
 
-def render_action(action: Action, *, spaced: bool = False) -> str:
+def render_action(action: LoggedAction, *, spaced: bool = False) -> str:
     """The text that stands for `action` in a log, which `parse_action` reads; `spaced` as git after January 2026."""
     if action.action_type == "speak":
         done = f'{_SPEECH}{action.text}"'
@@ -98,30 +97,3 @@ def _recipients(rendered: str) -> tuple[tuple[str, ...], str]:
 
 def _short(rendered: str) -> str:
     return repr(rendered if len(rendered) <= 80 else rendered[:79] + "…")
-
-
-class RoundRobin:
-    """Whose actions a turn holds: those who did something; in an all-no-op turn the one whose turn it was.
-
-    The log writes "did nothing" both for a chosen no-op and for everyone who had to wait. As long as the agents acted
-    strictly in order, an all-no-op turn belongs to the one who was due (turn % k, counted from the first turn that has
-    actions: a scripted log opens with observations alone). Once somebody acted out of order nobody is known to be due.
-    """
-
-    def __init__(self, agents: int) -> None:
-        self._agents = agents
-        self._first: int | None = None
-        self._in_order = True
-
-    def actors(self, turn: int, actions: Sequence[tuple[int, Action]]) -> list[int]:
-        """The agents (by place in the speaking order) whose actions at `turn` are utterances. Call in turn order."""
-        if not actions:
-            return []
-        if self._first is None:
-            self._first = turn
-        due = (turn - self._first) % self._agents
-        acted = [agent for agent, action in actions if action.visible]
-        if acted:
-            self._in_order = self._in_order and acted == [due]
-            return acted
-        return [due] if self._in_order and due in (agent for agent, _ in actions) else []

@@ -1,149 +1,173 @@
-"""The sotopia library's two shapes of an episode: EpisodeLog (as stored) and the export rows made from it.
+"""What the sotopia library's two shapes of an episode have in common: EpisodeLog as stored, and the rows of its export.
 
-Both carry the raw messages, from which identity is taken. The export adds the scenario, codename, backgrounds and
-goals; for an EpisodeLog these come from the profiles beside it where there are any, and from each agent's own opening
-observation where there are none. `social_interactions` is never read: it is lossy.
+Both carry the raw messages, from which identity is taken (`messages.py`). What the source names nowhere else (an
+EpisodeLog has neither scenario nor goals) is read from the profiles beside it where there are any, and from each
+agent's own opening observation where there are none: the scenario, its background and secret, its goal. The agents'
+names are known here, so that each field of an opening is found by the line that begins it, in the order in which the
+library writes them; nothing is guessed from the shape of a name. `social_interactions` is never read: it is lossy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from sotopia_rl_data.errors import InputError
-from sotopia_rl_data.importers.dialects import dialect_of
-from sotopia_rl_data.importers.literals import nested
-from sotopia_rl_data.importers.messages import Dialogue, read_messages
-from sotopia_rl_data.importers.models import UNNAMED, model_names
-from sotopia_rl_data.importers.opening import read_opening, split_secret
-from sotopia_rl_data.importers.profiles import Environment, Person, Profiles
-from sotopia_rl_data.importers.record import identifier, kind, mapping, text
-from sotopia_rl_data.importers.scores import Refused, read_scores
+from sotopia_rl_data.importers.messages import Dialogue
+from sotopia_rl_data.importers.profiles import AgentProfile, EnvironmentProfile
+from sotopia_rl_data.importers.record import UNNAMED, identifier, kind, model_names
+from sotopia_rl_data.importers.scores import RefusedScore, ScoreReader
 from sotopia_rl_data.schema import Agent, Episode
 
-EXPORT_NESTED = (
-    "agent_ids",
-    "experiment_model_name_pairs",
-    "raw_messages",
-    "raw_rewards",
-    "rewards",
-    "agents_background",
-    "social_goals",
-)
+Dialect = Literal["legacy", "0.1.5", "head"]
+_ENDED = "Environment comments: terminated:"
+_HIDDEN = "Unknown"
 
 
-def read_episode_log(value: Any, key: str, profiles: Profiles | None) -> tuple[Episode, tuple[Refused, ...]]:
-    """The episode of an EpisodeLog record; `key` is its id where it names none. Raises InputError."""
-    log = mapping(value, "the record")
-    episode_id = identifier(log if log.get("pk") else {"pk": key}, "pk")
-    environment_id = identifier(log, "environment")
-    ids = _ids(log.get("agents"), "agents")
-    dialogue = read_messages(log.get("messages"), ids)
-    found = profiles.environment(environment_id) if profiles else None
-    people = [profiles.person(one) if profiles else None for one in ids or dialogue.names]
-    agents = _agents(dialogue, log.get("models"), found.goals if found else (), {}, people)
-    return _episode(
-        dialogue,
-        agents,
-        found or Environment(),
-        log.get("rewards"),
-        episode_id=episode_id,
-        environment_id=environment_id,
-        source="episode-log",
-        models=log.get("models"),
-        tag=text(log, "tag", ""),
-        reasoning=text(log, "reasoning", ""),
-        agent_classes="agent_classes" in log,
-    )
+@dataclass(frozen=True, slots=True)
+class LibraryEpisode:
+    """An episode as both shapes have it, read but for what is only in the dialogue.
 
+    `models` and `rewards` are as logged. `environment` is what is known of the scene; its `goals` are in speaking
+    order. `backgrounds` are by name, `profiles` in speaking order (None: not known). `agent_classes` says whether the
+    record has a field of that name, as only newer versions of the library write it.
+    """
 
-def read_export_row(value: Any) -> tuple[Episode, tuple[Refused, ...]]:
-    """The episode of a row of `episodes_to_jsonl` or `episodes_to_csv`, on disk or on the Hub. Raises InputError."""
-    row = {**mapping(value, "the record")}
-    row |= {column: nested(row.get(column), f"`{column}`") for column in EXPORT_NESTED}
-    dialogue = read_messages(row["raw_messages"], _ids(row["agent_ids"], "agent_ids"))
-    goals, backgrounds = (_by_name(row[c], c) for c in ("social_goals", "agents_background"))
-    listed = tuple(goals.get(name, "") for name in dialogue.names)
-    models = row["experiment_model_name_pairs"]
-    rewards = row["raw_rewards"] if row["raw_rewards"] is not None else row["rewards"]
-    return _episode(
-        dialogue,
-        _agents(dialogue, models, listed, backgrounds, [None] * len(dialogue.ids)),
-        Environment(text(row, "codename", ""), text(row, "scenario", "")),
-        rewards,
-        episode_id=identifier(row, "episode_id"),
-        environment_id=identifier(row, "environment_id"),
-        source="sotopia-export",
-        models=models,
-        tag=text(row, "experiment_tag", ""),
-        reasoning=text(row, "reasoning", ""),
-    )
+    episode_id: str
+    environment_id: str
+    dialogue: Dialogue
+    models: Any
+    rewards: Any
+    environment: EnvironmentProfile
+    source: str
+    tag: str
+    reasoning: str
+    backgrounds: Mapping[str, str] = field(default_factory=dict)
+    profiles: Sequence[AgentProfile | None] = ()
+    agent_classes: bool = False
 
+    def read(self) -> tuple[Episode, tuple[RefusedScore, ...]]:
+        """The Episode, and the scores that had to be refused."""
+        dialogue, names = self.dialogue, model_names(self.models)
+        scores = ScoreReader()
+        scores.add_rewards(self.rewards, dialogue.ids, dialogue.names, names[0] if names else UNNAMED)
+        episode = Episode(
+            episode_id=self.episode_id,
+            environment_id=self.environment_id,
+            agents=tuple(self._agents()),
+            turns=dialogue.turns,
+            scores=tuple(scores.scores),
+            observations=dialogue.observations,
+            source=self.source,
+            dialect=self._dialect(),
+            codename=self.environment.codename,
+            scenario=self.environment.scenario or shared_scenario(dialogue),
+            relationship=self.environment.relationship,
+            models=names,
+            tag=self.tag,
+            reasoning=self.reasoning,
+        )
+        return episode, tuple(scores.refused)
 
-def _episode(
-    dialogue: Dialogue,
-    agents: tuple[Agent, ...],
-    environment: Environment,
-    rewards: Any,
-    *,
-    episode_id: str,
-    environment_id: str,
-    source: str,
-    models: Any,
-    tag: str,
-    reasoning: str,
-    agent_classes: bool = False,
-) -> tuple[Episode, tuple[Refused, ...]]:
-    names = model_names(models)
-    scores, refused = read_scores(rewards, dialogue.ids, dialogue.names, names[0] if names else UNNAMED)
-    episode = Episode(
-        episode_id=episode_id,
-        environment_id=environment_id,
-        agents=agents,
-        turns=dialogue.turns,
-        scores=scores,
-        observations=dialogue.observations,
-        source=source,
-        dialect=dialect_of(dialogue.rendered, len(agents), reasoning, rewards, agent_classes),
-        codename=environment.codename,
-        scenario=environment.scenario or _shared_scenario(dialogue),
-        relationship=environment.relationship,
-        models=names,
-        tag=tag,
-        reasoning=reasoning,
-    )
-    return episode, refused
-
-
-def _agents(
-    dialogue: Dialogue,
-    models: Any,
-    goals: Sequence[str],
-    backgrounds: Mapping[str, str],
-    people: Sequence[Person | None],
-) -> tuple[Agent, ...]:
-    """The participants; what the source does not name is read from each one's own opening observation, and what that
-    does not say either from the profile."""
-    listed = model_names(models)
-    agents = []
-    for place, (agent, name, known) in enumerate(zip(dialogue.ids, dialogue.names, people, strict=True)):
-        opening = read_opening(dialogue.opening(agent), dialogue.names)
-        told = backgrounds.get(name) or opening.background(name) or (known.public if known else "")
-        background, secret = split_secret(told, name)
-        agents.append(
-            Agent(
+    def _agents(self) -> Iterator[Agent]:
+        """The participants; what the source does not name is read from each one's own opening observation, and what
+        that does not say either from the profile."""
+        dialogue, goals = self.dialogue, self.environment.goals
+        models = model_names(self.models)
+        profiles = self.profiles or [None] * len(dialogue.ids)
+        for place, (agent, name, profile) in enumerate(zip(dialogue.ids, dialogue.names, profiles, strict=True)):
+            opening = read_opening(dialogue.opening(agent), dialogue.names)
+            known = (
+                self.backgrounds.get(name) or opening.backgrounds.get(name, "") or (profile.public if profile else "")
+            )
+            background, secret = split_secret(known, name)
+            yield Agent(
                 agent=agent,
                 name=name,
-                model=listed[place + 1] if len(listed) == len(dialogue.ids) + 1 else None,
-                goal=(goals[place] if place < len(goals) else "") or opening.goal(name),
+                model=models[place + 1] if len(models) == len(dialogue.ids) + 1 else None,
+                goal=(goals[place] if place < len(goals) else "") or opening.goals.get(name, ""),
                 background=background,
-                secret=known.secret if known else secret,
+                secret=profile.secret if profile else secret,
             )
-        )
-    return tuple(agents)
+
+    def _dialect(self) -> Dialect:
+        """Which version of the sotopia library wrote it, told by signs that only that version leaves, in this order:
+
+        head    git after January 2026: an action begins with a space or with "[private to", or `agent_classes` is there
+        0.1.5   it ended with "Too few active agents"; or it has more than two agents; or a bare score stands beside
+                comments on each agent (a bug of 0.1.5, which loses every score)
+        legacy  0.1.4 and before, and what bears none of these signs
+
+        Up to 0.1.5 messages are written alike, so what bears no sign (two strangers, ended by the turn limit or by
+        silence, the evaluator failed) cannot be told apart and is called legacy: nothing that reads an episode treats
+        the two differently.
+        """
+        if self.agent_classes or any(one.startswith((" ", "[private to ")) for one in self.dialogue.rendered):
+            return "head"
+        ended, _, comments = self.reasoning.partition("\n")
+        if ended.startswith(_ENDED) and "Too few active agents;" in ended:
+            return "0.1.5"
+        if len(self.dialogue.ids) > 2 or (comments.startswith("Agent 1 comments:") and _bare(self.rewards)):
+            return "0.1.5"
+        return "legacy"
 
 
-def _shared_scenario(dialogue: Dialogue) -> str:
+def _bare(rewards: Any) -> bool:
+    return isinstance(rewards, (list, tuple)) and bool(rewards) and all(isinstance(r, (int, float)) for r in rewards)
+
+
+def agent_ids(value: Any, key: str) -> list[str]:
+    """The agents' ids; [] where the source has none. Raises InputError."""
+    if value is None:
+        return []
+    if not isinstance(value, (list, tuple)) or not value:
+        raise InputError(f"`{key}` is {kind(value) if value else 'empty'}, not a list of ids.")
+    return [identifier({key: one}, key) for one in value]
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """The fields of one opening observation, by name as the agent reads them; "" where one is hidden or absent."""
+
+    scenario: str = ""
+    backgrounds: dict[str, str] = field(default_factory=dict)
+    goals: dict[str, str] = field(default_factory=dict)
+
+
+def read_opening(observed: str, names: Sequence[str]) -> Opening:
+    """The fields of `observed`, what one agent was shown before turn 0."""
+    _, begun, rest = observed.partition("Scenario: ")
+    scenario, ended, _ = rest.partition("\nParticipants: ")
+    opening = Opening(scenario.strip() if begun and ended else "")
+    marks: list[tuple[dict[str, str], str, int, int]] = []  # whose field, where its mark and where its text begin
+    position = max(observed.find("\nParticipants: "), 0)
+    for fields, label in ((opening.backgrounds, "background"), (opening.goals, "goal")):
+        for name in names:
+            mark = f"\n{name}'s {label}: "
+            start = observed.find(mark, position)
+            if start >= 0:
+                position = start + len(mark)
+                marks.append((fields, name, start, position))
+    end = observed.rfind("\nConversation Starts:")
+    ends = [*(start for _, _, start, _ in marks[1:]), end if end >= position else len(observed)]
+    for (fields, name, _, start), end in zip(marks, ends, strict=False):
+        text = observed[start:end].strip()
+        fields[name] = "" if text == _HIDDEN else text
+    return opening
+
+
+def split_secret(background: str, name: str) -> tuple[str, str]:
+    """A background that ends in "<first name>'s secrets: …" as (background, secret)."""
+    words = name.split(" ")
+    for n in range(len(words), 0, -1):
+        before, found, secret = background.rpartition(f"{' '.join(words[:n])}'s secrets: ")
+        if found:
+            return before.strip(), secret.strip()
+    return background.strip(), ""
+
+
+def shared_scenario(dialogue: Dialogue) -> str:
     """The scenario as every agent saw it: what only one of them may see never becomes everybody's."""
     views = [read_opening(dialogue.opening(agent), dialogue.names).scenario for agent in dialogue.ids]
     if len(set(views)) == 1:
@@ -157,19 +181,3 @@ def _shared_scenario(dialogue: Dialogue) -> str:
 def _alike(lists: Sequence[Sequence[str]]) -> int:
     """How many words the lists have in common at their beginning."""
     return next((i for i, same in enumerate(zip(*lists, strict=False)) if len(set(same)) > 1), min(map(len, lists)))
-
-
-def _ids(value: Any, key: str) -> list[str]:
-    """The agents' ids; [] where the source has none. Raises InputError."""
-    if value is None:
-        return []
-    if not isinstance(value, (list, tuple)) or not value:
-        raise InputError(f"`{key}` is {kind(value) if value else 'empty'}, not a list of ids.")
-    return [identifier({key: one}, key) for one in value]
-
-
-def _by_name(value: Any, key: str) -> dict[str, str]:
-    """{name: text}; {} where the column is absent. Raises InputError where it is something else."""
-    if value is None:
-        return {}
-    return {name: one for name, one in mapping(value, f"`{key}`").items() if isinstance(one, str)}

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sotopia_rl_data.errors import InputError
-from sotopia_rl_data.importers.actions import Action, RoundRobin, parse_action
-from sotopia_rl_data.importers.record import kind
+from sotopia_rl_data.importers.actions import LoggedAction, parse_action
+from sotopia_rl_data.importers.record import kind, unique
 from sotopia_rl_data.schema import Observation, Turn
 
 ENVIRONMENT = "Environment"
@@ -58,16 +58,31 @@ def read_messages(raw: Any, ids: Sequence[str]) -> Dialogue:
     return Dialogue(tuple(names), tuple(agents), tuple(turns), tuple(observations), tuple(rendered))
 
 
-def unique(ids: Sequence[str]) -> list[str]:
-    """`ids` with "#2", "#3" … behind what occurs again."""
-    seen: dict[str, int] = {}
-    result: list[str] = []
-    for one in ids:
-        seen[one] = seen.get(one, 0) + 1
-        result.append(one if seen[one] == 1 else f"{one}#{seen[one]}")
-    if len(set(result)) != len(result):
-        raise InputError(f"its agents' ids collide: {', '.join(ids)}.")
-    return result
+class RoundRobin:
+    """Whose actions a turn holds: those who did something; in an all-no-op turn the one whose turn it was.
+
+    The log writes "did nothing" both for a chosen no-op and for everyone who had to wait. As long as the agents acted
+    strictly in order, an all-no-op turn belongs to the one who was due (turn % k, counted from the first turn that has
+    actions: a scripted log opens with observations alone). Once somebody acted out of order nobody is known to be due.
+    """
+
+    def __init__(self, agents: int) -> None:
+        self._agents = agents
+        self._first: int | None = None
+        self._in_order = True
+
+    def actors(self, turn: int, actions: Sequence[tuple[int, LoggedAction]]) -> list[int]:
+        """The agents (by place in the speaking order) whose actions at `turn` are utterances. Call in turn order."""
+        if not actions:
+            return []
+        if self._first is None:
+            self._first = turn
+        due = (turn - self._first) % self._agents
+        acted = [agent for agent, action in actions if action.visible]
+        if acted:
+            self._in_order = self._in_order and acted == [due]
+            return acted
+        return [due] if self._in_order and due in (agent for agent, _ in actions) else []
 
 
 def _list(value: Any, what: str) -> Sequence[Any]:
@@ -114,14 +129,14 @@ def _sort(
     return list(shown.items()), list(said.items())
 
 
-def _action(text: str, turn: int) -> Action:
+def _action(text: str, turn: int) -> LoggedAction:
     try:
         return parse_action(text)
     except InputError as error:
         raise InputError(f"turn {turn}: {error.message}") from error
 
 
-def _turn(turn: int, place: int, action: Action, names: Sequence[str], agents: Sequence[str]) -> Turn:
+def _turn(turn: int, place: int, action: LoggedAction, names: Sequence[str], agents: Sequence[str]) -> Turn:
     unknown = [name for name in action.to if name not in names]
     if unknown:
         raise InputError(f"turn {turn} is private to {', '.join(unknown)}, who is not among the agents.")

@@ -6,9 +6,9 @@ an export from Redis. A profile that is absent or unreadable costs nothing but t
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ _CACHE = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Environment:
+class EnvironmentProfile:
     """What an EnvironmentProfile adds to an episode; `goals` in speaking order, XML and all."""
 
     codename: str = ""
@@ -30,33 +30,33 @@ class Environment:
 
 
 @dataclass(frozen=True, slots=True)
-class Person:
+class AgentProfile:
     """What an AgentProfile adds to an episode: the secret, and what is said of the agent in public."""
 
     secret: str
     public: str = ""
 
 
-class Profiles(Protocol):
-    """Where profiles are looked up. `environment` and `person` return None for an id that is not there."""
+class ProfileLookup(Protocol):
+    """Where profiles are looked up. `environment` and `agent` return None for an id that is not there."""
 
-    def environment(self, key: str) -> Environment | None: ...
+    def environment(self, key: str) -> EnvironmentProfile | None: ...
 
-    def person(self, key: str) -> Person | None: ...
+    def agent(self, key: str) -> AgentProfile | None: ...
 
 
-class Found:
+class GatheredProfiles:
     """Profiles gathered from records, as they lie in an export from Redis."""
 
     def __init__(self) -> None:
-        self._environments: dict[str, Environment] = {}
-        self._people: dict[str, Person] = {}
+        self._environments: dict[str, EnvironmentProfile] = {}
+        self._agents: dict[str, AgentProfile] = {}
 
-    def environment(self, key: str) -> Environment | None:
+    def environment(self, key: str) -> EnvironmentProfile | None:
         return self._environments.get(key)
 
-    def person(self, key: str) -> Person | None:
-        return self._people.get(key)
+    def agent(self, key: str) -> AgentProfile | None:
+        return self._agents.get(key)
 
     def add(self, key: str, value: Any) -> None:
         """Keep `value` where it is a profile; `key` is its id where it names none."""
@@ -64,37 +64,29 @@ class Found:
             return
         pk = next((value[k] for k in ("pk", "env_id", "agent_id") if isinstance(value.get(k), str)), "") or key
         if is_environment(value):
-            self._environments[pk] = read_environment(value)
+            self._environments[pk] = _read_environment(value)
         elif isinstance(value.get("secret"), str):
-            self._people[pk] = read_person(value)
+            self._agents[pk] = _read_agent(value)
 
 
-class Beside:
-    """Profiles that lie in folders beside the logs, each a file. The last few thousand are kept."""
+class StoredProfiles:
+    """Profiles that lie in folders beside the logs, each a file. A few thousand are kept in memory."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._cache: OrderedDict[tuple[str, str], Mapping[str, Any] | None] = OrderedDict()
+        self._load = lru_cache(_CACHE)(_load)
 
-    def environment(self, key: str) -> Environment | None:
-        value = self._read("EnvironmentProfile", key)
-        return read_environment(value) if value is not None else None
+    def environment(self, key: str) -> EnvironmentProfile | None:
+        value = self._load(self._root / "EnvironmentProfile", key)
+        return _read_environment(value) if value is not None else None
 
-    def person(self, key: str) -> Person | None:
-        value = self._read("AgentProfile", key)
-        return read_person(value) if value is not None and isinstance(value.get("secret"), str) else None
-
-    def _read(self, folder: str, key: str) -> Mapping[str, Any] | None:
-        if (folder, key) in self._cache:
-            return self._cache[folder, key]
-        value = self._cache[folder, key] = _load(self._root / folder, key)
-        if len(self._cache) > _CACHE:
-            self._cache.popitem(last=False)
-        return value
+    def agent(self, key: str) -> AgentProfile | None:
+        value = self._load(self._root / "AgentProfile", key)
+        return _read_agent(value) if value is not None and isinstance(value.get("secret"), str) else None
 
 
 def _load(folder: Path, key: str) -> Mapping[str, Any] | None:
-    if not key or set(key) & set("/\\\0") or key.startswith("."):  # an id from a file is no way out of the folder
+    if not key or set(key) & set("/\\\0") or key.startswith("."):  # an id from a file must not lead out of the folder
         return None
     try:
         value = json_value((folder / f"{key}.json").read_bytes())
@@ -108,7 +100,7 @@ def is_environment(value: Mapping[str, Any]) -> bool:
     return "agent_goals" in value and "scenario" in value
 
 
-def read_environment(value: Mapping[str, Any]) -> Environment:
+def _read_environment(value: Mapping[str, Any]) -> EnvironmentProfile:
     """The fields of an EnvironmentProfile record; what is absent or of another type is left empty."""
 
     def text(key: str) -> str:
@@ -116,13 +108,13 @@ def read_environment(value: Mapping[str, Any]) -> Environment:
 
     goals = value.get("agent_goals")
     listed = tuple(g if isinstance(g, str) else "" for g in goals) if isinstance(goals, (list, tuple)) else ()
-    return Environment(text("codename"), text("scenario"), relationship_name(value.get("relationship")), listed)
+    return EnvironmentProfile(text("codename"), text("scenario"), relationship_name(value.get("relationship")), listed)
 
 
-def read_person(value: Mapping[str, Any]) -> Person:
+def _read_agent(value: Mapping[str, Any]) -> AgentProfile:
     """The fields of an AgentProfile record that has a secret."""
     public = value.get("public_info")
-    return Person(value["secret"], public if isinstance(public, str) else "")
+    return AgentProfile(value["secret"], public if isinstance(public, str) else "")
 
 
 def relationship_name(value: Any) -> str:

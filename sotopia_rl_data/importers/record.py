@@ -1,4 +1,8 @@
-"""One record as it lay in a file, and the typed way to look into it.
+"""One record as it lay in a file: the wrapping around it, and the typed way to look into it.
+
+Databases hand a record out under its key, as text, in a list of one, in a {key, value} object. A key of the sotopia
+library ends in the collection and the id, ":sotopia.database.logs.EpisodeLog:01HX…"; it gives a record its id where it
+names none, and tells which of a dump's records are episodes.
 
 Everything that is wrong with a record is an InputError whose message is the reason; `read` turns it into a Failure.
 """
@@ -7,15 +11,23 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.importers.literals import json_value
 from sotopia_rl_data.schema import Failure
 
 EXCERPT = 10_000
 INT32 = 2**31
+UNNAMED = "unknown"
+"""The evaluator, or the model of an agent, that the source does not name."""
+
+_KEY = re.compile(r":?(?:[\w.]*\.)?(?P<collection>[A-Za-z]\w*):(?P<id>[^:]+)")
+_SERVED_AT = re.compile(r"@[a-z][a-z0-9+.-]*://.*", re.IGNORECASE | re.DOTALL)
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://.*", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,19 +45,41 @@ class Record:
 
     def excerpt(self) -> str:
         """The record's first 10,000 characters, as they lay in the file where that is known."""
-        text = self.raw[: 4 * EXCERPT].decode("utf-8", "replace") if self.raw is not None else _dump(self.value)
-        return text[:EXCERPT]
+        if self.raw is not None:
+            return self.raw[: 4 * EXCERPT].decode("utf-8", "replace")[:EXCERPT]
+        try:
+            return json.dumps(self.value, ensure_ascii=False, default=str)[:EXCERPT]
+        except (ValueError, RecursionError):
+            return "(too deeply nested to show)"
 
     def failure(self, reason: str) -> Failure:
         """The row of `failures` that keeps this record."""
         return Failure(reason=clean(reason), source=clean(self.source), record=clean(self.excerpt()))
 
+    def unwrapped(self) -> Record:
+        """The record with the wrapping taken off its value, and its key from the wrapping where there was one."""
+        value, key = self.value, self.key
+        if isinstance(value, dict) and isinstance(value.get("key"), str) and "value" in value and len(value) <= 8:
+            value, key = value["value"], value["key"]
+        if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+            try:
+                value = json_value(value)
+            except InputError:
+                return self
+        if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
+            value = value[0]
+        return self if value is self.value else replace(self, value=value, key=key)
 
-def _dump(value: Any) -> str:
-    try:
-        return json.dumps(value, ensure_ascii=False, default=str)
-    except (ValueError, RecursionError):
-        return "(too deeply nested to show)"
+    @property
+    def collection(self) -> str:
+        """The collection in its key ("EpisodeLog"), "" where it names none."""
+        found = _KEY.fullmatch(self.key)
+        return found["collection"] if found else ""
+
+    @property
+    def identity(self) -> str:
+        """The id in its key: what is behind the last colon."""
+        return self.key.rpartition(":")[2]
 
 
 def clean(text: str) -> str:
@@ -71,7 +105,7 @@ def items(record: Mapping[str, Any], key: str, *, default: bool = False) -> list
 
 
 def text(record: Mapping[str, Any], key: str, default: str | None = None) -> str:
-    """The string under `key`. Absent or null: `default`; InputError where there is none, or where it is no string."""
+    """The string under `key`. Absent or null: `default`; InputError where there is none, or where it is not text."""
     value = record.get(key)
     if value is None and default is not None:
         return default
@@ -91,6 +125,18 @@ def identifier(record: Mapping[str, Any], key: str) -> str:
     return found
 
 
+def unique(ids: Sequence[str]) -> list[str]:
+    """`ids` with "#2", "#3" … behind what occurs again. Raises InputError where that is an id of its own."""
+    seen: dict[str, int] = {}
+    result: list[str] = []
+    for one in ids:
+        seen[one] = seen.get(one, 0) + 1
+        result.append(one if seen[one] == 1 else f"{one}#{seen[one]}")
+    if len(set(result)) != len(result):
+        raise InputError(f"its agents' ids collide: {', '.join(ids)}.")
+    return result
+
+
 def finite(value: Any, what: str) -> float:
     """`value` as a float. Raises InputError where it is not a finite number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -102,6 +148,23 @@ def finite(value: Any, what: str) -> float:
     if not math.isfinite(number):
         raise InputError(f"{what} is not a finite number.")
     return number
+
+
+def model_name(logged: Any) -> str | None:
+    """A model's name without the address where it was served; None where `logged` names no model.
+
+    The library writes a custom model as "custom/NAME@http://HOST/v1". The address (which may hold a password) belongs
+    to somebody's machine and never reaches a dataset: "custom/sim-judge@http://…" is "sim-judge".
+    """
+    if not isinstance(logged, str):
+        return None
+    name = _SERVED_AT.sub("", logged).strip().removeprefix("custom/")
+    return _ADDRESS.sub("", name).strip("/ ") or None
+
+
+def model_names(logged: Any) -> tuple[str, ...]:
+    """The names of a list of models, [evaluator, first agent, second agent …]; () where there is no list."""
+    return tuple(model_name(one) or UNNAMED for one in logged) if isinstance(logged, (list, tuple)) else ()
 
 
 def kind(value: Any) -> str:

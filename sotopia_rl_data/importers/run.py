@@ -15,10 +15,11 @@ from typing import Any
 
 from sotopia_rl_data import tables
 from sotopia_rl_data.errors import InputError, UsageError
-from sotopia_rl_data.importers.batches import REWARDS, Batches
-from sotopia_rl_data.importers.condition import Condition
+from sotopia_rl_data.importers.batches import REWARDS, Batches, RowFilter
+from sotopia_rl_data.importers.detect import ImportPlan, Source, plan
+from sotopia_rl_data.importers.formats import annotated, training
 from sotopia_rl_data.importers.reading import read_plan
-from sotopia_rl_data.importers.sources import Plan, Source, plan
+from sotopia_rl_data.refs import DatasetRef
 from sotopia_rl_data.schema import Failure
 from sotopia_rl_data.store import Store, Version
 
@@ -51,34 +52,40 @@ class ImportReport:
 def import_dataset(
     store: Store,
     paths: Sequence[str | Path],
-    name: str,
+    name: str | DatasetRef,
     *,
     where: str | None = None,
     strict: bool = False,
     seed: int = 0,
-    version: str | None = None,
     progress: Progress | None = None,
     check: Check | None = None,
 ) -> ImportReport:
-    """Import `paths` into the store as the next version of `name`.
+    """Import `paths` into the store as the next version of `name`; a reference with a version names that one.
 
     `where` is a DuckDB condition over the columns of `episodes` (or, for training rows, of `rewards`); `strict` makes
-    the first rejected record an error; `seed` is that of the splits; `version` overrides the number; `progress(done,
-    total)` is called in bytes; `check` hears, before anything is committed, which (dimension, evaluator) scored the
-    episodes (None: these are training rows), and may raise. Raises InputError where a path holds nothing to import,
-    QueryError for a wrong `where`, UsageError where episodes and training rows are mixed, and what committing raises.
-    Whatever is raised, the store is as it was.
+    the first rejected record an error; `seed` is that of the splits; `progress(done, total)` is called in bytes;
+    `check` is told, before anything is committed, which (dimension, evaluator) scored the episodes (None: these are
+    training rows), and may raise. Raises InputError where a path holds nothing to import, QueryError for a wrong
+    `where`, UsageError where episodes and training rows are mixed, and what committing raises. Whatever is raised, the
+    store is as it was.
     """
     found = plan(paths)
-    training = _is_training(found)
-    condition = None if where is None else Condition(where, REWARDS if training else tables.EPISODES)
+    is_training = training.FORMAT in found.formats
+    if is_training and len(found.formats) > 1:
+        raise UsageError(
+            "Training rows and episodes cannot become one dataset: the rows have no identity.",
+            "import them under two names",
+        )
+    ref = name if isinstance(name, DatasetRef) else DatasetRef(name)
+    rows = None if where is None else RowFilter(where, REWARDS if is_training else tables.EPISODES)
     hashes: dict[str, Any] = {}
 
     def on_file(source: Source, sha256: str) -> None:
-        hashes.setdefault(source.format or "damaged", hashlib.sha256()).update(f"{source.label}\0{sha256}\n".encode())
+        hashes.setdefault(source.kind, hashlib.sha256()).update(f"{source.label}\0{sha256}\n".encode())
 
-    with condition or nullcontext(), store.stage(name) as stage:
-        batches = Batches(stage, condition, seed, strict, align=_together(found))
+    with rows or nullcontext(), store.stage(ref.name) as stage:
+        together = annotated.FORMAT in found.formats and len(found.formats) > 1
+        batches = Batches(stage, rows, seed, strict, align=together)
         for item, record in read_plan(found, on_progress=progress, on_file=on_file):
             batches.add(item, record)
         batches.finish()
@@ -86,44 +93,30 @@ def import_dataset(
         if not counts["episodes"] + counts["examples"]:
             raise _nothing(batches)
         if check is not None:
-            check(None if training else batches.scored)
+            check(None if is_training else batches.scored)
         provenance = {
-            "sources": _sources(found, {form: one.hexdigest() for form, one in hashes.items()}),
+            "sources": _sources(found, {kind: one.hexdigest() for kind, one in hashes.items()}),
             "where": where,
             "counts": dict(sorted(counts.items())),
             "dialects": dict(sorted(batches.dialects.items())),
             "skipped": list(found.skipped),
         }
-        kind = "examples" if training else "episodes"
-        committed = stage.commit({"kind": kind, "seed": seed}, provenance, version)
+        kind = "examples" if is_training else "episodes"
+        committed = stage.commit({"kind": kind, "seed": seed}, provenance, ref.version)
     return ImportReport(
         version=committed.version,
         created=committed.created,
+        episodes=counts["episodes"],
+        utterances=counts["utterances"],
+        examples=counts["examples"],
+        attributions=counts["attributions"],
+        failures=counts["failures"],
         rejected=tuple(batches.rejected),
+        duplicates=counts["duplicates"],
+        filtered=counts["filtered"],
         dialects=dict(batches.dialects),
         skipped=found.skipped,
-        **{n: counts[n] for n in _COUNTS},
     )
-
-
-_COUNTS = ("episodes", "utterances", "examples", "attributions", "failures", "duplicates", "filtered")
-
-
-def _is_training(found: Plan) -> bool:
-    """True for training rows, False for episodes. Raises UsageError for both at once."""
-    formats = {source.format for source in found.sources if source.format}
-    if "training" in formats and len(formats) > 1:
-        raise UsageError(
-            "Training rows and episodes cannot become one dataset: the rows have no identity.",
-            "import them under two names",
-        )
-    return "training" in formats
-
-
-def _together(found: Plan) -> bool:
-    """True where annotated rows are imported beside episodes that they may annotate."""
-    formats = {source.format for source in found.sources if source.format}
-    return "annotated" in formats and len(formats) > 1
 
 
 def _nothing(batches: Batches) -> InputError:
@@ -136,16 +129,18 @@ def _nothing(batches: Batches) -> InputError:
     )
 
 
-def _sources(found: Plan, hashes: Mapping[str, str]) -> list[dict[str, Any]]:
+def _sources(found: ImportPlan, hashes: Mapping[str, str]) -> list[dict[str, Any]]:
     """What was read, by format: how many files and bytes, and a hash over their names and contents."""
-    forms = sorted({source.format or "damaged" for source in found.sources})
+    by_kind: dict[str, list[Source]] = {}
+    for source in found.sources:
+        by_kind.setdefault(source.kind, []).append(source)
     return [
         {
-            "format": form,
-            "files": len(mine := [s for s in found.sources if (s.format or "damaged") == form]),
-            "bytes": sum(s.size for s in mine),
-            "sha256": hashes.get(form),
-            "names": [s.label for s in mine[:10]],
+            "format": kind,
+            "files": len(sources),
+            "bytes": sum(source.size for source in sources),
+            "sha256": hashes.get(kind),
+            "names": [source.label for source in sources[:10]],
         }
-        for form in forms
+        for kind, sources in sorted(by_kind.items())
     ]

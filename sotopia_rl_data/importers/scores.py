@@ -8,7 +8,7 @@ outside its dimension's range is never clamped: it is left out, and said so.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
@@ -21,7 +21,7 @@ _RANGES = {d.name: (d.low, d.high) for d in SOTOPIA_EVAL}
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RefusedScore:
     """A score that was there and cannot be used."""
 
     reason: str
@@ -29,29 +29,36 @@ class Refused:
     dimension: str | None = None
 
 
-def read_scores(
-    rewards: Any, agents: Sequence[str], names: Sequence[str], evaluator: str
-) -> tuple[tuple[Score, ...], tuple[Refused, ...]]:
-    """The scores in `rewards`, and what had to be refused.
+@dataclass(frozen=True, slots=True)
+class ScoreReader:
+    """The scores of one episode, and those that had to be refused."""
 
-    `rewards` is a list in speaking order, or an object keyed by agent_1 …, ids or names. `agents` are the ids.
-    """
-    scores: list[Score] = []
-    refused: list[Refused] = []
-    try:
-        by_agent = list(zip(agents, _by_place(rewards, agents, names), strict=True))
-    except InputError as error:
-        return (), (Refused(error.message),)
-    for agent, reward in by_agent:
+    scores: list[Score] = field(default_factory=list)
+    refused: list[RefusedScore] = field(default_factory=list)
+
+    def add(self, agent: str, dimension: str, value: Any, evaluator: str) -> None:
+        """Take in one score where it can be one, else its refusal."""
         try:
-            for dimension, value in _dimensions(reward):
-                try:
-                    scores.append(Score(agent, dimension, check_score(dimension, value), evaluator))
-                except InputError as error:
-                    refused.append(Refused(f"{error.message.rstrip('.')}, and was left out.", agent, dimension))
+            self.scores.append(Score(agent, dimension, check_score(dimension, value), evaluator))
         except InputError as error:
-            refused.append(Refused(error.message, agent))
-    return tuple(scores), tuple(refused)
+            self.refused.append(RefusedScore(f"{error.message.rstrip('.')}, and was left out.", agent, dimension))
+
+    def add_rewards(self, rewards: Any, agents: Sequence[str], names: Sequence[str], evaluator: str) -> None:
+        """Take in a log's rewards: a list in speaking order, or an object keyed by agent_1 …, ids or names.
+
+        `agents` are the ids, and `names` the names, in speaking order.
+        """
+        try:
+            by_agent = list(zip(agents, _by_place(rewards, agents, names), strict=True))
+        except InputError as error:
+            self.refused.append(RefusedScore(error.message))
+            return
+        for agent, reward in by_agent:
+            try:
+                for dimension, value in _dimensions(reward):
+                    self.add(agent, dimension, value, evaluator)
+            except InputError as error:
+                self.refused.append(RefusedScore(error.message, agent))
 
 
 def check_score(dimension: str, value: Any) -> float:

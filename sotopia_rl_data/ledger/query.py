@@ -19,7 +19,7 @@ def query(directory: Path, sql: str) -> pa.Table:
     """The rows of exactly one SELECT over `calls`, in memory. Raises QueryError with what is wrong with it."""
     import duckdb
 
-    from sotopia_rl_data.query import unlocked
+    from sotopia_rl_data.connections import unlocked
 
     with reading(directory), unlocked() as connection:
         _make_calls(connection, live_files(directory))

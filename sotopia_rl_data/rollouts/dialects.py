@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from sotopia_rl_data.errors import UsageError
-from sotopia_rl_data.importers.actions import Action as LoggedAction
-from sotopia_rl_data.importers.actions import render_action
+from sotopia_rl_data.importers.actions import LoggedAction, render_action
 from sotopia_rl_data.rollouts.actions import Action
 
 DialectName = Literal["legacy", "0.1.5", "head"]

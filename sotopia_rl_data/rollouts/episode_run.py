@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from sotopia_rl_data.errors import BadAnswer
-from sotopia_rl_data.importers.models import UNNAMED
+from sotopia_rl_data.importers.record import UNNAMED
 from sotopia_rl_data.ledger.lookup import Settled
 from sotopia_rl_data.prompts import Layout, Template, completion
 from sotopia_rl_data.request import Hashed, Reply, Request

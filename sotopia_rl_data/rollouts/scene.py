@@ -1,7 +1,7 @@
 """The nouns of a rollout: who meets whom, where, what each of them wants, and what each is told before the first turn.
 
 Frozen; read from files by `profiles.py` and `scenarios.py`, played by `world.py`. The marks around the fields of an
-opening are those of the library's logs, which the importers read by: `importers/opening.py`.
+opening are those of the library's logs, which the importers read by: `importers/library.py`.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.exporters.sotopia import background_and_secret, episode_log
 from sotopia_rl_data.exporters.sotopia import export_row as exported
-from sotopia_rl_data.importers.actions import Action, render_action
+from sotopia_rl_data.importers.actions import LoggedAction, render_action
 from sotopia_rl_data.prompts.visible import FIELD_TAGS, visible
 from sotopia_rl_data.samples import SCENARIOS
 from sotopia_rl_data.schema import ACTION_TYPES, Agent, Episode, Observation, Score, Turn
@@ -150,7 +150,7 @@ def _opening(episode: Episode, me: Agent, *, strangers: bool) -> str:
 
 
 def _rendered(turn: Turn) -> str:
-    return render_action(Action(turn.action_type, turn.text))
+    return render_action(LoggedAction(turn.action_type, turn.text))
 
 
 def export_row(sample: SampleEpisode) -> dict[str, Any]:

@@ -9,10 +9,10 @@ They are grouped for splits by the scenario in the prompt; where the prompt name
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.importers.formats.format import Format, TrainingRow, one_by_one
 from sotopia_rl_data.importers.record import finite, items, mapping, text
 from sotopia_rl_data.schema import Message
 
@@ -20,39 +20,31 @@ SENTINEL = -1.0
 _SCENARIO, _AFTER = "Scenario: ", "\nParticipants: "
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One training row. `reward` is None where it has no label; `scenario` is what it is grouped by."""
-
-    prompt: tuple[Message, ...]
-    completion: str
-    reward: float | None
-    scenario: str
-
-
-def read_example(value: Any) -> Example:
-    """The example of a training row. Raises InputError."""
+def read_training_row(value: Any) -> TrainingRow:
+    """The prompt, completion and reward of a training row. Raises InputError."""
     row = mapping(value, "the record")
     prompt = _prompt(row)
-    return Example(prompt, text(row, "output"), _reward(row), _scenario(prompt))
+    return TrainingRow(prompt, text(row, "output"), _reward(row), _scenario(prompt))
+
+
+FORMAT = Format(
+    "training",
+    keys=(frozenset({"output"}), frozenset({"input", "instruction"})),
+    reader=one_by_one(lambda record, _: [read_training_row(record.value)]),
+)
 
 
 def _prompt(row: Mapping[str, Any]) -> tuple[Message, ...]:
-    parts = [text(row, "instruction", ""), text(row, "input", "")]
-    asked = "\n".join(part for part in parts if part)
-    if not asked:
+    question = "\n".join(part for part in (text(row, "instruction", ""), text(row, "input", "")) if part)
+    if not question:
         raise InputError("`input` and `instruction` are both missing or empty.")
     system = text(row, "system", "")
-    said: list[Message] = [_message("system", system)] if system else []
+    said: list[Message] = [{"role": "system", "content": system}] if system else []
     for pair in items(row, "history", default=True):
         if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(isinstance(p, str) for p in pair):
             raise InputError("`history` is not a list of [asked, answered] pairs.")
-        said += [_message("user", pair[0]), _message("assistant", pair[1])]
-    return (*said, _message("user", asked))
-
-
-def _message(role: Literal["system", "user", "assistant"], content: str) -> Message:
-    return {"role": role, "content": content}
+        said += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
+    return (*said, {"role": "user", "content": question})
 
 
 def _reward(row: Mapping[str, Any]) -> float | None:

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from sotopia_rl_data.importers.labels import JUDGE
+from sotopia_rl_data.importers.formats.annotated import JUDGE
 from sotopia_rl_data.schema import Attribution, Episode, Failure
 
 _ENTRY = struct.Struct("<iH8s")  # turn, place in the speaking order, mark
@@ -22,14 +22,14 @@ _LOST = "the annotated rows have no label, or several, that could be this uttera
 
 
 @dataclass(frozen=True, slots=True)
-class Log:
+class RememberedEpisode:
     """What is remembered of an imported episode: its agents as (name, id), and fourteen bytes an utterance."""
 
     agents: tuple[tuple[str, str], ...]
     utterances: bytes
 
     @classmethod
-    def of(cls, episode: Episode) -> Log:
+    def of(cls, episode: Episode) -> RememberedEpisode:
         """What to remember of `episode`."""
         return cls(tuple((a.name, a.agent) for a in episode.agents), b"".join(_entries(episode)))
 

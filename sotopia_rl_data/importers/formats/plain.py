@@ -13,51 +13,62 @@ from typing import Any
 
 from sotopia_rl_data.dimensions import dimension
 from sotopia_rl_data.errors import InputError, UsageError
-from sotopia_rl_data.importers.grouping import environment_of
-from sotopia_rl_data.importers.messages import unique
-from sotopia_rl_data.importers.models import UNNAMED, model_name, model_names
-from sotopia_rl_data.importers.record import INT32, identifier, items, kind, mapping, text
-from sotopia_rl_data.importers.scores import Refused, check_score
+from sotopia_rl_data.importers.formats.format import Format, one_by_one, with_refusals
+from sotopia_rl_data.importers.record import (
+    INT32,
+    UNNAMED,
+    identifier,
+    items,
+    kind,
+    mapping,
+    model_name,
+    model_names,
+    text,
+    unique,
+)
+from sotopia_rl_data.importers.scores import RefusedScore, ScoreReader
 from sotopia_rl_data.schema import ACTION_TYPES, Agent, Episode, Observation, Score, Turn
+from sotopia_rl_data.splits import environment_of
 
-_EPISODE_KEYS = frozenset(f.name for f in fields(Episode))
 DIALECTS = ("plain", "legacy", "0.1.5", "head")
-_AGENT_KEYS = frozenset(f.name for f in fields(Agent))
-_TURN_KEYS = frozenset(f.name for f in fields(Turn))
-_SCORE_KEYS = frozenset(f.name for f in fields(Score))
-_OBSERVATION_KEYS = frozenset(f.name for f in fields(Observation))
+_NOUNS = (Episode, Agent, Turn, Score, Observation)
+_KEYS: dict[type, frozenset[str]] = {noun: frozenset(f.name for f in fields(noun)) for noun in _NOUNS}
 
 
-def read_plain(value: Any) -> tuple[Episode, tuple[Refused, ...]]:
+def read_plain(value: Any) -> tuple[Episode, tuple[RefusedScore, ...]]:
     """The episode of a plain record, and the scores that had to be refused. Raises InputError."""
-    record = _known(value, _EPISODE_KEYS, "the record")
+    record = _known(value, Episode, "the record")
     agents = _agents(items(record, "agents"))
-    who = _Names(agents)
-    scores, refused = _scores(items(record, "scores", default=True), who)
+    who = _AgentIds(agents)
+    scores = _scores(items(record, "scores", default=True), who)
     scenario = text(record, "scenario", "")
-    given = record.get("environment_id") is not None
-    return (
-        Episode(
-            episode_id=identifier(record, "episode_id"),
-            environment_id=identifier(record, "environment_id") if given else _environment(scenario),
-            agents=agents,
-            turns=_turns(items(record, "turns"), who),
-            scores=scores,
-            observations=_observations(items(record, "observations", default=True), who),
-            source=text(record, "source", "plain"),
-            dialect=_dialect(text(record, "dialect", "plain")),
-            codename=text(record, "codename", ""),
-            scenario=scenario,
-            relationship=text(record, "relationship", ""),
-            models=model_names(items(record, "models", default=True)),
-            tag=text(record, "tag", ""),
-            reasoning=text(record, "reasoning", ""),
-        ),
-        refused,
+    episode = Episode(
+        episode_id=identifier(record, "episode_id"),
+        environment_id=_environment_id(record, scenario),
+        agents=agents,
+        turns=_turns(items(record, "turns"), who),
+        scores=tuple(scores.scores),
+        observations=_observations(items(record, "observations", default=True), who),
+        source=text(record, "source", "plain"),
+        dialect=_dialect(record),
+        codename=text(record, "codename", ""),
+        scenario=scenario,
+        relationship=text(record, "relationship", ""),
+        models=model_names(items(record, "models", default=True)),
+        tag=text(record, "tag", ""),
+        reasoning=text(record, "reasoning", ""),
     )
+    return episode, tuple(scores.refused)
 
 
-class _Names:
+FORMAT = Format(
+    "plain",
+    keys=(frozenset({"turns"}), frozenset({"agents"})),
+    reader=one_by_one(lambda record, _: with_refusals(*read_plain(record.value), record)),
+)
+
+
+class _AgentIds:
     """Finds an agent's id by the id itself, or by its name where only one has it."""
 
     def __init__(self, agents: Sequence[Agent]) -> None:
@@ -73,20 +84,24 @@ class _Names:
         raise InputError(f"{where} names {shown}, which is not one of the agents {', '.join(sorted(self._ids))}.")
 
 
-def _environment(scenario: str) -> str:
+def _environment_id(record: Mapping[str, Any], scenario: str) -> str:
+    if record.get("environment_id") is not None:
+        return identifier(record, "environment_id")
     if not scenario.strip():
         raise InputError("`environment_id` and `scenario` are both missing: it does not say which scenario it is of.")
     return environment_of(scenario)
 
 
-def _dialect(name: str) -> str:
+def _dialect(record: Mapping[str, Any]) -> str:
+    name = text(record, "dialect", "plain")
     if name not in DIALECTS:
         raise InputError(f"`dialect` is {name!r}; there are {', '.join(DIALECTS)}.")
     return name
 
 
-def _known(value: Any, keys: frozenset[str], what: str) -> Mapping[str, Any]:
-    record = mapping(value, what)
+def _known(value: Any, noun: type, what: str) -> Mapping[str, Any]:
+    """`value`, an object that has no other keys than `noun` has fields. Raises InputError."""
+    record, keys = mapping(value, what), _KEYS[noun]
     odd = sorted(str(key) for key in set(record) - keys)
     if odd:
         raise InputError(f"{what} has the unknown key {odd[0]!r}; it may have {', '.join(sorted(keys))}.")
@@ -96,11 +111,10 @@ def _known(value: Any, keys: frozenset[str], what: str) -> Mapping[str, Any]:
 def _agents(values: Sequence[Any]) -> tuple[Agent, ...]:
     if not values:
         raise InputError("`agents` is empty.")
-    records = [_known(value, _AGENT_KEYS, f"agent {i}") for i, value in enumerate(values)]
+    records = [_known(value, Agent, f"agent {i}") for i, value in enumerate(values)]
     ids = [identifier(r, "agent" if r.get("agent") is not None else "name") for r in records]
-    if len({i for i, r in zip(ids, records, strict=True) if r.get("agent") is not None}) < sum(
-        r.get("agent") is not None for r in records
-    ):
+    given = [one for one, r in zip(ids, records, strict=True) if r.get("agent") is not None]
+    if len(set(given)) < len(given):
         raise InputError(f"two agents have the same id: {', '.join(ids)}.")
     return tuple(
         Agent(
@@ -115,7 +129,7 @@ def _agents(values: Sequence[Any]) -> tuple[Agent, ...]:
     )
 
 
-def _turns(values: Sequence[Any], who: _Names) -> tuple[Turn, ...]:
+def _turns(values: Sequence[Any], who: _AgentIds) -> tuple[Turn, ...]:
     turns = [_turn(value, i, who) for i, value in enumerate(values)]
     keys = [(t.turn, t.agent) for t in turns]
     if len(set(keys)) != len(keys):
@@ -126,9 +140,9 @@ def _turns(values: Sequence[Any], who: _Names) -> tuple[Turn, ...]:
     return tuple(turns)
 
 
-def _turn(value: Any, place: int, who: _Names) -> Turn:
+def _turn(value: Any, place: int, who: _AgentIds) -> Turn:
     where = f"turns[{place}]"
-    r = _known(value, _TURN_KEYS, where)
+    r = _known(value, Turn, where)
     action_type, failed = text(r, "action_type", "speak"), r.get("failed")
     if action_type not in ACTION_TYPES:
         raise InputError(f"{where} has the action type {action_type!r}; there are {', '.join(ACTION_TYPES)}.")
@@ -149,11 +163,11 @@ def _number(record: Mapping[str, Any], place: int, where: str) -> int:
     return turn
 
 
-def _observations(values: Sequence[Any], who: _Names) -> tuple[Observation, ...]:
+def _observations(values: Sequence[Any], who: _AgentIds) -> tuple[Observation, ...]:
     found = []
     for i, value in enumerate(values):
         where = f"observations[{i}]"
-        r = _known(value, _OBSERVATION_KEYS, where)
+        r = _known(value, Observation, where)
         turn = _number({"turn": r.get("turn")}, 0, where)
         found.append(Observation(turn, who(r.get("agent"), where), text(r, "text")))
     keys = [(o.turn, o.agent) for o in found]
@@ -162,31 +176,20 @@ def _observations(values: Sequence[Any], who: _Names) -> tuple[Observation, ...]
     return tuple(sorted(found, key=lambda o: o.turn))
 
 
-def _scores(values: Sequence[Any], who: _Names) -> tuple[tuple[Score, ...], tuple[Refused, ...]]:
-    scores: list[Score] = []
-    refused: list[Refused] = []
+def _scores(values: Sequence[Any], who: _AgentIds) -> ScoreReader:
+    found = ScoreReader()
     for i, value in enumerate(values):
         where = f"scores[{i}]"
-        r = _known(value, _SCORE_KEYS, where)
+        r = _known(value, Score, where)
         agent = who(r.get("agent"), where)
-        named = _dimension(text(r, "dimension"))
-        evaluator = model_name(r.get("evaluator")) or UNNAMED
-        if r.get("score") is None:
-            continue  # the evaluator failed: missing
         try:
-            scores.append(Score(agent, named, check_score(named, r["score"]), evaluator))
-        except InputError as error:
-            refused.append(Refused(f"{error.message.rstrip('.')}, and was left out.", agent, named))
-    keys = [(s.agent, s.dimension, s.evaluator) for s in scores]
+            named = dimension(text(r, "dimension")).name
+        except UsageError as error:
+            names = error.hint.removeprefix("name one of: ")
+            raise InputError(f"{error.message.rstrip('.')}; there are {names}.") from error
+        if r.get("score") is not None:  # else the evaluator failed: missing
+            found.add(agent, named, r["score"], model_name(r.get("evaluator")) or UNNAMED)
+    keys = [(s.agent, s.dimension, s.evaluator) for s in found.scores]
     if len(set(keys)) != len(keys):
         raise InputError("an evaluator scores an agent twice on one dimension.")
-    return tuple(scores), tuple(refused)
-
-
-def _dimension(name: str) -> str:
-    try:
-        return dimension(name).name
-    except UsageError as error:
-        raise InputError(
-            f"{error.message.rstrip('.')}; there are {error.hint.removeprefix('name one of: ')}."
-        ) from error
+    return found
