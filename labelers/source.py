@@ -27,26 +27,29 @@ def episodes_version(store: Store, source: str | Path | None, check: Check) -> V
     A file `NAME.jsonl` becomes the dataset NAME; where the store already has its content, nothing is written, nor where
     `check` raises. Raises NotFound, InputError, UsageError.
     """
-    if source is None:
-        from sotopia_rl_data.importers import samples_path
-
-        return _imported(store, samples_path(), SAMPLES, check)
-    path = source if isinstance(source, Path) else Path(source) if refs.is_path(source) else None
-    if path is None or _holds_versions(path):
-        return _with_episodes(resolve(store, str(source) if path is None else refs.DatasetRef(path=path)))
-    return _imported(store, path, _name_of(path), check)
+    path = _to_import(source)
+    if path is not None:
+        return _imported(store, path, SAMPLES if source is None else _name_of(path), check)
+    named = source if isinstance(source, str) and not refs.is_path(source) else refs.DatasetRef(path=Path(str(source)))
+    return _with_episodes(resolve(store, named))
 
 
 def is_imported(source: str | Path | None) -> bool:
-    """Whether `source` is a file that labelling imports first (None: the samples), and no dataset or path to one."""
+    """Whether `source` is a file that labelling imports first (None: the samples), not a dataset or a path to one."""
+    return _to_import(source) is not None
+
+
+def _to_import(source: str | Path | None) -> Path | None:
+    """What is imported first; None where `source` names a dataset, or a folder that holds versions of one."""
     if source is None:
-        return True
-    path = source if isinstance(source, Path) else Path(source) if refs.is_path(source) else None
-    return path is not None and not _holds_versions(path)
+        from sotopia_rl_data.importers import samples_path
 
-
-def _holds_versions(path: Path) -> bool:
-    return (path / FILE_NAME).is_file() or any(path.glob(f"v*/{FILE_NAME}"))
+        return samples_path()
+    if isinstance(source, str) and not refs.is_path(source):
+        return None
+    path = Path(source)
+    holds_versions = (path / FILE_NAME).is_file() or any(path.glob(f"v*/{FILE_NAME}"))
+    return None if holds_versions else path
 
 
 def _imported(store: Store, path: Path, name: str, check: Check) -> Version:

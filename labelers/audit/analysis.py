@@ -17,7 +17,7 @@ decide nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -101,6 +101,18 @@ class LabelPairs:
     def __len__(self) -> int:
         return len(self.original)
 
+    def on(self, dimension: str) -> LabelPairs:
+        """The pairs on one dimension."""
+        mine = self.dimension == dimension
+        return LabelPairs(
+            self.original[mine],
+            self.changed[mine],
+            self.again[mine],
+            self.sign[mine],
+            self.episode[mine],
+            self.dimension[mine],
+        )
+
     @property
     def shift(self) -> Floats:
         """Favoured minus other."""
@@ -143,29 +155,29 @@ def verdict(
 ) -> Verdict:
     """Weigh the labels. `contrasts[probe]` are (original episode's id, contrast); `repeat` is one of the probes."""
     found = {probe: pairs(labels, some, probe, dimensions) for probe, some in contrasts.items()}
-    asked = [probe for probe in PROBES if probe in found]
-    tests = [_test(probe, "shift", "", found[probe], lambda p: p.shift, seed) for probe in asked]
+    asked = {probe: found[probe] for probe in PROBES if probe in found}
+    tests = [_test(probe, "shift", "", some.shift, some.episode, seed) for probe, some in asked.items()]
     if REPEAT in found:
-        still = [probe for probe in asked if PROBES[probe].still]
-        tests += [_test(probe, "movement", "", found[probe], lambda p: p.excess, seed) for probe in still]
-    closer = [
-        _test(probe, "shift", dimension, _only(found[probe], dimension), lambda p: p.shift, seed)
-        for probe in asked
-        for dimension in (dimensions if len(dimensions) > 1 else ())
-    ]
+        tests += [
+            _test(probe, "movement", "", some.excess, some.episode, seed)
+            for probe, some in asked.items()
+            if PROBES[probe].still
+        ]
+    closer = []
+    for probe, some in asked.items() if len(dimensions) > 1 else ():
+        for dimension in dimensions:
+            mine = some.on(dimension)
+            closer.append(_test(probe, "shift", dimension, mine.shift, mine.episode, seed))
     findings = _adjusted(tests, statistics.holm)
-    noise = _noise(found.get(REPEAT))
-    word, sentence = _said(judge, findings, alpha)
+    word, sentence = _judgement(judge, findings, alpha)
     explained = _adjusted(closer, statistics.benjamini_hochberg)
-    return Verdict(judge, word, sentence, alpha, scale, findings, explained, noise)
+    return Verdict(judge, word, sentence, alpha, scale, findings, explained, _noise(found.get(REPEAT)))
 
 
-def _test(
-    probe: str, test: str, dimension: str, some: LabelPairs, values_of: Callable[[LabelPairs], Floats], seed: int
-) -> Finding:
-    values = values_of(some)
+def _test(probe: str, test: str, dimension: str, values: Floats, episode: np.ndarray, seed: int) -> Finding:
+    """Whether the mean of `values` (NaN where there is none) is more than noise, whole episodes being the unit."""
     there = ~np.isnan(values)
-    values, episode = values[there], some.episode[there].astype(str)
+    values, episode = values[there], episode[there].astype(str)
     if not len(values):
         return Finding(probe, test, dimension, 0, 0, None, None, None, None, 1.0, 1.0)
     code = np.unique(episode, return_inverse=True)[1]
@@ -177,16 +189,9 @@ def _test(
     return Finding(probe, test, dimension, len(values), len(sums), float(values.mean()), low, high, effect, p, p)
 
 
-def _only(some: LabelPairs, dimension: str) -> LabelPairs:
-    mine = some.dimension == dimension
-    return LabelPairs(
-        *(getattr(some, name)[mine] for name in ("original", "changed", "again", "sign", "episode", "dimension"))
-    )
-
-
 def _adjusted(tests: Sequence[Finding], correct: Callable[[list[float]], Floats]) -> tuple[Finding, ...]:
     corrected = correct([one.p for one in tests]).tolist()
-    return tuple(Finding(**{**asdict(one), "adjusted": p}) for one, p in zip(tests, corrected, strict=True))
+    return tuple(replace(one, adjusted=p) for one, p in zip(tests, corrected, strict=True))
 
 
 def _noise(some: LabelPairs | None) -> Noise:
@@ -197,7 +202,7 @@ def _noise(some: LabelPairs | None) -> Noise:
     return Noise(len(some), float(apart.mean()), float(np.mean(apart == 0)), alpha)
 
 
-def _said(judge: str, findings: Sequence[Finding], alpha: float) -> tuple[str, str]:
+def _judgement(judge: str, findings: Sequence[Finding], alpha: float) -> tuple[str, str]:
     """The verdict, as a word and as a sentence."""
     shifts = [one for one in findings if one.test == "shift" and one.found(alpha)]
     moves = [one for one in findings if one.test == "movement" and one.found(alpha) and (one.mean or 0.0) > 0]
@@ -207,18 +212,13 @@ def _said(judge: str, findings: Sequence[Finding], alpha: float) -> tuple[str, s
     if moves:
         told = ", ".join(f"{one.probe} (by {one.mean or 0.0:.2f} levels beyond its noise)" for one in moves)
         return UNSTEADY, f"The labels of {judge} move where nothing that matters changed: {told}."
-    if not _could_find(findings, alpha):
-        return TOO_FEW, _wanting(findings, alpha)
+    if all(len(findings) * statistics.smallest_p(one.episodes) >= alpha for one in findings):
+        return TOO_FEW, _too_few(findings, alpha)
     return UNBIASED, f"No probe moves the labels of {judge} by more than its own noise."
 
 
-def _could_find(findings: Sequence[Finding], alpha: float) -> bool:
-    """Whether any test, however far labels moved, could have come below `alpha` with all of them in mind."""
-    return any(len(findings) * statistics.smallest_p(one.episodes) < alpha for one in findings)
-
-
-def _wanting(findings: Sequence[Finding], alpha: float) -> str:
-    """How many episodes it would have taken."""
+def _too_few(findings: Sequence[Finding], alpha: float) -> str:
+    """That no test, however far labels moved, could have come below `alpha`, and how many episodes it would take."""
     most = max((one.episodes for one in findings), default=0)
     enough = next((n for n in range(2, 100) if len(findings) * statistics.smallest_p(n) < alpha), None)
     more = f"ask about {enough} or more" if enough else "no number of episodes would do: raise --alpha"
@@ -227,10 +227,5 @@ def _wanting(findings: Sequence[Finding], alpha: float) -> str:
 
 
 def _favoured(one: Finding) -> str:
-    opposite = {
-        "order": "the agent that is listed last",
-        "name": "agents without their names",
-        "padded": "the shorter utterance",
-        "moved": "what is said early",
-    }
-    return PROBES[one.probe].favours if (one.mean or 0.0) > 0 else opposite[one.probe]
+    probe = PROBES[one.probe]
+    return probe.favours if (one.mean or 0.0) > 0 else probe.opposite

@@ -27,7 +27,6 @@ from sotopia_rl_data.schema import Agent, Episode, Turn
 
 REPEAT = "repeat"
 _TITLES = {"dr", "mr", "mrs", "ms", "prof", "sir", "dame", "jr", "sr", "miss", "von", "van", "de", "la"}
-_FEWEST_LETTERS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +52,12 @@ class Probed:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """`favours` says in words what a positive shift means. `still` is False where an honest judge may move too, so that
-    only a shift in one direction is held against it."""
+    """`favours` says in words what a positive shift means, `opposite` what a negative one does. `still` is False where
+    an honest judge may move too, so that only a shift in one direction is held against it."""
 
     id: str
     favours: str
+    opposite: str
     change: Callable[[Episode, int], tuple[Episode, tuple[LabelContrast, ...]]]
     still: bool = True
     version: int = 1
@@ -134,10 +134,10 @@ def moved(episode: Episode, seed: int) -> tuple[Episode, tuple[LabelContrast, ..
 PROBES: dict[str, Probe] = {
     probe.id: probe
     for probe in (
-        Probe("order", "the agent that is listed first", order),
-        Probe("name", "agents under their own names", name),
-        Probe("padded", "the longer utterance", padded),
-        Probe("moved", "what is said late", moved, still=False),
+        Probe("order", "the agent that is listed first", "the agent that is listed last", order),
+        Probe("name", "agents under their own names", "agents without their names", name),
+        Probe("padded", "the longer utterance", "the shorter utterance", padded),
+        Probe("moved", "what is said late", "what is said early", moved, still=False),
     )
 }
 
@@ -189,7 +189,7 @@ def _parts(full: str) -> Sequence[str]:
     return [
         word
         for word in dict.fromkeys(words)
-        if len(word) > _FEWEST_LETTERS and word[:1].isupper() and word.rstrip(".").lower() not in _TITLES
+        if len(word) > 2 and word[:1].isupper() and word.rstrip(".").lower() not in _TITLES
     ]
 
 
