@@ -32,12 +32,19 @@ def python_of(folder: Path) -> Path:
     return folder / "bin" / "python"
 
 
-def link_environment(package: str, folder: Path) -> None:
-    """A new environment in `folder` that has `package` as it is installed here and what it requires: links alone."""
+def packages_of(folder: Path) -> Path:
+    """An environment's site-packages."""
+    return folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+
+
+def link_environment(package: str, folder: Path, itself: bool = True) -> None:
+    """A new environment in `folder` that has what `package` requires, and unless told otherwise the package itself, as
+    they are installed here: links alone."""
     venv.EnvBuilder(symlinks=True, with_pip=False).create(folder)
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    target = folder / "lib" / version / "site-packages"
+    target = packages_of(folder)
     for name in required(package):
+        if name == package and not itself:
+            continue
         distribution = importlib.metadata.distribution(name)
         for top in {file.parts[0] for file in distribution.files or () if file.parts[0] not in ("..", "__pycache__")}:
             if not (target / top).exists():

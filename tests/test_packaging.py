@@ -1,39 +1,79 @@
-"""What is in the wheel: every top-level name is this distribution's own, with its data files and its types."""
+"""What is built and installed: nothing is lost on the way from the tree to a wheel, by whichever road, and every name
+at the top is this distribution's own."""
 
 from __future__ import annotations
 
 import ast
+import os
 import pydoc
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from environments import once
+from environments import link_environment, once, packages_of, python_of
+
+from sotopia_rl_data.cli.program import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
-TOPS = ("sotopia_rl_data", "labelers", "trainers", "cards")
+LINKED = ("labelers", "trainers", "cards")  # at the top of the repository, and seen inside the package
+TOPS = ("sotopia_rl_data", *LINKED)
 DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    (path,) = once(tmp_path_factory, "wheel", make_wheel).glob("*.whl")
+def built(tmp_path_factory):
+    """A folder with the sdist, the wheel that is built from it, and in `tree/` the wheel that is built from here."""
+    return once(tmp_path_factory, "built", build)
+
+
+def build(out):
+    wheel = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(out / "tree"), str(ROOT)]
+    for command in (["-m", "build", "--outdir", str(out), str(ROOT)], wheel):
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def in_wheel(folder):
+    """The files of the folder's only wheel."""
+    (path,) = folder.glob("*.whl")
     with zipfile.ZipFile(path) as archive:
         return set(archive.namelist())
 
 
-def make_wheel(out):
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(out), str(ROOT)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+@pytest.fixture(scope="module")
+def wheel(built):
+    return in_wheel(built / "tree")
+
+
+def below(folder):
+    """The files below a folder of the repository, as paths from its root."""
+    found = (path for path in (ROOT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {path.relative_to(ROOT).as_posix() for path in found}
+
+
+def in_tree():
+    """The files that the package has, under the names that they are imported by."""
+    return below("sotopia_rl_data") | {f"sotopia_rl_data/{name}" for folder in LINKED for name in below(folder)}
+
+
+@pytest.mark.slow
+def test_tree_sdist_and_both_wheels_have_the_same_files(built, wheel):
+    tree = in_tree()
+    assert {"sotopia_rl_data/labelers/judge.py", "sotopia_rl_data/cards/__init__.py"} <= tree
+    assert {name for name in wheel if ".dist-info/" not in name} == tree
+    assert in_wheel(built) == wheel
+    (path,) = built.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        sdist = {name.partition("/")[2] for name in archive.getnames()}
+    assert {name for name in sdist if name.startswith("sotopia_rl_data/")} == tree
+    for folder in (*LINKED, "tests", "docs", "examples", "benchmarks"):
+        assert {name for name in sdist if name.startswith(f"{folder}/")} == below(folder)
+    assert {"cli.py", "Makefile", "constraints.txt", "CHANGELOG.md", "LICENSE", "README.md"} <= sdist
 
 
 @pytest.mark.slow
@@ -43,15 +83,96 @@ def test_every_top_level_name_of_the_wheel_is_ours(wheel):
 
 
 @pytest.mark.slow
-def test_data_files_and_types_travel_in_the_wheel(wheel):
+def test_types_travel_in_the_wheel(wheel):
     for folder in TOPS:
-        data = [
-            p for p in (ROOT / folder).rglob("*") if p.suffix in (".yaml", ".jsonl", ".md", ".typed", ".txt", ".json")
-        ]
         inside = "" if folder == "sotopia_rl_data" else "sotopia_rl_data/"
-        missing = {inside + p.relative_to(ROOT).as_posix() for p in data} - wheel
-        assert not missing
         assert f"{inside}{folder}/py.typed" in wheel
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="an sdist has copies where the repository has links")
+@pytest.mark.parametrize("folder", LINKED)
+def test_a_folder_at_the_top_is_seen_inside_the_package_by_a_relative_link(folder):
+    assert os.readlink(ROOT / "sotopia_rl_data" / folder) == f"../{folder}"
+
+
+@pytest.mark.parametrize(
+    "imported", ["labelers", "labelers.judge", "trainers", "trainers.data", "cards", "cards.numbers"]
+)
+def test_a_bare_name_is_told_the_whole_one_in_a_sentence(imported):
+    """It would be a second copy of all classes, and somebody else's package where ours is installed."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", f"import {imported}"], env=environment, capture_output=True, text=True)
+    top = imported.partition(".")[0]
+    said = f"ImportError: Import sotopia_rl_data.{top}: the folder {top}/ is a part of that package."
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, said)
+
+
+OWN = ("cli.py", "cards/__init__.py", "trainers/__init__.py", "labelers/__init__.py")
+FIRST_STEPS = (
+    ["import", "--name", "demo/episodes"],
+    ["label", "demo/episodes", "--judge", "lexical"],
+    ["show", "demo/episodes-rewards"],
+    ["query", "demo/episodes-rewards", "SELECT agent, avg(reward) FROM rewards GROUP BY agent"],
+    ["rollout", "--pairs", "1", "--turns", "2", "--out", "demo/selfplay"],
+    ["card", "demo/episodes-rewards"],
+)
+
+
+@pytest.fixture(scope="module")
+def installed(built, tmp_path_factory):
+    """An environment that has the wheel, and the dependencies that are installed here; what the wheel added to it."""
+
+    def make(folder):
+        link_environment("sotopia-rl-data", folder, itself=False)
+        before = {path.name for part in (packages_of(folder), folder / "bin") for path in part.iterdir()}
+        (path,) = (built / "tree").glob("*.whl")
+        pip = [sys.executable, "-m", "pip", "--python", str(python_of(folder)), "install", "--quiet", "--no-index"]
+        done = subprocess.run([*pip, "--no-deps", str(path)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        after = {path.name for part in (packages_of(folder), folder / "bin") for path in part.iterdir()}
+        (folder / "new.txt").write_text("\n".join(sorted(after - before)))
+
+    return once(tmp_path_factory, "installed", make)
+
+
+@pytest.fixture
+def beside(installed, tmp_path):
+    """Runs Python of that environment in the folder of a user whose own modules have the names of ours, and can see
+    them first."""
+    for name in OWN:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("raise RuntimeError('this is the user's own')\n")
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "SOTOPIA_RL_DATA_STORE")}
+
+    def run(*command, **environment):
+        whole = [str(installed / "bin" / command[0]), *command[1:]]
+        return subprocess.run(whole, cwd=tmp_path, env=kept | environment, capture_output=True, text=True, timeout=120)
+
+    return run
+
+
+@pytest.mark.slow
+def test_the_wheel_adds_the_package_its_record_and_the_script(installed):
+    new = (installed / "new.txt").read_text().split()
+    assert [re.sub(r"-[\d.]+(?=\.dist-info)", "", name) for name in new] == [
+        "sotopia-rl-data",
+        "sotopia_rl_data",
+        "sotopia_rl_data.dist-info",
+    ]
+
+
+@pytest.mark.slow
+def test_installed_every_command_runs_beside_a_users_own_cli_cards_trainers_and_labelers(beside, installed, tmp_path):
+    for command in [[], *([name] for section in COMMANDS.values() for name in section)]:
+        told = beside("sotopia-rl-data", *command, "--help", PYTHONPATH=str(tmp_path))
+        assert (told.returncode, told.stderr) == (0, ""), command
+        assert told.stdout.startswith("Usage: sotopia-rl-data")
+    for command in FIRST_STEPS:
+        done = beside("python", "-m", "sotopia_rl_data", *command)
+        assert done.returncode in (0, 3), done.stderr  # 3: one of the bundled evaluations failed on purpose
+        assert "Traceback" not in done.stderr
+    where = beside("python", "-c", "import sotopia_rl_data.labelers as ours; print(ours.__file__)", PYTHONPATH="")
+    assert Path(where.stdout.strip()) == packages_of(installed) / "sotopia_rl_data" / "labelers" / "__init__.py"
 
 
 @pytest.mark.slow
