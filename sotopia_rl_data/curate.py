@@ -50,61 +50,67 @@ def curate(
     """
     if top < 1:
         raise UsageError(f"A list of {top} is empty.", "--top 100")
-    made = opinions_of(versions, dimensions)
-    spread = spreads(made)
+    opinions = opinions_of(versions, dimensions)
+    spread = spreads(opinions)
     if np.isnan(spread).all():
-        names = ", ".join(made.names) or "no labels"
+        names = ", ".join(opinions.names) or "no labels"
         raise UsageError(
             f"Nothing was judged twice ({names}), so there is nothing to disagree about.",
             "label with a second --judge or with --samples 2, or name a second REF",
         )
-    return list((_episodes if by == "episode" else _utterances)(made, spread, top))
+    return list(_episodes(opinions, spread, top) if by == "episode" else _utterances(opinions, spread, top))
 
 
-def spreads(made: Opinions) -> Floats:
+def spreads(opinions: Opinions) -> Floats:
     """Each unit's disagreement; NaN where fewer than two opinions, or a dimension on which nothing ever differs."""
-    there = ~np.isnan(made.values)
+    there = ~np.isnan(opinions.values)
     count = there.sum(axis=0)
-    middle = np.where(there, made.values, 0.0).sum(axis=0) / np.maximum(count, 1)
-    within = np.where(there, made.values - middle, 0.0)
+    middle = np.where(there, opinions.values, 0.0).sum(axis=0) / np.maximum(count, 1)
+    within = np.where(there, opinions.values - middle, 0.0)
     own = np.sqrt((within**2).sum(axis=0) / np.maximum(count - 1, 1))
-    scale = np.full(len(made.dimensions), np.nan)
+    scale = np.full(len(opinions.dimensions), np.nan)
     for d in range(len(scale)):
-        values = made.values[:, made.dimension == d]
+        values = opinions.values[:, opinions.dimension == d]
         values = values[~np.isnan(values)]
         scale[d] = values.std(ddof=1) if len(values) > 1 and np.ptp(values) > 0 else np.nan
-    found: Floats = np.where(count > 1, own / scale[made.dimension], np.nan)
+    found: Floats = np.where(count > 1, own / scale[opinions.dimension], np.nan)
     return found
 
 
 def write_list(rows: Sequence[Disputed], path: Path) -> None:
     """Write the list as CSV. Raises StoreError where the file cannot be written."""
     types = (pa.string(), pa.string(), pa.int32(), pa.string(), pa.string(), pa.float64())
-    cells = [[guarded(v) if isinstance(v := getattr(row, name), str) else v for row in rows] for name in COLUMNS]
-    columns = [pa.array(column, kind) for column, kind in zip(cells, types, strict=True)]
+    columns = []
+    for name, kind in zip(COLUMNS, types, strict=True):
+        values = [getattr(row, name) for row in rows]
+        columns.append(pa.array([guarded(value) if isinstance(value, str) else value for value in values], kind))
     write_result(pa.table(columns, names=COLUMNS), "csv", path)
 
 
-def _utterances(made: Opinions, spread: Floats, top: int) -> Iterator[Disputed]:
-    for unit in _widest(spread, (made.turn, made.dimension, made.agent, made.episode), top):
+def _utterances(opinions: Opinions, spread: Floats, top: int) -> Iterator[Disputed]:
+    for unit in _widest(spread, (opinions.turn, opinions.dimension, opinions.agent, opinions.episode), top):
         said = ", ".join(
-            f"{name} {made.level(int(made.dimension[unit]), value):.4g}"
-            for name, value in zip(made.names, made.values[:, unit], strict=True)
-            if value == value
+            f"{name} {opinions.level(int(opinions.dimension[unit]), value):.4g}"
+            for name, value in zip(opinions.names, opinions.values[:, unit], strict=True)
+            if not np.isnan(value)
         )
-        where = made.episodes[made.episode[unit]], made.agents[made.agent[unit]], int(made.turn[unit])
-        yield Disputed(*where, made.dimensions[made.dimension[unit]], said, round(float(spread[unit]), 6))
+        where = (
+            opinions.episodes[opinions.episode[unit]],
+            opinions.agents[opinions.agent[unit]],
+            int(opinions.turn[unit]),
+        )
+        yield Disputed(*where, opinions.dimensions[opinions.dimension[unit]], said, round(float(spread[unit]), 6))
 
 
-def _episodes(made: Opinions, spread: Floats, top: int) -> Iterator[Disputed]:
+def _episodes(opinions: Opinions, spread: Floats, top: int) -> Iterator[Disputed]:
     known = ~np.isnan(spread)
-    count = np.bincount(made.episode[known], minlength=len(made.episodes))
-    total = np.bincount(made.episode[known], spread[known], len(made.episodes))
-    disputed = np.bincount(made.episode[known], spread[known] > 0, len(made.episodes))
+    count = np.bincount(opinions.episode[known], minlength=len(opinions.episodes))
+    total = np.bincount(opinions.episode[known], spread[known], len(opinions.episodes))
+    disputed = np.bincount(opinions.episode[known], spread[known] > 0, len(opinions.episodes))
     mean = np.where(count > 0, total / np.maximum(count, 1), np.nan)
     for episode in _widest(mean, (np.arange(len(mean)),), top):
         why = f"{int(disputed[episode])} of {int(count[episode])} labels disputed"
-        yield Disputed(made.episodes[episode], None, None, None, why, round(float(mean[episode]), 6))
+        yield Disputed(opinions.episodes[episode], None, None, None, why, round(float(mean[episode]), 6))
 
 
 def _widest(spread: Floats, ties: Sequence[NDArray[np.generic]], top: int) -> list[int]:

@@ -143,7 +143,9 @@ def _scores(
     """An episode's scores, evaluator after evaluator as they came; within a new one, in the agents' and SOTOPIA-EVAL's
     order, so that evaluating again in another order changes nothing."""
     found = [
-        score for score in old if not _goes(evaluated, episode, score["agent"], score["dimension"], score["evaluator"])
+        score
+        for score in old
+        if not _is_replaced(evaluated, episode, score["agent"], score["dimension"], score["evaluator"])
     ]
     samples: dict[tuple[str, str, str], list[float]] = {}
     for label in labels:
@@ -184,29 +186,30 @@ def _replaced(config: str, rows: pa.Table, evaluated: Sequence[Evaluated]) -> An
     else:
         about = pc.and_(pc.is_null(rows.column("turn")), pc.is_valid(rows.column("agent")))
     keys = rows.select(["episode_id", "agent", "dimension", "judge"]).filter(about).to_pylist()
-    gone = iter([_goes(evaluated, *key.values()) for key in keys])
-    return pa.array([bool(one) and next(gone) for one in about.to_pylist()], pa.bool_())
+    replaced = iter([_is_replaced(evaluated, *key.values()) for key in keys])
+    return pa.array([bool(one) and next(replaced) for one in about.to_pylist()], pa.bool_())
 
 
-def _goes(evaluated: Sequence[Evaluated], episode: str, agent: str, dimension: str, evaluator: str) -> bool:
+def _is_replaced(evaluated: Sequence[Evaluated], episode: str, agent: str, dimension: str, evaluator: str) -> bool:
     return any(one.replaces(episode, agent, dimension, evaluator) for one in evaluated)
 
 
 def _recipe(before: Mapping[str, Any], evaluated: Sequence[Evaluated]) -> dict[str, Any]:
     """The parent's recipe with these evaluations, each in the place of what it replaces."""
     anew = {one.evaluator: one for one in evaluated}
-    made: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     for old in before.get("evaluations", []):
         one = anew.get(old["evaluator"])
         if one is not None and one.given is not None:
-            made.append(_together(old, _entry(anew.pop(one.evaluator))))
+            entries.append(_together(old, _entry(anew.pop(one.evaluator))))
             continue
         left = [name for name in old["dimensions"] if one is None or name not in one.dimensions]
-        made += [{**old, "dimensions": left}] if left else []
-        if one is not None and not left:
-            made.append(_entry(anew.pop(one.evaluator)))
-    made += [_entry(one) for one in anew.values()]
-    return {**before, "evaluations": made}
+        if left:
+            entries.append({**old, "dimensions": left})
+        elif one is not None:
+            entries.append(_entry(anew.pop(one.evaluator)))
+    entries += [_entry(one) for one in anew.values()]
+    return {**before, "evaluations": entries}
 
 
 def _entry(one: Evaluated) -> dict[str, Any]:

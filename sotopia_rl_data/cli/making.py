@@ -1,8 +1,8 @@
-"""Commands that make data without asking anybody: import, rewards, prompts learn."""
+"""Commands that make rewards and prompts anew from what is stored, without asking anybody: rewards, prompts learn."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,91 +11,11 @@ import click
 from sotopia_rl_data.cli import console
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.hub.resolve import resolve
-from sotopia_rl_data.refs import DatasetRef
 
 if TYPE_CHECKING:
-    from sotopia_rl_data.importers.run import ImportReport
     from sotopia_rl_data.prompts import Template
     from sotopia_rl_data.rewards import Recipe
-    from sotopia_rl_data.rewards.remake import Remade
     from sotopia_rl_data.store import Store, Version
-
-_LISTED = 20
-
-
-@click.command("import")
-@click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--name", required=True, metavar="ORG/NAME", help="The dataset to make, or to add a version to.")
-@click.option("--where", metavar="SQL", help="Keep the episodes for which this DuckDB condition holds.")
-@click.option("--strict", is_flag=True, help="Make the first record that cannot be read an error.")
-@click.option("--seed", default=0, show_default=True, help="Of the split by environment.")
-@click.option("--version", metavar="vX.Y.Z", help="Override the version's number.")
-@console.store_option
-@console.json_option
-def import_(
-    paths: tuple[Path, ...],
-    name: str,
-    where: str | None,
-    strict: bool,
-    seed: int,
-    version: str | None,
-    store: Store,
-    as_json: bool,
-) -> None:
-    """Episodes from files or folders, as a versioned dataset. Without PATHS: the bundled samples.
-
-    Reads EpisodeLog JSON (a file, a folder of the local backend, a Redis export), the sotopia library's JSONL and CSV
-    exports, annotated JSONL, plain JSONL, and training rows. Which one a file is, and which version of the library
-    wrote it, is detected. A record that cannot be read is listed and kept in `failures`; the rest is imported, and the
-    exit code is 3.
-
-    \b
-    Examples:
-      sotopia-rl-data import --name demo/episodes
-      sotopia-rl-data import episodes.jsonl --name lab/run7 --where "tag = 'gpt-4o' AND len(turns) > 4"
-      sotopia-rl-data import ~/.sotopia/data --name lab/local
-    """
-    from sotopia_rl_data.importers import samples_path
-    from sotopia_rl_data.importers.run import import_dataset
-
-    with console.progress("importing", "byte") as advance:
-        report = import_dataset(
-            store,
-            paths or (samples_path(),),
-            DatasetRef(name, version),
-            where=where,
-            strict=strict,
-            seed=seed,
-            progress=lambda done, total: advance(done, total),
-        )
-    if as_json:
-        console.emit_json(asdict(report) | {"version": report.version.ref, "directory": str(report.version.dir)})
-    else:
-        _imported(report)
-    if report.failures:
-        click.get_current_context().exit(console.WITH_FAILURES)
-
-
-def _imported(report: ImportReport) -> None:
-    counts = ("episodes", "utterances", "examples", "attributions", "duplicates", "filtered", "failures")
-    rows = [[name, getattr(report, name)] for name in counts if getattr(report, name) or name == "episodes"]
-    rows += [[f"dialect {dialect}", n] for dialect, n in report.dialects.items()]
-    state = "made" if report.created else "unchanged: the store has this content already"
-    console.table(["imported", "count"], rows, title=f"{report.version.ref}  {report.version.digest[:12]}  {state}")
-    for one in report.rejected[:_LISTED]:
-        console.warn(f"{one.source}: {one.reason}")
-    if report.failures > _LISTED:
-        console.note(
-            f'all {report.failures:,}: sotopia-rl-data query {report.version.ref} "SELECT source, reason FROM failures"'
-        )
-    for path in report.skipped[:_LISTED]:
-        console.note(f"skipped, holds no known format: {path}")
-    if report.episodes:
-        console.next_commands(
-            f"sotopia-rl-data show {report.version.name}",
-            f"sotopia-rl-data label {report.version.name} --judge gpt-4o",
-            f"sotopia-rl-data label {report.version.name} --judge lexical   # offline: a baseline, no key",
-        )
 
 
 def template_option(command: console.F) -> console.F:
@@ -142,14 +62,19 @@ def layout_of(layout: str | None, template: Path | None) -> tuple[Any, Template 
 def rewards(
     ref: str,
     preset: str | None,
+    rule: str | None,
+    normaliser: str | None,
     weights: str | None,
+    average: str | None,
+    evaluator: str | None,
+    schema: str | None,
+    gamma: float | None,
     layout: str | None,
     template: Path | None,
     out: str | None,
     version: str | None,
     store: Store,
     as_json: bool,
-    **given: Any,
 ) -> None:
     """Re-make the rewards of REF from its stored attributions, by another rule, normaliser or weights. Asks nobody.
 
@@ -162,43 +87,52 @@ def rewards(
     from sotopia_rl_data.rewards.remake import remake
 
     source = resolve(store, ref)
-    recipe = _recipe(source, preset, weights, {k: v for k, v in given.items() if v is not None})
+    options = {
+        "rule": rule,
+        "normaliser": normaliser,
+        "weights": _weights(weights) if weights else None,
+        "average": average,
+        "evaluator": evaluator,
+        "schema": schema,
+        "gamma": gamma,
+    }
+    recipe = _recipe(source, preset, {name: value for name, value in options.items() if value is not None})
     chosen, loaded = layout_of(layout, template)
     with console.progress("rewards", "utterance") as advance:
-        made = remake(
+        remade = remake(
             store,
             source,
             recipe,
             layout=chosen,
             template=loaded,
             out=out,
+            version=version,
             progress=lambda n: advance(n),
         )
     if as_json:
-        console.emit_json(_remade(made))
+        console.emit_json(
+            {
+                "version": remade.version.ref,
+                "digest": remade.version.digest,
+                "created": remade.created,
+                "directory": str(remade.version.dir),
+                "recipe": remade.built.recipe.as_dict(),
+                **remade.built.provenance(),
+            }
+        )
         return
-    state = "made" if made.created else "unchanged: the store has this content already"
+    state = "made" if remade.created else "unchanged: the store has this content already"
     console.table(
         ["split", "utterances", "without reward"],
-        [[split, n, made.built.unrewarded[split]] for split, n in made.built.rows.items()],
-        title=f"{made.version.ref}  {made.version.digest[:12]}  {state}",
+        [[split, n, remade.built.unrewarded[split]] for split, n in remade.built.rows.items()],
+        title=f"{remade.version.ref}  {remade.version.digest[:12]}  {state}",
     )
-    for warning in made.built.warnings:
+    for warning in remade.built.warnings:
         console.warn(warning)
-    console.next_commands(f"sotopia-rl-data stats {made.version.name}")
+    console.next_commands(f"sotopia-rl-data stats {remade.version.name}")
 
 
-def _remade(made: Remade) -> dict[str, Any]:
-    return {
-        "version": made.version.ref,
-        "digest": made.version.digest,
-        "created": made.created,
-        "directory": str(made.version.dir),
-        "recipe": made.built.recipe.as_dict(),
-    } | made.built.provenance()
-
-
-def _recipe(source: Version, preset: str | None, weights: str | None, given: dict[str, Any]) -> Recipe:
+def _recipe(source: Version, preset: str | None, given: dict[str, Any]) -> Recipe:
     """The preset's recipe, or the one REF was made by, with what was given laid over it."""
     from sotopia_rl_data.rewards import Recipe
     from sotopia_rl_data.rewards import preset as find
@@ -211,8 +145,6 @@ def _recipe(source: Version, preset: str | None, weights: str | None, given: dic
         raise UsageError(
             "A gamma belongs to the rule `discounted` alone.", "add --rule discounted, or leave --gamma out"
         )
-    if weights:
-        given["weights"] = _weights(weights)
     return replace(recipe, **given)
 
 
@@ -220,7 +152,7 @@ def _weights(text: str) -> dict[str, float]:
     try:
         return {name: float(weight) for name, weight in (part.split("=") for part in text.split(","))}
     except ValueError as error:
-        raise UsageError(f"{text!r} is no list of weights.", "write --weights goal=2,relationship=1") from error
+        raise UsageError(f"{text!r} is not a list of weights.", "write --weights goal=2,relationship=1") from error
 
 
 @click.group()

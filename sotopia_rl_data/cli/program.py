@@ -21,7 +21,7 @@ from sotopia_rl_data.cli import console
 _HERE = "sotopia_rl_data.cli"
 COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Make data": {
-        "import": (f"{_HERE}.making:import_", "Episodes from files, as a versioned dataset."),
+        "import": (f"{_HERE}.transfer:import_", "Episodes from files, as a versioned dataset."),
         "rollout": (f"{_HERE}.rollout:rollout", "Self-play: two policies talk over scenarios, as episodes."),
         "label": (f"{_HERE}.label:label", "Have a judge attribute episode scores to utterances."),
         "evaluate": (f"{_HERE}.evaluate:evaluate", "Have a judge score the episodes: SOTOPIA-EVAL."),
@@ -52,7 +52,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "inspect": (f"{_HERE}.train:inspect", "A training run: its data, its metrics beside the baselines."),
     },
     "Publish data": {
-        "export": (f"{_HERE}.leaving:export", "The episodes of a version as files of the sotopia library."),
+        "export": (f"{_HERE}.transfer:export", "The episodes of a version as files of the sotopia library."),
         "card": (f"{_HERE}.publish:card", "The dataset card, shown or written."),
         "push-to-hub": (f"{_HERE}.publish:push_to_hub", "A version as a release on the Hugging Face Hub."),
         "pull": (f"{_HERE}.hub:pull", "A release, or a dataset of others, from the Hub into the store."),

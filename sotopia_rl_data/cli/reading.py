@@ -18,6 +18,7 @@ from sotopia_rl_data.hub.resolve import resolve
 
 if TYPE_CHECKING:
     from sotopia_rl_data.diff import Changes
+    from sotopia_rl_data.stats import Stats
     from sotopia_rl_data.store import Store, Version
 
 
@@ -125,6 +126,7 @@ def show(ref: str, episode: str | None, store: Store, as_json: bool) -> None:
 
 
 def _glance(version: Version, as_json: bool) -> None:
+    from sotopia_rl_data.query import sql
     from sotopia_rl_data.stats import stats
 
     numbers = stats(version)
@@ -141,30 +143,22 @@ def _glance(version: Version, as_json: bool) -> None:
         [[config, *[of.get(split) for split in splits]] for config, of in numbers.rows.items()],
         title=f"{version.ref}  {version.digest[:12]}  {version.dir}",
     )
-    _distributions({c: d for c, d in numbers.columns.items() if not c.startswith("norm_")})
+    shown = {name: of["all"] for name, of in numbers.columns.items() if not name.startswith("norm_")}
+    if shown:
+        console.table(["column", *_MEASURES], [[name, *asdict(whole).values()] for name, whole in shown.items()])
+    _labels(numbers)
+    if "episodes" in manifest.configs:
+        for first in sql(version, "SELECT episode_id FROM episodes ORDER BY 1 LIMIT 1").column(0).to_pylist():
+            console.next_commands(f"sotopia-rl-data show {version.name} {shlex.quote(first)}")
+
+
+def _labels(numbers: Stats) -> None:
+    """What each judge said, and why labels are missing, where there are any."""
     if numbers.judges:
         names = ["judge", "schema", "dimension", "labels", "mean", "sd", "min", "max"]
         console.table(names, [list(asdict(one).values()) for one in numbers.judges])
     if numbers.failures:
         console.table(["what has no label", "rows"], [[reason, n] for reason, n in numbers.failures.items()])
-    if "episodes" in manifest.configs:
-        first = next(_ids(version), None)
-        console.next_commands(*([f"sotopia-rl-data show {version.name} {shlex.quote(first)}"] if first else []))
-
-
-def _ids(version: Version) -> Any:
-    from sotopia_rl_data.query import sql
-
-    return iter(sql(version, "SELECT episode_id FROM episodes ORDER BY 1 LIMIT 1").column(0).to_pylist())
-
-
-def _distributions(columns: Any) -> None:
-    if not columns:
-        return
-    console.table(
-        ["column", *_MEASURES],
-        [[name, *asdict(of["all"]).values()] for name, of in columns.items()],
-    )
 
 
 def _dialogue(version: Version, wanted: str, as_json: bool) -> None:
@@ -229,11 +223,7 @@ def stats(ref: str, store: Store, as_json: bool) -> None:
         )
     if numbers.opinions:
         console.table(["opinions", "utterances"], [[n, rows] for n, rows in numbers.opinions.items()])
-    if numbers.judges:
-        names = ["judge", "schema", "dimension", "labels", "mean", "sd", "min", "max"]
-        console.table(names, [list(asdict(one).values()) for one in numbers.judges])
-    if numbers.failures:
-        console.table(["what has no label", "rows"], [[reason, n] for reason, n in numbers.failures.items()])
+    _labels(numbers)
 
 
 @click.command()

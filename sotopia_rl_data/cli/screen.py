@@ -40,12 +40,17 @@ class Screen(Console):
             shown.add_column(overflow="fold")
             for column, value in zip(table.columns, row, strict=True):
                 shown.add_row(column.header, value)
-            self.print(*([Text()] * (number > 0)), shown)
+            if number:
+                self.print(Text())
+            self.print(shown)
         return None
 
     def _fits(self, table: Table) -> bool:
         _, right, _, left = table.padding
-        gaps = (left + right) * len(table.columns) + 2 * (table.box is not None) - (not table.pad_edge) * (left + right)
+        padded = len(table.columns) if table.pad_edge else len(table.columns) - 1
+        gaps = padded * (left + right)
+        if table.box is not None:
+            gaps += 2
         return not table.row_count or sum(map(self._least, table.columns)) + gaps <= self.width
 
     def _least(self, column: Column) -> int:

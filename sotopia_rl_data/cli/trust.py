@@ -131,24 +131,27 @@ def _agreement(found: Agreement, measure: str, against: str | None) -> None:
             ["all opinions together", "labels", "alpha"],
             [[one.dimension, one.units, _figure(one.alpha)] for one in found.together],
         )
-    units = (
-        "levels" if found.scale else "shares of each scale" if any(one.judge for one in found.opinions) else "reward"
-    )
+    units = "reward"
+    if found.scale:
+        units = "levels"
+    elif any(one.judge for one in found.opinions):
+        units = "shares of each scale"
     if found.ranges:
         units = f"levels on {', '.join(found.ranges)}, else in {units}"
-    drawn = f"; in brackets, {found.level:.0%} intervals from {found.resamples:,} draws of episodes" * bool(
-        found.resamples
-    )
-    console.note(f"difference: a − b, in {units}{drawn}")
+    intervals = ""
+    if found.resamples:
+        intervals = f"; in brackets, {found.level:.0%} intervals from {found.resamples:,} draws of episodes"
+    console.note(f"difference: a − b, in {units}{intervals}")
 
 
 def _figure(one: Figure) -> str | None:
     """0.78 [.74 .81]"""
     if one.value is None:
         return None
-    limits = [] if one.low is None or one.high is None else [one.low, one.high]
-    between = " ".join(f"{limit:.2f}".replace("0.", ".", 1) for limit in limits)
-    return f"{one.value:.2f} [{between}]" if limits else f"{one.value:.3f}"
+    if one.low is None or one.high is None:
+        return f"{one.value:.3f}"
+    low, high = (f"{limit:.2f}".replace("0.", ".", 1) for limit in (one.low, one.high))
+    return f"{one.value:.2f} [{low} {high}]"
 
 
 @click.command()

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sotopia_rl_data.agreement import MEASURES, OVERALL, Agreement, opinions_of
-from sotopia_rl_data.agreement.measure import agreement_of
+from sotopia_rl_data.agreement.measure import Figure, agreement_of
 from sotopia_rl_data.agreement.opinions import Opinions
 from sotopia_rl_data.agreement.plot import TITLES
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.query import connect
-from sotopia_rl_data.report.dialogues import UTTERANCES, dialogues
+from sotopia_rl_data.report.dialogues import UTTERANCES, dialogues, rounded
 from sotopia_rl_data.store import Version
 
 _REASONS = 50
@@ -32,8 +32,8 @@ def contents(version: Version, *, utterances: int = UTTERANCES, seed: int = 0) -
         raise UsageError(
             f"{version.ref} holds no rewards to report on.", f"sotopia-rl-data label {version.name} --judge SPEC"
         )
-    made = opinions_of([version]) if "attributions" in version.manifest.configs else None
-    shown = dialogues(version, made, utterances, seed)
+    opinions = opinions_of([version]) if "attributions" in version.manifest.configs else None
+    shown = dialogues(version, opinions, utterances, seed)
     return {
         "title": version.name,
         "version": version.version,
@@ -43,7 +43,7 @@ def contents(version: Version, *, utterances: int = UTTERANCES, seed: int = 0) -
         "tiles": _tiles(version, shown),
         "failures": _failures(version),
         "bill": _bill(version.manifest.provenance),
-        "agreement": _agreement(made),
+        "agreement": _agreement(opinions),
         **shown,
     }
 
@@ -117,12 +117,12 @@ def _bill(provenance: Mapping[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def _agreement(made: Opinions | None) -> dict[str, Any] | None:
+def _agreement(opinions: Opinions | None) -> dict[str, Any] | None:
     """The matrices and intervals; None where there is nothing to compare, or too much to read."""
-    if made is None or not 2 <= len(made.names) <= _MOST_OPINIONS:
+    if opinions is None or not 2 <= len(opinions.names) <= _MOST_OPINIONS:
         return None
     try:
-        found = agreement_of(made, resamples=_RESAMPLES)
+        found = agreement_of(opinions, resamples=_RESAMPLES)
     except UsageError:  # no unit in common: nothing to show
         return None
     dimensions = [OVERALL, *(found.dimensions if len(found.dimensions) > 1 else ())]
@@ -131,7 +131,7 @@ def _agreement(made: Opinions | None) -> dict[str, Any] | None:
         "dimensions": dimensions,
         "measures": [(name, TITLES[name]) for name in MEASURES],
         "cells": {d: _cells(found, d) for d in dimensions},
-        "together": {one.dimension: [_short(v) for v in _figure(one.alpha)] for one in found.together},
+        "together": {one.dimension: _rounded_figure(one.alpha) for one in found.together},
     }
 
 
@@ -142,16 +142,12 @@ def _cells(found: Agreement, dimension: str) -> list[dict[str, Any]]:
             "a": place[pair.a],
             "b": place[pair.b],
             "n": pair.units,
-            **{name: [_short(v) for v in _figure(figure)] for name, figure in pair.figures.items()},
+            **{name: _rounded_figure(figure) for name, figure in pair.figures.items()},
         }
         for pair in found.pairs
         if pair.dimension == dimension
     ]
 
 
-def _figure(figure: Any) -> tuple[float | None, float | None, float | None]:
-    return figure.value, figure.low, figure.high
-
-
-def _short(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
+def _rounded_figure(figure: Figure) -> list[float | None]:
+    return [rounded(value) for value in (figure.value, figure.low, figure.high)]

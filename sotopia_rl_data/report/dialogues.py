@@ -26,7 +26,7 @@ Key = tuple[str, str, int]
 """(episode, agent, turn)."""
 
 
-def dialogues(version: Version, made: Opinions | None, utterances: int, seed: int) -> dict[str, Any]:
+def dialogues(version: Version, opinions: Opinions | None, utterances: int, seed: int) -> dict[str, Any]:
     """`episodes`, `utterances`, and what their numbers point to. `shown` says how many episodes there are in all."""
     chosen, total = _chosen(version, utterances, seed)
     rows = _rewards(version, chosen)
@@ -37,17 +37,17 @@ def dialogues(version: Version, made: Opinions | None, utterances: int, seed: in
     keys = {(row["episode_id"], row["agent"], row["turn"]): i for i, row in enumerate(rows)}
     table = {
         **episodes.utterances(rows),
-        "reward": [_short(row["reward"]) for row in rows],
-        "spread": [_short(row.get("spread")) for row in rows],
-        "raw": [[_short(row.get(f"raw_{d}")) for row in rows] for d in dimensions],
-        "norm": [[_short(row[f"norm_{d}"]) for row in rows] for d in dimensions],
-        **_opinions(made, dimensions, keys, len(rows)),
+        "reward": [rounded(row["reward"]) for row in rows],
+        "spread": [rounded(row.get("spread")) for row in rows],
+        "raw": [[rounded(row.get(f"raw_{d}")) for row in rows] for d in dimensions],
+        "norm": [[rounded(row[f"norm_{d}"]) for row in rows] for d in dimensions],
+        **_said(opinions, dimensions, keys, len(rows)),
     }
     return {
         "shown": {"episodes": len(episodes.ids), "of": total},
         "dimensions": dimensions,
-        "opinions": list(made.names) if made is not None else [],
-        "scales": [made.scale or made.ranges.get(name) if made is not None else None for name in dimensions],
+        "opinions": [] if opinions is None else list(opinions.names),
+        "scales": [None if opinions is None else opinions.scale or opinions.ranges.get(name) for name in dimensions],
         "actions": list(ACTION_TYPES),
         "environments": episodes.environments,
         "names": episodes.names,
@@ -110,14 +110,15 @@ class _Episodes:
         self.table = {
             "id": self.ids,
             "environment": [place[environment[one]] for one in self.ids],
-            "title": [_of(stored, one, "codename") for one in self.ids],
-            "scenario": [without_tags(_of(stored, one, "scenario")) for one in self.ids],
-            "relationship": [_of(stored, one, "relationship") for one in self.ids],
+            "title": [stored.get(one, {}).get("codename") or "" for one in self.ids],
+            "scenario": [without_tags(stored.get(one, {}).get("scenario") or "") for one in self.ids],
+            "relationship": [stored.get(one, {}).get("relationship") or "" for one in self.ids],
             "agents": [agents[one] for one in self.ids],
             "scores": [
-                [[s["agent"], s["dimension"], _short(s["score"]), s["evaluator"]] for s in stored[one]["scores"]]
-                if one in stored
-                else []
+                [
+                    [score["agent"], score["dimension"], rounded(score["score"]), score["evaluator"]]
+                    for score in stored.get(one, {}).get("scores", [])
+                ]
                 for one in self.ids
             ],
         }
@@ -190,32 +191,32 @@ def _spoken(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"action_type": "speak", "text": text, "to": [], "failed": False}
 
 
-def _of(stored: Mapping[str, Mapping[str, Any]], episode: str, column: str) -> str:
-    return (stored[episode][column] or "") if episode in stored else ""
-
-
-def _opinions(made: Opinions | None, dimensions: Sequence[str], keys: Mapping[Key, int], rows: int) -> dict[str, Any]:
+def _said(opinions: Opinions | None, dimensions: Sequence[str], keys: Mapping[Key, int], rows: int) -> dict[str, Any]:
     """What each opinion said, by opinion, dimension and utterance; and each utterance's disagreement: the mean over its
     dimensions of what `curate` ranks by."""
-    count = len(made.names) if made is not None else 0
-    said: list[list[list[float | None]]] = [[[None] * rows for _ in dimensions] for _ in range(count)]
+    names = () if opinions is None else opinions.names
+    said: list[list[list[float | None]]] = [[[None] * rows for _ in dimensions] for _ in names]
     total, many = np.zeros(rows), np.zeros(rows)
-    if made is not None:
+    if opinions is not None:
         wanted = {key[0] for key in keys}
-        here = np.array([episode in wanted for episode in made.episodes], bool)
-        spread = spreads(made)
-        for unit in np.flatnonzero(here[made.episode]):
-            key = made.episodes[made.episode[unit]], made.agents[made.agent[unit]], int(made.turn[unit])
-            name, row = made.dimensions[made.dimension[unit]], keys.get(key)
+        here = np.array([episode in wanted for episode in opinions.episodes], bool)
+        spread = spreads(opinions)
+        for unit in np.flatnonzero(here[opinions.episode]):
+            key = (
+                opinions.episodes[opinions.episode[unit]],
+                opinions.agents[opinions.agent[unit]],
+                int(opinions.turn[unit]),
+            )
+            name, row = opinions.dimensions[opinions.dimension[unit]], keys.get(key)
             if row is None or name not in dimensions:
                 continue
             place = dimensions.index(name)
-            for opinion, value in enumerate(made.values[:, unit]):
-                said[opinion][place][row] = _short(made.level(int(made.dimension[unit]), float(value)))
+            for opinion, value in enumerate(opinions.values[:, unit]):
+                said[opinion][place][row] = rounded(opinions.level(int(opinions.dimension[unit]), float(value)))
             if not np.isnan(spread[unit]):
                 total[row] += spread[unit]
                 many[row] += 1
-    disagreement = [_short(float(t / n)) if n else None for t, n in zip(total, many, strict=True)]
+    disagreement = [rounded(float(t / n)) if n else None for t, n in zip(total, many, strict=True)]
     return {"said": said, "disagreement": disagreement}
 
 
@@ -234,6 +235,6 @@ def _lost(version: Version, keys: Mapping[Key, int]) -> dict[str, list[list[str]
     return found
 
 
-def _short(value: float | None) -> float | None:
+def rounded(value: float | None) -> float | None:
     """Four digits are what a page can show; a NaN is nothing."""
     return None if value is None or value != value else round(value, 4)

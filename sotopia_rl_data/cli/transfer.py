@@ -1,0 +1,154 @@
+"""The commands by which data comes in from files and goes out to somebody else's format: import, export."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sotopia_rl_data.cli import console
+from sotopia_rl_data.hub.resolve import resolve
+from sotopia_rl_data.refs import DatasetRef
+
+if TYPE_CHECKING:
+    from sotopia_rl_data.exporters.run import ExportReport
+    from sotopia_rl_data.importers.run import ImportReport
+    from sotopia_rl_data.store import Store
+
+_LISTED = 20
+
+
+@click.command("import")
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--name", required=True, metavar="ORG/NAME", help="The dataset to make, or to add a version to.")
+@click.option("--where", metavar="SQL", help="Keep the episodes for which this DuckDB condition holds.")
+@click.option("--strict", is_flag=True, help="Make the first record that cannot be read an error.")
+@click.option("--seed", default=0, show_default=True, help="Of the split by environment.")
+@click.option("--version", metavar="vX.Y.Z", help="Override the version's number.")
+@console.store_option
+@console.json_option
+def import_(
+    paths: tuple[Path, ...],
+    name: str,
+    where: str | None,
+    strict: bool,
+    seed: int,
+    version: str | None,
+    store: Store,
+    as_json: bool,
+) -> None:
+    """Episodes from files or folders, as a versioned dataset. Without PATHS: the bundled samples.
+
+    Reads EpisodeLog JSON (a file, a folder of the local backend, a Redis export), the sotopia library's JSONL and CSV
+    exports, annotated JSONL, plain JSONL, and training rows. Which one a file is, and which version of the library
+    wrote it, is detected. A record that cannot be read is listed and kept in `failures`; the rest is imported, and the
+    exit code is 3.
+
+    \b
+    Examples:
+      sotopia-rl-data import --name demo/episodes
+      sotopia-rl-data import episodes.jsonl --name lab/run7 --where "tag = 'gpt-4o' AND len(turns) > 4"
+      sotopia-rl-data import ~/.sotopia/data --name lab/local
+    """
+    from sotopia_rl_data.importers import samples_path
+    from sotopia_rl_data.importers.run import import_dataset
+
+    with console.progress("importing", "byte") as advance:
+        report = import_dataset(
+            store,
+            paths or (samples_path(),),
+            DatasetRef(name, version),
+            where=where,
+            strict=strict,
+            seed=seed,
+            progress=lambda done, total: advance(done, total),
+        )
+    if as_json:
+        console.emit_json(asdict(report) | {"version": report.version.ref, "directory": str(report.version.dir)})
+    else:
+        _imported(report)
+    if report.failures:
+        click.get_current_context().exit(console.WITH_FAILURES)
+
+
+def _imported(report: ImportReport) -> None:
+    counts = ("episodes", "utterances", "examples", "attributions", "duplicates", "filtered", "failures")
+    rows = [[name, getattr(report, name)] for name in counts if getattr(report, name) or name == "episodes"]
+    rows += [[f"dialect {dialect}", n] for dialect, n in report.dialects.items()]
+    state = "made" if report.created else "unchanged: the store has this content already"
+    console.table(["imported", "count"], rows, title=f"{report.version.ref}  {report.version.digest[:12]}  {state}")
+    for one in report.rejected[:_LISTED]:
+        console.warn(f"{one.source}: {one.reason}")
+    if report.failures > _LISTED:
+        console.note(
+            f'all {report.failures:,}: sotopia-rl-data query {report.version.ref} "SELECT source, reason FROM failures"'
+        )
+    for path in report.skipped[:_LISTED]:
+        console.note(f"skipped, holds no known format: {path}")
+    if report.episodes:
+        console.next_commands(
+            f"sotopia-rl-data show {report.version.name}",
+            f"sotopia-rl-data label {report.version.name} --judge gpt-4o",
+            f"sotopia-rl-data label {report.version.name} --judge lexical   # offline: a baseline, no key",
+        )
+
+
+@click.command()
+@click.argument("ref")
+@click.option("--to", "fmt", type=click.Choice(["sotopia"]), required=True, help="The format to write.")
+@click.option(
+    "-o",
+    "--out",
+    "output",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The folder to make; it must not exist, or be empty.",
+)
+@click.option("--evaluator", metavar="NAME", help="Whose scores are written, where several evaluators gave some.")
+@console.store_option
+@console.json_option
+def export(ref: str, fmt: str, output: Path, evaluator: str | None, store: Store, as_json: bool) -> None:
+    """The episodes of REF as files that another program reads.
+
+    sotopia: EpisodeLog, EnvironmentProfile and AgentProfile records, laid out as the library's local storage, and
+    episodes.jsonl, the rows of its own export. Each record is read back before it is written; what the format has no
+    room for is counted by field. An episode that cannot be written is listed, and the exit code is 3.
+
+    \b
+    Examples:
+      sotopia-rl-data export demo/episodes --to sotopia -o ./demo-sotopia
+      sotopia-rl-data export lab/rollouts@v1.0.0 --to sotopia -o ~/.sotopia/data
+    """
+    from sotopia_rl_data.exporters.run import export_sotopia
+
+    version = resolve(store, ref)
+    done = 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        advance(done)
+
+    with console.progress(f"export to {fmt}", "episode") as advance:
+        report = export_sotopia(version, output, evaluator=evaluator, progress=count)
+    if as_json:
+        console.emit_json(asdict(report))
+    else:
+        _exported(report)
+    if report.failures:
+        click.get_current_context().exit(console.WITH_FAILURES)
+
+
+def _exported(report: ExportReport) -> None:
+    rows: list[list[object]] = [[name, getattr(report, name)] for name in ("episodes", "environments", "agents")]
+    rows.append(["read back equal", report.equal])
+    rows += [[f"differs: {field}", count] for field, count in report.differs.items()]
+    console.table(["exported", "count"], rows, title=f"{report.version}  {report.directory}")
+    for reason in report.failures[:_LISTED]:
+        console.warn(reason)
+    if len(report.failures) > _LISTED:
+        console.note(f"and {len(report.failures) - _LISTED:,} more: --json has all")
+    console.next_commands(f"sotopia-rl-data import {report.directory} --name ORG/NAME")
