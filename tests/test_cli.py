@@ -19,7 +19,19 @@ from sotopia_rl_data.errors import SotopiaDataError
 ROOT = Path(program.__file__).resolve().parents[2]
 NAMES = [name for section in program.COMMANDS.values() for name in section]
 INNER = [[name, inner] for name in NAMES for inner in getattr(program.cli.get_command(None, name), "commands", ())]
-HEAVY = {"torch", "transformers", "datasets", "openai", "anthropic", "polars", "duckdb", "pandas", "pyarrow", "trl"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "datasets",
+    "openai",
+    "anthropic",
+    "polars",
+    "duckdb",
+    "pandas",
+    "pyarrow",
+    "scipy",
+    "trl",
+}
 
 
 @pytest.fixture
@@ -53,6 +65,12 @@ def labelled(tmp_path_factory):
     import_dataset(store, [samples_path()], "demo/episodes")
     label(store, "demo/episodes", judges=["lexical"])
     return store
+
+
+def test_rewards_are_made_under_the_number_that_is_given(run, labelled):
+    options = ("--rule", "uniform", "--out", "demo/numbered", "--version", "v7.0.0", "--json")
+    done = run("rewards", "demo/episodes-rewards", *options, "--store", str(labelled.root))
+    assert json.loads(done.stdout)["version"] == "demo/numbered@v7.0.0"
 
 
 def test_a_run_is_looked_at_without_a_trainers_library(run, tmp_path):
