@@ -156,7 +156,7 @@ def test_a_release_is_never_changed(walked: dict[str, Any], plain_hub: Any):
     other = walked["root"] / "other"
     plain_hub.run("train", "rm", "--dataset", walked["repo"], *walked["train"], "--out", other, "--seed", 7)
     refused = plain_hub.run.script(release(other, name, ", version='v1.0.0'"))
-    assert "v1.0.0 is published with other weights" in refused.err
+    assert "v1.0.0 is published with other content" in refused.err
     assert plain_hub.run.python(release(other, name))["version"] == "v1.1.0"
 
 

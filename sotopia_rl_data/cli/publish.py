@@ -18,7 +18,7 @@ from sotopia_rl_data.hub.resolve import resolve
 
 if TYPE_CHECKING:
     from sotopia_rl_data.hub.client import Hub
-    from sotopia_rl_data.hub.push import Progress, Pushed
+    from sotopia_rl_data.hub.push import OnStep, Pushed
     from sotopia_rl_data.store import Store, Version
 
 _LISTED = 20
@@ -122,7 +122,7 @@ def push_to_hub(
     """
     from sotopia_rl_data.cards.dataset import dataset_card
     from sotopia_rl_data.hub.client import Hub, quiet
-    from sotopia_rl_data.hub.push import Options, push
+    from sotopia_rl_data.hub.push import PushOptions, push
 
     version = resolve(store, ref)
     hub = Hub()
@@ -130,8 +130,8 @@ def push_to_hub(
     target = _repository(repo or version.name, hub)
     with ExitStack() as stack:
         calls = _calls(version, store, stack) if with_ledger else None
-        options = Options(private, create_pr, dry_run, message, allow_secrets, check == "load", calls)
-        console.note(f"{version.ref} -> {hub.endpoint}/datasets/{target}")
+        options = PushOptions(private, create_pr, dry_run, message, allow_secrets, check == "load", calls)
+        console.note(f"{version.ref} -> {hub.page(target)}")
         advance = stack.enter_context(_steps())
         done = push(version, dataset_card(version, target), hub, target, options, advance)
     for warning in done.warnings:
@@ -159,7 +159,7 @@ def _repository(name: str, hub: Hub) -> str:
 def _calls(version: Version, store: Store, stack: ExitStack) -> Mapping[str, Path]:
     from tempfile import TemporaryDirectory
 
-    from sotopia_rl_data.hub.calls import write_calls
+    from sotopia_rl_data.hub.release import write_calls
     from sotopia_rl_data.ledger.ledger import Ledger
 
     folder = Path(stack.enter_context(TemporaryDirectory(prefix="sotopia-rl-data-calls-")))
@@ -168,7 +168,7 @@ def _calls(version: Version, store: Store, stack: ExitStack) -> Mapping[str, Pat
 
 
 @contextmanager
-def _steps() -> Iterator[Progress]:
+def _steps() -> Iterator[OnStep]:
     """A bar for each step of a push, one after the other."""
     with ExitStack() as stack:
         bars: dict[str, Advance] = {}

@@ -11,10 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from sotopia_rl_data.errors import HubError, HubUnavailable
-from sotopia_rl_data.hub.client import Hub, RemoteFile
-from sotopia_rl_data.hub.plan import manifest_at
-from sotopia_rl_data.hub.release import Release, git_oid, listed_files
-from sotopia_rl_data.store import manifest as manifests
+from sotopia_rl_data.hub.client import Hub
+from sotopia_rl_data.hub.release import Release, listed_files, manifest_at
+from sotopia_rl_data.schema import Manifest
 from sotopia_rl_data.store import readme
 from sotopia_rl_data.store.readme import data_files
 
@@ -35,11 +34,11 @@ def check(hub: Hub, release: Release, card: str | None, commit: str, load: bool)
     """
     wrong = list(_problems(hub, release, card, commit))
     rows = None
-    if load and not wrong:
-        rows = loaded(hub, release, commit)
-        wrong = list(_different(release, rows))
+    if load and release.manifest is not None and not wrong:
+        rows = loaded(hub, release.manifest, commit)
+        wrong = list(_different(release.manifest, rows))
     if wrong:
-        raise _not_meant(release.repo, release.tag, wrong)
+        raise _not_meant(release.repo, release.version, wrong)
     return rows
 
 
@@ -53,18 +52,18 @@ def check_whole(hub: Hub, repo: str, version: str, commit: str) -> None:
         raise _not_meant(repo, version, [f"{path} is missing or has other content" for path in wrong])
 
 
-def loaded(hub: Hub, release: Release, commit: str) -> Rows:
+def loaded(hub: Hub, manifest: Manifest, commit: str) -> Rows:
     """The rows of each config and split as `load_dataset` finds them, in a new process with an empty cache.
 
     The default config, loaded without a name, is under "".
     """
-    configs = [one["config_name"] for one in data_files(release.manifest.configs)]
+    configs = [one["config_name"] for one in data_files(manifest.configs)]
     with TemporaryDirectory(prefix="sotopia-rl-data-check-") as home:
         clean = _LEAN | {name: value for name, value in os.environ.items() if name not in _OF_OTHERS}
         clean |= {"HF_HOME": home, "HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0"}
         clean |= {"HF_TOKEN": hub.token} if hub.token else {}
         done = subprocess.run(
-            [sys.executable, "-P", str(_LOADER), release.repo, commit, *configs],
+            [sys.executable, "-P", str(_LOADER), manifest.name, commit, *configs],
             env=clean,
             capture_output=True,
             text=True,
@@ -73,7 +72,7 @@ def loaded(hub: Hub, release: Release, commit: str) -> Rows:
         )
     if done.returncode:
         said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise HubUnavailable(f"load_dataset cannot load {release.repo}@{commit[:8]} ({said}).", "run it again")
+        raise HubUnavailable(f"load_dataset cannot load {manifest.name}@{commit[:8]} ({said}).", "run it again")
     rows: Rows = json.loads(done.stdout.splitlines()[-1])
     return rows
 
@@ -86,31 +85,22 @@ def _not_meant(repo: str, version: str, wrong: list[str]) -> HubError:
 
 
 def _problems(hub: Hub, release: Release, card: str | None, commit: str) -> Iterator[str]:
-    tagged = hub.tags(release.repo).get(release.tag)
+    tagged = hub.tags(release.repo).get(release.version)
     if tagged != commit:
-        yield f"the tag {release.tag} is on {tagged}, not on {commit}"
+        yield f"the tag {release.version} is on {tagged}, not on {commit}"
     tree = hub.tree(release.repo, commit)
     for path, content in release.files.items():
-        there = tree.get(path)
-        if there is None:
-            yield f"{path} is missing"
-        elif there.size != content.size or not _is(
-            there, content.sha256, content.data if there.sha256 is None else b""
-        ):
-            yield f"{path} has other content"
-    if hub.text(release.repo, manifests.FILE_NAME, commit) != release.text:
-        yield f"{manifests.FILE_NAME} is another"
+        if not content.is_in(tree.get(path)):
+            yield f"{path} has other content" if path in tree else f"{path} is missing"
+    if hub.text(release.repo, release.record, commit) != release.text:
+        yield f"{release.record} is another"
     if card is not None and hub.text(release.repo, readme.FILE_NAME, commit) != card:
         yield f"{readme.FILE_NAME} is another"
 
 
-def _is(there: RemoteFile, sha256: str, data: bytes) -> bool:
-    return there.sha256 == sha256 if there.sha256 else there.oid == git_oid(data)
-
-
-def _different(release: Release, rows: Rows) -> Iterator[str]:
-    configs = data_files(release.manifest.configs)
-    expected = {c["config_name"]: release.manifest.configs[c["config_name"]] for c in configs}
+def _different(manifest: Manifest, rows: Rows) -> Iterator[str]:
+    configs = data_files(manifest.configs)
+    expected = {c["config_name"]: manifest.configs[c["config_name"]] for c in configs}
     default = next(c["config_name"] for c in configs if c.get("default"))
     for config, splits in {**expected, "": expected[default]}.items():
         counts = {split: one.rows for split, one in splits.items()}

@@ -67,6 +67,10 @@ class Hub:
         """https://huggingface.co, or what HF_ENDPOINT says."""
         return self._api.endpoint
 
+    def page(self, repo: str) -> str:
+        """The address of a repository for people."""
+        return f"{self.endpoint}/{repo}" if self.kind == "model" else f"{self.endpoint}/{self.kind}s/{repo}"
+
     @property
     def token(self) -> str | None:
         """The token that requests carry."""
@@ -76,7 +80,7 @@ class Hub:
 
     def user(self) -> str:
         """Whose token it is. Raises HubError without one."""
-        with _told("your account", self.endpoint):
+        with self._boundary("your account"):
             return str(self._api.whoami()["name"])
 
     def head(self, repo: str) -> str | None:
@@ -88,7 +92,7 @@ class Hub:
 
     def commit_of(self, repo: str, revision: str) -> str:
         """The full SHA that a branch, a tag or the beginning of a SHA stands for. Raises NotFound."""
-        with _told(repo, self.endpoint):
+        with self._boundary(repo):
             sha: str | None = self._api.repo_info(repo, repo_type=self.kind, revision=revision, timeout=_TIMEOUT_S).sha
         if sha is None:
             raise HubError(f"The Hub names no commit for {repo}@{revision}.", "try again")
@@ -96,30 +100,30 @@ class Hub:
 
     def private(self, repo: str) -> bool:
         """Whether only some may see it."""
-        with _told(repo, self.endpoint):
+        with self._boundary(repo):
             return bool(self._api.repo_info(repo, repo_type=self.kind, timeout=_TIMEOUT_S).private)
 
     def tags(self, repo: str) -> dict[str, str]:
         """Tag -> commit."""
-        with _told(repo, self.endpoint):
+        with self._boundary(repo):
             return {t.name: t.target_commit for t in self._api.list_repo_refs(repo, repo_type=self.kind).tags}
 
     def tree(self, repo: str, commit: str) -> dict[str, RemoteFile]:
         """Every file of a commit, by path."""
-        with _told(repo, self.endpoint):
+        with self._boundary(repo):
             found = self._api.list_repo_tree(repo, repo_type=self.kind, revision=commit, recursive=True)
             files = [f for f in found if isinstance(f, RepoFile)]
         return {f.path: RemoteFile(f.path, f.size, f.blob_id, f.lfs.sha256 if f.lfs else None) for f in files}
 
     def oid(self, repo: str, path: str, commit: str) -> str | None:
         """The git blob of one file of a commit; None where it has no such file."""
-        with _told(repo, self.endpoint):
+        with self._boundary(repo):
             found = self._api.get_paths_info(repo, path, repo_type=self.kind, revision=commit)
         return next((f.blob_id for f in found if isinstance(f, RepoFile)), None)
 
     def history(self, repo: str, commit: str) -> list[str]:
         """The commits that lead to `commit`, newest first."""
-        with _told(repo, self.endpoint):
+        with self._boundary(repo):
             return [c.commit_id for c in self._api.list_repo_commits(repo, repo_type=self.kind, revision=commit)]
 
     def text(self, repo: str, path: str, commit: str) -> str | None:
@@ -136,7 +140,7 @@ class Hub:
 
         Raises EntryNotFoundError where the commit has no such file; StoreError where the disk is full.
         """
-        with _told(repo, self.endpoint), _transfers():
+        with self._boundary(repo), _transfers():
             return Path(
                 self._api.hf_hub_download(
                     repo, path, repo_type=self.kind, revision=commit, force_download=again, etag_timeout=_TIMEOUT_S
@@ -145,12 +149,12 @@ class Hub:
 
     def create(self, repo: str, private: bool | None) -> None:
         """Make the repository, if it is not there."""
-        with _told(repo, self.endpoint):
+        with self._boundary(repo):
             self._api.create_repo(repo, repo_type=self.kind, private=private, exist_ok=True)
 
     def upload(self, repo: str, additions: Sequence[CommitOperationAdd], as_pull: bool) -> None:
         """Bring large files to the Hub, where no commit names them yet. Doing it twice costs no second transfer."""
-        with _told(repo, self.endpoint), _transfers():
+        with self._boundary(repo), _transfers():
             self._api.preupload_lfs_files(repo, additions, repo_type=self.kind, create_pr=as_pull, free_memory=False)
 
     def commit(
@@ -165,7 +169,7 @@ class Hub:
         as_pull: bool = False,
     ) -> CommitResult:
         """One commit onto a branch or pull request whose newest commit is `parent`; `as_pull` opens a pull request."""
-        with _told(repo, self.endpoint), _transfers():
+        with self._boundary(repo), _transfers():
             made = self._api.create_commit(
                 repo,
                 operations,
@@ -180,28 +184,62 @@ class Hub:
 
     def tag(self, repo: str, name: str, commit: str, message: str) -> None:
         """Make a tag. Raises HubUnavailable (409) where it is there already."""
-        with _told(repo, self.endpoint):
+        with self._boundary(repo):
             self._api.create_tag(repo, repo_type=self.kind, tag=name, revision=commit, tag_message=message)
 
     def pulls(self, repo: str, title: str) -> list[int]:
         """The numbers of the open pull requests of this title, newest first."""
-        with _told(repo, self.endpoint):
+        with self._boundary(repo):
             found = self._api.get_repo_discussions(repo, repo_type=self.kind, discussion_type="pull_request")
             return sorted((d.num for d in found if d.title == title and d.status in ("open", "draft")), reverse=True)
 
     def merge(self, repo: str, pull: int) -> None:
         """Merge a pull request into `main`. Raises HubUnavailable (409) where it conflicts with what `main` has now."""
-        with _told(repo, self.endpoint):
+        with self._boundary(repo):
             self._api.merge_pull_request(repo, pull, repo_type=self.kind)
 
     def close(self, repo: str, pull: int, why: str) -> None:
         """Close a pull request without merging it."""
-        with _told(repo, self.endpoint):
+        with self._boundary(repo):
             self._api.change_discussion_status(repo, pull, "closed", repo_type=self.kind, comment=why)
 
     def published(self, repo: str, version: str, commit: str) -> Published:
         """What is noted of a release in the store."""
         return Published(repo, version, (commit,), self.endpoint)
+
+    @contextmanager
+    def _boundary(self, repo: str) -> Iterator[None]:
+        """Turns what huggingface_hub raises about `repo` into an error of ours with its hint."""
+        try:
+            yield
+        except OfflineModeIsEnabled as error:
+            raise HubUnavailable("The Hub is not asked: HF_HUB_OFFLINE is set.", "unset HF_HUB_OFFLINE") from error
+        except GatedRepoError as error:
+            raise HubError(f"{repo} is gated.", f"ask for access at {self.page(repo)}") from error
+        except RevisionNotFoundError as error:
+            raise NotFound(f"{repo} has no such revision on the Hub.", f"see {self.page(repo)}/tree/main") from error
+        except RepositoryNotFoundError as error:
+            raise NotFound(
+                f"The Hub has no {self.kind} {repo}, or none that your token may see.",
+                "check the name; for a private one set HF_TOKEN, or run `hf auth login`",
+            ) from error
+        except LocalEntryNotFoundError as error:
+            if isinstance(error.__cause__, HfHubHTTPError):
+                raise _answered(error.__cause__, repo, self.page(repo)) from error
+            raise HubUnavailable(f"{self.endpoint} cannot be reached ({_line(error)}).", "check the network") from error
+        except EntryNotFoundError:
+            raise
+        except HfHubHTTPError as error:
+            raise _answered(error, repo, self.page(repo)) from error
+        except HFValidationError as error:
+            raise UsageError(f"{repo!r} cannot name a repository: {_line(error)}.", "write ORG/NAME") from error
+        except HTTPError as error:
+            raise HubUnavailable(
+                f"{self.endpoint} cannot be reached ({_line(error)}).",
+                "check the network and HF_ENDPOINT, and run it again",
+            ) from error
+        except OSError as error:
+            raise _local(error, repo) from error
 
 
 def quiet(bars: bool) -> None:
@@ -235,43 +273,7 @@ def _transfers() -> Iterator[None]:
         raise HubUnavailable(f"The transfer broke off: {_line(error)}.", "run the same command again") from error
 
 
-@contextmanager
-def _told(repo: str, endpoint: str) -> Iterator[None]:
-    """Turns what huggingface_hub raises about `repo` into an error of ours with its hint."""
-    try:
-        yield
-    except OfflineModeIsEnabled as error:
-        raise HubUnavailable("The Hub is not asked: HF_HUB_OFFLINE is set.", "unset HF_HUB_OFFLINE") from error
-    except GatedRepoError as error:
-        raise HubError(f"{repo} is gated.", f"ask for access at {endpoint}/datasets/{repo}") from error
-    except RevisionNotFoundError as error:
-        raise NotFound(
-            f"{repo} has no such revision on the Hub.", f"see {endpoint}/datasets/{repo}/tree/main"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise NotFound(
-            f"The Hub has no dataset {repo}, or none that your token may see.",
-            "check the name; for a private one set HF_TOKEN, or run `hf auth login`",
-        ) from error
-    except LocalEntryNotFoundError as error:
-        if isinstance(error.__cause__, HfHubHTTPError):
-            raise _answered(error.__cause__, repo, endpoint) from error
-        raise HubUnavailable(f"{endpoint} cannot be reached ({_line(error)}).", "check the network") from error
-    except EntryNotFoundError:
-        raise
-    except HfHubHTTPError as error:
-        raise _answered(error, repo, endpoint) from error
-    except HFValidationError as error:
-        raise UsageError(f"{repo!r} cannot name a repository: {_line(error)}.", "write ORG/NAME") from error
-    except HTTPError as error:
-        raise HubUnavailable(
-            f"{endpoint} cannot be reached ({_line(error)}).", "check the network and HF_ENDPOINT, and run it again"
-        ) from error
-    except OSError as error:
-        raise _local(error, repo) from error
-
-
-def _answered(error: HfHubHTTPError, repo: str, endpoint: str) -> HubError:
+def _answered(error: HfHubHTTPError, repo: str, page: str) -> HubError:
     status = error.response.status_code
     said = error.server_message or error.response.headers.get("X-Error-Message") or _line(error)
     if status in (401, 403):
@@ -287,7 +289,7 @@ def _answered(error: HfHubHTTPError, repo: str, endpoint: str) -> HubError:
             status=status,
             retry_after=float(after) if after.isdigit() else None,
         )
-    return HubError(f"The Hub refuses it for {repo} ({status}: {said}).", f"look at {endpoint}/datasets/{repo}")
+    return HubError(f"The Hub refuses it for {repo} ({status}: {said}).", f"look at {page}")
 
 
 def _local(error: OSError, repo: str) -> Exception:

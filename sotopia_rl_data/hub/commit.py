@@ -2,7 +2,8 @@
 
 Large files are uploaded first, where no commit names them. Then one commit against the head that was planned from,
 so that the Hub refuses it (412) if anyone was faster. A commit of very many files can time out on the Hub: then
-several go onto one pull request, the manifest in the last, and `main` moves when it is merged.
+several go onto one pull request, the record (`manifest.json`, `run.json`) in the last, and `main` moves when it is
+merged.
 """
 
 from __future__ import annotations
@@ -14,9 +15,8 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
 from sotopia_rl_data.errors import HubError, HubUnavailable
 from sotopia_rl_data.hub.client import Hub, RemoteFile
-from sotopia_rl_data.hub.plan import Plan, Remote
+from sotopia_rl_data.hub.plan import ReleasePlan, Remote
 from sotopia_rl_data.hub.release import Content, Release
-from sotopia_rl_data.store import manifest as manifests
 from sotopia_rl_data.store import readme
 
 Operation = CommitOperationAdd | CommitOperationDelete
@@ -34,7 +34,7 @@ class Landing:
     pull: int | None = None
 
 
-def land(hub: Hub, release: Release, plan: Plan, message: str, as_pull: bool, on_bytes: OnBytes) -> Landing:
+def land(hub: Hub, release: Release, plan: ReleasePlan, message: str, as_pull: bool, on_bytes: OnBytes) -> Landing:
     """Bring what is planned onto `main`; with `as_pull` only as far as a pull request.
 
     Raises HubUnavailable where anything came between: nothing is on `main` then, or all of it.
@@ -52,11 +52,12 @@ def land(hub: Hub, release: Release, plan: Plan, message: str, as_pull: bool, on
     return pull if as_pull else _merged(hub, release, pull, head)
 
 
-def release_commit(hub: Hub, repo: str, head: str) -> str:
-    """The commit that brought the manifest which `head` has: others may have written since, a card as a rule."""
-    wanted, found = hub.oid(repo, manifests.FILE_NAME, head), head
+def release_commit(hub: Hub, release: Release, head: str) -> str:
+    """The commit that brought the record which `head` has: others may have written since, a card as a rule."""
+    repo, record = release.repo, release.record
+    wanted, found = hub.oid(repo, record, head), head
     for commit in hub.history(repo, head):
-        if hub.oid(repo, manifests.FILE_NAME, commit) != wanted:
+        if hub.oid(repo, record, commit) != wanted:
             break
         found = commit
     return found
@@ -79,12 +80,12 @@ def _add(path: str, content: Content) -> CommitOperationAdd:
     return operation
 
 
-def _last(release: Release, plan: Plan) -> list[Operation]:
+def _last(release: Release, plan: ReleasePlan) -> list[Operation]:
     """What completes a release: without these, `main` (or a pull request) does not claim to be it."""
     return [
         *(CommitOperationDelete(path) for path in plan.deletes),
         CommitOperationAdd(readme.FILE_NAME, plan.card.encode()),
-        CommitOperationAdd(manifests.FILE_NAME, release.text.encode()),
+        CommitOperationAdd(release.record, release.text.encode()),
     ]
 
 
@@ -102,7 +103,7 @@ def _commit(
         operations,
         parent=parent,
         title=release.title,
-        description=f"{message}\n\ndigest {release.manifest.digest}".strip(),
+        description=f"{message}\n\ndigest {release.digest}".strip(),
         onto=onto,
         as_pull=as_pull,
     )
@@ -126,8 +127,8 @@ def _opened(hub: Hub, release: Release, remote: Remote) -> _Opened | None:
         tree = hub.tree(release.repo, head)
         changed = {path for path in {*tree, *remote.tree} if _oid(tree, path) != _oid(remote.tree, path)}
         has = frozenset(p for p in changed if p in release.files and _sha256(tree, p) == release.files[p].sha256)
-        complete = manifests.FILE_NAME in changed
-        ours = not changed - has if not complete else hub.text(release.repo, manifests.FILE_NAME, head) == release.text
+        complete = release.record in changed
+        ours = not changed - has if not complete else hub.text(release.repo, release.record, head) == release.text
         if ours and remote.head in hub.history(release.repo, head):
             return _Opened(number, head, has, complete)
         hub.close(release.repo, number, "Another attempt at this release follows.")
@@ -158,14 +159,14 @@ def _on_a_pull(
 
 def _merged(hub: Hub, release: Release, made: Landing, head: str) -> Landing:
     if made.pull is None:
-        raise HubError("The Hub named no pull request.", f"look at {hub.endpoint}/datasets/{release.repo}/discussions")
+        raise HubError("The Hub named no pull request.", f"look at {hub.page(release.repo)}/discussions")
     if hub.head(release.repo) != head:
         raise HubUnavailable(f"Someone else wrote to {release.repo} meanwhile.", "run it again", status=412)
     hub.merge(release.repo, made.pull)
     now = hub.head(release.repo)
-    if now is None or hub.text(release.repo, manifests.FILE_NAME, now) != release.text:
+    if now is None or hub.text(release.repo, release.record, now) != release.text:
         raise HubUnavailable(f"Pull request {made.pull} of {release.repo} is not merged yet.", "run it again")
-    return Landing(release_commit(hub, release.repo, now))
+    return Landing(release_commit(hub, release, now))
 
 
 def _oid(tree: Mapping[str, RemoteFile], path: str) -> str | None:

@@ -63,7 +63,7 @@ def import_foreign(
     tree = hub.tree(ref.name, commit)
     names = [p for p in sorted(tree) if _is_data(p) and fnmatch.fnmatch(p, pattern)]
     if not names:
-        raise InputError(f"{ref} has no data files on the Hub that could be imported.", f"see {_page(hub, ref)}")
+        raise InputError(f"{ref} has no data files on the Hub that could be imported.", f"see {hub.page(ref.name)}")
     with TemporaryDirectory(prefix="sotopia-rl-data-pull-") as folder:
         total, done, heads = sum(tree[name].size for name in names), 0, []
         for name in names:
@@ -167,9 +167,5 @@ def _unknown(
         what = "they are of none of the known shapes"
     return InputError(
         f"The rows of {ref} ({names[0]}{' …' if len(names) > 1 else ''}) have the columns {said}: {what}.",
-        f"sotopia-rl-data pull {ref} --map COLUMN=prompt,COLUMN=completion,COLUMN=reward; see {_page(hub, ref)}",
+        f"sotopia-rl-data pull {ref} --map COLUMN=prompt,COLUMN=completion,COLUMN=reward; see {hub.page(ref.name)}",
     )
-
-
-def _page(hub: Hub, ref: DatasetRef) -> str:
-    return f"{hub.endpoint}/datasets/{ref.name}"

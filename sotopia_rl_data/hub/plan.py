@@ -7,33 +7,41 @@ and another writer's commit is built upon.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from sotopia_rl_data.errors import HubError, VersionExists
 from sotopia_rl_data.hub.client import Hub, RemoteFile
-from sotopia_rl_data.hub.release import Content, Release, git_oid, owned
+from sotopia_rl_data.hub.release import Claim, Release, claim_at, manifest_at, owned
 from sotopia_rl_data.schema import Manifest
 from sotopia_rl_data.store import manifest as manifests
 from sotopia_rl_data.store import readme, versions
 
+_GIT_OWN = frozenset({".gitattributes"})  # which files are large: the Hub's own
+
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A repository at the head of `main` (None: there is none yet, or no commit)."""
+    """A repository at the head of `main` (None: there is none yet, or no commit).
+
+    `claim` is what its record says, `owned` which paths a release made and its successor may remove. `manifest` is a
+    dataset's.
+    """
 
     head: str | None
     tree: Mapping[str, RemoteFile]
     tags: Mapping[str, str]
-    manifest: Manifest | None
+    claim: Claim | None
     card: str
+    owned: frozenset[str] = frozenset()
+    manifest: Manifest | None = None
 
 
 NOTHING = Remote(None, {}, {}, None, "")
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ReleasePlan:
     """From `remote` to the release: paths to add, to delete, and that are there already; the card's new text.
 
     `published` is the commit that holds this content under a tag already: there is nothing to do. `landed` says that
@@ -55,28 +63,22 @@ class Plan:
         return len(self.adds) + len(self.deletes) + 2
 
 
-def look(hub: Hub, repo: str) -> Remote:
-    """The repository as it is now."""
+def look(hub: Hub, repo: str, record: str) -> Remote:
+    """The repository as it is now. `record` is the file in which a release of its kind says what it is."""
     head = hub.head(repo)
     if head is None:
         return NOTHING
     tree = hub.tree(repo, head)
-    return Remote(
-        head,
-        tree,
-        hub.tags(repo),
-        manifest_at(hub, repo, head) if manifests.FILE_NAME in tree else None,
-        (hub.text(repo, readme.FILE_NAME, head) or "") if readme.FILE_NAME in tree else "",
-    )
+    card = (hub.text(repo, readme.FILE_NAME, head) or "") if readme.FILE_NAME in tree else ""
+    if record != manifests.FILE_NAME:
+        claim = claim_at(hub, repo, head, record) if record in tree else None
+        return Remote(head, tree, hub.tags(repo), claim, card, frozenset(tree) - {record, readme.FILE_NAME} - _GIT_OWN)
+    manifest = manifest_at(hub, repo, head) if record in tree else None
+    claim = Claim(manifest.version, manifest.digest) if manifest else None
+    return Remote(head, tree, hub.tags(repo), claim, card, owned(manifest, card), manifest)
 
 
-def manifest_at(hub: Hub, repo: str, commit: str) -> Manifest | None:
-    """The manifest in a commit; None where it has none of ours."""
-    text = hub.text(repo, manifests.FILE_NAME, commit)
-    return None if text is None or '"manifest_version"' not in text else manifests.parse(text, f"{repo}@{commit[:8]}")
-
-
-def plan(hub: Hub, release: Release, remote: Remote, own_card: str) -> Plan:
+def plan(hub: Hub, release: Release, remote: Remote, own_card: str) -> ReleasePlan:
     """The steps from `remote` to `release`. `own_card` is the store's README: what people wrote there counts until the
     repository has one.
 
@@ -84,83 +86,80 @@ def plan(hub: Hub, release: Release, remote: Remote, own_card: str) -> Plan:
     holds data that no manifest lists.
     """
     card = readme.merge(release.card, remote.card or own_card)
-    done = _published(hub, release, remote)
-    if done is not None:
-        return Plan(remote, (), (), tuple(release.files), card, *done)
-    here = remote.manifest
-    if here is not None and _same(here, release.manifest):
-        return Plan(remote, (), (), tuple(release.files), card, landed=True)
+    published = _published(hub, release, remote)
+    if published is not None:
+        return ReleasePlan(remote, (), (), tuple(release.files), card, *published)
+    if remote.claim == release.claim:
+        return ReleasePlan(remote, (), (), tuple(release.files), card, landed=True)
     _check_order(release, remote)
-    mine = owned(here, remote.card)
-    _check_strays(release, remote, mine)
-    adds = tuple(path for path, content in release.files.items() if not _there(remote.tree.get(path), content))
-    deletes = tuple(sorted(path for path in mine - release.files.keys() if path in remote.tree))
+    _check_strays(release, remote)
+    adds = tuple(path for path, content in release.files.items() if not content.is_in(remote.tree.get(path)))
+    deletes = tuple(sorted(path for path in remote.owned - release.files.keys() if path in remote.tree))
     unchanged = tuple(path for path in release.files if path not in adds)
-    return Plan(remote, adds, deletes, unchanged, card)
+    return ReleasePlan(remote, adds, deletes, unchanged, card)
+
+
+def next_number(tags: Iterable[str]) -> str:
+    """The version that follows the newest of these tags: v1.0.0 where none is a version, else the next minor."""
+    newest = max((number for number in map(versions.number, tags) if number), default=None)
+    return versions.spelled((newest[0], newest[1] + 1, 0) if newest else versions.FIRST)
 
 
 def _published(hub: Hub, release: Release, remote: Remote) -> tuple[str, str] | None:
     """The commit and tag that hold this content already. Raises VersionExists where the tag holds other content."""
-    tagged = remote.tags.get(release.tag)
+    tagged = remote.tags.get(release.version)
     if tagged is not None:
-        theirs = manifest_at(hub, release.repo, tagged)
-        if theirs is not None and _same(theirs, release.manifest):
-            return tagged, release.tag
+        if claim_at(hub, release.repo, tagged, release.record) == release.claim:
+            return tagged, release.version
         raise _taken(release, remote)
-    here = remote.manifest
-    if here is not None and here.digest == release.manifest.digest and here.version in remote.tags:
+    here = remote.claim
+    if here is not None and here.digest == release.digest and here.version in remote.tags:
         return remote.tags[here.version], here.version
     return None
 
 
-def _same(a: Manifest, b: Manifest) -> bool:
-    return (a.digest, a.version) == (b.digest, b.version)
-
-
 def _check_order(release: Release, remote: Remote) -> None:
     """`main` is the latest release: no earlier one may follow it, and no other of the same number."""
-    here, ours = remote.manifest, release.manifest
-    if here is None or (versions.number(here.version) or (0, 0, 0)) < (versions.number(ours.version) or (0, 0, 0)):
+    here, ours = remote.claim, release.version
+    if here is None or (versions.number(here.version) or (0, 0, 0)) < (versions.number(ours) or (0, 0, 0)):
         return
-    if here.version == ours.version:
+    if here.version == ours:
         raise _taken(release, remote)
     raise VersionExists(
-        f"{release.repo} is at {here.version} already, and {ours.version} would be earlier.",
+        f"{release.repo} is at {here.version} already, and {ours} would be earlier.",
         f"make your version again as the next: --version {_free(release, remote)}",
     )
 
 
 def _taken(release: Release, remote: Remote) -> VersionExists:
     free = _free(release, remote)
+    hint = f"the next free version is {free}"
+    if release.manifest is not None:
+        hint += f": make yours again with --version {free}, and push that"
     return VersionExists(
-        f"{release.repo}@{release.tag} is published with other content; a published version never changes.",
-        f"the next free version is {free}: make yours again with --version {free}, and push that",
+        f"{release.repo}@{release.version} is published with other content; a published version never changes.", hint
     )
 
 
 def _free(release: Release, remote: Remote) -> str:
     """The number that this content would have as the repository's next version."""
+    if release.manifest is None:
+        return next_number(remote.tags)
     number = versions.following(remote.manifest, release.manifest)
     while versions.spelled(number) in remote.tags:
         number = (number[0], number[1] + 1, 0)
     return versions.spelled(number)
 
 
-def _check_strays(release: Release, remote: Remote, mine: set[str]) -> None:
+def _check_strays(release: Release, remote: Remote) -> None:
     """Parquet that no manifest lists, where `load_dataset` would read it together with ours."""
-    for config, splits in release.manifest.configs.items():
+    configs = release.manifest.configs if release.manifest else {}
+    for config, splits in configs.items():
         for split in splits:
             shape = re.compile(rf"{re.escape(config)}/{re.escape(split)}-.*\.parquet")
-            strays = [p for p in remote.tree if shape.fullmatch(p) and p not in mine and p not in release.files]
+            strays = [p for p in remote.tree if shape.fullmatch(p) and p not in remote.owned | release.files.keys()]
             if strays:
                 raise HubError(
                     f"{release.repo} holds {strays[0]}, which no manifest lists and load_dataset would mix with yours.",
                     "remove or rename it there, or push to another repository with --repo",
                 )
-
-
-def _there(remote: RemoteFile | None, content: Content) -> bool:
-    """Is this content in the repository already?"""
-    if remote is None or remote.size != content.size:
-        return False
-    return remote.sha256 == content.sha256 if remote.sha256 else remote.oid == git_oid(content.data)

@@ -18,8 +18,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from sotopia_rl_data.errors import HubError, NotFound, VersionExists
 from sotopia_rl_data.hashing import file_sha256
 from sotopia_rl_data.hub.client import Hub
-from sotopia_rl_data.hub.plan import manifest_at
-from sotopia_rl_data.hub.release import listed_files
+from sotopia_rl_data.hub.release import listed_files, manifest_at
 from sotopia_rl_data.locks import LockedFolder
 from sotopia_rl_data.refs import DatasetRef
 from sotopia_rl_data.schema import DataFile, Manifest

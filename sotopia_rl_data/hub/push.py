@@ -1,13 +1,13 @@
-"""push(): a version of the store becomes a release of a dataset repository, whole or not at all.
+"""A release gets onto the Hub, whole or not at all: `push` for a version of the store, `publish` for anything released.
 
     inspect   every file is what the manifest says, and nothing in it looks like a key       release.py, leaks.py
     plan      the repository as it is, the release as it is to be                            plan.py
-    land      upload, then ONE commit against the head that was planned from                 landing.py
+    land      upload, then ONE commit against the head that was planned from                 commit.py
     tag       vX.Y.Z on that commit
-    check     the tag, every file, the manifest, and what `load_dataset` makes of it         checking.py
+    check     the tag, every file, the record, and what `load_dataset` makes of it           checking.py
 
 After 409, 412, 429, 5xx or a lost connection it is planned anew from the new head: a commit whose answer was lost is
-found there by its manifest, and only what is missing is done.
+found there by its record, and only what is missing is done.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from sotopia_rl_data.errors import HubError, HubUnavailable
 from sotopia_rl_data.hub import checking, leaks
 from sotopia_rl_data.hub.client import Hub
 from sotopia_rl_data.hub.commit import land, release_commit
-from sotopia_rl_data.hub.plan import NOTHING, Plan, look, plan
-from sotopia_rl_data.hub.release import Release, inspect, release
+from sotopia_rl_data.hub.plan import NOTHING, ReleasePlan, Remote, look, plan
+from sotopia_rl_data.hub.release import Release, dataset_release, inspect, listed_files
 from sotopia_rl_data.store import Version, readme
+from sotopia_rl_data.store import manifest as manifests
 from sotopia_rl_data.store.readme import Card
 from sotopia_rl_data.store.versions import note_published
 
@@ -35,14 +36,14 @@ ATTEMPTS = 6
 _PATIENCE_S = 300.0  # the longest Retry-After that is waited for
 
 
-class Progress(Protocol):
+class OnStep(Protocol):
     """Hears of each step ("search", "upload", …) how far it is, in bytes, and of how many."""
 
     def __call__(self, step: str, done: int, total: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class PushOptions:
     """How to push. `private` None: as the account's default. `load`: whether the check ends with a `load_dataset` of
     the release in a throw-away cache. `calls`: files of a redacted ledger that go along, by path."""
 
@@ -65,7 +66,7 @@ class Pushed:
     version: str
     digest: str
     commit: str | None
-    plan: Plan
+    plan: ReleasePlan
     release: Release
     url: str
     pull: int | None = None
@@ -96,36 +97,50 @@ class Pushed:
 
 
 def push(
-    version: Version, card: Card, hub: Hub, repo: str, options: Options = Options(), progress: Progress | None = None
+    version: Version,
+    card: Card,
+    hub: Hub,
+    repo: str,
+    options: PushOptions = PushOptions(),
+    on_step: OnStep | None = None,
 ) -> Pushed:
-    """Publish `version` as a release of `repo` (ORG/NAME), with this card.
+    """Publish `version` as a release of the dataset repository `repo` (ORG/NAME), with this card.
 
-    Raises SecretsFound before anything is asked; VersionExists where the number is published with other content;
+    Raises SecretsFound before anything is asked, and what `publish` raises.
+    """
+    began = time.monotonic()
+    on_step = on_step or (lambda step, done, total: None)
+    release = dataset_release(version, repo, card, options.calls)
+    _search(version, release, options, on_step)
+    pushing = _Pushing(hub, repo, manifests.FILE_NAME, lambda remote: release, options, on_step, _own_card(version))
+    done = pushing.to_the_end()
+    return replace(done, seconds=time.monotonic() - began, warnings=tuple(_warnings(version, done, hub)))
+
+
+def publish(
+    hub: Hub, repo: str, record: str, release_for: Callable[[Remote], Release], options: PushOptions = PushOptions()
+) -> Pushed:
+    """Bring a release to `repo`. `release_for` makes it for the repository as it is; `record` is the file that says what
+    it is.
+
+    Raises SecretsFound before anything is written; VersionExists where the number is published with other content;
     HubError and HubUnavailable. Whatever is raised, `main` is the old release or the new one, and the next run
     finishes the job.
     """
-    began = time.monotonic()
-    told: Progress = progress or (lambda step, done, total: None)
-    made = release(version, repo, card, options.calls)
-    _search(version, made, options, told)
-    run = _Run(hub, made, _own_card(version), options, told)
-    done, attempts = run.to_the_end()
-    return replace(
-        done, attempts=attempts, seconds=time.monotonic() - began, warnings=tuple(_warnings(version, done, hub))
-    )
+    return _Pushing(hub, repo, record, release_for, options, lambda step, done, total: None).to_the_end()
 
 
-def _search(version: Version, made: Release, options: Options, told: Progress) -> None:
-    total = sum(f.size for splits in version.manifest.configs.values() for s in splits.values() for f in s.files)
+def _search(version: Version, release: Release, options: PushOptions, on_step: OnStep) -> None:
+    total = sum(file.size for file in listed_files(version.manifest))
     read = 0
 
     def on_bytes(count: int) -> None:
         nonlocal read
         read += count
-        told("search", read, total)
+        on_step("search", read, total)
 
     found = inspect(version, options.calls or {}, on_bytes)
-    found += leaks.in_text(made.card.block, "the card") + leaks.in_text(options.message, "the message")
+    found += leaks.in_text(release.card.block, "the card") + leaks.in_text(options.message, "the message")
     if not options.allow_secrets:
         leaks.check(found, version.ref)
 
@@ -135,21 +150,31 @@ def _own_card(version: Version) -> str:
     return path.read_text("utf-8", "replace") if path.is_file() else ""
 
 
-class _Run:
+class _Pushing:
     """One release on its way to one repository."""
 
-    def __init__(self, hub: Hub, made: Release, own_card: str, options: Options, told: Progress) -> None:
-        self._hub, self._made, self._own_card, self._options, self._told = hub, made, own_card, options, told
+    def __init__(
+        self,
+        hub: Hub,
+        repo: str,
+        record: str,
+        release_for: Callable[[Remote], Release],
+        options: PushOptions,
+        on_step: OnStep,
+        own_card: str = "",
+    ) -> None:
+        self._hub, self._repo, self._record, self._release_for = hub, repo, record, release_for
+        self._options, self._on_step, self._own_card = options, on_step, own_card
         self._wrote = False  # anything at all
         self._commit: str | None = None  # of the release, once this run knows it
         self._card: str | None = None  # as this run wrote it
 
-    def to_the_end(self) -> tuple[Pushed, int]:
-        """The outcome, and how many attempts it took."""
+    def to_the_end(self) -> Pushed:
+        """The outcome. Attempts that may go better the next time are repeated."""
         attempt = 1
         while True:
             try:
-                return self._once(), attempt
+                return replace(self._once(), attempts=attempt)
             except HubUnavailable as busy:
                 if attempt == ATTEMPTS or (busy.status == 0 and not self._wrote):
                     raise
@@ -157,56 +182,59 @@ class _Run:
                 attempt += 1
 
     def _once(self) -> Pushed:
-        hub, made, options = self._hub, self._made, self._options
-        remote = look(hub, made.repo)
-        steps = plan(hub, made, remote, self._own_card)
+        hub, options = self._hub, self._options
+        release, steps = self._planned()
         if not options.allow_secrets:
-            leaks.check(leaks.in_text(steps.card, "the card"), f"{made.repo}@{made.tag}")
+            found = leaks.in_text(steps.card, "the card") + leaks.in_text(release.text, release.record)
+            leaks.check(found, f"{self._repo}@{release.version}")
         if steps.published and steps.published != self._commit:
-            checking.check_whole(hub, made.repo, steps.published_as, steps.published)
-            return self._outcome("already published", steps, steps.published)
+            checking.check_whole(hub, self._repo, steps.published_as, steps.published)
+            return self._outcome("already published", release, steps, steps.published)
         if options.dry_run:
-            return self._outcome("planned", steps, None)
+            return self._outcome("planned", release, steps, None)
         state: State = "published" if self._wrote else "tagged"
         self._wrote = True
-        if options.private is not None and remote is not NOTHING and hub.private(made.repo) != options.private:
+        if steps.remote is NOTHING:
+            hub.create(self._repo, options.private)
+            release, steps = self._planned()
+        elif options.private is not None and hub.private(self._repo) != options.private:
             raise HubError(
-                f"{made.repo} is {'public' if options.private else 'private'} already.",
-                f"change it at {hub.endpoint}/datasets/{made.repo}/settings, or leave the option out",
+                f"{self._repo} is {'public' if options.private else 'private'} already.",
+                f"change it at {hub.page(self._repo)}/settings, or leave the option out",
             )
-        if remote is NOTHING:
-            hub.create(made.repo, options.private)
-            remote = look(hub, made.repo)
-            steps = plan(hub, made, remote, self._own_card)
         if steps.published is None:
             if steps.landed:
-                self._commit = release_commit(hub, made.repo, str(remote.head))
+                self._commit = release_commit(hub, release, str(steps.remote.head))
             else:
                 state, self._card = "published", steps.card
-                landing = land(hub, made, steps, options.message, options.create_pr, self._on_bytes(steps))
+                landing = land(hub, release, steps, options.message, options.create_pr, self._on_bytes(release, steps))
                 if landing.pull is not None:
-                    return self._outcome("pull request", steps, landing.commit, pull=landing.pull)
+                    return self._outcome("pull request", release, steps, landing.commit, pull=landing.pull)
                 self._commit = landing.commit
-            hub.tag(made.repo, made.tag, str(self._commit), f"digest {made.manifest.digest}")
-        rows = checking.check(hub, made, self._card, str(self._commit), options.load)
-        return self._outcome(state, steps, self._commit, rows=rows)
+            hub.tag(self._repo, release.version, str(self._commit), f"digest {release.digest}")
+        rows = checking.check(hub, release, self._card, str(self._commit), options.load)
+        return self._outcome(state, release, steps, self._commit, rows=rows)
 
-    def _on_bytes(self, steps: Plan) -> Callable[[int], None]:
-        total, sent = sum(self._made.files[path].size for path in steps.adds), 0
+    def _planned(self) -> tuple[Release, ReleasePlan]:
+        remote = look(self._hub, self._repo, self._record)
+        release = self._release_for(remote)
+        return release, plan(self._hub, release, remote, self._own_card)
+
+    def _on_bytes(self, release: Release, steps: ReleasePlan) -> Callable[[int], None]:
+        total, sent = sum(release.files[path].size for path in steps.adds), 0
 
         def on_bytes(count: int) -> None:
             nonlocal sent
             sent += count
-            self._told("upload", min(sent, total), total)
+            self._on_step("upload", min(sent, total), total)
 
         return on_bytes
 
-    def _outcome(self, state: State, steps: Plan, commit: str | None, **more: Any) -> Pushed:
-        made = self._made
-        version = steps.published_as or made.tag
-        url = f"{self._hub.endpoint}/datasets/{made.repo}"
+    def _outcome(self, state: State, release: Release, steps: ReleasePlan, commit: str | None, **more: Any) -> Pushed:
+        version = steps.published_as or release.version
+        url = self._hub.page(self._repo)
         url += f"/discussions/{more['pull']}" if "pull" in more else f"/tree/{version}" if commit else ""
-        return Pushed(state, made.repo, version, made.manifest.digest, commit, steps, made, url, **more)
+        return Pushed(state, self._repo, version, release.digest, commit, steps, release, url, **more)
 
 
 def _wait(busy: HubUnavailable, attempt: int) -> None:

@@ -1,7 +1,8 @@
-"""What a release consists of: the version's own files, its manifest as it is published, the card.
+"""What a release consists of: its files, the record that says what it is, the card; of a dataset also the calls.
 
-Nothing is uploaded that is not named here. The published manifest says the repository's name and no path of this
-machine; its digest is the version's, which covers neither.
+A release is of a dataset (`manifest.json` is its record) or of a model (`run.json`; put together in
+`trainers/release.py`). Nothing is uploaded that is not named here. A published record says the repository's name and no
+path of this machine; its digest is the version's, which covers neither.
 """
 
 from __future__ import annotations
@@ -9,20 +10,28 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sotopia_rl_data.errors import HubError, StoreError
+from sotopia_rl_data.errors import HubError, NotFound, StoreError
 from sotopia_rl_data.hashing import file_sha256
 from sotopia_rl_data.hub import leaks
+from sotopia_rl_data.hub.client import Hub, RemoteFile
 from sotopia_rl_data.schema import DataFile, Manifest
+from sotopia_rl_data.secrets import redact
 from sotopia_rl_data.store import Version, readme
 from sotopia_rl_data.store import manifest as manifests
 from sotopia_rl_data.store.parts import read_parquet
 from sotopia_rl_data.store.readme import Card
 
+if TYPE_CHECKING:
+    from sotopia_rl_data.ledger.ledger import Attempt, Ledger
+
 LEDGER = "ledger"  # the folder of the calls, and their key in the provenance
+_BATCH = 2048  # rows of calls
+_TEXTS = ("key", "question", "provider", "model", "status", "text", "finish", "returned_model", "error")
+_TOKENS = ("input", "cached", "written", "output")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,44 +42,60 @@ class Content:
     size: int
     sha256: str
 
-    @property
-    def data(self) -> bytes:
-        """All of it: for what is small."""
-        return self.source if isinstance(self.source, bytes) else self.source.read_bytes()
+    @classmethod
+    def of(cls, source: Path | bytes) -> Content:
+        """What lies at a path, or these bytes; read once for their SHA-256."""
+        if isinstance(source, bytes):
+            return cls(source, len(source), hashlib.sha256(source).hexdigest())
+        return cls(source, source.stat().st_size, file_sha256(source))
+
+    def is_in(self, remote: RemoteFile | None) -> bool:
+        """Whether this file of the Hub (None: there is none) has this content."""
+        if remote is None or remote.size != self.size:
+            return False
+        if remote.sha256:
+            return remote.sha256 == self.sha256
+        data = self.source if isinstance(self.source, bytes) else self.source.read_bytes()  # small, so kept by git
+        return remote.oid == hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What the record in a commit says that the commit is."""
+
+    version: str
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """`files` are the large ones by their path in the repository: Parquet, pictures, calls. The card's text depends on
-    what people wrote in the one that is there, so it is not among them."""
+    """`version` ("v1.2.0") of a repository. `record` is the file that says so, `text` what it says.
+
+    `files` are all others by their path in the repository (Parquet, weights, pictures, calls) but for the card, whose
+    text depends on what people wrote in the one that is there. `manifest` is a dataset's.
+    """
 
     repo: str
-    manifest: Manifest
+    version: str
+    digest: str
+    record: str
+    text: str
     card: Card
     files: Mapping[str, Content]
-
-    @property
-    def tag(self) -> str:
-        """`v1.2.0`."""
-        return self.manifest.version
+    manifest: Manifest | None = None
 
     @property
     def title(self) -> str:
         """Of the commit and of the pull request: what a later run finds them by."""
-        return f"Release {self.tag}"
+        return f"Release {self.version}"
 
     @property
-    def text(self) -> str:
-        """manifest.json."""
-        return manifests.dump(self.manifest)
-
-    @property
-    def size(self) -> int:
-        """Bytes of all large files."""
-        return sum(file.size for file in self.files.values())
+    def claim(self) -> Claim:
+        """What its record says."""
+        return Claim(self.version, self.digest)
 
 
-def release(version: Version, repo: str, card: Card, calls: Mapping[str, Path] | None = None) -> Release:
+def dataset_release(version: Version, repo: str, card: Card, calls: Mapping[str, Path] | None = None) -> Release:
     """What `version` is as a release of `repo`. `calls` are the files of a redacted ledger, by path.
 
     Raises HubError where the recipe, which the digest covers, names a path of this machine.
@@ -83,14 +108,41 @@ def release(version: Version, repo: str, card: Card, calls: Mapping[str, Path] |
     files = {
         file.path: Content(version.dir / file.path, file.size, file.sha256) for file in listed_files(version.manifest)
     }
-    files |= {path: Content(data, len(data), hashlib.sha256(data).hexdigest()) for path, data in card.pictures.items()}
-    ledger = {path: _content(source) for path, source in (calls or {}).items()}
+    files |= {path: Content.of(data) for path, data in card.pictures.items()}
+    ledger = {path: Content.of(source) for path, source in (calls or {}).items()}
     provenance: dict[str, Any] = leaks.without_paths(dict(version.manifest.provenance))
     provenance.pop(LEDGER, None)
     if ledger:
         provenance[LEDGER] = [{"path": path, "size": one.size, "sha256": one.sha256} for path, one in ledger.items()]
-    card = replace(card, block=leaks.without_paths(card.block))
-    return Release(repo, replace(version.manifest, name=repo, provenance=provenance), card, files | ledger)
+    manifest = replace(version.manifest, name=repo, provenance=provenance)
+    return Release(
+        repo,
+        manifest.version,
+        manifest.digest,
+        manifests.FILE_NAME,
+        manifests.dump(manifest),
+        replace(card, block=leaks.without_paths(card.block)),
+        files | ledger,
+        manifest,
+    )
+
+
+def manifest_at(hub: Hub, repo: str, commit: str) -> Manifest | None:
+    """The manifest in a commit of a dataset; None where it has none of ours."""
+    text = hub.text(repo, manifests.FILE_NAME, commit)
+    return None if text is None or '"manifest_version"' not in text else manifests.parse(text, f"{repo}@{commit[:8]}")
+
+
+def claim_at(hub: Hub, repo: str, commit: str, record: str) -> Claim | None:
+    """What the record in a commit claims; None where there is none of ours."""
+    if record == manifests.FILE_NAME:
+        manifest = manifest_at(hub, repo, commit)
+        return Claim(manifest.version, manifest.digest) if manifest else None
+    try:
+        released = json.loads(hub.text(repo, record, commit) or "")["release"]
+        return Claim(str(released["version"]), str(released["digest"]))
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def inspect(version: Version, calls: Mapping[str, Path], on_bytes: Callable[[int], None]) -> list[leaks.Leak]:
@@ -121,18 +173,62 @@ def listed_files(manifest: Manifest) -> Iterator[DataFile]:
             yield from one.files
 
 
-def owned(manifest: Manifest | None, card: str) -> set[str]:
-    """The paths that a release made in its repository, by its manifest and card: its successor removes them."""
+def owned(manifest: Manifest | None, card: str) -> frozenset[str]:
+    """The paths that a dataset's release made in its repository, by its manifest and card: its successor removes
+    them."""
     if manifest is None:
-        return set()
-    calls = manifest.provenance.get(LEDGER, [])
-    return {f.path for f in listed_files(manifest)} | {str(c["path"]) for c in calls} | readme.pictures(card)
+        return frozenset()
+    calls = {str(call["path"]) for call in manifest.provenance.get(LEDGER, [])}
+    return frozenset({file.path for file in listed_files(manifest)} | calls | readme.pictures(card))
 
 
-def git_oid(data: bytes) -> str:
-    """What git calls a file with these bytes: how the Hub names what it does not keep as a large file."""
-    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+def write_calls(version: Version, ledger: Ledger, folder: Path) -> dict[str, Path]:
+    """Write the calls behind a version as Parquet into `folder`, an attempt a row: the files, by their path in the
+    release.
+
+    Only those that the version's own attributions and failures name. Base URLs are left out, because they name people's
+    machines; texts and errors go through `redact`. Raises NotFound where the ledger has none of them.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = [(name, pa.string()) for name in (*_TEXTS, "sampling")]
+    columns += [(name, pa.int64()) for name in ("sample", *_TOKENS)]
+    schema = pa.schema([*columns, ("time", pa.float64()), ("seconds", pa.float64())])
+    path = folder / "calls-00000-of-00001.parquet"
+    with pq.ParquetWriter(path, schema, compression="zstd", use_content_defined_chunking=True) as writer:
+        rows: list[dict[str, Any]] = []
+        count = 0
+        for key in _call_ids(version):
+            rows += [_call_row(attempt) for attempt in reversed(ledger.attempts(key))]
+            if len(rows) >= _BATCH:
+                writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
+                count, rows = count + len(rows), []
+        if rows:
+            writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
+    if not count + len(rows):
+        raise NotFound(
+            f"The ledger {ledger.directory} has none of the calls of {version.ref}.", "leave --with-ledger out"
+        )
+    return {f"{LEDGER}/{path.name}": path}
 
 
-def _content(path: Path) -> Content:
-    return Content(path, path.stat().st_size, file_sha256(path))
+def _call_ids(version: Version) -> list[str]:
+    """The calls that the version names, sorted."""
+    from sotopia_rl_data.query import sql
+
+    named = [c for c, columns in version.manifest.columns.items() if "call_id" in columns]
+    if not named:
+        return []
+    union = " UNION ".join(f"SELECT call_id FROM {config} WHERE call_id IS NOT NULL" for config in named)
+    found = sql(version, f"SELECT DISTINCT call_id FROM ({union}) ORDER BY 1")
+    return [key for key in found.column(0).to_pylist() if key]
+
+
+def _call_row(attempt: Attempt) -> dict[str, Any]:
+    known = asdict(attempt)
+    texts = {name: redact(known[name]) if name in ("text", "error") else known[name] for name in _TEXTS}
+    usage = known["usage"] or dict.fromkeys(_TOKENS)
+    tokens = {name: usage[name] for name in _TOKENS}
+    sampling = json.dumps(dict(attempt.sampling), sort_keys=True)
+    return texts | tokens | {"sampling": sampling} | {name: known[name] for name in ("sample", "time", "seconds")}

@@ -65,8 +65,8 @@ def fetch(
     """
     from sotopia_rl_data.hub.client import Hub, quiet
     from sotopia_rl_data.hub.foreign import import_foreign
-    from sotopia_rl_data.hub.plan import manifest_at
     from sotopia_rl_data.hub.pull import pull_manifest, revision_of
+    from sotopia_rl_data.hub.release import manifest_at
 
     hub = hub or Hub()
     quiet(bars=False)
