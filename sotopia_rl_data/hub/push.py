@@ -120,8 +120,7 @@ def push(
 def publish(
     hub: Hub, repo: str, record: str, release_for: Callable[[Remote], Release], options: PushOptions = PushOptions()
 ) -> Pushed:
-    """Bring a release to `repo`. `release_for` makes it for the repository as it is; `record` is the file that says what
-    it is.
+    """Bring to `repo` what `release_for` makes for the repository as it is; `record` is the file that says what it is.
 
     Raises SecretsFound before anything is written; VersionExists where the number is published with other content;
     HubError and HubUnavailable. Whatever is raised, `main` is the old release or the new one, and the next run
