@@ -23,7 +23,8 @@ from import_toys import (
 )
 
 from sotopia_rl_data.errors import InputError
-from sotopia_rl_data.importers import TrainingRow, plan, read
+from sotopia_rl_data.importers import TrainingRow, formats, plan, read
+from sotopia_rl_data.importers.formats.format import Format, one_by_one
 from sotopia_rl_data.importers.literals import nested
 from sotopia_rl_data.schema import Agent, Episode, Score, Turn
 
@@ -416,3 +417,20 @@ def test_progress_counts_bytes_up_to_the_whole(tmp_path):
     assert len(list(read([path], on_progress=lambda done, total: seen.append((done, total))))) == 300
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert seen[-1] == (path.stat().st_size, path.stat().st_size)
+
+
+def test_a_new_format_is_one_file_and_one_line_in_the_table(tmp_path, monkeypatch):
+    def read_poem(record, _):
+        if not isinstance(record.value["verses"], list):
+            raise InputError("`verses` is not a list.")
+        prompt = ({"role": "user", "content": record.value["title"]},)
+        return [TrainingRow(prompt, verse, None, "a poem") for verse in record.value["verses"]]
+
+    poem = Format("poem", keys=(frozenset({"verses"}), frozenset({"title"})), reader=one_by_one(read_poem))
+    monkeypatch.setattr(formats, "FORMATS", (*formats.FORMATS, poem))
+    rain = {"title": "Rain", "verses": ["It rains.", "It pours."]}
+    path = lines(tmp_path / "a.jsonl", rain, {"title": "Snow", "verses": 1})
+    assert plan([path]).formats == {poem}
+    first, second, failure = read([path])
+    assert (first.completion, second.completion) == ("It rains.", "It pours.")
+    assert (failure.reason, failure.source) == ("`verses` is not a list.", "a.jsonl:2")

@@ -108,13 +108,11 @@ class LibraryEpisode:
         ended, _, comments = self.reasoning.partition("\n")
         if ended.startswith(_ENDED) and "Too few active agents;" in ended:
             return "0.1.5"
-        if len(self.dialogue.ids) > 2 or (comments.startswith("Agent 1 comments:") and _bare(self.rewards)):
+        rewards = self.rewards if isinstance(self.rewards, (list, tuple)) else ()
+        lost = bool(rewards) and all(isinstance(reward, (int, float)) for reward in rewards)
+        if len(self.dialogue.ids) > 2 or (lost and comments.startswith("Agent 1 comments:")):
             return "0.1.5"
         return "legacy"
-
-
-def _bare(rewards: Any) -> bool:
-    return isinstance(rewards, (list, tuple)) and bool(rewards) and all(isinstance(r, (int, float)) for r in rewards)
 
 
 def agent_ids(value: Any, key: str) -> list[str]:

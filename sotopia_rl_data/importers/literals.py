@@ -14,7 +14,7 @@ from typing import Any
 from sotopia_rl_data.errors import InputError
 
 MAX_DEPTH = 64
-MAX_RECORD = 64 * 2**20  # bytes or characters: no record and no cell is longer
+MAX_RECORD = 64 * 2**20  # bytes or characters: the longest record, and the longest cell
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _ESCAPE = r"""\\(?:[\\'"abfnrtv0]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"""

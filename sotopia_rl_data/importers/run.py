@@ -122,7 +122,7 @@ def import_dataset(
 def _nothing(batches: Batches) -> InputError:
     if batches.counts["filtered"]:
         return InputError(f"None of {batches.counts['filtered']:,} records fulfils --where.", "loosen the condition")
-    first = batches.rejected[0] if batches.rejected else Failure("no record was found")
+    first = batches.rejected[0] if batches.rejected else Failure("it holds no record")
     counted = f"None of {batches.counts['failures']:,} records could be imported"
     return InputError(
         f"{counted}; {first.source}: {first.reason}", "sotopia-rl-data import --help says which formats it reads"

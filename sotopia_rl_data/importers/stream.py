@@ -1,6 +1,6 @@
 """Records out of one file, one at a time, whatever its size: JSON Lines, a JSON document, CSV.
 
-Nothing here knows what a record means. What is not a record yields an InputError in the record's place, and reading
+Nothing here knows what a record means. What cannot be read yields an InputError in the record's place, and reading
 goes on where the format allows it: at the next line; a JSON document that breaks off has no more to give.
 """
 
@@ -56,30 +56,21 @@ class Metered(io.RawIOBase):
 
 def json_lines(stream: io.BufferedReader, name: str) -> Iterator[Entry]:
     """A record a line. Blank lines are passed over."""
-    number = 0
-    while line := stream.readline(MAX_RECORD):
-        number += 1
+    for number, line in enumerate(iter(lambda: stream.readline(MAX_RECORD), b""), start=1):
+        source = f"{name}:{number}"
         if not line.endswith(b"\n") and len(line) == MAX_RECORD:
-            _skip_line(stream)
-            yield Record(None, f"{name}:{number}", line[:BUFFER]), InputError(f"longer than {MAX_RECORD:,} bytes.")
+            while (rest := stream.readline(BUFFER)) and not rest.endswith(b"\n"):
+                pass  # to the end of the line
+            yield Record(None, source, line[:BUFFER]), InputError(f"longer than {MAX_RECORD:,} bytes.")
         elif line.strip():
-            yield _parsed(line, f"{name}:{number}")
-
-
-def _skip_line(stream: io.BufferedReader) -> None:
-    while (rest := stream.readline(BUFFER)) and not rest.endswith(b"\n"):
-        pass
-
-
-def _parsed(line: bytes, source: str) -> Entry:
-    try:
-        return Record(json_value(line), source, line.strip()), None
-    except InputError as error:
-        return Record(None, source, line.strip()), error
+            try:
+                yield Record(json_value(line), source, line.strip()), None
+            except InputError as error:
+                yield Record(None, source, line.strip()), error
 
 
 def csv_rows(stream: io.BufferedReader, name: str) -> Iterator[Entry]:
-    """A record a row, keyed by the header; an empty cell is no value."""
+    """A record a row, keyed by the header; an empty cell is left out."""
     csv.field_size_limit(MAX_RECORD)  # of the process, as the module has it
     lines = csv.reader(io.TextIOWrapper(stream, "utf-8", errors="surrogateescape", newline=""))
     header: list[str] | None = None
@@ -119,7 +110,8 @@ def json_document(stream: IO[bytes], name: str, depth: int) -> Iterator[Entry]:
     builder: Any = None
     try:
         for event, value in ijson.basic_parse(stream, use_float=True, multiple_values=True, buf_size=BUFFER):
-            level -= event in _CLOSING
+            if event in _CLOSING:
+                level -= 1
             if event == "map_key" and level == depth:
                 key = value
             elif builder is None and level == depth and event not in _CLOSING:
@@ -132,12 +124,13 @@ def json_document(stream: IO[bytes], name: str, depth: int) -> Iterator[Entry]:
                     wrong = InputError("nested too deeply.") if deepest > MAX_DEPTH else None
                     yield Record(builder.value, _place(name, depth, key, count), key=key), wrong
                     builder, deepest, count, key = None, 0, count + 1, ""
-            level += event in _OPENING
+            if event in _OPENING:
+                level += 1
     except (ijson.JSONError, UnicodeDecodeError, ValueError, OverflowError) as error:
-        said = InputError(f"not JSON from here on: {first_line(error)}.")
+        broken = InputError(f"not JSON from here on: {first_line(error)}.")
         if count == 0 and builder is None:
-            raise said from error
-        yield Record(None, _place(name, depth, key, count)), said
+            raise broken from error
+        yield Record(None, _place(name, depth, key, count)), broken
 
 
 def _place(name: str, depth: int, key: str, count: int) -> str:
