@@ -269,7 +269,7 @@ def test_the_logged_loss_is_the_mean_over_utterances(tiny: Path, tmp_path: Path)
 
 def test_padding_left_is_padding_right(tiny: Path):
     model = classifier(tiny, heads=2).eval()
-    rows = one_each(samples()).rows
+    rows = one_each(samples())
     with torch.no_grad():
         left, right = (
             model(

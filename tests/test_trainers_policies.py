@@ -286,7 +286,7 @@ class TestBadInput:
     def test_an_unknown_reward(self):
         with pytest.raises(UsageError, match="There is no reward 'politeness'"):
             named_rewards(["politeness=0.5"])
-        with pytest.raises(UsageError, match="is no number"):
+        with pytest.raises(UsageError, match="is not a number"):
             named_rewards(["format=much"])
 
     def test_no_reward_model(self, store: Path, tiny: str, tmp_path: Path):

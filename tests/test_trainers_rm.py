@@ -416,10 +416,10 @@ def test_a_run_can_be_looked_at(full: tuple[Path, dict[str, Any]], tmp_path: Pat
 
 
 def test_progress_is_one_short_line():
-    from sotopia_rl_data.trainers.callbacks import line
+    from sotopia_rl_data.trainers.callbacks import log_line
 
     logged = {"loss": 0.81234, "learning_rate": 1e-4, "grad_norm": 3.0}
-    assert line(5, logged) == "step 5  loss 0.812  learning_rate 0.0001"
+    assert log_line(5, logged) == "step 5  loss 0.812  learning_rate 0.0001"
     held = {
         "eval_mse": 0.0123,
         "eval_mse_low": 0.01,
@@ -427,8 +427,8 @@ def test_progress_is_one_short_line():
         "eval_mean_mse": 0.117,
         "eval_turn_mse": 0.1,
     }
-    assert line(9, held) == "step 9  validation mse 0.0123 [0.01, 0.02] (mean 0.117, turn 0.1)"
-    assert line(1, {"train_runtime": 3.0}) == ""
+    assert log_line(9, held) == "step 9  validation mse 0.0123 [0.01, 0.02] (mean 0.117, turn 0.1)"
+    assert log_line(1, {"train_runtime": 3.0}) == ""
 
 
 class TestBadInput:

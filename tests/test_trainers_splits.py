@@ -57,7 +57,7 @@ def given_to_rm(found: Any, config: Any, tokenizer: Any) -> list[list[str]]:
     prepared = prepare(found, config)
     trainer = build_trainer(config, prepared, load_model(config, prepared))
     sides = (trainer.train_dataset, trainer.eval_dataset, trainer.all_rows["test"])
-    return [[tokenizer.decode(sample.ids) for row in side.rows for sample in row] for side in sides]
+    return [[tokenizer.decode(sample.ids) for row in side for sample in row] for side in sides]
 
 
 def given_to_sft(found: Any, config: Any, tokenizer: Any) -> list[list[str]]:

@@ -27,7 +27,7 @@ LOWER = (
     "lower {} with --set (gradient_accumulation_steps makes up for smaller batches), or --set "
     "gradient_checkpointing=true or adapter=qlora"
 )
-COSTS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "num_tokens")
+TIMINGS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "num_tokens")
 MUST_STAY = (  # what a resumed run cannot change: which rows it sees, and which weights there are
     "where", "split_by", "sentinels", "targets", "adapter", "lora_r", "lora_target_modules", "policy_adapter",
     "reward_model",
@@ -136,13 +136,13 @@ class TrainingRun:
     def __init__(self, config: TrainerConfig, *, need_reward: bool, targets: Sequence[str] = ()) -> None:
         from sotopia_rl_data.trainers.callbacks import CheckpointRecord, MetricsFile
         from sotopia_rl_data.trainers.data import load_rows
-        from sotopia_rl_data.trainers.modeling import within_context
+        from sotopia_rl_data.trainers.modeling import bound_to_context
 
         if config.release_as:
             from sotopia_rl_data.trainers.release import check_release
 
             check_release(config.release_as, config.model, config.adapter)
-        within_context(config)
+        bound_to_context(config)
         self.config = config
         self.started = time.time()
         self.data = load_rows(
@@ -217,7 +217,7 @@ def _kept_step(state: Any) -> int:
 def _unprefixed(metrics: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """Metrics under their plain names, without what they took."""
     named = {k.removeprefix(f"{prefix}_"): v for k, v in metrics.items() if k.startswith(f"{prefix}_")}
-    return {k: v for k, v in named.items() if k not in COSTS}
+    return {k: v for k, v in named.items() if k not in TIMINGS}
 
 
 def _validation_metrics(trainer: Any) -> dict[str, float]:
@@ -253,7 +253,7 @@ def score(
     from sotopia_rl_data.trainers.reward_model.model import RewardModel
     from sotopia_rl_data.trainers.score import score_dataset
 
-    with oom_hint("let other work on it end, or use the CPU: CUDA_VISIBLE_DEVICES= sotopia-rl-data score …"):
+    with oom_hint("wait for other work on it to end, or use the CPU: CUDA_VISIBLE_DEVICES= sotopia-rl-data score …"):
         model = RewardModel.load(reward_model, device=device)
         return score_dataset(dataset, model, store=store, out=out, display=display)
 

@@ -79,7 +79,7 @@ def draw(
     return folder.path / PLOT
 
 
-def line(step: int, logs: Mapping[str, Any]) -> str:
+def log_line(step: int, logs: Mapping[str, Any]) -> str:
     """What of a logged row is worth a glance; "" for nothing. Held-out errors stand beside their baselines."""
     parts = [f"{key.rpartition('/')[2]} {_short(logs[key])}" for key in TRAIN_SHOWN if logs.get(key) is not None]
     parts += [_held_out(key, logs) for key in HELD_OUT_SHOWN if logs.get(key) is not None]
@@ -100,41 +100,27 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-class TrainingProgress(ProgressCallback):  # type: ignore[misc]  # as above
-    """The bar, with our lines; in a pipe or with the bar disabled, the lines alone, on stderr."""
-
-    def __init__(self, bar: bool) -> None:
-        super().__init__()
-        self.bar = bar
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.bar:
-            super().on_train_begin(args, state, control, **kwargs)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.bar:
-            super().on_step_end(args, state, control, **kwargs)
-
-    def on_prediction_step(self, *args: Any, **kwargs: Any) -> None:
-        if self.bar:
-            super().on_prediction_step(*args, **kwargs)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.bar:
-            super().on_train_end(args, state, control, **kwargs)
+class PlainLines(PrinterCallback):  # type: ignore[misc]  # as above
+    """Our lines alone, on stderr: in a pipe, or with the bar disabled."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
-        text = line(state.global_step, logs or {})
-        if not text or not state.is_world_process_zero:
-            return
-        if self.training_bar is not None:
-            self.training_bar.write(text, file=sys.stderr)
-        else:
+        text = log_line(state.global_step, logs or {})
+        if text and state.is_world_process_zero:
             print(text, file=sys.stderr)
+
+
+class LinesAboveBar(ProgressCallback):  # type: ignore[misc]  # as above
+    """The library's bar, with our lines above it."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        text = log_line(state.global_step, logs or {})
+        if text and self.training_bar is not None:  # only the first process has one
+            self.training_bar.write(text, file=sys.stderr)
 
 
 def show_progress(trainer: Any) -> None:
     """Put our lines in the place of the library's."""
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
-    trainer.add_callback(TrainingProgress(bar=not trainer.args.disable_tqdm and sys.stderr.isatty()))
+    has_bar = not trainer.args.disable_tqdm and sys.stderr.isatty()
+    trainer.add_callback(LinesAboveBar() if has_bar else PlainLines())

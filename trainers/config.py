@@ -49,8 +49,8 @@ class CommonFields:
     lora_target_modules: str = field(default="all-linear", metadata={"help": "all-linear, or names with commas."})
     dtype: str = field(default="auto", metadata={"help": "auto, float32, bfloat16 or float16: the weights as loaded."})
     preset: str | None = None
-    resume: bool = field(default=False, metadata={"help": "Go on from the newest checkpoint in the output folder."})
-    restore_callback_states_from_checkpoint: bool = True  # a resumed run's patience goes on where it was
+    resume: bool = field(default=False, metadata={"help": "Resume from the newest checkpoint in the output folder."})
+    restore_callback_states_from_checkpoint: bool = True  # a resumed run keeps its count of patience
     log_level: str = "warning"
     bf16: bool | None = None  # None: where the accelerator has it
 
@@ -154,7 +154,7 @@ def configure(
 
     Raises UsageError for an unknown preset, key or value, InputError for a file that cannot be read.
     """
-    annotations = {field.name: str(field.type) for field in fields(config_class) if field.init}
+    annotations = {one.name: str(one.type) for one in fields(config_class) if one.init}
     given = {key: value for key, value in (options or {}).items() if value is not None}
     values: dict[str, Any] = {}
     for source in (preset_values(config_class.kind, preset), _file(file) if file else {}, given, _settings(settings)):

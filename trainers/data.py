@@ -250,13 +250,13 @@ def check_splits(data: DatasetRows, splits: Collection[str], evaluating: bool) -
         reason = f"{name} has no splits, and no two environments or episodes to divide it by"
         if evaluating:
             raise UsageError(
-                f"{reason}: nothing can be held out.", "--set eval_strategy=no trains on all of it, unmeasured"
+                f"{reason}: nothing can be held out.", "--set eval_strategy=no trains on all of it and measures nothing"
             )
         log.warning("%s: it is all trained on, and nothing is measured.", reason)
     elif "validation" not in splits and evaluating:
         raise UsageError(
             f"The validation split of {name} is empty: nothing to choose a checkpoint by.",
-            "--set split_by=grouped divides it by environment; --set eval_strategy=no trains without looking",
+            "--set split_by=grouped divides it by environment; --set eval_strategy=no trains without evaluating",
         )
 
 
@@ -265,8 +265,9 @@ def check_disjoint(rows: Iterable[DatasetRow]) -> None:
     seen: dict[tuple[str, str], str] = {}
     for row in rows:
         for kind, value in (("environment", row.environment_id), ("episode", row.episode_id)):
-            if value and seen.setdefault((kind, value), row.split) != row.split:
+            other = seen.setdefault((kind, value), row.split)
+            if value and other != row.split:
                 raise InputError(
-                    f"The {kind} {value} is in {seen[kind, value]} and in {row.split}: scores would be flattered.",
+                    f"The {kind} {value} is in {other} and in {row.split}: held-out scores would be too good.",
                     "split it again by environment: --set split_by=grouped",
                 )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.schema import Message
-from sotopia_rl_data.trainers.data import DatasetRow, DatasetRows
+from sotopia_rl_data.trainers.data import DatasetRows
 from sotopia_rl_data.trainers.modeling import loading_errors, split_revision
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ BATCH = 256
 KEYS = ("episode_id", "environment_id", "agent", "turn", "reward")  # what GRPO's reward functions are also given
 Dialogue = tuple[Sequence[Message], Sequence[Message]]  # prompt, completion
 CUT = "[{count} turns are left out here]"
+TEMPLATE_HINT = "use an instruct model, or name a template with --set chat_template=FILE.jinja"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,29 +46,31 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Cuts:
-    """What it took to fit: so many `turns` left out of so many `prompts`; rows that are `too_long` all the same."""
+    """What was cut to fit: `turns` left out in all, from `prompts` prompts; `too_long` rows that do not fit even so."""
 
     turns: int
     prompts: int
     too_long: int
 
 
-def cuts_made(turns: Sequence[int | None], most: int | None) -> Cuts:
-    """How many turns each row lost to fit into `most` tokens (None: it does not), summed up. InputError: none fits."""
-    fitted = [count for count in turns if count is not None]
-    if not fitted:
+def count_cuts(encoded: Sequence[Encoded | None], most: int | None) -> Cuts:
+    """What was cut so that these fit into `most` tokens (None: one does not). Raises InputError where none fits."""
+    turns = [one.turns_cut for one in encoded if one is not None]
+    if not turns:
         raise InputError(
             f"No prompt fits into {most} tokens, even with its history cut.",
             "raise max_length (grpo: max_prompt_length) with --set, or take a model with a longer context",
         )
-    return Cuts(sum(fitted), sum(count > 0 for count in fitted), len(turns) - len(fitted))
+    return Cuts(sum(turns), sum(count > 0 for count in turns), len(encoded) - len(turns))
 
 
 class Encoder:
-    """Renders and tokenises with one tokenizer. Raises InputError where its template or its tokens do not serve."""
+    """Renders and tokenises with one tokenizer. Raises InputError where it has no chat template, or one in which no
+    special token ends an assistant's turn."""
 
     def __init__(self, tokenizer: Any, max_length: int | None = None) -> None:
-        check_template(tokenizer)
+        if not getattr(tokenizer, "chat_template", None):
+            raise InputError(f"{_name(tokenizer)} has no chat template, so its turns cannot be written.", TEMPLATE_HINT)
         self.tokenizer = tokenizer
         self.max_length = max_length
         self._is_blank: dict[int, bool] = {}  # by token; few are ever asked about
@@ -81,13 +85,6 @@ class Encoder:
             for ids, (prompt, completion) in zip(rendered, batch, strict=True):
                 encoded.append(Encoded(ids) if self._fits(ids) else self._shortened(prompt, completion))
         return encoded
-
-    def fit(self, dialogues: Sequence[Dialogue]) -> list[tuple[list[Message], int] | None]:
-        """Each prompt's messages without as many turns of its history as it takes to fit, and how many; None: never."""
-        return [
-            None if one is None else (without_turns(prompt, one.turns_cut), one.turns_cut)
-            for one, (prompt, _) in zip(self.encode(dialogues), dialogues, strict=True)
-        ]
 
     def _shortened(self, prompt: Sequence[Message], completion: Sequence[Message]) -> Encoded | None:
         def rendered(count: int) -> NDArray[np.int32]:
@@ -124,14 +121,14 @@ class Encoder:
         if last not in self.tokenizer.all_special_ids and last not in self.tokenizer.added_tokens_decoder:
             raise InputError(
                 "The chat template does not end an assistant's turn with a special token, where the score is read.",
-                "use an instruct model, or name a template with --set chat_template=FILE.jinja",
+                TEMPLATE_HINT,
             )
         return last
 
 
 @dataclass(frozen=True, slots=True)
 class Dialogues:
-    """Rows whose prompts fit, as a `datasets.Dataset` for each split, and what it took."""
+    """Rows whose prompts fit, as a `datasets.Dataset` for each split, and what was cut for that."""
 
     splits: dict[str, Dataset]
     cuts: Cuts
@@ -145,28 +142,14 @@ def dialogues(data: DatasetRows, encoder: Encoder, with_completion: bool) -> Dia
     from datasets import Dataset
 
     no_answer: list[Message] = [{"role": "assistant", "content": ""}]
-    fitted = encoder.fit([(row.prompt, row.completion if with_completion else no_answer) for row in data.rows])
-    cuts = cuts_made([None if one is None else one[1] for one in fitted], encoder.max_length)
+    encoded = encoder.encode([(row.prompt, row.completion if with_completion else no_answer) for row in data.rows])
+    cuts = count_cuts(encoded, encoder.max_length)
     by_split: dict[str, list[dict[str, Any]]] = {}
-    for row, one in zip(data.rows, fitted, strict=True):
+    for row, one in zip(data.rows, encoded, strict=True):
         if one is not None:
-            by_split.setdefault(row.split, []).append(_dialogue(row, one[0], with_completion))
+            further = {"completion": list(row.completion)} if with_completion else {k: getattr(row, k) for k in KEYS}
+            by_split.setdefault(row.split, []).append({"prompt": without_turns(row.prompt, one.turns_cut), **further})
     return Dialogues({split: Dataset.from_list(rows) for split, rows in by_split.items()}, cuts)
-
-
-def _dialogue(row: DatasetRow, prompt: list[Message], with_completion: bool) -> dict[str, Any]:
-    if with_completion:
-        return {"prompt": prompt, "completion": list(row.completion)}
-    return {"prompt": prompt, **{key: getattr(row, key) for key in KEYS}}
-
-
-def check_template(tokenizer: Any) -> None:
-    """Raises InputError where there is no chat template."""
-    if not getattr(tokenizer, "chat_template", None):
-        raise InputError(
-            f"{_name(tokenizer)} has no chat template, so its turns cannot be written.",
-            "use an instruct model, or name a template with --set chat_template=FILE.jinja",
-        )
 
 
 def check_padding(tokenizer: Any) -> None:
@@ -197,8 +180,6 @@ def load_tokenizer(
 
     Raises InputError where the template cannot be read, UsageError where the padding token is not in its vocabulary.
     """
-    from pathlib import Path
-
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
@@ -242,18 +223,15 @@ def without_turns(prompt: Sequence[Message], count: int) -> list[Message]:
     """
     if count == 0:
         return list(prompt)
+    note = CUT.format(count=count)
     if not _pairs(prompt):
         starts = [m.start() for m in TURN.finditer(prompt[-1]["content"])]
-        return [*prompt[:-1], _without_blocks(prompt[-1], starts, count)]
-    head, note = _head(prompt), CUT.format(count=count)
+        text = prompt[-1]["content"]
+        kept = f"{text[: starts[1]]}{note}\n{text[starts[1 + count] :]}"
+        return [*prompt[:-1], {"role": prompt[-1]["role"], "content": kept}]
+    head = _head(prompt)
     opening: Message = {"role": prompt[head - 1]["role"], "content": f"{prompt[head - 1]['content']}\n{note}"}
     return [*prompt[: head - 1], opening, *prompt[head + count :]]
-
-
-def _without_blocks(message: Message, starts: list[int], count: int) -> Message:
-    text = message["content"]
-    kept = text[: starts[1]] + CUT.format(count=count) + "\n" + text[starts[1 + count] :]
-    return {"role": message["role"], "content": kept}
 
 
 def _head(prompt: Sequence[Message]) -> int:

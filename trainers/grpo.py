@@ -26,10 +26,10 @@ from sotopia_rl_data.trainers.encoding import Dialogues
 from sotopia_rl_data.trainers.modeling import (
     check_adapter,
     check_one_gpu,
-    lies_in,
     load_causal,
     loading_errors,
     lora_config,
+    model_folder,
     settings_errors,
     split_revision,
 )
@@ -101,21 +101,20 @@ def named_rewards(specs: Sequence[str]) -> tuple[list[Reward], list[float]]:
         name, equals, weight = spec.rpartition("=")
         reward = plugins.load("reward", "sotopia_rl_data.rewards", name if equals else spec, BUILTINS)
         rewards.append(reward() if isinstance(reward, type) else reward)
-        weights.append(_weight(spec, weight) if equals else 1.0)
+        try:
+            weights.append(float(weight) if equals else 1.0)
+        except ValueError as error:
+            raise UsageError(f"The weight in {spec!r} is not a number.", "write name=0.5") from error
     return rewards, weights
-
-
-def _weight(spec: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise UsageError(f"The weight in {spec!r} is no number.", "write name=0.5") from error
 
 
 def load_policy(config: PolicyGRPOConfig) -> tuple[Any, Any]:
     """The policy, and the LoRA configuration that it still has to be wrapped with (None: it is as it should be)."""
     if config.policy_adapter is None:
-        return _policy_of_its_own(config)
+        policy, lora = load_causal(config), lora_config(config, "CAUSAL_LM")
+        if lora is None:  # TRL loads the reference by this name, without its revision: it is the folder of that
+            policy.config._name_or_path = str(model_folder(config.model))
+        return policy, lora
     if config.adapter == "none":
         raise UsageError(
             "Every weight is to be trained, but the policy starts from an adapter.",
@@ -128,15 +127,6 @@ def load_policy(config: PolicyGRPOConfig) -> tuple[Any, Any]:
     base = load_causal(config)
     with loading_errors(config.policy_adapter):
         return PeftModel.from_pretrained(base, adapter, revision=revision, is_trainable=True), None
-
-
-def _policy_of_its_own(config: PolicyGRPOConfig) -> tuple[Any, Any]:
-    """A policy that starts from no adapter. TRL loads the reference by the name that the policy has, and without its
-    revision: the name is that of the folder in which this revision lies."""
-    policy, lora = load_causal(config), lora_config(config, "CAUSAL_LM")
-    if lora is None:
-        policy.config._name_or_path = str(lies_in(config.model))
-    return policy, lora
 
 
 def rewards_of(config: PolicyGRPOConfig, tokenizer: Any, model: RewardModel) -> tuple[list[Reward], list[float]]:

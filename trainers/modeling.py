@@ -30,7 +30,7 @@ def split_revision(name: str) -> tuple[str, str | None]:
     return model, revision
 
 
-def lies_in(model: str) -> Path:
+def model_folder(model: str) -> Path:
     """The folder of a model that was loaded: its own, or the Hub's snapshot, whose name is the commit."""
     from transformers.utils import cached_file
 
@@ -54,7 +54,7 @@ def lora_config(config: TrainerConfig, task: str) -> Any:
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
         target_modules=names if names == "all-linear" else [name.strip() for name in names.split(",")],
-        revision=None if Path(split_revision(config.model)[0]).is_dir() else lies_in(config.model).name,
+        revision=None if Path(split_revision(config.model)[0]).is_dir() else model_folder(config.model).name,
     )
 
 
@@ -109,9 +109,9 @@ def check_adapter(name: str, revision: str | None, task: str, hint: str) -> None
     from peft import PeftConfig
 
     with loading_errors(name):
-        found = PeftConfig.from_pretrained(name, revision=revision).task_type
-    if found != task:
-        raise InputError(f"The adapter {name} is for {found}, and {task} is wanted.", hint)
+        trained_for = PeftConfig.from_pretrained(name, revision=revision).task_type
+    if trained_for != task:
+        raise InputError(f"The adapter {name} is for {trained_for}, and {task} is wanted.", hint)
 
 
 def context_of(config: Any) -> int | None:
@@ -120,7 +120,7 @@ def context_of(config: Any) -> int | None:
     return limit
 
 
-def within_context(config: TrainerConfig) -> None:
+def bound_to_context(config: TrainerConfig) -> None:
     """Lower a run's longest prompt and answer to what the model's context holds. Raises NotFound."""
     from transformers import AutoConfig
 
@@ -161,10 +161,10 @@ def oom_hint(hint: str) -> Iterator[None]:
 
 
 def check_one_gpu(config: TrainerConfig) -> None:
-    """Raises UsageError where one process sees several GPUs: it would split rows over them, which cannot be split."""
+    """Raises UsageError where one process sees several GPUs: the library would divide each batch among them."""
     if config.n_gpu > 1:
         raise UsageError(
-            f"One process sees {config.n_gpu} GPUs, and would use them badly.",
+            f"One process sees {config.n_gpu} GPUs, and cannot divide its rows among them.",
             "accelerate launch cli.py train … uses them all; CUDA_VISIBLE_DEVICES=0 uses one",
         )
 
@@ -201,7 +201,7 @@ def resolve_dtype(dtype: str, adapter: str) -> Any:
     if dtype != "auto":
         named = getattr(torch, dtype, None)
         if not isinstance(named, torch.dtype):
-            raise UsageError(f"{dtype!r} is no dtype.", "name float32, bfloat16 or float16")
+            raise UsageError(f"{dtype!r} is not a dtype.", "name float32, bfloat16 or float16")
         return named
     half = adapter != "none" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return torch.bfloat16 if half else torch.float32

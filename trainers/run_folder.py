@@ -105,22 +105,22 @@ class RunFolder:
             return
         if not resume:
             raise UsageError(
-                f"{self.path} has checkpoints of an earlier run, and those of a new one would be taken for theirs.",
-                "go on from them: --resume; or name another folder: --out DIR",
+                f"{self.path} has checkpoints of an earlier run, and a new run's would be mixed up with them.",
+                "resume that run: --resume; or name another folder: --out DIR",
             )
         before, now = RunFolder(checkpoint).read(), plain(record)
         if before["dataset"]["digest"] != now["dataset"]["digest"]:
             name = f"{before['dataset']['name']}@{before['dataset']['version']}"
             raise UsageError(
-                f"{checkpoint} was trained on {name}, and this run would go on with other rows.",
-                f"name that version: --dataset {name}; or start anew: --out DIR",
+                f"{checkpoint} was trained on {name}, and this run would resume it with other rows.",
+                f"name that version: --dataset {name}; or start a new run: --out DIR",
             )
         old, new = ({"kind": one["kind"], "model": one["model"], **one["config"]} for one in (before, now))
         for name, value in old.items():
             if value != new.get(name):
                 raise UsageError(
                     f"{checkpoint} was trained with {name} {value}, and this run has {new.get(name)}.",
-                    "leave it as it was; or start anew: --out DIR",
+                    "leave that setting as it was; or start a new run: --out DIR",
                 )
 
 

@@ -26,7 +26,7 @@ def _trainer_options(command: console.F) -> console.F:
     for option in (
         click.option("--push-to-hub", "release_as", metavar="ORG/NAME", help="Release the model: one commit, one tag."),
         click.option(
-            "--resume", is_flag=True, default=None, help="Go on from the newest checkpoint in the output folder."
+            "--resume", is_flag=True, default=None, help="Resume from the newest checkpoint in the output folder."
         ),
         click.option("--seed", type=int, help="Two CPU runs with the same seed are equal.  [default: 42]"),
         click.option("--where", metavar="SQL", help='Train on these rows only, as in "reward >= 0.7".'),

@@ -135,7 +135,7 @@ def _attending(model: Any, tree: Tree) -> dict[str, Any]:
 
 
 def block_mask(tree: Tree, device: torch.device) -> Any:
-    """The tree as a BlockMask of FlexAttention: one integer a token, blocks that hold nothing visible are skipped."""
+    """The tree as FlexAttention's BlockMask: one integer for each token; blocks without visible keys are skipped."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     end = torch.from_numpy(tree.subtree_end).to(device)

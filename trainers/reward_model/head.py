@@ -83,7 +83,7 @@ def save(head: RewardHead, folder: str | Path) -> None:
     (Path(folder) / FILE).write_text(json.dumps(head.to_config(), indent=1) + "\n", encoding="utf-8")
 
 
-def saved(folder: str | Path) -> dict[str, Any] | None:
+def load(folder: str | Path) -> dict[str, Any] | None:
     """What `reward_head.json` holds, or None."""
     path = Path(folder) / FILE
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Metric = Callable[[ArrayLike, ArrayLike, ArrayLike | None], float | None]  # of (predicted, actual, weights)
 
-BASELINES = ("mean", "turn")
 # Not the calibration error: resampling makes it larger, and its interval would lie beside it.
 WITH_INTERVAL = ("mse", "mae", "r2", "pearson", "spearman", "pair_accuracy")
 
@@ -53,15 +52,18 @@ def reward_metrics(
     episodes: Sequence[Any],
     baselines: Mapping[str, ArrayLike],
     *,
+    target: str = "",
     resamples: int = 200,
     seed: int = 0,
 ) -> dict[str, float]:
     """All metrics of `predicted` against `actual`; `<metric>_low`, `<metric>_high` (95 %) of WITH_INTERVAL; and
-    each metric of every baseline as `<baseline>_<metric>`. What is resampled is whole `episodes`."""
+    each metric of every baseline as `<baseline>_<metric>`. What is resampled is whole `episodes`. With a `target`, the
+    names are `<target>_<metric>` and `<baseline>_<target>_<metric>`."""
     x, y = np.asarray(predicted, dtype=np.float64), np.asarray(actual, dtype=np.float64)
-    functions = statistics_of(episodes)
+    of_target = f"{target}_" if target else ""
+    functions = {f"{of_target}{name}": function for name, function in statistics_of(episodes).items()}
     measured = {name: function(x, y, None) for name, function in functions.items()}
-    for name in WITH_INTERVAL if resamples else ():
+    for name in [f"{of_target}{name}" for name in WITH_INTERVAL] if resamples else []:
         interval = stats.bootstrap_interval(
             partial(functions[name], x, y), [repr(one) for one in episodes], resamples=resamples, seed=seed
         )
@@ -131,20 +133,12 @@ class RewardMetrics:
         )
         for k, baselines in enumerate(self.by_target):
             known = np.flatnonzero(np.isfinite(targets[:, k]))
-            alone = reward_metrics(
+            measured |= reward_metrics(
                 rewards[known, k],
                 targets[known, k],
                 [episodes[i] for i in known],
                 baselines.of([rows[i].turn for i in known]),
+                target=self.head.targets[k],
                 resamples=0,
             )
-            measured |= {_with_target(name, self.head.targets[k]): value for name, value in alone.items()}
         return measured
-
-
-def _with_target(name: str, target: str) -> str:
-    """`mse` as `<target>_mse`, and a baseline's `mean_mse` as `mean_<target>_mse`."""
-    for baseline in BASELINES:
-        if name.startswith(f"{baseline}_"):
-            return f"{baseline}_{target}_{name.removeprefix(f'{baseline}_')}"
-    return f"{target}_{name}"

@@ -7,6 +7,7 @@ the policy has, and read at the token that ends the turn. Calls that share prefi
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.hashing import file_sha256
 from sotopia_rl_data.schema import Message
 from sotopia_rl_data.trainers.encoding import Encoder, check_padding, load_tokenizer
 from sotopia_rl_data.trainers.modeling import (
@@ -31,7 +33,7 @@ from sotopia_rl_data.trainers.modeling import (
     without_reports,
 )
 from sotopia_rl_data.trainers.reward_model import attention
-from sotopia_rl_data.trainers.reward_model.head import FILE, KEY, RewardHead, from_config, saved
+from sotopia_rl_data.trainers.reward_model.head import FILE, KEY, RewardHead, from_config, load
 from sotopia_rl_data.trainers.reward_model.tree import pack, shared_prefix
 
 Ids = NDArray[np.int32]
@@ -192,13 +194,9 @@ def identifier(local: Path, name: str) -> str:
     """What pins the model: the Hub's commit, or for a directory the SHA-256 of its weights (16 digits)."""
     if not Path(name).is_dir():
         return local.name
-    import hashlib
-
     digest = hashlib.sha256()
     for path in sorted(p for p in local.iterdir() if p.suffix == ".safetensors" or p.name in ("config.json", FILE)):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(path.name.encode() + bytes.fromhex(file_sha256(path)))
     return digest.hexdigest()[:16]
 
 
@@ -214,7 +212,7 @@ def _load(local: Path, dtype: torch.dtype) -> nn.Module:
 
     check_adapter(str(local), None, "SEQ_CLS", RIGHT_MODEL)
     settings = json.loads(adapter.read_text(encoding="utf-8"))
-    head = saved(local)
+    head = load(local)
     base = AutoModelForSequenceClassification.from_pretrained(
         settings["base_model_name_or_path"],
         revision=settings.get("revision"),

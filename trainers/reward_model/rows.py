@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.trainers.config import RMConfig
 from sotopia_rl_data.trainers.data import DatasetRow, DatasetRows, check_splits, target_table
-from sotopia_rl_data.trainers.encoding import Cuts, Encoder, check_padding, cuts_made, tokenizer_of
+from sotopia_rl_data.trainers.encoding import Cuts, Encoder, check_padding, count_cuts, tokenizer_of
 from sotopia_rl_data.trainers.modeling import fingerprint
 from sotopia_rl_data.trainers.reward_model.attention import tree_inputs
 from sotopia_rl_data.trainers.reward_model.head import RewardHead, fit
@@ -39,10 +39,13 @@ class LabelledUtterance:
     weights: NDArray[np.float32]
 
 
+Row = list[LabelledUtterance]
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Labelled utterances by split, the dataset's rows that fitted (without their text), the head's units, and what it
-    took for the prompts to fit."""
+    """Labelled utterances by split, the dataset's rows that fit (without their text), the head with its units, and what
+    was cut for the prompts to fit."""
 
     encoder: Encoder
     head: RewardHead
@@ -57,7 +60,7 @@ def prepare(data: DatasetRows, config: RMConfig) -> Prepared:
     check_padding(tokenizer)
     encoder = Encoder(tokenizer, config.max_length)
     encoded = encoder.encode([(row.prompt, row.completion) for row in data.rows])
-    cuts = cuts_made([None if one is None else one.turns_cut for one in encoded], encoder.max_length)
+    cuts = count_cuts(encoded, encoder.max_length)
     kept = [(row, one.ids) for row, one in zip(data.rows, encoded, strict=True) if one is not None]
     rows = [replace(row, prompt=(), completion=()) for row, _ in kept]  # the text has done its work
     check_splits(data, {row.split for row in rows}, config.eval_strategy != "no")
@@ -122,34 +125,21 @@ def sample_weights(rows: Sequence[DatasetRow], in_train: NDArray[np.bool_]) -> N
     return weights / float(weights[in_train].mean())
 
 
-class TokenRows(torch.utils.data.Dataset[list[LabelledUtterance]]):  # type: ignore[misc]  # torch is not read by mypy
-    """A list of rows, each a list of utterances."""
-
-    def __init__(self, rows: Sequence[list[LabelledUtterance]]) -> None:
-        self.rows = list(rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> list[LabelledUtterance]:
-        return self.rows[index]
-
-
-def one_each(utterances: Sequence[LabelledUtterance]) -> TokenRows:
+def one_each(utterances: Sequence[LabelledUtterance]) -> list[Row]:
     """One row an utterance."""
-    return TokenRows([[one] for one in utterances])
+    return [[one] for one in utterances]
 
 
-def one_each_group(utterances: Sequence[LabelledUtterance], row_tokens: int) -> TokenRows:
+def one_each_group(utterances: Sequence[LabelledUtterance], row_tokens: int) -> list[Row]:
     """One row an episode-agent, cut in turn order where its tree would hold more than `row_tokens` tokens."""
     groups: dict[tuple[str, ...], list[LabelledUtterance]] = {}
     for one in utterances:
         groups.setdefault(one.group, []).append(one)
-    return TokenRows([row for group in groups.values() for row in _rows_of_group(group, row_tokens)])
+    return [row for group in groups.values() for row in _rows_of_group(group, row_tokens)]
 
 
-def _rows_of_group(group: Sequence[LabelledUtterance], row_tokens: int) -> list[list[LabelledUtterance]]:
-    rows: list[list[LabelledUtterance]] = []
+def _rows_of_group(group: Sequence[LabelledUtterance], row_tokens: int) -> list[Row]:
+    rows: list[Row] = []
     size = 0
     for one in group:
         added = len(one.ids)
@@ -163,13 +153,13 @@ def _rows_of_group(group: Sequence[LabelledUtterance], row_tokens: int) -> list[
     return rows
 
 
-def sharing(rows: TokenRows) -> float:
+def sharing(rows: Sequence[Row]) -> float:
     """Tokens one row an utterance for each token packed: what tree packing saves, 1.0 for nothing."""
-    apart = sum(len(one.ids) for row in rows.rows for one in row)
-    return apart / max(1, sum(packed_size([one.ids for one in row]) for row in rows.rows))
+    apart = sum(len(one.ids) for row in rows for one in row)
+    return apart / max(1, sum(packed_size([one.ids for one in row]) for row in rows))
 
 
-def tree_batch(rows: Sequence[list[LabelledUtterance]]) -> dict[str, Any]:
+def tree_batch(rows: Sequence[Row]) -> dict[str, Any]:
     """Rows packed into one forest of a single row."""
     return tree_inputs(pack([one.ids for row in rows for one in row])) | _bookkeeping(rows)
 
@@ -181,7 +171,7 @@ class PlainBatch:
         self.pad = pad
         self.side = side
 
-    def __call__(self, rows: Sequence[list[LabelledUtterance]]) -> dict[str, Any]:
+    def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
         longest = max(len(one.ids) for row in rows for one in row)
         ids = torch.full((len(rows), longest), self.pad, dtype=torch.long)
         mask = torch.zeros_like(ids)
@@ -193,7 +183,7 @@ class PlainBatch:
         return {"input_ids": ids, "attention_mask": mask, "position_ids": positions} | _bookkeeping(rows)
 
 
-def _bookkeeping(rows: Sequence[list[LabelledUtterance]]) -> dict[str, torch.Tensor]:
+def _bookkeeping(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
     """The tensors named in BOOKKEEPING, which no model is given."""
     utterances = [one for row in rows for one in row]
     return {

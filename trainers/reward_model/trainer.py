@@ -35,7 +35,7 @@ from sotopia_rl_data.trainers.reward_model.rows import (
     BOOKKEEPING,
     PlainBatch,
     Prepared,
-    TokenRows,
+    Row,
     one_each,
     one_each_group,
     sharing,
@@ -83,7 +83,7 @@ class RewardTrainer(Trainer):  # type: ignore[misc]  # transformers is not read 
 
     loss_is_scaled_for_ga = True
 
-    all_rows: Mapping[str, TokenRows]  # by split
+    all_rows: Mapping[str, list[Row]]  # by split
     packing: Mapping[str, Any]  # rows: "tree" or "none"; ratio: tokens saved
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
@@ -138,7 +138,7 @@ def check_metric(config: RMConfig, targets: Sequence[str]) -> None:
         one_of("metric_for_best_model", wanted, [*measured, *by_target])
 
 
-def training_rows(prepared: Prepared, config: RMConfig, packed: bool) -> dict[str, TokenRows]:
+def training_rows(prepared: Prepared, config: RMConfig, packed: bool) -> dict[str, list[Row]]:
     """Each split's rows, packed or plain."""
     rows = {}
     for split, utterances in prepared.utterances.items():
@@ -158,13 +158,13 @@ def choose_packing(prepared: Prepared, config: RMConfig, model: nn.Module) -> tu
     return able and (config.packing == "tree" or ratio >= WORTH_PACKING), ratio
 
 
-def self_check(model: nn.Module, rows: TokenRows, pad: int) -> float:
+def self_check(model: nn.Module, rows: list[Row], pad: int) -> float:
     """Largest difference between packed and plain scores over the first rows, as a share of the scores' range.
 
     Relative, because the scores of an untrained head lie close together: rounding is a tiny share of their range,
     a token that sees what it should not is a large one.
     """
-    first = rows.rows[:2]
+    first = rows[:2]
     device = next(model.parameters()).device
 
     def scores(batch: Mapping[str, Any]) -> Tensor:
