@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from sotopia_rl_data.errors import QueryError, StoreError
 from sotopia_rl_data.hashing import sha256_of
-from sotopia_rl_data.ledger import compaction
+from sotopia_rl_data.ledger import calls, compaction
 from sotopia_rl_data.ledger.attempt import parse_line
 from sotopia_rl_data.ledger.journal import Journal
 from sotopia_rl_data.ledger.ledger import Attempt, Ledger, answered, failed
@@ -68,9 +68,9 @@ def test_a_question_is_found_whoever_was_asked(tmp_path: Path):
     other_judge = request(target=Target("anthropic", "claude"))
     with Ledger(tmp_path) as ledger:
         ledger.append(an_answer("2"))
-        assert [a.text for a in ledger.asked(request().question)] == ["2"]
+        assert [a.text for a in ledger.attempts_at(request().question)] == ["2"]
         ledger.append(answered(other_judge, other_judge.key, other_judge.question, Reply("1"), 0.1))
-        assert {a.model for a in ledger.asked(request().question)} == {"sim", "claude"}
+        assert {a.model for a in ledger.attempts_at(request().question)} == {"sim", "claude"}
 
 
 def test_keys_that_begin_alike_are_told_apart(tmp_path: Path):
@@ -79,7 +79,7 @@ def test_keys_that_begin_alike_are_told_apart(tmp_path: Path):
         for key in (one, two):
             ledger.append(answered(request(), key, key, Reply(key[-1]), 0.1))
         assert [a.text for a in ledger.attempts(one)] == ["0"]
-        assert [a.text for a in ledger.asked(two)] == ["1"]
+        assert [a.text for a in ledger.attempts_at(two)] == ["1"]
 
 
 def test_opening_and_looking_up_leaves_no_trace(tmp_path: Path):
@@ -276,12 +276,12 @@ def test_a_reader_goes_on_when_another_process_compacts_under_it(tmp_path: Path)
     with Ledger(tmp_path) as writer:
         writer.append(an_answer("1"))
     with Ledger(tmp_path) as reader, Ledger(tmp_path) as other:
-        assert reader.asked(request().question)
+        assert reader.attempts_at(request().question)
         other.compact()
         assert [a.text for a in reader.attempts(request().key)] == ["1"]
     with Ledger(tmp_path) as reader:
         compaction.compact(tmp_path)
-        assert [a.text for a in reader.asked(request().question)] == ["1"]
+        assert [a.text for a in reader.attempts_at(request().question)] == ["1"]
 
 
 @pytest.mark.parametrize("moment", ["written", "renamed", "removing"])
@@ -360,7 +360,7 @@ def test_the_ledger_answers_sql_before_and_after_compaction(tmp_path: Path):
         ledger.append(an_answer(question="third"))
         assert ledger.query("SELECT count(*) AS n FROM calls").to_pylist() == [{"n": 4}]
     file = next(tmp_path.glob("calls-*.parquet"))
-    assert pq.read_schema(file).names == compaction.calls_schema().names
+    assert pq.read_schema(file).names == calls.calls_schema().names
 
 
 def test_what_came_in_a_batch_is_told_from_what_was_asked_live_also_beside_files_from_before(tmp_path: Path):

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sotopia_rl_data.asking import anthropic, openai
-from sotopia_rl_data.asking.providers import ApiModel, ModelName, sampling_of, takes_temperature
+from sotopia_rl_data.asking import anthropic
+from sotopia_rl_data.asking.providers import ApiModel, ModelName, api_client, sampling_of, takes_temperature
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.judges.sending import request_of
 from sotopia_rl_data.request import Reply
@@ -32,6 +32,5 @@ def judge(name: ModelName, sampling: Mapping[str, Any] | None = None) -> ApiJudg
     """
     default: dict[str, Any] = {"temperature": 0} if takes_temperature(name.provider, name.model) else {}
     if name.provider == anthropic.PROVIDER:
-        chosen = sampling_of({"max_tokens": anthropic.MAX_TOKENS, **default}, sampling)
-        return ApiJudge(anthropic.target(name.model, name.url, chosen), anthropic.AnthropicClient)
-    return ApiJudge(openai.target(name.model, name.url, sampling_of(default, sampling)), openai.OpenAIClient)
+        default["max_tokens"] = anthropic.MAX_TOKENS
+    return ApiJudge(api_client(name, sampling_of(default, sampling)))

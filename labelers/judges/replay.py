@@ -31,7 +31,7 @@ class Replay:
 
     async def send(self, request: Request) -> Reply:
         """The newest answer to the question. It costs nothing, so it says nothing of tokens. Raises Rejected."""
-        for attempt in self._ledger.asked(request.question):
+        for attempt in self._ledger.attempts_at(request.question):
             if attempt.status == "answer" and _label(_target(attempt)) == _label(request.target):
                 return Reply(attempt.text, attempt.finish or "stop", attempt.returned_model)
         raise Rejected("the replayed ledger has no answer to this question", "ask the model itself for what is missing")

@@ -6,13 +6,13 @@ Leaves out pacing, retries and the ledger (`dispatch.py`), and what is asked.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sotopia_rl_data.asking import anthropic, openai
 from sotopia_rl_data.errors import UsageError
-from sotopia_rl_data.request import Client, Reply, Request, Target
+from sotopia_rl_data.request import Client, Reply, Request
 
 # The names that each provider serves itself; any other model is named behind the provider's prefix.
 _MODELS = {
@@ -58,31 +58,26 @@ def sampling_of(default: Mapping[str, Any], given: Mapping[str, Any] | None) -> 
 
 
 class ApiModel:
-    """One model at one URL. The client is made at once: a missing key is found before anything is asked."""
+    """One model at one URL, with a name and how many requests it takes at once."""
 
-    concurrency = 64
-
-    def __init__(self, target: Target, connect: Callable[[Target], Client]) -> None:
-        self.id = target.model
-        self.target = target
-        self._connect = connect
-        self._client: Client | None = connect(target)
+    def __init__(self, client: Client, concurrency: int = 64) -> None:
+        self.id = client.target.model
+        self.target = client.target
+        self.concurrency = concurrency
+        self._client = client
 
     async def send(self, request: Request) -> Reply:
         """One call. Raises what the client raises."""
-        if self._client is None:
-            self._client = self._connect(self.target)
         return await self._client.send(request)
 
     async def close(self) -> None:
         """Close the connections; the next `send`, in another event loop perhaps, opens new ones."""
-        if self._client is not None:
-            await self._client.close()
-        self._client = None
+        await self._client.close()
 
 
-def api_model(name: ModelName, sampling: Mapping[str, Any]) -> ApiModel:
-    """The model, with exactly this sampling. Raises KeyMissing, UsageError."""
+def api_client(name: ModelName, sampling: Mapping[str, Any]) -> Client:
+    """The model's client, with exactly this sampling. It is made at once: a missing key is found before anything is
+    asked. Raises KeyMissing, UsageError."""
     if name.provider == anthropic.PROVIDER:
-        return ApiModel(anthropic.target(name.model, name.url, sampling), anthropic.AnthropicClient)
-    return ApiModel(openai.target(name.model, name.url, sampling), openai.OpenAIClient)
+        return anthropic.AnthropicClient(anthropic.target(name.model, name.url, sampling))
+    return openai.OpenAIClient(openai.target(name.model, name.url, sampling))

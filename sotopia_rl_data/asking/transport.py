@@ -13,12 +13,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
 from sotopia_rl_data.errors import AskingError, KeyMissing, Rejected, Unavailable, UsageError
 from sotopia_rl_data.request import Reply, Request, Target
 from sotopia_rl_data.schema import Message
+
+if TYPE_CHECKING:
+    import aiohttp
 from sotopia_rl_data.secrets import redact
 
 CONNECT_S = 15.0
@@ -46,7 +49,8 @@ class Api:
 
 
 class ApiClient:
-    """Asks `target` through its provider's `api`. A form of schema that the server refuses is not tried again.
+    """Asks `target` through its provider's `api`, over one pool of connections for the event loop that uses it. A form
+    of schema that the server refuses is not tried again.
 
     Raises KeyMissing where there is no key.
     """
@@ -55,78 +59,59 @@ class ApiClient:
 
     def __init__(self, target: Target) -> None:
         self.target = target
+        self._url = target.base_url + self.api.path
         self._headers = self.api.headers(api_key(self.api.variable, target.base_url), target.base_url)
         self._way = 0
-        self._channel: Channel | None = None
+        self._session: aiohttp.ClientSession | None = None
 
     async def send(self, request: Request) -> Reply:
         """One answer. Raises Unavailable or Rejected; never retries."""
         api = self.api
-        if self._channel is None:
-            self._channel = Channel(self.target, self.target.base_url + api.path, self._headers, api.variable)
         while True:
             way = self._way
             try:
-                return api.read(self.target, await self._channel.post(api.body_of(request, api.ways[way])))
+                return api.read(self.target, await self._post(api.body_of(request, api.ways[way])))
             except Rejected as error:
                 if request.answer_schema is None or way + 1 == len(api.ways) or not api.refuses_format(error):
                     raise
                 self._way = max(self._way, way + 1)
 
     async def close(self) -> None:
-        if self._channel is not None:
-            await self._channel.close()
-            self._channel = None
+        """Close the connections; the next `send` opens new ones."""
+        if self._session is not None:
+            await self._session.close()
+        self._session = None
 
-
-class Channel:
-    """A pool of connections to one URL, made inside the event loop that uses it.
-
-    `headers` sign and version every request; entries that are not text (an SDK's "leave out") are left out.
-    """
-
-    def __init__(self, target: Target, url: str, headers: Mapping[str, object], variable: str) -> None:
+    async def _post(self, body: Mapping[str, Any]) -> Any:
+        """The JSON that comes back."""
         import aiohttp
 
-        self._target = target
-        self._url = url
-        self._variable = variable
-        signed = {k: v for k, v in headers.items() if isinstance(v, str) and not k.lower().startswith("x-stainless")}
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),  # dispatch.py bounds what is in flight
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
-            headers=signed | {"Content-Type": "application/json", "User-Agent": "sotopia-rl-data"},
-            trust_env=not is_local(url),
-        )
-
-    async def post(self, body: Mapping[str, Any]) -> Any:
-        """The JSON that comes back. Raises Unavailable or Rejected."""
-        import aiohttp
-
+        self._session = self._session or self._opened()
         data = json.dumps(body, separators=(",", ":")).encode()
         try:
             async with self._session.post(self._url, data=data) as response:
                 raw = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise self._no_connection(error) from None
+            reason = str(error) or type(error).__name__
+            raise unreachable(self.target, reason, not isinstance(error, aiohttp.ClientConnectorError)) from None
         answer = json_or_none(raw)
         if response.status >= 400:
-            raise status_error(self._target, response.status, answer, response.headers, self._variable)
+            raise status_error(self.target, response.status, answer, response.headers, self.api.variable)
         if answer is None:
-            raise not_an_answer(self._target, raw[:_LONGEST_ERROR].decode(errors="replace"))
+            raise not_an_answer(self.target, raw[:_LONGEST_ERROR].decode(errors="replace"))
         return answer
 
-    async def close(self) -> None:
-        await self._session.close()
-
-    def _no_connection(self, error: Exception) -> Unavailable:
+    def _opened(self) -> aiohttp.ClientSession:
+        """Connections that sign every request. Headers that are not text (an SDK's "leave out") are left out."""
         import aiohttp
 
-        reason = str(error) or type(error).__name__
-        return Unavailable(
-            redact(f"{self._target.model} at {self._target.base_url} cannot be reached: {reason}"),
-            "check the URL and that the server runs, then run the same command again",
-            sent=not isinstance(error, aiohttp.ClientConnectorError),
+        given = self._headers.items()
+        signed = {k: v for k, v in given if isinstance(v, str) and not k.lower().startswith("x-stainless")}
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),  # dispatch.py bounds what is in flight
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
+            headers=signed | {"Content-Type": "application/json", "User-Agent": "sotopia-rl-data"},
+            trust_env=not is_local(self._url),
         )
 
 
@@ -199,6 +184,15 @@ _HINTS = {
     403: "check what the key in {variable} may do",
     404: "check the model's name and the base URL",
 }
+
+
+def unreachable(target: Target, reason: str, sent: bool = True) -> Unavailable:
+    """The error for a request that brought no answer at all; `sent` is False where it never left."""
+    return Unavailable(
+        redact(f"{target.model} at {target.base_url} cannot be reached: {reason}"),
+        "check the URL and that the server runs, then run the same command again",
+        sent=sent,
+    )
 
 
 def not_an_answer(target: Target, body: object) -> Unavailable:

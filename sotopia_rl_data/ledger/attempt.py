@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from sotopia_rl_data.request import Finish, Reply, Request, Usage
@@ -54,6 +54,7 @@ class Attempt:
 
     def line(self) -> bytes:
         """The journal's line, newline included. ASCII, so that no text can break a line or a decoder."""
+        usage = self.usage
         rest = {
             "status": self.status,
             "time": self.time,
@@ -65,7 +66,7 @@ class Attempt:
             "text": self.text,
             "finish": self.finish,
             "returned_model": self.returned_model,
-            "usage": _numbers(self.usage),
+            "usage": None if usage is None else [usage.input, usage.cached, usage.written, usage.output],
             "error": self.error,
             "seconds": self.seconds,
         }
@@ -79,15 +80,13 @@ class Attempt:
 
 def answered(request: Request, key: str, question: str, reply: Reply, seconds: float, batch: str = "") -> Attempt:
     """The attempt that ended in a reply."""
-    return Attempt(
-        **_asked(request, key, question),
+    return replace(
+        _ended(request, key, question, seconds, batch),
         status="answer",
         text=_storable(reply.text),
         finish=reply.finish,
         returned_model=_storable(reply.model),
         usage=None if reply.usage == Usage() else reply.usage,
-        seconds=round(seconds, 4),
-        batch=batch,
     )
 
 
@@ -95,14 +94,8 @@ def failed(
     request: Request, key: str, question: str, error: str, seconds: float, batch: str = "", maybe_billed: bool = False
 ) -> Attempt:
     """The attempt that ended without a reply. Secrets are taken out of `error`."""
-    return Attempt(
-        **_asked(request, key, question),
-        status="error",
-        error=redact(_storable(error)),
-        seconds=round(seconds, 4),
-        batch=batch,
-        maybe_billed=maybe_billed,
-    )
+    attempt = _ended(request, key, question, seconds, batch)
+    return replace(attempt, error=redact(_storable(error)), maybe_billed=maybe_billed)
 
 
 def parse_line(line: bytes) -> Attempt | None:
@@ -127,22 +120,22 @@ def parse_record(line: bytes) -> dict[str, Any] | None:
     return record
 
 
-def _asked(request: Request, key: str, question: str) -> dict[str, Any]:
+def _ended(request: Request, key: str, question: str, seconds: float, batch: str) -> Attempt:
+    """An attempt that ends now, without an answer as yet."""
     target = request.target
-    return {
-        "key": key,
-        "question": question,
-        "time": time.time(),
-        "provider": target.provider,
-        "base_url": target.base_url,
-        "model": target.model,
-        "sampling": target.sampling,
-        "sample": request.sample,
-    }
-
-
-def _numbers(usage: Usage | None) -> list[int] | None:
-    return None if usage is None else [usage.input, usage.cached, usage.written, usage.output]
+    return Attempt(
+        key,
+        question,
+        time.time(),
+        target.provider,
+        target.base_url,
+        target.model,
+        target.sampling,
+        request.sample,
+        "error",
+        seconds=round(seconds, 4),
+        batch=batch,
+    )
 
 
 def _storable(text: str) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import mmap
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -19,7 +20,7 @@ Place = tuple[int, int]  # (number of the file, byte offset in a journal or row 
 _OFFSET_BITS = 44  # 16 TiB a file, a million files
 _FEW = 50_000  # records that may lie in the dict, whatever the size of the rest
 _ADDED_BYTES = 240  # of a record in the dict
-_RECORD = re.compile(re.escape(MARKER.encode()) + rb'([0-9a-f]{64})","question":"([0-9a-f]{64})"')
+_RECORD = re.compile(re.escape(MARKER.encode()) + rb'(?P<key>[0-9a-f]{64})","question":"(?P<question>[0-9a-f]{64})"')
 
 
 def short(key: str) -> int:
@@ -45,10 +46,10 @@ class KeyIndex:
         return int(self._keys.nbytes + self._places.nbytes) + _ADDED_BYTES * len(self._added)
 
     def add(self, key: str, place: Place) -> None:
-        self._added.setdefault(short(key), []).append(_packed(place))
+        self._added.setdefault(short(key), []).append(place[0] << _OFFSET_BITS | place[1])
         self._count += 1
         if len(self._added) > max(_FEW, self._count // 8):
-            self._settle()
+            self._merge()
 
     def find(self, key: str) -> Iterator[Place]:
         """Places that may hold attempts of `key`."""
@@ -58,58 +59,41 @@ class KeyIndex:
         for packed in (*self._places[left:right].tolist(), *self._added.get(int(wanted), ())):
             yield packed >> _OFFSET_BITS, packed & ((1 << _OFFSET_BITS) - 1)
 
-    def _settle(self) -> None:
+    def _merge(self) -> None:
         """Move what was added into the arrays: seldom enough to cost nothing, often enough to keep memory small."""
-        keys = [key for key, places in self._added.items() for _ in places]
-        places = [place for many in self._added.values() for place in many]
-        all_keys = np.concatenate([self._keys, np.array(keys, np.uint64)])
-        order = np.argsort(all_keys, kind="stable")
-        self._keys = all_keys[order]
-        self._places = np.concatenate([self._places, np.array(places, np.int64)])[order]
+        added = [(key, place) for key, places in self._added.items() for place in places]
+        keys = np.concatenate([self._keys, np.array([key for key, _ in added], np.uint64)])
+        order = np.argsort(keys, kind="stable")
+        self._keys = keys[order]
+        self._places = np.concatenate([self._places, np.array([place for _, place in added], np.int64)])[order]
         self._added = {}
 
 
-def _packed(place: Place) -> int:
-    return place[0] << _OFFSET_BITS | place[1]
+def index_of(files: Sequence[Path], column: Literal["key", "question"] = "key") -> KeyIndex:
+    """The index of all records in these files, whose numbers are their places in the list."""
+    keys, places = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
+    for number, path in enumerate(files):
+        for own_keys, offsets in (_in_parquet if path.suffix == ".parquet" else _in_journal)(path, column):
+            keys.append(np.array(own_keys, np.uint64))
+            places.append(offsets + (number << _OFFSET_BITS))
+    return KeyIndex(np.concatenate(keys), np.concatenate(places))
 
 
-class Gatherer:
-    """Collects (key, place) pairs of many files, then makes the KeyIndex. `column` 1 is the key, 2 the question."""
+def _in_journal(path: Path, column: str) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Short keys and byte offsets of a journal's records, found without parsing them."""
+    if path.stat().st_size == 0:
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        found = [(int(record[column][:16], 16), record.start()) for record in _RECORD.finditer(data)]
+    yield [key for key, _ in found], np.array([offset for _, offset in found], np.int64)
 
-    def __init__(self, column: int = 1) -> None:
-        self._column = column
-        self._keys: list[np.ndarray] = []
-        self._places: list[np.ndarray] = []
 
-    def journal(self, number: int, path: Path) -> None:
-        """Every record of a journal, found without parsing it."""
-        if path.stat().st_size == 0:
-            return
-        keys: list[int] = []
-        offsets: list[int] = []
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            for found in _RECORD.finditer(data):
-                keys.append(int(found[self._column][:16], 16))
-                offsets.append(found.start())
-        self._take(number, keys, np.array(offsets, np.int64))
+def _in_parquet(path: Path, column: str) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Short keys and row numbers of a compacted file, a few at a time."""
+    import pyarrow.parquet as pq
 
-    def parquet(self, number: int, path: Path) -> None:
-        """Every row of a compacted file."""
-        import pyarrow.parquet as pq
-
-        file = pq.ParquetFile(path)
-        column = ("key", "question")[self._column - 1]
-        row = 0
-        for batch in file.iter_batches(65_536, columns=[column]):
-            keys = [int(k[:16], 16) for k in batch.column(0).to_pylist()]
-            self._take(number, keys, np.arange(row, row + len(keys), dtype=np.int64))
-            row += len(keys)
-
-    def index(self) -> KeyIndex:
-        if not self._keys:
-            return KeyIndex(np.empty(0, np.uint64), np.empty(0, np.int64))
-        return KeyIndex(np.concatenate(self._keys), np.concatenate(self._places))
-
-    def _take(self, number: int, keys: list[int], offsets: np.ndarray) -> None:
-        self._keys.append(np.array(keys, np.uint64))
-        self._places.append(offsets + (number << _OFFSET_BITS))
+    row = 0
+    for batch in pq.ParquetFile(path).iter_batches(65_536, columns=[column]):
+        keys = [short(key) for key in batch.column(0).to_pylist()]
+        yield keys, np.arange(row, row + len(keys), dtype=np.int64)
+        row += len(keys)

@@ -15,9 +15,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from sotopia_rl_data.errors import StoreError
-from sotopia_rl_data.ledger import compaction
+from sotopia_rl_data.ledger import calls, compaction
 from sotopia_rl_data.ledger.attempt import MARKER, Attempt, Status, answered, failed, parse_line
-from sotopia_rl_data.ledger.index import Gatherer, KeyIndex, Place
+from sotopia_rl_data.ledger.index import KeyIndex, Place, index_of
 from sotopia_rl_data.ledger.journal import Journal, check_writable
 
 if TYPE_CHECKING:
@@ -90,15 +90,15 @@ class Ledger:
         """How many attempts at a request there may be; nothing is read."""
         return sum(1 for _ in self._index.find(key))
 
-    def asked(self, question: str) -> list[Attempt]:
+    def attempts_at(self, question: str) -> list[Attempt]:
         """All attempts at a question (`Request.question`), whoever was asked, newest first."""
         return [a for a in self._found(self._by_question, question) if a.question == question]
 
     def scan(self) -> Iterator[Attempt]:
         """Every attempt, file by file, what others appended until now included."""
-        with compaction.reading(self.directory):
-            for path in compaction.live_files(self.directory):
-                yield from compaction.attempts_in(path)
+        with calls.reading(self.directory):
+            for path in calls.live_files(self.directory):
+                yield from calls.attempts_in(path)
 
     def compact(self) -> int:
         """Move what no living process writes into Parquet; returns the number of records moved. Safe at any time."""
@@ -116,18 +116,16 @@ class Ledger:
 
     def query(self, sql: str) -> pa.Table:
         """Exactly one SELECT over the table `calls` (one row an attempt). Raises QueryError."""
-        from sotopia_rl_data.ledger.query import query
-
-        return query(self.directory, sql)
+        return calls.query(self.directory, sql)
 
     def reload(self) -> None:
         """See what other processes appended or compacted since."""
         self._groups.clear()
         self._questions = None
         try:
-            with compaction.reading(self.directory):
-                self._files = compaction.live_files(self.directory) if self.directory.is_dir() else []
-                self._index = _gather(self._files, 1)
+            with calls.reading(self.directory):
+                self._files = calls.live_files(self.directory) if self.directory.is_dir() else []
+                self._index = index_of(self._files)
         except OSError as error:
             raise StoreError(
                 f"The ledger in {self.directory} cannot be read: {error.strerror or error}.", "make the folder readable"
@@ -139,14 +137,14 @@ class Ledger:
 
     def _by_question(self) -> KeyIndex:
         if self._questions is None:
-            self._questions = _gather(self._files, 2)
+            self._questions = index_of(self._files, "question")
         return self._questions
 
     def _found(self, index: Callable[[], KeyIndex], key: str) -> list[Attempt]:
         try:
             found = [self._read(place) for place in index().find(key)]
         except FileNotFoundError:  # another process compacted the journal
-            with compaction.reading(self.directory):
+            with calls.reading(self.directory):
                 self.reload()
                 found = [self._read(place) for place in index().find(key)]
         return sorted((a for a in found if a is not None), key=lambda a: -a.time)
@@ -158,7 +156,7 @@ class Ledger:
     def _row(self, path: Path, row: int) -> Attempt:
         import pyarrow.parquet as pq
 
-        group, within = divmod(row, compaction.ROWS_A_GROUP)
+        group, within = divmod(row, calls.ROWS_A_GROUP)
         table = self._groups.get((path, group))
         if table is None:
             table = pq.ParquetFile(path).read_row_group(group)
@@ -167,7 +165,7 @@ class Ledger:
                 self._groups.popitem(last=False)
         else:
             self._groups.move_to_end((path, group))
-        return compaction.row_attempt(table.slice(within, 1).to_pylist()[0])
+        return calls.row_attempt(table.slice(within, 1).to_pylist()[0])
 
 
 def _line_at(path: Path, offset: int) -> Attempt | None:
@@ -184,10 +182,3 @@ def _line_at(path: Path, offset: int) -> Attempt | None:
         os.close(fd)
     line = data[: data.index(b"\n") + 1]
     return parse_line(line) if line.rfind(MARKER.encode()) == 0 else None
-
-
-def _gather(files: list[Path], column: int) -> KeyIndex:
-    gatherer = Gatherer(column)
-    for number, path in enumerate(files):
-        (gatherer.parquet if path.suffix == ".parquet" else gatherer.journal)(number, path)
-    return gatherer.index()

@@ -13,7 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from sotopia_rl_data import plugins
-from sotopia_rl_data.asking.providers import ModelName, api_model, parse_model, sampling_of, takes_temperature
+from sotopia_rl_data.asking.providers import (
+    ApiModel,
+    ModelName,
+    api_client,
+    parse_model,
+    sampling_of,
+    takes_temperature,
+)
 from sotopia_rl_data.errors import AskingError, Rejected, SotopiaDataError, UsageError
 from sotopia_rl_data.request import Reply, Request, Target
 from sotopia_rl_data.rollouts.policies import Policy, scripted
@@ -115,9 +122,7 @@ def is_model(one: Player) -> bool:
 
 def _api(name: ModelName, sampling: Mapping[str, Any] | None) -> Player:
     default = {"temperature": TEMPERATURE} if takes_temperature(name.provider, name.model) else {}
-    model = api_model(name, sampling_of(default, sampling))
-    model.concurrency = CONCURRENCY
-    return model
+    return ApiModel(api_client(name, sampling_of(default, sampling)), CONCURRENCY)
 
 
 def _plugin(spec: str) -> Player:

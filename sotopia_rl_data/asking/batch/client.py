@@ -166,11 +166,7 @@ class BatchClient(ABC):
             body, headers = error.body if error.body is not None else error.response.text, error.response.headers
             raise transport.status_error(target, error.status_code, body, headers, self.api.variable) from None
         except (sdk.APIError, httpx2.HTTPError) as error:
-            reason = str(error.__cause__ or error) or type(error).__name__
-            raise Unavailable(
-                redact(f"{target.model} at {target.base_url} cannot be reached: {reason}"),
-                "check the URL and that the server runs, then run the same command again",
-            ) from None
+            raise transport.unreachable(target, str(error.__cause__ or error) or type(error).__name__) from None
         except self._base_error as error:
             raise Rejected(f"{target.model} at {target.base_url}: {redact(str(error))}") from None
 

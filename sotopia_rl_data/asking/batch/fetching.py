@@ -42,7 +42,7 @@ class Fetching:
 
     async def fetch(self, intent: Intent, state: BatchState) -> None:
         """Put every result into the ledger, on the disk when this returns. What is there already is left alone."""
-        left = self._folder.asked(intent)
+        left = self._folder.batch_lines(intent)
         await self._waiting.patiently(lambda: self._collect(intent, left))
         for one in left.values():
             self._keep(intent, one, self._missing(state), maybe_billed=not state.cancelled)
@@ -54,7 +54,9 @@ class Fetching:
             async for result in results:
                 one = left.pop(result.custom_id, None)
                 if one is not None:
-                    self._keep(intent, one, result.outcome, maybe_billed=_worked(result.outcome))
+                    outcome = result.outcome  # a 200 without an answer: the provider says that it did the work
+                    worked = isinstance(outcome, Unavailable) and outcome.status == 200
+                    self._keep(intent, one, outcome, maybe_billed=worked)
 
     def _keep(self, intent: Intent, one: BatchLine, outcome: Reply | AskingError, maybe_billed: bool) -> None:
         """Make a line's result durable, unless it is from an earlier fetch, and see what follows from it. A line that
@@ -98,11 +100,6 @@ class Fetching:
 
     def put_back(self, intent: Intent) -> None:
         """None of its requests was begun: they are asked again."""
-        for one in self._folder.asked(intent).values():
+        for one in self._folder.batch_lines(intent).values():
             self._budget.came(one.key, None)
             self._lookup.put_back(one.key)
-
-
-def _worked(outcome: Reply | AskingError) -> bool:
-    """Whether the provider says that it did the work, though no answer can be read."""
-    return isinstance(outcome, Unavailable) and outcome.status == 200

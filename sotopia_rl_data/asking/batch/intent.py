@@ -25,8 +25,9 @@ from typing import IO, Any
 from sotopia_rl_data.costs.tokens import most_prompt_tokens
 from sotopia_rl_data.errors import StoreError
 from sotopia_rl_data.hashing import sha256_of
+from sotopia_rl_data.ledger.lookup import PendingRequest
 from sotopia_rl_data.locks import open_lock, take
-from sotopia_rl_data.request import Request, Target
+from sotopia_rl_data.request import Target
 from sotopia_rl_data.store.disk import storing, sync_file
 
 _STATE = "intent.json"
@@ -119,7 +120,7 @@ class BatchFolder:
         fetches in this moment is left out."""
         for intent in self._sealed():
             with suppress(FileNotFoundError):
-                for one in self.asked(intent).values():
+                for one in self.batch_lines(intent).values():
                     yield intent, one
 
     def _sealed(self) -> Iterator[Intent]:
@@ -145,15 +146,11 @@ class BatchFolder:
         """The file that the provider gets."""
         return self._folder(intent) / "lines.jsonl"
 
-    def asked(self, intent: Intent) -> dict[str, BatchLine]:
+    def batch_lines(self, intent: Intent) -> dict[str, BatchLine]:
         """The request behind each custom_id."""
-        found: dict[str, BatchLine] = {}
         with (self._folder(intent) / "asked.jsonl").open() as lines:
-            for line in lines:
-                record = json.loads(line)
-                custom_id = record.pop("id")
-                found[custom_id] = BatchLine(**record)
-        return found
+            records = [json.loads(line) for line in lines]
+        return {record.pop("id"): BatchLine(**record) for record in records}
 
     def remove(self, intent: Intent) -> None:
         """Forget it: its results are in the ledger, or it never began."""
@@ -180,9 +177,11 @@ class BatchDraft:
         self._lines: IO[bytes] = parent.lines(intent).open("wb")
         self._asked: IO[bytes] = parent.lines(intent).with_name("asked.jsonl").open("wb")
 
-    def add(self, line: bytes, custom_id: str, key: str, question: str, request: Request) -> None:
-        """Put a line in."""
-        one = BatchLine(key, question, request.sample, most_prompt_tokens(request), dict(request.target.sampling))
+    def add(self, line: bytes, asked: PendingRequest) -> None:
+        """Put a request's line in."""
+        request, custom_id = asked.request, self.intent.custom_id(asked.key)
+        sampling = dict(request.target.sampling)
+        one = BatchLine(asked.key, asked.question, request.sample, most_prompt_tokens(request), sampling)
         with storing(self._parent.lines(self.intent).parent):
             self._lines.write(line + b"\n")
             self._asked.write(json.dumps({"id": custom_id, **asdict(one)}).encode() + b"\n")

@@ -134,7 +134,7 @@ class _Run:
     async def _work(self, requests: Callable[[], Iterable[Request]]) -> None:
         await self._client.newest()  # raises where there are no batches, before anything is written
         for intent in self._folder.intents():
-            self._take(intent, (one.key for one in self._folder.asked(intent).values()))
+            self._take(intent, (one.key for one in self._folder.batch_lines(intent).values()))
         await self._look()
         while not self._waiting.stopped:
             self._budget.begin_round()
@@ -205,7 +205,7 @@ class _Run:
         if draft.count and (draft.count >= limits.requests or draft.size_bytes + len(line) + 99 > limits.size_bytes):
             await self._submit(draft.seal(self._client.way))
             return await self._put(None, asked)
-        draft.add(line, custom_id, asked.key, asked.question, asked.request)
+        draft.add(line, asked)
         self._under_way[short(asked.key)] = draft.intent.id
         self._wanted.add(draft.intent.id)
         return draft
