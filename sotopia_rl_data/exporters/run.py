@@ -133,7 +133,7 @@ class _ExportFolder:
 
 
 def differences(episode: Episode, again: Episode) -> list[str]:
-    """The fields in which an episode that was read back is another one: `agents.goal` for one of an agent's fields,
+    """The fields in which an episode differs once it was read back: `agents.goal` for one of an agent's fields,
     `turns.failed` where the turns are the same but for that flag.
 
     `source` is left out: it names the format that an episode came in.
@@ -164,7 +164,7 @@ def _names_a_file(name: str) -> bool:
 
 @contextmanager
 def _whole(directory: Path) -> Iterator[Path]:
-    """A folder beside `directory`, which takes its place when the block ends well and goes when it does not."""
+    """A folder beside `directory`, which takes its place when the block succeeds and is removed when it fails."""
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UsageError(f"{directory} is there already.", "name a folder that does not exist, or an empty one")
     beside = directory.resolve().parent / f".{directory.resolve().name}.{secrets.token_hex(4)}"

@@ -41,7 +41,7 @@ class RememberedEpisode:
         for entry in _entries(rows):
             turn, _, mark = _ENTRY.unpack(entry)
             there[mark].append(turn)
-        certain = [mark for mark, places in there.items() if len(places) == len(here[mark])]
+        certain = {mark for mark, places in there.items() if len(places) == len(here[mark])}
         turns = {place: turn for mark in certain for place, turn in zip(there[mark], here[mark], strict=True)}
         lost = tuple(
             Failure(_LOST, rows.episode_id, self.agents[place][1], turn, judge=JUDGE)

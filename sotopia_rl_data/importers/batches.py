@@ -96,7 +96,7 @@ class Batches:
         """Take an item and the record that it is from. Raises InputError where it is a Failure and `strict`."""
         if isinstance(item, Failure) and self.strict:
             raise _refused(item)
-        if isinstance(item, (Attribution, Failure)) and item.episode_id is not None:  # behind its episode
+        if isinstance(item, (Attribution, Failure)) and item.episode_id is not None:  # it follows its episode
             label = self._alignment.moved(item) if self._alignment else item
             if self._keeping and label is not None:
                 self._labels.append(label)
@@ -111,12 +111,12 @@ class Batches:
             self._unread.append(item)
 
     def finish(self) -> None:
-        """Write what is left. Every config of the version is there then, if empty."""
+        """Write what is left, and an empty `failures` where nothing failed."""
         self._flush()
         self.stage.write("failures", "train", tables.FAILURES.empty_table())
 
     def _add_episode(self, episode: Episode, record: Record) -> None:
-        digest, known = _content(episode), self._seen.get(episode.episode_id)
+        digest, known = _content_hash(episode), self._seen.get(episode.episode_id)
         self._keeping, self._alignment = known is None, None
         if known is None:
             if self.align and episode.source != ANNOTATED:
@@ -209,9 +209,12 @@ def _refused(failure: Failure) -> InputError:
     )
 
 
-def _content(episode: Episode) -> bytes:
-    """Sixteen bytes of what makes it this episode and no other: who did and saw what, with which scores. Not what one
-    format carries and another does not (codename, relationship, XML), so that an export and its log are the same."""
+def _content_hash(episode: Episode) -> bytes:
+    """A hash (16 bytes) over what tells this episode from others: who did and saw what, with which scores.
+
+    Not over what one format carries and another does not (codename, relationship, XML): an export and its log are the
+    same episode.
+    """
     who = [(a.agent, a.name) for a in episode.agents]
     content = (episode.environment_id, who, episode.turns, episode.scores, episode.observations)
     return hashlib.sha256(repr(content).encode()).digest()[:16]

@@ -96,7 +96,7 @@ def plan(paths: Sequence[str | Path]) -> ImportPlan:
     if not found:
         raise InputError("No path was named.", _HINT)
     usable = [source for source in found if source.usable]
-    usable.sort(key=lambda source: source.format is annotated.FORMAT)  # behind what they annotate
+    usable.sort(key=lambda source: source.format is annotated.FORMAT)  # after what they annotate
     return ImportPlan(tuple(usable), tuple(source.label for source in found if not source.usable))
 
 

@@ -17,7 +17,7 @@ from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.importers.messages import Dialogue
 from sotopia_rl_data.importers.profiles import AgentProfile, EnvironmentProfile
 from sotopia_rl_data.importers.record import UNNAMED, identifier, kind, model_names
-from sotopia_rl_data.importers.scores import RefusedScore, ScoreReader
+from sotopia_rl_data.importers.scores import EpisodeScores, RefusedScore
 from sotopia_rl_data.schema import Agent, Episode
 
 Dialect = Literal["legacy", "0.1.5", "head"]
@@ -50,7 +50,7 @@ class LibraryEpisode:
     def read(self) -> tuple[Episode, tuple[RefusedScore, ...]]:
         """The Episode, and the scores that had to be refused."""
         dialogue, names = self.dialogue, model_names(self.models)
-        scores = ScoreReader()
+        scores = EpisodeScores()
         scores.add_rewards(self.rewards, dialogue.ids, dialogue.names, names[0] if names else UNNAMED)
         episode = Episode(
             episode_id=self.episode_id,

@@ -42,7 +42,7 @@ def json_value(raw: str | bytes) -> Any:
 
 
 def whole_text(value: Any, raw: str | bytes) -> Any:
-    """`value` as read from `raw`. Raises InputError where its text holds half of a surrogate pair: no UTF-8 can."""
+    """`value` as read from `raw`. Raises InputError where its text holds half of a surrogate pair: UTF-8 has none."""
     if _SURROGATE.search(raw if isinstance(raw, str) else raw.decode("latin-1")):
         try:
             json.dumps(value, ensure_ascii=False, default=str).encode()

@@ -22,7 +22,7 @@ def read(paths: Sequence[str | Path], *, on_progress: OnProgress | None = None) 
     """Every item of `paths`: files of any format, or folders of them. Memory does not grow with their size.
 
     A rejected record is a Failure that names its `source` ("file.jsonl:17") and keeps the `record`; a score that was
-    refused is a Failure of its agent, right behind its Episode; labels of annotated rows are Attributions, behind
+    refused is a Failure of its agent, right after its Episode; labels of annotated rows are Attributions, after
     theirs. `on_progress(done, total)` is called in bytes. Raises InputError, before the first item, for a path that is
     missing or holds nothing to import.
     """

@@ -78,7 +78,7 @@ class Record:
 
     @property
     def identity(self) -> str:
-        """The id in its key: what is behind the last colon."""
+        """The id in its key: what follows the last colon."""
         return self.key.rpartition(":")[2]
 
 
@@ -126,7 +126,7 @@ def identifier(record: Mapping[str, Any], key: str) -> str:
 
 
 def unique(ids: Sequence[str]) -> list[str]:
-    """`ids` with "#2", "#3" … behind what occurs again. Raises InputError where that is an id of its own."""
+    """`ids` with "#2", "#3" … after each that occurs again. Raises InputError where the result is an id already."""
     seen: dict[str, int] = {}
     result: list[str] = []
     for one in ids:

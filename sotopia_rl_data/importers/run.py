@@ -70,23 +70,18 @@ def import_dataset(
     store is as it was.
     """
     found = plan(paths)
-    is_training = training.FORMAT in found.formats
-    if is_training and len(found.formats) > 1:
-        raise UsageError(
-            "Training rows and episodes cannot become one dataset: the rows have no identity.",
-            "import them under two names",
-        )
     ref = name if isinstance(name, DatasetRef) else DatasetRef(name)
+    is_training = _holds_training_rows(found)
     rows = None if where is None else RowFilter(where, REWARDS if is_training else tables.EPISODES)
-    hashes: dict[str, Any] = {}
+    hashes: dict[Source, str] = {}
 
-    def on_file(source: Source, sha256: str) -> None:
-        hashes.setdefault(source.kind, hashlib.sha256()).update(f"{source.label}\0{sha256}\n".encode())
+    def keep_hash(source: Source, sha256: str) -> None:
+        hashes[source] = sha256
 
     with rows or nullcontext(), store.stage(ref.name) as stage:
-        together = annotated.FORMAT in found.formats and len(found.formats) > 1
-        batches = Batches(stage, rows, seed, strict, align=together)
-        for item, record in read_plan(found, on_progress=progress, on_file=on_file):
+        align = annotated.FORMAT in found.formats and len(found.formats) > 1
+        batches = Batches(stage, rows, seed, strict, align=align)
+        for item, record in read_plan(found, on_progress=progress, on_file=keep_hash):
             batches.add(item, record)
         batches.finish()
         counts = batches.counts
@@ -95,7 +90,7 @@ def import_dataset(
         if check is not None:
             check(None if is_training else batches.scored)
         provenance = {
-            "sources": _sources(found, {kind: one.hexdigest() for kind, one in hashes.items()}),
+            "sources": _sources(found, hashes),
             "where": where,
             "counts": dict(sorted(counts.items())),
             "dialects": dict(sorted(batches.dialects.items())),
@@ -119,6 +114,16 @@ def import_dataset(
     )
 
 
+def _holds_training_rows(found: ImportPlan) -> bool:
+    """True for training rows, False for episodes. Raises UsageError for both at once."""
+    if training.FORMAT in found.formats and len(found.formats) > 1:
+        raise UsageError(
+            "Training rows and episodes cannot become one dataset: the rows have no identity.",
+            "import them under two names",
+        )
+    return training.FORMAT in found.formats
+
+
 def _nothing(batches: Batches) -> InputError:
     if batches.counts["filtered"]:
         return InputError(f"None of {batches.counts['filtered']:,} records fulfils --where.", "loosen the condition")
@@ -129,17 +134,20 @@ def _nothing(batches: Batches) -> InputError:
     )
 
 
-def _sources(found: ImportPlan, hashes: Mapping[str, str]) -> list[dict[str, Any]]:
+def _sources(found: ImportPlan, hashes: Mapping[Source, str]) -> list[dict[str, Any]]:
     """What was read, by format: how many files and bytes, and a hash over their names and contents."""
     by_kind: dict[str, list[Source]] = {}
     for source in found.sources:
         by_kind.setdefault(source.kind, []).append(source)
+    contents = {
+        kind: "".join(f"{source.label}\0{hashes[source]}\n" for source in sources) for kind, sources in by_kind.items()
+    }
     return [
         {
             "format": kind,
             "files": len(sources),
             "bytes": sum(source.size for source in sources),
-            "sha256": hashes.get(kind),
+            "sha256": hashlib.sha256(contents[kind].encode()).hexdigest(),
             "names": [source.label for source in sources[:10]],
         }
         for kind, sources in sorted(by_kind.items())

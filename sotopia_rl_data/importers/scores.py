@@ -1,8 +1,8 @@
 """The episode's scores: which are real, which are missing, which cannot be true.
 
 The library writes, for each agent, [overall, {dimension: score}] or, where the evaluator failed, a bare number (always
-0.0). A bare number is no score of any dimension: missing. `overall_score` is an average, not a dimension. A score
-outside its dimension's range is never clamped: it is left out, and said so.
+0.0). A bare number scores no dimension: all are missing. `overall_score` is an average, not a dimension. A score
+outside its dimension's range is never clamped: it is left out, and its refusal is recorded.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class RefusedScore:
     dimension: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ScoreReader:
+@dataclass(slots=True)
+class EpisodeScores:
     """The scores of one episode, and those that had to be refused."""
 
     scores: list[Score] = field(default_factory=list)

@@ -55,7 +55,7 @@ class Metered(io.RawIOBase):
 
 
 def json_lines(stream: io.BufferedReader, name: str) -> Iterator[Entry]:
-    """A record a line. Blank lines are passed over."""
+    """One record from each line; blank lines are passed over."""
     for number, line in enumerate(iter(lambda: stream.readline(MAX_RECORD), b""), start=1):
         source = f"{name}:{number}"
         if not line.endswith(b"\n") and len(line) == MAX_RECORD:
@@ -70,7 +70,7 @@ def json_lines(stream: io.BufferedReader, name: str) -> Iterator[Entry]:
 
 
 def csv_rows(stream: io.BufferedReader, name: str) -> Iterator[Entry]:
-    """A record a row, keyed by the header; an empty cell is left out."""
+    """One record from each row, keyed by the header; an empty cell is left out."""
     csv.field_size_limit(MAX_RECORD)  # of the process, as the module has it
     lines = csv.reader(io.TextIOWrapper(stream, "utf-8", errors="surrogateescape", newline=""))
     header: list[str] | None = None

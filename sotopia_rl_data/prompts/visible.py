@@ -1,8 +1,9 @@
 """Who may read which span of a text: the XML that SOTOPIA's scenarios, goals and utterances carry.
 
 `<p viewer="agent_0">…</p>` is for the first agent alone (positions count from 0; an agent's own id or name works too;
-`environment` is nobody), whatever the tag is called. `<extra_info>`, `<strategy_hint>` … are for whom the text is
-about. Anything unclear is hidden: a tag that is never closed hides to the end, a viewer that cannot be read is nobody.
+`environment` is nobody), whatever the tag is called. `<extra_info>`, `<strategy_hint>` … are for the agent that the
+text is about. Anything unclear is hidden: a tag that is never closed hides to the end, a viewer that cannot be read is
+nobody.
 """
 
 from __future__ import annotations

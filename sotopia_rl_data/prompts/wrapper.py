@@ -72,7 +72,7 @@ class LearnedWrapper:
 
     @property
     def identity(self) -> object:
-        """Equal for what is one wrapper: the same messages, and the same action types in whatever order."""
+        """Equal for two that are one wrapper: the same messages, and the same action types in whatever order."""
         return self.messages, frozenset(kind for order in self.orders for kind in order)
 
     def add(self, other: LearnedWrapper) -> None:
@@ -128,23 +128,20 @@ def _cut_up(content: str, placed: Placement, index: int) -> Iterable[Piece]:
     pieces: Iterable[Piece] = [content]
     if index == placed.index:
         pieces = [placed.before, (Hole("slot", "observations"), ""), placed.after]
-    for name, value in sorted(_values(placed), key=lambda one: -len(one[1])):
-        pieces = _cut(pieces, re.compile(rf"(?<!\w){re.escape(value)}(?!\w)"), _known(name))
+    episode, agent = placed.observer.episode, placed.observer.agent
+    me = episode.agent(agent)
+    values = {"agent": me.name, "partner": ", ".join(a.name for a in episode.agents if a.agent != agent)}
+    if len(me.goal) >= _LEAST:
+        values["goal"] = me.goal
+    for name, value in sorted(values.items(), key=lambda one: -len(one[1])):
+        if value:
+            pieces = _cut(pieces, re.compile(rf"(?<!\w){re.escape(value)}(?!\w)"), _known(name))
     pieces = _cut(pieces, LIST, lambda m: (Hole("list", m["separator"]), types_in(m[0])))
     return _cut(pieces, _NUMBER, lambda m: (Hole("number"), m[0]))
 
 
 def _known(name: str) -> Callable[[re.Match[str]], tuple[Hole, Value]]:
     return lambda _: (Hole("slot", name), "")
-
-
-def _values(placed: Placement) -> Iterator[tuple[str, str]]:
-    episode = placed.observer.episode
-    me = episode.agent(placed.observer.agent)
-    others = ", ".join(a.name for a in episode.agents if a.agent != me.agent)
-    yield from ((name, value) for name, value in (("agent", me.name), ("partner", others)) if value)
-    if len(me.goal) >= _LEAST:
-        yield "goal", me.goal
 
 
 def _cut(
@@ -164,16 +161,18 @@ def _cut(
 
 def _rules(skeleton: Skeleton, fillings: Sequence[Filling]) -> Iterator[str | None]:
     """For each number and list: the slot that it is in every filling, or None where it is text."""
-    index = 0
-    for _, pieces in skeleton:
-        for i, piece in enumerate(pieces):
-            if isinstance(piece, Hole) and piece.kind == "number":
-                before = pieces[i - 1]
-                yield _number_rule(index, fillings, isinstance(before, str) and bool(_TURN_BEFORE.search(before)))
-                index += 1
-            elif isinstance(piece, Hole) and piece.kind == "list":
-                yield _list_rule(index, fillings, piece.name)
-                index += 1
+    holes = [
+        (piece, pieces[i - 1])
+        for _, pieces in skeleton
+        for i, piece in enumerate(pieces)
+        if isinstance(piece, Hole) and piece.kind != "slot"
+    ]
+    for index, (hole, before) in enumerate(holes):
+        if hole.kind == "list":
+            yield _list_rule(index, fillings, hole.name)
+        else:
+            after_the_word = isinstance(before, str) and _TURN_BEFORE.search(before) is not None
+            yield _number_rule(index, fillings, after_the_word)
 
 
 def _number_rule(index: int, fillings: Sequence[Filling], after_the_word: bool) -> str | None:

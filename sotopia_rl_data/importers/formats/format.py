@@ -83,7 +83,7 @@ class _OneByOne:
 
 
 def with_refusals(episode: Episode, refused: tuple[RefusedScore, ...], record: Record) -> list[Item]:
-    """An episode, and a failure behind it for each of its scores that was refused."""
+    """An episode, and after it a failure for each of its scores that was refused."""
     failures = [
         Failure(one.reason, episode.episode_id, one.agent, dimension=one.dimension, source=record.source)
         for one in refused

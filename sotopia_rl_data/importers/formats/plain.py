@@ -26,7 +26,7 @@ from sotopia_rl_data.importers.record import (
     text,
     unique,
 )
-from sotopia_rl_data.importers.scores import RefusedScore, ScoreReader
+from sotopia_rl_data.importers.scores import EpisodeScores, RefusedScore
 from sotopia_rl_data.schema import ACTION_TYPES, Agent, Episode, Observation, Score, Turn
 from sotopia_rl_data.splits import environment_of
 
@@ -176,8 +176,8 @@ def _observations(values: Sequence[Any], who: _AgentIds) -> tuple[Observation, .
     return tuple(sorted(found, key=lambda o: o.turn))
 
 
-def _scores(values: Sequence[Any], who: _AgentIds) -> ScoreReader:
-    found = ScoreReader()
+def _scores(values: Sequence[Any], who: _AgentIds) -> EpisodeScores:
+    found = EpisodeScores()
     for i, value in enumerate(values):
         where = f"scores[{i}]"
         r = _known(value, Score, where)
