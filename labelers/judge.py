@@ -22,7 +22,8 @@ from sotopia_rl_data.schema import Episode, Measure, Message
 @dataclass(frozen=True, slots=True)
 class Slot:
     """One number that a question asks for: how much `turn` of `agent` mattered for `dimension`, or how things stand
-    after it (goal-progress) or without it (leave-one-out). Turn -1 is a baseline: before the first, or without none."""
+    after it (goal-progress) or without it (leave-one-out). Turn -1 is a baseline: before the first turn, or with all
+    of them."""
 
     agent: str
     turn: int
@@ -31,7 +32,7 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One call's worth of asking: constant parts first in `messages` (rubric, then episode), what varies last.
+    """What one call asks: in `messages` the constant parts first (rubric, then episode), what varies last.
 
     `slots` maps every key of the answer to the one number it stands for: keys are enumerated by us, never names.
     `path` of a nested answer is the tuple of object keys that leads to the number. `measure` says what kind it is.

@@ -48,7 +48,8 @@ class Added:
 
 @dataclass(frozen=True, slots=True)
 class ImportedScores:
-    """`added` for each dataset that the file speaks about; `bad` lines; `empty` ones have no score and are no fault."""
+    """`added` for each dataset that the file speaks about; `bad` lines; how many are `empty`: without a score, which is
+    not a fault."""
 
     evaluator: str
     added: tuple[Added, ...]
@@ -75,8 +76,8 @@ def import_scores(
 ) -> ImportedScores:
     """Add the scores of a filled form to the datasets of `versions`, as the next version of each.
 
-    Raises InputError where the file is no form or no line of it can be used, UsageError where a dataset is named twice
-    or has imported scores by that name, StoreError.
+    Raises InputError where the file is not a form or no line of it can be used, UsageError where a dataset is named
+    twice or has imported scores by that name, StoreError.
     """
     names = [version.name for version in versions]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -131,7 +132,7 @@ def _score(row: Mapping[str, str], items: Items) -> tuple[str, tuple[str, str, s
     about = dimension(row["dimension"])
     by_key = {f"agent_{place}": agent for place, agent in enumerate(agents, start=1)}
     if row["agent"] not in by_key:
-        raise UsageError(f"{row['agent']!r} is none of {', '.join(by_key)}", "")
+        raise UsageError(f"{row['agent']!r} is not one of {', '.join(by_key)}", "")
     try:
         value = int(row["score"])
     except ValueError:

@@ -1,6 +1,6 @@
 """human: people's annotations out of a CSV, `human:FILE.csv[#NAME]`. `annotate template` writes the file to fill in.
 
-A row answers for one utterance and dimension, its number in the column `raw`; an empty cell is no answer. People go
+A row answers for one utterance and dimension, its number in the column `raw`; an empty cell is not an answer. People go
 through the same questions, keys and rules as any judge, so what they say can be compared with what models say.
 """
 

@@ -24,6 +24,9 @@ from sotopia_rl_data.request import Target
 from sotopia_rl_data.schema import Agent, Episode
 
 Share = tuple[int, int]
+"""A part and the whole that it is of."""
+Spoken = Mapping[tuple[str, int], tuple[frozenset[str], int]]
+"""(agent, turn) -> the utterance's content words, and how many of them nobody had said before."""
 _VERSION = 1  # rises with every change of what it answers: it is part of the ledger's key
 _UNREASONED = "counted words; understands nothing"
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|\?")
@@ -73,7 +76,7 @@ class Lexical:
         return json.dumps(answers.compose(question.answer_schema, partial(_level, found)))
 
 
-def _share(question: Question, slot: Slot, said: Mapping[tuple[str, int], tuple[frozenset[str], int]]) -> Share:
+def _share(question: Question, slot: Slot, said: Spoken) -> Share:
     """What the slot's number is a share of: its utterance's weight and the agent's heaviest; or those so far, or all
     but the one that is left out, and the total."""
     mine = {
@@ -89,7 +92,7 @@ def _share(question: Question, slot: Slot, said: Mapping[tuple[str, int], tuple[
     return mine[slot.turn], max(mine.values())
 
 
-def _standing(question: Question, slot: Slot, said: Mapping[tuple[str, int], tuple[frozenset[str], int]]) -> Share:
+def _standing(question: Question, slot: Slot, said: Spoken) -> Share:
     """How heavy the agent's utterances are on average, as a share of the heaviest of all. Where the dimension counts
     harm, only the words that it is about weigh, and what is left is the share."""
     harm = dimension(slot.dimension).high <= 0
@@ -102,9 +105,10 @@ def _standing(question: Question, slot: Slot, said: Mapping[tuple[str, int], tup
     return ((whole - part, whole) if whole else (1, 1)) if harm else (part, whole)
 
 
-def spoken(episode: Episode) -> dict[tuple[str, int], tuple[frozenset[str], int]]:
+def spoken(episode: Episode) -> Spoken:
     """For each utterance, its content words, and how many of them nobody had said before."""
-    found, known = {}, set[str]()
+    found: dict[tuple[str, int], tuple[frozenset[str], int]] = {}
+    known: set[str] = set()
     for turn in sorted(episode.turns, key=lambda t: t.turn):
         words = _LEAVES if turn.action_type == "leave" else _words(turn.text)
         found[turn.agent, turn.turn] = (words, len(words - known))

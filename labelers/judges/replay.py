@@ -55,7 +55,7 @@ def _directory(given: Path) -> Path:
 
 
 def _targets(ledger: Ledger) -> list[Target]:
-    """Everyone whose answers the ledger holds. Who was asked again with a higher limit is no one else."""
+    """Everyone whose answers the ledger holds. One that was asked again with a higher limit counts once."""
     found = {_label(target): target for target in map(_target, (a for a in ledger.scan() if a.status == "answer"))}
     for higher in [raised(target) for target in found.values()]:
         if higher is not None:

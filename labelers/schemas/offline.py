@@ -52,8 +52,8 @@ class _Part:
 class Offline(ABC):
     """A schema that shows the whole episode and wants something about each of an agent's utterances.
 
-    `task` and `question` name its wording; `form` and `form_schema` say how the utterances behind one score are
-    answered for, in the prompt and as JSON schema.
+    `task` and `question` name its wording; with `levels` that of the importance levels 0..scale is filled in. `form`
+    and `form_schema` say how the utterances behind one score are answered for, in the prompt and as JSON schema.
     """
 
     id: str
@@ -63,10 +63,7 @@ class Offline(ABC):
     needs_judge: bool = True
     task: ClassVar[str]
     question: ClassVar[str]
-
-    @abstractmethod
-    def bounds(self, scale: int, dimension: str) -> tuple[float, float]:
-        """The range of a raw attribution."""
+    levels: ClassVar[bool] = False
 
     @abstractmethod
     def form(self, turns: Sequence[str]) -> str:
@@ -74,33 +71,27 @@ class Offline(ABC):
 
     @abstractmethod
     def form_schema(self, turns: Sequence[str]) -> dict[str, Any]:
-        """The JSON schema of that answer; it may refer to `definitions`."""
+        """The JSON schema of that answer; with `levels` it may refer to the definition `level`."""
 
     @abstractmethod
     def read(self, question: Question, text: str) -> dict[Slot, float]:
         """See `Schema.read`."""
 
-    def definitions(self, scale: int) -> dict[str, Any]:
-        """The `$defs` that `form_schema` refers to."""
-        return {}
-
-    def wordings(self, scale: int) -> list[str]:
-        """The names of the wording files that go into a question on this scale, besides those of every question."""
-        return [self.task, self.question]
-
-    def values(self, scale: int) -> dict[str, object]:
-        """What fills the placeholders of the wording."""
-        return {}
+    def bounds(self, scale: int, dimension: str) -> tuple[float, float]:
+        """The range of a raw attribution: 0 to `scale`, or without levels 0 or 1."""
+        return 0.0, float(scale) if self.levels else 1.0
 
     def wording_sha256(self, scale: int = 3) -> str:
         """The hash of every wording file that goes into a question. Raises UsageError where the scale has none."""
-        return phrasing.wordings_sha256([*self.wordings(scale), *phrasing.SHARED, phrasing.HANDOVER])
+        levels = [phrasing.levels_wording(scale)] if self.levels else []
+        return phrasing.wordings_sha256([self.task, self.question, *levels, *phrasing.SHARED, phrasing.HANDOVER])
 
     def questions(
         self, episode: Episode, dimensions: Sequence[str], evaluator: str | None, packing: Packing, scale: int
     ) -> Iterator[Question]:
         """See `Schema.questions`. Raises UsageError where the scale has no wording."""
-        shared = phrasing.shared_messages(self.task, episode, self.values(scale))
+        levels = {"levels": phrasing.wording(phrasing.levels_wording(scale))} if self.levels else {}
+        shared = phrasing.shared_messages(self.task, episode, levels)
         for scores in phrasing.groups(phrasing.known_scores(episode, dimensions, evaluator), packing):
             yield self._question(episode, shared, scores, packing, scale)
 
@@ -119,7 +110,7 @@ class Offline(ABC):
             turns="\n".join(f"- {part.key}: {', '.join(part.turn_keys)}" for part in parts),
             form=self._whole_form(parts, single),
             repeated="" if single else _REPEATED,
-            **self.values(scale),
+            scale=scale,
         )
         return Question(
             schema=self.id,
@@ -148,7 +139,8 @@ class Offline(ABC):
         """The answer as JSON schema. What an agent's dimensions share is defined once and referred to."""
         shared = {part.key: self.form_schema(part.turn_keys) for part in parts}
         nested = {part.key: answers.of_keys(dict.fromkeys(part.names, answers.ref(part.key))) for part in parts}
-        return answers.of_keys(nested) | {"$defs": {**self.definitions(scale), **shared}}
+        level = {"level": answers.one_of(range(scale + 1))} if self.levels else {}
+        return answers.of_keys(nested) | {"$defs": level | shared}
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +152,7 @@ class Importance(Offline):
     measure: Measure = "importance"
     task: ClassVar[str] = "importance.v1"
     question: ClassVar[str] = "importance.question.v1"
-
-    def bounds(self, scale: int, dimension: str) -> tuple[float, float]:
-        """The range of a raw attribution: 0 to `scale`."""
-        return 0.0, float(scale)
+    levels: ClassVar[bool] = True
 
     def form(self, turns: Sequence[str]) -> str:
         """An object with a level for each turn."""
@@ -172,18 +161,6 @@ class Importance(Offline):
     def form_schema(self, turns: Sequence[str]) -> dict[str, Any]:
         """The same object; what a level is, is defined once."""
         return answers.of_keys(dict.fromkeys(turns, answers.ref("level")))
-
-    def definitions(self, scale: int) -> dict[str, Any]:
-        """A level: a whole number from 0 to `scale`."""
-        return {"level": answers.one_of(range(scale + 1))}
-
-    def wordings(self, scale: int) -> list[str]:
-        """Task and question, and what the levels mean. Raises UsageError where the scale is not worded."""
-        return [self.task, self.question, phrasing.levels_wording(scale)]
-
-    def values(self, scale: int) -> dict[str, object]:
-        """The scale, and what its levels mean. Raises UsageError where the scale is not worded."""
-        return {"levels": phrasing.wording(phrasing.levels_wording(scale)), "scale": scale}
 
     def read(self, question: Question, text: str) -> dict[Slot, float]:
         """The level of every slot. Raises BadAnswer where the text is not exactly what was asked for."""
@@ -199,10 +176,6 @@ class KeyUtterance(Offline):
     measure: Measure = "key"
     task: ClassVar[str] = "key.v1"
     question: ClassVar[str] = "key.question.v1"
-
-    def bounds(self, scale: int, dimension: str) -> tuple[float, float]:
-        """The range of a raw attribution: 0 or 1, whatever the scale."""
-        return 0.0, 1.0
 
     def form(self, turns: Sequence[str]) -> str:
         """One turn."""

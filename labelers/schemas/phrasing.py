@@ -141,17 +141,17 @@ def episode_text(episode: Episode) -> str:
 
 def scores_text(episode: Episode, scores: Sequence[Score]) -> str:
     """The scores to attribute, a line each."""
-    return "\n".join(f"- {named(episode, one.agent)}: {_score_text(one)}" for one in scores)
+    lines = []
+    for one in scores:
+        about = dimension(one.dimension)
+        scale = f"(range {about.low:g} to {about.high:g})"
+        lines.append(f"- {named(episode, one.agent)}: {one.dimension} {one.score:g} {scale}")
+    return "\n".join(lines)
 
 
 def named(episode: Episode, agent: str) -> str:
     """An agent's key, with the name for the reader: `agent_1 (Finnegan O'Malley)`."""
     return f"{agent_keys(episode)[agent]} ({_line(episode.agent(agent).name)})"
-
-
-def _score_text(one: Score) -> str:
-    about = dimension(one.dimension)
-    return f"{one.dimension} {one.score:g} (range {about.low:g} to {about.high:g})"
 
 
 def _agent_text(key: str, agent: Agent) -> str:

@@ -159,7 +159,7 @@ def annotate_import(file: Path, refs: tuple[str, ...], evaluator: str, store: St
     """People's scores out of a filled form, as the next version of each dataset that it is about.
 
     Name the datasets that were exported. A line that cannot be used is listed with its number and the reason, the
-    others count, and the exit code is 3. A line without a score is no fault.
+    others count, and the exit code is 3. A line without a score is not a fault.
 
     \b
     Examples:
