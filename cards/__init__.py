@@ -1,12 +1,12 @@
 """Cards: what a version or a model is, in Markdown, made from records alone. Records in, text and pictures out.
 
-    numbers.py   a version in figures: distributions, correlations, agreement
-    plots.py     figures as pictures (matplotlib, imported when one is drawn)
-    dataset.py   the dataset card
-    model.py     the model card, from a run's record; its metrics beside their intervals and baselines
+    dataset.py     the dataset card
+    numbers.py     a version in figures: distributions, correlations, agreement
+    plots.py       figures as pictures (matplotlib, imported when one is drawn)
     provenance.py  where a version comes from, as its manifest says
-    markdown.py  the pieces of Markdown that cards are made of
-    templates/   the wording
+    model.py       the model card, from a run's record; a run's metrics beside their intervals and baselines
+    markdown.py    the pieces of Markdown that cards are made of
+    templates/     the wording
 
 How a card is laid over what people wrote is `sotopia_rl_data/store/readme.py`'s; publishing is `sotopia_rl_data/hub`'s.
 """

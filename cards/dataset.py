@@ -40,7 +40,8 @@ def dataset_card(version: Version, repo: str | None = None) -> Card:
         pictures[REWARDS_PICTURE] = plots.distributions(figures.histograms)
     if figures.correlations:
         pictures[CORRELATIONS_PICTURE] = plots.correlations(figures.correlations)
-    title = _title(name)
+    words = name.rpartition("/")[2].replace("-", " ").replace("_", " ").strip()
+    title = words[:1].upper() + words[1:]
     return Card(
         machine=readme.machine(manifest.configs, dataset_info(version)),
         block=_block(manifest, figures, name, title),
@@ -50,11 +51,6 @@ def dataset_card(version: Version, repo: str | None = None) -> Card:
         ),
         pictures=pictures,
     )
-
-
-def _title(name: str) -> str:
-    words = name.rpartition("/")[2].replace("-", " ").replace("_", " ").strip()
-    return words[:1].upper() + words[1:]
 
 
 def _front(manifest: Manifest, title: str) -> dict[str, Any]:

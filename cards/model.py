@@ -148,7 +148,10 @@ def _use(record: Mapping[str, Any], title: str) -> str:
 
 
 def _settings(record: Mapping[str, Any]) -> Iterator[str]:
-    rows = [[code(name), code(_short(value))] for name, value in _all_settings(record)]
+    rows = [
+        [code(name), code(f"{value:g}" if isinstance(value, float) else str(value))]
+        for name, value in _all_settings(record)
+    ]
     yield table(["setting", "value"], rows)
     packages = record.get("packages") or {}
     if packages:
@@ -167,10 +170,6 @@ def _all_settings(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     if record.get("packing"):
         yield "rows", "packed by shared prefixes" if record["packing"]["rows"] == "tree" else "one an utterance"
     yield from ((k, v) for k, v in (record.get("config") or {}).items() if k not in _NO_SETTING and v is not None)
-
-
-def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _model_index(record: Mapping[str, Any], title: str, task: str) -> list[dict[str, Any]]:

@@ -133,20 +133,21 @@ def _agreement(connection: DuckDBPyConnection) -> list[OpinionPair]:
     groups: dict[tuple[str, str, str], list[tuple[float, float, int]]] = {}
     for dimension, a, b, x, y, count in connection.execute(query).fetchall():
         groups.setdefault((dimension, a, b), []).append((x, y, count))
-    return [_compared(*key, rows) for key, rows in groups.items()]
-
-
-def _compared(dimension: str, a: str, b: str, rows: list[tuple[float, float, int]]) -> OpinionPair:
-    x, y, weights = ([float(row[i]) for row in rows] for i in range(3))
-    return OpinionPair(
-        dimension,
-        a,
-        b,
-        int(sum(weights)),
-        pearson(x, y, weights),
-        spearman(x, y, weights),
-        mean_absolute_error(x, y, weights),
-    )
+    pairs = []
+    for (dimension, a, b), rows in groups.items():
+        x, y, weights = np.array(rows, dtype=np.float64).T
+        pairs.append(
+            OpinionPair(
+                dimension=dimension,
+                a=a,
+                b=b,
+                utterances=int(weights.sum()),
+                pearson=pearson(x, y, weights),
+                spearman=spearman(x, y, weights),
+                difference=mean_absolute_error(x, y, weights),
+            )
+        )
+    return pairs
 
 
 def _scores(connection: DuckDBPyConnection) -> list[EpisodeScores]:

@@ -27,7 +27,7 @@ def provenance(manifest: Manifest) -> str:
             "Splits: by a hash of the environment (seed "
             f"{recipe['seed']}), so that no environment is in two of them, and an appended one moves none."
         )
-    facts += [*_remarks(known), *_audit(known), *_ledger(known)]
+    facts += _remarks(known)
     parts = ["\n".join(f"- {fact}" for fact in facts), *_tables(manifest)]
     return "\n\n".join(part for part in parts if part) or "The manifest names no source."
 
@@ -79,7 +79,10 @@ def _labels(labels: Mapping[str, Any] | None, recipe: Mapping[str, Any], known: 
     dimensions = ", ".join(plain(d) for d in labels.get("dimensions", []))
     asked = ""
     if labels.get("judges"):
-        levels = f", {_what(recipe)} 0 to {recipe['scale']}" if "scale" in recipe and "rubric" not in known else ""
+        levels = ""
+        if "scale" in recipe and "rubric" not in known:
+            multiplies = recipe.get("rewards", {}).get("rule") in ("direct", "scaled")  # the episode's score
+            levels = f", {'importance in levels' if multiplies else 'levels'} 0 to {recipe['scale']}"
         samples = labels.get("samples", 1)
         often = f", {samples} times" if samples > 1 else ""
         asked = f", asked {plain(labels.get('ask', ''))}{often}{levels}"
@@ -92,12 +95,6 @@ def _labels(labels: Mapping[str, Any] | None, recipe: Mapping[str, Any], known: 
         yield f"Episode scores: those of the evaluator {code(labels['evaluator'])}."
     if known.get("wording_sha256"):
         yield f"The judges' wording has the SHA-256 {code(known['wording_sha256'])}."
-
-
-def _what(recipe: Mapping[str, Any]) -> str:
-    """What a level says: importance where the reward multiplies the episode's score by it."""
-    by_importance = recipe.get("rewards", {}).get("rule") in ("direct", "scaled")
-    return "importance in levels" if by_importance else "levels"
 
 
 def _prompts(recipe: Mapping[str, Any]) -> Iterator[str]:
@@ -120,20 +117,14 @@ def _rewards(recipe: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _remarks(known: Mapping[str, Any]) -> Iterator[str]:
-    """What a judge says of itself: that it is a baseline, for instance."""
+    """What a judge says of itself (that it is a baseline, for instance), the verdict of a bias audit in the auditor's
+    own sentence, and where every call is kept."""
     for one in known.get("judges", []):
         if one.get("remark"):
             yield f"{plain(one['remark'][:1].upper() + one['remark'][1:])}."
-
-
-def _audit(known: Mapping[str, Any]) -> Iterator[str]:
-    """The verdict of a bias audit, in the auditor's own sentence."""
     verdict = known.get("audit")
     if isinstance(verdict, Mapping):
         yield f"Bias audit: {plain(verdict['verdict'])}. {plain(verdict['sentence'])}"
-
-
-def _ledger(known: Mapping[str, Any]) -> Iterator[str]:
     for file in known.get("ledger", []):
         yield f"Every call behind the labels, without addresses and keys: {code(file['path'])}."
 

@@ -400,7 +400,7 @@ def test_attributions_out_of_order_or_of_other_episodes_are_refused(tmp_path):
     for rows, complaint in (
         (right[::-1], "no utterance|not in key order"),
         ([right[0], *foreign, right[1]], "'ee'"),
-        (mistaken, "turn 1, which is no utterance"),
+        (mistaken, "turn 1, which is not an utterance"),
         ([*right, *beyond], "'z' that has no utterances"),
     ):
         files = {"train": [toy.put("wrong", attribution_table(rows), rows=1)]}

@@ -228,7 +228,11 @@ class _MatrixBuilder:
             dimension,
         )
         opinion = self._opinion(rows)
-        heads, unit = _looked_up(keys) if apart else _neighbours(keys)
+        if apart:
+            heads, unit = _looked_up(keys)
+        else:  # the rows of a unit follow each other
+            begins = changes(*keys)
+            heads, unit = np.flatnonzero(begins), np.cumsum(begins) - 1
         values = np.full((len(self._opinions), len(heads)), np.nan)
         values[opinion, unit] = rows.column("raw").to_numpy()
         self._note_scales(rows, opinion, dimension)
@@ -319,14 +323,8 @@ class _MatrixBuilder:
         }
 
 
-def _neighbours(keys: tuple[Codes, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Where each unit begins, and each row's unit, when the rows of a unit follow each other."""
-    new = changes(*keys)
-    return np.flatnonzero(new), np.cumsum(new) - 1
-
-
 def _looked_up(keys: tuple[Codes, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """The same for rows in any order."""
+    """Where each unit is first met, and each row's unit, for rows in any order."""
     lows = [int(key.min()) for key in keys]  # episodes are numbered through: what counts is how many are here
     sizes = [int(key.max()) - low + 1 for key, low in zip(keys, lows, strict=True)]
     code = np.ravel_multi_index([key.astype(np.int64) - low for key, low in zip(keys, lows, strict=True)], sizes)

@@ -60,7 +60,7 @@ def _panel(axes: Any, found: Agreement, measure: str, dimension: str, labelled: 
     from matplotlib.colors import LinearSegmentedColormap
 
     matrix = found.matrix(measure, dimension)
-    names = [_short(one.name) for one in found.opinions]
+    names = [one.name if len(one.name) <= _LONGEST else one.name[: _LONGEST - 1] + "…" for one in found.opinions]
     cells = [[math.nan if value is None else value for value in row] for row in matrix]
     known = [abs(value) for row in matrix for value in row if value is not None]
     reach = max(known, default=1.0) if measure == "mean_difference" else 1.0
@@ -82,7 +82,3 @@ def _panel(axes: Any, found: Agreement, measure: str, dimension: str, labelled: 
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
     return image
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"

@@ -16,6 +16,7 @@ from sotopia_rl_data.agreement.measure import agreement_of
 from sotopia_rl_data.agreement.opinions import Opinion, Opinions
 from sotopia_rl_data.comparing.methods import (
     AVERAGE,
+    BOTH,
     SEVEN,
     PairedScores,
     Unit,
@@ -106,18 +107,18 @@ def compare_units(
             conditions += [_condition(label, partner, who, sides, names, options) for who in evaluators]
             talk += [_talk(label, partner, method, some) for method, some in sides.items() if some]
     return Comparison(
-        tuple(refs),
-        tuple(found),
-        tuple(names),
-        tuple(conditions),
-        tuple(talk),
-        evaluator_agreement(everybody, names, options),
-        options.level,
-        options.alpha,
-        options.resamples,
-        options.resample,
-        options.seed,
-        tuple(dict.fromkeys(remark for one in conditions for remark in _remarks(one))),
+        refs=tuple(refs),
+        methods=tuple(found),
+        dimensions=tuple(names),
+        conditions=tuple(conditions),
+        talk=tuple(talk),
+        agreement=evaluator_agreement(everybody, names, options),
+        level=options.level,
+        alpha=options.alpha,
+        resamples=options.resamples,
+        resample=options.resample,
+        seed=options.seed,
+        remarks=tuple(dict.fromkeys(remark for one in conditions for remark in _remarks(one))),
     )
 
 
@@ -185,14 +186,14 @@ def _means(method: str, units: Sequence[Unit], evaluator: str, names: Sequence[s
     scores = matrix(units, evaluator, names)
     columns = {name: column[~np.isnan(column)] for name, column in zip(names, scores.T, strict=True)}
     return Means(
-        method,
-        len(units),
-        {name: float(some.mean()) if len(some) else None for name, some in columns.items()},
-        {
+        method=method,
+        units=len(units),
+        means={name: _mean(some) for name, some in columns.items()},
+        errors={
             name: float(some.std(ddof=1) / np.sqrt(len(some))) if len(some) > 1 else None
             for name, some in columns.items()
         },
-        {name: len(units) - len(some) for name, some in columns.items()},
+        missing={name: len(units) - len(some) for name, some in columns.items()},
     )
 
 
@@ -209,13 +210,13 @@ def contrast(
     pairs = pair_up(a, b, evaluator, names)
     codenames = {unit.environment: unit.codename for unit in (*a, *b)}
     return MethodContrast(
-        first,
-        second,
-        len(pairs.keys),
-        pairs.alone,
-        bool(pairs.keys) and pairs.keys[0][2] < 0,
-        _effects(pairs, names, options),
-        tuple(_scenario(environment, codenames[environment], pairs, names) for environment in _environments(pairs)),
+        a=first,
+        b=second,
+        pairs=len(pairs.keys),
+        alone=pairs.alone,
+        together=bool(pairs.keys) and pairs.keys[0][2] == BOTH,
+        effects=_effects(pairs, names, options),
+        scenarios=tuple(_scenario(one, codenames[one], pairs, names) for one in _environments(pairs)),
     )
 
 
@@ -297,16 +298,16 @@ def _scenario(environment: str, codename: str, pairs: PairedScores, names: Seque
 
 
 def _talk(label: str, partner: str, method: str, units: Sequence[Unit]) -> Talk:
-    said = sum(unit.utterances for unit in units)
+    utterances, words = sum(unit.utterances for unit in units), sum(unit.words for unit in units)
     return Talk(
-        label,
-        partner,
-        method,
-        len({(unit.run, unit.episode_id) for unit in units}),
-        float(np.mean([unit.turns for unit in units])),
-        said / len(units),
-        sum(unit.words for unit in units) / len(units),
-        sum(unit.words for unit in units) / said if said else None,
+        scenarios=label,
+        partner=partner,
+        method=method,
+        episodes=len({(unit.run, unit.episode_id) for unit in units}),
+        turns=float(np.mean([unit.turns for unit in units])),
+        utterances=utterances / len(units),
+        words=words / len(units),
+        words_an_utterance=words / utterances if utterances else None,
     )
 
 

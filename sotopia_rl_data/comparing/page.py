@@ -62,6 +62,7 @@ def contents(
     wanted = dict.fromkeys((unit.run, unit.episode_id) for one in shown for unit in one["sides"].values())
     place = {key: i for i, key in enumerate(wanted)}
     ranges = {one.name: (one.low, one.high) for one in SOTOPIA_EVAL}
+    average = [sum(ends) / len(SEVEN) for ends in zip(*ranges.values(), strict=True)]
     return {
         "refs": list(found.refs),
         "methods": list(found.methods),
@@ -71,8 +72,7 @@ def contents(
         "resamples": found.resamples,
         "remarks": list(found.remarks),
         "dimensions": [
-            {"name": name, "short": tables.short(name), "range": ranges.get(name, _average())}
-            for name in found.dimensions
+            {"name": name, "short": tables.short(name), "range": ranges.get(name, average)} for name in found.dimensions
         ],
         "conditions": [asdict(one) | {"title": tables.title(one)} for one in found.conditions],
         "grids": [
@@ -84,14 +84,6 @@ def contents(
         "pairs": [_pair(one, found.methods, place) for one in shown],
         "episodes": _episodes(versions, wanted),
     }
-
-
-def _average() -> tuple[float, float]:
-    """The range of the average of the seven."""
-    return (
-        sum(one.low for one in SOTOPIA_EVAL) / len(SEVEN),
-        sum(one.high for one in SOTOPIA_EVAL) / len(SEVEN),
-    )
 
 
 def _shown(compared: Mapping[str, Sequence[Unit]], any_partner: bool, pairs: int) -> tuple[list[dict[str, Any]], int]:

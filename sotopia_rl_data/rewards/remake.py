@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sotopia_rl_data.code import code
 from sotopia_rl_data.errors import UsageError
@@ -55,16 +55,16 @@ def remake(
             f"{source.ref} holds no episodes to make rewards from.", "name a labelled dataset: sotopia-rl-data list"
         )
     text = layout_id(layout, template)
-    sources = Sources(
-        episodes=source.files("episodes"),
-        attributions=source.files("attributions") if "attributions" in configs else {},
-        texts=_texts(source, text, lambda e: prompts_of(e, layout, template)),
-    )
+    episodes = source.files("episodes")
+    texts: Texts = RenderedTexts(episodes, lambda e: prompts_of(e, layout, template))
+    if "rewards" in configs and source.manifest.recipe.get("layout") == text:  # it is laid out so already
+        texts = StoredTexts(source.files("rewards"))
+    attributions = source.files("attributions") if "attributions" in configs else {}
     with store.stage(out or source.name) as stage:
         with TemporaryDirectory(prefix=".wide-", dir=stage.dir) as scratch:
             built = build(
                 recipe,
-                sources,
+                Sources(episodes, attributions, texts),
                 write=partial(stage.write, "rewards"),
                 scratch=Path(scratch),
                 on_progress=progress,
@@ -73,21 +73,11 @@ def remake(
             if config in configs:
                 stage.link(source, config)
         kept = {name: value for name, value in source.manifest.recipe.items() if name not in ("rewards", "layout")}
-        committed = stage.commit(
-            kept | {"rewards": built.recipe.as_dict(), "layout": text}, _provenance(source, built), version
-        )
+        known = {
+            **source.manifest.provenance,
+            "parents": [{"name": source.name, "version": source.version, "digest": source.digest}],
+            "code": code(),
+            "rewards": built.provenance(),
+        }
+        committed = stage.commit(kept | {"rewards": built.recipe.as_dict(), "layout": text}, known, version)
     return Remade(committed.version, committed.created, built)
-
-
-def _texts(source: Version, text: dict[str, Any], prompts: Any) -> Texts:
-    """The stored text where it is in this layout already; else rendered from the episodes."""
-    if "rewards" in source.manifest.configs and source.manifest.recipe.get("layout") == text:
-        return StoredTexts(source.files("rewards"))
-    return RenderedTexts(source.files("episodes"), prompts)
-
-
-def _provenance(source: Version, built: Built) -> dict[str, Any]:
-    """What the source knew of its labels, with these rewards, and the source as the parent."""
-    known = dict(source.manifest.provenance)
-    parent = {"name": source.name, "version": source.version, "digest": source.digest}
-    return known | {"parents": [parent], "code": code(), "rewards": built.provenance()}

@@ -55,18 +55,9 @@ class StoredTexts:
 def _rows_per_batch(path: Path) -> int:
     """As many rows as hold about `BATCH_BYTES` of text."""
     known = pq.read_metadata(path)
-    groups = (known.row_group(g) for g in range(known.num_row_groups))
-    size = sum(
-        group.column(c).total_uncompressed_size
-        for group in groups
-        for c in range(known.num_columns)
-        if _is_text(known, c)
-    )
+    text = [c for c in range(known.num_columns) if known.schema.column(c).path.startswith(("prompt.", "completion."))]
+    size = sum(known.row_group(g).column(c).total_uncompressed_size for g in range(known.num_row_groups) for c in text)
     return max(64, min(BATCH_ROWS, int(known.num_rows * BATCH_BYTES // max(size, 1))))
-
-
-def _is_text(known: pq.FileMetaData, column: int) -> bool:
-    return bool(known.schema.column(column).path.startswith(("prompt.", "completion.")))
 
 
 class RenderedTexts:
@@ -79,12 +70,13 @@ class RenderedTexts:
         self._files, self._prompts = files, prompts
 
     def keys(self, split: str) -> Iterator[pa.RecordBatch]:
-        columns = [rewards_schema(()).field(name) for name in KEYS]
+        schema = pa.schema([rewards_schema(()).field(name) for name in KEYS])
         for batch in read(self._files.get(split, ()), ["episode_id", "turns"], 256, encoded=False):
-            ids = batch.column("episode_id").to_pylist()
-            said = [[(t["agent"], t["turn"]) for t in turns] for turns in batch.column("turns").to_pylist()]
-            rows = [(id_, agent, turn) for id_, own in zip(ids, said, strict=True) for agent, turn in sorted(own)]
-            yield pa.RecordBatch.from_pylist([dict(zip(KEYS, row, strict=True)) for row in rows], pa.schema(columns))
+            rows = []
+            for episode in batch.to_pylist():
+                for agent, turn in sorted((t["agent"], t["turn"]) for t in episode["turns"]):
+                    rows.append({"episode_id": episode["episode_id"], "agent": agent, "turn": turn})
+            yield pa.RecordBatch.from_pylist(rows, schema)
 
     def rows(self, split: str) -> Iterator[pa.RecordBatch]:
         schema = pa.schema([rewards_schema(()).field(name) for name in COLUMNS])

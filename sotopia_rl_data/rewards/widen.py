@@ -114,13 +114,16 @@ def _utterance(here: Utterances, rows: pa.Table, answers: Answers, *key: Codes) 
     """
     if all(map(np.array_equal, (here.episode, here.agent, here.turn), key)):  # every utterance has a label
         return np.arange(len(here.turn))
-    found = _find(here, *key)
-    lost = np.flatnonzero((found < 0) & (key[2] >= 0))
+    turn, owner = key[2], here.owner(key[0], key[1])
+    width = int(max(here.turn.max(), turn.max())) + 1
+    known = here.owner(here.episode, here.agent) * width + here.turn
+    found = _position(known, np.where((owner < 0) | (turn < 0), -1, owner * width + turn))
+    lost = np.flatnonzero((found < 0) & (turn >= 0))
     if len(lost):
         row = int(answers.heads[lost[0]])
         named = ", ".join(f"{c} {rows.column(c)[row].as_py()!r}" for c in ("episode_id", "agent", "turn"))
         raise StoreError(
-            f"The attributions hold {named}, which is no utterance of the episodes, or they are not in key order.",
+            f"The attributions hold {named}, which is not an utterance of the episodes, or they are not in key order.",
             "label anew",
         )
     return found
@@ -130,13 +133,6 @@ def _group(here: Utterances, owner: Ints) -> Ints:
     """Which (episode, agent) of this chunk each owner is; -1 for none."""
     starts = here.turns.starts
     return _position(here.owner(here.episode[starts], here.agent[starts]), owner)
-
-
-def _find(here: Utterances, episode: Codes, agent: Codes, turn: Codes) -> Ints:
-    """The position of each key among the utterances; -1 where it is none."""
-    width = int(max(here.turn.max(), turn.max())) + 1
-    mine, owner = here.owner(here.episode, here.agent) * width + here.turn, here.owner(episode, agent)
-    return _position(mine, np.where((owner < 0) | (turn < 0), -1, owner * width + turn))
 
 
 def _position(known: Ints, wanted: Ints) -> Ints:
