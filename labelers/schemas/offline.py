@@ -129,10 +129,10 @@ class Offline(ABC):
 
     def _whole_form(self, parts: Sequence[_Part], single: bool) -> str:
         """The answer as the prompt shows it; where an agent has several dimensions, they are written only once."""
-        shown = [
-            f'"{part.key}": {{"{part.names[0] if single else "DIMENSION"}": {self.form(part.turn_keys)}}}'
-            for part in parts
-        ]
+        shown = []
+        for part in parts:
+            name = part.names[0] if single else "DIMENSION"
+            shown.append(f'"{part.key}": {{"{name}": {self.form(part.turn_keys)}}}')
         return "{" + ", ".join(shown) + "}"
 
     def _answer_schema(self, parts: Sequence[_Part], scale: int) -> dict[str, Any]:
