@@ -330,7 +330,7 @@ def test_retry_after_is_read_in_all_its_forms(headers: dict[str, str], wanted: f
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("body", ["<html>hello</html>", "{}", "null", "[]", '{"choices": [], "content": null}', ""])
 def test_a_200_that_is_no_completion_is_not_taken_for_one(provider: str, body: str):
-    with pytest.raises(Unavailable, match="no completion"):
+    with pytest.raises(Unavailable, match="not a completion"):
         Canned(200, body).ask(provider)
 
 

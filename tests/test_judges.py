@@ -321,7 +321,7 @@ def test_a_plug_in_that_is_no_judge_is_wrong_usage(code: str, said: str, tmp_pat
 @pytest.mark.parametrize("address", ["localhost:8000/v1", "127.0.0.1", "gpu7:8000", "llm.lab.org/v1"])
 def test_an_address_without_its_scheme_is_no_model(address: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OPENAI_API_KEY", "k")
-    with pytest.raises(UsageError, match="is no URL") as caught:
+    with pytest.raises(UsageError, match="is not a URL") as caught:
         judge(f"openai:Qwen/Qwen2.5-7B@{address}")
     assert caught.value.hint == f"write openai:Qwen/Qwen2.5-7B@http://{address}"
 

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 from label_toys import BOAT, BY, ODD, REPOSITORY, Highest, boats, put, rows
 
-from sotopia_rl_data.asking.local import Batched, Local, fingerprint
+from sotopia_rl_data.asking.local import BatchedModel, LocalModel, fingerprint
 from sotopia_rl_data.cli.annotate import annotate
 from sotopia_rl_data.cli.label import label as label_command
 from sotopia_rl_data.errors import InputError, NotFound, Rejected, UsageError
@@ -406,7 +406,7 @@ def test_a_models_fingerprint_sees_a_change_anywhere_in_its_weights(tmp_path: Pa
 def test_whoever_waits_for_a_local_model_hears_of_what_broke_it():
     """More questions than a batch holds: those of the batch and those behind it."""
 
-    class Broken(Batched):
+    class Broken(BatchedModel):
         def answers(self, requests: Any) -> Any:
             raise ZeroDivisionError
 
@@ -426,7 +426,7 @@ def test_a_model_that_cannot_be_loaded_is_loaded_once_and_ends_the_run(store: St
         raise OSError("nobody/nothing is no model")
 
     put(store, boats(40))
-    asking = Local(Target("transformers", "nobody/nothing"), load)
+    asking = LocalModel(Target("transformers", "nobody/nothing"), load)
     with pytest.raises(Rejected, match="The model nobody/nothing cannot answer: nobody/nothing is no model"):
         label(store, "lab/episodes", judges=[asking], preset="goal-only")  # type: ignore[list-item]
     assert len(loads) == 1

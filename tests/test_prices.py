@@ -71,7 +71,7 @@ def test_a_file_of_ones_own_overrides_entries_and_adds_hosts(tmp_path: Path, mon
 def test_what_is_no_price_list_is_a_sentence(tmp_path: Path, text: str):
     file = tmp_path / "prices.yaml"
     file.write_text(text)
-    with pytest.raises(InputError, match="no price list"):
+    with pytest.raises(InputError, match="not a price list"):
         load(file)
     with pytest.raises(InputError, match="cannot be read"):
         load(tmp_path / "none.yaml")

@@ -91,7 +91,7 @@ WRONG = [
     (("--out", "x/y", "--a", "./none.py:X"), "./none.py does not exist"),
     (("--out", "x/y", "--a", "transformers:./none"), "There is no model in ./none"),
     (("--out", "x/y", "--a", "transformers:"), "transformers names no model"),
-    (("--out", "x/y", "--a", "openai:m@localhost:8000/v1"), "is no URL"),
+    (("--out", "x/y", "--a", "openai:m@localhost:8000/v1"), "is not a URL"),
     (("--out", "x/y", "--scenarios", "hard"), "do not ship with this package"),
     (("--out", "x/y", "--scenarios", "hard", "--profiles", "none"), "'none' is not a folder"),
     (("--out", "x/y", "--scenarios", "none.yaml"), "There are no scenarios 'none.yaml'"),

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sotopia_rl_data.asking.local import MAX_TOKENS, Loaded, Local, fingerprint
+from sotopia_rl_data.asking.local import MAX_TOKENS, Loaded, LocalModel, fingerprint
 from sotopia_rl_data.asking.providers import sampling_of
 from sotopia_rl_data.code import check_installed
 from sotopia_rl_data.errors import AskingError, NotFound, UsageError
@@ -39,7 +39,7 @@ def judge(where: str, sampling: Mapping[str, Any] | None = None) -> Transformers
     return Transformers(Target("transformers", folder.resolve().name, "", weights), partial(_load, where))
 
 
-class Transformers(Local):
+class Transformers(LocalModel):
     """A local model that knows what a Question is. Answers of a model of the Hub name its commit: the id may move."""
 
     def answers(self, requests: Sequence[Request]) -> Sequence[Reply | AskingError]:

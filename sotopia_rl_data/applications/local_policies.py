@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sotopia_rl_data.asking.local import Batched, Loaded, Local, fingerprint
+from sotopia_rl_data.asking.local import BatchedModel, Loaded, LocalModel, fingerprint
 from sotopia_rl_data.asking.providers import sampling_of
 from sotopia_rl_data.code import check_installed
 from sotopia_rl_data.errors import AskingError, NotFound, Rejected, SotopiaDataError, UsageError
@@ -25,7 +25,7 @@ from sotopia_rl_data.schema import Message
 _DEFAULT = {"temperature": TEMPERATURE, "max_tokens": 256}
 
 
-def local_player(where: str, sampling: Mapping[str, Any] | None = None) -> Local:
+def local_player(where: str, sampling: Mapping[str, Any] | None = None) -> LocalModel:
     """The policy PATH_OR_ID[+ADAPTER]. Loads nothing yet. Raises UsageError, NotFound."""
     base, _, adapter = where.partition("+")
     if not base:
@@ -39,10 +39,10 @@ def local_player(where: str, sampling: Mapping[str, Any] | None = None) -> Local
     settings = sampling_of(_DEFAULT, sampling)
     if weights:
         settings["weights"] = weights
-    return Local(Target("transformers", name, "", settings), partial(_load, base, adapter))
+    return LocalModel(Target("transformers", name, "", settings), partial(_load, base, adapter))
 
 
-class RewardScorer(Batched):
+class RewardScorer(BatchedModel):
     """A reward model as a player that is sent drafts: the answer is a JSON list, one reward for each of them.
 
     Loaded at once, so that its identity is known. Raises NotFound and InputError as `RewardModel.load` does.

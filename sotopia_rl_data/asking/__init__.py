@@ -1,6 +1,6 @@
-"""How any model is asked: clients, pacing, the ledger of every answer, prices.
+"""How any model is asked: clients, pacing, batches.
 
-`request.py` has the nouns; `dispatch.ask_all` is the one loop; `ledger.Ledger` keeps each raw answer, durable before
-anyone parses it; `providers.py` names models, `local.py` asks one in this process. What is asked, and what an answer
-means, is the caller's business.
+`dispatch.ask_all` is the one loop; `providers.py` names models, `openai.py` and `anthropic.py` ask them through
+`transport.py`, `local.py` asks one in this process. Left out: what is asked and what an answer means (the caller's
+business), what is kept (`ledger/`), what it costs (`costs/`).
 """

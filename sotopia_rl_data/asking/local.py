@@ -41,7 +41,7 @@ def fingerprint(folder: Path) -> str:
     return found.hexdigest()
 
 
-class Batched(ABC):
+class BatchedModel(ABC):
     """Gathers requests into batches, which `answers` answers one at a time, beside the event loop."""
 
     concurrency = 2 * BATCH
@@ -94,7 +94,7 @@ class Batched(ABC):
                     future.set_result(reply)
 
 
-class Local(Batched):
+class LocalModel(BatchedModel):
     """A causal model that generates. `load` is called with the first request."""
 
     def __init__(self, target: Target, load: Callable[[], Loaded]) -> None:
@@ -109,14 +109,14 @@ class Local(Batched):
         self._model = None
 
     def answers(self, requests: Sequence[Request]) -> Sequence[Reply | AskingError]:
-        """What the model says to each, or why it cannot."""
+        """What the model answers to each, or why it cannot."""
         try:
             self._model = self._model or self._loaded()
             return self._model.answers(requests, self.id)
         except _WRONG as wrong:
-            said = (str(wrong).strip() or type(wrong).__name__).splitlines()[0].rstrip(".")
-            error = Rejected(f"The model {self.id} cannot answer: {said}.", "serve it with vLLM, or name another model")
-            return [error] * len(requests)
+            reason = (str(wrong).strip() or type(wrong).__name__).splitlines()[0].rstrip(".")
+            hint = "serve it with vLLM, or name another model"
+            return [Rejected(f"The model {self.id} cannot answer: {reason}.", hint)] * len(requests)
 
     def _loaded(self) -> _Model:
         """Loaded now. Raises what was wrong; that is not tried again, which can take minutes each time."""
@@ -137,32 +137,30 @@ class _Model:
 
     def answers(self, requests: Sequence[Request], name: str) -> Sequence[Reply | AskingError]:
         """An answer to each, or why there is none. All share one sampling: raised limits are batched apart."""
-        found: dict[int, Reply | AskingError] = {}
+        answers: dict[int, Reply | AskingError] = {}
         texts = [self._text(request) for request in requests]
         sizes = [len(self._tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
-        room = getattr(self._model.config, "max_position_embeddings", None) or 1 << 30
-        together: dict[int, list[int]] = {}
+        context = getattr(self._model.config, "max_position_embeddings", None) or 1 << 30  # tokens
+        by_limit: dict[int, list[int]] = {}
         for place, request in enumerate(requests):
-            if sizes[place] >= room:
-                said = f"The question's {sizes[place]:,} tokens do not fit {name}."
-                found[place] = Rejected(said, "name a model with a longer context")
+            if sizes[place] >= context:
+                reason = f"The question's {sizes[place]:,} tokens do not fit {name}."
+                answers[place] = Rejected(reason, "name a model with a longer context")
             else:
-                together.setdefault(int(request.target.sampling.get("max_tokens", MAX_TOKENS)), []).append(place)
-        for limit, places in together.items():
-            left = min(limit, room - max(sizes[place] for place in places))
-            made = self._generate([texts[place] for place in places], left, requests[places[0]].target.sampling, name)
-            found |= dict(zip(places, made, strict=True))
-        return [found[place] for place in range(len(requests))]
+                by_limit.setdefault(int(request.target.sampling.get("max_tokens", MAX_TOKENS)), []).append(place)
+        for limit, places in by_limit.items():
+            left = min(limit, context - max(sizes[place] for place in places))
+            sampling = requests[places[0]].target.sampling
+            replies = self._generate([texts[place] for place in places], left, sampling, name)
+            answers |= zip(places, replies, strict=True)
+        return [answers[place] for place in range(len(requests))]
 
     def _text(self, request: Request) -> str:
         messages = list(request.messages)
         if request.answer_schema is not None:
             messages = with_schema_in_words(messages, request.answer_schema)
-        if self._tokenizer.chat_template:
-            return self._templated(messages)
-        return "\n\n".join(message["content"] for message in messages) + "\n\n"
-
-    def _templated(self, messages: list[Any]) -> str:
+        if not self._tokenizer.chat_template:
+            return "\n\n".join(message["content"] for message in messages) + "\n\n"
         from jinja2 import TemplateError  # what templates raise, in the tokenizer's library
 
         try:
@@ -171,22 +169,22 @@ class _Model:
             raise ValueError(f"its chat template refuses the question: {error}") from error
 
     def _generate(self, texts: list[str], limit: int, sampling: Mapping[str, Any], name: str) -> list[Reply]:
-        given = self._tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
-        given = given.to(self._model.device)
-        warm = float(sampling.get("temperature", 0) or 0)
-        how: dict[str, Any] = {"do_sample": True, "temperature": warm} if warm else {"do_sample": False}
-        if warm and "top_p" in sampling:
-            how["top_p"] = float(sampling["top_p"])
-        made = self._model.generate(  # no gradients: it says so itself
-            **given, max_new_tokens=limit, pad_token_id=self._tokenizer.pad_token_id, **how
-        )[:, given["input_ids"].shape[1] :]
+        inputs = self._tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+        inputs = inputs.to(self._model.device)
+        temperature = float(sampling.get("temperature", 0) or 0)
+        how: dict[str, Any] = {"do_sample": temperature != 0}
+        if temperature:
+            how |= {key: float(sampling[key]) for key in ("temperature", "top_p") if key in sampling}
+        generated = self._model.generate(  # without gradients: its own decorator sees to that
+            **inputs, max_new_tokens=limit, pad_token_id=self._tokenizer.pad_token_id, **how
+        )[:, inputs["input_ids"].shape[1] :]
         ends = self._model.generation_config.eos_token_id
         ends = set(ends if isinstance(ends, list) else [ends])
         replies = []
-        for row, mask in zip(made.tolist(), given["attention_mask"], strict=True):
+        for row, mask in zip(generated.tolist(), inputs["attention_mask"], strict=True):
             end = next((i for i, token in enumerate(row) if token in ends), None)
             finish: Finish = "length" if end is None else "stop"
-            said = row if end is None else row[:end]
-            text = self._tokenizer.decode(said, skip_special_tokens=True)
-            replies.append(Reply(text, finish, name, Usage(input=int(mask.sum()), output=len(said))))
+            answer = row[:end]
+            text = self._tokenizer.decode(answer, skip_special_tokens=True)
+            replies.append(Reply(text, finish, name, Usage(input=int(mask.sum()), output=len(answer))))
         return replies

@@ -41,7 +41,7 @@ def parse_model(spec: str) -> ModelName | None:
             raise UsageError(f"{spec!r} names no model.", f"write {provider}:MODEL or {provider}:MODEL@URL")
         head, _, address = model.rpartition("@")
         if not at and head and _ADDRESS.match(address):
-            raise UsageError(f"{address!r} in {spec!r} is no URL.", f"write {provider}:{head}@http://{address}")
+            raise UsageError(f"{address!r} in {spec!r} is not a URL.", f"write {provider}:{head}@http://{address}")
         return ModelName(provider, model, at[1:] + url)
     served_by = next((name for name, models in _MODELS.items() if models.fullmatch(spec)), None)
     return None if served_by is None else ModelName(served_by, spec)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 from sotopia_rl_data.secrets import redact
 
 CONNECT_S = 15.0
-_UNASKED = ContextVar("nobody is asked", default=False)
+_NO_KEYS = ContextVar("no API key is needed", default=False)
 _NO_MONEY = ("insufficient_quota", "billing", "credit balance")
 _LONGEST_ERROR = 400  # characters of a provider's text
 
@@ -145,12 +145,12 @@ def is_local(url: str) -> bool:
 
 @contextmanager
 def without_api_keys() -> Iterator[None]:
-    """Inside the block clients are made and not used: a missing key is no error."""
-    token = _UNASKED.set(True)
+    """Inside the block clients are made and not used: a missing key is not an error."""
+    token = _NO_KEYS.set(True)
     try:
         yield
     finally:
-        _UNASKED.reset(token)
+        _NO_KEYS.reset(token)
 
 
 def api_key(variable: str, url: str) -> str:
@@ -158,7 +158,7 @@ def api_key(variable: str, url: str) -> str:
     key = os.environ.get(variable, "").strip()
     if key:
         return key
-    if is_local(url) or _UNASKED.get():
+    if is_local(url) or _NO_KEYS.get():
         return "none"
     raise KeyMissing(
         f"There is no API key for {url} in {variable}.",
@@ -197,8 +197,9 @@ def unreachable(target: Target, reason: str, sent: bool = True) -> Unavailable:
 
 def not_an_answer(target: Target, body: object) -> Unavailable:
     """The error for a 200 that holds no completion."""
+    sent = provider_text(body) or "(empty)"
     return Unavailable(
-        f"{target.model} at {target.base_url} sent something that is no completion: {provider_text(body) or '(empty)'}",
+        f"{target.model} at {target.base_url} sent something that is not a completion: {sent}",
         "check the base URL",
         status=200,
     )

@@ -19,7 +19,7 @@ from sotopia_rl_data.request import Target, Usage
 VARIABLE = "SOTOPIA_RL_DATA_PRICES"
 _OURS = Path(__file__).with_name("prices.yaml")
 _RELEASE = re.compile(r"([-@](\d{8}|\d{4}-\d{2}-\d{2}|latest))?")  # what a snapshot's name adds to its model's
-# Who answers on this machine, or has answered already: nobody is paid.
+# Providers that nobody pays: on this machine, or people whose answers are at hand.
 _UNPAID = ("offline", "human", "transformers")
 
 
@@ -56,8 +56,8 @@ class Prices:
     hosts: Mapping[str, Mapping[str, Price]]
 
     def of(self, target: Target) -> Price | None:
-        """The price of a target's tokens: by its host, else "*", under the model's name without its date. Nothing for
-        who is not paid."""
+        """The price of a target's tokens: by its host, else "*", under the model's name without its date. `NOTHING`
+        for a provider that nobody pays, None where no list has the model."""
         if target.provider in _UNPAID:
             return NOTHING
         host = urlsplit(target.base_url).hostname or ""
@@ -74,7 +74,7 @@ NOTHING = Price(0.0, 0.0, 0.0, 0.0)
 def load(path: Path | str | None = None) -> Prices:
     """Our list, with the entries of `path` (default: the file that SOTOPIA_RL_DATA_PRICES names) laid over it.
 
-    Raises InputError where a file is missing or is no price list.
+    Raises InputError where a file is missing or is not a price list.
     """
     ours = _read(_OURS)
     theirs = path or os.environ.get(VARIABLE)
@@ -96,7 +96,7 @@ def _read(path: Path) -> Prices:
         raise InputError(f"The price list {path} cannot be read: {error.strerror}.", f"check {VARIABLE}") from error
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            f"{path} is no price list: {' '.join(str(error).split())}.",
+            f"{path} is not a price list: {' '.join(str(error).split())}.",
             "write as_of and hosts: {HOST: {MODEL: [input, cached, written, output]}}, USD per million tokens",
         ) from error
 
@@ -105,7 +105,7 @@ def _models(models: Mapping[str, Iterable[Any]]) -> dict[str, Price]:
     found = {str(name): _price(*prices) for name, prices in models.items()}
     for name, price in found.items():
         if not all(0 <= value < 1e6 for value in (price.input, price.cached, price.written, price.output)):
-            raise ValueError(f"{name} has a price that is no price")
+            raise ValueError(f"{name} has a price that cannot be")
     return found
 
 

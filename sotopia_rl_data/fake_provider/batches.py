@@ -1,6 +1,7 @@
 """The loopback provider's batch APIs: what waits, what is under way, what came of it.
 
-A line's fate is drawn from its body and how often that came, so that a line that is sent again has another chance.
+What becomes of a line is drawn from its body and how often that was sent: a line that is sent again has another
+chance.
 The batches live as long as this process: a client may die and come back.
 """
 
@@ -67,7 +68,7 @@ class BatchServer:
     ) -> None:
         self._options = options
         self._reply = reply
-        self._came: Counter[str] = Counter()
+        self._sent: Counter[str] = Counter()
         self._stalled: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._lost: set[str] = set()
@@ -163,8 +164,8 @@ class BatchServer:
 
     def _line(self, protocol: type[WireProtocol], custom_id: str, body: dict[str, Any]) -> LineResult:
         options, text = self._options, json.dumps(body, sort_keys=True)
-        self._came[text] += 1
-        drawn = answers.share(answers.draw(options.seed, "batch", text, self._came[text]))
+        self._sent[text] += 1
+        drawn = answers.share(answers.draw(options.seed, "batch", text, self._sent[text]))
         if drawn < options.batch_failed:
             return LineResult(custom_id, "errored", 500, protocol.error(500, "The server had an error."))
         if drawn < options.batch_failed + options.batch_expired:

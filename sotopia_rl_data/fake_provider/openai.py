@@ -179,7 +179,7 @@ def _batch_json(server: BatchServer, batch: Batch) -> dict[str, Any]:
     total, ended = len(batch.requests), batch.ended
     through = len(batch.lines) if ended else int(total * server.done_share(batch))
     failed = batch.count("errored") if ended else 0
-    made: dict[str, Any] = {
+    body: dict[str, Any] = {
         "id": batch.id,
         "object": "batch",
         "endpoint": OpenAIProtocol.path,
@@ -192,12 +192,12 @@ def _batch_json(server: BatchServer, batch: Batch) -> dict[str, Any]:
     }
     if batch.refused:
         code, message = batch.refused
-        made["errors"] = {"object": "list", "data": [{"code": code, "message": message, "line": None, "param": None}]}
-        made["request_counts"] = {"total": 0, "completed": 0, "failed": 0}
+        body["errors"] = {"object": "list", "data": [{"code": code, "message": message, "line": None, "param": None}]}
+        body["request_counts"] = {"total": 0, "completed": 0, "failed": 0}
     elif ended:
-        made["output_file_id"] = _file(server, batch, "output", ("succeeded",))
-        made["error_file_id"] = _file(server, batch, "error", ("errored", "expired"))
-    return made
+        body["output_file_id"] = _file(server, batch, "output", ("succeeded",))
+        body["error_file_id"] = _file(server, batch, "error", ("errored", "expired"))
+    return body
 
 
 def _status(batch: Batch) -> str:
@@ -222,10 +222,10 @@ def _file(server: BatchServer, batch: Batch, name: str, kinds: tuple[Kind, ...])
 
 
 def _result_line(line: LineResult) -> bytes:
-    made: dict[str, Any] = {"id": f"batch_req_{line.custom_id}", "custom_id": line.custom_id}
+    result: dict[str, Any] = {"id": f"batch_req_{line.custom_id}", "custom_id": line.custom_id}
     if line.kind == "expired":
         late = {"code": "batch_expired", "message": "The completion window was over before this request was begun."}
-        made |= {"response": None, "error": late}
+        result |= {"response": None, "error": late}
     else:
-        made |= {"response": {"status_code": line.status, "request_id": "", "body": line.body}, "error": None}
-    return json.dumps(made, ensure_ascii=False).encode() + b"\n"
+        result |= {"response": {"status_code": line.status, "request_id": "", "body": line.body}, "error": None}
+    return json.dumps(result, ensure_ascii=False).encode() + b"\n"

@@ -169,7 +169,7 @@ class BatchFolder:
 
 
 class BatchDraft:
-    """A batch that is being written. It is no intent until `seal`."""
+    """A batch that is being written. It becomes an intent with `seal`."""
 
     def __init__(self, parent: BatchFolder, intent: Intent) -> None:
         self._parent, self.intent = parent, intent
