@@ -73,8 +73,8 @@ def _items(source: Source, meter: Metered, profiles: ProfileLookup | None) -> Lo
                 continue
             inner = record.unwrapped()
             form = source.format or format_of(inner.value)  # a file of a log folder may begin with what has no format
-            if _is_of_another_collection(inner):
-                continue
+            if inner.collection not in ("", episode_log.LOGS) and format_of(inner.value) is None:
+                continue  # what else a dump holds: profiles, combinations, annotations …
             if form is None:
                 yield inner.failure("it is a record of none of the formats."), inner
                 continue
@@ -88,8 +88,3 @@ def _items(source: Source, meter: Metered, profiles: ProfileLookup | None) -> Lo
         raise InputError(f"{source.path} cannot be read: {error.strerror}.", "check its permissions") from error
     for reader in readers.values():
         yield from reader.rest()
-
-
-def _is_of_another_collection(record: Record) -> bool:
-    """True for what else a dump holds (profiles, combinations, annotations …)."""
-    return record.collection not in ("", episode_log.LOGS) and format_of(record.value) is None

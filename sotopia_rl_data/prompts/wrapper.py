@@ -160,7 +160,11 @@ def _cut(
 
 
 def _rules(skeleton: Skeleton, fillings: Sequence[Filling]) -> Iterator[str | None]:
-    """For each number and list: the slot that it is in every filling, or None where it is text."""
+    """For each number and list: the slot that it is in every filling, or None where it is text.
+
+    A list is a slot where it is the request's own in every filling: `actions`, or `enum` where it is written as JSON
+    strings.
+    """
     holes = [
         (piece, pieces[i - 1])
         for _, pieces in skeleton
@@ -169,7 +173,9 @@ def _rules(skeleton: Skeleton, fillings: Sequence[Filling]) -> Iterator[str | No
     ]
     for index, (hole, before) in enumerate(holes):
         if hole.kind == "list":
-            yield _list_rule(index, fillings, hole.name)
+            own = all(filling.values[index] == filling.order for filling in fillings)
+            slot = "enum" if hole.name == _QUOTED else "actions"
+            yield slot if own else None
         else:
             after_the_word = isinstance(before, str) and _TURN_BEFORE.search(before) is not None
             yield _number_rule(index, fillings, after_the_word)
@@ -183,14 +189,6 @@ def _number_rule(index: int, fillings: Sequence[Filling], after_the_word: bool) 
         if all(filling.values[index] == str(filling.turn + first) for filling in fillings):
             return slot
     return None
-
-
-def _list_rule(index: int, fillings: Sequence[Filling], separator: str) -> str | None:
-    """`actions`, or `enum` for one written as JSON strings, where it is the request's own list in every filling."""
-    own = all(filling.values[index] == filling.order for filling in fillings)
-    if not own:
-        return None
-    return "enum" if separator == _QUOTED else "actions"
 
 
 def _settled(skeleton: Skeleton, rules: Sequence[str | None], filling: Filling) -> Iterator[tuple[Role, str]]:

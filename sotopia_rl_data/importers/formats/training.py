@@ -23,8 +23,9 @@ _SCENARIO, _AFTER = "Scenario: ", "\nParticipants: "
 def read_training_row(value: Any) -> TrainingRow:
     """The prompt, completion and reward of a training row. Raises InputError."""
     row = mapping(value, "the record")
-    prompt = _prompt(row)
-    return TrainingRow(prompt, text(row, "output"), _reward(row), _scenario(prompt))
+    prompt, completion = _prompt(row), text(row, "output")
+    reward = None if row.get("value") is None else finite(row["value"], "`value`")
+    return TrainingRow(prompt, completion, None if reward == SENTINEL else reward, _scenario(prompt))
 
 
 FORMAT = Format(
@@ -45,13 +46,6 @@ def _prompt(row: Mapping[str, Any]) -> tuple[Message, ...]:
             raise InputError("`history` is not a list of [asked, answered] pairs.")
         said += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
     return (*said, {"role": "user", "content": question})
-
-
-def _reward(row: Mapping[str, Any]) -> float | None:
-    if row.get("value") is None:
-        return None
-    value = finite(row["value"], "`value`")
-    return None if value == SENTINEL else value
 
 
 def _scenario(prompt: tuple[Message, ...]) -> str:
