@@ -6,6 +6,7 @@ misspelled one would otherwise be a field left out.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from itertools import pairwise
@@ -39,16 +40,16 @@ def read_plain(value: Any) -> tuple[Episode, tuple[RefusedScore, ...]]:
     """The episode of a plain record, and the scores that had to be refused. Raises InputError."""
     record = _known(value, Episode, "the record")
     agents = _agents(items(record, "agents"))
-    who = _AgentIds(agents)
-    scores = _scores(items(record, "scores", default=True), who)
+    ids = _AgentIds(agents)
+    scores = _scores(items(record, "scores", default=True), ids)
     scenario = text(record, "scenario", "")
     episode = Episode(
         episode_id=identifier(record, "episode_id"),
         environment_id=_environment_id(record, scenario),
         agents=agents,
-        turns=_turns(items(record, "turns"), who),
+        turns=_turns(items(record, "turns"), ids),
         scores=tuple(scores.scores),
-        observations=_observations(items(record, "observations", default=True), who),
+        observations=_observations(items(record, "observations", default=True), ids),
         source=text(record, "source", "plain"),
         dialect=_dialect(record),
         codename=text(record, "codename", ""),
@@ -69,19 +70,20 @@ FORMAT = Format(
 
 
 class _AgentIds:
-    """Finds an agent's id by the id itself, or by its name where only one has it."""
+    """The agents' ids, found by the id itself, or by the name where only one agent has it."""
 
     def __init__(self, agents: Sequence[Agent]) -> None:
-        self._ids = {a.agent for a in agents}
-        names = [a.name for a in agents]
-        self._by_name = {a.name: a.agent for a in agents if names.count(a.name) == 1}
+        names = Counter(a.name for a in agents)
+        self._ids = {a.name: a.agent for a in agents if names[a.name] == 1} | {a.agent: a.agent for a in agents}
 
-    def __call__(self, value: Any, where: str) -> str:
-        found = str(value) if isinstance(value, int) else value
-        if isinstance(found, str) and (found in self._ids or found in self._by_name):
-            return found if found in self._ids else self._by_name[found]
+    def find(self, value: Any, where: str) -> str:
+        """The id that `value` stands for. Raises InputError, naming `where` it stands."""
+        key = str(value) if isinstance(value, int) else value
+        if isinstance(key, str) and key in self._ids:
+            return self._ids[key]
         shown = repr(value) if isinstance(value, (str, int)) else kind(value)
-        raise InputError(f"{where} names {shown}, which is not one of the agents {', '.join(sorted(self._ids))}.")
+        known = ", ".join(sorted(set(self._ids.values())))
+        raise InputError(f"{where} names {shown}, which is not one of the agents {known}.")
 
 
 def _environment_id(record: Mapping[str, Any], scenario: str) -> str:
@@ -129,8 +131,8 @@ def _agents(values: Sequence[Any]) -> tuple[Agent, ...]:
     )
 
 
-def _turns(values: Sequence[Any], who: _AgentIds) -> tuple[Turn, ...]:
-    turns = [_turn(value, i, who) for i, value in enumerate(values)]
+def _turns(values: Sequence[Any], ids: _AgentIds) -> tuple[Turn, ...]:
+    turns = [_turn(value, i, ids) for i, value in enumerate(values)]
     keys = [(t.turn, t.agent) for t in turns]
     if len(set(keys)) != len(keys):
         twice = next(key for i, key in enumerate(keys) if key in keys[:i])
@@ -140,7 +142,7 @@ def _turns(values: Sequence[Any], who: _AgentIds) -> tuple[Turn, ...]:
     return tuple(turns)
 
 
-def _turn(value: Any, place: int, who: _AgentIds) -> Turn:
+def _turn(value: Any, place: int, ids: _AgentIds) -> Turn:
     where = f"turns[{place}]"
     r = _known(value, Turn, where)
     action_type, failed = text(r, "action_type", "speak"), r.get("failed")
@@ -151,8 +153,8 @@ def _turn(value: Any, place: int, who: _AgentIds) -> Turn:
         raise InputError(f"{where} is a {action_type!r} with a text; only the other action types have one.")
     if not (failed is None or isinstance(failed, bool)):
         raise InputError(f"{where} has a `failed` that is {kind(failed)}, not true, false or null.")
-    actor = who(r.get("agent"), where)
-    to = tuple(dict.fromkeys(who(one, f"`to` of {where}") for one in items(r, "to", default=True)))
+    actor = ids.find(r.get("agent"), where)
+    to = tuple(dict.fromkeys(ids.find(one, f"`to` of {where}") for one in items(r, "to", default=True)))
     return Turn(_number(r, place, where), actor, action_type, said, to, failed)
 
 
@@ -163,25 +165,25 @@ def _number(record: Mapping[str, Any], place: int, where: str) -> int:
     return turn
 
 
-def _observations(values: Sequence[Any], who: _AgentIds) -> tuple[Observation, ...]:
+def _observations(values: Sequence[Any], ids: _AgentIds) -> tuple[Observation, ...]:
     found = []
     for i, value in enumerate(values):
         where = f"observations[{i}]"
         r = _known(value, Observation, where)
         turn = _number({"turn": r.get("turn")}, 0, where)
-        found.append(Observation(turn, who(r.get("agent"), where), text(r, "text")))
+        found.append(Observation(turn, ids.find(r.get("agent"), where), text(r, "text")))
     keys = [(o.turn, o.agent) for o in found]
     if len(set(keys)) != len(keys):
         raise InputError("an agent has two observations at one turn.")
     return tuple(sorted(found, key=lambda o: o.turn))
 
 
-def _scores(values: Sequence[Any], who: _AgentIds) -> EpisodeScores:
+def _scores(values: Sequence[Any], ids: _AgentIds) -> EpisodeScores:
     found = EpisodeScores()
     for i, value in enumerate(values):
         where = f"scores[{i}]"
         r = _known(value, Score, where)
-        agent = who(r.get("agent"), where)
+        agent = ids.find(r.get("agent"), where)
         try:
             named = dimension(text(r, "dimension")).name
         except UsageError as error:
