@@ -18,8 +18,7 @@ from sotopia_rl_data.cards.provenance import provenance
 from sotopia_rl_data.hub.leaks import without_paths
 from sotopia_rl_data.schema import Manifest
 from sotopia_rl_data.store import Version, readme
-from sotopia_rl_data.store.dataset_info import dataset_info
-from sotopia_rl_data.store.readme import BLOCK_HERE, Card
+from sotopia_rl_data.store.readme import BLOCK_HERE, Card, dataset_info
 
 REWARDS_PICTURE, CORRELATIONS_PICTURE = f"{readme.ASSETS}/rewards.png", f"{readme.ASSETS}/correlations.png"
 _MEASURES = ("values", "NULL", "mean", "sd", "min", "25 %", "median", "75 %", "max")

@@ -58,7 +58,7 @@ def stream(version: Version, text: str) -> Iterator[pa.RecordBatchReader]:
                 )
             reader = connection.sql(statements[0]).to_arrow_reader(8192)
         except (duckdb.Error, UnicodeEncodeError) as error:
-            raise _told(error, version) from error
+            raise _query_error(error, version) from error
         schema = pa.schema([pa.field(f.name, _narrow_type(f.type)) for f in reader.schema])
         yield pa.RecordBatchReader.from_batches(schema, _batches(reader, schema, version))
 
@@ -69,7 +69,7 @@ def _batches(reader: pa.RecordBatchReader, schema: pa.Schema, version: Version) 
         for batch in reader:
             yield batch if batch.schema.equals(schema) else batch.cast(schema)
     except (OSError, duckdb.Error, pa.ArrowException) as error:
-        raise _told(error, version) from error
+        raise _query_error(error, version) from error
 
 
 def _narrow_type(kind: pa.DataType) -> pa.DataType:
@@ -78,7 +78,7 @@ def _narrow_type(kind: pa.DataType) -> pa.DataType:
     return pa.int64() if kind.scale == 0 else pa.float64()
 
 
-def _told(error: Exception, version: Version) -> QueryError:
+def _query_error(error: Exception, version: Version) -> QueryError:
     """DuckDB's error in one sentence; in the midst of a result it comes as an OSError with the same text."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no reason given"]
     if lines[0].startswith("Out of Memory"):

@@ -31,7 +31,7 @@ def write_result(result: pa.Table | pa.RecordBatchReader, fmt: str, target: Path
     format, StoreError where the file cannot be written.
     """
     if fmt not in FORMATS:
-        raise UsageError(f"{fmt!r} is no format.", f"name one of: {', '.join(FORMATS)}")
+        raise UsageError(f"{fmt!r} is not a format.", f"name one of: {', '.join(FORMATS)}")
     if not isinstance(target, Path):
         _WRITERS[fmt](result, target)
         return
@@ -105,7 +105,7 @@ def _write_table(result: pa.Table | pa.RecordBatchReader, stream: IO[str]) -> No
     from rich.table import Table
     from rich.text import Text
 
-    from sotopia_rl_data.cli.screen import Screen
+    from sotopia_rl_data.screen import Screen
 
     table = Table(box=box.SIMPLE_HEAD)
     for field in result.schema:

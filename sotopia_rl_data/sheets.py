@@ -23,7 +23,7 @@ Row = tuple[int, dict[str, str]]
 
 
 def guarded(text: str) -> str:
-    """`text` as a cell that is no formula."""
+    """`text` as a cell that a spreadsheet does not take for a formula."""
     return f"'{text}" if _FORMULA.match(text) else text
 
 

@@ -406,7 +406,7 @@ def test_the_command_ends_with_3_where_scores_are_missing(store: Store, tmp_path
         (["lab/episodes", "--judge", "lexical", "--samples", "0"], 2, "samples"),
         (["lab/episodes", "--judge", "lexical", "--judge", "lexical"], 2, "Two judges are called 'lexical'"),
         (["lab/episodes", "--judge", "lexical", "--evaluator", BY], 2, "came with its episodes"),
-        (["lab/episodes", "--judge", "lexical", "--version", "new"], 2, "is no version"),
+        (["lab/episodes", "--judge", "lexical", "--version", "new"], 2, "is not a version"),
         (["lab/episodes", "--judge", "lexical", "--version", "v1.0.0"], 1, "v1.0.0 exists already"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -422,7 +422,7 @@ def test_calls_that_get_no_answer_are_failures_that_the_next_run_asks_again(stor
         ({"preset": "singular"}, UsageError, "the schema 'direct' yields none"),
         ({"evaluator": "nobody"}, UsageError, "No episode is scored by 'nobody'"),
         ({"out": "a/b/c"}, UsageError, "cannot name a dataset"),
-        ({"version": "newest"}, UsageError, "'newest' is no version"),
+        ({"version": "newest"}, UsageError, "'newest' is not a version"),
         ({"source": "lab/nothing"}, NotFound, "has no dataset 'lab/nothing'"),
         ({"source": "./no-such-file.jsonl"}, InputError, "There is no no-such-file.jsonl"),
         ({"source": "lab/scoreless"}, InputError, "No episode has a score"),
@@ -524,7 +524,7 @@ def test_a_file_is_imported_first_under_its_own_name(store: Store, tmp_path: Pat
     [
         ({"evaluator": "nobody"}, "No episode is scored by 'nobody'"),
         ({"out": "a/b/c"}, "cannot name a dataset"),
-        ({"version": "newest"}, "'newest' is no version"),
+        ({"version": "newest"}, "'newest' is not a version"),
         ({"scale": 4}, "no wording for a scale"),
         ({"dimensions": ["knowledge"], "preset": None, "schema": "uniform"}, "weigh relationship, goal"),
     ],

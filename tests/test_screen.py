@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.table import Table
 
-from sotopia_rl_data.cli.screen import Screen
+from sotopia_rl_data.screen import Screen
 
 ROWS = [("demo/episodes-rewards", "José O'Malley said that he would think about it", "0.6235"), ("b", "", "–")]
 

@@ -262,7 +262,7 @@ def test_a_sorted_file_is_taken_as_it_lies_and_another_is_sorted(store: Store, t
 def test_a_file_that_is_no_parquet_is_refused(store: Store) -> None:
     with store.stage("x") as stage:
         stage.sorted_file("rewards", "train").write_bytes(b"half a file")
-        with pytest.raises(StoreError, match="no Parquet file"):
+        with pytest.raises(StoreError, match="not a Parquet file"):
             stage.commit({})
     assert tree(store.root) == []
 
@@ -309,7 +309,7 @@ def test_a_version_can_be_named_but_not_replaced(store: Store) -> None:
         commit(store, toy(2), version="v1.0.0")
     assert "v1.0.0 exists with other content" in told.value.message
     assert told.value.hint.startswith("--version v7.1.0")
-    with pytest.raises(UsageError, match="'seven' is no version"):
+    with pytest.raises(UsageError, match="'seven' is not a version"):
         commit(store, toy(2), version="seven")
     assert store.versions("org/toy") == ["v1.0.0", "v7.0.0"]
 

@@ -65,7 +65,7 @@ def test_an_audit_asks_nobody_for_a_number_that_is_none_or_is_taken(store: Store
     how: Any = {"dimensions": ["goal"], "probes": ["order"]}
     put(store, boats(4), "lab/many")
     first, other, again = Highest(), Highest("other"), Highest()
-    with pytest.raises(UsageError, match="is no version"):
+    with pytest.raises(UsageError, match="is not a version"):
         audit(store, "lab/many", first, version="first", **how)
     assert first.calls == 0
     done = audit(store, "lab/many", first, version="v1.0.0", **how)

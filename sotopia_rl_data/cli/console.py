@@ -62,7 +62,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | No
     from rich.table import Table
     from rich.text import Text
 
-    from sotopia_rl_data.cli.screen import Screen
+    from sotopia_rl_data.screen import Screen
 
     body = [list(row) for row in rows]
     shown = Table(header_style="bold", box=None, pad_edge=False)

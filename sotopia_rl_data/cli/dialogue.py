@@ -14,10 +14,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from sotopia_rl_data.cli.screen import Screen
 from sotopia_rl_data.display import printable
 from sotopia_rl_data.prompts.visible import without_tags
 from sotopia_rl_data.schema import Agent, Episode, Turn
+from sotopia_rl_data.screen import Screen
 
 _AGENT_STYLES = ("cyan", "magenta", "yellow", "blue", "green", "red")
 _BLOCKS = " ▁▂▃▄▅▆▇█"

@@ -12,9 +12,10 @@ from tempfile import TemporaryDirectory
 
 from sotopia_rl_data.errors import HubError, HubUnavailable
 from sotopia_rl_data.hub.client import Hub
-from sotopia_rl_data.hub.release import Release, listed_files, manifest_at
+from sotopia_rl_data.hub.release import Release, manifest_at
 from sotopia_rl_data.schema import Manifest
 from sotopia_rl_data.store import readme
+from sotopia_rl_data.store.manifest import listed_files
 from sotopia_rl_data.store.readme import data_files
 
 Rows = Mapping[str, Mapping[str, int]]

@@ -296,9 +296,9 @@ def _local(error: OSError, repo: str) -> Exception:
     """An OSError that is about the disk is the cache's; one without a number is a library's own."""
     if error.errno is not None and is_full(error):
         return _no_room(str(error.strerror))
-    told = store_error(error, Path(constants.HF_HUB_CACHE)) if error.errno else None
-    if told is not None:
-        return StoreError(told.message, "set HF_HOME to a folder that can be written")
+    ours = store_error(error, Path(constants.HF_HUB_CACHE)) if error.errno else None
+    if ours is not None:
+        return StoreError(ours.message, "set HF_HOME to a folder that can be written")
     if isinstance(error, PermissionError):
         return HubError(f"The Hub refuses the token for {repo} ({_line(error)}).", "set HF_TOKEN to one that may")
     return HubUnavailable(f"{repo}: {_line(error)}.", "run the same command again")

@@ -1,9 +1,9 @@
 """Datasets of others on the Hub, without our manifest: their files go through the importers, pinned by commit.
 
 What the importers know (library exports, annotated rows, `{input, output, value}` as in sotopia-rl's published
-rewards, `{instruction, input, output}` as in sotopia-pi) needs nothing more; a value of -1.0 there is no reward.
-Anything else needs a map from its columns to prompt, completion and reward. Splits are ours, by scenario: nothing is
-on both sides. Leaves out loading scripts: nothing of a repository is ever run.
+rewards, `{instruction, input, output}` as in sotopia-pi) needs nothing more; a value of -1.0 there stands for a
+missing reward. Anything else needs a map from its columns to prompt, completion and reward. Splits are ours, by
+scenario: nothing is on both sides. Leaves out loading scripts: nothing of a repository is ever run.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def parse_map(text: str) -> dict[str, str]:
     columns = {target.strip(): column.strip() for column, equals, target in pairs if equals}
     if len(columns) != len(pairs) or not {"prompt", "completion"} <= columns.keys() <= set(TARGETS):
         raise UsageError(
-            f"{text!r} is no map of columns.",
+            f"{text!r} is not a map of columns.",
             "write --map COLUMN=prompt,COLUMN=completion, and COLUMN=reward where there are rewards",
         )
     return columns

@@ -44,8 +44,9 @@ def check(leaks: list[Leak], ref: str) -> None:
         return
     named = "; ".join(f"{leak.where}: {leak.shape}" for leak in leaks[:_NAMED])
     more = f"; and {len(leaks) - _NAMED:,} more" if len(leaks) > _NAMED else ""
+    secrets = "a secret" if len(leaks) == 1 else f"{len(leaks):,} secrets"
     raise SecretsFound(
-        f"{ref} holds what looks like {len(leaks):,} secret{'s' * (len(leaks) > 1)}: {named}{more}.",
+        f"{ref} holds what looks like {secrets}: {named}{more}.",
         "revoke them, take them out of the source, make the version anew; --allow-secrets publishes them as they are",
     )
 
@@ -69,7 +70,7 @@ def in_version(version: Version, on_bytes: Callable[[int], None]) -> list[Leak]:
 
 
 def in_text(text: str, where: str) -> list[Leak]:
-    """The leaks in a text that is no column: the manifest, the card."""
+    """The leaks in a text outside the columns: the manifest, the card."""
     shapes = {shape for _, shape in _shapes_in(text)}
     return [Leak(where, shape) for shape in sorted(shapes)]
 

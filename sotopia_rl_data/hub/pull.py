@@ -7,9 +7,7 @@ Files that a version of the store has already are linked, not downloaded. Downlo
 
 from __future__ import annotations
 
-import errno
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from sotopia_rl_data.errors import HubError, NotFound, VersionExists
 from sotopia_rl_data.hashing import file_sha256
 from sotopia_rl_data.hub.client import Hub
-from sotopia_rl_data.hub.release import listed_files, manifest_at
+from sotopia_rl_data.hub.release import manifest_at
 from sotopia_rl_data.locks import LockedFolder
 from sotopia_rl_data.refs import DatasetRef
 from sotopia_rl_data.schema import DataFile, Manifest
@@ -26,6 +24,7 @@ from sotopia_rl_data.store import Store, Version, load, readme, versions
 from sotopia_rl_data.store import manifest as manifests
 from sotopia_rl_data.store.digest import version_digest
 from sotopia_rl_data.store.disk import link_or_copy, storing, sync_file, write_text
+from sotopia_rl_data.store.stage import place
 from sotopia_rl_data.store.versions import note_published
 
 Progress = Callable[[int, int], None]
@@ -93,7 +92,7 @@ def pull_manifest(
             fetching.card(manifest)
             write_text(staging.dir / manifests.FILE_NAME, manifests.dump(manifest))
             note_published(staging.dir, hub.published(ref.name, manifest.version, commit))
-            placed = _place(store, manifest, staging.dir)
+            placed = place(staging.dir, store.root, manifest)
     finally:
         staging.release()
     if placed is None:  # another process was faster
@@ -103,8 +102,8 @@ def pull_manifest(
 
 def _check(ref: DatasetRef, commit: str, manifest: Manifest) -> None:
     """The manifest is whole, and that of the version that was asked for."""
-    digests = {c: {s: one.digest for s, one in splits.items()} for c, splits in manifest.configs.items()}
-    whole = versions.number(manifest.version) and version_digest(digests, manifest.recipe) == manifest.digest
+    digest = version_digest(manifests.split_digests(manifest.configs), manifest.recipe)
+    whole = versions.number(manifest.version) and digest == manifest.digest
     if not whole or (ref.version and manifest.version != ref.version):
         what = f"says {manifest.version}" if whole else "contradicts itself"
         raise HubError(
@@ -135,8 +134,12 @@ class _Fetching:
 
     def files(self, manifest: Manifest) -> None:
         """Every file of the manifest, checked. Raises HubError where one is not what the manifest lists."""
-        known = {(file.sha256, file.size): path for file, path in _held(self._store, manifest.name)}
-        wanted = list(listed_files(manifest))
+        known: dict[tuple[str, int], Path] = {}  # what the store has in other versions of the same name
+        for number in self._store.versions(manifest.name):
+            version = self._store.version(manifest.name, number)
+            listed = manifests.listed_files(version.manifest)
+            known |= {(file.sha256, file.size): version.dir / file.path for file in listed}
+        wanted = list(manifests.listed_files(manifest))
         total, done = sum(file.size for file in wanted), 0
         for file in wanted:
             target = self._into / file.path
@@ -189,28 +192,3 @@ class _Fetching:
             (self._into / path).parent.mkdir(exist_ok=True)
             (self._into / path).write_bytes(source.read_bytes())
         write_text(self._into / readme.FILE_NAME, text)
-
-
-def _held(store: Store, name: str) -> Iterator[tuple[DataFile, Path]]:
-    """The files of the versions of `name` that the store has."""
-    for number in store.versions(name):
-        version = store.version(name, number)
-        for file in listed_files(version.manifest):
-            yield file, version.dir / file.path
-
-
-def _place(store: Store, manifest: Manifest, folder: Path) -> Path | None:
-    """Rename the finished folder to its place; None where the version is there meanwhile."""
-    for inner in (*(folder / config for config in manifest.configs), folder):
-        sync_file(inner)
-    target = store.root / manifest.name / manifest.version
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.rename(folder, target)
-    except OSError as error:
-        if error.errno in (errno.EEXIST, errno.ENOTEMPTY) and (target / manifests.FILE_NAME).is_file():
-            return None
-        raise
-    for outer in (target.parent, target.parent.parent, store.root):
-        sync_file(outer)
-    return target

@@ -24,7 +24,7 @@ from sotopia_rl_data.hub import checking, leaks
 from sotopia_rl_data.hub.client import Hub
 from sotopia_rl_data.hub.commit import land, release_commit
 from sotopia_rl_data.hub.plan import NOTHING, ReleasePlan, Remote, look, plan
-from sotopia_rl_data.hub.release import Release, dataset_release, inspect, listed_files
+from sotopia_rl_data.hub.release import Release, dataset_release, inspect
 from sotopia_rl_data.store import Version, readme
 from sotopia_rl_data.store import manifest as manifests
 from sotopia_rl_data.store.readme import Card
@@ -130,7 +130,7 @@ def publish(
 
 
 def _search(version: Version, release: Release, options: PushOptions, on_step: OnStep) -> None:
-    total = sum(file.size for file in listed_files(version.manifest))
+    total = sum(file.size for file in manifests.listed_files(version.manifest))
     read = 0
 
     def on_bytes(count: int) -> None:

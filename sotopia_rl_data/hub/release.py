@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from sotopia_rl_data.errors import HubError, NotFound, StoreError
 from sotopia_rl_data.hashing import file_sha256
 from sotopia_rl_data.hub import leaks
 from sotopia_rl_data.hub.client import Hub, RemoteFile
-from sotopia_rl_data.schema import DataFile, Manifest
+from sotopia_rl_data.schema import Manifest
 from sotopia_rl_data.secrets import redact
 from sotopia_rl_data.store import Version, readme
 from sotopia_rl_data.store import manifest as manifests
@@ -106,7 +106,8 @@ def dataset_release(version: Version, repo: str, card: Card, calls: Mapping[str,
             "label again with the plug-in or template named by a relative path: `label` asks nothing twice",
         )
     files = {
-        file.path: Content(version.dir / file.path, file.size, file.sha256) for file in listed_files(version.manifest)
+        file.path: Content(version.dir / file.path, file.size, file.sha256)
+        for file in manifests.listed_files(version.manifest)
     }
     files |= {path: Content.of(data) for path, data in card.pictures.items()}
     ledger = {path: Content.of(source) for path, source in (calls or {}).items()}
@@ -150,7 +151,7 @@ def inspect(version: Version, calls: Mapping[str, Path], on_bytes: Callable[[int
 
     `on_bytes` hears how many bytes were read since the last call. Raises StoreError where a file is damaged.
     """
-    for file in listed_files(version.manifest):
+    for file in manifests.listed_files(version.manifest):
         path = version.dir / file.path
         if not path.is_file() or path.stat().st_size != file.size or file_sha256(path) != file.sha256:
             raise StoreError(
@@ -166,20 +167,13 @@ def inspect(version: Version, calls: Mapping[str, Path], on_bytes: Callable[[int
     return found + leaks.in_version(version, on_bytes)
 
 
-def listed_files(manifest: Manifest) -> Iterator[DataFile]:
-    """The Parquet files that a manifest lists."""
-    for splits in manifest.configs.values():
-        for one in splits.values():
-            yield from one.files
-
-
 def owned(manifest: Manifest | None, card: str) -> frozenset[str]:
     """The paths that a dataset's release made in its repository, by its manifest and card: its successor removes
     them."""
     if manifest is None:
         return frozenset()
     calls = {str(call["path"]) for call in manifest.provenance.get(LEDGER, [])}
-    return frozenset({file.path for file in listed_files(manifest)} | calls | readme.pictures(card))
+    return frozenset({file.path for file in manifests.listed_files(manifest)} | calls | readme.pictures(card))
 
 
 def write_calls(version: Version, ledger: Ledger, folder: Path) -> dict[str, Path]:

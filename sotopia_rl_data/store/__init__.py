@@ -1,11 +1,10 @@
 """The store: immutable version directories that are Hub-shaped, so that anything reads them as they lie.
 
-store.py                    finds versions; imports nothing heavy
-stage.py lock.py            where the next one is written, and the one rename that makes it visible
+store.py versions.py        finds versions; what one is, how it is numbered; both import nothing heavy
+stage.py                    where the next one is written, and the one rename that makes it visible
 parts.py ordering.py        rows in any order to sorted Parquet shards, in bounded memory
 columns.py digest.py        which column types there are, and the canonical digest of rows
-manifest.py versions.py     what a version says of itself, and how it is numbered
-readme.py dataset_info.py   the card's part that the tool owns
+manifest.py readme.py       what a version says of itself: for programs, and for people and `load_dataset`
 disk.py verify.py           durable files; is a version still what its manifest says
 """
 

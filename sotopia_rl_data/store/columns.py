@@ -2,7 +2,7 @@
 
 Tables come from Arrow, Polars and DuckDB, which spell the same column as `string`, `large_string`, `string_view` or a
 dictionary. What lies in a version has one spelling, so that `load_dataset` shows the same features whoever wrote it.
-Types that have no obvious reading everywhere (decimals, times, binary) are refused, with the cast that mends it.
+Types that have no obvious reading everywhere (decimals, times, binary) are refused, with the cast that helps.
 """
 
 from __future__ import annotations
@@ -85,11 +85,10 @@ def conform(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
     """`table` in the columns, order and types of `schema`. Raises InputError, naming `where`, if they do not fit."""
     have, want = set(table.column_names), set(schema.names)
     if have != want or len(table.column_names) != len(want):
-        odd = [f"lacks {sorted(want - have)}"] * bool(want - have) + [f"has also {sorted(have - want)}"] * bool(
-            have - want
-        )
+        lacks = [f"lacks {sorted(want - have)}"] if want - have else []
+        more = [f"has also {sorted(have - want)}"] if have - want else []
         raise InputError(
-            f"A table for {where} {' and '.join(odd) or 'names a column twice'}.",
+            f"A table for {where} {' and '.join(lacks + more) or 'names a column twice'}.",
             f"write the columns {', '.join(schema.names)}",
         )
     if table.schema.equals(schema):

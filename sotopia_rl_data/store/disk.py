@@ -124,10 +124,10 @@ def storing(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        told = store_error(error, root)
-        if told is None:
+        ours = store_error(error, root)
+        if ours is None:
             raise
-        raise told from error
+        raise ours from error
 
 
 def store_error(error: OSError, root: Path) -> StoreError | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -50,6 +50,18 @@ def parse(text: str | bytes, where: str) -> Manifest:
         raise StoreError(
             f"{where} is damaged ({error}).", "pull the version again, or delete its directory and make it anew"
         ) from error
+
+
+def listed_files(manifest: Manifest) -> Iterator[DataFile]:
+    """The Parquet files that a manifest lists."""
+    for splits in manifest.configs.values():
+        for one in splits.values():
+            yield from one.files
+
+
+def split_digests(configs: Mapping[str, Mapping[str, Split]]) -> dict[str, dict[str, str]]:
+    """The digest of each split's rows, by config and split: what a version's digest is made of, beside the recipe."""
+    return {config: {split: one.digest for split, one in splits.items()} for config, splits in configs.items()}
 
 
 def plain(value: Mapping[str, Any], what: str) -> dict[str, Any]:

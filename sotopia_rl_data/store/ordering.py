@@ -65,12 +65,8 @@ class Order:
         keys = [(name, "ascending", "at_start") for name in self.columns]
         return rows.take(pc.sort_indices(self.keys(rows), sort_keys=keys))
 
-    def first(self, keys: pa.Table) -> Key:
-        """The first row's key, as something Python can compare."""
-        return self.at(keys, 0)
-
     def at(self, keys: pa.Table, row: int) -> Key:
-        """The key of one row of `keys`."""
+        """The key of one row of `keys`, as something Python can compare."""
         values = (keys.column(name)[row].as_py() for name in self.columns)
         return tuple((value is not None, value) for value in values)
 
@@ -78,7 +74,7 @@ class Order:
         """True where `keys` is in order and comes after `before`. Raises InputError where an identity repeats."""
         if not keys.num_rows:
             return True
-        first = self.first(keys)
+        first = self.at(keys, 0)
         less, equal = _neighbours(keys, self.columns)
         if not (less | equal).all() or (before is not None and first < before):
             return False
@@ -88,6 +84,31 @@ class Order:
             raise InputError(
                 f"Two rows of {self.where} are about the same thing: {named}.", "keep one of them; ids must be unique"
             )
+        return True
+
+
+class InOrder:
+    """Whether tables that come one after the other are in order together."""
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self._last: Key | None = None
+
+    @classmethod
+    def of(cls, config: str, schema: pa.Schema) -> InOrder:
+        """For the rows of `config` in these columns."""
+        return cls(Order.of(config, schema))
+
+    def takes(self, rows: pa.Table) -> bool:
+        """Whether `rows` are in order and come after all that were taken before; then they are taken.
+
+        Raises InputError where an identity repeats.
+        """
+        keys = self._order.keys(rows)
+        if not self._order.follows(keys, self._last):
+            return False
+        if keys.num_rows:
+            self._last = self._order.at(keys, keys.num_rows - 1)
         return True
 
 

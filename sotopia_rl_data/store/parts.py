@@ -22,7 +22,7 @@ from sotopia_rl_data.schema import DataFile, Split
 from sotopia_rl_data.store.columns import conform, plain_schema
 from sotopia_rl_data.store.digest import RowDigest
 from sotopia_rl_data.store.disk import HashedFile, sync_file
-from sotopia_rl_data.store.ordering import Key, Order, merge, read_run, write_run
+from sotopia_rl_data.store.ordering import InOrder, Order, merge, read_run, write_run
 
 GROUP_BYTES = 32 << 20
 GROUP_ROWS = 1 << 17
@@ -127,9 +127,8 @@ class _Shards:
     """Writes rows that are in order into Parquet files of at most `shard_bytes`, digesting them on the way."""
 
     def __init__(self, root: Path, config: str, split: str, schema: pa.Schema, order: Order, limits: Limits) -> None:
-        self._folder, self._split, self._limits, self._order = root / config, split, limits, order
+        self._folder, self._split, self._limits, self._order = root / config, split, limits, InOrder(order)
         self._schema, self._digest = schema, RowDigest(schema)
-        self._last: Key | None = None
         self._files: list[HashedFile] = []
         self._rows: list[int] = []
         self._writer: Any = None
@@ -141,10 +140,8 @@ class _Shards:
 
     def offer(self, rows: pa.Table) -> bool:
         """Write `rows` if they are in order and come after what was written; False where they are not."""
-        keys = self._order.keys(rows)
-        if not self._order.follows(keys, self._last):
+        if not self._order.takes(rows):
             return False
-        self._last = self._order.at(keys, keys.num_rows - 1)
         self._digest.update(rows)
         if self._writer is None:
             self._open()
@@ -199,13 +196,6 @@ def shard_name(split: str, index: int, count: int) -> str:
     return f"{split}-{index:05d}-of-{count:05d}.parquet"
 
 
-def _data_file(path: Path, rows: int) -> DataFile:
-    """A file of another writer as the manifest lists it, read-only and durable."""
-    path.chmod(0o444)
-    sync_file(path)
-    return DataFile(f"{path.parent.name}/{path.name}", rows, path.stat().st_size, file_sha256(path))
-
-
 def read_parquet(path: Path) -> Iterator[pa.Table]:
     """The rows of a Parquet file, one row group in memory at a time."""
     with pq.ParquetFile(path, pre_buffer=False) as file:
@@ -218,7 +208,6 @@ def adopt(path: Path, config: str, name: str, limits: Limits) -> Split | None:
 
     It is kept if its columns have their plain types, its rows are in order, and neither it nor a row group is too big.
     """
-    last: Key | None = None
     with pq.ParquetFile(path, pre_buffer=False) as file:
         schema, meta = file.schema_arrow.remove_metadata(), file.metadata
         groups = [meta.row_group(i).total_byte_size for i in range(meta.num_row_groups)]
@@ -228,12 +217,13 @@ def adopt(path: Path, config: str, name: str, limits: Limits) -> Split | None:
         or max(groups, default=0) > 4 * limits.group_bytes
     ):
         return None
-    digest, order = RowDigest(schema), Order.of(config, schema)
+    digest, order = RowDigest(schema), InOrder.of(config, schema)
     for rows in read_parquet(path):
-        keys = order.keys(rows)
-        if not order.follows(keys, last):
+        if not order.takes(rows):
             return None
-        last = order.at(keys, keys.num_rows - 1) if keys.num_rows else last
         digest.update(rows)
     final = path.rename(path.with_name(name))
-    return Split(digest.rows, digest.hexdigest(), (_data_file(final, digest.rows),))
+    final.chmod(0o444)
+    sync_file(final)
+    listed = DataFile(f"{config}/{name}", digest.rows, final.stat().st_size, file_sha256(final))
+    return Split(digest.rows, digest.hexdigest(), (listed,))

@@ -11,9 +11,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sotopia_rl_data.schema import Manifest, Split
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from sotopia_rl_data.store.versions import Version
 
 BEGIN, END = "<!-- sotopia-rl-data:begin -->", "<!-- sotopia-rl-data:end -->"
 FILE_NAME, ASSETS = "README.md", "assets"
@@ -21,6 +26,7 @@ MACHINE_KEYS = ("configs", "size_categories", "dataset_info")
 _FRONT = re.compile(r"\A---\r?\n(.*?)\r?\n---\r?\n?", re.DOTALL)
 _BLOCK = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
 _PICTURE = re.compile(rf"\]\(({ASSETS}/[\w.-]+)\)")
+_DTYPES = {"double": "float64", "float": "float32"}  # as `datasets` calls them
 _SIZES = (
     (10**3, "n<1K"),
     (10**4, "1K<n<10K"),
@@ -64,7 +70,7 @@ def plain(manifest: Manifest) -> Card:
 def machine(
     configs: Mapping[str, Mapping[str, Split]], dataset_info: Sequence[Mapping[str, Any]] = ()
 ) -> dict[str, Any]:
-    """The front matter's MACHINE_KEYS; `dataset_info` (see `dataset_info.py`) where it was worked out."""
+    """The front matter's MACHINE_KEYS; `dataset_info` (see below) where it was worked out."""
     rows = sum(one.rows for splits in configs.values() for one in splits.values())
     size = next((name for limit, name in _SIZES if rows < limit), "n>1B")
     known = {"configs": data_files(configs), "size_categories": [size]}
@@ -138,6 +144,56 @@ def rows_table(manifest: Manifest) -> str:
         for config, of in manifest.configs.items()
     ]
     return "\n".join([f"| config | {' | '.join(splits)} |", f"|---|{'---:|' * len(splits)}", *rows])
+
+
+def dataset_info(version: Version) -> list[dict[str, Any]]:
+    """The `dataset_info` of the front matter: for each config its features, and its splits with their rows and bytes.
+
+    What `datasets` would find out itself, written down so that the Hub shows it and `load_dataset` checks the rows it
+    got. The features are in the form that `datasets` reads back (`Features._from_yaml_list`); bytes of splits are those
+    of the Arrow table in memory, `download_size` those of the files. Reads all rows, a row group at a time.
+    """
+    loadable = [config["config_name"] for config in data_files(version.manifest.configs)]
+    return [_config_info(version, config) for config in loadable]
+
+
+def _config_info(version: Version, config: str) -> dict[str, Any]:
+    import pyarrow.parquet as pq
+
+    from sotopia_rl_data.store.parts import read_parquet
+
+    files, listed = version.files(config), version.manifest.configs[config]
+    schema = pq.read_schema(next(iter(files.values()))[0])
+    nbytes = {
+        split: sum(rows.nbytes for path in paths for rows in read_parquet(path)) for split, paths in files.items()
+    }
+    return {
+        "config_name": config,
+        "features": features(schema),
+        "splits": [
+            {"name": split, "num_bytes": nbytes[split], "num_examples": one.rows} for split, one in listed.items()
+        ],
+        "download_size": sum(file.size for one in listed.values() for file in one.files),
+        "dataset_size": sum(nbytes.values()),
+    }
+
+
+def features(schema: pa.Schema) -> list[dict[str, Any]]:
+    """Arrow columns as the front matter's `features`. The types are those that `columns.py` allows."""
+    return [{"name": field.name, **_feature(field.type)} for field in schema]
+
+
+def _feature(kind: pa.DataType) -> dict[str, Any]:
+    import pyarrow.types as pt
+
+    from sotopia_rl_data.store.columns import is_list
+
+    if is_list(kind):
+        inner = _feature(kind.value_type)
+        return {"list": next(iter(inner.values())) if inner.keys() in ({"dtype"}, {"struct"}) else inner}
+    if pt.is_struct(kind):
+        return {"struct": features(kind)}
+    return {"dtype": _DTYPES.get(str(kind), str(kind))}
 
 
 def _facts(manifest: Manifest) -> str:

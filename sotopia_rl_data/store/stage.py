@@ -37,7 +37,6 @@ from sotopia_rl_data.store.parts import Limits, Part, adopt, read_parquet, shard
 from sotopia_rl_data.store.versions import Version, load
 
 _KNOWN = {"episodes": tables.EPISODES, "attributions": tables.ATTRIBUTIONS, "failures": tables.FAILURES}
-_TAKEN = (errno.EEXIST, errno.ENOTEMPTY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +173,7 @@ class Stage:
         if not configs:
             raise UsageError(f"Nothing was written for {self.name}.", "write at least one config")
         kept = {c: self._kept(c, configs[c]) for c in CONFIGS if c in configs}
-        digest = version_digest({c: {s: one.digest for s, one in splits.items()} for c, splits in kept.items()}, recipe)
+        digest = version_digest(manifests.split_digests(kept), recipe)
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         return Manifest(self.name, "", digest, kept, {c: columns[c] for c in kept}, recipe, provenance, now)
 
@@ -182,8 +181,10 @@ class Stage:
         try:
             schema = plain_schema(pq.read_schema(path))
         except pa.ArrowInvalid as error:
-            told = f"What was written for {config}/{split} is no Parquet file ({first_line(error)})."
-            raise StoreError(told, "run the command again; nothing was kept") from error
+            raise StoreError(
+                f"What was written for {config}/{split} is not a Parquet file ({first_line(error)}).",
+                "run the command again; nothing was kept",
+            ) from error
         if self._schemas.setdefault(config, schema) == schema:
             split_ = adopt(path, config, shard_name(split, 0, 1), self._limits)
             if split_ is not None:
@@ -235,23 +236,7 @@ class Stage:
         write_text(self.dir / manifests.FILE_NAME, manifests.dump(draft))
         write_text(self.dir / "README.md", readme.render(draft, text))
         shutil.rmtree(self.dir / ".runs", ignore_errors=True)
-        for folder in (*(self.dir / config for config in draft.configs), self.dir):
-            sync_file(folder)
-        target = self._root / self.name / draft.version
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.rename(self.dir, target)
-        except OSError as error:
-            if error.errno not in _TAKEN:
-                raise
-            if not (target / manifests.FILE_NAME).is_file():
-                raise StoreError(
-                    f"{target} is in the way: it is no version (no {manifests.FILE_NAME}).", f"move or remove {target}"
-                ) from error
-            return None
-        for folder in (target.parent, target.parent.parent, self._root):
-            sync_file(folder)
-        return target
+        return place(self.dir, self._root, draft)
 
     def _reuse(self, draft: Manifest, before: Version) -> Manifest:
         """Links to the files of `before` wherever a split has the same rows."""
@@ -278,6 +263,30 @@ class Stage:
             target = self.dir / file.path
             target.parent.mkdir(exist_ok=True)
             link_or_copy(source.dir / file.path, target)
+
+
+def place(folder: Path, root: Path, manifest: Manifest) -> Path | None:
+    """Make the finished `folder` the version of the store at `root` that `manifest` says it is: sync it, rename it.
+
+    None where another writer took the number first. Raises StoreError where something that is not a version is there.
+    """
+    for inner in (*(folder / config for config in manifest.configs), folder):
+        sync_file(inner)
+    target = root / manifest.name / manifest.version
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.rename(folder, target)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        if not (target / manifests.FILE_NAME).is_file():
+            raise StoreError(
+                f"{target} is in the way: it is not a version (no {manifests.FILE_NAME}).", f"move or remove {target}"
+            ) from error
+        return None
+    for outer in (target.parent, target.parent.parent, root):
+        sync_file(outer)
+    return target
 
 
 def _whole(version: Version, file: DataFile) -> bool:

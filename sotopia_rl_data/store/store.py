@@ -41,9 +41,10 @@ class Store:
 
     def names(self) -> list[str]:
         """Every dataset of the store, sorted."""
-        found = []
+        found: list[str] = []
         for folder in _folders(self.root):
-            found += [folder.name] * bool(in_folder(folder))
+            if in_folder(folder):
+                found.append(folder.name)
             found += [f"{folder.name}/{inner.name}" for inner in _folders(folder) if in_folder(inner)]
         return sorted(found)
 

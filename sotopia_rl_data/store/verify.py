@@ -19,7 +19,8 @@ from sotopia_rl_data.schema import DataFile, Split
 from sotopia_rl_data.store import Version, readme
 from sotopia_rl_data.store.columns import first_line, type_names
 from sotopia_rl_data.store.digest import RowDigest, version_digest
-from sotopia_rl_data.store.ordering import Key, Order
+from sotopia_rl_data.store.manifest import listed_files, split_digests
+from sotopia_rl_data.store.ordering import InOrder
 from sotopia_rl_data.store.parts import read_parquet
 
 
@@ -46,12 +47,11 @@ class Verification:
 def verify(version: Version, on_file: Callable[[DataFile], None] | None = None) -> Verification:
     """Read all of `version` and compare it with its manifest; `on_file` is called after each file (progress)."""
     problems: list[str] = []
-    files = [f for splits in version.manifest.configs.values() for one in splits.values() for f in one.files]
+    files = list(listed_files(version.manifest))
     for config, splits in version.manifest.configs.items():
         for split, one in splits.items():
             problems += _split(version, config, split, one, on_file or (lambda _: None))
-    digests = {c: {s: one.digest for s, one in splits.items()} for c, splits in version.manifest.configs.items()}
-    if version_digest(digests, version.manifest.recipe) != version.digest:
+    if version_digest(split_digests(version.manifest.configs), version.manifest.recipe) != version.digest:
         problems.append("manifest.json: the digest is not that of the listed splits and the recipe")
     problems += _strays(version.dir, {f.path for f in files})
     problems += _readme(version)
@@ -89,19 +89,16 @@ def _file(path: Path, file: DataFile) -> Iterator[str]:
 
 def _rows(version: Version, config: str, one: Split, columns: Mapping[str, str]) -> Iterator[str]:
     digest: RowDigest | None = None
-    last: Key | None = None
     ordered = True
     for file in one.files:
         before = digest.rows if digest else 0
         for rows in read_parquet(version.dir / file.path):
             if digest is None:
-                digest, order = RowDigest(rows.schema), Order.of(config, rows.schema)
+                digest, order = RowDigest(rows.schema), InOrder.of(config, rows.schema)
                 if type_names(rows.schema) != columns:
                     yield f"columns {type_names(rows.schema)}, not {dict(columns)}"
             digest.update(rows)
-            keys = order.keys(rows)
-            ordered = ordered and order.follows(keys, last)
-            last = order.at(keys, rows.num_rows - 1) if rows.num_rows else last
+            ordered = ordered and order.takes(rows)
         if (digest.rows if digest else 0) - before != file.rows:
             yield f"{file.path} has {(digest.rows if digest else 0) - before} rows, not {file.rows}"
     if digest and digest.hexdigest() != one.digest:

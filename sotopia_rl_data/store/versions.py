@@ -81,7 +81,7 @@ def in_folder(folder: Path) -> list[Path]:
 
 
 def number(text: str) -> Number | None:
-    """(1, 2, 0) for "v1.2.0"; None where the text is no version."""
+    """(1, 2, 0) for "v1.2.0"; None where the text is not a version."""
     found = _VERSION.fullmatch(text)
     return (int(found[1]), int(found[2]), int(found[3])) if found else None
 
@@ -95,7 +95,7 @@ def check(text: str) -> str:
     """`text` as a version ("1.2.0" and "v1.2.0" alike). Raises UsageError."""
     version = text if text.startswith("v") else f"v{text}"
     if number(version) is None:
-        raise UsageError(f"{text!r} is no version.", "write it as v1.2.0")
+        raise UsageError(f"{text!r} is not a version.", "write it as v1.2.0")
     return version
 
 
