@@ -149,7 +149,7 @@ def test_a_repository_without_data_says_so(hub, store):
 
 @pytest.mark.parametrize("text", ["", "a", "a=prompt", "a=prompt,b=completion,c=score", "a=prompt,b=prompt"])
 def test_a_map_names_prompt_and_completion(text):
-    with pytest.raises(UsageError, match="no map of columns"):
+    with pytest.raises(UsageError, match="not a map of columns"):
         parse_map(text)
 
 
