@@ -1,8 +1,8 @@
 """Importers: files of episodes in, `Episode`s out, one record at a time.
 
-One file a format in `formats/`. A file's format is told by its records' keys, the version of the library that wrote it
-record by record; neither is guessed. What cannot be read is a `Failure`, with its line and its reason, and the rest is
-read all the same. Nothing is evaluated or unpickled.
+One file a format in `formats/`. A file's format is detected by its records' keys, and the version of the library that
+wrote it record by record; neither is guessed. What cannot be read is a `Failure`, with its line and its reason, and the
+rest is read all the same. Nothing is evaluated or unpickled.
 
 detect.py reading.py stream.py     what the named paths hold; from files to items; the records of one file
 record.py literals.py              one record and the typed way to look into it; values that lie as text

@@ -17,7 +17,7 @@ from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.importers.messages import Dialogue
 from sotopia_rl_data.importers.profiles import AgentProfile, EnvironmentProfile
 from sotopia_rl_data.importers.record import UNNAMED, identifier, kind, model_names
-from sotopia_rl_data.importers.scores import EpisodeScores, RefusedScore
+from sotopia_rl_data.importers.scores import LoggedScores, RefusedScore
 from sotopia_rl_data.schema import Agent, Episode
 
 Dialect = Literal["legacy", "0.1.5", "head"]
@@ -27,7 +27,7 @@ _HIDDEN = "Unknown"
 
 @dataclass(frozen=True, slots=True)
 class LibraryEpisode:
-    """An episode as both shapes have it, read but for what is only in the dialogue.
+    """What both shapes say of an episode, before the opening observations of its dialogue are read.
 
     `models` and `rewards` are as logged. `environment` is what is known of the scene; its `goals` are in speaking
     order. `backgrounds` are by name, `profiles` in speaking order (None: not known). `agent_classes` says whether the
@@ -50,7 +50,7 @@ class LibraryEpisode:
     def read(self) -> tuple[Episode, tuple[RefusedScore, ...]]:
         """The Episode, and the scores that had to be refused."""
         dialogue, names = self.dialogue, model_names(self.models)
-        scores = EpisodeScores()
+        scores = LoggedScores()
         scores.add_rewards(self.rewards, dialogue.ids, dialogue.names, names[0] if names else UNNAMED)
         episode = Episode(
             episode_id=self.episode_id,
@@ -71,17 +71,15 @@ class LibraryEpisode:
         return episode, tuple(scores.refused)
 
     def _agents(self) -> Iterator[Agent]:
-        """The participants; what the source does not name is read from each one's own opening observation, and what
-        that does not say either from the profile."""
+        """The participants. What the source does not say is read from each one's own opening observation; what that
+        does not say, from the profile."""
         dialogue, goals = self.dialogue, self.environment.goals
         models = model_names(self.models)
         profiles = self.profiles or [None] * len(dialogue.ids)
         for place, (agent, name, profile) in enumerate(zip(dialogue.ids, dialogue.names, profiles, strict=True)):
             opening = read_opening(dialogue.opening(agent), dialogue.names)
-            known = (
-                self.backgrounds.get(name) or opening.backgrounds.get(name, "") or (profile.public if profile else "")
-            )
-            background, secret = split_secret(known, name)
+            stated = self.backgrounds.get(name) or opening.backgrounds.get(name, "")
+            background, secret = split_secret(stated or (profile.public if profile else ""), name)
             yield Agent(
                 agent=agent,
                 name=name,
@@ -92,7 +90,7 @@ class LibraryEpisode:
             )
 
     def _dialect(self) -> Dialect:
-        """Which version of the sotopia library wrote it, told by signs that only that version leaves, in this order:
+        """Which version of the sotopia library wrote it, by signs that only that version leaves, in this order:
 
         head    git after January 2026: an action begins with a space or with "[private to", or `agent_classes` is there
         0.1.5   it ended with "Too few active agents"; or it has more than two agents; or a bare score stands beside

@@ -30,7 +30,7 @@ class RefusedScore:
 
 
 @dataclass(slots=True)
-class EpisodeScores:
+class LoggedScores:
     """The scores of one episode, and those that had to be refused."""
 
     scores: list[Score] = field(default_factory=list)

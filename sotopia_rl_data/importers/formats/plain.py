@@ -27,7 +27,7 @@ from sotopia_rl_data.importers.record import (
     text,
     unique,
 )
-from sotopia_rl_data.importers.scores import EpisodeScores, RefusedScore
+from sotopia_rl_data.importers.scores import LoggedScores, RefusedScore
 from sotopia_rl_data.schema import ACTION_TYPES, Agent, Episode, Observation, Score, Turn
 from sotopia_rl_data.splits import environment_of
 
@@ -178,8 +178,8 @@ def _observations(values: Sequence[Any], ids: _AgentIds) -> tuple[Observation, .
     return tuple(sorted(found, key=lambda o: o.turn))
 
 
-def _scores(values: Sequence[Any], ids: _AgentIds) -> EpisodeScores:
-    found = EpisodeScores()
+def _scores(values: Sequence[Any], ids: _AgentIds) -> LoggedScores:
+    found = LoggedScores()
     for i, value in enumerate(values):
         where = f"scores[{i}]"
         r = _known(value, Score, where)
