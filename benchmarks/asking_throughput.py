@@ -93,6 +93,7 @@ def ours(url: str, concurrency: int, seconds: float) -> int:
     from sotopia_rl_data.asking import openai
     from sotopia_rl_data.asking.dispatch import ask_all
     from sotopia_rl_data.ledger.ledger import Ledger
+    from sotopia_rl_data.ledger.lookup import Lookup
     from sotopia_rl_data.request import Reply, Request
 
     client = openai.OpenAIClient(openai.target("sim", url, {"temperature": 0}))
@@ -109,7 +110,7 @@ def ours(url: str, concurrency: int, seconds: float) -> int:
 
     async def go(ledger: Ledger) -> int:
         try:
-            outcome = await ask_all(requests(), client.send, ledger, accept=accept, concurrency=concurrency)
+            outcome = await ask_all(requests(), client.send, Lookup(ledger, accept), concurrency=concurrency)
         finally:
             await client.close()
         return outcome.asked

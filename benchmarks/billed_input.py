@@ -24,14 +24,15 @@ from typing import Any
 from sotopia_rl_data.asking.dispatch import ask_all
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.fake_provider.running import running
-from sotopia_rl_data.labelers.asking import Asking
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.judges import judge
-from sotopia_rl_data.labelers.judges.sending import request_of, target_of
-from sotopia_rl_data.labelers.plan import Plan
+from sotopia_rl_data.labelers.plan import LabelPlan
+from sotopia_rl_data.labelers.questions import Part, Questions
+from sotopia_rl_data.labelers.requests import request_of, target_of
 from sotopia_rl_data.labelers.schemas import schema
 from sotopia_rl_data.labelers.schemas.phrasing import Packing
 from sotopia_rl_data.ledger.ledger import Ledger
+from sotopia_rl_data.ledger.lookup import Lookup
 from sotopia_rl_data.request import Request
 from sotopia_rl_data.schema import Agent, Episode, Score, Turn
 
@@ -70,10 +71,10 @@ def episode(turns: int, words: int) -> Episode:
     return Episode("e", "env", agents, told, scores, scenario=scenario)
 
 
-def plan(ask: Packing, url: str) -> Plan:
+def plan(ask: Packing, url: str) -> LabelPlan:
     """Importance on all dimensions, asked of the provider at `url`."""
     dimensions = tuple(one.name for one in SOTOPIA_EVAL)
-    return Plan(schema("direct"), dimensions, BY, (judge(url),), ask=ask)
+    return LabelPlan(schema("direct"), dimensions, BY, (judge(url),), packing=ask)
 
 
 def instructions_first(question: Question) -> Question:
@@ -83,7 +84,7 @@ def instructions_first(question: Question) -> Question:
     return replace(question, messages=[{"role": "user", "content": text}], cache_until=0)
 
 
-def requests(made: Plan, told: Episode, first: bool) -> Iterable[Request]:
+def requests(made: LabelPlan, told: Episode, first: bool) -> Iterable[Request]:
     if not first:
         return made.requests([told], made.judges[0])
     target = target_of(made.judges[0])
@@ -100,10 +101,11 @@ def billed(way: str, protocol: str, told: Episode) -> dict[str, int]:
         return {"calls": log["answered"], **log["usage"]}
 
 
-async def ask(made: Plan, asked: Iterable[Request], ledger: Ledger, told: Episode) -> None:
-    asking, one = Asking(made, ledger, lambda: [told]), made.judges[0]
+async def ask(made: LabelPlan, asked: Iterable[Request], ledger: Ledger, told: Episode) -> None:
+    questions, one = Questions(Part(made, lambda: [told])), made.judges[0]
+    lookup = Lookup(ledger, lambda request, reply: questions.accepts(request, reply, ledger))
     try:
-        outcome = await ask_all(asked, one.send, ledger, accept=asking.accepts)  # type: ignore[attr-defined]
+        outcome = await ask_all(asked, one.send, lookup)  # type: ignore[attr-defined]
     finally:
         await one.close()  # type: ignore[attr-defined]
     if outcome.failed or outcome.unreachable:

@@ -17,9 +17,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from sotopia_rl_data.asking.options import AskOptions
 from sotopia_rl_data.fake_provider.running import running
 from sotopia_rl_data.prompts.template import Template, own_template
-from sotopia_rl_data.rollouts.planning import Plan
+from sotopia_rl_data.rollouts.episode_run import Rules
+from sotopia_rl_data.rollouts.plan import RolloutPlan
 from sotopia_rl_data.rollouts.run import plan_of, rollout
 from sotopia_rl_data.rollouts.scenarios import bundled
 from sotopia_rl_data.store import Store
@@ -36,10 +38,11 @@ def talkative() -> Template:
     return replace(own, variants=tuple(replace(one, schema=TALK) for one in own.variants))
 
 
-def plan_for(url: str, episodes: int, turns: int) -> Plan:
+def plan_for(url: str, episodes: int, turns: int) -> RolloutPlan:
     scenes = bundled()
     policies = {"a": f"openai:sim-a@{url}", "b": f"openai:sim-b@{url}"}
-    return plan_of(scenes, **policies, repeat=-(-episodes // len(scenes)), turns=turns, template=talkative())
+    rules = Rules(turns=turns, template=talkative())
+    return plan_of(scenes, rules, **policies, repeat=-(-episodes // len(scenes)))
 
 
 def steady(marks: list[tuple[float, int, int]], concurrency: int, episodes: int) -> float | None:
@@ -66,7 +69,8 @@ def main() -> None:
             marks.append((time.monotonic(), int(words.split()[0].replace(",", "")), done))
 
         before = resource.getrusage(resource.RUSAGE_SELF)
-        report = rollout(Store(Path(directory)), plan, "bench/play", concurrency=options.concurrency, progress=heard)
+        how = AskOptions(concurrency=options.concurrency, progress=heard)
+        report = rollout(Store(Path(directory)), plan, "bench/play", options=how)
         after = resource.getrusage(resource.RUSAGE_SELF)
         most = provider.log()["most_in_flight"]
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

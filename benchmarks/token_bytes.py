@@ -20,8 +20,8 @@ from sotopia_rl_data.costs.tokens import answer_tokens, prompt_tokens, shortest
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.importers import samples_path
 from sotopia_rl_data.importers.run import import_dataset
-from sotopia_rl_data.labelers.judges.sending import request_of
-from sotopia_rl_data.labelers.plan import Plan, episodes_of
+from sotopia_rl_data.labelers.plan import LabelPlan, episodes_of
+from sotopia_rl_data.labelers.requests import request_of
 from sotopia_rl_data.labelers.schemas import schema
 from sotopia_rl_data.request import Request, Target
 from sotopia_rl_data.store import Store
@@ -34,7 +34,7 @@ def requests(folder: Path, ask: str, dimensions: tuple[str, ...]) -> Iterator[Re
     """The questions about the bundled samples."""
     store = Store(folder)
     import_dataset(store, [samples_path()], "samples")
-    plan = Plan(schema("direct"), dimensions, BY, ask=ask)  # type: ignore[arg-type]
+    plan = LabelPlan(schema("direct"), dimensions, BY, packing=ask)  # type: ignore[arg-type]
     for episode in episodes_of(chain.from_iterable(store.resolve("samples").files("episodes").values())):
         for question in plan.questions(episode):
             yield request_of(question, Target("openai", "gpt-4o", ""))

@@ -13,11 +13,11 @@ from pathlib import Path
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.labelers.judge import Question, Slot
 from sotopia_rl_data.labelers.judges.human import slot_key
-from sotopia_rl_data.labelers.plan import Plan, episodes_of
-from sotopia_rl_data.labelers.preparing import DEFAULT_PRESET, dimensions_of, with_episodes
+from sotopia_rl_data.labelers.plan import LabelPlan, episodes_of
 from sotopia_rl_data.labelers.schemas import own_dimensions, phrasing
 from sotopia_rl_data.labelers.schemas import schema as find_schema
 from sotopia_rl_data.labelers.selection import read_selection
+from sotopia_rl_data.labelers.settings import DEFAULT_PRESET, dimensions_of, with_episodes
 from sotopia_rl_data.outputs import aside
 from sotopia_rl_data.rewards import preset
 from sotopia_rl_data.sheets import guarded
@@ -52,13 +52,13 @@ def write_template(
     asked = dimensions_of(dimensions or own or preset(DEFAULT_PRESET).weighted, own)
     chosen.wording_sha256(scale)  # raises where the scale is not worded
     wanted = None if only is None else read_selection(only, own)
-    plan = Plan(chosen, asked, evaluator or "", scale=scale, only=wanted)
+    plan = LabelPlan(chosen, asked, evaluator or "", scale=scale, only=wanted)
     version, plan = with_episodes(plan, store, source)
     files = [path for paths in version.files("episodes").values() for path in paths]
     return _write(out, plan, _drawn(lambda: _questions(plan, files), seed, questions))
 
 
-def _questions(plan: Plan, files: Sequence[Path]) -> Iterator[Question]:
+def _questions(plan: LabelPlan, files: Sequence[Path]) -> Iterator[Question]:
     return (question for episode in episodes_of(files) for question in plan.questions(episode))
 
 
@@ -71,7 +71,7 @@ def _drawn(every: Callable[[], Iterable[Question]], seed: int, wanted: int | Non
     return [found[place] for place in sorted(found)]
 
 
-def _write(out: Path, plan: Plan, drawn: Sequence[Question]) -> int:
+def _write(out: Path, plan: LabelPlan, drawn: Sequence[Question]) -> int:
     rows = [row for item, question in enumerate(drawn, start=1) for row in _rows(plan, item, question)]
     if not rows:
         raise InputError("There is nothing to annotate.", "see which episodes have scores: sotopia-rl-data stats REF")
@@ -80,7 +80,7 @@ def _write(out: Path, plan: Plan, drawn: Sequence[Question]) -> int:
     return len(rows)
 
 
-def _rows(plan: Plan, item: int, question: Question) -> Iterator[list[object]]:
+def _rows(plan: LabelPlan, item: int, question: Question) -> Iterator[list[object]]:
     for place, slot in enumerate(question.slots.values()):
         shown = question.messages[1]["content"] if place == 0 else "(as above)"
         told = question.episode.score(slot.agent, slot.dimension, plan.evaluator) if _tells(plan) else None
@@ -89,7 +89,7 @@ def _rows(plan: Plan, item: int, question: Question) -> Iterator[list[object]]:
         yield [item, *key, "", _allowed(plan, slot), _about(question, slot), score, shown]
 
 
-def _allowed(plan: Plan, slot: Slot) -> str:
+def _allowed(plan: LabelPlan, slot: Slot) -> str:
     """The range of a number; of a rubric's dimension, also what it and its levels mean."""
     low, high = plan.schema.bounds(plan.scale, slot.dimension)
     if plan.rubric is None:
@@ -97,7 +97,7 @@ def _allowed(plan: Plan, slot: Slot) -> str:
     return plan.rubric.criterion(slot.dimension).text(plan.scale).removeprefix(f"- {slot.dimension}, ")
 
 
-def _tells(plan: Plan) -> bool:
+def _tells(plan: LabelPlan) -> bool:
     """Whether judges are told the score: those that attribute one with hindsight are."""
     return plan.schema.measure in ("importance", "key") and plan.schema.id != "direct-online"
 

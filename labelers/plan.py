@@ -1,4 +1,4 @@
-"""What a label run will ask: the schema's questions about every episode, for each judge and sample.
+"""What judges will be asked: the schema's questions about every episode, for each judge and sample.
 
 A plan is pure: the same episodes and the same plan give the same requests in the same order, however often they are
 made. They are made once to count, once to ask, and once to read the ledger.
@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from sotopia_rl_data.errors import BadAnswer
+from sotopia_rl_data.errors import BadAnswer, UsageError
 from sotopia_rl_data.labelers.judge import Judge, Question, Slot
-from sotopia_rl_data.labelers.judges.sending import Ask, request_of, target_of
+from sotopia_rl_data.labelers.requests import JudgeRequest, request_of, target_of
 from sotopia_rl_data.labelers.schemas import Schema
 from sotopia_rl_data.labelers.schemas.phrasing import Packing
 from sotopia_rl_data.labelers.schemas.rubric import Rubric
@@ -27,7 +27,7 @@ _UNREAD = ("observations", "reasoning")  # what no schema asks about; observatio
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class LabelPlan:
     """Everything that determines what is asked and how it is read."""
 
     schema: Schema
@@ -35,16 +35,16 @@ class Plan:
     evaluator: str
     judges: tuple[Judge, ...] = ()
     scale: int = 3
-    ask: Packing = "per-dimension"
+    packing: Packing = "per-dimension"
     samples: int = 1
     only: Selection | None = None
 
     def questions(self, episode: Episode) -> list[Question]:
         """The questions about an episode, whoever is asked."""
-        all_ = self.schema.questions(episode, self.dimensions, self.evaluator, self.ask, self.scale)
+        all_ = self.schema.questions(episode, self.dimensions, self.evaluator, self.packing, self.scale)
         return [question for question in all_ if self.only is None or self.only.wants(question)]
 
-    def requests(self, episodes: Iterable[Episode], judge: Judge) -> Iterator[Ask]:
+    def requests(self, episodes: Iterable[Episode], judge: Judge) -> Iterator[JudgeRequest]:
         """Every request to `judge`, episode after episode: those that share a prefix follow each other."""
         target = target_of(judge)
         for episode in episodes:
@@ -105,7 +105,7 @@ class Plan:
             "evaluator": self.evaluator,
         }
         if self.judges:
-            made |= {"ask": self.ask, "samples": self.samples, "judges": [_who(judge) for judge in self.judges]}
+            made |= {"ask": self.packing, "samples": self.samples, "judges": [_who(judge) for judge in self.judges]}
         if self.rubric is not None:
             made["rubric_sha256"] = self.rubric.sha256
         if self.only is not None:
@@ -123,23 +123,12 @@ def _who(judge: Judge) -> dict[str, Any]:
     return {"judge": judge.id, "provider": target.provider, "sampling": dict(target.sampling)}
 
 
-@dataclass(frozen=True, slots=True)
-class Size:
-    """How much there is to label. `calls` counts the requests of all judges, before the ledger is asked."""
-
-    episodes: int
-    utterances: int
-    calls: int
-
-
-def size(plan: Plan, episodes: Iterable[Episode]) -> Size:
-    """Count without asking."""
-    counted = utterances = questions = 0
-    for episode in episodes:
-        counted += 1
-        utterances += len(episode.turns)
-        questions += len(plan.questions(episode)) if plan.judges else 0
-    return Size(counted, utterances, questions * plan.samples * len(plan.judges))
+def check_can_ask(packing: str, samples: int) -> None:
+    """Raises UsageError for a way to ask that does not exist, and for fewer than one sample."""
+    if packing not in get_args(Packing):
+        raise UsageError(f"{packing!r} is not a way to ask.", f"use {' or '.join(get_args(Packing))}")
+    if samples < 1:
+        raise UsageError(f"There cannot be {samples} samples.", "ask for one or more")
 
 
 def episodes_of(files: Iterable[Path]) -> Iterator[Episode]:

@@ -11,13 +11,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from sotopia_rl_data.costs.bill import Category, Spent
+from sotopia_rl_data.costs.bill import Category, Tally
 from sotopia_rl_data.errors import BadAnswer
 from sotopia_rl_data.labelers.judge import Judge, Question, Slot
-from sotopia_rl_data.labelers.judges.sending import Ask, request_of, target_of
-from sotopia_rl_data.labelers.plan import Plan
-from sotopia_rl_data.labelers.repairing import follow_up
-from sotopia_rl_data.ledger.index import short
+from sotopia_rl_data.labelers.plan import LabelPlan
+from sotopia_rl_data.labelers.requests import JudgeRequest, follow_up, request_of, target_of
 from sotopia_rl_data.ledger.ledger import Attempt, Ledger
 from sotopia_rl_data.request import Reply
 from sotopia_rl_data.schema import Attribution, Episode, Failure
@@ -28,44 +26,23 @@ NOTHING_SAID = "there is nothing to judge: nobody said or did anything"
 _NEVER = "never answered"
 
 
+Rows = tuple[list[Attribution], list[Failure]]
+"""What the ledger says about one episode, each list in key order."""
+
+
 @dataclass(slots=True)
-class Tally:
-    """What was read so far. `spent` and `models` (as returned) are by judge and count every call once, those of
-    earlier runs and of answers that failed included: they are the bill of these labels. `repaired` and `unusable` count
-    answers: those that could be used at the second try, and those that could not at all."""
+class LabelTally(Tally):
+    """Also what was read so far: `labels`, `failures` by reason; `repaired` and `unusable` count answers: those that
+    could be used at the second try, and those that could not at all."""
 
     labels: int = 0
     repaired: int = 0
     unusable: int = 0
     failures: Counter[str] = field(default_factory=Counter)
-    spent: dict[str, Spent] = field(default_factory=dict)
-    models: dict[str, Counter[str]] = field(default_factory=dict)
-    _keys: set[int] = field(default_factory=set)
-
-    def first(self, key: str) -> bool:
-        """Whether a key comes for the first time: equal questions have one key, and are paid for once."""
-        known = self.knows(key)
-        self._keys.add(short(key))
-        return not known
-
-    def knows(self, key: str) -> bool:
-        """Whether a key came before."""
-        return short(key) in self._keys
-
-    def count(self, judge: str, asked: Ask, attempt: Attempt, category: Category) -> None:
-        """Count one attempt."""
-        self.spent.setdefault(judge, Spent()).add(asked, attempt, category)
-        self.models.setdefault(judge, Counter())[attempt.returned_model] += attempt.status == "answer"
-
-    def of(self, judge: str) -> Spent:
-        """What was spent on a judge."""
-        return self.spent.get(judge, Spent())
 
 
-def rows_of(
-    plan: Plan, ledger: Ledger, episodes: Iterable[Episode], tally: Tally
-) -> Iterator[tuple[list[Attribution], list[Failure]]]:
-    """The attributions and failures of each episode, each list in key order."""
+def rows_of(plan: LabelPlan, ledger: Ledger, episodes: Iterable[Episode], tally: LabelTally) -> Iterator[Rows]:
+    """The attributions and failures of each episode."""
     for episode in episodes:
         labels: list[Attribution] = []
         questions = plan.questions(episode)
@@ -83,7 +60,7 @@ def rows_of(
         yield labels, failures
 
 
-def values_of(plan: Plan, question: Question, reply: Reply) -> dict[Slot, float]:
+def values_of(plan: LabelPlan, question: Question, reply: Reply) -> dict[Slot, float]:
     """What a reply says. Raises BadAnswer: a refusal and a cut are told apart from what does not parse."""
     if reply.finish == "refusal":
         raise BadAnswer("the judge refused to answer")
@@ -96,7 +73,7 @@ def values_of(plan: Plan, question: Question, reply: Reply) -> dict[Slot, float]
 
 
 def _rows(
-    plan: Plan, ledger: Ledger, question: Question, judge: Judge, sample: int, tally: Tally
+    plan: LabelPlan, ledger: Ledger, question: Question, judge: Judge, sample: int, tally: LabelTally
 ) -> list[Attribution] | list[Failure]:
     asked = request_of(question, target_of(judge), sample)
     found = _counting(plan, ledger, asked, judge.id, tally)
@@ -136,7 +113,7 @@ class Said:
     reasons: dict[Slot, str]
 
 
-def said(plan: Plan, ledger: Ledger, asked: Ask, reply: Reply) -> Said:
+def said(plan: LabelPlan, ledger: Ledger, asked: JudgeRequest, reply: Reply) -> Said:
     """What a reply says, or else what was said when it was sent back. Raises BadAnswer with what is wrong with it."""
     try:
         return _said(plan, asked, reply)
@@ -149,12 +126,12 @@ def said(plan: Plan, ledger: Ledger, asked: Ask, reply: Reply) -> Said:
         raise
 
 
-def _said(plan: Plan, asked: Ask, reply: Reply) -> Said:
+def _said(plan: LabelPlan, asked: JudgeRequest, reply: Reply) -> Said:
     values = values_of(plan, asked.asked, reply)
     return Said(values, asked.key, plan.reasons(asked.asked, reply.text))
 
 
-def _counting(plan: Plan, ledger: Ledger, asked: Ask, judge: str, tally: Tally) -> Said | str:
+def _counting(plan: LabelPlan, ledger: Ledger, asked: JudgeRequest, judge: str, tally: LabelTally) -> Said | str:
     """What the newest attempt that parses says, counted; else why there is none: the newest answer's fault, else the
     error."""
     attempts, counts = ledger.attempts(asked.key), tally.first(asked.key)
@@ -178,7 +155,7 @@ def _counting(plan: Plan, ledger: Ledger, asked: Ask, judge: str, tally: Tally) 
     return reason or next((f"no answer: {_public(a)}" for a in attempts), _NEVER)
 
 
-def _second(plan: Plan, ledger: Ledger, asked: Ask | None, judge: str, tally: Tally) -> Said | None:
+def _second(plan: LabelPlan, ledger: Ledger, asked: JudgeRequest | None, judge: str, tally: LabelTally) -> Said | None:
     """What the second try at an answer says, counted: it is on the bill too. None where it says nothing of use."""
     found: Said | None = None
     counts = asked is not None and tally.first(asked.key)
@@ -198,7 +175,7 @@ def _public(attempt: Attempt) -> str:
     return attempt.error.replace(attempt.base_url, "its provider") if attempt.base_url else attempt.error
 
 
-def _unasked(plan: Plan, episode: Episode, questions: Iterable[Question]) -> Iterator[Failure]:
+def _unasked(plan: LabelPlan, episode: Episode, questions: Iterable[Question]) -> Iterator[Failure]:
     """What no question is about: its episode's score is missing, or the schema left it out."""
     if plan.only is not None:
         return  # what is not named has no label by intent, and what is named and has no score is not asked about

@@ -12,10 +12,13 @@ from sotopia_rl_data.asking import anthropic, openai
 from sotopia_rl_data.asking.batch.anthropic import AnthropicBatchClient
 from sotopia_rl_data.asking.batch.client import BatchClient, BatchLimits
 from sotopia_rl_data.asking.batch.openai import OpenAIBatchClient
-from sotopia_rl_data.asking.batch.run import Batching, ask_batch
-from sotopia_rl_data.asking.dispatch import Outcome, Settled, ask_all
+from sotopia_rl_data.asking.batch.run import ask_batch
+from sotopia_rl_data.asking.dispatch import ask_all
+from sotopia_rl_data.asking.options import Batching
 from sotopia_rl_data.fake_provider.running import Running
 from sotopia_rl_data.ledger.ledger import Ledger
+from sotopia_rl_data.ledger.lookup import Lookup, Settled
+from sotopia_rl_data.ledger.outcome import Outcome
 from sotopia_rl_data.request import Client, Reply, Request, Target
 
 PROVIDERS = ["openai", "anthropic"]
@@ -82,12 +85,15 @@ def ask_in_batches(
 ) -> tuple[Outcome, Caller]:
     """One run, in an event loop of its own."""
     made, caller = list(requests), caller or Caller()
-    options = {"accept": caller.accept, "on_settled": caller.on_settled, "batching": QUICK} | options
+    accept, follow_up = options.pop("accept", None), options.pop("follow_up", None)
+    how = {name: options.pop(name) for name in ("retry_failed", "total") if name in options}
+    options = {"batching": QUICK} | options
 
     async def go() -> Outcome:
         try:
             with Ledger(ledger) as kept:
-                return await ask_batch(lambda: made, client, kept, **options)
+                lookup = Lookup(kept, accept or caller.accept, follow_up or caller.on_settled, **how)
+                return await ask_batch(lambda: made, client, lookup, **options)
         finally:
             await client.close()
 
@@ -98,7 +104,7 @@ def ask_live(requests: Iterable[Request], client: Client, ledger: Path, caller: 
     async def go() -> Outcome:
         try:
             with Ledger(ledger) as kept:
-                return await ask_all(requests, client.send, kept, accept=(caller or Caller()).accept)
+                return await ask_all(requests, client.send, Lookup(kept, (caller or Caller()).accept))
         finally:
             await client.close()
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from browser import needs_browser, page
 from compare_toys import SEVEN, episode, goals, run
+from flat_calls import evaluate
 from label_toys import BY, REPOSITORY, put, rows
 from test_report import HOSTILE, quiet
 
@@ -21,7 +22,6 @@ from sotopia_rl_data.comparing import ComparisonOptions, compare
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.labelers.evaluation.forms import draw, item_id, write_form
 from sotopia_rl_data.labelers.evaluation.people import import_scores
-from sotopia_rl_data.labelers.evaluation.run import evaluate
 from sotopia_rl_data.store import Store, Version
 
 

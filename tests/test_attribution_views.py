@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flat_calls import label
 from label_toys import BOAT, BY, ODD, UNSCORED, Highest, filled, put, rows
 
 from sotopia_rl_data.errors import BadAnswer
 from sotopia_rl_data.labelers.judge import Question, Slot
-from sotopia_rl_data.labelers.run import label
 from sotopia_rl_data.labelers.schemas import schema
 from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.store import Store
@@ -187,7 +187,7 @@ def test_a_missing_number_is_null_in_both_differences_and_a_missing_baseline_in_
     def told(slot: Slot) -> Any:
         return "?" if (slot.agent, slot.turn) in {("a", 2), ("b", -1)} else LEVELS[slot.agent, slot.turn]
 
-    found = raws(store, "goal-progress", told, preset="progress", ask="per-dimension")
+    found = raws(store, "goal-progress", told, preset="progress", packing="per-dimension")
     assert found == {("a", 0): 0, ("a", 2): None, ("a", 4): None, ("b", 1): None, ("b", 3): 0}
     lost = rows("lab/episodes-rewards", "failures", store)
     assert [(r["agent"], r["turn"], r["dimension"]) for r in lost] == [("a", 2, "goal"), ("b", -1, "goal")]

@@ -11,18 +11,21 @@ import numpy as np
 import pytest
 from biased_judge import running
 from click.testing import CliRunner
+from flat_calls import audit, label, planned
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from label_toys import BOAT, ODD, Highest, Sulking, boats, put, rows
 
+from sotopia_rl_data.asking.options import AskOptions
+from sotopia_rl_data.asking.run import ask
 from sotopia_rl_data.cli.audit import audit as command
-from sotopia_rl_data.errors import InputError, SotopiaDataError, UsageError
-from sotopia_rl_data.labelers.audit import PROBES, audit
+from sotopia_rl_data.costs.prices import load
+from sotopia_rl_data.errors import BudgetSpent, InputError, SotopiaDataError, UsageError
+from sotopia_rl_data.fake_provider.running import running as running_provider
+from sotopia_rl_data.labelers.audit import PROBES
 from sotopia_rl_data.labelers.audit.analysis import BIASED, TOO_FEW, UNBIASED, UNSTEADY, verdict
-from sotopia_rl_data.labelers.audit.planning import planned
 from sotopia_rl_data.labelers.audit.probes import REPEAT, LabelContrast, filler
-from sotopia_rl_data.labelers.audit.run import probe
-from sotopia_rl_data.labelers.run import label
+from sotopia_rl_data.labelers.audit.run import read
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.schema import Agent, Episode, Score, Turn
 from sotopia_rl_data.store import Store, Version
@@ -113,16 +116,17 @@ def test_the_same_question_is_asked_twice_and_everything_else_once(store: Store)
     version = store.resolve("lab/episodes")
     made = planned(
         version, Highest(), episodes=10, seed=0, probes=["order", "moved"], schema=None, dimensions=["goal"],
-        scale=None, ask="packed", evaluator=None, sampling=None,
+        scale=None, packing="packed", evaluator=None, sampling=None,
     )  # fmt: skip
-    asked = [(one.asked.episode.episode_id, one.sample) for one in made.requests()]
+    (group,) = made.questions().groups()
+    asked = [(one.asked.episode.episode_id, one.sample) for one in group.requests()]
     assert asked[:6] == [(f"e{i:03}", n) for i in range(3) for n in (0, 1)]
     assert sorted(asked[6:]) == sorted((f"e{i:03}~{name}", 0) for i in range(3) for name in ("order", "moved"))
 
 
 def test_the_version_holds_what_was_asked_and_the_verdict(store: Store):
     put(store, dialogues(11))
-    report = audit(store, "lab/episodes", Highest(), dimensions=["goal"], ask="packed")
+    report = audit(store, "lab/episodes", Highest(), dimensions=["goal"], packing="packed")
     assert report.verdict.verdict == UNBIASED
     assert report.verdict.noise.equal == 1.0
     made = store.resolve("lab/episodes-audit")
@@ -148,8 +152,8 @@ def test_what_was_labelled_costs_nothing_again_and_neither_does_a_second_audit(s
     label(store, "lab/episodes", judges=[one], dimensions=["goal"], preset="goal-only", scale=5)
     before = one.calls
     report = audit(store, "lab/episodes-rewards", one)  # the labels' own schema, scale and dimensions
-    assert report.estimate.known == before
-    assert one.calls == report.estimate.calls
+    assert report.hits == before
+    assert one.calls == report.calls
     assert report.verdict.scale == (0.0, 5.0)
     again = audit(store, "lab/episodes-rewards", one)
     assert (again.asked, again.created, again.digest) == (0, False, report.digest)
@@ -220,10 +224,11 @@ def test_so_few_episodes_that_nothing_could_be_found_acquit_nobody(episodes: int
 def audited(store: Store, version: Version, spec: str, dimensions: tuple[str, ...] = ("goal", "relationship")):
     made = planned(
         version, spec, episodes=100, seed=0, probes=None, schema=None, dimensions=dimensions,
-        scale=None, ask="packed", evaluator=None, sampling=None,
+        scale=None, packing="packed", evaluator=None, sampling=None,
     )  # fmt: skip
     with Ledger(store.root / ".ledger") as ledger:
-        return probe(made, ledger).verdict
+        ask(made.questions(), ledger, AskOptions(), load())
+        return read(made, ledger).verdict
 
 
 @pytest.mark.slow
@@ -261,26 +266,34 @@ def test_nothing_is_asked_beyond_what_is_allowed(store: Store):
     with pytest.raises(UsageError, match="needs 48 calls, and 47 are allowed") as wrong:
         audit(store, "lab/episodes", one, dimensions=["goal"], max_calls=47)
     assert "--episodes" in wrong.value.hint
-    with pytest.raises(UsageError, match="not on the price list"):
+    with pytest.raises(UsageError, match="no budget can be kept"):
         audit(store, "lab/episodes", one, dimensions=["goal"], budget=1.0)
     assert one.calls == 0
     assert audit(store, "lab/episodes", one, dimensions=["goal"], max_calls=48).asked == 48
-    audit(store, "lab/episodes", one, dimensions=["goal"], max_calls=0, budget=0.0)  # all of it is in the ledger
+    audit(store, "lab/episodes", one, dimensions=["goal"], max_calls=0)  # all of it is in the ledger
 
 
-def test_an_estimate_above_the_budget_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch):
+def test_a_budget_is_a_hard_cap_for_all_runs_together(store: Store, tmp_path: Path):
+    """What was answered under a cap that was too small is kept, and a larger one goes on from there."""
     put(store, dialogues(4))
-    monkeypatch.setenv("OPENAI_API_KEY", "k")
-    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-    with pytest.raises(UsageError, match=r"costs about \d+\.\d\d USD, and the budget is 0\.01"):
-        audit(store, "lab/episodes", "gpt-4o", dimensions=["goal"], budget=0.01)
-    assert not (store.root / ".ledger").exists()
+    (tmp_path / "prices.yaml").write_text('{as_of: 2026-11-01, hosts: {"*": {"sim": [2.5, 1.25, 2.5, 10]}}}')
+    with running_provider() as provider:
+        spec = f"openai:sim@{provider.openai_url}"
+        how = {"dimensions": ["goal"], "sampling": {"max_tokens": 300}, "prices": tmp_path / "prices.yaml"}
+        with pytest.raises(BudgetSpent, match=r"Nothing more fits under the budget of 0\.1 USD"):
+            audit(store, "lab/episodes", spec, **how, budget=0.1)
+        part = provider.log()["answered"]
+        assert 0 < part < 48
+        done = audit(store, "lab/episodes", spec, **how, budget=5.0)
+        assert (done.hits, provider.log()["answered"]) == (part, 48)
+    assert done.bill.total is not None
+    assert 0 < done.bill.total < 5.0
 
 
 @pytest.mark.parametrize(
     ("how", "sentence"),
     [
-        ({"probes": ["colour"]}, "'colour' is no probe"),
+        ({"probes": ["colour"]}, "'colour' is not a probe"),
         ({"episodes": 1}, "1 episodes say nothing"),
         ({"schema": "uniform"}, "asks nobody"),
         ({"dimensions": ["charm"]}, "'charm' is not"),
@@ -311,7 +324,7 @@ def test_the_command_estimates_and_audits(store: Store):
     put(store, boats(4))
     arguments = ["lab/episodes", "--judge", "lexical", "--dimensions", "GOAL", "--store", str(store.root), "--json"]
     dry = CliRunner().invoke(command, [*arguments, "--dry-run"], standalone_mode=False)
-    assert json.loads(dry.stdout)["to_ask"] == 48
+    assert json.loads(dry.stdout)["judges"][0]["asked"] == 48
     assert store.names() == ["lab/episodes"]
     done = CliRunner().invoke(command, arguments, standalone_mode=False)
     assert done.exit_code == 0, done.exception

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from flat_calls import label
 from label_toys import REPOSITORY, boats, put, sim
 
-from sotopia_rl_data.asking.dispatch import Pacing
+from sotopia_rl_data.asking.pacing import Pacing
 from sotopia_rl_data.cards.provenance import provenance
 from sotopia_rl_data.cli.program import cli
 from sotopia_rl_data.costs.bill import Bill, Spent, bill
 from sotopia_rl_data.costs.prices import Price, Prices
 from sotopia_rl_data.fake_provider.running import running
-from sotopia_rl_data.labelers.run import label
 from sotopia_rl_data.ledger.ledger import Ledger, answered, failed
 from sotopia_rl_data.request import Reply, Request, Target, Usage
 from sotopia_rl_data.store import Store
@@ -138,7 +138,8 @@ def test_timeouts_are_kept_for_the_bill(tmp_path: Path, prices: Path):
 
 RUN = """
 import sys
-from sotopia_rl_data.labelers.run import label
+sys.path.insert(0, "tests")
+from flat_calls import label
 from sotopia_rl_data.store import Store
 label(Store(sys.argv[1]), "lab/episodes", judges=[sys.argv[2]], preset="goal-only", prices=sys.argv[3], concurrency=8)
 """

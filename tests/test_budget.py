@@ -16,23 +16,27 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from flat_calls import label, prepare
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from label_toys import REPOSITORY, boats, put, sim
 
 from sotopia_rl_data.asking import openai
-from sotopia_rl_data.asking.dispatch import Outcome, Pacing, ask_all
+from sotopia_rl_data.asking.dispatch import ask_all
+from sotopia_rl_data.asking.pacing import Pacing
+from sotopia_rl_data.asking.spending import capped
 from sotopia_rl_data.cli.program import cli
 from sotopia_rl_data.costs.budget import Budget, left_behind, price_of
 from sotopia_rl_data.costs.prices import Price, Prices, load
 from sotopia_rl_data.costs.tokens import most_prompt_tokens
 from sotopia_rl_data.errors import BudgetSpent, SotopiaDataError, StoreError, Unavailable, UsageError
 from sotopia_rl_data.fake_provider.running import Running, running
-from sotopia_rl_data.labelers.costs import capped
 from sotopia_rl_data.labelers.plan import episodes_of
-from sotopia_rl_data.labelers.preparing import prepare, with_episodes
-from sotopia_rl_data.labelers.run import label
+from sotopia_rl_data.labelers.questions import Part, Questions
+from sotopia_rl_data.labelers.settings import with_episodes
 from sotopia_rl_data.ledger.ledger import Ledger
+from sotopia_rl_data.ledger.lookup import Lookup
+from sotopia_rl_data.ledger.outcome import Outcome
 from sotopia_rl_data.request import Reply, Request, Target, Usage
 from sotopia_rl_data.store import Store
 
@@ -80,8 +84,7 @@ async def schedule(budget: Budget, provider: Provider, ledger: Ledger, count: in
         return await ask_all(
             map(question, range(count)),
             provider.send,
-            ledger,
-            accept=lambda request, reply: True,
+            Lookup(ledger, lambda request, reply: True),
             concurrency=concurrency,
             pacing=QUICK,
             budget=budget,
@@ -187,7 +190,8 @@ def test_a_run_that_reaches_its_budget_ends_with_a_sentence_and_goes_on_with_a_l
 @pytest.mark.slow
 def test_killed_under_a_budget_what_was_in_flight_counts_as_spent(store: Store, prices: Path, tmp_path: Path):
     code = (
-        "import sys\nfrom sotopia_rl_data.labelers.run import label\nfrom sotopia_rl_data.store import Store\n"
+        "import sys\nsys.path.insert(0, 'tests')\n"
+        "from flat_calls import label\nfrom sotopia_rl_data.store import Store\n"
         "label(Store(sys.argv[1]), 'lab/episodes', judges=[sys.argv[2]], preset='goal-only', prices=sys.argv[3],"
         " budget=0.3, concurrency=4)\n"
     )
@@ -238,8 +242,8 @@ def test_what_was_in_flight_at_a_kill_stays_spent_when_the_call_was_made_again(
     lost.close()
     time.sleep(0.05)
     done = label(store, "lab/episodes", judges=[sim(provider)], preset="goal-only", prices=prices)
-    with Ledger(folder) as ledger, capped(9.0, plan, ledger, lambda: episodes_of(files), listed) as budget:
-        assert budget is not None
+    questions = Questions(Part(plan, lambda: episodes_of(files)))
+    with Ledger(folder) as ledger, capped(9.0, questions, ledger, listed) as budget:
         assert budget.spent == pytest.approx((done.bill.total or 0) + hold.usd)
 
 

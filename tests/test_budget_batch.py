@@ -14,28 +14,27 @@ from pathlib import Path
 
 import pytest
 from batch_toys import QUICK, judge
+from flat_calls import audit, estimate, label, prepare
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from label_toys import BY, boats, put
 
 from sotopia_rl_data.asking.batch.client import BatchLimits, BatchResult, BatchSearch, BatchState, expired
 from sotopia_rl_data.asking.batch.intent import Intent
-from sotopia_rl_data.asking.batch.run import Batching, ask_batch
-from sotopia_rl_data.asking.dispatch import Outcome
+from sotopia_rl_data.asking.batch.run import ask_batch
+from sotopia_rl_data.asking.options import Batching
+from sotopia_rl_data.asking.spending import capped
 from sotopia_rl_data.costs.prices import Price, Prices, load
 from sotopia_rl_data.costs.tokens import limit_of, most_prompt_tokens, shortest
 from sotopia_rl_data.costs.waiters import Waiters
 from sotopia_rl_data.errors import BudgetSpent, Rejected, Unavailable, UnderWay, UsageError
 from sotopia_rl_data.fake_provider.running import Running, running
-from sotopia_rl_data.labelers.asking import Asking
-from sotopia_rl_data.labelers.audit.run import audit
-from sotopia_rl_data.labelers.costs import capped
-from sotopia_rl_data.labelers.estimate import estimate
-from sotopia_rl_data.labelers.judges.sending import target_of
-from sotopia_rl_data.labelers.plan import Plan
-from sotopia_rl_data.labelers.preparing import prepare
-from sotopia_rl_data.labelers.run import label
+from sotopia_rl_data.labelers.plan import LabelPlan
+from sotopia_rl_data.labelers.questions import Part, Questions
+from sotopia_rl_data.labelers.requests import target_of
 from sotopia_rl_data.ledger.ledger import Ledger
+from sotopia_rl_data.ledger.lookup import Lookup
+from sotopia_rl_data.ledger.outcome import Outcome
 from sotopia_rl_data.request import Reply, Request, Target, Usage
 from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.store import Store
@@ -130,20 +129,25 @@ class Provider:
 
 
 @cache
-def goal_only() -> Plan:
+def goal_only() -> LabelPlan:
     asked = {"judges": ["openai:sim@http://127.0.0.1:9/v1"], "preset": "goal-only", "sampling": {"max_tokens": 300}}
     return prepare(**asked, evaluator=BY)[0]
 
 
-def in_rounds(plan: Plan, episodes: list[Episode], folder: Path, cap: float, provider: Provider) -> Outcome:
+def asked_about(plan: LabelPlan, episodes: list[Episode]) -> Questions:
+    return Questions(Part(plan, lambda: episodes))
+
+
+def in_rounds(plan: LabelPlan, episodes: list[Episode], folder: Path, cap: float, provider: Provider) -> Outcome:
     """One run of a command, as `label` makes it."""
     quick = Batching(poll_s=0.0001, doubt_s=0.0, tries=4, wait=provider.chance.random() < 0.8)
 
     async def go() -> Outcome:
-        with Ledger(folder) as ledger, capped(cap, plan, ledger, lambda: episodes, PRICES) as budget:
-            asking, (only,) = Asking(plan, ledger, lambda: episodes), plan.judges
-            how = {"accept": asking.accepts, "on_settled": asking.second_try, "batching": quick, "budget": budget}
-            return await ask_batch(lambda: plan.requests(episodes, only), provider, ledger, **how)
+        questions = asked_about(plan, episodes)
+        with Ledger(folder) as ledger, capped(cap, questions, ledger, PRICES) as budget:
+            lookup = Lookup(ledger, lambda q, r: questions.accepts(q, r, ledger), questions.follow_up)
+            (group,) = questions.groups()
+            return await ask_batch(group.requests, provider, lookup, batching=quick, budget=budget)
 
     return asyncio.run(go())
 
@@ -175,8 +179,7 @@ def test_batches_never_cost_more_than_the_cap_in_200_random_schedules_of_runs_th
             break
     else:
         raise AssertionError("it never came to an end")
-    with Ledger(folder) as ledger, capped(1.0, plan, ledger, lambda: episodes, PRICES) as budget:
-        assert budget is not None
+    with Ledger(folder) as ledger, capped(1.0, asked_about(plan, episodes), ledger, PRICES) as budget:
         assert provider.billed <= budget.spent + 1e-9 <= max(caps) + 2e-9
 
 
@@ -280,14 +283,12 @@ def test_a_fetch_that_was_killed_before_its_end_counts_what_it_brought_once(stor
         folder, listed = store.root / ".ledger", load(prices)
         shutil.copytree(folder / "batches", tmp_path / "batches")
         plan, episodes = prepare(**asked, evaluator=BY)[0], boats(12)
-        with Ledger(folder) as ledger, capped(1.0, plan, ledger, lambda: episodes, listed) as budget:
-            assert budget is not None
+        with Ledger(folder) as ledger, capped(1.0, asked_about(plan, episodes), ledger, listed) as budget:
             assert (budget.spent, round(budget.in_batches, 2)) == (0.0, 0.30)
         at.hurry()
         done = label(store, "lab/episodes", **asked, batching=QUICK, prices=prices)
         shutil.copytree(tmp_path / "batches", folder / "batches", dirs_exist_ok=True)
-        with Ledger(folder) as ledger, capped(1.0, plan, ledger, lambda: episodes, listed) as budget:
-            assert budget is not None
+        with Ledger(folder) as ledger, capped(1.0, asked_about(plan, episodes), ledger, listed) as budget:
             assert (budget.spent, budget.in_batches) == (pytest.approx(done.bill.total), 0.0)
         again = label(store, "lab/episodes", **asked, batching=QUICK, budget=1.0, prices=prices)
         assert (again.digest, again.bill.total) == (done.digest, done.bill.total)

@@ -11,21 +11,22 @@ from pathlib import Path
 
 import pytest
 from batch_toys import PROVIDERS, QUICK, Caller, ask_in_batches, batches, judge, questions, target
+from flat_calls import label, prepare
 from label_toys import BY, boats, put
-from test_budget_batch import PRICE, PRICES, Killed, Provider, goal_only, in_rounds
+from test_budget_batch import PRICE, PRICES, Killed, Provider, asked_about, goal_only, in_rounds
 
 from sotopia_rl_data.asking.batch.client import BatchLimits, BatchResult
 from sotopia_rl_data.asking.batch.run import ask_batch
+from sotopia_rl_data.asking.options import AskOptions
+from sotopia_rl_data.asking.run import ask
+from sotopia_rl_data.asking.spending import capped
 from sotopia_rl_data.asking.transport import not_an_answer
 from sotopia_rl_data.errors import BudgetSpent, StoreError, Unavailable, UsageError
 from sotopia_rl_data.fake_provider.running import running
-from sotopia_rl_data.labelers.asking import Asking
-from sotopia_rl_data.labelers.costs import capped
 from sotopia_rl_data.labelers.judges import judge as find_judge
-from sotopia_rl_data.labelers.judges.sending import target_of
-from sotopia_rl_data.labelers.preparing import prepare
-from sotopia_rl_data.labelers.run import label
+from sotopia_rl_data.labelers.requests import target_of
 from sotopia_rl_data.ledger.ledger import Ledger
+from sotopia_rl_data.ledger.lookup import Lookup
 from sotopia_rl_data.store import Store
 
 LEAVE = replace(QUICK, wait=False)
@@ -38,7 +39,7 @@ def test_what_another_run_fetched_since_the_ledger_was_opened_is_not_asked_again
         ask_in_batches(asked, batches(provider, at), tmp_path)
 
         async def go() -> None:
-            outcome = await ask_batch(lambda: asked, client, opened, accept=Caller().accept, batching=QUICK)
+            outcome = await ask_batch(lambda: asked, client, Lookup(opened, Caller().accept), batching=QUICK)
             await client.close()
             assert (outcome.hits, outcome.sent) == (5, 0)
 
@@ -55,7 +56,7 @@ def test_a_live_run_does_not_ask_what_a_batch_brought_since_its_ledger_was_opene
         client = batches("openai", at)
         client.target = target_of(only)
         ask_in_batches(requests, client, tmp_path)
-        (done,) = asyncio.run(Asking(plan, opened, lambda: episodes).ask(4))
+        (done,) = ask(asked_about(plan, episodes), opened, AskOptions(), PRICES)
         assert (done.hits, done.sent, at.log()["paid_twice"]) == (4, 0, 0)
 
 
@@ -66,10 +67,11 @@ def test_a_cap_that_was_told_of_other_batches_than_there_are_is_not_kept_but_beg
     requests = list(plan.requests(episodes, plan.judges[0]))
 
     async def go() -> None:
-        with Ledger(folder) as ledger, capped(1.0, plan, ledger, lambda: episodes, PRICES) as budget:
+        with Ledger(folder) as ledger, capped(1.0, asked_about(plan, episodes), ledger, PRICES) as budget:
             with Ledger(folder) as other:
-                await ask_batch(lambda: requests, provider, other, accept=Caller().accept, batching=LEAVE)
-            await ask_batch(lambda: requests, provider, ledger, accept=Caller().accept, batching=QUICK, budget=budget)
+                await ask_batch(lambda: requests, provider, Lookup(other, Caller().accept), batching=LEAVE)
+            lookup = Lookup(ledger, Caller().accept)
+            await ask_batch(lambda: requests, provider, lookup, batching=QUICK, budget=budget)
 
     with pytest.raises(StoreError, match="Another run was at work on the batches of sim when this one began") as told:
         asyncio.run(go())
@@ -122,12 +124,10 @@ def test_a_live_run_that_finds_no_room_says_what_batches_take_of_it(tmp_path: Pa
         client = batches("openai", at)
         client.target = target_of(plan.judges[0])
         ask_in_batches(list(plan.requests(episodes, plan.judges[0]))[3:], client, tmp_path, batching=LEAVE)
-        with Ledger(tmp_path) as ledger, capped(0.1, plan, ledger, lambda: episodes, listed) as budget:
-            with pytest.raises(
-                BudgetSpent, match=r"0\.0000 USD are spent, \d\.\d+ may go to what is under way"
-            ) as told:
-                asyncio.run(Asking(plan, ledger, lambda: episodes).ask(6, budget=budget, concurrency=1))
-            assert "with --batch" in told.value.hint
+        spent = r"0\.0000 USD are spent, \d\.\d+ may go to what is under way"
+        with Ledger(tmp_path) as ledger, pytest.raises(BudgetSpent, match=spent) as told:
+            ask(asked_about(plan, episodes), ledger, AskOptions(budget=0.1, concurrency=1), listed)
+        assert "with --batch" in told.value.hint
 
 
 def test_two_judges_of_one_model_are_told_before_anything_is_submitted(tmp_path: Path):
@@ -136,7 +136,7 @@ def test_two_judges_of_one_model_are_told_before_anything_is_submitted(tmp_path:
     with running() as at:
         judges = [find_judge(f"openai:sim@{at.openai_url}", sampling) for sampling in (None, {"temperature": 1})]
         judges[1].id = "warm"
-        with pytest.raises(UsageError, match="The judges sim and warm both ask sim, whose batches one at a time"):
+        with pytest.raises(UsageError, match="sim and warm both ask sim, whose batches one at a time"):
             label(store, "lab/episodes", judges=judges, preset="goal-only", batching=QUICK)
         assert at.log()["requests"] == 0
 

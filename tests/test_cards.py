@@ -28,7 +28,7 @@ GOLDEN = Path(__file__).parent / "goldens" / "card.md"
 
 
 def labelled_samples(folder):
-    from sotopia_rl_data.labelers.run import label
+    from flat_calls import label
 
     store = Store(folder)
     import_dataset(store, [samples_path()], "demo/episodes")
@@ -172,14 +172,13 @@ def test_what_is_missing_is_left_out_not_made_up(tmp_path):
 
 
 def test_the_card_of_a_rubrics_labels_says_what_its_dimensions_mean(tmp_path):
+    from flat_calls import label
     from label_toys import BOAT, REPOSITORY, put
-
-    from sotopia_rl_data.labelers.run import label
 
     store = Store(tmp_path / "store")
     put(store, [BOAT])
     spec = f"rubric:{REPOSITORY / 'examples' / 'rubric.yaml'}"
-    label(store, "lab/episodes", judges=["lexical"], schema=spec, scale=5, ask="packed")
+    label(store, "lab/episodes", judges=["lexical"], schema=spec, scale=5, packing="packed")
     text = written(store.resolve("lab/episodes-rewards"))
     assert "a reward: what a judge finds of it by the rubric `good-company`." in text
     assert "- `empathy`, 0 to 3: Whether the utterance takes up what the other feels." in text

@@ -56,9 +56,10 @@ def run(tmp_path):
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory):
     """A store with the samples labelled by the offline judge."""
+    from flat_calls import label
+
     from sotopia_rl_data.importers import samples_path
     from sotopia_rl_data.importers.run import import_dataset
-    from sotopia_rl_data.labelers.run import label
     from sotopia_rl_data.store import Store
 
     store = Store(tmp_path_factory.mktemp("cli") / "store")

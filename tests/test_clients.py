@@ -21,13 +21,15 @@ import pytest
 from aiohttp import web
 
 from sotopia_rl_data.asking import anthropic, openai
-from sotopia_rl_data.asking.dispatch import Pacing, ask_all
+from sotopia_rl_data.asking.dispatch import ask_all
+from sotopia_rl_data.asking.pacing import Pacing
 from sotopia_rl_data.costs.prefix_cache import PrefixCache
 from sotopia_rl_data.errors import AskingError, KeyMissing, Rejected, Unavailable, UsageError
 from sotopia_rl_data.fake_provider.answers import answer, malformed
 from sotopia_rl_data.fake_provider.options import MALFORMED
 from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.ledger.ledger import Ledger
+from sotopia_rl_data.ledger.lookup import Lookup
 from sotopia_rl_data.request import Client, Reply, Request, Usage
 from sotopia_rl_data.schema import Message
 
@@ -544,7 +546,7 @@ def test_a_key_that_the_provider_repeats_is_nowhere_in_the_ledger_nor_in_the_err
         client = client_for("openai", url)
         try:
             requests = (Request(client.target, [{"role": "user", "content": str(n)}]) for n in range(50))
-            await ask_all(requests, client.send, ledger, accept=lambda q, r: True, pacing=Pacing())
+            await ask_all(requests, client.send, Lookup(ledger, lambda q, r: True), pacing=Pacing())
         finally:
             await client.close()
 

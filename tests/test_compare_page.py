@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from browser import needs_browser, page
 from compare_toys import SEVEN, episode, goals, run
+from flat_calls import evaluate
 from label_toys import put
 from test_report import HOSTILE, quiet
 
 from sotopia_rl_data.comparing import ComparisonOptions, compare
 from sotopia_rl_data.comparing.page import write_comparison
 from sotopia_rl_data.errors import StoreError
-from sotopia_rl_data.labelers.evaluation.run import evaluate
 from sotopia_rl_data.schema import Score
 from sotopia_rl_data.store import Store, Version
 

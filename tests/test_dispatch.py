@@ -18,10 +18,13 @@ import psutil
 import pytest
 
 from sotopia_rl_data.asking import openai
-from sotopia_rl_data.asking.dispatch import Outcome, Pacing, Settled, ask_all
+from sotopia_rl_data.asking.dispatch import ask_all
+from sotopia_rl_data.asking.pacing import Pacing
 from sotopia_rl_data.errors import KeyMissing, Rejected, StoreError, Unavailable, UsageError
 from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.ledger.ledger import Ledger
+from sotopia_rl_data.ledger.lookup import Lookup, Settled
+from sotopia_rl_data.ledger.outcome import Outcome
 from sotopia_rl_data.request import Reply, Request, Target, Usage
 
 TARGET = Target("toy", "toy")
@@ -90,9 +93,12 @@ def run(
     requests: Iterable[Request], toy: Toy | Any, ledger: Path, caller: Caller | None = None, **options: Any
 ) -> tuple[Outcome, Caller]:
     caller = caller or Caller()
-    options = {"concurrency": 8, "pacing": QUICK, "accept": caller.accept, "on_settled": caller.on_settled} | options
+    accept, follow_up = options.pop("accept", None), options.pop("follow_up", None)
+    how = {name: options.pop(name) for name in ("retry_failed", "total") if name in options}
+    options = {"concurrency": 8, "pacing": QUICK} | options
     with Ledger(ledger) as kept:
-        return asyncio.run(ask_all(requests, toy.send, kept, **options)), caller
+        lookup = Lookup(kept, accept or caller.accept, follow_up or caller.on_settled, **how)
+        return asyncio.run(ask_all(requests, toy.send, lookup, **options)), caller
 
 
 def test_everything_is_asked_once_and_a_second_run_asks_nothing(tmp_path: Path):
@@ -359,7 +365,7 @@ def test_a_client_that_cannot_be_cancelled_does_not_hang_the_run(tmp_path: Path)
     async def body(ledger: Ledger) -> None:
         try:
             with pytest.raises(Unavailable, match="has hung"):
-                await ask_all(questions(3), stubborn, ledger, accept=lambda q, r: True, pacing=pacing)
+                await ask_all(questions(3), stubborn, Lookup(ledger, lambda q, r: True), pacing=pacing)
         finally:
             released.set()
             await asyncio.sleep(0.05)
@@ -451,11 +457,9 @@ async def ask_provider(
         return await ask_all(
             questions(count, client.target),
             client.send,
-            ledger,
-            accept=lambda request, reply: json.loads(reply.text)["importance"] in range(4),
+            Lookup(ledger, lambda request, reply: json.loads(reply.text)["importance"] in range(4), total=count),
             concurrency=concurrency,
             pacing=pacing or Pacing(),
-            total=count,
             **options,
         )
     finally:
@@ -577,10 +581,10 @@ def test_memory_does_not_grow_with_the_number_of_requests(tmp_path: Path):
     """What is held is the ledger's index and the window, however many requests come."""
     with Ledger(tmp_path) as ledger:
         toy = Toy()
-        asyncio.run(ask_all(questions(1_000), toy.send, ledger, accept=lambda q, r: True, concurrency=64))
+        asyncio.run(ask_all(questions(1_000), toy.send, Lookup(ledger, lambda q, r: True), concurrency=64))
         process = psutil.Process()
         before = process.memory_info().rss
         many = (question(n % 1_000) for n in range(60_000))
-        outcome = asyncio.run(ask_all(many, toy.send, ledger, accept=lambda q, r: True, concurrency=64))
+        outcome = asyncio.run(ask_all(many, toy.send, Lookup(ledger, lambda q, r: True), concurrency=64))
         assert (outcome.hits, outcome.asked) == (60_000, 0)
         assert process.memory_info().rss - before < 30e6

@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from flat_calls import estimate, label
 from label_toys import BOAT, Highest, Sulking, boats, put
 
 from sotopia_rl_data.cli.program import cli
 from sotopia_rl_data.errors import KeyMissing
 from sotopia_rl_data.fake_provider.running import Running, running
-from sotopia_rl_data.labelers.estimate import estimate
-from sotopia_rl_data.labelers.run import label
 from sotopia_rl_data.request import Reply, Target, Usage
 from sotopia_rl_data.store import Store
 
@@ -56,11 +55,11 @@ def judge_at(provider: Running, protocol: str) -> str:
     [
         ("openai", {}),
         ("anthropic", {}),
-        ("openai", {"ask": "packed"}),
-        ("anthropic", {"ask": "packed"}),
-        ("openai", {"schema": "goal-progress", "ask": "packed"}),
+        ("openai", {"packing": "packed"}),
+        ("anthropic", {"packing": "packed"}),
+        ("openai", {"schema": "goal-progress", "packing": "packed"}),
         ("openai", {"schema": "singular"}),
-        ("anthropic", {"schema": "conversation-behaviour", "ask": "packed"}),
+        ("anthropic", {"schema": "conversation-behaviour", "packing": "packed"}),
     ],
     ids=str,
 )
@@ -78,7 +77,7 @@ def test_the_estimate_is_within_15_percent_of_the_bill_on_the_samples(
     assert guess.lines[0].asked == done.asked == provider.log()["answered"] - before
     assert abs(guess.total / done.bill.total - 1) <= 0.15
     again = estimate(store, None, **asked)
-    assert (again.total, again.lines[0].asked, again.lines[0].free) == (0.0, 0, done.asked)
+    assert (again.total, again.lines[0].asked, again.lines[0].hits) == (0.0, 0, done.asked)
 
 
 class Counting(Highest):
@@ -104,7 +103,7 @@ def test_after_the_first_answers_the_estimate_is_scaled_by_what_they_took(store:
     done = label(store, "lab/episodes", judges=[Counting()], preset="goal-only", prices=prices)
     (paid,) = done.usage.values()
     assert (blind.measured, seen.measured) == (False, True)
-    assert (seen.calls, seen.free, seen.asked) == (40, 4, 36)
+    assert (seen.calls, seen.hits, seen.asked) == (40, 4, 36)
     assert blind.usage is not None
     assert seen.usage is not None
     assert blind.usage.input < 0.7 * paid.input
@@ -117,9 +116,9 @@ def test_second_tries_that_are_due_and_retries_that_are_asked_for_are_counted(st
     sulking = Sulking("a")
     label(store, "lab/episodes", judges=[sulking])
     again = estimate(store, "lab/episodes", judges=[sulking]).lines[0]
-    assert (again.calls, again.free, again.asked) == (6, 6, 0)
+    assert (again.calls, again.hits, again.asked) == (6, 6, 0)
     retried = estimate(store, "lab/episodes", judges=[sulking], retry_failed=True).lines[0]
-    assert (retried.calls, retried.free, retried.asked) == (6, 3, 3)
+    assert (retried.calls, retried.hits, retried.asked) == (6, 3, 3)
 
 
 def test_a_dry_run_of_a_file_prints_the_calls_and_writes_nothing(tmp_path: Path, prices: Path, provider: Running):
@@ -134,7 +133,7 @@ def test_a_dry_run_of_a_file_prints_the_calls_and_writes_nothing(tmp_path: Path,
     told = CliRunner().invoke(cli, [*command, *options, "--json"], catch_exceptions=False)
     found = json.loads(told.stdout)
     sim, lexical = found["judges"]
-    assert (sim["calls"], sim["asked"], sim["free"], lexical["asked"]) == (186, 186, 0, 186)
+    assert (sim["calls"], sim["asked"], sim["hits"], lexical["asked"]) == (186, 186, 0, 186)
     assert found["total"] == pytest.approx(sim["cost"])
     assert sim["usage"]["cached"] > 0.5 * sim["usage"]["input"]
     halved = CliRunner().invoke(cli, [*command, *options, "--json", "--batch"], catch_exceptions=False)

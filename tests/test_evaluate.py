@@ -16,16 +16,15 @@ from typing import Any
 
 import pytest
 from batch_toys import QUICK, judge
+from flat_calls import estimate_evaluation, evaluate, label
 from label_toys import BOAT, BY, ODD, REPOSITORY, Highest, boats, put, rows, sim
 
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import BadAnswer, BudgetSpent, UnderWay, UsageError
 from sotopia_rl_data.fake_provider.running import Running, running
-from sotopia_rl_data.labelers.evaluation.run import estimate_evaluation, evaluate
 from sotopia_rl_data.labelers.evaluation.sotopia_eval import SOTOPIA_EVAL as ASKED
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.reading import NOTHING_SAID
-from sotopia_rl_data.labelers.run import label
 from sotopia_rl_data.rewards import preset
 from sotopia_rl_data.rewards.remake import remake
 from sotopia_rl_data.store import Store
@@ -140,7 +139,7 @@ def test_evaluators_live_side_by_side_and_one_that_comes_again_changes_nothing(s
 def test_an_evaluation_of_one_dimension_leaves_the_evaluators_other_scores(store: Store):
     put(store, [BOAT])
     evaluate(store, "lab/episodes", judges=[Scorer("x", a=1, b=1)], dimensions=["goal", "knowledge"])
-    evaluate(store, "lab/episodes", judges=[Scorer("x", a=3, b=3)], dimensions=["goal"], ask="per-dimension")
+    evaluate(store, "lab/episodes", judges=[Scorer("x", a=3, b=3)], dimensions=["goal"], packing="per-dimension")
     assert {key[1:]: score for key, score in by(store, "x").items()} == {
         ("a", "knowledge"): 1,
         ("a", "goal"): 3,
@@ -260,7 +259,7 @@ def test_a_cap_is_kept_and_what_it_would_cost_is_known_before(store: Store, tmp_
     prices.write_text("as_of: 2026-11-01\nhosts: {'*': {sim-judge: [10, 1, 12.5, 40]}}\n")
     how = {"judges": [sim(provider)], "sampling": {"max_tokens": 1_000}, "prices": prices}
     before = estimate_evaluation(store, "lab/episodes", **how)
-    assert [(line.calls, line.asked, line.free) for line in before.lines] == [(30, 30, 0)]
+    assert [(line.calls, line.asked, line.hits) for line in before.lines] == [(30, 30, 0)]
     assert before.total > 0
     with pytest.raises(BudgetSpent) as told:
         evaluate(store, "lab/episodes", **how, budget=0.2)
@@ -270,7 +269,7 @@ def test_a_cap_is_kept_and_what_it_would_cost_is_known_before(store: Store, tmp_
     assert 0 < done.hits < 30
     assert 0.2 < done.bill.total < before.total  # the estimate does not know how short the provider's reasons are
     after = estimate_evaluation(store, "lab/episodes", **how)
-    assert [(line.asked, line.free) for line in after.lines] == [(0, 30)]
+    assert [(line.asked, line.hits) for line in after.lines] == [(0, 30)]
 
 
 def test_no_key_is_needed_to_know_the_cost(store: Store, monkeypatch: pytest.MonkeyPatch):

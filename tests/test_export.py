@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from environments import once, python_of
+from flat_calls import plan_of, rollout
 from import_toys import ANN, DATA, SAM, log
 from store_toys import episode as plain_episode
 
@@ -20,7 +21,6 @@ from sotopia_rl_data.importers import read, samples_path
 from sotopia_rl_data.importers.formats.episode_log import read_episode_log
 from sotopia_rl_data.importers.run import import_dataset
 from sotopia_rl_data.rollouts import bundled
-from sotopia_rl_data.rollouts.run import plan_of, rollout
 from sotopia_rl_data.schema import Episode, Score
 from sotopia_rl_data.store import Store, Version
 from sotopia_rl_data.tables import episode_table

@@ -24,8 +24,7 @@ from label_toys import BOAT, BY, ODD
 from sotopia_rl_data.asking.transport import with_schema_in_words
 from sotopia_rl_data.labelers.evaluation.sotopia_eval import SOTOPIA_EVAL
 from sotopia_rl_data.labelers.judge import Question
-from sotopia_rl_data.labelers.judges.sending import request_of
-from sotopia_rl_data.labelers.repairing import follow_up
+from sotopia_rl_data.labelers.requests import follow_up, request_of
 from sotopia_rl_data.labelers.schemas import BUILTINS, phrasing, rubric, schema
 from sotopia_rl_data.request import Reply, Target
 from sotopia_rl_data.schema import Message

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from browser import needs_browser, page
+from flat_calls import evaluate, label
 from hypothesis import example, given
 from hypothesis import strategies as st
 from label_toys import BOAT, Highest, filled, put, rows
@@ -30,9 +31,7 @@ from sotopia_rl_data.curate import curate, write_list
 from sotopia_rl_data.importers.run import import_dataset
 from sotopia_rl_data.labelers.annotating import write_template
 from sotopia_rl_data.labelers.evaluation.forms import draw, write_form
-from sotopia_rl_data.labelers.evaluation.run import evaluate
 from sotopia_rl_data.labelers.judge import Question
-from sotopia_rl_data.labelers.run import label
 from sotopia_rl_data.report import write_report
 from sotopia_rl_data.schema import Agent, Episode, Score, Turn
 from sotopia_rl_data.sheets import guarded, unguarded

@@ -22,7 +22,7 @@ from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.judges import judge
 from sotopia_rl_data.labelers.judges.lexical import Lexical
-from sotopia_rl_data.labelers.judges.sending import request_of, sender, target_of
+from sotopia_rl_data.labelers.requests import request_of, sender, target_of
 from sotopia_rl_data.labelers.schemas import answers, schema
 from sotopia_rl_data.ledger.ledger import Ledger, answered
 from sotopia_rl_data.request import Reply, Request, Target

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flat_calls import label
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from label_toys import BOAT, BY, ODD, REPOSITORY, UNSCORED, Highest, Sulking, boats, put, rows, sim
 
 from sotopia_rl_data import open_dataset
-from sotopia_rl_data.asking.dispatch import Pacing
+from sotopia_rl_data.asking.pacing import Pacing
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import (
     InputError,
@@ -30,7 +31,6 @@ from sotopia_rl_data.errors import (
 from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.reading import NO_SCORE
-from sotopia_rl_data.labelers.run import label
 from sotopia_rl_data.labelers.schemas.offline import Importance
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.schema import Agent, Episode, Score, Turn
@@ -94,7 +94,9 @@ def test_direct_gives_the_references_rewards_raw_over_three_times_the_score(stor
 def test_every_utterance_of_every_dimension_ends_in_a_label_or_a_failure(store: Store, schema: str, ask: Any):
     episodes = [BOAT, ODD, UNSCORED]
     put(store, episodes)
-    done = label(store, "lab/episodes", judges=[Sulking("s1")], schema=schema, dimensions=SEVEN, ask=ask, evaluator=BY)
+    done = label(
+        store, "lab/episodes", judges=[Sulking("s1")], schema=schema, dimensions=SEVEN, packing=ask, evaluator=BY
+    )
     version = store.resolve(done.version)
     labelled = {(r["episode_id"], r["agent"], r["turn"], r["dimension"]) for r in rows(version, "attributions")}
     failed = {(r["episode_id"], r["agent"], r["turn"], r["dimension"]) for r in rows(version, "failures")}
@@ -160,7 +162,7 @@ def test_whatever_the_episodes_nothing_is_lost_and_nothing_is_on_the_wrong_turn(
             return json.dumps(answer)
 
     how = data.draw(st.sampled_from(["per-dimension", "packed"]))
-    version = store.resolve(label(store, "lab/episodes", judges=[Telling()], dimensions=SEVEN, ask=how).version)
+    version = store.resolve(label(store, "lab/episodes", judges=[Telling()], dimensions=SEVEN, packing=how).version)
     labels = {(r["episode_id"], r["agent"], r["turn"], r["dimension"]): r["raw"] for r in rows(version, "attributions")}
     lost = {(r["episode_id"], r["agent"], r["turn"], r["dimension"]) for r in rows(version, "failures")}
     assert all(raw == turn % 4 for (_, _, turn, _), raw in labels.items())
@@ -239,7 +241,7 @@ def test_the_documented_judge_works_as_it_stands(store: Store, tmp_path: Path):
     (code,) = (block.split("```")[0] for block in blocks if "class AllEqual" in block)
     (tmp_path / "mine.py").write_text(code)
     put(store, [BOAT])
-    done = label(store, "lab/episodes", judges=[f"{tmp_path / 'mine.py'}:AllEqual"], ask="packed")
+    done = label(store, "lab/episodes", judges=[f"{tmp_path / 'mine.py'}:AllEqual"], packing="packed")
     assert {(r["judge"], r["raw"]) for r in rows(done.version, "attributions", store)} == {("all-equal", 3.0)}
     assert done.failures == {}
 
@@ -253,7 +255,7 @@ def test_real_episodes_end_in_labels_and_failures_without_a_remainder(store: Sto
     from sotopia_rl_data.importers.run import import_dataset
 
     import_dataset(store, [REAL / name], "real/set")
-    done = label(store, "real/set", judges=["lexical"], dimensions=SEVEN, ask="packed")
+    done = label(store, "real/set", judges=["lexical"], dimensions=SEVEN, packing="packed")
     assert done.labels + done.failed == 7 * done.utterances
     assert set(done.failures) <= {NO_SCORE}
     assert done.rewarded == done.utterances - done.failures.get(NO_SCORE, 0) // 7
@@ -320,7 +322,7 @@ def test_another_judge_rubric_scale_or_sampling_asks_everything(store: Store):
     assert label(store, "lab/episodes", judges=[Highest()], schema="scaled").asked == 0  # it asks what direct asks
     assert label(store, "lab/episodes", judges=[Highest()], samples=3).asked == 12  # two samples more
     assert label(store, "lab/episodes", judges=[Highest()], dimensions=SEVEN).asked == 0  # no scores on the other four
-    assert label(store, "lab/episodes", judges=[Highest()], ask="packed").asked == 1
+    assert label(store, "lab/episodes", judges=[Highest()], packing="packed").asked == 1
 
 
 def test_equal_questions_are_asked_once_and_answer_for_every_episode(store: Store):
@@ -416,7 +418,7 @@ def test_calls_that_get_no_answer_are_failures_that_the_next_run_asks_again(stor
         ({"dimensions": []}, UsageError, "No dimension is named"),
         ({"dimensions": ["goal"]}, UsageError, "The rewards weigh relationship, knowledge"),
         ({"scale": 4}, UsageError, "no wording for a scale of 0 to 4"),
-        ({"ask": "all"}, UsageError, "'all' is no way to ask"),
+        ({"packing": "all"}, UsageError, "'all' is not a way to ask"),
         ({"samples": 0}, UsageError, "cannot be 0 samples"),
         ({"preset": "sotopia"}, UsageError, "'sotopia' is not a preset"),
         ({"preset": "singular"}, UsageError, "the schema 'direct' yields none"),

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 from batch_toys import PROVIDERS, QUICK, judge
+from flat_calls import label
 from label_toys import REPOSITORY, boats, put
 
 from sotopia_rl_data.errors import UnderWay, UsageError
 from sotopia_rl_data.fake_provider.running import running
-from sotopia_rl_data.labelers.run import label
 from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.store import Store
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 from batch_toys import PROVIDERS, judge
+from flat_calls import label
 from label_toys import REPOSITORY, boats, put
 
 from sotopia_rl_data.costs.prices import VARIABLE
 from sotopia_rl_data.fake_provider.running import Running, running
-from sotopia_rl_data.labelers.run import label
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.store import Store
 
@@ -45,8 +45,8 @@ class Slow(Importance):
 NURSERY = """
 import os, sys
 import anthropic, openai, pyarrow.parquet
-from sotopia_rl_data.labelers.run import label
-from sotopia_rl_data.asking.batch.run import Batching
+from flat_calls import label
+from sotopia_rl_data.asking.options import Batching
 from sotopia_rl_data.rewards import build
 from sotopia_rl_data.store.stage import Stage
 from sotopia_rl_data.store import Store

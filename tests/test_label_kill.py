@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from flat_calls import label
 from label_toys import REPOSITORY, boats, put, sim
 
 from sotopia_rl_data.errors import Interrupted
 from sotopia_rl_data.fake_provider.running import Running, running
-from sotopia_rl_data.labelers.run import label
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.store import Store
 
@@ -26,7 +26,7 @@ def store(tmp_path: Path) -> Store:
 
 RUN = """
 import sys
-from sotopia_rl_data.labelers.run import label
+from flat_calls import label
 from sotopia_rl_data.store import Store
 done = label(Store(sys.argv[1]), "lab/episodes", judges=[sys.argv[2]], preset="goal-only", concurrency=int(sys.argv[3]))
 print(done.digest, done.asked, done.hits)
@@ -47,7 +47,7 @@ def wait_for(provider: Running, requests: int, process: subprocess.Popen[str]) -
 NURSERY = """
 import os, sys
 import openai, pyarrow.parquet
-from sotopia_rl_data.labelers.run import label
+from flat_calls import label
 from sotopia_rl_data.rewards import build
 from sotopia_rl_data.store.stage import Stage
 from sotopia_rl_data.store import Store

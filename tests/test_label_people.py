@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from flat_calls import label
 from label_toys import BOAT, BY, ODD, REPOSITORY, Highest, boats, put, rows
 
 from sotopia_rl_data.asking.local import BatchedModel, LocalModel, fingerprint
@@ -23,11 +24,10 @@ from sotopia_rl_data.errors import InputError, NotFound, Rejected, UsageError
 from sotopia_rl_data.labelers.annotating import write_template
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.judges import judge
-from sotopia_rl_data.labelers.judges.sending import target_of
-from sotopia_rl_data.labelers.preparing import judges_of
-from sotopia_rl_data.labelers.run import label
+from sotopia_rl_data.labelers.requests import target_of
 from sotopia_rl_data.labelers.schemas import schema
 from sotopia_rl_data.labelers.selection import read_selection
+from sotopia_rl_data.labelers.settings import judges_of
 from sotopia_rl_data.request import Request, Target
 from sotopia_rl_data.store import Store
 
@@ -232,7 +232,7 @@ def test_a_baseline_goes_with_any_turn_of_its_agent(store: Store, tmp_path: Path
 def test_a_step_of_progress_is_asked_for_with_the_turn_that_it_begins_at(store: Store, tmp_path: Path):
     put(store, [BOAT])
     path = listed(tmp_path, "episode_id,agent,turn\nboat,a,4\n")
-    done = label(store, "lab/episodes", judges=["lexical"], schema="goal-progress", only=path, ask="packed")
+    done = label(store, "lab/episodes", judges=["lexical"], schema="goal-progress", only=path, packing="packed")
     asked = {(r["agent"], r["turn"]) for r in rows(done.version, "attributions", store)}
     assert asked == {("a", -1), ("b", -1), ("a", 2), ("a", 4)}  # a packed baseline is everybody's
     rewarded = {(r["agent"], r["turn"]) for r in rows(done.version, "rewards", store) if r["reward"] is not None}
@@ -319,7 +319,7 @@ def test_a_local_model_is_asked_in_batches_and_its_garbage_is_failures(store: St
 
 CACHED = """
 import sys
-from sotopia_rl_data.labelers.run import label
+from flat_calls import label
 from sotopia_rl_data.store import Store
 how = {"sampling": {"max_tokens": 4}, "preset": "goal-only"}
 done = label(Store(sys.argv[1]), "lab/episodes", judges=["transformers:lab/tiny"], **how)

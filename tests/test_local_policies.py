@@ -10,13 +10,13 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
+from flat_calls import plan_of, rollout  # noqa: E402
 from rollout_toys import act, brief, rows, scenes  # noqa: E402
 
 from sotopia_rl_data.applications.local_policies import RewardScorer, drafts_of, local_player  # noqa: E402
 from sotopia_rl_data.errors import NotFound, UsageError  # noqa: E402
 from sotopia_rl_data.request import Reply, Request, Target  # noqa: E402
 from sotopia_rl_data.rollouts import World  # noqa: E402
-from sotopia_rl_data.rollouts.run import plan_of, rollout  # noqa: E402
 from sotopia_rl_data.store import Store  # noqa: E402
 from sotopia_rl_data.trainers import RewardModel  # noqa: E402
 from sotopia_rl_data.trainers.tiny import make_tiny  # noqa: E402

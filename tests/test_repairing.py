@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flat_calls import label
 from label_toys import BOAT, REPOSITORY, Highest, boats, filled, put, rows, sim
 
 from sotopia_rl_data.fake_provider.options import MALFORMED
 from sotopia_rl_data.fake_provider.running import running
 from sotopia_rl_data.labelers.judge import Question
-from sotopia_rl_data.labelers.judges.sending import request_of
-from sotopia_rl_data.labelers.repairing import follow_up, raised
-from sotopia_rl_data.labelers.run import label
+from sotopia_rl_data.labelers.requests import follow_up, raised, request_of
 from sotopia_rl_data.labelers.schemas import BUILTINS, schema
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.request import Reply, Target
@@ -63,7 +62,7 @@ def test_twelve_kinds_of_malformed_reply_cost_one_call_more_at_most_and_never_ma
     put(store, [BOAT])
     with running(malformed=kind, malformed_share=1.0) as provider:
         judge = sim(provider) if protocol == "openai" else f"anthropic:sim-judge@{provider.url}"
-        done = label(store, "lab/episodes", judges=[judge], ask=ask)
+        done = label(store, "lab/episodes", judges=[judge], packing=ask)
         sent = provider.log()["requests"]
     if REASONS[kind] is None:
         assert (done.labels, sent) == (15, calls)

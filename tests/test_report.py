@@ -36,9 +36,10 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory) -> Path:
     """The report of the bundled samples, labelled by the offline judge."""
+    from flat_calls import label
+
     from sotopia_rl_data.importers import samples_path
     from sotopia_rl_data.importers.run import import_dataset
-    from sotopia_rl_data.labelers.run import label
 
     folder = tmp_path_factory.mktemp("samples")
     store = Store(folder / "store")

@@ -67,7 +67,7 @@ def test_a_policy_of_ones_own_is_named_by_its_file_and_its_failures_are_exit_cod
     )
     code, out, err = run("rollout", "--a", "./mine.py:Talker", "--pairs", "1", "--out", "demo/play")
     assert code == 3
-    assert "The policy talker failed: OSError: no line" in err
+    assert "The policy talker failed: OSError: no line" in out
     assert "run the same command again" in err
     assert "abandoned" in out
 
@@ -75,12 +75,12 @@ def test_a_policy_of_ones_own_is_named_by_its_file_and_its_failures_are_exit_cod
 def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(run: Run, tmp_path: Path):
     code, out, _ = run("rollout", "--repeat", "3", "--dry-run", "--out", "demo/play", "--json")
     told = json.loads(out)
-    assert (code, told["episodes"], told["most_calls"], told["usd"]) == (0, 39, 780, 0.0)
+    assert (code, told["episodes"], told["most_calls"], told["total"]) == (0, 39, 780, 0.0)
     assert not (tmp_path / "store").exists()
-    code, out, _ = run("rollout", "--dry-run", "--out", "demo/play")
-    assert (code, "13 episodes, about; 260 calls if each goes to the turn limit" in out) == (0, True)
+    code, _, err = run("rollout", "--dry-run", "--out", "demo/play")
+    assert (code, "260 calls if each of the 13 episodes goes to the turn limit" in err) == (0, True)
     code, out, _ = run("rollout", "--a", "gpt-4o", "--dry-run", "--out", "demo/play", "--json")  # and needs no key
-    assert (code, json.loads(out)["shares"]["gpt-4o"]["usd"] > 0) == (0, True)
+    assert (code, json.loads(out)["judges"][0]["cost"] > 0) == (0, True)
 
 
 WRONG = [

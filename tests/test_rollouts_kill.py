@@ -10,19 +10,19 @@ import time
 from pathlib import Path
 
 import pytest
+from flat_calls import plan_of, rollout
 from rollout_toys import many, talkative
 from store_toys import REPOSITORY
 
 from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.ledger.ledger import Ledger
-from sotopia_rl_data.rollouts.run import plan_of, rollout
 from sotopia_rl_data.store import Store
 
 EPISODES = 200
 RUN = """
 import sys
 from rollout_toys import many, talkative
-from sotopia_rl_data.rollouts.run import plan_of, rollout
+from flat_calls import plan_of, rollout
 from sotopia_rl_data.store import Store
 plan = plan_of(many(int(sys.argv[4])), a=sys.argv[2], b=sys.argv[3], turns=5, template=talkative())
 done = rollout(Store(sys.argv[1]), plan, "lab/play")

@@ -8,10 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from flat_calls import plan_of, rollout
 from import_toys import DATA
 from rollout_toys import Longest, Sampler, act, brief, episodes, rows, scenes
 
-from sotopia_rl_data.asking.dispatch import Pacing
+from sotopia_rl_data.asking.options import AskOptions
+from sotopia_rl_data.asking.pacing import Pacing
+from sotopia_rl_data.asking.spending import capped
 from sotopia_rl_data.costs.budget import Budget
 from sotopia_rl_data.costs.prices import load
 from sotopia_rl_data.errors import AskingError, BudgetSpent, UsageError
@@ -21,10 +24,9 @@ from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.prompts import Layout, load_template, prompts_of
 from sotopia_rl_data.request import Target
 from sotopia_rl_data.rollouts import Scene, TurnPrompt
-from sotopia_rl_data.rollouts.costs import capped
 from sotopia_rl_data.rollouts.episode_run import MOST_SEED, EpisodeRun
-from sotopia_rl_data.rollouts.estimate import estimate
-from sotopia_rl_data.rollouts.run import plan_of, rollout
+from sotopia_rl_data.rollouts.estimate import RolloutEstimate, estimate_rollout
+from sotopia_rl_data.rollouts.run import EpisodeChains
 from sotopia_rl_data.rollouts.scenarios import scenes_of
 from sotopia_rl_data.store import Store
 
@@ -287,12 +289,16 @@ def test_the_published_benchmark_is_played_from_its_profiles(named, pairs, envir
 
 def test_an_estimate_asks_nobody_and_says_what_has_no_price(store: Store, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "none of yours")
-    told = estimate(plan_of(scenes_of(), a="gpt-4o", b=brief(), best_of=2, scorer=Longest()), load())
+    plan = plan_of(scenes_of(), a="gpt-4o", b=brief(), best_of=2, scorer=Longest())
+    with Ledger(store.root / ".ledger") as ledger:
+        told = estimate_rollout(plan, ledger, AskOptions(), load())
     assert (told.episodes, told.most_calls) == (13, 13 * (10 * 2 + 10))
-    assert told.shares["gpt-4o"].usd is not None
-    assert told.shares["gpt-4o"].usd > 0
-    assert told.shares["brief"].usd is None
-    assert told.usd is None
+    priced, unpriced = told.lines
+    assert (priced.judge, unpriced.judge) == ("gpt-4o", "brief")
+    assert priced.cost is not None
+    assert priced.cost > 0
+    assert unpriced.cost is None
+    assert told.total is None
     assert not store.root.exists()
 
 
@@ -320,14 +326,18 @@ def test_an_estimate_leaves_out_what_the_ledger_has(store: Store):
         done = rollout(store, plan_of(scenes(3), **policies), "lab/play")
         asked = provider.log()["requests"]
         with Ledger(store.root / ".ledger") as ledger:
-            same = estimate(plan_of(scenes(3), **policies), load(), ledger)
-            more = estimate(plan_of(scenes(5), **policies), load(), ledger)
-            fresh = estimate(plan_of(scenes(5), **policies), load())
+            same = estimate_rollout(plan_of(scenes(3), **policies), ledger, AskOptions(), load())
+            more = estimate_rollout(plan_of(scenes(5), **policies), ledger, AskOptions(), load())
+        with Ledger(store.root / "another") as empty:
+            fresh = estimate_rollout(plan_of(scenes(5), **policies), empty, AskOptions(), load())
         assert provider.log()["requests"] == asked
-    assert (same.known_calls, same.most_calls) == (done.asked, 0)
-    assert {share.calls for share in same.shares.values()} == {0}
-    assert (more.known_calls, more.most_calls, fresh.known_calls, fresh.most_calls) == (done.asked, 40, 0, 100)
-    assert 0 < sum(one.calls for one in more.shares.values()) < sum(one.calls for one in fresh.shares.values())
+    assert (hits(same), same.asked, same.most_calls) == (done.asked, 0, 0)
+    assert (hits(more), more.most_calls, hits(fresh), fresh.most_calls) == (done.asked, 40, 0, 100)
+    assert 0 < more.asked < fresh.asked
+
+
+def hits(told: RolloutEstimate) -> int:
+    return sum(line.hits for line in told.lines)
 
 
 def test_the_providers_weather_changes_nothing_in_what_is_played(store: Store, tmp_path: Path):
@@ -388,8 +398,7 @@ def test_what_was_in_flight_at_a_kill_stays_spent_when_a_later_run_makes_the_cal
         done = rollout(store, plan, "lab/play", prices=prices)
         assert done.bill.total is not None
         assert done.bill.total < 1.0
-        with Ledger(folder) as ledger, capped(9.0, plan, ledger, listed) as budget:
-            assert budget is not None
+        with Ledger(folder) as ledger, capped(9.0, EpisodeChains(plan, ledger, print), ledger, listed) as budget:
             assert budget.spent == pytest.approx(done.bill.total + hold.usd)
         more = plan_of(scenes(3), **policies, sampling={"max_tokens": 30_000})
         with pytest.raises(BudgetSpent, match="budget of 3 USD"):

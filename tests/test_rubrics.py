@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flat_calls import label
 from label_toys import BOAT, ODD, REPOSITORY, UNSCORED, Highest, filled, put, rows
 
 from sotopia_rl_data.errors import BadAnswer, InputError, UsageError
 from sotopia_rl_data.labelers.annotating import write_template
 from sotopia_rl_data.labelers.judge import Question, Slot
-from sotopia_rl_data.labelers.run import label
 from sotopia_rl_data.labelers.schemas import rubric, schema
 from sotopia_rl_data.labelers.schemas.rubric import Criterion, Rubric, schema_of
 from sotopia_rl_data.report import contents
@@ -269,7 +269,7 @@ def test_a_preset_of_ones_own_weighs_some_of_the_rubrics_dimensions(store: Store
 
 def test_some_dimensions_of_a_rubric_alone_are_asked_and_weighed(store: Store, toy: str):
     put(store, [BOAT])
-    done = label(store, "lab/episodes", judges=[Highest()], schema=toy, dimensions=["warmth"], ask="packed")
+    done = label(store, "lab/episodes", judges=[Highest()], schema=toy, dimensions=["warmth"], packing="packed")
     assert (done.labels, done.calls) == (5, 5)
     assert store.resolve("lab/episodes-rewards").manifest.recipe["rewards"]["weights"] == {"warmth": 1.0}
 
@@ -311,7 +311,7 @@ def test_people_annotate_by_the_rubric_and_read_what_its_levels_mean(store: Stor
 
 def test_conversation_behaviour_is_a_schema_like_the_others(store: Store):
     put(store, [BOAT, UNSCORED])
-    done = label(store, "lab/episodes", judges=["lexical"], schema="conversation-behaviour", ask="packed")
+    done = label(store, "lab/episodes", judges=["lexical"], schema="conversation-behaviour", packing="packed")
     names = ["attentiveness", "character", "clarity", "novelty", "respect"]
     assert (done.calls, done.labels, done.rewarded, done.failures) == (10, 50, 10, {})
     made = store.resolve("lab/episodes-rewards").manifest

@@ -6,10 +6,10 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from flat_calls import label
 from label_toys import BOAT, Highest, put, rows
 
 from sotopia_rl_data.errors import UsageError
-from sotopia_rl_data.labelers.run import label
 from sotopia_rl_data.labelers.schemas import schema
 from sotopia_rl_data.store import Store
 

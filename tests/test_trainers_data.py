@@ -107,9 +107,10 @@ def test_where_filters_rows_and_an_impossible_one_says_so(tmp_path: Path):
 
 def test_where_knows_the_episode_and_whose_turn_it_is(tmp_path: Path):
     """The samples were played by two policies against each other: their own turns are half of each episode."""
+    from flat_calls import label
+
     from sotopia_rl_data.importers import samples_path
     from sotopia_rl_data.importers.run import import_dataset
-    from sotopia_rl_data.labelers.run import label
     from sotopia_rl_data.store import Store
 
     store = Store(tmp_path)

@@ -6,15 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flat_calls import audit, evaluate, label, plan_of, rollout
 from label_toys import BOAT, Highest, Sulking, boats, put
 from rollout_toys import Sampler, act, brief, scenes
 from test_evaluate import Scorer
 
 from sotopia_rl_data.errors import UsageError, VersionExists
-from sotopia_rl_data.labelers.audit import audit
-from sotopia_rl_data.labelers.evaluation.run import evaluate
-from sotopia_rl_data.labelers.run import label
-from sotopia_rl_data.rollouts.run import plan_of, rollout
 from sotopia_rl_data.store import Store
 
 LABELS, EPISODES = "lab/episodes-rewards", "lab/episodes"

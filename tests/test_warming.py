@@ -6,11 +6,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from flat_calls import label
 from label_toys import BOAT, BY, put
 
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.fake_provider.running import Running, running
-from sotopia_rl_data.labelers.run import label
 from sotopia_rl_data.schema import Episode, Score, Turn
 from sotopia_rl_data.store import Store
 

@@ -1,7 +1,7 @@
 """Does a judge follow what it should not? The same episodes, asked again with a change that must not matter.
 
     probes.py    how an episode is changed, and which labels must then be equal
-    planning.py  which episodes, how many calls, what they cost: everything that can be wrong, before anything is asked
+    plan.py      which episodes, asked about how: everything that can be wrong, before anything is asked
     run.py       audit(): ask through the ledger, read, analyse, commit a small version with the verdict
     analysis.py  from pairs of labels to shifts, effect sizes, p-values and a verdict: asks nobody
 
@@ -10,7 +10,8 @@ provenance, under `audit`, the verdict that `card` shows.
 """
 
 from sotopia_rl_data.labelers.audit.analysis import Finding, Verdict
+from sotopia_rl_data.labelers.audit.plan import AuditSettings
 from sotopia_rl_data.labelers.audit.probes import PROBES
 from sotopia_rl_data.labelers.audit.run import AuditReport, audit
 
-__all__ = ["PROBES", "AuditReport", "Finding", "Verdict", "audit"]
+__all__ = ["PROBES", "AuditReport", "AuditSettings", "Finding", "Verdict", "audit"]

@@ -12,7 +12,7 @@ from typing import Any
 from sotopia_rl_data.asking import anthropic
 from sotopia_rl_data.asking.providers import ApiModel, ModelName, api_client, sampling_of, takes_temperature
 from sotopia_rl_data.labelers.judge import Question
-from sotopia_rl_data.labelers.judges.sending import request_of
+from sotopia_rl_data.labelers.requests import request_of
 from sotopia_rl_data.request import Reply
 
 

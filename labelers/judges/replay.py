@@ -12,8 +12,7 @@ from pathlib import Path
 from sotopia_rl_data.errors import NotFound, Rejected, UsageError
 from sotopia_rl_data.hashing import canonical_json
 from sotopia_rl_data.labelers.judge import Question
-from sotopia_rl_data.labelers.judges.sending import request_of
-from sotopia_rl_data.labelers.repairing import raised
+from sotopia_rl_data.labelers.requests import raised, request_of
 from sotopia_rl_data.ledger.ledger import Attempt, Ledger
 from sotopia_rl_data.request import Reply, Request, Target
 

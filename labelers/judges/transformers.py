@@ -17,7 +17,7 @@ from sotopia_rl_data.asking.providers import sampling_of
 from sotopia_rl_data.code import check_installed
 from sotopia_rl_data.errors import AskingError, NotFound, UsageError
 from sotopia_rl_data.labelers.judge import Question
-from sotopia_rl_data.labelers.judges.sending import request_of
+from sotopia_rl_data.labelers.requests import request_of
 from sotopia_rl_data.refs import is_path
 from sotopia_rl_data.request import Reply, Request, Target
 

@@ -18,17 +18,14 @@ from dataclasses import replace
 from sotopia_rl_data.asking.circuit_breaker import CircuitBreaker
 from sotopia_rl_data.asking.interrupt import interruptible
 from sotopia_rl_data.asking.pacing import Epoch, Pacer, Pacing
-from sotopia_rl_data.asking.progress import Outcome
 from sotopia_rl_data.asking.prompt_cache import PromptCacheWarmup
 from sotopia_rl_data.costs.budget import Budget
 from sotopia_rl_data.costs.tokens import rough_tokens
 from sotopia_rl_data.errors import AskingError, Unavailable, UsageError
 from sotopia_rl_data.ledger.index import short
-from sotopia_rl_data.ledger.ledger import Ledger
-from sotopia_rl_data.ledger.lookup import Accept, Lookup, OnSettled, PendingRequest, Settled
+from sotopia_rl_data.ledger.lookup import Lookup, PendingRequest, Settled
+from sotopia_rl_data.ledger.outcome import Outcome
 from sotopia_rl_data.request import Reply, Request
-
-__all__ = ["Accept", "OnSettled", "Outcome", "Pacing", "Send", "Settled", "ask_all"]
 
 Send = Callable[[Request], Awaitable[Reply]]
 
@@ -42,26 +39,21 @@ _TICK_S = 0.2
 async def ask_all(
     requests: Iterable[Request],
     send: Send,
-    ledger: Ledger,
+    lookup: Lookup,
     *,
-    accept: Accept,
-    on_settled: OnSettled | None = None,
     concurrency: int = 64,
     pacing: Pacing | None = None,
-    retry_failed: bool = False,
     progress: Callable[[Outcome], None] | None = None,
-    total: int | None = None,
     budget: Budget | None = None,
     elsewhere: Set[int] = frozenset(),
 ) -> Outcome:
-    """Ask what the ledger does not answer. Order is not kept.
+    """Ask what the ledger does not answer; `lookup` has the ledger, says what counts as an answer and what follows it.
+    Order is not kept.
 
-    `accept` says whether a reply parses; it is called when the reply is durable, and again for every lookup.
-    `on_settled` is called once for each request of the iterator; a Request that it returns (a repair turn, a higher
-    limit) is looked up and asked next, in the same place. `progress` is called a few times a second and at the end;
-    `total` is the number of requests, where it is known. `elsewhere` are the short keys of what is under way in
-    batches. After Ctrl-C the outcome says `interrupted`, and where nothing more fits under the `budget` it says
-    `exhausted`: what was not settled will be asked by the next run.
+    A follow-up is looked up and asked next, in the place of the request that it follows. `progress` is called a few
+    times a second and at the end. `elsewhere` are the short keys of what is under way in batches. After Ctrl-C the
+    outcome says `interrupted`, and where nothing more fits under the `budget` it says `exhausted`: what was not settled
+    will be asked by the next run.
 
     Raises Rejected where the provider refuses everything (a wrong key, an unknown model), Unavailable where it is down,
     UsageError where something `elsewhere` would be asked, and paid, once more, KeyMissing, StoreError where the ledger
@@ -69,11 +61,10 @@ async def ask_all(
     """
     if concurrency < 1:
         raise UsageError(f"{concurrency} requests at a time cannot be asked.", "give a concurrency of 1 or more")
-    lookup = Lookup(ledger, accept, on_settled, retry_failed, Outcome(total))
-    return await _Run(lookup, send, pacing or Pacing(), concurrency, budget, elsewhere).go(requests, progress)
+    return await _LiveRun(lookup, send, pacing or Pacing(), concurrency, budget, elsewhere).go(requests, progress)
 
 
-class _Run:
+class _LiveRun:
     """Who is in flight, who may leave, when to stop."""
 
     def __init__(

@@ -132,7 +132,7 @@ def annotate_export(
     """
     from sotopia_rl_data.dimensions import SOTOPIA_EVAL
     from sotopia_rl_data.labelers.evaluation.forms import draw, write_form
-    from sotopia_rl_data.labelers.preparing import dimensions_of
+    from sotopia_rl_data.labelers.settings import dimensions_of
 
     asked = dimensions_of(dimensions.split(",") if dimensions else [one.name for one in SOTOPIA_EVAL])
     versions = [resolve(store, ref) for ref in dict.fromkeys(refs)]

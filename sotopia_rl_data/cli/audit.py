@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sotopia_rl_data.cli import console, shared_options
+from sotopia_rl_data.cli.judging import carry_out, dry_run, elicitation_of
 
 if TYPE_CHECKING:
     from sotopia_rl_data.labelers.audit import AuditReport, Finding
@@ -26,30 +26,18 @@ if TYPE_CHECKING:
 @click.option("--evaluator", metavar="NAME", help="Whose episode scores, where several evaluators gave some.")
 @shared_options.sampling(0)
 @click.option("--max-calls", type=click.IntRange(0), help="Ask nothing where more calls than this would be needed.")
-@click.option("--budget", type=float, metavar="USD", help="Ask nothing where the estimate is higher.")
-@click.option("--dry-run", is_flag=True, help="Print the estimate and ask nothing.")
 @click.option("--alpha", default=0.01, show_default=True, help="The chance that an unbiased judge is called biased.")
 @click.option("--seed", default=0, show_default=True, help="Of the drawing.")
 @click.option("--out", metavar="ORG/NAME", help="The dataset to write.  [default: REF's name + -audit]")
 @click.option("--version", metavar="vX.Y.Z", help="Override the version's number.")
 @shared_options.pace("Calls")
+@shared_options.batches
+@shared_options.costs("these answers")
 @shared_options.again
 @shared_options.kept
 @console.store_option
 @console.json_option
-def audit(
-    ref: str,
-    judge: str,
-    probes: str | None,
-    dimensions: str | None,
-    temperature: float | None,
-    max_tokens: int | None,
-    dry_run: bool,
-    ledger: Path | None,
-    store: Store,
-    as_json: bool,
-    **options: Any,
-) -> None:
+def audit(ref: str, judge: str, probes: str | None, store: Store, as_json: bool, **options: Any) -> None:
     """Probe a judge for biases: does it follow who is listed first, names, length, place?
 
     Episodes of REF are asked about again, changed where it must not matter: the agents' order swapped, names made
@@ -63,46 +51,41 @@ def audit(
       sotopia-rl-data audit lab/episodes-rewards --judge gpt-4o --budget 5
       sotopia-rl-data audit lab/episodes --judge openai:qwen@http://localhost:8000/v1 --ask packed --episodes 50
     """
+    from sotopia_rl_data.labelers.audit.plan import AuditSettings
     from sotopia_rl_data.labelers.audit.run import audit as run
-    from sotopia_rl_data.labelers.audit.run import estimated
+    from sotopia_rl_data.labelers.audit.run import estimate_audit
 
-    sampling = shared_options.sampling_of(temperature, max_tokens)
-    options |= {"pacing": shared_options.pacing_from(options)}
-    chosen = {
-        "probes": _listed(probes),
-        "dimensions": _listed(dimensions),
-        "sampling": sampling,
-        **{name: options.pop(name) for name in ("episodes", "seed", "schema", "scale", "ask", "evaluator")},
-    }
-    if dry_run:
-        estimate = estimated(store, ref, judge, ledger=ledger, **chosen).as_dict()
-        if as_json:
-            console.emit_json(estimate)
-        else:
-            console.table(["the audit would take", ""], [[k.replace("_", " "), v] for k, v in estimate.items()])
+    how, asked = shared_options.ask_options(options), elicitation_of(options | {"judges": [judge]})
+    named = [part.strip() for part in probes.split(",") if part.strip()] if probes else None
+    settings = AuditSettings(
+        episodes=options["episodes"],
+        seed=options["seed"],
+        probes=named,
+        max_calls=options["max_calls"],
+        alpha=options["alpha"],
+    )
+    if options["dry_run"]:
+        dry_run(how, "call", lambda how: estimate_audit(store, ref, asked, settings, how), as_json)
         return
-    with console.progress("auditing", "call") as advance:
-        report = run(store, ref, judge, ledger=ledger, progress=advance, **chosen, **options)
-    if as_json:
-        console.emit_json(report.as_dict())
-    else:
-        _audited(report)
-    if report.failures:
-        click.get_current_context().exit(console.WITH_FAILURES)
-
-
-def _listed(text: str | None) -> list[str] | None:
-    return [part.strip() for part in text.split(",") if part.strip()] if text else None
+    out, version = options["out"], options["version"]
+    carry_out(
+        "auditing",
+        "call",
+        how,
+        lambda how: run(store, ref, asked, settings, out=out, version=version, options=how),
+        _audited,
+        as_json,
+    )
 
 
 def _audited(report: AuditReport) -> None:
     found = report.verdict
-    state = "made" if report.created else "unchanged: the store has this content already"
+    from sotopia_rl_data.cli.showing import show_run
+
     columns = ["probe", "test", "dimension", "labels", "episodes", "levels", "95 %", "effect", "p", "adjusted", "found"]
     console.table(
         columns,
         [[*_row(one), one.found(found.alpha)] for one in found.findings],
-        title=f"{report.version}  {report.digest[:12]}  {state}",
     )
     if found.by_dimension:
         console.table(columns[:-1], [_row(one) for one in found.by_dimension])
@@ -111,11 +94,14 @@ def _audited(report: AuditReport) -> None:
         ["asked twice", "labels", "mean |difference|", "equal", "alpha"],
         [[found.judge, noise.labels, noise.moved, noise.equal, noise.alpha]],
     )
-    if report.failures:
-        console.table(["what has no label", "rows"], [[reason, n] for reason, n in report.failures.items()])
     console.note(f"{found.verdict}: {found.sentence}")
-    console.note(f"{report.asked:,} of {report.estimate.calls:,} calls were asked, in {report.seconds:.1f} s")
-    console.next_commands(f"sotopia-rl-data card {report.version.partition('@')[0]}")
+    show_run(
+        "audited",
+        "label",
+        report,
+        [("episodes", report.episodes), ("labels", report.labels)],
+        f"sotopia-rl-data card {report.version.partition('@')[0]}",
+    )
 
 
 def _row(one: Finding) -> list[Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sotopia_rl_data.cli import console, shared_options
-from sotopia_rl_data.cli.judging import carry_out, judges_option
+from sotopia_rl_data.cli.judging import carry_out, dry_run, elicitation_of, judges_option
 
 if TYPE_CHECKING:
     from sotopia_rl_data.labelers.evaluation.run import EvaluationReport
@@ -60,7 +60,25 @@ def evaluate(
     from sotopia_rl_data.labelers.evaluation.run import estimate_evaluation
     from sotopia_rl_data.labelers.evaluation.run import evaluate as run
 
-    carry_out("evaluating", run, estimate_evaluation, _evaluated, store, episodes, as_json, options)
+    evaluator = options.pop("evaluator")
+    how, asked = shared_options.ask_options(options), elicitation_of(options)
+    if options.pop("dry_run"):
+        dry_run(
+            how,
+            "call",
+            lambda how: estimate_evaluation(store, episodes, asked, evaluator=evaluator, options=how),
+            as_json,
+        )
+        return
+    version = options.pop("version")
+    carry_out(
+        "evaluating",
+        "call",
+        how,
+        lambda how: run(store, episodes, asked, evaluator=evaluator, version=version, options=how),
+        _evaluated,
+        as_json,
+    )
 
 
 def _evaluated(report: EvaluationReport) -> None:

@@ -1,27 +1,28 @@
-"""What `label` and `evaluate` share: how judges are named, and a run of them from its options to what is shown."""
+"""What the commands share that ask models: `label`, `evaluate`, `audit` and `rollout`, from their options to what is
+shown."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from sotopia_rl_data.cli import console, shared_options
-from sotopia_rl_data.errors import UnderWay, UsageError
+from sotopia_rl_data.errors import UnderWay
 
 if TYPE_CHECKING:
-    from sotopia_rl_data.asking.batch.run import Batching
-    from sotopia_rl_data.labelers.estimate import Estimate
-    from sotopia_rl_data.labelers.report import RunReport
-    from sotopia_rl_data.store import Store
+    from sotopia_rl_data.asking.estimate import Estimate
+    from sotopia_rl_data.asking.options import AskOptions
+    from sotopia_rl_data.asking.report import RunReport
+    from sotopia_rl_data.labelers.settings import Elicitation
 
 F = TypeVar("F", bound=Callable[..., Any])
 Report = TypeVar("Report", bound="RunReport")
 
 _FORMS = "gpt-4o, claude-…, openai:MODEL[@URL], anthropic:MODEL[@URL], transformers:PATH_OR_ID, "
 _OTHERS = "replay:LEDGER, lexical (offline), path/to/file.py:Name. Repeat for several."
-_OF_THE_RUN = ("out", "version", "budget", "pacing")  # an estimate is the same without
 
 
 def judges_option(also: str = "") -> Callable[[F], F]:
@@ -29,35 +30,38 @@ def judges_option(also: str = "") -> Callable[[F], F]:
     return click.option("--judge", "judges", multiple=True, metavar="SPEC", help=_FORMS + also + _OTHERS)
 
 
+def elicitation_of(options: dict[str, Any]) -> Elicitation:
+    """What a command's options say is asked, taken out of them. Raises UsageError."""
+    from sotopia_rl_data.labelers.settings import Elicitation
+
+    dimensions = options.pop("dimensions")
+    return Elicitation(
+        judges=options.pop("judges"),
+        schema=options.pop("schema", None),
+        scale=options.pop("scale", None),
+        evaluator=options.pop("evaluator", None),
+        samples=options.pop("samples", 1),
+        only=options.pop("only", None),
+        dimensions=[part.strip() for part in dimensions.split(",") if part.strip()] if dimensions else None,
+        packing=options.pop("ask"),
+        sampling=shared_options.sampling_of(options.pop("temperature"), options.pop("max_tokens")),
+    )
+
+
 def carry_out(
     doing: str,
-    run: Callable[..., Report],
-    estimate: Callable[..., Estimate],
+    unit: str,
+    options: AskOptions,
+    run: Callable[[AskOptions], Report],
     show: Callable[[Report], None],
-    store: Store,
-    episodes: str | None,
     as_json: bool,
-    options: dict[str, Any],
 ) -> None:
-    """Run with the command's options, or with --dry-run estimate, and show what came of it; the exit code is 3 where
-    some of it failed."""
-    temperature, max_tokens, dimensions, only_count = (
-        options.pop(name) for name in ("temperature", "max_tokens", "dimensions", "dry_run")
-    )
-    batching = _batching(**{name: options.pop(name) for name in ("batch", "poll", "no_wait")})
-    options |= {
-        "sampling": shared_options.sampling_of(temperature, max_tokens),
-        "pacing": shared_options.pacing_from(options),
-    }
-    options |= {"dimensions": dimensions.split(",") if dimensions else None}
-    if only_count:
-        _count(estimate, store, episodes, as_json, batching is not None, options)
-        return
+    """Run and show what came of it; the exit code is 3 where some of it failed."""
     try:
-        with console.progress(doing, "call") as advance:
-            report = run(store, episodes, batching=batching, progress=advance, **options)
+        with console.progress(doing, unit) as advance:
+            report = run(replace(options, progress=advance))
     except UnderWay as away:
-        _show_left(away, as_json)
+        _show_under_way(away, as_json)
         return
     if as_json:
         console.emit_json(report.as_dict())
@@ -67,37 +71,19 @@ def carry_out(
         click.get_current_context().exit(console.WITH_FAILURES)
 
 
-def _count(
-    estimate: Callable[..., Estimate],
-    store: Store,
-    episodes: str | None,
-    as_json: bool,
-    in_batches: bool,
-    options: dict[str, Any],
-) -> None:
+def dry_run(options: AskOptions, unit: str, estimate: Callable[[AskOptions], Estimate], as_json: bool) -> None:
+    """Say what a run would ask and cost."""
     from sotopia_rl_data.cli.showing import show_estimate
 
-    asked = {name: value for name, value in options.items() if name not in _OF_THE_RUN}
-    with console.progress("counting", "call") as advance:
-        found = estimate(store, episodes, in_batches=in_batches, progress=advance, **asked)
+    with console.progress("counting", unit) as advance:
+        found = estimate(replace(options, progress=advance))
     if as_json:
         console.emit_json(found.as_dict())
     else:
-        show_estimate(found, in_batches)
+        show_estimate(found, options.batching is not None)
 
 
-def _batching(batch: bool, poll: float | None, no_wait: bool) -> Batching | None:
-    """How batches are waited for; None where none are wanted."""
-    from sotopia_rl_data.asking.batch.run import Batching
-
-    if not batch and (no_wait or poll is not None):
-        raise UsageError(f"{'--no-wait' if no_wait else '--poll'} is about batches.", "add --batch, or leave it out")
-    if not batch:
-        return None
-    return Batching(wait=not no_wait) if poll is None else Batching(poll_s=poll, wait=not no_wait)
-
-
-def _show_left(away: UnderWay, as_json: bool) -> None:
+def _show_under_way(away: UnderWay, as_json: bool) -> None:
     """Say that nothing more was wanted for now."""
     if as_json:
         console.emit_json({"under_way": {"requests": away.requests, "batches": away.batches}})

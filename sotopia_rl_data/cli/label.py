@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sotopia_rl_data.cli import console, shared_options
-from sotopia_rl_data.cli.judging import carry_out, judges_option
+from sotopia_rl_data.cli.judging import carry_out, dry_run, elicitation_of, judges_option
 from sotopia_rl_data.cli.making import layout_of, template_option
 from sotopia_rl_data.errors import UsageError
 
@@ -95,11 +95,27 @@ def label(
       sotopia-rl-data label demo/episodes --judge gpt-4o --dry-run
       sotopia-rl-data label demo/episodes --judge gpt-4o --budget 5
     """
-    from sotopia_rl_data.labelers.estimate import estimate
+    from sotopia_rl_data.labelers.run import estimate_label
     from sotopia_rl_data.labelers.run import label as run
+    from sotopia_rl_data.labelers.settings import RewardSettings
 
-    options["layout"], options["template"] = layout_of(layout, template)
-    carry_out("labelling", run, estimate, _labelled, store, episodes, as_json, options)
+    how, asked = shared_options.ask_options(options), elicitation_of(options)
+    chosen, loaded = layout_of(layout, template)
+    rewards = RewardSettings(
+        preset=options.pop("preset"), average=options.pop("average"), layout=chosen, template=loaded
+    )
+    if options.pop("dry_run"):
+        dry_run(how, "call", lambda how: estimate_label(store, episodes, asked, rewards, how), as_json)
+        return
+    out, version = options.pop("out"), options.pop("version")
+    carry_out(
+        "labelling",
+        "call",
+        how,
+        lambda how: run(store, episodes, asked, rewards, out=out, version=version, options=how),
+        _labelled,
+        as_json,
+    )
 
 
 def _labelled(report: LabelReport) -> None:

@@ -1,5 +1,4 @@
-"""The command that plays: rollout. It lives here because a local policy and a reward model need what the core does not
-import; the simulator and the run are the core's."""
+"""The command that plays: rollout."""
 
 from __future__ import annotations
 
@@ -9,16 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sotopia_rl_data.cli import console, shared_options
+from sotopia_rl_data.cli import console, judging, shared_options
 from sotopia_rl_data.cli.making import layout_of, template_option
 from sotopia_rl_data.errors import UsageError
 
 if TYPE_CHECKING:
-    from sotopia_rl_data.rollouts.planning import Plan
+    from sotopia_rl_data.rollouts.plan import RolloutPlan
     from sotopia_rl_data.rollouts.report import RolloutReport
     from sotopia_rl_data.store import Store
 
-_LISTED = 10
 _FORMS = (
     "gpt-4o, claude-…, openai:MODEL[@URL], anthropic:MODEL[@URL], transformers:PATH[+ADAPTER], scripted:warm, "
     "scripted:firm, path/to/file.py:Name."
@@ -63,18 +61,7 @@ _FORMS = (
 @shared_options.kept
 @console.store_option
 @console.json_option
-def rollout(
-    out: str,
-    version: str | None,
-    concurrency: int | None,
-    budget: float | None,
-    prices: Path | None,
-    ledger: Path | None,
-    dry_run: bool,
-    store: Store,
-    as_json: bool,
-    **planned: Any,
-) -> None:
+def rollout(out: str, version: str | None, dry_run: bool, store: Store, as_json: bool, **options: Any) -> None:
     """Self-play: two policies talk in SOTOPIA's environment, hundreds of episodes at once, as a version of episodes.
 
     Every answer is kept before it is read: run the same command again after a crash or a Ctrl-C, and nothing is asked
@@ -90,57 +77,52 @@ def rollout(
           --profiles ./sotopia --swap --out lab/policy-hard
       sotopia-rl-data rollout --a transformers:./base+./runs/sft --best-of 8 --reward-model ./runs/rm --out lab/best8
     """
+    from sotopia_rl_data.costs.prices import load
+    from sotopia_rl_data.ledger.ledger import Ledger
     from sotopia_rl_data.refs import check_name
+    from sotopia_rl_data.rollouts.estimate import estimate_rollout
     from sotopia_rl_data.rollouts.run import rollout as run
 
     check_name(out)
-    pacing = shared_options.pacing_from(planned)
-    plan = _plan(keys_needed=not dry_run, **planned)
+    how = shared_options.ask_options(options)
+    plan = _plan(options, keys_needed=not dry_run)
     if dry_run:
-        _dry_run(plan, prices, ledger or store.root / ".ledger", as_json)
+        with Ledger(how.ledger_in(store.root)) as kept:
+            judging.dry_run(how, "episode", lambda how: estimate_rollout(plan, kept, how, load(how.prices)), as_json)
         return
-    options: dict[str, Any] = {"version": version, "concurrency": concurrency, "budget": budget, "prices": prices}
-    options |= {"pacing": pacing}
-    with console.progress("playing", "episode") as advance:
-        report = run(store, plan, out, ledger=ledger, progress=advance, **options)
-    if as_json:
-        console.emit_json(report.as_dict())
-    else:
-        _played(report)
-    if report.failures:
-        click.get_current_context().exit(console.WITH_FAILURES)
+    judging.carry_out(
+        "playing", "episode", how, lambda how: run(store, plan, out, version=version, options=how), _played, as_json
+    )
 
 
-def _plan(
-    scenarios: str,
-    profiles: Path | None,
-    pairs: int | None,
-    layout: str | None,
-    template: Path | None,
-    temperature: float | None,
-    max_tokens: int | None,
-    best_of: int,
-    reward_model: str | None,
-    keys_needed: bool,
-    **played: Any,
-) -> Plan:
+def _plan(options: dict[str, Any], keys_needed: bool) -> RolloutPlan:
     """What the options say is to be played, by whom and how."""
     from sotopia_rl_data.applications.local_policies import local_player
     from sotopia_rl_data.asking.transport import without_api_keys
+    from sotopia_rl_data.rollouts.episode_run import Rules
     from sotopia_rl_data.rollouts.run import plan_of
     from sotopia_rl_data.rollouts.scenarios import scenes_of
 
-    chosen, loaded = layout_of(layout, template)
+    layout, template = layout_of(options["layout"], options["template"])
+    rules = Rules(
+        dialect=options["dialect"],
+        turns=options["turns"],
+        layout=layout,
+        template=template,
+        seed=options["seed"],
+        best_of=options["best_of"],
+        scorer=_scorer(options["best_of"], options["reward_model"]),
+    )
     with nullcontext() if keys_needed else without_api_keys():
         return plan_of(
-            scenes_of(scenarios, profiles, pairs),
-            layout=chosen,
-            template=loaded,
-            sampling=shared_options.sampling_of(temperature, max_tokens),
-            best_of=best_of,
-            scorer=_scorer(best_of, reward_model),
+            scenes_of(options["scenarios"], options["profiles"], options["pairs"]),
+            rules,
+            a=options["a"],
+            b=options["b"],
+            swap=options["swap"],
+            repeat=options["repeat"],
+            sampling=shared_options.sampling_of(options["temperature"], options["max_tokens"]),
             local=local_player,
-            **played,
         )
 
 
@@ -154,48 +136,24 @@ def _scorer(best_of: int, reward_model: str | None) -> Any:
     return RewardScorer(reward_model)
 
 
-def _dry_run(plan: Plan, prices: Path | None, ledger: Path, as_json: bool) -> None:
-    from sotopia_rl_data.costs.prices import load
-    from sotopia_rl_data.ledger.ledger import Ledger
-    from sotopia_rl_data.rollouts.estimate import estimate
-
-    price_list = load(prices)
-    if ledger.is_dir():
-        with Ledger(ledger) as kept:
-            told = estimate(plan, price_list, kept)
-    else:
-        told = estimate(plan, price_list)
-    if as_json:
-        console.emit_json(told.as_dict())
-        return
-    rows = [[name, one.calls, one.input, one.output, one.usd] for name, one in told.shares.items()]
-    console.table(
-        ["policy", "calls", "input tokens", "output tokens", "USD"],
-        rows,
-        title=f"{told.episodes:,} episodes, about; {told.most_calls:,} calls if each goes to the turn limit",
-    )
-    if told.known_calls:
-        console.note(f"the ledger has {told.known_calls:,} calls of it already: they cost nothing and are not counted")
-
-
 def _played(report: RolloutReport) -> None:
-    state = "made" if report.created else "unchanged: the store has this content already"
-    names = ("episodes", "utterances", "abandoned", "failed_turns", "asked", "hits", "repeated", "unreachable")
-    rows = [
-        [name.replace("_", " "), getattr(report, name)] for name in names if getattr(report, name) or name in names[:2]
-    ]
-    rows += [[f"ended: {reason}", count] for reason, count in report.ended.items()]
-    for line in (line for line in report.bill.lines if line.usage.input):
-        rows.append([f"tokens of {line.judge}", f"{line.usage.input:,} in, {line.usage.output:,} out"])
-        rows.append([f"USD of {line.judge}", line.total])
-    console.table(["rollout", "count"], rows, title=f"{report.version}  {report.digest[:12]}  {state}")
-    for reason, count in list(report.failures.items())[:_LISTED]:
-        console.warn(f"{count:,} × {reason}")
+    from sotopia_rl_data.cli.showing import show_run
+
+    counts = [("episodes", report.episodes), ("utterances", report.utterances)]
     if report.abandoned:
-        console.note("hint: run the same command again: only what was not answered is asked")
+        counts.append(("abandoned", report.abandoned))
+    if report.failed_turns:
+        counts.append(("failed turns", report.failed_turns))
+    counts += [(f"ended: {reason}", count) for reason, count in report.ended.items()]
     name = report.version.partition("@")[0]
-    console.next_commands(
+    show_run(
+        "rollout",
+        "usable answer",
+        report,
+        counts,
         f"sotopia-rl-data show {name}",
         f"sotopia-rl-data evaluate {name} --judge gpt-4o",
         f"sotopia-rl-data export {report.version} --to sotopia -o ./{name.rpartition('/')[2]}",
     )
+    if report.abandoned:
+        console.note("hint: run the same command again: only what was not answered is asked")

@@ -17,7 +17,7 @@ import click
 from sotopia_rl_data.errors import UsageError
 
 if TYPE_CHECKING:
-    from sotopia_rl_data.asking.pacing import Pacing
+    from sotopia_rl_data.asking.options import AskOptions, Batching
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -42,14 +42,35 @@ def pace(what: str) -> Callable[[F], F]:
     )
 
 
-def pacing_from(options: dict[str, Any]) -> Pacing | None:
-    """What `--rpm`, `--tpm` and `--timeout` say, taken out of a command's options; None where nothing was given. Raises
-    UsageError."""
+def ask_options(options: dict[str, Any]) -> AskOptions:
+    """How a command asks: the options of this module that it has, taken out of its options. Raises UsageError."""
+    from sotopia_rl_data.asking.options import AskOptions
     from sotopia_rl_data.asking.pacing import Pacing
 
     named = {"rpm": options.pop("rpm"), "tpm": options.pop("tpm"), "timeout_s": options.pop("timeout")}
-    given = {name: value for name, value in named.items() if value is not None}
-    return Pacing(**given) if given else None
+    batching = None
+    if "batch" in options:
+        batching = _batching(options.pop("batch"), options.pop("poll"), options.pop("no_wait"))
+    return AskOptions(
+        retry_failed=options.pop("retry_failed", False),
+        concurrency=options.pop("concurrency"),
+        pacing=Pacing(**{name: value for name, value in named.items() if value is not None}),
+        batching=batching,
+        budget=options.pop("budget"),
+        prices=options.pop("prices"),
+        ledger=options.pop("ledger"),
+    )
+
+
+def _batching(batch: bool, poll: float | None, no_wait: bool) -> Batching | None:
+    """How batches are waited for; None where none are wanted."""
+    from sotopia_rl_data.asking.options import Batching
+
+    if not batch and (no_wait or poll is not None):
+        raise UsageError(f"{'--no-wait' if no_wait else '--poll'} is about batches.", "add --batch, or leave it out")
+    if not batch:
+        return None
+    return Batching(wait=not no_wait) if poll is None else Batching(poll_s=poll, wait=not no_wait)
 
 
 def sampling(default: float) -> Callable[[F], F]:

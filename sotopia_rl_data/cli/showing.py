@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,54 +10,75 @@ import click
 from sotopia_rl_data.cli import console
 
 if TYPE_CHECKING:
+    from sotopia_rl_data.asking.estimate import Estimate
+    from sotopia_rl_data.asking.report import RunReport
     from sotopia_rl_data.costs.bill import Bill
     from sotopia_rl_data.costs.bill import Line as Paid
-    from sotopia_rl_data.labelers.estimate import Estimate
-    from sotopia_rl_data.labelers.report import RunReport
 
 
-def show_run(did: str, made: str, report: RunReport, counts: Sequence[tuple[str, Any]], *following: str) -> None:
-    """What a command `did` and how many of what it `made` ("label"), what it cost, what failed, and what may follow."""
+def show_run(did: str, wanted: str, report: RunReport, counts: Sequence[tuple[str, Any]], *following: str) -> None:
+    """What a command `did`, what failed to become what was `wanted` ("label"), what it cost, and what may follow."""
     state = "made" if report.created else "unchanged: the store has this content already"
-    rows = [*counts, *((name, getattr(report, name)) for name in ("calls", "asked", "hits"))]
-    seldom = ((name, getattr(report, name)) for name in ("repeated", "unreachable", "repaired", "unusable"))
-    rows += [(name, count) for name, count in seldom if count] + [("seconds", report.seconds)]
+    rows = [*counts, ("calls", report.calls), ("asked", report.asked), ("hits", report.hits)]
+    unusable: int = getattr(report, "unusable", 0)
+    seldom = {
+        "repeated": report.repeated,
+        "unreachable": report.unreachable,
+        "repaired": getattr(report, "repaired", 0),
+        "unusable": unusable,
+    }
+    rows += [(name, count) for name, count in seldom.items() if count] + [("seconds", report.seconds)]
     console.table([did, ""], rows, title=f"{report.version}  {report.digest[:12]}  {state}")
     show_bill(report.bill)
     if report.failures:
-        console.table([f"what has no {made}", "rows"], list(report.failures.items()))
+        console.table([f"what has no {wanted}", "rows"], list(report.failures.items()))
     for warning in report.warnings:
         console.warn(warning)
-    command = click.get_current_context().command_path.rpartition(" ")[2]
-    again = f"sotopia-rl-data {command} … --retry-failed   # {report.unusable:,} unusable answers"
-    console.next_commands(*following, *[again] * bool(report.unusable))
+    again = []
+    if unusable:
+        command = click.get_current_context().command_path.rpartition(" ")[2]
+        again = [f"sotopia-rl-data {command} … --retry-failed   # {unusable:,} unusable answers"]
+    console.next_commands(*following, *again)
 
 
 def show_estimate(found: Estimate, in_batches: bool) -> None:
     """What a run would ask and cost. Nothing was asked and nothing written."""
-    rows = []
-    counts = {"calls": "calls", "free": "in the ledger", "in_batches": "in batches", "asked": "to ask"}
+    names = ["calls", "hits", "in_batches", "asked"]
     if not any(line.in_batches for line in found.lines):
-        del counts["in_batches"]
+        names.remove("in_batches")
+    rows = []
     for line in found.lines:
-        usage = line.usage
-        tokens = [None] * 3 if usage is None else [usage.input, _share(usage.cached, usage.input), usage.output]
-        rows.append([line.judge, *(getattr(line, name) for name in counts), *tokens, _usd(line.cost), _usd(line.most)])
-    sums = [sum(getattr(line, name) for line in found.lines) for name in counts]
+        tokens: list[int | str | None] = [None, None, None]
+        if line.usage is not None:
+            tokens = [line.usage.input, _share(line.usage.cached, line.usage.input), line.usage.output]
+        rows.append([line.judge, *(getattr(line, name) for name in names), *tokens, _usd(line.cost), _usd(line.most)])
+    sums = [sum(getattr(line, name) for line in found.lines) for name in names]
     rows.append(["total", *sums, None, None, None, _usd(found.total), _usd(found.most)])
-    columns = ["judge", *counts.values(), "tokens in", "of these cached", "tokens out", "USD", "at most"]
+    columns = ["judge or policy", *(name.replace("_", " ") for name in names)]
+    columns += ["tokens in", "of these cached", "tokens out", "USD", "at most"]
     by = " in batches" if in_batches else ""
     console.table(columns, rows, title=f"What this run would cost, at the prices of {found.as_of}{by}")
-    console.note("Nothing was asked, and no version written. Second tries at unusable answers are not in it.")
+    for note in _notes(found, in_batches):
+        console.note(note)
+
+
+def _notes(found: Estimate, in_batches: bool) -> Iterator[str]:
+    yield "Nothing was asked, and no version written. Second tries at unusable answers are not in it."
+    most_calls, episodes = getattr(found, "most_calls", 0), getattr(found, "episodes", 0)
+    if most_calls:
+        yield (
+            f"How long a dialogue gets is a guess: {most_calls:,} calls if each of the {episodes:,} episodes "
+            "goes to the turn limit."
+        )
     if in_batches and found.most:
-        console.note(
+        yield (
             f"Where a --budget leaves less than {_usd(found.most)} USD for them, beside what is spent and under way, "
             "they go in several rounds of batches; --max-tokens, near to what an answer takes, lets more go at once."
         )
     if any(line.asked and line.cost is None for line in found.lines):
-        console.note("A model without a known price: give its prices with --prices FILE.")
-    if any(line.asked and line.usage is not None and not line.measured for line in found.lines):
-        console.note(
+        yield "A model without a known price: give its prices with --prices FILE."
+    if not most_calls and any(line.asked and line.usage is not None and not line.measured for line in found.lines):
+        yield (
             "Tokens are counted roughly (4 bytes in, 2 out), without what a model thinks before it answers: after the "
             "first answers (--only) they are scaled by what those took."
         )
@@ -92,7 +113,7 @@ def show_bill(bill: Bill) -> None:
 
 def _doubtful(line: Paid) -> int:
     """Calls that may have cost something without an answer: who is paid nothing tells no tokens either."""
-    return line.maybe_calls if line.maybe != 0 else 0
+    return line.maybe_calls if line.maybe else 0
 
 
 def _usd(value: float | None) -> str | None:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from sotopia_rl_data.costs.prices import Price, Prices
 from sotopia_rl_data.costs.tokens import limit_of, most_prompt_tokens
 from sotopia_rl_data.ledger.attempt import Attempt
+from sotopia_rl_data.ledger.index import short
 from sotopia_rl_data.request import Request, Target, Usage
 
 Category = Literal["used", "failed", "repaired"]
@@ -47,6 +48,36 @@ class Spent:
     def usage(self) -> Usage:
         """All tokens together."""
         return added(*self.tokens.values())
+
+
+@dataclass(slots=True)
+class Tally:
+    """The attempts at a plan's requests, by who was asked (`spent`, and `models` as the provider returned them): those
+    of earlier runs and those that failed too, each once."""
+
+    spent: dict[str, Spent] = field(default_factory=dict)
+    models: dict[str, Counter[str]] = field(default_factory=dict)
+    keys: set[int] = field(default_factory=set)
+
+    def first(self, key: str) -> bool:
+        """Whether a key comes for the first time: equal requests have one key, and are paid for once."""
+        known = self.knows(key)
+        self.keys.add(short(key))
+        return not known
+
+    def knows(self, key: str) -> bool:
+        """Whether a key came before."""
+        return short(key) in self.keys
+
+    def count(self, respondent: str, request: Request, attempt: Attempt, category: Category) -> None:
+        """Count one attempt."""
+        self.spent.setdefault(respondent, Spent()).add(request, attempt, category)
+        if attempt.status == "answer":
+            self.models.setdefault(respondent, Counter())[attempt.returned_model] += 1
+
+    def of(self, respondent: str) -> Spent:
+        """What was spent on asking somebody."""
+        return self.spent.get(respondent, Spent())
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sotopia_rl_data.asking.progress import Outcome
 from sotopia_rl_data.errors import AskingError, Unavailable
 from sotopia_rl_data.ledger.ledger import Attempt, Ledger, answered, failed
+from sotopia_rl_data.ledger.outcome import Outcome
 from sotopia_rl_data.request import Reply, Request
 from sotopia_rl_data.secrets import redact
 
@@ -46,19 +46,31 @@ class PendingRequest:
     key: str
 
 
-OnSettled = Callable[[Request, Settled], Request | None]
+FollowUp = Callable[[Request, Settled], Request | None]
 
 
 class Lookup:
-    """What needs no network: looking up, handing over, counting."""
+    """What needs no network: looking up, handing over, counting.
+
+    `accept` says whether a reply can be used; it is called when the reply is durable, and again for every lookup.
+    `follow_up` is called once for each request that is settled; a Request that it returns (a second try, the next turn)
+    is asked next. With `retry_failed`, what was answered unusably before is asked once more. `total` is the number of
+    requests to come, where it is known.
+    """
 
     def __init__(
-        self, ledger: Ledger, accept: Accept, on_settled: OnSettled | None, retry_failed: bool, outcome: Outcome
+        self,
+        ledger: Ledger,
+        accept: Accept,
+        follow_up: FollowUp | None = None,
+        *,
+        retry_failed: bool = False,
+        total: int | None = None,
     ) -> None:
         self.ledger = ledger
         self.accept = accept
-        self.outcome = outcome
-        self._on_settled = on_settled
+        self.outcome = Outcome(total)
+        self._follow_up = follow_up
         self._retry_failed = retry_failed
         self._retried: set[str] = set()
         self._came: set[str] = set()
@@ -116,11 +128,11 @@ class Lookup:
 
     def hand_over(self, request: Request, settled: Settled, again: bool = False) -> Request | None:
         """Count it and tell the caller, who may want something else asked next. `again`: it was counted before."""
-        follow_up = None if self._on_settled is None else self._on_settled(request, settled)
+        following = None if self._follow_up is None else self._follow_up(request, settled)
         if not again:
             self._count(settled)
-            self.outcome.followed += follow_up is not None
-        return follow_up
+            self.outcome.followed += following is not None
+        return following
 
     def _count(self, settled: Settled) -> None:
         outcome = self.outcome

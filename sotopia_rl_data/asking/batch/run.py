@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from sotopia_rl_data.asking.batch.batch_budget import BatchBudget
 from sotopia_rl_data.asking.batch.client import BatchClient, BatchSearch, BatchState
@@ -28,75 +28,51 @@ from sotopia_rl_data.asking.batch.fetching import Fetching
 from sotopia_rl_data.asking.batch.intent import BatchDraft, BatchFolder, Intent
 from sotopia_rl_data.asking.batch.waiting import Stopped, Waiting
 from sotopia_rl_data.asking.interrupt import interruptible
-from sotopia_rl_data.asking.progress import Outcome
+from sotopia_rl_data.asking.options import Batching
 from sotopia_rl_data.costs.budget import Budget
-from sotopia_rl_data.errors import Rejected, Unavailable, UsageError
+from sotopia_rl_data.errors import Rejected, Unavailable
 from sotopia_rl_data.ledger.index import short
-from sotopia_rl_data.ledger.ledger import Ledger
-from sotopia_rl_data.ledger.lookup import Accept, Lookup, OnSettled, PendingRequest
+from sotopia_rl_data.ledger.lookup import Lookup, PendingRequest
+from sotopia_rl_data.ledger.outcome import Outcome
 from sotopia_rl_data.request import Request
 
 _BREATH = 64  # requests walked over before Ctrl-C is heard
 
 
-@dataclass(frozen=True, slots=True)
-class Batching:
-    """How batches are waited for. None of it is part of a request's key.
-
-    `poll_s`: seconds between looks. `wait`: stay until all has ended; else leave once everything is submitted.
-    `tries`: how often one request may fail or expire. `doubt_s`: how long after the submission of a batch whose id was
-    not heard the provider's list is believed when it does not name it. `silence_s`: how long a provider may be down.
-    """
-
-    poll_s: float = 60.0
-    wait: bool = True
-    tries: int = 3
-    doubt_s: float = 120.0
-    silence_s: float = 1_800.0
-
-
 async def ask_batch(
     requests: Callable[[], Iterable[Request]],
     client: BatchClient,
-    ledger: Ledger,
+    lookup: Lookup,
     *,
-    accept: Accept,
-    on_settled: OnSettled | None = None,
     batching: Batching | None = None,
-    retry_failed: bool = False,
     progress: Callable[[Outcome], None] | None = None,
-    total: int | None = None,
     budget: Budget | None = None,
 ) -> Outcome:
     """Ask what the ledger does not answer, in batches.
 
-    As `ask_all`, but that `requests` is called for every round and gives the same each time, and that `on_settled` may
-    be called again for the same request and must want the same next. With `Batching.wait` off, and after Ctrl-C (the
-    outcome says `interrupted`), `outcome.in_batches` requests may still be under way: the next run goes on with them.
-    The `budget` may be shared by several runs at once, and has been told (`carry`) what is under way already; where
-    something is left that does not fit, the outcome says `exhausted`.
+    As `ask_all`, but that `requests` is called for every round and gives the same each time, and that
+    `lookup.follow_up` may be called again for the same request and must want the same next. With `Batching.wait` off,
+    and after Ctrl-C (the outcome says `interrupted`), `outcome.in_batches` requests may still be under way: the next
+    run goes on with them. The `budget` may be shared by several runs at once, and has been told (`carry`) what is under
+    way already; where something is left that does not fit, the outcome says `exhausted`.
 
     Raises UsageError where there is no batch API, Rejected where the provider refuses the batch or every request,
     Unavailable where it is down, StoreError where the ledger cannot be written or another process has its batches. What
     was answered until then is kept, and what was submitted is found again.
     """
-    how = batching or Batching()
-    if not (how.poll_s > 0 and how.tries > 0):
-        raise UsageError("Batches are polled every so many seconds, and tried at least once.", "give numbers above 0")
-    lookup = Lookup(ledger, accept, on_settled, retry_failed, Outcome(total))
-    folder = BatchFolder(ledger.directory, client.target)
+    folder = BatchFolder(lookup.ledger.directory, client.target)
     share = BatchBudget(budget, client.target)
     with folder.held(), share.sharing():
         share.check(folder)
-        ledger.reload()  # what another run fetched before it left the folder to this one
-        return await _Run(lookup, client, folder, how, progress, share).go(requests)
+        lookup.ledger.reload()  # what another run fetched before it left the folder to this one
+        return await _BatchRun(lookup, client, folder, batching or Batching(), progress, share).go(requests)
 
 
 class _Unheard(Exception):
     """A batch was submitted and the provider's answer did not arrive: it may have begun."""
 
 
-class _Run:
+class _BatchRun:
     """What is under way, what failed how often, when to stop."""
 
     def __init__(

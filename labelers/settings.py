@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import replace
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from sotopia_rl_data.dimensions import full_name, in_order
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.labelers import judges as judging
 from sotopia_rl_data.labelers.judge import Judge
-from sotopia_rl_data.labelers.judges.sending import target_of
-from sotopia_rl_data.labelers.plan import Plan
+from sotopia_rl_data.labelers.plan import LabelPlan, check_can_ask
+from sotopia_rl_data.labelers.requests import target_of
 from sotopia_rl_data.labelers.schemas import Schema, own_dimensions
 from sotopia_rl_data.labelers.schemas import schema as find_schema
 from sotopia_rl_data.labelers.schemas.phrasing import Packing
@@ -23,58 +23,76 @@ from sotopia_rl_data.rewards import preset as find_preset
 from sotopia_rl_data.store import Store, Version
 
 if TYPE_CHECKING:
-    from sotopia_rl_data.costs.prices import Prices
-    from sotopia_rl_data.ledger.ledger import Ledger
     from sotopia_rl_data.prompts import Layout, Template
-    from sotopia_rl_data.schema import Episode
 
 DEFAULT_PRESET = "sotopia-rl"
+DEFAULT_SCHEMA = "direct"
+DEFAULT_SCALE = 3
 
 
-def prepare(
-    *,
-    judges: Sequence[str | Judge],
-    schema: str = "direct",
-    dimensions: Sequence[str] | None = None,
-    scale: int = 3,
-    ask: Packing = "per-dimension",
-    preset: str | None = None,
-    evaluator: str | None = None,
-    samples: int = 1,
-    average: str | None = None,
-    only: Path | None = None,
-    sampling: Mapping[str, Any] | None = None,
-    layout: Layout = "single",
-    template: Template | None = None,
-) -> tuple[Plan, Recipe]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Elicitation:
+    """What judges are asked. None stands for the default of the command: what `label` asks without further words, or
+    what the labels were asked by that an audit looks at.
+
+    `judges` are specs ("gpt-4o", "openai:MODEL@URL" …) or Judge objects. `schema` says how credit is asked for.
+    `dimensions` are by default those that the reward weighs (for `sotopia-rl`: goal, relationship, knowledge). `scale`
+    is the top of the importance levels: 3, 5 or 10. `packing` is "per-dimension", one call for each agent and dimension
+    as the paper asks, or "packed", one call an episode. `evaluator` names whose episode scores are attributed, where
+    several gave some. `samples` repeats every question. `only` is a CSV that names what to ask about.
+    `sampling` (temperature, max_tokens …) is laid over the judges' defaults.
+    """
+
+    judges: Sequence[str | Judge] = ()
+    schema: str | None = None
+    dimensions: Sequence[str] | None = None
+    scale: int | None = None
+    packing: Packing | None = None
+    evaluator: str | None = None
+    samples: int = 1
+    only: Path | None = None
+    sampling: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardSettings:
+    """What is made of the answers. `preset` names the reward recipe; None is `sotopia-rl` with the schema's own rule.
+    `average` joins the opinions of judges and samples ("mean" or "median"; default: the preset's). `layout` and
+    `template` say how the rows' prompts are written."""
+
+    preset: str | None = None
+    average: str | None = None
+    layout: Layout = "single"
+    template: Template | None = None
+
+
+def prepare(asked: Elicitation, rewards: RewardSettings) -> tuple[LabelPlan, Recipe]:
     """The plan, but for its evaluator where none is named, and the reward recipe that goes with it.
 
     Raises UsageError and KeyMissing.
     """
     from sotopia_rl_data.prompts import layout_id
 
-    chosen = find_schema(schema)
+    chosen = find_schema(asked.schema or DEFAULT_SCHEMA)
     own = own_dimensions(chosen)
-    named = own or None if dimensions is None else dimensions
-    recipe = _recipe(chosen, preset, evaluator, dimensions_of(named or (), own) if own else ())
-    if average is not None:
-        recipe = replace(recipe, average=average)  # type: ignore[arg-type]  # Recipe raises where it is none
-    asked = dimensions_of(recipe.weighted if named is None else named, own)
-    _check_weighted(recipe, asked, own)
-    if ask not in get_args(Packing):
-        raise UsageError(f"{ask!r} is no way to ask.", f"use {' or '.join(get_args(Packing))}")
-    if samples < 1:
-        raise UsageError(f"There cannot be {samples} samples.", "ask for one or more")
+    named = own or None if asked.dimensions is None else asked.dimensions
+    recipe = _recipe(chosen, rewards.preset, asked.evaluator, dimensions_of(named or (), own) if own else ())
+    if rewards.average is not None:
+        recipe = replace(recipe, average=rewards.average)  # type: ignore[arg-type]  # Recipe raises where it is none
+    dimensions = dimensions_of(recipe.weighted if named is None else named, own)
+    _check_weighted(recipe, dimensions, own)
+    packing, scale = asked.packing or "per-dimension", DEFAULT_SCALE if asked.scale is None else asked.scale
+    check_can_ask(packing, asked.samples)
     chosen.wording_sha256(scale)  # raises where the scale is not worded
-    layout_id(layout, template)  # raises where the template is of another layout
-    if only is not None and not chosen.needs_judge:
+    layout_id(rewards.layout, rewards.template)  # raises where the template is of another layout
+    if asked.only is not None and not chosen.needs_judge:
         raise UsageError(f"The schema {chosen.id!r} asks nobody.", "leave --only out")
-    wanted = None if only is None else read_selection(only, own)
-    plan = Plan(chosen, asked, evaluator or "", _judges(chosen, judges, sampling), scale, ask, samples, wanted)
-    return plan, recipe
+    only = None if asked.only is None else read_selection(asked.only, own)
+    judges = _judges(chosen, asked.judges, asked.sampling)
+    return LabelPlan(chosen, dimensions, asked.evaluator or "", judges, scale, packing, asked.samples, only), recipe
 
 
-def with_episodes(plan: Plan, store: Store, source: str | Path | None) -> tuple[Version, Plan]:
+def with_episodes(plan: LabelPlan, store: Store, source: str | Path | None) -> tuple[Version, LabelPlan]:
     """The episodes to label, imported where they are a file, and the plan with the evaluator whose scores are traced.
 
     Raises NotFound, InputError, and UsageError where several evaluators scored them and none was named.
@@ -92,16 +110,7 @@ def with_episodes(plan: Plan, store: Store, source: str | Path | None) -> tuple[
     return version, replace(plan, evaluator=choose(evaluators(files, plan.dimensions)))
 
 
-def left_to_ask(
-    plan: Plan, ledger: Ledger, episodes: Callable[[], Iterable[Episode]], prices: Prices, retry_failed: bool
-) -> int:
-    """How many of the plan's calls would go out."""
-    from sotopia_rl_data.labelers.estimate import of_plan
-
-    return sum(line.asked for line in of_plan(plan, ledger, episodes, prices, retry_failed).lines)
-
-
-def check_named(plan: Plan, calls: int) -> None:
+def check_named(plan: LabelPlan, calls: int) -> None:
     """Raises UsageError where `only` leaves nothing to ask of anybody, so that all there is would have no reward."""
     if plan.only is not None and plan.judges and not calls:
         raise UsageError(

@@ -18,7 +18,7 @@ _ID = 24  # hex digits of an episode's id
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RolloutPlan:
     """`a` plays the first place and `b` all others; with `swap`, `a` plays each place in turn. `repeat` times each.
     Best-of-N is `a`'s: its partner answers once, unless it is `a` too.
 

@@ -1,0 +1,191 @@
+"""--dry-run: what a plan would ask, and what that would cost. It asks nobody and writes no version.
+
+The calls are those of the run itself, looked up in the ledger by its own rule. What is left out: second tries and later
+turns that nothing in the ledger leads to, since nobody knows what will be answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sotopia_rl_data.asking.batch.respondents import keys_under_way
+from sotopia_rl_data.asking.expected import SPOKEN, ExpectedUsage
+from sotopia_rl_data.asking.options import AskOptions
+from sotopia_rl_data.asking.plan import Group, Plan, Respondent, is_paid
+from sotopia_rl_data.costs.prices import NOTHING, Prices
+from sotopia_rl_data.costs.tokens import limit_in, most_prompt_tokens
+from sotopia_rl_data.ledger.index import short
+from sotopia_rl_data.ledger.ledger import Ledger
+from sotopia_rl_data.ledger.lookup import Lookup, PendingRequest
+from sotopia_rl_data.request import Request, Usage
+
+_OFTEN = 100  # calls
+
+
+@dataclass(frozen=True, slots=True)
+class EstimateLine:
+    """One judge or policy. Of its `calls`, `hits` have an answer in the ledger, `repeated` are equal to others,
+    `in_batches` are under way (second tries, too), and `asked` would go out, with `usage` tokens for `cost` USD: None
+    where they are not known. `most` is what they may cost if nothing is cached and every answer is as long as it may
+    be: what a budget reserves. `measured` says whether the tokens were scaled by what answers in the ledger took."""
+
+    judge: str
+    calls: int
+    hits: int
+    repeated: int
+    in_batches: int
+    asked: int
+    usage: Usage | None
+    cost: float | None
+    most: float | None
+    measured: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run would cost, by who is asked. `as_of` is the price list's date."""
+
+    as_of: str
+    lines: tuple[EstimateLine, ...]
+
+    @property
+    def asked(self) -> int:
+        """Calls that would go out."""
+        return sum(line.asked for line in self.lines)
+
+    @property
+    def total(self) -> float | None:
+        """USD; None where somebody's cost is not known."""
+        return _sum(line.cost for line in self.lines)
+
+    @property
+    def most(self) -> float | None:
+        """USD at worst; None where somebody's worst is not known."""
+        return _sum(line.most for line in self.lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The estimate as JSON holds it."""
+        return {
+            "as_of": self.as_of,
+            "total": self.total,
+            "most": self.most,
+            "judges": [asdict(line) for line in self.lines],
+        }
+
+
+def estimate(plan: Plan, ledger: Ledger, options: AskOptions, prices: Prices) -> Estimate:
+    """What asking a plan as the options say would cost."""
+    told = _Told(options.progress)
+    share = prices.batch if options.batching is not None else 1.0
+    counted = [_Counted(plan, group, ledger, options, told) for group in plan.groups()]
+    return Estimate(prices.as_of, tuple(one.line(prices, share) for one in counted))
+
+
+class _Told:
+    """Tells the progress now and then."""
+
+    def __init__(self, progress: Callable[[int], None] | None) -> None:
+        self._progress, self._done = progress, 0
+
+    def one(self) -> None:
+        self._done += 1
+        if self._progress is not None and self._done % _OFTEN == 0:
+            self._progress(self._done)
+
+
+class _Counted:
+    """The requests of a group with one respondent, counted in the order in which they would be asked."""
+
+    def __init__(self, plan: Plan, group: Group, ledger: Ledger, options: AskOptions, told: _Told) -> None:
+        (self._respondent,) = group.respondents
+        speaks = self._respondent.target.provider in SPOKEN and is_paid(self._respondent)
+        self._expected = ExpectedUsage(options.concurrency or group.concurrency) if speaks else None
+        self._lookup = Lookup(
+            ledger,
+            lambda request, reply: plan.accepts(request, reply, ledger),
+            plan.follow_up,
+            retry_failed=options.retry_failed,
+        )
+        self._seen: set[str] = set()
+        self._under_way = keys_under_way(group.respondents, ledger)
+        self._calls = self._hits = self._repeated = self._in_batches = self._asked = self._most_input = 0
+        for request in group.requests():
+            self._calls += 1
+            told.one()
+            if request.key in self._seen:
+                self._repeated += 1
+            else:
+                self._look_up(request)
+
+    def line(self, prices: Prices, share: float) -> EstimateLine:
+        """What was counted, at this share of these prices."""
+        usage = None if self._expected is None else self._expected.usage
+        return EstimateLine(
+            judge=self._respondent.id,
+            calls=self._calls,
+            hits=self._hits,
+            repeated=self._repeated,
+            in_batches=self._in_batches,
+            asked=self._asked,
+            usage=usage,
+            cost=self._cost(prices, usage, share),
+            most=self._most(prices, share),
+            measured=self._expected is not None and self._expected.measured,
+        )
+
+    def _look_up(self, request: Request) -> None:
+        """Follow a request to what would be asked of it: itself, a second try, or nothing."""
+        wanted: Request | None = request
+        while wanted is not None:
+            pending = PendingRequest(wanted, *wanted.hashes)
+            self._seen.add(pending.key)
+            if short(pending.key) in self._under_way:
+                self._in_batches += 1
+                return
+            settled = self._lookup.look_up(pending)
+            if settled is None:
+                self._ask(wanted)
+                return
+            if wanted is request:
+                self._hits += 1
+            if self._expected is not None and settled.attempt is not None and settled.attempt.usage is not None:
+                self._expected.learn(wanted, settled.attempt.usage)
+            wanted = self._lookup.hand_over(wanted, settled)
+
+    def _ask(self, request: Request) -> None:
+        self._asked += 1
+        self._most_input += most_prompt_tokens(request)
+        if self._expected is not None:
+            self._expected.ask(request)
+
+    def _cost(self, prices: Prices, usage: Usage | None, share: float) -> float | None:
+        if not self._asked or not is_paid(self._respondent):
+            return 0.0
+        price = prices.of(self._respondent.target)
+        if price is None or usage is None:
+            return 0.0 if price == NOTHING else None
+        return price.cost(usage) * share
+
+    def _most(self, prices: Prices, share: float) -> float | None:
+        if not self._asked or not is_paid(self._respondent):
+            return 0.0
+        return most_cost(self._respondent, prices, self._most_input, self._asked, share)
+
+
+def most_cost(respondent: Respondent, prices: Prices, most_input: int, calls: int, share: float = 1.0) -> float | None:
+    """USD of so many calls if nothing is cached and every answer is as long as it may be; None where it is not
+    known."""
+    price = prices.of(respondent.target)
+    limit = limit_in(respondent.target.sampling) or (price and price.longest)
+    if price is None or (limit is None and price != NOTHING):
+        return None
+    return price.most(most_input, calls * (limit or 0)) * share
+
+
+def _sum(some: Iterable[float | None]) -> float | None:
+    """None where one of them is not known."""
+    values = list(some)
+    known = [one for one in values if one is not None]
+    return sum(known) if len(known) == len(values) else None

@@ -1,0 +1,112 @@
+"""What a run came to that asked and committed a version: the part of it that is the same for all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from sotopia_rl_data.costs.bill import Bill, added
+from sotopia_rl_data.ledger.outcome import Outcome
+from sotopia_rl_data.request import Usage
+from sotopia_rl_data.store.stage import Committed
+
+_FEWEST_EXPECTED = 10  # calls that should have found a cached prefix, before anything is said
+_MISSED = 0.1  # of them
+_OWN = ("committed", "outcomes", "calls", "failures", "bill", "warnings", "seconds")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport:
+    """What was `committed`, and what it took. `calls` is how many requests were wanted, `failures` counts, by reason,
+    what was not answered usably; `bill` is what it all cost, earlier runs included; `warnings` say what to look at;
+    `seconds` is how long it took."""
+
+    committed: Committed
+    outcomes: Sequence[Outcome] = field(repr=False)
+    calls: int
+    failures: Mapping[str, int]
+    bill: Bill
+    warnings: Sequence[str] = ()
+    seconds: float
+
+    @property
+    def version(self) -> str:
+        """`org/name@v1.0.0`."""
+        return self.committed.version.ref
+
+    @property
+    def directory(self) -> str:
+        """Where the version lies."""
+        return str(self.committed.version.dir)
+
+    @property
+    def digest(self) -> str:
+        """Of the version's content."""
+        return self.committed.version.digest
+
+    @property
+    def created(self) -> bool:
+        """False where the store already had this content."""
+        return self.committed.created
+
+    @property
+    def asked(self) -> int:
+        """Calls that went out in this run."""
+        return sum(one.asked for one in self.outcomes)
+
+    @property
+    def hits(self) -> int:
+        """Calls that the ledger answered."""
+        return sum(one.hits for one in self.outcomes)
+
+    @property
+    def repeated(self) -> int:
+        """Calls that are equal to others of this run."""
+        return sum(one.repeated for one in self.outcomes)
+
+    @property
+    def unreachable(self) -> int:
+        """Calls that got no answer."""
+        return sum(one.unreachable for one in self.outcomes)
+
+    @property
+    def usage(self) -> dict[str, Usage]:
+        """What this run's calls took, by model; a model that named no tokens is absent."""
+        usage: dict[str, Usage] = {}
+        for outcome in self.outcomes:
+            for model, more in outcome.usage.items():
+                if more != Usage():
+                    usage[model] = added(usage.get(model, Usage()), more)
+        return usage
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON holds it."""
+        return {
+            "version": self.version,
+            "directory": self.directory,
+            "digest": self.digest,
+            "created": self.created,
+            **{one.name: getattr(self, one.name) for one in fields(self) if one.name not in _OWN},
+            "calls": self.calls,
+            "asked": self.asked,
+            "hits": self.hits,
+            "repeated": self.repeated,
+            "unreachable": self.unreachable,
+            "failures": dict(self.failures),
+            "usage": {model: asdict(usage) for model, usage in self.usage.items()},
+            "bill": self.bill.as_dict(),
+            "warnings": list(self.warnings),
+            "seconds": self.seconds,
+        }
+
+
+def uncached(outcomes: Sequence[Outcome]) -> list[str]:
+    """The warning where prompts that began like one just before were billed in full."""
+    expected, missed = sum(o.cache_expected for o in outcomes), sum(o.cache_missed for o in outcomes)
+    if expected < _FEWEST_EXPECTED or missed <= _MISSED * expected:
+        return []
+    return [
+        f"{missed:,} of {expected:,} calls that began like one before them were billed in full: the provider's prompt "
+        "cache does not hit, or it does not say so"
+    ]

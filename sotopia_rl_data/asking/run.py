@@ -1,0 +1,202 @@
+"""The one way in for all that asks: a plan, a ledger and how to ask go in, outcomes or the reason why not come out.
+
+Live, one group of the plan after the other is asked; in batches, all at once. How requests are paced and kept is
+`dispatch.py`'s and `batch/run.py`'s, what they are the plan's. Leaves out what is made of the answers: whoever calls
+reads the ledger afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, TypeVar
+
+from sotopia_rl_data.asking.batch.respondents import batch_client, check_batches, keys_under_way
+from sotopia_rl_data.asking.batch.run import ask_batch
+from sotopia_rl_data.asking.dispatch import ask_all
+from sotopia_rl_data.asking.options import AskOptions
+from sotopia_rl_data.asking.plan import Group, Plan, Respondent, is_paid, respondents_of
+from sotopia_rl_data.asking.spending import capped, check_prices
+from sotopia_rl_data.costs.budget import Budget
+from sotopia_rl_data.costs.prices import Prices
+from sotopia_rl_data.errors import BudgetSpent, Interrupted, UnderWay
+from sotopia_rl_data.ledger.ledger import Ledger
+from sotopia_rl_data.ledger.lookup import Lookup
+from sotopia_rl_data.ledger.outcome import Outcome
+
+T = TypeVar("T")
+
+
+def check(respondents: Iterable[Respondent], options: AskOptions, prices: Prices) -> None:
+    """Raises UsageError for what `ask` could not do as the options say, before anything is read or written."""
+    if options.batching is not None:
+        check_batches(respondents)
+    if options.budget is not None:
+        check_prices(respondents, prices)
+
+
+def ask(plan: Plan, ledger: Ledger, options: AskOptions, prices: Prices) -> list[Outcome]:
+    """Ask what the ledger does not answer; an outcome a group.
+
+    Raises Interrupted after Ctrl-C, UnderWay where batches are not waited for, BudgetSpent where nothing more fits
+    under the budget, and what `ask_all` and `ask_batch` raise. What was answered until then is kept.
+    """
+    no_cap = nullcontext(None)
+    with no_cap if options.budget is None else capped(options.budget, plan, ledger, prices) as budget:
+        return wait(_Asking(plan, ledger, options, prices, budget).ask())
+
+
+class _Asking:
+    """One plan, one ledger, one budget; `outcomes` tells how far each group is."""
+
+    def __init__(self, plan: Plan, ledger: Ledger, options: AskOptions, prices: Prices, budget: Budget | None) -> None:
+        self._plan, self._ledger, self._options, self._budget = plan, ledger, options, budget
+        self._groups = plan.groups()
+        self._outcomes: dict[int, Outcome] = {}
+        self._prices = {one.target.model: prices.of(one.target) for one in respondents_of(plan) if is_paid(one)}
+        self._share = prices.batch if options.batching else 1.0  # of the price that is paid
+
+    async def ask(self) -> list[Outcome]:
+        """Every group."""
+        if self._options.batching is not None:
+            outcomes = await _all_of([self._in_batches(place, group) for place, group in enumerate(self._groups)])
+            self._check(outcomes)
+            return outcomes
+        outcomes = []
+        for place, group in enumerate(self._groups):
+            outcomes.append(await self._live(place, group))
+            self._check(outcomes)
+        return outcomes
+
+    async def _live(self, place: int, group: Group) -> Outcome:
+        try:
+            return await ask_all(
+                group.requests(),
+                group.send,
+                self._lookup(),
+                concurrency=self._options.concurrency or group.concurrency,
+                pacing=self._options.pacing,
+                progress=self._shown(place),
+                budget=self._budget if any(is_paid(one) for one in group.respondents) else None,
+                elsewhere=keys_under_way(group.respondents, self._ledger),
+            )
+        finally:
+            for one in group.respondents:
+                await one.close()
+
+    async def _in_batches(self, place: int, group: Group) -> Outcome:
+        (respondent,) = group.respondents
+        client = batch_client(respondent)
+        try:
+            return await ask_batch(
+                group.requests,
+                client,
+                self._lookup(),
+                batching=self._options.batching,
+                progress=self._shown(place),
+                budget=self._budget,
+            )
+        finally:
+            await client.close()
+
+    def _lookup(self) -> Lookup:
+        plan, ledger = self._plan, self._ledger
+        return Lookup(
+            ledger,
+            lambda request, reply: plan.accepts(request, reply, ledger),
+            plan.follow_up,
+            retry_failed=self._options.retry_failed,
+            total=plan.total // len(self._groups),
+        )
+
+    def _check(self, outcomes: Sequence[Outcome]) -> None:
+        """Raises Interrupted, UnderWay or BudgetSpent where something is left to wait for."""
+        total, unit = self._plan.total, self._plan.unit
+        done = sum(one.settled - one.followed for one in outcomes)
+        exhausted = any(one.exhausted for one in outcomes)
+        waiting, batches = sum(one.in_batches for one in outcomes), sum(one.batches for one in outcomes)
+        under_way = f"{waiting:,} requests are under way in {batches:,} {'batch' if batches == 1 else 'batches'}"
+        if any(one.interrupted for one in outcomes):
+            also = f"; {under_way}, which go on without us" if waiting else ""
+            raise Interrupted(
+                f"Interrupted after {done:,} of {total:,} {unit}{also}.",
+                "run the same command again: what was answered is kept, and it goes on from there",
+            )
+        if waiting:
+            tight = "; what is left does not fit under the budget before some of them cost less" if exhausted else ""
+            hint = "run the same command again: it fetches what has ended, and makes the dataset when all has"
+            raise UnderWay(f"{under_way}{tight}.", hint, requests=waiting, batches=batches)
+        if self._budget is not None and exhausted:
+            raise _budget_spent(self._budget, total - done, total, unit)
+
+    def _shown(self, place: int) -> Callable[[Outcome], None] | None:
+        return None if self._options.progress is None else partial(self._show, place)
+
+    def _show(self, place: int, outcome: Outcome) -> None:
+        """Tell the progress of all groups together, with the tokens that were spent and what failed."""
+        if self._options.progress is None:
+            return
+        self._outcomes[place] = outcome
+        outcomes = self._outcomes.values()
+        done = sum(one.settled - one.followed for one in outcomes)
+        words = [] if self._plan.unit == "calls" else [f"{sum(one.settled for one in outcomes):,} calls"]
+        words += self._spent(list(outcomes))
+        for at, one in self._outcomes.items():
+            if one.words:
+                name = f"{self._groups[at].respondents[0].id}: " if len(self._outcomes) > 1 else ""
+                words.append(name + one.words)
+        self._options.progress(done, self._plan.total, ", ".join(words))
+
+    def _spent(self, outcomes: Sequence[Outcome]) -> list[str]:
+        """Tokens, USD, and what failed, each where there is some."""
+        words = []
+        used = [(model, usage) for one in outcomes for model, usage in one.usage.items()]
+        tokens = sum(usage.input + usage.output for _, usage in used)
+        if tokens:
+            words.append(f"{tokens:,} tokens")
+        usd = sum(price.cost(usage) for model, usage in used if (price := self._prices.get(model)) is not None)
+        if usd:
+            words.append(f"{usd * self._share:.2f} USD")
+        failed = sum(one.unreachable + max(0, one.failed - one.followed) for one in outcomes)
+        if failed:
+            words.append(f"{failed:,} failed")
+        return words
+
+
+async def _all_of(asking: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Everything that comes of it, when all has ended. Raises the first error, after what the others could do."""
+    ended = await asyncio.gather(*asking, return_exceptions=True)
+    for one in ended:
+        if isinstance(one, BaseException):
+            raise one
+    return [one for one in ended if not isinstance(one, BaseException)]
+
+
+def _budget_spent(budget: Budget, left: int, total: int, unit: str) -> BudgetSpent:
+    hint = (
+        "raise --budget, which is for all runs together, or bound the answers with --max-tokens, and run the same "
+        "command again: what was answered is kept"
+    )
+    taken = f"{budget.spent:.4f} USD are spent"
+    if budget.in_batches:
+        taken += f", {budget.in_batches:.4f} may go to what is under way in batches"
+        hint = f"fetch that first, with --batch; or {hint}"
+    return BudgetSpent(
+        f"Nothing more fits under the budget of {budget.cap:g} USD: {taken}, and {left:,} of {total:,} {unit} are left "
+        "undone.",
+        hint,
+    )
+
+
+def wait(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run to the end, also where an event loop runs already (a notebook): then in a thread of its own."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
