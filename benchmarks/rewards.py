@@ -221,7 +221,7 @@ class Bench:
         """The function that `rewards` and `label` call: long attributions, scores and text to the finished config."""
         scratch = self.work / "scratch"
         scratch.mkdir(exist_ok=True)
-        build(self.recipe, self.sources, write=self.write("built"), scratch=scratch, asked=self.dimensions)
+        build(self.recipe, self.sources, write=self.write("built"), scratch=scratch, dimensions=self.dimensions)
 
     def copy(self) -> None:
         """Read the same columns of the same files and write the same result (numbers held, not computed)."""

@@ -193,12 +193,12 @@ def _model_index(record: Mapping[str, Any], title: str, task: str) -> list[dict[
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric: `interval` is (low, high) at 95 %, `beside` the same metric of each baseline that there is."""
+    """One metric: `interval` is (low, high) at 95 %, `baselines` the same metric of each that there is."""
 
     name: str
     value: float
     interval: tuple[float, float] | None
-    beside: Mapping[str, float]
+    baselines: Mapping[str, float]
 
     @property
     def title(self) -> str:
@@ -220,7 +220,7 @@ def scorecard(metrics: Mapping[str, float]) -> tuple[list[str], list[list[str | 
     """(columns, rows) of one split: metric, value, and where there are any the 95 % interval and each baseline."""
     found = metrics_of(metrics)
     with_interval = any(one.interval for one in found)
-    baselines = [b for b in BASELINES if any(b in one.beside for one in found)]
+    baselines = [b for b in BASELINES if any(b in one.baselines for one in found)]
     columns = ["metric", "value"]
     if with_interval:
         columns.append("95 % interval")
@@ -230,14 +230,14 @@ def scorecard(metrics: Mapping[str, float]) -> tuple[list[str], list[list[str | 
         row: list[str | float | None] = [one.title, one.value]
         if with_interval:
             row.append(None if one.interval is None else "{:.3g} to {:.3g}".format(*one.interval))
-        rows.append([*row, *(one.beside.get(b) for b in baselines)])
+        rows.append([*row, *(one.baselines.get(b) for b in baselines)])
     return columns, rows
 
 
 def _metric(name: str, metrics: Mapping[str, float]) -> Metric:
     low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
-    beside = {b: metrics[f"{b}_{name}"] for b in BASELINES if f"{b}_{name}" in metrics}
-    return Metric(name, metrics[name], None if low is None or high is None else (low, high), beside)
+    baselines = {b: metrics[f"{b}_{name}"] for b in BASELINES if f"{b}_{name}" in metrics}
+    return Metric(name, metrics[name], None if low is None or high is None else (low, high), baselines)
 
 
 def _belongs(name: str, metrics: Mapping[str, float]) -> bool:

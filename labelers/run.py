@@ -179,7 +179,7 @@ class _Making:
                 Sources(self._files, self._labels, texts),
                 write=partial(self._stage.write, "rewards"),
                 scratch=Path(scratch),
-                asked=self._plan.dimensions,
+                dimensions=self._plan.dimensions,
             )
 
     def recipe(self, made: Recipe, rewards: RewardSettings) -> dict[str, Any]:

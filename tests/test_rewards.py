@@ -168,7 +168,7 @@ def test_the_reward_is_null_where_a_weighted_dimension_is_and_others_do_not_matt
 
 def test_a_run_in_which_every_answer_failed_leaves_rows_of_nulls(tmp_path):
     e = episode("e", "ab", {("a", "goal"): 9.0})
-    rows, built = Toy(tmp_path, {"train": [e]}).build(GOAL, attributions=no_answers(tmp_path), asked=("goal",))
+    rows, built = Toy(tmp_path, {"train": [e]}).build(GOAL, attributions=no_answers(tmp_path), dimensions=("goal",))
     assert rewards(rows["train"]) == [None, None]
     assert built.unrewarded == {"train": 2}
 
@@ -203,7 +203,7 @@ def test_rows_that_only_look_like_a_grid_are_put_in_their_own_places(tmp_path):
 def test_a_dimension_that_is_not_asked_for_is_left_out(tmp_path, secret):
     e = episode("e", "aa", {("a", d): 3.0 for d in ("goal", "secret")})
     answers = judged(e, "a", "goal", [1, None]) + judged(e, "a", "secret", secret)
-    rows, _ = Toy(tmp_path, {"train": [e]}, answers).build(GOAL, asked=("goal",))
+    rows, _ = Toy(tmp_path, {"train": [e]}, answers).build(GOAL, dimensions=("goal",))
     assert rewards(rows["train"]) == [1.0, None]
     assert "raw_secret" not in rows["train"][0]
 
@@ -326,7 +326,7 @@ def test_a_weighted_dimension_that_was_never_asked_is_an_error(tmp_path):
 
 
 def test_a_rule_that_reads_other_answers_than_there_are_is_an_error(tmp_path):
-    with pytest.raises(UsageError, match="'singular' reads 'key' attributions, and there are importance"):
+    with pytest.raises(UsageError, match="'singular' reads 'key' attributions; there are importance"):
         split_toy(tmp_path).build(Recipe({"goal": 1}, "singular"))
     with pytest.raises(UsageError, match="there are none"):
         split_toy(tmp_path).build(GOAL, attributions={})

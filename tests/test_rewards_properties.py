@@ -62,7 +62,7 @@ def test_singular_is_non_zero_at_most_at_the_key(answers, g):
 
 
 @given(
-    st.sampled_from(sorted(name for name, one in RULES.items() if one.beside == "score")),
+    st.sampled_from(sorted(name for name, one in RULES.items() if one.also_reads == "score")),
     st.lists(st.tuples(st.none() | IMPORTANCE, st.none() | SCORES), min_size=1, max_size=12),
 )
 def test_a_rule_never_makes_up_a_value_for_a_missing_score(rule, rows):
@@ -197,7 +197,7 @@ def test_build_is_the_design_read_one_utterance_at_a_time(version, cells):
     if not any(e.scores for episodes in splits.values() for e in episodes):
         return
     with tempfile.TemporaryDirectory() as folder:
-        given_ = {"asked": dimensions, "cells": cells}
+        given_ = {"dimensions": dimensions, "cells": cells}
         rows, built = Toy(Path(folder), splits, answers).build(recipe, **given_)
     wanted = by_hand(recipe, splits, answers, dimensions)
     found = {(r["episode_id"], r["agent"], r["turn"]): r for of in rows.values() for r in of}

@@ -1,4 +1,4 @@
-"""How far opinions can be trusted, from the stored rows alone: nobody is asked.
+"""How far opinions can be trusted, from the stored rows alone; no model is called.
 
     opinions.py   attributions (or rewards) of one or several versions as one matrix: units by opinions
     paired.py     two opinions side by side, reduced to what each episode contributes

@@ -26,7 +26,7 @@ _COLOURS = ("#c4553b", "#dda084", "#f1efea", "#76aaa3", "#1f7a74")  # told apart
 _LONGEST = 22
 
 
-def plot(found: Agreement, path: Path, measure: str = "pearson") -> None:
+def plot(agreement: Agreement, path: Path, measure: str = "pearson") -> None:
     """Draw the matrix to a PNG, SVG or PDF file.
 
     Raises UsageError for an unknown measure or ending and where matplotlib is missing, StoreError where the file cannot
@@ -39,15 +39,15 @@ def plot(found: Agreement, path: Path, measure: str = "pearson") -> None:
     check_installed("A plot", "matplotlib", hint="pip install matplotlib")
     from matplotlib.figure import Figure
 
-    panels = [OVERALL, *(found.dimensions if len(found.dimensions) > 1 else ())]
+    panels = [OVERALL, *(agreement.dimensions if len(agreement.dimensions) > 1 else ())]
     columns = min(len(panels), 4)
     rows = math.ceil(len(panels) / columns)
-    side = _PANEL_INCHES[0] * len(found.opinions) + _PANEL_INCHES[1]
+    side = _PANEL_INCHES[0] * len(agreement.opinions) + _PANEL_INCHES[1]
     figure = Figure(figsize=(max(side * columns + 0.8, 4.6), side * rows + 0.8), layout="constrained")
-    figure.suptitle(f"{TITLES[measure]}  ·  {', '.join(found.refs)}", fontsize=11, x=0.01, ha="left", weight="bold")
+    figure.suptitle(f"{TITLES[measure]}  ·  {', '.join(agreement.refs)}", fontsize=11, x=0.01, ha="left", weight="bold")
     for place, dimension in enumerate(panels):
         axes = figure.add_subplot(rows, columns, place + 1)
-        image = _panel(axes, found, measure, dimension, labelled=place % columns == 0)
+        image = _panel(axes, agreement, measure, dimension, labelled=place % columns == 0)
     figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr,call-arg]  # "constrained" has one, with this
     bar = figure.colorbar(image, ax=figure.axes, shrink=0.75, aspect=24, pad=0.02)
     bar.outline.set_visible(False)
@@ -56,11 +56,11 @@ def plot(found: Agreement, path: Path, measure: str = "pearson") -> None:
         figure.savefig(beside, dpi=150)
 
 
-def _panel(axes: Any, found: Agreement, measure: str, dimension: str, labelled: bool) -> Any:
+def _panel(axes: Any, agreement: Agreement, measure: str, dimension: str, labelled: bool) -> Any:
     from matplotlib.colors import LinearSegmentedColormap
 
-    matrix = found.matrix(measure, dimension)
-    names = [one.name if len(one.name) <= _LONGEST else one.name[: _LONGEST - 1] + "…" for one in found.opinions]
+    matrix = agreement.matrix(measure, dimension)
+    names = [one.name if len(one.name) <= _LONGEST else one.name[: _LONGEST - 1] + "…" for one in agreement.opinions]
     cells = [[math.nan if value is None else value for value in row] for row in matrix]
     known = [abs(value) for row in matrix for value in row if value is not None]
     reach = max(known, default=1.0) if measure == "mean_difference" else 1.0

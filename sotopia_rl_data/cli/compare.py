@@ -76,7 +76,7 @@ def compare(
     store: Store,
     as_json: bool,
 ) -> None:
-    """Compare agents by their episodes' scores: the papers' tables, paired tests, intervals. Asks nobody.
+    """Compare agents by their episodes' scores: the papers' tables, paired tests, intervals. Calls no model.
 
     A REF is a run: episodes of one method's agent with a partner (`rollout`), scored (`evaluate`). Every method is
     compared with the first REF's, paired by environment, agents and position. Models that all REFs share are the
@@ -151,21 +151,25 @@ def _set(text: str) -> tuple[str, list[str]]:
     return name, found
 
 
-def _compared(found: Comparison, by_scenario: str | None) -> None:
+def _compared(comparison: Comparison, by_scenario: str | None) -> None:
     from sotopia_rl_data.comparing import tables
 
-    grids: list[tables.Grid | None] = [*tables.conditions(found), tables.ablation(found), *tables.effects(found)]
+    grids: list[tables.Grid | None] = [
+        *tables.conditions(comparison),
+        tables.ablation(comparison),
+        *tables.effects(comparison),
+    ]
     if by_scenario is not None:
         grids += [
-            tables.scenarios(one, contrast, by_scenario) for one in found.conditions for contrast in one.contrasts
+            tables.scenarios(one, contrast, by_scenario) for one in comparison.conditions for contrast in one.contrasts
         ]
-    grids += [tables.talk(found), tables.agreement(found)]
+    grids += [tables.talk(comparison), tables.agreement(comparison)]
     for grid in (one for one in grids if one is not None):
         console.table(grid.columns, grid.rows, title=grid.title)
-    for remark in found.remarks:
+    for remark in comparison.remarks:
         console.warn(remark)
-    what = "pairs" if found.resample == "pair" else "scenarios"
+    what = "pairs" if comparison.resample == "pair" else "scenarios"
     console.note(
-        f"n: agents of episodes; *: p < {found.alpha:g} after Holm, against {found.methods[0]}; "
-        f"{found.level:.0%} intervals from {found.resamples:,} draws of {what}; d: Cohen's d_z"
+        f"n: agents of episodes; *: p < {comparison.alpha:g} after Holm, against {comparison.methods[0]}; "
+        f"{comparison.level:.0%} intervals from {comparison.resamples:,} draws of {what}; d: Cohen's d_z"
     )

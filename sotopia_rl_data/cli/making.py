@@ -1,4 +1,4 @@
-"""Commands that make rewards and prompts anew from what is stored, without asking anybody: rewards, prompts learn."""
+"""Commands that make rewards and prompts anew from what is stored, without calling a model: rewards, prompts learn."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def rewards(
     store: Store,
     as_json: bool,
 ) -> None:
-    """Re-make the rewards of REF from its stored attributions, by another rule, normaliser or weights. Asks nobody.
+    """Re-make the rewards of REF from its stored attributions, by another rule, normaliser or weights. Calls no model.
 
     \b
     Examples:

@@ -26,7 +26,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "label": (f"{_HERE}.label:label", "Have a judge attribute episode scores to utterances."),
         "evaluate": (f"{_HERE}.evaluate:evaluate", "Have a judge score the episodes: SOTOPIA-EVAL."),
         "annotate": (f"{_HERE}.annotate:annotate", "Human annotations: the file that people fill in."),
-        "rewards": (f"{_HERE}.making:rewards", "Re-make the rewards from stored attributions; asks nobody."),
+        "rewards": (f"{_HERE}.making:rewards", "Re-make the rewards from stored attributions; calls no model."),
         "prompts": (f"{_HERE}.making:prompts", "What a policy sees; learn a template from a served log."),
     },
     "Read data": {

@@ -67,7 +67,7 @@ def agreement(
     store: Store,
     as_json: bool,
 ) -> None:
-    """How far opinions agree: judges, samples, schemas, people, reward models, versions. Asks nobody.
+    """How far opinions agree: judges, samples, schemas, people, reward models, versions. Calls no model.
 
     An opinion is a (judge, sample, schema) of a REF; scores of whole episodes (`evaluate`) are not read.
     Every figure has a 95 % interval from resampled episodes, and is given for each dimension and overall.

@@ -65,12 +65,12 @@ def compare(
 
     Raises UsageError where it is not clear what is compared, or nothing can be.
     """
-    units, found = read_methods(versions, agents, partners)
+    units, methods = read_methods(versions, agents, partners)
     refs = [version.ref for version in versions]
-    chosen = _evaluators(found, evaluators)
+    chosen = _evaluators(methods, evaluators)
     groups = {name: frozenset(some) for name, some in (sets or {}).items()} | {EVERYTHING: None}
     return compare_units(
-        found,
+        methods,
         refs=refs,
         evaluators=chosen,
         sets=groups,
@@ -82,7 +82,7 @@ def compare(
 
 
 def compare_units(
-    found: Mapping[str, Sequence[Unit]],
+    methods: Mapping[str, Sequence[Unit]],
     *,
     refs: Sequence[str],
     evaluators: Sequence[str],
@@ -92,14 +92,15 @@ def compare_units(
     options: ComparisonOptions,
     everybody: Sequence[Unit] = (),
 ) -> Comparison:
-    """The same of units that were read already; `everybody` are those whose evaluators' agreement is asked for."""
-    names = _scored(found, evaluators, dimensions)
+    """The same of units that were read already, by their methods; `everybody` are the units over which the evaluators'
+    agreement is measured."""
+    names = _scored(methods, evaluators, dimensions)
     conditions: list[ConditionResult] = []
     talk: list[Talk] = []
     for label, environments in sets.items():
         kept = {
             name: [u for u in some if environments is None or u.environment in environments]
-            for name, some in found.items()
+            for name, some in methods.items()
         }
         if not any(kept.values()):
             raise UsageError(f"No episode is set in the environments of {label!r}.", "see which there are: `query`")
@@ -108,7 +109,7 @@ def compare_units(
             talk += [_talk(label, partner, method, some) for method, some in sides.items() if some]
     return Comparison(
         refs=tuple(refs),
-        methods=tuple(found),
+        methods=tuple(methods),
         dimensions=tuple(names),
         conditions=tuple(conditions),
         talk=tuple(talk),
@@ -137,10 +138,10 @@ def _remarks(one: ConditionResult) -> Iterator[str]:
             )
 
 
-def _evaluators(found: Mapping[str, Sequence[Unit]], wanted: Sequence[str]) -> list[str]:
+def _evaluators(methods: Mapping[str, Sequence[Unit]], wanted: Sequence[str]) -> list[str]:
     """Whose scores are compared. Raises UsageError where nobody scored every method, or the one that is named did not
     score any."""
-    by = [{evaluator for unit in units for evaluator in unit.scores} for units in found.values()]
+    by = [{evaluator for unit in units for evaluator in unit.scores} for units in methods.values()]
     anybody = sorted(set().union(*by))
     odd = [name for name in wanted if name not in anybody]
     if odd:
@@ -154,10 +155,12 @@ def _evaluators(found: Mapping[str, Sequence[Unit]], wanted: Sequence[str]) -> l
     return list(dict.fromkeys(wanted)) or everywhere
 
 
-def _scored(found: Mapping[str, Sequence[Unit]], evaluators: Sequence[str], wanted: Sequence[str] | None) -> list[str]:
+def _scored(
+    methods: Mapping[str, Sequence[Unit]], evaluators: Sequence[str], wanted: Sequence[str] | None
+) -> list[str]:
     """The dimensions with any score, in SOTOPIA-EVAL's order, the average last."""
     there = {
-        name for units in found.values() for unit in units for who in evaluators for name in unit.scores.get(who, ())
+        name for units in methods.values() for unit in units for who in evaluators for name in unit.scores.get(who, ())
     }
     names = [name for name in (*SEVEN, *sorted(there - set(SEVEN))) if name in there]
     if set(SEVEN) <= there:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -163,7 +164,7 @@ def by_partner(methods: Mapping[str, Sequence[Unit]], pooled: bool = False) -> d
     if pooled:
         return {ANY: {name: list(units) for name, units in methods.items()}}
     met = [{unit.partner for unit in units} for units in methods.values()]
-    shared = len(met) < 2 or any(sum(one in other for other in met) > 1 for one in set().union(*met))
+    shared = len(met) < 2 or bool(set().union(*(a & b for a, b in combinations(met, 2))))
     compared = {unit.model for units in methods.values() for unit in units}
     found: dict[str, dict[str, list[Unit]]] = {}
     for name, units in methods.items():
@@ -243,9 +244,10 @@ def pair_up(a: Sequence[Unit], b: Sequence[Unit], evaluator: str, dimensions: Se
     together = one_conversation(a) or one_conversation(b)
     sides = [_by_key(units, together) for units in (a, b)]
     keys = tuple(sorted(sides[0].keys() & sides[1].keys()))
-    lone = [sum(len(some) for key, some in side.items() if key not in other) for side, other in (sides, sides[::-1])]
+    alone_a = sum(len(some) for key, some in sides[0].items() if key not in sides[1])
+    alone_b = sum(len(some) for key, some in sides[1].items() if key not in sides[0])
     values = [_values([side[key] for key in keys], evaluator, dimensions) for side in sides]
-    return PairedScores(keys, values[0], values[1], (lone[0], lone[1]))
+    return PairedScores(keys, values[0], values[1], (alone_a, alone_b))
 
 
 def matrix(units: Iterable[Unit], evaluator: str, dimensions: Sequence[str]) -> Floats:

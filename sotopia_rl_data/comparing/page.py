@@ -29,7 +29,7 @@ _WHY = ("episode_id", "agent", "turn", "dimension", "schema", "judge", "reasonin
 
 
 def write_comparison(
-    found: Comparison,
+    comparison: Comparison,
     versions: Sequence[Version],
     path: Path,
     *,
@@ -44,14 +44,14 @@ def write_comparison(
     are drawn, always the same. Raises StoreError.
     """
     _, compared = read_methods(versions, agents, partners)
-    data = contents(found, versions, compared, any_partner, pairs)
+    data = contents(comparison, versions, compared, any_partner, pairs)
     styles = [asset("style.css"), asset("comparison.css")]
-    text = document(" · ".join(found.methods), data, styles=styles, scripts=map(asset, _SCRIPTS))
+    text = document(" · ".join(comparison.methods), data, styles=styles, scripts=map(asset, _SCRIPTS))
     return {"pairs": len(data["pairs"]), "episodes": len(data["episodes"]), "bytes": write_page(text, path)}
 
 
 def contents(
-    found: Comparison,
+    comparison: Comparison,
     versions: Sequence[Version],
     compared: Mapping[str, Sequence[Unit]],
     any_partner: bool = False,
@@ -64,44 +64,45 @@ def contents(
     ranges = {one.name: (one.low, one.high) for one in SOTOPIA_EVAL}
     average = [sum(ends) / len(SEVEN) for ends in zip(*ranges.values(), strict=True)]
     return {
-        "refs": list(found.refs),
-        "methods": list(found.methods),
-        "level": found.level,
-        "alpha": found.alpha,
-        "resample": found.resample,
-        "resamples": found.resamples,
-        "remarks": list(found.remarks),
+        "refs": list(comparison.refs),
+        "methods": list(comparison.methods),
+        "level": comparison.level,
+        "alpha": comparison.alpha,
+        "resample": comparison.resample,
+        "resamples": comparison.resamples,
+        "remarks": list(comparison.remarks),
         "dimensions": [
-            {"name": name, "short": tables.short(name), "range": ranges.get(name, average)} for name in found.dimensions
+            {"name": name, "short": tables.short(name), "range": ranges.get(name, average)}
+            for name in comparison.dimensions
         ],
-        "conditions": [asdict(one) | {"title": tables.title(one)} for one in found.conditions],
+        "conditions": [asdict(one) | {"title": tables.title(one)} for one in comparison.conditions],
         "grids": [
             asdict(one)
-            for one in (tables.ablation(found), tables.talk(found), tables.agreement(found))
+            for one in (tables.ablation(comparison), tables.talk(comparison), tables.agreement(comparison))
             if one is not None
         ],
         "of": total,
-        "pairs": [_pair(one, found.methods, place) for one in shown],
+        "pairs": [_pair(one, comparison.methods, place) for one in shown],
         "episodes": _episodes(versions, wanted),
     }
 
 
 def _shown(compared: Mapping[str, Sequence[Unit]], any_partner: bool, pairs: int) -> tuple[list[dict[str, Any]], int]:
     """The pairs to show, each with its sides by method: those that most methods have first; and how many there are."""
-    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    by_key: dict[tuple[Any, ...], dict[str, Any]] = {}
     for partner, sides in by_partner(compared, any_partner).items():
         together = any(one_conversation(units) for units in sides.values())
         for method, units in sides.items():
             for unit in units:
                 key = (partner, *key_of(unit, together))
-                one = found.setdefault(key, {"partner": partner, "position": key[-1], "sides": {}, "key": key})
+                one = by_key.setdefault(key, {"partner": partner, "position": key[-1], "sides": {}, "key": key})
                 one["sides"].setdefault(method, unit)
     drawn = sorted(
-        found.values(), key=lambda one: (-len(one["sides"]), hashlib.sha256(repr(one["key"]).encode()).digest())
+        by_key.values(), key=lambda one: (-len(one["sides"]), hashlib.sha256(repr(one["key"]).encode()).digest())
     )
     drawn = drawn[:pairs]
     drawn.sort(key=lambda one: (-len(one["sides"]), one["key"]))
-    return drawn, len(found)
+    return drawn, len(by_key)
 
 
 def _pair(one: Mapping[str, Any], names: Sequence[str], place: Mapping[tuple[int, str], int]) -> dict[str, Any]:
@@ -154,11 +155,11 @@ def _reasons(version: Version, episodes: set[str]) -> dict[tuple[str, ...], str]
     """(episode, agent, dimension, evaluator) -> why, of the first sample that gave a reason."""
     if "reasoning" not in version.manifest.columns.get("attributions", {}):
         return {}
-    found: dict[tuple[str, ...], str] = {}
+    reasons: dict[tuple[str, ...], str] = {}
     for row in _rows(version, "attributions", _WHY):
         if row["turn"] < 0 and row["reasoning"] and row["episode_id"] in episodes:
-            found.setdefault((row["episode_id"], row["agent"], row["dimension"], row["judge"]), row["reasoning"])
-    return found
+            reasons.setdefault((row["episode_id"], row["agent"], row["dimension"], row["judge"]), row["reasoning"])
+    return reasons
 
 
 def _rows(version: Version, config: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -27,35 +27,35 @@ def short(dimension: str) -> str:
     return _SHORT.get(dimension, dimension)
 
 
-def conditions(found: Comparison) -> Iterator[Grid]:
+def conditions(comparison: Comparison) -> Iterator[Grid]:
     """A table of means for each condition: a row a method, a column a dimension. A mean that differs from the first
     method's (p below alpha, after Holm) has a star."""
-    for one in found.conditions:
+    for one in comparison.conditions:
         rows = [
             (
                 means.method,
                 means.units,
-                *(_mean(one, means.method, name) for name in found.dimensions),
+                *(_mean(one, means.method, name) for name in comparison.dimensions),
                 _missing(means.missing),
             )
             for means in one.means
         ]
-        yield Grid(title(one), ("method", "n", *map(short, found.dimensions), "missing"), tuple(rows))
+        yield Grid(title(one), ("method", "n", *map(short, comparison.dimensions), "missing"), tuple(rows))
 
 
-def ablation(found: Comparison, dimensions: Sequence[str] = ("goal", AVERAGE)) -> Grid | None:
+def ablation(comparison: Comparison, dimensions: Sequence[str] = ("goal", AVERAGE)) -> Grid | None:
     """One table of all conditions: a row a method, and for each condition a column for each of these dimensions. None
     where there is one condition only."""
-    names = [name for name in dimensions if name in found.dimensions]
-    if len(found.conditions) < 2 or not names:
+    names = [name for name in dimensions if name in comparison.dimensions]
+    if len(comparison.conditions) < 2 or not names:
         return None
-    columns = [(one, name) for one in found.conditions for name in names]
-    rows = [(method, *(_mean(one, method, name) for one, name in columns)) for method in found.methods]
-    heads = (f"{short(name)} {_told(found, one)}".strip() for one, name in columns)
+    columns = [(one, name) for one in comparison.conditions for name in names]
+    rows = [(method, *(_mean(one, method, name) for one, name in columns)) for method in comparison.methods]
+    heads = (f"{short(name)} {_distinction(comparison, one)}".strip() for one, name in columns)
     return Grid("all conditions", ("method", *heads), tuple(rows))
 
 
-def effects(found: Comparison) -> Iterator[Grid]:
+def effects(comparison: Comparison) -> Iterator[Grid]:
     """The contrast of every method with the first, in each condition."""
     columns = (
         "dimension",
@@ -63,7 +63,7 @@ def effects(found: Comparison) -> Iterator[Grid]:
         "a",
         "b",
         "b − a",
-        f"{found.level:.0%}",
+        f"{comparison.level:.0%}",
         "t",
         "p",
         "adjusted",
@@ -72,7 +72,7 @@ def effects(found: Comparison) -> Iterator[Grid]:
         "ties",
         "loses",
     )
-    for one in found.conditions:
+    for one in comparison.conditions:
         for contrast in [each for each in one.contrasts if each.pairs]:
             rows = [
                 (
@@ -106,7 +106,7 @@ def scenarios(condition: ConditionResult, contrast: MethodContrast, dimension: s
     return Grid(heading, ("scenario", "pairs", "a", "b", "b − a"), tuple(rows))
 
 
-def talk(found: Comparison) -> Grid:
+def talk(comparison: Comparison) -> Grid:
     """How much each method talks."""
     rows = [
         (
@@ -119,7 +119,7 @@ def talk(found: Comparison) -> Grid:
             one.words,
             one.words_an_utterance,
         )
-        for one in found.talk
+        for one in comparison.talk
     ]
     columns = (
         "method",
@@ -134,9 +134,9 @@ def talk(found: Comparison) -> Grid:
     return Grid("how much is said, means of episodes", columns, tuple(rows))
 
 
-def agreement(found: Comparison) -> Grid | None:
+def agreement(comparison: Comparison) -> Grid | None:
     """Every two evaluators; None where there are not two."""
-    if not found.agreement:
+    if not comparison.agreement:
         return None
     rows = [
         (
@@ -146,7 +146,7 @@ def agreement(found: Comparison) -> Grid | None:
             one.units,
             *(_figure(figure) for figure in (one.pearson, one.spearman, one.alpha, one.difference)),
         )
-        for one in found.agreement
+        for one in comparison.agreement
     ]
     columns = ("a", "b", "dimension", "agents", "pearson", "spearman", "alpha", "a − b, of the range")
     return Grid("do the evaluators agree", columns, tuple(rows))
@@ -169,11 +169,11 @@ def _mean(one: ConditionResult, method: str, dimension: str) -> str | None:
     return None if value is None else f"{value:.2f}*" if starred else f"{value:.2f}"
 
 
-def _told(found: Comparison, one: ConditionResult) -> str:
+def _distinction(comparison: Comparison, one: ConditionResult) -> str:
     """What tells the condition from the others."""
     parts = []
     for name in ("scenarios", "partner", "evaluator"):
-        if len({getattr(other, name) for other in found.conditions}) > 1:
+        if len({getattr(other, name) for other in comparison.conditions}) > 1:
             parts.append(getattr(one, name))
     return ", ".join(parts)
 

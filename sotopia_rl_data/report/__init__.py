@@ -1,6 +1,6 @@
 """A version as one self-contained page: distributions, correlations, agreement, failures, cost, and every dialogue.
 
-    contents.py   what the page shows, as one JSON value: read from the version's own rows, asks nobody
+    contents.py   what the page shows, as one JSON value: read from the version's own rows and manifest
     dialogues.py  the part of it that grows with the data: episodes, utterances and opinions, in columns
     page.py       the HTML: template, styles and scripts from `assets/`, the JSON embedded so that no text can escape
     assets/       page.html, style.css, and the scripts

@@ -122,21 +122,21 @@ def _agreement(opinions: Opinions | None) -> dict[str, Any] | None:
     if opinions is None or not 2 <= len(opinions.names) <= _MOST_OPINIONS:
         return None
     try:
-        found = agreement_of(opinions, resamples=_RESAMPLES)
+        agreement = agreement_of(opinions, resamples=_RESAMPLES)
     except UsageError:  # no unit in common: nothing to show
         return None
-    dimensions = [OVERALL, *(found.dimensions if len(found.dimensions) > 1 else ())]
+    dimensions = [OVERALL, *(agreement.dimensions if len(agreement.dimensions) > 1 else ())]
     return {
-        "names": [one.name for one in found.opinions],
+        "names": [one.name for one in agreement.opinions],
         "dimensions": dimensions,
         "measures": [(name, TITLES[name]) for name in MEASURES],
-        "cells": {d: _cells(found, d) for d in dimensions},
-        "together": {one.dimension: _rounded_figure(one.alpha) for one in found.together},
+        "cells": {d: _cells(agreement, d) for d in dimensions},
+        "together": {one.dimension: _rounded_figure(one.alpha) for one in agreement.together},
     }
 
 
-def _cells(found: Agreement, dimension: str) -> list[dict[str, Any]]:
-    place = {one.name: i for i, one in enumerate(found.opinions)}
+def _cells(agreement: Agreement, dimension: str) -> list[dict[str, Any]]:
+    place = {one.name: i for i, one in enumerate(agreement.opinions)}
     return [
         {
             "a": place[pair.a],
@@ -144,7 +144,7 @@ def _cells(found: Agreement, dimension: str) -> list[dict[str, Any]]:
             "n": pair.units,
             **{name: _rounded_figure(figure) for name, figure in pair.figures.items()},
         }
-        for pair in found.pairs
+        for pair in agreement.pairs
         if pair.dimension == dimension
     ]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -236,5 +237,5 @@ def _lost(version: Version, keys: Mapping[Key, int]) -> dict[str, list[list[str]
 
 
 def rounded(value: float | None) -> float | None:
-    """Four digits are what a page can show; a NaN is nothing."""
-    return None if value is None or value != value else round(value, 4)
+    """Four digits, which is what a page can show; NaN is missing."""
+    return None if value is None or math.isnan(value) else round(value, 4)

@@ -27,7 +27,7 @@ prompts (`prompts`), and where the rows end up (`store`).
             ),
             write=partial(stage.write, "rewards"),           # write(split, tables): tables come in key order
             scratch=Path(...),                               # an empty directory; what is left there can be removed
-            asked=("goal", "relationship", "knowledge"),     # None: the dimensions that the attributions hold
+            dimensions=("goal", "relationship", "knowledge"),  # None: those that the attributions hold
         )
     built.recipe.as_dict()      # evaluator and schema resolved: for the manifest's recipe
     built.provenance()          # statistics, counts, warnings: for the manifest's provenance

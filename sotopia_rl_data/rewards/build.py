@@ -77,7 +77,7 @@ def build(
     *,
     write: Write,
     scratch: Path,
-    asked: Sequence[str] | None = None,
+    dimensions: Sequence[str] | None = None,
     cells: int = CELLS,
     on_progress: Callable[[int], object] | None = None,
 ) -> Built:
@@ -85,9 +85,9 @@ def build(
 
     `write(split, tables)` is called once a split and must use up `tables`: rows in key order, in the columns of
     `tables.rewards_schema(dimensions)`. `scratch` is a directory for the wide intermediate (8 bytes an utterance,
-    dimension and opinion); what is written there is removed again. `asked` are the dimensions that were asked (full
-    names, in the order of the columns; None: those that the attributions hold). `cells` bounds how many numbers are
-    held at a time. `on_progress` hears how many utterances of the split are finished.
+    dimension and opinion); what is written there is removed again. `dimensions` are those that judges were asked
+    about (full names, in the order of the columns; None: those that the attributions hold). `cells` bounds how many
+    numbers are held at a time. `on_progress` hears how many utterances of the split are finished.
 
     An utterance without a label stays a row whose raw, norm and reward are NULL; the reward is NULL where a weighted
     dimension is. `raw_<d>` is the rule's value averaged over opinions, `norm_<d>` the same normalised; `n_opinions`
@@ -97,7 +97,7 @@ def build(
     Raises UsageError where the recipe does not fit what was asked or names no evaluator among several, InputError
     where no episode has a score, StoreError where files are not in key order or belong to other episodes.
     """
-    resolved = resolve(recipe, sources.episodes, sources.attributions, asked, cells)
+    resolved = resolve(recipe, sources.episodes, sources.attributions, dimensions, cells)
     wide = {split: Wide(scratch / f"wide-{split}.arrow", resolved) for split in sources.episodes}
     try:
         for split, kept in wide.items():
@@ -166,9 +166,9 @@ class Finish:
         numbers = _TableQueue(self.numbers(split, r) for r in wide)
         done = 0
         for text in (batch for batch in texts if batch.num_rows):
-            beside = numbers.take(text.num_rows)
+            beside_text = numbers.take(text.num_rows)
             columns = {name: text.column(name) for name in text.schema.names}
-            columns |= {name: beside.column(name) for name in beside.schema.names}
+            columns |= {name: beside_text.column(name) for name in beside_text.schema.names}
             yield pa.table([columns[name] for name in self._schema.names], schema=self._schema)
             done += text.num_rows
             if on_progress is not None:

@@ -102,7 +102,7 @@ def _full_name(name: str, by: RuleId) -> str:
     except UsageError as unknown:
         from sotopia_rl_data.rewards.rules import rule
 
-        if rule(by).beside != "score" and OWN_NAME.fullmatch(name):
+        if rule(by).also_reads != "score" and OWN_NAME.fullmatch(name):
             return name
         raise UsageError(
             f"{unknown.message} The rule {by!r} multiplies the episode's score on it, and there is none.",

@@ -1,4 +1,4 @@
-"""remake(): the next version of a dataset with its rewards built anew from what is stored. Asks nobody.
+"""remake(): the next version of a dataset with its rewards built anew from what is stored. It calls no model.
 
 Episodes, attributions and failures are taken over as they are (hard links); only `rewards` is written. Where the layout
 stays, prompts and completions are passed through untouched.

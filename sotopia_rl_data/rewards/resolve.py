@@ -71,67 +71,76 @@ class ResolvedRecipe:
 
 
 def resolve(
-    recipe: Recipe, episodes: Files, attributions: Files, asked: Sequence[str] | None = None, cells: int = CELLS
+    recipe: Recipe, episodes: Files, attributions: Files, dimensions: Sequence[str] | None = None, cells: int = CELLS
 ) -> ResolvedRecipe:
-    """The recipe for these files. `asked` are the dimensions that were asked (None: those that the attributions hold).
+    """The recipe for these files.
 
+    `dimensions` are those that judges were asked about (None: those that the attributions hold).
     Raises UsageError where the recipe does not fit what was asked, or leaves open which schema or evaluator it means;
     InputError where no episode has a score.
     """
     chosen = rule(recipe.rule)
     judged = [path for paths in attributions.values() for path in paths] if chosen.measure else []
-    schema, opinions, only = opinions_read(recipe, chosen, judged, asked is not None)
-    dimensions = dimensions_read(recipe, chosen, judged, asked)
-    scored = evaluators([path for paths in episodes.values() for path in paths], dimensions)
-    evaluator = choose_evaluator(scored, recipe.evaluator, dimensions, needed=chosen.beside == "score")
-    return ResolvedRecipe(chosen, recipe.gamma, dimensions, tuple(opinions), evaluator, schema, only, cells)
+    schema, opinions, only = _opinions_read(recipe, chosen, judged, may_be_empty=dimensions is not None)
+    columns = _dimensions_read(recipe, chosen, judged, dimensions)
+    scored = evaluators([path for paths in episodes.values() for path in paths], columns)
+    evaluator = choose_evaluator(scored, recipe.evaluator, columns, needed=chosen.also_reads == "score")
+    return ResolvedRecipe(chosen, recipe.gamma, columns, tuple(opinions), evaluator, schema, only, cells)
 
 
-def opinions_read(
-    recipe: Recipe, rule: Rule, files: Sequence[Path], asked: bool
+def _opinions_read(
+    recipe: Recipe, chosen: Rule, files: Sequence[Path], may_be_empty: bool
 ) -> tuple[str | None, list[Opinion], dict[str, str]]:
-    """What the recipe reads: the schema, its opinions in order, and the columns that must be filtered by their value.
+    """The schema, its opinions in order, and the columns that must be filtered by their value.
 
     Raises UsageError where the attributions hold no answers of the rule's kind, or of several schemas and none is
-    named. Nothing at all is no error where it was `asked`: then every answer failed.
+    named. Nothing at all is not an error where it `may_be_empty`: then every answer failed.
     """
-    if rule.measure is None:
+    if chosen.measure is None:
         return None, [], {}
     held = distinct(files, ("schema", "measure", "judge", "sample"))
     measures = {measure for _, measure, _, _ in held}
-    if not held and asked:
+    if not held and may_be_empty:
         return recipe.schema, [], {}
-    if rule.measure not in measures:
+    if chosen.measure not in measures:
         raise UsageError(
-            f"The rule {rule.id!r} reads {rule.measure!r} attributions, and there are {_named(measures) or 'none'}.",
+            f"The rule {chosen.id!r} reads {chosen.measure!r} attributions; there are {_named(measures) or 'none'}.",
             "label with a schema that asks for them, or name a rule that needs no judge: uniform, discounted",
         )
-    schemas = {schema for schema, measure, _, _ in held if measure == rule.measure}
+    schemas = {schema for schema, measure, _, _ in held if measure == chosen.measure}
     schema = recipe.schema or min(schemas)
     if schema not in schemas or (len(schemas) > 1 and not recipe.schema):
         raise UsageError(
             f"The attributions are by the schemas {_named(schemas)}.", "name one of them in the recipe: schema: NAME"
         )
-    mine = sorted((judge, sample) for s, m, judge, sample in held if (s, m) == (schema, rule.measure))
-    mixed = {"schema": schema} if len({s for s, *_ in held}) > 1 else {}
-    return schema, mine, mixed | ({"measure": rule.measure} if len(measures) > 1 else {})
+    opinions = sorted((judge, sample) for s, m, judge, sample in held if (s, m) == (schema, chosen.measure))
+    only = {}
+    if len({s for s, *_ in held}) > 1:
+        only["schema"] = schema
+    if len(measures) > 1:
+        only["measure"] = chosen.measure
+    return schema, opinions, only
 
 
-def dimensions_read(recipe: Recipe, rule: Rule, files: Sequence[Path], asked: Iterable[str] | None) -> tuple[str, ...]:
+def _dimensions_read(
+    recipe: Recipe, chosen: Rule, files: Sequence[Path], asked: Sequence[str] | None
+) -> tuple[str, ...]:
     """The dimensions that get columns: those asked (None: those that the attributions hold), and for a rule without a
     judge those that the recipe weighs. Raises UsageError where a weighted dimension was never asked.
     """
-    if rule.measure is None:
+    if chosen.measure is None:
         return tuple(dict.fromkeys([*(asked or ()), *recipe.weights]))
-    held = () if asked is not None else distinct(files, ("dimension", "measure"))
-    found = tuple(dict.fromkeys(asked)) if asked is not None else in_order(d for d, m in held if m == rule.measure)
-    missing = [d for d in recipe.weighted if d not in found]
+    if asked is not None:
+        columns = tuple(dict.fromkeys(asked))
+    else:
+        columns = in_order(d for d, measure in distinct(files, ("dimension", "measure")) if measure == chosen.measure)
+    missing = [d for d in recipe.weighted if d not in columns]
     if missing:
         raise UsageError(
-            f"The recipe weighs {_named(missing)}, and judges were asked about {_named(found) or 'nothing'}.",
-            f"label with --dimensions {','.join([*found, *missing])}, or weigh only what was asked",
+            f"The recipe weighs {_named(missing)}, and judges were asked about {_named(columns) or 'nothing'}.",
+            f"label with --dimensions {','.join([*columns, *missing])}, or weigh only what was asked",
         )
-    return found
+    return columns
 
 
 def _named(names: Iterable[str]) -> str:

@@ -66,15 +66,16 @@ class Turns:
 class Rule:
     """A formula and what it reads: `measure` is the kind of attribution (None: no judge is needed).
 
-    `value(A, G, turns, gamma)` gives r, one element an utterance; NaN in, NaN out. `beside` says what stands in G's
-    place: the episode's score, the judge's baseline B (its attribution with turn −1, on the scale of A), or nothing
-    that counts. A rule that multiplies the score gives between 0 and 1 times G; any other stays in its own `bounds`.
+    `value(A, G, turns, gamma)` gives r, one element an utterance; NaN in, NaN out. `also_reads` says what
+    stands in G's place: the episode's score, the judge's baseline B (its attribution with turn −1, on the scale of A),
+    or nothing that counts. A rule that multiplies the score gives between 0 and 1 times G; any other stays in its own
+    `bounds`.
     """
 
     id: str
     measure: Measure | None
     value: Callable[[Floats, Floats, Turns, float], Floats]
-    beside: Literal["score", "baseline", "nothing"] = "score"
+    also_reads: Literal["score", "baseline", "nothing"] = "score"
     bounds: tuple[float, float] | None = None
 
 

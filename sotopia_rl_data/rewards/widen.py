@@ -40,10 +40,10 @@ def widen(resolved: ResolvedRecipe, utterances: Episodes, attributions: Episodes
         a, b = _judged(resolved, here, attributions.until(last))
         g = _scores(resolved, here, scores.until(last))
         for opinion in range(resolved.layers):
-            beside = b[opinion] if resolved.rule.beside == "baseline" else g
+            of_agents = b[opinion] if resolved.rule.also_reads == "baseline" else g
             for d in range(len(resolved.dimensions)):
-                spread = beside[d][here.turns.group]
-                a[opinion, d] = resolved.rule.value(a[opinion, d], spread, here.turns, resolved.gamma)
+                of_utterances = of_agents[d][here.turns.group]
+                a[opinion, d] = resolved.rule.value(a[opinion, d], of_utterances, here.turns, resolved.gamma)
         a += 0.0  # -0.0 becomes 0.0
         yield a
     attributions.end()
@@ -101,7 +101,7 @@ def _judged(resolved: ResolvedRecipe, here: Utterances, rows: pa.Table) -> tuple
         answers = Answers.of(rows, keys, resolved)
         episode, agent, turn = (key[answers.heads] for key in keys)
         answers.lay(a, _utterance(here, rows, answers, episode, agent, turn))
-        if resolved.rule.beside == "baseline":
+        if resolved.rule.also_reads == "baseline":
             answers.lay(b, np.where(turn < 0, _group(here, here.owner(episode, agent)), -1))
     shape = resolved.layers, len(resolved.dimensions), -1
     return a.reshape(shape), b.reshape(shape)
@@ -167,7 +167,7 @@ def _scores(resolved: ResolvedRecipe, here: Utterances, rows: pa.Table) -> Float
 @dataclass(frozen=True, slots=True)
 class Answers:
     """`value` (rows,) is on the scale [0, 1], NaN where there is none; `layer` (rows,) is the opinion and dimension it
-    belongs to, below 0 where nobody wants it.
+    belongs to, below 0 where it is not read.
 
     `heads` are the rows that begin an utterance, and `each` is how many rows all of them have (0: they differ).
     """
