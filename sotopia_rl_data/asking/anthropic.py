@@ -11,12 +11,15 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sotopia_rl_data.asking import transport
 from sotopia_rl_data.errors import Rejected
 from sotopia_rl_data.request import Finish, Reply, Request, Target, Usage
 from sotopia_rl_data.schema import Message
+
+if TYPE_CHECKING:
+    import anthropic
 
 PROVIDER = "anthropic"
 KEY = "ANTHROPIC_API_KEY"
@@ -115,20 +118,19 @@ def _usage(usage: Mapping[str, Any]) -> Usage:
     return Usage(fresh + cached + written, cached, written, int(usage.get("output_tokens") or 0))
 
 
-def _headers(key: str, url: str) -> dict[str, object]:
-    """How the SDK would sign and version a request, what a person set in the environment included."""
+def sdk_client(key: str, url: str, http_client: Any) -> anthropic.AsyncAnthropic:
+    """The SDK's client, which knows how a request is signed and versioned, what a person set in the environment
+    included. It retries nothing."""
     import anthropic
-    import httpx2
 
-    sdk = anthropic.AsyncAnthropic(api_key=key, base_url=url, http_client=httpx2.AsyncClient())
-    return {**sdk.default_headers, **sdk.auth_headers}
+    return anthropic.AsyncAnthropic(api_key=key, base_url=url, max_retries=0, http_client=http_client)
 
 
 API = transport.Api(
     variable=KEY,
     path="/v1/messages",
     ways=WAYS,
-    headers=_headers,
+    sdk_client=sdk_client,
     body_of=body_of,
     read=read_message,
     refuses_format=refuses_format,

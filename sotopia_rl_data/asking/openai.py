@@ -8,12 +8,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sotopia_rl_data.asking import transport
 from sotopia_rl_data.errors import Rejected
 from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.request import Finish, Reply, Request, Target, Usage
+
+if TYPE_CHECKING:
+    import openai
 
 PROVIDER = "openai"
 KEY = "OPENAI_API_KEY"
@@ -99,20 +102,19 @@ def _usage(usage: Mapping[str, Any]) -> Usage:
     )
 
 
-def _headers(key: str, url: str) -> dict[str, object]:
-    """How the SDK would sign and version a request, what a person set in the environment included."""
-    import httpx2
+def sdk_client(key: str, url: str, http_client: Any) -> openai.AsyncOpenAI:
+    """The SDK's client, which knows how a request is signed and versioned, what a person set in the environment
+    included. It retries nothing."""
     import openai
 
-    sdk = openai.AsyncOpenAI(api_key=key, base_url=url, http_client=httpx2.AsyncClient())
-    return {**sdk.default_headers, **sdk.auth_headers}
+    return openai.AsyncOpenAI(api_key=key, base_url=url, max_retries=0, http_client=http_client)
 
 
 API = transport.Api(
     variable=KEY,
     path="/chat/completions",
     ways=WAYS,
-    headers=_headers,
+    sdk_client=sdk_client,
     body_of=body_of,
     read=read_completion,
     refuses_format=refuses_format,

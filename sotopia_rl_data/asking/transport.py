@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -34,15 +35,16 @@ _LONGEST_ERROR = 400  # characters of a provider's text
 class Api:
     """How a provider is asked over HTTP.
 
-    `variable` holds the key, `path` follows the base URL, `headers` sign a request (of a key and a URL). `ways` are the
-    forms in which an answer's schema can be asked for, the strictest first; `body_of` is a request's JSON in one of
-    them, `read` the Reply in what comes back, and `refuses_format` says whether an error is about that form.
+    `variable` holds the key, `path` follows the base URL, `sdk_client` (of a key, a URL and an HTTP client) signs
+    requests. `ways` are the forms in which an answer's schema can be asked for, the strictest first; `body_of` is a
+    request's JSON in one of them, `read` the Reply in what comes back, and `refuses_format` says whether an error is
+    about that form.
     """
 
     variable: str
     path: str
     ways: Sequence[str]
-    headers: Callable[[str, str], Mapping[str, object]]
+    sdk_client: Callable[[str, str, Any], Any]
     body_of: Callable[[Request, str], dict[str, Any]]
     read: Callable[[Target, Any], Reply]
     refuses_format: Callable[[Rejected], bool]
@@ -58,9 +60,13 @@ class ApiClient:
     api: ClassVar[Api]
 
     def __init__(self, target: Target) -> None:
+        import httpx2
+
         self.target = target
         self._url = target.base_url + self.api.path
-        self._headers = self.api.headers(api_key(self.api.variable, target.base_url), target.base_url)
+        key = api_key(self.api.variable, target.base_url)
+        sdk = self.api.sdk_client(key, target.base_url, httpx2.AsyncClient())
+        self._headers: dict[str, object] = {**sdk.default_headers, **sdk.auth_headers}
         self._way = 0
         self._session: aiohttp.ClientSession | None = None
 
@@ -221,17 +227,10 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
             return max(float(headers.get(name, "")) / divisor, 0.0)
         except ValueError:
             continue
-    return _seconds_until(headers.get("retry-after"))
-
-
-def _seconds_until(date: str | None) -> float | None:
-    if not date:
-        return None
-    import time
     from email.utils import parsedate_to_datetime
 
     try:
-        return max(parsedate_to_datetime(date).timestamp() - time.time(), 0.0)
+        return max(parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time(), 0.0)
     except ValueError:
         return None
 

@@ -37,7 +37,10 @@ def _share(help_: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class ProviderOptions:
-    """Shares are between 0 and 1, times in seconds. Each field's metadata says what it does."""
+    """Shares are between 0 and 1, times in seconds. Each field's metadata says what it does.
+
+    Raises UsageError for a share outside 0…1, a negative time or an unknown kind of answer.
+    """
 
     host: str = _option("127.0.0.1", "address to listen on")
     port: int = _option(0, "port to listen on; 0: a free one")
@@ -72,6 +75,19 @@ class ProviderOptions:
     stalls: int = _option(1, "how many requests hang at each of these steps, the first ones")
     seed: int = _option(0, "what answers and faults are drawn from, with the request")
 
+    def __post_init__(self) -> None:
+        for option in fields(ProviderOptions):
+            value, most = getattr(self, option.name), option.metadata["most"]
+            if isinstance(value, float) and not 0 <= value <= most:
+                name = f"--{option.name.replace('_', '-')}"
+                allowed = "from 0" if most == math.inf else f"from 0 to {most:g}"
+                raise UsageError(f"{name} {value:g} is not possible.", f"give {name} a number {allowed}")
+        unknown = [k for k in self.kinds if k not in MALFORMED]
+        if unknown:
+            raise UsageError(
+                f"There is no malformed kind {unknown[0]!r}.", f"choose from {', '.join(MALFORMED)}, or all"
+            )
+
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds of malformed answers that were asked for."""
@@ -88,18 +104,4 @@ def from_arguments(arguments: Sequence[str] | None = None) -> ProviderOptions:
     for option in fields(ProviderOptions):
         kind, words = type(option.default), option.metadata["help"]
         parser.add_argument(f"--{option.name.replace('_', '-')}", type=kind, default=option.default, help=words)
-    return checked(ProviderOptions(**vars(parser.parse_args(arguments))))
-
-
-def checked(options: ProviderOptions) -> ProviderOptions:
-    """The same options. Raises UsageError for a share outside 0…1, a negative time or an unknown kind of answer."""
-    for option in fields(ProviderOptions):
-        value, most = getattr(options, option.name), option.metadata["most"]
-        if isinstance(value, float) and not 0 <= value <= most:
-            name = f"--{option.name.replace('_', '-')}"
-            allowed = "from 0" if most == math.inf else f"from 0 to {most:g}"
-            raise UsageError(f"{name} {value:g} is not possible.", f"give {name} a number {allowed}")
-    unknown = [k for k in options.kinds if k not in MALFORMED]
-    if unknown:
-        raise UsageError(f"There is no malformed kind {unknown[0]!r}.", f"choose from {', '.join(MALFORMED)}, or all")
-    return options
+    return ProviderOptions(**vars(parser.parse_args(arguments)))

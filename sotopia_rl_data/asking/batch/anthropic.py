@@ -45,9 +45,7 @@ class AnthropicBatchClient(BatchClient):
         import anthropic as sdk
 
         super().__init__(target, limits, sdk, sdk.AnthropicError)
-        self._sdk = sdk.AsyncAnthropic(
-            api_key=self._key, base_url=target.base_url, max_retries=0, http_client=self._http
-        )
+        self._sdk = anthropic.sdk_client(self._key, target.base_url, self._http)
 
     @property
     def _batches(self) -> Any:

@@ -33,7 +33,7 @@ class OpenAIBatchClient(BatchClient):
         import openai as sdk
 
         super().__init__(target, limits, sdk, sdk.OpenAIError)
-        self._sdk = sdk.AsyncOpenAI(api_key=self._key, base_url=target.base_url, max_retries=0, http_client=self._http)
+        self._sdk = openai.sdk_client(self._key, target.base_url, self._http)
 
     @property
     def _batches(self) -> Any:
