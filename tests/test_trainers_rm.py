@@ -66,6 +66,21 @@ def stock_score(model: Any, folder: Path) -> Any:
         return model.eval()(**tokenizer(text, return_tensors="pt")).logits[0].numpy()
 
 
+def test_the_package_hands_out_the_reward_model_and_loads_torch_only_for_that():
+    script = """
+import sys
+import sotopia_rl_data.trainers
+import sotopia_rl_data.trainers.reward_model
+assert "torch" not in sys.modules
+from sotopia_rl_data.trainers import RewardModel
+assert "torch" in sys.modules
+assert not hasattr(sotopia_rl_data.trainers, "Rewardmodel")
+print(RewardModel.__module__)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "sotopia_rl_data.trainers.reward_model.model\n"
+
+
 def test_a_run_says_what_it_stands_on(full: tuple[Path, dict[str, Any]], store: Path):
     out, record = full
     assert json.loads((out / "run.json").read_text()) == record

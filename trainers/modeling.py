@@ -209,8 +209,7 @@ def resolve_dtype(dtype: str, adapter: str) -> Any:
 
 def fingerprint(tokenizer: Any) -> str:
     """SHA-256 over the vocabulary, the special tokens and the chat template: what text becomes depends on these."""
-    known = [tokenizer.get_vocab(), tokenizer.special_tokens_map, tokenizer.chat_template]
-    return sha256_of(known)
+    return sha256_of([tokenizer.get_vocab(), tokenizer.special_tokens_map, tokenizer.chat_template])
 
 
 def check_vocabulary(tokenizer: Any, model: Any, name: str) -> None:

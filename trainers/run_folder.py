@@ -42,11 +42,11 @@ class RunFolder:
 
     def keep(self, record: Mapping[str, Any], write: bool = True) -> dict[str, Any]:
         """The record as JSON holds it; written as `run.json` by the process that `write`s."""
-        known: dict[str, Any] = plain(record)
+        written: dict[str, Any] = plain(record)
         if write:
-            self.write(known)
-            self.write_card(known)
-        return known
+            self.write(written)
+            self.write_card(written)
+        return written
 
     def write_card(self, record: Mapping[str, Any]) -> None:
         """`README.md`: the model card, over what a person wrote in an earlier one of ours."""

@@ -102,8 +102,8 @@ def labelled_utterances(
 def recipe_weights(data: DatasetRows) -> dict[str, float]:
     """The weights with which the dataset's recipe made one reward of its dimensions, by target."""
     recipe = data.pinned.recipe
-    known = recipe.get("weights") or recipe.get("rewards", {}).get("weights") or {}
-    return {target: float(known.get(target, 0.0)) for target in data.targets}
+    weights = recipe.get("weights") or recipe.get("rewards", {}).get("weights") or {}
+    return {target: float(weights.get(target, 0.0)) for target in data.targets}
 
 
 def sample_weights(rows: Sequence[DatasetRow], in_train: NDArray[np.bool_]) -> NDArray[np.float64]:
