@@ -137,9 +137,9 @@ def test_drafts_are_the_assistant_messages_at_the_end():
 def test_what_is_no_local_model_is_told(tmp_path: Path):
     with pytest.raises(NotFound, match="There is no model in"):
         local_player(str(tmp_path))
-    with pytest.raises(NotFound, match="There is not a valid adapter in"):
+    with pytest.raises(NotFound, match="There is no adapter in"):
         local_player(f"org/name+{tmp_path}")
     with pytest.raises(UsageError, match="names no model"):
         local_player("+adapter")
-    with pytest.raises(NotFound, match="There is not a reward model in"):
+    with pytest.raises(NotFound, match="There is no reward model in"):
         RewardScorer(str(tmp_path / "none"))
