@@ -42,9 +42,11 @@ class AwaitChain:
         self.steps: list[Step] = []
         self._creation: WeakKeyDictionary[asyncio.Future[Any], list[Step]] = WeakKeyDictionary()
 
-    def files(self, awaits: bool = False) -> list[str]:
-        """The distinct files, in the order in which they are met; with `awaits` those of coroutines alone."""
-        return list(dict.fromkeys(step.file for step in self.steps if step.awaits or not awaits))
+    def files(self, below: str = "", awaits: bool = False) -> list[str]:
+        """The distinct files, in the order in which they are met: from `below` on, with `awaits` those of
+        coroutines alone."""
+        files = list(dict.fromkeys(step.file for step in self.steps if step.awaits or not awaits))
+        return files[files.index(below) :] if below else files
 
     def created(self, task: asyncio.Task[Any]) -> None:
         """A task begins: what it leads back to."""
