@@ -27,7 +27,7 @@ from sotopia_rl_data.fake_provider.running import running
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.judges import judge
 from sotopia_rl_data.labelers.plan import LabelPlan
-from sotopia_rl_data.labelers.questions import Part, Questions
+from sotopia_rl_data.labelers.questions import QuestionPart, Questions
 from sotopia_rl_data.labelers.requests import request_of, target_of
 from sotopia_rl_data.labelers.schemas import schema
 from sotopia_rl_data.labelers.schemas.phrasing import Packing
@@ -102,7 +102,7 @@ def billed(way: str, protocol: str, told: Episode) -> dict[str, int]:
 
 
 async def ask(made: LabelPlan, asked: Iterable[Request], ledger: Ledger, told: Episode) -> None:
-    questions, one = Questions(Part(made, lambda: [told])), made.judges[0]
+    questions, one = Questions(QuestionPart(made, lambda: [told])), made.judges[0]
     lookup = Lookup(ledger, lambda request, reply: questions.accepts(request, reply, ledger))
     try:
         outcome = await ask_all(asked, one.send, lookup)  # type: ignore[attr-defined]

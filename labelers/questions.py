@@ -24,7 +24,7 @@ from sotopia_rl_data.schema import Episode
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class QuestionPart:
     """A plan and its episodes; `episodes()` goes through them once more."""
 
     plan: LabelPlan
@@ -37,7 +37,7 @@ class Questions:
 
     unit = "calls"
 
-    def __init__(self, *parts: Part) -> None:
+    def __init__(self, *parts: QuestionPart) -> None:
         self._parts = parts
         self.plan = parts[0].plan
         self.judges = asked_judges(self.plan.judges)

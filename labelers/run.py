@@ -29,7 +29,7 @@ from sotopia_rl_data.asking.spending import bill_of
 from sotopia_rl_data.asking.transport import without_api_keys
 from sotopia_rl_data.costs.prices import load as load_prices
 from sotopia_rl_data.labelers.plan import LabelPlan, episodes_of
-from sotopia_rl_data.labelers.questions import Part, Questions
+from sotopia_rl_data.labelers.questions import QuestionPart, Questions
 from sotopia_rl_data.labelers.reading import LabelTally, Rows, rows_of
 from sotopia_rl_data.labelers.report import LabelReport, by_number, provenance, remarks, unrewarded
 from sotopia_rl_data.labelers.requests import asked_judges
@@ -146,7 +146,7 @@ def _aside(store: Store, source: str | Path | None) -> Iterator[Store]:
 
 def _questions(plan: LabelPlan, parent: Version) -> Questions:
     files = list(chain.from_iterable(parent.files("episodes").values()))
-    return Questions(Part(plan, lambda: episodes_of(files)))
+    return Questions(QuestionPart(plan, lambda: episodes_of(files)))
 
 
 class _Making:

@@ -17,8 +17,7 @@ from sotopia_rl_data.asking.dispatch import ask_all
 from sotopia_rl_data.asking.options import Batching
 from sotopia_rl_data.fake_provider.running import Running
 from sotopia_rl_data.ledger.ledger import Ledger
-from sotopia_rl_data.ledger.lookup import Lookup, Settled
-from sotopia_rl_data.ledger.outcome import Outcome
+from sotopia_rl_data.ledger.lookup import Lookup, Outcome, Settled
 from sotopia_rl_data.request import Client, Reply, Request, Target
 
 PROVIDERS = ["openai", "anthropic"]

@@ -28,7 +28,7 @@ from sotopia_rl_data.rewards import Recipe
 from sotopia_rl_data.rollouts import run as rollouts
 from sotopia_rl_data.rollouts.episode_run import Rules
 from sotopia_rl_data.rollouts.plan import RolloutPlan
-from sotopia_rl_data.rollouts.report import RolloutReport
+from sotopia_rl_data.rollouts.run import RolloutReport
 from sotopia_rl_data.store import Store, Version
 
 

@@ -32,11 +32,10 @@ from sotopia_rl_data.costs.tokens import most_prompt_tokens
 from sotopia_rl_data.errors import BudgetSpent, SotopiaDataError, StoreError, Unavailable, UsageError
 from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.labelers.plan import episodes_of
-from sotopia_rl_data.labelers.questions import Part, Questions
+from sotopia_rl_data.labelers.questions import QuestionPart, Questions
 from sotopia_rl_data.labelers.settings import with_episodes
 from sotopia_rl_data.ledger.ledger import Ledger
-from sotopia_rl_data.ledger.lookup import Lookup
-from sotopia_rl_data.ledger.outcome import Outcome
+from sotopia_rl_data.ledger.lookup import Lookup, Outcome
 from sotopia_rl_data.request import Reply, Request, Target, Usage
 from sotopia_rl_data.store import Store
 
@@ -242,7 +241,7 @@ def test_what_was_in_flight_at_a_kill_stays_spent_when_the_call_was_made_again(
     lost.close()
     time.sleep(0.05)
     done = label(store, "lab/episodes", judges=[sim(provider)], preset="goal-only", prices=prices)
-    questions = Questions(Part(plan, lambda: episodes_of(files)))
+    questions = Questions(QuestionPart(plan, lambda: episodes_of(files)))
     with Ledger(folder) as ledger, capped(9.0, questions, ledger, listed) as budget:
         assert budget.spent == pytest.approx((done.bill.total or 0) + hold.usd)
 

@@ -24,17 +24,16 @@ from sotopia_rl_data.asking.batch.intent import Intent
 from sotopia_rl_data.asking.batch.run import ask_batch
 from sotopia_rl_data.asking.options import Batching
 from sotopia_rl_data.asking.spending import capped
+from sotopia_rl_data.costs.budget import Waiters
 from sotopia_rl_data.costs.prices import Price, Prices, load
 from sotopia_rl_data.costs.tokens import limit_of, most_prompt_tokens, shortest
-from sotopia_rl_data.costs.waiters import Waiters
 from sotopia_rl_data.errors import BudgetSpent, Rejected, Unavailable, UnderWay, UsageError
 from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.labelers.plan import LabelPlan
-from sotopia_rl_data.labelers.questions import Part, Questions
+from sotopia_rl_data.labelers.questions import QuestionPart, Questions
 from sotopia_rl_data.labelers.requests import target_of
 from sotopia_rl_data.ledger.ledger import Ledger
-from sotopia_rl_data.ledger.lookup import Lookup
-from sotopia_rl_data.ledger.outcome import Outcome
+from sotopia_rl_data.ledger.lookup import Lookup, Outcome
 from sotopia_rl_data.request import Reply, Request, Target, Usage
 from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.store import Store
@@ -135,7 +134,7 @@ def goal_only() -> LabelPlan:
 
 
 def asked_about(plan: LabelPlan, episodes: list[Episode]) -> Questions:
-    return Questions(Part(plan, lambda: episodes))
+    return Questions(QuestionPart(plan, lambda: episodes))
 
 
 def in_rounds(plan: LabelPlan, episodes: list[Episode], folder: Path, cap: float, provider: Provider) -> Outcome:

@@ -23,8 +23,7 @@ from sotopia_rl_data.asking.pacing import Pacing
 from sotopia_rl_data.errors import KeyMissing, Rejected, StoreError, Unavailable, UsageError
 from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.ledger.ledger import Ledger
-from sotopia_rl_data.ledger.lookup import Lookup, Settled
-from sotopia_rl_data.ledger.outcome import Outcome
+from sotopia_rl_data.ledger.lookup import Lookup, Outcome, Settled
 from sotopia_rl_data.request import Reply, Request, Target, Usage
 
 TARGET = Target("toy", "toy")

@@ -15,7 +15,7 @@ from sotopia_rl_data.labelers.audit.analysis import ALPHA
 from sotopia_rl_data.labelers.audit.probes import PROBES, REPEAT, LabelContrast, Probed, repeated
 from sotopia_rl_data.labelers.judge import Judge
 from sotopia_rl_data.labelers.plan import LabelPlan, episodes_of
-from sotopia_rl_data.labelers.questions import Part, Questions
+from sotopia_rl_data.labelers.questions import QuestionPart, Questions
 from sotopia_rl_data.labelers.schemas import own_dimensions
 from sotopia_rl_data.labelers.schemas import schema as find_schema
 from sotopia_rl_data.labelers.schemas.rubric import PREFIX
@@ -62,7 +62,7 @@ class AuditPlan:
     def questions(self) -> Questions:
         """Every question, those of the originals first."""
         changed = [one.episode for one in self.probed]
-        return Questions(Part(self.twice, lambda: self.episodes), Part(self.plan, lambda: changed))
+        return Questions(QuestionPart(self.twice, lambda: self.episodes), QuestionPart(self.plan, lambda: changed))
 
     def contrasts(self) -> dict[str, list[tuple[str, LabelContrast]]]:
         """By probe, what must be equal: (original episode's id, contrast)."""

@@ -31,7 +31,7 @@ from sotopia_rl_data.evaluations import Evaluated, Judged, add_scores, check_eva
 from sotopia_rl_data.hub.resolve import resolve
 from sotopia_rl_data.labelers.evaluation.sotopia_eval import SOTOPIA_EVAL
 from sotopia_rl_data.labelers.plan import LabelPlan, check_can_ask, episodes_of
-from sotopia_rl_data.labelers.questions import Part, Questions
+from sotopia_rl_data.labelers.questions import QuestionPart, Questions
 from sotopia_rl_data.labelers.reading import LabelTally, rows_of
 from sotopia_rl_data.labelers.report import JudgedReport, by_number, judged_by, remarks, top_failures
 from sotopia_rl_data.labelers.requests import asked_judges, target_of
@@ -139,7 +139,7 @@ def _parent(store: Store, source: str, plan: LabelPlan, evaluator: str | None) -
 
 def _questions(plan: LabelPlan, parent: Version) -> Questions:
     files = list(chain.from_iterable(parent.files("episodes").values()))
-    return Questions(Part(plan, lambda: episodes_of(files)))
+    return Questions(QuestionPart(plan, lambda: episodes_of(files)))
 
 
 def dataset(store: Store, source: str) -> Version:

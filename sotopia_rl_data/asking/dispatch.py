@@ -23,8 +23,7 @@ from sotopia_rl_data.costs.budget import Budget
 from sotopia_rl_data.costs.tokens import rough_tokens
 from sotopia_rl_data.errors import AskingError, Unavailable, UsageError
 from sotopia_rl_data.ledger.index import short
-from sotopia_rl_data.ledger.lookup import Lookup, PendingRequest, Settled
-from sotopia_rl_data.ledger.outcome import Outcome
+from sotopia_rl_data.ledger.lookup import Lookup, Outcome, PendingRequest, Settled
 from sotopia_rl_data.request import Reply, Request
 
 Send = Callable[[Request], Awaitable[Reply]]

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from sotopia_rl_data.costs.bill import Bill, added
-from sotopia_rl_data.ledger.outcome import Outcome
+from sotopia_rl_data.ledger.lookup import Outcome
 from sotopia_rl_data.request import Usage
 from sotopia_rl_data.store.stage import Committed
 

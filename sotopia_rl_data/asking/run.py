@@ -13,8 +13,7 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
-from sotopia_rl_data.asking.batch.respondents import batch_client, check_batches, keys_under_way
-from sotopia_rl_data.asking.batch.run import ask_batch
+from sotopia_rl_data.asking.batch.run import ask_batch, batch_client, check_batches, keys_under_way
 from sotopia_rl_data.asking.dispatch import ask_all
 from sotopia_rl_data.asking.options import AskOptions
 from sotopia_rl_data.asking.plan import Group, Plan, Respondent, is_paid, respondents_of
@@ -23,8 +22,7 @@ from sotopia_rl_data.costs.budget import Budget
 from sotopia_rl_data.costs.prices import Prices
 from sotopia_rl_data.errors import BudgetSpent, Interrupted, UnderWay
 from sotopia_rl_data.ledger.ledger import Ledger
-from sotopia_rl_data.ledger.lookup import Lookup
-from sotopia_rl_data.ledger.outcome import Outcome
+from sotopia_rl_data.ledger.lookup import Lookup, Outcome
 
 T = TypeVar("T")
 

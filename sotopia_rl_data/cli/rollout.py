@@ -14,7 +14,7 @@ from sotopia_rl_data.errors import UsageError
 
 if TYPE_CHECKING:
     from sotopia_rl_data.rollouts.plan import RolloutPlan
-    from sotopia_rl_data.rollouts.report import RolloutReport
+    from sotopia_rl_data.rollouts.run import RolloutReport
     from sotopia_rl_data.store import Store
 
 _FORMS = (

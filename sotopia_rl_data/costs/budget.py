@@ -3,10 +3,10 @@ it did cost when its answer comes.
 
 What cannot be reserved waits for what is in flight; where nothing is in flight and it still does not fit, the budget
 is exhausted. A call that may have been billed without an answer (a timeout, a lost connection) keeps all of its
-reservation.
-Reservations are durable before the call leaves: what was in flight when a process was killed still counts in the next
-run. What is in a batch is reserved likewise, at a batch's price, from `take` or `carry` to `came`; that it is under way
-is on record beside the batch itself. Leaves out taxes, subscriptions and whatever a provider does not bill by tokens.
+reservation. Reservations are durable before the call leaves: what was in flight when a process was killed still counts
+in the next run. What is in a batch is reserved likewise, at a batch's price, from `take` or `carry` to `came`; that it
+is under way is on record beside the batch itself. Runs that share a budget wait for what the others release
+(`Waiters`). Leaves out taxes, subscriptions and whatever a provider does not bill by tokens.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sotopia_rl_data.costs.prices import NOTHING, Price, Prices
 from sotopia_rl_data.costs.tokens import limit_in, limit_of, most_prompt_tokens
-from sotopia_rl_data.costs.waiters import Waiters
 from sotopia_rl_data.errors import StoreError, UsageError
 from sotopia_rl_data.ledger.attempt import Attempt
 from sotopia_rl_data.ledger.index import short
@@ -246,3 +246,56 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
         except ValueError:  # torn by the kill: it was never sent
             continue
+
+
+class Waiters:
+    """For one event loop. `releases` counts how often something was released."""
+
+    def __init__(self) -> None:
+        self.releases = 0
+        self._runs = 0
+        self._idle: list[asyncio.Future[bool]] = []
+        self._closed = False
+
+    @contextmanager
+    def sharing(self) -> Iterator[None]:
+        """A run inside the block may release something, unless it waits in `more` itself."""
+        self._runs += 1
+        try:
+            yield
+        finally:
+            self._runs -= 1
+            self._see()
+
+    def release(self) -> None:
+        """There is more room now: those who wait may look."""
+        self.releases += 1
+        self._wake(True)
+
+    def close(self) -> None:
+        """Nothing is taken any more: nobody needs to wait, now or later."""
+        self._closed = True
+        self._wake(False)
+
+    async def more(self, since: int) -> bool:
+        """Wait for more `releases` than `since`. False where no run is left that could bring one, and after `close`."""
+        if self._closed or self.releases > since:
+            return not self._closed
+        mine: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._idle.append(mine)
+        self._see()
+        try:
+            return await mine
+        finally:
+            if mine in self._idle:
+                self._idle.remove(mine)
+
+    def _see(self) -> None:
+        if len(self._idle) >= self._runs:
+            self._wake(False)
+
+    def _wake(self, more: bool) -> None:
+        for one in self._idle:
+            if not one.done():
+                one.set_result(more)
+        self._idle.clear()

@@ -25,7 +25,7 @@ from sotopia_rl_data.rollouts.episode_run import EpisodeRun, EpisodeSpec, TurnRe
 from sotopia_rl_data.rollouts.plan import RolloutPlan
 from sotopia_rl_data.rollouts.players import Player
 from sotopia_rl_data.rollouts.policies import scripted
-from sotopia_rl_data.rollouts.replay import replay
+from sotopia_rl_data.rollouts.run import replay
 
 _PLAYED = 20  # episodes
 _OUTPUT = 50  # tokens of an action, about

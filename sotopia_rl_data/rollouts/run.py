@@ -1,29 +1,32 @@
 """rollout(): scenes and two policies in, a version of episodes out. The only loop that plays.
 
-    plan      which episodes, who plays whom; everything that can be wrong      planning.py
+    plan      which episodes, who plays whom; everything that can be wrong      plan.py
     play      each episode a chain of requests, hundreds in flight              episode_run.py, sotopia_rl_data/asking
     commit    episodes, the prompts and completions as served, failures         sotopia_rl_data/store
 
 Every raw answer is durable before it is read, and what is played is a function of (scenes, plan, ledger): a run that
-was killed plays again from the ledger what was answered, and asks on from there. Leaves out what a command prints.
+was killed plays again from the ledger what was answered (`replay`), and asks on from there. Leaves out what
+a command prints.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from sotopia_rl_data.asking import run as asking
 from sotopia_rl_data.asking.options import AskOptions
 from sotopia_rl_data.asking.plan import Group
-from sotopia_rl_data.asking.report import uncached
+from sotopia_rl_data.asking.report import RunReport, uncached
 from sotopia_rl_data.asking.spending import bill_of
 from sotopia_rl_data.code import code
 from sotopia_rl_data.costs.bill import Tally
 from sotopia_rl_data.costs.prices import load
 from sotopia_rl_data.errors import AskingError, UsageError
+from sotopia_rl_data.ledger.attempt import Attempt
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.ledger.lookup import Settled
 from sotopia_rl_data.refs import check_name
@@ -33,8 +36,6 @@ from sotopia_rl_data.rollouts.plan import RolloutPlan
 from sotopia_rl_data.rollouts.players import Local, Player, is_model, player
 from sotopia_rl_data.rollouts.policies import Policy
 from sotopia_rl_data.rollouts.recording import Recording
-from sotopia_rl_data.rollouts.replay import count_attempts, replay, unfinished
-from sotopia_rl_data.rollouts.report import RolloutReport
 from sotopia_rl_data.rollouts.scene import Scene
 from sotopia_rl_data.store import Store, versions
 
@@ -161,3 +162,48 @@ def _turn_request(request: Request) -> TurnRequest:
     if not isinstance(request, TurnRequest):
         raise TypeError(f"a {type(request).__name__} belongs to no episode")
     return request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutReport(RunReport):
+    """Also: of the `planned` episodes, `abandoned` have no end, because somebody could not be asked; `failed_turns` are
+    no-ops that stand for answers that could not be read. `ended` counts the `episodes` by why they ended."""
+
+    planned: int
+    episodes: int
+    utterances: int
+    abandoned: int
+    failed_turns: int
+    ended: Mapping[str, int]
+
+
+def count_attempts(
+    asked: TurnRequest, ledger: Ledger, tally: Tally, settled: Settled | None = None
+) -> Sequence[Attempt]:
+    """All attempts at a request, newest first, counted. If one alone settled it, it is not read again."""
+    only = settled.attempt if settled is not None and ledger.tries(asked.key) == 1 else None
+    attempts = [only] if only is not None else ledger.attempts(asked.key)
+    if tally.first(asked.key):
+        for one in attempts:
+            usable = one.status == "answer" and asked.game.accepts(asked, one.reply)
+            tally.count(asked.player.id, asked, one, "used" if usable else "failed")
+    return attempts
+
+
+def replay(run: EpisodeRun, attempts: Callable[[TurnRequest], Sequence[Attempt]]) -> TurnRequest | None:
+    """Play what `attempts` knows of an episode; the first request that it does not know, None where the episode is
+    over."""
+    asked: TurnRequest | None = run.first()
+    while asked is not None:
+        answers = [one for one in attempts(asked) if one.status == "answer"]
+        if not answers:
+            return asked
+        usable = next((one for one in answers if run.accepts(asked, one.reply)), None)
+        asked = run.take(asked, Settled(usable or answers[0], usable is not None, False))
+    return None
+
+
+def unfinished(plan: RolloutPlan, ledger: Ledger) -> int:
+    """How many of the plan's episodes the ledger does not know to their end."""
+    runs = (EpisodeRun(spec, plan.rules) for spec in plan.matches())
+    return sum(replay(run, lambda asked: ledger.attempts(asked.key)) is not None for run in runs)

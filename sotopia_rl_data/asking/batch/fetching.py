@@ -7,10 +7,9 @@ from collections import Counter
 from contextlib import aclosing
 from dataclasses import replace
 
-from sotopia_rl_data.asking.batch.batch_budget import BatchBudget
 from sotopia_rl_data.asking.batch.client import BatchClient, BatchState, cancelled
 from sotopia_rl_data.asking.batch.intent import BatchFolder, BatchLine, Intent
-from sotopia_rl_data.asking.batch.waiting import Waiting
+from sotopia_rl_data.asking.batch.waiting import BatchBudget, Waiting
 from sotopia_rl_data.errors import AskingError, Rejected, Unavailable
 from sotopia_rl_data.ledger.ledger import Attempt, Ledger, answered, failed
 from sotopia_rl_data.ledger.lookup import Lookup
