@@ -1,6 +1,6 @@
 """What judges are asked, and what their answers mean. See `judge.py` for the nouns and `run.py` for the only loop.
 
-    from sotopia_rl_data.labelers import evaluate, label
+    from sotopia_rl_data.labelers import Elicitation, RewardSettings, evaluate, label
     from sotopia_rl_data.labelers.audit import audit
 
 Names are looked up when they are first used: importing the package imports nothing heavy.
@@ -17,9 +17,11 @@ if __name__ != "sotopia_rl_data.labelers":  # imported by its bare name: a secon
 if TYPE_CHECKING:
     from sotopia_rl_data.labelers.evaluation.run import evaluate as evaluate
     from sotopia_rl_data.labelers.run import label as label
+    from sotopia_rl_data.labelers.settings import Elicitation as Elicitation
+    from sotopia_rl_data.labelers.settings import RewardSettings as RewardSettings
 
-_HOMES = {"evaluate": "evaluation.run", "label": "run"}
-__all__ = ["evaluate", "label"]
+_HOMES = {"Elicitation": "settings", "RewardSettings": "settings", "evaluate": "evaluation.run", "label": "run"}
+__all__ = ["Elicitation", "RewardSettings", "evaluate", "label"]
 
 
 def __getattr__(name: str) -> Any:

@@ -29,9 +29,10 @@ from sotopia_rl_data.comparing import ComparisonOptions, compare
 from sotopia_rl_data.comparing.page import write_comparison
 from sotopia_rl_data.curate import curate, write_list
 from sotopia_rl_data.importers.run import import_dataset
-from sotopia_rl_data.labelers.annotating import write_template
+from sotopia_rl_data.labelers.annotation import write_template
 from sotopia_rl_data.labelers.evaluation.forms import draw, write_form
 from sotopia_rl_data.labelers.judge import Question
+from sotopia_rl_data.labelers.settings import Elicitation
 from sotopia_rl_data.report import write_report
 from sotopia_rl_data.schema import Agent, Episode, Score, Turn
 from sotopia_rl_data.sheets import guarded, unguarded
@@ -240,7 +241,7 @@ def test_a_guarded_cell_is_no_formula_and_comes_back(text: str):
 
 def test_the_files_for_people_hold_no_formula_and_lead_back(store: Store, tmp_path: Path):
     template, disputed = tmp_path / "template.csv", tmp_path / "disputed.csv"
-    write_template(store, "lab/a", template, dimensions=["goal"], evaluator=BY)
+    write_template(store, "lab/a", template, Elicitation(dimensions=["goal"], evaluator=BY))
     write_list(curate([store.resolve("lab/labels")], top=2), disputed)
     write_form(draw([store.resolve("lab/a")], agents=["first"]), ["goal"], tmp_path / "form.csv")
     before = csv.field_size_limit(10**9)  # a dialogue is longer than what `csv` takes by itself

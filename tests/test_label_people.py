@@ -21,13 +21,13 @@ from sotopia_rl_data.asking.local import BatchedModel, LocalModel, fingerprint
 from sotopia_rl_data.cli.annotate import annotate
 from sotopia_rl_data.cli.label import label as label_command
 from sotopia_rl_data.errors import InputError, NotFound, Rejected, UsageError
-from sotopia_rl_data.labelers.annotating import write_template
+from sotopia_rl_data.labelers.annotation import write_template
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.judges import judge
 from sotopia_rl_data.labelers.requests import target_of
 from sotopia_rl_data.labelers.schemas import schema
 from sotopia_rl_data.labelers.selection import read_selection
-from sotopia_rl_data.labelers.settings import judges_of
+from sotopia_rl_data.labelers.settings import Elicitation, judges_of
 from sotopia_rl_data.request import Request, Target
 from sotopia_rl_data.store import Store
 
@@ -60,11 +60,11 @@ def test_the_template_has_a_row_for_every_number_in_random_order_and_no_judges_a
     label(store, "lab/episodes", judges=[Highest()])
     first, again, other = (tmp_path / f"{name}.csv" for name in ("first", "again", "other"))
     assert (
-        write_template(store, "lab/episodes", first)
-        == write_template(store, "lab/episodes", again)
+        write_template(store, "lab/episodes", first, Elicitation())
+        == write_template(store, "lab/episodes", again, Elicitation())
         == len(table(first))
     )
-    write_template(store, "lab/episodes", other, seed=1)
+    write_template(store, "lab/episodes", other, Elicitation(), seed=1)
     assert first.read_bytes() == again.read_bytes() != other.read_bytes()
 
     def keys(path: Path) -> list[tuple[str, ...]]:
@@ -83,7 +83,7 @@ def test_the_template_has_a_row_for_every_number_in_random_order_and_no_judges_a
 def test_what_people_filled_in_becomes_attributions_of_a_judge_named_human(store: Store, tmp_path: Path, schema: str):
     put(store, [BOAT])
     path = tmp_path / "mine.csv"
-    write_template(store, "lab/episodes", path, schema=schema)
+    write_template(store, "lab/episodes", path, Elicitation(schema=schema))
     first = {agent: min(int(r["turn"]) for r in table(path) if r["agent"] == agent) for agent in "ab"}
 
     def raw(row: dict[str, str]) -> int:
@@ -103,7 +103,7 @@ def test_what_people_filled_in_becomes_attributions_of_a_judge_named_human(store
 def test_an_empty_cell_is_no_answer_and_costs_no_second_try(store: Store, tmp_path: Path):
     put(store, [BOAT])
     path = tmp_path / "mine.csv"
-    write_template(store, "lab/episodes", path)
+    write_template(store, "lab/episodes", path, Elicitation())
     fill_in(path, lambda row: "" if (row["agent"], row["dimension"], row["turn"]) == ("a", "goal", "2") else 1)
     done = label(store, "lab/episodes", judges=[f"human:{path}"])
     assert done.failures == {"at agent_1.importance: turn_2 is missing": 3}
@@ -114,7 +114,7 @@ def test_a_changed_annotation_is_read_anew_and_several_people_are_several_judges
     put(store, [BOAT])
     ann, bob = tmp_path / "ann.csv", tmp_path / "bob.csv"
     for path, level in ((ann, 3), (bob, 0)):
-        write_template(store, "lab/episodes", path)
+        write_template(store, "lab/episodes", path, Elicitation())
         fill_in(path, lambda row, level=level: level)
     done = label(store, "lab/episodes", judges=[f"human:{ann}#ann", f"human:{bob}#bob"], preset="goal-only")
     assert {(r["n_opinions"], r["raw_goal"]) for r in rows(done.version, "rewards", store)} == {(2, 1.0), (2, 1.5)}
@@ -158,9 +158,9 @@ def test_a_temperature_is_for_the_models_of_a_panel_and_refused_where_there_is_n
 
 def test_a_template_is_never_written_over_annotations(store: Store, tmp_path: Path):
     put(store, [BOAT])
-    write_template(store, "lab/episodes", tmp_path / "mine.csv")
+    write_template(store, "lab/episodes", tmp_path / "mine.csv", Elicitation())
     with pytest.raises(UsageError, match="is there already"):
-        write_template(store, "lab/episodes", tmp_path / "mine.csv")
+        write_template(store, "lab/episodes", tmp_path / "mine.csv", Elicitation())
 
 
 def test_the_commands_make_fill_and_read_a_template(store: Store, tmp_path: Path):

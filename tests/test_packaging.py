@@ -211,7 +211,7 @@ def test_the_labelers_are_imported_when_they_are_first_used():
     code = (
         "import sys, sotopia_rl_data.labelers as labelers\n"
         "print([m for m in sys.modules if m.startswith('sotopia_rl_data.labelers.')])\n"
-        "from sotopia_rl_data.labelers import evaluate, label\n"
+        "from sotopia_rl_data.labelers import Elicitation, RewardSettings, evaluate, label\n"
         "print(label.__module__, evaluate.__module__, hasattr(labelers, 'grade'))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

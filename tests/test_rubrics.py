@@ -13,10 +13,11 @@ from flat_calls import label
 from label_toys import BOAT, ODD, REPOSITORY, UNSCORED, Highest, filled, put, rows
 
 from sotopia_rl_data.errors import BadAnswer, InputError, UsageError
-from sotopia_rl_data.labelers.annotating import write_template
+from sotopia_rl_data.labelers.annotation import write_template
 from sotopia_rl_data.labelers.judge import Question, Slot
 from sotopia_rl_data.labelers.schemas import rubric, schema
 from sotopia_rl_data.labelers.schemas.rubric import Criterion, Rubric, schema_of
+from sotopia_rl_data.labelers.settings import Elicitation
 from sotopia_rl_data.report import contents
 from sotopia_rl_data.rewards import Recipe, preset
 from sotopia_rl_data.rewards.remake import remake
@@ -293,7 +294,7 @@ def test_the_content_of_a_rubric_is_in_the_recipe_and_its_path_is_not(store: Sto
 def test_people_annotate_by_the_rubric_and_read_what_its_levels_mean(store: Store, toy: str, tmp_path: Path):
     put(store, [BOAT])
     path = tmp_path / "mine.csv"
-    assert write_template(store, "lab/episodes", path, schema=toy) == 15
+    assert write_template(store, "lab/episodes", path, Elicitation(schema=toy)) == 15
     with path.open(encoding="utf-8", newline="") as file:
         filled_in = [row | {"raw": "-2" if row["dimension"] == "harm" else "2"} for row in csv.DictReader(file)]
     allowed = {row["dimension"]: row["allowed"] for row in filled_in}

@@ -65,18 +65,21 @@ def annotate_template(
       sotopia-rl-data annotate template demo/episodes -o mine.csv --dimensions goal --questions 50
       sotopia-rl-data label demo/episodes --judge human:mine.csv --only mine.csv --preset goal-only
     """
-    from sotopia_rl_data.labelers.annotating import write_template
+    from sotopia_rl_data.labelers.annotation import write_template
+    from sotopia_rl_data.labelers.settings import Elicitation
 
     rows = write_template(
         store,
         episodes,
         out,
-        schema=schema,
-        dimensions=dimensions.split(",") if dimensions else None,
-        scale=scale,
-        evaluator=evaluator,
+        Elicitation(
+            schema=schema,
+            dimensions=dimensions.split(",") if dimensions else None,
+            scale=scale,
+            evaluator=evaluator,
+            only=only,
+        ),
         seed=seed,
-        only=only,
         questions=questions,
     )
     if as_json:

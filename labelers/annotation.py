@@ -17,7 +17,14 @@ from sotopia_rl_data.labelers.plan import LabelPlan, episodes_of
 from sotopia_rl_data.labelers.schemas import own_dimensions, phrasing
 from sotopia_rl_data.labelers.schemas import schema as find_schema
 from sotopia_rl_data.labelers.selection import read_selection
-from sotopia_rl_data.labelers.settings import DEFAULT_PRESET, dimensions_of, with_episodes
+from sotopia_rl_data.labelers.settings import (
+    DEFAULT_PRESET,
+    DEFAULT_SCALE,
+    DEFAULT_SCHEMA,
+    Elicitation,
+    dimensions_of,
+    with_episodes,
+)
 from sotopia_rl_data.outputs import aside
 from sotopia_rl_data.rewards import preset
 from sotopia_rl_data.sheets import guarded
@@ -30,36 +37,34 @@ def write_template(
     store: Store,
     source: str | Path | None,
     out: Path,
+    asked: Elicitation,
     *,
-    schema: str = "direct",
-    dimensions: Sequence[str] | None = None,
-    scale: int = 3,
-    evaluator: str | None = None,
     seed: int = 0,
-    only: Path | None = None,
     questions: int | None = None,
 ) -> int:
-    """Write the CSV to fill in and return how many rows it has. `questions` takes that many, drawn by `seed`.
+    """Write the CSV to fill in and return how many rows it has. `asked` says what about, as in `label`; its judges and
+    how often they are asked play no part here. `questions` takes that many, drawn by `seed`.
 
     Raises UsageError, NotFound, InputError, StoreError; a file that exists is not written over.
     """
     if out.exists():
         raise UsageError(f"{out} is there already, perhaps with annotations.", "name another file with -o")
-    chosen = find_schema(schema)
-    if not chosen.needs_judge:
-        raise UsageError(f"The schema {chosen.id!r} asks nobody.", "name one that does: --schema direct")
-    own = own_dimensions(chosen)
-    asked = dimensions_of(dimensions or own or preset(DEFAULT_PRESET).weighted, own)
-    chosen.wording_sha256(scale)  # raises where the scale is not worded
-    wanted = None if only is None else read_selection(only, own)
-    plan = LabelPlan(chosen, asked, evaluator or "", scale=scale, only=wanted)
+    schema = find_schema(asked.schema or DEFAULT_SCHEMA)
+    if not schema.needs_judge:
+        raise UsageError(f"The schema {schema.id!r} asks nobody.", "name one that does: --schema direct")
+    own = own_dimensions(schema)
+    dimensions = dimensions_of(asked.dimensions or own or preset(DEFAULT_PRESET).weighted, own)
+    scale = DEFAULT_SCALE if asked.scale is None else asked.scale
+    schema.wording_sha256(scale)  # raises where the scale is not worded
+    only = None if asked.only is None else read_selection(asked.only, own)
+    plan = LabelPlan(schema, dimensions, asked.evaluator or "", scale=scale, only=only)
     version, plan = with_episodes(plan, store, source)
     files = [path for paths in version.files("episodes").values() for path in paths]
-    return _write(out, plan, _drawn(lambda: _questions(plan, files), seed, questions))
 
+    def every() -> Iterator[Question]:
+        return (question for episode in episodes_of(files) for question in plan.questions(episode))
 
-def _questions(plan: LabelPlan, files: Sequence[Path]) -> Iterator[Question]:
-    return (question for episode in episodes_of(files) for question in plan.questions(episode))
+    return _write(out, plan, _drawn(every, seed, questions))
 
 
 def _drawn(every: Callable[[], Iterable[Question]], seed: int, wanted: int | None) -> list[Question]:
