@@ -139,23 +139,25 @@ def differences(episode: Episode, again: Episode) -> list[str]:
     `source` is left out: it names the format that an episode came in.
     """
     compared = [name for name in Episode.__slots__ if name not in ("source", "agents")]
-    found = [name for name in compared if getattr(episode, name) != getattr(again, name)]
+    changed = [name for name in compared if getattr(episode, name) != getattr(again, name)]
     unflagged = [[replace(turn, failed=None) for turn in one.turns] for one in (episode, again)]
-    if "turns" in found and unflagged[0] == unflagged[1]:
-        found[found.index("turns")] = "turns.failed"
+    if "turns" in changed and unflagged[0] == unflagged[1]:
+        changed[changed.index("turns")] = "turns.failed"
     if len(episode.agents) != len(again.agents):
-        return [*found, "agents"]
+        return [*changed, "agents"]
     pairs = list(zip(episode.agents, again.agents, strict=True))
-    lost = [name for name in Agent.__slots__ if any(getattr(a, name) != getattr(b, name) for a, b in pairs)]
-    return [*found, *(f"agents.{name}" for name in lost)]
+    return [
+        *changed,
+        *(f"agents.{name}" for name in Agent.__slots__ if any(getattr(a, name) != getattr(b, name) for a, b in pairs)),
+    ]
 
 
 def _evaluator(dataset: Dataset, named: str | None) -> str:
     """Whose scores are written: "" where nobody scored."""
     dimensions = [one.name for one in SOTOPIA_EVAL]
     files = [path for paths in dataset.version.files("episodes").values() for path in paths]
-    found = evaluators(files, dimensions)
-    return choose_evaluator(found, named, dimensions) if found or named else ""
+    known = evaluators(files, dimensions)
+    return choose_evaluator(known, named, dimensions) if known or named else ""
 
 
 def _names_a_file(name: str) -> bool:

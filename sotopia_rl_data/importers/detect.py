@@ -92,21 +92,21 @@ class ImportPlan:
 
 def plan(paths: Sequence[str | Path]) -> ImportPlan:
     """What `paths` hold. Raises InputError for a path that is missing or unreadable or holds nothing to import."""
-    found = [source for path in paths for source in _of_path(Path(path))]
-    if not found:
+    sources = [source for path in paths for source in _of_path(Path(path))]
+    if not sources:
         raise InputError("No path was named.", _HINT)
-    usable = [source for source in found if source.usable]
+    usable = [source for source in sources if source.usable]
     usable.sort(key=lambda source: source.format is annotated.FORMAT)  # after what they annotate
-    return ImportPlan(tuple(usable), tuple(source.label for source in found if not source.usable))
+    return ImportPlan(tuple(usable), tuple(source.label for source in sources if not source.usable))
 
 
 def _of_path(path: Path) -> list[Source]:
     try:
         if path.is_dir():
-            found = list(_folder(path, path))
-            if all(source.format is None for source in found):
+            sources = list(_folder(path, path))
+            if all(source.format is None for source in sources):
                 raise InputError(f"The folder {path} holds no episodes.", _HINT)
-            return found
+            return sources
         if not path.exists():
             raise InputError(f"There is no {path}.", "check the path")
         source = _file(path, path.name)
@@ -144,12 +144,12 @@ def _file(path: Path, label: str) -> Source:
         if lines:
             return _recognised(replace(source, layout="lines"), stream.json_lines(opened, label))
         try:
-            found = _in_document(opened)
+            location = _in_document(opened)
         except InputError as error:
             return replace(source, wrong=error.message, damaged=True)
-    if found is None:
+    if location is None:
         return replace(source, wrong=_NO_FORMAT)
-    form, depth, keyed = found
+    form, depth, keyed = location
     return replace(source, format=form, depth=depth, keyed=keyed)
 
 

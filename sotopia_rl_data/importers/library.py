@@ -157,8 +157,8 @@ def split_secret(background: str, name: str) -> tuple[str, str]:
     """A background that ends in "<first name>'s secrets: …" as (background, secret)."""
     words = name.split(" ")
     for n in range(len(words), 0, -1):
-        before, found, secret = background.rpartition(f"{' '.join(words[:n])}'s secrets: ")
-        if found:
+        before, mark, secret = background.rpartition(f"{' '.join(words[:n])}'s secrets: ")
+        if mark:
             return before.strip(), secret.strip()
     return background.strip(), ""
 

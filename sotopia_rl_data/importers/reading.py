@@ -29,7 +29,9 @@ def read(paths: Sequence[str | Path], *, on_progress: OnProgress | None = None) 
     return (item for item, _ in read_plan(plan(paths), on_progress=on_progress))
 
 
-def read_plan(found: ImportPlan, *, on_progress: OnProgress | None = None, on_file: OnFile | None = None) -> Located:
+def read_plan(
+    import_plan: ImportPlan, *, on_progress: OnProgress | None = None, on_file: OnFile | None = None
+) -> Located:
     """Every item of the files of a plan, with its record. `on_file` is told each file, once read, and its SHA-256."""
     done = 0
 
@@ -37,10 +39,10 @@ def read_plan(found: ImportPlan, *, on_progress: OnProgress | None = None, on_fi
         nonlocal done
         done += count
         if on_progress is not None:
-            on_progress(min(done, found.size), found.size)
+            on_progress(min(done, import_plan.size), import_plan.size)
 
     stored: dict[Path, StoredProfiles] = {}
-    for source in found.sources:
+    for source in import_plan.sources:
         profiles = _profiles(source, stored)
         meter = Metered(source.path, tick)
         with closing(meter):

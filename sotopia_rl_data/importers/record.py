@@ -73,8 +73,8 @@ class Record:
     @property
     def collection(self) -> str:
         """The collection in its key ("EpisodeLog"), "" where it names none."""
-        found = _KEY.fullmatch(self.key)
-        return found["collection"] if found else ""
+        match = _KEY.fullmatch(self.key)
+        return match["collection"] if match else ""
 
     @property
     def identity(self) -> str:
@@ -119,10 +119,10 @@ def identifier(record: Mapping[str, Any], key: str) -> str:
     value = record.get(key)
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
         return str(value)
-    found = text(record, key)
-    if not found.strip():
+    name = text(record, key)
+    if not name.strip():
         raise InputError(f"`{key}` is blank.")
-    return found
+    return name
 
 
 def unique(ids: Sequence[str]) -> list[str]:

@@ -69,9 +69,9 @@ def import_dataset(
     `where`, UsageError where episodes and training rows are mixed, and what committing raises. Whatever is raised, the
     store is as it was.
     """
-    found = plan(paths)
+    import_plan = plan(paths)
     ref = name if isinstance(name, DatasetRef) else DatasetRef(name)
-    is_training = _holds_training_rows(found)
+    is_training = _holds_training_rows(import_plan)
     rows = None if where is None else RowFilter(where, REWARDS if is_training else tables.EPISODES)
     hashes: dict[Source, str] = {}
 
@@ -79,9 +79,9 @@ def import_dataset(
         hashes[source] = sha256
 
     with rows or nullcontext(), store.stage(ref.name) as stage:
-        align = annotated.FORMAT in found.formats and len(found.formats) > 1
+        align = annotated.FORMAT in import_plan.formats and len(import_plan.formats) > 1
         batches = Batches(stage, rows, seed, strict, align=align)
-        for item, record in read_plan(found, on_progress=progress, on_file=keep_hash):
+        for item, record in read_plan(import_plan, on_progress=progress, on_file=keep_hash):
             batches.add(item, record)
         batches.finish()
         counts = batches.counts
@@ -90,11 +90,11 @@ def import_dataset(
         if check is not None:
             check(None if is_training else batches.scored)
         provenance = {
-            "sources": _sources(found, hashes),
+            "sources": _sources(import_plan, hashes),
             "where": where,
             "counts": dict(sorted(counts.items())),
             "dialects": dict(sorted(batches.dialects.items())),
-            "skipped": list(found.skipped),
+            "skipped": list(import_plan.skipped),
         }
         kind = "examples" if is_training else "episodes"
         committed = stage.commit({"kind": kind, "seed": seed}, provenance, ref.version)
@@ -110,18 +110,18 @@ def import_dataset(
         duplicates=counts["duplicates"],
         filtered=counts["filtered"],
         dialects=dict(batches.dialects),
-        skipped=found.skipped,
+        skipped=import_plan.skipped,
     )
 
 
-def _holds_training_rows(found: ImportPlan) -> bool:
+def _holds_training_rows(import_plan: ImportPlan) -> bool:
     """True for training rows, False for episodes. Raises UsageError for both at once."""
-    if training.FORMAT in found.formats and len(found.formats) > 1:
+    if training.FORMAT in import_plan.formats and len(import_plan.formats) > 1:
         raise UsageError(
             "Training rows and episodes cannot become one dataset: the rows have no identity.",
             "import them under two names",
         )
-    return training.FORMAT in found.formats
+    return training.FORMAT in import_plan.formats
 
 
 def _nothing(batches: Batches) -> InputError:
@@ -134,21 +134,19 @@ def _nothing(batches: Batches) -> InputError:
     )
 
 
-def _sources(found: ImportPlan, hashes: Mapping[Source, str]) -> list[dict[str, Any]]:
+def _sources(import_plan: ImportPlan, hashes: Mapping[Source, str]) -> list[dict[str, Any]]:
     """What was read, by format: how many files and bytes, and a hash over their names and contents."""
     by_kind: dict[str, list[Source]] = {}
-    for source in found.sources:
+    for source in import_plan.sources:
         by_kind.setdefault(source.kind, []).append(source)
-    contents = {
-        kind: "".join(f"{source.label}\0{hashes[source]}\n" for source in sources) for kind, sources in by_kind.items()
-    }
+    contents = {kind: "".join(f"{source.label}\0{hashes[source]}\n" for source in of) for kind, of in by_kind.items()}
     return [
         {
             "format": kind,
-            "files": len(sources),
-            "bytes": sum(source.size for source in sources),
+            "files": len(of),
+            "bytes": sum(source.size for source in of),
             "sha256": hashlib.sha256(contents[kind].encode()).hexdigest(),
-            "names": [source.label for source in sources[:10]],
+            "names": [source.label for source in of[:10]],
         }
-        for kind, sources in sorted(by_kind.items())
+        for kind, of in sorted(by_kind.items())
     ]

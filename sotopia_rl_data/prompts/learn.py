@@ -129,8 +129,8 @@ def _gather(served_log: str | Path, index: ObservationIndex) -> _Gathered:
         if placed is None:
             continue
         episode = placed.observer.episode
-        asked = features(episode, placed.observer.agent, placed.turn)
-        skeleton, separator, filling = skeleton_of(request, placed, asked)
+        met = features(episode, placed.observer.agent, placed.turn)
+        skeleton, separator, filling = skeleton_of(request, placed, met)
         gathered.fillings[skeleton, separator][filling] += 1
         gathered.dialects.add(episode.dialect)
         if placed.joiner is not None:
@@ -209,13 +209,13 @@ def _report(served_log: str | Path, index: ObservationIndex, template: Template,
 
 def _verdict(request: ServedRequest, index: ObservationIndex, template: Template) -> Verdict:
     """What becomes of one request; of several agents and turns that it may have been for, the best counts."""
-    found: Verdict = "other" if request.agent is None else "no log"
+    best: Verdict = "other" if request.agent is None else "no log"
     for observer, turn in index.guesses(request):
         now = compare(template, observer.episode, observer.agent, turn, request.messages)
         if now == "exact":
             return now
-        found = "reordered" if "reordered" in (now, found) else "different"
-    return found
+        best = "reordered" if "reordered" in (now, best) else "different"
+    return best
 
 
 def compare(template: Template, episode: Episode, agent: str, turn: int, messages: Sequence[Message]) -> Verdict:
@@ -281,9 +281,9 @@ def _echoes_in(request: ServedRequest, index: ObservationIndex, template: Templa
         if compare(template, observer.episode, observer.agent, turn, request.messages) != "different":
             return dict.fromkeys(_LETTERS.findall(joined))
         for one in (template, *_reorderings(template, request.messages)):
-            found = _aligned(request.messages, observer, turn, joined, one)
-            if found is not None:
-                return found
+            echoes = _aligned(request.messages, observer, turn, joined, one)
+            if echoes is not None:
+                return echoes
     return {}
 
 
@@ -299,7 +299,7 @@ def _aligned(
     if len(messages) != len(variant.messages):
         return None
     values = slot_values(episode, agent, turn, _HERE, replace(template, echoes={}), variant)
-    found: dict[str, str | None] | None = None
+    echoes: dict[str, str | None] | None = None
     for wrapper, message in zip(variant.messages, messages, strict=True):
         before, here, after = fill(wrapper["content"], values).partition(_HERE)
         content = message["content"]
@@ -307,8 +307,8 @@ def _aligned(
             if content != before:
                 return None
         elif content.startswith(before) and content.endswith(after):
-            found = _walk(content[len(before) : len(content) - len(after)], joined, values)
-    return found
+            echoes = _walk(content[len(before) : len(content) - len(after)], joined, values)
+    return echoes
 
 
 def _walk(shown: str, joined: str, values: Mapping[str, str]) -> dict[str, str | None] | None:

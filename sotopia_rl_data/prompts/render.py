@@ -174,15 +174,15 @@ def _chat(
     names, private = display_names(episode), has_private(episode)
     variant = template.variant(features(episode, agent, 0, private))
     *opening, repeated = variant.messages
-    said = [_message(m, slot_values(episode, agent, 0, "", template, variant)) for m in opening]
+    messages = [_message(m, slot_values(episode, agent, 0, "", template, variant)) for m in opening]
     shown = 0
     for turn in turns:
         until = _until(lines, shown, turn.turn)
         batch = template.joiner.join(line.text for line in lines[shown:until] if not line.own) or nothing()
         shown = until
-        said.append(_message(repeated, slot_values(episode, agent, turn.turn, batch, template, variant)))
-        yield list(said)
-        said.append(_action(turn, names, private))
+        messages.append(_message(repeated, slot_values(episode, agent, turn.turn, batch, template, variant)))
+        yield list(messages)
+        messages.append(_action(turn, names, private))
 
 
 def _until(lines: Sequence[Seen], shown: int, turn: int) -> int:

@@ -176,9 +176,9 @@ def _place(request: ServedRequest, observer: Observer) -> Placement | None:
         content = message["content"]
         for strip in (False, True):
             texts = [text.strip() for text in observer.texts] if strip else observer.texts
-            found = _locate(content, texts, observer.turns, request.turn)
-            if found is not None:
-                start, end, shown, joiner = found
+            row = _locate(content, texts, observer.turns, request.turn)
+            if row is not None:
+                start, end, shown, joiner = row
                 turn = observer.turns[shown - 1]
                 return Placement(observer, turn, index, content[:start], content[end:], joiner, strip)
     return None

@@ -173,15 +173,15 @@ def parse_template(text: str, name: str) -> Template:
 
 
 def _variant(given: Any, check: _Check, layout: Layout) -> Variant:
-    known = isinstance(given, dict) and set(given) <= set(_VARIANT)
-    check(known, f"has a variant with other fields than {', '.join(_VARIANT)}")
+    fields_known = isinstance(given, dict) and set(given) <= set(_VARIANT)
+    check(fields_known, f"has a variant with other fields than {', '.join(_VARIANT)}")
     when = given.get("when") or {}
-    asked = isinstance(when, dict) and set(when) <= set(FEATURES)
-    check(asked, f"has a `when` of other features than {', '.join(FEATURES)}")
+    when_known = isinstance(when, dict) and set(when) <= set(FEATURES)
+    check(when_known, f"has a `when` of other features than {', '.join(FEATURES)}")
     actions = given.get("actions") or [list(ACTION_TYPES)]
-    listed = isinstance(actions, list) and all(isinstance(order, list) and order for order in actions)
-    named = listed and all(isinstance(one, str) for order in actions for one in order)
-    check(named, "has actions that are not lists of names")
+    are_lists = isinstance(actions, list) and all(isinstance(order, list) and order for order in actions)
+    are_names = are_lists and all(isinstance(one, str) for order in actions for one in order)
+    check(are_names, "has actions that are not lists of names")
     schema = given.get("schema", "")
     check(isinstance(schema, str), "has a schema that is not text (put it in quotes)")
     return Variant(

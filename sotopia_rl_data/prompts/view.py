@@ -129,13 +129,13 @@ def _built(episode: Episode, agent: str) -> Iterator[Seen]:
 
 def _event(episode: Episode, turn: Turn, viewer: str, names: Mapping[str, str]) -> str:
     """An action as a line. Its words stand as JSON, so that no line break or quote in them can pass for a line."""
-    said = turn.text if turn.agent == viewer else visible(turn.text, episode, viewer)
+    words = turn.text if turn.agent == viewer else visible(turn.text, episode, viewer)
     event = fill(
         _wording()["events"][turn.action_type],
         {
             "turn": str(turn.turn),
             "name": names.get(turn.agent, turn.agent),
-            "text": json.dumps(said, ensure_ascii=False),
+            "text": json.dumps(words, ensure_ascii=False),
         },
     )
     if not turn.to:

@@ -72,10 +72,10 @@ def _take(
 
 
 def _is_viewer(attributes: str, episode: Episode, agent: str) -> bool:
-    found = _VIEWER.search(attributes)
-    if found is None:
+    match = _VIEWER.search(attributes)
+    if match is None:
         return False
-    named = next(group for group in found.groups() if group is not None).strip()
+    named = next(group for group in match.groups() if group is not None).strip()
     whole = _who(named, episode)
     if whole is not None:
         return whole == agent

@@ -98,11 +98,11 @@ def skeleton_of(
     cut = [
         (message["role"], list(_cut_up(message["content"], placed, i))) for i, message in enumerate(request.messages)
     ]
-    found = [piece for _, pieces in cut for piece in pieces if not isinstance(piece, str) and piece[0].kind != "slot"]
-    lists = [(hole.name, value) for hole, value in found if isinstance(value, tuple)]
+    holes = [piece for _, pieces in cut for piece in pieces if not isinstance(piece, str) and piece[0].kind != "slot"]
+    lists = [(hole.name, value) for hole, value in holes if isinstance(value, tuple)]
     separator, order = max(lists, key=lambda one: ('"' not in one[0], len(one[1])), default=(" ", ()))
     skeleton = tuple((role, tuple(p if isinstance(p, str) else p[0] for p in pieces)) for role, pieces in cut)
-    values = tuple(value for _, value in found)
+    values = tuple(value for _, value in holes)
     return skeleton, separator, Filling(placed.turn, values, order, tuple(features.items()))
 
 

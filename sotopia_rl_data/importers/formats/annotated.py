@@ -210,10 +210,10 @@ def _turn(utterance: JudgedUtterance, names: Sequence[str]) -> Turn:
 
 def _parse_key(key: str) -> tuple[int, str]:
     """(number, name) of "Utterance 3 by Finnegan O'Malley". Raises InputError."""
-    found = _KEY.fullmatch(key)
-    if found is None:
+    match = _KEY.fullmatch(key)
+    if match is None:
         raise InputError(f"{key[:80]!r} is not of the form 'Utterance <number> by <name>'.")
-    return int(found[1]), found[2]
+    return int(match[1]), match[2]
 
 
 def _labels(row: AnnotatedRow) -> tuple[list[Score], list[Attribution | Failure]]:
@@ -222,8 +222,8 @@ def _labels(row: AnnotatedRow) -> tuple[list[Score], list[Attribution | Failure]
     mine = [u for u in row.utterances if u.name == row.agent]
     read: list[Attribution | Failure]
     try:
-        found = [_label(u) for u in mine]
-        labels = [one for one in found if isinstance(one, _Label)]
+        judged = [_label(u) for u in mine]
+        labels = [one for one in judged if isinstance(one, _Label)]
         dimension = _dimension(labels)
         scale = _scale(labels, row.score)
         scores |= _noted(labels, dimension, scores.get(dimension))
@@ -234,7 +234,7 @@ def _labels(row: AnnotatedRow) -> tuple[list[Score], list[Attribution | Failure]
             _failure(row, u, one, dimension)
             if isinstance(one, str)
             else _attribution(row, u, one.raw, dimension, scale)
-            for u, one in zip(mine, found, strict=True)
+            for u, one in zip(mine, judged, strict=True)
         ]
     return [Score(row.agent, name, score, UNNAMED) for name, score in scores.items()], read
 
@@ -271,8 +271,8 @@ def _dimension(labels: Collection[_Label]) -> str:
     """The one dimension that the labels are on. Raises InputError where they are on several, or on an unknown one."""
     named = {_DIMENSIONS.get(one.dimension, "") for one in labels} or {"goal"}
     if len(named) > 1 or "" in named:
-        said = ", ".join(sorted({one.dimension for one in labels}))
-        raise InputError(f"its labels are on {said}, which is not one SOTOPIA-EVAL dimension.")
+        listed = ", ".join(sorted({one.dimension for one in labels}))
+        raise InputError(f"its labels are on {listed}, which is not one SOTOPIA-EVAL dimension.")
     return named.pop()
 
 

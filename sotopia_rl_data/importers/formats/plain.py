@@ -166,20 +166,20 @@ def _number(record: Mapping[str, Any], place: int, where: str) -> int:
 
 
 def _observations(values: Sequence[Any], ids: _AgentIds) -> tuple[Observation, ...]:
-    found = []
+    observations = []
     for i, value in enumerate(values):
         where = f"observations[{i}]"
         r = _known(value, Observation, where)
         turn = _number({"turn": r.get("turn")}, 0, where)
-        found.append(Observation(turn, ids.find(r.get("agent"), where), text(r, "text")))
-    keys = [(o.turn, o.agent) for o in found]
+        observations.append(Observation(turn, ids.find(r.get("agent"), where), text(r, "text")))
+    keys = [(o.turn, o.agent) for o in observations]
     if len(set(keys)) != len(keys):
         raise InputError("an agent has two observations at one turn.")
-    return tuple(sorted(found, key=lambda o: o.turn))
+    return tuple(sorted(observations, key=lambda o: o.turn))
 
 
 def _scores(values: Sequence[Any], ids: _AgentIds) -> LoggedScores:
-    found = LoggedScores()
+    scores = LoggedScores()
     for i, value in enumerate(values):
         where = f"scores[{i}]"
         r = _known(value, Score, where)
@@ -190,8 +190,8 @@ def _scores(values: Sequence[Any], ids: _AgentIds) -> LoggedScores:
             names = error.hint.removeprefix("name one of: ")
             raise InputError(f"{error.message.rstrip('.')}; there are {names}.") from error
         if r.get("score") is not None:  # else the evaluator failed: missing
-            found.add(agent, named, r["score"], model_name(r.get("evaluator")) or UNNAMED)
-    keys = [(s.agent, s.dimension, s.evaluator) for s in found.scores]
+            scores.add(agent, named, r["score"], model_name(r.get("evaluator")) or UNNAMED)
+    keys = [(s.agent, s.dimension, s.evaluator) for s in scores.scores]
     if len(set(keys)) != len(keys):
         raise InputError("an evaluator scores an agent twice on one dimension.")
-    return found
+    return scores

@@ -40,18 +40,18 @@ def _prompt(row: Mapping[str, Any]) -> tuple[Message, ...]:
     if not question:
         raise InputError("`input` and `instruction` are both missing or empty.")
     system = text(row, "system", "")
-    said: list[Message] = [{"role": "system", "content": system}] if system else []
+    messages: list[Message] = [{"role": "system", "content": system}] if system else []
     for pair in items(row, "history", default=True):
         if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(isinstance(p, str) for p in pair):
             raise InputError("`history` is not a list of [asked, answered] pairs.")
-        said += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
-    return (*said, {"role": "user", "content": question})
+        messages += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
+    return (*messages, {"role": "user", "content": question})
 
 
 def _scenario(prompt: tuple[Message, ...]) -> str:
     whole = "\n".join(m["content"] for m in prompt)
-    _, found, rest = whole.partition(_SCENARIO)
+    _, begun, rest = whole.partition(_SCENARIO)
     scenario, ended, _ = rest.partition(_AFTER)
     if not ended:
         scenario = rest.partition("\n")[0]
-    return scenario.strip() if found and scenario.strip() else whole
+    return scenario.strip() if begun and scenario.strip() else whole
