@@ -15,6 +15,7 @@ from sotopia_rl_data.hub.resolve import resolve
 if TYPE_CHECKING:
     from sotopia_rl_data.prompts import Template
     from sotopia_rl_data.rewards import Recipe
+    from sotopia_rl_data.rewards.remake import Remade
     from sotopia_rl_data.store import Store, Version
 
 
@@ -120,16 +121,21 @@ def rewards(
                 **remade.built.provenance(),
             }
         )
-        return
+    else:
+        _show_rewards(remade)
+
+
+def _show_rewards(remade: Remade) -> None:
+    version, built = remade.version, remade.built
     state = "made" if remade.created else "unchanged: the store has this content already"
     console.table(
         ["split", "utterances", "without reward"],
-        [[split, n, remade.built.unrewarded[split]] for split, n in remade.built.rows.items()],
-        title=f"{remade.version.ref}  {remade.version.digest[:12]}  {state}",
+        [[split, n, built.unrewarded[split]] for split, n in built.rows.items()],
+        title=f"{version.ref}  {version.digest[:12]}  {state}",
     )
-    for warning in remade.built.warnings:
+    for warning in built.warnings:
         console.warn(warning)
-    console.next_commands(f"sotopia-rl-data stats {remade.version.name}")
+    console.next_commands(f"sotopia-rl-data stats {version.name}")
 
 
 def _recipe(source: Version, preset: str | None, given: dict[str, Any]) -> Recipe:
