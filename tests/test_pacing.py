@@ -15,7 +15,7 @@ from label_toys import boats, put
 
 from sotopia_rl_data.asking.pacing import Pacer, Pacing
 from sotopia_rl_data.cli.program import cli
-from sotopia_rl_data.cli.shared_options import pacing_from
+from sotopia_rl_data.cli.shared_options import ask_options
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.store import Store
 
@@ -215,10 +215,11 @@ def test_a_setting_that_makes_no_sense_is_a_sentence(wrong: dict[str, float]):
 
 
 def test_what_a_command_is_told_of_the_pace_is_kept(tmp_path: Path):
-    options: dict[str, Any] = {"rpm": 60.0, "tpm": None, "timeout": 9.0, "concurrency": 3}
-    assert pacing_from(options) == Pacing(rpm=60, timeout_s=9)
-    assert options == {"concurrency": 3}
-    assert pacing_from(dict.fromkeys(("rpm", "tpm", "timeout"))) is None
+    unset = dict.fromkeys(("rpm", "tpm", "timeout", "concurrency", "budget", "prices", "ledger"))
+    options: dict[str, Any] = {**unset, "rpm": 60.0, "timeout": 9.0, "judge": "lexical"}
+    assert ask_options(options).pacing == Pacing(rpm=60, timeout_s=9)
+    assert options == {"judge": "lexical"}
+    assert ask_options(dict(unset)).pacing == Pacing()
     put(Store(tmp_path), boats(5))
     began = time.monotonic()
     told = ["label", "lab/episodes", "--judge", "lexical", "--preset", "goal-only", "--rpm", "240"]

@@ -32,10 +32,9 @@ class KeyIndex:
     """Short keys to places. Built once from arrays; what is added later lies in a dict beside them."""
 
     def __init__(self, keys: np.ndarray, places: np.ndarray) -> None:
-        order = np.argsort(keys, kind="stable")
-        self._keys, self._places = keys[order], places[order]
         self._added: dict[int, list[int]] = {}
         self._count = len(keys)
+        self._sort(keys, places)
 
     def __len__(self) -> int:
         return self._count
@@ -62,11 +61,14 @@ class KeyIndex:
     def _merge(self) -> None:
         """Move what was added into the arrays: seldom enough to cost nothing, often enough to keep memory small."""
         added = [(key, place) for key, places in self._added.items() for place in places]
-        keys = np.concatenate([self._keys, np.array([key for key, _ in added], np.uint64)])
-        order = np.argsort(keys, kind="stable")
-        self._keys = keys[order]
-        self._places = np.concatenate([self._places, np.array([place for _, place in added], np.int64)])[order]
+        keys = np.array([key for key, _ in added], np.uint64)
+        places = np.array([place for _, place in added], np.int64)
+        self._sort(np.concatenate([self._keys, keys]), np.concatenate([self._places, places]))
         self._added = {}
+
+    def _sort(self, keys: np.ndarray, places: np.ndarray) -> None:
+        order = np.argsort(keys, kind="stable")
+        self._keys, self._places = keys[order], places[order]
 
 
 def index_of(files: Sequence[Path], column: Literal["key", "question"] = "key") -> KeyIndex:
