@@ -1,4 +1,4 @@
-"""What judges are asked, and what their answers mean. See `judge.py` for the nouns and `run.py` for the only loop.
+"""What judges are asked, and what their answers mean. See `judge.py` for the nouns and `run.py` for `label`.
 
     from sotopia_rl_data.labelers import Elicitation, RewardSettings, evaluate, label
     from sotopia_rl_data.labelers.audit import audit
