@@ -13,6 +13,7 @@ import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 LEFT_OUT = {"tests", "benchmarks", "examples", "docs", "build", "dist"}
@@ -78,48 +79,77 @@ def is_command(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     return any("command(" in one or "click." in one for one in said)
 
 
-def main(root: Path) -> None:
-    """Print the figures of a checkout."""
+@dataclass
+class Figures:
+    """What is counted. `wide` functions have more than 8 parameters; `shared` class names stand for several classes."""
+
+    statements: int = 0
+    functions: int = 0
+    docstrings: int = 0
+    docstring_lines: int = 0
+    lines: list[int] = field(default_factory=list)
+    wide: list[str] = field(default_factory=list)
+    circles: list[list[str]] = field(default_factory=list)
+    shared: dict[str, list[str]] = field(default_factory=dict)
+
+
+def measure(root: Path) -> Figures:
+    """The figures of a checkout."""
     files = files_of(root)
     trees = {name: ast.parse(path.read_text("utf-8")) for name, path in files.items()}
-    statements = functions = docstrings = docstring_lines = 0
-    wide: list[str] = []
+    found = Figures(lines=[path.read_text("utf-8").count("\n") for path in files.values()])
     classes: dict[str, list[str]] = defaultdict(list)
     for name, tree in trees.items():
         for node in ast.walk(tree):
-            statements += isinstance(node, ast.stmt)
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                said = ast.get_docstring(node, clean=False)
-                docstrings += said is not None
-                docstring_lines += 0 if said is None else said.count("\n") + 1
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                functions += 1
-                if parameters(node) > WIDE and not is_command(node):
-                    wide.append(f"{files[name].relative_to(root)}:{node.lineno} {node.name}: {parameters(node)}")
+            count(node, f"{files[name].relative_to(root)}", found)
             if isinstance(node, ast.ClassDef):
                 classes[node.name].append(name)
-    prefixed = {f"sotopia_rl_data.{name}" if name.split(".")[0] in TOPS else name: name for name in trees}
+    found.circles = circles(imports_of(trees))
+    found.shared = {name: where for name, where in sorted(classes.items()) if len(where) > 1}
+    return found
+
+
+def count(node: ast.AST, file: str, found: Figures) -> None:
+    """Add one node of a syntax tree."""
+    if isinstance(node, ast.stmt):
+        found.statements += 1
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        said = ast.get_docstring(node, clean=False)
+        if said is not None:
+            found.docstrings += 1
+            found.docstring_lines += said.count("\n") + 1
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        found.functions += 1
+        if parameters(node) > WIDE and not is_command(node):
+            found.wide.append(f"{file}:{node.lineno} {node.name}: {parameters(node)}")
+
+
+def imports_of(trees: dict[str, ast.Module]) -> dict[str, set[str]]:
+    """Module -> the modules of the checkout that it imports."""
+    named = {f"sotopia_rl_data.{name}" if name.split(".")[0] in TOPS else name: name for name in trees} | {
+        name: name for name in trees
+    }
     imports: dict[str, set[str]] = {name: set() for name in trees}
     for name, tree in trees.items():
         for wanted in imported(tree):
-            parts = wanted.split(".")
-            for end in (len(parts), len(parts) - 1):
-                target = prefixed.get(".".join(parts[:end])) or (
-                    ".".join(parts[:end]) in trees and ".".join(parts[:end])
-                )
-                if target and target != name:
-                    imports[name].add(str(target))
-                    break
-    lines = [path.read_text("utf-8").count("\n") for path in files.values()]
-    found = circles(imports)
-    shared = {name: where for name, where in classes.items() if len(where) > 1}
-    print(f"statements         {statements:,}")
-    print(f"functions          {functions:,}")
-    print(f"docstrings         {docstrings:,}, {docstring_lines:,} lines")
-    print(f"files              {len(files)}, median {statistics.median(lines):.0f} lines, longest {max(lines)}")
-    print(f"circles            {len(found)}" + "".join(f"\n  {', '.join(one)}" for one in found))
-    print(f"over {WIDE} parameters  {len(wide)}" + "".join(f"\n  {one}" for one in sorted(wide)))
-    print(f"shared class names {len(shared)}" + "".join(f"\n  {n}: {', '.join(w)}" for n, w in sorted(shared.items())))
+            target = named.get(wanted) or named.get(wanted.rpartition(".")[0])
+            if target is not None and target != name:
+                imports[name].add(target)
+    return imports
+
+
+def main(root: Path) -> None:
+    """Print the figures of a checkout."""
+    found = measure(root)
+    middle, longest = statistics.median(found.lines), max(found.lines)
+    print(f"statements         {found.statements:,}")
+    print(f"functions          {found.functions:,}")
+    print(f"docstrings         {found.docstrings:,}, {found.docstring_lines:,} lines")
+    print(f"files              {len(found.lines)}, median {middle:.0f} lines, longest {longest}")
+    print("\n  ".join([f"circles            {len(found.circles)}", *(", ".join(one) for one in found.circles)]))
+    print("\n  ".join([f"over {WIDE} parameters  {len(found.wide)}", *sorted(found.wide)]))
+    shared = (f"{name}: {', '.join(where)}" for name, where in found.shared.items())
+    print("\n  ".join([f"shared class names {len(found.shared)}", *shared]))
 
 
 if __name__ == "__main__":

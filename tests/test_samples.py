@@ -14,11 +14,10 @@ from sotopia_rl_data import samples
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.importers import read, samples_path
-from sotopia_rl_data.samples import make
 from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.splits import split_of
 
-SAMPLES = list(make.read_samples())
+SAMPLES = list(samples.read_samples())
 EPISODES = {s.episode.episode_id: s.episode for s in SAMPLES}
 FAILED = "sample-tent-refund-2"
 UTTERANCES = [t for e in EPISODES.values() for t in e.turns]
@@ -64,7 +63,7 @@ def test_every_split_has_episodes_under_the_default_seed():
 
 
 def test_the_readme_lists_every_scenario_with_its_people_its_outcomes_and_its_split():
-    readme = (make.SCENARIOS.parent / "README.md").read_text(encoding="utf-8")
+    readme = (samples.SCENARIOS.parent / "README.md").read_text(encoding="utf-8")
     outcomes: dict[str, list[str]] = defaultdict(list)
     for sample in SAMPLES:
         outcomes[sample.episode.environment_id].append(sample.outcome)
@@ -79,10 +78,10 @@ def test_the_readme_lists_every_scenario_with_its_people_its_outcomes_and_its_sp
 # The two files
 
 
-@pytest.mark.parametrize(("format", "row"), [("export", make.export_row), ("plain", make.plain_row)])
+@pytest.mark.parametrize(("format", "row"), [("export", samples.export_row), ("plain", samples.plain_row)])
 def test_the_files_are_what_the_scenarios_make(format, row):
-    made = make.jsonl(map(row, SAMPLES))
-    assert samples.path(format).read_text(encoding="utf-8") == made, "run: python -m sotopia_rl_data.samples.make"
+    made = samples.jsonl(map(row, SAMPLES))
+    assert samples.path(format).read_text(encoding="utf-8") == made, "run: python -m sotopia_rl_data.exporters.samples"
 
 
 def test_both_files_import_to_exactly_the_episodes_that_were_written():
@@ -273,11 +272,11 @@ def test_strangers_are_told_nothing_of_each_other_and_friends_what_they_know():
 def test_a_scenario_that_breaks_the_rules_is_refused(tmp_path, old, new, complaint):
     assert old in TOY
     (tmp_path / "toy.yaml").write_text(TOY)
-    (toy,) = make.read_samples(tmp_path)
+    (toy,) = samples.read_samples(tmp_path)
     assert [t.action_type for t in toy.episode.turns] == ["speak", "leave"]
     (tmp_path / "toy.yaml").write_text(TOY.replace(old, new))
     with pytest.raises(InputError, match=complaint):
-        list(make.read_samples(tmp_path))
+        list(samples.read_samples(tmp_path))
 
 
 TOY = """

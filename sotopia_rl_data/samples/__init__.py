@@ -1,7 +1,7 @@
 """The bundled samples: short dialogues written for this project, so that every command has something to work on.
 
 The same episodes lie here twice, as an export of the sotopia library and in the plain format. Both are made from
-`scenarios/*.yaml` by `make.py`; README.md says who is in them.
+`scenarios/*.yaml` by `exporters/samples.py`; README.md says who is in them.
 """
 
 from __future__ import annotations

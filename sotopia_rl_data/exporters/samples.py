@@ -1,6 +1,6 @@
 """Makes the two sample files from the scenarios written beside it:
 
-    python -m sotopia_rl_data.samples.make
+    python -m sotopia_rl_data.exporters.samples
 
 A scenario file holds an environment, a cast of two and some dialogues. Whoever comes first in the cast opens, and the
 two alternate. A plain string is speech, a paragraph break in it a blank line; every other action is written

@@ -1,0 +1,34 @@
+"""The code as a whole: what keeps it easy to carry on, counted by `benchmarks/house.py`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from house import Figures, circles, measure  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def figures() -> Figures:
+    return measure(ROOT)
+
+
+def test_no_files_import_each_other_in_a_circle(figures: Figures):
+    assert figures.circles == []
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]  # it would be seen
+
+
+def test_no_function_has_more_than_eight_parameters(figures: Figures):
+    assert figures.wide == []
+
+
+def test_no_file_is_longer_than_600_lines(figures: Figures):
+    assert max(figures.lines) <= 600
+
+
+def test_a_class_name_stands_for_one_class(figures: Figures):
+    assert figures.shared == {}
