@@ -13,11 +13,12 @@ import pytest
 from sotopia_rl_data import samples
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import InputError, UsageError
+from sotopia_rl_data.exporters import samples as make
 from sotopia_rl_data.importers import read, samples_path
 from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.splits import split_of
 
-SAMPLES = list(samples.read_samples())
+SAMPLES = list(make.read_samples())
 EPISODES = {s.episode.episode_id: s.episode for s in SAMPLES}
 FAILED = "sample-tent-refund-2"
 UTTERANCES = [t for e in EPISODES.values() for t in e.turns]
@@ -78,9 +79,9 @@ def test_the_readme_lists_every_scenario_with_its_people_its_outcomes_and_its_sp
 # The two files
 
 
-@pytest.mark.parametrize(("format", "row"), [("export", samples.export_row), ("plain", samples.plain_row)])
+@pytest.mark.parametrize(("format", "row"), [("export", make.export_row), ("plain", make.plain_row)])
 def test_the_files_are_what_the_scenarios_make(format, row):
-    made = samples.jsonl(map(row, SAMPLES))
+    made = make.jsonl(map(row, SAMPLES))
     assert samples.path(format).read_text(encoding="utf-8") == made, "run: python -m sotopia_rl_data.exporters.samples"
 
 
@@ -272,11 +273,11 @@ def test_strangers_are_told_nothing_of_each_other_and_friends_what_they_know():
 def test_a_scenario_that_breaks_the_rules_is_refused(tmp_path, old, new, complaint):
     assert old in TOY
     (tmp_path / "toy.yaml").write_text(TOY)
-    (toy,) = samples.read_samples(tmp_path)
+    (toy,) = make.read_samples(tmp_path)
     assert [t.action_type for t in toy.episode.turns] == ["speak", "leave"]
     (tmp_path / "toy.yaml").write_text(TOY.replace(old, new))
     with pytest.raises(InputError, match=complaint):
-        list(samples.read_samples(tmp_path))
+        list(make.read_samples(tmp_path))
 
 
 TOY = """
