@@ -284,7 +284,7 @@ def test_the_published_benchmark_is_played_from_its_profiles(named, pairs, envir
     found = scenes_of(named, DATA / "sotopia_profiles", pairs)
     assert len({scene.environment.environment_id for scene in found}) == environments
     assert len(plan_of(found)) == len(found) == count
-    assert len({match.episode_id for match in plan_of(found, swap=True).matches()}) == 2 * count
+    assert len({spec.episode_id for spec in plan_of(found, swap=True).specs()}) == 2 * count
 
 
 def test_an_estimate_asks_nobody_and_says_what_has_no_price(store: Store, monkeypatch):
@@ -387,7 +387,7 @@ def test_what_was_in_flight_at_a_kill_stays_spent_when_a_later_run_makes_the_cal
     with running() as provider:
         policies = {"a": f"{OPENAI}{provider.openai_url}", "b": f"{ANTHROPIC}{provider.url}"}
         plan = plan_of(scenes(2), **policies, sampling={"max_tokens": 30_000})
-        first = EpisodeRun(next(plan.matches()), plan.rules).first()
+        first = EpisodeRun(next(plan.specs()), plan.rules).first()
         killed = Budget(9.0, listed, folder)
         hold = asyncio.run(killed.reserve(first.key, first))
         assert hold is not None

@@ -70,9 +70,9 @@ class EpisodeSpec:
 class TurnRequest(Hashed):
     """A Request that knows its episode and whom it asks. `scores`: the drafts of a turn are to be scored."""
 
-    game: EpisodeRun
+    run: EpisodeRun
     player: Player
-    asked: TurnPrompt
+    prompt: TurnPrompt
     draft: int = 0
     attempt: int = 0
     scores: bool = False
@@ -105,7 +105,7 @@ class EpisodeRun:
     """An episode while it is played. `served` are the prompts and the completions that were kept for them, without
     their thoughts; `failures` is what failed in it. `abandoned`: it has no end, and is not an episode of the data."""
 
-    match: EpisodeSpec
+    spec: EpisodeSpec
     rules: Rules
     served: list[Exchange] = field(default_factory=list)
     scores: list[DraftScore] = field(default_factory=list)
@@ -116,8 +116,8 @@ class EpisodeRun:
     _drafts: list[_Draft] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        models = [player.id for player in self.match.players]
-        self.world = World(self.match.scene, self.rules.dialect, max_turns=self.rules.turns, models=models)
+        models = [player.id for player in self.spec.players]
+        self.world = World(self.spec.scene, self.rules.dialect, max_turns=self.rules.turns, models=models)
 
     def first(self) -> TurnRequest:
         """The first request. Raises as `World.prompt` does."""
@@ -129,7 +129,7 @@ class EpisodeRun:
             if request.scores:
                 _rewards(reply.text, len(self._readable()))
             else:
-                self.world.read(request.asked.agent, reply.text)
+                self.world.read(request.prompt.agent, reply.text)
         except BadAnswer:
             return False
         return True
@@ -146,10 +146,10 @@ class EpisodeRun:
 
     def episode(self) -> Episode:
         """The episode that was played. `models` begins with its evaluator, who is not known yet."""
-        return self.world.episode(self.match.episode_id, models=(UNNAMED, *self.match.names))
+        return self.world.episode(self.spec.episode_id, models=(UNNAMED, *self.spec.names))
 
     def _take_draft(self, request: TurnRequest, text: str) -> TurnRequest | None:
-        prompt = request.asked
+        prompt = request.prompt
         try:
             text, fault = without_thought(text), ""
             action = self.world.read(prompt.agent, text)
@@ -158,7 +158,7 @@ class EpisodeRun:
                 return self._draw(prompt, request.draft, request.attempt + 1)
             action, fault = FAILED, error.message
         self._drafts.append(_Draft(request.draft, action, text, request.key, fault))
-        wanted = self.match.drafts[self._place(prompt.agent)]
+        wanted = self.spec.drafts[self._place(prompt.agent)]
         if len(self._drafts) < wanted:
             return self._draw(prompt, len(self._drafts))
         readable = self._readable()
@@ -167,7 +167,7 @@ class EpisodeRun:
         return self._act(prompt, readable[0] if readable else self._drafts[0])
 
     def _take_scores(self, request: TurnRequest, text: str) -> TurnRequest | None:
-        prompt, readable = request.asked, self._readable()
+        prompt, readable = request.prompt, self._readable()
         try:
             rewards = _rewards(text, len(readable))
         except BadAnswer as error:
@@ -182,7 +182,7 @@ class EpisodeRun:
     def _act(self, prompt: TurnPrompt, kept: _Draft) -> TurnRequest | None:
         """Let the agent act by the draft that is kept; ask the next who has to, in this turn or the next."""
         if kept.fault:
-            player = self.match.players[self._place(prompt.agent)]
+            player = self.spec.players[self._place(prompt.agent)]
             reason = f"{TRIES} answers could not be read: {kept.fault}"
             self.failures.append(self._failure(prompt, player, reason, kept.call_id))
         else:
@@ -197,23 +197,23 @@ class EpisodeRun:
 
     def _ask(self, agent: str) -> TurnRequest:
         rules = self.rules
-        return self._draw(self.world.turn_prompt(agent, self.match.episode_id, rules.layout, rules.template), 0)
+        return self._draw(self.world.turn_prompt(agent, self.spec.episode_id, rules.layout, rules.template), 0)
 
     def _draw(self, prompt: TurnPrompt, draft: int, attempt: int = 0) -> TurnRequest:
         """Ask for one draft of the turn. Every answer that may be drawn to one prompt has a sample number of its own:
         another seed, repetition, draft or attempt."""
-        player = self.match.players[self._place(prompt.agent)]
+        player = self.spec.players[self._place(prompt.agent)]
         target = player.target
         if not is_model(player):  # it is told the episode, and may answer by it
-            target = replace(target, sampling={**target.sampling, "episode": self.match.episode_id})
-        repetition = self.rules.seed * MOST_REPEATS + self.match.repetition
+            target = replace(target, sampling={**target.sampling, "episode": self.spec.episode_id})
+        repetition = self.rules.seed * MOST_REPEATS + self.spec.repetition
         sample = (repetition * MOST_DRAFTS + draft) * TRIES + attempt
         plain = Request(target, prompt.messages, sample=sample)
         return self._request(plain, player, prompt, draft=draft, attempt=attempt)
 
     def _score(self, scorer: Player, prompt: TurnPrompt, drafts: Sequence[_Draft]) -> TurnRequest:
         """The drafts, as the actions that they are read as: the form that a reward model is trained on."""
-        episode, messages = self.world.episode(self.match.episode_id), list(prompt.messages)
+        episode, messages = self.world.episode(self.spec.episode_id), list(prompt.messages)
         for draft in drafts:
             action = draft.action
             turn = Turn(prompt.turn, prompt.agent, action.action_type, action.text, action.to)
@@ -228,23 +228,23 @@ class EpisodeRun:
             messages=plain.messages,
             sample=plain.sample,
             hashes=plain.hashes,
-            game=self,
+            run=self,
             player=player,
-            asked=prompt,
+            prompt=prompt,
             draft=draft,
             attempt=attempt,
             scores=scores,
         )
 
     def _place(self, agent: str) -> int:
-        return self.match.scene.agents.index(agent)
+        return self.spec.scene.agents.index(agent)
 
     def _readable(self) -> list[_Draft]:
         return [draft for draft in self._drafts if not draft.fault]
 
     def _abandon(self, request: TurnRequest, reason: str) -> None:
         self.abandoned = True
-        self.failures = [self._failure(request.asked, request.player, reason, request.key)]
+        self.failures = [self._failure(request.prompt, request.player, reason, request.key)]
 
     def _failure(self, prompt: TurnPrompt, player: Player, reason: str, call_id: str) -> Failure:
         return Failure(reason, prompt.episode_id, prompt.agent, prompt.turn, judge=player.id, call_id=call_id)

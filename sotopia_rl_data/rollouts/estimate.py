@@ -49,7 +49,7 @@ def estimate_rollout(plan: RolloutPlan, ledger: Ledger, options: AskOptions, pri
     hits: Counter[str] = Counter()
     unfinished: list[EpisodeSpec] = []
     most = 0
-    for done, spec in enumerate(plan.matches()):
+    for done, spec in enumerate(plan.specs()):
         run = EpisodeRun(spec, plan.rules)
         if _play_known(run, ledger, hits) is not None:
             unfinished.append(spec)
@@ -74,26 +74,26 @@ def estimate_rollout(plan: RolloutPlan, ledger: Ledger, options: AskOptions, pri
 def _play_known(run: EpisodeRun, ledger: Ledger, hits: Counter[str]) -> TurnRequest | None:
     """Play an episode as far as the ledger has it; the request that is next, if it is not over."""
 
-    def attempts(asked: TurnRequest) -> Sequence[Attempt]:
-        found = ledger.attempts(asked.key)
+    def attempts(request: TurnRequest) -> Sequence[Attempt]:
+        found = ledger.attempts(request.key)
         if any(one.status == "answer" for one in found):
-            hits[asked.player.id] += 1
+            hits[request.player.id] += 1
         return found
 
     return replay(run, attempts)
 
 
 async def _play_on(run: EpisodeRun, calls: Counter[str], tokens: Counter[str]) -> None:
-    spec, rules, world = run.match, run.rules, run.world
+    spec, rules, world = run.spec, run.rules, run.world
     policies = (scripted("warm"), scripted("firm"))
     while not world.done:
         agent = world.acting[0]
         place = spec.scene.agents.index(agent)
-        asked = world.turn_prompt(agent, spec.episode_id, rules.layout, rules.template)
+        prompt = world.turn_prompt(agent, spec.episode_id, rules.layout, rules.template)
         player, drafts = spec.players[place], spec.drafts[place]
         calls[player.id] += drafts
-        tokens[player.id] += drafts * prompt_tokens(Request(player.target, asked.messages))
-        world.step({agent: world.read(agent, await policies[place % 2](asked))})
+        tokens[player.id] += drafts * prompt_tokens(Request(player.target, prompt.messages))
+        world.step({agent: world.read(agent, await policies[place % 2](prompt))})
 
 
 def _line(player: Player, prices: Prices, hits: int, calls: int, tokens: int) -> EstimateLine:

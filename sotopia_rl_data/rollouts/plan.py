@@ -59,7 +59,7 @@ class RolloutPlan:
         found = [self.a] if self.a is self.b else [self.a, self.b]
         return [*found, self.rules.scorer] if self.rules.scorer is not None else found
 
-    def matches(self) -> Iterator[EpisodeSpec]:
+    def specs(self) -> Iterator[EpisodeSpec]:
         """The episodes, in order."""
         made = self._determines()
         for scene in self.scenes:

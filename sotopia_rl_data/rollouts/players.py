@@ -90,14 +90,14 @@ class Called:
     concurrency: int = field(default=64)
 
     async def send(self, request: Request) -> Reply:
-        """One action. Raises Rejected where the policy fails or answers with something that is no text."""
-        asked = getattr(request, "asked", None)
-        if not isinstance(asked, TurnPrompt):
-            raise TypeError(f"a {type(request).__name__} asks no policy")
+        """One action. Raises Rejected where the policy fails or answers with something that is not text."""
+        prompt = getattr(request, "prompt", None)
+        if not isinstance(prompt, TurnPrompt):
+            raise TypeError(f"a {type(request).__name__} does not ask a policy")
         hint = "repair it, then run the same command again"
         try:
             with plugins.calling(lambda said: Rejected(f"The policy {self.id} failed: {said}", hint)):
-                answer: Any = self.policy(asked)
+                answer: Any = self.policy(prompt)
                 if inspect.isawaitable(answer):
                     answer = await answer
         except AskingError:
@@ -149,7 +149,7 @@ def _called(made: Any, name: str) -> Player:
         return ready
     if not callable(made) or not isinstance(name, str) or not name:
         raise UsageError(
-            f"{made!r} is not a policy.", "write `async def policy(asked) -> str`, or a class with __call__"
+            f"{made!r} is not a policy.", "write `async def policy(prompt) -> str`, or a class with __call__"
         )
     source = plugins.source_sha256(made)
     return Called(name, made, Target("plugin", name, "", {"source_sha256": source} if source else {}))

@@ -41,7 +41,7 @@ class Recording:
 
     def add(self, run: EpisodeRun) -> None:
         """Take an episode that is over."""
-        split = split_of(run.match.scene.environment.environment_id, 0)
+        split = split_of(run.spec.scene.environment.environment_id, 0)
         waiting = self._waiting.setdefault(split, [])
         waiting.append(run)
         self.reasons.update(failure.reason for failure in run.failures)
@@ -76,7 +76,7 @@ class Recording:
             self._stage.write("rewards", split, _served(played))
         if failures:
             self._stage.write("failures", split, tables.failure_table(failures))
-        self._scores += [(split, run.match.episode_id, score) for run in played for score in run.scores]
+        self._scores += [(split, run.spec.episode_id, score) for run in played for score in run.scores]
         abandoned = len(runs) - len(played)  # one failure each; every other failure is a turn's
         self.episodes += len(played)
         self.abandoned += abandoned
@@ -112,8 +112,8 @@ def _served(runs: Iterable[EpisodeRun]) -> pa.Table:
     """Prompts and completions as rows of `rewards` that have no reward yet."""
     rows = [
         {
-            "episode_id": run.match.episode_id,
-            "environment_id": run.match.scene.environment.environment_id,
+            "episode_id": run.spec.episode_id,
+            "environment_id": run.spec.scene.environment.environment_id,
             "agent": exchange.prompt.agent,
             "turn": exchange.prompt.turn,
             "prompt": list(exchange.prompt.messages),

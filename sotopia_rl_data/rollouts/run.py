@@ -132,25 +132,25 @@ class EpisodeChains:
 
     def accepts(self, request: Request, reply: Reply, ledger: Ledger) -> bool:
         """Whether a reply can be used by its episode."""
-        asked = _turn_request(request)
-        return asked.game.accepts(asked, reply)
+        turn_request = _turn_request(request)
+        return turn_request.run.accepts(turn_request, reply)
 
     def follow_up(self, request: Request, settled: Settled) -> Request | None:
         """The next request of the episode; where it is over, `on_end` is told."""
-        asked = _turn_request(request)
-        count_attempts(asked, self._ledger, self.tally, settled)
-        following = asked.game.take(asked, settled)
+        turn_request = _turn_request(request)
+        count_attempts(turn_request, self._ledger, self.tally, settled)
+        following = turn_request.run.take(turn_request, settled)
         if following is None:
-            self._on_end(asked.game)
+            self._on_end(turn_request.run)
         return following
 
     def count(self, ledger: Ledger, tally: Tally) -> None:
         """Play every episode again from the ledger, as far as it knows."""
-        for spec in self._plan.matches():
-            replay(EpisodeRun(spec, self._plan.rules), lambda asked: count_attempts(asked, ledger, tally))
+        for spec in self._plan.specs():
+            replay(EpisodeRun(spec, self._plan.rules), lambda request: count_attempts(request, ledger, tally))
 
     def _first_requests(self) -> Iterator[Request]:
-        for spec in self._plan.matches():
+        for spec in self._plan.specs():
             yield EpisodeRun(spec, self._plan.rules).first()
 
 
@@ -178,32 +178,32 @@ class RolloutReport(RunReport):
 
 
 def count_attempts(
-    asked: TurnRequest, ledger: Ledger, tally: Tally, settled: Settled | None = None
+    request: TurnRequest, ledger: Ledger, tally: Tally, settled: Settled | None = None
 ) -> Sequence[Attempt]:
     """All attempts at a request, newest first, counted. If one alone settled it, it is not read again."""
-    only = settled.attempt if settled is not None and ledger.tries(asked.key) == 1 else None
-    attempts = [only] if only is not None else ledger.attempts(asked.key)
-    if tally.first(asked.key):
+    only = settled.attempt if settled is not None and ledger.tries(request.key) == 1 else None
+    attempts = [only] if only is not None else ledger.attempts(request.key)
+    if tally.first(request.key):
         for one in attempts:
-            usable = one.status == "answer" and asked.game.accepts(asked, one.reply)
-            tally.count(asked.player.id, asked, one, "used" if usable else "failed")
+            usable = one.status == "answer" and request.run.accepts(request, one.reply)
+            tally.count(request.player.id, request, one, "used" if usable else "failed")
     return attempts
 
 
 def replay(run: EpisodeRun, attempts: Callable[[TurnRequest], Sequence[Attempt]]) -> TurnRequest | None:
     """Play what `attempts` knows of an episode; the first request that it does not know, None where the episode is
     over."""
-    asked: TurnRequest | None = run.first()
-    while asked is not None:
-        answers = [one for one in attempts(asked) if one.status == "answer"]
+    request: TurnRequest | None = run.first()
+    while request is not None:
+        answers = [one for one in attempts(request) if one.status == "answer"]
         if not answers:
-            return asked
-        usable = next((one for one in answers if run.accepts(asked, one.reply)), None)
-        asked = run.take(asked, Settled(usable or answers[0], usable is not None, False))
+            return request
+        usable = next((one for one in answers if run.accepts(request, one.reply)), None)
+        request = run.take(request, Settled(usable or answers[0], usable is not None, False))
     return None
 
 
 def unfinished(plan: RolloutPlan, ledger: Ledger) -> int:
     """How many of the plan's episodes the ledger does not know to their end."""
-    runs = (EpisodeRun(spec, plan.rules) for spec in plan.matches())
+    runs = (EpisodeRun(spec, plan.rules) for spec in plan.specs())
     return sum(replay(run, lambda asked: ledger.attempts(asked.key)) is not None for run in runs)
