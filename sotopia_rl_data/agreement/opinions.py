@@ -184,6 +184,7 @@ class _Numbering:
     known: dict[str, int] = field(default_factory=dict)
 
     def codes(self, column: pa.ChunkedArray) -> Codes:
+        """Each row's number; names that are new get the next ones."""
         own, values = encode(column)
         number = np.zeros(len(values), np.int32)
         for i in np.flatnonzero(np.bincount(own, minlength=len(values))):  # those that a row points to
@@ -212,6 +213,8 @@ class _MatrixBuilder:
         return sorted(self._dimensions.names, key=_place)
 
     def add(self, rows: pa.Table, apart: bool, wanted: set[str] | None) -> None:
+        """Lay some whole episodes' rows on `wanted` dimensions (None: all) into the matrix. `apart`: a unit's rows need
+        not follow each other. Raises UsageError where one judge answered on several scales of a dimension."""
         dimension = self._dimensions.codes(rows.column("dimension"))
         turn = np.asarray(rows.column("turn").to_numpy(), np.int32)
         keep = turn >= 0

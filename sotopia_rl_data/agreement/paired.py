@@ -33,12 +33,22 @@ class Paired(Protocol):
     are (resamples, episodes), the arrays (resamples,), NaN where a figure is not defined or was not affordable."""
 
     @property
-    def units(self) -> int: ...
-    @property
-    def episodes(self) -> int: ...
-    def point(self) -> Mapping[str, float | None]: ...
+    def units(self) -> int:
+        """How many units both judged."""
+        ...
 
-    def drawn(self, weights: NDArray[np.float32]) -> Mapping[str, Floats]: ...
+    @property
+    def episodes(self) -> int:
+        """In how many episodes."""
+        ...
+
+    def point(self) -> Mapping[str, float | None]:
+        """The figures over all units; None where one is not defined."""
+        ...
+
+    def drawn(self, weights: NDArray[np.float32]) -> Mapping[str, Floats]:
+        """The figures of resamples, `weights` saying how often each drew each episode."""
+        ...
 
 
 def paired(
@@ -107,7 +117,11 @@ class Counted:
 
 
 class Listed:
-    """Opinions that are any numbers."""
+    """Opinions that are any numbers: `x` and `y` (units,), the `episode` of each, and each episode's ordered `pairs`.
+
+    Episodes contribute moments, from which Pearson, kappa, alpha and the difference of a resample follow; Spearman and
+    Kendall go through the rows, as long as that is affordable.
+    """
 
     def __init__(self, x: Floats, y: Floats, episode: NDArray[np.int32], pairs: Floats) -> None:
         self._x, self._y, self._episode, self._pairs = x, y, episode, pairs

@@ -48,7 +48,7 @@ def list_(store: Store, as_json: bool) -> None:
     Example:
       sotopia-rl-data list --store ./store
     """
-    found = [version for name in store.names() if (version := store.latest(name))]
+    found = [version for version in map(store.latest, store.names()) if version is not None]
     if as_json:
         console.emit_json([_summary(version) | {"versions": store.versions(version.name)} for version in found])
         return

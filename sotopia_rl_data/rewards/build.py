@@ -215,6 +215,7 @@ class _TableQueue:
         self._rest = pa.table({})
 
     def take(self, rows: int) -> pa.Table:
+        """The next rows. Raises StoreError where fewer are left."""
         while self._rest.num_rows < rows:
             more = next(self._tables, None)
             if more is None:
@@ -224,5 +225,6 @@ class _TableQueue:
         return taken
 
     def end(self) -> None:
+        """Raises StoreError where a row is left."""
         if self._rest.num_rows or next(self._tables, None) is not None:
             raise StoreError("There are fewer prompts than utterances.", "make the version anew")
