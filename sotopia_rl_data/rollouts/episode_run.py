@@ -26,9 +26,10 @@ from sotopia_rl_data.rollouts.players import Player, is_model
 from sotopia_rl_data.rollouts.policies import Exchange
 from sotopia_rl_data.rollouts.scene import Scene
 from sotopia_rl_data.rollouts.world import TurnPrompt, World
-from sotopia_rl_data.schema import Episode, Failure, Turn
+from sotopia_rl_data.schema import Attribution, Episode, Failure, Turn
 from sotopia_rl_data.thoughts import without_thought
 
+BEST_OF_N = "best-of-n"  # the schema of the scores, as attributions
 TRIES = 3  # draws of an answer until one can be read
 MOST_DRAFTS = 64  # of a turn
 MOST_REPEATS = 1_000  # of a pairing
@@ -79,17 +80,6 @@ class TurnRequest(Hashed):
 
 
 @dataclass(frozen=True, slots=True)
-class DraftScore:
-    """What the reward model said of one draft. `call_id` is the ledger key of the draft."""
-
-    agent: str
-    turn: int
-    draft: int
-    reward: float
-    call_id: str
-
-
-@dataclass(frozen=True, slots=True)
 class _Draft:
     """An answer and the action that was read from it. `text` is without its thought; `fault`: why it is unreadable."""
 
@@ -102,13 +92,17 @@ class _Draft:
 
 @dataclass(slots=True)
 class EpisodeRun:
-    """An episode while it is played. `served` are the prompts and the completions that were kept for them, without
-    their thoughts; `failures` is what failed in it. `abandoned`: it has no end, and is not an episode of the data."""
+    """An episode while it is played.
+
+    `served` are the prompts and the completions that were kept for them, without their thoughts. `scores` is what the
+    reward model said of drafts; their scale is the range of the turn's. `failures` is what failed. `abandoned`: it has
+    no end, and is not an episode of the data.
+    """
 
     spec: EpisodeSpec
     rules: Rules
     served: list[Exchange] = field(default_factory=list)
-    scores: list[DraftScore] = field(default_factory=list)
+    scores: list[Attribution] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     abandoned: bool = False
     world: World = field(init=False)
@@ -174,7 +168,20 @@ class EpisodeRun:
             self._abandon(request, error.message)
             return None
         self.scores += [
-            DraftScore(prompt.agent, prompt.turn, draft.number, reward, draft.call_id)
+            Attribution(
+                episode_id=prompt.episode_id,
+                agent=prompt.agent,
+                turn=prompt.turn,
+                dimension="reward",
+                schema=BEST_OF_N,
+                measure="quality",
+                judge=request.player.id,
+                sample=draft.number,
+                raw=reward,
+                scale_min=min(rewards),
+                scale_max=max(rewards),
+                call_id=draft.call_id,
+            )
             for draft, reward in zip(readable, rewards, strict=True)
         ]
         return self._act(prompt, readable[rewards.index(max(rewards))])

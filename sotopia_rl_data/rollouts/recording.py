@@ -7,29 +7,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 
 from sotopia_rl_data import tables
-from sotopia_rl_data.rollouts.episode_run import DraftScore, EpisodeRun
-from sotopia_rl_data.rollouts.players import Player
+from sotopia_rl_data.rollouts.episode_run import EpisodeRun
 from sotopia_rl_data.schema import Attribution
 from sotopia_rl_data.splits import split_of
 from sotopia_rl_data.store.stage import Stage
 
 BATCH = 64
-SCHEMA = "best-of-n"
 SERVED = tables.rewards_schema([])
 
 
 class Recording:
     """What a run has played so far. Bounded memory, but for the scores and one reason for each failure."""
 
-    def __init__(self, stage: Stage, scorer: Player | None) -> None:
-        self._stage, self._scorer = stage, scorer
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
         self._waiting: dict[str, list[EpisodeRun]] = {}
-        self._scores: list[tuple[str, str, DraftScore]] = []
+        self._scores: dict[str, list[Attribution]] = {}  # by split
         self.episodes = self.utterances = self.failed_turns = self.abandoned = 0
         self.reasons: Counter[str] = Counter()
         self.ended: Counter[str] = Counter()
@@ -52,8 +51,11 @@ class Recording:
         """Write what is left. Every config of the version is there then, if empty."""
         for split in list(self._waiting):
             self._flush(split)
-        for split in {split for split, _, _ in self._scores}:
-            self._stage.write("attributions", split, tables.attribution_table(self._attributions(split)))
+        rewards = [score.raw for scores in self._scores.values() for score in scores]
+        for split, scores in self._scores.items():
+            low, high = min(rewards), max(rewards)
+            scaled = [replace(score, scale_min=low, scale_max=high) for score in scores]
+            self._stage.write("attributions", split, tables.attribution_table(scaled))
         self._stage.write("failures", "train", tables.FAILURES.empty_table())
 
     def provenance(self) -> dict[str, Any]:
@@ -76,36 +78,15 @@ class Recording:
             self._stage.write("rewards", split, _served(played))
         if failures:
             self._stage.write("failures", split, tables.failure_table(failures))
-        self._scores += [(split, run.spec.episode_id, score) for run in played for score in run.scores]
+        scores = [score for run in played for score in run.scores]
+        if scores:
+            self._scores.setdefault(split, []).extend(scores)
         abandoned = len(runs) - len(played)  # one failure each; every other failure is a turn's
         self.episodes += len(played)
         self.abandoned += abandoned
         self.failed_turns += len(failures) - abandoned
         self.utterances += sum(len(episode.turns) for episode in episodes)
         self.ended.update(episode.reasoning.partition("terminated: ")[2].strip(" ;\n") for episode in episodes)
-
-    def _attributions(self, split: str) -> list[Attribution]:
-        judge = self._scorer.id if self._scorer is not None else ""
-        rewards = [score.reward for _, _, score in self._scores]
-        low, high = min(rewards), max(rewards)
-        return [
-            Attribution(
-                episode_id=episode_id,
-                agent=score.agent,
-                turn=score.turn,
-                dimension="reward",
-                schema=SCHEMA,
-                measure="quality",
-                judge=judge,
-                sample=score.draft,
-                raw=score.reward,
-                scale_min=low,
-                scale_max=high,
-                call_id=score.call_id,
-            )
-            for scored_in, episode_id, score in self._scores
-            if scored_in == split
-        ]
 
 
 def _served(runs: Iterable[EpisodeRun]) -> pa.Table:

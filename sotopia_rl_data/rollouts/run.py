@@ -92,7 +92,7 @@ def rollout(
     asking.check(plan.players(), options, prices)
     with store.stage(name) as stage, Ledger(options.ledger_in(store.root)) as kept:
         store.check_untaken(name, version, partial(unfinished, plan, kept), "episodes")
-        recording = Recording(stage, plan.rules.scorer)
+        recording = Recording(stage)
         chains = EpisodeChains(plan, kept, recording.add)
         outcomes = asking.ask(chains, kept, options, prices)
         recording.finish()
