@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from sotopia_rl_data.request import Finish, Reply, Request, Usage
@@ -80,13 +80,15 @@ class Attempt:
 
 def answered(request: Request, key: str, question: str, reply: Reply, seconds: float, batch: str = "") -> Attempt:
     """The attempt that ended in a reply."""
-    return replace(
-        _ended(request, key, question, seconds, batch),
-        status="answer",
+    return Attempt(
+        *_origin(request, key, question),
+        "answer",
         text=_storable(reply.text),
         finish=reply.finish,
         returned_model=_storable(reply.model),
         usage=None if reply.usage == Usage() else reply.usage,
+        seconds=round(seconds, 4),
+        batch=batch,
     )
 
 
@@ -94,8 +96,14 @@ def failed(
     request: Request, key: str, question: str, error: str, seconds: float, batch: str = "", maybe_billed: bool = False
 ) -> Attempt:
     """The attempt that ended without a reply. Secrets are taken out of `error`."""
-    attempt = _ended(request, key, question, seconds, batch)
-    return replace(attempt, error=redact(_storable(error)), maybe_billed=maybe_billed)
+    return Attempt(
+        *_origin(request, key, question),
+        "error",
+        error=redact(_storable(error)),
+        seconds=round(seconds, 4),
+        batch=batch,
+        maybe_billed=maybe_billed,
+    )
 
 
 def parse_line(line: bytes) -> Attempt | None:
@@ -120,22 +128,11 @@ def parse_record(line: bytes) -> dict[str, Any] | None:
     return record
 
 
-def _ended(request: Request, key: str, question: str, seconds: float, batch: str) -> Attempt:
-    """An attempt that ends now, without an answer as yet."""
+def _origin(request: Request, key: str, question: str) -> tuple[str, str, float, str, str, str, Mapping[str, Any], int]:
+    """The first fields of an Attempt that ends now: what was asked of whom."""
     target = request.target
-    return Attempt(
-        key,
-        question,
-        time.time(),
-        target.provider,
-        target.base_url,
-        target.model,
-        target.sampling,
-        request.sample,
-        "error",
-        seconds=round(seconds, 4),
-        batch=batch,
-    )
+    asked_of = target.provider, target.base_url, target.model, target.sampling
+    return key, question, time.time(), *asked_of, request.sample
 
 
 def _storable(text: str) -> str:
