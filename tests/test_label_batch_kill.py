@@ -44,6 +44,7 @@ class Slow(Importance):
 # One import of everything, then a child for every line that comes in; it tells the child's id, then how it ended.
 NURSERY = """
 import os, sys
+sys.path.insert(0, "tests")
 import anthropic, openai, pyarrow.parquet
 from flat_calls import label
 from sotopia_rl_data.asking.options import Batching

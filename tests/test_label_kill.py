@@ -26,6 +26,7 @@ def store(tmp_path: Path) -> Store:
 
 RUN = """
 import sys
+sys.path.insert(0, "tests")
 from flat_calls import label
 from sotopia_rl_data.store import Store
 done = label(Store(sys.argv[1]), "lab/episodes", judges=[sys.argv[2]], preset="goal-only", concurrency=int(sys.argv[3]))
@@ -46,6 +47,7 @@ def wait_for(provider: Running, requests: int, process: subprocess.Popen[str]) -
 # The same, twenty times over: importing everything once and forking saves a minute of the suite.
 NURSERY = """
 import os, sys
+sys.path.insert(0, "tests")
 import openai, pyarrow.parquet
 from flat_calls import label
 from sotopia_rl_data.rewards import build

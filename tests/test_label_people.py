@@ -319,6 +319,7 @@ def test_a_local_model_is_asked_in_batches_and_its_garbage_is_failures(store: St
 
 CACHED = """
 import sys
+sys.path.insert(0, "tests")
 from flat_calls import label
 from sotopia_rl_data.store import Store
 how = {"sampling": {"max_tokens": 4}, "preset": "goal-only"}
