@@ -17,7 +17,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from sotopia_rl_data.asking.options import AskOptions
+from sotopia_rl_data.asking.plan import AskOptions
 from sotopia_rl_data.fake_provider.running import running
 from sotopia_rl_data.prompts.template import Template, own_template
 from sotopia_rl_data.rollouts.episode_run import Rules

@@ -1,6 +1,6 @@
 """What judges are asked, and what their answers mean. See `judge.py` for the nouns and `run.py` for `label`.
 
-    from sotopia_rl_data.labelers import Elicitation, RewardSettings, evaluate, label
+    from sotopia_rl_data.labelers import AskOptions, Elicitation, RewardSettings, evaluate, label
     from sotopia_rl_data.labelers.audit import audit
 
 Names are looked up when they are first used: importing the package imports nothing heavy.
@@ -15,16 +15,23 @@ if __name__ != "sotopia_rl_data.labelers":  # imported by its bare name: a secon
     raise ImportError("Import sotopia_rl_data.labelers: the folder labelers/ is a part of that package.")
 
 if TYPE_CHECKING:
+    from sotopia_rl_data.asking.plan import AskOptions as AskOptions
     from sotopia_rl_data.labelers.evaluation.run import evaluate as evaluate
+    from sotopia_rl_data.labelers.plan import Elicitation as Elicitation
+    from sotopia_rl_data.labelers.plan import RewardSettings as RewardSettings
     from sotopia_rl_data.labelers.run import label as label
-    from sotopia_rl_data.labelers.settings import Elicitation as Elicitation
-    from sotopia_rl_data.labelers.settings import RewardSettings as RewardSettings
 
-_HOMES = {"Elicitation": "settings", "RewardSettings": "settings", "evaluate": "evaluation.run", "label": "run"}
-__all__ = ["Elicitation", "RewardSettings", "evaluate", "label"]
+_HOMES = {
+    "AskOptions": "sotopia_rl_data.asking.plan",
+    "Elicitation": "sotopia_rl_data.labelers.plan",
+    "RewardSettings": "sotopia_rl_data.labelers.plan",
+    "evaluate": "sotopia_rl_data.labelers.evaluation.run",
+    "label": "sotopia_rl_data.labelers.run",
+}
+__all__ = ["AskOptions", "Elicitation", "RewardSettings", "evaluate", "label"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -13,18 +13,19 @@ from pathlib import Path
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.labelers.judge import Question, Slot
 from sotopia_rl_data.labelers.judges.human import slot_key
-from sotopia_rl_data.labelers.plan import LabelPlan, episodes_of
-from sotopia_rl_data.labelers.schemas import own_dimensions, phrasing
-from sotopia_rl_data.labelers.schemas import schema as find_schema
-from sotopia_rl_data.labelers.selection import read_selection
-from sotopia_rl_data.labelers.settings import (
+from sotopia_rl_data.labelers.plan import (
     DEFAULT_PRESET,
     DEFAULT_SCALE,
     DEFAULT_SCHEMA,
     Elicitation,
+    LabelPlan,
     dimensions_of,
+    episodes_of,
     with_episodes,
 )
+from sotopia_rl_data.labelers.schemas import own_dimensions, phrasing
+from sotopia_rl_data.labelers.schemas import schema as find_schema
+from sotopia_rl_data.labelers.selection import read_selection
 from sotopia_rl_data.outputs import aside
 from sotopia_rl_data.rewards import preset
 from sotopia_rl_data.sheets import guarded

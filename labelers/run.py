@@ -1,6 +1,6 @@
 """label(): episodes in, a version with their utterances' rewards out.
 
-    plan      check everything that can be wrong, count the calls           settings.py, plan.py
+    plan      check everything that can be wrong, count the calls                       plan.py
     ask       every judge what the ledger does not answer                   questions.py, sotopia_rl_data/asking
     read      the ledger -> attributions and failures, in key order         reading.py
     reward    attributions and episode scores -> rewards                    sotopia_rl_data/rewards
@@ -23,17 +23,24 @@ from typing import TYPE_CHECKING, Any
 
 from sotopia_rl_data.asking import run as asking
 from sotopia_rl_data.asking.estimate import Estimate, estimate
-from sotopia_rl_data.asking.options import AskOptions
+from sotopia_rl_data.asking.plan import AskOptions
 from sotopia_rl_data.asking.report import uncached
-from sotopia_rl_data.asking.spending import bill_of
+from sotopia_rl_data.asking.run import bill_of
 from sotopia_rl_data.asking.transport import without_api_keys
 from sotopia_rl_data.costs.prices import load as load_prices
-from sotopia_rl_data.labelers.plan import LabelPlan, episodes_of
+from sotopia_rl_data.labelers.plan import (
+    Elicitation,
+    LabelPlan,
+    RewardSettings,
+    check_named,
+    episodes_of,
+    prepare,
+    with_episodes,
+)
 from sotopia_rl_data.labelers.questions import QuestionPart, Questions
 from sotopia_rl_data.labelers.reading import LabelTally, Rows, rows_of
 from sotopia_rl_data.labelers.report import LabelReport, by_number, provenance, remarks, unrewarded
 from sotopia_rl_data.labelers.requests import asked_judges
-from sotopia_rl_data.labelers.settings import Elicitation, RewardSettings, check_named, prepare, with_episodes
 from sotopia_rl_data.labelers.source import is_imported
 from sotopia_rl_data.ledger.journal import check_writable
 from sotopia_rl_data.ledger.ledger import Ledger

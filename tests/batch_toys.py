@@ -14,7 +14,7 @@ from sotopia_rl_data.asking.batch.client import BatchClient, BatchLimits
 from sotopia_rl_data.asking.batch.openai import OpenAIBatchClient
 from sotopia_rl_data.asking.batch.run import ask_batch
 from sotopia_rl_data.asking.dispatch import ask_all
-from sotopia_rl_data.asking.options import Batching
+from sotopia_rl_data.asking.plan import Batching
 from sotopia_rl_data.fake_provider.running import Running
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.ledger.lookup import Lookup, Outcome, Settled

@@ -12,18 +12,17 @@ from dataclasses import fields
 from typing import Any
 
 from sotopia_rl_data.asking.estimate import Estimate
-from sotopia_rl_data.asking.options import AskOptions
+from sotopia_rl_data.asking.plan import AskOptions
+from sotopia_rl_data.labelers import plan as label_plan
 from sotopia_rl_data.labelers import run as labelling
-from sotopia_rl_data.labelers import settings
 from sotopia_rl_data.labelers.audit import plan as audit_plan
 from sotopia_rl_data.labelers.audit import run as audit_run
 from sotopia_rl_data.labelers.audit.plan import AuditPlan, AuditSettings
 from sotopia_rl_data.labelers.audit.run import AuditReport
 from sotopia_rl_data.labelers.evaluation import run as evaluation
 from sotopia_rl_data.labelers.evaluation.run import EvaluationReport
-from sotopia_rl_data.labelers.plan import LabelPlan
+from sotopia_rl_data.labelers.plan import Elicitation, LabelPlan, RewardSettings
 from sotopia_rl_data.labelers.report import LabelReport
-from sotopia_rl_data.labelers.settings import Elicitation, RewardSettings
 from sotopia_rl_data.rewards import Recipe
 from sotopia_rl_data.rollouts import run as rollouts
 from sotopia_rl_data.rollouts.episode_run import Rules
@@ -45,8 +44,8 @@ def estimate(store: Store, source: Any = None, **given: Any) -> Estimate:
 
 
 def prepare(**given: Any) -> tuple[LabelPlan, Recipe]:
-    """`labelers.settings.prepare`."""
-    return settings.prepare(taken(Elicitation, given), taken(RewardSettings, given))
+    """`labelers.plan.prepare`."""
+    return label_plan.prepare(taken(Elicitation, given), taken(RewardSettings, given))
 
 
 def evaluate(store: Store, source: str, **given: Any) -> EvaluationReport:
@@ -99,7 +98,7 @@ def taken(noun: Any, given: dict[str, Any], rest: dict[str, Any] | None = None) 
 
 def _options(given: dict[str, Any]) -> AskOptions:
     if given.pop("in_batches", False):
-        from sotopia_rl_data.asking.options import Batching
+        from sotopia_rl_data.asking.plan import Batching
 
         given["batching"] = Batching()
     options: AskOptions = taken(AskOptions, given)

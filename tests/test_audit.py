@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from label_toys import BOAT, ODD, Highest, Sulking, boats, put, rows
 
-from sotopia_rl_data.asking.options import AskOptions
+from sotopia_rl_data.asking.plan import AskOptions
 from sotopia_rl_data.asking.run import ask
 from sotopia_rl_data.cli.audit import audit as command
 from sotopia_rl_data.costs.prices import load

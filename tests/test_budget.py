@@ -24,16 +24,15 @@ from label_toys import REPOSITORY, boats, put, sim
 from sotopia_rl_data.asking import openai
 from sotopia_rl_data.asking.dispatch import ask_all
 from sotopia_rl_data.asking.pacing import Pacing
-from sotopia_rl_data.asking.spending import capped
+from sotopia_rl_data.asking.run import capped
 from sotopia_rl_data.cli.program import cli
 from sotopia_rl_data.costs.budget import Budget, left_behind, price_of
 from sotopia_rl_data.costs.prices import Price, Prices, load
 from sotopia_rl_data.costs.tokens import most_prompt_tokens
 from sotopia_rl_data.errors import BudgetSpent, SotopiaDataError, StoreError, Unavailable, UsageError
 from sotopia_rl_data.fake_provider.running import Running, running
-from sotopia_rl_data.labelers.plan import episodes_of
+from sotopia_rl_data.labelers.plan import episodes_of, with_episodes
 from sotopia_rl_data.labelers.questions import QuestionPart, Questions
-from sotopia_rl_data.labelers.settings import with_episodes
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.ledger.lookup import Lookup, Outcome
 from sotopia_rl_data.request import Reply, Request, Target, Usage

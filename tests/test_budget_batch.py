@@ -22,8 +22,8 @@ from label_toys import BY, boats, put
 from sotopia_rl_data.asking.batch.client import BatchLimits, BatchResult, BatchSearch, BatchState, expired
 from sotopia_rl_data.asking.batch.intent import Intent
 from sotopia_rl_data.asking.batch.run import ask_batch
-from sotopia_rl_data.asking.options import Batching
-from sotopia_rl_data.asking.spending import capped
+from sotopia_rl_data.asking.plan import Batching
+from sotopia_rl_data.asking.run import capped
 from sotopia_rl_data.costs.budget import Waiters
 from sotopia_rl_data.costs.prices import Price, Prices, load
 from sotopia_rl_data.costs.tokens import limit_of, most_prompt_tokens, shortest

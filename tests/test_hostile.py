@@ -32,7 +32,7 @@ from sotopia_rl_data.importers.run import import_dataset
 from sotopia_rl_data.labelers.annotation import write_template
 from sotopia_rl_data.labelers.evaluation.forms import draw, write_form
 from sotopia_rl_data.labelers.judge import Question
-from sotopia_rl_data.labelers.settings import Elicitation
+from sotopia_rl_data.labelers.plan import Elicitation
 from sotopia_rl_data.report import write_report
 from sotopia_rl_data.schema import Agent, Episode, Score, Turn
 from sotopia_rl_data.sheets import guarded, unguarded

@@ -47,7 +47,7 @@ import os, sys
 sys.path.insert(0, "tests")
 import anthropic, openai, pyarrow.parquet
 from flat_calls import label
-from sotopia_rl_data.asking.options import Batching
+from sotopia_rl_data.asking.plan import Batching
 from sotopia_rl_data.rewards import build
 from sotopia_rl_data.store.stage import Stage
 from sotopia_rl_data.store import Store

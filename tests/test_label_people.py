@@ -24,10 +24,10 @@ from sotopia_rl_data.errors import InputError, NotFound, Rejected, UsageError
 from sotopia_rl_data.labelers.annotation import write_template
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.judges import judge
+from sotopia_rl_data.labelers.plan import Elicitation, judges_of
 from sotopia_rl_data.labelers.requests import target_of
 from sotopia_rl_data.labelers.schemas import schema
 from sotopia_rl_data.labelers.selection import read_selection
-from sotopia_rl_data.labelers.settings import Elicitation, judges_of
 from sotopia_rl_data.request import Request, Target
 from sotopia_rl_data.store import Store
 

@@ -12,9 +12,9 @@ from flat_calls import plan_of, rollout
 from import_toys import DATA
 from rollout_toys import Longest, Sampler, act, brief, episodes, rows, scenes
 
-from sotopia_rl_data.asking.options import AskOptions
 from sotopia_rl_data.asking.pacing import Pacing
-from sotopia_rl_data.asking.spending import capped
+from sotopia_rl_data.asking.plan import AskOptions
+from sotopia_rl_data.asking.run import capped
 from sotopia_rl_data.costs.budget import Budget
 from sotopia_rl_data.costs.prices import load
 from sotopia_rl_data.errors import AskingError, BudgetSpent, UsageError

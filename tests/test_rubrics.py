@@ -15,9 +15,9 @@ from label_toys import BOAT, ODD, REPOSITORY, UNSCORED, Highest, filled, put, ro
 from sotopia_rl_data.errors import BadAnswer, InputError, UsageError
 from sotopia_rl_data.labelers.annotation import write_template
 from sotopia_rl_data.labelers.judge import Question, Slot
+from sotopia_rl_data.labelers.plan import Elicitation
 from sotopia_rl_data.labelers.schemas import rubric, schema
 from sotopia_rl_data.labelers.schemas.rubric import Criterion, Rubric, schema_of
-from sotopia_rl_data.labelers.settings import Elicitation
 from sotopia_rl_data.report import contents
 from sotopia_rl_data.rewards import Recipe, preset
 from sotopia_rl_data.rewards.remake import remake

@@ -14,12 +14,11 @@ from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.labelers.audit.analysis import ALPHA
 from sotopia_rl_data.labelers.audit.probes import PROBES, REPEAT, LabelContrast, Probed, repeated
 from sotopia_rl_data.labelers.judge import Judge
-from sotopia_rl_data.labelers.plan import LabelPlan, episodes_of
+from sotopia_rl_data.labelers.plan import DEFAULT_SCALE, Elicitation, LabelPlan, dimensions_of, episodes_of, judges_of
 from sotopia_rl_data.labelers.questions import QuestionPart, Questions
 from sotopia_rl_data.labelers.schemas import own_dimensions
 from sotopia_rl_data.labelers.schemas import schema as find_schema
 from sotopia_rl_data.labelers.schemas.rubric import PREFIX
-from sotopia_rl_data.labelers.settings import DEFAULT_SCALE, Elicitation, dimensions_of, judges_of
 from sotopia_rl_data.rewards.resolve import choose_evaluator, evaluators
 from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.store import Version

@@ -18,9 +18,9 @@ from typing import Any
 
 from sotopia_rl_data.asking import run as asking
 from sotopia_rl_data.asking.estimate import Estimate, estimate
-from sotopia_rl_data.asking.options import AskOptions
+from sotopia_rl_data.asking.plan import AskOptions
 from sotopia_rl_data.asking.report import uncached
-from sotopia_rl_data.asking.spending import bill_of
+from sotopia_rl_data.asking.run import bill_of
 from sotopia_rl_data.asking.transport import without_api_keys
 from sotopia_rl_data.costs.bill import Bill
 from sotopia_rl_data.costs.prices import load as load_prices
@@ -28,10 +28,10 @@ from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.hub.resolve import resolve
 from sotopia_rl_data.labelers.audit.analysis import ALPHA, Key, Verdict, verdict
 from sotopia_rl_data.labelers.audit.plan import AuditPlan, AuditSettings, planned, splits_of
+from sotopia_rl_data.labelers.plan import Elicitation
 from sotopia_rl_data.labelers.reading import LabelTally
 from sotopia_rl_data.labelers.report import JudgedReport, by_number, provenance, remarks
 from sotopia_rl_data.labelers.requests import asked_judges
-from sotopia_rl_data.labelers.settings import Elicitation
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.refs import check_name
 from sotopia_rl_data.schema import Attribution, Episode, Failure

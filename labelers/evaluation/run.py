@@ -20,9 +20,9 @@ from pathlib import Path
 from sotopia_rl_data import refs
 from sotopia_rl_data.asking import run as asking
 from sotopia_rl_data.asking.estimate import Estimate, estimate
-from sotopia_rl_data.asking.options import AskOptions
+from sotopia_rl_data.asking.plan import AskOptions
 from sotopia_rl_data.asking.report import uncached
-from sotopia_rl_data.asking.spending import bill_of
+from sotopia_rl_data.asking.run import bill_of
 from sotopia_rl_data.asking.transport import without_api_keys
 from sotopia_rl_data.costs.prices import load as load_prices
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL as SEVEN
@@ -30,12 +30,11 @@ from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.evaluations import Evaluated, Judged, add_scores, check_evaluator, provenance
 from sotopia_rl_data.hub.resolve import resolve
 from sotopia_rl_data.labelers.evaluation.sotopia_eval import SOTOPIA_EVAL
-from sotopia_rl_data.labelers.plan import LabelPlan, check_can_ask, episodes_of
+from sotopia_rl_data.labelers.plan import Elicitation, LabelPlan, check_can_ask, dimensions_of, episodes_of, judges_of
 from sotopia_rl_data.labelers.questions import QuestionPart, Questions
 from sotopia_rl_data.labelers.reading import LabelTally, rows_of
 from sotopia_rl_data.labelers.report import JudgedReport, by_number, judged_by, remarks, top_failures
 from sotopia_rl_data.labelers.requests import asked_judges, target_of
-from sotopia_rl_data.labelers.settings import Elicitation, dimensions_of, judges_of
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.store import Store, Version
 from sotopia_rl_data.store.versions import check as check_version

@@ -2,7 +2,7 @@
 
 A reply is in the ledger before anyone parses it. Requests come from an iterator and are held only while they are in
 flight. Retries are bounded. Ctrl-C once lets what is in flight come home; twice gives it up. What a lookup returns is
-`ledger/lookup.py`'s rule, how fast a provider may be asked `pacing.py`'s, when to give it up `circuit_breaker.py`'s,
+`ledger/lookup.py`'s rule, how fast a provider may be asked `pacing.py`'s, when to give it up `stopping.py`'s,
 and who waits for a shared prefix `prompt_cache.py`'s.
 """
 
@@ -15,10 +15,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Set
 from dataclasses import replace
 
-from sotopia_rl_data.asking.circuit_breaker import CircuitBreaker
-from sotopia_rl_data.asking.interrupt import interruptible
 from sotopia_rl_data.asking.pacing import Epoch, Pacer, Pacing
 from sotopia_rl_data.asking.prompt_cache import PromptCacheWarmup
+from sotopia_rl_data.asking.stopping import CircuitBreaker, interruptible
 from sotopia_rl_data.costs.budget import Budget
 from sotopia_rl_data.costs.tokens import rough_tokens
 from sotopia_rl_data.errors import AskingError, Unavailable, UsageError

@@ -66,7 +66,7 @@ def annotate_template(
       sotopia-rl-data label demo/episodes --judge human:mine.csv --only mine.csv --preset goal-only
     """
     from sotopia_rl_data.labelers.annotation import write_template
-    from sotopia_rl_data.labelers.settings import Elicitation
+    from sotopia_rl_data.labelers.plan import Elicitation
 
     rows = write_template(
         store,
@@ -135,7 +135,7 @@ def annotate_export(
     """
     from sotopia_rl_data.dimensions import SOTOPIA_EVAL
     from sotopia_rl_data.labelers.evaluation.forms import draw, write_form
-    from sotopia_rl_data.labelers.settings import dimensions_of
+    from sotopia_rl_data.labelers.plan import dimensions_of
 
     asked = dimensions_of(dimensions.split(",") if dimensions else [one.name for one in SOTOPIA_EVAL])
     versions = [resolve(store, ref) for ref in dict.fromkeys(refs)]

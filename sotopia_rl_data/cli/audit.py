@@ -80,7 +80,7 @@ def audit(ref: str, judge: str, probes: str | None, store: Store, as_json: bool,
 
 def _audited(report: AuditReport) -> None:
     found = report.verdict
-    from sotopia_rl_data.cli.showing import show_run
+    from sotopia_rl_data.cli.judging import show_run
 
     columns = ["probe", "test", "dimension", "labels", "episodes", "levels", "95 %", "effect", "p", "adjusted", "found"]
     console.table(

@@ -82,7 +82,7 @@ def evaluate(
 
 
 def _evaluated(report: EvaluationReport) -> None:
-    from sotopia_rl_data.cli.showing import show_run
+    from sotopia_rl_data.cli.judging import show_run
 
     name = report.version.partition("@")[0]
     show_run(

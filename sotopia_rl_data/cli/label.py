@@ -95,9 +95,9 @@ def label(
       sotopia-rl-data label demo/episodes --judge gpt-4o --dry-run
       sotopia-rl-data label demo/episodes --judge gpt-4o --budget 5
     """
+    from sotopia_rl_data.labelers.plan import RewardSettings
     from sotopia_rl_data.labelers.run import estimate_label
     from sotopia_rl_data.labelers.run import label as run
-    from sotopia_rl_data.labelers.settings import RewardSettings
 
     how, asked = shared_options.ask_options(options), elicitation_of(options)
     chosen, loaded = layout_of(layout, template)
@@ -119,7 +119,7 @@ def label(
 
 
 def _labelled(report: LabelReport) -> None:
-    from sotopia_rl_data.cli.showing import show_run
+    from sotopia_rl_data.cli.judging import show_run
 
     name = report.version.partition("@")[0]
     show_run(

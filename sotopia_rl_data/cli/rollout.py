@@ -137,7 +137,7 @@ def _scorer(best_of: int, reward_model: str | None) -> Any:
 
 
 def _played(report: RolloutReport) -> None:
-    from sotopia_rl_data.cli.showing import show_run
+    from sotopia_rl_data.cli.judging import show_run
 
     counts = [("episodes", report.episodes), ("utterances", report.utterances)]
     if report.abandoned:

@@ -17,7 +17,7 @@ import click
 from sotopia_rl_data.errors import UsageError
 
 if TYPE_CHECKING:
-    from sotopia_rl_data.asking.options import AskOptions, Batching
+    from sotopia_rl_data.asking.plan import AskOptions, Batching
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -44,8 +44,8 @@ def pace(what: str) -> Callable[[F], F]:
 
 def ask_options(options: dict[str, Any]) -> AskOptions:
     """How a command asks: the options of this module that it has, taken out of its options. Raises UsageError."""
-    from sotopia_rl_data.asking.options import AskOptions
     from sotopia_rl_data.asking.pacing import Pacing
+    from sotopia_rl_data.asking.plan import AskOptions
 
     named = {"rpm": options.pop("rpm"), "tpm": options.pop("tpm"), "timeout_s": options.pop("timeout")}
     batching = None
@@ -64,7 +64,7 @@ def ask_options(options: dict[str, Any]) -> AskOptions:
 
 def _batching(batch: bool, poll: float | None, no_wait: bool) -> Batching | None:
     """How batches are waited for; None where none are wanted."""
-    from sotopia_rl_data.asking.options import Batching
+    from sotopia_rl_data.asking.plan import Batching
 
     if not batch and (no_wait or poll is not None):
         raise UsageError(f"{'--no-wait' if no_wait else '--poll'} is about batches.", "add --batch, or leave it out")

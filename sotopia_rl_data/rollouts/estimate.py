@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sotopia_rl_data.asking.estimate import Estimate, EstimateLine
-from sotopia_rl_data.asking.options import AskOptions
-from sotopia_rl_data.asking.plan import is_paid
+from sotopia_rl_data.asking.plan import AskOptions, is_paid
 from sotopia_rl_data.costs.prices import NOTHING, Prices
 from sotopia_rl_data.costs.tokens import prompt_tokens
 from sotopia_rl_data.ledger.attempt import Attempt

@@ -18,10 +18,9 @@ from functools import partial
 from typing import Any
 
 from sotopia_rl_data.asking import run as asking
-from sotopia_rl_data.asking.options import AskOptions
-from sotopia_rl_data.asking.plan import Group
+from sotopia_rl_data.asking.plan import AskOptions, Group
 from sotopia_rl_data.asking.report import RunReport, uncached
-from sotopia_rl_data.asking.spending import bill_of
+from sotopia_rl_data.asking.run import bill_of
 from sotopia_rl_data.code import code
 from sotopia_rl_data.costs.bill import Tally
 from sotopia_rl_data.costs.prices import load

@@ -26,9 +26,8 @@ from sotopia_rl_data.asking.batch.client import BatchClient, BatchSearch, BatchS
 from sotopia_rl_data.asking.batch.fetching import Fetching
 from sotopia_rl_data.asking.batch.intent import BatchDraft, BatchFolder, Intent
 from sotopia_rl_data.asking.batch.waiting import BatchBudget, Stopped, Waiting
-from sotopia_rl_data.asking.interrupt import interruptible
-from sotopia_rl_data.asking.options import Batching
-from sotopia_rl_data.asking.plan import Respondent, is_paid
+from sotopia_rl_data.asking.plan import Batching, Respondent, is_paid
+from sotopia_rl_data.asking.stopping import interruptible
 from sotopia_rl_data.costs.budget import Budget
 from sotopia_rl_data.errors import Rejected, Unavailable, UsageError
 from sotopia_rl_data.ledger.index import short
