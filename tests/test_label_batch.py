@@ -47,7 +47,7 @@ def test_batches_end_in_the_digest_of_a_live_run_second_tries_included(provider:
 
 
 def test_judges_without_a_batch_api_are_told_before_anything_is_asked(store: Store, tmp_path: Path):
-    with pytest.raises(UsageError, match="The judge lexical has no batch API") as told:
+    with pytest.raises(UsageError, match="lexical has no batch API") as told:
         label(store, "lab/episodes", judges=["lexical"], batching=QUICK)
     assert "leave --batch out" in told.value.hint
     with running(batches=0) as at:
