@@ -27,16 +27,16 @@ Files = Mapping[str, Sequence[Path]]
 Opinion = tuple[str, int]
 """(judge, sample)."""
 
-CELLS = 1 << 19
+CELLS = 1 << 19  # numbers that are worked on at a time: 4 MiB
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedRecipe:
     """A recipe's choices, resolved against what the version holds.
 
-    `opinions` are the (judge, sample) in order: none where the rule needs no judge, or no answer could be read. `only`
-    maps a column of the attributions to the one value that counts, where the files hold others. `cells` is how many
-    numbers (utterances, dimensions, opinions) are worked on at a time.
+    `opinions` are the (judge, sample) in order: none where the rule needs no judge, or no answer could be read.
+    `filters` maps a column of the attributions to the one value that counts, where the files hold others. `cells` is
+    how many numbers (utterances, dimensions, opinions) are worked on at a time.
     """
 
     rule: Rule
@@ -45,7 +45,7 @@ class ResolvedRecipe:
     opinions: tuple[Opinion, ...]
     evaluator: str
     schema: str | None
-    only: Mapping[str, str]
+    filters: Mapping[str, str]
     cells: int = CELLS
 
     @property
@@ -61,8 +61,8 @@ class ResolvedRecipe:
     @property
     def columns(self) -> list[str]:
         """What is read of the attributions: judge and sample only where there is more than one opinion."""
-        told_apart = ["judge", "sample"] if len(self.opinions) > 1 else []
-        return ["episode_id", "agent", "turn", "dimension", "raw", "scale_min", "scale_max", *told_apart, *self.only]
+        opinion = ["judge", "sample"] if len(self.opinions) > 1 else []
+        return ["episode_id", "agent", "turn", "dimension", "raw", "scale_min", "scale_max", *opinion, *self.filters]
 
     @property
     def chunk_rows(self) -> int:
@@ -81,11 +81,11 @@ def resolve(
     """
     chosen = rule(recipe.rule)
     judged = [path for paths in attributions.values() for path in paths] if chosen.measure else []
-    schema, opinions, only = _opinions_read(recipe, chosen, judged, may_be_empty=dimensions is not None)
+    schema, opinions, filters = _opinions_read(recipe, chosen, judged, may_be_empty=dimensions is not None)
     columns = _dimensions_read(recipe, chosen, judged, dimensions)
     scored = evaluators([path for paths in episodes.values() for path in paths], columns)
     evaluator = choose_evaluator(scored, recipe.evaluator, columns, needed=chosen.also_reads == "score")
-    return ResolvedRecipe(chosen, recipe.gamma, columns, tuple(opinions), evaluator, schema, only, cells)
+    return ResolvedRecipe(chosen, recipe.gamma, columns, tuple(opinions), evaluator, schema, filters, cells)
 
 
 def _opinions_read(
@@ -114,12 +114,12 @@ def _opinions_read(
             f"The attributions are by the schemas {_named(schemas)}.", "name one of them in the recipe: schema: NAME"
         )
     opinions = sorted((judge, sample) for s, m, judge, sample in held if (s, m) == (schema, chosen.measure))
-    only = {}
+    filters = {}
     if len({s for s, *_ in held}) > 1:
-        only["schema"] = schema
+        filters["schema"] = schema
     if len(measures) > 1:
-        only["measure"] = chosen.measure
-    return schema, opinions, only
+        filters["measure"] = chosen.measure
+    return schema, opinions, filters
 
 
 def _dimensions_read(

@@ -90,8 +90,8 @@ def _judged(resolved: ResolvedRecipe, here: Utterances, rows: pa.Table) -> tuple
     """
     layers = resolved.layers * len(resolved.dimensions)
     a, b = np.full((layers, len(here.turn)), np.nan), np.full((layers, len(here.turns.starts)), np.nan)
-    for column, only in resolved.only.items() if rows.num_rows else ():
-        rows = rows.filter(pc.equal(rows.column(column), only))
+    for column, value in resolved.filters.items() if rows.num_rows else ():
+        rows = rows.filter(pc.equal(rows.column(column), value))
     if rows.num_rows:
         keys = (
             codes(rows.column("episode_id"), here.episodes),
