@@ -22,7 +22,7 @@ from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.judges import judge
 from sotopia_rl_data.labelers.judges.lexical import Lexical
-from sotopia_rl_data.labelers.requests import request_of, sender, target_of
+from sotopia_rl_data.labelers.requests import AskedJudge, request_of, target_of
 from sotopia_rl_data.labelers.schemas import answers, schema
 from sotopia_rl_data.ledger.ledger import Ledger, answered
 from sotopia_rl_data.request import Reply, Request, Target
@@ -291,7 +291,7 @@ def test_a_judge_of_ones_own_is_an_id_and_one_method(tmp_path: Path):
     made = judge(f"{file}:Coin")
     assert made.id == "coin"
     before = target_of(made)
-    reply = asyncio.run(sender(made)(request_of(question(), before)))
+    reply = asyncio.run(AskedJudge(made, target_of(made)).sends(request_of(question(), before)))
     assert reply == Reply('{"agent_1": {}}', model="coin")
     file.write_text(COIN.replace("agent_1", "agent_2"))  # a judge that changed must be asked anew
     assert target_of(judge(f"{file}:Coin")) != before
@@ -380,7 +380,7 @@ class Failing(Highest):
 def test_a_judge_that_fails_is_an_asking_error_and_no_traceback(error: Any, kind: type[Exception], said: str):
     made = Failing(error)
     with pytest.raises(kind, match=said):
-        asyncio.run(sender(made)(request_of(question(), target_of(made))))
+        asyncio.run(AskedJudge(made, target_of(made)).sends(request_of(question(), target_of(made))))
 
 
 def test_a_judge_with_a_target_that_is_none_is_told():
