@@ -1,18 +1,147 @@
-"""The command that reads from the Hub: pull. (`push-to-hub` and `card` are in `cards`, which is above the core.)"""
+"""The commands around the Hub: card, push-to-hub, pull. Thin: `cards/` renders a card, `hub/` does the rest."""
 
 from __future__ import annotations
 
+import difflib
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sotopia_rl_data.cli import console
+from sotopia_rl_data.display import Advance
 from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.hub.resolve import fetch, resolve
 from sotopia_rl_data.refs import parse
 
 if TYPE_CHECKING:
+    from sotopia_rl_data.hub.client import Hub
     from sotopia_rl_data.hub.pull import Pulled
-    from sotopia_rl_data.store import Store
+    from sotopia_rl_data.hub.push import OnStep, Pushed
+    from sotopia_rl_data.store import Store, Version
+
+_LISTED = 20
+
+
+@click.command()
+@click.argument("ref")
+@click.option(
+    "-o", "--out", type=click.Path(file_okay=False, path_type=Path), help="Write README.md and its pictures there."
+)
+@click.option("--write", is_flag=True, help="Write them into the version itself, where people can edit the prose.")
+@click.option("--repo", metavar="ORG/NAME", help="As the card of this repository.  [default: the dataset's name]")
+@console.store_option
+@console.json_option
+def card(ref: str, out: Path | None, write: bool, repo: str | None, store: Store, as_json: bool) -> None:
+    """The dataset card of REF: what a row is, how to load it, where it comes from, statistics with pictures.
+
+    Shown in the terminal, or written. The front matter's `configs`, `size_categories` and `dataset_info` and the block
+    between the two marks are the tool's, written anew for every version; licence, tags and all other prose are yours,
+    and survive every version and release.
+
+    \b
+    Examples:
+      sotopia-rl-data card demo/episodes-rewards
+      sotopia-rl-data card demo/episodes-rewards --out card
+      sotopia-rl-data card demo/episodes-rewards --write
+    """
+    from sotopia_rl_data.cards.dataset import dataset_card
+    from sotopia_rl_data.hub.push import write_card
+    from sotopia_rl_data.store import readme
+    from sotopia_rl_data.store.disk import storing
+
+    version = resolve(store, ref)
+    made = dataset_card(version, repo)
+    text = readme.merge(made, _own(version))
+    targets = [*([out] if out else []), *([version.dir] if write else [])]
+    for folder in targets:
+        with storing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_card(folder, text, made.pictures)
+    if as_json:
+        console.emit_json({"version": version.ref, "text": text, "pictures": sorted(made.pictures), "written": targets})
+    elif targets:
+        for folder in targets:
+            console.note(f"wrote {folder / readme.FILE_NAME} and {len(made.pictures)} pictures")
+    elif sys.stdout.isatty():
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        Console().print(Markdown(readme.split_front(text)[1]))
+    else:
+        click.echo(text, nl=False)
+
+
+@click.command("push-to-hub")
+@click.argument("ref")
+@click.option("--repo", metavar="ORG/NAME", help="The repository.  [default: the dataset's name, or yours/NAME]")
+@click.option("--private/--public", default=None, help="For a new repository.  [default: your account's]")
+@click.option(
+    "--create-pr", is_flag=True, help="Open a pull request and leave it open; run it again once it is merged."
+)
+@click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing: only GET and HEAD requests.")
+@click.option("--message", metavar="TEXT", default="", help="Into the commit's description.")
+@click.option(
+    "--with-ledger", is_flag=True, help="Publish the calls behind the labels too, without addresses and keys."
+)
+@click.option("--allow-secrets", is_flag=True, help="Publish even what looks like keys, tokens or passwords.")
+@click.option(
+    "--check",
+    type=click.Choice(["load", "files"]),
+    default="load",
+    show_default=True,
+    help="After the push: also load_dataset the release in a throw-away cache, or compare its files only.",
+)
+@console.store_option
+@console.json_option
+def push_to_hub(
+    ref: str,
+    repo: str | None,
+    private: bool | None,
+    create_pr: bool,
+    dry_run: bool,
+    message: str,
+    with_ledger: bool,
+    allow_secrets: bool,
+    check: str,
+    store: Store,
+    as_json: bool,
+) -> None:
+    """REF as a release on the Hugging Face Hub: one commit, then the tag vX.Y.Z; `main` is the latest release.
+
+    Uploads the version's Parquet, its manifest and its card, and nothing else; removes what the release before had.
+    A published version never changes: the same content again is a no-op, other content needs the next number.
+    Interrupted or refused, `main` is the old release or the new one; run it again, and it finishes the job.
+
+    \b
+    Examples:
+      sotopia-rl-data push-to-hub lab/negotiation --dry-run
+      sotopia-rl-data push-to-hub lab/negotiation@v1.2.0 --private
+      sotopia-rl-data push-to-hub demo/episodes-rewards --repo my-org/sotopia-rewards --message "First labels"
+    """
+    from sotopia_rl_data.cards.dataset import dataset_card
+    from sotopia_rl_data.hub.client import Hub, quiet
+    from sotopia_rl_data.hub.push import PushOptions, push
+
+    version = resolve(store, ref)
+    hub = Hub()
+    quiet(bars=sys.stderr.isatty())
+    target = _repository(repo or version.name, hub)
+    with ExitStack() as stack:
+        calls = _calls(version, store, stack) if with_ledger else None
+        options = PushOptions(private, create_pr, dry_run, message, allow_secrets, check == "load", calls)
+        console.note(f"{version.ref} -> {hub.page(target)}")
+        advance = stack.enter_context(_steps())
+        done = push(version, dataset_card(version, target), hub, target, options, advance)
+    for warning in done.warnings:
+        console.warn(warning)
+    if as_json:
+        console.emit_json(done.as_dict() | {"card_diff": _difference(done)})
+    else:
+        _show(done, dry_run)
 
 
 @click.command()
@@ -41,14 +170,13 @@ def pull(ref: str, columns: str | None, pattern: str, store: Store, as_json: boo
       sotopia-rl-data pull org/other --map question=prompt,answer=completion,score=reward
     """
     from sotopia_rl_data.hub.foreign import parse_map
-    from sotopia_rl_data.hub.resolve import fetch
 
     named = parse(ref)
     if named.path is not None or "/" not in named.name:
         raise UsageError(f"{ref!r} names nothing on the Hub.", "write ORG/NAME, ORG/NAME@v1.2.0 or ORG/NAME@COMMIT")
     pulled = fetch(store, named, columns=parse_map(columns) if columns else None, pattern=pattern)
     if as_json:
-        console.emit_json(_as_dict(pulled))
+        console.emit_json(_pulled_dict(pulled))
         return
     version = pulled.version
     state = "pulled" if pulled.created else "unchanged: the store has this content already"
@@ -60,7 +188,80 @@ def pull(ref: str, columns: str | None, pattern: str, store: Store, as_json: boo
     console.next_commands(f"sotopia-rl-data show {version.ref}")
 
 
-def _as_dict(pulled: Pulled) -> dict[str, Any]:
+def _own(version: Version) -> str | None:
+    from sotopia_rl_data.store import readme
+
+    path = version.dir / readme.FILE_NAME
+    return path.read_text("utf-8", "replace") if path.is_file() else None
+
+
+def _repository(name: str, hub: Hub) -> str:
+    """ORG/NAME; a bare name goes under the account of the token."""
+    if name.count("/") > 1:
+        raise UsageError(f"{name!r} cannot name a repository.", "write --repo ORG/NAME")
+    return name if "/" in name else f"{hub.user()}/{name}"
+
+
+def _calls(version: Version, store: Store, stack: ExitStack) -> Mapping[str, Path]:
+    from tempfile import TemporaryDirectory
+
+    from sotopia_rl_data.hub.release import write_calls
+    from sotopia_rl_data.ledger.ledger import Ledger
+
+    folder = Path(stack.enter_context(TemporaryDirectory(prefix="sotopia-rl-data-calls-")))
+    with Ledger.default(store.root) as ledger:
+        return write_calls(version, ledger, folder)
+
+
+@contextmanager
+def _steps() -> Iterator[OnStep]:
+    """A bar for each step of a push, one after the other."""
+    with ExitStack() as stack:
+        bars: dict[str, Advance] = {}
+
+        def advance(step: str, done: int, total: int) -> None:
+            if step == "upload" and sys.stderr.isatty():
+                return  # huggingface_hub draws its own there, of the bytes on the wire
+            if step not in bars:
+                stack.close()
+                bars[step] = stack.enter_context(console.progress(step, "byte"))
+            bars[step](done, total)
+
+        yield advance
+
+
+def _difference(done: Pushed) -> list[str]:
+    """The card's diff from what the repository has to what it gets."""
+    before, after = (text.splitlines() for text in (done.plan.remote.card, done.plan.card))
+    return list(difflib.unified_diff(before, after, "README.md on the Hub", "README.md", lineterm="", n=1))
+
+
+def _show(done: Pushed, dry_run: bool) -> None:
+    plan, files = done.plan, done.release.files
+    title = f"{done.repo}@{done.version}  {done.digest[:12]}  {done.state}"
+    if dry_run and done.state == "planned":
+        rows = [["add", path, files[path].size] for path in plan.adds]
+        rows += [["delete", path, plan.remote.tree[path].size] for path in plan.deletes]
+        rows += [["unchanged", path, files[path].size] for path in plan.unchanged]
+        console.table(["", "file", "bytes"], rows, title=title)
+        for line in _difference(done):
+            click.echo(line)
+        return
+    sizes = (("added", plan.adds), ("unchanged", plan.unchanged))
+    rows = [[name, len(paths), sum(files[path].size for path in paths)] for name, paths in sizes]
+    rows.append(["deleted", len(plan.deletes), sum(plan.remote.tree[path].size for path in plan.deletes)])
+    console.table(["files", "count", "bytes"], rows, title=title)
+    if done.rows is not None:
+        loaded = {config: sum(splits.values()) for config, splits in done.rows.items() if config}
+        console.note("load_dataset gives " + ", ".join(f"{rows:,} {config}" for config, rows in loaded.items()))
+    console.note(f"{done.state}: {done.url}" + (f" (commit {done.commit})" if done.commit else ""))
+    if done.pull is not None:
+        console.note("Once it is merged, run the same command again: it sets the tag.")
+    elif done.commit:
+        console.next_commands(f"sotopia-rl-data pull {done.repo}@{done.version}")
+
+
+def _pulled_dict(pulled: Pulled) -> dict[str, Any]:
     version = pulled.version
     return {
         "version": version.ref,

@@ -53,8 +53,8 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Publish data": {
         "export": (f"{_HERE}.transfer:export", "The episodes of a version as files of the sotopia library."),
-        "card": (f"{_HERE}.publish:card", "The dataset card, shown or written."),
-        "push-to-hub": (f"{_HERE}.publish:push_to_hub", "A version as a release on the Hugging Face Hub."),
+        "card": (f"{_HERE}.hub:card", "The dataset card, shown or written."),
+        "push-to-hub": (f"{_HERE}.hub:push_to_hub", "A version as a release on the Hugging Face Hub."),
         "pull": (f"{_HERE}.hub:pull", "A release, or a dataset of others, from the Hub into the store."),
     },
 }

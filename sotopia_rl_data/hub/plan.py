@@ -44,7 +44,7 @@ NOTHING = Remote(None, {}, {}, None, "")
 class ReleasePlan:
     """From `remote` to the release: paths to add, to delete, and that are there already; the card's new text.
 
-    `published` is the commit that holds this content under a tag already: there is nothing to do. `landed` says that
+    `published` is the commit that holds this content under a tag already: there is nothing to do. `untagged` says that
     `main` holds the release but no tag does: an earlier run was stopped between the two.
     """
 
@@ -55,7 +55,7 @@ class ReleasePlan:
     card: str
     published: str | None = None
     published_as: str = ""
-    landed: bool = False
+    untagged: bool = False
 
     @property
     def operations(self) -> int:
@@ -90,7 +90,7 @@ def plan(hub: Hub, release: Release, remote: Remote, own_card: str) -> ReleasePl
     if published is not None:
         return ReleasePlan(remote, (), (), tuple(release.files), card, *published)
     if remote.claim == release.claim:
-        return ReleasePlan(remote, (), (), tuple(release.files), card, landed=True)
+        return ReleasePlan(remote, (), (), tuple(release.files), card, untagged=True)
     _check_order(release, remote)
     _check_strays(release, remote)
     adds = tuple(path for path, content in release.files.items() if not content.is_in(remote.tree.get(path)))

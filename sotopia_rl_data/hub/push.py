@@ -2,7 +2,7 @@
 
     inspect   every file is what the manifest says, and nothing in it looks like a key       release.py, leaks.py
     plan      the repository as it is, the release as it is to be                            plan.py
-    land      upload, then ONE commit against the head that was planned from                 commit.py
+    commit    upload, then ONE commit against the head that was planned from                 commit.py
     tag       vX.Y.Z on that commit
     check     the tag, every file, the record, and what `load_dataset` makes of it           checking.py
 
@@ -22,7 +22,7 @@ from typing import Any, Literal, Protocol
 from sotopia_rl_data.errors import HubError, HubUnavailable
 from sotopia_rl_data.hub import checking, leaks
 from sotopia_rl_data.hub.client import Hub
-from sotopia_rl_data.hub.commit import land, release_commit
+from sotopia_rl_data.hub.commit import PlannedCommit, release_commit
 from sotopia_rl_data.hub.plan import NOTHING, ReleasePlan, Remote, look, plan
 from sotopia_rl_data.hub.release import Release, dataset_release, inspect
 from sotopia_rl_data.store import Version, readme
@@ -202,14 +202,15 @@ class _Pushing:
                 f"change it at {hub.page(self._repo)}/settings, or leave the option out",
             )
         if steps.published is None:
-            if steps.landed:
+            if steps.untagged:
                 self._commit = release_commit(hub, release, str(steps.remote.head))
             else:
                 state, self._card = "published", steps.card
-                landing = land(hub, release, steps, options.message, options.create_pr, self._on_bytes(release, steps))
-                if landing.pull is not None:
-                    return self._outcome("pull request", release, steps, landing.commit, pull=landing.pull)
-                self._commit = landing.commit
+                planned = PlannedCommit(hub, release, steps, options.message)
+                made = planned.make(options.create_pr, self._on_bytes(release, steps))
+                if made.pull is not None:
+                    return self._outcome("pull request", release, steps, made.commit, pull=made.pull)
+                self._commit = made.commit
             hub.tag(self._repo, release.version, str(self._commit), f"digest {release.digest}")
         rows = checking.check(hub, release, self._card, str(self._commit), options.load)
         return self._outcome(state, release, steps, self._commit, rows=rows)
