@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sotopia_rl_data.errors import InputError
-from sotopia_rl_data.store.digest import RowDigest, rows_digest, version_digest
+from sotopia_rl_data.store.digest import RowDigest, version_digest
 
 PLAIN = pa.schema(
     [
@@ -36,6 +36,15 @@ WIDE = pa.schema(
         ("id", pa.dictionary(pa.int8(), pa.string())),
     ]
 )
+
+
+def rows_digest(schema: pa.Schema, batches: Iterable[pa.Table | pa.RecordBatch]) -> str:
+    """The digest of all rows of `batches`, which come in key order."""
+    digest = RowDigest(schema)
+    for batch in batches:
+        digest.update(batch)
+    return digest.hexdigest()
+
 
 TEXT = st.none() | st.text(alphabet="aé\n\"'\0😀", max_size=4)
 FLOAT = st.none() | st.floats(allow_nan=False, allow_infinity=False)

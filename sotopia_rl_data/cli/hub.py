@@ -49,18 +49,17 @@ def card(ref: str, out: Path | None, write: bool, repo: str | None, store: Store
       sotopia-rl-data card demo/episodes-rewards --write
     """
     from sotopia_rl_data.cards.dataset import dataset_card
-    from sotopia_rl_data.hub.push import write_card
     from sotopia_rl_data.store import readme
     from sotopia_rl_data.store.disk import storing
 
     version = resolve(store, ref)
     made = dataset_card(version, repo)
-    text = readme.merge(made, _own(version))
+    text = readme.merge(made, readme.read(version.dir))
     targets = [*([out] if out else []), *([version.dir] if write else [])]
     for folder in targets:
         with storing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            write_card(folder, text, made.pictures)
+            readme.write(folder, text, made.pictures)
     if as_json:
         console.emit_json({"version": version.ref, "text": text, "pictures": sorted(made.pictures), "written": targets})
     elif targets:
@@ -186,13 +185,6 @@ def pull(ref: str, columns: str | None, pattern: str, store: Store, as_json: boo
         title=f"{version.ref}  {version.digest[:12]}  {state}",
     )
     console.next_commands(f"sotopia-rl-data show {version.ref}")
-
-
-def _own(version: Version) -> str | None:
-    from sotopia_rl_data.store import readme
-
-    path = version.dir / readme.FILE_NAME
-    return path.read_text("utf-8", "replace") if path.is_file() else None
 
 
 def _repository(name: str, hub: Hub) -> str:

@@ -1,4 +1,4 @@
-"""pull(): a release of the Hub becomes a version of the store, checked file by file against its manifest.
+"""A release of the Hub becomes a version of the store, checked file by file against its manifest.
 
 What is pulled is an ordinary version directory: later reads need no network, and cannot be handed another revision.
 Files that a version of the store has already are linked, not downloaded. Downloads go through huggingface_hub's cache
@@ -16,7 +16,6 @@ from huggingface_hub.errors import EntryNotFoundError
 from sotopia_rl_data.errors import HubError, NotFound, VersionExists
 from sotopia_rl_data.hashing import file_sha256
 from sotopia_rl_data.hub.client import Hub
-from sotopia_rl_data.hub.release import manifest_at
 from sotopia_rl_data.locks import LockedFolder
 from sotopia_rl_data.refs import DatasetRef
 from sotopia_rl_data.schema import DataFile, Manifest
@@ -44,23 +43,6 @@ class Pulled:
     linked: int = 0
 
 
-def pull(store: Store, ref: DatasetRef, hub: Hub, progress: Progress | None = None) -> Pulled:
-    """Bring what `ref` names on the Hub (a version, a commit, or the latest release) into the store.
-
-    `progress(done, total)` is called in bytes. Raises NotFound where the Hub has no such dataset, revision or
-    manifest, HubError where the files are not what the manifest lists, VersionExists where the store has other content
-    under this number, StoreError where the disk is full. Whatever is raised, the store is as it was.
-    """
-    commit = revision_of(hub, ref)
-    manifest = manifest_at(hub, ref.name, commit)
-    if manifest is None:
-        raise NotFound(
-            f"{ref} has no {manifests.FILE_NAME} of ours on the Hub.",
-            f"sotopia-rl-data pull {ref} --map COLUMN=prompt,…",
-        )
-    return pull_manifest(store, ref, hub, commit, manifest, progress)
-
-
 def revision_of(hub: Hub, ref: DatasetRef) -> str:
     """The commit that `ref` names: of its tag, itself, or the newest of `main`. Raises NotFound."""
     if ref.version is None:
@@ -75,10 +57,15 @@ def revision_of(hub: Hub, ref: DatasetRef) -> str:
     return tags[ref.version]
 
 
-def pull_manifest(
+def pull(
     store: Store, ref: DatasetRef, hub: Hub, commit: str, found: Manifest, progress: Progress | None = None
 ) -> Pulled:
-    """`pull`, where the commit and its manifest are known."""
+    """Bring the release that is in `commit` into the store. `found` is its manifest, see `release.manifest_at`.
+
+    `progress(done, total)` is called in bytes. Raises HubError where the files are not what the manifest lists,
+    VersionExists where the store has other content under this number, StoreError where the disk is full. Whatever is
+    raised, the store is as it was.
+    """
     manifest = replace(found, name=ref.name)
     _check(ref, commit, manifest)
     if manifest.version in store.versions(ref.name):
@@ -183,7 +170,7 @@ class _Fetching:
         text = self._hub.text(self._repo, readme.FILE_NAME, self._commit) or ""
         front, _ = readme.split_front(text)
         if front.get("configs") != readme.data_files(manifest.configs):
-            text = readme.render(manifest, text or None)
+            text = readme.render(manifest, text)
         for path in sorted(readme.pictures(text)):
             try:
                 source = self._hub.file(self._repo, path, self._commit)

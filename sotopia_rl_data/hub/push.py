@@ -112,7 +112,9 @@ def push(
     on_step = on_step or (lambda step, done, total: None)
     release = dataset_release(version, repo, card, options.calls)
     _search(version, release, options, on_step)
-    pushing = _Pushing(hub, repo, manifests.FILE_NAME, lambda remote: release, options, on_step, _own_card(version))
+    pushing = _Pushing(
+        hub, repo, manifests.FILE_NAME, lambda remote: release, options, on_step, readme.read(version.dir)
+    )
     done = pushing.to_the_end()
     return replace(done, seconds=time.monotonic() - began, warnings=tuple(_warnings(version, done, hub)))
 
@@ -142,11 +144,6 @@ def _search(version: Version, release: Release, options: PushOptions, on_step: O
     found += leaks.in_text(release.card.block, "the card") + leaks.in_text(options.message, "the message")
     if not options.allow_secrets:
         leaks.check(found, version.ref)
-
-
-def _own_card(version: Version) -> str:
-    path = version.dir / readme.FILE_NAME
-    return path.read_text("utf-8", "replace") if path.is_file() else ""
 
 
 class _Pushing:
@@ -247,7 +244,7 @@ def _wait(busy: HubUnavailable, attempt: int) -> None:
 
 def _warnings(version: Version, done: Pushed, hub: Hub) -> Iterator[str]:
     """Note the release in the store; what could not be noted, and what of the store's README was not published."""
-    own = readme.prose(_own_card(version))
+    own = readme.prose(readme.read(version.dir))
     if done.plan.remote.card and any(part not in done.plan.card for part in own):
         path = version.dir / readme.FILE_NAME
         yield f"{done.repo} keeps its own prose; that of {path} differs and was not published"
@@ -263,14 +260,4 @@ def _note(version: Version, done: Pushed, hub: Hub) -> None:
         return
     note_published(version.dir, hub.published(done.repo, done.version, done.commit))
     if done.repo == version.name and done.state == "published":
-        write_card(version.dir, done.plan.card, done.release.card.pictures)
-
-
-def write_card(directory: Path, text: str, pictures: Mapping[str, bytes]) -> None:
-    """README.md and its pictures in a directory; what is there is replaced."""
-    for path, data in pictures.items():
-        (directory / path).parent.mkdir(parents=True, exist_ok=True)
-        (directory / path).write_bytes(data)
-    beside = directory / f".{readme.FILE_NAME}.new"
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(directory / readme.FILE_NAME)
+        readme.write(version.dir, done.plan.card, done.release.card.pictures)

@@ -65,7 +65,7 @@ def fetch(
     """
     from sotopia_rl_data.hub.client import Hub, quiet
     from sotopia_rl_data.hub.foreign import import_foreign
-    from sotopia_rl_data.hub.pull import pull_manifest, revision_of
+    from sotopia_rl_data.hub.pull import pull, revision_of
     from sotopia_rl_data.hub.release import manifest_at
 
     hub = hub or Hub()
@@ -76,6 +76,6 @@ def fetch(
         if manifest is None:
             pulled = import_foreign(store, ref, hub, commit, columns or {}, advance, pattern)
         else:
-            pulled = pull_manifest(store, ref, hub, commit, manifest, advance)
+            pulled = pull(store, ref, hub, commit, manifest, advance)
     store.display.note(f"{ref} is {pulled.version.version}, commit {pulled.commit} of {hub.endpoint}")
     return pulled

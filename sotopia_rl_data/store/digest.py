@@ -18,7 +18,7 @@ and the Parquet files do not show. Row order does: rows are digested in key orde
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -51,14 +51,6 @@ class RowDigest:
     def hexdigest(self) -> str:
         """Hex SHA-256 over the columns by name."""
         return sha256_of([_ENCODING, self.rows, {name: column.digest() for name, column in self._columns.items()}])
-
-
-def rows_digest(schema: pa.Schema, batches: Iterable[pa.Table | pa.RecordBatch]) -> str:
-    """The digest of all rows of `batches`, which come in key order."""
-    digest = RowDigest(schema)
-    for batch in batches:
-        digest.update(batch)
-    return digest.hexdigest()
 
 
 def version_digest(splits: Mapping[str, Mapping[str, str]], recipe: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sotopia_rl_data.schema import Manifest, Split
@@ -91,6 +92,22 @@ def merge(card: Card, previous: str | None = None) -> str:
     body = _BLOCK.sub(lambda _: block, body, count=1) if _BLOCK.search(body) else f"{body.strip()}\n\n{block}"
     text = yaml.safe_dump({**people, **card.machine}, sort_keys=False, allow_unicode=True, width=1000)
     return f"---\n{text}---\n\n{body.strip()}\n"
+
+
+def read(directory: Path) -> str:
+    """The README of a version's directory; "" where it has none."""
+    path = directory / FILE_NAME
+    return path.read_text("utf-8", "replace") if path.is_file() else ""
+
+
+def write(directory: Path, text: str, shown: Mapping[str, bytes]) -> None:
+    """README.md, and the pictures that it shows by their path, in a directory; what is there is replaced."""
+    for path, data in shown.items():
+        (directory / path).parent.mkdir(parents=True, exist_ok=True)
+        (directory / path).write_bytes(data)
+    beside = directory / f".{FILE_NAME}.new"
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(directory / FILE_NAME)
 
 
 def prose(text: str) -> tuple[str, ...]:

@@ -231,10 +231,9 @@ class Stage:
 
     def _publish(self, draft: Manifest, latest: Version | None) -> Path | None:
         """Write what is left, sync, rename. None where another writer took the number first."""
-        before = latest.dir / "README.md" if latest else None
-        text = before.read_text("utf-8", "replace") if before and before.is_file() else None
+        card = readme.render(draft, readme.read(latest.dir) if latest else "")
         write_text(self.dir / manifests.FILE_NAME, manifests.dump(draft))
-        write_text(self.dir / "README.md", readme.render(draft, text))
+        write_text(self.dir / readme.FILE_NAME, card)
         shutil.rmtree(self.dir / ".runs", ignore_errors=True)
         return place(self.dir, self._root, draft)
 
