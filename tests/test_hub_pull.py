@@ -28,8 +28,8 @@ def mine(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def origin(tmp_path_factory):
-    """The store that `published` was pushed from."""
+def origin(hub, tmp_path_factory):
+    """The store that `published` was pushed from: one for each hub, which all give the same names."""
     return Store(tmp_path_factory.mktemp("origin"))
 
 
