@@ -1,4 +1,4 @@
-"""Every error a person can meet: one sentence that says what is wrong, then the command or edit that mends it.
+"""Every error a person can meet: one sentence that says what is wrong, then the command or edit that helps.
 
     SotopiaDataError
     ├── UsageError        the command or call was wrong                        exit 2
@@ -19,7 +19,7 @@
     ├── SecretsFound      a push would publish keys, tokens or passwords       exit 1
     └── BadAnswer         a judge's answer that breaks its schema (becomes a `failures` row, never a zero)
 
-`cli.py` prints `error: <sentence>` and `  hint: <hint>` and exits with `exit_code`; a traceback is a bug.
+`cli/program.py` prints `error: <sentence>` and `  hint: <hint>` and exits with `exit_code`; a traceback is a bug.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Interrupted(AskingError):
 
 class UnderWay(AskingError):
     """There is no result yet: `requests` are under way in `batches` that are not waited for. Where that was wanted
-    (`label --batch --no-wait`) it is no mishap, and the command exits with 0."""
+    (`label --batch --no-wait`) that is not a failure, and the command exits with 0."""
 
     def __init__(self, message: str, hint: str = "", *, requests: int = 0, batches: int = 0) -> None:
         super().__init__(message, hint)

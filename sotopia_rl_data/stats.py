@@ -1,6 +1,6 @@
 """A version in numbers: rows, distributions of rewards and dimensions, opinions, failures by reason.
 
-Agreement between judges and correlation between dimensions are not here (`statistics.py`). Sums run in row order on
+Agreement between judges and correlation between dimensions are not here (`statistics/`). Sums run in row order on
 one thread, so that the same version gives the same digits.
 """
 

@@ -94,9 +94,9 @@ def _problems(hub: Hub, release: Release, card: str | None, commit: str) -> Iter
         if not content.is_in(tree.get(path)):
             yield f"{path} has other content" if path in tree else f"{path} is missing"
     if hub.text(release.repo, release.record, commit) != release.text:
-        yield f"{release.record} is another"
+        yield f"{release.record} is not as it was sent"
     if card is not None and hub.text(release.repo, readme.FILE_NAME, commit) != card:
-        yield f"{readme.FILE_NAME} is another"
+        yield f"{readme.FILE_NAME} is not as it was sent"
 
 
 def _different(manifest: Manifest, rows: Rows) -> Iterator[str]:
