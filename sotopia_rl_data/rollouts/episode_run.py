@@ -118,15 +118,17 @@ class EpisodeRun:
         return self._ask(self.world.acting[0])
 
     def accepts(self, request: TurnRequest, reply: Reply) -> bool:
-        """Whether a reply can be used: an action that can be read, or a score for each draft."""
+        """Whether a reply can be used."""
+        return self.reading(request, reply) is not None
+
+    def reading(self, request: TurnRequest, reply: Reply) -> Action | list[float] | None:
+        """What a reply is read as: an action, or a score for each draft. None where it cannot be used."""
         try:
             if request.scores:
-                _rewards(reply.text, len(self._readable()))
-            else:
-                self.world.read(request.prompt.agent, reply.text)
+                return _rewards(reply.text, len(self._readable()))
+            return self.world.read(request.prompt.agent, reply.text)
         except BadAnswer:
-            return False
-        return True
+            return None
 
     def take(self, request: TurnRequest, settled: Settled) -> TurnRequest | None:
         """Take what became of a request. The next one, or None where the episode is over: abandoned, or played to its

@@ -30,7 +30,7 @@ from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.ledger.lookup import Settled
 from sotopia_rl_data.refs import check_name
 from sotopia_rl_data.request import Reply, Request
-from sotopia_rl_data.rollouts.episode_run import EpisodeRun, Rules, TurnRequest
+from sotopia_rl_data.rollouts.episode_run import EpisodeRun, EpisodeSpec, Rules, TurnRequest
 from sotopia_rl_data.rollouts.plan import RolloutPlan
 from sotopia_rl_data.rollouts.players import Local, Player, is_model, player
 from sotopia_rl_data.rollouts.policies import Policy
@@ -124,6 +124,7 @@ class EpisodeChains:
     def __init__(self, plan: RolloutPlan, ledger: Ledger, on_end: Callable[[EpisodeRun], None]) -> None:
         self._plan, self._ledger, self._on_end = plan, ledger, on_end
         self.total, self.tally = len(plan), Tally()
+        self._answered_twice: set[str] = set()  # episodes with several answers to one request
 
     def groups(self) -> list[Group]:
         """All of them at once: who plays whom is for each request to know."""
@@ -137,16 +138,21 @@ class EpisodeChains:
     def follow_up(self, request: Request, settled: Settled) -> Request | None:
         """The next request of the episode; where it is over, `on_end` is told."""
         turn_request = _turn_request(request)
-        count_attempts(turn_request, self._ledger, self.tally, settled)
-        following = turn_request.run.take(turn_request, settled)
+        run = turn_request.run
+        attempts = count_attempts(turn_request, self._ledger, self.tally, settled)
+        if sum(one.status == "answer" for one in attempts) > 1:
+            self._answered_twice.add(run.spec.episode_id)
+        following = run.take(turn_request, settled)
         if following is None:
-            self._on_end(turn_request.run)
+            if run.spec.episode_id in self._answered_twice:
+                count_episode(run.spec, run.rules, self._ledger, self.tally)
+            self._on_end(run)
         return following
 
     def count(self, ledger: Ledger, tally: Tally) -> None:
         """Play every episode again from the ledger, as far as it knows."""
         for spec in self._plan.specs():
-            replay(EpisodeRun(spec, self._plan.rules), lambda request: count_attempts(request, ledger, tally))
+            count_episode(spec, self._plan.rules, ledger, tally)
 
     def _first_requests(self) -> Iterator[Request]:
         for spec in self._plan.specs():
@@ -189,17 +195,43 @@ def count_attempts(
     return attempts
 
 
+def count_episode(spec: EpisodeSpec, rules: Rules, ledger: Ledger, tally: Tally) -> None:
+    """Count the attempts at every request that some answer in the ledger has led to: an earlier run may have played on
+    from another answer than the one that counts now, and what it asked was paid for."""
+    left: list[list[Settled]] = [[]]  # beginnings of the episode, as the answers that were played
+    while left:
+        played = left.pop()
+        run = EpisodeRun(spec, rules)
+        request: TurnRequest | None = run.first()
+        for settled in played:
+            request = None if request is None else run.take(request, settled)
+        while request is not None:
+            answers = _answers(request, count_attempts(request, ledger, tally))
+            left += [[*played, other] for other in answers[1:]]
+            played += answers[:1]
+            request = run.take(request, answers[0]) if answers else None
+
+
 def replay(run: EpisodeRun, attempts: Callable[[TurnRequest], Sequence[Attempt]]) -> TurnRequest | None:
     """Play what `attempts` knows of an episode; the first request that it does not know, None where the episode is
     over."""
     request: TurnRequest | None = run.first()
     while request is not None:
-        answers = [one for one in attempts(request) if one.status == "answer"]
+        answers = _answers(request, attempts(request))
         if not answers:
             return request
-        usable = next((one for one in answers if run.accepts(request, one.reply)), None)
-        request = run.take(request, Settled(usable or answers[0], usable is not None, False))
+        request = run.take(request, answers[0])
     return None
+
+
+def _answers(request: TurnRequest, attempts: Iterable[Attempt]) -> list[Settled]:
+    """The answers among the attempts at a request (newest first) that say different things. The first is the one that
+    counts: the newest that can be used, else the newest."""
+    answers = [one for one in attempts if one.status == "answer"]
+    readings = [(one, request.run.reading(request, one.reply)) for one in answers]
+    readings.sort(key=lambda pair: pair[1] is None)
+    distinct = [pair for place, pair in enumerate(readings) if pair[1] not in [one for _, one in readings[:place]]]
+    return [Settled(one, reading is not None, False) for one, reading in distinct]
 
 
 def unfinished(plan: RolloutPlan, ledger: Ledger) -> int:
