@@ -22,11 +22,9 @@ from hypothesis import strategies as st
 from label_toys import BY, boats, put
 from rollout_toys import Longest, act, scenes
 
-from sotopia_rl_data.asking.options import AskOptions
 from sotopia_rl_data.asking.pacing import Pacing
-from sotopia_rl_data.asking.plan import Plan
-from sotopia_rl_data.asking.run import ask
-from sotopia_rl_data.asking.spending import capped
+from sotopia_rl_data.asking.plan import AskOptions, Plan
+from sotopia_rl_data.asking.run import ask, capped
 from sotopia_rl_data.costs.prices import Price, Prices
 from sotopia_rl_data.costs.tokens import limit_of, most_prompt_tokens, shortest
 from sotopia_rl_data.errors import BudgetSpent, Unavailable
