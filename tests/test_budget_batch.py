@@ -6,15 +6,16 @@ import asyncio
 import json
 import random
 import shutil
-from collections.abc import AsyncGenerator, Iterator, Set
+from collections.abc import AsyncGenerator, Callable, Iterator, Set
 from dataclasses import replace
 from functools import cache
 from itertools import cycle, islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from batch_toys import QUICK, judge
-from flat_calls import audit, estimate, label, prepare
+from flat_calls import audit, estimate, label, planned, prepare
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from label_toys import BY, boats, put
@@ -29,6 +30,8 @@ from sotopia_rl_data.costs.prices import Price, Prices, load
 from sotopia_rl_data.costs.tokens import limit_of, most_prompt_tokens, shortest
 from sotopia_rl_data.errors import BudgetSpent, Rejected, Unavailable, UnderWay, UsageError
 from sotopia_rl_data.fake_provider.running import Running, running
+from sotopia_rl_data.labelers.audit.plan import AuditPlan
+from sotopia_rl_data.labelers.evaluation.sotopia_eval import SOTOPIA_EVAL
 from sotopia_rl_data.labelers.plan import LabelPlan
 from sotopia_rl_data.labelers.questions import QuestionPart, Questions
 from sotopia_rl_data.labelers.requests import target_of
@@ -137,12 +140,30 @@ def asked_about(plan: LabelPlan, episodes: list[Episode]) -> Questions:
     return Questions(QuestionPart(plan, lambda: episodes))
 
 
-def in_rounds(plan: LabelPlan, episodes: list[Episode], folder: Path, cap: float, provider: Provider) -> Outcome:
-    """One run of a command, as `label` makes it."""
+@cache
+def evaluation() -> LabelPlan:
+    return replace(goal_only(), schema=SOTOPIA_EVAL, dimensions=("goal",), evaluator="", samples=2)
+
+
+@cache
+def probed() -> AuditPlan:
+    with TemporaryDirectory() as folder:
+        version = put(Store(Path(folder)), boats(2))
+        return planned(version, goal_only().judges[0], dimensions=["goal"], probes=["order"], evaluator=BY)
+
+
+KINDS: dict[str, Callable[[int], Questions]] = {
+    "label": lambda count: asked_about(goal_only(), boats(count)),
+    "evaluate": lambda count: asked_about(evaluation(), boats(count)),
+    "audit": lambda count: replace(probed(), episodes=probed().episodes[: 1 + count % 2]).questions(),
+}
+
+
+def in_rounds(questions: Questions, folder: Path, cap: float, provider: Provider) -> Outcome:
+    """One run of a command, as `label`, `evaluate` and `audit` make it."""
     quick = Batching(poll_s=0.0001, doubt_s=0.0, tries=4, wait=provider.chance.random() < 0.8)
 
     async def go() -> Outcome:
-        questions = asked_about(plan, episodes)
         with Ledger(folder) as ledger, capped(cap, questions, ledger, PRICES) as budget:
             lookup = Lookup(ledger, lambda q, r: questions.accepts(q, r, ledger), questions.follow_up)
             (group,) = questions.groups()
@@ -151,6 +172,7 @@ def in_rounds(plan: LabelPlan, episodes: list[Episode], folder: Path, cap: float
     return asyncio.run(go())
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 2**32),
@@ -159,26 +181,26 @@ def in_rounds(plan: LabelPlan, episodes: list[Episode], folder: Path, cap: float
     deadly=st.sampled_from((0, 0.05)),
 )
 def test_batches_never_cost_more_than_the_cap_in_200_random_schedules_of_runs_that_are_killed(
-    tmp_path_factory: pytest.TempPathFactory, seed: int, count: int, caps: list[float], deadly: float
+    kind: str, tmp_path_factory: pytest.TempPathFactory, seed: int, count: int, caps: list[float], deadly: float
 ):
     """Each run has a cap of its own; where it is below what earlier ones spent, nothing more is billed."""
-    folder, episodes, plan = tmp_path_factory.mktemp("ledger"), boats(count), goal_only()
-    provider = Provider(target_of(plan.judges[0]), random.Random(seed), deadly)
+    folder, questions = tmp_path_factory.mktemp("ledger"), KINDS[kind](count)
+    provider = Provider(target_of(goal_only().judges[0]), random.Random(seed), deadly)
     for cap in islice(cycle(caps), 40):
         before = provider.billed
         try:
-            outcome = in_rounds(plan, episodes, folder, cap, provider)
+            outcome = in_rounds(questions, folder, cap, provider)
         except Killed:
             outcome = None
         except Unavailable:  # nothing but faults: the run ends, the cap holds
             break
         assert provider.billed <= max(cap, before) + 1e-9
         if outcome is not None and not outcome.in_batches:
-            assert outcome.exhausted or outcome.settled - outcome.followed == 2 * count
+            assert outcome.exhausted or outcome.settled - outcome.followed == questions.total
             break
     else:
         raise AssertionError("it never came to an end")
-    with Ledger(folder) as ledger, capped(1.0, asked_about(plan, episodes), ledger, PRICES) as budget:
+    with Ledger(folder) as ledger, capped(1.0, questions, ledger, PRICES) as budget:
         assert provider.billed <= budget.spent + 1e-9 <= max(caps) + 2e-9
 
 

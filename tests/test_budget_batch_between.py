@@ -94,10 +94,10 @@ def test_what_was_about_to_be_submitted_at_a_kill_is_not_under_a_cap_that_is_sma
     deadly = Deadly(target_of(plan.judges[0]), chance, 0.0)
     deadly.limits = BatchLimits(12, 1 << 20)
     with pytest.raises(Killed):
-        in_rounds(plan, episodes, tmp_path, 10.0, deadly)
+        in_rounds(asked_about(plan, episodes), tmp_path, 10.0, deadly)
     provider = Provider(deadly.target, chance, 0.0)
     provider.requests = deadly.requests
-    while in_rounds(plan, episodes, tmp_path, 0.5, provider).in_batches:
+    while in_rounds(asked_about(plan, episodes), tmp_path, 0.5, provider).in_batches:
         pass
     assert 0.1 < provider.billed <= 0.5
 
@@ -111,7 +111,7 @@ def test_a_line_whose_answer_cannot_be_read_counts_at_its_worst(tmp_path: Path):
     episodes, plan = boats(6), goal_only()
     provider = Garbled(target_of(plan.judges[0]), random.Random(0), 0.0)
     with suppress(Unavailable):  # nothing but faults
-        while in_rounds(plan, episodes, tmp_path, 0.5, provider).in_batches:
+        while in_rounds(asked_about(plan, episodes), tmp_path, 0.5, provider).in_batches:
             pass
     assert 0.05 <= provider.billed <= 0.5
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,18 +20,22 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from click.testing import CliRunner
 from flat_calls import plan_of, planned, prepare
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from label_toys import BY, boats, put
+from label_toys import BY, REPOSITORY, boats, put
 from rollout_toys import Longest, act, scenes
 
 from sotopia_rl_data.asking.pacing import Pacing
 from sotopia_rl_data.asking.plan import AskOptions, Plan
 from sotopia_rl_data.asking.run import ask, capped
+from sotopia_rl_data.cli.program import cli
+from sotopia_rl_data.costs.budget import left_behind
 from sotopia_rl_data.costs.prices import Price, Prices
 from sotopia_rl_data.costs.tokens import limit_of, most_prompt_tokens, shortest
 from sotopia_rl_data.errors import BudgetSpent, Unavailable
+from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.labelers.audit.plan import AuditPlan
 from sotopia_rl_data.labelers.evaluation.sotopia_eval import SOTOPIA_EVAL
 from sotopia_rl_data.labelers.plan import LabelPlan
@@ -257,3 +265,60 @@ def test_no_run_passes_its_cap_in_200_random_schedules_of_runs_that_are_killed(
             break
     else:
         raise AssertionError("it never came to an end")
+
+
+COMMANDS = {
+    "label": "label lab/episodes --judge openai:sim-a@{url} --preset goal-only",
+    "evaluate": "evaluate lab/episodes --judge openai:sim-a@{url} --ask per-dimension --dimensions goal",
+    "audit": "audit lab/episodes --judge openai:sim-a@{url} --dimensions goal --episodes 6",
+    "rollout": "rollout --a openai:sim-a@{url} --b openai:sim-b@{url} --swap --out lab/play",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", COMMANDS)
+def test_killed_under_a_budget_what_was_in_flight_is_spent_and_nothing_answered_is_asked_again(
+    kind: str, tmp_path: Path
+):
+    prices, store, other = tmp_path / "prices.yaml", Store(tmp_path / "store"), Store(tmp_path / "other")
+    line = "[2.5, 2.5, 2.5, 10, 1000]"
+    prices.write_text(f"as_of: 2026-11-01\nhosts: {{'*': {{sim-a: {line}, sim-b: {line}}}}}\n")
+    for one in (store, other):
+        put(one, boats(30))
+    with running(latency=0.1) as slow:
+        command = [*COMMANDS[kind].format(url=slow.openai_url).split(), "--prices", str(prices), "--concurrency", "4"]
+        for _ in range(2):
+            kill([*command, "--store", str(store.root), "--budget", "5"], slow)
+        time.sleep(0.3)  # until the provider is through with what nobody waits for
+        paid, held = slow.log()["answered"], list(left_behind(store.root / ".ledger"))
+        with Ledger(store.root / ".ledger") as ledger:
+            kept = sum(one.status == "answer" for one in ledger.scan())
+        assert 1 <= paid - kept <= len(held) <= 8
+        told = CliRunner().invoke(cli, [*command, "--store", str(store.root), "--budget", "0.0001"]).exception
+        assert isinstance(told, BudgetSpent)
+        spent = float(told.message.partition("0.0001 USD: ")[2].partition(" USD are spent")[0])
+        assert billed(slow) - 1e-4 <= spent <= billed(slow) + sum(hold.usd for hold in held) + 1e-4
+        assert slow.log()["answered"] == paid
+
+        done = CliRunner().invoke(cli, [*command, "--store", str(store.root), "--budget", "5", "--json"])
+        report, answered = json.loads(done.stdout), slow.log()["answered"]
+        assert (done.exit_code, report["hits"], report["failures"]) == (0, kept, {})
+        whole = json.loads(CliRunner().invoke(cli, [*command, "--store", str(other.root), "--json"]).stdout)
+        assert (report["digest"], answered - paid) == (whole["digest"], whole["asked"] - kept)
+
+
+def kill(command: Sequence[str], provider: Running) -> None:
+    """Run the command until four more calls were answered and two are in flight; then kill -9."""
+    before = provider.log()["answered"]
+    process = subprocess.Popen([sys.executable, "cli.py", *command], cwd=REPOSITORY, stderr=subprocess.DEVNULL)
+    while (log := provider.log())["answered"] < before + 4 or log["in_flight"] < 2:
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
+def billed(provider: Running) -> float:
+    """USD, by what the provider counted."""
+    usage = provider.log()["usage"]
+    return float(usage["input"] * 2.5 + usage["output"] * 10) / 1e6
