@@ -175,3 +175,18 @@ class Sulking(Highest):
         if {slot.agent for slot in question.slots.values()} & self.sulks_about:
             return "I would rather not."
         return super().say(question)
+
+
+class Stumbling(Highest):
+    """Gives a bad answer until it is told what is wrong with it."""
+
+    def __init__(self, bad: str = "I think all of them mattered.") -> None:
+        super().__init__("stumbling")
+        self.bad = bad
+        self.told: list[str] = []
+
+    def say(self, question: Question) -> str:
+        if len(question.messages) == 4:
+            return self.bad
+        self.told.append(question.messages[-1]["content"])
+        return super().say(question)

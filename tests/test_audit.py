@@ -9,16 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from batch_toys import PROVIDERS
+from batch_toys import judge as judge_named
 from biased_judge import running
 from click.testing import CliRunner
 from flat_calls import audit, label, planned
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from label_toys import BOAT, ODD, Highest, Sulking, boats, put, rows
+from label_toys import BOAT, ODD, Highest, Stumbling, Sulking, boats, put, rows
 
 from sotopia_rl_data.asking.plan import AskOptions
 from sotopia_rl_data.asking.run import ask
 from sotopia_rl_data.cli.audit import audit as command
+from sotopia_rl_data.cli.program import cli
 from sotopia_rl_data.costs.prices import load
 from sotopia_rl_data.errors import BudgetSpent, InputError, SotopiaDataError, UsageError
 from sotopia_rl_data.fake_provider.running import running as running_provider
@@ -168,6 +171,49 @@ def test_a_failed_answer_is_a_failure_and_its_pair_is_left_out(store: Store):
     with pytest.raises(InputError, match="no answer that can be used"):
         audit(store, "lab/episodes", Sulking("a", "b"), dimensions=["goal"], out="lab/none", ledger=other)
     assert store.latest("lab/none") is None
+
+
+def test_an_unusable_answer_is_sent_back_once_and_the_second_one_counts(store: Store):
+    put(store, dialogues(3))
+    one = Stumbling()
+    report = audit(store, "lab/episodes", one, dimensions=["goal"], probes=["order"])
+    assert (report.calls, report.repaired, report.unusable, report.failures) == (18, 18, 0, {})
+    assert (one.calls, report.asked) == (36, 36)
+    assert report.labels == 3 * 8 * 3
+    assert report.verdict.noise.equal == 1.0
+    again = audit(store, "lab/episodes", one, dimensions=["goal"], probes=["order"])
+    assert (again.asked, again.repaired, again.digest) == (0, 18, report.digest)
+    sulking = audit(store, "lab/episodes", Sulking("a"), dimensions=["goal"], probes=["order"], out="lab/sulking")
+    assert (sulking.asked, sulking.repaired, sulking.unusable) == (9 + 2 * 9, 0, 9)  # sent back once, and not twice
+
+
+@pytest.mark.parametrize("protocol", PROVIDERS)
+def test_batches_end_in_the_digest_of_a_live_audit_at_half_the_price(store: Store, tmp_path: Path, protocol: str):
+    prices, other = tmp_path / "prices.yaml", Store(tmp_path / "live")
+    prices.write_text('{as_of: 2026-11-01, hosts: {"*": {"sim": [2.5, 2.5, 2.5, 10]}}}')
+    for one in (store, other):
+        put(one, dialogues(3))
+    with running_provider(malformed="missing,refusal", malformed_share=0.3, seed=1) as provider:
+        command = [
+            "audit",
+            "lab/episodes",
+            "--judge",
+            judge_named(protocol, provider),
+            "--dimensions",
+            "goal",
+            "--json",
+        ]
+        command += ["--max-tokens", "300", "--prices", str(prices), "--budget", "5", "--json"]
+        batched = CliRunner().invoke(cli, [*command, "--store", str(store.root), "--batch", "--poll", "1"])
+        assert provider.log()["batch"]["batches"] == 2  # the questions, and the second tries
+        usage, answered = provider.log()["usage"], provider.log()["answered"]
+        live = CliRunner().invoke(cli, [*command, "--store", str(other.root)])
+    first, second = json.loads(batched.stdout), json.loads(live.stdout)
+    assert first["digest"] == second["digest"]
+    assert first["repaired"] == second["repaired"] > 0
+    assert first["asked"] == second["asked"] == answered
+    assert first["bill"]["total"] == pytest.approx((usage["input"] * 2.5 + usage["output"] * 10) / 1e6 / 2)
+    assert second["bill"]["total"] == pytest.approx(2 * first["bill"]["total"])
 
 
 def labels_of(shift: float = 0.0, noise: float = 0.0, episodes: int = 30) -> tuple[dict, dict]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from flat_calls import label
-from label_toys import BOAT, REPOSITORY, Highest, boats, filled, put, rows, sim
+from label_toys import BOAT, REPOSITORY, Highest, Stumbling, boats, filled, put, rows, sim
 
 from sotopia_rl_data.fake_provider.options import MALFORMED
 from sotopia_rl_data.fake_provider.running import running
@@ -87,21 +87,6 @@ def test_whatever_the_schema_only_a_fenced_reply_of_the_twelve_kinds_makes_numbe
         used = {row["call_id"] for row in rows(done.version, "attributions", store)}
         assert all("```" in ledger.attempts(call)[0].text for call in used)
     assert used
-
-
-class Stumbling(Highest):
-    """Gives a bad answer until it is told what is wrong with it."""
-
-    def __init__(self, bad: str = "I think all of them mattered.") -> None:
-        super().__init__("stumbling")
-        self.bad = bad
-        self.told: list[str] = []
-
-    def say(self, question: Question) -> str:
-        if len(question.messages) == 4:
-            return self.bad
-        self.told.append(question.messages[-1]["content"])
-        return super().say(question)
 
 
 def test_a_bad_answer_is_sent_back_with_the_reason_and_the_second_one_counts(store: Store):
