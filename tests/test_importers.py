@@ -22,8 +22,8 @@ from import_toys import (
 
 from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.importers import read
-from sotopia_rl_data.importers.actions import parse_action, render_action
 from sotopia_rl_data.importers.library import split_secret
+from sotopia_rl_data.importers.messages import parse_action, render_action
 from sotopia_rl_data.importers.record import model_name
 from sotopia_rl_data.schema import Agent, Episode, Score, Turn
 

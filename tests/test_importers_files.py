@@ -25,7 +25,7 @@ from import_toys import (
 from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.importers import TrainingRow, formats, plan, read
 from sotopia_rl_data.importers.formats.format import Format, one_by_one
-from sotopia_rl_data.importers.literals import nested
+from sotopia_rl_data.importers.record import nested
 from sotopia_rl_data.schema import Agent, Episode, Score, Turn
 
 # The same episode in every wrapping

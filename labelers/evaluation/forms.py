@@ -26,7 +26,7 @@ from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.labelers.plan import episodes_of
 from sotopia_rl_data.labelers.schemas import phrasing
 from sotopia_rl_data.outputs import aside
-from sotopia_rl_data.prompts.visible import without_tags
+from sotopia_rl_data.prompts.view import without_tags
 from sotopia_rl_data.report.page import asset, document
 from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.store import Version

@@ -19,7 +19,7 @@ from sotopia_rl_data.code import check_installed
 from sotopia_rl_data.errors import AskingError, NotFound, Rejected, SotopiaDataError, UsageError
 from sotopia_rl_data.refs import is_path
 from sotopia_rl_data.request import Reply, Request, Target
-from sotopia_rl_data.rollouts.players import TEMPERATURE
+from sotopia_rl_data.rollouts.policies import TEMPERATURE
 from sotopia_rl_data.schema import Message
 
 _DEFAULT = {"temperature": TEMPERATURE, "max_tokens": 256}

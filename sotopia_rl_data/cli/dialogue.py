@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sotopia_rl_data.display import printable
-from sotopia_rl_data.prompts.visible import without_tags
+from sotopia_rl_data.prompts.view import without_tags
 from sotopia_rl_data.schema import Agent, Episode, Turn
 from sotopia_rl_data.screen import Screen
 

@@ -23,8 +23,8 @@ from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.exporters.sotopia import background_and_secret, episode_log
 from sotopia_rl_data.exporters.sotopia import export_row as exported
-from sotopia_rl_data.importers.actions import LoggedAction, render_action
-from sotopia_rl_data.prompts.visible import FIELD_TAGS, visible
+from sotopia_rl_data.importers.messages import LoggedAction, render_action
+from sotopia_rl_data.prompts.view import FIELD_TAGS, visible
 from sotopia_rl_data.samples import SCENARIOS
 from sotopia_rl_data.schema import ACTION_TYPES, Agent, Episode, Observation, Score, Turn
 

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sotopia_rl_data.importers.actions import LoggedAction, render_action
-from sotopia_rl_data.importers.messages import ENVIRONMENT
+from sotopia_rl_data.importers.messages import ENVIRONMENT, LoggedAction, render_action
 from sotopia_rl_data.importers.profiles import RELATIONSHIPS
 from sotopia_rl_data.importers.record import UNNAMED
 from sotopia_rl_data.importers.scores import OVERALL

@@ -1,14 +1,14 @@
 """Importers: files of episodes in, `Episode`s out, one record at a time.
 
-One file a format in `formats/`. A file's format is detected by its records' keys, and the version of the library that
-wrote it record by record; neither is guessed. What cannot be read is a `Failure`, with its line and its reason, and the
-rest is read all the same. Nothing is evaluated or unpickled.
+`formats/` has one file for each format. The format of a file is told by the keys of its records, the version of the
+library that wrote it record by record; neither is guessed. A record that cannot be read becomes a `Failure` with its
+line and its reason, and the rest is still read. Nothing is evaluated or unpickled.
 
-detect.py reading.py stream.py     what the named paths hold; from files to items; the records of one file
-record.py literals.py              one record and the typed way to look into it; values that lie as text
-library.py messages.py actions.py  what the sotopia library's formats share
-scores.py profiles.py              which scores are real; the profiles that a log names by id
-run.py batches.py align.py         all of it into the store, in bounded memory; labels onto the turns of a log
+reading.py stream.py    which files the named paths hold, and their items; the records of one file
+record.py               one record and the typed way to look into it
+library.py messages.py  what the sotopia library's formats share; the turns and actions of its logs
+scores.py profiles.py   which scores are real; the profiles that a log names by id
+run.py batches.py       everything into the store, in bounded memory
 
     for item in read(["episodes.jsonl"]):
         ...
@@ -16,9 +16,8 @@ run.py batches.py align.py         all of it into the store, in bounded memory; 
 
 from __future__ import annotations
 
-from sotopia_rl_data.importers.detect import plan
 from sotopia_rl_data.importers.formats.format import Item, TrainingRow
-from sotopia_rl_data.importers.reading import read
+from sotopia_rl_data.importers.reading import plan, read
 from sotopia_rl_data.importers.record import Record
 from sotopia_rl_data.samples import path as samples_path
 

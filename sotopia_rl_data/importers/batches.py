@@ -1,15 +1,21 @@
 """Items on their way into a stage: those that `--where` keeps, in bounded memory, no episode twice.
 
-A batch of episodes is in memory, and of all others sixteen bytes each, to tell a repeated record (counted and passed
-over) from another one of the same id (rejected). Where annotated rows are imported beside the episodes they annotate, a
-few hundred bytes each, to find the turns again (see `align.py`).
+Only one batch of episodes is in memory. Of every episode before it sixteen bytes are kept, to tell a repeated record
+(counted and passed over) from a different one with the same id (rejected).
+
+sotopia-rl's annotated JSONL numbers only the utterances that it kept, but the log has all of them. When both are
+imported together, a few hundred bytes of each log are kept too, and an annotated utterance is found in the log by its
+speaker and by what is left of its text (up to the first blank line). The match is certain only where the log has
+exactly as many such utterances as the rows have; every other utterance of the log becomes a failure. The episode and
+its scores are the log's; the annotated rows add only labels.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Sequence
+import struct
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import duckdb
@@ -18,7 +24,7 @@ import pyarrow as pa
 from sotopia_rl_data import tables
 from sotopia_rl_data.connections import lock, unlocked
 from sotopia_rl_data.errors import InputError, QueryError
-from sotopia_rl_data.importers.align import Alignment, RememberedEpisode
+from sotopia_rl_data.importers.formats.annotated import JUDGE
 from sotopia_rl_data.importers.formats.annotated import SOURCE as ANNOTATED
 from sotopia_rl_data.importers.formats.format import Item, TrainingRow
 from sotopia_rl_data.importers.record import Record
@@ -27,16 +33,16 @@ from sotopia_rl_data.splits import environment_of, split_of
 from sotopia_rl_data.store.stage import Stage
 
 BATCH = 128
-LABELS = 64  # so many attributions weigh as much as an episode
+LABELS = 64  # attributions that take about as much memory as an episode
 KEPT_FAILURES = 100
 _ROW = "__row"
 REWARDS = pa.schema([f for f in tables.rewards_schema([]) if f.name not in tables.KEYS["rewards"]])
 
 
 class RowFilter:
-    """`--where`: a DuckDB condition over the columns of the rows that are imported, and over nothing else.
+    """`--where`: a DuckDB condition over the columns of the imported rows, and over nothing else.
 
-    Keeps the rows for which it is true. It is one expression, never a statement; NULL is not true.
+    Keeps the rows for which the condition is true (NULL is not). It is one expression, never a statement.
     """
 
     def __init__(self, text: str, schema: pa.Schema) -> None:
@@ -50,7 +56,7 @@ class RowFilter:
         self.keep(schema.empty_table())
 
     def keep(self, rows: pa.Table) -> pa.Table:
-        """The rows of `rows` that fulfil the condition, in their order. Raises QueryError."""
+        """Those of `rows` for which the condition is true, in order. Raises QueryError."""
         numbered = rows.append_column(_ROW, pa.array(range(rows.num_rows), pa.int64()))
         try:
             kept = self._connection.from_arrow(numbered).filter(self._expression).select(_ROW).to_arrow_table()
@@ -71,13 +77,13 @@ class RowFilter:
 
 @dataclass(slots=True)
 class Batches:
-    """Takes items one by one and writes them to the stage in batches."""
+    """Takes items one at a time and writes them to the stage in batches."""
 
     stage: Stage
     where: RowFilter | None
     seed: int
     strict: bool
-    align: bool = False  # whether annotated rows and other episodes come together
+    align: bool = False  # whether annotated rows are imported together with other episodes
     counts: Counter[str] = field(default_factory=Counter)
     dialects: Counter[str] = field(default_factory=Counter)
     scored: set[tuple[str, str]] = field(default_factory=set)  # (dimension, evaluator) of any episode's scores
@@ -85,15 +91,15 @@ class Batches:
     _episodes: list[Episode] = field(default_factory=list)
     _training_rows: list[TrainingRow] = field(default_factory=list)
     _labels: list[Attribution | Failure] = field(default_factory=list)  # of this batch's episodes
-    _unread: list[Failure] = field(default_factory=list)  # of no episode
-    _seen: dict[str, bytes] = field(default_factory=dict)
+    _unread: list[Failure] = field(default_factory=list)  # records that belong to no episode
+    _hashes: dict[str, bytes] = field(default_factory=dict)  # of every episode so far, by id
     _logs: dict[str, RememberedEpisode] = field(default_factory=dict)
-    _alignment: Alignment | None = None  # of the last episode, where it was rows for a log
-    _splits: dict[str | None, str] = field(default_factory=dict)  # of all episodes, where labels may come later
-    _keeping: bool = True  # whether what follows the last episode is kept
+    _alignment: Alignment | None = None  # of the last episode, if it came from annotated rows for a log
+    _splits: dict[str | None, str] = field(default_factory=dict)  # of every episode so far, if labels may come later
+    _keeping: bool = True  # whether the labels that follow the last episode are kept
 
     def add(self, item: Item, record: Record) -> None:
-        """Take an item and the record that it is from. Raises InputError where it is a Failure and `strict`."""
+        """Take an item and the record it comes from. Raises InputError for a Failure if `strict`."""
         if isinstance(item, Failure) and self.strict:
             raise _refused(item)
         if isinstance(item, (Attribution, Failure)) and item.episode_id is not None:  # it follows its episode
@@ -116,19 +122,19 @@ class Batches:
         self.stage.write("failures", "train", tables.FAILURES.empty_table())
 
     def _add_episode(self, episode: Episode, record: Record) -> None:
-        digest, known = _content_hash(episode), self._seen.get(episode.episode_id)
+        digest, known = _content_hash(episode), self._hashes.get(episode.episode_id)
         self._keeping, self._alignment = known is None, None
         if known is None:
             if self.align and episode.source != ANNOTATED:
                 self._logs[episode.episode_id] = RememberedEpisode.of(episode)
-            self._seen[episode.episode_id] = digest
+            self._hashes[episode.episode_id] = digest
             self._episodes.append(episode)
             self.scored.update((score.dimension, score.evaluator) for score in episode.scores)
         elif known == digest:
             self.counts["duplicates"] += 1
         elif episode.source == ANNOTATED and episode.episode_id in self._logs:
             self._alignment, self._keeping = self._logs.pop(episode.episode_id).place(episode), True
-            self._seen[episode.episode_id] = digest
+            self._hashes[episode.episode_id] = digest
             lost = [replace(failure, source=record.source) for failure in self._alignment.lost]
             if self.strict and lost:
                 raise _refused(lost[0])
@@ -145,20 +151,20 @@ class Batches:
         if self.align:
             self._splits.update(splits)
             splits = self._splits
-        labels = [one for one in self._labels if one.episode_id in splits]
-        attributions = [one for one in labels if isinstance(one, Attribution)]
-        failures = [*self._unread, *(one for one in labels if isinstance(one, Failure))]
-        places = [splits.get(one.episode_id, "train") for one in attributions]
-        self._write("attributions", tables.attribution_table(attributions), places)
-        places = [splits.get(one.episode_id, "train") for one in failures]  # a rejected record is a row of train
-        self._write("failures", tables.failure_table(failures), places)
+        labels = [label for label in self._labels if label.episode_id in splits]
+        attributions = [label for label in labels if isinstance(label, Attribution)]
+        failures = [*self._unread, *(label for label in labels if isinstance(label, Failure))]
+        row_splits = [splits[label.episode_id] for label in attributions]
+        self._write("attributions", tables.attribution_table(attributions), row_splits)
+        row_splits = [splits.get(failure.episode_id, "train") for failure in failures]  # rejected records go to train
+        self._write("failures", tables.failure_table(failures), row_splits)
         self.counts["attributions"] += len(attributions)
         self.counts["failures"] += len(failures)
         self.rejected += failures[: KEPT_FAILURES - len(self.rejected)]
         self._episodes, self._training_rows, self._labels, self._unread = [], [], [], []
 
     def _flush_episodes(self) -> dict[str | None, str]:
-        """Write the episodes that fulfil the condition; the split of each by its id."""
+        """Write the episodes that `where` keeps, and return their splits by episode id."""
         if not self._episodes:
             return {}
         rows = tables.episode_table(self._episodes)
@@ -172,17 +178,17 @@ class Batches:
         return splits
 
     def _flush_training_rows(self) -> None:
-        """Write the training rows that fulfil the condition, without identity: no episode, agent, turn or opinions."""
+        """Write the training rows that `where` keeps. They have no episode, agent, turn or opinions."""
         if not self._training_rows:
             return
         columns = [
             {
-                "environment_id": environment_of(one.scenario),
-                "prompt": list(one.prompt),
-                "completion": [{"role": "assistant", "content": one.completion}],
-                "reward": one.reward,
+                "environment_id": environment_of(row.scenario),
+                "prompt": list(row.prompt),
+                "completion": [{"role": "assistant", "content": row.completion}],
+                "reward": row.reward,
             }
-            for one in self._training_rows
+            for row in self._training_rows
         ]
         rows = self._filtered(pa.Table.from_pylist(columns, schema=REWARDS))
         self.counts["examples"] += rows.num_rows
@@ -197,9 +203,9 @@ class Batches:
         return kept
 
     def _write(self, config: str, rows: pa.Table, splits: Sequence[str]) -> None:
-        """Write each row to its split; those whose split is "" are left out."""
+        """Write each row to its split; a row whose split is "" is left out."""
         for split in sorted(set(splits) - {""}):
-            self.stage.write(config, split, rows.filter(pa.array([one == split for one in splits])))
+            self.stage.write(config, split, rows.filter(pa.array([row_split == split for row_split in splits])))
 
 
 def _refused(failure: Failure) -> InputError:
@@ -210,11 +216,72 @@ def _refused(failure: Failure) -> InputError:
 
 
 def _content_hash(episode: Episode) -> bytes:
-    """A hash (16 bytes) over what tells this episode from others: who did and saw what, with which scores.
+    """A hash (16 bytes) of what tells this episode from others: who did and saw what, with which scores.
 
-    Not over what one format carries and another does not (codename, relationship, XML): an export and its log are the
-    same episode.
+    It leaves out what one format has and another has not (codename, relationship, XML), so that an export and its log
+    are the same episode.
     """
-    who = [(a.agent, a.name) for a in episode.agents]
-    content = (episode.environment_id, who, episode.turns, episode.scores, episode.observations)
+    agents = [(a.agent, a.name) for a in episode.agents]
+    content = (episode.environment_id, agents, episode.turns, episode.scores, episode.observations)
     return hashlib.sha256(repr(content).encode()).digest()[:16]
+
+
+_ENTRY = struct.Struct("<iH8s")  # turn, place in the speaking order, mark
+_LOST = "the annotated rows have no label, or several, that could be this utterance's"
+
+
+@dataclass(frozen=True, slots=True)
+class RememberedEpisode:
+    """What is kept of an imported episode: its agents as (name, id), and fourteen bytes for each utterance."""
+
+    agents: tuple[tuple[str, str], ...]
+    utterances: bytes
+
+    @classmethod
+    def of(cls, episode: Episode) -> RememberedEpisode:
+        """What to remember of `episode`."""
+        return cls(tuple((a.name, a.agent) for a in episode.agents), b"".join(_entries(episode)))
+
+    def place(self, rows: Episode) -> Alignment:
+        """Where the utterances of `rows`, an episode made of annotated rows, are in this log."""
+        in_log, in_rows = defaultdict[bytes, list[int]](list), defaultdict[bytes, list[int]](list)
+        for turn, _, mark in _ENTRY.iter_unpack(self.utterances):
+            in_log[mark].append(turn)
+        for turn, _, mark in map(_ENTRY.unpack, _entries(rows)):
+            in_rows[mark].append(turn)
+        certain = {mark for mark, row_turns in in_rows.items() if len(row_turns) == len(in_log[mark])}
+        turns: dict[int, int] = {}
+        for mark in certain:
+            turns.update(zip(in_rows[mark], in_log[mark], strict=True))
+        lost = tuple(
+            Failure(_LOST, rows.episode_id, self.agents[place][1], turn, judge=JUDGE)
+            for turn, place, mark in _ENTRY.iter_unpack(self.utterances)
+            if mark not in certain
+        )
+        return Alignment(dict(self.agents), turns, lost)
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """The log's agent ids by name, its turns by those of the rows, and a failure for each unmatched utterance."""
+
+    agents: dict[str, str]
+    turns: dict[int, int]
+    lost: tuple[Failure, ...]
+
+    def moved(self, label: Attribution | Failure) -> Attribution | Failure | None:
+        """`label`, moved to its turn in the log; None where the turn is not known (the utterance is among `lost`)."""
+        agent = self.agents.get(label.agent or "")
+        if agent is None or label.turn not in self.turns:
+            return None
+        return replace(label, agent=agent, turn=self.turns[label.turn])
+
+
+def _entries(episode: Episode) -> Iterator[bytes]:
+    """An entry for each utterance. Its mark hashes the speaker's name, the action type and the text that is left."""
+    places = {a.agent: i for i, a in enumerate(episode.agents)}
+    for turn in episode.turns:
+        place = places[turn.agent]
+        kept = turn.text.partition("\n\n")[0].strip().rstrip('"')
+        mark = hashlib.sha256(repr((episode.agents[place].name, turn.action_type, kept)).encode()).digest()[:8]
+        yield _ENTRY.pack(turn.turn, place, mark)

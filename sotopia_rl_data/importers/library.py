@@ -1,10 +1,10 @@
-"""What the sotopia library's two shapes of an episode have in common: EpisodeLog as stored, and the rows of its export.
+"""What the sotopia library's two shapes of an episode have in common: stored EpisodeLogs, and the rows of its export.
 
-Both carry the raw messages, from which identity is taken (`messages.py`). What the source names nowhere else (an
-EpisodeLog has neither scenario nor goals) is read from the profiles beside it where there are any, and from each
-agent's own opening observation where there are none: the scenario, its background and secret, its goal. The agents'
-names are known here, so that each field of an opening is found by the line that begins it, in the order in which the
-library writes them; nothing is guessed from the shape of a name. `social_interactions` is never read: it is lossy.
+Both have the raw messages, from which the utterances' identity is taken (`messages.py`). An EpisodeLog has neither
+scenario nor goals. Fields that the record lacks are read from the profiles beside it or, without profiles, from each
+agent's own opening observation: the scenario, and the agent's background, secret and goal. The agents' names are known
+by then, so each field of an opening is found by the line that begins it, in the order in which the library writes
+them; nothing is guessed from the shape of a name. `social_interactions` is never read: it is lossy.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _HIDDEN = "Unknown"
 class LibraryEpisode:
     """What both shapes say of an episode, before the opening observations of its dialogue are read.
 
-    `models` and `rewards` are as logged. `environment` is what is known of the scene; its `goals` are in speaking
-    order. `backgrounds` are by name, `profiles` in speaking order (None: not known). `agent_classes` says whether the
-    record has a field of that name, as only newer versions of the library write it.
+    `models` and `rewards` are as logged. `environment` is what is known of the scenario; its `goals` are in speaking
+    order. `backgrounds` are by name, `profiles` in speaking order (None: unknown). `agent_classes`: the record has a
+    field of that name, which only newer versions of the library write.
     """
 
     episode_id: str
@@ -48,7 +48,7 @@ class LibraryEpisode:
     agent_classes: bool = False
 
     def read(self) -> tuple[Episode, tuple[RefusedScore, ...]]:
-        """The Episode, and the scores that had to be refused."""
+        """The Episode, and its refused scores."""
         dialogue, names = self.dialogue, model_names(self.models)
         scores = LoggedScores()
         scores.add_rewards(self.rewards, dialogue.ids, dialogue.names, names[0] if names else UNNAMED)
@@ -71,8 +71,8 @@ class LibraryEpisode:
         return episode, tuple(scores.refused)
 
     def _agents(self) -> Iterator[Agent]:
-        """The participants. What the source does not say is read from each one's own opening observation; what that
-        does not say, from the profile."""
+        """The agents. A field that the source lacks comes from the agent's own opening observation, or else from its
+        profile."""
         dialogue, goals = self.dialogue, self.environment.goals
         models = model_names(self.models)
         profiles = self.profiles or [None] * len(dialogue.ids)
@@ -90,18 +90,18 @@ class LibraryEpisode:
             )
 
     def _dialect(self) -> Dialect:
-        """Which version of the sotopia library wrote it, by signs that only that version leaves, in this order:
+        """Which version of the sotopia library wrote the log, by signs that only that version leaves, in this order:
 
-        head    git after January 2026: an action begins with a space or with "[private to", or `agent_classes` is there
-        0.1.5   it ended with "Too few active agents"; or it has more than two agents; or a bare score stands beside
+        head    git after January 2026: an action begins with a space or with "[private to", or there is `agent_classes`
+        0.1.5   the episode ended with "Too few active agents"; or has more than two agents; or has a bare score and
                 comments on each agent (a bug of 0.1.5, which loses every score)
-        legacy  0.1.4 and before, and what bears none of these signs
+        legacy  0.1.4 and before, and every log without any of these signs
 
-        Up to 0.1.5 messages are written alike, so what bears no sign (two strangers, ended by the turn limit or by
-        silence, the evaluator failed) cannot be told apart and is called legacy: nothing that reads an episode treats
-        the two differently.
+        Up to 0.1.5 the messages are written alike, so a log without a sign (two strangers, ended by the turn limit or
+        by silence, the evaluator failed) may be of either version. It is called legacy: nothing that reads an episode
+        treats the two differently.
         """
-        if self.agent_classes or any(one.startswith((" ", "[private to ")) for one in self.dialogue.rendered):
+        if self.agent_classes or any(action.startswith((" ", "[private to ")) for action in self.dialogue.rendered):
             return "head"
         ended, _, comments = self.reasoning.partition("\n")
         if ended.startswith(_ENDED) and "Too few active agents;" in ended:
@@ -119,12 +119,12 @@ def agent_ids(value: Any, key: str) -> list[str]:
         return []
     if not isinstance(value, (list, tuple)) or not value:
         raise InputError(f"`{key}` is {kind(value) if value else 'empty'}, not a list of ids.")
-    return [identifier({key: one}, key) for one in value]
+    return [identifier({key: agent}, key) for agent in value]
 
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """The fields of one opening observation, by name as the agent reads them; "" where one is hidden or absent."""
+    """The fields of one opening observation by agent name, as the observer reads them; "" if hidden or absent."""
 
     scenario: str = ""
     backgrounds: dict[str, str] = field(default_factory=dict)
@@ -132,11 +132,11 @@ class Opening:
 
 
 def read_opening(observed: str, names: Sequence[str]) -> Opening:
-    """The fields of `observed`, what one agent was shown before turn 0."""
+    """The fields of `observed`, the text that one agent was shown before turn 0."""
     _, begun, rest = observed.partition("Scenario: ")
     scenario, ended, _ = rest.partition("\nParticipants: ")
     opening = Opening(scenario.strip() if begun and ended else "")
-    marks: list[tuple[dict[str, str], str, int, int]] = []  # whose field, where its mark and where its text begin
+    marks: list[tuple[dict[str, str], str, int, int]] = []  # fields, name, start of the mark, start of the text
     position = max(observed.find("\nParticipants: "), 0)
     for fields, label in ((opening.backgrounds, "background"), (opening.goals, "goal")):
         for name in names:
@@ -154,7 +154,7 @@ def read_opening(observed: str, names: Sequence[str]) -> Opening:
 
 
 def split_secret(background: str, name: str) -> tuple[str, str]:
-    """A background that ends in "<first name>'s secrets: …" as (background, secret)."""
+    """(background, secret) of a background that ends in "<first name>'s secrets: …"."""
     words = name.split(" ")
     for n in range(len(words), 0, -1):
         before, mark, secret = background.rpartition(f"{' '.join(words[:n])}'s secrets: ")
@@ -164,16 +164,19 @@ def split_secret(background: str, name: str) -> tuple[str, str]:
 
 
 def shared_scenario(dialogue: Dialogue) -> str:
-    """The scenario as every agent saw it: what only one of them may see never becomes everybody's."""
+    """The scenario as every agent saw it, without the words that only some of them were shown."""
     views = [read_opening(dialogue.opening(agent), dialogue.names).scenario for agent in dialogue.ids]
     if len(set(views)) == 1:
         return views[0]
     words = [view.split(" ") for view in views]
-    start = _alike(words)
-    end = _alike([one[start:][::-1] for one in words])
+    start = _common_words(words)
+    end = _common_words([view[start:][::-1] for view in words])
     return " ".join(words[0][:start] + words[0][len(words[0]) - end :])
 
 
-def _alike(lists: Sequence[Sequence[str]]) -> int:
-    """How many words the lists have in common at their beginning."""
-    return next((i for i, same in enumerate(zip(*lists, strict=False)) if len(set(same)) > 1), min(map(len, lists)))
+def _common_words(lists: Sequence[Sequence[str]]) -> int:
+    """How many words all lists have in common at their beginning."""
+    for count, words in enumerate(zip(*lists, strict=False)):
+        if len(set(words)) > 1:
+            return count
+    return min(map(len, lists))

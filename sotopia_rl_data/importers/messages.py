@@ -1,7 +1,15 @@
-"""The raw messages of an episode log: who took part, what each one was shown, and what each one did.
+"""The raw messages of an episode log: who took part, what each agent was shown, and what each agent did.
 
-`messages` is a list of turns, a turn a list of [sender, receiver, text]: k from Environment to the agents, then k from
-the agents to Environment. The position of a turn in that list is the utterance's turn for good.
+`messages` is a list of turns. A turn is a list of [sender, receiver, text]: k messages from Environment to the agents,
+then k from the agents to Environment. A turn's position in the list is the `turn` of its utterances, in every dataset.
+
+An action is rendered in one of five forms, the same in every version of the sotopia library (git after January 2026
+puts a space in front and may name the only agents who see it):
+
+    did nothing | left the conversation | said: "…" | [non-verbal communication] … | [action] …
+    [private to ['Ann Lee']]  said: "…"
+
+A form is told by how the text begins and is never searched for further on: speech may quote any of the forms.
 """
 
 from __future__ import annotations
@@ -11,16 +19,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from sotopia_rl_data.errors import InputError
-from sotopia_rl_data.importers.actions import LoggedAction, parse_action
-from sotopia_rl_data.importers.record import kind, unique
-from sotopia_rl_data.schema import Observation, Turn
+from sotopia_rl_data.importers.record import kind, nested, unique
+from sotopia_rl_data.schema import ActionType, Observation, Turn
 
 ENVIRONMENT = "Environment"
 
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:
-    """Who took part (`names` and `ids`, in speaking order), what they saw and did, and their actions as logged."""
+    """Who took part (`names` and `ids`, in speaking order), what they saw and did, and every action's logged text."""
 
     names: tuple[str, ...]
     ids: tuple[str, ...]
@@ -34,9 +41,9 @@ class Dialogue:
 
 
 def read_messages(raw: Any, ids: Sequence[str]) -> Dialogue:
-    """The dialogue that `raw` logs; `ids` are the agents' in speaking order ([]: their names are their ids).
+    """The dialogue that `raw` logs. `ids` are the agents' ids in speaking order; if empty, their names are their ids.
 
-    Raises InputError where the messages do not have the library's shape, or an action none of its five forms.
+    Raises InputError where the messages do not have the library's shape, or an action has none of its five forms.
     """
     log = [[_message(m, t) for m in _list(turn, f"turn {t}")] for t, turn in enumerate(_list(raw, "`messages`"))]
     names = _participants(log)
@@ -44,7 +51,9 @@ def read_messages(raw: Any, ids: Sequence[str]) -> Dialogue:
         raise InputError(f"it names {len(ids)} agents, but {len(names)} take part in its messages.")
     agents = unique(ids or names)
     order = RoundRobin(len(names))
-    places = {name: [i for i, one in enumerate(names) if one == name] for name in names}
+    places: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        places.setdefault(name, []).append(place)
     turns: list[Turn] = []
     observations: list[Observation] = []
     rendered: list[str] = []
@@ -59,11 +68,13 @@ def read_messages(raw: Any, ids: Sequence[str]) -> Dialogue:
 
 
 class RoundRobin:
-    """Whose actions a turn holds: those who did something; in an all-no-op turn the one whose turn it was.
+    """Which agents' actions are utterances of a turn: those that did something, or, if none did, the agent whose turn
+    it was.
 
-    The log writes "did nothing" both for a chosen no-op and for everyone who had to wait. As long as the agents acted
-    strictly in order, an all-no-op turn belongs to the one who was due (turn % k, counted from the first turn that has
-    actions: a scripted log opens with observations alone). Once somebody acted out of order nobody is known to be due.
+    The log writes "did nothing" both for a chosen no-op and for an agent that had to wait. As long as the agents acted
+    strictly in order, a turn of nothing but no-ops belongs to the agent that was due (turn % k, counted from the first
+    turn that has actions: a scripted log opens with observations alone). Once an agent has acted out of order, it is
+    not known who is due, and such a turn has no utterance.
     """
 
     def __init__(self, agents: int) -> None:
@@ -82,7 +93,8 @@ class RoundRobin:
         if acted:
             self._in_order = self._in_order and acted == [due]
             return acted
-        return [due] if self._in_order and due in (agent for agent, _ in actions) else []
+        was_logged = any(agent == due for agent, _ in actions)
+        return [due] if self._in_order and was_logged else []
 
 
 def _list(value: Any, what: str) -> Sequence[Any]:
@@ -112,21 +124,24 @@ def _participants(log: Sequence[Sequence[tuple[str, str, str]]]) -> list[str]:
 def _sort(
     messages: Sequence[tuple[str, str, str]], places: Mapping[str, Sequence[int]], turn: int
 ) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
-    """What was shown and what was said at `turn`, as (place in the speaking order, text). Of two agents of the same
-    name (`places` has both), the one who speaks first is named first."""
-    shown: dict[int, str] = {}
-    said: dict[int, str] = {}
+    """The observations and the actions of `turn`, each as (place in the speaking order, text).
+
+    `places` has both places of two agents with the same name: the first message is taken for the first of them.
+    """
+    observations: dict[int, str] = {}
+    actions: dict[int, str] = {}
     for sender, receiver, text in messages:
-        mine, who = (shown, receiver) if sender == ENVIRONMENT else (said, sender)
-        if who == ENVIRONMENT:  # the environment's notes to itself: no agent sees them
+        texts, name = (observations, receiver) if sender == ENVIRONMENT else (actions, sender)
+        if name == ENVIRONMENT:  # the environment's notes to itself: no agent sees them
             continue
-        if who not in places:
-            raise InputError(f"turn {turn} names {who!r}, who is not among the agents {', '.join(places)}.")
-        free = next((place for place in places[who] if place not in mine), None)
+        if name not in places:
+            raise InputError(f"turn {turn} names {name!r}, who is not among the agents {', '.join(places)}.")
+        free = next((place for place in places[name] if place not in texts), None)
         if free is None:
-            raise InputError(f"turn {turn} has two {'observations' if mine is shown else 'actions'} of {who!r}.")
-        mine[free] = text
-    return list(shown.items()), list(said.items())
+            kind_of_text = "observations" if texts is observations else "actions"
+            raise InputError(f"turn {turn} has two {kind_of_text} of {name!r}.")
+        texts[free] = text
+    return list(observations.items()), list(actions.items())
 
 
 def _action(text: str, turn: int) -> LoggedAction:
@@ -142,3 +157,81 @@ def _turn(turn: int, place: int, action: LoggedAction, names: Sequence[str], age
         raise InputError(f"turn {turn} is private to {', '.join(unknown)}, who is not among the agents.")
     to = tuple(agents[i] for i, name in enumerate(names) if name in action.to)
     return Turn(turn, agents[place], action.action_type, action.text, to)
+
+
+_PRIVATE = "[private to "
+_SPEECH = 'said: "'
+_WORDLESS: dict[str, ActionType] = {"did nothing": "none", "left the conversation": "leave"}
+_TAGGED: dict[str, ActionType] = {"[non-verbal communication] ": "non-verbal communication", "[action] ": "action"}
+_BEGINNINGS: dict[ActionType, str] = {action_type: text for text, action_type in (_WORDLESS | _TAGGED).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedAction:
+    """A parsed action. `to` holds the names of the only agents that may see it (empty: all of them)."""
+
+    action_type: ActionType
+    text: str = ""
+    to: tuple[str, ...] = ()
+
+    @property
+    def visible(self) -> bool:
+        """False for a plain "did nothing", which may be forced. A no-op that names recipients was chosen."""
+        return self.action_type != "none" or bool(self.to)
+
+
+_FORCED = ("did nothing", " did nothing")
+_NOTHING = LoggedAction("none")
+
+
+def parse_action(rendered: str, *, cut: bool = False) -> LoggedAction:
+    """The action that `rendered` stands for. `cut` lets speech end without its closing quote, for text that was split
+    at blank lines. Raises InputError where the text has none of the five forms."""
+    if rendered in _FORCED:  # most actions of a log
+        return _NOTHING
+    to, act = _recipients(rendered)
+    act = act.lstrip(" ")
+    if act in _WORDLESS:
+        return LoggedAction(_WORDLESS[act], to=to)
+    if act.startswith(_SPEECH):
+        words = act[len(_SPEECH) :]
+        if not (cut or words.endswith('"')):
+            raise InputError(f"the speech {_short(rendered)} has no closing quote.")
+        return LoggedAction("speak", words.removesuffix('"'), to)
+    for tag, action_type in _TAGGED.items():
+        if act.startswith(tag) or act == tag.rstrip():
+            return LoggedAction(action_type, act[len(tag) :], to)
+    raise InputError(f"the action {_short(rendered)} has none of the library's five forms.")
+
+
+def render_action(action: LoggedAction, *, spaced: bool = False) -> str:
+    """The text of `action` in a log, as `parse_action` reads it; `spaced`: as git after January 2026 writes it."""
+    if action.action_type == "speak":
+        act = f'{_SPEECH}{action.text}"'
+    else:
+        act = _BEGINNINGS[action.action_type]
+        if action.action_type in _TAGGED.values():
+            act += action.text
+    to = f"{_PRIVATE}{list(action.to)}] " if action.to else ""
+    return f"{to} {act}" if spaced else f"{to}{act}"
+
+
+def _recipients(rendered: str) -> tuple[tuple[str, ...], str]:
+    """The names in `[private to ['A', "B"]] ` and the text that follows. Names may hold brackets and quotes."""
+    if not rendered.startswith(_PRIVATE + "["):
+        return (), rendered
+    end = rendered.find("]]")
+    while end != -1:
+        try:
+            names = nested(rendered[len(_PRIVATE) : end + 1], "the list of recipients")
+        except InputError:  # this "]]" lies inside a name
+            end = rendered.find("]]", end + 1)
+            continue
+        if isinstance(names, list) and names and all(isinstance(n, str) for n in names):
+            return tuple(names), rendered[end + 2 :]
+        break
+    raise InputError(f"the recipients of {_short(rendered)} cannot be read.")
+
+
+def _short(rendered: str) -> str:
+    return repr(rendered if len(rendered) <= 80 else rendered[:79] + "…")

@@ -1,7 +1,7 @@
 """The profiles that an episode log only names by id: its environment and its agents.
 
-They lie beside the logs of the local backend (EnvironmentProfile/<id>.json, AgentProfile/<id>.json), or between them in
-an export from Redis. A profile that is absent or unreadable costs nothing but the fields that only it holds.
+They are beside the logs of the local backend (EnvironmentProfile/<id>.json, AgentProfile/<id>.json), or among the logs
+in an export from Redis. Without a profile, or with an unreadable one, only the fields that it alone holds are empty.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sotopia_rl_data.errors import InputError
-from sotopia_rl_data.importers.literals import json_value
+from sotopia_rl_data.importers.record import json_value
 
 RELATIONSHIPS = ("stranger", "know_by_name", "acquaintance", "friend", "romantic_relationship", "family_member")
 _CACHE = 4096
@@ -21,7 +21,7 @@ _CACHE = 4096
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentProfile:
-    """What an EnvironmentProfile adds to an episode; `goals` in speaking order, XML and all."""
+    """What an EnvironmentProfile adds to an episode. `goals` are in speaking order, with their XML."""
 
     codename: str = ""
     scenario: str = ""
@@ -31,14 +31,14 @@ class EnvironmentProfile:
 
 @dataclass(frozen=True, slots=True)
 class AgentProfile:
-    """What an AgentProfile adds to an episode: the secret, and what is said of the agent in public."""
+    """What an AgentProfile adds to an episode: the agent's secret and its public background."""
 
     secret: str
     public: str = ""
 
 
 class ProfileLookup(Protocol):
-    """Where profiles are looked up. `environment` and `agent` return None for an id that is not there."""
+    """Looks profiles up by id. `environment` and `agent` return None for an unknown id."""
 
     def environment(self, key: str) -> EnvironmentProfile | None: ...
 
@@ -46,7 +46,7 @@ class ProfileLookup(Protocol):
 
 
 class GatheredProfiles:
-    """Profiles gathered from records, as they lie in an export from Redis."""
+    """Profiles gathered from the records of an export from Redis."""
 
     def __init__(self) -> None:
         self._environments: dict[str, EnvironmentProfile] = {}
@@ -59,7 +59,7 @@ class GatheredProfiles:
         return self._agents.get(key)
 
     def add(self, key: str, value: Any) -> None:
-        """Keep `value` where it is a profile; `key` is its id where it names none."""
+        """Keep `value` if it is a profile; `key` is its id if the record names none."""
         if not isinstance(value, Mapping):
             return
         pk = next((value[k] for k in ("pk", "env_id", "agent_id") if isinstance(value.get(k), str)), "") or key
@@ -70,7 +70,7 @@ class GatheredProfiles:
 
 
 class StoredProfiles:
-    """Profiles that lie in folders beside the logs, each a file. A few thousand are kept in memory."""
+    """Profiles in folders beside the logs, one file each. A few thousand are kept in memory."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -101,7 +101,7 @@ def is_environment(value: Mapping[str, Any]) -> bool:
 
 
 def _read_environment(value: Mapping[str, Any]) -> EnvironmentProfile:
-    """The fields of an EnvironmentProfile record; what is absent or of another type is left empty."""
+    """The fields of an EnvironmentProfile record; a field that is absent or of another type stays empty."""
 
     def text(key: str) -> str:
         return value[key] if isinstance(value.get(key), str) else ""
@@ -118,8 +118,10 @@ def _read_agent(value: Mapping[str, Any]) -> AgentProfile:
 
 
 def relationship_name(value: Any) -> str:
-    """The name of a relationship that is given by number (3, "3") or by name; "" for what is neither."""
+    """The name of a relationship, from its number (3, "3") or its name; "" for anything else."""
     if isinstance(value, str) and not value.isdecimal():
         return value
-    number = int(value) if isinstance(value, (int, str)) and not isinstance(value, bool) and len(str(value)) < 3 else -1
+    if isinstance(value, bool) or not isinstance(value, (int, str)) or len(str(value)) > 2:
+        return ""
+    number = int(value)
     return RELATIONSHIPS[number] if 0 <= number < len(RELATIONSHIPS) else ""

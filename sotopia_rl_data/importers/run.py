@@ -1,7 +1,7 @@
 """The core of `import`: files in, a version of the store out.
 
-Episodes become an episodes version, with the attributions that annotated files carry; training rows become a version
-of rewards alone. The two do not mix. How they get there, in bounded memory, is in `batches.py`.
+Episodes become a version of episodes, with the attributions of annotated files; training rows become a version of
+rewards alone. The two are never mixed. `batches.py` writes them, in bounded memory.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from typing import Any
 from sotopia_rl_data import tables
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.importers.batches import REWARDS, Batches, RowFilter
-from sotopia_rl_data.importers.detect import ImportPlan, Source, plan
 from sotopia_rl_data.importers.formats import annotated, training
-from sotopia_rl_data.importers.reading import read_plan
+from sotopia_rl_data.importers.reading import ImportPlan, Source, plan, read_plan
 from sotopia_rl_data.refs import DatasetRef
 from sotopia_rl_data.schema import Failure
 from sotopia_rl_data.store import Store, Version
@@ -29,10 +28,10 @@ Check = Callable[[Set[tuple[str, str]] | None], object]
 
 @dataclass(frozen=True, slots=True)
 class ImportReport:
-    """What an import did. `failures` counts all rows of that config; `rejected` has the first hundred of them.
+    """What an import did. `failures` counts the rows of that config; `rejected` has the first hundred of them.
 
-    `duplicates` were in the store's words already said: the same episode again, in the same or in another format.
-    `filtered` did not fulfil the condition; `skipped` are files of folders that hold none of the formats.
+    `duplicates` counts episodes that were read again, in the same or another format. `filtered` counts rows that the
+    condition left out. `skipped` are files in folders that are of no known format.
     """
 
     version: Version
@@ -62,12 +61,11 @@ def import_dataset(
 ) -> ImportReport:
     """Import `paths` into the store as the next version of `name`; a reference with a version names that one.
 
-    `where` is a DuckDB condition over the columns of `episodes` (or, for training rows, of `rewards`); `strict` makes
-    the first rejected record an error; `seed` is that of the splits; `progress(done, total)` is called in bytes;
-    `check` is told, before anything is committed, which (dimension, evaluator) scored the episodes (None: these are
-    training rows), and may raise. Raises InputError where a path holds nothing to import, QueryError for a wrong
-    `where`, UsageError where episodes and training rows are mixed, and what committing raises. Whatever is raised, the
-    store is as it was.
+    `where` is a DuckDB condition over the columns of `episodes` (or, for training rows, of `rewards`). `strict` makes
+    the first rejected record an error. `seed` is the seed of the splits. `progress(done, total)` counts bytes. `check`
+    is called before the commit with the (dimension, evaluator) pairs of the episodes' scores (None for training rows),
+    and may raise. Raises InputError where a path has nothing to import, QueryError for a wrong `where`, UsageError
+    where episodes and training rows are mixed, and whatever committing raises. After an error the store is unchanged.
     """
     import_plan = plan(paths)
     ref = name if isinstance(name, DatasetRef) else DatasetRef(name)
@@ -86,7 +84,7 @@ def import_dataset(
         batches.finish()
         counts = batches.counts
         if not counts["episodes"] + counts["examples"]:
-            raise _nothing(batches)
+            raise _nothing_imported(batches)
         if check is not None:
             check(None if is_training else batches.scored)
         provenance = {
@@ -124,7 +122,7 @@ def _holds_training_rows(import_plan: ImportPlan) -> bool:
     return training.FORMAT in import_plan.formats
 
 
-def _nothing(batches: Batches) -> InputError:
+def _nothing_imported(batches: Batches) -> InputError:
     if batches.counts["filtered"]:
         return InputError(f"None of {batches.counts['filtered']:,} records fulfils --where.", "loosen the condition")
     first = batches.rejected[0] if batches.rejected else Failure("it holds no record")
@@ -135,18 +133,20 @@ def _nothing(batches: Batches) -> InputError:
 
 
 def _sources(import_plan: ImportPlan, hashes: Mapping[Source, str]) -> list[dict[str, Any]]:
-    """What was read, by format: how many files and bytes, and a hash over their names and contents."""
+    """What was read, by format: the number of files and bytes, and a hash of their names and contents."""
     by_kind: dict[str, list[Source]] = {}
     for source in import_plan.sources:
         by_kind.setdefault(source.kind, []).append(source)
-    contents = {kind: "".join(f"{source.label}\0{hashes[source]}\n" for source in of) for kind, of in by_kind.items()}
-    return [
-        {
-            "format": kind,
-            "files": len(of),
-            "bytes": sum(source.size for source in of),
-            "sha256": hashlib.sha256(contents[kind].encode()).hexdigest(),
-            "names": [source.label for source in of[:10]],
-        }
-        for kind, of in sorted(by_kind.items())
-    ]
+    entries = []
+    for kind, sources in sorted(by_kind.items()):
+        contents = "".join(f"{source.label}\0{hashes[source]}\n" for source in sources)
+        entries.append(
+            {
+                "format": kind,
+                "files": len(sources),
+                "bytes": sum(source.size for source in sources),
+                "sha256": hashlib.sha256(contents.encode()).hexdigest(),
+                "names": [source.label for source in sources[:10]],
+            }
+        )
+    return entries

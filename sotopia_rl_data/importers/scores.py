@@ -1,8 +1,8 @@
-"""The episode's scores: which are real, which are missing, which cannot be true.
+"""An episode's scores: which are real, which are missing, which cannot be true.
 
-The library writes, for each agent, [overall, {dimension: score}] or, where the evaluator failed, a bare number (always
-0.0). A bare number scores no dimension: all are missing. `overall_score` is an average, not a dimension. A score
-outside its dimension's range is never clamped: it is left out, and its refusal is recorded.
+For each agent the library writes [overall, {dimension: score}] or, where the evaluator failed, a bare number (always
+0.0). A bare number means that all dimensions are missing. `overall_score` is an average, not a dimension. A score
+outside the range of its dimension is never clamped: it is refused, and the refusal is recorded.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _RANGES = {d.name: (d.low, d.high) for d in SOTOPIA_EVAL}
 
 @dataclass(frozen=True, slots=True)
 class RefusedScore:
-    """A score that was there and cannot be used."""
+    """A score that the source has and that cannot be used."""
 
     reason: str
     agent: str | None = None
@@ -31,29 +31,29 @@ class RefusedScore:
 
 @dataclass(slots=True)
 class LoggedScores:
-    """The scores of one episode, and those that had to be refused."""
+    """The scores of one episode, and the refused ones."""
 
     scores: list[Score] = field(default_factory=list)
     refused: list[RefusedScore] = field(default_factory=list)
 
     def add(self, agent: str, dimension: str, value: Any, evaluator: str) -> None:
-        """Take in one score where it can be one, else its refusal."""
+        """Add one score, or its refusal where it is not a valid score."""
         try:
             self.scores.append(Score(agent, dimension, check_score(dimension, value), evaluator))
         except InputError as error:
             self.refused.append(RefusedScore(f"{error.message.rstrip('.')}, and was left out.", agent, dimension))
 
     def add_rewards(self, rewards: Any, agents: Sequence[str], names: Sequence[str], evaluator: str) -> None:
-        """Take in a log's rewards: a list in speaking order, or an object keyed by agent_1 …, ids or names.
+        """Add a log's rewards: a list in speaking order, or an object keyed by agent_1 …, ids or names.
 
-        `agents` are the ids, and `names` the names, in speaking order.
+        `agents` and `names` are the agents' ids and names in speaking order.
         """
         try:
-            by_agent = list(zip(agents, _by_place(rewards, agents, names), strict=True))
+            ordered = _in_speaking_order(rewards, agents, names)
         except InputError as error:
             self.refused.append(RefusedScore(error.message))
             return
-        for agent, reward in by_agent:
+        for agent, reward in zip(agents, ordered, strict=True):
             try:
                 for dimension, value in _dimensions(reward):
                     self.add(agent, dimension, value, evaluator)
@@ -62,7 +62,7 @@ class LoggedScores:
 
 
 def check_score(dimension: str, value: Any) -> float:
-    """`value` where it can be a score on `dimension` (unknown names have no range). Raises InputError."""
+    """`value` as a score on `dimension` (a dimension of unknown name has no range). Raises InputError."""
     number = finite(value, f"the {dimension} score")
     low, high = _RANGES.get(dimension, (number, number))
     if not low <= number <= high:
@@ -70,15 +70,15 @@ def check_score(dimension: str, value: Any) -> float:
     return number
 
 
-def _by_place(rewards: Any, agents: Sequence[str], names: Sequence[str]) -> list[Any]:
+def _in_speaking_order(rewards: Any, agents: Sequence[str], names: Sequence[str]) -> list[Any]:
     if rewards is None:
         return [None] * len(agents)
     if isinstance(rewards, Mapping):
-        keys = [(f"agent_{i + 1}", agent, name) for i, (agent, name) in enumerate(zip(agents, names, strict=True))]
-        unknown = set(rewards) - {key for trio in keys for key in trio}
+        labels = [(f"agent_{number}", *label) for number, label in enumerate(zip(agents, names, strict=True), 1)]
+        unknown = set(rewards).difference(*labels)
         if unknown:
             raise InputError(f"the rewards name {', '.join(sorted(map(str, unknown)))}, who is not among the agents.")
-        return [next((rewards[key] for key in trio if key in rewards), None) for trio in keys]
+        return [next((rewards[label] for label in of_agent if label in rewards), None) for of_agent in labels]
     if not isinstance(rewards, (list, tuple)):
         raise InputError(f"the rewards are {kind(rewards)}, not a list.")
     if len(rewards) != len(agents):
@@ -87,7 +87,7 @@ def _by_place(rewards: Any, agents: Sequence[str], names: Sequence[str]) -> list
 
 
 def _dimensions(reward: Any) -> Iterator[tuple[str, Any]]:
-    """(dimension, value) of one agent. Raises InputError where the reward has none of the shapes."""
+    """The (dimension, value) pairs of one agent's reward. Raises InputError where it has neither shape."""
     if reward is None or (isinstance(reward, (int, float)) and not isinstance(reward, bool)):
         return  # the evaluator failed
     scores = reward[1] if isinstance(reward, (list, tuple)) and len(reward) == 2 else reward

@@ -1,7 +1,7 @@
-"""Records out of one file, one at a time, whatever its size: JSON Lines, a JSON document, CSV.
+"""The records of one file, one at a time, whatever its size: JSON Lines, a JSON document, CSV.
 
-Nothing here knows what a record means. What cannot be read yields an InputError in the record's place, and reading
-goes on where the format allows it: at the next line; a JSON document that breaks off has no more to give.
+Nothing here knows what a record means. A record that cannot be read yields an InputError in its place. Reading goes on
+at the next line; after a mistake in a JSON document nothing more can be read.
 """
 
 from __future__ import annotations
@@ -14,18 +14,17 @@ from pathlib import Path
 from typing import IO, Any
 
 from sotopia_rl_data.errors import InputError
-from sotopia_rl_data.importers.literals import MAX_DEPTH, MAX_RECORD, json_value
-from sotopia_rl_data.importers.record import Record
+from sotopia_rl_data.importers.record import MAX_DEPTH, MAX_RECORD, Record, json_value
 
 BUFFER = 1 << 20
 _BOM = b"\xef\xbb\xbf"
 _OPENING, _CLOSING = ("start_map", "start_array"), ("end_map", "end_array")
 
-Entry = tuple[Record, InputError | None]  # a record; or what is wrong with it
+Entry = tuple[Record, InputError | None]  # a record, and what is wrong with it
 
 
 class Metered(io.RawIOBase):
-    """A file that counts and hashes what is read of it. `tick` is called with the bytes of each read."""
+    """A file that counts and hashes the bytes read from it. `tick` is called with the number of each read."""
 
     def __init__(self, path: Path, tick: Callable[[int], None] | None = None) -> None:
         self._file = path.open("rb", buffering=0)
@@ -47,7 +46,7 @@ class Metered(io.RawIOBase):
         super().close()
 
     def buffered(self) -> io.BufferedReader[Any]:
-        """The same, read in blocks of a megabyte, past a byte-order mark."""
+        """The same file, read in blocks of a megabyte, after the byte-order mark if it has one."""
         stream: io.BufferedReader[Any] = io.BufferedReader(self, BUFFER)
         if stream.peek(3)[:3] == _BOM:
             stream.read(3)
@@ -59,8 +58,9 @@ def json_lines(stream: io.BufferedReader, name: str) -> Iterator[Entry]:
     for number, line in enumerate(iter(lambda: stream.readline(MAX_RECORD), b""), start=1):
         source = f"{name}:{number}"
         if not line.endswith(b"\n") and len(line) == MAX_RECORD:
-            while (rest := stream.readline(BUFFER)) and not rest.endswith(b"\n"):
-                pass  # to the end of the line
+            rest = stream.readline(BUFFER)
+            while rest and not rest.endswith(b"\n"):
+                rest = stream.readline(BUFFER)
             yield Record(None, source, line[:BUFFER]), InputError(f"longer than {MAX_RECORD:,} bytes.")
         elif line.strip():
             try:
@@ -71,7 +71,7 @@ def json_lines(stream: io.BufferedReader, name: str) -> Iterator[Entry]:
 
 def csv_rows(stream: io.BufferedReader, name: str) -> Iterator[Entry]:
     """One record from each row, keyed by the header; an empty cell is left out."""
-    csv.field_size_limit(MAX_RECORD)  # of the process, as the module has it
+    csv.field_size_limit(MAX_RECORD)  # the csv module has one limit for the whole process
     lines = csv.reader(io.TextIOWrapper(stream, "utf-8", errors="surrogateescape", newline=""))
     header: list[str] | None = None
     while True:
@@ -101,7 +101,7 @@ def _row(header: list[str], cells: list[str], source: str) -> Entry:
 
 
 def json_document(stream: IO[bytes], name: str, depth: int) -> Iterator[Entry]:
-    """The values that lie `depth` containers below the root of a JSON document (0: the document itself; several
+    """The values that are `depth` containers below the root of a JSON document (0: the document itself; several
     documents may follow each other). Raises InputError where the file does not even begin as JSON."""
     import ijson
     from ijson.common import ObjectBuilder
@@ -134,10 +134,12 @@ def json_document(stream: IO[bytes], name: str, depth: int) -> Iterator[Entry]:
 
 
 def _place(name: str, depth: int, key: str, count: int) -> str:
-    return f"{name}:1" if depth == 0 and count == 0 else f"{name}[{key or count}]"
+    if depth == 0 and count == 0:
+        return f"{name}:1"
+    return f"{name}[{key or count}]"
 
 
 def first_line(error: Exception) -> str:
-    """What a JSON parser said, in one line."""
-    text = str(error)
-    return " ".join(text.removeprefix("b'").split("\\n")[0].split("\n")[0].split()).rstrip(".") or type(error).__name__
+    """The first line of a JSON parser's message, without its full stop; the error's name if there is no message."""
+    line = str(error).removeprefix("b'").split("\\n")[0].split("\n")[0]
+    return " ".join(line.split()).rstrip(".") or type(error).__name__

@@ -1,20 +1,24 @@
-"""What one agent knows and sees: a context, then one line for each thing that it noticed.
+"""What one agent knows and sees: a context, then one line for each action that it noticed.
 
-Where the episode has this agent's observations they are the source: they are its view already, and may differ from
-what was said. Episodes of the library's dialects carry the whole context in the observation of turn 0; else it is
-built from the fields. Where an agent has no observations they are built from the turns: everyone's public actions,
-and private ones that it did itself or that are addressed to it.
+The lines are the agent's observations where the episode has them: they are its view already, and may differ from what
+was said. In the library's dialects the observation of turn 0 has the whole context; in the plain dialect the context
+is built from the episode's fields. For an agent without observations the lines are built from the turns: every public
+action, and the private actions that it did itself or that are addressed to it.
 
-Nothing that only another agent may see gets in, unless it was said aloud: no partner's goal or secret, no span whose
-viewer is somebody else (`visible.py`), no private message to others, and no background of a partner who is a stranger
-or known by name only.
+Nothing that only another agent may see gets in, unless it was said aloud: no partner's goal or secret, no span for
+another viewer, no private message to others, and no background of a partner who is a stranger or known only by name.
+
+Such spans are XML in SOTOPIA's scenarios, goals and utterances. `<p viewer="agent_0">…</p>` is for the first agent
+alone, whatever the tag is called (positions count from 0; an agent's own id or name works too; `environment` is no
+agent). `<extra_info>`, `<strategy_hint>` … are for the agent that the text is about. Whatever is unclear is hidden: a
+tag that is never closed hides everything after it, and a viewer that cannot be read is nobody.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -22,7 +26,6 @@ from typing import Any
 import yaml
 
 from sotopia_rl_data.prompts.template import fill, own_file
-from sotopia_rl_data.prompts.visible import FIELD_TAGS, HINTS, visible
 from sotopia_rl_data.schema import Agent, Episode, Observation, Turn
 
 VIEW = "view.v1.yaml"
@@ -32,7 +35,7 @@ _SECRET_CLAUSE = re.compile(r"(?:^|\s)\S+['’]s? secrets?:.*", re.DOTALL | re.I
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Something an agent saw: known to it when it acts at `turn` and later. `own`: it only tells what it did itself."""
+    """A line that an agent has seen by the time it acts at `turn`. `own`: it tells only what the agent did itself."""
 
     turn: int
     text: str
@@ -45,24 +48,24 @@ def recorded(episode: Episode, agent: str) -> list[Observation]:
 
 
 def seen(episode: Episode, agent: str) -> list[Seen]:
-    """All that `agent` sees in the episode, the context first, by turn. Raises KeyError for no such agent."""
+    """The lines that `agent` sees in the episode, by turn, the context first. Raises KeyError for an unknown agent."""
     me = episode.agent(agent)
     logged = recorded(episode, agent)
     if not logged:
         return [Seen(0, context(episode, me)), *_built(episode, agent)]
     plain = episode.dialect == "plain"
-    acting: dict[int, set[str]] = {}
+    actors: dict[int, set[str]] = {}
     if not plain:
         for turn in episode.turns:
-            acting.setdefault(turn.turn, set()).add(turn.agent)
-    lines = [Seen(o.turn, visible(o.text, episode, agent).strip(), acting.get(o.turn - 1) == {agent}) for o in logged]
+            actors.setdefault(turn.turn, set()).add(turn.agent)
+    lines = [Seen(o.turn, visible(o.text, episode, agent).strip(), actors.get(o.turn - 1) == {agent}) for o in logged]
     if plain or logged[0].turn != 0:
         lines.insert(0, Seen(0, context(episode, me)))
     return [line for line in lines if line.text]
 
 
 def display_names(episode: Episode) -> dict[str, str]:
-    """What each agent is called: its name, or its name and id where two share the name."""
+    """The name of each agent by id; with the id behind it where two agents share the name."""
     names = [a.name for a in episode.agents]
     return {a.agent: a.name if names.count(a.name) == 1 else f"{a.name} ({a.agent})" for a in episode.agents}
 
@@ -70,34 +73,35 @@ def display_names(episode: Episode) -> dict[str, str]:
 def context(episode: Episode, me: Agent) -> str:
     """The scene, the people and this agent's own background, secret and goal, from the episode's fields."""
     names = display_names(episode)
-    say = _wording()["context"]
+    wording = _wording()["context"]
     own = {
         field: visible(getattr(me, field), episode, me.agent, tags=FIELD_TAGS).strip()
         for field in ("background", "secret", "goal")
     }
     scenario = visible(episode.scenario, episode, me.agent, tags=FIELD_TAGS).strip()
-    lines = [fill(say["scenario"], {"scenario": scenario})] if scenario else []
-    lines.append(fill(say["names"], {"names": ", ".join(names.values())}))
-    for one in episode.agents:
-        mine = one.agent == me.agent
-        background = own["background"] if mine else _known_of(episode, one, me.agent)
+    lines = [fill(wording["scenario"], {"scenario": scenario})] if scenario else []
+    lines.append(fill(wording["names"], {"names": ", ".join(names.values())}))
+    for agent in episode.agents:
+        is_own = agent.agent == me.agent
+        background = own["background"] if is_own else _known_of(episode, agent, me.agent)
         if background:
-            lines.append(fill(say["own" if mine else "other"], {"name": names[one.agent], "background": background}))
+            values = {"name": names[agent.agent], "background": background}
+            lines.append(fill(wording["own" if is_own else "other"], values))
     if own["secret"] and own["secret"] not in own["background"]:
-        lines.append(fill(say["secret"], {"secret": own["secret"]}))
+        lines.append(fill(wording["secret"], {"secret": own["secret"]}))
     if own["goal"]:
-        lines.append(fill(say["goal"], {"goal": own["goal"]}))
+        lines.append(fill(wording["goal"], {"goal": own["goal"]}))
     return "\n".join(lines)
 
 
 def nothing() -> str:
-    """The line for an agent that noticed nothing since it last acted."""
+    """The line for an agent that has noticed nothing since it last acted."""
     text: str = _wording()["nothing"]
     return text
 
 
 def _known_of(episode: Episode, other: Agent, viewer: str) -> str:
-    """What `viewer` knows of another's background: nothing of a stranger, never the secret."""
+    """What `viewer` knows of another agent's background: nothing of a stranger's, and never the secret."""
     if episode.relationship.strip().lower().replace(" ", "_") in _DISTANT:
         return ""
     background = visible(other.background, episode, viewer, tags=("p",), hidden=HINTS)
@@ -106,14 +110,14 @@ def _known_of(episode: Episode, other: Agent, viewer: str) -> str:
 
 
 def _secrets(episode: Episode, other: Agent) -> Iterator[str]:
-    """What must not be told of `other`: its secret and its goal, as written and as read."""
+    """What nobody else may learn of `other`: its secret and its goal, with their tags and as `other` reads them."""
     for text in (other.secret, other.goal):
         yield text
         yield visible(text, episode, other.agent, tags=FIELD_TAGS)
 
 
 def _holds(text: str, part: str) -> bool:
-    """Whether `part` stands in `text` as whole words, whatever the case and spacing; blank is in nothing."""
+    """Whether `text` contains `part` as whole words, whatever the case and spacing. A blank `part` is in no text."""
     words = r"\s+".join(re.escape(word) for word in part.split())
     return words != "" and re.search(rf"(?<!\w){words}(?!\w)", text, re.IGNORECASE) is not None
 
@@ -128,7 +132,7 @@ def _built(episode: Episode, agent: str) -> Iterator[Seen]:
 
 
 def _event(episode: Episode, turn: Turn, viewer: str, names: Mapping[str, str]) -> str:
-    """An action as a line. Its words stand as JSON, so that no line break or quote in them can pass for a line."""
+    """An action as a line. Its words are written as JSON, so that nothing in them can pass for another line."""
     words = turn.text if turn.agent == viewer else visible(turn.text, episode, viewer)
     event = fill(
         _wording()["events"][turn.action_type],
@@ -147,3 +151,88 @@ def _event(episode: Episode, turn: Turn, viewer: str, names: Mapping[str, str]) 
 @lru_cache
 def _wording() -> Any:
     return yaml.safe_load(own_file(VIEW))
+
+
+HINTS = ("extra_info", "strategy_hint", "clarification_hint", "secret_info")
+FIELD_TAGS = ("p", *HINTS)
+
+_TAG = re.compile(r"<(/?)([A-Za-z_][\w.:-]*)((?:\s[^<>]*)?)>")
+_VIEWER = re.compile(r"""\bviewers?\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'=]+))""", re.IGNORECASE)
+
+
+def visible(text: str, episode: Episode, agent: str, *, tags: Container[str] = (), hidden: Container[str] = ()) -> str:
+    """What `agent` may read of `text`.
+
+    A span with a viewer is cut unless the viewer is this agent. Tags in `tags` are removed and their content stays;
+    tags in `hidden` are removed with their content; all other tags are plain text.
+    """
+    if "<" not in text:
+        return text
+    shown: list[str] = []
+    open_spans: list[tuple[str, bool]] = []  # tag, whether its content is shown
+    last = 0
+    for match in _TAG.finditer(text):
+        if all(is_shown for _, is_shown in open_spans):
+            shown.append(text[last : match.start()])
+        last = match.end()
+        is_markup = _take(match, open_spans, episode, agent, tags, hidden)
+        if not is_markup and all(is_shown for _, is_shown in open_spans):
+            shown.append(match.group())
+    if all(is_shown for _, is_shown in open_spans):
+        shown.append(text[last:])
+    return "".join(shown)
+
+
+def without_tags(text: str) -> str:
+    """The text for a reader who may know everything: the tags of `FIELD_TAGS` are removed, their content stays."""
+    return _TAG.sub(lambda tag: "" if tag.group(2).lower() in FIELD_TAGS else tag.group(), text)
+
+
+def _take(
+    match: re.Match[str],
+    open_spans: list[tuple[str, bool]],
+    episode: Episode,
+    agent: str,
+    tags: Container[str],
+    hidden: Container[str],
+) -> bool:
+    """Open or close a span. False where the tag is plain text."""
+    closing, name, attributes = match.group(1), match.group(2).lower(), match.group(3)
+    inside = [i for i, (opened, _) in enumerate(open_spans) if opened == name]
+    if closing:
+        if inside:
+            del open_spans[inside[-1]]
+        return bool(inside) or name in tags or name in hidden
+    restricted = "viewer" in attributes.lower()
+    if not (restricted or inside or name in tags or name in hidden):
+        return False
+    if not attributes.endswith("/"):
+        is_shown = name not in hidden and (not restricted or _is_viewer(attributes, episode, agent))
+        open_spans.append((name, is_shown))
+    return True
+
+
+def _is_viewer(attributes: str, episode: Episode, agent: str) -> bool:
+    match = _VIEWER.search(attributes)
+    if match is None:
+        return False
+    viewers = next(group for group in match.groups() if group is not None).strip()
+    viewer = _viewer_id(viewers, episode)
+    if viewer is not None:
+        return viewer == agent
+    parts = re.split(r"[,;]|\s+(?=agent_\d)", viewers)
+    return any(_viewer_id(part.strip(), episode) == agent for part in parts)
+
+
+def _viewer_id(label: str, episode: Episode) -> str | None:
+    """The id of the agent that a viewer's label stands for: an id, else a name, else a position ("agent_0")."""
+    ids = [a.agent for a in episode.agents]
+    if label in ids:
+        return label
+    namesakes = [a.agent for a in episode.agents if a.name == label]
+    if len(namesakes) == 1:
+        return namesakes[0]
+    match = re.fullmatch(r"agent_(\d{1,4})", label)
+    if match is None or int(match[1]) >= len(ids):
+        return None
+    return ids[int(match[1])]

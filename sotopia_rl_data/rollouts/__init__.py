@@ -1,7 +1,6 @@
 """Self-play: SOTOPIA's environment as a state machine, played by policies that are plain callables."""
 
-from sotopia_rl_data.rollouts.actions import FAILED, NOTHING, Action, read_action
-from sotopia_rl_data.rollouts.dialects import DIALECTS, DialectName
+from sotopia_rl_data.rollouts.actions import DIALECTS, FAILED, NOTHING, Action, DialectName, read_action
 from sotopia_rl_data.rollouts.policies import Exchange, Policy, play, scripted
 from sotopia_rl_data.rollouts.profiles import HARD, Profiles, read_profiles
 from sotopia_rl_data.rollouts.scenarios import bundled, read_scenarios

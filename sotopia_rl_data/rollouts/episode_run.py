@@ -20,10 +20,8 @@ from sotopia_rl_data.importers.record import UNNAMED
 from sotopia_rl_data.ledger.lookup import Settled
 from sotopia_rl_data.prompts import Layout, Template, completion
 from sotopia_rl_data.request import Hashed, Reply, Request
-from sotopia_rl_data.rollouts.actions import FAILED, Action
-from sotopia_rl_data.rollouts.dialects import DialectName
-from sotopia_rl_data.rollouts.players import Player, is_model
-from sotopia_rl_data.rollouts.policies import Exchange
+from sotopia_rl_data.rollouts.actions import FAILED, Action, DialectName
+from sotopia_rl_data.rollouts.policies import Exchange, Player, is_model
 from sotopia_rl_data.rollouts.scene import Scene
 from sotopia_rl_data.rollouts.world import TurnPrompt, World
 from sotopia_rl_data.schema import Attribution, Episode, Failure, Turn

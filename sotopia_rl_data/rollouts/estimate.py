@@ -22,8 +22,7 @@ from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.request import Request, Usage
 from sotopia_rl_data.rollouts.episode_run import EpisodeRun, EpisodeSpec, TurnRequest
 from sotopia_rl_data.rollouts.plan import RolloutPlan
-from sotopia_rl_data.rollouts.players import Player
-from sotopia_rl_data.rollouts.policies import scripted
+from sotopia_rl_data.rollouts.policies import Player, scripted
 from sotopia_rl_data.rollouts.run import replay
 
 _PLAYED = 20  # episodes

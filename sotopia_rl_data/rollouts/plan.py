@@ -10,7 +10,7 @@ from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.prompts import layout_id
 from sotopia_rl_data.rollouts.episode_run import MOST_DRAFTS, MOST_REPEATS, MOST_SEED, EpisodeSpec, Rules
-from sotopia_rl_data.rollouts.players import Player
+from sotopia_rl_data.rollouts.policies import Player
 from sotopia_rl_data.rollouts.scene import Scene
 from sotopia_rl_data.rollouts.world import World
 

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from sotopia_rl_data.errors import InputError, NotFound
-from sotopia_rl_data.importers.literals import json_value
 from sotopia_rl_data.importers.profiles import RELATIONSHIPS, is_environment, relationship_name
-from sotopia_rl_data.importers.record import identifier, items, kind, mapping, text
+from sotopia_rl_data.importers.record import identifier, items, json_value, kind, mapping, text
 from sotopia_rl_data.rollouts.scene import Environment, Person, Scene
 
 FOLDERS = ("AgentProfile", "EnvironmentProfile", "EnvAgentComboStorage", "RelationshipProfile")

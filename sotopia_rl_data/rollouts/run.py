@@ -1,22 +1,25 @@
 """rollout(): scenes and two policies in, a version of episodes out. The only loop that plays.
 
-    plan      which episodes, who plays whom; everything that can be wrong      plan.py
-    play      each episode a chain of requests, hundreds in flight              episode_run.py, sotopia_rl_data/asking
-    commit    episodes, the prompts and completions as served, failures         sotopia_rl_data/store
+    plan      which episodes, who plays whom; checks everything that can be wrong    plan.py
+    play      each episode is a chain of requests, hundreds in flight                episode_run.py, asking/
+    commit    episodes, prompts and completions as served, scores, failures          Recording, store/
 
-Every raw answer is durable before it is read, and what is played is a function of (scenes, plan, ledger): a run that
-was killed plays again from the ledger what was answered (`replay`), and asks on from there. Leaves out what
-a command prints.
+Every raw answer is durable before it is read, and the episodes are a function of (scenes, plan, ledger): after a run
+was killed, the next one replays the answers in the ledger and asks only for the rest. Leaves out what a command prints.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import pyarrow as pa
+
+from sotopia_rl_data import tables
 from sotopia_rl_data.asking import run as asking
 from sotopia_rl_data.asking.plan import AskOptions, Group
 from sotopia_rl_data.asking.report import RunReport, uncached
@@ -32,11 +35,12 @@ from sotopia_rl_data.refs import check_name
 from sotopia_rl_data.request import Reply, Request
 from sotopia_rl_data.rollouts.episode_run import EpisodeRun, EpisodeSpec, Rules, TurnRequest
 from sotopia_rl_data.rollouts.plan import RolloutPlan
-from sotopia_rl_data.rollouts.players import Local, Player, is_model, player
-from sotopia_rl_data.rollouts.policies import Policy
-from sotopia_rl_data.rollouts.recording import Recording
+from sotopia_rl_data.rollouts.policies import Local, Player, Policy, is_model, player
 from sotopia_rl_data.rollouts.scene import Scene
+from sotopia_rl_data.schema import Attribution
+from sotopia_rl_data.splits import split_of
 from sotopia_rl_data.store import Store, versions
+from sotopia_rl_data.store.stage import Stage
 
 DEFAULT_A, DEFAULT_B = "scripted:warm", "scripted:firm"
 
@@ -52,12 +56,12 @@ def plan_of(
     sampling: Mapping[str, Any] | None = None,
     local: Local | None = None,
 ) -> RolloutPlan:
-    """Which episodes are played, by whom and how. Everything that can be wrong with it is found here.
+    """Which episodes are played, by which policies and rules. Everything that can be wrong with them is found here.
 
-    `a` and `b` are policies by name (`players.py`) or callables. `swap` plays each scene with `a` in every place;
-    `repeat` plays each that often. `rules` is the same for all episodes: the turn limit, the dialect, the seed, best-of
-    N. `sampling` (temperature, max_tokens …) is laid over the models' defaults. `local` makes players of
-    `transformers:…`. Raises UsageError, and KeyMissing where a provider wants a key.
+    `a` and `b` are policies by name (`policies.py`) or callables. `swap` plays each scene with `a` in every place;
+    `repeat` plays each so many times. `rules` hold for all episodes: the turn limit, the dialect, the seed, best-of-N.
+    `sampling` (temperature, max_tokens …) overrides the models' defaults. `local` makes players of `transformers:…`.
+    Raises UsageError, and KeyMissing where a provider needs a key.
     """
     rules = rules or Rules()
     first = player(a, sampling, seed=rules.seed, local=local)
@@ -76,24 +80,25 @@ def rollout(
     options: AskOptions | None = None,
 ) -> RolloutReport:
     """Play every episode of the plan and commit them as the next version of `out` (ORG/NAME). `options` says how the
-    policies are asked; its `concurrency` bounds the episodes in flight.
+    policies are asked; its `concurrency` is the largest number of episodes in flight.
 
-    Raises UsageError, and VersionExists where `version` is taken and something is left to play, before anything is
-    asked; Interrupted after Ctrl-C; BudgetSpent; Rejected and Unavailable where a provider answers nothing; AskingError
-    where no episode came to an end; StoreError. Whatever is raised, the store's versions are as they were and every
+    Before anything is asked, raises UsageError, and VersionExists where `version` is taken and an episode is left to
+    play. Then raises Interrupted after Ctrl-C; BudgetSpent; Rejected and Unavailable where a provider gives no answer;
+    AskingError where no episode came to an end; StoreError. After an error the store's versions are unchanged and every
     answer is kept. An episode in which a policy could not be asked is left out, and listed in `failures`.
     """
     began = time.monotonic()
     options = options or AskOptions()
     name = check_name(out)
-    version = version and versions.check(version)  # now, and not when everything is played
+    if version:
+        version = versions.check(version)  # now, and not when everything has been played
     prices = load(options.prices)
     asking.check(plan.players(), options, prices)
-    with store.stage(name) as stage, Ledger(options.ledger_in(store.root)) as kept:
-        store.check_untaken(name, version, partial(unfinished, plan, kept), "episodes")
+    with store.stage(name) as stage, Ledger(options.ledger_in(store.root)) as ledger:
+        store.check_untaken(name, version, partial(unfinished, plan, ledger), "episodes")
         recording = Recording(stage)
-        chains = EpisodeChains(plan, kept, recording.add)
-        outcomes = asking.ask(chains, kept, options, prices)
+        chains = EpisodeChains(plan, ledger, recording.add)
+        outcomes = asking.ask(chains, ledger, options, prices)
         recording.finish()
         if not recording.episodes:
             raise AskingError(f"No episode came to an end: {recording.first_reason}.", "see what the policy answers")
@@ -101,7 +106,7 @@ def rollout(
     return RolloutReport(
         committed=committed,
         outcomes=outcomes,
-        calls=sum(one.settled for one in outcomes),
+        calls=sum(outcome.settled for outcome in outcomes),
         failures=dict(recording.reasons.most_common()),
         bill=bill_of(plan.players(), chains.tally, prices),
         warnings=uncached(outcomes),
@@ -116,8 +121,8 @@ def rollout(
 
 
 class EpisodeChains:
-    """An `asking.plan.Plan`: each episode is a chain of requests. `on_end` is told of each that is over; `tally` counts
-    what they took."""
+    """An `asking.plan.Plan`: each episode is a chain of requests. `on_end` is called with each episode that is over;
+    `tally` counts the attempts."""
 
     unit = "episodes"
 
@@ -127,7 +132,7 @@ class EpisodeChains:
         self._answered_twice: set[str] = set()  # episodes with several answers to one request
 
     def groups(self) -> list[Group]:
-        """All of them at once: who plays whom is for each request to know."""
+        """One group of all players: each request knows which of them it is for."""
         return [Group(tuple(self._plan.players()), self._first_requests, _send)]
 
     def accepts(self, request: Request, reply: Reply, ledger: Ledger) -> bool:
@@ -136,21 +141,21 @@ class EpisodeChains:
         return turn_request.run.accepts(turn_request, reply)
 
     def follow_up(self, request: Request, settled: Settled) -> Request | None:
-        """The next request of the episode; where it is over, `on_end` is told."""
+        """The next request of the episode, or None if it is over: then `on_end` is called."""
         turn_request = _turn_request(request)
         run = turn_request.run
         attempts = count_attempts(turn_request, self._ledger, self.tally, settled)
-        if sum(one.status == "answer" for one in attempts) > 1:
+        if len([attempt for attempt in attempts if attempt.status == "answer"]) > 1:
             self._answered_twice.add(run.spec.episode_id)
-        following = run.take(turn_request, settled)
-        if following is None:
+        next_request = run.take(turn_request, settled)
+        if next_request is None:
             if run.spec.episode_id in self._answered_twice:
                 count_episode(run.spec, run.rules, self._ledger, self.tally)
             self._on_end(run)
-        return following
+        return next_request
 
     def count(self, ledger: Ledger, tally: Tally) -> None:
-        """Play every episode again from the ledger, as far as it knows."""
+        """Count the attempts by playing every episode again, as far as the ledger has answers."""
         for spec in self._plan.specs():
             count_episode(spec, self._plan.rules, ledger, tally)
 
@@ -171,8 +176,8 @@ def _turn_request(request: Request) -> TurnRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutReport(RunReport):
-    """Also: of the `planned` episodes, `abandoned` have no end, because somebody could not be asked; `failed_turns` are
-    no-ops that stand for answers that could not be read. `ended` counts the `episodes` by why they ended."""
+    """Adds: of the `planned` episodes, `abandoned` have no end, because a policy could not be asked; `failed_turns`
+    counts no-ops in place of unreadable answers; `ended` counts the `episodes` by why they ended."""
 
     planned: int
     episodes: int
@@ -185,36 +190,42 @@ class RolloutReport(RunReport):
 def count_attempts(
     request: TurnRequest, ledger: Ledger, tally: Tally, settled: Settled | None = None
 ) -> Sequence[Attempt]:
-    """All attempts at a request, newest first, counted. If one alone settled it, it is not read again."""
-    only = settled.attempt if settled is not None and ledger.tries(request.key) == 1 else None
-    attempts = [only] if only is not None else ledger.attempts(request.key)
+    """All attempts at a request, newest first; each is counted in `tally`. The only attempt at a settled request is
+    not read from the ledger again."""
+    attempts: Sequence[Attempt] | None = None
+    if settled is not None and settled.attempt is not None and ledger.tries(request.key) == 1:
+        attempts = [settled.attempt]
+    if attempts is None:
+        attempts = ledger.attempts(request.key)
     if tally.first(request.key):
-        for one in attempts:
-            usable = one.status == "answer" and request.run.accepts(request, one.reply)
-            tally.count(request.player.id, request, one, "used" if usable else "failed")
+        for attempt in attempts:
+            usable = attempt.status == "answer" and request.run.accepts(request, attempt.reply)
+            tally.count(request.player.id, request, attempt, "used" if usable else "failed")
     return attempts
 
 
 def count_episode(spec: EpisodeSpec, rules: Rules, ledger: Ledger, tally: Tally) -> None:
-    """Count the attempts at every request that some answer in the ledger has led to: an earlier run may have played on
-    from another answer than the one that counts now, and what it asked was paid for."""
-    left: list[list[Settled]] = [[]]  # beginnings of the episode, as the answers that were played
-    while left:
-        played = left.pop()
+    """Count the attempts at every request to which any answer in the ledger has led.
+
+    An earlier run may have played on from another answer than the one that counts now, and its requests were paid for.
+    """
+    branches: list[list[Settled]] = [[]]  # the answers from the beginning of the episode to where each branch starts
+    while branches:
+        played = branches.pop()
         run = EpisodeRun(spec, rules)
         request: TurnRequest | None = run.first()
         for settled in played:
             request = None if request is None else run.take(request, settled)
         while request is not None:
             answers = _answers(request, count_attempts(request, ledger, tally))
-            left += [[*played, other] for other in answers[1:]]
+            branches += [[*played, other] for other in answers[1:]]
             played += answers[:1]
             request = run.take(request, answers[0]) if answers else None
 
 
 def replay(run: EpisodeRun, attempts: Callable[[TurnRequest], Sequence[Attempt]]) -> TurnRequest | None:
-    """Play what `attempts` knows of an episode; the first request that it does not know, None where the episode is
-    over."""
+    """Play an episode as far as `attempts` has answers. Returns the first request without one, or None where the
+    episode is over."""
     request: TurnRequest | None = run.first()
     while request is not None:
         answers = _answers(request, attempts(request))
@@ -225,16 +236,114 @@ def replay(run: EpisodeRun, attempts: Callable[[TurnRequest], Sequence[Attempt]]
 
 
 def _answers(request: TurnRequest, attempts: Iterable[Attempt]) -> list[Settled]:
-    """The answers among the attempts at a request (newest first) that say different things. The first is the one that
-    counts: the newest that can be used, else the newest."""
-    answers = [one for one in attempts if one.status == "answer"]
-    readings = [(one, request.run.reading(request, one.reply)) for one in answers]
+    """Of the attempts at a request, newest first, the answers that are read differently. The first of them counts: it is
+    the newest usable answer, or else the newest of all."""
+    answers = [attempt for attempt in attempts if attempt.status == "answer"]
+    readings = [(answer, request.run.reading(request, answer.reply)) for answer in answers]
     readings.sort(key=lambda pair: pair[1] is None)
-    distinct = [pair for place, pair in enumerate(readings) if pair[1] not in [one for _, one in readings[:place]]]
-    return [Settled(one, reading is not None, False) for one, reading in distinct]
+    distinct: list[tuple[Attempt, Any]] = []
+    for answer, reading in readings:
+        if all(reading != earlier for _, earlier in distinct):
+            distinct.append((answer, reading))
+    return [Settled(answer, reading is not None, False) for answer, reading in distinct]
 
 
 def unfinished(plan: RolloutPlan, ledger: Ledger) -> int:
-    """How many of the plan's episodes the ledger does not know to their end."""
+    """How many of the plan's episodes the ledger cannot play to their end."""
     runs = (EpisodeRun(spec, plan.rules) for spec in plan.specs())
-    return sum(replay(run, lambda asked: ledger.attempts(asked.key)) is not None for run in runs)
+    return len([run for run in runs if replay(run, lambda request: ledger.attempts(request.key)) is not None])
+
+
+BATCH = 64
+SERVED = tables.rewards_schema([])
+
+
+class Recording:
+    """The finished episodes of a run, on their way into a version: turns, prompts as served, scores, failures.
+
+    Episodes end in any order; the stage sorts the rows. They are written in batches. Only the scores, whose range is
+    known at the end, and the failures' reasons stay in memory.
+    """
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._waiting: dict[str, list[EpisodeRun]] = {}
+        self._scores: dict[str, list[Attribution]] = {}  # by split
+        self.episodes = self.utterances = self.failed_turns = self.abandoned = 0
+        self.reasons: Counter[str] = Counter()
+        self.ended: Counter[str] = Counter()
+
+    @property
+    def first_reason(self) -> str:
+        """The commonest reason why an episode failed."""
+        return next((reason.rstrip(".") for reason, _ in self.reasons.most_common(1)), "none was asked for")
+
+    def add(self, run: EpisodeRun) -> None:
+        """Add an episode that is over."""
+        split = split_of(run.spec.scene.environment.environment_id, 0)
+        waiting = self._waiting.setdefault(split, [])
+        waiting.append(run)
+        self.reasons.update(failure.reason for failure in run.failures)
+        if len(waiting) >= BATCH:
+            self._flush(split)
+
+    def finish(self) -> None:
+        """Write the episodes that are left, the scores, and an empty `failures` if nothing failed."""
+        for split in list(self._waiting):
+            self._flush(split)
+        rewards = [score.raw for scores in self._scores.values() for score in scores]
+        for split, scores in self._scores.items():
+            low, high = min(rewards), max(rewards)
+            scaled = [replace(score, scale_min=low, scale_max=high) for score in scores]
+            self._stage.write("attributions", split, tables.attribution_table(scaled))
+        self._stage.write("failures", "train", tables.FAILURES.empty_table())
+
+    def provenance(self) -> dict[str, Any]:
+        """What the manifest notes besides the recipe: counts, why episodes ended, reasons of failures."""
+        counts = {"episodes": self.episodes, "utterances": self.utterances, "failed_turns": self.failed_turns}
+        return {
+            "counts": counts | {"abandoned": self.abandoned},
+            "ended": dict(sorted(self.ended.items())),
+            "failures": dict(self.reasons.most_common(100)),
+        }
+
+    def _flush(self, split: str) -> None:
+        """Write and count the episodes that wait for this split."""
+        runs = self._waiting.pop(split)
+        played = [run for run in runs if not run.abandoned]
+        episodes = [run.episode() for run in played]
+        failures = [failure for run in runs for failure in run.failures]
+        if played:
+            self._stage.write("episodes", split, tables.episode_table(episodes))
+            self._stage.write("rewards", split, _served(played))
+        if failures:
+            self._stage.write("failures", split, tables.failure_table(failures))
+        scores = [score for run in played for score in run.scores]
+        if scores:
+            self._scores.setdefault(split, []).extend(scores)
+        abandoned = len(runs) - len(played)  # an abandoned episode has one failure; all other failures are of turns
+        self.episodes += len(played)
+        self.abandoned += abandoned
+        self.failed_turns += len(failures) - abandoned
+        self.utterances += sum(len(episode.turns) for episode in episodes)
+        self.ended.update(episode.reasoning.partition("terminated: ")[2].strip(" ;\n") for episode in episodes)
+
+
+def _served(runs: Iterable[EpisodeRun]) -> pa.Table:
+    """Prompts and completions as rows of `rewards` without a reward."""
+    rows = [
+        {
+            "episode_id": run.spec.episode_id,
+            "environment_id": run.spec.scene.environment.environment_id,
+            "agent": exchange.prompt.agent,
+            "turn": exchange.prompt.turn,
+            "prompt": list(exchange.prompt.messages),
+            "completion": [{"role": "assistant", "content": exchange.completion}],
+            "reward": None,
+            "n_opinions": 0,
+            "spread": None,
+        }
+        for run in runs
+        for exchange in run.served
+    ]
+    return pa.Table.from_pylist(rows, schema=SERVED)

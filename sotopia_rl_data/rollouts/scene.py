@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.importers.profiles import RELATIONSHIPS
-from sotopia_rl_data.rollouts.dialects import Dialect
+from sotopia_rl_data.rollouts.actions import Dialect
 from sotopia_rl_data.rollouts.markup import shown
 
 UNKNOWN = "Unknown"

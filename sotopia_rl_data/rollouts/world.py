@@ -19,8 +19,7 @@ from typing import Literal, get_args
 
 from sotopia_rl_data.errors import BadAnswer, UsageError
 from sotopia_rl_data.prompts import Layout, Template, render
-from sotopia_rl_data.rollouts.actions import FAILED, NOTHING, Action, read_action
-from sotopia_rl_data.rollouts.dialects import DialectName, dialect
+from sotopia_rl_data.rollouts.actions import FAILED, NOTHING, Action, DialectName, dialect, read_action
 from sotopia_rl_data.rollouts.markup import shown
 from sotopia_rl_data.rollouts.scene import Scene
 from sotopia_rl_data.schema import Agent, Episode, Message, Observation, Turn

@@ -1,19 +1,18 @@
-"""sotopia-rl's annotated JSONL: two rows an episode, one for each agent whose utterances were judged.
+"""sotopia-rl's annotated JSONL: two rows for each episode, one for each agent whose utterances were judged.
 
     {"episode_id": …, "scenario": …, "agent": NAME, "goal": …, "is_first_speaker": true, "goal_score": 8,
      "attributed_utterances": {"Utterance 0 by NAME": ["said: …", {"reward": 5.3, "attribution": 2}], …}}
 
-The rows of an episode become one Episode and the attributions of a judge that the format does not name. What the
-format lost stays lost, and is never made up:
+The rows of an episode become one Episode, and attributions whose judge the format does not name. What the format has
+lost is not made up:
 
 - An utterance's turn is its place in the file's list. No-ops were dropped before the list was numbered.
-- Two utterances that the writer gave the same key (one speaker twice in a row) share one entry: the later text
-  survives, and the label, which stood for both, is a failure.
+- Two utterances to which the writer gave the same key (one speaker twice in a row) share one entry. It has the later
+  text. Its label stood for both utterances, so it becomes a failure.
 
-A label is {"reward", "attribution"} with perhaps "dimension", "scale" and "dim_score", or a whole number, or 0. Only
-direct attributions (reward = attribution / scale × score) can be read back: other methods wrote numbers whose scale is
-not in the file. A bare 0 is what the writer put where the judge gave nothing: no label, not a zero. So is its
-sentinel -1.
+A label is {"reward", "attribution"}, perhaps with "dimension", "scale" and "dim_score", or a whole number. Only direct
+attributions (reward = attribution / scale × score) can be read back: other methods wrote numbers whose scale is not in
+the file. Where the judge gave no label the writer put a bare 0 or -1: both mean "missing", not zero.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ from typing import Any
 
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import InputError
-from sotopia_rl_data.importers.actions import parse_action
 from sotopia_rl_data.importers.formats.format import Format, Located
+from sotopia_rl_data.importers.messages import parse_action
 from sotopia_rl_data.importers.record import UNNAMED, Record, finite, identifier, kind, mapping, text
 from sotopia_rl_data.importers.scores import check_score
 from sotopia_rl_data.schema import Agent, Attribution, Episode, Failure, Score, Turn
@@ -39,26 +38,27 @@ SCHEMA = "direct"
 _KEY = re.compile(r"Utterance (\d{1,6}) by (.+)", re.DOTALL)
 _SCALES = {"default": 3, "5_scale": 5, "5-scale": 5, "10_scale": 10, "10-scale": 10}
 _DIMENSIONS = {d.name: d.name for d in SOTOPIA_EVAL} | {"goal_barebone": "goal"}
-_PENDING = 10_000  # episodes that wait for their other row
+_PENDING = 10_000  # at most so many episodes wait for their other row
 _NOTHING = "the annotation has no label for this utterance"
 _SHARED = "two utterances in a row share this label's key: it cannot be told whose it is"
 
 
 @dataclass(frozen=True, slots=True)
 class JudgedUtterance:
-    """One entry of a row: its place in the dialogue, who spoke, the text and the label as written. `shared` where its
-    key stood for two utterances."""
+    """One entry of a row: its place in the dialogue, the speaker's name, the action as rendered, and the label as
+    written. `shared`: the entry's key stood for two utterances."""
 
     place: int
     name: str
-    said: str
-    judged: Any
+    rendered: str
+    label: Any
     shared: bool
 
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedRow:
-    """One row of the file: what the judge of `agent` saw and said. `score` is the agent's goal score."""
+    """One row of the file: the episode, and the labels of `agent`. `score` is the agent's goal score, and `first` says
+    whether the agent spoke first."""
 
     episode_id: str
     scenario: str
@@ -71,7 +71,7 @@ class AnnotatedRow:
 
 @dataclass(frozen=True, slots=True)
 class _Label:
-    """What the judge gave an utterance, and what the writer noted beside it (`score` on `dimension`)."""
+    """A judge's label of an utterance, and what the writer noted beside it (`score` on `dimension`)."""
 
     raw: float
     reward: float | None = None
@@ -82,12 +82,12 @@ class _Label:
 
 @dataclass(slots=True)
 class _WaitingRows:
-    """The reader of one file: rows wait for the other rows of their episode. Few do: a file has them side by side."""
+    """The reader of one file. A row waits for the other rows of its episode, which usually come next."""
 
     _waiting: OrderedDict[str, list[tuple[Record, AnnotatedRow]]] = field(default_factory=OrderedDict)
 
     def add(self, record: Record) -> Located:
-        """The items of the row's episode, where that is now complete."""
+        """The items of the row's episode, if this row completes it."""
         try:
             row = read_row(record.value)
         except InputError as error:
@@ -101,7 +101,7 @@ class _WaitingRows:
             yield from self._join(self._waiting.popitem(last=False)[1])
 
     def rest(self) -> Located:
-        """The items of what is left at the end of the file: episodes of which only one agent was judged."""
+        """The items of the episodes that are left at the end of the file: only one agent of them was judged."""
         while self._waiting:
             yield from self._join(self._waiting.popitem(last=False)[1])
 
@@ -135,37 +135,44 @@ def read_row(value: Any) -> AnnotatedRow:
 
 
 def join(rows: Sequence[AnnotatedRow]) -> list[Episode | Attribution | Failure]:
-    """The episode of `rows` (of one episode_id, one a judged agent), its attributions, and what has no label.
+    """The episode of `rows`, its attributions, and a failure for each utterance without a label.
 
-    Raises InputError where the rows contradict each other.
+    The rows have one episode_id; each is of one judged agent. Raises InputError where they contradict each other.
     """
     ordered = sorted(rows, key=lambda row: not row.first)
     first = ordered[0]
-    texts = [(row.scenario, [(u.place, u.name, u.said) for u in row.utterances]) for row in ordered]
-    if any(one != texts[0] for one in texts):
+    dialogues = [(row.scenario, [(u.place, u.name, u.rendered) for u in row.utterances]) for row in ordered]
+    if any(dialogue != dialogues[0] for dialogue in dialogues):
         raise InputError("its rows do not hold the same scenario and utterances.")
     if len({row.agent for row in rows}) < len(rows):
         raise InputError(f"two of its rows are for the same agent, {first.agent}.")
-    read = [_labels(row) for row in ordered]
     judged = {row.agent for row in rows}
-    unjudged = [
+    scores: list[Score] = []
+    labels: list[Attribution | Failure] = []
+    for row in ordered:
+        row_scores, row_labels = _labels(row)
+        scores += row_scores
+        labels += row_labels
+    labels += [
         Failure("the file has no row for this agent", first.episode_id, u.name, u.place, judge=JUDGE)
         for u in first.utterances
         if u.name not in judged
     ]
-    episode = _episode(ordered, [score for scores, _ in read for score in scores])
-    return [episode, *(label for _, labels in read for label in labels), *unjudged]
+    return [_episode(ordered, scores), *labels]
 
 
 def _complete(rows: Sequence[AnnotatedRow]) -> bool:
-    """True where every agent that the rows name has its own row (and there are two: one may have said nothing)."""
+    """True where there are two rows or more, and every speaker has one (an agent that said nothing is not seen)."""
     judged = {row.agent for row in rows}
     return len(rows) > 1 and {u.name for row in rows for u in row.utterances} <= judged
 
 
 def _utterances(entries: Mapping[str, Any]) -> Iterator[JudgedUtterance]:
-    """The utterances in order, each at its place. The writer numbered them by place // 2 and wrote equal keys over each
-    other, so a number with a single key stands for two places (but for the last one, where this cannot be told)."""
+    """The utterances in order, each with its place.
+
+    The writer numbered them by place // 2, and the second of two equal keys replaced the first. So a number with only
+    one key stands for two places, but for the last number, where this cannot be told.
+    """
     parsed = [(*_parse_key(key), value) for key, value in entries.items()]
     numbers = [number for number, _, _ in parsed]
     times, seen = Counter(numbers), Counter[int]()
@@ -173,7 +180,7 @@ def _utterances(entries: Mapping[str, Any]) -> Iterator[JudgedUtterance]:
         raise InputError("`attributed_utterances` are not numbered two by two, in order.")
     for number, name, value in parsed:
         shared = times[number] == 1 and number != numbers[-1]
-        place = 2 * number + (1 if shared else seen[number])
+        place = 2 * number + 1 if shared else 2 * number + seen[number]
         seen[number] += 1
         if not isinstance(value, (list, tuple)) or len(value) != 2 or not isinstance(value[0], str):
             raise InputError(f"the entry of utterance {number} by {name} is not [text, label].")
@@ -185,7 +192,7 @@ def _episode(ordered: Sequence[AnnotatedRow], scores: Sequence[Score]) -> Episod
     if not first.scenario.strip():
         raise InputError("`scenario` is missing: it is what the episode is grouped by.")
     names = list(dict.fromkeys([row.agent for row in ordered] + [u.name for u in first.utterances]))
-    if len(ordered) == 1 and not first.first:  # the one row there is belongs to the second speaker
+    if len(ordered) == 1 and not first.first:  # the only row is of the second speaker
         names.append(names.pop(0))
     goals = {row.agent: row.goal for row in ordered}
     return Episode(
@@ -201,7 +208,7 @@ def _episode(ordered: Sequence[AnnotatedRow], scores: Sequence[Score]) -> Episod
 
 
 def _turn(utterance: JudgedUtterance, names: Sequence[str]) -> Turn:
-    action = parse_action(utterance.said, cut=True)
+    action = parse_action(utterance.rendered, cut=True)
     unknown = [name for name in action.to if name not in names]
     if unknown:
         raise InputError(f"an utterance is private to {', '.join(unknown)}, who is not among the agents.")
@@ -219,48 +226,49 @@ def _parse_key(key: str) -> tuple[int, str]:
 def _labels(row: AnnotatedRow) -> tuple[list[Score], list[Attribution | Failure]]:
     """The scores of the row's agent, and an attribution or a failure for each of its utterances. Never raises."""
     scores = {} if row.score is None else {"goal": row.score}
-    mine = [u for u in row.utterances if u.name == row.agent]
-    read: list[Attribution | Failure]
+    own = [u for u in row.utterances if u.name == row.agent]
+    results: list[Attribution | Failure] = []
     try:
-        judged = [_label(u) for u in mine]
-        labels = [one for one in judged if isinstance(one, _Label)]
+        labels_or_reasons = [_label(u) for u in own]
+        labels = [label for label in labels_or_reasons if isinstance(label, _Label)]
         dimension = _dimension(labels)
         scale = _scale(labels, row.score)
         scores |= _noted(labels, dimension, scores.get(dimension))
     except InputError as error:
-        read = [_failure(row, u, error.message) for u in mine]
+        results += [_failure(row, u, error.message) for u in own]
     else:
-        read = [
-            _failure(row, u, one, dimension)
-            if isinstance(one, str)
-            else _attribution(row, u, one.raw, dimension, scale)
-            for u, one in zip(mine, judged, strict=True)
-        ]
-    return [Score(row.agent, name, score, UNNAMED) for name, score in scores.items()], read
+        for utterance, label in zip(own, labels_or_reasons, strict=True):
+            if isinstance(label, _Label):
+                results.append(_attribution(row, utterance, label.raw, dimension, scale))
+            else:
+                results.append(_failure(row, utterance, label, dimension))
+    return [Score(row.agent, name, score, UNNAMED) for name, score in scores.items()], results
 
 
 def _label(utterance: JudgedUtterance) -> _Label | str:
-    """The label, or why there is none. Raises InputError where it has none of the shapes."""
-    judged = utterance.judged
+    """The label, or the reason why there is none. Raises InputError where it has none of the shapes."""
+    written = utterance.label
     if utterance.shared:
         return _SHARED
-    if judged is None or (isinstance(judged, (int, float)) and judged in (0, -1) and not isinstance(judged, bool)):
+    if written is None or (isinstance(written, (int, float)) and written in (0, -1) and not isinstance(written, bool)):
         return _NOTHING
-    if isinstance(judged, float):
+    if isinstance(written, float):
         raise InputError("a label is a bare fraction: a reward and an attribution cannot be told apart.")
-    if isinstance(judged, int):
-        return _Label(finite(judged, "a label"))
-    label = mapping(judged, "a label")
+    if isinstance(written, int):
+        return _Label(finite(written, "a label"))
+    label = mapping(written, "a label")
     if label.get("attribution") in (None, -1):
         return _NOTHING
     raw = finite(label["attribution"], "an attribution")
     reward = _optional(label, "reward")
     dimension = text(label, "dimension", "goal")
-    scale = None if label.get("scale") is None else text(label, "scale")
-    if scale is not None and scale not in _SCALES:
-        raise InputError(f"a label is on the unknown scale {scale!r}.")
-    score = _optional(label, "dim_score")
-    return _Label(raw, reward, dimension, None if scale is None else _SCALES[scale], score)
+    scale = None
+    if label.get("scale") is not None:
+        name = text(label, "scale")
+        if name not in _SCALES:
+            raise InputError(f"a label is on the unknown scale {name!r}.")
+        scale = _SCALES[name]
+    return _Label(raw, reward, dimension, scale, _optional(label, "dim_score"))
 
 
 def _optional(label: Mapping[str, Any], key: str) -> float | None:
@@ -268,19 +276,21 @@ def _optional(label: Mapping[str, Any], key: str) -> float | None:
 
 
 def _dimension(labels: Collection[_Label]) -> str:
-    """The one dimension that the labels are on. Raises InputError where they are on several, or on an unknown one."""
-    named = {_DIMENSIONS.get(one.dimension, "") for one in labels} or {"goal"}
+    """The dimension of the labels. Raises InputError where they have several, or an unknown one."""
+    named = {_DIMENSIONS.get(label.dimension, "") for label in labels} or {"goal"}
     if len(named) > 1 or "" in named:
-        listed = ", ".join(sorted({one.dimension for one in labels}))
+        listed = ", ".join(sorted({label.dimension for label in labels}))
         raise InputError(f"its labels are on {listed}, which is not one SOTOPIA-EVAL dimension.")
     return named.pop()
 
 
 def _scale(labels: Collection[_Label], score: float | None) -> int:
-    """The top of the labels' scale: as named, or else the one that the rewards were made with. Where 3, the writer's
-    default, fits, it is 3. Raises InputError where none or several of the others fit."""
-    named = {one.scale for one in labels if one.scale is not None}
-    fitting = [s for s in sorted(named or {3, 5, 10}) if all(_fits(one, s, score) for one in labels)]
+    """The top of the labels' scale: as named, or else the scale by which the rewards follow from the attributions.
+
+    The writer's default, 3, is taken where it fits. Raises InputError where no scale fits, or both 5 and 10 do.
+    """
+    named = {label.scale for label in labels if label.scale is not None}
+    fitting = [scale for scale in sorted(named or {3, 5, 10}) if all(_fits(label, scale, score) for label in labels)]
     if len(named) > 1 or not fitting or (fitting[0] != 3 and len(fitting) > 1):
         raise InputError("its labels do not tell their scale: they are not direct attributions on 3, 5 or 10.")
     return fitting[0]
@@ -296,8 +306,8 @@ def _fits(label: _Label, scale: int, goal_score: float | None) -> bool:
 
 
 def _noted(labels: Collection[_Label], dimension: str, known: float | None) -> dict[str, float]:
-    """The score that the labels note on their dimension. Raises InputError where they contradict each other."""
-    noted = {check_score(dimension, one.score) for one in labels if one.score is not None}
+    """{dimension: the score that the labels note}. Raises InputError where they contradict each other."""
+    noted = {check_score(dimension, label.score) for label in labels if label.score is not None}
     if known is not None:
         noted.add(known)
     if len(noted) > 1:

@@ -1,8 +1,8 @@
-"""EpisodeLog: an episode as the sotopia library stores it, one file each, in a dump, or in an export from Redis.
+"""EpisodeLog: an episode as the sotopia library stores it, in a file of its own, in a dump, or in an export from Redis.
 
     {"pk": …, "environment": ID, "agents": [ID, …], "models": […], "messages": […], "rewards": […], "reasoning": …}
 
-It names its environment and agents by id alone; the profiles add the rest where they are found.
+It names its environment and agents only by id; the profiles add the rest where there are any.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from sotopia_rl_data.importers.scores import RefusedScore
 from sotopia_rl_data.schema import Episode
 
 LOGS = "EpisodeLog"
-"""The collection of the logs: the name of their folder, and in the keys of a dump."""
+"""The collection of the logs, as it names their folder and stands in the keys of a dump."""
 
 
 def read_episode_log(value: Any, key: str, profiles: ProfileLookup | None) -> tuple[Episode, tuple[RefusedScore, ...]]:
-    """The episode of an EpisodeLog record; `key` is its id where it names none. Raises InputError."""
+    """The episode of an EpisodeLog record; `key` is its id if the record names none. Raises InputError."""
     log = mapping(value, "the record")
     episode_id = identifier(log if log.get("pk") else {"pk": key}, "pk")
     environment_id = identifier(log, "environment")
@@ -39,7 +39,7 @@ def read_episode_log(value: Any, key: str, profiles: ProfileLookup | None) -> tu
         source="episode-log",
         tag=text(log, "tag", ""),
         reasoning=text(log, "reasoning", ""),
-        profiles=[profiles.agent(one) for one in ids or dialogue.names] if profiles else (),
+        profiles=[profiles.agent(agent) for agent in ids or dialogue.names] if profiles else (),
         agent_classes="agent_classes" in log,
     ).read()
 

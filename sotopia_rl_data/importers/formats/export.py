@@ -1,8 +1,8 @@
-"""The rows of the sotopia library's own export, `episodes_to_jsonl` or `episodes_to_csv`, on disk or on the Hub.
+"""The rows of the sotopia library's own export (`episodes_to_jsonl`, `episodes_to_csv`), on disk or on the Hub.
 
     {"episode_id": …, "environment_id": …, "raw_messages": […], "raw_rewards": […], "scenario": …, "social_goals": …}
 
-It adds the scenario, codename, backgrounds and goals to what a log has. In a CSV, lists and objects lie as text.
+A row adds the scenario, codename, backgrounds and goals to the fields of a log. In a CSV, lists and objects are text.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from typing import Any
 
 from sotopia_rl_data.importers.formats.format import Format, one_by_one, with_refusals
 from sotopia_rl_data.importers.library import LibraryEpisode, agent_ids
-from sotopia_rl_data.importers.literals import nested
 from sotopia_rl_data.importers.messages import read_messages
 from sotopia_rl_data.importers.profiles import EnvironmentProfile
-from sotopia_rl_data.importers.record import identifier, mapping, text
+from sotopia_rl_data.importers.record import identifier, mapping, nested, text
 from sotopia_rl_data.importers.scores import RefusedScore
 from sotopia_rl_data.schema import Episode
 
@@ -53,10 +52,10 @@ def read_export_row(value: Any) -> tuple[Episode, tuple[RefusedScore, ...]]:
 
 
 def _by_name(value: Any, key: str) -> dict[str, str]:
-    """{name: text}; {} where the column is absent. Raises InputError where it is something else."""
+    """{name: text} of a column; {} where it is absent. Raises InputError where it is not an object."""
     if value is None:
         return {}
-    return {name: one for name, one in mapping(value, f"`{key}`").items() if isinstance(one, str)}
+    return {name: text for name, text in mapping(value, f"`{key}`").items() if isinstance(text, str)}
 
 
 FORMAT = Format(

@@ -1,7 +1,8 @@
-"""What a format is: its name, the keys that tell its records, and a reader from records to items.
+"""What a format is: its name, the keys by which its records are recognised, and a reader that makes items of records.
 
-A new format is one file here, which makes a `FORMAT`, and one line in the table of `formats/__init__.py`. Most read
-record by record (`one_by_one`); one whose records belong together brings a Reader of its own, as `annotated.py` does.
+A new format is one file in this folder, which defines a `FORMAT`, and one entry in the table of `formats/__init__.py`.
+Most formats read record by record (`one_by_one`); a format whose records belong together has its own Reader, as
+`annotated.py` does.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from sotopia_rl_data.schema import Attribution, Episode, Failure, Message
 
 @dataclass(frozen=True, slots=True)
 class TrainingRow:
-    """A prompt and its completion, of no episode. `reward` is None where it has no label; rows of the same `scenario`
-    stay on one side of every split."""
+    """A prompt and its completion that belong to no episode. `reward` is None where there is no label. Rows of the same
+    `scenario` go to the same split."""
 
     prompt: tuple[Message, ...]
     completion: str
@@ -30,26 +31,26 @@ class TrainingRow:
 
 Item = Episode | TrainingRow | Attribution | Failure
 Located = Iterator[tuple[Item, Record]]
-"""Items, each with the record that it is from."""
+"""Items, each with the record it comes from."""
 
 
 class Reader(Protocol):
     """Takes the records of one file, in order."""
 
     def add(self, record: Record) -> Located:
-        """The items that `record` completes: what cannot be read is a Failure. Never raises InputError."""
+        """The items that `record` completes; a record that cannot be read is a Failure. Never raises InputError."""
         ...
 
     def rest(self) -> Located:
-        """The items of what is left at the end of the file."""
+        """The items of the records that are still waiting at the end of the file."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One format. A record is of it where it has, of each group of `keys`, at least one.
+    """One format. A record is of the format if it has at least one key of each group of `keys`.
 
-    `reader` makes the reader of one file; it is handed the profiles that the file's records may name, if there are any.
+    `reader` makes the reader of one file, from the profiles that the file's records may name (None: there are none).
     """
 
     name: str
@@ -62,7 +63,7 @@ class Format:
 
 
 def one_by_one(read: Callable[[Record, ProfileLookup | None], list[Item]]) -> Callable[[ProfileLookup | None], Reader]:
-    """Readers of a format of which each record stands alone. `read` raises InputError where it cannot be read."""
+    """Readers of a format whose records stand alone. `read` raises InputError for a record that cannot be read."""
     return lambda profiles: _OneByOne(read, profiles)
 
 
@@ -83,9 +84,9 @@ class _OneByOne:
 
 
 def with_refusals(episode: Episode, refused: tuple[RefusedScore, ...], record: Record) -> list[Item]:
-    """An episode, and after it a failure for each of its scores that was refused."""
+    """An episode, followed by a failure for each refused score."""
     failures = [
-        Failure(one.reason, episode.episode_id, one.agent, dimension=one.dimension, source=record.source)
-        for one in refused
+        Failure(score.reason, episode.episode_id, score.agent, dimension=score.dimension, source=record.source)
+        for score in refused
     ]
     return [episode, *failures]

@@ -1,7 +1,7 @@
-"""Our own format, for people with their own simulator: one JSON object an episode, the fields of `Episode`.
+"""Our own format, for people with their own simulator: one JSON object for each episode, with the fields of `Episode`.
 
-Documented in docs/formats.md. Nothing is lost silently: a key that the format does not have is an error, since a
-misspelled one would otherwise be a field left out.
+Documented in docs/formats.md. Nothing is lost silently: a key that the format does not have is an error, or else a
+misspelled field would simply be left out.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _KEYS: dict[type, frozenset[str]] = {noun: frozenset(f.name for f in fields(noun
 
 
 def read_plain(value: Any) -> tuple[Episode, tuple[RefusedScore, ...]]:
-    """The episode of a plain record, and the scores that had to be refused. Raises InputError."""
+    """The episode of a plain record, and its refused scores. Raises InputError."""
     record = _known(value, Episode, "the record")
     agents = _agents(items(record, "agents"))
     ids = _AgentIds(agents)
@@ -70,14 +70,14 @@ FORMAT = Format(
 
 
 class _AgentIds:
-    """The agents' ids, found by the id itself, or by the name where only one agent has it."""
+    """The agents' ids, looked up by id, or by a name that only one agent has."""
 
     def __init__(self, agents: Sequence[Agent]) -> None:
         names = Counter(a.name for a in agents)
         self._ids = {a.name: a.agent for a in agents if names[a.name] == 1} | {a.agent: a.agent for a in agents}
 
     def find(self, value: Any, where: str) -> str:
-        """The id that `value` stands for. Raises InputError, naming `where` it stands."""
+        """The id that `value` stands for. Raises InputError, which names the place of `value`: `where`."""
         key = str(value) if isinstance(value, int) else value
         if isinstance(key, str) and key in self._ids:
             return self._ids[key]
@@ -102,11 +102,11 @@ def _dialect(record: Mapping[str, Any]) -> str:
 
 
 def _known(value: Any, noun: type, what: str) -> Mapping[str, Any]:
-    """`value`, an object that has no other keys than `noun` has fields. Raises InputError."""
+    """`value`, an object whose keys are all fields of `noun`. Raises InputError."""
     record, keys = mapping(value, what), _KEYS[noun]
-    odd = sorted(str(key) for key in set(record) - keys)
-    if odd:
-        raise InputError(f"{what} has the unknown key {odd[0]!r}; it may have {', '.join(sorted(keys))}.")
+    unknown = sorted(str(key) for key in set(record) - keys)
+    if unknown:
+        raise InputError(f"{what} has the unknown key {unknown[0]!r}; it may have {', '.join(sorted(keys))}.")
     return record
 
 
@@ -115,8 +115,8 @@ def _agents(values: Sequence[Any]) -> tuple[Agent, ...]:
         raise InputError("`agents` is empty.")
     records = [_known(value, Agent, f"agent {i}") for i, value in enumerate(values)]
     ids = [identifier(r, "agent" if r.get("agent") is not None else "name") for r in records]
-    given = [one for one, r in zip(ids, records, strict=True) if r.get("agent") is not None]
-    if len(set(given)) < len(given):
+    explicit = [agent for agent, r in zip(ids, records, strict=True) if r.get("agent") is not None]
+    if len(set(explicit)) < len(explicit):
         raise InputError(f"two agents have the same id: {', '.join(ids)}.")
     return tuple(
         Agent(
@@ -135,8 +135,8 @@ def _turns(values: Sequence[Any], ids: _AgentIds) -> tuple[Turn, ...]:
     turns = [_turn(value, i, ids) for i, value in enumerate(values)]
     keys = [(t.turn, t.agent) for t in turns]
     if len(set(keys)) != len(keys):
-        twice = next(key for i, key in enumerate(keys) if key in keys[:i])
-        raise InputError(f"agent {twice[1]} acts twice at turn {twice[0]}.")
+        turn, agent = next(key for i, key in enumerate(keys) if key in keys[:i])
+        raise InputError(f"agent {agent} acts twice at turn {turn}.")
     if any(a.turn > b.turn for a, b in pairwise(turns)):
         raise InputError("`turns` are not in ascending order.")
     return tuple(turns)
@@ -148,14 +148,14 @@ def _turn(value: Any, place: int, ids: _AgentIds) -> Turn:
     action_type, failed = text(r, "action_type", "speak"), r.get("failed")
     if action_type not in ACTION_TYPES:
         raise InputError(f"{where} has the action type {action_type!r}; there are {', '.join(ACTION_TYPES)}.")
-    said = text(r, "text", "")
-    if said and action_type in ("none", "leave"):
+    words = text(r, "text", "")
+    if words and action_type in ("none", "leave"):
         raise InputError(f"{where} is a {action_type!r} with a text; only the other action types have one.")
     if not (failed is None or isinstance(failed, bool)):
         raise InputError(f"{where} has a `failed` that is {kind(failed)}, not true, false or null.")
     actor = ids.find(r.get("agent"), where)
-    to = tuple(dict.fromkeys(ids.find(one, f"`to` of {where}") for one in items(r, "to", default=True)))
-    return Turn(_number(r, place, where), actor, action_type, said, to, failed)
+    to = tuple(dict.fromkeys(ids.find(name, f"`to` of {where}") for name in items(r, "to", default=True)))
+    return Turn(_number(r, place, where), actor, action_type, words, to, failed)
 
 
 def _number(record: Mapping[str, Any], place: int, where: str) -> int:
@@ -189,7 +189,7 @@ def _scores(values: Sequence[Any], ids: _AgentIds) -> LoggedScores:
         except UsageError as error:
             names = error.hint.removeprefix("name one of: ")
             raise InputError(f"{error.message.rstrip('.')}; there are {names}.") from error
-        if r.get("score") is not None:  # else the evaluator failed: missing
+        if r.get("score") is not None:  # null: the evaluator failed, and the score is missing
             scores.add(agent, named, r["score"], model_name(r.get("evaluator")) or UNNAMED)
     keys = [(s.agent, s.dimension, s.evaluator) for s in scores.scores]
     if len(set(keys)) != len(keys):

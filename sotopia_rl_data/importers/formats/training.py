@@ -1,9 +1,9 @@
-"""Training rows: a prompt, a completion, a reward. No identity, so they become a dataset of rewards alone.
+"""Training rows: a prompt, a completion, a reward. They name no episode, so they become a dataset of rewards alone.
 
     {input, output, value}         sotopia-rl's training JSON; a value of -1.0 stands for "no label"
     {instruction, input, output}   sotopia-pi's; no reward (also with system, and history as pairs)
 
-They are grouped for splits by the scenario in the prompt; where the prompt names none, by the whole prompt.
+For the splits they are grouped by the scenario in the prompt, or by the whole prompt where it names no scenario.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ def read_training_row(value: Any) -> TrainingRow:
     row = mapping(value, "the record")
     prompt, completion = _prompt(row), text(row, "output")
     reward = None if row.get("value") is None else finite(row["value"], "`value`")
-    return TrainingRow(prompt, completion, None if reward == SENTINEL else reward, _scenario(prompt))
+    if reward == SENTINEL:
+        reward = None
+    return TrainingRow(prompt, completion, reward, _scenario(prompt))
 
 
 FORMAT = Format(
@@ -50,8 +52,6 @@ def _prompt(row: Mapping[str, Any]) -> tuple[Message, ...]:
 
 def _scenario(prompt: tuple[Message, ...]) -> str:
     whole = "\n".join(m["content"] for m in prompt)
-    _, begun, rest = whole.partition(_SCENARIO)
-    scenario, ended, _ = rest.partition(_AFTER)
-    if not ended:
-        scenario = rest.partition("\n")[0]
-    return scenario.strip() if begun and scenario.strip() else whole
+    rest = whole.partition(_SCENARIO)[2]
+    end = _AFTER if _AFTER in rest else "\n"
+    return rest.partition(end)[0].strip() or whole
