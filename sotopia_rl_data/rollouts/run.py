@@ -192,10 +192,9 @@ def count_attempts(
 ) -> Sequence[Attempt]:
     """All attempts at a request, newest first; each is counted in `tally`. The only attempt at a settled request is
     not read from the ledger again."""
-    attempts: Sequence[Attempt] | None = None
     if settled is not None and settled.attempt is not None and ledger.tries(request.key) == 1:
-        attempts = [settled.attempt]
-    if attempts is None:
+        attempts: Sequence[Attempt] = [settled.attempt]
+    else:
         attempts = ledger.attempts(request.key)
     if tally.first(request.key):
         for attempt in attempts:
@@ -236,8 +235,8 @@ def replay(run: EpisodeRun, attempts: Callable[[TurnRequest], Sequence[Attempt]]
 
 
 def _answers(request: TurnRequest, attempts: Iterable[Attempt]) -> list[Settled]:
-    """Of the attempts at a request, newest first, the answers that are read differently. The first of them counts: it is
-    the newest usable answer, or else the newest of all."""
+    """Of the attempts at a request (newest first), the answers that are read differently. The first of them counts: the
+    newest usable answer, or else the newest of all."""
     answers = [attempt for attempt in attempts if attempt.status == "answer"]
     readings = [(answer, request.run.reading(request, answer.reply)) for answer in answers]
     readings.sort(key=lambda pair: pair[1] is None)
