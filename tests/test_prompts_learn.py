@@ -394,7 +394,7 @@ def test_what_no_feature_explains_is_counted_as_different(tmp_path):
     [
         (
             lambda e, me, t, h: f"{hash((e.episode_id, me.name, t))} {h} {random.Random(h).random()}",
-            "Nothing consistent",
+            "The text around the observations",
         ),
         (lambda e, me, t, h: "no history at all", "shows what an agent observed"),
         (lambda e, me, t, h: h.split("\nTurn")[0] if t else h, "shows what an agent observed|first turns only"),

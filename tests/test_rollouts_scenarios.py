@@ -148,10 +148,10 @@ def test_several_faults_are_told_at_once_and_an_id_stands_for_one_environment(tm
     [
         ("a.yaml", "- {scenario: [}", "a.yaml:1: this is not YAML"),
         ("a.json", '[\n{"a": 1},\n{"a": }\n]', "a.json:3: this is not JSON"),
-        ("a.json", '{"a": 1}\n{"b": 1}', "a.json:2: there is more behind the JSON object"),
+        ("a.json", '{"a": 1}\n{"b": 1}', "a.json:2: there is more text after the JSON object"),
         ("a.jsonl", '{"a": 1}\n{', "a.jsonl:2: this is not JSON"),
-        ("a.csv", "environment,scenario\nx\n", "a.csv:2: this row has not 2 cells"),
-        ("a.csv", "environment,scenario\nx,y,z\n", "a.csv:2: this row has not 2 cells"),
+        ("a.csv", "environment,scenario\nx\n", "a.csv:2: this row does not have the 2 cells"),
+        ("a.csv", "environment,scenario\nx,y,z\n", "a.csv:2: this row does not have the 2 cells"),
         ("a.yaml", "", "holds no scenario"),
         ("a.json", "[]", "holds no scenario"),
         ("a.json", "", "holds no scenario"),

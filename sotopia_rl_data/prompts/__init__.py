@@ -1,7 +1,7 @@
 """What a policy sees at each turn, rebuilt from the observations and a template; used by SFT, RM and GRPO alike.
 
-`render` and `prompts_of` make prompts, `completion` the action that answers one; `learn` takes the wrapper that a
-simulator really served out of a log of its requests. Judges' wording is not here: see `labelers/`.
+`render` and `prompts_of` make prompts, `completion` the action that answers a prompt. `learn` takes from a log of
+requests the wrapper that a simulator really served. The judges' prompts are in `labelers/`.
 """
 
 from sotopia_rl_data.prompts.learn import LearnReport, learn

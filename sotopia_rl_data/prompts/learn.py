@@ -1,11 +1,12 @@
 """Learn the wrapper that a simulator really served: `prompts learn SERVED_LOG`.
 
-Every request that shows the observations of an imported episode, one after the other, gives the text around them. Out
-of these texts come one or a few wrappers with slots (`wrapper.py`); several are told apart by the fewest features of
-an episode, agent and turn that do so. The log is read three times and never held: to learn, to find what the simulator
-did to braces inside observations (the echoes), and to count what the template gives back byte for byte.
+A request that shows the observations of an imported episode, one after the other, also shows the text around them.
+From these texts come one or a few wrappers with slots (`wrapper.py`). Several wrappers are told apart by as few
+features of the episode, agent and turn as possible. The log is streamed three times: to learn the wrappers, to find
+what the simulator did to braces inside observations (the echoes), and to count the prompts that the template
+reproduces byte for byte.
 
-Leaves out judges' prompts, whose wording is ours, and simulators that show an observation otherwise than as logged.
+Leaves out judges' prompts, whose wording is ours, and simulators that change the observations before showing them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from sotopia_rl_data.prompts.wrapper import LIST, Filling, LearnedWrapper, Skele
 from sotopia_rl_data.schema import Episode, Message
 
 _FEW = 0.01
-"""A wrapper that fewer than this part of the requests have (or a single one) is taken for an accident."""
+"""A wrapper that only one request has, or a smaller share of the requests than this, is taken for an accident."""
 _SHOWN = 20
 LIBRARY_ECHOES = {"{action_list}": "actions", "{format_instructions}": "schema"}
 _LETTERS = re.compile(r"(\{\w+\})")
@@ -34,21 +35,21 @@ _HERE = "\x00"
 _ECHOED_SLOTS = ("schema", "actions", "agent", "partner", "goal", "turn", "turn_from_1")
 
 Verdict = Literal["exact", "reordered", "different", "no log", "other"]
-"""What becomes of a request. One that shows no imported agent's first observation is `no log` where it names an agent:
-its episode was not imported. Else it is `other`: an evaluator's, a repair of bad JSON …
+"""How a request compares with the template's prompt.
 
-A `reordered` one comes back but for the order of the action list: SOTOPIA keeps the types in a set, whose order changes
-from process to process."""
+A `reordered` prompt is reproduced except for the order of the action list: SOTOPIA keeps the types in a set, whose
+order changes from process to process. A request without any imported agent's first observation is `no log` if it names
+an agent (the episode was not imported), or else `other`: a request of an evaluator, a repair of bad JSON …"""
 
 
 @dataclass(frozen=True, slots=True)
 class LearnReport:
-    """A learned template, and what it gives back of the log that it was learned from.
+    """A learned template, and how much of the log it reproduces.
 
-    `exact` prompts come back byte for byte, `reordered` ones but for the order of the action list; `different` are
-    those of imported episodes that do not come back (`lines`: the first 20 of them); `no_log` name an agent of an
-    episode that was not imported; `other` show no agent's observations (an evaluator's requests …). `assumed` are
-    echoes that no observation of the log could show (see `with_echoes`).
+    `exact` prompts are reproduced byte for byte, `reordered` ones except for the order of the action list; `different`
+    prompts of imported episodes are not reproduced (`lines` has the first 20 of them). `no_log` requests name an agent
+    of an episode that was not imported; `other` requests show no agent's observations (an evaluator's requests …).
+    `assumed` are echoes that no observation of the log could show (see `with_echoes`).
     """
 
     template: Template
@@ -63,7 +64,7 @@ class LearnReport:
 
     @property
     def matched(self) -> int:
-        """Requests of imported episodes."""
+        """The number of requests of imported episodes."""
         return self.exact + self.reordered + self.different
 
     def as_dict(self) -> dict[str, Any]:
@@ -83,7 +84,7 @@ class LearnReport:
 
 @dataclass(slots=True)
 class _Gathered:
-    """What one reading of the log gives: the fillings of each skeleton, and how observations were joined."""
+    """What the first reading of the log gives: the fillings of each skeleton, and how observations were joined."""
 
     fillings: dict[tuple[Skeleton, str], Counter[Filling]] = field(default_factory=lambda: defaultdict(Counter))
     joins: Counter[tuple[str, bool]] = field(default_factory=Counter)
@@ -94,12 +95,12 @@ def learn(served_log: str | Path, episodes: Iterable[Episode], name: str = "serv
     """Learn a template from a log of served requests and the episodes that they belong to.
 
     Raises InputError where the log cannot be read, where no request shows an imported episode's observations, or where
-    no template gives back at least half of those that do.
+    no template reproduces at least half of those that do.
     """
     known = [e for e in episodes if e.observations]
     index = ObservationIndex(known)
     gathered = _gather(served_log, index)
-    if not gathered.fillings:  # the log may count its episodes in its own way
+    if not gathered.fillings:  # the log's episode ids may be its own
         index = ObservationIndex(known, trust_ids=False)
         gathered = _gather(served_log, index)
     if not gathered.fillings:
@@ -129,8 +130,8 @@ def _gather(served_log: str | Path, index: ObservationIndex) -> _Gathered:
         if placed is None:
             continue
         episode = placed.observer.episode
-        met = features(episode, placed.observer.agent, placed.turn)
-        skeleton, separator, filling = skeleton_of(request, placed, met)
+        request_features = features(episode, placed.observer.agent, placed.turn)
+        skeleton, separator, filling = skeleton_of(request, placed, request_features)
         gathered.fillings[skeleton, separator][filling] += 1
         gathered.dialects.add(episode.dialect)
         if placed.joiner is not None:
@@ -139,43 +140,49 @@ def _gather(served_log: str | Path, index: ObservationIndex) -> _Gathered:
 
 
 def _wrappers(gathered: _Gathered) -> list[LearnedWrapper]:
-    """The wrappers that more than an accident have, the commonest first."""
+    """The wrappers that are more than an accident, the commonest first."""
     merged: dict[object, LearnedWrapper] = {}
     for (skeleton, separator), fillings in gathered.fillings.items():
-        for one in wrappers_of(skeleton, separator, fillings):
-            if one.identity in merged:
-                merged[one.identity].add(one)
+        for wrapper in wrappers_of(skeleton, separator, fillings):
+            if wrapper.identity in merged:
+                merged[wrapper.identity].add(wrapper)
             else:
-                merged[one.identity] = one
-    wrappers = sorted(merged.values(), key=lambda one: (-one.count, one.messages))
-    least = max(2, _FEW * sum(one.count for one in wrappers))
-    return [one for one in wrappers if one.count >= least] or wrappers[:1]
+                merged[wrapper.identity] = wrapper
+    wrappers = sorted(merged.values(), key=lambda wrapper: (-wrapper.count, wrapper.messages))
+    least = max(2, _FEW * sum(wrapper.count for wrapper in wrappers))
+    return [wrapper for wrapper in wrappers if wrapper.count >= least] or wrappers[:1]
 
 
 def variants_of(wrappers: Sequence[LearnedWrapper]) -> tuple[Variant, ...]:
-    """The wrappers as variants, told apart by the fewest features under which the most requests get their own."""
+    """The wrappers as variants, with conditions on at most two features.
+
+    Those features are taken by which the most requests get their own wrapper; of equally good ones the fewest.
+    """
     if len(wrappers) == 1:
         return (wrappers[0].variant({}),)
-    names, best = max(
-        ((names, _best(wrappers, names)) for size in (0, 1, 2) for names in itertools.combinations(FEATURES, size)),
-        key=lambda one: (sum(count for _, count in one[1].values()), -len(one[0])),
-    )
-    ordered = [(key, place) for key, (place, _) in sorted(best.items(), key=str)]
+    candidates = [names for size in (0, 1, 2) for names in itertools.combinations(FEATURES, size)]
+    best = {names: _best(wrappers, names) for names in candidates}
+    names = max(candidates, key=lambda names: (sum(count for _, count in best[names].values()), -len(names)))
+    ordered = [(values, place) for values, (place, _) in sorted(best[names].items(), key=str)]
     if len(names) != 1:
         return tuple(
-            wrappers[place].variant({name: (value,) for name, value in zip(names, key, strict=True)})
-            for key, place in ordered
+            wrappers[place].variant({name: (value,) for name, value in zip(names, values, strict=True)})
+            for values, place in ordered
         )
-    values = [tuple(key[0] for key, place in ordered if place == i) for i in range(len(wrappers))]
-    return tuple(one.variant({names[0]: of}) for one, of in zip(wrappers, values, strict=True) if of)
+    variants = []
+    for i, wrapper in enumerate(wrappers):
+        of_wrapper = tuple(values[0] for values, place in ordered if place == i)
+        if of_wrapper:
+            variants.append(wrapper.variant({names[0]: of_wrapper}))
+    return tuple(variants)
 
 
 def _best(wrappers: Sequence[LearnedWrapper], names: tuple[str, ...]) -> Mapping[tuple[Feature, ...], tuple[int, int]]:
-    """For each value of these features: the wrapper (by place) that most of its requests have, and how many do."""
+    """For each value of these features: the place of the wrapper that most of its requests have, and their number."""
     counts: dict[tuple[Feature, ...], Counter[int]] = defaultdict(Counter)
-    for i, one in enumerate(wrappers):
-        for met, times in one.met.items():
-            counts[tuple(dict(met)[name] for name in names)][i] += times
+    for i, wrapper in enumerate(wrappers):
+        for features_met, times in wrapper.met.items():
+            counts[tuple(dict(features_met)[name] for name in names)][i] += times
     return {key: min(count.items(), key=lambda item: (-item[1], item[0])) for key, count in counts.items()}
 
 
@@ -183,9 +190,9 @@ def _report(served_log: str | Path, index: ObservationIndex, template: Template,
     counts: Counter[str] = Counter()
     lines: list[int] = []
     for request in read_served(served_log):
-        became = "other" if request is None else _verdict(request, index, template)
-        counts[became] += 1
-        if became == "different" and request is not None and len(lines) < _SHOWN:
+        verdict = "other" if request is None else _verdict(request, index, template)
+        counts[verdict] += 1
+        if verdict == "different" and request is not None and len(lines) < _SHOWN:
             lines.append(request.line)
     report = LearnReport(
         template=template,
@@ -200,33 +207,33 @@ def _report(served_log: str | Path, index: ObservationIndex, template: Template,
     )
     if report.different * 2 > report.matched:
         raise InputError(
-            f"Nothing consistent stands around the observations in {str(served_log)!r}: "
-            f"{report.different} of {report.matched} prompts would not come back.",
+            f"The text around the observations in {str(served_log)!r} is not consistent: "
+            f"{report.different} of {report.matched} prompts would not be reproduced.",
             "learn from a log of one simulator, or split it by simulator version",
         )
     return report
 
 
 def _verdict(request: ServedRequest, index: ObservationIndex, template: Template) -> Verdict:
-    """What becomes of one request; of several agents and turns that it may have been for, the best counts."""
+    """The verdict on one request; if it may have been for several agents and turns, the best verdict."""
     best: Verdict = "other" if request.agent is None else "no log"
     for observer, turn in index.guesses(request):
-        now = compare(template, observer.episode, observer.agent, turn, request.messages)
-        if now == "exact":
-            return now
-        best = "reordered" if "reordered" in (now, best) else "different"
+        verdict = compare(template, observer.episode, observer.agent, turn, request.messages)
+        if verdict == "exact":
+            return verdict
+        best = "reordered" if "reordered" in (verdict, best) else "different"
     return best
 
 
 def compare(template: Template, episode: Episode, agent: str, turn: int, messages: Sequence[Message]) -> Verdict:
     """`exact`, `reordered` or `different`: the template's prompt against the messages that were served."""
-    if _gives_back(template, episode, agent, turn, messages):
+    if _reproduces(template, episode, agent, turn, messages):
         return "exact"
     others = _reorderings(template, messages)
-    return "reordered" if any(_gives_back(other, episode, agent, turn, messages) for other in others) else "different"
+    return "reordered" if any(_reproduces(other, episode, agent, turn, messages) for other in others) else "different"
 
 
-def _gives_back(template: Template, episode: Episode, agent: str, turn: int, messages: Sequence[Message]) -> bool:
+def _reproduces(template: Template, episode: Episode, agent: str, turn: int, messages: Sequence[Message]) -> bool:
     try:
         return render(episode, agent, turn, template.layout, template) == list(messages)
     except InputError:  # no variant for this episode
@@ -247,12 +254,12 @@ def _reorderings(template: Template, messages: Sequence[Message]) -> Iterator[Te
 def with_echoes(
     served_log: str | Path, index: ObservationIndex, template: Template, *, library: bool
 ) -> tuple[Template, tuple[str, ...]]:
-    """The template with its echoes, and the letters of those that are assumed.
+    """The template with its echoes, and the texts of those that are assumed.
 
-    A simulator that fills its slots one after the other also fills those that somebody said: SOTOPIA puts the history
-    in before the action list and the action's schema, so an agent that says "{format_instructions}" makes later
-    prompts show the whole schema in its place. What a log shows of this is learned. Where no observation of the log
-    holds those letters, the two names that SOTOPIA uses are assumed for episodes of its dialects (`library`).
+    A simulator that fills its slots one after the other also fills slots that an agent said aloud: SOTOPIA inserts the
+    history before the action list and the action's schema, so if an agent says "{format_instructions}", later prompts
+    show the whole schema in its place. Such echoes are learned from the log. If no observation of the log has the two
+    slot names of SOTOPIA, their echoes are assumed for episodes of its dialects (`library`).
     """
     shown: dict[str, str | None] = {}
     for request in filter(None, read_served(served_log)):
@@ -272,7 +279,7 @@ def with_echoes(
 
 
 def _echoes_in(request: ServedRequest, index: ObservationIndex, template: Template) -> Mapping[str, str | None]:
-    """For letters in braces that the request's observations hold: the slot that replaced them, or None: nothing did."""
+    """For each word in braces in the request's observations: the slot that replaced it, or None where none did."""
     for observer, turn in index.guesses(request):
         texts = [text for text, at in zip(observer.texts, observer.turns, strict=True) if at <= turn]
         joined = template.joiner.join(text.strip() if template.strip else text for text in texts)
@@ -280,8 +287,8 @@ def _echoes_in(request: ServedRequest, index: ObservationIndex, template: Templa
             continue
         if compare(template, observer.episode, observer.agent, turn, request.messages) != "different":
             return dict.fromkeys(_LETTERS.findall(joined))
-        for one in (template, *_reorderings(template, request.messages)):
-            echoes = _aligned(request.messages, observer, turn, joined, one)
+        for candidate in (template, *_reorderings(template, request.messages)):
+            echoes = _aligned(request.messages, observer, turn, joined, candidate)
             if echoes is not None:
                 return echoes
     return {}
@@ -290,7 +297,7 @@ def _echoes_in(request: ServedRequest, index: ObservationIndex, template: Templa
 def _aligned(
     messages: Sequence[Message], observer: Observer, turn: int, joined: str, template: Template
 ) -> dict[str, str | None] | None:
-    """What became of the letters, where the messages are the template's but for that."""
+    """The echoes, if the messages are the template's except for them."""
     episode, agent = observer.episode, observer.agent
     try:
         variant = template.variant(features(episode, agent, turn))
@@ -312,18 +319,19 @@ def _aligned(
 
 
 def _walk(shown: str, joined: str, values: Mapping[str, str]) -> dict[str, str | None] | None:
-    """Go along what was shown and what was observed; at letters in braces either they stand there or a slot's text."""
-    at, became = 0, dict[str, str | None]()
+    """Compare the shown text with the observations, piece by piece. Where the observations have a word in braces, the
+    shown text has the same word or the text of a slot; anything else gives None."""
+    at, echoes = 0, dict[str, str | None]()
     for i, piece in enumerate(_LETTERS.split(joined)):
-        is_letters = i % 2 == 1
+        is_word_in_braces = i % 2 == 1
         if shown.startswith(piece, at):
             at += len(piece)
-            if is_letters:
-                became.setdefault(piece, None)
+            if is_word_in_braces:
+                echoes.setdefault(piece, None)
             continue
         slot = next((s for s in _ECHOED_SLOTS if values[s] and shown.startswith(values[s], at)), None)
-        if not is_letters or slot is None or became.get(piece, slot) != slot:
+        if not is_word_in_braces or slot is None or echoes.get(piece, slot) != slot:
             return None
-        became[piece] = slot
+        echoes[piece] = slot
         at += len(values[slot])
-    return became if at == len(shown) else None
+    return echoes if at == len(shown) else None

@@ -1,9 +1,10 @@
 """Prompts and completions: what a policy saw before each of its utterances, and what it then did.
 
-`single` is one user message a turn: the context, the history as that agent saw it, then the turn, the action types and
-the action's JSON schema. `chat` is a system message, then user and assistant in turn: what was seen between two own
-actions is one user message, an own action is an assistant message. In `chat` an agent's list of messages at one turn
-is an exact prefix of its list at the next; in both the work is linear in what is written.
+The layout `single` is one user message for each turn: the context, the history as the agent saw it, then the turn, the
+action types and the action's JSON schema. The layout `chat` is a system message, then user and assistant messages in
+turn: a user message has what the agent saw between two of its own actions, an assistant message is such an action. In
+`chat` the messages at one turn are an exact prefix of those at the agent's next turn. In both layouts the work is
+linear in the length of the output.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ PromptedTurn = tuple[str, int, list[Message], list[Message]]
 def render(
     episode: Episode, agent: str, turn: int, layout: Layout = "single", template: Template | None = None
 ) -> list[Message]:
-    """The messages that the policy of `agent` saw before it acted at `turn` (>= 0; the next turn to come works too).
+    """The messages that the policy of `agent` saw before it acted at `turn` (>= 0; the turn after the last works too).
 
     Raises NotFound where the episode has no such agent, UsageError where template and layout do not fit, InputError
     where the template needs what the episode lacks.
@@ -41,7 +42,7 @@ def completion(episode: Episode, turn: Turn) -> list[Message]:
 
 
 def prompts_of(episode: Episode, layout: Layout = "single", template: Template | None = None) -> Iterator[PromptedTurn]:
-    """(agent, turn, prompt, completion) for each utterance, ordered by (agent, turn). Raises as `render` does."""
+    """(agent, turn, prompt, completion) for each utterance, by (agent, turn). Raises what `render` raises."""
     chosen = template_for(layout, template)
     names, private = display_names(episode), has_private(episode)
     for agent in sorted({t.agent for t in episode.turns}):
@@ -51,12 +52,12 @@ def prompts_of(episode: Episode, layout: Layout = "single", template: Template |
 
 
 def has_private(episode: Episode) -> bool:
-    """True where actions may be addressed to some only: the `head` dialect, or any episode that has such an action."""
+    """True where actions may be private: in the `head` dialect, and in any episode that has a private action."""
     return episode.dialect == "head" or any(t.to for t in episode.turns)
 
 
 def template_for(layout: Layout, template: Template | None) -> Template:
-    """The template to render with. Raises UsageError where one is given and is of another layout."""
+    """`template`, or the layout's own if it is None. Raises UsageError where `template` is of another layout."""
     own = own_template(layout)
     if template is None:
         return own
@@ -69,7 +70,7 @@ def template_for(layout: Layout, template: Template | None) -> Template:
 
 
 def layout_id(layout: Layout, template: Template | None = None) -> dict[str, str]:
-    """What determines the prompts besides the episodes, for recipes and manifests: layout, template's name, hash."""
+    """What determines the prompts besides the episodes, for recipes and manifests: layout, template name and hash."""
     return {
         "layout": layout,
         "template": template_for(layout, template).name,
@@ -78,7 +79,7 @@ def layout_id(layout: Layout, template: Template | None = None) -> dict[str, str
 
 
 def wording_sha256(layout: Layout, template: Template | None = None) -> str:
-    """Hex SHA-256 over every file of wording that goes into these prompts."""
+    """Hex SHA-256 of the files whose wording these prompts contain."""
     chosen = template_for(layout, template)
     if chosen.observations == "recorded":
         return chosen.sha256
@@ -86,7 +87,8 @@ def wording_sha256(layout: Layout, template: Template | None = None) -> str:
 
 
 def features(episode: Episode, agent: str, turn: int, private: bool | None = None) -> dict[str, Feature]:
-    """What a variant's `when` can ask: dialect, private, the agent's model, agents, its position from 0, first turn."""
+    """The features that a variant's `when` can test: dialect, private actions, the agent's model, the number of agents,
+    the agent's position from 0, whether it is the first turn."""
     ids = [a.agent for a in episode.agents]
     return {
         "dialect": episode.dialect,
@@ -127,7 +129,7 @@ def _own(episode: Episode, agent: str) -> list[Turn]:
 
 
 def _prompts(episode: Episode, agent: str, turns: Sequence[Turn], template: Template) -> Iterator[list[Message]]:
-    """The prompt at each of the turns, which are in order."""
+    """The prompt at each of the turns, which are in ascending order."""
     ids = [one.agent for one in episode.agents]
     if agent not in ids:
         raise NotFound(f"Episode {episode.episode_id!r} has no agent {agent!r}.", f"name one of: {', '.join(ids)}")
@@ -149,7 +151,7 @@ def _recorded(episode: Episode, agent: str, template: Template) -> list[Seen]:
 def _single(
     episode: Episode, agent: str, turns: Sequence[Turn], template: Template, lines: Sequence[Seen]
 ) -> Iterator[list[Message]]:
-    """All that was seen so far, anew at each turn; the text grows, it is not joined again."""
+    """At each turn all that was seen so far. The text grows with the turns and is not joined anew."""
     private = has_private(episode)
     so_far, shown = "", 0
     for turn in turns:
@@ -166,9 +168,9 @@ def _single(
 def _chat(
     episode: Episode, agent: str, turns: Sequence[Turn], template: Template, lines: Sequence[Seen]
 ) -> Iterator[list[Message]]:
-    """What was seen since the last own action, as one more user message; own actions are not told again.
+    """At each turn one more user message, with what was seen since the agent's last action, without that action.
 
-    The variant is chosen once, so that the beginning stays what it was.
+    The variant is chosen once, so that the first messages stay the same.
     """
     names, private = display_names(episode), has_private(episode)
     variant = template.variant(features(episode, agent, 0, private))
@@ -185,7 +187,7 @@ def _chat(
 
 
 def _until(lines: Sequence[Seen], shown: int, turn: int) -> int:
-    """How many of the lines are known at `turn`, given that the first `shown` are."""
+    """How many of the lines are known at `turn`; the first `shown` of them are known already."""
     while shown < len(lines) and lines[shown].turn <= turn:
         shown += 1
     return shown

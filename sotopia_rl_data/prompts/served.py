@@ -1,8 +1,8 @@
 """A log of requests that policies really received, matched with imported episodes.
 
-One JSON object a line: `{"prompt": text or messages}`, `{"messages": […]}`, or a request body under `body` or
-`request`; `episode_id`, `agent` (id or name) and `turn` where they are known. Without them a request belongs to the
-episode and agent whose first observation stands in it, and its turn is the last whose observation does.
+Each line is one JSON object: `{"prompt": text or messages}`, `{"messages": […]}`, or a request body under `body` or
+`request`; with `episode_id`, `agent` (id or name) and `turn` where they are known. Without them a request belongs to
+the episode and agent whose first observation it contains; its turn is that of the last observation it contains.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from sotopia_rl_data.prompts.view import recorded
 from sotopia_rl_data.schema import Episode, Message
 
 _FAR = 64
-"""How many characters may stand between two observations, at most."""
+"""The largest number of characters between two observations."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServedRequest:
-    """One request of a log: its messages, and what the log says of where it belongs. `line` counts from 1."""
+    """One request of a log: its messages, and the episode, agent and turn if the log names them. `line` is from 1."""
 
     line: int
     messages: tuple[Message, ...]
@@ -34,7 +34,7 @@ class ServedRequest:
 
 @dataclass(frozen=True, slots=True)
 class Observer:
-    """An agent (its id) of an episode with the texts that it observed and their turns, in order."""
+    """An agent of an episode, by id, with the texts of its observations and their turns, in order."""
 
     episode: Episode
     agent: str
@@ -44,10 +44,10 @@ class Observer:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a request shows the observations: `before` and `after` are what stands around them in message `index`.
+    """Where a request shows observations: in message `index`, between the texts `before` and `after`.
 
-    `turn` is that of the last one shown; `joiner` stands between two of them (None: only one is shown); `strip` says
-    that they lost the white space around them.
+    `turn` is the turn of the last shown observation. `joiner` is the text between two of them (None: only one is
+    shown). `strip`: they are shown without the white space around them.
     """
 
     observer: Observer
@@ -60,7 +60,7 @@ class Placement:
 
 
 def read_served(path: str | Path) -> Iterator[ServedRequest | None]:
-    """The log's requests, streamed; None for a record that is not a request. A last line that a crash tore is left out.
+    """The log's requests, streamed; None for a record that is not a request. An incomplete last line is left out.
 
     Raises InputError where the file cannot be read or is not JSON lines.
     """
@@ -85,8 +85,8 @@ def read_served(path: str | Path) -> Iterator[ServedRequest | None]:
 def _request(record: Any, line: int) -> ServedRequest | None:
     if not isinstance(record, dict):
         return None
-    bodies = [one for one in (record, record.get("body"), record.get("request")) if isinstance(one, dict)]
-    body = next((one for one in bodies if "messages" in one or "prompt" in one), {})
+    bodies = [body for body in (record, record.get("body"), record.get("request")) if isinstance(body, dict)]
+    body = next((body for body in bodies if "messages" in body or "prompt" in body), {})
     messages = _messages(body.get("messages", body.get("prompt")))
     if messages is None:
         return None
@@ -100,29 +100,29 @@ def _request(record: Any, line: int) -> ServedRequest | None:
     )
 
 
-def _messages(given: Any) -> tuple[Message, ...] | None:
-    if isinstance(given, str):
-        return ({"role": "user", "content": given},)
-    if not isinstance(given, list) or not given:
+def _messages(value: Any) -> tuple[Message, ...] | None:
+    if isinstance(value, str):
+        return ({"role": "user", "content": value},)
+    if not isinstance(value, list) or not value:
         return None
-    messages = [message for message in map(_message, given) if message is not None]
-    return tuple(messages) if len(messages) == len(given) else None
+    messages = [message for message in map(_message, value) if message is not None]
+    return tuple(messages) if len(messages) == len(value) else None
 
 
-def _message(given: Any) -> Message | None:
-    """A message; content in parts (`[{"type": "text", "text": …}]`) is joined. None where it is something else."""
-    if not isinstance(given, dict) or given.get("role") not in ("system", "user", "assistant"):
+def _message(value: Any) -> Message | None:
+    """A message; content in parts (`[{"type": "text", "text": …}]`) is joined. None for anything else."""
+    if not isinstance(value, dict) or value.get("role") not in ("system", "user", "assistant"):
         return None
-    content = given.get("content")
+    content = value.get("content")
     if isinstance(content, list) and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in content):
         content = "".join(part["text"] for part in content)
-    return {"role": given["role"], "content": content} if isinstance(content, str) else None
+    return {"role": value["role"], "content": content} if isinstance(content, str) else None
 
 
 class ObservationIndex:
-    """The agents of imported episodes, found by episode id, or by a line of the first observation a request shows.
+    """The agents of imported episodes, looked up by episode id, or by a line of their first observation.
 
-    `trust_ids`: a request that names an episode belongs to that one or to none. Off, what it shows decides alone.
+    `trust_ids`: a request that names an episode belongs to that episode or to none. Otherwise its text alone decides.
     """
 
     def __init__(self, episodes: Iterable[Episode], *, trust_ids: bool = True) -> None:
@@ -146,29 +146,32 @@ class ObservationIndex:
             self._short.append(observer)
 
     def candidates(self, request: ServedRequest) -> list[Observer]:
-        """The agents of episodes that the request may have been for, by its labels, or else by what it shows."""
+        """The agents that the request may have been for: by its episode id, or else by the lines of its text."""
         if self.trust_ids and request.episode_id is not None:
-            near = self._of_episode.get(request.episode_id, [])
+            possible = self._of_episode.get(request.episode_id, [])
         else:
             lines = dict.fromkeys(line for message in request.messages for line in message["content"].split("\n"))
-            near = [*(one for line in lines for one in self._by_line.get(line, ())), *self._short]
-        shown = [one for one in near if any(one.texts[0].strip() in m["content"] for m in request.messages)]
-        named = [one for one in shown if request.agent in (one.agent, one.episode.agent(one.agent).name)]
+            possible = [*(observer for line in lines for observer in self._by_line.get(line, ())), *self._short]
+        shown = [o for o in possible if any(o.texts[0].strip() in m["content"] for m in request.messages)]
+        named = [o for o in shown if request.agent in (o.agent, o.episode.agent(o.agent).name)]
         return named or shown
 
     def guesses(self, request: ServedRequest) -> Iterator[tuple[Observer, int]]:
-        """Agents and turns that the request may have been for, the likeliest first."""
-        placed = self.place(request) if request.turn is None else None
+        """The agents and turns that the request may have been for, the likeliest first."""
+        if request.turn is not None:
+            yield from ((observer, request.turn) for observer in self.candidates(request))
+            return
+        placed = self.place(request)
         if placed is not None:
             yield placed.observer, placed.turn
         for observer in self.candidates(request):
-            for turn in observer.turns[::-1] if request.turn is None else (request.turn,):
-                yield observer, turn
+            yield from ((observer, turn) for turn in reversed(observer.turns))
 
     def place(self, request: ServedRequest) -> Placement | None:
-        """Where the request shows an agent's observations, one after the other; of several, the longest row."""
-        placed = (_place(request, observer) for observer in self.candidates(request))
-        return max((one for one in placed if one is not None), key=lambda one: one.turn, default=None)
+        """Where the request shows an agent's observations, one after the other. Of several agents, the one of whom the
+        latest turn is shown."""
+        places = (_place(request, observer) for observer in self.candidates(request))
+        return max((place for place in places if place is not None), key=lambda place: place.turn, default=None)
 
 
 def _place(request: ServedRequest, observer: Observer) -> Placement | None:
@@ -189,9 +192,9 @@ def _locate(
 ) -> tuple[int, int, int, str | None] | None:
     """(start, end, observations shown, joiner) of the row of observations in `content`, or None.
 
-    Where the turn is known, exactly the observations until then must be there; else as many as there are.
+    If the turn is known, the row must have exactly the observations up to it; otherwise it has as many as there are.
     """
-    due = len(texts) if turn is None else len([one for one in turns if one <= turn])
+    due = len(texts) if turn is None else len([observed for observed in turns if observed <= turn])
     start = content.find(texts[0])
     if start < 0 or due == 0:
         return None

@@ -1,25 +1,25 @@
-"""A template: the text around what an agent saw, as a YAML file with named slots. Ours are in `templates/`.
+"""A template: the text around what an agent saw, as a YAML file with named slots. Our own are in `templates/`.
 
-The file, whose SHA-256 over its bytes identifies it:
+The file, which is identified by the SHA-256 of its bytes:
 
     format: sotopia-rl-data template 1
     name: my-simulator                   default: the file's name
     layout: single                       or chat: the last message is repeated, once for each of the agent's own turns
     observations: recorded               byte for byte as logged; or view: as our own layouts show them (the default)
-    joiner: "\\n"                         what stands between two observations
-    separator: " "                       what stands between two action types
-    strip: false                         true: observations lose the white space around them
-    echoes: {"{word}": schema}           letters in an observation that the simulator itself replaced by a slot's text
-    variants:                            the first whose `when` holds is used
+    joiner: "\\n"                         the text between two observations
+    separator: " "                       the text between two action types
+    strip: false                         true: the white space around each observation is removed
+    echoes: {"{word}": schema}           a word in an observation that the simulator itself replaced by a slot's text
+    variants:                            the first variant whose `when` holds is used
     - when: {dialect: [legacy]}          any of FEATURES; empty or absent: always
-      actions: [[speak, leave, none]]    orders of the action list, the commonest first: that one is rendered
+      actions: [[speak, leave, none]]    orders of the action list; the first, the commonest, is rendered
       schema: '{"properties": …}'        the text of {schema}
       messages:
       - {role: user, content: "You are {agent}. {observations} Turn {turn}: {actions} {schema}"}
 
-SLOTS are the slots, filled in one pass, so that nothing that is filled in is read again. Any other brace (a JSON schema
-is full of them) is plain text; where plain text happens to look like a slot, its brace is written `{lbrace}`:
-`{lbrace}agent}` stands for the letters `{agent}`. Exactly one message holds {observations}.
+All SLOTS are filled in one pass, so that a slot inside a value is never filled. Any other brace (a JSON schema is full
+of them) is plain text. Plain text that looks like a slot is written with `{lbrace}` for its brace: `{lbrace}agent}`
+stands for the text `{agent}`. Exactly one message has {observations}.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _Check = Callable[[bool, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One wrapper: its messages' contents have slots; `when` says for which episodes, agents and turns it stands."""
+    """One wrapper: messages whose contents have slots. `when` says for which episodes, agents and turns it is used."""
 
     messages: tuple[Message, ...]
     when: Mapping[str, tuple[Feature, ...]] = field(default_factory=dict)
@@ -71,13 +71,13 @@ class Variant:
     schema: str = ""
 
     def holds(self, features: Mapping[str, Feature]) -> bool:
-        """True where every feature that `when` names has one of its values."""
+        """True where every feature in `when` has one of the values named there."""
         return all(features.get(name) in values for name, values in self.when.items())
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A template as read. `text` is the file's, `sha256` its hash; the rest is described at the module's head."""
+    """A template as read. `text` is the file's text, `sha256` its hash; the head of the module describes the rest."""
 
     name: str
     text: str
@@ -92,16 +92,16 @@ class Template:
 
     def variant(self, features: Mapping[str, Feature]) -> Variant:
         """The first variant that holds. Raises InputError where none does."""
-        for one in self.variants:
-            if one.holds(features):
-                return one
+        for variant in self.variants:
+            if variant.holds(features):
+                return variant
         raise InputError(
             f"Template {self.name!r} has no variant for {dict(features)}.",
             "learn it again from a log that has such requests: prompts learn SERVED_LOG",
         )
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
-        """Write the file in one step. Raises StoreError where it cannot be, InputError where other content is there."""
+        """Write the file in one step. Raises StoreError where that fails, InputError where it has other content."""
         target = Path(path)
         with aside(target) as beside:
             if target.exists() and not overwrite and target.read_bytes() != self.text.encode():
@@ -138,12 +138,12 @@ def own_file(name: str) -> str:
 
 
 def parse_template(text: str, name: str) -> Template:
-    """The template that a file's text holds; `name` is used where the text has none. Raises InputError."""
+    """The template of a file's text; `name` is its name if the text has none. Raises InputError."""
     try:
         fields = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        where = getattr(error, "problem_mark", None)
-        raise _bad(name, f"is not YAML (line {where.line + 1})" if where else "is not YAML") from error
+        mark = getattr(error, "problem_mark", None)
+        raise _bad_template(name, f"is not YAML (line {mark.line + 1})" if mark else "is not YAML") from error
     check = partial(_check, name)
     check(isinstance(fields, dict) and fields.get("format") == FORMAT, f"does not say 'format: {FORMAT}'")
     fields = _DEFAULTS | fields
@@ -168,50 +168,51 @@ def parse_template(text: str, name: str) -> Template:
         separator=fields["separator"],
         strip=bool(fields["strip"]),
         echoes=dict(echoes),
-        variants=tuple(_variant(one, check, fields["layout"]) for one in variants),
+        variants=tuple(_variant(variant, check, fields["layout"]) for variant in variants),
     )
 
 
-def _variant(given: Any, check: _Check, layout: Layout) -> Variant:
-    fields_known = isinstance(given, dict) and set(given) <= set(_VARIANT)
+def _variant(value: Any, check: _Check, layout: Layout) -> Variant:
+    fields_known = isinstance(value, dict) and set(value) <= set(_VARIANT)
     check(fields_known, f"has a variant with other fields than {', '.join(_VARIANT)}")
-    when = given.get("when") or {}
+    when = value.get("when") or {}
     when_known = isinstance(when, dict) and set(when) <= set(FEATURES)
     check(when_known, f"has a `when` of other features than {', '.join(FEATURES)}")
-    actions = given.get("actions") or [list(ACTION_TYPES)]
+    actions = value.get("actions") or [list(ACTION_TYPES)]
     are_lists = isinstance(actions, list) and all(isinstance(order, list) and order for order in actions)
     are_names = are_lists and all(isinstance(one, str) for order in actions for one in order)
     check(are_names, "has actions that are not lists of names")
-    schema = given.get("schema", "")
+    schema = value.get("schema", "")
     check(isinstance(schema, str), "has a schema that is not text (put it in quotes)")
     return Variant(
-        messages=_messages(given.get("messages"), check, layout),
+        messages=_messages(value.get("messages"), check, layout),
         when={key: tuple(values) if isinstance(values, list) else (values,) for key, values in when.items()},
         actions=tuple(tuple(order) for order in actions),
         schema=schema,
     )
 
 
-def _messages(given: Any, check: _Check, layout: Layout) -> tuple[Message, ...]:
-    check(isinstance(given, list) and bool(given), "has a variant without messages")
-    for one in given:
+def _messages(value: Any, check: _Check, layout: Layout) -> tuple[Message, ...]:
+    check(isinstance(value, list) and bool(value), "has a variant without messages")
+    for one in value:
         check(isinstance(one, dict) and set(one) == {"role", "content"}, "has a message that is not {role, content}")
         check(one["role"] in ("system", "user", "assistant"), f"has the role {one['role']!r}")
         check(isinstance(one["content"], str), "has a message whose content is not text")
-    holding = [i for i, one in enumerate(given) if "observations" in slots_in(one["content"], SLOTS)]
-    check(len(holding) == 1, "has a variant where not exactly one message holds {observations}")
+    places = [i for i, message in enumerate(value) if "observations" in slots_in(message["content"], SLOTS)]
+    check(len(places) == 1, "has a variant where not exactly one message holds {observations}")
     if layout == "chat":
-        check(holding[0] == len(given) - 1, "is a chat template whose last message lacks {observations}")
-        check(given[-1]["role"] == "user", "is a chat template whose last message is not the user's")
-    return tuple(cast(Message, dict(one)) for one in given)
+        check(places[0] == len(value) - 1, "is a chat template whose last message lacks {observations}")
+        check(value[-1]["role"] == "user", "is a chat template whose last message is not the user's")
+    return tuple(cast(Message, dict(message)) for message in value)
 
 
-def _check(name: str, fine: bool, what: str) -> None:
-    if not fine:
-        raise _bad(name, what)
+def _check(name: str, is_right: bool, what: str) -> None:
+    """Raises InputError with what is wrong with the template `name`, unless `is_right`."""
+    if not is_right:
+        raise _bad_template(name, what)
 
 
-def _bad(name: str, what: str) -> InputError:
+def _bad_template(name: str, what: str) -> InputError:
     return InputError(
         f"Template {name!r} {what}.", "a file that `sotopia-rl-data prompts learn` wrote shows a template's fields"
     )
@@ -220,17 +221,17 @@ def _bad(name: str, what: str) -> InputError:
 def compose(
     *, name: str, joiner: str, separator: str, strip: bool, echoes: Mapping[str, str], variants: tuple[Variant, ...]
 ) -> Template:
-    """A learned template, made into a file's text and read back from it, so that what is kept is what was learned."""
+    """A learned template: written as a file's text and read back, so that the file is sure to say what was learned."""
     fields: dict[str, Any] = {"format": FORMAT, "name": name, "layout": "single", "observations": "recorded"}
     fields |= {"joiner": joiner, "separator": separator, "strip": strip, "echoes": dict(echoes)}
     fields["variants"] = [
         {
-            "when": {key: list(values) for key, values in one.when.items()},
-            "actions": [list(order) for order in one.actions],
-            "schema": one.schema,
-            "messages": [dict(message) for message in one.messages],
+            "when": {key: list(values) for key, values in variant.when.items()},
+            "actions": [list(order) for order in variant.actions],
+            "schema": variant.schema,
+            "messages": [dict(message) for message in variant.messages],
         }
-        for one in variants
+        for variant in variants
     ]
     text = yaml.dump(fields, Dumper=_BlockDumper, sort_keys=False, allow_unicode=True, width=2**31)
     template = parse_template(text, name)
@@ -242,16 +243,19 @@ def compose(
 
 
 class _BlockDumper(yaml.SafeDumper):
-    """Long texts as blocks with their line breaks, wherever YAML can keep them exactly so."""
+    """Writes long texts as blocks with their line breaks, wherever YAML keeps the text exactly."""
 
 
 _NOT_IN_BLOCKS = re.compile("[^\n\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010fffe]")
-"""Control characters, tabs, other line breaks: YAML keeps them between double quotes only, as escapes."""
+"""Control characters, tabs, unusual line breaks: YAML keeps them only as escapes between double quotes."""
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    block = "\n" in text and text.strip()
-    style = '"' if _NOT_IN_BLOCKS.search(text) or ("\n" in text and not block) else "|" if block else None
+    style = None
+    if "\n" in text:
+        style = "|" if text.strip() else '"'
+    if _NOT_IN_BLOCKS.search(text):
+        style = '"'
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
@@ -259,19 +263,19 @@ _BlockDumper.add_representer(str, _text)
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:
-    """`text` with each `{name}` of `values` replaced by its value, in one pass."""
+    """`text` with each slot `{name}` of `values` replaced by its value, in one pass."""
     pieces = _pieces(text, tuple(values))
     filled = {**values, BRACE: "{"}
     return "".join(filled[piece] if i % 2 else piece for i, piece in enumerate(pieces))
 
 
 def escape(text: str, names: Iterable[str]) -> str:
-    """`text` written so that `fill` with these names gives it back unchanged."""
+    """`text`, written so that `fill` with these names gives `text` itself."""
     return re.sub("{(?=" + _any_of((*names,)) + "})", "{" + BRACE + "}", text)
 
 
 def slots_in(text: str, names: Iterable[str]) -> set[str]:
-    """The names out of `names` that are slots of `text`."""
+    """Those of `names` that are slots in `text`."""
     return set(_pieces(text, (*names,))[1::2]) - {BRACE}
 
 
@@ -281,5 +285,5 @@ def _any_of(names: tuple[str, ...]) -> str:
 
 @lru_cache(maxsize=1024)
 def _pieces(text: str, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Literal, name, literal, name … literal."""
+    """`text` cut at its slots: literal, name, literal, name … literal."""
     return tuple(re.split("{" + _any_of(names) + "}", text))

@@ -1,9 +1,9 @@
 """From the text around the observations of many requests to the few wrappers, with slots, that they were made from.
 
-In each request the values that are known (the agent's name, the partner's, the goal), runs of action types and numbers
-are cut out; what is left is its skeleton. Requests of one skeleton are then compared: a number that always equals the
-turn is the slot {turn}, one that stays while the turn changes is text, and an action list that is always the request's
-own is {actions}. So the "1." of a numbered sentence stays text, though it equals the turn now and then.
+In each request the known values (the agent's name, the partner's, the goal), lists of action types and numbers are cut
+out; the rest is its skeleton. Then the requests of one skeleton are compared. A number that always equals the turn is
+the slot {turn}; a number that stays the same while the turn changes is text; an action list that is always the
+request's own is {actions}. So the "1." of a numbered sentence stays text, though it sometimes equals the turn.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sotopia_rl_data.schema import ACTION_TYPES, Message, Role
 
 _TYPE = "(?:" + "|".join(map(re.escape, sorted(ACTION_TYPES, key=len, reverse=True))) + ")"
 LIST = re.compile(rf"(?<![\w-]){_TYPE}(?P<separator>[\s,;|/'\"•*-]{{1,8}}){_TYPE}(?:(?P=separator){_TYPE})*(?![\w-])")
-"""Two and more action types in a row, with the same characters between them."""
+"""Two or more action types in a row, always with the same characters between them."""
 
 _NUMBER = re.compile(r"\d+")
 _TURN_BEFORE = re.compile(r"turn\W{0,4}$", re.IGNORECASE)
@@ -32,7 +32,7 @@ _LEAST = 12
 
 @dataclass(frozen=True, slots=True)
 class Hole:
-    """A place in a skeleton: a slot that is known (`name` is its), a number, or a list (`name` is its separator)."""
+    """A gap in a skeleton: a slot of known value (named `name`), a number, or a list (with the separator `name`)."""
 
     kind: Literal["slot", "number", "list"]
     name: str = ""
@@ -46,8 +46,8 @@ Features = tuple[tuple[str, Feature], ...]
 
 @dataclass(frozen=True, slots=True)
 class Filling:
-    """What varies between the requests of one skeleton: `values` are those of its numbers and lists, in order; `order`
-    is that of the request's own action list."""
+    """What varies between the requests of one skeleton: `values` of its numbers and lists, in order, and the `order` of
+    the request's own action list."""
 
     turn: int
     values: tuple[Value, ...]
@@ -57,8 +57,8 @@ class Filling:
 
 @dataclass(slots=True)
 class LearnedWrapper:
-    """A wrapper as learned: (role, text with slots) of its messages, and how many requests had each order of its action
-    list and each set of features."""
+    """A learned wrapper: (role, text with slots) of its messages, and how many requests had each order of the action
+    list (`orders`) and each set of features (`met`)."""
 
     messages: tuple[tuple[Role, str], ...]
     separator: str
@@ -67,22 +67,22 @@ class LearnedWrapper:
 
     @property
     def count(self) -> int:
-        """How many requests it explains."""
+        """The number of requests that have this wrapper."""
         return self.met.total()
 
     @property
     def identity(self) -> object:
-        """Equal for two that are one wrapper: the same messages, and the same action types in whatever order."""
+        """Equal for equal wrappers: the same messages, and the same action types in any order."""
         return self.messages, frozenset(kind for order in self.orders for kind in order)
 
     def add(self, other: LearnedWrapper) -> None:
-        """Take in the counts of another of the same identity."""
+        """Add the counts of another wrapper of the same identity."""
         self.orders.update(other.orders)
         self.met.update(other.met)
 
     def variant(self, when: Mapping[str, tuple[Feature, ...]]) -> Variant:
-        """The variant of a template: the action's JSON schema is taken out as the slot {schema}."""
-        schema = next((found for _, text in self.messages if (found := _json_schema(text))), "")
+        """The variant of a template, in which the slot {schema} replaces the action's JSON schema."""
+        schema = next(filter(None, (_json_schema(text) for _, text in self.messages)), "")
         messages: tuple[Message, ...] = tuple(
             {"role": role, "content": text.replace(schema, "{schema}") if schema else text}
             for role, text in self.messages
@@ -94,20 +94,21 @@ class LearnedWrapper:
 def skeleton_of(
     request: ServedRequest, placed: Placement, features: Mapping[str, Feature]
 ) -> tuple[Skeleton, str, Filling]:
-    """A request's skeleton, the separator of its action list, and what varies in it."""
+    """A request's skeleton, the separator of its action list, and what varies between requests of that skeleton."""
     cut = [
         (message["role"], list(_cut_up(message["content"], placed, i))) for i, message in enumerate(request.messages)
     ]
     holes = [piece for _, pieces in cut for piece in pieces if not isinstance(piece, str) and piece[0].kind != "slot"]
     lists = [(hole.name, value) for hole, value in holes if isinstance(value, tuple)]
-    separator, order = max(lists, key=lambda one: ('"' not in one[0], len(one[1])), default=(" ", ()))
+    # the request's own list is the longest; a list of JSON strings is taken only if there is no other
+    separator, order = max(lists, key=lambda pair: ('"' not in pair[0], len(pair[1])), default=(" ", ()))
     skeleton = tuple((role, tuple(p if isinstance(p, str) else p[0] for p in pieces)) for role, pieces in cut)
     values = tuple(value for _, value in holes)
     return skeleton, separator, Filling(placed.turn, values, order, tuple(features.items()))
 
 
 def wrappers_of(skeleton: Skeleton, separator: str, fillings: Mapping[Filling, int]) -> list[LearnedWrapper]:
-    """The wrappers that requests of one skeleton have: one, unless something varies that no slot explains."""
+    """The wrappers of the requests of one skeleton: several only if something varies that no slot explains."""
     rules = list(_rules(skeleton, list(fillings)))
     wrappers: dict[object, LearnedWrapper] = {}
     for filling, times in fillings.items():
@@ -119,12 +120,13 @@ def wrappers_of(skeleton: Skeleton, separator: str, fillings: Mapping[Filling, i
 
 
 def types_in(text: str) -> tuple[str, ...]:
-    """The action types that stand in `text`, in its order."""
+    """The action types in `text`, in order."""
     return tuple(re.findall(_TYPE, text))
 
 
 def _cut_up(content: str, placed: Placement, index: int) -> Iterable[Piece]:
-    """A message as literal text and holes, the known values first (the longest before those that it may contain)."""
+    """A message as literal text and holes. The known values are cut out first, the longest of them before shorter ones
+    that it may contain."""
     pieces: Iterable[Piece] = [content]
     if index == placed.index:
         pieces = [placed.before, (Hole("slot", "observations"), ""), placed.after]
@@ -160,10 +162,10 @@ def _cut(
 
 
 def _rules(skeleton: Skeleton, fillings: Sequence[Filling]) -> Iterator[str | None]:
-    """For each number and list: the slot that it is in every filling, or None where it is text.
+    """For each number and list of the skeleton: its slot, or None where it is text.
 
-    A list is a slot where it is the request's own in every filling: `actions`, or `enum` where it is written as JSON
-    strings.
+    A list is a slot if it is the request's own in every filling: `enum` if it is written as JSON strings, or else
+    `actions`.
     """
     holes = [
         (piece, pieces[i - 1])
@@ -182,7 +184,8 @@ def _rules(skeleton: Skeleton, fillings: Sequence[Filling]) -> Iterator[str | No
 
 
 def _number_rule(index: int, fillings: Sequence[Filling], after_the_word: bool) -> str | None:
-    """`turn` or `turn_from_1`; of a single turn that proves nothing, unless the word stands before the number."""
+    """`turn` or `turn_from_1`, if the number always equals it. If all fillings have the same turn, the number could be
+    equal by chance, so the word "turn" must stand before it."""
     if len({filling.turn for filling in fillings}) == 1 and not after_the_word:
         return None
     for slot, first in (("turn", 0), ("turn_from_1", 1)):
@@ -209,7 +212,7 @@ def _settled(skeleton: Skeleton, rules: Sequence[str | None], filling: Filling) 
 
 
 def _json_schema(text: str) -> str:
-    """The first JSON object in `text` that describes properties, as it stands there, or ""."""
+    """The text of the first JSON object in `text` that describes properties, or ""."""
     decoder = json.JSONDecoder(strict=False)
     for match in re.finditer(r"\{\s*\"", text):
         try:

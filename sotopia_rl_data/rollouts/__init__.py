@@ -1,4 +1,12 @@
-"""Self-play: SOTOPIA's environment as a state machine, played by policies that are plain callables."""
+"""Self-play: SOTOPIA's environment as a state machine. Policies, which are plain callables, play it.
+
+world.py scene.py actions.py   one episode: the state machine, what it starts from, what agents do
+markup.py                      which spans of a text an agent sees
+scenarios.py profiles.py       scenes from scenario files, and from the sotopia library's profiles
+policies.py                    who plays: scripted policies, callables, models by name
+plan.py episode_run.py run.py  which episodes; one episode as a chain of requests; all of them into a version
+estimate.py                    what a run would cost
+"""
 
 from sotopia_rl_data.rollouts.actions import DIALECTS, FAILED, NOTHING, Action, DialectName, read_action
 from sotopia_rl_data.rollouts.policies import Exchange, Policy, play, scripted

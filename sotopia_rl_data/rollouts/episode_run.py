@@ -1,11 +1,11 @@
-"""One episode as a chain of requests: what an agent is asked next follows from what the last one answered.
+"""One episode as a chain of requests: each request follows from the answers before it.
 
-An EpisodeRun hands out a TurnRequest, takes what became of it, and hands out the next, until its world is done: the
-dispatcher of `asking/` asks it as a request with follow-ups, so that pacing, the ledger, Ctrl-C and the bill are as
-for any other. It does no I/O. What cannot be read is drawn again, at most twice, then taken for a no-op that is
-flagged as failed.
+An EpisodeRun gives out a TurnRequest, takes the outcome, and gives out the next request, until its world is done. The
+dispatcher of `asking/` treats them as one request with follow-ups, so that pacing, the ledger, Ctrl-C and the bill work
+as for any other. It does no I/O. An answer that cannot be read is drawn again, at most twice; then the turn becomes a
+no-op that is flagged as failed.
 
-With best-of-N a turn is N drafts, one request each, and a last request that has them scored; the highest is kept.
+With best-of-N a turn has N drafts, one request each, and one more request to score them; the best draft is kept.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from sotopia_rl_data.rollouts.world import TurnPrompt, World
 from sotopia_rl_data.schema import Attribution, Episode, Failure, Turn
 from sotopia_rl_data.thoughts import without_thought
 
-BEST_OF_N = "best-of-n"  # the schema of the scores, as attributions
-TRIES = 3  # draws of an answer until one can be read
-MOST_DRAFTS = 64  # of a turn
-MOST_REPEATS = 1_000  # of a pairing
-MOST_SEED = 2**31 // (TRIES * MOST_DRAFTS * MOST_REPEATS) - 1  # the ledger counts samples in 32 bits
+BEST_OF_N = "best-of-n"  # the schema of the attributions that hold the drafts' scores
+TRIES = 3  # how often an answer is drawn, until one can be read
+MOST_DRAFTS = 64  # for each turn
+MOST_REPEATS = 1_000  # of each pairing
+MOST_SEED = 2**31 // (TRIES * MOST_DRAFTS * MOST_REPEATS) - 1  # the ledger's sample numbers have 32 bits
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What is the same for every episode of a run."""
+    """The rules of a run: the same for each of its episodes."""
 
     dialect: DialectName = "legacy"
     turns: int = 20
@@ -49,8 +49,8 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class EpisodeSpec:
-    """An episode that is to be played: who meets where, who plays whom and with how many drafts a turn (both by place),
-    and which `repetition` of this pairing it is, from 0."""
+    """An episode to be played. `players` and their numbers of `drafts` for each turn are in speaking order;
+    `repetition` counts the episodes of the same pairing from 0."""
 
     episode_id: str
     scene: Scene
@@ -60,14 +60,14 @@ class EpisodeSpec:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The players' names in the data, by place. A policy with best-of-N is another one than without."""
+        """The players' names in the data, in speaking order. With best-of-N a policy has another name than without."""
         pairs = zip(self.players, self.drafts, strict=True)
         return tuple(player.id if drafts == 1 else f"{player.id} best-of-{drafts}" for player, drafts in pairs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnRequest(Hashed):
-    """A Request that knows its episode and whom it asks. `scores`: the drafts of a turn are to be scored."""
+    """A Request that knows its episode and the player it is for. `scores`: it asks for scores of a turn's drafts."""
 
     run: EpisodeRun
     player: Player
@@ -79,7 +79,7 @@ class TurnRequest(Hashed):
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """An answer and the action that was read from it. `text` is without its thought; `fault`: why it is unreadable."""
+    """An answer without its thought, and the action read from it. `fault` says why it cannot be read, if it cannot."""
 
     number: int
     action: Action
@@ -92,9 +92,9 @@ class _Draft:
 class EpisodeRun:
     """An episode while it is played.
 
-    `served` are the prompts and the completions that were kept for them, without their thoughts. `scores` is what the
-    reward model said of drafts; their scale is the range of the turn's. `failures` is what failed. `abandoned`: it has
-    no end, and is not an episode of the data.
+    `served` has the prompts and the completions that were kept, without their thoughts. `scores` are the reward model's
+    scores of drafts; their scale is the range within the turn. `abandoned`: the episode has no end, and does not become
+    data.
     """
 
     spec: EpisodeSpec
@@ -120,7 +120,7 @@ class EpisodeRun:
         return self.reading(request, reply) is not None
 
     def reading(self, request: TurnRequest, reply: Reply) -> Action | list[float] | None:
-        """What a reply is read as: an action, or a score for each draft. None where it cannot be used."""
+        """What a reply says: an action, or a score for each draft. None where it cannot be used."""
         try:
             if request.scores:
                 return _rewards(reply.text, len(self._readable()))
@@ -129,8 +129,8 @@ class EpisodeRun:
             return None
 
     def take(self, request: TurnRequest, settled: Settled) -> TurnRequest | None:
-        """Take what became of a request. The next one, or None where the episode is over: abandoned, or played to its
-        end."""
+        """Take the outcome of a request. Returns the next request, or None where the episode is over: it was abandoned,
+        or played to its end."""
         if settled.reply is None:
             self._abandon(request, settled.error)
             return None
@@ -139,7 +139,7 @@ class EpisodeRun:
         return self._take_draft(request, settled.reply.text)
 
     def episode(self) -> Episode:
-        """The episode that was played. `models` begins with its evaluator, who is not known yet."""
+        """The episode that was played. The first of its `models`, the evaluator, is not known yet."""
         return self.world.episode(self.spec.episode_id, models=(UNNAMED, *self.spec.names))
 
     def _take_draft(self, request: TurnRequest, text: str) -> TurnRequest | None:
@@ -152,11 +152,11 @@ class EpisodeRun:
                 return self._draw(prompt, request.draft, request.attempt + 1)
             action, fault = FAILED, error.message
         self._drafts.append(_Draft(request.draft, action, text, request.key, fault))
-        wanted = self.spec.drafts[self._place(prompt.agent)]
-        if len(self._drafts) < wanted:
+        drafts = self.spec.drafts[self._place(prompt.agent)]
+        if len(self._drafts) < drafts:
             return self._draw(prompt, len(self._drafts))
         readable = self._readable()
-        if self.rules.scorer is not None and wanted > 1 and readable:
+        if self.rules.scorer is not None and drafts > 1 and readable:
             return self._score(self.rules.scorer, prompt, readable)
         return self._act(prompt, readable[0] if readable else self._drafts[0])
 
@@ -187,7 +187,7 @@ class EpisodeRun:
         return self._act(prompt, readable[rewards.index(max(rewards))])
 
     def _act(self, prompt: TurnPrompt, kept: _Draft) -> TurnRequest | None:
-        """Let the agent act by the draft that is kept; ask the next who has to, in this turn or the next."""
+        """Let the agent act as in the kept draft. Returns the request for the next agent, in this turn or the next."""
         if kept.fault:
             player = self.spec.players[self._place(prompt.agent)]
             reason = f"{TRIES} answers could not be read: {kept.fault}"
@@ -207,11 +207,11 @@ class EpisodeRun:
         return self._draw(self.world.turn_prompt(agent, self.spec.episode_id, rules.layout, rules.template), 0)
 
     def _draw(self, prompt: TurnPrompt, draft: int, attempt: int = 0) -> TurnRequest:
-        """Ask for one draft of the turn. Every answer that may be drawn to one prompt has a sample number of its own:
-        another seed, repetition, draft or attempt."""
+        """The request for one draft of the turn. Every answer to the same prompt has its own sample number, made of the
+        seed, the repetition, the draft and the attempt."""
         player = self.spec.players[self._place(prompt.agent)]
         target = player.target
-        if not is_model(player):  # it is told the episode, and may answer by it
+        if not is_model(player):  # a callable sees the episode's id, and its answer may depend on it
             target = replace(target, sampling={**target.sampling, "episode": self.spec.episode_id})
         repetition = self.rules.seed * MOST_REPEATS + self.spec.repetition
         sample = (repetition * MOST_DRAFTS + draft) * TRIES + attempt
@@ -219,7 +219,7 @@ class EpisodeRun:
         return self._request(plain, player, prompt, draft=draft, attempt=attempt)
 
     def _score(self, scorer: Player, prompt: TurnPrompt, drafts: Sequence[_Draft]) -> TurnRequest:
-        """The drafts, as the actions that they are read as: the form that a reward model is trained on."""
+        """The request for scores. Drafts are sent as the actions read from them, as reward models are trained."""
         episode, messages = self.world.episode(self.spec.episode_id), list(prompt.messages)
         for draft in drafts:
             action = draft.action

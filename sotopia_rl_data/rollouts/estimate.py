@@ -1,8 +1,8 @@
-"""What a rollout would cost, before anybody is asked: some of its episodes are played by the scripted policies.
+"""What a rollout would cost, before any model is asked: the scripted policies play some of its episodes.
 
-They talk for ten turns or a little more, and nobody knows how long a model will: an estimate, and what it would be if
-every episode went to its turn limit. What the ledger has already is played from there; second draws and the drafts of a
-turn that was cut off are not told apart.
+They talk for about ten turns, and how long a model will talk is not known. So this is an estimate; `most_calls` says
+how many calls there would be if every episode went to its turn limit. Answers in the ledger are used first. Second
+draws of unreadable answers are not estimated, nor which drafts of an interrupted turn are in the ledger.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from sotopia_rl_data.rollouts.policies import Player, scripted
 from sotopia_rl_data.rollouts.run import replay
 
 _PLAYED = 20  # episodes
-_OUTPUT = 50  # tokens of an action, about
+_OUTPUT = 50  # tokens of an action, roughly
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutEstimate(Estimate):
-    """Also: how many `episodes` there are, and the `most_calls` that are left if each goes to its turn limit."""
+    """Adds: how many `episodes` there are, and the `most_calls` that are left if each goes to its turn limit."""
 
     episodes: int
     most_calls: int
@@ -42,8 +42,8 @@ class RolloutEstimate(Estimate):
 
 
 def estimate_rollout(plan: RolloutPlan, ledger: Ledger, options: AskOptions, prices: Prices) -> RolloutEstimate:
-    """Play on a few of the plan's episodes with the scripted policies, from where `ledger` has them, and count. Asks
-    nobody."""
+    """Play a few of the plan's episodes to their end, from the answers in `ledger` on by the scripted policies, and
+    count the calls. Calls no model."""
     hits: Counter[str] = Counter()
     unfinished: list[EpisodeSpec] = []
     most = 0
@@ -63,20 +63,20 @@ def estimate_rollout(plan: RolloutPlan, ledger: Ledger, options: AskOptions, pri
         asyncio.run(_play_on(run, calls, tokens))
     scale = len(unfinished) / len(some) if some else 0.0
     lines = [
-        _line(one, prices, hits[one.id], round(calls[one.id] * scale), round(tokens[one.id] * scale))
-        for one in ([plan.a] if plan.a is plan.b else [plan.a, plan.b])
+        _line(player, prices, hits[player.id], round(calls[player.id] * scale), round(tokens[player.id] * scale))
+        for player in ([plan.a] if plan.a is plan.b else [plan.a, plan.b])
     ]
     return RolloutEstimate(prices.as_of, tuple(lines), len(plan), most)
 
 
 def _play_known(run: EpisodeRun, ledger: Ledger, hits: Counter[str]) -> TurnRequest | None:
-    """Play an episode as far as the ledger has it; the request that is next, if it is not over."""
+    """Play an episode as far as the ledger has answers. Returns the next request, if the episode is not over."""
 
     def attempts(request: TurnRequest) -> Sequence[Attempt]:
-        found = ledger.attempts(request.key)
-        if any(one.status == "answer" for one in found):
+        known = ledger.attempts(request.key)
+        if any(attempt.status == "answer" for attempt in known):
             hits[request.player.id] += 1
-        return found
+        return known
 
     return replay(run, attempts)
 
@@ -96,7 +96,9 @@ async def _play_on(run: EpisodeRun, calls: Counter[str], tokens: Counter[str]) -
 
 def _line(player: Player, prices: Prices, hits: int, calls: int, tokens: int) -> EstimateLine:
     price, usage = prices.of(player.target), Usage(tokens, output=calls * _OUTPUT)
-    free = not is_paid(player) or price == NOTHING
+    cost = None if price is None else price.cost(usage)
+    if not is_paid(player) or price == NOTHING:
+        cost = 0.0
     return EstimateLine(
         judge=player.id,
         calls=hits + calls,
@@ -105,7 +107,7 @@ def _line(player: Player, prices: Prices, hits: int, calls: int, tokens: int) ->
         in_batches=0,
         asked=calls,
         usage=usage,
-        cost=0.0 if free else None if price is None else price.cost(usage),
+        cost=cost,
         most=None,
         measured=False,
     )

@@ -1,12 +1,13 @@
 """What one agent sees of a text with XML in it, as the sotopia library shows it, byte for byte.
 
-`root`, `p` and the hint tags vanish and leave what is in them; every other element vanishes with what is in it; so
-does an element that names another viewer than `agent_0`, `agent_1` … by the place in the speaking order. Text that is
-not well-formed is read on as libxml2 recovers: a lone "<" is lost, an end tag closes whatever is open, and when nothing
-is open the rest is lost. Ampersands then stand for themselves until the first mistake and are lost behind it.
+The tags of `root`, `p` and the hints are removed and their content stays. Every other element is removed with its
+content, and so is an element with a viewer other than this agent (`agent_0`, `agent_1` … in speaking order). Text that
+is not well-formed is read as libxml2 recovers it: a lone "<" is lost, an end tag closes whatever element is open, and
+if none is open the rest of the text is lost. In such text an ampersand is kept before the first mistake and lost after.
 
-Where the library's reading would show a span to somebody it is not for (the whole text is one element with a viewer, a
-viewer without quotes or given twice, another end tag inside the span), it is hidden here: docs/rollouts.md lists this.
+In some texts the library would show a span to an agent that it is not for: the whole text is one element with a viewer;
+a viewer has no quotes or is given twice; another end tag is inside the span. Here such a span is hidden, which
+docs/rollouts.md lists.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _VIEWER = re.compile(r"""\sviewers?\s*=\s*(?:"([^"]*)"|'([^']*)')""", re.IGNOREC
 
 
 def shown(text: str, place: int) -> str:
-    """What the agent at `place` of the speaking order (from 0) sees of `text`."""
+    """What the agent at `place` in the speaking order (from 0) sees of `text`."""
     if not _SPECIAL.search(text):
         return text
     text = _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
@@ -53,7 +54,7 @@ def _well_formed(text: str) -> bool:
 
 
 class _Element(NamedTuple):
-    """An element that is open. `shown`: what is in it is seen; `withheld`: it is not, being for somebody else."""
+    """An open element. `shown`: its content is seen; `withheld`: it is not, because it is for another viewer."""
 
     name: str
     shown: bool
@@ -62,7 +63,8 @@ class _Element(NamedTuple):
 
 @dataclass(slots=True)
 class _MarkupReader:
-    """Reads one text from left to right. `open` holds the elements that are open; `hidden` counts those not shown."""
+    """Reads one text from left to right. `open` has the open elements, of which `hidden` are not shown. `mistaken`: the
+    text was not well-formed so far."""
 
     viewer: str
     entities: bool
@@ -95,7 +97,7 @@ class _MarkupReader:
         self.pieces.append(html.unescape(text) if self.entities else text)
 
     def _markup(self, match: re.Match[str], text: str) -> bool:
-        """Take one piece of markup. True: the root was closed, nothing more is read."""
+        """Take one piece of markup. True: it closed the root, and nothing more is read."""
         if match["data"] is not None:
             if not self.hidden:
                 self.pieces.append(match["data"])
@@ -133,9 +135,9 @@ class _MarkupReader:
 
 
 def fault(text: str, agents: int) -> str | None:
-    """What is wrong with a text that somebody wrote for `agents` agents, as "has …"; None where all is as it reads.
+    """What is wrong with a text written for `agents` agents, in the form "has …"; None if nothing is.
 
-    Only what would vanish in play or be shown to the wrong one is wrong: `shown` itself takes any text.
+    Wrong is only what would be lost in play or shown to the wrong agent: `shown` itself takes any text.
     """
     if not _SPECIAL.search(text):
         return None
@@ -147,7 +149,8 @@ def fault(text: str, agents: int) -> str | None:
     for match in _PIECE.finditer(text):
         if match["start"] and match["start"] not in _SHOWN:
             return f"has the element <{match['start']}>, which nobody would see; there are {', '.join(_SHOWN)}"
-        odd = [one for pair in _VIEWER.findall(match["attributes"] or "") for one in pair if one and one not in viewers]
-        if odd:
-            return f"is for the viewer {odd[0]!r}; there are {', '.join(viewers)}"
+        for double, single in _VIEWER.findall(match["attributes"] or ""):
+            viewer = double or single
+            if viewer and viewer not in viewers:
+                return f"is for the viewer {viewer!r}; there are {', '.join(viewers)}"
     return None

@@ -1,9 +1,9 @@
-"""Which episodes a run plays: scenes, who plays whom, repetitions; each with an id that says so."""
+"""Which episodes a run plays: scenes, who plays whom, repetitions. An episode's id is a hash of these."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sotopia_rl_data.errors import UsageError
@@ -19,10 +19,10 @@ _ID = 24  # hex digits of an episode's id
 
 @dataclass(frozen=True, slots=True)
 class RolloutPlan:
-    """`a` plays the first place and `b` all others; with `swap`, `a` plays each place in turn. `repeat` times each.
-    Best-of-N is `a`'s: its partner answers once, unless it is `a` too.
+    """`a` plays the first agent and `b` all others; with `swap`, `a` plays each agent in turn. Each is played `repeat`
+    times. Best-of-N is only for `a`: its partner writes one draft, unless `a` plays both.
 
-    Raises UsageError for what cannot be played, or would be played twice the same.
+    Raises UsageError for a plan that cannot be played, or that would play the same episode twice.
     """
 
     scenes: tuple[Scene, ...]
@@ -42,62 +42,64 @@ class RolloutPlan:
         if not 0 <= rules.seed <= MOST_SEED:
             raise UsageError(f"--seed {rules.seed} is out of range.", f"give a number from 0 to {MOST_SEED:,}")
         if (rules.best_of > 1) != (rules.scorer is not None):
-            raise UsageError("Best-of-N is N drafts and who scores them.", "give both --best-of N and --reward-model")
+            raise UsageError(
+                "Best-of-N needs drafts and a reward model.",
+                "give both --best-of N and --reward-model",
+            )
         if self.a is not self.b and self.a.id == self.b.id:
             raise UsageError(f"Two policies are called {self.a.id!r}.", "give one of them another name")
         if self.swap and self.a is self.b:
             raise UsageError("One policy plays both, so --swap would play the same twice.", "leave --swap out")
         layout_id(rules.layout, rules.template)  # raises where the template is of another layout
         for scene in self.scenes:
-            World(scene, rules.dialect, max_turns=rules.turns)  # raises where it cannot be played by these rules
+            World(scene, rules.dialect, max_turns=rules.turns)  # raises where the rules do not fit the scene
 
     def __len__(self) -> int:
         return sum(len(self._places(scene)) for scene in self.scenes) * self.repeat
 
     def players(self) -> list[Player]:
-        """Whoever is asked, each once, the reward model included."""
-        found = [self.a] if self.a is self.b else [self.a, self.b]
-        return [*found, self.rules.scorer] if self.rules.scorer is not None else found
+        """Everything that is asked, each once: the policies, and the reward model if there is one."""
+        players = [self.a] if self.a is self.b else [self.a, self.b]
+        if self.rules.scorer is not None:
+            players.append(self.rules.scorer)
+        return players
 
     def specs(self) -> Iterator[EpisodeSpec]:
         """The episodes, in order."""
-        made = self._determines()
+        conditions = self._conditions()
         for scene in self.scenes:
             for place in self._places(scene):
                 players = tuple(self.a if i == place else self.b for i in range(len(scene.people)))
-                drafts = tuple(self.rules.best_of if one is self.a else 1 for one in players)
+                drafts = tuple(self.rules.best_of if player is self.a else 1 for player in players)
                 for repetition in range(self.repeat):
-                    who = [scene.environment.environment_id, *scene.agents, place, repetition]
-                    yield EpisodeSpec(sha256_of([made, who])[:_ID], scene, players, drafts, repetition)
+                    pairing = [scene.environment.environment_id, *scene.agents, place, repetition]
+                    yield EpisodeSpec(sha256_of([conditions, pairing])[:_ID], scene, players, drafts, repetition)
 
     def recipe(self) -> dict[str, Any]:
-        """What determines the rows, for the manifest. URLs are not in it. `seed` is that of the splits."""
-        played = {"scenes": sha256_of(_contents(self.scenes)), "swap": self.swap, "repeat": self.repeat}
-        return {"kind": "rollouts", "seed": 0, "rollout": self._determines() | played}
+        """What determines the rows, for the manifest; without URLs. `seed` is the seed of the splits."""
+        scenes = sha256_of([asdict(scene) for scene in self.scenes])
+        rollout = self._conditions() | {"scenes": scenes, "swap": self.swap, "repeat": self.repeat}
+        return {"kind": "rollouts", "seed": 0, "rollout": rollout}
 
     def _places(self, scene: Scene) -> Sequence[int]:
+        """The places in the speaking order at which `a` plays."""
         return range(len(scene.people)) if self.swap else (0,)
 
-    def _determines(self) -> dict[str, Any]:
+    def _conditions(self) -> dict[str, Any]:
+        """What is the same for all episodes and determines them: the policies and the rules."""
         rules = self.rules
-        made: dict[str, Any] = {
-            "a": _who(self.a),
-            "b": _who(self.b),
+        conditions: dict[str, Any] = {
+            "a": _identity(self.a),
+            "b": _identity(self.b),
             "dialect": rules.dialect,
             "turns": rules.turns,
             "seed": rules.seed,
             "prompts": layout_id(rules.layout, rules.template),
         }
         if rules.scorer is not None:
-            made |= {"best_of": rules.best_of, "reward_model": rules.scorer.id}
-        return made
+            conditions |= {"best_of": rules.best_of, "reward_model": rules.scorer.id}
+        return conditions
 
 
-def _who(player: Player) -> dict[str, Any]:
+def _identity(player: Player) -> dict[str, Any]:
     return {"model": player.id, "provider": player.target.provider, "sampling": dict(player.target.sampling)}
-
-
-def _contents(scenes: Iterable[Scene]) -> list[Any]:
-    from dataclasses import asdict
-
-    return [asdict(scene) for scene in scenes]

@@ -1,8 +1,8 @@
-"""The sotopia library's profile files: agents, environments, who is paired where, who knows whom.
+"""The sotopia library's profile files: agents, environments, which agents are paired in them, who knows whom.
 
 Both published shapes are read: JSON lines (`agent_profiles.jsonl`, `environment_profiles.jsonl`,
 `env_agent_combo_storages.jsonl`, `relationship_profiles.jsonl`; any names will do) and the folders of the local
-storage (`AgentProfile/<id>.json` …). What a record is, its keys say.
+storage (`AgentProfile/<id>.json` …). A record's kind is told by its keys.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ HARD = (
 
 @dataclass(slots=True)
 class Profiles:
-    """What a folder of profiles holds, by id. `pairs` are the agents that were published for an environment;
-    `knows` the pairs of agents with each relationship."""
+    """The profiles of a folder, by id. `pairs` has the published pairs of agents by environment, `knows` the pairs of
+    agents by relationship."""
 
     people: dict[str, Person] = field(default_factory=dict)
     environments: dict[str, Environment] = field(default_factory=dict)
@@ -53,9 +53,10 @@ class Profiles:
     knows: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
 
     def scenes(self, environments: Iterable[str] | None = None, pairs: int | None = None) -> Iterator[Scene]:
-        """A scene for each environment (all, or those named, in this order) and each of its first `pairs` pairs (all).
+        """A scene for each environment (the named ones in this order, or all) and each of its pairs of agents (all, or
+        the first `pairs`).
 
-        An environment that nobody was paired for takes agents of its relationship and ages. Raises NotFound.
+        An environment without a published pair takes the agents that fit its relationship and ages. Raises NotFound.
         """
         for environment_id in self.environments if environments is None else environments:
             environment = self._environment(environment_id)
@@ -79,7 +80,7 @@ class Profiles:
         return self.people[agent]
 
     def _fitting(self, environment: Environment) -> Iterator[tuple[str, str]]:
-        """The pairs who know each other as the environment asks, and are of the ages that it asks."""
+        """The pairs of agents that have the environment's relationship and are within its age limits."""
         for agents in self.knows.get(environment.relationship, ()):
             people = [self.people[agent] for agent in agents if agent in self.people]
             limits = environment.ages or _ANY_AGES
@@ -88,7 +89,7 @@ class Profiles:
                 yield agents
 
     def add(self, record: Any, key: str) -> None:
-        """Keep one record; `key` is its id where it names none. Raises InputError with what is wrong with it."""
+        """Add one record; `key` is its id if the record names none. Raises InputError with what is wrong with it."""
         value = mapping(record, "the record")
         if "first_name" in value:
             person = _person(value, key)
@@ -108,7 +109,7 @@ class Profiles:
 
 
 def read_profiles(folder: str | Path) -> Profiles:
-    """The profiles in a folder, of either shape. Raises InputError with the file and line of what cannot be used."""
+    """The profiles in a folder, of either shape. Raises InputError with the file and line of an unusable record."""
     root, profiles = Path(folder), Profiles()
     if not root.is_dir():
         raise InputError(f"{str(root)!r} is not a folder.", "name the folder that holds the profile files")
@@ -126,7 +127,7 @@ def read_profiles(folder: str | Path) -> Profiles:
 
 
 def _records(root: Path) -> Iterator[tuple[str, str, str]]:
-    """(file and line, id by file name, the record's text) of all there are, in the order of names."""
+    """(file and line, id by file name, text) of every record, in the order of file names."""
     for path in sorted(root.glob("*.jsonl")):
         for number, line in enumerate(_text(path).split("\n"), start=1):
             if line.strip():
@@ -144,9 +145,11 @@ def _text(path: Path) -> str:
 
 
 def _id(value: Mapping[str, Any], name: str, key: str) -> str:
-    """The id in the record, as `pk` or under its own name; `key`, the file's name, where it has neither."""
-    field_name = next((known for known in ("pk", name) if value.get(known)), None)
-    return identifier({name: key}, name) if field_name is None else identifier(value, field_name)
+    """The record's id, under `pk` or `name`, or else `key`, the file's name."""
+    for field_name in ("pk", name):
+        if value.get(field_name):
+            return identifier(value, field_name)
+    return identifier({name: key}, name)
 
 
 def _person(value: Mapping[str, Any], key: str) -> Person:
@@ -184,19 +187,19 @@ def _environment(value: Mapping[str, Any], key: str) -> Environment:
 
 
 def known_relationship(value: Any) -> str:
-    """The name of a relationship that is given by number (0 to 5) or by name. Raises InputError."""
+    """The name of a relationship, from its number (0 to 5) or its name. Raises InputError."""
     name = relationship_name(value)
     if name not in RELATIONSHIPS:
-        given = repr(value) if isinstance(value, (str, int)) else kind(value)
-        raise InputError(f"`relationship` is {given}; there are {', '.join(RELATIONSHIPS)}.")
+        shown = repr(value) if isinstance(value, (str, int)) else kind(value)
+        raise InputError(f"`relationship` is {shown}; there are {', '.join(RELATIONSHIPS)}.")
     return name
 
 
-def _ages(given: Any) -> tuple[tuple[int, int], ...]:
-    """`[(18, 70), (18, 70)]` as written in the files; () where there is no such list."""
-    if not isinstance(given, str) or not re.fullmatch(r"[\s\[\]()\d,]+", given):
+def _ages(limits: Any) -> tuple[tuple[int, int], ...]:
+    """The age limits, which the files write as the text `[(18, 70), (18, 70)]`; () for anything else."""
+    if not isinstance(limits, str) or not re.fullmatch(r"[\s\[\]()\d,]+", limits):
         return ()
     try:
-        return tuple((int(low), int(high)) for low, high in ast.literal_eval(given))
+        return tuple((int(low), int(high)) for low, high in ast.literal_eval(limits))
     except (ValueError, TypeError, SyntaxError):
         return ()

@@ -1,9 +1,9 @@
-"""Which scenes are played: the ones that ship with the package, the published benchmark, or people's own scenarios as
-YAML, JSON, JSON lines or CSV.
+"""Which scenes are played: the bundled ones, the published benchmark, or people's own scenarios as YAML, JSON, JSON
+lines or CSV.
 
-The format is documented in docs/rollouts.md. Nothing is lost silently: a field that the format does not have is an
-error, and so is markup that would vanish in play or be shown to the wrong one. All that is wrong is told at once, by
-file and line. Leaves out the library's profile files: `profiles.py`.
+docs/rollouts.md documents the format. Nothing is lost silently: a field that the format does not have is an error, and
+so is markup that would be lost in play or shown to the wrong agent. All mistakes are reported together, by file and
+line. The library's profile files are read in `profiles.py`.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _HINT = f"a scenario has {', '.join(FIELDS)}; each in its cast has {', '.join(PE
 _OF_PERSON = re.compile(rf"({'|'.join(PERSON)})_(\d+)")
 
 _Entry = tuple[int, Any]
-"""The line that a scenario begins in, and its value."""
+"""The line in which a scenario begins, and its value."""
 
 
 def scenes_of(name: str = "samples", profiles: str | Path | None = None, pairs: int | None = None) -> list[Scene]:
-    """The scenes that `name` stands for, at most `pairs` of each environment, in order.
+    """The scenes that `name` stands for, in order; at most `pairs` scenes for each environment.
 
-    samples: those that ship with the package. hard, all: SOTOPIA's benchmark, whose profile files lie in the folder
-    `profiles`. Anything else is a file of scenarios. Raises UsageError, InputError, NotFound.
+    samples: the scenes that ship with the package. hard, all: SOTOPIA's benchmark, whose profile files are in the
+    folder `profiles`. Any other name is a file of scenarios. Raises UsageError, InputError, NotFound.
     """
     if pairs is not None and pairs < 1:
         raise UsageError(f"--pairs {pairs} leaves nobody to play.", "give 1 or more, or leave it out")
@@ -67,7 +67,7 @@ def scenes_of(name: str = "samples", profiles: str | Path | None = None, pairs: 
 
 
 def read_scenarios(path: str | Path) -> tuple[Scene, ...]:
-    """The scenes of a file, in its order. Raises InputError with each fault's line (the first few of many)."""
+    """The scenes of a file, in its order. Raises InputError with the line of each mistake (of many, the first five)."""
     file, scenes, faults = Path(path), list[Scene](), list[str]()
     for line, value in _entries(file):
         try:
@@ -84,7 +84,7 @@ def read_scenarios(path: str | Path) -> tuple[Scene, ...]:
 
 
 def bundled() -> tuple[Scene, ...]:
-    """The scenes that ship with the package, by file name. They were written for this project."""
+    """The scenes that ship with the package, in the order of file names. They were written for this project."""
     loaded = [yaml.load(file.read_text("utf-8"), _FAST) for file in sorted(SCENARIOS.glob("*.yaml"))]
     return tuple(_scene({field: value[field] for field in FIELDS}) for value in loaded)
 
@@ -119,8 +119,8 @@ def _yaml(content: str) -> Iterator[_Entry]:
         loader = yaml.SafeLoader(content)
         while loader.check_node():
             node: Any = loader.get_node()
-            for one in node.value if isinstance(node, yaml.SequenceNode) else [node]:
-                yield one.start_mark.line + 1, loader.construct_document(one)
+            for scenario in node.value if isinstance(node, yaml.SequenceNode) else [node]:
+                yield scenario.start_mark.line + 1, loader.construct_document(scenario)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         raise _Unreadable(mark.line + 1 if mark else 1, "this is not YAML.") from error
@@ -142,13 +142,13 @@ def _json(content: str) -> Iterator[_Entry]:
         yield line, value
         position = _skip_blanks(content, position)
         if not listed and position < len(content):
-            raise _Unreadable(content.count("\n", 0, position) + 1, "there is more behind the JSON object.")
+            raise _Unreadable(content.count("\n", 0, position) + 1, "there is more text after the JSON object.")
         if content.startswith(",", position):
             position = _skip_blanks(content, position + 1)
 
 
 def _skip_blanks(content: str, position: int) -> int:
-    """Where the white space that begins at `position` ends."""
+    """The end of the white space that begins at `position`."""
     return len(content) - len(content[position:].lstrip())
 
 
@@ -162,13 +162,13 @@ def _json_lines(content: str) -> Iterator[_Entry]:
 
 
 def _csv(content: str) -> Iterator[_Entry]:
-    """A scenario a row; the people's columns are numbered: name_1, goal_1, name_2 …"""
+    """One scenario in each row. The columns of the people are numbered: name_1, goal_1, name_2 …"""
     rows = csv.DictReader(io.StringIO(content, newline=""), restkey="", strict=True)
     line = 2
     try:
         for row in rows:
             if None in row.values() or "" in row:
-                raise _Unreadable(line, f"this row has not {len(rows.fieldnames or ())} cells as the header has.")
+                raise _Unreadable(line, f"this row does not have the {len(rows.fieldnames or ())} cells of the header.")
             yield line, _nested({column: cell for column, cell in row.items() if cell.strip()})
             line = rows.line_num + 1
     except csv.Error as error:
@@ -221,7 +221,7 @@ def _known(record: Mapping[str, Any], fields: tuple[str, ...], what: str) -> Map
 
 
 def _member(value: Any, number: int) -> tuple[Person, str]:
-    """A person of the cast and its goal; `number` counts from 1. Raises InputError that names it."""
+    """A member of the cast and their goal; `number` counts from 1. Raises InputError, which names the member."""
     what = f"member {number} of the cast"
     member = _known(mapping(value, what), PERSON, what)
     try:
@@ -256,7 +256,7 @@ def _check_texts(environment: Environment, people: tuple[Person, ...]) -> None:
 
 
 def _contradictions(scenes: list[Scene]) -> Iterator[str]:
-    """Ids that stand for two different environments."""
+    """A sentence for each id that stands for two different environments."""
     first: dict[str, Environment] = {}
     for scene in scenes:
         environment = scene.environment

@@ -1,12 +1,13 @@
-"""The nouns of a rollout: who meets whom, where, what each of them wants, and what each is told before the first turn.
+"""What an episode starts from: the people, their environment and goals, and what each is told before the first turn.
 
-Frozen; read from files by `profiles.py` and `scenarios.py`, played by `world.py`. The marks around the fields of an
-opening are those of the library's logs, which the importers read by: `importers/library.py`.
+`profiles.py` and `scenarios.py` read scenes from files, `world.py` plays them. The fields of an opening are marked as
+in the library's logs, so that `importers/library.py` can read them.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 
 from sotopia_rl_data.errors import UsageError
@@ -19,11 +20,11 @@ UNKNOWN = "Unknown"
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody who can take part. What is told of a person comes in parts, by who may know it.
+    """A person who can take part. The background has parts, which others see by how close they are to the person.
 
-    `introduction` is a sentence or more that begins with the name, for acquaintances; `personality` is for friends and
-    closer; `secret` is for nobody else; None is not told, an empty one is as the library tells it: its label alone.
-    `called` is how others call the person ("Hendrick's secrets: …").
+    `introduction`, one sentence or more that begins with the name, is for acquaintances; `personality` is for friends
+    and closer relationships; nobody else sees `secret`. A part that is None is left out; of an empty one the label is
+    shown alone, as the library does. `called` is the name before the secret ("Hendrick's secrets: …").
     """
 
     agent: str
@@ -35,18 +36,18 @@ class Person:
     age: int | None = None
 
     def background(self, viewer: int) -> str:
-        """Introduction and personality, as whoever is at place `viewer` of the speaking order is shown them."""
+        """Introduction and personality, as the agent at place `viewer` in the speaking order sees them."""
         return " ".join(self._parts(viewer))
 
     def own_background(self, place: int) -> str:
-        """What the person, at `place` of the speaking order, is told of itself: the secret too."""
+        """The background that the person, at `place` in the speaking order, sees: with the secret."""
         if self.secret is None:
             return self.background(place)
         secret = f"{self.called or self.name.split(' ')[0]}'s secrets: {shown(self.secret, place)}"
         return " ".join([*self._parts(place), secret])
 
     def known_background(self, relationship: str, viewer: int) -> str:
-        """What another is told of the person, who is at place `viewer` and stands in this relationship."""
+        """The background that the agent at place `viewer`, who has this relationship to the person, sees."""
         closeness = RELATIONSHIPS.index(relationship)
         if closeness == 0:
             return ""
@@ -67,7 +68,7 @@ class Environment:
     """A scenario and what each participant wants. Texts may hold the library's XML.
 
     `relationship` is one of `importers.profiles.RELATIONSHIPS`. `goals` are in speaking order. `ages` are the lowest
-    and highest age of each, in years; () where anybody will do.
+    and highest age of each participant, in years; () for no limits.
     """
 
     environment_id: str
@@ -81,34 +82,34 @@ class Environment:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """An environment and the people who meet in it, in speaking order: what one episode is played from.
+    """An environment and the people who meet in it, in speaking order.
 
-    Raises UsageError where there are fewer than two, two with one id or one name (what is seen tells people apart by
-    name), or not one goal for each.
+    Raises UsageError where there are fewer than two people, where two have the same id or the same name (observations
+    tell people apart by name), or where there is not one goal for each.
     """
 
     environment: Environment
     people: tuple[Person, ...]
 
     def __post_init__(self) -> None:
-        ids, where = self.agents, f"Scenario {self.environment.environment_id!r}"
+        ids, scenario = self.agents, f"Scenario {self.environment.environment_id!r}"
         if len(ids) < 2 or len(set(ids)) < len(ids):
             raise UsageError(
-                f"{where} is played by {', '.join(ids) or 'nobody'}.", "name two agents or more, each once"
+                f"{scenario} is played by {', '.join(ids) or 'nobody'}.", "name two agents or more, each once"
             )
         names = [person.name for person in self.people]
-        twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
-        if twice is not None:
-            raise UsageError(f"{where} has two people called {twice}.", "give each another name")
+        repeated = [name for name, count in Counter(names).items() if count > 1]
+        if repeated:
+            raise UsageError(f"{scenario} has two people called {repeated[0]}.", "give each another name")
         if len(self.environment.goals) != len(ids):
             raise UsageError(
-                f"{where} has {len(self.environment.goals)} goals for {len(ids)} agents.",
+                f"{scenario} has {len(self.environment.goals)} goals for {len(ids)} agents.",
                 "give one goal for each agent, in speaking order",
             )
 
     @property
     def agents(self) -> tuple[str, ...]:
-        """The ids of those who take part, in speaking order."""
+        """The ids of the people, in speaking order."""
         return tuple(person.agent for person in self.people)
 
     def person(self, agent: str) -> Person:
@@ -116,8 +117,8 @@ class Scene:
         return {person.agent: person for person in self.people}[agent]
 
     def opening(self, place: int, dialect: Dialect) -> str:
-        """The first observation of the agent at `place` of the speaking order: the scenario, who is there, its own
-        background, secret and goal, and as much of the others as the relationship and the dialect allow."""
+        """The first observation of the agent at `place` in the speaking order: the scenario, the participants, its own
+        background, secret and goal, and as much about the others as the relationship and the dialect allow."""
         names = [person.name for person in self.people]
         listed = " and ".join(names) if len(names) < 3 else f"{', '.join(names[:-1])}, and {names[-1]}"
         lines = [
@@ -128,8 +129,8 @@ class Scene:
         backgrounds = [self._background(i, place, dialect) for i in range(len(names))]
         if any(backgrounds):
             pairs = zip(names, backgrounds, strict=True)
-            told = "\n".join(f"{name}'s background: {background or UNKNOWN}" for name, background in pairs)
-            lines.append(told.strip() if dialect.trims else told)
+            block = "\n".join(f"{name}'s background: {background or UNKNOWN}" for name, background in pairs)
+            lines.append(block.strip() if dialect.trims else block)
         goals = [UNKNOWN] * len(names)
         goals[place] = shown(f"<root>{self.environment.goals[place]}</root>", place)
         lines += [f"{name}'s goal: {goal}" for name, goal in zip(names, goals, strict=True)]
@@ -137,7 +138,7 @@ class Scene:
         return f"\n{text}\nConversation Starts:\n"
 
     def _background(self, place: int, viewer: int, dialect: Dialect) -> str:
-        """The background of the person at `place`, as the agent at place `viewer` is told it."""
+        """The background of the person at `place`, as the agent at place `viewer` sees it."""
         person = self.people[place]
         if place == viewer:
             return person.own_background(place)

@@ -1,4 +1,4 @@
-"""The environment as a state machine: who acts, what each one sees, when it ends. No I/O, no clock, no asyncio.
+"""The environment as a state machine: who acts, what each agent sees, when the episode ends. No I/O, clock or asyncio.
 
     world = World(scene, "legacy", max_turns=20)
     while not world.done:
@@ -6,8 +6,8 @@
         world.step({agent: world.read(agent, text) for agent, text in completions.items()})
     episode = world.episode("e1")
 
-A turn: everybody observes, those whose turn it is act, the others are forced to do nothing; after the last turn
-everybody observes once more. What is played is a function of the scene, the rules, the seed and the actions.
+In a turn all agents observe, those whose turn it is act, and the others are forced to do nothing. After the last turn
+all observe once more. An episode is a function of the scene, the rules, the seed and the actions.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ ENVIRONMENT = "Environment"
 class TurnPrompt:
     """What a policy is asked: the `messages` that `agent` sees before it acts at `turn` of the episode `episode_id`.
 
-    `own` counts the agent's own turns from 0. `private`: the answer must say in `to` who may see the action (an empty
-    list: everybody).
+    `own` is the number of turns in which the agent has acted. `private`: the answer must say in `to` who may see the
+    action (an empty list: all agents).
     """
 
     episode_id: str
@@ -49,10 +49,10 @@ class TurnPrompt:
 class World:
     """One episode while it is played.
 
-    `max_turns` (>= 1) ends it, and so do more than `max_stale` (>= 0) actions of silence, counted as the dialect counts
-    them. `order`: round-robin lets the agent at turn % k act, random one drawn with `seed`, simultaneous all of them.
-    `models` are who plays, in speaking order, for templates that ask (`when: {model: …}`).
-    Raises UsageError for rules that cannot be played, and for three agents or more in a dialect of two.
+    It ends after `max_turns` (>= 1), or after more than `max_stale` (>= 0) silent actions in a row, which the dialect
+    counts. `order` says who acts: the agent at place turn % k (round-robin), one drawn with `seed` (random), or all
+    (simultaneous). `models` are the agents' models in speaking order, for templates that ask (`when: {model: …}`).
+    Raises UsageError for rules that cannot be played, and for three agents or more in a dialect for two.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class World:
 
     @property
     def turn(self) -> int:
-        """The turn that is to be played, from 0; when it is over, the number of turns that were."""
+        """The turn to be played, from 0; after the end, the number of turns that were played."""
         return len(self._actions)
 
     @property
@@ -102,39 +102,39 @@ class World:
 
     @property
     def ended(self) -> str:
-        """Why it is over, as the library writes it into `reasoning`; "" while it goes on."""
+        """Why the episode is over, as the library writes it into `reasoning`; "" while it goes on."""
         return f"{ENVIRONMENT} comments: terminated: {'; '.join(self._reasons)}; \n" if self._reasons else ""
 
     def prompt(self, agent: str, layout: Layout = "single", template: Template | None = None) -> list[Message]:
-        """The messages that the policy of `agent` is served now. Raises as `prompts.render` does."""
+        """The messages for the policy of `agent` at this turn. Raises what `prompts.render` raises."""
         return render(self.episode("now", models=self._models), agent, self.turn, layout, template)
 
     def turn_prompt(
         self, agent: str, episode_id: str, layout: Layout = "single", template: Template | None = None
     ) -> TurnPrompt:
-        """`prompt` with what else the policy of `agent` is told. Raises as `prompt` does."""
+        """`prompt`, with all else that the policy of `agent` may use. Raises what `prompt` raises."""
         own = len([acted for acted in self._acted if agent in acted])
         messages = tuple(self.prompt(agent, layout, template))
         return TurnPrompt(episode_id, agent, self.turn, own, messages, self.dialect.private)
 
     def read(self, agent: str, completion: str) -> Action:
-        """The action that `agent` answered with. Raises BadAnswer where there is none in it."""
+        """The action of `agent` in a completion. Raises BadAnswer where it has none."""
         if not self.dialect.private:
             return read_action(completion)
         return read_action(completion, {name: other for other, name in self._names.items() if other != agent})
 
     def read_or_nothing(self, agent: str, completion: str) -> Action:
-        """As `read`; what cannot be read is a no-op that is flagged as failed."""
+        """As `read`, but a completion without an action is a no-op that is flagged as failed."""
         try:
             return self.read(agent, completion)
         except BadAnswer:
             return FAILED
 
     def step(self, actions: Mapping[str, Action]) -> None:
-        """Play one turn: exactly one action for each agent of `acting`. Raises UsageError where it is not so."""
+        """Play one turn: exactly one action for each agent in `acting`. Raises UsageError for any other actions."""
         if self.done or set(actions) != set(self.acting):
-            wanted = ", ".join(self.acting) or "nobody: the episode is over"
-            raise UsageError(f"Turn {self.turn} is for {wanted}; it was given {', '.join(actions) or 'nothing'}.")
+            due = ", ".join(self.acting) or "nobody: the episode is over"
+            raise UsageError(f"Turn {self.turn} is for {due}; it was given {', '.join(actions) or 'nothing'}.")
         acted = {agent: self._allowed(agent, actions[agent]) for agent in self.scene.agents if agent in actions}
         self._actions.append({agent: acted.get(agent, NOTHING) for agent in self.scene.agents})
         self._acted.append(self.acting)
@@ -152,7 +152,7 @@ class World:
         return log
 
     def episode(self, episode_id: str, *, models: Sequence[str] = (), tag: str = "") -> Episode:
-        """The episode so far. `models` names the evaluator and then each agent's, as an EpisodeLog does."""
+        """The episode so far. `models` names the evaluator and then each agent's model, as an EpisodeLog does."""
         environment = self.scene.environment
         return Episode(
             episode_id=episode_id,
@@ -197,7 +197,7 @@ class World:
         return turns
 
     def _allowed(self, agent: str, action: Action) -> Action:
-        """The action as this dialect has it: without recipients where nothing is private."""
+        """The action as this dialect allows it: without recipients where nothing is private."""
         if not self.dialect.private:
             return Action(action.action_type, action.text, (), action.failed)
         unknown = [other for other in action.to if other not in self._names or other == agent]
@@ -206,7 +206,7 @@ class World:
         return action
 
     def _observed(self, place: int) -> str:
-        """What the agent at `place` is shown of the turn that was just played."""
+        """What the agent at `place` sees of the turn that was just played."""
         viewer = self.scene.agents[place]
         actions = [
             f"{self._names[agent]} {self.dialect.written(action, self._names)}"
