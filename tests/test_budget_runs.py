@@ -42,6 +42,7 @@ from sotopia_rl_data.labelers.plan import LabelPlan
 from sotopia_rl_data.labelers.questions import QuestionPart, Questions
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.request import Finish, Reply, Request, Target, Usage
+from sotopia_rl_data.rollouts import Scene
 from sotopia_rl_data.rollouts.run import EpisodeChains
 from sotopia_rl_data.store import Store
 
@@ -166,11 +167,16 @@ def probed(probes: int) -> AuditPlan:
 
 
 def rollout_plan(provider: Provider, size: int, ledger: Ledger) -> Plan:
-    """Up to four episodes of up to four turns; now and then with the better of two drafts."""
+    """Up to six episodes of up to four turns; now and then with the better of two drafts."""
     best = {"best_of": 2, "scorer": Longest()} if size % 3 == 0 else {}
     a, b = Toy("sim-a", provider), Toy("sim-b", provider)
-    plan = plan_of(scenes(1 + size % 2), a=a, b=b, turns=1 + size % 4, repeat=1 + size % 2, **best)
+    plan = plan_of(played()[: 1 + size % 2], a=a, b=b, turns=1 + size % 4, repeat=1 + size % 3, **best)
     return EpisodeChains(plan, ledger, lambda run: None)
+
+
+@cache
+def played() -> Sequence[Scene]:
+    return scenes(2)
 
 
 PLANS: dict[str, Callable[[Provider, int, Ledger], Plan]] = {
