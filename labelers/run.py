@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from sotopia_rl_data.asking import run as asking
 from sotopia_rl_data.asking.estimate import Estimate, estimate
 from sotopia_rl_data.asking.plan import AskOptions
-from sotopia_rl_data.asking.report import uncached
+from sotopia_rl_data.asking.report import asking_warnings
 from sotopia_rl_data.asking.run import bill_of
 from sotopia_rl_data.asking.transport import without_api_keys
 from sotopia_rl_data.costs.prices import load as load_prices
@@ -112,7 +112,7 @@ def label(
         calls=questions.total,
         failures=by_number(tally),
         bill=bill,
-        warnings=[*remarks(plan), *uncached(outcomes), *built.warnings, *bare],
+        warnings=[*remarks(plan), *asking_warnings(outcomes), *built.warnings, *bare],
         seconds=round(time.monotonic() - began, 3),
         episodes=questions.episodes,
         repaired=tally.repaired,

@@ -19,7 +19,7 @@ from typing import Any
 from sotopia_rl_data.asking import run as asking
 from sotopia_rl_data.asking.estimate import Estimate, estimate
 from sotopia_rl_data.asking.plan import AskOptions
-from sotopia_rl_data.asking.report import uncached
+from sotopia_rl_data.asking.report import asking_warnings
 from sotopia_rl_data.asking.run import bill_of
 from sotopia_rl_data.asking.transport import without_api_keys
 from sotopia_rl_data.costs.bill import Bill
@@ -104,7 +104,7 @@ def audit(
         calls=questions.total,
         failures=by_number(found.tally),
         bill=bill,
-        warnings=[*remarks(plan.plan), *uncached(outcomes)],
+        warnings=[*remarks(plan.plan), *asking_warnings(outcomes)],
         seconds=round(time.monotonic() - began, 3),
         episodes=len(plan.episodes),
         repaired=found.tally.repaired,

@@ -21,7 +21,7 @@ from sotopia_rl_data import refs
 from sotopia_rl_data.asking import run as asking
 from sotopia_rl_data.asking.estimate import Estimate, estimate
 from sotopia_rl_data.asking.plan import AskOptions
-from sotopia_rl_data.asking.report import uncached
+from sotopia_rl_data.asking.report import asking_warnings
 from sotopia_rl_data.asking.run import bill_of
 from sotopia_rl_data.asking.transport import without_api_keys
 from sotopia_rl_data.costs.prices import load as load_prices
@@ -98,7 +98,7 @@ def evaluate(
         calls=questions.total,
         failures=by_number(tally),
         bill=bill,
-        warnings=[*remarks(plan), *uncached(outcomes)],
+        warnings=[*remarks(plan), *asking_warnings(outcomes)],
         seconds=round(time.monotonic() - began, 3),
         episodes=questions.episodes,
         repaired=tally.repaired,

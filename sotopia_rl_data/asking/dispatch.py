@@ -12,8 +12,9 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Set
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Set
 from dataclasses import replace
+from typing import Any
 
 from sotopia_rl_data.asking.pacing import Epoch, Pacer, Pacing
 from sotopia_rl_data.asking.prompt_cache import PromptCacheWarmup
@@ -32,6 +33,7 @@ _WAITING = 1_024  # equal requests that may wait for answers in flight
 _AHEAD = 4  # times the concurrency: requests that may wait for their prefix to be cached
 _THROTTLES = (429, 503, 529)
 _TICK_S = 0.2
+_LOOK_S = 0.1  # between looks at what other processes ask
 
 
 async def ask_all(
@@ -86,6 +88,9 @@ class _LiveRun:
         self._ahead = _AHEAD * concurrency
         self._tasks: set[asyncio.Task[None]] = set()
         self._duplicates: dict[str, list[Request]] = {}  # key to be asked -> equal requests that wait for its answer
+        self._claims = lookup.ledger.claims
+        self._elsewhere_now: dict[str, tuple[PendingRequest, int]] = {}  # what another process asks, and known attempts
+        self._next_look = 0.0  # at those, by the monotonic clock
         self._waiting = self._looked_up = 0
         self._sending: dict[object, float] = {}  # what is on the wire, oldest first
         self._slot_free = asyncio.Event()
@@ -114,10 +119,13 @@ class _LiveRun:
                     break
                 await self._place(request)
         finally:
-            while self._tasks or (self._warming.ready and not self._ending):
+            while self._tasks or ((self._warming.ready or self._elsewhere_now) and not self._ending):
                 await self._launch_ready()
                 if self._tasks:
-                    await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+                    wait_s = _LOOK_S if self._elsewhere_now else None
+                    await asyncio.wait(self._tasks, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+                elif self._elsewhere_now:
+                    await asyncio.sleep(_LOOK_S)
         if self._error is not None:
             raise self._error
         if self._breaker.fruitless is not None and not (self._outcome.interrupted or self._outcome.exhausted):
@@ -136,12 +144,31 @@ class _LiveRun:
     async def _launch_ready(self) -> None:
         while self._warming.ready and not self._ending:
             await self._launch(self._warming.ready.popleft())
+        if self._elsewhere_now and time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + _LOOK_S
+            await self._take_from_others()
+
+    async def _take_from_others(self) -> None:
+        """Of what other processes ask: hand over what they have answered, and ask what they left."""
+        free = [waiting for waiting in self._elsewhere_now.values() if self._claims.take(waiting[0].key)]
+        if free:
+            self._lookup.ledger.catch_up()
+        for pending, known in free:
+            del self._elsewhere_now[pending.key]
+            settled = self._lookup.answered_meanwhile(pending, known)
+            if settled is None:
+                await self._launch(pending)
+            else:
+                self._start(self._go_on(deque(self._settle(pending, settled))))
 
     async def _launch(self, asked: PendingRequest) -> None:
         """Wait for room and for the request's moment, then let it fly."""
         while len(self._tasks) >= self._pacer.window and not self._ending:
             await self._wait_for_slot()
-        task = asyncio.create_task(self._run_chain(asked, await self._turn(asked)))
+        self._start(self._run_chain(asked, await self._turn(asked)))
+
+    def _start(self, chain: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(chain)
         self._tasks.add(task)
         task.add_done_callback(self._landed)
 
@@ -161,14 +188,25 @@ class _LiveRun:
                 if short(asked.key) in self._elsewhere:
                     raise _under_way(request)
                 self._lookup.ledger.check()
-                self._duplicates[asked.key] = []
-                return asked
+                known = self._lookup.ledger.tries(asked.key)
+                if not self._claims.take(asked.key):
+                    self._duplicates[asked.key] = []
+                    self._elsewhere_now[asked.key] = asked, known
+                    return None
+                caught_up = self._lookup.ledger.catch_up()
+                settled = self._lookup.answered_meanwhile(asked, known) if caught_up else None
+                if settled is None:
+                    self._duplicates[asked.key] = []
+                    return asked
+                self._claims.give_up(asked.key)
             request = self._lookup.hand_over(request, settled)
         return None
 
     async def _run_chain(self, asked: PendingRequest, epoch: Epoch) -> None:
         """Ask one request, and go on with what those who waited for it want next: a dialogue may be long."""
-        wanted = deque(await self._ask_one(asked, epoch))
+        await self._go_on(deque(await self._ask_one(asked, epoch)))
+
+    async def _go_on(self, wanted: deque[Request | None]) -> None:
         while wanted:
             open_ = await self._settle_known(wanted.popleft())
             if open_ is not None:
@@ -180,9 +218,15 @@ class _LiveRun:
         try:
             settled = await self._ask(asked, epoch)
         finally:
-            duplicates = self._duplicates.pop(asked.key)
-            self._waiting -= len(duplicates)
             self._warming.landed(asked.request, None if settled is None else settled.attempt)
+            wanted = self._settle(asked, settled)
+        return wanted
+
+    def _settle(self, asked: PendingRequest, settled: Settled | None) -> list[Request | None]:
+        """Give up the claim and hand what came of a request to those who wait for it; what they want next."""
+        self._claims.give_up(asked.key)
+        duplicates = self._duplicates.pop(asked.key)
+        self._waiting -= len(duplicates)
         if settled is None:
             return []
         wanted = [self._lookup.hand_over(asked.request, settled)]
@@ -315,6 +359,7 @@ class _LiveRun:
 
     def _report(self, progress: Callable[[Outcome], None] | None) -> None:
         self._outcome.in_flight = len(self._sending)
+        self._outcome.claimed = self._claims.held
         self._outcome.cache_expected, self._outcome.cache_missed = self._warming.expected, self._warming.missed
         self._outcome.mark()
         if progress is not None:

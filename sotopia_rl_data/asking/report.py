@@ -101,12 +101,18 @@ class RunReport:
         }
 
 
-def uncached(outcomes: Sequence[Outcome]) -> list[str]:
-    """The warning where prompts that began like one just before were billed in full."""
+def asking_warnings(outcomes: Sequence[Outcome]) -> list[str]:
+    """What to look at: prompts that began like one just before and were billed in full; claims that cannot be held."""
+    warnings = []
     expected, missed = sum(o.cache_expected for o in outcomes), sum(o.cache_missed for o in outcomes)
-    if expected < _FEWEST_EXPECTED or missed <= _MISSED * expected:
-        return []
-    return [
-        f"{missed:,} of {expected:,} calls that began like one before them were billed in full: the provider's prompt "
-        "cache does not hit, or it does not say so"
-    ]
+    if expected >= _FEWEST_EXPECTED and missed > _MISSED * expected:
+        warnings.append(
+            f"{missed:,} of {expected:,} calls that began like one before them were billed in full: the provider's "
+            "prompt cache does not hit, or it does not say so"
+        )
+    if any(not one.claimed for one in outcomes):
+        warnings.append(
+            "the ledger's file system has no locks: another run at the same time would ask, and pay for, the same "
+            "questions again"
+        )
+    return warnings

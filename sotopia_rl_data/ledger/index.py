@@ -81,6 +81,24 @@ def index_of(files: Sequence[Path], column: Literal["key", "question"] = "key") 
     return KeyIndex(np.concatenate(keys), np.concatenate(places))
 
 
+def keys_from(path: Path, start: int) -> tuple[list[tuple[str, int]], int]:
+    """The keys and byte offsets of a journal's whole records from `start` on, and where to go on from next time."""
+    with path.open("rb") as file:
+        file.seek(start)
+        data = file.read()
+    end = data.rfind(b"\n") + 1
+    found = [(record["key"].decode(), start + record.start()) for record in _RECORD.finditer(data[:end])]
+    return found, start + end
+
+
+def end_of_records(path: Path) -> int:
+    """Bytes of a journal that are whole records: its writer may be in the midst of one."""
+    if path.stat().st_size == 0:
+        return 0
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return data.rfind(b"\n") + 1
+
+
 def _in_journal(path: Path, column: str) -> Iterator[tuple[list[int], np.ndarray]]:
     """Short keys and byte offsets of a journal's records, found without parsing them."""
     if path.stat().st_size == 0:

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from sotopia_rl_data.errors import StoreError
-from sotopia_rl_data.locks import wait
+from sotopia_rl_data.locks import locked, wait
 
 GROUP_S = 0.05
 _flush = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
@@ -99,6 +99,19 @@ class Journal:
                 self._sync_error = error
                 return
             self._closing.wait(GROUP_S)
+
+
+def is_being_written(path: Path) -> bool:
+    """Whether a living process holds a journal, or has just made it. True where the file system has no locks."""
+    try:
+        if path.stat().st_size == 0:
+            return True
+        with locked(path) as free:
+            return not free
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
 
 
 def check_writable(directory: Path) -> None:

@@ -8,6 +8,7 @@ are read when asked for.
 from __future__ import annotations
 
 import os
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,8 +18,9 @@ from typing import TYPE_CHECKING
 from sotopia_rl_data.errors import StoreError
 from sotopia_rl_data.ledger import calls, compaction
 from sotopia_rl_data.ledger.attempt import MARKER, Attempt, Status, answered, failed, parse_line
-from sotopia_rl_data.ledger.index import KeyIndex, Place, index_of
-from sotopia_rl_data.ledger.journal import Journal, check_writable
+from sotopia_rl_data.ledger.claims import Claims
+from sotopia_rl_data.ledger.index import KeyIndex, Place, end_of_records, index_of, keys_from
+from sotopia_rl_data.ledger.journal import Journal, check_writable, is_being_written
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Attempt", "Ledger", "Status", "answered", "failed"]
 
 _GROUPS_KEPT = 32
+_TICK_NS = 50_000_000  # beyond any file system's clock
 _LINE_GUESS = 8_192  # bytes: most records are shorter
 
 
@@ -42,6 +45,9 @@ class Ledger:
         self._groups: OrderedDict[tuple[Path, int], pa.Table] = OrderedDict()
         self._files: list[Path] = []
         self._questions: KeyIndex | None = None
+        self._watched: dict[Path, int] = {}  # journal that another process writes -> bytes of it in the index
+        self._listed_at = -1  # the directory's time of change when it was listed last
+        self.claims = Claims(self.directory)
         self.reload()
 
     @classmethod
@@ -125,15 +131,58 @@ class Ledger:
         try:
             with calls.reading(self.directory):
                 self._files = calls.live_files(self.directory) if self.directory.is_dir() else []
+                self._listed_at = self._time_of_change() if self._files else -1
+                others = [path for path in self._files if path != self._journal.path and not _is_compacted(path)]
+                self._watched = {path: end_of_records(path) for path in others if is_being_written(path)}
                 self._index = index_of(self._files)
         except OSError as error:
             raise StoreError(
                 f"The ledger in {self.directory} cannot be read: {error.strerror or error}.", "make the folder readable"
             ) from error
 
+    def catch_up(self) -> bool:
+        """See what other processes appended since; whether there was anything. Cheap where nobody else is at work."""
+        if not self.directory.is_dir():
+            return False
+        if self.directory.stat().st_mtime_ns != self._listed_at:
+            with calls.reading(self.directory):
+                live, listed_at = calls.live_files(self.directory), self._time_of_change()
+            new = [path for path in live if path not in self._files]
+            if any(map(_is_compacted, new)) or any(path not in live for path in self._files):
+                self.reload()
+                return True
+            self._files += new
+            self._watched |= dict.fromkeys(new, 0)
+            self._listed_at = listed_at
+        grown = [path for path, start in self._watched.items() if self._read_on(path, start)]
+        return bool(grown)
+
     def close(self) -> None:
-        """Flush to the disk and let others compact what was written here."""
+        """Flush to the disk, let others compact what was written here, and give up all claims."""
         self._journal.close()
+        self.claims.close()
+
+    def _read_on(self, path: Path, start: int) -> bool:
+        """Take what a journal holds beyond `start` into the index; whether there was anything."""
+        try:
+            if path.stat().st_size == start:
+                return False
+            found, self._watched[path] = keys_from(path, start)
+        except FileNotFoundError:  # it was compacted
+            self._listed_at = -1
+            return False
+        number = self._files.index(path)
+        for key, offset in found:
+            if (number, offset) not in self._index.find(key):
+                self._index.add(key, (number, offset))
+        if found:
+            self._questions = None
+        return bool(found)
+
+    def _time_of_change(self) -> int:
+        """When a file of the directory appeared or went; -1 where another may in the same tick of the clock."""
+        changed = self.directory.stat().st_mtime_ns
+        return changed if time.time_ns() - changed > _TICK_NS else -1
 
     def _by_question(self) -> KeyIndex:
         if self._questions is None:
@@ -166,6 +215,10 @@ class Ledger:
         else:
             self._groups.move_to_end((path, group))
         return calls.row_attempt(table.slice(within, 1).to_pylist()[0])
+
+
+def _is_compacted(path: Path) -> bool:
+    return path.suffix == ".parquet"
 
 
 def _line_at(path: Path, offset: int) -> Attempt | None:

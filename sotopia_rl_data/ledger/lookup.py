@@ -95,6 +95,12 @@ class Lookup:
             return None
         return Settled(answers[0], False, fresh)
 
+    def answered_meanwhile(self, asked: PendingRequest, known: int) -> Settled | None:
+        """What another process answered since there were `known` attempts; None where that is nothing."""
+        attempts = self.ledger.attempts(asked.key)
+        new = attempts[: len(attempts) - known]
+        return self.look_up(asked) if any(one.status == "answer" for one in new) else None
+
     def unusable(self, key: str) -> Settled:
         """The newest answer to a key as it was before it was followed up."""
         return Settled(next(a for a in self.ledger.attempts(key) if a.status == "answer"), False, False)
@@ -159,9 +165,10 @@ class Outcome:
     """Counts of one `ask_all`. Requests: `settled` = `hits` + `repeated` + `asked` + `unreachable`, where follow-ups
     count as requests of their own.
 
-    `hits` were answered by the ledger, `repeated` by another request of this run, `asked` by the provider;
-    `unreachable` have no answer; `followed` counts the follow-ups. `failed` of the answers were not accepted. `sent`
-    counts every request on the wire; `throttled` of them met 429, `faults` met 5xx, a time limit or a lost connection.
+    `hits` were answered by the ledger, `repeated` by another request, of this run or of one at the same time, `asked`
+    by the provider; `unreachable` have no answer; `followed` counts the follow-ups. `failed` of the answers were not
+    accepted. `claimed` is False where equal runs at once would ask the same questions. `sent` counts every request on
+    the wire; `throttled` of them met 429, `faults` met 5xx, a time limit or a lost connection.
     `usage` adds up what this run's answers cost, by the model asked for. `cache_expected` requests began with a prefix
     that the provider had seen just before; `cache_missed` of them were billed in full. `in_batches` requests are under
     way in `batches` that have not ended; `words` say how these stand. `exhausted` where something did not fit under a
@@ -174,6 +181,7 @@ class Outcome:
     repeated: int = 0
     asked: int = 0
     unreachable: int = 0
+    claimed: bool = True
     followed: int = 0
     failed: int = 0
     sent: int = 0

@@ -22,7 +22,7 @@ import pyarrow as pa
 from sotopia_rl_data import tables
 from sotopia_rl_data.asking import run as asking
 from sotopia_rl_data.asking.plan import AskOptions, Group
-from sotopia_rl_data.asking.report import RunReport, uncached
+from sotopia_rl_data.asking.report import RunReport, asking_warnings
 from sotopia_rl_data.asking.run import bill_of
 from sotopia_rl_data.code import code
 from sotopia_rl_data.costs.bill import Tally
@@ -109,7 +109,7 @@ def rollout(
         calls=sum(outcome.settled for outcome in outcomes),
         failures=dict(recording.reasons.most_common()),
         bill=bill_of(plan.players(), chains.tally, prices),
-        warnings=uncached(outcomes),
+        warnings=asking_warnings(outcomes),
         seconds=round(time.monotonic() - began, 3),
         planned=len(plan),
         episodes=recording.episodes,

@@ -1,0 +1,70 @@
+"""Who asks a key now: of several processes on one ledger, one asks it and the others take its answer.
+
+A claim is a lock on one byte of a file, at the place that the key's hash names. The kernel gives it up when the process
+ends, however it ends, so that no claim outlives its holder and nothing has to watch over them. Claims hold between
+processes on one machine; where the file system has no such locks, everybody gets every claim, and `held` says so.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+import sys
+from pathlib import Path
+
+FILE = ".claims"
+_PLACES = (1 << 60) - 1  # keys that share one, by chance, wait for each other and are asked all the same
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
+_LINUX = sys.platform == "linux" and hasattr(fcntl, "F_OFD_SETLK")
+
+
+class Claims:
+    """The claims of one process on the keys of a ledger. `directory` is the ledger's; the file appears with the first
+    claim. `held` is False where claims mean nothing here."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / FILE
+        self._handle = -1
+        self.held = True
+
+    def take(self, key: str) -> bool:
+        """Whether the key is ours to ask; False while another process has it."""
+        if not self.held:
+            return True
+        try:
+            if self._handle < 0:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            _lock(self._handle, fcntl.F_WRLCK, key)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                return False
+            if error.errno not in _NO_LOCKS:
+                raise
+            self.held = False
+        return True
+
+    def give_up(self, key: str) -> None:
+        """Let others ask the key, or see its answer."""
+        if self._handle >= 0 and self.held:
+            _lock(self._handle, fcntl.F_UNLCK, key)
+
+    def close(self) -> None:
+        """Give up all of them."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+
+def _lock(handle: int, kind: int, key: str) -> None:
+    """Lock or unlock the key's byte without waiting. On Linux the lock is the open file's: two ledgers that one process
+    opens exclude each other too, and closing one leaves the other's claims."""
+    place = int(key[:16], 16) & _PLACES
+    if _LINUX:
+        fcntl.fcntl(handle, fcntl.F_OFD_SETLK, struct.pack("hhqqi0q", kind, os.SEEK_SET, place, 1, 0))
+    elif kind == fcntl.F_UNLCK:
+        fcntl.lockf(handle, fcntl.LOCK_UN, 1, place)
+    else:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
