@@ -59,7 +59,7 @@ def test_judges_without_a_batch_api_are_told_before_anything_is_asked(store: Sto
     with running() as at:  # what replays a provider's answers is not that provider
         label(store, "lab/episodes", judges=[judge("openai", at)], preset="goal-only")
         before = at.log()["requests"]
-        with pytest.raises(UsageError, match="The judge sim has no batch API"):
+        with pytest.raises(UsageError, match="sim has no batch API"):
             label(store, "lab/episodes", judges=[f"replay:{store.root}#sim"], batching=QUICK)
         assert at.log()["requests"] == before
 
