@@ -405,6 +405,21 @@ def test_what_was_in_flight_at_a_kill_stays_spent_when_a_later_run_makes_the_cal
             rollout(store, more, "lab/play", budget=3.0, prices=prices)
 
 
+def test_what_was_asked_after_an_answer_that_no_longer_counts_stays_on_the_bill(store: Store):
+    """Asked once more, a turn may go another way than the one that was played on from before."""
+    sulks = [True]
+    one = Sampler("fickle", lambda request: "no" if sulks[0] and not request.sample % 3 else act(argument=request.key))
+    plan = plan_of(scenes(2), a=one, b=brief(9), turns=4)
+    first = rollout(store, plan, "lab/play")
+    assert len(one.sent) == 2 * 2 * 2  # drawn again in each turn of its own
+    sulks[0] = False
+    for retry_failed in (True, False):
+        again = rollout(store, plan, "lab/play", retry_failed=retry_failed)
+        (line,) = [line for line in again.bill.lines if line.judge == "fickle"]
+        assert (line.calls, len(one.sent)) == (8 + 4, 8 + 4)
+    assert again.digest != first.digest
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
