@@ -36,7 +36,7 @@ from sotopia_rl_data.rewards.build import READ_ROWS, Finish, Sources, build, fit
 from sotopia_rl_data.rewards.resolve import Files, Opinion, resolve
 from sotopia_rl_data.rewards.texts import StoredTexts
 from sotopia_rl_data.rewards.widen import Wide
-from sotopia_rl_data.splits import FRACTIONS
+from sotopia_rl_data.schema import FRACTIONS
 from sotopia_rl_data.streams import read
 from sotopia_rl_data.tables import ATTRIBUTIONS, EPISODES, rewards_schema
 

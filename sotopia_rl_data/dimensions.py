@@ -1,5 +1,5 @@
-"""The seven SOTOPIA-EVAL dimensions and their ranges (Zhou et al. 2024, arXiv 2310.11667, section 3); and how names of
-somebody's own are told and ordered beside them: their ranges and meanings are a rubric's business."""
+"""The seven SOTOPIA-EVAL dimensions and their ranges (Zhou et al. 2024, arXiv 2310.11667, section 3), and the names of
+people's own dimensions, whose ranges and meanings are defined in a rubric."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ SOTOPIA_EVAL: tuple[Dimension, ...] = (
 )
 
 OWN_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
-"""What a dimension of one's own may be called: it becomes the columns `raw_<name>` and `norm_<name>`."""
+"""The names that people's own dimensions may have; they become the columns `raw_<name>` and `norm_<name>`."""
 
 _BY_NAME = {d.name: d for d in SOTOPIA_EVAL} | {d.short.lower(): d for d in SOTOPIA_EVAL}
 
 
 def dimension(name: str) -> Dimension:
     """The dimension with this name or abbreviation, in any case. Raises UsageError with the seven names."""
-    found = _BY_NAME.get(name.strip().lower())
-    if found is None:
+    key = name.strip().lower()
+    if key not in _BY_NAME:
         names = ", ".join(d.name for d in SOTOPIA_EVAL)
         raise UsageError(f"{name!r} is not a SOTOPIA-EVAL dimension.", f"name one of: {names}")
-    return found
+    return _BY_NAME[key]
 
 
 def full_name(name: str, own: Collection[str] = ()) -> str:
-    """The full name of a dimension of SOTOPIA-EVAL, or of one of `own`, which have none but theirs.
+    """The full name of a SOTOPIA-EVAL dimension; or, if `own` dimensions are named, `name` itself, which must be one.
 
-    Raises UsageError with the names that there are.
+    Raises UsageError with the possible names.
     """
     if not own:
         return dimension(name).name
@@ -58,6 +58,6 @@ def full_name(name: str, own: Collection[str] = ()) -> str:
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
-    """The names, each once: SOTOPIA-EVAL's in its order, then others by the alphabet, however they were listed."""
-    place = {one.name: i for i, one in enumerate(SOTOPIA_EVAL)}
+    """The names, each once: first SOTOPIA-EVAL's dimensions in its order, then all others in alphabetical order."""
+    place = {dimension.name: i for i, dimension in enumerate(SOTOPIA_EVAL)}
     return tuple(sorted(set(names), key=lambda name: (place.get(name, len(place)), name)))

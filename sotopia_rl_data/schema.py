@@ -1,12 +1,14 @@
-"""The nouns. Frozen, typed, free of heavy imports; how they lie in Parquet is in `tables.py`.
+"""The nouns of the data, as frozen dataclasses without heavy imports (`tables.py` has their form in Parquet); and which
+split an environment belongs to: a hash decides, so an append moves nothing, and nothing is in two splits.
 
-Identity of an utterance is `(episode_id, agent, turn)`: two ids and an integer, taken from the raw messages and
-never re-parsed from a sentence. An utterance is an action by the agent whose turn it was: forced no-ops are not one,
-chosen no-ops are.
+The identity of an utterance is `(episode_id, agent, turn)`: two ids and an integer, taken from the raw messages and
+never parsed from a sentence. An utterance is an action of the agent whose turn it was: a chosen no-op is an utterance,
+a forced no-op is not.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
@@ -15,13 +17,14 @@ ActionType = Literal["none", "speak", "non-verbal communication", "action", "lea
 ACTION_TYPES: tuple[ActionType, ...] = ("none", "speak", "non-verbal communication", "action", "leave")
 
 CONFIGS = ("rewards", "episodes", "attributions", "failures")
-SPLITS = ("train", "validation", "test")
+FRACTIONS = {"train": 0.8, "validation": 0.1, "test": 0.1}
+SPLITS = tuple(FRACTIONS)
 
 Role = Literal["system", "user", "assistant"]
 
 
 class Message(TypedDict):
-    """One chat message, in the shape that TRL and every provider read."""
+    """One chat message, in the shape that TRL and all providers read."""
 
     role: Role
     content: str
@@ -29,7 +32,7 @@ class Message(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """A participant. `agent` is its id, unique within the episode; the list's order is the speaking order."""
+    """A participant. `agent` is its id, unique within the episode. An episode lists its agents in speaking order."""
 
     agent: str
     name: str
@@ -43,9 +46,9 @@ class Agent:
 class Turn:
     """One utterance: what `agent` did when it was its turn.
 
-    `turn` counts the environment's turns from 0. `text` is the action's argument ("" for none and leave). `to` holds
-    the ids of the only agents that may see it (empty: public). `failed` is True for a no-op that stands for a failed
-    generation, False where the log says it was not, None where the log does not tell.
+    `turn` counts the environment's turns from 0. `text` is the action's argument ("" for none and leave). `to` has the
+    ids of the only agents that may see the action (empty: it is public). `failed` is True for a no-op in place of a
+    failed generation, False where the generation did not fail, and None where the log does not say.
     """
 
     turn: int
@@ -67,7 +70,7 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One episode-level SOTOPIA-EVAL score. Missing scores have no row: 0.0 is always a real zero."""
+    """One episode-level SOTOPIA-EVAL score. A missing score has no row, so 0.0 is always a real zero."""
 
     agent: str
     dimension: str
@@ -77,7 +80,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """One dialogue. `source` names the format it came in, `dialect` how its messages were written."""
+    """One dialogue. `source` names the format from which it was read, `dialect` the form of its messages."""
 
     episode_id: str
     environment_id: str
@@ -96,16 +99,16 @@ class Episode:
 
     def agent(self, agent: str) -> Agent:
         """The participant with this id. Raises KeyError."""
-        for one in self.agents:
-            if one.agent == agent:
-                return one
+        for participant in self.agents:
+            if participant.agent == agent:
+                return participant
         raise KeyError(agent)
 
     def score(self, agent: str, dimension: str, evaluator: str) -> float | None:
         """G: the episode's score of `agent` on `dimension` by `evaluator`, or None where it is missing."""
-        for one in self.scores:
-            if (one.agent, one.dimension, one.evaluator) == (agent, dimension, evaluator):
-                return one.score
+        for score in self.scores:
+            if (score.agent, score.dimension, score.evaluator) == (agent, dimension, evaluator):
+                return score.score
         return None
 
 
@@ -114,11 +117,11 @@ Measure = Literal["importance", "key", "progress", "quality", "episode_score", "
 
 @dataclass(frozen=True, slots=True)
 class Attribution:
-    """One judged number, as the judge said it: the `attributions` config has one row for each.
+    """One number as the judge gave it: a row of the `attributions` config.
 
-    `turn` is the turn that is judged (the last one shown, or the one left out; -1 is a baseline). `raw` lies in
-    [scale_min, scale_max]. `call_id` is the ledger key of the answer that it was read from. `reasoning` is why, in the
-    judge's words, where it was asked for them.
+    `turn` is the judged turn (the last turn shown, or the turn left out; -1 for a baseline). `raw` is within
+    [scale_min, scale_max]. `call_id` is the ledger key of the answer from which the number was read. `reasoning` is the
+    judge's explanation, if it was asked for one.
     """
 
     episode_id: str
@@ -138,9 +141,9 @@ class Attribution:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What has no label, and why: one row of the `failures` config.
+    """Something that has no label, and the reason: a row of the `failures` config.
 
-    A failed question names the utterance; a rejected record names `source` ("file.jsonl:17") and keeps `record`.
+    A failed question names the utterance. A rejected record has its `source` ("file.jsonl:17") and the `record` itself.
     """
 
     reason: str
@@ -177,10 +180,10 @@ class Split:
 class Manifest:
     """What a version is and where it came from: `manifest.json`.
 
-    `digest` covers the columns and rows of every config and split and `recipe`, and nothing else: not the files'
-    bytes, the card, times, cost, commit or attempts. `recipe` is what determines the rows (schema, scale, judges,
-    rule, normaliser, weights, layout …); `provenance` is everything worth knowing besides (parents, prompt hashes,
-    fitted statistics, failures by reason, bill, code).
+    `digest` covers the columns and rows of every config and split, and `recipe`; not the files' bytes, the card, times,
+    cost, commit or attempts. `recipe` is what determines the rows (schema, scale, judges, rule, normaliser, weights,
+    layout …). `provenance` is what else is worth knowing (parents, prompt hashes, fitted statistics, failures by
+    reason, bill, code).
     """
 
     name: str
@@ -192,3 +195,17 @@ class Manifest:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     created: str = ""
     manifest_version: int = 1
+
+
+def split_of(environment_id: str, seed: int = 0) -> str:
+    """`train`, `validation` or `test` (80/10/10), by a hash of the seed and the environment's id."""
+    digest = hashlib.sha256(f"{seed}\0{environment_id}".encode()).digest()
+    point = int.from_bytes(digest[:8], "big") / 2**64
+    if point < 0.8:
+        return "train"
+    return "validation" if point < 0.9 else "test"
+
+
+def environment_of(scenario: str) -> str:
+    """The environment id of a record that names none: "scenario-" and a hash of the scenario, whatever its spacing."""
+    return "scenario-" + hashlib.sha256(" ".join(scenario.split()).encode("utf-8", "replace")).hexdigest()[:16]

@@ -1,6 +1,6 @@
-"""How the nouns lie in Parquet: the Arrow schema of every config, its key order, and the way there and back.
+"""The nouns in Parquet: the Arrow schema and the sort keys of every config, and conversions from and to the nouns.
 
-Kept apart from `schema.py` so that the nouns import nothing heavy.
+It is apart from `schema.py` so that the nouns import nothing heavy.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ KEYS: dict[str, tuple[str, ...]] = {
 
 
 def rewards_schema(dimensions: Sequence[str]) -> pa.Schema:
-    """The `rewards` config's columns when these dimensions were asked (full names, in the recipe's order)."""
+    """The columns of the `rewards` config for these dimensions (full names, in the recipe's order)."""
     columns: list[tuple[str, pa.DataType]] = [
         ("episode_id", pa.string()),
         ("environment_id", pa.string()),
@@ -124,12 +124,12 @@ def rewards_schema(dimensions: Sequence[str]) -> pa.Schema:
 
 
 def episode_row(episode: Episode) -> dict[str, Any]:
-    """One `episodes` row."""
+    """An episode as a row of the `episodes` config."""
     return asdict(episode)
 
 
 def episode_table(episodes: Sequence[Episode]) -> pa.Table:
-    """Episodes as an Arrow table in the config's columns; what `episode_row` says, without a dict for every turn."""
+    """Episodes as an Arrow table with the config's columns: as `episode_row`, but without a dict for every turn."""
     columns = {name: [getattr(e, name) for e in episodes] for name in EPISODES.names}
     for name in _NESTED:
         values = attrgetter(*EPISODES.field(name).type.value_type.names)
@@ -138,7 +138,7 @@ def episode_table(episodes: Sequence[Episode]) -> pa.Table:
 
 
 def row_episode(row: dict[str, Any]) -> Episode:
-    """The Episode that a row of `episodes` holds: the inverse of `episode_row`."""
+    """The Episode of a row of `episodes`: the inverse of `episode_row`."""
     fields = {name: row[name] for name in EPISODES.names if name not in _NESTED}
     return Episode(
         **fields | {"models": tuple(row["models"])},
@@ -153,16 +153,16 @@ _NESTED = {"agents", "turns", "scores", "observations"}
 
 
 def attribution_table(rows: Iterable[Attribution]) -> pa.Table:
-    """Attributions as an Arrow table in the config's columns."""
+    """Attributions as an Arrow table with the config's columns."""
     return _table(list(rows), ATTRIBUTIONS)
 
 
 def failure_table(rows: Iterable[Failure]) -> pa.Table:
-    """Failures as an Arrow table in the config's columns."""
+    """Failures as an Arrow table with the config's columns."""
     return _table(list(rows), FAILURES)
 
 
 def _table(rows: Sequence[Attribution] | Sequence[Failure], schema: pa.Schema) -> pa.Table:
-    """Column by column: `asdict` would copy every value of millions of rows."""
+    """Builds column by column: `asdict` would copy every value of millions of rows."""
     columns = [pa.array([getattr(row, field.name) for row in rows], field.type) for field in schema]
     return pa.Table.from_arrays(columns, schema=schema)

@@ -1,9 +1,9 @@
 """A completion without the thought that a reasoning model writes before it answers.
 
-What stands in a thought is a draft: it is not the answer, and nobody who learns from the completion should imitate it.
-Decided by the tags alone, never by what the thought says. A server that has opened the thought in the prompt (vLLM
-without a reasoning parser) sends its end without its beginning. Tags inside a JSON object are text. Leaves out servers
-that send thoughts in a field of their own, which are not part of the completion, and a thought without any tag.
+A thought is a draft, not the answer, and a model that learns from the completion should not imitate it. Thoughts are
+recognised only by their tags. If the prompt has opened the thought already (vLLM without a reasoning parser), the
+completion has only the closing tag. Tags inside a JSON object are plain text. Nothing needs to be done for servers that
+send thoughts in a field of their own; a thought without any tag cannot be recognised.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _DECODER = json.JSONDecoder(strict=False)
 
 
 def without_thought(completion: str) -> str:
-    """`completion` without its thoughts and the white space around them; as it stands where it has none.
+    """`completion` without its thoughts and the white space around them; unchanged if it has none.
 
-    Raises BadAnswer where a thought has no end: it was cut off before there was an answer.
+    Raises BadAnswer where a thought has no end: it was cut off before the answer began.
     """
     tag = _next_tag(completion, 0)
     if tag is None:
@@ -28,7 +28,7 @@ def without_thought(completion: str) -> str:
     answer, position, thinking = "", 0, False
     while tag is not None:
         if tag["end"] or tag["closed"]:
-            if not thinking:  # its beginning was in the prompt: all that came until now is the thought
+            if not thinking:  # the thought began in the prompt: all text so far belongs to it
                 answer = ""
             thinking = False
         elif not thinking:

@@ -14,8 +14,7 @@ from sotopia_rl_data.fake_provider.running import Running
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.schemas import answers
 from sotopia_rl_data.request import Target
-from sotopia_rl_data.schema import Agent, Episode, Score, Turn
-from sotopia_rl_data.splits import split_of
+from sotopia_rl_data.schema import Agent, Episode, Score, Turn, split_of
 from sotopia_rl_data.store import Store, Version
 from sotopia_rl_data.tables import EPISODES, episode_row
 

@@ -12,7 +12,7 @@ from sotopia_rl_data import open_dataset
 from sotopia_rl_data.errors import InputError, QueryError, UsageError, VersionExists
 from sotopia_rl_data.importers.run import import_dataset
 from sotopia_rl_data.refs import DatasetRef
-from sotopia_rl_data.splits import split_of
+from sotopia_rl_data.schema import split_of
 from sotopia_rl_data.store import Store
 
 MANY = [log(TALK, pk=f"E{i:03}", environment=f"ENV{i % 40}") for i in range(300)]

@@ -15,8 +15,7 @@ from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.exporters import samples as make
 from sotopia_rl_data.importers import read, samples_path
-from sotopia_rl_data.schema import Episode
-from sotopia_rl_data.splits import split_of
+from sotopia_rl_data.schema import Episode, split_of
 
 SAMPLES = list(make.read_samples())
 EPISODES = {s.episode.episode_id: s.episode for s in SAMPLES}

@@ -7,7 +7,7 @@ import pytest
 from train_toys import answers_the_offer, make_dataset, says_thanks
 
 from sotopia_rl_data.errors import InputError, NotFound, UsageError
-from sotopia_rl_data.splits import split_of
+from sotopia_rl_data.schema import split_of
 from sotopia_rl_data.trainers.data import grouped_split, load_rows
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from sotopia_rl_data.splits import split_of
+from sotopia_rl_data.schema import split_of
 from sotopia_rl_data.store import Store
 from sotopia_rl_data.tables import rewards_schema
 

@@ -1,7 +1,8 @@
-"""Local models in self-play: a policy that generates, with an adapter of `train sft` or `train grpo`, and a reward
-model that scores drafts for best-of-N. Both are asked in batches, beside the event loop, through the ledger.
+"""Local models in self-play: a policy that generates, perhaps with an adapter of `train sft` or `train grpo`, and a
+reward model that scores drafts for best-of-N. Both answer in batches, in a thread beside the event loop, and their
+answers go through the ledger.
 
-Importing this module loads no torch. Leaves out quantisation; for speed, serve the policy with vLLM.
+Importing this module does not import torch. There is no quantisation; for speed, serve the policy with vLLM.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from sotopia_rl_data.schema import Message
 _DEFAULT = {"temperature": TEMPERATURE, "max_tokens": 256}
 
 
-def local_player(where: str, sampling: Mapping[str, Any] | None = None) -> LocalModel:
-    """The policy PATH_OR_ID[+ADAPTER]. Loads nothing yet. Raises UsageError, NotFound."""
-    base, _, adapter = where.partition("+")
+def local_player(spec: str, sampling: Mapping[str, Any] | None = None) -> LocalModel:
+    """The policy PATH_OR_ID[+ADAPTER]. The weights are loaded later. Raises UsageError, NotFound."""
+    base, _, adapter = spec.partition("+")
     if not base:
         raise UsageError("transformers names no model.", "write transformers:PATH_OR_ID, or transformers:PATH+ADAPTER")
     check_installed("A local policy", "torch", "transformers")
@@ -43,9 +44,9 @@ def local_player(where: str, sampling: Mapping[str, Any] | None = None) -> Local
 
 
 class RewardScorer(BatchedModel):
-    """A reward model as a player that is sent drafts: the answer is a JSON list, one reward for each of them.
+    """A reward model as a player that is sent drafts. Its answer is a JSON list with one reward for each draft.
 
-    Loaded at once, so that its identity is known. Raises NotFound and InputError as `RewardModel.load` does.
+    It is loaded at once, because its identity is a hash of it. Raises NotFound and InputError, as `RewardModel.load`.
     """
 
     def __init__(self, name: str) -> None:
@@ -57,7 +58,7 @@ class RewardScorer(BatchedModel):
         super().__init__(Target("transformers", f"rm:{self._model.identity}"))
 
     def answers(self, requests: Sequence[Request]) -> Sequence[Reply | AskingError]:
-        """The drafts of every request scored together; they share their prompts."""
+        """Scores the drafts of all requests together; the drafts of one request have the same prompt."""
         dialogues = [drafts_of(request.messages) for request in requests]
         try:
             scores = self._model.score_batch([draft for drafts in dialogues for draft in drafts])
@@ -68,21 +69,21 @@ class RewardScorer(BatchedModel):
 
 
 def drafts_of(messages: Sequence[Message]) -> list[tuple[Sequence[Message], Sequence[Message]]]:
-    """(prompt, draft) for each of the assistant messages that the messages end in."""
+    """(prompt, draft) for each assistant message at the end of the messages."""
     end = len(messages)
     while end and messages[end - 1]["role"] == "assistant":
         end -= 1
     return [(messages[:end], [draft]) for draft in messages[end:]]
 
 
-def _check_folder(what: str, where: str, *files: str) -> None:
-    """Raises NotFound where a path is named that holds none of the files."""
-    if where and is_path(where) and not any((Path(where) / name).is_file() for name in files):
-        raise NotFound(f"There is no {what} in {where}.", f"name a folder that has a {files[0]}, or an id on the Hub")
+def _check_folder(what: str, name: str, *files: str) -> None:
+    """Raises NotFound where `name` is a path without any of the files."""
+    if name and is_path(name) and not any((Path(name) / file).is_file() for file in files):
+        raise NotFound(f"There is no {what} in {name}.", f"name a folder that has a {files[0]}, or an id on the Hub")
 
 
 def _load(base: str, adapter: str) -> Loaded:
-    """The tokenizer and the weights, the adapter merged into them, on the GPU where there is one."""
+    """The tokenizer and the model, with the adapter merged into it, on the GPU if there is one."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -1,4 +1,4 @@
-"""compare: the command that lays agents side by side, from their episodes' scores alone."""
+"""compare: the command that compares agents by their episodes' scores."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def compare(
     from sotopia_rl_data.comparing import compare as compared
 
     versions = [resolve(store, ref) for ref in dict.fromkeys(refs)]
-    found = compared(
+    comparison = compared(
         versions,
         agents=agents,
         partners=partners,
@@ -103,21 +103,21 @@ def compare(
         dimensions=_names(dimensions),
         options=ComparisonOptions(resamples=resamples, resample=resample, alpha=alpha, seed=seed),
     )
-    shown = _names(by_scenario)
+    scenario_dimensions = _names(by_scenario)
     if html is not None:
         from sotopia_rl_data.comparing.page import write_comparison
 
-        write_comparison(found, versions, html, agents=agents, partners=partners, any_partner=any_partner)
+        write_comparison(comparison, versions, html, agents=agents, partners=partners, any_partner=any_partner)
     if as_json:
-        console.emit_json(found.as_dict())
+        console.emit_json(comparison.as_dict())
     else:
-        _compared(found, shown[0] if shown else None)
+        _show_comparison(comparison, scenario_dimensions[0] if scenario_dimensions else None)
     if html is not None:
         console.note(f"written: {html}")
 
 
 def _names(text: str | None) -> list[str] | None:
-    """Full names of dimensions, "average" among them; None where none is given. Raises UsageError."""
+    """Full names of dimensions, or "average"; None if the option was not used. Raises UsageError."""
     from sotopia_rl_data.comparing.methods import AVERAGE
     from sotopia_rl_data.dimensions import dimension
 
@@ -139,19 +139,19 @@ def _set(text: str) -> tuple[str, list[str]]:
 
         return name, list(HARD)
     try:
-        listed = Path(file).read_text("utf-8")
+        text = Path(file).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file} cannot be read: {error}.", "list environment ids in it, one a line") from error
     try:
-        found = json.loads(listed)
+        ids = json.loads(text)
     except ValueError:
-        found = listed.split()
-    if not name or not isinstance(found, list) or not found or not all(isinstance(one, str) for one in found):
+        ids = text.split()
+    if not name or not isinstance(ids, list) or not ids or not all(isinstance(one, str) for one in ids):
         raise InputError(f"{file} lists no environments.", "list environment ids in it, one a line, or as a JSON array")
-    return name, found
+    return name, ids
 
 
-def _compared(comparison: Comparison, by_scenario: str | None) -> None:
+def _show_comparison(comparison: Comparison, by_scenario: str | None) -> None:
     from sotopia_rl_data.comparing import tables
 
     grids: list[tables.Grid | None] = [
@@ -160,12 +160,12 @@ def _compared(comparison: Comparison, by_scenario: str | None) -> None:
         *tables.effects(comparison),
     ]
     if by_scenario is not None:
-        grids += [
-            tables.scenarios(one, contrast, by_scenario) for one in comparison.conditions for contrast in one.contrasts
-        ]
+        for condition in comparison.conditions:
+            grids += [tables.scenarios(condition, contrast, by_scenario) for contrast in condition.contrasts]
     grids += [tables.talk(comparison), tables.agreement(comparison)]
-    for grid in (one for one in grids if one is not None):
-        console.table(grid.columns, grid.rows, title=grid.title)
+    for grid in grids:
+        if grid is not None:
+            console.table(grid.columns, grid.rows, title=grid.title)
     for remark in comparison.remarks:
         console.warn(remark)
     what = "pairs" if comparison.resample == "pair" else "scenarios"

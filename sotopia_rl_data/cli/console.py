@@ -1,6 +1,6 @@
-"""How commands speak: the options they share, tables, progress. Colours and bars turn off in a pipe and with NO_COLOR.
+"""What all commands use: shared options, tables, remarks, progress. In a pipe and with NO_COLOR there are no colours.
 
-What a command computes goes to stdout; progress and remarks go to stderr, so that `--json` and pipes stay clean.
+A command's result goes to stdout; progress and remarks go to stderr, so that `--json` and pipes stay clean.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DONE, FAILED, WRONG_USAGE, WITH_FAILURES = 0, 1, 2, 3
 
 
 def store_option(command: F) -> F:
-    """`--store DIR`, on every command; handed on as an open Store."""
+    """`--store DIR`, on every command; the command gets an open Store."""
     return click.option(
         "--store",
         envvar="SOTOPIA_RL_DATA_STORE",
@@ -90,13 +90,13 @@ def warn(text: str) -> None:
 
 
 def say(head: str, colour: str, text: str) -> None:
-    """A line on stderr that begins with a word in colour (none where NO_COLOR is set: no-color.org)."""
-    shown = None if os.environ.get("NO_COLOR") else colour
-    click.echo(click.style(head, fg=shown, bold=True) + printable(text), err=True)
+    """A line on stderr that begins with a coloured word (without colour if NO_COLOR is set: no-color.org)."""
+    foreground = None if os.environ.get("NO_COLOR") else colour
+    click.echo(click.style(head, fg=foreground, bold=True) + printable(text), err=True)
 
 
 def next_commands(*commands: str) -> None:
-    """What to run next, on stderr, spelled as this program was called and with the store that was named."""
+    """The commands to run next, on stderr, spelled as this program was called and with the same `--store`."""
     context = click.get_current_context(silent=True)
     program = "sotopia-rl-data"
     if Path(sys.argv[0]).name == "cli.py":
@@ -112,7 +112,7 @@ def next_commands(*commands: str) -> None:
 
 
 def _near(path: str) -> str:
-    """A path as seen from here, where that is shorter."""
+    """A path, relative to the working directory if that is shorter."""
     return min(path, os.path.relpath(path), key=len) if os.path.isabs(path) else path
 
 
@@ -144,7 +144,7 @@ def progress(title: str, unit: str) -> Iterator[Advance]:
 
 
 class _Lines:
-    """Progress for logs: at most one line in ten seconds."""
+    """Progress in a log: at most one line in ten seconds."""
 
     def __init__(self, title: str, unit: str) -> None:
         self._title, self._unit = title, unit

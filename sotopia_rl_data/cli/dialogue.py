@@ -1,7 +1,7 @@
-"""One dialogue on a terminal: who did what, and each utterance's reward beside it.
+"""One dialogue on a terminal: what each agent did, and each utterance's reward beside it.
 
-The reward's colour runs from red (the least of this episode) over plain to green (the most); without colour the bar of
-blocks says the same. Control characters in a dialogue are shown as escapes, never sent to the terminal.
+Within an episode low rewards are red and high rewards green; a block of the same height says it without colour. Control
+characters in a dialogue are shown as escapes, never sent to the terminal.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rich.text import Text
 
 from sotopia_rl_data.display import printable
 from sotopia_rl_data.prompts.view import without_tags
-from sotopia_rl_data.schema import Agent, Episode, Turn
+from sotopia_rl_data.schema import Episode, Turn
 from sotopia_rl_data.screen import Screen
 
 _AGENT_STYLES = ("cyan", "magenta", "yellow", "blue", "green", "red")
@@ -58,23 +58,22 @@ def _head(episode: Episode, styles: Mapping[str, str]) -> RenderableType:
 
 
 def _utterance(episode: Episode, turn: Turn, styles: Mapping[str, str]) -> Text:
-    said = Text()
-    said.append(_name(episode, turn.agent), style=f"bold {styles.get(turn.agent, '')}")
+    line = Text()
+    line.append(_name(episode, turn.agent), style=f"bold {styles.get(turn.agent, '')}")
     if turn.to:
-        said.append(" to " + ", ".join(_name(episode, one) for one in turn.to), style="dim")
+        line.append(" to " + ", ".join(_name(episode, agent) for agent in turn.to), style="dim")
     if turn.action_type == "speak":
-        said.append("  " + printable(turn.text))
+        line.append("  " + printable(turn.text))
     else:
         words = {"none": "does nothing", "leave": "leaves"}.get(turn.action_type, f"[{turn.action_type}]")
         if turn.failed:
             words += " (failed generation)"
-        said.append(f"  {words} {printable(turn.text)}".rstrip(), style="italic dim")
-    return said
+        line.append(f"  {words} {printable(turn.text)}".rstrip(), style="italic dim")
+    return line
 
 
 def _name(episode: Episode, agent: str) -> str:
-    found: Agent | None = next((a for a in episode.agents if a.agent == agent), None)
-    return printable(found.name if found else agent)
+    return printable(next((a.name for a in episode.agents if a.agent == agent), agent))
 
 
 def _reward(row: Mapping[str, Any] | None, low: float, high: float) -> Text:
@@ -82,7 +81,11 @@ def _reward(row: Mapping[str, Any] | None, low: float, high: float) -> Text:
     if value is None:
         return Text("–", style="dim")
     place = 0.5 if high == low else (value - low) / (high - low)
-    style = "green" if place > 2 / 3 else "red" if place < 1 / 3 else ""
+    style = ""
+    if place > 2 / 3:
+        style = "green"
+    elif place < 1 / 3:
+        style = "red"
     return Text(f"{_BLOCKS[round(place * 8)]} {value:6.3f}", style=style)
 
 
@@ -97,8 +100,8 @@ def _scores(episode: Episode) -> RenderableType:
     for evaluator in dict.fromkeys(s.evaluator for s in episode.scores):
         for name in dimensions:
             values = [episode.score(a.agent, name, evaluator) for a in episode.agents]
-            by = Text.assemble(printable(name), " ", (printable(evaluator), "dim"))
-            shown.add_row(by, *["–" if v is None else f"{v:g}" for v in values])
+            label = Text.assemble(printable(name), " ", (printable(evaluator), "dim"))
+            shown.add_row(label, *["–" if v is None else f"{v:g}" for v in values])
     return shown
 
 

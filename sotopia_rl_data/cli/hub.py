@@ -1,4 +1,4 @@
-"""The commands around the Hub: card, push-to-hub, pull. Thin: `cards/` renders a card, `hub/` does the rest."""
+"""The commands for the Hub: card, push-to-hub, pull. They are thin: `cards/` renders a card, `hub/` does the rest."""
 
 from __future__ import annotations
 
@@ -53,18 +53,20 @@ def card(ref: str, out: Path | None, write: bool, repo: str | None, store: Store
     from sotopia_rl_data.store.disk import storing
 
     version = resolve(store, ref)
-    made = dataset_card(version, repo)
-    text = readme.merge(made, readme.read(version.dir))
-    targets = [*([out] if out else []), *([version.dir] if write else [])]
-    for folder in targets:
+    new_card = dataset_card(version, repo)
+    text, pictures = readme.merge(new_card, readme.read(version.dir)), new_card.pictures
+    folders = [] if out is None else [out]
+    if write:
+        folders.append(version.dir)
+    for folder in folders:
         with storing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            readme.write(folder, text, made.pictures)
+            readme.write(folder, text, pictures)
     if as_json:
-        console.emit_json({"version": version.ref, "text": text, "pictures": sorted(made.pictures), "written": targets})
-    elif targets:
-        for folder in targets:
-            console.note(f"wrote {folder / readme.FILE_NAME} and {len(made.pictures)} pictures")
+        console.emit_json({"version": version.ref, "text": text, "pictures": sorted(pictures), "written": folders})
+    elif folders:
+        for folder in folders:
+            console.note(f"wrote {folder / readme.FILE_NAME} and {len(pictures)} pictures")
     elif sys.stdout.isatty():
         from rich.console import Console
         from rich.markdown import Markdown
@@ -134,13 +136,13 @@ def push_to_hub(
         options = PushOptions(private, create_pr, dry_run, message, allow_secrets, check == "load", calls)
         console.note(f"{version.ref} -> {hub.page(target)}")
         advance = stack.enter_context(_steps())
-        done = push(version, dataset_card(version, target), hub, target, options, advance)
-    for warning in done.warnings:
+        pushed = push(version, dataset_card(version, target), hub, target, options, advance)
+    for warning in pushed.warnings:
         console.warn(warning)
     if as_json:
-        console.emit_json(done.as_dict() | {"card_diff": _difference(done)})
+        console.emit_json(pushed.as_dict() | {"card_diff": _difference(pushed)})
     else:
-        _show(done, dry_run)
+        _show(pushed, dry_run)
 
 
 @click.command()
@@ -170,10 +172,10 @@ def pull(ref: str, columns: str | None, pattern: str, store: Store, as_json: boo
     """
     from sotopia_rl_data.hub.foreign import parse_map
 
-    named = parse(ref)
-    if named.path is not None or "/" not in named.name:
+    reference = parse(ref)
+    if reference.path is not None or "/" not in reference.name:
         raise UsageError(f"{ref!r} names nothing on the Hub.", "write ORG/NAME, ORG/NAME@v1.2.0 or ORG/NAME@COMMIT")
-    pulled = fetch(store, named, columns=parse_map(columns) if columns else None, pattern=pattern)
+    pulled = fetch(store, reference, columns=parse_map(columns) if columns else None, pattern=pattern)
     if as_json:
         console.emit_json(_pulled_dict(pulled))
         return
@@ -181,14 +183,14 @@ def pull(ref: str, columns: str | None, pattern: str, store: Store, as_json: boo
     state = "pulled" if pulled.created else "unchanged: the store has this content already"
     console.table(
         ["config", "rows"],
-        [[config, sum(one.rows for one in of.values())] for config, of in version.manifest.configs.items()],
+        [[config, sum(split.rows for split in splits.values())] for config, splits in version.manifest.configs.items()],
         title=f"{version.ref}  {version.digest[:12]}  {state}",
     )
     console.next_commands(f"sotopia-rl-data show {version.ref}")
 
 
 def _repository(name: str, hub: Hub) -> str:
-    """ORG/NAME; a bare name goes under the account of the token."""
+    """ORG/NAME; a name without an organisation is put under the account of the token."""
     if name.count("/") > 1:
         raise UsageError(f"{name!r} cannot name a repository.", "write --repo ORG/NAME")
     return name if "/" in name else f"{hub.user()}/{name}"
@@ -207,13 +209,13 @@ def _calls(version: Version, store: Store, stack: ExitStack) -> Mapping[str, Pat
 
 @contextmanager
 def _steps() -> Iterator[OnStep]:
-    """A bar for each step of a push, one after the other."""
+    """A progress bar for each step of a push, one after the other."""
     with ExitStack() as stack:
         bars: dict[str, Advance] = {}
 
         def advance(step: str, done: int, total: int) -> None:
             if step == "upload" and sys.stderr.isatty():
-                return  # huggingface_hub draws its own there, of the bytes on the wire
+                return  # huggingface_hub shows its own bar, of the bytes sent
             if step not in bars:
                 stack.close()
                 bars[step] = stack.enter_context(console.progress(step, "byte"))
@@ -222,35 +224,35 @@ def _steps() -> Iterator[OnStep]:
         yield advance
 
 
-def _difference(done: Pushed) -> list[str]:
-    """The card's diff from what the repository has to what it gets."""
-    before, after = (text.splitlines() for text in (done.plan.remote.card, done.plan.card))
+def _difference(pushed: Pushed) -> list[str]:
+    """The diff from the card in the repository to the new card."""
+    before, after = (text.splitlines() for text in (pushed.plan.remote.card, pushed.plan.card))
     return list(difflib.unified_diff(before, after, "README.md on the Hub", "README.md", lineterm="", n=1))
 
 
-def _show(done: Pushed, dry_run: bool) -> None:
-    plan, files = done.plan, done.release.files
-    title = f"{done.repo}@{done.version}  {done.digest[:12]}  {done.state}"
-    if dry_run and done.state == "planned":
+def _show(pushed: Pushed, dry_run: bool) -> None:
+    plan, files = pushed.plan, pushed.release.files
+    title = f"{pushed.repo}@{pushed.version}  {pushed.digest[:12]}  {pushed.state}"
+    if dry_run and pushed.state == "planned":
         rows = [["add", path, files[path].size] for path in plan.adds]
         rows += [["delete", path, plan.remote.tree[path].size] for path in plan.deletes]
         rows += [["unchanged", path, files[path].size] for path in plan.unchanged]
         console.table(["", "file", "bytes"], rows, title=title)
-        for line in _difference(done):
+        for line in _difference(pushed):
             click.echo(line)
         return
     sizes = (("added", plan.adds), ("unchanged", plan.unchanged))
     rows = [[name, len(paths), sum(files[path].size for path in paths)] for name, paths in sizes]
     rows.append(["deleted", len(plan.deletes), sum(plan.remote.tree[path].size for path in plan.deletes)])
     console.table(["files", "count", "bytes"], rows, title=title)
-    if done.rows is not None:
-        loaded = {config: sum(splits.values()) for config, splits in done.rows.items() if config}
+    if pushed.rows is not None:
+        loaded = {config: sum(splits.values()) for config, splits in pushed.rows.items() if config}
         console.note("load_dataset gives " + ", ".join(f"{rows:,} {config}" for config, rows in loaded.items()))
-    console.note(f"{done.state}: {done.url}" + (f" (commit {done.commit})" if done.commit else ""))
-    if done.pull is not None:
+    console.note(f"{pushed.state}: {pushed.url}" + (f" (commit {pushed.commit})" if pushed.commit else ""))
+    if pushed.pull is not None:
         console.note("Once it is merged, run the same command again: it sets the tag.")
-    elif done.commit:
-        console.next_commands(f"sotopia-rl-data pull {done.repo}@{done.version}")
+    elif pushed.commit:
+        console.next_commands(f"sotopia-rl-data pull {pushed.repo}@{pushed.version}")
 
 
 def _pulled_dict(pulled: Pulled) -> dict[str, Any]:

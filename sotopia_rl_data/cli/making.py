@@ -1,4 +1,4 @@
-"""Commands that make rewards and prompts anew from what is stored, without calling a model: rewards, prompts learn."""
+"""Commands that make rewards and prompts from stored data, without calling a model: rewards, prompts learn."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def layout_of(layout: str | None, template: Path | None) -> tuple[Any, Template 
     from sotopia_rl_data.prompts import load_template
 
     loaded = load_template(template) if template else None
-    return layout or (loaded.layout if loaded else "single"), loaded
+    if layout is None:
+        layout = loaded.layout if loaded else "single"
+    return layout, loaded
 
 
 @click.command()
@@ -77,7 +79,7 @@ def rewards(
     store: Store,
     as_json: bool,
 ) -> None:
-    """Re-make the rewards of REF from its stored attributions, by another rule, normaliser or weights. Calls no model.
+    """Make the rewards of REF anew from stored attributions, by another rule, normaliser or weights. Calls no model.
 
     \b
     Examples:
@@ -138,20 +140,20 @@ def _show_rewards(remade: Remade) -> None:
     console.next_commands(f"sotopia-rl-data stats {version.name}")
 
 
-def _recipe(source: Version, preset: str | None, given: dict[str, Any]) -> Recipe:
-    """The preset's recipe, or the one REF was made by, with what was given laid over it."""
+def _recipe(source: Version, preset: str | None, options: dict[str, Any]) -> Recipe:
+    """The preset's recipe, or else the recipe of REF, with the fields that the options name replaced."""
     from sotopia_rl_data.rewards import Recipe
-    from sotopia_rl_data.rewards import preset as find
+    from sotopia_rl_data.rewards import preset as preset_named
 
     own = source.manifest.recipe.get("rewards")
-    recipe = find(preset) if preset else Recipe.from_dict(own) if own else find("sotopia-rl")
-    if preset and own and "evaluator" not in given:
-        given["evaluator"] = own.get("evaluator")
-    if "gamma" in given and given.get("rule", recipe.rule) != "discounted":
+    recipe = Recipe.from_dict(own) if own and not preset else preset_named(preset or "sotopia-rl")
+    if preset and own and "evaluator" not in options:
+        options["evaluator"] = own.get("evaluator")
+    if "gamma" in options and options.get("rule", recipe.rule) != "discounted":
         raise UsageError(
             "A gamma belongs to the rule `discounted` alone.", "add --rule discounted, or leave --gamma out"
         )
-    return replace(recipe, **given)
+    return replace(recipe, **options)
 
 
 def _weights(text: str) -> dict[str, float]:
@@ -207,7 +209,7 @@ def learn(served_log: Path, episodes: str, output: Path, store: Store, as_json: 
 
 
 def _episodes(store: Store, text: str) -> Any:
-    """Episodes of a dataset, or straight from a file or folder that is spelled as a path."""
+    """The episodes of a dataset, or of a file or folder if `text` is a path."""
     from sotopia_rl_data.query import Dataset
     from sotopia_rl_data.refs import is_path
 

@@ -1,4 +1,4 @@
-"""sotopia-rl-data on the command line: a table of commands, loaded when one is called.
+"""sotopia-rl-data on the command line: a table of commands, each imported when it is called.
 
 `sotopia-rl-data …`, `python -m sotopia_rl_data …` and `python cli.py …` in a clone are the same program. A command's
 module is imported when the command is called, so that `--help` imports nothing heavy. Exit codes: 0 done, 1 failed,
@@ -26,12 +26,12 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "label": (f"{_HERE}.label:label", "Have a judge attribute episode scores to utterances."),
         "evaluate": (f"{_HERE}.evaluate:evaluate", "Have a judge score the episodes: SOTOPIA-EVAL."),
         "annotate": (f"{_HERE}.annotate:annotate", "Human annotations: the file that people fill in."),
-        "rewards": (f"{_HERE}.making:rewards", "Re-make the rewards from stored attributions; calls no model."),
+        "rewards": (f"{_HERE}.making:rewards", "Make the rewards anew from stored attributions; calls no model."),
         "prompts": (f"{_HERE}.making:prompts", "What a policy sees; learn a template from a served log."),
     },
     "Read data": {
         "list": (f"{_HERE}.reading:list_", "The datasets of a store."),
-        "log": (f"{_HERE}.reading:log", "The versions of a dataset, and what made each."),
+        "log": (f"{_HERE}.reading:log", "The versions of a dataset, and how each was made."),
         "show": (f"{_HERE}.reading:show", "A version at a glance, or one dialogue with its rewards."),
         "stats": (f"{_HERE}.reading:stats", "Rows, reward and dimension distributions, failures."),
         "query": (f"{_HERE}.reading:query", "One SELECT over a version, as table, JSON, CSV or Parquet."),
@@ -41,7 +41,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Trust data": {
         "agreement": (f"{_HERE}.trust:agreement", "How far judges, samples and schemas agree, with intervals."),
-        "audit": (f"{_HERE}.audit:audit", "Bias probes: do labels move when they should not?"),
+        "audit": (f"{_HERE}.audit:audit", "Bias probes: do labels change when they should not?"),
         "compare": (f"{_HERE}.compare:compare", "Agents compared by their scores: the papers' tables, with tests."),
         "report": (f"{_HERE}.trust:report", "One self-contained page: distributions, dialogues, opinions."),
         "curate": (f"{_HERE}.trust:curate", "Where to spend the next dollar: the widest disagreement."),
@@ -84,7 +84,7 @@ class Sections(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:  # `… | head` closed the pipe: no error, but stdout must not be flushed again
+        except BrokenPipeError:  # `… | head` closed the pipe: not an error, but stdout must not be flushed again
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return None
 
@@ -116,37 +116,37 @@ def cli() -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the program and exit. Every error is a sentence and its hint on stderr, never a traceback."""
+    """Run the program and exit. Every error is a sentence and a hint on stderr, never a traceback."""
     try:
         sys.exit(cli.main(args=argv, standalone_mode=False, prog_name="sotopia-rl-data") or 0)
-    except click.exceptions.NoArgsIsHelpError as shown:
-        shown.show()
+    except click.exceptions.NoArgsIsHelpError as help_shown:
+        help_shown.show()
         sys.exit(2)
-    except click.UsageError as wrong:
-        command = wrong.ctx.command_path if wrong.ctx else "sotopia-rl-data"
-        _say(wrong.format_message(), f"run `{command} --help`")
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "sotopia-rl-data"
+        _say(error.format_message(), f"run `{command} --help`")
         sys.exit(2)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
-    except errors.SotopiaDataError as wrong:
-        if isinstance(wrong, errors.Interrupted):
-            _deaf()
-        _say(wrong.message, wrong.hint)
-        sys.exit(wrong.exit_code)
+    except click.exceptions.Exit as exit_request:
+        sys.exit(exit_request.exit_code)
+    except errors.SotopiaDataError as error:
+        if isinstance(error, errors.Interrupted):
+            _ignore_interrupts()
+        _say(error.message, error.hint)
+        sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        _deaf()
+        _ignore_interrupts()
         _say("Interrupted.", "run the same command again: what was answered is kept, and it goes on from there")
         sys.exit(130)
-    except OSError as wrong:
+    except OSError as error:
         _say(
-            f"{wrong.strerror or wrong}: {wrong.filename or 'input or output'}.",
+            f"{error.strerror or error}: {error.filename or 'input or output'}.",
             "check the path, its permissions and the free disk space",
         )
         sys.exit(1)
 
 
-def _deaf() -> None:
-    """Ctrl-C was heard: one more must not cut short what is said about it, nor change the exit code."""
+def _ignore_interrupts() -> None:
+    """Ignore Ctrl-C from here on: a second one must not cut the message short or change the exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

@@ -26,16 +26,19 @@ _MEASURES = ("values", "NULL", "mean", "sd", "min", "25 %", "median", "75 %", "m
 
 
 def _counts(version: Version) -> list[int | None]:
-    """Episodes and utterances; None where the version has no such config."""
-    found = (version.manifest.configs.get(config) for config in ("episodes", "rewards"))
-    return [sum(split.rows for split in of.values()) if of is not None else None for of in found]
+    """The number of episodes and of utterances; None where the version has no such config."""
+    counts: list[int | None] = []
+    for config in ("episodes", "rewards"):
+        splits = version.manifest.configs.get(config)
+        counts.append(None if splits is None else sum(split.rows for split in splits.values()))
+    return counts
 
 
 def _origin(version: Version) -> tuple[str, str]:
     """The parents and the judges, as the manifest names them."""
-    known = version.manifest.provenance
-    parents = (f"{one['name']}@{one['version']}" for one in known.get("parents", []))
-    return ", ".join(parents), ", ".join(one["judge"] for one in known.get("judges", []))
+    provenance = version.manifest.provenance
+    parents = [f"{parent['name']}@{parent['version']}" for parent in provenance.get("parents", [])]
+    return ", ".join(parents), ", ".join(judge["judge"] for judge in provenance.get("judges", []))
 
 
 @click.command("list")
@@ -48,22 +51,22 @@ def list_(store: Store, as_json: bool) -> None:
     Example:
       sotopia-rl-data list --store ./store
     """
-    found = [version for version in map(store.latest, store.names()) if version is not None]
+    latest = [version for version in map(store.latest, store.names()) if version is not None]
     if as_json:
-        console.emit_json([_summary(version) | {"versions": store.versions(version.name)} for version in found])
+        console.emit_json([_summary(version) | {"versions": store.versions(version.name)} for version in latest])
         return
-    if not found:
+    if not latest:
         console.note(f"The store {str(store.root)!r} is empty.")
         console.next_commands("sotopia-rl-data import --name demo/episodes")
         return
     console.table(
         ["dataset", "latest", "versions", "episodes", "utterances", "made"],
-        [[v.name, v.version, len(store.versions(v.name)), *_counts(v), _made(v)] for v in found],
+        [[v.name, v.version, len(store.versions(v.name)), *_counts(v), _made(v)] for v in latest],
     )
 
 
 def _made(version: Version) -> str:
-    """2026-11-24 13:31, in UTC."""
+    """When a version was made, in UTC, as 2026-11-24 13:31."""
     return version.manifest.created[:16].replace("T", " ")
 
 
@@ -84,22 +87,22 @@ def _summary(version: Version) -> dict[str, Any]:
 @console.store_option
 @console.json_option
 def log(ref: str, store: Store, as_json: bool) -> None:
-    """The versions of a dataset, newest first, and what made each.
+    """The versions of a dataset, newest first, and how each was made.
 
     \b
     Example:
       sotopia-rl-data log demo/episodes-rewards
     """
     name = resolve(store, ref).name
-    found = [store.version(name, number) for number in reversed(store.versions(name))]
+    versions = [store.version(name, number) for number in reversed(store.versions(name))]
     if as_json:
         console.emit_json(
-            [_summary(v) | {"recipe": v.manifest.recipe, "provenance": v.manifest.provenance} for v in found]
+            [_summary(v) | {"recipe": v.manifest.recipe, "provenance": v.manifest.provenance} for v in versions]
         )
         return
     console.table(
         ["version", "made", "digest", "episodes", "utterances", "from", "by"],
-        [[v.version, _made(v), v.digest[:12], *_counts(v), *_origin(v)] for v in found],
+        [[v.version, _made(v), v.digest[:12], *_counts(v), *_origin(v)] for v in versions],
     )
 
 
@@ -153,34 +156,32 @@ def _glance(version: Version, as_json: bool) -> None:
 
 
 def _labels(numbers: Stats) -> None:
-    """What each judge said, and why labels are missing, where there are any."""
+    """Tables of each judge's labels and of the reasons why labels are missing, if there are any."""
     if numbers.judges:
         names = ["judge", "schema", "dimension", "labels", "mean", "sd", "min", "max"]
-        console.table(names, [list(asdict(one).values()) for one in numbers.judges])
+        console.table(names, [list(asdict(judge).values()) for judge in numbers.judges])
     if numbers.failures:
         console.table(["what has no label", "rows"], [[reason, n] for reason, n in numbers.failures.items()])
 
 
-def _dialogue(version: Version, wanted: str, as_json: bool) -> None:
+def _dialogue(version: Version, prefix: str, as_json: bool) -> None:
     from sotopia_rl_data.cli.dialogue import dialogue, show
     from sotopia_rl_data.query import sql
     from sotopia_rl_data.tables import episode_row, row_episode
 
-    quoted = wanted.replace("'", "''")
+    quoted = prefix.replace("'", "''")
     if "episodes" not in version.manifest.configs:
         raise UsageError(f"{version.ref} holds no episodes.", f"sotopia-rl-data show {version.ref}")
-    begin = f"FROM episodes WHERE starts_with(episode_id, '{quoted}') ORDER BY length(episode_id), episode_id LIMIT 4"
-    rows = sql(version, f"SELECT * EXCLUDE split {begin}").to_pylist()  # the shortest first: an exact id is among them
-    exact = [row for row in rows if row["episode_id"] == wanted] or rows
-    if len(exact) != 1:
-        ids = ", ".join(row["episode_id"] for row in exact[:3])
-        hint = (
-            f"name one of them whole: {ids} …"
-            if exact
-            else f'sotopia-rl-data query {version.ref} "SELECT episode_id FROM episodes"'
-        )
-        raise NotFound(f"{'Several' if exact else 'No'} episodes of {version.ref} begin with {wanted!r}.", hint)
-    episode = row_episode(exact[0])
+    condition = f"starts_with(episode_id, '{quoted}')"
+    order = "length(episode_id), episode_id"  # the shortest first: an exact id is the first
+    rows = sql(version, f"SELECT * EXCLUDE split FROM episodes WHERE {condition} ORDER BY {order} LIMIT 4").to_pylist()
+    if not rows:
+        hint = f'sotopia-rl-data query {version.ref} "SELECT episode_id FROM episodes"'
+        raise NotFound(f"No episodes of {version.ref} begin with {prefix!r}.", hint)
+    if len(rows) > 1 and rows[0]["episode_id"] != prefix:
+        ids = ", ".join(row["episode_id"] for row in rows[:3])
+        raise NotFound(f"Several episodes of {version.ref} begin with {prefix!r}.", f"name one of them whole: {ids} …")
+    episode = row_episode(rows[0])
     rewards: dict[tuple[str, int], dict[str, Any]] = {}
     if "rewards" in version.manifest.configs:
         identity = episode.episode_id.replace("'", "''")
@@ -197,7 +198,7 @@ def _dialogue(version: Version, wanted: str, as_json: bool) -> None:
 @console.store_option
 @console.json_option
 def stats(ref: str, store: Store, as_json: bool) -> None:
-    """Rows, reward and dimension distributions by split, opinions, what each judge said, failures by reason.
+    """Rows, reward and dimension distributions by split, opinions, each judge's labels, failures by reason.
 
     \b
     Example:
@@ -283,26 +284,26 @@ def diff(a: str, b: str, store: Store, as_json: bool) -> None:
     """
     from sotopia_rl_data.diff import diff as compare
 
-    found = compare(resolve(store, a), resolve(store, b))
+    difference = compare(resolve(store, a), resolve(store, b))
     if as_json:
-        console.emit_json(found.as_dict())
+        console.emit_json(difference.as_dict())
         return
     console.table(
         ["config", "added", "removed", "changed", "same", "changed columns"],
         [
             [config, c.added, c.removed, c.changed, c.same, ", ".join(_columns(c))]
-            for config, c in found.configs.items()
+            for config, c in difference.configs.items()
         ],
-        title=f"{found.a} -> {found.b}",
+        title=f"{difference.a} -> {difference.b}",
     )
-    if found.recipe:
-        leaves = (row for name, (old, new) in found.recipe.items() for row in _leaves(name, old, new))
+    if difference.recipe:
+        leaves = (row for name, (old, new) in difference.recipe.items() for row in _leaves(name, old, new))
         console.table(["recipe", "before", "after"], leaves)
 
 
 def _leaves(name: str, before: Any, after: Any) -> Iterator[list[Any]]:
-    """What differs, key by key: name.key, before, after (None where it is not there)."""
-    if all(one is None or isinstance(one, Mapping) for one in (before, after)) and (before or after):
+    """A row for each key that differs: name.key, before, after (None where the key is absent)."""
+    if all(value is None or isinstance(value, Mapping) for value in (before, after)) and (before or after):
         old, new = before or {}, after or {}
         for key in dict.fromkeys((*old, *new)):
             yield from _leaves(f"{name}.{key}", old.get(key), new.get(key))
@@ -335,12 +336,12 @@ def verify(refs: tuple[str, ...], store: Store, as_json: bool) -> None:
         console.emit_json([result.as_dict() for result in results])
     else:
         console.table(
-            ["version", "files", "bytes", "rows", "is"],
+            ["version", "files", "bytes", "rows", "state"],
             [[r.ref, r.files, r.bytes, r.rows, "whole" if r.ok else "damaged"] for r in results],
         )
         for result in results:
             for problem in result.problems:
                 console.warn(f"{result.ref}: {problem}")
     if not all(result.ok for result in results):
-        console.note("hint: pull the version again, or delete its directory and make it anew")
+        console.note("hint: pull the version again, or delete its directory and make it again")
         click.get_current_context().exit(console.FAILED)

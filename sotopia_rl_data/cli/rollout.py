@@ -1,4 +1,4 @@
-"""The command that plays: rollout."""
+"""rollout: the command that plays episodes."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ _FORMS = (
 )
 @click.option("--pairs", type=int, metavar="N", help="At most N pairs of people for each scenario.  [default: all]")
 @click.option("--swap", is_flag=True, help="Play each scene again with the policies in each other's place.")
-@click.option("--repeat", default=1, show_default=True, metavar="N", help="Play each that often.")
+@click.option("--repeat", default=1, show_default=True, metavar="N", help="Play each scene N times.")
 @click.option("--turns", default=20, show_default=True, help="The turn limit.")
-@click.option("--seed", default=0, show_default=True, help="Another seed draws other answers.")
+@click.option("--seed", default=0, show_default=True, help="A different seed draws different answers.")
 @click.option(
     "--dialect",
     type=click.Choice(["legacy", "0.1.5", "head"]),
@@ -84,19 +84,25 @@ def rollout(out: str, version: str | None, dry_run: bool, store: Store, as_json:
     from sotopia_rl_data.rollouts.run import rollout as run
 
     check_name(out)
-    how = shared_options.ask_options(options)
+    ask_options = shared_options.ask_options(options)
     plan = _plan(options, keys_needed=not dry_run)
     if dry_run:
-        with Ledger(how.ledger_in(store.root)) as kept:
-            judging.dry_run(how, "episode", lambda how: estimate_rollout(plan, kept, how, load(how.prices)), as_json)
+        prices = load(ask_options.prices)
+        with Ledger(ask_options.ledger_in(store.root)) as ledger:
+            judging.dry_run(ask_options, "episode", lambda ask: estimate_rollout(plan, ledger, ask, prices), as_json)
         return
     judging.carry_out(
-        "playing", "episode", how, lambda how: run(store, plan, out, version=version, options=how), _played, as_json
+        "playing",
+        "episode",
+        ask_options,
+        lambda ask: run(store, plan, out, version=version, options=ask),
+        _show_report,
+        as_json,
     )
 
 
 def _plan(options: dict[str, Any], keys_needed: bool) -> RolloutPlan:
-    """What the options say is to be played, by whom and how."""
+    """The plan that the options describe: the scenes, the policies and the rules."""
     from sotopia_rl_data.applications.local_policies import local_player
     from sotopia_rl_data.asking.transport import without_api_keys
     from sotopia_rl_data.rollouts.episode_run import Rules
@@ -136,7 +142,7 @@ def _scorer(best_of: int, reward_model: str | None) -> Any:
     return RewardScorer(reward_model)
 
 
-def _played(report: RolloutReport) -> None:
+def _show_report(report: RolloutReport) -> None:
     from sotopia_rl_data.cli.judging import show_run
 
     counts = [("episodes", report.episodes), ("utterances", report.utterances)]
@@ -156,4 +162,4 @@ def _played(report: RolloutReport) -> None:
         f"sotopia-rl-data export {report.version} --to sotopia -o ./{name.rpartition('/')[2]}",
     )
     if report.abandoned:
-        console.note("hint: run the same command again: only what was not answered is asked")
+        console.note("hint: run the same command again: it asks only for the missing answers")

@@ -1,4 +1,4 @@
-"""The commands by which data comes in from files and goes out to somebody else's format: import, export."""
+"""The commands that read data from files and write it in another program's format: import, export."""
 
 from __future__ import annotations
 
@@ -68,25 +68,25 @@ def import_(
     if as_json:
         console.emit_json(asdict(report) | {"version": report.version.ref, "directory": str(report.version.dir)})
     else:
-        _imported(report)
+        _show_import(report)
     if report.failures:
         click.get_current_context().exit(console.WITH_FAILURES)
 
 
-def _imported(report: ImportReport) -> None:
+def _show_import(report: ImportReport) -> None:
     counts = ("episodes", "utterances", "examples", "attributions", "duplicates", "filtered", "failures")
     rows = [[name, getattr(report, name)] for name in counts if getattr(report, name) or name == "episodes"]
     rows += [[f"dialect {dialect}", n] for dialect, n in report.dialects.items()]
     state = "made" if report.created else "unchanged: the store has this content already"
     console.table(["imported", "count"], rows, title=f"{report.version.ref}  {report.version.digest[:12]}  {state}")
-    for one in report.rejected[:_LISTED]:
-        console.warn(f"{one.source}: {one.reason}")
+    for failure in report.rejected[:_LISTED]:
+        console.warn(f"{failure.source}: {failure.reason}")
     if report.failures > _LISTED:
         console.note(
             f'all {report.failures:,}: sotopia-rl-data query {report.version.ref} "SELECT source, reason FROM failures"'
         )
     for path in report.skipped[:_LISTED]:
-        console.note(f"skipped, holds no known format: {path}")
+        console.note(f"skipped, not of a known format: {path}")
     if report.episodes:
         console.next_commands(
             f"sotopia-rl-data show {report.version.name}",
@@ -137,12 +137,12 @@ def export(ref: str, fmt: str, output: Path, evaluator: str | None, store: Store
     if as_json:
         console.emit_json(asdict(report))
     else:
-        _exported(report)
+        _show_export(report)
     if report.failures:
         click.get_current_context().exit(console.WITH_FAILURES)
 
 
-def _exported(report: ExportReport) -> None:
+def _show_export(report: ExportReport) -> None:
     rows: list[list[object]] = [[name, getattr(report, name)] for name in ("episodes", "environments", "agents")]
     rows.append(["read back equal", report.equal])
     rows += [[f"differs: {field}", count] for field, count in report.differs.items()]

@@ -1,4 +1,4 @@
-"""Commands that say how far labels can be trusted, from the stored rows alone: agreement, report, curate."""
+"""Commands that tell from stored rows how far labels can be trusted: agreement, report, curate."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _dimensions_option(command: console.F) -> console.F:
 
 
 def _dimensions(text: str | None) -> list[str] | None:
-    """Full names of SOTOPIA-EVAL's dimensions, however spelled; other names (a reward's, a rubric's) as they are."""
+    """Full names of SOTOPIA-EVAL's dimensions, from any spelling; other names (of a rubric, a reward) unchanged."""
     from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 
     known = {name.lower(): one.name for one in SOTOPIA_EVAL for name in (one.name, one.short)}
@@ -81,77 +81,77 @@ def agreement(
     from sotopia_rl_data.agreement import agreement as measured
     from sotopia_rl_data.errors import UsageError
 
-    found = measured(
+    result = measured(
         [resolve(store, ref) for ref in dict.fromkeys(refs)],
         dimensions=_dimensions(dimensions),
         of=of,
         resamples=resamples,
         seed=seed,
     )
-    if against is not None and against not in [one.name for one in found.opinions]:
-        names = ", ".join(one.name for one in found.opinions)
-        raise UsageError(f"There is no opinion {against!r}.", f"name one of: {names}")
+    names = [opinion.name for opinion in result.opinions]
+    if against is not None and against not in names:
+        raise UsageError(f"There is no opinion {against!r}.", f"name one of: {', '.join(names)}")
     if plot is not None:
         from sotopia_rl_data.agreement.plot import plot as draw
 
-        draw(found, plot, measure)
+        draw(result, plot, measure)
     if as_json:
-        shown = found.as_dict()
+        fields = result.as_dict()
         if against is not None:
-            shown["pairs"] = [pair for pair in shown["pairs"] if against in (pair["a"], pair["b"])]
-        console.emit_json(shown)
+            fields["pairs"] = [pair for pair in fields["pairs"] if against in (pair["a"], pair["b"])]
+        console.emit_json(fields)
     else:
-        _agreement(found, measure, against)
+        _show_agreement(result, measure, against)
         if plot is not None:
             console.note(f"drawn: {plot}")
 
 
-def _agreement(found: Agreement, measure: str, against: str | None) -> None:
+def _show_agreement(result: Agreement, measure: str, against: str | None) -> None:
     from sotopia_rl_data.agreement import OVERALL
 
-    names = [one.name for one in found.opinions]
+    names = [opinion.name for opinion in result.opinions]
     console.table(
         ["opinion", "labels", "mean", "sd"],
-        [[one.name, one.units, one.mean, one.sd] for one in found.opinions],
-        title=", ".join(found.refs),
+        [[opinion.name, opinion.units, opinion.mean, opinion.sd] for opinion in result.opinions],
+        title=", ".join(result.refs),
     )
     if len(names) > 2 and against is None:
-        rows = [[name, *row] for name, row in zip(names, found.matrix(measure), strict=True)]
+        rows = [[name, *row] for name, row in zip(names, result.matrix(measure), strict=True)]
         console.table([f"{measure}, {OVERALL}", *names], rows)
     console.table(
         ["a", "b", "dimension", "labels", *(_SHORT.get(name, name) for name in _MEASURES)],
         [
             [pair.a, pair.b, pair.dimension, pair.units, *(_figure(pair.figures[name]) for name in _MEASURES)]
-            for pair in found.pairs
+            for pair in result.pairs
             if against is None or against in (pair.a, pair.b)
         ],
     )
     if len(names) > 2:
         console.table(
             ["all opinions together", "labels", "alpha"],
-            [[one.dimension, one.units, _figure(one.alpha)] for one in found.together],
+            [[together.dimension, together.units, _figure(together.alpha)] for together in result.together],
         )
     units = "reward"
-    if found.scale:
+    if result.scale:
         units = "levels"
-    elif any(one.judge for one in found.opinions):
+    elif any(opinion.judge for opinion in result.opinions):
         units = "shares of each scale"
-    if found.ranges:
-        units = f"levels on {', '.join(found.ranges)}, else in {units}"
+    if result.ranges:
+        units = f"levels on {', '.join(result.ranges)}, else in {units}"
     intervals = ""
-    if found.resamples:
-        intervals = f"; in brackets, {found.level:.0%} intervals from {found.resamples:,} draws of episodes"
+    if result.resamples:
+        intervals = f"; in brackets, {result.level:.0%} intervals from {result.resamples:,} draws of episodes"
     console.note(f"difference: a − b, in {units}{intervals}")
 
 
-def _figure(one: Figure) -> str | None:
-    """0.78 [.74 .81]"""
-    if one.value is None:
+def _figure(figure: Figure) -> str | None:
+    """A value with its interval, as 0.78 [.74 .81]."""
+    if figure.value is None:
         return None
-    if one.low is None or one.high is None:
-        return f"{one.value:.3f}"
-    low, high = (f"{limit:.2f}".replace("0.", ".", 1) for limit in (one.low, one.high))
-    return f"{one.value:.2f} [{low} {high}]"
+    if figure.low is None or figure.high is None:
+        return f"{figure.value:.3f}"
+    low, high = (f"{limit:.2f}".replace("0.", ".", 1) for limit in (figure.low, figure.high))
+    return f"{figure.value:.2f} [{low} {high}]"
 
 
 @click.command()
@@ -197,7 +197,7 @@ def curate(
         console.emit_json({"file": str(output), "rows": len(rows), "widest": rows[0].spread if rows else None})
         return
     if not rows:
-        console.note(f"All opinions agree on everything, so {output} has no line but its head.")
+        console.note(f"All opinions agree on everything, so {output} has only its header.")
         return
     console.table(
         ["episode", "agent", "turn", "dimension", "why", "spread"],
@@ -235,8 +235,8 @@ def report(ref: str, output: Path, utterances: int, seed: int, store: Store, as_
     from sotopia_rl_data.report import write_report
 
     version = resolve(store, ref)
-    held = write_report(version, output, utterances=utterances, seed=seed)
+    counts = write_report(version, output, utterances=utterances, seed=seed)
     if as_json:
-        console.emit_json({"file": str(output), "version": version.ref, **held})
+        console.emit_json({"file": str(output), "version": version.ref, **counts})
         return
-    console.table(["report", "holds"], list(held.items()), title=f"{version.ref} -> {output}")
+    console.table(["report", "count"], list(counts.items()), title=f"{version.ref} -> {output}")

@@ -2,8 +2,8 @@
 
     DIR/EpisodeLog/<episode>.json  DIR/EnvironmentProfile/<id>.json  DIR/AgentProfile/<id>.json  DIR/episodes.jsonl
 
-Each record is read back by our own importer before it is written, and what does not come back is counted by field.
-The folder is written beside and renamed: it is there whole, or not at all.
+Each record is read by our own importer before it is written, and differences from the episode are counted by field.
+The folder is written under another name and then renamed: it is there completely or not at all.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from sotopia_rl_data.importers.formats.episode_log import read_episode_log
 from sotopia_rl_data.importers.profiles import GatheredProfiles
 from sotopia_rl_data.query import Dataset
 from sotopia_rl_data.rewards.resolve import choose_evaluator, evaluators
-from sotopia_rl_data.schema import Agent, Episode
+from sotopia_rl_data.schema import Agent, Episode, Turn
 from sotopia_rl_data.store import Version
 
-_LONGEST_NAME = 250  # bytes: what every file system takes, with ".json"
+_LONGEST_NAME = 250  # bytes; with ".json" every file system takes it
 
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """What an export wrote. `equal` episodes come back as they are in the version (but for their `source`); `differs`
-    counts, by field, those that do not. `failures` names what could not be written, and why."""
+    """What an export wrote. `equal` counts the episodes that are read back as they are in the version, except for their
+    `source`; `differs` counts the others, by field. `failures` has the episodes that could not be written, and why."""
 
     version: str
     directory: str
@@ -52,39 +52,40 @@ def export_sotopia(
 ) -> ExportReport:
     """Write every episode of `version` into `directory`, which must not exist or be empty.
 
-    `evaluator` says whose scores are written, where several scored. `progress(1)` is called for each episode. Raises
-    NotFound where there are no episodes, UsageError, StoreError; whatever is raised, `directory` is as it was.
+    `evaluator` names the evaluator whose scores are written, if there are several. `progress(1)` is called for each
+    episode. Raises NotFound where there are no episodes, UsageError, StoreError; after an error `directory` is
+    unchanged.
     """
     dataset = Dataset(version)
     chosen = _evaluator(dataset, evaluator)
-    with _whole(directory) as beside:
-        writing = _ExportFolder(beside, chosen)
+    with _written_beside(directory) as beside:
+        folder = _ExportFolder(beside, chosen)
         with (beside / "episodes.jsonl").open("w", encoding="utf-8") as rows:
             for episode in dataset.episodes():
-                row = writing.add(episode)
+                row = folder.add(episode)
                 if row is not None:
                     rows.write(json.dumps(row) + "\n")
                 if progress is not None:
                     progress(1)
-        if not writing.episodes:
-            reason = writing.failures[0] if writing.failures else "the version has none"
+        if not folder.episodes:
+            reason = folder.failures[0] if folder.failures else "the version has none"
             raise InputError(f"No episode of {version.ref} could be exported: {reason}.", "export another version")
     return ExportReport(
         version=version.ref,
         directory=str(directory),
-        episodes=writing.episodes,
-        environments=len(writing.environments),
-        agents=len(writing.agents),
+        episodes=folder.episodes,
+        environments=len(folder.environments),
+        agents=len(folder.agents),
         evaluator=chosen,
-        equal=writing.equal,
-        differs=dict(writing.differs.most_common()),
-        failures=tuple(writing.failures),
+        equal=folder.equal,
+        differs=dict(folder.differs.most_common()),
+        failures=tuple(folder.failures),
     )
 
 
 @dataclass(slots=True)
 class _ExportFolder:
-    """The folder being written, and what is in it so far."""
+    """The folder that is being written, and what it has so far."""
 
     directory: Path
     evaluator: str
@@ -97,26 +98,26 @@ class _ExportFolder:
     _profiles: GatheredProfiles = field(default_factory=GatheredProfiles)
 
     def add(self, episode: Episode) -> Record | None:
-        """Write one episode's log and the profiles that are new; its export row, or None where it cannot be written."""
+        """Write an episode's log and its new profiles. Returns its export row, or None if it cannot be written."""
         ids = (episode.episode_id, episode.environment_id, *(agent.agent for agent in episode.agents))
-        unusable = next((one for one in ids if not _names_a_file(one)), None)
-        if unusable is not None:
-            self.failures.append(f"{episode.episode_id}: {unusable!r} cannot be the name of a file")
+        unusable = [name for name in ids if not _can_name_file(name)]
+        if unusable:
+            self.failures.append(f"{episode.episode_id}: {unusable[0]!r} cannot be the name of a file")
             return None
         log = episode_log(episode, self.evaluator)
         self._add_profile(self.environments, "EnvironmentProfile", environment_profile(episode))
         for agent in episode.agents:
             self._add_profile(self.agents, "AgentProfile", agent_profile(agent))
         try:
-            again, _ = read_episode_log(json.loads(json.dumps(log)), "", self._profiles)
+            read_back, _ = read_episode_log(json.loads(json.dumps(log)), "", self._profiles)
         except InputError as error:
             self.failures.append(f"{episode.episode_id}: {error.message.rstrip('.')}")
             return None
         self._write("EpisodeLog", episode.episode_id, log)
-        lost = differences(episode, again)
-        self.differs.update(lost)
+        changed = differences(episode, read_back)
+        self.differs.update(changed)
         self.episodes += 1
-        if not lost:
+        if not changed:
             self.equal += 1
         return export_row(episode, log)
 
@@ -127,46 +128,48 @@ class _ExportFolder:
             self._write(folder, profile["pk"], profile)
 
     def _write(self, folder: str, name: str, record: Record) -> None:
-        place = self.directory / folder
-        place.mkdir(exist_ok=True)
-        (place / f"{name}.json").write_text(json.dumps(record), encoding="utf-8")
+        path = self.directory / folder / f"{name}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(record), encoding="utf-8")
 
 
-def differences(episode: Episode, again: Episode) -> list[str]:
-    """The fields in which an episode differs once it was read back: `agents.goal` for one of an agent's fields,
-    `turns.failed` where the turns are the same but for that flag.
+def differences(episode: Episode, read_back: Episode) -> list[str]:
+    """The fields in which an episode differs after it was read back: `agents.goal` for a field of an agent,
+    `turns.failed` where the turns differ only in that flag.
 
-    `source` is left out: it names the format that an episode came in.
+    `source` is not compared: it names the format from which an episode was read.
     """
     compared = [name for name in Episode.__slots__ if name not in ("source", "agents")]
-    changed = [name for name in compared if getattr(episode, name) != getattr(again, name)]
-    unflagged = [[replace(turn, failed=None) for turn in one.turns] for one in (episode, again)]
-    if "turns" in changed and unflagged[0] == unflagged[1]:
+    changed = [name for name in compared if getattr(episode, name) != getattr(read_back, name)]
+    if "turns" in changed and _unflagged(episode) == _unflagged(read_back):
         changed[changed.index("turns")] = "turns.failed"
-    if len(episode.agents) != len(again.agents):
+    if len(episode.agents) != len(read_back.agents):
         return [*changed, "agents"]
-    pairs = list(zip(episode.agents, again.agents, strict=True))
-    return [
-        *changed,
-        *(f"agents.{name}" for name in Agent.__slots__ if any(getattr(a, name) != getattr(b, name) for a, b in pairs)),
-    ]
+    for name in Agent.__slots__:
+        if [getattr(agent, name) for agent in episode.agents] != [getattr(agent, name) for agent in read_back.agents]:
+            changed.append(f"agents.{name}")
+    return changed
+
+
+def _unflagged(episode: Episode) -> list[Turn]:
+    return [replace(turn, failed=None) for turn in episode.turns]
 
 
 def _evaluator(dataset: Dataset, named: str | None) -> str:
-    """Whose scores are written: "" where nobody scored."""
-    dimensions = [one.name for one in SOTOPIA_EVAL]
+    """The evaluator whose scores are written; "" where there are no scores."""
+    dimensions = [dimension.name for dimension in SOTOPIA_EVAL]
     files = [path for paths in dataset.version.files("episodes").values() for path in paths]
     known = evaluators(files, dimensions)
     return choose_evaluator(known, named, dimensions) if known or named else ""
 
 
-def _names_a_file(name: str) -> bool:
+def _can_name_file(name: str) -> bool:
     return bool(name) and name[0] != "." and not set(name) & set("/\\\0") and len(name.encode()) <= _LONGEST_NAME
 
 
 @contextmanager
-def _whole(directory: Path) -> Iterator[Path]:
-    """A folder beside `directory`, which takes its place when the block succeeds and is removed when it fails."""
+def _written_beside(directory: Path) -> Iterator[Path]:
+    """A folder beside `directory`. It takes the place of `directory` if the block succeeds; else it is removed."""
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UsageError(f"{directory} is there already.", "name a folder that does not exist, or an empty one")
     beside = directory.resolve().parent / f".{directory.resolve().name}.{secrets.token_hex(4)}"

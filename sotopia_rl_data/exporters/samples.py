@@ -1,11 +1,11 @@
-"""Makes the two sample files from the scenarios written beside it:
+"""Makes the two sample files from the scenarios in `samples/`:
 
     python -m sotopia_rl_data.exporters.samples
 
-A scenario file holds an environment, a cast of two and some dialogues. Whoever comes first in the cast opens, and the
-two alternate. A plain string is speech, a paragraph break in it a blank line; every other action is written
-`{type: what}`. A score is `number | reason`; a bare 0 stands for nothing worth a remark. Left out on purpose: more
-than two agents and private messages, which the library's export cannot carry.
+A scenario file has an environment, a cast of two and some dialogues. The first of the cast opens, and the two
+alternate. A plain string is speech (a line break in it becomes a blank line); every other action is written
+`{type: text}`. A score is `number | reason`; a bare 0 means that there is nothing to remark. The samples have no more
+than two agents and no private messages, which the library's export cannot express.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _NO_REMARK = {
 
 @dataclass(frozen=True, slots=True)
 class SampleEpisode:
-    """A sample episode, with what only its source says: how it came out, and the name each agent goes by."""
+    """A sample episode, with its outcome and the short name of each agent, which only the scenario file has."""
 
     episode: Episode
     outcome: str
@@ -47,7 +47,8 @@ class SampleEpisode:
 
 
 def read_samples(folder: Path = SCENARIOS) -> Iterator[SampleEpisode]:
-    """Every sample, by file name and then as written. Raises InputError where a scenario breaks the rules above."""
+    """Every sample, in the order of the files and of the dialogues in them. Raises InputError where a scenario breaks
+    the rules above."""
     for file in sorted(folder.glob("*.yaml")):
         scenario = yaml.safe_load(file.read_text(encoding="utf-8"))
         for record in scenario["episodes"]:
@@ -86,19 +87,19 @@ def _sample(scenario: Mapping[str, Any], record: Mapping[str, Any]) -> SampleEpi
 
 
 def _turn(number: int, line: Mapping[str, Any], ids: Mapping[str, str], episode_id: str) -> Turn:
-    ((who, did),) = line.items()
-    if who != list(ids)[number % len(ids)]:
-        raise InputError(f"Turn {number} of {episode_id} is not {who}'s.", "let the two alternate, as in the cast")
-    if isinstance(did, str):
-        return Turn(number, ids[who], "speak", did.replace("\n", "\n\n"))
-    ((action_type, text),) = did.items()
+    ((key, action),) = line.items()
+    if key != list(ids)[number % len(ids)]:
+        raise InputError(f"Turn {number} of {episode_id} is not {key}'s.", "let the two alternate, as in the cast")
+    if isinstance(action, str):
+        return Turn(number, ids[key], "speak", action.replace("\n", "\n\n"))
+    ((action_type, text),) = action.items()
     if action_type not in ACTION_TYPES:
         raise InputError(f"Turn {number} of {episode_id} has the action type {action_type!r}.", f"use {ACTION_TYPES}")
-    return Turn(number, ids[who], action_type, text or "")
+    return Turn(number, ids[key], action_type, text or "")
 
 
 def _scores(record: Mapping[str, Any], ids: Mapping[str, str]) -> tuple[tuple[Score, ...], str]:
-    """The scores of an episode and the evaluator's comments; no score at all where its evaluation failed."""
+    """The scores of an episode and the evaluator's comments; no scores where the evaluation failed."""
     if record.get("evaluation") == "failed":
         return (), "The evaluator gave no answer that could be read.\n"
     scores, comments = [], ""
@@ -125,7 +126,7 @@ def _ending(episode: Episode) -> str:
 
 
 def _observations(episode: Episode, *, strangers: bool) -> Iterator[Observation]:
-    """What each agent was shown before each turn, and after the last one: the scene first, then the turn before."""
+    """What each agent was shown before each turn and after the last: first the scene, then always the turn before."""
     for agent in episode.agents:
         yield Observation(0, agent.agent, _opening(episode, agent, strangers=strangers))
     for turn in episode.turns:
@@ -135,7 +136,7 @@ def _observations(episode: Episode, *, strangers: bool) -> Iterator[Observation]
 
 
 def _opening(episode: Episode, me: Agent, *, strangers: bool) -> str:
-    """What SOTOPIA tells an agent at the start, in our words: its own secret and goal, never the other's."""
+    """What SOTOPIA tells an agent at the start, in our words: its own secret and goal, never the other agent's."""
     (other,) = (a for a in episode.agents if a != me)
     lines = (
         visible(episode.scenario, episode, me.agent, tags=FIELD_TAGS).strip(),
@@ -156,18 +157,18 @@ def _rendered(turn: Turn) -> str:
 def export_row(sample: SampleEpisode) -> dict[str, Any]:
     """The sample as a row of the sotopia library's JSONL export; a failed evaluation is a bare 0.0 for each agent.
 
-    Secrets go under the name that the agent is called by, and the readable column is as lossy as the library's: an
-    action that contains "did nothing" is not in it.
+    A secret has the agent's short name in front. The column for people to read is as lossy as the library's: it leaves
+    out every action that contains "did nothing".
     """
     episode = sample.episode
     row = exported(episode, episode_log(episode, EVALUATOR))
-    told = [
+    paragraphs = [
         f"{episode.agent(turn.agent).name}{' ' if turn.action_type == 'speak' else ': '}{_rendered(turn)}"
         for turn in episode.turns
         if "did nothing" not in _rendered(turn)
     ]
     backgrounds = {one.name: background_and_secret(one, sample.called[one.agent]) for one in episode.agents}
-    return row | {"agents_background": backgrounds, "social_interactions": "\n\n".join(told)}
+    return row | {"agents_background": backgrounds, "social_interactions": "\n\n".join(paragraphs)}
 
 
 def plain_row(sample: SampleEpisode) -> dict[str, Any]:
@@ -186,16 +187,16 @@ def plain_row(sample: SampleEpisode) -> dict[str, Any]:
 
 
 def jsonl(rows: Iterable[Mapping[str, Any]]) -> str:
-    """`rows` as JSON lines."""
+    """`rows` as the text of a JSON lines file."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def main() -> None:
-    """Write both files beside this one."""
-    found = list(read_samples())
-    samples.path("export").write_text(jsonl(map(export_row, found)), encoding="utf-8", newline="\n")
-    samples.path("plain").write_text(jsonl(map(plain_row, found)), encoding="utf-8", newline="\n")
-    print(f"{len(found)} episodes of {len({s.episode.environment_id for s in found})} scenarios")
+    """Write both files into `samples/`."""
+    episodes = list(read_samples())
+    samples.path("export").write_text(jsonl(map(export_row, episodes)), encoding="utf-8", newline="\n")
+    samples.path("plain").write_text(jsonl(map(plain_row, episodes)), encoding="utf-8", newline="\n")
+    print(f"{len(episodes)} episodes of {len({s.episode.environment_id for s in episodes})} scenarios")
 
 
 if __name__ == "__main__":

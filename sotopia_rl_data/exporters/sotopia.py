@@ -1,12 +1,12 @@
-"""An Episode as the sotopia library keeps it: EpisodeLog, the profiles that the log names by id, an export row.
+"""An Episode as the sotopia library stores it: EpisodeLog, the profiles that the log names by id, an export row.
 
-A log's messages are turns: k observations (Environment to each agent), then k actions (each agent to Environment);
-whoever did not act is logged as doing nothing. Observations that the episode carries are written as they are; where it
-carries none (a plain episode) they are what `prompts/view.py` builds from its fields and turns.
+A log's messages are turns: k observations (Environment to each agent), then k actions (each agent to Environment). An
+agent that did not act is logged as doing nothing. An episode's own observations are written as they are; for a plain
+episode, which has none, `prompts/view.py` builds them from its fields and turns.
 
-Missing scores are written as the library writes an evaluator's failure, a bare 0.0 for the agent, which every reader
-here takes for missing. What its shape has no room for (a failed generation's flag, a second evaluator, a relationship
-that is none of its six) stays behind; `run.py` counts what does.
+Missing scores are written as the library writes an evaluator's failure: a bare 0.0 for the agent, which all our readers
+take for missing. What the log has no place for (the flag of a failed generation, a second evaluator, a relationship
+that is not one of the library's six) is left out, and `run.py` counts it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RawMessage = tuple[str, str, str]
 
 
 def episode_log(episode: Episode, evaluator: str) -> Record:
-    """An EpisodeLog record, with the scores that `evaluator` gave ("": none)."""
+    """An EpisodeLog record, with the scores of `evaluator` ("": none)."""
     log: Record = {
         "pk": episode.episode_id,
         "environment": episode.environment_id,
@@ -37,11 +37,13 @@ def episode_log(episode: Episode, evaluator: str) -> Record:
         "rewards": [_reward(episode, agent.agent, evaluator) for agent in episode.agents],
         "rewards_prompt": "",
     }
-    return log | {"agent_classes": []} if episode.dialect == "head" else log
+    if episode.dialect == "head":
+        log["agent_classes"] = []
+    return log
 
 
 def export_row(episode: Episode, log: Record) -> Record:
-    """The row that `episodes_to_jsonl` would make of `log`."""
+    """The row that the library's `episodes_to_jsonl` would make of `log`."""
     return {
         "episode_id": log["pk"],
         "environment_id": log["environment"],
@@ -64,7 +66,7 @@ def export_row(episode: Episode, log: Record) -> Record:
 
 
 def environment_profile(episode: Episode) -> Record:
-    """An EnvironmentProfile record; the relationship only where it is one of the library's six."""
+    """An EnvironmentProfile record; with the relationship if it is one of the library's six."""
     profile: Record = {
         "pk": episode.environment_id,
         "codename": episode.codename,
@@ -78,7 +80,7 @@ def environment_profile(episode: Episode) -> Record:
 
 
 def agent_profile(agent: Agent) -> Record:
-    """An AgentProfile record. An episode has a person's background as one text, which is its `public_info`."""
+    """An AgentProfile record. The agent's background, one text in an episode, is its `public_info`."""
     first, _, last = agent.name.rpartition(" ")
     return {
         "pk": agent.agent,
@@ -90,7 +92,7 @@ def agent_profile(agent: Agent) -> Record:
 
 
 def raw_messages(episode: Episode) -> list[list[RawMessage]]:
-    """Turns of (sender, receiver, text). Agents are named as in `episode.agents`, in speaking order."""
+    """The turns, each a list of (sender, receiver, text). Agents have their names, in speaking order."""
     shown = [_shown(episode, agent.agent) for agent in episode.agents]
     acted = {(turn.turn, turn.agent): turn for turn in episode.turns}
     first = min((turn.turn for turn in episode.turns), default=0)
@@ -113,7 +115,7 @@ def raw_messages(episode: Episode) -> list[list[RawMessage]]:
 
 
 def background_and_secret(agent: Agent, called: str) -> str:
-    """The background with the secret behind it, as the export has them; `called` is the name the secret goes under."""
+    """The background followed by the secret, as the export has them; `called` is the name in front of the secret."""
     return f"{agent.background} {called}'s secrets: {agent.secret}".strip() if agent.secret else agent.background
 
 
@@ -129,16 +131,16 @@ def _shown(episode: Episode, agent: str) -> dict[int, str]:
 
 
 def _action_text(turn: Turn | None, episode: Episode) -> str:
-    """An action as the library renders it; None is somebody who did not act. `head` puts a space in front."""
+    """An action as the library renders it (with a space in front for `head`). None: the agent did not act."""
     action = LoggedAction("none")
     if turn is not None:
         names = {agent.agent: agent.name for agent in episode.agents}
-        action = LoggedAction(turn.action_type, turn.text, tuple(names[one] for one in turn.to))
+        action = LoggedAction(turn.action_type, turn.text, tuple(names[recipient] for recipient in turn.to))
     return render_action(action, spaced=episode.dialect == "head")
 
 
 def _interactions(episode: Episode) -> str:
-    """What everybody could notice, one action a paragraph: the export's `social_interactions`, for people to read."""
+    """The public actions, one in each paragraph: the export's `social_interactions`, for people to read."""
     names = {agent.agent: agent.name for agent in episode.agents}
     paragraphs = [
         f"{names[turn.agent]}{' ' if turn.action_type == 'speak' else ': '}{_action_text(turn, episode).strip()}"
@@ -149,7 +151,7 @@ def _interactions(episode: Episode) -> str:
 
 
 def _models(episode: Episode, evaluator: str) -> list[str]:
-    """[evaluator, first agent's, second agent's …]"""
+    """[evaluator, first agent's model, second agent's model …]"""
     if len(episode.models) == len(episode.agents) + 1:
         return [evaluator or episode.models[0], *episode.models[1:]]
     return [evaluator or UNNAMED, *(agent.model or UNNAMED for agent in episode.agents)]

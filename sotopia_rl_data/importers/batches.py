@@ -28,8 +28,7 @@ from sotopia_rl_data.importers.formats.annotated import JUDGE
 from sotopia_rl_data.importers.formats.annotated import SOURCE as ANNOTATED
 from sotopia_rl_data.importers.formats.format import Item, TrainingRow
 from sotopia_rl_data.importers.record import Record
-from sotopia_rl_data.schema import Attribution, Episode, Failure
-from sotopia_rl_data.splits import environment_of, split_of
+from sotopia_rl_data.schema import Attribution, Episode, Failure, environment_of, split_of
 from sotopia_rl_data.store.stage import Stage
 
 BATCH = 128

@@ -37,8 +37,7 @@ from sotopia_rl_data.rollouts.episode_run import EpisodeRun, EpisodeSpec, Rules,
 from sotopia_rl_data.rollouts.plan import RolloutPlan
 from sotopia_rl_data.rollouts.policies import Local, Player, Policy, is_model, player
 from sotopia_rl_data.rollouts.scene import Scene
-from sotopia_rl_data.schema import Attribution
-from sotopia_rl_data.splits import split_of
+from sotopia_rl_data.schema import Attribution, split_of
 from sotopia_rl_data.store import Store, versions
 from sotopia_rl_data.store.stage import Stage
 

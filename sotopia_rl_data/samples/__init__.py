@@ -1,7 +1,7 @@
-"""The bundled samples: short dialogues written for this project, so that every command has something to work on.
+"""The bundled samples: short dialogues written for this project, so that every command has data to work on.
 
-The same episodes lie here twice, as an export of the sotopia library and in the plain format. Both are made from
-`scenarios/*.yaml` by `exporters/samples.py`; README.md says who is in them.
+The same episodes are here twice, as an export of the sotopia library and in the plain format. `exporters/samples.py`
+makes both files from `scenarios/*.yaml`. README.md describes the scenarios.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from sotopia_rl_data.errors import UsageError
 
 Format = Literal["export", "plain"]
 SCENARIOS = Path(str(files(__name__) / "scenarios"))
-"""The folder of the scenarios that everything here is made from."""
+"""The folder of the scenarios from which the samples are made."""
 _FILES = {"export": "episodes.jsonl", "plain": "episodes.plain.jsonl"}
 
 
 def path(format: Format = "export") -> Path:
-    """The file that holds the samples as an export of the sotopia library, or in the plain format.
+    """The file of the samples as an export of the sotopia library, or in the plain format.
 
     Raises UsageError for any other format.
     """

@@ -29,8 +29,7 @@ from sotopia_rl_data.importers.formats.format import Format, Located
 from sotopia_rl_data.importers.messages import parse_action
 from sotopia_rl_data.importers.record import UNNAMED, Record, finite, identifier, kind, mapping, text
 from sotopia_rl_data.importers.scores import check_score
-from sotopia_rl_data.schema import Agent, Attribution, Episode, Failure, Score, Turn
-from sotopia_rl_data.splits import environment_of
+from sotopia_rl_data.schema import Agent, Attribution, Episode, Failure, Score, Turn, environment_of
 
 SOURCE = "sotopia-rl-annotated"
 JUDGE = "sotopia-rl"

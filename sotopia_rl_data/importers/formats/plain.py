@@ -28,8 +28,7 @@ from sotopia_rl_data.importers.record import (
     unique,
 )
 from sotopia_rl_data.importers.scores import LoggedScores, RefusedScore
-from sotopia_rl_data.schema import ACTION_TYPES, Agent, Episode, Observation, Score, Turn
-from sotopia_rl_data.splits import environment_of
+from sotopia_rl_data.schema import ACTION_TYPES, Agent, Episode, Observation, Score, Turn, environment_of
 
 DIALECTS = ("plain", "legacy", "0.1.5", "head")
 _NOUNS = (Episode, Agent, Turn, Score, Observation)
