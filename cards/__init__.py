@@ -1,14 +1,13 @@
-"""Cards: what a version or a model is, in Markdown, made from records alone. Records in, text and pictures out.
+"""Cards: what a version or a model is, in Markdown and pictures, made from its records alone.
 
     dataset.py     the dataset card
-    numbers.py     a version in figures: distributions, correlations, agreement
-    plots.py       figures as pictures (matplotlib, imported when one is drawn)
+    numbers.py     a version in figures and pictures: distributions, correlations, agreement
     provenance.py  where a version comes from, as its manifest says
-    model.py       the model card, from a run's record; a run's metrics beside their intervals and baselines
+    model.py       the model card, from a run's record; each metric beside its interval and its baselines
     markdown.py    the pieces of Markdown that cards are made of
     templates/     the wording
 
-How a card is laid over what people wrote is `sotopia_rl_data/store/readme.py`'s; publishing is `sotopia_rl_data/hub`'s.
+Left out: laying a card over what people wrote (`sotopia_rl_data/store/readme.py`) and publishing (`hub/`).
 """
 
 if __name__ != "sotopia_rl_data.cards":  # imported by its bare name: a second copy of all classes

@@ -1,7 +1,7 @@
 """The dataset card: a version's manifest and figures in, a Card out.
 
-Nothing here is asked for or guessed: what the manifest and the rows do not say is left out, and the licence is
-`unknown` until a person writes it. No date and no commit of the code is in it, so the same version has the same card.
+Nothing is guessed: what the manifest and the rows do not say is left out, and the licence is `unknown` until a person
+writes it. The card holds no date and no commit of the code, so the same version has the same card.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from sotopia_rl_data.cards.markdown import TEMPLATES, code, count, fill, plain, table
-from sotopia_rl_data.cards.numbers import Numbers, numbers
+from sotopia_rl_data.cards.numbers import Numbers, draw_correlations, draw_distributions, numbers
 from sotopia_rl_data.cards.provenance import provenance
 from sotopia_rl_data.hub.leaks import without_paths
 from sotopia_rl_data.schema import Manifest
@@ -29,16 +29,14 @@ _TAGS = ("sotopia", "sotopia-rl", "social-intelligence", "dialogue", "credit-ass
 
 def dataset_card(version: Version, repo: str | None = None) -> Card:
     """The card of `version`, as the dataset `repo` (None: its own name). Reads all of its rows."""
-    from sotopia_rl_data.cards import plots
-
     figures = numbers(version)
     manifest = replace(version.manifest, provenance=without_paths(dict(version.manifest.provenance)))
     name = repo or manifest.name
     pictures = {}
     if figures.histograms:
-        pictures[REWARDS_PICTURE] = plots.distributions(figures.histograms)
+        pictures[REWARDS_PICTURE] = draw_distributions(figures.histograms)
     if figures.correlations:
-        pictures[CORRELATIONS_PICTURE] = plots.correlations(figures.correlations)
+        pictures[CORRELATIONS_PICTURE] = draw_correlations(figures.correlations)
     words = name.rpartition("/")[2].replace("-", " ").replace("_", " ").strip()
     title = words[:1].upper() + words[1:]
     return Card(
@@ -53,7 +51,7 @@ def dataset_card(version: Version, repo: str | None = None) -> Card:
 
 
 def _front(manifest: Manifest, title: str) -> dict[str, Any]:
-    """The front matter that a new README begins with, and that is a person's from then on."""
+    """The front matter that a new README begins with. From then on people edit it, and cards leave it alone."""
     judged = bool(manifest.provenance.get("judges"))
     rewards = "rewards" in manifest.configs
     return {
@@ -68,8 +66,8 @@ def _front(manifest: Manifest, title: str) -> dict[str, Any]:
 
 
 def _summary(manifest: Manifest, figures: Numbers) -> str:
-    held = figures.stats.episodes
-    dialogues = count(held["episodes"], "social dialogue") if held else ""
+    counts = figures.stats.episodes
+    dialogues = count(counts["episodes"], "social dialogue") if counts else ""
     if "rewards" not in manifest.configs:
         return f"{dialogues} between agents with goals of their own, each with what every agent saw and did."
     if "rollout" in manifest.recipe:
@@ -77,7 +75,7 @@ def _summary(manifest: Manifest, figures: Numbers) -> str:
             f"{dialogues} from self-play between agents with goals of their own, and for each of their utterances the "
             "prompt and the completion as they were served. Nothing has rewarded them yet."
         )
-    if not held:
+    if not counts:
         return "Prompts and completions from social dialogues, each with a reward."
     if "rubric" in manifest.provenance:
         what = f"what a judge finds of it by the rubric {code(manifest.provenance['rubric']['name'])}"
@@ -92,9 +90,10 @@ def _block(manifest: Manifest, figures: Numbers, name: str, title: str) -> str:
     configs = readme.data_files(manifest.configs)
     default = next(one["config_name"] for one in configs if one.get("default"))
     pinned, split = f"datasets/{name}@{manifest.version}", next(iter(manifest.configs[default]))
-    turns = default == "rewards" and "turn" in manifest.columns["rewards"]
-    query = ["SELECT turn, avg(reward)" if turns else "SELECT count(*)"]
-    query += [f"FROM 'hf://{pinned}/{default}/{split}-*.parquet'", *(["GROUP BY turn ORDER BY turn"] if turns else [])]
+    source = f"FROM 'hf://{pinned}/{default}/{split}-*.parquet'"
+    query = ["SELECT count(*)", source]
+    if default == "rewards" and "turn" in manifest.columns["rewards"]:
+        query = ["SELECT turn, avg(reward)", source, "GROUP BY turn ORDER BY turn"]
     lines = [f'{default} = load_dataset("{name}", revision="{manifest.version}")']
     lines += [
         f'{one["config_name"]} = load_dataset("{name}", "{one["config_name"]}", revision="{manifest.version}")'
@@ -130,19 +129,25 @@ def _block(manifest: Manifest, figures: Numbers, name: str, title: str) -> str:
 def _configs(manifest: Manifest, default: str) -> Iterator[str]:
     wording = yaml.safe_load((TEMPLATES / "dataset/configs.yaml").read_text("utf-8"))
     weights = manifest.recipe.get("rewards", {}).get("weights", {})
-    weighted = " (the weighted mean of " + ", ".join(plain(d) for d, w in weights.items() if w) + ")" if weights else ""
+    weighted = ""
+    if weights:
+        weighted = f" (the weighted mean of {', '.join(plain(name) for name, weight in weights.items() if weight)})"
     for config, splits in manifest.configs.items():
         about = "examples" if config == "rewards" and "episode_id" not in manifest.columns["rewards"] else config
-        note = " (default)" if config == default else "" if any(s.rows for s in splits.values()) else " (empty)"
+        note = ""
+        if config == default:
+            note = " (default)"
+        elif not any(part.rows for part in splits.values()):
+            note = " (empty)"
         yield f"- **`{config}`**{note}: {wording[about].replace('{weighted}', weighted)}"
 
 
 def _statistics(figures: Numbers) -> Iterator[str]:
-    held = figures.stats.episodes
-    if held:
+    counts = figures.stats.episodes
+    if counts:
         yield (
-            f"{count(held['episodes'], 'episode')} in {count(held['environments'], 'environment')}, "
-            f"{count(held['utterances'], 'utterance')}, {count(held['scores'], 'episode score')}."
+            f"{count(counts['episodes'], 'episode')} in {count(counts['environments'], 'environment')}, "
+            f"{count(counts['utterances'], 'utterance')}, {count(counts['scores'], 'episode score')}."
         )
     shown = {c: of["all"] for c, of in figures.stats.columns.items() if not c.startswith("norm_") and c != "spread"}
     if shown:
@@ -176,12 +181,12 @@ def _agreement(figures: Numbers) -> str:
 
 
 def _limits(manifest: Manifest, figures: Numbers) -> Iterator[str]:
-    """What is weak about this very version, from its own numbers."""
+    """What is weak about this version, as its own numbers show."""
     reward = figures.stats.columns.get("reward", {}).get("all")
     if reward is not None and reward.nulls:
-        whole = reward.count + reward.nulls
-        share = f"{reward.nulls / whole:.1%}"
-        yield f"{count(reward.nulls, 'utterance')} of {whole:,} ({share}) have no reward: NULL, not zero."
+        total = reward.count + reward.nulls
+        share = f"{reward.nulls / total:.1%}"
+        yield f"{count(reward.nulls, 'utterance')} of {total:,} ({share}) have no reward: NULL, not zero."
     judges = manifest.provenance.get("judges", [])
     for remark in (one["remark"].replace("`", "") for one in judges if one.get("remark")):
         yield f"{plain(remark[:1].upper() + remark[1:])}."
@@ -190,9 +195,9 @@ def _limits(manifest: Manifest, figures: Numbers) -> Iterator[str]:
     rewards = manifest.provenance.get("rewards")
     for warning in rewards.get("warnings", []) if isinstance(rewards, dict) else []:
         yield plain(warning)
-    held = figures.stats.episodes
-    if held and held["environments"] < _FEW_ENVIRONMENTS:
-        yield f"Only {count(held['environments'], 'environment')}: what holds here need not hold in other situations."
+    counts = figures.stats.episodes
+    if counts and counts["environments"] < _FEW_ENVIRONMENTS:
+        yield f"Only {count(counts['environments'], 'environment')}: what holds here need not hold in other situations."
     if figures.stats.failures:
         total = sum(figures.stats.failures.values())
         yield f"{count(total, 'thing')} could not be imported or labelled; `failures` names each with its reason."

@@ -13,7 +13,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
-    """The template with its $names filled in; empty paragraphs that this leaves are closed up."""
+    """The template with its $names filled in, and without the blank lines that empty values leave behind."""
     text = Template((TEMPLATES / template).read_text("utf-8")).substitute(values)
     lines: list[str] = []
     fenced = False
@@ -26,7 +26,7 @@ def fill(template: str, values: Mapping[str, str]) -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table; columns that hold only numbers align right, a missing value is a dash."""
+    """A table; columns that hold only numbers are aligned right, a missing value is a dash."""
     body = [list(row) for row in rows]
     numbers = [all(row[i] is None or isinstance(row[i], (int, float)) for row in body) for i in range(len(columns))]
     rule = ["---:" if number else "---" for number in numbers]
@@ -35,26 +35,26 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 class Markdown(str):
-    """Text that is Markdown already, and safe in a table: what `plain` and `code` give."""
+    """Text that is Markdown already and safe in a table, as `plain` and `code` return it."""
 
     __slots__ = ()
 
 
 def cell(value: Any) -> str:
-    """One value in a table, as on the screen; other people's text made plain."""
+    """One value in a table, as on the screen; text is escaped."""
     if isinstance(value, Markdown):
         return value
     return plain(value) if isinstance(value, str) else display.cell(value)
 
 
 def plain(text: str) -> Markdown:
-    """Text of somebody else's that cannot become markup or break a table."""
+    """Foreign text, escaped so that it cannot become markup or break a table."""
     one_line = display.printable(" ".join(text.split()))
     return Markdown("".join(f"\\{c}" if c in "\\|`*_<>[]$" else c for c in one_line))
 
 
 def code(text: str) -> Markdown:
-    """Text of somebody else's as code."""
+    """Foreign text as inline code."""
     return Markdown("`" + display.printable(" ".join(text.split())).replace("`", "'").replace("|", "¦") + "`")
 
 

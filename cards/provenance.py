@@ -13,7 +13,7 @@ _FITTED = ("low", "high", "mean", "deviation", "count")
 
 
 def provenance(manifest: Manifest) -> str:
-    """Parents, sources, judges, wording, rewards, what failed: what is known of each, and nothing where nothing is."""
+    """Parents, sources, judges, wording, rewards, failures: each where the manifest knows it."""
     known, recipe = manifest.provenance, manifest.recipe
     facts = [
         *_origin(known),
@@ -43,14 +43,14 @@ def _origin(known: Mapping[str, Any]) -> Iterator[str]:
             f"({count(source['bytes'], 'byte')}): {names}{more}."
         )
     if known.get("where"):
-        yield f"Of these, what fulfils {code(known['where'])}."
+        yield f"Only those that satisfy {code(known['where'])}."
     if known.get("dialects"):
-        said = ", ".join(f"{plain(name)} ({number:,})" for name, number in known["dialects"].items())
-        yield f"Message dialects: {said}."
+        dialects = ", ".join(f"{plain(name)} ({number:,})" for name, number in known["dialects"].items())
+        yield f"Message dialects: {dialects}."
 
 
 def _rollout(played: Mapping[str, Any] | None, known: Mapping[str, Any]) -> Iterator[str]:
-    """Who played whom, by which rules, and how it ended."""
+    """Which policies played each other, by which rules, and how episodes ended."""
     if not played:
         return
     a, b = (f"{code(one['model'])}{_sampled(one)}" for one in (played["a"], played["b"]))
@@ -67,17 +67,17 @@ def _rollout(played: Mapping[str, Any] | None, known: Mapping[str, Any]) -> Iter
         yield "Why episodes ended: " + ", ".join(f"{plain(why)} ({n:,})" for why, n in known["ended"].items()) + "."
 
 
-def _sampled(one: Mapping[str, Any]) -> str:
-    """At which temperature a policy was sampled, where it was told one."""
-    warm = one["sampling"].get("temperature")
-    return "" if warm is None else f" at temperature {warm:g}"
+def _sampled(policy: Mapping[str, Any]) -> str:
+    """The temperature that a policy was sampled at, where one was set."""
+    temperature = policy["sampling"].get("temperature")
+    return "" if temperature is None else f" at temperature {temperature:g}"
 
 
 def _labels(labels: Mapping[str, Any] | None, recipe: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
     if not labels:
         return
     dimensions = ", ".join(plain(d) for d in labels.get("dimensions", []))
-    asked = ""
+    wording = ""
     if labels.get("judges"):
         levels = ""
         if "scale" in recipe and "rubric" not in known:
@@ -85,9 +85,9 @@ def _labels(labels: Mapping[str, Any] | None, recipe: Mapping[str, Any], known: 
             levels = f", {'importance in levels' if multiplies else 'levels'} 0 to {recipe['scale']}"
         samples = labels.get("samples", 1)
         often = f", {samples} times" if samples > 1 else ""
-        asked = f", asked {plain(labels.get('ask', ''))}{often}{levels}"
+        wording = f", asked {plain(labels.get('ask', ''))}{often}{levels}"
     schema = f"{code(labels['schema'])} version {labels.get('schema_version', 1)}"
-    yield f"Attribution schema {schema} on {dimensions}{asked}."
+    yield f"Attribution schema {schema} on {dimensions}{wording}."
     for one in known.get("rubric", {}).get("dimensions", ()):
         low, high = one["ends"] or (0, recipe["scale"])
         yield f"{code(one['name'])}, {low} to {high}: {plain(one['description'])}"
@@ -102,7 +102,8 @@ def _prompts(recipe: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(layout, Mapping):
         template, sha256 = layout.get("template"), layout.get("sha256")
         by = f" by the template {code(template)}" if template else ""
-        yield f"Prompts: layout {code(layout['layout'])}{by}{f', SHA-256 {code(sha256)}' if sha256 else ''}."
+        digest = f", SHA-256 {code(sha256)}" if sha256 else ""
+        yield f"Prompts: layout {code(layout['layout'])}{by}{digest}."
 
 
 def _rewards(recipe: Mapping[str, Any]) -> Iterator[str]:
@@ -117,8 +118,8 @@ def _rewards(recipe: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _remarks(known: Mapping[str, Any]) -> Iterator[str]:
-    """What a judge says of itself (that it is a baseline, for instance), the verdict of a bias audit in the auditor's
-    own sentence, and where every call is kept."""
+    """The judges' remarks (that one is a baseline, for instance), the verdict of a bias audit, and where every call is
+    kept."""
     for one in known.get("judges", []):
         if one.get("remark"):
             yield f"{plain(one['remark'][:1].upper() + one['remark'][1:])}."
@@ -134,7 +135,7 @@ def _tables(manifest: Manifest) -> Iterator[str]:
     if known.get("judges"):
         yield table(
             ["judge", "calls", "models that answered", "tokens in", "cached", "tokens out", "cost"],
-            [_judge(one) for one in known["judges"]],
+            [_judge(judge) for judge in known["judges"]],
         )
     rewards = known.get("rewards", {})
     fitted: Mapping[str, Mapping[str, Any]] = rewards.get("statistics", {}) if isinstance(rewards, Mapping) else {}
@@ -152,13 +153,13 @@ def _tables(manifest: Manifest) -> Iterator[str]:
         yield table(["what has no label", "how often"], listed[:_REASONS])
 
 
-def _judge(one: Mapping[str, Any]) -> list[Any]:
-    usage = one.get("usage") or {}
-    models = ", ".join(f"{name} ({number:,})" for name, number in one.get("returned_models", {}).items())
-    cost = one.get("cost_usd")
+def _judge(judge: Mapping[str, Any]) -> list[Any]:
+    usage = judge.get("usage") or {}
+    models = ", ".join(f"{name} ({number:,})" for name, number in judge.get("returned_models", {}).items())
+    cost = judge.get("cost_usd")
     return [
-        one["judge"],
-        one.get("calls"),
+        judge["judge"],
+        judge.get("calls"),
         models or None,
         usage.get("input"),
         usage.get("cached"),

@@ -21,9 +21,9 @@ from sotopia_rl_data.schema import Episode, Measure, Message
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One number that a question asks for: how much `turn` of `agent` mattered for `dimension`, or how things stand
-    after it (goal-progress) or without it (leave-one-out). Turn -1 is a baseline: before the first turn, or with all
-    of them."""
+    """One number that a question asks for: how much `turn` of `agent` mattered for `dimension`; or how things stand
+    after this turn (goal-progress), or without it (leave-one-out). Turn -1 is the baseline: before the first turn, or
+    with all turns."""
 
     agent: str
     turn: int
@@ -32,10 +32,11 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What one call asks: in `messages` the constant parts first (rubric, then episode), what varies last.
+    """What one call asks. In `messages` the constant parts come first (rubric, then episode), what varies comes last.
 
-    `slots` maps every key of the answer to the one number it stands for: keys are enumerated by us, never names.
-    `path` of a nested answer is the tuple of object keys that leads to the number. `measure` says what kind it is.
+    `slots` says for each path into the answer which number stands there. A path is the tuple of object keys that leads
+    to the number; keys are enumerated here, such as agent_1, and are never people's names. `measure` is the kind of
+    number. The first `cache_until` messages are worth caching.
     """
 
     schema: str
@@ -49,19 +50,14 @@ class Question:
 
 
 class Judge(Protocol):
-    """Who answers. `id` names it in the `judge` column.
+    """Answers questions. `id` stands in the `judge` column.
 
-    `answer` returns the text (or a Reply, where tokens and the returned model id are known). It may carry
+    `answer` returns the text (or a Reply, where tokens and the returned model id are known). A judge may also have
     `target: Target` (what determines its answers, for the ledger's key; default: its id, with the hash of its file
     where it was named by a path), `concurrency: int` (default 1 for plug-ins), `remark: str` (what readers of its
-    labels must know), and `close()`.
+    labels must know), `paid = False` (asking it costs nothing), and `close()`.
     """
 
     id: str
 
     async def answer(self, question: Question) -> str | Reply: ...
-
-
-def is_paid(judge: Judge) -> bool:
-    """Whether asking the judge costs anything: one that replays a ledger says `paid = False`."""
-    return bool(getattr(judge, "paid", True))

@@ -1,8 +1,8 @@
 """What judges will be asked: the schema's questions about every episode, for each judge and sample.
 
-A plan is pure: the same episodes and the same plan give the same requests in the same order, however often they are
-made. They are made once to count, once to ask, and once to read the ledger. What can be wrong with one is
-found before anything is asked or written (`prepare`).
+A plan is pure: the same episodes and the same plan always give the same requests in the same order. So they are made
+three times rather than kept: to count, to ask, and to read the ledger. Whatever can be wrong with a plan is found
+before anything is asked or written (`prepare`).
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from sotopia_rl_data.labelers.schemas import Schema, own_dimensions
 from sotopia_rl_data.labelers.schemas import schema as find_schema
 from sotopia_rl_data.labelers.schemas.phrasing import Packing
 from sotopia_rl_data.labelers.schemas.rubric import Rubric
-from sotopia_rl_data.labelers.selection import Selection, read_selection
-from sotopia_rl_data.labelers.source import episodes_version
+from sotopia_rl_data.labelers.selection import Selection, episodes_version, read_selection
 from sotopia_rl_data.rewards import Recipe
 from sotopia_rl_data.rewards import preset as find_preset
 from sotopia_rl_data.schema import Episode
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
 Files = Mapping[str, Sequence[Path]]
 
-_UNREAD = ("observations", "reasoning")  # what no schema asks about; observations are most of an episode's bytes
+_UNREAD = ("observations", "reasoning")  # no schema asks about these; observations are most of an episode's bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +50,12 @@ class LabelPlan:
     only: Selection | None = None
 
     def questions(self, episode: Episode) -> list[Question]:
-        """The questions about an episode, whoever is asked."""
+        """The questions about an episode: the same for every judge."""
         all_ = self.schema.questions(episode, self.dimensions, self.evaluator, self.packing, self.scale)
         return [question for question in all_ if self.only is None or self.only.wants(question)]
 
     def requests(self, episodes: Iterable[Episode], judge: Judge) -> Iterator[JudgeRequest]:
-        """Every request to `judge`, episode after episode: those that share a prefix follow each other."""
+        """Every request to `judge`, episode after episode, so that requests that share a prefix follow each other."""
         target = target_of(judge)
         for episode in episodes:
             for question in self._worth_caching(self.questions(episode)):
@@ -64,25 +63,28 @@ class LabelPlan:
                     yield request_of(question, target, sample)
 
     def units(self, episode: Episode) -> list[tuple[str, int]]:
-        """(agent, turn) of what ends in labels or in failures: utterances; or, where a schema judges an `episode` as a
-        whole, each agent at turn -1."""
+        """(agent, turn) of everything that gets labels or failures: each utterance; or, where a schema judges an
+        `episode` as a whole, each agent with turn -1."""
         if getattr(self.schema, "of", "utterance") == "episode":
-            return [(one.agent, -1) for one in episode.agents]
+            return [(agent.agent, -1) for agent in episode.agents]
         return [(turn.agent, turn.turn) for turn in episode.turns]
 
     def _worth_caching(self, questions: Sequence[Question]) -> list[Question]:
-        """The same questions; one whose prefix no other shares has nothing but the task cached, which other episodes
-        share: writing to a cache costs extra at Anthropic."""
-        together = Counter(map(_prefix, questions))
-        return [
-            question
-            if self.samples > 1 or together[_prefix(question)] > 1
-            else replace(question, cache_until=min(question.cache_until, 1))
-            for question in questions
-        ]
+        """The same questions. Where no other call shares a question's prefix, only the task is cached, which other
+        episodes share: writing to the cache costs extra at Anthropic."""
+        if self.samples > 1:
+            return list(questions)
+        sharing = Counter(map(_prefix, questions))
+        marked = []
+        for question in questions:
+            if sharing[_prefix(question)] == 1:
+                question = replace(question, cache_until=min(question.cache_until, 1))
+            marked.append(question)
+        return marked
 
     def read(self, question: Question, text: str) -> dict[Slot, float]:
-        """The number of every slot. Raises BadAnswer, also where a schema gives too few or what is out of range."""
+        """The number of every slot. Raises BadAnswer, also where the schema gives too few numbers or one out of
+        range."""
         values = self.schema.read(question, text)
         for slot in question.slots.values():
             low, high = self.schema.bounds(self.scale, slot.dimension)
@@ -92,36 +94,37 @@ class LabelPlan:
         return values
 
     def reasons(self, question: Question, text: str) -> dict[Slot, str]:
-        """Why, in the judge's words, for the slots whose schema asks for that. `text` is one that `read` takes."""
-        told = getattr(self.schema, "reasons", None)
-        return {} if told is None else dict(told(question, text))
+        """The judge's reasons, where the schema asks for them. `text` is one that `read` accepts."""
+        reasons = getattr(self.schema, "reasons", None)
+        return {} if reasons is None else dict(reasons(question, text))
 
     @property
     def needs_score(self) -> bool:
-        """Whether a label means nothing where the episode's score is missing."""
+        """Whether labels mean nothing without the episode's score."""
         return getattr(self.schema, "needs_score", True)
 
     @property
     def rubric(self) -> Rubric | None:
-        """The rubric that is asked by, where there is one."""
-        found = getattr(self.schema, "rubric", None)
-        return found if isinstance(found, Rubric) else None
+        """The rubric that the schema asks by, if any."""
+        rubric = getattr(self.schema, "rubric", None)
+        return rubric if isinstance(rubric, Rubric) else None
 
     def recipe(self) -> dict[str, Any]:
-        """What of the plan determines the rows: for the manifest's recipe. URLs are not in it."""
-        made: dict[str, Any] = {
+        """The part of the plan that determines the rows, for the manifest's recipe. It holds no URLs."""
+        recipe: dict[str, Any] = {
             "schema": self.schema.id,
             "schema_version": self.schema.version,
             "dimensions": list(self.dimensions),
             "evaluator": self.evaluator,
         }
         if self.judges:
-            made |= {"ask": self.packing, "samples": self.samples, "judges": [_who(judge) for judge in self.judges]}
+            judges = [_judge_recipe(judge) for judge in self.judges]
+            recipe |= {"ask": self.packing, "samples": self.samples, "judges": judges}
         if self.rubric is not None:
-            made["rubric_sha256"] = self.rubric.sha256
+            recipe["rubric_sha256"] = self.rubric.sha256
         if self.only is not None:
-            made["only_sha256"] = self.only.sha256
-        return made
+            recipe["only_sha256"] = self.only.sha256
+        return recipe
 
 
 def _prefix(question: Question) -> tuple[str, ...]:
@@ -129,13 +132,13 @@ def _prefix(question: Question) -> tuple[str, ...]:
     return repr(question.answer_schema), *(message["content"] for message in shared)
 
 
-def _who(judge: Judge) -> dict[str, Any]:
+def _judge_recipe(judge: Judge) -> dict[str, Any]:
     target = target_of(judge)
     return {"judge": judge.id, "provider": target.provider, "sampling": dict(target.sampling)}
 
 
 def check_can_ask(packing: str, samples: int) -> None:
-    """Raises UsageError for a way to ask that does not exist, and for fewer than one sample."""
+    """Raises UsageError for an unknown packing, and for fewer than one sample."""
     if packing not in get_args(Packing):
         raise UsageError(f"{packing!r} is not a way to ask.", f"use {' or '.join(get_args(Packing))}")
     if samples < 1:
@@ -143,7 +146,7 @@ def check_can_ask(packing: str, samples: int) -> None:
 
 
 def episodes_of(files: Iterable[Path]) -> Iterator[Episode]:
-    """The episodes of some Parquet files, in the files' order, without what no schema asks about."""
+    """The episodes of some Parquet files, in the files' order, without observations and reasoning."""
     import pyarrow.parquet as pq
 
     from sotopia_rl_data.tables import EPISODES, row_episode
@@ -163,15 +166,14 @@ DEFAULT_SCALE = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Elicitation:
-    """What judges are asked. None stands for the default of the command: what `label` asks without further words, or
-    what the labels were asked by that an audit looks at.
+    """What judges are asked. None stands for the command's own default; an audit takes it from the labels it looks at.
 
-    `judges` are specs ("gpt-4o", "openai:MODEL@URL" …) or Judge objects. `schema` says how credit is asked for.
-    `dimensions` are by default those that the reward weighs (for `sotopia-rl`: goal, relationship, knowledge). `scale`
-    is the top of the importance levels: 3, 5 or 10. `packing` is "per-dimension", one call for each agent and dimension
-    as the paper asks, or "packed", one call an episode. `evaluator` names whose episode scores are attributed, where
-    several gave some. `samples` repeats every question. `only` is a CSV that names what to ask about.
-    `sampling` (temperature, max_tokens …) is laid over the judges' defaults.
+    `judges` are specs ("gpt-4o", "openai:MODEL@URL" …) or Judge objects. `schema` says what they are asked about an
+    episode. `dimensions` are by default those that the reward weighs (for `sotopia-rl`: goal, relationship, knowledge).
+    `scale` is the highest level of importance: 3, 5 or 10. `packing` is "per-dimension", one call for each agent and
+    dimension as in the paper, or "packed", one call for each episode. `evaluator` names the evaluator whose episode
+    scores are attributed, if there are several. `samples` is how often every question is asked. `only` is a CSV of what
+    to ask about. `sampling` (temperature, max_tokens …) overrides the judges' defaults.
     """
 
     judges: Sequence[str | Judge] = ()
@@ -187,9 +189,9 @@ class Elicitation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardSettings:
-    """What is made of the answers. `preset` names the reward recipe; None is `sotopia-rl` with the schema's own rule.
-    `average` joins the opinions of judges and samples ("mean" or "median"; default: the preset's). `layout` and
-    `template` say how the rows' prompts are written."""
+    """How rewards are made of the answers. `preset` names their recipe; None is `sotopia-rl` with the schema's own
+    rule. `average` says how the opinions of judges and samples are joined ("mean" or "median"; default: the preset's).
+    `layout` and `template` say how the rows' prompts are written."""
 
     preset: str | None = None
     average: str | None = None
@@ -198,7 +200,7 @@ class RewardSettings:
 
 
 def prepare(asked: Elicitation, rewards: RewardSettings) -> tuple[LabelPlan, Recipe]:
-    """The plan, but for its evaluator where none is named, and the reward recipe that goes with it.
+    """The plan and the reward recipe that goes with it. Where no evaluator is named, `with_episodes` fills it in.
 
     Raises UsageError and KeyMissing.
     """
@@ -206,10 +208,12 @@ def prepare(asked: Elicitation, rewards: RewardSettings) -> tuple[LabelPlan, Rec
 
     chosen = find_schema(asked.schema or DEFAULT_SCHEMA)
     own = own_dimensions(chosen)
-    named = own or None if asked.dimensions is None else asked.dimensions
+    named = asked.dimensions
+    if named is None and own:
+        named = own
     recipe = _recipe(chosen, rewards.preset, asked.evaluator, dimensions_of(named or (), own) if own else ())
     if rewards.average is not None:
-        recipe = replace(recipe, average=rewards.average)  # type: ignore[arg-type]  # Recipe raises where it is none
+        recipe = replace(recipe, average=rewards.average)  # type: ignore[arg-type]  # Recipe checks it
     dimensions = dimensions_of(recipe.weighted if named is None else named, own)
     _check_weighted(recipe, dimensions, own)
     packing, scale = asked.packing or "per-dimension", DEFAULT_SCALE if asked.scale is None else asked.scale
@@ -217,24 +221,22 @@ def prepare(asked: Elicitation, rewards: RewardSettings) -> tuple[LabelPlan, Rec
     chosen.wording_sha256(scale)  # raises where the scale is not worded
     layout_id(rewards.layout, rewards.template)  # raises where the template is of another layout
     if asked.only is not None and not chosen.needs_judge:
-        raise UsageError(f"The schema {chosen.id!r} asks nobody.", "leave --only out")
+        raise UsageError(f"The schema {chosen.id!r} asks no judge.", "leave --only out")
     only = None if asked.only is None else read_selection(asked.only, own)
     judges = _judges(chosen, asked.judges, asked.sampling)
     return LabelPlan(chosen, dimensions, asked.evaluator or "", judges, scale, packing, asked.samples, only), recipe
 
 
 def with_episodes(plan: LabelPlan, store: Store, source: str | Path | None) -> tuple[Version, LabelPlan]:
-    """The episodes to label, imported where they are a file, and the plan with the evaluator whose scores are traced.
-
-    Raises NotFound, InputError, and UsageError where several evaluators scored them and none was named.
-    """
+    """The version with the episodes to label, imported where `source` is a file, and the plan with its evaluator filled
+    in. Raises NotFound, InputError, and UsageError where several evaluators scored the episodes and none is named."""
     from sotopia_rl_data.rewards.resolve import choose_evaluator, evaluators
 
-    def choose(found: Set[str]) -> str:
-        return choose_evaluator(found, plan.evaluator or None, plan.dimensions, plan.needs_score)
+    def choose(names: Set[str]) -> str:
+        return choose_evaluator(names, plan.evaluator or None, plan.dimensions, plan.needs_score)
 
     def check(scored: Set[tuple[str, str]] | None) -> None:
-        choose({evaluator for name, evaluator in scored or () if name in plan.dimensions})
+        choose({evaluator for dimension, evaluator in scored or () if dimension in plan.dimensions})
 
     version = episodes_version(store, source, check)
     files = [path for paths in version.files("episodes").values() for path in paths]
@@ -242,7 +244,7 @@ def with_episodes(plan: LabelPlan, store: Store, source: str | Path | None) -> t
 
 
 def check_named(plan: LabelPlan, calls: int) -> None:
-    """Raises UsageError where `only` leaves nothing to ask of anybody, so that all there is would have no reward."""
+    """Raises UsageError where `only` leaves nothing to ask, so that no utterance would have a reward."""
     if plan.only is not None and plan.judges and not calls:
         raise UsageError(
             "The list of --only names nothing that is asked about here.",
@@ -251,14 +253,14 @@ def check_named(plan: LabelPlan, calls: int) -> None:
 
 
 def _recipe(schema: Schema, preset: str | None, evaluator: str | None, own: Sequence[str]) -> Recipe:
-    """The preset's recipe, reading this schema's attributions; without a preset, the default one's with its rule, and
-    `own` dimensions, where the schema has some, weighed alike."""
+    """The preset's recipe, made to read this schema's attributions. Without a preset: the default preset's recipe with
+    the schema's rule and, where the schema has `own` dimensions, with these weighed equally."""
     from sotopia_rl_data.rewards.rules import rule
 
     recipe = find_preset(preset or DEFAULT_PRESET)
     if preset is None:
         weights = dict.fromkeys(own, 1.0) or recipe.weights
-        recipe = replace(recipe, rule=schema.rule, weights=weights)  # type: ignore[arg-type]  # Recipe raises
+        recipe = replace(recipe, rule=schema.rule, weights=weights)  # type: ignore[arg-type]  # Recipe checks it
     measure = rule(recipe.rule).measure
     if measure is not None and (measure != schema.measure or not schema.needs_judge):
         raise UsageError(
@@ -279,19 +281,19 @@ def _check_weighted(recipe: Recipe, asked: Sequence[str], own: Sequence[str]) ->
 
 
 def dimensions_of(names: Sequence[str], own: Sequence[str] = ()) -> tuple[str, ...]:
-    """Full names, each once, in order: how they were listed must not change what is asked. `own` are those of a schema
-    that does not ask about SOTOPIA-EVAL's. Raises UsageError."""
-    found = in_order(full_name(name, own) for name in names)
-    if not found:
+    """Full names, each once, in a fixed order: how they were listed must not change what is asked. `own` are the
+    dimensions of a schema that does not ask about SOTOPIA-EVAL's. Raises UsageError."""
+    dimensions = in_order(full_name(name, own) for name in names)
+    if not dimensions:
         raise UsageError("No dimension is named.", "name one or more, as in --dimensions goal,relationship,knowledge")
-    return found
+    return dimensions
 
 
 def _judges(schema: Schema, named: Sequence[str | Judge], sampling: Mapping[str, Any] | None) -> tuple[Judge, ...]:
-    """The judges, made, so that a missing key is found now. Raises UsageError, KeyMissing."""
+    """The judges, made at once, so that a missing API key is found now. Raises UsageError, KeyMissing."""
     if not schema.needs_judge:
         if named:
-            raise UsageError(f"The schema {schema.id!r} asks nobody.", "leave --judge out")
+            raise UsageError(f"The schema {schema.id!r} asks no judge.", "leave --judge out")
         return ()
     return judges_of(named, sampling, own_dimensions(schema))
 
@@ -299,21 +301,24 @@ def _judges(schema: Schema, named: Sequence[str | Judge], sampling: Mapping[str,
 def judges_of(
     named: Sequence[str | Judge], sampling: Mapping[str, Any] | None, dimensions: Sequence[str] = ()
 ) -> tuple[Judge, ...]:
-    """One judge or more, no two of one name, made; `dimensions` where they are asked about other than SOTOPIA-EVAL's.
-    `sampling` is for those that sample: people beside a model have no temperature.
+    """The judges that are named: one or more, no two with the same id. `dimensions` are named where they are not
+    SOTOPIA-EVAL's. `sampling` goes to the models among them: people beside a model have no temperature.
 
     Raises UsageError, KeyMissing."""
     if not named:
         raise UsageError("No judge is named.", f"add --judge: {judging.FORMS}")
-    take = {one for one in named if isinstance(one, str) and judging.samples(one)}
-    made = tuple(
-        judging.judge(one, sampling if one in take or not take else None, dimensions) if isinstance(one, str) else one
-        for one in named
-    )
-    ids = [judge.id for judge in made]
+    models = {spec for spec in named if isinstance(spec, str) and judging.samples(spec)}
+    judges: list[Judge] = []
+    for spec in named:
+        if isinstance(spec, str):
+            takes_sampling = spec in models or not models  # without any model, `judge` raises: nothing here samples
+            judges.append(judging.judge(spec, sampling if takes_sampling else None, dimensions))
+        else:
+            judges.append(spec)
+    ids = [judge.id for judge in judges]
     twice = next((name for name in ids if ids.count(name) > 1), None)
     if twice is not None:
         raise UsageError(f"Two judges are called {twice!r}, so their rows could not be told apart.", "name each once")
-    for judge in made:
-        target_of(judge)
-    return made
+    for judge in judges:
+        target_of(judge)  # raises where it makes no sense
+    return tuple(judges)

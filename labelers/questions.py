@@ -1,39 +1,77 @@
-"""The questions of a plan about some episodes, as a run asks them: what `label`, `evaluate` and `audit` share.
+"""The questions of a plan: how a run asks them, and what the ledger then says to each. `label`, `evaluate` and `audit`
+share this.
 
-All three are a plan, its questions, and a ledger that is read afterwards (`reading.py`). An audit has two parts: the
-originals, asked twice, and what was changed of them.
+All three are a plan, its questions, and a ledger that is read afterwards. An audit has two parts: the original
+episodes, asked about twice, and the changed ones.
+
+Reading asks nothing. Every utterance ends, on every dimension, in attributions or in failures. The rows are a function
+of the episodes, the plan and the ledger, and come in key order, so a run that was killed and resumed writes what an
+undisturbed one writes.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import chain
 
 from sotopia_rl_data.asking.plan import Group
-from sotopia_rl_data.costs.bill import Tally
+from sotopia_rl_data.costs.bill import Category, Tally
 from sotopia_rl_data.errors import BadAnswer
-from sotopia_rl_data.labelers.judge import Judge
-from sotopia_rl_data.labelers.plan import LabelPlan
-from sotopia_rl_data.labelers.reading import LabelTally, Rows, rows_of, said, values_of
-from sotopia_rl_data.labelers.requests import JudgeRequest, asked_judges, follow_up, judge_request
-from sotopia_rl_data.ledger.ledger import Ledger
+from sotopia_rl_data.labelers.judge import Judge, Question, Slot
+from sotopia_rl_data.labelers.plan import LabelPlan, episodes_of
+from sotopia_rl_data.labelers.requests import (
+    JudgeRequest,
+    asked_judges,
+    follow_up,
+    judge_request,
+    request_of,
+    target_of,
+)
+from sotopia_rl_data.ledger.ledger import Attempt, Ledger
 from sotopia_rl_data.ledger.lookup import Settled
 from sotopia_rl_data.request import Reply, Request
-from sotopia_rl_data.schema import Episode
+from sotopia_rl_data.schema import Attribution, Episode, Failure
+from sotopia_rl_data.store import Version
+
+NO_SCORE = "no episode score"
+NOT_ASKED = "the schema asks nothing about this utterance"
+NOTHING_SAID = "there is nothing to judge: nobody said or did anything"
+_NEVER = "never answered"
+
+Rows = tuple[list[Attribution], list[Failure]]
+"""What the ledger says about one episode, each list in key order."""
+
+
+@dataclass(slots=True)
+class LabelTally(Tally):
+    """Also counts what was read so far: `labels`, `failures` by reason, answers that could be used only at the second
+    try (`repaired`), and those that could not be used at all (`unusable`)."""
+
+    labels: int = 0
+    repaired: int = 0
+    unusable: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+
+
+# --- asking -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class QuestionPart:
-    """A plan and its episodes; `episodes()` goes through them once more."""
+    """A plan and its episodes; each call of `episodes()` goes through them from the start."""
 
     plan: LabelPlan
     episodes: Callable[[], Iterable[Episode]]
 
 
 class Questions:
-    """An `asking.plan.Plan`. The parts share schema and judges. Counts its calls at once: `total`, and how many
-    `episodes` and `utterances` they are about."""
+    """The plan's questions as an `asking.plan.Plan`. All parts have the same schema and judges.
+
+    Counts when it is made: `total` calls, about how many `episodes` and `utterances`.
+    """
 
     unit = "calls"
 
@@ -49,27 +87,33 @@ class Questions:
                 if self.judges:
                     self.total += len(part.plan.questions(episode)) * part.plan.samples * len(self.judges)
 
+    @classmethod
+    def about(cls, plan: LabelPlan, version: Version) -> Questions:
+        """The questions about every episode of a version."""
+        files = list(chain.from_iterable(version.files("episodes").values()))
+        return cls(QuestionPart(plan, lambda: episodes_of(files)))
+
     def groups(self) -> list[Group]:
-        """A group a judge."""
-        return [Group((one,), self._requests_to(one.judge), one.sends) for one in self.judges]
+        """One group for each judge."""
+        return [Group((judge,), self._requests_to(judge.judge), judge.sends) for judge in self.judges]
 
     def accepts(self, request: Request, reply: Reply, ledger: Ledger) -> bool:
-        """Whether a reply can be used, be it at the second try."""
+        """Whether the reply, or the second try that follows it, can be used."""
         try:
-            said(self.plan, ledger, judge_request(request), reply)
+            usable_answer(self.plan, ledger, judge_request(request), reply)
         except BadAnswer:
             return False
         return True
 
     def follow_up(self, request: Request, settled: Settled) -> Request | None:
-        """The second try, where an answer cannot be used."""
+        """The second try, where the first answer cannot be used."""
         if settled.reply is None or settled.accepted:
             return None
-        asked = judge_request(request)
+        first = judge_request(request)
         try:
-            values_of(self.plan, asked.asked, settled.reply)
+            values_of(self.plan, first.asked, settled.reply)
         except BadAnswer as wrong:
-            return follow_up(asked, settled.reply, wrong.message)
+            return follow_up(first, settled.reply, wrong.message)
         return None
 
     def count(self, ledger: Ledger, tally: Tally) -> None:
@@ -88,3 +132,174 @@ class Questions:
                 yield from part.plan.requests(part.episodes(), judge)
 
         return requests
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def rows_of(plan: LabelPlan, ledger: Ledger, episodes: Iterable[Episode], tally: LabelTally) -> Iterator[Rows]:
+    """The attributions and failures of each episode."""
+    for episode in episodes:
+        labels: list[Attribution] = []
+        questions = plan.questions(episode)
+        failures = list(_unasked(plan, episode, questions))
+        for question in questions:
+            for judge in plan.judges:
+                for sample in range(plan.samples):
+                    request = request_of(question, target_of(judge), sample)
+                    answer = _counted_answer(plan, ledger, request, judge.id, tally)
+                    if isinstance(answer, str):
+                        failures += _failures(question, judge, request.key, answer)
+                    else:
+                        labels += _labels(plan, question, judge, sample, answer)
+        tally.labels += len(labels)
+        tally.failures.update(failure.reason for failure in failures)
+        labels.sort(key=_label_key)
+        failures.sort(key=_failure_key)
+        yield labels, failures
+
+
+def values_of(plan: LabelPlan, question: Question, reply: Reply) -> dict[Slot, float]:
+    """The number of every slot in a reply. Raises BadAnswer, which tells a refusal and an answer that was cut off from
+    one that does not parse."""
+    if reply.finish == "refusal":
+        raise BadAnswer("the judge refused to answer")
+    try:
+        return plan.read(question, reply.text)
+    except BadAnswer as wrong:
+        if reply.finish == "length":
+            raise BadAnswer("the answer was cut off at the token limit") from wrong
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedAnswer:
+    """What an answer says, and its key in the ledger: that of the question, or of the second try at it."""
+
+    values: dict[Slot, float]
+    key: str
+    reasons: dict[Slot, str]
+
+
+def usable_answer(plan: LabelPlan, ledger: Ledger, request: JudgeRequest, reply: Reply) -> ParsedAnswer:
+    """What a reply says; where it cannot be used, what the second try at it says. Raises BadAnswer with what is wrong
+    with the first."""
+    try:
+        return _parsed(plan, request, reply)
+    except BadAnswer as wrong:
+        second = follow_up(request, reply, wrong.message)
+        if second is not None:
+            for attempt in ledger.attempts(second.key):
+                if attempt.status == "answer":
+                    with suppress(BadAnswer):
+                        return _parsed(plan, second, attempt.reply)
+        raise
+
+
+def _parsed(plan: LabelPlan, request: JudgeRequest, reply: Reply) -> ParsedAnswer:
+    values = values_of(plan, request.asked, reply)
+    return ParsedAnswer(values, request.key, plan.reasons(request.asked, reply.text))
+
+
+def _counted_answer(
+    plan: LabelPlan, ledger: Ledger, request: JudgeRequest, judge: str, tally: LabelTally
+) -> ParsedAnswer | str:
+    """What the newest attempt that parses says. Without one, the reason: what is wrong with the newest answer, else the
+    newest error. Every attempt is counted in the tally."""
+    attempts, is_new = ledger.attempts(request.key), tally.first(request.key)
+    newest: ParsedAnswer | None = None
+    reason = ""
+    for attempt in attempts:
+        category: Category = "used"
+        if attempt.status == "answer":
+            try:
+                answer: ParsedAnswer | None = _parsed(plan, request, attempt.reply)
+            except BadAnswer as wrong:
+                category, reason = "failed", reason or wrong.message
+                second = follow_up(request, attempt.reply, wrong.message)
+                answer = None if second is None else _counted_second(plan, ledger, second, judge, tally)
+            newest = newest or answer
+        if is_new:
+            tally.count(judge, request, attempt, category)
+    if newest is not None:
+        if newest.key != request.key:
+            tally.repaired += 1
+        return newest
+    if reason:
+        tally.unusable += 1
+        return reason
+    return f"no answer: {_public_error(attempts[0])}" if attempts else _NEVER
+
+
+def _counted_second(
+    plan: LabelPlan, ledger: Ledger, request: JudgeRequest, judge: str, tally: LabelTally
+) -> ParsedAnswer | None:
+    """What the second try at an answer says, or None where it cannot be used either. Its attempts are counted: they are
+    on the bill too."""
+    newest: ParsedAnswer | None = None
+    is_new = tally.first(request.key)
+    for attempt in ledger.attempts(request.key):
+        category: Category = "failed"
+        if attempt.status == "answer":
+            with suppress(BadAnswer):
+                answer = _parsed(plan, request, attempt.reply)
+                category, newest = "repaired", newest or answer
+        if is_new:
+            tally.count(judge, request, attempt, category)
+    return newest
+
+
+def _public_error(attempt: Attempt) -> str:
+    """An error as the data may carry it: without the provider's URL, which may be private."""
+    return attempt.error.replace(attempt.base_url, "its provider") if attempt.base_url else attempt.error
+
+
+def _labels(
+    plan: LabelPlan, question: Question, judge: Judge, sample: int, answer: ParsedAnswer
+) -> Iterator[Attribution]:
+    bounds = {name: plan.schema.bounds(plan.scale, name) for name in plan.dimensions}
+    for slot, value in answer.values.items():
+        low, high = bounds[slot.dimension]
+        yield Attribution(
+            episode_id=question.episode.episode_id,
+            agent=slot.agent,
+            turn=slot.turn,
+            dimension=slot.dimension,
+            schema=plan.schema.id,
+            measure=plan.schema.measure,
+            judge=judge.id,
+            sample=sample,
+            raw=value,
+            scale_min=low,
+            scale_max=high,
+            call_id=answer.key,
+            reasoning=answer.reasons.get(slot),
+        )
+
+
+def _failures(question: Question, judge: Judge, key: str, reason: str) -> Iterator[Failure]:
+    for slot in question.slots.values():
+        yield Failure(reason, question.episode.episode_id, slot.agent, slot.turn, slot.dimension, judge.id, key)
+
+
+def _unasked(plan: LabelPlan, episode: Episode, questions: Iterable[Question]) -> Iterator[Failure]:
+    """A failure for each utterance and dimension that no question is about: because the episode's score is missing, or
+    because the schema leaves it out."""
+    if plan.only is not None:
+        return  # what is not named has no label by intent, and what is named and has no score is not asked about
+    asked = {slot for question in questions for slot in question.slots.values()}
+    scores = {(s.agent, s.dimension) for s in episode.scores if s.evaluator == plan.evaluator}
+    for agent, turn in plan.units(episode):
+        for dimension in plan.dimensions:
+            if plan.needs_score and (agent, dimension) not in scores:
+                yield Failure(NO_SCORE, episode.episode_id, agent, turn, dimension)
+            elif plan.judges and Slot(agent, turn, dimension) not in asked:
+                yield Failure(NOT_ASKED if turn >= 0 else NOTHING_SAID, episode.episode_id, agent, turn, dimension)
+
+
+def _label_key(row: Attribution) -> tuple[str, int, str, str, int]:
+    return (row.agent, row.turn, row.dimension, row.judge, row.sample)
+
+
+def _failure_key(row: Failure) -> tuple[str, int, str, str, str]:
+    return (row.agent or "", row.turn or 0, row.dimension or "", row.judge or "", row.reason)

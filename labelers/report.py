@@ -1,4 +1,4 @@
-"""What having judges asked came to: frozen nouns for whoever called, and what of it goes into the provenance."""
+"""The report of a run that asks judges, and what a version's provenance keeps of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sotopia_rl_data.asking.report import RunReport
 from sotopia_rl_data.code import code
 from sotopia_rl_data.costs.bill import Bill, Line
 from sotopia_rl_data.labelers.plan import LabelPlan
-from sotopia_rl_data.labelers.reading import LabelTally
+from sotopia_rl_data.labelers.questions import LabelTally
 from sotopia_rl_data.request import Usage
 from sotopia_rl_data.store import Version
 
@@ -19,8 +19,8 @@ _REASONS_KEPT = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgedReport(RunReport):
-    """Also: `episodes` were asked about. An answer that does not say what was asked is sent back once, which is a call
-    more: `repaired` of them could be used then, `unusable` could not."""
+    """Also: how many `episodes` were asked about. An answer that breaks its form is sent back once, which is one more
+    call: `repaired` answers could then be used, `unusable` ones could not."""
 
     episodes: int
     repaired: int
@@ -29,7 +29,7 @@ class JudgedReport(RunReport):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelReport(JudgedReport):
-    """Also: `labels` counts attributions, `rewarded` those of the `utterances` that have a reward."""
+    """Also: how many `utterances` there are and how many of them are `rewarded`; `labels` counts attributions."""
 
     utterances: int
     labels: int
@@ -47,57 +47,59 @@ def by_number(tally: LabelTally) -> dict[str, int]:
 
 
 def remarks(plan: LabelPlan) -> list[str]:
-    """What the judges have to say of themselves (`Judge.remark`): that one is a baseline, for instance."""
-    return [remark for judge in plan.judges if (remark := getattr(judge, "remark", ""))]
+    """What readers of the judges' labels must know (`Judge.remark`), such as that one judge is a baseline."""
+    return list(filter(None, (getattr(judge, "remark", "") for judge in plan.judges)))
 
 
 def unrewarded(labels: int, rewarded: int, weighed: Sequence[str]) -> list[str]:
-    """The warning where there are labels, and no utterance has all that a reward weighs."""
+    """A warning where there are labels, and yet no utterance has all labels that a reward weighs."""
     if not labels or rewarded:
         return []
     return [
-        f"no utterance has a reward: none has labels on all that is weighed ({', '.join(weighed)}); another --preset "
-        "may weigh less"
+        f"no utterance has a reward: none has labels on all weighed dimensions ({', '.join(weighed)}); another "
+        "--preset may weigh fewer"
     ]
 
 
 def provenance(
     parent: Version, plan: LabelPlan, tally: LabelTally, bill: Bill, more: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What is worth knowing of the labels besides the recipe: no part of the digest."""
-    return {
+    """What is worth knowing of the labels besides the recipe. It is not part of the digest."""
+    facts: dict[str, Any] = {
         "parents": [{"name": parent.name, "version": parent.version, "digest": parent.digest}],
         "code": code(),
         "wording_sha256": plan.schema.wording_sha256(plan.scale) if plan.judges else None,
-        **({"rubric": plan.rubric.as_dict()} if plan.rubric is not None else {}),
-        "judges": judged_by(plan, tally, bill),
-        "failures": top_failures(tally),
-        **more,
     }
+    if plan.rubric is not None:
+        facts["rubric"] = plan.rubric.as_dict()
+    return facts | {"judges": judged_by(plan, tally, bill), "failures": top_failures(tally), **more}
 
 
 def top_failures(tally: LabelTally) -> dict[str, int]:
-    """The reasons of failures that a manifest keeps."""
+    """The most frequent reasons of failures, which are what a manifest keeps."""
     return dict(tally.failures.most_common(_REASONS_KEPT))
 
 
 def judged_by(plan: LabelPlan, tally: LabelTally, bill: Bill) -> list[dict[str, Any]]:
-    """Each judge with what it says of itself, the models that answered for it, and what all its calls took and cost."""
-    return [
-        {
-            "judge": judge.id,
-            **({"remark": remark} if (remark := getattr(judge, "remark", "")) else {}),
+    """Each judge with its remark, the models that answered for it, and what all its calls took and cost."""
+    judges = []
+    for judge, line in zip(plan.judges, bill.lines, strict=True):
+        facts: dict[str, Any] = {"judge": judge.id}
+        remark = getattr(judge, "remark", "")
+        if remark:
+            facts["remark"] = remark
+        facts |= {
             "calls": line.calls,
             "returned_models": dict(sorted(tally.models.get(judge.id, {}).items())),
             "usage": asdict(line.usage),
             **_cost(line, bill.as_of),
         }
-        for judge, line in zip(plan.judges, bill.lines, strict=True)
-    ]
+        judges.append(facts)
+    return judges
 
 
 def _cost(line: Line, as_of: str) -> dict[str, Any]:
-    """What a judge cost, where it used tokens at a known price: in all, and of what."""
+    """What a judge cost, in all and by kind of token; nothing where it used none or its price is unknown."""
     if line.total is None or line.usage == Usage():
         return {}
     parts = ("input", "cached", "written", "output", "failed", "repaired", "maybe")

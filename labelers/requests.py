@@ -1,12 +1,12 @@
-"""From Question to Request and from any judge to somebody who can be sent Requests; and the second try at an answer.
+"""How a Question becomes a Request, how any judge is sent Requests, and the second try at an answer.
 
-A Request that is made here carries its Question along, so that a judge that only knows Questions can be asked through
-the same loop, the same ledger and the same pacing as a provider.
+A Request made here carries its Question along. So a judge that only knows Questions goes through the same loop, the
+same ledger and the same pacing as a provider.
 
-The second try is the last: at most one extra call for each question. An answer that breaks its form is shown to the
-judge again, with the reason in a sentence. One that was cut off at a limit of ours is asked for again, in the same
-words, with a higher limit. A refusal is taken as it stands. The follow-up is a function of the question and the answer
-alone, so it has a key of its own in the ledger and is found there by every later run.
+There is one second try, so at most one extra call for each question. An answer that breaks its form is shown to the
+judge again, with a sentence that says why. An answer that was cut off at a token limit of ours is asked for again in
+the same words, with a higher limit. A refusal stands. The follow-up depends on the question and the answer alone, so it
+has its own key in the ledger, and every later run finds it there.
 """
 
 from __future__ import annotations
@@ -25,30 +25,29 @@ from sotopia_rl_data.labelers.schemas import phrasing
 from sotopia_rl_data.request import Hashed, Reply, Request, Target
 from sotopia_rl_data.schema import Message
 
-_UNNAMEABLE = re.compile(r"[^A-Za-z0-9_-]")  # what providers do not take in a schema's name
-
-_HIGHER = 4  # times the limit
-_MOST = 32_000  # tokens, which every current model may answer; beyond it only twofold: more might be refused
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")  # characters that providers do not allow in a schema's name
+_RAISE = 4  # a token limit is raised to so many times its value …
+_MOST = 32_000  # … but to no more tokens than every current model can answer, or to twice its value if that is more
 _SHOWN = 6_000  # characters of an unusable answer that are sent back
-_WORD_IS_FINAL = ("human", "offline")  # providers that would say the same again
+_NO_SECOND_TRY = ("human", "offline")  # providers that would answer the same again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeRequest(Hashed):
-    """A Request that knows its Question. `follows`: it is a second try."""
+    """A Request that knows the Question it was `asked` for. `follows` says that it is a second try."""
 
     asked: Question
     follows: bool = False
 
 
 def request_of(question: Question, target: Target, sample: int = 0) -> JudgeRequest:
-    """The Request that puts `question` to `target`. Same hashes as the plain Request has."""
+    """The Request that puts `question` to `target`. Its hashes are those of the plain Request."""
     return JudgeRequest(
         target=target,
         messages=question.messages,
         answer_schema=question.answer_schema,
         sample=sample,
-        schema_name=_UNNAMEABLE.sub("_", question.schema)[:64] or "answer",
+        schema_name=_NOT_IN_NAMES.sub("_", question.schema)[:64] or "answer",
         cache_until=question.cache_until,
         asked=question,
         hashes=Request(target, question.messages, question.answer_schema, sample).hashes,
@@ -56,15 +55,15 @@ def request_of(question: Question, target: Target, sample: int = 0) -> JudgeRequ
 
 
 def target_of(judge: Judge) -> Target:
-    """What determines the judge's answers: what it says itself, or else its id (and the file it came from, where it was
-    named by its path: a judge that is being written changes its answers). Raises UsageError."""
+    """What determines the judge's answers: its own `target`, or else its id, and the hash of its file where it was
+    named by a path, since a judge that is still being written changes its answers. Raises UsageError."""
     target = getattr(judge, "target", None)
     if target is None:
         source = plugins.source_sha256(judge)
         return Target("plugin", judge.id, "", {"source_sha256": source} if source else {})
     if not isinstance(target, Target):
         raise UsageError(
-            f"The judge {judge.id} has a `target` that is no Target.",
+            f"The `target` of the judge {judge.id} is not a Target.",
             "leave it out, or make it one: python -m pydoc sotopia_rl_data.request.Target",
         )
     return target
@@ -72,7 +71,7 @@ def target_of(judge: Judge) -> Target:
 
 @dataclass(frozen=True, slots=True)
 class AskedJudge:
-    """A judge as the asking needs it: `sends` is its own `send`, or its `answer` to the Question that a Request
+    """A judge that can be sent Requests: by its own `send`, or by its `answer` to the Question that a Request
     carries."""
 
     judge: Judge
@@ -80,36 +79,36 @@ class AskedJudge:
 
     @property
     def id(self) -> str:
-        """What it is called in the data."""
+        """The judge's id, as in the data."""
         return self.judge.id
 
     @property
     def concurrency(self) -> int:
-        """How many requests it takes at once; one where it does not say."""
+        """How many requests the judge takes at once; 1 where it does not say."""
         return int(getattr(self.judge, "concurrency", 1))
 
     @property
     def paid(self) -> bool:
-        """False for one that replays a ledger."""
+        """Whether asking costs anything: False for a judge that replays a ledger."""
         return bool(getattr(self.judge, "paid", True))
 
     @property
     def sends(self) -> Send:
-        """How it is sent Requests."""
+        """What sends the judge a Request."""
         own: Send | None = getattr(self.judge, "send", None)
-        return self._answer if own is None else own
+        return own or self._answer
 
     async def close(self) -> None:
         """Let the judge release what it holds."""
-        closing = getattr(self.judge, "close", None)
-        if closing is not None:
-            await closing()
+        close = getattr(self.judge, "close", None)
+        if close is not None:
+            await close()
 
     async def _answer(self, request: Request) -> Reply:
         question = question_of(request)
         hint = "repair the judge, then run the same command again"
         try:
-            with plugins.calling(lambda said: Rejected(f"The judge {self.id} failed: {said}", hint)):
+            with plugins.calling(lambda error: Rejected(f"The judge {self.id} failed: {error}", hint)):
                 answer: Any = await self.judge.answer(question)
         except AskingError:
             raise
@@ -125,12 +124,12 @@ class AskedJudge:
 
 
 def asked_judges(judges: Iterable[Judge]) -> tuple[AskedJudge, ...]:
-    """The judges as the asking needs them. Raises UsageError as `target_of`."""
+    """The judges, ready to be sent Requests. Raises UsageError as `target_of` does."""
     return tuple(AskedJudge(judge, target_of(judge)) for judge in judges)
 
 
 def judge_request(request: Request) -> JudgeRequest:
-    """The same request, which knows its question. Raises TypeError for any other."""
+    """The same request, typed as a JudgeRequest. Raises TypeError where it is not one."""
     if not isinstance(request, JudgeRequest):
         raise TypeError(f"a {type(request).__name__} carries no question")
     return request
@@ -141,26 +140,25 @@ def question_of(request: Request) -> Question:
     return judge_request(request).asked
 
 
-def follow_up(asked: JudgeRequest, reply: Reply, reason: str) -> JudgeRequest | None:
-    """What to ask next where `reply` cannot be used for `reason`; None where that was the last word."""
-    if asked.follows or reply.finish == "refusal" or asked.target.provider in _WORD_IS_FINAL:
+def follow_up(request: JudgeRequest, reply: Reply, reason: str) -> JudgeRequest | None:
+    """The second try where `reply` to `request` cannot be used for `reason`; None where there is none."""
+    if request.follows or reply.finish == "refusal" or request.target.provider in _NO_SECOND_TRY:
         return None
-    higher = raised(asked.target) if reply.finish == "length" else None
+    higher = raised(request.target) if reply.finish == "length" else None
     if higher is not None:
-        return replace(request_of(asked.asked, higher, asked.sample), follows=True)
-    said = reply.text.strip()[:_SHOWN] or "(no answer)"
-    again: list[Message] = [
-        {"role": "assistant", "content": said},
+        return replace(request_of(request.asked, higher, request.sample), follows=True)
+    repair: list[Message] = [
+        {"role": "assistant", "content": reply.text.strip()[:_SHOWN] or "(no answer)"},
         {"role": "user", "content": phrasing.fill("repair.v1", reason=reason)},
     ]
-    question = replace(asked.asked, messages=[*asked.asked.messages, *again])
-    return replace(request_of(question, asked.target, asked.sample), follows=True)
+    question = replace(request.asked, messages=[*request.asked.messages, *repair])
+    return replace(request_of(question, request.target, request.sample), follows=True)
 
 
 def raised(target: Target) -> Target | None:
-    """The same target with a higher token limit; None where it has no limit of ours that could be raised."""
-    given = next((name for name in LIMITS if isinstance(target.sampling.get(name), int)), None)
-    if given is None:
+    """The same target with a higher token limit; None where no limit is set."""
+    name = next((name for name in LIMITS if isinstance(target.sampling.get(name), int)), None)
+    if name is None:
         return None
-    limit = target.sampling[given]
-    return replace(target, sampling={**target.sampling, given: min(_HIGHER * limit, max(_MOST, 2 * limit))})
+    limit = target.sampling[name]
+    return replace(target, sampling={**target.sampling, name: min(_RAISE * limit, max(_MOST, 2 * limit))})

@@ -1,13 +1,13 @@
 """label(): episodes in, a version with their utterances' rewards out.
 
     plan      check everything that can be wrong, count the calls                       plan.py
-    ask       every judge what the ledger does not answer                   questions.py, sotopia_rl_data/asking
-    read      the ledger -> attributions and failures, in key order         reading.py
-    reward    attributions and episode scores -> rewards                    sotopia_rl_data/rewards
-    commit    a version, or the news that the store has it already          sotopia_rl_data/store
+    ask       put to every judge the questions that the ledger does not answer          questions.py, asking/
+    read      the ledger -> attributions and failures, in key order                     questions.py
+    reward    attributions and episode scores -> rewards                                rewards/
+    commit    a new version, unless the store has this content already                  store/
 
 Every raw answer is durable before it is parsed, and what follows the asking is a function of (episodes, plan, ledger):
-a run that was killed goes on where it stood and ends in the same digest. Leaves out what a command prints.
+a run that was killed goes on where it stopped and ends in the same digest. Leaves out what a command prints.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -37,11 +36,10 @@ from sotopia_rl_data.labelers.plan import (
     prepare,
     with_episodes,
 )
-from sotopia_rl_data.labelers.questions import QuestionPart, Questions
-from sotopia_rl_data.labelers.reading import LabelTally, Rows, rows_of
+from sotopia_rl_data.labelers.questions import LabelTally, Questions, Rows, rows_of
 from sotopia_rl_data.labelers.report import LabelReport, by_number, provenance, remarks, unrewarded
 from sotopia_rl_data.labelers.requests import asked_judges
-from sotopia_rl_data.labelers.source import is_imported
+from sotopia_rl_data.labelers.selection import is_imported
 from sotopia_rl_data.ledger.journal import check_writable
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.refs import check_name
@@ -54,7 +52,7 @@ if TYPE_CHECKING:
     from sotopia_rl_data.rewards.build import Built
     from sotopia_rl_data.store.stage import Stage
 
-_ROWS = 1 << 16  # of attributions that are held before they are written
+_ROWS = 1 << 16  # how many attributions, or failures, are held before they are written
 
 
 def label(
@@ -69,14 +67,14 @@ def label(
 ) -> LabelReport:
     """Have judges attribute the episodes' scores to their utterances, and build the rewards.
 
-    `source` is a dataset's reference, a path, or None for the bundled samples (see `source.py`). `asked` says who is
-    asked what, `rewards` what is made of it, `options` how it is asked. `out` is by default the episodes' name +
-    "-rewards"; `version` overrides the number.
+    `source` is a dataset's reference, a path, or None for the bundled samples (see `selection.py`). `asked` says what
+    is asked of which judges, `rewards` what is made of their answers, `options` how requests are sent. `out` is by
+    default the episodes' name + "-rewards"; `version` overrides the number.
 
     Raises UsageError, NotFound, KeyMissing, and VersionExists where `version` is taken and something is left to ask,
-    before anything is asked or written; Interrupted after Ctrl-C; UnderWay where batches are not waited for;
-    BudgetSpent where nothing more fits under the budget; Rejected and Unavailable where a provider answers nothing;
-    StoreError. Whatever is raised, the store's versions are as they were and every answer is kept.
+    all before anything is asked or written; Interrupted after Ctrl-C; UnderWay where batches are not waited for;
+    BudgetSpent where nothing more fits under the budget; Rejected and Unavailable where a provider gives no answer at
+    all; StoreError. Whatever is raised, the store's versions stay as they were and every answer is kept.
     """
     began = time.monotonic()
     rewards, options = rewards or RewardSettings(), options or AskOptions()
@@ -84,35 +82,39 @@ def label(
     plan, recipe = prepare(asked, rewards)
     out, version = out and check_name(out), version and check_version(version)
     asking.check(asked_judges(plan.judges), options, prices)
-    kept_in = options.ledger_in(store.root)
-    if plan.judges and not kept_in.exists():  # it answers nothing, so somebody will be asked
-        check_writable(kept_in)
+    ledger_path = options.ledger_in(store.root)
+    if plan.judges and not ledger_path.exists():  # a new ledger answers nothing, so judges will be asked
+        check_writable(ledger_path)
     parent, plan = with_episodes(plan, store, source)
     name = out or check_name(f"{parent.name}-rewards")
-    with store.stage(name) as stage, Ledger(kept_in) as kept:
-        questions = _questions(plan, parent)
+    with store.stage(name) as stage, Ledger(ledger_path) as ledger:
+        questions = Questions.about(plan, parent)
         check_named(plan, questions.total)
-        store.check_untaken(name, version, lambda: estimate(questions, kept, options, prices).asked)
-        outcomes = asking.ask(questions, kept, options, prices)
-        making = _Making(plan, parent, kept, stage)
-        tally = making.read()
+        store.check_untaken(name, version, lambda: estimate(questions, ledger, options, prices).asked)
+        outcomes = asking.ask(questions, ledger, options, prices)
+        rows = _VersionRows(plan, parent, ledger, stage)
+        tally = rows.read()
         bill = bill_of(questions.judges, tally, prices)
-        built = making.reward(recipe, rewards)
+        built = rows.reward(recipe, rewards)
         stage.link(parent, "episodes")
         committed = stage.commit(
-            recipe=making.recipe(built.recipe, rewards),
+            recipe=rows.recipe(built.recipe, rewards),
             provenance=provenance(parent, plan, tally, bill, {"rewards": built.provenance()}),
             version=version,
         )
     rewarded = questions.utterances - sum(built.unrewarded.values())
-    bare = unrewarded(tally.labels, rewarded, recipe.weighted)
     return LabelReport(
         committed=committed,
         outcomes=outcomes,
         calls=questions.total,
         failures=by_number(tally),
         bill=bill,
-        warnings=[*remarks(plan), *asking_warnings(outcomes), *built.warnings, *bare],
+        warnings=[
+            *remarks(plan),
+            *asking_warnings(outcomes),
+            *built.warnings,
+            *unrewarded(tally.labels, rewarded, recipe.weighted),
+        ],
         seconds=round(time.monotonic() - began, 3),
         episodes=questions.episodes,
         repaired=tally.repaired,
@@ -130,20 +132,20 @@ def estimate_label(
     rewards: RewardSettings | None = None,
     options: AskOptions | None = None,
 ) -> Estimate:
-    """What `label` would ask and cost with the same arguments; it asks nobody. Raises what `label` raises before it
-    asks, but that no API key is needed."""
+    """What `label` would ask and cost with the same arguments. Sends no request and needs no API key; otherwise raises
+    what `label` raises before it asks."""
     options = options or AskOptions()
     prices = load_prices(options.prices)
     with without_api_keys():
         plan, _ = prepare(asked, rewards or RewardSettings())
-    with _aside(store, source) as read_from, Ledger(options.ledger_in(store.root)) as kept:
-        parent, plan = with_episodes(plan, read_from, source)
-        return estimate(_questions(plan, parent), kept, options, prices)
+    with _reading_store(store, source) as episode_store, Ledger(options.ledger_in(store.root)) as ledger:
+        parent, plan = with_episodes(plan, episode_store, source)
+        return estimate(Questions.about(plan, parent), ledger, options, prices)
 
 
 @contextmanager
-def _aside(store: Store, source: str | Path | None) -> Iterator[Store]:
-    """The store to read from; where a file is to be imported, one that goes away again."""
+def _reading_store(store: Store, source: str | Path | None) -> Iterator[Store]:
+    """The store to read the episodes from: where `source` is a file, a temporary one that it is imported into."""
     if not is_imported(source):
         yield store
         return
@@ -151,12 +153,7 @@ def _aside(store: Store, source: str | Path | None) -> Iterator[Store]:
         yield Store(Path(folder))
 
 
-def _questions(plan: LabelPlan, parent: Version) -> Questions:
-    files = list(chain.from_iterable(parent.files("episodes").values()))
-    return Questions(QuestionPart(plan, lambda: episodes_of(files)))
-
-
-class _Making:
+class _VersionRows:
     """The rows of the version that is on its stage."""
 
     def __init__(self, plan: LabelPlan, parent: Version, ledger: Ledger, stage: Stage) -> None:
@@ -189,13 +186,13 @@ class _Making:
                 dimensions=self._plan.dimensions,
             )
 
-    def recipe(self, made: Recipe, rewards: RewardSettings) -> dict[str, Any]:
-        """What determines the rows, for the manifest: the labels, the rewards, the text, and how it was split."""
+    def recipe(self, fitted: Recipe, rewards: RewardSettings) -> dict[str, Any]:
+        """What determines the rows, for the manifest: labels, rewards, the prompts' layout, the splits' seed."""
         from sotopia_rl_data.prompts import layout_id
 
         recipe: dict[str, Any] = {
             "labels": self._plan.recipe(),
-            "rewards": made.as_dict(),
+            "rewards": fitted.as_dict(),
             "layout": layout_id(rewards.layout, rewards.template),
         }
         if self._plan.judges:
@@ -206,7 +203,7 @@ class _Making:
 
 
 def _write_split(stage: Stage, split: str, path: Path, rows: Iterator[Rows]) -> None:
-    """Write rows that come in key order, some thousands at a time. Both configs are written even where none come."""
+    """Write rows, which come in key order, some thousands at a time. Both configs are written even without rows."""
     import pyarrow.parquet as pq
 
     from sotopia_rl_data.tables import ATTRIBUTIONS, attribution_table, failure_table
@@ -214,9 +211,9 @@ def _write_split(stage: Stage, split: str, path: Path, rows: Iterator[Rows]) -> 
     labels: list[Attribution] = []
     failures: list[Failure] = []
     with pq.ParquetWriter(path, ATTRIBUTIONS, compression="zstd", write_page_index=True) as writer:
-        for more, lost in rows:
-            labels += more
-            failures += lost
+        for new_labels, new_failures in rows:
+            labels += new_labels
+            failures += new_failures
             if len(labels) >= _ROWS:
                 writer.write_table(attribution_table(labels))
                 labels = []

@@ -15,10 +15,8 @@ from sotopia_rl_data.asking.estimate import Estimate
 from sotopia_rl_data.asking.plan import AskOptions
 from sotopia_rl_data.labelers import plan as label_plan
 from sotopia_rl_data.labelers import run as labelling
-from sotopia_rl_data.labelers.audit import plan as audit_plan
 from sotopia_rl_data.labelers.audit import run as audit_run
-from sotopia_rl_data.labelers.audit.plan import AuditPlan, AuditSettings
-from sotopia_rl_data.labelers.audit.run import AuditReport
+from sotopia_rl_data.labelers.audit.run import AuditPlan, AuditReport, AuditSettings
 from sotopia_rl_data.labelers.evaluation import run as evaluation
 from sotopia_rl_data.labelers.evaluation.run import EvaluationReport
 from sotopia_rl_data.labelers.plan import Elicitation, LabelPlan, RewardSettings
@@ -70,8 +68,8 @@ def audit(store: Store, source: str | Version, judge: Any, **given: Any) -> Audi
 
 
 def planned(version: Version, judge: Any, **given: Any) -> AuditPlan:
-    """`labelers.audit.plan.planned`."""
-    return audit_plan.planned(
+    """`labelers.audit.run.planned`."""
+    return audit_run.planned(
         version, taken(Elicitation, given | {"judges": [judge]}, given), taken(AuditSettings, given)
     )
 

@@ -20,8 +20,7 @@ from test_report import HOSTILE, quiet
 
 from sotopia_rl_data.comparing import ComparisonOptions, compare
 from sotopia_rl_data.errors import InputError, UsageError
-from sotopia_rl_data.labelers.evaluation.forms import draw, item_id, write_form
-from sotopia_rl_data.labelers.evaluation.people import import_scores
+from sotopia_rl_data.labelers.evaluation.people import draw, import_scores, item_id, write_form
 from sotopia_rl_data.store import Store, Version
 
 

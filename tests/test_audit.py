@@ -341,7 +341,7 @@ def test_a_budget_is_a_hard_cap_for_all_runs_together(store: Store, tmp_path: Pa
     [
         ({"probes": ["colour"]}, "'colour' is not a probe"),
         ({"episodes": 1}, "1 episodes say nothing"),
-        ({"schema": "uniform"}, "asks nobody"),
+        ({"schema": "uniform"}, "asks no judge"),
         ({"dimensions": ["charm"]}, "'charm' is not"),
         ({"evaluator": "nobody"}, "scored by 'nobody'"),
         ({"scale": 4}, "no wording for a scale"),

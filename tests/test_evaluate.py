@@ -24,7 +24,7 @@ from sotopia_rl_data.errors import BadAnswer, BudgetSpent, UnderWay, UsageError
 from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.labelers.evaluation.sotopia_eval import SOTOPIA_EVAL as ASKED
 from sotopia_rl_data.labelers.judge import Question
-from sotopia_rl_data.labelers.reading import NOTHING_SAID
+from sotopia_rl_data.labelers.questions import NOTHING_SAID
 from sotopia_rl_data.rewards import preset
 from sotopia_rl_data.rewards.remake import remake
 from sotopia_rl_data.store import Store

@@ -30,7 +30,7 @@ from sotopia_rl_data.comparing.page import write_comparison
 from sotopia_rl_data.curate import curate, write_list
 from sotopia_rl_data.importers.run import import_dataset
 from sotopia_rl_data.labelers.annotation import write_template
-from sotopia_rl_data.labelers.evaluation.forms import draw, write_form
+from sotopia_rl_data.labelers.evaluation.people import draw, write_form
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.plan import Elicitation
 from sotopia_rl_data.report import write_report

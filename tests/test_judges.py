@@ -386,7 +386,7 @@ def test_a_judge_that_fails_is_an_asking_error_and_no_traceback(error: Any, kind
 def test_a_judge_with_a_target_that_is_none_is_told():
     made = Highest()
     made.target = "http://h"  # type: ignore[assignment]
-    with pytest.raises(UsageError, match="`target` that is no Target"):
+    with pytest.raises(UsageError, match="is not a Target"):
         target_of(made)
 
 

@@ -30,7 +30,7 @@ from sotopia_rl_data.errors import (
 )  # fmt: skip
 from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.labelers.judge import Question
-from sotopia_rl_data.labelers.reading import NO_SCORE
+from sotopia_rl_data.labelers.questions import NO_SCORE
 from sotopia_rl_data.labelers.schemas.offline import Importance
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.schema import Agent, Episode, Score, Turn
@@ -185,7 +185,7 @@ def test_arithmetic_schemas_need_no_judge_and_make_no_call(store: Store, schema:
     assert (done.calls, done.labels) == (0, 0)
     assert not (store.root / ".ledger").exists()
     assert [r["raw_goal"] for r in rows(done.version, "rewards", store) if r["agent"] == "a"] == pytest.approx(raw_goal)
-    with pytest.raises(UsageError, match="asks nobody"):
+    with pytest.raises(UsageError, match="asks no judge"):
         label(store, "lab/episodes", schema=schema, judges=["lexical"])
 
 

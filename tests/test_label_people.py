@@ -215,7 +215,7 @@ def test_labels_that_give_no_utterance_all_that_is_weighed_are_a_warning(store: 
     path = listed(tmp_path, "episode_id,agent,turn,dimension\nboat,a,,goal\nboat,b,,knowledge\n")
     done = label(store, "lab/episodes", judges=[Highest()], only=path)
     assert (done.labels, done.rewarded) == (5, 0)
-    assert "none has labels on all that is weighed (relationship, knowledge, goal)" in " ".join(done.warnings)
+    assert "none has labels on all weighed dimensions (relationship, knowledge, goal)" in " ".join(done.warnings)
     done = label(store, "lab/episodes", judges=[Highest()], only=path, preset="goal-only")
     assert (done.labels, done.rewarded) == (3, 3)
     assert "none has labels" not in " ".join(done.warnings)

@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from label_toys import boats, put
 
 from sotopia_rl_data.asking.pacing import Pacer, Pacing
+from sotopia_rl_data.cli.asking import ask_options
 from sotopia_rl_data.cli.program import cli
-from sotopia_rl_data.cli.shared_options import ask_options
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.store import Store
 

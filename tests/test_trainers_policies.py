@@ -20,7 +20,7 @@ from train_toys import act, logged, make_dataset, train_grpo, train_rm, train_sf
 from transformers import AutoModelForCausalLM, AutoTokenizer, logging
 
 from sotopia_rl_data.errors import InputError, NotFound, UsageError
-from sotopia_rl_data.trainers.grpo import ModelReward, is_action, named_rewards, valid_action
+from sotopia_rl_data.trainers.policies import ModelReward, is_action, named_rewards, valid_action
 from sotopia_rl_data.trainers.tiny import make_tiny
 
 torch.set_num_threads(1)
@@ -80,13 +80,13 @@ def test_only_the_completion_is_learned_from(store: Path, tiny: str, tmp_path: P
     from sotopia_rl_data.trainers.config import PolicySFTConfig, configure
     from sotopia_rl_data.trainers.data import load_rows
     from sotopia_rl_data.trainers.encoding import Encoder, dialogues, tokenizer_of
-    from sotopia_rl_data.trainers.sft import build_trainer
+    from sotopia_rl_data.trainers.policies import build_sft_trainer
 
     options = {"dataset": "toys/rewards", "model": tiny, "output_dir": str(tmp_path)}
     config = configure(PolicySFTConfig, preset="tiny", options=options)
     found = load_rows("toys/rewards", store=store, need_reward=False)
     tokenizer = tokenizer_of(config)
-    trainer = build_trainer(config, dialogues(found, Encoder(tokenizer, 4096), with_completion=True), tokenizer)
+    trainer = build_sft_trainer(config, dialogues(found, Encoder(tokenizer, 4096), with_completion=True), tokenizer)
     batch = next(iter(trainer.get_train_dataloader()))
     learned = tokenizer.decode(batch["labels"][0][batch["labels"][0] != -100])
     assert learned.startswith('{"action_type": "speak"')

@@ -61,9 +61,9 @@ def given_to_rm(found: Any, config: Any, tokenizer: Any) -> list[list[str]]:
 
 
 def given_to_sft(found: Any, config: Any, tokenizer: Any) -> list[list[str]]:
-    from sotopia_rl_data.trainers.sft import build_trainer
+    from sotopia_rl_data.trainers.policies import build_sft_trainer
 
-    trainer = build_trainer(config, dialogues(found, Encoder(tokenizer, 4096), with_completion=True), tokenizer)
+    trainer = build_sft_trainer(config, dialogues(found, Encoder(tokenizer, 4096), with_completion=True), tokenizer)
     return [
         [tokenizer.decode(ids) for ids in side["input_ids"]] for side in (trainer.train_dataset, trainer.eval_dataset)
     ]
@@ -72,11 +72,11 @@ def given_to_sft(found: Any, config: Any, tokenizer: Any) -> list[list[str]]:
 def given_to_grpo(found: Any, config: Any, tokenizer: Any) -> list[list[str]]:
     from transformers import AutoModelForSequenceClassification
 
-    from sotopia_rl_data.trainers.grpo import build_trainer
+    from sotopia_rl_data.trainers.policies import build_grpo_trainer
 
     judge = RewardModel(AutoModelForSequenceClassification.from_pretrained(config.model, num_labels=1), tokenizer)
     fitted = dialogues(found, Encoder(tokenizer, 4096), with_completion=False)
-    trainer = build_trainer(config, fitted, tokenizer, judge)
+    trainer = build_grpo_trainer(config, fitted, tokenizer, judge)
     return [[json.dumps(p) for p in side["prompt"]] for side in (trainer.train_dataset, trainer.eval_dataset)]
 
 

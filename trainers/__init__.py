@@ -2,21 +2,21 @@
 
     from sotopia_rl_data.trainers import RewardModel
 
-    api.py           one function a trainer, `score`, `release`, `inspect_run`: the way in for the command line
-    config.py        the libraries' own configurations with a few fields more; presets
+    api.py           what the command line calls: a function for each trainer, `score`, `release`, `inspect_run`
+    config.py        the libraries' own configurations with a few more fields; presets
     data.py          a dataset pinned, read and split
     encoding.py      from messages to token ids; prompts cut to fit
-    modeling.py      models into memory, and what to say when that fails
+    modeling.py      loads models, and says in one sentence why one cannot be loaded
     reward_model/    the reward model: rows that share prefixes, loss, metrics, units, and the model in use
-    sft.py grpo.py   the policies
+    policies.py      behaviour cloning and GRPO
     score.py         a reward model as one more judge of a dataset
     run_folder.py    `run.json`, metrics and checkpoints, read without torch
     callbacks.py     what a run writes and shows while it trains
     release.py       a run's model on the Hub
     tiny.py          a tiny random model for tests and smoke runs
 
-Nothing here is imported by the core. Importing it is cheap: torch is imported when `RewardModel` is asked for, and by
-the functions of `api`.
+The core imports nothing from here. Importing this package is cheap: torch is imported when `RewardModel` is first
+used, and by the functions of `api`.
 """
 
 from __future__ import annotations

@@ -86,13 +86,13 @@ def train_sft(config: PolicySFTConfig) -> dict[str, Any]:
     """
     from sotopia_rl_data.trainers.encoding import tokenizer_of
     from sotopia_rl_data.trainers.modeling import oom_hint
-    from sotopia_rl_data.trainers.sft import build_trainer
+    from sotopia_rl_data.trainers.policies import build_sft_trainer
 
     run = TrainingRun(config, need_reward=False)
     tokenizer = tokenizer_of(config)
     dialogues = run.dialogues(tokenizer, config.max_length, with_completion=True)
     with oom_hint(LOWER.format("per_device_train_batch_size or max_length")):
-        trainer = build_trainer(config, dialogues, tokenizer, run.callbacks)
+        trainer = build_sft_trainer(config, dialogues, tokenizer, run.callbacks)
         run.train(trainer)
         trainer.save_model()
         metrics = {"validation": _validation_metrics(trainer)}
@@ -105,8 +105,8 @@ def train_grpo(config: PolicyGRPOConfig) -> dict[str, Any]:
     The folder `config.output_dir` and the errors are as those of `train_rm`.
     """
     from sotopia_rl_data.trainers.encoding import tokenizer_of
-    from sotopia_rl_data.trainers.grpo import build_trainer, check_fits, forget_reference
     from sotopia_rl_data.trainers.modeling import oom_hint
+    from sotopia_rl_data.trainers.policies import build_grpo_trainer, check_fits, forget_reference
     from sotopia_rl_data.trainers.reward_model.model import RewardModel
 
     run = TrainingRun(config, need_reward=False)
@@ -115,7 +115,7 @@ def train_grpo(config: PolicyGRPOConfig) -> dict[str, Any]:
     with oom_hint(LOWER.format("per_device_train_batch_size or max_completion_length")):
         reward_model = RewardModel.load(config.reward_model, device=config.device)
         check_fits(reward_model, dialogues, config.max_completion_length or 0)
-        trainer = build_trainer(config, dialogues, tokenizer, reward_model, run.callbacks)
+        trainer = build_grpo_trainer(config, dialogues, tokenizer, reward_model, run.callbacks)
         run.train(trainer)
         forget_reference(trainer.accelerator.unwrap_model(trainer.model))
         trainer.save_model()

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 HEADS = 4
-HEADS = 4
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 TEMPLATE = (
@@ -45,7 +44,6 @@ def make_tiny(
 ) -> Path:
     """Write a causal model of `layers` layers and width `hidden` (float32), with tokenizer, to `path`; returns it.
 
-    It has HEADS attention heads, `kv_heads` of them with keys and values, and reads at most `context` tokens.
     It has HEADS attention heads, `kv_heads` of them with keys and values, and reads at most `context` tokens.
     The vocabulary is learned from `text`, at most `vocab` entries, byte-level, so that any string can be encoded.
     """

@@ -1,9 +1,9 @@
-"""audit(): probe a judge and leave a small version with the verdict.
+"""audit(): probe a judge for biases and leave a small version with the verdict.
 
-    plan     draw episodes, change them                                   plan.py
-    ask      through the ledger: what was asked before is not asked again
-    read     the ledger -> attributions and failures
-    weigh    pairs of labels -> verdict                                   analysis.py
+    plan     draw episodes, change them; everything that can be wrong is found here   probes.py
+    ask      through the ledger, so that nothing is asked twice
+    read     the ledger -> attributions and failures                                  labelers/questions.py
+    weigh    pairs of labels -> verdict                                               analysis.py
     commit   the changed episodes, the labels, the failures, the verdict
 
 Leaves out what a command prints.
@@ -11,9 +11,11 @@ Leaves out what a command prints.
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from sotopia_rl_data.asking import run as asking
@@ -24,25 +26,87 @@ from sotopia_rl_data.asking.run import bill_of
 from sotopia_rl_data.asking.transport import without_api_keys
 from sotopia_rl_data.costs.bill import Bill
 from sotopia_rl_data.costs.prices import load as load_prices
+from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.hub.resolve import resolve
 from sotopia_rl_data.labelers.audit.analysis import ALPHA, Key, Verdict, verdict
-from sotopia_rl_data.labelers.audit.plan import AuditPlan, AuditSettings, planned, splits_of
-from sotopia_rl_data.labelers.plan import Elicitation
-from sotopia_rl_data.labelers.reading import LabelTally
+from sotopia_rl_data.labelers.audit.probes import PROBES, REPEAT, LabelContrast, Probed, repeated
+from sotopia_rl_data.labelers.judge import Judge
+from sotopia_rl_data.labelers.plan import DEFAULT_SCALE, Elicitation, LabelPlan, dimensions_of, episodes_of, judges_of
+from sotopia_rl_data.labelers.questions import LabelTally, QuestionPart, Questions
 from sotopia_rl_data.labelers.report import JudgedReport, by_number, provenance, remarks
 from sotopia_rl_data.labelers.requests import asked_judges
+from sotopia_rl_data.labelers.schemas import own_dimensions
+from sotopia_rl_data.labelers.schemas import schema as find_schema
+from sotopia_rl_data.labelers.schemas.rubric import PREFIX
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.refs import check_name
+from sotopia_rl_data.rewards.resolve import choose_evaluator, evaluators
 from sotopia_rl_data.schema import Attribution, Episode, Failure
 from sotopia_rl_data.store import Store, Version
 from sotopia_rl_data.store.stage import Committed, Stage
 from sotopia_rl_data.store.versions import check as check_version
 
+DEFAULT_DIMENSIONS = ("goal", "relationship", "knowledge")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditSettings:
+    """How a judge is probed: on how many `episodes`, drawn by which `seed`, and with which `probes` (ids of `PROBES`;
+    None: all). Nothing is asked where more than `max_calls` calls would be needed. `alpha` is the chance that an
+    unbiased judge is called anything else."""
+
+    episodes: int = 100
+    seed: int = 0
+    probes: Sequence[str] | None = None
+    max_calls: int | None = None
+    alpha: float = ALPHA
+
+
+@dataclass(frozen=True, slots=True)
+class AuditPlan:
+    """Everything that determines what is asked: about the changed episodes in `probed` once, about the original
+    `episodes` twice."""
+
+    plan: LabelPlan
+    probes: tuple[str, ...]
+    seed: int
+    episodes: tuple[Episode, ...]
+    probed: tuple[Probed, ...] = ()
+
+    @property
+    def judge(self) -> Judge:
+        return self.plan.judges[0]
+
+    @property
+    def twice(self) -> LabelPlan:
+        """The plan for the original episodes."""
+        return replace(self.plan, samples=2)
+
+    def questions(self) -> Questions:
+        """Every question, those about the original episodes first."""
+        changed = [probed.episode for probed in self.probed]
+        return Questions(QuestionPart(self.twice, lambda: self.episodes), QuestionPart(self.plan, lambda: changed))
+
+    def contrasts(self) -> dict[str, list[tuple[str, LabelContrast]]]:
+        """For each probe, the labels that must be equal: (original episode's id, contrast)."""
+        by_probe: dict[str, list[tuple[str, LabelContrast]]] = {name: [] for name in (*self.probes, REPEAT)}
+        for probed in self.probed:
+            by_probe[probed.probe] += [(probed.original, contrast) for contrast in probed.contrasts]
+        for episode in self.episodes:
+            by_probe[REPEAT] += [(episode.episode_id, contrast) for contrast in repeated(episode)]
+        return by_probe
+
+    def recipe(self) -> dict[str, Any]:
+        """What determines the rows."""
+        labels = self.plan.recipe()
+        versions = {name: PROBES[name].version for name in self.probes}
+        return {"audit": {"probes": versions, "seed": self.seed}, "labels": labels, "scale": self.plan.scale}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditReport(JudgedReport):
-    """Also: the `verdict`, and how many `labels` it stands on."""
+    """Also: the `verdict`, and how many `labels` it is based on."""
 
     verdict: Verdict
     labels: int
@@ -54,7 +118,7 @@ class AuditReport(JudgedReport):
 
 @dataclass(frozen=True, slots=True)
 class AuditAnswers:
-    """What a judge said to an audit's questions, and the verdict on it."""
+    """A judge's answers to an audit's questions, and the verdict on them."""
 
     verdict: Verdict
     labels: Sequence[Attribution]
@@ -72,15 +136,15 @@ def audit(
     version: str | None = None,
     options: AskOptions | None = None,
 ) -> AuditReport:
-    """Probe the one judge of `asked` on a draw of the episodes of `source` and commit what it said, with the verdict.
+    """Probe the one judge of `asked` on episodes drawn from `source`, and commit its answers with the verdict.
 
-    What `asked` leaves open is as in the labels that `source` holds. `settings` says how the judge is probed, `options`
-    how it is asked. `out` is by default the source's name + "-audit".
+    What is None in `asked` is taken from the labels that `source` holds. `settings` says how the judge is probed,
+    `options` how requests are sent. `out` is by default the source's name + "-audit".
 
     Raises UsageError, NotFound, KeyMissing and InputError before anything is asked, and VersionExists where `version`
     is taken and something is left to ask; Interrupted after Ctrl-C; UnderWay where batches are not waited for;
-    BudgetSpent; Rejected and Unavailable where the provider answers nothing; InputError where no answer can be used;
-    StoreError. Every answer is kept whatever is raised.
+    BudgetSpent; Rejected and Unavailable where the provider gives no answer at all; InputError where no answer can be
+    used; StoreError. Whatever is raised, every answer is kept.
     """
     began = time.monotonic()
     settings, options = settings or AuditSettings(), options or AskOptions()
@@ -90,27 +154,27 @@ def audit(
     asking.check(asked_judges(plan.plan.judges), options, prices)
     name, version = check_name(out or f"{parent.name}-audit"), version and check_version(version)
     questions = plan.questions()
-    with store.stage(name) as stage, Ledger(options.ledger_in(store.root)) as kept:
+    with store.stage(name) as stage, Ledger(options.ledger_in(store.root)) as ledger:
         if settings.max_calls is not None:
-            _check_calls(estimate(questions, kept, options, prices).asked, settings.max_calls)
-        store.check_untaken(name, version, lambda: estimate(questions, kept, options, prices).asked)
-        outcomes = asking.ask(questions, kept, options, prices)
-        found = read(plan, kept, settings.alpha)
-        bill = bill_of(questions.judges, found.tally, prices)
-        committed = _commit(stage, version, parent, plan, found, bill)
+            _check_calls(estimate(questions, ledger, options, prices).asked, settings.max_calls)
+        store.check_untaken(name, version, lambda: estimate(questions, ledger, options, prices).asked)
+        outcomes = asking.ask(questions, ledger, options, prices)
+        answers = read(plan, ledger, settings.alpha)
+        bill = bill_of(questions.judges, answers.tally, prices)
+        committed = _commit(stage, version, parent, plan, answers, bill)
     return AuditReport(
         committed=committed,
         outcomes=outcomes,
         calls=questions.total,
-        failures=by_number(found.tally),
+        failures=by_number(answers.tally),
         bill=bill,
         warnings=[*remarks(plan.plan), *asking_warnings(outcomes)],
         seconds=round(time.monotonic() - began, 3),
         episodes=len(plan.episodes),
-        repaired=found.tally.repaired,
-        unusable=found.tally.unusable,
-        verdict=found.verdict,
-        labels=len(found.labels),
+        repaired=answers.tally.repaired,
+        unusable=answers.tally.unusable,
+        verdict=answers.verdict,
+        labels=len(answers.labels),
     )
 
 
@@ -121,26 +185,26 @@ def estimate_audit(
     settings: AuditSettings | None = None,
     options: AskOptions | None = None,
 ) -> Estimate:
-    """What `audit` would ask and cost with the same arguments; it asks nobody, and no API key is needed."""
+    """What `audit` would ask and cost with the same arguments. Sends no request and needs no API key."""
     options = options or AskOptions()
     prices = load_prices(options.prices)
     with without_api_keys():
         plan = planned(resolve(store, source), asked, settings or AuditSettings())
-    with Ledger(options.ledger_in(store.root)) as kept:
-        return estimate(plan.questions(), kept, options, prices)
+    with Ledger(options.ledger_in(store.root)) as ledger:
+        return estimate(plan.questions(), ledger, options, prices)
 
 
 def read(plan: AuditPlan, ledger: Ledger, alpha: float = ALPHA) -> AuditAnswers:
-    """What the ledger says, weighed; what no score asks about is neither a label nor a failure. Asks nobody. Raises
-    InputError where no answer can be used."""
+    """What the ledger says, and the verdict on it. What was not asked about, for lack of an episode score, is neither a
+    label nor a failure. Sends no request. Raises InputError where no answer can be used."""
     tally = LabelTally()
     labels: list[Attribution] = []
     failures: list[Failure] = []
-    for more, lost in plan.questions().rows(ledger, tally):
-        labels += more
-        failures += [one for one in lost if one.judge is not None]
+    for new_labels, new_failures in plan.questions().rows(ledger, tally):
+        labels += new_labels
+        failures += [failure for failure in new_failures if failure.judge is not None]
     tally.failures.clear()
-    tally.failures.update(one.reason for one in failures)
+    tally.failures.update(failure.reason for failure in failures)
     if not labels:
         reason = next(iter(tally.failures), "it was not asked")
         raise InputError(f"{plan.judge.id} gave no answer that can be used ({reason}).", "try it with `label` first")
@@ -156,8 +220,10 @@ def _check_calls(needed: int, allowed: int) -> None:
 
 
 def _verdict(plan: AuditPlan, labels: Sequence[Attribution], alpha: float) -> Verdict:
-    values: dict[Key, float] = {(x.episode_id, x.agent, x.turn, x.dimension, x.sample): x.raw for x in labels}
-    scales = {(x.scale_min, x.scale_max) for x in labels}
+    values: dict[Key, float] = {
+        (label.episode_id, label.agent, label.turn, label.dimension, label.sample): label.raw for label in labels
+    }
+    scales = {(label.scale_min, label.scale_max) for label in labels}
     return verdict(
         plan.judge.id,
         values,
@@ -170,21 +236,109 @@ def _verdict(plan: AuditPlan, labels: Sequence[Attribution], alpha: float) -> Ve
 
 
 def _commit(
-    stage: Stage, version: str | None, parent: Version, plan: AuditPlan, found: AuditAnswers, bill: Bill
+    stage: Stage, version: str | None, parent: Version, plan: AuditPlan, answers: AuditAnswers, bill: Bill
 ) -> Committed:
     """The version: every episode as it was asked about, in the split of its original."""
     import pyarrow as pa
 
     from sotopia_rl_data.tables import EPISODES, attribution_table, episode_row, failure_table
 
-    split = splits_of(parent)
-    of = {one.episode.episode_id: split[one.original] for one in plan.probed} | split
+    split_of = splits_of(parent)
+    split_of |= {probed.episode.episode_id: split_of[probed.original] for probed in plan.probed}
     by_split: dict[str, list[Episode]] = {}
-    for episode in (*plan.episodes, *(one.episode for one in plan.probed)):
-        by_split.setdefault(of[episode.episode_id], []).append(replace(episode, observations=(), reasoning=""))
-    for where, some in by_split.items():
-        stage.write("episodes", where, pa.Table.from_pylist([episode_row(e) for e in some], schema=EPISODES))
-        stage.write("attributions", where, attribution_table(x for x in found.labels if of[x.episode_id] == where))
-        stage.write("failures", where, failure_table(x for x in found.failures if of[str(x.episode_id)] == where))
-    told = provenance(parent, plan.plan, found.tally, bill, {"audit": found.verdict.as_dict()})
-    return stage.commit(recipe=plan.recipe(), provenance=told, version=version)
+    for episode in (*plan.episodes, *(probed.episode for probed in plan.probed)):
+        by_split.setdefault(split_of[episode.episode_id], []).append(replace(episode, observations=(), reasoning=""))
+    for split, episodes in by_split.items():
+        labels = [label for label in answers.labels if split_of[label.episode_id] == split]
+        failures = [failure for failure in answers.failures if split_of[str(failure.episode_id)] == split]
+        stage.write("episodes", split, pa.Table.from_pylist([episode_row(e) for e in episodes], schema=EPISODES))
+        stage.write("attributions", split, attribution_table(labels))
+        stage.write("failures", split, failure_table(failures))
+    details = provenance(parent, plan.plan, answers.tally, bill, {"audit": answers.verdict.as_dict()})
+    return stage.commit(recipe=plan.recipe(), provenance=details, version=version)
+
+
+# --- the plan ---------------------------------------------------------------------------------------------------------
+
+
+def planned(version: Version, elicitation: Elicitation, settings: AuditSettings) -> AuditPlan:
+    """The audit of a judge on episodes drawn from the version. What is None in `elicitation` is taken from the labels
+    that `version` holds, so that their answers are found in the ledger; without labels, from the defaults of `label`.
+
+    Raises UsageError, KeyMissing, InputError before anything is asked.
+    """
+    if "episodes" not in version.manifest.configs:
+        raise UsageError(f"{version.ref} holds no episodes.", "name a version that was made from dialogues")
+    if settings.episodes < 2:
+        raise UsageError(
+            f"{settings.episodes} episodes are too few to judge a judge by.", "ask about two or more: --episodes 100"
+        )
+    unknown = [name for name in settings.probes or () if name not in PROBES]
+    if unknown:
+        raise UsageError(f"{unknown[0]!r} is not a probe.", f"name one of: {', '.join(PROBES)}")
+    plan = _label_plan(version, elicitation)
+    files = [path for paths in version.files("episodes").values() for path in paths]
+    drawn = tuple(_drawn(plan, episodes_of(files), settings.episodes, settings.seed))
+    if len(drawn) < 2:
+        raise InputError(
+            f"{len(drawn)} of the episodes of {version.ref} can be asked about.",
+            f"an episode needs two agents who act, and scores by {plan.evaluator} on {', '.join(plan.dimensions)}",
+        )
+    probes = tuple(name for name in PROBES if settings.probes is None or name in settings.probes)
+    changed = (PROBES[name](episode, settings.seed) for episode in drawn for name in probes)
+    return AuditPlan(plan, probes, settings.seed, drawn, tuple(probed for probed in changed if probed is not None))
+
+
+def _label_plan(version: Version, elicitation: Elicitation) -> LabelPlan:
+    """What the judge is asked: what `elicitation` names, else what the labels of `version` were made by."""
+    recipe = version.manifest.recipe
+    before: Mapping[str, Any] = recipe.get("labels") or {}
+    chosen = find_schema(elicitation.schema or _schema_before(version, before))
+    if not chosen.needs_judge:
+        raise UsageError(f"The schema {chosen.id!r} asks no judge.", "name one that does: --schema direct")
+    own = own_dimensions(chosen)
+    known = own or [dimension.name for dimension in SOTOPIA_EVAL]
+    labelled = [name for name in before.get("dimensions", ()) if name in known]
+    dimensions = dimensions_of(elicitation.dimensions or labelled or own or DEFAULT_DIMENSIONS, own)
+    scale = elicitation.scale or recipe.get("scale") or DEFAULT_SCALE
+    chosen.wording_sha256(scale)  # raises where the scale is not worded
+    files = [path for paths in version.files("episodes").values() for path in paths]
+    named = elicitation.evaluator or before.get("evaluator") or None
+    needs_score = getattr(chosen, "needs_score", True)
+    evaluator = choose_evaluator(evaluators(files, dimensions), named, dimensions, needs_score)
+    judges = judges_of(elicitation.judges, elicitation.sampling, own)
+    if len(judges) > 1:
+        raise UsageError(f"An audit probes one judge, and {len(judges)} are named.", "audit one --judge at a time")
+    packing = elicitation.packing or before.get("ask", "per-dimension")
+    return LabelPlan(chosen, dimensions, evaluator, judges, scale, packing)
+
+
+def _schema_before(version: Version, before: Mapping[str, Any]) -> str:
+    """The schema of the labels. Raises UsageError where it is a rubric, whose file the version does not name."""
+    schema_id = str(before.get("schema", "direct"))
+    if schema_id.startswith(PREFIX):
+        name = schema_id.removeprefix(PREFIX)
+        raise UsageError(
+            f"{version.ref} was labelled by the rubric {name!r}.", "name its file: --schema rubric:FILE.yaml"
+        )
+    return schema_id
+
+
+def _drawn(plan: LabelPlan, episodes: Iterable[Episode], count: int, seed: int) -> list[Episode]:
+    """Some of the episodes that can be asked about, drawn by the seed; in order of their ids."""
+    eligible = [e for e in episodes if len({turn.agent for turn in e.turns}) > 1 and plan.questions(e)]
+    eligible.sort(key=lambda e: hashlib.sha256(f"{seed}\0{e.episode_id}".encode()).digest())
+    return sorted(eligible[:count], key=lambda e: e.episode_id)
+
+
+def splits_of(version: Version) -> dict[str, str]:
+    """The split of each episode, by its id."""
+    import pyarrow.parquet as pq
+
+    return {
+        episode: split
+        for split, files in version.files("episodes").items()
+        for episode in chain.from_iterable(
+            pq.read_table(path, columns=["episode_id"]).column(0).to_pylist() for path in files
+        )
+    }

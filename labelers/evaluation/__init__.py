@@ -2,6 +2,5 @@
 
 sotopia_eval.py   what a judge is asked about an episode, what is accepted, what it yields
 run.py            evaluate(): plan, ask, read, commit
-forms.py          what people are given: dialogues drawn from the methods, as a CSV or a page
-people.py         their scores, read back
+people.py         the form that people fill in, as a CSV or a page, and their scores read back
 """

@@ -1,9 +1,9 @@
 """evaluate(): episodes in, the same episodes with a judge's scores out, as the dataset's next version.
 
     plan      check everything that can be wrong, count the calls            here
-    ask       every judge what the ledger does not answer                    questions.py
-    read      the ledger -> scores with their reasons, and failures          labelers/reading.py
-    commit    the parent's rows with the scores added                        sotopia_rl_data/evaluations.py
+    ask       put to every judge the questions that the ledger lacks         labelers/questions.py
+    read      the ledger -> scores with their reasons, and failures          labelers/questions.py
+    commit    the parent's rows with the scores added                        evaluations.py
 
 Every raw answer is durable before it is parsed; the version is a function of (episodes, plan, ledger). Leaves out what
 a command prints.
@@ -14,7 +14,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 
 from sotopia_rl_data import refs
@@ -31,8 +30,7 @@ from sotopia_rl_data.evaluations import Evaluated, Judged, add_scores, check_eva
 from sotopia_rl_data.hub.resolve import resolve
 from sotopia_rl_data.labelers.evaluation.sotopia_eval import SOTOPIA_EVAL
 from sotopia_rl_data.labelers.plan import Elicitation, LabelPlan, check_can_ask, dimensions_of, episodes_of, judges_of
-from sotopia_rl_data.labelers.questions import QuestionPart, Questions
-from sotopia_rl_data.labelers.reading import LabelTally, rows_of
+from sotopia_rl_data.labelers.questions import LabelTally, Questions, rows_of
 from sotopia_rl_data.labelers.report import JudgedReport, by_number, judged_by, remarks, top_failures
 from sotopia_rl_data.labelers.requests import asked_judges, target_of
 from sotopia_rl_data.ledger.ledger import Ledger
@@ -59,15 +57,15 @@ def evaluate(
 ) -> EvaluationReport:
     """Have judges score every agent of every episode, and add the scores to the dataset.
 
-    `source` is the reference of a dataset, which gets the next version. Of `asked` it reads who is asked (`judges`,
-    `sampling`), on which `dimensions` (default: SOTOPIA-EVAL's seven), how often (`samples`; the score is the mean of
-    what was answered) and in which `packing` (default: "packed", one call an episode). `evaluator` is what the scores
-    are said to be by (default: the judge's id). `options` says how it is asked.
+    `source` is the reference of a dataset, which gets the next version. These fields of `asked` count: `judges` and
+    `sampling`; `dimensions` (default: SOTOPIA-EVAL's seven); `samples` (how often each question is asked: the score is
+    the mean of the answers); `packing` (default: "packed", one call for each episode). `evaluator` is the name that the
+    scores are stored under (default: the judge's id). `options` says how judges are asked.
 
     Raises UsageError, NotFound, KeyMissing, and VersionExists where `version` is taken and something is left to ask,
-    before anything is asked or written; Interrupted after Ctrl-C; UnderWay where batches are not waited for; Rejected
-    and Unavailable where a provider answers nothing; BudgetSpent; StoreError. Whatever is raised, the store's versions
-    are as they were and every answer is kept.
+    all before anything is asked or written; Interrupted after Ctrl-C; UnderWay where batches are not waited for;
+    Rejected and Unavailable where a provider gives no answer at all; BudgetSpent; StoreError. Whatever is raised, the
+    store's versions stay as they were and every answer is kept.
     """
     began = time.monotonic()
     options = options or AskOptions()
@@ -78,20 +76,23 @@ def evaluate(
     version = version and check_version(version)
     files = parent.files("episodes")
     tally = LabelTally()
-    with store.stage(parent.name) as stage, Ledger(options.ledger_in(store.root)) as kept:
-        questions = _questions(plan, parent)
-        store.check_untaken(parent.name, version, lambda: estimate(questions, kept, options, prices).asked)
-        outcomes = asking.ask(questions, kept, options, prices)
-        judged = {split: _judged(plan, kept, paths, names, tally) for split, paths in files.items()}
+    with store.stage(parent.name) as stage, Ledger(options.ledger_in(store.root)) as ledger:
+        questions = Questions.about(plan, parent)
+        store.check_untaken(parent.name, version, lambda: estimate(questions, ledger, options, prices).asked)
+        outcomes = asking.ask(questions, ledger, options, prices)
+        judged = {split: _judged(plan, ledger, paths, names, tally) for split, paths in files.items()}
         recipe = add_scores(stage, parent, _evaluated(plan, names), judged)
         bill = bill_of(questions.judges, tally, prices)
-        told = provenance(
-            parent,
-            judged_by(plan, tally, bill),
-            wording_sha256=plan.schema.wording_sha256(),
-            failures=top_failures(tally),
+        committed = stage.commit(
+            recipe=recipe,
+            provenance=provenance(
+                parent,
+                judged_by(plan, tally, bill),
+                wording_sha256=plan.schema.wording_sha256(),
+                failures=top_failures(tally),
+            ),
+            version=version,
         )
-        committed = stage.commit(recipe=recipe, provenance=told, version=version)
     return EvaluationReport(
         committed=committed,
         outcomes=outcomes,
@@ -116,19 +117,19 @@ def estimate_evaluation(
     evaluator: str | None = None,
     options: AskOptions | None = None,
 ) -> Estimate:
-    """What `evaluate` would ask and cost with the same arguments; it asks nobody. Raises what `evaluate` raises before
-    it asks, but that no API key is needed."""
+    """What `evaluate` would ask and cost with the same arguments. Sends no request and needs no API key; otherwise
+    raises what `evaluate` raises before it asks."""
     options = options or AskOptions()
     prices = load_prices(options.prices)
     with without_api_keys():
         plan = _plan(asked, evaluator)
     parent, _ = _parent(store, source, plan, evaluator)
-    with Ledger(options.ledger_in(store.root)) as kept:
-        return estimate(_questions(plan, parent), kept, options, prices)
+    with Ledger(options.ledger_in(store.root)) as ledger:
+        return estimate(Questions.about(plan, parent), ledger, options, prices)
 
 
 def _parent(store: Store, source: str, plan: LabelPlan, evaluator: str | None) -> tuple[Version, dict[str, str]]:
-    """The version to evaluate, and judge -> what its scores are said to be by. Raises UsageError, NotFound."""
+    """The version to evaluate, and for each judge's id the name that its scores get. Raises UsageError, NotFound."""
     parent = dataset(store, source)
     names = {judge.id: evaluator or judge.id for judge in plan.judges}
     for name in names.values():
@@ -136,24 +137,19 @@ def _parent(store: Store, source: str, plan: LabelPlan, evaluator: str | None) -
     return parent, names
 
 
-def _questions(plan: LabelPlan, parent: Version) -> Questions:
-    files = list(chain.from_iterable(parent.files("episodes").values()))
-    return Questions(QuestionPart(plan, lambda: episodes_of(files)))
-
-
 def dataset(store: Store, source: str) -> Version:
-    """The version that `source` names, with episodes in it. Raises UsageError where it is a file: scores are added to a
-    dataset, and a file is none. NotFound."""
+    """The version that `source` names. Raises UsageError where it has no episodes, or where it is a file, since scores
+    are added to a dataset; NotFound."""
     if refs.is_path(source) and Path(source).is_file():
         raise UsageError(f"{source} is a file.", f"make it a dataset: sotopia-rl-data import {source} --name ORG/NAME")
-    found = resolve(store, source)
-    if "episodes" not in found.manifest.configs:
-        raise UsageError(f"{found.ref} holds no episodes.", "name the dataset that the dialogues are in")
-    return found
+    version = resolve(store, source)
+    if "episodes" not in version.manifest.configs:
+        raise UsageError(f"{version.ref} holds no episodes.", "name the dataset that the dialogues are in")
+    return version
 
 
 def _plan(asked: Elicitation, evaluator: str | None) -> LabelPlan:
-    """Everything that can be wrong, found before anything is asked. Raises UsageError, KeyMissing."""
+    """What is asked. Raises UsageError and KeyMissing, before anything is sent."""
     packing = asked.packing or "packed"
     check_can_ask(packing, asked.samples)
     if evaluator is not None and (len(asked.judges) > 1 or not evaluator.strip()):
@@ -168,21 +164,22 @@ def _plan(asked: Elicitation, evaluator: str | None) -> LabelPlan:
 def _judged(
     plan: LabelPlan, ledger: Ledger, files: Sequence[Path], names: Mapping[str, str], tally: LabelTally
 ) -> Iterator[Judged]:
-    """What was said of each episode, by the evaluators' names; what nobody was asked about is missing from each."""
+    """The labels and failures of each episode, under the evaluators' names. What no judge was asked about is a failure
+    of every evaluator."""
     for labels, failures in rows_of(plan, ledger, episodes_of(files), tally):
-        lost = [replace(one, judge=names[who]) for one in failures for who in ([one.judge] if one.judge else names)]
-        tally.failures.update(one.reason for one in lost[len(failures) :])  # the rest is counted already
-        yield [replace(label, judge=names[label.judge]) for label in labels], lost
+        named_failures = []
+        for failure in failures:
+            judges = [failure.judge] if failure.judge else list(names)
+            named_failures += [replace(failure, judge=names[judge]) for judge in judges]
+            tally.failures[failure.reason] += len(judges) - 1  # `rows_of` has counted one
+        yield [replace(label, judge=names[label.judge]) for label in labels], named_failures
 
 
 def _evaluated(plan: LabelPlan, names: Mapping[str, str]) -> list[Evaluated]:
-    how = {"schema_version": SOTOPIA_EVAL.version, "ask": plan.packing, "samples": plan.samples}
-    targets = {judge.id: target_of(judge) for judge in plan.judges}
-    return [
-        Evaluated(
-            names[who],
-            plan.dimensions,
-            {**how, "judge": who, "provider": target.provider, "sampling": dict(target.sampling)},
-        )
-        for who, target in targets.items()
-    ]
+    shared = {"schema_version": SOTOPIA_EVAL.version, "ask": plan.packing, "samples": plan.samples}
+    evaluated = []
+    for judge in plan.judges:
+        target = target_of(judge)
+        details = {**shared, "judge": judge.id, "provider": target.provider, "sampling": dict(target.sampling)}
+        evaluated.append(Evaluated(names[judge.id], plan.dimensions, details))
+    return evaluated

@@ -1,7 +1,7 @@
 """transformers: a local model as a judge, in batches: `transformers:PATH_OR_ID`. Needs the extra `train`.
 
-The answer's schema stands in the prompt; an answer that breaks it is sent back once, like any other. How it is asked is
-`asking/local.py`'s. Leaves out quantisation.
+The answer's schema stands in the prompt; an answer that breaks it is sent back once, like any other. How requests are
+gathered into batches is in `asking/local.py`. Leaves out quantisation.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from sotopia_rl_data.request import Reply, Request, Target
 _DEFAULT = {"temperature": 0, "max_tokens": MAX_TOKENS}
 
 
-def judge(where: str, sampling: Mapping[str, Any] | None = None) -> Transformers:
+def judge(name: str, sampling: Mapping[str, Any] | None = None) -> Transformers:
     """The judge for a model's folder or its id on the Hub. Raises UsageError, NotFound; loads nothing yet."""
-    if not where:
+    if not name:
         raise UsageError("transformers names no model.", "write transformers:PATH_OR_ID")
     check_installed("A local judge", "torch", "transformers")
-    folder = Path(where)
-    if is_path(where) and not (folder / "config.json").is_file():
-        raise NotFound(f"There is no model in {where}.", "name a folder that has a config.json, or an id on the Hub")
-    chosen = sampling_of(_DEFAULT, sampling)
+    folder = Path(name)
+    if is_path(name) and not (folder / "config.json").is_file():
+        raise NotFound(f"There is no model in {name}.", "name a folder that has a config.json, or an id on the Hub")
+    settings = sampling_of(_DEFAULT, sampling)
     if not folder.is_dir():
-        return Transformers(Target("transformers", where, "", chosen), partial(_load, where))
-    weights = {**chosen, "weights": fingerprint(folder)}
-    return Transformers(Target("transformers", folder.resolve().name, "", weights), partial(_load, where))
+        return Transformers(Target("transformers", name, "", settings), partial(load_causal_model, name))
+    settings = {**settings, "weights": fingerprint(folder)}
+    return Transformers(Target("transformers", folder.resolve().name, "", settings), partial(load_causal_model, name))
 
 
 class Transformers(LocalModel):
-    """A local model that knows what a Question is. Answers of a model of the Hub name its commit: the id may move."""
+    """A local model that answers Questions. Answers of a model from the Hub name its commit, since the id may move."""
 
     def answers(self, requests: Sequence[Request]) -> Sequence[Reply | AskingError]:
-        """What the model says to each, or why it cannot."""
-        said = super().answers(requests)
+        """A reply to each request, or the error that prevents one."""
+        replies = super().answers(requests)
         name = self.id if "weights" in self.target.sampling else _at_commit(self.id)
-        return [replace(one, model=name) if isinstance(one, Reply) else one for one in said]
+        return [replace(reply, model=name) if isinstance(reply, Reply) else reply for reply in replies]
 
     async def answer(self, question: Question) -> Reply:
         """One answer. Raises Rejected where the model cannot be loaded or the prompt does not fit it."""
@@ -54,21 +54,26 @@ class Transformers(LocalModel):
 
 
 def _at_commit(name: str) -> str:
-    """The id of a model of the Hub that was loaded, with the commit that lies in the Hub's cache for it."""
+    """The id of a model from the Hub, with the commit that was loaded, which is the one in the Hub's cache."""
     from huggingface_hub import try_to_load_from_cache
 
     config = try_to_load_from_cache(name, "config.json")
     return f"{name}@{Path(config).parent.name}" if isinstance(config, str) else name
 
 
-def _load(where: str) -> Loaded:
-    """The tokenizer and the weights, on the GPU where there is one."""
+def load_causal_model(base: str, adapter: str = "") -> Loaded:
+    """A tokenizer that pads on the left, and the weights, with a LoRA adapter merged into them where one is named; on
+    the GPU where there is one."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer: Any = AutoTokenizer.from_pretrained(where, padding_side="left")
+    has_tokenizer = adapter and (Path(adapter) / "tokenizer_config.json").is_file()
+    tokenizer: Any = AutoTokenizer.from_pretrained(adapter if has_tokenizer else base, padding_side="left")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model: Any = AutoModelForCausalLM.from_pretrained(where, dtype="auto")
-    return tokenizer, model.to(device).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+    if adapter:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    return tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu").eval()

@@ -1,27 +1,29 @@
-"""Schemas: how an episode's score is traced back to its utterances, a family a file.
+"""Schemas: how an episode's score is traced back to its utterances. One file for each family, and here the lookup.
 
-    offline.py   what shows the whole episode (direct, scaled, singular), and what asks nobody (uniform, discounted)
-    turnwise.py  what shows views of it: direct-online, goal-progress, utterance-quality, only-response, leave-one-out
-    rubric.py    what asks about dimensions of somebody's own: conversation-behaviour, `rubric:FILE.yaml`
-    plugin.py    a schema of somebody's own, guarded
-    phrasing.py  the wording and the transcript, as all of them put them to a judge
+    offline.py   show the whole episode (direct, scaled, singular), or ask no judge (uniform, discounted)
+    turnwise.py  show views of it: direct-online, goal-progress, utterance-quality, only-response, leave-one-out
+    rubric.py    ask about dimensions of one's own: conversation-behaviour, `rubric:FILE.yaml`
+    phrasing.py  the wording and the transcript, which all schemas share
     answers.py   what an answer may look like
 
-A schema owns its wording, its answer schema, its validation and what it yields. What its numbers become is a rule's
-business (`sotopia_rl_data.rewards`), so that rules can be re-run without a call. A new schema is an entry in BUILTINS:
-as a subclass of `Offline`, or as a `Turnwise` with two wording files of its own. One of your own is an object with the
-members of `Schema`, or a class or function that makes one, named as `path/to/file.py:Name` or by an entry point in the
-group `sotopia_rl_data.schemas`.
+A schema owns its wording, its answer schema, its validation and what it yields. Turning its numbers into rewards is the
+business of rules (`sotopia_rl_data.rewards`), which can therefore be re-run without a call. A new built-in schema is an
+entry in BUILTINS: a subclass of `Offline`, or a `Turnwise` with two wording files of its own. A schema of your own is
+an object with the members of `Schema`, or a class or function that makes one, named as `path/to/file.py:Name` or by an
+entry point in the group `sotopia_rl_data.schemas`. It is checked when it is loaded, and what it raises is reported in a
+sentence instead of a traceback.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FunctionType
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 from sotopia_rl_data import plugins
+from sotopia_rl_data.dimensions import OWN_NAME
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.labelers.judge import Question, Slot
 from sotopia_rl_data.labelers.schemas.phrasing import Packing
@@ -44,13 +46,17 @@ BUILTINS = {
 }
 
 
+_MEMBERS = ("id", "version", "measure", "rule", "needs_judge", "bounds", "wording_sha256", "questions", "read")
+_HINT = "see what a schema has: python -m pydoc sotopia_rl_data.labelers.schemas.Schema"
+
+
 class Schema(Protocol):
     """What is asked, what is accepted, what it yields.
 
-    `id` stands in the `schema` column; `version` rises with every change of wording or meaning; `measure` says what a
-    raw number is; `rule` names the default rule that turns it into a reward; without `needs_judge` nothing is asked.
-    A schema whose numbers mean something without the episode's score says `needs_score = False` (default True); one
-    that asks about other dimensions than SOTOPIA-EVAL's names them in `dimensions` (default: none).
+    `id` stands in the `schema` column. `version` rises with every change of wording or meaning. `measure` is the kind
+    of raw number. `rule` names the default rule that turns it into a reward. `needs_judge` is False where nothing is
+    asked. A schema may also have `needs_score = False`, where its numbers mean something without the episode's score
+    (default: True), and `dimensions`, where it asks about others than SOTOPIA-EVAL's (default: none).
     """
 
     @property
@@ -65,49 +71,127 @@ class Schema(Protocol):
     def needs_judge(self) -> bool: ...
 
     def bounds(self, scale: int, dimension: str) -> tuple[float, float]:
-        """The range [scale_min, scale_max] of a raw attribution on this dimension, levels running from 0 to `scale`."""
+        """The range [scale_min, scale_max] of a raw attribution on this dimension, for levels from 0 to `scale`."""
         ...
 
     def wording_sha256(self, scale: int = 3) -> str:
-        """A hash of every wording that a question on this scale is made from."""
+        """A hash of all wordings that a question on this scale is made from."""
         ...
 
     def questions(
         self, episode: Episode, dimensions: Sequence[str], evaluator: str | None, packing: Packing, scale: int
     ) -> Iterator[Question]:
-        """The calls that label this episode. Where an agent's score on a dimension is missing, none asks for it."""
+        """The questions that label this episode; none about an agent's dimension where its score is needed and
+        missing."""
         ...
 
     def read(self, question: Question, text: str) -> dict[Slot, float]:
-        """The raw number of every slot of the question. Raises BadAnswer, with a readable reason, or gives them all."""
+        """The raw number of every slot of the question. Raises BadAnswer, with a readable reason, where one is
+        missing."""
         ...
 
 
 def schema(name: str) -> Schema:
-    """The schema called `name`. Raises UsageError, naming the schemas there are; InputError where a rubric's file
-    cannot be used."""
+    """The schema called `name`. Raises UsageError, which lists the schemas, and InputError where a rubric's file cannot
+    be used."""
     if name.startswith("rubric:"):
         return _rubric(name.removeprefix("rubric:"))
     if name.endswith((".yaml", ".yml")):
         raise UsageError(f"{name} is a file, not a schema's name.", f"if it is a rubric, write rubric:{name}")
     found = plugins.load("schema", GROUP, name, BUILTINS)
     if name in BUILTINS:
-        made: Schema = found() if isinstance(found, FunctionType) else found
-        return made
-    from sotopia_rl_data.labelers.schemas.plugin import PluginSchema, check_plugin
-
+        builtin: Schema = found() if isinstance(found, FunctionType) else found
+        return builtin
     return PluginSchema(check_plugin(name, found))
 
 
-def _rubric(where: str) -> Schema:
+def _rubric(path: str) -> Schema:
     from sotopia_rl_data.labelers.schemas import rubric
 
-    if not where:
+    if not path:
         raise UsageError("rubric names no file.", f"write rubric:FILE.yaml; the shortest holds {rubric.SHORTEST}")
-    return rubric.schema_of(rubric.read(Path(where)))
+    return rubric.schema_of(rubric.read(Path(path)))
 
 
 def own_dimensions(schema: Schema) -> tuple[str, ...]:
-    """The dimensions that the schema asks about where they are not SOTOPIA-EVAL's; else none."""
-    own: Any = getattr(schema, "dimensions", ())
-    return tuple(own)
+    """The dimensions that the schema asks about, where they are not SOTOPIA-EVAL's; else none."""
+    return tuple(getattr(schema, "dimensions", ()))
+
+
+# --- schemas of one's own ---------------------------------------------------------------------------------------------
+
+
+def check_plugin(name: str, found: Any) -> Schema:
+    """The schema that the plug-in is, or that it makes. Raises UsageError where it lacks a member or one makes no
+    sense."""
+    from sotopia_rl_data.rewards.rules import rule
+
+    hint = "let it be made without arguments"
+    with plugins.calling(lambda error: UsageError(f"The schema {name} cannot be made: {error}.", hint)):
+        made = found() if isinstance(found, type | FunctionType) else found
+    lacking = [member for member in _MEMBERS if not hasattr(made, member)]
+    if lacking:
+        raise UsageError(f"{name} is not a schema: it lacks {', '.join(lacking)}.", _HINT)
+    if not isinstance(made.id, str) or not made.id:
+        raise UsageError(f"The schema {name} has the id {made.id!r}.", "give it a name: it stands in the data")
+    if made.measure not in get_args(Measure):
+        raise UsageError(
+            f"The schema {name} measures {made.measure!r}.", f"its measure is one of: {', '.join(get_args(Measure))}"
+        )
+    if not isinstance(made.version, int):
+        raise UsageError(f"The schema {name} has the version {made.version!r}.", "count its wordings: 1, 2 …")
+    rule(made.rule)  # raises where there is none of this name
+    own = getattr(made, "dimensions", ())
+    if not isinstance(own, tuple | list):
+        raise UsageError(f"The schema {name} has the dimensions {own!r}.", 'name them in a tuple, as in ("charm",)')
+    misnamed = [dimension for dimension in own if not OWN_NAME.fullmatch(str(dimension))]
+    if misnamed:
+        raise UsageError(
+            f"The schema {name} has a dimension {misnamed[0]!r}.", "name it in small letters, digits and underscores"
+        )
+    checked: Schema = made
+    return checked
+
+
+class PluginSchema:
+    """A schema of one's own with every call guarded: what it raises becomes a UsageError that says where it failed."""
+
+    def __init__(self, inner: Schema) -> None:
+        self._inner = inner
+        self.id, self.version, self.measure, self.rule = inner.id, inner.version, inner.measure, inner.rule
+        self.needs_judge = inner.needs_judge
+
+    def __getattr__(self, name: str) -> Any:
+        """The optional members of a schema."""
+        return getattr(self._inner, name)
+
+    def bounds(self, scale: int, dimension: str) -> tuple[float, float]:
+        """See `Schema.bounds`."""
+        with self._at("its bounds"):
+            low, high = map(float, self._inner.bounds(scale, dimension))
+        return low, high
+
+    def wording_sha256(self, scale: int = 3) -> str:
+        """See `Schema.wording_sha256`."""
+        with self._at("the hash of its wording"):
+            return self._inner.wording_sha256(scale)
+
+    def questions(
+        self, episode: Episode, dimensions: Sequence[str], evaluator: str | None, packing: Packing, scale: int
+    ) -> Iterator[Question]:
+        """See `Schema.questions`."""
+        with self._at(f"its questions about the episode {episode.episode_id}"):
+            for question in self._inner.questions(episode, dimensions, evaluator, packing, scale):
+                if not isinstance(question, Question):
+                    raise TypeError(f"{type(question).__name__} is not a Question")
+                yield question
+
+    def read(self, question: Question, text: str) -> dict[Slot, float]:
+        """See `Schema.read`. Slots that the question is not about are left out."""
+        with self._at(f"reading an answer about the episode {question.episode.episode_id}"):
+            values = self._inner.read(question, text)
+            return {slot: float(values[slot]) for slot in question.slots.values() if slot in values}
+
+    def _at(self, doing: str) -> AbstractContextManager[None]:
+        hint = "repair it, then run the same command again: what was answered is kept"
+        return plugins.calling(lambda error: UsageError(f"The schema {self.id} failed at {doing}: {error}.", hint))

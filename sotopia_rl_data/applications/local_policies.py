@@ -14,10 +14,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sotopia_rl_data.asking.local import BatchedModel, Loaded, LocalModel, fingerprint
+from sotopia_rl_data.asking.local import BatchedModel, LocalModel, fingerprint
 from sotopia_rl_data.asking.providers import sampling_of
 from sotopia_rl_data.code import check_installed
 from sotopia_rl_data.errors import AskingError, NotFound, Rejected, SotopiaDataError, UsageError
+from sotopia_rl_data.labelers.judges.transformers import load_causal_model
 from sotopia_rl_data.refs import is_path
 from sotopia_rl_data.request import Reply, Request, Target
 from sotopia_rl_data.rollouts.policies import TEMPERATURE
@@ -40,7 +41,7 @@ def local_player(spec: str, sampling: Mapping[str, Any] | None = None) -> LocalM
     settings = sampling_of(_DEFAULT, sampling)
     if weights:
         settings["weights"] = weights
-    return LocalModel(Target("transformers", name, "", settings), partial(_load, base, adapter))
+    return LocalModel(Target("transformers", name, "", settings), partial(load_causal_model, base, adapter))
 
 
 class RewardScorer(BatchedModel):
@@ -80,20 +81,3 @@ def _check_folder(what: str, name: str, *files: str) -> None:
     """Raises NotFound where `name` is a path without any of the files."""
     if name and is_path(name) and not any((Path(name) / file).is_file() for file in files):
         raise NotFound(f"There is no {what} in {name}.", f"name a folder that has a {files[0]}, or an id on the Hub")
-
-
-def _load(base: str, adapter: str) -> Loaded:
-    """The tokenizer and the model, with the adapter merged into it, on the GPU if there is one."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    has_tokenizer = adapter and (Path(adapter) / "tokenizer_config.json").is_file()
-    tokenizer: Any = AutoTokenizer.from_pretrained(adapter if has_tokenizer else base, padding_side="left")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
-    if adapter:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
-    return tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu").eval()

@@ -134,7 +134,7 @@ def annotate_export(
       sotopia-rl-data annotate export lab/bc lab/rl -o form.csv --dimensions goal --compared-only
     """
     from sotopia_rl_data.dimensions import SOTOPIA_EVAL
-    from sotopia_rl_data.labelers.evaluation.forms import draw, write_form
+    from sotopia_rl_data.labelers.evaluation.people import draw, write_form
     from sotopia_rl_data.labelers.plan import dimensions_of
 
     asked = dimensions_of(dimensions.split(",") if dimensions else [one.name for one in SOTOPIA_EVAL])

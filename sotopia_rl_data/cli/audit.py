@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sotopia_rl_data.cli import console, shared_options
-from sotopia_rl_data.cli.judging import carry_out, dry_run, elicitation_of
+from sotopia_rl_data.cli import asking, console
 
 if TYPE_CHECKING:
     from sotopia_rl_data.labelers.audit import AuditReport, Finding
@@ -17,33 +16,33 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("ref")
 @click.option("--judge", required=True, metavar="SPEC", help="As for `label`: gpt-4o, openai:MODEL@URL, lexical …")
-@click.option("--episodes", type=click.IntRange(2), default=100, show_default=True, help="How many are drawn.")
+@click.option("--episodes", type=click.IntRange(2), default=100, show_default=True, help="How many episodes are drawn.")
 @click.option("--probes", metavar="P,…", help="order, name, padded, moved.  [default: all]")
 @click.option("--schema", metavar="NAME", help="[default: that of REF's labels, else direct]")
 @click.option("--dimensions", metavar="D,…", help="[default: those of REF's labels, else goal,relationship,knowledge]")
 @click.option("--scale", type=int, help="[default: that of REF's labels, else 3]")
 @click.option("--ask", type=click.Choice(["per-dimension", "packed"]), help="[default: as REF's labels were asked for]")
-@click.option("--evaluator", metavar="NAME", help="Whose episode scores, where several evaluators gave some.")
-@shared_options.sampling(0)
-@click.option("--max-calls", type=click.IntRange(0), help="Ask nothing where more calls than this would be needed.")
+@click.option("--evaluator", metavar="NAME", help="The evaluator whose episode scores are attributed.")
+@asking.sampling(0)
+@click.option("--max-calls", type=click.IntRange(0), help="Stop before asking where more calls than this are needed.")
 @click.option("--alpha", default=0.01, show_default=True, help="The chance that an unbiased judge is called biased.")
-@click.option("--seed", default=0, show_default=True, help="Of the drawing.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the drawing.")
 @click.option("--out", metavar="ORG/NAME", help="The dataset to write.  [default: REF's name + -audit]")
 @click.option("--version", metavar="vX.Y.Z", help="Override the version's number.")
-@shared_options.pace("Calls")
-@shared_options.batches
-@shared_options.costs("these answers")
-@shared_options.again
-@shared_options.kept
+@asking.pace("Calls")
+@asking.batches
+@asking.costs("these answers")
+@asking.again
+@asking.kept
 @console.store_option
 @console.json_option
 def audit(ref: str, judge: str, probes: str | None, store: Store, as_json: bool, **options: Any) -> None:
-    """Probe a judge for biases: does it follow who is listed first, names, length, place?
+    """Probe a judge for biases: do its labels follow the agents' order, their names, an utterance's length or place?
 
-    Episodes of REF are asked about again, changed where it must not matter: the agents' order swapped, names made
-    anonymous, an utterance padded with filler, two utterances' places changed; and once more unchanged, for the judge's
-    own noise. Every answer goes through the ledger, so what was labelled already costs nothing. The result is a small
-    dataset with the verdict in it.
+    The judge is asked about episodes of REF once more, with a change that must not matter: the agents listed in the
+    opposite order, names made anonymous, an utterance padded with filler, two utterances swapped. It is also asked
+    twice about the unchanged episodes, which shows its own noise. Answers that the ledger already has cost nothing. The
+    result is a small dataset with the verdict in it.
 
     \b
     Examples:
@@ -51,51 +50,45 @@ def audit(ref: str, judge: str, probes: str | None, store: Store, as_json: bool,
       sotopia-rl-data audit lab/episodes-rewards --judge gpt-4o --budget 5
       sotopia-rl-data audit lab/episodes --judge openai:qwen@http://localhost:8000/v1 --ask packed --episodes 50
     """
-    from sotopia_rl_data.labelers.audit.plan import AuditSettings
+    from sotopia_rl_data.labelers.audit.run import AuditSettings, estimate_audit
     from sotopia_rl_data.labelers.audit.run import audit as run
-    from sotopia_rl_data.labelers.audit.run import estimate_audit
 
-    how, asked = shared_options.ask_options(options), elicitation_of(options | {"judges": [judge]})
-    named = [part.strip() for part in probes.split(",") if part.strip()] if probes else None
+    ask_options, elicitation = asking.ask_options(options), asking.elicitation_of(options | {"judges": [judge]})
     settings = AuditSettings(
         episodes=options["episodes"],
         seed=options["seed"],
-        probes=named,
+        probes=asking.listed(probes),
         max_calls=options["max_calls"],
         alpha=options["alpha"],
     )
     if options["dry_run"]:
-        dry_run(how, "call", lambda how: estimate_audit(store, ref, asked, settings, how), as_json)
+        asking.dry_run(
+            ask_options, "call", lambda options: estimate_audit(store, ref, elicitation, settings, options), as_json
+        )
         return
     out, version = options["out"], options["version"]
-    carry_out(
+    asking.carry_out(
         "auditing",
         "call",
-        how,
-        lambda how: run(store, ref, asked, settings, out=out, version=version, options=how),
+        ask_options,
+        lambda options: run(store, ref, elicitation, settings, out=out, version=version, options=options),
         _audited,
         as_json,
     )
 
 
 def _audited(report: AuditReport) -> None:
-    found = report.verdict
-    from sotopia_rl_data.cli.judging import show_run
-
+    verdict, noise = report.verdict, report.verdict.noise
     columns = ["probe", "test", "dimension", "labels", "episodes", "levels", "95 %", "effect", "p", "adjusted", "found"]
-    console.table(
-        columns,
-        [[*_row(one), one.found(found.alpha)] for one in found.findings],
-    )
-    if found.by_dimension:
-        console.table(columns[:-1], [_row(one) for one in found.by_dimension])
-    noise = found.noise
+    console.table(columns, [[*_row(finding), finding.found(verdict.alpha)] for finding in verdict.findings])
+    if verdict.by_dimension:
+        console.table(columns[:-1], [_row(finding) for finding in verdict.by_dimension])
     console.table(
         ["asked twice", "labels", "mean |difference|", "equal", "alpha"],
-        [[found.judge, noise.labels, noise.moved, noise.equal, noise.alpha]],
+        [[verdict.judge, noise.labels, noise.moved, noise.equal, noise.alpha]],
     )
-    console.note(f"{found.verdict}: {found.sentence}")
-    show_run(
+    console.note(f"{verdict.verdict}: {verdict.sentence}")
+    asking.show_run(
         "audited",
         "label",
         report,
@@ -104,17 +97,17 @@ def _audited(report: AuditReport) -> None:
     )
 
 
-def _row(one: Finding) -> list[Any]:
-    between = f"{one.low:.2f} to {one.high:.2f}" if one.low is not None and one.high is not None else None
+def _row(finding: Finding) -> list[Any]:
+    has_interval = finding.low is not None and finding.high is not None
     return [
-        one.probe,
-        one.test,
-        one.dimension or "all",
-        one.labels,
-        one.episodes,
-        one.mean,
-        between,
-        one.effect,
-        one.p,
-        one.adjusted,
+        finding.probe,
+        finding.test,
+        finding.dimension or "all",
+        finding.labels,
+        finding.episodes,
+        finding.mean,
+        f"{finding.low:.2f} to {finding.high:.2f}" if has_interval else None,
+        finding.effect,
+        finding.p,
+        finding.adjusted,
     ]

@@ -1,32 +1,35 @@
-"""label: the command that has judges attribute scores; and the one that looks into the journal of what was asked."""
+"""The commands that have judges answer: `label` and `evaluate`; and `ledger`, which reads and compacts the journal of
+every call."""
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sotopia_rl_data.cli import console, shared_options
-from sotopia_rl_data.cli.judging import carry_out, dry_run, elicitation_of, judges_option
+from sotopia_rl_data.cli import asking, console
 from sotopia_rl_data.cli.making import layout_of, template_option
 from sotopia_rl_data.errors import UsageError
 
 if TYPE_CHECKING:
+    from sotopia_rl_data.labelers.evaluation.run import EvaluationReport
     from sotopia_rl_data.labelers.report import LabelReport
+    from sotopia_rl_data.ledger.ledger import Ledger
     from sotopia_rl_data.store import Store
 
 
 @click.command()
 @click.argument("episodes", required=False)
-@judges_option("human:FILE.csv, ")
+@asking.judges_option("human:FILE.csv, ")
 @click.option(
     "--schema",
     default="direct",
     show_default=True,
     metavar="NAME",
-    help="How credit is asked for: direct, scaled, singular, direct-online, goal-progress, utterance-quality, "
+    help="What judges are asked: direct, scaled, singular, direct-online, goal-progress, utterance-quality, "
     "only-response, leave-one-out, conversation-behaviour, uniform, uniform-share, discounted, rubric:FILE.yaml, "
     "path/to/file.py:Name.",
 )
@@ -35,40 +38,42 @@ if TYPE_CHECKING:
     metavar="D,…",
     help="SOTOPIA-EVAL's, or some of the rubric's.  [default: goal,relationship,knowledge; all of a rubric's]",
 )
-@click.option("--scale", default=3, show_default=True, help="The top of the levels: 3, 5 or 10.")
+@click.option("--scale", default=3, show_default=True, help="The highest level: 3, 5 or 10; the lowest is 0.")
 @click.option(
     "--ask",
     type=click.Choice(["per-dimension", "packed"]),
     default="per-dimension",
     show_default=True,
-    help="One call an agent and dimension, as the paper asks; or one call for all of them.",
+    help="One call for each agent and dimension, as in the paper; or one call for all of them.",
 )
-@click.option("--preset", metavar="NAME|FILE", help="How the rewards are made.  [default: sotopia-rl]")
+@click.option("--preset", metavar="NAME|FILE", help="The recipe of the rewards.  [default: sotopia-rl]")
 @click.option(
-    "--evaluator", metavar="NAME", help="Whose episode scores are attributed, where several evaluators gave some."
+    "--evaluator", metavar="NAME", help="The evaluator whose episode scores are attributed, if there are several."
 )
 @click.option(
     "--samples",
     default=1,
     show_default=True,
-    help="How often each question is asked. At temperature 0, the default, answers are much alike.",
+    help="How often each question is asked. At temperature 0, the default, the answers hardly differ.",
 )
-@click.option("--average", type=click.Choice(["mean", "median"]), help="Of several opinions.  [default: the preset's]")
+@click.option(
+    "--average", type=click.Choice(["mean", "median"]), help="How opinions are joined.  [default: the preset's]"
+)
 @click.option(
     "--only",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="LIST",
-    help="A CSV that names what to ask about: episode_id[,agent[,turn[,dimension]]].",
+    help="A CSV of what to ask about: episode_id[,agent[,turn[,dimension]]].",
 )
-@shared_options.sampling(0)
+@asking.sampling(0)
 @template_option
 @click.option("--out", metavar="ORG/NAME", help="The dataset to write.  [default: the episodes' name + -rewards]")
 @click.option("--version", metavar="vX.Y.Z", help="Override the version's number.")
-@shared_options.pace("Calls")
-@shared_options.batches
-@shared_options.costs("these labels")
-@shared_options.again
-@shared_options.kept
+@asking.pace("Calls")
+@asking.batches
+@asking.costs("these labels")
+@asking.again
+@asking.kept
 @console.store_option
 @console.json_option
 def label(
@@ -82,8 +87,8 @@ def label(
     """Have a judge attribute each agent's episode scores to its utterances, and build the rewards.
 
     EPISODES is a dataset's reference or a file (./episodes.jsonl); without it, the bundled samples. Every raw answer is
-    kept before it is parsed: run the same command again after a crash, a Ctrl-C or with more episodes, and nothing is
-    asked twice. What has no label is a row of `failures`, and the exit code is 3.
+    kept before it is parsed: run the same command again after a crash, after a Ctrl-C or with more episodes, and
+    nothing is asked twice. What has no label is a row of `failures`, and the exit code is then 3.
 
     \b
     Examples:
@@ -99,30 +104,33 @@ def label(
     from sotopia_rl_data.labelers.run import estimate_label
     from sotopia_rl_data.labelers.run import label as run
 
-    how, asked = shared_options.ask_options(options), elicitation_of(options)
-    chosen, loaded = layout_of(layout, template)
+    ask_options, elicitation = asking.ask_options(options), asking.elicitation_of(options)
+    layout_name, loaded_template = layout_of(layout, template)
     rewards = RewardSettings(
-        preset=options.pop("preset"), average=options.pop("average"), layout=chosen, template=loaded
+        preset=options.pop("preset"), average=options.pop("average"), layout=layout_name, template=loaded_template
     )
     if options.pop("dry_run"):
-        dry_run(how, "call", lambda how: estimate_label(store, episodes, asked, rewards, how), as_json)
+        asking.dry_run(
+            ask_options,
+            "call",
+            lambda options: estimate_label(store, episodes, elicitation, rewards, options),
+            as_json,
+        )
         return
     out, version = options.pop("out"), options.pop("version")
-    carry_out(
+    asking.carry_out(
         "labelling",
         "call",
-        how,
-        lambda how: run(store, episodes, asked, rewards, out=out, version=version, options=how),
+        ask_options,
+        lambda options: run(store, episodes, elicitation, rewards, out=out, version=version, options=options),
         _labelled,
         as_json,
     )
 
 
 def _labelled(report: LabelReport) -> None:
-    from sotopia_rl_data.cli.judging import show_run
-
     name = report.version.partition("@")[0]
-    show_run(
+    asking.show_run(
         "labelled",
         "label",
         report,
@@ -132,9 +140,82 @@ def _labelled(report: LabelReport) -> None:
     )
 
 
+@click.command()
+@click.argument("episodes")
+@asking.judges_option()
+@click.option("--dimensions", metavar="D,…", help="SOTOPIA-EVAL dimensions.  [default: all seven]")
+@click.option("--samples", default=1, show_default=True, help="How often each is asked; the score is the mean.")
+@click.option(
+    "--ask",
+    type=click.Choice(["packed", "per-dimension"]),
+    default="packed",
+    show_default=True,
+    help="One call for each episode; or one for each agent and dimension.",
+)
+@click.option("--evaluator", metavar="NAME", help="The name to store the scores under.  [default: the judge's own]")
+@asking.sampling(0)
+@click.option("--version", metavar="vX.Y.Z", help="Override the version's number.")
+@asking.pace("Calls")
+@asking.batches
+@asking.costs("these scores")
+@asking.again
+@asking.kept
+@console.store_option
+@console.json_option
+def evaluate(episodes: str, store: Store, as_json: bool, **options: Any) -> None:
+    """SOTOPIA-EVAL: have a judge score every agent of every episode on seven dimensions, with reasons.
+
+    EPISODES is a dataset's reference. The scores become its next version, beside those of other evaluators. Every raw
+    answer is kept before it is parsed, so nothing is asked twice. What has no score is a row of `failures`, never a 0,
+    and the exit code is then 3.
+
+    \b
+    Examples:
+      sotopia-rl-data evaluate demo/episodes --judge lexical
+      sotopia-rl-data evaluate lab/rollouts --judge gpt-4o --judge claude-sonnet-4-5
+      sotopia-rl-data evaluate lab/rollouts --judge openai:Qwen/Qwen2.5-72B@http://localhost:8000/v1 --samples 3
+      sotopia-rl-data evaluate lab/rollouts --judge gpt-4o --dimensions goal --temperature 1
+      sotopia-rl-data evaluate lab/rollouts --judge gpt-4o --dry-run
+    """
+    from sotopia_rl_data.labelers.evaluation.run import estimate_evaluation
+    from sotopia_rl_data.labelers.evaluation.run import evaluate as run
+
+    evaluator = options.pop("evaluator")
+    ask_options, elicitation = asking.ask_options(options), asking.elicitation_of(options)
+    if options.pop("dry_run"):
+        asking.dry_run(
+            ask_options,
+            "call",
+            lambda options: estimate_evaluation(store, episodes, elicitation, evaluator=evaluator, options=options),
+            as_json,
+        )
+        return
+    version = options.pop("version")
+    asking.carry_out(
+        "evaluating",
+        "call",
+        ask_options,
+        lambda options: run(store, episodes, elicitation, evaluator=evaluator, version=version, options=options),
+        _evaluated,
+        as_json,
+    )
+
+
+def _evaluated(report: EvaluationReport) -> None:
+    name = report.version.partition("@")[0]
+    asking.show_run(
+        "evaluated",
+        "score",
+        report,
+        [("evaluators", ", ".join(report.evaluators)), ("episodes", report.episodes), ("scores", report.scores)],
+        f"sotopia-rl-data compare {name}",
+        f"sotopia-rl-data label {name} --evaluator {shlex.quote(report.evaluators[0])} --judge SPEC",
+    )
+
+
 @click.group()
 def ledger() -> None:
-    """The journal of every call: raw answers, usage, errors. It is append-only and holds no keys."""
+    """The journal of every call: raw answers, usage, errors. It is append-only and holds no API keys."""
 
 
 @ledger.command("query")
@@ -144,16 +225,15 @@ def ledger() -> None:
 @console.store_option
 @console.json_option
 def ledger_query(sql: str, path: Path | None, fmt: str | None, store: Store, as_json: bool) -> None:
-    """One SELECT over the table `calls`: one row an attempt.
+    """One SELECT over the table `calls`, which has one row for each attempt.
 
     \b
     Example:
       sotopia-rl-data ledger query "SELECT model, status, count(*) FROM calls GROUP BY ALL"
     """
-    from sotopia_rl_data.ledger.ledger import Ledger
     from sotopia_rl_data.results import write_result
 
-    with Ledger(_existing(path or store.root / ".ledger")) as kept:
+    with _existing_ledger(path or store.root / ".ledger") as kept:
         write_result(kept.query(sql), fmt or ("json" if as_json else "table"), sys.stdout)
 
 
@@ -162,23 +242,24 @@ def ledger_query(sql: str, path: Path | None, fmt: str | None, store: Store, as_
 @console.store_option
 @console.json_option
 def ledger_compact(path: Path | None, store: Store, as_json: bool) -> None:
-    """Fold finished journals into Parquet: smaller, faster to open. Safe to interrupt at any moment.
+    """Fold finished journals into Parquet, which is smaller and faster to open. Safe to interrupt at any moment.
 
     \b
     Example:
       sotopia-rl-data ledger compact
     """
+    with _existing_ledger(path or store.root / ".ledger") as kept:
+        compacted = kept.compact()
+    if as_json:
+        console.emit_json({"compacted": compacted})
+    else:
+        console.note(f"{compacted:,} attempts are in Parquet now.")
+
+
+def _existing_ledger(path: Path) -> Ledger:
+    """Raises UsageError where there is none."""
     from sotopia_rl_data.ledger.ledger import Ledger
 
-    with Ledger(_existing(path or store.root / ".ledger")) as kept:
-        done = kept.compact()
-    if as_json:
-        console.emit_json({"compacted": done})
-    else:
-        console.note(f"{done:,} attempts are in Parquet now.")
-
-
-def _existing(path: Path) -> Path:
     if not path.is_dir():
         raise UsageError(f"There is no ledger {path}.", "label something first, or name one with --ledger DIR")
-    return path
+    return Ledger(path)

@@ -24,7 +24,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "import": (f"{_HERE}.transfer:import_", "Episodes from files, as a versioned dataset."),
         "rollout": (f"{_HERE}.rollout:rollout", "Self-play: two policies talk over scenarios, as episodes."),
         "label": (f"{_HERE}.label:label", "Have a judge attribute episode scores to utterances."),
-        "evaluate": (f"{_HERE}.evaluate:evaluate", "Have a judge score the episodes: SOTOPIA-EVAL."),
+        "evaluate": (f"{_HERE}.label:evaluate", "Have a judge score the episodes: SOTOPIA-EVAL."),
         "annotate": (f"{_HERE}.annotate:annotate", "Human annotations: the file that people fill in."),
         "rewards": (f"{_HERE}.making:rewards", "Make the rewards anew from stored attributions; calls no model."),
         "prompts": (f"{_HERE}.making:prompts", "What a policy sees; learn a template from a served log."),

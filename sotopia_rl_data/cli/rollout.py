@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sotopia_rl_data.cli import console, judging, shared_options
+from sotopia_rl_data.cli import asking, console
 from sotopia_rl_data.cli.making import layout_of, template_option
 from sotopia_rl_data.errors import UsageError
 
@@ -49,16 +49,16 @@ _FORMS = (
     help="Which version of the sotopia library is played: how observations are written and what ends an episode.",
 )
 @template_option
-@shared_options.sampling(0.7)
+@asking.sampling(0.7)
 @click.option(
     "--best-of", default=1, metavar="N", help="Draft N answers of --a a turn and keep the best. With --reward-model."
 )
 @click.option("--reward-model", metavar="DIR|ID[@REV]", help="Scores the drafts (needs the train extra).")
 @click.option("--out", required=True, metavar="ORG/NAME", help="The dataset to write.")
 @click.option("--version", metavar="vX.Y.Z", help="Override the version's number.")
-@shared_options.pace("Episodes")
-@shared_options.costs("these episodes")
-@shared_options.kept
+@asking.pace("Episodes")
+@asking.costs("these episodes")
+@asking.kept
 @console.store_option
 @console.json_option
 def rollout(out: str, version: str | None, dry_run: bool, store: Store, as_json: bool, **options: Any) -> None:
@@ -84,14 +84,14 @@ def rollout(out: str, version: str | None, dry_run: bool, store: Store, as_json:
     from sotopia_rl_data.rollouts.run import rollout as run
 
     check_name(out)
-    ask_options = shared_options.ask_options(options)
+    ask_options = asking.ask_options(options)
     plan = _plan(options, keys_needed=not dry_run)
     if dry_run:
         prices = load(ask_options.prices)
         with Ledger(ask_options.ledger_in(store.root)) as ledger:
-            judging.dry_run(ask_options, "episode", lambda ask: estimate_rollout(plan, ledger, ask, prices), as_json)
+            asking.dry_run(ask_options, "episode", lambda ask: estimate_rollout(plan, ledger, ask, prices), as_json)
         return
-    judging.carry_out(
+    asking.carry_out(
         "playing",
         "episode",
         ask_options,
@@ -127,7 +127,7 @@ def _plan(options: dict[str, Any], keys_needed: bool) -> RolloutPlan:
             b=options["b"],
             swap=options["swap"],
             repeat=options["repeat"],
-            sampling=shared_options.sampling_of(options["temperature"], options["max_tokens"]),
+            sampling=asking.sampling_of(options["temperature"], options["max_tokens"]),
             local=local_player,
         )
 
@@ -143,8 +143,6 @@ def _scorer(best_of: int, reward_model: str | None) -> Any:
 
 
 def _show_report(report: RolloutReport) -> None:
-    from sotopia_rl_data.cli.judging import show_run
-
     counts = [("episodes", report.episodes), ("utterances", report.utterances)]
     if report.abandoned:
         counts.append(("abandoned", report.abandoned))
@@ -152,7 +150,7 @@ def _show_report(report: RolloutReport) -> None:
         counts.append(("failed turns", report.failed_turns))
     counts += [(f"ended: {reason}", count) for reason, count in report.ended.items()]
     name = report.version.partition("@")[0]
-    show_run(
+    asking.show_run(
         "rollout",
         "usable answer",
         report,

@@ -1,12 +1,17 @@
-"""Single-turn GRPO: TRL's GRPOTrainer over the dataset's prompts, rewarded by a reward model of one's own.
+"""Policies, by TRL: behaviour cloning on prompt and completion, and single-turn GRPO over the dataset's prompts.
 
-The policy starts from an SFT adapter, loaded under PEFT's own name `default`, and the KL reference is that same SFT
-policy, not the base. The reward model is loaded apart, pinned, with its own tokenizer. Generation is TRL's: in
-process, or vLLM as a server or colocated, by TRL's own options.
+Behaviour cloning takes its loss on the completion alone. The policy is trained on the prompts that the dataset was
+built with, which are those it will be served. Which turns it imitates is a condition: `where="reward >= 0.7"` for the
+best turns, `where="model = 'gpt-4o'"` for those of another model. Over-long prompts lose turns from the middle of their
+history; an answer is never cut.
 
-A reward is, as TRL calls it, a callable of (prompts, completions, **columns) that gives one number a completion, or
-None where it does not apply: the reward model, the form of an action, and anyone's own by entry point (group
-`sotopia_rl_data.rewards`) or as `path/to/file.py:Name`, with a weight: `--set rewards=politeness=0.5`.
+In GRPO the policy starts from an SFT adapter, loaded under PEFT's own name `default`. The reference of the KL term is
+that same SFT policy, not the base model. The reward model is loaded by itself, pinned, with its own tokenizer.
+Generation is TRL's: in process, or by vLLM as a server or colocated, through TRL's own options.
+
+A reward is, as in TRL, a callable of (prompts, completions, **columns) that returns one number for each completion, or
+None where it does not apply. There are the reward model, the form of an action, and those of others, found by entry
+point (group `sotopia_rl_data.rewards`) or as `path/to/file.py:Name`, with a weight: `--set rewards=politeness=0.5`.
 """
 
 from __future__ import annotations
@@ -15,13 +20,14 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from trl import GRPOTrainer
+from transformers import EarlyStoppingCallback
+from trl import GRPOTrainer, SFTTrainer
 
 from sotopia_rl_data import plugins
 from sotopia_rl_data.errors import BadAnswer, InputError, UsageError
 from sotopia_rl_data.schema import ACTION_TYPES, Message
 from sotopia_rl_data.thoughts import without_thought
-from sotopia_rl_data.trainers.config import PolicyGRPOConfig
+from sotopia_rl_data.trainers.config import PolicyGRPOConfig, PolicySFTConfig, one_of
 from sotopia_rl_data.trainers.encoding import Dialogues
 from sotopia_rl_data.trainers.modeling import (
     check_adapter,
@@ -37,14 +43,38 @@ from sotopia_rl_data.trainers.reward_model.model import RewardModel
 
 Reward = Callable[..., list[float | None]]
 
-BUILTINS = {"format": "sotopia_rl_data.trainers.grpo:valid_action"}
+BUILTINS = {"format": "sotopia_rl_data.trainers.policies:valid_action"}
+
+
+def build_sft_trainer(
+    config: PolicySFTConfig, dialogues: Dialogues, tokenizer: Any, callbacks: Sequence[Any] = ()
+) -> SFTTrainer:
+    """TRL's trainer for behaviour cloning on the train and validation rows. Raises NotFound, UsageError."""
+    if config.load_best_model_at_end:  # the loss is the only metric by which TRL can choose the best step
+        one_of("metric_for_best_model", str(config.metric_for_best_model).removeprefix("eval_"), ["loss"])
+    stop = [EarlyStoppingCallback(config.patience)] if config.patience and config.eval_strategy != "no" else []
+    model = load_causal(config)
+    check_one_gpu(config)
+    with settings_errors():
+        return SFTTrainer(
+            model=model,
+            args=config,
+            train_dataset=dialogues.splits["train"],
+            eval_dataset=dialogues.splits.get("validation"),
+            processing_class=tokenizer,
+            peft_config=lora_config(config, "CAUSAL_LM"),
+            callbacks=[*stop, *callbacks],
+        )
+
+
+# --- GRPO: rewards ----------------------------------------------------------------------------------------------------
 
 
 class ModelReward:
-    """A reward model as a reward: the whole batch in packed rows, so that completions of one prompt share it.
+    """A reward model as a reward. It scores the whole batch in packed rows, so that completions share their prompt.
 
-    A completion that stopped at the length limit has not ended its turn, though the template would close it: it gets
-    `truncated` instead of a score (None: it is scored all the same). `ends` are the ids that end a completion.
+    A completion that stopped at the length limit has not ended its turn, although the template would close it. It gets
+    `truncated` instead of a score (None: it is scored nevertheless). `ends` are the ids that end a completion.
     """
 
     def __init__(self, model: RewardModel, ends: Sequence[int], truncated: float | None) -> None:
@@ -71,7 +101,7 @@ class ModelReward:
 
 
 def valid_action(prompts: Any, completions: Sequence[Sequence[Message]], **columns: Any) -> list[float | None]:
-    """1.0 for a completion that is one action as the simulator reads it, else 0.0."""
+    """1.0 for a completion that the simulator can read as one action, else 0.0."""
     return [float(is_action(completion[-1]["content"])) for completion in completions]
 
 
@@ -79,8 +109,8 @@ valid_action.__name__ = "format"
 
 
 def is_action(text: str) -> bool:
-    """True for `{"action_type": one of five, "argument": text}`, with or without `to`, and nothing besides but a
-    thought before it, which the simulator does not read either."""
+    """Whether the text is `{"action_type": one of five, "argument": text}`, with or without `to`. A thought may precede
+    it, since the simulator skips thoughts; nothing else may."""
     try:
         action = json.loads(without_thought(text))
     except (ValueError, RecursionError, BadAnswer):
@@ -108,11 +138,14 @@ def named_rewards(specs: Sequence[str]) -> tuple[list[Reward], list[float]]:
     return rewards, weights
 
 
+# --- GRPO: the policy and its trainer ---------------------------------------------------------------------------------
+
+
 def load_policy(config: PolicyGRPOConfig) -> tuple[Any, Any]:
-    """The policy, and the LoRA configuration that it still has to be wrapped with (None: it is as it should be)."""
+    """The policy, and the LoRA configuration to wrap it with (None: nothing is left to do)."""
     if config.policy_adapter is None:
         policy, lora = load_causal(config), lora_config(config, "CAUSAL_LM")
-        if lora is None:  # TRL loads the reference by this name, without its revision: it is the folder of that
+        if lora is None:  # TRL loads the reference by this name, without a revision: so name that revision's folder
             policy.config._name_or_path = str(model_folder(config.model))
         return policy, lora
     if config.adapter == "none":
@@ -130,7 +163,7 @@ def load_policy(config: PolicyGRPOConfig) -> tuple[Any, Any]:
 
 
 def rewards_of(config: PolicyGRPOConfig, tokenizer: Any, model: RewardModel) -> tuple[list[Reward], list[float]]:
-    """The reward model (weight 1), the form of the action, and further rewards, with their weights."""
+    """The reward model (weight 1), the form of the action, and further rewards; and the weight of each."""
     rewards: list[Reward] = [ModelReward(model, end_tokens(tokenizer, config.model), config.truncated_reward)]
     weights = [1.0]
     if config.format_weight:
@@ -141,21 +174,21 @@ def rewards_of(config: PolicyGRPOConfig, tokenizer: Any, model: RewardModel) -> 
 
 
 def end_tokens(tokenizer: Any, model: str) -> list[int]:
-    """The ids at which the policy's generation ends: its tokenizer's, and those of its generation config."""
+    """The ids at which the policy stops generating: its tokenizer's, and those of its generation config."""
     from transformers import GenerationConfig
 
     name, revision = split_revision(model)
     try:
         ends = GenerationConfig.from_pretrained(name, revision=revision).eos_token_id
-    except OSError:  # a model without a generation config ends at its tokenizer's token alone
+    except OSError:  # without a generation config, the tokenizer's token alone ends a completion
         ends = None
     if ends is None:
-        ends = []
+        return [tokenizer.eos_token_id]
     return [tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])]
 
 
 def check_fits(model: RewardModel, dialogues: Dialogues, completion_tokens: int) -> None:
-    """Raises InputError where the reward model's context cannot hold the longest prompt and an answer."""
+    """Raises InputError where the reward model's context cannot hold one of the longest prompts and an answer."""
     prompts: list[list[Message]] = list(dialogues.splits["train"]["prompt"])
     longest = sorted(prompts, key=lambda prompt: sum(len(message["content"]) for message in prompt))[-4:]
     answer: list[Message] = [{"role": "assistant", "content": " word" * completion_tokens}]
@@ -166,10 +199,10 @@ def check_fits(model: RewardModel, dialogues: Dialogues, completion_tokens: int)
         )
 
 
-def build_trainer(
+def build_grpo_trainer(
     config: PolicyGRPOConfig, dialogues: Dialogues, tokenizer: Any, model: RewardModel, callbacks: Sequence[Any] = ()
 ) -> GRPOTrainer:
-    """TRL's trainer with our rewards. Raises UsageError where TRL finds the batch sizes or options at odds."""
+    """TRL's GRPO trainer with our rewards. Raises UsageError where TRL refuses the batch sizes or other options."""
     policy, lora = load_policy(config)
     functions, weights = rewards_of(config, tokenizer, model)
     config.reward_weights = weights

@@ -1,0 +1,328 @@
+"""What the commands that ask models share: `label`, `evaluate`, `audit` and `rollout`.
+
+First their options, then how these become what the library takes, then running the command, and what is shown of it:
+counts, a row for each judge with its tokens and USD, and the date of the prices.
+
+    sampling  --temperature --max-tokens         costs        --dry-run --budget --prices
+    batches   --batch --poll --no-wait           pace         --concurrency --rpm --tpm --timeout
+    kept      --ledger                           again        --retry-failed
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from sotopia_rl_data.cli import console
+from sotopia_rl_data.errors import UnderWay, UsageError
+
+if TYPE_CHECKING:
+    from sotopia_rl_data.asking.estimate import Estimate
+    from sotopia_rl_data.asking.plan import AskOptions, Batching
+    from sotopia_rl_data.asking.report import RunReport
+    from sotopia_rl_data.costs.bill import Bill
+    from sotopia_rl_data.costs.bill import Line as BillLine
+    from sotopia_rl_data.labelers.plan import Elicitation
+
+F = TypeVar("F", bound=Callable[..., Any])
+Report = TypeVar("Report", bound="RunReport")
+
+_FORMS = "gpt-4o, claude-…, openai:MODEL[@URL], anthropic:MODEL[@URL], transformers:PATH_OR_ID, "
+_OTHERS = "replay:LEDGER, lexical (offline), path/to/file.py:Name. Repeat for several."
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+kept = click.option(
+    "--ledger",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where raw answers are kept.  [default: STORE/.ledger]",
+)
+again = click.option("--retry-failed", is_flag=True, help="Ask once more, and only, what was answered unusably before.")
+
+
+def judges_option(also: str = "") -> Callable[[F], F]:
+    """`--judge`, repeatable; `also` are forms that this command alone takes."""
+    return click.option("--judge", "judges", multiple=True, metavar="SPEC", help=_FORMS + also + _OTHERS)
+
+
+def sampling(default: float) -> Callable[[F], F]:
+    """`--temperature` and `--max-tokens` of a command whose models are asked at this temperature by default."""
+    usual = f"Sent to the models.  [default: {default:g}, where they take one]"
+    return _together(
+        click.option("--temperature", type=float, help=usual),
+        click.option("--max-tokens", type=click.IntRange(1), help="The longest answer."),
+    )
+
+
+def pace(what: str) -> Callable[[F], F]:
+    """`--concurrency`, `--rpm`, `--tpm` and `--timeout` of a command that has `what` in flight."""
+    limit = f"{what} in flight at most.  [default: the models' own]"
+    longest = "The longest wait for one answer.  [default: 180]"
+    above = click.FloatRange(0, min_open=True)
+    return _together(
+        click.option("--concurrency", type=click.IntRange(1), help=limit),
+        click.option("--rpm", type=above, metavar="N", help="Requests a minute at most.  [default: what 429s teach]"),
+        click.option("--tpm", type=above, metavar="N", help="Tokens a minute at most, in and out."),
+        click.option("--timeout", type=above, metavar="SECONDS", help=longest),
+    )
+
+
+def costs(what: str) -> Callable[[F], F]:
+    """`--dry-run`, `--budget` and `--prices` of a command that makes `what`."""
+    cap = f"A hard cap on what {what} cost, all runs together."
+    listed = "Prices of your own, over the built-in list.  [default: $SOTOPIA_RL_DATA_PRICES]"
+    file = click.Path(dir_okay=False, path_type=Path)
+    return _together(
+        click.option("--dry-run", is_flag=True, help="Say what it would ask and cost; send nothing, write no version."),
+        click.option("--budget", type=float, metavar="USD", help=cap),
+        click.option("--prices", type=file, metavar="FILE", help=listed),
+    )
+
+
+def batches(command: F) -> F:
+    """`--batch`, `--poll` and `--no-wait`."""
+    cheap = "Ask through the provider's batch API: half the price, within a day."
+    leave = "With --batch: submit and leave. The same command again goes on."
+    look = "Between looks at batches.  [default: 60]"
+    return _together(
+        click.option("--batch", is_flag=True, help=cheap),
+        click.option("--poll", type=click.FloatRange(1), metavar="SECONDS", help=look),
+        click.option("--no-wait", is_flag=True, help=leave),
+    )(command)
+
+
+def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """One decorator for several options, listed in this order."""
+
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+# --- from options to what the library takes ---------------------------------------------------------------------------
+
+
+def ask_options(options: dict[str, Any]) -> AskOptions:
+    """How a command asks. Takes the options above out of `options`, those that the command has. Raises UsageError."""
+    from sotopia_rl_data.asking.pacing import Pacing
+    from sotopia_rl_data.asking.plan import AskOptions
+
+    limits = {"rpm": options.pop("rpm"), "tpm": options.pop("tpm"), "timeout_s": options.pop("timeout")}
+    batching = None
+    if "batch" in options:
+        batching = _batching(options.pop("batch"), options.pop("poll"), options.pop("no_wait"))
+    return AskOptions(
+        retry_failed=options.pop("retry_failed", False),
+        concurrency=options.pop("concurrency"),
+        pacing=Pacing(**{name: value for name, value in limits.items() if value is not None}),
+        batching=batching,
+        budget=options.pop("budget"),
+        prices=options.pop("prices"),
+        ledger=options.pop("ledger"),
+    )
+
+
+def _batching(batch: bool, poll: float | None, no_wait: bool) -> Batching | None:
+    """How to wait for batches; None without `--batch`."""
+    from sotopia_rl_data.asking.plan import Batching
+
+    if not batch and (no_wait or poll is not None):
+        raise UsageError(f"{'--no-wait' if no_wait else '--poll'} is about batches.", "add --batch, or leave it out")
+    if not batch:
+        return None
+    return Batching(wait=not no_wait) if poll is None else Batching(poll_s=poll, wait=not no_wait)
+
+
+def sampling_of(temperature: float | None, max_tokens: int | None) -> dict[str, Any] | None:
+    """The sampling parameters that override the models' defaults; None where neither is set. Raises UsageError."""
+    if temperature is not None and not 0 <= temperature < math.inf:
+        raise UsageError(f"A temperature of {temperature:g} makes no sense.", "give --temperature 0 or more")
+    parameters = {"temperature": temperature, "max_tokens": max_tokens}
+    return {name: value for name, value in parameters.items() if value is not None} or None
+
+
+def elicitation_of(options: dict[str, Any]) -> Elicitation:
+    """What a command asks of its judges. Takes the options that say so out of `options`. Raises UsageError."""
+    from sotopia_rl_data.labelers.plan import Elicitation
+
+    return Elicitation(
+        judges=options.pop("judges"),
+        schema=options.pop("schema", None),
+        scale=options.pop("scale", None),
+        evaluator=options.pop("evaluator", None),
+        samples=options.pop("samples", 1),
+        only=options.pop("only", None),
+        dimensions=listed(options.pop("dimensions")),
+        packing=options.pop("ask"),
+        sampling=sampling_of(options.pop("temperature"), options.pop("max_tokens")),
+    )
+
+
+def listed(text: str | None) -> list[str] | None:
+    """The parts of a list with commas, such as `goal,relationship`; None where the option is not given."""
+    return [part.strip() for part in text.split(",") if part.strip()] if text else None
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+def carry_out(
+    doing: str,
+    unit: str,
+    options: AskOptions,
+    run: Callable[[AskOptions], Report],
+    show: Callable[[Report], None],
+    as_json: bool,
+) -> None:
+    """Run a command and show its report; the exit code is 3 where some of it failed."""
+    try:
+        with console.progress(doing, unit) as advance:
+            report = run(replace(options, progress=advance))
+    except UnderWay as pending:
+        if as_json:
+            console.emit_json({"under_way": {"requests": pending.requests, "batches": pending.batches}})
+        else:
+            console.note(f"{pending.message} Next: {pending.hint}.")
+        return
+    if as_json:
+        console.emit_json(report.as_dict())
+    else:
+        show(report)
+    if report.failures:
+        click.get_current_context().exit(console.WITH_FAILURES)
+
+
+def dry_run(options: AskOptions, unit: str, estimate: Callable[[AskOptions], Estimate], as_json: bool) -> None:
+    """Say what a run would ask and cost."""
+    with console.progress("counting", unit) as advance:
+        forecast = estimate(replace(options, progress=advance))
+    if as_json:
+        console.emit_json(forecast.as_dict())
+    else:
+        show_estimate(forecast, options.batching is not None)
+
+
+# --- showing ----------------------------------------------------------------------------------------------------------
+
+
+def show_run(title: str, lacking: str, report: RunReport, counts: Sequence[tuple[str, Any]], *following: str) -> None:
+    """A run that is done: its counts under `title`, what it cost, what has no `lacking` ("label") and why, and the
+    commands that may follow."""
+    state = "made" if report.created else "unchanged: the store has this content already"
+    rows = [*counts, ("calls", report.calls), ("asked", report.asked), ("hits", report.hits)]
+    unusable: int = getattr(report, "unusable", 0)
+    rare = {
+        "repeated": report.repeated,
+        "unreachable": report.unreachable,
+        "repaired": getattr(report, "repaired", 0),
+        "unusable": unusable,
+    }
+    rows += [(name, count) for name, count in rare.items() if count] + [("seconds", report.seconds)]
+    console.table([title, ""], rows, title=f"{report.version}  {report.digest[:12]}  {state}")
+    show_bill(report.bill)
+    if report.failures:
+        console.table([f"what has no {lacking}", "rows"], list(report.failures.items()))
+    for warning in report.warnings:
+        console.warn(warning)
+    retry = []
+    if unusable:
+        command = click.get_current_context().command_path.rpartition(" ")[2]
+        retry = [f"sotopia-rl-data {command} … --retry-failed   # {unusable:,} unusable answers"]
+    console.next_commands(*following, *retry)
+
+
+def show_estimate(estimate: Estimate, in_batches: bool) -> None:
+    """What a run would ask and cost. Nothing was sent and nothing written."""
+    names = ["calls", "hits", "in_batches", "asked"]
+    if not any(line.in_batches for line in estimate.lines):
+        names.remove("in_batches")
+    rows = []
+    for line in estimate.lines:
+        tokens: list[int | str | None] = [None, None, None]
+        if line.usage is not None:
+            tokens = [line.usage.input, _share(line.usage.cached, line.usage.input), line.usage.output]
+        rows.append([line.judge, *(getattr(line, name) for name in names), *tokens, _usd(line.cost), _usd(line.most)])
+    sums = [sum(getattr(line, name) for line in estimate.lines) for name in names]
+    rows.append(["total", *sums, None, None, None, _usd(estimate.total), _usd(estimate.most)])
+    columns = ["judge or policy", *(name.replace("_", " ") for name in names)]
+    columns += ["tokens in", "of these cached", "tokens out", "USD", "at most"]
+    by = " in batches" if in_batches else ""
+    console.table(columns, rows, title=f"What this run would cost, at the prices of {estimate.as_of}{by}")
+    for note in _notes(estimate, in_batches):
+        console.note(note)
+
+
+def _notes(estimate: Estimate, in_batches: bool) -> Iterator[str]:
+    """What a reader of the estimate must know."""
+    yield "Nothing was asked, and no version written. Second tries at unusable answers are not counted."
+    most_calls, episodes = getattr(estimate, "most_calls", 0), getattr(estimate, "episodes", 0)
+    if most_calls:
+        yield (
+            f"How long a dialogue gets is a guess: {most_calls:,} calls if each of the {episodes:,} episodes "
+            "goes to the turn limit."
+        )
+    if in_batches and estimate.most:
+        yield (
+            f"Where a --budget leaves less than {_usd(estimate.most)} USD for these calls, beside what is spent and "
+            "under way, they go in several rounds of batches. A --max-tokens close to what an answer takes lets more "
+            "of them go at once."
+        )
+    if any(line.asked and line.cost is None for line in estimate.lines):
+        yield "A model without a known price: give its prices with --prices FILE."
+    if not most_calls and any(line.asked and line.usage is not None and not line.measured for line in estimate.lines):
+        yield (
+            "Tokens are counted roughly (4 bytes in, 2 out), without what a model thinks before it answers. Once some "
+            "questions are answered (--only), the count is scaled by what those answers took."
+        )
+
+
+def show_bill(bill: Bill) -> None:
+    """What the labels cost, all runs together. Nothing where no judge used tokens."""
+    used = [line for line in bill.lines if line.usage.input or line.usage.output or _doubtful(line)]
+    if not used:
+        return
+    rows = [
+        [
+            line.judge,
+            line.calls,
+            line.usage.input,
+            line.usage.cached,
+            line.usage.output,
+            *map(_usd, (line.input, line.cached, line.written, line.output, line.failed, line.repaired, line.total)),
+        ]
+        for line in used
+    ]
+    columns = ["judge", "calls", "tokens in", "cached", "out", "USD in", "USD cached", "USD written", "USD out"]
+    columns += ["USD of failed", "USD of repaired", "USD in all"]
+    total = "" if bill.total is None else f": {_usd(bill.total)} USD"
+    console.table(columns, rows, title=f"the bill, all runs together, at the prices of {bill.as_of}{total}")
+    doubtful = sum(_doubtful(line) for line in used)
+    if doubtful:
+        console.note(
+            f"{doubtful:,} calls brought no tokens (timeouts, lost connections): up to {_usd(bill.maybe)} USD more."
+        )
+
+
+def _doubtful(line: BillLine) -> int:
+    """Calls that may have cost something though no answer came. None where the judge costs nothing."""
+    return line.maybe_calls if line.maybe else 0
+
+
+def _usd(value: float | None) -> str | None:
+    """Money to a hundredth of a cent, or to three digits where it is less."""
+    if value is None:
+        return None
+    return f"{value:,.4f}" if value >= 0.01 or value == 0 else f"{value:.3g}"
+
+
+def _share(part: int, whole: int) -> str | None:
+    return f"{part / whole:.0%}" if whole else None
