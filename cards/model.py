@@ -1,9 +1,9 @@
 """The model card: a training run's record in (`run.json`), a Card out.
 
-What is known of the data is its name, version, commit and digest; the results go into the front matter's `model-index`
-with the dataset's commit, so that a leaderboard knows which rows they were measured on. For people each figure stands
-beside its interval and its baselines: a run keeps them flat (`mse`, `mse_low`, `mse_high`, `mean_mse`, `turn_mse`), as
-every logger wants them, and `scorecard` gives the interval and the baselines back to the metric that they belong to.
+The data is named by name, version, commit and digest. The results go into the front matter's `model-index` with the
+dataset's commit, so that a leaderboard knows which rows they were measured on. For people, each figure stands beside
+its interval and its baselines. A run keeps these flat (`mse`, `mse_low`, `mse_high`, `mean_mse`, `turn_mse`), as
+loggers need them; `scorecard` puts the interval and the baselines next to their metric again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _KINDS = {
     "grpo": ("A policy trained by single-turn GRPO", "text-generation"),
 }
 _TAGS = ("sotopia", "sotopia-rl", "social-intelligence")
-_NO_SETTING = (  # where and how loudly it ran, not what was learned; and what other lines say
+_NO_SETTING = (  # fields that do not change what is learned, or that other lines of the card show
     "output_dir", "store", "dataset", "model", "policy_adapter", "reward_model", "seed", "resume", "report_to", "debug",
     "disable_tqdm", "dataloader_pin_memory", "accelerator_config", "do_eval", "use_cpu", "log_level", "logging_steps",
     "save_steps", "save_strategy", "save_total_limit", "activation_checkpointing", "pad_to_multiple_of",
@@ -46,8 +46,8 @@ _NO_SETTING = (  # where and how loudly it ran, not what was learned; and what o
 def model_card(record: Mapping[str, Any], title: str) -> Card:
     """The card of a run.
 
-    `record` has `kind` (rm, sft, grpo), `model` (what was trained from), `dataset` (name, version, digest, commit or
-    None), and perhaps `rows` by split, `dropped` and `cut`, `metrics` (split -> name -> number), `best`, `head`,
+    `record` has `kind` (rm, sft, grpo), `model` (the base model), `dataset` (name, version, digest, commit or None),
+    and may have `rows` by split, `dropped` and `cut`, `metrics` (split -> name -> number), `best`, `head`,
     `reward_model`, `policy_adapter`, `config`, `seed`, `packages`, `command`, `release`.
     """
     what, task = _KINDS.get(record["kind"], ("A model", "text-generation"))
@@ -82,7 +82,7 @@ def model_card(record: Mapping[str, Any], title: str) -> Card:
 
 
 def _base(model: str, adapter: bool) -> dict[str, str]:
-    """`base_model` as the Hub knows it: an id without its revision; nothing for a directory that only we have."""
+    """`base_model` as the Hub knows it: an id without its revision; nothing for a local directory."""
     if model.startswith((".", "/", "~")) or model.count("/") != 1:
         return {}
     name = model.partition("@")[0]
@@ -92,19 +92,20 @@ def _base(model: str, adapter: bool) -> dict[str, str]:
 def _dataset(record: Mapping[str, Any]) -> str:
     dataset = record["dataset"]
     commit = f", commit {code(dataset['commit'])}" if dataset.get("commit") else ""
-    said = [f"{code(dataset['name'])} {plain(dataset['version'])}{commit}, digest {code(dataset['digest'][:16])}."]
+    parts = [f"{code(dataset['name'])} {plain(dataset['version'])}{commit}, digest {code(dataset['digest'][:16])}."]
     rows = record.get("rows") or {}
     if rows:
-        said.append(table(["", *rows], [["utterances", *rows.values()]]))
-    return "\n\n".join([*said, *_left_out(record)])
+        parts.append(table(["", *rows], [["utterances", *rows.values()]]))
+    return "\n\n".join([*parts, *_left_out(record)])
 
 
 def _left_out(record: Mapping[str, Any]) -> Iterator[str]:
-    """What of the data was not trained on, or not whole; and how it was divided where it had no splits."""
+    """The rows that were left out or cut, and how the data was divided where it had no splits."""
     cut = record.get("cut") or {}
-    lost = [f"{count(n, 'row')} with {why}" for why, n in (record.get("dropped") or {}).items() if n]
-    lost += [f"{count(cut['too_long'], 'row')} too long"] if cut.get("too_long") else []
-    parts = [f"Left out: {', '.join(lost)}."] if lost else []
+    dropped = [f"{count(rows, 'row')} with {why}" for why, rows in (record.get("dropped") or {}).items() if rows]
+    if cut.get("too_long"):
+        dropped.append(f"{count(cut['too_long'], 'row')} too long")
+    parts = [f"Left out: {', '.join(dropped)}."] if dropped else []
     if cut.get("prompts"):
         parts.append(f"{count(cut['prompts'], 'prompt')} lost {count(cut['turns'], 'turn')} of their history to fit.")
     if record.get("splits_by") not in (None, "dataset"):
@@ -139,7 +140,7 @@ def _explained(record: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _use(record: Mapping[str, Any], title: str) -> str:
-    """A few lines that load the model and use it."""
+    """A few lines of code that load the model and use it."""
     released = record.get("release")
     template = "rm" if record["kind"] == "rm" else "policy"
     name = f"{title}@{released['version']}" if released else f"./{title}"
@@ -161,7 +162,7 @@ def _settings(record: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _all_settings(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """What decides what is learned."""
+    """The settings that decide what is learned."""
     for name in ("policy_adapter", "seed"):
         if record.get(name) is not None:
             yield name, record[name]
@@ -173,7 +174,7 @@ def _all_settings(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _model_index(record: Mapping[str, Any], title: str, task: str) -> list[dict[str, Any]]:
-    """The results as the Hub reads them: one entry a figure, with the dataset's split and revision."""
+    """The results as the Hub reads them: an entry for each figure, with the dataset's split and revision."""
     dataset = record["dataset"]
     results = [
         {
@@ -184,7 +185,7 @@ def _model_index(record: Mapping[str, Any], title: str, task: str) -> list[dict[
                 "split": split,
                 "revision": dataset.get("commit") or dataset["version"],
             },
-            "metrics": [{"type": one.name, "value": one.value, "name": one.title} for one in metrics_of(of)],
+            "metrics": [{"type": m.name, "value": m.value, "name": m.title} for m in metrics_of(of)],
         }
         for split, of in (record.get("metrics") or {}).items()
     ]
@@ -193,7 +194,7 @@ def _model_index(record: Mapping[str, Any], title: str, task: str) -> list[dict[
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric: `interval` is (low, high) at 95 %, `baselines` the same metric of each that there is."""
+    """One metric. `interval` is (low, high) at 95 %; `baselines` has the same metric of each baseline."""
 
     name: str
     value: float
@@ -202,7 +203,7 @@ class Metric:
 
     @property
     def title(self) -> str:
-        """Its name in words; of one head among several, after the head's own name."""
+        """The metric's name in words, after the head's name where the model has several heads."""
         for name in sorted(NAMES, key=len, reverse=True):
             if self.name == name:
                 return NAMES[name]
@@ -213,24 +214,24 @@ class Metric:
 
 def metrics_of(metrics: Mapping[str, float]) -> list[Metric]:
     """The metrics of one split, in the order they were measured, each with its interval and baselines."""
-    return [_metric(name, metrics) for name in metrics if not _belongs(name, metrics)]
+    return [_metric(name, metrics) for name in metrics if not _is_part_of_another(name, metrics)]
 
 
 def scorecard(metrics: Mapping[str, float]) -> tuple[list[str], list[list[str | float | None]]]:
-    """(columns, rows) of one split: metric, value, and where there are any the 95 % interval and each baseline."""
-    found = metrics_of(metrics)
-    with_interval = any(one.interval for one in found)
-    baselines = [b for b in BASELINES if any(b in one.baselines for one in found)]
+    """(columns, rows) of one split: metric, value, and as far as there are any the 95 % interval and the baselines."""
+    measured = metrics_of(metrics)
+    with_interval = any(metric.interval for metric in measured)
+    baselines = [name for name in BASELINES if any(name in metric.baselines for metric in measured)]
     columns = ["metric", "value"]
     if with_interval:
         columns.append("95 % interval")
-    columns += [BASELINES[b] for b in baselines]
+    columns += [BASELINES[name] for name in baselines]
     rows: list[list[str | float | None]] = []
-    for one in found:
-        row: list[str | float | None] = [one.title, one.value]
+    for metric in measured:
+        row: list[str | float | None] = [metric.title, metric.value]
         if with_interval:
-            row.append(None if one.interval is None else "{:.3g} to {:.3g}".format(*one.interval))
-        rows.append([*row, *(one.baselines.get(b) for b in baselines)])
+            row.append(None if metric.interval is None else "{:.3g} to {:.3g}".format(*metric.interval))
+        rows.append([*row, *(metric.baselines.get(name) for name in baselines)])
     return columns, rows
 
 
@@ -240,8 +241,8 @@ def _metric(name: str, metrics: Mapping[str, float]) -> Metric:
     return Metric(name, metrics[name], None if low is None or high is None else (low, high), baselines)
 
 
-def _belongs(name: str, metrics: Mapping[str, float]) -> bool:
-    """True for a bound or a baseline of another metric."""
+def _is_part_of_another(name: str, metrics: Mapping[str, float]) -> bool:
+    """Whether this is an interval's bound or a baseline of another metric."""
     starts = [name.removeprefix(f"{b}_") for b in BASELINES if name.startswith(f"{b}_")]
     ends = [name.removesuffix(end) for end in ("_low", "_high") if name.endswith(end)]
     return any(other in metrics for other in [*starts, *ends])

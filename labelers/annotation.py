@@ -1,13 +1,14 @@
-"""The file that people annotate: every question of a schema in random order, without any judge's answers.
+"""The file that people annotate: the questions of a schema in random order, without any judge's answers.
 
-A question's rows stay together, a row an utterance and dimension; what an annotator reads stands in the first of them.
+There is one row for each utterance and dimension. The rows of a question stay together, and the first of them holds
+what the annotator reads.
 """
 
 from __future__ import annotations
 
 import csv
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from sotopia_rl_data.errors import InputError, UsageError
@@ -43,16 +44,16 @@ def write_template(
     seed: int = 0,
     questions: int | None = None,
 ) -> int:
-    """Write the CSV to fill in and return how many rows it has. `asked` says what about, as in `label`; its judges and
-    how often they are asked play no part here. `questions` takes that many, drawn by `seed`.
+    """Write the CSV to fill in and return how many rows it has. `asked` says what is asked, as in `label`; its judges,
+    samples and sampling do not count here. `questions` is how many questions to draw by `seed` (None: all).
 
-    Raises UsageError, NotFound, InputError, StoreError; a file that exists is not written over.
+    Raises UsageError, NotFound, InputError, StoreError. A file that exists is never overwritten.
     """
     if out.exists():
-        raise UsageError(f"{out} is there already, perhaps with annotations.", "name another file with -o")
+        raise UsageError(f"{out} exists already, perhaps with annotations.", "name another file with -o")
     schema = find_schema(asked.schema or DEFAULT_SCHEMA)
     if not schema.needs_judge:
-        raise UsageError(f"The schema {schema.id!r} asks nobody.", "name one that does: --schema direct")
+        raise UsageError(f"The schema {schema.id!r} asks no judge.", "name one that does: --schema direct")
     own = own_dimensions(schema)
     dimensions = dimensions_of(asked.dimensions or own or preset(DEFAULT_PRESET).weighted, own)
     scale = DEFAULT_SCALE if asked.scale is None else asked.scale
@@ -65,19 +66,7 @@ def write_template(
     def every() -> Iterator[Question]:
         return (question for episode in episodes_of(files) for question in plan.questions(episode))
 
-    return _write(out, plan, _drawn(every, seed, questions))
-
-
-def _drawn(every: Callable[[], Iterable[Question]], seed: int, wanted: int | None) -> list[Question]:
-    """So many of the questions, or all, in random order. They are made twice: there may be too many to hold."""
-    order = list(range(sum(1 for _ in every())))
-    random.Random(seed).shuffle(order)
-    places = {number: place for place, number in enumerate(order[:wanted])}
-    found = {places[number]: question for number, question in enumerate(every()) if number in places}
-    return [found[place] for place in sorted(found)]
-
-
-def _write(out: Path, plan: LabelPlan, drawn: Sequence[Question]) -> int:
+    drawn = _drawn(every, seed, questions)
     rows = [row for item, question in enumerate(drawn, start=1) for row in _rows(plan, item, question)]
     if not rows:
         raise InputError("There is nothing to annotate.", "see which episodes have scores: sotopia-rl-data stats REF")
@@ -86,31 +75,41 @@ def _write(out: Path, plan: LabelPlan, drawn: Sequence[Question]) -> int:
     return len(rows)
 
 
+def _drawn(every: Callable[[], Iterable[Question]], seed: int, count: int | None) -> list[Question]:
+    """`count` of the questions (None: all) in random order. They are made twice, since there may be too many to
+    hold."""
+    order = list(range(sum(1 for _ in every())))
+    random.Random(seed).shuffle(order)
+    place_of = {number: place for place, number in enumerate(order[:count])}
+    drawn = {place_of[number]: question for number, question in enumerate(every()) if number in place_of}
+    return [drawn[place] for place in sorted(drawn)]
+
+
 def _rows(plan: LabelPlan, item: int, question: Question) -> Iterator[list[object]]:
     for place, slot in enumerate(question.slots.values()):
         shown = question.messages[1]["content"] if place == 0 else "(as above)"
-        told = question.episode.score(slot.agent, slot.dimension, plan.evaluator) if _tells(plan) else None
-        score = "" if told is None else f"{told:g}"
-        key = (guarded(one) if isinstance(one, str) else one for one in slot_key(question, slot))
-        yield [item, *key, "", _allowed(plan, slot), _about(question, slot), score, shown]
+        score = question.episode.score(slot.agent, slot.dimension, plan.evaluator) if _shows_score(plan) else None
+        score_text = "" if score is None else f"{score:g}"
+        key = (guarded(cell) if isinstance(cell, str) else cell for cell in slot_key(question, slot))
+        yield [item, *key, "", _allowed(plan, slot), _about(question, slot), score_text, shown]
 
 
 def _allowed(plan: LabelPlan, slot: Slot) -> str:
-    """The range of a number; of a rubric's dimension, also what it and its levels mean."""
+    """The range of the number; for a rubric's dimension, also what it and its levels mean."""
     low, high = plan.schema.bounds(plan.scale, slot.dimension)
     if plan.rubric is None:
         return f"{low:g} to {high:g}"
     return plan.rubric.criterion(slot.dimension).text(plan.scale).removeprefix(f"- {slot.dimension}, ")
 
 
-def _tells(plan: LabelPlan) -> bool:
-    """Whether judges are told the score: those that attribute one with hindsight are."""
+def _shows_score(plan: LabelPlan) -> bool:
+    """Whether judges are shown the episode's score: they are where they attribute it with hindsight."""
     return plan.schema.measure in ("importance", "key") and plan.schema.id != "direct-online"
 
 
 def _about(question: Question, slot: Slot) -> str:
-    who = phrasing.named(question.episode, slot.agent)
+    agent = phrasing.named(question.episode, slot.agent)
     if slot.turn < 0:
-        return f"{who}: the episode as shown"
-    said = next(t for t in question.episode.turns if (t.agent, t.turn) == (slot.agent, slot.turn))
-    return f"{who}, {phrasing.turn_key(slot.turn)} ({said.action_type}): {said.text}"
+        return f"{agent}: the episode as shown"
+    turn = next(t for t in question.episode.turns if (t.agent, t.turn) == (slot.agent, slot.turn))
+    return f"{agent}, {phrasing.turn_key(slot.turn)} ({turn.action_type}): {turn.text}"

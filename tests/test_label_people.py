@@ -159,7 +159,7 @@ def test_a_temperature_is_for_the_models_of_a_panel_and_refused_where_there_is_n
 def test_a_template_is_never_written_over_annotations(store: Store, tmp_path: Path):
     put(store, [BOAT])
     write_template(store, "lab/episodes", tmp_path / "mine.csv", Elicitation())
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="exists already"):
         write_template(store, "lab/episodes", tmp_path / "mine.csv", Elicitation())
 
 

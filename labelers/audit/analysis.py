@@ -4,14 +4,14 @@ Each probe is put to two tests, with whole episodes as the unit that varies:
 
     shift     the mean of (favoured - other): does the judge prefer one side?
     movement  the mean of |changed - original| - |asked twice - original|: do labels move more than they do by
-              themselves? Not held against a judge where an honest one may move (`moved`).
+              themselves? Not tested for the probe `moved`, where an unbiased judge may move too.
 
 Both are sign-flip tests (`statistics.sign_flip_test`): under the hypothesis that the change does not matter, the
 changed episode, the original and the repetition are three draws of the same answer, so both differences are symmetric
 about 0. p-values are corrected together by Holm's method: the chance that an unbiased judge is called anything else is
-at most `alpha`. Where so few episodes were asked about that no test could have come below `alpha`, the verdict says so
-instead of acquitting. Shifts by dimension are for looking closer; they are corrected by Benjamini and Hochberg, and
-decide nothing.
+at most `alpha`. Where too few episodes were asked about for any test to come below `alpha`, the verdict says so instead
+of calling the judge unbiased. Shifts by dimension explain a verdict and do not decide it; they are corrected by
+Benjamini and Hochberg's method.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ Key = tuple[str, str, int, str, int]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One test of one probe. `mean` (and its 95 % interval) is in levels; `effect` is Cohen's d_z over the labels'
-    differences; `p` is of the test alone, `adjusted` with all of them in mind. `dimension` is "" where all count."""
+    """One test of one probe. `mean` (and its 95 % interval, `low` to `high`) is in levels; `effect` is Cohen's d_z over
+    the labels' differences; `p` is for this test alone, `adjusted` is corrected for all tests. `dimension` is "" for
+    all dimensions together."""
 
     probe: str
     test: str
@@ -57,8 +58,8 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """The same question asked twice: the mean of |difference| in levels, the share of equal labels, Krippendorff's
-    alpha of the two, and over how many labels."""
+    """How a judge's labels differ when the same questions are asked twice: over how many `labels`, the mean of
+    |difference| in levels (`moved`), the share of `equal` labels, and Krippendorff's `alpha`."""
 
     labels: int
     moved: float | None
@@ -68,9 +69,9 @@ class Noise:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`verdict` is BIASED where a probe shifts labels in its direction, else UNSTEADY where labels move more than by
-    themselves, else UNBIASED; or TOO_FEW, where nothing could have been found. `findings` decide it;
-    `by_dimension` explains. `scale` is the levels' (low, high)."""
+    """`verdict` is BIASED where a probe shifts labels in its direction; else UNSTEADY where labels move more than by
+    themselves; else UNBIASED, or TOO_FEW where no test could have found anything. `findings` decide it, `by_dimension`
+    explains it. `scale` is the levels' (low, high)."""
 
     judge: str
     verdict: str
@@ -88,8 +89,8 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class LabelPairs:
-    """A probe's pairs of labels, one element each: the label of the original, of the changed episode, and of the
-    original asked again (NaN where there is none); the sign, the episode and the dimension."""
+    """A probe's pairs of labels, as columns: the label of the original episode, of the changed one, and of the original
+    asked about again (NaN: none); the contrast's sign, the episode and the dimension."""
 
     original: Floats
     changed: Floats
@@ -103,14 +104,14 @@ class LabelPairs:
 
     def on(self, dimension: str) -> LabelPairs:
         """The pairs on one dimension."""
-        mine = self.dimension == dimension
+        chosen = self.dimension == dimension
         return LabelPairs(
-            self.original[mine],
-            self.changed[mine],
-            self.again[mine],
-            self.sign[mine],
-            self.episode[mine],
-            self.dimension[mine],
+            self.original[chosen],
+            self.changed[chosen],
+            self.again[chosen],
+            self.sign[chosen],
+            self.episode[chosen],
+            self.dimension[chosen],
         )
 
     @property
@@ -120,24 +121,24 @@ class LabelPairs:
 
     @property
     def excess(self) -> Floats:
-        """How much further than noise; NaN where it was not asked twice."""
+        """How much further labels moved than when the judge was asked twice; NaN where it was asked once."""
         return np.abs(self.changed - self.original) - np.abs(self.again - self.original)
 
 
 def pairs(
     labels: Mapping[Key, float], contrasts: Iterable[tuple[str, LabelContrast]], probe: str, dimensions: Sequence[str]
 ) -> LabelPairs:
-    """The pairs of one probe: `contrasts` are (original episode's id, contrast). A pair with a missing label is
-    left out."""
+    """The pairs of one probe; `contrasts` are (original episode's id, contrast). A pair with a missing label is left
+    out."""
     rows = []
-    for episode, one in contrasts:
+    for episode, contrast in contrasts:
         changed, sample = (episode, 1) if probe == REPEAT else (f"{episode}~{probe}", 0)
         for dimension in dimensions:
-            before = labels.get((episode, one.agent, one.before, dimension, 0))
-            after = labels.get((changed, one.agent, one.after, dimension, sample))
+            before = labels.get((episode, contrast.agent, contrast.before, dimension, 0))
+            after = labels.get((changed, contrast.agent, contrast.after, dimension, sample))
             if before is not None and after is not None:
-                again = labels.get((episode, one.agent, one.before, dimension, 1), np.nan)
-                rows.append((before, after, again, one.sign, episode, dimension))
+                again = labels.get((episode, contrast.agent, contrast.before, dimension, 1), np.nan)
+                rows.append((before, after, again, contrast.sign, episode, dimension))
     columns = list(zip(*rows, strict=True)) or [()] * 6
     numbers = [np.array(column, np.float64) for column in columns[:4]]
     return LabelPairs(*numbers, *(np.array(column, dtype=object) for column in columns[4:]))
@@ -154,30 +155,31 @@ def verdict(
     seed: int = 0,
 ) -> Verdict:
     """Weigh the labels. `contrasts[probe]` are (original episode's id, contrast); `repeat` is one of the probes."""
-    found = {probe: pairs(labels, some, probe, dimensions) for probe, some in contrasts.items()}
-    asked = {probe: found[probe] for probe in PROBES if probe in found}
-    tests = [_test(probe, "shift", "", some.shift, some.episode, seed) for probe, some in asked.items()]
-    if REPEAT in found:
+    all_pairs = {probe: pairs(labels, of_probe, probe, dimensions) for probe, of_probe in contrasts.items()}
+    probed = {probe: all_pairs[probe] for probe in PROBES if probe in all_pairs}
+    tests = [_test(probe, "shift", "", them.shift, them.episode, seed) for probe, them in probed.items()]
+    if REPEAT in all_pairs:
         tests += [
-            _test(probe, "movement", "", some.excess, some.episode, seed)
-            for probe, some in asked.items()
+            _test(probe, "movement", "", them.excess, them.episode, seed)
+            for probe, them in probed.items()
             if PROBES[probe].still
         ]
-    closer = []
-    for probe, some in asked.items() if len(dimensions) > 1 else ():
-        for dimension in dimensions:
-            mine = some.on(dimension)
-            closer.append(_test(probe, "shift", dimension, mine.shift, mine.episode, seed))
+    by_dimension = []
+    if len(dimensions) > 1:
+        for probe, them in probed.items():
+            for dimension in dimensions:
+                chosen = them.on(dimension)
+                by_dimension.append(_test(probe, "shift", dimension, chosen.shift, chosen.episode, seed))
     findings = _adjusted(tests, statistics.holm)
     word, sentence = _judgement(judge, findings, alpha)
-    explained = _adjusted(closer, statistics.benjamini_hochberg)
-    return Verdict(judge, word, sentence, alpha, scale, findings, explained, _noise(found.get(REPEAT)))
+    explanations = _adjusted(by_dimension, statistics.benjamini_hochberg)
+    return Verdict(judge, word, sentence, alpha, scale, findings, explanations, _noise(all_pairs.get(REPEAT)))
 
 
 def _test(probe: str, test: str, dimension: str, values: Floats, episode: np.ndarray, seed: int) -> Finding:
-    """Whether the mean of `values` (NaN where there is none) is more than noise, whole episodes being the unit."""
-    there = ~np.isnan(values)
-    values, episode = values[there], episode[there].astype(str)
+    """Whether the mean of `values` (NaN: none) is more than noise, with whole episodes as the unit that varies."""
+    is_known = ~np.isnan(values)
+    values, episode = values[is_known], episode[is_known].astype(str)
     if not len(values):
         return Finding(probe, test, dimension, 0, 0, None, None, None, None, 1.0, 1.0)
     code = np.unique(episode, return_inverse=True)[1]
@@ -190,42 +192,43 @@ def _test(probe: str, test: str, dimension: str, values: Floats, episode: np.nda
 
 
 def _adjusted(tests: Sequence[Finding], correct: Callable[[list[float]], Floats]) -> tuple[Finding, ...]:
-    corrected = correct([one.p for one in tests]).tolist()
-    return tuple(replace(one, adjusted=p) for one, p in zip(tests, corrected, strict=True))
+    corrected = correct([test.p for test in tests]).tolist()
+    return tuple(replace(test, adjusted=p) for test, p in zip(tests, corrected, strict=True))
 
 
-def _noise(some: LabelPairs | None) -> Noise:
-    if some is None or not len(some):
+def _noise(repeated: LabelPairs | None) -> Noise:
+    if repeated is None or not len(repeated):
         return Noise(0, None, None, None)
-    apart = np.abs(some.changed - some.original)
-    alpha = statistics.krippendorff_alpha(np.stack([some.original, some.changed]))
-    return Noise(len(some), float(apart.mean()), float(np.mean(apart == 0)), alpha)
+    difference = np.abs(repeated.changed - repeated.original)
+    alpha = statistics.krippendorff_alpha(np.stack([repeated.original, repeated.changed]))
+    return Noise(len(repeated), float(difference.mean()), float(np.mean(difference == 0)), alpha)
 
 
 def _judgement(judge: str, findings: Sequence[Finding], alpha: float) -> tuple[str, str]:
     """The verdict, as a word and as a sentence."""
-    shifts = [one for one in findings if one.test == "shift" and one.found(alpha)]
-    moves = [one for one in findings if one.test == "movement" and one.found(alpha) and (one.mean or 0.0) > 0]
+    significant = [finding for finding in findings if finding.found(alpha)]
+    shifts = [finding for finding in significant if finding.test == "shift"]
+    moves = [finding for finding in significant if finding.test == "movement" and (finding.mean or 0.0) > 0]
     if shifts:
-        told = ", ".join(f"{_favoured(one)} by {abs(one.mean or 0.0):.2f} levels" for one in shifts)
-        return BIASED, f"{judge} favours {told}."
+        favoured = ", ".join(f"{_favoured(shift)} by {abs(shift.mean or 0.0):.2f} levels" for shift in shifts)
+        return BIASED, f"{judge} favours {favoured}."
     if moves:
-        told = ", ".join(f"{one.probe} (by {one.mean or 0.0:.2f} levels beyond its noise)" for one in moves)
-        return UNSTEADY, f"The labels of {judge} move where nothing that matters changed: {told}."
-    if all(len(findings) * statistics.smallest_p(one.episodes) >= alpha for one in findings):
+        probes = ", ".join(f"{move.probe} (by {move.mean or 0.0:.2f} levels beyond its noise)" for move in moves)
+        return UNSTEADY, f"The labels of {judge} move where nothing that matters changed: {probes}."
+    if all(len(findings) * statistics.smallest_p(finding.episodes) >= alpha for finding in findings):
         return TOO_FEW, _too_few(findings, alpha)
     return UNBIASED, f"No probe moves the labels of {judge} by more than its own noise."
 
 
 def _too_few(findings: Sequence[Finding], alpha: float) -> str:
-    """That no test, however far labels moved, could have come below `alpha`, and how many episodes it would take."""
-    most = max((one.episodes for one in findings), default=0)
+    """Says that no test could have come below `alpha`, however far labels moved, and how many episodes it takes."""
+    most = max((finding.episodes for finding in findings), default=0)
     enough = next((n for n in range(2, 100) if len(findings) * statistics.smallest_p(n) < alpha), None)
     more = f"ask about {enough} or more" if enough else "no number of episodes would do: raise --alpha"
     tests = f"None of {len(findings)} tests over {most} episodes can come below alpha {alpha:g}"
     return f"{tests}, whatever the judge does: {more}."
 
 
-def _favoured(one: Finding) -> str:
-    probe = PROBES[one.probe]
-    return probe.favours if (one.mean or 0.0) > 0 else probe.opposite
+def _favoured(shift: Finding) -> str:
+    probe = PROBES[shift.probe]
+    return probe.favours if (shift.mean or 0.0) > 0 else probe.opposite

@@ -1,17 +1,17 @@
-"""How an episode is changed where it must not matter, and which labels must then be equal.
+"""How an episode is changed in a way that must not matter, and which labels must then be equal.
 
     order   the agents are listed in the opposite order; the transcript stays
     name    names become Person A, Person B … wherever they occur
-    padded  one utterance of each agent grows by a passage that says nothing
-    moved   of each agent, the words of its first and its last spoken turn change places
+    padded  one utterance of each agent gets longer by a passage that says nothing
+    moved   the words of each agent's first and last spoken turn are swapped
 
-A contrast pairs a label of the episode as it was with one of the changed episode, and says which of the two a bias
-would favour: who is listed first, who has a name, what is long, what comes late. A mean difference in that direction is
-the bias, in levels. Asking twice (`repeat`) changes nothing and shows the judge's own noise.
+A contrast pairs a label of the original episode with one of the changed episode, and says which of the two a bias would
+favour: the agent listed first, the agent with a name, the longer utterance, the later one. A mean difference in that
+direction is the bias, in levels. Asking twice (`repeat`) changes nothing and shows the judge's own noise.
 
-An honest judge may move a little on `moved`: a dialogue whose turns change places is another dialogue. Since each
-agent's two utterances swap, what the words themselves are worth cancels, and only a taste for late or early turns is
-left.
+An unbiased judge may move a little on `moved`, since a dialogue whose turns are swapped is another dialogue. But the
+worth of the words themselves cancels out, as each agent's two utterances swap, and what is left is a preference for
+late or for early turns.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _TITLES = {"dr", "mr", "mrs", "ms", "prof", "sir", "dame", "jr", "sr", "miss", "
 
 @dataclass(frozen=True, slots=True)
 class LabelContrast:
-    """`agent`'s utterance was at `before` and is at `after` in the changed episode. `sign` is 1 where the bias that is
-    looked for favours the changed episode, -1 where it favours the original."""
+    """`agent`'s utterance is at turn `before` in the original episode and at turn `after` in the changed one. `sign` is
+    1 where the bias in question favours the changed episode, -1 where it favours the original."""
 
     agent: str
     before: int
@@ -42,7 +42,7 @@ class LabelContrast:
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """A changed episode, under an id of its own, and what must be equal in it."""
+    """A changed episode, under an id of its own, and the contrasts whose labels must be equal."""
 
     probe: str
     original: str
@@ -52,8 +52,8 @@ class Probed:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """`favours` says in words what a positive shift means, `opposite` what a negative one does. `still` is False where
-    an honest judge may move too, so that only a shift in one direction is held against it."""
+    """A change to episodes. `favours` says in words what a positive shift means, `opposite` what a negative one means.
+    `still` is False where an unbiased judge may move too, so that only a shift in one direction counts as bias."""
 
     id: str
     favours: str
@@ -72,29 +72,34 @@ class Probe:
 
 
 def order(episode: Episode, seed: int) -> tuple[Episode, tuple[LabelContrast, ...]]:
-    """The agents listed the other way round."""
+    """The agents listed in the opposite order."""
     agents = episode.agents[::-1]
-    place = {one.agent: i for i, one in enumerate(episode.agents)}
-    last = len(agents) - 1
-    found = [
-        LabelContrast(turn.agent, turn.turn, turn.turn, 1 if last - place[turn.agent] < place[turn.agent] else -1)
+    place = {agent.agent: i for i, agent in enumerate(episode.agents)}
+    new_place = {agent.agent: i for i, agent in enumerate(agents)}
+    contrasts = [
+        LabelContrast(turn.agent, turn.turn, turn.turn, 1 if new_place[turn.agent] < place[turn.agent] else -1)
         for turn in episode.turns
-        if 2 * place[turn.agent] != last
+        if new_place[turn.agent] != place[turn.agent]
     ]
-    return replace(episode, agents=agents), tuple(found)
+    return replace(episode, agents=agents), tuple(contrasts)
 
 
 def name(episode: Episode, seed: int) -> tuple[Episode, tuple[LabelContrast, ...]]:
-    """Every name replaced, in the profiles and in what is said."""
-    hide = _hiding(episode)
-
-    def hidden(agent: Agent, place: int) -> Agent:
-        texts = {key: hide(getattr(agent, key)) for key in ("goal", "background", "secret")}
-        return replace(agent, name=person(place), **texts)
-
+    """Every name replaced, in the profiles and in the utterances."""
+    hide = _name_hider(episode)
+    agents = [
+        replace(
+            agent,
+            name=person(place),
+            goal=hide(agent.goal),
+            background=hide(agent.background),
+            secret=hide(agent.secret),
+        )
+        for place, agent in enumerate(episode.agents)
+    ]
     changed = replace(
         episode,
-        agents=tuple(hidden(agent, place) for place, agent in enumerate(episode.agents)),
+        agents=tuple(agents),
         turns=tuple(replace(turn, text=hide(turn.text)) for turn in episode.turns),
         scenario=hide(episode.scenario),
         relationship=hide(episode.relationship),
@@ -104,31 +109,31 @@ def name(episode: Episode, seed: int) -> tuple[Episode, tuple[LabelContrast, ...
 
 def padded(episode: Episode, seed: int) -> tuple[Episode, tuple[LabelContrast, ...]]:
     """One spoken utterance of each agent, drawn by the seed, made longer."""
-    chosen = {}
+    longer: dict[Turn, Turn] = {}
     for agent in episode.agents:
-        mine = [turn for turn in _spoken(episode, agent) if turn.text.strip()]
-        if mine:
-            chosen[agent.agent] = mine[_draw(seed, "padded", episode.episode_id, agent.agent) % len(mine)]
-    longer = {turn: replace(turn, text=f"{turn.text.rstrip()} {filler()}") for turn in chosen.values()}
+        spoken = [turn for turn in _spoken(episode, agent) if turn.text.strip()]
+        if spoken:
+            turn = spoken[_draw(seed, "padded", episode.episode_id, agent.agent) % len(spoken)]
+            longer[turn] = replace(turn, text=f"{turn.text.rstrip()} {filler()}")
     changed = replace(episode, turns=tuple(longer.get(turn, turn) for turn in episode.turns))
-    return changed, tuple(LabelContrast(turn.agent, turn.turn, turn.turn, 1) for turn in chosen.values())
+    return changed, tuple(LabelContrast(turn.agent, turn.turn, turn.turn, 1) for turn in longer)
 
 
 def moved(episode: Episode, seed: int) -> tuple[Episode, tuple[LabelContrast, ...]]:
-    """The words of each agent's first and last spoken turn, changed over."""
-    swapped: dict[Turn, str] = {}
-    found: list[LabelContrast] = []
+    """The words of each agent's first and last spoken turn, swapped."""
+    new_text: dict[Turn, str] = {}
+    contrasts: list[LabelContrast] = []
     for agent in episode.agents:
-        mine = [turn for turn in _spoken(episode, agent) if not turn.to]
-        if len(mine) > 1 and mine[0].text != mine[-1].text:
-            first, last = mine[0], mine[-1]
-            swapped |= {first: last.text, last: first.text}
-            found += [
+        public = [turn for turn in _spoken(episode, agent) if not turn.to]
+        if len(public) > 1 and public[0].text != public[-1].text:
+            first, last = public[0], public[-1]
+            new_text |= {first: last.text, last: first.text}
+            contrasts += [
                 LabelContrast(agent.agent, first.turn, last.turn, 1),
                 LabelContrast(agent.agent, last.turn, first.turn, -1),
             ]
-    turns = tuple(replace(turn, text=swapped.get(turn, turn.text)) for turn in episode.turns)
-    return replace(episode, turns=turns), tuple(found)
+    turns = tuple(replace(turn, text=new_text.get(turn, turn.text)) for turn in episode.turns)
+    return replace(episode, turns=turns), tuple(contrasts)
 
 
 PROBES: dict[str, Probe] = {
@@ -143,7 +148,7 @@ PROBES: dict[str, Probe] = {
 
 
 def repeated(episode: Episode) -> tuple[LabelContrast, ...]:
-    """Every label again, of the same episode asked a second time."""
+    """The contrasts of the same episode asked about a second time: every label must be equal."""
     return tuple(LabelContrast(turn.agent, turn.turn, turn.turn, 1) for turn in episode.turns)
 
 
@@ -164,23 +169,23 @@ def _spoken(episode: Episode, agent: Agent) -> list[Turn]:
     )
 
 
-def _hiding(episode: Episode) -> Callable[[str], str]:
-    """What replaces names in a text: whole names first, then their parts. A part that several agents share becomes
-    "Person"; one that the episode also writes in lower case is a word ("will", "rose") and stays."""
-    said = " ".join(
+def _name_hider(episode: Episode) -> Callable[[str], str]:
+    """A function that replaces the names in a text: whole names first, then their parts. A part that several agents
+    share becomes "Person"; a part that the episode also writes in lower case is a word ("will", "rose") and stays."""
+    words = " ".join(
         [episode.scenario, *(t.text for t in episode.turns), *(a.background + a.goal for a in episode.agents)]
     )
-    put: dict[str, str] = {}
+    replacement: dict[str, str] = {}
     for place, agent in enumerate(episode.agents):
         for part in _parts(agent.name):
-            if not re.search(rf"(?<!\w){re.escape(part.lower())}(?!\w)", said):
-                put[part] = "Person" if part in put else person(place)
-    put |= {agent.name: person(place) for place, agent in enumerate(episode.agents) if agent.name.strip()}
-    names = sorted(put, key=len, reverse=True)
+            if not re.search(rf"(?<!\w){re.escape(part.lower())}(?!\w)", words):
+                replacement[part] = "Person" if part in replacement else person(place)
+    replacement |= {agent.name: person(place) for place, agent in enumerate(episode.agents) if agent.name.strip()}
+    names = sorted(replacement, key=len, reverse=True)
     if not names:
         return lambda text: text
-    pattern = re.compile("|".join(rf"(?<!\w){re.escape(one)}(?!\w)" for one in names))
-    return lambda text: pattern.sub(lambda found: put[found.group()], text)
+    pattern = re.compile("|".join(rf"(?<!\w){re.escape(name)}(?!\w)" for name in names))
+    return lambda text: pattern.sub(lambda match: replacement[match.group()], text)
 
 
 def _parts(full: str) -> Sequence[str]:

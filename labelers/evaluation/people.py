@@ -1,7 +1,13 @@
-"""People's scores read back from a form, and added to the datasets that the dialogues came from.
+"""People as evaluators: the form that they fill in, and their scores read back and added to the datasets.
 
-A line that cannot be used is listed with its number and the reason, and the others count. Scores of one evaluator add
-up over files: a later score of the same agent on the same dimension takes the place of an earlier one.
+So many dialogues of each method are drawn, of the same scenes for every method where there are such, and put in random
+order. The form is a CSV, or a page that needs nothing but a browser and gives that CSV. Neither says which method or
+run a dialogue is of. An item's id is a hash of the dataset's name and the episode's id: it tells people nothing, and
+leads back to the episode without a key file that could be lost. There is one row for each agent and dimension of a
+dialogue; its number goes into the column `score`, the reason into `comment`.
+
+When a form is read, a line that cannot be used is listed with its number and the reason, and the others count. Scores
+of one evaluator add up over files: a later score of the same agent on the same dimension replaces an earlier one.
 """
 
 from __future__ import annotations
@@ -38,11 +44,172 @@ Scores = dict[tuple[str, str, str], tuple[float, str]]
 """(episode, agent, dimension) -> (score, comment)."""
 Items = Mapping[str, tuple[str, str, list[str]]]
 """Item -> (dataset, episode, its agents in speaking order)."""
+DIALOGUES = 28
+"""How many dialogues of each method people score (as in the evaluation of Sotopia-RL, arXiv 2508.03905)."""
+
+COLUMNS = ("item", "agent", "dimension", "score", "comment")
+SHOWN = ("allowed", "about", "dialogue")
+_TITLE = "Dialogues to score"
+
+
+# --- the form ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A dialogue to score; `rated` are the ids of the agents to score."""
+
+    item: str
+    episode: Episode
+    rated: tuple[str, ...]
+
+
+def item_id(dataset: str, episode_id: str) -> str:
+    """The id that an episode has in the form."""
+    return hashlib.sha256(f"annotate\0{dataset}\0{episode_id}".encode()).hexdigest()[:12]
+
+
+def draw(
+    versions: Sequence[Version],
+    *,
+    dialogues: int = DIALOGUES,
+    seed: int = 0,
+    agents: Sequence[str] = (),
+    partners: Sequence[str] = (),
+    compared_only: bool = False,
+) -> list[Item]:
+    """The items in random order. `agents` and `partners` are as in `compare`; with `compared_only` people score the
+    methods' own agents and not their partners.
+
+    Raises UsageError where it is not clear which agents are compared, InputError where there is nothing to score.
+    """
+    _, methods = read_methods(versions, agents, partners)
+    rated: dict[tuple[int, str], set[str]] = {}
+    for units in _chosen(methods, dialogues, seed):
+        for unit in units:
+            rated.setdefault((unit.run, unit.episode_id), set()).add(unit.agent)
+    if not rated:
+        raise InputError("There is no dialogue to score.", "see what there is: sotopia-rl-data show REF")
+    items = []
+    for run, version in enumerate(versions):
+        for episode in episodes_of(path for paths in version.files("episodes").values() for path in paths):
+            chosen = rated.get((run, episode.episode_id))
+            if chosen is not None:
+                agents_rated = [one.agent for one in episode.agents if not compared_only or one.agent in chosen]
+                items.append(Item(item_id(version.name, episode.episode_id), episode, tuple(agents_rated)))
+    items.sort(key=lambda one: one.item)
+    random.Random(seed).shuffle(items)
+    return items
+
+
+def _chosen(methods: Mapping[str, Sequence[Unit]], dialogues: int, seed: int) -> Iterator[list[Unit]]:
+    """The units of `dialogues` scenes of each method; scenes that every method played come first."""
+    together = any(one_conversation(units) for units in methods.values())
+    by_key: list[dict[Key, Unit]] = []
+    for units in methods.values():
+        of_method: dict[Key, Unit] = {}
+        for unit in units:
+            of_method.setdefault(key_of(unit, together), unit)
+        by_key.append(of_method)
+
+    def rank(key: Key) -> tuple[int, bytes]:
+        played = sum(1 for other in by_key if key in other)
+        return -played, hashlib.sha256(f"{seed}\0{key!r}".encode()).digest()
+
+    for first in by_key:
+        order = sorted(first, key=rank)
+        chosen = {(first[key].run, first[key].episode_id) for key in order[:dialogues]}
+        yield [unit for units in methods.values() for unit in units if (unit.run, unit.episode_id) in chosen]
+
+
+def write_form(items: Sequence[Item], dimensions: Sequence[str], out: Path) -> int:
+    """Write the form, as CSV or HTML by its name, and return how many scores it asks for.
+
+    Raises UsageError for another kind of file, or one that exists already, perhaps filled in; StoreError where it
+    cannot be written.
+    """
+    if out.suffix not in (".csv", ".html"):
+        raise UsageError(f"{out} is neither a CSV nor a page.", "name it FILE.csv or FILE.html with -o")
+    if out.exists():
+        raise UsageError(f"{out} exists already, perhaps with scores.", "name another file with -o")
+    text = _csv(items, dimensions) if out.suffix == ".csv" else _html(items, dimensions)
+    with aside(out) as beside:
+        beside.write_text(text, encoding="utf-8", newline="")
+    return sum(len(item.rated) for item in items) * len(dimensions)
+
+
+def _csv(items: Sequence[Item], dimensions: Sequence[str]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow([*COLUMNS, *SHOWN])
+    for item in items:
+        writer.writerows(_rows(item, dimensions))
+    return text.getvalue()
+
+
+def _rows(item: Item, dimensions: Sequence[str]) -> Iterator[list[str]]:
+    """One row for each agent and dimension; the first holds the dialogue."""
+    keys = phrasing.agent_keys(item.episode)
+    text = phrasing.episode_text(item.episode)
+    for agent in item.rated:
+        for name in dimensions:
+            about = dimension(name)
+            shown = phrasing.named(item.episode, agent)
+            yield [item.item, keys[agent], name, "", "", f"{about.low:g} to {about.high:g}", shown, text]
+            text = "(as above)"
+
+
+def _html(items: Sequence[Item], dimensions: Sequence[str]) -> str:
+    shown, meanings = [_shown(item) for item in items], _meanings()
+    data = {
+        "title": _TITLE,
+        "form": sha256_of([shown, list(dimensions)])[:16],  # the browser keeps unfinished scores under this id
+        "columns": COLUMNS,
+        "dimensions": [
+            {"name": name, "low": numbers[0], "high": numbers[-1], "about": meanings[name]}
+            for name, numbers in ((name, phrasing.whole_numbers(name)) for name in dimensions)
+        ],
+        "items": shown,
+    }
+    folder = package_files("sotopia_rl_data.labelers") / "evaluation"
+    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("form.css", "form.js"))
+    return document(_TITLE, data, styles=[asset("style.css"), style], scripts=[asset("tools.js"), script])
+
+
+def _meanings() -> dict[str, str]:
+    """What each dimension means, in the words that judges are given."""
+    lines = [line.removeprefix("- ").partition(": ") for line in phrasing.wording("dimensions.v1").splitlines()]
+    return {head.partition(",")[0]: meaning for head, _, meaning in lines}
+
+
+def _shown(item: Item) -> dict[str, Any]:
+    """An item as the page's script reads it."""
+    episode = item.episode
+    place = {agent.agent: i for i, agent in enumerate(episode.agents)}
+    keys = phrasing.agent_keys(episode)
+    return {
+        "item": item.item,
+        "scenario": without_tags(episode.scenario),
+        "relationship": episode.relationship,
+        "agents": [
+            {"key": keys[a.agent], "name": a.name, "secret": without_tags(a.secret)}
+            | {"background": without_tags(a.background), "goal": without_tags(a.goal)}
+            for a in episode.agents
+        ],
+        "turns": [
+            [place[t.agent], t.turn, t.action_type, t.text, [episode.agent(to).name for to in t.to if to in place]]
+            for t in sorted(episode.turns, key=lambda t: t.turn)
+        ],
+        "rated": [place[agent] for agent in item.rated],
+    }
+
+
+# --- the scores -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class BadLine:
-    """A line of the file that says nothing usable, and why."""
+    """A line of the file that cannot be used, and the reason."""
 
     line: int
     reason: str
@@ -50,7 +217,8 @@ class BadLine:
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """What a dataset got: `version` is its newest, `created` False where it had all of this already."""
+    """How many scores a dataset was given. `version` is its newest; `created` is False where it had these scores
+    already."""
 
     version: str
     created: bool
@@ -59,8 +227,8 @@ class Added:
 
 @dataclass(frozen=True, slots=True)
 class ImportedScores:
-    """`added` for each dataset that the file speaks about; `bad` lines; how many are `empty`: without a score, which is
-    not a fault."""
+    """What was `added` to each dataset that the file has scores for; the `bad` lines; how many lines are `empty`, that
+    is without a score, which is not a fault."""
 
     evaluator: str
     added: tuple[Added, ...]
@@ -74,7 +242,7 @@ class ImportedScores:
 
 @dataclass(slots=True)
 class FilledForm:
-    """What a file says: the `scores` of each dataset, `bad` lines, and how many lines are `empty`."""
+    """What a file holds: the `scores` for each dataset, `bad` lines, and how many lines are `empty`."""
 
     sha256: str
     scores: dict[str, Scores] = field(default_factory=dict)
@@ -87,8 +255,8 @@ def import_scores(
 ) -> ImportedScores:
     """Add the scores of a filled form to the datasets of `versions`, as the next version of each.
 
-    Raises InputError where the file is not a form or no line of it can be used, UsageError where a dataset is named
-    twice or has imported scores by that name, StoreError.
+    Raises InputError where the file is not a form or none of its lines can be used, UsageError where a dataset is named
+    twice or has imported scores under that evaluator's name, StoreError.
     """
     names = [version.name for version in versions]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -98,8 +266,8 @@ def import_scores(
         check_evaluator(version, evaluator)
     form = _read_form(path, {item: episode for version in versions for item, episode in _items(version)})
     if not form.scores:
-        why = f": line {form.bad[0].line}: {form.bad[0].reason}" if form.bad else ""
-        raise InputError(f"{path} has no score that can be used{why}.", _HINT)
+        first = f": line {form.bad[0].line}: {form.bad[0].reason}" if form.bad else ""
+        raise InputError(f"{path} has no score that can be used{first}.", _HINT)
     added = [
         _add(store, version, evaluator, form.scores[version.name], form.sha256)
         for version in versions
@@ -112,7 +280,7 @@ def _items(version: Version) -> Iterator[tuple[str, tuple[str, str, list[str]]]]
     for files in version.files("episodes").values():
         for batch in read(files, ["episode_id", "agents"], 1 << 12, encoded=False):
             for row in batch.to_pylist():
-                agents = [one["agent"] for one in row["agents"]]
+                agents = [agent["agent"] for agent in row["agents"]]
                 yield item_id(version.name, row["episode_id"]), (version.name, row["episode_id"], agents)
 
 
@@ -136,9 +304,9 @@ def _read_form(path: Path, items: Items) -> FilledForm:
 
 
 def _score(row: Mapping[str, str], items: Items) -> tuple[str, tuple[str, str, str], float]:
-    """The dataset, (episode, agent, dimension) and score of a line. Raises UsageError, saying what is wrong with it."""
+    """The dataset, (episode, agent, dimension) and score of a line. Raises UsageError, which says what is wrong."""
     if row["item"] not in items:
-        raise UsageError(f"{row['item']!r} is not a dialogue of the datasets that are named", "")
+        raise UsageError(f"{row['item']!r} is not a dialogue of the named datasets", "")
     dataset, episode, agents = items[row["item"]]
     about = dimension(row["dimension"])
     by_key = {f"agent_{place}": agent for place, agent in enumerate(agents, start=1)}
@@ -155,8 +323,8 @@ def _score(row: Mapping[str, str], items: Items) -> tuple[str, tuple[str, str, s
 
 def _add(store: Store, version: Version, evaluator: str, scores: Scores, sha256: str) -> Added:
     dimensions = {name for _, _, name in scores}
-    named = tuple(one.name for one in SOTOPIA_EVAL if one.name in dimensions)
-    evaluated = Evaluated(evaluator, named, {"provider": "human", "files": [sha256]}, frozenset(scores))
+    in_order = tuple(known.name for known in SOTOPIA_EVAL if known.name in dimensions)
+    evaluated = Evaluated(evaluator, in_order, {"provider": "human", "files": [sha256]}, frozenset(scores))
     by_episode: dict[str, list[Attribution]] = {}
     for (episode, agent, name), (score, comment) in sorted(scores.items()):
         about = dimension(name)
@@ -184,163 +352,7 @@ def _add(store: Store, version: Version, evaluator: str, scores: Scores, sha256:
 
 
 def _judged(files: Sequence[Path], by_episode: Mapping[str, list[Attribution]]) -> Iterator[Judged]:
-    """What people said of each episode, in the files' order."""
+    """The labels that people gave to each episode, in the files' order."""
     for batch in read(files, ["episode_id"], 1 << 12, encoded=False):
         for episode in batch.column("episode_id").to_pylist():
             yield by_episode.get(episode, []), []
-
-
-DIALOGUES = 28
-"""How many dialogues of each method people score (as in the evaluation of Sotopia-RL, arXiv 2508.03905)."""
-
-COLUMNS = ("item", "agent", "dimension", "score", "comment")
-SHOWN = ("allowed", "about", "dialogue")
-_TITLE = "Dialogues to score"
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A dialogue to score; `rated` are the ids of the agents that are asked about."""
-
-    item: str
-    episode: Episode
-    rated: tuple[str, ...]
-
-
-def item_id(dataset: str, episode_id: str) -> str:
-    """The name under which people know an episode."""
-    return hashlib.sha256(f"annotate\0{dataset}\0{episode_id}".encode()).hexdigest()[:12]
-
-
-def draw(
-    versions: Sequence[Version],
-    *,
-    dialogues: int = DIALOGUES,
-    seed: int = 0,
-    agents: Sequence[str] = (),
-    partners: Sequence[str] = (),
-    compared_only: bool = False,
-) -> list[Item]:
-    """The items in random order. `agents` and `partners` are `compare`'s; with `compared_only` people score the
-    methods' own agents and not their partners.
-
-    Raises UsageError where it is not clear which agents are compared, InputError where there is nothing to score.
-    """
-    _, methods = read_methods(versions, agents, partners)
-    rated: dict[tuple[int, str], set[str]] = {}
-    for units in _chosen(methods, dialogues, seed):
-        for unit in units:
-            rated.setdefault((unit.run, unit.episode_id), set()).add(unit.agent)
-    if not rated:
-        raise InputError("There is no dialogue to score.", "see what there is: sotopia-rl-data show REF")
-    items = []
-    for run, version in enumerate(versions):
-        for episode in episodes_of(path for paths in version.files("episodes").values() for path in paths):
-            chosen = rated.get((run, episode.episode_id))
-            if chosen is not None:
-                agents_rated = [one.agent for one in episode.agents if not compared_only or one.agent in chosen]
-                items.append(Item(item_id(version.name, episode.episode_id), episode, tuple(agents_rated)))
-    items.sort(key=lambda one: one.item)
-    random.Random(seed).shuffle(items)
-    return items
-
-
-def _chosen(methods: Mapping[str, Sequence[Unit]], dialogues: int, seed: int) -> Iterator[list[Unit]]:
-    """The units of `dialogues` scenes of each method: those that every method played come first."""
-    together = any(one_conversation(units) for units in methods.values())
-    by_key: list[dict[Key, Unit]] = []
-    for units in methods.values():
-        first: dict[Key, Unit] = {}
-        for unit in units:
-            first.setdefault(key_of(unit, together), unit)
-        by_key.append(first)
-
-    def rank(key: Key) -> tuple[int, bytes]:
-        played = sum(1 for other in by_key if key in other)
-        return -played, hashlib.sha256(f"{seed}\0{key!r}".encode()).digest()
-
-    for mine in by_key:
-        order = sorted(mine, key=rank)
-        chosen = {(mine[key].run, mine[key].episode_id) for key in order[:dialogues]}
-        yield [unit for units in methods.values() for unit in units if (unit.run, unit.episode_id) in chosen]
-
-
-def write_form(items: Sequence[Item], dimensions: Sequence[str], out: Path) -> int:
-    """Write the form, CSV or HTML by its name, and return how many scores it asks for.
-
-    Raises UsageError for another kind of file, or one that is there already, perhaps filled in; StoreError where it
-    cannot be written.
-    """
-    if out.suffix not in (".csv", ".html"):
-        raise UsageError(f"{out} is neither a CSV nor a page.", "name it FILE.csv or FILE.html with -o")
-    if out.exists():
-        raise UsageError(f"{out} is there already, perhaps with scores.", "name another file with -o")
-    text = _csv(items, dimensions) if out.suffix == ".csv" else _html(items, dimensions)
-    with aside(out) as beside:
-        beside.write_text(text, encoding="utf-8", newline="")
-    return sum(len(one.rated) for one in items) * len(dimensions)
-
-
-def _csv(items: Sequence[Item], dimensions: Sequence[str]) -> str:
-    made = io.StringIO()
-    writer = csv.writer(made)
-    writer.writerow([*COLUMNS, *SHOWN])
-    for one in items:
-        writer.writerows(_rows(one, dimensions))
-    return made.getvalue()
-
-
-def _rows(one: Item, dimensions: Sequence[str]) -> Iterator[list[str]]:
-    """A row an agent and dimension; the dialogue stands in the first."""
-    keys = phrasing.agent_keys(one.episode)
-    text = phrasing.episode_text(one.episode)
-    for agent in one.rated:
-        for name in dimensions:
-            about = dimension(name)
-            shown = phrasing.named(one.episode, agent)
-            yield [one.item, keys[agent], name, "", "", f"{about.low:g} to {about.high:g}", shown, text]
-            text = "(as above)"
-
-
-def _html(items: Sequence[Item], dimensions: Sequence[str]) -> str:
-    shown, meanings = [_shown(one) for one in items], _meanings()
-    data = {
-        "title": _TITLE,
-        "form": sha256_of([shown, list(dimensions)])[:16],  # what the browser remembers is kept under it
-        "columns": COLUMNS,
-        "dimensions": [
-            {"name": name, "low": numbers[0], "high": numbers[-1], "about": meanings[name]}
-            for name, numbers in ((name, phrasing.whole_numbers(name)) for name in dimensions)
-        ],
-        "items": shown,
-    }
-    folder = package_files("sotopia_rl_data.labelers") / "evaluation"
-    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("form.css", "form.js"))
-    return document(_TITLE, data, styles=[asset("style.css"), style], scripts=[asset("tools.js"), script])
-
-
-def _meanings() -> dict[str, str]:
-    """What each dimension is about, in the words that judges are given."""
-    lines = [line.removeprefix("- ").partition(": ") for line in phrasing.wording("dimensions.v1").splitlines()]
-    return {head.partition(",")[0]: said for head, _, said in lines}
-
-
-def _shown(one: Item) -> dict[str, Any]:
-    episode = one.episode
-    place = {agent.agent: i for i, agent in enumerate(episode.agents)}
-    keys = phrasing.agent_keys(episode)
-    return {
-        "item": one.item,
-        "scenario": without_tags(episode.scenario),
-        "relationship": episode.relationship,
-        "agents": [
-            {"key": keys[a.agent], "name": a.name, "secret": without_tags(a.secret)}
-            | {"background": without_tags(a.background), "goal": without_tags(a.goal)}
-            for a in episode.agents
-        ],
-        "turns": [
-            [place[t.agent], t.turn, t.action_type, t.text, [episode.agent(to).name for to in t.to if to in place]]
-            for t in sorted(episode.turns, key=lambda t: t.turn)
-        ],
-        "rated": [place[agent] for agent in one.rated],
-    }

@@ -1,15 +1,16 @@
-"""sotopia-eval: an episode's scores, by a judge who has read all of it: each agent on each dimension, with reasons.
+"""sotopia-eval: a judge reads a whole episode and scores each agent on each dimension, with reasons.
 
-The dimensions and ranges are SOTOPIA-EVAL's (Zhou et al. 2024, arXiv 2310.11667, section 3), the wording is our own.
+The dimensions and ranges are SOTOPIA-EVAL's (Zhou et al. 2024, arXiv 2310.11667, section 3); the wording is our own.
 An answer is nested: agent key -> dimension -> {"reasoning", "score"}. `packed` asks about every agent and dimension in
-one call an episode, `per-dimension` about one of each. It is asked, read and kept as an attribution schema is, but what
-it yields is about the episode (turn -1), so it is not one of them.
+one call for each episode, `per-dimension` about one agent and dimension at a time. This is asked, read and kept like an
+attribution schema, but its numbers are about the episode (turn -1), so it is not among the schemas of `label`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from sotopia_rl_data import evaluations
@@ -27,7 +28,7 @@ _REPEATED = ", and with DIMENSION repeated for each dimension that is listed abo
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What is asked and what is accepted; `of` says that a slot stands for a whole episode."""
+    """What is asked and what is accepted. `of` says that a slot is about a whole episode."""
 
     id: str = ID
     version: int = 1
@@ -49,11 +50,11 @@ class Evaluation:
     def questions(
         self, episode: Episode, dimensions: Sequence[str], evaluator: str | None, packing: Packing, scale: int
     ) -> Iterator[Question]:
-        """The calls that evaluate the episode; none where nobody said or did anything."""
+        """The questions that evaluate the episode; none where it has no turns."""
         if not episode.turns:
             return
         shared = phrasing.shared_messages(_TASK, episode, handover=_HANDOVER)
-        pairs = [(one.agent, name) for one in episode.agents for name in dimensions]
+        pairs = [(agent.agent, name) for agent in episode.agents for name in dimensions]
         for group in phrasing.groups(pairs, packing):
             yield _question(episode, group, shared)
 
@@ -62,10 +63,10 @@ class Evaluation:
         return answers.numbers(question, text)
 
     def reasons(self, question: Question, text: str) -> dict[Slot, str]:
-        """Why, where anything is said. `text` is one that `read` takes."""
+        """The reasons that are not empty. `text` is one that `read` accepts."""
         leaves = answers.check(question.answer_schema, answers.parse(text))
-        said = {slot: str(leaves[*path[:-1], _REASONING]).strip() for path, slot in question.slots.items()}
-        return {slot: why for slot, why in said.items() if why}
+        reasons = {slot: str(leaves[*path[:-1], _REASONING]).strip() for path, slot in question.slots.items()}
+        return {slot: reason for slot, reason in reasons.items() if reason}
 
 
 def _question(episode: Episode, group: Sequence[tuple[str, str]], shared: Sequence[Message]) -> Question:
@@ -74,7 +75,7 @@ def _question(episode: Episode, group: Sequence[tuple[str, str]], shared: Sequen
     single = len(group) == 1
     tail = phrasing.fill(
         _QUESTION,
-        dimensions="\n".join(_asked(episode, agent, names) for agent, names in grouped.items()),
+        dimensions="\n".join(_asked_line(episode, agent, names) for agent, names in grouped.items()),
         repeated="" if single else _REPEATED,
         form=_form({keys[agent]: names[0] if single else "DIMENSION" for agent, names in grouped.items()}),
     )
@@ -89,7 +90,7 @@ def _question(episode: Episode, group: Sequence[tuple[str, str]], shared: Sequen
     )
 
 
-def _asked(episode: Episode, agent: str, names: Sequence[str]) -> str:
+def _asked_line(episode: Episode, agent: str, names: Sequence[str]) -> str:
     allowed = {name: phrasing.whole_numbers(name) for name in names}
     ranges = ", ".join(f"{name} ({numbers[0]} to {numbers[-1]})" for name, numbers in allowed.items())
     return f"- {phrasing.named(episode, agent)}: {ranges}"
@@ -101,13 +102,13 @@ def _form(named: dict[str, str]) -> str:
 
 
 def _answer_schema(named: dict[str, list[str]]) -> dict[str, Any]:
-    """The form as JSON schema; what agents share of a dimension is defined once and referred to."""
-    names = dict.fromkeys(name for some in named.values() for name in some)
+    """The form as JSON schema. Each dimension's part is the same for all agents: it is defined once and referred to."""
+    names = dict.fromkeys(chain.from_iterable(named.values()))
     defs = {
         name: answers.of_keys({_REASONING: answers.free_text(), _SCORE: answers.one_of(phrasing.whole_numbers(name))})
         for name in names
     }
-    nested = {key: answers.of_keys({name: answers.ref(name) for name in some}) for key, some in named.items()}
+    nested = {key: answers.of_keys({name: answers.ref(name) for name in asked}) for key, asked in named.items()}
     return answers.of_keys(nested) | {"$defs": defs}
 
 

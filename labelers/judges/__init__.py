@@ -1,4 +1,4 @@
-"""Judges by name: `judge("gpt-4o")`. One judge a file; importing this package imports none of them.
+"""Judges by name: `judge("gpt-4o")`. There is a file for each judge; importing this package imports none of them.
 
 A judge of your own is an id and one method (see `labelers/judge.py`): name it as `path/to/file.py:Name`, or register
 it as an entry point in the group `sotopia_rl_data.judges`.
@@ -24,10 +24,11 @@ FORMS = (
 
 
 def judge(spec: str, sampling: Mapping[str, Any] | None = None, dimensions: Sequence[str] = ()) -> Judge:
-    """The judge that `spec` names. `sampling` (temperature, max_tokens …) is laid over an API judge's defaults;
-    `dimensions` are what people may have annotated, where it is not SOTOPIA-EVAL's.
+    """The judge that `spec` names. `sampling` (temperature, max_tokens …) overrides a model's defaults; `dimensions`
+    are those that people may have annotated, where they are not SOTOPIA-EVAL's.
 
-    Raises UsageError, naming the forms, where nothing answers to it, and KeyMissing where its provider wants a key.
+    Raises UsageError, which lists the forms of a spec, where there is no such judge, and KeyMissing where its provider
+    needs an API key.
     """
     model = _model(spec)
     if model is not None:
@@ -48,19 +49,19 @@ def judge(spec: str, sampling: Mapping[str, Any] | None = None, dimensions: Sequ
 
 
 def samples(spec: str) -> bool:
-    """Whether the judge that `spec` names is a model that takes a temperature and the like. Raises UsageError."""
+    """Whether the judge that `spec` names is a model, which takes a temperature and the like. Raises UsageError."""
     return spec.startswith("transformers:") or _model(spec) is not None
 
 
 def _model(spec: str) -> ModelName | None:
-    """The model that is named, where it is one of a provider's or stands behind a provider's prefix."""
+    """The provider and model that `spec` names; None where it names another kind of judge."""
     return None if plugins.is_file(spec) else parse_model(spec)
 
 
-def _human(where: str, dimensions: Sequence[str]) -> Judge:
+def _human(file: str, dimensions: Sequence[str]) -> Judge:
     from sotopia_rl_data.labelers.judges.human import Human
 
-    path, _, name = where.partition("#")
+    path, _, name = file.partition("#")
     if not path:
         raise UsageError(
             "human names no file.", "write human:FILE.csv, or human:FILE.csv#NAME where several people judge"
@@ -68,37 +69,37 @@ def _human(where: str, dimensions: Sequence[str]) -> Judge:
     return Human(Path(path), name or "human", dimensions)
 
 
-def _replay(where: str) -> Judge:
+def _replay(ledger: str) -> Judge:
     from sotopia_rl_data.labelers.judges.replay import Replay
 
-    path, _, wanted = where.partition("#")
+    path, _, selector = ledger.partition("#")
     if not path:
         raise UsageError("replay names no ledger.", "write replay:LEDGER, as in replay:./store/.ledger")
-    return Replay(Path(path), wanted)
+    return Replay(Path(path), selector)
 
 
 def _plugin(spec: str) -> Judge:
     try:
-        found = plugins.load("judge", GROUP, spec, BUILTINS)
+        plugin = plugins.load("judge", GROUP, spec, BUILTINS)
     except UsageError as unknown:
         if plugins.is_file(spec) or spec in plugins.names(GROUP, BUILTINS):
             raise
         others = sorted(set(plugins.names(GROUP, BUILTINS)) - set(BUILTINS))
         also = f", {', '.join(others)}" if others else ""
         raise UsageError(f"{spec!r} is not a judge.", f"write {FORMS}{also}") from unknown
-    return _made(spec, found)
+    return _instance(spec, plugin)
 
 
-def _made(spec: str, found: Any) -> Judge:
-    """An instance that can judge. Raises UsageError where it lacks the id or the method."""
+def _instance(spec: str, plugin: Any) -> Judge:
+    """The judge that the plug-in is, or that it makes. Raises UsageError where it lacks the id or the method."""
     hint = "let it be made without arguments"
-    with plugins.calling(lambda said: UsageError(f"The judge {spec} cannot be made: {said}.", hint)):
-        made: Judge = found() if isinstance(found, type) else found
-    if not isinstance(getattr(made, "id", None), str) or not made.id or not callable(getattr(made, "answer", None)):
+    with plugins.calling(lambda error: UsageError(f"The judge {spec} cannot be made: {error}.", hint)):
+        judge: Judge = plugin() if isinstance(plugin, type) else plugin
+    if not isinstance(getattr(judge, "id", None), str) or not judge.id or not callable(getattr(judge, "answer", None)):
         raise UsageError(
             f"{spec} is not a judge.", 'give it an `id = "…"` and `async def answer(self, question) -> str`'
         )
-    at_once = getattr(made, "concurrency", 1)
-    if not isinstance(at_once, int) or at_once < 1:
-        raise UsageError(f"The judge {spec} has the concurrency {at_once!r}.", "make it a whole number, 1 or more")
-    return made
+    concurrency = getattr(judge, "concurrency", 1)
+    if not isinstance(concurrency, int) or concurrency < 1:
+        raise UsageError(f"The judge {spec} has the concurrency {concurrency!r}.", "make it a whole number, 1 or more")
+    return judge

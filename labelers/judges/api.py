@@ -1,7 +1,7 @@
 """Judges behind an API: OpenAI's and Anthropic's models, and any server that speaks one of their protocols.
 
-`gpt-4o`, `o3`, `openai:MODEL[@URL]`, `claude-…`, `anthropic:MODEL[@URL]`. How a provider is sent a Request is the
-business of `sotopia_rl_data.asking`.
+Their forms are `gpt-4o`, `o3`, `openai:MODEL[@URL]`, `claude-…` and `anthropic:MODEL[@URL]`. How a Request is sent to a
+provider is left to `sotopia_rl_data.asking`.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ class ApiJudge(ApiModel):
     """Asks one model at one URL."""
 
     async def answer(self, question: Question) -> Reply:
-        """One call, for whoever has no ledger."""
+        """One call, without a ledger."""
         return await self.send(request_of(question, self.target))
 
 
 def judge(name: ModelName, sampling: Mapping[str, Any] | None = None) -> ApiJudge:
     """The model at its URL, else at OPENAI_BASE_URL or ANTHROPIC_BASE_URL, else at its provider.
 
-    `sampling` is laid over temperature 0, so that a judge is as repeatable as it can be (nothing where the model sets
-    its own), and over the token limit that Anthropic wants named. Raises KeyMissing, UsageError.
+    `sampling` overrides the defaults: temperature 0, so that a judge is as repeatable as it can be (none where the
+    model takes no temperature), and the token limit, which Anthropic requires. Raises KeyMissing, UsageError.
     """
     default: dict[str, Any] = {"temperature": 0} if takes_temperature(name.provider, name.model) else {}
     if name.provider == anthropic.PROVIDER:

@@ -1,7 +1,7 @@
 """human: people's annotations out of a CSV, `human:FILE.csv[#NAME]`. `annotate template` writes the file to fill in.
 
-A row answers for one utterance and dimension, its number in the column `raw`; an empty cell is not an answer. People go
-through the same questions, keys and rules as any judge, so what they say can be compared with what models say.
+A row is about one utterance and dimension, and its number stands in the column `raw`; an empty cell is not an answer.
+People get the same questions, keys and rules as any judge, so their answers can be compared with those of models.
 """
 
 from __future__ import annotations
@@ -25,37 +25,37 @@ Annotations = Mapping[tuple[str, str, int, str], int]
 
 
 class Human:
-    """Answers with what the file says. Where it says nothing about a turn, the answer lacks it, and the question fails:
-    a score is attributed to all of an agent's utterances or to none."""
+    """Answers from the file. Where the file has no number for a turn, the answer lacks it and the question fails: a
+    score is attributed to all of an agent's utterances or to none."""
 
     concurrency = 1
 
     def __init__(self, path: Path, name: str = "human", dimensions: Sequence[str] = ()) -> None:
-        """`dimensions`: those that it may speak of, where they are not SOTOPIA-EVAL's. Raises InputError where the file
-        cannot be used."""
+        """`dimensions` are those that the file may name, where they are not SOTOPIA-EVAL's. Raises InputError where the
+        file cannot be used."""
         self.id = name
         sha256, rows = read_sheet(path, COLUMNS, COLUMNS, _HINT)
-        self._said = _annotations(path, rows, dimensions)
+        self._annotations = _annotations(path, rows, dimensions)
         self.target = Target("human", name, "", {"sha256": sha256})
 
     async def answer(self, question: Question) -> str:
-        """The annotations of the question's slots, as its answer schema wants them."""
+        """The annotations of the question's slots, in the form of its answer schema."""
         episode = question.episode.episode_id
-        said = {
-            path: self._said[episode, slot.agent, slot.turn, slot.dimension]
+        annotated = {
+            path: self._annotations[episode, slot.agent, slot.turn, slot.dimension]
             for path, slot in question.slots.items()
-            if (episode, slot.agent, slot.turn, slot.dimension) in self._said
+            if (episode, slot.agent, slot.turn, slot.dimension) in self._annotations
         }
-        return json.dumps(answers.compose(question.answer_schema, partial(_cell, said)))
+        return json.dumps(answers.compose(question.answer_schema, partial(_leaf, annotated)))
 
 
 def slot_key(question: Question, slot: Slot) -> tuple[str, str, int, str]:
-    """The columns that say which number a row is."""
+    """The columns that identify the slot of a row."""
     return question.episode.episode_id, slot.agent, slot.turn, slot.dimension
 
 
 def _annotations(path: Path, rows: Iterable[Row], dimensions: Sequence[str]) -> Annotations:
-    said: dict[tuple[str, str, int, str], int] = {}
+    annotations: dict[tuple[str, str, int, str], int] = {}
     for line, row in rows:
         if not row["raw"]:
             continue
@@ -65,11 +65,11 @@ def _annotations(path: Path, rows: Iterable[Row], dimensions: Sequence[str]) -> 
             raw = _whole(row["raw"])
         except UsageError as wrong:
             raise InputError(f"{path}:{line}: {wrong.message}", wrong.hint) from wrong
-        if said.setdefault(key, raw) != raw:
-            raise InputError(f"{path}:{line} says something else than an earlier row.", "keep one of them")
-    if not said:
+        if annotations.setdefault(key, raw) != raw:
+            raise InputError(f"{path}:{line} contradicts an earlier row.", "keep one of them")
+    if not annotations:
         raise InputError(f"{path} holds no annotation yet.", "fill in the column raw")
-    return said
+    return annotations
 
 
 def _whole(cell: str) -> int:
@@ -79,11 +79,12 @@ def _whole(cell: str) -> int:
         raise UsageError(f"{cell!r} is not a whole number.", "write turns and levels as whole numbers") from None
 
 
-def _cell(said: Mapping[answers.Path, int], schema: answers.Json, path: answers.Path) -> int | str | None:
-    """What was said at this place of an answer; None where nothing was, or where several turns are the key one."""
+def _leaf(annotated: Mapping[answers.Path, int], schema: answers.Json, path: answers.Path) -> int | str | None:
+    """The value at this path of an answer; None where there is no annotation, or where several turns are marked as the
+    key one."""
     if "enum" not in schema:
-        return ""  # a reason that nobody gave
+        return ""  # a reason, which people do not give here
     if schema["type"] != "string":
-        return said.get(path)
-    chosen = [key for key in schema["enum"] if said.get((*path, key)) == 1]
+        return annotated.get(path)
+    chosen = [key for key in schema["enum"] if annotated.get((*path, key)) == 1]
     return chosen[0] if len(chosen) == 1 else None

@@ -1,12 +1,12 @@
 """lexical: a deterministic judge that counts words. Offline, free, and a BASELINE: it understands nothing.
 
-It exists so that everything runs without a key, and as the floor that a real judge should clear. An utterance scores
-by the words it shares with what the dimension is about (the agent's goal, secret, profile, or a short word list) and
-by how much it says that has not been said yet; where it stands in the dialogue does not count. Scores are scaled by
-the agent's best utterance to the levels that were asked for. Where progress or a score of the episode is asked for, the
-utterances that are shown count together, against all of the agent's. It does look beyond what a view shows. As an
-evaluator it scores by the agent's mean utterance against the heaviest that anybody made; on dimensions of harm, by what
-is left of it.
+It exists so that everything runs without a key, and as the floor that a real judge should clear. An utterance weighs as
+much as the words that it shares with the topic of the dimension (the agent's goal, secret or profile, or a short word
+list), and the words in it that nobody has said before; its place in the dialogue does not count. Its level is its
+weight as a share of the agent's heaviest utterance. Where progress or a score of the episode is asked for, the weight
+of the utterances that are shown is a share of that of all the agent's utterances: so, unlike a real judge, it looks
+beyond what a view shows. As an evaluator it compares the agent's mean weight with the heaviest utterance of all; on
+dimensions that count harm, the score is what remains.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from sotopia_rl_data.request import Target
 from sotopia_rl_data.schema import Agent, Episode
 
 Share = tuple[int, int]
-"""A part and the whole that it is of."""
+"""A part and its whole."""
 Spoken = Mapping[tuple[str, int], tuple[frozenset[str], int]]
 """(agent, turn) -> the utterance's content words, and how many of them nobody had said before."""
-_VERSION = 1  # rises with every change of what it answers: it is part of the ledger's key
+_VERSION = 1  # rises with every change of the answers, since it is part of the ledger's key
 _UNREASONED = "counted words; understands nothing"
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|\?")
 
@@ -61,7 +61,7 @@ _LISTS = {
 
 @dataclass(frozen=True, slots=True)
 class Lexical:
-    """The judge. It needs no key and no network and gives the same answer to the same question everywhere."""
+    """The judge. It needs no key and no network, and answers the same question the same way everywhere."""
 
     id: str = "lexical"
     target: Target = field(default_factory=lambda: Target("offline", "lexical", "", {"version": _VERSION}))
@@ -70,57 +70,57 @@ class Lexical:
 
     async def answer(self, question: Question) -> str:
         """An answer that obeys the question's schema."""
-        said = spoken(question.episode)
-        share = _standing if question.measure == "evaluation" else _share
-        found = {path: share(question, slot, said) for path, slot in question.slots.items()}
-        return json.dumps(answers.compose(question.answer_schema, partial(_level, found)))
+        words = spoken(question.episode)
+        share = _agent_share if question.measure == "evaluation" else _utterance_share
+        shares = {path: share(question, slot, words) for path, slot in question.slots.items()}
+        return json.dumps(answers.compose(question.answer_schema, partial(_level, shares)))
 
 
-def _share(question: Question, slot: Slot, said: Spoken) -> Share:
-    """What the slot's number is a share of: its utterance's weight and the agent's heaviest; or those so far, or all
-    but the one that is left out, and the total."""
-    mine = {
+def _utterance_share(question: Question, slot: Slot, spoken_words: Spoken) -> Share:
+    """The slot's number as a share: the weight of its utterance and of the agent's heaviest; for progress, the weight
+    so far and the total; where one utterance is left out, the weight of the others and the total."""
+    weights = {
         turn: weight(question.episode, Slot(agent, turn, slot.dimension), *words)
-        for (agent, turn), words in said.items()
+        for (agent, turn), words in spoken_words.items()
         if agent == slot.agent
     }
-    total = sum(mine.values())
+    total = sum(weights.values())
     if question.measure == "progress":
-        return sum(weight for turn, weight in mine.items() if turn <= slot.turn), total
+        return sum(weight for turn, weight in weights.items() if turn <= slot.turn), total
     if question.measure == "episode_score":
-        return total - mine.get(slot.turn, 0), total
-    return mine[slot.turn], max(mine.values())
+        return total - weights.get(slot.turn, 0), total
+    return weights[slot.turn], max(weights.values())
 
 
-def _standing(question: Question, slot: Slot, said: Spoken) -> Share:
-    """How heavy the agent's utterances are on average, as a share of the heaviest of all. Where the dimension counts
-    harm, only the words that it is about weigh, and what is left is the share."""
+def _agent_share(question: Question, slot: Slot, spoken_words: Spoken) -> Share:
+    """The mean weight of the agent's utterances as a share of the heaviest of all. Where the dimension counts harm, new
+    words weigh nothing, and the share is what remains."""
     harm = dimension(slot.dimension).high <= 0
     weights = {
         (agent, turn): weight(question.episode, Slot(agent, turn, slot.dimension), words, 0 if harm else new)
-        for (agent, turn), (words, new) in said.items()
+        for (agent, turn), (words, new) in spoken_words.items()
     }
-    mine = [weights[key] for key in weights if key[0] == slot.agent]
-    part, whole = sum(mine), len(mine) * max(weights.values())
-    return ((whole - part, whole) if whole else (1, 1)) if harm else (part, whole)
+    of_agent = [weight for (agent, _), weight in weights.items() if agent == slot.agent]
+    part, whole = sum(of_agent), len(of_agent) * max(weights.values())
+    if not harm:
+        return part, whole
+    return (whole - part, whole) if whole else (1, 1)
 
 
 def spoken(episode: Episode) -> Spoken:
     """For each utterance, its content words, and how many of them nobody had said before."""
-    found: dict[tuple[str, int], tuple[frozenset[str], int]] = {}
+    by_turn: dict[tuple[str, int], tuple[frozenset[str], int]] = {}
     known: set[str] = set()
     for turn in sorted(episode.turns, key=lambda t: t.turn):
         words = _LEAVES if turn.action_type == "leave" else _words(turn.text)
-        found[turn.agent, turn.turn] = (words, len(words - known))
+        by_turn[turn.agent, turn.turn] = (words, len(words - known))
         known |= words
-    return found
+    return by_turn
 
 
 def weight(episode: Episode, slot: Slot, words: frozenset[str], new: int) -> int:
-    """How much an utterance has to do with the dimension, 0 or more: shared words weigh three, new ones one, up to six.
-
-    Whole numbers, so that every machine gets the same.
-    """
+    """How much an utterance has to do with the dimension, 0 or more: a shared word weighs three, a new one one, and new
+    ones up to six together. The weights are whole numbers, so that every machine gets the same."""
     return 3 * len(words & _topic(slot.dimension, episode, episode.agent(slot.agent))) + min(new, 6)
 
 
@@ -139,11 +139,13 @@ def _words(text: str) -> frozenset[str]:
 
 
 def _level(shares: Mapping[answers.Path, Share], schema: answers.Json, path: answers.Path) -> int | str:
-    """A slot's level, rounded half up, or the key of the heaviest slot where one is to be chosen."""
+    """A slot's level, rounded half up; where one slot is to be chosen, the key of the heaviest."""
     if "enum" not in schema:
         return _UNREASONED
     allowed = schema["enum"]
     if schema["type"] == "string":
         return str(max(allowed, key=lambda key: shares[(*path, key)][0]))
     top, (part, whole) = len(allowed) - 1, shares[path]
-    return int(allowed[(2 * top * part + whole) // (2 * whole)] if whole else allowed[0])
+    if not whole:
+        return int(allowed[0])
+    return int(allowed[(2 * top * part + whole) // (2 * whole)])

@@ -1,7 +1,7 @@
-"""replay: answers out of a ledger, `replay:LEDGER[#MODEL]`. It asks nobody, and what it cannot find is a failure.
+"""replay: answers out of a ledger, `replay:LEDGER[#MODEL]`. It sends no request; what the ledger lacks is a failure.
 
-It stands for the very target whose answers it holds (provider, URL, model, sampling), so that the rows it gives are
-those of the original run, ids of calls included. A ledger that holds several targets must be told which one.
+Its target is the one whose answers it replays (provider, URL, model, sampling), so that its rows are those of the
+original run, ids of calls included. Where a ledger holds the answers of several targets, the spec must say which.
 """
 
 from __future__ import annotations
@@ -18,65 +18,68 @@ from sotopia_rl_data.request import Reply, Request, Target
 
 
 class Replay:
-    """Looks Requests up by their question. `id` is the model that once answered."""
+    """Looks Requests up by their question. `id` is the model that gave the answers."""
 
     concurrency = 64
     paid = False
 
-    def __init__(self, ledger: Path, wanted: str = "") -> None:
+    def __init__(self, ledger: Path, selector: str = "") -> None:
         self._ledger = Ledger(_directory(ledger))
-        self.target = _choose(_targets(self._ledger), ledger, wanted)
+        self.target = _choose(_targets(self._ledger), ledger, selector)
         self.id = self.target.model
 
     async def send(self, request: Request) -> Reply:
-        """The newest answer to the question. It costs nothing, so it says nothing of tokens. Raises Rejected."""
+        """The newest answer to the question, without tokens, since it costs nothing. Raises Rejected."""
         for attempt in self._ledger.attempts_at(request.question):
             if attempt.status == "answer" and _label(_target(attempt)) == _label(request.target):
                 return Reply(attempt.text, attempt.finish or "stop", attempt.returned_model)
         raise Rejected("the replayed ledger has no answer to this question", "ask the model itself for what is missing")
 
     async def answer(self, question: Question) -> Reply:
-        """The same for a Question."""
+        """The newest answer to a Question. Raises Rejected."""
         return await self.send(request_of(question, self.target))
 
     async def close(self) -> None:
         """Nothing was opened for writing."""
 
 
-def _directory(given: Path) -> Path:
-    """The ledger's own directory, where its store is named. Raises NotFound."""
-    inner = given / ".ledger"
+def _directory(path: Path) -> Path:
+    """The ledger's directory; `path` may also be that of its store. Raises NotFound."""
+    inner = path / ".ledger"
     if inner.is_dir():
         return inner
-    if not given.is_dir():
-        raise NotFound(f"There is no ledger {given}.", "name its directory, as in replay:./store/.ledger")
-    return given
+    if not path.is_dir():
+        raise NotFound(f"There is no ledger {path}.", "name its directory, as in replay:./store/.ledger")
+    return path
 
 
 def _targets(ledger: Ledger) -> list[Target]:
-    """Everyone whose answers the ledger holds. One that was asked again with a higher limit counts once."""
-    found = {_label(target): target for target in map(_target, (a for a in ledger.scan() if a.status == "answer"))}
-    for higher in [raised(target) for target in found.values()]:
+    """The targets whose answers the ledger holds. One that was asked again with a higher token limit counts once."""
+    answers = (attempt for attempt in ledger.scan() if attempt.status == "answer")
+    by_label = {_label(target): target for target in map(_target, answers)}
+    for higher in [raised(target) for target in by_label.values()]:
         if higher is not None:
-            found.pop(_label(higher), None)
-    return sorted(found.values(), key=lambda target: (target.model, _label(target)))
+            by_label.pop(_label(higher), None)
+    return sorted(by_label.values(), key=lambda target: (target.model, _label(target)))
 
 
-def _choose(targets: Sequence[Target], ledger: Path, wanted: str) -> Target:
-    """The one that `wanted` names: by its model, or by a part of its label that no other has. Raises UsageError."""
+def _choose(targets: Sequence[Target], ledger: Path, selector: str) -> Target:
+    """The target that `selector` names: by its model, or by a part of its label that no other has. Raises
+    UsageError."""
     if not targets:
         raise UsageError(f"The ledger {ledger} holds no answers.", "name the ledger of a store that was labelled")
-    fitting = [t for t in targets if t.model == wanted] or [t for t in targets if wanted in _label(t)]
-    if len(fitting) == 1:
-        return fitting[0]
-    there = "; ".join(map(_label, fitting or targets))
-    if not fitting:
-        raise UsageError(f"The ledger {ledger} holds no answers of {wanted!r}.", f"it holds those of {there}")
-    example = _example(fitting)
-    raise UsageError(f"The ledger {ledger} holds answers of {there}.", f"say which, as in replay:{ledger}#{example}")
+    matching = [t for t in targets if t.model == selector] or [t for t in targets if selector in _label(t)]
+    if len(matching) == 1:
+        return matching[0]
+    labels = "; ".join(map(_label, matching or targets))
+    if not matching:
+        raise UsageError(f"The ledger {ledger} holds no answers of {selector!r}.", f"it holds those of {labels}")
+    example = _selector_of_first(matching)
+    raise UsageError(f"The ledger {ledger} holds answers of {labels}.", f"say which, as in replay:{ledger}#{example}")
 
 
-def _example(targets: Sequence[Target]) -> str:
+def _selector_of_first(targets: Sequence[Target]) -> str:
+    """A selector that only the first of these targets matches."""
     first, others = targets[0], targets[1:]
     if all(first.model != other.model for other in others):
         return first.model

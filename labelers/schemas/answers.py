@@ -1,9 +1,9 @@
-"""What an answer may look like: one object serves as the schema that providers enforce and as the check that we make.
+"""What an answer may look like: one JSON schema, which providers enforce and which we check again.
 
-The subset of JSON Schema that OpenAI's strict mode and Anthropic's structured outputs both accept: objects with every
-key required and no other key, enums, free strings, and `$defs` (an enum that is referred to counts once against their
-limits). A reply that breaks it in any way is a BadAnswer with a readable reason; nothing is repaired, rounded or
-filled in.
+It uses only what OpenAI's strict mode and Anthropic's structured outputs both accept: objects in which every key is
+required and no other key allowed, enums, free strings, and `$defs` (an enum that is referred to counts once against
+providers' limits). A reply that breaks the schema in any way is a BadAnswer with a readable reason; nothing is
+repaired, rounded or filled in.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def of_keys(properties: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def free_text() -> dict[str, Any]:
-    """Any string: a reason, which is kept and never parsed."""
+    """Any string, such as a reason, which is kept and never parsed."""
     return {"type": "string"}
 
 
@@ -49,7 +49,7 @@ def ref(name: str) -> dict[str, Any]:
 
 
 def parse(text: str) -> Any:
-    """The JSON value that a reply holds behind its thought: the whole text, or one fenced block in it.
+    """The JSON value in a reply, after the model's thought: the whole text, or the only fenced block in it.
 
     Raises BadAnswer.
     """
@@ -80,7 +80,7 @@ def numbers(question: Question, text: str) -> dict[Slot, float]:
 
 
 def compose(schema: Json, leaf: Callable[[Json, Path], Any]) -> Any:
-    """An answer to `schema`: `leaf(schema, path)` gives what stands at the end of each path; a key whose value would be
+    """An answer to `schema`, with the value of `leaf(schema, path)` at the end of each path; a key whose value would be
     None is left out."""
     return _compose(schema, schema, (), leaf)
 
@@ -88,8 +88,10 @@ def compose(schema: Json, leaf: Callable[[Json, Path], Any]) -> Any:
 def resolve(root: Json, schema: Json) -> Json:
     """`schema`, or the `$defs` entry that it refers to."""
     name = schema.get("$ref", "").removeprefix("#/$defs/")
-    found: Json = root["$defs"][name] if name else schema
-    return found
+    if not name:
+        return schema
+    definition: Json = root["$defs"][name]
+    return definition
 
 
 def shown(value: Any) -> str:
@@ -102,8 +104,8 @@ def _compose(root: Json, schema: Json, path: Path, leaf: Callable[[Json, Path], 
     schema = resolve(root, schema)
     if schema["type"] != "object":
         return leaf(schema, path)
-    made = {key: _compose(root, inner, (*path, key), leaf) for key, inner in schema["properties"].items()}
-    return {key: value for key, value in made.items() if value is not None}
+    values = {key: _compose(root, inner, (*path, key), leaf) for key, inner in schema["properties"].items()}
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _walk(
@@ -130,13 +132,13 @@ def _leaf(schema: Json, value: Any, path: Path) -> int | str:
     if "enum" not in schema and isinstance(value, str):
         return value
     allowed: Sequence[int] | Sequence[str] = schema.get("enum", ())
-    for one in allowed:
-        if type(one) is type(value) and one == value:  # True == 1 and 2.0 == 2, but neither is a level
-            return one
-    raise BadAnswer(f"{_at(path)}expected {_wanted(schema)}, got {_quoted(value)}")
+    for level in allowed:
+        if type(level) is type(value) and level == value:  # True == 1 and 2.0 == 2, but neither is a level
+            return level
+    raise BadAnswer(f"{_at(path)}expected {_expected(schema)}, got {_quoted(value)}")
 
 
-def _wanted(schema: Json) -> str:
+def _expected(schema: Json) -> str:
     allowed = schema.get("enum")
     if allowed is None:
         return "a string"

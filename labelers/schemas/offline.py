@@ -1,21 +1,21 @@
-"""Schemas that look at the whole episode, with hindsight: direct, scaled and singular; and those that ask nobody.
+"""Schemas that look at the whole episode, with hindsight (direct, scaled and singular), and schemas that ask no judge.
 
     direct         r_t = G·A_t / scale      A_t: the utterance's importance, one of the levels 0..scale
     scaled         r_t = G·A_t / Σ_t A_t    the same importance, shared out over the agent's utterances (0 where ΣA = 0)
     singular       r_t = G or 0             all of it for the one key utterance, nothing for every other
-    uniform        r_t = G                  nobody is asked
-    uniform-share  r_t = G/T                nobody is asked
-    discounted     r_t = γ^(T−1−t)·G        nobody is asked; the last utterance gets G
+    uniform        r_t = G                  no judge is asked
+    uniform-share  r_t = G/T                no judge is asked
+    discounted     r_t = γ^(T−1−t)·G        no judge is asked; the last utterance gets G
 
-G is the agent's episode score on a dimension, T how many utterances it made, t counts them from 0; γ is set where
-rewards are built. Source: Sotopia-RL (arXiv 2508.03905), section 3 (importance 0 to 3) and its baselines; of uniform
-its text and its code say G, its appendix G/T. The formulas are those of rules (`sotopia_rl_data/rewards/rules.py`):
-here is what is asked, and what it yields.
+G is the agent's episode score on a dimension, T the number of its utterances, and t counts them from 0; γ is set where
+rewards are built. Source: Sotopia-RL (arXiv 2508.03905), section 3 (importance 0 to 3) and its baselines; for uniform
+the paper's text and code say G, its appendix G/T. The formulas are computed by rules
+(`sotopia_rl_data/rewards/rules.py`); this file has what is asked, and what is read from the answers.
 
-An answer is nested the same way in every schema that asks: agent key -> dimension -> what the schema's `form` says.
-One call asks about one score (`per-dimension`) or about all of an episode's (`packed`). Where it asks about one, the
-measure stands in the dimension's place: the questions about an agent then have one answer schema, and share a cached
-prefix (providers put the schema before the messages).
+Answers are nested the same way in every schema that asks: agent key -> dimension -> what the schema's `form` says. One
+call asks about one score (`per-dimension`) or about all scores of an episode (`packed`). A call about one score has the
+measure in place of the dimension: so all questions about an agent have the same answer schema and share a cached prefix
+(providers put the schema before the messages).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _REPEATED = ", and with DIMENSION repeated for each dimension that is listed abo
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What an answer holds about an agent: its key, the names that its scores go by, and its turns, ascending."""
+    """The part of an answer about one agent: its key, the names of its scores, and its turns, ascending."""
 
     key: str
     names: list[str]
@@ -50,10 +50,10 @@ class _Part:
 
 @dataclass(frozen=True, slots=True)
 class Offline(ABC):
-    """A schema that shows the whole episode and wants something about each of an agent's utterances.
+    """A schema that shows the whole episode and asks something about each of an agent's utterances.
 
-    `task` and `question` name its wording; with `levels` that of the importance levels 0..scale is filled in. `form`
-    and `form_schema` say how the utterances behind one score are answered for, in the prompt and as JSON schema.
+    `task` and `question` name its wordings; with `levels`, the wording of the importance levels 0..scale is filled in.
+    `form` and `form_schema` are the answer about one score, as the prompt shows it and as JSON schema.
     """
 
     id: str
@@ -67,22 +67,22 @@ class Offline(ABC):
 
     @abstractmethod
     def form(self, turns: Sequence[str]) -> str:
-        """What the prompt shows in the place of the answer about these turns, given by their keys."""
+        """The answer about these turns (given by their keys), as the prompt shows it."""
 
     @abstractmethod
     def form_schema(self, turns: Sequence[str]) -> dict[str, Any]:
-        """The JSON schema of that answer; with `levels` it may refer to the definition `level`."""
+        """The JSON schema of that answer. With `levels` it may refer to the definition `level`."""
 
     @abstractmethod
     def read(self, question: Question, text: str) -> dict[Slot, float]:
         """See `Schema.read`."""
 
     def bounds(self, scale: int, dimension: str) -> tuple[float, float]:
-        """The range of a raw attribution: 0 to `scale`, or without levels 0 or 1."""
+        """The range of a raw attribution: 0 to `scale`; without levels, 0 to 1."""
         return 0.0, float(scale) if self.levels else 1.0
 
     def wording_sha256(self, scale: int = 3) -> str:
-        """The hash of every wording file that goes into a question. Raises UsageError where the scale has none."""
+        """The hash of all wording files that go into a question. Raises UsageError where the scale has none."""
         levels = [phrasing.levels_wording(scale)] if self.levels else []
         return phrasing.wordings_sha256([self.task, self.question, *levels, *phrasing.SHARED, phrasing.HANDOVER])
 
@@ -128,7 +128,8 @@ class Offline(ABC):
         )
 
     def _whole_form(self, parts: Sequence[_Part], single: bool) -> str:
-        """The answer as the prompt shows it; where an agent has several dimensions, they are written only once."""
+        """The answer as the prompt shows it. Where an agent has several dimensions, DIMENSION stands for each of
+        them."""
         shown = []
         for part in parts:
             name = part.names[0] if single else "DIMENSION"
@@ -136,7 +137,8 @@ class Offline(ABC):
         return "{" + ", ".join(shown) + "}"
 
     def _answer_schema(self, parts: Sequence[_Part], scale: int) -> dict[str, Any]:
-        """The answer as JSON schema. What an agent's dimensions share is defined once and referred to."""
+        """The answer as JSON schema. An agent's dimensions have the same form, which is defined once and referred
+        to."""
         shared = {part.key: self.form_schema(part.turn_keys) for part in parts}
         nested = {part.key: answers.of_keys(dict.fromkeys(part.names, answers.ref(part.key))) for part in parts}
         level = {"level": answers.one_of(range(scale + 1))} if self.levels else {}
@@ -145,7 +147,7 @@ class Offline(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Importance(Offline):
-    """Asks for a level of importance for every utterance. Schemas of this class share questions, so answers too."""
+    """Asks for a level of importance for every utterance. Schemas of this class share their questions and answers."""
 
     id: str = "direct"
     rule: str = "direct"
@@ -159,7 +161,7 @@ class Importance(Offline):
         return "{" + ", ".join(f'"{turn}": LEVEL' for turn in turns) + "}"
 
     def form_schema(self, turns: Sequence[str]) -> dict[str, Any]:
-        """The same object; what a level is, is defined once."""
+        """The same object; the level is defined once."""
         return answers.of_keys(dict.fromkeys(turns, answers.ref("level")))
 
     def read(self, question: Question, text: str) -> dict[Slot, float]:
@@ -169,7 +171,7 @@ class Importance(Offline):
 
 @dataclass(frozen=True, slots=True)
 class KeyUtterance(Offline):
-    """Asks which one turn did most to make a score what it is. The raw attribution is 1 at that key and 0 elsewhere."""
+    """Asks which turn did most to make a score what it is. The raw attribution is 1 for that turn and 0 for others."""
 
     id: str = "singular"
     rule: str = "singular"
@@ -186,15 +188,15 @@ class KeyUtterance(Offline):
         return answers.one_of(turns)
 
     def read(self, question: Question, text: str) -> dict[Slot, float]:
-        """1.0 for the turn that was named, 0.0 for the agent's others. Raises BadAnswer."""
+        """1.0 for the turn that the answer names, 0.0 for the agent's others. Raises BadAnswer."""
         leaves = answers.check(question.answer_schema, answers.parse(text))
         return {slot: float(leaves[path[:-1]] == path[-1]) for path, slot in question.slots.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Unjudged:
-    """A schema that is arithmetic alone: its rule needs the episode's score and the turns, and nobody's opinion. It
-    asks nothing, so it has no attributions, no wording and no calls."""
+    """A schema that is arithmetic alone: its rule needs the episode's score and the turns, and no judge. It asks
+    nothing, so it has no attributions, no wording and no calls."""
 
     id: str
     rule: str
@@ -222,7 +224,7 @@ class Unjudged:
 
 
 DIRECT = Importance()
-SCALED = Importance(id="scaled", rule="scaled")  # asks what direct asks, in the same words: after it, without a call
+SCALED = Importance(id="scaled", rule="scaled")  # asks the same as direct: once that is labelled, this needs no call
 SINGULAR = KeyUtterance()
 UNIFORM = Unjudged(id="uniform", rule="uniform")
 UNIFORM_SHARE = Unjudged(id="uniform-share", rule="uniform-share")

@@ -1,12 +1,12 @@
-"""How an episode is put before a judge: the wording files, the keys that we enumerate, the transcript, the messages.
+"""How an episode is shown to a judge: the wording files, the keys that we enumerate, the transcript, the messages.
 
-The wording lies in `labelers/prompts/`, each file with its version in its name. A file that has been used is never
+The wording files are in `labelers/prompts/`, each with its version in its name. A file that has been used is never
 edited: a new wording is a new file and a new version of the schemas that use it. `tests/goldens` freezes every file's
 hash and what is rendered from it.
 
-Constant parts come first (the task, then the episode) and what varies comes last (whose score, on which dimension),
-so that providers' prompt caches hit. A short assistant turn stands between the two user turns: some chat templates
-refuse two user turns in a row. What a schema asks for, and what the answer means, is the schema's own.
+Constant parts come first (the task, then the episode) and what varies comes last (which agent's score, on which
+dimension), so that providers' prompt caches hit. A short assistant turn stands between the two user turns, because some
+chat templates refuse two user turns in a row. What is asked, and what the answer means, is left to the schemas.
 """
 
 from __future__ import annotations
@@ -49,12 +49,13 @@ def wording(name: str) -> str:
 
 
 def fill(name: str, **values: object) -> str:
-    """The wording with its `$placeholders` replaced, in one pass: what is filled in is never read as a placeholder."""
+    """The wording with its `$placeholders` replaced in one pass, so that what is filled in is not read as a
+    placeholder."""
     return Template(wording(name)).substitute({key: str(value) for key, value in values.items()})
 
 
 def levels_wording(scale: int) -> str:
-    """The name of the file that anchors the levels 0..scale. Raises UsageError where no such scale is worded."""
+    """The name of the file that explains the levels 0..scale. Raises UsageError where there is none for this scale."""
     name = f"levels.{scale}.v1"
     if not (PROMPTS / f"{name}.txt").is_file():
         raise UsageError(f"There is no wording for a scale of 0 to {scale}.", "use --scale 3, 5 or 10")
@@ -67,8 +68,8 @@ def wordings_sha256(names: Sequence[str]) -> str:
 
 
 def agent_keys(episode: Episode) -> dict[str, str]:
-    """Agent id -> the key that judges know it by: agent_1, agent_2 …, in speaking order."""
-    return {one.agent: f"agent_{place}" for place, one in enumerate(episode.agents, start=1)}
+    """For each agent's id the key that judges see: agent_1, agent_2 …, in speaking order."""
+    return {agent.agent: f"agent_{place}" for place, agent in enumerate(episode.agents, start=1)}
 
 
 def turn_key(turn: int) -> str:
@@ -77,28 +78,28 @@ def turn_key(turn: int) -> str:
 
 
 def known_scores(episode: Episode, dimensions: Sequence[str], evaluator: str | None) -> list[Score]:
-    """The evaluator's scores of agents that said or did anything. A score that is missing is not asked about."""
+    """The evaluator's scores of the agents that said or did anything, on these dimensions, as far as there are any."""
     scores = {(s.agent, s.dimension): s for s in reversed(episode.scores) if s.evaluator == evaluator}
     acting = {turn.agent for turn in episode.turns}
-    wanted = ((one.agent, name) for one in episode.agents if one.agent in acting for name in dimensions)
-    return [scores[key] for key in wanted if key in scores]
+    keys = ((agent.agent, name) for agent in episode.agents if agent.agent in acting for name in dimensions)
+    return [scores[key] for key in keys if key in scores]
 
 
 def whole_numbers(name: str) -> range:
-    """The whole numbers in the range of a dimension of SOTOPIA-EVAL."""
+    """The whole numbers in the range of a SOTOPIA-EVAL dimension."""
     about = dimension(name)
     return range(int(about.low), int(about.high) + 1)
 
 
 def groups(every: Sequence[T], packing: Packing) -> list[Sequence[T]]:
-    """What each call asks about: all of it (`packed`), or one at a time."""
+    """The items that each call asks about: all of them (`packed`), or one at a time."""
     if packing == "packed":
         return [every] if every else []
-    return [[one] for one in every]
+    return [[item] for item in every]
 
 
 def by_agent(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """Agent -> the dimensions asked about it, in the order of the (agent, dimension) pairs, each once."""
+    """For each agent its dimensions, each once, in the order of the (agent, dimension) pairs."""
     grouped: dict[str, dict[str, None]] = {}
     for agent, name in pairs:
         grouped.setdefault(agent, {})[name] = None
@@ -110,7 +111,7 @@ def shared_messages(
 ) -> list[Message]:
     """The leading messages that all questions about an episode share: the task, the episode, the handover.
 
-    `values` fill the task's placeholders, `dimensions` among them where they are not SOTOPIA-EVAL's."""
+    `values` fill the task's placeholders; `dimensions` is one of them where they are not SOTOPIA-EVAL's."""
     return [
         {"role": "system", "content": _system(task, **(values or {}))},
         {"role": "user", "content": episode_text(episode)},
@@ -120,12 +121,12 @@ def shared_messages(
 
 @cache
 def _system(task: str, **values: object) -> str:
-    ours = {"dimensions": wording("dimensions.v1"), "reading": wording("reading.v1")}
-    return fill(task, **ours | values)
+    defaults = {"dimensions": wording("dimensions.v1"), "reading": wording("reading.v1")}
+    return fill(task, **defaults | values)
 
 
 def episode_text(episode: Episode) -> str:
-    """The episode as a judge reads it: scenario, agents with all that is known of them, transcript under turn keys."""
+    """The episode as a judge reads it: scenario, agents with their whole profiles, transcript under turn keys."""
     keys = agent_keys(episode)
     scenario = episode.scenario.strip() or "(not given)"
     if episode.relationship.strip():
@@ -133,24 +134,24 @@ def episode_text(episode: Episode) -> str:
     return fill(
         "episode.v1",
         scenario=scenario,
-        agents="\n".join(_agent_text(keys[one.agent], one) for one in episode.agents),
+        agents="\n".join(_agent_text(keys[agent.agent], agent) for agent in episode.agents),
         transcript="\n".join(_turn_text(keys, turn) for turn in sorted(episode.turns, key=lambda t: t.turn))
         or _SILENCE,
     )
 
 
 def scores_text(episode: Episode, scores: Sequence[Score]) -> str:
-    """The scores to attribute, a line each."""
+    """The scores to attribute, one on each line."""
     lines = []
-    for one in scores:
-        about = dimension(one.dimension)
+    for score in scores:
+        about = dimension(score.dimension)
         scale = f"(range {about.low:g} to {about.high:g})"
-        lines.append(f"- {named(episode, one.agent)}: {one.dimension} {one.score:g} {scale}")
+        lines.append(f"- {named(episode, score.agent)}: {score.dimension} {score.score:g} {scale}")
     return "\n".join(lines)
 
 
 def named(episode: Episode, agent: str) -> str:
-    """An agent's key, with the name for the reader: `agent_1 (Finnegan O'Malley)`."""
+    """An agent's key and name: `agent_1 (Finnegan O'Malley)`."""
     return f"{agent_keys(episode)[agent]} ({_line(episode.agent(agent).name)})"
 
 
@@ -164,8 +165,8 @@ def _agent_text(key: str, agent: Agent) -> str:
 
 
 def _turn_text(keys: dict[str, str], turn: Turn) -> str:
-    """One utterance. Its text is indented, so that no line of it can be taken for a turn of its own."""
-    to = f", in private to {', '.join(keys.get(one, one) for one in turn.to)}," if turn.to else ""
+    """One utterance. Its text is indented, so that none of its lines can be taken for another turn."""
+    to = f", in private to {', '.join(keys.get(agent, agent) for agent in turn.to)}," if turn.to else ""
     head = f"[{turn_key(turn.turn)}] {keys[turn.agent]}{to} {_DOES[turn.action_type]}"
     if turn.failed:
         head += " (Its turn was lost to a technical failure.)"

@@ -1,4 +1,4 @@
-"""Rubrics: utterances rated on dimensions of somebody's own, described in a YAML file; no episode score plays a part.
+"""Rubrics: utterances rated on dimensions of one's own, described in a YAML file. Episode scores are not used.
 
     name: support
     shows: history                # or reply, or episode
@@ -11,10 +11,10 @@
         description: Whether it is as short as it can be.
         range: [0, 10]            # without range and levels: 0 to --scale
 
-`conversation-behaviour` is the rubric that ships: how one talks, whatever comes of it. One's own is named as
-`rubric:FILE.yaml`. What identifies a rubric is its content, never the file's path: it stands in the recipe as a hash
-and in the provenance in full. The file is read as YAML's nodes, which know their lines and keep what a mapping says
-twice, so that every mistake is named by its line.
+The package comes with one rubric, `conversation-behaviour`: how an agent talks, whatever the outcome. A rubric of your
+own is named as `rubric:FILE.yaml`. A rubric is identified by its content, never by the file's path: the recipe holds
+its hash, the provenance its full text. The file is read as YAML nodes, which know their lines and keep the duplicate
+keys of a mapping, so that every mistake can be reported with its line.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ _VIEWS: Mapping[Shows, Views] = {
 class Criterion:
     """One dimension of a rubric: what it means, and its whole numbers.
 
-    `ends` are the lowest and the highest, None for 0 and `--scale`. `levels` says what some or all of the numbers mean.
+    `ends` are the lowest and the highest number; None means 0 and `--scale`. `levels` says what some or all of the
+    numbers mean.
     """
 
     name: str
@@ -67,7 +68,7 @@ class Criterion:
         return range(low, high + 1)
 
     def text(self, scale: int) -> str:
-        """The dimension as a judge reads it, its levels a line each."""
+        """The dimension as a judge reads it, each level on a line of its own."""
         allowed = self.allowed(scale)
         head = f"- {self.name}, {allowed[0]} to {allowed[-1]}: {self.description}"
         return "\n".join([head, *(f"  {level}: {meaning}" for level, meaning in self.levels)])
@@ -75,8 +76,8 @@ class Criterion:
 
 @dataclass(frozen=True, slots=True)
 class Rubric:
-    """Dimensions of one's own. `about` is said before them; `shows` is how much of the episode a judge sees: its
-    `history` up to the utterance, also the `reply` that it drew, or the whole `episode`."""
+    """Dimensions of one's own, after an introduction (`about`). `shows` is how much of the episode a judge sees: the
+    `history` up to the utterance, also the `reply` to it, or the whole `episode`."""
 
     name: str
     dimensions: tuple[Criterion, ...]
@@ -85,7 +86,7 @@ class Rubric:
 
     def criterion(self, name: str) -> Criterion:
         """The dimension with this name."""
-        return next(one for one in self.dimensions if one.name == name)
+        return next(criterion for criterion in self.dimensions if criterion.name == name)
 
     def as_dict(self) -> dict[str, Any]:
         """Its content, as JSON holds it."""
@@ -93,13 +94,13 @@ class Rubric:
 
     @property
     def sha256(self) -> str:
-        """Hex SHA-256 of the content: comments, layout and the file's place count for nothing."""
+        """Hex SHA-256 of the content, whatever the file's comments, layout and path."""
         return sha256_of(self.as_dict())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RubricSchema(Turnwise):
-    """The schema that asks by a rubric: views of the episode as in `turnwise.py`, dimensions of the rubric's own."""
+    """The schema that asks by a rubric: with views of the episode as in `turnwise.py`, on the rubric's dimensions."""
 
     rubric: Rubric
     rule: str = "quality"
@@ -112,7 +113,7 @@ class RubricSchema(Turnwise):
     @property
     def dimensions(self) -> tuple[str, ...]:
         """The names of all that can be asked about."""
-        return tuple(one.name for one in self.rubric.dimensions)
+        return tuple(criterion.name for criterion in self.rubric.dimensions)
 
     def allowed(self, scale: int, dimension: str) -> range:
         """The numbers that may be given on this dimension of the rubric."""
@@ -123,7 +124,7 @@ class RubricSchema(Turnwise):
         return {
             "shown": phrasing.wording(self._shown),
             "about": f"\n{self.rubric.about}\n" if self.rubric.about else "",
-            "dimensions": "\n".join(one.text(scale) for one in self.rubric.dimensions),
+            "dimensions": "\n".join(criterion.text(scale) for criterion in self.rubric.dimensions),
         }
 
     def wording_sha256(self, scale: int = 3) -> str:
@@ -143,7 +144,7 @@ def schema_of(rubric: Rubric, id_: str | None = None) -> RubricSchema:
 
 
 def conversation_behaviour() -> RubricSchema:
-    """The rubric that ships, as the schema `conversation-behaviour`."""
+    """The bundled rubric, as the schema `conversation-behaviour`."""
     text = (phrasing.PROMPTS / _BEHAVIOUR).read_text(encoding="utf-8")
     return schema_of(parse(text, _BEHAVIOUR), "conversation-behaviour")
 
@@ -153,8 +154,10 @@ def read(path: Path) -> Rubric:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        said = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise InputError(f"The rubric {path} cannot be read: {said}.", "name a YAML file: rubric:FILE.yaml") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise InputError(
+            f"The rubric {path} cannot be read: {reason}.", "name a YAML file: rubric:FILE.yaml"
+        ) from error
     return parse(text, str(path))
 
 
@@ -167,13 +170,13 @@ def parse(text: str, where: str) -> Rubric:
     except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        said = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise InputError(f"{where}{line}: this is not YAML: {said}.", _HINT) from error
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise InputError(f"{where}{line}: this is not YAML: {problem}.", _HINT) from error
     return _RubricReader(where).rubric(root)
 
 
 class _RubricReader:
-    """Goes down the nodes of one file."""
+    """Reads the nodes of one file, from the root down."""
 
     def __init__(self, where: str) -> None:
         self._where = where
@@ -201,13 +204,13 @@ class _RubricReader:
     def _dimension_name(self, key: Any) -> str:
         name = str(key.value)
         if not OWN_NAME.fullmatch(name):
-            self._wrong(key, f"{name!r} names no column: a dimension takes small letters, digits and underscores")
+            self._wrong(key, f"{name!r} cannot be a column: a dimension takes small letters, digits and underscores")
         try:
             taken = name in _TAKEN or bool(dimension(name))
         except UsageError:
             taken = False
         if taken:
-            self._wrong(key, f"{name!r} means something already, in every dataset: choose another name")
+            self._wrong(key, f"{name!r} already has a meaning in every dataset: choose another name")
         return name
 
     def _criterion(self, name: str, node: Any) -> Criterion:
@@ -238,12 +241,12 @@ class _RubricReader:
 
     def _levels(self, node: Any) -> Sequence[tuple[int, str]]:
         pairs = self._pairs(node, "`levels`")
-        found = [(self._integer(key), " ".join(self._text(value, "a level").split())) for key, value in pairs]
-        levels = [level for level, _ in found]
+        meanings = [(self._integer(key), " ".join(self._text(value, "a level").split())) for key, value in pairs]
+        levels = [level for level, _ in meanings]
         twice = next((level for level in levels if levels.count(level) > 1), None)
         if twice is not None:
             self._wrong(node, f"level {twice} is there twice")
-        return sorted(found)
+        return sorted(meanings)
 
     def _integer(self, node: Any) -> int:
         if not isinstance(node.value, str) or not _INTEGER.fullmatch(node.value):
@@ -256,15 +259,15 @@ class _RubricReader:
         return str(node.value).strip()
 
     def _mapping(self, node: Any, what: str, needed: Sequence[str], also: Sequence[str]) -> dict[str, Any]:
-        """The values by key. Raises InputError where a key is unknown or one that is needed is not there."""
-        found = {str(key.value): (key, value) for key, value in self._pairs(node, what)}
-        for name, (key, _) in found.items():
+        """The values by key. Raises InputError where a key is unknown or a needed one is missing."""
+        by_name = {str(key.value): (key, value) for key, value in self._pairs(node, what)}
+        for name, (key, _) in by_name.items():
             if name not in (*needed, *also):
                 self._wrong(key, f"{what} has no key {name!r}: its keys are {', '.join((*needed, *also))}")
         for name in needed:
-            if name not in found:
+            if name not in by_name:
                 self._wrong(node, f"{what} lacks `{name}`")
-        return {name: value for name, (_, value) in found.items()}
+        return {name: value for name, (_, value) in by_name.items()}
 
     def _pairs(self, node: Any, what: str) -> list[tuple[Any, Any]]:
         import yaml
@@ -278,8 +281,8 @@ class _RubricReader:
             seen.add(str(key.value))
         return list(node.value)
 
-    def _wrong(self, node: Any, said: str) -> NoReturn:
-        raise InputError(f"{self._where}:{node.start_mark.line + 1}: {said}.", _HINT)
+    def _wrong(self, node: Any, fault: str) -> NoReturn:
+        raise InputError(f"{self._where}:{node.start_mark.line + 1}: {fault}.", _HINT)
 
 
 def _shown(node: Any) -> str:

@@ -1,25 +1,25 @@
-"""Schemas that look at an episode through several views of it: up to a turn, up to the reply to it, or without it.
+"""Schemas that show an episode in several views: up to a turn, up to the reply to it, or without it.
 
-    direct-online      G·A_t          importance A_t without hindsight, from the episode up to and with the utterance;
-                                      the judge is not told the score G either, since nobody has it yet
+    direct-online      G·A_t          importance A_t without hindsight, from the episode up to and including the
+                                      utterance; the judge is not told the score G, which is not known at that time
     goal-progress      P_t − P_(t−1)  how far the agent has got after each of its utterances, on any dimension; P_(−1)
-                                      is judged from the setting alone, so that an agent's first utterance counts as
-                                      well, and its rewards add up to all of its progress
-    utterance-quality  Q_t            how well the utterance serves its speaker, from the history up to and with it
-    only-response      Q_t            the same, also from the reply that it drew: what the others did until the agent
-                                      acted again, and nothing later
-    leave-one-out      S − S_(−t)     what the utterance was worth, by its loss: the judge scores the whole episode (S),
-                                      and the episode without the utterance, not knowing that anything was left out
+                                      is judged from the setting alone, so that an agent's first utterance counts too,
+                                      and its rewards add up to all of its progress
+    utterance-quality  Q_t            how well the utterance serves its speaker, from the history up to and including it
+    only-response      Q_t            the same, but also from the reply: what the others did until the agent acted
+                                      again, and nothing later
+    leave-one-out      S − S_(−t)     what the utterance was worth: the judge scores the whole episode (S), and the
+                                      episode without the utterance, not knowing that anything was left out
 
-G counts in direct-online alone. Both scores of leave-one-out are the judge's, so its leniency cancels; the
-counterfactual is naive: the others' words stay what they were, though they answered the lost one. Source of all but
-leave-one-out: Sotopia-RL (arXiv 2508.03905), the online context of its ablation and the attribution methods that it
-compares. The differences are the business of rules (`sotopia_rl_data/rewards/rules.py`).
+G counts in direct-online alone. Both scores of leave-one-out are the judge's, so its leniency cancels out. The
+counterfactual is naive: the others' words stay as they were, although they answered the utterance that is left out.
+Source of all but leave-one-out: Sotopia-RL (arXiv 2508.03905), the online context of its ablation and the attribution
+methods that it compares. The differences are computed by rules (`sotopia_rl_data/rewards/rules.py`).
 
-A view is some of the episode's turns, about which each of some agents gets one number a dimension; what is not in the
-view is never shown. An answer is nested the same way in every such schema: agent key -> dimension -> integer. One call
-asks about one view; `per-dimension` about one agent and dimension of it, `packed` about all of them. Where it asks for
-one number, the measure stands in the dimension's place (see `offline.py`).
+A view is some of the episode's turns, and gives some of the agents one number for each dimension; what is not in the
+view is never shown. Answers are nested the same way in all these schemas: agent key -> dimension -> integer. One call
+asks about one view: `per-dimension` about one agent and dimension, `packed` about all of them. Where it asks for one
+number, the measure stands in place of the dimension (see `offline.py`).
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from sotopia_rl_data.labelers.schemas.phrasing import Packing
 from sotopia_rl_data.schema import Episode, Measure, Message, Turn
 
 BASELINE = -1
-"""The `turn` of a view that no utterance stands behind."""
+"""The `turn` of a view that is about no particular utterance."""
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What is shown (`turns`, in order) and for whom and which turn it yields a number each."""
+    """What is shown (`turns`, in order), and for which agents and which turn it gives a number."""
 
     agents: tuple[str, ...]
     turn: int
@@ -51,10 +51,10 @@ Views = Callable[[Sequence[Turn], tuple[str, ...]], Iterator[View]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turnwise:
-    """A schema that asks view by view. `task` and `question` name its wording.
+    """A schema that asks view by view. `task` and `question` name its wordings.
 
-    The numbers are the levels 0..scale, or with `in_range` whole numbers of the dimension's own range. With `levels`
-    the wording of the importance levels is filled in.
+    The numbers are the levels 0..scale, or with `in_range` the whole numbers in the dimension's own range. With
+    `levels`, the wording of the importance levels is filled in.
     """
 
     id: str
@@ -84,8 +84,8 @@ class Turnwise:
         return {"scale": scale, **levels}
 
     def wording_sha256(self, scale: int = 3) -> str:
-        """The hash of every wording file that goes into a question. Raises UsageError where the scale has none."""
-        levels = phrasing.levels_wording(scale)  # raises where no such scale is worded, also where it is not used
+        """The hash of all wording files that go into a question. Raises UsageError where the scale has none."""
+        levels = phrasing.levels_wording(scale)  # raises for an unknown scale, even where its wording is not used
         used = [self.task, self.question, levels] if self.levels else [self.task, self.question]
         return phrasing.wordings_sha256([*used, *phrasing.SHARED, phrasing.VIEW_HANDOVER])
 
@@ -93,13 +93,13 @@ class Turnwise:
         self, episode: Episode, dimensions: Sequence[str], evaluator: str | None, packing: Packing, scale: int
     ) -> Iterator[Question]:
         """See `Schema.questions`."""
-        wanted = self._wanted(episode, dimensions, evaluator)
+        asked = self._asked_dimensions(episode, dimensions, evaluator)
         turns = sorted(episode.turns, key=lambda turn: turn.turn)
         values = self.values(scale)
-        for view in self.views(turns, tuple(wanted)):
+        for view in self.views(turns, tuple(asked)):
             seen = replace(episode, turns=view.turns)
             shared = phrasing.shared_messages(self.task, seen, values, phrasing.VIEW_HANDOVER)
-            pairs = [(agent, name) for agent in view.agents for name in wanted[agent]]
+            pairs = [(agent, name) for agent in view.agents for name in asked[agent]]
             for group in phrasing.groups(pairs, packing):
                 called = {name: name if packing == "packed" else self.measure for _, name in group}
                 yield self._question(episode, view.turn, shared, group, called, scale)
@@ -108,13 +108,15 @@ class Turnwise:
         """The number of every slot. Raises BadAnswer where the text is not exactly what was asked for."""
         return answers.numbers(question, text)
 
-    def _wanted(self, episode: Episode, dimensions: Sequence[str], evaluator: str | None) -> dict[str, list[str]]:
-        """Acting agent -> the dimensions to ask about: those with a score, or all where none is needed."""
+    def _asked_dimensions(
+        self, episode: Episode, dimensions: Sequence[str], evaluator: str | None
+    ) -> dict[str, list[str]]:
+        """For each acting agent the dimensions to ask about: those with a score, or all where no score is needed."""
         if self.needs_score:
             scores = phrasing.known_scores(episode, dimensions, evaluator)
-            return phrasing.by_agent((one.agent, one.dimension) for one in scores)
+            return phrasing.by_agent((score.agent, score.dimension) for score in scores)
         acting = {turn.agent for turn in episode.turns}
-        return {one.agent: list(dimensions) for one in episode.agents if one.agent in acting}
+        return {agent.agent: list(dimensions) for agent in episode.agents if agent.agent in acting}
 
     def _question(
         self,
@@ -125,7 +127,7 @@ class Turnwise:
         called: dict[str, str],
         scale: int,
     ) -> Question:
-        """One call: about the (agent, dimension) `pairs`, dimensions being `called` so in the answer."""
+        """One call about the (agent, dimension) `pairs`. `called` is the name of each dimension in the answer."""
         keys = phrasing.agent_keys(episode)
         grouped = phrasing.by_agent(pairs)
         tail = phrasing.fill(
@@ -167,21 +169,21 @@ def _form(grouped: dict[str, list[str]]) -> str:
 
 
 def prefixes(turns: Sequence[Turn], agents: tuple[str, ...]) -> Iterator[View]:
-    """For each utterance of these agents, the episode up to it and with it."""
+    """For each utterance of these agents, the episode up to and including it."""
     for place, turn in enumerate(turns):
         if turn.agent in agents:
             yield View((turn.agent,), turn.turn, tuple(turns[: place + 1]))
 
 
 def prefixes_from_nothing(turns: Sequence[Turn], agents: tuple[str, ...]) -> Iterator[View]:
-    """Nothing yet, for everybody; then the episode up to each utterance."""
+    """No turn yet, for all agents; then for each utterance the episode up to and including it."""
     if agents:
         yield View(agents, BASELINE, ())
     yield from prefixes(turns, agents)
 
 
 def with_reply(turns: Sequence[Turn], agents: tuple[str, ...]) -> Iterator[View]:
-    """For each utterance of these agents, the episode up to the agent's next one, without that one."""
+    """For each utterance of these agents, the episode up to the agent's next one, not including that."""
     for place, turn in enumerate(turns):
         if turn.agent in agents:
             later = range(place + 1, len(turns))
@@ -190,7 +192,7 @@ def with_reply(turns: Sequence[Turn], agents: tuple[str, ...]) -> Iterator[View]
 
 
 def without_each(turns: Sequence[Turn], agents: tuple[str, ...]) -> Iterator[View]:
-    """The whole episode, for everybody; then, for each utterance, the episode without it, for its speaker."""
+    """The whole episode, for all agents; then for each utterance the episode without it, for its speaker."""
     if agents:
         yield View(agents, BASELINE, tuple(turns))
     for place, turn in enumerate(turns):

@@ -1,5 +1,5 @@
-"""The commands for people: as judges of utterances (`template`, read by `label`), and as evaluators of whole dialogues
-(`export` and `import`)."""
+"""The commands for people: as judges of utterances (`template`, which `label` reads), and as evaluators of whole
+dialogues (`export` and `import`)."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ def annotate() -> None:
 @click.option(
     "-o", "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The CSV to write.  [required]"
 )
-@click.option("--schema", default="direct", show_default=True, metavar="NAME", help="What is asked; as in `label`.")
+@click.option("--schema", default="direct", show_default=True, metavar="NAME", help="What is asked, as in `label`.")
 @click.option(
     "--dimensions",
     metavar="D,…",
     help="SOTOPIA-EVAL's, or some of the rubric's.  [default: goal,relationship,knowledge; all of a rubric's]",
 )
-@click.option("--scale", default=3, show_default=True, help="The top of the levels: 3, 5 or 10.")
-@click.option("--evaluator", metavar="NAME", help="Whose episode scores are attributed, where several gave some.")
-@click.option("--seed", default=0, show_default=True, help="Of the random order.")
-@click.option("--questions", type=click.IntRange(1), help="Take so many, drawn at random.  [default: all]")
+@click.option("--scale", default=3, show_default=True, help="The highest level: 3, 5 or 10; the lowest is 0.")
+@click.option("--evaluator", metavar="NAME", help="The evaluator whose episode scores are attributed.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the random order.")
+@click.option("--questions", type=click.IntRange(1), help="How many questions to draw.  [default: all]")
 @click.option(
     "--only",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="LIST",
-    help="A CSV that names what to ask about: episode_id[,agent[,turn[,dimension]]].",
+    help="A CSV of what to ask about: episode_id[,agent[,turn[,dimension]]].",
 )
 @console.store_option
 @console.json_option
@@ -58,7 +58,8 @@ def annotate_template(
 ) -> None:
     """The questions of a schema as a CSV, in random order and without any judge's answers.
 
-    Fill in the column `raw`; leave what you cannot say empty. Then label with the file, which also says what to ask.
+    Fill in the column `raw`, and leave it empty where you have no answer. Then label with the file, which also serves
+    as the list of what to ask.
 
     \b
     Examples:
@@ -97,9 +98,9 @@ def annotate_template(
     type=click.Path(dir_okay=False, path_type=Path),
     help="FILE.html, a form for any browser, or FILE.csv.  [required]",
 )
-@click.option("--dialogues", type=click.IntRange(1), default=28, show_default=True, help="Of each method.")
+@click.option("--dialogues", type=click.IntRange(1), default=28, show_default=True, help="How many of each method.")
 @click.option("--dimensions", metavar="D,…", help="SOTOPIA-EVAL dimensions.  [default: all seven]")
-@click.option("--agent", "agents", multiple=True, metavar="WHO", help="Whose agent a REF is about; as in `compare`.")
+@click.option("--agent", "agents", multiple=True, metavar="WHO", help="A REF's compared agent; as in `compare`.")
 @click.option(
     "--partner",
     "partners",
@@ -107,8 +108,8 @@ def annotate_template(
     metavar="MODEL",
     help="A model that is not a method; as in `compare`.",
 )
-@click.option("--compared-only", is_flag=True, help="Ask about the methods' agents alone, not about their partners.")
-@click.option("--seed", default=0, show_default=True, help="Of the drawing and the order.")
+@click.option("--compared-only", is_flag=True, help="Only the methods' own agents, not their partners.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the drawing and the order.")
 @console.store_option
 @console.json_option
 def annotate_export(
@@ -125,8 +126,8 @@ def annotate_export(
 ) -> None:
     """Dialogues for people to score, blinded: a page that works offline, or a CSV.
 
-    So many dialogues of each method are drawn, of the same scenes where every method played them, and laid in random
-    order. Neither the file nor its ids say which method or run a dialogue is of. Read what comes back with `import`.
+    As many dialogues of each method are drawn, of the same scenes where every method played them, and put in random
+    order. Neither the file nor its ids say which method or run a dialogue is of. Read the filled form with `import`.
 
     \b
     Examples:
@@ -137,12 +138,12 @@ def annotate_export(
     from sotopia_rl_data.labelers.evaluation.people import draw, write_form
     from sotopia_rl_data.labelers.plan import dimensions_of
 
-    asked = dimensions_of(dimensions.split(",") if dimensions else [one.name for one in SOTOPIA_EVAL])
+    rated = dimensions_of(dimensions.split(",") if dimensions else [known.name for known in SOTOPIA_EVAL])
     versions = [resolve(store, ref) for ref in dict.fromkeys(refs)]
     items = draw(
         versions, dialogues=dialogues, seed=seed, agents=agents, partners=partners, compared_only=compared_only
     )
-    scores = write_form(items, asked, out)
+    scores = write_form(items, rated, out)
     if as_json:
         console.emit_json({"file": str(out), "dialogues": len(items), "scores": scores})
     else:
@@ -154,15 +155,15 @@ def annotate_export(
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.argument("refs", nargs=-1, required=True, metavar="REF…")
 @click.option(
-    "--evaluator", default="human", show_default=True, metavar="NAME", help="What the scores are said to be by."
+    "--evaluator", default="human", show_default=True, metavar="NAME", help="The name to store the scores under."
 )
 @console.store_option
 @console.json_option
 def annotate_import(file: Path, refs: tuple[str, ...], evaluator: str, store: Store, as_json: bool) -> None:
-    """People's scores out of a filled form, as the next version of each dataset that it is about.
+    """Add the scores of a filled form to its datasets, as the next version of each.
 
-    Name the datasets that were exported. A line that cannot be used is listed with its number and the reason, the
-    others count, and the exit code is 3. A line without a score is not a fault.
+    Name the datasets that were exported. A line that cannot be used is listed with its number and the reason; the
+    others count, and the exit code is then 3. A line without a score is not a fault.
 
     \b
     Examples:
@@ -172,19 +173,19 @@ def annotate_import(file: Path, refs: tuple[str, ...], evaluator: str, store: St
     from sotopia_rl_data.labelers.evaluation.people import import_scores
 
     versions = [resolve(store, ref) for ref in dict.fromkeys(refs)]
-    found = import_scores(store, file, versions, evaluator=evaluator)
+    imported = import_scores(store, file, versions, evaluator=evaluator)
     if as_json:
-        console.emit_json(found.as_dict())
+        console.emit_json(imported.as_dict())
     else:
         console.table(
             ["version", "scores", "state"],
-            [[one.version, one.scores, "made" if one.created else "unchanged"] for one in found.added],
-            title=f"{file}: scores by {found.evaluator}",
+            [[added.version, added.scores, "made" if added.created else "unchanged"] for added in imported.added],
+            title=f"{file}: scores by {imported.evaluator}",
         )
-        if found.bad:
-            console.table(["line", "why it does not count"], [[one.line, one.reason] for one in found.bad])
-        console.note(f"{found.empty:,} lines have no score.")
-        names = " ".join(one.version.partition("@")[0] for one in found.added)
+        if imported.bad:
+            console.table(["line", "why it does not count"], [[bad.line, bad.reason] for bad in imported.bad])
+        console.note(f"{imported.empty:,} lines have no score.")
+        names = " ".join(added.version.partition("@")[0] for added in imported.added)
         console.next_commands(f"sotopia-rl-data compare {names}")
-    if found.bad:
+    if imported.bad:
         click.get_current_context().exit(console.WITH_FAILURES)
