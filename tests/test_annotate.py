@@ -143,7 +143,7 @@ def test_a_bad_line_is_listed_with_its_number_and_reason_and_the_others_count(st
     found = import_scores(store, path, [version])
     assert [(one.line, one.reason) for one in found.bad] == [
         (4, "an earlier line gives 8, this one 3"),
-        (5, "'feedbeef0000' is not a dialogue of the datasets that are named"),
+        (5, "'feedbeef0000' is not a dialogue of the named datasets"),
         (6, "'agent_3' is not one of agent_1, agent_2"),
         (7, "'Agent A' is not one of agent_1, agent_2"),
         (8, "'charm' is not a SOTOPIA-EVAL dimension"),

@@ -75,7 +75,7 @@ def test_lists_and_scientific_numbers_are_read_as_meant(tmp_path: Path):
         (["split_by=luck"], "is not a valid split_by"),
         (["per_device_train_batch_size=0"], "at least one row"),
         (["pad_token=[unclosed"], "cannot be read as a value of pad_token"),
-        (["eval_strategy=often"], "does not hold together"),
+        (["eval_strategy=often"], "is not valid"),
         (["num_train_epochs=many"], "is a number"),
     ],
 )

@@ -294,7 +294,7 @@ class TestBadInput:
             grpo(store, tiny, tmp_path, tmp_path / "nowhere")
 
     def test_batches_that_do_not_divide(self, store: Path, tiny: str, tmp_path: Path, rm: Path):
-        with pytest.raises(UsageError, match="does not hold together"):
+        with pytest.raises(UsageError, match="is not valid"):
             grpo(store, tiny, tmp_path, rm, "num_generations=3")
 
     def test_every_weight_from_an_adapter(self, store: Path, tiny: str, tmp_path: Path, rm: Path, sft: Any):

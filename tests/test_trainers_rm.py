@@ -345,7 +345,7 @@ def test_packing_that_scores_differently_is_given_up(
             model.set_input_embeddings(Blurred.from_pretrained(model.get_input_embeddings().weight, freeze=False))
         trainer = build_trainer(config, prepared, model)
         assert trainer.packing["rows"] == ("none" if spoilt else "tree")
-        assert ("going on with one row an utterance" in caplog.text) == spoilt
+        assert ("going on with one row for each utterance" in caplog.text) == spoilt
     trainer.train()
 
 

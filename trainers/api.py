@@ -1,10 +1,11 @@
-"""What the command line calls: one plain function a trainer. Each returns the run's record, which is also `run.json`.
+"""What the command line calls: a plain function for each trainer. It returns the run's record, which is also
+`run.json`.
 
     options = {"dataset": "lab/rewards", "model": "Qwen/Qwen2.5-7B-Instruct", "output_dir": "runs/rm"}
     record = train_rm(configure(RMConfig, preset="paper", options=options))
 
-Importing this module is cheap; torch and transformers are imported by the functions. What is trained, and how, is left
-to `reward_model`, `sft` and `grpo`.
+Importing this module is cheap; torch and transformers are imported by the functions. The trainers themselves are built
+in `reward_model/trainer.py` and `policies.py`.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
     from sotopia_rl_data.trainers.config import PolicyGRPOConfig, PolicySFTConfig, RMConfig, TrainerConfig
     from sotopia_rl_data.trainers.encoding import Cuts, Dialogues
 
-LOWER = (
+_LESS_MEMORY = (
     "lower {} with --set (gradient_accumulation_steps makes up for smaller batches), or --set "
     "gradient_checkpointing=true or adapter=qlora"
 )
 TIMINGS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "num_tokens")
-MUST_STAY = (  # what a resumed run cannot change: which rows it sees, and which weights there are
+MUST_STAY = (  # what a resumed run cannot change, since it decides which rows it sees and which weights there are
     "where", "split_by", "sentinels", "targets", "adapter", "lora_r", "lora_target_modules", "policy_adapter",
     "reward_model",
 )  # fmt: skip
@@ -36,7 +37,7 @@ LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate")
 
 
 def quiet_libraries() -> None:
-    """For a command line: no library's warnings to its own callers, and no bars where nobody watches.
+    """For a command line: hide the libraries' warnings about their own use, and their progress bars outside a terminal.
 
     Raises UsageError where the `train` extra is not installed.
     """
@@ -67,7 +68,7 @@ def train_rm(config: RMConfig) -> dict[str, Any]:
 
     run = TrainingRun(config, need_reward=True, targets=config.targets)
     prepared = prepare(run.data, config)
-    with oom_hint(LOWER.format("row_tokens or per_device_train_batch_size")):
+    with oom_hint(_LESS_MEMORY.format("row_tokens or per_device_train_batch_size")):
         trainer = build_trainer(config, prepared, load_model(config, prepared), run.callbacks)
         run.train(trainer)
         trainer.save_model()
@@ -80,9 +81,9 @@ def train_rm(config: RMConfig) -> dict[str, Any]:
 
 
 def train_sft(config: PolicySFTConfig) -> dict[str, Any]:
-    """Behaviour cloning: train a policy on a dataset's completions. `config.where` chooses whom to imitate.
+    """Behaviour cloning: train a policy on a dataset's completions. `config.where` chooses the rows to imitate.
 
-    The folder `config.output_dir` and the errors are as those of `train_rm`.
+    The folder `config.output_dir` and the errors are as in `train_rm`.
     """
     from sotopia_rl_data.trainers.encoding import tokenizer_of
     from sotopia_rl_data.trainers.modeling import oom_hint
@@ -91,7 +92,7 @@ def train_sft(config: PolicySFTConfig) -> dict[str, Any]:
     run = TrainingRun(config, need_reward=False)
     tokenizer = tokenizer_of(config)
     dialogues = run.dialogues(tokenizer, config.max_length, with_completion=True)
-    with oom_hint(LOWER.format("per_device_train_batch_size or max_length")):
+    with oom_hint(_LESS_MEMORY.format("per_device_train_batch_size or max_length")):
         trainer = build_sft_trainer(config, dialogues, tokenizer, run.callbacks)
         run.train(trainer)
         trainer.save_model()
@@ -102,7 +103,7 @@ def train_sft(config: PolicySFTConfig) -> dict[str, Any]:
 def train_grpo(config: PolicyGRPOConfig) -> dict[str, Any]:
     """Single-turn GRPO of a policy (with its SFT adapter, if any) over a dataset's prompts, rewarded by a reward model.
 
-    The folder `config.output_dir` and the errors are as those of `train_rm`.
+    The folder `config.output_dir` and the errors are as in `train_rm`.
     """
     from sotopia_rl_data.trainers.encoding import tokenizer_of
     from sotopia_rl_data.trainers.modeling import oom_hint
@@ -112,7 +113,7 @@ def train_grpo(config: PolicyGRPOConfig) -> dict[str, Any]:
     run = TrainingRun(config, need_reward=False)
     tokenizer = tokenizer_of(config)
     dialogues = run.dialogues(tokenizer, config.max_prompt_length, with_completion=False)
-    with oom_hint(LOWER.format("per_device_train_batch_size or max_completion_length")):
+    with oom_hint(_LESS_MEMORY.format("per_device_train_batch_size or max_completion_length")):
         reward_model = RewardModel.load(config.reward_model, device=config.device)
         check_fits(reward_model, dialogues, config.max_completion_length or 0)
         trainer = build_grpo_trainer(config, dialogues, tokenizer, reward_model, run.callbacks)
@@ -129,8 +130,8 @@ def train_grpo(config: PolicyGRPOConfig) -> dict[str, Any]:
 class TrainingRun:
     """What the three trainers have in common: a run's configuration, rows, folder and record.
 
-    `config` is bounded to the model's context. `callbacks` write into the folder while the trainer trains. Raises
-    NotFound, UsageError and InputError for what cannot be trained on, resumed or released.
+    The lengths in `config` are lowered to the model's context. `callbacks` write into the folder during the training.
+    Raises NotFound, UsageError and InputError for what cannot be trained on, resumed or released.
     """
 
     def __init__(self, config: TrainerConfig, *, need_reward: bool, targets: Sequence[str] = ()) -> None:
@@ -161,7 +162,7 @@ class TrainingRun:
         self.callbacks = [MetricsFile(self.folder), CheckpointRecord(record)]
 
     def dialogues(self, tokenizer: Any, max_length: int | None, with_completion: bool) -> Dialogues:
-        """What a policy is trained on: the rows whose prompts fit, in splits that do."""
+        """What a policy is trained on: the rows whose prompts fit, by split. Raises as `check_splits` does."""
         from sotopia_rl_data.trainers.data import check_splits
         from sotopia_rl_data.trainers.encoding import Encoder, dialogues
 
@@ -180,8 +181,8 @@ class TrainingRun:
     def keep_record(
         self, trainer: Any, cuts: Cuts, facts: Mapping[str, Any], metrics: Mapping[str, Mapping[str, float]]
     ) -> dict[str, Any]:
-        """The run's record, written as `run.json` by the first process. `facts` are those of one kind of trainer;
-        `metrics` are by split, and an empty one is left out."""
+        """The run's record, which the first process writes as `run.json`. `facts` are what only this kind of trainer
+        has; `metrics` are by split, and an empty split is left out."""
         from sotopia_rl_data.trainers.config import changed
 
         state = trainer.state
@@ -210,18 +211,18 @@ class TrainingRun:
 
 
 def _kept_step(state: Any) -> int:
-    """The step whose weights were kept: the best, or else the last."""
+    """The step whose weights were kept: the best one, or else the last."""
     return int(state.best_global_step or state.global_step)
 
 
 def _unprefixed(metrics: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Metrics under their plain names, without what they took."""
+    """Metrics under their plain names, without timings."""
     named = {k.removeprefix(f"{prefix}_"): v for k, v in metrics.items() if k.startswith(f"{prefix}_")}
     return {k: v for k, v in named.items() if k not in TIMINGS}
 
 
 def _validation_metrics(trainer: Any) -> dict[str, float]:
-    """Metrics of the validation split for the step that was kept: as they were logged, else measured now."""
+    """Metrics of the validation split at the step that was kept: from the log, or else measured now."""
     if trainer.eval_dataset is None:
         return {}
     kept = _kept_step(trainer.state)
@@ -247,7 +248,8 @@ def score(
     display: Display | None = None,
     device: str | None = None,
 ) -> dict[str, Any]:
-    """Add a reward model's scores to `dataset` as a new version (see `score.py`). `device`: a GPU, if there is any."""
+    """Add a reward model's scores to `dataset` as a new version (see `score.py`). `device` is by default a GPU, if
+    any."""
     check_installed("Training", *LIBRARIES)
     from sotopia_rl_data.trainers.modeling import oom_hint
     from sotopia_rl_data.trainers.reward_model.model import RewardModel

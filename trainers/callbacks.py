@@ -1,5 +1,7 @@
-"""What a run writes and shows while it trains: a line of `metrics.jsonl` each time, into each checkpoint what it stands
-on, a picture of the curves at the end; and in the terminal one short line where the library would print thirty numbers.
+"""What a run writes and shows while it trains.
+
+It writes each logged line into `metrics.jsonl`, the run's record into each checkpoint, and at the end a picture of the
+curves. The terminal gets one short line where the library would print thirty numbers.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ class MetricsFile(TrainerCallback):  # type: ignore[misc]  # transformers is not
 
 
 class CheckpointRecord(TrainerCallback):  # type: ignore[misc]  # as above
-    """Writes `run.json` into each checkpoint: what it was trained from, on and as."""
+    """Writes `run.json` into each checkpoint: the kind of run, the base model, the dataset and the fixed settings."""
 
     def __init__(self, record: Mapping[str, Any]) -> None:
         self.record = plain(record)
@@ -80,7 +82,8 @@ def draw(
 
 
 def log_line(step: int, logs: Mapping[str, Any]) -> str:
-    """What of a logged row is worth a glance; "" for nothing. Held-out errors stand beside their baselines."""
+    """The most telling numbers of a logged row on one line; "" where it has none. The held-out error stands beside its
+    baselines."""
     parts = [f"{key.rpartition('/')[2]} {_short(logs[key])}" for key in TRAIN_SHOWN if logs.get(key) is not None]
     parts += [_held_out(key, logs) for key in HELD_OUT_SHOWN if logs.get(key) is not None]
     return f"step {step}  {'  '.join(parts)}" if parts else ""
@@ -101,7 +104,7 @@ def _short(value: Any) -> str:
 
 
 class PlainLines(PrinterCallback):  # type: ignore[misc]  # as above
-    """Our lines alone, on stderr: in a pipe, or with the bar disabled."""
+    """Our lines on stderr, without a progress bar: for a pipe, or where the bar is disabled."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         text = log_line(state.global_step, logs or {})
@@ -110,16 +113,16 @@ class PlainLines(PrinterCallback):  # type: ignore[misc]  # as above
 
 
 class LinesAboveBar(ProgressCallback):  # type: ignore[misc]  # as above
-    """The library's bar, with our lines above it."""
+    """The library's progress bar, with our lines above it."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         text = log_line(state.global_step, logs or {})
-        if text and self.training_bar is not None:  # only the first process has one
+        if text and self.training_bar is not None:  # only the first process has a bar
             self.training_bar.write(text, file=sys.stderr)
 
 
 def show_progress(trainer: Any) -> None:
-    """Put our lines in the place of the library's."""
+    """Replace the library's lines by ours."""
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
     has_bar = not trainer.args.disable_tqdm and sys.stderr.isatty()

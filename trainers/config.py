@@ -1,8 +1,8 @@
-"""Configurations: transformers' and TRL's own dataclasses with a few fields more, from presets, YAML and flags.
+"""Configurations: transformers' and TRL's own dataclasses with a few more fields, from presets, YAML and flags.
 
-Later wins: the library's defaults, ours (below), `--preset`, `--config FILE.yaml`, flags, `--set key=value`. A key that
-the dataclass does not have is an error that names the nearest one. All that the libraries know (schedulers, vLLM,
-FSDP, `report_to`) is reached by its own name; nothing is renamed.
+Later sources win: the library's defaults, ours (below), `--preset`, `--config FILE.yaml`, flags, `--set key=value`. A
+key that the dataclass does not have is an error that names the nearest one. Every setting of the libraries (schedulers,
+vLLM, FSDP, `report_to`) is available under its own name; nothing is renamed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class CommonFields:
     dtype: str = field(default="auto", metadata={"help": "auto, float32, bfloat16 or float16: the weights as loaded."})
     preset: str | None = None
     resume: bool = field(default=False, metadata={"help": "Resume from the newest checkpoint in the output folder."})
-    restore_callback_states_from_checkpoint: bool = True  # a resumed run keeps its count of patience
+    restore_callback_states_from_checkpoint: bool = True  # a resumed run goes on counting its patience
     log_level: str = "warning"
     bf16: bool | None = None  # None: where the accelerator has it
 
@@ -72,7 +72,7 @@ class RMConfig(CommonFields, TrainingArguments):  # type: ignore[misc]  # transf
 
     kind: ClassVar[Literal["rm"]] = "rm"
     targets: list[str] = field(default_factory=list, metadata={"help": "Dimensions, one head each; none: the reward."})
-    weigh_by_spread: bool = field(default=False, metadata={"help": "Trust utterances less where opinions differ."})
+    weigh_by_spread: bool = field(default=False, metadata={"help": "Weigh utterances less where opinions differ."})
     packing: str = field(default="auto", metadata={"help": "auto, tree or none."})
     attention: str = field(default="prefix_tree", metadata={"help": "prefix_tree, or flex_attention on a GPU."})
     max_length: int = field(default=4096, metadata={"help": "Longest prompt and answer together, in tokens."})
@@ -84,7 +84,7 @@ class RMConfig(CommonFields, TrainingArguments):  # type: ignore[misc]  # transf
     save_total_limit: int | None = 2
     load_best_model_at_end: bool = True
     metric_for_best_model: str | None = "mse"
-    greater_is_better: bool | None = None  # None: as the metric has it
+    greater_is_better: bool | None = None  # None: what is right for the metric
     logging_steps: float = 10
     remove_unused_columns: bool = False
     patience: int | None = field(default=None, metadata={"help": "Stop after this many evaluations without a gain."})
@@ -117,15 +117,17 @@ class PolicySFTConfig(CommonFields, SFTConfig):  # type: ignore[misc]  # nor is 
 
 @dataclass
 class PolicyGRPOConfig(CommonFields, GRPOConfig):  # type: ignore[misc]  # nor is trl
-    """TRL's GRPOConfig. What its defaults left to the version is explicit here."""
+    """TRL's GRPOConfig. Settings whose defaults differ between TRL's versions are explicit here."""
 
     kind: ClassVar[Literal["grpo"]] = "grpo"
-    policy_adapter: str | None = field(default=None, metadata={"help": "The SFT adapter to start from and stay near."})
+    policy_adapter: str | None = field(
+        default=None, metadata={"help": "The SFT adapter to start from, and KL reference."}
+    )
     reward_model: str = field(default="", metadata={"help": "A directory or a Hub id, id@revision."})
-    rewards: list[str] = field(default_factory=list, metadata={"help": "Further rewards: name or file.py:Name."})
+    rewards: list[str] = field(default_factory=list, metadata={"help": "More rewards: name or file.py:Name."})
     format_weight: float = field(default=0.2, metadata={"help": "Weight of the valid-action reward; 0: none."})
     truncated_reward: float | None = field(
-        default=0.0, metadata={"help": "Reward of an answer that never ended; none: scored as if it had."}
+        default=0.0, metadata={"help": "Reward of an answer cut at the length limit; none: scored like any."}
     )
     beta: float = 0.04
     loss_type: str = "dapo"
@@ -150,14 +152,20 @@ def configure(
     options: Mapping[str, Any] | None = None,
     settings: Sequence[str] = (),
 ) -> Config:
-    """A configuration from a preset, a YAML `file`, `options` (None: not given) and "key=value" `settings`; later wins.
+    """A configuration from a preset, a YAML `file`, `options` (None: not set) and "key=value" `settings`; later ones
+    win.
 
     Raises UsageError for an unknown preset, key or value, InputError for a file that cannot be read.
     """
-    annotations = {one.name: str(one.type) for one in fields(config_class) if one.init}
-    given = {key: value for key, value in (options or {}).items() if value is not None}
+    annotations = {field_.name: str(field_.type) for field_ in fields(config_class) if field_.init}
+    sources = (
+        preset_values(config_class.kind, preset),
+        _file(file) if file else {},
+        {key: value for key, value in (options or {}).items() if value is not None},
+        _settings(settings),
+    )
     values: dict[str, Any] = {}
-    for source in (preset_values(config_class.kind, preset), _file(file) if file else {}, given, _settings(settings)):
+    for source in sources:
         for key, value in source.items():
             check_field(key, annotations, config_class.__name__)
             values[key] = _typed(key, value, annotations[key])
@@ -167,7 +175,7 @@ def configure(
         return config_class(**values)
     except (ValueError, TypeError, NotImplementedError, ImportError) as error:
         raise UsageError(
-            f"The configuration does not hold together: {first_line(error)}", "change the values it names"
+            f"The configuration is not valid: {first_line(error)}", "change the values it names"
         ) from error
 
 
@@ -179,7 +187,7 @@ def presets(kind: str) -> list[str]:
 
 
 def preset_values(kind: str, name: str | None) -> dict[str, Any]:
-    """What a preset sets. Raises UsageError, naming the presets there are."""
+    """The fields that a preset sets. Raises UsageError, which lists the presets."""
     if name is None:
         return {}
     if name not in presets(kind):
@@ -189,12 +197,12 @@ def preset_values(kind: str, name: str | None) -> dict[str, Any]:
 
 
 def one_of(what: str, value: str, allowed: Sequence[str]) -> None:
-    """Raises UsageError where `value` is none of `allowed`."""
+    """Raises UsageError where `value` is not among `allowed`."""
     if value not in allowed:
         raise UsageError(f"{value!r} is not a valid {what}.", f"name one of: {', '.join(allowed)}")
 
 
-# What a reader of a run asks for first, default or not.
+# What a reader of a run's record looks for first, default or not.
 ALWAYS = (
     "learning_rate", "lr_scheduler_type", "num_train_epochs", "per_device_train_batch_size",
     "gradient_accumulation_steps", "adapter", "max_length", "beta", "loss_type", "temperature", "num_generations",
@@ -203,20 +211,20 @@ ALWAYS = (
 
 
 def changed(config: TrainerConfig) -> dict[str, Any]:
-    """What of a configuration differs from its class's defaults, and ALWAYS: what a reader of the run wants to know."""
+    """The fields that differ from their defaults, and those in ALWAYS: what a reader of the run wants to know."""
     values = {name: getattr(config, name) for name in ALWAYS if hasattr(config, name)}
-    for one in fields(config):
-        default = one.default if one.default is not MISSING else None
-        if one.default_factory is not MISSING:
-            default = one.default_factory()
-        value = getattr(config, one.name, None)
-        if one.init and value != default:
-            values[one.name] = value
+    for known in fields(config):
+        default = known.default if known.default is not MISSING else None
+        if known.default_factory is not MISSING:
+            default = known.default_factory()
+        value = getattr(config, known.name, None)
+        if known.init and value != default:
+            values[known.name] = value
     return values
 
 
 def check_field(key: str, names: Collection[str], where: str) -> None:
-    """Raises UsageError, naming those nearest, where `key` is not one of the `names` of the class `where`."""
+    """Raises UsageError, which names the nearest fields, where `key` is not among the `names` of the class `where`."""
     if key not in names:
         near = difflib.get_close_matches(key, names, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"name a field of trainers.config.{where}"
@@ -253,7 +261,7 @@ def _file(file: str) -> dict[str, Any]:
 
 
 def _typed(key: str, value: Any, annotation: str) -> Any:
-    """YAML reads 1e-5 as text, `no` as False, lists as they come: put those right."""
+    """The value as its field needs it, since YAML reads 1e-5 as text and `no` as False, and a list may be one text."""
     if isinstance(value, bool) and "bool" not in annotation and "str" in annotation:
         return "yes" if value else "no"
     if isinstance(value, str) and "list[" in annotation and "str |" not in annotation:

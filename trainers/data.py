@@ -1,8 +1,8 @@
 """A dataset reference, pinned, read and split: what all three trainers, and `score`, start from. No torch here.
 
-A reference is resolved to one version before the first step, and the digest of that version is what the run, the
-checkpoint and the model card name. The dataset's own splits are used; where it has none, environments are kept whole
-and divided by hash. No environment and no episode may stand on both sides: that is checked, not hoped for.
+A reference is resolved to one version before the first step; the run, its checkpoints and the model card name that
+version's digest. The dataset's own splits are used. Where it has none, it is divided by a hash of the environments,
+each of which stays whole. It is checked that no environment and no episode is in two splits.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ VALIDATION, TEST = 0.1, 0.1
 
 @dataclass(frozen=True, slots=True)
 class Pinned:
-    """Which rows a run stands on: `ref` as it was named, and the version and digest that it was resolved to."""
+    """The version that a run uses: `ref` as it was named, and the version and digest that it was resolved to."""
 
     ref: str
     name: str
@@ -45,8 +45,8 @@ class Pinned:
 
 @dataclass(frozen=True, slots=True)
 class DatasetRow:
-    """One utterance of the `rewards` config. `targets` holds a number for each target (None: missing); `spread` is that
-    of the opinions. Imported rewards may have no episode, environment or agent ("") and no turn (None)."""
+    """One utterance of the `rewards` config. `targets` holds a number for each target (None: missing); `spread` is how
+    far opinions differ. Imported rewards may have no episode, environment or agent ("") and no turn (None)."""
 
     split: str
     episode_id: str
@@ -62,7 +62,7 @@ class DatasetRow:
 
 @dataclass(frozen=True, slots=True)
 class DatasetRows:
-    """The rows of a run in key order, where they came from, and what was left out (`dropped`: reason -> rows)."""
+    """The rows of a run in key order, where they come from, and how many were left out (`dropped`: reason -> rows)."""
 
     pinned: Pinned
     rows: tuple[DatasetRow, ...]
@@ -110,7 +110,7 @@ def load_rows(
 
 
 def pin(dataset: Dataset, ref: str) -> Pinned:
-    """What `ref` was resolved to."""
+    """The version that `ref` was resolved to."""
     from sotopia_rl_data.store.versions import commit_of
 
     version = dataset.version
@@ -119,20 +119,22 @@ def pin(dataset: Dataset, ref: str) -> Pinned:
 
 
 def target_columns(dataset: Dataset, targets: Sequence[str], need_reward: bool = True) -> tuple[str, ...]:
-    """The column of each target. Raises NotFound, naming the columns there are, where one is absent."""
+    """The column of each target. Raises NotFound, which lists the columns, where one is missing."""
     columns = dataset.manifest.columns.get("rewards", {})
-    wanted = tuple(f"norm_{full_name(t)}" for t in targets) or (("reward",) if need_reward else ())
-    for column in ("prompt", "completion", *wanted):
+    needed = tuple(f"norm_{full_name(target)}" for target in targets)
+    if not needed and need_reward:
+        needed = ("reward",)
+    for column in ("prompt", "completion", *needed):
         if column not in columns:
-            have = ", ".join(columns) or "no rewards config"
+            present = ", ".join(columns) or "no rewards config"
             raise NotFound(
-                f"{dataset.version.ref} has no column {column!r}.", f"it has {have}; label it, or name other targets"
+                f"{dataset.version.ref} has no column {column!r}.", f"it has {present}; label it, or name other targets"
             )
-    return wanted
+    return needed
 
 
 def full_name(target: str) -> str:
-    """A dimension's full name from its name or abbreviation; a name of one's own stays as it is."""
+    """A dimension's full name from its name or abbreviation; the name of one's own dimension stays as it is."""
     from sotopia_rl_data.dimensions import dimension
 
     try:
@@ -142,7 +144,7 @@ def full_name(target: str) -> str:
 
 
 def select(dataset: Dataset, where: str | None) -> str:
-    """The SELECT of the rewards rows that meet `where`, in key order; `model` is that of the agent who speaks.
+    """The SELECT of the rewards rows that meet `where`, in key order; in `where`, `model` is the speaker's model.
 
     Imported rewards without a key stay in the order of their files.
     """
@@ -159,7 +161,8 @@ def select(dataset: Dataset, where: str | None) -> str:
 def _usable_rows(
     table: pa.Table, columns: Sequence[str], sentinels: set[float], need_reward: bool
 ) -> tuple[list[DatasetRow], dict[str, int]]:
-    """The rows that can be trained on, with a number for each of the target `columns`, and how many cannot."""
+    """The rows that can be trained on, with a number for each of the target `columns`; and how many cannot, by
+    reason."""
     dropped = {"no reward": 0, "no completion": 0}
     rows = []
     for batch in table.to_batches(max_chunksize=1024):
@@ -208,7 +211,7 @@ def _check_any(ref: str, rows: Sequence[DatasetRow], dropped: Mapping[str, int],
 
 
 def _with_splits(rows: list[DatasetRow], dataset: Dataset, split_by: str) -> tuple[list[DatasetRow], str]:
-    """The rows in the dataset's own splits, or in new ones; and by what they are split."""
+    """The rows in the dataset's own splits, or in new ones; and what they are split by."""
     own = set(dataset.version.files("rewards"))
     if split_by == "dataset" and own & {"validation", "test"}:
         return rows, "dataset"
@@ -220,7 +223,7 @@ def _with_splits(rows: list[DatasetRow], dataset: Dataset, split_by: str) -> tup
 
 
 def grouping(rows: Sequence[DatasetRow]) -> str | None:
-    """The column whose values must stay whole: environment, else episode; None where there are no two of either."""
+    """The column to split by: the environment, else the episode; None where there are not two values of either."""
     for column in ("environment_id", "episode_id"):
         values = {getattr(r, column) for r in rows}
         if len(values) > 1 and "" not in values:
@@ -229,8 +232,8 @@ def grouping(rows: Sequence[DatasetRow]) -> str | None:
 
 
 def grouped_split(groups: Sequence[str]) -> dict[str, str]:
-    """Each group's split: about 80/10/10 of the groups in the order of their hash, at least one group a split if there
-    are three."""
+    """Each group's split: about 80/10/10 of the groups in the order of their hash; from three groups on, at least one
+    in each split."""
     ordered = sorted(set(groups), key=lambda g: hashlib.sha256(g.encode()).digest())
     validation = max(1, round(len(ordered) * VALIDATION)) if len(ordered) > 1 else 0
     test = max(1, round(len(ordered) * TEST)) if len(ordered) > 2 else 0
@@ -239,9 +242,9 @@ def grouped_split(groups: Sequence[str]) -> dict[str, str]:
 
 
 def check_splits(data: DatasetRows, splits: Collection[str], evaluating: bool) -> None:
-    """Raises UsageError where the `splits` that still have rows do not allow for training, or for `evaluating`.
+    """Raises UsageError where the `splits` that still have rows are not enough for training, or for `evaluating`.
 
-    Where nothing could be held out and nobody evaluates, says so in a warning.
+    Where nothing can be held out and no evaluation is asked for, logs a warning.
     """
     name = data.pinned.ref
     if "train" not in splits:
@@ -252,16 +255,16 @@ def check_splits(data: DatasetRows, splits: Collection[str], evaluating: bool) -
             raise UsageError(
                 f"{reason}: nothing can be held out.", "--set eval_strategy=no trains on all of it and measures nothing"
             )
-        log.warning("%s: it is all trained on, and nothing is measured.", reason)
+        log.warning("%s: all of it is trained on, and nothing is measured.", reason)
     elif "validation" not in splits and evaluating:
         raise UsageError(
-            f"The validation split of {name} is empty: nothing to choose a checkpoint by.",
+            f"The validation split of {name} is empty: there is nothing to choose a checkpoint by.",
             "--set split_by=grouped divides it by environment; --set eval_strategy=no trains without evaluating",
         )
 
 
 def check_disjoint(rows: Iterable[DatasetRow]) -> None:
-    """Raises InputError where an environment or an episode stands in two splits."""
+    """Raises InputError where an environment or an episode is in two splits."""
     seen: dict[tuple[str, str], str] = {}
     for row in rows:
         for kind, value in (("environment", row.environment_id), ("episode", row.episode_id)):

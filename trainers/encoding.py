@@ -1,9 +1,9 @@
 """From messages to token ids, the same way in training and in use.
 
-The chat template of the model's own tokenizer renders prompt and completion together; what it writes after the
+The chat template of the model's own tokenizer renders prompt and completion together. What it writes after the
 assistant's closing token (usually a newline) is cut off, so that the score is always read at the token that ends the
-turn. A prompt that does not fit is shortened in the middle of its history, by whole turns, never in the answer. The
-reward model is trained on ids (`Encoder.encode`), policies on messages that fit (`dialogues`), which TRL renders.
+turn. A prompt that does not fit loses whole turns in the middle of its history; the answer is never cut. The reward
+model is trained on token ids (`Encoder.encode`), policies on messages that fit (`dialogues`), which TRL renders.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from sotopia_rl_data.trainers.config import TrainerConfig
 
-# How a turn of the history begins: as the simulator's observations have it, or in our own view of an episode.
+# How a turn of the history begins: in the simulator's observations, or in our own view of an episode.
 TURN = re.compile(r"^(?:Turn #\d+|\[\d+\] )", re.MULTILINE)
 BATCH = 256
 KEYS = ("episode_id", "environment_id", "agent", "turn", "reward")  # what GRPO's reward functions are also given
@@ -38,7 +38,8 @@ TEMPLATE_HINT = "use an instruct model, or name a template with --set chat_templ
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Token ids from the start of the prompt to the token that ends the assistant's turn; `turns_cut` were left out."""
+    """Token ids from the start of the prompt to the token that ends the assistant's turn; `turns_cut` is how many turns
+    were left out."""
 
     ids: NDArray[np.int32]
     turns_cut: int = 0
@@ -46,7 +47,7 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Cuts:
-    """What was cut to fit: `turns` left out in all, from `prompts` prompts; `too_long` rows that do not fit even so."""
+    """What was cut so that rows fit: `turns` turns from `prompts` prompts; `too_long` rows do not fit even then."""
 
     turns: int
     prompts: int
@@ -54,8 +55,9 @@ class Cuts:
 
 
 def count_cuts(encoded: Sequence[Encoded | None], most: int | None) -> Cuts:
-    """What was cut so that these fit into `most` tokens (None: one does not). Raises InputError where none fits."""
-    turns = [one.turns_cut for one in encoded if one is not None]
+    """What was cut so that these rows fit into `most` tokens; a row that does not fit is None. Raises InputError where
+    none fits."""
+    turns = [row.turns_cut for row in encoded if row is not None]
     if not turns:
         raise InputError(
             f"No prompt fits into {most} tokens, even with its history cut.",
@@ -73,13 +75,13 @@ class Encoder:
             raise InputError(f"{_name(tokenizer)} has no chat template, so its turns cannot be written.", TEMPLATE_HINT)
         self.tokenizer = tokenizer
         self.max_length = max_length
-        self._is_blank: dict[int, bool] = {}  # by token; few are ever asked about
+        self._is_blank: dict[int, bool] = {}  # by token; only the last tokens of a text are looked up
         self.end_of_turn = self._end_of_turn()
 
     def encode(self, dialogues: Sequence[Dialogue]) -> list[Encoded | None]:
         """Each (prompt, completion) as ids; None where even the shortest form is longer than `max_length`."""
         encoded: list[Encoded | None] = []
-        for at in range(0, len(dialogues), BATCH):  # tokenizers hand back Python integers: never all at once
+        for at in range(0, len(dialogues), BATCH):  # tokenizers return Python integers, too large to hold all at once
             batch = dialogues[at : at + BATCH]
             rendered = self._render([[*prompt, *completion] for prompt, completion in batch])
             for ids, (prompt, completion) in zip(rendered, batch, strict=True):
@@ -135,7 +137,7 @@ class Dialogues:
 
 
 def dialogues(data: DatasetRows, encoder: Encoder, with_completion: bool) -> Dialogues:
-    """Every row's prompt, cut to fit (together with its completion where that is trained on), in key order.
+    """Every row's prompt, cut to fit, in key order; where completions are trained on, prompt and completion must fit.
 
     Raises InputError where none fits.
     """
@@ -145,10 +147,15 @@ def dialogues(data: DatasetRows, encoder: Encoder, with_completion: bool) -> Dia
     encoded = encoder.encode([(row.prompt, row.completion if with_completion else no_answer) for row in data.rows])
     cuts = count_cuts(encoded, encoder.max_length)
     by_split: dict[str, list[dict[str, Any]]] = {}
-    for row, one in zip(data.rows, encoded, strict=True):
-        if one is not None:
-            further = {"completion": list(row.completion)} if with_completion else {k: getattr(row, k) for k in KEYS}
-            by_split.setdefault(row.split, []).append({"prompt": without_turns(row.prompt, one.turns_cut), **further})
+    for row, fitted in zip(data.rows, encoded, strict=True):
+        if fitted is None:
+            continue
+        columns: dict[str, Any] = {"prompt": without_turns(row.prompt, fitted.turns_cut)}
+        if with_completion:
+            columns["completion"] = list(row.completion)
+        else:
+            columns |= {key: getattr(row, key) for key in KEYS}
+        by_split.setdefault(row.split, []).append(columns)
     return Dialogues({split: Dataset.from_list(rows) for split, rows in by_split.items()}, cuts)
 
 
@@ -167,7 +174,7 @@ def _name(tokenizer: Any) -> str:
 
 
 def tokenizer_of(config: TrainerConfig) -> Any:
-    """The tokenizer that a run's configuration names. Raises NotFound, and as `load_tokenizer`."""
+    """The tokenizer that a run's configuration names. Raises NotFound, and what `load_tokenizer` raises."""
     name, revision = split_revision(config.model)
     with loading_errors(config.model):
         return load_tokenizer(name, pad_token=config.pad_token, chat_template=config.chat_template, revision=revision)
@@ -198,7 +205,7 @@ def load_tokenizer(
 
 
 def fewest(counts: Sequence[int], enough: Callable[[int], bool]) -> int | None:
-    """The first of ascending `counts` for which `enough` (monotone) is true; None where even the last is not enough."""
+    """The smallest of the ascending `counts` for which `enough` (monotone) is true; None where none is enough."""
     if not counts or not enough(counts[-1]):
         return None
     low, high = 0, len(counts) - 1
@@ -209,17 +216,17 @@ def fewest(counts: Sequence[int], enough: Callable[[int], bool]) -> int | None:
 
 
 def cuts_of(prompt: Sequence[Message]) -> range:
-    """How many turns can be left out: every such number, ascending. The first and the last one shown always stay."""
+    """The numbers of turns that can be left out, ascending. The first and the last turn shown always stay."""
     if _pairs(prompt):
         return range(2, 2 * _pairs(prompt) + 1, 2)
     return range(1, len(TURN.findall(prompt[-1]["content"])) - 1) if prompt else range(0)
 
 
 def without_turns(prompt: Sequence[Message], count: int) -> list[Message]:
-    """The prompt without `count` turns of its history, taken from behind the first one; a line says how many.
+    """The prompt without the `count` turns that follow the first one of its history; a line says how many are left out.
 
-    `count` is one of `cuts_of(prompt)`, or 0. In the chat layout turns are messages, and go in pairs, so that the roles
-    keep alternating. In the single layout they are the blocks of the last message that begin as `TURN` says.
+    `count` is one of `cuts_of(prompt)`, or 0. In the chat layout turns are messages and are removed in pairs, so that
+    the roles keep alternating. In the single layout they are the blocks of the last message that begin with `TURN`.
     """
     if count == 0:
         return list(prompt)

@@ -1,4 +1,4 @@
-"""Models into memory: full, LoRA or QLoRA, as a reward model or as a policy; and what to say when that fails."""
+"""Loads models, in full or with LoRA or QLoRA, and says in one sentence why one cannot be loaded or trained."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or else its class."""
+    """The first line of an error's text, or else its class."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
 
 
 def split_revision(name: str) -> tuple[str, str | None]:
-    """("org/name", "rev") for "org/name@rev"; a path, which starts with ./ ../ or /, or exists, has no revision."""
+    """("org/name", "rev") for "org/name@rev". A path, which starts with ./ ../ or / or exists, has no revision."""
     if Path(name).exists() or name.startswith(("./", "../", "/")) or "@" not in name:
         return name, None
     model, _, revision = name.rpartition("@")
@@ -39,9 +39,9 @@ def model_folder(model: str) -> Path:
 
 
 def lora_config(config: TrainerConfig, task: str) -> Any:
-    """PEFT's LoraConfig for `task` ("SEQ_CLS" keeps the score head in the adapter by itself), or None for no adapter.
+    """PEFT's LoraConfig for `task` (for "SEQ_CLS", PEFT keeps the score head in the adapter), or None for no adapter.
 
-    It names the commit of the model that was loaded: what the adapter fits.
+    It names the commit of the model that was loaded, which the adapter fits.
     """
     from peft import LoraConfig
 
@@ -75,7 +75,7 @@ def load_causal(config: PolicySFTConfig | PolicyGRPOConfig) -> Any:
 
 @contextmanager
 def loading_errors(name: str) -> Iterator[None]:
-    """Turns what loading a model can raise into one sentence."""
+    """Turns the errors of loading a model into one sentence."""
     try:
         yield
     except (OSError, ValueError, KeyError) as error:
@@ -83,24 +83,24 @@ def loading_errors(name: str) -> Iterator[None]:
             f"The model {name!r} cannot be loaded: {first_line(error)}", "name a directory (./DIR) or a Hub id"
         ) from error
     except RuntimeError as error:
-        if type(error) is not RuntimeError:  # an accelerator's own, such as out of memory
+        if type(error) is not RuntimeError:  # an accelerator's error, such as out of memory
             raise
         raise InputError(
-            f"The weights of {name!r} have other shapes than the model that they are loaded into.",
+            f"The weights of {name!r} do not have the shapes of the model that they are loaded into.",
             "name the model that they were trained from",
         ) from error
 
 
 @contextmanager
 def settings_errors() -> Iterator[None]:
-    """Turns what the libraries say about settings that do not go together into one sentence."""
+    """Turns the libraries' errors about settings that do not go together into one sentence."""
     try:
         yield
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and type(error) not in (RuntimeError, NotImplementedError):
-            raise  # an accelerator's own, such as out of memory
+            raise  # an accelerator's error, such as out of memory
         raise UsageError(
-            f"These settings are refused: {first_line(error)}", "change the values it names, with --set"
+            f"These settings are refused: {first_line(error)}", "change the values that this names, with --set"
         ) from error
 
 
@@ -111,17 +111,17 @@ def check_adapter(name: str, revision: str | None, task: str, hint: str) -> None
     with loading_errors(name):
         trained_for = PeftConfig.from_pretrained(name, revision=revision).task_type
     if trained_for != task:
-        raise InputError(f"The adapter {name} is for {trained_for}, and {task} is wanted.", hint)
+        raise InputError(f"The adapter {name} is for {trained_for}, and {task} is needed.", hint)
 
 
 def context_of(config: Any) -> int | None:
-    """How many tokens a model's configuration lets it read; None where it sets no limit."""
+    """How many tokens a model can read, by its configuration; None where that sets no limit."""
     limit: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
     return limit
 
 
 def bound_to_context(config: TrainerConfig) -> None:
-    """Lower a run's longest prompt and answer to what the model's context holds. Raises NotFound."""
+    """Lower a run's maximum lengths to what the model's context holds. Raises NotFound."""
     from transformers import AutoConfig
 
     name, revision = split_revision(config.model)
@@ -138,7 +138,7 @@ def bound_to_context(config: TrainerConfig) -> None:
 
 @contextmanager
 def without_reports() -> Iterator[None]:
-    """No report that a head is new where it is meant to be."""
+    """Silences transformers' report that a score head is new, where it is meant to be."""
     from transformers import logging
 
     before = logging.get_verbosity()
@@ -161,7 +161,7 @@ def oom_hint(hint: str) -> Iterator[None]:
 
 
 def check_one_gpu(config: TrainerConfig) -> None:
-    """Raises UsageError where one process sees several GPUs: the library would divide each batch among them."""
+    """Raises UsageError where one process sees several GPUs, because the library would divide each batch among them."""
     if config.n_gpu > 1:
         raise UsageError(
             f"One process sees {config.n_gpu} GPUs, and cannot divide its rows among them.",
@@ -170,12 +170,12 @@ def check_one_gpu(config: TrainerConfig) -> None:
 
 
 def is_sharded(config: TrainerConfig) -> bool:
-    """True where no process holds whole weights before the trainer has wrapped them (FSDP, DeepSpeed).
+    """Whether no process holds whole weights until the trainer has wrapped them (FSDP, DeepSpeed).
 
-    `accelerate launch` says so in the environment; the configuration knows only of its own options.
+    `accelerate launch` says so in the environment; the configuration knows its own options only.
     """
-    launched = (os.environ.get(f"ACCELERATE_USE_{kind}", "false") for kind in ("FSDP", "DEEPSPEED"))
-    return bool(config.fsdp or config.deepspeed or any(one.lower() == "true" for one in launched))
+    flags = (os.environ.get(f"ACCELERATE_USE_{kind}", "false") for kind in ("FSDP", "DEEPSPEED"))
+    return bool(config.fsdp or config.deepspeed or any(flag.lower() == "true" for flag in flags))
 
 
 def quantization(kind: str) -> Any:
@@ -208,7 +208,7 @@ def resolve_dtype(dtype: str, adapter: str) -> Any:
 
 
 def fingerprint(tokenizer: Any) -> str:
-    """SHA-256 over the vocabulary, the special tokens and the chat template: what text becomes depends on these."""
+    """SHA-256 over the vocabulary, the special tokens and the chat template, which decide how text becomes tokens."""
     return sha256_of([tokenizer.get_vocab(), tokenizer.special_tokens_map, tokenizer.chat_template])
 
 
@@ -218,6 +218,6 @@ def check_vocabulary(tokenizer: Any, model: Any, name: str) -> None:
     top = max(tokenizer.get_vocab().values(), default=0)
     if top >= size:
         raise InputError(
-            f"The tokenizer beside {name} has token {top}, but the model knows only {size}: it is another model's.",
+            f"The tokenizer beside {name} has token {top}, but the model has only {size}: it is another model's.",
             "save the tokenizer that the model was trained with beside it",
         )

@@ -1,8 +1,8 @@
-"""A run's model as a release on the Hub, as a dataset is released: see `hub/push.py` for how, here is what goes up.
+"""A run's model as a release on the Hub. How it is published is in `hub/push.py`, as for datasets; here is what.
 
-Weights or adapter, tokenizer, `run.json` without paths of this machine, metrics, the card. Checkpoints, optimiser
-states and pickles stay; whatever else lies in the repository goes. A tag never moves: the same weights again are a
-no-op, other weights get the next number. A release is recognised by the digest in its `run.json`.
+Published are the weights or the adapter, the tokenizer, `run.json` without local paths, metrics and the card; not
+checkpoints, optimiser states and pickles. Whatever else is in the repository is deleted. A tag never moves: the same
+weights again are a no-op, other weights get the next number. A release is recognised by the digest in its `run.json`.
 """
 
 from __future__ import annotations
@@ -53,21 +53,21 @@ def release_run(
         text = json.dumps(public, indent=1, ensure_ascii=False) + "\n"
         return Release(repo, number, digest, RUN, text, model_card(public, repo), model | extra)
 
-    done = publish(hub, repo, RUN, release_for, PushOptions(private, message=message))
-    return {name: getattr(done, name) for name in ("state", "repo", "version", "commit", "digest")}
+    published = publish(hub, repo, RUN, release_for, PushOptions(private, message=message))
+    return {name: getattr(published, name) for name in ("state", "repo", "version", "commit", "digest")}
 
 
-def _number(hub: Hub, repo: str, tags: Mapping[str, str], digest: str, wanted: str | None) -> str:
-    """The version under which these weights are published already; else the one wanted, or the next."""
+def _number(hub: Hub, repo: str, tags: Mapping[str, str], digest: str, version: str | None) -> str:
+    """The version under which these weights are published already; else `version`, or the next number."""
     for tag, commit in tags.items():
         if versions.number(tag) and claim_at(hub, repo, commit, RUN) == Claim(tag, digest):
             return tag
-    return versions.check(wanted) if wanted else next_number(tags)
+    return versions.check(version) if version else next_number(tags)
 
 
 def check_release(repo: str, model: str, adapter: str) -> None:
-    """What can be known before the training: raises HubError where nobody may publish as `repo`, and InputError where
-    an adapter would belong to a model that lies in a directory."""
+    """Checks before the training what can be checked. Raises HubError where the user may not publish as `repo`, and
+    InputError where an adapter would belong to a model in a local directory."""
     hub = Hub(kind="model")
     hub.user()
     hub.head(repo)
@@ -76,14 +76,14 @@ def check_release(repo: str, model: str, adapter: str) -> None:
 
 
 def model_files(folder: Path) -> dict[str, Path]:
-    """What makes the model, by name. Raises InputError where there are no weights."""
-    found = {p.name: p for p in sorted(folder.iterdir()) if p.name in NAMES or p.name.endswith(WEIGHTS)}
-    if not any(name.endswith(".safetensors") for name in found):
+    """The files that make up the model, by name. Raises InputError where there are no weights."""
+    files = {p.name: p for p in sorted(folder.iterdir()) if p.name in NAMES or p.name.endswith(WEIGHTS)}
+    if not any(name.endswith(".safetensors") for name in files):
         raise InputError(f"{folder} has no weights to publish.", "let the training finish, or resume it")
-    adapter = found.get("adapter_config.json")
+    adapter = files.get("adapter_config.json")
     base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path", "") if adapter else ""
     _check_base(base)
-    return found
+    return files
 
 
 def _check_base(base: str) -> None:
@@ -96,14 +96,14 @@ def _check_base(base: str) -> None:
 
 def digest_of(files: Mapping[str, Content]) -> str:
     """Hex SHA-256 over the names and contents of the model's files."""
-    known = hashlib.sha256()
+    digest = hashlib.sha256()
     for name in sorted(files):
-        known.update(f"{name}\0{files[name].sha256}\n".encode())
-    return known.hexdigest()
+        digest.update(f"{name}\0{files[name].sha256}\n".encode())
+    return digest.hexdigest()
 
 
 def public_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    """`run.json` as others may see it: no path of this machine."""
+    """`run.json` as others may see it: without local paths."""
     config = {k: v for k, v in record.get("config", {}).items() if k not in ("output_dir", "store")}
-    found: dict[str, Any] = leaks.without_paths({**record, "config": config})
-    return found
+    public: dict[str, Any] = leaks.without_paths({**record, "config": config})
+    return public

@@ -1,6 +1,6 @@
-"""A run's folder: `run.json` (what, from what, with what), `metrics.jsonl` (as it went), `metrics.png` (a look at it).
+"""A run's folder: `run.json` (its record), `metrics.jsonl` (each logged line), `metrics.png` (the curves).
 
-Everything that `inspect` and the model card say is read from here, without torch. Written by the first process only.
+Everything that `inspect` and the model card show is read from here, without torch. Only the first process writes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ RUN, METRICS, PLOT = "run.json", "metrics.jsonl", "metrics.png"
 
 
 class RunFolder:
-    """The folder of one run. Raises InputError where it cannot be written."""
+    """The folder of one run, created where it does not exist. Raises InputError where it cannot be written."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -35,21 +35,21 @@ class RunFolder:
 
     @classmethod
     def existing(cls, path: str | Path) -> RunFolder:
-        """A folder that is there. Raises NotFound."""
+        """A folder that exists. Raises NotFound."""
         if not Path(path).is_dir():
             raise NotFound(f"There is no folder {path}.", "name a folder that `train` wrote")
         return cls(path)
 
     def keep(self, record: Mapping[str, Any], write: bool = True) -> dict[str, Any]:
-        """The record as JSON holds it; written as `run.json` by the process that `write`s."""
-        written: dict[str, Any] = plain(record)
+        """The record as JSON holds it; with `write`, it is written as `run.json` and as the model card."""
+        as_json: dict[str, Any] = plain(record)
         if write:
-            self.write(written)
-            self.write_card(written)
-        return written
+            self.write(as_json)
+            self.write_card(as_json)
+        return as_json
 
     def write_card(self, record: Mapping[str, Any]) -> None:
-        """`README.md`: the model card, over what a person wrote in an earlier one of ours."""
+        """Write `README.md`, the model card; what people wrote into an earlier card of ours stays."""
         from sotopia_rl_data.cards.model import model_card
         from sotopia_rl_data.store import readme
 
@@ -59,13 +59,13 @@ class RunFolder:
         path.write_text(readme.merge(model_card(record, self.path.resolve().name), ours), encoding="utf-8")
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """`run.json`, whole or not at all."""
+        """Write `run.json`, whole or not at all."""
         beside = self.path / f".{RUN}.{os.getpid()}"
         beside.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         beside.replace(self.path / RUN)
 
     def read(self) -> dict[str, Any]:
-        """`run.json`. Raises NotFound, InputError."""
+        """What `run.json` holds. Raises NotFound, InputError."""
         try:
             record = json.loads((self.path / RUN).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
@@ -77,7 +77,7 @@ class RunFolder:
         return record
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of `metrics.jsonl`; a torn last line is left out."""
+        """The lines of `metrics.jsonl`; an incomplete last line is left out."""
         try:
             lines = (self.path / METRICS).read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
@@ -85,7 +85,7 @@ class RunFolder:
         return [row for row in map(_row, lines) if row is not None]
 
     def keep_until(self, step: int) -> None:
-        """Forget metrics and completions after `step` (0: all): a resumed run writes them again."""
+        """Delete metrics and completions after `step` (0: all), since a resumed run writes them again."""
         kept = [row for row in self.metrics() if step and row.get("step", 0) <= step]
         (self.path / METRICS).write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         for path in (self.path / "completions").glob("completions_*.parquet"):
@@ -93,19 +93,19 @@ class RunFolder:
                 path.unlink()
 
     def last_checkpoint(self) -> Path | None:
-        """The newest `checkpoint-N` that is whole, or None. What is written into one last is its `run.json`."""
-        whole = [p for p in self.path.glob("checkpoint-*") if (p / RUN).exists()]
-        return max(whole, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
+        """The newest complete `checkpoint-N`, or None. The last file written into a checkpoint is its `run.json`."""
+        complete = [p for p in self.path.glob("checkpoint-*") if (p / RUN).exists()]
+        return max(complete, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
 
     def check_resumable(self, resume: bool, record: Mapping[str, Any]) -> None:
-        """Raises UsageError where a checkpoint lies here that is not resumed from, or that is not of this `record`:
-        its `dataset` (by digest), `kind`, `model` and `config` are those of the run that resumes."""
+        """Raises UsageError where the folder has a checkpoint and the run does not resume, or where it resumes and the
+        checkpoint's `dataset` (by digest), `kind`, `model` or `config` is not that of this `record`."""
         checkpoint = self.last_checkpoint()
         if checkpoint is None:
             return
         if not resume:
             raise UsageError(
-                f"{self.path} has checkpoints of an earlier run, and a new run's would be mixed up with them.",
+                f"{self.path} has checkpoints of an earlier run, and those of a new run would be mixed with them.",
                 "resume that run: --resume; or name another folder: --out DIR",
             )
         before, now = RunFolder(checkpoint).read(), plain(record)
@@ -115,7 +115,7 @@ class RunFolder:
                 f"{checkpoint} was trained on {name}, and this run would resume it with other rows.",
                 f"name that version: --dataset {name}; or start a new run: --out DIR",
             )
-        old, new = ({"kind": one["kind"], "model": one["model"], **one["config"]} for one in (before, now))
+        old, new = ({"kind": run["kind"], "model": run["model"], **run["config"]} for run in (before, now))
         for name, value in old.items():
             if value != new.get(name):
                 raise UsageError(
@@ -125,7 +125,7 @@ class RunFolder:
 
 
 def environment() -> dict[str, Any]:
-    """The command and the versions that a run stands on."""
+    """The command and the versions of Python and of the libraries that a run used."""
     from importlib.metadata import PackageNotFoundError, version
 
     packages = {}
@@ -142,7 +142,7 @@ def environment() -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """As JSON holds it: no NaN, no tuples, no paths, no enums, no numpy."""
+    """A value as JSON holds it: without NaN, tuples, paths, enums and numpy's types."""
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, Mapping):

@@ -1,7 +1,8 @@
 """A reward model as one more judge: its scores of a dataset's utterances, added as a new version.
 
-One `attributions` row an utterance and target, schema `reward-model`, measure `quality`; the judge is named by the
-model and its revision, so that `stats` and `agreement` set it beside LLM judges. Every other config is linked as it is.
+Each utterance and target gets one `attributions` row, with the schema `reward-model` and the measure `quality`. The
+judge is named by the model and its revision, so that `stats` and `agreement` show it beside LLM judges. Every other
+config is linked as it is.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ def score_dataset(
     out: str | None = None,
     display: Display | None = None,
 ) -> dict[str, Any]:
-    """Commit `ref` with `model`'s scores as the next version of its dataset, or as `out`'s.
+    """Commit `ref` with `model`'s scores as the next version of its dataset, or of `out`.
 
-    An earlier score of the same judge is replaced. Returns the new reference, whether it is new, the judge and the
-    number of rows. Raises NotFound for the dataset, InputError where its rows have no episodes or a prompt does not fit
-    the model.
+    Earlier scores of the same judge are replaced. Returns the version's reference, whether it is new, the judge and the
+    number of scores. Raises NotFound for the dataset, InputError where its rows have no episodes or a prompt does not
+    fit the model.
     """
     rows = load_rows(ref, store=store, need_reward=False).rows
     turns = [row.turn for row in rows if row.episode_id and row.agent and row.turn is not None]
@@ -52,14 +53,14 @@ def score_dataset(
     scores = _scores(rows, model, display or Silent())
     scored = list(zip(rows, turns, scores.tolist(), strict=True))
     scales = list(zip(scores.min(axis=0).tolist(), scores.max(axis=0).tolist(), strict=True))
-    where = Store(store) if store else Store.default()
-    with where.stage(out or version.name) as stage:
+    opened = Store(store) if store else Store.default()
+    with opened.stage(out or version.name) as stage:
         for config in version.manifest.configs:
             if config != "attributions":
                 stage.link(version, config)
         for split in version.files("rewards"):
             stage.write("attributions", split, _others(version, split, judge))
-            of_split = (one for one in scored if one[0].split == split)
+            of_split = [(row, turn, heads) for row, turn, heads in scored if row.split == split]
             stage.write("attributions", split, attribution_table(_attributions(of_split, scales, model, judge)))
         recipe = dict(version.manifest.recipe)
         recipe["scored_by"] = sorted({*recipe.get("scored_by", []), judge})
@@ -69,7 +70,7 @@ def score_dataset(
 
 
 def _scores(rows: Sequence[DatasetRow], model: RewardModel, display: Display) -> NDArray[np.float64]:
-    """[N, K] scores, some episodes at a time: neighbours share prefixes."""
+    """[N, K] scores, some rows at a time; neighbouring rows share prefixes."""
     scores = []
     with display.progress("scoring", "utterances") as advance:
         for at in range(0, len(rows), BATCH):
@@ -84,7 +85,8 @@ def _attributions(
     model: RewardModel,
     judge: str,
 ) -> Iterator[Attribution]:
-    """One for each of the K scores of each (row, turn, scores); a target's scale is what all its scores span."""
+    """An attribution for each of the K scores of each (row, turn, scores). A target's scale is the range of its
+    scores."""
     for row, turn, scores in scored:
         call = sha256_of([judge, list(row.prompt), list(row.completion)])
         for target, score, (low, high) in zip(model.head.targets, scores, scales, strict=True):
@@ -94,7 +96,7 @@ def _attributions(
 
 
 def _others(version: Any, split: str, judge: str) -> pa.Table:
-    """The split's attributions as they are, without this judge's."""
+    """The split's attributions of other judges, unchanged."""
     import pyarrow.parquet as pq
 
     files = version.files("attributions").get(split, []) if "attributions" in version.manifest.configs else []

@@ -1,4 +1,4 @@
-"""A tiny random Qwen2 with a real byte-level BPE tokenizer and a chat template, made on the spot in half a second.
+"""A tiny random Qwen2 with a real byte-level BPE tokenizer and a chat template, made in half a second.
 
 For tests, examples and smoke runs where no model can be downloaded. Its weights are random: scores mean nothing.
 The chat template is our own wording of the ChatML form that Qwen's instruct models use.

@@ -1,7 +1,7 @@
 """The commands that train: `train rm`, `train sft`, `train grpo`, and `score` and `inspect`. Thin over `trainers.api`.
 
-Importing this module loads no torch; `--help` stays instant. Every option of a trainer is also a field of its
-configuration, and `--set key=value` reaches those that have no option.
+Importing this module loads no torch, so that `--help` is instant. Every option of a trainer is also a field of its
+configuration; `--set key=value` sets the fields that have no option.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 
 def _trainer_options(command: console.F) -> console.F:
-    """What every trainer takes."""
+    """The options of every trainer."""
     for option in (
         click.option("--push-to-hub", "release_as", metavar="ORG/NAME", help="Release the model: one commit, one tag."),
         click.option(
             "--resume", is_flag=True, default=None, help="Resume from the newest checkpoint in the output folder."
         ),
-        click.option("--seed", type=int, help="Two CPU runs with the same seed are equal.  [default: 42]"),
+        click.option("--seed", type=int, help="Two runs on a CPU with the same seed are equal.  [default: 42]"),
         click.option("--where", metavar="SQL", help='Train on these rows only, as in "reward >= 0.7".'),
         click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any field of the configuration."),
         click.option("--config", type=click.Path(dir_okay=False), help="A YAML file of fields."),
@@ -58,8 +58,10 @@ def train() -> None:
 
 @train.command()
 @_trainer_options
-@click.option("--targets", metavar="D,…", help="One head a dimension, as in goal,relationship,knowledge.")
-@click.option("--packing", type=click.Choice(["auto", "tree", "none"]), help="Share prefixes within an episode-agent.")
+@click.option("--targets", metavar="D,…", help="One head for each dimension, as in goal,relationship,knowledge.")
+@click.option(
+    "--packing", type=click.Choice(["auto", "tree", "none"]), help="Share prefixes within an agent's episode."
+)
 def rm(store: Store, as_json: bool, output: Path | None, **options: Any) -> None:
     """A reward model that regresses `reward` by mean squared error (Sotopia-RL, Eq. 5).
 
@@ -77,7 +79,7 @@ def rm(store: Store, as_json: bool, output: Path | None, **options: Any) -> None
 @train.command()
 @_trainer_options
 def sft(store: Store, as_json: bool, output: Path | None, **options: Any) -> None:
-    """Behaviour cloning on prompt and completion; `--where` chooses whom to imitate.
+    """Behaviour cloning on prompt and completion; `--where` chooses the rows to imitate.
 
     \b
     Example:
@@ -92,8 +94,8 @@ def sft(store: Store, as_json: bool, output: Path | None, **options: Any) -> Non
 
 @train.command()
 @_trainer_options
-@click.option("--policy-adapter", type=click.Path(), metavar="DIR", help="The adapter that `train sft` left.")
-@click.option("--reward-model", required=True, metavar="DIR|ID[@REV]", help="What `train rm` left.")
+@click.option("--policy-adapter", type=click.Path(), metavar="DIR", help="The adapter that `train sft` wrote.")
+@click.option("--reward-model", required=True, metavar="DIR|ID[@REV]", help="What `train rm` wrote.")
 def grpo(store: Store, as_json: bool, output: Path | None, **options: Any) -> None:
     """Single-turn GRPO over the dataset's prompts, rewarded by a reward model of `train rm`.
 
@@ -110,7 +112,7 @@ def grpo(store: Store, as_json: bool, output: Path | None, **options: Any) -> No
 
 
 def _configuration(config_class: type[Config], store: Store, output: Path | None, options: dict[str, Any]) -> Config:
-    """The trainer's configuration; its folder is runs/KIND-DATASET where none is named."""
+    """The trainer's configuration; its folder is by default runs/KIND-DATASET."""
     from sotopia_rl_data.trainers.config import configure
 
     ref = parse(options["dataset"])
@@ -122,8 +124,8 @@ def _configuration(config_class: type[Config], store: Store, output: Path | None
 
 
 def _finish(config: TrainerConfig, record: dict[str, Any], as_json: bool) -> None:
-    """Release the model where that was asked for, and show the run's record."""
-    if os.environ.get("RANK", "0") != "0":  # of several processes, the first one speaks and releases
+    """Release the model where a name for it is set, and show the run's record."""
+    if os.environ.get("RANK", "0") != "0":  # of several processes, only the first one prints and releases
         return
     folder = Path(config.output_dir)
     if config.release_as:
@@ -139,7 +141,7 @@ def _finish(config: TrainerConfig, record: dict[str, Any], as_json: bool) -> Non
 
 @click.command()
 @click.argument("ref")
-@click.option("--reward-model", required=True, metavar="DIR|ID[@REV]", help="What `train rm` left.")
+@click.option("--reward-model", required=True, metavar="DIR|ID[@REV]", help="What `train rm` wrote.")
 @click.option("--out", metavar="NAME", help="As a version of another dataset.  [default: the next version of REF's]")
 @console.store_option
 @console.json_option
@@ -155,7 +157,7 @@ def score(ref: str, reward_model: str, out: str | None, store: Store, as_json: b
     if as_json:
         console.emit_json(scored)
         return
-    unchanged = "" if scored["created"] else ", as before"
+    unchanged = "" if scored["created"] else ", unchanged"
     console.note(f"{scored['ref']}: {scored['rows']:,} scores by {scored['judge']}{unchanged}")
 
 
@@ -164,7 +166,7 @@ def score(ref: str, reward_model: str, out: str | None, store: Store, as_json: b
 @console.store_option
 @console.json_option
 def inspect(run: Path, store: Store, as_json: bool) -> None:
-    """A training run: what it was trained on, its metrics beside the baselines, where it lies.
+    """A training run: what it was trained on, its metrics beside the baselines, where its release is.
 
     \b
     Example:
@@ -195,8 +197,8 @@ def _facts(record: dict[str, Any]) -> list[list[Any]]:
         ["policy adapter", record.get("policy_adapter")],
         ["reward model", (record.get("reward_model") or {}).get("identity")],
         ["dataset", f"{dataset['name']}@{dataset['version']}  digest {dataset['digest'][:12]}{commit}"],
-        *[[f"rows {split}", n] for split, n in record.get("rows", {}).items()],
-        *[[f"dropped: {why}", n or None] for why, n in record.get("dropped", {}).items()],
+        *[[f"rows {split}", rows] for split, rows in record.get("rows", {}).items()],
+        *[[f"dropped: {reason}", rows or None] for reason, rows in record.get("dropped", {}).items()],
         ["cut prompts", cut.get("prompts") or None],
         ["too long", cut.get("too_long") or None],
         ["packing", (record.get("packing") or {}).get("rows")],

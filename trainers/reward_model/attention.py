@@ -1,14 +1,15 @@
-"""Block-sparse attention over prefix trees, and a stock reward model that reads several tokens of one row.
+"""Block-sparse attention over prefix trees, and a stock reward model that is read at several tokens of one row.
 
-Registered with transformers as attention implementation `prefix_tree`: a model loaded with it behaves as with `sdpa`,
-until it is given a tree. Then each segment of the row attends to its ancestors and, causally, to itself: the cost is
-the sum of (segment length x depth), no mask over the whole row is ever formed, and any device and dtype that `sdpa`
-runs on will do. The tree travels in the forward's keyword arguments, so gradient checkpointing recomputes with it.
+It is registered with transformers as the attention implementation `prefix_tree`. A model loaded with it behaves as with
+`sdpa` until it is given a tree. Then each segment of the row attends to its ancestors and, causally, to itself: the
+cost is the sum of (segment length x depth), no mask over the whole row is ever formed, and it runs on any device and
+dtype that `sdpa` runs on. The tree is passed in the forward's keyword arguments, so gradient checkpointing recomputes
+with it.
 
-`flex` is a second way on a GPU: the stock `flex_attention` implementation with a BlockMask made from the tree.
+On a GPU there is a second way: the stock `flex_attention` implementation with a BlockMask made from the tree.
 
-Left out: attention sinks, soft caps and position biases. A model that needs them differs from its plain self, the
-trainer's self-check sees that, and falls back to one row an utterance.
+Left out: attention sinks, soft caps and position biases. A model that needs them gives other scores when packed; the
+trainer's self-check sees that and falls back to one row for each utterance.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def _segment_attention(
     scaling: float | None,
     window: int | None,
 ) -> Tensor:
-    """One segment's rows: its queries against the keys of its path, which stand in path order."""
+    """The output for one segment: its queries against the keys of its path, in path order."""
     ranges = (*segment.ancestors, (segment.start, segment.end))
     keys = _gather(key, ranges)
     values = _gather(value, ranges)
@@ -84,7 +85,7 @@ def _gather(states: Tensor, ranges: tuple[tuple[int, int], ...]) -> Tensor:
 
 
 def _mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
-    """A tree row comes without a padding mask and needs none; anything else is masked as for `sdpa`."""
+    """A tree row has no padding mask and needs none; any other row is masked as for `sdpa`."""
     return None if attention_mask is None else sdpa_mask(*args, attention_mask=attention_mask, **kwargs)
 
 
@@ -104,13 +105,14 @@ def read_many(model: nn.Module) -> nn.Module:
 
 
 def can_read_many(model: nn.Module) -> bool:
-    """True where the head is a `score` layer over a decoder whose attention is ours to choose: trees need that."""
+    """Whether the model can be given trees: its head is a `score` layer over a decoder whose attention can be
+    chosen."""
     ours = getattr(model.config, "_attn_implementation", None) in (NAME, "flex_attention")
     return ours and hasattr(model, "score") and getattr(model, "_supports_attention_backend", False)
 
 
 def attend_as(model: nn.Module, implementation: str) -> nn.Module:
-    """Switch the model to `implementation`, and teach it to read many, where its architecture allows; else leave it."""
+    """Switch the model to `implementation` where its architecture allows, and let it be read at several tokens."""
     if implementation != NAME or getattr(model, "_supports_sdpa", False):
         model.set_attn_implementation(implementation)
     return read_many(model)
@@ -157,10 +159,10 @@ def tree_inputs(tree: Tree) -> dict[str, Any]:
 
 
 def relative_gap(packed: NDArray[np.floating[Any]], plain: NDArray[np.floating[Any]]) -> float:
-    """Largest |packed - plain| over the range of `plain` (at least 1e-4: there may be but one score)."""
+    """Largest |packed - plain| over the range of `plain` (at least 1e-4, since there may be only one score)."""
     return float(np.abs(packed - plain).max() / max(float(np.ptp(plain, axis=0).max()), 1e-4))
 
 
 def rounding(model: nn.Module) -> float:
-    """How large the relative gap may be: rounding in the weights' dtype, through a deep network."""
+    """How large the relative gap may be by rounding alone: in the weights' dtype, through a deep network."""
     return {torch.float32: 1e-2, torch.float64: 1e-4}.get(next(model.parameters()).dtype, 0.25)

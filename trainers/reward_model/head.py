@@ -1,9 +1,9 @@
 """What a reward model's outputs mean: which targets, in which units, and how they make one reward.
 
-Targets are standardised for training; their mean and deviation stand in the model's own configuration, under
-`reward_head` in `config.json`, so a checkpoint carries its units with it: reward = logit * std + mean, and with
-several heads the aggregate is their weighted mean, as in the dataset's recipe. An adapter has no `config.json` (with
-one, the stock loaders would look for whole weights beside it): there it is the file `reward_head.json`.
+Targets are standardised for training. Their mean and deviation are kept in the model's own configuration, as
+`reward_head` in `config.json`, so a checkpoint carries its units: reward = logit * std + mean. With several heads, the
+aggregate is their weighted mean, as in the dataset's recipe. An adapter has no `config.json` (with one, the stock
+loaders would look for whole weights beside it) and keeps them in the file `reward_head.json`.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ class RewardHead:
         return weighted / float(sum(self.weights))
 
     def known(self, values: ArrayLike) -> Floats:
-        """[N] the aggregate of [N, K] targets as the data has them: NaN where one that has a weight is missing."""
+        """[N] aggregates of [N, K] targets of the data; NaN where a target with a weight is missing."""
         return self.aggregate(np.where(np.array(self.weights) > 0, np.asarray(values, dtype=np.float64), 0.0))
 
     def to_config(self) -> dict[str, Any]:
-        """As it stands in `config.json`."""
+        """The head as `config.json` holds it."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
 
@@ -90,7 +90,7 @@ def load(folder: str | Path) -> dict[str, Any] | None:
 
 
 def from_config(config: Any) -> RewardHead:
-    """The head that a model's configuration names; for a foreign reward model, its logits as they are."""
+    """The head in a model's configuration; for a foreign reward model, a head that leaves logits unchanged."""
     stored = getattr(config, KEY, None)
     if stored is None:
         count = int(getattr(config, "num_labels", 1))

@@ -1,8 +1,8 @@
-"""How good a reward model is, beside two models that need no language: the train mean, and the train mean by turn.
+"""How good a reward model is, beside two baselines that read no text: the train mean, and the train mean by turn.
 
 Every number is in the reward's own units, over the utterances of one split; what cannot be computed is left out.
-Intervals resample whole episodes, since utterances of one episode are not independent. Of several heads each is also
-measured by itself. No torch here.
+Intervals resample whole episodes, since utterances of one episode are not independent. Where there are several heads,
+each is also measured by itself. No torch here.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Metric = Callable[[ArrayLike, ArrayLike, ArrayLike | None], float | None]  # of (predicted, actual, weights)
 
-# Not the calibration error: resampling makes it larger, and its interval would lie beside it.
+# Not the calibration error: resampling makes it larger, so that its interval would not contain it.
 WITH_INTERVAL = ("mse", "mae", "r2", "pearson", "spearman", "pair_accuracy")
 
 
 def statistics_of(episodes: Sequence[Any]) -> dict[str, Metric]:
-    """The metrics by name. Pairs are compared within one of these `episodes`, given for each utterance."""
-    names = np.array([repr(one) for one in episodes], dtype=object)
+    """The metrics by name. `episodes` has each utterance's episode: pairs are compared within an episode."""
+    names = np.array([repr(episode) for episode in episodes], dtype=object)
     groups = np.unique(names, return_inverse=True)[1] if len(names) else np.array([], dtype=np.intp)
 
     def pair_accuracy(predicted: ArrayLike, actual: ArrayLike, weights: ArrayLike | None) -> float | None:
@@ -56,16 +56,16 @@ def reward_metrics(
     resamples: int = 200,
     seed: int = 0,
 ) -> dict[str, float]:
-    """All metrics of `predicted` against `actual`; `<metric>_low`, `<metric>_high` (95 %) of WITH_INTERVAL; and
-    each metric of every baseline as `<baseline>_<metric>`. What is resampled is whole `episodes`. With a `target`, the
-    names are `<target>_<metric>` and `<baseline>_<target>_<metric>`."""
+    """All metrics of `predicted` against `actual`; `<metric>_low` and `<metric>_high` (95 %) of those in WITH_INTERVAL;
+    and each metric of every baseline as `<baseline>_<metric>`. Intervals resample whole `episodes`. With a `target`,
+    the names are `<target>_<metric>` and `<baseline>_<target>_<metric>`."""
     x, y = np.asarray(predicted, dtype=np.float64), np.asarray(actual, dtype=np.float64)
     of_target = f"{target}_" if target else ""
     functions = {f"{of_target}{name}": function for name, function in statistics_of(episodes).items()}
     measured = {name: function(x, y, None) for name, function in functions.items()}
     for name in [f"{of_target}{name}" for name in WITH_INTERVAL] if resamples else []:
         interval = stats.bootstrap_interval(
-            partial(functions[name], x, y), [repr(one) for one in episodes], resamples=resamples, seed=seed
+            partial(functions[name], x, y), [repr(episode) for episode in episodes], resamples=resamples, seed=seed
         )
         measured[f"{name}_low"], measured[f"{name}_high"] = interval or (None, None)
     for baseline, guess in baselines.items():
@@ -82,13 +82,14 @@ class Baselines:
         self.by_turn = {t: float(values[at == t].mean()) for t in set(turns) if t is not None}
 
     def of(self, turns: Sequence[int | None]) -> dict[str, Floats]:
-        """`mean` and `turn` for utterances at these turns; one unknown, or that train never saw, gets the mean."""
+        """The predictions `mean` and `turn` for utterances at these turns; a turn that is unknown or not in train gets
+        the mean."""
         by_turn = [self.mean if t is None else self.by_turn.get(t, self.mean) for t in turns]
         return {"mean": np.full(len(by_turn), self.mean), "turn": np.array(by_turn, dtype=np.float64)}
 
 
 class RewardMetrics:
-    """Metrics of a model's predictions by the utterances' numbers: what Trainer calls `compute_metrics`."""
+    """Metrics of a model's predictions for numbered utterances: what Trainer calls `compute_metrics`."""
 
     def __init__(self, prepared: Prepared, resamples: int, seed: int) -> None:
         self.head = prepared.head
@@ -116,7 +117,8 @@ class RewardMetrics:
         return self.metrics(index[is_utterance], logits[first[is_utterance]])
 
     def metrics(self, index: NDArray[np.int64], logits: NDArray[np.floating[Any]]) -> dict[str, float]:
-        """Metrics of [N, K] logits for these utterances, where the reward is known; several heads also each by name."""
+        """Metrics of [N, K] logits for these utterances, where their reward is known; with several heads, also of
+        each."""
         rows = [self.rows[i] for i in index]
         rewards = self.head.rewards(logits)
         episodes = [row.episode_id or i for i, row in enumerate(rows)]

@@ -1,8 +1,9 @@
 """A trained reward model, in use: `RewardModel.load("org/name@rev").score(prompt, completion)`.
 
-Loads what `train rm` leaves (a whole checkpoint or an adapter) and any stock sequence classifier. Prompts and
-completions are messages or plain text; they are rendered by the model's own tokenizer and template, whatever tokenizer
-the policy has, and read at the token that ends the turn. Calls that share prefixes are scored in one packed row.
+It loads what `train rm` writes (a whole checkpoint or an adapter) and any stock sequence classifier. Prompts and
+completions are messages or plain text. They are rendered by the model's own tokenizer and template, whatever tokenizer
+the policy has, and the score is read at the token that ends the turn. Dialogues that share prefixes are scored in one
+packed row.
 """
 
 from __future__ import annotations
@@ -39,11 +40,12 @@ from sotopia_rl_data.trainers.reward_model.tree import pack, shared_prefix
 Ids = NDArray[np.int32]
 Text = str | Sequence[Message]
 Dialogue = tuple[Text, Text]
-RIGHT_MODEL = "name what `train rm` left, or a sequence classifier"
+RIGHT_MODEL = "name what `train rm` wrote, or a sequence classifier"
 
 
 class RewardModel:
-    """Scores utterances. `head`: which targets it predicts and in which units; `name`, `revision`: which it is."""
+    """Scores utterances. `head` says which targets it predicts and in which units, `name` and `revision` which model it
+    is."""
 
     def __init__(
         self,
@@ -104,7 +106,7 @@ class RewardModel:
 
     @property
     def identity(self) -> str:
-        """`name@revision`: which model this is, for the judge's name and the record of a run."""
+        """`name@revision`, for the judge's name and the record of a run."""
         name = Path(self.name).resolve().name if Path(self.name).exists() else self.name
         return f"{name}@{self.revision}" if self.revision else name
 
@@ -123,12 +125,12 @@ class RewardModel:
         """[N, K] rewards by target, in the order of `head.targets`."""
         pairs = [(messages(prompt, "user"), messages(completion, "assistant")) for prompt, completion in dialogues]
         encoded = self.encoder.encode(pairs)
-        if any(e is None for e in encoded):
+        if any(row is None for row in encoded):
             raise InputError(
                 f"A prompt does not fit into the {self.encoder.max_length} tokens of {self.name or 'the model'}.",
                 "shorten it, or use a reward model with a longer context",
             )
-        ids = [e.ids for e in encoded if e is not None]
+        ids = [row.ids for row in encoded if row is not None]
         logits = np.zeros((len(ids), len(self.head.targets)))
         with torch.no_grad():
             for rows in packed_rows(ids, self.row_tokens):
@@ -136,7 +138,7 @@ class RewardModel:
         return self.head.rewards(logits)
 
     def _packed(self, ids: Sequence[Ids]) -> NDArray[np.float32]:
-        """Logits of sequences that share prefixes: in one row where the model allows it, which is tried out once."""
+        """Logits of sequences that share prefixes: in one row where the model allows it, which is tested once."""
         if self.packs is False:
             return self._one_by_one(ids)
         tree = pack(ids)
@@ -148,7 +150,7 @@ class RewardModel:
         return packed
 
     def _one_by_one(self, ids: Sequence[Ids]) -> NDArray[np.float32]:
-        rows = [torch.from_numpy(one.astype(np.int64))[None] for one in ids]
+        rows = [torch.from_numpy(sequence.astype(np.int64))[None] for sequence in ids]
         return np.concatenate([self._logits({"input_ids": r, "attention_mask": torch.ones_like(r)}) for r in rows])
 
     def _logits(self, inputs: Mapping[str, Any]) -> NDArray[np.float32]:
@@ -166,7 +168,8 @@ def messages(text: Text, role: str) -> list[Message]:
 
 
 def packed_rows(ids: Sequence[NDArray[np.int32]], row_tokens: int) -> Iterator[list[int]]:
-    """Numbers of the sequences for one row each, at most `row_tokens` tokens when packed: neighbours share prefixes."""
+    """For each packed row the numbers of its sequences: neighbours in sorted order, since these share prefixes, and at
+    most `row_tokens` tokens when packed."""
     order = sorted(range(len(ids)), key=lambda i: ids[i].astype(">i4").tobytes())
     row: list[int] = []
     size = 0
@@ -205,7 +208,7 @@ def _load(local: Path, dtype: torch.dtype) -> nn.Module:
     adapter = local / "adapter_config.json"
     if not adapter.exists():
         model, info = AutoModelForSequenceClassification.from_pretrained(local, dtype=dtype, output_loading_info=True)
-        if info["missing_keys"]:  # they would be random: a policy, say, has no head that scores
+        if info["missing_keys"]:  # these weights would be random: a policy, for example, has no score head
             raise InputError(f"{local} is not a reward model: it has no {min(info['missing_keys'])}.", RIGHT_MODEL)
         return attention.attend_as(model, attention.NAME)
     from peft import PeftModel

@@ -1,8 +1,8 @@
 """From a dataset's rows to what a reward model is trained on: token ids, labels in the head's units, weights, batches.
 
-A row of token ids holds one utterance, or all of an episode-agent. Both carry the same bookkeeping, so loss and metrics
-do not care which one it is: `labels` [N, K] (standardised), `weights` [N, K] (0 where a target is missing), `index` [N]
-(which utterance) and `item` [N] (which row of the batch). Whether to pack is decided in `trainer`.
+A row of token ids holds one utterance, or all utterances of an agent in an episode. Both have the same bookkeeping, so
+loss and metrics are the same for both: `labels` [N, K] (standardised), `weights` [N, K] (0 where a target is missing),
+`index` [N] (which utterance) and `item` [N] (which row of the batch). Whether to pack is decided in `trainer`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True, slots=True)
 class LabelledUtterance:
-    """Token ids [L] with labels [K] and weights [K]; `group` is its episode-agent, `index` its row in the dataset."""
+    """Token ids [L] with labels [K] and weights [K]; `group` is its episode and agent, `index` its row in the
+    dataset."""
 
     index: int
     group: tuple[str, ...]
@@ -45,7 +46,7 @@ Row = list[LabelledUtterance]
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """Labelled utterances by split, the dataset's rows that fit (without their text), the head with its units, and what
-    was cut for the prompts to fit."""
+    was cut so that prompts fit."""
 
     encoder: Encoder
     head: RewardHead
@@ -61,15 +62,18 @@ def prepare(data: DatasetRows, config: RMConfig) -> Prepared:
     encoder = Encoder(tokenizer, config.max_length)
     encoded = encoder.encode([(row.prompt, row.completion) for row in data.rows])
     cuts = count_cuts(encoded, encoder.max_length)
-    kept = [(row, one.ids) for row, one in zip(data.rows, encoded, strict=True) if one is not None]
-    rows = [replace(row, prompt=(), completion=()) for row, _ in kept]  # the text has done its work
+    kept = [(row, fitted.ids) for row, fitted in zip(data.rows, encoded, strict=True) if fitted is not None]
+    rows = [replace(row, prompt=(), completion=()) for row, _ in kept]  # the text is no longer needed
     check_splits(data, {row.split for row in rows}, config.eval_strategy != "no")
     values, in_train = target_table(rows), np.array([row.split == "train" for row in rows])
     head = fit(data.targets, recipe_weights(data), values[in_train], fingerprint(tokenizer))
     check_measurable(head, rows, values)
     weights = sample_weights(rows, in_train) if config.weigh_by_spread else np.ones(len(rows))
     labelled = labelled_utterances(kept, head.standardised(values), weights)
-    by_split = {split: [one for one, row in zip(labelled, rows, strict=True) if row.split == split] for split in SPLITS}
+    by_split: dict[str, list[LabelledUtterance]] = {split: [] for split in SPLITS}
+    for utterance, row in zip(labelled, rows, strict=True):
+        if row.split in by_split:
+            by_split[row.split].append(utterance)
     return Prepared(encoder, head, tuple(rows), by_split, cuts)
 
 
@@ -88,7 +92,7 @@ def check_measurable(head: RewardHead, rows: Sequence[DatasetRow], values: NDArr
 def labelled_utterances(
     kept: Sequence[tuple[DatasetRow, NDArray[np.int32]]], labels: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> list[LabelledUtterance]:
-    """Token ids with their labels [N, K] (NaN: missing); a row's weight is shared by the heads that are known."""
+    """Token ids with their labels [N, K] (NaN: missing). A row's weight is divided among its known targets."""
     known = np.isfinite(labels)
     shares = (weights[:, None] * known / known.sum(axis=1, keepdims=True)).astype(np.float32)
     filled = np.where(known, labels, 0.0).astype(np.float32)
@@ -100,17 +104,18 @@ def labelled_utterances(
 
 
 def recipe_weights(data: DatasetRows) -> dict[str, float]:
-    """The weights with which the dataset's recipe made one reward of its dimensions, by target."""
+    """Each target's weight in the dataset's recipe, which made one reward of the dimensions."""
     recipe = data.pinned.recipe
     weights = recipe.get("weights") or recipe.get("rewards", {}).get("weights") or {}
     return {target: float(weights.get(target, 0.0)) for target in data.targets}
 
 
 def sample_weights(rows: Sequence[DatasetRow], in_train: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """One weight a row: s² / (s² + spread²), s the train split's median spread; scaled to mean 1 on train.
+    """A weight for each row: s² / (s² + spread²), where s is the train split's median spread; scaled to mean 1 on
+    train.
 
-    Inverse-variance weighting with a floor: where opinions agree the weight is 1, where they differ by s it is half.
-    A row whose spread is unknown counts as typical.
+    This is inverse-variance weighting with a floor: before scaling, the weight is 1 where opinions agree, and half
+    where they differ by s. A row whose spread is unknown counts as typical.
     """
     spread = np.array([np.nan if row.spread is None else row.spread for row in rows], dtype=np.float64)
     if not np.isfinite(spread[in_train]).any():
@@ -126,41 +131,42 @@ def sample_weights(rows: Sequence[DatasetRow], in_train: NDArray[np.bool_]) -> N
 
 
 def one_each(utterances: Sequence[LabelledUtterance]) -> list[Row]:
-    """One row an utterance."""
-    return [[one] for one in utterances]
+    """One row for each utterance."""
+    return [[utterance] for utterance in utterances]
 
 
 def one_each_group(utterances: Sequence[LabelledUtterance], row_tokens: int) -> list[Row]:
-    """One row an episode-agent, cut in turn order where its tree would hold more than `row_tokens` tokens."""
+    """One row for each agent of an episode, or several in turn order where its tree would hold more than `row_tokens`
+    tokens."""
     groups: dict[tuple[str, ...], list[LabelledUtterance]] = {}
-    for one in utterances:
-        groups.setdefault(one.group, []).append(one)
+    for utterance in utterances:
+        groups.setdefault(utterance.group, []).append(utterance)
     return [row for group in groups.values() for row in _rows_of_group(group, row_tokens)]
 
 
 def _rows_of_group(group: Sequence[LabelledUtterance], row_tokens: int) -> list[Row]:
     rows: list[Row] = []
     size = 0
-    for one in group:
-        added = len(one.ids)
+    for utterance in group:
+        added = len(utterance.ids)
         if rows:
-            added -= max(shared_prefix(one.ids, other.ids) for other in rows[-1])
+            added -= max(shared_prefix(utterance.ids, other.ids) for other in rows[-1])
         if not rows or size + added > row_tokens:
             rows.append([])
-            size, added = 0, len(one.ids)
-        rows[-1].append(one)
+            size, added = 0, len(utterance.ids)
+        rows[-1].append(utterance)
         size += added
     return rows
 
 
 def sharing(rows: Sequence[Row]) -> float:
-    """Tokens one row an utterance for each token packed: what tree packing saves, 1.0 for nothing."""
+    """Tokens with one row for each utterance, for each token when packed: what packing saves; 1.0 is nothing."""
     apart = sum(len(one.ids) for row in rows for one in row)
     return apart / max(1, sum(packed_size([one.ids for one in row]) for row in rows))
 
 
 def tree_batch(rows: Sequence[Row]) -> dict[str, Any]:
-    """Rows packed into one forest of a single row."""
+    """All rows packed into a single one."""
     return tree_inputs(pack([one.ids for row in rows for one in row])) | _bookkeeping(rows)
 
 

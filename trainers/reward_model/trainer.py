@@ -1,8 +1,9 @@
 """The regression reward model: score an utterance given what its speaker saw (paper, Eq. 5).
 
-transformers' Trainer with a stock `...ForSequenceClassification`, and three things that it does not do by itself: a
-loss normalised over the utterances of the whole optimiser step (the same step whatever the accumulation, the number of
-processes and the packing), rows that hold a whole episode-agent, and metrics over utterances rather than rows.
+It is transformers' Trainer with a stock `...ForSequenceClassification`, and three things that this lacks: a loss
+normalised over the utterances of the whole optimiser step (the same step whatever the accumulation, the number of
+processes and the packing), rows that hold all utterances of an agent in an episode, and metrics over utterances rather
+than rows.
 """
 
 from __future__ import annotations
@@ -44,11 +45,12 @@ from sotopia_rl_data.trainers.reward_model.rows import (
 
 log = logging.getLogger(__name__)
 
-WORTH_PACKING = 1.2  # tokens saved, as a ratio, from which `packing=auto` packs
+WORTH_PACKING = 1.2  # from this ratio of tokens saved on, `packing=auto` packs
 
 
 def load_model(config: RMConfig, prepared: Prepared) -> nn.Module:
-    """The model to train: a stock sequence classifier that carries its head's units, in PEFT where asked for."""
+    """The model to train: a stock sequence classifier with its head's units in the configuration, with an adapter where
+    the run trains one."""
     name, revision = split_revision(config.model)
     tokenizer = prepared.encoder.tokenizer
     set_seed(config.seed)  # the head, and LoRA, start at random
@@ -79,7 +81,7 @@ def load_model(config: RMConfig, prepared: Prepared) -> nn.Module:
 
 class RewardTrainer(Trainer):  # type: ignore[misc]  # transformers is not read by mypy
     """Trainer over utterances. The loss is the weighted squared error, summed over the step's utterances and divided by
-    their number, on whatever processes and in whatever rows they stand."""
+    their number, whatever processes and rows they are spread over."""
 
     loss_is_scaled_for_ga = True
 
@@ -105,7 +107,7 @@ class RewardTrainer(Trainer):  # type: ignore[misc]  # transformers is not read 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[None, Tensor, Tensor]:
-        """Logits [rows, most in a row, K] and the utterance that each belongs to [rows, most in a row] (-100: none).
+        """Logits [rows, M, K] and each one's utterance [rows, M] (-100: none), where M is the most utterances in a row.
 
         A row's utterances stay together, so that gathering over processes and dropping the last batch's repeated rows
         work as for any dataset.
@@ -148,7 +150,7 @@ def training_rows(prepared: Prepared, config: RMConfig, packed: bool) -> dict[st
 
 
 def choose_packing(prepared: Prepared, config: RMConfig, model: nn.Module) -> tuple[bool, float]:
-    """Whether to pack, and the tokens saved (a ratio): `auto` packs where it pays and the model allows it."""
+    """Whether to pack, and the ratio of tokens saved. `auto` packs where it is worth it and the model allows it."""
     if config.packing == "none":
         return False, 1.0
     ratio = sharing(one_each_group(prepared.utterances["train"], config.row_tokens))
@@ -161,8 +163,8 @@ def choose_packing(prepared: Prepared, config: RMConfig, model: nn.Module) -> tu
 def self_check(model: nn.Module, rows: list[Row], pad: int) -> float:
     """Largest difference between packed and plain scores over the first rows, as a share of the scores' range.
 
-    Relative, because the scores of an untrained head lie close together: rounding is a tiny share of their range,
-    a token that sees what it should not is a large one.
+    It is relative because the scores of an untrained head are close together: rounding is a tiny share of their range,
+    while a token that attends to what it should not makes a large one.
     """
     first = rows[:2]
     device = next(model.parameters()).device
@@ -183,7 +185,8 @@ def self_check(model: nn.Module, rows: list[Row], pad: int) -> float:
 def build_trainer(
     config: RMConfig, prepared: Prepared, model: nn.Module, callbacks: Sequence[Any] = ()
 ) -> RewardTrainer:
-    """A trainer over the prepared rows; packing is chosen, checked against plain rows, given up where it differs."""
+    """A trainer over the prepared rows. Packing is chosen, compared with plain rows, and dropped where scores
+    differ."""
     check_one_gpu(config)
     check_metric(config, prepared.head.targets)
     packed, ratio = choose_packing(prepared, config, model)
@@ -194,7 +197,7 @@ def build_trainer(
         gap = self_check(model, rows["train"], pad)
         if not gap <= attention.rounding(model):
             log.warning(
-                "Packed and plain scores differ (%.2g of their range): going on with one row an utterance.", gap
+                "Packed and plain scores differ (%.2g of their range): going on with one row for each utterance.", gap
             )
             packed, rows = False, training_rows(prepared, config, False)
     stop = [EarlyStoppingCallback(config.patience)] if config.patience and config.eval_strategy != "no" else []

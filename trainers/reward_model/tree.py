@@ -5,9 +5,9 @@ Every sequence is tokenised alone with the unchanged chat template; only identic
 positions are merged. A token therefore sees exactly the tokens it would see alone, at the same positions, and a
 decoder computes the same hidden state for it (up to floating-point summation order).
 
-A row is laid out depth first, so a maximal run of tokens that each follow their predecessor is one `Segment`; what a
-segment attends to besides itself is a handful of contiguous ranges of the row, its ancestors. `attention.py` computes
-attention segment by segment and never forms the row-by-row mask. No torch here: the packing is numpy.
+A row is laid out depth first. A maximal run of tokens that each follow their predecessor is one `Segment`; besides
+itself, a segment attends to a few contiguous ranges of the row, its ancestors. `attention.py` computes attention
+segment by segment and never forms the row-by-row mask. No torch here: the packing is numpy.
 
 Related: Tree Training (arXiv 2511.00413), which packs agent trajectories for the same reason.
 """
@@ -26,7 +26,7 @@ Ids = Sequence[int] | NDArray[np.integer[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Row positions [start, end), each following its predecessor, and the ranges of the row that precede `start` on its
+    """Row positions [start, end), each following its predecessor, and the row's ranges that precede `start` on its
     path, in path order."""
 
     start: int
@@ -61,11 +61,11 @@ class Tree:
 
     @property
     def ratio(self) -> float:
-        """Tokens apart for each token of the row; 1.0 where nothing is shared."""
+        """Tokens of the sequences one by one, for each token of the row; 1.0 where nothing is shared."""
         return self.apart / len(self.input_ids)
 
     def mask(self) -> NDArray[np.bool_]:
-        """[T, T] True where the query (row) may attend to the key (column): the definition, for small rows."""
+        """[T, T], True where the query (row) may attend to the key (column). For small rows: it is the definition."""
         at = np.arange(len(self))
         return (at[None, :] <= at[:, None]) & (at[:, None] < self.subtree_end[None, :])
 
@@ -123,7 +123,7 @@ class _Builder:
         self.apart += len(sequence)
 
     def _retreat(self, depth: int) -> None:
-        """Shorten the path to its first `depth` tokens: what falls off has its whole subtree laid out."""
+        """Shorten the path to its first `depth` tokens. The subtrees of the tokens that are dropped are complete."""
         kept: list[tuple[int, int]] = []
         for start, end in self.path:
             take = min(end - start, depth)
@@ -139,7 +139,7 @@ class _Builder:
         self.ids.append(ids)
         self.positions.append(np.arange(depth, depth + len(ids), dtype=np.int64))
         self.size = end
-        if self.path and self.path[-1][1] == start:  # continues where the last sequence ended: still one run
+        if self.path and self.path[-1][1] == start:  # it continues the last sequence, so it is still the same run
             self.path[-1] = (self.path[-1][0], end)
             run = self.segments[-1]
             self.segments[-1] = Segment(run.start, end, run.ancestors)
