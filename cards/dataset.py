@@ -88,7 +88,7 @@ def _summary(manifest: Manifest, figures: Numbers) -> str:
 
 def _block(manifest: Manifest, figures: Numbers, name: str, title: str) -> str:
     configs = readme.data_files(manifest.configs)
-    default = next(one["config_name"] for one in configs if one.get("default"))
+    default = next(config["config_name"] for config in configs if config.get("default"))
     pinned, split = f"datasets/{name}@{manifest.version}", next(iter(manifest.configs[default]))
     source = f"FROM 'hf://{pinned}/{default}/{split}-*.parquet'"
     query = ["SELECT count(*)", source]
@@ -96,10 +96,11 @@ def _block(manifest: Manifest, figures: Numbers, name: str, title: str) -> str:
         query = ["SELECT turn, avg(reward)", source, "GROUP BY turn ORDER BY turn"]
     lines = [f'{default} = load_dataset("{name}", revision="{manifest.version}")']
     lines += [
-        f'{one["config_name"]} = load_dataset("{name}", "{one["config_name"]}", revision="{manifest.version}")'
-        for one in configs
-        if one["config_name"] != default
+        f'{config["config_name"]} = load_dataset("{name}", "{config["config_name"]}", revision="{manifest.version}")'
+        for config in configs
+        if config["config_name"] != default
     ]
+    rows = sum(part.rows for splits in manifest.configs.values() for part in splits.values())
     return fill(
         "dataset/block.md",
         {
@@ -107,7 +108,7 @@ def _block(manifest: Manifest, figures: Numbers, name: str, title: str) -> str:
             "title": title,
             "version": manifest.version,
             "digest": manifest.digest[:16],
-            "rows_said": count(sum(one.rows for of in manifest.configs.values() for one in of.values()), "row"),
+            "rows_said": count(rows, "row"),
             "rows": readme.rows_table(manifest),
             "configs": "\n".join(_configs(manifest, default)),
             "hf_lines": "\n".join(lines),
@@ -118,7 +119,7 @@ def _block(manifest: Manifest, figures: Numbers, name: str, title: str) -> str:
             "provenance": provenance(manifest),
             "statistics": "\n\n".join(_statistics(figures)),
             "agreement": _agreement(figures),
-            "limits": "\n".join(f"- {one}" for one in _limits(manifest, figures)) or _NO_LIMITS,
+            "limits": "\n".join(f"- {limit}" for limit in _limits(manifest, figures)) or _NO_LIMITS,
             "key": "".join(c for c in name.rpartition("/")[2] if c.isalnum()) + manifest.version.replace(".", "_"),
             "url": f"https://huggingface.co/datasets/{name}",
             "papers": (TEMPLATES / "dataset/papers.bib").read_text("utf-8").strip(),
@@ -188,8 +189,10 @@ def _limits(manifest: Manifest, figures: Numbers) -> Iterator[str]:
         share = f"{reward.nulls / total:.1%}"
         yield f"{count(reward.nulls, 'utterance')} of {total:,} ({share}) have no reward: NULL, not zero."
     judges = manifest.provenance.get("judges", [])
-    for remark in (one["remark"].replace("`", "") for one in judges if one.get("remark")):
-        yield f"{plain(remark[:1].upper() + remark[1:])}."
+    for judge in judges:
+        remark = judge.get("remark", "").replace("`", "")
+        if remark:
+            yield f"{plain(remark[:1].upper() + remark[1:])}."
     if len(judges) == 1 and manifest.recipe.get("labels", {}).get("samples", 1) == 1:
         yield "One judge was asked once: nothing here says how far another would have agreed."
     rewards = manifest.provenance.get("rewards")

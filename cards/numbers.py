@@ -57,7 +57,7 @@ class Correlations:
 @dataclass(frozen=True, slots=True)
 class OpinionPair:
     """How far two opinions (judge, or judge #sample) on one dimension agree, over the utterances that both judged, on
-    the judges' own scale. `difference` is the mean absolute one."""
+    the judges' own scale. `difference` is the mean absolute difference."""
 
     dimension: str
     a: str

@@ -53,7 +53,7 @@ def _rollout(played: Mapping[str, Any] | None, known: Mapping[str, Any]) -> Iter
     """Which policies played each other, by which rules, and how episodes ended."""
     if not played:
         return
-    a, b = (f"{code(one['model'])}{_sampled(one)}" for one in (played["a"], played["b"]))
+    a, b = (f"{code(policy['model'])}{_sampled(policy)}" for policy in (played["a"], played["b"]))
     places = ", in each other's place too" if played["swap"] else ""
     often = f", {count(played['repeat'], 'time')} each" if played["repeat"] > 1 else ""
     yield f"Self-play: {a} against {b}{places}{often}."
@@ -88,9 +88,9 @@ def _labels(labels: Mapping[str, Any] | None, recipe: Mapping[str, Any], known: 
         wording = f", asked {plain(labels.get('ask', ''))}{often}{levels}"
     schema = f"{code(labels['schema'])} version {labels.get('schema_version', 1)}"
     yield f"Attribution schema {schema} on {dimensions}{wording}."
-    for one in known.get("rubric", {}).get("dimensions", ()):
-        low, high = one["ends"] or (0, recipe["scale"])
-        yield f"{code(one['name'])}, {low} to {high}: {plain(one['description'])}"
+    for criterion in known.get("rubric", {}).get("dimensions", ()):
+        low, high = criterion["ends"] or (0, recipe["scale"])
+        yield f"{code(criterion['name'])}, {low} to {high}: {plain(criterion['description'])}"
     if labels.get("evaluator"):
         yield f"Episode scores: those of the evaluator {code(labels['evaluator'])}."
     if known.get("wording_sha256"):
@@ -120,9 +120,10 @@ def _rewards(recipe: Mapping[str, Any]) -> Iterator[str]:
 def _remarks(known: Mapping[str, Any]) -> Iterator[str]:
     """The judges' remarks (that one is a baseline, for instance), the verdict of a bias audit, and where every call is
     kept."""
-    for one in known.get("judges", []):
-        if one.get("remark"):
-            yield f"{plain(one['remark'][:1].upper() + one['remark'][1:])}."
+    for judge in known.get("judges", []):
+        remark = judge.get("remark")
+        if remark:
+            yield f"{plain(remark[:1].upper() + remark[1:])}."
     verdict = known.get("audit")
     if isinstance(verdict, Mapping):
         yield f"Bias audit: {plain(verdict['verdict'])}. {plain(verdict['sentence'])}"
@@ -140,12 +141,12 @@ def _tables(manifest: Manifest) -> Iterator[str]:
     rewards = known.get("rewards", {})
     fitted: Mapping[str, Mapping[str, Any]] = rewards.get("statistics", {}) if isinstance(rewards, Mapping) else {}
     if fitted:
-        used = [name for name in _FITTED if any(name in one for one in fitted.values())]
+        used = [name for name in _FITTED if any(name in values for values in fitted.values())]
         yield table(
             ["dimension", "normaliser", *used, "from"],
             [
-                [d, one.get("normaliser"), *(one.get(name) for name in used), one.get("source")]
-                for d, one in fitted.items()
+                [dimension, values.get("normaliser"), *(values.get(name) for name in used), values.get("source")]
+                for dimension, values in fitted.items()
             ],
         )
     if known.get("failures"):

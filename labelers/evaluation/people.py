@@ -95,9 +95,9 @@ def draw(
         for episode in episodes_of(path for paths in version.files("episodes").values() for path in paths):
             chosen = rated.get((run, episode.episode_id))
             if chosen is not None:
-                agents_rated = [one.agent for one in episode.agents if not compared_only or one.agent in chosen]
+                agents_rated = [a.agent for a in episode.agents if not compared_only or a.agent in chosen]
                 items.append(Item(item_id(version.name, episode.episode_id), episode, tuple(agents_rated)))
-    items.sort(key=lambda one: one.item)
+    items.sort(key=lambda item: item.item)
     random.Random(seed).shuffle(items)
     return items
 
@@ -217,7 +217,7 @@ class BadLine:
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """How many scores a dataset was given. `version` is its newest; `created` is False where it had these scores
+    """How many scores a dataset received. `version` is its newest; `created` is False where it had these scores
     already."""
 
     version: str

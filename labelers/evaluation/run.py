@@ -156,7 +156,9 @@ def _plan(asked: Elicitation, evaluator: str | None) -> LabelPlan:
         raise UsageError(
             f"{len(asked.judges)} judges cannot all be called {evaluator!r}.", "evaluate with one --judge at a time"
         )
-    dimensions = dimensions_of([one.name for one in SEVEN] if asked.dimensions is None else asked.dimensions)
+    dimensions = dimensions_of(
+        [dimension.name for dimension in SEVEN] if asked.dimensions is None else asked.dimensions
+    )
     judges = judges_of(asked.judges, asked.sampling)
     return LabelPlan(SOTOPIA_EVAL, dimensions, "", judges, packing=packing, samples=asked.samples)
 

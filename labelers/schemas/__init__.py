@@ -121,27 +121,27 @@ def own_dimensions(schema: Schema) -> tuple[str, ...]:
 # --- schemas of one's own ---------------------------------------------------------------------------------------------
 
 
-def check_plugin(name: str, found: Any) -> Schema:
+def check_plugin(name: str, plugin: Any) -> Schema:
     """The schema that the plug-in is, or that it makes. Raises UsageError where it lacks a member or one makes no
     sense."""
     from sotopia_rl_data.rewards.rules import rule
 
     hint = "let it be made without arguments"
     with plugins.calling(lambda error: UsageError(f"The schema {name} cannot be made: {error}.", hint)):
-        made = found() if isinstance(found, type | FunctionType) else found
-    lacking = [member for member in _MEMBERS if not hasattr(made, member)]
+        schema = plugin() if isinstance(plugin, type | FunctionType) else plugin
+    lacking = [member for member in _MEMBERS if not hasattr(schema, member)]
     if lacking:
         raise UsageError(f"{name} is not a schema: it lacks {', '.join(lacking)}.", _HINT)
-    if not isinstance(made.id, str) or not made.id:
-        raise UsageError(f"The schema {name} has the id {made.id!r}.", "give it a name: it stands in the data")
-    if made.measure not in get_args(Measure):
+    if not isinstance(schema.id, str) or not schema.id:
+        raise UsageError(f"The schema {name} has the id {schema.id!r}.", "give it a name: it stands in the data")
+    if schema.measure not in get_args(Measure):
         raise UsageError(
-            f"The schema {name} measures {made.measure!r}.", f"its measure is one of: {', '.join(get_args(Measure))}"
+            f"The schema {name} measures {schema.measure!r}.", f"its measure is one of: {', '.join(get_args(Measure))}"
         )
-    if not isinstance(made.version, int):
-        raise UsageError(f"The schema {name} has the version {made.version!r}.", "count its wordings: 1, 2 …")
-    rule(made.rule)  # raises where there is none of this name
-    own = getattr(made, "dimensions", ())
+    if not isinstance(schema.version, int):
+        raise UsageError(f"The schema {name} has the version {schema.version!r}.", "count its wordings: 1, 2 …")
+    rule(schema.rule)  # raises where there is none of this name
+    own = getattr(schema, "dimensions", ())
     if not isinstance(own, tuple | list):
         raise UsageError(f"The schema {name} has the dimensions {own!r}.", 'name them in a tuple, as in ("charm",)')
     misnamed = [dimension for dimension in own if not OWN_NAME.fullmatch(str(dimension))]
@@ -149,7 +149,7 @@ def check_plugin(name: str, found: Any) -> Schema:
         raise UsageError(
             f"The schema {name} has a dimension {misnamed[0]!r}.", "name it in small letters, digits and underscores"
         )
-    checked: Schema = made
+    checked: Schema = schema
     return checked
 
 

@@ -99,8 +99,8 @@ class Offline(ABC):
         self, episode: Episode, shared: Sequence[Message], scores: Sequence[Score], packing: Packing, scale: int
     ) -> Question:
         keys = phrasing.agent_keys(episode)
-        called = {one.dimension: one.dimension if packing == "packed" else self.measure for one in scores}
-        grouped = phrasing.by_agent((one.agent, called[one.dimension]) for one in scores)
+        called = {score.dimension: score.dimension if packing == "packed" else self.measure for score in scores}
+        grouped = phrasing.by_agent((score.agent, called[score.dimension]) for score in scores)
         turns = {agent: sorted(turn.turn for turn in episode.turns if turn.agent == agent) for agent in grouped}
         parts = [_Part(keys[agent], names, turns[agent]) for agent, names in grouped.items()]
         single = all(len(part.names) == 1 for part in parts)
@@ -118,9 +118,11 @@ class Offline(ABC):
             messages=[*shared, {"role": "user", "content": tail}],
             answer_schema=self._answer_schema(parts, scale),
             slots={
-                (keys[one.agent], called[one.dimension], phrasing.turn_key(turn)): Slot(one.agent, turn, one.dimension)
-                for one in scores
-                for turn in turns[one.agent]
+                (keys[score.agent], called[score.dimension], phrasing.turn_key(turn)): Slot(
+                    score.agent, turn, score.dimension
+                )
+                for score in scores
+                for turn in turns[score.agent]
             },
             scale=scale,
             cache_until=len(shared),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -161,13 +162,13 @@ def _rows_of_group(group: Sequence[LabelledUtterance], row_tokens: int) -> list[
 
 def sharing(rows: Sequence[Row]) -> float:
     """Tokens with one row for each utterance, for each token when packed: what packing saves; 1.0 is nothing."""
-    apart = sum(len(one.ids) for row in rows for one in row)
-    return apart / max(1, sum(packed_size([one.ids for one in row]) for row in rows))
+    apart = sum(len(utterance.ids) for row in rows for utterance in row)
+    return apart / max(1, sum(packed_size([utterance.ids for utterance in row]) for row in rows))
 
 
 def tree_batch(rows: Sequence[Row]) -> dict[str, Any]:
     """All rows packed into a single one."""
-    return tree_inputs(pack([one.ids for row in rows for one in row])) | _bookkeeping(rows)
+    return tree_inputs(pack([utterance.ids for row in rows for utterance in row])) | _bookkeeping(rows)
 
 
 class PlainBatch:
@@ -178,12 +179,13 @@ class PlainBatch:
         self.side = side
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
-        longest = max(len(one.ids) for row in rows for one in row)
+        longest = max(len(utterance.ids) for row in rows for utterance in row)
         ids = torch.full((len(rows), longest), self.pad, dtype=torch.long)
         mask = torch.zeros_like(ids)
-        for at, (one,) in enumerate(rows):
-            place = slice(longest - len(one.ids), None) if self.side == "left" else slice(len(one.ids))
-            ids[at, place] = torch.from_numpy(one.ids.astype(np.int64))
+        for at, (utterance,) in enumerate(rows):
+            length = len(utterance.ids)
+            place = slice(longest - length, None) if self.side == "left" else slice(length)
+            ids[at, place] = torch.from_numpy(utterance.ids.astype(np.int64))
             mask[at, place] = 1
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
         return {"input_ids": ids, "attention_mask": mask, "position_ids": positions} | _bookkeeping(rows)
@@ -191,10 +193,10 @@ class PlainBatch:
 
 def _bookkeeping(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
     """The tensors named in BOOKKEEPING, which no model is given."""
-    utterances = [one for row in rows for one in row]
+    utterances = list(chain.from_iterable(rows))
     return {
-        "labels": torch.from_numpy(np.stack([one.labels for one in utterances])),
-        "weights": torch.from_numpy(np.stack([one.weights for one in utterances])),
-        "index": torch.tensor([one.index for one in utterances]),
+        "labels": torch.from_numpy(np.stack([utterance.labels for utterance in utterances])),
+        "weights": torch.from_numpy(np.stack([utterance.weights for utterance in utterances])),
+        "index": torch.tensor([utterance.index for utterance in utterances]),
         "item": torch.tensor([at for at, row in enumerate(rows) for _ in row]),
     }
