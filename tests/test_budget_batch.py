@@ -30,7 +30,7 @@ from sotopia_rl_data.costs.prices import Price, Prices, load
 from sotopia_rl_data.costs.tokens import limit_of, most_prompt_tokens, shortest
 from sotopia_rl_data.errors import BudgetSpent, Rejected, Unavailable, UnderWay, UsageError
 from sotopia_rl_data.fake_provider.running import Running, running
-from sotopia_rl_data.labelers.audit.plan import AuditPlan
+from sotopia_rl_data.labelers.audit.run import AuditPlan
 from sotopia_rl_data.labelers.evaluation.sotopia_eval import SOTOPIA_EVAL
 from sotopia_rl_data.labelers.plan import LabelPlan
 from sotopia_rl_data.labelers.questions import QuestionPart, Questions
