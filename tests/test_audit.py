@@ -340,7 +340,7 @@ def test_a_budget_is_a_hard_cap_for_all_runs_together(store: Store, tmp_path: Pa
     ("how", "sentence"),
     [
         ({"probes": ["colour"]}, "'colour' is not a probe"),
-        ({"episodes": 1}, "1 episodes say nothing"),
+        ({"episodes": 1}, "An audit needs two episodes or more, not 1"),
         ({"schema": "uniform"}, "asks no judge"),
         ({"dimensions": ["charm"]}, "'charm' is not"),
         ({"evaluator": "nobody"}, "scored by 'nobody'"),

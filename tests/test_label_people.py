@@ -130,7 +130,7 @@ def test_a_changed_annotation_is_read_anew_and_several_people_are_several_judges
         ("episode_id,agent,turn,dimension,raw\ne,a,0,goal,\n", "holds no annotation yet"),
         ("episode_id,agent,turn,dimension,raw\ne,a,0,goal,2.5\n", "2: '2.5' is not a whole number"),
         ("episode_id,agent,turn,dimension,raw\ne,a,0,gaol,2\n", "'gaol' is not a SOTOPIA-EVAL dimension"),
-        ("episode_id,agent,turn,dimension,raw\ne,a,0,goal,2\ne,a,0,goal,3\n", "says something else"),
+        ("episode_id,agent,turn,dimension,raw\ne,a,0,goal,2\ne,a,0,goal,3\n", "contradicts an earlier row"),
     ],
 )
 def test_a_file_of_annotations_that_cannot_be_used_is_a_sentence(tmp_path: Path, text: str, said: str):

@@ -271,7 +271,7 @@ def planned(version: Version, elicitation: Elicitation, settings: AuditSettings)
         raise UsageError(f"{version.ref} holds no episodes.", "name a version that was made from dialogues")
     if settings.episodes < 2:
         raise UsageError(
-            f"{settings.episodes} episodes are too few to judge a judge by.", "ask about two or more: --episodes 100"
+            f"An audit needs two episodes or more, not {settings.episodes}.", "draw more of them: --episodes 100"
         )
     unknown = [name for name in settings.probes or () if name not in PROBES]
     if unknown:
