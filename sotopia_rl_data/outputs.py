@@ -26,7 +26,9 @@ def aside(path: Path) -> Iterator[Path]:
         os.replace(beside, path)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
-        raise StoreError(f"{path} cannot be written ({reason}).", "name a file in a folder that is there") from error
+        raise StoreError(
+            f"{path} cannot be written ({reason}).", "name a file in an existing folder that you may write to"
+        ) from error
     finally:
         with suppress(OSError):  # what could not be written is not there
             beside.unlink()

@@ -252,7 +252,7 @@ def test_nothing_to_compare_is_one_sentence_and_its_hint(store: Store, tmp_path:
         agreement([one])
     assert "--judge" in wrong.value.hint
     other = labelled(store, [label_row("f", "a", 0, "goal", "bob", 1)], "lab/other")
-    with pytest.raises(UsageError, match="no utterance in common"):
+    with pytest.raises(UsageError, match="No two of these opinions judge the same utterance"):
         agreement([one, other])
     with pytest.raises(UsageError, match="about 'secret'") as wrong:
         agreement([one, other], dimensions=["secret"])

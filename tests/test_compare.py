@@ -85,7 +85,7 @@ def test_pairs_are_of_one_environment_the_same_agents_and_the_same_position(stor
         episode("1", ("A", "P"), goals(5, 1)),
         episode("2", ("P", "A"), goals(1, 6)),
         episode("3", ("A", "P"), goals(9, 1), environment="other"),  # B was never there
-        episode("4", ("A", "P"), goals(7, 1)),  # the first once more: averaged to 6
+        episode("4", ("A", "P"), goals(7, 1)),  # episode 1's setting again: A's goal there is the mean of 5 and 7, so 6
     ]
     b = [
         episode("1", ("B", "P"), goals(8, 1)),

@@ -176,8 +176,8 @@ def _side_by_side(opinions: Opinions) -> dict[tuple[int, int], list[Paired]]:
             sides[a, b] = paired(x, y, *where, len(opinions.dimensions), len(opinions.episodes))
     if not sides:
         raise UsageError(
-            f"{' and '.join(names[:2])} have no utterance in common.",
-            "name versions of the same episodes and dimensions; a reward model's scores are compared by --of rewards",
+            f"No two of these opinions judge the same utterance on the same dimension: {', '.join(names)}.",
+            "name versions that share episodes and dimensions; to compare a reward model's scores, add --of rewards",
         )
     return sides
 

@@ -21,7 +21,7 @@ TITLES = {
     "mean_difference": "mean difference, row − column",
 }
 ENDINGS = (".png", ".svg", ".pdf")
-_PANEL_INCHES = 0.72, 0.9  # for each opinion, and besides
+_PANEL_INCHES = 0.72, 0.9  # a panel's side: so much for each opinion, plus a margin
 _COLOURS = ("#c4553b", "#dda084", "#f1efea", "#76aaa3", "#1f7a74")  # told apart also by those who see no red or green
 _LONGEST = 22
 

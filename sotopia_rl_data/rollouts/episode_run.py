@@ -28,7 +28,7 @@ from sotopia_rl_data.schema import Attribution, Episode, Failure, Turn
 from sotopia_rl_data.thoughts import without_thought
 
 BEST_OF_N = "best-of-n"  # the schema of the attributions that hold the drafts' scores
-TRIES = 3  # how often an answer is drawn, until one can be read
+TRIES = 3  # how many answers are drawn at most until one can be read
 MOST_DRAFTS = 64  # for each turn
 MOST_REPEATS = 1_000  # of each pairing
 MOST_SEED = 2**31 // (TRIES * MOST_DRAFTS * MOST_REPEATS) - 1  # the ledger's sample numbers have 32 bits

@@ -164,8 +164,8 @@ def player(
     if colon and kind == "transformers":
         if local is None:
             raise UsageError(
-                f"{spec!r} needs torch.",
-                "hand in `local`: sotopia_rl_data.applications.local_policies.local_player",
+                f"{spec!r} is played by a local model, and nothing here can load one.",
+                "pass local=local_player, from sotopia_rl_data.applications.local_policies",
             )
         return local(rest, sampling)
     return _plugin(spec)

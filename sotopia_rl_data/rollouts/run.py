@@ -128,7 +128,7 @@ class EpisodeChains:
     def __init__(self, plan: RolloutPlan, ledger: Ledger, on_end: Callable[[EpisodeRun], None]) -> None:
         self._plan, self._ledger, self._on_end = plan, ledger, on_end
         self.total, self.tally = len(plan), Tally()
-        self._answered_twice: set[str] = set()  # episodes with several answers to one request
+        self._answered_twice: set[str] = set()  # ids of episodes in which one request has several answers in the ledger
 
     def groups(self) -> list[Group]:
         """One group of all players: each request knows which of them it is for."""
