@@ -27,9 +27,8 @@ from sotopia_rl_data.labelers.plan import (
 from sotopia_rl_data.labelers.schemas import own_dimensions, phrasing
 from sotopia_rl_data.labelers.schemas import schema as find_schema
 from sotopia_rl_data.labelers.selection import read_selection
-from sotopia_rl_data.outputs import aside
+from sotopia_rl_data.outputs import aside, guarded
 from sotopia_rl_data.rewards import preset
-from sotopia_rl_data.sheets import guarded
 from sotopia_rl_data.store import Store
 
 COLUMNS = ("item", "episode_id", "agent", "turn", "dimension", "raw", "allowed", "about", "episode_score", "shown")

@@ -22,7 +22,7 @@ from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.hub.resolve import resolve
 from sotopia_rl_data.labelers.judge import Question, Slot
-from sotopia_rl_data.sheets import Row, read_sheet
+from sotopia_rl_data.outputs import Row, read_sheet
 from sotopia_rl_data.store import Store, Version
 from sotopia_rl_data.store.manifest import FILE_NAME
 

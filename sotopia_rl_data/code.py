@@ -1,4 +1,4 @@
-"""What is installed: this project's version and commit, for provenance, and the libraries of its extras."""
+"""What is installed: this project's version and commit, for provenance, and whether optional libraries are."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Where to spend the next dollar: what opinions disagree about most, as a list that goes back into labelling.
+"""Which labels deserve more money: those that opinions disagree about most, as a list for further labelling.
 
 The list is a CSV that `label --only LIST` and `annotate template` take. Disagreement is the sample standard deviation
-of a unit's opinions over that of all values on its dimension, so that dimensions can be ranked together: 1 means that
-the opinions on this one utterance differ as much as utterances do.
+of a unit's opinions divided by that of all values on its dimension, so that dimensions can be ranked together: 1 means
+that the opinions on this one utterance differ as much as utterances do.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from sotopia_rl_data.agreement.opinions import Opinions, opinions_of
 from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.outputs import guarded
 from sotopia_rl_data.results import write_result
-from sotopia_rl_data.sheets import guarded
 from sotopia_rl_data.statistics import Floats
 from sotopia_rl_data.store import Version
 
@@ -44,7 +44,7 @@ def curate(
     versions: Sequence[Version], *, top: int = 100, by: By = "utterance", dimensions: Sequence[str] | None = None
 ) -> list[Disputed]:
     """The `top` utterances (each on one dimension), or episodes by the mean of theirs, that opinions disagree about
-    most, the widest first. What all agree about is never listed.
+    most, the widest first. Utterances on which all agree are never listed.
 
     Raises UsageError where nothing was judged twice or a dimension is absent.
     """

@@ -1,8 +1,8 @@
 """What changed from one version to another: rows added, removed and changed, config by config.
 
-Rows are matched by their identity (`tables.KEYS`); where they have none, whole rows are counted, and a changed row is
-one removed and one added. Cells are compared by DuckDB's 64-bit hash, so that prompts and dialogues never have to be
-held in memory: two different cells are taken for equal once in 2^64 pairs. Splits with equal digests are not read.
+Rows are matched by their identity (`tables.KEYS`); where they have none, whole rows are counted, and a changed row
+counts as one removed and one added. Cells are compared by DuckDB's 64-bit hash, so that prompts and dialogues need not
+be kept in memory: two different cells count as equal once in 2^64 pairs. Splits with equal digests are not read.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from sotopia_rl_data.connections import rows_of, unlocked
 from sotopia_rl_data.errors import StoreError
+from sotopia_rl_data.query import rows_of, unlocked
 from sotopia_rl_data.schema import CONFIGS
 from sotopia_rl_data.store import Version
 from sotopia_rl_data.store.ordering import identity
@@ -71,10 +71,10 @@ def diff(a: Version, b: Version) -> Diff:
 def _changes(a: Version, b: Version, config: str) -> Changes:
     before, after = a.manifest.configs.get(config), b.manifest.configs.get(config)
     if before is None or after is None:
-        added, removed = (sum(s.rows for s in (one or {}).values()) for one in (after, before))
+        added, removed = (sum(split.rows for split in (splits or {}).values()) for splits in (after, before))
         return Changes(added, removed, 0, 0)
-    if {s: one.digest for s, one in before.items()} == {s: one.digest for s, one in after.items()}:
-        return Changes(0, 0, 0, sum(one.rows for one in before.values()))
+    if {name: split.digest for name, split in before.items()} == {name: split.digest for name, split in after.items()}:
+        return Changes(0, 0, 0, sum(split.rows for split in before.values()))
     old, new = a.manifest.columns[config], b.manifest.columns[config]
     common = [name for name in new if name in old]
     key = identity(config, common)

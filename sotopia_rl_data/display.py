@@ -1,4 +1,4 @@
-"""How one value is shown to a person, on a screen or in a card; and what hears from work that takes long."""
+"""How one value is shown to a person, on a screen or in a card; and where long work reports its progress."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 
 def printable(text: str) -> str:
-    """`text` with control and direction-changing characters written as escapes, so that a terminal shows and does not
-    obey them; line breaks and tabs stay."""
+    """`text` with control and direction-changing characters written as escapes, so that a terminal shows them instead
+    of obeying them; line breaks and tabs stay."""
     return "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in text)
 
 
@@ -33,7 +33,7 @@ class Advance(Protocol):
 
 
 class Display(Protocol):
-    """What hears from work that takes long: the command line's `console` module is one."""
+    """Where long work reports its progress; the command line's `console` module is one."""
 
     def progress(self, title: str, unit: str) -> AbstractContextManager[Advance]:
         """A block in which work called `title` is under way, counted in `unit`s."""
@@ -47,7 +47,7 @@ class Silent:
 
     @contextmanager
     def progress(self, title: str, unit: str) -> Iterator[Advance]:
-        """A block in which nobody hears of the work."""
+        """A block whose progress is not shown."""
         yield lambda done, total=None, words="": None
 
     def note(self, text: str) -> None:

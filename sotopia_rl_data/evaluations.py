@@ -1,9 +1,9 @@
-"""Scores of episodes, added to a dataset as its next version: whoever gave them, a judge or people.
+"""Scores of episodes by a judge or by people, added to a dataset as its next version.
 
-An evaluator's scores on a dimension take the place of those that the same evaluator gave before; all others stay, so
-that evaluators live side by side. `scores` holds one number an evaluator: the mean of its samples. Each sample as it
-was said, with its reasoning, is a row of `attributions` (turn -1, measure "evaluation"); what has no score is a row
-of `failures` without a turn, and has no score: never 0.
+An evaluator's scores on a dimension replace those that the same evaluator gave before; the scores of other evaluators
+stay. `scores` has one number for each evaluator: the mean of its samples. Each sample as it was given, with its
+reasoning, is a row of `attributions` (turn -1, measure "evaluation"). A missing score is a row of `failures` without a
+turn, and never 0.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ _BATCH = 128
 _PLACE = {one.name: place for place, one in enumerate(SOTOPIA_EVAL)}
 
 Judged = tuple[Sequence[Attribution], Sequence[Failure]]
-"""What an evaluation says of one episode."""
+"""The attributions and failures of one episode."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """Who scored and on what; `how` is what of the evaluation determines the rows, for the recipe.
+    """An evaluator and its dimensions; `how` has the settings that determine the rows, for the recipe.
 
-    With `given`, the (episode, agent, dimension) that there are scores of, only those take the place of older ones:
-    people score some dialogues now and others later. `how` then holds `files`, hashes that add up.
+    With `given`, the (episode, agent, dimension) that have new scores, only those replace older ones: people score some
+    dialogues now and others later. `how` then has `files`, whose hashes are collected over all evaluations.
     """
 
     evaluator: str
@@ -51,14 +51,14 @@ class Evaluated:
     given: frozenset[tuple[str, str, str]] | None = None
 
     def replaces(self, episode: str, agent: str, dimension: str, evaluator: str) -> bool:
-        """Whether an older score has to go."""
+        """Whether an older score is replaced."""
         if evaluator != self.evaluator or dimension not in self.dimensions:
             return False
         return self.given is None or (episode, agent, dimension) in self.given
 
 
 def check_evaluator(version: Version, evaluator: str) -> None:
-    """Raises UsageError where `version` has scores by that name which no evaluation of ours gave."""
+    """Raises UsageError where `version` has scores by this evaluator that were imported with its episodes."""
     if evaluator in {one["evaluator"] for one in version.manifest.recipe.get("evaluations", [])}:
         return
     for paths in version.files("episodes").values():
@@ -76,9 +76,8 @@ def add_scores(
 ) -> dict[str, Any]:
     """Stage all of `parent` with these scores; returns the recipe to commit it under.
 
-    `judged[split]` yields what is said of each episode, in the order of the split's files; a split that is absent stays
-    as it is. Raises StoreError.
-    """
+    `judged[split]` yields the attributions and failures of each episode, in the order of the split's files; a split
+    that is absent stays unchanged. Raises StoreError."""
     for config in parent.manifest.configs:
         if config not in ("episodes", "attributions", "failures"):
             stage.link(parent, config)
@@ -93,18 +92,18 @@ def add_scores(
 
 
 def provenance(parent: Version, judges: Sequence[Mapping[str, Any]], **more: Any) -> dict[str, Any]:
-    """The parent's provenance with the evaluation's: what was known of labels, rewards and sources stays known.
+    """The parent's provenance, which stays, with that of the evaluation.
 
     `judges` are marked as evaluators and take the place of their earlier entries; `more` is about the evaluation.
     """
     before = parent.manifest.provenance
-    names = {one["judge"] for one in judges}
+    names = {judge["judge"] for judge in judges}
     others = [one for one in before.get("judges", []) if not (one.get("evaluates") and one.get("judge") in names)]
     return {
         **before,
         "parents": [{"name": parent.name, "version": parent.version, "digest": parent.digest}],
         "code": code(),
-        "judges": [*others, *({**one, "evaluates": True} for one in judges)],
+        "judges": [*others, *({**judge, "evaluates": True} for judge in judges)],
         "evaluation": more,
     }
 
@@ -167,27 +166,27 @@ def _scores(
 
 
 def _kept_rows(stage: Stage, config: str, split: str, files: Sequence[Path], evaluated: Sequence[Evaluated]) -> None:
-    """What the parent's rows say about anything else than these evaluations."""
+    """Stage the parent's rows that these evaluations do not replace."""
     schema = ATTRIBUTIONS if config == "attributions" else FAILURES
-    there = pq.read_schema(files[0]).names if files else schema.names
-    for batch in read(files, [name for name in schema.names if name in there], 1 << 16, encoded=False):
+    present = pq.read_schema(files[0]).names if files else schema.names
+    for batch in read(files, [name for name in schema.names if name in present], 1 << 16, encoded=False):
         rows = pa.Table.from_batches([batch])
         for name in schema.names:
-            if name not in there:  # written before there was such a column
+            if name not in present:  # written before this column existed
                 rows = rows.append_column(name, pa.nulls(rows.num_rows, schema.field(name).type))
         rows = rows.select(schema.names).cast(schema)
         stage.write(config, split, rows.filter(pc.invert(_replaced(config, rows, evaluated))))
 
 
 def _replaced(config: str, rows: pa.Table, evaluated: Sequence[Evaluated]) -> Any:
-    """Which rows are by one of these evaluators, on a dimension that is evaluated anew."""
+    """Which rows are by one of these evaluators, on a dimension that is evaluated again."""
     if config == "attributions":
         about = pc.equal(rows.column("schema"), SCHEMA)
     else:
         about = pc.and_(pc.is_null(rows.column("turn")), pc.is_valid(rows.column("agent")))
     keys = rows.select(["episode_id", "agent", "dimension", "judge"]).filter(about).to_pylist()
     replaced = iter([_is_replaced(evaluated, *key.values()) for key in keys])
-    return pa.array([bool(one) and next(replaced) for one in about.to_pylist()], pa.bool_())
+    return pa.array([next(replaced) if is_about else False for is_about in about.to_pylist()], pa.bool_())
 
 
 def _is_replaced(evaluated: Sequence[Evaluated], episode: str, agent: str, dimension: str, evaluator: str) -> bool:
@@ -217,7 +216,7 @@ def _entry(one: Evaluated) -> dict[str, Any]:
 
 
 def _together(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """What people said before and what they say now."""
+    """One entry for the scores that people gave before and now."""
     named = {*old["dimensions"], *new["dimensions"]}
     files = dict.fromkeys([*old.get("files", []), *new.get("files", [])])
     return {**old, **new, "dimensions": [one.name for one in SOTOPIA_EVAL if one.name in named], "files": list(files)}

@@ -1,8 +1,7 @@
-"""The two hashes that the project's keys and digests are made of: of a value as canonical JSON, and of a file.
+"""The two hashes that keys and digests are made of: of a value as canonical JSON, and of a file.
 
-Keys of the ledger, digests of versions and hashes of wordings stand on `canonical_json`: its output for a value that
-was hashed before must never change. What is merely put into an order by hash, or hashed as a plain text, does that
-where it is needed.
+Keys of the ledger, digests of versions and hashes of wordings depend on `canonical_json`: its output for a value must
+never change. Hashes that only put things into an order, or of plain texts, are computed where they are used.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ from typing import Any
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces: the form that every hash in this project is taken over.
+    """JSON with sorted keys and no spaces, the form in which values are hashed.
 
-    Raises ValueError for NaN and infinities, TypeError for what JSON does not have.
+    Raises ValueError for NaN and infinities, TypeError for types that JSON does not have.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 

@@ -1,8 +1,8 @@
-"""Locks on files: who is at work on a folder, whose process is still alive, and which leftovers may be swept.
+"""Locks on files: whether a process works on a folder, and which leftovers of dead processes may be removed.
 
-The kernel releases a lock (flock) when its process ends, however it ends, also in another container over the same disk;
-a process id on record is neither released nor unique. A lock belongs to an open file: two handles of one process
-exclude each other too. What somebody who finds a lock taken should be told is up to the caller.
+The kernel releases a lock (flock) when its process ends, however it ends, even in another container on the same disk; a
+recorded process id would be neither released nor unique. A lock belongs to an open file: two handles of one process
+exclude each other too. Callers say in their own errors what a taken lock means.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _POLL_S = 0.02
 
 
 def open_lock(path: Path, access: int = os.O_RDWR) -> int:
-    """A handle on the file `path`, made if need be, for `take` or `wait`; closing it gives the lock up."""
+    """A handle on the file `path`, which is made if missing, for `take` or `wait`; closing it releases the lock."""
     return os.open(path, access | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
 
 def take(handle: int, patience_s: float = 0.0) -> bool:
-    """Whether the file could be locked for us alone within `patience_s` seconds.
+    """Try to lock the file exclusively; whether that worked within `patience_s` seconds.
 
     Raises OSError where the file system has no locks.
     """
@@ -41,7 +41,7 @@ def take(handle: int, patience_s: float = 0.0) -> bool:
 
 
 def wait(handle: int, shared: bool = False) -> None:
-    """Lock the file, for us alone or for all who share it, however long it takes. Raises OSError as `take` does."""
+    """Lock the file, exclusively or shared, however long it takes. Raises OSError as `take` does."""
     fcntl.flock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
 
 
@@ -58,7 +58,7 @@ def locked(path: Path, patience_s: float = 0.0) -> Iterator[bool]:
 class LockedFolder:
     """A new folder `dir` under `parent` that lives as long as its process: a locked file beside it says so.
 
-    `parent` is made if need be, and what dead processes left there is swept. Raises OSError.
+    `parent` is made if missing, and folders of dead processes there are removed. Raises OSError.
     """
 
     def __init__(self, parent: Path, name: str) -> None:
@@ -81,9 +81,9 @@ class LockedFolder:
 
 
 def _sweep(parent: Path) -> None:
-    """Remove the folders whose locks nobody holds. Where a file system has no locks, nothing is ever swept."""
+    """Remove the folders whose locks no process holds. On a file system without locks nothing is ever removed."""
     for path in parent.glob("*.lock"):
-        with contextlib.suppress(OSError):  # gone meanwhile, or no locks here: not ours to remove
+        with contextlib.suppress(OSError):  # removed meanwhile, or a file system without locks
             handle = os.open(path, os.O_RDWR)
             try:
                 if take(handle):
@@ -94,11 +94,11 @@ def _sweep(parent: Path) -> None:
 
 
 def _locked_new(path: Path) -> int:
-    """A handle on a new file that only we have locked."""
+    """A handle on a new file, locked exclusively."""
     while True:
         handle = open_lock(path)
         with contextlib.suppress(OSError):  # no locks on this file system: `_sweep` will leave everything alone
             wait(handle)
         if path.exists() and os.path.samestat(path.stat(), os.fstat(handle)):
             return handle
-        os.close(handle)  # a sweeper was between our two calls and took the file for an orphan
+        os.close(handle)  # another process removed the file between our two calls

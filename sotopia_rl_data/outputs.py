@@ -1,25 +1,37 @@
-"""The files that a person names with -o: written whole or not at all, into a folder that is there.
+"""The files that a person names: outputs written whole or not at all, and CSV sheets edited in a spreadsheet.
 
-A folder that is itself what is written is made. One that a file is to lie in is not: it is more often misspelled than
-meant.
+An output goes into a folder that exists: a missing one is more often misspelled than meant, so it is not made. (Where
+the output is itself a folder, it is made.) A spreadsheet takes a cell that begins like a formula for one, so such text
+gets an apostrophe before it, which is removed when the file is read back. The CSV of a query is for programs, and gets
+no apostrophes.
 """
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import io
 import os
+import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sotopia_rl_data.errors import StoreError
+from sotopia_rl_data.errors import InputError, StoreError
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_LONGEST = 2**31 - 1  # characters of a cell: some hold a whole dialogue
+
+Row = tuple[int, dict[str, str]]
+"""The number of the line that a row ends in, and its cells by column, "" where there is none."""
 
 
 @contextmanager
 def aside(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to, of the same ending; at the end of the block it takes the place of `path`.
+    """A new path beside `path`, with the same ending, to write to; at the end of the block it replaces `path`.
 
-    Raises StoreError where the operating system does not let it be written; what was at `path` is then as it was."""
+    Raises StoreError where it cannot be written; the file at `path` is then unchanged."""
     beside = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
     try:
         yield beside
@@ -30,5 +42,43 @@ def aside(path: Path) -> Iterator[Path]:
             f"{path} cannot be written ({reason}).", "name a file in an existing folder that you may write to"
         ) from error
     finally:
-        with suppress(OSError):  # what could not be written is not there
+        with suppress(OSError):  # it was never written, or has replaced `path`
             beside.unlink()
+
+
+def guarded(text: str) -> str:
+    """`text` as a cell that no spreadsheet takes for a formula."""
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def unguarded(cell: str) -> str:
+    """The text from which `guarded` made this cell; other cells are unchanged."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def read_sheet(path: Path, columns: Sequence[str], needed: Sequence[str], hint: str) -> tuple[str, Iterator[Row]]:
+    """The file's SHA-256, and its rows with these columns, without space around their cells.
+
+    Raises InputError, with this hint, where the file cannot be read or lacks a needed column; reading the rows can
+    raise it too."""
+    try:
+        data = path.read_bytes()
+        text = data.decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}).", hint) from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} cannot be read: {error}.", hint) from error
+    return hashlib.sha256(data).hexdigest(), _rows(path, text, columns, needed, hint)
+
+
+def _rows(path: Path, text: str, columns: Sequence[str], needed: Sequence[str], hint: str) -> Iterator[Row]:
+    csv.field_size_limit(_LONGEST)  # a setting of the whole process
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        missing = [column for column in needed if column not in (rows.fieldnames or ())]
+        if missing:
+            raise InputError(f"{path} has no column {missing[0]}.", hint)
+        for row in rows:
+            yield rows.line_num, {column: unguarded((row.get(column) or "").strip()) for column in columns}
+    except csv.Error as error:
+        raise InputError(f"{path} cannot be read: {error}.", hint) from error

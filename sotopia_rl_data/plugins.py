@@ -1,8 +1,8 @@
 """Name -> object: the built-ins, then installed entry points, then `path/to/file.py:Name`.
 
 One lookup for every kind of plug-in (judges, schemas …). Built-ins are named as `module:attribute` and imported only
-when asked for. A class is handed back as it is: the caller decides what to construct it with. Leaves out: what a
-plug-in must look like, which is the business of the kind that loads it.
+when they are used. A class is returned as it is: the caller constructs it. Leaves out what a plug-in must look like,
+which the code that loads it checks.
 """
 
 from __future__ import annotations

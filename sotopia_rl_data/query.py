@@ -1,12 +1,15 @@
-"""A version as SQL and as data frames. Nothing here can change a version, or read anything else.
+"""A version as SQL and as data frames, and DuckDB connections. Nothing here can change a version.
 
-The DuckDB connection is locked before it sees a person's SQL (`connections.py`), and is handed exactly one SELECT. How
-a result is printed or saved is in `results.py`.
+A connection is locked before it sees a person's SQL, and then gets exactly one SELECT. A locked connection may open the
+files of its views and nothing else, cannot be unlocked, and installs and loads nothing. How a result is printed or
+saved is in `results.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import secrets
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,14 +18,16 @@ import duckdb
 import pyarrow as pa
 import pyarrow.types as pt
 
-from sotopia_rl_data.connections import MEMORY_LIMIT, lock, unlocked
-from sotopia_rl_data.errors import NotFound, QueryError
+from sotopia_rl_data.errors import NotFound, QueryError, StoreError
 from sotopia_rl_data.schema import Episode, Manifest
 from sotopia_rl_data.store import Version
+from sotopia_rl_data.store.columns import first_line
 
 if TYPE_CHECKING:
     import datasets
     import polars as pl
+
+MEMORY_LIMIT = "2GB"
 
 
 def connect(
@@ -50,7 +55,7 @@ def stream(version: Version, text: str) -> Iterator[pa.RecordBatchReader]:
     """
     with connect(version) as connection:
         try:
-            text.encode()  # a shell hands over bytes that are no text as lone surrogates; DuckDB would raise TypeError
+            text.encode()  # bytes that are not text come from a shell as lone surrogates; DuckDB would raise TypeError
             statements = connection.extract_statements(text)
             if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
                 raise QueryError(
@@ -64,7 +69,8 @@ def stream(version: Version, text: str) -> Iterator[pa.RecordBatchReader]:
 
 
 def _batches(reader: pa.RecordBatchReader, schema: pa.Schema, version: Version) -> Iterator[pa.RecordBatch]:
-    """DuckDB sums integers to 128 bits and reads 0.5 as a decimal: int64 and float64 are what every format can hold."""
+    """DuckDB sums integers to 128 bits and reads 0.5 as a decimal; they become int64 and float64, which every format
+    can hold."""
     try:
         for batch in reader:
             yield batch if batch.schema.equals(schema) else batch.cast(schema)
@@ -79,12 +85,12 @@ def _narrow_type(kind: pa.DataType) -> pa.DataType:
 
 
 def _query_error(error: Exception, version: Version) -> QueryError:
-    """DuckDB's error in one sentence; in the midst of a result it comes as an OSError with the same text."""
+    """DuckDB's error in one sentence; while batches are read it comes as an OSError with the same text."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no reason given"]
     if lines[0].startswith("Out of Memory"):
         return QueryError(
             f"The query needs more than {MEMORY_LIMIT} of memory.",
-            "select fewer columns: long texts (prompt, turns, observations) are what takes room",
+            "select fewer columns: long texts (prompt, turns, observations) take the most memory",
         )
     if lines[0].startswith("Permission"):
         return QueryError("A query reads the version's own tables and nothing else.", _tables(version))
@@ -152,7 +158,7 @@ class Dataset:
                         yield from map(row_episode, batch.to_pylist())
 
     def _empty_hf(self, config: str, split: str | None) -> datasets.DatasetDict | datasets.Dataset:
-        """`load_dataset` (5.2) refuses a split of zero rows, so an empty config is made from its columns alone."""
+        """An empty config, made from its columns alone, since `load_dataset` (5.2) refuses a split of zero rows."""
         import datasets
         import pyarrow.parquet as pq
 
@@ -167,3 +173,53 @@ class Dataset:
         if split not in files:
             raise NotFound(f"{self.version.ref} has no {split!r} in {config}.", f"name one of: {', '.join(files)}")
         return {split: files[split]}
+
+
+def unlocked(memory_limit: str = MEMORY_LIMIT, threads: int | None = None) -> duckdb.DuckDBPyConnection:
+    """A connection for our own SQL: its memory is bounded, it spills into a temporary folder, and fetches nothing."""
+    connection = duckdb.connect(
+        config={
+            **({"threads": threads} if threads else {}),
+            "memory_limit": memory_limit,
+            "temp_directory": str(Path(tempfile.gettempdir()) / f"sotopia-rl-data-{secrets.token_hex(8)}"),
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            "python_enable_replacements": False,
+        }
+    )
+    connection.execute("SET enable_progress_bar = false")  # it would print on stdout
+    return connection
+
+
+def lock(
+    connection: duckdb.DuckDBPyConnection, views: Mapping[str, Mapping[str, list[Path]]], ref: str
+) -> duckdb.DuckDBPyConnection:
+    """Give `connection` these views and lock it for good. Raises StoreError where a file is gone."""
+    paths = [path for splits in views.values() for files in splits.values() for path in files]
+    for path in paths:
+        if not path.is_file():
+            connection.close()
+            raise _damaged(ref, f"{path.name} is gone")
+    try:
+        connection.execute(f"SET allowed_paths = {_paths(paths)}")
+        connection.execute("SET enable_external_access = false")
+        for name, splits in views.items():
+            connection.execute(f'CREATE VIEW "{name}" AS {rows_of(splits)}')
+        connection.execute("SET lock_configuration = true")
+    except duckdb.Error as error:
+        connection.close()
+        raise _damaged(ref, first_line(error)) from error
+    return connection
+
+
+def rows_of(splits: Mapping[str, list[Path]]) -> str:
+    """The SELECT that reads a config's files, with `split` as its last column."""
+    return " UNION ALL ".join(f"SELECT *, '{s}' AS split FROM read_parquet({_paths(of)})" for s, of in splits.items())
+
+
+def _damaged(ref: str, reason: str) -> StoreError:
+    return StoreError(f"{ref} cannot be read ({reason}).", f"sotopia-rl-data verify {ref}")
+
+
+def _paths(paths: list[Path]) -> str:
+    return "[" + ", ".join("'" + str(path.resolve()).replace("'", "''") + "'" for path in paths) + "]"

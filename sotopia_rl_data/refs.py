@@ -1,7 +1,7 @@
 """How a dataset is named: `name`, `org/name`, `org/name@v1.2.0`, `org/name@<commit>`, or a path.
 
-A path starts with `./`, `../` or `/`; anything else is a name. `parse` only reads the text; what it stands for is
-looked up by the store (and, where the store has none, the Hub).
+A path starts with `./`, `../` or `/`; anything else is a name. `parse` only reads the text; the store (and, where the
+store does not have it, the Hub) looks the version up.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class DatasetRef:
 
 
 def is_path(text: str) -> bool:
-    """True where a reference is spelled as a path."""
+    """Whether a reference is written as a path."""
     return text.startswith(("./", "../", "/")) or text in (".", "..")
 
 

@@ -1,7 +1,7 @@
-"""What is asked of a model, what comes back, and the key under which the answer is kept.
+"""A request to a model, its reply, and the key under which the answer is kept.
 
-The key is made of what determines the answer (provider, base URL, model, sampling parameters, messages, answer
-schema, sample number) and of nothing else: not the row's position, not a timeout, not the concurrency.
+The key is made of what determines the answer (provider, base URL, model, sampling parameters, messages, answer schema,
+sample number) and of nothing else: not the row's position, not a timeout, not the concurrency.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Finish = Literal["stop", "length", "refusal"]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Whom a request goes to, and how it samples. `sampling` holds temperature, max_tokens, seed … as sent."""
+    """Where a request goes, and how the model samples. `sampling` has temperature, max_tokens, seed … as sent."""
 
     provider: str
     model: str
@@ -31,8 +31,8 @@ class Request:
     """One call: messages and the JSON schema that the answer must obey (None: free text).
 
     `schema_name` labels the schema for providers that want a name; `sample` tells repeated draws apart;
-    `cache_until` counts the leading messages that siblings share (providers with explicit cache markers use it).
-    The last two of these are hints or labels: only `sample` is part of the key.
+    `cache_until` counts the leading messages that siblings share (for prompt caches). Of these three only `sample` is
+    part of the key.
     """
 
     target: Target
@@ -44,7 +44,7 @@ class Request:
 
     @property
     def question(self) -> str:
-        """Hash of what is asked, whoever is asked: messages, answer schema, sample. `replay` looks up by it."""
+        """Hash of messages, answer schema and sample, without the target. `replay` looks up by it."""
         return sha256_of([list(self.messages), self.answer_schema, self.sample])
 
     @property
@@ -61,7 +61,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hashed(Request):
-    """A Request that was given its hashes, those of the plain one: they are not computed again."""
+    """A Request with its hashes (those of the same plain Request), so that they are not computed again."""
 
     hashes: tuple[str, str] = ("", "")
 
@@ -83,7 +83,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the provider answered. `model` is the id it returned, which may be more exact than the one asked for."""
+    """A provider's answer. `model` is the id that it returned, which may be more exact than the requested one."""
 
     text: str
     finish: Finish = "stop"
@@ -92,7 +92,7 @@ class Reply:
 
 
 class Client(Protocol):
-    """Anything that can be asked. One method, and the target it stands for.
+    """Something that can be sent requests: one method, and its target.
 
     `send` raises Unavailable where asking again may help (429, 5xx, timeout), Rejected where it cannot,
     KeyMissing where there is no key. It never retries by itself: pacing and retries live in `dispatch.py`.

@@ -1,6 +1,6 @@
-"""How the rows of a query leave: a table to read, JSON, JSON lines, CSV or Parquet, batch by batch.
+"""How the rows of a query are written: as a table to read, JSON, JSON lines, CSV or Parquet, batch by batch.
 
-A file is written beside and renamed, so that a failure leaves the one that was there.
+A file is written under another name and renamed, so that a failure leaves the old file unchanged.
 """
 
 from __future__ import annotations
@@ -35,9 +35,13 @@ def write_result(result: pa.Table | pa.RecordBatchReader, fmt: str, target: Path
     if not isinstance(target, Path):
         _WRITERS[fmt](result, target)
         return
-    how: dict[str, Any] = {"mode": "wb"} if fmt == "parquet" else {"mode": "w", "encoding": "utf-8", "newline": ""}
-    with aside(target) as beside, beside.open(**how) as stream:
-        _WRITERS[fmt](result, stream)
+    with aside(target) as beside:
+        if fmt == "parquet":
+            with beside.open("wb") as file:
+                _write_parquet(result, file)
+        else:
+            with beside.open("w", encoding="utf-8", newline="") as text:
+                _WRITERS[fmt](result, text)
 
 
 def _rows(result: pa.Table | pa.RecordBatchReader) -> Iterator[list[Any]]:
@@ -59,8 +63,8 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {name: _without_nan(one) for name, one in value.items()}
-    return [_without_nan(one) for one in value] if isinstance(value, list) else value
+        return {name: _without_nan(item) for name, item in value.items()}
+    return [_without_nan(item) for item in value] if isinstance(value, list) else value
 
 
 def _write_jsonl(result: pa.Table | pa.RecordBatchReader, stream: IO[str]) -> None:
@@ -70,11 +74,11 @@ def _write_jsonl(result: pa.Table | pa.RecordBatchReader, stream: IO[str]) -> No
 
 
 def _write_json(result: pa.Table | pa.RecordBatchReader, stream: IO[str]) -> None:
-    names, before = result.schema.names, "[\n"
+    names, separator = result.schema.names, "[\n"
     for row in _rows(result):
-        stream.write(before + _json(dict(zip(names, row, strict=True))))
-        before = ",\n"
-    stream.write("[]\n" if before == "[\n" else "\n]\n")
+        stream.write(separator + _json(dict(zip(names, row, strict=True))))
+        separator = ",\n"
+    stream.write("[]\n" if separator == "[\n" else "\n]\n")
 
 
 def _write_csv(result: pa.Table | pa.RecordBatchReader, stream: IO[str]) -> None:

@@ -1,4 +1,4 @@
-"""Where tables and dialogues are printed: rich's console, but for closed pipes and narrow terminals.
+"""The console on which tables and dialogues are printed: rich's, made to cope with closed pipes and narrow terminals.
 
 Imports rich: import it where something is printed.
 """
@@ -28,7 +28,7 @@ class Screen(Console):
         raise  # the BrokenPipeError that rich has caught
 
     def show(self, table: Table) -> None:
-        """A table where its words fit side by side; else a paragraph a row, with a line for each column."""
+        """Print a table if its words fit side by side; else each row as a paragraph, with a line for each column."""
         if self._fits(table):
             return self.print(table)
         table.padding = (0, 1, 0, 0)  # closer
@@ -56,5 +56,5 @@ class Screen(Console):
     def _least(self, column: Column) -> int:
         """How narrow a column can be read: no word of it is cut, and longer text keeps `READABLE` columns."""
         wide = self.options.update(max_width=1 << 16)
-        sizes = [Measurement.get(self, wide, one) for one in (column.header, *column.cells)]
-        return max(*(s.minimum for s in sizes), min(READABLE, max(s.maximum for s in sizes)))
+        sizes = [Measurement.get(self, wide, text) for text in (column.header, *column.cells)]
+        return max(*(size.minimum for size in sizes), min(READABLE, max(size.maximum for size in sizes)))

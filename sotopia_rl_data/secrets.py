@@ -1,8 +1,8 @@
 """The shapes of keys, tokens and passwords, and how they are kept out of everything that is written or shown.
 
-Providers and proxies repeat the key they were sent in their error texts. Every error passes through `redact` before
-it is journaled or raised; what is to be published is searched by `hub/leaks.py`. What has no key's shape and is not in
-the environment cannot be recognised.
+Providers and proxies repeat in their error texts the key that was sent to them. Every error passes through `redact`
+before it is journaled or raised; `hub/leaks.py` searches releases before they are published. A secret that neither has
+the shape of a key nor is in the environment cannot be recognised.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SHAPES = {  # strict enough to search dialogues for; read by Python's re and by 
     "a password in a URL": r"\b[a-z][a-z0-9+.-]*://[^\s/:@\"'<>]*:[^\s/@\"'<>]+@[A-Za-z0-9\[]",
     "a named key": r"\b[Aa][Pp][Ii][_-]?[Kk][Ee][Yy][\"']?\s*[:=]\s*[\"']?[A-Za-z0-9_-]{24,}",
 }
-_LOOSE = (  # errors repeat keys cut short or starred out: what is hidden there in vain does no harm
+_LOOSE = (  # errors repeat keys shortened or starred out; hiding too much there does no harm
     re.compile(r"(?<=://)[^/\s@]+@"),  # user:password in a URL
     re.compile(r"(?i)\b(bearer|basic)\s+[^\s\"',}]{6,}"),
     re.compile(r"\b(sk|pk|rk|hf|gsk|xai|ghp|ghs|pat|key)[-_][A-Za-z0-9*._-]{6,}|\b(AIza|AKIA)[A-Za-z0-9_-]{10,}"),
@@ -41,12 +41,13 @@ _LOOSE = (  # errors repeat keys cut short or starred out: what is hidden there 
 
 def env_secrets() -> tuple[str, ...]:
     """Values of the environment variables whose names end in KEY, TOKEN, SECRET or PASSWORD, longest first."""
-    found = {v for k, v in os.environ.items() if _SECRET_NAME.search(k) and len(v) >= _SHORTEST}
-    return tuple(sorted(found, key=len, reverse=True))
+    values = {value for name, value in os.environ.items() if _SECRET_NAME.search(name) and len(value) >= _SHORTEST}
+    return tuple(sorted(values, key=len, reverse=True))
 
 
 def redact(text: str, *secrets: str) -> str:
-    """`text` with the given secrets, the environment's, and everything key-shaped replaced by `[hidden]`."""
+    """`text` with these secrets, those of the environment, and everything in the shape of a key replaced by
+    `[hidden]`."""
     for secret in (*secrets, *env_secrets()):
         if len(secret) >= _SHORTEST:
             text = text.replace(secret, HIDDEN)

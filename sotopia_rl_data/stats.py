@@ -1,7 +1,7 @@
 """A version in numbers: rows, distributions of rewards and dimensions, opinions, failures by reason.
 
-Agreement between judges and correlation between dimensions are not here (`statistics/`). Sums run in row order on
-one thread, so that the same version gives the same digits.
+Leaves out agreement between judges and correlation between dimensions (`agreement/`). Sums run in row order on one
+thread, so that the same version gives the same digits.
 """
 
 from __future__ import annotations
@@ -76,7 +76,10 @@ def stats(version: Version) -> Stats:
     with connect(version, threads=1) as connection:
         return Stats(
             version.ref,
-            {config: {split: one.rows for split, one in splits.items()} for config, splits in manifest.configs.items()},
+            {
+                config: {name: split.rows for name, split in splits.items()}
+                for config, splits in manifest.configs.items()
+            },
             {column: _distributions(connection, column) for column in numbers},
             _opinions(connection) if "n_opinions" in rewards else {},
             _judges(connection) if "attributions" in manifest.configs else (),

@@ -1,7 +1,7 @@
 """Sorted Parquet as a stream of whole episodes, so that several configs of one version are read side by side.
 
-All of them are in key order, which begins with the episode: what belongs to one run of episodes is next to each other
-in every file, and nothing has to be joined across the whole. Text comes as dictionary codes, never as Python strings.
+All of them are in key order, which begins with the episode. The rows of some consecutive episodes are therefore next to
+each other in every file, and no join over whole files is needed. Text comes as dictionary codes, not as Python strings.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ Codes = NDArray[np.int32]
 def read(files: Sequence[Path], columns: Sequence[str], rows: int, *, encoded: bool = True) -> Iterator[pa.RecordBatch]:
     """Batches of at most `rows` rows of these columns, file after file; text columns come as dictionary codes.
 
-    With `encoded=False` text comes as it is, as it always does inside lists. Reading is done in one thread: on narrow
-    columns more cost more CPU than they save. Raises StoreError where a file is missing, damaged, or lacks a column.
+    With `encoded=False` text comes as plain strings, as it always does inside lists. One thread reads: for narrow
+    columns more threads cost more CPU than they save. Raises StoreError where a file is missing, damaged, or lacks a
+    column.
     """
     for path in files:
         with opened(path, columns, encoded=encoded) as file:
@@ -56,7 +57,7 @@ def _unreadable(path: Path, error: Exception) -> StoreError:
 
 
 class Episodes:
-    """Rows in episode order, handed out in whole episodes.
+    """Rows in episode order, taken in whole episodes.
 
     `what` names them in errors. Rows that go backwards raise StoreError: a stream that is not sorted would lose rows.
     """
@@ -69,20 +70,20 @@ class Episodes:
 
     def chunks(self, rows: int) -> Iterator[pa.Table]:
         """All rows, in tables of about `rows` that end where an episode ends."""
-        wanted = rows
+        target = rows
         while True:
-            while not self._ended and self._rest.num_rows < wanted:
+            while not self._ended and self._rest.num_rows < target:
                 self._pull()
             size = self._rest.num_rows
             if not size:
                 return
             cut = size if self._ended else bisect.bisect_left(range(size), self._last, key=self._episode)
-            wanted = rows if cut else 2 * size  # one episode can be longer than `rows`
+            target = rows if cut else 2 * size  # one episode can be longer than `rows`
             if cut:
                 yield self._cut(cut)
 
     def until(self, last: str) -> pa.Table:
-        """The rows up to and including the episode `last` that were not yet handed out."""
+        """The rows up to and including the episode `last` that were not yet taken."""
         while not self._ended and self._last <= last:
             self._pull()
         return self._cut(bisect.bisect_right(range(self._rest.num_rows), last, key=self._episode))
@@ -120,7 +121,7 @@ class Episodes:
 
 
 def encode(column: pa.ChunkedArray) -> tuple[Codes, pa.Array]:
-    """Text as (codes, the distinct values that they point to). A value may be there that no code points to."""
+    """Text as (codes, distinct values). There may be values that no code points to."""
     array = column.combine_chunks()
     if not pa.types.is_dictionary(array.type):
         array = array.dictionary_encode()
@@ -128,7 +129,7 @@ def encode(column: pa.ChunkedArray) -> tuple[Codes, pa.Array]:
 
 
 def codes(column: pa.ChunkedArray, among: pa.Array) -> Codes:
-    """Where each text stands in `among`; -1 where it does not."""
+    """The index of each text in `among`; -1 where it is not there."""
     own, values = encode(column)
     known = pc.index_in(values, value_set=among.cast(values.type)).fill_null(-1)
     return np.asarray(known).astype(np.int32, copy=False)[own]

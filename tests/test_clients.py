@@ -23,11 +23,10 @@ from aiohttp import web
 from sotopia_rl_data.asking import anthropic, openai
 from sotopia_rl_data.asking.dispatch import ask_all
 from sotopia_rl_data.asking.pacing import Pacing
-from sotopia_rl_data.costs.prefix_cache import PrefixCache
+from sotopia_rl_data.costs.tokens import PrefixCache
 from sotopia_rl_data.errors import AskingError, KeyMissing, Rejected, Unavailable, UsageError
 from sotopia_rl_data.fake_provider.answers import answer, malformed
-from sotopia_rl_data.fake_provider.options import MALFORMED
-from sotopia_rl_data.fake_provider.running import Running, running
+from sotopia_rl_data.fake_provider.running import MALFORMED, Running, running
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.ledger.lookup import Lookup
 from sotopia_rl_data.request import Client, Reply, Request, Usage

@@ -26,7 +26,7 @@ from sotopia_rl_data.labelers.evaluation.sotopia_eval import SOTOPIA_EVAL as ASK
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.questions import NOTHING_SAID
 from sotopia_rl_data.rewards import preset
-from sotopia_rl_data.rewards.remake import remake
+from sotopia_rl_data.rewards.build import remake
 from sotopia_rl_data.store import Store
 
 SEVEN = tuple(one.name for one in SOTOPIA_EVAL)

@@ -33,9 +33,9 @@ from sotopia_rl_data.labelers.annotation import write_template
 from sotopia_rl_data.labelers.evaluation.people import draw, write_form
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.plan import Elicitation
+from sotopia_rl_data.outputs import guarded, unguarded
 from sotopia_rl_data.report import write_report
 from sotopia_rl_data.schema import Agent, Episode, Score, Turn
-from sotopia_rl_data.sheets import guarded, unguarded
 from sotopia_rl_data.store import Store
 from sotopia_rl_data.tables import row_episode
 

@@ -136,7 +136,7 @@ def test_a_release_that_is_not_what_was_meant_is_no_success(hub, before, lost):
     hub.server.fault(COMMIT, omit=lost)
     failed = hub.push(before, check=False)
     assert failed.code == 1
-    assert f"{before.ref} is published, but not as it was meant: {lost} is" in failed.err
+    assert f"{before.ref} is published, but not as planned: {lost} is" in failed.err
     if lost != "README.md":  # a card may be mended by hand; data may not
         again = hub.push(before, check=False)
         assert again.code == 1

@@ -132,7 +132,7 @@ def test_prose_of_the_store_counts_until_the_repository_has_its_own(hub, store):
     assert "Mine." in hub.text(repo, "README.md")
     hub.write(repo, {"README.md": hub.text(repo, "README.md").replace("Mine.", "Theirs.")})
     (warning,) = hub.push(toy(store, repo, 0, 1)).json["warnings"]
-    assert f"{repo} keeps its own prose" in warning
+    assert f"{repo} keeps its own text" in warning
     assert "Theirs." in hub.text(repo, "README.md")
 
 

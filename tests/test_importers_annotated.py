@@ -13,7 +13,7 @@ from sotopia_rl_data import open_dataset
 from sotopia_rl_data.importers import read
 from sotopia_rl_data.importers.run import import_dataset
 from sotopia_rl_data.rewards import preset
-from sotopia_rl_data.rewards.remake import remake
+from sotopia_rl_data.rewards.build import remake
 from sotopia_rl_data.schema import Attribution, Episode, Failure, Score
 from sotopia_rl_data.store import Store
 

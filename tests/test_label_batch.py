@@ -116,7 +116,9 @@ def test_ctrl_c_leaves_the_batches_running_and_says_how_to_go_on(store: Store):
         process.send_signal(signal.SIGINT)
         out, wrong = process.communicate(timeout=60)
         assert (process.returncode, out) == (130, "")
-        assert "Interrupted after 0 of 24 calls; 24 requests are under way in 1 batch, which go on without us." in wrong
+        assert (
+            "Interrupted after 0 of 24 calls; 24 requests are under way in 1 batch, and go on at the provider." in wrong
+        )
         assert "hint: run the same command again" in wrong
         at.hurry()
         done = label(store, "lab/episodes", judges=[judge("anthropic", at)], preset="goal-only", batching=QUICK)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from sotopia_rl_data.errors import QueryError, StoreError
 from sotopia_rl_data.hashing import sha256_of
-from sotopia_rl_data.ledger import calls, compaction
+from sotopia_rl_data.ledger import calls
 from sotopia_rl_data.ledger.attempt import parse_line
 from sotopia_rl_data.ledger.journal import Journal
 from sotopia_rl_data.ledger.ledger import Attempt, Ledger, answered, failed
@@ -254,7 +254,7 @@ for n in range(60):
     writers = [child(code, str(tmp_path), str(writer)) for writer in range(3)]
     while any(process.poll() is None for process in writers):
         if tmp_path.is_dir():
-            compaction.compact(tmp_path)
+            calls.compact(tmp_path)
     assert [process.wait() for process in writers] == [0, 0, 0]
     with Ledger(tmp_path) as ledger:
         found = [a.key for a in ledger.scan()]
@@ -280,7 +280,7 @@ def test_a_reader_goes_on_when_another_process_compacts_under_it(tmp_path: Path)
         other.compact()
         assert [a.text for a in reader.attempts(request().key)] == ["1"]
     with Ledger(tmp_path) as reader:
-        compaction.compact(tmp_path)
+        calls.compact(tmp_path)
         assert [a.text for a in reader.attempts_at(request().question)] == ["1"]
 
 
@@ -465,7 +465,7 @@ def test_a_large_ledger_is_opened_quickly_and_held_in_little_memory(tmp_path: Pa
             file.write(line[:start] + sha256_of(n).encode() + line[end:])
     parsing = seconds(lambda: [parse_line(line) for line in journal.open("rb")])
     if compacted:
-        compaction.compact(tmp_path)
+        calls.compact(tmp_path)
     opening = min(seconds(lambda: Ledger(tmp_path)) for _ in range(3))
     print(f"{opening:.2f} s to open {count:,} records, {parsing:.2f} s to parse them")
     assert opening < parsing / 2

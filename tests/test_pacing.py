@@ -45,8 +45,8 @@ def in_virtual_time(coroutine: Coroutine[Any, Any, Any]) -> Any:
 class Provider:
     """A token bucket that refuses what is above its limit, and a share of everything whatever the rate."""
 
-    def __init__(self, limit: float, burst: float, latency: float, weather: float = 0.0) -> None:
-        self.limit, self.burst, self.latency, self.weather = limit, burst, latency, weather
+    def __init__(self, limit: float, burst: float, latency: float, background: float = 0.0) -> None:
+        self.limit, self.burst, self.latency, self.background = limit, burst, latency, background
         self.saved, self.saved_at = max(1.0, limit * burst), 0.0
         self.random = random.Random(7)
         self.received = self.answered = 0
@@ -58,7 +58,7 @@ class Provider:
         now = loop.time()
         self.saved = min(max(1.0, self.limit * self.burst), self.saved + (now - self.saved_at) * self.limit)
         self.saved_at = now
-        if self.random.random() < self.weather or self.saved < 1:
+        if self.random.random() < self.background or self.saved < 1:
             return False
         self.saved -= 1
         await asyncio.sleep(self.latency * self.random.uniform(0.7, 1.3))
@@ -85,14 +85,14 @@ async def drive(
             failures += 1
             pacer.throttled(epoch, 1.0)
             await pacer.rest(pacer.backoff(failures, 1.0))
-            epoch = await pacer.turn()
+            epoch = await pacer.admit()
         pacer.answered()
 
     for _ in range(requests):
         while len(tasks) >= pacer.window:
             room.clear()
             await room.wait()
-        task = asyncio.create_task(fly(await pacer.turn()))
+        task = asyncio.create_task(fly(await pacer.admit()))
         tasks.add(task)
         task.add_done_callback(landed)
     while tasks:
@@ -148,11 +148,11 @@ def test_a_limit_that_falls_is_found_again():
     assert sent < 1.5
 
 
-@pytest.mark.parametrize("weather", [0.03, 0.1, 0.25])
-def test_429s_that_come_whatever_the_rate_do_not_slow_the_run_down(weather: float):
+@pytest.mark.parametrize("background", [0.03, 0.1, 0.25])
+def test_429s_that_come_whatever_the_rate_do_not_slow_the_run_down(background: float):
     """Obeyed, they would: a rate that they lower again and again ends at a few requests a second. It takes less than
     a minute to find out."""
-    provider = Provider(1e9, 1, 0.5, weather)
+    provider = Provider(1e9, 1, 0.5, background)
     seconds, _ = in_virtual_time(drive(provider, 10_000, 256))
     undisturbed, _ = in_virtual_time(drive(Provider(1e9, 1, 0.5), 10_000, 256))
     print(f"{seconds:.0f} s, without 429s {undisturbed:.0f} s")
@@ -161,7 +161,7 @@ def test_429s_that_come_whatever_the_rate_do_not_slow_the_run_down(weather: floa
 
 def test_a_provider_that_lets_nothing_through_is_asked_less_and_less():
     async def go() -> int:
-        provider = Provider(1, 0, 0.1, weather=1.0)
+        provider = Provider(1, 0, 0.1, background=1.0)
         task = asyncio.create_task(drive(provider, 1_000, 256))
         await asyncio.sleep(60)
         first = provider.received

@@ -10,8 +10,7 @@ import pytest
 from flat_calls import label
 from label_toys import BOAT, REPOSITORY, Highest, Stumbling, boats, filled, put, rows, sim
 
-from sotopia_rl_data.fake_provider.options import MALFORMED
-from sotopia_rl_data.fake_provider.running import running
+from sotopia_rl_data.fake_provider.running import MALFORMED, running
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.requests import follow_up, raised, request_of
 from sotopia_rl_data.labelers.schemas import BUILTINS, schema

@@ -20,7 +20,7 @@ from sotopia_rl_data.labelers.schemas import rubric, schema
 from sotopia_rl_data.labelers.schemas.rubric import Criterion, Rubric, schema_of
 from sotopia_rl_data.report import contents
 from sotopia_rl_data.rewards import Recipe, preset
-from sotopia_rl_data.rewards.remake import remake
+from sotopia_rl_data.rewards.build import remake
 from sotopia_rl_data.store import Store
 
 EXAMPLE = REPOSITORY / "examples" / "rubric.yaml"

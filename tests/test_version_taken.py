@@ -37,7 +37,7 @@ def test_nobody_is_asked_for_other_content_of_a_version_and_the_same_command_is_
     there, other = store.versions(name), judge("other")
     with pytest.raises(VersionExists, match=f"{taken} exists already") as refused:
         run(store, EPISODES, judges=[first, other], version=version)
-    assert f"and {first.calls} calls are still to come" in refused.value.message
+    assert f"and {first.calls} calls are still to be made" in refused.value.message
     assert "leave --version out" in refused.value.hint
     assert (other.calls, store.versions(name)) == (0, there)
     again = judge()
@@ -51,7 +51,7 @@ def test_answers_are_not_asked_for_again_for_a_version_that_was_made_without_the
     done = label(store, EPISODES, judges=[judge], version="v1.0.0")
     before = judge.calls
     judge.sulks_about.clear()
-    with pytest.raises(VersionExists, match="3 calls are still to come"):
+    with pytest.raises(VersionExists, match="3 calls are still to be made"):
         label(store, EPISODES, judges=[judge], version="v1.0.0", retry_failed=True)
     assert judge.calls == before
     assert label(store, EPISODES, judges=[judge], version="v1.0.0").digest == done.digest
@@ -78,7 +78,7 @@ def test_nobody_plays_for_other_episodes_of_a_version_and_the_same_ones_are_no_c
     first = Sampler("a", lambda request: next(odd, act("leave", "")))
     done = rollout(store, plan_of(scenes(2), a=first, b=brief()), "lab/play", version="v1.0.0")
     more = Sampler("a")
-    with pytest.raises(VersionExists, match=r"lab/play@v1\.0\.0 exists already, and 1 episodes are still to come"):
+    with pytest.raises(VersionExists, match=r"lab/play@v1\.0\.0 exists already, and 1 episodes are still to be made"):
         rollout(store, plan_of(scenes(3), a=more, b=brief()), "lab/play", version="v1.0.0")
     again = rollout(store, plan_of(scenes(2), a=more, b=brief()), "lab/play", version="v1.0.0")
     assert (again.created, again.digest, more.sent) == (False, done.digest, [])

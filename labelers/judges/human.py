@@ -15,8 +15,8 @@ from sotopia_rl_data.dimensions import full_name
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.labelers.judge import Question, Slot
 from sotopia_rl_data.labelers.schemas import answers
+from sotopia_rl_data.outputs import Row, read_sheet
 from sotopia_rl_data.request import Target
-from sotopia_rl_data.sheets import Row, read_sheet
 
 COLUMNS = ("episode_id", "agent", "turn", "dimension", "raw")
 _HINT = "write the file with: sotopia-rl-data annotate template REF -o FILE.csv"

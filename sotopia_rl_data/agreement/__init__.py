@@ -5,8 +5,8 @@
     measure.py    agreement(): every figure between any two, by dimension and overall, with intervals
     plot.py       the matrix as a picture
 
-An opinion is a (judge, sample, schema) of a version, be the judge an LLM, a person or a reward model; or a version's
-rewards. The formulas are in `sotopia_rl_data.statistics`; docs/trust.md explains what each figure says.
+An opinion is a (judge, sample, schema) of a version, whether the judge is an LLM, a person or a reward model; or a
+version's rewards. The formulas are in `sotopia_rl_data.statistics`; docs/trust.md explains what each figure says.
 
     from sotopia_rl_data.agreement import agreement
     from sotopia_rl_data.hub.resolve import resolve

@@ -25,7 +25,7 @@ __all__ = ["MEASURES", "OVERALL", "Agreement", "Figure", "Pair", "Together", "ag
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A value and its interval. None: it is not defined (a constant column), or the interval was not affordable."""
+    """A value and its interval; None where not defined (a constant column), or where an interval costs too much."""
 
     value: float | None
     low: float | None = None
@@ -34,7 +34,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class OpinionSummary:
-    """One opinion: its name in this report, what it is made of, and its values (mean and sample sd over all units)."""
+    """One opinion: its name in this report, its source, and the mean and sample sd of its values over all units."""
 
     name: str
     ref: str
@@ -69,10 +69,9 @@ class Together:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What opinions have in common. `scale` is (low, high) of the values, or None where they are shares of their own
-    scales (or plain rewards); differences on the dimensions in `ranges` are in levels all the same. `level` is that of
-    the intervals, from `resamples` draws of whole episodes.
-    """
+    """How far opinions agree. `scale` is (low, high) of the values, or None where they are shares of their own scales
+    (or plain rewards); differences on the dimensions in `ranges` are in levels even then. `level` is the level of the
+    intervals, which come from `resamples` draws of whole episodes."""
 
     refs: tuple[str, ...]
     opinions: tuple[OpinionSummary, ...]
@@ -86,19 +85,20 @@ class Agreement:
     seed: int
 
     def pair(self, a: str, b: str, dimension: str = OVERALL) -> Pair | None:
-        """The pair of these two names, in either order; None where they judged nothing in common."""
-        return next((p for p in self.pairs if {p.a, p.b} == {a, b} and p.dimension == dimension), None)
+        """The pair of these two names, in either order; None where they have no unit in common."""
+        return next((pair for pair in self.pairs if {pair.a, pair.b} == {a, b} and pair.dimension == dimension), None)
 
     def matrix(self, measure: str, dimension: str = OVERALL) -> list[list[float | None]]:
         """One figure between all opinions, in their order. The diagonal is None; the difference is row minus column."""
-        names = [one.name for one in self.opinions]
+        names = [opinion.name for opinion in self.opinions]
         return [[self._cell(a, b, measure, dimension) for b in names] for a in names]
 
     def _cell(self, a: str, b: str, measure: str, dimension: str) -> float | None:
-        found = None if a == b else self.pair(a, b, dimension)
-        value = found.figures[measure].value if found else None
-        turned = found is not None and found.a != a and measure == "mean_difference"
-        return -value if turned and value is not None else value
+        pair = None if a == b else self.pair(a, b, dimension)
+        value = None if pair is None else pair.figures[measure].value
+        if pair is None or value is None:
+            return None
+        return -value if pair.a != a and measure == "mean_difference" else value
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -126,27 +126,28 @@ def agreement(
 
 
 def agreement_of(opinions: Opinions, *, resamples: int = 1000, level: float = 0.95, seed: int = 0) -> Agreement:
-    """The same, of opinions that were read already."""
+    """The agreement of opinions that were read already."""
     sides = _side_by_side(opinions)
     alphas = _alpha_sums(opinions)
     pair_draws: dict[tuple[int, int, int], list[Mapping[str, Floats]]] = defaultdict(list)
     alpha_draws: dict[int, list[Mapping[str, Floats]]] = defaultdict(list)
     for weights in statistics.draws(len(opinions.episodes), resamples, seed):
         for (a, b), parts in sides.items():
-            for part, one in enumerate(parts):
-                if one.units:
-                    pair_draws[a, b, part].append(one.drawn(weights))
+            for part, pair in enumerate(parts):
+                if pair.units:
+                    pair_draws[a, b, part].append(pair.drawn(weights))
         for part, sums in enumerate(alphas):
             alpha_draws[part].append({"alpha": alpha_of(weights @ sums[:, :4])})
     names = (*opinions.dimensions, OVERALL)
     pairs = []
     for (a, b), parts in sides.items():
-        for part, one in enumerate(parts):
-            if one.units:
-                figures = _figures(one, pair_draws[a, b, part], level, opinions.width(names[part]))
-                pairs.append(Pair(opinions.names[a], opinions.names[b], names[part], one.units, one.episodes, figures))
+        for part, pair in enumerate(parts):
+            if pair.units:
+                figures = _figures(pair, pair_draws[a, b, part], level, opinions.width(names[part]))
+                of_names = opinions.names[a], opinions.names[b], names[part]
+                pairs.append(Pair(*of_names, pair.units, pair.episodes, figures))
     return Agreement(
-        refs=tuple(dict.fromkeys(one.ref for one in opinions.opinions)),
+        refs=tuple(dict.fromkeys(opinion.ref for opinion in opinions.opinions)),
         opinions=_summaries(opinions),
         dimensions=opinions.dimensions,
         pairs=tuple(pairs),
@@ -182,12 +183,12 @@ def _side_by_side(opinions: Opinions) -> dict[tuple[int, int], list[Paired]]:
     return sides
 
 
-def _figures(one: Paired, drawn: Sequence[Mapping[str, Floats]], level: float, width: float) -> dict[str, Figure]:
-    """The figures with their intervals; the difference, of which alone the unit matters, times `width`."""
-    limits = intervals(drawn, one.episodes, level)
+def _figures(pair: Paired, drawn: Sequence[Mapping[str, Floats]], level: float, width: float) -> dict[str, Figure]:
+    """The figures with their intervals. The difference, the only figure with a unit, is multiplied by `width`."""
+    limits = intervals(drawn, pair.episodes, level)
     figures = {
         name: Figure(value, *(limits.get(name) or (None, None))) if value is not None else Figure(None)
-        for name, value in one.point().items()
+        for name, value in pair.point().items()
     }
     differs = figures["mean_difference"]
     wide = (None if v is None else v * width for v in (differs.value, differs.low, differs.high))
@@ -219,9 +220,19 @@ def _together(dimension: str, sums: Floats, drawn: Sequence[Mapping[str, Floats]
 
 
 def _summaries(opinions: Opinions) -> tuple[OpinionSummary, ...]:
-    found = []
-    for one, name, row in zip(opinions.opinions, opinions.names, opinions.values, strict=True):
+    summaries = []
+    for opinion, name, row in zip(opinions.opinions, opinions.names, opinions.values, strict=True):
         own = row[~np.isnan(row)]
-        mean, sd = (float(own.mean()) if len(own) else None), (float(own.std(ddof=1)) if len(own) > 1 else None)
-        found.append(OpinionSummary(name, one.ref, one.judge, one.sample, one.schema, len(own), mean, sd))
-    return tuple(found)
+        summaries.append(
+            OpinionSummary(
+                name=name,
+                ref=opinion.ref,
+                judge=opinion.judge,
+                sample=opinion.sample,
+                schema=opinion.schema,
+                units=len(own),
+                mean=float(own.mean()) if len(own) else None,
+                sd=float(own.std(ddof=1)) if len(own) > 1 else None,
+            )
+        )
+    return tuple(summaries)

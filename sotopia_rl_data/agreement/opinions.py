@@ -1,8 +1,8 @@
-"""Attributions of one or several versions as one matrix: a column for each opinion, a row for each unit judged.
+"""Attributions of one or several versions as one matrix of opinions by units judged.
 
-A unit is (episode, agent, turn, dimension). The files of a version are in key order, so what belongs to one unit is
-next to each other: rows are placed by comparing them with their neighbours; only where several files speak about the
-same episodes are units looked up, some whole episodes at a time. Baselines (turn -1) are not units.
+A unit is (episode, agent, turn, dimension). The files of a version are in key order, so that the rows of a unit follow
+each other and are placed by comparing them with their neighbours. Only where several files have the same episodes are
+units looked up, some whole episodes at a time. Baselines (turn -1) are not units.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LAST = "\U0010ffff"  # sorts behind every id
 
 @dataclass(frozen=True, slots=True)
 class Opinion:
-    """Who said it. For `rewards`, the version alone, or a reward model that scored it."""
+    """The source of an opinion. For `rewards`, only the version, or a reward model that scored it."""
 
     ref: str
     judge: str = ""
@@ -49,9 +49,9 @@ class Opinions:
     """The matrix. `values` is (opinions, units), NaN where an opinion is missing.
 
     `episode`, `agent`, `dimension` (units,) point into `episodes`, `agents` and `dimensions`; `turn` is the turn.
-    `names` tell the opinions apart in as few words as do. `scale` is (low, high) where every opinion uses the same one;
-    else None, and the values are shares of their own scales (0 to 1), or plain rewards. `ranges` are then the scales of
-    those dimensions on which every opinion uses the same one (a rubric's have each their own): `level` leads back.
+    `names` are the shortest that tell the opinions apart. `scale` is (low, high) where every opinion uses the same
+    scale; else None, and the values are shares of their own scales (0 to 1), or plain rewards. `ranges` are then the
+    scales of those dimensions on which every opinion uses the same scale; `level` turns a share back into a level.
     """
 
     opinions: tuple[Opinion, ...]
@@ -68,12 +68,12 @@ class Opinions:
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def width(self, dimension: str) -> float:
-        """How much a difference of 1 between values on this dimension is, in levels where those are known."""
+        """A difference of 1 between values on this dimension, in levels where its range is known."""
         low, high = self.ranges.get(dimension, (0.0, 1.0))
         return high - low
 
     def level(self, dimension: int, value: float) -> float:
-        """A value on this dimension (its place) as it was said, where its range is known; else as it is."""
+        """A value on this dimension (by index) as the judge gave it, where the range is known; else unchanged."""
         name = self.dimensions[dimension]
         return self.ranges.get(name, (0.0, 1.0))[0] + value * self.width(name)
 
@@ -113,7 +113,7 @@ def _rows_of_versions(versions: Sequence[Version], of: Of) -> Iterator[tuple[pa.
             paths += files
             streams += [(source, Episodes(of, rows)) for rows in _rows(files, of)]
     for source, version in enumerate(versions if of == "rewards" else ()):
-        # What reward models scored is a reward, though it lies among the attributions.
+        # Scores of reward models are rewards, although they are stored as attributions.
         if version.manifest.recipe.get("scored_by") and "attributions" in version.manifest.configs:
             streams += [(source, Episodes(of, _scores(files))) for files in _files(version, "attributions")]
     for last in [*_ends(paths), _LAST]:
@@ -159,7 +159,7 @@ def _rows(files: Sequence[Path], of: Of) -> list[Iterator[pa.RecordBatch]]:
 
 
 def _long(batches: Iterator[pa.RecordBatch], column: str, dimension: str) -> Iterator[pa.RecordBatch]:
-    """One reward column as if it had been judged."""
+    """A reward column in the columns of attributions."""
     for whole in batches:
         batch = whole.filter(whole.column(column).is_valid())
         zero, none = pa.array(np.zeros(batch.num_rows, np.int32)), pa.array(np.full(batch.num_rows, np.nan))
@@ -169,7 +169,7 @@ def _long(batches: Iterator[pa.RecordBatch], column: str, dimension: str) -> Ite
 
 
 def _scores(files: Sequence[Path]) -> Iterator[pa.RecordBatch]:
-    """What reward models said of a split, in the units of its rewards: on no scale."""
+    """The scores of reward models for a split, in the units of its rewards, without a scale."""
     for whole in read(files, _COLUMNS, _ROWS):
         batch = whole.filter(pc.equal(whole.column("schema").cast(pa.string()), REWARD_MODEL))
         none = pa.array(np.full(batch.num_rows, np.nan))
@@ -178,7 +178,7 @@ def _scores(files: Sequence[Path]) -> Iterator[pa.RecordBatch]:
 
 @dataclass(slots=True)
 class _Numbering:
-    """Names and their numbers, in the order they were met."""
+    """Names and their numbers, in the order in which they came."""
 
     names: list[str] = field(default_factory=list)
     known: dict[str, int] = field(default_factory=dict)
@@ -197,7 +197,7 @@ class _Numbering:
 
 
 class _MatrixBuilder:
-    """The matrix while it grows."""
+    """Collects the rows of the matrix."""
 
     def __init__(self) -> None:
         self._episodes, self._agents, self._dimensions = _Numbering(), _Numbering(), _Numbering()
@@ -209,7 +209,7 @@ class _MatrixBuilder:
 
     @property
     def met(self) -> list[str]:
-        """Every dimension that was met, wanted or not."""
+        """Every dimension in the rows, wanted or not."""
         return sorted(self._dimensions.names, key=_place)
 
     def add(self, rows: pa.Table, apart: bool, wanted: set[str] | None) -> None:
@@ -253,28 +253,29 @@ class _MatrixBuilder:
         sizes = [int(part.max()) + 1 for part in parts]
         code: NDArray[np.int64] = np.ravel_multi_index(parts, sizes)
         number = np.zeros(int(np.prod(sizes)), np.int64)
-        for one in np.flatnonzero(np.bincount(code)):
-            source, schema, judge, sample = (int(part) for part in np.unravel_index(int(one), sizes))
-            number[one] = self._opinions.setdefault((source, schema, judge, sample), len(self._opinions))
+        for combination in np.flatnonzero(np.bincount(code)):
+            source, schema, judge, sample = (int(part) for part in np.unravel_index(int(combination), sizes))
+            number[combination] = self._opinions.setdefault((source, schema, judge, sample), len(self._opinions))
         return number[code]
 
     def _note_scales(self, rows: pa.Table, opinion: NDArray[np.int64], dimension: Codes) -> None:
         low, high = (np.asarray(rows.column(name).to_numpy(), np.float64) for name in ("scale_min", "scale_max"))
         kind = opinion * len(self._dimensions.names) + dimension
-        for one in np.flatnonzero(np.bincount(kind)):
-            mine = kind == one
-            first = int(np.argmax(mine))
-            which = divmod(int(one), len(self._dimensions.names))
-            scale = self._scales.setdefault(which, (float(low[first]), float(high[first])))
-            if np.isfinite(scale).all() and not ((low[mine] == scale[0]) & (high[mine] == scale[1])).all():
-                judge = list(self._opinions)[which[0]][2]
+        for pair in np.flatnonzero(np.bincount(kind)):
+            rows_of_pair = kind == pair
+            first = int(np.argmax(rows_of_pair))
+            place = divmod(int(pair), len(self._dimensions.names))  # (opinion, dimension)
+            scale = self._scales.setdefault(place, (float(low[first]), float(high[first])))
+            same = (low[rows_of_pair] == scale[0]) & (high[rows_of_pair] == scale[1])
+            if np.isfinite(scale).all() and not same.all():
+                judge = list(self._opinions)[place[0]][2]
                 raise UsageError(
                     f"The judge {self._judges.names[judge]!r} answered on several scales.",
                     "label anew: a version holds one scale for each judge and dimension",
                 )
 
     def opinions(self, refs: Sequence[str]) -> Opinions:
-        """What was gathered."""
+        """The finished matrix."""
         count = len(self._opinions)
         units = np.concatenate(self._units, axis=1) if self._units else np.zeros((4, 0), np.int32)
         values = np.full((count, units.shape[1]), np.nan)
@@ -283,19 +284,22 @@ class _MatrixBuilder:
             values[: len(part), at : at + part.shape[1]] = part
             at += part.shape[1]
         self._values = []
-        who = [
+        opinions = [
             Opinion(refs[source], self._judges.names[judge], sample, self._schemas.names[schema])
             for source, schema, judge, sample in self._opinions
         ]
-        order = sorted(range(count), key=lambda i: (refs.index(who[i].ref), who[i].schema, who[i].judge, who[i].sample))
-        found = sorted(set(units[3].tolist()), key=lambda d: _place(self._dimensions.names[d]))
-        renumbered = np.zeros(max(found, default=0) + 1, np.int32)
-        renumbered[found] = np.arange(len(found))
+        order = sorted(
+            range(count),
+            key=lambda i: (refs.index(opinions[i].ref), opinions[i].schema, opinions[i].judge, opinions[i].sample),
+        )
+        present = sorted(set(units[3].tolist()), key=lambda d: _place(self._dimensions.names[d]))
+        renumbered = np.zeros(max(present, default=0) + 1, np.int32)
+        renumbered[present] = np.arange(len(present))
         scale, ranges = self._scale(values, units[3])
         return Opinions(
-            opinions=tuple(who[i] for i in order),
-            names=tuple(_names([who[i] for i in order])),
-            dimensions=tuple(self._dimensions.names[d] for d in found),
+            opinions=tuple(opinions[i] for i in order),
+            names=tuple(_names([opinions[i] for i in order])),
+            dimensions=tuple(self._dimensions.names[d] for d in present),
             episodes=tuple(self._episodes.names),
             agents=tuple(self._agents.names),
             episode=units[0],
@@ -310,16 +314,18 @@ class _MatrixBuilder:
     def _scale(
         self, values: Floats, dimension: NDArray[np.int32]
     ) -> tuple[tuple[float, float] | None, dict[str, tuple[float, float]]]:
-        """The scale that all share; where they do not, every value becomes a share of its own scale, in place, and
-        there are the ranges of the dimensions that have one each."""
+        """The scale that all opinions share. Without one, every value becomes a share of its own scale, in place, and
+        the ranges of the dimensions with one scale are returned too."""
         scales = set(self._scales.values())
-        if len(scales) == 1 or not all(np.isfinite(one).all() and one[1] > one[0] for one in scales):
-            (only, *others) = [*scales] or [(np.nan, np.nan)]
-            return (only if not others and bool(np.isfinite(only).all()) else None), {}
+        if len(scales) == 1 or not all(np.isfinite(scale).all() and scale[1] > scale[0] for scale in scales):
+            if len(scales) != 1:
+                return None, {}
+            (scale,) = scales
+            return (scale if bool(np.isfinite(scale).all()) else None), {}
         by_dimension: dict[str, set[tuple[float, float]]] = {}
         for (opinion, number), (low, high) in self._scales.items():
-            mine = dimension == number
-            values[opinion, mine] = (values[opinion, mine] - low) / (high - low)
+            own = dimension == number
+            values[opinion, own] = (values[opinion, own] - low) / (high - low)
             by_dimension.setdefault(self._dimensions.names[number], set()).add((low, high))
         return None, {
             name: min(by_dimension[name]) for name in sorted(by_dimension, key=_place) if len(by_dimension[name]) == 1
@@ -327,8 +333,8 @@ class _MatrixBuilder:
 
 
 def _looked_up(keys: tuple[Codes, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Where each unit is first met, and each row's unit, for rows in any order."""
-    lows = [int(key.min()) for key in keys]  # episodes are numbered through: what counts is how many are here
+    """The first row of each unit, and each row's unit, for rows in any order."""
+    lows = [int(key.min()) for key in keys]  # episodes are numbered over all chunks: only those of this chunk matter
     sizes = [int(key.max()) - low + 1 for key, low in zip(keys, lows, strict=True)]
     code = np.ravel_multi_index([key.astype(np.int64) - low for key, low in zip(keys, lows, strict=True)], sizes)
     _, first, unit = np.unique(code, return_index=True, return_inverse=True)
@@ -336,24 +342,26 @@ def _looked_up(keys: tuple[Codes, ...]) -> tuple[NDArray[np.intp], NDArray[np.in
 
 
 def _place(dimension: str) -> tuple[int, str]:
-    """Where a dimension stands: the aggregate first, SOTOPIA-EVAL in its order, others behind."""
-    names = [REWARD, *(one.name for one in SOTOPIA_EVAL)]
+    """The place of a dimension: the aggregate first, SOTOPIA-EVAL in its order, then the others."""
+    names = [REWARD, *(known.name for known in SOTOPIA_EVAL)]
     return (names.index(dimension) if dimension in names else len(names), dimension)
 
 
 def _names(opinions: Sequence[Opinion]) -> list[str]:
-    """What tells each opinion from the others, and no more: the judge, and what differs besides."""
+    """The shortest names that tell the opinions apart: the judge, and whatever else differs."""
 
-    samples, schemas, refs = (len({getattr(one, part) for one in opinions}) > 1 for part in ("sample", "schema", "ref"))
+    samples, schemas, refs = (
+        len({getattr(opinion, part) for opinion in opinions}) > 1 for part in ("sample", "schema", "ref")
+    )
 
-    def name(one: Opinion) -> str:
+    def name(opinion: Opinion) -> str:
         parts = []
-        if one.judge:
-            parts.append(f"{one.judge} #{one.sample}" if samples else one.judge)
-        if schemas and one.schema:
-            parts.append(one.schema)
-        if refs or not one.judge:
-            parts.append(one.ref)
+        if opinion.judge:
+            parts.append(f"{opinion.judge} #{opinion.sample}" if samples else opinion.judge)
+        if schemas and opinion.schema:
+            parts.append(opinion.schema)
+        if refs or not opinion.judge:
+            parts.append(opinion.ref)
         return " · ".join(parts)
 
-    return [name(one) for one in opinions]
+    return [name(opinion) for opinion in opinions]

@@ -1,8 +1,8 @@
-"""Two opinions side by side, reduced to what each episode contributes, so that a resample of episodes is one product.
+"""Two opinions side by side, reduced to sums by episode, so that a resample of episodes is one matrix product.
 
 Where both answer on a few levels, an episode contributes a table of how often each pair of levels occurs, and every
-figure follows from the sum of tables, exactly. Where they do not (a reward model, rewards), it contributes moments;
-what goes by rank is then computed from the rows, for as many resamples as is affordable.
+figure follows exactly from the sum of tables. Otherwise (a reward model, rewards) it contributes moments; figures of
+ranks are then computed from the rows, for as many resamples as time allows.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CELLS = 256  # a table that is larger is not "a few levels"
 _TABLES = 1 << 26  # numbers that the tables of all episodes may take
 _SPEARMAN_ROWS, _KENDALL_ROWS = 50_000_000, 3_000_000  # rows that resamples may go through: some seconds
 _BLOCK = 1 << 18
-_FEWEST = 99  # resamples that make no interval
+_FEWEST = 99  # so few resamples give no interval
 
 
 class Paired(Protocol):
@@ -34,12 +34,12 @@ class Paired(Protocol):
 
     @property
     def units(self) -> int:
-        """How many units both judged."""
+        """The number of units that both judged."""
         ...
 
     @property
     def episodes(self) -> int:
-        """In how many episodes."""
+        """The number of episodes with such units."""
         ...
 
     def point(self) -> Mapping[str, float | None]:
@@ -69,15 +69,15 @@ def paired(
         sums = [
             np.concatenate([f, joint.ordered_pairs(t)], 1, dtype=np.float32) for f, t in zip(flat, tables, strict=True)
         ]
-        return [Counted(levels_x, levels_y, one) for one in (*sums, np.sum(sums, axis=0))]
-    some: list[Paired] = []
+        return [Counted(levels_x, levels_y, of_part) for of_part in (*sums, np.sum(sums, axis=0))]
+    paired_parts: list[Paired] = []
     pairs = np.zeros((episodes, 2))
     for number in range(parts):
-        mine = part == number
-        own = _ordered_pairs(x[mine], y[mine], episode[mine], episodes)
-        some.append(Listed(x[mine], y[mine], episode[mine], own))
+        rows = part == number
+        own = _ordered_pairs(x[rows], y[rows], episode[rows], episodes)
+        paired_parts.append(Listed(x[rows], y[rows], episode[rows], own))
         pairs += own
-    return [*some, Listed(x, y, episode, pairs)]
+    return [*paired_parts, Listed(x, y, episode, pairs)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +167,8 @@ class Listed:
         }
 
     def _by_rank(self, name: str, weights: NDArray[np.float32]) -> Floats:
-        """What must go through the rows, while that is affordable."""
-        found = np.full(len(weights), np.nan)
+        """A figure of ranks, computed from the rows for as many resamples as time allows."""
+        values = np.full(len(weights), np.nan)
         for i, drawn in enumerate(weights):
             if self._left[name] < self.units:
                 break
@@ -179,8 +179,8 @@ class Listed:
                 if name == "spearman"
                 else statistics.kendall(self._code_x, self._code_y, w)
             )
-            found[i] = np.nan if value is None else value
-        return found
+            values[i] = np.nan if value is None else value
+        return values
 
 
 def _ranks(code: NDArray[np.intp], weights: Floats) -> Floats:
@@ -192,18 +192,18 @@ def _ranks(code: NDArray[np.intp], weights: Floats) -> Floats:
 
 def _ordered_pairs(x: Floats, y: Floats, episode: NDArray[np.int32], episodes: int) -> Floats:
     """`joint.ordered_pairs` of every episode, from the rows."""
-    found = np.zeros((episodes, 2))
+    pairs = np.zeros((episodes, 2))
     order = np.argsort(episode, kind="stable")
     for block in _blocks(episode[order]):
         rows = order[block]
         left, right = statistics.pairs_within(episode[rows])
         left, right = rows[left], rows[right]
         sign_x, sign_y = np.sign(x[left] - x[right]), np.sign(y[left] - y[right])
-        told = (sign_x != 0) | (sign_y != 0)
-        alike = (sign_x * sign_y + 1.0)[told] / 2.0
-        found[:, 0] += np.bincount(episode[left[told]], alike, episodes)
-        found[:, 1] += np.bincount(episode[left[told]], minlength=episodes)
-    return found
+        ordered = (sign_x != 0) | (sign_y != 0)
+        alike = (sign_x * sign_y + 1.0)[ordered] / 2.0
+        pairs[:, 0] += np.bincount(episode[left[ordered]], alike, episodes)
+        pairs[:, 1] += np.bincount(episode[left[ordered]], minlength=episodes)
+    return pairs
 
 
 def _blocks(episode: NDArray[np.int32]) -> list[slice]:
@@ -220,16 +220,16 @@ def _share(pairs: Floats) -> Floats:
 
 
 def _numbers(figures: Mapping[str, Floats]) -> dict[str, float | None]:
-    return {name: None if np.isnan(found[0]) else float(found[0]) for name, found in figures.items()}
+    return {name: None if np.isnan(values[0]) else float(values[0]) for name, values in figures.items()}
 
 
 def intervals(
-    found: Sequence[Mapping[str, Floats]], episodes: int, level: float
+    blocks: Sequence[Mapping[str, Floats]], episodes: int, level: float
 ) -> dict[str, tuple[float, float] | None]:
-    """Of each figure, from resamples that came in pieces; None where fewer than 100 could be afforded."""
-    joined = {name: np.concatenate([one[name] for one in found]) for name in found[0]} if found else {}
-    enough = {name: values for name, values in joined.items() if np.count_nonzero(~np.isnan(values)) > _FEWEST}
-    return {
-        name: statistics.percentile_interval(enough[name], episodes, level) if name in enough else None
-        for name in joined
-    }
+    """The interval of each figure, from blocks of resamples; None where fewer than 100 have a value."""
+    limits: dict[str, tuple[float, float] | None] = {}
+    for name in blocks[0] if blocks else ():
+        values = np.concatenate([block[name] for block in blocks])
+        enough = np.count_nonzero(~np.isnan(values)) > _FEWEST
+        limits[name] = statistics.percentile_interval(values, episodes, level) if enough else None
+    return limits

@@ -1,4 +1,4 @@
-"""The matrix of one figure as a picture: a panel for everything together, and one for each dimension."""
+"""The matrix of one figure as a picture: a panel for all dimensions together, and one for each dimension."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TITLES = {
 }
 ENDINGS = (".png", ".svg", ".pdf")
 _PANEL_INCHES = 0.72, 0.9  # a panel's side: so much for each opinion, plus a margin
-_COLOURS = ("#c4553b", "#dda084", "#f1efea", "#76aaa3", "#1f7a74")  # told apart also by those who see no red or green
+_COLOURS = ("#c4553b", "#dda084", "#f1efea", "#76aaa3", "#1f7a74")  # readable with red-green colour blindness
 _LONGEST = 22
 
 
@@ -60,7 +60,10 @@ def _panel(axes: Any, agreement: Agreement, measure: str, dimension: str, labell
     from matplotlib.colors import LinearSegmentedColormap
 
     matrix = agreement.matrix(measure, dimension)
-    names = [one.name if len(one.name) <= _LONGEST else one.name[: _LONGEST - 1] + "…" for one in agreement.opinions]
+    names = [
+        opinion.name if len(opinion.name) <= _LONGEST else opinion.name[: _LONGEST - 1] + "…"
+        for opinion in agreement.opinions
+    ]
     cells = [[math.nan if value is None else value for value in row] for row in matrix]
     known = [abs(value) for row in matrix for value in row if value is not None]
     reach = max(known, default=1.0) if measure == "mean_difference" else 1.0

@@ -1,7 +1,8 @@
-"""Anthropic's messages: system apart, explicit cache markers, a token limit that must be named.
+"""Anthropic's messages API: the system text is a field of its own, cache markers are explicit, a token limit is
+required.
 
-What siblings share (`Request.cache_until`) ends in a marker; so does the system text before it, which other episodes
-share too. A server that knows no structured output is given the schema in words, once found out.
+The messages that sibling requests share (`Request.cache_until`) end in a marker; so does the system text before them,
+which other episodes share too. Once a server has refused structured output, it is given the schema in words.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 PROVIDER = "anthropic"
 KEY = "ANTHROPIC_API_KEY"
 URL = "https://api.anthropic.com"
-# Where the sampling names no limit; the API wants one. 40 turns on seven dimensions of two agents take about 4,000.
+# Used where the sampling names no limit, since the API requires one. An answer about 40 turns, seven dimensions and two
+# agents takes about 4,000.
 MAX_TOKENS = 8_192
 WAYS = ("json_schema", "text")
 # Models before Opus 4.7 take a temperature; newer ones refuse it.
@@ -37,18 +39,18 @@ _FINISH: dict[str, Finish] = {
 
 
 def target(model: str, base_url: str = "", sampling: Mapping[str, Any] | None = None) -> Target:
-    """Whom to ask: `base_url`, else ANTHROPIC_BASE_URL, else Anthropic. Raises UsageError for an unusable URL."""
+    """The target at `base_url`, else ANTHROPIC_BASE_URL, else Anthropic. Raises UsageError for an unusable URL."""
     url = base_url or os.environ.get("ANTHROPIC_BASE_URL") or URL
     return Target(PROVIDER, model, transport.clean_url(url), dict(sampling or {}))
 
 
 def takes_temperature(model: str) -> bool:
-    """False for models that set it themselves and refuse another one."""
+    """False for models that refuse a temperature other than their own."""
     return bool(_TAKES_TEMPERATURE.match(model))
 
 
 def body_of(request: Request, way: str = "json_schema") -> dict[str, Any]:
-    """The JSON that is posted. `way`, one of `WAYS`, is how the answer's schema is given."""
+    """The JSON that is posted. `way`, one of `WAYS`, says how the answer's schema is passed."""
     messages = list(request.messages)
     if request.answer_schema is not None and way == "text":
         messages = transport.with_schema_in_words(messages, request.answer_schema)
@@ -68,7 +70,7 @@ def body_of(request: Request, way: str = "json_schema") -> dict[str, Any]:
 
 
 def read_message(target: Target, data: Any) -> Reply:
-    """The Reply in a message. Raises Unavailable where there is none."""
+    """The Reply that a message holds. Raises Unavailable where it holds none."""
     try:
         text = "".join(block["text"] for block in data["content"] if block["type"] == "text")
         finish = _FINISH.get(data.get("stop_reason") or "", "stop")
@@ -82,6 +84,7 @@ def _marked(messages: Sequence[Message], cache_until: int) -> tuple[list[dict[st
     system: list[dict[str, Any]] = []
     rest: list[dict[str, Any]] = []
     shared: list[dict[str, Any]] = []
+    last_system: dict[str, Any] | None = None
     for number, message in enumerate(messages):
         block: dict[str, Any] = {"type": "text", "text": message["content"]}
         if message["role"] == "system":
@@ -90,28 +93,30 @@ def _marked(messages: Sequence[Message], cache_until: int) -> tuple[list[dict[st
             rest.append({"role": message["role"], "content": [block]})
         if number < cache_until and message["content"]:
             shared.append(block)
-    last_system = [block for block in shared if any(block is one for one in system)][-1:]
-    for block in (*last_system, *shared[-1:]):
-        block["cache_control"] = {"type": "ephemeral"}
+            if message["role"] == "system":
+                last_system = block
+    for marked in (last_system, shared[-1] if shared else None):
+        if marked is not None:
+            marked["cache_control"] = {"type": "ephemeral"}
     return system, rest
 
 
 @lru_cache(maxsize=1_024)
 def _supported(schema: str) -> dict[str, Any]:
-    """The schema without the words that Anthropic's structured outputs do not know (ranges become descriptions)."""
+    """The schema without the keywords that Anthropic's structured outputs do not know (ranges become descriptions)."""
     import anthropic
 
     return anthropic.transform_schema(json.loads(schema))
 
 
 def refuses_format(error: Rejected) -> bool:
-    """Whether the server refused the way in which the answer's schema was given."""
+    """Whether the server refused the way in which the answer's schema was passed."""
     words = ("output_config", "output_format", "structured output", "json_schema")
-    return error.status == 400 and any(w in error.message for w in words)
+    return error.status == 400 and any(word in error.message for word in words)
 
 
 def _usage(usage: Mapping[str, Any]) -> Usage:
-    """Anthropic counts what it read from and wrote to its cache apart from the rest of the input."""
+    """The tokens of a reply. Anthropic counts input read from or written to its cache separately from the rest."""
     cached = int(usage.get("cache_read_input_tokens") or 0)
     written = int(usage.get("cache_creation_input_tokens") or 0)
     fresh = int(usage.get("input_tokens") or 0)
@@ -119,8 +124,8 @@ def _usage(usage: Mapping[str, Any]) -> Usage:
 
 
 def sdk_client(key: str, url: str, http_client: Any) -> anthropic.AsyncAnthropic:
-    """The SDK's client, which knows how a request is signed and versioned, what a person set in the environment
-    included. It retries nothing."""
+    """The SDK's client, which knows how a request is signed and versioned and reads the SDK's own environment
+    variables. It never retries."""
     import anthropic
 
     return anthropic.AsyncAnthropic(api_key=key, base_url=url, max_retries=0, http_client=http_client)

@@ -1,9 +1,9 @@
 """The one loop that asks: deduplicate, look up, pace, send, keep, hand over. Nothing is asked twice, nothing hangs.
 
 A reply is in the ledger before anyone parses it. Requests come from an iterator and are held only while they are in
-flight. Retries are bounded. Ctrl-C once lets what is in flight come home; twice gives it up. What a lookup returns is
-`ledger/lookup.py`'s rule, how fast a provider may be asked `pacing.py`'s, when to give it up `stopping.py`'s,
-and who waits for a shared prefix `prompt_cache.py`'s.
+flight. Retries are bounded. After the first Ctrl-C requests in flight may finish; a second one gives them up. Other
+modules own the rules: `ledger/lookup.py` what counts as answered, `pacing.py` how fast a provider may be pending,
+`stopping.py` when to give a provider up, `prompt_cache.py` which requests wait for a shared prefix.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from sotopia_rl_data.request import Reply, Request
 
 Send = Callable[[Request], Awaitable[Reply]]
 
-_BREATH = 64  # requests looked up before those in flight get a turn
+_YIELD_EVERY = 64  # requests looked up before the event loop goes on with those in flight
 _WAITING = 1_024  # equal requests that may wait for answers in flight
 _AHEAD = 4  # times the concurrency: requests that may wait for their prefix to be cached
 _THROTTLES = (429, 503, 529)
-_TICK_S = 0.2
+_REPORT_S = 0.2
 _LOOK_S = 0.1  # between looks at what other processes ask
 
 
@@ -45,27 +45,27 @@ async def ask_all(
     pacing: Pacing | None = None,
     progress: Callable[[Outcome], None] | None = None,
     budget: Budget | None = None,
-    elsewhere: Set[int] = frozenset(),
+    in_batches: Set[int] = frozenset(),
 ) -> Outcome:
-    """Ask what the ledger does not answer; `lookup` has the ledger, says what counts as an answer and what follows it.
-    Order is not kept.
+    """Ask what the ledger does not answer; `lookup` has the ledger, the rule for what counts as an answer, and the
+    follow-ups. Requests are not settled in order.
 
-    A follow-up is looked up and asked next, in the place of the request that it follows. `progress` is called a few
-    times a second and at the end. `elsewhere` are the short keys of what is under way in batches. After Ctrl-C the
-    outcome says `interrupted`, and where nothing more fits under the `budget` it says `exhausted`: what was not settled
-    will be asked by the next run.
+    A follow-up is looked up and asked at once, in the place of the request that it follows. `progress` is called a few
+    times a second and at the end. `in_batches` holds the short keys of requests under way in batches. After Ctrl-C the
+    outcome says `interrupted`; where nothing more fits under the `budget` it says `exhausted`. The next run asks what
+    was not settled.
 
     Raises Rejected where the provider refuses everything (a wrong key, an unknown model), Unavailable where it is down,
-    UsageError where something `elsewhere` would be asked, and paid, once more, KeyMissing, StoreError where the ledger
+    UsageError where a request `in_batches` would be asked and paid for again, KeyMissing, StoreError where the ledger
     cannot be written, and whatever the callbacks raise. What was answered until then is kept.
     """
     if concurrency < 1:
-        raise UsageError(f"{concurrency} requests at a time cannot be asked.", "give a concurrency of 1 or more")
-    return await _LiveRun(lookup, send, pacing or Pacing(), concurrency, budget, elsewhere).go(requests, progress)
+        raise UsageError(f"{concurrency} requests at a time cannot be pending.", "give a concurrency of 1 or more")
+    return await _LiveRun(lookup, send, pacing or Pacing(), concurrency, budget, in_batches).run(requests, progress)
 
 
 class _LiveRun:
-    """Who is in flight, who may leave, when to stop."""
+    """The requests in flight and waiting, and whether the run goes on. `run` is called once."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class _LiveRun:
         pacing: Pacing,
         concurrency: int,
         budget: Budget | None,
-        elsewhere: Set[int],
+        in_batches: Set[int],
     ) -> None:
         self._lookup = lookup
         self._outcome = lookup.outcome
@@ -83,21 +83,21 @@ class _LiveRun:
         self._pacer = Pacer(pacing, concurrency)
         self._breaker = CircuitBreaker()
         self._budget = budget
-        self._elsewhere = elsewhere
+        self._in_batches = in_batches
         self._warming = PromptCacheWarmup()
         self._ahead = _AHEAD * concurrency
         self._tasks: set[asyncio.Task[None]] = set()
-        self._duplicates: dict[str, list[Request]] = {}  # key to be asked -> equal requests that wait for its answer
+        self._duplicates: dict[str, list[Request]] = {}  # key in flight -> equal requests that wait for its answer
         self._claims = lookup.ledger.claims
-        self._elsewhere_now: dict[str, tuple[PendingRequest, int]] = {}  # what another process asks, and known attempts
+        self._claimed_elsewhere: dict[str, tuple[PendingRequest, int]] = {}  # asked by other processes; known attempts
         self._next_look = 0.0  # at those, by the monotonic clock
         self._waiting = self._looked_up = 0
-        self._sending: dict[object, float] = {}  # what is on the wire, oldest first
+        self._sending: dict[object, float] = {}  # when each request on the wire was sent, oldest first
         self._slot_free = asyncio.Event()
         self._ending = False
         self._error: BaseException | None = None
 
-    async def go(self, requests: Iterable[Request], progress: Callable[[Outcome], None] | None) -> Outcome:
+    async def run(self, requests: Iterable[Request], progress: Callable[[Outcome], None] | None) -> Outcome:
         feeding = asyncio.create_task(self._feed(requests))
         watching = asyncio.create_task(self._watch(progress))
         try:
@@ -112,19 +112,19 @@ class _LiveRun:
         return self._outcome
 
     async def _feed(self, requests: Iterable[Request]) -> None:
-        """Place every request, then wait for what is in flight."""
+        """Place every request, then wait for those in flight."""
         try:
             for request in requests:
                 if self._ending:
                     break
                 await self._place(request)
         finally:
-            while self._tasks or ((self._warming.ready or self._elsewhere_now) and not self._ending):
+            while self._tasks or ((self._warming.ready or self._claimed_elsewhere) and not self._ending):
                 await self._launch_ready()
                 if self._tasks:
-                    wait_s = _LOOK_S if self._elsewhere_now else None
+                    wait_s = _LOOK_S if self._claimed_elsewhere else None
                     await asyncio.wait(self._tasks, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
-                elif self._elsewhere_now:
+                elif self._claimed_elsewhere:
                     await asyncio.sleep(_LOOK_S)
         if self._error is not None:
             raise self._error
@@ -132,152 +132,159 @@ class _LiveRun:
             raise self._breaker.fruitless
 
     async def _place(self, request: Request) -> None:
-        """Settle from the ledger, or join an equal request, or launch, now or when its prefix is cached."""
+        """Settle a request from the ledger, let it wait for an equal one or for its prefix, or launch it."""
         await self._launch_ready()
         while (self._waiting >= _WAITING or self._warming.held >= self._ahead) and self._tasks:
             await self._wait_for_slot()
             await self._launch_ready()
-        open_ = await self._settle_known(request)
-        if open_ is not None and not self._warming.holds(open_):
-            await self._launch(open_)
+        pending = await self._settle_known(request)
+        if pending is not None and not self._warming.holds(pending):
+            await self._launch(pending)
 
     async def _launch_ready(self) -> None:
         while self._warming.ready and not self._ending:
             await self._launch(self._warming.ready.popleft())
-        if self._elsewhere_now and time.monotonic() >= self._next_look:
+        if self._claimed_elsewhere and time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + _LOOK_S
             await self._take_from_others()
 
     async def _take_from_others(self) -> None:
         """Of what other processes ask: hand over what they have answered, and ask what they left."""
-        free = [waiting for waiting in self._elsewhere_now.values() if self._claims.take(waiting[0].key)]
+        free = [waiting for waiting in self._claimed_elsewhere.values() if self._claims.take(waiting[0].key)]
         if free:
             self._lookup.ledger.catch_up()
         for pending, known in free:
-            del self._elsewhere_now[pending.key]
+            del self._claimed_elsewhere[pending.key]
             settled = self._lookup.answered_meanwhile(pending, known)
             if settled is None:
                 await self._launch(pending)
             else:
                 self._start(self._go_on(deque(self._settle(pending, settled))))
 
-    async def _launch(self, asked: PendingRequest) -> None:
-        """Wait for room and for the request's moment, then let it fly."""
+    async def _launch(self, pending: PendingRequest) -> None:
+        """Start a request's task when the window and the rate allow it."""
         while len(self._tasks) >= self._pacer.window and not self._ending:
             await self._wait_for_slot()
-        self._start(self._run_chain(asked, await self._turn(asked)))
+        self._start(self._run_chain(pending, await self._admit(pending)))
 
     def _start(self, chain: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(chain)
         self._tasks.add(task)
-        task.add_done_callback(self._landed)
+        task.add_done_callback(self._task_ended)
 
     async def _settle_known(self, request: Request | None) -> PendingRequest | None:
-        """Hand over what is known, follow-ups included; returns what is left to ask, for which equal requests wait."""
+        """Hand over what is known, follow-ups included; returns what is left to ask. Equal requests wait for it from
+        now."""
         while request is not None and not self._ending:
             self._looked_up += 1
-            if self._looked_up % _BREATH == 0:
+            if self._looked_up % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
-            asked = PendingRequest(request, *request.hashes)
-            if asked.key in self._duplicates:
-                self._duplicates[asked.key].append(request)
+            pending = PendingRequest(request, *request.hashes)
+            if pending.key in self._duplicates:
+                self._duplicates[pending.key].append(request)
                 self._waiting += 1
                 return None
-            settled = self._lookup.look_up(asked)
+            settled = self._lookup.look_up(pending)
             if settled is None:
-                if short(asked.key) in self._elsewhere:
+                if short(pending.key) in self._in_batches:
                     raise _under_way(request)
                 self._lookup.ledger.check()
-                known = self._lookup.ledger.tries(asked.key)
-                if not self._claims.take(asked.key):
-                    self._duplicates[asked.key] = []
-                    self._elsewhere_now[asked.key] = asked, known
+                known = self._lookup.ledger.tries(pending.key)
+                if not self._claims.take(pending.key):
+                    self._duplicates[pending.key] = []
+                    self._claimed_elsewhere[pending.key] = pending, known
                     return None
                 caught_up = self._lookup.ledger.catch_up()
-                settled = self._lookup.answered_meanwhile(asked, known) if caught_up else None
+                settled = self._lookup.answered_meanwhile(pending, known) if caught_up else None
                 if settled is None:
-                    self._duplicates[asked.key] = []
-                    return asked
-                self._claims.give_up(asked.key)
+                    self._duplicates[pending.key] = []
+                    return pending
+                self._claims.give_up(pending.key)
             request = self._lookup.hand_over(request, settled)
         return None
 
-    async def _run_chain(self, asked: PendingRequest, epoch: Epoch) -> None:
-        """Ask one request, and go on with what those who waited for it want next: a dialogue may be long."""
-        await self._go_on(deque(await self._ask_one(asked, epoch)))
+    async def _run_chain(self, pending: PendingRequest, epoch: Epoch) -> None:
+        """Ask one request and then its follow-ups, and theirs: a dialogue may be long."""
+        await self._go_on(deque(await self._ask_one(pending, epoch)))
 
-    async def _go_on(self, wanted: deque[Request | None]) -> None:
-        while wanted:
-            open_ = await self._settle_known(wanted.popleft())
-            if open_ is not None:
-                wanted.extendleft(reversed(await self._ask_one(open_, await self._turn(open_))))
+    async def _go_on(self, following: deque[Request | None]) -> None:
+        """Ask these follow-ups, and theirs."""
+        while following:
+            pending = await self._settle_known(following.popleft())
+            if pending is not None:
+                following.extendleft(reversed(await self._ask_one(pending, await self._admit(pending))))
 
-    async def _ask_one(self, asked: PendingRequest, epoch: Epoch) -> list[Request | None]:
-        """Ask one request and hand its answer to those who wait for it; what they want next."""
+    async def _ask_one(self, pending: PendingRequest, epoch: Epoch) -> list[Request | None]:
+        """Ask one request and hand its answer over, also for the equal requests that wait; returns the follow-ups."""
         settled: Settled | None = None
         try:
-            settled = await self._ask(asked, epoch)
+            settled = await self._ask(pending, epoch)
         finally:
-            self._warming.landed(asked.request, None if settled is None else settled.attempt)
-            wanted = self._settle(asked, settled)
-        return wanted
+            self._warming.ended(pending.request, None if settled is None else settled.attempt)
+            following = self._settle(pending, settled)
+        return following
 
-    def _settle(self, asked: PendingRequest, settled: Settled | None) -> list[Request | None]:
-        """Give up the claim and hand what came of a request to those who wait for it; what they want next."""
-        self._claims.give_up(asked.key)
-        duplicates = self._duplicates.pop(asked.key)
+    def _settle(self, pending: PendingRequest, settled: Settled | None) -> list[Request | None]:
+        """Give up the claim and hand the answer over, also for the equal requests that wait; returns the follow-ups."""
+        self._claims.give_up(pending.key)
+        duplicates = self._duplicates.pop(pending.key)
         self._waiting -= len(duplicates)
         if settled is None:
             return []
-        wanted = [self._lookup.hand_over(asked.request, settled)]
-        return wanted + [self._lookup.hand_over(equal, replace(settled, fresh=False)) for equal in duplicates]
+        following = [self._lookup.hand_over(pending.request, settled)]
+        return following + [self._lookup.hand_over(equal, replace(settled, fresh=False)) for equal in duplicates]
 
-    async def _ask(self, asked: PendingRequest, epoch: Epoch) -> Settled | None:
-        """Send until there is an answer or the tries are used up. None where the run ends first."""
+    async def _ask(self, pending: PendingRequest, epoch: Epoch) -> Settled | None:
+        """Send until there is an answer, the tries are used up, or the run ends (None)."""
         faults = throttles = 0
         while not self._ending:
             began = time.monotonic()
             try:
-                reply = await self._paid(asked)
+                reply = await self._send_within_budget(pending)
             except Unavailable as error:
                 throttled = error.status in _THROTTLES
-                throttles, faults = throttles + throttled, faults + (not throttled)
-                self._count_fault(error, epoch)
+                if throttled:
+                    throttles += 1
+                    self._outcome.throttled += 1
+                    self._pacer.throttled(epoch, error.retry_after)
+                else:
+                    faults += 1
+                    self._outcome.faults += 1
                 wait = self._pacer.backoff(throttles + faults, error.retry_after)
-                hopeless = faults >= self._pacing.tries or throttles >= self._pacing.throttles
-                hopeless |= (error.retry_after or 0) > self._pacing.longest_wait_s
-                if hopeless or not throttled:
-                    self._lookup.keep_error(asked, error, time.monotonic() - began)
-                if hopeless:
+                used_up = faults >= self._pacing.tries or throttles >= self._pacing.throttles
+                lost = used_up or (error.retry_after or 0) > self._pacing.longest_wait_s
+                if lost or not throttled:
+                    self._lookup.keep_error(pending, error, time.monotonic() - began)
+                if lost:
                     self._breaker.lost(error)
                     self._end(self._breaker.hopeless)
-                    return self._lookup.lose(asked.key, error)
+                    return self._lookup.lose(pending.key, error)
                 await self._pacer.rest(wait)
-                epoch = await self._turn(asked)
+                epoch = await self._admit(pending)
             except AskingError as error:
-                self._lookup.keep_error(asked, error, time.monotonic() - began)
+                self._lookup.keep_error(pending, error, time.monotonic() - began)
                 self._breaker.refused(error, self._outcome.asked + self._outcome.hits > 0)
                 self._end(self._breaker.hopeless)
-                return self._lookup.lose(asked.key, error)
+                return self._lookup.lose(pending.key, error)
             else:
                 if reply is None:
                     return None
                 self._breaker.answered()
                 self._pacer.answered()
-                self._pacer.spent(self._tokens(asked.request), reply.usage.input + reply.usage.output)
-                return self._lookup.keep(asked, reply, time.monotonic() - began)
+                self._pacer.spent(self._tokens(pending.request), reply.usage.input + reply.usage.output)
+                return self._lookup.keep(pending, reply, time.monotonic() - began)
         return None
 
-    async def _paid(self, asked: PendingRequest) -> Reply | None:
-        """One request on the wire, within the budget where there is one; None where it does not fit any more."""
+    async def _send_within_budget(self, pending: PendingRequest) -> Reply | None:
+        """Send one request, within the budget where there is one; None where it does not fit any more."""
         if self._budget is None:
-            return await self._once(asked.request)
-        hold = await self._budget.reserve(asked.key, asked.request)
+            return await self._send_once(pending.request)
+        hold = await self._budget.reserve(pending.key, pending.request)
         if hold is None:
             self._exhaust()
             return None
         try:
-            reply = await self._once(asked.request)
+            reply = await self._send_once(pending.request)
         except AskingError as error:
             self._budget.failed(hold, isinstance(error, Unavailable) and error.maybe_billed)
             raise
@@ -287,8 +294,8 @@ class _LiveRun:
         self._budget.answered(hold, reply.usage)
         return reply
 
-    async def _once(self, request: Request) -> Reply:
-        """One request on the wire, within the time limit."""
+    async def _send_once(self, request: Request) -> Reply:
+        """Send one request, within the time limit."""
         mark = object()
         self._sending[mark] = time.monotonic()
         self._outcome.sent += 1
@@ -304,15 +311,8 @@ class _LiveRun:
         finally:
             del self._sending[mark]
 
-    def _count_fault(self, error: Unavailable, epoch: Epoch) -> None:
-        if error.status in _THROTTLES:
-            self._outcome.throttled += 1
-            self._pacer.throttled(epoch, error.retry_after)
-        else:
-            self._outcome.faults += 1
-
-    async def _turn(self, asked: PendingRequest) -> Epoch:
-        return await self._pacer.turn(self._tokens(asked.request))
+    async def _admit(self, pending: PendingRequest) -> Epoch:
+        return await self._pacer.admit(self._tokens(pending.request))
 
     def _tokens(self, request: Request) -> float:
         return rough_tokens(request) if self._pacing.tpm else 0.0
@@ -321,32 +321,32 @@ class _LiveRun:
         self._slot_free.clear()
         await self._slot_free.wait()
 
-    def _landed(self, task: asyncio.Task[None]) -> None:
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._slot_free.set()
         if not task.cancelled():
             self._end(task.exception())
 
     def _interrupt(self) -> None:
-        """Ctrl-C: the first ends the asking, the second the waiting."""
+        """Ctrl-C: the first ends the sending, the second also the waiting for answers."""
         if self._outcome.interrupted:
             self._give_up()
         self._outcome.interrupted = True
-        self._ask_no_more()
+        self._stop_sending()
 
     def _end(self, error: BaseException | None) -> None:
-        """End the run with an error, if it is one: what is in flight may come home, but not for long."""
+        """End the run where there is an error: requests in flight may finish within the grace time."""
         if error is not None and self._error is None:
             self._error = error
             asyncio.get_running_loop().call_later(self._pacing.grace_s, self._give_up)
-            self._ask_no_more()
+            self._stop_sending()
 
     def _exhaust(self) -> None:
-        """Nothing more fits under the budget (or the run ends for another reason)."""
+        """Stop sending because nothing more fits under the budget, or because the run ends."""
         self._outcome.exhausted = self._budget is not None and self._budget.exhausted
-        self._ask_no_more()
+        self._stop_sending()
 
-    def _ask_no_more(self) -> None:
+    def _stop_sending(self) -> None:
         self._ending = True
         if self._budget is not None:
             self._budget.stop()
@@ -366,14 +366,14 @@ class _LiveRun:
             progress(self._outcome)
 
     async def _watch(self, progress: Callable[[Outcome], None] | None) -> None:
-        """Report now and then; end a run in which a request outlives its time limit (a client that cannot be
-        cancelled would otherwise hang it)."""
+        """Report a few times a second, and end the run where a request outlives its time limit: a client that cannot
+        be cancelled would otherwise hang the run."""
         while True:
-            await asyncio.sleep(_TICK_S)
+            await asyncio.sleep(_REPORT_S)
             self._report(progress)
             oldest = next(iter(self._sending.values()), math.inf)
             if time.monotonic() - oldest > self._pacing.timeout_s + self._pacing.grace_s:
-                self._ask_no_more()
+                self._stop_sending()
                 raise Unavailable(
                     f"A request has hung for {self._pacing.grace_s:g} s beyond its time limit and cannot be ended.",
                     "run the same command again: what was answered is kept",
@@ -382,6 +382,6 @@ class _LiveRun:
 
 def _under_way(request: Request) -> UsageError:
     return UsageError(
-        f"Some of this is under way in batches at {request.target.model}, and would be asked and paid twice.",
-        "run the command that submitted it again, with --batch: it fetches what has ended, and waits for the rest",
+        f"Some requests are under way in batches at {request.target.model}, and would be asked and paid twice.",
+        "run the command that submitted them again, with --batch: it fetches what has ended, and waits for the rest",
     )

@@ -1,18 +1,17 @@
-"""--dry-run: what a plan would ask, and what that would cost. It asks nobody and writes no version.
+"""--dry-run: what a plan would ask, and what that would cost. Nothing is sent, and no version is written.
 
-The calls are those of the run itself, looked up in the ledger by its own rule. What is left out: second tries and later
-turns that nothing in the ledger leads to, since nobody knows what will be answered.
+The calls are those of the run itself, looked up in the ledger by the same rule. Left out: repairs and later turns that
+do not follow from an answer in the ledger, since nobody knows what will be answered.
 
-Requests are counted as they would be sent (`ExpectedUsage`), with the providers' own rules for prompt caches; what is
-in flight at the same time is not in the cache yet, but for siblings (`prompt_cache.py`). Where real answers are at
-hand, the counts are scaled by what those took: no tokenizer is known for most models, and what a model thinks before it
-answers shows in no schema.
-"""
+Requests are counted as they would be sent (`ExpectedUsage`), with the providers' own rules for prompt caches. Prompts
+in flight at the same time are not in the cache yet, except for siblings (`prompt_cache.py`). Where the ledger has real
+answers, the counts are scaled by the tokens that those took: for most models no tokenizer is known, and a model's
+reasoning tokens do not show in the answer schema."""
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import takewhile
 from typing import Any
@@ -22,30 +21,32 @@ from sotopia_rl_data.asking.batch.run import keys_under_way
 from sotopia_rl_data.asking.plan import AskOptions, Group, Plan, Respondent, is_paid
 from sotopia_rl_data.asking.prompt_cache import shared_prefix
 from sotopia_rl_data.costs.bill import added
-from sotopia_rl_data.costs.prefix_cache import (
+from sotopia_rl_data.costs.prices import NOTHING, Prices
+from sotopia_rl_data.costs.tokens import (
     BLOCK,
-    SHORTEST,
+    SHORTEST_CACHED,
     PrefixCache,
     PromptTokens,
+    answer_tokens,
     anthropic_parts,
+    limit_in,
+    most_prompt_tokens,
     openai_prompt,
 )
-from sotopia_rl_data.costs.prices import NOTHING, Prices
-from sotopia_rl_data.costs.tokens import answer_tokens, limit_in, most_prompt_tokens
 from sotopia_rl_data.ledger.index import short
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.ledger.lookup import Lookup, PendingRequest
 from sotopia_rl_data.request import Request, Usage
 
-_OFTEN = 100  # calls
+_REPORT_EVERY = 100  # calls
 
 
 @dataclass(frozen=True, slots=True)
 class EstimateLine:
     """One judge or policy. Of its `calls`, `hits` have an answer in the ledger, `repeated` are equal to others,
-    `in_batches` are under way (second tries, too), and `asked` would go out, with `usage` tokens for `cost` USD: None
-    where they are not known. `most` is what they may cost if nothing is cached and every answer is as long as it may
-    be: what a budget reserves. `measured` says whether the tokens were scaled by what answers in the ledger took."""
+    `in_batches` are under way (repairs included), and `asked` would be sent, with `usage` tokens for `cost` USD (None
+    where not known). `most` is what they cost if nothing is cached and every answer is as long as it may be, which is
+    what a budget reserves. `measured` says whether the tokens were scaled by real answers in the ledger."""
 
     judge: str
     calls: int
@@ -61,24 +62,24 @@ class EstimateLine:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a run would cost, by who is asked. `as_of` is the price list's date."""
+    """What a run would cost, a line for each judge or policy. `as_of` is the price list's date."""
 
     as_of: str
     lines: tuple[EstimateLine, ...]
 
     @property
     def asked(self) -> int:
-        """Calls that would go out."""
+        """Calls that would be sent."""
         return sum(line.asked for line in self.lines)
 
     @property
     def total(self) -> float | None:
-        """USD; None where somebody's cost is not known."""
+        """USD; None where the cost of a line is not known."""
         return _sum(line.cost for line in self.lines)
 
     @property
     def most(self) -> float | None:
-        """USD at worst; None where somebody's worst is not known."""
+        """USD at most; None where the most of a line is not known."""
         return _sum(line.most for line in self.lines)
 
     def as_dict(self) -> dict[str, Any]:
@@ -92,32 +93,23 @@ class Estimate:
 
 
 def estimate(plan: Plan, ledger: Ledger, options: AskOptions, prices: Prices) -> Estimate:
-    """What asking a plan as the options say would cost."""
-    told = _Told(options.progress)
+    """What it would cost to ask a plan with these options."""
     share = prices.batch if options.batching is not None else 1.0
-    counted = [_Counted(plan, group, ledger, options, told) for group in plan.groups()]
-    return Estimate(prices.as_of, tuple(one.line(prices, share) for one in counted))
+    lines: list[EstimateLine] = []
+    for group in plan.groups():
+        done = sum(line.calls for line in lines)
+        lines.append(_CountedGroup(plan, group, ledger, options, done).line(prices, share))
+    return Estimate(prices.as_of, tuple(lines))
 
 
-class _Told:
-    """Tells the progress now and then."""
+class _CountedGroup:
+    """The requests of a group with one respondent, counted in the order in which they would be asked. `done` is the
+    number of calls of the groups before it, for the progress."""
 
-    def __init__(self, progress: Callable[[int], None] | None) -> None:
-        self._progress, self._done = progress, 0
-
-    def one(self) -> None:
-        self._done += 1
-        if self._progress is not None and self._done % _OFTEN == 0:
-            self._progress(self._done)
-
-
-class _Counted:
-    """The requests of a group with one respondent, counted in the order in which they would be asked."""
-
-    def __init__(self, plan: Plan, group: Group, ledger: Ledger, options: AskOptions, told: _Told) -> None:
+    def __init__(self, plan: Plan, group: Group, ledger: Ledger, options: AskOptions, done: int) -> None:
         (self._respondent,) = group.respondents
-        speaks = self._respondent.target.provider in SPOKEN and is_paid(self._respondent)
-        self._expected = ExpectedUsage(options.concurrency or group.concurrency) if speaks else None
+        countable = self._respondent.target.provider in COUNTABLE and is_paid(self._respondent)
+        self._expected = ExpectedUsage(options.concurrency or group.concurrency) if countable else None
         self._lookup = Lookup(
             ledger,
             lambda request, reply: plan.accepts(request, reply, ledger),
@@ -129,14 +121,15 @@ class _Counted:
         self._calls = self._hits = self._repeated = self._in_batches = self._asked = self._most_input = 0
         for request in group.requests():
             self._calls += 1
-            told.one()
+            if options.progress is not None and (done + self._calls) % _REPORT_EVERY == 0:
+                options.progress(done + self._calls)
             if request.key in self._seen:
                 self._repeated += 1
             else:
                 self._look_up(request)
 
     def line(self, prices: Prices, share: float) -> EstimateLine:
-        """What was counted, at this share of these prices."""
+        """The line of the estimate. `share` is the share of the prices that is paid."""
         usage = None if self._expected is None else self._expected.usage
         return EstimateLine(
             judge=self._respondent.id,
@@ -152,23 +145,23 @@ class _Counted:
         )
 
     def _look_up(self, request: Request) -> None:
-        """Follow a request to what would be asked of it: itself, a second try, or nothing."""
-        wanted: Request | None = request
-        while wanted is not None:
-            pending = PendingRequest(wanted, *wanted.hashes)
+        """Count what would be sent for a request: itself, its next follow-up without an answer, or nothing."""
+        following: Request | None = request
+        while following is not None:
+            pending = PendingRequest(following, *following.hashes)
             self._seen.add(pending.key)
             if short(pending.key) in self._under_way:
                 self._in_batches += 1
                 return
             settled = self._lookup.look_up(pending)
             if settled is None:
-                self._ask(wanted)
+                self._ask(following)
                 return
-            if wanted is request:
+            if following is request:
                 self._hits += 1
             if self._expected is not None and settled.attempt is not None and settled.attempt.usage is not None:
-                self._expected.learn(wanted, settled.attempt.usage)
-            wanted = self._lookup.hand_over(wanted, settled)
+                self._expected.learn(following, settled.attempt.usage)
+            following = self._lookup.hand_over(following, settled)
 
     def _ask(self, request: Request) -> None:
         self._asked += 1
@@ -191,8 +184,8 @@ class _Counted:
 
 
 def most_cost(respondent: Respondent, prices: Prices, most_input: int, calls: int, share: float = 1.0) -> float | None:
-    """USD of so many calls if nothing is cached and every answer is as long as it may be; None where it is not
-    known."""
+    """USD of `calls` calls with `most_input` tokens together, if nothing is cached and every answer is as long as it
+    may be; None where the price or the limit is not known."""
     price = prices.of(respondent.target)
     limit = limit_in(respondent.target.sampling) or (price and price.longest)
     if price is None or (limit is None and price != NOTHING):
@@ -200,30 +193,33 @@ def most_cost(respondent: Respondent, prices: Prices, most_input: int, calls: in
     return price.most(most_input, calls * (limit or 0)) * share
 
 
-def _sum(some: Iterable[float | None]) -> float | None:
-    """None where one of them is not known."""
-    values = list(some)
-    known = [one for one in values if one is not None]
-    return sum(known) if len(known) == len(values) else None
+def _sum(values: Iterable[float | None]) -> float | None:
+    """The sum; None where a value is not known."""
+    total = 0.0
+    for value in values:
+        if value is None:
+            return None
+        total += value
+    return total
 
 
-SPOKEN = (openai.PROVIDER, anthropic.PROVIDER)  # whose requests can be counted
+COUNTABLE = (openai.PROVIDER, anthropic.PROVIDER)  # providers whose tokens can be counted
 _KEPT = 1 << 16  # blocks of the prompts asked last
 _SIBLINGS = 1_024  # shared prefixes
 
 
 class ExpectedUsage:
-    """Sums up requests. `usage` is what they will take together."""
+    """The tokens that requests will take together. `concurrency` of them are in flight at the same time."""
 
     def __init__(self, concurrency: int) -> None:
         self._cache = PrefixCache(_KEPT)
         self._flight: deque[tuple[str, PromptTokens]] = deque(maxlen=concurrency)  # by model
-        self._first: OrderedDict[int, PromptTokens] = OrderedDict()  # shared prefix -> what the first sibling had
+        self._first: OrderedDict[int, PromptTokens] = OrderedDict()  # shared prefix -> the prompt of the first sibling
         self._guessed = Usage()
-        self._known, self._guesses = Usage(), Usage()  # of answers at hand: what they took, and what was guessed
+        self._known, self._guesses = Usage(), Usage()  # of answers in the ledger: the real tokens, and the guess
 
     def ask(self, request: Request) -> None:
-        """Add a request that will be asked, after all that were added before."""
+        """Add a request that will be asked after those added before."""
         prompt = _prompt(request, self._cache)
         if len(self._flight) == self._flight.maxlen:
             self._cache.learn(*self._flight[0])
@@ -232,29 +228,31 @@ class ExpectedUsage:
         self._guessed = added(self._guessed, Usage(prompt.input, read, written, answer_tokens(request)))
 
     def learn(self, request: Request, usage: Usage) -> None:
-        """Take note of what a request really took."""
+        """Note the tokens that a request really took."""
         guess = Usage(input=_prompt(request, PrefixCache()).input, output=answer_tokens(request))
         self._known, self._guesses = added(self._known, usage), added(self._guesses, guess)
 
     def _cached(self, request: Request, own: PromptTokens) -> tuple[int, int]:
-        """Tokens read from the cache and written there, with what the first sibling brought into it."""
+        """Tokens read from the cache and written there. A sibling finds the prefix that the first sibling has
+        written."""
         shared = shared_prefix(request)
-        first = None if shared is None else self._first.get(shared)
-        if shared is not None and first is None:
+        if shared is None:
+            return own.read, own.written
+        first = self._first.get(shared)
+        if first is None:
             self._first[shared] = own
             if len(self._first) > _SIBLINGS:
                 self._first.popitem(last=False)
-        if first is None:
             return own.read, own.written
         if request.target.provider == anthropic.PROVIDER:
             known = bool(own.hashes) and own.hashes[-1] in first.hashes
             return (own.read + own.written, 0) if known else (own.read, own.written)
         common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(own.hashes, first.hashes, strict=False)))
-        return max(own.read, common * BLOCK if common * BLOCK >= SHORTEST else 0), 0
+        return max(own.read, common * BLOCK if common * BLOCK >= SHORTEST_CACHED else 0), 0
 
     @property
     def measured(self) -> bool:
-        """Whether any answer was at hand."""
+        """Whether the ledger had any answer."""
         return self._known != Usage()
 
     @property

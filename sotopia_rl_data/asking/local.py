@@ -1,7 +1,7 @@
-"""A model in this process, asked in batches beside the event loop: what local judges and local policies share.
+"""A model in this process, asked in batches in a thread beside the event loop: shared by local judges and policies.
 
-The model and its tokenizer are handed in by whoever may import their library; this module imports none. For speed,
-serve the model with vLLM and name it as `openai:MODEL@URL`. Leaves out constrained decoding and several GPUs.
+The caller loads the model and its tokenizer; this module imports no library for that. For speed, serve the model with
+vLLM and name it as `openai:MODEL@URL`. Leaves out constrained decoding and several GPUs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sotopia_rl_data.request import Finish, Reply, Request, Target, Usage
 BATCH = 8
 MAX_TOKENS = 2048
 _GATHER_S = 0.02  # how long a batch waits for others to join it
-_PEEKS, _PEEK = 256, 1 << 14  # places of a weights' file that its fingerprint covers, and bytes of each
+_PEEKS, _PEEK = 256, 1 << 14  # a file's fingerprint covers this many places, and so many bytes at each
 _WRONG = (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError)
 
 Loaded = tuple[Any, Any]
@@ -28,21 +28,21 @@ Loaded = tuple[Any, Any]
 
 
 def fingerprint(folder: Path) -> str:
-    """Hex SHA-256 over the folder's files: names, sizes, and 256 places of each, spread over all of it, since what
-    was tuned may lie in the midst."""
-    found = hashlib.sha256()
-    for path in sorted(one for one in folder.iterdir() if one.is_file()):
+    """Hex SHA-256 over the folder's files: their names, their sizes, and 256 places spread over each file, since
+    fine-tuning may have changed only the middle."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
         size = path.stat().st_size
-        found.update(f"{path.name}\0{size}\0".encode())
+        digest.update(f"{path.name}\0{size}\0".encode())
         with path.open("rb") as file:
             for place in (*(size * n // _PEEKS for n in range(_PEEKS)), max(0, size - _PEEK)):
                 file.seek(place)
-                found.update(file.read(_PEEK))
-    return found.hexdigest()
+                digest.update(file.read(_PEEK))
+    return digest.hexdigest()
 
 
 class BatchedModel(ABC):
-    """Gathers requests into batches, which `answers` answers one at a time, beside the event loop."""
+    """Gathers requests into batches and passes one batch at a time to `answers`, in a thread beside the event loop."""
 
     concurrency = 2 * BATCH
 
@@ -53,8 +53,8 @@ class BatchedModel(ABC):
         self._working: asyncio.Task[None] | None = None
 
     async def send(self, request: Request) -> Reply:
-        """One answer. Raises Rejected where the model cannot be loaded or the prompt does not fit it, and whatever else
-        broke the work: nobody is left waiting."""
+        """One answer. Raises Rejected where the model cannot be loaded or the prompt does not fit it, and any other
+        error of the batch: no caller is left waiting."""
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting.append((request, future))
         if self._working is None or self._working.done():
@@ -64,13 +64,13 @@ class BatchedModel(ABC):
         try:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not future.done():
-                working.result()  # raises what broke it
+                working.result()  # raises the batch's error
             return future.result()
         finally:
             future.cancel()
 
     async def close(self) -> None:
-        """Give up what waits."""
+        """Give up the requests that wait."""
         if self._working is not None and not self._working.done():
             self._working.cancel()
         self._working = None
@@ -78,7 +78,7 @@ class BatchedModel(ABC):
 
     @abstractmethod
     def answers(self, requests: Sequence[Request]) -> Sequence[Reply | AskingError]:
-        """An answer to each, or why there is none; runs in a thread. Every kind of model has its own."""
+        """An answer to each request, or the error in its place; runs in a thread."""
 
     async def _work(self) -> None:
         while self._waiting:
@@ -104,28 +104,28 @@ class LocalModel(BatchedModel):
         self._unloadable: Exception | None = None
 
     async def close(self) -> None:
-        """Let the model go."""
+        """Release the model."""
         await super().close()
         self._model = None
 
     def answers(self, requests: Sequence[Request]) -> Sequence[Reply | AskingError]:
-        """What the model answers to each, or why it cannot."""
+        """The model's answer to each request, or the error in its place."""
         try:
             self._model = self._model or self._loaded()
             return self._model.answers(requests, self.id)
-        except _WRONG as wrong:
-            reason = (str(wrong).strip() or type(wrong).__name__).splitlines()[0].rstrip(".")
+        except _WRONG as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             hint = "serve it with vLLM, or name another model"
             return [Rejected(f"The model {self.id} cannot answer: {reason}.", hint)] * len(requests)
 
     def _loaded(self) -> _Model:
-        """Loaded now. Raises what was wrong; that is not tried again, which can take minutes each time."""
+        """The model, loaded now. An error is remembered and raised again: loading can take minutes each time."""
         if self._unloadable is not None:
             raise self._unloadable
         try:
             return _Model(*self._load())
-        except _WRONG as wrong:
-            self._unloadable = wrong
+        except _WRONG as error:
+            self._unloadable = error
             raise
 
 
@@ -136,7 +136,8 @@ class _Model:
         self._tokenizer, self._model = tokenizer, model
 
     def answers(self, requests: Sequence[Request], name: str) -> Sequence[Reply | AskingError]:
-        """An answer to each, or why there is none. All share one sampling: raised limits are batched apart."""
+        """An answer to each request, or the error in its place. All share one sampling, but for their limits: each
+        limit makes a batch of its own."""
         answers: dict[int, Reply | AskingError] = {}
         texts = [self._text(request) for request in requests]
         sizes = [len(self._tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
@@ -172,11 +173,11 @@ class _Model:
         inputs = self._tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
         inputs = inputs.to(self._model.device)
         temperature = float(sampling.get("temperature", 0) or 0)
-        how: dict[str, Any] = {"do_sample": temperature != 0}
+        options: dict[str, Any] = {"do_sample": temperature != 0}
         if temperature:
-            how |= {key: float(sampling[key]) for key in ("temperature", "top_p") if key in sampling}
-        generated = self._model.generate(  # without gradients: its own decorator sees to that
-            **inputs, max_new_tokens=limit, pad_token_id=self._tokenizer.pad_token_id, **how
+            options |= {key: float(sampling[key]) for key in ("temperature", "top_p") if key in sampling}
+        generated = self._model.generate(  # its own decorator turns gradients off
+            **inputs, max_new_tokens=limit, pad_token_id=self._tokenizer.pad_token_id, **options
         )[:, inputs["input_ids"].shape[1] :]
         ends = self._model.generation_config.eos_token_id
         ends = set(ends if isinstance(ends, list) else [ends])

@@ -1,6 +1,6 @@
-"""OpenAI's chat completions, and everything that speaks them: vLLM, Together, DeepSeek, Ollama, OpenRouter …
+"""OpenAI's chat completions, and every server that speaks them: vLLM, Together, DeepSeek, Ollama, OpenRouter …
 
-A server that does not know strict JSON schemas is asked in the next weaker way, once found out: JSON mode, then words.
+Once a server has refused strict JSON schemas, it is asked in the next weaker way: JSON mode, then the schema in words.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ _FINISH: dict[str, Finish] = {"length": "length", "content_filter": "refusal"}
 
 
 def target(model: str, base_url: str = "", sampling: Mapping[str, Any] | None = None) -> Target:
-    """Whom to ask: `base_url`, else OPENAI_BASE_URL, else OpenAI itself. Raises UsageError for an unusable URL."""
+    """The target at `base_url`, else OPENAI_BASE_URL, else OpenAI itself. Raises UsageError for an unusable URL."""
     url = base_url or os.environ.get("OPENAI_BASE_URL") or URL
     return Target(PROVIDER, model, transport.clean_url(url), dict(sampling or {}))
 
 
 def takes_temperature(model: str) -> bool:
-    """False for models that set it themselves and refuse another one."""
+    """False for models that refuse a temperature other than their own."""
     return not _REASONS.match(model)
 
 
 def body_of(request: Request, way: str = "json_schema") -> dict[str, Any]:
-    """The JSON that is posted. `way`, one of `WAYS`, is how the answer's schema is given."""
+    """The JSON that is posted. `way`, one of `WAYS`, says how the answer's schema is passed."""
     body: dict[str, Any] = {
         "model": request.target.model,
         "messages": list(request.messages),
@@ -49,19 +49,19 @@ def body_of(request: Request, way: str = "json_schema") -> dict[str, Any]:
         body["max_completion_tokens"] = body.pop("max_tokens")
     if request.answer_schema is not None:
         if way == "json_schema":
-            wanted = {"name": request.schema_name, "strict": True, "schema": request.answer_schema}
-            body["response_format"] = {"type": "json_schema", "json_schema": wanted}
+            json_schema = {"name": request.schema_name, "strict": True, "schema": request.answer_schema}
+            body["response_format"] = {"type": "json_schema", "json_schema": json_schema}
         else:
             body["messages"] = transport.with_schema_in_words(body["messages"], request.answer_schema)
             if way == "json_object":
                 body["response_format"] = {"type": "json_object"}
-    if request.cache_until > 1 and official:  # siblings go to the machine that holds their prefix
+    if request.cache_until > 1 and official:  # siblings are routed to the machine that holds their prefix
         body["prompt_cache_key"] = sha256_of(list(request.messages[: request.cache_until]))[:32]
     return body
 
 
 def read_completion(target: Target, data: Any) -> Reply:
-    """The Reply in a chat completion. Raises Unavailable where there is none."""
+    """The Reply that a chat completion holds. Raises Unavailable where it holds none."""
     if isinstance(data, dict) and data.get("error"):  # some gateways wrap errors in a 200
         code = data["error"].get("code") if isinstance(data["error"], dict) else None
         status = code if isinstance(code, int) and code >= 400 else 502
@@ -78,7 +78,7 @@ def read_completion(target: Target, data: Any) -> Reply:
 
 
 def refuses_format(error: Rejected) -> bool:
-    """Whether the server refused the way in which the answer's schema was given (and not the schema)."""
+    """Whether the server refused the way in which the answer's schema was passed (and not the schema itself)."""
     if error.status not in (400, 422) or "invalid schema" in error.message.lower():
         return False
     return any(word in error.message for word in ("response_format", "json_schema", "json_object", "structured output"))
@@ -103,8 +103,8 @@ def _usage(usage: Mapping[str, Any]) -> Usage:
 
 
 def sdk_client(key: str, url: str, http_client: Any) -> openai.AsyncOpenAI:
-    """The SDK's client, which knows how a request is signed and versioned, what a person set in the environment
-    included. It retries nothing."""
+    """The SDK's client, which knows how a request is signed and versioned and reads the SDK's own environment
+    variables. It never retries."""
     import openai
 
     return openai.AsyncOpenAI(api_key=key, base_url=url, max_retries=0, http_client=http_client)

@@ -1,8 +1,8 @@
-"""What a run asks, and how: what `label`, `evaluate`, `audit` and `rollout` say, so that `run.ask` does the rest.
+"""What a run asks, and how: `label`, `evaluate`, `audit` and `rollout` each describe it as a plan for `run.ask`.
 
-A plan is chains of requests. A chain begins with a request of the plan's own; what follows an answer (a second try, the
-next turn of a dialogue) is the plan's business too, and is a function of what was answered, so that a later run finds
-the whole chain in the ledger again. How it is asked (`AskOptions`) is no part of a request's key.
+A plan is made of chains of requests. The plan gives the first request of each chain and, after an answer, the next one
+(a repair, the next turn of a dialogue). The next request depends on nothing but the answers before it, so that a later
+run finds the whole chain in the ledger again. How requests are asked (`AskOptions`) is not part of their keys.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from sotopia_rl_data.request import Reply, Request, Target
 
 
 class Respondent(Protocol):
-    """Who is asked: a judge or a policy. `id` names it in the data, `target` is what determines its answers, and
-    `concurrency` how many requests it takes at once. One that replays a ledger says `paid = False`."""
+    """What is asked: a judge or a policy. `id` names it in the data, `target` is what determines its answers, and
+    `concurrency` how many requests it takes at once. A respondent that costs nothing has an attribute `paid =
+    False`."""
 
     @property
     def id(self) -> str: ...
@@ -35,7 +36,7 @@ class Respondent(Protocol):
     @property
     def concurrency(self) -> int: ...
     async def close(self) -> None:
-        """Let go of connections; it may be asked again afterwards."""
+        """Close its connections; it may be asked again afterwards."""
 
 
 def is_paid(respondent: object) -> bool:
@@ -46,7 +47,7 @@ def is_paid(respondent: object) -> bool:
 @dataclass(frozen=True, slots=True)
 class Group:
     """Chains that are asked at the same time. `requests()` gives the first request of each, in the same order each
-    time; `send` sends any of them, and what follows, to the one of `respondents` that it is for."""
+    time; `send` sends a request of a chain to the one of `respondents` that it is for."""
 
     respondents: tuple[Respondent, ...]
     requests: Callable[[], Iterable[Request]]
@@ -54,12 +55,12 @@ class Group:
 
     @property
     def concurrency(self) -> int:
-        """What all of them take at once."""
-        return min(one.concurrency for one in self.respondents)
+        """How many requests every respondent takes at once."""
+        return min(respondent.concurrency for respondent in self.respondents)
 
 
 class Plan(Protocol):
-    """What a run asks. `unit` is what a chain is called ("calls", "episodes"), `total` how many there are."""
+    """What a run asks. `total` is the number of chains, `unit` what they are called ("calls", "episodes")."""
 
     @property
     def unit(self) -> str: ...
@@ -67,31 +68,32 @@ class Plan(Protocol):
     def total(self) -> int: ...
 
     def groups(self) -> Sequence[Group]:
-        """Live, one group after the other is asked; in batches, all at once."""
+        """Live, the groups are asked one after the other; in batches, all at once."""
 
     def accepts(self, request: Request, reply: Reply, ledger: Ledger) -> bool:
-        """Whether a reply can be used; `ledger` has the answers to what follows it."""
+        """Whether a reply can be used. `ledger` has the answers to later requests of the chain."""
 
     def follow_up(self, request: Request, settled: Settled) -> Request | None:
-        """What is asked next in the chain; None where it ends."""
+        """The next request of the chain; None where the chain ends."""
 
     def count(self, ledger: Ledger, tally: Tally) -> None:
-        """Count every attempt at the plan's requests that the ledger has, those of earlier runs included."""
+        """Add every attempt at the plan's requests in the ledger to `tally`, those of earlier runs included."""
 
 
 def respondents_of(plan: Plan) -> list[Respondent]:
-    """Everybody who is asked, each once."""
-    return list({one.id: one for group in plan.groups() for one in group.respondents}.values())
+    """Every judge or policy that the plan asks, once."""
+    every = (respondent for group in plan.groups() for respondent in group.respondents)
+    return list({respondent.id: respondent for respondent in every}.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """How batches are waited for.
+    """How to wait for batches.
 
-    `poll_s`: seconds between looks. `wait`: stay until all has ended; else leave once everything is submitted.
-    `tries`: how often one request may fail or expire. `doubt_s`: how long after the submission of a batch whose id was
-    not heard the provider's list is believed when it does not name it. `silence_s`: how long a provider may be down.
-    Raises UsageError.
+    `poll_s`: seconds between two looks at the batches. `wait`: stay until all have ended; else stop once everything is
+    submitted. `tries`: how often one request may fail or expire. `doubt_s`: seconds after which a submission whose
+    response was lost counts as never begun, if the provider does not list its batch. `silence_s`: how long a provider
+    may be down. Raises UsageError.
     """
 
     poll_s: float = 60.0
@@ -109,13 +111,13 @@ class Batching:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskOptions:
-    """How `label`, `evaluate`, `audit` and `rollout` ask. Raises UsageError for what cannot be meant.
+    """How `label`, `evaluate`, `audit` and `rollout` ask. Raises UsageError for values that make no sense.
 
-    `retry_failed`: what was answered unusably before is asked once more. `concurrency` bounds the calls in flight
-    (default: what each judge or policy takes). `batching`: ask through the providers' batch APIs, at half the price and
-    within a day. `budget` is a hard cap in USD on what this plan may cost, all runs together; `prices` a file that is
-    laid over the price list. `ledger` is where raw answers are kept (default: the store's). `progress` hears how far
-    the run is.
+    `retry_failed`: requests whose answers could not be used are asked once more. `concurrency` bounds the calls in
+    flight (default: what each judge or policy takes). `batching`: ask through the providers' batch APIs, at half the
+    price and within a day. `budget` is a hard cap in USD on what this plan may cost, all runs together; `prices` a file
+    whose entries override the price list. `ledger` is the folder of raw answers (default: the store's). `progress` is
+    called with how far the run is.
     """
 
     retry_failed: bool = False
@@ -136,5 +138,5 @@ class AskOptions:
             check_cap(self.budget)
 
     def ledger_in(self, store: Path) -> Path:
-        """Where the answers are kept: the folder that was named, or the store's own."""
+        """The folder of raw answers: the one that was named, or the store's own."""
         return self.ledger or store / ".ledger"

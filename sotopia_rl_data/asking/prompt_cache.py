@@ -1,8 +1,8 @@
-"""Requests that share a long prefix: the first goes ahead, the others wait until the provider's cache holds it.
+"""Of the requests that share a long prefix the first is sent alone; the others wait until it is in the provider's
+cache.
 
-Sent at once, they would all be billed in full. Other prefixes go on meanwhile, so that nothing stands still. Where the
-first gets no answer, the next goes ahead. The answer schema is part of the prefix: providers put it before the
-messages.
+Sent together they would all be billed in full. Requests with other prefixes go on meanwhile. If the first gets no
+answer, the next is sent alone. The answer schema is part of the prefix: providers put it before the messages.
 """
 
 from __future__ import annotations
@@ -15,33 +15,34 @@ from sotopia_rl_data.request import Request
 
 _SHORTEST = 3_500  # characters: no provider keeps a shorter prefix
 _REMEMBERED = 4_096  # prefixes
-_EXPLICIT = "anthropic"  # says what it wrote to its cache; how short a prefix may be depends on the model there
+_EXPLICIT = "anthropic"  # reports what it wrote to its cache; its shortest prefix depends on the model
 
 
 class PromptCacheWarmup:
-    """Who goes ahead, who waits, who may go now. `missed` of the `expected` requests found no cached prefix."""
+    """Which requests wait for a prefix and which are `ready` to be sent. Of the `expected` requests, whose prefix
+    should have been in the cache, `missed` did not find it there."""
 
     def __init__(self) -> None:
-        self._waiting: dict[int, list[PendingRequest]] = {}  # prefix on its way -> those that wait for it
-        self._warm: OrderedDict[int, bool] = OrderedDict()  # prefix -> whether the cache surely has it
+        self._waiting: dict[int, list[PendingRequest]] = {}  # prefix in flight -> requests that wait for it
+        self._warm: OrderedDict[int, bool] = OrderedDict()  # prefix -> whether the cache certainly has it
         self.ready: deque[PendingRequest] = deque()
         self.held = 0
         self.expected = self.missed = 0
 
-    def holds(self, asked: PendingRequest) -> bool:
-        """Whether the request has to wait; it will turn up in `ready`. If not, it is on its way."""
-        prefix = shared_prefix(asked.request)
+    def holds(self, pending: PendingRequest) -> bool:
+        """Whether the request has to wait, until it appears in `ready`. If not, the caller sends it now."""
+        prefix = shared_prefix(pending.request)
         if prefix is None or prefix in self._warm:
             return False
         if prefix in self._waiting:
-            self._waiting[prefix].append(asked)
+            self._waiting[prefix].append(pending)
             self.held += 1
             return True
         self._waiting[prefix] = []
         return False
 
-    def landed(self, request: Request, answer: Attempt | None) -> None:
-        """The request ended, with an answer or without: those that waited for it may go, or the next of them."""
+    def ended(self, request: Request, answer: Attempt | None) -> None:
+        """After an answer all requests that waited for this one are ready, else only the next of them."""
         prefix = shared_prefix(request)
         if prefix is None:
             return
@@ -67,11 +68,12 @@ class PromptCacheWarmup:
     def _watch(self, prefix: int, answer: Attempt | None) -> None:
         if self._warm[prefix] and answer is not None and answer.usage is not None:
             self.expected += 1
-            self.missed += answer.usage.cached == 0
+            if answer.usage.cached == 0:
+                self.missed += 1
 
 
 def shared_prefix(request: Request) -> int | None:
-    """What stands for the shared prefix; None where there is none worth waiting for."""
+    """A hash of the prefix that the request shares with others; None where it is too short to be cached."""
     if not request.cache_until:
         return None
     shared = [message["content"] for message in request.messages[: request.cache_until]]

@@ -1,6 +1,6 @@
-"""Models by name: which provider serves `gpt-4o`, what `openai:MODEL@URL` means, and a model that can be sent Requests.
+"""Models by name: which provider serves `gpt-4o`, what `openai:MODEL@URL` means, and a client for the model.
 
-Leaves out pacing, retries and the ledger (`dispatch.py`), and what is asked.
+Leaves out pacing, retries and the ledger (`dispatch.py`), and what the requests say.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from sotopia_rl_data.asking import anthropic, openai
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.request import Client, Reply, Request
 
-# The names that each provider serves itself; any other model is named behind the provider's prefix.
+# The names of each provider's own models; any other model needs the provider's prefix.
 _MODELS = {
     openai.PROVIDER: re.compile(r"(gpt|chatgpt)-.+|o\d(-.+)?"),
     anthropic.PROVIDER: re.compile(r"claude-.+"),
 }
-# How the address of a server begins, where its scheme is forgotten; no model is versioned so.
+# An address whose scheme was forgotten: no model's version looks like this.
 _ADDRESS = re.compile(r"localhost\b|[\w.-]+:\d+|\d+(\.\d+){3}|[\w-]+(\.[\w-]+)+/")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelName:
-    """A model behind a provider's API, as a spec names it. `url` is "" for the provider's own."""
+    """A model behind a provider's API, as a spec names it. `url` is "" for the provider's own address."""
 
     provider: str
     model: str
@@ -33,7 +33,8 @@ class ModelName:
 
 
 def parse_model(spec: str) -> ModelName | None:
-    """What `spec` names where it is a provider's model, or stands behind a provider's prefix. Raises UsageError."""
+    """The model that `spec` names; None where it is neither a known model nor has a provider's prefix. Raises
+    UsageError."""
     provider, colon, rest = spec.partition(":")
     if colon and provider in _MODELS:
         model, at, url = rest.partition("@http")
@@ -48,17 +49,17 @@ def parse_model(spec: str) -> ModelName | None:
 
 
 def takes_temperature(provider: str, model: str) -> bool:
-    """False for models that set it themselves and refuse another one."""
+    """False for models that refuse a temperature other than their own."""
     return anthropic.takes_temperature(model) if provider == anthropic.PROVIDER else openai.takes_temperature(model)
 
 
-def sampling_of(default: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The default with what was given laid over it; a None takes a parameter out."""
-    return {name: value for name, value in {**default, **(given or {})}.items() if value is not None}
+def sampling_of(default: Mapping[str, Any], overrides: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The default sampling with `overrides`; an override of None removes a parameter."""
+    return {name: value for name, value in {**default, **(overrides or {})}.items() if value is not None}
 
 
 class ApiModel:
-    """One model at one URL, with a name and how many requests it takes at once."""
+    """One model at one URL, with its name and how many requests it takes at once."""
 
     def __init__(self, client: Client, concurrency: int = 64) -> None:
         self.id = client.target.model
@@ -67,17 +68,17 @@ class ApiModel:
         self._client = client
 
     async def send(self, request: Request) -> Reply:
-        """One call. Raises what the client raises."""
+        """Send one request. Raises what the client raises."""
         return await self._client.send(request)
 
     async def close(self) -> None:
-        """Close the connections; the next `send`, in another event loop perhaps, opens new ones."""
+        """Close the connections; the next `send`, perhaps in another event loop, opens new ones."""
         await self._client.close()
 
 
 def api_client(name: ModelName, sampling: Mapping[str, Any]) -> Client:
-    """The model's client, with exactly this sampling. It is made at once: a missing key is found before anything is
-    asked. Raises KeyMissing, UsageError."""
+    """The model's client, with exactly this sampling. It is made before anything is asked, so that a missing key is
+    found early. Raises KeyMissing, UsageError."""
     if name.provider == anthropic.PROVIDER:
         return anthropic.AnthropicClient(anthropic.target(name.model, name.url, sampling))
     return openai.OpenAIClient(openai.target(name.model, name.url, sampling))

@@ -1,4 +1,4 @@
-"""What a run came to that asked and committed a version: the part of it that is the same for all."""
+"""The report of a run that asked and committed a version: the part that all such runs share."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from sotopia_rl_data.ledger.lookup import Outcome
 from sotopia_rl_data.request import Usage
 from sotopia_rl_data.store.stage import Committed
 
-_FEWEST_EXPECTED = 10  # calls that should have found a cached prefix, before anything is said
+_FEWEST_EXPECTED = 10  # calls that should have found a cached prefix: with fewer there is no warning
 _MISSED = 0.1  # of them
-_OWN = ("committed", "outcomes", "calls", "failures", "bill", "warnings", "seconds")
+_SHARED = ("committed", "outcomes", "calls", "failures", "bill", "warnings", "seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunReport:
-    """What was `committed`, and what it took. `calls` is how many requests were wanted, `failures` counts, by reason,
-    what was not answered usably; `bill` is what it all cost, earlier runs included; `warnings` say what to look at;
-    `seconds` is how long it took."""
+    """The version that was `committed`, and what it took. `calls` is the number of requests that the plan has;
+    `failures` counts by reason those without a usable answer; `bill` is what all of them cost, earlier runs included;
+    `warnings` say what to look at; `seconds` is how long the run took."""
 
     committed: Committed
     outcomes: Sequence[Outcome] = field(repr=False)
@@ -37,12 +37,12 @@ class RunReport:
 
     @property
     def directory(self) -> str:
-        """Where the version lies."""
+        """The version's folder."""
         return str(self.committed.version.dir)
 
     @property
     def digest(self) -> str:
-        """Of the version's content."""
+        """The digest of the version's content."""
         return self.committed.version.digest
 
     @property
@@ -53,26 +53,26 @@ class RunReport:
     @property
     def asked(self) -> int:
         """Calls that went out in this run."""
-        return sum(one.asked for one in self.outcomes)
+        return sum(outcome.asked for outcome in self.outcomes)
 
     @property
     def hits(self) -> int:
         """Calls that the ledger answered."""
-        return sum(one.hits for one in self.outcomes)
+        return sum(outcome.hits for outcome in self.outcomes)
 
     @property
     def repeated(self) -> int:
         """Calls that are equal to others of this run."""
-        return sum(one.repeated for one in self.outcomes)
+        return sum(outcome.repeated for outcome in self.outcomes)
 
     @property
     def unreachable(self) -> int:
         """Calls that got no answer."""
-        return sum(one.unreachable for one in self.outcomes)
+        return sum(outcome.unreachable for outcome in self.outcomes)
 
     @property
     def usage(self) -> dict[str, Usage]:
-        """What this run's calls took, by model; a model that named no tokens is absent."""
+        """Tokens of this run's calls, by model; a model that reported none is absent."""
         usage: dict[str, Usage] = {}
         for outcome in self.outcomes:
             for model, more in outcome.usage.items():
@@ -81,13 +81,14 @@ class RunReport:
         return usage
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as JSON holds it."""
+        """The report as JSON holds it; the fields of a subclass follow the version's."""
+        own = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _SHARED}
         return {
             "version": self.version,
             "directory": self.directory,
             "digest": self.digest,
             "created": self.created,
-            **{one.name: getattr(self, one.name) for one in fields(self) if one.name not in _OWN},
+            **own,
             "calls": self.calls,
             "asked": self.asked,
             "hits": self.hits,
@@ -102,7 +103,8 @@ class RunReport:
 
 
 def asking_warnings(outcomes: Sequence[Outcome]) -> list[str]:
-    """What to look at: prompts that began like one just before and were billed in full; claims that cannot be held."""
+    """Warnings about prompts that began like an earlier one and were billed in full, and about claims that cannot be
+    held."""
     warnings = []
     expected, missed = sum(o.cache_expected for o in outcomes), sum(o.cache_missed for o in outcomes)
     if expected >= _FEWEST_EXPECTED and missed > _MISSED * expected:

@@ -1,18 +1,18 @@
-"""The one way in for all that asks: a plan, a ledger and how to ask go in, outcomes or the reason why not come out.
+"""The one way to ask: `ask` takes a plan, a ledger and options, and returns outcomes or raises why it stopped.
 
-Live, one group of the plan after the other is asked; in batches, all at once. How requests are paced and kept is
-`dispatch.py`'s and `batch/run.py`'s, what they are the plan's. Leaves out what is made of the answers: whoever calls
-reads the ledger afterwards.
+Live, the groups of the plan are asked one after the other; in batches, all at once. `dispatch.py` and `batch/run.py`
+pace and keep the requests; the plan says what they are. Leaves out what is made of the answers: callers read them from
+the ledger afterwards.
 
-A cap and a bill count every attempt at the plan's requests, whichever run made it: the bill of a run that was killed
-and went on is that of one that was not, and a cap holds for all runs of a command together.
+A cap and a bill count every attempt at the plan's requests, whichever run made it: a run that was killed and continued
+has the same bill as one that was not, and a cap holds for all runs of a command together.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 def check(respondents: Iterable[Respondent], options: AskOptions, prices: Prices) -> None:
-    """Raises UsageError for what `ask` could not do as the options say, before anything is read or written."""
+    """Raises UsageError for options that `ask` could not follow, before anything is read or written."""
     if options.batching is not None:
         check_batches(respondents)
     if options.budget is not None:
@@ -41,28 +41,33 @@ def check(respondents: Iterable[Respondent], options: AskOptions, prices: Prices
 
 
 def ask(plan: Plan, ledger: Ledger, options: AskOptions, prices: Prices) -> list[Outcome]:
-    """Ask what the ledger does not answer; an outcome a group.
+    """Ask what the ledger does not answer; returns one outcome for each group.
 
     Raises Interrupted after Ctrl-C, UnderWay where batches are not waited for, BudgetSpent where nothing more fits
     under the budget, and what `ask_all` and `ask_batch` raise. What was answered until then is kept.
     """
-    no_cap = nullcontext(None)
-    with no_cap if options.budget is None else capped(options.budget, plan, ledger, prices) as budget:
+    if options.budget is None:
+        return wait(_Asking(plan, ledger, options, prices, None).ask())
+    with capped(options.budget, plan, ledger, prices) as budget:
         return wait(_Asking(plan, ledger, options, prices, budget).ask())
 
 
 class _Asking:
-    """One plan, one ledger, one budget; `outcomes` tells how far each group is."""
+    """One plan, one ledger, one budget; `_outcomes` says how far each group is."""
 
     def __init__(self, plan: Plan, ledger: Ledger, options: AskOptions, prices: Prices, budget: Budget | None) -> None:
         self._plan, self._ledger, self._options, self._budget = plan, ledger, options, budget
         self._groups = plan.groups()
         self._outcomes: dict[int, Outcome] = {}
-        self._prices = {one.target.model: prices.of(one.target) for one in respondents_of(plan) if is_paid(one)}
-        self._share = prices.batch if options.batching else 1.0  # of the price that is paid
+        self._prices = {
+            respondent.target.model: prices.of(respondent.target)
+            for respondent in respondents_of(plan)
+            if is_paid(respondent)
+        }
+        self._share = prices.batch if options.batching else 1.0  # the share of the price that is paid
 
     async def ask(self) -> list[Outcome]:
-        """Every group."""
+        """Ask every group."""
         if self._options.batching is not None:
             outcomes = await _all_of([self._in_batches(place, group) for place, group in enumerate(self._groups)])
             self._check(outcomes)
@@ -82,12 +87,12 @@ class _Asking:
                 concurrency=self._options.concurrency or group.concurrency,
                 pacing=self._options.pacing,
                 progress=self._shown(place),
-                budget=self._budget if any(is_paid(one) for one in group.respondents) else None,
-                elsewhere=keys_under_way(group.respondents, self._ledger),
+                budget=self._budget if any(is_paid(respondent) for respondent in group.respondents) else None,
+                in_batches=keys_under_way(group.respondents, self._ledger),
             )
         finally:
-            for one in group.respondents:
-                await one.close()
+            for respondent in group.respondents:
+                await respondent.close()
 
     async def _in_batches(self, place: int, group: Group) -> Outcome:
         (respondent,) = group.respondents
@@ -115,20 +120,20 @@ class _Asking:
         )
 
     def _check(self, outcomes: Sequence[Outcome]) -> None:
-        """Raises Interrupted, UnderWay or BudgetSpent where something is left to wait for."""
+        """Raises Interrupted, UnderWay or BudgetSpent where something is left to ask."""
         total, unit = self._plan.total, self._plan.unit
-        done = sum(one.settled - one.followed for one in outcomes)
-        exhausted = any(one.exhausted for one in outcomes)
-        waiting, batches = sum(one.in_batches for one in outcomes), sum(one.batches for one in outcomes)
+        done = sum(outcome.settled - outcome.followed for outcome in outcomes)
+        exhausted = any(outcome.exhausted for outcome in outcomes)
+        waiting, batches = sum(outcome.in_batches for outcome in outcomes), sum(outcome.batches for outcome in outcomes)
         under_way = f"{waiting:,} requests are under way in {batches:,} {'batch' if batches == 1 else 'batches'}"
-        if any(one.interrupted for one in outcomes):
-            also = f"; {under_way}, which go on without us" if waiting else ""
+        if any(outcome.interrupted for outcome in outcomes):
+            also = f"; {under_way}, and go on at the provider" if waiting else ""
             raise Interrupted(
                 f"Interrupted after {done:,} of {total:,} {unit}{also}.",
                 "run the same command again: what was answered is kept, and it goes on from there",
             )
         if waiting:
-            tight = "; what is left does not fit under the budget before some of them cost less" if exhausted else ""
+            tight = "; the rest fits under the budget only if these cost less than they may" if exhausted else ""
             hint = "run the same command again: it fetches what has ended, and makes the dataset when all has"
             raise UnderWay(f"{under_way}{tight}.", hint, requests=waiting, batches=batches)
         if self._budget is not None and exhausted:
@@ -138,54 +143,56 @@ class _Asking:
         return None if self._options.progress is None else partial(self._show, place)
 
     def _show(self, place: int, outcome: Outcome) -> None:
-        """Tell the progress of all groups together, with the tokens that were spent and what failed."""
+        """Report the progress of all groups together, with the tokens that were spent and the calls that failed."""
         if self._options.progress is None:
             return
         self._outcomes[place] = outcome
         outcomes = self._outcomes.values()
-        done = sum(one.settled - one.followed for one in outcomes)
-        words = [] if self._plan.unit == "calls" else [f"{sum(one.settled for one in outcomes):,} calls"]
+        done = sum(each.settled - each.followed for each in outcomes)
+        words = [] if self._plan.unit == "calls" else [f"{sum(each.settled for each in outcomes):,} calls"]
         words += self._spent(list(outcomes))
-        for at, one in self._outcomes.items():
-            if one.words:
-                name = f"{self._groups[at].respondents[0].id}: " if len(self._outcomes) > 1 else ""
-                words.append(name + one.words)
+        for number, each in self._outcomes.items():
+            if each.words:
+                name = f"{self._groups[number].respondents[0].id}: " if len(self._outcomes) > 1 else ""
+                words.append(name + each.words)
         self._options.progress(done, self._plan.total, ", ".join(words))
 
     def _spent(self, outcomes: Sequence[Outcome]) -> list[str]:
-        """Tokens, USD, and what failed, each where there is some."""
+        """Tokens, USD and failed calls, each where there are any."""
         words = []
-        used = [(model, usage) for one in outcomes for model, usage in one.usage.items()]
+        used = [(model, usage) for outcome in outcomes for model, usage in outcome.usage.items()]
         tokens = sum(usage.input + usage.output for _, usage in used)
         if tokens:
             words.append(f"{tokens:,} tokens")
         usd = sum(price.cost(usage) for model, usage in used if (price := self._prices.get(model)) is not None)
         if usd:
             words.append(f"{usd * self._share:.2f} USD")
-        failed = sum(one.unreachable + max(0, one.failed - one.followed) for one in outcomes)
+        failed = sum(outcome.unreachable + max(0, outcome.failed - outcome.followed) for outcome in outcomes)
         if failed:
             words.append(f"{failed:,} failed")
         return words
 
 
 async def _all_of(asking: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """Everything that comes of it, when all has ended. Raises the first error, after what the others could do."""
+    """The results of all, when every one has ended. An error is raised only then, so that the others can finish."""
     ended = await asyncio.gather(*asking, return_exceptions=True)
-    for one in ended:
-        if isinstance(one, BaseException):
-            raise one
-    return [one for one in ended if not isinstance(one, BaseException)]
+    results = []
+    for result in ended:
+        if isinstance(result, BaseException):
+            raise result
+        results.append(result)
+    return results
 
 
 def _budget_spent(budget: Budget, left: int, total: int, unit: str) -> BudgetSpent:
     hint = (
-        "raise --budget, which is for all runs together, or bound the answers with --max-tokens, and run the same "
+        "raise --budget, which counts all runs together, or limit the answers with --max-tokens, and run the same "
         "command again: what was answered is kept"
     )
     taken = f"{budget.spent:.4f} USD are spent"
     if budget.in_batches:
-        taken += f", {budget.in_batches:.4f} may go to what is under way in batches"
-        hint = f"fetch that first, with --batch; or {hint}"
+        taken += f", {budget.in_batches:.4f} are reserved for what is under way in batches"
+        hint = f"fetch the batches first, with --batch; or {hint}"
     return BudgetSpent(
         f"Nothing more fits under the budget of {budget.cap:g} USD: {taken}, and {left:,} of {total:,} {unit} are left "
         "undone.",
@@ -194,7 +201,7 @@ def _budget_spent(budget: Budget, left: int, total: int, unit: str) -> BudgetSpe
 
 
 def wait(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run to the end, also where an event loop runs already (a notebook): then in a thread of its own."""
+    """Run to the end. Where an event loop runs already (a notebook), a thread of its own runs the coroutine."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -206,39 +213,44 @@ def wait(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 def check_prices(respondents: Iterable[Respondent], prices: Prices) -> None:
-    """Raises UsageError where a cap cannot be kept: a price is not known, or how long an answer may get."""
-    for one in respondents:
-        if is_paid(one):
-            price_of(prices, one.target)
+    """Raises UsageError where a cap cannot be kept: a price or the longest answer is not known."""
+    for respondent in respondents:
+        if is_paid(respondent):
+            price_of(prices, respondent.target)
 
 
 def bill_of(respondents: Iterable[Respondent], tally: Tally, prices: Prices) -> Bill:
     """What the attempts that were counted have cost."""
     targets = {}
-    for one in respondents:
-        targets[one.id] = one.target
-        if not is_paid(one):
-            tally.of(one.id).maybe.clear()
+    for respondent in respondents:
+        targets[respondent.id] = respondent.target
+        if not is_paid(respondent):
+            tally.of(respondent.id).maybe.clear()
     return bill(tally.spent, targets, prices)
 
 
 @contextmanager
 def capped(cap: float, plan: Plan, ledger: Ledger, prices: Prices) -> Iterator[Budget]:
-    """The budget for the asking inside the block, with what earlier runs of the plan have spent, what they may have,
-    and what they have under way in batches. Raises StoreError where another process keeps one on the same ledger."""
+    """The budget for what is asked inside the block. It starts with what earlier runs of the plan have spent or may
+    have spent, and what they have under way in batches. Raises StoreError where another process has a budget on the
+    same ledger."""
     budget = Budget(cap, prices, ledger.directory)
     try:
         respondents = respondents_of(plan)
-        folders = [(one.target, BatchFolder(ledger.directory, one.target)) for one in respondents if is_paid(one)]
+        folders = [
+            (respondent.target, BatchFolder(ledger.directory, respondent.target))
+            for respondent in respondents
+            if is_paid(respondent)
+        ]
         budget.seen = {folder.name: folder.ids() for _, folder in folders}
         in_batches = [(target, *line) for target, folder in folders for line in folder.under_way()]
-        ledger.reload()  # after the batches: what is fetched meanwhile is seen twice rather than never
+        ledger.reload()  # after the batches were listed: a batch fetched meanwhile is seen twice rather than never
         tally = Tally()
         plan.count(ledger, tally)
         budget.spent = _spent(respondents, ledger, prices, tally)
         for target, intent, line in in_batches:
             fetched = any(past.status == "answer" or past.maybe_billed for past in brought(ledger, intent, line.key))
-            if tally.knows(line.key) and not fetched:  # what an unfinished fetch left is among what is spent
+            if tally.knows(line.key) and not fetched:  # an unfinished fetch's results are counted as spent already
                 budget.carry(line.key, replace(target, sampling=line.sampling), line.input)
         yield budget
     finally:

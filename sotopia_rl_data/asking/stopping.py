@@ -1,5 +1,8 @@
-"""What ends a run early: Ctrl-C, once to finish what is in flight and twice to give it up; and a provider that failed
-so often that asking on is pointless (a wrong key, an unknown model, a dead server)."""
+"""What ends a run early: Ctrl-C and failures.
+
+The first Ctrl-C lets requests in flight finish, the second abandons them. A provider that has failed so often that it
+is pointless to go on (a wrong key, an unknown model, a dead server) ends the run too.
+"""
 
 from __future__ import annotations
 
@@ -14,26 +17,26 @@ from sotopia_rl_data.errors import AskingError, KeyMissing, Rejected
 
 
 class _Listeners:
-    """Who is told of Ctrl-C. The signal is ours from the first that listens until the last has left."""
+    """The callbacks that Ctrl-C calls. The signal handler is installed while there is any."""
 
     def __init__(self) -> None:
-        self._told: list[Callable[[], None]] = []
+        self._callbacks: list[Callable[[], None]] = []
         self._before: Any = None
 
     def add(self, callback: Callable[[], None]) -> None:
-        if not self._told:
+        if not self._callbacks:
             self._before = signal.getsignal(signal.SIGINT)
-            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._tell)
-        self._told.append(callback)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._call)
+        self._callbacks.append(callback)
 
     def remove(self, callback: Callable[[], None]) -> None:
-        self._told.remove(callback)
-        if not self._told:
+        self._callbacks.remove(callback)
+        if not self._callbacks:
             asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
             signal.signal(signal.SIGINT, self._before)
 
-    def _tell(self) -> None:
-        for callback in list(self._told):
+    def _call(self) -> None:
+        for callback in list(self._callbacks):
             callback()
 
 
@@ -42,10 +45,10 @@ _listeners = _Listeners()
 
 @contextmanager
 def interruptible(on_interrupt: Callable[[], None]) -> Iterator[None]:
-    """Call `on_interrupt` in the running loop for every Ctrl-C inside the block, instead of raising. Of several blocks
-    at once, each is told.
+    """Call `on_interrupt` in the running loop for every Ctrl-C inside the block, instead of raising. Where several
+    blocks run at once, each callback is called.
 
-    Outside the main thread, where no signals arrive, it does nothing.
+    Does nothing outside the main thread, where no signals arrive.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -57,15 +60,15 @@ def interruptible(on_interrupt: Callable[[], None]) -> Iterator[None]:
         _listeners.remove(on_interrupt)
 
 
-_ACCOUNT = (401, 402, 403, 404, 429)  # refusals that are about the key, the money or the URL, not about one request
+_ACCOUNT = (401, 402, 403, 404, 429)  # refusals because of the key, the money or the URL, not because of one request
 _REFUSED_ACCOUNT = 5  # requests in a row
-_REFUSED_FIRST = 25  # requests, where nothing was ever answered
-_LOST = 8  # requests in a row that met nothing but faults
+_REFUSED_FIRST = 25  # requests in a row, where none was ever answered
+_LOST = 8  # requests in a row that used up their tries
 
 
 class CircuitBreaker:
-    """Counts failures in a row. `hopeless` is the error that the run ends with although it could go on; `fruitless`
-    the one that it ends with when all was asked and nothing came."""
+    """Counts failures in a row. `hopeless` is the error that ends the run at once; `fruitless` the error that it ends
+    with when everything was asked and nothing was answered."""
 
     def __init__(self) -> None:
         self._refused = self._lost = 0
@@ -74,7 +77,7 @@ class CircuitBreaker:
         self.fruitless: AskingError | None = None
 
     def answered(self) -> None:
-        """An answer came: all is well."""
+        """An answer came: forget the failures."""
         self._refused = self._lost = 0
         self._answered = True
         self.fruitless = None

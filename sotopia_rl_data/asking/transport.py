@@ -1,7 +1,7 @@
-"""What the clients share: one pool of connections, the ways to ask for a schema, and what an HTTP status means.
+"""What the clients share: one pool of connections, the ways to pass a schema, and what an HTTP status means.
 
-The SDKs say how a request is addressed and signed; it is sent from here, because building and reading one call costs
-an SDK three times the CPU of all the rest. There is no retry layer: `dispatch.py` is the only one.
+The SDKs say how a request is addressed and signed; it is sent from here, because an SDK takes three times as much CPU
+to build and read a call as everything else together. Nothing is retried here: only `dispatch.py` retries.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from urllib.parse import urlsplit
 from sotopia_rl_data.errors import AskingError, KeyMissing, Rejected, Unavailable, UsageError
 from sotopia_rl_data.request import Reply, Request, Target
 from sotopia_rl_data.schema import Message
+from sotopia_rl_data.secrets import redact
 
 if TYPE_CHECKING:
     import aiohttp
-from sotopia_rl_data.secrets import redact
 
 CONNECT_S = 15.0
 _NO_KEYS = ContextVar("no API key is needed", default=False)
@@ -35,11 +35,10 @@ _LONGEST_ERROR = 400  # characters of a provider's text
 class Api:
     """How a provider is asked over HTTP.
 
-    `variable` holds the key, `path` follows the base URL, `sdk_client` (of a key, a URL and an HTTP client) signs
-    requests. `ways` are the forms in which an answer's schema can be asked for, the strictest first; `body_of` is a
-    request's JSON in one of them, `read` the Reply in what comes back, and `refuses_format` says whether an error is
-    about that form.
-    """
+    The environment variable `variable` holds the key, `path` follows the base URL, and `sdk_client` (of a key, a URL
+    and an HTTP client) signs requests. `ways` are the ways in which an answer's schema can be passed, the strictest
+    first: `body_of` gives a request's JSON in one of them, and `refuses_format` says whether an error is about the way.
+    `read` gives the Reply in the JSON that comes back."""
 
     variable: str
     path: str
@@ -51,8 +50,8 @@ class Api:
 
 
 class ApiClient:
-    """Asks `target` through its provider's `api`, over one pool of connections for the event loop that uses it. A form
-    of schema that the server refuses is not tried again.
+    """Asks `target` through its provider's `api`, over one pool of connections for the event loop that uses it. A way
+    of passing the schema that the server has refused is not tried again.
 
     Raises KeyMissing where there is no key.
     """
@@ -89,7 +88,7 @@ class ApiClient:
         self._session = None
 
     async def _post(self, body: Mapping[str, Any]) -> Any:
-        """The JSON that comes back."""
+        """Post the body; returns the JSON that comes back."""
         import aiohttp
 
         self._session = self._session or self._opened()
@@ -108,11 +107,13 @@ class ApiClient:
         return answer
 
     def _opened(self) -> aiohttp.ClientSession:
-        """Connections that sign every request. Headers that are not text (an SDK's "leave out") are left out."""
+        """A session that signs every request. Headers that are not text are an SDK's way to leave them out."""
         import aiohttp
 
-        given = self._headers.items()
-        signed = {k: v for k, v in given if isinstance(v, str) and not k.lower().startswith("x-stainless")}
+        signed = {}
+        for name, value in self._headers.items():
+            if isinstance(value, str) and not name.lower().startswith("x-stainless"):
+                signed[name] = value
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),  # dispatch.py bounds what is in flight
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
@@ -122,7 +123,7 @@ class ApiClient:
 
 
 def with_schema_in_words(messages: Sequence[Message], schema: Mapping[str, Any]) -> list[Message]:
-    """The same messages, the schema written at the end of the last, for servers that take none as a parameter."""
+    """The same messages with the schema at the end of the last, for servers that do not take it as a parameter."""
     words = f"\n\nAnswer with one JSON object and nothing else. It must obey this JSON Schema:\n{json.dumps(schema)}"
     last = messages[-1]
     return [*messages[:-1], {"role": last["role"], "content": last["content"] + words}]
@@ -151,7 +152,7 @@ def is_local(url: str) -> bool:
 
 @contextmanager
 def without_api_keys() -> Iterator[None]:
-    """Inside the block clients are made and not used: a missing key is not an error."""
+    """Inside the block a missing key is not an error: clients are made there without being used."""
     token = _NO_KEYS.set(True)
     try:
         yield
@@ -168,7 +169,7 @@ def api_key(variable: str, url: str) -> str:
         return "none"
     raise KeyMissing(
         f"There is no API key for {url} in {variable}.",
-        f"export {variable}=… (any word, where the server asks for none)",
+        f"export {variable}=… (any word, where the server does not check it)",
     )
 
 
@@ -193,7 +194,7 @@ _HINTS = {
 
 
 def unreachable(target: Target, reason: str, sent: bool = True) -> Unavailable:
-    """The error for a request that brought no answer at all; `sent` is False where it never left."""
+    """The error for a request that got no response at all; `sent` is False where it was never sent."""
     return Unavailable(
         redact(f"{target.model} at {target.base_url} cannot be reached: {reason}"),
         "check the URL and that the server runs, then run the same command again",
@@ -202,17 +203,17 @@ def unreachable(target: Target, reason: str, sent: bool = True) -> Unavailable:
 
 
 def not_an_answer(target: Target, body: object) -> Unavailable:
-    """The error for a 200 that holds no completion."""
-    sent = provider_text(body) or "(empty)"
+    """The error for a 200 whose body is not a completion."""
+    text = provider_text(body) or "(empty)"
     return Unavailable(
-        f"{target.model} at {target.base_url} sent something that is not a completion: {sent}",
+        f"{target.model} at {target.base_url} sent something that is not a completion: {text}",
         "check the base URL",
         status=200,
     )
 
 
 def provider_text(body: object) -> str:
-    """What a provider's error body says, short and without secrets."""
+    """The text of a provider's error body, shortened and without secrets."""
     if isinstance(body, dict):
         inner = body.get("error", body)
         body = inner.get("message") or inner if isinstance(inner, dict) else inner

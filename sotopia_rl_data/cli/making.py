@@ -15,7 +15,7 @@ from sotopia_rl_data.hub.resolve import resolve
 if TYPE_CHECKING:
     from sotopia_rl_data.prompts import Template
     from sotopia_rl_data.rewards import Recipe
-    from sotopia_rl_data.rewards.remake import Remade
+    from sotopia_rl_data.rewards.build import Remade
     from sotopia_rl_data.store import Store, Version
 
 
@@ -87,7 +87,7 @@ def rewards(
       sotopia-rl-data rewards demo/episodes-rewards --normaliser zscore --weights goal=2,relationship=1,knowledge=1
       sotopia-rl-data rewards demo/episodes-rewards --layout chat
     """
-    from sotopia_rl_data.rewards.remake import remake
+    from sotopia_rl_data.rewards.build import remake
 
     source = resolve(store, ref)
     options = {

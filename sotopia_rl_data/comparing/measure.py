@@ -1,4 +1,4 @@
-"""compare(): methods side by side, as in the papers' tables, with the tests that say how much of it is noise.
+"""compare(): methods side by side, as in the papers' tables, with tests that say which differences are noise.
 
 A condition is (scenarios, partner, evaluator): each gives a table of means, and a contrast of every method with the
 first. The formulas are in `sotopia_rl_data.statistics`; docs/evaluation.md says what each figure means.
@@ -59,11 +59,12 @@ def compare(
 ) -> Comparison:
     """Compare the methods of these runs, every one with the first.
 
-    `agents`, `partners` and `any_partner` say whose agent counts and against whom (see `methods.py`). `evaluators` are
-    by default those that scored every run; `sets` names environments that are compared by themselves too; `dimensions`
-    are full names (default: the seven, and their average). `options` says how differences are weighed.
+    `agents`, `partners` and `any_partner` say which agents count and against which partners (see `methods.py`).
+    `evaluators` are by default those that scored every run; `sets` names environments that are also compared by
+    themselves; `dimensions` are full names (default: the seven, and their average). `options` says how differences are
+    tested.
 
-    Raises UsageError where it is not clear what is compared, or nothing can be.
+    Raises UsageError where it is not clear what to compare, or nothing can be compared.
     """
     units, methods = read_methods(versions, agents, partners)
     refs = [version.ref for version in versions]
@@ -92,8 +93,8 @@ def compare_units(
     options: ComparisonOptions,
     everybody: Sequence[Unit] = (),
 ) -> Comparison:
-    """The same of units that were read already, by their methods; `everybody` are the units over which the evaluators'
-    agreement is measured."""
+    """The comparison of units that were read already, by their methods. The evaluators' agreement is measured over the
+    units `everybody`."""
     names = _scored(methods, evaluators, dimensions)
     conditions: list[ConditionResult] = []
     talk: list[Talk] = []
@@ -105,7 +106,7 @@ def compare_units(
         if not any(kept.values()):
             raise UsageError(f"No episode is set in the environments of {label!r}.", "see which there are: `query`")
         for partner, sides in sorted(by_partner(kept, any_partner).items()):
-            conditions += [_condition(label, partner, who, sides, names, options) for who in evaluators]
+            conditions += [_condition(label, partner, name, sides, names, options) for name in evaluators]
             talk += [_talk(label, partner, method, some) for method, some in sides.items() if some]
     return Comparison(
         refs=tuple(refs),
@@ -119,16 +120,16 @@ def compare_units(
         resamples=options.resamples,
         resample=options.resample,
         seed=options.seed,
-        remarks=tuple(dict.fromkeys(remark for one in conditions for remark in _remarks(one))),
+        remarks=tuple(dict.fromkeys(remark for condition in conditions for remark in _remarks(condition))),
     )
 
 
-def _remarks(one: ConditionResult) -> Iterator[str]:
-    """What was not compared."""
-    where = f"with the partner {one.partner}"
-    if one.scenarios != EVERYTHING:
-        where += f" in {one.scenarios}"
-    for contrast in one.contrasts:
+def _remarks(condition: ConditionResult) -> Iterator[str]:
+    """Remarks about what could not be compared."""
+    where = f"with the partner {condition.partner}"
+    if condition.scenarios != EVERYTHING:
+        where += f" in {condition.scenarios}"
+    for contrast in condition.contrasts:
         if not contrast.pairs:
             yield f"{contrast.a} and {contrast.b} have no pair {where}: no environment, agents and position in common"
         elif any(contrast.alone):
@@ -139,14 +140,14 @@ def _remarks(one: ConditionResult) -> Iterator[str]:
 
 
 def _evaluators(methods: Mapping[str, Sequence[Unit]], wanted: Sequence[str]) -> list[str]:
-    """Whose scores are compared. Raises UsageError where nobody scored every method, or the one that is named did not
-    score any."""
-    by = [{evaluator for unit in units for evaluator in unit.scores} for units in methods.values()]
-    anybody = sorted(set().union(*by))
-    odd = [name for name in wanted if name not in anybody]
-    if odd:
-        raise UsageError(f"No episode is scored by {odd[0]!r}.", f"name one of: {', '.join(anybody) or 'none yet'}")
-    everywhere = sorted(set.intersection(*by)) if by else []
+    """The evaluators whose scores are compared. Raises UsageError where none scored every method, or a named evaluator
+    scored nothing."""
+    by_method = [{evaluator for unit in units for evaluator in unit.scores} for units in methods.values()]
+    anybody = sorted(set().union(*by_method))
+    unknown = [name for name in wanted if name not in anybody]
+    if unknown:
+        raise UsageError(f"No episode is scored by {unknown[0]!r}.", f"name one of: {', '.join(anybody) or 'none yet'}")
+    everywhere = sorted(set.intersection(*by_method)) if by_method else []
     if not wanted and not everywhere:
         raise UsageError(
             f"No evaluator scored every method; the episodes are scored by {', '.join(anybody) or 'nobody'}.",
@@ -160,14 +161,18 @@ def _scored(
 ) -> list[str]:
     """The dimensions with any score, in SOTOPIA-EVAL's order, the average last."""
     there = {
-        name for units in methods.values() for unit in units for who in evaluators for name in unit.scores.get(who, ())
+        name
+        for units in methods.values()
+        for unit in units
+        for evaluator in evaluators
+        for name in unit.scores.get(evaluator, ())
     }
     names = [name for name in (*SEVEN, *sorted(there - set(SEVEN))) if name in there]
     if set(SEVEN) <= there:
         names.append(AVERAGE)
-    odd = [name for name in wanted or () if name not in names]
-    if odd:
-        raise UsageError(f"Nobody scored {odd[0]!r}.", f"name one of: {', '.join(names)}")
+    unknown = [name for name in wanted or () if name not in names]
+    if unknown:
+        raise UsageError(f"Nobody scored {unknown[0]!r}.", f"name one of: {', '.join(names)}")
     return [name for name in names if wanted is None or name in wanted]
 
 
@@ -219,7 +224,9 @@ def contrast(
         alone=pairs.alone,
         together=bool(pairs.keys) and pairs.keys[0][2] == BOTH,
         effects=_effects(pairs, names, options),
-        scenarios=tuple(_scenario(one, codenames[one], pairs, names) for one in _environments(pairs)),
+        scenarios=tuple(
+            _scenario(environment, codenames[environment], pairs, names) for environment in _environments(pairs)
+        ),
     )
 
 
@@ -262,7 +269,7 @@ def _effects(pairs: PairedScores, names: Sequence[str], options: ComparisonOptio
 
 
 def _adjusted(p_values: Sequence[float | None]) -> list[float | None]:
-    """After Holm, over those there are."""
+    """The p-values corrected after Holm; None stays None."""
     there = [p for p in p_values if p is not None]
     found = iter(statistics.holm(there).tolist() if there else [])
     return [None if p is None else next(found) for p in p_values]
@@ -280,7 +287,7 @@ def _drawn(independent: Floats, options: ComparisonOptions) -> Floats:
 
 
 def _by_scenario(pairs: PairedScores, values: Floats) -> Floats:
-    """The mean of each environment's rows: (environments, columns), NaN where none is there."""
+    """The mean of each environment's rows: (environments, columns), NaN where there is no value."""
     places = {environment: place for place, environment in enumerate(_environments(pairs))}
     code = np.array([places[key[0]] for key in pairs.keys], dtype=np.intp)
     return mean_by_group(values, code, len(places))
@@ -317,14 +324,14 @@ def _talk(label: str, partner: str, method: str, units: Sequence[Unit]) -> Talk:
 def evaluator_agreement(
     units: Sequence[Unit], dimensions: Sequence[str], options: ComparisonOptions
 ) -> tuple[EvaluatorAgreement, ...]:
-    """The agreement of every two evaluators, people among them, measured as labels are; none where no two scored
-    anything in common."""
+    """The agreement of every two evaluators (people too), measured like that of labels; empty where no two scored the
+    same episodes."""
     if len({evaluator for unit in units for evaluator in unit.scores}) < 2:
         return ()
     opinions = _evaluators_as_opinions(units, [name for name in dimensions if name != AVERAGE])
     try:
         found = agreement_of(opinions, resamples=options.resamples, seed=options.seed)
-    except UsageError:  # nothing in common: there is nothing to say
+    except UsageError:  # nothing in common
         return ()
     single = len(opinions.dimensions) == 1
     return tuple(

@@ -1,9 +1,10 @@
 """What is compared: the units of each run, the method that each unit belongs to, and which units make a pair.
 
-A unit is an agent of an episode, with its scores by every evaluator. A run is episodes of one method's agent with a
-partner, in one position or (--swap) in both. A rollout says which is which. Elsewhere the method is by default the one
-model that not every run has: what all runs share is the partner. A run of one model alone (self-play) is about all its
-agents. A single run is about each of its models. Where that does not tell, the caller must.
+A unit is an agent of an episode, with its scores by every evaluator. A run has episodes of one method's agent with a
+partner, in one position or (--swap) in both. A rollout records which model is the method. In other runs the method is
+by default the one model that not every run has; a model that all runs share is the partner. In a run of a single model
+(self-play) all agents count; where there is only one run, each of its models is a method. Otherwise the caller must
+name the method.
 
 Units of two methods are paired by environment, agents and position.
 """
@@ -45,7 +46,7 @@ _COLUMNS = ("episode_id", "environment_id", "codename", "agents", "turns", "scor
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What one agent did in one episode of run number `run`.
+    """One agent in one episode of run number `run`.
 
     `cast` holds the agents' ids in speaking order, `position` is the agent's place among them. `model` plays it,
     `partner` names the models of the others. `turns` is the episode's number of turns; `utterances` the agent's own
@@ -72,10 +73,12 @@ class Unit:
 
     def score(self, evaluator: str, dimension: str) -> float | None:
         """The score on a dimension, or on `AVERAGE`; None where it is missing."""
-        given = self.scores.get(evaluator, {})
+        scores = self.scores.get(evaluator, {})
         if dimension != AVERAGE:
-            return given.get(dimension)
-        return sum(given[name] for name in SEVEN) / len(SEVEN) if all(name in given for name in SEVEN) else None
+            return scores.get(dimension)
+        if not all(name in scores for name in SEVEN):
+            return None
+        return sum(scores[name] for name in SEVEN) / len(SEVEN)
 
 
 def units_of(versions: Sequence[Version]) -> list[Unit]:
@@ -83,25 +86,25 @@ def units_of(versions: Sequence[Version]) -> list[Unit]:
 
     Raises UsageError where a version holds no episodes, StoreError where its files are damaged.
     """
-    found: list[Unit] = []
+    units: list[Unit] = []
     for run, version in enumerate(versions):
         if "episodes" not in version.manifest.configs:
             raise UsageError(f"{version.ref} holds no episodes.", "name a dataset of dialogues: sotopia-rl-data list")
         for files in version.files("episodes").values():
             for batch in read(files, _COLUMNS, _BATCH, encoded=False):
                 for row in batch.to_pylist():
-                    found += _units_of_row(run, row)
-    return found
+                    units += _units_of_row(run, row)
+    return units
 
 
 def _units_of_row(run: int, row: Mapping[str, Any]) -> Iterator[Unit]:
-    cast = tuple(one["agent"] for one in row["agents"])
-    models = [one["model"] or UNNAMED for one in row["agents"]]
+    cast = tuple(agent["agent"] for agent in row["agents"])
+    models = [agent["model"] or UNNAMED for agent in row["agents"]]
     for position, agent in enumerate(cast):
         scores: dict[str, dict[str, float]] = {}
-        for one in row["scores"]:
-            if one["agent"] == agent:
-                scores.setdefault(one["evaluator"], {})[one["dimension"]] = one["score"]
+        for score in row["scores"]:
+            if score["agent"] == agent:
+                scores.setdefault(score["evaluator"], {})[score["dimension"]] = score["score"]
         mine = [turn for turn in row["turns"] if turn["agent"] == agent and turn["action_type"] != "none"]
         yield Unit(
             run=run,
@@ -124,9 +127,9 @@ def read_methods(
 ) -> tuple[list[Unit], dict[str, list[Unit]]]:
     """All units of the runs, and those of each method by its name, in the runs' order.
 
-    `agents` says whose agent counts, once for all runs or once for each: "first", "second", "all" or a model's name.
-    `partners` are models that are not a method. Where neither is given, a rollout says itself whom it tests.
-    Raises UsageError where neither they nor the models tell.
+    `agents` says which agents count, once for all runs or once for each: "first", "second", "all" or a model's name.
+    `partners` are models that are not a method. Where neither is given, a rollout records itself which model it tests.
+    Raises UsageError where none of these tells the method.
     """
     units, refs = units_of(versions), [version.ref for version in versions]
     if agents and len(agents) not in (1, len(refs)):
@@ -149,43 +152,45 @@ def read_methods(
 
 
 def _tested_in(version: Version) -> str | None:
-    """Whose run a rollout is: `--a`; "all" where it plays with itself. None where a version does not say."""
+    """The model that a rollout tests (`--a`); "all" for self-play. None where a version does not record it."""
     played = version.manifest.recipe.get("rollout", {})
     a, b = (played.get(side, {}).get("model") for side in "ab")
-    return None if a is None else ALL if a == b else str(a)
+    if a is None:
+        return None
+    return ALL if a == b else str(a)
 
 
 def by_partner(methods: Mapping[str, Sequence[Unit]], pooled: bool = False) -> dict[str, dict[str, list[Unit]]]:
     """Partner -> method -> its units with that partner: the columns of an ablation.
 
-    Where no partner is met by two methods, they play with themselves ("itself") or with each other ("each other"), and
-    that is what they share. `pooled` takes all partners as one.
+    Where no two methods share a partner, a method's partner is "itself" or, where it is another method, "each other".
+    `pooled` treats all partners as one.
     """
     if pooled:
         return {ANY: {name: list(units) for name, units in methods.items()}}
     met = [{unit.partner for unit in units} for units in methods.values()]
     shared = len(met) < 2 or bool(set().union(*(a & b for a, b in combinations(met, 2))))
     compared = {unit.model for units in methods.values() for unit in units}
-    found: dict[str, dict[str, list[Unit]]] = {}
+    columns: dict[str, dict[str, list[Unit]]] = {}
     for name, units in methods.items():
         for unit in units:
             partner = unit.partner
             if not shared and partner in compared:
                 partner = ITSELF if partner == unit.model else EACH_OTHER
-            found.setdefault(partner, {}).setdefault(name, []).append(unit)
-    return found
+            columns.setdefault(partner, {}).setdefault(name, []).append(unit)
+    return columns
 
 
 def _own_model(run: int, by_run: Sequence[Sequence[Unit]], refs: Sequence[str], partners: set[str]) -> str:
-    """The run's own model; "all" where the run has but one."""
-    mine = _models(by_run[run])
-    if len(mine) == 1:
+    """The run's own model; "all" where the run has only one model."""
+    models = _models(by_run[run])
+    if len(models) == 1:
         return ALL
     shared = partners or set.intersection(*map(_models, by_run))
-    own = mine - shared
+    own = models - shared
     if len(own) == 1:
         return own.pop()
-    listed = ", ".join(sorted(mine))
+    listed = ", ".join(sorted(models))
     if not own:
         raise UsageError(f"{refs[run]} is played by {listed}, as the other runs are.", _HINT)
     raise UsageError(f"{refs[run]} is played by {listed}: which of them is compared is not clear.", _HINT)
@@ -204,8 +209,8 @@ def _picked(who: str, units: Sequence[Unit], ref: str) -> list[Unit]:
 
 
 def _names(picked: Sequence[Sequence[Unit]], refs: Sequence[str]) -> list[str]:
-    """The model where it is one, and the run where it plays with the same partner in another run. Runs of one model
-    with other partners are one method."""
+    """The names of the runs' methods: the model, with the run's reference where the same model meets the same partner
+    in another run. Runs of one model with different partners are one method."""
     models = [_models(units) for units in picked]
     names = [next(iter(some)) if len(some) == 1 else ref for some, ref in zip(models, refs, strict=True)]
     partners = [{unit.partner for unit in units} for units in picked]
@@ -238,8 +243,8 @@ class PairedScores:
 def pair_up(a: Sequence[Unit], b: Sequence[Unit], evaluator: str, dimensions: Sequence[str]) -> PairedScores:
     """The pairs of two methods. Repetitions of one key are averaged first.
 
-    Where both agents of an episode count, they had one conversation and not two: they are averaged, and the pair is of
-    environment and agents.
+    Where both agents of an episode count, their scores are averaged, since they come from one conversation; the pair is
+    then of environment and agents.
     """
     together = one_conversation(a) or one_conversation(b)
     sides = [_by_key(units, together) for units in (a, b)]
@@ -274,7 +279,7 @@ def _by_key(units: Iterable[Unit], together: bool) -> dict[Key, list[Unit]]:
 
 
 def _values(groups: Sequence[Sequence[Unit]], evaluator: str, dimensions: Sequence[str]) -> Floats:
-    """The mean of each group, over the scores that there are."""
+    """The mean score of each group, without missing scores."""
     scores = matrix((unit for some in groups for unit in some), evaluator, dimensions)
     if len(scores) == len(groups):
         return scores
@@ -283,7 +288,7 @@ def _values(groups: Sequence[Sequence[Unit]], evaluator: str, dimensions: Sequen
 
 
 def mean_by_group(values: Floats, group: NDArray[np.intp], groups: int) -> Floats:
-    """The mean of each group's rows, over the values that there are: (groups, columns), NaN where there are none."""
+    """The mean of each group's rows, without missing values: (groups, columns), NaN where there are no values."""
     there = ~np.isnan(values)
     total, count = np.zeros((groups, values.shape[1])), np.zeros((groups, values.shape[1]))
     np.add.at(total, group, np.where(there, values, 0.0))

@@ -21,7 +21,7 @@ from sotopia_rl_data.store import Version
 from sotopia_rl_data.streams import read
 
 PAIRS = 200
-"""ComparisonOptions many pairs' dialogues a page shows."""
+"""The most pairs whose dialogues a page shows."""
 
 _SCRIPTS = ("tools.js", "charts.js", "comparison.js", "pairs.js")
 _EPISODE = ("episode_id", "scenario", "agents", "turns", "scores")
@@ -38,10 +38,10 @@ def write_comparison(
     any_partner: bool = False,
     pairs: int = PAIRS,
 ) -> dict[str, int]:
-    """Write the page of `compare(versions, …)` to `path`, whole or not at all; returns what it holds, counted.
+    """Write the page of `compare(versions, …)` to `path`, whole or not at all; returns the counts of what it shows.
 
-    `agents`, `partners` and `any_partner` are those of that call. Where there are more than `pairs` pairs, that many
-    are drawn, always the same. Raises StoreError.
+    `agents`, `partners` and `any_partner` are those of that call. Where there are more than `pairs` pairs, so many are
+    drawn, always the same ones. Raises StoreError.
     """
     _, compared = read_methods(versions, agents, partners)
     data = contents(comparison, versions, compared, any_partner, pairs)
@@ -75,11 +75,11 @@ def contents(
             {"name": name, "short": tables.short(name), "range": ranges.get(name, average)}
             for name in comparison.dimensions
         ],
-        "conditions": [asdict(one) | {"title": tables.title(one)} for one in comparison.conditions],
+        "conditions": [asdict(condition) | {"title": tables.title(condition)} for condition in comparison.conditions],
         "grids": [
-            asdict(one)
-            for one in (tables.ablation(comparison), tables.talk(comparison), tables.agreement(comparison))
-            if one is not None
+            asdict(grid)
+            for grid in (tables.ablation(comparison), tables.talk(comparison), tables.agreement(comparison))
+            if grid is not None
         ],
         "of": total,
         "pairs": [_pair(one, comparison.methods, place) for one in shown],
@@ -88,29 +88,30 @@ def contents(
 
 
 def _shown(compared: Mapping[str, Sequence[Unit]], any_partner: bool, pairs: int) -> tuple[list[dict[str, Any]], int]:
-    """The pairs to show, each with its sides by method: those that most methods have first; and how many there are."""
+    """The pairs to show, each with its sides by method, and the number of all pairs. Pairs of most methods come
+    first."""
     by_key: dict[tuple[Any, ...], dict[str, Any]] = {}
     for partner, sides in by_partner(compared, any_partner).items():
         together = any(one_conversation(units) for units in sides.values())
         for method, units in sides.items():
             for unit in units:
                 key = (partner, *key_of(unit, together))
-                one = by_key.setdefault(key, {"partner": partner, "position": key[-1], "sides": {}, "key": key})
-                one["sides"].setdefault(method, unit)
+                pair = by_key.setdefault(key, {"partner": partner, "position": key[-1], "sides": {}, "key": key})
+                pair["sides"].setdefault(method, unit)
     drawn = sorted(
-        by_key.values(), key=lambda one: (-len(one["sides"]), hashlib.sha256(repr(one["key"]).encode()).digest())
+        by_key.values(), key=lambda pair: (-len(pair["sides"]), hashlib.sha256(repr(pair["key"]).encode()).digest())
     )
     drawn = drawn[:pairs]
-    drawn.sort(key=lambda one: (-len(one["sides"]), one["key"]))
+    drawn.sort(key=lambda pair: (-len(pair["sides"]), pair["key"]))
     return drawn, len(by_key)
 
 
-def _pair(one: Mapping[str, Any], names: Sequence[str], place: Mapping[tuple[int, str], int]) -> dict[str, Any]:
-    first: Unit = next(iter(one["sides"].values()))
+def _pair(pair: Mapping[str, Any], names: Sequence[str], place: Mapping[tuple[int, str], int]) -> dict[str, Any]:
+    first: Unit = next(iter(pair["sides"].values()))
     sides = {
-        names.index(method): [place[unit.run, unit.episode_id], unit.position] for method, unit in one["sides"].items()
+        names.index(method): [place[unit.run, unit.episode_id], unit.position] for method, unit in pair["sides"].items()
     }
-    return {"title": first.codename, "partner": one["partner"], "position": one["position"], "sides": sides}
+    return {"title": first.codename, "partner": pair["partner"], "position": pair["position"], "sides": sides}
 
 
 def _episodes(versions: Sequence[Version], wanted: Mapping[tuple[int, str], None]) -> list[dict[str, Any]]:
@@ -152,7 +153,7 @@ def _dialogue(row: Mapping[str, Any], why: Mapping[tuple[str, ...], str]) -> dic
 
 
 def _reasons(version: Version, episodes: set[str]) -> dict[tuple[str, ...], str]:
-    """(episode, agent, dimension, evaluator) -> why, of the first sample that gave a reason."""
+    """(episode, agent, dimension, evaluator) -> the reasoning of the first sample that has one."""
     if "reasoning" not in version.manifest.columns.get("attributions", {}):
         return {}
     reasons: dict[tuple[str, ...], str] = {}

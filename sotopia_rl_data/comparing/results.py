@@ -1,4 +1,4 @@
-"""What a comparison says: frozen nouns, from one figure to the whole."""
+"""The results of a comparison, from one figure to the whole."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ Resample = Literal["pair", "scenario"]
 
 @dataclass(frozen=True, slots=True)
 class ComparisonOptions:
-    """How differences are weighed: how many `resamples` of what (`resample`) give an interval at `level`, and below
-    which p (`alpha`) a difference is significant. "scenario" takes only scenarios' means for independent."""
+    """How differences are tested: `resamples` draws of the unit `resample` give an interval at `level`, and a
+    difference is significant where p is below `alpha`. With "scenario" only the means of scenarios count as
+    independent."""
 
     resamples: int = 1000
     resample: Resample = "pair"
@@ -65,7 +66,7 @@ class Effect:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What a contrast says of one environment: the means of both sides by dimension, over its pairs."""
+    """One environment of a contrast: the means of both sides by dimension, over its pairs."""
 
     environment: str
     codename: str
@@ -89,12 +90,12 @@ class MethodContrast:
 
     def effect(self, dimension: str) -> Effect:
         """The effect on this dimension. Raises KeyError."""
-        return {one.dimension: one for one in self.effects}[dimension]
+        return {effect.dimension: effect for effect in self.effects}[dimension]
 
 
 @dataclass(frozen=True, slots=True)
 class ConditionResult:
-    """Scenarios, partner and evaluator, and what holds under them."""
+    """The means and contrasts for one set of scenarios, partner and evaluator."""
 
     scenarios: str
     partner: str
@@ -136,7 +137,7 @@ class EvaluatorAgreement:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Everything that `compare` finds. `dimensions` are those that anybody scored, the average last."""
+    """Everything that `compare` computes. `dimensions` are those that any evaluator scored, the average last."""
 
     refs: tuple[str, ...]
     methods: tuple[str, ...]

@@ -30,17 +30,17 @@ def short(dimension: str) -> str:
 def conditions(comparison: Comparison) -> Iterator[Grid]:
     """A table of means for each condition: a row a method, a column a dimension. A mean that differs from the first
     method's (p below alpha, after Holm) has a star."""
-    for one in comparison.conditions:
+    for condition in comparison.conditions:
         rows = [
             (
                 means.method,
                 means.units,
-                *(_mean(one, means.method, name) for name in comparison.dimensions),
+                *(_mean(condition, means.method, name) for name in comparison.dimensions),
                 _missing(means.missing),
             )
-            for means in one.means
+            for means in condition.means
         ]
-        yield Grid(title(one), ("method", "n", *map(short, comparison.dimensions), "missing"), tuple(rows))
+        yield Grid(title(condition), ("method", "n", *map(short, comparison.dimensions), "missing"), tuple(rows))
 
 
 def ablation(comparison: Comparison, dimensions: Sequence[str] = ("goal", AVERAGE)) -> Grid | None:
@@ -49,9 +49,9 @@ def ablation(comparison: Comparison, dimensions: Sequence[str] = ("goal", AVERAG
     names = [name for name in dimensions if name in comparison.dimensions]
     if len(comparison.conditions) < 2 or not names:
         return None
-    columns = [(one, name) for one in comparison.conditions for name in names]
-    rows = [(method, *(_mean(one, method, name) for one, name in columns)) for method in comparison.methods]
-    heads = (f"{short(name)} {_distinction(comparison, one)}".strip() for one, name in columns)
+    columns = [(condition, name) for condition in comparison.conditions for name in names]
+    rows = [(method, *(_mean(condition, method, name) for condition, name in columns)) for method in comparison.methods]
+    heads = (f"{short(name)} {_distinction(comparison, condition)}".strip() for condition, name in columns)
     return Grid("all conditions", ("method", *heads), tuple(rows))
 
 
@@ -72,8 +72,8 @@ def effects(comparison: Comparison) -> Iterator[Grid]:
         "ties",
         "loses",
     )
-    for one in comparison.conditions:
-        for contrast in [each for each in one.contrasts if each.pairs]:
+    for condition in comparison.conditions:
+        for contrast in [each for each in condition.contrasts if each.pairs]:
             rows = [
                 (
                     short(e.dimension),
@@ -92,15 +92,15 @@ def effects(comparison: Comparison) -> Iterator[Grid]:
                 )
                 for e in contrast.effects
             ]
-            yield Grid(f"b = {contrast.b}  against  a = {contrast.a}   {title(one)}", columns, tuple(rows))
+            yield Grid(f"b = {contrast.b}  against  a = {contrast.a}   {title(condition)}", columns, tuple(rows))
 
 
 def scenarios(condition: ConditionResult, contrast: MethodContrast, dimension: str) -> Grid:
     """A row a scenario: the means of both sides on a dimension, the largest difference first."""
     rows = []
-    for one in contrast.scenarios:
-        a, b = one.a.get(dimension), one.b.get(dimension)
-        rows.append((one.codename, one.pairs, a, b, None if a is None or b is None else b - a))
+    for scenario in contrast.scenarios:
+        a, b = scenario.a.get(dimension), scenario.b.get(dimension)
+        rows.append((scenario.codename, scenario.pairs, a, b, None if a is None or b is None else b - a))
     rows.sort(key=lambda row: (row[4] is None, -(row[4] or 0.0), row[0]))
     heading = f"{short(dimension)} by scenario: b = {contrast.b}, a = {contrast.a}   {title(condition)}"
     return Grid(heading, ("scenario", "pairs", "a", "b", "b − a"), tuple(rows))
@@ -110,16 +110,16 @@ def talk(comparison: Comparison) -> Grid:
     """How much each method talks."""
     rows = [
         (
-            one.method,
-            one.scenarios,
-            one.partner,
-            one.episodes,
-            one.turns,
-            one.utterances,
-            one.words,
-            one.words_an_utterance,
+            talk.method,
+            talk.scenarios,
+            talk.partner,
+            talk.episodes,
+            talk.turns,
+            talk.utterances,
+            talk.words,
+            talk.words_an_utterance,
         )
-        for one in comparison.talk
+        for talk in comparison.talk
     ]
     columns = (
         "method",
@@ -140,21 +140,21 @@ def agreement(comparison: Comparison) -> Grid | None:
         return None
     rows = [
         (
-            one.a,
-            one.b,
-            short(one.dimension),
-            one.units,
-            *(_figure(figure) for figure in (one.pearson, one.spearman, one.alpha, one.difference)),
+            pair.a,
+            pair.b,
+            short(pair.dimension),
+            pair.units,
+            *(_figure(figure) for figure in (pair.pearson, pair.spearman, pair.alpha, pair.difference)),
         )
-        for one in comparison.agreement
+        for pair in comparison.agreement
     ]
     columns = ("a", "b", "dimension", "agents", "pearson", "spearman", "alpha", "a − b, of the range")
     return Grid("do the evaluators agree", columns, tuple(rows))
 
 
-def title(one: ConditionResult) -> str:
+def title(condition: ConditionResult) -> str:
     """The condition in words."""
-    return f"scenarios: {one.scenarios} · partner: {one.partner} · scored by {one.evaluator}"
+    return f"scenarios: {condition.scenarios} · partner: {condition.partner} · scored by {condition.evaluator}"
 
 
 def between(low: float | None, high: float | None) -> str | None:
@@ -162,24 +162,26 @@ def between(low: float | None, high: float | None) -> str | None:
     return None if low is None or high is None else f"{low:.2f} to {high:.2f}"
 
 
-def _mean(one: ConditionResult, method: str, dimension: str) -> str | None:
-    """7.81, with a star where it differs from the first's."""
-    value = next((means.means.get(dimension) for means in one.means if means.method == method), None)
-    starred = any(contrast.b == method and contrast.effect(dimension).significant for contrast in one.contrasts)
-    return None if value is None else f"{value:.2f}*" if starred else f"{value:.2f}"
+def _mean(condition: ConditionResult, method: str, dimension: str) -> str | None:
+    """7.81, with a star where it differs significantly from the first method's."""
+    value = next((means.means.get(dimension) for means in condition.means if means.method == method), None)
+    if value is None:
+        return None
+    starred = any(contrast.b == method and contrast.effect(dimension).significant for contrast in condition.contrasts)
+    return f"{value:.2f}*" if starred else f"{value:.2f}"
 
 
-def _distinction(comparison: Comparison, one: ConditionResult) -> str:
-    """What tells the condition from the others."""
+def _distinction(comparison: Comparison, condition: ConditionResult) -> str:
+    """What distinguishes the condition from the others."""
     parts = []
     for name in ("scenarios", "partner", "evaluator"):
         if len({getattr(other, name) for other in comparison.conditions}) > 1:
-            parts.append(getattr(one, name))
+            parts.append(getattr(condition, name))
     return ", ".join(parts)
 
 
 def _missing(missing: Any) -> str | None:
-    """`GOAL 3`: what lacks a score, where anything does; one number where all dimensions lack the same."""
+    """`GOAL 3`: how many scores are missing; one number where every dimension lacks the same number, None for none."""
     counts = {short(name): n for name, n in missing.items() if n}
     if not counts:
         return None
@@ -189,5 +191,7 @@ def _missing(missing: Any) -> str | None:
 
 
 def _figure(figure: Any) -> str | None:
+    if figure.value is None:
+        return None
     limits = between(figure.low, figure.high)
-    return None if figure.value is None else f"{figure.value:.2f}" + (f" [{limits}]" if limits else "")
+    return f"{figure.value:.2f} [{limits}]" if limits else f"{figure.value:.2f}"

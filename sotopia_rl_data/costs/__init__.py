@@ -1,1 +1,1 @@
-"""What asking costs: prices, tokens, an estimate before, a hard cap while, a bill afterwards."""
+"""What asking costs: prices and token counts, a hard cap during a run, and a bill afterwards."""

@@ -1,9 +1,9 @@
-"""What a set of calls cost: attempts in, tokens and money by judge out. It asks nobody and remembers nothing.
+"""What a set of calls cost: from attempts to tokens and money by judge, without asking anything or keeping state.
 
-A bill is a function of the ledger's attempts, so that a run that was killed and went on has the bill of one that was
-not. Every token is on one of three categories: of answers that were used at the first try, of answers that could not be
-used (`failed`), and of second tries that could (`repaired`). What may have been charged without an answer is kept
-apart, as the most that it can be.
+A bill is a function of the ledger's attempts, so that a run that was killed and continued has the same bill as one that
+was not. Every token is in one of three categories: answers that were used at the first try (`used`), answers that could
+not be used (`failed`), and repairs that could (`repaired`). Calls that may have been charged without an answer are
+listed apart, at the most that they can cost.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ CATEGORIES: tuple[Category, ...] = ("used", "failed", "repaired")
 
 @dataclass(slots=True)
 class Spent:
-    """The attempts at one judge's requests, counted. `tokens` is by category and whether a batch brought them;
-    `maybe` holds, of attempts without tokens that may be billed, the most input, the answer's limit (None: no limit was
-    named), and whether it was in a batch."""
+    """The attempts at one judge's requests, counted. `tokens` is by category and whether a batch was used. `maybe`
+    counts the attempts without token counts that may be billed, by their most input tokens, the answer's limit (None:
+    no limit was set), and whether a batch was used."""
 
     calls: int = 0
     answers: Counter[Category] = field(default_factory=Counter)
@@ -37,7 +37,8 @@ class Spent:
     def add(self, request: Request, attempt: Attempt, category: Category) -> None:
         """Count one attempt at `request`."""
         self.calls += 1
-        self.answers[category] += attempt.status == "answer"
+        if attempt.status == "answer":
+            self.answers[category] += 1
         if attempt.usage is not None:
             place = (category, bool(attempt.batch))
             self.tokens[place] = added(self.tokens.get(place, Usage()), attempt.usage)
@@ -52,21 +53,21 @@ class Spent:
 
 @dataclass(slots=True)
 class Tally:
-    """The attempts at a plan's requests, by who was asked (`spent`, and `models` as the provider returned them): those
-    of earlier runs and those that failed too, each once."""
+    """The attempts at a plan's requests, each counted once, those of earlier runs and those that failed included.
+    `spent` is by judge or policy; `models` counts the model names that the provider returned to each."""
 
     spent: dict[str, Spent] = field(default_factory=dict)
     models: dict[str, Counter[str]] = field(default_factory=dict)
     keys: set[int] = field(default_factory=set)
 
     def first(self, key: str) -> bool:
-        """Whether a key comes for the first time: equal requests have one key, and are paid for once."""
+        """Note a key; whether it is new. Equal requests have one key, and are paid for once."""
         known = self.knows(key)
         self.keys.add(short(key))
         return not known
 
     def knows(self, key: str) -> bool:
-        """Whether a key came before."""
+        """Whether a key was noted before."""
         return short(key) in self.keys
 
     def count(self, respondent: str, request: Request, attempt: Attempt, category: Category) -> None:
@@ -76,15 +77,16 @@ class Tally:
             self.models.setdefault(respondent, Counter())[attempt.returned_model] += 1
 
     def of(self, respondent: str) -> Spent:
-        """What was spent on asking somebody."""
+        """What was spent on asking a judge or policy."""
         return self.spent.get(respondent, Spent())
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One judge's part of the bill, in USD; None where the model has no known price. `input` is what was neither read
-    from the provider's cache nor written there. `failed` and `repaired` are parts of `total`; `maybe` is not: the most
-    that `maybe_calls` may have cost that brought no tokens (timeouts, lost connections)."""
+    """One judge's part of the bill, in USD; None where the model has no known price. `input` is the cost of the tokens
+    that were neither read from the provider's cache nor written there. `failed` and `repaired` are parts of `total`.
+    `maybe` is not: it is the most that the `maybe_calls` may have cost, which reported no tokens (timeouts, lost
+    connections)."""
 
     judge: str
     model: str
@@ -105,8 +107,8 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """What was paid for some labels, by all runs together. `as_of` is the price list's date. `total` is None where a
-    judge that used tokens has no known price; `known` is the sum of the lines that have one."""
+    """What was paid for some labels, all runs together. `as_of` is the price list's date. `total` is None where a judge
+    that used tokens has no known price; `known` is the sum of the lines that have one."""
 
     as_of: str
     lines: tuple[Line, ...]
@@ -125,22 +127,27 @@ class Bill:
 
     def as_dict(self) -> dict[str, Any]:
         """The bill as JSON holds it."""
-        return {"as_of": self.as_of, "total": self.total, "maybe": self.maybe, "lines": [asdict(x) for x in self.lines]}
+        return {
+            "as_of": self.as_of,
+            "total": self.total,
+            "maybe": self.maybe,
+            "lines": [asdict(line) for line in self.lines],
+        }
 
 
 def bill(spent: Mapping[str, Spent], targets: Mapping[str, Target], prices: Prices) -> Bill:
-    """The bill of what each judge spent; `targets` says whom each of them stands for."""
+    """The bill of what each judge spent; `targets` gives each judge's target."""
     lines = [_line(judge, spent.get(judge, Spent()), target, prices) for judge, target in targets.items()]
     return Bill(prices.as_of, tuple(lines))
 
 
-def added(*some: Usage) -> Usage:
-    """The tokens of all."""
+def added(*usages: Usage) -> Usage:
+    """The sum of the tokens."""
     return Usage(
-        sum(one.input for one in some),
-        sum(one.cached for one in some),
-        sum(one.written for one in some),
-        sum(one.output for one in some),
+        sum(usage.input for usage in usages),
+        sum(usage.cached for usage in usages),
+        sum(usage.written for usage in usages),
+        sum(usage.output for usage in usages),
     )
 
 
@@ -167,13 +174,15 @@ def _line(judge: str, spent: Spent, target: Target, prices: Prices) -> Line:
 
 
 def _cost(spent: Spent, price: Price | None, batch: float, category: Category) -> float | None:
-    """USD of one category. What used no tokens cost nothing, whatever the price."""
-    some = {
-        of_batch: spent.tokens[category, of_batch] for of_batch in (False, True) if (category, of_batch) in spent.tokens
-    }
-    if price is None:
-        return None if some else 0.0
-    return sum(price.cost(usage) * (batch if of_batch else 1.0) for of_batch, usage in some.items())
+    """USD of one category; 0.0 where it used no tokens, None where it did and there is no price."""
+    total = 0.0
+    for (name, of_batch), usage in spent.tokens.items():
+        if name != category:
+            continue
+        if price is None:
+            return None
+        total += price.cost(usage) * (batch if of_batch else 1.0)
+    return total
 
 
 def _part(spent: Spent, price: Price | None, batch: float, name: str) -> float | None:
@@ -189,6 +198,6 @@ def _part(spent: Spent, price: Price | None, batch: float, name: str) -> float |
 
 def _most(spent: Spent, price: Price, batch: float) -> float:
     return sum(
-        count * price.most(most, limit) * (batch if of_batch else 1.0)
-        for (most, limit, of_batch), count in spent.maybe.items()
+        count * price.most(most_input, limit) * (batch if of_batch else 1.0)
+        for (most_input, limit, of_batch), count in spent.maybe.items()
     )

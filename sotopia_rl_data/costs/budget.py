@@ -1,12 +1,12 @@
-"""A hard cap on what a run may cost. The worst that a call can cost is reserved before it leaves, and released to what
-it did cost when its answer comes.
+"""A hard cap on what a run may cost: each call's highest cost is reserved before it is sent.
 
-What cannot be reserved waits for what is in flight; where nothing is in flight and it still does not fit, the budget
-is exhausted. A call that may have been billed without an answer (a timeout, a lost connection) keeps all of its
-reservation. Reservations are durable before the call leaves: what was in flight when a process was killed still counts
-in the next run. What is in a batch is reserved likewise, at a batch's price, from `take` or `carry` to `came`; that it
-is under way is on record beside the batch itself. Runs that share a budget wait for what the others release
-(`Waiters`). Leaves out taxes, subscriptions and whatever a provider does not bill by tokens.
+When the answer comes, the reservation is replaced by the real cost. A call whose reservation does not fit waits for the
+calls in flight; where none is in flight and it still does not fit, the budget is exhausted. A call that may have been
+billed without an answer (a timeout, a lost connection) keeps all of its reservation. Reservations are durable before
+the call is sent, so that calls in flight when a process was killed still count in the next run. A request in a batch is
+reserved at the batch price, from `take` or `carry` to `came`; the batch's own folder records that it is under way.
+Runs that share a budget wait for each other's releases (`Waiters`). Leaves out taxes, subscriptions and other charges
+that are not by tokens.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from sotopia_rl_data.locks import open_lock, take
 from sotopia_rl_data.request import Request, Target, Usage
 
 _LOCK = ".budget.lock"
-_SLACK = 1e-9  # USD, of sums of floats
-_CLOCK_S = 0.01  # between what was reserved and what was sent
+_SLACK = 1e-9  # USD: rounding errors of sums of floats
+_CLOCK_S = 0.01  # between a reservation and its call
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Hold:
-    """What is reserved for one call: USD, since when (Unix seconds)."""
+    """The reservation for one call: `usd` since `time` (Unix seconds)."""
 
     key: str
     usd: float
@@ -61,22 +61,22 @@ class Budget:
         self._prices = prices
         self._journal = Journal(directory, "holds")
         self._held: set[Hold] = set()
-        self._released: list[Hold] = []  # of which the record does not say so yet
+        self._released: list[Hold] = []  # released, and not recorded as such yet
         self._left = False  # whether any hold was given up
-        self._batched: dict[int, float] = {}  # short key of what is in a batch -> what is reserved for it
-        self.seen: dict[str, frozenset[str]] = {}  # name of a folder of batches -> those that were told (`carry`)
-        self.waiters = Waiters()  # of those who ask in batches
+        self._batched: dict[int, float] = {}  # short key of a request in a batch -> USD reserved for it
+        self.seen: dict[str, frozenset[str]] = {}  # name of a folder of batches -> batches counted by `carry`
+        self.waiters = Waiters()  # runs that ask in batches
         self._stopped = False
         self._gate = asyncio.Lock()
         self._moved = asyncio.Event()
 
     @property
     def over(self) -> bool:
-        """Whether the cap is passed by what is reserved: it was larger once, or there was none."""
+        """Whether more is spent and reserved than the cap allows: earlier runs had a larger cap, or none."""
         return not self._fits(0.0)
 
     async def reserve(self, key: str, request: Request) -> Hold | None:
-        """Reserve the worst that the call can cost, durably. None after `stop`, or where it can never fit."""
+        """Reserve the most that the call can cost, durably. None after `stop`, or where it can never fit."""
         price = price_of(self._prices, request.target)
         usd = price.most(most_prompt_tokens(request), limit_of(request))
         async with self._gate:
@@ -89,20 +89,20 @@ class Budget:
             return None if self._stopped else self._take(Hold(key, usd, time.time(), price))
 
     def answered(self, hold: Hold, usage: Usage) -> None:
-        """Release the reservation to what the answer cost: all of it, where the tokens are unknown."""
+        """Replace the reservation by the cost of the answer; all of it is spent where the tokens are unknown."""
         self._release(hold, hold.usd if usage == Usage() else hold.price.cost(usage))
 
     def failed(self, hold: Hold, maybe_billed: bool) -> None:
-        """Release the reservation of a call that brought no answer; where it may have been billed, all is spent."""
+        """Release the reservation of a call without an answer; all of it is spent where it may have been billed."""
         self._release(hold, hold.usd if maybe_billed else 0.0)
 
     def given_up(self, hold: Hold) -> None:
-        """Nobody waits for the answer any more: all is spent, and on record for the next run."""
+        """Give up waiting for the answer: all is spent, and stays on record for the next run."""
         self._left = True
         self._drop(hold, hold.usd)
 
     def take(self, key: str, request: Request) -> bool:
-        """Reserve the worst that the call can cost in a batch, without waiting. False where it does not fit now."""
+        """Reserve the most that the call can cost in a batch, without waiting. False where it does not fit now."""
         most = most_prompt_tokens(request)
         fits = not self._stopped and self._fits(self._in_a_batch(request.target, most))
         if fits:
@@ -110,16 +110,16 @@ class Budget:
         return fits
 
     def carry(self, key: str, target: Target, most_input: int) -> None:
-        """Reserve for what is in a batch since an earlier run. It may pass the cap: it will be billed all the same."""
+        """Reserve for a request that an earlier run put into a batch; beyond the cap too, since it will be billed."""
         usd, before = self._in_a_batch(target, most_input), self._batched.get(short(key), 0.0)
         self._batched[short(key)] = usd
         self.in_batches += usd - before
 
     def came(self, key: str, target: Target, usage: Usage | None) -> None:
-        """Release the reservation of what was in a batch to what it cost: nothing where `usage` is None, all of it
-        where the tokens are unknown."""
+        """Replace the reservation of a request in a batch by its cost: nothing where `usage` is None, all of it where
+        the tokens are unknown."""
         held = self._batched.pop(short(key), None)
-        if held is None:  # of other labels, or paid by an earlier run
+        if held is None:  # a request of another plan, or one that an earlier run has paid
             return
         self.in_batches = self.in_batches - held if self._batched else 0.0
         if usage is not None:
@@ -133,7 +133,7 @@ class Budget:
         self.waiters.close()
 
     def close(self) -> None:
-        """Close the record of reservations; where all were released it goes."""
+        """Close the record of reservations; it is removed where all were released."""
         self._record()
         self._journal.close()
         if self._journal.path is not None and not self._held and not self._left:
@@ -144,7 +144,7 @@ class Budget:
         return self.spent + self.reserved + self.in_batches + usd <= self.cap + _SLACK
 
     def _in_a_batch(self, target: Target, most_input: int) -> float:
-        """The worst that a call can cost there."""
+        """The most that a call in a batch can cost."""
         return price_of(self._prices, target).most(most_input, limit_in(target.sampling)) * self._prices.batch
 
     def _take(self, hold: Hold) -> Hold:
@@ -165,7 +165,7 @@ class Budget:
         self._moved.set()
 
     def _record(self) -> None:
-        """Write down what was released: only now, when its answer is surely in the ledger."""
+        """Record the releases. It is done late, when their answers are certainly in the ledger."""
         for hold in self._released:
             self._write(hold, -1)
         self._released.clear()
@@ -176,7 +176,7 @@ class Budget:
 
 
 def left_behind(directory: Path) -> Iterator[Hold]:
-    """Reservations that were never released: by a process that was killed, or that is still at work."""
+    """Reservations that were never released, by a process that was killed or that still runs."""
     for path in sorted(directory.glob("holds-*.jsonl")):
         open_: dict[tuple[str, float], Hold] = {}
         for record in _records(path):
@@ -189,8 +189,8 @@ def left_behind(directory: Path) -> Iterator[Hold]:
 
 
 def is_lost(hold: Hold, attempts: Iterable[Attempt]) -> bool:
-    """Whether none of the attempts at the hold's key is the call that it was reserved for: it may have been billed, and
-    nobody knows. A later run may have made the call again: that attempt began after the hold."""
+    """Whether no attempt at the hold's key is the call that it was reserved for: such a call may have been billed. An
+    attempt that began after the hold is a later run's."""
     return not any(
         attempt.time - attempt.seconds - _CLOCK_S <= hold.time <= attempt.time
         for attempt in attempts
@@ -199,8 +199,8 @@ def is_lost(hold: Hold, attempts: Iterable[Attempt]) -> bool:
 
 
 def price_of(prices: Prices, target: Target) -> Price:
-    """The price by which a cap on costs is kept. Raises UsageError where it cannot be kept: the price is unknown, or
-    the longest answer."""
+    """The price that a budget counts with. Raises UsageError where the price or the longest answer is not known, so
+    that no budget can be kept."""
     price = prices.of(target)
     if price is None:
         raise UsageError(
@@ -217,7 +217,7 @@ def price_of(prices: Prices, target: Target) -> Price:
 
 
 def check_cap(cap: float) -> None:
-    """Raises UsageError where it is no cap."""
+    """Raises UsageError where the cap is not a number of USD above zero."""
     if not 0 < cap < float("inf"):
         raise UsageError(f"A budget of {cap} USD makes no sense.", "give --budget a number of USD above zero")
 
@@ -244,12 +244,12 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_bytes().splitlines():
         try:
             yield json.loads(line)
-        except ValueError:  # torn by the kill: it was never sent
+        except ValueError:  # torn by a kill: the call was never sent
             continue
 
 
 class Waiters:
-    """For one event loop. `releases` counts how often something was released."""
+    """Runs on one event loop that wait for each other's releases. `releases` counts these."""
 
     def __init__(self) -> None:
         self.releases = 0
@@ -259,43 +259,43 @@ class Waiters:
 
     @contextmanager
     def sharing(self) -> Iterator[None]:
-        """A run inside the block may release something, unless it waits in `more` itself."""
+        """Inside the block a run may release something, except while it waits in `more`."""
         self._runs += 1
         try:
             yield
         finally:
             self._runs -= 1
-            self._see()
+            self._wake_if_all_idle()
 
     def release(self) -> None:
-        """There is more room now: those who wait may look."""
+        """There is more room now: wake the runs that wait."""
         self.releases += 1
         self._wake(True)
 
     def close(self) -> None:
-        """Nothing is taken any more: nobody needs to wait, now or later."""
+        """Nothing is reserved any more: end every wait, now and later."""
         self._closed = True
         self._wake(False)
 
     async def more(self, since: int) -> bool:
-        """Wait for more `releases` than `since`. False where no run is left that could bring one, and after `close`."""
+        """Wait for more `releases` than `since`. False where no other run could release anything, and after `close`."""
         if self._closed or self.releases > since:
             return not self._closed
-        mine: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._idle.append(mine)
-        self._see()
+        woken: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._idle.append(woken)
+        self._wake_if_all_idle()
         try:
-            return await mine
+            return await woken
         finally:
-            if mine in self._idle:
-                self._idle.remove(mine)
+            if woken in self._idle:
+                self._idle.remove(woken)
 
-    def _see(self) -> None:
+    def _wake_if_all_idle(self) -> None:
         if len(self._idle) >= self._runs:
             self._wake(False)
 
     def _wake(self, more: bool) -> None:
-        for one in self._idle:
-            if not one.done():
-                one.set_result(more)
+        for woken in self._idle:
+            if not woken.done():
+                woken.set_result(more)
         self._idle.clear()

@@ -1,4 +1,4 @@
-"""What tokens cost: a dated file of ours, overridden by a file of yours. A model that is in neither has no price.
+"""What tokens cost: a dated list in this package, which a file of the user overrides. Other models have no price.
 
 A price that is not known is None and never zero. Subscriptions, volume discounts and taxes are left out.
 """
@@ -19,7 +19,7 @@ from sotopia_rl_data.request import Target, Usage
 VARIABLE = "SOTOPIA_RL_DATA_PRICES"
 _OURS = Path(__file__).with_name("prices.yaml")
 _RELEASE = re.compile(r"([-@](\d{8}|\d{4}-\d{2}-\d{2}|latest))?")  # what a snapshot's name adds to its model's
-# Providers that nobody pays: on this machine, or people whose answers are at hand.
+# Providers that cost nothing: models on this machine, and answers that people gave.
 _UNPAID = ("offline", "human", "transformers")
 
 
@@ -41,23 +41,23 @@ class Price:
         return (sum(tokens * price for tokens, price in parts) + usage.output * self.output) / 1e6
 
     def most(self, input_tokens: int, answer_limit: int | None) -> float:
-        """USD of a call at worst: nothing is read from a cache, and the answer is as long as it may be. Without any
-        limit the answer counts nothing: see `Budget`, which asks for one."""
+        """USD of a call at most: nothing is read from a cache, and the answer is as long as it may be. Without any
+        limit the answer counts nothing; `Budget` requires a limit."""
         output = (answer_limit or self.longest or 0) * self.output
         return (input_tokens * max(self.input, self.written) + output) / 1e6
 
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """A price list. `as_of` is its date, `batch` what a batch API charges of the price."""
+    """A price list. `as_of` is its date, `batch` the share of the price that a batch API charges."""
 
     as_of: str
     batch: float
     hosts: Mapping[str, Mapping[str, Price]]
 
     def of(self, target: Target) -> Price | None:
-        """The price of a target's tokens: by its host, else "*", under the model's name without its date. `NOTHING`
-        for a provider that nobody pays, None where no list has the model."""
+        """The price of a target's tokens, under its host or else "*", and its model's name without a date. `NOTHING`
+        for a provider that costs nothing, None where the list does not have the model."""
         if target.provider in _UNPAID:
             return NOTHING
         host = urlsplit(target.base_url).hostname or ""
@@ -72,7 +72,7 @@ NOTHING = Price(0.0, 0.0, 0.0, 0.0)
 
 
 def load(path: Path | str | None = None) -> Prices:
-    """Our list, with the entries of `path` (default: the file that SOTOPIA_RL_DATA_PRICES names) laid over it.
+    """Our list, overridden by the entries of `path` (default: the file that SOTOPIA_RL_DATA_PRICES names).
 
     Raises InputError where a file is missing or is not a price list.
     """
@@ -102,11 +102,11 @@ def _read(path: Path) -> Prices:
 
 
 def _models(models: Mapping[str, Iterable[Any]]) -> dict[str, Price]:
-    found = {str(name): _price(*prices) for name, prices in models.items()}
-    for name, price in found.items():
+    priced = {str(name): _price(*prices) for name, prices in models.items()}
+    for name, price in priced.items():
         if not all(0 <= value < 1e6 for value in (price.input, price.cached, price.written, price.output)):
-            raise ValueError(f"{name} has a price that cannot be")
-    return found
+            raise ValueError(f"{name} has an impossible price")
+    return priced
 
 
 def _price(input_: float, cached: float, written: float, output: float, longest: int | None = None) -> Price:

@@ -1,22 +1,30 @@
-"""How many tokens a call will take, before it is made: roughly for an estimate, at most for a budget.
+"""How many tokens a call will take, and how many of them the provider reads from its prompt cache.
 
-No tokenizer is at hand for most models, so bytes are counted. Measured with the tokenizers of GPT-4 and GPT-4o on the
-prompts of the bundled samples: 3.7 to 4.0 bytes a token of prose, 2.8 of an answer schema, 1.8 to 2.2 of an answer.
-What a model thinks before it answers is not in it.
+Counts are rough for an estimate, and upper bounds for a budget. For most models there is no tokenizer, so bytes are
+counted. Measured with the tokenizers of GPT-4 and GPT-4o on the prompts of the bundled samples: 3.7 to 4.0 bytes a
+token of prose, 2.8 of an answer schema, 1.8 to 2.2 of an answer. Reasoning tokens are left out.
+
+`PrefixCache` has the providers' rules. OpenAI keeps any prompt of 1,024 tokens or more in blocks of 128, and reads the
+longest known prefix. Anthropic writes only prefixes that end at a marked block of the request, and reads the longest
+known one. Both put the answer's schema first. A prefix is known from the moment at which its first answer is sent, so
+that siblings sent at once all miss, as they do at the providers. How long a prefix stays known is left out; only the
+number of known blocks is bounded.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sotopia_rl_data.hashing import canonical_json
 from sotopia_rl_data.request import Request
 
-PROMPT_BYTES = 4  # a token
-ANSWER_BYTES = 2  # a token of JSON with short keys
-_FREE_TEXT = "x" * 160  # what stands for a sentence or two in an answer
+PROMPT_BYTES = 4  # for each token
+ANSWER_BYTES = 2  # for each token of JSON with short keys
+_FREE_TEXT = "x" * 160  # in place of a sentence or two in an answer
 _AROUND = 512  # tokens that a provider may put around a prompt
 LIMITS = ("max_completion_tokens", "max_tokens", "max_new_tokens")
 
@@ -45,7 +53,7 @@ def shortest(request: Request) -> Any:
 
 
 def most_prompt_tokens(request: Request) -> int:
-    """A number of tokens that no request exceeds: tokenizers work on bytes, and none makes two tokens of one."""
+    """An upper bound of the prompt's tokens: no tokenizer makes more tokens than there are bytes."""
     return _prompt_bytes(request) + _AROUND
 
 
@@ -55,8 +63,11 @@ def limit_of(request: Request) -> int | None:
 
 
 def limit_in(sampling: Mapping[str, Any]) -> int | None:
-    """The same of a target's sampling."""
-    return next((int(limit) for name in LIMITS if (limit := sampling.get(name))), None)
+    """The most tokens that an answer may have by a target's sampling; None where it sets no limit."""
+    for name in LIMITS:
+        if sampling.get(name):
+            return int(sampling[name])
+    return None
 
 
 def rough_tokens(request: Request) -> int:
@@ -70,7 +81,7 @@ def _prompt_bytes(request: Request) -> int:
 
 
 def _shortest(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
-    """A value that obeys a schema of those that we write."""
+    """A value that obeys a schema; only the keywords that our own schemas use are known."""
     if "$ref" in schema:
         return _shortest(root["$defs"][schema["$ref"].rsplit("/", 1)[-1]], root)
     if "enum" in schema:
@@ -78,3 +89,95 @@ def _shortest(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
     if "properties" in schema:
         return {key: _shortest(inner, root) for key, inner in schema["properties"].items()}
     return _FREE_TEXT if schema.get("type") == "string" else 0
+
+
+BLOCK = 128  # tokens
+SHORTEST_CACHED = 1_024  # tokens
+_BLOCK_BYTES = BLOCK * PROMPT_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTokens:
+    """Tokens of one prompt: all of its `input`, how many of them are `read` from the cache and `written` there; and the
+    hashes of the prefixes that `PrefixCache.learn` makes known."""
+
+    input: int
+    read: int
+    written: int
+    hashes: tuple[bytes, ...]
+
+
+class PrefixCache:
+    """The known prefixes of each model. Of more than `kept` blocks the oldest are dropped."""
+
+    def __init__(self, kept: int = 1 << 20) -> None:
+        self._kept = kept
+        self._known: dict[str, dict[bytes, None]] = {}  # by model, in the order of use
+
+    def blocks(self, model: str, prompt: bytes) -> PromptTokens:
+        """Automatic caching in blocks (OpenAI). `written` is 0: writing costs nothing there."""
+        known, total = self._known.get(model, {}), tokens(prompt)
+        chain, hashes, read = b"", [], 0
+        if total >= SHORTEST_CACHED:
+            for start in range(0, len(prompt) - _BLOCK_BYTES + 1, _BLOCK_BYTES):
+                chain = _link(chain, prompt[start : start + _BLOCK_BYTES])
+                hashes.append(chain)
+                if chain in known:
+                    read = len(hashes) * BLOCK
+        return PromptTokens(total, read if read >= SHORTEST_CACHED else 0, 0, tuple(hashes))
+
+    def marked(self, model: str, parts: Iterable[tuple[bytes, bool]]) -> PromptTokens:
+        """Explicit caching (Anthropic): `parts` are the prompt's blocks and whether each carries a marker."""
+        known, hashes = self._known.get(model, {}), []
+        chain, total, read, last = b"", 0, 0, 0
+        for text, is_marked in parts:
+            chain, total = _link(chain, text), total + tokens(text)
+            if chain in known:
+                read = total
+            if is_marked and total >= SHORTEST_CACHED:
+                hashes.append(chain)
+                last = total
+        read = min(read, last)
+        return PromptTokens(total, read, last - read, tuple(hashes))
+
+    def learn(self, model: str, prompt: PromptTokens) -> None:
+        """The prompt was answered: its prefixes are known from now on."""
+        known = self._known.setdefault(model, {})
+        for digest in prompt.hashes:
+            known.pop(digest, None)
+            known[digest] = None
+        while len(known) > self._kept:
+            del known[next(iter(known))]
+
+
+def openai_prompt(messages: Sequence[Mapping[str, Any]], schema: Mapping[str, Any] | None) -> bytes:
+    """The bytes of a chat completion's body, for `PrefixCache.blocks`."""
+    text = "\x1e".join(f"{message['role']}\x1f{_text(message['content'])}" for message in messages)
+    first = "" if schema is None else json.dumps(schema)
+    return f"{first}\x1d{text}".encode(errors="replace")
+
+
+def anthropic_parts(body: Mapping[str, Any], schema: Mapping[str, Any] | None) -> list[tuple[bytes, bool]]:
+    """The blocks of a body of Anthropic's messages API, for `PrefixCache.marked`."""
+    parts = [] if schema is None else [(json.dumps(schema).encode(), False)]
+    parts += _blocks("system", body.get("system") or [])
+    for message in body["messages"]:
+        parts += _blocks(message["role"], message["content"])
+    return parts
+
+
+def _blocks(role: str, content: str | list[dict[str, Any]]) -> list[tuple[bytes, bool]]:
+    """A message's text blocks, and whether each carries a cache marker."""
+    if isinstance(content, str):
+        content = [{"text": content}]
+    return [(f"{role}\x1f{block['text']}".encode(errors="replace"), "cache_control" in block) for block in content]
+
+
+def _text(content: str | list[dict[str, Any]] | None) -> str:
+    if isinstance(content, list):
+        return "".join(part.get("text", "") for part in content)
+    return content or ""
+
+
+def _link(chain: bytes, text: bytes) -> bytes:
+    return hashlib.blake2b(chain + text, digest_size=16).digest()

@@ -6,7 +6,7 @@ import asyncio
 import sys
 
 from sotopia_rl_data.errors import SotopiaDataError
-from sotopia_rl_data.fake_provider.options import from_arguments
+from sotopia_rl_data.fake_provider.running import from_arguments
 
 
 def main() -> int:

@@ -1,6 +1,6 @@
-"""What the loopback provider is asked and what it answers, whatever the protocol.
+"""The loopback provider's requests and answers, independent of the protocol.
 
-An answer is a value that obeys the request's schema, drawn from a hash of the prompt; or one that breaks it in one of
+An answer is a value that obeys the request's schema, drawn from a hash of the prompt; or it breaks the schema in one of
 the ways in which real models do.
 """
 
@@ -12,16 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sotopia_rl_data.costs.prefix_cache import PrefixCache, PromptTokens
-from sotopia_rl_data.costs.tokens import ANSWER_BYTES, tokens
-from sotopia_rl_data.fake_provider.options import ProviderOptions
+from sotopia_rl_data.costs.tokens import ANSWER_BYTES, PrefixCache, PromptTokens, tokens
+from sotopia_rl_data.fake_provider.running import ProviderOptions
 
-_WORDS_MARK = "chema:\n"  # how a request, or a policy's prompt, introduces one
+_WORDS_MARK = "chema:\n"  # stands before a schema in a request's or a policy's prompt
 _WORDS = ["calm", "firm", "warm", "brief", "open", "plain", "fair", "kind", "wary", "keen"]
 
 
 class RequestRefused(Exception):
-    """A request that gets an error: the status and what it says."""
+    """A request that gets an error, with its status and message."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -31,7 +30,7 @@ class RequestRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ParsedRequest:
-    """What a request asks. `limit` is the most tokens that the answer may have, `tokens` what the prompt takes."""
+    """A request without its protocol. `limit` is the most tokens of the answer, `tokens` counts those of the prompt."""
 
     model: str
     prompt: str
@@ -42,7 +41,7 @@ class ParsedRequest:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What is answered. `stop` is stop, length or refusal; `output` counts tokens."""
+    """An answer without its protocol. `stop` is stop, length or refusal; `output` counts tokens."""
 
     text: str
     stop: str
@@ -83,13 +82,13 @@ def complete(request: ParsedRequest, options: ProviderOptions) -> Completion:
 
 
 def draw(seed: int, *parts: object) -> int:
-    """A number of 64 bits that depends on the seed and the parts and nothing else."""
+    """A number of 64 bits that depends only on the seed and the parts."""
     text = "\x1f".join(map(str, (seed, *parts)))
     return int.from_bytes(hashlib.blake2b(text.encode(errors="replace"), digest_size=8).digest(), "big")
 
 
 def share(number: int) -> float:
-    """A drawn number as a share of one."""
+    """A drawn number as a share, from 0 to 1."""
     return number / 2**64
 
 
@@ -103,15 +102,15 @@ def answer(schema: Mapping[str, Any] | None, prompt: str, seed: int) -> str:
 
 
 def schema_in_words(prompt: str) -> dict[str, Any] | None:
-    """The schema that a prompt spells out, where it does; the last of several."""
+    """The last schema that a prompt spells out; None where it has none."""
     start = prompt.rfind(_WORDS_MARK)
     if start < 0:
         return None
     try:
-        found, _ = json.JSONDecoder().raw_decode(prompt, start + len(_WORDS_MARK))
+        schema, _ = json.JSONDecoder().raw_decode(prompt, start + len(_WORDS_MARK))
     except ValueError:
         return None
-    return found if isinstance(found, dict) else None
+    return schema if isinstance(schema, dict) else None
 
 
 def value_of(schema: Mapping[str, Any], base: int, path: str, defs: Mapping[str, Any]) -> Any:
@@ -146,7 +145,7 @@ def value_of(schema: Mapping[str, Any], base: int, path: str, defs: Mapping[str,
 
 
 def malformed(kind: str, text: str) -> tuple[str, str]:
-    """The answer broken in one way, and why the model stopped: "stop", "length" or "refusal"."""
+    """The answer, broken in the way `kind`, and why the model stopped: "stop", "length" or "refusal"."""
     if kind == "empty":
         return "", "stop"
     if kind == "refusal":

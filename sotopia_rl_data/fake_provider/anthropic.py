@@ -10,10 +10,10 @@ from typing import Any, get_args
 
 from aiohttp import web
 
-from sotopia_rl_data.costs.prefix_cache import PrefixCache, anthropic_parts
+from sotopia_rl_data.costs.tokens import PrefixCache, anthropic_parts
 from sotopia_rl_data.fake_provider.answers import Completion, ParsedRequest, RequestRefused
 from sotopia_rl_data.fake_provider.batches import Batch, BatchServer, Kind, LineResult
-from sotopia_rl_data.fake_provider.options import ProviderOptions
+from sotopia_rl_data.fake_provider.running import ProviderOptions
 
 _MOST_LINES, _MOST_BYTES = 100_000, 256_000_000  # of a batch
 _CUSTOM_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -103,7 +103,7 @@ async def _create(server: BatchServer, raw: bytes) -> dict[str, Any]:
     await server.reach("create")
     if len(raw) > _MOST_BYTES:
         raise RequestRefused(413, "Request exceeds the maximum size")
-    requests = [(one["custom_id"], one["params"]) for one in json.loads(raw)["requests"]]
+    requests = [(entry["custom_id"], entry["params"]) for entry in json.loads(raw)["requests"]]
     ids = {custom_id for custom_id, _ in requests}
     if not requests or len(requests) > _MOST_LINES:
         raise RequestRefused(400, f"requests: List should have 1 to {_MOST_LINES} items")

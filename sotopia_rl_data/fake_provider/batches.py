@@ -1,8 +1,7 @@
-"""The loopback provider's batch APIs: what waits, what is under way, what came of it.
+"""The loopback provider's batch APIs: batches that wait, batches under way, and their results.
 
-What becomes of a line is drawn from its body and how often that was sent: a line that is sent again has another
-chance.
-The batches live as long as this process: a client may die and come back.
+The result of a line is drawn from its body and from how often that body was sent, so that a line that failed may
+succeed when it is sent again. Batches live as long as this process, so a client may die and come back.
 """
 
 from __future__ import annotations
@@ -13,21 +12,22 @@ import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from sotopia_rl_data.fake_provider import answers
 from sotopia_rl_data.fake_provider.answers import RequestRefused, WireProtocol
-from sotopia_rl_data.fake_provider.options import ProviderOptions
+from sotopia_rl_data.fake_provider.running import ProviderOptions
 
 Kind = Literal["succeeded", "errored", "expired", "canceled"]
 ReplyTo = Callable[[type[WireProtocol], dict[str, Any]], dict[str, Any]]
-_BREATH = 32  # lines answered before other requests get a turn
+_YIELD_EVERY = 32  # lines answered before other requests are
 
 
 @dataclass(frozen=True, slots=True)
 class LineResult:
-    """What became of a request. `body` is its reply; `status` and `body` say what was wrong with one that errored."""
+    """The result of a request. `body` is its reply, or with `status` the error of a request that errored."""
 
     custom_id: str
     kind: Kind
@@ -37,8 +37,8 @@ class LineResult:
 
 @dataclass(slots=True)
 class Batch:
-    """Requests under way together. `ended` is when they ended (Unix seconds), None until then; `refused` why none of
-    them was begun."""
+    """Requests under way together. `ended` is when they ended (Unix seconds), None until then; `refused` is the error
+    where none of them was begun."""
 
     id: str
     requests: list[tuple[str, dict[str, Any]]]
@@ -52,7 +52,7 @@ class Batch:
     lines: list[LineResult] = field(default_factory=list)
 
     def cancel(self) -> None:
-        """End it with what is through."""
+        """End the batch with the requests that are finished."""
         self.cancelling = True
         self.stop.set()
 
@@ -63,9 +63,7 @@ class Batch:
 class BatchServer:
     """Every batch and file of one server. `reply` answers one body, and raises RequestRefused where it cannot."""
 
-    def __init__(
-        self, options: ProviderOptions, reply: Callable[[type[WireProtocol], dict[str, Any]], dict[str, Any]]
-    ) -> None:
+    def __init__(self, options: ProviderOptions, reply: ReplyTo) -> None:
         self._options = options
         self._reply = reply
         self._sent: Counter[str] = Counter()
@@ -90,8 +88,8 @@ class BatchServer:
         prefix: str,
         shape: Callable[[BatchServer, Batch], dict[str, Any]],
     ) -> dict[str, Any]:
-        """A page of the batches whose ids begin so, the newest first. `after` is the parameter of the `query` that says
-        where it begins, `shape` words one batch."""
+        """A page of the batches whose ids begin with `prefix`, the newest first. `after` is the parameter of the
+        `query` that says where the page begins; `shape` gives the JSON of one batch."""
         names = sorted((name for name in self.batches if name.startswith(prefix)), reverse=True)
         if query.get(after):
             names = [name for name in names if name < query[after]]
@@ -101,20 +99,20 @@ class BatchServer:
         return {"object": "list", "data": data, "has_more": len(names) > size, **ends}
 
     async def stream(self, lines: Sequence[bytes]) -> AsyncIterator[bytes]:
-        """A file's bytes, in two halves: between them a client may be kept waiting."""
+        """A file's bytes, in two halves; the options may stall the client between them."""
         middle = len(lines) // 2
         yield b"".join(lines[:middle])
         await self.reach("fetch")
         yield b"".join(lines[middle:])
 
     async def reach(self, step: str) -> None:
-        """Hang here, where the options say so."""
+        """Hang at this step, where the options say so."""
         if step in self._options.stall.split(",") and self._stalled[step] < self._options.stalls:
             self._stalled[step] += 1
             await asyncio.sleep(self._options.hang)
 
     def name(self, prefix: str) -> str:
-        """A new batch's id: no other server, nor this one when it is started again, gives the same."""
+        """A new batch's id, unique among servers and restarts."""
         return f"{prefix}_{self._born}_{len(self.batches) + 1:06}"
 
     def keep_file(self, content: bytes) -> str:
@@ -123,7 +121,7 @@ class BatchServer:
         return name
 
     def begin(self, batch: Batch, protocol: type[WireProtocol]) -> Batch:
-        """Take the batch in and let it run."""
+        """Register the batch and start it."""
         if any(_shared(batch, other) for other in self.batches.values()):
             self._doubled += 1
         self.batches[batch.id] = batch
@@ -139,24 +137,22 @@ class BatchServer:
         return batch
 
     def done_share(self, batch: Batch) -> float:
-        """How much of a batch is through."""
+        """How much of a batch is finished, from 0 to 1."""
         seconds = self._options.batch_seconds
         return min((time.time() - batch.created) / seconds, 1.0) if seconds else 1.0
 
     def hurry(self) -> None:
-        """Let everything that is under way be through now."""
+        """End every batch that is under way now."""
         for batch in self.batches.values():
             batch.stop.set()
 
     async def _run(self, batch: Batch, protocol: type[WireProtocol]) -> None:
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(self._options.batch_seconds):
                 await batch.stop.wait()
-        except TimeoutError:
-            pass
         reached = int(len(batch.requests) * self.done_share(batch)) if batch.cancelling else None
         for number, (custom_id, body) in enumerate(batch.requests):
-            if number % _BREATH == 0:
+            if number % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
             begun = reached is None or number < reached
             batch.lines.append(self._line(protocol, custom_id, body) if begun else LineResult(custom_id, "canceled"))
@@ -176,10 +172,11 @@ class BatchServer:
             return LineResult(custom_id, "errored", refused.status, protocol.error(refused.status, refused.message))
 
     def scattered(self, batch: Batch, lines: Sequence[LineResult], shape: Callable[[LineResult], bytes]) -> list[bytes]:
-        """A results file as this server hands it out: out of order, lines missing, doubled, torn, or strange."""
+        """A results file as this server sends it: out of order, with lines missing, doubled, torn, or of unknown
+        ids."""
         options = self._options
         chance = random.Random(f"{options.seed} {batch.id} {len(lines)}")
-        found: list[bytes] = []
+        sent: list[bytes] = []
         for line in lines:
             text, drawn = shape(line), chance.random()
             if drawn < options.batch_dropped + options.batch_torn and line.kind == "succeeded":
@@ -188,18 +185,18 @@ class BatchServer:
                 continue
             if drawn < options.batch_dropped + options.batch_torn:
                 text = text[: len(text) // 2] + b"\n"
-            found.append(text)
+            sent.append(text)
             if chance.random() < options.batch_doubled:
-                found.append(text)
+                sent.append(text)
             if chance.random() < options.batch_strange:
-                found.append(shape(replace(line, custom_id=f"strange-{line.custom_id}"[:64])))
+                sent.append(shape(replace(line, custom_id=f"strange-{line.custom_id}"[:64])))
         if options.batch_shuffled:
-            chance.shuffle(found)
-        return found
+            chance.shuffle(sent)
+        return sent
 
     def log(self) -> dict[str, Any]:
-        """Counts since the start. `doubled` counts batches that hold a request which was under way in another, or that
-        came a second time; `lost` the answers that were handed out torn, or not at all."""
+        """Counts since the start. `doubled` counts batches with a request that was under way in another batch or was
+        sent before; `lost` the answers that were sent torn or not at all."""
         begun = [batch for batch in self.batches.values() if batch.refused is None]
         return {
             "batches": len(begun),
@@ -215,7 +212,7 @@ class BatchServer:
 
 
 def _shared(batch: Batch, other: Batch) -> bool:
-    """Whether a request of `batch` is under way in the other one, or has the same custom_id as one there."""
+    """Whether a request of `batch` is under way in the other batch, or shares a custom_id with a request there."""
     if {name for name, _ in batch.requests} & {name for name, _ in other.requests}:
         return True
     if other.ended is not None:

@@ -8,10 +8,10 @@ from typing import Any
 
 from aiohttp import web
 
-from sotopia_rl_data.costs.prefix_cache import PrefixCache, openai_prompt
+from sotopia_rl_data.costs.tokens import PrefixCache, openai_prompt
 from sotopia_rl_data.fake_provider.answers import Completion, ParsedRequest, RequestRefused
 from sotopia_rl_data.fake_provider.batches import Batch, BatchServer, Kind, LineResult
-from sotopia_rl_data.fake_provider.options import ProviderOptions
+from sotopia_rl_data.fake_provider.running import ProviderOptions
 
 _MOST_LINES, _MOST_BYTES = 50_000, 200_000_000  # of a batch
 _KEYS, _KEY, _VALUE = 16, 64, 512  # of a batch's metadata: how many, and their lengths
@@ -60,15 +60,15 @@ class OpenAIProtocol:
         return {"error": {"message": message, "type": "error", "param": None, "code": _CODES.get(status)}}
 
 
-def _schema(wanted: Mapping[str, Any] | None, options: ProviderOptions) -> dict[str, Any] | None:
-    if wanted is None or wanted["type"] == "text":
+def _schema(response_format: Mapping[str, Any] | None, options: ProviderOptions) -> dict[str, Any] | None:
+    if response_format is None or response_format["type"] == "text":
         return None
-    if wanted["type"] not in options.formats.split(","):
-        raise RequestRefused(400, f"response_format: type {wanted['type']!r} is not supported by this model")
-    if wanted["type"] == "json_object":
+    if response_format["type"] not in options.formats.split(","):
+        raise RequestRefused(400, f"response_format: type {response_format['type']!r} is not supported by this model")
+    if response_format["type"] == "json_object":
         return None
-    schema: dict[str, Any] = wanted["json_schema"]["schema"]
-    if wanted["json_schema"].get("strict"):
+    schema: dict[str, Any] = response_format["json_schema"]["schema"]
+    if response_format["json_schema"].get("strict"):
         _check_strict(schema, "")
     return schema
 
@@ -126,10 +126,10 @@ class OpenAIBatchApi:
 
 async def _upload(server: BatchServer, request: web.BaseRequest) -> dict[str, Any]:
     form = await request.post()
-    sent = form.get("file")
-    if not isinstance(sent, web.FileField) or form.get("purpose") != "batch":
+    file = form.get("file")
+    if not isinstance(file, web.FileField) or form.get("purpose") != "batch":
         raise RequestRefused(400, "A file with the purpose 'batch' is required.")
-    content = sent.file.read()
+    content = file.file.read()
     if len(content) > _MOST_BYTES:
         raise RequestRefused(413, "The file is larger than 200 MB.")
     name = server.keep_file(content)
@@ -139,7 +139,7 @@ async def _upload(server: BatchServer, request: web.BaseRequest) -> dict[str, An
         "object": "file",
         "bytes": len(content),
         "created_at": 0,
-        "filename": sent.filename,
+        "filename": file.filename,
         "purpose": "batch",
         "status": "processed",
     }
@@ -163,7 +163,7 @@ async def _create(server: BatchServer, data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fault(lines: list[dict[str, Any]], endpoint: str) -> tuple[str, str] | None:
-    """Why the lines cannot be a batch: the error's code and message."""
+    """The code and message of the error where the lines cannot be a batch."""
     if not lines or len(lines) > _MOST_LINES:
         return "invalid_request_count", f"{len(lines)} requests; 1 to {_MOST_LINES} are allowed."
     if len({line["custom_id"] for line in lines}) < len(lines):
@@ -177,7 +177,7 @@ def _fault(lines: list[dict[str, Any]], endpoint: str) -> tuple[str, str] | None
 
 def _batch_json(server: BatchServer, batch: Batch) -> dict[str, Any]:
     total, ended = len(batch.requests), batch.ended
-    through = len(batch.lines) if ended else int(total * server.done_share(batch))
+    finished = len(batch.lines) if ended else int(total * server.done_share(batch))
     failed = batch.count("errored") if ended else 0
     body: dict[str, Any] = {
         "id": batch.id,
@@ -188,7 +188,7 @@ def _batch_json(server: BatchServer, batch: Batch) -> dict[str, Any]:
         "status": _status(batch),
         "created_at": int(batch.created),
         "metadata": batch.metadata,
-        "request_counts": {"total": total, "completed": through - failed, "failed": failed},
+        "request_counts": {"total": total, "completed": finished - failed, "failed": failed},
     }
     if batch.refused:
         code, message = batch.refused
@@ -211,7 +211,7 @@ def _status(batch: Batch) -> str:
 
 
 def _file(server: BatchServer, batch: Batch, name: str, kinds: tuple[Kind, ...]) -> str | None:
-    """The id of a results file, made once; None where it would be empty. What was cancelled stands in neither file."""
+    """The id of a results file, made once; None where it would be empty. Cancelled requests are in neither file."""
     lines = [line for line in batch.lines if line.kind in kinds]
     if not lines:
         return None

@@ -1,22 +1,28 @@
-"""The loopback provider as a child process, for tests and benchmarks: `with running(latency=0.5) as provider: …`."""
+"""The loopback provider's options, and how to start it: from a command line, or as a child process of a test.
+
+with running(latency=0.5) as provider: …
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
+import math
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from sotopia_rl_data.errors import AskingError
+from sotopia_rl_data.errors import AskingError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A provider that listens. `url` has no path: OpenAI clients want `openai_url`, Anthropic's the plain one."""
+    """A provider that listens. `url` has no path: Anthropic clients use it as it is, OpenAI clients use
+    `openai_url`."""
 
     url: str
     pid: int
@@ -26,11 +32,11 @@ class Running:
         return f"{self.url}/v1"
 
     def log(self) -> dict[str, Any]:
-        """What it has received and answered so far: see `server.Provider.log`."""
+        """Counts of what the provider has received and answered so far: see `server.Provider.log`."""
         return self._get("__log__")
 
     def hurry(self) -> None:
-        """Let the batches that are under way be through now, whatever their `--batch-seconds`."""
+        """End the batches that are under way now, whatever their `--batch-seconds`."""
         self._get("__hurry__")
 
     def _get(self, path: str) -> dict[str, Any]:
@@ -42,7 +48,7 @@ class Running:
 
 @contextmanager
 def running(**options: Any) -> Iterator[Running]:
-    """Start a provider with the given options (see `options.ProviderOptions`), stop it at the end of the block."""
+    """Start a provider with these `ProviderOptions`, and stop it at the end of the block."""
     command = [sys.executable, "-m", "sotopia_rl_data.fake_provider"]
     for name, value in options.items():
         command += [f"--{name.replace('_', '-')}", str(value)]
@@ -55,3 +61,100 @@ def running(**options: Any) -> Iterator[Running]:
             yield Running(line.split()[1], process.pid)
         finally:
             process.terminate()
+
+
+MALFORMED = (
+    "fenced",
+    "truncated",
+    "extra",
+    "missing",
+    "range",
+    "strings",
+    "floats",
+    "null",
+    "nested",
+    "agent",
+    "empty",
+    "refusal",
+)  # kinds of malformed answers
+
+
+def _option(default: Any, help_: str, most: float = math.inf) -> Any:
+    """An option whose value, where it is a number, is from 0 to `most`."""
+    return field(default=default, metadata={"help": help_, "most": most})
+
+
+def _share(help_: str) -> Any:
+    return _option(0.0, help_, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderOptions:
+    """What the provider can do. Shares are from 0 to 1, times in seconds; each field's metadata has its help text.
+
+    Raises UsageError for a share outside 0…1, a negative time or an unknown kind of answer.
+    """
+
+    host: str = _option("127.0.0.1", "address to listen on")
+    port: int = _option(0, "port to listen on; 0: a free one")
+    latency: float = _option(0.0, "seconds that an answer takes")
+    limit: float = _option(0.0, "requests/s that are accepted, the others get 429; 0: all")
+    burst: float = _option(0.1, "seconds' worth of the limit that may be saved up")
+    retry_after: float = _option(1.0, "seconds that a 429 asks to wait; 0: it has no Retry-After")
+    throttled: float = _share("share of requests that meet 429 whatever the rate")
+    broken: float = _share("share that meet 500, 502, 503 or a lost connection")
+    hanging: float = _share("share that get no answer for --hang seconds")
+    hang: float = _option(3_600.0, "seconds that a hanging request hangs")
+    malformed: str = _option("", "kinds of malformed answers, comma-separated, or all")
+    malformed_share: float = _share("share of answers that are malformed")
+    malformed_where: str = _option("", "words: only answers to prompts that hold them are malformed")
+    refuse: int = _option(0, "an HTTP status that every request gets")
+    key: str = _option("", "the only API key that is accepted; the refusal repeats a wrong key, as some providers do")
+    formats: str = _option("json_schema,json_object", "response formats that are known; others get a 400")
+    schema_in_prefix: int = _option(1, "1: the answer schema stands before the messages in the cached prefix")
+    cache: int = _option(1, "0: no prompt is kept in a prefix cache")
+    model: str = _option("", "the model id that answers name; default: the one asked for, with a date")
+    batches: int = _option(1, "1: there are batch APIs; 0: they are not found")
+    batch_seconds: float = _option(0.0, "seconds that a batch takes")
+    batch_shuffled: int = _option(1, "1: a batch's results come in another order; 0: in that of its requests")
+    batch_dropped: float = _share("share of a batch's requests that its results leave out")
+    batch_doubled: float = _share("share whose result comes twice")
+    batch_strange: float = _share("share whose result is followed by one of an unknown custom_id")
+    batch_torn: float = _share("share whose result is cut off in the middle of its line")
+    batch_failed: float = _share("share that end in an error of the server")
+    batch_expired: float = _share("share that expire")
+    batch_queue: int = _option(0, "requests that may be under way in batches at once; 0: any number")
+    stall: str = _option("", "steps at which batches hang for --hang s: upload, list, create, created, poll, fetch")
+    stalls: int = _option(1, "how many requests hang at each of these steps, the first ones")
+    seed: int = _option(0, "what answers and faults are drawn from, with the request")
+
+    def __post_init__(self) -> None:
+        for option in fields(ProviderOptions):
+            value, most = getattr(self, option.name), option.metadata["most"]
+            if isinstance(value, float) and not 0 <= value <= most:
+                name = f"--{option.name.replace('_', '-')}"
+                allowed = "from 0" if most == math.inf else f"from 0 to {most:g}"
+                raise UsageError(f"{name} {value:g} is not possible.", f"give {name} a number {allowed}")
+        unknown = [kind for kind in self.kinds if kind not in MALFORMED]
+        if unknown:
+            raise UsageError(
+                f"There is no malformed kind {unknown[0]!r}.", f"choose from {', '.join(MALFORMED)}, or all"
+            )
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of malformed answers that were asked for."""
+        return MALFORMED if self.malformed == "all" else tuple(kind for kind in self.malformed.split(",") if kind)
+
+
+def from_arguments(arguments: Sequence[str] | None = None) -> ProviderOptions:
+    """Options from a command line: `--latency 0.5` for `latency` and so on."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sotopia_rl_data.fake_provider",
+        description="A provider on this machine that speaks OpenAI's and Anthropic's protocols.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    for option in fields(ProviderOptions):
+        kind, words = type(option.default), option.metadata["help"]
+        parser.add_argument(f"--{option.name.replace('_', '-')}", type=kind, default=option.default, help=words)
+    return ProviderOptions(**vars(parser.parse_args(arguments)))

@@ -1,4 +1,4 @@
-"""The loopback provider itself, over aiohttp's plain server: quick enough for 1,500 requests a second on one core."""
+"""The loopback provider itself, on aiohttp's low-level server: fast enough for 1,500 requests a second on one core."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from typing import Any
 
 from aiohttp import web
 
-from sotopia_rl_data.costs.prefix_cache import PrefixCache
+from sotopia_rl_data.costs.tokens import PrefixCache
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.fake_provider import answers
 from sotopia_rl_data.fake_provider.answers import ParsedRequest, RequestRefused, WireProtocol
 from sotopia_rl_data.fake_provider.anthropic import AnthropicBatchApi, AnthropicProtocol
 from sotopia_rl_data.fake_provider.batches import BatchServer
 from sotopia_rl_data.fake_provider.openai import OpenAIBatchApi, OpenAIProtocol
-from sotopia_rl_data.fake_provider.options import ProviderOptions
+from sotopia_rl_data.fake_provider.running import ProviderOptions
 
 _BatchApi = type[OpenAIBatchApi | AnthropicBatchApi]
-_PROTOCOLS: dict[str, type[WireProtocol]] = {one.path: one for one in (OpenAIProtocol, AnthropicProtocol)}
+_PROTOCOLS: dict[str, type[WireProtocol]] = {
+    protocol.path: protocol for protocol in (OpenAIProtocol, AnthropicProtocol)
+}
 _JSON = {"Content-Type": "application/json"}
 _LARGEST = 300_000_000  # bytes of a request
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)  # what parsing raises
-_BROKEN = (500, 502, 503, 0)  # 0: the connection is closed without a word
+_BROKEN = (500, 502, 503, 0)  # 0: the connection is closed without a response
 
 
 class Provider:
@@ -81,7 +83,7 @@ class Provider:
         return web.Response(body=body, headers=_JSON)
 
     def _answer_line(self, protocol: type[WireProtocol], body: dict[str, Any]) -> dict[str, Any]:
-        """The reply to a line of a batch; counted with the same request asked live. Raises RequestRefused."""
+        """The reply to a line of a batch; counted together with the same request sent live. Raises RequestRefused."""
         raw = json.dumps(body, separators=(",", ":")).encode()
         name = hashlib.blake2b(raw, digest_size=16).digest()
         self._received[name] += 1
@@ -94,7 +96,7 @@ class Provider:
             raise RequestRefused(400, f"The request is not understood: {error!r}") from None
 
     def _reply(self, protocol: type[WireProtocol], name: bytes, request: ParsedRequest) -> dict[str, Any]:
-        """The reply, counted."""
+        """Make the reply and count it."""
         completion = answers.complete(request, self._options)
         self._cache.learn(request.model, request.tokens)
         self._completed[name] += 1
@@ -107,7 +109,7 @@ class Provider:
 
     def _check_key(self, request: web.BaseRequest) -> None:
         if self._options.refuse:
-            raise RequestRefused(self._options.refuse, f"status {self._options.refuse}, as told")
+            raise RequestRefused(self._options.refuse, f"status {self._options.refuse}, as --refuse says")
         if not self._options.key:
             return
         sent = request.headers.get("Authorization", "").removeprefix("Bearer ") or request.headers.get("x-api-key", "")
@@ -138,9 +140,7 @@ class Provider:
             await asyncio.sleep(options.hang)
             raise RequestRefused(504, "The upstream request timed out.")
 
-    async def _batch(
-        self, request: web.BaseRequest, api: type[OpenAIBatchApi | AnthropicBatchApi]
-    ) -> web.StreamResponse:
+    async def _batch(self, request: web.BaseRequest, api: _BatchApi) -> web.StreamResponse:
         """A batch API's answer: JSON, or a file as a stream."""
         try:
             self._check_key(request)
@@ -148,9 +148,8 @@ class Provider:
         except RequestRefused as refused:
             return self._refusal(request, api.protocol, refused)
         except _UNREADABLE as error:
-            return self._refusal(
-                request, api.protocol, RequestRefused(400, f"The request is not understood: {error!r}")
-            )
+            unreadable = RequestRefused(400, f"The request is not understood: {error!r}")
+            return self._refusal(request, api.protocol, unreadable)
         if isinstance(body, dict):
             return web.Response(body=json.dumps(body).encode(), headers=_JSON)
         response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
@@ -174,8 +173,8 @@ class Provider:
         return web.Response(status=404, body=b'{"error": {"message": "Not found"}}', headers=_JSON)
 
     def log(self) -> dict[str, Any]:
-        """Counts since the start. `repeated` are requests whose body had come before; `paid_twice` are answers to
-        bodies that had been answered before."""
+        """Counts since the start. `repeated` counts requests whose body was sent before, `paid_twice` answers to bodies
+        that were answered before."""
         return {
             "requests": sum(self._received.values()),
             "distinct": len(self._received),

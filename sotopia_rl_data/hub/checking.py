@@ -1,4 +1,4 @@
-"""Is what was published what was meant? Read back from the Hub: the tag, every file, the manifest, the rows."""
+"""Whether a release was published as planned, read back from the Hub: the tag, every file, the manifest, the rows."""
 
 from __future__ import annotations
 
@@ -20,26 +20,27 @@ from sotopia_rl_data.store.readme import data_files
 
 Rows = Mapping[str, Mapping[str, int]]
 _LOADER = Path(__file__).parent / "loading.py"
-_OF_OTHERS = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_DATASETS_CACHE", "HF_XET_CACHE", "HF_ASSETS_CACHE")
-_LEAN = {  # hf_xet would take a good part of the machine's memory for its buffers
+_CACHES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_DATASETS_CACHE", "HF_XET_CACHE", "HF_ASSETS_CACHE")
+_SMALL_BUFFERS = {  # else hf_xet takes a large part of the machine's memory
     "HF_XET_RECONSTRUCTION_DOWNLOAD_BUFFER_SIZE": "32mb",
     "HF_XET_RECONSTRUCTION_DOWNLOAD_BUFFER_LIMIT": "64mb",
 }
-_PATIENCE_S = 3600
+_LONGEST_LOAD_S = 3600
 
 
 def check(hub: Hub, release: Release, card: str | None, commit: str, load: bool) -> Rows | None:
-    """Raises HubError where the release in `commit` differs from what was meant; the rows that were loaded, if `load`.
+    """Check that `commit` holds the release; returns the counts of the rows that were loaded, if `load`.
 
-    `card` is the README's text; None where it is not this run's. HubUnavailable passes through.
+    `card` is the README's text, or None where this run did not write it. Raises HubError where anything differs, and
+    HubUnavailable.
     """
-    wrong = list(_problems(hub, release, card, commit))
+    problems = list(_problems(hub, release, card, commit))
     rows = None
-    if load and release.manifest is not None and not wrong:
+    if load and release.manifest is not None and not problems:
         rows = loaded(hub, release.manifest, commit)
-        wrong = list(_different(release.manifest, rows))
-    if wrong:
-        raise _not_meant(release.repo, release.version, wrong)
+        problems = list(_different(release.manifest, rows))
+    if problems:
+        raise _not_as_planned(release.repo, release.version, problems)
     return rows
 
 
@@ -47,10 +48,13 @@ def check_whole(hub: Hub, repo: str, version: str, commit: str) -> None:
     """Raises HubError where a release of an earlier run lacks what its own manifest lists."""
     manifest, tree = manifest_at(hub, repo, commit), hub.tree(repo, commit)
     listed = list(listed_files(manifest)) if manifest else []
-    wrong = [f.path for f in listed if f.path not in tree or tree[f.path].size != f.size]
-    wrong += [f.path for f in listed if f.path not in wrong and tree[f.path].sha256 not in (f.sha256, None)]
-    if wrong:
-        raise _not_meant(repo, version, [f"{path} is missing or has other content" for path in wrong])
+    problems = []
+    for file in listed:
+        remote = tree.get(file.path)
+        if remote is None or remote.size != file.size or remote.sha256 not in (file.sha256, None):
+            problems.append(f"{file.path} is missing or has other content")
+    if problems:
+        raise _not_as_planned(repo, version, problems)
 
 
 def loaded(hub: Hub, manifest: Manifest, commit: str) -> Rows:
@@ -58,30 +62,31 @@ def loaded(hub: Hub, manifest: Manifest, commit: str) -> Rows:
 
     The default config, loaded without a name, is under "".
     """
-    configs = [one["config_name"] for one in data_files(manifest.configs)]
+    configs = [file["config_name"] for file in data_files(manifest.configs)]
     with TemporaryDirectory(prefix="sotopia-rl-data-check-") as home:
-        clean = _LEAN | {name: value for name, value in os.environ.items() if name not in _OF_OTHERS}
+        clean = _SMALL_BUFFERS | {name: value for name, value in os.environ.items() if name not in _CACHES}
         clean |= {"HF_HOME": home, "HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0"}
-        clean |= {"HF_TOKEN": hub.token} if hub.token else {}
+        if hub.token:
+            clean["HF_TOKEN"] = hub.token
         done = subprocess.run(
             [sys.executable, "-P", str(_LOADER), manifest.name, commit, *configs],
             env=clean,
             capture_output=True,
             text=True,
-            timeout=_PATIENCE_S,
+            timeout=_LONGEST_LOAD_S,
             check=False,
         )
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise HubUnavailable(f"load_dataset cannot load {manifest.name}@{commit[:8]} ({said}).", "run it again")
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise HubUnavailable(f"load_dataset cannot load {manifest.name}@{commit[:8]} ({reason}).", "run it again")
     rows: Rows = json.loads(done.stdout.splitlines()[-1])
     return rows
 
 
-def _not_meant(repo: str, version: str, wrong: list[str]) -> HubError:
+def _not_as_planned(repo: str, version: str, problems: list[str]) -> HubError:
     return HubError(
-        f"{repo}@{version} is published, but not as it was meant: {'; '.join(wrong[:5])}.",
-        "make the next version and push that; whoever pulls this one gets an error, not wrong rows",
+        f"{repo}@{version} is published, but not as planned: {'; '.join(problems[:5])}.",
+        "make the next version and push that; pulling this one gives an error, not wrong rows",
     )
 
 
@@ -94,16 +99,16 @@ def _problems(hub: Hub, release: Release, card: str | None, commit: str) -> Iter
         if not content.is_in(tree.get(path)):
             yield f"{path} has other content" if path in tree else f"{path} is missing"
     if hub.text(release.repo, release.record, commit) != release.text:
-        yield f"{release.record} is not as it was sent"
+        yield f"{release.record} differs from what was sent"
     if card is not None and hub.text(release.repo, readme.FILE_NAME, commit) != card:
-        yield f"{readme.FILE_NAME} is not as it was sent"
+        yield f"{readme.FILE_NAME} differs from what was sent"
 
 
 def _different(manifest: Manifest, rows: Rows) -> Iterator[str]:
     configs = data_files(manifest.configs)
-    expected = {c["config_name"]: manifest.configs[c["config_name"]] for c in configs}
-    default = next(c["config_name"] for c in configs if c.get("default"))
+    expected = {config["config_name"]: manifest.configs[config["config_name"]] for config in configs}
+    default = next(config["config_name"] for config in configs if config.get("default"))
     for config, splits in {**expected, "": expected[default]}.items():
-        counts = {split: one.rows for split, one in splits.items()}
+        counts = {name: split.rows for name, split in splits.items()}
         if rows.get(config) != counts:
             yield f"load_dataset gives {rows.get(config)} rows of {config or 'the default config'}, not {counts}"

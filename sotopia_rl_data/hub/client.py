@@ -1,8 +1,8 @@
 """The Hub as this project sees it: dataset repositories, commits, files; and its errors as ours.
 
-A thin face over huggingface_hub's HfApi. It plans nothing and retries nothing: what may go better the next time is
-raised as HubUnavailable, and whoever plans decides. Address, token and caches are huggingface_hub's own settings
-(HF_ENDPOINT, HF_TOKEN or `hf auth login`, HF_HOME), read when it is first imported.
+A thin layer over huggingface_hub's HfApi. It plans nothing and retries nothing: an error that may go away is raised as
+HubUnavailable, and the caller decides. Address, token and caches are huggingface_hub's own settings (HF_ENDPOINT,
+HF_TOKEN or `hf auth login`, HF_HOME), read when it is first imported.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from sotopia_rl_data.store.disk import is_full, store_error
 from sotopia_rl_data.store.versions import Published
 
 DATASET = "dataset"
-_PASSING = (408, 409, 412, 425, 429)  # and every 5xx
+_TEMPORARY = (408, 409, 412, 425, 429)  # and every 5xx
 _TIMEOUT_S = 20.0
-_NO_ROOM = re.compile("StorageFull|FileTooLarge|QuotaExceeded|No space left")  # how hf_xet, in Rust, says it
+_NO_ROOM = re.compile("StorageFull|FileTooLarge|QuotaExceeded|No space left")  # hf_xet's words for a full disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class CommitResult:
-    """A commit that was made; `pull` is the number of the pull request that it opened."""
+    """The result of a commit; `pull` is the number of the pull request that it opened."""
 
     commit: str
     pull: int | None = None
@@ -64,11 +64,11 @@ class Hub:
 
     @property
     def endpoint(self) -> str:
-        """https://huggingface.co, or what HF_ENDPOINT says."""
+        """https://huggingface.co, or the address in HF_ENDPOINT."""
         return self._api.endpoint
 
     def page(self, repo: str) -> str:
-        """The address of a repository for people."""
+        """The web page of a repository."""
         return f"{self.endpoint}/{repo}" if self.kind == "model" else f"{self.endpoint}/{self.kind}s/{repo}"
 
     @property
@@ -79,7 +79,7 @@ class Hub:
         return self._api.token if isinstance(self._api.token, str) else get_token()
 
     def user(self) -> str:
-        """Whose token it is. Raises HubError without one."""
+        """The user of the token. Raises HubError without a token."""
         with self._boundary("your account"):
             return str(self._api.whoami()["name"])
 
@@ -99,27 +99,30 @@ class Hub:
         return sha
 
     def private(self, repo: str) -> bool:
-        """Whether only some may see it."""
+        """Whether the repository is private."""
         with self._boundary(repo):
             return bool(self._api.repo_info(repo, repo_type=self.kind, timeout=_TIMEOUT_S).private)
 
     def tags(self, repo: str) -> dict[str, str]:
         """Tag -> commit."""
         with self._boundary(repo):
-            return {t.name: t.target_commit for t in self._api.list_repo_refs(repo, repo_type=self.kind).tags}
+            return {tag.name: tag.target_commit for tag in self._api.list_repo_refs(repo, repo_type=self.kind).tags}
 
     def tree(self, repo: str, commit: str) -> dict[str, RemoteFile]:
         """Every file of a commit, by path."""
         with self._boundary(repo):
-            found = self._api.list_repo_tree(repo, repo_type=self.kind, revision=commit, recursive=True)
-            files = [f for f in found if isinstance(f, RepoFile)]
-        return {f.path: RemoteFile(f.path, f.size, f.blob_id, f.lfs.sha256 if f.lfs else None) for f in files}
+            entries = self._api.list_repo_tree(repo, repo_type=self.kind, revision=commit, recursive=True)
+            files = [entry for entry in entries if isinstance(entry, RepoFile)]
+        return {
+            file.path: RemoteFile(file.path, file.size, file.blob_id, file.lfs.sha256 if file.lfs else None)
+            for file in files
+        }
 
     def oid(self, repo: str, path: str, commit: str) -> str | None:
         """The git blob of one file of a commit; None where it has no such file."""
         with self._boundary(repo):
-            found = self._api.get_paths_info(repo, path, repo_type=self.kind, revision=commit)
-        return next((f.blob_id for f in found if isinstance(f, RepoFile)), None)
+            entries = self._api.get_paths_info(repo, path, repo_type=self.kind, revision=commit)
+        return next((entry.blob_id for entry in entries if isinstance(entry, RepoFile)), None)
 
     def history(self, repo: str, commit: str) -> list[str]:
         """The commits that lead to `commit`, newest first."""
@@ -136,7 +139,7 @@ class Hub:
             raise HubError(f"{path} of {repo} is not UTF-8 text.", f"repair it on {self.endpoint}") from error
 
     def file(self, repo: str, path: str, commit: str, again: bool = False) -> Path:
-        """Where a file of a commit lies in huggingface_hub's cache, downloaded if need be (`again`: in any case).
+        """The path of a commit's file in huggingface_hub's cache, downloaded if it is not there (`again`: in any case).
 
         Raises EntryNotFoundError where the commit has no such file; StoreError where the disk is full.
         """
@@ -148,12 +151,12 @@ class Hub:
             )
 
     def create(self, repo: str, private: bool | None) -> None:
-        """Make the repository, if it is not there."""
+        """Make the repository, if it does not exist."""
         with self._boundary(repo):
             self._api.create_repo(repo, repo_type=self.kind, private=private, exist_ok=True)
 
     def upload(self, repo: str, additions: Sequence[CommitOperationAdd], as_pull: bool) -> None:
-        """Bring large files to the Hub, where no commit names them yet. Doing it twice costs no second transfer."""
+        """Upload large files before a commit names them. A second call transfers nothing again."""
         with self._boundary(repo), _transfers():
             self._api.preupload_lfs_files(repo, additions, repo_type=self.kind, create_pr=as_pull, free_memory=False)
 
@@ -168,9 +171,9 @@ class Hub:
         onto: str = "main",
         as_pull: bool = False,
     ) -> CommitResult:
-        """One commit onto a branch or pull request whose newest commit is `parent`; `as_pull` opens a pull request."""
+        """Commit to a branch or pull request whose newest commit is `parent`; `as_pull` opens a pull request."""
         with self._boundary(repo), _transfers():
-            made = self._api.create_commit(
+            info = self._api.create_commit(
                 repo,
                 operations,
                 repo_type=self.kind,
@@ -180,36 +183,37 @@ class Hub:
                 revision=None if as_pull else onto,
                 create_pr=as_pull,
             )
-        return CommitResult(made.oid, made.pr_num if as_pull else None)
+        return CommitResult(info.oid, info.pr_num if as_pull else None)
 
     def tag(self, repo: str, name: str, commit: str, message: str) -> None:
-        """Make a tag. Raises HubUnavailable (409) where it is there already."""
+        """Make a tag. Raises HubUnavailable (409) where it exists already."""
         with self._boundary(repo):
             self._api.create_tag(repo, repo_type=self.kind, tag=name, revision=commit, tag_message=message)
 
     def pulls(self, repo: str, title: str) -> list[int]:
         """The numbers of the open pull requests of this title, newest first."""
         with self._boundary(repo):
-            found = self._api.get_repo_discussions(repo, repo_type=self.kind, discussion_type="pull_request")
-            return sorted((d.num for d in found if d.title == title and d.status in ("open", "draft")), reverse=True)
+            discussions = self._api.get_repo_discussions(repo, repo_type=self.kind, discussion_type="pull_request")
+            pulls = [pull.num for pull in discussions if pull.title == title and pull.status in ("open", "draft")]
+        return sorted(pulls, reverse=True)
 
     def merge(self, repo: str, pull: int) -> None:
         """Merge a pull request into `main`. Raises HubUnavailable (409) where it conflicts with what `main` has now."""
         with self._boundary(repo):
             self._api.merge_pull_request(repo, pull, repo_type=self.kind)
 
-    def close(self, repo: str, pull: int, why: str) -> None:
+    def close(self, repo: str, pull: int, comment: str) -> None:
         """Close a pull request without merging it."""
         with self._boundary(repo):
-            self._api.change_discussion_status(repo, pull, "closed", repo_type=self.kind, comment=why)
+            self._api.change_discussion_status(repo, pull, "closed", repo_type=self.kind, comment=comment)
 
     def published(self, repo: str, version: str, commit: str) -> Published:
-        """What is noted of a release in the store."""
+        """What the store notes about a release."""
         return Published(repo, version, (commit,), self.endpoint)
 
     @contextmanager
     def _boundary(self, repo: str) -> Iterator[None]:
-        """Turns what huggingface_hub raises about `repo` into an error of ours with its hint."""
+        """Turns huggingface_hub's errors about `repo` into ours, with a hint."""
         try:
             yield
         except OfflineModeIsEnabled as error:
@@ -225,12 +229,12 @@ class Hub:
             ) from error
         except LocalEntryNotFoundError as error:
             if isinstance(error.__cause__, HfHubHTTPError):
-                raise _answered(error.__cause__, repo, self.page(repo)) from error
+                raise _status_error(error.__cause__, repo, self.page(repo)) from error
             raise HubUnavailable(f"{self.endpoint} cannot be reached ({_line(error)}).", "check the network") from error
         except EntryNotFoundError:
             raise
         except HfHubHTTPError as error:
-            raise _answered(error, repo, self.page(repo)) from error
+            raise _status_error(error, repo, self.page(repo)) from error
         except HFValidationError as error:
             raise UsageError(f"{repo!r} cannot name a repository: {_line(error)}.", "write ORG/NAME") from error
         except HTTPError as error:
@@ -243,19 +247,22 @@ class Hub:
 
 
 def quiet(bars: bool) -> None:
-    """Whether huggingface_hub draws its own bars of bytes transferred, and says what it retries."""
+    """Silence huggingface_hub's log; `bars` says whether it draws its own progress bars."""
     import logging
 
     from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     if constants.HF_HUB_DISABLE_PROGRESS_BARS is None:
-        (enable_progress_bars if bars else disable_progress_bars)()
+        if bars:
+            enable_progress_bars()
+        else:
+            disable_progress_bars()
 
 
 @contextmanager
 def _transfers() -> Iterator[None]:
-    """What goes wrong while files are carried comes wrapped, in errors of the library that carries them."""
+    """Unwraps errors of transfers: the transfer library wraps the real ones."""
     try:
         yield
     except (RuntimeError, ValueError) as error:
@@ -268,39 +275,41 @@ def _transfers() -> Iterator[None]:
             raise _no_room(_line(error)) from error
         if isinstance(error, ValueError):
             raise HubError(
-                f"The Hub does not take it: {_line(error)}.", "push-to-hub --dry-run shows the card"
+                f"The Hub does not accept it: {_line(error)}.", "push-to-hub --dry-run shows the card"
             ) from error
         raise HubUnavailable(f"The transfer broke off: {_line(error)}.", "run the same command again") from error
 
 
-def _answered(error: HfHubHTTPError, repo: str, page: str) -> HubError:
+def _status_error(error: HfHubHTTPError, repo: str, page: str) -> HubError:
     status = error.response.status_code
-    said = error.server_message or error.response.headers.get("X-Error-Message") or _line(error)
+    reason = error.server_message or error.response.headers.get("X-Error-Message") or _line(error)
     if status in (401, 403):
         return HubError(
-            f"The Hub refuses the token for {repo} ({status}: {said}).",
-            "set HF_TOKEN to one that may, or run `hf auth login`",
+            f"The Hub refuses the token for {repo} ({status}: {reason}).",
+            "set HF_TOKEN to a token that has access, or run `hf auth login`",
         )
-    if status in _PASSING or status >= 500:
+    if status in _TEMPORARY or status >= 500:
         after = error.response.headers.get("Retry-After", "")
         return HubUnavailable(
-            f"The Hub could not do it for {repo} ({status}: {said}).",
-            "run the same command again: it goes on from there",
+            f"The Hub could not do it for {repo} ({status}: {reason}).",
+            "run the same command again: it continues from there",
             status=status,
             retry_after=float(after) if after.isdigit() else None,
         )
-    return HubError(f"The Hub refuses it for {repo} ({status}: {said}).", f"look at {page}")
+    return HubError(f"The Hub refuses it for {repo} ({status}: {reason}).", f"look at {page}")
 
 
 def _local(error: OSError, repo: str) -> Exception:
-    """An OSError that is about the disk is the cache's; one without a number is a library's own."""
+    """The error for an OSError: about the disk of the cache, or (without a number) about the Hub."""
     if error.errno is not None and is_full(error):
         return _no_room(str(error.strerror))
     ours = store_error(error, Path(constants.HF_HUB_CACHE)) if error.errno else None
     if ours is not None:
         return StoreError(ours.message, "set HF_HOME to a folder that can be written")
     if isinstance(error, PermissionError):
-        return HubError(f"The Hub refuses the token for {repo} ({_line(error)}).", "set HF_TOKEN to one that may")
+        return HubError(
+            f"The Hub refuses the token for {repo} ({_line(error)}).", "set HF_TOKEN to a token that has access"
+        )
     return HubUnavailable(f"{repo}: {_line(error)}.", "run the same command again")
 
 
@@ -312,5 +321,5 @@ def _no_room(reason: str) -> StoreError:
 
 
 def _line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """The text of an error, in one line."""
     return " ".join(str(error).split()).rstrip(".")[:300] or type(error).__name__

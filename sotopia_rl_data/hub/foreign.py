@@ -1,9 +1,9 @@
-"""Datasets of others on the Hub, without our manifest: their files go through the importers, pinned by commit.
+"""Other people's datasets on the Hub, without our manifest: their files go through the importers, pinned by commit.
 
-What the importers know (library exports, annotated rows, `{input, output, value}` as in sotopia-rl's published
-rewards, `{instruction, input, output}` as in sotopia-pi) needs nothing more; a value of -1.0 there stands for a
-missing reward. Anything else needs a map from its columns to prompt, completion and reward. Splits are ours, by
-scenario: nothing is on both sides. Leaves out loading scripts: nothing of a repository is ever run.
+Formats that the importers know (library exports, annotated rows, `{input, output, value}` as in sotopia-rl's published
+rewards, `{instruction, input, output}` as in sotopia-pi) need nothing more; a value of -1.0 there means a missing
+reward. Other formats need a map from their columns to prompt, completion and reward. Splits are made here, by scenario,
+so that no scenario is on both sides. Loading scripts are left out: no code of a repository is ever run.
 """
 
 from __future__ import annotations
@@ -52,29 +52,31 @@ def import_foreign(
     progress: Callable[[int, int], object] | None = None,
     pattern: str = "*",
 ) -> Pulled:
-    """The files of a dataset of others at `commit`, imported as the next version of the same name.
+    """The files of another person's dataset at `commit`, imported as the next version of the same name.
 
-    `columns` maps prompt, completion and reward to columns; {}: they are known. `pattern` chooses among the files.
-    Raises InputError where nothing can be imported, and what importing raises; the store is as it was then.
+    `columns` maps prompt, completion and reward to columns; {} where the importers know the format. `pattern` chooses
+    among the files. Raises InputError where nothing can be imported, and what importing raises; the store is then
+    unchanged.
     """
     known = None if columns or pattern != "*" else store.by_commit(ref.name, commit)
     if known is not None:
         return Pulled(known, commit, False)
     tree = hub.tree(ref.name, commit)
-    names = [p for p in sorted(tree) if _is_data(p) and fnmatch.fnmatch(p, pattern)]
+    names = [path for path in sorted(tree) if _is_data(path) and fnmatch.fnmatch(path, pattern)]
     if not names:
         raise InputError(f"{ref} has no data files on the Hub that could be imported.", f"see {hub.page(ref.name)}")
     with TemporaryDirectory(prefix="sotopia-rl-data-pull-") as folder:
-        total, done, heads = sum(tree[name].size for name in names), 0, []
+        total, done = sum(tree[name].size for name in names), 0
+        columns_of_files: list[list[str]] = []
         for name in names:
-            heads.append(_lay_out(hub.file(ref.name, name, commit), name, Path(folder), columns))
+            columns_of_files.append(_prepare(hub.file(ref.name, name, commit), name, Path(folder), columns))
             done += tree[name].size
             if progress is not None:
                 progress(done, total)
         try:
             report = import_dataset(store, [folder], DatasetRef(ref.name, _version(store, ref, hub, commit)))
         except InputError as error:
-            raise _unknown(ref, hub, names, heads, columns) from error
+            raise _unknown(ref, hub, names, columns_of_files, columns) from error
     note_published(report.version.dir, hub.published(ref.name, report.version.version, commit))
     return Pulled(report.version, commit, report.created, len(names))
 
@@ -85,7 +87,7 @@ def _is_data(path: str) -> bool:
 
 
 def _version(store: Store, ref: DatasetRef, hub: Hub, commit: str) -> str | None:
-    """The number of its own tag, if it has one on this commit; never one that means another commit there."""
+    """The version number of the repository's tag on this commit; without one, a number that no tag there has."""
     tags = {tag: sha for tag, sha in hub.tags(ref.name).items() if versions.number(tag)}
     own = [tag for tag, sha in tags.items() if sha == commit]
     if ref.version or own:
@@ -96,23 +98,23 @@ def _version(store: Store, ref: DatasetRef, hub: Hub, commit: str) -> str | None
     return versions.spelled((newest[0], newest[1] + 1, 0))
 
 
-def _lay_out(source: Path, name: str, folder: Path, columns: Mapping[str, str]) -> list[str]:
-    """Put a file where the importers find it, as JSON lines where they could not read it; the columns it has."""
+def _prepare(source: Path, name: str, folder: Path, columns: Mapping[str, str]) -> list[str]:
+    """Put a file where the importers find it, converted to JSON lines where necessary; returns its columns."""
     target = folder / name
     target.parent.mkdir(parents=True, exist_ok=True)
     if not columns and source.suffix != ".parquet":
         target.symlink_to(source.resolve())
         return list(next(_rows(source), {}))
-    found: list[str] = []
+    names: list[str] = []
     with target.with_name(f"{target.name}.jsonl").open("w", encoding="utf-8") as lines:
         for row in _rows(source):
-            found = found or list(row)
+            names = names or list(row)
             lines.write(json.dumps(_training(row, columns) if columns else row, default=str) + "\n")
-    return found
+    return names
 
 
 def _rows(path: Path) -> Iterator[Row]:
-    """The rows of a data file as objects; what is none is passed over."""
+    """The rows of a data file as objects; other entries are skipped."""
     if path.suffix.lower() == ".parquet":
         import pyarrow.parquet as pq
 
@@ -128,44 +130,46 @@ def _rows(path: Path) -> Iterator[Row]:
             entries = json_document(stream, path.name, 1)
         else:
             entries = json_lines(stream, path.name)
-        for one, wrong in entries:
-            if wrong is None and isinstance(one.value, dict):
-                yield one.value
+        for entry, error in entries:
+            if error is None and isinstance(entry.value, dict):
+                yield entry.value
 
 
 def _training(row: Row, columns: Mapping[str, str]) -> dict[str, Any]:
-    """A row under the names that the importer of training rows reads."""
-    asked, answered = row.get(columns["prompt"]), row.get(columns["completion"])
-    if isinstance(answered, Sequence) and not isinstance(answered, str) and len(answered) == 1:
-        answered = answered[0].get("content") if isinstance(answered[0], dict) else answered[0]
-    prompt = {"input": asked} if isinstance(asked, str) or asked is None else _conversation(asked)
-    reward = {"value": row.get(columns["reward"])} if "reward" in columns else {}
-    return {**prompt, "output": answered, **reward}
+    """A row with the column names that the importer of training rows reads."""
+    prompt, completion = row.get(columns["prompt"]), row.get(columns["completion"])
+    if isinstance(completion, Sequence) and not isinstance(completion, str) and len(completion) == 1:
+        completion = completion[0].get("content") if isinstance(completion[0], dict) else completion[0]
+    training = {"input": prompt} if isinstance(prompt, str) or prompt is None else _conversation(prompt)
+    training["output"] = completion
+    if "reward" in columns:
+        training["value"] = row.get(columns["reward"])
+    return training
 
 
 def _conversation(messages: Any) -> dict[str, Any]:
-    """A list of messages (user and assistant by turns, perhaps a system message before) as system, history, input."""
-    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+    """A list of messages (user and assistant in turn, perhaps after a system message) as system, history, input."""
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         return {"input": messages}
-    system = [m.get("content") for m in messages if m.get("role") == "system"]
-    said = [m for m in messages if m.get("role") != "system"]
-    by_turns = [m.get("role") for m in said] == [("user", "assistant")[i % 2] for i in range(len(said))]
-    if not by_turns or len(said) % 2 == 0 or len(system) > 1:
+    system = [message.get("content") for message in messages if message.get("role") == "system"]
+    turns = [message for message in messages if message.get("role") != "system"]
+    in_turn = [message.get("role") for message in turns] == [("user", "assistant")[i % 2] for i in range(len(turns))]
+    if not in_turn or len(turns) % 2 == 0 or len(system) > 1:
         return {"input": messages}  # which the importer refuses, naming the row
-    texts = [m.get("content") for m in said]
+    texts = [message.get("content") for message in turns]
     history = [texts[i : i + 2] for i in range(0, len(texts) - 1, 2)]
     return {"system": system[0] if system else "", "history": history, "input": texts[-1]}
 
 
 def _unknown(
-    ref: DatasetRef, hub: Hub, names: Sequence[str], heads: Sequence[list[str]], columns: Mapping[str, str]
+    ref: DatasetRef, hub: Hub, names: Sequence[str], columns_of_files: Sequence[list[str]], columns: Mapping[str, str]
 ) -> InputError:
-    said = ", ".join(next((head for head in heads if head), ["no columns"]))
+    listed = ", ".join(next((names for names in columns_of_files if names), ["no columns"]))
     if columns:
-        what = "the map does not fit: " + ", ".join(f"{column}={target}" for target, column in columns.items())
+        reason = "the map does not fit: " + ", ".join(f"{column}={target}" for target, column in columns.items())
     else:
-        what = "they are of none of the known shapes"
+        reason = "no importer knows this format"
     return InputError(
-        f"The rows of {ref} ({names[0]}{' …' if len(names) > 1 else ''}) have the columns {said}: {what}.",
+        f"The rows of {ref} ({names[0]}{' …' if len(names) > 1 else ''}) have the columns {listed}: {reason}.",
         f"sotopia-rl-data pull {ref} --map COLUMN=prompt,COLUMN=completion,COLUMN=reward; see {hub.page(ref.name)}",
     )

@@ -1,8 +1,8 @@
 """What must not be published: keys, tokens and passwords by their shape, and paths of this machine.
 
 Every text column of every row is searched, streamed and vectorised, and so are the manifest and the card. The shapes
-(`secrets.SHAPES`) are strict, because dialogues talk about keys and passwords all day; what has none is not found.
-Secrets that characters keep from each other are data, not leaks.
+(`secrets.SHAPES`) are strict, because dialogues often talk about keys and passwords; a secret without such a shape is
+not found. Secrets that characters keep from each other are data, not leaks.
 """
 
 from __future__ import annotations
@@ -32,41 +32,41 @@ _PATH = re.compile(rf"(?<![\w:/.-])(?:file://)?(?:/(?:{_ROOTS})|~)(?:/[^\s\"'<>|
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """Something secret: `where` it lies ("rewards/train, episode_id=e1 …, prompt[].content"), and its `shape`."""
+    """Text that looks secret: `where` it is ("rewards/train, episode_id=e1 …, prompt[].content"), and its `shape`."""
 
     where: str
     shape: str
 
 
 def check(leaks: list[Leak], ref: str) -> None:
-    """Raises SecretsFound, naming the rows, where there are any."""
+    """Raises SecretsFound, naming the rows, where there are any leaks."""
     if not leaks:
         return
     named = "; ".join(f"{leak.where}: {leak.shape}" for leak in leaks[:_NAMED])
     more = f"; and {len(leaks) - _NAMED:,} more" if len(leaks) > _NAMED else ""
     secrets = "a secret" if len(leaks) == 1 else f"{len(leaks):,} secrets"
     raise SecretsFound(
-        f"{ref} holds what looks like {secrets}: {named}{more}.",
+        f"{ref} contains what looks like {secrets}: {named}{more}.",
         "revoke them, take them out of the source, make the version anew; --allow-secrets publishes them as they are",
     )
 
 
 def in_version(version: Version, on_bytes: Callable[[int], None]) -> list[Leak]:
-    """The leaks in the text columns of every config, at most 1,000. `on_bytes` hears each file's size, once read."""
+    """The leaks in the text columns of every config, at most 1,000. `on_bytes` is called with the size of each file."""
     from sotopia_rl_data.store.parts import read_parquet
 
-    found: list[Leak] = []
+    leaks: list[Leak] = []
     for config, splits in version.manifest.configs.items():
-        for split, one in splits.items():
+        for name, split in splits.items():
             before = 0
-            for file in one.files:
+            for file in split.files:
                 for rows in read_parquet(version.dir / file.path):
-                    found += in_rows(rows, f"{config}/{split}", KEYS[config], before)
+                    leaks += in_rows(rows, f"{config}/{name}", KEYS[config], before)
                     before += rows.num_rows
                 on_bytes(file.size)
-                if len(found) >= _KEPT:
-                    return found[:_KEPT]
-    return found
+                if len(leaks) >= _KEPT:
+                    return leaks[:_KEPT]
+    return leaks
 
 
 def in_text(text: str, where: str) -> list[Leak]:
@@ -78,16 +78,16 @@ def in_text(text: str, where: str) -> list[Leak]:
 def without_paths(value: Any) -> Any:
     """`value` (as JSON holds it) with paths of this machine cut down to their last part."""
     if isinstance(value, str):
-        return _PATH.sub(lambda found: PurePath(found.group().replace("\\", "/")).name, value)
+        return _PATH.sub(lambda match: PurePath(match.group().replace("\\", "/")).name, value)
     if isinstance(value, list):
-        return [without_paths(one) for one in value]
+        return [without_paths(item) for item in value]
     if isinstance(value, dict):
-        return {key: without_paths(one) for key, one in value.items()}
+        return {key: without_paths(item) for key, item in value.items()}
     return value
 
 
 def in_rows(rows: pa.Table, where: str, keys: Sequence[str], before: int = 0) -> Iterator[Leak]:
-    """The leaks in a table, whose rows have the identity `keys`; `before` rows of the same came earlier."""
+    """The leaks in a table whose rows have the identity `keys`, and of whose split `before` rows came earlier."""
     import pyarrow.compute as pc
 
     for name, column in zip(rows.column_names, rows.columns, strict=True):
@@ -121,14 +121,13 @@ def _texts(
 
 def _named(rows: pa.Table, row: int, keys: Sequence[str], before: int) -> str:
     """A row by its identity, or by its number in the split (from 0)."""
-    there = [key for key in keys if key in rows.column_names]
-    named = [f"{key}={value}" for key in there if (value := rows.column(key)[row].as_py()) is not None]
-    return " ".join(named) or f"row {before + row}"
+    values = {key: rows.column(key)[row].as_py() for key in keys if key in rows.column_names}
+    return " ".join(f"{key}={value}" for key, value in values.items() if value is not None) or f"row {before + row}"
 
 
 @cache
 def _known() -> tuple[tuple[str, str], ...]:
-    """(shape, pattern), the values of this environment's secrets among them."""
+    """(shape, pattern) of everything searched for, including the values of this environment's secrets."""
     here = [(_FROM_HERE, re.escape(secret)) for secret in env_secrets()]
     return (*here, *SHAPES.items())
 
@@ -141,6 +140,6 @@ def _pattern() -> str:
 def _shapes_in(text: str) -> Iterator[tuple[str, str]]:
     """(match, shape) of each shape that `text` holds, the first match of each."""
     for shape, pattern in _known():
-        found = re.search(pattern, text)
-        if found:
-            yield found.group(), shape
+        match = re.search(pattern, text)
+        if match:
+            yield match.group(), shape

@@ -1,8 +1,8 @@
-"""A program of its own: what `load_dataset` makes of a release, in whatever cache HF_HOME names.
+"""A program of its own: loads a release with `load_dataset`, into the cache that HF_HOME names, and counts its rows.
 
     python loading.py ORG/NAME COMMIT CONFIG…     # prints {"config": {"split": rows}}, the default config under ""
 
-It imports nothing of this project: it stands for anyone who loads the release.
+It imports nothing of this project, so that it loads the release as any user would.
 """
 
 import json
@@ -14,12 +14,12 @@ def main() -> None:
     from pyarrow.dataset import ParquetFragmentScanOptions
 
     disable_progress_bars()
-    lean = ParquetFragmentScanOptions(pre_buffer=False)  # else a whole shard is held until its last row is read
+    lean = ParquetFragmentScanOptions(pre_buffer=False)  # else a whole shard stays in memory
     repo, commit, *configs = sys.argv[1:]
     rows = {}
     for config in (*configs, ""):
         splits = load_dataset(repo, config or None, revision=commit, fragment_scan_options=lean)
-        rows[config] = {str(split): one.num_rows for split, one in splits.items()}
+        rows[config] = {str(name): split.num_rows for name, split in splits.items()}
     print(json.dumps(rows))
 
 

@@ -1,7 +1,7 @@
-"""What a push would do: the repository as it is, the release as it is to be, and the steps between.
+"""What a push would do: the repository as it is, the release, and the steps from one to the other.
 
-Planning only reads (GET and HEAD). It is done anew after every fault, so that a commit whose answer was lost is found,
-and another writer's commit is built upon.
+Planning only reads (GET and HEAD). It is repeated after every fault, so that a commit whose response was lost is found,
+and another writer's commit is taken into account.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from sotopia_rl_data.schema import Manifest
 from sotopia_rl_data.store import manifest as manifests
 from sotopia_rl_data.store import readme, versions
 
-_GIT_OWN = frozenset({".gitattributes"})  # which files are large: the Hub's own
+_GIT_OWN = frozenset({".gitattributes"})  # the Hub's list of large files
 
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A repository at the head of `main` (None: there is none yet, or no commit).
+    """A repository at the `head` of `main` (None: the repository or its first commit does not exist).
 
-    `claim` is what its record says, `owned` which paths a release made and its successor may remove. `manifest` is a
-    dataset's.
+    `claim` is what its record says; `owned` are the paths that a release made and the next release may remove.
+    `manifest` is None except for a dataset.
     """
 
     head: str | None
@@ -42,10 +42,10 @@ NOTHING = Remote(None, {}, {}, None, "")
 
 @dataclass(frozen=True, slots=True)
 class ReleasePlan:
-    """From `remote` to the release: paths to add, to delete, and that are there already; the card's new text.
+    """The steps from `remote` to the release: paths to add, to delete, and unchanged ones; and the card's new text.
 
-    `published` is the commit that holds this content under a tag already: there is nothing to do. `untagged` says that
-    `main` holds the release but no tag does: an earlier run was stopped between the two.
+    `published` is the commit that has this content and a tag already, so that nothing is left to do. `untagged` says
+    that `main` has the release without a tag: an earlier run was stopped between the two.
     """
 
     remote: Remote
@@ -79,11 +79,11 @@ def look(hub: Hub, repo: str, record: str) -> Remote:
 
 
 def plan(hub: Hub, release: Release, remote: Remote, own_card: str) -> ReleasePlan:
-    """The steps from `remote` to `release`. `own_card` is the store's README: what people wrote there counts until the
-    repository has one.
+    """The steps from `remote` to `release`. `own_card` is the store's README: its text by people is used until the
+    repository has a README.
 
-    Raises VersionExists where the version is published with other content, HubError where `main` is later already or
-    holds data that no manifest lists.
+    Raises VersionExists where the version is published with other content or a later one is, HubError where `main` has
+    data that no manifest lists.
     """
     card = readme.merge(release.card, remote.card or own_card)
     published = _published(hub, release, remote)
@@ -106,7 +106,7 @@ def next_number(tags: Iterable[str]) -> str:
 
 
 def _published(hub: Hub, release: Release, remote: Remote) -> tuple[str, str] | None:
-    """The commit and tag that hold this content already. Raises VersionExists where the tag holds other content."""
+    """The commit and tag that have this content already. Raises VersionExists where the tag has other content."""
     tagged = remote.tags.get(release.version)
     if tagged is not None:
         if claim_at(hub, release.repo, tagged, release.record) == release.claim:
@@ -119,14 +119,14 @@ def _published(hub: Hub, release: Release, remote: Remote) -> tuple[str, str] | 
 
 
 def _check_order(release: Release, remote: Remote) -> None:
-    """`main` is the latest release: no earlier one may follow it, and no other of the same number."""
-    here, ours = remote.claim, release.version
-    if here is None or (versions.number(here.version) or (0, 0, 0)) < (versions.number(ours) or (0, 0, 0)):
+    """Raises VersionExists where `main` has a later release, or another one of the same number."""
+    here, own = remote.claim, release.version
+    if here is None or (versions.number(here.version) or (0, 0, 0)) < (versions.number(own) or (0, 0, 0)):
         return
-    if here.version == ours:
+    if here.version == own:
         raise _taken(release, remote)
     raise VersionExists(
-        f"{release.repo} is at {here.version} already, and {ours} would be earlier.",
+        f"{release.repo} is at {here.version} already, and {own} would be earlier.",
         f"make your version again as the next: --version {_free(release, remote)}",
     )
 
@@ -152,14 +152,15 @@ def _free(release: Release, remote: Remote) -> str:
 
 
 def _check_strays(release: Release, remote: Remote) -> None:
-    """Parquet that no manifest lists, where `load_dataset` would read it together with ours."""
+    """Raises HubError where Parquet that no manifest lists would be loaded together with the release's."""
     configs = release.manifest.configs if release.manifest else {}
     for config, splits in configs.items():
         for split in splits:
             shape = re.compile(rf"{re.escape(config)}/{re.escape(split)}-.*\.parquet")
-            strays = [p for p in remote.tree if shape.fullmatch(p) and p not in remote.owned | release.files.keys()]
+            known = remote.owned | release.files.keys()
+            strays = [path for path in remote.tree if shape.fullmatch(path) and path not in known]
             if strays:
                 raise HubError(
-                    f"{release.repo} holds {strays[0]}, which no manifest lists and load_dataset would mix with yours.",
+                    f"{release.repo} has {strays[0]}, which no manifest lists and load_dataset would mix with yours.",
                     "remove or rename it there, or push to another repository with --repo",
                 )

@@ -1,8 +1,8 @@
 """A release of the Hub becomes a version of the store, checked file by file against its manifest.
 
-What is pulled is an ordinary version directory: later reads need no network, and cannot be handed another revision.
+The result is an ordinary version directory: later reads need no network, and cannot get another revision by accident.
 Files that a version of the store has already are linked, not downloaded. Downloads go through huggingface_hub's cache
-(an interrupted one goes on where it stopped) and are linked from there.
+(an interrupted download continues where it stopped) and are linked from there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """The version as it lies in the store, the commit that it is, and whether it is new there.
+    """The version in the store, the commit it was pulled from, and whether it is new in the store.
 
     Of its files, `linked` were in the store already; `downloaded` came from the Hub, or from huggingface_hub's cache.
     """
@@ -44,12 +44,12 @@ class Pulled:
 
 
 def revision_of(hub: Hub, ref: DatasetRef) -> str:
-    """The commit that `ref` names: of its tag, itself, or the newest of `main`. Raises NotFound."""
+    """The commit that `ref` names: that of its tag, a commit itself, or the newest of `main`. Raises NotFound."""
     if ref.version is None:
         return hub.commit_of(ref.name, ref.commit or "main")
     tags = hub.tags(ref.name)
     if ref.version not in tags:
-        known = sorted((t for t in tags if versions.number(t)), key=lambda t: versions.number(t) or (0, 0, 0))
+        known = sorted((tag for tag in tags if versions.number(tag)), key=lambda tag: versions.number(tag) or (0, 0, 0))
         raise NotFound(
             f"{ref.name} has no {ref.version} on the Hub; it has {', '.join(known) or 'no version'}.",
             f"name one of them: {ref.name}@{known[-1]}" if known else f"sotopia-rl-data pull {ref.name}",
@@ -58,15 +58,15 @@ def revision_of(hub: Hub, ref: DatasetRef) -> str:
 
 
 def pull(
-    store: Store, ref: DatasetRef, hub: Hub, commit: str, found: Manifest, progress: Progress | None = None
+    store: Store, ref: DatasetRef, hub: Hub, commit: str, published: Manifest, progress: Progress | None = None
 ) -> Pulled:
-    """Bring the release that is in `commit` into the store. `found` is its manifest, see `release.manifest_at`.
+    """Bring the release in `commit` into the store. `published` is its manifest, see `release.manifest_at`.
 
     `progress(done, total)` is called in bytes. Raises HubError where the files are not what the manifest lists,
-    VersionExists where the store has other content under this number, StoreError where the disk is full. Whatever is
-    raised, the store is as it was.
+    VersionExists where the store has other content under this number, StoreError where the disk is full. After any
+    error the store is unchanged.
     """
-    manifest = replace(found, name=ref.name)
+    manifest = replace(published, name=ref.name)
     _check(ref, commit, manifest)
     if manifest.version in store.versions(ref.name):
         return Pulled(_already(store, ref, hub, commit, manifest), commit, False)
@@ -88,27 +88,27 @@ def pull(
 
 
 def _check(ref: DatasetRef, commit: str, manifest: Manifest) -> None:
-    """The manifest is whole, and that of the version that was asked for."""
+    """Raises HubError where the manifest contradicts itself, or is not that of the pinned version."""
     digest = version_digest(manifests.split_digests(manifest.configs), manifest.recipe)
     whole = versions.number(manifest.version) and digest == manifest.digest
     if not whole or (ref.version and manifest.version != ref.version):
-        what = f"says {manifest.version}" if whole else "contradicts itself"
+        problem = f"says {manifest.version}" if whole else "contradicts itself"
         raise HubError(
-            f"{ref} on the Hub ({commit[:8]}) has a manifest that {what}: it was written over by hand.",
-            "pin another version, or ask whoever publishes it",
+            f"{ref} on the Hub ({commit[:8]}) has a manifest that {problem}: it was overwritten by hand.",
+            "pin another version, or ask its publisher",
         )
 
 
 def _already(store: Store, ref: DatasetRef, hub: Hub, commit: str, manifest: Manifest) -> Version:
-    """The version of the store that has this number: it is the same, or VersionExists is raised."""
-    there = store.version(ref.name, manifest.version)
-    if there.digest != manifest.digest:
+    """The store's version of this number. Raises VersionExists where its content differs."""
+    own = store.version(ref.name, manifest.version)
+    if own.digest != manifest.digest:
         raise VersionExists(
-            f"The store has another {there.ref} than the Hub's commit {commit[:8]}.",
-            f"pull it into another store (--store DIR), or move {there.dir} away",
+            f"The store has another {own.ref} than the Hub's commit {commit[:8]}.",
+            f"pull it into another store (--store DIR), or move {own.dir} away",
         )
-    note_published(there.dir, hub.published(ref.name, manifest.version, commit))
-    return there
+    note_published(own.dir, hub.published(ref.name, manifest.version, commit))
+    return own
 
 
 class _Fetching:
@@ -121,14 +121,14 @@ class _Fetching:
 
     def files(self, manifest: Manifest) -> None:
         """Every file of the manifest, checked. Raises HubError where one is not what the manifest lists."""
-        known: dict[tuple[str, int], Path] = {}  # what the store has in other versions of the same name
+        known: dict[tuple[str, int], Path] = {}  # the store's files of other versions of the same name
         for number in self._store.versions(manifest.name):
             version = self._store.version(manifest.name, number)
             listed = manifests.listed_files(version.manifest)
             known |= {(file.sha256, file.size): version.dir / file.path for file in listed}
-        wanted = list(manifests.listed_files(manifest))
-        total, done = sum(file.size for file in wanted), 0
-        for file in wanted:
+        files = list(manifests.listed_files(manifest))
+        total, done = sum(file.size for file in files), 0
+        for file in files:
             target = self._into / file.path
             target.parent.mkdir(parents=True, exist_ok=True)
             if not self._linked(known.get((file.sha256, file.size)), file, target):
@@ -139,7 +139,7 @@ class _Fetching:
             self._progress(done, total)
 
     def _linked(self, source: Path | None, file: DataFile, target: Path) -> bool:
-        """Take the file from a version of the store, if it is still whole there."""
+        """Link the file from a version of the store, if it is undamaged there."""
         if source is None or not source.is_file() or file_sha256(source) != file.sha256:
             return False
         link_or_copy(source, target)
@@ -147,7 +147,7 @@ class _Fetching:
         return True
 
     def _download(self, file: DataFile, target: Path) -> None:
-        """From the cache or the Hub; once more from the Hub where what lies in the cache is damaged."""
+        """Take the file from the cache or the Hub, and again from the Hub where the cached file is damaged."""
         for again in (False, True):
             try:
                 source = self._hub.file(self._repo, file.path, self._commit, again).resolve()
@@ -159,14 +159,14 @@ class _Fetching:
                 return
         raise self._wrong(f"{file.path} has other bytes than its manifest lists")
 
-    def _wrong(self, what: str) -> HubError:
+    def _wrong(self, problem: str) -> HubError:
         return HubError(
-            f"{self._repo} at commit {self._commit[:8]}: {what}; nothing of it was kept.",
-            "try again; if it stays so, whoever publishes it has to make a new version",
+            f"{self._repo} at commit {self._commit[:8]}: {problem}; nothing of it was kept.",
+            "try again; if the error stays, its publisher has to make a new version",
         )
 
     def card(self, manifest: Manifest) -> None:
-        """README.md as published, with its pictures; where it would mislead `load_dataset`, the store's own."""
+        """README.md as published, with its pictures; the store's own where it would mislead `load_dataset`."""
         text = self._hub.text(self._repo, readme.FILE_NAME, self._commit) or ""
         front, _ = readme.split_front(text)
         if front.get("configs") != readme.data_files(manifest.configs):
@@ -175,7 +175,7 @@ class _Fetching:
             try:
                 source = self._hub.file(self._repo, path, self._commit)
             except EntryNotFoundError:
-                continue  # a picture that is not there is shown as its caption
+                continue  # a missing picture is shown as its caption
             (self._into / path).parent.mkdir(exist_ok=True)
             (self._into / path).write_bytes(source.read_bytes())
         write_text(self._into / readme.FILE_NAME, text)

@@ -1,13 +1,13 @@
-"""A release gets onto the Hub, whole or not at all: `push` for a version of the store, `publish` for anything released.
+"""Publishing a release on the Hub, whole or not at all: `push` for a version of the store, `publish` for any release.
 
     inspect   every file is what the manifest says, and nothing in it looks like a key       release.py, leaks.py
-    plan      the repository as it is, the release as it is to be                            plan.py
-    commit    upload, then ONE commit against the head that was planned from                 commit.py
+    plan      the steps from the repository as it is to the release                          plan.py
+    commit    upload, then ONE commit on top of the head that was planned for                commit.py
     tag       vX.Y.Z on that commit
     check     the tag, every file, the record, and what `load_dataset` makes of it           checking.py
 
-After 409, 412, 429, 5xx or a lost connection it is planned anew from the new head: a commit whose answer was lost is
-found there by its record, and only what is missing is done.
+After 409, 412, 429, 5xx or a lost connection a new plan is made from the new head: a commit whose response was lost is
+found there by its record, and only the missing steps are done.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from sotopia_rl_data.store.versions import note_published
 State = Literal["published", "already published", "tagged", "pull request", "planned"]
 
 ATTEMPTS = 6
-_PATIENCE_S = 300.0  # the longest Retry-After that is waited for
+_LONGEST_WAIT_S = 300.0  # a longer Retry-After ends the push
 
 
 class OnStep(Protocol):
-    """Hears of each step ("search", "upload", …) how far it is, in bytes, and of how many."""
+    """Called with the bytes done and the total of a step ("search", "upload", …)."""
 
     def __call__(self, step: str, done: int, total: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class PushOptions:
-    """How to push. `private` None: as the account's default. `load`: whether the check ends with a `load_dataset` of
-    the release in a throw-away cache. `calls`: files of a redacted ledger that go along, by path."""
+    """How to push. `private` None: the account's default. `load`: whether the check loads the release with
+    `load_dataset` into a temporary cache. `calls`: files of a redacted ledger to publish too, by path."""
 
     private: bool | None = None
     create_pr: bool = False
@@ -59,7 +59,8 @@ class PushOptions:
 @dataclass(frozen=True, slots=True)
 class Pushed:
     """What a push did. `state`: "published", or "tagged" where only the tag was missing; "already published" as
-    `version`; "pull request" number `pull`; "planned" by a dry run. `rows[config][split]` is what was loaded back."""
+    `version`; "pull request" number `pull`; "planned" by a dry run. `rows[config][split]` counts the rows loaded
+    back."""
 
     state: State
     repo: str
@@ -106,7 +107,7 @@ def push(
 ) -> Pushed:
     """Publish `version` as a release of the dataset repository `repo` (ORG/NAME), with this card.
 
-    Raises SecretsFound before anything is asked, and what `publish` raises.
+    Raises SecretsFound before the Hub is called, and what `publish` raises.
     """
     began = time.monotonic()
     on_step = on_step or (lambda step, done, total: None)
@@ -115,20 +116,21 @@ def push(
     pushing = _Pushing(
         hub, repo, manifests.FILE_NAME, lambda remote: release, options, on_step, readme.read(version.dir)
     )
-    done = pushing.to_the_end()
+    done = pushing.run()
     return replace(done, seconds=time.monotonic() - began, warnings=tuple(_warnings(version, done, hub)))
 
 
 def publish(
     hub: Hub, repo: str, record: str, release_for: Callable[[Remote], Release], options: PushOptions = PushOptions()
 ) -> Pushed:
-    """Bring to `repo` what `release_for` makes for the repository as it is; `record` is the file that says what it is.
+    """Publish on `repo` the release that `release_for` makes for the repository as it is. `record` is the file that
+    says which release a repository has.
 
     Raises SecretsFound before anything is written; VersionExists where the number is published with other content;
-    HubError and HubUnavailable. Whatever is raised, `main` is the old release or the new one, and the next run
-    finishes the job.
+    HubError and HubUnavailable. After any error `main` is the old release or the new one, and the next run finishes
+    the job.
     """
-    return _Pushing(hub, repo, record, release_for, options, lambda step, done, total: None).to_the_end()
+    return _Pushing(hub, repo, record, release_for, options, lambda step, done, total: None).run()
 
 
 def _search(version: Version, release: Release, options: PushOptions, on_step: OnStep) -> None:
@@ -140,14 +142,14 @@ def _search(version: Version, release: Release, options: PushOptions, on_step: O
         read += count
         on_step("search", read, total)
 
-    found = inspect(version, options.calls or {}, on_bytes)
-    found += leaks.in_text(release.card.block, "the card") + leaks.in_text(options.message, "the message")
+    secrets = inspect(version, options.calls or {}, on_bytes)
+    secrets += leaks.in_text(release.card.block, "the card") + leaks.in_text(options.message, "the message")
     if not options.allow_secrets:
-        leaks.check(found, version.ref)
+        leaks.check(secrets, version.ref)
 
 
 class _Pushing:
-    """One release on its way to one repository."""
+    """The publishing of one release on one repository."""
 
     def __init__(
         self,
@@ -161,12 +163,12 @@ class _Pushing:
     ) -> None:
         self._hub, self._repo, self._record, self._release_for = hub, repo, record, release_for
         self._options, self._on_step, self._own_card = options, on_step, own_card
-        self._wrote = False  # anything at all
-        self._commit: str | None = None  # of the release, once this run knows it
-        self._card: str | None = None  # as this run wrote it
+        self._wrote = False  # whether this run has written to the Hub
+        self._commit: str | None = None  # of the release, as soon as this run knows it
+        self._card: str | None = None  # text, if this run wrote it
 
-    def to_the_end(self) -> Pushed:
-        """The outcome. Attempts that may go better the next time are repeated."""
+    def run(self) -> Pushed:
+        """Publish the release. Attempts that failed for a temporary reason are repeated."""
         attempt = 1
         while True:
             try:
@@ -181,8 +183,8 @@ class _Pushing:
         hub, options = self._hub, self._options
         release, steps = self._planned()
         if not options.allow_secrets:
-            found = leaks.in_text(steps.card, "the card") + leaks.in_text(release.text, release.record)
-            leaks.check(found, f"{self._repo}@{release.version}")
+            secrets = leaks.in_text(steps.card, "the card") + leaks.in_text(release.text, release.record)
+            leaks.check(secrets, f"{self._repo}@{release.version}")
         if steps.published and steps.published != self._commit:
             checking.check_whole(hub, self._repo, steps.published_as, steps.published)
             return self._outcome("already published", release, steps, steps.published)
@@ -204,13 +206,13 @@ class _Pushing:
             else:
                 state, self._card = "published", steps.card
                 planned = PlannedCommit(hub, release, steps, options.message)
-                made = planned.make(options.create_pr, self._on_bytes(release, steps))
-                if made.pull is not None:
-                    return self._outcome("pull request", release, steps, made.commit, pull=made.pull)
-                self._commit = made.commit
+                result = planned.make(options.create_pr, self._on_bytes(release, steps))
+                if result.pull is not None:
+                    return self._outcome("pull request", release, steps, result.commit, pull=result.pull)
+                self._commit = result.commit
             hub.tag(self._repo, release.version, str(self._commit), f"digest {release.digest}")
         rows = checking.check(hub, release, self._card, str(self._commit), options.load)
-        return self._outcome(state, release, steps, self._commit, rows=rows)
+        return replace(self._outcome(state, release, steps, self._commit), rows=rows)
 
     def _planned(self) -> tuple[Release, ReleasePlan]:
         remote = look(self._hub, self._repo, self._record)
@@ -227,27 +229,33 @@ class _Pushing:
 
         return on_bytes
 
-    def _outcome(self, state: State, release: Release, steps: ReleasePlan, commit: str | None, **more: Any) -> Pushed:
+    def _outcome(
+        self, state: State, release: Release, steps: ReleasePlan, commit: str | None, pull: int | None = None
+    ) -> Pushed:
         version = steps.published_as or release.version
         url = self._hub.page(self._repo)
-        url += f"/discussions/{more['pull']}" if "pull" in more else f"/tree/{version}" if commit else ""
-        return Pushed(state, self._repo, version, release.digest, commit, steps, release, url, **more)
+        if pull is not None:
+            url += f"/discussions/{pull}"
+        elif commit:
+            url += f"/tree/{version}"
+        return Pushed(state, self._repo, version, release.digest, commit, steps, release, url, pull)
 
 
 def _wait(busy: HubUnavailable, attempt: int) -> None:
-    """As long as the Hub asks; else longer each time, and not in step with other writers."""
-    if busy.retry_after is not None and busy.retry_after > _PATIENCE_S:
+    """Wait as long as the Hub asks, else longer each time, with jitter. Raises `busy` where the Hub asks for too
+    long."""
+    if busy.retry_after is not None and busy.retry_after > _LONGEST_WAIT_S:
         raise busy
     backoff = min(2.0**attempt, 30.0) * random.uniform(0.25, 0.5)
     time.sleep(max(backoff, busy.retry_after or 0.0))
 
 
 def _warnings(version: Version, done: Pushed, hub: Hub) -> Iterator[str]:
-    """Note the release in the store; what could not be noted, and what of the store's README was not published."""
+    """Note the release in the store; warnings where that failed, or where the store's README was not published."""
     own = readme.prose(readme.read(version.dir))
     if done.plan.remote.card and any(part not in done.plan.card for part in own):
         path = version.dir / readme.FILE_NAME
-        yield f"{done.repo} keeps its own prose; that of {path} differs and was not published"
+        yield f"{done.repo} keeps its own text; the text of {path} differs and was not published"
     try:
         _note(version, done, hub)
     except OSError as error:
@@ -255,7 +263,7 @@ def _warnings(version: Version, done: Pushed, hub: Hub) -> Iterator[str]:
 
 
 def _note(version: Version, done: Pushed, hub: Hub) -> None:
-    """Keep what the release is called on the Hub beside the version; and its card, if they share the name."""
+    """Note the release beside the version; and keep its card in the store, if both have the same name."""
     if done.state in ("pull request", "planned") or done.commit is None:
         return
     note_published(version.dir, hub.published(done.repo, done.version, done.commit))

@@ -1,8 +1,8 @@
-"""What a release consists of: its files, the record that says what it is, the card; of a dataset also the calls.
+"""What a release consists of: its files, the record that says which release it is, the card; for datasets also calls.
 
-A release is of a dataset (`manifest.json` is its record) or of a model (`run.json`; put together in
-`trainers/release.py`). Nothing is uploaded that is not named here. A published record says the repository's name and no
-path of this machine; its digest is the version's, which covers neither.
+A release is of a dataset (its record is `manifest.json`) or of a model (`run.json`; made in `trainers/release.py`).
+Nothing else is uploaded. A published record has the repository's name and no path of this machine; its digest is the
+version's, which covers neither.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _TOKENS = ("input", "cached", "written", "output")
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A file of the release: at `source` on this machine, or these bytes."""
+    """A file of the release: `source` is its path on this machine, or its bytes."""
 
     source: Path | bytes
     size: int
@@ -44,13 +44,13 @@ class Content:
 
     @classmethod
     def of(cls, source: Path | bytes) -> Content:
-        """What lies at a path, or these bytes; read once for their SHA-256."""
+        """The content at a path, or these bytes; read once for the SHA-256."""
         if isinstance(source, bytes):
             return cls(source, len(source), hashlib.sha256(source).hexdigest())
         return cls(source, source.stat().st_size, file_sha256(source))
 
     def is_in(self, remote: RemoteFile | None) -> bool:
-        """Whether this file of the Hub (None: there is none) has this content."""
+        """Whether a file of the Hub (None: it does not exist) has this content."""
         if remote is None or remote.size != self.size:
             return False
         if remote.sha256:
@@ -61,7 +61,7 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What the record in a commit says that the commit is."""
+    """Which release a commit is, by its record."""
 
     version: str
     digest: str
@@ -69,10 +69,10 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """`version` ("v1.2.0") of a repository. `record` is the file that says so, `text` what it says.
+    """`version` ("v1.2.0") of a repository. `record` is the name of the file that says so, `text` its content.
 
-    `files` are all others by their path in the repository (Parquet, weights, pictures, calls) but for the card, whose
-    text depends on what people wrote in the one that is there. `manifest` is a dataset's.
+    `files` are all other files by their path in the repository (Parquet, weights, pictures, calls), without the card,
+    whose text depends on what people wrote in the repository's README. `manifest` is None except for a dataset.
     """
 
     repo: str
@@ -86,24 +86,24 @@ class Release:
 
     @property
     def title(self) -> str:
-        """Of the commit and of the pull request: what a later run finds them by."""
+        """The title of the commit and of the pull request, by which a later run finds them."""
         return f"Release {self.version}"
 
     @property
     def claim(self) -> Claim:
-        """What its record says."""
+        """What the record says."""
         return Claim(self.version, self.digest)
 
 
 def dataset_release(version: Version, repo: str, card: Card, calls: Mapping[str, Path] | None = None) -> Release:
-    """What `version` is as a release of `repo`. `calls` are the files of a redacted ledger, by path.
+    """The release of `version` on `repo`. `calls` are the files of a redacted ledger, by path.
 
     Raises HubError where the recipe, which the digest covers, names a path of this machine.
     """
     if leaks.without_paths(dict(version.manifest.recipe)) != version.manifest.recipe:
         raise HubError(
             f"The recipe of {version.ref} names a path of this machine.",
-            "label again with the plug-in or template named by a relative path: `label` asks nothing twice",
+            "label again with the plug-in or template named by a relative path: no answer is paid twice",
         )
     files = {
         file.path: Content(version.dir / file.path, file.size, file.sha256)
@@ -114,7 +114,9 @@ def dataset_release(version: Version, repo: str, card: Card, calls: Mapping[str,
     provenance: dict[str, Any] = leaks.without_paths(dict(version.manifest.provenance))
     provenance.pop(LEDGER, None)
     if ledger:
-        provenance[LEDGER] = [{"path": path, "size": one.size, "sha256": one.sha256} for path, one in ledger.items()]
+        provenance[LEDGER] = [
+            {"path": path, "size": content.size, "sha256": content.sha256} for path, content in ledger.items()
+        ]
     manifest = replace(version.manifest, name=repo, provenance=provenance)
     return Release(
         repo,
@@ -129,13 +131,13 @@ def dataset_release(version: Version, repo: str, card: Card, calls: Mapping[str,
 
 
 def manifest_at(hub: Hub, repo: str, commit: str) -> Manifest | None:
-    """The manifest in a commit of a dataset; None where it has none of ours."""
+    """Our manifest in a commit of a dataset; None where it has none."""
     text = hub.text(repo, manifests.FILE_NAME, commit)
     return None if text is None or '"manifest_version"' not in text else manifests.parse(text, f"{repo}@{commit[:8]}")
 
 
 def claim_at(hub: Hub, repo: str, commit: str, record: str) -> Claim | None:
-    """What the record in a commit claims; None where there is none of ours."""
+    """What our record in a commit claims; None where it has none."""
     if record == manifests.FILE_NAME:
         manifest = manifest_at(hub, repo, commit)
         return Claim(manifest.version, manifest.digest) if manifest else None
@@ -149,7 +151,7 @@ def claim_at(hub: Hub, repo: str, commit: str, record: str) -> Claim | None:
 def inspect(version: Version, calls: Mapping[str, Path], on_bytes: Callable[[int], None]) -> list[leaks.Leak]:
     """Check every file of the version against its manifest and search it, and the calls, for leaks.
 
-    `on_bytes` hears how many bytes were read since the last call. Raises StoreError where a file is damaged.
+    `on_bytes` is called with the bytes read since the last call. Raises StoreError where a file is damaged.
     """
     for file in manifests.listed_files(version.manifest):
         path = version.dir / file.path
@@ -160,15 +162,15 @@ def inspect(version: Version, calls: Mapping[str, Path], on_bytes: Callable[[int
             )
     provenance = json.dumps(version.manifest.provenance, ensure_ascii=False)
     recipe = json.dumps(version.manifest.recipe, ensure_ascii=False)
-    found = leaks.in_text(provenance, "manifest.json, provenance") + leaks.in_text(recipe, "manifest.json, recipe")
+    secrets = leaks.in_text(provenance, "manifest.json, provenance") + leaks.in_text(recipe, "manifest.json, recipe")
     for name, source in calls.items():
         for rows in read_parquet(source):
-            found += leaks.in_rows(rows, name, ("key",))
-    return found + leaks.in_version(version, on_bytes)
+            secrets += leaks.in_rows(rows, name, ("key",))
+    return secrets + leaks.in_version(version, on_bytes)
 
 
 def owned(manifest: Manifest | None, card: str) -> frozenset[str]:
-    """The paths that a dataset's release made in its repository, by its manifest and card: its successor removes
+    """The paths that a dataset's release made in its repository, by its manifest and card. The next release may remove
     them."""
     if manifest is None:
         return frozenset()
@@ -177,12 +179,12 @@ def owned(manifest: Manifest | None, card: str) -> frozenset[str]:
 
 
 def write_calls(version: Version, ledger: Ledger, folder: Path) -> dict[str, Path]:
-    """Write the calls behind a version as Parquet into `folder`, an attempt a row: the files, by their path in the
-    release.
+    """Write the calls behind a version as Parquet into `folder`, one row for each attempt; returns the files by their
+    path in the release.
 
-    Only those that the version's own attributions and failures name. Base URLs are left out, because they name people's
-    machines; texts and errors go through `redact`. Raises NotFound where the ledger has none of them.
-    """
+    Only calls that the version's own attributions and failures name are written. Base URLs are left out, because they
+    name people's machines; texts and errors go through `redact`. Raises NotFound where the ledger has none of the
+    calls."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -208,15 +210,15 @@ def write_calls(version: Version, ledger: Ledger, folder: Path) -> dict[str, Pat
 
 
 def _call_ids(version: Version) -> list[str]:
-    """The calls that the version names, sorted."""
+    """The ids of the calls that the version names, sorted."""
     from sotopia_rl_data.query import sql
 
-    named = [c for c, columns in version.manifest.columns.items() if "call_id" in columns]
+    named = [config for config, columns in version.manifest.columns.items() if "call_id" in columns]
     if not named:
         return []
     union = " UNION ".join(f"SELECT call_id FROM {config} WHERE call_id IS NOT NULL" for config in named)
-    found = sql(version, f"SELECT DISTINCT call_id FROM ({union}) ORDER BY 1")
-    return [key for key in found.column(0).to_pylist() if key]
+    rows = sql(version, f"SELECT DISTINCT call_id FROM ({union}) ORDER BY 1")
+    return [key for key in rows.column(0).to_pylist() if key]
 
 
 def _call_row(attempt: Attempt) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""What a reference stands for: the store first, then the Hub. Whoever takes a dataset's name asks here.
+"""The version that a reference names, from the store or else from the Hub. All code that takes a dataset's name uses
+it.
 
-A version that the store has is served without a request; a commit is found by what push and pull noted. What comes
-from the Hub is pulled into the store first, so that what is served is always a whole, checked version. Nothing else is
-ever served in its place: offline, a missing version is an error.
+A version of the store needs no request; a commit is found by the notes of push and pull. A version of the Hub is pulled
+into the store first, so that every version is whole and checked. No other version ever takes its place: offline, a
+missing version is an error.
 """
 
 from __future__ import annotations
@@ -24,20 +25,23 @@ if TYPE_CHECKING:
 def open_dataset(ref: str | DatasetRef, store: str | Path | Store | None = None) -> Dataset:
     """The dataset that `ref` names (`name`, `org/name`, `org/name@v1.2.0`, `./path`), read from `store`.
 
-    `store` is a directory; by default that of SOTOPIA_RL_DATA_STORE, or `./store`. What it lacks is pulled from the
-    Hub. Raises NotFound, and HubError where the Hub has it and it cannot be pulled.
+    `store` is a directory; by default that of SOTOPIA_RL_DATA_STORE, or `./store`. A dataset that it lacks is pulled
+    from the Hub. Raises NotFound, and HubError where the Hub has it and it cannot be pulled.
     """
     from sotopia_rl_data.query import Dataset
 
-    where = store if isinstance(store, Store) else Store(store) if store is not None else Store.default()
-    return Dataset(resolve(where, ref))
+    if store is None:
+        store = Store.default()
+    elif not isinstance(store, Store):
+        store = Store(store)
+    return Dataset(resolve(store, ref))
 
 
 def resolve(store: Store, ref: str | DatasetRef) -> Version:
-    """The version that `ref` stands for: pinned, or the latest; the store's own first, then the Hub's, pulled.
+    """The version that `ref` names, pinned or the latest: the store's own, else the Hub's, which is pulled.
 
-    Raises NotFound where neither has it, or the Hub cannot be asked; HubError where the Hub has it and it cannot be
-    pulled; else what pulling raises.
+    Raises NotFound where neither has it, or the Hub cannot be reached; HubError where the Hub has it and it cannot be
+    pulled; and what else pulling raises.
     """
     ref = parse(ref) if isinstance(ref, str) else ref
     try:
@@ -59,9 +63,9 @@ def fetch(
     columns: Mapping[str, str] | None = None,
     pattern: str = "*",
 ) -> Pulled:
-    """Pull `ref`, or import it where it is a dataset of others, with a bar; says on stderr which commit it is.
+    """Pull `ref`, or import it where it is another person's dataset; the store's display shows progress and the commit.
 
-    `columns` and `pattern` are for a dataset of others: see `foreign.import_foreign`.
+    `columns` and `pattern` are for other people's datasets: see `foreign.import_foreign`.
     """
     from sotopia_rl_data.hub.client import Hub, quiet
     from sotopia_rl_data.hub.foreign import import_foreign

@@ -22,12 +22,12 @@ import duckdb
 import pyarrow as pa
 
 from sotopia_rl_data import tables
-from sotopia_rl_data.connections import lock, unlocked
 from sotopia_rl_data.errors import InputError, QueryError
 from sotopia_rl_data.importers.formats.annotated import JUDGE
 from sotopia_rl_data.importers.formats.annotated import SOURCE as ANNOTATED
 from sotopia_rl_data.importers.formats.format import Item, TrainingRow
 from sotopia_rl_data.importers.record import Record
+from sotopia_rl_data.query import lock, unlocked
 from sotopia_rl_data.schema import Attribution, Episode, Failure, environment_of, split_of
 from sotopia_rl_data.store.stage import Stage
 

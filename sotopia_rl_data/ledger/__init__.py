@@ -1,5 +1,5 @@
-"""Every answer, durable before anyone parses it: one attempt a line in a journal, folded into Parquet now and then.
+"""Every answer, durable before anyone parses it: attempts are lines of a journal, compacted into Parquet now and then.
 
-`attempt.py` is the noun, `ledger.py` what is opened and asked, `calls.py` its files as one table, also for SQL.
-`journal.py` appends, `compaction.py` folds, `index.py` finds; `lookup.py` is the rule for what counts as known.
+`attempt.py` is one attempt, `ledger.py` the class that others use, `journal.py` appends, `index.py` finds, `calls.py`
+reads the files as one table, also by SQL, and compacts them. `lookup.py` has the rule for what counts as answered.
 """

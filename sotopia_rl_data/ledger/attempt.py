@@ -1,7 +1,7 @@
-"""One try at one request, as the ledger keeps it: a line of JSON in a journal, a row in Parquet.
+"""One attempt at one request, as the ledger keeps it: a line of JSON in a journal, a row in Parquet.
 
-The line begins with a marker that cannot occur inside a JSON string (its quotes would be escaped), so a record is
-found again after any torn bytes before it.
+The line begins with a marker that cannot occur inside a JSON string (its quotes would be escaped), so that a record is
+found even after torn bytes.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ _MARKER = MARKER.encode()
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What was asked of whom, when, and what came back.
+    """A request's hashes and target, when it was sent, and the answer or the error.
 
-    `time` is when it ended (Unix seconds), `seconds` how long it took. `usage` is None where the provider named no
-    tokens: unknown is not zero. An `error` is a transport error or a refusal of the request, and never a hit;
-    `maybe_billed` where the provider may have done the work all the same. `batch` names the batch that brought it.
+    `time` is when the attempt ended (Unix seconds), `seconds` how long it took. `usage` is None where the provider
+    reported no tokens: unknown is not zero. An `error` is a transport error or a refusal of the request, and never a
+    hit; `maybe_billed` says that the provider may have done the work all the same. `batch` is the id of the batch whose
+    results held the attempt.
     """
 
     key: str
@@ -49,11 +50,11 @@ class Attempt:
 
     @property
     def reply(self) -> Reply:
-        """The answer as the client handed it in."""
+        """The answer as the client returned it."""
         return Reply(self.text, self.finish or "stop", self.returned_model, self.usage or Usage())
 
     def line(self) -> bytes:
-        """The journal's line, newline included. ASCII, so that no text can break a line or a decoder."""
+        """The journal's line, newline included. It is ASCII, so that no text can break a line or a decoder."""
         usage = self.usage
         rest = {
             "status": self.status,
@@ -95,7 +96,7 @@ def answered(request: Request, key: str, question: str, reply: Reply, seconds: f
 def failed(
     request: Request, key: str, question: str, error: str, seconds: float, batch: str = "", maybe_billed: bool = False
 ) -> Attempt:
-    """The attempt that ended without a reply. Secrets are taken out of `error`."""
+    """The attempt that ended without a reply. Secrets in `error` are redacted."""
     return Attempt(
         *_origin(request, key, question),
         "error",
@@ -116,7 +117,7 @@ def parse_line(line: bytes) -> Attempt | None:
 
 
 def parse_record(line: bytes) -> dict[str, Any] | None:
-    """The same as the fields of an Attempt; `usage` as a list of four, or None."""
+    """Like `parse_line`, as a dict of the fields of an Attempt; `usage` is a list of four, or None."""
     start = line.rfind(_MARKER)
     if start < 0 or not line.endswith(b"\n"):
         return None
@@ -129,10 +130,9 @@ def parse_record(line: bytes) -> dict[str, Any] | None:
 
 
 def _origin(request: Request, key: str, question: str) -> tuple[str, str, float, str, str, str, Mapping[str, Any], int]:
-    """The first fields of an Attempt that ends now: what was asked of whom."""
+    """The first fields of an Attempt that ends now: the request's hashes, the time, the target and the sample."""
     target = request.target
-    asked_of = target.provider, target.base_url, target.model, target.sampling
-    return key, question, time.time(), *asked_of, request.sample
+    return key, question, time.time(), target.provider, target.base_url, target.model, target.sampling, request.sample
 
 
 def _storable(text: str) -> str:

@@ -1,13 +1,19 @@
-"""The ledger's files as one table, `calls`: a row an attempt, read one by one or by SQL.
+"""The ledger's files as one table, `calls`: one row for each attempt; read row by row or by SQL, and compacted.
 
-Who lists and reads the files does so inside `reading`, a shared lock under which nobody compacts them. SQL runs on a
-connection that can read the ledger and nothing else.
+Files are listed and read inside `reading`, a shared lock under which no process compacts them. SQL runs on a connection
+that can read the ledger and nothing else.
+
+`compact` turns journals into Parquet; a kill at any moment neither loses nor doubles a record. A compacted file names
+in its metadata the files that it covers. It is written under another name, synced and renamed; only then are the
+covered files removed. Readers ignore covered files, so the ledger changes at one moment: the rename. Journals that a
+living process still writes are locked by it and left alone.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain, islice
@@ -16,22 +22,23 @@ from typing import TYPE_CHECKING, Any
 
 from sotopia_rl_data.errors import QueryError, StoreError
 from sotopia_rl_data.ledger.attempt import Attempt, parse_record
-from sotopia_rl_data.locks import open_lock, wait
+from sotopia_rl_data.locks import locked, open_lock, wait
 from sotopia_rl_data.request import Usage
+from sotopia_rl_data.store.disk import sync_file
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
 ROWS_A_GROUP = 2_000
-COVERS = b"covers"  # the entry of a compacted file's metadata that names the files it took over
+COVERS = b"covers"  # metadata of a compacted file: the names of the files that it covers
 LOCK = ".compact.lock"
 _USAGE = ("input", "cached", "written", "output")
 _EXAMPLE = "SELECT model, status, count(*), sum(input), sum(cached), sum(output) FROM calls GROUP BY ALL"
 
 
 def calls_schema() -> pa.Schema:
-    """Columns of the table `calls`. Token counts are NULL where the provider named none."""
+    """Columns of the table `calls`. Token counts are NULL where the provider reported none."""
     import pyarrow as pa
 
     text, number = pa.string(), pa.int64()
@@ -58,7 +65,7 @@ def calls_schema() -> pa.Schema:
 
 
 def calls_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of `calls` that a file holds, in the order written; torn lines are skipped. `sampling` is JSON text."""
+    """The rows of `calls` in a file, in the order written; torn lines are skipped. `sampling` is JSON text."""
     if path.suffix == ".parquet":
         import pyarrow.parquet as pq
 
@@ -67,7 +74,10 @@ def calls_rows(path: Path) -> Iterator[dict[str, Any]]:
                 yield from batch.to_pylist()
         return
     with path.open("rb") as lines:
-        for record in filter(None, map(parse_record, lines)):
+        for line in lines:
+            record = parse_record(line)
+            if record is None:
+                continue
             usage = record.pop("usage") or (None, None, None, None)
             record |= zip(_USAGE, usage, strict=True)
             record["sampling"] = json.dumps(record["sampling"], sort_keys=True)
@@ -93,20 +103,20 @@ def row_batches(paths: Iterable[Path]) -> Iterator[pa.RecordBatch]:
 
     schema = calls_schema()
     rows = chain.from_iterable(map(calls_rows, paths))
-    while some := list(islice(rows, ROWS_A_GROUP)):
-        yield pa.RecordBatch.from_pylist(some, schema=schema)
+    for group in iter(lambda: list(islice(rows, ROWS_A_GROUP)), []):
+        yield pa.RecordBatch.from_pylist(group, schema=schema)
 
 
 def live_files(directory: Path) -> list[Path]:
     """The ledger's files without those that a compacted file covers, in the order they were begun."""
     compacted = sorted(directory.glob("calls-*.parquet"))
     covered = {name for path in compacted for name in covers(path)}
-    found = [*compacted, *sorted(directory.glob("journal-*.jsonl"))]
-    return [path for path in found if path.name not in covered]
+    files = [*compacted, *sorted(directory.glob("journal-*.jsonl"))]
+    return [path for path in files if path.name not in covered]
 
 
 def covers(path: Path) -> list[str]:
-    """Names of the files whose records a compacted file took over."""
+    """Names of the files whose records a compacted file holds."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -123,10 +133,10 @@ def covers(path: Path) -> list[str]:
 
 @contextmanager
 def reading(directory: Path) -> Iterator[None]:
-    """Inside the block no compaction changes the ledger's files; one that runs is waited for."""
+    """Inside the block no compaction changes the ledger's files; the block waits for a running compaction."""
     try:
         handle = open_lock(directory / LOCK, os.O_RDONLY)
-    except OSError:  # there is no ledger, or nobody may write there: nobody compacts it
+    except OSError:  # no ledger, or one that cannot be written: no process compacts it
         yield
         return
     try:
@@ -140,7 +150,7 @@ def query(directory: Path, sql: str) -> pa.Table:
     """The rows of exactly one SELECT over `calls`, in memory. Raises QueryError with what is wrong with it."""
     import duckdb
 
-    from sotopia_rl_data.connections import unlocked
+    from sotopia_rl_data.query import unlocked
 
     with reading(directory), unlocked() as connection:
         _make_calls(connection, live_files(directory))
@@ -156,7 +166,7 @@ def query(directory: Path, sql: str) -> pa.Table:
 
 
 def _make_calls(connection: duckdb.DuckDBPyConnection, files: list[Path]) -> None:
-    """The table `calls`, then the lock. What is not compacted yet is parsed into a table of its own."""
+    """Make the table `calls`, then lock the connection. Journals are parsed into a table of their own."""
     import pyarrow as pa
 
     journals = [path for path in files if path.suffix == ".jsonl"]
@@ -171,3 +181,74 @@ def _make_calls(connection: duckdb.DuckDBPyConnection, files: list[Path]) -> Non
     also = f" UNION ALL BY NAME SELECT * FROM read_parquet({paths}, union_by_name = true)" if compacted else ""
     connection.execute(f"CREATE VIEW calls AS SELECT * FROM journal{also}")
     connection.execute("SET lock_configuration = true")
+
+
+MERGE_BELOW = 64 << 20  # bytes: compacted files smaller than this are merged with the next
+_PATIENCE_S = 5.0
+
+
+def compact(directory: Path) -> int:
+    """Move the records of all journals that no process writes into one Parquet file; returns the number of records
+    moved.
+
+    Does nothing where another process holds the lock for seconds, to compact or to read. Raises StoreError where the
+    directory cannot be written.
+    """
+    try:
+        with locked(directory / LOCK, _PATIENCE_S) as ours:
+            return _compact(directory) if ours else 0
+    except OSError as error:
+        raise StoreError(
+            f"The ledger in {directory} cannot be compacted: {error.strerror or error}.",
+            "free space or make the folder writable; nothing was lost",
+        ) from error
+
+
+def _compact(directory: Path) -> int:
+    patterns = ("calls-*.parquet", "journal-*.jsonl", "calls-*.tmp")
+    every = [path for pattern in patterns for path in directory.glob(pattern)]
+    # listed before the live files, so that a journal that appears in between is not removed
+    live = live_files(directory)
+    _remove(directory, [p for p in every if p not in live])
+    journals = [p for p in live if p.suffix == ".jsonl" and _closed(p)]
+    if not journals:
+        return 0
+    small = [p for p in live if p.suffix == ".parquet" and p.stat().st_size < MERGE_BELOW]
+    sources = [*small, *journals]
+    count = _write(directory, sources)
+    _remove(directory, sources)
+    return count
+
+
+def _write(directory: Path, sources: list[Path]) -> int:
+    import pyarrow.parquet as pq
+
+    schema = calls_schema().with_metadata({COVERS: json.dumps([path.name for path in sources])})
+    final = directory / f"calls-{time.time_ns()}-{os.getpid()}.parquet"
+    beside = final.with_suffix(".tmp")
+    count = 0
+    try:
+        with pq.ParquetWriter(beside, schema, compression="zstd") as writer:
+            for batch in row_batches(sources):
+                writer.write_batch(batch)
+                count += batch.num_rows
+        sync_file(beside)
+        beside.rename(final)
+    finally:
+        beside.unlink(missing_ok=True)  # the disk was full
+    sync_file(directory)
+    return count
+
+
+def _remove(directory: Path, paths: list[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+    if paths:
+        sync_file(directory)
+
+
+def _closed(path: Path) -> bool:
+    """Whether no living process writes this journal. A writer locks its journal before the first byte, so an empty
+    journal counts as written."""
+    with locked(path) as free:
+        return free and path.stat().st_size > 0

@@ -1,7 +1,7 @@
-"""Where in the ledger's files each key's attempts lie: sixteen bytes a record, replies stay on the disk.
+"""Where in the ledger's files each key's attempts lie: sixteen bytes of memory for each record; replies stay on disk.
 
-Keys are known by their first 64 bits here; whoever reads the record compares the whole key, so that a collision costs
-a read and never gives a wrong answer.
+The index knows only the first 64 bits of a key. The reader of a record compares the whole key, so that a collision
+costs a read and never gives a wrong answer.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from sotopia_rl_data.ledger.attempt import MARKER
 
 Place = tuple[int, int]  # (number of the file, byte offset in a journal or row in a Parquet file)
 _OFFSET_BITS = 44  # 16 TiB a file, a million files
-_FEW = 50_000  # records that may lie in the dict, whatever the size of the rest
-_ADDED_BYTES = 240  # of a record in the dict
+_FEW = 50_000  # records that the dict may hold in any case
+_ADDED_BYTES = 240  # of memory for a record in the dict
 _RECORD = re.compile(re.escape(MARKER.encode()) + rb'(?P<key>[0-9a-f]{64})","question":"(?P<question>[0-9a-f]{64})"')
 
 
@@ -29,7 +29,7 @@ def short(key: str) -> int:
 
 
 class KeyIndex:
-    """Short keys to places. Built once from arrays; what is added later lies in a dict beside them."""
+    """Maps short keys to places: sorted arrays, and a dict of what was added since."""
 
     def __init__(self, keys: np.ndarray, places: np.ndarray) -> None:
         self._added: dict[int, list[int]] = {}
@@ -52,14 +52,14 @@ class KeyIndex:
 
     def find(self, key: str) -> Iterator[Place]:
         """Places that may hold attempts of `key`."""
-        wanted = np.uint64(short(key))
-        left = int(np.searchsorted(self._keys, wanted, "left"))
-        right = int(np.searchsorted(self._keys, wanted, "right"))
-        for packed in (*self._places[left:right].tolist(), *self._added.get(int(wanted), ())):
+        short_key = np.uint64(short(key))
+        left = int(np.searchsorted(self._keys, short_key, "left"))
+        right = int(np.searchsorted(self._keys, short_key, "right"))
+        for packed in (*self._places[left:right].tolist(), *self._added.get(int(short_key), ())):
             yield packed >> _OFFSET_BITS, packed & ((1 << _OFFSET_BITS) - 1)
 
     def _merge(self) -> None:
-        """Move what was added into the arrays: seldom enough to cost nothing, often enough to keep memory small."""
+        """Move the dict's records into the arrays: rarely enough to cost nothing, often enough to keep memory small."""
         added = [(key, place) for key, places in self._added.items() for place in places]
         keys = np.array([key for key, _ in added], np.uint64)
         places = np.array([place for _, place in added], np.int64)
@@ -72,7 +72,7 @@ class KeyIndex:
 
 
 def index_of(files: Sequence[Path], column: Literal["key", "question"] = "key") -> KeyIndex:
-    """The index of all records in these files, whose numbers are their places in the list."""
+    """The index of all records in these files. A file's number is its position in the list."""
     keys, places = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
     for number, path in enumerate(files):
         for own_keys, offsets in (_in_parquet if path.suffix == ".parquet" else _in_journal)(path, column):
@@ -104,12 +104,12 @@ def _in_journal(path: Path, column: str) -> Iterator[tuple[list[int], np.ndarray
     if path.stat().st_size == 0:
         return
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        found = [(int(record[column][:16], 16), record.start()) for record in _RECORD.finditer(data)]
-    yield [key for key, _ in found], np.array([offset for _, offset in found], np.int64)
+        records = [(int(record[column][:16], 16), record.start()) for record in _RECORD.finditer(data)]
+    yield [key for key, _ in records], np.array([offset for _, offset in records], np.int64)
 
 
 def _in_parquet(path: Path, column: str) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Short keys and row numbers of a compacted file, a few at a time."""
+    """Short keys and row numbers of a compacted file, in batches."""
     import pyarrow.parquet as pq
 
     row = 0

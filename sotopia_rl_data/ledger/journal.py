@@ -1,6 +1,6 @@
-"""An append-only file of JSON lines: one unbuffered write a record, fsync in groups, off the hot path.
+"""An append-only file of JSON lines: one unbuffered write for each record; a thread calls fsync for groups of them.
 
-A process that dies loses nothing that `append` returned for; a machine that loses power loses at most the last
+A process that dies loses no record for which `append` has returned; a machine that loses power loses at most the last
 `GROUP_S` seconds. Every process writes a file of its own and holds a lock on it, so that compaction leaves it alone.
 """
 
@@ -36,7 +36,7 @@ class Journal:
         self.path: Path | None = None
 
     def append(self, line: bytes) -> int:
-        """Write one record; returns its offset in bytes. When this returns, a killed process cannot lose it.
+        """Write one record; returns its offset in bytes. After that, a killed process cannot lose it.
 
         Raises StoreError where the disk is full or the directory cannot be written.
         """
@@ -53,7 +53,7 @@ class Journal:
                 self._dirty.set()
 
     def close(self) -> None:
-        """Flush to the disk and release the file. Nothing can be appended afterwards to this file."""
+        """Flush to the disk and release the file. The next `append` begins a new file."""
         with self._lock:
             self._closing.set()
             self._dirty.set()
@@ -61,7 +61,7 @@ class Journal:
             self._syncer.join()
         with self._lock:
             if self._fd >= 0:
-                if self.path is not None and not self._size:  # the disk was full: not one byte could be written
+                if self.path is not None and not self._size:  # the disk was full, and nothing was written
                     self.path.unlink(missing_ok=True)
                 _flush(self._fd)
                 os.close(self._fd)
@@ -79,7 +79,7 @@ class Journal:
         self._syncer.start()
 
     def _write(self, line: bytes) -> int:
-        lead = b"\n" if self._torn else b""  # the last record was cut short by a full disk: begin on a line of our own
+        lead = b"\n" if self._torn else b""  # a full disk cut the last record short: begin a new line
         line = lead + line
         written = os.write(self._fd, line)
         offset = self._size + len(lead)
@@ -115,11 +115,12 @@ def is_being_written(path: Path) -> bool:
 
 
 def check_writable(directory: Path) -> None:
-    """Raises StoreError where no record could be written into `directory`, be it there or not. Leaves no trace."""
+    """Raises StoreError where no record could be written into `directory`, which need not exist. Writes nothing."""
     nearest = next(path for path in (directory, *directory.absolute().parents) if os.path.exists(path))
-    wrong = errno.ENOTDIR if not nearest.is_dir() else 0 if os.access(nearest, os.W_OK | os.X_OK) else errno.EACCES
-    if wrong:
-        raise _store_error(directory, OSError(wrong, os.strerror(wrong)))
+    if not nearest.is_dir():
+        raise _store_error(directory, OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)))
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise _store_error(directory, OSError(errno.EACCES, os.strerror(errno.EACCES)))
 
 
 def _store_error(directory: Path, error: OSError) -> StoreError:

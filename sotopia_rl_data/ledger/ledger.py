@@ -1,8 +1,8 @@
 """Every raw answer that was ever paid for, under the key of what determines it.
 
-An attempt is durable before anyone parses it. A key may have several attempts; which of them counts is the caller's
-question (`dispatch.py` takes the newest that parses). Nothing is ever changed or removed. Replies stay on the disk and
-are read when asked for.
+An attempt is durable before anyone parses it. A key may have several attempts; the caller decides which of them counts
+(`lookup.py` takes the newest that is accepted). Nothing is ever changed or removed. Replies stay on the disk and are
+read when they are looked up.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from sotopia_rl_data.errors import StoreError
-from sotopia_rl_data.ledger import calls, compaction
+from sotopia_rl_data.ledger import calls
 from sotopia_rl_data.ledger.attempt import MARKER, Attempt, Status, answered, failed, parse_line
 from sotopia_rl_data.ledger.claims import Claims
 from sotopia_rl_data.ledger.index import KeyIndex, Place, end_of_records, index_of, keys_from
@@ -33,10 +33,10 @@ _LINE_GUESS = 8_192  # bytes: most records are shorter
 
 
 class Ledger:
-    """The attempts in a directory. Opening reads only where records lie; the directory appears with the first record.
+    """The attempts in a directory. Opening only builds the index; the first record creates the directory.
 
-    Several processes may append at once, each to a journal of its own; what others append after opening is seen after
-    `reload`. Raises StoreError where the directory cannot be read or written.
+    Several processes may append at once, each to a journal of its own; `reload` shows what others have appended since
+    the ledger was opened. Raises StoreError where the directory cannot be read or written.
     """
 
     def __init__(self, directory: Path | str) -> None:
@@ -64,16 +64,16 @@ class Ledger:
         self.close()
 
     def __len__(self) -> int:
-        """Number of attempts, a torn record included until it is compacted away."""
+        """Number of attempts. A torn record counts until its journal is compacted."""
         return len(self._index)
 
     @property
     def size_bytes(self) -> int:
-        """About how much memory the index takes; replies are not in it."""
+        """About how much memory the index takes; it holds no replies."""
         return self._index.size_bytes
 
     def append(self, attempt: Attempt) -> None:
-        """Keep an attempt for good. When this returns, a killed process cannot lose it. Raises StoreError."""
+        """Keep an attempt for good. After that, a killed process cannot lose it. Raises StoreError."""
         offset = self._journal.append(attempt.line())
         path = self._journal.path
         if path is not None and (not self._files or self._files[-1] != path):
@@ -84,34 +84,35 @@ class Ledger:
             self._questions.add(attempt.question, place)
 
     def check(self) -> None:
-        """Raises StoreError where nothing could be kept, before anyone is paid for an answer. Leaves no trace."""
+        """Raises StoreError where no attempt could be kept, before an answer is paid for. Writes nothing."""
         if self._journal.path is None:
             check_writable(self.directory)
 
     def attempts(self, key: str) -> list[Attempt]:
-        """All attempts at a request, newest first, transport errors included. Empty where it was never asked."""
-        return [a for a in self._found(lambda: self._index, key) if a.key == key]
+        """All attempts at a request, newest first, transport errors included. Empty where it was never sent."""
+        return [a for a in self._find(lambda: self._index, key) if a.key == key]
 
     def tries(self, key: str) -> int:
-        """How many attempts at a request there may be; nothing is read."""
+        """At least the number of attempts at a request, from the index alone."""
         return sum(1 for _ in self._index.find(key))
 
     def attempts_at(self, question: str) -> list[Attempt]:
-        """All attempts at a question (`Request.question`), whoever was asked, newest first."""
-        return [a for a in self._found(self._by_question, question) if a.question == question]
+        """All attempts at a question (`Request.question`), from any target, newest first."""
+        return [a for a in self._find(self._by_question, question) if a.question == question]
 
     def scan(self) -> Iterator[Attempt]:
-        """Every attempt, file by file, what others appended until now included."""
+        """Every attempt, file by file, including those that other processes have appended until now."""
         with calls.reading(self.directory):
             for path in calls.live_files(self.directory):
                 yield from calls.attempts_in(path)
 
     def compact(self) -> int:
-        """Move what no living process writes into Parquet; returns the number of records moved. Safe at any time."""
+        """Move the journals that no living process writes into Parquet; returns the number of records moved. Safe at
+        any time."""
         if not self.directory.is_dir():
             return 0
         self._journal.close()
-        moved = compaction.compact(self.directory)
+        moved = calls.compact(self.directory)
         self.reload()
         return moved
 
@@ -121,11 +122,12 @@ class Ledger:
         return self.compact() if sum(sizes) > journal_bytes or len(sizes) > journals else 0
 
     def query(self, sql: str) -> pa.Table:
-        """Exactly one SELECT over the table `calls` (one row an attempt). Raises QueryError."""
+        """The rows of exactly one SELECT over the table `calls`, which has one row for each attempt. Raises
+        QueryError."""
         return calls.query(self.directory, sql)
 
     def reload(self) -> None:
-        """See what other processes appended or compacted since."""
+        """Read the index again, to see what other processes have appended or compacted."""
         self._groups.clear()
         self._questions = None
         try:
@@ -158,7 +160,7 @@ class Ledger:
         return bool(grown)
 
     def close(self) -> None:
-        """Flush to the disk, let others compact what was written here, and give up all claims."""
+        """Flush to the disk, let other processes compact this ledger's journal, and give up all claims."""
         self._journal.close()
         self.claims.close()
 
@@ -189,14 +191,14 @@ class Ledger:
             self._questions = index_of(self._files, "question")
         return self._questions
 
-    def _found(self, index: Callable[[], KeyIndex], key: str) -> list[Attempt]:
+    def _find(self, index: Callable[[], KeyIndex], key: str) -> list[Attempt]:
         try:
-            found = [self._read(place) for place in index().find(key)]
+            attempts = [self._read(place) for place in index().find(key)]
         except FileNotFoundError:  # another process compacted the journal
             with calls.reading(self.directory):
                 self.reload()
-                found = [self._read(place) for place in index().find(key)]
-        return sorted((a for a in found if a is not None), key=lambda a: -a.time)
+                attempts = [self._read(place) for place in index().find(key)]
+        return sorted((attempt for attempt in attempts if attempt is not None), key=lambda attempt: -attempt.time)
 
     def _read(self, place: Place) -> Attempt | None:
         path = self._files[place[0]]

@@ -1,8 +1,8 @@
 """What a run does without the network: look up, keep, hand over, count.
 
-A lookup returns the newest attempt that the caller accepts. An answer that the caller does not accept is a hit all the
-same: it is a failure, and costs no second call unless `retry_failed`. A transport error is never a hit. `Outcome` is
-what a run has done so far, counted: for a progress bar, a report and a test.
+A lookup returns the newest attempt that the caller accepts. An answer that the caller does not accept is a hit too: a
+failure, which costs no second call unless `retry_failed` is set. A transport error is never a hit. `Outcome` counts
+what a run has done so far, for a progress bar, a report or a test.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ Accept = Callable[[Request, Reply], bool]
 class Settled:
     """How a request ended.
 
-    `attempt` is the one that counts: the newest accepted, else the newest answer, else None with `error` saying why
-    there is none. `fresh` is True where it was asked in this run.
+    `attempt` is the newest accepted one, else the newest answer, else None, and then `error` says why there is none.
+    `fresh` is True where the answer was asked for in this run.
     """
 
     attempt: Attempt | None
@@ -40,7 +40,7 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class PendingRequest:
-    """A request that is to be asked, and its hashes."""
+    """A request that is to be settled, and its hashes."""
 
     request: Request
     question: str
@@ -51,11 +51,11 @@ FollowUp = Callable[[Request, Settled], Request | None]
 
 
 class Lookup:
-    """What needs no network: looking up, handing over, counting.
+    """Looks requests up in a ledger, keeps replies there, hands them over, and counts.
 
     `accept` says whether a reply can be used; it is called when the reply is durable, and again for every lookup.
-    `follow_up` is called once for each request that is settled; a Request that it returns (a second try, the next turn)
-    is asked next. With `retry_failed`, what was answered unusably before is asked once more. `total` is the number of
+    `follow_up` is called once for each settled request; the Request that it returns (a repair, the next turn) is asked
+    next. With `retry_failed`, a request whose answers are all unusable is asked once more. `total` is the number of
     requests to come, where it is known.
     """
 
@@ -78,15 +78,15 @@ class Lookup:
         self._lost: dict[str, str] = {}
         self._began = time.time()
 
-    def look_up(self, asked: PendingRequest) -> Settled | None:
-        """What the ledger, or this run, already knows; None where the request is to be asked."""
-        key = asked.key
+    def look_up(self, pending: PendingRequest) -> Settled | None:
+        """How the ledger, or this run, has settled the request; None where it is to be asked."""
+        key = pending.key
         if key in self._lost:
             return Settled(None, False, False, self._lost[key])
-        answers = [a for a in self.ledger.attempts(key) if a.status == "answer"]
+        answers = [attempt for attempt in self.ledger.attempts(key) if attempt.status == "answer"]
         fresh = key in self._came
         for attempt in answers:
-            if self.accept(asked.request, attempt.reply):
+            if self.accept(pending.request, attempt.reply):
                 return Settled(attempt, True, fresh)
         if not answers:
             return None
@@ -102,59 +102,62 @@ class Lookup:
         return self.look_up(asked) if any(one.status == "answer" for one in new) else None
 
     def unusable(self, key: str) -> Settled:
-        """The newest answer to a key as it was before it was followed up."""
-        return Settled(next(a for a in self.ledger.attempts(key) if a.status == "answer"), False, False)
+        """The newest answer to a key whose follow-up was asked: the answer was not usable."""
+        answers = (attempt for attempt in self.ledger.attempts(key) if attempt.status == "answer")
+        return Settled(next(answers), False, False)
 
     def put_back(self, key: str) -> None:
-        """It was to be asked, and got no answer yet: the next look-up says so again."""
+        """The key was to be asked and has no answer yet: the next `look_up` says again that it is to be asked."""
         self._retried.discard(key)
 
     def came(self, key: str) -> None:
-        """The ledger got an answer to this key in this run, in a batch: it counts as asked once, and is not retried."""
+        """A batch brought an answer to this key in this run: it counts as asked, and is not retried."""
         self._retried.add(key)
         self._came.add(key)
 
-    def keep(self, asked: PendingRequest, reply: Reply, seconds: float) -> Settled:
+    def keep(self, pending: PendingRequest, reply: Reply, seconds: float) -> Settled:
         """Make a reply durable, then see whether it is accepted."""
-        attempt = answered(asked.request, asked.key, asked.question, reply, seconds)
+        attempt = answered(pending.request, pending.key, pending.question, reply, seconds)
         self.ledger.append(attempt)
-        self.outcome.count_usage(asked.request.target.model, reply.usage)
-        return Settled(attempt, self.accept(asked.request, attempt.reply), True)
+        self.outcome.count_usage(pending.request.target.model, reply.usage)
+        return Settled(attempt, self.accept(pending.request, attempt.reply), True)
 
-    def keep_error(self, asked: PendingRequest, error: AskingError, seconds: float) -> None:
-        """Make a failed attempt durable: it may have been billed."""
+    def keep_error(self, pending: PendingRequest, error: AskingError, seconds: float) -> None:
+        """Make a failed attempt durable, and note whether it may have been billed."""
         billed = isinstance(error, Unavailable) and error.maybe_billed
         self.ledger.append(
-            failed(asked.request, asked.key, asked.question, error.message, seconds, maybe_billed=billed)
+            failed(pending.request, pending.key, pending.question, error.message, seconds, maybe_billed=billed)
         )
 
     def lose(self, key: str, error: AskingError) -> Settled:
-        """Give a request up: it has no answer in this run."""
+        """Give a request up: it gets no answer in this run."""
         self._lost[key] = redact(error.message)
         return Settled(None, False, True, self._lost[key])
 
     def hand_over(self, request: Request, settled: Settled, again: bool = False) -> Request | None:
-        """Count it and tell the caller, who may want something else asked next. `again`: it was counted before."""
+        """Pass a settled request to `follow_up` and count it, unless `again`; returns the follow-up."""
         following = None if self._follow_up is None else self._follow_up(request, settled)
         if not again:
             self._count(settled)
-            self.outcome.followed += following is not None
+            if following is not None:
+                self.outcome.followed += 1
         return following
 
     def _count(self, settled: Settled) -> None:
         outcome = self.outcome
         outcome.settled += 1
-        if settled.fresh and settled.attempt is not None:
-            self._came.discard(settled.attempt.key)  # whoever asks the same finds it answered
         if settled.attempt is None:
             outcome.unreachable += 1
-        elif settled.fresh:
+            return
+        if not settled.accepted:
+            outcome.failed += 1
+        if settled.fresh:
+            self._came.discard(settled.attempt.key)  # an equal request later in the run counts as repeated
             outcome.asked += 1
         elif settled.attempt.time >= self._began:
             outcome.repeated += 1
         else:
             outcome.hits += 1
-        outcome.failed += settled.attempt is not None and not settled.accepted
 
 
 _WINDOW_S = 10.0
@@ -162,16 +165,16 @@ _WINDOW_S = 10.0
 
 @dataclass(slots=True)
 class Outcome:
-    """Counts of one `ask_all`. Requests: `settled` = `hits` + `repeated` + `asked` + `unreachable`, where follow-ups
+    """The counts of one `ask_all` or `ask_batch`. `settled` = `hits` + `repeated` + `asked` + `unreachable`; follow-ups
     count as requests of their own.
 
-    `hits` were answered by the ledger, `repeated` by another request, of this run or of one at the same time, `asked`
-    by the provider; `unreachable` have no answer; `followed` counts the follow-ups. `failed` of the answers were not
+    `hits` were answered by the ledger, `repeated` by an equal request, of this run or of one at the same time, `asked`
+    by the provider; `unreachable` have no answer. `followed` counts the follow-ups, `failed` the answers that were not
     accepted. `claimed` is False where equal runs at once would ask the same questions. `sent` counts every request on
-    the wire; `throttled` of them met 429, `faults` met 5xx, a time limit or a lost connection.
-    `usage` adds up what this run's answers cost, by the model asked for. `cache_expected` requests began with a prefix
-    that the provider had seen just before; `cache_missed` of them were billed in full. `in_batches` requests are under
-    way in `batches` that have not ended; `words` say how these stand. `exhausted` where something did not fit under a
+    the wire; `throttled` of them met 429, `faults` met 5xx, a time limit or a lost connection. `usage` sums the tokens
+    of this run's answers, by the model asked for. `cache_expected` requests began with a prefix that the provider had
+    just seen; `cache_missed` of them were billed in full. `in_batches` requests are under way in `batches` that have
+    not ended; `words` say how far these are. `exhausted` says that a request did not fit under the
     budget.
     """
 
@@ -211,7 +214,7 @@ class Outcome:
         )
 
     def mark(self) -> None:
-        """Note the time: `rate` and `eta` speak about the last ten seconds of marks."""
+        """Note the time and the counts: `rate` and `eta` come from the marks of the last ten seconds."""
         now = time.monotonic()
         self.seconds = now - self.began
         self._marks.append((now, self.asked, self.settled))
@@ -220,12 +223,12 @@ class Outcome:
 
     @property
     def rate(self) -> float | None:
-        """Answers a second from the provider, lately. None where it is too early to say."""
+        """Answers a second from the provider, lately. None where it is too early to tell."""
         return self._speed(1)
 
     @property
     def eta(self) -> float | None:
-        """Seconds to go at the present speed; None where the total or the speed is not known."""
+        """Seconds left at the present speed; None where the total or the speed is not known."""
         speed = self._speed(2)
         if self.total is None or not speed:
             return None

@@ -63,7 +63,7 @@ def _facts(version: Version) -> Iterator[tuple[str, str]]:
         yield "prompts", _text(recipe["layout"].get("template", recipe["layout"].get("layout")))
     parents = version.manifest.provenance.get("parents", [])
     if parents:
-        yield "made from", ", ".join(f"{one.get('name')}@{one.get('version')}" for one in parents)
+        yield "made from", ", ".join(f"{parent.get('name')}@{parent.get('version')}" for parent in parents)
 
 
 def _text(value: Any) -> str:
@@ -76,7 +76,7 @@ def _text(value: Any) -> str:
 
 def _tiles(version: Version, shown: Mapping[str, Any]) -> list[tuple[str, int]]:
     """What the version holds, all of it."""
-    rows = {name: sum(one.rows for one in splits.values()) for name, splits in version.manifest.configs.items()}
+    rows = {name: sum(split.rows for split in splits.values()) for name, splits in version.manifest.configs.items()}
     with connect(version, threads=1) as connection:
         query = "SELECT count(DISTINCT environment_id), count(reward) FROM rewards"
         environments, rewarded = connection.execute(query).fetchone() or (0, 0)
@@ -127,7 +127,7 @@ def _agreement(opinions: Opinions | None) -> dict[str, Any] | None:
         return None
     dimensions = [OVERALL, *(agreement.dimensions if len(agreement.dimensions) > 1 else ())]
     return {
-        "names": [one.name for one in agreement.opinions],
+        "names": [opinion.name for opinion in agreement.opinions],
         "dimensions": dimensions,
         "measures": [(name, TITLES[name]) for name in MEASURES],
         "cells": {d: _cells(agreement, d) for d in dimensions},

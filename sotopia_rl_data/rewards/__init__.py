@@ -1,13 +1,12 @@
-"""From judged numbers to one reward an utterance: pure, vectorised arithmetic that never asks anybody.
+"""From judged numbers to one reward for each utterance: pure, vectorised arithmetic without any model call.
 
     recipe.py      Recipe: rule, weights, normaliser, evaluator; the presets
-    rules.py       what one opinion makes of A (importance) and G (the episode's score): direct, scaled, singular …
+    rules.py       the formulas of A (importance) and G (the episode's score): direct, scaled, singular …
     normalise.py   opinions averaged; min-max, z-score or rank, fitted on the train split; the weighted mean
     resolve.py     what the recipe reads of a version: opinions, dimensions, and the evaluator that G is taken from
-    widen.py       long attributions -> one row an utterance, its rule applied
+    widen.py       long attributions -> one row for each utterance, the rule applied
     texts.py       prompts and completions: passed through from a version, or rendered from its episodes
-    build.py       build(): the function that both `label` and `rewards` call
-    remake.py      remake(): the next version of a dataset, with its rewards built anew
+    build.py       build(): makes the rewards, for `label` and `rewards`; remake(): commits them as the next version
 
 The order of steps is fixed: each opinion (judge, sample) goes through the rule alone; opinions are averaged; each
 dimension is normalised; the dimensions are aggregated by weight. Left out: asking (`labelers`), the wording of

@@ -1,26 +1,35 @@
-"""build(): attributions, episode scores and text in, the `rewards` config out. `label` and `rewards` both call it.
+"""build() makes the `rewards` config from attributions, episode scores and text; remake() commits it as a version.
 
-Three steps, each of which streams: widen (long attributions -> one row an utterance, the rule applied), fit (on the
-train split), finish (normalise, aggregate, lay the numbers beside the text). Memory does not grow with the dataset.
+`label` and `rewards` both build, in three steps, each of which streams: widen (long attributions -> one row for each
+utterance, the rule applied), fit (on the train split), finish (normalise, aggregate, join the numbers with the text).
+Memory does not grow with the dataset.
+
+remake() makes the next version of a dataset from what is stored, without calling a model: episodes, attributions and
+failures become hard links, only `rewards` is written. If the layout stays, prompts and completions are passed through.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from sotopia_rl_data.errors import StoreError
+from sotopia_rl_data.code import code
+from sotopia_rl_data.errors import StoreError, UsageError
+from sotopia_rl_data.prompts import Layout, Template, layout_id, prompts_of
 from sotopia_rl_data.rewards.normalise import Statistic, TrainValues, average, fit, reward, spread
 from sotopia_rl_data.rewards.recipe import Recipe
 from sotopia_rl_data.rewards.resolve import CELLS, Files, Opinion, ResolvedRecipe, resolve
 from sotopia_rl_data.rewards.rules import Floats
-from sotopia_rl_data.rewards.texts import Texts
+from sotopia_rl_data.rewards.texts import RenderedTexts, StoredTexts, Texts
 from sotopia_rl_data.rewards.widen import Wide, widen
+from sotopia_rl_data.store import Store, Version
 from sotopia_rl_data.streams import Episodes, read
 from sotopia_rl_data.tables import rewards_schema
 
@@ -43,10 +52,9 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What was built, and from what. `recipe` has the evaluator and the schema that were used.
-
-    Counts are by split: `rows`, `unrewarded` (rows whose reward is NULL), and `outside` by dimension (values outside
-    the fitted range). `opinions` are (judge, sample).
+    """What was built, and from what. `recipe` has the evaluator and the schema that were used, `opinions` are (judge,
+    sample). Counts are by split: `rows`, `unrewarded` (rows whose reward is NULL), and `outside` by dimension (values
+    outside the fitted range).
     """
 
     recipe: Recipe
@@ -59,11 +67,11 @@ class Built:
     warnings: tuple[str, ...]
 
     def provenance(self) -> dict[str, Any]:
-        """All of it but the recipe, as JSON, for the manifest's provenance."""
+        """Everything but the recipe, as JSON, for the manifest's provenance."""
         return {
             "dimensions": list(self.dimensions),
             "opinions": [{"judge": judge, "sample": sample} for judge, sample in self.opinions],
-            "statistics": {name: s.as_dict() for name, s in self.statistics.items()},
+            "statistics": {name: statistic.as_dict() for name, statistic in self.statistics.items()},
             "rows": dict(self.rows),
             "unrewarded": dict(self.unrewarded),
             "outside": {split: dict(counts) for split, counts in self.outside.items()},
@@ -83,11 +91,11 @@ def build(
 ) -> Built:
     """Build the rewards of every split.
 
-    `write(split, tables)` is called once a split and must use up `tables`: rows in key order, in the columns of
-    `tables.rewards_schema(dimensions)`. `scratch` is a directory for the wide intermediate (8 bytes an utterance,
-    dimension and opinion); what is written there is removed again. `dimensions` are those that judges were asked
-    about (full names, in the order of the columns; None: those that the attributions hold). `cells` bounds how many
-    numbers are held at a time. `on_progress` hears how many utterances of the split are finished.
+    `write(split, tables)` is called once for each split and must use up `tables`: rows in key order, in the columns of
+    `tables.rewards_schema(dimensions)`. `scratch` is a directory for the wide intermediate (8 bytes for each utterance,
+    dimension and opinion), which is removed again. `dimensions` are those that judges were asked about (full names, in
+    the order of the columns; None: those of the attributions). `cells` bounds how many numbers are held at a time.
+    `on_progress` is called with how many utterances of the split are finished.
 
     An utterance without a label stays a row whose raw, norm and reward are NULL; the reward is NULL where a weighted
     dimension is. `raw_<d>` is the rule's value averaged over opinions, `norm_<d>` the same normalised; `n_opinions`
@@ -100,22 +108,22 @@ def build(
     resolved = resolve(recipe, sources.episodes, sources.attributions, dimensions, cells)
     wide = {split: Wide(scratch / f"wide-{split}.arrow", resolved) for split in sources.episodes}
     try:
-        for split, kept in wide.items():
-            kept.write(widened(resolved, split, sources))
+        for split, r in wide.items():
+            r.write(widened(resolved, split, sources))
         train = wide["train"].read() if "train" in wide else iter(())
         statistics, warnings = fitted(recipe, resolved.dimensions, train)
         finish = Finish(recipe, resolved, statistics, list(wide))
-        for split, kept in wide.items():
-            write(split, finish.split(split, kept.read(), sources.texts.rows(split), on_progress))
+        for split, r in wide.items():
+            write(split, finish.split(split, r.read(), sources.texts.rows(split), on_progress))
     finally:
-        for kept in wide.values():
-            kept.remove()
+        for r in wide.values():
+            r.remove()
     return Built(
         recipe=replace(recipe, evaluator=resolved.evaluator or None, schema=resolved.schema),
         dimensions=resolved.dimensions,
         opinions=resolved.opinions if resolved.judged else (),
         statistics=statistics,
-        rows={split: kept.rows for split, kept in wide.items()},
+        rows={split: r.rows for split, r in wide.items()},
         unrewarded=finish.unrewarded,
         outside=finish.outside,
         warnings=tuple(warnings),
@@ -123,7 +131,7 @@ def build(
 
 
 def widened(resolved: ResolvedRecipe, split: str, sources: Sources) -> Iterator[Floats]:
-    """The r of one split: `widen` over its files."""
+    """The values r of one split: `widen` over its files."""
     judged = sources.attributions.get(split, ()) if resolved.judged else ()
     return widen(
         resolved,
@@ -145,7 +153,7 @@ def fitted(
 
 
 class Finish:
-    """Normalises, aggregates and lays the numbers beside the text, split by split; counts on the way."""
+    """Normalises, aggregates, and joins the numbers with the text, split by split; counts as it goes."""
 
     def __init__(
         self, recipe: Recipe, resolved: ResolvedRecipe, statistics: Mapping[str, Statistic], splits: Sequence[str]
@@ -162,10 +170,12 @@ class Finish:
         texts: Iterable[pa.RecordBatch],
         on_progress: Callable[[int], object] | None,
     ) -> Iterator[pa.Table]:
-        """The split's finished rows. Raises StoreError where there are more or fewer texts than utterances."""
+        """The finished rows of a split. Raises StoreError where there are more or fewer texts than utterances."""
         numbers = _TableQueue(self.numbers(split, r) for r in wide)
         done = 0
-        for text in (batch for batch in texts if batch.num_rows):
+        for text in texts:
+            if not text.num_rows:
+                continue
             beside_text = numbers.take(text.num_rows)
             columns = {name: text.column(name) for name in text.schema.names}
             columns |= {name: beside_text.column(name) for name in beside_text.schema.names}
@@ -196,9 +206,12 @@ class Finish:
 
     def _alone(self, r: Floats) -> Floats:
         """The reward that each opinion alone would give: (opinions, utterances)."""
-        statistics, at = self._statistics, {d: self._resolved.dimensions.index(d) for d in self._recipe.weighted}
-        norms = ({d: statistics[d].apply(one[i]) for d, i in at.items()} for one in r)
-        return np.stack([reward(self._recipe.weights, norm) for norm in norms])
+        place = {d: self._resolved.dimensions.index(d) for d in self._recipe.weighted}
+        rewards = []
+        for opinion in r:
+            norm = {d: self._statistics[d].apply(opinion[i]) for d, i in place.items()}
+            rewards.append(reward(self._recipe.weights, norm))
+        return np.stack(rewards)
 
 
 def _nullable(values: Floats) -> pa.Array:
@@ -208,7 +221,7 @@ def _nullable(values: Floats) -> pa.Array:
 
 
 class _TableQueue:
-    """A stream of tables, handed out in pieces of the size that is asked for."""
+    """A stream of tables, from which `take` cuts pieces of any size."""
 
     def __init__(self, tables: Iterable[pa.Table]) -> None:
         self._tables = iter(tables)
@@ -228,3 +241,62 @@ class _TableQueue:
         """Raises StoreError where a row is left."""
         if self._rest.num_rows or next(self._tables, None) is not None:
             raise StoreError("There are fewer prompts than utterances.", "make the version anew")
+
+
+@dataclass(frozen=True, slots=True)
+class Remade:
+    """The version with the rewards, whether it is new, and what was built."""
+
+    version: Version
+    created: bool
+    built: Built
+
+
+def remake(
+    store: Store,
+    source: Version,
+    recipe: Recipe,
+    *,
+    layout: Layout = "single",
+    template: Template | None = None,
+    out: str | None = None,
+    version: str | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> Remade:
+    """Build the rewards of `source` by `recipe` and commit them as the next version of `out` (default: its own name).
+
+    Raises UsageError where `source` has no episodes or the recipe weighs a dimension that was never judged, and what
+    committing raises; the store is then unchanged.
+    """
+    configs = source.manifest.configs
+    if "episodes" not in configs:
+        raise UsageError(
+            f"{source.ref} has no episodes to make rewards from.", "name a labelled dataset: sotopia-rl-data list"
+        )
+    text = layout_id(layout, template)
+    episodes = source.files("episodes")
+    texts: Texts = RenderedTexts(episodes, lambda e: prompts_of(e, layout, template))
+    if "rewards" in configs and source.manifest.recipe.get("layout") == text:  # stored in this layout
+        texts = StoredTexts(source.files("rewards"))
+    attributions = source.files("attributions") if "attributions" in configs else {}
+    with store.stage(out or source.name) as stage:
+        with TemporaryDirectory(prefix=".wide-", dir=stage.dir) as scratch:
+            built = build(
+                recipe,
+                Sources(episodes, attributions, texts),
+                write=partial(stage.write, "rewards"),
+                scratch=Path(scratch),
+                on_progress=progress,
+            )
+        for config in ("episodes", "attributions", "failures"):
+            if config in configs:
+                stage.link(source, config)
+        kept = {name: value for name, value in source.manifest.recipe.items() if name not in ("rewards", "layout")}
+        known = {
+            **source.manifest.provenance,
+            "parents": [{"name": source.name, "version": source.version, "digest": source.digest}],
+            "code": code(),
+            "rewards": built.provenance(),
+        }
+        committed = stage.commit(kept | {"rewards": built.recipe.as_dict(), "layout": text}, known, version)
+    return Remade(committed.version, committed.created, built)

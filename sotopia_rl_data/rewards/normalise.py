@@ -1,4 +1,4 @@
-"""After the rule: opinions averaged, each dimension brought to one scale, the dimensions summed up to one reward.
+"""After the rule: opinions are averaged, dimensions normalised, and the dimensions summed to one reward.
 
 Arrays are float64 with NaN for NULL. Sums are taken one term after the other, in the order given. Normalisers are
 fitted on the train split once, and applied unchanged to every split:
@@ -9,9 +9,9 @@ fitted on the train split once, and applied unchanged to every split:
     none    r
 
 Statistics come from the train split's values and how often each occurs, taken in ascending order: they do not depend
-on the order of rows, on chunks or on threads. Values outside the fitted range are counted, not clipped (`rank` knows
-nothing beyond its ends: it stays there). A dimension that is constant in train, or has no value there, is taken as
-uniform over its declared range, with a warning.
+on the order of rows, on chunks or on threads. Values outside the fitted range are counted, not clipped (`rank` stays at
+its end there). A dimension that is constant in train, or has no value there, is taken as uniform over its declared
+range, with a warning.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.rewards.recipe import Average, Normaliser
 from sotopia_rl_data.rewards.rules import Floats, declared_range
 
-KNOTS = 1025  # at most so many points of the distribution function are kept: ranks are then exact to 1/1024
-CONSTANT = 1e-12  # of the declared range: values that differ by less differ by rounding alone
+KNOTS = 1025  # points kept of the distribution function: ranks are exact to 1/1024
+CONSTANT = 1e-12  # of the declared range: smaller differences are rounding errors
 _PENDING = 1 << 20  # distinct values to gather before they are merged
 
 
@@ -49,7 +49,7 @@ def average(kind: Average, opinions: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Statistic:
-    """What was fitted for one dimension: everything that `apply` needs, and what it came from.
+    """What was fitted for one dimension: everything that `apply` needs, and its source.
 
     `low` and `high` are the range of the `count` train values, or the declared range where `source` says so.
     """
@@ -95,10 +95,10 @@ class TrainValues:
         self.count, self.low, self.high = 0, math.inf, -math.inf
 
     def add(self, raw: Floats) -> None:
-        """Count these values; NaN is none."""
+        """Count these values, without NaN."""
         known = ~np.isnan(raw)
         self.count += int(np.count_nonzero(known))
-        self.low = float(np.fmin.reduce(raw, initial=self.low))  # fmin and fmax pass over NaN
+        self.low = float(np.fmin.reduce(raw, initial=self.low))  # fmin and fmax ignore NaN
         self.high = float(np.fmax.reduce(raw, initial=self.high))
         if self._keep:
             self._pending.append(np.unique(raw[known], return_counts=True))
@@ -126,9 +126,9 @@ def fit(
         if values.count and (values.high - values.low > CONSTANT * (high - low) or normaliser == "none"):
             fitted[name] = _fit(normaliser, name, values)
             continue
-        found = f"is {values.low:g} everywhere in train" if values.count else "has no value in train"
+        reason = f"is {values.low:g} everywhere in train" if values.count else "has no value in train"
         if normaliser != "none":
-            warnings.append(f"{name} {found}: normalised by its declared range {low:g} to {high:g}")
+            warnings.append(f"{name} {reason}: normalised by its declared range {low:g} to {high:g}")
         fitted[name] = _declared(normaliser, low, high, values.count)
     return fitted, warnings
 
@@ -151,7 +151,7 @@ def _fit(normaliser: Normaliser, name: str, train: TrainValues) -> Statistic:
 
 
 def _declared(normaliser: Normaliser, low: float, high: float, count: int) -> Statistic:
-    """A uniform distribution over [low, high]: what is left where train tells nothing."""
+    """A uniform distribution over [low, high], for a dimension whose train values give no range."""
     if normaliser == "zscore":
         return Statistic(normaliser, low, high, count, "declared", (low + high) / 2, (high - low) / math.sqrt(12))
     if normaliser == "rank":

@@ -1,4 +1,4 @@
-"""What a reward is made of, in one frozen noun, and the presets: one YAML file each in `sotopia_rl_data/presets/`."""
+"""A recipe for rewards, and the presets: one YAML file for each in `sotopia_rl_data/presets/`."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Recipe:
     """How attributions and episode scores become rewards. It determines every number of the `rewards` config.
 
     `weights` are γ_d >= 0 by dimension (any spelling; kept as full names in SOTOPIA-EVAL's order, which is the order of
-    summation), at least one above 0. Dimensions of a rubric come after them, by the alphabet; a rule that multiplies
-    the episode's score knows none of those.
-    `rule` is applied to each opinion alone, `average` joins the opinions, `normaliser` is fitted on the train split.
-    `evaluator` names whose episode scores are G, `schema` whose attributions are read: None where there is but one.
-    `gamma` in (0, 1] is used by the rule `discounted` alone. Raises UsageError for a value that is none of these.
+    summation), at least one above 0. Dimensions of a rubric come after them, in alphabetical order; a rule that
+    multiplies the episode's score cannot use those. `rule` is applied to each opinion alone, `average` joins the
+    opinions, `normaliser` is fitted on the train split. `evaluator` is the evaluator whose episode scores are G,
+    `schema` the schema whose attributions are read: None where there is only one. `gamma` in (0, 1] is used only by the
+    rule `discounted`. Raises UsageError for any other value.
     """
 
     weights: Mapping[str, float]
@@ -55,18 +55,18 @@ class Recipe:
         return tuple(d for d, weight in self.weights.items() if weight > 0)
 
     def as_dict(self) -> dict[str, Any]:
-        """The recipe as the manifest keeps it. `gamma` is there only where it matters."""
+        """The recipe as the manifest keeps it, with `gamma` only where it matters."""
         known = asdict(self) | {"weights": dict(self.weights)}
-        return {k: v for k, v in known.items() if k != "gamma" or self.rule == "discounted"}
+        return {name: value for name, value in known.items() if name != "gamma" or self.rule == "discounted"}
 
     @classmethod
     def from_dict(cls, known: Mapping[str, Any]) -> Recipe:
         """The inverse of `as_dict`. Raises UsageError for a key that a recipe does not have."""
         names = [f.name for f in fields(cls)]
         if not isinstance(known, Mapping) or not set(known) <= set(names) or "weights" not in known:
-            odd = sorted(set(known) - set(names)) if isinstance(known, Mapping) else []
-            wrong = f"has no key {odd[0]!r}" if odd else "is a mapping with `weights`"
-            raise UsageError(f"A recipe {wrong}.", f"its keys are {', '.join(names)}")
+            unknown = sorted(set(known) - set(names)) if isinstance(known, Mapping) else []
+            rule = f"has no key {unknown[0]!r}" if unknown else "is a mapping with `weights`"
+            raise UsageError(f"A recipe {rule}.", f"its keys are {', '.join(names)}")
         return cls(**known)
 
 
@@ -79,11 +79,11 @@ def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _weights(given: Mapping[str, float], by: RuleId) -> dict[str, float]:
-    if not isinstance(given, Mapping):
+def _weights(by_dimension: Mapping[str, float], by: RuleId) -> dict[str, float]:
+    if not isinstance(by_dimension, Mapping):
         raise UsageError("`weights` is a mapping of dimensions to numbers.", "write `weights: {goal: 1}`")
     weights: dict[str, float] = {}
-    for name, weight in given.items():
+    for name, weight in by_dimension.items():
         full = _full_name(str(name), by)
         if not _number(weight) or weight < 0:
             raise UsageError(f"The weight of {name} is {weight!r}.", "a weight is a number, 0 or above")
@@ -96,7 +96,7 @@ def _weights(given: Mapping[str, float], by: RuleId) -> dict[str, float]:
 
 
 def _full_name(name: str, by: RuleId) -> str:
-    """A dimension's full name. Raises UsageError where it is none of SOTOPIA-EVAL's and the rule needs its score."""
+    """A dimension's full name. Raises UsageError where SOTOPIA-EVAL does not have it and the rule needs its score."""
     try:
         return dimension(name).name
     except UsageError as unknown:

@@ -1,8 +1,7 @@
-"""A recipe resolved against what a version holds: which opinions it reads, on which dimensions, whose scores are G.
+"""A recipe resolved against a version: which opinions it reads, on which dimensions, and whose scores are G.
 
-Most of what a version holds stands in the footers of its files. An episode may be scored by several evaluators, and an
-utterance judged under several schemas; a reward comes from one of each, and where several could be meant the recipe
-must name it.
+Most of what is needed is in the footers of the version's files. An episode may be scored by several evaluators, and an
+utterance judged under several schemas; a reward uses one of each, and where there are several the recipe must name it.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ Files = Mapping[str, Sequence[Path]]
 Opinion = tuple[str, int]
 """(judge, sample)."""
 
-CELLS = 1 << 19  # numbers that are worked on at a time: 4 MiB
+CELLS = 1 << 19  # numbers in memory at a time: 4 MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +54,19 @@ class ResolvedRecipe:
 
     @property
     def layers(self) -> int:
-        """How many values of r an utterance and dimension can have: one an opinion, and one where there is none."""
+        """How many values of r an utterance and dimension have: one for each opinion, and one where there is no
+        opinion."""
         return max(1, len(self.opinions))
 
     @property
     def columns(self) -> list[str]:
-        """What is read of the attributions: judge and sample only where there is more than one opinion."""
+        """The columns read of the attributions: judge and sample only where there is more than one opinion."""
         opinion = ["judge", "sample"] if len(self.opinions) > 1 else []
         return ["episode_id", "agent", "turn", "dimension", "raw", "scale_min", "scale_max", *opinion, *self.filters]
 
     @property
     def chunk_rows(self) -> int:
-        """How many utterances are worked on at a time."""
+        """How many utterances are in memory at a time."""
         return max(1, self.cells // (len(self.dimensions) * self.layers))
 
 
@@ -75,9 +75,9 @@ def resolve(
 ) -> ResolvedRecipe:
     """The recipe for these files.
 
-    `dimensions` are those that judges were asked about (None: those that the attributions hold).
-    Raises UsageError where the recipe does not fit what was asked, or leaves open which schema or evaluator it means;
-    InputError where no episode has a score.
+    `dimensions` are those that judges were asked about (None: those of the attributions). Raises UsageError where the
+    recipe does not fit them, or does not say which schema or evaluator it means; InputError where no episode has a
+    score.
     """
     chosen = rule(recipe.rule)
     judged = [path for paths in attributions.values() for path in paths] if chosen.measure else []
@@ -93,8 +93,8 @@ def _opinions_read(
 ) -> tuple[str | None, list[Opinion], dict[str, str]]:
     """The schema, its opinions in order, and the columns that must be filtered by their value.
 
-    Raises UsageError where the attributions hold no answers of the rule's kind, or of several schemas and none is
-    named. Nothing at all is not an error where it `may_be_empty`: then every answer failed.
+    Raises UsageError where the attributions have no answers of the rule's kind, or several schemas of which the recipe
+    names none. No attributions at all are allowed if `may_be_empty`: then every answer failed.
     """
     if chosen.measure is None:
         return None, [], {}
@@ -148,24 +148,24 @@ def _named(names: Iterable[str]) -> str:
 
 
 def evaluators(files: Sequence[Path], dimensions: Sequence[str]) -> set[str]:
-    """Who scored any of these dimensions in the episodes of these Parquet files."""
-    found: set[str] = set()
+    """The evaluators that scored any of these dimensions in the episodes of these Parquet files."""
+    names: set[str] = set()
     for batch in read(files, ["scores"], 1 << 14):
         items = pc.list_flatten(batch.column("scores"))
         evaluator = pc.struct_field(items, "evaluator")
-        if set(pc.unique(evaluator).to_pylist()) - found:
+        if set(pc.unique(evaluator).to_pylist()) - names:
             scored = pc.is_in(pc.struct_field(items, "dimension"), value_set=pa.array(dimensions))
-            found.update(pc.unique(evaluator.filter(scored)).to_pylist())
-    return found
+            names.update(pc.unique(evaluator.filter(scored)).to_pylist())
+    return names
 
 
-def choose_evaluator(found: Iterable[str], named: str | None, dimensions: Sequence[str], needed: bool = True) -> str:
-    """The one evaluator whose scores are G; "" where no score is `needed`, none was named, and there is not just one.
+def choose_evaluator(scored: Iterable[str], named: str | None, dimensions: Sequence[str], needed: bool = True) -> str:
+    """The evaluator, of those that `scored`, whose scores are G; "" where the choice is open and no score is `needed`.
 
-    Raises UsageError, naming those found, where there are several and none is named, or the named one is not among
-    them; InputError where nobody scored any of `dimensions`.
+    Raises UsageError where there are several and none is named, or the named one is not among them; InputError where
+    no evaluator scored any of `dimensions`.
     """
-    names = sorted(set(found))
+    names = sorted(set(scored))
     if not needed and named is None and len(names) != 1:
         return ""
     if not names:
@@ -204,12 +204,13 @@ def _of_file(path: Path, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
                 yield tuple(constants)
                 continue
             rows = file.read_row_group(g, columns=list(columns))
-            found = rows.group_by(list(columns), use_threads=False).aggregate([])
-            yield from zip(*(found.column(c).to_pylist() for c in columns), strict=True)
+            combinations = rows.group_by(list(columns), use_threads=False).aggregate([])
+            yield from zip(*(combinations.column(name).to_pylist() for name in columns), strict=True)
 
 
 def _constant(chunk: Any) -> Any:
-    """The one value of a column chunk where its statistics say that there is but one, else None."""
-    known = chunk.statistics
-    sure = known is not None and known.has_min_max and known.has_null_count and not known.null_count
-    return known.min if sure and known.min == known.max else None
+    """The only value of a column chunk, where its statistics say that it has only one; else None."""
+    statistics = chunk.statistics
+    if statistics is None or not (statistics.has_min_max and statistics.has_null_count) or statistics.null_count:
+        return None
+    return statistics.min if statistics.min == statistics.max else None

@@ -1,7 +1,7 @@
-"""What one opinion makes of A (how much each utterance mattered) and G (how the episode ended), a formula each.
+"""The rules: formulas for rewards from A (how much each utterance mattered) and G (how the episode ended).
 
-A lies in [0, 1] and is magnitude; G carries the sign. Arrays are float64, one element an utterance, in key order;
-NaN stands for NULL inside the arithmetic and never leaves it. Every sum is taken in turn order, so that a value does
+A is in [0, 1] and is a magnitude; G has the sign. Arrays are float64, one element for each utterance, in key order; NaN
+stands for NULL inside the arithmetic and never leaves it. Every sum is taken in turn order, so that a value does
 not depend on threads, chunks or library versions. Formulas: Yu et al. 2025 (arXiv 2508.03905), section 3 and its
 appendix; where the paper and its code differ, the docstring says which is which.
 """
@@ -25,7 +25,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """Where each utterance stands among its own agent's in the episode.
+    """The place of each utterance among its agent's utterances in the episode.
 
     `group` (utterances,) numbers the (episode, agent) it belongs to; `starts` (groups,) is where each begins,
     `lengths` (groups,) how many utterances it has. T counts an agent's own utterances, chosen no-ops among them, and
@@ -66,10 +66,10 @@ class Turns:
 class Rule:
     """A formula and what it reads: `measure` is the kind of attribution (None: no judge is needed).
 
-    `value(A, G, turns, gamma)` gives r, one element an utterance; NaN in, NaN out. `also_reads` says what
-    stands in G's place: the episode's score, the judge's baseline B (its attribution with turn −1, on the scale of A),
-    or nothing that counts. A rule that multiplies the score gives between 0 and 1 times G; any other stays in its own
-    `bounds`.
+    `value(A, G, turns, gamma)` gives r, one element for each utterance; NaN in, NaN out. `also_reads` says what is
+    passed as G: the episode's score, the judge's baseline B (its attribution with turn −1, on the scale of A), or
+    nothing that matters. A rule that multiplies the score gives between 0 and 1 times G; any other rule stays in its
+    own `bounds`.
     """
 
     id: str
@@ -97,8 +97,8 @@ def scaled(a: Floats, g: Floats, turns: Turns, gamma: float) -> Floats:
 def singular(a: Floats, g: Floats, turns: Turns, gamma: float) -> Floats:
     """r_t = G at the one key utterance, 0 elsewhere. A is 1 at the key and 0, or has no row, at the others.
 
-    Two keys are no answer (NULL). No key is 0 everywhere if every utterance was answered, else NULL: the key may be
-    the one that is missing.
+    Two keys give NULL. No key gives 0 everywhere if every utterance was answered, else NULL, since a missing utterance
+    may be the key.
     """
     keys = turns.total(np.where(a == 1, 1.0, 0.0))
     answered = turns.total(np.where(np.isnan(a), 0.0, 1.0))
@@ -126,12 +126,12 @@ def discounted(a: Floats, g: Floats, turns: Turns, gamma: float) -> Floats:
 
 
 def quality(a: Floats, g: Floats, turns: Turns, gamma: float) -> Floats:
-    """r_t = A_t: the judge speaks of the utterance itself, so the episode's score plays no part."""
+    """r_t = A_t: the judge rates the utterance itself, so the episode's score is not used."""
     return a.copy()
 
 
 def progress(a: Floats, b: Floats, turns: Turns, gamma: float) -> Floats:
-    """r_t = A_t − A_(t−1), A_t being how far the agent had got once its utterance t was made and A_(−1) = B.
+    """r_t = A_t − A_(t−1), where A_t is the agent's progress after its utterance t, and A_(−1) = B.
 
     The differences of an agent add up to A_(T−1) − B. One missing A makes two of them NULL.
     """
@@ -142,7 +142,7 @@ def progress(a: Floats, b: Floats, turns: Turns, gamma: float) -> Floats:
 
 
 def counterfactual(a: Floats, b: Floats, turns: Turns, gamma: float) -> Floats:
-    """r_t = B − A_t: the whole episode's score by the judge, less the score without the utterance.
+    """r_t = B − A_t: the judge's score of the whole episode minus its score without the utterance.
 
     Both are parts of the dimension's range, so 0.1 is a tenth of it; above 0 the utterance helped.
     """
@@ -173,7 +173,7 @@ def rule(name: str) -> Rule:
 
 
 def declared_range(name: str, by: str = "direct") -> tuple[float, float]:
-    """Where the value of the rule `by` on this dimension can lie: its own bounds, or G's range and 0."""
+    """The range of the rule `by` on this dimension: its own bounds, or G's range and 0."""
     bounds = rule(by).bounds
     if bounds is not None:
         return bounds

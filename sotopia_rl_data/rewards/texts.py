@@ -1,7 +1,7 @@
-"""Prompts and completions on their way into the rewards: passed through untouched, or rendered from the episodes.
+"""The prompts and completions of the rewards: passed through unchanged, or rendered from the episodes.
 
-Either way they come twice: first as keys alone (the utterances there are), then whole, row by row in the same order,
-so that numbers are laid beside text without a join.
+They are read twice: first only the keys of the utterances, then whole rows in the same order, so that numbers and text
+are put together without a join.
 """
 
 from __future__ import annotations
@@ -94,20 +94,20 @@ class RenderedTexts:
             yield pa.RecordBatch.from_pylist(held, schema)
 
     def _render(self, episode: Episode) -> Iterator[dict[str, Any]]:
-        said = {(agent, turn): (prompt, completion) for agent, turn, prompt, completion in self._prompts(episode)}
-        keys = sorted((t.agent, t.turn) for t in episode.turns)
-        if keys != sorted(said):
-            odd = sorted(set(keys) ^ set(said))[0]
+        rendered = {(agent, turn): (prompt, completion) for agent, turn, prompt, completion in self._prompts(episode)}
+        keys = sorted((turn.agent, turn.turn) for turn in episode.turns)
+        if keys != sorted(rendered):
+            odd = sorted(set(keys) ^ set(rendered))[0]
             raise StoreError(
                 f"The prompts of episode {episode.episode_id!r} do not match its utterances at {odd}.",
                 "this is a bug: report it",
             )
         for agent, turn in keys:
-            prompt, completion = said[agent, turn]
+            prompt, completion = rendered[agent, turn]
             yield dict(
                 zip(COLUMNS, (episode.episode_id, episode.environment_id, agent, turn, prompt, completion), strict=True)
             )
 
 
 def _length(messages: list[Message]) -> int:
-    return sum(len(m["content"]) for m in messages)
+    return sum(len(message["content"]) for message in messages)

@@ -1,11 +1,10 @@
-"""Long attributions -> wide: one row an utterance, one column for each dimension and opinion, the rule applied.
+"""Long attributions -> wide: one row for each utterance, one column for each dimension and opinion, the rule applied.
 
-Per chunk of whole episodes: every long row's utterance is found by comparing it with its neighbour (both files are in
-key order; only where a label is missing are keys looked up), its number is put in its place in a dense array, G is
-laid beside it, and the rule turns A and G into r. Memory depends on the chunk, not on the dataset.
+It works on chunks of whole episodes. The utterance of each long row is found by comparing the row with its neighbour
+(both files are in key order; keys are looked up only where a label is missing), the row's number is put into its place
+in a dense array, and the rule makes r of A and G. Memory depends on the chunk, not on the dataset.
 
-Where every utterance has the same rows, which is the rule, they are a grid and are laid out as one; else each row is
-put in its place.
+As a rule every utterance has the same rows, and the whole chunk is laid out as a grid; otherwise row by row.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ def widen(resolved: ResolvedRecipe, utterances: Episodes, attributions: Episodes
 
 @dataclass(frozen=True, slots=True)
 class Utterances:
-    """A chunk of utterances: their keys as codes, and who spoke how often."""
+    """A chunk of utterances: their keys as codes, and their places among their agents' turns."""
 
     episodes: pa.Array
     agents: pa.Array
@@ -110,7 +109,7 @@ def _judged(resolved: ResolvedRecipe, here: Utterances, rows: pa.Table) -> tuple
 def _utterance(here: Utterances, rows: pa.Table, answers: Answers, *key: Codes) -> Ints:
     """The position in this chunk of each answered utterance (episode, agent, turn); -1 for a baseline (turn below 0).
 
-    Raises StoreError where a row is about something that is not an utterance here: a label must not get lost.
+    Raises StoreError where a row's key is not an utterance of the chunk, so that no label is lost.
     """
     if all(map(np.array_equal, (here.episode, here.agent, here.turn), key)):  # every utterance has a label
         return np.arange(len(here.turn))
@@ -136,7 +135,7 @@ def _group(here: Utterances, owner: Ints) -> Ints:
 
 
 def _position(known: Ints, wanted: Ints) -> Ints:
-    """Where each of `wanted` stands in `known` (distinct, none negative); -1 where it does not."""
+    """The index in `known` (distinct, none negative) of each of `wanted`; -1 where it is not there."""
     order = np.argsort(known)
     at: Ints = order[np.minimum(np.searchsorted(known, wanted, sorter=order), len(known) - 1)]
     return np.where(known[at] == wanted, at, -1)
@@ -166,10 +165,10 @@ def _scores(resolved: ResolvedRecipe, here: Utterances, rows: pa.Table) -> Float
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """`value` (rows,) is on the scale [0, 1], NaN where there is none; `layer` (rows,) is the opinion and dimension it
-    belongs to, below 0 where it is not read.
+    """The answers of a chunk. `value` (rows,) is on the scale [0, 1], NaN where there is none; `layer` (rows,) is the
+    opinion and dimension it belongs to, below 0 where it is not read.
 
-    `heads` are the rows that begin an utterance, and `each` is how many rows all of them have (0: they differ).
+    `heads` are the first rows of each utterance; `each` is how many rows every utterance has (0: they differ).
     """
 
     layer: Ints
@@ -191,7 +190,7 @@ class Answers:
         value = raw - low
         with np.errstate(divide="ignore", invalid="ignore"):
             value /= high - low
-        value[~np.isfinite(value)] = np.nan  # a scale without width
+        value[~np.isfinite(value)] = np.nan  # the scale has no width
         return cls(layer, value, heads, each)
 
     def lay(self, into: Floats, at: Ints) -> None:

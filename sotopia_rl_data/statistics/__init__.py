@@ -5,19 +5,17 @@ Shared by `agreement`, `audit`, `report`, `curate`, the cards, the trainers and 
     columns.py      two columns: errors, differences, calibration; Pearson, Spearman and Kendall with ties
     reliability.py  quadratic-weighted kappa, Krippendorff's alpha, order within groups
     joint.py        the same figures from counted tables, for many tables at once
-    bootstrap.py    intervals that resample whole clusters
-    testing.py      the paired t-test, sign-flip tests, effect size, and p-values corrected for their number
+    inference.py    bootstrap intervals over clusters, the paired t-test, sign-flip tests, effect size, corrections
 
-Every statistic of two columns takes optional `weights`, one non-negative number a row (default: 1 each). A row of
-weight 2 counts as if it stood there twice, so a bootstrap resample is a vector of weights, a table of counts is a
-column of weights, and no row is ever copied. That is why these formulas are written here: scipy, scikit-learn and
-krippendorff, against which the tests hold them, take no weights, or one column at a time.
+Every statistic of two columns takes optional `weights`, one non-negative number for each row (default: 1). A row of
+weight 2 counts as if it were there twice, so a bootstrap resample is a vector of weights, a table of counts is a column
+of weights, and no row is ever copied. The formulas are written here because scipy, scikit-learn and krippendorff take
+no weights, or one column at a time; the tests compare the results with theirs.
 
-What cannot be computed (no rows, a constant column) is None, never NaN. Missing values are the caller's to drop, but
+A figure that is not defined (no rows, a constant column) is None, never NaN. Callers drop missing values first, except
 for `krippendorff_alpha`, which is made for them. docs/trust.md has every formula with its source.
 """
 
-from sotopia_rl_data.statistics.bootstrap import bootstrap_interval, draws, percentile_interval, resampled
 from sotopia_rl_data.statistics.columns import (
     Floats,
     calibration_error,
@@ -30,18 +28,22 @@ from sotopia_rl_data.statistics.columns import (
     ranks,
     spearman,
 )
-from sotopia_rl_data.statistics.reliability import krippendorff_alpha, pair_accuracy, pairs_within, quadratic_kappa
-from sotopia_rl_data.statistics.testing import (
+from sotopia_rl_data.statistics.inference import (
     TTest,
     benjamini_hochberg,
+    bootstrap_interval,
+    draws,
     holm,
     paired_t_test,
+    percentile_interval,
+    resampled,
     sign_flip_test,
     smallest_p,
     standardised_shift,
     student_p,
     student_quantile,
 )
+from sotopia_rl_data.statistics.reliability import krippendorff_alpha, pair_accuracy, pairs_within, quadratic_kappa
 
 __all__ = [
     "Floats",

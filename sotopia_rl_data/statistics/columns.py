@@ -28,7 +28,7 @@ def mean(values: Floats, weights: Floats) -> float | None:
 
 
 def is_constant(values: Floats, weights: Floats) -> bool:
-    """Whether the rows that count all have one value, or there are none."""
+    """Whether all rows with a weight have one value, or there are none."""
     present = values[weights > 0]
     return len(present) == 0 or bool(np.all(present == present[0]))
 

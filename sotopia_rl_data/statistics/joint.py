@@ -1,9 +1,9 @@
 """The figures of two columns from the table of how often each pair of values occurs, for many tables at once.
 
-Judges answer on a few levels, so a table of levels × levels holds all there is to know about two of them: exact,
-however many rows were counted (a million rows are read once, and a thousand resamples cost a thousand small tables; no
-library computes them so). A resample of episodes is another table. `tables` are (…, A, B) counts, `a` (A,) and `b`
-(B,) the ascending values that they count; every function gives an array (…), NaN where the figure is not defined.
+Judges answer on a few levels, so a table of levels × levels has all the information about two of them, exactly and
+however many rows were counted. A resample of episodes is another table: a million rows are read once, and a thousand
+resamples cost a thousand small tables. `tables` are (…, A, B) counts, `a` (A,) and `b` (B,) the ascending values that
+they count; every function gives an array (…), NaN where the figure is not defined.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def alpha(tables: ArrayLike, a: Floats, b: Floats) -> Floats:
     mass = np.concatenate([rows, cols], axis=-1)
     expected = np.einsum("...i,ij,...j->...", mass, (values[:, None] - values[None, :]) ** 2, mass)
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = 1.0 - observed * (2.0 * n) * (2.0 * n - 1.0) / expected
-    return np.where(expected > 0, found, np.nan)
+        value = 1.0 - observed * (2.0 * n) * (2.0 * n - 1.0) / expected
+    return np.where(expected > 0, value, np.nan)
 
 
 def mean_difference(tables: ArrayLike, a: Floats, b: Floats) -> Floats:
@@ -69,8 +69,8 @@ def mean_difference(tables: ArrayLike, a: Floats, b: Floats) -> Floats:
 
 
 def ordered_pairs(tables: ArrayLike) -> Floats:
-    """(…, 2): of all pairs of counted rows, how much of those that at least one column orders are ordered alike (a tie
-    on one side counts one half), and how many those are."""
+    """(…, 2): of the pairs of rows that at least one column orders, how many are ordered alike (a tie in one column
+    counts one half), and how many such pairs there are."""
     t, _, _, n = _margins(tables)
     balance = np.sum(t * order_balance(t), axis=(-1, -2)) / 2.0
     untied = (n**2 - np.sum(t**2, axis=(-1, -2))) / 2.0
@@ -79,7 +79,7 @@ def ordered_pairs(tables: ArrayLike) -> Floats:
 
 def order_balance(tables: Floats) -> Floats:
     """For each cell, the rows in cells that are ordered alike minus those that are ordered oppositely. Same shape."""
-    below = np.zeros_like(tables)  # what stands above and to the left, minus what stands above and to the right
+    below = np.zeros_like(tables)  # cells above and to the left, minus cells above and to the right
     whole = np.cumsum(tables, axis=-2)[..., :-1, :]
     left = np.cumsum(whole, axis=-1)
     total = left[..., -1:]

@@ -1,4 +1,4 @@
-"""Whether opinions can stand for each other: kappa, alpha, and the order within groups."""
+"""Whether one opinion can replace another: kappa, alpha, and the order within groups."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def quadratic_kappa(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None = None
 def krippendorff_alpha(values: ArrayLike, weights: ArrayLike | None = None) -> float | None:
     """Krippendorff's alpha with interval distance: 1 - observed/expected disagreement over all pairable values.
 
-    `values` has a row an opinion and a column a unit; NaN is missing, and a unit with fewer than two values does not
-    count. `weights` are the units'. With D_o and D_e written through sums of squares (Krippendorff 2019, "Content
-    Analysis", chapter 12; Hayes & Krippendorff 2007):
+    `values` has a row for each opinion and a column for each unit; NaN is missing, and a unit with fewer than two
+    values does not count. `weights` are by unit. With D_o and D_e written through sums of squares (Krippendorff 2019,
+    "Content Analysis", chapter 12; Hayes & Krippendorff 2007):
 
         D_o = 1/N Σ_u 2·m_u/(m_u - 1)·SS_u        D_e = 2·SS/(N - 1)
 
@@ -40,7 +40,7 @@ def krippendorff_alpha(values: ArrayLike, weights: ArrayLike | None = None) -> f
     """
     v = np.asarray(values, dtype=np.float64)
     if v.ndim != 2:
-        raise ValueError(f"opinions by units are wanted, not {v.ndim} dimension(s)")
+        raise ValueError(f"values must be (opinions, units), not {v.ndim} dimension(s)")
     w = np.ones(v.shape[1]) if weights is None else np.asarray(weights, dtype=np.float64)
     sums = alpha_sums(v)
     pairable = v[:, (sums[:, 0] > 0) & (w > 0)]

@@ -1,8 +1,8 @@
-"""Which column types a dataset holds, and how any Arrow table is brought into them.
+"""The column types of a dataset, and how any Arrow table is converted to them.
 
-Tables come from Arrow, Polars and DuckDB, which spell the same column as `string`, `large_string`, `string_view` or a
-dictionary. What lies in a version has one spelling, so that `load_dataset` shows the same features whoever wrote it.
-Types that have no obvious reading everywhere (decimals, times, binary) are refused, with the cast that helps.
+Tables come from Arrow, Polars and DuckDB, which store the same column as `string`, `large_string`, `string_view` or a
+dictionary. A version has one type for all of these, so that `load_dataset` shows the same features whatever wrote the
+table. Types that other tools read differently (decimals, times, binary) are refused, with the cast that helps.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from sotopia_rl_data.errors import InputError
 def plain_schema(schema: pa.Schema) -> pa.Schema:
     """`schema` with every column in its plain type and no metadata.
 
-    Raises InputError for a type that is not held, for names that differ only in case (SQL cannot tell them apart), and
-    for a column `split`, which every reader adds.
+    Raises InputError for a type that a dataset cannot have, for names that differ only in case (SQL cannot tell them
+    apart), and for a column `split`, which every reader adds.
     """
     names = [name.lower() for name in schema.names]
     if len(set(names)) < len(names) or "split" in names:
         raise InputError(
-            f"The columns {', '.join(schema.names)} hold 'split', or two names that differ only in case.",
+            f"The columns {', '.join(schema.names)} include 'split', or two names that differ only in case.",
             "rename one of them",
         )
-    return pa.schema([(f.name, plain_type(f.type, f.name)) for f in schema])
+    return pa.schema([(field.name, plain_type(field.type, field.name)) for field in schema])
 
 
 def plain_type(kind: pa.DataType, column: str) -> pa.DataType:
@@ -45,20 +45,20 @@ def plain_type(kind: pa.DataType, column: str) -> pa.DataType:
     if is_list(kind):
         return pa.list_(plain_type(kind.value_type, column))
     if pt.is_struct(kind):
-        return pa.struct([(f.name, plain_type(f.type, f"{column}.{f.name}")) for f in kind])
+        return pa.struct([(field.name, plain_type(field.type, f"{column}.{field.name}")) for field in kind])
     raise InputError(
-        f"Column {column!r} has the type {kind}, which a dataset does not hold.",
+        f"Column {column!r} has the type {kind}, which a dataset cannot have.",
         f"cast it to a number, a string or a boolean: {kind} -> string",
     )
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """True for every Arrow spelling of UTF-8 text."""
+    """Whether `kind` is one of Arrow's types for UTF-8 text."""
     return bool(pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind))
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """True for every Arrow spelling of a list."""
+    """Whether `kind` is one of Arrow's list types."""
     return bool(
         pt.is_list(kind)
         or pt.is_large_list(kind)
@@ -70,25 +70,28 @@ def is_list(kind: pa.DataType) -> bool:
 
 def type_names(schema: pa.Schema) -> dict[str, str]:
     """The columns as the manifest names them: {"turn": "int32", "models": "list<string>"}."""
-    return {f.name: _type_name(f.type) for f in schema}
+    return {field.name: _type_name(field.type) for field in schema}
 
 
 def _type_name(kind: pa.DataType) -> str:
     if is_list(kind):
         return f"list<{_type_name(kind.value_type)}>"
     if pt.is_struct(kind):
-        return f"struct<{', '.join(f'{f.name}: {_type_name(f.type)}' for f in kind)}>"
+        return f"struct<{', '.join(f'{field.name}: {_type_name(field.type)}' for field in kind)}>"
     return str(kind)
 
 
 def conform(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
-    """`table` in the columns, order and types of `schema`. Raises InputError, naming `where`, if they do not fit."""
+    """`table` with the columns, order and types of `schema`. Raises InputError, naming `where`, if it does not fit."""
     have, want = set(table.column_names), set(schema.names)
     if have != want or len(table.column_names) != len(want):
-        lacks = [f"lacks {sorted(want - have)}"] if want - have else []
-        more = [f"has also {sorted(have - want)}"] if have - want else []
+        problems = []
+        if want - have:
+            problems.append(f"lacks {sorted(want - have)}")
+        if have - want:
+            problems.append(f"has also {sorted(have - want)}")
         raise InputError(
-            f"A table for {where} {' and '.join(lacks + more) or 'names a column twice'}.",
+            f"A table for {where} {' and '.join(problems) or 'names a column twice'}.",
             f"write the columns {', '.join(schema.names)}",
         )
     if table.schema.equals(schema):

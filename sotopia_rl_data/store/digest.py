@@ -1,7 +1,7 @@
 """The canonical digest of rows: the same content has the same digest, whatever the machine, chunks or library versions.
 
-Each column is a tree of streams, each stream a SHA-256. A stream is the plain concatenation of its values, so batch
-boundaries cannot show:
+Each column is a tree of streams, each stream a SHA-256. A stream is the plain concatenation of its values, so that
+batch boundaries make no difference:
 
     every column   the positions of its NULLs (int64); below, only what is not NULL is encoded
     int            int64, whatever the width          bool    one byte, 0 or 1
@@ -11,8 +11,8 @@ boundaries cannot show:
     struct         each field as a column, by name
 
 All numbers are little-endian. A column's digest is over (kind, rows, NULLs, streams); a split's over its columns by
-name; a version's over every config, split and the recipe. Column order, integer width, dictionary or view encodings
-and the Parquet files do not show. Row order does: rows are digested in key order (see `ordering.py`).
+name; a version's over every config, split and the recipe. Column order, integer width, dictionary or view encodings and
+the Parquet files do not change it. Row order does: rows are digested in key order (see `ordering.py`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ENCODING = 1
 
 
 class RowDigest:
-    """A running digest of rows that arrive in key order, in any number of pieces; its memory does not grow."""
+    """A running digest of rows that arrive in key order, in any number of pieces, in constant memory."""
 
     def __init__(self, schema: pa.Schema) -> None:
         self._columns = {field.name: _Column(field.type, field.name) for field in plain_schema(schema)}
@@ -54,8 +54,9 @@ class RowDigest:
 
 
 def version_digest(splits: Mapping[str, Mapping[str, str]], recipe: Mapping[str, Any]) -> str:
-    """A version's digest: `splits[config][split]` are the digests of its rows; `recipe` is what determined them."""
-    configs = {config: dict(of) for config, of in splits.items()}
+    """A version's digest: `splits[config][split]` is the digest of the split's rows; `recipe` is what determined
+    them."""
+    configs = {config: dict(digests) for config, digests in splits.items()}
     return sha256_of({"encoding": _ENCODING, "configs": configs, "recipe": recipe})
 
 

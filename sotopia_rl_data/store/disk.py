@@ -1,6 +1,6 @@
-"""What the store asks of a file system: durable files, hard links, and a sentence when it cannot write.
+"""What the store needs of a file system: durable files, hard links, and a clear error when it cannot write.
 
-A file or folder is only there after a power cut if it and its parent folder were fsynced.
+A file or folder survives a power cut only if it and its parent folder were fsynced.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def sync_file(path: Path) -> None:
 
 
 class HashedFile:
-    """A new file that libraries may write to: it hashes what passes, and keeps a failure for `check` to raise.
+    """A new file that libraries may write to: it hashes what is written, and keeps an error for `check` to raise.
 
     Arrow's Parquet writer must not be told that the disk is full: with content-defined chunking it ends the process.
     """
@@ -54,7 +54,7 @@ class HashedFile:
         self._file = path.open("xb", buffering=0)
 
     def write(self, data: bytes) -> int:
-        """Take `data`, whatever the disk says."""
+        """Accept `data` even where the disk fails; `check` raises the error."""
         view = memoryview(data).cast("B")
         self.sha256.update(view)
         self.size += len(view)
@@ -79,23 +79,23 @@ class HashedFile:
             raise self._failure
 
     def close(self) -> None:
-        """What the library calls when it is done; only `finish` makes the file durable."""
+        """Does nothing: libraries call it when they are done, but only `finish` makes the file durable."""
 
     def finish(self) -> None:
-        """Read-only, durable, closed. Raises OSError where something was not written."""
+        """Make the file read-only and durable, and close it. Raises OSError where a write failed."""
         self.check()
         os.fchmod(self._file.fileno(), 0o444)
         os.fsync(self._file.fileno())
         self._file.close()
 
     def abandon(self) -> None:
-        """Give the file up: nothing more is written, and its room is free once it is deleted."""
+        """Give the file up: nothing more is written, and its space is free once it is deleted."""
         self._failure = self._failure or OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
         self._file.close()
 
 
 def write_text(path: Path, text: str) -> None:
-    """A new file with this text, durable but for its folder's entry."""
+    """Write a new file with this text; durable except for its folder's entry."""
     path.write_text(text, encoding="utf-8")
     sync_file(path)
 
@@ -114,13 +114,13 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def is_full(error: OSError) -> bool:
-    """True where `error` says that there is no room left, or that a file would be bigger than allowed."""
+    """Whether `error` says that no space is left, or that a file would be larger than allowed."""
     return error.errno in _FULL
 
 
 @contextmanager
 def storing(root: Path) -> Iterator[None]:
-    """Turns what the operating system says about writing under `root` into a StoreError with its hint."""
+    """Turns the operating system's errors about writing under `root` into a StoreError with a hint."""
     try:
         yield
     except OSError as error:

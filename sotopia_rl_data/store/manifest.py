@@ -1,7 +1,7 @@
-"""`manifest.json`: what a version is and where it came from, written once and read with suspicion.
+"""`manifest.json`: what a version is and where it came from, written once, and checked whenever it is read.
 
-A version may come from the Hub: a manifest that names files outside its own directory is refused here, so that nothing
-later has to ask.
+A version may come from the Hub: a manifest that names files outside its own directory is refused here, so that no later
+code has to check.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def dump(manifest: Manifest) -> str:
 
 
 def load(directory: Path) -> Manifest:
-    """The manifest of the version that lies in `directory`. Raises StoreError where it is missing or damaged."""
+    """The manifest of the version in `directory`. Raises StoreError where it is missing or damaged."""
     path = directory / FILE_NAME
     try:
         return parse(path.read_bytes(), str(path))
@@ -38,7 +38,7 @@ def load(directory: Path) -> Manifest:
 
 
 def parse(text: str | bytes, where: str) -> Manifest:
-    """The manifest that `text` holds; `where` it lies is for the message. Raises StoreError where it is damaged."""
+    """The manifest in `text`. Raises StoreError, naming `where` it comes from, where it is damaged."""
     try:
         data = json.loads(text)
         if data["manifest_version"] > FORMAT:
@@ -55,38 +55,44 @@ def parse(text: str | bytes, where: str) -> Manifest:
 def listed_files(manifest: Manifest) -> Iterator[DataFile]:
     """The Parquet files that a manifest lists."""
     for splits in manifest.configs.values():
-        for one in splits.values():
-            yield from one.files
+        for split in splits.values():
+            yield from split.files
 
 
 def split_digests(configs: Mapping[str, Mapping[str, Split]]) -> dict[str, dict[str, str]]:
-    """The digest of each split's rows, by config and split: what a version's digest is made of, beside the recipe."""
-    return {config: {split: one.digest for split, one in splits.items()} for config, splits in configs.items()}
+    """The digest of each split's rows, by config and split; with the recipe they make a version's digest."""
+    return {config: {name: split.digest for name, split in splits.items()} for config, splits in configs.items()}
 
 
 def plain(value: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """`value` as JSON holds it (tuples are lists). Raises StoreError, naming `what`, where JSON cannot hold it."""
+    """`value` as JSON holds it (tuples become lists). Raises StoreError, naming `what`, where JSON cannot hold it."""
     try:
         text = json.dumps(value, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise StoreError(
             f"The {what} cannot be kept in {FILE_NAME} ({error}).", "use strings, finite numbers, lists and objects"
         ) from error
-    read: dict[str, Any] = json.loads(text)
-    return read
+    parsed: dict[str, Any] = json.loads(text)
+    return parsed
 
 
 def _configs(data: Mapping[str, Any]) -> dict[str, dict[str, Split]]:
-    return {_plain(config): {_plain(split): _split(one) for split, one in of.items()} for config, of in data.items()}
+    return {
+        _plain_name(config): {_plain_name(name): _split(split) for name, split in splits.items()}
+        for config, splits in data.items()
+    }
 
 
 def _split(data: Mapping[str, Any]) -> Split:
-    files = tuple(DataFile(_inside(f["path"]), int(f["rows"]), int(f["size"]), str(f["sha256"])) for f in data["files"])
+    files = tuple(
+        DataFile(_inside(file["path"]), int(file["rows"]), int(file["size"]), str(file["sha256"]))
+        for file in data["files"]
+    )
     return Split(int(data["rows"]), str(data["digest"]), files)
 
 
-def _plain(name: str) -> str:
-    """Configs and splits become folders and SQL: only plain names may pass."""
+def _plain_name(name: str) -> str:
+    """The name of a config or split, which becomes part of paths and SQL. Raises ValueError where it is not plain."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ValueError(f"{name!r} cannot name a config or split")
     return name

@@ -1,11 +1,11 @@
-"""The order rows lie in, and how rows that arrive in any other are brought into it in bounded memory.
+"""The order of a config's rows, and how rows that arrive in another order are sorted in bounded memory.
 
-Configs with an identity are ordered by it (`tables.KEYS`), and a key that occurs twice is an error. Rows without one
-(failures, or rewards imported without episode and turn) are ordered by everything they hold, so that the same rows
-in another order of arrival are the same dataset. NULL comes first; text compares by code point.
+Configs with an identity are ordered by it (`tables.KEYS`), and a key that occurs twice is an error. Rows without an
+identity (failures, or rewards imported without episode and turn) are ordered by all their columns, so that the same
+rows in another order of arrival are the same dataset. NULL comes first; text compares by code point.
 
-DuckDB's sort moves vectors of 2,048 rows, which is 200 MB where rows are episodes, and gives up under a memory limit.
-This one counts bytes: sorted runs are merged block by block, all blocks together about `MERGE_BYTES`.
+DuckDB's sort moves vectors of 2,048 rows, which is 200 MB where rows are episodes, and fails under a memory limit. The
+sort here counts bytes: sorted runs are merged block by block, all blocks together about `MERGE_BYTES`.
 """
 
 from __future__ import annotations
@@ -29,20 +29,23 @@ from sotopia_rl_data.tables import KEYS
 BLOCK_BYTES = 1 << 19
 MERGE_BYTES = 48 << 20
 _IDENTIFIED = ("episodes", "attributions", "rewards")
-_TEXT_FIRST = ("prompt", "completion")  # rows without identity lie by prompt, so that shared prefixes are neighbours
+_TEXT_FIRST = (
+    "prompt",
+    "completion",
+)  # rows without identity: shared prefixes become neighbours
 
 Key = tuple[tuple[bool, Any], ...]
 
 
 def identity(config: str, columns: Iterable[str]) -> tuple[str, ...]:
-    """The columns that say which row of `config` is which; () where rows have no identity."""
+    """The columns that identify a row of `config`; () where rows have no identity."""
     key = KEYS.get(config, ()) if config in _IDENTIFIED else ()
     return key if set(key) <= set(columns) else ()
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """The columns that `where` (a config's name) is sorted by; `unique` where together they are an identity."""
+    """The columns by which the config `where` is sorted; `unique` where together they are an identity."""
 
     where: str
     columns: tuple[str, ...]
@@ -51,13 +54,14 @@ class Order:
     @classmethod
     def of(cls, config: str, schema: pa.Schema) -> Order:
         """The order of `config` in these columns."""
-        if key := identity(config, schema.names):
+        key = identity(config, schema.names)
+        if key:
             return cls(config, key, True)
-        first = [c for c in (*KEYS.get(config, ()), *_TEXT_FIRST) if c in schema.names]
+        first = [name for name in (*KEYS.get(config, ()), *_TEXT_FIRST) if name in schema.names]
         return cls(config, (*first, *sorted(set(schema.names) - set(first))), False)
 
     def keys(self, rows: pa.Table) -> pa.Table:
-        """The key columns alone, each comparable: a nested column stands as its canonical JSON."""
+        """The key columns alone, each comparable: a nested column becomes its canonical JSON."""
         return pa.table({name: _comparable(rows.column(name)) for name in self.columns})
 
     def sort(self, rows: pa.Table) -> pa.Table:
@@ -66,12 +70,12 @@ class Order:
         return rows.take(pc.sort_indices(self.keys(rows), sort_keys=keys))
 
     def at(self, keys: pa.Table, row: int) -> Key:
-        """The key of one row of `keys`, as something Python can compare."""
+        """The key of a row of `keys`, in a form that Python can compare."""
         values = (keys.column(name)[row].as_py() for name in self.columns)
         return tuple((value is not None, value) for value in values)
 
     def follows(self, keys: pa.Table, before: Key | None) -> bool:
-        """True where `keys` is in order and comes after `before`. Raises InputError where an identity repeats."""
+        """Whether `keys` is in order and comes after `before`. Raises InputError where an identity repeats."""
         if not keys.num_rows:
             return True
         first = self.at(keys, 0)
@@ -82,13 +86,13 @@ class Order:
             twice = first if first == before else self.at(keys, int(np.flatnonzero(equal)[0]))
             named = ", ".join(f"{c} {v!r}" for c, (_, v) in zip(self.columns, twice, strict=True))
             raise InputError(
-                f"Two rows of {self.where} are about the same thing: {named}.", "keep one of them; ids must be unique"
+                f"Two rows of {self.where} have the same identity: {named}.", "keep one of them; ids must be unique"
             )
         return True
 
 
 class InOrder:
-    """Whether tables that come one after the other are in order together."""
+    """Checks that tables, taken one after the other, are in order together."""
 
     def __init__(self, order: Order) -> None:
         self._order = order
@@ -96,11 +100,11 @@ class InOrder:
 
     @classmethod
     def of(cls, config: str, schema: pa.Schema) -> InOrder:
-        """For the rows of `config` in these columns."""
+        """A check of the rows of `config` with these columns."""
         return cls(Order.of(config, schema))
 
     def takes(self, rows: pa.Table) -> bool:
-        """Whether `rows` are in order and come after all that were taken before; then they are taken.
+        """Whether `rows` are in order and come after all rows that were taken before. If so, they are taken.
 
         Raises InputError where an identity repeats.
         """
@@ -120,7 +124,7 @@ def _comparable(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _neighbours(keys: pa.Table, columns: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """For each row but the last: is its key less than the next row's, is it equal."""
+    """For each row but the last: whether its key is less than the next row's, and whether it is equal."""
     count = keys.num_rows - 1
     less, equal = np.zeros(count, bool), np.ones(count, bool)
     for name in columns:
@@ -141,16 +145,16 @@ def _mask(values: pa.ChunkedArray) -> np.ndarray:
 
 
 def write_run(path: Path, rows: pa.Table) -> None:
-    """Keep sorted `rows` on disk, in blocks that `merge` can read one at a time."""
+    """Write sorted `rows` to disk, in blocks that `merge` can read one at a time."""
     per_block = max(1, rows.num_rows * BLOCK_BYTES // max(rows.nbytes, 1))
     options = pa.ipc.IpcWriteOptions(compression="lz4")
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, rows.schema, options=options) as writer:
         writer.write_table(rows, max_chunksize=per_block)
 
 
-def read_run(path: Path, of: int) -> Iterator[pa.Table]:
-    """The rows of one run `of` that many, a few blocks in memory at a time."""
-    step = max(1, MERGE_BYTES // (of * BLOCK_BYTES))
+def read_run(path: Path, runs: int) -> Iterator[pa.Table]:
+    """The rows of one of so many runs, a few blocks in memory at a time."""
+    step = max(1, MERGE_BYTES // (runs * BLOCK_BYTES))
     with pa.OSFile(str(path), "rb") as source:
         reader = pa.ipc.open_file(source)
         for start in range(0, reader.num_record_batches, step):
@@ -159,8 +163,8 @@ def read_run(path: Path, of: int) -> Iterator[pa.Table]:
 
 
 def merge(order: Order, runs: list[Iterator[pa.Table]]) -> Iterator[pa.Table]:
-    """All rows of `runs` (each in order) in order. Memory: one block of each run, and what is yielded."""
-    heads = [head for run in runs if (head := _Head(order, run)).advance()]
+    """All rows of `runs` (each in order) in order. Memory: one block of each run, and the yielded table."""
+    heads = [head for head in (_Head(order, run) for run in runs) if head.advance()]
     while heads:
         bound = min(head.last for head in heads)
         yield order.sort(pa.concat_tables([head.until(bound) for head in heads if head.first <= bound]))
@@ -168,7 +172,7 @@ def merge(order: Order, runs: list[Iterator[pa.Table]]) -> Iterator[pa.Table]:
 
 
 class _Head:
-    """What is left of the current block of a run: how many rows, the key of the first and of the last."""
+    """The rest of a run's current block: how many `rows`, and the keys of the first and the last of them."""
 
     first: Key
     last: Key
@@ -177,7 +181,7 @@ class _Head:
         self._order, self._blocks, self.rows = order, blocks, 0
 
     def advance(self) -> bool:
-        """Take the next block that has rows; False at the run's end."""
+        """Go to the next block that has rows; False at the end of the run."""
         for block in self._blocks:
             if block.num_rows:
                 self._block, self._keys, self.rows = block, self._order.keys(block).combine_chunks(), block.num_rows
@@ -186,7 +190,7 @@ class _Head:
         return False
 
     def until(self, bound: Key) -> pa.Table:
-        """Hand over the rows whose key is at most `bound`."""
+        """Take the rows whose key is at most `bound`."""
         start, stop = self._block.num_rows - self.rows, self._block.num_rows
         if self.last > bound:
             stop = bisect.bisect_right(range(stop), bound, lo=start, key=self._key)

@@ -1,8 +1,8 @@
 """One split of one config on its way to disk: rows in, sorted Parquet shards and their digest out.
 
-Rows that arrive in order go straight into the final file. The first piece that does not turns the rest into sorted runs
-beside it, which `finish` merges. Parquet is zstd with a page index and content-defined pages (so that the Hub stores
-an appended dataset as a difference), in row groups bounded by rows and by bytes.
+Rows that arrive in order go straight into the final file. From the first piece that is out of order on, rows become
+sorted runs beside it, which `finish` merges. Parquet is zstd with a page index and content-defined pages (so that the
+Hub stores an appended dataset as a difference), in row groups bounded by rows and by bytes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SHARD_BYTES = 480_000_000  # with the footer under 500 MB
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much is held in memory (Arrow bytes, rows) before it is written, and how big a Parquet file may grow."""
+    """The most bytes (of Arrow) and rows in memory before they are written, and the largest Parquet file in bytes."""
 
     group_bytes: int = GROUP_BYTES
     group_rows: int = GROUP_ROWS
@@ -39,7 +39,7 @@ class Limits:
 
 
 class Part:
-    """Collects the rows of `config`/`split` under `root`, in whatever order they come."""
+    """Collects the rows of `config`/`split` under `root`, in any order."""
 
     def __init__(self, root: Path, config: str, split: str, schema: pa.Schema, limits: Limits) -> None:
         self._where, self._root, self._limits = (config, split), root, limits
@@ -67,11 +67,11 @@ class Part:
         self._runs.append(run)
 
     def abandon(self) -> None:
-        """Let go of open files; harmless after `finish`."""
+        """Close open files; harmless after `finish`."""
         self._shards.abandon()
 
     def finish(self) -> Split:
-        """Everything written, in order, durable: the split as the manifest lists it."""
+        """Write everything in order, durably; returns the split as the manifest lists it."""
         for piece in self._buffer.rest():
             self._take(piece)
         if not self._runs:
@@ -85,7 +85,7 @@ class Part:
         buffer = _Buffer(self._limits)
         for rows in merge(self._order, runs):
             for piece in buffer.add(rows):
-                merged.offer(piece)  # in order by construction; raises where an identity repeats
+                merged.offer(piece)  # always in order; raises where an identity repeats
         for piece in buffer.rest():
             merged.offer(piece)
         for path in (*self._runs, *early):
@@ -127,19 +127,19 @@ class _Shards:
     """Writes rows that are in order into Parquet files of at most `shard_bytes`, digesting them on the way."""
 
     def __init__(self, root: Path, config: str, split: str, schema: pa.Schema, order: Order, limits: Limits) -> None:
-        self._folder, self._split, self._limits, self._order = root / config, split, limits, InOrder(order)
-        self._schema, self._digest = schema, RowDigest(schema)
+        self._folder, self._split, self._limits = root / config, split, limits
+        self._order, self._schema, self._digest = InOrder(order), schema, RowDigest(schema)
         self._files: list[HashedFile] = []
         self._rows: list[int] = []
         self._writer: Any = None
 
     @property
     def paths(self) -> list[Path]:
-        """What was written so far, under passing names."""
+        """The files written so far, under their temporary names."""
         return [file.path for file in self._files]
 
     def offer(self, rows: pa.Table) -> bool:
-        """Write `rows` if they are in order and come after what was written; False where they are not."""
+        """Write `rows` if they are in order and come after the rows written before; False otherwise."""
         if not self._order.takes(rows):
             return False
         self._digest.update(rows)
@@ -173,14 +173,14 @@ class _Shards:
             self._files[-1].finish()
 
     def abandon(self) -> None:
-        """Stop, whatever state it is in."""
+        """Give every file up, whatever state it is in."""
         for file in self._files:
             file.abandon()
         if self._writer is not None:
             self._writer.close()
 
     def finish(self) -> Split:
-        """The files under their lasting names."""
+        """Close the files and give them their final names; returns the split."""
         if not self._files:
             self._open()
         self.close()
@@ -204,9 +204,10 @@ def read_parquet(path: Path) -> Iterator[pa.Table]:
 
 
 def adopt(path: Path, config: str, name: str, limits: Limits) -> Split | None:
-    """A Parquet file as it lies, renamed to `name`; None where it is not what we would write and must be written anew.
+    """Take a Parquet file over unchanged, renamed to `name`; None where it has to be written again.
 
-    It is kept if its columns have their plain types, its rows are in order, and neither it nor a row group is too big.
+    It is taken over if its columns have their plain types, its rows are in order, and neither the file nor a row group
+    is too large.
     """
     with pq.ParquetFile(path, pre_buffer=False) as file:
         schema, meta = file.schema_arrow.remove_metadata(), file.metadata

@@ -1,9 +1,9 @@
-"""A version's README.md: what the tool owns in it, and how it is laid over what people wrote.
+"""A version's README.md: the parts that the tool writes, merged with the parts that people write.
 
-The tool owns the front matter's MACHINE_KEYS (which Parquet is which config: without them `load_dataset` finds
-nothing) and one marked block. They are written anew for every version; license, tags, every other key and all prose
-outside the block are a person's and are carried over. `cards/` fills a Card with what is worth reading; the store's
-own (`plain`) has a few facts.
+The tool owns the front matter's MACHINE_KEYS (which Parquet file belongs to which config: without them `load_dataset`
+finds nothing) and one marked block. It writes them again for every version. License, tags, every other key and all
+prose outside the block belong to people and are kept. `cards/` makes a Card with everything worth reading; the store's
+own card (`plain`) has a few facts.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ _SIZES = (
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What is to stand in a README, a dataset's or a model's.
+    """The content of a README, of a dataset or a model.
 
-    `machine` (of a dataset: values of MACHINE_KEYS) and `block` (Markdown) are the tool's. `front` and `prose` are what
-    a README that nobody wrote yet begins with; `prose` shows where the block goes by the line BLOCK_HERE. `pictures`
-    are files beside it, by path (assets/…), that the block shows.
+    `machine` (of a dataset: values of MACHINE_KEYS) and `block` (Markdown) are the tool's. A README without text by
+    people begins with `front` and `prose`; the line BLOCK_HERE in `prose` is where the block goes. `pictures` are files
+    that the block shows, by path (assets/…).
     """
 
     machine: Mapping[str, Any]
@@ -59,7 +59,8 @@ BLOCK_HERE = f"{BEGIN}{END}"
 
 
 def render(manifest: Manifest, previous: str | None = None) -> str:
-    """README.md of the store for `manifest`, keeping what people wrote in `previous` (that of the version before)."""
+    """The store's README.md for `manifest`; it keeps what people wrote in `previous`, the README of the last
+    version."""
     return merge(plain(manifest), previous)
 
 
@@ -71,15 +72,17 @@ def plain(manifest: Manifest) -> Card:
 def machine(
     configs: Mapping[str, Mapping[str, Split]], dataset_info: Sequence[Mapping[str, Any]] = ()
 ) -> dict[str, Any]:
-    """The front matter's MACHINE_KEYS; `dataset_info` (see below) where it was worked out."""
-    rows = sum(one.rows for splits in configs.values() for one in splits.values())
+    """The front matter's MACHINE_KEYS; with `dataset_info` (see the function below) where it is given."""
+    rows = sum(split.rows for splits in configs.values() for split in splits.values())
     size = next((name for limit, name in _SIZES if rows < limit), "n>1B")
-    known = {"configs": data_files(configs), "size_categories": [size]}
-    return known | ({"dataset_info": list(dataset_info)} if dataset_info else {})
+    values: dict[str, Any] = {"configs": data_files(configs), "size_categories": [size]}
+    if dataset_info:
+        values["dataset_info"] = list(dataset_info)
+    return values
 
 
 def merge(card: Card, previous: str | None = None) -> str:
-    """The text of README.md: `card` laid over what people wrote in `previous`."""
+    """The text of README.md: `card`, with what people wrote in `previous`."""
     import yaml
 
     front, body = split_front(previous or "")
@@ -101,7 +104,7 @@ def read(directory: Path) -> str:
 
 
 def write(directory: Path, text: str, shown: Mapping[str, bytes]) -> None:
-    """README.md, and the pictures that it shows by their path, in a directory; what is there is replaced."""
+    """Write README.md and the pictures that it shows, by their path, into a directory; older files are replaced."""
     for path, data in shown.items():
         (directory / path).parent.mkdir(parents=True, exist_ok=True)
         (directory / path).write_bytes(data)
@@ -111,38 +114,40 @@ def write(directory: Path, text: str, shown: Mapping[str, bytes]) -> None:
 
 
 def prose(text: str) -> tuple[str, ...]:
-    """What people wrote above and below the marked block; () where it is nothing but a heading."""
+    """What people wrote above and below the marked block; () where there is only a heading."""
     _, body = split_front(text)
     return () if _untouched(body) else tuple(part.strip() for part in _BLOCK.split(body))
 
 
 def pictures(text: str) -> set[str]:
     """The paths of the pictures that the marked block of a README shows: the tool's own files."""
-    found = _BLOCK.search(text)
-    return set(_PICTURE.findall(found.group())) if found else set()
+    block = _BLOCK.search(text)
+    return set(_PICTURE.findall(block.group())) if block else set()
 
 
 def split_front(text: str) -> tuple[dict[str, Any], str]:
     """A README's YAML front matter and what follows it; ({}, text) where it has none."""
     import yaml
 
-    found = _FRONT.match(text)
-    if not found:
+    match = _FRONT.match(text)
+    if not match:
         return {}, text
+    rest = text[match.end() :]
     try:
-        front = yaml.safe_load(found.group(1))
+        front = yaml.safe_load(match.group(1))
     except yaml.YAMLError:
-        return {}, text[found.end() :]  # unreadable front matter cannot be carried over; the prose can
-    return (front if isinstance(front, dict) else {}), text[found.end() :]
+        return {}, rest  # unreadable front matter cannot be kept; the prose can
+    return (front if isinstance(front, dict) else {}), rest
 
 
 def data_files(configs: Mapping[str, Mapping[str, Split]]) -> list[dict[str, Any]]:
-    """The `configs` of the front matter: explicit always, else manifest.json would be read as data.
+    """The `configs` of the front matter. They are always explicit, else manifest.json would be read as data.
 
     A config without rows is left out: `datasets` (5.2) refuses to load a split of zero rows.
     """
-    loadable = {c: splits for c, splits in configs.items() if any(one.rows for one in splits.values())} or configs
-    default = next((c for c in ("rewards", "episodes") if c in loadable), next(iter(loadable), ""))
+    loadable = {name: splits for name, splits in configs.items() if any(split.rows for split in splits.values())}
+    loadable = loadable or dict(configs)
+    default = next((name for name in ("rewards", "episodes") if name in loadable), next(iter(loadable), ""))
     return [
         {
             "config_name": config,
@@ -157,8 +162,8 @@ def rows_table(manifest: Manifest) -> str:
     """Rows by config and split, as Markdown."""
     splits = list(dict.fromkeys(split for config in manifest.configs.values() for split in config))
     rows = [
-        f"| `{config}` | " + " | ".join(f"{of[split].rows:,}" if split in of else "" for split in splits) + " |"
-        for config, of in manifest.configs.items()
+        f"| `{config}` | " + " | ".join(f"{own[split].rows:,}" if split in own else "" for split in splits) + " |"
+        for config, own in manifest.configs.items()
     ]
     return "\n".join([f"| config | {' | '.join(splits)} |", f"|---|{'---:|' * len(splits)}", *rows])
 
@@ -166,9 +171,10 @@ def rows_table(manifest: Manifest) -> str:
 def dataset_info(version: Version) -> list[dict[str, Any]]:
     """The `dataset_info` of the front matter: for each config its features, and its splits with their rows and bytes.
 
-    What `datasets` would find out itself, written down so that the Hub shows it and `load_dataset` checks the rows it
-    got. The features are in the form that `datasets` reads back (`Features._from_yaml_list`); bytes of splits are those
-    of the Arrow table in memory, `download_size` those of the files. Reads all rows, a row group at a time.
+    `datasets` could find all of it out; with it the Hub shows these numbers and `load_dataset` checks the rows that it
+    loads. The features are in the form that `datasets` reads back (`Features._from_yaml_list`). The bytes of a split
+    are those of its Arrow table in memory, `download_size` is the size of the files. Reads all rows, a row group at a
+    time.
     """
     loadable = [config["config_name"] for config in data_files(version.manifest.configs)]
     return [_config_info(version, config) for config in loadable]
@@ -188,9 +194,9 @@ def _config_info(version: Version, config: str) -> dict[str, Any]:
         "config_name": config,
         "features": features(schema),
         "splits": [
-            {"name": split, "num_bytes": nbytes[split], "num_examples": one.rows} for split, one in listed.items()
+            {"name": name, "num_bytes": nbytes[name], "num_examples": split.rows} for name, split in listed.items()
         ],
-        "download_size": sum(file.size for one in listed.values() for file in one.files),
+        "download_size": sum(file.size for split in listed.values() for file in split.files),
         "dataset_size": sum(nbytes.values()),
     }
 
@@ -219,6 +225,6 @@ def _facts(manifest: Manifest) -> str:
 
 
 def _untouched(body: str) -> bool:
-    """True where nobody wrote anything: nothing but a heading and the marked block."""
+    """Whether people wrote nothing: there is only a heading and the marked block."""
     lines = [line for line in _BLOCK.sub("", body).splitlines() if line.strip()]
     return not lines or (len(lines) == 1 and lines[0].startswith("# "))

@@ -1,12 +1,12 @@
-"""Where the next version is written before anyone can see it, and the one rename that makes it visible.
+"""Where the next version is written before it can be seen, and the rename that makes it visible.
 
     with store.stage("org/name") as stage:
         stage.write("rewards", "train", batches)
         committed = stage.commit(recipe={...}, provenance={...})
 
-A stage is a folder under `STORE/.staging`, locked for as long as its process lives; it is gone when the block ends,
-however it ends, and after a `kill -9` the next writer sweeps it. Committing syncs every file and folder, then renames.
-A second writer that was faster makes the rename fail, and the number is planned anew.
+A stage is a folder under `STORE/.staging`, locked for as long as its process lives. It is removed when the block ends,
+however it ends; after a `kill -9` the next writer removes it. Committing syncs every file and folder, then renames the
+folder. If another writer was faster, the rename fails, and the next free number is tried.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ _KNOWN = {"episodes": tables.EPISODES, "attributions": tables.ATTRIBUTIONS, "fai
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What a commit left: the version, and whether it is new (False: the store already had this content)."""
+    """The result of a commit: the version, and whether it is new (False: the store already had this content)."""
 
     version: Version
     created: bool
 
 
 class Stage:
-    """The next version of `name` in the store at `root`, on its way. Use as a context manager; see the module."""
+    """The next version of `name` in the store at `root`, while it is written. Use it as a context manager."""
 
     def __init__(self, root: Path, name: str, limits: Limits | None = None) -> None:
         self.name = name
@@ -86,14 +86,14 @@ class Stage:
             self._part(config, split, _KNOWN[config])
         for table in [rows] if isinstance(rows, pa.Table | pa.RecordBatch) else rows:
             table = pa.Table.from_batches([table]) if isinstance(table, pa.RecordBatch) else table
-            with storing(self._root):  # not around the loop: what reading `rows` raises is not about the store
+            with storing(self._root):  # not around the loop: errors of reading `rows` are not about the store
                 self._part(config, split, table.schema).write(table)
 
     def sorted_file(self, config: str, split: str) -> Path:
-        """Where to write a Parquet file (zstd, sorted by `tables.KEYS`) that becomes `config`/`split` as it lies.
+        """Where to write a Parquet file (zstd, sorted by `tables.KEYS`) that becomes `config`/`split` unchanged.
 
-        It is checked when committing; one that is not in order, or not in plain types, is written anew. A path where
-        nothing was written stands for no rows.
+        The file is checked when committing; it is written again if it is not in order, or not in plain types. If
+        nothing is written there, the split has no rows.
         """
         self._check(config, split)
         path = self.dir / config / f".{split}-given.parquet"
@@ -106,34 +106,34 @@ class Stage:
         """Take `config` over from `version` as it is: hard links, or copies on another device."""
         for split in version.files(config):  # raises NotFound where it has no such config
             self._check(config, split)
-            one = version.manifest.configs[config][split]
-            for file in one.files:
+            listed = version.manifest.configs[config][split]
+            for file in listed.files:
                 if not _whole(version, file):
                     raise StoreError(
                         f"{version.ref} is damaged: {file.path} is missing or has another size.",
                         f"sotopia-rl-data verify {version.ref}",
                     )
-            self._linked[config, split] = (version, one)
+            self._linked[config, split] = (version, listed)
 
     def commit(
         self, recipe: Mapping[str, Any], provenance: Mapping[str, Any] | None = None, version: str | None = None
     ) -> Committed:
-        """Make what was written a version, or find that the store already has it.
+        """Make the stage a version, or return the version of the store with the same content.
 
-        `recipe` is what determines the rows (part of the digest); `provenance` what is worth knowing besides. `version`
+        `recipe` determines the rows and is part of the digest; `provenance` is everything else worth knowing. `version`
         overrides the number. Raises VersionExists where that number has other content, StoreError where the disk is
-        full or read-only; the store is then as it was.
+        full or read-only; the store is then unchanged.
         """
         with storing(self._root):
             draft = self._draft(manifests.plain(recipe, "recipe"), manifests.plain(provenance or {}, "provenance"))
-            wanted = versions.check(version) if version else None
+            pinned = versions.check(version) if version else None
             while True:
-                there = versions.in_folder(self._root / self.name)
-                latest = load(there[-1]) if there else None
-                found = self._same(draft, latest, wanted)
-                if found is not None:
-                    return Committed(found, False)
-                number = wanted or versions.spelled(versions.following(latest.manifest if latest else None, draft))
+                directories = versions.in_folder(self._root / self.name)
+                latest = load(directories[-1]) if directories else None
+                same = self._same(draft, latest, pinned)
+                if same is not None:
+                    return Committed(same, False)
+                number = pinned or versions.spelled(versions.following(latest.manifest if latest else None, draft))
                 draft = replace(self._reuse(draft, latest) if latest else draft, version=number)
                 target = self._publish(draft, latest)
                 if target is not None:
@@ -144,9 +144,9 @@ class Stage:
             raise UsageError(
                 f"A dataset has no {config}/{split}.", f"configs: {', '.join(CONFIGS)}; splits: {', '.join(SPLITS)}"
             )
-        if any((config, split) in given for given in (self._files, self._linked)):
+        if (config, split) in self._files or (config, split) in self._linked:
             raise UsageError(
-                f"{config}/{split} was already given as a whole.", "write rows, hand in a file, or link: one of them"
+                f"{config}/{split} was already given as a whole.", "either write rows, or give a file, or link"
             )
 
     def _part(self, config: str, split: str, schema: pa.Schema) -> Part:
@@ -156,7 +156,7 @@ class Stage:
         return self._parts[config, split]
 
     def _draft(self, recipe: dict[str, Any], provenance: dict[str, Any]) -> Manifest:
-        """Finish every file; the manifest but for its version."""
+        """Finish every file; returns the manifest without its version."""
         configs: dict[str, dict[str, Split]] = {}
         columns: dict[str, dict[str, str]] = {}
         for (config, split), path in self._files.items():
@@ -166,16 +166,17 @@ class Stage:
         for (config, split), part in self._parts.items():
             configs.setdefault(config, {})[split] = part.finish()
         columns |= {config: type_names(schema) for config, schema in self._schemas.items()}
-        for (config, split), (source, one) in self._linked.items():
-            configs.setdefault(config, {})[split] = one
+        for (config, split), (source, linked) in self._linked.items():
+            configs.setdefault(config, {})[split] = linked
             columns[config] = dict(source.manifest.columns[config])
-            self._place(source, one)
+            self._place(source, linked)
         if not configs:
             raise UsageError(f"Nothing was written for {self.name}.", "write at least one config")
-        kept = {c: self._kept(c, configs[c]) for c in CONFIGS if c in configs}
+        kept = {config: self._kept(config, configs[config]) for config in CONFIGS if config in configs}
         digest = version_digest(manifests.split_digests(kept), recipe)
+        columns = {config: columns[config] for config in kept}
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        return Manifest(self.name, "", digest, kept, {c: columns[c] for c in kept}, recipe, provenance, now)
+        return Manifest(self.name, "", digest, kept, columns, recipe, provenance, now)
 
     def _adopted(self, config: str, split: str, path: Path) -> Split:
         try:
@@ -186,9 +187,9 @@ class Stage:
                 "run the command again; nothing was kept",
             ) from error
         if self._schemas.setdefault(config, schema) == schema:
-            split_ = adopt(path, config, shard_name(split, 0, 1), self._limits)
-            if split_ is not None:
-                return split_
+            adopted = adopt(path, config, shard_name(split, 0, 1), self._limits)
+            if adopted is not None:
+                return adopted
         part = self._parts[config, split] = Part(self.dir, config, split, self._schemas[config], self._limits)
         for rows in read_parquet(path):
             part.write(rows)
@@ -196,29 +197,29 @@ class Stage:
         return self._parts.pop((config, split)).finish()
 
     def _kept(self, config: str, splits: Mapping[str, Split]) -> dict[str, Split]:
-        """The splits that have rows, in their usual order; where none has, an empty `train`, so SQL finds it."""
-        ordered = {s: splits[s] for s in SPLITS if s in splits}
-        keep = {s: one for s, one in ordered.items() if one.rows}
+        """The splits that have rows, in their usual order; where none has, an empty `train`, so that SQL finds it."""
+        ordered = {name: splits[name] for name in SPLITS if name in splits}
+        keep = {name: split for name, split in ordered.items() if split.rows}
         if not keep:
-            first, one = next(iter(ordered.items()))
-            keep = {"train": self._renamed(config, first, one)}
-        for split in ordered.keys() - keep.keys():
-            for file in ordered[split].files:
+            first, empty = next(iter(ordered.items()))
+            keep = {"train": self._as_train(config, first, empty)}
+        for name in ordered.keys() - keep.keys():
+            for file in ordered[name].files:
                 (self.dir / file.path).unlink(missing_ok=True)
         return keep
 
-    def _renamed(self, config: str, split: str, one: Split) -> Split:
-        if split == "train":
-            return one
+    def _as_train(self, config: str, name: str, split: Split) -> Split:
+        if name == "train":
+            return split
         path = f"{config}/{shard_name('train', 0, 1)}"
-        (self.dir / one.files[0].path).rename(self.dir / path)
-        return replace(one, files=(replace(one.files[0], path=path),))
+        (self.dir / split.files[0].path).rename(self.dir / path)
+        return replace(split, files=(replace(split.files[0], path=path),))
 
-    def _same(self, draft: Manifest, latest: Version | None, wanted: str | None) -> Version | None:
-        """The version that already has this content: the latest, or the one whose number is wanted."""
-        if wanted is None:
+    def _same(self, draft: Manifest, latest: Version | None, pinned: str | None) -> Version | None:
+        """The version that already has this content: the latest, or the version with the `pinned` number."""
+        if pinned is None:
             return latest if latest is not None and latest.digest == draft.digest else None
-        path = self._root / self.name / wanted
+        path = self._root / self.name / pinned
         if path not in versions.in_folder(path.parent):
             return None
         taken = load(path)
@@ -226,11 +227,11 @@ class Stage:
             return taken
         free = versions.spelled(versions.following(latest.manifest if latest else None, draft))
         raise VersionExists(
-            f"{self.name}@{wanted} exists with other content.", f"--version {free}, or leave --version out"
+            f"{self.name}@{pinned} exists with other content.", f"--version {free}, or leave --version out"
         )
 
     def _publish(self, draft: Manifest, latest: Version | None) -> Path | None:
-        """Write what is left, sync, rename. None where another writer took the number first."""
+        """Write manifest and README, sync, rename. None where another writer took the number first."""
         card = readme.render(draft, readme.read(latest.dir) if latest else "")
         write_text(self.dir / manifests.FILE_NAME, manifests.dump(draft))
         write_text(self.dir / readme.FILE_NAME, card)
@@ -238,23 +239,23 @@ class Stage:
         return place(self.dir, self._root, draft)
 
     def _reuse(self, draft: Manifest, before: Version) -> Manifest:
-        """Links to the files of `before` wherever a split has the same rows."""
-        configs = {c: dict(splits) for c, splits in draft.configs.items()}
+        """Replace files by links to those of `before` wherever a split has the same rows."""
+        configs = {config: dict(splits) for config, splits in draft.configs.items()}
         for config, splits in configs.items():
-            for split, one in splits.items():
-                same = before.manifest.configs.get(config, {}).get(split)
+            for name, split in splits.items():
+                same = before.manifest.configs.get(config, {}).get(name)
                 if (
                     same is None
-                    or same.digest != one.digest
+                    or same.digest != split.digest
                     or before.manifest.columns[config] != draft.columns[config]
                 ):
                     continue
                 if not all(_whole(before, file) for file in same.files):
-                    continue  # damaged there: ours is good
-                for file in one.files:
+                    continue  # damaged there: the new files are good
+                for file in split.files:
                     (self.dir / file.path).unlink()
                 self._place(before, same)
-                splits[split] = same
+                splits[name] = same
         return replace(draft, configs=configs)
 
     def _place(self, source: Version, split: Split) -> None:
@@ -265,9 +266,9 @@ class Stage:
 
 
 def place(folder: Path, root: Path, manifest: Manifest) -> Path | None:
-    """Make the finished `folder` the version of the store at `root` that `manifest` says it is: sync it, rename it.
+    """Sync the finished `folder` and rename it into the store at `root`, as the version that `manifest` describes.
 
-    None where another writer took the number first. Raises StoreError where something that is not a version is there.
+    None where another writer took the number first. Raises StoreError where something else is at the version's path.
     """
     for inner in (*(folder / config for config in manifest.configs), folder):
         sync_file(inner)
@@ -289,6 +290,6 @@ def place(folder: Path, root: Path, manifest: Manifest) -> Path | None:
 
 
 def _whole(version: Version, file: DataFile) -> bool:
-    """Is the file there, in its size? (`verify` reads it all.)"""
+    """Whether the file exists and has its size. (`verify` reads all of it.)"""
     path = version.dir / file.path
     return path.is_file() and path.stat().st_size == file.size

@@ -1,10 +1,10 @@
-"""The store: immutable version directories that are Hub-shaped, so that anything reads them as they lie.
+"""The store: immutable version directories in the layout of a Hub dataset repository.
 
     STORE/ORG/NAME/v1.2.0/README.md  manifest.json  rewards/train-00000-of-00001.parquet  …
 
-A version is written beside (see `stage.py`) and renamed into place: it is there whole or not at all. This module finds
-versions, here and nowhere else (`hub/resolve.py` asks the Hub for what is missing), and imports nothing heavy. What is
-in them is read by `query.py`.
+A version is written in a stage (see `stage.py`) and renamed into place, so that it is there whole or not at all. This
+module finds versions on this machine only (`hub/resolve.py` pulls missing ones from the Hub), and imports nothing
+heavy. `query.py` reads what is in them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Store:
     """A folder of datasets. Nothing is created until something is committed."""
 
     def __init__(self, root: str | Path, display: Display | None = None) -> None:
-        """The store in this folder. `display` hears of what is pulled from the Hub (default: nobody)."""
+        """The store in this folder. `display` shows what is pulled from the Hub (default: nothing is shown)."""
         self.root, self.display = Path(root), display or Silent()
 
     @classmethod
@@ -41,55 +41,58 @@ class Store:
 
     def names(self) -> list[str]:
         """Every dataset of the store, sorted."""
-        found: list[str] = []
+        names: list[str] = []
         for folder in _folders(self.root):
             if in_folder(folder):
-                found.append(folder.name)
-            found += [f"{folder.name}/{inner.name}" for inner in _folders(folder) if in_folder(inner)]
-        return sorted(found)
+                names.append(folder.name)
+            names += [f"{folder.name}/{inner.name}" for inner in _folders(folder) if in_folder(inner)]
+        return sorted(names)
 
     def versions(self, name: str) -> list[str]:
-        """The versions of `name`, oldest first; empty where there is none."""
+        """The versions of `name`, oldest first; empty where there are none."""
         return [path.name for path in in_folder(self.root / check_name(name))]
 
     def version(self, name: str, version: str) -> Version:
-        """One version by name and number, if it is here. Raises NotFound."""
+        """One version by name and number. Raises NotFound where the store does not have it."""
         return self.resolve(DatasetRef(name, version))
 
     def check_untaken(self, name: str, version: str | None, left: Callable[[], int], what: str = "calls") -> None:
-        """Raises VersionExists where `name` has that version and `left()` of `what` make it are still to come: what is
-        paid for them could not be kept under that number. Where none is, it is all paid, and committing decides."""
-        count = left() if version is not None and version in self.versions(name) else 0
+        """Raises VersionExists where `name` has that version already and `left()` calls (or `what` they are) are still
+        to be made: their answers could not be kept under that number. Where none is left, committing decides."""
+        if version is None or version not in self.versions(name):
+            return
+        count = left()
         if count:
             raise VersionExists(
-                f"{name}@{version} exists already, and {count:,} {what} are still to come: nobody is asked for other "
-                "content of it.",
+                f"{name}@{version} exists already, and {count:,} {what} are still to be made, which would change its "
+                "content.",
                 "leave --version out, or give it a number that is free",
             )
 
     def latest(self, name: str) -> Version | None:
         """The newest version of `name`, or None."""
-        there = in_folder(self.root / check_name(name))
-        return load(there[-1]) if there else None
+        directories = in_folder(self.root / check_name(name))
+        return load(directories[-1]) if directories else None
 
     def by_commit(self, name: str, commit: str) -> Version | None:
-        """The version of `name` that push or pull noted as this commit of the Hub (or its beginning)."""
+        """The version of `name` that push or pull has noted for this commit of the Hub (or the beginning of its
+        hash)."""
         for path in in_folder(self.root / check_name(name)):
-            known = read_published(path)
-            if known and known.repo == name and any(one.startswith(commit) for one in known.commits):
+            published = read_published(path)
+            if published and published.repo == name and any(sha.startswith(commit) for sha in published.commits):
                 return load(path)
         return None
 
     def resolve(self, ref: str | DatasetRef) -> Version:
-        """The version of this store that `ref` stands for: pinned, or the latest. The Hub is not asked: `hub.resolve`.
+        """The version of this store that `ref` names: pinned, or the latest. (`hub.resolve` asks the Hub too.)
 
-        Raises NotFound, saying what there is.
+        Raises NotFound, naming the versions that exist.
         """
         ref = parse(ref) if isinstance(ref, str) else ref
         if ref.path is not None:
             return _at(ref.path)
         folder = self.root / check_name(ref.name)
-        there = in_folder(folder)
+        directories = in_folder(folder)
         if ref.commit:
             known = self.by_commit(ref.name, ref.commit)
             if known is not None:
@@ -98,25 +101,25 @@ class Store:
                 f"The store {str(self.root)!r} does not know the commit {ref.commit} of {ref.name}.",
                 f"sotopia-rl-data pull {ref}",
             )
-        if not there:
+        if not directories:
             raise self._unknown(ref.name)
         if ref.version is None:
-            return load(there[-1])
-        if folder / ref.version not in there:
+            return load(directories[-1])
+        if folder / ref.version not in directories:
             raise NotFound(
-                f"{ref.name} has no {ref.version}; it has {_listed(there)}.",
-                f"name one of them: {ref.name}@{there[-1].name}",
+                f"{ref.name} has no {ref.version}; it has {_listed(directories)}.",
+                f"name one of them: {ref.name}@{directories[-1].name}",
             )
         return load(folder / ref.version)
 
     def stage(self, name: str) -> Stage:
-        """Where to write the next version of `name`: a context manager. Raises StoreError where it cannot be made."""
+        """A context manager in which to write the next version of `name`. Raises StoreError where it cannot be made."""
         from sotopia_rl_data.store.stage import Stage
 
         return Stage(self.root, check_name(name))
 
     def _unknown(self, name: str) -> NotFound:
-        """That there is no such dataset, with the names that are near it."""
+        """The error for a dataset that does not exist, with similar names."""
         close = difflib.get_close_matches(name, self.names(), n=3)
         near = f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
         see = "sotopia-rl-data list"
@@ -129,9 +132,9 @@ class Store:
 def _at(path: Path) -> Version:
     if (path / manifests.FILE_NAME).is_file():
         return load(path)
-    there = in_folder(path)
-    if there:
-        return load(there[-1])
+    directories = in_folder(path)
+    if directories:
+        return load(directories[-1])
     if not path.exists():
         raise NotFound(
             f"There is no {path}.", "name a version's directory, or a dataset by its name: sotopia-rl-data list"
@@ -154,6 +157,6 @@ def _folders(path: Path) -> list[Path]:
         ) from error
 
 
-def _listed(there: list[Path]) -> str:
-    names = [p.name for p in there]
+def _listed(directories: list[Path]) -> str:
+    names = [path.name for path in directories]
     return ", ".join(names if len(names) <= 8 else [*names[:3], "…", *names[-3:]])

@@ -1,7 +1,7 @@
-"""Is a version still what its manifest says? Every file is read: size, SHA-256, rows, their order and digest.
+"""Whether a version is still what its manifest says. Every file is read: size, SHA-256, rows, their order and digest.
 
-What is found is returned, not raised: one damaged file must not hide the next. Anything beside the listed files that
-`load_dataset` would pick up counts as damage too.
+Problems are returned, not raised, so that one damaged file does not hide the next. A file that is not listed and that
+`load_dataset` would read counts as a problem too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sotopia_rl_data.store.parts import read_parquet
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What was read, and what is wrong with it (nothing: `problems` is empty)."""
+    """What was read, and its `problems`: none where the version is whole."""
 
     ref: str
     files: int
@@ -36,7 +36,7 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """True where the version is what its manifest says."""
+        """Whether the version is what its manifest says."""
         return not self.problems
 
     def as_dict(self) -> dict[str, Any]:
@@ -49,20 +49,22 @@ def verify(version: Version, on_file: Callable[[DataFile], None] | None = None) 
     problems: list[str] = []
     files = list(listed_files(version.manifest))
     for config, splits in version.manifest.configs.items():
-        for split, one in splits.items():
-            problems += _split(version, config, split, one, on_file or (lambda _: None))
+        for name, split in splits.items():
+            problems += _split(version, config, name, split, on_file or (lambda _: None))
     if version_digest(split_digests(version.manifest.configs), version.manifest.recipe) != version.digest:
         problems.append("manifest.json: the digest is not that of the listed splits and the recipe")
-    problems += _strays(version.dir, {f.path for f in files})
+    problems += _strays(version.dir, {file.path for file in files})
     problems += _readme(version)
-    rows = sum(one.rows for splits in version.manifest.configs.values() for one in splits.values())
-    return Verification(version.ref, len(files), sum(f.size for f in files), rows, tuple(problems))
+    rows = sum(split.rows for splits in version.manifest.configs.values() for split in splits.values())
+    return Verification(version.ref, len(files), sum(file.size for file in files), rows, tuple(problems))
 
 
-def _split(version: Version, config: str, split: str, one: Split, on_file: Callable[[DataFile], None]) -> Iterator[str]:
-    """The problems of one split: of its files first, and if they are whole, of their rows."""
+def _split(
+    version: Version, config: str, name: str, split: Split, on_file: Callable[[DataFile], None]
+) -> Iterator[str]:
+    """The problems of one split: those of its files, and if there are none, those of its rows."""
     damaged = False
-    for file in one.files:
+    for file in split.files:
         for problem in _file(version.dir / file.path, file):
             damaged = True
             yield f"{file.path}: {problem}"
@@ -70,9 +72,10 @@ def _split(version: Version, config: str, split: str, one: Split, on_file: Calla
     if damaged:
         return
     try:
-        yield from (f"{config}/{split}: {p}" for p in _rows(version, config, one, version.manifest.columns[config]))
+        for problem in _rows(version, config, split, version.manifest.columns[config]):
+            yield f"{config}/{name}: {problem}"
     except (OSError, pa.ArrowException, InputError) as error:
-        yield f"{config}/{split}: unreadable ({first_line(error)})"
+        yield f"{config}/{name}: unreadable ({first_line(error)})"
 
 
 def _file(path: Path, file: DataFile) -> Iterator[str]:
@@ -87,10 +90,10 @@ def _file(path: Path, file: DataFile) -> Iterator[str]:
         yield f"SHA-256 {sha256[:12]}…, not {file.sha256[:12]}…"
 
 
-def _rows(version: Version, config: str, one: Split, columns: Mapping[str, str]) -> Iterator[str]:
+def _rows(version: Version, config: str, split: Split, columns: Mapping[str, str]) -> Iterator[str]:
     digest: RowDigest | None = None
     ordered = True
-    for file in one.files:
+    for file in split.files:
         before = digest.rows if digest else 0
         for rows in read_parquet(version.dir / file.path):
             if digest is None:
@@ -101,7 +104,7 @@ def _rows(version: Version, config: str, one: Split, columns: Mapping[str, str])
             ordered = ordered and order.takes(rows)
         if (digest.rows if digest else 0) - before != file.rows:
             yield f"{file.path} has {(digest.rows if digest else 0) - before} rows, not {file.rows}"
-    if digest and digest.hexdigest() != one.digest:
+    if digest and digest.hexdigest() != split.digest:
         yield "the rows have another digest"
     if not ordered:
         yield "the rows are not in order"

@@ -2,9 +2,9 @@
 
     STORE/ORG/NAME/v1.2.0/README.md  manifest.json  .hub.json  rewards/train-00000-of-00001.parquet  …
 
-v1.0.0 is the first; changed columns, layout or scale make the next major, other content the next minor. Where a version
-stands on the Hub is noted beside its manifest, in `.hub.json`, which no digest and no reader of rows sees: a commit's
-name covers the manifest, so the manifest cannot hold it. How the next version is written is in `stage.py`.
+v1.0.0 is the first; changed columns, layout or scale make the next major, other content the next minor. The commits of
+the Hub that hold a version are noted in `.hub.json`, which no digest covers and no reader of rows sees. The manifest
+cannot name them, since a commit's hash covers the manifest. How the next version is written is in `stage.py`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Number = tuple[int, int, int]
 FIRST: Number = (1, 0, 0)
 HUB_FILE = ".hub.json"
 _VERSION = re.compile(r"v(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
-_SHAPE = ("layout", "scale")  # of the recipe: what changes how every row is read
+_SHAPE = ("layout", "scale")  # parts of the recipe that change how every row is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Version:
 
     @property
     def digest(self) -> str:
-        """Of the content: columns, rows and recipe."""
+        """The digest of the content: columns, rows and recipe."""
         return self.manifest.digest
 
     @property
@@ -58,18 +58,20 @@ class Version:
         splits = self.manifest.configs.get(config)
         if splits is None:
             raise NotFound(f"{self.ref} has no {config!r}.", f"name one of: {', '.join(self.manifest.configs)}")
-        return {split: [self.dir / file.path for file in one.files] for split, one in splits.items()}
+        return {name: [self.dir / file.path for file in split.files] for name, split in splits.items()}
 
 
 def load(directory: Path) -> Version:
-    """The version that lies in `directory`. Raises StoreError where its manifest is damaged."""
+    """The version in `directory`. Raises StoreError where its manifest is damaged."""
     return Version(directory, manifests.load(directory))
 
 
 def in_folder(folder: Path) -> list[Path]:
     """The version directories of a dataset, oldest first."""
     try:
-        found = [p for p in folder.iterdir() if number(p.name) and (p / manifests.FILE_NAME).is_file()]
+        directories = [
+            path for path in folder.iterdir() if number(path.name) and (path / manifests.FILE_NAME).is_file()
+        ]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
@@ -77,13 +79,13 @@ def in_folder(folder: Path) -> list[Path]:
             f"{folder} cannot be read ({error.strerror}).",
             "name another store with --store DIR or SOTOPIA_RL_DATA_STORE",
         ) from error
-    return sorted(found, key=lambda p: number(p.name) or (0, 0, 0))
+    return sorted(directories, key=lambda path: number(path.name) or (0, 0, 0))
 
 
 def number(text: str) -> Number | None:
     """(1, 2, 0) for "v1.2.0"; None where the text is not a version."""
-    found = _VERSION.fullmatch(text)
-    return (int(found[1]), int(found[2]), int(found[3])) if found else None
+    match = _VERSION.fullmatch(text)
+    return (int(match[1]), int(match[2]), int(match[3])) if match else None
 
 
 def spelled(version: Number) -> str:
@@ -104,10 +106,11 @@ def following(latest: Manifest | None, new: Manifest) -> Number:
     before = number(latest.version) if latest else None
     if latest is None or before is None:
         return FIRST
-    after = _columns(new)  # a config more breaks nobody's reading of the others
-    reshaped = any(after.get(config) != columns for config, columns in _columns(latest).items())
-    reshaped |= any(latest.recipe.get(k) != new.recipe.get(k) for k in _SHAPE)
-    return (before[0] + 1, 0, 0) if reshaped else (before[0], before[1] + 1, 0)
+    after = _columns(new)  # another config does not change how the others are read
+    other_columns = any(after.get(config) != columns for config, columns in _columns(latest).items())
+    if other_columns or any(latest.recipe.get(key) != new.recipe.get(key) for key in _SHAPE):
+        return before[0] + 1, 0, 0
+    return before[0], before[1] + 1, 0
 
 
 def _columns(manifest: Manifest) -> dict[str, dict[str, str]]:
@@ -116,7 +119,7 @@ def _columns(manifest: Manifest) -> dict[str, dict[str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """`version` of `repo` is what these `commits` hold, the first one known first."""
+    """These `commits` of `repo` hold `version`; the commit that was known first comes first."""
 
     repo: str
     version: str
@@ -125,12 +128,12 @@ class Published:
 
     @property
     def commit(self) -> str:
-        """The commit that the version was first seen at: that of the release, as a rule."""
+        """The commit at which the version was first seen: as a rule that of the release."""
         return self.commits[0]
 
 
 def read_published(directory: Path) -> Published | None:
-    """What is noted of the version in `directory`; None where it was never pushed or pulled."""
+    """Where the version in `directory` is published; None where it was never pushed or pulled."""
     path = directory / HUB_FILE
     try:
         data = json.loads(path.read_bytes())
@@ -144,7 +147,7 @@ def read_published(directory: Path) -> Published | None:
 
 
 def note_published(directory: Path, now: Published) -> None:
-    """Note `now` of the version in `directory`, with the commits that were known of the same repository before."""
+    """Note `now` for the version in `directory`, and keep the commits noted before for the same repository."""
     before = read_published(directory)
     if before and (before.repo, before.endpoint) == (now.repo, now.endpoint):
         now = replace(now, commits=tuple(dict.fromkeys((*before.commits, *now.commits))))

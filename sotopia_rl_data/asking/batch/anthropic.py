@@ -1,8 +1,9 @@
-"""Anthropic's Message Batches: the requests go in one body, what came of them is one file of lines.
+"""Anthropic's Message Batches: the requests are sent in one body, the results are one file of lines.
 
-A message batch carries nothing of ours but the custom_ids of its requests, and shows these when it has ended. So a
-batch whose id was never heard is recognised by what can be seen: it is newer than the newest one before it was sent and
-holds as many requests; when it has ended, its custom_ids say for certain whether it is ours. Until then it may be.
+A message batch has no metadata: our custom_ids are its only mark, and they can be read only when it has ended. A batch
+whose id we never received, because the response was lost, is therefore recognised in two steps. Until it has ended, any
+batch that is newer than the newest one before our submission and has the same number of requests may be ours;
+afterwards its custom_ids decide.
 """
 
 from __future__ import annotations
@@ -57,21 +58,21 @@ class AnthropicBatchClient(BatchClient):
         return json.dumps({"custom_id": custom_id, "params": params}).encode()
 
     async def create(self, lines: Path, intent: Intent) -> str:
-        """Begin the batch; its id. The body is streamed from the file: it can be a quarter of a gigabyte."""
+        """Create the batch; returns its id. The body, up to a quarter of a gigabyte, is streamed from the file."""
         from anthropic.types.messages import MessageBatch
 
         size = len(_OPEN) + lines.stat().st_size - len(_BETWEEN) + len(_CLOSE)
         headers = {"Content-Type": "application/json", "Content-Length": str(size)}
-        with self._speaking():
+        with self._our_errors():
             batch = await self._sdk.post(
                 "/v1/messages/batches", content=_body(lines), cast_to=MessageBatch, options={"headers": headers}
             )
         return batch.id
 
     async def find(self, intent: Intent, known: Set[str]) -> str | BatchSearch:
-        """The batch that is ours by its custom_ids, where they can be seen."""
+        """The id of the ended batch with our custom_ids; UNCERTAIN where a running batch may be ours."""
         search = BatchSearch.ABSENT
-        with self._speaking():
+        with self._our_errors():
             async for batch in self._sdk.messages.batches.list(limit=100):
                 if batch.id == intent.after:
                     break
@@ -84,10 +85,11 @@ class AnthropicBatchClient(BatchClient):
         return search
 
     async def state(self, batch: str) -> BatchState:
-        """How it stands. How many are through is only told at the end."""
-        with self._speaking():
-            found = await self._sdk.messages.batches.retrieve(batch)
-        return BatchState(found.processing_status == "ended", _total(found) - found.request_counts.processing)
+        """The state of the batch. Anthropic counts the requests that are done only at the end."""
+        with self._our_errors():
+            retrieved = await self._sdk.messages.batches.retrieve(batch)
+        done = _total(retrieved) - retrieved.request_counts.processing
+        return BatchState(retrieved.processing_status == "ended", done)
 
     async def _results_files(self, batch: str) -> AsyncGenerator[AsyncIterator[bytes]]:
         async with self._sdk.messages.batches.with_streaming_response.results(batch) as response:
@@ -124,11 +126,11 @@ def _total(batch: MessageBatch) -> int:
 
 
 async def _body(lines: Path) -> AsyncIterator[bytes]:
-    """The lines as one JSON object, a few at a time."""
+    """The lines as one JSON object, line by line."""
     yield _OPEN
     with lines.open("rb") as file:
-        lead = b""
+        separator = b""
         for line in file:
-            yield lead + line.rstrip(b"\n")
-            lead = _BETWEEN
+            yield separator + line.rstrip(b"\n")
+            separator = _BETWEEN
     yield _CLOSE

@@ -1,7 +1,7 @@
-"""What the two batch APIs have in common: how a batch stands, what came of each line, what an error means.
+"""What the two batch APIs have in common: the state of a batch, the result of each line, the meaning of an error.
 
-A provider's SDK says how it is spoken to, and retries nothing. Results are read as bytes and split at line feeds
-alone: what else Python or an HTTP library takes for the end of a line can stand inside an answer.
+The provider's SDK makes the calls and never retries. Results are read as bytes and split only at line feeds, since an
+answer may contain the other characters that Python or an HTTP library takes for the end of a line.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sotopia_rl_data.errors import AskingError, Rejected, Unavailable, UsageErro
 from sotopia_rl_data.request import Reply, Request, Target
 from sotopia_rl_data.secrets import redact
 
-_ABSENT = (404, 405, 501)  # how a server says that it has no such API
+_ABSENT = (404, 405, 501)  # statuses of a server without a batch API
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ class BatchLimits:
 
 @dataclass(frozen=True, slots=True)
 class BatchState:
-    """How a batch stands. `done` of its requests are through. `refused`: none of them was begun, and why; `full`: the
-    reason is that too many others are under way. `cancelled`: somebody ended it; what it has is there."""
+    """The state of a batch. `done` counts the requests that are finished. `refused` is the reason why none was begun;
+    `full` says that the reason is too many requests under way. A batch that was `cancelled` has some results."""
 
     ended: bool
     done: int = 0
@@ -45,8 +45,7 @@ class BatchState:
 
 
 class BatchSearch(Enum):
-    """What is known of a batch whose id was not heard and which was not found: there is none, or it cannot be told
-    yet."""
+    """The result of a search that did not find the batch: it does not exist, or it may still turn up."""
 
     ABSENT = "absent"
     UNCERTAIN = "uncertain"
@@ -54,19 +53,18 @@ class BatchSearch(Enum):
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """What came of the line `custom_id`: a Reply, or why there is none."""
+    """The result of the line `custom_id`: a Reply, or the error in its place."""
 
     custom_id: str
     outcome: Reply | AskingError
 
 
 class BatchClient(ABC):
-    """A provider's batch API at `target`. What is awaited raises Unavailable where asking again may help and Rejected
+    """A provider's batch API at `target`. Its coroutines raise Unavailable where another try may help and Rejected
     where it cannot; nothing is retried here.
 
-    `way` is the place in `api.ways` of the form in which answers are asked for now. Raises KeyMissing where there is
-    no key.
-    """
+    `way` is the index in `api.ways` of the way in which the answer's schema is passed now. Raises KeyMissing where
+    there is no key."""
 
     api: ClassVar[transport.Api]
 
@@ -87,20 +85,21 @@ class BatchClient(ABC):
         """The request as a line of a batch, without a line feed."""
 
     async def upload(self, lines: Path, intent: Intent) -> str:
-        """Hand the lines in ahead of `create`, where the provider wants that; the file's id, else empty."""
+        """Upload the lines before `create`, where the provider wants that; returns the file's id, else an empty
+        string."""
         return ""
 
     @abstractmethod
     async def create(self, lines: Path, intent: Intent) -> str:
-        """Begin the batch; its id."""
+        """Create the batch; returns its id."""
 
     @abstractmethod
     async def find(self, intent: Intent, known: Set[str]) -> str | BatchSearch:
-        """The id of the batch that an earlier `create` may have begun. It is none of the `known` ones."""
+        """The id of the batch that an earlier `create` may have begun; not one of the `known` ids."""
 
     @abstractmethod
     async def state(self, batch: str) -> BatchState:
-        """How a batch stands."""
+        """The state of a batch."""
 
     @abstractmethod
     def _results_files(self, batch: str) -> AsyncGenerator[AsyncIterator[bytes]]:
@@ -108,11 +107,11 @@ class BatchClient(ABC):
 
     @abstractmethod
     def _outcome(self, line: dict[str, Any]) -> Reply:
-        """The Reply in a line of results. Raises what it says instead."""
+        """The Reply in a line of results. Raises the error that the line holds instead."""
 
     def weaken(self, error: Rejected, way: int) -> bool:
-        """Ask for the answer's form in the next weaker way from now on, where the error of a line that was written in
-        this way is about that form. False where it is not, or there is no weaker way."""
+        """Pass the answer's schema in the next weaker way from now on, if the error of a line that was written in this
+        way is about the schema. False if it is not, or there is no weaker way."""
         if not self.api.refuses_format(error) or way + 1 == len(self.api.ways):
             return False
         self.way = max(self.way, way + 1)
@@ -121,7 +120,7 @@ class BatchClient(ABC):
     async def newest(self) -> str:
         """The id of the newest batch, empty where there is none. Raises UsageError where there is no batch API."""
         try:
-            with self._speaking():
+            with self._our_errors():
                 page = await self._batches.list(limit=1)
             batches = getattr(page, "data", None)
         except (Rejected, Unavailable) as error:
@@ -136,8 +135,8 @@ class BatchClient(ABC):
         return str(batches[0].id) if batches else ""
 
     async def results(self, batch: str) -> AsyncGenerator[BatchResult]:
-        """What came of the lines, in any order. Lines that cannot be read, or name no request, are left out."""
-        with self._speaking():
+        """The results of the lines, in any order. Lines that cannot be read, or have no custom_id, are left out."""
+        with self._our_errors():
             async with aclosing(self._results_files(batch)) as files:
                 async for file in files:
                     async for line in lines_of(file):
@@ -155,8 +154,8 @@ class BatchClient(ABC):
             return error
 
     @contextmanager
-    def _speaking(self) -> Iterator[None]:
-        """Turn what the SDK raises inside the block into our errors."""
+    def _our_errors(self) -> Iterator[None]:
+        """Turn the SDK's errors inside the block into ours."""
         import httpx2
 
         target, sdk = self.target, self._sdk_module
@@ -172,7 +171,7 @@ class BatchClient(ABC):
 
 
 async def lines_of(chunks: AsyncIterator[bytes]) -> AsyncIterator[Any]:
-    """The JSON of each line; lines that hold none are left out, and count as missing."""
+    """The JSON of each line; lines that are not JSON are left out, and their requests count as missing."""
     rest = b""
     async for chunk in chunks:
         *whole, rest = (rest + chunk).split(b"\n")
@@ -186,7 +185,7 @@ async def lines_of(chunks: AsyncIterator[bytes]) -> AsyncIterator[Any]:
 
 
 def expired(target: Target) -> Unavailable:
-    """The error of a line that its batch had no time for."""
+    """The error of a line whose batch expired first."""
     return Unavailable(f"{target.model}: the batch expired before this was asked", "run the same command again")
 
 

@@ -1,5 +1,7 @@
-"""From a batch that has ended to the ledger: every result an attempt, joined by its custom_id, durable before it is
-parsed; and what is to be asked again, or given up."""
+"""From a batch that has ended to the ledger: each result becomes an attempt at the request with its custom_id.
+
+An attempt is durable before it is parsed. Requests without an answer are asked again in the next round, or given up.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,14 @@ from sotopia_rl_data.request import Reply, Request, Usage
 
 
 def brought(ledger: Ledger, intent: Intent, key: str) -> list[Attempt]:
-    """What a batch's line is in the ledger already, from an earlier fetch."""
-    some = ledger.attempts(key) if intent.batch else []
-    return [one for one in some if one.batch == intent.batch and one.time >= intent.made]
+    """The attempts that an earlier fetch of this batch has put into the ledger for a key."""
+    if not intent.batch:
+        return []
+    return [past for past in ledger.attempts(key) if past.batch == intent.batch and past.time >= intent.made]
 
 
 class Fetching:
-    """One request may fail `tries` times. `last` is the last failure there was."""
+    """Fetches the results of batches. A request may fail `tries` times. `last` is the last failure."""
 
     def __init__(
         self,
@@ -40,43 +43,45 @@ class Fetching:
         self.last: AskingError | None = None
 
     async def fetch(self, intent: Intent, state: BatchState) -> None:
-        """Put every result into the ledger, on the disk when this returns. What is there already is left alone."""
+        """Put every result into the ledger, durably. Results of an earlier fetch are not added again."""
         left = self._folder.batch_lines(intent)
-        await self._waiting.patiently(lambda: self._collect(intent, left))
-        for one in left.values():
-            self._keep(intent, one, self._missing(state), maybe_billed=not state.cancelled)
-        self._lookup.ledger.close()  # to the disk, before the intent goes
+        await self._waiting.until_answered(lambda: self._collect(intent, left))
+        for line in left.values():
+            self._keep(intent, line, self._missing(state), maybe_billed=not state.cancelled)
+        self._lookup.ledger.close()  # flush to the disk before the intent is removed
 
     async def _collect(self, intent: Intent, left: dict[str, BatchLine]) -> None:
-        """Take the results out of what is left. Ids that nobody sent, or that came before, are passed over."""
+        """Keep each result and take its line out of `left`. Unknown and repeated ids are ignored."""
         async with aclosing(self._client.results(intent.batch)) as results:
             async for result in results:
-                one = left.pop(result.custom_id, None)
-                if one is not None:
-                    outcome = result.outcome  # a 200 without an answer: the provider says that it did the work
+                line = left.pop(result.custom_id, None)
+                if line is not None:
+                    outcome = result.outcome
+                    # a 200 that holds no answer: the provider did the work, and may bill it
                     worked = isinstance(outcome, Unavailable) and outcome.status == 200
-                    self._keep(intent, one, outcome, maybe_billed=worked)
+                    self._keep(intent, line, outcome, maybe_billed=worked)
 
-    def _keep(self, intent: Intent, one: BatchLine, outcome: Reply | AskingError, maybe_billed: bool) -> None:
-        """Make a line's result durable, unless it is from an earlier fetch, and see what follows from it. A line that
-        failed or expired is not billed; one without a result may be, and so may one whose result holds no answer."""
-        ledger, target = self._lookup.ledger, replace(self._client.target, sampling=one.sampling)
-        request = Request(target, (), sample=one.sample)
-        new = all(isinstance(outcome, Reply) and a.status == "error" for a in brought(ledger, intent, one.key))
+    def _keep(self, intent: Intent, line: BatchLine, outcome: Reply | AskingError, maybe_billed: bool) -> None:
+        """Append a line's result to the ledger, unless an earlier fetch did, and settle its reservation. Providers do
+        not bill lines that failed or expired; a line without a result, or without an answer in it, may have been
+        billed."""
+        ledger, target = self._lookup.ledger, replace(self._client.target, sampling=line.sampling)
+        request = Request(target, (), sample=line.sample)
+        earlier = brought(ledger, intent, line.key)
         if isinstance(outcome, Reply):
-            if new:
-                ledger.append(answered(request, one.key, one.question, outcome, 0.0, intent.batch))
-            self._budget.came(one.key, outcome.usage)
+            if all(attempt.status == "error" for attempt in earlier):
+                ledger.append(answered(request, line.key, line.question, outcome, 0.0, intent.batch))
+            self._budget.came(line.key, outcome.usage)
             self._lookup.outcome.count_usage(target.model, outcome.usage)
-            self._lookup.came(one.key)
+            self._lookup.came(line.key)
             return
-        if new:
-            ledger.append(failed(request, one.key, one.question, outcome.message, 0.0, intent.batch, maybe_billed))
-        self._budget.came(one.key, Usage() if maybe_billed else None)
-        self._fail(one.key, outcome, intent.way)
+        if not earlier:
+            ledger.append(failed(request, line.key, line.question, outcome.message, 0.0, intent.batch, maybe_billed))
+        self._budget.came(line.key, Usage() if maybe_billed else None)
+        self._fail(line.key, outcome, intent.way)
 
     def _fail(self, key: str, error: AskingError, way: int) -> None:
-        """Give a request up, or leave it to the next round."""
+        """Give a request up, or leave it for the next round."""
         self.last = error
         self._lookup.outcome.faults += 1
         if isinstance(error, Rejected):
@@ -98,7 +103,7 @@ class Fetching:
         return Unavailable(f"{model}: the batch ended without a result for this", "run the same command again")
 
     def put_back(self, intent: Intent) -> None:
-        """None of its requests was begun: they are asked again."""
-        for one in self._folder.batch_lines(intent).values():
-            self._budget.came(one.key, None)
-            self._lookup.put_back(one.key)
+        """Leave all requests of a batch that never began for the next round."""
+        for line in self._folder.batch_lines(intent).values():
+            self._budget.came(line.key, None)
+            self._lookup.put_back(line.key)

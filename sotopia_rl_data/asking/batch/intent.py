@@ -1,11 +1,11 @@
-"""What is about to be submitted, written down before it is: so that no crash submits it twice or forgets it.
+"""A batch is recorded on disk before it is submitted, so that no crash submits it twice or forgets it.
 
     LEDGER/batches/TARGET/INTENT/asked.jsonl     which request each line is: custom_id and `BatchLine`
                                 lines.jsonl      the lines as the provider gets them
-                                intent.json      how far it got; written last, replaced as a whole at every step
+                                intent.json      how far the batch is; written last, replaced as a whole at every step
 
-A folder without `intent.json` was never finished and is swept. When a batch's results are in the ledger, its folder
-goes. One process works on a target's folder at a time; its lock goes with it, however it ends.
+A folder without `intent.json` was never finished and is removed. So is a batch's folder when its results are in the
+ledger. One process works on a target's folder at a time; its lock is released however the process ends.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from sotopia_rl_data.store.disk import storing, sync_file
 
 _STATE = "intent.json"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
-_KEY_SHOWN = 40  # hex digits of a key in a custom_id: with the intent's sixteen they fit Anthropic's 64 characters
+_KEY_SHOWN = 40  # hex digits of a key in a custom_id: Anthropic allows 64 characters, the intent's id takes 16
 
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """One batch: `count` lines under an `id` of ours.
+    """One batch: `count` lines under an `id` of ours, `made` at this time (Unix seconds).
 
-    `way` is how the answer's form is asked for, `file` what the provider calls the uploaded lines, `after` the newest
-    batch that there was before, `tried` when `create` was last sent (Unix seconds; 0: never), `batch` what the provider
-    calls the batch, empty until that was heard."""
+    `way` is the way in which the answer's schema is passed, `file` the provider's id of the uploaded lines, `after` the
+    id of the newest batch before this one, `tried` the time of the last `create` (Unix seconds; 0: never), `batch` the
+    provider's id of the batch, empty until we received it."""
 
     id: str
     count: int
@@ -63,7 +63,7 @@ class Intent:
 
 @dataclass(frozen=True, slots=True)
 class BatchLine:
-    """The request behind a line: all that an attempt in the ledger names of it, and the most tokens that it has."""
+    """The request behind a line: what an attempt in the ledger records of it, and the most tokens of its prompt."""
 
     key: str
     question: str
@@ -82,7 +82,7 @@ class BatchFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Nobody else works on it inside the block. Raises StoreError where somebody does."""
+        """Hold the folder's lock inside the block. Raises StoreError where another process holds it."""
         with storing(self._dir):
             self._dir.mkdir(parents=True, exist_ok=True)
             lock = open_lock(self._dir / ".lock")
@@ -99,13 +99,13 @@ class BatchFolder:
     def _taken(self, lock: int) -> bool:
         try:
             return take(lock)
-        except OSError as error:  # a file system without locks: whoever uses one sees to it
+        except OSError as error:  # a file system without locks: its user has to prevent this
             if error.errno not in _NO_LOCKS:
                 raise
             return True
 
     def intents(self) -> list[Intent]:
-        """What was begun and is not in the ledger yet, the oldest first. What was never finished is swept."""
+        """The batches whose results are not in the ledger yet, the oldest first. Unfinished drafts are removed."""
         for folder in self._folders():
             if not (folder / _STATE).is_file():
                 shutil.rmtree(folder)
@@ -116,12 +116,12 @@ class BatchFolder:
         return frozenset(intent.id for intent in self._sealed())
 
     def under_way(self) -> Iterator[tuple[Intent, BatchLine]]:
-        """Every request that is in a batch, or about to be. Changes nothing and needs no lock: what somebody else
-        fetches in this moment is left out."""
+        """Every request that is in a batch, or about to be. Changes nothing and needs no lock: a batch that another
+        process removes meanwhile is left out."""
         for intent in self._sealed():
             with suppress(FileNotFoundError):
-                for one in self.batch_lines(intent).values():
-                    yield intent, one
+                for line in self.batch_lines(intent).values():
+                    yield intent, line
 
     def _sealed(self) -> Iterator[Intent]:
         for folder in self._folders():
@@ -129,10 +129,12 @@ class BatchFolder:
                 yield Intent(**json.loads((folder / _STATE).read_text()))
 
     def _folders(self) -> list[Path]:
-        return [one for one in self._dir.iterdir() if one.is_dir()] if self._dir.is_dir() else []
+        if not self._dir.is_dir():
+            return []
+        return [path for path in self._dir.iterdir() if path.is_dir()]
 
     def keep(self, intent: Intent) -> Intent:
-        """Write down how far it got; durable when this returns."""
+        """Record how far a batch is; durable when this returns."""
         with storing(self._dir):
             path = self._folder(intent) / _STATE
             beside = path.with_suffix(".tmp")
@@ -153,7 +155,7 @@ class BatchFolder:
         return {record.pop("id"): BatchLine(**record) for record in records}
 
     def remove(self, intent: Intent) -> None:
-        """Forget it: its results are in the ledger, or it never began."""
+        """Remove the folder of a batch whose results are in the ledger, or that never began."""
         (self._folder(intent) / _STATE).unlink()
         shutil.rmtree(self._folder(intent))
 
@@ -169,7 +171,7 @@ class BatchFolder:
 
 
 class BatchDraft:
-    """A batch that is being written. It becomes an intent with `seal`."""
+    """A batch that is being filled. `seal` makes it an intent."""
 
     def __init__(self, parent: BatchFolder, intent: Intent) -> None:
         self._parent, self.intent = parent, intent
@@ -177,19 +179,19 @@ class BatchDraft:
         self._lines: IO[bytes] = parent.lines(intent).open("wb")
         self._asked: IO[bytes] = parent.lines(intent).with_name("asked.jsonl").open("wb")
 
-    def add(self, line: bytes, asked: PendingRequest) -> None:
-        """Put a request's line in."""
-        request, custom_id = asked.request, self.intent.custom_id(asked.key)
+    def add(self, line: bytes, pending: PendingRequest) -> None:
+        """Add a request and its line."""
+        request, custom_id = pending.request, self.intent.custom_id(pending.key)
         sampling = dict(request.target.sampling)
-        one = BatchLine(asked.key, asked.question, request.sample, most_prompt_tokens(request), sampling)
+        record = BatchLine(pending.key, pending.question, request.sample, most_prompt_tokens(request), sampling)
         with storing(self._parent.lines(self.intent).parent):
             self._lines.write(line + b"\n")
-            self._asked.write(json.dumps({"id": custom_id, **asdict(one)}).encode() + b"\n")
+            self._asked.write(json.dumps({"id": custom_id, **asdict(record)}).encode() + b"\n")
         self.count += 1
         self.size_bytes += len(line) + 1
 
     def seal(self, way: int) -> Intent:
-        """From now on it is to be submitted, also by whoever comes after a crash."""
+        """Make the batch durable: from now on this run, or the next after a crash, submits it."""
         with storing(self._parent.lines(self.intent).parent):
             for file in (self._lines, self._asked):
                 file.flush()
@@ -199,7 +201,7 @@ class BatchDraft:
         return self._parent.keep(Intent(self.intent.id, self.count, self.intent.made, way))
 
     def abandon(self) -> None:
-        """Let it go."""
+        """Remove the draft."""
         self._lines.close()
         self._asked.close()
         shutil.rmtree(self._parent.lines(self.intent).parent)

@@ -1,7 +1,7 @@
-"""OpenAI's Batch API: a file of requests is uploaded, a batch is begun over it, its results are two files more.
+"""OpenAI's Batch API: a file of requests is uploaded, a batch is created over it, the results are two more files.
 
-A batch carries our intent's id in its metadata and the id of its input file: by either it is found again. Uploaded
-files stay at the provider; what is there is its owner's to remove.
+A batch is retrieved again by the intent's id in its metadata or by the id of its input file. Uploaded files stay at the
+provider, where the owner of the account may remove them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LIMITS = BatchLimits(requests=50_000, size_bytes=200_000_000)
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 _ENDED = ("completed", "expired", "cancelled", "failed")
 _FULL = "token_limit_exceeded"
-_NAME = "sotopia_rl_data_intent"  # of our entry in a batch's metadata
+_NAME = "sotopia_rl_data_intent"  # the key of our entry in a batch's metadata
 
 
 class OpenAIBatchClient(BatchClient):
@@ -44,14 +44,14 @@ class OpenAIBatchClient(BatchClient):
         return json.dumps({"custom_id": custom_id, "method": "POST", "url": ENDPOINT, "body": body}).encode()
 
     async def upload(self, lines: Path, intent: Intent) -> str:
-        """Hand the file in; its id."""
-        with self._speaking(), lines.open("rb") as file:
+        """Upload the file; returns its id."""
+        with self._our_errors(), lines.open("rb") as file:
             name = f"sotopia-rl-data-{intent.id}.jsonl"
             uploaded = await self._sdk.files.create(file=(name, file, "application/jsonl"), purpose="batch")
         return uploaded.id
 
     async def create(self, lines: Path, intent: Intent) -> str:
-        with self._speaking():
+        with self._our_errors():
             batch = await self._sdk.batches.create(
                 input_file_id=intent.file,
                 endpoint=ENDPOINT,
@@ -61,8 +61,8 @@ class OpenAIBatchClient(BatchClient):
         return batch.id
 
     async def find(self, intent: Intent, known: Set[str]) -> str | BatchSearch:
-        """The batch that carries the intent's id, or works on its file."""
-        with self._speaking():
+        """The batch that has the intent's id in its metadata, or its file as input."""
+        with self._our_errors():
             async for batch in self._sdk.batches.list(limit=100):
                 if batch.id == intent.after:
                     break
@@ -71,21 +71,21 @@ class OpenAIBatchClient(BatchClient):
         return BatchSearch.ABSENT
 
     async def state(self, batch: str) -> BatchState:
-        with self._speaking():
-            found = await self._sdk.batches.retrieve(batch)
-        counts = found.request_counts
+        with self._our_errors():
+            retrieved = await self._sdk.batches.retrieve(batch)
+        counts = retrieved.request_counts
         done = counts.completed + counts.failed if counts else 0
-        if found.status != "failed":
-            return BatchState(found.status in _ENDED, done, found.status == "cancelled")
-        errors = (found.errors and found.errors.data) or []
+        if retrieved.status != "failed":
+            return BatchState(retrieved.status in _ENDED, done, retrieved.status == "cancelled")
+        errors = (retrieved.errors and retrieved.errors.data) or []
         reasons = "; ".join(error.message or error.code or "" for error in errors[:3]) or "no reason given"
         refused = Rejected(f"{self.target.model} at {self.target.base_url} does not take the batch: {reasons}")
         return BatchState(True, refused=refused, full=any(error.code == _FULL for error in errors))
 
     async def _results_files(self, batch: str) -> AsyncGenerator[AsyncIterator[bytes]]:
         """The answers first, then the errors."""
-        found = await self._sdk.batches.retrieve(batch)
-        for name in (found.output_file_id, found.error_file_id):
+        retrieved = await self._sdk.batches.retrieve(batch)
+        for name in (retrieved.output_file_id, retrieved.error_file_id):
             if name:
                 async with self._sdk.files.with_streaming_response.content(name) as response:
                     yield response.iter_bytes()

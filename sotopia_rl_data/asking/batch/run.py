@@ -1,16 +1,16 @@
 """Asking in batches: the contract of `dispatch.ask_all`, in rounds. Nothing is submitted twice, nothing is forgotten.
 
-A round walks over all requests, hands over what the ledger knows, and puts the rest into batches; when these have ended
-their results are in the ledger, and the next round finds them there. What is wanted next (a repair turn), what failed
-and what expired goes into the following round. Requests are made anew for every round and never held: a hundred
-thousand of them wait on the disk, in the provider's format.
+A round goes through all requests, hands over what the ledger has answered, and puts the rest into batches. When these
+have ended their results are in the ledger, where the next round finds them. Follow-ups (a repair) and requests that
+failed or expired go into the following round. Requests are made again for every round instead of being kept in memory:
+a hundred thousand of them wait on the disk, in the provider's format.
 
-What is about to be submitted is written down first (`intent.py`). A batch of which no id was heard, because the process
-was killed or the connection lost, is looked for at the provider; its requests are not submitted again before it is
-certain that it never began.
+A batch is recorded before it is submitted (`intent.py`). Where its id was never received, because the process was
+killed or the connection lost, it is looked for at the provider; its requests are not submitted again until it is
+certain that the batch never began.
 
-Under a budget a round submits what fits with every answer at its worst, and the rest when answers that cost less have
-made room: rounds go on until nothing is left, or nothing that is left can ever fit.
+Under a budget a round submits what fits if every answer costs the most that it may. The rest is submitted when answers
+that cost less have made room. Rounds go on until nothing is left, or nothing that is left can ever fit.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.ledger.lookup import Lookup, Outcome, PendingRequest
 from sotopia_rl_data.request import Request
 
-_PROVIDERS = ("openai", "anthropic")  # that have a batch API
-_BREATH = 64  # requests walked over before Ctrl-C is heard
+_PROVIDERS = ("openai", "anthropic")  # providers that have a batch API
+_YIELD_EVERY = 64  # requests looked up before the event loop may handle Ctrl-C
 
 
 async def ask_batch(
@@ -50,53 +50,54 @@ async def ask_batch(
 ) -> Outcome:
     """Ask what the ledger does not answer, in batches.
 
-    As `ask_all`, but that `requests` is called for every round and gives the same each time, and that
-    `lookup.follow_up` may be called again for the same request and must want the same next. With `Batching.wait` off,
+    Like `ask_all`, except that `requests` is called for every round and must give the same requests each time, and that
+    `lookup.follow_up` may be called again for a request and must return the same follow-up. With `Batching.wait` off,
     and after Ctrl-C (the outcome says `interrupted`), `outcome.in_batches` requests may still be under way: the next
-    run goes on with them. The `budget` may be shared by several runs at once, and has been told (`carry`) what is under
-    way already; where something is left that does not fit, the outcome says `exhausted`.
+    run goes on with them. The `budget` may be shared by several runs at once, and counts already (`Budget.carry`) what
+    is under way; where a request is left that does not fit, the outcome says `exhausted`.
 
     Raises UsageError where there is no batch API, Rejected where the provider refuses the batch or every request,
-    Unavailable where it is down, StoreError where the ledger cannot be written or another process has its batches. What
-    was answered until then is kept, and what was submitted is found again.
+    Unavailable where it is down, StoreError where the ledger cannot be written or another process works on the same
+    batches. What was answered until then is kept, and the next run finds what was submitted.
     """
     folder = BatchFolder(lookup.ledger.directory, client.target)
     share = BatchBudget(budget, client.target)
     with folder.held(), share.sharing():
         share.check(folder)
-        lookup.ledger.reload()  # what another run fetched before it left the folder to this one
-        return await _BatchRun(lookup, client, folder, batching or Batching(), progress, share).go(requests)
+        lookup.ledger.reload()  # with what another run fetched before it released the folder
+        return await _BatchRun(lookup, client, folder, batching or Batching(), progress, share).run(requests)
 
 
-class _Unheard(Exception):
-    """A batch was submitted and the provider's answer did not arrive: it may have begun."""
+class _ResponseLost(Exception):
+    """A batch was submitted and the response was lost: the batch may have begun."""
 
 
 class _BatchRun:
-    """What is under way, what failed how often, when to stop."""
+    """The batches under way, and what each round has handed over. `run` is called once."""
 
     def __init__(
         self,
         lookup: Lookup,
         client: BatchClient,
         folder: BatchFolder,
-        how: Batching,
+        batching: Batching,
         progress: Callable[[Outcome], None] | None,
         budget: BatchBudget,
     ) -> None:
-        self._lookup, self._client, self._folder, self._how, self._budget = lookup, client, folder, how, budget
+        self._lookup, self._client, self._folder = lookup, client, folder
+        self._batching, self._budget = batching, budget
         self._outcome, self._progress = lookup.outcome, progress
         self._intents: dict[str, Intent] = {}
-        self._under_way: dict[int, str] = {}  # short key -> its intent
-        self._wanted: set[str] = set()  # intents that hold something that this run asks
-        self._done: dict[str, int] = {}  # intent -> lines that are through
-        self._handed: dict[int, int] = {}  # place of a request -> its steps that were handed over
-        self._finished = bytearray()
-        self._waiting = Waiting(how.silence_s, self._report)
-        self._fetching = Fetching(lookup, client, folder, self._waiting, how.tries, budget)
-        self._room = sys.maxsize  # requests that the provider's queue takes at once, as far as is known
+        self._under_way: dict[int, str] = {}  # short key -> id of its intent
+        self._own: set[str] = set()  # intents that hold a request of this run
+        self._done: dict[str, int] = {}  # intent -> lines that are finished
+        self._handed: dict[int, int] = {}  # index of a request -> how many requests of its chain were handed over
+        self._finished = bytearray()  # by index of a request: 1 where its chain has ended
+        self._waiting = Waiting(batching.silence_s, self._report)
+        self._fetching = Fetching(lookup, client, folder, self._waiting, batching.tries, budget)
+        self._room = sys.maxsize  # requests that the provider's queue takes, as far as is known
 
-    async def go(self, requests: Callable[[], Iterable[Request]]) -> Outcome:
+    async def run(self, requests: Callable[[], Iterable[Request]]) -> Outcome:
         working = asyncio.ensure_future(self._work(requests))
         with interruptible(lambda: self._interrupt(working)), suppress(asyncio.CancelledError, Stopped):
             await working
@@ -108,82 +109,82 @@ class _BatchRun:
         return outcome
 
     async def _work(self, requests: Callable[[], Iterable[Request]]) -> None:
-        await self._client.newest()  # raises where there are no batches, before anything is written
+        await self._client.newest()  # raises where there is no batch API, before anything is written
         for intent in self._folder.intents():
-            self._take(intent, (one.key for one in self._folder.batch_lines(intent).values()))
+            self._take(intent, (line.key for line in self._folder.batch_lines(intent).values()))
         await self._look()
         while not self._waiting.stopped:
             self._budget.begin_round()
             await self._round(requests())
             self._outcome.exhausted = self._budget.short > 0
-            if not self._how.wait or not (self._pending or await self._budget.more()):
+            if not self._batching.wait or not (self._pending or await self._budget.more()):
                 return
             while self._pending and not self._waiting.stopped:
-                await self._waiting.pause(self._how.poll_s)
+                await self._waiting.pause(self._batching.poll_s)
                 await self._look()
 
     @property
     def _pending(self) -> list[Intent]:
-        """The batches that this run waits for: others of the same ledger may be under way beside them."""
-        return [intent for intent in self._intents.values() if intent.id in self._wanted]
+        """The batches with requests of this run. Batches of other runs on the same ledger may be under way too."""
+        return [intent for intent in self._intents.values() if intent.id in self._own]
 
     async def _round(self, requests: Iterable[Request]) -> None:
         """Hand over what is known, submit the rest."""
         draft: BatchDraft | None = None
         room = self._room
         for place, request in enumerate(requests):
-            if place % _BREATH == 0:
+            if place % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
                 self._report()
             if self._waiting.stopped:
                 break
-            asked = self._settle_known(place, request)
-            if asked is not None and room and self._budget.fits(asked):
-                draft, room = await self._put(draft, asked), room - 1
-            elif asked is not None:
-                self._lookup.put_back(asked.key)
+            pending = self._settle_known(place, request)
+            if pending is not None and room and self._budget.fits(pending):
+                draft, room = await self._put(draft, pending), room - 1
+            elif pending is not None:
+                self._lookup.put_back(pending.key)
         if draft is not None and self._waiting.stopped:
             draft.abandon()
         elif draft is not None:
             await self._submit(draft.seal(self._client.way))
 
     def _settle_known(self, place: int, request: Request) -> PendingRequest | None:
-        """Hand over what is known, follow-ups included; returns what is to be asked, if it is not under way."""
+        """Hand over what is known of a chain; returns the request that is to be asked, unless it is under way."""
         if place == len(self._finished):
             self._finished.append(False)
         if self._finished[place]:
             return None
         step, before = 0, self._handed.get(place, 0)
-        wanted: Request | None = request
-        while wanted is not None:
-            asked = PendingRequest(wanted, *wanted.hashes)
-            intent = self._under_way.get(short(asked.key))
+        following: Request | None = request
+        while following is not None:
+            pending = PendingRequest(following, *following.hashes)
+            intent = self._under_way.get(short(pending.key))
             if intent is not None:
-                self._wanted.add(intent)
+                self._own.add(intent)
                 return None
-            again = step < before  # in an earlier round it was handed over, and something was wanted next
-            settled = self._lookup.unusable(asked.key) if again else self._lookup.look_up(asked)
+            again = step < before  # an earlier round handed it over, and it had a follow-up
+            settled = self._lookup.unusable(pending.key) if again else self._lookup.look_up(pending)
             if settled is None:
-                return asked
-            wanted = self._lookup.hand_over(wanted, settled, again)
+                return pending
+            following = self._lookup.hand_over(following, settled, again)
             step += 1
             self._handed[place] = max(step, before)
         self._finished[place] = True
         self._handed.pop(place, None)
         return None
 
-    async def _put(self, draft: BatchDraft | None, asked: PendingRequest) -> BatchDraft:
-        """Put a request into the batch that is being filled; a full one is submitted first."""
+    async def _put(self, draft: BatchDraft | None, pending: PendingRequest) -> BatchDraft:
+        """Add a request to the draft; a full draft is submitted first, and a new one begun."""
         limits = self._client.limits
         draft = draft or self._folder.draft()
-        custom_id = draft.intent.custom_id(asked.key)
-        line = self._client.line(custom_id, asked.request)
+        custom_id = draft.intent.custom_id(pending.key)
+        line = self._client.line(custom_id, pending.request)
         if draft.count and (draft.count >= limits.requests or draft.size_bytes + len(line) + 99 > limits.size_bytes):
             await self._submit(draft.seal(self._client.way))
-            return await self._put(None, asked)
-        draft.add(line, asked)
-        self._under_way[short(asked.key)] = draft.intent.id
-        self._wanted.add(draft.intent.id)
+            return await self._put(None, pending)
+        draft.add(line, pending)
+        self._under_way[short(pending.key)] = draft.intent.id
+        self._own.add(draft.intent.id)
         return draft
 
     def _take(self, intent: Intent, keys: Iterable[str] = ()) -> None:
@@ -191,15 +192,15 @@ class _BatchRun:
         self._under_way |= dict.fromkeys(map(short, keys), intent.id)
 
     def _drop(self, intent: Intent) -> None:
-        """It is over, or never was."""
+        """Forget a batch that is fetched, or never began."""
         self._folder.remove(intent)
         del self._intents[intent.id]
         self._done.pop(intent.id, None)
-        self._under_way = {key: one for key, one in self._under_way.items() if one != intent.id}
+        self._under_way = {key: id_ for key, id_ in self._under_way.items() if id_ != intent.id}
         self._budget.batch_ended()
 
     async def _look(self) -> None:
-        """See how every batch stands; fetch those that have ended."""
+        """Look at every batch, and fetch those that have ended."""
         for intent in list(self._intents.values()):
             if self._waiting.stopped:
                 return
@@ -213,63 +214,62 @@ class _BatchRun:
 
     async def _look_at(self, intent: Intent) -> None:
         try:
-            state = await self._waiting.patiently(lambda: self._client.state(intent.batch))
+            state = await self._waiting.until_answered(lambda: self._client.state(intent.batch))
             self._done[intent.id] = state.done
             if state.ended and state.refused is None:
                 await self._fetching.fetch(intent, state)
                 self._drop(intent)
         except Rejected as error:
-            hint = (
-                f"use the key it was begun with; or delete {self._folder.lines(intent).parent} to ask its requests anew"
-            )
+            folder = self._folder.lines(intent).parent
+            hint = f"use the API key that submitted it; or delete {folder} to ask its requests again"
             raise Rejected(f"The batch {intent.batch} cannot be fetched: {error.message}", hint) from error
         if state.refused is not None:
             self._refused(intent, state)
 
     async def _look_for(self, intent: Intent) -> None:
-        """Find out whether a submission whose answer was not heard began a batch; submit anew only if it did not."""
-        known = {one.batch for one in self._intents.values() if one.batch}
-        found = await self._waiting.patiently(lambda: self._client.find(intent, known))
-        if isinstance(found, str):
-            self._take(self._folder.keep(replace(intent, batch=found)))
+        """Find the batch of a submission whose response was lost; submit again only if it certainly never began."""
+        known = {other.batch for other in self._intents.values() if other.batch}
+        batch = await self._waiting.until_answered(lambda: self._client.find(intent, known))
+        if isinstance(batch, str):
+            self._take(self._folder.keep(replace(intent, batch=batch)))
             await self._look_at(self._intents[intent.id])
-        elif found is BatchSearch.ABSENT and time.time() - intent.tried > self._how.doubt_s:
+        elif batch is BatchSearch.ABSENT and time.time() - intent.tried > self._batching.doubt_s:
             await self._submit_late(intent)
 
     async def _submit_late(self, intent: Intent) -> None:
-        """Submit what did not begin when it was to, unless more is reserved than a smaller cap allows by now: then its
-        requests are walked over again."""
+        """Submit a batch that an earlier run sealed but did not begin. Where the cap is smaller by now and does not
+        allow it, its requests go back to the next round."""
         if self._budget.over:
             self._never_began(intent)
         else:
             await self._submit(intent)
 
     async def _submit(self, intent: Intent) -> None:
-        """Begin the batch. Where no id is heard, it stays in doubt for `_look_for`."""
+        """Submit a batch. Where the response is lost, `_look_for` finds out later whether it began."""
         self._take(intent)
         try:
-            ready = await self._made_ready(intent)
-            self._take(await self._waiting.patiently(lambda: self._begin(ready)))
+            ready = await self._prepare(intent)
+            self._take(await self._waiting.until_answered(lambda: self._begin(ready)))
         except Rejected:
             self._never_began(intent)
             raise
-        except _Unheard:
+        except _ResponseLost:
             return
         self._outcome.sent += intent.count
 
-    async def _made_ready(self, intent: Intent) -> Intent:
-        """Everything before the one request that begins it."""
+    async def _prepare(self, intent: Intent) -> Intent:
+        """Do everything that comes before the call that creates the batch."""
         lines = self._folder.lines(intent)
         if not intent.file:
-            file = await self._waiting.patiently(lambda: self._client.upload(lines, intent))
+            file = await self._waiting.until_answered(lambda: self._client.upload(lines, intent))
             intent = self._folder.keep(replace(intent, file=file))
         if intent.tried:
             return intent
-        return replace(intent, after=await self._waiting.patiently(self._client.newest))
+        return replace(intent, after=await self._waiting.until_answered(self._client.newest))
 
     async def _begin(self, intent: Intent) -> Intent:
-        """The intent with its batch's id; that it is tried is written down first. Raises _Unheard where it may have
-        begun: only a 429 is certain that it has not."""
+        """Create the batch; returns the intent with its id. The try is recorded first. Raises _ResponseLost where the
+        batch may have begun: of all faults, only a 429 says for certain that it has not."""
         intent = self._folder.keep(replace(intent, tried=time.time()))
         self._take(intent)
         try:
@@ -277,23 +277,24 @@ class _BatchRun:
         except Unavailable as error:
             if error.status == 429:
                 raise
-            raise _Unheard from error
+            raise _ResponseLost from error
         return self._folder.keep(replace(intent, batch=batch))
 
     def _refused(self, intent: Intent, state: BatchState) -> None:
-        """None of it was begun. Raises the reason, unless it is that others have to end first."""
+        """Handle a refused batch. Raises the reason, unless it is only that other batches have to end first."""
         self._never_began(intent)
-        under_way = sum(one.count for one in self._intents.values() if one.batch)
+        under_way = sum(other.count for other in self._intents.values() if other.batch)
         if state.refused is not None and (not state.full or self._room == 1):
             raise state.refused
-        self._room = max(1, min(under_way, self._room) or min(intent.count, self._room) // 2)
+        room = min(under_way, self._room) if under_way else min(intent.count, self._room) // 2
+        self._room = max(1, room)
 
     def _never_began(self, intent: Intent) -> None:
         self._fetching.put_back(intent)
         self._drop(intent)
 
     def _interrupt(self, working: asyncio.Future[None]) -> None:
-        """Ctrl-C: the first ends the waiting, the second also what is being sent or fetched."""
+        """Ctrl-C: the first ends the waiting, the second also a submission or fetch in progress."""
         if self._outcome.interrupted:
             working.cancel()
         self._outcome.interrupted = True
@@ -310,7 +311,7 @@ class _BatchRun:
             self._progress(outcome)
 
     def _words(self, pending: list[Intent]) -> str:
-        """How far the batches are, and what is not in one yet."""
+        """How far the batches are, and how many requests wait for the budget."""
         words = []
         if pending:
             done = sum(self._done.get(intent.id, 0) for intent in pending)
@@ -323,7 +324,7 @@ class _BatchRun:
 
 
 def batch_client(respondent: Respondent) -> BatchClient:
-    """What submits requests to a judge in batches. Raises UsageError where it has no batch API, and KeyMissing."""
+    """The client for the batches of a judge or policy. Raises UsageError where it has no batch API, and KeyMissing."""
     check_batches([respondent])
     target = respondent.target
     if target.provider == "openai":
@@ -336,27 +337,27 @@ def batch_client(respondent: Respondent) -> BatchClient:
 
 
 def check_batches(respondents: Iterable[Respondent]) -> None:
-    """Raises UsageError where one of them has no batch API for certain, or where two ask one model: its batches are
-    worked on by one at a time. A URL without batches is found when it is asked."""
-    by: dict[tuple[str, str, str], Respondent] = {}
-    for one in respondents:
-        target = one.target
-        if target.provider not in _PROVIDERS or not is_paid(one):
+    """Raises UsageError where a provider has no batch API, or where two respondents ask the same model, whose batches
+    only one of them can work on. Whether the server at a URL has batches is found out when it is called."""
+    by_model: dict[tuple[str, str, str], Respondent] = {}
+    for respondent in respondents:
+        target = respondent.target
+        if target.provider not in _PROVIDERS or not is_paid(respondent):
             raise UsageError(
-                f"{one.id} has no batch API.", "leave --batch out, or name a model of OpenAI's or Anthropic's"
+                f"{respondent.id} has no batch API.", "leave --batch out, or name a model of OpenAI's or Anthropic's"
             )
-        other = by.setdefault((target.provider, target.base_url, target.model), one)
-        if other is not one:
+        other = by_model.setdefault((target.provider, target.base_url, target.model), respondent)
+        if other is not respondent:
             raise UsageError(
-                f"{other.id} and {one.id} both ask {target.model}, whose batches one at a time works on.",
-                "leave --batch out, or ask each in a run of its own first",
+                f"{other.id} and {respondent.id} both ask {target.model}; only one can work on its batches at a time.",
+                "leave --batch out, or first ask each in a run of its own",
             )
 
 
 def keys_under_way(respondents: Iterable[Respondent], ledger: Ledger) -> set[int]:
-    """The short keys of what is in their batches now. What was fetched before is in the ledger when this returns: it
-    may have been open for long."""
-    folders = [BatchFolder(ledger.directory, one.target) for one in respondents if is_paid(one)]
-    keys = {short(one.key) for folder in folders for _, one in folder.under_way()}
+    """The short keys of the requests that are in batches now. The ledger, which may have been open for long, is
+    reloaded afterwards, so that it has the results of every batch that is not counted."""
+    folders = [BatchFolder(ledger.directory, respondent.target) for respondent in respondents if is_paid(respondent)]
+    keys = {short(line.key) for folder in folders for _, line in folder.under_way()}
     ledger.reload()
     return keys

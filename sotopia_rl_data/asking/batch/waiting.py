@@ -1,5 +1,7 @@
-"""What a run in batches waits for: providers, and room under a budget that it may share. When a batch is looked at
-again, how long a provider may be silent, what Ctrl-C ends; where there is no budget, everything fits."""
+"""What a run in batches waits for: providers that are down, and room under a budget that it may share with other runs.
+
+`Waiting` says how long a provider may be down and ends the waiting on Ctrl-C. With no budget, everything fits.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from sotopia_rl_data.request import Target, Usage
 
 
 class BatchBudget:
-    """`short` counts what did not fit since `begin_round`."""
+    """A run's use of a budget, which other runs may share. `short` counts the requests that did not fit in this
+    round."""
 
     def __init__(self, budget: Budget | None, target: Target) -> None:
         self._budget, self._target = budget, target
@@ -26,11 +29,11 @@ class BatchBudget:
 
     @property
     def over(self) -> bool:
-        """Whether more is spent and reserved than the cap allows: what was not submitted yet must not be."""
+        """Whether more is spent and reserved than the cap allows: then nothing more may be submitted."""
         return self._budget is not None and self._budget.over
 
     def check(self, folder: BatchFolder) -> None:
-        """Raises StoreError where the folder holds other batches than those of which the budget was told."""
+        """Raises StoreError where the folder holds batches that the budget does not count."""
         ids = folder.ids()
         if self._budget is not None and self._budget.seen.get(folder.name, ids) != ids:
             raise StoreError(
@@ -39,52 +42,53 @@ class BatchBudget:
             )
 
     def sharing(self) -> AbstractContextManager[None]:
-        """Inside the block, other runs may wait for what this one releases."""
+        """Inside the block other runs may wait for room that this one makes."""
         return nullcontext() if self._budget is None else self._budget.waiters.sharing()
 
     def begin_round(self) -> None:
-        """From here on it is noted whether something did not fit, and whether others make room."""
+        """Begin to count what does not fit, and the releases of other runs."""
         self.short = 0
         self._releases = 0 if self._budget is None else self._budget.waiters.releases
 
-    def fits(self, asked: PendingRequest) -> bool:
-        """Reserve the worst that a request may cost; False where it does not fit now."""
-        fits = self._budget is None or self._budget.take(asked.key, asked.request)
-        self.short += not fits
-        return fits
+    def fits(self, pending: PendingRequest) -> bool:
+        """Reserve the most that a request may cost; False where it does not fit now."""
+        if self._budget is None or self._budget.take(pending.key, pending.request):
+            return True
+        self.short += 1
+        return False
 
     def came(self, key: str, usage: Usage | None) -> None:
-        """A line's result is here: see `Budget.came`."""
+        """Settle the reservation of a line whose result came: see `Budget.came`."""
         if self._budget is not None:
             self._budget.came(key, self._target, usage)
 
     def batch_ended(self) -> None:
-        """What a batch cost less than it might have is released: others may look again."""
+        """Tell other runs that the batch's unused reservations are free."""
         if self._budget is not None:
             self._budget.waiters.release()
 
     async def more(self) -> bool:
-        """Wait for the others; whether what did not fit may fit now."""
+        """Wait for other runs to make room; whether a request that did not fit may fit now."""
         return self._budget is not None and self.short > 0 and await self._budget.waiters.more(self._releases)
 
     def close(self) -> None:
-        """Take nothing any more."""
+        """Reserve nothing any more."""
         if self._budget is not None:
             self._budget.stop()
 
 
 T = TypeVar("T")
-_TICK_S = 1.0
-_FIRST_WAIT_S = 0.5  # after a provider's fault; doubled for every further one
+_REPORT_S = 1.0
+_FIRST_WAIT_S = 0.5  # after a provider's first fault; doubled for each further one
 _LONGEST_WAIT_S = 60.0
 
 
 class Stopped(Exception):
-    """Ctrl-C while a provider was down."""
+    """Ctrl-C was pressed while a provider was down."""
 
 
 class Waiting:
-    """`report` is called every second of it. `silence_s` is how long a provider may be down."""
+    """Waits that Ctrl-C can end. `report` is called every second; `silence_s` is how long a provider may be down."""
 
     def __init__(self, silence_s: float, report: Callable[[], None]) -> None:
         self._silence_s, self._report = silence_s, report
@@ -92,15 +96,16 @@ class Waiting:
 
     @property
     def stopped(self) -> bool:
-        """Whether somebody wants it to end."""
+        """Whether `stop` was called."""
         return self._stop.is_set()
 
     def stop(self) -> None:
-        """Wait no longer."""
+        """End every wait, now and later."""
         self._stop.set()
 
-    async def patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Ask until the provider answers. Raises Unavailable where it is silent for too long, Stopped after Ctrl-C."""
+    async def until_answered(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Call `ask` until the provider answers. Raises Unavailable where it is down for too long, Stopped after
+        Ctrl-C."""
         began, wait = time.monotonic(), _FIRST_WAIT_S
         while True:
             try:
@@ -114,10 +119,10 @@ class Waiting:
                 raise Stopped
 
     async def pause(self, seconds: float) -> None:
-        """Wait, but not for longer than it takes to press Ctrl-C."""
+        """Wait so many seconds, or until Ctrl-C."""
         until = time.monotonic() + seconds
-        while not self._stop.is_set() and (left := until - time.monotonic()) > 0:
+        while not self._stop.is_set() and time.monotonic() < until:
             self._report()
             with suppress(TimeoutError):
-                async with asyncio.timeout(min(left, _TICK_S)):
+                async with asyncio.timeout(min(until - time.monotonic(), _REPORT_S)):
                     await self._stop.wait()
