@@ -99,9 +99,9 @@ def _problems(hub: Hub, release: Release, card: str | None, commit: str) -> Iter
         if not content.is_in(tree.get(path)):
             yield f"{path} has other content" if path in tree else f"{path} is missing"
     if hub.text(release.repo, release.record, commit) != release.text:
-        yield f"{release.record} differs from what was sent"
+        yield f"{release.record} is not what was sent"
     if card is not None and hub.text(release.repo, readme.FILE_NAME, commit) != card:
-        yield f"{readme.FILE_NAME} differs from what was sent"
+        yield f"{readme.FILE_NAME} is not what was sent"
 
 
 def _different(manifest: Manifest, rows: Rows) -> Iterator[str]:
