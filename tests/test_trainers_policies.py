@@ -318,15 +318,15 @@ class TestBadInput:
     ):
         with pytest.raises(InputError, match="is not a reward model: it has no score"):
             grpo(store, tiny, tmp_path, Path(tiny))
-        with pytest.raises(InputError, match="is for CAUSAL_LM, and SEQ_CLS is wanted"):
+        with pytest.raises(InputError, match="is for CAUSAL_LM, and SEQ_CLS is needed"):
             grpo(store, tiny, tmp_path, sft[0])
         train_rm("toys/rewards", tiny, tmp_path / "rm", preset="tiny", store=str(store), settings=["adapter=lora"])
-        with pytest.raises(InputError, match="is for SEQ_CLS, and CAUSAL_LM is wanted"):
+        with pytest.raises(InputError, match="is for SEQ_CLS, and CAUSAL_LM is needed"):
             grpo(store, tiny, tmp_path / "out", rm, policy_adapter=str(tmp_path / "rm"))
 
     def test_an_adapter_of_another_model(self, store: Path, tmp_path: Path, rm: Path, sft: Any):
         other = str(make_tiny(tmp_path / "other", hidden=16, layers=2))
-        with pytest.raises(InputError, match="other shapes than the model"):
+        with pytest.raises(InputError, match="do not have the shapes of the model"):
             grpo(store, other, tmp_path / "out", rm, policy_adapter=str(sft[0]))
 
     def test_a_filter_that_leaves_nothing(self, store: Path, tiny: str, tmp_path: Path):
