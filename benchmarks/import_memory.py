@@ -148,7 +148,7 @@ FORMS: dict[str, tuple[str, Callable[..., int], Callable[[int], dict[str, Any]]]
 def measured(step: str, path: Path, store: Path) -> dict[str, float]:
     """One step, in this process: records, seconds, CPU seconds, peak resident set in MB."""
     from sotopia_rl_data.importers import read
-    from sotopia_rl_data.importers.run import import_dataset
+    from sotopia_rl_data.importers.importing import import_dataset
     from sotopia_rl_data.store import Store
 
     started, records = time.perf_counter(), 0

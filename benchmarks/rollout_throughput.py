@@ -22,7 +22,7 @@ from sotopia_rl_data.fake_provider.running import running
 from sotopia_rl_data.prompts.template import Template, own_template
 from sotopia_rl_data.rollouts.episode_run import Rules
 from sotopia_rl_data.rollouts.plan import RolloutPlan
-from sotopia_rl_data.rollouts.run import plan_of, rollout
+from sotopia_rl_data.rollouts.rollout import plan_of, rollout
 from sotopia_rl_data.rollouts.scenarios import bundled
 from sotopia_rl_data.store import Store
 

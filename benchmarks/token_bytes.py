@@ -19,7 +19,7 @@ from pathlib import Path
 from sotopia_rl_data.costs.tokens import answer_tokens, prompt_tokens, shortest
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.importers import samples_path
-from sotopia_rl_data.importers.run import import_dataset
+from sotopia_rl_data.importers.importing import import_dataset
 from sotopia_rl_data.labelers.plan import LabelPlan, episodes_of
 from sotopia_rl_data.labelers.requests import request_of
 from sotopia_rl_data.labelers.schemas import schema

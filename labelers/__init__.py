@@ -1,7 +1,8 @@
-"""What judges are asked, and what their answers mean. See `judge.py` for the nouns and `run.py` for `label`.
+"""What judges are asked, and what their answers mean. See `judge.py` for the nouns and `labelling.py` for `label`.
 
-    from sotopia_rl_data.labelers import AskOptions, Elicitation, RewardSettings, evaluate, label
-    from sotopia_rl_data.labelers.audit import audit
+    from sotopia_rl_data.labelers import AskOptions, Elicitation, RewardSettings, evaluate
+    from sotopia_rl_data.labelers import labelling
+    from sotopia_rl_data.labelers.audit import auditing
 
 Names are looked up when they are first used: importing the package imports nothing heavy.
 """
@@ -16,17 +17,17 @@ if __name__ != "sotopia_rl_data.labelers":  # imported by its bare name: a secon
 
 if TYPE_CHECKING:
     from sotopia_rl_data.asking.plan import AskOptions as AskOptions
-    from sotopia_rl_data.labelers.evaluation.run import evaluate as evaluate
+    from sotopia_rl_data.labelers.evaluation.evaluating import evaluate as evaluate
+    from sotopia_rl_data.labelers.labelling import label as label
     from sotopia_rl_data.labelers.plan import Elicitation as Elicitation
     from sotopia_rl_data.labelers.plan import RewardSettings as RewardSettings
-    from sotopia_rl_data.labelers.run import label as label
 
 _HOMES = {
     "AskOptions": "sotopia_rl_data.asking.plan",
     "Elicitation": "sotopia_rl_data.labelers.plan",
     "RewardSettings": "sotopia_rl_data.labelers.plan",
-    "evaluate": "sotopia_rl_data.labelers.evaluation.run",
-    "label": "sotopia_rl_data.labelers.run",
+    "evaluate": "sotopia_rl_data.labelers.evaluation.evaluating",
+    "label": "sotopia_rl_data.labelers.labelling",
 }
 __all__ = ["AskOptions", "Elicitation", "RewardSettings", "evaluate", "label"]
 

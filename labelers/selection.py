@@ -27,7 +27,7 @@ from sotopia_rl_data.store import Store, Version
 from sotopia_rl_data.store.manifest import FILE_NAME
 
 if TYPE_CHECKING:
-    from sotopia_rl_data.importers.run import Check
+    from sotopia_rl_data.importers.importing import Check
 
 COLUMNS = ("episode_id", "agent", "turn", "dimension")
 _HINT = f"write a CSV with the columns {COLUMNS[0]}[,{COLUMNS[1]}[,{COLUMNS[2]}[,{COLUMNS[3]}]]]"
@@ -137,7 +137,7 @@ def _to_import(source: str | Path | None) -> Path | None:
 
 
 def _imported(store: Store, path: Path, name: str, check: Check) -> Version:
-    from sotopia_rl_data.importers.run import import_dataset
+    from sotopia_rl_data.importers.importing import import_dataset
 
     if not path.exists():
         raise InputError(

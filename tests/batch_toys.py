@@ -12,7 +12,7 @@ from sotopia_rl_data.asking import anthropic, openai
 from sotopia_rl_data.asking.batch.anthropic import AnthropicBatchClient
 from sotopia_rl_data.asking.batch.client import BatchClient, BatchLimits
 from sotopia_rl_data.asking.batch.openai import OpenAIBatchClient
-from sotopia_rl_data.asking.batch.run import ask_batch
+from sotopia_rl_data.asking.batch.rounds import ask_batch
 from sotopia_rl_data.asking.dispatch import ask_all
 from sotopia_rl_data.asking.plan import Batching
 from sotopia_rl_data.fake_provider.running import Running

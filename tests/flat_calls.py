@@ -13,19 +13,19 @@ from typing import Any
 
 from sotopia_rl_data.asking.estimate import Estimate
 from sotopia_rl_data.asking.plan import AskOptions
+from sotopia_rl_data.labelers import labelling as labelling
 from sotopia_rl_data.labelers import plan as label_plan
-from sotopia_rl_data.labelers import run as labelling
-from sotopia_rl_data.labelers.audit import run as audit_run
-from sotopia_rl_data.labelers.audit.run import AuditPlan, AuditReport, AuditSettings
-from sotopia_rl_data.labelers.evaluation import run as evaluation
-from sotopia_rl_data.labelers.evaluation.run import EvaluationReport
+from sotopia_rl_data.labelers.audit import auditing as audit_run
+from sotopia_rl_data.labelers.audit.auditing import AuditPlan, AuditReport, AuditSettings
+from sotopia_rl_data.labelers.evaluation import evaluating as evaluation
+from sotopia_rl_data.labelers.evaluation.evaluating import EvaluationReport
 from sotopia_rl_data.labelers.plan import Elicitation, LabelPlan, RewardSettings
 from sotopia_rl_data.labelers.report import LabelReport
 from sotopia_rl_data.rewards import Recipe
-from sotopia_rl_data.rollouts import run as rollouts
+from sotopia_rl_data.rollouts import rollout as rollouts
 from sotopia_rl_data.rollouts.episode_run import Rules
 from sotopia_rl_data.rollouts.plan import RolloutPlan
-from sotopia_rl_data.rollouts.run import RolloutReport
+from sotopia_rl_data.rollouts.rollout import RolloutReport
 from sotopia_rl_data.store import Store, Version
 
 

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from label_toys import BOAT, ODD, Highest, Stumbling, Sulking, boats, put, rows
 
+from sotopia_rl_data.asking.ask import ask
 from sotopia_rl_data.asking.plan import AskOptions
-from sotopia_rl_data.asking.run import ask
 from sotopia_rl_data.cli.audit import audit as command
 from sotopia_rl_data.cli.program import cli
 from sotopia_rl_data.costs.prices import load
@@ -27,8 +27,8 @@ from sotopia_rl_data.errors import BudgetSpent, InputError, SotopiaDataError, Us
 from sotopia_rl_data.fake_provider.running import running as running_provider
 from sotopia_rl_data.labelers.audit import PROBES
 from sotopia_rl_data.labelers.audit.analysis import BIASED, TOO_FEW, UNBIASED, UNSTEADY, verdict
+from sotopia_rl_data.labelers.audit.auditing import read
 from sotopia_rl_data.labelers.audit.probes import REPEAT, LabelContrast, filler
-from sotopia_rl_data.labelers.audit.run import read
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.schema import Agent, Episode, Score, Turn
 from sotopia_rl_data.store import Store, Version

@@ -24,7 +24,7 @@ def test_a_plain_question_goes_through_few_files(tmp_path: Path, monkeypatch: py
     with running() as provider, watched(monkeypatch) as chain, pytest.raises(SystemExit) as ended:
         main(["label", "lab/episodes", "--judge", sim(provider), "--store", str(store.root), "--json"])
     assert ended.value.code == 0
-    command, function, awaiting = chain.files(), chain.files(below="labelers/run.py"), chain.files(awaits=True)
+    command, function, awaiting = chain.files(), chain.files(below="labelers/labelling.py"), chain.files(awaits=True)
     print(
         f"one question goes through {len(command)} files, {len(function)} from label() down; {len(awaiting)} await it:"
     )

@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from label_toys import REPOSITORY, boats, put, sim
 
 from sotopia_rl_data.asking import openai
+from sotopia_rl_data.asking.ask import capped
 from sotopia_rl_data.asking.dispatch import ask_all
 from sotopia_rl_data.asking.pacing import Pacing
-from sotopia_rl_data.asking.run import capped
 from sotopia_rl_data.cli.program import cli
 from sotopia_rl_data.costs.budget import Budget, left_behind, price_of
 from sotopia_rl_data.costs.prices import Price, Prices, load

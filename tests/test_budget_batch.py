@@ -20,17 +20,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from label_toys import BY, boats, put
 
+from sotopia_rl_data.asking.ask import capped
 from sotopia_rl_data.asking.batch.client import BatchLimits, BatchResult, BatchSearch, BatchState, expired
 from sotopia_rl_data.asking.batch.intent import Intent
-from sotopia_rl_data.asking.batch.run import ask_batch
+from sotopia_rl_data.asking.batch.rounds import ask_batch
 from sotopia_rl_data.asking.plan import Batching
-from sotopia_rl_data.asking.run import capped
 from sotopia_rl_data.costs.budget import Waiters
 from sotopia_rl_data.costs.prices import Price, Prices, load
 from sotopia_rl_data.costs.tokens import limit_of, most_prompt_tokens, shortest
 from sotopia_rl_data.errors import BudgetSpent, Rejected, Unavailable, UnderWay, UsageError
 from sotopia_rl_data.fake_provider.running import Running, running
-from sotopia_rl_data.labelers.audit.run import AuditPlan
+from sotopia_rl_data.labelers.audit.auditing import AuditPlan
 from sotopia_rl_data.labelers.evaluation.sotopia_eval import SOTOPIA_EVAL
 from sotopia_rl_data.labelers.plan import LabelPlan
 from sotopia_rl_data.labelers.questions import QuestionPart, Questions

@@ -15,10 +15,10 @@ from flat_calls import label, prepare
 from label_toys import BY, boats, put
 from test_budget_batch import PRICE, PRICES, Killed, Provider, asked_about, goal_only, in_rounds
 
+from sotopia_rl_data.asking.ask import ask, capped
 from sotopia_rl_data.asking.batch.client import BatchLimits, BatchResult
-from sotopia_rl_data.asking.batch.run import ask_batch
+from sotopia_rl_data.asking.batch.rounds import ask_batch
 from sotopia_rl_data.asking.plan import AskOptions
-from sotopia_rl_data.asking.run import ask, capped
 from sotopia_rl_data.asking.transport import not_an_answer
 from sotopia_rl_data.errors import BudgetSpent, StoreError, Unavailable, UsageError
 from sotopia_rl_data.fake_provider.running import running

@@ -27,23 +27,23 @@ from hypothesis import strategies as st
 from label_toys import BY, REPOSITORY, boats, put
 from rollout_toys import Longest, act, scenes
 
+from sotopia_rl_data.asking.ask import ask, capped
 from sotopia_rl_data.asking.pacing import Pacing
 from sotopia_rl_data.asking.plan import AskOptions, Plan
-from sotopia_rl_data.asking.run import ask, capped
 from sotopia_rl_data.cli.program import cli
 from sotopia_rl_data.costs.budget import left_behind
 from sotopia_rl_data.costs.prices import Price, Prices
 from sotopia_rl_data.costs.tokens import limit_of, most_prompt_tokens, shortest
 from sotopia_rl_data.errors import BudgetSpent, Unavailable
 from sotopia_rl_data.fake_provider.running import Running, running
-from sotopia_rl_data.labelers.audit.run import AuditPlan
+from sotopia_rl_data.labelers.audit.auditing import AuditPlan
 from sotopia_rl_data.labelers.evaluation.sotopia_eval import SOTOPIA_EVAL
 from sotopia_rl_data.labelers.plan import LabelPlan
 from sotopia_rl_data.labelers.questions import QuestionPart, Questions
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.request import Finish, Reply, Request, Target, Usage
 from sotopia_rl_data.rollouts import Scene
-from sotopia_rl_data.rollouts.run import EpisodeChains
+from sotopia_rl_data.rollouts.rollout import EpisodeChains
 from sotopia_rl_data.store import Store
 
 LIMIT = 50  # tokens

@@ -19,7 +19,7 @@ from sotopia_rl_data.cards.markdown import cell, code, plain, table
 from sotopia_rl_data.cards.model import model_card
 from sotopia_rl_data.cards.numbers import numbers
 from sotopia_rl_data.importers import samples_path
-from sotopia_rl_data.importers.run import import_dataset
+from sotopia_rl_data.importers.importing import import_dataset
 from sotopia_rl_data.schema import Attribution
 from sotopia_rl_data.store import Store, readme
 from sotopia_rl_data.tables import attribution_table

@@ -59,7 +59,7 @@ def labelled(tmp_path_factory):
     from flat_calls import label
 
     from sotopia_rl_data.importers import samples_path
-    from sotopia_rl_data.importers.run import import_dataset
+    from sotopia_rl_data.importers.importing import import_dataset
     from sotopia_rl_data.store import Store
 
     store = Store(tmp_path_factory.mktemp("cli") / "store")

@@ -351,7 +351,7 @@ REAL = REPOSITORY.parent / "shared" / "data" / "sotopia_episodes" / "v014" / "ep
 
 @pytest.mark.skipif(not REAL.exists(), reason="the recorded episodes of the sotopia library are not here")
 def test_the_librarys_own_episodes_are_evaluated_beside_their_own_evaluator(store: Store):
-    from sotopia_rl_data.importers.run import import_dataset
+    from sotopia_rl_data.importers.importing import import_dataset
 
     import_dataset(store, [REAL], "lab/real")
     done = evaluate(store, "lab/real", judges=["lexical"])

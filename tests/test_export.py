@@ -15,11 +15,11 @@ from import_toys import ANN, DATA, SAM, log
 from store_toys import episode as plain_episode
 
 from sotopia_rl_data.errors import InputError, StoreError, UsageError
-from sotopia_rl_data.exporters.run import differences, export_sotopia
+from sotopia_rl_data.exporters.exporting import differences, export_sotopia
 from sotopia_rl_data.exporters.sotopia import episode_log, raw_messages
 from sotopia_rl_data.importers import read, samples_path
 from sotopia_rl_data.importers.formats.episode_log import read_episode_log
-from sotopia_rl_data.importers.run import import_dataset
+from sotopia_rl_data.importers.importing import import_dataset
 from sotopia_rl_data.rollouts import bundled
 from sotopia_rl_data.schema import Episode, Score
 from sotopia_rl_data.store import Store, Version

@@ -28,7 +28,7 @@ from sotopia_rl_data.cli import program
 from sotopia_rl_data.comparing import ComparisonOptions, compare
 from sotopia_rl_data.comparing.page import write_comparison
 from sotopia_rl_data.curate import curate, write_list
-from sotopia_rl_data.importers.run import import_dataset
+from sotopia_rl_data.importers.importing import import_dataset
 from sotopia_rl_data.labelers.annotation import write_template
 from sotopia_rl_data.labelers.evaluation.people import draw, write_form
 from sotopia_rl_data.labelers.judge import Question

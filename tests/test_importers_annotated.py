@@ -11,7 +11,7 @@ from import_toys import ANN, SAM, acted, attributions, failures, lines, log, row
 
 from sotopia_rl_data import open_dataset
 from sotopia_rl_data.importers import read
-from sotopia_rl_data.importers.run import import_dataset
+from sotopia_rl_data.importers.importing import import_dataset
 from sotopia_rl_data.rewards import preset
 from sotopia_rl_data.rewards.build import remake
 from sotopia_rl_data.schema import Attribution, Episode, Failure, Score

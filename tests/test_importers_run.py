@@ -10,7 +10,7 @@ from import_toys import ANN, PLAIN, SAM, TALK, document, export, lines, log, row
 
 from sotopia_rl_data import open_dataset
 from sotopia_rl_data.errors import InputError, QueryError, UsageError, VersionExists
-from sotopia_rl_data.importers.run import import_dataset
+from sotopia_rl_data.importers.importing import import_dataset
 from sotopia_rl_data.refs import DatasetRef
 from sotopia_rl_data.schema import split_of
 from sotopia_rl_data.store import Store

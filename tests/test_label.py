@@ -252,7 +252,7 @@ REAL = REPOSITORY.parent / "shared" / "data" / "sotopia_episodes"
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real episodes are not here")
 @pytest.mark.parametrize("name", ["v014", "head_patched"])
 def test_real_episodes_end_in_labels_and_failures_without_a_remainder(store: Store, name: str):
-    from sotopia_rl_data.importers.run import import_dataset
+    from sotopia_rl_data.importers.importing import import_dataset
 
     import_dataset(store, [REAL / name], "real/set")
     done = label(store, "real/set", judges=["lexical"], dimensions=SEVEN, packing="packed")

@@ -215,5 +215,5 @@ def test_the_labelers_are_imported_when_they_are_first_used():
         "print(label.__module__, evaluate.__module__, hasattr(labelers, 'grade'))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    homes = "sotopia_rl_data.labelers.run sotopia_rl_data.labelers.evaluation.run"
+    homes = "sotopia_rl_data.labelers.labelling sotopia_rl_data.labelers.evaluation.evaluating"
     assert done.stdout.splitlines() == ["[]", f"{homes} False"]

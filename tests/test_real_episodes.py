@@ -12,7 +12,7 @@ from import_toys import DATA, lines
 
 from sotopia_rl_data import open_dataset
 from sotopia_rl_data.importers import TrainingRow, plan, read
-from sotopia_rl_data.importers.run import import_dataset
+from sotopia_rl_data.importers.importing import import_dataset
 from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.store import Store
 

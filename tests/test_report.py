@@ -39,7 +39,7 @@ def samples(tmp_path_factory) -> Path:
     from flat_calls import label
 
     from sotopia_rl_data.importers import samples_path
-    from sotopia_rl_data.importers.run import import_dataset
+    from sotopia_rl_data.importers.importing import import_dataset
 
     folder = tmp_path_factory.mktemp("samples")
     store = Store(folder / "store")

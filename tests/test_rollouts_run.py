@@ -12,13 +12,13 @@ from flat_calls import plan_of, rollout
 from import_toys import DATA
 from rollout_toys import Longest, Sampler, act, brief, episodes, rows, scenes
 
+from sotopia_rl_data.asking.ask import capped
 from sotopia_rl_data.asking.pacing import Pacing
 from sotopia_rl_data.asking.plan import AskOptions
-from sotopia_rl_data.asking.run import capped
 from sotopia_rl_data.costs.budget import Budget
 from sotopia_rl_data.costs.prices import load
 from sotopia_rl_data.errors import AskingError, BudgetSpent, UsageError
-from sotopia_rl_data.exporters.run import export_sotopia
+from sotopia_rl_data.exporters.exporting import export_sotopia
 from sotopia_rl_data.fake_provider.running import running
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.prompts import Layout, load_template, prompts_of
@@ -26,7 +26,7 @@ from sotopia_rl_data.request import Target
 from sotopia_rl_data.rollouts import Scene, TurnPrompt
 from sotopia_rl_data.rollouts.episode_run import MOST_SEED, EpisodeRun
 from sotopia_rl_data.rollouts.estimate import RolloutEstimate, estimate_rollout
-from sotopia_rl_data.rollouts.run import EpisodeChains
+from sotopia_rl_data.rollouts.rollout import EpisodeChains
 from sotopia_rl_data.rollouts.scenarios import scenes_of
 from sotopia_rl_data.store import Store
 

@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification
 
 from sotopia_rl_data.cli import program
 from sotopia_rl_data.importers import samples_path
-from sotopia_rl_data.importers.run import import_dataset
+from sotopia_rl_data.importers.importing import import_dataset
 from sotopia_rl_data.store import Store
 from sotopia_rl_data.trainers.reward_model.head import KEY, RewardHead
 from sotopia_rl_data.trainers.tiny import make_tiny

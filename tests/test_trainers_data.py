@@ -110,7 +110,7 @@ def test_where_knows_the_episode_and_whose_turn_it_is(tmp_path: Path):
     from flat_calls import label
 
     from sotopia_rl_data.importers import samples_path
-    from sotopia_rl_data.importers.run import import_dataset
+    from sotopia_rl_data.importers.importing import import_dataset
     from sotopia_rl_data.store import Store
 
     store = Store(tmp_path)
@@ -128,7 +128,7 @@ def test_where_knows_the_episode_and_whose_turn_it_is(tmp_path: Path):
 
 def test_rows_of_somebody_elses_are_divided_by_situation(tmp_path: Path):
     """Training rows without splits or environments: what is imported has a grouped split."""
-    from sotopia_rl_data.importers.run import import_dataset
+    from sotopia_rl_data.importers.importing import import_dataset
     from sotopia_rl_data.store import Store
 
     asked = "Imagine you are Mia.\nScenario: {}\nParticipants: Mia and Ben\nTurn #{}: say something"

@@ -100,7 +100,7 @@ def test_what_a_trainer_is_given_has_no_environment_on_two_sides(
 
 def test_rows_of_somebody_elses_are_trained_on_and_scored_rows_need_a_key(tmp_path: Path, tiny: str):
     """No ids, no splits: what was imported is divided by situation, and a score would have nobody to belong to."""
-    from sotopia_rl_data.importers.run import import_dataset
+    from sotopia_rl_data.importers.importing import import_dataset
 
     asked = "Imagine you are Mia.\nScenario: Evening {} is planned.\nParticipants: Mia and Ben\nTurn #{}: say something"
     rows = [

@@ -17,7 +17,7 @@ from itertools import takewhile
 from typing import Any
 
 from sotopia_rl_data.asking import anthropic, openai
-from sotopia_rl_data.asking.batch.run import keys_under_way
+from sotopia_rl_data.asking.batch.rounds import keys_under_way
 from sotopia_rl_data.asking.plan import AskOptions, Group, Plan, Respondent, is_paid
 from sotopia_rl_data.asking.prompt_cache import shared_prefix
 from sotopia_rl_data.costs.bill import added

@@ -50,8 +50,8 @@ def audit(ref: str, judge: str, probes: str | None, store: Store, as_json: bool,
       sotopia-rl-data audit lab/episodes-rewards --judge gpt-4o --budget 5
       sotopia-rl-data audit lab/episodes --judge openai:qwen@http://localhost:8000/v1 --ask packed --episodes 50
     """
-    from sotopia_rl_data.labelers.audit.run import AuditSettings, estimate_audit
-    from sotopia_rl_data.labelers.audit.run import audit as run
+    from sotopia_rl_data.labelers.audit.auditing import AuditSettings, estimate_audit
+    from sotopia_rl_data.labelers.audit.auditing import audit as run
 
     ask_options, elicitation = asking.ask_options(options), asking.elicitation_of(options | {"judges": [judge]})
     settings = AuditSettings(

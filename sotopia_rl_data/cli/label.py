@@ -15,7 +15,7 @@ from sotopia_rl_data.cli.making import layout_of, template_option
 from sotopia_rl_data.errors import UsageError
 
 if TYPE_CHECKING:
-    from sotopia_rl_data.labelers.evaluation.run import EvaluationReport
+    from sotopia_rl_data.labelers.evaluation.evaluating import EvaluationReport
     from sotopia_rl_data.labelers.report import LabelReport
     from sotopia_rl_data.ledger.ledger import Ledger
     from sotopia_rl_data.store import Store
@@ -100,9 +100,9 @@ def label(
       sotopia-rl-data label demo/episodes --judge gpt-4o --dry-run
       sotopia-rl-data label demo/episodes --judge gpt-4o --budget 5
     """
+    from sotopia_rl_data.labelers.labelling import estimate_label
+    from sotopia_rl_data.labelers.labelling import label as run
     from sotopia_rl_data.labelers.plan import RewardSettings
-    from sotopia_rl_data.labelers.run import estimate_label
-    from sotopia_rl_data.labelers.run import label as run
 
     ask_options, elicitation = asking.ask_options(options), asking.elicitation_of(options)
     layout_name, loaded_template = layout_of(layout, template)
@@ -177,8 +177,8 @@ def evaluate(episodes: str, store: Store, as_json: bool, **options: Any) -> None
       sotopia-rl-data evaluate lab/rollouts --judge gpt-4o --dimensions goal --temperature 1
       sotopia-rl-data evaluate lab/rollouts --judge gpt-4o --dry-run
     """
-    from sotopia_rl_data.labelers.evaluation.run import estimate_evaluation
-    from sotopia_rl_data.labelers.evaluation.run import evaluate as run
+    from sotopia_rl_data.labelers.evaluation.evaluating import estimate_evaluation
+    from sotopia_rl_data.labelers.evaluation.evaluating import evaluate as run
 
     evaluator = options.pop("evaluator")
     ask_options, elicitation = asking.ask_options(options), asking.elicitation_of(options)

@@ -14,7 +14,7 @@ from sotopia_rl_data.errors import UsageError
 
 if TYPE_CHECKING:
     from sotopia_rl_data.rollouts.plan import RolloutPlan
-    from sotopia_rl_data.rollouts.run import RolloutReport
+    from sotopia_rl_data.rollouts.rollout import RolloutReport
     from sotopia_rl_data.store import Store
 
 _FORMS = (
@@ -81,7 +81,7 @@ def rollout(out: str, version: str | None, dry_run: bool, store: Store, as_json:
     from sotopia_rl_data.ledger.ledger import Ledger
     from sotopia_rl_data.refs import check_name
     from sotopia_rl_data.rollouts.estimate import estimate_rollout
-    from sotopia_rl_data.rollouts.run import rollout as run
+    from sotopia_rl_data.rollouts.rollout import rollout as run
 
     check_name(out)
     ask_options = asking.ask_options(options)
@@ -106,7 +106,7 @@ def _plan(options: dict[str, Any], keys_needed: bool) -> RolloutPlan:
     from sotopia_rl_data.applications.local_policies import local_player
     from sotopia_rl_data.asking.transport import without_api_keys
     from sotopia_rl_data.rollouts.episode_run import Rules
-    from sotopia_rl_data.rollouts.run import plan_of
+    from sotopia_rl_data.rollouts.rollout import plan_of
     from sotopia_rl_data.rollouts.scenarios import scenes_of
 
     layout, template = layout_of(options["layout"], options["template"])

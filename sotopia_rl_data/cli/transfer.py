@@ -13,8 +13,8 @@ from sotopia_rl_data.hub.resolve import resolve
 from sotopia_rl_data.refs import DatasetRef
 
 if TYPE_CHECKING:
-    from sotopia_rl_data.exporters.run import ExportReport
-    from sotopia_rl_data.importers.run import ImportReport
+    from sotopia_rl_data.exporters.exporting import ExportReport
+    from sotopia_rl_data.importers.importing import ImportReport
     from sotopia_rl_data.store import Store
 
 _LISTED = 20
@@ -53,7 +53,7 @@ def import_(
       sotopia-rl-data import ~/.sotopia/data --name lab/local
     """
     from sotopia_rl_data.importers import samples_path
-    from sotopia_rl_data.importers.run import import_dataset
+    from sotopia_rl_data.importers.importing import import_dataset
 
     with console.progress("importing", "byte") as advance:
         report = import_dataset(
@@ -122,7 +122,7 @@ def export(ref: str, fmt: str, output: Path, evaluator: str | None, store: Store
       sotopia-rl-data export demo/episodes --to sotopia -o ./demo-sotopia
       sotopia-rl-data export lab/rollouts@v1.0.0 --to sotopia -o ~/.sotopia/data
     """
-    from sotopia_rl_data.exporters.run import export_sotopia
+    from sotopia_rl_data.exporters.exporting import export_sotopia
 
     version = resolve(store, ref)
     done = 0

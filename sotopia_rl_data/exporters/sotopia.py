@@ -6,7 +6,7 @@ episode, which has none, `prompts/view.py` builds them from its fields and turns
 
 Missing scores are written as the library writes an evaluator's failure: a bare 0.0 for the agent, which all our readers
 take for missing. What the log has no place for (the flag of a failed generation, a second evaluator, a relationship
-that is not one of the library's six) is left out, and `run.py` counts it.
+that is not one of the library's six) is left out, and `exporting.py` counts it.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ reading.py stream.py    which files the named paths hold, and their items; the r
 record.py               one record and the typed way to look into it
 library.py messages.py  what the sotopia library's formats share; the turns and actions of its logs
 scores.py profiles.py   which scores are real; the profiles that a log names by id
-run.py batches.py       everything into the store, in bounded memory
+importing.py batches.py everything into the store, in bounded memory
 
     for item in read(["episodes.jsonl"]):
         ...

@@ -4,7 +4,7 @@ world.py scene.py actions.py   one episode: the state machine, what it starts fr
 markup.py                      which spans of a text an agent sees
 scenarios.py profiles.py       scenes from scenario files, and from the sotopia library's profiles
 policies.py                    who plays: scripted policies, callables, models by name
-plan.py episode_run.py run.py  which episodes; one episode as a chain of requests; all of them into a version
+plan.py episode_run.py rollout.py  which episodes; one episode as a chain of requests; all of them into a version
 estimate.py                    what a run would cost
 """
 

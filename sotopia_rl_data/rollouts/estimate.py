@@ -23,7 +23,7 @@ from sotopia_rl_data.request import Request, Usage
 from sotopia_rl_data.rollouts.episode_run import EpisodeRun, EpisodeSpec, TurnRequest
 from sotopia_rl_data.rollouts.plan import RolloutPlan
 from sotopia_rl_data.rollouts.policies import Player, scripted
-from sotopia_rl_data.rollouts.run import replay
+from sotopia_rl_data.rollouts.rollout import replay
 
 _PLAYED = 20  # episodes
 _OUTPUT = 50  # tokens of an action, roughly

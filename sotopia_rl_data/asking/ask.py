@@ -1,6 +1,6 @@
 """The one way to ask: `ask` takes a plan, a ledger and options, and returns outcomes or raises why it stopped.
 
-Live, the groups of the plan are asked one after the other; in batches, all at once. `dispatch.py` and `batch/run.py`
+Live, the groups of the plan are asked one after the other; in batches, all at once. `dispatch.py` and `batch/rounds.py`
 pace and keep the requests; the plan says what they are. Leaves out what is made of the answers: callers read them from
 the ledger afterwards.
 
@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from sotopia_rl_data.asking.batch.fetching import brought
 from sotopia_rl_data.asking.batch.intent import BatchFolder
-from sotopia_rl_data.asking.batch.run import ask_batch, batch_client, check_batches, keys_under_way
+from sotopia_rl_data.asking.batch.rounds import ask_batch, batch_client, check_batches, keys_under_way
 from sotopia_rl_data.asking.dispatch import ask_all
 from sotopia_rl_data.asking.plan import AskOptions, Group, Plan, Respondent, is_paid, respondents_of
 from sotopia_rl_data.costs.bill import Bill, Tally, bill

@@ -18,11 +18,11 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
-from sotopia_rl_data.asking import run as asking
+from sotopia_rl_data.asking import ask as asking
+from sotopia_rl_data.asking.ask import bill_of
 from sotopia_rl_data.asking.estimate import Estimate, estimate
 from sotopia_rl_data.asking.plan import AskOptions
 from sotopia_rl_data.asking.report import asking_warnings
-from sotopia_rl_data.asking.run import bill_of
 from sotopia_rl_data.asking.transport import without_api_keys
 from sotopia_rl_data.costs.bill import Bill
 from sotopia_rl_data.costs.prices import load as load_prices

@@ -20,10 +20,10 @@ from typing import Any
 import pyarrow as pa
 
 from sotopia_rl_data import tables
-from sotopia_rl_data.asking import run as asking
+from sotopia_rl_data.asking import ask as asking
+from sotopia_rl_data.asking.ask import bill_of
 from sotopia_rl_data.asking.plan import AskOptions, Group
 from sotopia_rl_data.asking.report import RunReport, asking_warnings
-from sotopia_rl_data.asking.run import bill_of
 from sotopia_rl_data.code import code
 from sotopia_rl_data.costs.bill import Tally
 from sotopia_rl_data.costs.prices import load
