@@ -6,7 +6,7 @@ Leaves out pacing, retries and the ledger (`dispatch.py`), and what the requests
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,9 +67,10 @@ class ApiModel:
         self.concurrency = concurrency
         self._client = client
 
-    async def send(self, request: Request) -> Reply:
-        """Send one request. Raises what the client raises."""
-        return await self._client.send(request)
+    @property
+    def send(self) -> Callable[[Request], Coroutine[Any, Any, Reply]]:
+        """How one request is sent. Raises what the client raises."""
+        return self._client.send
 
     async def close(self) -> None:
         """Close the connections; the next `send`, perhaps in another event loop, opens new ones."""

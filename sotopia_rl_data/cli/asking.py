@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -175,28 +176,27 @@ def listed(text: str | None) -> list[str] | None:
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
-def carry_out(
-    doing: str,
-    unit: str,
-    options: AskOptions,
-    run: Callable[[AskOptions], Report],
-    show: Callable[[Report], None],
-    as_json: bool,
-) -> None:
-    """Run a command and show its report; the exit code is 3 where some of it failed."""
+@contextmanager
+def progress(doing: str, unit: str, options: AskOptions, as_json: bool) -> Iterator[AskOptions]:
+    """The options with a bar that shows how far the run inside the block is. A run that leaves batches under way says
+    so and ends the command."""
     try:
         with console.progress(doing, unit) as advance:
-            report = run(replace(options, progress=advance))
+            yield replace(options, progress=advance)
     except UnderWay as pending:
         if as_json:
             console.emit_json({"under_way": {"requests": pending.requests, "batches": pending.batches}})
         else:
             console.note(f"{pending.message} Next: {pending.hint}.")
-        return
+        raise click.exceptions.Exit(console.DONE) from pending
+
+
+def show(report: Report, on_screen: Callable[[Report], None], as_json: bool) -> None:
+    """Show a command's report; the exit code is 3 where some of it failed."""
     if as_json:
         console.emit_json(report.as_dict())
     else:
-        show(report)
+        on_screen(report)
     if report.failures:
         click.get_current_context().exit(console.WITH_FAILURES)
 

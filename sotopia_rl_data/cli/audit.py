@@ -67,14 +67,9 @@ def audit(ref: str, judge: str, probes: str | None, store: Store, as_json: bool,
         )
         return
     out, version = options["out"], options["version"]
-    asking.carry_out(
-        "auditing",
-        "call",
-        ask_options,
-        lambda options: run(store, ref, elicitation, settings, out=out, version=version, options=options),
-        _audited,
-        as_json,
-    )
+    with asking.progress("auditing", "call", ask_options, as_json) as watched:
+        report = run(store, ref, elicitation, settings, out=out, version=version, options=watched)
+    asking.show(report, _audited, as_json)
 
 
 def _audited(report: AuditReport) -> None:

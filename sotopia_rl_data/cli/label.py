@@ -118,14 +118,9 @@ def label(
         )
         return
     out, version = options.pop("out"), options.pop("version")
-    asking.carry_out(
-        "labelling",
-        "call",
-        ask_options,
-        lambda options: run(store, episodes, elicitation, rewards, out=out, version=version, options=options),
-        _labelled,
-        as_json,
-    )
+    with asking.progress("labelling", "call", ask_options, as_json) as watched:
+        report = run(store, episodes, elicitation, rewards, out=out, version=version, options=watched)
+    asking.show(report, _labelled, as_json)
 
 
 def _labelled(report: LabelReport) -> None:
@@ -191,14 +186,9 @@ def evaluate(episodes: str, store: Store, as_json: bool, **options: Any) -> None
         )
         return
     version = options.pop("version")
-    asking.carry_out(
-        "evaluating",
-        "call",
-        ask_options,
-        lambda options: run(store, episodes, elicitation, evaluator=evaluator, version=version, options=options),
-        _evaluated,
-        as_json,
-    )
+    with asking.progress("evaluating", "call", ask_options, as_json) as watched:
+        report = run(store, episodes, elicitation, evaluator=evaluator, version=version, options=watched)
+    asking.show(report, _evaluated, as_json)
 
 
 def _evaluated(report: EvaluationReport) -> None:

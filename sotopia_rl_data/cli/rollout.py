@@ -91,14 +91,9 @@ def rollout(out: str, version: str | None, dry_run: bool, store: Store, as_json:
         with Ledger(ask_options.ledger_in(store.root)) as ledger:
             asking.dry_run(ask_options, "episode", lambda ask: estimate_rollout(plan, ledger, ask, prices), as_json)
         return
-    asking.carry_out(
-        "playing",
-        "episode",
-        ask_options,
-        lambda ask: run(store, plan, out, version=version, options=ask),
-        _show_report,
-        as_json,
-    )
+    with asking.progress("playing", "episode", ask_options, as_json) as watched:
+        report = run(store, plan, out, version=version, options=watched)
+    asking.show(report, _show_report, as_json)
 
 
 def _plan(options: dict[str, Any], keys_needed: bool) -> RolloutPlan:
