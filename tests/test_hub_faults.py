@@ -193,7 +193,8 @@ def test_a_disk_that_is_full_while_pulling_leaves_no_half_version(hub, store, tm
 
     done = subprocess.run(
         [sys.executable, str(ROOT / "cli.py"), "pull", repo, "--store", str(tmp_path / "mine")],
-        env=hub.run.environment | {"HF_HOME": str(tmp_path / "hf")},
+        # without the flag the limit would cut compiled modules short, which every later process would read
+        env=hub.run.environment | {"HF_HOME": str(tmp_path / "hf"), "PYTHONDONTWRITEBYTECODE": "1"},
         preexec_fn=small_files_only,
         capture_output=True,
         text=True,

@@ -144,6 +144,7 @@ import resource
 ledger = Ledger(sys.argv[1])
 ledger.append(an_answer("1", "first"))
 size = ledger._journal.path.stat().st_size
+sys.dont_write_bytecode = True  # the limit would cut compiled modules short
 resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, resource.RLIM_INFINITY))
 import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 try:
@@ -173,6 +174,7 @@ def test_a_full_disk_leaves_no_empty_file_neither_of_a_journal_nor_of_a_compacti
     code = """
 import resource, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+sys.dont_write_bytecode = True
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
 ledger = Ledger(sys.argv[1])
 for act in (lambda: ledger.append(an_answer("2", "second")), ledger.close, ledger.compact):
@@ -491,3 +493,19 @@ def test_a_journal_is_flushed_in_groups_by_a_thread_and_at_the_end(tmp_path: Pat
     assert journal.append(b"new file\n") == 0
     journal.close()
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_ledger_of_a_newer_version_is_a_sentence_and_not_read_by_half(tmp_path: Path):
+    """What this version cannot read would look unanswered, and be paid for again."""
+    with Ledger(tmp_path) as ledger:
+        ledger.append(an_answer())
+    (journal,) = tmp_path.glob("journal-*.jsonl")
+    journal.write_bytes(journal.read_bytes().replace(b'{"v":1,', b'{"v":2,'))
+    with pytest.raises(StoreError, match="was written by a newer sotopia-rl-data") as told:
+        Ledger(tmp_path)
+    assert told.value.hint == "pip install --upgrade sotopia-rl-data"
+    journal.unlink()
+    table = calls.calls_schema().with_metadata({"ledger_format": "2"}).empty_table()
+    pq.write_table(table, tmp_path / "calls-1-1.parquet")
+    with pytest.raises(StoreError, match="was written by a newer"):
+        Ledger(tmp_path)

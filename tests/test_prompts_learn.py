@@ -208,7 +208,8 @@ def test_a_full_disk_leaves_neither_the_file_nor_a_part_of_it(tmp_path):
     learn(write_log(tmp_path / "log", toy_episodes(), plain_ask), toy_episodes()).template.save(tmp_path / "a.yaml")
     code = (
         "import resource, signal, sys; from sotopia_rl_data.prompts import load_template;"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (99, 99));"
+        "sys.dont_write_bytecode = True; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (99, 99));"
         f"load_template({str(tmp_path / 'a.yaml')!r}).save({str(tmp_path / 'b.yaml')!r})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

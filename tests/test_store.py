@@ -574,6 +574,7 @@ from store_toys import commit
 from test_store import noisy, toy
 store = Store(sys.argv[1])
 commit(store, toy(0))
+sys.dont_write_bytecode = True
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 try:
     commit(store, {("episodes", "train"): noisy(2000)})

@@ -16,7 +16,8 @@ from sotopia_rl_data.request import Finish, Reply, Request, Usage
 from sotopia_rl_data.secrets import redact
 
 Status = Literal["answer", "error"]
-MARKER = '{"v":1,"key":"'
+FORMAT = 1  # of a journal's lines and of a compacted file; a reader refuses what is newer than it knows
+MARKER = f'{{"v":{FORMAT},"key":"'
 _MARKER = MARKER.encode()
 
 

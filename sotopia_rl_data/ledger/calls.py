@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sotopia_rl_data.errors import QueryError, StoreError
-from sotopia_rl_data.ledger.attempt import Attempt, parse_record
+from sotopia_rl_data.ledger.attempt import FORMAT, Attempt, parse_record
+from sotopia_rl_data.ledger.index import newer
 from sotopia_rl_data.locks import locked, open_lock, wait
 from sotopia_rl_data.request import Usage
 from sotopia_rl_data.store.disk import sync_file
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 ROWS_A_GROUP = 2_000
 COVERS = b"covers"  # metadata of a compacted file: the names of the files that it covers
+VERSION = b"ledger_format"  # metadata of a compacted file, where its format is not the first
 LOCK = ".compact.lock"
 _USAGE = ("input", "cached", "written", "output")
 _EXAMPLE = "SELECT model, status, count(*), sum(input), sum(cached), sum(output) FROM calls GROUP BY ALL"
@@ -127,6 +129,8 @@ def covers(path: Path) -> list[str]:
             f"The ledger's file {path} is damaged: {error}.",
             "restore it from a copy, or move it away to ask its calls again",
         ) from error
+    if int(metadata.get(VERSION, b"1")) > FORMAT:
+        raise newer(path)
     names: list[str] = json.loads(metadata.get(COVERS, b"[]"))
     return names
 

@@ -14,13 +14,24 @@ from typing import Literal
 
 import numpy as np
 
-from sotopia_rl_data.ledger.attempt import MARKER
+from sotopia_rl_data.errors import StoreError
+from sotopia_rl_data.ledger.attempt import FORMAT, MARKER
 
 Place = tuple[int, int]  # (number of the file, byte offset in a journal or row in a Parquet file)
 _OFFSET_BITS = 44  # 16 TiB a file, a million files
 _FEW = 50_000  # records that the dict may hold in any case
 _ADDED_BYTES = 240  # of memory for a record in the dict
 _RECORD = re.compile(re.escape(MARKER.encode()) + rb'(?P<key>[0-9a-f]{64})","question":"(?P<question>[0-9a-f]{64})"')
+
+
+_VERSION = re.compile(rb'\{"v":(\d{1,9}),"key":"')
+
+
+def newer(path: Path) -> StoreError:
+    """The error about a file in a format that this version does not know: what it holds would be paid for again."""
+    return StoreError(
+        f"The ledger's file {path} was written by a newer sotopia-rl-data.", "pip install --upgrade sotopia-rl-data"
+    )
 
 
 def short(key: str) -> int:
@@ -104,6 +115,9 @@ def _in_journal(path: Path, column: str) -> Iterator[tuple[list[int], np.ndarray
     if path.stat().st_size == 0:
         return
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        written_by = _VERSION.match(data)
+        if written_by is not None and int(written_by[1]) > FORMAT:
+            raise newer(path)
         records = [(int(record[column][:16], 16), record.start()) for record in _RECORD.finditer(data)]
     yield [key for key, _ in records], np.array([offset for _, offset in records], np.int64)
 
