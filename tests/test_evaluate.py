@@ -301,7 +301,7 @@ def test_batches_under_a_cap_go_in_rounds_and_a_live_run_does_not_pay_for_what_i
         assert before.most is not None
         cap = before.most / 2
         leave = {"batching": replace(QUICK, wait=False), "budget": cap}
-        with pytest.raises(UnderWay, match="does not fit under the budget"):
+        with pytest.raises(UnderWay, match="fits under the budget only if"):
             evaluate(store, "lab/episodes", **how, **leave)
         with pytest.raises(UsageError, match="under way in batches"):
             evaluate(store, "lab/episodes", **how)
