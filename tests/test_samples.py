@@ -264,7 +264,7 @@ def test_strangers_are_told_nothing_of_each_other_and_friends_what_they_know():
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
-        ("- sam: Hello.", "- kim: Hello.", "Turn 0 of e1 is not kim's"),
+        ("- sam: Hello.", "- kim: Hello.", "kim is out of turn in turn 0 of e1"),
         ("- kim: {leave}", "- kim: {sulk}", "the action type 'sulk'"),
         ("goal: 7 | Said.", "goal: 7", "sam's goal has no reason"),
     ],

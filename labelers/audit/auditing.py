@@ -280,9 +280,10 @@ def planned(version: Version, elicitation: Elicitation, settings: AuditSettings)
     files = [path for paths in version.files("episodes").values() for path in paths]
     drawn = tuple(_drawn(plan, episodes_of(files), settings.episodes, settings.seed))
     if len(drawn) < 2:
+        scored = f" and a score by {plan.evaluator} on {' or '.join(plan.dimensions)}" if plan.needs_score else ""
         raise InputError(
-            f"{len(drawn)} of the episodes of {version.ref} can be asked about.",
-            f"an episode needs two agents who act, and scores by {plan.evaluator} on {', '.join(plan.dimensions)}",
+            f"An audit needs two episodes that can be asked about, and {version.ref} has {len(drawn)}.",
+            f"such an episode has two agents who act{scored}",
         )
     probes = tuple(name for name in PROBES if settings.probes is None or name in settings.probes)
     changed = (PROBES[name](episode, settings.seed) for episode in drawn for name in probes)

@@ -29,7 +29,7 @@ URL = "https://api.anthropic.com"
 # agents takes about 4,000.
 MAX_TOKENS = 8_192
 WAYS = ("json_schema", "text")
-# Models before Opus 4.7 take a temperature; newer ones refuse it.
+# Opus 4.7 and newer models refuse a temperature; the models before it take one.
 _TAKES_TEMPERATURE = re.compile(r"claude-(3-|(haiku|sonnet)-4-|opus-4-[0156]|.*-4-20\d{6})")
 _FINISH: dict[str, Finish] = {
     "max_tokens": "length",

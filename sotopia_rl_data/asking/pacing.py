@@ -113,7 +113,7 @@ class Pacer:
         self._learned = math.inf
         self._step = 0.0
         self._searching = False
-        self._good_rate = 0.0  # of the last good epoch since the last decrease
+        self._good_rate = 0.0  # the learned rate when last an epoch that used it went well; 0: not since a decrease
         self._background = 0.0
         self._suspected: _SuspectedLimit | None = None
         self._last, self._epoch = Epoch(clock()), Epoch(clock())

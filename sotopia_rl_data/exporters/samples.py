@@ -89,7 +89,7 @@ def _sample(scenario: Mapping[str, Any], record: Mapping[str, Any]) -> SampleEpi
 def _turn(number: int, line: Mapping[str, Any], ids: Mapping[str, str], episode_id: str) -> Turn:
     ((key, action),) = line.items()
     if key != list(ids)[number % len(ids)]:
-        raise InputError(f"Turn {number} of {episode_id} is not {key}'s.", "let the two alternate, as in the cast")
+        raise InputError(f"{key} is out of turn in turn {number} of {episode_id}.", "let the two of the cast alternate")
     if isinstance(action, str):
         return Turn(number, ids[key], "speak", action.replace("\n", "\n\n"))
     ((action_type, text),) = action.items()

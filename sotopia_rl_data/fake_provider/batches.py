@@ -22,7 +22,7 @@ from sotopia_rl_data.fake_provider.running import ProviderOptions
 
 Kind = Literal["succeeded", "errored", "expired", "canceled"]
 ReplyTo = Callable[[type[WireProtocol], dict[str, Any]], dict[str, Any]]
-_YIELD_EVERY = 32  # lines answered before other requests are
+_YIELD_EVERY = 32  # lines of a batch answered before the event loop may answer other requests
 
 
 @dataclass(frozen=True, slots=True)

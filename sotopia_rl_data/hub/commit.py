@@ -114,7 +114,10 @@ class PlannedCommit:
     def _merged(self, pull: CommitResult, head: str) -> CommitResult:
         hub, release = self.hub, self.release
         if pull.pull is None:
-            raise HubError("The Hub named no pull request.", f"look at {hub.page(release.repo)}/discussions")
+            raise HubError(
+                "The Hub gave no number for the pull request it was to open.",
+                f"run it again; if that fails too, look for the pull request at {hub.page(release.repo)}/discussions",
+            )
         if hub.head(release.repo) != head:
             raise HubUnavailable(f"Someone else wrote to {release.repo} meanwhile.", "run it again", status=412)
         hub.merge(release.repo, pull.pull)

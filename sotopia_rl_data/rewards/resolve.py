@@ -178,7 +178,7 @@ def choose_evaluator(scored: Iterable[str], named: str | None, dimensions: Seque
         )
     if named is not None and named not in names:
         raise UsageError(
-            f"No episode is scored by {named!r}.",
+            f"No episode is scored by {named!r} on {' or '.join(dimensions)}.",
             f"name one that is there: --evaluator {names[0]}"
             if len(names) == 1
             else f"name one of: {', '.join(names)}",
