@@ -185,7 +185,7 @@ def test_an_episode_is_found_by_its_id_also_where_many_begin_with_it(run, tmp_pa
         assert json.loads(run("show", "a/b", begin, "--json").stdout)["episode"]["episode_id"] == found
     several = run("show", "a/b", "e")
     assert several.returncode == 2
-    assert "Several episodes of a/b@v1.0.0 begin with 'e'." in several.stderr
+    assert "Several episodes of a/b@v1.0.0 have an id that begins with 'e'." in several.stderr
     assert "e1, e10, e11 …" in several.stderr
 
 
@@ -263,7 +263,11 @@ def test_the_next_commands_name_the_store_that_was_named(run):
         (["label", "--judge", "lexical", "--schema", "vibes"], 2, "vibes"),
         (["label", "--judge", "lexical", "--preset", "best"], 2, "best"),
         (["label", "--judge", "lexical", "--scale", "4"], 2, "scale"),
-        (["label", "--judge", "gpt-4o", "--temperature", "nan", "--dry-run"], 2, "A temperature of nan makes no sense"),
+        (
+            ["label", "--judge", "gpt-4o", "--temperature", "nan", "--dry-run"],
+            2,
+            "The temperature is nan, but must be 0 or more",
+        ),
         (["label", "--judge", "lexical", "--rpm", "0"], 2, "'--rpm': 0.0 is not"),
         (["label", "--judge", "lexical", "--tpm", "nan", "--dry-run"], 2, "tpm must be above zero"),
         (["evaluate", "a/b", "--judge", "lexical", "--timeout", "-1"], 2, "'--timeout': -1.0 is not"),

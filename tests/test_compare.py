@@ -379,7 +379,7 @@ def test_the_command_prints_every_table_and_json(store: Store):
         (["lab/a", "lab/b", "--agent", "A", "--agent", "B", "--agent", "P"], 2, "3 --agent for 2 runs"),
         (["lab/a", "lab/b", "--dimensions", "charm"], 2, "charm"),
         (["lab/a", "lab/b", "--dimensions", "secret"], 2, "Nobody scored 'secret'"),
-        (["lab/a", "lab/b", "--set", "easy"], 2, "There is no set 'easy'"),
+        (["lab/a", "lab/b", "--set", "easy"], 2, "no built-in set of environments 'easy'"),
         (["lab/a", "lab/b", "--set", "easy=missing.txt"], 1, "missing.txt"),
         (["lab/a", "lab/b", "--set", "hard"], 2, "No episode is set in the environments of 'hard'"),
         (["lab/a", "lab/b", "--by-scenario", "charm"], 2, "charm"),

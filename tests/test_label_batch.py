@@ -102,7 +102,9 @@ def test_the_command_submits_and_leaves_and_later_fetches(store: Store):
 def test_options_about_batches_need_batches(store: Store, arguments: list[str], wrong: str):
     code, out, told = command(store, "--judge", "lexical", *arguments)
     assert (code, out) == (2, "")
-    assert told == f"error: {wrong} is about batches.\n hint: add --batch, or leave it out\n"
+    assert told == (
+        f"error: {wrong} applies only to batches, and --batch is missing.\n hint: add --batch, or omit {wrong}\n"
+    )
 
 
 def test_ctrl_c_leaves_the_batches_running_and_says_how_to_go_on(store: Store):

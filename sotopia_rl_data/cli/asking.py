@@ -137,7 +137,8 @@ def _batching(batch: bool, poll: float | None, no_wait: bool) -> Batching | None
     from sotopia_rl_data.asking.plan import Batching
 
     if not batch and (no_wait or poll is not None):
-        raise UsageError(f"{'--no-wait' if no_wait else '--poll'} is about batches.", "add --batch, or leave it out")
+        option = "--no-wait" if no_wait else "--poll"
+        raise UsageError(f"{option} applies only to batches, and --batch is missing.", f"add --batch, or omit {option}")
     if not batch:
         return None
     return Batching(wait=not no_wait) if poll is None else Batching(poll_s=poll, wait=not no_wait)
@@ -146,7 +147,9 @@ def _batching(batch: bool, poll: float | None, no_wait: bool) -> Batching | None
 def sampling_of(temperature: float | None, max_tokens: int | None) -> dict[str, Any] | None:
     """The sampling parameters that override the models' defaults; None where neither is set. Raises UsageError."""
     if temperature is not None and not 0 <= temperature < math.inf:
-        raise UsageError(f"A temperature of {temperature:g} makes no sense.", "give --temperature 0 or more")
+        raise UsageError(
+            f"The temperature is {temperature:g}, but must be 0 or more.", "give, for example, --temperature 0"
+        )
     parameters = {"temperature": temperature, "max_tokens": max_tokens}
     return {name: value for name, value in parameters.items() if value is not None} or None
 

@@ -134,20 +134,29 @@ def _set(text: str) -> tuple[str, list[str]]:
     name, equals, file = text.partition("=")
     if not equals:
         if name != "hard":
-            raise UsageError(f"There is no set {name!r}.", f"write --set hard, or --set {name}=FILE")
+            raise UsageError(
+                f"There is no built-in set of environments {name!r}.",
+                f"write --set hard, or --set {name}=FILE with a file that lists environment ids",
+            )
         from sotopia_rl_data.rollouts import HARD
 
         return name, list(HARD)
+    if not name:
+        raise UsageError(f"{text!r} gives the set no name.", f"write --set NAME={file}")
     try:
         text = Path(file).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} cannot be read: {error}.", "list environment ids in it, one a line") from error
+        raise InputError(
+            f"The file {file!r} cannot be read: {error}.", "name a text file that lists environment ids, one a line"
+        ) from error
     try:
         ids = json.loads(text)
     except ValueError:
         ids = text.split()
-    if not name or not isinstance(ids, list) or not ids or not all(isinstance(one, str) for one in ids):
-        raise InputError(f"{file} lists no environments.", "list environment ids in it, one a line, or as a JSON array")
+    if not isinstance(ids, list) or not ids or not all(isinstance(one, str) for one in ids):
+        raise InputError(
+            f"The file {file!r} does not list environment ids.", "write one id a line into it, or a JSON array of ids"
+        )
     return name, ids
 
 

@@ -59,7 +59,7 @@ def card(ref: str, out: Path | None, write: bool, repo: str | None, store: Store
     if write:
         folders.append(version.dir)
     for folder in folders:
-        with storing(folder):
+        with storing(folder, "folder", "another folder with --out DIR"):
             folder.mkdir(parents=True, exist_ok=True)
             readme.write(folder, text, pictures)
     if as_json:
@@ -174,7 +174,10 @@ def pull(ref: str, columns: str | None, pattern: str, store: Store, as_json: boo
 
     reference = parse(ref)
     if reference.path is not None or "/" not in reference.name:
-        raise UsageError(f"{ref!r} names nothing on the Hub.", "write ORG/NAME, ORG/NAME@v1.2.0 or ORG/NAME@COMMIT")
+        raise UsageError(
+            f"{ref!r} is not the name of a dataset on the Hub, which has an organisation or a user in front.",
+            "write ORG/NAME, ORG/NAME@v1.2.0 or ORG/NAME@COMMIT",
+        )
     pulled = fetch(store, reference, columns=parse_map(columns) if columns else None, pattern=pattern)
     if as_json:
         console.emit_json(_pulled_dict(pulled))
@@ -192,7 +195,7 @@ def pull(ref: str, columns: str | None, pattern: str, store: Store, as_json: boo
 def _repository(name: str, hub: Hub) -> str:
     """ORG/NAME; a name without an organisation is put under the account of the token."""
     if name.count("/") > 1:
-        raise UsageError(f"{name!r} cannot name a repository.", "write --repo ORG/NAME")
+        raise UsageError(f"{name!r} has more than one '/', so it cannot name a repository.", "write --repo ORG/NAME")
     return name if "/" in name else f"{hub.user()}/{name}"
 
 
@@ -215,7 +218,7 @@ def _steps() -> Iterator[OnStep]:
 
         def advance(step: str, done: int, total: int) -> None:
             if step == "upload" and sys.stderr.isatty():
-                return  # huggingface_hub shows its own bar, of the bytes sent
+                return  # on a terminal huggingface_hub shows a bar of the uploaded bytes itself
             if step not in bars:
                 stack.close()
                 bars[step] = stack.enter_context(console.progress(step, "byte"))

@@ -151,7 +151,8 @@ def _recipe(source: Version, preset: str | None, options: dict[str, Any]) -> Rec
         options["evaluator"] = own.get("evaluator")
     if "gamma" in options and options.get("rule", recipe.rule) != "discounted":
         raise UsageError(
-            "A gamma belongs to the rule `discounted` alone.", "add --rule discounted, or leave --gamma out"
+            "--gamma is given, but only the rule `discounted` has a gamma.",
+            "add --rule discounted, or leave --gamma out",
         )
     return replace(recipe, **options)
 

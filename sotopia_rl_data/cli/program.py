@@ -17,7 +17,8 @@ import click
 from sotopia_rl_data import errors
 from sotopia_rl_data.cli import console
 
-# section -> command -> (module:object, what it does). The order is the order of `--help`.
+# For each section of `--help`: its commands, each with the "module:object" to import and one line of help, in the order
+# in which `--help` lists them.
 _HERE = "sotopia_rl_data.cli"
 COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Make data": {
@@ -84,7 +85,7 @@ class Sections(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:  # `… | head` closed the pipe: not an error, but stdout must not be flushed again
+        except BrokenPipeError:  # the reader, such as `head`, has closed the pipe: Python must not flush stdout into it
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return None
 
@@ -135,7 +136,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         _ignore_interrupts()
-        _say("Interrupted.", "run the same command again: what was answered is kept, and it goes on from there")
+        _say("Interrupted.", "run the same command again: answers are kept, and it asks only for the missing ones")
         sys.exit(130)
     except OSError as error:
         _say(

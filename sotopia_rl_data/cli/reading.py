@@ -171,16 +171,22 @@ def _dialogue(version: Version, prefix: str, as_json: bool) -> None:
 
     quoted = prefix.replace("'", "''")
     if "episodes" not in version.manifest.configs:
-        raise UsageError(f"{version.ref} holds no episodes.", f"sotopia-rl-data show {version.ref}")
+        raise UsageError(
+            f"{version.ref} has no episodes, so no dialogue of it can be shown.",
+            f"see what it has: sotopia-rl-data show {version.ref}",
+        )
     condition = f"starts_with(episode_id, '{quoted}')"
-    order = "length(episode_id), episode_id"  # the shortest first: an exact id is the first
+    order = "length(episode_id), episode_id"  # an id that equals the prefix is the shortest, and so comes first
     rows = sql(version, f"SELECT * EXCLUDE split FROM episodes WHERE {condition} ORDER BY {order} LIMIT 4").to_pylist()
     if not rows:
-        hint = f'sotopia-rl-data query {version.ref} "SELECT episode_id FROM episodes"'
-        raise NotFound(f"No episodes of {version.ref} begin with {prefix!r}.", hint)
+        hint = f'list the ids: sotopia-rl-data query {version.ref} "SELECT episode_id FROM episodes"'
+        raise NotFound(f"{version.ref} has no episode whose id begins with {prefix!r}.", hint)
     if len(rows) > 1 and rows[0]["episode_id"] != prefix:
         ids = ", ".join(row["episode_id"] for row in rows[:3])
-        raise NotFound(f"Several episodes of {version.ref} begin with {prefix!r}.", f"name one of them whole: {ids} …")
+        raise NotFound(
+            f"Several episodes of {version.ref} have an id that begins with {prefix!r}.",
+            f"give the whole id of one episode: {ids} …",
+        )
     episode = row_episode(rows[0])
     rewards: dict[tuple[str, int], dict[str, Any]] = {}
     if "rewards" in version.manifest.configs:
@@ -260,12 +266,12 @@ def query(ref: str, sql: str, fmt: str | None, output: Path | None, store: Store
     ending = output.suffix[1:].lower() if output else ""
     if output and fmt is None and ending not in FORMATS:
         raise UsageError(
-            f"{output.name!r} does not say which format.",
-            f"end it in {', '.join(f'.{f}' for f in FORMATS[1:])}, or add --format",
+            f"The format to write cannot be told from the ending of the file name {output.name!r}.",
+            f"let the name end in {', '.join(f'.{f}' for f in FORMATS[1:])}, or add --format",
         )
     chosen = fmt or (ending or ("json" if as_json else "table"))
     if chosen == "parquet" and output is None and sys.stdout.isatty():
-        raise UsageError("Parquet is not for a screen.", "add -o FILE.parquet")
+        raise UsageError("Parquet is binary and cannot be shown on a terminal.", "add -o FILE.parquet")
     with stream(resolve(store, ref), sql) as rows:
         write_result(rows, chosen, output or sys.stdout)
 

@@ -131,7 +131,10 @@ def _scorer(best_of: int, reward_model: str | None) -> Any:
     if reward_model is None and best_of == 1:
         return None
     if reward_model is None or best_of < 2:
-        raise UsageError("Best-of-N needs drafts and a reward model.", "give both: --best-of 8 --reward-model DIR")
+        raise UsageError(
+            "Best-of-N needs at least 2 drafts and a reward model, and only one of these is given.",
+            "give both: --best-of 8 --reward-model DIR",
+        )
     from sotopia_rl_data.applications.local_policies import RewardScorer
 
     return RewardScorer(reward_model)

@@ -125,7 +125,7 @@ def _configuration(config_class: type[Config], store: Store, output: Path | None
 
 def _finish(config: TrainerConfig, record: dict[str, Any], as_json: bool) -> None:
     """Release the model where a name for it is set, and show the run's record."""
-    if os.environ.get("RANK", "0") != "0":  # of several processes, only the first one prints and releases
+    if os.environ.get("RANK", "0") != "0":  # a run of several processes prints and releases in the first one only
         return
     folder = Path(config.output_dir)
     if config.release_as:

@@ -90,7 +90,9 @@ def agreement(
     )
     names = [opinion.name for opinion in result.opinions]
     if against is not None and against not in names:
-        raise UsageError(f"There is no opinion {against!r}.", f"name one of: {', '.join(names)}")
+        raise UsageError(
+            f"The versions have no opinion {against!r} to compare against.", f"name one of: {', '.join(names)}"
+        )
     if plot is not None:
         from sotopia_rl_data.agreement.plot import plot as draw
 

@@ -303,7 +303,7 @@ def _local(error: OSError, repo: str) -> Exception:
     """The error for an OSError: about the disk of the cache, or (without a number) about the Hub."""
     if error.errno is not None and is_full(error):
         return _no_room(str(error.strerror))
-    ours = store_error(error, Path(constants.HF_HUB_CACHE)) if error.errno else None
+    ours = store_error(error, Path(constants.HF_HUB_CACHE), "cache of huggingface_hub") if error.errno else None
     if ours is not None:
         return StoreError(ours.message, "set HF_HOME to a folder that can be written")
     if isinstance(error, PermissionError):

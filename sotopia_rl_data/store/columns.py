@@ -22,10 +22,15 @@ def plain_schema(schema: pa.Schema) -> pa.Schema:
     apart), and for a column `split`, which every reader adds.
     """
     names = [name.lower() for name in schema.names]
-    if len(set(names)) < len(names) or "split" in names:
+    if "split" in names:
         raise InputError(
-            f"The columns {', '.join(schema.names)} include 'split', or two names that differ only in case.",
-            "rename one of them",
+            f"The table has a column {schema.names[names.index('split')]!r}, but every reader adds one called 'split'.",
+            "rename the column",
+        )
+    if len(set(names)) < len(names):
+        raise InputError(
+            f"The columns {', '.join(schema.names)} include two names that are equal or differ only in case.",
+            "rename one of the two",
         )
     return pa.schema([(field.name, plain_type(field.type, field.name)) for field in schema])
 
@@ -47,8 +52,8 @@ def plain_type(kind: pa.DataType, column: str) -> pa.DataType:
     if pt.is_struct(kind):
         return pa.struct([(field.name, plain_type(field.type, f"{column}.{field.name}")) for field in kind])
     raise InputError(
-        f"Column {column!r} has the type {kind}, which a dataset cannot have.",
-        f"cast it to a number, a string or a boolean: {kind} -> string",
+        f"Column {column!r} has the type {kind}, which a dataset cannot store.",
+        "convert the column to numbers, strings or booleans",
     )
 
 
@@ -87,12 +92,12 @@ def conform(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
     if have != want or len(table.column_names) != len(want):
         problems = []
         if want - have:
-            problems.append(f"lacks {sorted(want - have)}")
+            problems.append(f"lacks the columns {sorted(want - have)}")
         if have - want:
-            problems.append(f"has also {sorted(have - want)}")
+            problems.append(f"has the extra columns {sorted(have - want)}")
         raise InputError(
-            f"A table for {where} {' and '.join(problems) or 'names a column twice'}.",
-            f"write the columns {', '.join(schema.names)}",
+            f"A table for {where} {' and '.join(problems) or 'has two columns of the same name'}.",
+            f"write exactly these columns: {', '.join(schema.names)}",
         )
     if table.schema.equals(schema):
         return table.replace_schema_metadata(None)
@@ -100,8 +105,8 @@ def conform(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
         return _cast(table.select(schema.names), schema)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
         raise InputError(
-            f"A table for {where} does not fit its columns: {first_line(error)}.",
-            f"write the types {type_names(schema)}",
+            f"A table for {where} cannot be converted to the column types of that split: {first_line(error)}.",
+            f"write columns of these types: {type_names(schema)}",
         ) from error
 
 
@@ -109,7 +114,8 @@ def _cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
     try:
         return table.cast(schema)
     except pa.ArrowInvalid:
-        # A slice far into a column of more than 2 GB has offsets that do not fit 32 bits; a copy of it starts at 0.
+        # The offsets of a slice that starts more than 2 GB into a text column do not fit into 32 bits. The offsets of a
+        # copy of the slice start at 0.
         return table.take(pa.array(range(table.num_rows), pa.int64())).cast(schema)
 
 

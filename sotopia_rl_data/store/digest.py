@@ -109,7 +109,8 @@ def _cast(array: pa.Array, kind: pa.DataType, column: str) -> pa.Array:
         return array.cast(kind)
     except pa.ArrowInvalid as error:
         raise InputError(
-            f"Column {column!r} does not fit {kind} ({first_line(error)}).", "use smaller numbers"
+            f"The values of column {column!r} cannot be stored as {kind}: {first_line(error)}.",
+            f"change the values that do not fit into {kind}",
         ) from error
 
 
@@ -123,7 +124,8 @@ class _Numbers:
         if self.kind == "float":
             if not np.isfinite(numbers).all():
                 raise InputError(
-                    f"Column {self._path!r} has a number that is not finite.", "a missing number is NULL, never NaN"
+                    f"Column {self._path!r} has a NaN or an infinity, but only finite numbers can be stored.",
+                    "write a missing number as NULL",
                 )
             numbers = numbers + 0.0  # -0.0 + 0.0 is 0.0
         self._stream.update(np.ascontiguousarray(numbers).data)

@@ -118,34 +118,40 @@ def is_full(error: OSError) -> bool:
     return error.errno in _FULL
 
 
+_ANOTHER_STORE = "another store with --store DIR or SOTOPIA_RL_DATA_STORE"
+
+
 @contextmanager
-def storing(root: Path) -> Iterator[None]:
-    """Turns the operating system's errors about writing under `root` into a StoreError with a hint."""
+def storing(root: Path, noun: str = "store", another: str = _ANOTHER_STORE) -> Iterator[None]:
+    """Turns the operating system's errors about writing under `root` into a StoreError with a hint.
+
+    `noun` is what the error calls `root`; `another` is what its hint tells to name instead.
+    """
     try:
         yield
     except OSError as error:
-        ours = store_error(error, root)
+        ours = store_error(error, root, noun, another)
         if ours is None:
             raise
         raise ours from error
 
 
-def store_error(error: OSError, root: Path) -> StoreError | None:
-    """The StoreError that stands for `error`, or None where it is not about the storage."""
+def store_error(error: OSError, root: Path, noun: str = "store", another: str = _ANOTHER_STORE) -> StoreError | None:
+    """The StoreError that stands for `error`, or None where it is not about the storage. Arguments as in `storing`."""
     reason = os.strerror(error.errno) if error.errno else str(error)
     if error.errno in _FULL:
         return StoreError(
-            f"There is no room left for {root} ({reason}).",
-            "free some space, or name another store with --store DIR; nothing half-written was kept",
+            f"There is no room left on the disk of the {noun} {str(root)!r} ({reason}).",
+            f"free some space, or name {another}",
         )
     if error.errno in _REFUSED:
         return StoreError(
-            f"The store {str(root)!r} cannot be written ({reason}).",
-            "make it writable, or name another with --store DIR or SOTOPIA_RL_DATA_STORE",
+            f"The {noun} {str(root)!r} cannot be written ({reason}).",
+            f"make it writable, or name {another}",
         )
     if error.errno in _BROKEN:
         return StoreError(
-            f"The store {str(root)!r} cannot be used ({reason}: {error.filename or root}).",
-            "name another with --store DIR or SOTOPIA_RL_DATA_STORE",
+            f"The {noun} {str(root)!r} cannot be used ({reason}: {error.filename or root}).",
+            f"name {another}",
         )
     return None

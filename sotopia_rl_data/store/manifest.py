@@ -32,8 +32,8 @@ def load(directory: Path) -> Manifest:
         return parse(path.read_bytes(), str(path))
     except OSError as error:
         raise StoreError(
-            f"{directory} has no readable {FILE_NAME} ({error.strerror}).",
-            "sotopia-rl-data list shows what the store holds",
+            f"The version's folder {directory} has no {FILE_NAME} that can be read ({error.strerror}).",
+            "see which versions the store has: sotopia-rl-data list",
         ) from error
 
 
@@ -43,12 +43,14 @@ def parse(text: str | bytes, where: str) -> Manifest:
         data = json.loads(text)
         if data["manifest_version"] > FORMAT:
             raise StoreError(
-                f"{where} was written by a newer sotopia-rl-data.", "pip install --upgrade sotopia-rl-data"
+                f"The manifest {where} was written by a newer sotopia-rl-data, which this one cannot read.",
+                "pip install --upgrade sotopia-rl-data",
             )
         return Manifest(**data | {"configs": _configs(data["configs"])})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(
-            f"{where} is damaged ({error}).", "pull the version again, or delete its directory and make it anew"
+            f"The manifest {where} is damaged ({error}).",
+            "delete the version's folder, then pull the version again or run the command that made it",
         ) from error
 
 
@@ -70,7 +72,8 @@ def plain(value: Mapping[str, Any], what: str) -> dict[str, Any]:
         text = json.dumps(value, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise StoreError(
-            f"The {what} cannot be kept in {FILE_NAME} ({error}).", "use strings, finite numbers, lists and objects"
+            f"The {what} cannot be written as JSON into {FILE_NAME}: {error}.",
+            "use only strings, finite numbers, booleans, None, lists and dictionaries in it",
         ) from error
     parsed: dict[str, Any] = json.loads(text)
     return parsed
@@ -94,7 +97,7 @@ def _split(data: Mapping[str, Any]) -> Split:
 def _plain_name(name: str) -> str:
     """The name of a config or split, which becomes part of paths and SQL. Raises ValueError where it is not plain."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise ValueError(f"{name!r} cannot name a config or split")
+        raise ValueError(f"{name!r} is not a possible name of a config or split")
     return name
 
 

@@ -29,10 +29,8 @@ from sotopia_rl_data.tables import KEYS
 BLOCK_BYTES = 1 << 19
 MERGE_BYTES = 48 << 20
 _IDENTIFIED = ("episodes", "attributions", "rewards")
-_TEXT_FIRST = (
-    "prompt",
-    "completion",
-)  # rows without identity: shared prefixes become neighbours
+# Rows without an identity are sorted by their text first: rows that share a prefix become neighbours.
+_TEXT_FIRST = ("prompt", "completion")
 
 Key = tuple[tuple[bool, Any], ...]
 
@@ -86,7 +84,8 @@ class Order:
             twice = first if first == before else self.at(keys, int(np.flatnonzero(equal)[0]))
             named = ", ".join(f"{c} {v!r}" for c, (_, v) in zip(self.columns, twice, strict=True))
             raise InputError(
-                f"Two rows of {self.where} have the same identity: {named}.", "keep one of them; ids must be unique"
+                f"Two rows of {self.where} have the same {named}, but these columns identify a row.",
+                "keep one of the two rows, or give one of them another id",
             )
         return True
 

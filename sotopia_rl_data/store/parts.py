@@ -26,7 +26,7 @@ from sotopia_rl_data.store.ordering import InOrder, Order, merge, read_run, writ
 
 GROUP_BYTES = 32 << 20
 GROUP_ROWS = 1 << 17
-SHARD_BYTES = 480_000_000  # with the footer under 500 MB
+SHARD_BYTES = 480_000_000  # leaves room for the Parquet footer, so that the file stays under 500 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Part:
         buffer = _Buffer(self._limits)
         for rows in merge(self._order, runs):
             for piece in buffer.add(rows):
-                merged.offer(piece)  # always in order; raises where an identity repeats
+                merged.offer(piece)  # True, because merged rows are in order; an identity that repeats raises
         for piece in buffer.rest():
             merged.offer(piece)
         for path in (*self._runs, *early):
@@ -149,7 +149,7 @@ class _Shards:
         self._files[-1].check()
         self._rows[-1] += rows.num_rows
         if self._files[-1].size + self._limits.group_bytes > self._limits.shard_bytes:
-            self.close()  # another row group might not fit
+            self.close()  # the next row group might make the file larger than `shard_bytes`
         return True
 
     def _open(self) -> None:

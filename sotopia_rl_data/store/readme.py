@@ -136,7 +136,7 @@ def split_front(text: str) -> tuple[dict[str, Any], str]:
     try:
         front = yaml.safe_load(match.group(1))
     except yaml.YAMLError:
-        return {}, rest  # unreadable front matter cannot be kept; the prose can
+        return {}, rest  # front matter that is not YAML is dropped; the text below it is kept
     return (front if isinstance(front, dict) else {}), rest
 
 

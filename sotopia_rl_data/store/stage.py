@@ -86,7 +86,7 @@ class Stage:
             self._part(config, split, _KNOWN[config])
         for table in [rows] if isinstance(rows, pa.Table | pa.RecordBatch) else rows:
             table = pa.Table.from_batches([table]) if isinstance(table, pa.RecordBatch) else table
-            with storing(self._root):  # not around the loop: errors of reading `rows` are not about the store
+            with storing(self._root):  # inside the loop, because an OSError from reading `rows` is not the store's
                 self._part(config, split, table.schema).write(table)
 
     def sorted_file(self, config: str, split: str) -> Path:
@@ -104,14 +104,14 @@ class Stage:
 
     def link(self, version: Version, config: str) -> None:
         """Take `config` over from `version` as it is: hard links, or copies on another device."""
-        for split in version.files(config):  # raises NotFound where it has no such config
+        for split in version.files(config):  # raises NotFound where `version` has no such config
             self._check(config, split)
             listed = version.manifest.configs[config][split]
             for file in listed.files:
                 if not _whole(version, file):
                     raise StoreError(
-                        f"{version.ref} is damaged: {file.path} is missing or has another size.",
-                        f"sotopia-rl-data verify {version.ref}",
+                        f"{version.ref} is damaged: its file {file.path} is missing or does not have its listed size.",
+                        f"see all that is wrong with it: sotopia-rl-data verify {version.ref}",
                     )
             self._linked[config, split] = (version, listed)
 
@@ -142,11 +142,13 @@ class Stage:
     def _check(self, config: str, split: str) -> None:
         if config not in CONFIGS or split not in SPLITS:
             raise UsageError(
-                f"A dataset has no {config}/{split}.", f"configs: {', '.join(CONFIGS)}; splits: {', '.join(SPLITS)}"
+                f"A dataset cannot have rows of {config}/{split}.",
+                f"name one of the configs {', '.join(CONFIGS)}, and one of the splits {', '.join(SPLITS)}",
             )
         if (config, split) in self._files or (config, split) in self._linked:
             raise UsageError(
-                f"{config}/{split} was already given as a whole.", "either write rows, or give a file, or link"
+                f"The rows of {config}/{split} were already given as a whole, by a file or a link.",
+                "use only one of `write`, `sorted_file` and `link` for a split",
             )
 
     def _part(self, config: str, split: str, schema: pa.Schema) -> Part:
@@ -171,7 +173,7 @@ class Stage:
             columns[config] = dict(source.manifest.columns[config])
             self._place(source, linked)
         if not configs:
-            raise UsageError(f"Nothing was written for {self.name}.", "write at least one config")
+            raise UsageError(f"The new version of {self.name} has no rows of any config.", "write rows first")
         kept = {config: self._kept(config, configs[config]) for config in CONFIGS if config in configs}
         digest = version_digest(manifests.split_digests(kept), recipe)
         columns = {config: columns[config] for config in kept}
@@ -183,8 +185,8 @@ class Stage:
             schema = plain_schema(pq.read_schema(path))
         except pa.ArrowInvalid as error:
             raise StoreError(
-                f"What was written for {config}/{split} is not a Parquet file ({first_line(error)}).",
-                "run the command again; nothing was kept",
+                f"The file written for {config}/{split} is not a Parquet file: {first_line(error)}.",
+                "run the command again; the store is unchanged",
             ) from error
         if self._schemas.setdefault(config, schema) == schema:
             adopted = adopt(path, config, shard_name(split, 0, 1), self._limits)
@@ -227,7 +229,8 @@ class Stage:
             return taken
         free = versions.spelled(versions.following(latest.manifest if latest else None, draft))
         raise VersionExists(
-            f"{self.name}@{pinned} exists with other content.", f"--version {free}, or leave --version out"
+            f"{self.name}@{pinned} exists with other content, and a version never changes.",
+            f"write --version {free}, or leave --version out",
         )
 
     def _publish(self, draft: Manifest, latest: Version | None) -> Path | None:
@@ -251,7 +254,7 @@ class Stage:
                 ):
                     continue
                 if not all(_whole(before, file) for file in same.files):
-                    continue  # damaged there: the new files are good
+                    continue  # files of `before` are missing or cut short, so the new files are kept
                 for file in split.files:
                     (self.dir / file.path).unlink()
                 self._place(before, same)
@@ -281,7 +284,8 @@ def place(folder: Path, root: Path, manifest: Manifest) -> Path | None:
             raise
         if not (target / manifests.FILE_NAME).is_file():
             raise StoreError(
-                f"{target} is in the way: it is not a version (no {manifests.FILE_NAME}).", f"move or remove {target}"
+                f"The new version cannot be moved to {target}: a folder without a {manifests.FILE_NAME} is in the way.",
+                f"move or remove {target}, and run the command again",
             ) from error
         return None
     for outer in (target.parent, target.parent.parent, root):

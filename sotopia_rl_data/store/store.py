@@ -64,9 +64,9 @@ class Store:
         count = left()
         if count:
             raise VersionExists(
-                f"{name}@{version} exists already, and {count:,} {what} are still to be made, which would change its "
-                "content.",
-                "leave --version out, or give it a number that is free",
+                f"{name}@{version} exists already, and {count:,} {what} are still to be made, which would change the "
+                "content of that version.",
+                "leave --version out, or give it a number that no version has",
             )
 
     def latest(self, name: str) -> Version | None:
@@ -98,8 +98,8 @@ class Store:
             if known is not None:
                 return known
             raise NotFound(
-                f"The store {str(self.root)!r} does not know the commit {ref.commit} of {ref.name}.",
-                f"sotopia-rl-data pull {ref}",
+                f"The store {str(self.root)!r} has no version of {ref.name} from the Hub's commit {ref.commit}.",
+                f"download it: sotopia-rl-data pull {ref}",
             )
         if not directories:
             raise self._unknown(ref.name)
@@ -107,8 +107,8 @@ class Store:
             return load(directories[-1])
         if folder / ref.version not in directories:
             raise NotFound(
-                f"{ref.name} has no {ref.version}; it has {_listed(directories)}.",
-                f"name one of them: {ref.name}@{directories[-1].name}",
+                f"The dataset {ref.name} has no version {ref.version}; it has {_listed(directories)}.",
+                f"name a version that exists, such as {ref.name}@{directories[-1].name}",
             )
         return load(folder / ref.version)
 
@@ -137,11 +137,12 @@ def _at(path: Path) -> Version:
         return load(directories[-1])
     if not path.exists():
         raise NotFound(
-            f"There is no {path}.", "name a version's directory, or a dataset by its name: sotopia-rl-data list"
+            f"There is no folder {path}.",
+            "give the path of a dataset or a version, or the name of a dataset: sotopia-rl-data list",
         )
     raise NotFound(
-        f"{path} holds no {manifests.FILE_NAME} and no versions.",
-        "name a version's directory, or a dataset by its name: sotopia-rl-data list",
+        f"{path} is neither a version (it has no {manifests.FILE_NAME}) nor a dataset (it has no versions).",
+        "give the path of a dataset or a version, or the name of a dataset: sotopia-rl-data list",
     )
 
 
@@ -153,7 +154,7 @@ def _folders(path: Path) -> list[Path]:
     except OSError as error:
         raise StoreError(
             f"The store {str(path)!r} cannot be read ({error.strerror}).",
-            "name another with --store DIR or SOTOPIA_RL_DATA_STORE",
+            "name another store with --store DIR or SOTOPIA_RL_DATA_STORE",
         ) from error
 
 

@@ -23,7 +23,7 @@ Number = tuple[int, int, int]
 FIRST: Number = (1, 0, 0)
 HUB_FILE = ".hub.json"
 _VERSION = re.compile(r"v(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
-_SHAPE = ("layout", "scale")  # parts of the recipe that change how every row is read
+_SHAPE = ("layout", "scale")  # where one of these parts of the recipe changes, every row is read differently
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Version:
         """The Parquet files of each split of `config`, in row order. Raises NotFound, naming the configs there are."""
         splits = self.manifest.configs.get(config)
         if splits is None:
-            raise NotFound(f"{self.ref} has no {config!r}.", f"name one of: {', '.join(self.manifest.configs)}")
+            raise NotFound(f"{self.ref} has no config {config!r}.", f"name one of: {', '.join(self.manifest.configs)}")
         return {name: [self.dir / file.path for file in split.files] for name, split in splits.items()}
 
 
@@ -76,7 +76,7 @@ def in_folder(folder: Path) -> list[Path]:
         return []
     except OSError as error:
         raise StoreError(
-            f"{folder} cannot be read ({error.strerror}).",
+            f"The dataset's folder {folder} cannot be read ({error.strerror}).",
             "name another store with --store DIR or SOTOPIA_RL_DATA_STORE",
         ) from error
     return sorted(directories, key=lambda path: number(path.name) or (0, 0, 0))
@@ -97,7 +97,7 @@ def check(text: str) -> str:
     """`text` as a version ("1.2.0" and "v1.2.0" alike). Raises UsageError."""
     version = text if text.startswith("v") else f"v{text}"
     if number(version) is None:
-        raise UsageError(f"{text!r} is not a version.", "write it as v1.2.0")
+        raise UsageError(f"{text!r} is not a version number.", "write three numbers, such as v1.2.0")
     return version
 
 
@@ -106,7 +106,8 @@ def following(latest: Manifest | None, new: Manifest) -> Number:
     before = number(latest.version) if latest else None
     if latest is None or before is None:
         return FIRST
-    after = _columns(new)  # another config does not change how the others are read
+    after = _columns(new)
+    # Only the configs of `latest` are compared: a config that is new does not change how the others are read.
     other_columns = any(after.get(config) != columns for config, columns in _columns(latest).items())
     if other_columns or any(latest.recipe.get(key) != new.recipe.get(key) for key in _SHAPE):
         return before[0] + 1, 0, 0
@@ -142,7 +143,8 @@ def read_published(directory: Path) -> Published | None:
         return None
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise StoreError(
-            f"{path} cannot be read.", "delete it, and `sotopia-rl-data pull` the version again"
+            f"The note of where this version is on the Hub, {path}, cannot be read.",
+            "delete the file, and pull the version again with `sotopia-rl-data pull`",
         ) from error
 
 

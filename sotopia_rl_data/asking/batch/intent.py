@@ -30,6 +30,7 @@ from sotopia_rl_data.locks import open_lock, take
 from sotopia_rl_data.request import Target
 from sotopia_rl_data.store.disk import storing, sync_file
 
+_LEDGER = ("ledger", "another ledger with --ledger DIR")
 _STATE = "intent.json"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 _KEY_SHOWN = 40  # hex digits of a key in a custom_id: Anthropic allows 64 characters, the intent's id takes 16
@@ -83,7 +84,7 @@ class BatchFolder:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Hold the folder's lock inside the block. Raises StoreError where another process holds it."""
-        with storing(self._dir):
+        with storing(self._dir, *_LEDGER):
             self._dir.mkdir(parents=True, exist_ok=True)
             lock = open_lock(self._dir / ".lock")
         try:
@@ -135,7 +136,7 @@ class BatchFolder:
 
     def keep(self, intent: Intent) -> Intent:
         """Record how far a batch is; durable when this returns."""
-        with storing(self._dir):
+        with storing(self._dir, *_LEDGER):
             path = self._folder(intent) / _STATE
             beside = path.with_suffix(".tmp")
             beside.write_text(json.dumps(asdict(intent)))
@@ -162,7 +163,7 @@ class BatchFolder:
     def draft(self) -> BatchDraft:
         """A new batch to put lines into."""
         intent = Intent(secrets.token_hex(8), 0, time.time())
-        with storing(self._dir):
+        with storing(self._dir, *_LEDGER):
             self._folder(intent).mkdir(parents=True)
             return BatchDraft(self, intent)
 
@@ -184,7 +185,7 @@ class BatchDraft:
         request, custom_id = pending.request, self.intent.custom_id(pending.key)
         sampling = dict(request.target.sampling)
         record = BatchLine(pending.key, pending.question, request.sample, most_prompt_tokens(request), sampling)
-        with storing(self._parent.lines(self.intent).parent):
+        with storing(self._parent.lines(self.intent).parent, *_LEDGER):
             self._lines.write(line + b"\n")
             self._asked.write(json.dumps({"id": custom_id, **asdict(record)}).encode() + b"\n")
         self.count += 1
@@ -192,7 +193,7 @@ class BatchDraft:
 
     def seal(self, way: int) -> Intent:
         """Make the batch durable: from now on this run, or the next after a crash, submits it."""
-        with storing(self._parent.lines(self.intent).parent):
+        with storing(self._parent.lines(self.intent).parent, *_LEDGER):
             for file in (self._lines, self._asked):
                 file.flush()
                 os.fsync(file.fileno())
