@@ -10,5 +10,6 @@
 Left out: laying a card over what people wrote (`sotopia_rl_data/store/readme.py`) and publishing (`hub/`).
 """
 
-if __name__ != "sotopia_rl_data.cards":  # imported by its bare name: a second copy of all classes
+# Imported as `cards`, this folder would be a second package with a second copy of every class.
+if __name__ != "sotopia_rl_data.cards":
     raise ImportError("Import sotopia_rl_data.cards: the folder cards/ is a part of that package.")

@@ -36,7 +36,8 @@ _KINDS = {
     "grpo": ("A policy trained by single-turn GRPO", "text-generation"),
 }
 _TAGS = ("sotopia", "sotopia-rl", "social-intelligence")
-_NO_SETTING = (  # fields that do not change what is learned, or that other lines of the card show
+# Fields that the table of settings leaves out: they do not change what is learned, or the card shows them elsewhere.
+_NO_SETTING = (
     "output_dir", "store", "dataset", "model", "policy_adapter", "reward_model", "seed", "resume", "report_to", "debug",
     "disable_tqdm", "dataloader_pin_memory", "accelerator_config", "do_eval", "use_cpu", "log_level", "logging_steps",
     "save_steps", "save_strategy", "save_total_limit", "activation_checkpointing", "pad_to_multiple_of",

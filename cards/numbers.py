@@ -123,7 +123,7 @@ def _histogram(connection: DuckDBPyConnection, described: Stats, column: str) ->
 
 def _correlations(connection: DuckDBPyConnection, columns: Sequence[str]) -> Correlations:
     rows: Any = connection.sql(f"SELECT {', '.join(map(_quoted, columns))} FROM rewards").to_arrow_table()
-    values = [column.to_numpy() for column in rows.columns]  # NULL as NaN
+    values = [column.to_numpy() for column in rows.columns]  # NULL becomes NaN
     known = [~np.isnan(column) for column in values]
     r: list[list[float | None]] = [[1.0] * len(columns) for _ in columns]
     for a, b in combinations(range(len(columns)), 2):

@@ -81,8 +81,8 @@ def _labels(labels: Mapping[str, Any] | None, recipe: Mapping[str, Any], known: 
     if labels.get("judges"):
         levels = ""
         if "scale" in recipe and "rubric" not in known:
-            multiplies = recipe.get("rewards", {}).get("rule") in ("direct", "scaled")  # the episode's score
-            levels = f", {'importance in levels' if multiplies else 'levels'} 0 to {recipe['scale']}"
+            rates_importance = recipe.get("rewards", {}).get("rule") in ("direct", "scaled")
+            levels = f", {'importance in levels' if rates_importance else 'levels'} 0 to {recipe['scale']}"
         samples = labels.get("samples", 1)
         often = f", {samples} times" if samples > 1 else ""
         wording = f", asked {plain(labels.get('ask', ''))}{often}{levels}"

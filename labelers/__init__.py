@@ -12,7 +12,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if __name__ != "sotopia_rl_data.labelers":  # imported by its bare name: a second copy of all classes
+# Imported as `labelers`, this folder would be a second package with a second copy of every class.
+if __name__ != "sotopia_rl_data.labelers":
     raise ImportError("Import sotopia_rl_data.labelers: the folder labelers/ is a part of that package.")
 
 if TYPE_CHECKING:

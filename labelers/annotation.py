@@ -49,14 +49,20 @@ def write_template(
     Raises UsageError, NotFound, InputError, StoreError. A file that exists is never overwritten.
     """
     if out.exists():
-        raise UsageError(f"{out} exists already, perhaps with annotations.", "name another file with -o")
+        raise UsageError(
+            f"The file {out} exists already and may hold annotations, so it is not overwritten.",
+            "name another file with -o",
+        )
     schema = find_schema(asked.schema or DEFAULT_SCHEMA)
     if not schema.needs_judge:
-        raise UsageError(f"The schema {schema.id!r} asks no judge.", "name one that does: --schema direct")
+        raise UsageError(
+            f"The schema {schema.id!r} asks no judge, so it has no questions to annotate.",
+            "name a schema that asks judges: --schema direct",
+        )
     own = own_dimensions(schema)
     dimensions = dimensions_of(asked.dimensions or own or preset(DEFAULT_PRESET).weighted, own)
     scale = DEFAULT_SCALE if asked.scale is None else asked.scale
-    schema.wording_sha256(scale)  # raises where the scale is not worded
+    schema.wording_sha256(scale)  # raises UsageError where no prompt explains this scale
     only = None if asked.only is None else read_selection(asked.only, own)
     plan = LabelPlan(schema, dimensions, asked.evaluator or "", scale=scale, only=only)
     version, plan = with_episodes(plan, store, source)
@@ -68,7 +74,11 @@ def write_template(
     drawn = _drawn(every, seed, questions)
     rows = [row for item, question in enumerate(drawn, start=1) for row in _rows(plan, item, question)]
     if not rows:
-        raise InputError("There is nothing to annotate.", "see which episodes have scores: sotopia-rl-data stats REF")
+        named = "" if only is None else " that the list of --only names"
+        raise InputError(
+            f"The schema {schema.id!r} asks nothing about the episodes of {version.ref}{named}.",
+            f"see which turns and scores its episodes have: sotopia-rl-data show {version.ref}",
+        )
     with aside(out) as beside, beside.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([COLUMNS, *rows])
     return len(rows)

@@ -52,7 +52,8 @@ if TYPE_CHECKING:
     from sotopia_rl_data.rewards.build import Built
     from sotopia_rl_data.store.stage import Stage
 
-_ROWS = 1 << 16  # how many attributions, or failures, are held before they are written
+# Rows of one kind (attributions or failures) are written when this many have been gathered.
+_ROWS = 1 << 16
 
 
 def label(
@@ -83,7 +84,8 @@ def label(
     out, version = out and check_name(out), version and check_version(version)
     asking.check(asked_judges(plan.judges), options, prices)
     ledger_path = options.ledger_in(store.root)
-    if plan.judges and not ledger_path.exists():  # a new ledger answers nothing, so judges will be asked
+    # A ledger that does not exist yet has no answers. So judges will be asked, and the ledger will be written.
+    if plan.judges and not ledger_path.exists():
         check_writable(ledger_path)
     parent, plan = with_episodes(plan, store, source)
     name = out or check_name(f"{parent.name}-rewards")

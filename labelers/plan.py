@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 Files = Mapping[str, Sequence[Path]]
 
-_UNREAD = ("observations", "reasoning")  # no schema asks about these; observations are most of an episode's bytes
+# Columns of the episodes that no schema asks about. They are not read, since observations are most of the bytes.
+_UNREAD = ("observations", "reasoning")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +141,11 @@ def _judge_recipe(judge: Judge) -> dict[str, Any]:
 def check_can_ask(packing: str, samples: int) -> None:
     """Raises UsageError for an unknown packing, and for fewer than one sample."""
     if packing not in get_args(Packing):
-        raise UsageError(f"{packing!r} is not a way to ask.", f"use {' or '.join(get_args(Packing))}")
+        raise UsageError(
+            f"The packing {packing!r} does not exist.", f"use --ask {' or --ask '.join(get_args(Packing))}"
+        )
     if samples < 1:
-        raise UsageError(f"There cannot be {samples} samples.", "ask for one or more")
+        raise UsageError(f"The number of samples is {samples}, but it must be 1 or more.", "set it with --samples 1")
 
 
 def episodes_of(files: Iterable[Path]) -> Iterator[Episode]:
@@ -213,15 +216,15 @@ def prepare(asked: Elicitation, rewards: RewardSettings) -> tuple[LabelPlan, Rec
         named = own
     recipe = _recipe(chosen, rewards.preset, asked.evaluator, dimensions_of(named or (), own) if own else ())
     if rewards.average is not None:
-        recipe = replace(recipe, average=rewards.average)  # type: ignore[arg-type]  # Recipe checks it
+        recipe = replace(recipe, average=rewards.average)  # type: ignore[arg-type]  # Recipe checks the average
     dimensions = dimensions_of(recipe.weighted if named is None else named, own)
     _check_weighted(recipe, dimensions, own)
     packing, scale = asked.packing or "per-dimension", DEFAULT_SCALE if asked.scale is None else asked.scale
     check_can_ask(packing, asked.samples)
-    chosen.wording_sha256(scale)  # raises where the scale is not worded
-    layout_id(rewards.layout, rewards.template)  # raises where the template is of another layout
+    chosen.wording_sha256(scale)  # raises UsageError where no prompt explains this scale
+    layout_id(rewards.layout, rewards.template)  # raises UsageError where the template is for another layout
     if asked.only is not None and not chosen.needs_judge:
-        raise UsageError(f"The schema {chosen.id!r} asks no judge.", "leave --only out")
+        raise UsageError(f"The schema {chosen.id!r} asks no judge, so --only does not apply to it.", "leave --only out")
     only = None if asked.only is None else read_selection(asked.only, own)
     judges = _judges(chosen, asked.judges, asked.sampling)
     return LabelPlan(chosen, dimensions, asked.evaluator or "", judges, scale, packing, asked.samples, only), recipe
@@ -247,8 +250,8 @@ def check_named(plan: LabelPlan, calls: int) -> None:
     """Raises UsageError where `only` leaves nothing to ask, so that no utterance would have a reward."""
     if plan.only is not None and plan.judges and not calls:
         raise UsageError(
-            "The list of --only names nothing that is asked about here.",
-            'compare it with: sotopia-rl-data query REF "SELECT episode_id, agents, scores FROM episodes"',
+            f"The list of --only names nothing that the schema {plan.schema.id!r} asks about in these episodes.",
+            'compare the list with: sotopia-rl-data query REF "SELECT episode_id, agents, scores FROM episodes"',
         )
 
 
@@ -260,13 +263,14 @@ def _recipe(schema: Schema, preset: str | None, evaluator: str | None, own: Sequ
     recipe = find_preset(preset or DEFAULT_PRESET)
     if preset is None:
         weights = dict.fromkeys(own, 1.0) or recipe.weights
-        recipe = replace(recipe, rule=schema.rule, weights=weights)  # type: ignore[arg-type]  # Recipe checks it
+        recipe = replace(recipe, rule=schema.rule, weights=weights)  # type: ignore[arg-type]  # Recipe checks the rule
     measure = rule(recipe.rule).measure
     if measure is not None and (measure != schema.measure or not schema.needs_judge):
-        raise UsageError(
-            f"The preset {preset!r} reads {measure!r} attributions, and the schema {schema.id!r} yields none.",
-            "leave --preset out, or name one that fits the schema",
-        )
+        if preset is None:
+            needing, hint = f"The rule {recipe.rule!r}", "give the schema a `rule` that fits its `measure`"
+        else:
+            needing, hint = f"The preset {preset!r}", "leave --preset out, or name a preset that fits the schema"
+        raise UsageError(f"{needing} needs {measure!r} attributions, but the schema {schema.id!r} yields none.", hint)
     return replace(recipe, evaluator=evaluator, schema=schema.id if measure else None)
 
 
@@ -274,18 +278,21 @@ def _check_weighted(recipe: Recipe, asked: Sequence[str], own: Sequence[str]) ->
     missing = [name for name in recipe.weighted if name not in asked]
     if not missing:
         return
-    hint = f"ask about them too: --dimensions {','.join([*asked, *missing])}; or name another --preset"
+    hint = f"label all of them: --dimensions {','.join([*asked, *missing])}; or name another --preset"
     if own and not set(missing) <= set(own):
-        hint = f"leave --preset out, or name a file of yours that weighs {', '.join(own)}"
-    raise UsageError(f"The rewards weigh {', '.join(missing)}, about which no judge would be asked.", hint)
+        hint = f"leave --preset out, or name a preset file of yours that weighs {', '.join(own)}"
+    raise UsageError(f"The rewards weigh {', '.join(missing)}, but this run would label only {', '.join(asked)}.", hint)
 
 
 def dimensions_of(names: Sequence[str], own: Sequence[str] = ()) -> tuple[str, ...]:
-    """Full names, each once, in a fixed order: how they were listed must not change what is asked. `own` are the
+    """Full names, each once, in a fixed order: the order of `names` must not change what is asked. `own` are the
     dimensions of a schema that does not ask about SOTOPIA-EVAL's. Raises UsageError."""
     dimensions = in_order(full_name(name, own) for name in names)
     if not dimensions:
-        raise UsageError("No dimension is named.", "name one or more, as in --dimensions goal,relationship,knowledge")
+        raise UsageError(
+            "No dimension is named, but at least one is needed.",
+            "name dimensions as in --dimensions goal,relationship,knowledge",
+        )
     return dimensions
 
 
@@ -293,7 +300,7 @@ def _judges(schema: Schema, named: Sequence[str | Judge], sampling: Mapping[str,
     """The judges, made at once, so that a missing API key is found now. Raises UsageError, KeyMissing."""
     if not schema.needs_judge:
         if named:
-            raise UsageError(f"The schema {schema.id!r} asks no judge.", "leave --judge out")
+            raise UsageError(f"The schema {schema.id!r} asks no judge, but a judge is named.", "leave --judge out")
         return ()
     return judges_of(named, sampling, own_dimensions(schema))
 
@@ -301,24 +308,28 @@ def _judges(schema: Schema, named: Sequence[str | Judge], sampling: Mapping[str,
 def judges_of(
     named: Sequence[str | Judge], sampling: Mapping[str, Any] | None, dimensions: Sequence[str] = ()
 ) -> tuple[Judge, ...]:
-    """The judges that are named: one or more, no two with the same id. `dimensions` are named where they are not
-    SOTOPIA-EVAL's. `sampling` goes to the models among them: people beside a model have no temperature.
+    """The judges that are named: one or more, no two with the same id. `dimensions` are the schema's own (empty:
+    SOTOPIA-EVAL's). `sampling` goes only to the models among the judges: people have no temperature.
 
     Raises UsageError, KeyMissing."""
     if not named:
-        raise UsageError("No judge is named.", f"add --judge: {judging.FORMS}")
+        raise UsageError("No judge is named, but at least one is needed.", f"add --judge with one of: {judging.FORMS}")
     models = {spec for spec in named if isinstance(spec, str) and judging.samples(spec)}
     judges: list[Judge] = []
     for spec in named:
         if isinstance(spec, str):
-            takes_sampling = spec in models or not models  # without any model, `judge` raises: nothing here samples
+            # Only models take `sampling`. Where no judge is a model, the others get it too, and `judging.judge` raises.
+            takes_sampling = spec in models or not models
             judges.append(judging.judge(spec, sampling if takes_sampling else None, dimensions))
         else:
             judges.append(spec)
     ids = [judge.id for judge in judges]
     twice = next((name for name in ids if ids.count(name) > 1), None)
     if twice is not None:
-        raise UsageError(f"Two judges are called {twice!r}, so their rows could not be told apart.", "name each once")
+        raise UsageError(
+            f"Two judges are called {twice!r}, so their rows could not be told apart.",
+            "name each judge once; people get a name of their own by human:FILE.csv#NAME",
+        )
     for judge in judges:
-        target_of(judge)  # raises where it makes no sense
+        target_of(judge)  # raises UsageError where the `target` of the judge is not a Target
     return tuple(judges)

@@ -1,7 +1,7 @@
-"""The questions of a plan: how a run asks them, and what the ledger then says to each. `label`, `evaluate` and `audit`
-share this.
+"""The questions of a plan: how a run asks them, and how their answers are read from the ledger. `label`, `evaluate` and
+`audit` share this.
 
-All three are a plan, its questions, and a ledger that is read afterwards. An audit has two parts: the original
+Each of the three is a plan, its questions, and a ledger that is read afterwards. An audit has two parts: the original
 episodes, asked about twice, and the changed ones.
 
 Reading asks nothing. Every utterance ends, on every dimension, in attributions or in failures. The rows are a function
@@ -48,7 +48,7 @@ Rows = tuple[list[Attribution], list[Failure]]
 @dataclass(slots=True)
 class LabelTally(Tally):
     """Also counts what was read so far: `labels`, `failures` by reason, answers that could be used only at the second
-    try (`repaired`), and those that could not be used at all (`unusable`)."""
+    try (`repaired`), and answers that could not be used at all (`unusable`)."""
 
     labels: int = 0
     repaired: int = 0
@@ -284,9 +284,10 @@ def _failures(question: Question, judge: Judge, key: str, reason: str) -> Iterat
 
 def _unasked(plan: LabelPlan, episode: Episode, questions: Iterable[Question]) -> Iterator[Failure]:
     """A failure for each utterance and dimension that no question is about: because the episode's score is missing, or
-    because the schema leaves it out."""
+    because the schema leaves the utterance out."""
     if plan.only is not None:
-        return  # what is not named has no label by intent, and what is named and has no score is not asked about
+        # With --only, neither an utterance that the list leaves out nor a listed one without a score is a failure.
+        return
     asked = {slot for question in questions for slot in question.slots.values()}
     scores = {(s.agent, s.dimension) for s in episode.scores if s.evaluator == plan.evaluator}
     for agent, turn in plan.units(episode):

@@ -19,8 +19,8 @@ _REASONS_KEPT = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgedReport(RunReport):
-    """Also: how many `episodes` were asked about. An answer that breaks its form is sent back once, which is one more
-    call: `repaired` answers could then be used, `unusable` ones could not."""
+    """The report of a run that asks judges. `episodes` is how many episodes were asked about. An answer that breaks its
+    form is sent back once, which is one more call: `repaired` answers could then be used, `unusable` ones could not."""
 
     episodes: int
     repaired: int
@@ -29,7 +29,8 @@ class JudgedReport(RunReport):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelReport(JudgedReport):
-    """Also: how many `utterances` there are and how many of them are `rewarded`; `labels` counts attributions."""
+    """The report of `label`: how many `utterances` there are, how many of them are `rewarded`, and how many `labels`
+    (attributions) there are."""
 
     utterances: int
     labels: int
@@ -99,7 +100,8 @@ def judged_by(plan: LabelPlan, tally: LabelTally, bill: Bill) -> list[dict[str, 
 
 
 def _cost(line: Line, as_of: str) -> dict[str, Any]:
-    """What a judge cost, in all and by kind of token; nothing where it used none or its price is unknown."""
+    """What a judge cost, in all and by kind of token; an empty dict where it used no tokens or its
+    price is unknown."""
     if line.total is None or line.usage == Usage():
         return {}
     parts = ("input", "cached", "written", "output", "failed", "repaired", "maybe")

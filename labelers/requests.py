@@ -25,11 +25,15 @@ from sotopia_rl_data.labelers.schemas import phrasing
 from sotopia_rl_data.request import Hashed, Reply, Request, Target
 from sotopia_rl_data.schema import Message
 
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")  # characters that providers do not allow in a schema's name
-_RAISE = 4  # a token limit is raised to so many times its value …
-_MOST = 32_000  # … but to no more tokens than every current model can answer, or to twice its value if that is more
-_SHOWN = 6_000  # characters of an unusable answer that are sent back
-_NO_SECOND_TRY = ("human", "offline")  # providers that would answer the same again
+# Matches the characters that providers do not allow in the name of an answer schema.
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")
+# An answer that was cut off is asked for again with _RAISE times the token limit, but with at most _MOST tokens, which
+# every current model can answer. A limit above half of _MOST is doubled instead.
+_RAISE, _MOST = 4, 32_000
+# A second try shows the judge at most this many characters of its unusable answer.
+_SHOWN = 6_000
+# Judges of these providers would give the same answer again.
+_NO_SECOND_TRY = ("human", "offline")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +67,8 @@ def target_of(judge: Judge) -> Target:
         return Target("plugin", judge.id, "", {"source_sha256": source} if source else {})
     if not isinstance(target, Target):
         raise UsageError(
-            f"The `target` of the judge {judge.id} is not a Target.",
-            "leave it out, or make it one: python -m pydoc sotopia_rl_data.request.Target",
+            f"The `target` of the judge {judge.id!r} is not a Target but a value of the type {type(target).__name__}.",
+            "leave `target` out, or make it a Target: python -m pydoc sotopia_rl_data.request.Target",
         )
     return target
 
@@ -131,7 +135,7 @@ def asked_judges(judges: Iterable[Judge]) -> tuple[AskedJudge, ...]:
 def judge_request(request: Request) -> JudgeRequest:
     """The same request, typed as a JudgeRequest. Raises TypeError where it is not one."""
     if not isinstance(request, JudgeRequest):
-        raise TypeError(f"a {type(request).__name__} carries no question")
+        raise TypeError(f"expected a JudgeRequest, which carries its question, and got a {type(request).__name__}")
     return request
 
 

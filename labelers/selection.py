@@ -2,9 +2,9 @@
 
 Episodes come from a dataset of the store, or from a file, which is imported first; by default from the bundled samples.
 The list of `--only` is a CSV. A row names an episode, and each further column narrows it down: to an agent, one of its
-turns, one dimension; an empty cell narrows nothing. A question about several turns is asked whole, where any of the
-turns is named. A label that is a difference needs two numbers, so the other one is asked for too: the baseline, or for
-progress that of the agent's turn before.
+turns, one dimension; an empty cell stands for all of them. A question about several turns is asked whole, where any of
+the turns is named. A label that is a difference needs two numbers, so the second number is asked for too: the baseline,
+or for progress the number of the agent's turn before.
 """
 
 from __future__ import annotations
@@ -49,13 +49,14 @@ class Selection:
     def wants(self, question: Question) -> bool:
         """Whether the question is about anything that is named."""
         slots = list(question.slots.values())
-        if question.measure == "progress":  # the agent's next label is the difference to this one
+        # A label of progress is a difference, so the number that this question asks for also counts for the next turn.
+        if question.measure == "progress":
             following = [(slot, _next_turn(question, slot)) for slot in slots]
             slots += [replace(slot, turn=turn) for slot, turn in following if turn is not None]
         return any(self._names(question.episode.episode_id, slot) for slot in slots)
 
     def _names(self, episode: str, slot: Slot) -> bool:
-        """Whether the slot is named; a baseline is, where any turn of its agent is."""
+        """Whether the list names the slot. It names a baseline where it names any turn of the same agent."""
         if slot.turn < 0:
             return any(
                 key[0] == episode and key[1] in (None, slot.agent) and key[3] in (None, slot.dimension)
@@ -76,12 +77,12 @@ def _next_turn(question: Question, slot: Slot) -> int | None:
 
 
 def read_selection(path: Path, dimensions: Sequence[str] = ()) -> Selection:
-    """The list in a CSV; other columns are ignored. `dimensions` are those that may be named, where they are not
-    SOTOPIA-EVAL's. Raises InputError, and UsageError where the list is empty."""
+    """The list in a CSV; other columns are ignored. `dimensions` are those that may be named (empty:
+    SOTOPIA-EVAL's). Raises InputError, and UsageError where the list is empty."""
     _, rows = read_sheet(path, COLUMNS, COLUMNS[:1], _HINT)
     keys = frozenset(_keys(path, rows, dimensions))
     if not keys:
-        raise UsageError(f"{path} names nothing.", _HINT)
+        raise UsageError(f"The list {path} names no episode.", _HINT)
     return Selection(keys)
 
 
@@ -94,9 +95,10 @@ def _keys(path: Path, rows: Iterable[Row], dimensions: Sequence[str]) -> Iterabl
             dimension = full_name(name, dimensions) if name else None
             yield episode, agent or None, int(turn) if turn else None, dimension
         except UsageError as wrong:
-            raise InputError(f"{path}:{line}: {wrong.message}", _HINT) from wrong
+            raise InputError(f"{path}:{line}: {wrong.message}", wrong.hint) from wrong
         except ValueError as wrong:
-            raise InputError(f"{path}:{line}: {turn!r} is not a turn.", _HINT) from wrong
+            hint = "write the number of one turn, or leave the cell empty for all turns"
+            raise InputError(f"{path}:{line}: {turn!r} is not a turn number.", hint) from wrong
 
 
 SAMPLES = "samples"
@@ -119,7 +121,8 @@ def episodes_version(store: Store, source: str | Path | None, check: Check) -> V
 
 
 def is_imported(source: str | Path | None) -> bool:
-    """Whether `source` is a file that is imported before it is labelled (None, the samples, is one), not a dataset."""
+    """Whether `source` is a file, which is imported before it is labelled, and not a dataset. None stands for the file
+    of the samples."""
     return _to_import(source) is not None
 
 
@@ -141,7 +144,8 @@ def _imported(store: Store, path: Path, name: str, check: Check) -> Version:
 
     if not path.exists():
         raise InputError(
-            f"There is no {path}.", "name a file of episodes, or a dataset by its name: sotopia-rl-data list"
+            f"The file {path} does not exist.",
+            "name a file of episodes, or a dataset by its name: sotopia-rl-data list",
         )
 
     def checked(scored: Set[tuple[str, str]] | None) -> None:
@@ -160,8 +164,8 @@ def _with_episodes(version: Version) -> Version:
 
 
 def _no_episodes(name: str) -> UsageError:
-    hint = "training rows have no utterances to judge: import the episodes they were made from"
-    return UsageError(f"{name} holds no episodes.", hint)
+    hint = "import the episodes that it was made from: sotopia-rl-data import FILE --name ORG/NAME"
+    return UsageError(f"{name} holds no episodes, so it has no utterances that could be judged.", hint)
 
 
 def _name_of(path: Path) -> str:

@@ -53,7 +53,9 @@ def full_name(name: str, own: Collection[str] = ()) -> str:
     if not own:
         return dimension(name).name
     if name.strip() not in own:
-        raise UsageError(f"{name!r} is not one of the dimensions.", f"name one of: {', '.join(own)}")
+        raise UsageError(
+            f"{name!r} is not one of the dimensions that the schema asks about.", f"name one of: {', '.join(own)}"
+        )
     return name.strip()
 
 

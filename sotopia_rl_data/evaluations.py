@@ -66,8 +66,8 @@ def check_evaluator(version: Version, evaluator: str) -> None:
             by = pc.struct_field(pc.list_flatten(batch.column("scores")), "evaluator")
             if pc.any(pc.equal(by, evaluator)).as_py():
                 raise UsageError(
-                    f"{version.ref} holds scores by {evaluator!r} that came with its episodes; they would be lost.",
-                    f"call these scores something else: --evaluator {evaluator}-here",
+                    f"{version.ref} holds scores by {evaluator!r} that came with its episodes and would be replaced.",
+                    f"store the new scores under another name: --evaluator {evaluator}-here",
                 )
 
 
@@ -172,7 +172,7 @@ def _kept_rows(stage: Stage, config: str, split: str, files: Sequence[Path], eva
     for batch in read(files, [name for name in schema.names if name in present], 1 << 16, encoded=False):
         rows = pa.Table.from_batches([batch])
         for name in schema.names:
-            if name not in present:  # written before this column existed
+            if name not in present:  # the version was written before this column existed
                 rows = rows.append_column(name, pa.nulls(rows.num_rows, schema.field(name).type))
         rows = rows.select(schema.names).cast(schema)
         stage.write(config, split, rows.filter(pc.invert(_replaced(config, rows, evaluated))))

@@ -21,15 +21,17 @@ from typing import Any
 from sotopia_rl_data.errors import SotopiaDataError, UsageError
 from sotopia_rl_data.hashing import file_sha256
 
-_PREFIX = "sotopia_rl_data_plugin_"  # of the modules that are loaded from a path
+# A module that is loaded from a path gets a name that begins with this.
+_PREFIX = "sotopia_rl_data_plugin_"
 
 
 @contextmanager
 def calling(failed: Callable[[str], SotopiaDataError]) -> Iterator[None]:
-    """Somebody's own code is called inside the block: what it raises becomes what `failed` makes of `KeyError: 'x'`.
+    """A block that calls a plug-in. What the plug-in raises becomes the error that `failed` makes of its text, such as
+    `KeyError: 'x'`.
 
-    Whatever it is: the errors of the libraries that it uses have no name here. Ours pass through, an interrupt and an
-    exit too.
+    Every Exception is caught, since a plug-in may use any library. Errors of this package, an interrupt and an exit
+    pass through unchanged.
     """
     try:
         yield
@@ -85,7 +87,7 @@ def _from_file(kind: str, name: str) -> Any:
     module = _execute(kind, path)
     if not hasattr(module, attribute):
         public = ", ".join(n for n in vars(module) if not n.startswith("_")) or "nothing"
-        raise UsageError(f"{text} has no {attribute!r}.", f"it defines {public}")
+        raise UsageError(f"The {kind}'s file {text} has no {attribute!r}.", f"name what the file defines: {public}")
     return getattr(module, attribute)
 
 
@@ -94,10 +96,12 @@ def _execute(kind: str, path: Path) -> ModuleType:
     name = f"{_PREFIX}{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise UsageError(f"{path} cannot be read as a Python module.", "check the path: path/to/file.py:Name")
+        raise UsageError(
+            f"The {kind}'s file {path} cannot be read as a Python module.", "check the path: path/to/file.py:Name"
+        )
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    hint = f"run `python {path}` to see where"
+    hint = f"run `python {path}` to see where it fails"
     try:
         with calling(lambda said: UsageError(f"The {kind}'s file {path} cannot be imported: {said}.", hint)):
             spec.loader.exec_module(module)

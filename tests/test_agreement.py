@@ -254,7 +254,7 @@ def test_nothing_to_compare_is_one_sentence_and_its_hint(store: Store, tmp_path:
     other = labelled(store, [label_row("f", "a", 0, "goal", "bob", 1)], "lab/other")
     with pytest.raises(UsageError, match="No two of these opinions judge the same utterance"):
         agreement([one, other])
-    with pytest.raises(UsageError, match="about 'secret'") as wrong:
+    with pytest.raises(UsageError, match="about the dimension 'secret'") as wrong:
         agreement([one, other], dimensions=["secret"])
     assert "goal" in wrong.value.hint
     with pytest.raises(UsageError, match="holds no rewards"):
@@ -292,7 +292,7 @@ def test_the_command_says_what_is_wrong(store: Store, tmp_path: Path):
         ("lab/labels", "--plot", str(tmp_path / "no" / "a.png"), "--resamples", "0"): "cannot be written",
         ("lab/labels", "--plot", str(tmp_path / "a.txt"), "--resamples", "0"): "does not end as a picture does",
         ("lab/label",): "no dataset 'lab/label'",
-        ("lab/labels", "--dimensions", "secret"): "about 'secret'",
+        ("lab/labels", "--dimensions", "secret"): "about the dimension 'secret'",
     }
     for arguments, sentence in cases.items():
         found = run(store, *arguments).exception

@@ -143,12 +143,12 @@ def test_a_bad_line_is_listed_with_its_number_and_reason_and_the_others_count(st
     found = import_scores(store, path, [version])
     assert [(one.line, one.reason) for one in found.bad] == [
         (4, "an earlier line gives 8, this one 3"),
-        (5, "'feedbeef0000' is not a dialogue of the named datasets"),
-        (6, "'agent_3' is not one of agent_1, agent_2"),
-        (7, "'Agent A' is not one of agent_1, agent_2"),
+        (5, "the item 'feedbeef0000' is not a dialogue of the named datasets"),
+        (6, "the agent 'agent_3' is not one of agent_1, agent_2"),
+        (7, "the agent 'Agent A' is not one of agent_1, agent_2"),
         (8, "'charm' is not a SOTOPIA-EVAL dimension"),
         (9, "goal is 11, outside 0 to 10"),
-        (10, "'7.5' is not a whole number"),
+        (10, "the score '7.5' is not a whole number"),
     ]
     assert found.empty == 1
     assert given(store, "lab/a") == {("1", "a", "goal"): 8.0, ("1", "b", "secret"): 0.0}
@@ -185,7 +185,7 @@ def test_what_cannot_be_imported_leaves_the_store_as_it_was(store: Store, tmp_pa
     for text, says in (
         ("item,agent,dimension\n", "no column score"),
         ("item,agent,dimension,score\n", "no score that can be used"),
-        (f"item,agent,dimension,score\n{item},agent_9,goal,1\n", "line 2: 'agent_9' is not one of"),
+        (f"item,agent,dimension,score\n{item},agent_9,goal,1\n", "line 2: the agent 'agent_9' is not one of"),
         ("\ufffe", "no column item"),
     ):
         path.write_text(text)

@@ -309,7 +309,7 @@ def test_an_unbiased_noisy_judge_raises_an_alarm_in_at_most_5_percent_of_200_sim
 def test_nothing_is_asked_beyond_what_is_allowed(store: Store):
     put(store, dialogues(4))
     one = Highest()
-    with pytest.raises(UsageError, match="needs 48 calls, and 47 are allowed") as wrong:
+    with pytest.raises(UsageError, match="needs 48 calls, but --max-calls allows only 47") as wrong:
         audit(store, "lab/episodes", one, dimensions=["goal"], max_calls=47)
     assert "--episodes" in wrong.value.hint
     with pytest.raises(UsageError, match="no budget can be kept"):
@@ -340,7 +340,7 @@ def test_a_budget_is_a_hard_cap_for_all_runs_together(store: Store, tmp_path: Pa
     ("how", "sentence"),
     [
         ({"probes": ["colour"]}, "'colour' is not a probe"),
-        ({"episodes": 1}, "An audit needs two episodes or more, not 1"),
+        ({"episodes": 1}, "An audit needs at least two episodes, but --episodes is 1"),
         ({"schema": "uniform"}, "asks no judge"),
         ({"dimensions": ["charm"]}, "'charm' is not"),
         ({"evaluator": "nobody"}, "scored by 'nobody'"),

@@ -177,7 +177,7 @@ def test_imported_scores_are_not_written_over(store: Store):
     put(store, [BOAT])
     with pytest.raises(UsageError, match="came with") as told:
         evaluate(store, "lab/episodes", judges=[Scorer(BY)])
-    assert told.value.hint == f"call these scores something else: --evaluator {BY}-here"
+    assert told.value.hint == f"store the new scores under another name: --evaluator {BY}-here"
     evaluate(store, "lab/episodes", judges=[Scorer(BY)], evaluator="mine", dimensions=["goal"])
     evaluate(store, "lab/episodes", judges=[Scorer(BY)], evaluator="mine", dimensions=["goal"])
     assert by(store, "mine") == {("boat", agent, "goal"): 10.0 for agent in "ab"}
@@ -398,7 +398,7 @@ def test_the_command_ends_with_3_where_scores_are_missing(store: Store, tmp_path
         (["lab/episodes", "--judge", "gtp"], 2, "'gtp' is not a judge"),
         (["lab/episodes", "--judge", "gpt-4o"], 2, "OPENAI_API_KEY"),
         (["lab/nothing", "--judge", "lexical"], 2, "lab/nothing"),
-        (["./nothing.jsonl", "--judge", "lexical"], 2, "There is no nothing.jsonl"),
+        (["./nothing.jsonl", "--judge", "lexical"], 2, "There is no folder nothing.jsonl"),
         (["./README.md", "--judge", "lexical"], 2, "./README.md is a file"),
         (["lab/episodes", "--judge", "lexical", "--dimensions", "charm"], 2, "charm"),
         (["lab/episodes", "--judge", "lexical", "--dimensions", ","], 2, "dimension"),

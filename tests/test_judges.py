@@ -265,7 +265,7 @@ def test_replay_of_one_model_that_sampled_differently_is_told_apart_by_any_part(
 def test_replay_finds_the_ledger_of_a_store_and_misses_one_that_is_not_there(tmp_path: Path):
     kept(tmp_path / "store" / ".ledger", FOUR)
     assert judge(f"replay:{tmp_path / 'store'}").id == "gpt-4o"
-    with pytest.raises(NotFound, match="no ledger"):
+    with pytest.raises(NotFound, match="nowhere does not exist"):
         judge(f"replay:{tmp_path / 'nowhere'}")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="holds no answers"):

@@ -242,7 +242,7 @@ def test_a_step_of_progress_is_asked_for_with_the_turn_that_it_begins_at(store: 
 @pytest.mark.parametrize("text", ["episode_id\nnone-of-that-name\n", "episode_id,agent,turn\nboat,a,1\n"])
 def test_a_list_that_names_nothing_there_is_a_sentence_and_no_empty_version(store: Store, tmp_path: Path, text: str):
     put(store, [BOAT])
-    with pytest.raises(UsageError, match="names nothing that is asked about here"):
+    with pytest.raises(UsageError, match="names nothing that the schema 'direct' asks about"):
         label(store, "lab/episodes", judges=[Highest()], only=listed(tmp_path, text))
     assert store.names() == ["lab/episodes"]
 
@@ -251,7 +251,7 @@ def test_a_list_that_names_nothing_there_is_a_sentence_and_no_empty_version(stor
     ("text", "error", "said"),
     [
         ("episode\nboat\n", InputError, "has no column episode_id"),
-        ("episode_id\n\n", UsageError, "names nothing"),
+        ("episode_id\n\n", UsageError, "names no episode"),
         ("episode_id,turn\nboat,one\n", InputError, "2: 'one' is not a turn"),
         ("episode_id,dimension\nboat,gaol\n", InputError, "'gaol' is not a SOTOPIA-EVAL dimension"),
     ],

@@ -320,13 +320,18 @@ def test_episodes_that_nobody_scored_are_an_error(tmp_path):
 
 
 def test_a_weighted_dimension_that_was_never_asked_is_an_error(tmp_path):
-    with pytest.raises(UsageError, match="weighs relationship, and judges were asked about knowledge, goal") as caught:
+    with pytest.raises(
+        UsageError, match="weighs relationship, but judges were asked only about knowledge, goal"
+    ) as caught:
         split_toy(tmp_path).build(preset("sotopia-rl"))
-    assert caught.value.hint == "label with --dimensions knowledge,goal,relationship, or weigh only what was asked"
+    assert (
+        caught.value.hint
+        == "label with --dimensions knowledge,goal,relationship, or weigh only dimensions that were asked about"
+    )
 
 
 def test_a_rule_that_reads_other_answers_than_there_are_is_an_error(tmp_path):
-    with pytest.raises(UsageError, match="'singular' reads 'key' attributions; there are importance"):
+    with pytest.raises(UsageError, match="'singular' needs 'key' attributions, but there are only importance"):
         split_toy(tmp_path).build(Recipe({"goal": 1}, "singular"))
     with pytest.raises(UsageError, match="there are none"):
         split_toy(tmp_path).build(GOAL, attributions={})

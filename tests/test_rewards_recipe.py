@@ -57,9 +57,9 @@ def test_a_preset_of_ones_own_is_a_file(tmp_path):
     ("text", "complaint"),
     [
         ("weights: {goal: 1", "not YAML"),
-        ("- goal", "is a mapping"),
-        ("rule: direct", "is a mapping with `weights`"),
-        ("weights: [goal]", "is a mapping of dimensions"),
+        ("- goal", "must be a mapping"),
+        ("rule: direct", "must be a mapping with `weights`"),
+        ("weights: [goal]", "must be a mapping of dimensions"),
         ("weights: {goal: 1}\ncolour: red", "no key 'colour'"),
         ("weights: {goal: many}", "weight of goal is 'many'"),
     ],

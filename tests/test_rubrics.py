@@ -90,36 +90,36 @@ WRONG = [
     ("", "is empty"),
     ("name: [", ":1: this is not YAML"),
     ("[" * 9_999, ": this is not YAML: maximum recursion"),
-    ("- name", ":1: the rubric is a mapping"),
+    ("- name", ":1: the rubric must be a mapping"),
     (DIMENSION, ":1: the rubric lacks `name`"),
     ("name: toy\n", ":1: the rubric lacks `dimensions`"),
-    (f"name: My Rubric\n{DIMENSION}", ":1: 'My Rubric' is not a name"),
-    (f"name: 3\n{DIMENSION}", ":1: `name` is some text, not '3'"),
-    (f"name: toy\ncolour: red\n{DIMENSION}", ":2: the rubric has no key 'colour'"),
-    (f"name: toy\nname: toy\n{DIMENSION}", ":2: the rubric has 'name' twice"),
-    (f"name: toy\nshows: future\n{DIMENSION}", ":2: `shows` is history or reply or episode, not 'future'"),
+    (f"name: My Rubric\n{DIMENSION}", ":1: the name 'My Rubric' may hold only"),
+    (f"name: 3\n{DIMENSION}", ":1: `name` must be a text, not '3'"),
+    (f"name: toy\ncolour: red\n{DIMENSION}", ":2: the rubric cannot have the key 'colour'"),
+    (f"name: toy\nname: toy\n{DIMENSION}", ":2: the rubric has the key 'name' twice"),
+    (f"name: toy\nshows: future\n{DIMENSION}", ":2: `shows` must be history or reply or episode, not 'future'"),
     ("name: toy\ndimensions: {}", ":2: there are 0 dimensions"),
-    ("name: toy\ndimensions: [warmth]", ":2: `dimensions` is a mapping"),
-    (TOY.replace("  harm", "  warmth"), ":6: `dimensions` has 'warmth' twice"),
-    (TOY.replace("  harm", "  Harm Done"), ":6: 'Harm Done' cannot be a column"),
-    (TOY.replace("  harm", "  goal"), ":6: 'goal' already has a meaning"),
-    (TOY.replace("  harm", "  rel"), ":6: 'rel' already has a meaning"),
-    (TOY.replace("  harm", "  reward"), ":6: 'reward' already has a meaning"),
+    ("name: toy\ndimensions: [warmth]", ":2: `dimensions` must be a mapping"),
+    (TOY.replace("  harm", "  warmth"), ":6: `dimensions` has the key 'warmth' twice"),
+    (TOY.replace("  harm", "  Harm Done"), ":6: the dimension 'Harm Done' may hold only"),
+    (TOY.replace("  harm", "  goal"), ":6: the dimension 'goal' already has a meaning"),
+    (TOY.replace("  harm", "  rel"), ":6: the dimension 'rel' already has a meaning"),
+    (TOY.replace("  harm", "  reward"), ":6: the dimension 'reward' already has a meaning"),
     (TOY.replace("    description: How much harm it does.\n", ""), ":7: `harm` lacks `description`"),
-    (TOY.replace("How much harm it does.", "''"), ":7: `description` is some text, not nothing"),
-    (TOY.replace("How much harm it does.", "5"), ":7: `description` is some text, not '5'"),
-    (TOY.replace("range", "rnage"), ":8: `harm` has no key 'rnage'"),
-    (TOY.replace("[-4, 0]", "4"), ":8: `range` is a pair"),
-    (TOY.replace("[-4, 0]", "[-4, 0, 4]"), ":8: `range` is a pair"),
+    (TOY.replace("How much harm it does.", "''"), ":7: `description` must be a text, not nothing"),
+    (TOY.replace("How much harm it does.", "5"), ":7: `description` must be a text, not '5'"),
+    (TOY.replace("range", "rnage"), ":8: `harm` cannot have the key 'rnage'"),
+    (TOY.replace("[-4, 0]", "4"), ":8: `range` must be a pair"),
+    (TOY.replace("[-4, 0]", "[-4, 0, 4]"), ":8: `range` must be a pair"),
     (TOY.replace("[-4, 0]", "[-4, none]"), ":8: 'none' is not a whole number"),
     (TOY.replace("[-4, 0]", "[-4, 0.5]"), ":8: '0.5' is not a whole number"),
     (TOY.replace("[-4, 0]", "[0, 0]"), ":8: harm goes from 0 to 0"),
     (TOY.replace("[-4, 0]", "[3, 0]"), ":8: harm goes from 3 to 0"),
     (TOY.replace("[-4, 0]", "[0, 100]"), ":8: harm goes from 0 to 100"),
     (TOY.replace("[-4, 0]", "[-4, 0]\n    levels: {1: none}"), ":9: level 1 of harm lies outside -4 to 0"),
-    (TOY.replace("{1: cold", "{1: cold, 01: icy"), ":5: level 1 is there twice"),
+    (TOY.replace("{1: cold", "{1: cold, 01: icy"), ":5: the level 1 is given twice"),
     (TOY.replace("{1: cold, 2: polite, 3: warm}", "{1: cold}"), ":5: warmth goes from 1 to 1"),
-    (TOY.replace("{1: cold, 2: polite, 3: warm}", "[cold, polite]"), ":5: `levels` is a mapping"),
+    (TOY.replace("{1: cold, 2: polite, 3: warm}", "[cold, polite]"), ":5: `levels` must be a mapping"),
     (TOY.replace("1: cold", "low: cold"), ":5: 'low' is not a whole number"),
     (TOY.replace("1: cold", "[1]: cold"), ":5: a sequence is not a whole number"),
     ("name: toy\ndimensions:\n" + "".join(f"  d{i}: {{description: x}}\n" for i in range(21)), ":3: there are 21"),
@@ -154,11 +154,11 @@ def test_a_rubric_that_is_not_there_is_a_sentence(tmp_path: Path):
     (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9")
     with pytest.raises(InputError, match="it is not UTF-8"):
         schema(f"rubric:{tmp_path / 'latin.yaml'}")
-    with pytest.raises(UsageError, match="rubric names no file"):
+    with pytest.raises(UsageError, match="'rubric:' names no file"):
         schema("rubric:")
     with pytest.raises(UsageError, match="not a schema's name") as caught:
         schema("examples/rubric.yaml")
-    assert caught.value.hint == "if it is a rubric, write rubric:examples/rubric.yaml"
+    assert caught.value.hint == "if the file holds a rubric, write rubric:examples/rubric.yaml"
 
 
 # --- what is asked ----------------------------------------------------------------------------------------------------
@@ -244,9 +244,11 @@ def test_rewards_weigh_custom_dimensions_anew_without_a_call(store: Store, toy: 
     for row in rows(made.version, "rewards", store):
         assert row["reward"] == pytest.approx((3 * row["norm_warmth"] + row["norm_length"]) / 4)
     assert (made.version.version, done.labels) == ("v1.1.0", 15)
-    with pytest.raises(UsageError, match="weighs gaol, and judges were asked about harm, length, warmth"):
+    with pytest.raises(UsageError, match="weighs gaol, but judges were asked only about harm, length, warmth"):
         remake(store, source, replace(own, weights={"gaol": 1}))
-    with pytest.raises(UsageError, match=r"'harm' is not a SOTOPIA-EVAL dimension\. The rule 'direct' multiplies"):
+    with pytest.raises(
+        UsageError, match="'harm' is not a SOTOPIA-EVAL dimension, so there is no score on it for the rule 'direct'"
+    ):
         replace(own, rule="direct")
 
 
@@ -257,12 +259,14 @@ def test_a_preset_of_ones_own_weighs_some_of_the_rubrics_dimensions(store: Store
     judge = Levels(lambda slot: {"warmth": 3, "harm": 0, "length": 0}[slot.dimension])
     done = label(store, "lab/episodes", judges=[judge], schema=toy, preset=mine)
     assert {row["reward"] for row in rows(done.version, "rewards", store)} == {2 / 3}
-    with pytest.raises(UsageError, match="weigh relationship, knowledge, goal, about which") as caught:
+    with pytest.raises(
+        UsageError, match="weigh relationship, knowledge, goal, but this run would label only harm, length, warmth"
+    ) as caught:
         label(store, "lab/episodes", judges=[judge], schema=toy, preset="quality")
-    assert caught.value.hint == "leave --preset out, or name a file of yours that weighs warmth, harm, length"
-    with pytest.raises(UsageError, match="weigh length, about which") as caught:
+    assert caught.value.hint == "leave --preset out, or name a preset file of yours that weighs warmth, harm, length"
+    with pytest.raises(UsageError, match="weigh length, but this run would label only warmth") as caught:
         label(store, "lab/episodes", judges=[judge], schema=toy, preset=mine, dimensions=["warmth"])
-    assert caught.value.hint.startswith("ask about them too: --dimensions warmth,length")
+    assert caught.value.hint.startswith("label all of them: --dimensions warmth,length")
     with pytest.raises(UsageError, match="'goal' is not one of the dimensions") as caught:
         label(store, "lab/episodes", judges=[judge], schema=toy, dimensions=["goal"])
     assert caught.value.hint == "name one of: warmth, harm, length"
@@ -326,6 +330,6 @@ def test_the_recipe_of_a_rule_that_multiplies_the_score_knows_no_other_dimension
     with pytest.raises(UsageError, match="'gaol' is not a SOTOPIA-EVAL dimension"):
         Recipe({"gaol": 1})
     assert list(Recipe({"warmth": 1, "goal": 1, "able": 1}, "quality").weights) == ["goal", "able", "warmth"]
-    with pytest.raises(UsageError, match="not a SOTOPIA-EVAL dimension"):
+    with pytest.raises(UsageError, match="'Warm-th' cannot be the name of a dimension"):
         Recipe({"Warm-th": 1}, "quality")
     assert preset("quality").rule == "quality"

@@ -3,8 +3,9 @@
 Each probe is put to two tests, with whole episodes as the unit that varies:
 
     shift     the mean of (favoured - other): does the judge prefer one side?
-    movement  the mean of |changed - original| - |asked twice - original|: do labels move more than they do by
-              themselves? Not tested for the probe `moved`, where an unbiased judge may move too.
+    movement  the mean of |changed - original| - |asked twice - original|: do labels move more than they
+              do where the judge is only asked twice? Not tested for the probe `moved`, where an unbiased judge may
+              move too.
 
 Both are sign-flip tests (`statistics.sign_flip_test`): under the hypothesis that the change does not matter, the
 changed episode, the original and the repetition are three draws of the same answer, so both differences are symmetric
@@ -69,9 +70,9 @@ class Noise:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`verdict` is BIASED where a probe shifts labels in its direction; else UNSTEADY where labels move more than by
-    themselves; else UNBIASED, or TOO_FEW where no test could have found anything. `findings` decide it, `by_dimension`
-    explains it. `scale` is the levels' (low, high)."""
+    """`verdict` is BIASED where a probe shifts labels in its direction; else UNSTEADY where labels move more than
+    the judge's own noise moves them; else UNBIASED, or TOO_FEW where no test could have found anything. `findings`
+    decide it, `by_dimension` explains it. `scale` is the levels' (low, high)."""
 
     judge: str
     verdict: str

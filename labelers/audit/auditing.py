@@ -106,7 +106,7 @@ class AuditPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditReport(JudgedReport):
-    """Also: the `verdict`, and how many `labels` it is based on."""
+    """The report of `audit`: its `verdict`, and how many `labels` the verdict is based on."""
 
     verdict: Verdict
     labels: int
@@ -207,14 +207,17 @@ def read(plan: AuditPlan, ledger: Ledger, alpha: float = ALPHA) -> AuditAnswers:
     tally.failures.update(failure.reason for failure in failures)
     if not labels:
         reason = next(iter(tally.failures), "it was not asked")
-        raise InputError(f"{plan.judge.id} gave no answer that can be used ({reason}).", "try it with `label` first")
+        raise InputError(
+            f"The judge {plan.judge.id!r} gave no answer that can be used ({reason}).",
+            "label a few episodes with this judge first, and see what it answers",
+        )
     return AuditAnswers(_verdict(plan, labels, alpha), labels, failures, tally)
 
 
 def _check_calls(needed: int, allowed: int) -> None:
     if needed > allowed:
         raise UsageError(
-            f"The audit needs {needed:,} calls, and {allowed:,} are allowed.",
+            f"The audit needs {needed:,} calls, but --max-calls allows only {allowed:,}.",
             "ask about fewer --episodes, pack them with --ask packed, or raise --max-calls",
         )
 
@@ -268,10 +271,13 @@ def planned(version: Version, elicitation: Elicitation, settings: AuditSettings)
     Raises UsageError, KeyMissing, InputError before anything is asked.
     """
     if "episodes" not in version.manifest.configs:
-        raise UsageError(f"{version.ref} holds no episodes.", "name a version that was made from dialogues")
+        raise UsageError(
+            f"{version.ref} holds no episodes, but an audit asks about episodes.",
+            "name a dataset of dialogues: sotopia-rl-data list",
+        )
     if settings.episodes < 2:
         raise UsageError(
-            f"An audit needs two episodes or more, not {settings.episodes}.", "draw more of them: --episodes 100"
+            f"An audit needs at least two episodes, but --episodes is {settings.episodes}.", "draw more: --episodes 100"
         )
     unknown = [name for name in settings.probes or () if name not in PROBES]
     if unknown:
@@ -280,10 +286,10 @@ def planned(version: Version, elicitation: Elicitation, settings: AuditSettings)
     files = [path for paths in version.files("episodes").values() for path in paths]
     drawn = tuple(_drawn(plan, episodes_of(files), settings.episodes, settings.seed))
     if len(drawn) < 2:
-        scored = f" and a score by {plan.evaluator} on {' or '.join(plan.dimensions)}" if plan.needs_score else ""
+        scored = f" and have a score by {plan.evaluator} on {' or '.join(plan.dimensions)}" if plan.needs_score else ""
         raise InputError(
-            f"An audit needs two episodes that can be asked about, and {version.ref} has {len(drawn)}.",
-            f"such an episode has two agents who act{scored}",
+            f"An audit needs at least two episodes that can be asked about, but {version.ref} has {len(drawn)}.",
+            f"name a dataset with more episodes in which two agents act{scored}",
         )
     probes = tuple(name for name in PROBES if settings.probes is None or name in settings.probes)
     changed = (PROBES[name](episode, settings.seed) for episode in drawn for name in probes)
@@ -296,20 +302,23 @@ def _label_plan(version: Version, elicitation: Elicitation) -> LabelPlan:
     before: Mapping[str, Any] = recipe.get("labels") or {}
     chosen = find_schema(elicitation.schema or _schema_before(version, before))
     if not chosen.needs_judge:
-        raise UsageError(f"The schema {chosen.id!r} asks no judge.", "name one that does: --schema direct")
+        raise UsageError(
+            f"The schema {chosen.id!r} asks no judge, so there is nothing to audit.",
+            "name a schema that asks judges: --schema direct",
+        )
     own = own_dimensions(chosen)
     known = own or [dimension.name for dimension in SOTOPIA_EVAL]
     labelled = [name for name in before.get("dimensions", ()) if name in known]
     dimensions = dimensions_of(elicitation.dimensions or labelled or own or DEFAULT_DIMENSIONS, own)
     scale = elicitation.scale or recipe.get("scale") or DEFAULT_SCALE
-    chosen.wording_sha256(scale)  # raises where the scale is not worded
+    chosen.wording_sha256(scale)  # raises UsageError where no prompt explains this scale
     files = [path for paths in version.files("episodes").values() for path in paths]
     named = elicitation.evaluator or before.get("evaluator") or None
     needs_score = getattr(chosen, "needs_score", True)
     evaluator = choose_evaluator(evaluators(files, dimensions), named, dimensions, needs_score)
     judges = judges_of(elicitation.judges, elicitation.sampling, own)
     if len(judges) > 1:
-        raise UsageError(f"An audit probes one judge, and {len(judges)} are named.", "audit one --judge at a time")
+        raise UsageError(f"An audit probes one judge, but {len(judges)} are named.", "audit one --judge at a time")
     packing = elicitation.packing or before.get("ask", "per-dimension")
     return LabelPlan(chosen, dimensions, evaluator, judges, scale, packing)
 
@@ -320,7 +329,8 @@ def _schema_before(version: Version, before: Mapping[str, Any]) -> str:
     if schema_id.startswith(PREFIX):
         name = schema_id.removeprefix(PREFIX)
         raise UsageError(
-            f"{version.ref} was labelled by the rubric {name!r}.", "name its file: --schema rubric:FILE.yaml"
+            f"{version.ref} was labelled by the rubric {name!r}, but it does not hold the rubric's file.",
+            "name the file: --schema rubric:FILE.yaml",
         )
     return schema_id
 

@@ -40,7 +40,8 @@ from sotopia_rl_data.store.versions import check as check_version
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationReport(JudgedReport):
-    """Also: `evaluators` are the names of the new scores; `scores` counts what the judges said, sample by sample."""
+    """The report of `evaluate`: `evaluators` are the names that the new scores are stored under; `scores` is how many
+    scores the judges gave, each sample counted."""
 
     evaluators: Sequence[str]
     scores: int
@@ -141,10 +142,15 @@ def dataset(store: Store, source: str) -> Version:
     """The version that `source` names. Raises UsageError where it has no episodes, or where it is a file, since scores
     are added to a dataset; NotFound."""
     if refs.is_path(source) and Path(source).is_file():
-        raise UsageError(f"{source} is a file.", f"make it a dataset: sotopia-rl-data import {source} --name ORG/NAME")
+        raise UsageError(
+            f"{source} is a file, but scores can only be added to a dataset.",
+            f"make the file a dataset: sotopia-rl-data import {source} --name ORG/NAME",
+        )
     version = resolve(store, source)
     if "episodes" not in version.manifest.configs:
-        raise UsageError(f"{version.ref} holds no episodes.", "name the dataset that the dialogues are in")
+        raise UsageError(
+            f"{version.ref} holds no episodes to score.", "name a dataset of dialogues: sotopia-rl-data list"
+        )
     return version
 
 
@@ -152,9 +158,12 @@ def _plan(asked: Elicitation, evaluator: str | None) -> LabelPlan:
     """What is asked. Raises UsageError and KeyMissing, before anything is sent."""
     packing = asked.packing or "packed"
     check_can_ask(packing, asked.samples)
-    if evaluator is not None and (len(asked.judges) > 1 or not evaluator.strip()):
+    if evaluator is not None and not evaluator.strip():
+        raise UsageError("The evaluator's name is empty.", "leave --evaluator out to use the judge's id")
+    if evaluator is not None and len(asked.judges) > 1:
         raise UsageError(
-            f"{len(asked.judges)} judges cannot all be called {evaluator!r}.", "evaluate with one --judge at a time"
+            f"The scores of {len(asked.judges)} judges cannot all be stored under the name {evaluator!r}.",
+            "evaluate with one --judge at a time, or leave --evaluator out",
         )
     dimensions = dimensions_of(
         [dimension.name for dimension in SEVEN] if asked.dimensions is None else asked.dimensions
@@ -173,7 +182,7 @@ def _judged(
         for failure in failures:
             judges = [failure.judge] if failure.judge else list(names)
             named_failures += [replace(failure, judge=names[judge]) for judge in judges]
-            tally.failures[failure.reason] += len(judges) - 1  # `rows_of` has counted one
+            tally.failures[failure.reason] += len(judges) - 1  # `rows_of` has counted each failure once
         yield [replace(label, judge=names[label.judge]) for label in labels], named_failures
 
 

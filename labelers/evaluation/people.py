@@ -1,10 +1,10 @@
 """People as evaluators: the form that they fill in, and their scores read back and added to the datasets.
 
-So many dialogues of each method are drawn, of the same scenes for every method where there are such, and put in random
-order. The form is a CSV, or a page that needs nothing but a browser and gives that CSV. Neither says which method or
-run a dialogue is of. An item's id is a hash of the dataset's name and the episode's id: it tells people nothing, and
-leads back to the episode without a key file that could be lost. There is one row for each agent and dimension of a
-dialogue; its number goes into the column `score`, the reason into `comment`.
+A number of dialogues is drawn for each method, from scenes that every method played where there are such scenes, and
+put in random order. The form is a CSV, or a page that needs nothing but a browser and writes the same CSV. Neither says
+which method or run a dialogue comes from. An item's id is a hash of the dataset's name and the episode's id: it tells
+people nothing, and leads back to the episode without a key file that could be lost. There is one row for each agent and
+dimension of a dialogue; its number goes into the column `score`, the reason into `comment`.
 
 When a form is read, a line that cannot be used is listed with its number and the reason, and the others count. Scores
 of one evaluator add up over files: a later score of the same agent on the same dimension replaces an earlier one.
@@ -88,7 +88,10 @@ def draw(
         for unit in units:
             rated.setdefault((unit.run, unit.episode_id), set()).add(unit.agent)
     if not rated:
-        raise InputError("There is no dialogue to score.", "see what there is: sotopia-rl-data show REF")
+        raise InputError(
+            f"There is no dialogue to score in {', '.join(version.ref for version in versions)}.",
+            f"see which episodes there are: sotopia-rl-data show {versions[0].ref}",
+        )
     items = []
     for run, version in enumerate(versions):
         for episode in episodes_of(path for paths in version.files("episodes").values() for path in paths):
@@ -128,9 +131,14 @@ def write_form(items: Sequence[Item], dimensions: Sequence[str], out: Path) -> i
     cannot be written.
     """
     if out.suffix not in (".csv", ".html"):
-        raise UsageError(f"{out} is neither a CSV nor a page.", "name it FILE.csv or FILE.html with -o")
+        raise UsageError(
+            f"By its name, the form {out} is neither a CSV nor a page.", "name it FILE.csv or FILE.html with -o"
+        )
     if out.exists():
-        raise UsageError(f"{out} exists already, perhaps with scores.", "name another file with -o")
+        raise UsageError(
+            f"The form {out} exists already and may hold scores, so it is not overwritten.",
+            "name another file with -o",
+        )
     text = _csv(items, dimensions) if out.suffix == ".csv" else _html(items, dimensions)
     with aside(out) as beside:
         beside.write_text(text, encoding="utf-8", newline="")
@@ -162,7 +170,7 @@ def _html(items: Sequence[Item], dimensions: Sequence[str]) -> str:
     shown, meanings = [_shown(item) for item in items], _meanings()
     data = {
         "title": _TITLE,
-        "form": sha256_of([shown, list(dimensions)])[:16],  # the browser keeps unfinished scores under this id
+        "form": sha256_of([shown, list(dimensions)])[:16],  # unfinished scores are kept in the browser under this id
         "columns": COLUMNS,
         "dimensions": [
             {"name": name, "low": numbers[0], "high": numbers[-1], "about": meanings[name]}
@@ -226,8 +234,8 @@ class Added:
 
 @dataclass(frozen=True, slots=True)
 class ImportedScores:
-    """What was `added` to each dataset that the file has scores for; the `bad` lines; how many lines are `empty`, that
-    is without a score, which is not a fault."""
+    """What was `added` to each dataset that the file has scores for; the `bad` lines; how many lines are `empty`,
+    that is, without a score, which is not a fault."""
 
     evaluator: str
     added: tuple[Added, ...]
@@ -260,13 +268,16 @@ def import_scores(
     names = [version.name for version in versions]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise UsageError(f"{twice} is named twice.", "scores go to the next version: name each dataset once")
+        raise UsageError(
+            f"The dataset {twice} is named twice.", "name each dataset once: all its scores go into one version"
+        )
     for version in versions:
         check_evaluator(version, evaluator)
     form = _read_form(path, {item: episode for version in versions for item, episode in _items(version)})
     if not form.scores:
         first = f": line {form.bad[0].line}: {form.bad[0].reason}" if form.bad else ""
-        raise InputError(f"{path} has no score that can be used{first}.", _HINT)
+        hint = "name the datasets that the form was exported from, and change only its columns score and comment"
+        raise InputError(f"The form {path} has no score that can be used{first}.", hint if form.bad else _HINT)
     added = [
         _add(store, version, evaluator, form.scores[version.name], form.sha256)
         for version in versions
@@ -305,16 +316,16 @@ def _read_form(path: Path, items: Items) -> FilledForm:
 def _score(row: Mapping[str, str], items: Items) -> tuple[str, tuple[str, str, str], float]:
     """The dataset, (episode, agent, dimension) and score of a line. Raises UsageError, which says what is wrong."""
     if row["item"] not in items:
-        raise UsageError(f"{row['item']!r} is not a dialogue of the named datasets", "")
+        raise UsageError(f"the item {row['item']!r} is not a dialogue of the named datasets", "")
     dataset, episode, agents = items[row["item"]]
     about = dimension(row["dimension"])
     by_key = {f"agent_{place}": agent for place, agent in enumerate(agents, start=1)}
     if row["agent"] not in by_key:
-        raise UsageError(f"{row['agent']!r} is not one of {', '.join(by_key)}", "")
+        raise UsageError(f"the agent {row['agent']!r} is not one of {', '.join(by_key)}", "")
     try:
         value = int(row["score"])
     except ValueError:
-        raise UsageError(f"{row['score']!r} is not a whole number", "") from None
+        raise UsageError(f"the score {row['score']!r} is not a whole number", "") from None
     if not about.low <= value <= about.high:
         raise UsageError(f"{about.name} is {value}, outside {about.low:g} to {about.high:g}", "")
     return dataset, (episode, by_key[row["agent"]], about.name), float(value)

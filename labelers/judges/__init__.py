@@ -25,7 +25,7 @@ FORMS = (
 
 def judge(spec: str, sampling: Mapping[str, Any] | None = None, dimensions: Sequence[str] = ()) -> Judge:
     """The judge that `spec` names. `sampling` (temperature, max_tokens …) overrides a model's defaults; `dimensions`
-    are those that people may have annotated, where they are not SOTOPIA-EVAL's.
+    are those that people may have annotated (empty: SOTOPIA-EVAL's).
 
     Raises UsageError, which lists the forms of a spec, where there is no such judge, and KeyMissing where its provider
     needs an API key.
@@ -40,7 +40,10 @@ def judge(spec: str, sampling: Mapping[str, Any] | None = None, dimensions: Sequ
 
         return transformers.judge(spec.removeprefix("transformers:"), sampling)
     if sampling:
-        raise UsageError(f"The judge {spec} does not sample.", f"leave {', '.join(sampling)} out, or name a model")
+        raise UsageError(
+            f"The judge {spec!r} is not a model, so it does not sample: {', '.join(sampling)} cannot be set.",
+            f"leave {', '.join(sampling)} out, or name a model as the judge",
+        )
     if spec.startswith("replay:"):
         return _replay(spec.removeprefix("replay:"))
     if spec.startswith("human:"):
@@ -64,7 +67,8 @@ def _human(file: str, dimensions: Sequence[str]) -> Judge:
     path, _, name = file.partition("#")
     if not path:
         raise UsageError(
-            "human names no file.", "write human:FILE.csv, or human:FILE.csv#NAME where several people judge"
+            "The judge 'human:' names no file.",
+            "write human:FILE.csv, or human:FILE.csv#NAME where several people judge",
         )
     return Human(Path(path), name or "human", dimensions)
 
@@ -74,7 +78,7 @@ def _replay(ledger: str) -> Judge:
 
     path, _, selector = ledger.partition("#")
     if not path:
-        raise UsageError("replay names no ledger.", "write replay:LEDGER, as in replay:./store/.ledger")
+        raise UsageError("The judge 'replay:' names no ledger.", "write replay:LEDGER, as in replay:./store/.ledger")
     return Replay(Path(path), selector)
 
 
@@ -86,20 +90,24 @@ def _plugin(spec: str) -> Judge:
             raise
         others = sorted(set(plugins.names(GROUP, BUILTINS)) - set(BUILTINS))
         also = f", {', '.join(others)}" if others else ""
-        raise UsageError(f"{spec!r} is not a judge.", f"write {FORMS}{also}") from unknown
+        raise UsageError(f"{spec!r} is not a judge.", f"name one of: {FORMS}{also}") from unknown
     return _instance(spec, plugin)
 
 
 def _instance(spec: str, plugin: Any) -> Judge:
     """The judge that the plug-in is, or that it makes. Raises UsageError where it lacks the id or the method."""
-    hint = "let it be made without arguments"
+    hint = "repair the plug-in: calling it without arguments must return the judge"
     with plugins.calling(lambda error: UsageError(f"The judge {spec} cannot be made: {error}.", hint)):
         judge: Judge = plugin() if isinstance(plugin, type) else plugin
     if not isinstance(getattr(judge, "id", None), str) or not judge.id or not callable(getattr(judge, "answer", None)):
         raise UsageError(
-            f"{spec} is not a judge.", 'give it an `id = "…"` and `async def answer(self, question) -> str`'
+            f"The plug-in {spec} is not a judge: it lacks the id or the method.",
+            'give it an `id = "…"` and `async def answer(self, question) -> str`',
         )
     concurrency = getattr(judge, "concurrency", 1)
     if not isinstance(concurrency, int) or concurrency < 1:
-        raise UsageError(f"The judge {spec} has the concurrency {concurrency!r}.", "make it a whole number, 1 or more")
+        raise UsageError(
+            f"The judge {spec} has the concurrency {concurrency!r}, but a whole number of 1 or more is needed.",
+            "set its `concurrency` to how many questions it answers at once",
+        )
     return judge

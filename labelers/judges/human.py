@@ -31,7 +31,7 @@ class Human:
     concurrency = 1
 
     def __init__(self, path: Path, name: str = "human", dimensions: Sequence[str] = ()) -> None:
-        """`dimensions` are those that the file may name, where they are not SOTOPIA-EVAL's. Raises InputError where the
+        """`dimensions` are those that the file may name (empty: SOTOPIA-EVAL's). Raises InputError where the
         file cannot be used."""
         self.id = name
         sha256, rows = read_sheet(path, COLUMNS, COLUMNS, _HINT)
@@ -65,10 +65,14 @@ def _annotations(path: Path, rows: Iterable[Row], dimensions: Sequence[str]) -> 
             raw = _whole(row["raw"])
         except UsageError as wrong:
             raise InputError(f"{path}:{line}: {wrong.message}", wrong.hint) from wrong
-        if annotations.setdefault(key, raw) != raw:
-            raise InputError(f"{path}:{line} contradicts an earlier row.", "keep one of them")
+        known = annotations.setdefault(key, raw)
+        if known != raw:
+            raise InputError(
+                f"{path}:{line} says {raw} and contradicts an earlier row about the same turn, which says {known}.",
+                "keep one of the two rows",
+            )
     if not annotations:
-        raise InputError(f"{path} holds no annotation yet.", "fill in the column raw")
+        raise InputError(f"{path} holds no annotation yet: its column raw is empty.", "fill in the column raw")
     return annotations
 
 
@@ -83,7 +87,7 @@ def _leaf(annotated: Mapping[answers.Path, int], schema: answers.Json, path: ans
     """The value at this path of an answer; None where there is no annotation, or where several turns are marked as the
     key one."""
     if "enum" not in schema:
-        return ""  # a reason, which people do not give here
+        return ""  # this leaf is a reason, for which the file has no column
     if schema["type"] != "string":
         return annotated.get(path)
     chosen = [key for key in schema["enum"] if annotated.get((*path, key)) == 1]

@@ -27,7 +27,8 @@ Share = tuple[int, int]
 """A part and its whole."""
 Spoken = Mapping[tuple[str, int], tuple[frozenset[str], int]]
 """(agent, turn) -> the utterance's content words, and how many of them nobody had said before."""
-_VERSION = 1  # rises with every change of the answers, since it is part of the ledger's key
+# A part of the ledger's key: raise this number whenever the judge would answer any question differently.
+_VERSION = 1
 _UNREASONED = "counted words; understands nothing"
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|\?")
 

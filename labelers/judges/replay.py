@@ -40,7 +40,7 @@ class Replay:
         return await self.send(request_of(question, self.target))
 
     async def close(self) -> None:
-        """Nothing was opened for writing."""
+        """Nothing to release: the ledger is only read."""
 
 
 def _directory(path: Path) -> Path:
@@ -49,7 +49,7 @@ def _directory(path: Path) -> Path:
     if inner.is_dir():
         return inner
     if not path.is_dir():
-        raise NotFound(f"There is no ledger {path}.", "name its directory, as in replay:./store/.ledger")
+        raise NotFound(f"The ledger {path} does not exist.", "name a ledger's directory, as in replay:./store/.ledger")
     return path
 
 
@@ -67,15 +67,22 @@ def _choose(targets: Sequence[Target], ledger: Path, selector: str) -> Target:
     """The target that `selector` names: by its model, or by a part of its label that no other has. Raises
     UsageError."""
     if not targets:
-        raise UsageError(f"The ledger {ledger} holds no answers.", "name the ledger of a store that was labelled")
+        raise UsageError(
+            f"The ledger {ledger} holds no answers to replay.", "name the ledger of a store that was labelled"
+        )
     matching = [t for t in targets if t.model == selector] or [t for t in targets if selector in _label(t)]
     if len(matching) == 1:
         return matching[0]
     labels = "; ".join(map(_label, matching or targets))
     if not matching:
-        raise UsageError(f"The ledger {ledger} holds no answers of {selector!r}.", f"it holds those of {labels}")
+        raise UsageError(
+            f"The ledger {ledger} holds no answers of {selector!r}.", f"name one whose answers it holds: {labels}"
+        )
     example = _selector_of_first(matching)
-    raise UsageError(f"The ledger {ledger} holds answers of {labels}.", f"say which, as in replay:{ledger}#{example}")
+    raise UsageError(
+        f"The ledger {ledger} holds answers of several models or settings, of which one must be named: {labels}.",
+        f"say which, as in replay:{ledger}#{example}",
+    )
 
 
 def _selector_of_first(targets: Sequence[Target]) -> str:

@@ -27,11 +27,14 @@ _DEFAULT = {"temperature": 0, "max_tokens": MAX_TOKENS}
 def judge(name: str, sampling: Mapping[str, Any] | None = None) -> Transformers:
     """The judge for a model's folder or its id on the Hub. Raises UsageError, NotFound; loads nothing yet."""
     if not name:
-        raise UsageError("transformers names no model.", "write transformers:PATH_OR_ID")
+        raise UsageError("The judge 'transformers:' names no model.", "write transformers:PATH_OR_ID")
     check_installed("A local judge", "torch", "transformers")
     folder = Path(name)
     if is_path(name) and not (folder / "config.json").is_file():
-        raise NotFound(f"There is no model in {name}.", "name a folder that has a config.json, or an id on the Hub")
+        raise NotFound(
+            f"There is no model in {name}: the file config.json is missing.",
+            "name a model's folder, or an id on the Hub",
+        )
     settings = sampling_of(_DEFAULT, sampling)
     if not folder.is_dir():
         return Transformers(Target("transformers", name, "", settings), partial(load_causal_model, name))

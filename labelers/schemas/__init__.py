@@ -97,7 +97,7 @@ def schema(name: str) -> Schema:
     if name.startswith("rubric:"):
         return _rubric(name.removeprefix("rubric:"))
     if name.endswith((".yaml", ".yml")):
-        raise UsageError(f"{name} is a file, not a schema's name.", f"if it is a rubric, write rubric:{name}")
+        raise UsageError(f"{name} is a file, not a schema's name.", f"if the file holds a rubric, write rubric:{name}")
     found = plugins.load("schema", GROUP, name, BUILTINS)
     if name in BUILTINS:
         builtin: Schema = found() if isinstance(found, FunctionType) else found
@@ -109,7 +109,10 @@ def _rubric(path: str) -> Schema:
     from sotopia_rl_data.labelers.schemas import rubric
 
     if not path:
-        raise UsageError("rubric names no file.", f"write rubric:FILE.yaml; the shortest holds {rubric.SHORTEST}")
+        raise UsageError(
+            "The schema 'rubric:' names no file.",
+            f"write rubric:FILE.yaml; the shortest such file is {rubric.SHORTEST}",
+        )
     return rubric.schema_of(rubric.read(Path(path)))
 
 
@@ -118,7 +121,7 @@ def own_dimensions(schema: Schema) -> tuple[str, ...]:
     return tuple(getattr(schema, "dimensions", ()))
 
 
-# --- schemas of one's own ---------------------------------------------------------------------------------------------
+# --- plug-ins ---------------------------------------------------------------------------------------------------------
 
 
 def check_plugin(name: str, plugin: Any) -> Schema:
@@ -126,28 +129,39 @@ def check_plugin(name: str, plugin: Any) -> Schema:
     sense."""
     from sotopia_rl_data.rewards.rules import rule
 
-    hint = "let it be made without arguments"
+    hint = "repair the plug-in: calling it without arguments must return the schema"
     with plugins.calling(lambda error: UsageError(f"The schema {name} cannot be made: {error}.", hint)):
         schema = plugin() if isinstance(plugin, type | FunctionType) else plugin
     lacking = [member for member in _MEMBERS if not hasattr(schema, member)]
     if lacking:
         raise UsageError(f"{name} is not a schema: it lacks {', '.join(lacking)}.", _HINT)
     if not isinstance(schema.id, str) or not schema.id:
-        raise UsageError(f"The schema {name} has the id {schema.id!r}.", "give it a name: it stands in the data")
+        raise UsageError(
+            f"The schema {name} has the id {schema.id!r}, but its id must be a name.",
+            "set its `id` to a short name, which the column `schema` of the data will hold",
+        )
     if schema.measure not in get_args(Measure):
         raise UsageError(
-            f"The schema {name} measures {schema.measure!r}.", f"its measure is one of: {', '.join(get_args(Measure))}"
+            f"The schema {name} measures {schema.measure!r}, which is not a known measure.",
+            f"set its `measure` to one of: {', '.join(get_args(Measure))}",
         )
     if not isinstance(schema.version, int):
-        raise UsageError(f"The schema {name} has the version {schema.version!r}.", "count its wordings: 1, 2 …")
-    rule(schema.rule)  # raises where there is none of this name
+        raise UsageError(
+            f"The schema {name} has the version {schema.version!r}, but a whole number is needed.",
+            "set its `version` to 1, and raise it with every change of the wording",
+        )
+    rule(schema.rule)  # raises UsageError where no rule has this name
     own = getattr(schema, "dimensions", ())
     if not isinstance(own, tuple | list):
-        raise UsageError(f"The schema {name} has the dimensions {own!r}.", 'name them in a tuple, as in ("charm",)')
+        raise UsageError(
+            f"The schema {name} has the dimensions {own!r}, but a tuple of names is needed.",
+            'write a tuple also for one dimension: dimensions = ("charm",)',
+        )
     misnamed = [dimension for dimension in own if not OWN_NAME.fullmatch(str(dimension))]
     if misnamed:
         raise UsageError(
-            f"The schema {name} has a dimension {misnamed[0]!r}.", "name it in small letters, digits and underscores"
+            f"The schema {name} has a dimension {misnamed[0]!r}, which cannot be the name of a column.",
+            "name the dimension with small letters, digits and underscores, a letter first",
         )
     checked: Schema = schema
     return checked
@@ -183,7 +197,7 @@ class PluginSchema:
         with self._at(f"its questions about the episode {episode.episode_id}"):
             for question in self._inner.questions(episode, dimensions, evaluator, packing, scale):
                 if not isinstance(question, Question):
-                    raise TypeError(f"{type(question).__name__} is not a Question")
+                    raise TypeError(f"expected a Question and got: {type(question).__name__}")
                 yield question
 
     def read(self, question: Question, text: str) -> dict[Slot, float]:
@@ -193,5 +207,5 @@ class PluginSchema:
             return {slot: float(values[slot]) for slot in question.slots.values() if slot in values}
 
     def _at(self, doing: str) -> AbstractContextManager[None]:
-        hint = "repair it, then run the same command again: what was answered is kept"
-        return plugins.calling(lambda error: UsageError(f"The schema {self.id} failed at {doing}: {error}.", hint))
+        hint = "repair the schema, then run the same command again: the answers so far are kept"
+        return plugins.calling(lambda error: UsageError(f"The schema {self.id!r} failed at {doing}: {error}.", hint))

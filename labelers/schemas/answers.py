@@ -133,7 +133,8 @@ def _leaf(schema: Json, value: Any, path: Path) -> int | str:
         return value
     allowed: Sequence[int] | Sequence[str] = schema.get("enum", ())
     for level in allowed:
-        if type(level) is type(value) and level == value:  # True == 1 and 2.0 == 2, but neither is a level
+        # `==` alone would also accept True for 1 and 2.0 for 2.
+        if type(level) is type(value) and level == value:
             return level
     raise BadAnswer(f"{_at(path)}expected {_expected(schema)}, got {_quoted(value)}")
 

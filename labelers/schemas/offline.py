@@ -211,13 +211,13 @@ class Unjudged:
         return 0.0, 1.0
 
     def wording_sha256(self, scale: int = 3) -> str:
-        """The hash of no wording at all."""
+        """The hash of an empty list: there is no wording."""
         return sha256_of([])
 
     def questions(
         self, episode: Episode, dimensions: Sequence[str], evaluator: str | None, packing: Packing, scale: int
     ) -> Iterator[Question]:
-        """None."""
+        """No question."""
         return iter(())
 
     def read(self, question: Question, text: str) -> dict[Slot, float]:
@@ -226,7 +226,8 @@ class Unjudged:
 
 
 DIRECT = Importance()
-SCALED = Importance(id="scaled", rule="scaled")  # asks the same as direct: once that is labelled, this needs no call
+# `scaled` asks the same questions as `direct`: after a run of one, the other finds all answers in the ledger.
+SCALED = Importance(id="scaled", rule="scaled")
 SINGULAR = KeyUtterance()
 UNIFORM = Unjudged(id="uniform", rule="uniform")
 UNIFORM_SHARE = Unjudged(id="uniform-share", rule="uniform-share")

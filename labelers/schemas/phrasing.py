@@ -58,7 +58,9 @@ def levels_wording(scale: int) -> str:
     """The name of the file that explains the levels 0..scale. Raises UsageError where there is none for this scale."""
     name = f"levels.{scale}.v1"
     if not (PROMPTS / f"{name}.txt").is_file():
-        raise UsageError(f"There is no wording for a scale of 0 to {scale}.", "use --scale 3, 5 or 10")
+        raise UsageError(
+            f"There is no wording for a scale of 0 to {scale}: no prompt explains its levels.", "use --scale 3, 5 or 10"
+        )
     return name
 
 

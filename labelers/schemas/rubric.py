@@ -34,9 +34,10 @@ from sotopia_rl_data.schema import Measure
 
 Shows = Literal["history", "reply", "episode"]
 PREFIX = "rubric:"
-MOST_DIMENSIONS, WIDEST = 20, 20  # 20 × 21 numbers are what strict providers take in one answer schema
+# A rubric has at most 20 dimensions, each from 0 to 20 at most, because providers limit the size of an answer schema.
+MOST_DIMENSIONS, WIDEST = 20, 20
 SHORTEST = "{name: mine, dimensions: {empathy: {description: Takes up what the other feels.}}}"
-_HINT = f"begin with {SHORTEST}; a dimension may have range and levels, the rubric also about and shows"
+_HINT = f"begin with {SHORTEST}; a dimension may also have `range` and `levels`, the rubric `about` and `shows`"
 _BEHAVIOUR = "conversation-behaviour.v1.yaml"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 _TAKEN = frozenset({"reward", "overall_score"})
@@ -128,7 +129,7 @@ class RubricSchema(Turnwise):
         }
 
     def wording_sha256(self, scale: int = 3) -> str:
-        """The hash of the wording files and of the rubric. Raises UsageError where the scale is not worded."""
+        """The hash of the wording files and of the rubric. Raises UsageError where no prompt explains the scale."""
         phrasing.levels_wording(scale)
         used = [self.task, self.question, self._shown, *phrasing.SHARED, phrasing.VIEW_HANDOVER]
         return sha256_of([phrasing.wordings_sha256(used), self.rubric.sha256])
@@ -156,7 +157,7 @@ def read(path: Path) -> Rubric:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise InputError(
-            f"The rubric {path} cannot be read: {reason}.", "name a YAML file: rubric:FILE.yaml"
+            f"The rubric {path} cannot be read: {reason}.", "name a YAML file in UTF-8: rubric:FILE.yaml"
         ) from error
     return parse(text, str(path))
 
@@ -183,34 +184,34 @@ class _RubricReader:
 
     def rubric(self, root: Any) -> Rubric:
         if root is None:
-            raise InputError(f"{self._where} is empty.", _HINT)
+            raise InputError(f"{self._where} is empty, but it should hold a rubric.", _HINT)
         keys = self._mapping(root, "the rubric", ("name", "dimensions"), ("about", "shows"))
         name = self._text(keys["name"], "name")
         if not _NAME.fullmatch(name):
-            self._wrong(keys["name"], f"{name!r} is not a name: it takes small letters, digits and hyphens")
+            self._wrong(keys["name"], f"the name {name!r} may hold only small letters, digits and hyphens")
         shows = self._text(keys["shows"], "shows") if "shows" in keys else "history"
         if shows not in get_args(Shows):
-            self._wrong(keys["shows"], f"`shows` is {' or '.join(get_args(Shows))}, not {shows!r}")
+            self._wrong(keys["shows"], f"`shows` must be {' or '.join(get_args(Shows))}, not {shows!r}")
         about = self._text(keys["about"], "about") if "about" in keys else ""
         return Rubric(name, tuple(self._dimensions(keys["dimensions"])), about, cast(Shows, shows))
 
     def _dimensions(self, node: Any) -> Iterator[Criterion]:
         pairs = self._pairs(node, "`dimensions`")
         if not 1 <= len(pairs) <= MOST_DIMENSIONS:
-            self._wrong(node, f"there are {len(pairs)} dimensions, and 1 to {MOST_DIMENSIONS} can be asked about")
+            self._wrong(node, f"there are {len(pairs)} dimensions, but a rubric takes 1 to {MOST_DIMENSIONS}")
         for key, value in pairs:
             yield self._criterion(self._dimension_name(key), value)
 
     def _dimension_name(self, key: Any) -> str:
         name = str(key.value)
         if not OWN_NAME.fullmatch(name):
-            self._wrong(key, f"{name!r} cannot be a column: a dimension takes small letters, digits and underscores")
+            self._wrong(key, f"the dimension {name!r} may hold only small letters, digits and underscores")
         try:
             taken = name in _TAKEN or bool(dimension(name))
         except UsageError:
             taken = False
         if taken:
-            self._wrong(key, f"{name!r} already has a meaning in every dataset: choose another name")
+            self._wrong(key, f"the dimension {name!r} already has a meaning in every dataset: choose another name")
         return name
 
     def _criterion(self, name: str, node: Any) -> Criterion:
@@ -225,7 +226,7 @@ class _RubricReader:
             return Criterion(name, description)
         about = keys["range" if "range" in keys else "levels"]
         if not 0 < high - low <= WIDEST:
-            self._wrong(about, f"{name} goes from {low} to {high}: it takes 2 to {WIDEST + 1} whole numbers, ascending")
+            self._wrong(about, f"{name} goes from {low} to {high}, but must go up by 1 to {WIDEST}")
         outside = [level for level, _ in levels if not low <= level <= high]
         if outside:
             self._wrong(keys["levels"], f"level {outside[0]} of {name} lies outside {low} to {high}")
@@ -235,7 +236,7 @@ class _RubricReader:
         import yaml
 
         if not isinstance(node, yaml.SequenceNode) or len(node.value) != 2:
-            self._wrong(node, "`range` is a pair of whole numbers, as in [0, 10]")
+            self._wrong(node, "`range` must be a pair of whole numbers, as in [0, 10]")
         low, high = (self._integer(end) for end in node.value)
         return low, high
 
@@ -245,7 +246,7 @@ class _RubricReader:
         levels = [level for level, _ in meanings]
         twice = next((level for level in levels if levels.count(level) > 1), None)
         if twice is not None:
-            self._wrong(node, f"level {twice} is there twice")
+            self._wrong(node, f"the level {twice} is given twice")
         return sorted(meanings)
 
     def _integer(self, node: Any) -> int:
@@ -255,7 +256,7 @@ class _RubricReader:
 
     def _text(self, node: Any, what: str) -> str:
         if node.tag != _STRING or not node.value.strip():
-            self._wrong(node, f"`{what}` is some text, not {_shown(node)}: quote it if need be")
+            self._wrong(node, f"`{what}` must be a text, not {_shown(node)}: put quotes around it if need be")
         return str(node.value).strip()
 
     def _mapping(self, node: Any, what: str, needed: Sequence[str], also: Sequence[str]) -> dict[str, Any]:
@@ -263,7 +264,7 @@ class _RubricReader:
         by_name = {str(key.value): (key, value) for key, value in self._pairs(node, what)}
         for name, (key, _) in by_name.items():
             if name not in (*needed, *also):
-                self._wrong(key, f"{what} has no key {name!r}: its keys are {', '.join((*needed, *also))}")
+                self._wrong(key, f"{what} cannot have the key {name!r}: its keys are {', '.join((*needed, *also))}")
         for name in needed:
             if name not in by_name:
                 self._wrong(node, f"{what} lacks `{name}`")
@@ -273,11 +274,11 @@ class _RubricReader:
         import yaml
 
         if not isinstance(node, yaml.MappingNode):
-            self._wrong(node, f"{what} is a mapping of keys to values, not {_shown(node)}")
+            self._wrong(node, f"{what} must be a mapping of keys to values, not {_shown(node)}")
         seen: set[str] = set()
         for key, _ in node.value:
             if str(key.value) in seen:
-                self._wrong(key, f"{what} has {str(key.value)!r} twice")
+                self._wrong(key, f"{what} has the key {str(key.value)!r} twice")
             seen.add(str(key.value))
         return list(node.value)
 

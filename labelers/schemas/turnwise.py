@@ -85,7 +85,8 @@ class Turnwise:
 
     def wording_sha256(self, scale: int = 3) -> str:
         """The hash of all wording files that go into a question. Raises UsageError where the scale has none."""
-        levels = phrasing.levels_wording(scale)  # raises for an unknown scale, even where its wording is not used
+        # An unknown scale raises UsageError here, also where `levels` is False and its wording is not used.
+        levels = phrasing.levels_wording(scale)
         used = [self.task, self.question, levels] if self.levels else [self.task, self.question]
         return phrasing.wordings_sha256([*used, *phrasing.SHARED, phrasing.VIEW_HANDOVER])
 

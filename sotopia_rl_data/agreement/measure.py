@@ -164,8 +164,9 @@ def _side_by_side(opinions: Opinions) -> dict[tuple[int, int], list[Paired]]:
     """Every two opinions that have a unit in common, in each dimension and overall. Raises UsageError where none do."""
     names = opinions.names
     if len(names) < 2:
+        present = f"one opinion only ({names[0]})" if names else "no opinion"
         raise UsageError(
-            f"There is {'one opinion only' if names else 'no opinion'} ({', '.join(names) or 'no labels'}).",
+            f"Agreement needs two opinions, but there is {present}.",
             "label with a second --judge or with --samples 2, or name a second REF",
         )
     sides = {}

@@ -26,7 +26,8 @@ from sotopia_rl_data.streams import Codes, Episodes, changes, encode, read
 
 Of = Literal["attributions", "rewards"]
 REWARD = "reward"
-REWARD_MODEL = "reward-model"  # the schema under which `score` keeps a reward model's scores
+# The schema of the attributions in which the command `score` stores a reward model's scores.
+REWARD_MODEL = "reward-model"
 
 _KEYS = ("episode_id", "agent", "turn")
 _COLUMNS = (*_KEYS, "dimension", "schema", "judge", "sample", "raw", "scale_min", "scale_max")
@@ -97,8 +98,8 @@ def opinions_of(
     absent = [name for name in dimensions or () if name not in opinions.dimensions]
     if absent:
         raise UsageError(
-            f"Nothing in {', '.join(v.ref for v in versions)} is about {absent[0]!r}.",
-            f"name one that is there: {', '.join(matrix.met) or 'none; label with --dimensions first'}",
+            f"Nothing in {', '.join(v.ref for v in versions)} is about the dimension {absent[0]!r}.",
+            f"name one of: {', '.join(matrix.met)}" if matrix.met else "label the episodes first",
         )
     return opinions
 
@@ -113,7 +114,7 @@ def _rows_of_versions(versions: Sequence[Version], of: Of) -> Iterator[tuple[pa.
             paths += files
             streams += [(source, Episodes(of, rows)) for rows in _rows(files, of)]
     for source, version in enumerate(versions if of == "rewards" else ()):
-        # Scores of reward models are rewards, although they are stored as attributions.
+        # Scores of reward models are compared with rewards, although they are stored as attributions.
         if version.manifest.recipe.get("scored_by") and "attributions" in version.manifest.configs:
             streams += [(source, Episodes(of, _scores(files))) for files in _files(version, "attributions")]
     for last in [*_ends(paths), _LAST]:
@@ -128,8 +129,8 @@ def _rows_of_versions(versions: Sequence[Version], of: Of) -> Iterator[tuple[pa.
 
 def _files(version: Version, of: Of) -> list[list[Path]]:
     if of not in version.manifest.configs:
-        hint = f"label it first: sotopia-rl-data label {version.name} --judge …"
-        raise UsageError(f"{version.ref} holds no {of}.", hint)
+        hint = f"label it first: sotopia-rl-data label {version.name} --judge SPEC"
+        raise UsageError(f"{version.ref} holds no {of} to compare.", hint)
     return list(version.files(of).values())
 
 
@@ -140,7 +141,10 @@ def _ends(files: Iterable[Path]) -> list[str]:
         try:
             known = pq.read_metadata(path)
         except (OSError, pa.ArrowInvalid) as error:
-            raise StoreError(f"{path} cannot be read: {str(error).splitlines()[0]}.", "run `verify`") from error
+            raise StoreError(
+                f"The file {path} cannot be read: {str(error).splitlines()[0]}.",
+                "see what is damaged: sotopia-rl-data verify REF",
+            ) from error
         column = next(i for i in range(known.num_columns) if known.schema.column(i).path == "episode_id")
         for group in range(known.num_row_groups):
             statistics = known.row_group(group).column(column).statistics
@@ -187,7 +191,8 @@ class _Numbering:
         """Each row's number; names that are new get the next ones."""
         own, values = encode(column)
         number = np.zeros(len(values), np.int32)
-        for i in np.flatnonzero(np.bincount(own, minlength=len(values))):  # those that a row points to
+        # The dictionary of an Arrow column may hold values that no row has. Those get no number.
+        for i in np.flatnonzero(np.bincount(own, minlength=len(values))):
             name = str(values[int(i)].as_py())
             if name not in self.known:
                 self.known[name] = len(self.names)
@@ -233,7 +238,7 @@ class _MatrixBuilder:
         opinion = self._opinion(rows)
         if apart:
             heads, unit = _looked_up(keys)
-        else:  # the rows of a unit follow each other
+        else:  # the rows of a unit are neighbours, so their keys need not be looked up
             begins = changes(*keys)
             heads, unit = np.flatnonzero(begins), np.cumsum(begins) - 1
         values = np.full((len(self._opinions), len(heads)), np.nan)
@@ -270,8 +275,8 @@ class _MatrixBuilder:
             if np.isfinite(scale).all() and not same.all():
                 judge = list(self._opinions)[place[0]][2]
                 raise UsageError(
-                    f"The judge {self._judges.names[judge]!r} answered on several scales.",
-                    "label anew: a version holds one scale for each judge and dimension",
+                    f"The judge {self._judges.names[judge]!r} answered on several scales for one dimension.",
+                    "label the episodes again, so that each judge uses one scale for a dimension",
                 )
 
     def opinions(self, refs: Sequence[str]) -> Opinions:
@@ -334,7 +339,8 @@ class _MatrixBuilder:
 
 def _looked_up(keys: tuple[Codes, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """The first row of each unit, and each row's unit, for rows in any order."""
-    lows = [int(key.min()) for key in keys]  # episodes are numbered over all chunks: only those of this chunk matter
+    # Numbers are counted from the lowest in these rows, so that `code` stays small: an episode's number may be large.
+    lows = [int(key.min()) for key in keys]
     sizes = [int(key.max()) - low + 1 for key, low in zip(keys, lows, strict=True)]
     code = np.ravel_multi_index([key.astype(np.int64) - low for key, low in zip(keys, lows, strict=True)], sizes)
     _, first, unit = np.unique(code, return_index=True, return_inverse=True)

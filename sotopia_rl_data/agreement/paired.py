@@ -21,11 +21,14 @@ from sotopia_rl_data.statistics.reliability import alpha_of, alpha_sums
 
 MEASURES = ("pearson", "spearman", "kendall", "kappa", "alpha", "pair_accuracy", "mean_difference")
 
-_CELLS = 256  # a table that is larger is not "a few levels"
-_TABLES = 1 << 26  # numbers that the tables of all episodes may take
-_SPEARMAN_ROWS, _KENDALL_ROWS = 50_000_000, 3_000_000  # rows that resamples may go through: some seconds
+# Pairs of levels are counted in tables only where a table has at most _CELLS cells, and all tables together _TABLES.
+_CELLS, _TABLES = 256, 1 << 26
+# The resamples of one pair of opinions may go through at most this many rows for Spearman and for Kendall, which takes
+# some seconds.
+_SPEARMAN_ROWS, _KENDALL_ROWS = 50_000_000, 3_000_000
 _BLOCK = 1 << 18
-_FEWEST = 99  # so few resamples give no interval
+# A figure gets an interval where more resamples than this have a value.
+_FEWEST = 99
 
 
 class Paired(Protocol):
@@ -129,7 +132,7 @@ class Listed:
         self.episodes = len(np.unique(episode))
         self._code_x, self._code_y = (np.unique(v, return_inverse=True)[1] for v in (x, y))
         self._left = {"spearman": _SPEARMAN_ROWS, "kendall": _KENDALL_ROWS}
-        # Centred and scaled: sums of squares of the columns as they are could lose what tells them apart.
+        # The columns are centred and scaled, because small differences get lost in sums of squares of large numbers.
         middle, width = (np.r_[x, y].mean(), np.ptp(np.r_[x, y]) or 1.0) if len(x) else (0.0, 1.0)
         self._width = float(width)
         a, b = (x - middle) / width, (y - middle) / width

@@ -21,8 +21,10 @@ TITLES = {
     "mean_difference": "mean difference, row − column",
 }
 ENDINGS = (".png", ".svg", ".pdf")
-_PANEL_INCHES = 0.72, 0.9  # a panel's side: so much for each opinion, plus a margin
-_COLOURS = ("#c4553b", "#dda084", "#f1efea", "#76aaa3", "#1f7a74")  # readable with red-green colour blindness
+# The side of a panel is 0.72 inches for each opinion, plus a margin of 0.9 inches.
+_PANEL_INCHES = 0.72, 0.9
+# The colours of low to high values, which people with red-green colour blindness can tell apart.
+_COLOURS = ("#c4553b", "#dda084", "#f1efea", "#76aaa3", "#1f7a74")
 _LONGEST = 22
 
 
@@ -35,7 +37,9 @@ def plot(agreement: Agreement, path: Path, measure: str = "pearson") -> None:
     if measure not in MEASURES:
         raise UsageError(f"{measure!r} is not a figure of agreement.", f"name one of: {', '.join(MEASURES)}")
     if path.suffix.lower() not in ENDINGS:
-        raise UsageError(f"{path.name} does not end as a picture does.", f"end it in {', '.join(ENDINGS)}")
+        raise UsageError(
+            f"The file name {path.name!r} does not end as a picture does.", f"end it in {' or '.join(ENDINGS)}"
+        )
     check_installed("A plot", "matplotlib", hint="pip install matplotlib")
     from matplotlib.figure import Figure
 
@@ -48,7 +52,8 @@ def plot(agreement: Agreement, path: Path, measure: str = "pearson") -> None:
     for place, dimension in enumerate(panels):
         axes = figure.add_subplot(rows, columns, place + 1)
         image = _panel(axes, agreement, measure, dimension, labelled=place % columns == 0)
-    figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr,call-arg]  # "constrained" has one, with this
+    # mypy cannot know that the layout "constrained" has an engine, and that this engine has a `wspace`.
+    figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr,call-arg]
     bar = figure.colorbar(image, ax=figure.axes, shrink=0.75, aspect=24, pad=0.02)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, length=0)

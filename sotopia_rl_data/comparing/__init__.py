@@ -2,7 +2,7 @@
 
     methods.py   episodes as units: an agent of an episode; the method it belongs to; which units make a pair
     measure.py   compare(): means, paired tests and intervals, per scenario, talk, agreement among evaluators
-    results.py   what it says, as frozen nouns
+    results.py   the results of compare(), as frozen dataclasses
     tables.py    the papers' tables of it
     page.py      the page, with plots and dialogues side by side
 

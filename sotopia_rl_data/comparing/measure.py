@@ -104,7 +104,10 @@ def compare_units(
             for name, some in methods.items()
         }
         if not any(kept.values()):
-            raise UsageError(f"No episode is set in the environments of {label!r}.", "see which there are: `query`")
+            raise UsageError(
+                f"No episode is set in the environments of {label!r}, which --set names.",
+                'see which there are: sotopia-rl-data query REF "SELECT DISTINCT environment_id FROM episodes"',
+            )
         for partner, sides in sorted(by_partner(kept, any_partner).items()):
             conditions += [_condition(label, partner, name, sides, names, options) for name in evaluators]
             talk += [_talk(label, partner, method, some) for method, some in sides.items() if some]
@@ -146,12 +149,17 @@ def _evaluators(methods: Mapping[str, Sequence[Unit]], wanted: Sequence[str]) ->
     anybody = sorted(set().union(*by_method))
     unknown = [name for name in wanted if name not in anybody]
     if unknown:
-        raise UsageError(f"No episode is scored by {unknown[0]!r}.", f"name one of: {', '.join(anybody) or 'none yet'}")
+        hint = (
+            f"name one of: {', '.join(anybody)}"
+            if anybody
+            else "score the runs: sotopia-rl-data evaluate REF --judge SPEC"
+        )
+        raise UsageError(f"No episode is scored by {unknown[0]!r}.", hint)
     everywhere = sorted(set.intersection(*by_method)) if by_method else []
     if not wanted and not everywhere:
         raise UsageError(
-            f"No evaluator scored every method; the episodes are scored by {', '.join(anybody) or 'nobody'}.",
-            "score them all alike: sotopia-rl-data evaluate REF --judge SPEC",
+            f"No evaluator scored every method; evaluators of only some methods: {', '.join(anybody) or 'none'}.",
+            "score all runs by the same judge: sotopia-rl-data evaluate REF --judge SPEC",
         )
     return list(dict.fromkeys(wanted)) or everywhere
 
@@ -172,7 +180,7 @@ def _scored(
         names.append(AVERAGE)
     unknown = [name for name in wanted or () if name not in names]
     if unknown:
-        raise UsageError(f"Nobody scored {unknown[0]!r}.", f"name one of: {', '.join(names)}")
+        raise UsageError(f"No episode has a score on the dimension {unknown[0]!r}.", f"name one of: {', '.join(names)}")
     return [name for name in names if wanted is None or name in wanted]
 
 
@@ -331,7 +339,7 @@ def evaluator_agreement(
     opinions = _evaluators_as_opinions(units, [name for name in dimensions if name != AVERAGE])
     try:
         found = agreement_of(opinions, resamples=options.resamples, seed=options.seed)
-    except UsageError:  # nothing in common
+    except UsageError:  # no two evaluators scored the same agents
         return ()
     single = len(opinions.dimensions) == 1
     return tuple(

@@ -39,7 +39,7 @@ BOTH = -1
 Key = tuple[str, tuple[str, ...], int]
 """(environment, the agents in speaking order, position); position -1: both, averaged."""
 
-_HINT = "say whose agent counts: --partner MODEL, --agent MODEL, or --agent first"
+_HINT = "say which agents are compared: --partner MODEL, --agent MODEL, or --agent first"
 _BATCH = 128
 _COLUMNS = ("episode_id", "environment_id", "codename", "agents", "turns", "scores")
 
@@ -89,7 +89,10 @@ def units_of(versions: Sequence[Version]) -> list[Unit]:
     units: list[Unit] = []
     for run, version in enumerate(versions):
         if "episodes" not in version.manifest.configs:
-            raise UsageError(f"{version.ref} holds no episodes.", "name a dataset of dialogues: sotopia-rl-data list")
+            raise UsageError(
+                f"{version.ref} holds no episodes, so it has no agents with scores.",
+                "name a dataset of dialogues: sotopia-rl-data list",
+            )
         for files in version.files("episodes").values():
             for batch in read(files, _COLUMNS, _BATCH, encoded=False):
                 for row in batch.to_pylist():
@@ -133,7 +136,9 @@ def read_methods(
     """
     units, refs = units_of(versions), [version.ref for version in versions]
     if agents and len(agents) not in (1, len(refs)):
-        raise UsageError(f"There are {len(agents)} --agent for {len(refs)} runs.", "give it once, or once for each REF")
+        raise UsageError(
+            f"--agent is given {len(agents)} times for {len(refs)} runs.", "give --agent once, or once for each REF"
+        )
     if len(refs) == 1 and not agents:
         models = _models(units) - set(partners) or _models(units)
         return units, {model: [unit for unit in units if unit.model == model] for model in sorted(models)}
@@ -192,8 +197,10 @@ def _own_model(run: int, by_run: Sequence[Sequence[Unit]], refs: Sequence[str], 
         return own.pop()
     listed = ", ".join(sorted(models))
     if not own:
-        raise UsageError(f"{refs[run]} is played by {listed}, as the other runs are.", _HINT)
-    raise UsageError(f"{refs[run]} is played by {listed}: which of them is compared is not clear.", _HINT)
+        raise UsageError(
+            f"The run {refs[run]} is played by {listed}, as the other runs are, so no model belongs to it alone.", _HINT
+        )
+    raise UsageError(f"The run {refs[run]} is played by {listed}, and which of them is compared is not clear.", _HINT)
 
 
 def _picked(who: str, units: Sequence[Unit], ref: str) -> list[Unit]:

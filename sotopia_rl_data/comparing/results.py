@@ -106,8 +106,8 @@ class ConditionResult:
 
 @dataclass(frozen=True, slots=True)
 class Talk:
-    """How much a method's agent talks, with one partner: means over its episodes of their turns, of its own
-    utterances and words; and its words an utterance."""
+    """How much a method's agent talks with one partner. `turns`, `utterances` and `words` are means over episodes: of
+    the whole episode's turns, and of the agent's own utterances and words. `words_an_utterance` is the agent's own."""
 
     scenarios: str
     partner: str

@@ -21,7 +21,7 @@ from sotopia_rl_data.store import Version
 
 _REASONS = 50
 _RESAMPLES = 500
-_MOST_OPINIONS = 12  # beyond, a matrix of every pair cannot be read
+_MOST_OPINIONS = 12  # a matrix of more opinions is too large to be read
 _LABELS = ("schema", "ask", "samples", "evaluator")
 _REWARDS = ("rule", "normaliser", "average", "weights")
 
@@ -30,7 +30,8 @@ def contents(version: Version, *, utterances: int = UTTERANCES, seed: int = 0) -
     """The page's data. Raises UsageError where the version holds no rewards."""
     if "rewards" not in version.manifest.configs:
         raise UsageError(
-            f"{version.ref} holds no rewards to report on.", f"sotopia-rl-data label {version.name} --judge SPEC"
+            f"{version.ref} holds no rewards to report on.",
+            f"label it first: sotopia-rl-data label {version.name} --judge SPEC",
         )
     opinions = opinions_of([version]) if "attributions" in version.manifest.configs else None
     shown = dialogues(version, opinions, utterances, seed)
@@ -49,7 +50,7 @@ def contents(version: Version, *, utterances: int = UTTERANCES, seed: int = 0) -
 
 
 def _facts(version: Version) -> Iterator[tuple[str, str]]:
-    """What determined the rows, in a few words each."""
+    """(name, value) of the settings that determined the rows, such as the judge and the rule."""
     recipe = version.manifest.recipe
     labels, rewards = (recipe[part] if isinstance(recipe.get(part), Mapping) else {} for part in ("labels", "rewards"))
     judges = [str(one.get("judge")) for one in labels.get("judges", [])]
@@ -75,7 +76,7 @@ def _text(value: Any) -> str:
 
 
 def _tiles(version: Version, shown: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """What the version holds, all of it."""
+    """(name, count) of what the whole version holds, not only of what the page shows."""
     rows = {name: sum(split.rows for split in splits.values()) for name, splits in version.manifest.configs.items()}
     with connect(version, threads=1) as connection:
         query = "SELECT count(DISTINCT environment_id), count(reward) FROM rewards"
@@ -91,7 +92,7 @@ def _tiles(version: Version, shown: Mapping[str, Any]) -> list[tuple[str, int]]:
 
 
 def _failures(version: Version) -> list[tuple[str, int]]:
-    """How often each reason, the commonest first."""
+    """(reason, how often it occurs) of the failures, the most frequent first."""
     if "failures" not in version.manifest.configs:
         return []
     with connect(version, threads=1) as connection:
@@ -100,11 +101,11 @@ def _failures(version: Version) -> list[tuple[str, int]]:
 
 
 def _bill(provenance: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What each judge took, as far as the manifest tells."""
+    """The calls, tokens and cost of each judge, as far as the manifest holds them."""
     found = []
     for one in provenance.get("judges", []):
         usage = one.get("usage") or {}
-        usage = usage if any(usage.values()) else {}  # no tokens named is not none spent
+        usage = usage if any(usage.values()) else {}  # counts that are all 0 mean that nobody counted the tokens
         found.append(
             {
                 "judge": str(one.get("judge", "")),
@@ -118,12 +119,12 @@ def _bill(provenance: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _agreement(opinions: Opinions | None) -> dict[str, Any] | None:
-    """The matrices and intervals; None where there is nothing to compare, or too much to read."""
+    """The matrices and intervals; None where opinions cannot be compared, or are too many for a matrix."""
     if opinions is None or not 2 <= len(opinions.names) <= _MOST_OPINIONS:
         return None
     try:
         agreement = agreement_of(opinions, resamples=_RESAMPLES)
-    except UsageError:  # no unit in common: nothing to show
+    except UsageError:  # no two opinions are about the same utterance
         return None
     dimensions = [OVERALL, *(agreement.dimensions if len(agreement.dimensions) > 1 else ())]
     return {

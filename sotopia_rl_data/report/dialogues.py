@@ -1,7 +1,7 @@
-"""The part of the page that grows with the data: episodes, utterances and opinions, in columns to stay small.
+"""The dialogues of the page: episodes, utterances and opinions, in columns, which keep the page small.
 
-Where a version holds more utterances than are to be shown, whole episodes are drawn, by a hash of the seed and the
-episode's id, so that the same command shows the same ones.
+Where a version holds more utterances than the page may show, whole episodes are drawn by a hash of the seed and the
+episode's id, so that the same command always shows the same episodes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ Key = tuple[str, str, int]
 
 
 def dialogues(version: Version, opinions: Opinions | None, utterances: int, seed: int) -> dict[str, Any]:
-    """`episodes`, `utterances`, and what their numbers point to. `shown` says how many episodes there are in all."""
+    """The columns of `episodes` and `utterances`, and the lists that their numbers point into. `shown` is how many
+    episodes the page shows, and how many there are."""
     chosen, total = _chosen(version, utterances, seed)
     rows = _rewards(version, chosen)
     dimensions = [
@@ -76,7 +77,7 @@ def _chosen(version: Version, utterances: int, seed: int) -> tuple[list[str] | N
 
 
 def _rewards(version: Version, chosen: list[str] | None) -> list[dict[str, Any]]:
-    """The rows of `rewards` to show, in dialogue order; the completion only where there are no episodes to read."""
+    """The rows of `rewards` to show, in dialogue order; with completions where the version has no episodes to read."""
     text = [] if "episodes" in version.manifest.configs else ["completion"]
     numbers = [
         name
@@ -93,7 +94,7 @@ def _rewards(version: Version, chosen: list[str] | None) -> list[dict[str, Any]]
 
 
 class _Episodes:
-    """The episodes of the shown rows; where the version has none, as much as the rows themselves tell."""
+    """The episodes of the shown rows. Where the version has no episodes, they hold only what the rows say."""
 
     def __init__(self, version: Version, chosen: list[str] | None, rows: Sequence[Mapping[str, Any]]) -> None:
         environment = {row["episode_id"]: row["environment_id"] or "" for row in rows}
@@ -125,7 +126,8 @@ class _Episodes:
         }
 
     def utterances(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-        """Who said what, one element a row. `agent` is the place among the episode's agents, `name` that in `names`."""
+        """Columns of who said what, with one element for each row. `agent` is the agent's place among those of the
+        episode, `name` the place of its name in `names`."""
         turns = {
             (episode, turn["agent"], turn["turn"]): turn
             for episode, row in self._stored.items()
@@ -155,7 +157,7 @@ class _Episodes:
 
 
 def _stored(version: Version, wanted: set[str]) -> dict[str, dict[str, Any]]:
-    """The rows of `episodes`, without what is long and not shown."""
+    """The wanted rows of `episodes` by id, without the long columns that the page does not show."""
     columns = ["episode_id", "codename", "scenario", "relationship", "agents", "turns", "scores"]
     if "episodes" not in version.manifest.configs:
         return {}
@@ -171,7 +173,7 @@ def _stored(version: Version, wanted: set[str]) -> dict[str, dict[str, Any]]:
 
 
 def _agents(row: Mapping[str, Any] | None, speaking: Iterable[str]) -> list[dict[str, str]]:
-    """The participants in speaking order; where the episode is not stored, those who speak."""
+    """The agents in speaking order; where the episode is not stored, only those that speak."""
     if row is not None:
         return [
             {key: agent[key] or "" for key in ("agent", "name", "model")} | {"goal": without_tags(agent["goal"] or "")}
@@ -181,7 +183,8 @@ def _agents(row: Mapping[str, Any] | None, speaking: Iterable[str]) -> list[dict
 
 
 def _spoken(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The action in a completion, for versions that hold no episodes; its whole text where it is no action."""
+    """The action in a completion, for versions without episodes; where the completion is not an action, its text as
+    speech."""
     text = "\n".join(message["content"] or "" for message in row.get("completion") or [])
     try:
         told = json.loads(text)
@@ -193,8 +196,8 @@ def _spoken(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _said(opinions: Opinions | None, dimensions: Sequence[str], keys: Mapping[Key, int], rows: int) -> dict[str, Any]:
-    """What each opinion said, by opinion, dimension and utterance; and each utterance's disagreement: the mean over its
-    dimensions of what `curate` ranks by."""
+    """The numbers that each opinion gave (`said`), by opinion, dimension and utterance; and the `disagreement` about
+    each utterance: the mean over dimensions of the spread by which `curate` ranks utterances."""
     names = () if opinions is None else opinions.names
     said: list[list[list[float | None]]] = [[[None] * rows for _ in dimensions] for _ in names]
     total, many = np.zeros(rows), np.zeros(rows)
@@ -222,7 +225,7 @@ def _said(opinions: Opinions | None, dimensions: Sequence[str], keys: Mapping[Ke
 
 
 def _lost(version: Version, keys: Mapping[Key, int]) -> dict[str, list[list[str]]]:
-    """Why shown utterances have no label: utterance -> [dimension, judge, reason] …"""
+    """Why shown utterances have no label: utterance -> [dimension, judge, reason] for each missing label."""
     found: dict[str, list[list[str]]] = {}
     if "failures" not in version.manifest.configs:
         return found
@@ -237,5 +240,5 @@ def _lost(version: Version, keys: Mapping[Key, int]) -> dict[str, list[list[str]
 
 
 def rounded(value: float | None) -> float | None:
-    """Four digits, which is what a page can show; NaN is missing."""
+    """The value with four decimals, which are enough for the page; None for NaN."""
     return None if value is None or math.isnan(value) else round(value, 4)

@@ -1,8 +1,9 @@
-"""The HTML: the template filled with styles, scripts and data, in one pass, so that nothing filled in is read again.
+"""The HTML: the template filled with styles, scripts and data, in one pass, so that no inserted text is taken for a
+placeholder.
 
-The data stands in a `<script type="application/json">`: every `<`, `>` and `&` of it is written as a JSON escape, so no
-text can end the element or open another, and so are the characters that change the direction of what follows them, so
-that the source reads as it is. Styles and scripts are allowed by their SHA-256, and nothing else is.
+The data stands in a `<script type="application/json">`. Each `<`, `>` and `&` in it is written as a JSON escape, so
+that no text can end the element or open another. The characters that change the direction of text are escaped too, so
+that the source looks like what it is. The page may use only the styles and scripts whose SHA-256 its policy names.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 from sotopia_rl_data.outputs import aside
 
 SCRIPTS = ("tools.js", "data.js", "charts.js", "filters.js", "panels.js", "list.js", "dialogue.js", "main.js")
-# What HTML or a reader of the source could take for something else: markup, line ends of JavaScript, bidi controls.
+# Characters that are escaped: markup, what JavaScript takes for a line end, and what changes the direction of text.
 _UNSAFE = re.compile("[<>&\u2028\u2029\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069\ufeff]")
 
 
@@ -34,7 +35,8 @@ def page(data: Mapping[str, Any]) -> str:
 
 
 def document(title: str, data: Mapping[str, Any], *, styles: Iterable[str], scripts: Iterable[str]) -> str:
-    """A page that is self-contained: `data` embedded, `scripts` as one in a scope of its own, nothing else allowed."""
+    """A self-contained page: it holds `data`, and its policy allows only `styles` and `scripts`, which are joined into
+    one script with a scope of its own."""
     style = "\n".join(styles)
     script = "(() => {\n'use strict';\n" + "\n".join(scripts) + "\n})();"
     policy = (
@@ -58,7 +60,7 @@ def write_page(text: str, path: Path) -> int:
 
 
 def embedded(value: Any) -> str:
-    """JSON that is safe anywhere in HTML and means the same."""
+    """The value as JSON that can stand anywhere in HTML."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     text = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
     return _UNSAFE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
@@ -66,10 +68,10 @@ def embedded(value: Any) -> str:
 
 @cache
 def asset(name: str) -> str:
-    """A file of `assets/`."""
+    """The text of a file in `assets/`."""
     return (files("sotopia_rl_data") / "report" / "assets" / name).read_text(encoding="utf-8")
 
 
 def _sha256(text: str) -> str:
-    """As a Content-Security-Policy names it."""
+    """The hash of a script or style, as a Content-Security-Policy names it."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -36,6 +36,7 @@ from sotopia_rl_data.tables import rewards_schema
 Write = Callable[[str, Iterator[pa.Table]], object]
 
 READ_ROWS = 1 << 16
+_DAMAGED = "check its files with `sotopia-rl-data verify REF`, then make the version again from its episodes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +186,8 @@ class Finish:
                 on_progress(done)
         numbers.end()
         if not done:
-            yield self._schema.empty_table()  # so that a config without rows still has its columns
+            # A split without rows still gets a table, since its file must have the columns.
+            yield self._schema.empty_table()
 
     def numbers(self, split: str, r: Floats) -> pa.Table:
         """The numeric columns of the rewards, from r (opinions, dimensions, utterances)."""
@@ -232,7 +234,7 @@ class _TableQueue:
         while self._rest.num_rows < rows:
             more = next(self._tables, None)
             if more is None:
-                raise StoreError("There are more prompts than utterances.", "make the version anew")
+                raise StoreError("There are more prompts than utterances in the version.", _DAMAGED)
             self._rest = pa.concat_tables([self._rest, more]) if self._rest.num_rows else more
         taken, self._rest = self._rest.slice(0, rows), self._rest.slice(rows)
         return taken
@@ -240,7 +242,7 @@ class _TableQueue:
     def end(self) -> None:
         """Raises StoreError where a row is left."""
         if self._rest.num_rows or next(self._tables, None) is not None:
-            raise StoreError("There are fewer prompts than utterances.", "make the version anew")
+            raise StoreError("There are fewer prompts than utterances in the version.", _DAMAGED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +278,7 @@ def remake(
     text = layout_id(layout, template)
     episodes = source.files("episodes")
     texts: Texts = RenderedTexts(episodes, lambda e: prompts_of(e, layout, template))
-    if "rewards" in configs and source.manifest.recipe.get("layout") == text:  # stored in this layout
+    if "rewards" in configs and source.manifest.recipe.get("layout") == text:  # the stored prompts have this layout
         texts = StoredTexts(source.files("rewards"))
     attributions = source.files("attributions") if "attributions" in configs else {}
     with store.stage(out or source.name) as stage:

@@ -27,9 +27,12 @@ from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.rewards.recipe import Average, Normaliser
 from sotopia_rl_data.rewards.rules import Floats, declared_range
 
-KNOTS = 1025  # points kept of the distribution function: ranks are exact to 1/1024
-CONSTANT = 1e-12  # of the declared range: smaller differences are rounding errors
-_PENDING = 1 << 20  # distinct values to gather before they are merged
+# `rank` keeps this many points of the distribution function, so that its ranks are exact to 1/1024.
+KNOTS = 1025
+# Values that differ by less than this share of the declared range are equal but for rounding errors.
+CONSTANT = 1e-12
+# When more distinct values than this have been gathered, they are merged.
+_PENDING = 1 << 20
 
 
 def average(kind: Average, opinions: Floats) -> Floats:
@@ -40,7 +43,7 @@ def average(kind: Average, opinions: Floats) -> Floats:
     count = np.count_nonzero(~np.isnan(opinions), axis=0)
     if kind == "mean":
         return _divide(_sum(opinions), count)
-    ascending = np.sort(opinions, axis=0)  # NaN last
+    ascending = np.sort(opinions, axis=0)  # NaN comes last
     row = np.arange(opinions.shape[1])
     low: Floats = ascending[np.maximum(count - 1, 0) // 2, row]
     high: Floats = ascending[np.minimum(count // 2, len(opinions) - 1), row]
@@ -136,7 +139,10 @@ def fit(
 def _fit(normaliser: Normaliser, name: str, train: TrainValues) -> Statistic:
     ends = (normaliser, train.low, train.high, train.count)
     if not math.isfinite(train.high - train.low):
-        raise InputError(f"The values of {name} span {train.low:g} to {train.high:g}.", "check the episodes' scores")
+        raise InputError(
+            f"The values of {name} go from {train.low:g} to {train.high:g}, which is too wide a range to compute with.",
+            "check the episodes' scores on this dimension",
+        )
     if normaliser == "zscore":
         values, counts = (column.tolist() for column in train.histogram())
         mean = math.fsum(v * c for v, c in zip(values, counts, strict=True)) / train.count

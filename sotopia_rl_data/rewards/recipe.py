@@ -46,8 +46,8 @@ class Recipe:
         _one_of("an average", self.average, get_args(Average))
         object.__setattr__(self, "weights", _weights(self.weights, self.rule))
         if not _number(self.gamma) or not 0 < self.gamma <= 1:
-            hint = "the reference uses 0.9; 1 gives every utterance G"
-            raise UsageError(f"gamma is {self.gamma!r}, not a number in (0, 1].", hint)
+            hint = "use 0.9 as the paper's code does; 1 gives every utterance the whole score"
+            raise UsageError(f"gamma is {self.gamma!r}, but it must be above 0 and at most 1.", hint)
 
     @property
     def weighted(self) -> tuple[str, ...]:
@@ -65,8 +65,8 @@ class Recipe:
         names = [f.name for f in fields(cls)]
         if not isinstance(known, Mapping) or not set(known) <= set(names) or "weights" not in known:
             unknown = sorted(set(known) - set(names)) if isinstance(known, Mapping) else []
-            rule = f"has no key {unknown[0]!r}" if unknown else "is a mapping with `weights`"
-            raise UsageError(f"A recipe {rule}.", f"its keys are {', '.join(names)}")
+            wrong = f"has no key {unknown[0]!r}" if unknown else "must be a mapping with `weights`"
+            raise UsageError(f"A recipe {wrong}.", f"write only keys of a recipe: {', '.join(names)}")
         return cls(**known)
 
 
@@ -81,17 +81,20 @@ def _number(value: object) -> bool:
 
 def _weights(by_dimension: Mapping[str, float], by: RuleId) -> dict[str, float]:
     if not isinstance(by_dimension, Mapping):
-        raise UsageError("`weights` is a mapping of dimensions to numbers.", "write `weights: {goal: 1}`")
+        raise UsageError("`weights` must be a mapping of dimensions to numbers.", "write `weights: {goal: 1}`")
     weights: dict[str, float] = {}
     for name, weight in by_dimension.items():
         full = _full_name(str(name), by)
         if not _number(weight) or weight < 0:
-            raise UsageError(f"The weight of {name} is {weight!r}.", "a weight is a number, 0 or above")
+            raise UsageError(
+                f"The weight of {name} is {weight!r}, but it must be a number of 0 or more.",
+                "write a weight as in goal=1",
+            )
         if full in weights:
-            raise UsageError(f"{full} is weighted twice.", "name each dimension once")
+            raise UsageError(f"The dimension {full} is weighted twice.", "name each dimension once")
         weights[full] = float(weight)
     if not any(weights.values()):
-        raise UsageError("No dimension has a weight above 0.", "weigh at least one, as in goal=1")
+        raise UsageError("No dimension has a weight above 0.", "give at least one a weight, as in goal=1")
     return {name: weights[name] for name in in_order(weights)}
 
 
@@ -104,9 +107,12 @@ def _full_name(name: str, by: RuleId) -> str:
 
         if rule(by).also_reads != "score" and OWN_NAME.fullmatch(name):
             return name
+        if rule(by).also_reads != "score":
+            hint = "use small letters, digits and underscores, a letter first"
+            raise UsageError(f"{name!r} cannot be the name of a dimension.", hint) from unknown
         raise UsageError(
-            f"{unknown.message} The rule {by!r} multiplies the episode's score on it, and there is none.",
-            f"{unknown.hint}; or weigh a rubric's dimensions by the rule: quality",
+            f"{name!r} is not a SOTOPIA-EVAL dimension, so there is no score on it for the rule {by!r} to multiply.",
+            f"{unknown.hint}; or set the rule to quality, if the dimension is a rubric's",
         ) from unknown
 
 
@@ -114,7 +120,7 @@ def presets() -> dict[str, Recipe]:
     """The recipes that ship with the package, by name."""
     folder = files("sotopia_rl_data").joinpath("presets")
     texts = {p.name.removesuffix(".yaml"): p.read_text("utf-8") for p in folder.iterdir() if p.name.endswith(".yaml")}
-    return {name: _read(texts[name]) for name in sorted(texts)}
+    return {name: _read(name, texts[name]) for name in sorted(texts)}
 
 
 def preset(name: str) -> Recipe:
@@ -124,25 +130,26 @@ def preset(name: str) -> Recipe:
     """
     if is_path(name):
         try:
-            return _read(Path(name).read_text("utf-8"))
+            text = Path(name).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"The preset {name} cannot be read: {error}.", "name a YAML file like those in presets/"
-            ) from error
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            hint = "name a YAML file that holds a recipe, as in `weights: {goal: 1}`"
+            raise InputError(f"The preset {name} cannot be read: {reason}.", hint) from error
+        return _read(name, text)
     known = presets()
     if name not in known:
         raise UsageError(
-            f"{name!r} is not a preset.", f"name one of: {', '.join(known)}; a file of your own starts with ./"
+            f"{name!r} is not a preset.", f"name one of: {', '.join(known)}; or a file of your own, as in ./FILE.yaml"
         )
     return known[name]
 
 
-def _read(text: str) -> Recipe:
+def _read(name: str, text: str) -> Recipe:
     import yaml
 
     try:
         return Recipe.from_dict(yaml.safe_load(text))
     except yaml.YAMLError as error:
         raise InputError(
-            f"The preset is not YAML: {str(error).splitlines()[0]}.", "write `weights: {goal: 1}`"
+            f"The preset {name} is not YAML: {str(error).splitlines()[0]}.", "begin with `weights: {goal: 1}`"
         ) from error

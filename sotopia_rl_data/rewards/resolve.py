@@ -26,7 +26,8 @@ Files = Mapping[str, Sequence[Path]]
 Opinion = tuple[str, int]
 """(judge, sample)."""
 
-CELLS = 1 << 19  # numbers in memory at a time: 4 MiB
+# At most this many numbers are held in memory at a time (4 MiB).
+CELLS = 1 << 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +104,21 @@ def _opinions_read(
     if not held and may_be_empty:
         return recipe.schema, [], {}
     if chosen.measure not in measures:
+        present = f"only {_named(measures)} attributions" if measures else "none"
         raise UsageError(
-            f"The rule {chosen.id!r} reads {chosen.measure!r} attributions; there are {_named(measures) or 'none'}.",
+            f"The rule {chosen.id!r} needs {chosen.measure!r} attributions, but there are {present}.",
             "label with a schema that asks for them, or name a rule that needs no judge: uniform, discounted",
         )
     schemas = {schema for schema, measure, _, _ in held if measure == chosen.measure}
     schema = recipe.schema or min(schemas)
-    if schema not in schemas or (len(schemas) > 1 and not recipe.schema):
+    if schema not in schemas:
         raise UsageError(
-            f"The attributions are by the schemas {_named(schemas)}.", "name one of them in the recipe: schema: NAME"
+            f"No attribution is by the schema {schema!r}, which the recipe names.", f"name one of: {_named(schemas)}"
+        )
+    if len(schemas) > 1 and not recipe.schema:
+        raise UsageError(
+            f"The attributions are by the schemas {_named(schemas)}, and the recipe does not say which to use.",
+            "name one of them in the recipe: schema: NAME",
         )
     opinions = sorted((judge, sample) for s, m, judge, sample in held if (s, m) == (schema, chosen.measure))
     filters = {}
@@ -137,8 +144,8 @@ def _dimensions_read(
     missing = [d for d in recipe.weighted if d not in columns]
     if missing:
         raise UsageError(
-            f"The recipe weighs {_named(missing)}, and judges were asked about {_named(columns) or 'nothing'}.",
-            f"label with --dimensions {','.join([*columns, *missing])}, or weigh only what was asked",
+            f"The recipe weighs {_named(missing)}, but judges were asked only about {_named(columns) or 'nothing'}.",
+            f"label with --dimensions {','.join([*columns, *missing])}, or weigh only dimensions that were asked about",
         )
     return columns
 
@@ -170,16 +177,18 @@ def choose_evaluator(scored: Iterable[str], named: str | None, dimensions: Seque
         return ""
     if not names:
         raise InputError(
-            f"No episode has a score on {', '.join(dimensions)}.", "import episodes whose evaluation did not fail"
+            f"No episode has a score on {' or '.join(dimensions)}.",
+            "name episodes that have scores, or score a dataset first: sotopia-rl-data evaluate REF --judge SPEC",
         )
     if named is None and len(names) > 1:
         raise UsageError(
-            f"The episodes are scored by several evaluators: {', '.join(names)}.", f"name one: --evaluator {names[0]}"
+            f"The episodes are scored by several evaluators: {', '.join(names)}.",
+            f"say whose scores to use: --evaluator {names[0]}",
         )
     if named is not None and named not in names:
         raise UsageError(
             f"No episode is scored by {named!r} on {' or '.join(dimensions)}.",
-            f"name one that is there: --evaluator {names[0]}"
+            f"name the one that did score them: --evaluator {names[0]}"
             if len(names) == 1
             else f"name one of: {', '.join(names)}",
         )

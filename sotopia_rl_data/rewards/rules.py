@@ -120,7 +120,7 @@ def discounted(a: Floats, g: Floats, turns: Turns, gamma: float) -> Floats:
     """r_t = γ^(T−1−t)·G over the agent's own utterances; the last one gets G (the reference's code: γ = 0.9)."""
     powers = [1.0]
     for _ in range(int(turns.lengths.max(initial=1)) - 1):
-        powers.append(powers[-1] * gamma)  # not pow(): its last digit depends on the machine's libm
+        powers.append(powers[-1] * gamma)  # pow() is not used, since its last digit depends on the machine
     decay: Floats = np.array(powers)[turns.count - 1 - turns.index]
     return decay * g
 

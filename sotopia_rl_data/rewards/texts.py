@@ -99,8 +99,8 @@ class RenderedTexts:
         if keys != sorted(rendered):
             odd = sorted(set(keys) ^ set(rendered))[0]
             raise StoreError(
-                f"The prompts of episode {episode.episode_id!r} do not match its utterances at {odd}.",
-                "this is a bug: report it",
+                f"The prompts of the episode {episode.episode_id!r} do not match its utterances: see turn {odd[1]}.",
+                "this is a bug: report it with the name of the template",
             )
         for agent, turn in keys:
             prompt, completion = rendered[agent, turn]

@@ -23,7 +23,8 @@ from sotopia_rl_data.rewards.resolve import Opinion, ResolvedRecipe
 from sotopia_rl_data.rewards.rules import Floats, Ints, Turns
 from sotopia_rl_data.streams import Codes, Episodes, changes, codes, encode
 
-_LONGEST = 1 << 12  # rows of one utterance: longer ones are laid out row by row
+# Where an utterance has more rows than this, its chunk is laid out row by row instead of as a grid.
+_LONGEST = 1 << 12
 
 
 def widen(resolved: ResolvedRecipe, utterances: Episodes, attributions: Episodes, scores: Episodes) -> Iterator[Floats]:
@@ -70,9 +71,10 @@ class Utterances:
         here = cls(episodes, agents, episode, agent, turn, turns)
         owners = here.owner(episode[turns.starts], agent[turns.starts])
         if len(np.unique(owners)) < len(owners) or (np.diff(turn)[~heads[1:]] <= 0).any():
+            near = episodes[int(episode[0])].as_py()
             raise StoreError(
-                f"The utterances are not in key order near {episodes[int(episode[0])].as_py()!r}.",
-                "make the version anew",
+                f"The utterances are not in key order (episode, agent, turn) near the episode {near!r}.",
+                "check the files with `sotopia-rl-data verify REF`, then make the version again from its episodes",
             )
         return here
 
@@ -122,8 +124,8 @@ def _utterance(here: Utterances, rows: pa.Table, answers: Answers, *key: Codes) 
         row = int(answers.heads[lost[0]])
         named = ", ".join(f"{c} {rows.column(c)[row].as_py()!r}" for c in ("episode_id", "agent", "turn"))
         raise StoreError(
-            f"The attributions hold {named}, which is not an utterance of the episodes, or they are not in key order.",
-            "label anew",
+            f"The attributions are not in key order, or hold {named}, which is not an utterance of the episodes.",
+            "check the files with `sotopia-rl-data verify REF`, then label the episodes again",
         )
     return found
 
@@ -155,7 +157,8 @@ def _scores(resolved: ResolvedRecipe, here: Utterances, rows: pa.Table) -> Float
         owner = here.owner(episode, codes(agent, here.agents))
         place = codes(dimension, pa.array(resolved.dimensions))
         by_evaluator = codes(evaluator, pa.array([resolved.evaluator])) == 0
-        wanted = np.flatnonzero((owner >= 0) & (place >= 0) & by_evaluator)[::-1]  # the first of equals is laid last
+        # In reverse order, so that of several scores of an agent on a dimension the first is written last and stays.
+        wanted = np.flatnonzero((owner >= 0) & (place >= 0) & by_evaluator)[::-1]
         group = _group(here, owner[wanted])
         score = np.asarray(pc.struct_field(items, "score").to_numpy(zero_copy_only=False))[wanted]
         known = group >= 0
@@ -190,7 +193,7 @@ class Answers:
         value = raw - low
         with np.errstate(divide="ignore", invalid="ignore"):
             value /= high - low
-        value[~np.isfinite(value)] = np.nan  # the scale has no width
+        value[~np.isfinite(value)] = np.nan  # a scale without width gives no number
         return cls(layer, value, heads, each)
 
     def lay(self, into: Floats, at: Ints) -> None:

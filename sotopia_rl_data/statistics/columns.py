@@ -17,7 +17,7 @@ def columns(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple[Floa
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     w = np.ones(len(a)) if weights is None else np.asarray(weights, dtype=np.float64)
     if not (a.shape == b.shape == w.shape and a.ndim == 1):
-        raise ValueError(f"columns differ in length: {a.shape}, {b.shape}, {w.shape}")
+        raise ValueError(f"columns must have one axis and the same length, not {a.shape}, {b.shape}, {w.shape}")
     return a, b, w
 
 
@@ -93,7 +93,7 @@ def pearson(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None = None) -> flo
     if is_constant(a, w) or is_constant(b, w):
         return None
     a, b = a - np.average(a, weights=w), b - np.average(b, weights=w)
-    # Scaled before squaring, so that tiny and huge columns neither vanish nor overflow.
+    # The columns are scaled, so that squares of tiny numbers do not vanish and squares of huge numbers do not overflow.
     a, b = a / np.max(np.abs(a[w > 0])), b / np.max(np.abs(b[w > 0]))
     r = float(np.sum(w * a * b) / np.sqrt(np.sum(w * a * a) * np.sum(w * b * b)))
     return min(1.0, max(-1.0, r))

@@ -25,8 +25,10 @@ from sotopia_rl_data.statistics.columns import Floats, columns, is_constant, mea
 WeightedStatistic = Callable[[Floats], float | None]
 
 FLIPS = 9_999
-_EXACT = 12  # up to so many clusters every sign pattern is tried
-_CELLS = 1 << 22  # numbers of weights or signs that are held at a time
+# A sign-flip test over at most this many clusters tries every pattern of signs.
+_EXACT = 12
+# At most this many weights or signs are held in memory at a time.
+_CELLS = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ def paired_t_test(differences: ArrayLike, level: float = 0.95) -> TTest:
 
 def student_p(t: float, freedom: float) -> float:
     """P(|T| ≥ |t|) with `freedom` degrees of freedom."""
-    from scipy.special import stdtr  # scipy.stats would take half a second more to import
+    from scipy.special import stdtr  # importing scipy.stats would take half a second more
 
     return float(2.0 * stdtr(freedom, -abs(t)))
 
@@ -96,7 +98,8 @@ def sign_flip_test(
     sums = sums[sums != 0]
     if not len(sums):
         return 1.0
-    bar = abs(float(sums.sum())) * (1.0 - 1e-12)  # equal sums that were added up in another order count as equal
+    # A bit below the observed sum, since an equal sum that is added up in another order may differ in its last digit.
+    bar = abs(float(sums.sum())) * (1.0 - 1e-12)
     if len(sums) <= _EXACT:
         patterns = (np.arange(2 ** len(sums))[:, None] >> np.arange(len(sums))) & 1
         return float(np.mean(np.abs((1 - 2 * patterns) @ sums) >= bar))
@@ -113,7 +116,7 @@ def smallest_p(clusters: int, *, flips: int = FLIPS) -> float:
 
 
 def holm(p_values: ArrayLike) -> Floats:
-    """Adjusted p-values that hold the chance of any false alarm (Holm 1979): at most α of all families go wrong."""
+    """Adjusted p-values (Holm 1979). Where those below α count as found, the chance of any false alarm is at most α."""
     p = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(p, kind="stable")
     adjusted = np.empty_like(p)
@@ -122,7 +125,8 @@ def holm(p_values: ArrayLike) -> Floats:
 
 
 def benjamini_hochberg(p_values: ArrayLike) -> Floats:
-    """Adjusted p-values that hold the share of false alarms among the alarms (Benjamini & Hochberg 1995)."""
+    """Adjusted p-values (Benjamini & Hochberg 1995). Where those below α count as found, the expected share of false
+    alarms among them is at most α."""
     from scipy.stats import false_discovery_control
 
     return np.asarray(false_discovery_control(p_values), dtype=np.float64)

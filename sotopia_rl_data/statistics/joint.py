@@ -79,17 +79,19 @@ def ordered_pairs(tables: ArrayLike) -> Floats:
 
 def order_balance(tables: Floats) -> Floats:
     """For each cell, the rows in cells that are ordered alike minus those that are ordered oppositely. Same shape."""
-    below = np.zeros_like(tables)  # cells above and to the left, minus cells above and to the right
+    # For each cell, the counts above it and to its left, minus the counts above it and to its right.
+    from_above = np.zeros_like(tables)
     whole = np.cumsum(tables, axis=-2)[..., :-1, :]
     left = np.cumsum(whole, axis=-1)
     total = left[..., -1:]
-    below[..., 1:, :] = (left - whole) - (total - left)
-    above = np.zeros_like(tables)
+    from_above[..., 1:, :] = (left - whole) - (total - left)
+    # For each cell, the counts below it and to its right, minus the counts below it and to its left.
+    from_below = np.zeros_like(tables)
     rest = np.cumsum(tables[..., ::-1, :], axis=-2)[..., ::-1, :][..., 1:, :]
     left = np.cumsum(rest, axis=-1)
     total = left[..., -1:]
-    above[..., :-1, :] = (total - left) - (left - rest)
-    return below + above
+    from_below[..., :-1, :] = (total - left) - (left - rest)
+    return from_above + from_below
 
 
 def _margins(tables: ArrayLike) -> tuple[Floats, Floats, Floats, Floats]:

@@ -40,14 +40,15 @@ def krippendorff_alpha(values: ArrayLike, weights: ArrayLike | None = None) -> f
     """
     v = np.asarray(values, dtype=np.float64)
     if v.ndim != 2:
-        raise ValueError(f"values must be (opinions, units), not {v.ndim} dimension(s)")
+        raise ValueError(f"values must have two axes (opinions, units), not {v.ndim}")
     w = np.ones(v.shape[1]) if weights is None else np.asarray(weights, dtype=np.float64)
     sums = alpha_sums(v)
     pairable = v[:, (sums[:, 0] > 0) & (w > 0)]
     pairable = pairable[~np.isnan(pairable)]
     if not len(pairable) or bool(np.all(pairable == pairable[0])):
         return None
-    middle = float(pairable.mean())  # centred, so that squares of large numbers do not swallow their differences
+    # The values are centred, because small differences get lost in the squares of large numbers.
+    middle = float(pairable.mean())
     return float(alpha_of(w @ alpha_sums(v - middle)))
 
 
@@ -95,7 +96,7 @@ def pairs_within(groups: Sequence[Any] | NDArray[Any]) -> tuple[NDArray[np.intp]
     sizes = np.bincount(code) if len(code) else np.zeros(0, dtype=np.intp)
     starts = np.cumsum(sizes) - sizes
     lefts, rights = [], []
-    for size in np.unique(sizes):  # all groups of one size at once
+    for size in np.unique(sizes):  # all groups of one size are handled at once
         i, j = np.triu_indices(int(size), k=1)
         members = order[starts[sizes == size][:, None] + np.arange(int(size))[None, :]]
         lefts.append(members[:, i].ravel())
