@@ -1,18 +1,21 @@
 """A version as SQL and as data frames, and DuckDB connections. Nothing here can change a version.
 
 A connection is locked before it sees a person's SQL, and then gets exactly one SELECT. A locked connection may open the
-files of its views and nothing else, cannot be unlocked, and installs and loads nothing. How a result is printed or
-saved is in `results.py`.
+files of its views and nothing else, cannot be unlocked, and installs and loads nothing. A lock is not enough: DuckDB
+1.5 takes a PRAGMA for a SELECT and lets `FROM enable_logging(…)` change what is locked, and in 2.0 `WITH x AS (COPY …)`
+overwrites those files that a view may open. So `check_select` reads DuckDB's own parse tree before anything runs. How a
+result is printed or saved is in `results.py`.
 """
 
 from __future__ import annotations
 
+import json
 import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 MEMORY_LIMIT = "2GB"
+_READING_NODES = {"SELECT_NODE", "SET_OPERATION_NODE", "CTE_NODE", "RECURSIVE_CTE_NODE"}
+_COMPUTING = ("range", "generate_series", "repeat", "unnest", "json_each", "json_tree")  # in FROM: they read no file
 
 
 def connect(
@@ -55,17 +60,42 @@ def stream(version: Version, text: str) -> Iterator[pa.RecordBatchReader]:
     """
     with connect(version) as connection:
         try:
-            text.encode()  # bytes that are not text come from a shell as lone surrogates; DuckDB would raise TypeError
-            statements = connection.extract_statements(text)
-            if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-                raise QueryError(
-                    "A query is exactly one SELECT.", f"SELECT * FROM {next(iter(version.manifest.configs))} LIMIT 10"
-                )
-            reader = connection.sql(statements[0]).to_arrow_reader(8192)
+            check_select(connection, text, f"SELECT * FROM {next(iter(version.manifest.configs))} LIMIT 10")
+            reader = connection.sql(text).to_arrow_reader(8192)
         except (duckdb.Error, UnicodeEncodeError) as error:
             raise _query_error(error, version) from error
         schema = pa.schema([pa.field(f.name, _narrow_type(f.type)) for f in reader.schema])
         yield pa.RecordBatchReader.from_batches(schema, _batches(reader, schema, version))
+
+
+def check_select(connection: duckdb.DuckDBPyConnection, text: str, example: str) -> None:
+    """Raises QueryError, with the query `example` as its hint, unless `text` is one SELECT that writes nothing and in
+    FROM calls only functions that compute; raises duckdb.ParserException or UnicodeEncodeError where it is not SQL."""
+    text.encode()  # bytes that are not text come from a shell as lone surrogates; DuckDB would raise TypeError
+    ((serialized,),) = connection.execute("SELECT json_serialize_sql(?)", [text]).fetchall()
+    try:
+        parsed = json.loads(serialized)
+    except RecursionError:
+        raise duckdb.ParserException("Parser Error: it is nested too deeply") from None
+    if parsed.get("error_type") == "parser":
+        raise duckdb.ParserException(f"Parser Error: {parsed['error_message']}")
+    nodes = list(_nodes(parsed))
+    kinds = {node["type"] for node in nodes if str(node.get("type")).endswith("_NODE")}
+    if parsed["error"] or len(parsed["statements"]) != 1 or not kinds <= _READING_NODES:
+        raise QueryError("A query is exactly one SELECT.", example)
+    called = {node["function"]["function_name"] for node in nodes if node.get("type") == "TABLE_FUNCTION"}
+    for name in sorted(called.difference(_COMPUTING)):
+        raise QueryError(f"A query cannot read from {name}(), only from tables and {', '.join(_COMPUTING)}.", example)
+
+
+def _nodes(parsed: Any) -> Iterator[dict[str, Any]]:
+    """Every object in a parse tree."""
+    waiting = [parsed]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            yield part
+        waiting.extend(part.values() if isinstance(part, dict) else part if isinstance(part, list) else ())
 
 
 def _batches(reader: pa.RecordBatchReader, schema: pa.Schema, version: Version) -> Iterator[pa.RecordBatch]:

@@ -110,6 +110,7 @@ def test_where_keeps_what_it_is_true_for_and_what_belongs_to_it(tmp_path, store)
         "(SELECT count(*) FROM read_csv('/etc/hosts')) > 0",
         "(SELECT count(*) FROM '/etc/hosts') > 0",
         "EXISTS (SELECT * FROM episodes)",
+        "EXISTS (FROM enable_logging(storage = 'file', storage_config = {'path': '/nowhere/log'}))",
         "count(*) > 1",
         "*",
     ],

@@ -394,6 +394,9 @@ def test_what_came_in_a_batch_is_told_from_what_was_asked_live_also_beside_files
         "SELECT * FROM read_csv('/etc/passwd')",
         "SELECT * FROM read_parquet('{other}')",
         "SET enable_external_access = true",
+        "PRAGMA show_tables",
+        "WITH x AS (COPY (SELECT 1) TO '{own}' (FORMAT csv, USE_TMP_FILE false)) FROM x",
+        "FROM enable_logging(storage = 'file', storage_config = {{'path': '{other}'}})",
         "SELECT nothing FROM calls",
         "nonsense",
     ],
@@ -404,10 +407,13 @@ def test_sql_can_read_the_ledger_and_nothing_else(tmp_path: Path, sql: str):
     with Ledger(tmp_path / "ledger") as ledger:
         ledger.append(an_answer())
         ledger.compact()
-        next((tmp_path / "ledger").glob("calls-*.parquet")).with_name("x").write_text("")
+        own = next((tmp_path / "ledger").glob("calls-*.parquet"))
+        before = own.read_bytes()
+        own.with_name("x").write_text("")
         pq.write_table(ledger.query("SELECT * FROM calls"), other)
         with pytest.raises(QueryError):
-            ledger.query(sql.format(other=other))
+            ledger.query(sql.format(other=other, own=own))
+        assert own.read_bytes() == before
 
 
 def test_a_damaged_parquet_file_is_a_sentence(tmp_path: Path):

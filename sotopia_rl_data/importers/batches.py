@@ -27,7 +27,7 @@ from sotopia_rl_data.importers.formats.annotated import JUDGE
 from sotopia_rl_data.importers.formats.annotated import SOURCE as ANNOTATED
 from sotopia_rl_data.importers.formats.format import Item, TrainingRow
 from sotopia_rl_data.importers.record import Record
-from sotopia_rl_data.query import lock, unlocked
+from sotopia_rl_data.query import check_select, lock, unlocked
 from sotopia_rl_data.schema import Attribution, Episode, Failure, environment_of, split_of
 from sotopia_rl_data.store.stage import Stage
 
@@ -50,7 +50,8 @@ class RowFilter:
         self._connection = lock(unlocked(), {}, "this import")
         try:
             self._expression = duckdb.SQLExpression(text)
-        except duckdb.Error as error:
+            check_select(self._connection, f"SELECT (\n{text}\n)", "")  # it may hold a query of its own
+        except (duckdb.Error, QueryError) as error:
             raise self._error(error) from error
         self.keep(schema.empty_table())
 
@@ -69,7 +70,7 @@ class RowFilter:
     def __exit__(self, *_: object) -> None:
         self._connection.close()
 
-    def _error(self, error: duckdb.Error) -> QueryError:
+    def _error(self, error: duckdb.Error | QueryError) -> QueryError:
         reason = str(error).strip().splitlines()[0].rstrip(".!")
         return QueryError(f"--where is not a condition: {reason}.", f"the columns are {', '.join(self._columns)}")
 

@@ -154,15 +154,13 @@ def query(directory: Path, sql: str) -> pa.Table:
     """The rows of exactly one SELECT over `calls`, in memory. Raises QueryError with what is wrong with it."""
     import duckdb
 
-    from sotopia_rl_data.query import unlocked
+    from sotopia_rl_data.query import check_select, unlocked
 
     with reading(directory), unlocked() as connection:
         _make_calls(connection, live_files(directory))
         try:
-            statements = connection.extract_statements(sql)
-            if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-                raise QueryError("A query is exactly one SELECT.", _EXAMPLE)
-            return connection.sql(statements[0]).to_arrow_table()
+            check_select(connection, sql, _EXAMPLE)
+            return connection.sql(sql).to_arrow_table()
         except (duckdb.Error, UnicodeEncodeError) as error:
             reason = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
             columns = ", ".join(calls_schema().names)
