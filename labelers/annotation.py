@@ -104,7 +104,7 @@ def _rows(plan: LabelPlan, item: int, question: Question) -> Iterator[list[objec
 
 
 def _allowed(plan: LabelPlan, slot: Slot) -> str:
-    """The range of the number; for a rubric's dimension, also what it and its levels mean."""
+    """The range of the number; for a rubric's dimension, also what the dimension and its levels mean."""
     low, high = plan.schema.bounds(plan.scale, slot.dimension)
     if plan.rubric is None:
         return f"{low:g} to {high:g}"
@@ -112,7 +112,7 @@ def _allowed(plan: LabelPlan, slot: Slot) -> str:
 
 
 def _shows_score(plan: LabelPlan) -> bool:
-    """Whether judges are shown the episode's score: they are where they attribute it with hindsight."""
+    """Whether judges are shown the episode's score, as in all schemas that attribute it with hindsight."""
     return plan.schema.measure in ("importance", "key") and plan.schema.id != "direct-online"
 
 

@@ -156,7 +156,7 @@ def _reading_store(store: Store, source: str | Path | None) -> Iterator[Store]:
 
 
 class _VersionRows:
-    """The rows of the version that is on its stage."""
+    """The rows of the version that is being staged."""
 
     def __init__(self, plan: LabelPlan, parent: Version, ledger: Ledger, stage: Stage) -> None:
         self._plan, self._parent, self._ledger, self._stage = plan, parent, ledger, stage
@@ -164,7 +164,7 @@ class _VersionRows:
         self._labels: dict[str, list[Path]] = {}
 
     def read(self) -> LabelTally:
-        """Write the attributions and failures of every split, out of the ledger."""
+        """Write the attributions and failures of every split, as the ledger has them."""
         tally = LabelTally()
         for split, files in self._files.items():
             self._labels[split] = [self._stage.sorted_file("attributions", split)]

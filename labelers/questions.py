@@ -47,8 +47,8 @@ Rows = tuple[list[Attribution], list[Failure]]
 
 @dataclass(slots=True)
 class LabelTally(Tally):
-    """Also counts what was read so far: `labels`, `failures` by reason, answers that could be used only at the second
-    try (`repaired`), and answers that could not be used at all (`unusable`)."""
+    """A Tally that also counts what was read so far: `labels`, `failures` by reason, answers that could be used only at
+    the second try (`repaired`), and answers that could not be used at all (`unusable`)."""
 
     labels: int = 0
     repaired: int = 0

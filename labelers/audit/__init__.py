@@ -1,4 +1,4 @@
-"""Is a judge moved by what must not matter? It is asked about the same episodes again, with such a change.
+"""Whether a judge is moved by what must not matter: it is asked about the same episodes again, with such a change.
 
     probes.py    how an episode is changed, and which labels must then be equal
     auditing.py  audit(): plan, ask through the ledger, read, weigh, commit a small version with the verdict

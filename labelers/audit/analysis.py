@@ -155,7 +155,7 @@ def verdict(
     alpha: float = ALPHA,
     seed: int = 0,
 ) -> Verdict:
-    """Weigh the labels. `contrasts[probe]` are (original episode's id, contrast); `repeat` is one of the probes."""
+    """The verdict on the labels. `contrasts[probe]` are (original episode's id, contrast); one probe is `repeat`."""
     all_pairs = {probe: pairs(labels, of_probe, probe, dimensions) for probe, of_probe in contrasts.items()}
     probed = {probe: all_pairs[probe] for probe in PROBES if probe in all_pairs}
     tests = [_test(probe, "shift", "", them.shift, them.episode, seed) for probe, them in probed.items()]

@@ -1,4 +1,4 @@
-"""human: people's annotations out of a CSV, `human:FILE.csv[#NAME]`. `annotate template` writes the file to fill in.
+"""human: people's annotations from a CSV, `human:FILE.csv[#NAME]`. `annotate template` writes the file to fill in.
 
 A row is about one utterance and dimension, and its number stands in the column `raw`; an empty cell is not an answer.
 People get the same questions, keys and rules as any judge, so their answers can be compared with those of models.
@@ -50,7 +50,7 @@ class Human:
 
 
 def slot_key(question: Question, slot: Slot) -> tuple[str, str, int, str]:
-    """The columns that identify the slot of a row."""
+    """What stands in the columns that identify a slot."""
     return question.episode.episode_id, slot.agent, slot.turn, slot.dimension
 
 

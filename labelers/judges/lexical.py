@@ -120,8 +120,8 @@ def spoken(episode: Episode) -> Spoken:
 
 
 def weight(episode: Episode, slot: Slot, words: frozenset[str], new: int) -> int:
-    """How much an utterance has to do with the dimension, 0 or more: a shared word weighs three, a new one one, and new
-    ones up to six together. The weights are whole numbers, so that every machine gets the same."""
+    """How much an utterance has to do with the dimension, 0 or more: a shared word weighs three, a new word one, and
+    all new words together at most six. The weights are whole numbers, so that every machine gets the same."""
     return 3 * len(words & _topic(slot.dimension, episode, episode.agent(slot.agent))) + min(new, 6)
 
 

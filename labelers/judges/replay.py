@@ -1,4 +1,4 @@
-"""replay: answers out of a ledger, `replay:LEDGER[#MODEL]`. It sends no request; what the ledger lacks is a failure.
+"""replay: answers from a ledger, `replay:LEDGER[#MODEL]`. It sends no request; what the ledger lacks is a failure.
 
 Its target is the one whose answers it replays (provider, URL, model, sampling), so that its rows are those of the
 original run, ids of calls included. Where a ledger holds the answers of several targets, the spec must say which.

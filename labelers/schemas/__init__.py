@@ -1,4 +1,4 @@
-"""Schemas: how an episode's score is traced back to its utterances. One file for each family, and here the lookup.
+"""Schemas: how an episode's score is traced back to its utterances. One file for each family; the lookup is here.
 
     offline.py   show the whole episode (direct, scaled, singular), or ask no judge (uniform, discounted)
     turnwise.py  show views of it: direct-online, goal-progress, utterance-quality, only-response, leave-one-out
@@ -168,7 +168,7 @@ def check_plugin(name: str, plugin: Any) -> Schema:
 
 
 class PluginSchema:
-    """A schema of one's own with every call guarded: what it raises becomes a UsageError that says where it failed."""
+    """A plug-in schema with every call guarded: what it raises becomes a UsageError that says where it failed."""
 
     def __init__(self, inner: Schema) -> None:
         self._inner = inner

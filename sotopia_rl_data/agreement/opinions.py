@@ -154,7 +154,7 @@ def _ends(files: Iterable[Path]) -> list[str]:
 
 
 def _rows(files: Sequence[Path], of: Of) -> list[Iterator[pa.RecordBatch]]:
-    """The rows of a split with the columns of attributions; of rewards, one stream for each column of them."""
+    """The rows of a split in the columns of attributions. Rewards give one stream for each of their columns."""
     if of == "attributions":
         return [read(files, _COLUMNS, _ROWS)]
     norms = [name for name in pq.read_schema(files[0]).names if name.startswith("norm_")]

@@ -1,4 +1,4 @@
-"""Agents compared by their episodes' scores: the papers' tables, and how much of it is noise. Calls no model.
+"""Agents compared by their episodes' scores: the papers' tables, and which differences may be noise. Calls no model.
 
     methods.py   episodes as units: an agent of an episode; the method it belongs to; which units make a pair
     measure.py   compare(): means, paired tests and intervals, per scenario, talk, agreement among evaluators

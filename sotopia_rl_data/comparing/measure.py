@@ -239,7 +239,7 @@ def contrast(
 
 
 def _effects(pairs: PairedScores, names: Sequence[str], options: ComparisonOptions) -> tuple[Effect, ...]:
-    """On every dimension, with p-values corrected for their number."""
+    """The effect on every dimension, with p-values corrected for the number of dimensions."""
     difference = pairs.b - pairs.a
     independent = _by_scenario(pairs, difference) if options.resample == "scenario" else difference
     columns = [column[~np.isnan(column)] for column in independent.T]

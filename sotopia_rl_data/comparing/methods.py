@@ -204,7 +204,7 @@ def _own_model(run: int, by_run: Sequence[Sequence[Unit]], refs: Sequence[str], 
 
 
 def _picked(who: str, units: Sequence[Unit], ref: str) -> list[Unit]:
-    """The units that `who` names. Raises UsageError where that is none."""
+    """The units that `who` names. Raises UsageError where `who` names no unit."""
     if who == ALL:
         return list(units)
     found = [unit for unit in units if (unit.position == POSITIONS[who] if who in POSITIONS else unit.model == who)]

@@ -45,7 +45,7 @@ class TTest:
 
 
 def paired_t_test(differences: ArrayLike, level: float = 0.95) -> TTest:
-    """Is the mean of paired differences 0? t = mean / (sd / √n) (Student 1908). NaN are to be dropped before."""
+    """Is the mean of paired differences 0? t = mean / (sd / √n) (Student 1908). The caller drops NaN."""
     d = np.asarray(differences, dtype=np.float64)
     n = len(d)
     if n < 2 or bool(np.all(d == d[0])):
