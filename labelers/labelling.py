@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 from sotopia_rl_data.asking import ask as asking
 from sotopia_rl_data.asking.ask import bill_of
 from sotopia_rl_data.asking.estimate import Estimate, estimate
+from sotopia_rl_data.asking.keys import without_api_keys
 from sotopia_rl_data.asking.plan import AskOptions
 from sotopia_rl_data.asking.report import asking_warnings
-from sotopia_rl_data.asking.transport import without_api_keys
 from sotopia_rl_data.costs.prices import load as load_prices
 from sotopia_rl_data.labelers.plan import (
     Elicitation,

@@ -125,6 +125,7 @@ def test_what_we_post_to_openai_is_what_its_sdk_posts(monkeypatch: pytest.Monkey
     sampling = {"temperature": 0, "max_tokens": 99, "seed": 1}
 
     async def ours(url: str) -> None:
+        monkeypatch.setenv("OPENAI_BASE_URL", url)
         client = client_for("openai", url, **sampling)
         try:
             await client.send(Request(client.target, MESSAGES, SCHEMA, schema_name="direct"))
@@ -148,6 +149,7 @@ def test_what_we_post_to_anthropic_is_what_its_sdk_posts(monkeypatch: pytest.Mon
     monkeypatch.setenv("ANTHROPIC_API_KEY", "key-of-the-test")
 
     async def ours(url: str) -> None:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", url)
         client = client_for("anthropic", url)
         try:
             await client.send(Request(client.target, MESSAGES, SCHEMA, cache_until=2))
@@ -282,9 +284,9 @@ def test_a_schema_that_openai_would_refuse_is_refused_with_its_reason():
     ("status", "kind", "hint"),
     [
         (400, Rejected, ""),
-        (401, Rejected, "check the key"),
+        (401, Rejected, "name the variable that holds its key"),
         (402, Rejected, "top up"),
-        (403, Rejected, "may do"),
+        (403, Rejected, "name the variable that holds its key"),
         (404, Rejected, "model's name"),
         (408, Unavailable, "again"),
         (429, Unavailable, "again"),
@@ -366,6 +368,10 @@ def test_a_key_is_needed_but_not_on_this_machine(provider: str, variable: str, m
     with pytest.raises(KeyMissing, match=variable):
         client_for(provider, "http://10.0.0.7:8000")
     monkeypatch.setenv(variable, "any")
+    with pytest.raises(KeyMissing, match="alone") as caught:
+        client_for(provider, "http://10.0.0.7:8000")
+    assert "--key 10.0.0.7:8000=VARIABLE" in caught.value.hint
+    monkeypatch.setenv(variable.replace("API_KEY", "BASE_URL"), "http://10.0.0.7:8000/v1")
     client_for(provider, "http://10.0.0.7:8000")
 
 
@@ -542,6 +548,7 @@ def test_a_key_that_the_provider_repeats_is_nowhere_in_the_ledger_nor_in_the_err
     monkeypatch.setenv("OPENAI_API_KEY", "planted0secret0planted")
 
     async def go(url: str, ledger: Ledger) -> None:
+        monkeypatch.setenv("OPENAI_BASE_URL", url)
         client = client_for("openai", url)
         try:
             requests = (Request(client.target, [{"role": "user", "content": str(n)}]) for n in range(50))

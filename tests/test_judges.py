@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from label_toys import BOAT, BY, ODD, REPOSITORY, Highest, filled
 
+from sotopia_rl_data.asking.keys import without_api_keys
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import KeyMissing, NotFound, Rejected, Unavailable, UsageError
 from sotopia_rl_data.fake_provider.running import Running, running
@@ -73,7 +74,8 @@ def question(name: str = "direct", how: Any = "packed", episode: Any = BOAT) -> 
 def test_a_model_is_named_with_its_provider_where_that_is_not_plain(
     spec: str, provider_: str, model: str, url: str, sampling: Any
 ):
-    made = judge(spec)
+    with without_api_keys():
+        made = judge(spec)
     assert made.id == model  # never the URL
     assert target_of(made) == Target(provider_, model, url, sampling)
 
@@ -81,7 +83,8 @@ def test_a_model_is_named_with_its_provider_where_that_is_not_plain(
 def test_the_environments_base_url_is_honoured(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OPENAI_BASE_URL", "http://gateway/v1")
     assert target_of(judge("gpt-4o")).base_url == "http://gateway/v1"
-    assert target_of(judge("openai:m@http://other/v1")).base_url == "http://other/v1"
+    with without_api_keys():
+        assert target_of(judge("openai:m@http://other/v1")).base_url == "http://other/v1"
 
 
 def test_sampling_is_laid_over_the_defaults_and_none_takes_a_parameter_out():

@@ -584,10 +584,13 @@ def test_keys_are_written_nowhere(store: Store, monkeypatch: pytest.MonkeyPatch)
     key = "sk-this-is-a-secret-key-0123456789"
     monkeypatch.setenv("OPENAI_API_KEY", key)
     put(store, boats(6))
-    with running(key="another") as provider, pytest.raises(Rejected) as caught:
-        label(store, "lab/episodes", judges=[sim(provider)], preset="goal-only")
+    with running(key="another") as provider:
+        monkeypatch.setenv("OPENAI_BASE_URL", provider.openai_url)
+        with pytest.raises(Rejected) as caught:
+            label(store, "lab/episodes", judges=[sim(provider)], preset="goal-only")
     assert key not in str(caught.value)
     with running(key=key) as provider:
+        monkeypatch.setenv("OPENAI_BASE_URL", provider.openai_url)
         label(store, "lab/episodes", judges=[sim(provider)], preset="goal-only")
     for path in store.root.rglob("*"):
         assert path.is_dir() or key.encode() not in path.read_bytes(), path

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import anthropic
 
 PROVIDER = "anthropic"
-KEY = "ANTHROPIC_API_KEY"
 URL = "https://api.anthropic.com"
 # Used where the sampling names no limit, since the API requires one. An answer about 40 turns, seven dimensions and two
 # agents takes about 4,000.
@@ -38,10 +37,10 @@ _FINISH: dict[str, Finish] = {
 }
 
 
-def target(model: str, base_url: str = "", sampling: Mapping[str, Any] | None = None) -> Target:
+def target(model: str, base_url: str = "", sampling: Mapping[str, Any] | None = None, key: str = "") -> Target:
     """The target at `base_url`, else ANTHROPIC_BASE_URL, else Anthropic. Raises UsageError for an unusable URL."""
     url = base_url or os.environ.get("ANTHROPIC_BASE_URL") or URL
-    return Target(PROVIDER, model, transport.clean_url(url), dict(sampling or {}))
+    return Target(PROVIDER, model, transport.clean_url(url), dict(sampling or {}), key)
 
 
 def takes_temperature(model: str) -> bool:
@@ -132,7 +131,6 @@ def sdk_client(key: str, url: str, http_client: Any) -> anthropic.AsyncAnthropic
 
 
 API = transport.Api(
-    variable=KEY,
     path="/v1/messages",
     ways=WAYS,
     sdk_client=sdk_client,

@@ -19,17 +19,16 @@ if TYPE_CHECKING:
     import openai
 
 PROVIDER = "openai"
-KEY = "OPENAI_API_KEY"
 URL = "https://api.openai.com/v1"
 WAYS = ("json_schema", "json_object", "text")
 _REASONS = re.compile(r"o\d|gpt-([5-9]|\d\d)")  # reasoning models refuse a temperature other than their own
 _FINISH: dict[str, Finish] = {"length": "length", "content_filter": "refusal"}
 
 
-def target(model: str, base_url: str = "", sampling: Mapping[str, Any] | None = None) -> Target:
+def target(model: str, base_url: str = "", sampling: Mapping[str, Any] | None = None, key: str = "") -> Target:
     """The target at `base_url`, else OPENAI_BASE_URL, else OpenAI itself. Raises UsageError for an unusable URL."""
     url = base_url or os.environ.get("OPENAI_BASE_URL") or URL
-    return Target(PROVIDER, model, transport.clean_url(url), dict(sampling or {}))
+    return Target(PROVIDER, model, transport.clean_url(url), dict(sampling or {}), key)
 
 
 def takes_temperature(model: str) -> bool:
@@ -65,7 +64,7 @@ def read_completion(target: Target, data: Any) -> Reply:
     if isinstance(data, dict) and data.get("error"):  # some gateways wrap errors in a 200
         code = data["error"].get("code") if isinstance(data["error"], dict) else None
         status = code if isinstance(code, int) and code >= 400 else 502
-        raise transport.status_error(target, status, data, {}, KEY)
+        raise transport.status_error(target, status, data, {})
     try:
         choice = data["choices"][0]
         message = choice["message"]
@@ -111,7 +110,6 @@ def sdk_client(key: str, url: str, http_client: Any) -> openai.AsyncOpenAI:
 
 
 API = transport.Api(
-    variable=KEY,
     path="/chat/completions",
     ways=WAYS,
     sdk_client=sdk_client,

@@ -6,18 +6,15 @@ to build and read a call as everything else together. Nothing is retried here: o
 
 from __future__ import annotations
 
-import ipaddress
 import json
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit, urlunsplit
 
-from sotopia_rl_data.errors import AskingError, KeyMissing, Rejected, Unavailable, UsageError
+from sotopia_rl_data.asking.keys import api_key, is_local, is_own, key_for, name_the_key
+from sotopia_rl_data.errors import AskingError, Rejected, Unavailable, UsageError
 from sotopia_rl_data.request import Reply, Request, Target
 from sotopia_rl_data.schema import Message
 from sotopia_rl_data.secrets import redact
@@ -26,7 +23,7 @@ if TYPE_CHECKING:
     import aiohttp
 
 CONNECT_S = 15.0
-_NO_KEYS = ContextVar("no API key is needed", default=False)
+AZURE_VERSION = "api-version"  # the parameter in URLs of Azure's older API
 _NO_MONEY = ("insufficient_quota", "billing", "credit balance")
 _LONGEST_ERROR = 400  # characters of a provider's text
 
@@ -35,12 +32,11 @@ _LONGEST_ERROR = 400  # characters of a provider's text
 class Api:
     """How a provider is asked over HTTP.
 
-    The environment variable `variable` holds the key, `path` follows the base URL, and `sdk_client` (of a key, a URL
-    and an HTTP client) signs requests. `ways` are the ways in which an answer's schema can be passed, the strictest
-    first: `body_of` gives a request's JSON in one of them, and `refuses_format` says whether an error is about the way.
-    `read` gives the Reply in the JSON that comes back."""
+    `path` follows the base URL, and `sdk_client` (of a key, a URL and an HTTP client) signs requests. `ways` are the
+    ways in which an answer's schema can be passed, the strictest first: `body_of` gives a request's JSON in one of
+    them, and `refuses_format` says whether an error is about the way. `read` gives the Reply in the JSON that comes
+    back."""
 
-    variable: str
     path: str
     ways: Sequence[str]
     sdk_client: Callable[[str, str, Any], Any]
@@ -62,10 +58,13 @@ class ApiClient:
         import httpx2
 
         self.target = target
-        self._url = target.base_url + self.api.path
-        key = api_key(self.api.variable, target.base_url)
+        self._url = with_path(target.base_url, self.api.path)
+        key = api_key(target)
         sdk = self.api.sdk_client(key, target.base_url, httpx2.AsyncClient())
+        withhold_headers(sdk, target)
         self._headers: dict[str, object] = {**sdk.default_headers, **sdk.auth_headers}
+        if has_azure_version(target.base_url):
+            self._headers |= {"Authorization": None, "api-key": key}
         self._way = 0
         self._session: aiohttp.ClientSession | None = None
 
@@ -94,14 +93,14 @@ class ApiClient:
         self._session = self._session or self._opened()
         data = json.dumps(body, separators=(",", ":")).encode()
         try:
-            async with self._session.post(self._url, data=data) as response:
+            async with self._session.post(self._url, data=data, allow_redirects=False) as response:
                 raw = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             reason = str(error) or type(error).__name__
             raise unreachable(self.target, reason, not isinstance(error, aiohttp.ClientConnectorError)) from None
         answer = json_or_none(raw)
-        if response.status >= 400:
-            raise status_error(self.target, response.status, answer, response.headers, self.api.variable)
+        if response.status >= 300:
+            raise status_error(self.target, response.status, answer, response.headers)
         if answer is None:
             raise not_an_answer(self.target, raw[:_LONGEST_ERROR].decode(errors="replace"))
         return answer
@@ -129,51 +128,42 @@ def with_schema_in_words(messages: Sequence[Message], schema: Mapping[str, Any])
     return [*messages[:-1], {"role": last["role"], "content": last["content"] + words}]
 
 
+def withhold_headers(sdk: Any, target: Target) -> None:
+    """Leave out what an SDK's client takes from the environment besides the key (an organisation, headers of one's
+    own), where the target is not the SDK's own provider."""
+    if not is_own(target):
+        sdk.organization = sdk.project = None
+        sdk._custom_headers = {}
+
+
 def clean_url(url: str) -> str:
-    """A base URL as it goes into keys: no trailing slash, no credentials. Raises UsageError."""
-    parts = urlsplit(url)
+    """A base URL as it goes into keys: no trailing slash, no credentials, and no query but Azure's `api-version`.
+    Raises UsageError."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UsageError(f"{redact(url)!r} is not a URL of a provider.", "write it like http://localhost:8000/v1")
-    if parts.username or parts.password or parts.query:
+    if parts.username or parts.password or (parts.query and list(parse_qs(parts.query)) != [AZURE_VERSION]):
         raise UsageError(
             "The provider's URL carries credentials or a query.", "put the key into the environment and leave it out"
         )
-    return url.rstrip("/")
+    return urlunsplit(parts._replace(path=parts.path.rstrip("/"), fragment=""))
 
 
-def is_local(url: str) -> bool:
-    """Whether a URL points to this machine."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def has_azure_version(url: str) -> bool:
+    """Whether the URL is Azure's older form, with an `api-version`."""
+    return AZURE_VERSION in urlsplit(url).query
 
 
-@contextmanager
-def without_api_keys() -> Iterator[None]:
-    """Inside the block a missing key is not an error: clients are made there without being used."""
-    token = _NO_KEYS.set(True)
-    try:
-        yield
-    finally:
-        _NO_KEYS.reset(token)
+def with_path(url: str, path: str) -> str:
+    """The URL with `path` after its own path; its query stays at the end."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(path=parts.path + path))
 
 
-def api_key(variable: str, url: str) -> str:
-    """The key in the environment; servers on this machine need none. Raises KeyMissing."""
-    key = os.environ.get(variable, "").strip()
-    if key:
-        return key
-    if is_local(url) or _NO_KEYS.get():
-        return "none"
-    raise KeyMissing(
-        f"There is no API key for {url} in {variable}.",
-        f"export {variable}=… (any word, where the server does not check it)",
-    )
-
-
-def status_error(target: Target, status: int, body: object, headers: Mapping[str, str], variable: str) -> AskingError:
+def status_error(target: Target, status: int, body: object, headers: Mapping[str, str]) -> AskingError:
     """The error that an HTTP status means.
 
     408, 409, 429 and 5xx are Unavailable, unless the account is out of money; the rest is Rejected.
@@ -183,7 +173,14 @@ def status_error(target: Target, status: int, body: object, headers: Mapping[str
         return Rejected(text, "top up the account or use another key, then run the same command again", status=402)
     if status in (408, 409, 429) or status >= 500:
         return Unavailable(text, "run the same command again later", status=status, retry_after=retry_after(headers))
-    return Rejected(text, _HINTS.get(status, "").format(variable=variable), status=status)
+    if status < 400:
+        where = redact(headers.get("location", "another URL"))
+        return Rejected(f"{text}: it redirects to {where}", "write the URL that it redirects to", status=status)
+    hint = _HINTS.get(status, "")
+    if status in (401, 403):
+        variable = key_for(target).variable
+        hint = hint.format(variable=variable) if variable else name_the_key(target)
+    return Rejected(text, hint, status=status)
 
 
 _HINTS = {

@@ -99,7 +99,7 @@ def rollout(out: str, version: str | None, dry_run: bool, store: Store, as_json:
 def _plan(options: dict[str, Any], keys_needed: bool) -> RolloutPlan:
     """The plan that the options describe: the scenes, the policies and the rules."""
     from sotopia_rl_data.applications.local_policies import local_player
-    from sotopia_rl_data.asking.transport import without_api_keys
+    from sotopia_rl_data.asking.keys import without_api_keys
     from sotopia_rl_data.rollouts.episode_run import Rules
     from sotopia_rl_data.rollouts.rollout import plan_of
     from sotopia_rl_data.rollouts.scenarios import scenes_of

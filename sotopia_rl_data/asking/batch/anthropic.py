@@ -47,6 +47,7 @@ class AnthropicBatchClient(BatchClient):
 
         super().__init__(target, limits, sdk, sdk.AnthropicError)
         self._sdk = anthropic.sdk_client(self._key, target.base_url, self._http)
+        transport.withhold_headers(self._sdk, target)
 
     @property
     def _batches(self) -> Any:
@@ -117,7 +118,7 @@ class AnthropicBatchClient(BatchClient):
         body = result.get("error")
         inner = body.get("error", body) if isinstance(body, dict) else {}
         name = inner.get("type") if isinstance(inner, dict) else None
-        raise transport.status_error(self.target, _STATUS.get(str(name), 500), body, {}, anthropic.KEY)
+        raise transport.status_error(self.target, _STATUS.get(str(name), 500), body, {})
 
 
 def _total(batch: MessageBatch) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
-from sotopia_rl_data.asking import transport
+from sotopia_rl_data.asking import keys, transport
 from sotopia_rl_data.asking.batch.intent import Intent
 from sotopia_rl_data.errors import AskingError, Rejected, Unavailable, UsageError
 from sotopia_rl_data.request import Reply, Request, Target
@@ -72,8 +72,13 @@ class BatchClient(ABC):
         self.target, self.limits = target, limits
         self.way = 0
         self._sdk_module, self._base_error = sdk, base_error
-        self._key = transport.api_key(self.api.variable, target.base_url)
-        self._http = sdk.DefaultAsyncHttpxClient(trust_env=not transport.is_local(target.base_url))
+        if transport.has_azure_version(target.base_url):
+            raise UsageError(
+                f"Batches go through Azure's v1 API, and the URL of {target.model} has an api-version.",
+                "write the URL as https://RESOURCE.openai.azure.com/openai/v1, or leave --batch out",
+            )
+        self._key = keys.api_key(target)
+        self._http = sdk.DefaultAsyncHttpxClient(trust_env=not keys.is_local(target.base_url), follow_redirects=False)
 
     @property
     @abstractmethod
@@ -163,7 +168,7 @@ class BatchClient(ABC):
             yield
         except sdk.APIStatusError as error:
             body, headers = error.body if error.body is not None else error.response.text, error.response.headers
-            raise transport.status_error(target, error.status_code, body, headers, self.api.variable) from None
+            raise transport.status_error(target, error.status_code, body, headers) from None
         except (sdk.APIError, httpx2.HTTPError) as error:
             raise transport.unreachable(target, str(error.__cause__ or error) or type(error).__name__) from None
         except self._base_error as error:

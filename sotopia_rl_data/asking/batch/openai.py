@@ -34,6 +34,7 @@ class OpenAIBatchClient(BatchClient):
 
         super().__init__(target, limits, sdk, sdk.OpenAIError)
         self._sdk = openai.sdk_client(self._key, target.base_url, self._http)
+        transport.withhold_headers(self._sdk, target)
 
     @property
     def _batches(self) -> Any:
@@ -96,7 +97,7 @@ class OpenAIBatchClient(BatchClient):
             return openai.read_completion(self.target, response.get("body"))
         if isinstance(response, dict):
             status = int(response.get("status_code") or 500)
-            raise transport.status_error(self.target, status, response.get("body"), {}, openai.KEY)
+            raise transport.status_error(self.target, status, response.get("body"), {})
         code = error.get("code") if isinstance(error, dict) else None
         if code == "batch_expired":
             raise expired(self.target)
