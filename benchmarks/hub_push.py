@@ -22,8 +22,8 @@ import pyarrow as pa
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from hub_client import HubClient
-from hub_server.running import HubServer
+from fixtures.hub_client import HubClient
+from fixtures.hub_server.running import HubServer
 
 from sotopia_rl_data.schema import Agent, Episode, Observation, Turn
 from sotopia_rl_data.store import Store, Version

@@ -26,8 +26,7 @@ SEEDS = range(3)
 
 def main() -> None:
     import torch
-    from test_trainers_learning import clone_of, learn, practise, quarters
-    from train_toys import after_an_offer, says_thanks
+    from fixtures.training import after_an_offer, clone_of, learn, practise, quarters, says_thanks
 
     torch.set_num_threads(1)
     many = {"episodes": 100, "environments": 40}

@@ -53,7 +53,7 @@ def _turn(folder: Path, alone: bool) -> Iterator[None]:
 @pytest.fixture(scope="session", params=["lfs", "xet"])
 def hub(request, tmp_path_factory):
     """A running Hub and a client of it: over plain LFS, then over Xet. Every test uses repositories of its own."""
-    from hub_toys import HubToys
+    from fixtures.hub import HubToys
 
     toys = HubToys(tmp_path_factory.mktemp(request.param), request.param == "xet")
     yield toys
@@ -71,6 +71,6 @@ def _no_faults_left(request):
 @pytest.fixture(scope="session")
 def datasets_only(tmp_path_factory):
     """The Python of an environment that has `datasets` and what it requires, and nothing of this project."""
-    from environments import link_environment, once, python_of
+    from fixtures.environments import link_environment, once, python_of
 
     return python_of(once(tmp_path_factory, "datasets-only", lambda folder: link_environment("datasets", folder)))

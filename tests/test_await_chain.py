@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from await_chain import watched
-from label_toys import BOAT, put, sim
+from fixtures.await_chain import watched
+from fixtures.labelling import BOAT, put, sim
 
 from sotopia_rl_data.cli.program import main
 from sotopia_rl_data.fake_provider.running import running

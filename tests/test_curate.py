@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from trust_toys import judged, label_row, labelled
+from fixtures.opinions import judged, label_row, labelled
 
 from sotopia_rl_data.cli.trust import curate as command
 from sotopia_rl_data.curate import COLUMNS, curate

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from store_toys import commit, episodes, failures, reward_row, rewards
+from fixtures.stores import commit, episodes, failures, reward_row, rewards
 
 from sotopia_rl_data.diff import Changes, diff
 from sotopia_rl_data.errors import StoreError

@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import needs_browser, page
-from flat_calls import evaluate, label
+from fixtures.browser import HOSTILE, needs_browser, page, quiet
+from fixtures.flat_calls import evaluate, label
+from fixtures.labelling import BOAT, Highest, Scorer, filled, put, rows
 from hypothesis import example, given
 from hypothesis import strategies as st
-from label_toys import BOAT, Highest, filled, put, rows
-from test_evaluate import Scorer
-from test_report import HOSTILE, quiet
 
 from sotopia_rl_data.cards.dataset import dataset_card
 from sotopia_rl_data.cli import program

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import pytest
+from fixtures.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
-from house import Figures, circles, measure  # noqa: E402
+from house import Figures, circles, measure
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures.places import ROOT
 
 from sotopia_rl_data.asking.batch.client import BatchResult, BatchState
 from sotopia_rl_data.asking.batch.openai import OpenAIBatchClient
@@ -20,7 +21,7 @@ from sotopia_rl_data.cli.program import main
 from sotopia_rl_data.request import Reply
 from sotopia_rl_data.store import Store
 
-MADE = Path(__file__).parent / "fixtures" / "made_by_0_1_0"
+MADE = ROOT / "tests" / "fixtures" / "made_by_0_1_0"
 EXPECTED = json.loads((MADE / "expected.json").read_text())
 ASKING = ("label", "evaluate", "rollout", "audit")
 Run = Callable[..., tuple[int, Any, str]]

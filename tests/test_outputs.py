@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from trust_toys import rewarded, two_party
+from fixtures.opinions import rewarded, two_party
 
 from sotopia_rl_data.cli import program
 from sotopia_rl_data.errors import StoreError

@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from environments import link_environment, once, packages_of, python_of
+from fixtures.environments import link_environment, once, packages_of, python_of
+from fixtures.places import ROOT
 
 from sotopia_rl_data.cli.program import COMMANDS
 
-ROOT = Path(__file__).resolve().parents[1]
 LINKED = ("labelers", "trainers", "cards")  # at the top of the repository, and seen inside the package
 TOPS = ("sotopia_rl_data", *LINKED)
 DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef

@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from store_toys import commit, episode, episodes, failures, python, reward_row, rewards
+from fixtures.stores import commit, episode, episodes, failures, python, reward_row, rewards
 
 from sotopia_rl_data import open_dataset
 from sotopia_rl_data.errors import NotFound, QueryError, StoreError

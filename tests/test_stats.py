@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from store_toys import commit, episodes, failures, reward_row, rewards
+from fixtures.stores import commit, episodes, failures, reward_row, rewards
 
 from sotopia_rl_data.stats import Distribution, stats
 from sotopia_rl_data.store import Store

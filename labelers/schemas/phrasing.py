@@ -1,8 +1,8 @@
 """How an episode is shown to a judge: the wording files, the keys that we enumerate, the transcript, the messages.
 
 The wording files are in `labelers/prompts/`, each with its version in its name. A file that has been used is never
-edited: a new wording is a new file and a new version of the schemas that use it. `tests/goldens` freezes every file's
-hash and what is rendered from it.
+edited: a new wording is a new file and a new version of the schemas that use it. `tests/fixtures/goldens`
+freezes every file's hash and what is rendered from it.
 
 Constant parts come first (the task, then the episode) and what varies comes last (which agent's score, on which
 dimension), so that providers' prompt caches hit. A short assistant turn stands between the two user turns, because some

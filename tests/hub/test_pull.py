@@ -1,0 +1,200 @@
+"""What a reference stands for: the store first, then the Hub, always a whole and checked version, never another one."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from fixtures.hub import toy
+from fixtures.hub_client import HubClient
+from fixtures.stores import commit, episodes, reward_row, rewards
+
+from sotopia_rl_data.errors import NotFound
+from sotopia_rl_data.hub.resolve import resolve
+from sotopia_rl_data.store import Store
+from sotopia_rl_data.store.verify import verify
+from sotopia_rl_data.store.versions import commit_of
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """Another machine's store."""
+    return Store(tmp_path / "mine")
+
+
+@pytest.fixture(scope="module")
+def origin(hub, tmp_path_factory):
+    """The store that `published` was pushed from: one for each hub, which all give the same names."""
+    return Store(tmp_path_factory.mktemp("origin"))
+
+
+@pytest.fixture(scope="module")
+def published(hub, origin):
+    """A repository with v1.0.0 (one episode) and v1.1.0 (two). For reading."""
+    repo = hub.repo("pull")
+    hub.push(toy(origin, repo, 0))
+    hub.push(toy(origin, repo, 0, 1))
+    return repo
+
+
+def rows(hub, ref, store):
+    asked = ("query", ref, "SELECT count(*) AS n FROM rewards", "--store", store.root, "--json")
+    done = hub.run(*asked)
+    return json.loads(done.out)[0]["n"], done.err
+
+
+def test_a_version_a_commit_and_the_latest_are_pulled_as_they_are(hub, published, mine):
+    tags = hub.tags(published)
+    first = hub.run("pull", f"{published}@v1.0.0", "--store", mine.root, "--json").json
+    assert (first["commit"], first["created"], first["downloaded"]) == (tags["v1.0.0"], True, 2)
+    second = hub.run("pull", f"{published}@{tags['v1.1.0'][:10]}", "--store", mine.root, "--json").json
+    assert (second["version"], second["commit"]) == (f"{published}@v1.1.0", tags["v1.1.0"])
+    latest = hub.run("pull", published, "--store", mine.root)
+    assert f"{published} is v1.1.0, commit {tags['v1.1.0']}" in latest.err
+    assert "unchanged" in latest.out
+    assert mine.versions(published) == ["v1.0.0", "v1.1.0"]
+    for number in mine.versions(published):
+        version = mine.version(published, number)
+        assert verify(version).ok
+        assert commit_of(version) == tags[number]
+    assert (mine.version(published, "v1.1.0").dir / "README.md").read_text() == hub.text(published, "README.md")
+    assert (mine.version(published, "v1.1.0").dir / "assets/rewards.png").is_file()
+
+
+def test_every_command_pulls_what_its_reference_names_and_asks_no_more_once_it_is_there(hub, published, mine):
+    count, said = rows(hub, f"{published}@v1.0.0", mine)
+    assert count == 1
+    assert f"commit {hub.tags(published)['v1.0.0']}" in said
+    assert rows(hub, published, mine)[0] == 1  # a name that is in the store means the store's latest
+    hub.server.log()
+    assert rows(hub, f"{published}@{hub.tags(published)['v1.0.0']}", mine) == (1, "")
+    assert [line for line in hub.server.log() if "/refs" not in line] == []
+    hub.run("pull", published, "--store", mine.root)  # refreshes it
+    assert rows(hub, published, mine)[0] == 2
+
+
+def test_the_library_resolves_as_the_commands_do(hub, published, mine):
+    code = "import json\nfrom sotopia_rl_data import open_dataset\n"
+    code += f"data = open_dataset({published + '@v1.0.0'!r}, {str(mine.root)!r})\n"
+    code += "print(json.dumps([data.version.ref, data.sql('SELECT count(*) FROM rewards').column(0)[0].as_py()]))"
+    assert hub.run.python(code) == [f"{published}@v1.0.0", 1]
+
+
+def test_a_commit_of_a_pushed_version_is_known_to_its_own_store(hub, origin, published):
+    hub.server.log()
+    assert rows(hub, f"{published}@{commit_of(origin.version(published, 'v1.0.0'))}", origin)[0] == 1
+    assert hub.server.log() == []
+
+
+def test_files_that_the_store_has_are_linked_not_downloaded(hub, store, mine):
+    repo = hub.repo("same")
+    same = episodes(*range(4))
+    for reward in (0.1, 0.2):
+        commit(store, {("episodes", "train"): same, ("rewards", "train"): rewards(reward_row(0, reward))}, repo)
+        hub.push(store.resolve(repo))
+    hub.run("pull", f"{repo}@v1.0.0", "--store", mine.root)
+    hub.server.log()
+    second = hub.run("pull", repo, "--store", mine.root, "--json").json
+    assert (second["linked"], second["downloaded"]) == (1, 1)
+    assert not any("episodes/" in line for line in hub.server.log())
+    a, b = (mine.version(repo, v).files("episodes")["train"][0] for v in ("v1.0.0", "v1.1.0"))
+    assert a.samefile(b)
+
+
+def test_offline_a_pinned_version_that_is_here_loads_and_nothing_else_is_served(hub, published, mine):
+    hub.run("pull", f"{published}@v1.0.0", "--store", mine.root)
+    pin = hub.tags(published)["v1.0.0"]
+    offline = HubClient(hub.server.url, hub.run.hf_home, hub.xet, HF_HUB_OFFLINE="1")
+    down = HubClient("http://127.0.0.1:9", hub.run.hf_home, hub.xet)
+    try:
+        for client in (offline, down):
+            for ref in (f"{published}@v1.0.0", f"{published}@{pin}", published):
+                done = client("query", ref, "SELECT count(*) AS n FROM rewards", "--store", mine.root, "--json")
+                assert json.loads(done.out) == [{"n": 1}]
+            for ref in (f"{published}@v1.1.0", f"{published}@v99.0.0", f"{published}@{'0' * 40}", "lab/nothing"):
+                refused = client("query", ref, "SELECT 1", "--store", mine.root, check=False)
+                assert (refused.code, refused.out) == (2, "")
+                assert "error: " in refused.err
+                assert "Traceback" not in refused.err
+    finally:
+        offline.stop()
+        down.stop()
+
+
+def test_a_version_that_neither_has_is_an_error_that_names_what_there_is(hub, published, mine):
+    refused = hub.run("show", f"{published}@v99.0.0", "--store", mine.root, check=False)
+    assert refused.code == 2
+    assert f"{published} has no v99.0.0 on the Hub; it has" in refused.err
+    assert "v1.0.0, v1.1.0." in refused.err
+    assert mine.names() == []
+
+
+def test_a_mistyped_name_is_answered_with_the_store_s_own_first(hub, mine):
+    toy(mine, "lab/mistyped", 1)
+    refused = hub.run("show", "lab/mistypd", "--store", mine.root, check=False)
+    assert refused.code == 2
+    assert (
+        "has no dataset 'lab/mistypd' (did you mean 'lab/mistyped'?). The Hub has no dataset lab/mistypd" in refused.err
+    )
+    assert "hint: write lab/mistyped, or see sotopia-rl-data list; or check the name" in refused.err
+
+
+def test_a_bare_name_is_never_looked_for_on_the_hub(hub, mine):
+    hub.server.log()
+    assert hub.run("show", "nothing", "--store", mine.root, check=False).code == 2
+    assert hub.server.log() == []
+
+
+def test_a_store_that_has_other_content_under_the_number_is_not_written_over(hub, published, tmp_path):
+    other = Store(tmp_path / "other")
+    local = toy(other, published, 5)
+    refused = hub.run("pull", f"{published}@v1.0.0", "--store", other.root, check=False)
+    assert refused.code == 1
+    assert f"The store has another {published}@v1.0.0" in refused.err
+    assert other.resolve(published).digest == local.digest
+
+
+def test_a_tag_on_another_release_is_refused(hub, published, mine):
+    code = f"from huggingface_hub import HfApi\nHfApi().create_tag({published!r}, repo_type='dataset', "
+    hub.run.python(code + "tag='v0.9.0', revision='v1.1.0')\nprint(0)")
+    refused = hub.run("pull", f"{published}@v0.9.0", "--store", mine.root, check=False)
+    assert refused.code == 1
+    assert "a manifest that says v1.1.0" in refused.err
+    assert mine.names() == []
+
+
+def test_a_manifest_that_was_edited_by_hand_is_refused(hub, store, mine):
+    repo = hub.repo("edited")
+    hub.push(toy(store, repo, 0))
+    manifest = json.loads(hub.text(repo, "manifest.json"))
+    manifest["configs"]["rewards"]["train"]["digest"] = "0" * 64
+    hub.write(repo, {"manifest.json": json.dumps(manifest)})
+    assert "contradicts itself" in hub.run("pull", repo, "--store", mine.root, check=False).err
+    escaping = json.loads(hub.text(repo, "manifest.json", "v1.0.0"))
+    escaping["configs"]["rewards"]["train"]["files"][0]["path"] = "../../../stolen.parquet"
+    hub.write(repo, {"manifest.json": json.dumps(escaping)})
+    assert "lies outside the version" in hub.run("pull", repo, "--store", mine.root, check=False).err
+    assert hub.run("pull", f"{repo}@v1.0.0", "--store", mine.root).code == 0
+
+
+def test_a_card_that_was_broken_by_hand_does_not_mislead_load_dataset(hub, store, mine):
+    repo = hub.repo("card")
+    hub.push(toy(store, repo, 0))
+    hub.write(repo, {"README.md": "# Nothing but a heading\n\nAnd a sentence."})
+    hub.run("pull", repo, "--store", mine.root)
+    version = mine.resolve(repo)
+    assert verify(version).ok
+    assert "And a sentence." in (version.dir / "README.md").read_text()
+
+
+def test_in_a_process_without_the_hub_a_missing_version_is_not_found(tmp_path):
+    with pytest.raises(NotFound, match="HF_HUB_OFFLINE"):
+        resolve(Store(tmp_path), "lab/nothing")
+    with pytest.raises(NotFound) as missing:
+        Store(tmp_path).resolve("lab/nothing")
+    assert "HF_HUB" not in missing.value.message  # the store alone does not ask the Hub

@@ -1,0 +1,134 @@
+"""Keys, tokens and passwords stop a push, wherever they are; what only talks about them does not."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fixtures.hub import toy
+from fixtures.stores import commit, episode, reward_row, rewards
+
+from sotopia_rl_data.errors import SecretsFound
+from sotopia_rl_data.hub import leaks
+from sotopia_rl_data.secrets import redact
+from sotopia_rl_data.store import Store
+from sotopia_rl_data.tables import EPISODES, episode_row
+
+KEY = "sk-proj-" + "Ab1_" * 8
+SECRET = {
+    "an API key (sk-…)": f"my key is {KEY}.",
+    "a Hugging Face token": "hf_" + "aB3dE5gH" * 4 + "xy",
+    "a Google API key": "AIza" + "x1Y2-" * 7,
+    "an AWS access key": "id=AKIAIOSFODNN7EXAMPLE",
+    "a GitHub token": "ghp_" + "a1" * 18,
+    "a GitLab token": "glpat-" + "x" * 20,
+    "a Slack token": "xoxb-123456789012-abcdef",
+    "a provider's key": "gsk_" + "Zz9" * 8,
+    "a private key": "-----BEGIN RSA PRIVATE KEY-----\nMII",
+    "a JSON web token": "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.c2ln",
+    "a bearer token": "Authorization: Bearer 0123456789abcdef0123456789",
+    "a password in a URL": "see redis://default:hunter2@db.lab.org:6379/0",
+    "a named key": '{"api_key": "0123456789abcdef0123456789abcdef"}',
+}
+HARMLESS = (
+    "The key-note speaker has a secret: he was in a punk band. His password is none of your business.",
+    "Is the risk-averse, task-oriented sk-8 board yours? hf_alice said so. Bearer of bad news!",
+    "Meet at https://example.org/a:b or mailto:me@example.org at 12:30@noon; ratio 3:1.",
+    "API key? I have no API key. api_key: ask Ben. sk-short",
+)
+
+
+@pytest.mark.parametrize(("shape", "text"), SECRET.items(), ids=SECRET)
+def test_every_shape_is_found_by_both_engines(shape, text):
+    assert [leak.shape for leak in leaks.in_text(text, "x")] == [shape]
+    table = rewards(reward_row(0) | {"completion": [{"role": "assistant", "content": text}]})
+    assert [leak.shape for leak in leaks.in_rows(table, "rewards/train", ("episode_id",))] == [shape]
+
+
+@pytest.mark.parametrize("text", SECRET.values(), ids=SECRET)
+def test_what_the_scan_finds_is_hidden_in_errors_too(text):
+    assert leaks.in_text(redact(text), "x") == []
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_talk_about_keys_is_no_key(text):
+    assert leaks.in_text(text, "x") == []
+
+
+def test_a_secret_of_this_environment_is_found_whatever_its_shape(monkeypatch):
+    monkeypatch.setenv("LAB_TOKEN", "correct horse battery")
+    leaks._known.cache_clear()
+    try:
+        assert leaks.in_text("it is: correct horse battery!", "x")[0].shape == "a secret of this environment"
+    finally:
+        monkeypatch.undo()
+        leaks._known.cache_clear()
+
+
+def test_the_row_and_the_column_are_named_at_any_depth(tmp_path):
+    row = episode_row(episode(7))
+    row["turns"][2]["text"] = f"here: {KEY}"
+    row["agents"][1]["secret"] = "postgres://me:hunter2@host/db"
+    rows = [episode_row(episode(i)) for i in range(5)] + [row]
+    version = commit(
+        Store(tmp_path), {("episodes", "train"): pa.Table.from_pylist(rows, schema=EPISODES)}, "lab/deep"
+    ).version
+    found = leaks.in_version(version, lambda count: None)
+    assert [(leak.where, leak.shape) for leak in found] == [
+        ("episodes/train, episode_id=e0007, agents[].secret", "a password in a URL"),
+        ("episodes/train, episode_id=e0007, turns[].text", "an API key (sk-…)"),
+    ]
+
+
+def test_rows_without_identity_are_named_by_their_number(tmp_path):
+    columns = ("environment_id", "prompt", "completion", "reward")
+    plain = [{k: v for k, v in reward_row(i).items() if k in columns} for i in range(4)]
+    plain[2]["prompt"] = [{"role": "user", "content": KEY}]
+    table = pa.Table.from_pylist(plain, schema=pa.schema([f for f in rewards().schema if f.name in columns]))
+    version = commit(Store(tmp_path), {("rewards", "train"): table}, "lab/plain").version
+    (leak,) = leaks.in_version(version, lambda count: None)
+    rows = pq.read_table(version.files("rewards")["train"][0]).to_pylist()
+    (row,) = [i for i, one in enumerate(rows) if one["prompt"][0]["content"] == KEY]
+    assert leak.where == f"rewards/train, row {row}, prompt[].content"
+
+
+def test_a_secret_stops_the_push_before_anything_is_asked_and_must_be_allowed_by_name(hub, tmp_path):
+    repo = hub.repo("secret")
+    store = Store(tmp_path)
+    table = rewards(reward_row(0), reward_row(1) | {"completion": [{"role": "assistant", "content": KEY}]})
+    version = commit(store, {("rewards", "train"): table}, repo).version
+    hub.server.log()
+    stopped = hub.push(version, check=False)
+    assert stopped.code == 1
+    assert "rewards/train, episode_id=e0001 agent=a turn=0, completion[].content: an API key" in stopped.err
+    assert "--allow-secrets" in stopped.err
+    assert KEY not in stopped.err
+    assert hub.push(version, "--dry-run", check=False).code == 1
+    assert not any(repo in line for line in hub.server.log())
+    assert hub.push(version, "--allow-secrets").json["state"] == "published"
+
+
+def test_a_secret_in_the_message_or_the_cards_prose_stops_the_push_too(hub, tmp_path):
+    version = toy(Store(tmp_path), hub.repo("secret"), 0)
+    assert "the message: an API key" in hub.push(version, "--message", f"by {KEY}", check=False).err
+    card = version.dir / "README.md"
+    card.write_text(card.read_text() + f"\nAsk me for {KEY}\n")
+    assert "the card: an API key" in hub.push(version, check=False).err
+
+
+def test_paths_of_this_machine_are_cut_down_to_their_names():
+    known = {
+        "a": ["/home/me/runs/1.jsonl", "~/x/y.py:Judge"],
+        "b": "see C:\\Users\\me\\a.txt",
+        "c": 3,
+        "d": "and/or a/b",
+    }
+    assert leaks.without_paths(known) == {"a": ["1.jsonl", "y.py:Judge"], "b": "see a.txt", "c": 3, "d": "and/or a/b"}
+    url = "https://huggingface.co/datasets/a/b and hf://datasets/a/b@v1.0.0/data/x.parquet and ./data/x"
+    assert leaks.without_paths(url) == url
+
+
+def test_the_error_names_five_rows_and_counts_the_rest():
+    many = [leaks.Leak(f"row {i}", "a key") for i in range(7)]
+    with pytest.raises(SecretsFound, match=r"7 secrets: row 0: a key; .*row 4: a key; and 2 more\."):
+        leaks.check(many, "lab/x@v1.0.0")

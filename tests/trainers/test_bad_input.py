@@ -1,0 +1,111 @@
+"""Bad input to the commands that train: a sentence, its hint, an exit code, no traceback, nothing half-written."""
+
+# ruff: noqa: E402  (nothing below can be imported without the train extra)
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the train extra")
+pytest.importorskip("trl", reason="needs the train extra")
+pytestmark = pytest.mark.train
+
+from fixtures.training import make_dataset
+from transformers import AutoModelForSequenceClassification
+
+from sotopia_rl_data.cli import program
+from sotopia_rl_data.importers import samples_path
+from sotopia_rl_data.importers.importing import import_dataset
+from sotopia_rl_data.store import Store
+from sotopia_rl_data.trainers.reward_model.head import KEY, RewardHead
+from sotopia_rl_data.trainers.tiny import make_tiny
+
+torch.set_num_threads(1)
+
+
+class Hungry:
+    """A reward that needs more memory than there is."""
+
+    def __call__(self, prompts: Any, completions: Any, **columns: Any) -> list[float]:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def reward_model(path: Path, head: RewardHead | None = None) -> None:
+    """A stock sequence classifier, perhaps one of ours."""
+    make_tiny(path, hidden=16, layers=1)
+    model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1)
+    setattr(model.config, KEY, head and head.to_config())
+    model.save_pretrained(path)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Datasets and models, each with what is wrong with it for a name."""
+    root = tmp_path_factory.mktemp("root")
+    few: dict[str, Any] = {"episodes": 20, "turns": 2}
+    make_dataset(root / "store", **few)
+    make_dataset(root / "store", "toys/unlabelled", change=lambda row: row.update(reward=None), **few)
+    lopsided = {"splits": lambda row: "test" if row["environment_id"] == "env-1" else "train"}
+    make_dataset(root / "store", "toys/lopsided", **lopsided, **few)
+    import_dataset(Store(root / "store"), [samples_path()], "toys/episodes")
+    for name in ("model", "bare"):
+        make_tiny(root / name, hidden=16, layers=1)
+    (root / "bare" / "chat_template.jinja").unlink()
+    reward_model(root / "rm")
+    reward_model(root / "other-tokenizer", RewardHead(("reward",), (1.0,), (0.0,), (1.0,), "of another tokenizer"))
+    return root
+
+
+HUNGRY = f"rewards={__file__}:Hungry"
+BAD = [
+    # what, trainer and options, exit code, what is said, the hint
+    ("no rewards at all", "rm --dataset toys/episodes", 2, "has no column 'prompt'", "label it"),
+    ("no such column", "rm --targets goal,secret", 2, "has no column 'norm_goal'", "name other targets"),
+    ("no reward", "rm --dataset toys/unlabelled", 1, "Not one of the 40 rows", "show toys/unlabelled"),
+    ("no template", "sft --model ./bare", 1, "has no chat template", "chat_template=FILE.jinja"),
+    ("pad is eos", "rm --set pad_token=<|im_end|>", 1, "read its score a token too early", "--set pad_token="),
+    ("short context", "rm --set max_length=20", 1, "No prompt fits into 20 tokens", "raise max_length"),
+    ("short prompts", "grpo --set max_prompt_length=9", 1, "No prompt fits into 9 tokens", "grpo: max_prompt_length"),
+    ("another tokenizer", "grpo --reward-model ./other-tokenizer", 1, "not what it was trained with", "put back"),
+    ("unknown preset", "rm --preset papr", 2, "rm has no preset 'papr'", "paper"),
+    ("unknown key", "sft --set lerning_rate=1", 2, "There is no setting 'lerning_rate'", "learning_rate"),
+    ("empty split", "rm --dataset toys/lopsided", 2, "The validation split", "split_by=grouped"),
+    ("empty filter", "sft --where reward>9", 2, "No row of toys/rewards meets 'reward>9'", "loosen --where"),
+    ("unknown dataset", "grpo --dataset toys/nowhere", 2, "toys/nowhere", "sotopia-rl-data"),
+    ("unmeasured", "rm --set metric_for_best_model=loss", 2, "'loss' is not a valid metric_for_best_model", "mse"),
+    ("unmeasured", "sft --set metric_for_best_model=mse", 2, "'mse' is not a valid metric_for_best_model", "loss"),
+    ("no number", "rm --set max_steps=many", 2, "max_steps is a number, not 'many'", "--set max_steps=10"),
+    ("flex on a CPU", "rm --set attention=flex_attention", 2, "cannot be trained with on a CPU", "prefix_tree"),
+    ("out of memory", f"grpo --set {HUNGRY}", 1, "ran out of memory", "lower per_device_train_batch_size"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("command", "code", "said", "hint"), [b[1:] for b in BAD], ids=[b[0] for b in BAD])
+def test_bad_input_is_a_sentence_a_hint_and_an_exit_code(
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    code: int,
+    said: str,
+    hint: str,
+):
+    monkeypatch.chdir(root)
+    trainer, *given = command.split()
+    options = {"--dataset": "toys/rewards", "--model": "./model", "--preset": "tiny", "--out": str(tmp_path / "out")}
+    options |= {"--reward-model": "./rm"} if trainer == "grpo" else {}
+    options |= dict(zip(given[::2], given[1::2], strict=True))
+    with pytest.raises(SystemExit) as ended:
+        program.main(["train", trainer, "--store", "store", *(part for option in options.items() for part in option)])
+    told = capsys.readouterr().err
+    (sentence,) = [line for line in told.splitlines() if line.startswith("error: ")]
+    (mended,) = [line for line in told.splitlines() if line.startswith(" hint: ")]
+    assert ended.value.code == code
+    assert said in sentence
+    assert hint in mended
+    assert "Traceback" not in told
+    assert not list(tmp_path.rglob("run.json")) + list(tmp_path.rglob("*.safetensors"))

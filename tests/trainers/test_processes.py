@@ -1,0 +1,117 @@
+"""Two processes are one: the same step over gloo as in a single process; the shipped launch configurations parse."""
+
+# ruff: noqa: E402  (nothing below can be imported without the train extra)
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fixtures.places import ROOT
+
+pytest.importorskip("accelerate", reason="needs the train extra")
+pytestmark = pytest.mark.train
+
+from fixtures.training import make_dataset
+
+from sotopia_rl_data.trainers.tiny import make_tiny
+
+PACKINGS = ("tree", "none")
+TRAIN = """
+import sys
+import torch
+torch.set_num_threads(1)
+from sotopia_rl_data.trainers.api import train_rm
+from sotopia_rl_data.trainers.config import RMConfig, configure
+store, out, batch, packings, *settings = sys.argv[1:]
+settings += ["disable_tqdm=true", "max_steps=3", "eval_steps=3", "save_steps=3", "optim=sgd", "learning_rate=0.05",
+             f"per_device_train_batch_size={batch}"]
+for packing in packings.split(","):  # one after the other: starting processes is what takes long
+    options = {"dataset": "toys/rewards", "model": store + "/model", "output_dir": f"{out}/{packing}", "store": store}
+    train_rm(configure(RMConfig, preset="tiny", options=options, settings=[*settings, f"packing={packing}"]))
+"""
+
+
+def python(*command: str, **more: str) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
+    done = subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+def losses(out: Path) -> list[float]:
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in rows if "loss" in row]
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset, a model, and the script that trains on them."""
+    root = tmp_path_factory.mktemp("toys")
+    make_dataset(root, episodes=20, turns=5)
+    make_tiny(root / "model", hidden=32, layers=2)
+    (root / "train.py").write_text(TRAIN)
+    return root
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_loss_and_the_metrics_of_one(toys: Path, monkeypatch: pytest.MonkeyPatch):
+    """Over gloo, with the shipped configuration of several GPUs, in full precision."""
+    launch = ("-m", "accelerate.commands.launch", "--config_file", str(ROOT / "trainers" / "accelerate" / "ddp.yaml"))
+    plain = ("--num_processes", "2", "--mixed_precision", "no", "--main_process_port", free_port())
+    script, packings = str(toys / "train.py"), ",".join(PACKINGS)
+    monkeypatch.setattr(sys, "argv", [script, str(toys), str(toys / "one"), "4", packings])
+    exec(compile(TRAIN, script, "exec"), {})  # in this process, which has imported it all
+    python(*launch, *plain, script, str(toys), str(toys / "two"), "2", packings)
+    for packing in PACKINGS:
+        one, two = (json.loads((toys / name / packing / "run.json").read_text()) for name in ("one", "two"))
+        assert two["packing"]["rows"] == packing
+        assert losses(toys / "two" / packing) == pytest.approx(losses(toys / "one" / packing), abs=1e-5)
+        for split in ("validation", "test"):
+            for metric in ("mse", "mae", "spearman", "pair_accuracy", "mse_low"):
+                assert two["metrics"][split][metric] == pytest.approx(one["metrics"][split][metric], abs=1e-5), metric
+
+
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED"])
+def test_a_launch_that_shards_the_weights_is_seen(monkeypatch: pytest.MonkeyPatch, kind: str):
+    """Only the environment says so; a model that no process holds whole must not be moved or compared."""
+    from sotopia_rl_data.trainers.config import RMConfig, configure
+    from sotopia_rl_data.trainers.modeling import is_sharded
+
+    config = configure(RMConfig, settings=["use_cpu=true"])
+    assert not is_sharded(config)
+    monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")
+    assert is_sharded(config)
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "deepspeed_zero2", "deepspeed_zero3"])
+def test_the_shipped_configurations_are_ones_that_accelerate_reads(name: str):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    found = load_config_from_file(str(ROOT / "trainers" / "accelerate" / f"{name}.yaml"))
+    assert found.num_processes == 8
+    assert found.distributed_type.value == {"ddp": "MULTI_GPU", "fsdp": "FSDP"}.get(name, "DEEPSPEED")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fsdp", "deepspeed_zero2", "deepspeed_zero3"])
+def test_the_shipped_configurations_start_where_the_hardware_allows(toys: Path, name: str):
+    import torch
+
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    if name.startswith("deepspeed"):
+        pytest.importorskip("deepspeed")
+    config = str(ROOT / "trainers" / "accelerate" / f"{name}.yaml")
+    launch = ("-m", "accelerate.commands.launch", "--num_processes", "2", "--config_file", config)
+    python(*launch, str(toys / "train.py"), str(toys), str(toys / name), "2", "tree", "use_cpu=false")
