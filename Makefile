@@ -9,11 +9,13 @@ WORKERS ?= 2
 RUN     := $(BIN)/python cli.py
 PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: help quickstart test lint types contract check bench clean
+.PHONY: help quickstart test-fast test test-drawn test-all lint types contract check bench clean
 
 help:
 	@echo "make quickstart   environment, bundled episodes, offline labels, rewards, a query"
-	@echo "make test         environment with the test tools, then the whole suite (WORKERS=2, PYTEST_ARGS=…)"
+	@echo "make test         environment with the test tools, then the suite (WORKERS=2, PYTEST_ARGS=…)"
+	@echo "make test-fast    what answers within a minute, to run after each change"
+	@echo "make test-all     the suite and what takes minutes each: fuzzers, hundreds of kills, a million rows"
 	@echo "make check        lint, types, the import contract"
 	@echo "make bench        the benchmarks behind docs/benchmarks.md"
 	@echo "make clean        remove the environment and caches (never the store)"
@@ -32,8 +34,18 @@ $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
 quickstart: $(VENV)/.core
 	@PYTHON="$(BIN)/python" STORE="$(STORE)" sh examples/quickstart.sh
 
+test-fast: $(VENV)/.test
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not (slow or alone or train or long)" $(PYTEST_ARGS)
+
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+# what takes minutes each: a few of it, others for each commit; then all of it
+test-drawn: $(VENV)/.test
+	$(BIN)/python -m pytest -n $(WORKERS) -m long --draw 3 --seed "$$(git rev-parse HEAD)" --timeout=1800 $(PYTEST_ARGS)
+
+test-all: $(VENV)/.test
+	$(BIN)/python -m pytest -n $(WORKERS) -m "" --timeout=3600 $(PYTEST_ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +22,20 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker a core
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that want the machine to themselves come last, so that nobody waits for them in the midst."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--draw 5 --seed COMMIT`: of the tests that are selected, run five, others for each commit."""
+    parser.addoption("--draw", type=int, help="run only this many of the selected tests, drawn at random by --seed")
+    parser.addoption("--seed", default="", help="any text; the same text draws the same tests")
+
+
+@pytest.hookimpl(trylast=True)  # after `-m` and `-k` have selected
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep what is drawn. Those that want the machine to themselves come last, so that nobody waits for them."""
+    count = config.getoption("--draw")
+    if count is not None and count < len(items):
+        drawn = set(random.Random(config.getoption("--seed")).sample(range(len(items)), count))
+        config.hook.pytest_deselected(items=[item for place, item in enumerate(items) if place not in drawn])
+        items[:] = [item for place, item in enumerate(items) if place in drawn]
     items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
 
 

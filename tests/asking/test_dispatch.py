@@ -430,8 +430,8 @@ def wait_for_answers(provider: Running, more: int, process: subprocess.Popen[str
 
 
 @pytest.mark.slow
-def test_kill_9_repeats_at_most_what_was_in_flight(tmp_path: Path):
-    kills = 6
+@pytest.mark.parametrize("kills", [6, pytest.param(16, marks=pytest.mark.long)])
+def test_kill_9_repeats_at_most_what_was_in_flight(kills: int, tmp_path: Path):
     with running(latency=0.1) as provider:
         for _ in range(kills):
             process = start_child(provider, tmp_path)

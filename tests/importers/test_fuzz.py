@@ -1,4 +1,4 @@
-"""Ten thousand damaged records: each becomes an item or a Failure, and never a traceback."""
+"""Thousands of damaged records: each becomes an item or a Failure, and never a traceback."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from sotopia_rl_data.importers import TrainingRow, read
 from sotopia_rl_data.schema import Attribution, Episode, Failure
 from sotopia_rl_data.tables import EPISODES, attribution_table, episode_row, failure_table, row_episode
 
-RECORDS = 10_000
 PRIVATE = [{ANN: ' said: "a"'}, {SAM: f"[private to ['{ANN}']]  said: \"b\""}, {}, {SAM: " left the conversation"}]
 LABELS = {
     f"Utterance 0 by {ANN}": ['said: "a"', {"reward": 4.0, "attribution": 2}],
@@ -132,19 +131,20 @@ def checked(paths: list[Path]) -> Counter[str]:
 
 
 @pytest.mark.slow
-def test_ten_thousand_damaged_records_give_items_and_failures_and_no_traceback(tmp_path):
+@pytest.mark.parametrize("records", [10_000, pytest.param(200_000, marks=pytest.mark.long)])
+def test_damaged_records_give_items_and_failures_and_no_traceback(records, tmp_path):
     rng = random.Random(20261123)
     total: Counter[str] = Counter()
     for i, seed in enumerate(SEEDS):
-        count = RECORDS // len(SEEDS) + 1
+        count = records // len(SEEDS) + 1
         good = json.dumps(seed).encode()
         path = tmp_path / f"{i}.jsonl"
         path.write_bytes(b"\n".join([good, *(line(damaged(seed, rng), rng) for _ in range(count)), good]))
         total += checked([path])
-    assert sum(total.values()) >= RECORDS
-    assert total["Failure"] > 2000
-    assert total["Episode"] > 1000
-    assert total["TrainingRow"] > 300
+    assert sum(total.values()) >= records
+    assert total["Failure"] > records / 5
+    assert total["Episode"] > records / 10
+    assert total["TrainingRow"] > records * 0.03
 
 
 @pytest.mark.slow

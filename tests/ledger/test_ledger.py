@@ -27,10 +27,18 @@ from sotopia_rl_data.ledger.ledger import Ledger, answered
 from sotopia_rl_data.request import Reply, Target, Usage
 from sotopia_rl_data.secrets import redact
 
+CHILD = """
+import os, signal, sys
+sys.path[:0] = {paths!r}
+from fixtures.attempts import an_answer
+from sotopia_rl_data.errors import StoreError
+from sotopia_rl_data.ledger.ledger import Ledger
+"""
+
 
 def child(code: str, *arguments: str) -> subprocess.Popen[str]:
-    """A Python process that runs `code` with the attempts of `fixtures` at hand."""
-    start = f"import sys; sys.path[:0] = {[str(ROOT), str(ROOT / 'tests')]!r}; from fixtures.attempts import *\n"
+    """A Python process that runs `code` with a ledger and its attempts at hand."""
+    start = CHILD.format(paths=[str(ROOT), str(ROOT / "tests")])
     return subprocess.Popen([sys.executable, "-c", start + code, *arguments], text=True, stdout=subprocess.PIPE)
 
 
@@ -446,7 +454,9 @@ def test_no_key_is_ever_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.alone
 @pytest.mark.slow
-@pytest.mark.parametrize(("count", "compacted"), [(200_000, False), (50_000, True)])
+@pytest.mark.parametrize(
+    ("count", "compacted"), [(200_000, False), (50_000, True), pytest.param(1_000_000, True, marks=pytest.mark.long)]
+)
 def test_a_large_ledger_is_opened_quickly_and_held_in_little_memory(tmp_path: Path, count: int, compacted: bool):
     """Opening costs a small part of parsing the same journal; the index takes tens of bytes a record."""
     line = an_answer("x" * 400).line()

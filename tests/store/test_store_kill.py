@@ -53,12 +53,13 @@ for i in range(10):
 
 
 @pytest.mark.alone
-def test_kill_9_at_any_moment_leaves_only_whole_versions(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lives", [20, pytest.param(200, marks=pytest.mark.long)])
+def test_kill_9_at_any_moment_leaves_only_whole_versions(lives: int, tmp_path: Path) -> None:
     store, draw = Store(tmp_path / "store"), random.Random(7)
     launcher, kills_in_the_act = python(_WRITERS, store.root), 0
     assert launcher.stdin is not None
     assert launcher.stdout is not None
-    for life in range(20):
+    for life in range(lives):
         launcher.stdin.write(f"{life}\n")
         launcher.stdin.flush()
         writer = int(launcher.stdout.readline())  # its first commit is done
@@ -77,7 +78,7 @@ def test_kill_9_at_any_moment_leaves_only_whole_versions(tmp_path: Path) -> None
     versions = store.versions("org/toy")
     assert versions == [f"v1.{i}.0" for i in range(len(versions))]
     assert sorted(path.name for path in (store.root / "org/toy").iterdir()) == sorted(versions)
-    assert len(versions) > 20  # each life committed at least once before it was killed in the midst of another
+    assert len(versions) > lives  # each life committed at least once before it was killed in the midst of another
     assert kills_in_the_act >= 3
     for version in versions:
         assert verify(store.version("org/toy", version)).problems == ()
