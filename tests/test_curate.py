@@ -93,7 +93,7 @@ def test_bad_input_is_a_sentence_and_its_hint(store: Store, tmp_path: Path):
         curate([labelled(store, [label_row("e", "a", 0, "goal", "ann", 1)], "lab/one")])
     assert "--judge" in wrong.value.hint
     version = two(store)
-    with pytest.raises(UsageError, match="about 'secret'"):
+    with pytest.raises(UsageError, match="about the dimension 'secret'"):
         curate([version], dimensions=["secret"])
     done = CliRunner().invoke(
         command,
