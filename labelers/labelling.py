@@ -26,7 +26,6 @@ from sotopia_rl_data.asking.estimate import Estimate, estimate
 from sotopia_rl_data.asking.keys import without_api_keys
 from sotopia_rl_data.asking.plan import AskOptions
 from sotopia_rl_data.asking.report import asking_warnings
-from sotopia_rl_data.costs.prices import load as load_prices
 from sotopia_rl_data.labelers.plan import (
     Elicitation,
     LabelPlan,
@@ -79,7 +78,7 @@ def label(
     """
     began = time.monotonic()
     rewards, options = rewards or RewardSettings(), options or AskOptions()
-    prices = load_prices(options.prices)
+    prices = options.price_list()
     plan, recipe = prepare(asked, rewards)
     out, version = out and check_name(out), version and check_version(version)
     asking.check(asked_judges(plan.judges), options, prices)
@@ -137,7 +136,7 @@ def estimate_label(
     """What `label` would ask and cost with the same arguments. Sends no request and needs no API key; otherwise raises
     what `label` raises before it asks."""
     options = options or AskOptions()
-    prices = load_prices(options.prices)
+    prices = options.price_list()
     with without_api_keys():
         plan, _ = prepare(asked, rewards or RewardSettings())
     with _reading_store(store, source) as episode_store, Ledger(options.ledger_in(store.root)) as ledger:

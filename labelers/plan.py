@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from sotopia_rl_data.asking.providers import ModelName
 from sotopia_rl_data.dimensions import full_name, in_order
 from sotopia_rl_data.errors import BadAnswer, UsageError
 from sotopia_rl_data.labelers import judges as judging
@@ -171,15 +172,16 @@ DEFAULT_SCALE = 3
 class Elicitation:
     """What judges are asked. None stands for the command's own default; an audit takes it from the labels it looks at.
 
-    `judges` are specs ("gpt-4o", "openai:MODEL@URL" …) or Judge objects. `schema` says what they are asked about an
-    episode. `dimensions` are by default those that the reward weighs (for `sotopia-rl`: goal, relationship, knowledge).
-    `scale` is the highest level of importance: 3, 5 or 10. `packing` is "per-dimension", one call for each agent and
-    dimension as in the paper, or "packed", one call for each episode. `evaluator` names the evaluator whose episode
-    scores are attributed, if there are several. `samples` is how often every question is asked. `only` is a CSV of what
-    to ask about. `sampling` (temperature, max_tokens …) overrides the judges' defaults.
+    `judges` are specs ("gpt-4o", "openai:MODEL@URL" …), models of a judges file (ModelName), or Judges. `schema` says
+    what they are asked about an episode. `dimensions` are by default those that the reward weighs (for `sotopia-rl`:
+    goal, relationship, knowledge). `scale` is the highest level of importance: 3, 5 or 10. `packing` is
+    "per-dimension", one call for each agent and dimension as in the paper, or "packed", one call for each episode.
+    `evaluator` names the evaluator whose episode scores are attributed, if there are several. `samples` is how often
+    every question is asked. `only` is a CSV of what to ask about. `sampling` (temperature, max_tokens …) overrides the
+    judges' defaults.
     """
 
-    judges: Sequence[str | Judge] = ()
+    judges: Sequence[str | ModelName | Judge] = ()
     schema: str | None = None
     dimensions: Sequence[str] | None = None
     scale: int | None = None
@@ -296,7 +298,9 @@ def dimensions_of(names: Sequence[str], own: Sequence[str] = ()) -> tuple[str, .
     return dimensions
 
 
-def _judges(schema: Schema, named: Sequence[str | Judge], sampling: Mapping[str, Any] | None) -> tuple[Judge, ...]:
+def _judges(
+    schema: Schema, named: Sequence[str | ModelName | Judge], sampling: Mapping[str, Any] | None
+) -> tuple[Judge, ...]:
     """The judges, made at once, so that a missing API key is found now. Raises UsageError, KeyMissing."""
     if not schema.needs_judge:
         if named:
@@ -306,7 +310,7 @@ def _judges(schema: Schema, named: Sequence[str | Judge], sampling: Mapping[str,
 
 
 def judges_of(
-    named: Sequence[str | Judge], sampling: Mapping[str, Any] | None, dimensions: Sequence[str] = ()
+    named: Sequence[str | ModelName | Judge], sampling: Mapping[str, Any] | None, dimensions: Sequence[str] = ()
 ) -> tuple[Judge, ...]:
     """The judges that are named: one or more, no two with the same id. `dimensions` are the schema's own (empty:
     SOTOPIA-EVAL's). `sampling` goes only to the models among the judges: people have no temperature.
@@ -314,10 +318,10 @@ def judges_of(
     Raises UsageError, KeyMissing."""
     if not named:
         raise UsageError("No judge is named, but at least one is needed.", f"add --judge with one of: {judging.FORMS}")
-    models = {spec for spec in named if isinstance(spec, str) and judging.samples(spec)}
+    models = [spec for spec in named if isinstance(spec, (str, ModelName)) and judging.samples(spec)]
     judges: list[Judge] = []
     for spec in named:
-        if isinstance(spec, str):
+        if isinstance(spec, (str, ModelName)):
             # Only models take `sampling`. Where no judge is a model, the others get it too, and `judging.judge` raises.
             takes_sampling = spec in models or not models
             judges.append(judging.judge(spec, sampling if takes_sampling else None, dimensions))

@@ -25,7 +25,6 @@ from sotopia_rl_data.asking.keys import without_api_keys
 from sotopia_rl_data.asking.plan import AskOptions
 from sotopia_rl_data.asking.report import asking_warnings
 from sotopia_rl_data.costs.bill import Bill
-from sotopia_rl_data.costs.prices import load as load_prices
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.hub.resolve import resolve
@@ -148,7 +147,7 @@ def audit(
     """
     began = time.monotonic()
     settings, options = settings or AuditSettings(), options or AskOptions()
-    prices = load_prices(options.prices)
+    prices = options.price_list()
     parent = resolve(store, source) if isinstance(source, str) else source
     plan = planned(parent, asked, settings)
     asking.check(asked_judges(plan.plan.judges), options, prices)
@@ -187,7 +186,7 @@ def estimate_audit(
 ) -> Estimate:
     """What `audit` would ask and cost with the same arguments. Sends no request and needs no API key."""
     options = options or AskOptions()
-    prices = load_prices(options.prices)
+    prices = options.price_list()
     with without_api_keys():
         plan = planned(resolve(store, source), asked, settings or AuditSettings())
     with Ledger(options.ledger_in(store.root)) as ledger:

@@ -23,7 +23,6 @@ from sotopia_rl_data.asking.estimate import Estimate, estimate
 from sotopia_rl_data.asking.keys import without_api_keys
 from sotopia_rl_data.asking.plan import AskOptions
 from sotopia_rl_data.asking.report import asking_warnings
-from sotopia_rl_data.costs.prices import load as load_prices
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL as SEVEN
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.evaluations import Evaluated, Judged, add_scores, check_evaluator, provenance
@@ -70,7 +69,7 @@ def evaluate(
     """
     began = time.monotonic()
     options = options or AskOptions()
-    prices = load_prices(options.prices)
+    prices = options.price_list()
     plan = _plan(asked, evaluator)
     asking.check(asked_judges(plan.judges), options, prices)
     parent, names = _parent(store, source, plan, evaluator)
@@ -121,7 +120,7 @@ def estimate_evaluation(
     """What `evaluate` would ask and cost with the same arguments. Sends no request and needs no API key; otherwise
     raises what `evaluate` raises before it asks."""
     options = options or AskOptions()
-    prices = load_prices(options.prices)
+    prices = options.price_list()
     with without_api_keys():
         plan = _plan(asked, evaluator)
     parent, _ = _parent(store, source, plan, evaluator)

@@ -23,18 +23,19 @@ FORMS = (
 )
 
 
-def judge(spec: str, sampling: Mapping[str, Any] | None = None, dimensions: Sequence[str] = ()) -> Judge:
-    """The judge that `spec` names. `sampling` (temperature, max_tokens …) overrides a model's defaults; `dimensions`
-    are those that people may have annotated (empty: SOTOPIA-EVAL's).
+def judge(spec: str | ModelName, sampling: Mapping[str, Any] | None = None, dimensions: Sequence[str] = ()) -> Judge:
+    """The judge that `spec` names, or the model itself as a judge. `sampling` (temperature, max_tokens …) overrides a
+    model's defaults; `dimensions` are those that people may have annotated (empty: SOTOPIA-EVAL's).
 
     Raises UsageError, which lists the forms of a spec, where there is no such judge, and KeyMissing where its provider
     needs an API key.
     """
-    model = _model(spec)
+    model = spec if isinstance(spec, ModelName) else _model(spec)
     if model is not None:
         from sotopia_rl_data.labelers.judges import api
 
         return api.judge(model, sampling)
+    spec = str(spec)
     if spec.startswith("transformers:"):
         from sotopia_rl_data.labelers.judges import transformers
 
@@ -51,9 +52,9 @@ def judge(spec: str, sampling: Mapping[str, Any] | None = None, dimensions: Sequ
     return _plugin(spec)
 
 
-def samples(spec: str) -> bool:
+def samples(spec: str | ModelName) -> bool:
     """Whether the judge that `spec` names is a model, which takes a temperature and the like. Raises UsageError."""
-    return spec.startswith("transformers:") or _model(spec) is not None
+    return isinstance(spec, ModelName) or spec.startswith("transformers:") or _model(spec) is not None
 
 
 def _model(spec: str) -> ModelName | None:

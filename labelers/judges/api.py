@@ -33,4 +33,5 @@ def judge(name: ModelName, sampling: Mapping[str, Any] | None = None) -> ApiJudg
     default: dict[str, Any] = {"temperature": 0} if takes_temperature(name.provider, name.model) else {}
     if name.provider == anthropic.PROVIDER:
         default["max_tokens"] = anthropic.MAX_TOKENS
-    return ApiJudge(api_client(name, sampling_of(default, sampling)))
+    chosen = sampling_of(sampling_of(default, name.sampling), sampling)
+    return ApiJudge(api_client(name, chosen), id_=name.id)

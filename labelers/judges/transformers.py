@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sotopia_rl_data.asking.local import MAX_TOKENS, Loaded, LocalModel, fingerprint
+from sotopia_rl_data.asking.local import MAX_TOKENS, Loaded, LocalModel, check_sampling, fingerprint
 from sotopia_rl_data.asking.providers import sampling_of
 from sotopia_rl_data.code import check_installed
 from sotopia_rl_data.errors import AskingError, NotFound, UsageError
@@ -35,6 +35,7 @@ def judge(name: str, sampling: Mapping[str, Any] | None = None) -> Transformers:
             f"There is no model in {name}: the file config.json is missing.",
             "name a model's folder, or an id on the Hub",
         )
+    check_sampling(sampling)
     settings = sampling_of(_DEFAULT, sampling)
     if not folder.is_dir():
         return Transformers(Target("transformers", name, "", settings), partial(load_causal_model, name))

@@ -13,8 +13,7 @@
 
 The package comes with one rubric, `conversation-behaviour`: how an agent talks, whatever the outcome. A rubric of your
 own is named as `rubric:FILE.yaml`. A rubric is identified by its content, never by the file's path: the recipe holds
-its hash, the provenance its full text. The file is read as YAML nodes, which know their lines and keep the duplicate
-keys of a mapping, so that every mistake can be reported with its line.
+its hash, the provenance its full text. Every mistake in the file is reported with its line.
 """
 
 from __future__ import annotations
@@ -23,14 +22,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from sotopia_rl_data.dimensions import OWN_NAME, dimension
-from sotopia_rl_data.errors import InputError, UsageError
+from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.labelers.schemas import phrasing, turnwise
 from sotopia_rl_data.labelers.schemas.turnwise import Turnwise, Views
 from sotopia_rl_data.schema import Measure
+from sotopia_rl_data.yaml_nodes import NodeReader, read_text, shown
 
 Shows = Literal["history", "reply", "episode"]
 PREFIX = "rubric:"
@@ -42,7 +42,6 @@ _BEHAVIOUR = "conversation-behaviour.v1.yaml"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 _TAKEN = frozenset({"reward", "overall_score"})
 _INTEGER = re.compile(r"[+-]?\d{1,6}")
-_STRING = "tag:yaml.org,2002:str"
 _VIEWS: Mapping[Shows, Views] = {
     "history": turnwise.prefixes,
     "reply": turnwise.with_reply,
@@ -152,71 +151,51 @@ def conversation_behaviour() -> RubricSchema:
 
 def read(path: Path) -> Rubric:
     """The rubric in the file. Raises InputError with the line of what is wrong."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise InputError(
-            f"The rubric {path} cannot be read: {reason}.", "name a YAML file in UTF-8: rubric:FILE.yaml"
-        ) from error
-    return parse(text, str(path))
+    return parse(read_text(path, "rubric", "name a YAML file in UTF-8: rubric:FILE.yaml"), str(path))
 
 
 def parse(text: str, where: str) -> Rubric:
     """The rubric that `text` describes; `where` names it in errors. Raises InputError."""
-    import yaml
-
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise InputError(f"{where}{line}: this is not YAML: {problem}.", _HINT) from error
-    return _RubricReader(where).rubric(root)
+    reader = _RubricReader(where, "a rubric", _HINT)
+    return reader.rubric(reader.root(text))
 
 
-class _RubricReader:
+class _RubricReader(NodeReader):
     """Reads the nodes of one file, from the root down."""
 
-    def __init__(self, where: str) -> None:
-        self._where = where
-
     def rubric(self, root: Any) -> Rubric:
-        if root is None:
-            raise InputError(f"{self._where} is empty, but it should hold a rubric.", _HINT)
-        keys = self._mapping(root, "the rubric", ("name", "dimensions"), ("about", "shows"))
-        name = self._text(keys["name"], "name")
+        keys = self.mapping(root, "the rubric", ("name", "dimensions"), ("about", "shows"))
+        name = self.text(keys["name"], "name")
         if not _NAME.fullmatch(name):
-            self._wrong(keys["name"], f"the name {name!r} may hold only small letters, digits and hyphens")
-        shows = self._text(keys["shows"], "shows") if "shows" in keys else "history"
+            self.wrong(keys["name"], f"the name {name!r} may hold only small letters, digits and hyphens")
+        shows = self.text(keys["shows"], "shows") if "shows" in keys else "history"
         if shows not in get_args(Shows):
-            self._wrong(keys["shows"], f"`shows` must be {' or '.join(get_args(Shows))}, not {shows!r}")
-        about = self._text(keys["about"], "about") if "about" in keys else ""
+            self.wrong(keys["shows"], f"`shows` must be {' or '.join(get_args(Shows))}, not {shows!r}")
+        about = self.text(keys["about"], "about") if "about" in keys else ""
         return Rubric(name, tuple(self._dimensions(keys["dimensions"])), about, cast(Shows, shows))
 
     def _dimensions(self, node: Any) -> Iterator[Criterion]:
-        pairs = self._pairs(node, "`dimensions`")
+        pairs = self.pairs(node, "`dimensions`")
         if not 1 <= len(pairs) <= MOST_DIMENSIONS:
-            self._wrong(node, f"there are {len(pairs)} dimensions, but a rubric takes 1 to {MOST_DIMENSIONS}")
+            self.wrong(node, f"there are {len(pairs)} dimensions, but a rubric takes 1 to {MOST_DIMENSIONS}")
         for key, value in pairs:
             yield self._criterion(self._dimension_name(key), value)
 
     def _dimension_name(self, key: Any) -> str:
         name = str(key.value)
         if not OWN_NAME.fullmatch(name):
-            self._wrong(key, f"the dimension {name!r} may hold only small letters, digits and underscores")
+            self.wrong(key, f"the dimension {name!r} may hold only small letters, digits and underscores")
         try:
             taken = name in _TAKEN or bool(dimension(name))
         except UsageError:
             taken = False
         if taken:
-            self._wrong(key, f"the dimension {name!r} already has a meaning in every dataset: choose another name")
+            self.wrong(key, f"the dimension {name!r} already has a meaning in every dataset: choose another name")
         return name
 
     def _criterion(self, name: str, node: Any) -> Criterion:
-        keys = self._mapping(node, f"`{name}`", ("description",), ("range", "levels"))
-        description = " ".join(self._text(keys["description"], "description").split())
+        keys = self.mapping(node, f"`{name}`", ("description",), ("range", "levels"))
+        description = " ".join(self.text(keys["description"], "description").split())
         levels = tuple(self._levels(keys["levels"])) if "levels" in keys else ()
         if "range" in keys:
             low, high = self._range(keys["range"])
@@ -226,69 +205,30 @@ class _RubricReader:
             return Criterion(name, description)
         about = keys["range" if "range" in keys else "levels"]
         if not 0 < high - low <= WIDEST:
-            self._wrong(about, f"{name} goes from {low} to {high}, but must go up by 1 to {WIDEST}")
+            self.wrong(about, f"{name} goes from {low} to {high}, but must go up by 1 to {WIDEST}")
         outside = [level for level, _ in levels if not low <= level <= high]
         if outside:
-            self._wrong(keys["levels"], f"level {outside[0]} of {name} lies outside {low} to {high}")
+            self.wrong(keys["levels"], f"level {outside[0]} of {name} lies outside {low} to {high}")
         return Criterion(name, description, (low, high), levels)
 
     def _range(self, node: Any) -> tuple[int, int]:
         import yaml
 
         if not isinstance(node, yaml.SequenceNode) or len(node.value) != 2:
-            self._wrong(node, "`range` must be a pair of whole numbers, as in [0, 10]")
+            self.wrong(node, "`range` must be a pair of whole numbers, as in [0, 10]")
         low, high = (self._integer(end) for end in node.value)
         return low, high
 
     def _levels(self, node: Any) -> Sequence[tuple[int, str]]:
-        pairs = self._pairs(node, "`levels`")
-        meanings = [(self._integer(key), " ".join(self._text(value, "a level").split())) for key, value in pairs]
+        pairs = self.pairs(node, "`levels`")
+        meanings = [(self._integer(key), " ".join(self.text(value, "a level").split())) for key, value in pairs]
         levels = [level for level, _ in meanings]
         twice = next((level for level in levels if levels.count(level) > 1), None)
         if twice is not None:
-            self._wrong(node, f"the level {twice} is given twice")
+            self.wrong(node, f"the level {twice} is given twice")
         return sorted(meanings)
 
     def _integer(self, node: Any) -> int:
         if not isinstance(node.value, str) or not _INTEGER.fullmatch(node.value):
-            self._wrong(node, f"{_shown(node)} is not a whole number")
+            self.wrong(node, f"{shown(node)} is not a whole number")
         return int(node.value)
-
-    def _text(self, node: Any, what: str) -> str:
-        if node.tag != _STRING or not node.value.strip():
-            self._wrong(node, f"`{what}` must be a text, not {_shown(node)}: put quotes around it if need be")
-        return str(node.value).strip()
-
-    def _mapping(self, node: Any, what: str, needed: Sequence[str], also: Sequence[str]) -> dict[str, Any]:
-        """The values by key. Raises InputError where a key is unknown or a needed one is missing."""
-        by_name = {str(key.value): (key, value) for key, value in self._pairs(node, what)}
-        for name, (key, _) in by_name.items():
-            if name not in (*needed, *also):
-                self._wrong(key, f"{what} cannot have the key {name!r}: its keys are {', '.join((*needed, *also))}")
-        for name in needed:
-            if name not in by_name:
-                self._wrong(node, f"{what} lacks `{name}`")
-        return {name: value for name, (_, value) in by_name.items()}
-
-    def _pairs(self, node: Any, what: str) -> list[tuple[Any, Any]]:
-        import yaml
-
-        if not isinstance(node, yaml.MappingNode):
-            self._wrong(node, f"{what} must be a mapping of keys to values, not {_shown(node)}")
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if str(key.value) in seen:
-                self._wrong(key, f"{what} has the key {str(key.value)!r} twice")
-            seen.add(str(key.value))
-        return list(node.value)
-
-    def _wrong(self, node: Any, fault: str) -> NoReturn:
-        raise InputError(f"{self._where}:{node.start_mark.line + 1}: {fault}.", _HINT)
-
-
-def _shown(node: Any) -> str:
-    """A node as an error quotes it."""
-    if not isinstance(node.value, str):
-        return f"a {node.id}"
-    text = " ".join(node.value.split())
-    return repr(text if len(text) <= 40 else text[:37] + "...") if text else "nothing"

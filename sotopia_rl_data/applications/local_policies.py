@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sotopia_rl_data.asking.local import BatchedModel, LocalModel, fingerprint
+from sotopia_rl_data.asking.local import BatchedModel, LocalModel, check_sampling, fingerprint
 from sotopia_rl_data.asking.providers import sampling_of
 from sotopia_rl_data.code import check_installed
 from sotopia_rl_data.errors import AskingError, NotFound, Rejected, SotopiaDataError, UsageError
@@ -38,6 +38,7 @@ def local_player(spec: str, sampling: Mapping[str, Any] | None = None) -> LocalM
     parts = [part for part in (base, adapter) if part]
     weights = {Path(part).resolve().name: fingerprint(Path(part)) for part in parts if Path(part).is_dir()}
     name = "+".join(Path(part).resolve().name if Path(part).is_dir() else part for part in parts)
+    check_sampling(sampling)
     settings = sampling_of(_DEFAULT, sampling)
     if weights:
         settings["weights"] = weights

@@ -14,17 +14,28 @@ from pathlib import Path
 from typing import Any
 
 from sotopia_rl_data.asking.transport import with_schema_in_words
-from sotopia_rl_data.errors import AskingError, Rejected
+from sotopia_rl_data.errors import AskingError, Rejected, UsageError
 from sotopia_rl_data.request import Finish, Reply, Request, Target, Usage
 
 BATCH = 8
 MAX_TOKENS = 2048
+_PARAMETERS = ("temperature", "max_tokens", "top_p")
 _GATHER_S = 0.02  # how long a batch waits for others to join it
 _PEEKS, _PEEK = 256, 1 << 14  # a file's fingerprint covers this many places, and so many bytes at each
 _WRONG = (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError)
 
 Loaded = tuple[Any, Any]
 """A tokenizer that pads on the left, and a causal model on its device."""
+
+
+def check_sampling(sampling: Mapping[str, Any] | None) -> None:
+    """Raises UsageError for a parameter that a local model does not know."""
+    unknown = sorted(set(sampling or ()) - set(_PARAMETERS))
+    if unknown:
+        raise UsageError(
+            f"A local model takes no {unknown[0]!r}: its parameters are {', '.join(_PARAMETERS)}.",
+            f"leave {unknown[0]} out",
+        )
 
 
 def fingerprint(folder: Path) -> str:

@@ -8,7 +8,7 @@ run finds the whole chain in the ledger again. How requests are asked (`AskOptio
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +17,7 @@ from sotopia_rl_data.asking.dispatch import Send
 from sotopia_rl_data.asking.pacing import Pacing
 from sotopia_rl_data.costs.bill import Tally
 from sotopia_rl_data.costs.budget import check_cap
+from sotopia_rl_data.costs.prices import Price, Prices, load
 from sotopia_rl_data.display import Advance
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.ledger.ledger import Ledger
@@ -116,8 +117,8 @@ class AskOptions:
     `retry_failed`: requests whose answers could not be used are asked once more. `concurrency` bounds the calls in
     flight (default: what each judge or policy takes). `batching`: ask through the providers' batch APIs, at half the
     price and within a day. `budget` is a hard cap in USD on what this plan may cost, all runs together; `prices` a file
-    whose entries override the price list. `ledger` is the folder of raw answers (default: the store's). `progress` is
-    called with how far the run is.
+    whose entries override the price list, and `model_prices` those of a judges file, by host and model, which override
+    both. `ledger` is the folder of raw answers (default: the store's). `progress` is called with how far the run is.
     """
 
     retry_failed: bool = False
@@ -126,6 +127,7 @@ class AskOptions:
     batching: Batching | None = None
     budget: float | None = None
     prices: Path | None = None
+    model_prices: Mapping[str, Mapping[str, Price]] = field(default_factory=dict)
     ledger: Path | None = None
     progress: Advance | None = None
 
@@ -136,6 +138,10 @@ class AskOptions:
             )
         if self.budget is not None:
             check_cap(self.budget)
+
+    def price_list(self) -> Prices:
+        """The price list, with the prices that are the user's own. Raises InputError."""
+        return load(self.prices, self.model_prices)
 
     def ledger_in(self, store: Path) -> Path:
         """The folder of raw answers: the one that was named, or the store's own."""

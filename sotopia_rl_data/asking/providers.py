@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from sotopia_rl_data.asking import anthropic, openai
 from sotopia_rl_data.errors import UsageError
@@ -25,11 +26,16 @@ _ADDRESS = re.compile(r"localhost\b|[\w.-]+:\d+|\d+(\.\d+){3}|[\w-]+(\.[\w-]+)+/
 
 @dataclass(frozen=True, slots=True)
 class ModelName:
-    """A model behind a provider's API, as a spec names it. `url` is "" for the provider's own address."""
+    """A model behind a provider's API, as a spec or an entry of a judges file names it. `url` is "" for the provider's
+    own address. `key` is the environment variable that holds the API key, "" for the one of the host; `sampling`
+    overrides the defaults; `id` is its name in the data, "" for the model's."""
 
     provider: str
     model: str
     url: str = ""
+    key: str = ""
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    id: str = ""
 
 
 def parse_model(spec: str) -> ModelName | None:
@@ -48,21 +54,32 @@ def parse_model(spec: str) -> ModelName | None:
     return None if served_by is None else ModelName(served_by, spec)
 
 
+def server_of(name: ModelName) -> str:
+    """The host and port of the model's server, as in its URL. Raises UsageError for an unusable URL."""
+    target = anthropic.target if name.provider == anthropic.PROVIDER else openai.target
+    return urlsplit(target(name.model, name.url).base_url).netloc
+
+
 def takes_temperature(provider: str, model: str) -> bool:
     """False for models that refuse a temperature other than their own."""
     return anthropic.takes_temperature(model) if provider == anthropic.PROVIDER else openai.takes_temperature(model)
 
 
 def sampling_of(default: Mapping[str, Any], overrides: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The default sampling with `overrides`; an override of None removes a parameter."""
-    return {name: value for name, value in {**default, **(overrides or {})}.items() if value is not None}
+    """The default sampling with `overrides`, of which those in a nested object override its members alone; an override
+    of None removes a parameter."""
+    merged = dict(default)
+    for name, value in (overrides or {}).items():
+        inner = merged.get(name)
+        merged[name] = sampling_of(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return {name: value for name, value in merged.items() if value is not None}
 
 
 class ApiModel:
     """One model at one URL, with its name and how many requests it takes at once."""
 
-    def __init__(self, client: Client, concurrency: int = 64) -> None:
-        self.id = client.target.model
+    def __init__(self, client: Client, concurrency: int = 64, id_: str = "") -> None:
+        self.id = id_ or client.target.model
         self.target = client.target
         self.concurrency = concurrency
         self._client = client
@@ -81,5 +98,5 @@ def api_client(name: ModelName, sampling: Mapping[str, Any]) -> Client:
     """The model's client, with exactly this sampling. It is made before anything is asked, so that a missing key is
     found early. Raises KeyMissing, UsageError."""
     if name.provider == anthropic.PROVIDER:
-        return anthropic.AnthropicClient(anthropic.target(name.model, name.url, sampling))
-    return openai.OpenAIClient(openai.target(name.model, name.url, sampling))
+        return anthropic.AnthropicClient(anthropic.target(name.model, name.url, sampling, name.key))
+    return openai.OpenAIClient(openai.target(name.model, name.url, sampling, name.key))

@@ -3,7 +3,8 @@
 First their options, then how these become what the library takes, then running the command, and what is shown of it:
 counts, a row for each judge with its tokens and USD, and the date of the prices.
 
-    sampling  --temperature --max-tokens         costs        --dry-run --budget --prices
+    models    --judges --key --extra             sampling   --temperature --max-tokens
+    costs        --dry-run --budget --prices
     batches   --batch --poll --no-wait           pace         --concurrency --rpm --tpm --timeout
     kept      --ledger                           again        --retry-failed
 """
@@ -24,7 +25,9 @@ from sotopia_rl_data.errors import UnderWay, UsageError
 
 if TYPE_CHECKING:
     from sotopia_rl_data.asking.estimate import Estimate
+    from sotopia_rl_data.asking.judges_file import NamedModels
     from sotopia_rl_data.asking.plan import AskOptions, Batching
+    from sotopia_rl_data.asking.providers import ModelName
     from sotopia_rl_data.asking.report import RunReport
     from sotopia_rl_data.costs.bill import Bill
     from sotopia_rl_data.costs.bill import Line as BillLine
@@ -50,6 +53,33 @@ again = click.option("--retry-failed", is_flag=True, help="Ask once more, and on
 def judges_option(also: str = "") -> Callable[[F], F]:
     """`--judge`, repeatable; `also` are forms that this command alone takes."""
     return click.option("--judge", "judges", multiple=True, metavar="SPEC", help=_FORMS + also + _OTHERS)
+
+
+def _named(_ctx: click.Context, _param: click.Parameter, value: Path | None) -> NamedModels | None:
+    from sotopia_rl_data.asking.judges_file import read_judges
+
+    return None if value is None else read_judges(value)
+
+
+def _by_host(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    pairs = [value.partition("=") for value in values]
+    if not all(host and variable.isidentifier() for host, _, variable in pairs):
+        hint = "write --key HOST=VARIABLE, where VARIABLE is the environment variable that holds the key"
+        raise UsageError("--key names no host and variable.", hint)  # and is not repeated: it may be a key
+    return {host: variable for host, _, variable in pairs}
+
+
+def models(command: F) -> F:
+    """`--judges`, `--key` and `--extra`."""
+    file = click.Path(dir_okay=False, path_type=Path)
+    entries = "A YAML file of models by name, each with its URL, key, parameters and price."
+    holder = "The variable that holds the key of a server: gpu7:8000=LAB_KEY; none: it takes none."
+    also = "Sent as it is: reasoning_effort=low, provider.sort=price. Repeat for several."
+    return _together(
+        click.option("--judges", "named", type=file, metavar="FILE", callback=_named, help=entries),
+        click.option("--key", "keys", multiple=True, metavar="HOST=VARIABLE", callback=_by_host, help=holder),
+        click.option("--extra", multiple=True, metavar="KEY=VALUE", help=also),
+    )(command)
 
 
 def sampling(default: float) -> Callable[[F], F]:
@@ -128,6 +158,7 @@ def ask_options(options: dict[str, Any]) -> AskOptions:
         batching=batching,
         budget=options.pop("budget"),
         prices=options.pop("prices"),
+        model_prices=options["named"].prices if options["named"] else {},
         ledger=options.pop("ledger"),
     )
 
@@ -144,14 +175,33 @@ def _batching(batch: bool, poll: float | None, no_wait: bool) -> Batching | None
     return Batching(wait=not no_wait) if poll is None else Batching(poll_s=poll, wait=not no_wait)
 
 
-def sampling_of(temperature: float | None, max_tokens: int | None) -> dict[str, Any] | None:
-    """The sampling parameters that override the models' defaults; None where neither is set. Raises UsageError."""
+def model_of(spec: str, options: dict[str, Any]) -> str | ModelName:
+    """What `spec` stands for: a model of the judges file, a model with the key that `--key` names for its server, or
+    itself. Raises UsageError."""
+    from sotopia_rl_data import plugins
+    from sotopia_rl_data.asking.providers import parse_model, server_of
+
+    named = options["named"].models.get(spec) if options["named"] else None
+    model = named or (None if plugins.is_file(spec) else parse_model(spec))
+    if model is None:
+        return spec
+    key = options["keys"].get(server_of(model))
+    return replace(model, key=key) if key else named or spec
+
+
+def sampling_of(options: dict[str, Any]) -> dict[str, Any] | None:
+    """The sampling parameters that override the models' defaults; None where none is set. Takes their options out of
+    `options`. Raises UsageError."""
+    from sotopia_rl_data.asking.extra import extra_of
+
+    temperature, max_tokens = options.pop("temperature"), options.pop("max_tokens")
     if temperature is not None and not 0 <= temperature < math.inf:
         raise UsageError(
             f"The temperature is {temperature:g}, but must be 0 or more.", "give, for example, --temperature 0"
         )
     parameters = {"temperature": temperature, "max_tokens": max_tokens}
-    return {name: value for name, value in parameters.items() if value is not None} or None
+    given = {name: value for name, value in parameters.items() if value is not None}
+    return given | extra_of(options.pop("extra")) or None
 
 
 def elicitation_of(options: dict[str, Any]) -> Elicitation:
@@ -159,7 +209,7 @@ def elicitation_of(options: dict[str, Any]) -> Elicitation:
     from sotopia_rl_data.labelers.plan import Elicitation
 
     return Elicitation(
-        judges=options.pop("judges"),
+        judges=[model_of(spec, options) for spec in options.pop("judges")],
         schema=options.pop("schema", None),
         scale=options.pop("scale", None),
         evaluator=options.pop("evaluator", None),
@@ -167,7 +217,7 @@ def elicitation_of(options: dict[str, Any]) -> Elicitation:
         only=options.pop("only", None),
         dimensions=listed(options.pop("dimensions")),
         packing=options.pop("ask"),
-        sampling=sampling_of(options.pop("temperature"), options.pop("max_tokens")),
+        sampling=sampling_of(options),
     )
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @click.option("--scale", type=int, help="[default: that of REF's labels, else 3]")
 @click.option("--ask", type=click.Choice(["per-dimension", "packed"]), help="[default: as REF's labels were asked for]")
 @click.option("--evaluator", metavar="NAME", help="The evaluator whose episode scores are attributed.")
+@asking.models
 @asking.sampling(0)
 @click.option("--max-calls", type=click.IntRange(0), help="Stop before asking where more calls than this are needed.")
 @click.option("--alpha", default=0.01, show_default=True, help="The chance that an unbiased judge is called biased.")

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     metavar="LIST",
     help="A CSV of what to ask about: episode_id[,agent[,turn[,dimension]]].",
 )
+@asking.models
 @asking.sampling(0)
 @template_option
 @click.option("--out", metavar="ORG/NAME", help="The dataset to write.  [default: the episodes' name + -rewards]")
@@ -148,6 +149,7 @@ def _labelled(report: LabelReport) -> None:
     help="One call for each episode; or one for each agent and dimension.",
 )
 @click.option("--evaluator", metavar="NAME", help="The name to store the scores under.  [default: the judge's own]")
+@asking.models
 @asking.sampling(0)
 @click.option("--version", metavar="vX.Y.Z", help="Override the version's number.")
 @asking.pace("Calls")

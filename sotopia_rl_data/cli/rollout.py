@@ -49,6 +49,7 @@ _FORMS = (
     help="Which version of the sotopia library is played: how observations are written and what ends an episode.",
 )
 @template_option
+@asking.models
 @asking.sampling(0.7)
 @click.option(
     "--best-of", default=1, metavar="N", help="Draft N answers of --a a turn and keep the best. With --reward-model."
@@ -77,7 +78,6 @@ def rollout(out: str, version: str | None, dry_run: bool, store: Store, as_json:
           --profiles ./sotopia --swap --out lab/policy-hard
       sotopia-rl-data rollout --a transformers:./base+./runs/sft --best-of 8 --reward-model ./runs/rm --out lab/best8
     """
-    from sotopia_rl_data.costs.prices import load
     from sotopia_rl_data.ledger.ledger import Ledger
     from sotopia_rl_data.refs import check_name
     from sotopia_rl_data.rollouts.estimate import estimate_rollout
@@ -87,7 +87,7 @@ def rollout(out: str, version: str | None, dry_run: bool, store: Store, as_json:
     ask_options = asking.ask_options(options)
     plan = _plan(options, keys_needed=not dry_run)
     if dry_run:
-        prices = load(ask_options.prices)
+        prices = ask_options.price_list()
         with Ledger(ask_options.ledger_in(store.root)) as ledger:
             asking.dry_run(ask_options, "episode", lambda ask: estimate_rollout(plan, ledger, ask, prices), as_json)
         return
@@ -118,11 +118,11 @@ def _plan(options: dict[str, Any], keys_needed: bool) -> RolloutPlan:
         return plan_of(
             scenes_of(options["scenarios"], options["profiles"], options["pairs"]),
             rules,
-            a=options["a"],
-            b=options["b"],
+            a=asking.model_of(options["a"], options),
+            b=asking.model_of(options["b"], options),
             swap=options["swap"],
             repeat=options["repeat"],
-            sampling=asking.sampling_of(options["temperature"], options["max_tokens"]),
+            sampling=asking.sampling_of(options),
             local=local_player,
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -56,12 +56,13 @@ class Prices:
     hosts: Mapping[str, Mapping[str, Price]]
 
     def of(self, target: Target) -> Price | None:
-        """The price of a target's tokens, under its host or else "*", and its model's name without a date. `NOTHING`
-        for a provider that costs nothing, None where the list does not have the model."""
+        """The price of a target's tokens, under its host (with its port, or without) or else "*", and its model's name
+        without a date. `NOTHING` for a provider that costs nothing, None where the list does not have the model."""
         if target.provider in _UNPAID:
             return NOTHING
-        host = urlsplit(target.base_url).hostname or ""
-        for models in (self.hosts.get(host, {}), self.hosts.get("*", {})):
+        parts = urlsplit(target.base_url)
+        for host in (parts.netloc, parts.hostname or "", "*"):
+            models = self.hosts.get(host, {})
             for name in sorted(models, key=len, reverse=True):
                 if target.model.startswith(name) and _RELEASE.fullmatch(target.model[len(name) :]):
                     return models[name]
@@ -71,18 +72,23 @@ class Prices:
 NOTHING = Price(0.0, 0.0, 0.0, 0.0)
 
 
-def load(path: Path | str | None = None) -> Prices:
-    """Our list, overridden by the entries of `path` (default: the file that SOTOPIA_RL_DATA_PRICES names).
+def load(path: Path | str | None = None, own: Mapping[str, Mapping[str, Price]] | None = None) -> Prices:
+    """Our list, overridden by the entries of `path` (default: the file that SOTOPIA_RL_DATA_PRICES names), and these by
+    `own`, by host and model.
 
     Raises InputError where a file is missing or is not a price list.
     """
-    ours = _read(_OURS)
+    prices = _read(_OURS)
     theirs = path or os.environ.get(VARIABLE)
-    if not theirs:
-        return ours
-    other = _read(Path(theirs))
-    hosts = {host: {**ours.hosts.get(host, {}), **models} for host, models in other.hosts.items()}
-    return Prices(other.as_of, other.batch, {**ours.hosts, **hosts})
+    if theirs:
+        prices = _overridden(prices, _read(Path(theirs)))
+    return _overridden(prices, replace(prices, hosts=own or {}))
+
+
+def _overridden(prices: Prices, other: Prices) -> Prices:
+    """The prices with the date and the entries of `other`."""
+    hosts = {host: {**prices.hosts.get(host, {}), **models} for host, models in other.hosts.items()}
+    return Prices(other.as_of, other.batch, {**prices.hosts, **hosts})
 
 
 def _read(path: Path) -> Prices:

@@ -25,6 +25,7 @@ _BatchApi = type[OpenAIBatchApi | AnthropicBatchApi]
 _PROTOCOLS: dict[str, type[WireProtocol]] = {
     protocol.path: protocol for protocol in (OpenAIProtocol, AnthropicProtocol)
 }
+_QUESTION = ("model", "messages", "system", "response_format", "output_config", "prompt_cache_key")
 _JSON = {"Content-Type": "application/json"}
 _LARGEST = 300_000_000  # bytes of a request
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)  # what parsing raises
@@ -42,6 +43,7 @@ class Provider:
         self._completed: Counter[bytes] = Counter()
         self._statuses: Counter[int] = Counter()
         self._usage: Counter[str] = Counter()
+        self._parameters: list[dict[str, Any]] = []
         self._in_flight = self._most_in_flight = 0
         self._saved = max(1.0, options.limit * options.burst)
         self._saved_at = time.monotonic()
@@ -91,7 +93,11 @@ class Provider:
 
     def _parse(self, protocol: type[WireProtocol], raw: bytes) -> ParsedRequest:
         try:
-            return protocol.parse(json.loads(raw), self._options, self._cache)
+            body = json.loads(raw)
+            parameters = {name: value for name, value in body.items() if name not in _QUESTION}
+            if parameters not in self._parameters:
+                self._parameters.append(parameters)
+            return protocol.parse(body, self._options, self._cache)
         except _UNREADABLE as error:
             raise RequestRefused(400, f"The request is not understood: {error!r}") from None
 
@@ -174,7 +180,7 @@ class Provider:
 
     def log(self) -> dict[str, Any]:
         """Counts since the start. `repeated` counts requests whose body was sent before, `paid_twice` answers to bodies
-        that were answered before."""
+        that were answered before; `parameters` has what requests said besides the question, each once."""
         return {
             "requests": sum(self._received.values()),
             "distinct": len(self._received),
@@ -186,6 +192,7 @@ class Provider:
             "in_flight": self._in_flight,
             "most_in_flight": self._most_in_flight,
             "usage": dict(self._usage),
+            "parameters": self._parameters,
             "batch": self._batches.log(),
         }
 

@@ -144,13 +144,19 @@ Local = Callable[[str, Mapping[str, Any] | None], Player]
 
 
 def player(
-    spec: str | Policy | Player, sampling: Mapping[str, Any] | None = None, *, seed: int = 0, local: Local | None = None
+    spec: str | ModelName | Policy | Player,
+    sampling: Mapping[str, Any] | None = None,
+    *,
+    seed: int = 0,
+    local: Local | None = None,
 ) -> Player:
-    """The player of `spec`: a name, a callable, or a Player already. `sampling` (temperature, max_tokens …) overrides a
-    model's defaults and does not apply to callables. `seed` is the seed of the scripted policies.
+    """The player of `spec`: a name, a model, a callable, or a Player already. `sampling` (temperature, max_tokens …)
+    overrides a model's defaults and does not apply to callables. `seed` is the seed of the scripted policies.
 
     Raises UsageError, which lists the forms, for an unknown name, and KeyMissing where the provider needs a key.
     """
+    if isinstance(spec, ModelName):
+        return _api(spec, sampling)
     if not isinstance(spec, str):
         return _called(spec, getattr(spec, "id", "") or getattr(spec, "__name__", ""))
     if plugins.is_file(spec):
@@ -213,7 +219,8 @@ def is_model(player: Player) -> bool:
 
 def _api(name: ModelName, sampling: Mapping[str, Any] | None) -> Player:
     default = {"temperature": TEMPERATURE} if takes_temperature(name.provider, name.model) else {}
-    return ApiModel(api_client(name, sampling_of(default, sampling)), CONCURRENCY)
+    chosen = sampling_of(sampling_of(default, name.sampling), sampling)
+    return ApiModel(api_client(name, chosen), CONCURRENCY, name.id)
 
 
 def _plugin(spec: str) -> Player:

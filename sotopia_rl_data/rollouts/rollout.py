@@ -23,10 +23,10 @@ from sotopia_rl_data import tables
 from sotopia_rl_data.asking import ask as asking
 from sotopia_rl_data.asking.ask import bill_of
 from sotopia_rl_data.asking.plan import AskOptions, Group
+from sotopia_rl_data.asking.providers import ModelName
 from sotopia_rl_data.asking.report import RunReport, asking_warnings
 from sotopia_rl_data.code import code
 from sotopia_rl_data.costs.bill import Tally
-from sotopia_rl_data.costs.prices import load
 from sotopia_rl_data.errors import AskingError, UsageError
 from sotopia_rl_data.ledger.attempt import Attempt
 from sotopia_rl_data.ledger.ledger import Ledger
@@ -48,8 +48,8 @@ def plan_of(
     scenes: Iterable[Scene],
     rules: Rules | None = None,
     *,
-    a: str | Policy | Player = DEFAULT_A,
-    b: str | Policy | Player = DEFAULT_B,
+    a: str | ModelName | Policy | Player = DEFAULT_A,
+    b: str | ModelName | Policy | Player = DEFAULT_B,
     swap: bool = False,
     repeat: int = 1,
     sampling: Mapping[str, Any] | None = None,
@@ -91,7 +91,7 @@ def rollout(
     name = check_name(out)
     if version:
         version = versions.check(version)  # now, and not when everything has been played
-    prices = load(options.prices)
+    prices = options.price_list()
     asking.check(plan.players(), options, prices)
     with store.stage(name) as stage, Ledger(options.ledger_in(store.root)) as ledger:
         store.check_untaken(name, version, partial(unfinished, plan, ledger), "episodes")

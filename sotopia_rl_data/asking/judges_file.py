@@ -1,0 +1,164 @@
+"""A judges file: models by names of one's own, each with its server, key and parameters, for `--judges FILE`.
+
+    - name: careful
+      model: gpt-5
+      extra: {reasoning_effort: high}
+    - name: cheap
+      model: deepseek-chat
+      url: https://api.deepseek.com/v1
+      sampling: {temperature: 0, max_tokens: 800}
+      price: {input: 0.28, cached: 0.028, output: 0.42}    # USD per million tokens
+    - name: ours
+      model: qwen
+      protocol: openai            # or anthropic
+      url: http://gpu7:8000/v1
+      key: LAB_KEY                # the environment variable that holds the key, or none
+
+The file holds the names of variables and never a key: one that is written into it is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sotopia_rl_data.asking import anthropic, openai
+from sotopia_rl_data.asking.extra import check_extra
+from sotopia_rl_data.asking.keys import NONE
+from sotopia_rl_data.asking.providers import ModelName, parse_model, sampling_of, server_of
+from sotopia_rl_data.asking.transport import clean_url
+from sotopia_rl_data.costs.prices import Price
+from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.secrets import redact
+from sotopia_rl_data.yaml_nodes import NodeReader, read_text
+
+_HINT = "write entries like: - {name: mine, model: qwen, url: http://localhost:8000/v1, key: MY_KEY}"
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SAMPLING = ("temperature", "max_tokens")
+_ALSO = ("model", "protocol", "url", "key", "sampling", "extra", "price")
+
+
+@dataclass(frozen=True, slots=True)
+class NamedModels:
+    """The models of a judges file by name, and the prices that it gives: by server (host and port), then by model."""
+
+    models: Mapping[str, ModelName]
+    prices: Mapping[str, Mapping[str, Price]]
+
+
+def read_judges(path: Path) -> NamedModels:
+    """The models in the file. Raises InputError with the line of what is wrong."""
+    reader = _JudgesReader(str(path), "a list of judges", _HINT)
+    return reader.models(reader.root(read_text(path, "judges file", "name a YAML file in UTF-8")))
+
+
+class _JudgesReader(NodeReader):
+    """Reads the nodes of one file, from the root down."""
+
+    def models(self, root: Any) -> NamedModels:
+        import yaml
+
+        if not isinstance(root, yaml.SequenceNode) or not root.value:
+            self.wrong(root, "a judges file must be a list of entries")
+        models: dict[str, ModelName] = {}
+        prices: dict[str, dict[str, Price]] = {}
+        for node in root.value:
+            self._check_no_secret(node)
+            keys = self.mapping(node, "the entry", ("name",), _ALSO)
+            model = self._model(keys)
+            if model.id in models:
+                self.wrong(keys["name"], f"there are two judges called {model.id!r}")
+            models[model.id] = model
+            if "price" in keys:
+                prices.setdefault(server_of(model), {})[model.model] = self._price(keys["price"])
+        return NamedModels(models, prices)
+
+    def _model(self, keys: Mapping[str, Any]) -> ModelName:
+        name = self.text(keys["name"], "name")
+        if not _NAME.fullmatch(name):
+            self.wrong(keys["name"], f"the name {name!r} may hold only letters, digits, dots, hyphens and underscores")
+        model = self.text(keys["model"], "model") if "model" in keys else name
+        url = self._url(keys["url"]) if "url" in keys else ""
+        known = None if url else parse_model(model)
+        return replace(
+            known or ModelName(openai.PROVIDER, model, url),
+            key=self._key(keys["key"]) if "key" in keys else "",
+            sampling=self._sampling(keys),
+            id=name,
+            **({"provider": self._protocol(keys["protocol"])} if "protocol" in keys else {}),
+        )
+
+    def _protocol(self, node: Any) -> str:
+        protocol = self.text(node, "protocol")
+        if protocol not in (openai.PROVIDER, anthropic.PROVIDER):
+            self.wrong(node, f"`protocol` must be {openai.PROVIDER} or {anthropic.PROVIDER}, not {protocol!r}")
+        return protocol
+
+    def _url(self, node: Any) -> str:
+        try:
+            return clean_url(self.text(node, "url"))
+        except UsageError as error:
+            self.wrong(node, f"{error.message.rstrip('.')}; {error.hint}")
+
+    def _key(self, node: Any) -> str:
+        variable = self.text(node, "key")
+        if variable != NONE and not _VARIABLE.fullmatch(variable) and variable not in os.environ:
+            self.wrong(
+                node, f"`key` must name an environment variable, such as MY_KEY, or be {NONE}: it is never a key"
+            )
+        return variable
+
+    def _sampling(self, keys: Mapping[str, Any]) -> dict[str, Any]:
+        sampling: dict[str, Any] = {}
+        if "sampling" in keys:
+            values = self.mapping(keys["sampling"], "`sampling`", (), _SAMPLING)
+            sampling = {name: self._number(node, name) for name, node in values.items()}
+        if "extra" not in keys:
+            return sampling
+        self.pairs(keys["extra"], "`extra`")
+        extra = self.value(keys["extra"])
+        try:
+            check_extra(extra)
+        except UsageError as error:
+            self.wrong(keys["extra"], f"{error.message.rstrip('.')}: {error.hint}")
+        return sampling_of(sampling, extra)
+
+    def _number(self, node: Any, name: str) -> float | int | None:
+        value = self.value(node)
+        whole = name == "max_tokens"
+        kinds = (int,) if whole else (int, float)
+        if value is None:
+            return None
+        if not isinstance(value, kinds) or isinstance(value, bool) or not (1 if whole else 0) <= value < float("inf"):
+            self.wrong(node, f"`{name}` must be {'a whole number, 1 or more' if whole else 'a number, 0 or more'}")
+        return value
+
+    def _price(self, node: Any) -> Price:
+        keys = self.mapping(node, "`price`", ("input", "output"), ("cached", "written", "longest"))
+        values = {name: self._number(value, name) for name, value in keys.items()}
+        if None in values.values():
+            self.wrong(node, "a price must be a number")
+        input_, output = float(values["input"] or 0), float(values["output"] or 0)
+        longest = values.get("longest")
+        return Price(
+            input_,
+            float(values.get("cached", input_) or 0),
+            float(values.get("written", input_) or 0),
+            output,
+            None if longest is None else int(longest),
+        )
+
+    def _check_no_secret(self, node: Any) -> None:
+        """Refuse a key or a password anywhere in the entry, without repeating it."""
+        if isinstance(node.value, str):
+            if redact(node.value) != node.value:
+                self.wrong(node, "this looks like a key: put it into an environment variable, and name that in `key`")
+            return
+        for child in node.value:
+            for part in child if isinstance(child, tuple) else (child,):
+                self._check_no_secret(part)
