@@ -33,7 +33,7 @@ def check_installed(what: str, *libraries: str, hint: str = TRAIN_EXTRA) -> None
 def _version() -> str:
     try:
         return importlib.metadata.version("sotopia-rl-data")
-    except importlib.metadata.PackageNotFoundError:  # run from a source tree that is not installed
+    except importlib.metadata.PackageNotFoundError:  # the package runs from its source tree, without being installed
         return "unknown"
 
 

@@ -49,13 +49,13 @@ def curate(
     Raises UsageError where nothing was judged twice or a dimension is absent.
     """
     if top < 1:
-        raise UsageError(f"A list of {top} is empty.", "--top 100")
+        raise UsageError(f"--top is {top}, but a list needs at least 1 line.", "give, for example, --top 100")
     opinions = opinions_of(versions, dimensions)
     spread = spreads(opinions)
     if np.isnan(spread).all():
-        names = ", ".join(opinions.names) or "no labels"
+        names = ", ".join(opinions.names) or "none"
         raise UsageError(
-            f"Nothing was judged twice ({names}), so there is nothing to disagree about.",
+            f"No utterance has two opinions that could disagree; the only opinions are: {names}.",
             "label with a second --judge or with --samples 2, or name a second REF",
         )
     return list(_episodes(opinions, spread, top) if by == "episode" else _utterances(opinions, spread, top))

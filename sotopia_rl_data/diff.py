@@ -88,7 +88,7 @@ def _changes(a: Version, b: Version, config: str) -> Changes:
     except duckdb.Error as error:
         raise StoreError(
             f"{a.ref} and {b.ref} cannot be compared ({str(error).splitlines()[0].rstrip('.')}).",
-            f"sotopia-rl-data verify {a.ref} {b.ref}",
+            f"check the files of both: sotopia-rl-data verify {a.ref} {b.ref}",
         ) from error
     return Changes(
         **found,

@@ -83,7 +83,7 @@ class LockedFolder:
 def _sweep(parent: Path) -> None:
     """Remove the folders whose locks no process holds. On a file system without locks nothing is ever removed."""
     for path in parent.glob("*.lock"):
-        with contextlib.suppress(OSError):  # removed meanwhile, or a file system without locks
+        with contextlib.suppress(OSError):  # another process removed the file, or the file system has no locks
             handle = os.open(path, os.O_RDWR)
             try:
                 if take(handle):
@@ -97,8 +97,8 @@ def _locked_new(path: Path) -> int:
     """A handle on a new file, locked exclusively."""
     while True:
         handle = open_lock(path)
-        with contextlib.suppress(OSError):  # no locks on this file system: `_sweep` will leave everything alone
+        with contextlib.suppress(OSError):  # `_sweep` removes nothing on a file system without locks
             wait(handle)
         if path.exists() and os.path.samestat(path.stat(), os.fstat(handle)):
             return handle
-        os.close(handle)  # another process removed the file between our two calls
+        os.close(handle)  # `_sweep` of another process removed the file before we locked it

@@ -21,7 +21,7 @@ from pathlib import Path
 from sotopia_rl_data.errors import InputError, StoreError
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
-_LONGEST = 2**31 - 1  # characters of a cell: some hold a whole dialogue
+_LONGEST = 2**31 - 1  # characters: a cell may hold a whole dialogue, and the csv module's own limit is 131,072
 
 Row = tuple[int, dict[str, str]]
 """The number of the line that a row ends in, and its cells by column, "" where there is none."""
@@ -39,10 +39,11 @@ def aside(path: Path) -> Iterator[Path]:
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise StoreError(
-            f"{path} cannot be written ({reason}).", "name a file in an existing folder that you may write to"
+            f"The file {path} cannot be written ({reason}).",
+            "name a file in a folder that exists and that you may write to, on a disk with free space",
         ) from error
     finally:
-        with suppress(OSError):  # it was never written, or has replaced `path`
+        with suppress(OSError):  # `beside` does not exist if it was never written, or if it has become `path`
             beside.unlink()
 
 
@@ -65,20 +66,20 @@ def read_sheet(path: Path, columns: Sequence[str], needed: Sequence[str], hint: 
         data = path.read_bytes()
         text = data.decode("utf-8-sig")
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}).", hint) from error
+        raise InputError(f"The file {path} cannot be read ({error.strerror}).", hint) from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} cannot be read: {error}.", hint) from error
+        raise InputError(f"The file {path} cannot be read as UTF-8 text: {error}.", hint) from error
     return hashlib.sha256(data).hexdigest(), _rows(path, text, columns, needed, hint)
 
 
 def _rows(path: Path, text: str, columns: Sequence[str], needed: Sequence[str], hint: str) -> Iterator[Row]:
-    csv.field_size_limit(_LONGEST)  # a setting of the whole process
+    csv.field_size_limit(_LONGEST)  # the csv module has one limit for the whole process
     rows = csv.DictReader(io.StringIO(text, newline=""))
     try:
         missing = [column for column in needed if column not in (rows.fieldnames or ())]
         if missing:
-            raise InputError(f"{path} has no column {missing[0]}.", hint)
+            raise InputError(f"The CSV file {path} has no column {missing[0]!r}.", hint)
         for row in rows:
             yield rows.line_num, {column: unguarded((row.get(column) or "").strip()) for column in columns}
     except csv.Error as error:
-        raise InputError(f"{path} cannot be read: {error}.", hint) from error
+        raise InputError(f"The file {path} cannot be read as CSV: {error}.", hint) from error

@@ -71,7 +71,9 @@ def stream(version: Version, text: str) -> Iterator[pa.RecordBatchReader]:
 def check_select(connection: duckdb.DuckDBPyConnection, text: str, example: str) -> None:
     """Raises QueryError, with the query `example` as its hint, unless `text` is one SELECT that writes nothing and in
     FROM calls only functions that compute; raises duckdb.ParserException or UnicodeEncodeError where it is not SQL."""
-    text.encode()  # bytes that are not text come from a shell as lone surrogates; DuckDB would raise TypeError
+    # An argument that is not UTF-8 reaches Python as lone surrogates, for which DuckDB would raise a TypeError.
+    text.encode()
+    example = f"write, for example: {example}"
     ((serialized,),) = connection.execute("SELECT json_serialize_sql(?)", [text]).fetchall()
     try:
         parsed = json.loads(serialized)
@@ -82,10 +84,12 @@ def check_select(connection: duckdb.DuckDBPyConnection, text: str, example: str)
     nodes = list(_nodes(parsed))
     kinds = {node["type"] for node in nodes if str(node.get("type")).endswith("_NODE")}
     if parsed["error"] or len(parsed["statements"]) != 1 or not kinds <= _READING_NODES:
-        raise QueryError("A query is exactly one SELECT.", example)
+        raise QueryError("The query must be exactly one SELECT that writes nothing, and this one is not.", example)
     called = {node["function"]["function_name"] for node in nodes if node.get("type") == "TABLE_FUNCTION"}
     for name in sorted(called.difference(_COMPUTING)):
-        raise QueryError(f"A query cannot read from {name}(), only from tables and {', '.join(_COMPUTING)}.", example)
+        raise QueryError(
+            f"The query reads from {name}(), but may read only from the tables and {', '.join(_COMPUTING)}.", example
+        )
 
 
 def _nodes(parsed: Any) -> Iterator[dict[str, Any]]:
@@ -123,7 +127,9 @@ def _query_error(error: Exception, version: Version) -> QueryError:
             "select fewer columns: long texts (prompt, turns, observations) take the most memory",
         )
     if lines[0].startswith("Permission"):
-        return QueryError("A query reads the version's own tables and nothing else.", _tables(version))
+        return QueryError(
+            "The query reads a file or a setting, but only the version's own tables can be read.", _tables(version)
+        )
     hint = next((f" ({line})" for line in lines[1:] if line.startswith("Candidate")), "")
     return QueryError(f"The query failed: {lines[0].rstrip('!.')}{hint}.", _tables(version))
 
@@ -201,7 +207,9 @@ class Dataset:
         if split is None:
             return files
         if split not in files:
-            raise NotFound(f"{self.version.ref} has no {split!r} in {config}.", f"name one of: {', '.join(files)}")
+            raise NotFound(
+                f"The config {config} of {self.version.ref} has no split {split!r}.", f"name one of: {', '.join(files)}"
+            )
         return {split: files[split]}
 
 
@@ -217,7 +225,7 @@ def unlocked(memory_limit: str = MEMORY_LIMIT, threads: int | None = None) -> du
             "python_enable_replacements": False,
         }
     )
-    connection.execute("SET enable_progress_bar = false")  # it would print on stdout
+    connection.execute("SET enable_progress_bar = false")  # DuckDB's progress bar would be printed on stdout
     return connection
 
 
@@ -229,7 +237,7 @@ def lock(
     for path in paths:
         if not path.is_file():
             connection.close()
-            raise _damaged(ref, f"{path.name} is gone")
+            raise _damaged(ref, f"its file {path.name} is missing")
     try:
         connection.execute(f"SET allowed_paths = {_paths(paths)}")
         connection.execute("SET enable_external_access = false")
@@ -248,7 +256,7 @@ def rows_of(splits: Mapping[str, list[Path]]) -> str:
 
 
 def _damaged(ref: str, reason: str) -> StoreError:
-    return StoreError(f"{ref} cannot be read ({reason}).", f"sotopia-rl-data verify {ref}")
+    return StoreError(f"{ref} cannot be read: {reason}.", f"see what is damaged: sotopia-rl-data verify {ref}")
 
 
 def _paths(paths: list[Path]) -> str:

@@ -43,7 +43,8 @@ def parse(text: str) -> DatasetRef:
     name, at, pin = text.partition("@")
     if at and not (_VERSION.fullmatch(pin) or _COMMIT.fullmatch(pin)):
         raise UsageError(
-            f"{pin!r} in {text!r} is neither a version nor a commit.", f"write {name}@v1.0.0, or {name} for the latest"
+            f"In the reference {text!r}, {pin!r} is neither a version such as v1.0.0 nor a commit's hash.",
+            f"write {name}@v1.0.0, {name}@COMMIT, or {name} for the latest version",
         )
     check_name(name)
     return DatasetRef(name, pin if pin.startswith("v") else None, pin if at and not pin.startswith("v") else None)
@@ -53,8 +54,8 @@ def check_name(name: str) -> str:
     """`name` where it can name a dataset (`name` or `org/name`). Raises UsageError."""
     if Path(name).is_file():
         raise UsageError(
-            f"{name!r} is read as a dataset's name, but a file is called that.",
-            f"a path starts with ./ : write ./{name}",
+            f"{name!r} would be the name of a dataset, but a file with this name exists.",
+            f"write ./{name} if you mean the file; a path starts with ./, ../ or /",
         )
     parts = name.split("/")
     if (
@@ -63,7 +64,7 @@ def check_name(name: str) -> str:
         or any(_VERSION.fullmatch(p) or p.endswith((".", "-", ".git")) for p in parts)
     ):
         raise UsageError(
-            f"{name!r} cannot name a dataset.",
-            "use letters, digits, '.', '_' and '-': NAME or ORG/NAME (a path starts with ./, ../ or /)",
+            f"{name!r} is not a possible name of a dataset.",
+            "write NAME or ORG/NAME with letters, digits, '.', '_' and '-'; a path starts with ./, ../ or /",
         )
     return name

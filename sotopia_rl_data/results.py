@@ -31,7 +31,7 @@ def write_result(result: pa.Table | pa.RecordBatchReader, fmt: str, target: Path
     format, StoreError where the file cannot be written.
     """
     if fmt not in FORMATS:
-        raise UsageError(f"{fmt!r} is not a format.", f"name one of: {', '.join(FORMATS)}")
+        raise UsageError(f"A result cannot be written in the format {fmt!r}.", f"name one of: {', '.join(FORMATS)}")
     if not isinstance(target, Path):
         _WRITERS[fmt](result, target)
         return

@@ -12,7 +12,7 @@ from rich.measure import Measurement
 from rich.table import Column, Table
 from rich.text import Text
 
-READABLE = 20  # columns of a terminal
+READABLE = 20  # characters: a column of longer texts is at least this wide
 
 
 class Screen(Console):
@@ -24,14 +24,14 @@ class Screen(Console):
             self.width = max(self.width, columns)
 
     def on_broken_pipe(self) -> None:
-        """`… | head` closed the pipe: `cli.py` ends quietly; rich would exit with 1."""
-        raise  # the BrokenPipeError that rich has caught
+        """End quietly where the reader, such as `head`, has closed the pipe; rich's own method would exit with 1."""
+        raise  # again the BrokenPipeError that rich has caught, for `cli/program.py`
 
     def show(self, table: Table) -> None:
         """Print a table if its words fit side by side; else each row as a paragraph, with a line for each column."""
         if self._fits(table):
             return self.print(table)
-        table.padding = (0, 1, 0, 0)  # closer
+        table.padding = (0, 1, 0, 0)  # one space between the columns, where the table had two
         if self._fits(table):
             return self.print(table)
         for number, row in enumerate(zip(*(column.cells for column in table.columns), strict=True)):

@@ -43,7 +43,10 @@ def opened(path: Path, columns: Sequence[str], *, encoded: bool = True) -> pq.Pa
         leaves = [known.schema.column(i) for i in range(len(known.schema))]
         lacking = set(columns) - {leaf.path.split(".")[0] for leaf in leaves}
         if lacking:
-            raise StoreError(f"{path} has no column {sorted(lacking)[0]!r}.", "import or label anew")
+            raise StoreError(
+                f"The file {path} has no column {sorted(lacking)[0]!r}, which is needed here.",
+                "run the command that made this version (import or label) again",
+            )
         text = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY" and leaf.path in columns]
         return pq.ParquetFile(path, metadata=known, read_dictionary=text if encoded else None, pre_buffer=False)
     except (OSError, pa.ArrowInvalid) as error:
@@ -52,7 +55,8 @@ def opened(path: Path, columns: Sequence[str], *, encoded: bool = True) -> pq.Pa
 
 def _unreadable(path: Path, error: Exception) -> StoreError:
     return StoreError(
-        f"{path} cannot be read: {str(error).splitlines()[0]}.", "run `verify`, then make the version anew"
+        f"The file {path} cannot be read: {str(error).splitlines()[0]}.",
+        "run `sotopia-rl-data verify` on the version, then make the version again",
     )
 
 
@@ -78,7 +82,7 @@ class Episodes:
             if not size:
                 return
             cut = size if self._ended else bisect.bisect_left(range(size), self._last, key=self._episode)
-            target = rows if cut else 2 * size  # one episode can be longer than `rows`
+            target = rows if cut else 2 * size  # without a cut, one episode has more than `size` rows: read on
             if cut:
                 yield self._cut(cut)
 
@@ -94,7 +98,8 @@ class Episodes:
             self._pull()
         if self._rest.num_rows:
             raise StoreError(
-                f"The {self._what} have an episode {self._episode(0)!r} that has no utterances.", "import or label anew"
+                f"The {self._what} name the episode {self._episode(0)!r}, of which there is no utterance.",
+                "run the command that made this version (import or label) again",
             )
 
     def _pull(self) -> None:
@@ -106,7 +111,8 @@ class Episodes:
             first, last = ids[0].as_py(), ids[-1].as_py()
             if not self._last <= first <= last:
                 raise StoreError(
-                    f"The {self._what} are not in key order at episode {first!r}.", "make the version anew"
+                    f"The rows of {self._what} are not sorted by their episode: {first!r} comes too late.",
+                    "run the command that made this version (import or label) again",
                 )
             fresh = pa.Table.from_batches([batch])
             self._rest = pa.concat_tables([self._rest, fresh]) if self._rest.num_rows else fresh

@@ -28,7 +28,7 @@ def without_thought(completion: str) -> str:
     answer, position, thinking = "", 0, False
     while tag is not None:
         if tag["end"] or tag["closed"]:
-            if not thinking:  # the thought began in the prompt: all text so far belongs to it
+            if not thinking:  # the prompt opened the thought, so all text before this tag is the thought
                 answer = ""
             thinking = False
         elif not thinking:

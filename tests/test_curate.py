@@ -89,7 +89,7 @@ def test_a_list_of_nothing_is_told_and_leads_nowhere(store: Store, tmp_path: Pat
 
 
 def test_bad_input_is_a_sentence_and_its_hint(store: Store, tmp_path: Path):
-    with pytest.raises(UsageError, match="Nothing was judged twice") as wrong:
+    with pytest.raises(UsageError, match="No utterance has two opinions") as wrong:
         curate([labelled(store, [label_row("e", "a", 0, "goal", "ann", 1)], "lab/one")])
     assert "--judge" in wrong.value.hint
     version = two(store)

@@ -46,7 +46,7 @@ def test_a_file_is_written_into_a_folder_that_is_there_and_makes_none(
     assert run(store, words, tmp_path / "missing" / "made") == 1
     told = capsys.readouterr().err
     assert "cannot be written (No such file or directory)." in told
-    assert "name a file in an existing folder" in told
+    assert "name a file in a folder that exists" in told
     assert list(tmp_path.iterdir()) == []
     assert run(store, words, tmp_path / "made") == 0
     (made,) = tmp_path.iterdir()

@@ -252,7 +252,7 @@ def test_a_file_that_is_gone_is_said_to_be_gone(tmp_path: Path) -> None:
     version.files("episodes")["train"][0].unlink()
     with pytest.raises(StoreError, match="cannot be read") as told:
         Dataset(version).sql("SELECT 1")
-    assert told.value.hint == "sotopia-rl-data verify org/toy@v1.0.0"
+    assert told.value.hint == "see what is damaged: sotopia-rl-data verify org/toy@v1.0.0"
 
 
 def test_queries_may_run_at_once(data: Dataset) -> None:
@@ -290,7 +290,7 @@ def test_sql_and_polars_see_the_same_rows(data: Dataset) -> None:
 
 def test_episodes_come_back_as_they_went_in(data: Dataset) -> None:
     assert list(data.episodes()) == [episode(0), episode(1)]
-    with pytest.raises(NotFound, match="no 'test' in episodes"):
+    with pytest.raises(NotFound, match="has no split 'test'"):
         list(data.episodes("test"))
 
 

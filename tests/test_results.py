@@ -110,5 +110,5 @@ def test_a_failure_leaves_the_file_that_was_there(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_written_and_an_unknown_format_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot be written"):
         write_result(TABLE, "csv", tmp_path / "nowhere" / "out.csv")
-    with pytest.raises(UsageError, match="'xml' is not a format"):
+    with pytest.raises(UsageError, match="cannot be written in the format 'xml'"):
         write_result(TABLE, "xml", tmp_path / "out.xml")

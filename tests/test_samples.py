@@ -264,9 +264,9 @@ def test_strangers_are_told_nothing_of_each_other_and_friends_what_they_know():
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
-        ("- sam: Hello.", "- kim: Hello.", "kim is out of turn in turn 0 of e1"),
-        ("- kim: {leave}", "- kim: {sulk}", "the action type 'sulk'"),
-        ("goal: 7 | Said.", "goal: 7", "sam's goal has no reason"),
+        ("- sam: Hello.", "- kim: Hello.", "In e1, 'kim' acts in turn 0, which is the other agent's"),
+        ("- kim: {leave}", "- kim: {sulk}", "the unknown action type 'sulk'"),
+        ("goal: 7 | Said.", "goal: 7", "score of 'sam' on goal has no reason"),
     ],
 )
 def test_a_scenario_that_breaks_the_rules_is_refused(tmp_path, old, new, complaint):

@@ -28,7 +28,7 @@ from sotopia_rl_data.rewards.resolve import choose_evaluator, evaluators
 from sotopia_rl_data.schema import Agent, Episode, Turn
 from sotopia_rl_data.store import Version
 
-_LONGEST_NAME = 250  # bytes; with ".json" every file system takes it
+_LONGEST_NAME = 250  # bytes: with ".json" the file's name has at most 255, the limit of common file systems
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,10 @@ def export_sotopia(
                     progress(1)
         if not folder.episodes:
             reason = folder.failures[0] if folder.failures else "the version has none"
-            raise InputError(f"No episode of {version.ref} could be exported: {reason}.", "export another version")
+            raise InputError(
+                f"No episode of {version.ref} could be exported; the first reason: {reason}.",
+                "export a version that has such episodes",
+            )
     return ExportReport(
         version=version.ref,
         directory=str(directory),
@@ -171,7 +174,10 @@ def _can_name_file(name: str) -> bool:
 def _written_beside(directory: Path) -> Iterator[Path]:
     """A folder beside `directory`. It takes the place of `directory` if the block succeeds; else it is removed."""
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise UsageError(f"{directory} is there already.", "name a folder that does not exist, or an empty one")
+        raise UsageError(
+            f"The export needs a new folder, but {directory} exists and is not an empty folder.",
+            "name a folder that does not exist, or an empty folder",
+        )
     beside = directory.resolve().parent / f".{directory.resolve().name}.{secrets.token_hex(4)}"
     try:
         beside.mkdir(parents=True)
@@ -179,6 +185,8 @@ def _written_beside(directory: Path) -> Iterator[Path]:
         os.rename(beside, directory.resolve())
     except OSError as error:
         reason = error.strerror or str(error)
-        raise StoreError(f"{directory} cannot be written ({reason}).", "name a folder that can be") from error
+        raise StoreError(
+            f"The folder {directory} cannot be written ({reason}).", "name a folder that can be written"
+        ) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)

@@ -89,12 +89,18 @@ def _sample(scenario: Mapping[str, Any], record: Mapping[str, Any]) -> SampleEpi
 def _turn(number: int, line: Mapping[str, Any], ids: Mapping[str, str], episode_id: str) -> Turn:
     ((key, action),) = line.items()
     if key != list(ids)[number % len(ids)]:
-        raise InputError(f"{key} is out of turn in turn {number} of {episode_id}.", "let the two of the cast alternate")
+        raise InputError(
+            f"In {episode_id}, {key!r} acts in turn {number}, which is the other agent's.",
+            "let the two agents act alternately",
+        )
     if isinstance(action, str):
         return Turn(number, ids[key], "speak", action.replace("\n", "\n\n"))
     ((action_type, text),) = action.items()
     if action_type not in ACTION_TYPES:
-        raise InputError(f"Turn {number} of {episode_id} has the action type {action_type!r}.", f"use {ACTION_TYPES}")
+        raise InputError(
+            f"Turn {number} of {episode_id} has the unknown action type {action_type!r}.",
+            f"use one of {', '.join(ACTION_TYPES)}",
+        )
     return Turn(number, ids[key], action_type, text or "")
 
 
@@ -108,7 +114,10 @@ def _scores(record: Mapping[str, Any], ids: Mapping[str, str]) -> tuple[tuple[Sc
         for dimension in SOTOPIA_EVAL:
             number, _, reason = str(record["scores"][key][dimension.name]).partition(" | ")
             if not reason and (number != "0" or dimension.name not in _NO_REMARK):
-                raise InputError(f"{record['id']}: {key}'s {dimension.name} has no reason.", "write `number | reason`")
+                raise InputError(
+                    f"In {record['id']}, the score of {key!r} on {dimension.name} has no reason after it.",
+                    "write the score as `number | reason`",
+                )
             scores.append(Score(agent, dimension.name, float(number), EVALUATOR))
             comments += f"{dimension.name}: {reason or _NO_REMARK[dimension.name]}\n"
     return tuple(scores), comments

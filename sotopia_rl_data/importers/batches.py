@@ -32,7 +32,7 @@ from sotopia_rl_data.schema import Attribution, Episode, Failure, environment_of
 from sotopia_rl_data.store.stage import Stage
 
 BATCH = 128
-LABELS = 64  # attributions that take about as much memory as an episode
+LABELS = 64  # this many attributions take about as much memory as one episode
 KEPT_FAILURES = 100
 _ROW = "__row"
 REWARDS = pa.schema([f for f in tables.rewards_schema([]) if f.name not in tables.KEYS["rewards"]])
@@ -90,19 +90,19 @@ class Batches:
     rejected: list[Failure] = field(default_factory=list)
     _episodes: list[Episode] = field(default_factory=list)
     _training_rows: list[TrainingRow] = field(default_factory=list)
-    _labels: list[Attribution | Failure] = field(default_factory=list)  # of this batch's episodes
+    _labels: list[Attribution | Failure] = field(default_factory=list)  # labels of the episodes in this batch
     _unread: list[Failure] = field(default_factory=list)  # records that belong to no episode
-    _hashes: dict[str, bytes] = field(default_factory=dict)  # of every episode so far, by id
+    _hashes: dict[str, bytes] = field(default_factory=dict)  # the content hash of every episode so far, by its id
     _logs: dict[str, RememberedEpisode] = field(default_factory=dict)
-    _alignment: Alignment | None = None  # of the last episode, if it came from annotated rows for a log
-    _splits: dict[str | None, str] = field(default_factory=dict)  # of every episode so far, if labels may come later
-    _keeping: bool = True  # whether the labels that follow the last episode are kept
+    _alignment: Alignment | None = None  # where the last episode is in its log, if annotated rows and a log have it
+    _splits: dict[str | None, str] = field(default_factory=dict)  # splits by episode id, for labels in a later batch
+    _keeping: bool = True  # whether the labels that follow the last episode are written; False for a repeated episode
 
     def add(self, item: Item, record: Record) -> None:
         """Take an item and the record it comes from. Raises InputError for a Failure if `strict`."""
         if isinstance(item, Failure) and self.strict:
             raise _refused(item)
-        if isinstance(item, (Attribution, Failure)) and item.episode_id is not None:  # it follows its episode
+        if isinstance(item, (Attribution, Failure)) and item.episode_id is not None:  # a label of that episode
             label = self._alignment.moved(item) if self._alignment else item
             if self._keeping and label is not None:
                 self._labels.append(label)
@@ -211,7 +211,7 @@ class Batches:
 def _refused(failure: Failure) -> InputError:
     return InputError(
         f"{failure.source or failure.episode_id}: {failure.reason}",
-        "repair it, or leave --strict out to import the rest",
+        "repair that record, or leave --strict out to import the others",
     )
 
 

@@ -116,15 +116,18 @@ def _holds_training_rows(import_plan: ImportPlan) -> bool:
     """True for training rows, False for episodes. Raises UsageError for both at once."""
     if training.FORMAT in import_plan.formats and len(import_plan.formats) > 1:
         raise UsageError(
-            "Training rows and episodes cannot become one dataset: the rows have no identity.",
-            "import them under two names",
+            "The paths have training rows and episodes, which cannot be in one dataset: training rows name no episode.",
+            "import the two with two commands, under two names",
         )
     return training.FORMAT in import_plan.formats
 
 
 def _nothing_imported(batches: Batches) -> InputError:
     if batches.counts["filtered"]:
-        return InputError(f"None of {batches.counts['filtered']:,} records fulfils --where.", "loosen the condition")
+        return InputError(
+            f"None of the {batches.counts['filtered']:,} records meets the condition of --where.",
+            "loosen the condition",
+        )
     first = batches.rejected[0] if batches.rejected else Failure("it holds no record")
     counted = f"None of {batches.counts['failures']:,} records could be imported"
     return InputError(

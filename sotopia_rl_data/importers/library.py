@@ -136,7 +136,9 @@ def read_opening(observed: str, names: Sequence[str]) -> Opening:
     _, begun, rest = observed.partition("Scenario: ")
     scenario, ended, _ = rest.partition("\nParticipants: ")
     opening = Opening(scenario.strip() if begun and ended else "")
-    marks: list[tuple[dict[str, str], str, int, int]] = []  # fields, name, start of the mark, start of the text
+    marks: list[
+        tuple[dict[str, str], str, int, int]
+    ] = []  # (fields to fill, the agent's name, where its mark starts, where its text starts)
     position = max(observed.find("\nParticipants: "), 0)
     for fields, label in ((opening.backgrounds, "background"), (opening.goals, "goal")):
         for name in names:

@@ -132,7 +132,7 @@ def _sort(
     actions: dict[int, str] = {}
     for sender, receiver, text in messages:
         texts, name = (observations, receiver) if sender == ENVIRONMENT else (actions, sender)
-        if name == ENVIRONMENT:  # the environment's notes to itself: no agent sees them
+        if name == ENVIRONMENT:  # a message of the environment to itself, which no agent sees
             continue
         if name not in places:
             raise InputError(f"turn {turn} names {name!r}, who is not among the agents {', '.join(places)}.")
@@ -224,7 +224,7 @@ def _recipients(rendered: str) -> tuple[tuple[str, ...], str]:
     while end != -1:
         try:
             names = nested(rendered[len(_PRIVATE) : end + 1], "the list of recipients")
-        except InputError:  # this "]]" lies inside a name
+        except InputError:  # not a list: this "]]" belongs to a name, and the list ends at a later one
             end = rendered.find("]]", end + 1)
             continue
         if isinstance(names, list) and names and all(isinstance(n, str) for n in names):

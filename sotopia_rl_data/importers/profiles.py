@@ -86,7 +86,7 @@ class StoredProfiles:
 
 
 def _load(folder: Path, key: str) -> Mapping[str, Any] | None:
-    if not key or set(key) & set("/\\\0") or key.startswith("."):  # an id from a file must not lead out of the folder
+    if not key or set(key) & set("/\\\0") or key.startswith("."):  # an id must not lead out of `folder`
         return None
     try:
         value = json_value((folder / f"{key}.json").read_bytes())

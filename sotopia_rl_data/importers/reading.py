@@ -96,9 +96,11 @@ def plan(paths: Sequence[str | Path]) -> ImportPlan:
     """The files of `paths`. Raises InputError for a path that is missing, unreadable, or without anything to import."""
     sources = [source for path in paths for source in _of_path(Path(path))]
     if not sources:
-        raise InputError("No path was named.", _HINT)
+        raise InputError("There is no path to import from.", _HINT)
     usable = [source for source in sources if source.usable]
-    usable.sort(key=lambda source: source.format is annotated.FORMAT)  # after the episodes that they annotate
+    usable.sort(
+        key=lambda source: source.format is annotated.FORMAT
+    )  # annotations come after the episodes they annotate
     return ImportPlan(tuple(usable), tuple(source.label for source in sources if not source.usable))
 
 
@@ -107,17 +109,17 @@ def _of_path(path: Path) -> list[Source]:
         if path.is_dir():
             sources = list(_folder(path, path))
             if all(source.format is None for source in sources):
-                raise InputError(f"The folder {path} holds no episodes.", _HINT)
+                raise InputError(f"The folder {path} has no file in a format that can be imported.", _HINT)
             return sources
         if not path.exists():
-            raise InputError(f"There is no {path}.", "check the path")
+            raise InputError(f"There is no file or folder {path}.", "check the path")
         source = _file(path, path.name)
     except OSError as error:
         raise InputError(
-            f"{error.filename or path} cannot be read: {error.strerror}.", "check its permissions"
+            f"The path {error.filename or path} cannot be read: {error.strerror}.", "check its permissions and its disk"
         ) from error
     if source.format is None:
-        raise InputError(f"{path} cannot be imported: {source.wrong}", _HINT)
+        raise InputError(f"The file {path} cannot be imported: {source.wrong}", _HINT)
     return [source]
 
 
@@ -297,19 +299,22 @@ def _items(source: Source, meter: Metered, profiles: ProfileLookup | None) -> Lo
                 yield record.failure(wrong.message), record
                 continue
             inner = record.unwrapped()
-            form = source.format or format_of(inner.value)  # in a log folder, a file's first records may have none
+            # A file in a folder of logs is read even if its first records tell no format; each record is then asked.
+            form = source.format or format_of(inner.value)
             if inner.collection not in ("", episode_log.LOGS) and format_of(inner.value) is None:
-                continue  # other records of a dump: profiles, combinations, annotations …
+                continue  # a dump also has records that are not episodes: profiles, combinations, annotations …
             if form is None:
                 yield inner.failure("it is a record of none of the formats."), inner
                 continue
             if form not in readers:
                 readers[form] = form.reader(profiles)
             yield from readers[form].add(inner)
-    except InputError as error:  # the file does not even begin as JSON
+    except InputError as error:  # the file does not begin as JSON, so it has no record that could be named
         nothing = Record(None, f"{source.label}:1", b"")
         yield nothing.failure(error.message), nothing
     except OSError as error:
-        raise InputError(f"{source.path} cannot be read: {error.strerror}.", "check its permissions") from error
+        raise InputError(
+            f"The file {source.path} cannot be read: {error.strerror}.", "check its permissions and its disk"
+        ) from error
     for reader in readers.values():
         yield from reader.rest()

@@ -186,7 +186,7 @@ def kind(value: Any) -> str:
 
 
 MAX_DEPTH = 64
-MAX_RECORD = 64 * 2**20  # bytes or characters: the longest record, and the longest cell
+MAX_RECORD = 64 * 2**20  # the longest record in bytes, and the longest CSV cell in characters
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _ESCAPE = r"""\\(?:[\\'"abfnrtv0]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"""
@@ -209,7 +209,7 @@ def json_value(raw: str | bytes) -> Any:
         raise InputError(f"not UTF-8 text: byte {error.start + 1}.") from error
     except RecursionError as error:
         raise InputError("nested too deeply.") from error
-    except ValueError as error:  # an integer of more digits than Python converts
+    except ValueError as error:  # Python refuses to convert an integer of more than 4,300 digits
         raise InputError(f"not JSON: {error}.") from error
 
 

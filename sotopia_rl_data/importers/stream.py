@@ -20,7 +20,7 @@ BUFFER = 1 << 20
 _BOM = b"\xef\xbb\xbf"
 _OPENING, _CLOSING = ("start_map", "start_array"), ("end_map", "end_array")
 
-Entry = tuple[Record, InputError | None]  # a record, and what is wrong with it
+Entry = tuple[Record, InputError | None]  # a record, and the reason if it cannot be read
 
 
 class Metered(io.RawIOBase):

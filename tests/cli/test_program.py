@@ -251,7 +251,7 @@ def test_the_next_commands_name_the_store_that_was_named(run):
         (["lable"], 2, "did you mean `sotopia-rl-data label`?"),
         (["import", "missing.jsonl", "--name", "a/b"], 1, "missing.jsonl"),
         (["import", "notjson.jsonl", "--name", "a/b"], 1, "notjson.jsonl"),
-        (["import", "--name", "no such name"], 2, "cannot name a dataset"),
+        (["import", "--name", "no such name"], 2, "is not a possible name of a dataset"),
         (["import"], 2, "--name"),
         (["import", "--name", "a/b", "--where", "nonsense >"], 2, "--where"),
         (["label", "nobody/nothing", "--judge", "lexical"], 2, "nobody/nothing"),

@@ -114,7 +114,7 @@ def test_a_folder_that_is_in_use_or_cannot_be_written_is_left_alone(store: Store
     version = committed(store, toy())
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="is not an empty folder"):
         export_sotopia(version, tmp_path / "mine")
     with pytest.raises(StoreError, match="cannot be written"):
         export_sotopia(version, tmp_path / "mine" / "notes.txt" / "below")

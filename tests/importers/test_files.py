@@ -404,8 +404,8 @@ def test_a_missing_path_no_path_and_an_empty_folder_are_errors(tmp_path):
     (tmp_path / "empty").mkdir()
     for paths, sentence in (
         ([tmp_path / "nowhere.json"], "There is no "),
-        ([], "No path was named."),
-        ([tmp_path / "empty"], "holds no episodes."),
+        ([], "There is no path to import from."),
+        ([tmp_path / "empty"], "has no file in a format that can be imported."),
     ):
         with pytest.raises(InputError) as error:
             read(paths)

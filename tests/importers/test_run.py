@@ -180,7 +180,7 @@ def test_where_nothing_can_be_imported_nothing_is_made(tmp_path, store):
     assert error.value.message == "None of 2 records could be imported; a.jsonl:1: its messages are empty."
     with pytest.raises(InputError) as error:
         import_dataset(store, [lines(tmp_path / "b.jsonl", log(TALK))], "o/n", where="false")
-    assert error.value.message == "None of 1 records fulfils --where."
+    assert error.value.message == "None of the 1 records meets the condition of --where."
     for missing in ([tmp_path / "nowhere"], []):
         with pytest.raises(InputError):
             import_dataset(store, missing, "o/n")

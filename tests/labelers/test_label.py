@@ -426,7 +426,7 @@ def test_calls_that_get_no_answer_are_failures_that_the_next_run_asks_again(stor
         ({"preset": "sotopia"}, UsageError, "'sotopia' is not a preset"),
         ({"preset": "singular"}, UsageError, "the schema 'direct' yields none"),
         ({"evaluator": "nobody"}, UsageError, "No episode is scored by 'nobody'"),
-        ({"out": "a/b/c"}, UsageError, "cannot name a dataset"),
+        ({"out": "a/b/c"}, UsageError, "is not a possible name of a dataset"),
         ({"version": "newest"}, UsageError, "'newest' is not a version"),
         ({"source": "lab/nothing"}, NotFound, "has no dataset 'lab/nothing'"),
         ({"source": "./no-such-file.jsonl"}, InputError, "The file no-such-file.jsonl does not exist"),
@@ -528,7 +528,7 @@ def test_a_file_is_imported_first_under_its_own_name(store: Store, tmp_path: Pat
     ("options", "said"),
     [
         ({"evaluator": "nobody"}, "No episode is scored by 'nobody'"),
-        ({"out": "a/b/c"}, "cannot name a dataset"),
+        ({"out": "a/b/c"}, "is not a possible name of a dataset"),
         ({"version": "newest"}, "'newest' is not a version"),
         ({"scale": 4}, "no wording for a scale"),
         ({"dimensions": ["knowledge"], "preset": None, "schema": "uniform"}, "weigh relationship, goal"),

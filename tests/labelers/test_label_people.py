@@ -127,7 +127,7 @@ def test_a_changed_annotation_is_read_anew_and_several_people_are_several_judges
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("episode_id,agent,turn,dimension\n", "has no column raw"),
+        ("episode_id,agent,turn,dimension\n", "has no column 'raw'"),
         ("episode_id,agent,turn,dimension,raw\ne,a,0,goal,\n", "holds no annotation yet"),
         ("episode_id,agent,turn,dimension,raw\ne,a,0,goal,2.5\n", "2: '2.5' is not a whole number"),
         ("episode_id,agent,turn,dimension,raw\ne,a,0,gaol,2\n", "'gaol' is not a SOTOPIA-EVAL dimension"),
@@ -251,7 +251,7 @@ def test_a_list_that_names_nothing_there_is_a_sentence_and_no_empty_version(stor
 @pytest.mark.parametrize(
     ("text", "error", "said"),
     [
-        ("episode\nboat\n", InputError, "has no column episode_id"),
+        ("episode\nboat\n", InputError, "has no column 'episode_id'"),
         ("episode_id\n\n", UsageError, "names no episode"),
         ("episode_id,turn\nboat,one\n", InputError, "2: 'one' is not a turn"),
         ("episode_id,dimension\nboat,gaol\n", InputError, "'gaol' is not a SOTOPIA-EVAL dimension"),

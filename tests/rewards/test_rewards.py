@@ -404,10 +404,10 @@ def test_attributions_out_of_order_or_of_other_episodes_are_refused(tmp_path):
     mistaken = judged(episode("e", ".a"), "a", "goal", [1])
     beyond = judged(episode("z", "a"), "a", "goal", [1])
     for rows, complaint in (
-        (right[::-1], "no utterance|not in key order"),
+        (right[::-1], "no utterance|not sorted"),
         ([right[0], *foreign, right[1]], "'ee'"),
         (mistaken, "turn 1, which is not an utterance"),
-        ([*right, *beyond], "'z' that has no utterances"),
+        ([*right, *beyond], "'z', of which there is no utterance"),
     ):
         files = {"train": [toy.put("wrong", attribution_table(rows), rows=1)]}
         with pytest.raises(StoreError, match=complaint):

@@ -37,7 +37,7 @@ SCHEMA = "direct"
 _KEY = re.compile(r"Utterance (\d{1,6}) by (.+)", re.DOTALL)
 _SCALES = {"default": 3, "5_scale": 5, "5-scale": 5, "10_scale": 10, "10-scale": 10}
 _DIMENSIONS = {d.name: d.name for d in SOTOPIA_EVAL} | {"goal_barebone": "goal"}
-_PENDING = 10_000  # at most so many episodes wait for their other row
+_PENDING = 10_000  # the most episodes that wait for their second row; the oldest is then taken as it is
 _NOTHING = "the annotation has no label for this utterance"
 _SHARED = "two utterances in a row share this label's key: it cannot be told whose it is"
 
@@ -191,7 +191,7 @@ def _episode(ordered: Sequence[AnnotatedRow], scores: Sequence[Score]) -> Episod
     if not first.scenario.strip():
         raise InputError("`scenario` is missing: it is what the episode is grouped by.")
     names = list(dict.fromkeys([row.agent for row in ordered] + [u.name for u in first.utterances]))
-    if len(ordered) == 1 and not first.first:  # the only row is of the second speaker
+    if len(ordered) == 1 and not first.first:  # the only row is the second speaker's, whose name then comes second
         names.append(names.pop(0))
     goals = {row.agent: row.goal for row in ordered}
     return Episode(

@@ -188,7 +188,7 @@ def _scores(values: Sequence[Any], ids: _AgentIds) -> LoggedScores:
         except UsageError as error:
             names = error.hint.removeprefix("name one of: ")
             raise InputError(f"{error.message.rstrip('.')}; there are {names}.") from error
-        if r.get("score") is not None:  # null: the evaluator failed, and the score is missing
+        if r.get("score") is not None:  # a score is null where the evaluator failed
             scores.add(agent, named, r["score"], model_name(r.get("evaluator")) or UNNAMED)
     keys = [(s.agent, s.dimension, s.evaluator) for s in scores.scores]
     if len(set(keys)) != len(keys):

@@ -346,7 +346,7 @@ def test_a_budget_is_a_hard_cap_for_all_runs_together(store: Store, tmp_path: Pa
         ({"evaluator": "nobody"}, "scored by 'nobody'"),
         ({"scale": 4}, "no wording for a scale"),
         ({"dimensions": ["secret"]}, "No episode has a score on secret"),
-        ({"out": "no name"}, "cannot name a dataset"),
+        ({"out": "no name"}, "is not a possible name of a dataset"),
     ],
 )
 def test_bad_input_is_a_sentence_and_its_hint_before_anything_is_asked(store: Store, how: dict, sentence: str):

@@ -183,10 +183,10 @@ def test_what_cannot_be_imported_leaves_the_store_as_it_was(store: Store, tmp_pa
     path = tmp_path / "f.csv"
     item = item_id("lab/a", "1")
     for text, says in (
-        ("item,agent,dimension\n", "no column score"),
+        ("item,agent,dimension\n", "no column 'score'"),
         ("item,agent,dimension,score\n", "no score that can be used"),
         (f"item,agent,dimension,score\n{item},agent_9,goal,1\n", "line 2: the agent 'agent_9' is not one of"),
-        ("\ufffe", "no column item"),
+        ("\ufffe", "no column 'item'"),
     ):
         path.write_text(text)
         with pytest.raises(InputError, match=says):
@@ -317,7 +317,7 @@ def test_the_commands_write_read_and_end_with_3_where_a_line_is_bad(store: Store
         (["export", "lab/a", "-o", "x.csv", "--agent", "third"], 2, "No agent of lab/a@v1.0.0 is 'third'"),
         (["export", "lab/a", "-o", "x.csv", "--dialogues", "0"], 2, "dialogues"),
         (["import", "missing.csv", "lab/a"], 1, "missing.csv"),
-        (["import", "README.md", "lab/a"], 1, "has no column item"),
+        (["import", "README.md", "lab/a"], 1, "has no column 'item'"),
         (["import", "README.md", "lab/none"], 2, "lab/none"),
         (["import", "README.md"], 2, "REF"),
     ],
