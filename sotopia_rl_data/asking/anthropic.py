@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 PROVIDER = "anthropic"
 URL = "https://api.anthropic.com"
-# Used where the sampling names no limit, since the API requires one. An answer about 40 turns, seven dimensions and two
-# agents takes about 4,000.
+# The limit in tokens where the sampling names none, since the API requires a limit. A judge's answer about 40 turns,
+# seven dimensions and two agents takes about 4,000 tokens.
 MAX_TOKENS = 8_192
 WAYS = ("json_schema", "text")
 # Opus 4.7 and newer models refuse a temperature; the models before it take one.

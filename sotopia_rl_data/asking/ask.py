@@ -64,7 +64,7 @@ class _Asking:
             for respondent in respondents_of(plan)
             if is_paid(respondent)
         }
-        self._share = prices.batch if options.batching else 1.0  # the share of the price that is paid
+        self._share = prices.batch if options.batching else 1.0  # the share of the list price that is paid
 
     async def ask(self) -> list[Outcome]:
         """Ask every group."""
@@ -133,8 +133,10 @@ class _Asking:
                 "run the same command again: what was answered is kept, and it goes on from there",
             )
         if waiting:
-            tight = "; the rest fits under the budget only if these cost less than they may" if exhausted else ""
-            hint = "run the same command again: it fetches what has ended, and makes the dataset when all has"
+            tight = ""
+            if exhausted:
+                tight = "; the rest fits under the budget only if these cost less than is reserved for them"
+            hint = "run the same command again: it fetches the batches that have ended, and finishes when all have"
             raise UnderWay(f"{under_way}{tight}.", hint, requests=waiting, batches=batches)
         if self._budget is not None and exhausted:
             raise _budget_spent(self._budget, total - done, total, unit)
@@ -191,7 +193,7 @@ def _budget_spent(budget: Budget, left: int, total: int, unit: str) -> BudgetSpe
     )
     taken = f"{budget.spent:.4f} USD are spent"
     if budget.in_batches:
-        taken += f", {budget.in_batches:.4f} are reserved for what is under way in batches"
+        taken += f", {budget.in_batches:.4f} are reserved for requests under way in batches"
         hint = f"fetch the batches first, with --batch; or {hint}"
     return BudgetSpent(
         f"Nothing more fits under the budget of {budget.cap:g} USD: {taken}, and {left:,} of {total:,} {unit} are left "
@@ -244,13 +246,13 @@ def capped(cap: float, plan: Plan, ledger: Ledger, prices: Prices) -> Iterator[B
         ]
         budget.seen = {folder.name: folder.ids() for _, folder in folders}
         in_batches = [(target, *line) for target, folder in folders for line in folder.under_way()]
-        ledger.reload()  # after the batches were listed: a batch fetched meanwhile is seen twice rather than never
+        ledger.reload()  # last, so that a batch that another process fetches meanwhile is seen twice, not missed
         tally = Tally()
         plan.count(ledger, tally)
         budget.spent = _spent(respondents, ledger, prices, tally)
         for target, intent, line in in_batches:
             fetched = any(past.status == "answer" or past.maybe_billed for past in brought(ledger, intent, line.key))
-            if tally.knows(line.key) and not fetched:  # an unfinished fetch's results are counted as spent already
+            if tally.knows(line.key) and not fetched:  # `tally` counts a fetched line already
                 budget.carry(line.key, replace(target, sampling=line.sampling), line.input)
         yield budget
     finally:

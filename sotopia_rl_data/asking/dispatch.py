@@ -2,7 +2,7 @@
 
 A reply is in the ledger before anyone parses it. Requests come from an iterator and are held only while they are in
 flight. Retries are bounded. After the first Ctrl-C requests in flight may finish; a second one gives them up. Other
-modules own the rules: `ledger/lookup.py` what counts as answered, `pacing.py` how fast a provider may be pending,
+modules own the rules: `ledger/lookup.py` what counts as answered, `pacing.py` how fast a provider may be asked,
 `stopping.py` when to give a provider up, `prompt_cache.py` which requests wait for a shared prefix.
 """
 
@@ -28,12 +28,12 @@ from sotopia_rl_data.request import Reply, Request
 
 Send = Callable[[Request], Awaitable[Reply]]
 
-_YIELD_EVERY = 64  # requests looked up before the event loop goes on with those in flight
-_WAITING = 1_024  # equal requests that may wait for answers in flight
-_AHEAD = 4  # times the concurrency: requests that may wait for their prefix to be cached
+_YIELD_EVERY = 64  # after looking up this many requests, let the event loop serve the requests in flight
+_WAITING = 1_024  # at most this many requests wait for the answer to an equal request in flight
+_AHEAD = 4  # at most this many times the concurrency of requests wait for their prefix to be cached
 _THROTTLES = (429, 503, 529)
 _REPORT_S = 0.2
-_LOOK_S = 0.1  # between looks at what other processes ask
+_LOOK_S = 0.1  # seconds between two looks at the requests that other processes are asking
 
 
 async def ask_all(
@@ -60,7 +60,7 @@ async def ask_all(
     cannot be written, and whatever the callbacks raise. What was answered until then is kept.
     """
     if concurrency < 1:
-        raise UsageError(f"{concurrency} requests at a time cannot be pending.", "give a concurrency of 1 or more")
+        raise UsageError(f"The concurrency must be 1 or more, not {concurrency}.", "give a concurrency of 1 or more")
     return await _LiveRun(lookup, send, pacing or Pacing(), concurrency, budget, in_batches).run(requests, progress)
 
 
@@ -89,8 +89,9 @@ class _LiveRun:
         self._tasks: set[asyncio.Task[None]] = set()
         self._duplicates: dict[str, list[Request]] = {}  # key in flight -> equal requests that wait for its answer
         self._claims = lookup.ledger.claims
-        self._claimed_elsewhere: dict[str, tuple[PendingRequest, int]] = {}  # asked by other processes; known attempts
-        self._next_look = 0.0  # at those, by the monotonic clock
+        # requests that other processes are asking, by key, each with the number of its attempts known until then
+        self._claimed_elsewhere: dict[str, tuple[PendingRequest, int]] = {}
+        self._next_look = 0.0  # monotonic time of the next look at `_claimed_elsewhere`
         self._waiting = self._looked_up = 0
         self._sending: dict[object, float] = {}  # when each request on the wire was sent, oldest first
         self._slot_free = asyncio.Event()
@@ -149,7 +150,7 @@ class _LiveRun:
             await self._take_from_others()
 
     async def _take_from_others(self) -> None:
-        """Of what other processes ask: hand over what they have answered, and ask what they left."""
+        """Hand over the answers that other processes have got meanwhile, and ask the requests that they gave up."""
         free = [waiting for waiting in self._claimed_elsewhere.values() if self._claims.take(waiting[0].key)]
         if free:
             self._lookup.ledger.catch_up()
@@ -173,8 +174,8 @@ class _LiveRun:
         task.add_done_callback(self._task_ended)
 
     async def _settle_known(self, request: Request | None) -> PendingRequest | None:
-        """Hand over what is known, follow-ups included; returns what is left to ask. Equal requests wait for it from
-        now."""
+        """Hand over the answers that are known, follow-ups included. Returns the request that is left to ask, if any;
+        from now on equal requests wait for its answer."""
         while request is not None and not self._ending:
             self._looked_up += 1
             if self._looked_up % _YIELD_EVERY == 0:
@@ -204,11 +205,11 @@ class _LiveRun:
         return None
 
     async def _run_chain(self, pending: PendingRequest, epoch: Epoch) -> None:
-        """Ask one request and then its follow-ups, and theirs: a dialogue may be long."""
+        """Ask one request, then the follow-ups of its chain."""
         await self._go_on(deque(await self._ask_one(pending, epoch)))
 
     async def _go_on(self, following: deque[Request | None]) -> None:
-        """Ask these follow-ups, and theirs."""
+        """Ask these follow-ups and the follow-ups of each, in a loop: a dialogue may be too long for a recursion."""
         while following:
             pending = await self._settle_known(following.popleft())
             if pending is not None:
@@ -306,7 +307,7 @@ class _LiveRun:
             self._pacer.timed_out()
             raise Unavailable(
                 f"{request.target.model} gave no answer within {self._pacing.timeout_s:g} s.",
-                "allow more time (--timeout) or ask fewer at once (--concurrency)",
+                "allow more time (--timeout) or ask fewer requests at once (--concurrency)",
             ) from None
         finally:
             del self._sending[mark]
@@ -382,6 +383,6 @@ class _LiveRun:
 
 def _under_way(request: Request) -> UsageError:
     return UsageError(
-        f"Some requests are under way in batches at {request.target.model}, and would be asked and paid twice.",
-        "run the command that submitted them again, with --batch: it fetches what has ended, and waits for the rest",
+        f"Some of these requests are under way in batches of {request.target.model}; asking them now would pay twice.",
+        "first repeat the command that submitted them (with --batch): it fetches what has ended and waits for the rest",
     )

@@ -38,7 +38,7 @@ from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.ledger.lookup import Lookup, PendingRequest
 from sotopia_rl_data.request import Request, Usage
 
-_REPORT_EVERY = 100  # calls
+_REPORT_EVERY = 100  # calls between two reports of the progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +204,8 @@ def _sum(values: Iterable[float | None]) -> float | None:
 
 
 COUNTABLE = (openai.PROVIDER, anthropic.PROVIDER)  # providers whose tokens can be counted
-_KEPT = 1 << 16  # blocks of the prompts asked last
-_SIBLINGS = 1_024  # shared prefixes
+_KEPT = 1 << 16  # only this many blocks of the latest prompts are remembered
+_SIBLINGS = 1_024  # only this many shared prefixes are remembered
 
 
 class ExpectedUsage:
@@ -216,7 +216,8 @@ class ExpectedUsage:
         self._flight: deque[tuple[str, PromptTokens]] = deque(maxlen=concurrency)  # by model
         self._first: OrderedDict[int, PromptTokens] = OrderedDict()  # shared prefix -> the prompt of the first sibling
         self._guessed = Usage()
-        self._known, self._guesses = Usage(), Usage()  # of answers in the ledger: the real tokens, and the guess
+        # the real tokens of the answers in the ledger, and the tokens that would have been guessed for them
+        self._known, self._guesses = Usage(), Usage()
 
     def ask(self, request: Request) -> None:
         """Add a request that will be asked after those added before."""

@@ -20,8 +20,8 @@ from sotopia_rl_data.request import Finish, Reply, Request, Target, Usage
 BATCH = 8
 MAX_TOKENS = 2048
 _PARAMETERS = ("temperature", "max_tokens", "top_p")
-_GATHER_S = 0.02  # how long a batch waits for others to join it
-_PEEKS, _PEEK = 256, 1 << 14  # a file's fingerprint covers this many places, and so many bytes at each
+_GATHER_S = 0.02  # how long a batch waits for more requests to join it
+_PEEKS, _PEEK = 256, 1 << 14  # a fingerprint reads 256 places of each file, 16 KiB at each
 _WRONG = (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError)
 
 Loaded = tuple[Any, Any]
@@ -126,7 +126,7 @@ class LocalModel(BatchedModel):
             return self._model.answers(requests, self.id)
         except _WRONG as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-            hint = "serve it with vLLM, or name another model"
+            hint = "serve the model with vLLM, or name another model"
             return [Rejected(f"The model {self.id} cannot answer: {reason}.", hint)] * len(requests)
 
     def _loaded(self) -> _Model:
@@ -173,7 +173,7 @@ class _Model:
             messages = with_schema_in_words(messages, request.answer_schema)
         if not self._tokenizer.chat_template:
             return "\n\n".join(message["content"] for message in messages) + "\n\n"
-        from jinja2 import TemplateError  # what templates raise, in the tokenizer's library
+        from jinja2 import TemplateError  # tokenizers render chat templates with jinja2
 
         try:
             return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
@@ -187,7 +187,7 @@ class _Model:
         options: dict[str, Any] = {"do_sample": temperature != 0}
         if temperature:
             options |= {key: float(sampling[key]) for key in ("temperature", "top_p") if key in sampling}
-        generated = self._model.generate(  # its own decorator turns gradients off
+        generated = self._model.generate(  # turns gradients off by itself
             **inputs, max_new_tokens=limit, pad_token_id=self._tokenizer.pad_token_id, **options
         )[:, inputs["input_ids"].shape[1] :]
         ends = self._model.generation_config.eos_token_id

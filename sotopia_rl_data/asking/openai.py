@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PROVIDER = "openai"
 URL = "https://api.openai.com/v1"
 WAYS = ("json_schema", "json_object", "text")
-_REASONS = re.compile(r"o\d|gpt-([5-9]|\d\d)")  # reasoning models refuse a temperature other than their own
+_REASONS = re.compile(r"o\d|gpt-([5-9]|\d\d)")  # reasoning models, which take no temperature but their own
 _FINISH: dict[str, Finish] = {"length": "length", "content_filter": "refusal"}
 
 
@@ -44,7 +44,8 @@ def body_of(request: Request, way: str = "json_schema") -> dict[str, Any]:
         **request.target.sampling,
     }
     official = request.target.base_url == URL
-    if "max_tokens" in body and official and _REASONS.match(request.target.model):  # the limit has another name there
+    # OpenAI's own API has another name for the limit of a reasoning model's answer
+    if "max_tokens" in body and official and _REASONS.match(request.target.model):
         body["max_completion_tokens"] = body.pop("max_tokens")
     if request.answer_schema is not None:
         if way == "json_schema":
@@ -54,14 +55,14 @@ def body_of(request: Request, way: str = "json_schema") -> dict[str, Any]:
             body["messages"] = transport.with_schema_in_words(body["messages"], request.answer_schema)
             if way == "json_object":
                 body["response_format"] = {"type": "json_object"}
-    if request.cache_until > 1 and official:  # siblings are routed to the machine that holds their prefix
+    if request.cache_until > 1 and official:  # OpenAI sends requests with equal keys to the machine with their prefix
         body["prompt_cache_key"] = sha256_of(list(request.messages[: request.cache_until]))[:32]
     return body
 
 
 def read_completion(target: Target, data: Any) -> Reply:
     """The Reply that a chat completion holds. Raises Unavailable where it holds none."""
-    if isinstance(data, dict) and data.get("error"):  # some gateways wrap errors in a 200
+    if isinstance(data, dict) and data.get("error"):  # some gateways send errors with status 200
         code = data["error"].get("code") if isinstance(data["error"], dict) else None
         status = code if isinstance(code, int) and code >= 400 else 502
         raise transport.status_error(target, status, data, {})

@@ -21,21 +21,25 @@ from dataclasses import asdict, dataclass
 
 from sotopia_rl_data.errors import UsageError
 
-_EPOCH_S = 0.5  # the shortest epoch: 429s are counted by epochs
-_FEWEST_SENT = 20  # requests that an epoch needs before it is judged
-_FEWEST = 5  # 429s, or timeouts: fewer say nothing
-_HIGHEST_BACKGROUND = 0.4  # no background error rate is higher
-_NOISE = 0.03  # share of 429s that is not worth slowing down for
-_WELL_BELOW = 0.6  # of the rate at which a limit was suspected
-_AS_BEFORE = 0.3  # of the share of 429s at that rate; a limit would leave none
-_ENOUGH = 40  # requests that tell background errors from a limit
-_DECREASE = 0.97  # of the rate that was accepted
-_STEP = 0.05  # of the rate at the last decrease: added after every good epoch
-_SEARCH_FACTOR = 1.5  # multiplies the rate after every good epoch, between the first decrease and the second
-_STEP_GROWTH = 1.15
+# 429s are counted by epochs. An epoch lasts at least `_EPOCH_S` seconds and has at least `_FEWEST_SENT` requests.
+_EPOCH_S = 0.5
+_FEWEST_SENT = 20
+_FEWEST = 5  # fewer 429s or timeouts than this are taken for chance
+_NOISE = 0.03  # a share of 429s up to this one does not slow requests down
+_HIGHEST_BACKGROUND = 0.4  # a larger share of 429s is always taken for a limit, never for background errors
+# A suspected limit is tested with `_ENOUGH` requests at `_WELL_BELOW` of its rate or less, where a real limit would
+# refuse nothing. If the share of 429s there is still above `_AS_BEFORE` of the share at the limit, these are background
+# errors.
+_ENOUGH = 40
+_WELL_BELOW = 0.6
+_AS_BEFORE = 0.3
+_DECREASE = 0.97  # a decrease sets the rate to this share of the accepted rate
+_STEP = 0.05  # after a decrease, every good epoch adds this share of the new rate
+_STEP_GROWTH = 1.15  # the step grows by this factor each time that it is added
+_SEARCH_FACTOR = 1.5  # while a limit is searched for, every good epoch multiplies the rate by this factor instead
 _LOWEST_RATE = 0.2  # requests/s
-_SLOW = 0.1  # share of timeouts that narrows the window
-_BURST_S = 0.05  # unused seconds that requests may catch up on
+_SLOW = 0.1  # a larger share of timeouts narrows the window
+_BURST_S = 0.05  # after a pause, requests catch up on at most this many seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +109,7 @@ class Pacer:
         self._random = random.Random(pacing.seed)
         self._window = float(min(pacing.slow_start, concurrency))
         self._narrowed = False
-        self._answers = self._timeouts = 0  # since the window was narrowed
+        self._answers = self._timeouts = 0  # both are counted since the window was last narrowed
         self._gate = asyncio.Lock()
         self._stopped = asyncio.Event()
         self._next = 0.0
@@ -113,7 +117,8 @@ class Pacer:
         self._learned = math.inf
         self._step = 0.0
         self._searching = False
-        self._good_rate = 0.0  # the learned rate when last an epoch that used it went well; 0: not since a decrease
+        # the learned rate of the last good epoch that used the rate up; 0 if there was none since the last decrease
+        self._good_rate = 0.0
         self._background = 0.0
         self._suspected: _SuspectedLimit | None = None
         self._last, self._epoch = Epoch(clock()), Epoch(clock())
@@ -162,11 +167,11 @@ class Pacer:
         epoch.throttled += 1
         if epoch is not self._epoch or epoch.throttled < _FEWEST:
             return
-        if epoch.throttled == epoch.sent and retry_after:  # nothing gets through: wait as long as the provider asks
+        if epoch.throttled == epoch.sent and retry_after:  # all were refused: wait as long as the provider asks
             self._next = max(self._next, self._clock() + min(retry_after, self._pacing.longest_wait_s))
         old_enough = self._learned == math.inf or self._clock() - epoch.began > _EPOCH_S / 2
         if old_enough and epoch.throttled >= 2 * _FEWEST and epoch.share > _HIGHEST_BACKGROUND:
-            # no need to wait for the epoch's end
+            # so many 429s cannot be background errors: slow down now instead of at the epoch's end
             self._decrease(epoch)
 
     def timed_out(self) -> None:
@@ -224,13 +229,13 @@ class Pacer:
             self._suspected = None
         if epoch.share < self._background - 2 * _error(self._background, epoch.sent):
             self._background = epoch.share
-        if self._learned < math.inf and epoch.rates(self._clock())[0] > 0.8 * self._learned:  # the rate was used
+        if self._learned < math.inf and epoch.rates(self._clock())[0] > 0.8 * self._learned:  # the rate was used up
             self._good_rate = self._learned
             self._learned = self._learned * _SEARCH_FACTOR if self._searching else self._learned + self._step
             self._step *= _STEP_GROWTH
 
     def _tolerated(self, epoch: Epoch) -> float:
-        """The largest share of 429s that is no reason to slow down."""
+        """The largest share of 429s at which the rate is not decreased."""
         return 1.2 * self._background + max(_NOISE, 2 * _error(max(self._background, _NOISE), epoch.sent))
 
     def _decrease(self, epoch: Epoch) -> None:

@@ -106,7 +106,8 @@ class Batching:
     def __post_init__(self) -> None:
         if not (self.poll_s > 0 and self.tries > 0):
             raise UsageError(
-                "Batches are polled every so many seconds, and tried at least once.", "give numbers above 0"
+                f"`poll_s` and `tries` of a Batching must be above 0, not {self.poll_s:g} and {self.tries}.",
+                "give numbers above 0",
             )
 
 
@@ -134,7 +135,7 @@ class AskOptions:
     def __post_init__(self) -> None:
         if self.concurrency is not None and not 1 <= self.concurrency < math.inf:
             raise UsageError(
-                f"{self.concurrency} requests at a time cannot be asked.", "give a concurrency of 1 or more"
+                f"The concurrency must be 1 or more, not {self.concurrency}.", "give a concurrency of 1 or more"
             )
         if self.budget is not None:
             check_cap(self.budget)

@@ -1,5 +1,5 @@
-"""Of the requests that share a long prefix the first is sent alone; the others wait until it is in the provider's
-cache.
+"""Of the requests that share a long prefix, the first is sent alone; the others wait until the provider has cached the
+prefix.
 
 Sent together they would all be billed in full. Requests with other prefixes go on meanwhile. If the first gets no
 answer, the next is sent alone. The answer schema is part of the prefix: providers put it before the messages.
@@ -13,9 +13,11 @@ from sotopia_rl_data.ledger.attempt import Attempt
 from sotopia_rl_data.ledger.lookup import PendingRequest
 from sotopia_rl_data.request import Request
 
-_SHORTEST = 3_500  # characters: no provider keeps a shorter prefix
-_REMEMBERED = 4_096  # prefixes
-_EXPLICIT = "anthropic"  # reports what it wrote to its cache; its shortest prefix depends on the model
+_SHORTEST = 3_500  # characters; no provider caches a shorter prefix
+_REMEMBERED = 4_096  # only this many prefixes are remembered
+# This provider reports the tokens that it wrote to its cache. Without such a report the prefix was too short for the
+# model's cache, so later requests are not expected to find it there.
+_EXPLICIT = "anthropic"
 
 
 class PromptCacheWarmup:

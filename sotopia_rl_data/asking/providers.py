@@ -15,12 +15,12 @@ from sotopia_rl_data.asking import anthropic, openai
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.request import Client, Reply, Request
 
-# The names of each provider's own models; any other model needs the provider's prefix.
+# Models that are known by their name alone; any other model is written with its provider's prefix (`openai:…`).
 _MODELS = {
     openai.PROVIDER: re.compile(r"(gpt|chatgpt)-.+|o\d(-.+)?"),
     anthropic.PROVIDER: re.compile(r"claude-.+"),
 }
-# An address whose scheme was forgotten: no model's version looks like this.
+# What follows an "@" and looks like this is an address without http://, not a model's version.
 _ADDRESS = re.compile(r"localhost\b|[\w.-]+:\d+|\d+(\.\d+){3}|[\w-]+(\.[\w-]+)+/")
 
 
@@ -45,10 +45,13 @@ def parse_model(spec: str) -> ModelName | None:
     if colon and provider in _MODELS:
         model, at, url = rest.partition("@http")
         if not model:
-            raise UsageError(f"{spec!r} names no model.", f"write {provider}:MODEL or {provider}:MODEL@URL")
+            raise UsageError(f"{spec!r} does not name a model.", f"write {provider}:MODEL or {provider}:MODEL@URL")
         head, _, address = model.rpartition("@")
         if not at and head and _ADDRESS.match(address):
-            raise UsageError(f"{address!r} in {spec!r} is not a URL.", f"write {provider}:{head}@http://{address}")
+            raise UsageError(
+                f"The address {address!r} in {spec!r} is not a URL: http:// or https:// is missing.",
+                f"write {provider}:{head}@http://{address}",
+            )
         return ModelName(provider, model, at[1:] + url)
     served_by = next((name for name, models in _MODELS.items() if models.fullmatch(spec)), None)
     return None if served_by is None else ModelName(served_by, spec)

@@ -11,8 +11,10 @@ from sotopia_rl_data.ledger.lookup import Outcome
 from sotopia_rl_data.request import Usage
 from sotopia_rl_data.store.stage import Committed
 
-_FEWEST_EXPECTED = 10  # calls that should have found a cached prefix: with fewer there is no warning
-_MISSED = 0.1  # of them
+# There is a warning where at least `_FEWEST_EXPECTED` calls should have found their prefix in the provider's cache, and
+# more than the share `_MISSED` of them did not.
+_FEWEST_EXPECTED = 10
+_MISSED = 0.1
 _SHARED = ("committed", "outcomes", "calls", "failures", "bill", "warnings", "seconds")
 
 

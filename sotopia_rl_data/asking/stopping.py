@@ -60,10 +60,11 @@ def interruptible(on_interrupt: Callable[[], None]) -> Iterator[None]:
         _listeners.remove(on_interrupt)
 
 
-_ACCOUNT = (401, 402, 403, 404, 429)  # refusals because of the key, the money or the URL, not because of one request
-_REFUSED_ACCOUNT = 5  # requests in a row
-_REFUSED_FIRST = 25  # requests in a row, where none was ever answered
-_LOST = 8  # requests in a row that used up their tries
+_ACCOUNT = (401, 402, 403, 404, 429)  # statuses that concern the account or the URL, not a single request
+# A run ends after this many failures in a row:
+_REFUSED_ACCOUNT = 5  # requests refused with a status of `_ACCOUNT`
+_REFUSED_FIRST = 25  # requests refused with any status, if no request was ever answered
+_LOST = 8  # requests that used up their tries
 
 
 class CircuitBreaker:
@@ -83,7 +84,7 @@ class CircuitBreaker:
         self.fruitless = None
 
     def refused(self, error: AskingError, anything_known: bool) -> None:
-        """A request was refused for good. `anything_known`: whether the ledger or the provider answered any other."""
+        """A request was refused for good. `anything_known`: whether any other request has an answer by now."""
         self._refused += 1
         account = isinstance(error, Rejected) and error.status in _ACCOUNT
         if account and not self._answered:

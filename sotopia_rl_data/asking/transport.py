@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 CONNECT_S = 15.0
 AZURE_VERSION = "api-version"  # the parameter in URLs of Azure's older API
 _NO_MONEY = ("insufficient_quota", "billing", "credit balance")
-_LONGEST_ERROR = 400  # characters of a provider's text
+_LONGEST_ERROR = 400  # characters of a provider's error text that are shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class ApiClient:
             if isinstance(value, str) and not name.lower().startswith("x-stainless"):
                 signed[name] = value
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),  # dispatch.py bounds what is in flight
+            connector=aiohttp.TCPConnector(limit=0),  # no limit here: dispatch.py bounds the requests in flight
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
             headers=signed | {"Content-Type": "application/json", "User-Agent": "sotopia-rl-data"},
             trust_env=not is_local(self._url),
@@ -144,10 +144,14 @@ def clean_url(url: str) -> str:
     except ValueError:
         parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"{redact(url)!r} is not a URL of a provider.", "write it like http://localhost:8000/v1")
+        raise UsageError(
+            f"The base URL {redact(url)!r} does not begin with http:// or https:// and a host.",
+            "write it like http://localhost:8000/v1",
+        )
     if parts.username or parts.password or (parts.query and list(parse_qs(parts.query)) != [AZURE_VERSION]):
         raise UsageError(
-            "The provider's URL carries credentials or a query.", "put the key into the environment and leave it out"
+            "The provider's URL contains a user name, a password or a query, which the ledger would keep.",
+            "remove them from the URL, and put the API key into the environment",
         )
     return urlunsplit(parts._replace(path=parts.path.rstrip("/"), fragment=""))
 

@@ -31,8 +31,8 @@ from sotopia_rl_data.locks import open_lock, take
 from sotopia_rl_data.request import Request, Target, Usage
 
 _LOCK = ".budget.lock"
-_SLACK = 1e-9  # USD: rounding errors of sums of floats
-_CLOCK_S = 0.01  # between a reservation and its call
+_SLACK = 1e-9  # USD by which a sum may exceed the cap, since sums of floats have rounding errors
+_CLOCK_S = 0.01  # seconds by which the start of an attempt, computed from its end and duration, may be off
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,10 +61,10 @@ class Budget:
         self._prices = prices
         self._journal = Journal(directory, "holds")
         self._held: set[Hold] = set()
-        self._released: list[Hold] = []  # released, and not recorded as such yet
-        self._left = False  # whether any hold was given up
+        self._released: list[Hold] = []  # holds whose release is not in the journal yet
+        self._left = False  # whether a hold was given up while its call was under way
         self._batched: dict[int, float] = {}  # short key of a request in a batch -> USD reserved for it
-        self.seen: dict[str, frozenset[str]] = {}  # name of a folder of batches -> batches counted by `carry`
+        self.seen: dict[str, frozenset[str]] = {}  # name of a batch folder -> batches that this budget counts
         self.waiters = Waiters()  # runs that ask in batches
         self._stopped = False
         self._gate = asyncio.Lock()
@@ -119,7 +119,7 @@ class Budget:
         """Replace the reservation of a request in a batch by its cost: nothing where `usage` is None, all of it where
         the tokens are unknown."""
         held = self._batched.pop(short(key), None)
-        if held is None:  # a request of another plan, or one that an earlier run has paid
+        if held is None:  # the request belongs to another plan, or an earlier run has paid for it
             return
         self.in_batches = self.in_batches - held if self._batched else 0.0
         if usage is not None:
@@ -189,8 +189,8 @@ def left_behind(directory: Path) -> Iterator[Hold]:
 
 
 def is_lost(hold: Hold, attempts: Iterable[Attempt]) -> bool:
-    """Whether no attempt at the hold's key is the call that it was reserved for: such a call may have been billed. An
-    attempt that began after the hold is a later run's."""
+    """Whether the ledger lacks the attempt that the hold was reserved for, although its call may have been billed. An
+    attempt that began after the hold belongs to a later run."""
     return not any(
         attempt.time - attempt.seconds - _CLOCK_S <= hold.time <= attempt.time
         for attempt in attempts
@@ -210,8 +210,8 @@ def price_of(prices: Prices, target: Target) -> Price:
         )
     if price != NOTHING and limit_in(target.sampling) is None and price.longest is None:
         raise UsageError(
-            f"How long an answer of {target.model} may get is not known, so no budget can be kept.",
-            "set the longest answer: --max-tokens 4096",
+            f"It is not known how long an answer of {target.model} can be, so a budget cannot be kept.",
+            "limit the answers to a number of tokens: --max-tokens 4096",
         )
     return price
 
@@ -219,7 +219,7 @@ def price_of(prices: Prices, target: Target) -> Price:
 def check_cap(cap: float) -> None:
     """Raises UsageError where the cap is not a number of USD above zero."""
     if not 0 < cap < float("inf"):
-        raise UsageError(f"A budget of {cap} USD makes no sense.", "give --budget a number of USD above zero")
+        raise UsageError(f"The budget must be above 0 USD, not {cap}.", "give --budget a number of USD above zero")
 
 
 def _lock(directory: Path) -> int:
@@ -229,13 +229,14 @@ def _lock(directory: Path) -> int:
         handle = open_lock(directory / _LOCK)
     except OSError as error:
         raise StoreError(
-            f"The ledger in {directory} cannot be written: {error.strerror or error}.", "make the folder writable"
+            f"The ledger in {directory} cannot be written: {error.strerror or error}.",
+            "make the path a writable folder with free space",
         ) from error
     if not take(handle):
         os.close(handle)
         raise StoreError(
-            f"Another run keeps a budget on the ledger in {directory}.",
-            "wait until it ends, then run the command again",
+            f"Another run with a budget uses the ledger in {directory}; two could not count each other's spending.",
+            "wait until that run ends, then run the same command again",
         )
     return handle
 
@@ -244,7 +245,7 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_bytes().splitlines():
         try:
             yield json.loads(line)
-        except ValueError:  # torn by a kill: the call was never sent
+        except ValueError:  # a kill cut the line short, so the call was never sent
             continue
 
 

@@ -18,7 +18,7 @@ from sotopia_rl_data.request import Target, Usage
 
 VARIABLE = "SOTOPIA_RL_DATA_PRICES"
 _OURS = Path(__file__).with_name("prices.yaml")
-_RELEASE = re.compile(r"([-@](\d{8}|\d{4}-\d{2}-\d{2}|latest))?")  # what a snapshot's name adds to its model's
+_RELEASE = re.compile(r"([-@](\d{8}|\d{4}-\d{2}-\d{2}|latest))?")  # the end of a snapshot's name: a date or "latest"
 # Providers that cost nothing: models on this machine, and answers that people gave.
 _UNPAID = ("offline", "human", "transformers")
 
@@ -99,10 +99,13 @@ def _read(path: Path) -> Prices:
         hosts = {host: _models(models) for host, models in data["hosts"].items()}
         return Prices(str(data["as_of"]), float(data.get("batch", 0.5)), hosts)
     except OSError as error:
-        raise InputError(f"The price list {path} cannot be read: {error.strerror}.", f"check {VARIABLE}") from error
+        raise InputError(
+            f"The price list {path} cannot be read: {error.strerror}.",
+            f"check the path after --prices, or in the environment variable {VARIABLE}",
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            f"{path} is not a price list: {' '.join(str(error).split())}.",
+            f"The file {path} is not a price list: {' '.join(str(error).split())}.",
             "write as_of and hosts: {HOST: {MODEL: [input, cached, written, output]}}, USD per million tokens",
         ) from error
 

@@ -22,10 +22,10 @@ from typing import Any
 from sotopia_rl_data.hashing import canonical_json
 from sotopia_rl_data.request import Request
 
-PROMPT_BYTES = 4  # for each token
-ANSWER_BYTES = 2  # for each token of JSON with short keys
-_FREE_TEXT = "x" * 160  # in place of a sentence or two in an answer
-_AROUND = 512  # tokens that a provider may put around a prompt
+PROMPT_BYTES = 4  # a token of a prompt has about this many bytes
+ANSWER_BYTES = 2  # a token of an answer, which is JSON with short keys, has about this many bytes
+_FREE_TEXT = "x" * 160  # stands for the sentence or two of a text field in an answer
+_AROUND = 512  # tokens that a provider may add around a prompt
 LIMITS = ("max_completion_tokens", "max_tokens", "max_new_tokens")
 
 

@@ -16,7 +16,7 @@ from sotopia_rl_data.request import Finish, Reply, Request, Usage
 from sotopia_rl_data.secrets import redact
 
 Status = Literal["answer", "error"]
-FORMAT = 1  # of a journal's lines and of a compacted file; a reader refuses what is newer than it knows
+FORMAT = 1  # the format of journals and compacted files; a file with a higher number is not read
 MARKER = f'{{"v":{FORMAT},"key":"'
 _MARKER = MARKER.encode()
 

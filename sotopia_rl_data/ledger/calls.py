@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ROWS_A_GROUP = 2_000
-COVERS = b"covers"  # metadata of a compacted file: the names of the files that it covers
-VERSION = b"ledger_format"  # metadata of a compacted file, where its format is not the first
+COVERS = b"covers"  # under this key the metadata of a compacted file names the files that it covers
+VERSION = b"ledger_format"  # under this key the metadata has the file's format, if it is higher than 1
 LOCK = ".compact.lock"
 _USAGE = ("input", "cached", "written", "output")
 _EXAMPLE = "SELECT model, status, count(*), sum(input), sum(cached), sum(output) FROM calls GROUP BY ALL"
@@ -127,7 +127,7 @@ def covers(path: Path) -> list[str]:
     except (OSError, pa.ArrowInvalid) as error:
         raise StoreError(
             f"The ledger's file {path} is damaged: {error}.",
-            "restore it from a copy, or move it away to ask its calls again",
+            "restore the file from a copy, or move it away: its calls are then asked, and paid for, again",
         ) from error
     if int(metadata.get(VERSION, b"1")) > FORMAT:
         raise newer(path)
@@ -140,7 +140,7 @@ def reading(directory: Path) -> Iterator[None]:
     """Inside the block no compaction changes the ledger's files; the block waits for a running compaction."""
     try:
         handle = open_lock(directory / LOCK, os.O_RDONLY)
-    except OSError:  # no ledger, or one that cannot be written: no process compacts it
+    except OSError:  # there is no ledger, or nobody can write it: then no process compacts it
         yield
         return
     try:
@@ -185,7 +185,7 @@ def _make_calls(connection: duckdb.DuckDBPyConnection, files: list[Path]) -> Non
     connection.execute("SET lock_configuration = true")
 
 
-MERGE_BELOW = 64 << 20  # bytes: compacted files smaller than this are merged with the next
+MERGE_BELOW = 64 << 20  # bytes; compacted files below this size are merged into the next one
 _PATIENCE_S = 5.0
 
 
@@ -209,7 +209,7 @@ def compact(directory: Path) -> int:
 def _compact(directory: Path) -> int:
     patterns = ("calls-*.parquet", "journal-*.jsonl", "calls-*.tmp")
     every = [path for pattern in patterns for path in directory.glob(pattern)]
-    # listed before the live files, so that a journal that appears in between is not removed
+    # `every` is listed before `live`, so that a journal that appears in between is not removed
     live = live_files(directory)
     _remove(directory, [p for p in every if p not in live])
     journals = [p for p in live if p.suffix == ".jsonl" and _closed(p)]
@@ -237,7 +237,7 @@ def _write(directory: Path, sources: list[Path]) -> int:
         sync_file(beside)
         beside.rename(final)
     finally:
-        beside.unlink(missing_ok=True)  # the disk was full
+        beside.unlink(missing_ok=True)  # it still exists where writing failed, as on a full disk
     sync_file(directory)
     return count
 

@@ -1,4 +1,4 @@
-"""Who asks a key now: of several processes on one ledger, one asks it and the others take its answer.
+"""Which process sends a request now: of several on one ledger, one sends it and the others take its answer.
 
 A claim is a lock on one byte of a file, at the place that the key's hash names. The kernel gives it up when the process
 ends, however it ends, so that no claim outlives its holder and nothing has to watch over them. Claims hold between
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 FILE = ".claims"
-_PLACES = (1 << 60) - 1  # keys that share one, by chance, wait for each other and are asked all the same
+_PLACES = (1 << 60) - 1  # if two keys share a place by chance, one waits for the other, and both are asked
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 _LINUX = sys.platform == "linux" and hasattr(fcntl, "F_OFD_SETLK")
 
@@ -52,7 +52,7 @@ class Claims:
             _lock(self._handle, fcntl.F_UNLCK, key)
 
     def close(self) -> None:
-        """Give up all of them."""
+        """Give up all claims."""
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1

@@ -1,4 +1,4 @@
-"""Where in the ledger's files each key's attempts lie: sixteen bytes of memory for each record; replies stay on disk.
+"""Where the attempts of each key are in the ledger's files: 16 bytes of memory for each record; replies stay on disk.
 
 The index knows only the first 64 bits of a key. The reader of a record compares the whole key, so that a collision
 costs a read and never gives a wrong answer.
@@ -18,9 +18,9 @@ from sotopia_rl_data.errors import StoreError
 from sotopia_rl_data.ledger.attempt import FORMAT, MARKER
 
 Place = tuple[int, int]  # (number of the file, byte offset in a journal or row in a Parquet file)
-_OFFSET_BITS = 44  # 16 TiB a file, a million files
-_FEW = 50_000  # records that the dict may hold in any case
-_ADDED_BYTES = 240  # of memory for a record in the dict
+_OFFSET_BITS = 44  # enough for files of 16 TiB; the other bits are enough for half a million files
+_FEW = 50_000  # up to this many new records stay in the dict, however few are in the arrays
+_ADDED_BYTES = 240  # about the memory of one record in the dict
 _RECORD = re.compile(re.escape(MARKER.encode()) + rb'(?P<key>[0-9a-f]{64})","question":"(?P<question>[0-9a-f]{64})"')
 
 
@@ -28,9 +28,10 @@ _VERSION = re.compile(rb'\{"v":(\d{1,9}),"key":"')
 
 
 def newer(path: Path) -> StoreError:
-    """The error about a file in a format that this version does not know: what it holds would be paid for again."""
+    """The error about a file of a newer format. If it were ignored, the answers in it would be paid for again."""
     return StoreError(
-        f"The ledger's file {path} was written by a newer sotopia-rl-data.", "pip install --upgrade sotopia-rl-data"
+        f"The ledger's file {path} was written by a newer sotopia-rl-data, and the installed one cannot read it.",
+        "pip install --upgrade sotopia-rl-data",
     )
 
 
@@ -40,7 +41,7 @@ def short(key: str) -> int:
 
 
 class KeyIndex:
-    """Maps short keys to places: sorted arrays, and a dict of what was added since."""
+    """Maps short keys to places: sorted arrays, and a dict of the records that were added since the last sorting."""
 
     def __init__(self, keys: np.ndarray, places: np.ndarray) -> None:
         self._added: dict[int, list[int]] = {}
@@ -52,7 +53,7 @@ class KeyIndex:
 
     @property
     def size_bytes(self) -> int:
-        """About how much memory it takes."""
+        """About how much memory the index takes."""
         return int(self._keys.nbytes + self._places.nbytes) + _ADDED_BYTES * len(self._added)
 
     def add(self, key: str, place: Place) -> None:
@@ -103,7 +104,7 @@ def keys_from(path: Path, start: int) -> tuple[list[tuple[str, int]], int]:
 
 
 def end_of_records(path: Path) -> int:
-    """Bytes of a journal that are whole records: its writer may be in the midst of one."""
+    """How many bytes of a journal hold whole records; its writer may be in the middle of another."""
     if path.stat().st_size == 0:
         return 0
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:

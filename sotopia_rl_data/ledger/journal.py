@@ -126,5 +126,5 @@ def check_writable(directory: Path) -> None:
 def _store_error(directory: Path, error: OSError) -> StoreError:
     return StoreError(
         f"The ledger in {directory} cannot be written: {error.strerror or error}.",
-        "free space or make the folder writable, then run the same command again: what was answered is kept",
+        "make the path a writable folder with free space, then run the same command again: what was answered is kept",
     )

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Attempt", "Ledger", "Status", "answered", "failed"]
 
 _GROUPS_KEPT = 32
-_TICK_NS = 50_000_000  # beyond any file system's clock
+_TICK_NS = 50_000_000  # longer than one tick of any file system's clock
 _LINE_GUESS = 8_192  # bytes: most records are shorter
 
 
@@ -45,8 +45,8 @@ class Ledger:
         self._groups: OrderedDict[tuple[Path, int], pa.Table] = OrderedDict()
         self._files: list[Path] = []
         self._questions: KeyIndex | None = None
-        self._watched: dict[Path, int] = {}  # journal that another process writes -> bytes of it in the index
-        self._listed_at = -1  # the directory's time of change when it was listed last
+        self._watched: dict[Path, int] = {}  # journal that another process writes -> how many of its bytes are indexed
+        self._listed_at = -1  # the directory's time of change when it was last listed; -1: list it again
         self.claims = Claims(self.directory)
         self.reload()
 
@@ -93,7 +93,7 @@ class Ledger:
         return [a for a in self._find(lambda: self._index, key) if a.key == key]
 
     def tries(self, key: str) -> int:
-        """At least the number of attempts at a request, from the index alone."""
+        """How many attempts at a request there are, from the index alone; too many where other keys begin alike."""
         return sum(1 for _ in self._index.find(key))
 
     def attempts_at(self, question: str) -> list[Attempt]:
@@ -143,7 +143,8 @@ class Ledger:
             ) from error
 
     def catch_up(self) -> bool:
-        """See what other processes appended since; whether there was anything. Cheap where nobody else is at work."""
+        """Index the attempts that other processes have appended since the last look; returns whether there were any.
+        Cheap where no other process is at work."""
         if not self.directory.is_dir():
             return False
         if self.directory.stat().st_mtime_ns != self._listed_at:
@@ -165,7 +166,7 @@ class Ledger:
         self.claims.close()
 
     def _read_on(self, path: Path, start: int) -> bool:
-        """Take what a journal holds beyond `start` into the index; whether there was anything."""
+        """Index the records of a journal beyond `start`; returns whether there were any."""
         try:
             if path.stat().st_size == start:
                 return False
@@ -182,7 +183,7 @@ class Ledger:
         return bool(found)
 
     def _time_of_change(self) -> int:
-        """When a file of the directory appeared or went; -1 where another may in the same tick of the clock."""
+        """When a file last appeared in the directory or left it; -1 where another may do so in the same clock tick."""
         changed = self.directory.stat().st_mtime_ns
         return changed if time.time_ns() - changed > _TICK_NS else -1
 

@@ -96,7 +96,7 @@ class Lookup:
         return Settled(answers[0], False, fresh)
 
     def answered_meanwhile(self, asked: PendingRequest, known: int) -> Settled | None:
-        """What another process answered since there were `known` attempts; None where that is nothing."""
+        """The answer that another process has added since there were `known` attempts; None where it has added none."""
         attempts = self.ledger.attempts(asked.key)
         new = attempts[: len(attempts) - known]
         return self.look_up(asked) if any(one.status == "answer" for one in new) else None

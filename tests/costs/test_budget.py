@@ -256,7 +256,7 @@ def test_the_price_list_that_a_hint_shows_is_one(tmp_path: Path):
 
 def test_two_runs_at_once_cannot_both_keep_a_budget(tmp_path: Path):
     first = Budget(1.0, PRICES, tmp_path)
-    with pytest.raises(StoreError, match="Another run keeps a budget"):
+    with pytest.raises(StoreError, match="Another run with a budget uses"):
         Budget(1.0, PRICES, tmp_path)
     first.close()
     Budget(1.0, PRICES, tmp_path).close()
@@ -265,11 +265,11 @@ def test_two_runs_at_once_cannot_both_keep_a_budget(tmp_path: Path):
 @pytest.mark.parametrize(
     ("options", "wrong", "hint"),
     [
-        (["--budget", "0"], "makes no sense", "above zero"),
-        (["--budget", "nan"], "makes no sense", "above zero"),
+        (["--budget", "0"], "must be above 0 USD", "above zero"),
+        (["--budget", "nan"], "must be above 0 USD", "above zero"),
         (["--budget", "5", "--prices", "none.yaml"], "cannot be read", "check"),
         (["--budget", "5"], "There is no price for sim-judge", "--prices FILE"),
-        (["--budget", "5", "--prices", "short.yaml"], "How long an answer of sim-judge may get", "--max-tokens"),
+        (["--budget", "5", "--prices", "short.yaml"], "how long an answer of sim-judge can be", "--max-tokens"),
         (["--budget", "5", "--batch"], "There is no price for sim-judge", "--prices FILE"),
     ],
 )

@@ -161,7 +161,7 @@ def test_what_an_earlier_run_has_under_way_counts_in_the_next_one_budget_or_not(
     with running(batch_seconds=600) as at:
         asked = {"judges": [judge("anthropic", at)], "preset": "goal-only", "prices": prices}
         leave, come = replace(QUICK, wait=False), QUICK
-        with pytest.raises(UnderWay, match="fits under the budget only if these cost less than they may"):
+        with pytest.raises(UnderWay, match="fits under the budget only if these cost less than is reserved"):
             label(store, "lab/episodes", **asked, batching=leave, budget=0.06)
         (first,) = at.log()["batch"]["sizes"]
         assert 0 < first < 12

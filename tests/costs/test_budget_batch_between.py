@@ -72,7 +72,7 @@ def test_a_cap_that_was_told_of_other_batches_than_there_are_is_not_kept_but_beg
             lookup = Lookup(ledger, Caller().accept)
             await ask_batch(lambda: requests, provider, lookup, batching=QUICK, budget=budget)
 
-    with pytest.raises(StoreError, match="Another run was at work on the batches of sim when this one began") as told:
+    with pytest.raises(StoreError, match="Another run changed the batches of sim while this run") as told:
         asyncio.run(go())
     assert told.value.hint == "run the same command again"
 
@@ -123,7 +123,7 @@ def test_a_live_run_that_finds_no_room_says_what_batches_take_of_it(tmp_path: Pa
         client = batches("openai", at)
         client.target = target_of(plan.judges[0])
         ask_in_batches(list(plan.requests(episodes, plan.judges[0]))[3:], client, tmp_path, batching=LEAVE)
-        spent = r"0\.0000 USD are spent, \d\.\d+ are reserved for what is under way"
+        spent = r"0\.0000 USD are spent, \d\.\d+ are reserved for requests under way"
         with Ledger(tmp_path) as ledger, pytest.raises(BudgetSpent, match=spent) as told:
             ask(asked_about(plan, episodes), ledger, AskOptions(budget=0.1, concurrency=1), listed)
         assert "with --batch" in told.value.hint
@@ -135,7 +135,7 @@ def test_two_judges_of_one_model_are_told_before_anything_is_submitted(tmp_path:
     with running() as at:
         judges = [find_judge(f"openai:sim@{at.openai_url}", sampling) for sampling in (None, {"temperature": 1})]
         judges[1].id = "warm"
-        with pytest.raises(UsageError, match="sim and warm both ask sim; only one can work on its batches"):
+        with pytest.raises(UsageError, match="sim and warm both ask sim, whose batches only one of them can work on"):
             label(store, "lab/episodes", judges=judges, preset="goal-only", batching=QUICK)
         assert at.log()["requests"] == 0
 

@@ -150,7 +150,7 @@ ledger.append(an_answer("3", "third"))
     lines = next(tmp_path.glob("journal-*")).read_text().splitlines()
     assert [json.loads(line)["text"] for line in (lines[0], lines[2])] == ["1", "3"]
     assert "cannot be written" in said
-    assert "hint: free space" in said
+    assert "hint: make the path a writable folder with free space" in said
     with Ledger(tmp_path) as ledger:
         assert [[a.text for a in ledger.attempts(request(q).key)] for q in ("first", "second", "third")] == [
             ["1"],

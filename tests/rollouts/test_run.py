@@ -427,11 +427,11 @@ def test_what_was_asked_after_an_answer_that_no_longer_counts_stays_on_the_bill(
     [
         ({"a": "gpt5o"}, "'gpt5o' is not a policy"),
         ({"a": "scripted:shy"}, "There is no scripted policy 'shy'"),
-        ({"a": "openai:"}, "'openai:' names no model"),
+        ({"a": "openai:"}, "'openai:' does not name a model"),
         ({"a": "transformers:./none"}, "nothing here can load one"),
         ({"a": "./none.py:Policy"}, "The policy's file ./none.py does not exist"),
         ({"a": 7}, "7 is not a policy"),
-        ({"a": "openai:m@http://user:pass@localhost/v1"}, "carries credentials"),
+        ({"a": "openai:m@http://user:pass@localhost/v1"}, "contains a user name"),
         ({"a": "openai:m@http://localhost:1/v1", "b": "openai:m@http://localhost:2/v1"}, "Two policies are called 'm'"),
         ({"a": brief(), "b": brief(3)}, "Two policies are called 'brief'"),
         ({"a": type("Half", (), {"id": "half", "target": Target("toy", "half")})()}, "has a target but no send"),

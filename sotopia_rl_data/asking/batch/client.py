@@ -135,7 +135,7 @@ class BatchClient(ABC):
         if not isinstance(batches, list):
             raise UsageError(
                 f"{self.target.base_url} has no batch API, so {self.target.model} cannot be asked in batches there.",
-                "leave --batch out, or name a provider that has one",
+                "leave --batch out, or name a provider that has a batch API",
             )
         return str(batches[0].id) if batches else ""
 

@@ -48,7 +48,7 @@ class Fetching:
         await self._waiting.until_answered(lambda: self._collect(intent, left))
         for line in left.values():
             self._keep(intent, line, self._missing(state), maybe_billed=not state.cancelled)
-        self._lookup.ledger.close()  # flush to the disk before the intent is removed
+        self._lookup.ledger.close()  # flushes to the disk; only then may the intent be removed
 
     async def _collect(self, intent: Intent, left: dict[str, BatchLine]) -> None:
         """Keep each result and take its line out of `left`. Unknown and repeated ids are ignored."""
@@ -57,7 +57,7 @@ class Fetching:
                 line = left.pop(result.custom_id, None)
                 if line is not None:
                     outcome = result.outcome
-                    # a 200 that holds no answer: the provider did the work, and may bill it
+                    # status 200 without an answer: the provider did the work, and may bill it
                     worked = isinstance(outcome, Unavailable) and outcome.status == 200
                     self._keep(intent, line, outcome, maybe_billed=worked)
 

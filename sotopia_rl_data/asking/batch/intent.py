@@ -91,7 +91,7 @@ class BatchFolder:
             if not self._taken(lock):
                 raise StoreError(
                     f"Another process is at work on the batches of {self._target.model}.",
-                    "wait for it, or end it with Ctrl-C: the batches go on without it",
+                    "wait until that process ends, or end it with Ctrl-C: its batches go on at the provider",
                 )
             yield
         finally:
@@ -100,7 +100,7 @@ class BatchFolder:
     def _taken(self, lock: int) -> bool:
         try:
             return take(lock)
-        except OSError as error:  # a file system without locks: its user has to prevent this
+        except OSError as error:  # where the file system has no locks, its users must keep two processes apart
             if error.errno not in _NO_LOCKS:
                 raise
             return True
@@ -198,7 +198,7 @@ class BatchDraft:
                 file.flush()
                 os.fsync(file.fileno())
                 file.close()
-            sync_file(self._parent.lines(self.intent).parent.parent)  # the folder's own entry
+            sync_file(self._parent.lines(self.intent).parent.parent)  # the entry of the batch's own folder
         return self._parent.keep(Intent(self.intent.id, self.count, self.intent.made, way))
 
     def abandon(self) -> None:

@@ -21,7 +21,7 @@ LIMITS = BatchLimits(requests=50_000, size_bytes=200_000_000)
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 _ENDED = ("completed", "expired", "cancelled", "failed")
 _FULL = "token_limit_exceeded"
-_NAME = "sotopia_rl_data_intent"  # the key of our entry in a batch's metadata
+_NAME = "sotopia_rl_data_intent"  # a batch's metadata has the id of its intent under this key
 
 
 class OpenAIBatchClient(BatchClient):

@@ -36,7 +36,7 @@ from sotopia_rl_data.ledger.lookup import Lookup, Outcome, PendingRequest
 from sotopia_rl_data.request import Request
 
 _PROVIDERS = ("openai", "anthropic")  # providers that have a batch API
-_YIELD_EVERY = 64  # requests looked up before the event loop may handle Ctrl-C
+_YIELD_EVERY = 64  # after looking up this many requests, let the event loop handle Ctrl-C
 
 
 async def ask_batch(
@@ -64,7 +64,7 @@ async def ask_batch(
     share = BatchBudget(budget, client.target)
     with folder.held(), share.sharing():
         share.check(folder)
-        lookup.ledger.reload()  # with what another run fetched before it released the folder
+        lookup.ledger.reload()  # another run may have fetched results before it released the folder
         return await _BatchRun(lookup, client, folder, batching or Batching(), progress, share).run(requests)
 
 
@@ -162,7 +162,7 @@ class _BatchRun:
             if intent is not None:
                 self._own.add(intent)
                 return None
-            again = step < before  # an earlier round handed it over, and it had a follow-up
+            again = step < before  # an earlier round handed this request over, and a follow-up came of it
             settled = self._lookup.unusable(pending.key) if again else self._lookup.look_up(pending)
             if settled is None:
                 return pending
@@ -221,7 +221,7 @@ class _BatchRun:
                 self._drop(intent)
         except Rejected as error:
             folder = self._folder.lines(intent).parent
-            hint = f"use the API key that submitted it; or delete {folder} to ask its requests again"
+            hint = f"use the API key that submitted the batch; or delete the folder {folder} to ask its requests again"
             raise Rejected(f"The batch {intent.batch} cannot be fetched: {error.message}", hint) from error
         if state.refused is not None:
             self._refused(intent, state)
@@ -344,13 +344,14 @@ def check_batches(respondents: Iterable[Respondent]) -> None:
         target = respondent.target
         if target.provider not in _PROVIDERS or not is_paid(respondent):
             raise UsageError(
-                f"{respondent.id} has no batch API.", "leave --batch out, or name a model of OpenAI's or Anthropic's"
+                f"{respondent.id} has no batch API, so it cannot be asked in batches.",
+                "leave --batch out, or name a model of OpenAI's or Anthropic's",
             )
         other = by_model.setdefault((target.provider, target.base_url, target.model), respondent)
         if other is not respondent:
             raise UsageError(
-                f"{other.id} and {respondent.id} both ask {target.model}; only one can work on its batches at a time.",
-                "leave --batch out, or first ask each in a run of its own",
+                f"{other.id} and {respondent.id} both ask {target.model}, whose batches only one of them can work on.",
+                "leave --batch out, or ask each in a run of its own first",
             )
 
 

@@ -37,7 +37,7 @@ class BatchBudget:
         ids = folder.ids()
         if self._budget is not None and self._budget.seen.get(folder.name, ids) != ids:
             raise StoreError(
-                f"Another run was at work on the batches of {self._target.model} when this one began.",
+                f"Another run changed the batches of {self._target.model} while this run counted them for its budget.",
                 "run the same command again",
             )
 
@@ -79,7 +79,7 @@ class BatchBudget:
 
 T = TypeVar("T")
 _REPORT_S = 1.0
-_FIRST_WAIT_S = 0.5  # after a provider's first fault; doubled for each further one
+_FIRST_WAIT_S = 0.5  # the wait after a provider's first fault; each further fault doubles it
 _LONGEST_WAIT_S = 60.0
 
 
