@@ -203,7 +203,7 @@ def test_a_provider_that_is_down_ends_the_run_after_bounded_retries(tmp_path: Pa
 
 
 def test_no_concurrency_is_a_sentence(tmp_path: Path):
-    with pytest.raises(UsageError, match="0 requests at a time"):
+    with pytest.raises(UsageError, match="must be 1 or more, not 0"):
         run(questions(1), Toy(), tmp_path, concurrency=0)
 
 
