@@ -167,7 +167,7 @@ def test_an_entry_says_model_server_key_parameters_and_price(tmp_path: Path):
         ("- model: x\n", ":1: the entry lacks `name`"),
         ("- name: x\n  api_key: y\n", ":2: the entry cannot have the key 'api_key'"),
         ("- name: x\n- name: x\n", ":2: there are two judges called 'x'"),
-        ("- name: x\n  url: gpu7:8000\n", ":2: 'gpu7:8000' is not a URL"),
+        ("- name: x\n  url: gpu7:8000\n", ":2: The base URL 'gpu7:8000' does not begin with"),
         ("- name: x\n  url: https://me:secret@h/v1\n", ":2: "),
         ("- name: x\n  protocol: grpc\n", ":2: `protocol` must be"),
         ("- name: x\n  key: sk-abcdefghij0123456789\n", ":2: "),
