@@ -215,10 +215,10 @@ def test_a_setting_that_makes_no_sense_is_a_sentence(wrong: dict[str, float]):
 
 
 def test_what_a_command_is_told_of_the_pace_is_kept(tmp_path: Path):
-    unset = dict.fromkeys(("rpm", "tpm", "timeout", "concurrency", "budget", "prices", "ledger"))
+    unset = dict.fromkeys(("rpm", "tpm", "timeout", "concurrency", "budget", "prices", "ledger", "named"))
     options: dict[str, Any] = {**unset, "rpm": 60.0, "timeout": 9.0, "judge": "lexical"}
     assert ask_options(options).pacing == Pacing(rpm=60, timeout_s=9)
-    assert options == {"judge": "lexical"}
+    assert options == {"judge": "lexical", "named": None}  # the file of judges is read by those who make them
     assert ask_options(dict(unset)).pacing == Pacing()
     put(Store(tmp_path), boats(5))
     began = time.monotonic()

@@ -108,7 +108,7 @@ WRONG = [
     (("--out", "x/y", "--swap", "--b", "scripted:warm"), "would play the same twice"),
     (("--out", "x/y", "--seed", "-1"), "--seed -1 is out of range"),
     (("--out", "x/y", "--version", "one"), "'one'"),
-    (("--out", "x/y", "--budget", "-1"), "A budget of -1.0 USD"),
+    (("--out", "x/y", "--budget", "-1"), "The budget must be above 0 USD, not -1.0"),
     (("--out", "x/y", "--prices", "none.yaml"), "none.yaml cannot be read"),
 ]
 
@@ -132,7 +132,7 @@ def test_bad_input_is_one_sentence_and_its_hint(arguments: tuple[str, ...], sent
         (("demo/play", "-o", "out"), "Missing option '--to'"),
         (("demo/play", "--to", "excel", "-o", "out"), "'excel' is not"),
         (("demo/play", "--to", "sotopia"), "Missing option '-o'"),
-        (("demo/play", "--to", "sotopia", "-o", "taken"), "taken is there already"),
+        (("demo/play", "--to", "sotopia", "-o", "taken"), "taken exists and is not an empty folder"),
         (("demo/play", "--to", "sotopia", "-o", "taken/file/below"), "cannot be written"),
         (("demo/play", "--to", "sotopia", "-o", "out", "--evaluator", "nobody"), "No episode has a score"),
     ],

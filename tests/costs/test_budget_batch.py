@@ -213,10 +213,10 @@ def test_a_live_run_does_not_ask_again_what_is_under_way_in_a_batch(store: Store
         asked = {"judges": [judge("openai", at)], "preset": "goal-only"}
         with pytest.raises(UnderWay):
             label(store, "lab/episodes", **asked, batching=replace(QUICK, wait=False))
-        with pytest.raises(UsageError, match="would be asked and paid twice") as told:
+        with pytest.raises(UsageError, match="asking them now would pay twice") as told:
             label(store, "lab/episodes", **asked)
         assert "with --batch" in told.value.hint
-        with pytest.raises(UsageError, match="would be asked and paid twice"):
+        with pytest.raises(UsageError, match="asking them now would pay twice"):
             audit(store, "lab/episodes", judge("openai", at), dimensions=["goal"])
         (line,) = estimate(store, "lab/episodes", **asked, prices=prices).lines
         assert (line.calls, line.in_batches, line.asked, line.cost) == (24, 24, 0, 0.0)

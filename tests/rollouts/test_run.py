@@ -374,7 +374,7 @@ def test_a_budget_holds_for_all_runs_together_and_the_bill_is_that_of_one(store:
         assert provider.log()["requests"] == asked + done.asked == done.utterances
         with pytest.raises(UsageError, match="no price for sim-a"):
             rollout(store, plan, "lab/other", budget=1.0)
-        with pytest.raises(UsageError, match="budget of 0 USD"):
+        with pytest.raises(UsageError, match="above 0 USD, not 0"):
             rollout(store, plan, "lab/other", budget=0, prices=prices)
         once = rollout(Store(tmp_path / "once"), plan, "lab/play", prices=prices)
     assert done.bill.total == pytest.approx(once.bill.total)

@@ -113,12 +113,12 @@ def test_an_unknown_judge_is_wrong_usage_that_names_the_forms(spec: str):
 
 @pytest.mark.parametrize("spec", ["openai:", "anthropic:@http://h", "openai:@https://h/v1", "replay:"])
 def test_a_judge_that_lacks_its_half_says_which(spec: str):
-    with pytest.raises(UsageError, match="names no"):
+    with pytest.raises(UsageError, match=r"names no|does not name"):
         judge(spec)
 
 
 def test_credentials_in_a_url_are_refused_because_urls_are_kept():
-    with pytest.raises(UsageError, match="credentials"):
+    with pytest.raises(UsageError, match="a user name, a password or a query"):
         judge("openai:m@http://user:password@h/v1")
 
 
