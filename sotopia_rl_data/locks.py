@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-_POLL_S = 0.02
+_FIRST_POLL_S, _LONGEST_POLL_S = 0.0002, 0.02  # some locks are held for microseconds, others for hours
 
 
 def open_lock(path: Path, access: int = os.O_RDWR) -> int:
@@ -29,7 +29,7 @@ def take(handle: int, patience_s: float = 0.0) -> bool:
 
     Raises OSError where the file system has no locks.
     """
-    deadline = time.monotonic() + patience_s
+    deadline, poll_s = time.monotonic() + patience_s, _FIRST_POLL_S
     while True:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -37,12 +37,30 @@ def take(handle: int, patience_s: float = 0.0) -> bool:
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 return False
-            time.sleep(_POLL_S)
+            time.sleep(poll_s)
+            poll_s = min(2 * poll_s, _LONGEST_POLL_S)
 
 
 def wait(handle: int, shared: bool = False) -> None:
     """Lock the file, exclusively or shared, however long it takes. Raises OSError as `take` does."""
     fcntl.flock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+
+
+def let_go(handle: int) -> None:
+    """Unlock the file and keep it open."""
+    fcntl.flock(handle, fcntl.LOCK_UN)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a living process holds the lock on a file, which may be missing. Raises OSError as `take` does."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        return not take(handle)
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager

@@ -23,8 +23,9 @@ from sotopia_rl_data.asking.batch.rounds import ask_batch, batch_client, check_b
 from sotopia_rl_data.asking.dispatch import ask_all
 from sotopia_rl_data.asking.plan import AskOptions, Group, Plan, Respondent, is_paid, respondents_of
 from sotopia_rl_data.costs.bill import Bill, Tally, bill
-from sotopia_rl_data.costs.budget import Budget, is_lost, left_behind, price_of
+from sotopia_rl_data.costs.budget import Budget, price_of
 from sotopia_rl_data.costs.prices import Prices
+from sotopia_rl_data.costs.reservations import is_lost
 from sotopia_rl_data.errors import BudgetSpent, Interrupted, UnderWay
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.ledger.lookup import Lookup, Outcome
@@ -234,8 +235,8 @@ def bill_of(respondents: Iterable[Respondent], tally: Tally, prices: Prices) -> 
 @contextmanager
 def capped(cap: float, plan: Plan, ledger: Ledger, prices: Prices) -> Iterator[Budget]:
     """The budget for what is asked inside the block. It starts with what earlier runs of the plan have spent or may
-    have spent, and what they have under way in batches. Raises StoreError where another process has a budget on the
-    same ledger."""
+    have spent, and what they have under way in batches; runs of other processes at the same time count too. Raises
+    StoreError where that cannot be kept on record."""
     budget = Budget(cap, prices, ledger.directory)
     try:
         respondents = respondents_of(plan)
@@ -249,7 +250,9 @@ def capped(cap: float, plan: Plan, ledger: Ledger, prices: Prices) -> Iterator[B
         ledger.reload()  # last, so that a batch that another process fetches meanwhile is seen twice, not missed
         tally = Tally()
         plan.count(ledger, tally)
-        budget.spent = _spent(respondents, ledger, prices, tally)
+        until_now = bill_of(respondents, tally, prices)
+        spent = until_now.known + until_now.maybe
+        budget.start(spent, tally.keys, lambda hold: not is_lost(hold, ledger.attempts(hold.key)))
         for target, intent, line in in_batches:
             fetched = any(past.status == "answer" or past.maybe_billed for past in brought(ledger, intent, line.key))
             if tally.knows(line.key) and not fetched:  # `tally` counts a fetched line already
@@ -257,13 +260,3 @@ def capped(cap: float, plan: Plan, ledger: Ledger, prices: Prices) -> Iterator[B
         yield budget
     finally:
         budget.close()
-
-
-def _spent(respondents: Iterable[Respondent], ledger: Ledger, prices: Prices, tally: Tally) -> float:
-    until_now = bill_of(respondents, tally, prices)
-    lost = (
-        hold.usd
-        for hold in left_behind(ledger.directory)
-        if tally.knows(hold.key) and is_lost(hold, ledger.attempts(hold.key))
-    )
-    return until_now.known + until_now.maybe + sum(lost)

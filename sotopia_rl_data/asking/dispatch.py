@@ -160,7 +160,7 @@ class _LiveRun:
             if settled is None:
                 await self._launch(pending)
             else:
-                self._start(self._go_on(deque(self._settle(pending, settled))))
+                self._start(self._go_on(self._settle(pending, settled), pending.chain))
 
     async def _launch(self, pending: PendingRequest) -> None:
         """Start a request's task when the window and the rate allow it."""
@@ -173,14 +173,17 @@ class _LiveRun:
         self._tasks.add(task)
         task.add_done_callback(self._task_ended)
 
-    async def _settle_known(self, request: Request | None) -> PendingRequest | None:
+    async def _settle_known(self, request: Request | None, chain: str = "") -> PendingRequest | None:
         """Hand over the answers that are known, follow-ups included. Returns the request that is left to ask, if any;
-        from now on equal requests wait for its answer."""
+        from now on equal requests wait for its answer. `chain` is the key of the first request of the chain, or empty
+        where `request` is the first."""
         while request is not None and not self._ending:
             self._looked_up += 1
             if self._looked_up % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
-            pending = PendingRequest(request, *request.hashes)
+            question, key = request.hashes
+            chain = chain or key
+            pending = PendingRequest(request, question, key, chain)
             if pending.key in self._duplicates:
                 self._duplicates[pending.key].append(request)
                 self._waiting += 1
@@ -206,12 +209,13 @@ class _LiveRun:
 
     async def _run_chain(self, pending: PendingRequest, epoch: Epoch) -> None:
         """Ask one request, then the follow-ups of its chain."""
-        await self._go_on(deque(await self._ask_one(pending, epoch)))
+        await self._go_on(await self._ask_one(pending, epoch), pending.chain)
 
-    async def _go_on(self, following: deque[Request | None]) -> None:
+    async def _go_on(self, first: list[Request | None], chain: str) -> None:
         """Ask these follow-ups and the follow-ups of each, in a loop: a dialogue may be too long for a recursion."""
+        following = deque(first)
         while following:
-            pending = await self._settle_known(following.popleft())
+            pending = await self._settle_known(following.popleft(), chain)
             if pending is not None:
                 following.extendleft(reversed(await self._ask_one(pending, await self._admit(pending))))
 
@@ -280,7 +284,7 @@ class _LiveRun:
         """Send one request, within the budget where there is one; None where it does not fit any more."""
         if self._budget is None:
             return await self._send_once(pending.request)
-        hold = await self._budget.reserve(pending.key, pending.request)
+        hold = await self._budget.reserve(pending.key, pending.request, pending.chain)
         if hold is None:
             self._exhaust()
             return None

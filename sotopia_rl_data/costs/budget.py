@@ -2,67 +2,54 @@
 
 When the answer comes, the reservation is replaced by the real cost. A call whose reservation does not fit waits for the
 calls in flight; where none is in flight and it still does not fit, the budget is exhausted. A call that may have been
-billed without an answer (a timeout, a lost connection) keeps all of its reservation. Reservations are durable before
-the call is sent, so that calls in flight when a process was killed still count in the next run. A request in a batch is
+billed without an answer (a timeout, a lost connection) keeps all of its reservation. Reservations are on record before
+the call is sent (`reservations.py`): calls in flight when a process was killed still count in the next run, and runs
+with a budget at the same time on one ledger see what the others spend on their own requests. A request in a batch is
 reserved at the batch price, from `take` or `carry` to `came`; the batch's own folder records that it is under way.
-Runs that share a budget wait for each other's releases (`Waiters`). Leaves out taxes, subscriptions and other charges
-that are not by tokens.
+Runs of one process that share a budget wait for each other's releases (`Waiters`). Leaves out taxes, subscriptions and
+other charges that are not by tokens.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Set
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from sotopia_rl_data.costs.prices import NOTHING, Price, Prices
+from sotopia_rl_data.costs.reservations import CLOCK_S, Event, Hold, Reservations
 from sotopia_rl_data.costs.tokens import limit_in, limit_of, most_prompt_tokens
-from sotopia_rl_data.errors import StoreError, UsageError
-from sotopia_rl_data.ledger.attempt import Attempt
+from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.ledger.index import short
-from sotopia_rl_data.ledger.journal import Journal
-from sotopia_rl_data.locks import open_lock, take
 from sotopia_rl_data.request import Request, Target, Usage
 
-_LOCK = ".budget.lock"
 _SLACK = 1e-9  # USD by which a sum may exceed the cap, since sums of floats have rounding errors
-_CLOCK_S = 0.01  # seconds by which the start of an attempt, computed from its end and duration, may be off
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Hold:
-    """The reservation for one call: `usd` since `time` (Unix seconds)."""
-
-    key: str
-    usd: float
-    time: float
-    price: Price = NOTHING
+_LOOK_S = 0.05  # seconds between two looks at what other processes have released
 
 
 class Budget:
     """The cap, what is spent, what is reserved; all in USD. `directory` is the ledger's. For one event loop.
 
-    Raises StoreError where another process keeps a budget on the same ledger: two could not see each other's spending.
+    What other runs reserve and spend from now on counts too. Raises StoreError where the directory cannot be written or
+    has no locks.
     """
 
     def __init__(self, cap: float, prices: Prices, directory: Path, spent: float = 0.0) -> None:
-        self._alone = _lock(directory)
+        self._record = Reservations(directory)
+        self._before = list(self._record.others.values())
+        self._keys: Set[int] | None = None  # short keys of the requests that count; None: all do
         self.cap = cap
         self.spent = spent
         self.reserved = 0.0
         self.in_batches = 0.0
         self.exhausted = False
         self._prices = prices
-        self._journal = Journal(directory, "holds")
         self._held: set[Hold] = set()
-        self._released: list[Hold] = []  # holds whose release is not in the journal yet
-        self._left = False  # whether a hold was given up while its call was under way
+        self._elsewhere: dict[tuple[str, str, float], Hold] = {}  # reservations of other living runs
+        self._released: list[tuple[Hold, float]] = []  # with the cost of each; their release is not on record yet
+        self._left: list[Hold] = []  # given up while their calls were under way
         self._batched: dict[int, float] = {}  # short key of a request in a batch -> USD reserved for it
         self.seen: dict[str, frozenset[str]] = {}  # name of a batch folder -> batches that this budget counts
         self.waiters = Waiters()  # runs that ask in batches
@@ -70,23 +57,41 @@ class Budget:
         self._gate = asyncio.Lock()
         self._moved = asyncio.Event()
 
+    def start(self, spent: float, keys: Set[int], is_counted: Callable[[Hold], bool]) -> None:
+        """Count the USD that earlier runs have `spent` on the requests with these short keys, and, of the reservations
+        for them and what follows them, those that are not counted in it."""
+        self.spent += spent
+        self._keys = keys
+        events: list[Event] = [(hold, None) for hold in self._before]
+        for hold, cost in events + self._record.news():
+            if cost is not None or not is_counted(hold):
+                self._count(hold, cost)
+        self._bury()
+
     @property
     def over(self) -> bool:
         """Whether more is spent and reserved than the cap allows: earlier runs had a larger cap, or none."""
         return not self._fits(0.0)
 
-    async def reserve(self, key: str, request: Request) -> Hold | None:
-        """Reserve the most that the call can cost, durably. None after `stop`, or where it can never fit."""
+    async def reserve(self, key: str, request: Request, chain: str = "") -> Hold | None:
+        """Reserve the most that the call can cost, on record; `chain` is the key of the first request of its chain.
+        None after `stop`, or where it can never fit."""
         price = price_of(self._prices, request.target)
         usd = price.most(most_prompt_tokens(request), limit_of(request))
         async with self._gate:
-            while not self._stopped and not self._fits(usd):
-                if not self._held:
+            while not self._stopped:
+                hold = self._reserved(key, usd, price, chain)
+                if hold is not None:
+                    return hold
+                self._bury()
+                if self._record.is_recent(key):
+                    await asyncio.sleep(CLOCK_S)
+                elif self._held or self._elsewhere:
+                    await self._wait()
+                else:
                     self.exhausted = True
                     return None
-                self._moved.clear()
-                await self._moved.wait()
-            return None if self._stopped else self._take(Hold(key, usd, time.time(), price))
+            return None
 
     def answered(self, hold: Hold, usage: Usage) -> None:
         """Replace the reservation by the cost of the answer; all of it is spent where the tokens are unknown."""
@@ -98,33 +103,34 @@ class Budget:
 
     def given_up(self, hold: Hold) -> None:
         """Give up waiting for the answer: all is spent, and stays on record for the next run."""
-        self._left = True
+        self._left.append(hold)
         self._drop(hold, hold.usd)
 
-    def take(self, key: str, request: Request) -> bool:
+    def take(self, key: str, request: Request, chain: str = "") -> bool:
         """Reserve the most that the call can cost in a batch, without waiting. False where it does not fit now."""
-        most = most_prompt_tokens(request)
-        fits = not self._stopped and self._fits(self._in_a_batch(request.target, most))
-        if fits:
-            self.carry(key, request.target, most)
+        usd = self._in_a_batch(request.target, most_prompt_tokens(request))
+        with self._turn():
+            fits = not self._stopped and self._fits(usd)
+            if fits:
+                self._record.reserve(Hold(key, usd, time.time(), chain=chain, run=self._record.run, batch=True))
+                self._put_in_batch(key, usd)
         return fits
 
     def carry(self, key: str, target: Target, most_input: int) -> None:
         """Reserve for a request that an earlier run put into a batch; beyond the cap too, since it will be billed."""
-        usd, before = self._in_a_batch(target, most_input), self._batched.get(short(key), 0.0)
-        self._batched[short(key)] = usd
-        self.in_batches += usd - before
+        self._put_in_batch(key, self._in_a_batch(target, most_input))
 
     def came(self, key: str, target: Target, usage: Usage | None) -> None:
         """Replace the reservation of a request in a batch by its cost: nothing where `usage` is None, all of it where
         the tokens are unknown."""
-        held = self._batched.pop(short(key), None)
-        if held is None:  # the request belongs to another plan, or an earlier run has paid for it
+        usd = self._batched.get(short(key))
+        if usd is None:  # the request belongs to another plan, or an earlier run has paid for it
             return
-        self.in_batches = self.in_batches - held if self._batched else 0.0
+        cost = 0.0
         if usage is not None:
-            cost = price_of(self._prices, target).cost(usage) * self._prices.batch
-            self.spent += held if usage == Usage() else cost
+            cost = price_of(self._prices, target).cost(usage) * self._prices.batch if usage != Usage() else usd
+        self._take_from_batch(key, cost)
+        self._record.release(Hold(key, usd, 0.0, run=self._record.run, batch=True), cost)
 
     def stop(self) -> None:
         """Reserve nothing any more."""
@@ -133,29 +139,81 @@ class Budget:
         self.waiters.close()
 
     def close(self) -> None:
-        """Close the record of reservations; it is removed where all were released."""
-        self._record()
-        self._journal.close()
-        if self._journal.path is not None and not self._held and not self._left:
-            self._journal.path.unlink(missing_ok=True)
-        os.close(self._alone)
+        """Leave the record of reservations; what was given up stays there."""
+        self._record_releases()
+        self._record.close([*self._left, *self._held])
+
+    def _reserved(self, key: str, usd: float, price: Price, chain: str) -> Hold | None:
+        """A reservation on record; None where it does not fit now."""
+        with self._turn():
+            if not self._fits(usd) or self._record.is_recent(key):
+                return None
+            hold = Hold(key, usd, time.time(), price, chain, self._record.run)
+            self._record.reserve(hold)
+        self._held.add(hold)
+        self.reserved += usd
+        return hold
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Inside the block no other run reserves anything, and all that they did is counted."""
+        self._record_releases()
+        with self._record.turn() as events:
+            for hold, cost in events:
+                self._count(hold, cost)
+            yield
+
+    def _count(self, hold: Hold, cost: float | None) -> None:
+        """Count what another run reserved (None), where it is for a request of this one, or released."""
+        if cost is None:
+            ours = self._keys is None or {short(hold.key), short(hold.chain or hold.key)} & self._keys
+            if ours and hold.batch:
+                self._put_in_batch(hold.key, hold.usd)
+            elif ours:
+                self._elsewhere[hold.place] = hold
+        elif hold.batch:
+            self._take_from_batch(hold.key, cost)
+        elif self._elsewhere.pop(hold.place, None) is not None:
+            self.spent += cost
+
+    def _bury(self) -> None:
+        """What killed runs had reserved is spent."""
+        for run in {hold.run for hold in self._elsewhere.values()}:
+            if not self._record.is_alive(run):
+                dead = [hold for hold in self._elsewhere.values() if hold.run == run]
+                self.spent += sum(self._elsewhere.pop(hold.place).usd for hold in dead)
+
+    async def _wait(self) -> None:
+        """Wait for a release of this run, or a while where others may release something."""
+        self._moved.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LOOK_S if self._elsewhere else None):
+                await self._moved.wait()
 
     def _fits(self, usd: float) -> bool:
-        return self.spent + self.reserved + self.in_batches + usd <= self.cap + _SLACK
+        elsewhere = sum(hold.usd for hold in self._elsewhere.values())
+        return self.spent + self.reserved + elsewhere + self.in_batches + usd <= self.cap + _SLACK
 
     def _in_a_batch(self, target: Target, most_input: int) -> float:
         """The most that a call in a batch can cost."""
         return price_of(self._prices, target).most(most_input, limit_in(target.sampling)) * self._prices.batch
 
-    def _take(self, hold: Hold) -> Hold:
-        self._record()
-        self._write(hold, 1)
-        self._held.add(hold)
-        self.reserved += hold.usd
-        return hold
+    def _put_in_batch(self, key: str, usd: float) -> None:
+        self.in_batches += usd - self._batched.get(short(key), 0.0)
+        self._batched[short(key)] = usd
+
+    def _take_from_batch(self, key: str, cost: float) -> None:
+        usd = self._batched.pop(short(key), None)
+        if usd is not None:
+            self.in_batches = self.in_batches - usd if self._batched else 0.0
+            self.spent += cost
 
     def _release(self, hold: Hold, cost: float) -> None:
-        self._released.append(hold)
+        """It goes on record soon, when its answer is certainly in the ledger."""
+        if not self._released:
+            with suppress(RuntimeError):  # no event loop: `close` does it
+                asyncio.get_running_loop().call_soon(self._record_releases)
+        self._released.append((hold, cost))
         self._drop(hold, cost)
 
     def _drop(self, hold: Hold, cost: float) -> None:
@@ -164,38 +222,10 @@ class Budget:
         self.spent += cost
         self._moved.set()
 
-    def _record(self) -> None:
-        """Record the releases. It is done late, when their answers are certainly in the ledger."""
-        for hold in self._released:
-            self._write(hold, -1)
+    def _record_releases(self) -> None:
+        for hold, cost in self._released:
+            self._record.release(hold, cost)
         self._released.clear()
-
-    def _write(self, hold: Hold, sign: int) -> None:
-        record = {"key": hold.key, "usd": sign * hold.usd, "time": hold.time}
-        self._journal.append(json.dumps(record).encode() + b"\n")
-
-
-def left_behind(directory: Path) -> Iterator[Hold]:
-    """Reservations that were never released, by a process that was killed or that still runs."""
-    for path in sorted(directory.glob("holds-*.jsonl")):
-        open_: dict[tuple[str, float], Hold] = {}
-        for record in _records(path):
-            place = record["key"], record["time"]
-            if record["usd"] > 0:
-                open_[place] = Hold(record["key"], record["usd"], record["time"])
-            else:
-                open_.pop(place, None)
-        yield from open_.values()
-
-
-def is_lost(hold: Hold, attempts: Iterable[Attempt]) -> bool:
-    """Whether the ledger lacks the attempt that the hold was reserved for, although its call may have been billed. An
-    attempt that began after the hold belongs to a later run."""
-    return not any(
-        attempt.time - attempt.seconds - _CLOCK_S <= hold.time <= attempt.time
-        for attempt in attempts
-        if not attempt.batch
-    )
 
 
 def price_of(prices: Prices, target: Target) -> Price:
@@ -220,33 +250,6 @@ def check_cap(cap: float) -> None:
     """Raises UsageError where the cap is not a number of USD above zero."""
     if not 0 < cap < float("inf"):
         raise UsageError(f"The budget must be above 0 USD, not {cap}.", "give --budget a number of USD above zero")
-
-
-def _lock(directory: Path) -> int:
-    """A handle that holds the lock of all budgets on a ledger until it is closed."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        handle = open_lock(directory / _LOCK)
-    except OSError as error:
-        raise StoreError(
-            f"The ledger in {directory} cannot be written: {error.strerror or error}.",
-            "make the path a writable folder with free space",
-        ) from error
-    if not take(handle):
-        os.close(handle)
-        raise StoreError(
-            f"Another run with a budget uses the ledger in {directory}; two could not count each other's spending.",
-            "wait until that run ends, then run the same command again",
-        )
-    return handle
-
-
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_bytes().splitlines():
-        try:
-            yield json.loads(line)
-        except ValueError:  # a kill cut the line short, so the call was never sent
-            continue
 
 
 class Waiters:

@@ -20,11 +20,15 @@ _flush = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 
 
 class Journal:
-    """One process's journal. The file appears with the first record. Safe to share between threads."""
+    """One process's journal. The file appears with the first record. Safe to share between threads.
 
-    def __init__(self, directory: Path, name: str = "journal") -> None:
+    Several processes append to a `shared` one, `NAME.jsonl`; its offsets mean nothing, and no record begins in the torn
+    one of another process that met a full disk.
+    """
+
+    def __init__(self, directory: Path, name: str = "journal", shared: bool = False) -> None:
         self._directory = directory
-        self._name = name
+        self._name, self._shared = name, shared
         self._lock = threading.Lock()
         self._dirty = threading.Event()
         self._closing = threading.Event()
@@ -61,7 +65,9 @@ class Journal:
             self._syncer.join()
         with self._lock:
             if self._fd >= 0:
-                if self.path is not None and not self._size:  # the disk was full, and nothing was written
+                if (
+                    self.path is not None and not self._size and not self._shared
+                ):  # the disk was full, and nothing was written
                     self.path.unlink(missing_ok=True)
                 _flush(self._fd)
                 os.close(self._fd)
@@ -71,21 +77,23 @@ class Journal:
 
     def _open(self) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
-        path = self._directory / f"{self._name}-{time.time_ns()}-{os.getpid()}.jsonl"
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        wait(self._fd)
-        self.path, self._size, self._torn = path, 0, False
+        name = self._name if self._shared else f"{self._name}-{time.time_ns()}-{os.getpid()}"
+        path, new = self._directory / f"{name}.jsonl", 0 if self._shared else os.O_EXCL
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | new | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        if not self._shared:
+            wait(self._fd)
+        self.path, self._size, self._torn = path, 0, self._shared
         self._syncer = threading.Thread(target=self._sync, args=(self._fd,), name="journal-fsync", daemon=True)
         self._syncer.start()
 
     def _write(self, line: bytes) -> int:
-        lead = b"\n" if self._torn else b""  # a full disk cut the last record short: begin a new line
+        lead = b"\n" if self._torn else b""  # a full disk may have cut the last record short: begin a new line
         line = lead + line
         written = os.write(self._fd, line)
         offset = self._size + len(lead)
         self._size += written
-        self._torn = written < len(line)
-        if self._torn:
+        self._torn = self._shared or written < len(line)
+        if written < len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return offset
 

@@ -40,11 +40,12 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class PendingRequest:
-    """A request that is to be settled, and its hashes."""
+    """A request that is to be settled, its hashes, and the key of the first request of its chain."""
 
     request: Request
     question: str
     key: str
+    chain: str = ""
 
 
 FollowUp = Callable[[Request, Settled], Request | None]

@@ -27,10 +27,11 @@ from sotopia_rl_data.asking.ask import capped
 from sotopia_rl_data.asking.dispatch import ask_all
 from sotopia_rl_data.asking.pacing import Pacing
 from sotopia_rl_data.cli.program import cli
-from sotopia_rl_data.costs.budget import Budget, left_behind, price_of
+from sotopia_rl_data.costs.budget import Budget, price_of
 from sotopia_rl_data.costs.prices import Price, Prices, load
+from sotopia_rl_data.costs.reservations import left_behind
 from sotopia_rl_data.costs.tokens import most_prompt_tokens
-from sotopia_rl_data.errors import BudgetSpent, SotopiaDataError, StoreError, Unavailable, UsageError
+from sotopia_rl_data.errors import BudgetSpent, SotopiaDataError, Unavailable, UsageError
 from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.labelers.plan import episodes_of, with_episodes
 from sotopia_rl_data.labelers.questions import QuestionPart, Questions
@@ -252,14 +253,6 @@ def test_the_price_list_that_a_hint_shows_is_one(tmp_path: Path):
         price_of(PRICES, target)
     (tmp_path / "mine.yaml").write_text("{" + told.value.hint.partition("{")[2])
     assert price_of(load(tmp_path / "mine.yaml"), target) == Price(2.5, 1.25, 2.5, 10)
-
-
-def test_two_runs_at_once_cannot_both_keep_a_budget(tmp_path: Path):
-    first = Budget(1.0, PRICES, tmp_path)
-    with pytest.raises(StoreError, match="Another run with a budget uses"):
-        Budget(1.0, PRICES, tmp_path)
-    first.close()
-    Budget(1.0, PRICES, tmp_path).close()
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,8 @@ from sotopia_rl_data.asking.ask import ask, capped
 from sotopia_rl_data.asking.pacing import Pacing
 from sotopia_rl_data.asking.plan import AskOptions, Plan
 from sotopia_rl_data.cli.program import cli
-from sotopia_rl_data.costs.budget import left_behind
 from sotopia_rl_data.costs.prices import Price, Prices
+from sotopia_rl_data.costs.reservations import left_behind
 from sotopia_rl_data.costs.tokens import limit_of, most_prompt_tokens, shortest
 from sotopia_rl_data.errors import BudgetSpent, Unavailable
 from sotopia_rl_data.fake_provider.running import Running, running

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -24,7 +25,7 @@ from sotopia_rl_data.store import Store
 
 KEY, OTHER = "a" * 64, "b" * 64
 LABEL = """
-import sys, time
+import json, sys, time
 sys.path.insert(0, "tests")
 from pathlib import Path
 from fixtures.flat_calls import label
@@ -33,6 +34,7 @@ print("ready", flush=True)
 while not Path(sys.argv[3] + ".go").exists():  # all begin at once, however long each takes to import
     time.sleep(0.01)
 how = {"judges": [sys.argv[2]], "preset": "goal-only", "ledger": Path(sys.argv[3]), "concurrency": 8}
+how |= json.loads(sys.argv[4])
 done = label(Store(sys.argv[1]), "lab/episodes", **how)
 print(done.digest, done.asked)
 """
@@ -99,12 +101,23 @@ def test_what_was_torn_when_the_ledger_was_opened_is_seen_when_it_is_whole(tmp_p
     assert [one.text for one in mine.attempts(request.key)] == ["1"]
 
 
-def start(store: Store, provider: Running, ledger: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", LABEL, str(store.root), sim(provider), str(ledger)]
+def start(store: Store, provider: Running, ledger: Path, **options: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", LABEL, str(store.root), sim(provider), str(ledger), json.dumps(options)]
     run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert run.stdout is not None
     assert run.stdout.readline() == "ready\n"
     return run
+
+
+def priced(folder: Path) -> str:
+    path = folder / "prices.yaml"
+    path.write_text("as_of: 2026-11-01\nhosts:\n  '*':\n    sim-judge: [2.5, 2.5, 2.5, 10, 1000]\n")
+    return str(path)
+
+
+def billed(provider: Running) -> float:
+    usage = provider.log()["usage"]
+    return float(usage["input"] * 2.5 + usage["output"] * 10) / 1e6
 
 
 def filled(folder: Path, episodes: int) -> Store:
@@ -158,3 +171,39 @@ def test_where_a_file_system_has_no_locks_the_run_says_so(tmp_path: Path, monkey
     done = label(store, "lab/episodes", judges=["lexical"], preset="goal-only")
     assert any("has no locks" in one for one in done.warnings)
     assert done.asked == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
+def test_equal_runs_at_once_share_a_budget_and_one_that_is_killed_spends_no_more_than_it_had_in_flight(
+    tmp_path: Path, processes: int
+):
+    """All calls cost about 0.25 USD, and 2.4 at most."""
+    store, options = filled(tmp_path / "store", 40), {"budget": 0.8, "prices": priced(tmp_path)}
+    with running(latency=0.1) as provider:
+        killed, *others = (start(store, provider, tmp_path / "ledger", **options) for _ in range(processes))
+        (tmp_path / "ledger.go").touch()
+        deadline = time.monotonic() + 60
+        while provider.log()["answered"] < 10:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.kill(killed.pid, signal.SIGKILL)
+        killed.wait()
+        ended = [run.communicate(timeout=120) for run in others]
+        assert [run.returncode for run in others] == [0] * (processes - 1), "".join(err[-400:] for _, err in ended)
+        assert provider.log()["paid_twice"] <= 8
+        assert billed(provider) <= 0.8
+    assert len({out.split()[0] for out, _ in ended}) == 1
+
+
+@pytest.mark.slow
+def test_equal_runs_at_once_end_together_where_their_budget_is_spent(tmp_path: Path):
+    store, options = filled(tmp_path / "store", 40), {"budget": 0.05, "prices": priced(tmp_path)}
+    with running(latency=0.02) as provider:
+        runs = [start(store, provider, tmp_path / "ledger", **options) for _ in range(3)]
+        (tmp_path / "ledger.go").touch()
+        ended = [run.communicate(timeout=120) for run in runs]
+        assert [run.returncode for run in runs] == [1] * 3
+        assert all("BudgetSpent: Nothing more fits under the budget of 0.05 USD" in err for _, err in ended), ended
+        assert provider.log()["paid_twice"] == 0
+        assert 0.02 < billed(provider) <= 0.05
