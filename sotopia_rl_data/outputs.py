@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import logging
 import os
 import re
 import secrets
@@ -19,6 +20,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sotopia_rl_data.errors import InputError, StoreError
+
+log = logging.getLogger(__name__)
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 _LONGEST = 2**31 - 1  # characters: a cell may hold a whole dialogue, and the csv module's own limit is 131,072
@@ -36,6 +39,7 @@ def aside(path: Path) -> Iterator[Path]:
     try:
         yield beside
         os.replace(beside, path)
+        log.info("wrote %s", path)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise StoreError(

@@ -45,12 +45,12 @@ def env_secrets() -> tuple[str, ...]:
     return tuple(sorted(values, key=len, reverse=True))
 
 
-def redact(text: str, *secrets: str) -> str:
+def redact(text: str, *secrets: str, loosely: bool = True) -> str:
     """`text` with these secrets, those of the environment, and everything in the shape of a key replaced by
-    `[hidden]`."""
+    `[hidden]`; with `loosely`, also what may be a part of one."""
     for secret in (*secrets, *env_secrets()):
         if len(secret) >= _SHORTEST:
             text = text.replace(secret, HIDDEN)
-    for shape in (*_LOOSE, *map(re.compile, SHAPES.values())):
+    for shape in (*(_LOOSE if loosely else ()), *map(re.compile, SHAPES.values())):
         text = shape.sub(HIDDEN, text)
     return text

@@ -36,13 +36,12 @@ MUST_STAY = (  # what a resumed run cannot change, since it decides which rows i
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate")
 
 
-def quiet_libraries() -> None:
-    """For a command line: hide the libraries' warnings about their own use, and their progress bars outside a terminal.
+def quiet_libraries(bars: bool) -> None:
+    """For a command line: hide the libraries' warnings about their own use, and their progress bars unless `bars`.
 
     Raises UsageError where the `train` extra is not installed.
     """
     check_installed("Training", *LIBRARIES)
-    import sys
     import warnings
 
     import datasets
@@ -50,7 +49,7 @@ def quiet_libraries() -> None:
     from transformers.utils import logging
 
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft)\.")
-    if not sys.stderr.isatty():
+    if not bars:
         datasets.disable_progress_bars()
         disable_progress_bars()
         logging.disable_progress_bar()

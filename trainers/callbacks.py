@@ -7,6 +7,7 @@ curves. The terminal gets one short line where the library would print thirty nu
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from typing import Any
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from sotopia_rl_data.trainers.run_folder import METRICS, PLOT, RunFolder, plain
+
+log = logging.getLogger(__name__)
 
 TRAIN_SHOWN = ("loss", "reward", "reward_std", "kl", "completions/mean_length", "learning_rate")
 HELD_OUT_SHOWN = ("eval_loss", "eval_mse", "eval_spearman", "eval_pair_accuracy", "eval_reward")
@@ -125,5 +128,7 @@ def show_progress(trainer: Any) -> None:
     """Replace the library's lines by ours."""
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
+    if not log.isEnabledFor(logging.WARNING):  # as with --quiet
+        return
     has_bar = not trainer.args.disable_tqdm and sys.stderr.isatty()
     trainer.add_callback(LinesAboveBar() if has_bar else PlainLines())

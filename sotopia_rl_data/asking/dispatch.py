@@ -9,6 +9,7 @@ modules own the rules: `ledger/lookup.py` what counts as answered, `pacing.py` h
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections import deque
@@ -25,6 +26,8 @@ from sotopia_rl_data.errors import AskingError, Unavailable, UsageError
 from sotopia_rl_data.ledger.index import short
 from sotopia_rl_data.ledger.lookup import Lookup, Outcome, PendingRequest, Settled
 from sotopia_rl_data.request import Reply, Request
+
+log = logging.getLogger(__name__)
 
 Send = Callable[[Request], Awaitable[Reply]]
 
@@ -260,6 +263,8 @@ class _LiveRun:
                 lost = used_up or (error.retry_after or 0) > self._pacing.longest_wait_s
                 if lost or not throttled:
                     self._lookup.keep_error(pending, error, time.monotonic() - began)
+                what = "given up" if lost else f"sent again in {wait:.1f} s"
+                log.info("%s (%s, try %d)", error.message, what, throttles + faults)
                 if lost:
                     self._breaker.lost(error)
                     self._end(self._breaker.hopeless)

@@ -12,6 +12,7 @@ Leaves out the retries and the requests themselves: `dispatch.py` has them.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import random
 import time
@@ -20,6 +21,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 from sotopia_rl_data.errors import UsageError
+
+log = logging.getLogger(__name__)
 
 # 429s are counted by epochs. An epoch lasts at least `_EPOCH_S` seconds and has at least `_FEWEST_SENT` requests.
 _EPOCH_S = 0.5
@@ -246,6 +249,9 @@ class Pacer:
             target = max(target, 0.7 * before, 0.95 * self._good_rate)
             target, self._good_rate = min(target, 0.97 * before), 0.0
         self._learned = max(target, _LOWEST_RATE)
+        log.info(
+            "%.0f %% of the requests were refused: at most %.1f a second from now", 100 * epoch.share, self._learned
+        )
         self._step = _STEP * self._learned
         if epoch.share > _HIGHEST_BACKGROUND:
             self._suspected = None

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from sotopia_rl_data.cli.volume import Volume, volume
 from sotopia_rl_data.display import Advance, cell, printable
 
 if TYPE_CHECKING:
@@ -80,13 +81,15 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | No
 
 
 def note(text: str) -> None:
-    """A remark on stderr."""
-    click.echo(printable(text), err=True)
+    """A remark on stderr; none with --quiet."""
+    if volume() is not Volume.QUIET:
+        click.echo(printable(text), err=True)
 
 
 def warn(text: str) -> None:
-    """A warning on stderr."""
-    say("warning: ", "yellow", text)
+    """A warning on stderr; none with --quiet."""
+    if volume() is not Volume.QUIET:
+        say("warning: ", "yellow", text)
 
 
 def say(head: str, colour: str, text: str) -> None:
@@ -97,6 +100,8 @@ def say(head: str, colour: str, text: str) -> None:
 
 def next_commands(*commands: str) -> None:
     """The commands to run next, on stderr, spelled as this program was called and with the same `--store`."""
+    if volume() is Volume.QUIET:
+        return
     context = click.get_current_context(silent=True)
     program = "sotopia-rl-data"
     if Path(sys.argv[0]).name == "cli.py":
@@ -116,10 +121,15 @@ def _near(path: str) -> str:
     return min(path, os.path.relpath(path), key=len) if os.path.isabs(path) else path
 
 
+def has_bars() -> bool:
+    """Whether progress is drawn as bars: on a terminal, and not with --quiet."""
+    return sys.stderr.isatty() and volume() is not Volume.QUIET
+
+
 @contextmanager
 def progress(title: str, unit: str) -> Iterator[Advance]:
-    """A bar with rate and ETA on stderr; in a pipe, a line every ten seconds instead."""
-    if not sys.stderr.isatty():
+    """A bar with rate and ETA on stderr; in a pipe, a line every ten seconds instead; nothing with --quiet."""
+    if not has_bars():
         yield _Lines(title, unit)
         return
     from rich.console import Console

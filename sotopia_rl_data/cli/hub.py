@@ -129,7 +129,7 @@ def push_to_hub(
 
     version = resolve(store, ref)
     hub = Hub()
-    quiet(bars=sys.stderr.isatty())
+    quiet(bars=console.has_bars())
     target = _repository(repo or version.name, hub)
     with ExitStack() as stack:
         calls = _calls(version, store, stack) if with_ledger else None
@@ -217,8 +217,8 @@ def _steps() -> Iterator[OnStep]:
         bars: dict[str, Advance] = {}
 
         def advance(step: str, done: int, total: int) -> None:
-            if step == "upload" and sys.stderr.isatty():
-                return  # on a terminal huggingface_hub shows a bar of the uploaded bytes itself
+            if step == "upload" and console.has_bars():
+                return  # huggingface_hub shows a bar of the uploaded bytes itself
             if step not in bars:
                 stack.close()
                 bars[step] = stack.enter_context(console.progress(step, "byte"))

@@ -2,7 +2,7 @@
 
 `sotopia-rl-data …`, `python -m sotopia_rl_data …` and `python cli.py …` in a clone are the same program. A command's
 module is imported when the command is called, so that `--help` imports nothing heavy. Exit codes: 0 done, 1 failed,
-2 wrong usage, 3 done but with failures listed, 130 interrupted.
+2 wrong usage, 3 done but with failures listed, 130 interrupted. How much a command tells is in `volume.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from importlib import import_module
 import click
 
 from sotopia_rl_data import errors
-from sotopia_rl_data.cli import console
+from sotopia_rl_data.cli import console, volume
 
 # For each section of `--help`: its commands, each with the "module:object" to import and one line of help, in the order
 # in which `--help` lists them.
@@ -72,8 +72,12 @@ class Sections(click.Group):
             if name in section:
                 module, _, attribute = section[name][0].partition(":")
                 command: click.Command = getattr(import_module(module), attribute)
-                return command
+                return volume.add_options(command)
         return None
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        volume.reset()
+        return super().parse_args(ctx, args)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -116,34 +120,49 @@ def cli() -> None:
     """
 
 
+volume.add_options(cli)
+
+
 def main(argv: list[str] | None = None) -> None:
-    """Run the program and exit. Every error is a sentence and a hint on stderr, never a traceback."""
+    """Run the program and exit. Every error is a sentence and a hint on stderr; only --debug shows a traceback."""
     try:
-        sys.exit(cli.main(args=argv, standalone_mode=False, prog_name="sotopia-rl-data") or 0)
+        code = cli.main(args=argv, standalone_mode=False, prog_name="sotopia-rl-data") or 0
     except click.exceptions.NoArgsIsHelpError as help_shown:
         help_shown.show()
-        sys.exit(2)
-    except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx else "sotopia-rl-data"
-        _say(error.format_message(), f"run `{command} --help`")
-        sys.exit(2)
+        code = console.WRONG_USAGE
     except click.exceptions.Exit as exit_request:
-        sys.exit(exit_request.exit_code)
-    except errors.SotopiaDataError as error:
-        if isinstance(error, errors.Interrupted):
+        code = exit_request.exit_code
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the one place that all errors come to
+        if isinstance(error, (errors.Interrupted, KeyboardInterrupt, click.Abort)):
             _ignore_interrupts()
-        _say(error.message, error.hint)
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        _ignore_interrupts()
-        _say("Interrupted.", "run the same command again: answers are kept, and it asks only for the missing ones")
-        sys.exit(130)
-    except OSError as error:
-        _say(
-            f"{error.strerror or error}: {error.filename or 'input or output'}.",
-            "check the path, its permissions and the free disk space",
-        )
-        sys.exit(1)
+        volume.tell_traceback(error)
+        message, hint, code = _told(error)
+        _say(message, hint)
+    sys.exit(code)
+
+
+def _told(error: BaseException) -> tuple[str, str, int]:
+    """The sentence that tells of an error, its hint, and the exit code."""
+    if isinstance(error, click.ClickException):
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "sotopia-rl-data"
+        return error.format_message(), f"run `{command} --help`", error.exit_code
+    if isinstance(error, errors.SotopiaDataError):
+        return error.message, error.hint, error.exit_code
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        again = "run the same command again: answers are kept, and it asks only for the missing ones"
+        return "Interrupted.", again, errors.Interrupted.exit_code
+    if isinstance(error, OSError):
+        message = f"{error.strerror or error}: {error.filename or 'input or output'}."
+        return message, "check the path, its permissions and the free disk space", console.FAILED
+    from sotopia_rl_data.secrets import redact
+
+    reason = redact(next(iter(str(error).splitlines()), ""))
+    return (
+        f"The program has a bug: {type(error).__name__}: {reason} (Traceback: with --debug)",
+        "run the same command with --debug, and report what it prints",
+        console.FAILED,
+    )
 
 
 def _ignore_interrupts() -> None:

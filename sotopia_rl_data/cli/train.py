@@ -69,7 +69,7 @@ def rm(store: Store, as_json: bool, output: Path | None, **options: Any) -> None
     Example:
       sotopia-rl-data train rm --dataset lab/episodes-rewards@v1.0.0 --model Qwen/Qwen2.5-7B-Instruct --preset paper
     """
-    api.quiet_libraries()
+    api.quiet_libraries(console.has_bars())
     from sotopia_rl_data.trainers.config import RMConfig
 
     config = _configuration(RMConfig, store, output, options)
@@ -85,7 +85,7 @@ def sft(store: Store, as_json: bool, output: Path | None, **options: Any) -> Non
     Example:
       sotopia-rl-data train sft --dataset lab/episodes-rewards --model Qwen/Qwen2.5-7B-Instruct --where "reward >= 0.7"
     """
-    api.quiet_libraries()
+    api.quiet_libraries(console.has_bars())
     from sotopia_rl_data.trainers.config import PolicySFTConfig
 
     config = _configuration(PolicySFTConfig, store, output, options)
@@ -104,7 +104,7 @@ def grpo(store: Store, as_json: bool, output: Path | None, **options: Any) -> No
       sotopia-rl-data train grpo --dataset lab/episodes-rewards --model Qwen/Qwen2.5-7B-Instruct \\
         --policy-adapter runs/sft-episodes-rewards --reward-model runs/rm-episodes-rewards
     """
-    api.quiet_libraries()
+    api.quiet_libraries(console.has_bars())
     from sotopia_rl_data.trainers.config import PolicyGRPOConfig
 
     config = _configuration(PolicyGRPOConfig, store, output, options)
@@ -152,7 +152,7 @@ def score(ref: str, reward_model: str, out: str | None, store: Store, as_json: b
     Example:
       sotopia-rl-data score lab/episodes-rewards --reward-model lab/reward-model@v1.0.0
     """
-    api.quiet_libraries()
+    api.quiet_libraries(console.has_bars())
     scored = api.score(ref, reward_model, store=store.root, out=out, display=store.display)
     if as_json:
         console.emit_json(scored)

@@ -7,6 +7,7 @@ Files that a version of the store has already are linked, not downloaded. Downlo
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from sotopia_rl_data.store.digest import version_digest
 from sotopia_rl_data.store.disk import link_or_copy, storing, sync_file, write_text
 from sotopia_rl_data.store.stage import place
 from sotopia_rl_data.store.versions import note_published
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 
@@ -156,6 +159,7 @@ class _Fetching:
             if source.stat().st_size == file.size and file_sha256(source) == file.sha256:
                 link_or_copy(source, target)
                 self.downloaded += 1
+                log.info("downloaded %s of %s, %d bytes", file.path, self._repo, file.size)
                 return
         raise self._wrong(f"{file.path} has other bytes than its manifest lists")
 

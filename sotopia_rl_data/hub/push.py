@@ -12,6 +12,7 @@ found there by its record, and only the missing steps are done.
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,8 @@ from sotopia_rl_data.store import Version, readme
 from sotopia_rl_data.store import manifest as manifests
 from sotopia_rl_data.store.readme import Card
 from sotopia_rl_data.store.versions import note_published
+
+log = logging.getLogger(__name__)
 
 State = Literal["published", "already published", "tagged", "pull request", "planned"]
 
@@ -247,7 +250,9 @@ def _wait(busy: HubUnavailable, attempt: int) -> None:
     if busy.retry_after is not None and busy.retry_after > _LONGEST_WAIT_S:
         raise busy
     backoff = min(2.0**attempt, 30.0) * random.uniform(0.25, 0.5)
-    time.sleep(max(backoff, busy.retry_after or 0.0))
+    wait = max(backoff, busy.retry_after or 0.0)
+    log.info("%s (tried again in %.1f s)", busy.message, wait)
+    time.sleep(wait)
 
 
 def _warnings(version: Version, done: Pushed, hub: Hub) -> Iterator[str]:

@@ -7,6 +7,7 @@ rewards alone. The two are never mixed. `batches.py` writes them, in bounded mem
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from sotopia_rl_data.importers.reading import ImportPlan, Source, plan, read_pla
 from sotopia_rl_data.refs import DatasetRef
 from sotopia_rl_data.schema import Failure
 from sotopia_rl_data.store import Store, Version
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 Check = Callable[[Set[tuple[str, str]] | None], object]
@@ -68,6 +71,8 @@ def import_dataset(
     where episodes and training rows are mixed, and whatever committing raises. After an error the store is unchanged.
     """
     import_plan = plan(paths)
+    for source in import_plan.sources:
+        log.info("%s is read as %s", source.path, source.kind)
     ref = name if isinstance(name, DatasetRef) else DatasetRef(name)
     is_training = _holds_training_rows(import_plan)
     rows = None if where is None else RowFilter(where, REWARDS if is_training else tables.EPISODES)

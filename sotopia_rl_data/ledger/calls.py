@@ -12,6 +12,7 @@ living process still writes are locked by it and left alone.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
+
+log = logging.getLogger(__name__)
 ROWS_A_GROUP = 2_000
 COVERS = b"covers"  # under this key the metadata of a compacted file names the files that it covers
 VERSION = b"ledger_format"  # under this key the metadata has the file's format, if it is higher than 1
@@ -218,6 +221,7 @@ def _compact(directory: Path) -> int:
     small = [p for p in live if p.suffix == ".parquet" and p.stat().st_size < MERGE_BELOW]
     sources = [*small, *journals]
     count = _write(directory, sources)
+    log.info("compacted %d attempts of %d files in %s", count, len(sources), directory)
     _remove(directory, sources)
     return count
 

@@ -7,6 +7,7 @@ A process that dies loses no record for which `append` has returned; a machine t
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import threading
 import time
@@ -14,6 +15,8 @@ from pathlib import Path
 
 from sotopia_rl_data.errors import StoreError
 from sotopia_rl_data.locks import locked, wait
+
+log = logging.getLogger(__name__)
 
 GROUP_S = 0.05
 _flush = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
@@ -85,6 +88,7 @@ class Journal:
         self.path, self._size, self._torn = path, 0, self._shared
         self._syncer = threading.Thread(target=self._sync, args=(self._fd,), name="journal-fsync", daemon=True)
         self._syncer.start()
+        log.info("began %s", path)
 
     def _write(self, line: bytes) -> int:
         lead = b"\n" if self._torn else b""  # a full disk may have cut the last record short: begin a new line

@@ -7,6 +7,7 @@ read when they are looked up.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections import OrderedDict
@@ -25,6 +26,8 @@ from sotopia_rl_data.ledger.journal import Journal, check_writable, is_being_wri
 if TYPE_CHECKING:
     import pyarrow as pa
 
+
+log = logging.getLogger(__name__)
 __all__ = ["Attempt", "Ledger", "Status", "answered", "failed"]
 
 _GROUPS_KEPT = 32
@@ -137,6 +140,7 @@ class Ledger:
                 others = [path for path in self._files if path != self._journal.path and not _is_compacted(path)]
                 self._watched = {path: end_of_records(path) for path in others if is_being_written(path)}
                 self._index = index_of(self._files)
+                log.debug("read %s: %d attempts in %d files", self.directory, len(self._index), len(self._files))
         except OSError as error:
             raise StoreError(
                 f"The ledger in {self.directory} cannot be read: {error.strerror or error}.", "make the folder readable"

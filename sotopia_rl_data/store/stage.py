@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import datetime
 import errno
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Mapping
@@ -35,6 +36,8 @@ from sotopia_rl_data.store.digest import version_digest
 from sotopia_rl_data.store.disk import is_full, link_or_copy, store_error, storing, sync_file, write_text
 from sotopia_rl_data.store.parts import Limits, Part, adopt, read_parquet, shard_name
 from sotopia_rl_data.store.versions import Version, load
+
+log = logging.getLogger(__name__)
 
 _KNOWN = {"episodes": tables.EPISODES, "attributions": tables.ATTRIBUTIONS, "failures": tables.FAILURES}
 
@@ -290,6 +293,7 @@ def place(folder: Path, root: Path, manifest: Manifest) -> Path | None:
         return None
     for outer in (target.parent, target.parent.parent, root):
         sync_file(outer)
+    log.info("wrote %s@%s to %s", manifest.name, manifest.version, target)
     return target
 
 

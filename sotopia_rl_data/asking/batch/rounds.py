@@ -16,6 +16,7 @@ that cost less have made room. Rounds go on until nothing is left, or nothing th
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -34,6 +35,8 @@ from sotopia_rl_data.ledger.index import short
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.ledger.lookup import Lookup, Outcome, PendingRequest
 from sotopia_rl_data.request import Request
+
+log = logging.getLogger(__name__)
 
 _PROVIDERS = ("openai", "anthropic")  # providers that have a batch API
 _YIELD_EVERY = 64  # after looking up this many requests, let the event loop handle Ctrl-C
@@ -218,6 +221,7 @@ class _BatchRun:
             self._done[intent.id] = state.done
             if state.ended and state.refused is None:
                 await self._fetching.fetch(intent, state)
+                log.info("fetched the batch %s", intent.batch)
                 self._drop(intent)
         except Rejected as error:
             folder = self._folder.lines(intent).parent
@@ -278,6 +282,7 @@ class _BatchRun:
             if error.status == 429:
                 raise
             raise _ResponseLost from error
+        log.info("submitted the batch %s of %d requests", batch, intent.count)
         return self._folder.keep(replace(intent, batch=batch))
 
     def _refused(self, intent: Intent, state: BatchState) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -16,6 +17,8 @@ from sotopia_rl_data.costs.budget import Budget
 from sotopia_rl_data.errors import StoreError, Unavailable
 from sotopia_rl_data.ledger.lookup import PendingRequest
 from sotopia_rl_data.request import Target, Usage
+
+log = logging.getLogger(__name__)
 
 
 class BatchBudget:
@@ -113,6 +116,7 @@ class Waiting:
             except Unavailable as error:
                 if time.monotonic() - began + wait > self._silence_s:
                     raise
+                log.info("%s (asked again in %.1f s)", error.message, max(wait, error.retry_after or 0.0))
                 await self.pause(max(wait, error.retry_after or 0.0))
                 wait = min(2 * wait, _LONGEST_WAIT_S)
             if self._stop.is_set():
