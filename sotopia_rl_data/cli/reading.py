@@ -347,7 +347,7 @@ def verify(refs: tuple[str, ...], store: Store, as_json: bool) -> None:
         )
         for result in results:
             for problem in result.problems:
-                console.warn(f"{result.ref}: {problem}")
+                console.say("error: ", "red", f"{result.ref}: {problem}")
     if not all(result.ok for result in results):
         console.note("hint: pull the version again, or delete its directory and make it again")
         click.get_current_context().exit(console.FAILED)
