@@ -73,7 +73,16 @@ def test_tree_sdist_and_both_wheels_have_the_same_files(built, wheel):
     assert {name for name in sdist if name.startswith("sotopia_rl_data/")} == tree
     for folder in (*LINKED, "tests", "docs", "examples", "benchmarks"):
         assert {name for name in sdist if name.startswith(f"{folder}/")} == below(folder)
-    assert {"cli.py", "Makefile", "constraints.txt", "CHANGELOG.md", "LICENSE", "README.md"} <= sdist
+    assert {
+        "cli.py",
+        "Makefile",
+        "constraints.txt",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "CITATION.cff",
+        "LICENSE",
+        "README.md",
+    } <= sdist
 
 
 @pytest.mark.slow

@@ -1,0 +1,76 @@
+"""What pyproject.toml requires: everything that the package and its tests import."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import os
+import re
+import sys
+import tomllib
+from collections.abc import Iterable
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "pyproject.toml").read_text("utf-8")
+PROJECT = tomllib.loads(TEXT)["project"]
+EVERY = [*PROJECT["dependencies"], *chain.from_iterable(PROJECT["optional-dependencies"].values())]
+PACKAGE = ("sotopia_rl_data", "labelers", "trainers", "cards")
+TRAIN = {"torch", "transformers", "trl", "peft", "tokenizers", "jinja2"}  # what the extra `train` brings
+
+
+def python_files(*folders: str) -> Iterable[Path]:
+    """The Python files below these folders; a link into one of them is not followed."""
+    for folder in folders:
+        for where, _, names in os.walk(ROOT / folder):
+            yield from (Path(where) / name for name in names if name.endswith(".py"))
+
+
+def imported(files: Iterable[Path]) -> set[str]:
+    """The top-level names that are imported anywhere in these files, in functions too, less the standard library."""
+    found: set[str] = set()
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.add(node.module.partition(".")[0])
+    return found - sys.stdlib_module_names
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def undeclared(names: Iterable[str], requirements: Iterable[str]) -> set[str]:
+    """Those of the imported names that no requirement's distribution has."""
+    declared = {normal(re.split(r"[^\w.-]", text)[0]) for text in requirements}
+    owners = importlib.metadata.packages_distributions()
+    return {name for name in names if not declared & {normal(owner) for owner in owners.get(name, [name])}}
+
+
+def test_what_the_package_imports_is_required_by_it_or_by_its_extra_train():
+    names = imported(python_files(*PACKAGE)) - {"sotopia_rl_data"}
+    assert {"duckdb", "aiohttp", "httpx2", "yaml"} <= names
+    assert undeclared(names - TRAIN, PROJECT["dependencies"]) == set()
+    assert undeclared(names & TRAIN, PROJECT["optional-dependencies"]["train"]) == set()
+
+
+def test_what_the_tests_import_is_required_by_the_package_or_an_extra():
+    pytest.importorskip("torch", reason="needs the train extra")
+    files = list(python_files("tests"))
+    ours = (
+        {path.stem for path in files}
+        | {path.parent.name for path in files}
+        | {"sotopia_rl_data", "benchmarks", "house"}
+    )
+    assert undeclared(imported(files) - ours, EVERY) == set()
+
+
+def test_the_classifiers_name_a_python_that_runs_this_test_by_default():
+    named = [text for text in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", text)]
+    assert named == ["Programming Language :: Python :: 3.11"]
+    assert PROJECT["requires-python"] == ">=3.11"
