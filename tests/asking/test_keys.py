@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import web
+from fixtures.places import ROOT
 
 from sotopia_rl_data.asking import anthropic, openai
 from sotopia_rl_data.asking.batch.anthropic import AnthropicBatchClient
@@ -190,3 +192,9 @@ def test_a_named_key_changes_no_requests_key():
     plain, named = Target("openai", "m", "http://h/v1"), Target("openai", "m", "http://h/v1", key="LAB_KEY")
     assert Request(plain, question).key == Request(named, question).key  # type: ignore[arg-type]
     assert plain == named
+
+
+def test_the_page_of_providers_lists_the_hosts_and_their_variables():
+    page = (ROOT / "docs" / "providers.md").read_text("utf-8")
+    listed = re.findall(r"^\| `(\S+)` \| `(\S+)` \|$", page, re.MULTILINE)
+    assert dict(listed) == HOSTS
