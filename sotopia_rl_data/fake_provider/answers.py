@@ -20,12 +20,18 @@ _WORDS = ["calm", "firm", "warm", "brief", "open", "plain", "fair", "kind", "war
 
 
 class RequestRefused(Exception):
-    """A request that gets an error, with its status and message."""
+    """A request that gets an error: its status and message, the `kind` and `code` that its body names, its headers.
+    Without a kind or code it has the protocol's own for the status."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(
+        self, status: int, message: str, kind: str = "", code: str = "", headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
+        self.kind = kind
+        self.code = code
+        self.headers = headers or {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +67,16 @@ class WireProtocol(Protocol):
     def reply(request: ParsedRequest, completion: Completion, number: int) -> dict[str, Any]: ...
 
     @staticmethod
-    def error(status: int, message: str) -> dict[str, Any]: ...
+    def error(refused: RequestRefused) -> dict[str, Any]: ...
+
+    @staticmethod
+    def text_of(reply: dict[str, Any]) -> str: ...
+
+    @staticmethod
+    def set_text(reply: dict[str, Any], text: str) -> None: ...
+
+    @staticmethod
+    def set_finish(reply: dict[str, Any], finish: str) -> None: ...
 
 
 def complete(request: ParsedRequest, options: ProviderOptions) -> Completion:

@@ -66,8 +66,21 @@ class AnthropicProtocol:
         }
 
     @staticmethod
-    def error(status: int, message: str) -> dict[str, Any]:
-        return {"type": "error", "error": {"type": _TYPES.get(status, "api_error"), "message": message}}
+    def error(refused: RequestRefused) -> dict[str, Any]:
+        kind = refused.kind or _TYPES.get(refused.status, "api_error")
+        return {"type": "error", "error": {"type": kind, "message": refused.message}}
+
+    @staticmethod
+    def text_of(reply: dict[str, Any]) -> str:
+        return "".join(block["text"] for block in reply["content"])
+
+    @staticmethod
+    def set_text(reply: dict[str, Any], text: str) -> None:
+        reply["content"] = [{"type": "text", "text": text}]
+
+    @staticmethod
+    def set_finish(reply: dict[str, Any], finish: str) -> None:
+        reply["stop_reason"] = _STOPS.get(finish, finish)
 
 
 class AnthropicBatchApi:

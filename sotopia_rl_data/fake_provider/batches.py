@@ -18,10 +18,11 @@ from typing import Any, Literal
 
 from sotopia_rl_data.fake_provider import answers
 from sotopia_rl_data.fake_provider.answers import RequestRefused, WireProtocol
+from sotopia_rl_data.fake_provider.habits.call import Response
 from sotopia_rl_data.fake_provider.running import ProviderOptions
 
 Kind = Literal["succeeded", "errored", "expired", "canceled"]
-ReplyTo = Callable[[type[WireProtocol], dict[str, Any]], dict[str, Any]]
+ReplyTo = Callable[[type[WireProtocol], dict[str, Any]], Response]
 _YIELD_EVERY = 32  # lines of a batch answered before the event loop may answer other requests
 
 
@@ -163,13 +164,16 @@ class BatchServer:
         self._sent[text] += 1
         drawn = answers.share(answers.draw(options.seed, "batch", text, self._sent[text]))
         if drawn < options.batch_failed:
-            return LineResult(custom_id, "errored", 500, protocol.error(500, "The server had an error."))
+            return _errored(custom_id, protocol, RequestRefused(500, "The server had an error."))
         if drawn < options.batch_failed + options.batch_expired:
             return LineResult(custom_id, "expired")
         try:
-            return LineResult(custom_id, "succeeded", 200, self._reply(protocol, body))
+            response = self._reply(protocol, body)
         except RequestRefused as refused:
-            return LineResult(custom_id, "errored", refused.status, protocol.error(refused.status, refused.message))
+            return _errored(custom_id, protocol, refused)
+        return LineResult(
+            custom_id, "succeeded" if response.status < 300 else "errored", response.status, response.body
+        )
 
     def scattered(self, batch: Batch, lines: Sequence[LineResult], shape: Callable[[LineResult], bytes]) -> list[bytes]:
         """A results file as this server sends it: out of order, with lines missing, doubled, torn, or of unknown
@@ -209,6 +213,10 @@ class BatchServer:
             "files": len(self.files),
             "stalled": dict(self._stalled),
         }
+
+
+def _errored(custom_id: str, protocol: type[WireProtocol], refused: RequestRefused) -> LineResult:
+    return LineResult(custom_id, "errored", refused.status, protocol.error(refused))
 
 
 def _shared(batch: Batch, other: Batch) -> bool:

@@ -56,8 +56,21 @@ class OpenAIProtocol:
         }
 
     @staticmethod
-    def error(status: int, message: str) -> dict[str, Any]:
-        return {"error": {"message": message, "type": "error", "param": None, "code": _CODES.get(status)}}
+    def error(refused: RequestRefused) -> dict[str, Any]:
+        code = refused.code or _CODES.get(refused.status)
+        return {"error": {"message": refused.message, "type": refused.kind or "error", "param": None, "code": code}}
+
+    @staticmethod
+    def text_of(reply: dict[str, Any]) -> str:
+        return str(reply["choices"][0]["message"]["content"] or "")
+
+    @staticmethod
+    def set_text(reply: dict[str, Any], text: str) -> None:
+        reply["choices"][0]["message"]["content"] = text
+
+    @staticmethod
+    def set_finish(reply: dict[str, Any], finish: str) -> None:
+        reply["choices"][0]["finish_reason"] = finish
 
 
 def _schema(response_format: Mapping[str, Any] | None, options: ProviderOptions) -> dict[str, Any] | None:

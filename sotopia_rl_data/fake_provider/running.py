@@ -13,7 +13,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from sotopia_rl_data.errors import AskingError, UsageError
@@ -30,6 +30,10 @@ class Running:
     @property
     def openai_url(self) -> str:
         return f"{self.url}/v1"
+
+    def playing(self, habit: str) -> Running:
+        """The same server at the path under which it plays a habit, with counts of its own."""
+        return replace(self, url=f"{self.url}/{habit}")
 
     def log(self) -> dict[str, Any]:
         """Counts of what the provider has received and answered so far: see `server.Provider.log`."""
@@ -108,6 +112,7 @@ class ProviderOptions:
     malformed: str = _option("", "kinds of malformed answers, comma-separated, or all")
     malformed_share: float = _share("share of answers that are malformed")
     malformed_where: str = _option("", "words: only answers to prompts that hold them are malformed")
+    habit: str = _option("", "a habit of a real provider, from fake_provider/habits")
     refuse: int = _option(0, "an HTTP status that every request gets")
     key: str = _option("", "the only API key that is accepted; the refusal repeats a wrong key, as some providers do")
     formats: str = _option("json_schema,json_object", "response formats that are known; others get a 400")

@@ -8,6 +8,9 @@ import json
 import signal
 import time
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -18,6 +21,8 @@ from sotopia_rl_data.fake_provider import answers
 from sotopia_rl_data.fake_provider.answers import ParsedRequest, RequestRefused, WireProtocol
 from sotopia_rl_data.fake_provider.anthropic import AnthropicBatchApi, AnthropicProtocol
 from sotopia_rl_data.fake_provider.batches import BatchServer
+from sotopia_rl_data.fake_provider.habits import HABITS
+from sotopia_rl_data.fake_provider.habits.call import Call, Response
 from sotopia_rl_data.fake_provider.openai import OpenAIBatchApi, OpenAIProtocol
 from sotopia_rl_data.fake_provider.running import ProviderOptions
 
@@ -33,10 +38,14 @@ _BROKEN = (500, 502, 503, 0)  # 0: the connection is closed without a response
 
 
 class Provider:
-    """One server's state. `handle` answers every request."""
+    """One server's state. `handle` answers every request. Raises UsageError for an unknown habit."""
 
     def __init__(self, options: ProviderOptions) -> None:
+        if options.habit and options.habit not in HABITS:
+            raise UsageError(f"There is no habit {options.habit!r}.", f"choose from {', '.join(HABITS)}")
         self._options = options
+        self._habit = HABITS[options.habit] if options.habit else None
+        self._calls = 0  # that met the habit
         self._cache = PrefixCache() if options.cache else PrefixCache(kept=0)
         self._batches = BatchServer(options, self._answer_line)
         self._received: Counter[bytes] = Counter()  # by the body's hash
@@ -66,9 +75,10 @@ class Provider:
         headers = _JSON
         if refused.status == 429 and self._options.retry_after:
             headers = _JSON | {"Retry-After": f"{self._options.retry_after:g}"}
+        headers = headers | dict(refused.headers)
         if refused.status == 0 and request.transport is not None:
             request.transport.close()
-        body = json.dumps(protocol.error(refused.status, refused.message)).encode()
+        body = json.dumps(protocol.error(refused)).encode()
         return web.Response(status=refused.status or 500, body=body, headers=headers)
 
     async def _complete(self, request: web.BaseRequest, protocol: type[WireProtocol]) -> web.StreamResponse:
@@ -78,31 +88,59 @@ class Provider:
         self._received[name] += 1
         self._check_limit()
         await self._meet_fault(answers.draw(self._options.seed, name.hex(), self._received[name]))
-        parsed = self._parse(protocol, raw)
+        body, parsed = self._parse(protocol, raw)
         if self._options.latency:
             await asyncio.sleep(self._options.latency)
-        body = json.dumps(self._reply(protocol, name, parsed)).encode()
-        return web.Response(body=body, headers=_JSON)
+        response = self._respond(protocol, name, body, parsed, request.headers)
+        await asyncio.sleep(response.after)
+        sent = response.body if isinstance(response.body, bytes) else json.dumps(response.body).encode()
+        return web.Response(status=response.status, body=sent, headers=_JSON | dict(response.headers))
 
-    def _answer_line(self, protocol: type[WireProtocol], body: dict[str, Any]) -> dict[str, Any]:
-        """The reply to a line of a batch; counted together with the same request sent live. Raises RequestRefused."""
+    def _answer_line(self, protocol: type[WireProtocol], body: dict[str, Any]) -> Response:
+        """The response to a line of a batch; counted together with the same request sent live. Raises
+        RequestRefused."""
         raw = json.dumps(body, separators=(",", ":")).encode()
         name = hashlib.blake2b(raw, digest_size=16).digest()
         self._received[name] += 1
-        return self._reply(protocol, name, self._parse(protocol, raw))
+        return self._respond(protocol, name, *self._parse(protocol, raw), {})
 
-    def _parse(self, protocol: type[WireProtocol], raw: bytes) -> ParsedRequest:
+    def _parse(self, protocol: type[WireProtocol], raw: bytes) -> tuple[dict[str, Any], ParsedRequest | RequestRefused]:
+        """The request's JSON, and what the protocol makes of it. Raises RequestRefused where it is not JSON."""
         try:
             body = json.loads(raw)
             parameters = {name: value for name, value in body.items() if name not in _QUESTION}
             if parameters not in self._parameters:
                 self._parameters.append(parameters)
-            return protocol.parse(body, self._options, self._cache)
         except _UNREADABLE as error:
             raise RequestRefused(400, f"The request is not understood: {error!r}") from None
+        try:
+            return body, protocol.parse(body, self._options, self._cache)
+        except RequestRefused as refused:
+            return body, refused
+        except _UNREADABLE as error:
+            return body, RequestRefused(400, f"The request is not understood: {error!r}")
 
-    def _reply(self, protocol: type[WireProtocol], name: bytes, request: ParsedRequest) -> dict[str, Any]:
-        """Make the reply and count it."""
+    def _respond(
+        self,
+        protocol: type[WireProtocol],
+        name: bytes,
+        body: dict[str, Any],
+        parsed: ParsedRequest | RequestRefused,
+        headers: Mapping[str, str],
+    ) -> Response:
+        """The habit's response, else the reply. Raises RequestRefused."""
+        complete = partial(self._reply, protocol, name, parsed)
+        if self._habit is None:
+            return Response(complete())
+        self._calls += 1
+        return self._habit(Call(protocol, body, self._calls, headers, complete)) or Response(complete())
+
+    def _reply(
+        self, protocol: type[WireProtocol], name: bytes, request: ParsedRequest | RequestRefused
+    ) -> dict[str, Any]:
+        """Make the reply and count it. Raises what the request was refused with."""
+        if isinstance(request, RequestRefused):
+            raise request
         completion = answers.complete(request, self._options)
         self._cache.learn(request.model, request.tokens)
         self._completed[name] += 1
@@ -197,9 +235,29 @@ class Provider:
         }
 
 
+class Providers:
+    """One Provider for each habit that is played on this server, and one for all other paths."""
+
+    def __init__(self, options: ProviderOptions) -> None:
+        self._options = options
+        self._main = Provider(options)
+        self._playing: dict[str, Provider] = {}
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer under `/NAME` as the habit NAME says, elsewhere as the options say."""
+        name, _, rest = request.path[1:].partition("/")
+        if name not in HABITS:
+            return await self._main.handle(request)
+        if name not in self._playing:
+            self._playing[name] = Provider(replace(self._options, habit=name))
+        return await self._playing[name].handle(
+            request.clone(rel_url=request.rel_url.with_path(f"/{rest}", keep_query=True))
+        )
+
+
 async def serve(options: ProviderOptions) -> None:
     """Serve until SIGTERM or SIGINT; prints READY and the URL once it listens. Raises UsageError for a taken port."""
-    runner = web.ServerRunner(web.Server(Provider(options).handle, access_log=None), shutdown_timeout=0.2)
+    runner = web.ServerRunner(web.Server(Providers(options).handle, access_log=None), shutdown_timeout=0.2)
     await runner.setup()
     site = web.TCPSite(runner, options.host, options.port, backlog=4_096)
     try:
