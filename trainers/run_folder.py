@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sotopia_rl_data.errors import InputError, NotFound, UsageError
+from sotopia_rl_data.formats import RUN_FORMAT, RUN_VERSION, check_number
 
 RUN, METRICS, PLOT = "run.json", "metrics.jsonl", "metrics.png"
 
@@ -42,7 +43,7 @@ class RunFolder:
 
     def keep(self, record: Mapping[str, Any], write: bool = True) -> dict[str, Any]:
         """The record as JSON holds it; with `write`, it is written as `run.json` and as the model card."""
-        as_json: dict[str, Any] = plain(record)
+        as_json: dict[str, Any] = {RUN_VERSION: RUN_FORMAT} | plain(record)
         if write:
             self.write(as_json)
             self.write_card(as_json)
@@ -65,13 +66,15 @@ class RunFolder:
         beside.replace(self.path / RUN)
 
     def read(self) -> dict[str, Any]:
-        """What `run.json` holds. Raises NotFound, InputError."""
+        """What `run.json` holds. Raises NotFound, InputError, and StoreError where a newer version wrote it."""
         try:
             record = json.loads((self.path / RUN).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise NotFound(f"{self.path} is not a run: it has no {RUN}.", "name a folder that `train` wrote") from error
         except ValueError as error:
             raise InputError(f"{self.path / RUN} is damaged: {error}.", "train again") from error
+        if isinstance(record, dict):
+            check_number(record.get(RUN_VERSION), RUN_FORMAT, self.path / RUN)
         if not isinstance(record, dict) or not {"kind", "model", "dataset"} <= record.keys():
             raise InputError(f"{self.path / RUN} is not the record of a run.", "name a folder that `train` wrote")
         return record

@@ -20,6 +20,7 @@ from typing import Any
 
 from sotopia_rl_data.costs.prices import NOTHING, Price
 from sotopia_rl_data.errors import StoreError
+from sotopia_rl_data.formats import newer
 from sotopia_rl_data.ledger.attempt import Attempt
 from sotopia_rl_data.ledger.journal import Journal
 from sotopia_rl_data.locks import LockedFolder, is_held, let_go, open_lock, take
@@ -163,7 +164,7 @@ class Reservations:
             return
         data = data[: data.rfind(b"\n") + 1]
         self._offset += len(data)
-        yield from _events(line for line in data.splitlines() if self.run.encode() not in line)
+        yield from _events(self._path, (line for line in data.splitlines() if self.run.encode() not in line))
 
     def _write(self, hold: Hold, usd: float, cost: float | None = None) -> None:
         self._journal.append(_line(hold, usd, cost))
@@ -174,7 +175,7 @@ def left_behind(directory: Path) -> Iterator[Hold]:
     batch are not among them: the batch's folder tells of it."""
     for path in sorted(directory.glob("holds-*.jsonl")):
         still: dict[tuple[str, str, float], Hold] = {}
-        for hold, cost in _events(path.read_bytes().splitlines()):
+        for hold, cost in _events(path, path.read_bytes().splitlines()):
             if cost is None:
                 still[hold.place] = hold
             else:
@@ -203,14 +204,18 @@ def _line(hold: Hold, usd: float, cost: float | None = None) -> bytes:
     return json.dumps(record).encode() + b"\n"
 
 
-def _events(lines: Iterable[bytes]) -> Iterator[Event]:
+def _events(path: Path, lines: Iterable[bytes]) -> Iterator[Event]:
     for line in lines:
         try:
             record: dict[str, Any] = json.loads(line)
         except ValueError:  # an empty line, or one that was torn by a kill: the call was never sent
             continue
-        usd, cost = record.pop("usd"), record.pop("cost", 0.0)
-        yield Hold(usd=abs(usd), **record), cost if usd < 0 else None
+        try:
+            usd, cost = record.pop("usd"), record.pop("cost", 0.0)
+            hold = Hold(usd=abs(usd), **record)
+        except (KeyError, TypeError, AttributeError) as error:  # the line is whole, and its fields are not ours
+            raise newer(path) from error
+        yield hold, cost if usd < 0 else None
 
 
 def _unwritable(directory: Path, error: OSError) -> StoreError:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sotopia_rl_data.errors import HubError, NotFound, StoreError
+from sotopia_rl_data.formats import RUN_FORMAT, RUN_VERSION, check_number
 from sotopia_rl_data.hashing import file_sha256
 from sotopia_rl_data.hub import leaks
 from sotopia_rl_data.hub.client import Hub, RemoteFile
@@ -142,9 +143,11 @@ def claim_at(hub: Hub, repo: str, commit: str, record: str) -> Claim | None:
         manifest = manifest_at(hub, repo, commit)
         return Claim(manifest.version, manifest.digest) if manifest else None
     try:
-        released = json.loads(hub.text(repo, record, commit) or "")["release"]
+        run = json.loads(hub.text(repo, record, commit) or "")
+        check_number(run.get(RUN_VERSION), RUN_FORMAT, f"{record} of {repo}@{commit[:8]}")
+        released = run["release"]
         return Claim(str(released["version"]), str(released["digest"]))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -7,11 +7,15 @@ found even after torn bytes.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from mmap import mmap
+from pathlib import Path
 from typing import Any, Literal
 
+from sotopia_rl_data.formats import newer
 from sotopia_rl_data.request import Finish, Reply, Request, Usage
 from sotopia_rl_data.secrets import redact
 
@@ -19,6 +23,8 @@ Status = Literal["answer", "error"]
 FORMAT = 1  # the format of journals and compacted files; a file with a higher number is not read
 MARKER = f'{{"v":{FORMAT},"key":"'
 _MARKER = MARKER.encode()
+_NUMBER = re.compile(rb'\{"v":(\d{1,9})\b')
+_LATER_LINE = re.compile(rb'\n\{"v":(?!%d,)\d' % FORMAT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +86,9 @@ class Attempt:
         return f'{MARKER}{self.key}","question":"{self.question}",{body[1:]}\n'.encode()
 
 
+_FIELDS = {"v", *(field.name for field in fields(Attempt))}
+
+
 def answered(request: Request, key: str, question: str, reply: Reply, seconds: float, batch: str = "") -> Attempt:
     """The attempt that ended in a reply."""
     return Attempt(
@@ -108,26 +117,50 @@ def failed(
     )
 
 
-def parse_line(line: bytes) -> Attempt | None:
-    """The attempt in a journal's line; None where the line is torn. Torn bytes before the record are skipped."""
-    record = parse_record(line)
+def parse_line(line: bytes, path: Path) -> Attempt | None:
+    """The attempt in a line of the journal `path`; None where the line is torn. Torn bytes before the record are
+    skipped. Raises StoreError where a newer version wrote the line."""
+    record = parse_record(line, path)
     if record is None:
         return None
     usage = record.pop("usage")
     return Attempt(**record, usage=None if usage is None else Usage(*usage))
 
 
-def parse_record(line: bytes) -> dict[str, Any] | None:
+def parse_record(line: bytes, path: Path) -> dict[str, Any] | None:
     """Like `parse_line`, as a dict of the fields of an Attempt; `usage` is a list of four, or None."""
     start = line.rfind(_MARKER)
-    if start < 0 or not line.endswith(b"\n"):
+    record = _parsed(line[max(start, 0) :])
+    if record is None:
+        if _is_newer(line):
+            raise newer(path)
         return None
-    try:
-        record: dict[str, Any] = json.loads(line[start:])
-    except ValueError:
-        return None
+    if start < 0 or record.keys() - _FIELDS:  # a torn line is no whole object
+        raise newer(path)
     del record["v"]
     return record
+
+
+def check_lines(data: bytes | mmap, path: Path) -> None:
+    """Raises StoreError where a newer version wrote a line of the journal `path`, whose bytes `data` are, from the
+    beginning of a line."""
+    if _is_newer(data) or any(_is_newer(data, found.start() + 1) for found in _LATER_LINE.finditer(data)):
+        raise newer(path)
+
+
+def _is_newer(data: bytes | mmap, start: int = 0) -> bool:
+    """Whether the line that begins at `start` has a number higher than FORMAT."""
+    number = _NUMBER.match(data, start)
+    return number is not None and int(number[1]) > FORMAT
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """The JSON object that is the whole line; None where the line is torn."""
+    try:
+        record = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def _origin(request: Request, key: str, question: str) -> tuple[str, str, float, str, str, str, Mapping[str, Any], int]:

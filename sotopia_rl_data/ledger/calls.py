@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sotopia_rl_data.errors import QueryError, StoreError
+from sotopia_rl_data.formats import check_number, newer
 from sotopia_rl_data.ledger.attempt import FORMAT, Attempt, parse_record
-from sotopia_rl_data.ledger.index import newer
 from sotopia_rl_data.locks import locked, open_lock, wait
 from sotopia_rl_data.request import Usage
 from sotopia_rl_data.store.disk import sync_file
@@ -70,7 +70,8 @@ def calls_schema() -> pa.Schema:
 
 
 def calls_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of `calls` in a file, in the order written; torn lines are skipped. `sampling` is JSON text."""
+    """The rows of `calls` in a file, in the order written; torn lines are skipped. `sampling` is JSON text. Raises
+    StoreError where a newer version wrote a line, which compaction would otherwise take for torn, and delete."""
     if path.suffix == ".parquet":
         import pyarrow.parquet as pq
 
@@ -80,7 +81,7 @@ def calls_rows(path: Path) -> Iterator[dict[str, Any]]:
         return
     with path.open("rb") as lines:
         for line in lines:
-            record = parse_record(line)
+            record = parse_record(line, path)
             if record is None:
                 continue
             usage = record.pop("usage") or (None, None, None, None)
@@ -126,13 +127,15 @@ def covers(path: Path) -> list[str]:
     import pyarrow.parquet as pq
 
     try:
-        metadata = pq.read_metadata(path).metadata or {}
+        file = pq.read_metadata(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise StoreError(
             f"The ledger's file {path} is damaged: {error}.",
             "restore the file from a copy, or move it away: its calls are then asked, and paid for, again",
         ) from error
-    if int(metadata.get(VERSION, b"1")) > FORMAT:
+    metadata = file.metadata or {}
+    check_number(int(metadata.get(VERSION, b"1")), FORMAT, path)
+    if set(file.schema.names) - set(calls_schema().names):
         raise newer(path)
     names: list[str] = json.loads(metadata.get(COVERS, b"[]"))
     return names

@@ -14,25 +14,13 @@ from typing import Literal
 
 import numpy as np
 
-from sotopia_rl_data.errors import StoreError
-from sotopia_rl_data.ledger.attempt import FORMAT, MARKER
+from sotopia_rl_data.ledger.attempt import MARKER, check_lines
 
 Place = tuple[int, int]  # (number of the file, byte offset in a journal or row in a Parquet file)
 _OFFSET_BITS = 44  # enough for files of 16 TiB; the other bits are enough for half a million files
 _FEW = 50_000  # up to this many new records stay in the dict, however few are in the arrays
 _ADDED_BYTES = 240  # about the memory of one record in the dict
 _RECORD = re.compile(re.escape(MARKER.encode()) + rb'(?P<key>[0-9a-f]{64})","question":"(?P<question>[0-9a-f]{64})"')
-
-
-_VERSION = re.compile(rb'\{"v":(\d{1,9}),"key":"')
-
-
-def newer(path: Path) -> StoreError:
-    """The error about a file of a newer format. If it were ignored, the answers in it would be paid for again."""
-    return StoreError(
-        f"The ledger's file {path} was written by a newer sotopia-rl-data, and the installed one cannot read it.",
-        "pip install --upgrade sotopia-rl-data",
-    )
 
 
 def short(key: str) -> int:
@@ -94,10 +82,12 @@ def index_of(files: Sequence[Path], column: Literal["key", "question"] = "key") 
 
 
 def keys_from(path: Path, start: int) -> tuple[list[tuple[str, int]], int]:
-    """The keys and byte offsets of a journal's whole records from `start` on, and where to go on from next time."""
+    """The keys and byte offsets of a journal's whole records from `start` on, and where to go on from next time. Raises
+    StoreError where a newer version wrote one."""
     with path.open("rb") as file:
         file.seek(start)
         data = file.read()
+    check_lines(data, path)
     end = data.rfind(b"\n") + 1
     found = [(record["key"].decode(), start + record.start()) for record in _RECORD.finditer(data[:end])]
     return found, start + end
@@ -116,9 +106,7 @@ def _in_journal(path: Path, column: str) -> Iterator[tuple[list[int], np.ndarray
     if path.stat().st_size == 0:
         return
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        written_by = _VERSION.match(data)
-        if written_by is not None and int(written_by[1]) > FORMAT:
-            raise newer(path)
+        check_lines(data, path)
         records = [(int(record[column][:16], 16), record.start()) for record in _RECORD.finditer(data)]
     yield [key for key, _ in records], np.array([offset for _, offset in records], np.int64)
 

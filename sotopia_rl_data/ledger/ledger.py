@@ -241,4 +241,4 @@ def _line_at(path: Path, offset: int) -> Attempt | None:
     finally:
         os.close(fd)
     line = data[: data.index(b"\n") + 1]
-    return parse_line(line) if line.rfind(MARKER.encode()) == 0 else None
+    return parse_line(line, path) if line.rfind(MARKER.encode()) == 0 else None

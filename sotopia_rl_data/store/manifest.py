@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sotopia_rl_data.errors import StoreError
+from sotopia_rl_data.formats import check_fields, check_number
 from sotopia_rl_data.schema import DataFile, Manifest, Split
 
 FILE_NAME = "manifest.json"
@@ -41,11 +42,8 @@ def parse(text: str | bytes, where: str) -> Manifest:
     """The manifest in `text`. Raises StoreError, naming `where` it comes from, where it is damaged."""
     try:
         data = json.loads(text)
-        if data["manifest_version"] > FORMAT:
-            raise StoreError(
-                f"The manifest {where} was written by a newer sotopia-rl-data, which this one cannot read.",
-                "pip install --upgrade sotopia-rl-data",
-            )
+        check_number(data["manifest_version"], FORMAT, where)
+        check_fields(data, Manifest, where)
         return Manifest(**data | {"configs": _configs(data["configs"])})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from sotopia_rl_data.errors import NotFound, StoreError, UsageError
+from sotopia_rl_data.formats import check_fields
 from sotopia_rl_data.schema import Manifest
 from sotopia_rl_data.store import manifest as manifests
 
@@ -138,10 +139,11 @@ def read_published(directory: Path) -> Published | None:
     path = directory / HUB_FILE
     try:
         data = json.loads(path.read_bytes())
+        check_fields(data, Published, path)
         return Published(data["repo"], data["version"], tuple(map(str, data["commits"])), data["endpoint"])
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise StoreError(
             f"The note of where this version is on the Hub, {path}, cannot be read.",
             "delete the file, and pull the version again with `sotopia-rl-data pull`",

@@ -93,7 +93,7 @@ def test_tokens_that_nobody_named_are_unknown_not_zero(tmp_path: Path):
 @given(st.text(), st.text())
 def test_any_text_survives_the_journals_line(text: str, error: str):
     attempt = answered(request(), "a" * 64, "b" * 64, Reply(text), 0.1)
-    assert parse_line(attempt.line()) == attempt
+    assert parse_line(attempt.line(), Path()) == attempt
     assert attempt.line().count(b"\n") == 1
 
 
@@ -465,7 +465,7 @@ def test_a_large_ledger_is_opened_quickly_and_held_in_little_memory(tmp_path: Pa
     with journal.open("wb") as file:
         for n in range(count):
             file.write(line[:start] + sha256_of(n).encode() + line[end:])
-    parsing = seconds(lambda: [parse_line(line) for line in journal.open("rb")])
+    parsing = seconds(lambda: [parse_line(line, journal) for line in journal.open("rb")])
     if compacted:
         calls.compact(tmp_path)
     opening = min(seconds(lambda: Ledger(tmp_path)) for _ in range(3))
@@ -493,19 +493,3 @@ def test_a_journal_is_flushed_in_groups_by_a_thread_and_at_the_end(tmp_path: Pat
     assert journal.append(b"new file\n") == 0
     journal.close()
     assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_a_ledger_of_a_newer_version_is_a_sentence_and_not_read_by_half(tmp_path: Path):
-    """What this version cannot read would look unanswered, and be paid for again."""
-    with Ledger(tmp_path) as ledger:
-        ledger.append(an_answer())
-    (journal,) = tmp_path.glob("journal-*.jsonl")
-    journal.write_bytes(journal.read_bytes().replace(b'{"v":1,', b'{"v":2,'))
-    with pytest.raises(StoreError, match="was written by a newer sotopia-rl-data") as told:
-        Ledger(tmp_path)
-    assert told.value.hint == "pip install --upgrade sotopia-rl-data"
-    journal.unlink()
-    table = calls.calls_schema().with_metadata({"ledger_format": "2"}).empty_table()
-    pq.write_table(table, tmp_path / "calls-1-1.parquet")
-    with pytest.raises(StoreError, match="was written by a newer"):
-        Ledger(tmp_path)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.formats import check_fields
 
 Floats = NDArray[np.float64]
 KEY = "reward_head"
@@ -96,6 +97,7 @@ def from_config(config: Any) -> RewardHead:
         count = int(getattr(config, "num_labels", 1))
         names = tuple(f"label_{i}" for i in range(count)) if count > 1 else ("reward",)
         return RewardHead(names, (1.0,) * count, (0.0,) * count, (1.0,) * count)
+    check_fields(stored, RewardHead, f"The {KEY} of {getattr(config, '_name_or_path', '') or 'the model'}")
     return RewardHead(
         targets=tuple(stored["targets"]),
         weights=tuple(stored["weights"]),

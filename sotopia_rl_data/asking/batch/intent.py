@@ -24,6 +24,7 @@ from typing import IO, Any
 
 from sotopia_rl_data.costs.tokens import most_prompt_tokens
 from sotopia_rl_data.errors import StoreError
+from sotopia_rl_data.formats import check_fields, newer
 from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.ledger.lookup import PendingRequest
 from sotopia_rl_data.locks import open_lock, take
@@ -31,7 +32,8 @@ from sotopia_rl_data.request import Target
 from sotopia_rl_data.store.disk import storing, sync_file
 
 _LEDGER = ("ledger", "another ledger with --ledger DIR")
-_STATE = "intent.json"
+_STATE, _ASKED, _LINES = "intent.json", "asked.jsonl", "lines.jsonl"
+_DRAFT = {_ASKED, _LINES, "intent.tmp"}  # what may be in a folder whose batch was not sealed
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 _KEY_SHOWN = 40  # hex digits of a key in a custom_id: Anthropic allows 64 characters, the intent's id takes 16
 
@@ -109,6 +111,8 @@ class BatchFolder:
         """The batches whose results are not in the ledger yet, the oldest first. Unfinished drafts are removed."""
         for folder in self._folders():
             if not (folder / _STATE).is_file():
+                if {path.name for path in folder.iterdir()} - _DRAFT:
+                    raise newer(folder)
                 shutil.rmtree(folder)
         return sorted(self._sealed(), key=lambda intent: intent.made)
 
@@ -126,8 +130,11 @@ class BatchFolder:
 
     def _sealed(self) -> Iterator[Intent]:
         for folder in self._folders():
-            with suppress(FileNotFoundError):
-                yield Intent(**json.loads((folder / _STATE).read_text()))
+            path = folder / _STATE
+            with suppress(FileNotFoundError), _undamaged(path):
+                record = json.loads(path.read_text())
+                check_fields(record, Intent, path)
+                yield Intent(**record)
 
     def _folders(self) -> list[Path]:
         if not self._dir.is_dir():
@@ -147,13 +154,18 @@ class BatchFolder:
 
     def lines(self, intent: Intent) -> Path:
         """The file that the provider gets."""
-        return self._folder(intent) / "lines.jsonl"
+        return self._folder(intent) / _LINES
 
     def batch_lines(self, intent: Intent) -> dict[str, BatchLine]:
         """The request behind each custom_id."""
-        with (self._folder(intent) / "asked.jsonl").open() as lines:
-            records = [json.loads(line) for line in lines]
-        return {record.pop("id"): BatchLine(**record) for record in records}
+        path = self._folder(intent) / _ASKED
+        batch_lines = {}
+        with path.open() as lines, _undamaged(path):
+            for record in map(json.loads, lines):
+                custom_id = record.pop("id")
+                check_fields(record, BatchLine, path)
+                batch_lines[custom_id] = BatchLine(**record)
+        return batch_lines
 
     def remove(self, intent: Intent) -> None:
         """Remove the folder of a batch whose results are in the ledger, or that never began."""
@@ -178,7 +190,7 @@ class BatchDraft:
         self._parent, self.intent = parent, intent
         self.count = self.size_bytes = 0
         self._lines: IO[bytes] = parent.lines(intent).open("wb")
-        self._asked: IO[bytes] = parent.lines(intent).with_name("asked.jsonl").open("wb")
+        self._asked: IO[bytes] = parent.lines(intent).with_name(_ASKED).open("wb")
 
     def add(self, line: bytes, pending: PendingRequest) -> None:
         """Add a request and its line."""
@@ -206,3 +218,13 @@ class BatchDraft:
         self._lines.close()
         self._asked.close()
         shutil.rmtree(self._parent.lines(self.intent).parent)
+
+
+@contextmanager
+def _undamaged(path: Path) -> Iterator[None]:
+    """Raises StoreError where what the block reads from a batch's file is not what we wrote."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        hint = f"restore it from a copy; or delete the folder {path.parent} to ask, and pay for, its requests again"
+        raise StoreError(f"The record of a batch {path} is damaged: {error}.", hint) from error
