@@ -13,7 +13,7 @@ import re
 HIDDEN = "[hidden]"
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
 _SHORTEST = 8  # characters; shorter values (TOKENIZERS_TOKEN=1 …) would blank out ordinary words
-SHAPES = {  # strict enough to search dialogues for; read by Python's re and by RE2, which Arrow has
+SHAPES = {  # strict enough to search dialogues with; both Python's re and Arrow's RE2 can read them
     "an API key (sk-…)": r"\bsk-[A-Za-z0-9_-]{20,}",
     "a Hugging Face token": r"\bhf_[A-Za-z0-9]{30,}",
     "a Google API key": r"\bAIza[0-9A-Za-z_-]{35}",

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-if __name__ != "sotopia_rl_data.trainers":  # imported by its bare name: a second copy of all classes
+if __name__ != "sotopia_rl_data.trainers":  # `import trainers` would make a second copy of every class
     raise ImportError("Import sotopia_rl_data.trainers: the folder trainers/ is a part of that package.")
 
 if TYPE_CHECKING:

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from sotopia_rl_data.trainers.encoding import Cuts, Dialogues
 
 _LESS_MEMORY = (
-    "lower {} with --set (gradient_accumulation_steps makes up for smaller batches), or --set "
-    "gradient_checkpointing=true or adapter=qlora"
+    "lower {} with --set (a higher gradient_accumulation_steps makes up for smaller batches), or try "
+    "--set gradient_checkpointing=true or --set adapter=qlora"
 )
 TIMINGS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "num_tokens")
-MUST_STAY = (  # what a resumed run cannot change, since it decides which rows it sees and which weights there are
+MUST_STAY = (  # settings that decide a run's rows and weights: a resumed run must have the same
     "where", "split_by", "sentinels", "targets", "adapter", "lora_r", "lora_target_modules", "policy_adapter",
     "reward_model",
 )  # fmt: skip
@@ -249,12 +249,14 @@ def score(
 ) -> dict[str, Any]:
     """Add a reward model's scores to `dataset` as a new version (see `score.py`). `device` is by default a GPU, if
     any."""
-    check_installed("Training", *LIBRARIES)
+    check_installed("Scoring", *LIBRARIES)
     from sotopia_rl_data.trainers.modeling import oom_hint
     from sotopia_rl_data.trainers.reward_model.model import RewardModel
     from sotopia_rl_data.trainers.score import score_dataset
 
-    with oom_hint("wait for other work on it to end, or use the CPU: CUDA_VISIBLE_DEVICES= sotopia-rl-data score …"):
+    with oom_hint(
+        "wait until other work on it has ended, or use the CPU: CUDA_VISIBLE_DEVICES= sotopia-rl-data score …"
+    ):
         model = RewardModel.load(reward_model, device=device)
         return score_dataset(dataset, model, store=store, out=out, display=display)
 

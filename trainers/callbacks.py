@@ -24,7 +24,7 @@ TRAIN_SHOWN = ("loss", "reward", "reward_std", "kl", "completions/mean_length", 
 HELD_OUT_SHOWN = ("eval_loss", "eval_mse", "eval_spearman", "eval_pair_accuracy", "eval_reward")
 
 
-class MetricsFile(TrainerCallback):  # type: ignore[misc]  # transformers is not read by mypy
+class MetricsFile(TrainerCallback):  # type: ignore[misc]  # mypy skips transformers
     """Writes each logged line to `metrics.jsonl` as it comes, and the picture at the end."""
 
     def __init__(self, folder: RunFolder) -> None:
@@ -46,7 +46,7 @@ class MetricsFile(TrainerCallback):  # type: ignore[misc]  # transformers is not
             draw(self.folder)
 
 
-class CheckpointRecord(TrainerCallback):  # type: ignore[misc]  # as above
+class CheckpointRecord(TrainerCallback):  # type: ignore[misc]  # mypy skips transformers
     """Writes `run.json` into each checkpoint: the kind of run, the base model, the dataset and the fixed settings."""
 
     def __init__(self, record: Mapping[str, Any]) -> None:
@@ -106,7 +106,7 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-class PlainLines(PrinterCallback):  # type: ignore[misc]  # as above
+class PlainLines(PrinterCallback):  # type: ignore[misc]  # mypy skips transformers
     """Our lines on stderr, without a progress bar: for a pipe, or where the bar is disabled."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
@@ -115,7 +115,7 @@ class PlainLines(PrinterCallback):  # type: ignore[misc]  # as above
             print(text, file=sys.stderr)
 
 
-class LinesAboveBar(ProgressCallback):  # type: ignore[misc]  # as above
+class LinesAboveBar(ProgressCallback):  # type: ignore[misc]  # mypy skips transformers
     """The library's progress bar, with our lines above it."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
@@ -128,7 +128,7 @@ def show_progress(trainer: Any) -> None:
     """Replace the library's lines by ours."""
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
-    if not log.isEnabledFor(logging.WARNING):  # as with --quiet
+    if not log.isEnabledFor(logging.WARNING):  # --quiet sets such a level
         return
     has_bar = not trainer.args.disable_tqdm and sys.stderr.isatty()
     trainer.add_callback(LinesAboveBar() if has_bar else PlainLines())

@@ -37,45 +37,51 @@ class CommonFields:
     store: str | None = field(default=None, metadata={"help": "Where datasets live; default ./store."})
     where: str | None = field(default=None, metadata={"help": "An SQL condition over the rows and their episodes."})
     split_by: str = field(default="dataset", metadata={"help": "dataset: its own splits; grouped: by environment."})
-    sentinels: list[float] = field(default_factory=list, metadata={"help": "Rewards that mean missing, such as -1."})
+    sentinels: list[float] = field(
+        default_factory=list, metadata={"help": "Reward values that mean missing, such as -1."}
+    )
     model: str = field(default="", metadata={"help": "A directory or a Hub id, id@revision."})
-    chat_template: str | None = field(default=None, metadata={"help": "A Jinja file instead of the tokenizer's own."})
-    pad_token: str | None = field(default=None, metadata={"help": "A token of the vocabulary that is never used."})
-    release_as: str | None = field(default=None, metadata={"help": "ORG/NAME on the Hub, as --push-to-hub names it."})
+    chat_template: str | None = field(default=None, metadata={"help": "Jinja file, instead of the tokenizer's own."})
+    pad_token: str | None = field(default=None, metadata={"help": "Token to pad with; no text may use it."})
+    release_as: str | None = field(default=None, metadata={"help": "ORG/NAME on the Hub; --push-to-hub sets it."})
     adapter: str = field(default="lora", metadata={"help": "lora, qlora, or none: train every weight."})
     lora_r: int = 16
     lora_alpha: int = 32
     lora_dropout: float = 0.0
-    lora_target_modules: str = field(default="all-linear", metadata={"help": "all-linear, or names with commas."})
-    dtype: str = field(default="auto", metadata={"help": "auto, float32, bfloat16 or float16: the weights as loaded."})
+    lora_target_modules: str = field(
+        default="all-linear", metadata={"help": "all-linear, or module names with commas."}
+    )
+    dtype: str = field(default="auto", metadata={"help": "Type of the weights: auto, float32, bfloat16, float16."})
     preset: str | None = None
     resume: bool = field(default=False, metadata={"help": "Resume from the newest checkpoint in the output folder."})
-    restore_callback_states_from_checkpoint: bool = True  # a resumed run goes on counting its patience
+    restore_callback_states_from_checkpoint: bool = True  # `patience` counts on in a resumed run
     log_level: str = "warning"
-    bf16: bool | None = None  # None: where the accelerator has it
+    bf16: bool | None = None  # None: on if the accelerator supports it
 
     def __post_init__(self) -> None:
         if self.per_device_train_batch_size < 1:  # type: ignore[attr-defined]
-            raise UsageError("A batch has at least one row.", "--set per_device_train_batch_size=1")
+            raise UsageError("per_device_train_batch_size must be at least 1.", "--set per_device_train_batch_size=1")
         one_of("adapter", self.adapter, ADAPTERS)
         one_of("split_by", self.split_by, SPLIT_BY)
         if self.bf16 is None:
             self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported() and not self.fp16  # type: ignore[attr-defined]
         if self.eval_strategy == "no":  # type: ignore[attr-defined]
-            self.load_best_model_at_end = False  # nothing says which is best
+            self.load_best_model_at_end = False  # without evaluations, no checkpoint is known to be the best
         super().__post_init__()  # type: ignore[misc]
 
 
 @dataclass
-class RMConfig(CommonFields, TrainingArguments):  # type: ignore[misc]  # transformers is not read by mypy
+class RMConfig(CommonFields, TrainingArguments):  # type: ignore[misc]  # mypy skips transformers
     """transformers' TrainingArguments, and what a regression reward model needs."""
 
     kind: ClassVar[Literal["rm"]] = "rm"
-    targets: list[str] = field(default_factory=list, metadata={"help": "Dimensions, one head each; none: the reward."})
+    targets: list[str] = field(default_factory=list, metadata={"help": "Dimensions to predict; none: the reward."})
     weigh_by_spread: bool = field(default=False, metadata={"help": "Weigh utterances less where opinions differ."})
-    packing: str = field(default="auto", metadata={"help": "auto, tree or none."})
-    attention: str = field(default="prefix_tree", metadata={"help": "prefix_tree, or flex_attention on a GPU."})
-    max_length: int = field(default=4096, metadata={"help": "Longest prompt and answer together, in tokens."})
+    packing: str = field(default="auto", metadata={"help": "auto, tree, or none: one utterance a row."})
+    attention: str = field(
+        default="prefix_tree", metadata={"help": "For packed rows: prefix_tree or, on a GPU, flex_attention."}
+    )
+    max_length: int = field(default=4096, metadata={"help": "Most tokens of a prompt and its answer together."})
     row_tokens: int = field(default=8192, metadata={"help": "Most tokens in one packed row."})
     self_check: bool = field(default=True, metadata={"help": "Compare packed and plain scores before training."})
     padding_side: str = "right"
@@ -84,7 +90,7 @@ class RMConfig(CommonFields, TrainingArguments):  # type: ignore[misc]  # transf
     save_total_limit: int | None = 2
     load_best_model_at_end: bool = True
     metric_for_best_model: str | None = "mse"
-    greater_is_better: bool | None = None  # None: what is right for the metric
+    greater_is_better: bool | None = None  # None: decided by the metric's name
     logging_steps: float = 10
     remove_unused_columns: bool = False
     patience: int | None = field(default=None, metadata={"help": "Stop after this many evaluations without a gain."})
@@ -97,11 +103,11 @@ class RMConfig(CommonFields, TrainingArguments):  # type: ignore[misc]  # transf
             self.greater_is_better = str(self.metric_for_best_model).endswith(GREATER_IS_BETTER)
         super().__post_init__()
         if self.attention == "flex_attention" and self.device.type == "cpu":
-            raise UsageError("FlexAttention cannot be trained with on a CPU.", "--set attention=prefix_tree")
+            raise UsageError("attention=flex_attention cannot train on a CPU.", "--set attention=prefix_tree")
 
 
 @dataclass
-class PolicySFTConfig(CommonFields, SFTConfig):  # type: ignore[misc]  # nor is trl
+class PolicySFTConfig(CommonFields, SFTConfig):  # type: ignore[misc]  # mypy skips trl
     """TRL's SFTConfig; the loss is on the completion alone."""
 
     kind: ClassVar[Literal["sft"]] = "sft"
@@ -116,25 +122,26 @@ class PolicySFTConfig(CommonFields, SFTConfig):  # type: ignore[misc]  # nor is 
 
 
 @dataclass
-class PolicyGRPOConfig(CommonFields, GRPOConfig):  # type: ignore[misc]  # nor is trl
+class PolicyGRPOConfig(CommonFields, GRPOConfig):  # type: ignore[misc]  # mypy skips trl
     """TRL's GRPOConfig. Settings whose defaults differ between TRL's versions are explicit here."""
 
     kind: ClassVar[Literal["grpo"]] = "grpo"
     policy_adapter: str | None = field(
-        default=None, metadata={"help": "The SFT adapter to start from, and KL reference."}
+        default=None, metadata={"help": "The SFT adapter to start from; also the reference of the KL term."}
     )
     reward_model: str = field(default="", metadata={"help": "A directory or a Hub id, id@revision."})
-    rewards: list[str] = field(default_factory=list, metadata={"help": "More rewards: name or file.py:Name."})
-    format_weight: float = field(default=0.2, metadata={"help": "Weight of the valid-action reward; 0: none."})
+    rewards: list[str] = field(default_factory=list, metadata={"help": "Further rewards, each a name or file.py:Name."})
+    format_weight: float = field(default=0.2, metadata={"help": "Weight of the reward for valid actions; 0: none."})
     truncated_reward: float | None = field(
-        default=0.0, metadata={"help": "Reward of an answer cut at the length limit; none: scored like any."}
+        default=0.0,
+        metadata={"help": "Reward of an answer cut off by the length limit; none: score it like any other."},
     )
     beta: float = 0.04
     loss_type: str = "dapo"
     temperature: float = 1.0
     num_generations: int | None = 8
     max_completion_length: int | None = 256
-    max_prompt_length: int = field(default=4096, metadata={"help": "Longest prompt in tokens; longer ones are cut."})
+    max_prompt_length: int = field(default=4096, metadata={"help": "Most tokens of a prompt; longer ones are cut."})
     log_completions: bool = True
     num_completions_to_print: int | None = 0
     logging_steps: float = 1
@@ -175,7 +182,7 @@ def configure(
         return config_class(**values)
     except (ValueError, TypeError, NotImplementedError, ImportError) as error:
         raise UsageError(
-            f"The configuration is not valid: {first_line(error)}", "change the values it names"
+            f"The configuration is not valid: {first_line(error)}", "change the settings that it names"
         ) from error
 
 
@@ -191,7 +198,7 @@ def preset_values(kind: str, name: str | None) -> dict[str, Any]:
     if name is None:
         return {}
     if name not in presets(kind):
-        raise UsageError(f"{kind} has no preset {name!r}.", f"name one of: {', '.join(presets(kind))}")
+        raise UsageError(f"`train {kind}` has no preset {name!r}.", f"name one of: {', '.join(presets(kind))}")
     text = files("sotopia_rl_data.trainers").joinpath("presets", f"{kind}.{name}.yaml").read_text(encoding="utf-8")
     return dict(yaml.safe_load(text))
 
@@ -202,7 +209,7 @@ def one_of(what: str, value: str, allowed: Sequence[str]) -> None:
         raise UsageError(f"{value!r} is not a valid {what}.", f"name one of: {', '.join(allowed)}")
 
 
-# What a reader of a run's record looks for first, default or not.
+# Settings that a run's record shows even at their default values.
 ALWAYS = (
     "learning_rate", "lr_scheduler_type", "num_train_epochs", "per_device_train_batch_size",
     "gradient_accumulation_steps", "adapter", "max_length", "beta", "loss_type", "temperature", "num_generations",
@@ -227,7 +234,7 @@ def check_field(key: str, names: Collection[str], where: str) -> None:
     """Raises UsageError, which names the nearest fields, where `key` is not among the `names` of the class `where`."""
     if key not in names:
         near = difflib.get_close_matches(key, names, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"name a field of trainers.config.{where}"
+        hint = f"did you mean {' or '.join(near)}?" if near else f"name a field of sotopia_rl_data.trainers.{where}"
         raise UsageError(f"There is no setting {key!r}.", hint)
 
 
@@ -238,7 +245,7 @@ def _settings(settings: Sequence[str]) -> dict[str, Any]:
         name, equals, text = setting.partition("=")
         key = name.strip()
         if not equals:
-            raise UsageError(f"{setting!r} sets nothing.", "write --set key=value")
+            raise UsageError(f"--set {setting} has no value.", "write --set key=value")
         try:
             values[key] = yaml.safe_load(text)
         except yaml.YAMLError as error:
@@ -253,10 +260,10 @@ def _file(file: str) -> dict[str, Any]:
         values = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(
-            f"The configuration {file} cannot be read: {first_line(error)}.", "write key: value lines"
+            f"The configuration {file} cannot be read: {first_line(error)}.", "write one `key: value` on each line"
         ) from error
     if not isinstance(values, dict):
-        raise InputError(f"The configuration {file} is not a mapping.", "write key: value lines")
+        raise InputError(f"The configuration {file} is not a mapping.", "write one `key: value` on each line")
     return values
 
 
@@ -277,4 +284,4 @@ def _number(key: str, value: Any, example: str) -> float:
     try:
         return float(value)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"{key} is a number, not {value!r}.", f"--set {key}={example}") from error
+        raise UsageError(f"{key} must be a number; it is {value!r}.", f"--set {key}={example}") from error

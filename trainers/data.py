@@ -126,9 +126,10 @@ def target_columns(dataset: Dataset, targets: Sequence[str], need_reward: bool =
         needed = ("reward",)
     for column in ("prompt", "completion", *needed):
         if column not in columns:
-            present = ", ".join(columns) or "no rewards config"
+            present = ", ".join(columns) or "no columns at all"
             raise NotFound(
-                f"{dataset.version.ref} has no column {column!r}.", f"it has {present}; label it, or name other targets"
+                f"The rewards of {dataset.version.ref} have no column {column!r}; they have {present}.",
+                "label the dataset for it, or name other targets",
             )
     return needed
 
@@ -203,11 +204,11 @@ def _check_any(ref: str, rows: Sequence[DatasetRow], dropped: Mapping[str, int],
         return
     if dropped["no reward"]:
         raise InputError(
-            f"Not one of the {dropped['no reward']} rows of {ref} has a reward.", f"see why: sotopia-rl-data show {ref}"
+            f"None of the {dropped['no reward']} rows of {ref} has a reward.", f"see why: sotopia-rl-data show {ref}"
         )
     if where:
-        raise UsageError(f"No row of {ref} meets {where!r}.", "loosen --where")
-    raise InputError(f"{ref} has no rows to train on.", f"look at it: sotopia-rl-data show {ref}")
+        raise UsageError(f"No row of {ref} meets the condition {where!r}.", "give a wider --where")
+    raise InputError(f"{ref} has no rows to train on.", f"see what it has: sotopia-rl-data show {ref}")
 
 
 def _with_splits(rows: list[DatasetRow], dataset: Dataset, split_by: str) -> tuple[list[DatasetRow], str]:
@@ -248,17 +249,21 @@ def check_splits(data: DatasetRows, splits: Collection[str], evaluating: bool) -
     """
     name = data.pinned.ref
     if "train" not in splits:
-        raise UsageError(f"The train split of {name} is empty.", "loosen --where, or --set split_by=grouped")
+        raise UsageError(
+            f"The train split of {name} is empty.",
+            "give a wider --where, or divide the rows anew with --set split_by=grouped",
+        )
     if data.splits_by == "none":
-        reason = f"{name} has no splits, and no two environments or episodes to divide it by"
+        reason = f"{name} has no splits, and its rows are not of several environments or episodes to divide them by"
         if evaluating:
             raise UsageError(
-                f"{reason}: nothing can be held out.", "--set eval_strategy=no trains on all of it and measures nothing"
+                f"{reason}, so nothing can be held out.",
+                "--set eval_strategy=no trains on all rows without evaluating",
             )
-        log.warning("%s: all of it is trained on, and nothing is measured.", reason)
+        log.warning("%s: training uses all rows and evaluates nothing.", reason)
     elif "validation" not in splits and evaluating:
         raise UsageError(
-            f"The validation split of {name} is empty: there is nothing to choose a checkpoint by.",
+            f"The validation split of {name} is empty, so the best checkpoint could not be chosen.",
             "--set split_by=grouped divides it by environment; --set eval_strategy=no trains without evaluating",
         )
 
@@ -271,6 +276,6 @@ def check_disjoint(rows: Iterable[DatasetRow]) -> None:
             other = seen.setdefault((kind, value), row.split)
             if value and other != row.split:
                 raise InputError(
-                    f"The {kind} {value} is in {other} and in {row.split}: held-out scores would be too good.",
-                    "split it again by environment: --set split_by=grouped",
+                    f"The {kind} {value} is in both {other} and {row.split}: held-out scores would be too good.",
+                    "divide the rows anew, by environment: --set split_by=grouped",
                 )

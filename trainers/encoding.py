@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
     from sotopia_rl_data.trainers.config import TrainerConfig
 
-# How a turn of the history begins: in the simulator's observations, or in our own view of an episode.
+# The beginning of a turn in a prompt: as the simulator's observations write it, or as our own view does.
 TURN = re.compile(r"^(?:Turn #\d+|\[\d+\] )", re.MULTILINE)
 BATCH = 256
-KEYS = ("episode_id", "environment_id", "agent", "turn", "reward")  # what GRPO's reward functions are also given
-Dialogue = tuple[Sequence[Message], Sequence[Message]]  # prompt, completion
+KEYS = ("episode_id", "environment_id", "agent", "turn", "reward")  # columns that GRPO's reward functions receive too
+Dialogue = tuple[Sequence[Message], Sequence[Message]]  # (prompt, completion)
 CUT = "[{count} turns are left out here]"
 TEMPLATE_HINT = "use an instruct model, or name a template with --set chat_template=FILE.jinja"
 
@@ -72,16 +72,18 @@ class Encoder:
 
     def __init__(self, tokenizer: Any, max_length: int | None = None) -> None:
         if not getattr(tokenizer, "chat_template", None):
-            raise InputError(f"{_name(tokenizer)} has no chat template, so its turns cannot be written.", TEMPLATE_HINT)
+            raise InputError(
+                f"{_name(tokenizer)} has no chat template, so it cannot be given a dialogue.", TEMPLATE_HINT
+            )
         self.tokenizer = tokenizer
         self.max_length = max_length
-        self._is_blank: dict[int, bool] = {}  # by token; only the last tokens of a text are looked up
+        self._is_blank: dict[int, bool] = {}  # by token id: whether its text is only white space
         self.end_of_turn = self._end_of_turn()
 
     def encode(self, dialogues: Sequence[Dialogue]) -> list[Encoded | None]:
         """Each (prompt, completion) as ids; None where even the shortest form is longer than `max_length`."""
         encoded: list[Encoded | None] = []
-        for at in range(0, len(dialogues), BATCH):  # tokenizers return Python integers, too large to hold all at once
+        for at in range(0, len(dialogues), BATCH):  # the Python integers of all dialogues at once would fill the memory
             batch = dialogues[at : at + BATCH]
             rendered = self._render([[*prompt, *completion] for prompt, completion in batch])
             for ids, (prompt, completion) in zip(rendered, batch, strict=True):
@@ -122,7 +124,7 @@ class Encoder:
         last = int(self._render([probe])[0][-1])
         if last not in self.tokenizer.all_special_ids and last not in self.tokenizer.added_tokens_decoder:
             raise InputError(
-                "The chat template does not end an assistant's turn with a special token, where the score is read.",
+                "The chat template does not end an assistant's turn with a special token, as the reward model needs.",
                 TEMPLATE_HINT,
             )
         return last
@@ -162,7 +164,7 @@ def dialogues(data: DatasetRows, encoder: Encoder, with_completion: bool) -> Dia
 def check_padding(tokenizer: Any) -> None:
     """Raises InputError where there is no padding token, or where it also ends the turn."""
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        state = "is also its end of text" if tokenizer.pad_token_id is not None else "is not set"
+        state = "is also its end-of-text token" if tokenizer.pad_token_id is not None else "is not set"
         raise InputError(
             f"The padding token of {_name(tokenizer)} {state}: a reward model would read its score a token too early.",
             "name another one: --set pad_token='<|some_unused_token|>'",
@@ -198,7 +200,7 @@ def load_tokenizer(
     if pad_token is not None:
         if pad_token not in tokenizer.get_vocab():
             raise UsageError(
-                f"{pad_token!r} is not in the vocabulary of {name}.", "name a token that it has and never uses"
+                f"{pad_token!r} is not in the vocabulary of {name}.", "name a token of the vocabulary that no text uses"
             )
         tokenizer.pad_token = pad_token
     return tokenizer

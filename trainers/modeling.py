@@ -83,11 +83,11 @@ def loading_errors(name: str) -> Iterator[None]:
             f"The model {name!r} cannot be loaded: {first_line(error)}", "name a directory (./DIR) or a Hub id"
         ) from error
     except RuntimeError as error:
-        if type(error) is not RuntimeError:  # an accelerator's error, such as out of memory
+        if type(error) is not RuntimeError:  # a subclass is an accelerator's error, such as out of memory
             raise
         raise InputError(
             f"The weights of {name!r} do not have the shapes of the model that they are loaded into.",
-            "name the model that they were trained from",
+            "name the base model of these weights",
         ) from error
 
 
@@ -98,9 +98,9 @@ def settings_errors() -> Iterator[None]:
         yield
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and type(error) not in (RuntimeError, NotImplementedError):
-            raise  # an accelerator's error, such as out of memory
+            raise  # a subclass is an accelerator's error, such as out of memory
         raise UsageError(
-            f"These settings are refused: {first_line(error)}", "change the values that this names, with --set"
+            f"Training cannot start with these settings: {first_line(error)}", "change the named ones with --set"
         ) from error
 
 
@@ -111,7 +111,7 @@ def check_adapter(name: str, revision: str | None, task: str, hint: str) -> None
     with loading_errors(name):
         trained_for = PeftConfig.from_pretrained(name, revision=revision).task_type
     if trained_for != task:
-        raise InputError(f"The adapter {name} is for {trained_for}, and {task} is needed.", hint)
+        raise InputError(f"The adapter {name} was trained for {trained_for}; one for {task} is needed.", hint)
 
 
 def context_of(config: Any) -> int | None:
@@ -164,8 +164,8 @@ def check_one_gpu(config: TrainerConfig) -> None:
     """Raises UsageError where one process sees several GPUs, because the library would divide each batch among them."""
     if config.n_gpu > 1:
         raise UsageError(
-            f"One process sees {config.n_gpu} GPUs, and cannot divide its rows among them.",
-            "accelerate launch cli.py train … uses them all; CUDA_VISIBLE_DEVICES=0 uses one",
+            f"This process sees {config.n_gpu} GPUs but can train on only one.",
+            "for all: accelerate launch -m sotopia_rl_data train …; for one: set CUDA_VISIBLE_DEVICES=0",
         )
 
 
@@ -201,7 +201,7 @@ def resolve_dtype(dtype: str, adapter: str) -> Any:
     if dtype != "auto":
         named = getattr(torch, dtype, None)
         if not isinstance(named, torch.dtype):
-            raise UsageError(f"{dtype!r} is not a dtype.", "name float32, bfloat16 or float16")
+            raise UsageError(f"dtype cannot be {dtype!r}.", "name float32, bfloat16 or float16")
         return named
     half = adapter != "none" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return torch.bfloat16 if half else torch.float32
@@ -218,6 +218,6 @@ def check_vocabulary(tokenizer: Any, model: Any, name: str) -> None:
     top = max(tokenizer.get_vocab().values(), default=0)
     if top >= size:
         raise InputError(
-            f"The tokenizer beside {name} has token {top}, but the model has only {size}: it is another model's.",
-            "save the tokenizer that the model was trained with beside it",
+            f"The tokenizer of {name} has token ids up to {top}, but the model knows only {size} tokens.",
+            "put the tokenizer that the model was trained with into the model's folder",
         )

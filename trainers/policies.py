@@ -134,7 +134,7 @@ def named_rewards(specs: Sequence[str]) -> tuple[list[Reward], list[float]]:
         try:
             weights.append(float(weight) if equals else 1.0)
         except ValueError as error:
-            raise UsageError(f"The weight in {spec!r} is not a number.", "write name=0.5") from error
+            raise UsageError(f"The weight in {spec!r} is not a number.", "write it as NAME=0.5") from error
     return rewards, weights
 
 
@@ -145,18 +145,18 @@ def load_policy(config: PolicyGRPOConfig) -> tuple[Any, Any]:
     """The policy, and the LoRA configuration to wrap it with (None: nothing is left to do)."""
     if config.policy_adapter is None:
         policy, lora = load_causal(config), lora_config(config, "CAUSAL_LM")
-        if lora is None:  # TRL loads the reference by this name, without a revision: so name that revision's folder
+        if lora is None:  # TRL loads the KL reference by this name and no revision: name the revision's folder
             policy.config._name_or_path = str(model_folder(config.model))
         return policy, lora
     if config.adapter == "none":
         raise UsageError(
-            "Every weight is to be trained, but the policy starts from an adapter.",
+            "adapter=none trains every weight, but the policy starts from an adapter.",
             "merge the adapter into the model first, or --set adapter=lora",
         )
     from peft import PeftModel
 
     adapter, revision = split_revision(config.policy_adapter)
-    check_adapter(adapter, revision, "CAUSAL_LM", "name what `train sft` left")
+    check_adapter(adapter, revision, "CAUSAL_LM", "name a folder that `train sft` wrote")
     base = load_causal(config)
     with loading_errors(config.policy_adapter):
         return PeftModel.from_pretrained(base, adapter, revision=revision, is_trainable=True), None
@@ -195,7 +195,7 @@ def check_fits(model: RewardModel, dialogues: Dialogues, completion_tokens: int)
     if any(encoded is None for encoded in model.encoder.encode([(prompt, answer) for prompt in longest])):
         raise InputError(
             f"The reward model's context of {model.encoder.max_length} tokens cannot hold a prompt and its answer.",
-            "lower max_prompt_length or max_completion_length with --set, or use one with a longer context",
+            "lower max_prompt_length or max_completion_length with --set, or use a reward model with a longer context",
         )
 
 

@@ -79,7 +79,7 @@ def model_files(folder: Path) -> dict[str, Path]:
     """The files that make up the model, by name. Raises InputError where there are no weights."""
     files = {p.name: p for p in sorted(folder.iterdir()) if p.name in NAMES or p.name.endswith(WEIGHTS)}
     if not any(name.endswith(".safetensors") for name in files):
-        raise InputError(f"{folder} has no weights to publish.", "let the training finish, or resume it")
+        raise InputError(f"{folder} has no weights to publish.", "let the training finish, or resume it with --resume")
     adapter = files.get("adapter_config.json")
     base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path", "") if adapter else ""
     _check_base(base)
@@ -89,8 +89,8 @@ def model_files(folder: Path) -> dict[str, Path]:
 def _check_base(base: str) -> None:
     if base and Path(base).is_dir():
         raise InputError(
-            f"An adapter on {Path(base).name}, a directory that nobody else has, cannot be published.",
-            "publish that model, and train from its id; or train with --set adapter=none",
+            f"The adapter cannot be published: its base model, {Path(base).name}, is a directory that nobody else has.",
+            "publish the base model and train from its Hub id, or train with --set adapter=none",
         )
 
 

@@ -56,7 +56,7 @@ class RunFolder:
 
         path = self.path / "README.md"
         before = path.read_text(encoding="utf-8") if path.exists() else ""
-        ours = before if readme.BEGIN in before else None  # PEFT leaves a stub of its own
+        ours = before if readme.BEGIN in before else None  # without our marks, it is PEFT's stub
         path.write_text(readme.merge(model_card(record, self.path.resolve().name), ours), encoding="utf-8")
 
     def write(self, record: Mapping[str, Any]) -> None:
@@ -122,8 +122,8 @@ class RunFolder:
         for name, value in old.items():
             if value != new.get(name):
                 raise UsageError(
-                    f"{checkpoint} was trained with {name} {value}, and this run has {new.get(name)}.",
-                    "leave that setting as it was; or start a new run: --out DIR",
+                    f"{checkpoint} was trained with {name}={value}; this run has {name}={new.get(name)}.",
+                    "set it back to that; or start a new run: --out DIR",
                 )
 
 

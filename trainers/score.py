@@ -47,7 +47,10 @@ def score_dataset(
     rows = load_rows(ref, store=store, need_reward=False).rows
     turns = [row.turn for row in rows if row.episode_id and row.agent and row.turn is not None]
     if len(turns) < len(rows):
-        raise InputError(f"The rows of {ref} have no episode that a score could belong to.", "import the episodes")
+        raise InputError(
+            f"The rows of {ref} do not say which utterance of which episode they are, so they cannot be scored.",
+            "import the episodes themselves",
+        )
     version = open_dataset(ref, store).version
     judge = f"rm:{model.identity}"
     scores = _scores(rows, model, display or Silent())

@@ -97,7 +97,7 @@ def tiny_tokenizer(vocab: int = 1024, text: Iterable[str] = _TEXT, context: int 
     )
 
 
-if __name__ == "__main__":  # `python -m sotopia_rl_data.trainers.tiny DIR`: one for the bundled samples
+if __name__ == "__main__":  # `python -m sotopia_rl_data.trainers.tiny DIR` writes a tiny model for the bundled samples
     import sys
 
     from sotopia_rl_data.samples import path

@@ -31,7 +31,9 @@ def local_player(spec: str, sampling: Mapping[str, Any] | None = None) -> LocalM
     """The policy PATH_OR_ID[+ADAPTER]. The weights are loaded later. Raises UsageError, NotFound."""
     base, _, adapter = spec.partition("+")
     if not base:
-        raise UsageError("transformers names no model.", "write transformers:PATH_OR_ID, or transformers:PATH+ADAPTER")
+        raise UsageError(
+            "`transformers:` needs a model after it.", "write transformers:PATH_OR_ID, or transformers:PATH+ADAPTER"
+        )
     check_installed("A local policy", "torch", "transformers")
     _check_folder("model", base, "config.json", "adapter_config.json")
     _check_folder("adapter", adapter, "adapter_config.json")

@@ -20,9 +20,9 @@ from sotopia_rl_data.errors import KeyMissing
 from sotopia_rl_data.request import Target
 
 OPENAI, ANTHROPIC = "OPENAI_API_KEY", "ANTHROPIC_API_KEY"
-# The variable of a protocol's first provider, and the one that names another server for the same key.
+# For each protocol: the variable with its own provider's key, and the variable with another server's URL for that key.
 OWN = {"openai": (OPENAI, "OPENAI_BASE_URL"), "anthropic": (ANTHROPIC, "ANTHROPIC_BASE_URL")}
-NONE = "none"  # in place of a variable: the server takes no key
+NONE = "none"  # named instead of a variable: the server takes no key
 # A host, its subdomains included -> the variable that the provider's own documentation uses.
 HOSTS = {
     "api.openai.com": OPENAI,
@@ -86,13 +86,13 @@ def api_key(target: Target) -> str:
         return NONE
     if key.variable:
         raise KeyMissing(
-            f"There is no API key for {url} in {key.variable}.",
-            f"export {key.variable}=… (any word, where the server does not check it)",
+            f"{key.variable} is not set: it should hold the API key for {url}.",
+            f"export {key.variable}=YOUR_KEY (if the server does not check keys, any word will do)",
         )
     own, base = OWN[target.provider]
     host = urlsplit(url).netloc
     raise KeyMissing(
-        f"There is no API key for {url}: {own} goes to its own provider and to the server of {base} alone.",
+        f"There is no API key for {url}: {own} is sent only to its own provider and to the server in {base}.",
         f"{name_the_key(target)}; or --key {host}={NONE}, if the server takes none",
     )
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from sotopia_rl_data.costs.tokens import ANSWER_BYTES, PrefixCache, PromptTokens, tokens
 from sotopia_rl_data.fake_provider.running import ProviderOptions
 
-_WORDS_MARK = "chema:\n"  # stands before a schema in a request's or a policy's prompt
+_WORDS_MARK = "chema:\n"  # the end of “Schema:” or “schema:”, the line before a schema in a prompt
 _WORDS = ["calm", "firm", "warm", "brief", "open", "plain", "fair", "kind", "wary", "keen"]
 
 

@@ -15,9 +15,9 @@ from sotopia_rl_data.fake_provider.answers import Completion, ParsedRequest, Req
 from sotopia_rl_data.fake_provider.batches import Batch, BatchServer, Kind, LineResult
 from sotopia_rl_data.fake_provider.running import ProviderOptions
 
-_MOST_LINES, _MOST_BYTES = 100_000, 256_000_000  # of a batch
+_MOST_LINES, _MOST_BYTES = 100_000, 256_000_000  # limits of one batch
 _CUSTOM_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-_MARKS = 4  # blocks with a cache marker that a request may have
+_MARKS = 4  # most blocks with a cache marker in one request
 _STOPS = {"stop": "end_turn", "length": "max_tokens", "refusal": "refusal"}
 _TYPES = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 

@@ -13,8 +13,8 @@ from sotopia_rl_data.fake_provider.answers import Completion, ParsedRequest, Req
 from sotopia_rl_data.fake_provider.batches import Batch, BatchServer, Kind, LineResult
 from sotopia_rl_data.fake_provider.running import ProviderOptions
 
-_MOST_LINES, _MOST_BYTES = 50_000, 200_000_000  # of a batch
-_KEYS, _KEY, _VALUE = 16, 64, 512  # of a batch's metadata: how many, and their lengths
+_MOST_LINES, _MOST_BYTES = 50_000, 200_000_000  # limits of one batch
+_KEYS, _KEY, _VALUE = 16, 64, 512  # most keys in a batch's metadata, and the greatest lengths of a key and of a value
 _CODES = {401: "invalid_api_key", 404: "model_not_found", 429: "rate_limit_exceeded"}
 
 
@@ -29,7 +29,7 @@ class OpenAIProtocol:
         schema = _schema(data.get("response_format"), options)
         prompt = openai_prompt(data["messages"], schema if options.schema_in_prefix else None)
         limit = data.get("max_completion_tokens") or data.get("max_tokens")
-        text = prompt.partition(b"\x1d")[2].decode()  # without the schema
+        text = prompt.partition(b"\x1d")[2].decode()  # the messages alone: the schema stands before them
         return ParsedRequest(data["model"], text, schema, limit, cache.blocks(data["model"], prompt))
 
     @staticmethod

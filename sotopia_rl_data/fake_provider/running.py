@@ -80,7 +80,7 @@ MALFORMED = (
     "agent",
     "empty",
     "refusal",
-)  # kinds of malformed answers
+)  # the kinds that `malformed` may name
 
 
 def _option(default: Any, help_: str, most: float = math.inf) -> Any:
@@ -102,36 +102,36 @@ class ProviderOptions:
     host: str = _option("127.0.0.1", "address to listen on")
     port: int = _option(0, "port to listen on; 0: a free one")
     latency: float = _option(0.0, "seconds that an answer takes")
-    limit: float = _option(0.0, "requests/s that are accepted, the others get 429; 0: all")
-    burst: float = _option(0.1, "seconds' worth of the limit that may be saved up")
-    retry_after: float = _option(1.0, "seconds that a 429 asks to wait; 0: it has no Retry-After")
-    throttled: float = _share("share of requests that meet 429 whatever the rate")
-    broken: float = _share("share that meet 500, 502, 503 or a lost connection")
-    hanging: float = _share("share that get no answer for --hang seconds")
-    hang: float = _option(3_600.0, "seconds that a hanging request hangs")
+    limit: float = _option(0.0, "requests per second that are accepted, the others get 429; 0: all")
+    burst: float = _option(0.1, "seconds of unused --limit that may be saved up for a burst")
+    retry_after: float = _option(1.0, "seconds that a 429 asks to wait; 0: its reply has no Retry-After")
+    throttled: float = _share("share of requests answered with 429, whatever the rate")
+    broken: float = _share("share of requests answered with 500, 502, 503 or a lost connection")
+    hanging: float = _share("share of requests that get no answer for --hang seconds")
+    hang: float = _option(3_600.0, "seconds that a request or a batch step hangs")
     malformed: str = _option("", "kinds of malformed answers, comma-separated, or all")
     malformed_share: float = _share("share of answers that are malformed")
-    malformed_where: str = _option("", "words: only answers to prompts that hold them are malformed")
+    malformed_where: str = _option("", "only answers to prompts that contain these words are malformed")
     habit: str = _option("", "a habit of a real provider, from fake_provider/habits")
     refuse: int = _option(0, "an HTTP status that every request gets")
     key: str = _option("", "the only API key that is accepted; the refusal repeats a wrong key, as some providers do")
     formats: str = _option("json_schema,json_object", "response formats that are known; others get a 400")
     schema_in_prefix: int = _option(1, "1: the answer schema stands before the messages in the cached prefix")
     cache: int = _option(1, "0: no prompt is kept in a prefix cache")
-    model: str = _option("", "the model id that answers name; default: the one asked for, with a date")
-    batches: int = _option(1, "1: there are batch APIs; 0: they are not found")
+    model: str = _option("", "the model id in answers; default: the model asked for, with a date")
+    batches: int = _option(1, "1: there are batch APIs; 0: requests to them get 404")
     batch_seconds: float = _option(0.0, "seconds that a batch takes")
     batch_shuffled: int = _option(1, "1: a batch's results come in another order; 0: in that of its requests")
     batch_dropped: float = _share("share of a batch's requests that its results leave out")
-    batch_doubled: float = _share("share whose result comes twice")
-    batch_strange: float = _share("share whose result is followed by one of an unknown custom_id")
-    batch_torn: float = _share("share whose result is cut off in the middle of its line")
-    batch_failed: float = _share("share that end in an error of the server")
-    batch_expired: float = _share("share that expire")
+    batch_doubled: float = _share("share of a batch's requests whose result comes twice")
+    batch_strange: float = _share("share of a batch's requests whose result is followed by one of an unknown custom_id")
+    batch_torn: float = _share("share of a batch's requests whose result is cut off in the middle of its line")
+    batch_failed: float = _share("share of a batch's requests that end in an error of the server")
+    batch_expired: float = _share("share of a batch's requests that expire")
     batch_queue: int = _option(0, "requests that may be under way in batches at once; 0: any number")
     stall: str = _option("", "steps at which batches hang for --hang s: upload, list, create, created, poll, fetch")
-    stalls: int = _option(1, "how many requests hang at each of these steps, the first ones")
-    seed: int = _option(0, "what answers and faults are drawn from, with the request")
+    stalls: int = _option(1, "how many requests hang at each of these steps, counted from the first")
+    seed: int = _option(0, "seed of the answers and faults, which depend on the request too")
 
     def __post_init__(self) -> None:
         for option in fields(ProviderOptions):
@@ -139,7 +139,7 @@ class ProviderOptions:
             if isinstance(value, float) and not 0 <= value <= most:
                 name = f"--{option.name.replace('_', '-')}"
                 allowed = "from 0" if most == math.inf else f"from 0 to {most:g}"
-                raise UsageError(f"{name} {value:g} is not possible.", f"give {name} a number {allowed}")
+                raise UsageError(f"{name} {value:g} is out of range.", f"give {name} a number {allowed}")
         unknown = [kind for kind in self.kinds if kind not in MALFORMED]
         if unknown:
             raise UsageError(

@@ -48,7 +48,7 @@ class Provider:
         self._calls = 0  # that met the habit
         self._cache = PrefixCache() if options.cache else PrefixCache(kept=0)
         self._batches = BatchServer(options, self._answer_line)
-        self._received: Counter[bytes] = Counter()  # by the body's hash
+        self._received: Counter[bytes] = Counter()  # how often each body came, by its hash
         self._completed: Counter[bytes] = Counter()
         self._statuses: Counter[int] = Counter()
         self._usage: Counter[str] = Counter()
@@ -264,7 +264,7 @@ async def serve(options: ProviderOptions) -> None:
         await site.start()
     except OSError as error:
         raise UsageError(
-            f"Port {options.port} cannot be used: {error.strerror}.", "take another, or --port 0"
+            f"Port {options.port} cannot be used: {error.strerror}.", "name another port, or --port 0 for a free one"
         ) from error
     port = runner.addresses[0][1]
     print(f"READY http://{options.host}:{port}", flush=True)

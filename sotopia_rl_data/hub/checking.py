@@ -21,7 +21,7 @@ from sotopia_rl_data.store.readme import data_files
 Rows = Mapping[str, Mapping[str, int]]
 _LOADER = Path(__file__).parent / "loading.py"
 _CACHES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_DATASETS_CACHE", "HF_XET_CACHE", "HF_ASSETS_CACHE")
-_SMALL_BUFFERS = {  # else hf_xet takes a large part of the machine's memory
+_SMALL_BUFFERS = {  # with its defaults, hf_xet takes a large part of the machine's memory
     "HF_XET_RECONSTRUCTION_DOWNLOAD_BUFFER_SIZE": "32mb",
     "HF_XET_RECONSTRUCTION_DOWNLOAD_BUFFER_LIMIT": "64mb",
 }
@@ -78,7 +78,9 @@ def loaded(hub: Hub, manifest: Manifest, commit: str) -> Rows:
         )
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise HubUnavailable(f"load_dataset cannot load {manifest.name}@{commit[:8]} ({reason}).", "run it again")
+        raise HubUnavailable(
+            f"load_dataset cannot load {manifest.name}@{commit[:8]} ({reason}).", "run the same command again"
+        )
     rows: Rows = json.loads(done.stdout.splitlines()[-1])
     return rows
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
-from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is its HTTP library's
+from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError comes from its HTTP library
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
@@ -32,7 +32,7 @@ from sotopia_rl_data.store.disk import is_full, store_error
 from sotopia_rl_data.store.versions import Published
 
 DATASET = "dataset"
-_TEMPORARY = (408, 409, 412, 425, 429)  # and every 5xx
+_TEMPORARY = (408, 409, 412, 425, 429)  # statuses of requests to try again, as are all 5xx
 _TIMEOUT_S = 20.0
 _NO_ROOM = re.compile("StorageFull|FileTooLarge|QuotaExceeded|No space left")  # hf_xet's words for a full disk
 
@@ -95,7 +95,7 @@ class Hub:
         with self._boundary(repo):
             sha: str | None = self._api.repo_info(repo, repo_type=self.kind, revision=revision, timeout=_TIMEOUT_S).sha
         if sha is None:
-            raise HubError(f"The Hub names no commit for {repo}@{revision}.", "try again")
+            raise HubError(f"The Hub did not say which commit {repo}@{revision} is.", "run the same command again")
         return sha
 
     def private(self, repo: str) -> bool:
@@ -217,7 +217,9 @@ class Hub:
         try:
             yield
         except OfflineModeIsEnabled as error:
-            raise HubUnavailable("The Hub is not asked: HF_HUB_OFFLINE is set.", "unset HF_HUB_OFFLINE") from error
+            raise HubUnavailable(
+                "HF_HUB_OFFLINE is set, so the Hub cannot be asked.", "unset HF_HUB_OFFLINE"
+            ) from error
         except GatedRepoError as error:
             raise HubError(f"{repo} is gated.", f"ask for access at {self.page(repo)}") from error
         except RevisionNotFoundError as error:
@@ -240,7 +242,7 @@ class Hub:
         except HTTPError as error:
             raise HubUnavailable(
                 f"{self.endpoint} cannot be reached ({_line(error)}).",
-                "check the network and HF_ENDPOINT, and run it again",
+                "check the network and HF_ENDPOINT, then run the same command again",
             ) from error
         except OSError as error:
             raise _local(error, repo) from error
@@ -275,7 +277,7 @@ def _transfers() -> Iterator[None]:
             raise _no_room(_line(error)) from error
         if isinstance(error, ValueError):
             raise HubError(
-                f"The Hub does not accept it: {_line(error)}.", "push-to-hub --dry-run shows the card"
+                f"The Hub does not accept this release: {_line(error)}.", "push-to-hub --dry-run shows the card"
             ) from error
         raise HubUnavailable(f"The transfer broke off: {_line(error)}.", "run the same command again") from error
 
@@ -291,12 +293,12 @@ def _status_error(error: HfHubHTTPError, repo: str, page: str) -> HubError:
     if status in _TEMPORARY or status >= 500:
         after = error.response.headers.get("Retry-After", "")
         return HubUnavailable(
-            f"The Hub could not do it for {repo} ({status}: {reason}).",
+            f"A request for {repo} failed on the Hub ({status}: {reason}).",
             "run the same command again: it continues from there",
             status=status,
             retry_after=float(after) if after.isdigit() else None,
         )
-    return HubError(f"The Hub refuses it for {repo} ({status}: {reason}).", f"look at {page}")
+    return HubError(f"The Hub refused a request for {repo} ({status}: {reason}).", f"look at {page}")
 
 
 def _local(error: OSError, repo: str) -> Exception:

@@ -21,8 +21,8 @@ from sotopia_rl_data.store import readme
 
 Operation = CommitOperationAdd | CommitOperationDelete
 
-COMMIT_FILES = 250  # of one commit; the Hub advises against many more
-_UPLOAD_FILES, _UPLOAD_BYTES = 50, 200_000_000  # of one call, so that progress can be shown
+COMMIT_FILES = 250  # most files of one commit; the Hub advises against many more
+_UPLOAD_FILES, _UPLOAD_BYTES = 50, 200_000_000  # most of one upload call: between calls, progress is shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,15 +115,19 @@ class PlannedCommit:
         hub, release = self.hub, self.release
         if pull.pull is None:
             raise HubError(
-                "The Hub gave no number for the pull request it was to open.",
-                f"run it again; if that fails too, look for the pull request at {hub.page(release.repo)}/discussions",
+                "The Hub did not give the number of the pull request that it opened.",
+                f"run the same command again; if that fails, see {hub.page(release.repo)}/discussions",
             )
         if hub.head(release.repo) != head:
-            raise HubUnavailable(f"Someone else wrote to {release.repo} meanwhile.", "run it again", status=412)
+            raise HubUnavailable(
+                f"Someone else changed {release.repo} during this push.", "run the same command again", status=412
+            )
         hub.merge(release.repo, pull.pull)
         now = hub.head(release.repo)
         if now is None or hub.text(release.repo, release.record, now) != release.text:
-            raise HubUnavailable(f"Pull request {pull.pull} of {release.repo} is not merged yet.", "run it again")
+            raise HubUnavailable(
+                f"Pull request {pull.pull} of {release.repo} is not merged yet.", "run the same command again"
+            )
         return CommitResult(release_commit(hub, release, now))
 
 
@@ -150,5 +154,5 @@ def release_commit(hub: Hub, release: Release, head: str) -> str:
 
 def _add(path: str, content: Content) -> CommitOperationAdd:
     operation = CommitOperationAdd(path, content.source if isinstance(content.source, bytes) else str(content.source))
-    operation.upload_info.sha256 = bytes.fromhex(content.sha256)  # known and checked already
+    operation.upload_info.sha256 = bytes.fromhex(content.sha256)  # so that the library does not compute it again
     return operation

@@ -155,7 +155,7 @@ def _conversation(messages: Any) -> dict[str, Any]:
     turns = [message for message in messages if message.get("role") != "system"]
     in_turn = [message.get("role") for message in turns] == [("user", "assistant")[i % 2] for i in range(len(turns))]
     if not in_turn or len(turns) % 2 == 0 or len(system) > 1:
-        return {"input": messages}  # which the importer refuses, naming the row
+        return {"input": messages}  # the importer rejects this and names the row
     texts = [message.get("content") for message in turns]
     history = [texts[i : i + 2] for i in range(0, len(texts) - 1, 2)]
     return {"system": system[0] if system else "", "history": history, "input": texts[-1]}
@@ -166,7 +166,9 @@ def _unknown(
 ) -> InputError:
     listed = ", ".join(next((names for names in columns_of_files if names), ["no columns"]))
     if columns:
-        reason = "the map does not fit: " + ", ".join(f"{column}={target}" for target, column in columns.items())
+        reason = "--map names columns that are not among them: " + ", ".join(
+            f"{column}={target}" for target, column in columns.items()
+        )
     else:
         reason = "no importer knows this format"
     return InputError(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sotopia_rl_data.store import Version
 
 _FROM_HERE = "a secret of this environment"
-_NAMED = 5  # rows in the error's sentence
+_NAMED = 5  # most leaks that the error lists
 _KEPT = 1000
 _ROOTS = "home|Users|root|tmp|var|mnt|data|scratch|workspace|work|private|opt|srv|media|Volumes"
 _PATH = re.compile(rf"(?<![\w:/.-])(?:file://)?(?:/(?:{_ROOTS})|~)(?:/[^\s\"'<>|,;:()]+)+|\b[A-Za-z]:\\[^\s\"'<>|]+")

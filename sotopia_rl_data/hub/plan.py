@@ -126,7 +126,7 @@ def _check_order(release: Release, remote: Remote) -> None:
     if here.version == own:
         raise _taken(release, remote)
     raise VersionExists(
-        f"{release.repo} is at {here.version} already, and {own} would be earlier.",
+        f"{release.repo} already has {here.version}, which is later than {own}.",
         f"make your version again as the next: --version {_free(release, remote)}",
     )
 

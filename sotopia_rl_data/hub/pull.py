@@ -85,7 +85,7 @@ def pull(
             placed = place(staging.dir, store.root, manifest)
     finally:
         staging.release()
-    if placed is None:  # another process was faster
+    if placed is None:  # another process has placed this version meanwhile
         return Pulled(_already(store, ref, hub, commit, manifest), commit, False)
     return Pulled(load(placed), commit, True, fetching.downloaded, fetching.linked)
 
@@ -107,7 +107,7 @@ def _already(store: Store, ref: DatasetRef, hub: Hub, commit: str, manifest: Man
     own = store.version(ref.name, manifest.version)
     if own.digest != manifest.digest:
         raise VersionExists(
-            f"The store has another {own.ref} than the Hub's commit {commit[:8]}.",
+            f"The store's {own.ref} differs from the one on the Hub (commit {commit[:8]}).",
             f"pull it into another store (--store DIR), or move {own.dir} away",
         )
     note_published(own.dir, hub.published(ref.name, manifest.version, commit))

@@ -167,8 +167,8 @@ class _Pushing:
         self._hub, self._repo, self._record, self._release_for = hub, repo, record, release_for
         self._options, self._on_step, self._own_card = options, on_step, own_card
         self._wrote = False  # whether this run has written to the Hub
-        self._commit: str | None = None  # of the release, as soon as this run knows it
-        self._card: str | None = None  # text, if this run wrote it
+        self._commit: str | None = None  # the release's commit, once this run knows it
+        self._card: str | None = None  # the card's text, if this run wrote it
 
     def run(self) -> Pushed:
         """Publish the release. Attempts that failed for a temporary reason are repeated."""
@@ -264,7 +264,7 @@ def _warnings(version: Version, done: Pushed, hub: Hub) -> Iterator[str]:
     try:
         _note(version, done, hub)
     except OSError as error:
-        yield f"the store could not note the release ({error.strerror}): {version.dir}"
+        yield f"the store could not record the release ({error.strerror}): {version.dir}"
 
 
 def _note(version: Version, done: Pushed, hub: Hub) -> None:

@@ -100,7 +100,7 @@ def learn(served_log: str | Path, episodes: Iterable[Episode], name: str = "serv
     known = [e for e in episodes if e.observations]
     index = ObservationIndex(known)
     gathered = _gather(served_log, index)
-    if not gathered.fillings:  # the log's episode ids may be its own
+    if not gathered.fillings:  # the log may use other episode ids than the dataset
         index = ObservationIndex(known, trust_ids=False)
         gathered = _gather(served_log, index)
     if not gathered.fillings:

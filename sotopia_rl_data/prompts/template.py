@@ -105,7 +105,9 @@ class Template:
         target = Path(path)
         with aside(target) as beside:
             if target.exists() and not overwrite and target.read_bytes() != self.text.encode():
-                raise InputError(f"{str(target)!r} exists and holds something else.", "name another file with --out")
+                raise InputError(
+                    f"{str(target)!r} exists already and is not this template.", "name another file with --out"
+                )
             beside.write_bytes(self.text.encode())
         return target
 
@@ -154,7 +156,8 @@ def parse_template(text: str, name: str) -> Template:
     check(all(isinstance(fields[key], str) for key in ("joiner", "separator")), "has a joiner that is not text")
     echoes, variants = fields["echoes"], fields["variants"]
     check(
-        isinstance(echoes, dict) and all(isinstance(letters, str) and letters for letters in echoes), "has odd echoes"
+        isinstance(echoes, dict) and all(isinstance(letters, str) and letters for letters in echoes),
+        "has echoes that are not a map from texts to slots",
     )
     check(all(slot in SLOTS for slot in echoes.values()), "has echoes that do not name a slot")
     check(isinstance(variants, list) and bool(variants), "has no variants")

@@ -27,11 +27,11 @@ from sotopia_rl_data.rollouts.world import TurnPrompt, World
 from sotopia_rl_data.schema import Attribution, Episode, Failure, Turn
 from sotopia_rl_data.thoughts import without_thought
 
-BEST_OF_N = "best-of-n"  # the schema of the attributions that hold the drafts' scores
-TRIES = 3  # how many answers are drawn at most until one can be read
-MOST_DRAFTS = 64  # for each turn
-MOST_REPEATS = 1_000  # of each pairing
-MOST_SEED = 2**31 // (TRIES * MOST_DRAFTS * MOST_REPEATS) - 1  # the ledger's sample numbers have 32 bits
+BEST_OF_N = "best-of-n"  # the schema under which the drafts' scores are kept as attributions
+TRIES = 3  # most answers drawn for one action until one can be read
+MOST_DRAFTS = 64  # most drafts of one turn
+MOST_REPEATS = 1_000  # most episodes of one scene and pair of policies
+MOST_SEED = 2**31 // (TRIES * MOST_DRAFTS * MOST_REPEATS) - 1  # sample numbers in the ledger have 32 bits
 
 
 @dataclass(frozen=True, slots=True)

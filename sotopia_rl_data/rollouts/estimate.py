@@ -25,8 +25,8 @@ from sotopia_rl_data.rollouts.plan import RolloutPlan
 from sotopia_rl_data.rollouts.policies import Player, scripted
 from sotopia_rl_data.rollouts.rollout import replay
 
-_PLAYED = 20  # episodes
-_OUTPUT = 50  # tokens of an action, roughly
+_PLAYED = 20  # about so many episodes are played with scripts, to measure their prompts
+_OUTPUT = 50  # tokens of one action, roughly
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,7 +121,7 @@ class _MarkupReader:
         attributes = match["attributes"]
         if match["close"] is None:
             self.mistaken = True
-            if "viewer" in (attributes + _REST.match(text, match.end())[0]).lower():  # type: ignore[index]  # always
+            if "viewer" in (attributes + _REST.match(text, match.end())[0]).lower():  # type: ignore[index]  # always matches
                 self._opened(_Element(match["start"], shown=False, withheld=True))
         elif match["close"] == ">":
             viewers = [double or single for double, single in _VIEWER.findall(attributes)]

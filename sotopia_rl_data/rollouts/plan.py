@@ -35,7 +35,7 @@ class RolloutPlan:
     def __post_init__(self) -> None:
         rules = self.rules
         if not self.scenes:
-            raise UsageError("There is no scene to play.", "name --scenarios samples, hard, all or a file")
+            raise UsageError("There is no scenario to play.", "name --scenarios samples, hard, all or a file")
         for what, value, most in (("repeat", self.repeat, MOST_REPEATS), ("best-of", rules.best_of, MOST_DRAFTS)):
             if not 1 <= value <= most:
                 raise UsageError(f"--{what} {value} is out of range.", f"give a number from 1 to {most:,}")
@@ -43,16 +43,18 @@ class RolloutPlan:
             raise UsageError(f"--seed {rules.seed} is out of range.", f"give a number from 0 to {MOST_SEED:,}")
         if (rules.best_of > 1) != (rules.scorer is not None):
             raise UsageError(
-                "Best-of-N needs drafts and a reward model.",
+                "Best-of-N needs both a number of drafts and a reward model.",
                 "give both --best-of N and --reward-model",
             )
         if self.a is not self.b and self.a.id == self.b.id:
             raise UsageError(f"Two policies are called {self.a.id!r}.", "give one of them another name")
         if self.swap and self.a is self.b:
-            raise UsageError("One policy plays both, so --swap would play the same twice.", "leave --swap out")
-        layout_id(rules.layout, rules.template)  # raises where the template is of another layout
+            raise UsageError(
+                "The same policy plays both sides, so --swap would play each episode twice.", "leave --swap out"
+            )
+        layout_id(rules.layout, rules.template)  # raises UsageError if the template is for another layout
         for scene in self.scenes:
-            World(scene, rules.dialect, max_turns=rules.turns)  # raises where the rules do not fit the scene
+            World(scene, rules.dialect, max_turns=rules.turns)  # raises UsageError if the rules do not fit the scene
 
     def __len__(self) -> int:
         return sum(len(self._places(scene)) for scene in self.scenes) * self.repeat

@@ -118,7 +118,7 @@ async def play(
 
 
 GROUP = "sotopia_rl_data.policies"
-TEMPERATURE = 0.7  # the sotopia library's own for agents
+TEMPERATURE = 0.7  # the default of the sotopia library's agents
 CONCURRENCY = 256
 FORMS = (
     "gpt-4o (any OpenAI model), openai:MODEL[@URL], claude-… (any Anthropic model), anthropic:MODEL[@URL], "
@@ -170,7 +170,7 @@ def player(
     if colon and kind == "transformers":
         if local is None:
             raise UsageError(
-                f"{spec!r} is played by a local model, and nothing here can load one.",
+                f"{spec!r} is a local model, and no function to load it was given.",
                 "pass local=local_player, from sotopia_rl_data.applications.local_policies",
             )
         return local(rest, sampling)
@@ -232,7 +232,7 @@ def _plugin(spec: str) -> Player:
         also = "".join(f", {name}" for name in plugins.names(GROUP, {}))
         raise UsageError(f"{spec!r} is not a policy.", f"write {FORMS}{also}") from unknown
     hint = "make the class callable without arguments"
-    with plugins.calling(lambda reason: UsageError(f"The policy {spec} cannot be made: {reason}.", hint)):
+    with plugins.calling(lambda reason: UsageError(f"The policy {spec} cannot be created: {reason}.", hint)):
         policy = loaded() if isinstance(loaded, type) else loaded
     return _called(policy, getattr(policy, "id", "") or spec.rpartition(":")[2])
 
@@ -243,7 +243,8 @@ def _called(policy: Any, name: str) -> Player:
         missing = [name for name in ("send", "close", "concurrency") if not hasattr(policy, name)]
         if missing:
             raise UsageError(
-                f"The policy {name} has a target but no {missing[0]}.", "leave `target` out, or add what a Player has"
+                f"The policy {name} has a target but no {missing[0]}.",
+                "add it (a policy with a target is a Player), or leave `target` out",
             )
         ready: Player = policy
         return ready

@@ -20,7 +20,7 @@ from sotopia_rl_data.importers.record import identifier, items, json_value, kind
 from sotopia_rl_data.rollouts.scene import Environment, Person, Scene
 
 FOLDERS = ("AgentProfile", "EnvironmentProfile", "EnvAgentComboStorage", "RelationshipProfile")
-_ENDS = (("agent1_id", "agent2_id"), ("agent_1_id", "agent_2_id"))  # of a relationship
+_ENDS = (("agent1_id", "agent2_id"), ("agent_1_id", "agent_2_id"))  # fields that name the two agents of a relationship
 _ANY_AGES = ((0, 999), (0, 999))
 _GENDERS = {"Man": "male", "Woman": "female", "Nonbinary": "nonbinary"}
 HARD = (
@@ -64,14 +64,16 @@ class Profiles:
             if not casts:
                 raise NotFound(
                     f"No two agents fit the environment {environment_id!r}.",
-                    "add a record that pairs two for it",
+                    "add a record that names a pair of agents for it",
                 )
             for agents in casts[:pairs]:
                 yield Scene(environment, tuple(self._person(agent) for agent in agents))
 
     def _environment(self, environment_id: str) -> Environment:
         if environment_id not in self.environments:
-            raise NotFound(f"There is no environment {environment_id!r} among the profiles.", "name one that is there")
+            raise NotFound(
+                f"There is no environment {environment_id!r} among the profiles.", "name an environment of the profiles"
+            )
         return self.environments[environment_id]
 
     def _person(self, agent: str) -> Person:
@@ -103,7 +105,7 @@ class Profiles:
         else:
             ends = next((pair for pair in _ENDS if set(pair) <= set(value)), None)
             if ends is None:
-                raise InputError(f"it is not a profile: its keys are {', '.join(map(str, value)) or 'none'}.")
+                raise InputError(f"its keys ({', '.join(map(str, value)) or 'none'}) are not those of a profile.")
             first, second = (identifier(value, end) for end in ends)
             self.knows.setdefault(known_relationship(value.get("relationship", 0)), []).append((first, second))
 

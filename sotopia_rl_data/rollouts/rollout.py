@@ -66,7 +66,10 @@ def plan_of(
     first = player(a, sampling, seed=rules.seed, local=local)
     second = first if a == b else player(b, sampling, seed=rules.seed, local=local)
     if sampling and not (is_model(first) or is_model(second)):
-        raise UsageError(f"Neither {first.id} nor {second.id} samples.", f"leave {', '.join(sampling)} out")
+        raise UsageError(
+            f"Neither {first.id} nor {second.id} is a model that {', '.join(sampling)} could apply to.",
+            f"leave {', '.join(sampling)} out",
+        )
     return RolloutPlan(tuple(scenes), first, second, rules, swap, repeat)
 
 
@@ -90,7 +93,7 @@ def rollout(
     options = options or AskOptions()
     name = check_name(out)
     if version:
-        version = versions.check(version)  # now, and not when everything has been played
+        version = versions.check(version)  # before anything is played, not after
     prices = options.price_list()
     asking.check(plan.players(), options, prices)
     with store.stage(name) as stage, Ledger(options.ledger_in(store.root)) as ledger:
@@ -266,7 +269,7 @@ class Recording:
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         self._waiting: dict[str, list[EpisodeRun]] = {}
-        self._scores: dict[str, list[Attribution]] = {}  # by split
+        self._scores: dict[str, list[Attribution]] = {}  # keys: the splits
         self.episodes = self.utterances = self.failed_turns = self.abandoned = 0
         self.reasons: Counter[str] = Counter()
         self.ended: Counter[str] = Counter()

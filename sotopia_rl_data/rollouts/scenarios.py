@@ -45,7 +45,7 @@ def scenes_of(name: str = "samples", profiles: str | Path | None = None, pairs: 
     folder `profiles`. Any other name is a file of scenarios. Raises UsageError, InputError, NotFound.
     """
     if pairs is not None and pairs < 1:
-        raise UsageError(f"--pairs {pairs} leaves nobody to play.", "give 1 or more, or leave it out")
+        raise UsageError(f"--pairs {pairs} leaves no pair of agents to play.", "give 1 or more, or leave --pairs out")
     if name in PUBLISHED:
         if profiles is None:
             raise UsageError(
@@ -54,7 +54,9 @@ def scenes_of(name: str = "samples", profiles: str | Path | None = None, pairs: 
             )
         return list(read_profiles(profiles).scenes(HARD if name == "hard" else None, pairs))
     if profiles is not None:
-        raise UsageError("--profiles belongs to --scenarios hard or all.", "name one of them, or leave --profiles out")
+        raise UsageError(
+            "--profiles is used only with --scenarios hard or all.", "name one of the two, or leave --profiles out"
+        )
     if name != "samples" and not Path(name).exists():
         raise UsageError(f"There are no scenarios {name!r}.", "name samples, hard, all, or a file: ./scenarios.yaml")
     counts: Counter[str] = Counter()
@@ -98,7 +100,9 @@ def _entries(file: Path) -> Iterator[_Entry]:
         raise InputError(f"{str(file)!r} is not UTF-8 text.", "save it as UTF-8") from error
     readers = {".yaml": _yaml, ".yml": _yaml, ".json": _json, ".jsonl": _json_lines, ".csv": _csv}
     if file.suffix not in readers:
-        raise InputError(f"{str(file)!r} is not a scenario file.", f"name it {', '.join(readers)}")
+        raise InputError(
+            f"{str(file)!r} is not a scenario file.", f"give its name one of the endings {', '.join(readers)}"
+        )
     try:
         yield from readers[file.suffix](content)
     except _Unreadable as error:
@@ -261,4 +265,4 @@ def _contradictions(scenes: list[Scene]) -> Iterator[str]:
     for scene in scenes:
         environment = scene.environment
         if first.setdefault(environment.environment_id, environment) != environment:
-            yield f"the environment {environment.environment_id!r} is there twice, and not the same."
+            yield f"the environment {environment.environment_id!r} is described twice, in different ways."

@@ -81,9 +81,11 @@ class World:
 
     def _check(self, max_turns: int, max_stale: int, order: str) -> None:
         if max_turns < 1 or max_stale < 0:
-            raise UsageError(f"{max_turns} turns with {max_stale} of silence cannot be played.", "allow 1 turn or more")
+            raise UsageError(
+                f"An episode cannot have {max_turns} turns, {max_stale} of them silent.", "allow 1 turn or more"
+            )
         if order not in get_args(Order):
-            raise UsageError(f"{order!r} is not an order.", f"name one of: {', '.join(get_args(Order))}")
+            raise UsageError(f"{order!r} is not an order of speaking.", f"name one of: {', '.join(get_args(Order))}")
         if self.dialect.two_only and len(self.scene.people) != 2:
             raise UsageError(
                 f"The dialect {self.dialect.name!r} is for two agents; the scene has {len(self.scene.people)}.",
@@ -132,9 +134,11 @@ class World:
 
     def step(self, actions: Mapping[str, Action]) -> None:
         """Play one turn: exactly one action for each agent in `acting`. Raises UsageError for any other actions."""
-        if self.done or set(actions) != set(self.acting):
-            due = ", ".join(self.acting) or "nobody: the episode is over"
-            raise UsageError(f"Turn {self.turn} is for {due}; it was given {', '.join(actions) or 'nothing'}.")
+        if self.done:
+            raise UsageError("The episode is over: no further turn can be played.")
+        if set(actions) != set(self.acting):
+            due, given = ", ".join(self.acting), ", ".join(actions) or "nobody"
+            raise UsageError(f"Turn {self.turn} needs an action of {due}; those given are of {given}.")
         acted = {agent: self._allowed(agent, actions[agent]) for agent in self.scene.agents if agent in actions}
         self._actions.append({agent: acted.get(agent, NOTHING) for agent in self.scene.agents})
         self._acted.append(self.acting)

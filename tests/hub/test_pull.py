@@ -155,7 +155,7 @@ def test_a_store_that_has_other_content_under_the_number_is_not_written_over(hub
     local = toy(other, published, 5)
     refused = hub.run("pull", f"{published}@v1.0.0", "--store", other.root, check=False)
     assert refused.code == 1
-    assert f"The store has another {published}@v1.0.0" in refused.err
+    assert f"The store's {published}@v1.0.0 differs from the one on the Hub" in refused.err
     assert other.resolve(published).digest == local.digest
 
 

@@ -77,7 +77,7 @@ def test_an_earlier_number_cannot_follow_a_later_one(hub, store):
     hub.push(toy(store, repo, 0, version="v3.0.0"))
     refused = hub.push(toy(store, repo, 1, version="v2.0.0"), check=False)
     assert (refused.code, hub.release(repo)) == (1, ("v3.0.0", "whole"))
-    assert f"{repo} is at v3.0.0 already" in refused.err
+    assert f"{repo} already has v3.0.0" in refused.err
 
 
 def test_a_dry_run_shows_everything_and_asks_only(hub, store):

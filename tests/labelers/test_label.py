@@ -415,7 +415,7 @@ def test_calls_that_get_no_answer_are_failures_that_the_next_run_asks_again(stor
     [
         ({"judges": []}, UsageError, "No judge is named"),
         ({"judges": ["gtp-4o"]}, UsageError, "'gtp-4o' is not a judge"),
-        ({"judges": ["gpt-4o"]}, KeyMissing, "no API key"),
+        ({"judges": ["gpt-4o"]}, KeyMissing, "OPENAI_API_KEY is not set"),
         ({"schema": "indirect"}, UsageError, "no schema 'indirect'"),
         ({"dimensions": ["goals"]}, UsageError, "'goals' is not a SOTOPIA-EVAL dimension"),
         ({"dimensions": []}, UsageError, "No dimension is named"),

@@ -497,7 +497,7 @@ def test_a_handwritten_chat_template_repeats_its_last_message(template_file):
         (OWN + "extra: 1\n", "unknown fields: extra"),
         (OWN + "layout: poem\n", "layout 'poem'"),
         (OWN + "joiner: 3\n", "joiner"),
-        (OWN.replace("schema}", "schema, 3: x}"), "odd echoes"),
+        (OWN.replace("schema}", "schema, 3: x}"), "not a map from texts to slots"),
         (OWN.replace('"{x}": schema', '"{x}": nothing'), "do not name a slot"),
         ("format: sotopia-rl-data template 1\n", "no variants"),
         (OWN.replace("when: {first: true}", "when: {moon: full}"), "`when` of other features"),

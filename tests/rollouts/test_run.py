@@ -428,20 +428,20 @@ def test_what_was_asked_after_an_answer_that_no_longer_counts_stays_on_the_bill(
         ({"a": "gpt5o"}, "'gpt5o' is not a policy"),
         ({"a": "scripted:shy"}, "There is no scripted policy 'shy'"),
         ({"a": "openai:"}, "'openai:' does not name a model"),
-        ({"a": "transformers:./none"}, "nothing here can load one"),
+        ({"a": "transformers:./none"}, "no function to load it was given"),
         ({"a": "./none.py:Policy"}, "The policy's file ./none.py does not exist"),
         ({"a": 7}, "7 is not a policy"),
         ({"a": "openai:m@http://user:pass@localhost/v1"}, "contains a user name"),
         ({"a": "openai:m@http://localhost:1/v1", "b": "openai:m@http://localhost:2/v1"}, "Two policies are called 'm'"),
         ({"a": brief(), "b": brief(3)}, "Two policies are called 'brief'"),
         ({"a": type("Half", (), {"id": "half", "target": Target("toy", "half")})()}, "has a target but no send"),
-        ({"b": "scripted:warm", "swap": True}, "would play the same twice"),
-        ({"sampling": {"temperature": 1.0}}, "Neither scripted:warm nor scripted:firm samples"),
+        ({"b": "scripted:warm", "swap": True}, "would play each episode twice"),
+        ({"sampling": {"temperature": 1.0}}, "Neither scripted:warm nor scripted:firm is a model"),
         ({"turns": 0}, "0 turns"),
         ({"repeat": 0}, "--repeat 0 is out of range"),
         ({"best_of": 65, "scorer": Longest()}, "--best-of 65 is out of range"),
-        ({"best_of": 2}, "Best-of-N needs drafts and a reward model"),
-        ({"scorer": Longest()}, "Best-of-N needs drafts and a reward model"),
+        ({"best_of": 2}, "Best-of-N needs both a number of drafts and a reward model"),
+        ({"scorer": Longest()}, "Best-of-N needs both a number of drafts and a reward model"),
         ({"seed": -1}, "--seed -1 is out of range"),
         ({"seed": MOST_SEED + 1}, "is out of range"),
         ({"dialect": "0.2"}, "'0.2' is not a dialect"),
@@ -450,7 +450,7 @@ def test_what_was_asked_after_an_answer_that_no_longer_counts_stays_on_the_bill(
 def test_what_cannot_be_played_is_said_before_anything_is_asked(changes, sentence):
     with pytest.raises(UsageError, match=sentence):
         plan_of(scenes(2), **changes)
-    with pytest.raises(UsageError, match="no scene"):
+    with pytest.raises(UsageError, match="no scenario"):
         plan_of([])
 
 
@@ -458,7 +458,7 @@ def test_what_cannot_be_played_is_said_before_anything_is_asked(changes, sentenc
     ("named", "profiles", "pairs", "sentence"),
     [
         ("hard", None, None, "whose profiles do not ship"),
-        ("samples", ".", None, "--profiles belongs to"),
+        ("samples", ".", None, "--profiles is used only with"),
         ("samples", None, 0, "--pairs 0"),
         ("mine.yaml", None, None, "There are no scenarios 'mine.yaml'"),
     ],

@@ -139,7 +139,7 @@ def test_several_faults_are_told_at_once_and_an_id_stands_for_one_environment(tm
     with pytest.raises(InputError) as error:
         read_scenarios(write(tmp_path, ".jsonl", [TREE, {"a": 1}, {**TREE, "scenario": "Other."}, {"b": 1}]))
     assert [line.rpartition("scenarios.jsonl")[2].split(" has")[0] for line in error.value.message.split("\n")] == [
-        ":2: the scenario", ":4: the scenario", ": the environment 'env-tree' is there twice, and not the same.",
+        ":2: the scenario", ":4: the scenario", ": the environment 'env-tree' is described twice, in different ways.",
     ]  # fmt: skip
 
 
@@ -155,7 +155,7 @@ def test_several_faults_are_told_at_once_and_an_id_stands_for_one_environment(tm
         ("a.yaml", "", "holds no scenario"),
         ("a.json", "[]", "holds no scenario"),
         ("a.json", "", "holds no scenario"),
-        ("a.txt", "x", "name it .yaml, .yml, .json, .jsonl, .csv"),
+        ("a.txt", "x", "one of the endings .yaml, .yml, .json, .jsonl, .csv"),
         ("a.yaml", b"\xff\xfe\x00", "is not UTF-8 text"),
         ("a.yaml", "just text", "a.yaml:1: the scenario is text, not an object"),
         ("a.yaml", "- ? [1]\n  : 2\n", "a.yaml:1: "),
@@ -246,7 +246,7 @@ def test_an_environment_without_pairs_takes_agents_of_its_relationship_and_ages(
         ([ENV, *AGENTS, {"env_id": "e", "agent_ids": ["a", "z"]}], NotFound, "There is no agent 'z'"),
         ([ENV, *AGENTS, {"env_id": "e", "agent_ids": ["a", "b", "c"]}], UsageError, "2 goals for 3 agents"),
         ([ENV, *AGENTS, {"env_id": "e", "agent_ids": ["a", "a"]}], UsageError, "is played by a, a"),
-        ([ENV, {"foo": 1}], InputError, "profiles.jsonl:2: it is not a profile: its keys are foo"),
+        ([ENV, {"foo": 1}], InputError, "profiles.jsonl:2: its keys (foo) are not those of a profile"),
         ([ENV, {"first_name": 3}], InputError, "profiles.jsonl:2: `first_name` is a number"),
         ([{**ENV, "scenario": "\ud83d"}], InputError, "profiles.jsonl:1: its text holds half of a surrogate pair"),
         ([{**ENV, "relationship": 9}], InputError, "profiles.jsonl:1: `relationship` is 9"),

@@ -85,12 +85,12 @@ def test_two_scripted_policies_play_to_an_end_and_say_the_same_each_time():
 
 def test_who_is_not_due_cannot_act_and_who_is_must():
     world = World(two())
-    with pytest.raises(UsageError, match="Turn 0 is for ann; it was given bob"):
+    with pytest.raises(UsageError, match="Turn 0 needs an action of ann; those given are of bob"):
         world.step({"bob": SAY})
-    with pytest.raises(UsageError, match="it was given nothing"):
+    with pytest.raises(UsageError, match="those given are of nobody"):
         world.step({})
     run(world, LEAVE)
-    with pytest.raises(UsageError, match="the episode is over"):
+    with pytest.raises(UsageError, match="The episode is over"):
         world.step({"bob": SAY})
 
 

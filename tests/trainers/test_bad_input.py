@@ -62,23 +62,23 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 HUNGRY = f"rewards={__file__}:Hungry"
 BAD = [
     # what, trainer and options, exit code, what is said, the hint
-    ("no rewards at all", "rm --dataset toys/episodes", 2, "has no column 'prompt'", "label it"),
-    ("no such column", "rm --targets goal,secret", 2, "has no column 'norm_goal'", "name other targets"),
-    ("no reward", "rm --dataset toys/unlabelled", 1, "Not one of the 40 rows", "show toys/unlabelled"),
+    ("no rewards at all", "rm --dataset toys/episodes", 2, "have no column 'prompt'", "label the dataset"),
+    ("no such column", "rm --targets goal,secret", 2, "have no column 'norm_goal'", "name other targets"),
+    ("no reward", "rm --dataset toys/unlabelled", 1, "None of the 40 rows", "show toys/unlabelled"),
     ("no template", "sft --model ./bare", 1, "has no chat template", "chat_template=FILE.jinja"),
     ("pad is eos", "rm --set pad_token=<|im_end|>", 1, "read its score a token too early", "--set pad_token="),
     ("short context", "rm --set max_length=20", 1, "No prompt fits into 20 tokens", "raise max_length"),
     ("short prompts", "grpo --set max_prompt_length=9", 1, "No prompt fits into 9 tokens", "grpo: max_prompt_length"),
-    ("another tokenizer", "grpo --reward-model ./other-tokenizer", 1, "not what it was trained with", "put back"),
-    ("unknown preset", "rm --preset papr", 2, "rm has no preset 'papr'", "paper"),
+    ("another tokenizer", "grpo --reward-model ./other-tokenizer", 1, "not the one it was trained with", "put back"),
+    ("unknown preset", "rm --preset papr", 2, "`train rm` has no preset 'papr'", "paper"),
     ("unknown key", "sft --set lerning_rate=1", 2, "There is no setting 'lerning_rate'", "learning_rate"),
     ("empty split", "rm --dataset toys/lopsided", 2, "The validation split", "split_by=grouped"),
-    ("empty filter", "sft --where reward>9", 2, "No row of toys/rewards meets 'reward>9'", "loosen --where"),
+    ("empty filter", "sft --where reward>9", 2, "No row of toys/rewards meets the condition", "wider --where"),
     ("unknown dataset", "grpo --dataset toys/nowhere", 2, "toys/nowhere", "sotopia-rl-data"),
     ("unmeasured", "rm --set metric_for_best_model=loss", 2, "'loss' is not a valid metric_for_best_model", "mse"),
     ("unmeasured", "sft --set metric_for_best_model=mse", 2, "'mse' is not a valid metric_for_best_model", "loss"),
-    ("no number", "rm --set max_steps=many", 2, "max_steps is a number, not 'many'", "--set max_steps=10"),
-    ("flex on a CPU", "rm --set attention=flex_attention", 2, "cannot be trained with on a CPU", "prefix_tree"),
+    ("no number", "rm --set max_steps=many", 2, "max_steps must be a number; it is 'many'", "--set max_steps=10"),
+    ("flex on a CPU", "rm --set attention=flex_attention", 2, "cannot train on a CPU", "prefix_tree"),
     ("out of memory", f"grpo --set {HUNGRY}", 1, "ran out of memory", "lower per_device_train_batch_size"),
 ]  # fmt: skip
 

@@ -67,16 +67,16 @@ def test_lists_and_scientific_numbers_are_read_as_meant(tmp_path: Path):
     ("settings", "said"),
     [
         (["lerning_rate=1"], "no setting 'lerning_rate'"),
-        (["learning_rate"], "sets nothing"),
-        (["learning_rate=fast"], "is a number"),
+        (["learning_rate"], "has no value"),
+        (["learning_rate=fast"], "must be a number"),
         (["packing=dense"], "is not a valid packing"),
         (["attention=all"], "is not a valid attention"),
         (["adapter=dora"], "is not a valid adapter"),
         (["split_by=luck"], "is not a valid split_by"),
-        (["per_device_train_batch_size=0"], "at least one row"),
+        (["per_device_train_batch_size=0"], "must be at least 1"),
         (["pad_token=[unclosed"], "cannot be read as a value of pad_token"),
         (["eval_strategy=often"], "is not valid"),
-        (["num_train_epochs=many"], "is a number"),
+        (["num_train_epochs=many"], "must be a number"),
     ],
 )
 def test_a_wrong_setting_is_one_sentence(settings: list[str], said: str):

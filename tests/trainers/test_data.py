@@ -63,7 +63,7 @@ def test_what_cannot_be_divided_is_all_train_and_says_so(tmp_path: Path):
 
 def test_a_dataset_that_leaks_is_refused_and_can_be_split_again(tmp_path: Path):
     ref = make_dataset(tmp_path, splits=lambda row: "test" if row["turn"] == 3 else "train")
-    with pytest.raises(InputError, match=r"env-.* is in test and in train: held-out scores would") as refused:
+    with pytest.raises(InputError, match=r"env-.* is in both test and train: held-out scores would") as refused:
         load_rows(ref, store=tmp_path)
     assert "split_by=grouped" in refused.value.hint
     assert load_rows(ref, store=tmp_path, split_by="grouped").splits_by == "environment_id"
@@ -149,7 +149,7 @@ def test_no_reward_at_all_is_one_sentence(tmp_path: Path):
     def unlabelled(row: dict) -> None:
         row["reward"] = None
 
-    with pytest.raises(InputError, match="Not one of the 240 rows"):
+    with pytest.raises(InputError, match="None of the 240 rows"):
         load_rows(make_dataset(tmp_path, change=unlabelled), store=tmp_path)
     assert len(load_rows("toys/rewards", store=tmp_path, need_reward=False).rows) == 240
 

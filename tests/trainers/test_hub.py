@@ -52,7 +52,7 @@ def test_what_cannot_be_released_is_refused_before_it_is_trained(walked: dict[st
     again = ("train", "rm", *dataset, *walked["train"], "--out", out, "--push-to-hub", f"{walked['repo']}-rm")
     done = plain_hub.run(*again, "--set", "adapter=lora", check=False)
     assert done.code == 1
-    assert "An adapter on model, a directory that nobody else has, cannot be published" in done.err
+    assert "its base model, model, is a directory that nobody else has" in done.err
     assert not out.exists()
 
 

@@ -227,7 +227,7 @@ def test_a_checkpoint_says_what_it_stands_on_and_is_gone_on_from_on_purpose_and_
     with pytest.raises(UsageError, match=r"was trained on toys/rewards@v1\.0\.0") as refused:
         train(store, tiny, out, "resume=true", ref="toys/rewards")
     assert "--dataset toys/rewards@v1.0.0" in refused.value.hint
-    with pytest.raises(UsageError, match=r"was trained with targets \[\], and this run has \['goal'\]"):
+    with pytest.raises(UsageError, match=r"was trained with targets=\[\]; this run has targets=\['goal'\]"):
         train(store, tiny, out, "resume=true", "targets=goal")
     assert json.loads((out / "run.json").read_text()) == record
 
@@ -389,7 +389,7 @@ def test_an_architecture_that_cannot_be_packed_trains_plainly(store: Path, tmp_p
     stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     reward = stock_score(stock, tmp_path / "out")[0] * ours.head.std[0] + ours.head.mean[0]
     assert ours.score_batch([(PROMPT, ANSWER), ("hi", "hello")])[0] == pytest.approx(reward, abs=1e-6)
-    with pytest.raises(UsageError, match="cannot score several tokens of a row"):
+    with pytest.raises(UsageError, match="needs a model that scores several tokens of a row"):
         train(store, str(tmp_path / "gemma"), tmp_path / "tree", "packing=tree")
 
 
@@ -479,7 +479,7 @@ class TestBadInput:
         with pytest.raises(UsageError, match="nothing can be held out"):
             train(tmp_path, tiny, tmp_path / "out", ref=ref)
         assert train(tmp_path, tiny, tmp_path / "out", "eval_strategy=no", ref=ref)["splits_by"] == "none"
-        assert "nothing is measured" in caplog.text
+        assert "evaluates nothing" in caplog.text
 
     def test_a_missing_extra(self, store: Path, tiny: str, tmp_path: Path):
         absent = "import sys; sys.modules['torch'] = None\nfrom sotopia_rl_data.cli.program import main\nmain()"
@@ -495,7 +495,7 @@ class TestBadInput:
         ("settings", "said"),
         [
             (["metric_for_best_model=accuracy"], "'accuracy' is not a valid metric_for_best_model"),
-            (["adapter=lora", "lora_target_modules=nosuch"], "refused: No modules were targeted"),
+            (["adapter=lora", "lora_target_modules=nosuch"], "these settings: No modules were targeted"),
         ],
     )
     def test_settings_that_nothing_knows(self, store: Path, tiny: str, tmp_path: Path, settings: list[str], said: str):
@@ -516,12 +516,12 @@ class TestBadInput:
         from sotopia_rl_data.trainers.tiny import tiny_tokenizer
 
         tiny_tokenizer(text=["quite other words " * 3]).save_pretrained(tmp_path / "rm")
-        with pytest.raises(InputError, match="not what it was trained with"):
+        with pytest.raises(InputError, match="not the one it was trained with"):
             RewardModel.load(tmp_path / "rm")
         tiny_tokenizer(vocab=3000, text=[chr(c) * 2 + " " for c in range(0x4E00, 0x5200)]).save_pretrained(
             tmp_path / "rm"
         )
-        with pytest.raises(InputError, match="another model's"):
+        with pytest.raises(InputError, match="has token ids up to"):
             RewardModel.load(tmp_path / "rm")
 
     def test_a_prompt_longer_than_the_context(self, full: Any):

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from sotopia_rl_data.trainers.reward_model.rows import Prepared
 
 Floats = NDArray[np.float64]
-Metric = Callable[[ArrayLike, ArrayLike, ArrayLike | None], float | None]  # of (predicted, actual, weights)
+Metric = Callable[[ArrayLike, ArrayLike, ArrayLike | None], float | None]  # arguments: predicted, actual, weights
 
-# Not the calibration error: resampling makes it larger, so that its interval would not contain it.
+# The calibration error is left out: resampling makes it larger, so its interval would not contain it.
 WITH_INTERVAL = ("mse", "mae", "r2", "pearson", "spearman", "pair_accuracy")
 
 

@@ -40,7 +40,7 @@ from sotopia_rl_data.trainers.reward_model.tree import pack, shared_prefix
 Ids = NDArray[np.int32]
 Text = str | Sequence[Message]
 Dialogue = tuple[Text, Text]
-RIGHT_MODEL = "name what `train rm` wrote, or a sequence classifier"
+RIGHT_MODEL = "name a folder that `train rm` wrote, or a sequence classifier"
 
 
 class RewardModel:
@@ -68,7 +68,7 @@ class RewardModel:
         check_vocabulary(tokenizer, model, name or "the reward model")
         if self.head.tokenizer and self.head.tokenizer != fingerprint(tokenizer):
             raise InputError(
-                f"The tokenizer or template beside {name or 'the reward model'} is not what it was trained with.",
+                f"The tokenizer or chat template of {name or 'the reward model'} is not the one it was trained with.",
                 "put back the tokenizer files that `train rm` wrote",
             )
 
@@ -128,7 +128,7 @@ class RewardModel:
         if any(row is None for row in encoded):
             raise InputError(
                 f"A prompt does not fit into the {self.encoder.max_length} tokens of {self.name or 'the model'}.",
-                "shorten it, or use a reward model with a longer context",
+                "shorten the prompt, or use a reward model with a longer context",
             )
         ids = [row.ids for row in encoded if row is not None]
         logits = np.zeros((len(ids), len(self.head.targets)))

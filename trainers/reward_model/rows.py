@@ -85,7 +85,7 @@ def check_measurable(head: RewardHead, rows: Sequence[DatasetRow], values: NDArr
     unmeasured = ({"train", "validation"} & {row.split for row in rows}) - measured
     if unmeasured:
         raise InputError(
-            f"No utterance of the {min(unmeasured)} split has all of {', '.join(head.targets)}: nothing is measured.",
+            f"No utterance of the {min(unmeasured)} split has a value for each of {', '.join(head.targets)}.",
             "name fewer --targets",
         )
 
@@ -121,7 +121,8 @@ def sample_weights(rows: Sequence[DatasetRow], in_train: NDArray[np.bool_]) -> N
     spread = np.array([np.nan if row.spread is None else row.spread for row in rows], dtype=np.float64)
     if not np.isfinite(spread[in_train]).any():
         raise InputError(
-            "No row has a spread to weigh by.", "label with --samples 3 or several judges, or leave the weights out"
+            "No row has a spread, so weigh_by_spread has nothing to weigh by.",
+            "label with --samples 3 or several judges, or leave weigh_by_spread out",
         )
     typical = float(np.nanmedian(spread[in_train]))
     spread = np.where(np.isfinite(spread), spread, typical)

@@ -45,7 +45,7 @@ from sotopia_rl_data.trainers.reward_model.rows import (
 
 log = logging.getLogger(__name__)
 
-WORTH_PACKING = 1.2  # from this ratio of tokens saved on, `packing=auto` packs
+WORTH_PACKING = 1.2  # `packing=auto` packs if the plain rows have at least this many times the tokens
 
 
 def load_model(config: RMConfig, prepared: Prepared) -> nn.Module:
@@ -53,7 +53,7 @@ def load_model(config: RMConfig, prepared: Prepared) -> nn.Module:
     the run trains one."""
     name, revision = split_revision(config.model)
     tokenizer = prepared.encoder.tokenizer
-    set_seed(config.seed)  # the head, and LoRA, start at random
+    set_seed(config.seed)  # the head and LoRA start from random weights
     with loading_errors(config.model), without_reports():
         model = AutoModelForSequenceClassification.from_pretrained(
             name,
@@ -79,14 +79,14 @@ def load_model(config: RMConfig, prepared: Prepared) -> nn.Module:
         return get_peft_model(model, lora)
 
 
-class RewardTrainer(Trainer):  # type: ignore[misc]  # transformers is not read by mypy
+class RewardTrainer(Trainer):  # type: ignore[misc]  # mypy skips transformers
     """Trainer over utterances. The loss is the weighted squared error, summed over the step's utterances and divided by
     their number, whatever processes and rows they are spread over."""
 
     loss_is_scaled_for_ga = True
 
-    all_rows: Mapping[str, list[Row]]  # by split
-    packing: Mapping[str, Any]  # rows: "tree" or "none"; ratio: tokens saved
+    all_rows: Mapping[str, list[Row]]  # keys: the splits
+    packing: Mapping[str, Any]  # rows: "tree" or "none"; ratio: tokens of plain rows / tokens of packed rows
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """The batches of one optimiser step and how many utterances they hold, over all processes."""
@@ -150,13 +150,16 @@ def training_rows(prepared: Prepared, config: RMConfig, packed: bool) -> dict[st
 
 
 def choose_packing(prepared: Prepared, config: RMConfig, model: nn.Module) -> tuple[bool, float]:
-    """Whether to pack, and the ratio of tokens saved. `auto` packs where it is worth it and the model allows it."""
+    """Whether to pack, and tokens of plain rows / of packed rows. `auto` packs if that is worth it and possible."""
     if config.packing == "none":
         return False, 1.0
     ratio = sharing(one_each_group(prepared.utterances["train"], config.row_tokens))
     able = attention.can_read_many(model.get_base_model() if hasattr(model, "get_base_model") else model)
     if config.packing == "tree" and not able:
-        raise UsageError(f"{type(model).__name__} cannot score several tokens of a row.", "--set packing=none")
+        raise UsageError(
+            f"packing=tree needs a model that scores several tokens of a row; {type(model).__name__} does not.",
+            "--set packing=none",
+        )
     return able and (config.packing == "tree" or ratio >= WORTH_PACKING), ratio
 
 

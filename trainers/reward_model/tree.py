@@ -82,7 +82,7 @@ def pack(sequences: Sequence[Ids]) -> Tree:
     if not sequences or not all(len(s) for s in sequences):
         raise ValueError("pack needs at least one sequence, and no empty one")
     builder = _Builder()
-    # In lexicographic order, neighbours share the longest prefixes and the trie is met depth first.
+    # In lexicographic order, neighbours share the longest prefixes and the trie is walked depth first.
     for index in sorted(range(len(sequences)), key=lambda i: _lexical(sequences[i])):
         builder.add(index, sequences[index])
     return builder.tree(len(sequences))
@@ -139,7 +139,7 @@ class _Builder:
         self.ids.append(ids)
         self.positions.append(np.arange(depth, depth + len(ids), dtype=np.int64))
         self.size = end
-        if self.path and self.path[-1][1] == start:  # it continues the last sequence, so it is still the same run
+        if self.path and self.path[-1][1] == start:  # directly after the last sequence: its run grows
             self.path[-1] = (self.path[-1][0], end)
             run = self.segments[-1]
             self.segments[-1] = Segment(run.start, end, run.ancestors)
