@@ -93,13 +93,13 @@ def judged_by(plan: LabelPlan, tally: LabelTally, bill: Bill) -> list[dict[str, 
             "calls": line.calls,
             "returned_models": dict(sorted(tally.models.get(judge.id, {}).items())),
             "usage": asdict(line.usage),
-            **_cost(line, bill.as_of),
+            **_cost(line),
         }
         judges.append(facts)
     return judges
 
 
-def _cost(line: Line, as_of: str) -> dict[str, Any]:
+def _cost(line: Line) -> dict[str, Any]:
     """What a judge cost, in all and by kind of token; an empty dict where it used no tokens or its
     price is unknown."""
     if line.total is None or line.usage == Usage():
@@ -108,5 +108,5 @@ def _cost(line: Line, as_of: str) -> dict[str, Any]:
     return {
         "cost_usd": line.total,
         "cost_usd_of": {name: getattr(line, name) for name in parts if getattr(line, name)},
-        "prices_as_of": as_of,
+        "prices_as_of": line.as_of,
     }

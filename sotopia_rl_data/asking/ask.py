@@ -61,11 +61,10 @@ class _Asking:
         self._groups = plan.groups()
         self._outcomes: dict[int, Outcome] = {}
         self._prices = {
-            respondent.target.model: prices.of(respondent.target)
+            respondent.target.model: prices.of(respondent.target, in_batch=options.batching is not None)
             for respondent in respondents_of(plan)
             if is_paid(respondent)
         }
-        self._share = prices.batch if options.batching else 1.0  # the share of the list price that is paid
 
     async def ask(self) -> list[Outcome]:
         """Ask every group."""
@@ -169,7 +168,7 @@ class _Asking:
             words.append(f"{tokens:,} tokens")
         usd = sum(price.cost(usage) for model, usage in used if (price := self._prices.get(model)) is not None)
         if usd:
-            words.append(f"{usd * self._share:.2f} USD")
+            words.append(f"{usd:.2f} USD")
         failed = sum(outcome.unreachable + max(0, outcome.failed - outcome.followed) for outcome in outcomes)
         if failed:
             words.append(f"{failed:,} failed")

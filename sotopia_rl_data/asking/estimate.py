@@ -10,18 +10,19 @@ reasoning tokens do not show in the answer schema."""
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import takewhile
 from typing import Any
 
 from sotopia_rl_data.asking import anthropic, openai
 from sotopia_rl_data.asking.batch.rounds import keys_under_way
-from sotopia_rl_data.asking.plan import AskOptions, Group, Plan, Respondent, is_paid
+from sotopia_rl_data.asking.plan import AskOptions, Group, Plan, is_paid, respondents_of
 from sotopia_rl_data.asking.prompt_cache import shared_prefix
 from sotopia_rl_data.costs.bill import added
-from sotopia_rl_data.costs.prices import NOTHING, Prices
+from sotopia_rl_data.costs.price import LONG_FROM, NOTHING, Price
+from sotopia_rl_data.costs.prices import Prices
 from sotopia_rl_data.costs.tokens import (
     BLOCK,
     SHORTEST_CACHED,
@@ -94,12 +95,12 @@ class Estimate:
 
 def estimate(plan: Plan, ledger: Ledger, options: AskOptions, prices: Prices) -> Estimate:
     """What it would cost to ask a plan with these options."""
-    share = prices.batch if options.batching is not None else 1.0
     lines: list[EstimateLine] = []
     for group in plan.groups():
         done = sum(line.calls for line in lines)
-        lines.append(_CountedGroup(plan, group, ledger, options, done).line(prices, share))
-    return Estimate(prices.as_of, tuple(lines))
+        lines.append(_CountedGroup(plan, group, ledger, options, done).line(prices, options.batching is not None))
+    as_of = ", ".join(dict.fromkeys(prices.source(respondent.target) for respondent in respondents_of(plan)))
+    return Estimate(as_of or prices.as_of, tuple(lines))
 
 
 class _CountedGroup:
@@ -118,7 +119,8 @@ class _CountedGroup:
         )
         self._seen: set[str] = set()
         self._under_way = keys_under_way(group.respondents, ledger)
-        self._calls = self._hits = self._repeated = self._in_batches = self._asked = self._most_input = 0
+        self._calls = self._hits = self._repeated = self._in_batches = self._asked = 0
+        self._most_inputs: Counter[int] = Counter()  # calls by the most input tokens that they can have
         for request in group.requests():
             self._calls += 1
             if options.progress is not None and (done + self._calls) % _REPORT_EVERY == 0:
@@ -128,8 +130,9 @@ class _CountedGroup:
             else:
                 self._look_up(request)
 
-    def line(self, prices: Prices, share: float) -> EstimateLine:
-        """The line of the estimate. `share` is the share of the prices that is paid."""
+    def line(self, prices: Prices, in_batch: bool) -> EstimateLine:
+        """The line of the estimate, at the prices of a batch API or of live calls."""
+        price = prices.of(self._respondent.target, in_batch)
         usage = None if self._expected is None else self._expected.usage
         return EstimateLine(
             judge=self._respondent.id,
@@ -139,8 +142,8 @@ class _CountedGroup:
             in_batches=self._in_batches,
             asked=self._asked,
             usage=usage,
-            cost=self._cost(prices, usage, share),
-            most=self._most(prices, share),
+            cost=self._cost(price),
+            most=self._most(price),
             measured=self._expected is not None and self._expected.measured,
         )
 
@@ -165,32 +168,25 @@ class _CountedGroup:
 
     def _ask(self, request: Request) -> None:
         self._asked += 1
-        self._most_input += most_prompt_tokens(request)
+        self._most_inputs[most_prompt_tokens(request)] += 1
         if self._expected is not None:
             self._expected.ask(request)
 
-    def _cost(self, prices: Prices, usage: Usage | None, share: float) -> float | None:
+    def _cost(self, price: Price | None) -> float | None:
         if not self._asked or not is_paid(self._respondent):
             return 0.0
-        price = prices.of(self._respondent.target)
-        if price is None or usage is None:
+        if price is None or self._expected is None:
             return 0.0 if price == NOTHING else None
-        return price.cost(usage) * share
+        return sum(price.at(size).cost(usage) for size, usage in self._expected.usages())
 
-    def _most(self, prices: Prices, share: float) -> float | None:
+    def _most(self, price: Price | None) -> float | None:
+        """If nothing is cached and every answer is as long as it may be; None where price or limit is not known."""
         if not self._asked or not is_paid(self._respondent):
             return 0.0
-        return most_cost(self._respondent, prices, self._most_input, self._asked, share)
-
-
-def most_cost(respondent: Respondent, prices: Prices, most_input: int, calls: int, share: float = 1.0) -> float | None:
-    """USD of `calls` calls with `most_input` tokens together, if nothing is cached and every answer is as long as it
-    may be; None where the price or the limit is not known."""
-    price = prices.of(respondent.target)
-    limit = limit_in(respondent.target.sampling) or (price and price.longest)
-    if price is None or (limit is None and price != NOTHING):
-        return None
-    return price.most(most_input, calls * (limit or 0)) * share
+        limit = limit_in(self._respondent.target.sampling)
+        if price is None or (price != NOTHING and not (limit or price.longest)):
+            return None
+        return sum(calls * price.most(most_input, limit) for most_input, calls in self._most_inputs.items())
 
 
 def _sum(values: Iterable[float | None]) -> float | None:
@@ -215,7 +211,7 @@ class ExpectedUsage:
         self._cache = PrefixCache(_KEPT)
         self._flight: deque[tuple[str, PromptTokens]] = deque(maxlen=concurrency)  # by model
         self._first: OrderedDict[int, PromptTokens] = OrderedDict()  # shared prefix -> the prompt of the first sibling
-        self._guessed = Usage()
+        self._guessed: dict[int, Usage] = {}  # by the input tokens of a call where these may have a long-context price
         # the real tokens of the answers in the ledger, and the tokens that would have been guessed for them
         self._known, self._guesses = Usage(), Usage()
 
@@ -226,7 +222,9 @@ class ExpectedUsage:
             self._cache.learn(*self._flight[0])
         self._flight.append((request.target.model, prompt))
         read, written = self._cached(request, prompt)
-        self._guessed = added(self._guessed, Usage(prompt.input, read, written, answer_tokens(request)))
+        size = prompt.input if prompt.input > LONG_FROM else 0
+        guess = Usage(prompt.input, read, written, answer_tokens(request))
+        self._guessed[size] = added(self._guessed.get(size, Usage()), guess)
 
     def learn(self, request: Request, usage: Usage) -> None:
         """Note the tokens that a request really took."""
@@ -259,14 +257,14 @@ class ExpectedUsage:
     @property
     def usage(self) -> Usage:
         """The tokens that the requests will take."""
+        return added(*(usage for _, usage in self.usages()))
+
+    def usages(self) -> Iterator[tuple[int, Usage]]:
+        """The same tokens by the input tokens of a call: 0 where that is too few for a long-context price."""
         into, out = _ratio(self._known.input, self._guesses.input), _ratio(self._known.output, self._guesses.output)
-        guess = self._guessed
-        return Usage(
-            round(guess.input * into),
-            round(guess.cached * into),
-            round(guess.written * into),
-            round(guess.output * out),
-        )
+        for size, guess in self._guessed.items():
+            cached, written = round(guess.cached * into), round(guess.written * into)
+            yield round(size * into), Usage(round(guess.input * into), cached, written, round(guess.output * out))
 
 
 def _prompt(request: Request, cache: PrefixCache) -> PromptTokens:

@@ -31,7 +31,7 @@ from sotopia_rl_data.asking.extra import check_extra
 from sotopia_rl_data.asking.keys import NONE
 from sotopia_rl_data.asking.providers import ModelName, parse_model, sampling_of, server_of
 from sotopia_rl_data.asking.transport import clean_url
-from sotopia_rl_data.costs.prices import Price
+from sotopia_rl_data.costs.price import Price
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.secrets import redact
 from sotopia_rl_data.yaml_nodes import NodeReader, read_text

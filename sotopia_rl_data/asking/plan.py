@@ -17,7 +17,8 @@ from sotopia_rl_data.asking.dispatch import Send
 from sotopia_rl_data.asking.pacing import Pacing
 from sotopia_rl_data.costs.bill import Tally
 from sotopia_rl_data.costs.budget import check_cap
-from sotopia_rl_data.costs.prices import Price, Prices, load
+from sotopia_rl_data.costs.price import Price
+from sotopia_rl_data.costs.prices import Prices, load
 from sotopia_rl_data.display import Advance
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.ledger.ledger import Ledger
@@ -141,7 +142,7 @@ class AskOptions:
             check_cap(self.budget)
 
     def price_list(self) -> Prices:
-        """The price list, with the prices that are the user's own. Raises InputError."""
+        """The prices: the user's own, and the kept list's. Raises InputError."""
         return load(self.prices, self.model_prices)
 
     def ledger_in(self, store: Path) -> Path:

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from sotopia_rl_data.costs.prices import Price, Prices
+from sotopia_rl_data.costs.price import LONG_FROM, Price
+from sotopia_rl_data.costs.prices import Prices
 from sotopia_rl_data.costs.tokens import limit_of, most_prompt_tokens
 from sotopia_rl_data.ledger.attempt import Attempt
 from sotopia_rl_data.ledger.index import short
@@ -25,13 +26,14 @@ CATEGORIES: tuple[Category, ...] = ("used", "failed", "repaired")
 
 @dataclass(slots=True)
 class Spent:
-    """The attempts at one judge's requests, counted. `tokens` is by category and whether a batch was used. `maybe`
+    """The attempts at one judge's requests, counted. `tokens` is by category, whether a batch was used, and the input
+    tokens of a call where these may have a long-context price (else 0). `maybe`
     counts the attempts without token counts that may be billed, by their most input tokens, the answer's limit (None:
     no limit was set), and whether a batch was used."""
 
     calls: int = 0
     answers: Counter[Category] = field(default_factory=Counter)
-    tokens: dict[tuple[Category, bool], Usage] = field(default_factory=dict)
+    tokens: dict[tuple[Category, bool, int], Usage] = field(default_factory=dict)
     maybe: Counter[tuple[int, int | None, bool]] = field(default_factory=Counter)
 
     def add(self, request: Request, attempt: Attempt, category: Category) -> None:
@@ -40,7 +42,8 @@ class Spent:
         if attempt.status == "answer":
             self.answers[category] += 1
         if attempt.usage is not None:
-            place = (category, bool(attempt.batch))
+            size = attempt.usage.input if attempt.usage.input > LONG_FROM else 0
+            place = (category, bool(attempt.batch), size)
             self.tokens[place] = added(self.tokens.get(place, Usage()), attempt.usage)
         elif attempt.maybe_billed or attempt.status == "answer":
             self.maybe[most_prompt_tokens(request), limit_of(request), bool(attempt.batch)] += 1
@@ -83,13 +86,15 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One judge's part of the bill, in USD; None where the model has no known price. `input` is the cost of the tokens
-    that were neither read from the provider's cache nor written there. `failed` and `repaired` are parts of `total`.
+    """One judge's part of the bill, in USD; None where the model has no known price. `as_of` is the date of the
+    prices, and the name of their list where it is not the user's own. `input` is the cost of the tokens that were
+    neither read from the provider's cache nor written there. `failed` and `repaired` are parts of `total`.
     `maybe` is not: it is the most that the `maybe_calls` may have cost, which reported no tokens (timeouts, lost
     connections)."""
 
     judge: str
     model: str
+    as_of: str
     calls: int
     failed_calls: int
     repaired_calls: int
@@ -107,8 +112,8 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """What was paid for some labels, all runs together. `as_of` is the price list's date. `total` is None where a judge
-    that used tokens has no known price; `known` is the sum of the lines that have one."""
+    """What was paid for some labels, all runs together. `as_of` dates the prices of all lines. `total` is None where a
+    judge that used tokens has no known price; `known` is the sum of the lines that have one."""
 
     as_of: str
     lines: tuple[Line, ...]
@@ -138,7 +143,8 @@ class Bill:
 def bill(spent: Mapping[str, Spent], targets: Mapping[str, Target], prices: Prices) -> Bill:
     """The bill of what each judge spent; `targets` gives each judge's target."""
     lines = [_line(judge, spent.get(judge, Spent()), target, prices) for judge, target in targets.items()]
-    return Bill(prices.as_of, tuple(lines))
+    as_of = ", ".join(dict.fromkeys(line.as_of for line in lines)) or prices.as_of
+    return Bill(as_of, tuple(lines))
 
 
 def added(*usages: Usage) -> Usage:
@@ -152,52 +158,52 @@ def added(*usages: Usage) -> Usage:
 
 
 def _line(judge: str, spent: Spent, target: Target, prices: Prices) -> Line:
-    price, usage = prices.of(target), spent.usage
-    categories = {category: _cost(spent, price, prices.batch, category) for category in CATEGORIES}
+    live, in_batch = prices.of(target), prices.of(target, in_batch=True)
+    paid = None if live is None or in_batch is None else (live, in_batch)
+    categories = {category: _cost(spent, paid, category) for category in CATEGORIES}
     return Line(
         judge=judge,
         model=target.model,
+        as_of=prices.source(target),
         calls=spent.calls,
         failed_calls=spent.answers["failed"],
         repaired_calls=spent.answers["repaired"],
         maybe_calls=spent.maybe.total(),
-        usage=usage,
-        input=_part(spent, price, prices.batch, "input"),
-        cached=_part(spent, price, prices.batch, "cached"),
-        written=_part(spent, price, prices.batch, "written"),
-        output=_part(spent, price, prices.batch, "output"),
+        usage=spent.usage,
+        input=_part(spent, paid, "input"),
+        cached=_part(spent, paid, "cached"),
+        written=_part(spent, paid, "written"),
+        output=_part(spent, paid, "output"),
         total=None if None in categories.values() else sum(cost or 0.0 for cost in categories.values()),
         failed=categories["failed"],
         repaired=categories["repaired"],
-        maybe=None if price is None else _most(spent, price, prices.batch),
+        maybe=None if paid is None else _most(spent, paid),
     )
 
 
-def _cost(spent: Spent, price: Price | None, batch: float, category: Category) -> float | None:
+_Paid = tuple[Price, Price]  # live, and in a batch
+
+
+def _cost(spent: Spent, paid: _Paid | None, category: Category) -> float | None:
     """USD of one category; 0.0 where it used no tokens, None where it did and there is no price."""
-    total = 0.0
-    for (name, of_batch), usage in spent.tokens.items():
-        if name != category:
-            continue
-        if price is None:
-            return None
-        total += price.cost(usage) * (batch if of_batch else 1.0)
-    return total
+    usages = {place: usage for place, usage in spent.tokens.items() if place[0] == category}
+    if paid is None:
+        return None if usages else 0.0
+    return sum(paid[of_batch].at(size).cost(usage) for (_, of_batch, size), usage in usages.items())
 
 
-def _part(spent: Spent, price: Price | None, batch: float, name: str) -> float | None:
+def _part(spent: Spent, paid: _Paid | None, name: str) -> float | None:
     """USD of one kind of token."""
-    if price is None:
+    if paid is None:
         return None if spent.tokens else 0.0
     total = 0.0
-    for (_, of_batch), usage in spent.tokens.items():
+    for (_, of_batch, size), usage in spent.tokens.items():
         count = usage.input - usage.cached - usage.written if name == "input" else getattr(usage, name)
-        total += count * getattr(price, name) / 1e6 * (batch if of_batch else 1.0)
+        total += count * getattr(paid[of_batch].at(size), name) / 1e6
     return total
 
 
-def _most(spent: Spent, price: Price, batch: float) -> float:
+def _most(spent: Spent, paid: _Paid) -> float:
     return sum(
-        count * price.most(most_input, limit) * (batch if of_batch else 1.0)
-        for (most_input, limit, of_batch), count in spent.maybe.items()
+        count * paid[of_batch].most(most_input, limit) for (most_input, limit, of_batch), count in spent.maybe.items()
     )

@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sotopia_rl_data.costs.prices import NOTHING, Price, Prices
+from sotopia_rl_data.costs.price import NOTHING, Price
+from sotopia_rl_data.costs.prices import Prices
 from sotopia_rl_data.costs.reservations import CLOCK_S, Event, Hold, Reservations
 from sotopia_rl_data.costs.tokens import limit_in, limit_of, most_prompt_tokens
 from sotopia_rl_data.errors import UsageError
@@ -95,7 +96,7 @@ class Budget:
 
     def answered(self, hold: Hold, usage: Usage) -> None:
         """Replace the reservation by the cost of the answer; all of it is spent where the tokens are unknown."""
-        self._release(hold, hold.usd if usage == Usage() else hold.price.cost(usage))
+        self._release(hold, hold.usd if usage == Usage() else hold.price.at(usage.input).cost(usage))
 
     def failed(self, hold: Hold, maybe_billed: bool) -> None:
         """Release the reservation of a call without an answer; all of it is spent where it may have been billed."""
@@ -128,7 +129,8 @@ class Budget:
             return
         cost = 0.0
         if usage is not None:
-            cost = price_of(self._prices, target).cost(usage) * self._prices.batch if usage != Usage() else usd
+            price = price_of(self._prices, target, in_batch=True)
+            cost = price.at(usage.input).cost(usage) if usage != Usage() else usd
         self._take_from_batch(key, cost)
         self._record.release(Hold(key, usd, 0.0, run=self._record.run, batch=True), cost)
 
@@ -196,7 +198,7 @@ class Budget:
 
     def _in_a_batch(self, target: Target, most_input: int) -> float:
         """The most that a call in a batch can cost."""
-        return price_of(self._prices, target).most(most_input, limit_in(target.sampling)) * self._prices.batch
+        return price_of(self._prices, target, in_batch=True).most(most_input, limit_in(target.sampling))
 
     def _put_in_batch(self, key: str, usd: float) -> None:
         self.in_batches += usd - self._batched.get(short(key), 0.0)
@@ -228,10 +230,10 @@ class Budget:
         self._released.clear()
 
 
-def price_of(prices: Prices, target: Target) -> Price:
+def price_of(prices: Prices, target: Target, in_batch: bool = False) -> Price:
     """The price that a budget counts with. Raises UsageError where the price or the longest answer is not known, so
     that no budget can be kept."""
-    price = prices.of(target)
+    price = prices.of(target, in_batch)
     if price is None:
         raise UsageError(
             f"There is no price for {target.model} at {target.base_url or target.provider}, so no budget can be kept.",

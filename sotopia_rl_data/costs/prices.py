@@ -1,6 +1,7 @@
-"""What tokens cost: a dated list in this package, which a file of the user overrides. Other models have no price.
+"""What tokens cost: a file of the user, above a list kept for everybody (`kept_list.py`). Other models have no price.
 
-A price that is not known is None and never zero. Subscriptions, volume discounts and taxes are left out.
+The kept list has no longest answers: those are in this package. A price that is not known is None and never zero.
+Subscriptions, volume discounts and taxes are left out.
 """
 
 from __future__ import annotations
@@ -9,86 +10,87 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from sotopia_rl_data.costs import kept_list
+from sotopia_rl_data.costs.price import NOTHING, Price
 from sotopia_rl_data.errors import InputError
-from sotopia_rl_data.request import Target, Usage
+from sotopia_rl_data.request import Target
+
+T = TypeVar("T")
 
 VARIABLE = "SOTOPIA_RL_DATA_PRICES"
-_OURS = Path(__file__).with_name("prices.yaml")
+_BATCH = 0.5  # what OpenAI's and Anthropic's batch APIs charge of the price
+_LONGEST = Path(__file__).with_name("longest_answers.yaml")
 _RELEASE = re.compile(r"([-@](\d{8}|\d{4}-\d{2}-\d{2}|latest))?")  # the end of a snapshot's name: a date or "latest"
 # Providers that cost nothing: models on this machine, and answers that people gave.
 _UNPAID = ("offline", "human", "transformers")
 
 
 @dataclass(frozen=True, slots=True)
-class Price:
-    """USD per million tokens. `cached` is input read from the provider's cache, `written` input written there.
-    `longest` is the most tokens that an answer of the model may have; None where that is not known."""
-
-    input: float
-    cached: float
-    written: float
-    output: float
-    longest: int | None = None
-
-    def cost(self, usage: Usage) -> float:
-        """USD. `usage.cached` and `usage.written` are parts of `usage.input`."""
-        fresh = usage.input - usage.cached - usage.written
-        parts = (fresh, self.input), (usage.cached, self.cached), (usage.written, self.written)
-        return (sum(tokens * price for tokens, price in parts) + usage.output * self.output) / 1e6
-
-    def most(self, input_tokens: int, answer_limit: int | None) -> float:
-        """USD of a call at most: nothing is read from a cache, and the answer is as long as it may be. Without any
-        limit the answer counts nothing; `Budget` requires a limit."""
-        output = (answer_limit or self.longest or 0) * self.output
-        return (input_tokens * max(self.input, self.written) + output) / 1e6
-
-
-@dataclass(frozen=True, slots=True)
 class Prices:
-    """A price list. `as_of` is its date, `batch` the share of the price that a batch API charges."""
+    """A price list. `as_of` is its date, `batch` the share of the price that a batch API charges where no batch price
+    is known. A model that `hosts` does not have is looked up in the kept list where `with_kept` says so."""
 
     as_of: str
     batch: float
     hosts: Mapping[str, Mapping[str, Price]]
+    with_kept: bool = False
 
-    def of(self, target: Target) -> Price | None:
+    def of(self, target: Target, in_batch: bool = False) -> Price | None:
         """The price of a target's tokens, under its host (with its port, or without) or else "*", and its model's name
-        without a date. `NOTHING` for a provider that costs nothing, None where the list does not have the model."""
+        without a date. `NOTHING` for a provider that costs nothing, None where no list has the model."""
         if target.provider in _UNPAID:
             return NOTHING
-        parts = urlsplit(target.base_url)
-        for host in (parts.netloc, parts.hostname or "", "*"):
-            models = self.hosts.get(host, {})
-            for name in sorted(models, key=len, reverse=True):
-                if target.model.startswith(name) and _RELEASE.fullmatch(target.model[len(name) :]):
-                    return models[name]
-        return None
+        price = _named(self.hosts, target)
+        if price is None and self.with_kept:
+            price = kept_list.find(target.model, target.base_url)
+            if price is not None:
+                price = replace(price, longest=_named(_longest_answers(), target))
+        if price is None or not in_batch:
+            return price
+        return replace(price.batch, longest=price.longest) if price.batch else price.times(self.batch)
 
-
-NOTHING = Price(0.0, 0.0, 0.0, 0.0)
+    def source(self, target: Target) -> str:
+        """Where the price of a target is from: the date of the user's file, or the kept list and the day."""
+        return kept_list.name() if self.with_kept and _named(self.hosts, target) is None else self.as_of
 
 
 def load(path: Path | str | None = None, own: Mapping[str, Mapping[str, Price]] | None = None) -> Prices:
-    """Our list, overridden by the entries of `path` (default: the file that SOTOPIA_RL_DATA_PRICES names), and these by
-    `own`, by host and model.
+    """The kept list, overridden by the entries of `path` (default: the file that SOTOPIA_RL_DATA_PRICES names), and
+    these by `own`, by host and model.
 
     Raises InputError where a file is missing or is not a price list.
     """
-    prices = _read(_OURS)
     theirs = path or os.environ.get(VARIABLE)
-    if theirs:
-        prices = _overridden(prices, _read(Path(theirs)))
-    return _overridden(prices, replace(prices, hosts=own or {}))
+    prices = _read(Path(theirs)) if theirs else Prices("", _BATCH, {})
+    hosts = dict(prices.hosts)
+    for host, models in (own or {}).items():
+        hosts[host] = {**hosts.get(host, {}), **models}
+    as_of = prices.as_of or ("the judges file" if own else kept_list.name())
+    return Prices(as_of, prices.batch, hosts, with_kept=True)
 
 
-def _overridden(prices: Prices, other: Prices) -> Prices:
-    """The prices with the date and the entries of `other`."""
-    hosts = {host: {**prices.hosts.get(host, {}), **models} for host, models in other.hosts.items()}
-    return Prices(other.as_of, other.batch, {**prices.hosts, **hosts})
+def _named(hosts: Mapping[str, Mapping[str, T]], target: Target) -> T | None:
+    """What a list has under a target's host and its model's name without a date."""
+    parts = urlsplit(target.base_url)
+    for host in (parts.netloc, parts.hostname or "", "*"):
+        models = hosts.get(host, {})
+        for name in sorted(models, key=len, reverse=True):
+            if target.model.startswith(name) and _RELEASE.fullmatch(target.model[len(name) :]):
+                return models[name]
+    return None
+
+
+@cache
+def _longest_answers() -> Mapping[str, Mapping[str, int]]:
+    import yaml
+
+    longest: dict[str, dict[str, int]] = yaml.safe_load(_LONGEST.read_text(encoding="utf-8"))
+    return longest
 
 
 def _read(path: Path) -> Prices:
@@ -97,7 +99,7 @@ def _read(path: Path) -> Prices:
     try:
         data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
         hosts = {host: _models(models) for host, models in data["hosts"].items()}
-        return Prices(str(data["as_of"]), float(data.get("batch", 0.5)), hosts)
+        return Prices(str(data["as_of"]), float(data.get("batch", _BATCH)), hosts)
     except OSError as error:
         raise InputError(
             f"The price list {path} cannot be read: {error.strerror}.",

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sotopia_rl_data.costs.prices import NOTHING, Price
+from sotopia_rl_data.costs.price import NOTHING, Price
 from sotopia_rl_data.errors import StoreError
 from sotopia_rl_data.formats import newer
 from sotopia_rl_data.ledger.attempt import Attempt

@@ -15,7 +15,8 @@ from typing import Any
 
 from sotopia_rl_data.asking.estimate import Estimate, EstimateLine
 from sotopia_rl_data.asking.plan import AskOptions, is_paid
-from sotopia_rl_data.costs.prices import NOTHING, Prices
+from sotopia_rl_data.costs.price import NOTHING
+from sotopia_rl_data.costs.prices import Prices
 from sotopia_rl_data.costs.tokens import prompt_tokens
 from sotopia_rl_data.ledger.attempt import Attempt
 from sotopia_rl_data.ledger.ledger import Ledger

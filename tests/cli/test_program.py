@@ -25,6 +25,7 @@ HEAVY = {
     "datasets",
     "openai",
     "anthropic",
+    "genai_prices",
     "polars",
     "duckdb",
     "pandas",

@@ -55,6 +55,14 @@ def test_input_cached_written_and_output_have_prices_of_their_own_and_the_heaps_
     assert line.usage == Usage(5 * million, million, million, 2 * million)
 
 
+def test_each_call_with_a_long_prompt_costs_the_long_context_price_and_many_short_ones_do_not():
+    price = Price(1.0, 0.5, 1.0, 10.0, long=((200_000, Price(2.0, 1.0, 2.0, 20.0)),))
+    calls = [("used", Usage(150_000, 0, 0, 100_000), "")] * 2 + [("used", Usage(250_000, 50_000, 0, 100_000), "")]
+    (line,) = bill(spent(*calls), {"sim": TARGET}, Prices("x", 0.5, {"*": {"sim": price}})).lines
+    assert (line.input, line.cached, line.output) == pytest.approx((0.3 + 0.4, 0.05, 2.0 + 2.0))
+    assert line.total == pytest.approx(4.75)
+
+
 def test_what_a_batch_brought_costs_the_batch_price():
     (line,) = bill(
         spent(("used", Usage(1_000_000), "batch_1"), ("used", Usage(1_000_000), "")), {"sim": TARGET}, PRICES
