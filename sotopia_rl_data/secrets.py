@@ -7,8 +7,11 @@ the shape of a key nor is in the environment cannot be recognised.
 
 from __future__ import annotations
 
+import base64
 import os
 import re
+from functools import lru_cache
+from urllib.parse import quote
 
 HIDDEN = "[hidden]"
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
@@ -28,13 +31,17 @@ SHAPES = {  # strict enough to search dialogues with; both Python's re and Arrow
     "a password in a URL": r"\b[a-z][a-z0-9+.-]*://[^\s/:@\"'<>]*:[^\s/@\"'<>]+@[A-Za-z0-9\[]",
     "a named key": r"\b[Aa][Pp][Ii][_-]?[Kk][Ee][Yy][\"']?\s*[:=]\s*[\"']?[A-Za-z0-9_-]{24,}",
 }
-_LOOSE = (  # errors repeat keys shortened or starred out; hiding too much there does no harm
-    re.compile(r"(?<=://)[^/\s@]+@"),  # user:password in a URL
-    re.compile(r"(?i)\b(bearer|basic)\s+[^\s\"',}]{6,}"),
-    re.compile(r"\b(sk|pk|rk|hf|gsk|xai|ghp|ghs|pat|key)[-_][A-Za-z0-9*._-]{6,}|\b(AIza|AKIA)[A-Za-z0-9_-]{10,}"),
+_LOOSE = (  # a part of a key, starred out or not: it has a digit or a star, which the words around it do not have
+    re.compile(r"(?P<kept>://)[^/\s@]+@"),  # user:password in a URL
+    re.compile(r"(?i)(?P<kept>\b(?:bearer|basic)\s+)(?=[^\s\"',}]*[\d*])[^\s\"',}]{6,}"),
     re.compile(
-        r"(?i)(api[-_ ]?key|authorization|access[-_ ]?token|secret|password)"
-        r"[^:=\n]{0,16}[:=]\s*[\"']?[^\s\"',}]{4,}"
+        r"(?P<kept>)(?:\b(?:sk|pk|rk|hf|gsk|xai|ghp|ghs|pat|key)[-_](?=[A-Za-z._-]*[\d*])[A-Za-z0-9*._-]{6,}"
+        r"|\b(?:sk|hf|gsk|xai|ghp|ghs)[-_][A-Za-z]{12,}|\b(?:AIza|AKIA)[A-Za-z0-9_-]{10,})"
+    ),
+    re.compile(
+        r"(?i)(?P<kept>(?:api[-_ ]?key|authorization|access[-_ ]?token|secret|password)"
+        r"[^:=\n]{0,16}[:=](?!//)\s*[\"']?)"
+        r"(?=[^\s\"',}]*[\d*]|(?<=[=\"']))[^\s\"',}]{4,}"
     ),
 )
 
@@ -47,10 +54,26 @@ def env_secrets() -> tuple[str, ...]:
 
 def redact(text: str, *secrets: str, loosely: bool = True) -> str:
     """`text` with these secrets, those of the environment, and everything in the shape of a key replaced by
-    `[hidden]`; with `loosely`, also what may be a part of one."""
+    `[hidden]`, also where they are encoded (percent, base64); with `loosely`, also what may be a part of a key."""
     for secret in (*secrets, *env_secrets()):
         if len(secret) >= _SHORTEST:
-            text = text.replace(secret, HIDDEN)
-    for shape in (*(_LOOSE if loosely else ()), *map(re.compile, SHAPES.values())):
+            for form in _forms(secret):
+                text = text.replace(form, HIDDEN)
+    for shape in _LOOSE if loosely else ():
+        text = shape.sub(rf"\g<kept>{HIDDEN}", text)
+    for shape in map(re.compile, SHAPES.values()):
         text = shape.sub(HIDDEN, text)
     return text
+
+
+@lru_cache(maxsize=256)
+def _forms(secret: str) -> tuple[str, ...]:
+    """The secret as it is, percent-encoded, and the characters that it has in base64, of which there are three forms:
+    one for each number of bytes, modulo 3, that stand before it."""
+    raw = secret.encode(errors="surrogateescape")
+    forms = {secret, quote(raw, safe="")}
+    for before in range(3):
+        first, last = (0, 2, 3)[before], (before + len(raw)) * 8 // 6  # the characters that hold nothing else
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            forms.add(encode(bytes(before) + raw)[first:last].decode())
+    return tuple(sorted(forms, key=len, reverse=True))

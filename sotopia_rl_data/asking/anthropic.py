@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sotopia_rl_data.asking import transport
+from sotopia_rl_data.asking import refusals, transport
 from sotopia_rl_data.errors import Rejected
 from sotopia_rl_data.request import Finish, Reply, Request, Target, Usage
 from sotopia_rl_data.schema import Message
@@ -75,7 +75,7 @@ def read_message(target: Target, data: Any) -> Reply:
         finish = _FINISH.get(data.get("stop_reason") or "", "stop")
         return Reply(text, finish, str(data.get("model") or ""), _usage(data.get("usage") or {}))
     except (KeyError, TypeError, AttributeError):
-        raise transport.not_an_answer(target, data) from None
+        raise refusals.not_an_answer(target, data) from None
 
 
 def _marked(messages: Sequence[Message], cache_until: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

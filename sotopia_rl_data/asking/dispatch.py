@@ -19,7 +19,7 @@ from typing import Any
 
 from sotopia_rl_data.asking.pacing import Epoch, Pacer, Pacing
 from sotopia_rl_data.asking.prompt_cache import PromptCacheWarmup
-from sotopia_rl_data.asking.stopping import CircuitBreaker, interruptible
+from sotopia_rl_data.asking.stopping import CircuitBreaker, ThrottleWall, interruptible
 from sotopia_rl_data.costs.budget import Budget
 from sotopia_rl_data.costs.tokens import rough_tokens
 from sotopia_rl_data.errors import AskingError, Unavailable, UsageError
@@ -35,6 +35,10 @@ _YIELD_EVERY = 64  # after looking up this many requests, let the event loop ser
 _WAITING = 1_024  # at most this many requests wait for the answer to an equal request in flight
 _AHEAD = 4  # at most this many times the concurrency of requests wait for their prefix to be cached
 _THROTTLES = (429, 503, 529)
+# A request that is longer than any that was answered, and is refused for rate so often while others are answered, does
+# not fit under the limit at all.
+_TOO_LARGE_TRIES = 6
+_TOO_LARGE_ANSWERS = 3
 _REPORT_S = 0.2
 _LOOK_S = 0.1  # seconds between two looks at the requests that other processes are asking
 
@@ -85,6 +89,8 @@ class _LiveRun:
         self._pacing = pacing
         self._pacer = Pacer(pacing, concurrency)
         self._breaker = CircuitBreaker()
+        self._wall = ThrottleWall(pacing.wall_s, pacing.longest_wall_s)
+        self._longest_answered = 0  # characters
         self._budget = budget
         self._in_batches = in_batches
         self._warming = PromptCacheWarmup()
@@ -245,6 +251,7 @@ class _LiveRun:
     async def _ask(self, pending: PendingRequest, epoch: Epoch) -> Settled | None:
         """Send until there is an answer, the tries are used up, or the run ends (None)."""
         faults = throttles = 0
+        asked_before = self._outcome.asked
         while not self._ending:
             began = time.monotonic()
             try:
@@ -255,6 +262,10 @@ class _LiveRun:
                     throttles += 1
                     self._outcome.throttled += 1
                     self._pacer.throttled(epoch, error.retry_after)
+                    self._wall.throttled(error)
+                    if throttles >= _TOO_LARGE_TRIES and self._is_too_large(pending.request, asked_before):
+                        self._lookup.keep_error(pending, error, time.monotonic() - began)
+                        return self._lookup.lose(pending.key, _too_large(error, throttles))
                 else:
                     faults += 1
                     self._outcome.faults += 1
@@ -280,10 +291,19 @@ class _LiveRun:
                 if reply is None:
                     return None
                 self._breaker.answered()
+                self._wall.answered()
+                self._longest_answered = max(self._longest_answered, _length(pending.request))
                 self._pacer.answered()
                 self._pacer.spent(self._tokens(pending.request), reply.usage.input + reply.usage.output)
                 return self._lookup.keep(pending, reply, time.monotonic() - began)
         return None
+
+    def _is_too_large(self, request: Request, asked_before: int) -> bool:
+        """Whether a request that is refused for rate again and again is so because of its length: shorter ones were
+        answered in the meantime (`asked_before` were before), or it is the last one."""
+        others = self._outcome.asked - asked_before
+        enough = others >= _TOO_LARGE_ANSWERS or len(self._tasks) == 1
+        return enough and 0 < self._longest_answered < _length(request)
 
     async def _send_within_budget(self, pending: PendingRequest) -> Reply | None:
         """Send one request, within the budget where there is one; None where it does not fit any more."""
@@ -380,14 +400,31 @@ class _LiveRun:
         be cancelled would otherwise hang the run."""
         while True:
             await asyncio.sleep(_REPORT_S)
+            now, oldest = time.monotonic(), next(iter(self._sending.values()), math.inf)
+            self._wall.look(now, oldest)
+            self._outcome.words = self._wall.words(now)
             self._report(progress)
-            oldest = next(iter(self._sending.values()), math.inf)
-            if time.monotonic() - oldest > self._pacing.timeout_s + self._pacing.grace_s:
+            self._end(self._wall.ended(now))
+            if now - oldest > self._pacing.timeout_s + self._pacing.grace_s:
                 self._stop_sending()
                 raise Unavailable(
                     f"A request has hung for {self._pacing.grace_s:g} s beyond its time limit and cannot be ended.",
                     "run the same command again: what was answered is kept",
                 )
+
+
+def _length(request: Request) -> int:
+    """Characters of a request's messages."""
+    return sum(len(message["content"]) for message in request.messages)
+
+
+def _too_large(error: Unavailable, tries: int) -> Unavailable:
+    return Unavailable(
+        f"{error.message} (refused for rate {tries} times while shorter requests were answered: this one is too large "
+        "for the limit)",
+        "ask it from a model or an account with a higher limit",
+        status=error.status,
+    )
 
 
 def _under_way(request: Request) -> UsageError:

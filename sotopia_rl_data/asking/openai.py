@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sotopia_rl_data.asking import transport
+from sotopia_rl_data.asking import refusals, transport
 from sotopia_rl_data.errors import Rejected
 from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.request import Finish, Reply, Request, Target, Usage
@@ -65,7 +65,7 @@ def read_completion(target: Target, data: Any) -> Reply:
     if isinstance(data, dict) and data.get("error"):  # some gateways send errors with status 200
         code = data["error"].get("code") if isinstance(data["error"], dict) else None
         status = code if isinstance(code, int) and code >= 400 else 502
-        raise transport.status_error(target, status, data, {})
+        raise refusals.status_error(target, status, data, {})
     try:
         choice = data["choices"][0]
         message = choice["message"]
@@ -74,7 +74,7 @@ def read_completion(target: Target, data: Any) -> Reply:
         finish: Finish = "refusal" if refusal else _FINISH.get(choice.get("finish_reason") or "", "stop")
         return Reply(text, finish, str(data.get("model") or ""), _usage(data.get("usage") or {}))
     except (KeyError, IndexError, TypeError, AttributeError):
-        raise transport.not_an_answer(target, data) from None
+        raise refusals.not_an_answer(target, data) from None
 
 
 def refuses_format(error: Rejected) -> bool:

@@ -51,7 +51,9 @@ class Pacing:
 
     `rpm`, `tpm`: requests and tokens a minute, where the provider's limits are known. `timeout_s`: longest wait for one
     answer. `tries`: how many 5xx, timeouts and lost connections one request may meet; `throttles`: how many 429s.
-    `longest_wait_s`: a request is given up when Retry-After is longer. `grace_s`: how long requests in flight may take
+    `longest_wait_s`: a request is given up when Retry-After is longer. `wall_s`: a run ends where nothing was ever
+    answered and everything is refused for rate for this long; `longest_wall_s`, where something was answered before or
+    Retry-After asks for it. `grace_s`: how long requests in flight may take
     to end after the run has failed, or one request after its time limit.
     """
 
@@ -62,6 +64,8 @@ class Pacing:
     throttles: int = 30
     backoff_s: float = 0.5
     longest_wait_s: float = 120.0
+    wall_s: float = 45.0
+    longest_wall_s: float = 105.0
     grace_s: float = 15.0
     slow_start: int = 16
     seed: int = 0

@@ -1,19 +1,22 @@
 """What ends a run early: Ctrl-C and failures.
 
 The first Ctrl-C lets requests in flight finish, the second abandons them. A provider that has failed so often that it
-is pointless to go on (a wrong key, an unknown model, a dead server) ends the run too.
+is pointless to go on (a wrong key, an unknown model, a dead server, a limit that lets nothing through) ends the run
+too.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sotopia_rl_data.errors import AskingError, KeyMissing, Rejected
+from sotopia_rl_data.errors import AskingError, KeyMissing, Rejected, Unavailable
 
 
 class _Listeners:
@@ -60,7 +63,8 @@ def interruptible(on_interrupt: Callable[[], None]) -> Iterator[None]:
         _listeners.remove(on_interrupt)
 
 
-_ACCOUNT = (401, 402, 403, 404, 429)  # statuses that concern the account or the URL, not a single request
+# statuses that concern the account or the URL, not a single request; so do redirects
+_ACCOUNT = (401, 402, 403, 404, 429)
 # A run ends after this many failures in a row:
 _REFUSED_ACCOUNT = 5  # requests refused with a status of `_ACCOUNT`
 _REFUSED_FIRST = 25  # requests refused with any status, if no request was ever answered
@@ -86,7 +90,7 @@ class CircuitBreaker:
     def refused(self, error: AskingError, anything_known: bool) -> None:
         """A request was refused for good. `anything_known`: whether any other request has an answer by now."""
         self._refused += 1
-        account = isinstance(error, Rejected) and error.status in _ACCOUNT
+        account = isinstance(error, Rejected) and (error.status in _ACCOUNT or 300 <= error.status < 400)
         if account and not self._answered:
             self.fruitless = error
         if (
@@ -103,3 +107,62 @@ class CircuitBreaker:
             self.fruitless = error
         if self._lost >= _LOST:
             self.hopeless = error
+
+
+_SHOWN = 0.1  # a person is told of a wall after this share of the time after which the run ends
+_BEING_ANSWERED_S = 5.0  # a request that is on the wire for longer is being answered: refusals for rate come at once
+
+
+class ThrottleWall:
+    """Notices that a provider refuses everything for rate. `ended(now)` is the error that ends the run, `words(now)`
+    what a person is told meanwhile. The run ends after `wall_s` seconds where nothing was ever answered, after
+    `longest_wall_s` where something was or Retry-After asks to wait. Times in seconds of the monotonic clock."""
+
+    def __init__(self, wall_s: float, longest_wall_s: float) -> None:
+        self._wall_s, self._longest_wall_s = wall_s, longest_wall_s
+        self._since = math.inf
+        self._until = math.inf
+        self._refused = self._answers = 0
+        self._last: Unavailable | None = None
+
+    def answered(self) -> None:
+        """An answer came: there is no wall."""
+        self._answers += 1
+        self._since = math.inf
+
+    def throttled(self, error: Unavailable) -> None:
+        """A request was refused for rate."""
+        now = time.monotonic()
+        if self._since == math.inf:
+            self._since, self._refused = now, 0
+            self._until = now + (self._longest_wall_s if self._answers else self._wall_s)
+        if error.retry_after:
+            self._until = min(max(self._until, now + error.retry_after + 1), self._since + self._longest_wall_s)
+        self._refused += 1
+        self._last = error
+
+    def look(self, now: float, oldest_sent: float) -> None:
+        """`oldest_sent` is when the oldest request on the wire was sent; where it is being answered there is no
+        wall."""
+        if now - oldest_sent > _BEING_ANSWERED_S:
+            self._since = math.inf
+
+    def words(self, now: float) -> str:
+        """How long everything was refused for, and when the run ends; empty in the first seconds."""
+        lasted = now - self._since  # -inf where there is no wall
+        if lasted < _SHOWN * self._wall_s:
+            return ""
+        return f"throttled: all refused for {lasted:,.0f} s, given up in {max(self._until - now, 0):,.0f} s"
+
+    def ended(self, now: float) -> Unavailable | None:
+        """The error that ends the run, once the time is up."""
+        if self._last is None or now < self._until or self._since == math.inf:
+            return None
+        before = f"after {self._answers:,} answers" if self._answers else "and not one was answered"
+        return Unavailable(
+            f"Every request of the last {now - self._since:,.0f} s was refused for rate or load ({self._refused:,} in "
+            f"all), {before}. The last refusal: {self._last.message}",
+            "run the same command again when the limit allows it (what was answered is kept), or slower: --rpm",
+            status=self._last.status,
+            retry_after=self._last.retry_after,
+        )

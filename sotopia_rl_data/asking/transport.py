@@ -1,4 +1,4 @@
-"""What the clients share: one pool of connections, the ways to pass a schema, and what an HTTP status means.
+"""What the clients share: one pool of connections, and the ways to pass a schema.
 
 The SDKs say how a request is addressed and signed; it is sent from here, because an SDK takes three times as much CPU
 to build and read a call as everything else together. Nothing is retried here: only `dispatch.py` retries.
@@ -7,14 +7,14 @@ to build and read a call as everything else together. Nothing is retried here: o
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
-from sotopia_rl_data.asking.keys import api_key, is_local, is_own, key_for, name_the_key
-from sotopia_rl_data.errors import AskingError, Rejected, Unavailable, UsageError
+from sotopia_rl_data.asking.keys import api_key, is_local, is_own
+from sotopia_rl_data.asking.refusals import not_an_answer, status_error, unreachable
+from sotopia_rl_data.errors import Rejected, UsageError
 from sotopia_rl_data.request import Reply, Request, Target
 from sotopia_rl_data.schema import Message
 from sotopia_rl_data.secrets import redact
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
 CONNECT_S = 15.0
 AZURE_VERSION = "api-version"  # the parameter in URLs of Azure's older API
-_NO_MONEY = ("insufficient_quota", "billing", "credit balance")
-_LONGEST_ERROR = 400  # characters of a provider's error text that are shown
+_LONGEST_ERROR = 400  # characters of a body that is not JSON that are shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,76 +164,6 @@ def with_path(url: str, path: str) -> str:
     """The URL with `path` after its own path; its query stays at the end."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(path=parts.path + path))
-
-
-def status_error(target: Target, status: int, body: object, headers: Mapping[str, str]) -> AskingError:
-    """The error that an HTTP status means.
-
-    408, 409, 429 and 5xx are Unavailable, unless the account is out of money; the rest is Rejected.
-    """
-    text = f"{target.model} at {target.base_url}: {status} {provider_text(body)}".rstrip()
-    if status == 402 or (status in (400, 403, 429) and any(word in str(body).lower() for word in _NO_MONEY)):
-        return Rejected(text, "top up the account or use another key, then run the same command again", status=402)
-    if status in (408, 409, 429) or status >= 500:
-        return Unavailable(text, "run the same command again later", status=status, retry_after=retry_after(headers))
-    if status < 400:
-        where = redact(headers.get("location", "another URL"))
-        return Rejected(f"{text}: it redirects to {where}", "write the URL that it redirects to", status=status)
-    hint = _HINTS.get(status, "")
-    if status in (401, 403):
-        variable = key_for(target).variable
-        hint = hint.format(variable=variable) if variable else name_the_key(target)
-    return Rejected(text, hint, status=status)
-
-
-_HINTS = {
-    401: "check the key in {variable}",
-    403: "check what the key in {variable} may do",
-    404: "check the model's name and the base URL",
-}
-
-
-def unreachable(target: Target, reason: str, sent: bool = True) -> Unavailable:
-    """The error for a request that got no response at all; `sent` is False where it was never sent."""
-    return Unavailable(
-        redact(f"{target.model} at {target.base_url} cannot be reached: {reason}"),
-        "check the URL and that the server runs, then run the same command again",
-        sent=sent,
-    )
-
-
-def not_an_answer(target: Target, body: object) -> Unavailable:
-    """The error for a 200 whose body is not a completion."""
-    text = provider_text(body) or "(empty)"
-    return Unavailable(
-        f"{target.model} at {target.base_url} sent something that is not a completion: {text}",
-        "check the base URL",
-        status=200,
-    )
-
-
-def provider_text(body: object) -> str:
-    """The text of a provider's error body, shortened and without secrets."""
-    if isinstance(body, dict):
-        inner = body.get("error", body)
-        body = inner.get("message") or inner if isinstance(inner, dict) else inner
-    text = " ".join(str(body if body is not None else "").split())
-    return redact(text)[:_LONGEST_ERROR]
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the provider asks us to wait, from `retry-after-ms` or `retry-after` (a number or a date)."""
-    for name, divisor in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        try:
-            return max(float(headers.get(name, "")) / divisor, 0.0)
-        except ValueError:
-            continue
-    from email.utils import parsedate_to_datetime
-
-    try:
-        return max(parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time(), 0.0)
-    except ValueError:
-        return None
 
 
 def json_or_none(raw: bytes) -> Any:

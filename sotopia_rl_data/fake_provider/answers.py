@@ -20,11 +20,17 @@ _WORDS = ["calm", "firm", "warm", "brief", "open", "plain", "fair", "kind", "war
 
 
 class RequestRefused(Exception):
-    """A request that gets an error: its status and message, the `kind` and `code` that its body names, its headers.
-    Without a kind or code it has the protocol's own for the status."""
+    """A request that gets an error: its status and message, the `kind`, `code` and `param` that its body names, its
+    headers. Without a kind or code it has the protocol's own for the status."""
 
     def __init__(
-        self, status: int, message: str, kind: str = "", code: str = "", headers: Mapping[str, str] | None = None
+        self,
+        status: int,
+        message: str,
+        kind: str = "",
+        code: str = "",
+        headers: Mapping[str, str] | None = None,
+        param: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -32,6 +38,7 @@ class RequestRefused(Exception):
         self.kind = kind
         self.code = code
         self.headers = headers or {}
+        self.param = param
 
 
 @dataclass(frozen=True, slots=True)

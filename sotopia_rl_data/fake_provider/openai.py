@@ -58,7 +58,8 @@ class OpenAIProtocol:
     @staticmethod
     def error(refused: RequestRefused) -> dict[str, Any]:
         code = refused.code or _CODES.get(refused.status)
-        return {"error": {"message": refused.message, "type": refused.kind or "error", "param": None, "code": code}}
+        kind = refused.kind or "error"
+        return {"error": {"message": refused.message, "type": kind, "param": refused.param, "code": code}}
 
     @staticmethod
     def text_of(reply: dict[str, Any]) -> str:

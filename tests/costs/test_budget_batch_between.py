@@ -19,7 +19,7 @@ from sotopia_rl_data.asking.ask import ask, capped
 from sotopia_rl_data.asking.batch.client import BatchLimits, BatchResult
 from sotopia_rl_data.asking.batch.rounds import ask_batch
 from sotopia_rl_data.asking.plan import AskOptions
-from sotopia_rl_data.asking.transport import not_an_answer
+from sotopia_rl_data.asking.refusals import not_an_answer
 from sotopia_rl_data.errors import BudgetSpent, StoreError, Unavailable, UsageError
 from sotopia_rl_data.fake_provider.running import running
 from sotopia_rl_data.labelers.judges import judge as find_judge

@@ -14,7 +14,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sotopia_rl_data.asking import anthropic, transport
+from sotopia_rl_data.asking import anthropic, refusals, transport
 from sotopia_rl_data.asking.batch.client import BatchClient, BatchLimits, BatchSearch, BatchState, cancelled, expired
 from sotopia_rl_data.asking.batch.intent import Intent
 from sotopia_rl_data.request import Reply, Request, Target
@@ -118,7 +118,7 @@ class AnthropicBatchClient(BatchClient):
         body = result.get("error")
         inner = body.get("error", body) if isinstance(body, dict) else {}
         name = inner.get("type") if isinstance(inner, dict) else None
-        raise transport.status_error(self.target, _STATUS.get(str(name), 500), body, {})
+        raise refusals.status_error(self.target, _STATUS.get(str(name), 500), body, {})
 
 
 def _total(batch: MessageBatch) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
-from sotopia_rl_data.asking import keys, transport
+from sotopia_rl_data.asking import keys, refusals, transport
 from sotopia_rl_data.asking.batch.intent import Intent
 from sotopia_rl_data.errors import AskingError, Rejected, Unavailable, UsageError
 from sotopia_rl_data.request import Reply, Request, Target
@@ -168,9 +168,9 @@ class BatchClient(ABC):
             yield
         except sdk.APIStatusError as error:
             body, headers = error.body if error.body is not None else error.response.text, error.response.headers
-            raise transport.status_error(target, error.status_code, body, headers) from None
+            raise refusals.status_error(target, error.status_code, body, headers) from None
         except (sdk.APIError, httpx2.HTTPError) as error:
-            raise transport.unreachable(target, str(error.__cause__ or error) or type(error).__name__) from None
+            raise refusals.unreachable(target, str(error.__cause__ or error) or type(error).__name__) from None
         except self._base_error as error:
             raise Rejected(f"{target.model} at {target.base_url}: {redact(str(error))}") from None
 

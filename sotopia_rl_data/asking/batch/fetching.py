@@ -40,12 +40,14 @@ class Fetching:
         self._lookup, self._client, self._folder, self._waiting, self._tries = lookup, client, folder, waiting, tries
         self._budget = budget
         self._errors: Counter[str] = Counter()
+        self._throttled: list[tuple[str, Unavailable]] = []  # the lines of one batch that were refused for rate
         self.last: AskingError | None = None
 
     async def fetch(self, intent: Intent, state: BatchState) -> None:
         """Put every result into the ledger, durably. Results of an earlier fetch are not added again."""
         left = self._folder.batch_lines(intent)
         await self._waiting.until_answered(lambda: self._collect(intent, left))
+        self._retry_throttled(answers=intent.count - len(left) - len(self._throttled))
         for line in left.values():
             self._keep(intent, line, self._missing(state), maybe_billed=not state.cancelled)
         self._lookup.ledger.close()  # flushes to the disk; only then may the intent be removed
@@ -90,6 +92,22 @@ class Fetching:
             else:
                 self._lookup.lose(key, error)
             return
+        if isinstance(error, Unavailable) and error.status == 429:
+            self._throttled.append((key, error))
+        else:
+            self._fail_once(key, error)
+
+    def _retry_throttled(self, answers: int) -> None:
+        """Leave the lines that were refused for rate for the next round. That counts as a failure only where the batch
+        had no answers: a round with answers leaves fewer for the next."""
+        throttled, self._throttled = self._throttled, []
+        for key, error in throttled:
+            if answers:
+                self._lookup.put_back(key)
+            else:
+                self._fail_once(key, error)
+
+    def _fail_once(self, key: str, error: AskingError) -> None:
         self._errors[key] += 1
         if self._errors[key] >= self._tries:
             self._lookup.lose(key, error)

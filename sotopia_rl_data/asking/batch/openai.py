@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Set
 from pathlib import Path
 from typing import Any, Literal
 
-from sotopia_rl_data.asking import openai, transport
+from sotopia_rl_data.asking import openai, refusals, transport
 from sotopia_rl_data.asking.batch.client import BatchClient, BatchLimits, BatchSearch, BatchState, cancelled, expired
 from sotopia_rl_data.asking.batch.intent import Intent
 from sotopia_rl_data.errors import Rejected, Unavailable
@@ -97,10 +97,10 @@ class OpenAIBatchClient(BatchClient):
             return openai.read_completion(self.target, response.get("body"))
         if isinstance(response, dict):
             status = int(response.get("status_code") or 500)
-            raise transport.status_error(self.target, status, response.get("body"), {})
+            raise refusals.status_error(self.target, status, response.get("body"), {})
         code = error.get("code") if isinstance(error, dict) else None
         if code == "batch_expired":
             raise expired(self.target)
         if code == "batch_cancelled":
             raise cancelled(self.target)
-        raise Unavailable(f"{self.target.model}: {transport.provider_text(error) or 'no reason given'}")
+        raise Unavailable(f"{self.target.model}: {refusals.provider_text(error) or 'no reason given'}")

@@ -131,6 +131,11 @@ class _BatchRun:
         """The batches with requests of this run. Batches of other runs on the same ledger may be under way too."""
         return [intent for intent in self._intents.values() if intent.id in self._own]
 
+    @property
+    def _is_alone(self) -> bool:
+        """Whether no batch is under way."""
+        return not any(intent.batch for intent in self._intents.values())
+
     async def _round(self, requests: Iterable[Request]) -> None:
         """Hand over what is known, submit the rest."""
         draft: BatchDraft | None = None
@@ -253,7 +258,7 @@ class _BatchRun:
         self._take(intent)
         try:
             ready = await self._prepare(intent)
-            self._take(await self._waiting.until_answered(lambda: self._begin(ready)))
+            self._take(await self._waiting.until_answered(lambda: self._begin(ready), alone=self._is_alone))
         except Rejected:
             self._never_began(intent)
             raise
@@ -265,7 +270,7 @@ class _BatchRun:
         """Do everything that comes before the call that creates the batch."""
         lines = self._folder.lines(intent)
         if not intent.file:
-            file = await self._waiting.until_answered(lambda: self._client.upload(lines, intent))
+            file = await self._waiting.until_answered(lambda: self._client.upload(lines, intent), alone=self._is_alone)
             intent = self._folder.keep(replace(intent, file=file))
         if intent.tried:
             return intent
@@ -317,12 +322,12 @@ class _BatchRun:
 
     def _words(self, pending: list[Intent]) -> str:
         """How far the batches are, and how many requests wait for the budget."""
-        words = []
+        words = [self._waiting.words] if self._waiting.words else []
         if pending:
             done = sum(self._done.get(intent.id, 0) for intent in pending)
             minutes = (time.time() - min(intent.made for intent in pending)) / 60
             batches = "1 batch" if len(pending) == 1 else f"{len(pending)} batches"
-            words = [f"{done:,} of {sum(intent.count for intent in pending):,} in {batches}, {minutes:,.0f} min"]
+            words.append(f"{done:,} of {sum(intent.count for intent in pending):,} in {batches}, {minutes:,.0f} min")
         if self._budget.short:
             words.append(f"{self._budget.short:,} wait for room under the budget")
         return ", ".join(words)

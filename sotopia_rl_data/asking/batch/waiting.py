@@ -84,6 +84,7 @@ T = TypeVar("T")
 _REPORT_S = 1.0
 _FIRST_WAIT_S = 0.5  # the wait after a provider's first fault; each further fault doubles it
 _LONGEST_WAIT_S = 60.0
+_WALL_S = 105.0  # a submission is given up where it is refused for rate for this long, and nothing is under way
 
 
 class Stopped(Exception):
@@ -96,6 +97,7 @@ class Waiting:
     def __init__(self, silence_s: float, report: Callable[[], None]) -> None:
         self._silence_s, self._report = silence_s, report
         self._stop = asyncio.Event()
+        self.words = ""  # what a person is told while a provider gives no answer
 
     @property
     def stopped(self) -> bool:
@@ -106,21 +108,28 @@ class Waiting:
         """End every wait, now and later."""
         self._stop.set()
 
-    async def until_answered(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Call `ask` until the provider answers. Raises Unavailable where it is down for too long, Stopped after
-        Ctrl-C."""
+    async def until_answered(self, ask: Callable[[], Awaitable[T]], *, alone: bool = False) -> T:
+        """Call `ask` until the provider answers. Raises Unavailable where it is down for too long, or where it refuses
+        everything for rate and nothing is under way (`alone`); Stopped after Ctrl-C."""
         began, wait = time.monotonic(), _FIRST_WAIT_S
-        while True:
-            try:
-                return await ask()
-            except Unavailable as error:
-                if time.monotonic() - began + wait > self._silence_s:
-                    raise
-                log.info("%s (asked again in %.1f s)", error.message, max(wait, error.retry_after or 0.0))
-                await self.pause(max(wait, error.retry_after or 0.0))
-                wait = min(2 * wait, _LONGEST_WAIT_S)
-            if self._stop.is_set():
-                raise Stopped
+        try:
+            while True:
+                try:
+                    return await ask()
+                except Unavailable as error:
+                    lasted, pause = time.monotonic() - began, max(wait, error.retry_after or 0.0)
+                    longest = min(_WALL_S, self._silence_s) if alone and error.status == 429 else self._silence_s
+                    if lasted + pause > longest:
+                        raise
+                    what = "throttled" if error.status == 429 else "no answer"
+                    self.words = f"{what} for {lasted:,.0f} s, given up in {longest - lasted:,.0f} s"
+                    log.info("%s (asked again in %.1f s)", error.message, pause)
+                    await self.pause(pause)
+                    wait = min(2 * wait, _LONGEST_WAIT_S)
+                if self._stop.is_set():
+                    raise Stopped
+        finally:
+            self.words = ""
 
     async def pause(self, seconds: float) -> None:
         """Wait so many seconds, or until Ctrl-C."""

@@ -1,0 +1,184 @@
+"""What an error of a provider means: asked again, given up, or the end of the run; and how it is told.
+
+Limits and an empty account are told apart by the status, by the identifiers in `code` and `type`, and by Retry-After,
+never by the words of a message: these differ from provider to provider and from month to month. What neither of them
+tells is found out by trying (`negotiation.py`, `stopping.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sotopia_rl_data.asking.keys import key_for, name_the_key
+from sotopia_rl_data.errors import AskingError, Rejected, Unavailable
+from sotopia_rl_data.request import Target
+from sotopia_rl_data.secrets import redact
+
+# The identifiers of an empty account that the documentation of OpenAI, Anthropic and Moonshot names.
+_NO_MONEY = frozenset(
+    {
+        "insufficient_quota",
+        "billing_hard_limit_reached",
+        "billing_not_active",
+        "billing_error",
+        "exceeded_current_quota_error",
+    }
+)
+_RATE = frozenset({"rate_limit_exceeded", "rate_limit_error"})  # identifiers of a limit, whatever the status
+_AGAIN = (408, 409, 425, 429)
+_LONGEST_TEXT = 500  # characters of a provider's error that are shown
+_LONGEST_PART = 300  # characters of each message in it, so that a router's words leave room for the upstream's
+_DEEPEST = 8  # levels of an error body that are read
+_LONGEST_WAIT_S = 7 * 86_400.0  # a Retry-After beyond a week says nothing
+_SECONDS = re.compile(r"(\d+(?:\.\d+)?)s?")
+
+_TOP_UP = "top up the account or use another key, then run the same command again"
+_HINTS = {
+    401: "check the key in {variable}",
+    403: "check what the key in {variable} may do",
+    404: "check the model's name and the base URL",
+}
+
+
+def status_error(target: Target, status: int, body: object, headers: Mapping[str, str]) -> AskingError:
+    """The error that an HTTP status and its body mean.
+
+    Unavailable: 408, 409, 425, 429, 5xx, and what names a limit or a time to wait. Rejected: the rest, with status 402
+    where the account is empty.
+    """
+    text = f"{target.model} at {target.base_url}: {status} {provider_text(body, key_for(target).value)}".rstrip()
+    wait, names = retry_after(headers, body), _identifiers(body)
+    is_limit = wait is not None or names & _RATE
+    if status == 402 or (400 <= status < 500 and names & _NO_MONEY and not is_limit):
+        return Rejected(text, _TOP_UP, status=402)
+    if status in _AGAIN or status >= 500 or (is_limit and status not in (401, 413) and status >= 400):
+        limited = 429 if is_limit and status < 500 else status
+        return Unavailable(text, "run the same command again later", status=limited, retry_after=wait)
+    if status < 400:
+        where = redact(headers.get("location", "another URL").partition("?")[0])
+        return Rejected(f"{text}: it redirects to {where}", "write the URL that it redirects to", status=status)
+    hint = _HINTS.get(status, "")
+    if status in (401, 403):
+        variable = key_for(target).variable
+        hint = hint.format(variable=variable) if variable else name_the_key(target)
+    return Rejected(text, hint, status=status)
+
+
+def unreachable(target: Target, reason: str, sent: bool = True) -> Unavailable:
+    """The error for a request that got no response at all; `sent` is False where it was never sent."""
+    return Unavailable(
+        redact(f"{target.model} at {target.base_url} cannot be reached: {reason}", key_for(target).value),
+        "check the URL and that the server runs, then run the same command again",
+        sent=sent,
+    )
+
+
+def not_an_answer(target: Target, body: object) -> Unavailable:
+    """The error for a 200 whose body is not a completion."""
+    text = provider_text(body, key_for(target).value) or "(empty)"
+    return Unavailable(
+        f"{target.model} at {target.base_url} sent something that is not a completion: {text}",
+        "check the base URL",
+        status=200,
+    )
+
+
+def provider_text(body: object, *secrets: str) -> str:
+    """What a provider's error body says, shortened and without secrets: its message, then the messages inside it, such
+    as the reason that a router got from the server behind it."""
+    told: list[str] = []
+    for words in _messages(_error_of(body), 0):
+        part = " ".join(words.split())
+        if part and not any(part in before for before in told):
+            told.append(part if len(part) <= _LONGEST_PART else f"{part[: _LONGEST_PART - 1]}…")
+    text = " ".join(part if part[-1] in ".!?:" or part is told[-1] else f"{part}:" for part in told)
+    if not text and body:
+        text = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False, default=str)
+    return redact(text, *secrets)[:_LONGEST_TEXT]
+
+
+def retry_after(headers: Mapping[str, str], body: object = None) -> float | None:
+    """Seconds that the provider asks us to wait, from `retry-after-ms` or `retry-after` (a number or a date), else from
+    the `retryDelay` of the body; None where none of them is a time that can be waited for."""
+    for name, divisor in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        try:
+            return _waitable(float(headers.get(name, "")) / divisor)
+        except ValueError:
+            continue
+    from email.utils import parsedate_to_datetime
+
+    try:
+        return _waitable(max(parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time(), 0.0))
+    except (ValueError, TypeError, OverflowError):
+        return _waitable(_retry_delay(_error_of(body)))
+
+
+def _waitable(seconds: float | None) -> float | None:
+    return seconds if seconds is not None and 0 <= seconds <= _LONGEST_WAIT_S else None
+
+
+def _retry_delay(error: object) -> float | None:
+    """The delay in the `details` of an error of Google's (`google.rpc.RetryInfo`)."""
+    details = error.get("details") if isinstance(error, dict) else None
+    for detail in details if isinstance(details, list) else []:
+        told = _SECONDS.fullmatch(str(detail.get("retryDelay"))) if isinstance(detail, dict) else None
+        if told is not None:
+            return float(told[1])
+    return None
+
+
+def refused_parameter(body: object) -> str:
+    """The parameter that an error names as its cause (`param`); empty where it names none."""
+    error = _error_of(body)
+    param = error.get("param") if isinstance(error, dict) else None
+    return param if isinstance(param, str) else ""
+
+
+def _error_of(body: object) -> Any:
+    """The error inside a body: `error`, or the body itself. Google's servers wrap the body in a list."""
+    if isinstance(body, list) and len(body) == 1:
+        body = body[0]
+    return body.get("error") or body if isinstance(body, dict) else body
+
+
+def _identifiers(body: object) -> frozenset[str]:
+    """`code` and `type` of an error, in small letters."""
+    error = _error_of(body)
+    if not isinstance(error, dict):
+        return frozenset()
+    return frozenset(str(error.get(name)).lower() for name in ("code", "type"))
+
+
+def _messages(value: object, depth: int) -> Iterator[str]:
+    """The sentences in an error: a `message` first, then every text of several words, also inside texts that are
+    JSON."""
+    if depth > _DEEPEST:
+        return
+    if isinstance(value, str):
+        inner = _json_in(value)
+        if inner is not None:
+            yield from _messages(_error_of(inner), depth + 1)
+        elif depth == 0 or len(value.split()) > 1:
+            yield value
+    elif isinstance(value, list):
+        for part in value:
+            yield from _messages(part, depth + 1)
+    elif isinstance(value, dict):
+        if isinstance(value.get("message"), str) and _json_in(value["message"]) is None:
+            yield value["message"]
+        for part in value.values():
+            yield from _messages(part, depth + 1)
+
+
+def _json_in(text: str) -> Any:
+    """The object or list that a text is the JSON of; None where it is plain text."""
+    if not text.lstrip().startswith(("{", "[")):
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
