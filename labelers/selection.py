@@ -82,7 +82,7 @@ def read_selection(path: Path, dimensions: Sequence[str] = ()) -> Selection:
     _, rows = read_sheet(path, COLUMNS, COLUMNS[:1], _HINT)
     keys = frozenset(_keys(path, rows, dimensions))
     if not keys:
-        raise UsageError(f"The list {path} names no episode.", _HINT)
+        raise UsageError(f"The list {path} has no episode in it.", _HINT)
     return Selection(keys)
 
 

@@ -32,7 +32,14 @@ if TYPE_CHECKING:
 
 MEMORY_LIMIT = "2GB"
 _READING_NODES = {"SELECT_NODE", "SET_OPERATION_NODE", "CTE_NODE", "RECURSIVE_CTE_NODE"}
-_COMPUTING = ("range", "generate_series", "repeat", "unnest", "json_each", "json_tree")  # in FROM: they read no file
+_COMPUTING = (
+    "range",
+    "generate_series",
+    "repeat",
+    "unnest",
+    "json_each",
+    "json_tree",
+)  # allowed in FROM: no file is read by them
 
 
 def connect(

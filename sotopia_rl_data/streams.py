@@ -98,7 +98,7 @@ class Episodes:
             self._pull()
         if self._rest.num_rows:
             raise StoreError(
-                f"The {self._what} name the episode {self._episode(0)!r}, of which there is no utterance.",
+                f"The {self._what} name the episode {self._episode(0)!r}, but no utterance of it is there.",
                 "run the command that made this version (import or label) again",
             )
 

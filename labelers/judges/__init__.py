@@ -68,7 +68,7 @@ def _human(file: str, dimensions: Sequence[str]) -> Judge:
     path, _, name = file.partition("#")
     if not path:
         raise UsageError(
-            "The judge 'human:' names no file.",
+            "The judge 'human:' needs a file after the colon.",
             "write human:FILE.csv, or human:FILE.csv#NAME where several people judge",
         )
     return Human(Path(path), name or "human", dimensions)
@@ -79,7 +79,9 @@ def _replay(ledger: str) -> Judge:
 
     path, _, selector = ledger.partition("#")
     if not path:
-        raise UsageError("The judge 'replay:' names no ledger.", "write replay:LEDGER, as in replay:./store/.ledger")
+        raise UsageError(
+            "The judge 'replay:' needs a ledger after the colon.", "write replay:LEDGER, as in replay:./store/.ledger"
+        )
     return Replay(Path(path), selector)
 
 

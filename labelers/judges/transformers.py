@@ -27,7 +27,7 @@ _DEFAULT = {"temperature": 0, "max_tokens": MAX_TOKENS}
 def judge(name: str, sampling: Mapping[str, Any] | None = None) -> Transformers:
     """The judge for a model's folder or its id on the Hub. Raises UsageError, NotFound; loads nothing yet."""
     if not name:
-        raise UsageError("The judge 'transformers:' names no model.", "write transformers:PATH_OR_ID")
+        raise UsageError("The judge 'transformers:' needs a model after the colon.", "write transformers:PATH_OR_ID")
     check_installed("A local judge", "torch", "transformers")
     folder = Path(name)
     if is_path(name) and not (folder / "config.json").is_file():

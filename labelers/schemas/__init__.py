@@ -110,7 +110,7 @@ def _rubric(path: str) -> Schema:
 
     if not path:
         raise UsageError(
-            "The schema 'rubric:' names no file.",
+            "The schema 'rubric:' needs a file after the colon.",
             f"write rubric:FILE.yaml; the shortest such file is {rubric.SHORTEST}",
         )
     return rubric.schema_of(rubric.read(Path(path)))

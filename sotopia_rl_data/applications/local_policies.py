@@ -32,7 +32,8 @@ def local_player(spec: str, sampling: Mapping[str, Any] | None = None) -> LocalM
     base, _, adapter = spec.partition("+")
     if not base:
         raise UsageError(
-            "`transformers:` needs a model after it.", "write transformers:PATH_OR_ID, or transformers:PATH+ADAPTER"
+            "The policy 'transformers:' needs a model after the colon.",
+            "write transformers:PATH_OR_ID, or transformers:PATH+ADAPTER",
         )
     check_installed("A local policy", "torch", "transformers")
     _check_folder("model", base, "config.json", "adapter_config.json")

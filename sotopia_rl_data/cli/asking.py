@@ -65,7 +65,7 @@ def _by_host(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ..
     pairs = [value.partition("=") for value in values]
     if not all(host and variable.isidentifier() for host, _, variable in pairs):
         hint = "write --key HOST=VARIABLE, where VARIABLE is the environment variable that holds the key"
-        raise UsageError("--key names no host and variable.", hint)  # and is not repeated: it may be a key
+        raise UsageError("--key needs a host and a variable.", hint)  # without the value, which may be a key itself
     return {host: variable for host, _, variable in pairs}
 
 

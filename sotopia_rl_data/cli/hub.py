@@ -175,7 +175,7 @@ def pull(ref: str, columns: str | None, pattern: str, store: Store, as_json: boo
     reference = parse(ref)
     if reference.path is not None or "/" not in reference.name:
         raise UsageError(
-            f"{ref!r} is not the name of a dataset on the Hub, which has an organisation or a user in front.",
+            f"{ref!r} is not the name of a dataset on the Hub: that begins with an organisation or a user.",
             "write ORG/NAME, ORG/NAME@v1.2.0 or ORG/NAME@COMMIT",
         )
     pulled = fetch(store, reference, columns=parse_map(columns) if columns else None, pattern=pattern)

@@ -121,8 +121,8 @@ def _holds_training_rows(import_plan: ImportPlan) -> bool:
     """True for training rows, False for episodes. Raises UsageError for both at once."""
     if training.FORMAT in import_plan.formats and len(import_plan.formats) > 1:
         raise UsageError(
-            "The paths have training rows and episodes, which cannot be in one dataset: training rows name no episode.",
-            "import the two with two commands, under two names",
+            "Training rows and episodes cannot be in one dataset, because training rows do not name their episode.",
+            "import them with two commands, under two names",
         )
     return training.FORMAT in import_plan.formats
 

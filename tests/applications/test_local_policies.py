@@ -139,7 +139,7 @@ def test_what_is_no_local_model_is_told(tmp_path: Path):
         local_player(str(tmp_path))
     with pytest.raises(NotFound, match="There is no adapter in"):
         local_player(f"org/name+{tmp_path}")
-    with pytest.raises(UsageError, match="names no model"):
+    with pytest.raises(UsageError, match="needs a model after the colon"):
         local_player("+adapter")
     with pytest.raises(NotFound, match="There is no reward model in"):
         RewardScorer(str(tmp_path / "none"))

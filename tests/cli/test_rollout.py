@@ -93,7 +93,7 @@ WRONG = [
     (("--out", "x/y", "--a", "nobody"), "'nobody' is not a policy"),
     (("--out", "x/y", "--a", "./none.py:X"), "./none.py does not exist"),
     (("--out", "x/y", "--a", "transformers:./none"), "There is no model in ./none"),
-    (("--out", "x/y", "--a", "transformers:"), "`transformers:` needs a model after it"),
+    (("--out", "x/y", "--a", "transformers:"), "'transformers:' needs a model after the colon"),
     (("--out", "x/y", "--a", "openai:m@localhost:8000/v1"), "is not a URL"),
     (("--out", "x/y", "--scenarios", "hard"), "do not ship with this package"),
     (("--out", "x/y", "--scenarios", "hard", "--profiles", "none"), "'none' is not a folder"),

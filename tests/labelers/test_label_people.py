@@ -142,7 +142,7 @@ def test_a_file_of_annotations_that_cannot_be_used_is_a_sentence(tmp_path: Path,
     assert caught.value.hint
     with pytest.raises(InputError, match="cannot be read"):
         judge(f"human:{tmp_path / 'none.csv'}")
-    with pytest.raises(UsageError, match="names no file"):
+    with pytest.raises(UsageError, match="needs a file after the colon"):
         judge("human:")
 
 
@@ -252,7 +252,7 @@ def test_a_list_that_names_nothing_there_is_a_sentence_and_no_empty_version(stor
     ("text", "error", "said"),
     [
         ("episode\nboat\n", InputError, "has no column 'episode_id'"),
-        ("episode_id\n\n", UsageError, "names no episode"),
+        ("episode_id\n\n", UsageError, "has no episode in it"),
         ("episode_id,turn\nboat,one\n", InputError, "2: 'one' is not a turn"),
         ("episode_id,dimension\nboat,gaol\n", InputError, "'gaol' is not a SOTOPIA-EVAL dimension"),
     ],
@@ -439,5 +439,5 @@ def test_a_local_model_that_is_not_there_is_found_before_anything_is_asked(tmp_p
     pytest.importorskip("torch")
     with pytest.raises(NotFound, match="no model in"):
         judge(f"transformers:{tmp_path}/none")
-    with pytest.raises(UsageError, match="names no model"):
+    with pytest.raises(UsageError, match="needs a model after the colon"):
         judge("transformers:")

@@ -407,7 +407,7 @@ def test_attributions_out_of_order_or_of_other_episodes_are_refused(tmp_path):
         (right[::-1], "no utterance|not sorted"),
         ([right[0], *foreign, right[1]], "'ee'"),
         (mistaken, "turn 1, which is not an utterance"),
-        ([*right, *beyond], "'z', of which there is no utterance"),
+        ([*right, *beyond], "'z', but no utterance of it is there"),
     ):
         files = {"train": [toy.put("wrong", attribution_table(rows), rows=1)]}
         with pytest.raises(StoreError, match=complaint):

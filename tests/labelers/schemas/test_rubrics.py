@@ -155,7 +155,7 @@ def test_a_rubric_that_is_not_there_is_a_sentence(tmp_path: Path):
     (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9")
     with pytest.raises(InputError, match="it is not UTF-8"):
         schema(f"rubric:{tmp_path / 'latin.yaml'}")
-    with pytest.raises(UsageError, match="'rubric:' names no file"):
+    with pytest.raises(UsageError, match="'rubric:' needs a file"):
         schema("rubric:")
     with pytest.raises(UsageError, match="not a schema's name") as caught:
         schema("examples/rubric.yaml")
