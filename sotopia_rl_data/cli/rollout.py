@@ -52,6 +52,11 @@ _FORMS = (
 @asking.models
 @asking.sampling(0.7)
 @click.option(
+    "--constrain",
+    is_flag=True,
+    help="Send the schema of an action to models behind an API, for policies that were not trained on its form.",
+)
+@click.option(
     "--best-of", default=1, metavar="N", help="Draft N answers of --a a turn and keep the best. With --reward-model."
 )
 @click.option("--reward-model", metavar="DIR|ID[@REV]", help="Scores the drafts (needs the train extra).")
@@ -112,6 +117,7 @@ def _plan(options: dict[str, Any], keys_needed: bool) -> RolloutPlan:
         template=template,
         seed=options["seed"],
         best_of=options["best_of"],
+        constrain=options["constrain"],
         scorer=_scorer(options["best_of"], options["reward_model"]),
     )
     with nullcontext() if keys_needed else without_api_keys():

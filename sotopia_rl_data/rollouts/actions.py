@@ -68,6 +68,17 @@ def read_action(completion: str, partners: Mapping[str, str] | None = None) -> A
     return Action(action_type, "" if action_type in _WORDLESS else clean(argument), to)
 
 
+def action_schema(partners: Sequence[str] | None = None) -> dict[str, Any]:
+    """The JSON schema of an action. `partners` are the names of the other agents, if actions may be private."""
+    fields: dict[str, Any] = {
+        "action_type": {"type": "string", "enum": list(ACTION_TYPES)},
+        "argument": {"type": "string"},
+    }
+    if partners is not None:
+        fields["to"] = {"type": "array", "items": {"type": "string", "enum": list(partners)}}
+    return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+
+
 def _recipients(listed: Any, partners: Mapping[str, str]) -> tuple[str, ...]:
     if not isinstance(listed, list):
         raise BadAnswer(f"`to` is {listed!r}, not a list of names.")

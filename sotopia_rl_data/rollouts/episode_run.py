@@ -21,7 +21,7 @@ from sotopia_rl_data.ledger.lookup import Settled
 from sotopia_rl_data.prompts import Layout, Template, completion
 from sotopia_rl_data.request import Hashed, Reply, Request
 from sotopia_rl_data.rollouts.actions import FAILED, Action, DialectName
-from sotopia_rl_data.rollouts.policies import Exchange, Player, is_model
+from sotopia_rl_data.rollouts.policies import Exchange, Player, is_model, takes_schema
 from sotopia_rl_data.rollouts.scene import Scene
 from sotopia_rl_data.rollouts.world import TurnPrompt, World
 from sotopia_rl_data.schema import Attribution, Episode, Failure, Turn
@@ -36,7 +36,8 @@ MOST_SEED = 2**31 // (TRIES * MOST_DRAFTS * MOST_REPEATS) - 1  # sample numbers 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The rules of a run: the same for each of its episodes."""
+    """The rules of a run: the same for each of its episodes. `constrain`: models behind an API are sent the action's
+    schema, as judges are sent theirs."""
 
     dialect: DialectName = "legacy"
     turns: int = 20
@@ -45,6 +46,7 @@ class Rules:
     seed: int = 0
     best_of: int = 1
     scorer: Player | None = None
+    constrain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +217,9 @@ class EpisodeRun:
             target = replace(target, sampling={**target.sampling, "episode": self.spec.episode_id})
         repetition = self.rules.seed * MOST_REPEATS + self.spec.repetition
         sample = (repetition * MOST_DRAFTS + draft) * TRIES + attempt
-        plain = Request(target, prompt.messages, sample=sample)
+        constrained = self.rules.constrain and takes_schema(player)
+        schema = self.world.action_schema(prompt.agent) if constrained else None
+        plain = Request(target, prompt.messages, schema, sample=sample)
         return self._request(plain, player, prompt, draft=draft, attempt=attempt)
 
     def _score(self, scorer: Player, prompt: TurnPrompt, drafts: Sequence[_Draft]) -> TurnRequest:
@@ -233,6 +237,8 @@ class EpisodeRun:
         return TurnRequest(
             target=plain.target,
             messages=plain.messages,
+            answer_schema=plain.answer_schema,
+            schema_name="action",
             sample=plain.sample,
             hashes=plain.hashes,
             run=self,

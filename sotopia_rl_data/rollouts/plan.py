@@ -10,7 +10,7 @@ from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.prompts import layout_id
 from sotopia_rl_data.rollouts.episode_run import MOST_DRAFTS, MOST_REPEATS, MOST_SEED, EpisodeSpec, Rules
-from sotopia_rl_data.rollouts.policies import Player
+from sotopia_rl_data.rollouts.policies import Player, takes_schema
 from sotopia_rl_data.rollouts.scene import Scene
 from sotopia_rl_data.rollouts.world import World
 
@@ -45,6 +45,11 @@ class RolloutPlan:
             raise UsageError(
                 "Best-of-N needs both a number of drafts and a reward model.",
                 "give both --best-of N and --reward-model",
+            )
+        if rules.constrain and not (takes_schema(self.a) or takes_schema(self.b)):
+            raise UsageError(
+                f"Neither {self.a.id} nor {self.b.id} is a model that --constrain could apply to.",
+                "leave --constrain out",
             )
         if self.a is not self.b and self.a.id == self.b.id:
             raise UsageError(f"Two policies are called {self.a.id!r}.", "give one of them another name")
@@ -100,6 +105,8 @@ class RolloutPlan:
         }
         if rules.scorer is not None:
             conditions |= {"best_of": rules.best_of, "reward_model": rules.scorer.id}
+        if rules.constrain:
+            conditions["constrain"] = True
         return conditions
 
 

@@ -217,6 +217,11 @@ def is_model(player: Player) -> bool:
     return not isinstance(player, Called)
 
 
+def takes_schema(player: Player) -> bool:
+    """True for a model behind an API, which can be sent the schema of its answers."""
+    return isinstance(player, ApiModel)
+
+
 def _api(name: ModelName, sampling: Mapping[str, Any] | None) -> Player:
     default = {"temperature": TEMPERATURE} if takes_temperature(name.provider, name.model) else {}
     chosen = sampling_of(sampling_of(default, name.sampling), sampling)

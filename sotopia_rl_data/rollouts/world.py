@@ -15,11 +15,11 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from sotopia_rl_data.errors import BadAnswer, UsageError
 from sotopia_rl_data.prompts import Layout, Template, render
-from sotopia_rl_data.rollouts.actions import FAILED, NOTHING, Action, DialectName, dialect, read_action
+from sotopia_rl_data.rollouts.actions import FAILED, NOTHING, Action, DialectName, action_schema, dialect, read_action
 from sotopia_rl_data.rollouts.markup import shown
 from sotopia_rl_data.rollouts.scene import Scene
 from sotopia_rl_data.schema import Agent, Episode, Message, Observation, Turn
@@ -121,9 +121,12 @@ class World:
 
     def read(self, agent: str, completion: str) -> Action:
         """The action of `agent` in a completion. Raises BadAnswer where it has none."""
-        if not self.dialect.private:
-            return read_action(completion)
-        return read_action(completion, {name: other for other, name in self._names.items() if other != agent})
+        return read_action(completion, self._partners(agent))
+
+    def action_schema(self, agent: str) -> dict[str, Any]:
+        """The JSON schema of an action of `agent`."""
+        partners = self._partners(agent)
+        return action_schema(None if partners is None else list(partners))
 
     def read_or_nothing(self, agent: str, completion: str) -> Action:
         """As `read`, but a completion without an action is a no-op that is flagged as failed."""
@@ -199,6 +202,12 @@ class World:
                 action = actions[agent]
                 turns.append(Turn(turn, agent, action.action_type, action.text, action.to, action.failed))
         return turns
+
+    def _partners(self, agent: str) -> dict[str, str] | None:
+        """The ids of the other agents by name; None where no action is private."""
+        if not self.dialect.private:
+            return None
+        return {name: other for other, name in self._names.items() if other != agent}
 
     def _allowed(self, agent: str, action: Action) -> Action:
         """The action as this dialect allows it: without recipients where nothing is private."""
