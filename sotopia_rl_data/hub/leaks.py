@@ -15,7 +15,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from sotopia_rl_data.errors import SecretsFound
-from sotopia_rl_data.secrets import SHAPES, env_secrets
+from sotopia_rl_data.secrets import SHAPES, env_secrets, found
 from sotopia_rl_data.tables import KEYS
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ def check(leaks: list[Leak], ref: str) -> None:
 
 def in_version(version: Version, on_bytes: Callable[[int], None]) -> list[Leak]:
     """The leaks in the text columns of every config, at most 1,000. `on_bytes` is called with the size of each file."""
+    import pyarrow.parquet as pq
+
     from sotopia_rl_data.store.parts import read_parquet
 
     leaks: list[Leak] = []
@@ -60,6 +62,9 @@ def in_version(version: Version, on_bytes: Callable[[int], None]) -> list[Leak]:
         for name, split in splits.items():
             before = 0
             for file in split.files:
+                for key, value in (pq.read_metadata(version.dir / file.path).metadata or {}).items():
+                    if key != b"ARROW:schema":  # the columns' types in base64
+                        leaks += in_text(value.decode("utf-8", "replace"), f"{file.path}, metadata {key.decode()}")
                 for rows in read_parquet(version.dir / file.path):
                     leaks += in_rows(rows, f"{config}/{name}", KEYS[config], before)
                     before += rows.num_rows
@@ -71,8 +76,18 @@ def in_version(version: Version, on_bytes: Callable[[int], None]) -> list[Leak]:
 
 def in_text(text: str, where: str) -> list[Leak]:
     """The leaks in a text outside the columns: the manifest, the card."""
-    shapes = {shape for _, shape in _shapes_in(text)}
-    return [Leak(where, shape) for shape in sorted(shapes)]
+    return [Leak(where, shape) for shape in sorted(_shapes_in(text))]
+
+
+def in_picture(picture: bytes, where: str) -> list[Leak]:
+    """The leaks in the texts that a picture carries beside its pixels (comments, titles, EXIF)."""
+    import io
+
+    from PIL import Image
+
+    with Image.open(io.BytesIO(picture)) as image:
+        texts: list[object] = [*image.info.values(), *dict(image.getexif()).values()]
+    return [leak for text in texts for leak in in_text(text if isinstance(text, str) else repr(text), where)]
 
 
 def without_paths(value: Any) -> Any:
@@ -97,7 +112,7 @@ def in_rows(rows: pa.Table, where: str, keys: Sequence[str], before: int = 0) ->
                 row = hit
                 for parent in reversed(parents):
                     row = parent[row].as_py()
-                for _, shape in _shapes_in(texts[hit].as_py()):
+                for shape in _shapes_in(texts[hit].as_py()):
                     yield Leak(f"{where}, {_named(rows, row, keys, before)}, {path}", shape)
 
 
@@ -126,20 +141,12 @@ def _named(rows: pa.Table, row: int, keys: Sequence[str], before: int) -> str:
 
 
 @cache
-def _known() -> tuple[tuple[str, str], ...]:
-    """(shape, pattern) of everything searched for, including the values of this environment's secrets."""
-    here = [(_FROM_HERE, re.escape(secret)) for secret in env_secrets()]
-    return (*here, *SHAPES.items())
-
-
-@cache
 def _pattern() -> str:
-    return "|".join(f"(?:{pattern})" for _, pattern in _known())
+    """What RE2 looks for in whole columns; `_shapes_in` then looks closer at the rows that match."""
+    return "|".join(f"(?:{pattern})" for pattern in (*map(re.escape, env_secrets()), *SHAPES.values()))
 
 
-def _shapes_in(text: str) -> Iterator[tuple[str, str]]:
-    """(match, shape) of each shape that `text` holds, the first match of each."""
-    for shape, pattern in _known():
-        match = re.search(pattern, text)
-        if match:
-            yield match.group(), shape
+def _shapes_in(text: str) -> list[str]:
+    """Each shape of a secret that `text` holds, once."""
+    here = [_FROM_HERE] if any(secret in text for secret in env_secrets()) else []
+    return list(dict.fromkeys([*here, *(one.shape for one in found(text))]))

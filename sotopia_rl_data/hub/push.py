@@ -147,6 +147,8 @@ def _search(version: Version, release: Release, options: PushOptions, on_step: O
 
     secrets = inspect(version, options.calls or {}, on_bytes)
     secrets += leaks.in_text(release.card.block, "the card") + leaks.in_text(options.message, "the message")
+    for path, picture in release.card.pictures.items():
+        secrets += leaks.in_picture(picture, path)
     if not options.allow_secrets:
         leaks.check(secrets, version.ref)
 

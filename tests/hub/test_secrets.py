@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fixtures.hub import toy
 from fixtures.stores import commit, episode, reward_row, rewards
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from sotopia_rl_data.errors import SecretsFound
 from sotopia_rl_data.hub import leaks
@@ -57,12 +61,12 @@ def test_talk_about_keys_is_no_key(text):
 
 def test_a_secret_of_this_environment_is_found_whatever_its_shape(monkeypatch):
     monkeypatch.setenv("LAB_TOKEN", "correct horse battery")
-    leaks._known.cache_clear()
+    leaks._pattern.cache_clear()
     try:
         assert leaks.in_text("it is: correct horse battery!", "x")[0].shape == "a secret of this environment"
     finally:
         monkeypatch.undo()
-        leaks._known.cache_clear()
+        leaks._pattern.cache_clear()
 
 
 def test_the_row_and_the_column_are_named_at_any_depth(tmp_path):
@@ -132,3 +136,27 @@ def test_the_error_names_five_rows_and_counts_the_rest():
     many = [leaks.Leak(f"row {i}", "a key") for i in range(7)]
     with pytest.raises(SecretsFound, match=r"7 secrets: row 0: a key; .*row 4: a key; and 2 more\."):
         leaks.check(many, "lab/x@v1.0.0")
+
+
+def test_the_push_stops_for_each_shape_planted_in_a_release_and_counts_them(tmp_path):
+    store = Store(tmp_path)
+    for shape, text in SECRET.items():
+        table = rewards(reward_row(0), reward_row(1) | {"prompt": [{"role": "user", "content": text}]})
+        version = commit(store, {("rewards", "train"): table}, "lab/planted").version
+        (leak,) = leaks.in_version(version, lambda count: None)
+        assert leak.shape == shape
+
+
+def test_texts_beside_the_pixels_and_in_a_parquet_files_metadata_are_searched(tmp_path):
+    info = PngInfo()
+    info.add_text("Comment", f"drawn by {KEY}", zip=True)
+    picture = io.BytesIO()
+    Image.new("RGB", (2, 2)).save(picture, "png", pnginfo=info)
+    assert [leak.where for leak in leaks.in_picture(picture.getvalue(), "assets/x.png")] == ["assets/x.png"]
+
+    table = rewards(reward_row(0)).replace_schema_metadata({"made by": f"a script with {KEY}"})
+    version = commit(Store(tmp_path), {("rewards", "train"): table}, "lab/meta").version
+    path = version.files("rewards")["train"][0]
+    pq.write_table(table, path)
+    (leak,) = leaks.in_version(version, lambda count: None)
+    assert leak.where.endswith("metadata made by")

@@ -1,0 +1,136 @@
+"""What has the shape of a key, a token or a password is found; what only looks or talks like one is not."""
+
+from __future__ import annotations
+
+import base64
+import random
+import string
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from sotopia_rl_data.secrets import HIDDEN, found, redact
+
+DRAW = random.Random(20250803)
+HEX, SMALL = "0123456789abcdef", string.ascii_lowercase
+WORD = string.ascii_letters + string.digits
+CAPITALS = string.ascii_uppercase + string.digits
+
+
+def drawn(count: int, letters: str = WORD) -> str:
+    return "".join(DRAW.choice(letters) for _ in range(count))
+
+
+SECRETS = {  # a text that holds one, by whose it is
+    "OpenAI": f"sk-proj-{drawn(80)}",
+    "Anthropic": f"sk-ant-api03-{drawn(80, WORD + '-_')}",
+    "OpenRouter": f"sk-or-v1-{drawn(64, HEX)}",
+    "Hugging Face": f"hf_{drawn(34)}",
+    "Google": f"AIza{drawn(35, WORD + '-_')}",
+    "Google OAuth, access": f"ya29.{drawn(60, WORD + '-_')}",
+    "Google OAuth, client": f"GOCSPX-{drawn(28, WORD + '-_')}",
+    "AWS, id": f"AKIA{drawn(16, CAPITALS)}",
+    "AWS, secret": f"aws_secret_access_key = {drawn(40, WORD + '+/')}",
+    "AWS, session": f"AWS_SESSION_TOKEN={drawn(200, WORD + '+/')}",
+    "GitHub": f"ghp_{drawn(36)}",
+    "GitHub, fine": f"github_pat_{drawn(22)}_{drawn(59)}",
+    "GitLab": f"glpat-{drawn(20, WORD + '-_')}",
+    "GitLab, runner": f"glrt-{drawn(20, WORD + '-_')}",
+    "Slack": f"xoxb-{drawn(12, HEX[:10])}-{drawn(12, HEX[:10])}-{drawn(24)}",
+    "Slack, app": f"xapp-1-{drawn(11, CAPITALS)}-{drawn(13, HEX[:10])}-{drawn(64, HEX)}",
+    "Slack, hook": f"https://hooks.slack.com/services/T{drawn(8, CAPITALS)}/B{drawn(8, CAPITALS)}/{drawn(24)}",
+    "Discord, hook": f"https://discord.com/api/webhooks/{drawn(18, HEX[:10])}/{drawn(68, WORD + '-_')}",
+    "Telegram": f"{drawn(9, '123456789')}:AA{drawn(33, WORD + '-_')}",
+    "Telegram, in a URL": f"https://api.telegram.org/bot{drawn(9, '123456789')}:AA{drawn(33)}/sendMessage",
+    "npm": f"npm_{drawn(36)}",
+    "npm, registry": f"//registry.example.org/:_authToken={drawn(36)}",
+    "PyPI": f"pypi-AgEIcHlwaS5vcmc{drawn(60, WORD + '-_')}",
+    "Stripe": f"sk_live_{drawn(24)}",
+    "Stripe, hook": f"whsec_{drawn(32)}",
+    "SendGrid": f"SG.{drawn(22)}.{drawn(43)}",
+    "Mailgun": f"key-{drawn(32, HEX)}",
+    "Mailchimp": f"{drawn(32, HEX)}-us12",
+    "Twilio": f"SK{drawn(32, HEX)}",
+    "Azure storage": f"AccountName=lab;AccountKey={drawn(86, WORD + '+/')}==;EndpointSuffix=core.windows.net",
+    "Azure, signature": f"https://a.blob.core.windows.net/c/f?sv=2022-11-02&sig={drawn(43)}%3D",
+    "Azure, service bus": f"SharedAccessKeyName=Root;SharedAccessKey={drawn(43, WORD + '+/')}=",
+    "Azure OpenAI": f"AZURE_OPENAI_API_KEY={drawn(32, HEX)}",
+    "Azure, header": f"Ocp-Apim-Subscription-Key: {drawn(32, HEX)}",
+    "Groq": f"gsk_{drawn(52)}",
+    "xAI": f"xai-{drawn(80)}",
+    "NVIDIA": f"nvapi-{drawn(64, WORD + '-_')}",
+    "Replicate": f"r8_{drawn(37)}",
+    "LangSmith": f"lsv2_pt_{drawn(32, HEX)}_{drawn(10, HEX)}",
+    "Weights & Biases": f"WANDB_API_KEY={drawn(40, HEX)}",
+    "Cohere": f"COHERE_API_KEY={drawn(40)}",
+    "Docker": f"dckr_pat_{drawn(27, WORD + '-_')}",
+    "Databricks": f"dapi{drawn(32, HEX)}",
+    "DigitalOcean": f"dop_v1_{drawn(64, HEX)}",
+    "Vault": f"hvs.{drawn(90, WORD + '-_')}",
+    "a service that nobody knows": f"zork_tk_{drawn(40)}",
+    "PEM": "-----BEGIN OPENSSH PRIVATE KEY-----",
+    "PGP": "-----BEGIN PGP PRIVATE KEY BLOCK-----",
+    "JWT": f"eyJ{drawn(33)}.eyJ{drawn(60)}.{drawn(43)}",
+    "Bearer": f"Authorization: BEARER {drawn(40)}",
+    "Basic": f"Authorization: Basic {base64.b64encode(b'user:hunter2').decode()}",
+    "another scheme": f"authorization: token {drawn(40, HEX)}",
+    "cookie": f"Cookie: sessionid={drawn(32)}",
+    "database": f"postgres://me:{drawn(12)}@db.example.org/x",
+    "query": f"https://example.org/data?token={drawn(32)}",
+    "query, second": f"https://example.org/a?b=1&access_token={drawn(32, HEX)}",
+    "JSON": f'"apiKey": "{drawn(32, HEX)}"',
+    "client": f"client_secret={drawn(40)}",
+    "password": 'password = "correct-horse9"',
+    "password, JSON": "'DB_PASSWORD': 'hunter2!'",
+    "password, variable": "MYSQL_PWD=S3cret99",
+    "password, netrc": f"machine example.org login me password {drawn(24, HEX)}",
+}
+ORDINARY = Path(__file__).with_name("fixtures").joinpath("ordinary_lines.txt").read_text("utf-8").splitlines()
+
+
+@pytest.mark.parametrize("text", SECRETS.values(), ids=SECRETS)
+def test_a_secret_is_found_and_hidden_wherever_it_stands(text):
+    for around in (text, f"Here it is: {text} (mine).", f"a\n{text}\nb"):
+        assert list(found(around))
+        assert not list(found(redact(around)))
+        assert HIDDEN in redact(around)
+
+
+def test_ordinary_lines_that_talk_or_look_like_secrets_are_let_through():
+    assert len(ORDINARY) >= 200
+    assert [line for line in ORDINARY if list(found(line))] == []
+
+
+@pytest.mark.parametrize("kind", ["as it is", "blanks", "percent", "base64", "in a longer base64", "cut off"])
+def test_a_key_of_this_environment_is_hidden_however_it_comes_back(monkeypatch, kind):
+    key = "correct-horse/battery+staple"
+    monkeypatch.setenv("LAB_TOKEN", key)
+    sent = {
+        "as it is": key,
+        "blanks": " ".join(key[i : i + 5] for i in range(0, len(key), 5)),
+        "percent": quote(key, safe=""),
+        "base64": base64.b64encode(key.encode()).decode(),
+        "in a longer base64": base64.b64encode(f"me:{key}".encode()).decode(),
+        "cut off": f"{key[:14]}...",
+    }[kind]
+    told = redact(f"You sent {sent} to us.", loosely=False)
+    assert told.startswith("You sent ")
+    assert told.endswith(" to us.")
+    assert HIDDEN in told
+    assert len(told) < 40
+
+
+def test_a_providers_sentence_stays_readable_around_the_key():
+    key = f"sk-proj-{drawn(40)}"
+    says = "Incorrect API key provided: {}. You can find your API key at https://platform.openai.com/account/api-keys."
+    for sent in (key, f"{key[:11]}{'*' * 20}{key[-4:]}"):
+        assert redact(says.format(sent)) == says.replace("{}.", HIDDEN)
+    for sentence in (
+        "401 invalid x-api-key",
+        "Missing Authorization header: send 'Authorization: Bearer YOUR_API_KEY'",
+        "Limit 30000 on tokens per min (TPM) in organization org-abc123",
+        "Access token expired, please log in",
+        "API key not valid. Please pass a valid API key.",
+    ):
+        assert redact(sentence) == sentence
