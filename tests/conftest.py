@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from fixtures.places import RECORDED
 from hypothesis import HealthCheck, settings
 
 # The machine may be busy with other things: how long drawing an example took is no fault of a test.
@@ -61,6 +62,12 @@ def _turn(folder: Path, alone: bool) -> Iterator[None]:
             yield
         finally:
             fcntl.flock(room, fcntl.LOCK_UN)  # by name: a child of the test may hold the file open
+
+
+@pytest.fixture(params=RECORDED, ids=lambda recordings: recordings.name)
+def recordings(request):
+    """Each of the recorded sets that are here."""
+    return request.param
 
 
 @pytest.fixture(scope="session", params=["lfs", "xet"])

@@ -159,7 +159,7 @@ def split_secret(background: str, name: str) -> tuple[str, str]:
     """(background, secret) of a background that ends in "<first name>'s secrets: …"."""
     words = name.split(" ")
     for n in range(len(words), 0, -1):
-        before, mark, secret = background.rpartition(f"{' '.join(words[:n])}'s secrets: ")
+        before, mark, secret = f"{background} ".rpartition(f"{' '.join(words[:n])}'s secrets: ")  # none may follow
         if mark:
             return before.strip(), secret.strip()
     return background.strip(), ""

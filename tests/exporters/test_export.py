@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from fixtures.environments import once, python_of
 from fixtures.flat_calls import plan_of, rollout
-from fixtures.places import RECORDINGS
+from fixtures.places import RECORDED, Recordings
 from fixtures.records import ANN, SAM, log
 from fixtures.stores import episode as plain_episode
 
@@ -26,7 +26,6 @@ from sotopia_rl_data.schema import Episode, Score
 from sotopia_rl_data.store import Store, Version
 from sotopia_rl_data.tables import episode_table
 
-EPISODES = RECORDINGS / "sotopia_episodes"
 PLACES = [
     "v014/redis_json",
     "v014/episodes.jsonl",
@@ -131,10 +130,11 @@ def test_the_samples_come_back_equal_from_the_logs_and_from_the_rows(store: Stor
         assert [differences(samples[one.episode_id], one) for one in again] == [[]] * 32
 
 
-@pytest.mark.skipif(not EPISODES.is_dir(), reason=f"{EPISODES.name} is not beside this clone")
 @pytest.mark.parametrize("place", PLACES)
-def test_real_episodes_are_imported_again_with_the_same_digest(place: str, store: Store, tmp_path: Path):
-    first = import_dataset(store, [EPISODES / place], "lab/real").version
+def test_recorded_episodes_are_imported_again_with_the_same_digest(
+    recordings: Recordings, place: str, store: Store, tmp_path: Path
+):
+    first = import_dataset(store, [recordings.episodes / place], "lab/real").version
     report = export_sotopia(first, tmp_path / "out")
     assert (report.equal, report.differs, report.failures) == (report.episodes, {}, ())
     back = "out/episodes.jsonl" if place.endswith(".jsonl") else "out"
@@ -143,10 +143,9 @@ def test_real_episodes_are_imported_again_with_the_same_digest(place: str, store
     assert rows[0] == rows[1]
 
 
-@pytest.mark.skipif(not EPISODES.is_dir(), reason=f"{EPISODES.name} is not beside this clone")
-def test_the_messages_of_a_real_log_are_written_letter_by_letter(store: Store, tmp_path: Path):
+def test_the_messages_of_a_recorded_log_are_written_letter_by_letter(recordings: Recordings):
     for place in ("v014/redis_json", "head_patched/local_storage/EpisodeLog"):
-        logs = [json.loads(path.read_text()) for path in (EPISODES / place).rglob("*.json")]
+        logs = [json.loads(path.read_text()) for path in (recordings.episodes / place).rglob("*.json")]
         for one in (one for one in logs if "messages" in one):
             episode, _ = read_episode_log(one, "", None)
             assert [[list(m) for m in turn] for turn in raw_messages(episode)] == one["messages"]
@@ -168,13 +167,16 @@ whole = [one for one in logs if len(one.agents) == 2 and not any(isinstance(r, f
 episodes_to_jsonl(whole, sys.argv[2])
 print(json.dumps([len(logs), len(people), len(environments), len(whole)]))
 """
-# (place, episodes that the library's own export takes)
-EXPORTED = [
-    ("samples", 31),
-    ("rollout", 0),
-    ("v014/redis_json", 28),
-    ("head_multi", 0),
-    ("head_patched/local_storage", 11),
+# (what is exported, episodes that the library's own export takes)
+EXPORTED: list[tuple[str | Path, int]] = [("samples", 31), ("rollout", 0)]
+EXPORTED += [
+    (recordings.episodes / place, whole[recordings.name])
+    for recordings in RECORDED
+    for place, whole in (
+        ("v014/redis_json", {"own": 7, "large": 28}),
+        ("head_multi", {"own": 0, "large": 0}),
+        ("head_patched/local_storage", {"own": 5, "large": 11}),
+    )
 ]
 
 
@@ -198,20 +200,17 @@ def install_library(folder: Path) -> None:
             pytest.skip(f"the sotopia library cannot be installed: {done.stderr.strip().splitlines()[-1]}")
 
 
-def _version(place: str, store: Store) -> Version:
+def _version(place: str | Path, store: Store) -> Version:
     if place == "rollout":
         rollout(store, plan_of(bundled()), "lab/real")
         return store.resolve("lab/real")
-    source = samples_path() if place == "samples" else EPISODES / place
-    if not source.exists():
-        pytest.skip(f"{EPISODES.name} is not beside this clone")
-    return import_dataset(store, [source], "lab/real").version
+    return import_dataset(store, [samples_path() if place == "samples" else place], "lab/real").version
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("place", "whole"), EXPORTED)
 def test_the_real_library_validates_what_was_exported_and_exports_it_itself(
-    place: str, whole: int, library: Path, store: Store, tmp_path: Path
+    place: str | Path, whole: int, library: Path, store: Store, tmp_path: Path
 ):
     version = _version(place, store)
     data = tmp_path / "home" / ".sotopia" / "data"  # where the library's local storage lies

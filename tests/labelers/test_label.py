@@ -246,15 +246,11 @@ def test_the_documented_judge_works_as_it_stands(store: Store, tmp_path: Path):
     assert done.failures == {}
 
 
-REAL = ROOT.parent / "shared" / "data" / "sotopia_episodes"
-
-
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real episodes are not here")
 @pytest.mark.parametrize("name", ["v014", "head_patched"])
-def test_real_episodes_end_in_labels_and_failures_without_a_remainder(store: Store, name: str):
+def test_recorded_episodes_end_in_labels_and_failures_without_a_remainder(recordings, store: Store, name: str):
     from sotopia_rl_data.importers.importing import import_dataset
 
-    import_dataset(store, [REAL / name], "real/set")
+    import_dataset(store, [recordings.episodes / name], "real/set")
     done = label(store, "real/set", judges=["lexical"], dimensions=SEVEN, packing="packed")
     assert done.labels + done.failed == 7 * done.utterances
     assert set(done.failures) <= {NO_SCORE}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
-from fixtures.places import RECORDINGS
+from fixtures.places import Recordings
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -22,19 +22,17 @@ from sotopia_rl_data.prompts import learn, load_template, render
 from sotopia_rl_data.prompts.learn import compare
 from sotopia_rl_data.schema import Agent, Episode, Observation
 
-DATA = RECORDINGS / "sotopia_episodes"
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data/sotopia_episodes is not here")
 LOGS = {"v014": "v014/redis_json", "head_patched": "head_patched/local_storage/EpisodeLog"}
 
-# --- the real logs -----------------------------------------------------------------------------------------------
+# --- recorded logs -----------------------------------------------------------------------------------------------
 
 
-def real_episodes(*names: str) -> list[Episode]:
-    return [e for name in names for e in read([DATA / LOGS[name]]) if isinstance(e, Episode)]
+def recorded(recordings: Recordings, *names: str) -> list[Episode]:
+    return [e for name in names for e in read([recordings.episodes / LOGS[name]]) if isinstance(e, Episode)]
 
 
-def real_lines(name: str) -> list[str]:
-    return (DATA / name / "served_prompts.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+def served(recordings: Recordings, name: str) -> list[str]:
+    return (recordings.episodes / name / "served_prompts.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
 
 
 def of_episode(line: str) -> str:
@@ -52,11 +50,10 @@ def thirds(lines: list[str]) -> dict[str, set[int]]:
     return taken
 
 
-@needs_data
 @pytest.mark.parametrize("name", list(LOGS))
 @pytest.mark.parametrize("third", thirds(['{"episode": "any"}']))
-def test_from_a_third_of_the_served_prompts_the_others_come_back_byte_for_byte(name, third, tmp_path):
-    lines, episodes = real_lines(name), real_episodes(name)
+def test_from_a_third_of_the_served_prompts_the_others_come_back_byte_for_byte(recordings, name, third, tmp_path):
+    lines, episodes = served(recordings, name), recorded(recordings, name)
     taken = thirds(lines)[third]
     log = tmp_path / "third.jsonl"
     log.write_text("".join(lines[i] for i in sorted(taken)), encoding="utf-8")
@@ -76,46 +73,52 @@ def test_from_a_third_of_the_served_prompts_the_others_come_back_byte_for_byte(n
             continue
         episode = by_id[request["episode_id"]]
         (agent,) = (a.agent for a in episode.agents if a.name == request["agent"])
-        served = [{"role": "user", "content": request["prompt"]}]
-        verdicts[compare(template, episode, agent, request["turn"], served)] += 1
+        asked = [{"role": "user", "content": request["prompt"]}]
+        verdicts[compare(template, episode, agent, request["turn"], asked)] += 1
         if verdicts["reordered"] == 0:
-            assert render(episode, agent, request["turn"], "single", template) == served
+            assert render(episode, agent, request["turn"], "single", template) == asked
     assert set(verdicts) <= {"exact", "reordered", "no log"}
     others = [r for i, line in enumerate(lines) if i not in taken and (r := json.loads(line))["kind"] == "agent"]
-    assert verdicts.total() == len(others) >= 38
+    assert verdicts.total() == len(others) >= {"own": 14, "large": 38}[recordings.name]
     assert verdicts["no log"] == sum(r["episode"] == "head_patched-004" for r in others)
 
 
-@needs_data
-def test_the_whole_logs_come_back_and_what_has_no_log_is_counted():
-    v014 = learn(DATA / "v014" / "served_prompts.jsonl", real_episodes("v014"))
-    head = learn(DATA / "head_patched" / "served_prompts.jsonl", real_episodes("head_patched"))
-    assert (v014.requests, v014.exact, v014.different, v014.no_log, v014.other) == (420, 388, 0, 0, 32)
-    assert (head.requests, head.exact, head.different, head.no_log, head.other) == (99, 65, 0, 5, 29)
+def test_the_whole_logs_come_back_and_what_has_no_log_is_counted(recordings):
+    v014, head = (
+        learn(recordings.episodes / name / "served_prompts.jsonl", recorded(recordings, name)) for name in LOGS
+    )
+    counts = [(one.requests, one.exact, one.different, one.no_log, one.other) for one in (v014, head)]
+    assert (
+        counts
+        == {
+            "own": [(77, 67, 0, 0, 10), (39, 29, 0, 5, 5)],
+            "large": [(420, 388, 0, 0, 32), (99, 65, 0, 5, 29)],
+        }[recordings.name]
+    )
     assert dict(v014.template.echoes)["{format_instructions}"] == "schema"
     assert v014.assumed == ("{action_list}",)
     assert v014.template.variants[0].actions[0][0] == "leave"
 
 
-@needs_data
-def test_request_bodies_without_any_ids_are_matched_by_what_they_show(tmp_path):
+def test_request_bodies_without_any_ids_are_matched_by_what_they_show(recordings, tmp_path):
     log = tmp_path / "bodies.jsonl"
     with log.open("w", encoding="utf-8") as file:
-        for line in real_lines("v014"):
+        for line in served(recordings, "v014"):
             request = json.loads(line)
             body = {"model": request["model"], "messages": [{"role": "user", "content": request["prompt"]}]}
             file.write(json.dumps({"body": body} if request["model"] == "sim-alpha" else body) + "\n")
-    report = learn(log, real_episodes("v014"))
-    assert (report.exact, report.different, report.no_log, report.other) == (388, 0, 0, 32)
+    report = learn(log, recorded(recordings, "v014"))
+    exact, other = {"own": (67, 10), "large": (388, 32)}[recordings.name]
+    assert (report.exact, report.different, report.no_log, report.other) == (exact, 0, 0, other)
     assert len(report.template.variants) == 1
 
 
-@needs_data
-def test_one_log_of_two_versions_gives_a_variant_for_each(tmp_path):
+def test_one_log_of_two_versions_gives_a_variant_for_each(recordings, tmp_path):
     log = tmp_path / "both.jsonl"
-    log.write_text("".join(real_lines("v014") + real_lines("head_patched")), encoding="utf-8")
-    report = learn(log, real_episodes("v014", "head_patched"))
-    assert (report.exact, report.different, report.no_log) == (453, 0, 5)
+    log.write_text("".join(served(recordings, "v014") + served(recordings, "head_patched")), encoding="utf-8")
+    report = learn(log, recorded(recordings, "v014", "head_patched"))
+    exact = {"own": 67 + 29, "large": 388 + 65}[recordings.name]
+    assert (report.exact, report.different, report.no_log) == (exact, 0, 5)
     assert [dict(v.when) for v in report.template.variants] == [{"dialect": ("legacy",)}, {"dialect": ("head",)}]
 
 

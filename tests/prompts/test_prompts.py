@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 
 import pytest
-from fixtures.places import RECORDINGS, ROOT
+from fixtures.places import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,9 +20,6 @@ from sotopia_rl_data.prompts import completion, layout_id, load_template, prompt
 from sotopia_rl_data.prompts.template import FEATURES, SLOTS, escape, fill, own_file, parse_template
 from sotopia_rl_data.prompts.view import visible, without_tags
 from sotopia_rl_data.schema import ACTION_TYPES, Agent, Episode, Observation, Turn
-
-DATA = RECORDINGS / "sotopia_episodes"
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data/sotopia_episodes is not here")
 
 ANN = Agent(
     "a",
@@ -345,11 +342,10 @@ def test_what_the_partner_alone_may_see_never_enters_a_prompt(made, layout):
         assert all(marker in text for marker in re.findall(r"MARK\d{3}END", me.goal))
 
 
-@needs_data
 @pytest.mark.parametrize("where", ["v014/episodes.jsonl", "head_patched/episodes.jsonl", "head_multi", "v015_asis"])
 @pytest.mark.parametrize("with_observations", [True, False])
-def test_no_secret_or_goal_of_a_partner_is_in_a_prompt_of_the_real_episodes(where, with_observations):
-    episodes = [e for e in read([DATA / where]) if isinstance(e, Episode)]
+def test_no_secret_or_goal_of_a_partner_is_in_a_prompt_of_the_recorded_episodes(recordings, where, with_observations):
+    episodes = [e for e in read([recordings.episodes / where]) if isinstance(e, Episode)]
     checked = 0
     for episode in episodes:
         if not with_observations:
@@ -415,15 +411,14 @@ def test_the_wording_of_version_1_does_not_change():
     assert (wording_sha256("single")[:16], wording_sha256("chat")[:16]) == ("1eb7d9159763489b", "25a971ce77ae9171")
 
 
-@needs_data
-def test_no_six_words_in_a_row_of_ours_are_the_librarys():
+def test_no_six_words_in_a_row_of_ours_are_the_simulators(recordings):
     def rows_of_six(text):
         words = re.findall(r"[a-z']+", text.lower().replace("non-verbal communication", ""))
         return {tuple(words[i : i + 6]) for i in range(len(words) - 5)}
 
     ours = set().union(*(rows_of_six(own_file(f)) for f in ("single.v1.yaml", "chat.v1.yaml", "view.v1.yaml")))
     for log in ("v014", "head_patched"):
-        served = [json.loads(line) for line in (DATA / log / "served_prompts.jsonl").open()]
+        served = [json.loads(line) for line in (recordings.episodes / log / "served_prompts.jsonl").open()]
         theirs = set().union(*(rows_of_six(request["prompt"]) for request in served))
         assert {row for row in ours & theirs if set(row) - {"speak", "action", "leave", "none"}} == set()
 

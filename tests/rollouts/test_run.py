@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from fixtures.flat_calls import plan_of, rollout
-from fixtures.places import RECORDINGS
 from fixtures.playing import Longest, Sampler, act, brief, episodes, rows, scenes
+from fixtures.records import lines
 
 from sotopia_rl_data.asking.ask import capped
 from sotopia_rl_data.asking.pacing import Pacing
@@ -23,7 +23,7 @@ from sotopia_rl_data.fake_provider.running import running
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.prompts import Layout, load_template, prompts_of
 from sotopia_rl_data.request import Target
-from sotopia_rl_data.rollouts import Scene, TurnPrompt
+from sotopia_rl_data.rollouts import HARD, Scene, TurnPrompt
 from sotopia_rl_data.rollouts.episode_run import MOST_SEED, EpisodeRun
 from sotopia_rl_data.rollouts.estimate import RolloutEstimate, estimate_rollout
 from sotopia_rl_data.rollouts.rollout import EpisodeChains
@@ -278,12 +278,13 @@ def test_rollouts_go_to_the_sotopia_library_and_come_back_but_for_one_flag(store
     assert (report.episodes, report.differs, report.failures) == (13, {"turns.failed": 13}, ())
 
 
-@pytest.mark.skipif(
-    not (RECORDINGS / "sotopia_profiles").is_dir(), reason="the published profiles are not beside this clone"
-)
-@pytest.mark.parametrize(("named", "pairs", "environments", "count"), [("hard", None, 14, 70), ("all", 2, 90, 180)])
-def test_the_published_benchmark_is_played_from_its_profiles(named, pairs, environments, count):
-    found = scenes_of(named, RECORDINGS / "sotopia_profiles", pairs)
+@pytest.mark.parametrize(("named", "pairs", "environments", "count"), [("hard", None, 14, 42), ("all", 2, 15, 30)])
+def test_the_published_benchmark_is_played_from_its_profiles(named, pairs, environments, count, tmp_path: Path):
+    places = [{"env_id": one, "scenario": "A queue.", "agent_goals": ["Pass", "Stay"]} for one in (*HARD, "easy")]
+    people = [{"agent_id": one, "first_name": one} for one in "abc"]
+    casts = [{"env_id": p["env_id"], "agent_ids": list(pair)} for p in places for pair in ("ab", "bc", "ca")]
+    lines(tmp_path / "profiles.jsonl", *places, *people, *casts)
+    found = scenes_of(named, tmp_path, pairs)
     assert len({scene.environment.environment_id for scene in found}) == environments
     assert len(plan_of(found)) == len(found) == count
     assert len({spec.episode_id for spec in plan_of(found, swap=True).specs()}) == 2 * count

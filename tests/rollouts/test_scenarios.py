@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections import Counter
 from contextlib import suppress
@@ -10,15 +11,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fixtures.places import RECORDINGS, ROOT
+from fixtures.places import LARGE, RECORDED, ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sotopia_rl_data.errors import InputError, NotFound, UsageError
 from sotopia_rl_data.rollouts import HARD, Profiles, Scene, World, bundled, read_profiles, read_scenarios
 from sotopia_rl_data.rollouts.markup import shown
-
-needs_data = pytest.mark.skipif(not RECORDINGS.is_dir(), reason="../shared/data is not here")
 
 TREE = {
     "environment": "env-tree",
@@ -194,27 +193,27 @@ def test_the_scenarios_that_ship_can_be_played_in_every_dialect():
 # --- the library's profiles ---------------------------------------------------------------------------------------
 
 
-@needs_data
-def test_both_published_shapes_of_the_profiles_hold_the_same():
-    lines = read_profiles(RECORDINGS / "sotopia_profiles")
-    folders = read_profiles(RECORDINGS / "sotopia_episodes" / "head_patched" / "local_storage")
-    assert (len(lines.people), len(lines.environments), sum(map(len, lines.pairs.values()))) == (40, 90, 450)
-    assert sum(map(len, lines.knows.values())) == 120
+def test_both_published_shapes_of_the_profiles_hold_the_same(recordings):
+    lines = read_profiles(recordings.profiles)
+    folders = read_profiles(recordings.episodes / "head_patched" / "local_storage")
+    counts = {"own": (8, 8, 16, 6), "large": (40, 90, 450, 120)}[recordings.name]
+    pairs, knows = (sum(map(len, found.values())) for found in (lines.pairs, lines.knows))
+    assert (len(lines.people), len(lines.environments), pairs, knows) == counts
     assert (folders.people, folders.environments) == (lines.people, lines.environments)
     assert {k: sorted(v) for k, v in folders.pairs.items()} == {k: sorted(v) for k, v in lines.pairs.items()}
-    assert len(list(lines.scenes())) == 450
-    assert len(list(lines.scenes(HARD))) == 70
-    assert len(list(lines.scenes(HARD, pairs=2))) == 28
+    assert len(list(lines.scenes())) == pairs
 
 
-@needs_data
 def test_hard_is_the_published_list():
-    text = (RECORDINGS / "sotopia_profiles" / "benchmark_env_ids.txt").read_text()
+    assert hashlib.sha256("\n".join(HARD).encode()).hexdigest()[:16] == "022c1b2616b20ab7"
+    if LARGE not in RECORDED:
+        return
+    text = (LARGE.profiles / "benchmark_env_ids.txt").read_text()
     hard, everything = (
         json.loads(f"[{part.strip()}]") for part in text.split("SOTOPIA-HARD:")[1].split("SOTOPIA-ALL:")
     )
     assert list(HARD) == hard
-    assert set(hard) <= set(everything) == set(read_profiles(RECORDINGS / "sotopia_profiles").environments)
+    assert set(hard) <= set(everything) == set(read_profiles(LARGE.profiles).environments)
 
 
 def profile_lines(folder: Path, *records: dict) -> Path:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
-from fixtures.places import RECORDINGS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +16,6 @@ from sotopia_rl_data.prompts.template import Template, parse_template
 from sotopia_rl_data.rollouts import DIALECTS, Action, Environment, Person, Scene, World, bundled, read_profiles
 from sotopia_rl_data.schema import Message
 
-PROFILES = RECORDINGS / "sotopia_profiles"
 AS_SERVED = parse_template(
     """
 format: sotopia-rl-data template 1
@@ -96,15 +94,10 @@ def told(world: World, planted: Planted) -> None:
     assert check(world, planted.may) == read
 
 
-def scenes() -> Iterator[Scene]:
-    yield from read_profiles(PROFILES).scenes() if PROFILES.is_dir() else bundled()
-
-
-@pytest.mark.skipif(not PROFILES.is_dir(), reason="../shared/data/sotopia_profiles is not here")
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_over_all_published_pairs_no_prompt_holds_what_only_the_partner_may_see(dialect):
+def test_over_all_pairs_of_the_profiles_no_prompt_holds_what_only_the_partner_may_see(recordings, dialect):
     pairs = 0
-    for scene in scenes():
+    for scene in read_profiles(recordings.profiles).scenes():
         planted = Planted(scene, dialect)
         world = World(planted.scene, dialect)
         own = {agent: {marker for marker, may in planted.may.items() if agent in may} for agent in planted.scene.agents}
@@ -113,7 +106,7 @@ def test_over_all_published_pairs_no_prompt_holds_what_only_the_partner_may_see(
         check(world, planted.may)
         told(world, planted)
         pairs += 1
-    assert pairs == 450
+    assert pairs == {"own": 16, "large": 450}[recordings.name]
 
 
 # --- more than two, whispering -------------------------------------------------------------------------------------

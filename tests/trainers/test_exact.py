@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.places import RECORDINGS
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 pytestmark = pytest.mark.train
@@ -148,14 +147,10 @@ def test_a_sliding_window_is_kept_to(tiny: Path):
     assert_tree_equals_plain(model, random_tree(3))
 
 
-SERVED = RECORDINGS / "sotopia_episodes" / "v014" / "served_prompts.jsonl"
-
-
-def test_prompts_that_a_simulator_really_served_pack_exactly(tiny: Path):
-    if not SERVED.exists():
-        pytest.skip(f"needs {SERVED.name} of the shared test data")
+def test_prompts_that_a_simulator_served_pack_exactly(recordings, tiny: Path):
+    served = recordings.episodes / "v014" / "served_prompts.jsonl"
     groups: dict[tuple[str, str], list[Any]] = {}
-    for row in map(json.loads, SERVED.read_text(encoding="utf-8").splitlines()):
+    for row in map(json.loads, served.read_text(encoding="utf-8").splitlines()):
         if row.get("agent") and row.get("completion"):
             pair = ([{"role": "user", "content": row["prompt"]}], [{"role": "assistant", "content": row["completion"]}])
             groups.setdefault((row["episode_id"], row["agent"]), []).append(pair)

@@ -331,16 +331,13 @@ def test_killed_or_interrupted_it_repeats_only_what_was_in_flight_and_ends_the_s
         assert evaluate(other, "lab/episodes", judges=[sim(provider)]).digest == done["digest"]
 
 
-REAL = ROOT.parent / "shared" / "data" / "sotopia_episodes" / "v014" / "episodes.jsonl"
-
-
-@pytest.mark.skipif(not REAL.exists(), reason="the recorded episodes of the sotopia library are not here")
-def test_the_librarys_own_episodes_are_evaluated_beside_their_own_evaluator(store: Store):
+def test_recorded_episodes_are_evaluated_beside_their_own_evaluator(recordings, store: Store):
     from sotopia_rl_data.importers.importing import import_dataset
 
-    import_dataset(store, [REAL], "lab/real")
+    import_dataset(store, [recordings.episodes / "v014" / "episodes.jsonl"], "lab/real")
     done = evaluate(store, "lab/real", judges=["lexical"])
-    assert (done.episodes, done.scores, done.failures) == (28, 28 * 2 * 7, {})
+    count = {"own": 7, "large": 28}[recordings.name]
+    assert (done.episodes, done.scores, done.failures) == (count, count * 2 * 7, {})
     ours, theirs = by(store, "lexical", "lab/real"), by(store, "sim-judge", "lab/real")
     assert ours.keys() == theirs.keys()
 
