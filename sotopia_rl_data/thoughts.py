@@ -1,19 +1,39 @@
 """A completion without the thought that a reasoning model writes before it answers.
 
 A thought is a draft, not the answer, and a model that learns from the completion should not imitate it. Thoughts are
-recognised only by their tags. If the prompt has opened the thought already (vLLM without a reasoning parser), the
-completion has only the closing tag. Tags inside a JSON object are plain text. Nothing needs to be done for servers that
-send thoughts in a field of their own; a thought without any tag cannot be recognised.
+recognised by the structure of their marks, whatever these are called:
+
+- `<name> … </name>`, in brackets of any kind, is a block. The answer is what stands outside the blocks; or in the last
+  one, where nothing stands outside and blocks of another name came before, or where it is the only one and holds a JSON
+  object and nothing else
+- `</name>` alone ends what the prompt has begun (vLLM without a reasoning parser): all before it is the thought
+- `<|name|>`, and `<|name>` or `<name|>`, begin the next part of a completion in channels; the last part is the answer
+
+A block that has no end was cut off. Marks inside a JSON object are plain text. A thought without any mark cannot be
+recognised.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 
 from sotopia_rl_data.errors import BadAnswer
+from sotopia_rl_data.json_objects import BLANK, is_bare
 
-_TAG = re.compile(r"<(?P<end>/)?think(?:ing)?>|\[(?P<closed>/)?THINK\]")
+_OPEN, _SHUT = "<[({◁【〈《「『«‹⟨⟪〔〖［｛（＜", ">])}▷】〉》」』»›⟩⟫〕〗］｝）＞"
+_PARTNER = dict(zip(_OPEN, _SHUT, strict=True))
+_TAG = re.compile(
+    rf"(?P<open>[{re.escape(_OPEN)}])[|｜]?\s?(?P<end>[/\\])?\s?(?P<name>[^\W\d_][\w:.▁-]{{0,40}})"
+    rf"(?:\s[^<>\[\]{{}}\n]{{0,200}})?[|｜]?(?P<shut>[{re.escape(_SHUT)}])"
+)
+_MARK = re.compile(r"<[|｜][^<>|｜/\n]{1,60}[|｜]?>|<[^<>|｜/\s][^<>|｜/\n]{0,60}[|｜]>")
+# a channel that holds thoughts by its format's own rules (OpenAI's harmony)
+_ANALYSIS = re.compile(r"<\|channel\|>\s*analysis\b[^<]*<\|message\|>\s*\Z")
+_THOUGHT = ("think", "thinking")  # whose blocks are thoughts even where nothing follows them
+_SEEN = re.compile(rf"[^{BLANK}]")
 _DECODER = json.JSONDecoder(strict=False)
 
 
@@ -22,36 +42,116 @@ def without_thought(completion: str) -> str:
 
     Raises BadAnswer where a thought has no end: it was cut off before the answer began.
     """
-    tag = _next_tag(completion, 0)
-    if tag is None:
-        return completion
-    answer, position, thinking = "", 0, False
-    while tag is not None:
-        if tag["end"] or tag["closed"]:
-            if not thinking:  # the prompt opened the thought, so all text before this tag is the thought
-                answer = ""
-            thinking = False
-        elif not thinking:
-            answer += completion[position : tag.start()]
-            thinking = True
+    last = _last_part(completion)
+    answer = _outside_blocks(last)
+    return completion if answer == completion else answer.strip(BLANK)
+
+
+def answer_text(text: str, thought: str) -> str:
+    """What a reply says, of its text and of the thought that its server told apart: the text, or where that is blank
+    the JSON object in which the thought ends, since some servers take a whole answer for a thought."""
+    if text.strip(BLANK):
+        return text
+    try:
+        ending = without_thought(thought)
+    except BadAnswer:
+        return text
+    return ending if ending.rstrip(BLANK + "`~").endswith("}") else text
+
+
+def _last_part(text: str) -> str:
+    """The last part of a completion in channels that is not blank; all of it where there are no channels."""
+    marks = list(_outside_objects(_MARK, text))
+    if not marks:
+        return text
+    ends = [*(mark.start() for mark in marks), len(text)]
+    starts = [0, *(mark.end() for mark in marks)]
+    parts = [(start, end) for start, end in zip(starts, ends, strict=True) if text[start:end].strip(BLANK)]
+    if not parts:
+        return ""
+    start, end = parts[-1]
+    if _ANALYSIS.search(text, 0, start):
+        raise _cut_off()
+    return text[start:end]
+
+
+def _outside_blocks(text: str) -> str:
+    """What stands outside the blocks, or in the last one where that is the answer."""
+    closers: dict[str, list[re.Match[str]]] = {}
+    last_closer = -1
+    for mark in _tags(_TAG.finditer(text)):
+        if mark["end"]:
+            closers.setdefault(_name(mark), []).append(mark)
+            last_closer = mark.start()
+    outside, blocks, position = "", [], 0
+    while (tag := _next_tag(text, position)) is not None:
+        name, before = _name(tag), outside + text[position : tag.start()]
+        closer = _next_of(closers.get(name, []), tag.end())
         position = tag.end()
-        tag = _TAG.search(completion, position) if thinking else _next_tag(completion, position)
-    if thinking:
-        raise BadAnswer("the thought was cut off, and no answer came")
-    return (answer + completion[position:]).strip()
+        if tag["end"]:
+            is_answer = name not in _THOUGHT and _is_blank(text, position) and is_bare(before)
+            outside = before if is_answer else ""
+            blocks += [] if is_answer else [(name, "")]
+        elif closer is not None:
+            outside = before
+            blocks.append((name, text[position : closer.start()]))
+            position = closer.end()
+        elif name in _THOUGHT:
+            raise _cut_off()
+        elif tag["open"] == "<" and _is_blank(before) and last_closer < position and not _is_blank(text, position):
+            if not is_bare(text[position:]):
+                raise _cut_off()
+            outside = ""
+        else:
+            outside = before + tag.group()
+    outside += text[position:]
+    if blocks and _is_blank(outside):
+        name, inside = blocks[-1]
+        if name not in _THOUGHT and ({other for other, _ in blocks} != {name} or is_bare(inside)):
+            return inside
+    return outside
+
+
+def _next_of(tags: Sequence[re.Match[str]], position: int) -> re.Match[str] | None:
+    """The first of these tags, which are in order, that begins at `position` or after it."""
+    place = bisect_left(tags, position, key=lambda tag: tag.start())
+    return tags[place] if place < len(tags) else None
+
+
+def _is_blank(text: str, position: int = 0) -> bool:
+    return _SEEN.search(text, position) is None
 
 
 def _next_tag(text: str, position: int) -> re.Match[str] | None:
-    """The first tag from `position` on that is not inside a JSON object."""
-    tag = _TAG.search(text, position)
-    while tag is not None:
-        brace = text.find("{", position, tag.start())
+    return next(_tags(_outside_objects(_TAG, text, position)), None)
+
+
+def _tags(matches: Iterator[re.Match[str]]) -> Iterator[re.Match[str]]:
+    return (tag for tag in matches if _PARTNER[tag["open"]] == tag["shut"])
+
+
+def _name(tag: re.Match[str]) -> str:
+    return tag["name"].casefold()
+
+
+def _outside_objects(pattern: re.Pattern[str], text: str, position: int = 0) -> Iterator[re.Match[str]]:
+    """The matches from `position` on that are not inside a JSON object."""
+    found = pattern.search(text, position)
+    while found is not None:
+        brace = text.find("{", position, found.start())
         if brace < 0:
-            return tag
-        try:
-            _, position = _DECODER.raw_decode(text, brace)
-        except (ValueError, RecursionError):
-            position = brace + 1
-        if position > tag.start():
-            tag = _TAG.search(text, position)
-    return None
+            yield found
+            position = found.end()
+        else:
+            try:
+                _, position = _DECODER.raw_decode(text, brace)
+            except RecursionError:
+                return
+            except ValueError:
+                position = brace + 1
+        if position > found.start():
+            found = pattern.search(text, position)
+
+
+def _cut_off() -> BadAnswer:
+    return BadAnswer("the thought was cut off, and no answer came")

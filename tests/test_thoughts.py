@@ -7,7 +7,7 @@ import time
 import pytest
 
 from sotopia_rl_data.errors import BadAnswer
-from sotopia_rl_data.thoughts import without_thought
+from sotopia_rl_data.thoughts import answer_text, without_thought
 
 DRAFT, ANSWER = '{"action_type": "leave", "argument": ""}', '{"action_type": "speak", "argument": "Hello."}'
 
@@ -27,6 +27,27 @@ DRAFT, ANSWER = '{"action_type": "leave", "argument": ""}', '{"action_type": "sp
         f"<think>I write </think> before {DRAFT}</think>{ANSWER}",
         f"<think>braces {{{{ and {{'{DRAFT}</think>{ANSWER}",
         f"{ANSWER}<think>Was that right? {DRAFT}</think>",
+        # other names, and other brackets
+        f"<seed:think>maybe {DRAFT}</seed:think>{ANSWER}",
+        f"<Reasoning effort='high'>maybe {DRAFT}</Reasoning>\n{ANSWER}",
+        f"maybe {DRAFT}</scratchpad>\n{ANSWER}",
+        f"◁think▷maybe {DRAFT}◁/think▷{ANSWER}",
+        f"maybe {DRAFT}◁/think▷{ANSWER}",
+        f"【plan】{DRAFT}【/plan】{ANSWER}",
+        f"(draft) {DRAFT} (/draft) {ANSWER}",
+        f"<details><summary>Thought</summary>{DRAFT}</details>{ANSWER}",
+        f"<thought>{DRAFT}</thought><answer>{ANSWER}</answer>",
+        f"maybe {DRAFT}</reasoning><final_answer>\n{ANSWER}\n</final_answer>",
+        f"<answer>{ANSWER}</answer>",
+        f"<json>{ANSWER}",
+        f"{ANSWER}</s>",
+        # channels
+        f"<|channel|>analysis<|message|>{DRAFT}<|end|><|start|>assistant<|channel|>final<|message|>{ANSWER}<|return|>",
+        f"analysis<|message|>{DRAFT}<|end|><|start|>assistant<|channel|>final<|message|>{ANSWER}",
+        f"<|begin_of_thought|>{DRAFT}<|end_of_thought|><|begin_of_solution|>{ANSWER}<|end_of_solution|>",
+        f"<|channel>thought\n{DRAFT}<channel|>{ANSWER}",
+        f"<|think|>maybe {DRAFT}<|/think|>{ANSWER}",
+        f"<｜begin▁of▁thinking｜>{DRAFT}<｜end▁of▁thinking｜>{ANSWER}<｜end▁of▁sentence｜>",
     ],
 )
 def test_the_answer_is_what_stands_outside_the_thought(completion: str):
@@ -43,6 +64,9 @@ def test_the_answer_is_what_stands_outside_the_thought(completion: str):
         '```json\n{"argument": "</think>"}\n```\n',
         '{"reason": "the model\'s <think>hm</think> is shown", "score": 3}',
         "<thoughtful>",
+        '{"argument": "He wrote <|end|> and [/plan] on the wall."}',
+        'See <name> and [1], (a/b): {"score": 3}',
+        "Ann <ann@home> said: no [sic].",
     ],
 )
 def test_a_completion_without_a_thought_stands_as_it_is(completion: str):
@@ -55,7 +79,16 @@ def test_words_around_a_thought_are_no_part_of_it():
 
 
 @pytest.mark.parametrize(
-    "completion", ["<think>", f"<think>maybe {DRAFT}", f"{ANSWER}<think>", f"a</think><think>{DRAFT}"]
+    "completion",
+    [
+        "<think>",
+        f"<think>maybe {DRAFT}",
+        f"{ANSWER}<think>",
+        f"a</think><think>{DRAFT}",
+        f"<reasoning>\nmaybe {DRAFT}",
+        f"<|channel|>analysis<|message|>{DRAFT}",
+        f"<|start|>assistant<|channel|>analysis<|message|>maybe {DRAFT}<|end|>",
+    ],
 )
 def test_a_thought_that_was_cut_off_leaves_no_answer(completion: str):
     with pytest.raises(BadAnswer, match="the thought was cut off"):
@@ -66,3 +99,27 @@ def test_many_braces_before_a_tag_take_no_time():
     began = time.process_time()
     assert without_thought("{ " * 50_000 + "</think>" + ANSWER) == ANSWER
     assert time.process_time() - began < 1.0
+
+
+def test_many_tags_take_no_time():
+    began = time.process_time()
+    assert without_thought("<a></a>" * 20_000 + ANSWER) == ANSWER
+    assert without_thought("<a>" * 20_000 + "</b>" * 20_000 + ANSWER) == ANSWER
+    assert time.process_time() - began < 5.0
+
+
+@pytest.mark.parametrize(
+    ("thought", "said"),
+    [
+        (ANSWER, ANSWER),
+        (f"They want a line.\n{ANSWER}\n", f"They want a line.\n{ANSWER}"),
+        (f"maybe {DRAFT}</think>{ANSWER}", ANSWER),
+        (f"```json\n{ANSWER}\n```", f"```json\n{ANSWER}\n```"),
+        (f"maybe {DRAFT}, or not", ""),
+        (f"<think>{ANSWER}", ""),
+        ("", ""),
+    ],
+)
+def test_a_reply_without_a_text_says_the_object_in_which_its_thought_ends(thought: str, said: str):
+    assert answer_text("", thought).strip() == said
+    assert answer_text("Hello.", thought) == "Hello."

@@ -73,8 +73,9 @@ def build_sft_trainer(
 class ModelReward:
     """A reward model as a reward. It scores the whole batch in packed rows, so that completions share their prompt.
 
-    A completion that stopped at the length limit has not ended its turn, although the template would close it. It gets
-    `truncated` instead of a score (None: it is scored nevertheless). `ends` are the ids that end a completion.
+    A completion is scored without its thought. One that stopped at the length limit has not ended its turn, although
+    the template would close it. It gets `truncated` instead of a score (None: it is scored nevertheless). `ends` are
+    the ids that end a completion.
     """
 
     def __init__(self, model: RewardModel, ends: Sequence[int], truncated: float | None) -> None:
@@ -91,13 +92,22 @@ class ModelReward:
         log_metric: Callable[[str, float], None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        scores: list[float | None] = self.model.score_batch(zip(prompts, completions, strict=True)).tolist()
+        spoken = [[*messages[:-1], _answer(messages[-1])] for messages in completions]
+        scores: list[float | None] = self.model.score_batch(zip(prompts, spoken, strict=True)).tolist()
         if self.truncated is None or completion_ids is None:
             return scores
         ended = [bool(len(ids)) and ids[-1] in self.ends for ids in completion_ids]
         if log_metric is not None:
             log_metric("truncated", 1.0 - sum(ended) / max(1, len(ended)))
         return [score if done else self.truncated for score, done in zip(scores, ended, strict=True)]
+
+
+def _answer(message: Message) -> Message:
+    """A completion's message without the thought; empty where the thought has no end."""
+    try:
+        return {**message, "content": without_thought(message["content"])}
+    except BadAnswer:
+        return {**message, "content": ""}
 
 
 def valid_action(prompts: Any, completions: Sequence[Sequence[Message]], **columns: Any) -> list[float | None]:

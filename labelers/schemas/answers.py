@@ -3,7 +3,7 @@
 It uses only what OpenAI's strict mode and Anthropic's structured outputs both accept: objects in which every key is
 required and no other key allowed, enums, free strings, and `$defs` (an enum that is referred to counts once against
 providers' limits). A reply that breaks the schema in any way is a BadAnswer with a readable reason; nothing is
-repaired, rounded or filled in.
+repaired, rounded or filled in. Words, fences and stray bytes around the one object are not part of it.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sotopia_rl_data.errors import BadAnswer
+from sotopia_rl_data.json_objects import BLANK, decoder, is_part, objects_in
 from sotopia_rl_data.labelers.judge import Question, Slot
 from sotopia_rl_data.thoughts import without_thought
 
 Path = tuple[str, ...]
 Json = Mapping[str, Any]
 
+_LONGEST = 4_000_000  # characters of an answer that is read
 _FENCED = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n[ \t]*```", re.DOTALL | re.IGNORECASE)
 
 
@@ -49,21 +51,39 @@ def ref(name: str) -> dict[str, Any]:
 
 
 def parse(text: str) -> Any:
-    """The JSON value in a reply, after the model's thought: the whole text, or the only fenced block in it.
+    """The JSON value in a reply, after the model's thought: the whole text, or the only fenced block in it, or the only
+    object that has words around it.
 
     Raises BadAnswer.
     """
-    text = without_thought(text).strip()
-    blocks = _FENCED.findall(text)
-    body = blocks[0] if len(blocks) == 1 else text
-    if not body.strip():
+    text = without_thought(text).strip(BLANK)
+    if len(text) > _LONGEST:
+        raise BadAnswer(f"the answer has {len(text):,} characters")
+    blocks = list(_FENCED.finditer(text))
+    body = blocks[0][1] if len(blocks) == 1 else text
+    if not body.strip(BLANK):
         raise BadAnswer("the answer is empty")
     try:
-        return json.loads(body, object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = _DECODER.decode(body.strip(BLANK))
     except RecursionError:
         raise BadAnswer("the answer is nested too deeply") from None
     except ValueError:
-        raise BadAnswer(f"the answer is not JSON: {shown(text)}") from None
+        return _only_object(text)
+    if body is not text:
+        around = objects_in(text[: blocks[0].start()] + text[blocks[0].end() :])
+        if any(isinstance(value, dict) and other.value.keys() == value.keys() for other in around):
+            raise BadAnswer("the answer is given more than once")
+    return value
+
+
+def _only_object(text: str) -> dict[str, Any]:
+    """The one object in a text that is not JSON as a whole. Raises BadAnswer."""
+    found = objects_in(text, _DECODER)
+    if len(found) > 1:
+        raise BadAnswer(f"there are {len(found)} JSON objects in the answer")
+    if not found or is_part(text, found[0]):
+        raise BadAnswer(f"the answer is not JSON: {shown(text)}")
+    return found[0].value
 
 
 def check(schema: Json, value: Any) -> dict[Path, int | str]:
@@ -133,8 +153,8 @@ def _leaf(schema: Json, value: Any, path: Path) -> int | str:
         return value
     allowed: Sequence[int] | Sequence[str] = schema.get("enum", ())
     for level in allowed:
-        # `==` alone would also accept True for 1 and 2.0 for 2.
-        if type(level) is type(value) and level == value:
+        # JSON Schema calls 2.0 an integer; `==` alone would also accept True for 1.
+        if level == value and (type(level) is type(value) or (isinstance(level, int) and isinstance(value, float))):
             return level
     raise BadAnswer(f"{_at(path)}expected {_expected(schema)}, got {_quoted(value)}")
 
@@ -164,5 +184,4 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _no_constant(name: str) -> Any:
-    raise BadAnswer(f"{name} is not a number of JSON")
+_DECODER = decoder(_unique)

@@ -1,8 +1,8 @@
 """One action of an agent: how it is read from a completion, and what each version of the sotopia library makes of it.
 
 A model's thought is not read. The rest is read tolerantly where the library reads it so, or would ask again to repair
-it: a code fence or words around the object, the object inside "properties", a value inside {"value": …}, blanks around
-the type. If no action can be read, the caller takes a no-op that is flagged as failed (`FAILED`).
+it: a code fence or words around the one object, the object inside "properties", a value inside {"value": …}, blanks
+around the type. If no action can be read, the caller takes a no-op that is flagged as failed (`FAILED`).
 
 A dialect is one version of the library: how actions are written, who sees what, and what ends an episode.
 
@@ -18,7 +18,6 @@ In all of them the turn limit ends the episode. docs/rollouts.md writes this out
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -26,6 +25,7 @@ from typing import Any, Literal, get_args
 from sotopia_rl_data.errors import BadAnswer, UsageError
 from sotopia_rl_data.importers.messages import LoggedAction, render_action
 from sotopia_rl_data.importers.record import clean
+from sotopia_rl_data.json_objects import decoder, is_part, objects_in
 from sotopia_rl_data.schema import ACTION_TYPES, ActionType
 from sotopia_rl_data.thoughts import without_thought
 
@@ -55,7 +55,7 @@ def read_action(completion: str, partners: Mapping[str, str] | None = None) -> A
     `partners` are the ids of the other agents by name, if actions may be private: `to` is then required, and names
     some of them. With None nothing is private, and `to` is ignored.
     """
-    fields = _fields(completion)
+    fields = _fields(decoder().decode(action_object(completion)))
     written_type = _unwrapped(fields.get("action_type"))
     name = written_type.strip() if isinstance(written_type, str) else None
     action_type = next((known for known in ACTION_TYPES if known == name), None)
@@ -89,21 +89,22 @@ def _recipients(listed: Any, partners: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(partners[name] for name in names))
 
 
-def _fields(completion: str) -> Mapping[str, Any]:
-    """The first JSON object with an action_type, its own or under "properties". Raises BadAnswer."""
+def action_object(completion: str) -> str:
+    """The JSON object of an action as the completion has it, without thought, words and fences. Raises BadAnswer where
+    there is none, or more than one."""
     text = without_thought(completion)
-    decoder, position = json.JSONDecoder(strict=False), text.find("{")
-    while position >= 0:
-        try:
-            record, end = decoder.raw_decode(text, position)
-        except (ValueError, RecursionError):
-            record, end = {}, position + 1
-        inner = record.get("properties")
-        fields: Mapping[str, Any] = inner if isinstance(inner, dict) else record
-        if "action_type" in fields:
-            return fields
-        position = text.find("{", end)
-    raise BadAnswer("There is no JSON object with an action_type in it.")
+    found = [one for one in objects_in(text) if "action_type" in _fields(one.value)]
+    if len(found) > 1:
+        raise BadAnswer(f"There are {len(found)} actions in it.")
+    if not found or is_part(text, found[0]):
+        raise BadAnswer("There is no JSON object with an action_type in it.")
+    return text[found[0].start : found[0].end]
+
+
+def _fields(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The fields of an action: the object's own, or those under "properties"."""
+    inner = record.get("properties")
+    return inner if isinstance(inner, dict) else record
 
 
 def _unwrapped(value: Any) -> Any:

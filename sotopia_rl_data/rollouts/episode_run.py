@@ -20,12 +20,11 @@ from sotopia_rl_data.importers.record import UNNAMED
 from sotopia_rl_data.ledger.lookup import Settled
 from sotopia_rl_data.prompts import Layout, Template, completion
 from sotopia_rl_data.request import Hashed, Reply, Request
-from sotopia_rl_data.rollouts.actions import FAILED, Action, DialectName
+from sotopia_rl_data.rollouts.actions import FAILED, Action, DialectName, action_object
 from sotopia_rl_data.rollouts.policies import Exchange, Player, is_model, takes_schema
 from sotopia_rl_data.rollouts.scene import Scene
 from sotopia_rl_data.rollouts.world import TurnPrompt, World
 from sotopia_rl_data.schema import Attribution, Episode, Failure, Turn
-from sotopia_rl_data.thoughts import without_thought
 
 BEST_OF_N = "best-of-n"  # the schema under which the drafts' scores are kept as attributions
 TRIES = 3  # most answers drawn for one action until one can be read
@@ -81,7 +80,7 @@ class TurnRequest(Hashed):
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """An answer without its thought, and the action read from it. `fault` says why it cannot be read, if it cannot."""
+    """The object in an answer, and the action read from it. `fault` says why it cannot be read, if it cannot."""
 
     number: int
     action: Action
@@ -94,9 +93,9 @@ class _Draft:
 class EpisodeRun:
     """An episode while it is played.
 
-    `served` has the prompts and the completions that were kept, without their thoughts. `scores` are the reward model's
-    scores of drafts; their scale is the range within the turn. `abandoned`: the episode has no end, and does not become
-    data.
+    `served` has the prompts and the completions that were kept: the JSON objects, without thoughts and words around
+    them. `scores` are the reward model's scores of drafts; their scale is the range within the turn. `abandoned`: the
+    episode has no end, and does not become data.
     """
 
     spec: EpisodeSpec
@@ -147,7 +146,7 @@ class EpisodeRun:
     def _take_draft(self, request: TurnRequest, text: str) -> TurnRequest | None:
         prompt = request.prompt
         try:
-            text, fault = without_thought(text), ""
+            text, fault = action_object(text), ""
             action = self.world.read(prompt.agent, text)
         except BadAnswer as error:
             if request.attempt + 1 < TRIES:

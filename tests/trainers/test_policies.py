@@ -280,6 +280,16 @@ def test_a_truncated_completion_does_not_pass_for_an_ended_one(rm: Path):
     assert ModelReward(model, [2], None)(prompts, completions, ids) == pytest.approx([first, first])
 
 
+def test_the_reward_of_a_completion_is_that_of_its_answer_whatever_was_thought(rm: Path):
+    from sotopia_rl_data.trainers import RewardModel
+
+    prompt = [{"role": "user", "content": "hi"}]
+    texts = [act("yes"), f"<plan>maybe {act('no')}</plan>\n{act('yes')}", f"maybe {act('no')}</think>{act('yes')}"]
+    completions = [[{"role": "assistant", "content": text}] for text in texts]
+    plain, block, closed = ModelReward(RewardModel.load(rm), [2], None)([prompt] * 3, completions)
+    assert (block, closed) == pytest.approx((plain, plain))
+
+
 class TestBadInput:
     """One sentence and the hint."""
 

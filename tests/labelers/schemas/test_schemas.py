@@ -147,9 +147,20 @@ def reading(text: str) -> dict[Slot, float]:
         f"Here you are:\n```\n{json.dumps(GOOD)}\n```\nAnything else?",
         f"<think>turn_0? {{}}</think>\n{json.dumps(GOOD)}",
         f"turn_0? {{}}</think>\n```json\n{json.dumps(GOOD)}\n```",
+        f"\ufeff{json.dumps(GOOD)}",
+        f"```json\n{json.dumps(GOOD)}",
+        f"~~~JSON\n{json.dumps(GOOD)}\n~~~",
+        f"```{json.dumps(GOOD)}```",
+        f"json\n{json.dumps(GOOD)}",
+        f"Here it is:\n\n{json.dumps(GOOD)}\n\nAnything else?",
+        f"I was asked for {{LEVEL}}s [1] and give {json.dumps(GOOD)}. [2",
+        json.dumps(GOOD).replace(": 1", ": 1.0").replace(": 3", ": 3e0"),
+        f"<answer>{json.dumps(GOOD)}</answer>",
+        f"{json.dumps(GOOD)}</s>",
+        f"{json.dumps(GOOD)}<|im_end|>\x00",
     ],
 )
-def test_an_answer_is_one_json_object_perhaps_in_a_fence(text: str):
+def test_an_answer_is_one_json_object_whatever_bytes_and_words_are_around_it(text: str):
     assert reading(text) == {Slot("a", 0, "goal"): 1.0, Slot("a", 2, "goal"): 0.0, Slot("a", 4, "goal"): 3.0}
 
 
@@ -180,7 +191,7 @@ def turns(**levels: Any) -> str:
         ("above", turns(turn_2=30), f"{AT}.turn_2: expected an integer from 0 to 3, got 30"),
         ("below", turns(turn_2=-1), f"{AT}.turn_2: expected an integer from 0 to 3, got -1"),
         ("fraction", turns(turn_2=1.37), f"{AT}.turn_2: expected an integer from 0 to 3, got 1.37"),
-        ("whole float", turns(turn_2=2.0), f"{AT}.turn_2: expected an integer from 0 to 3, got 2.0"),
+        ("half", turns(turn_2=2.5), f"{AT}.turn_2: expected an integer from 0 to 3, got 2.5"),
         ("string", turns(turn_2="2"), f'{AT}.turn_2: expected an integer from 0 to 3, got "2"'),
         ("null level", turns(turn_2=None), f"{AT}.turn_2: expected an integer from 0 to 3, got null"),
         ("boolean", turns(turn_2=True), f"{AT}.turn_2: expected an integer from 0 to 3, got true"),
@@ -190,6 +201,14 @@ def turns(**levels: Any) -> str:
         ("infinite", turns(turn_2=float("inf")), "Infinity is not a number of JSON"),
         ("huge", '{"agent_1": ' + "1" * 5000 + "}", None),
         ("very deep", "[" * 100_000, "the answer is nested too deeply"),
+        ("a comment", '{"agent_1": {"importance": {"turn_0": 1, "turn_2": 0, "turn_4": 3}} // all\n}', None),
+        ("words for numbers", turns(turn_2="two"), None),
+        ("inside a list with words", f"Result: [{json.dumps(GOOD)}]", None),
+        ("inside a broken object", f'{{"answer": {json.dumps(GOOD)}', None),
+        ("and the beginning of another", f'Well: {json.dumps(GOOD)}\n{{"agent_1": {{', None),
+        ("two with words", f"{turns()}, no: {turns(turn_2=2)}", "there are 2 JSON objects in the answer"),
+        ("beside a fence", f"{turns()}\n```json\n{turns(turn_2=2)}\n```", "the answer is given more than once"),
+        ("only in a thought", f"<think>{json.dumps(GOOD)}</think>", "the answer is empty"),
         ("two fences", f"```json\n{json.dumps(GOOD)}\n```\n```json\n{json.dumps(GOOD)}\n```", None),
     ],
 )  # fmt: skip

@@ -1,0 +1,80 @@
+"""The JSON objects in a text that may also have words, code fences or stray bytes around them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sotopia_rl_data.errors import BadAnswer
+
+BLANK = " \t\r\n\ufeff\u200b\x00"  # white space, byte order marks and other characters that are not seen
+_BRACKET = re.compile(r"[{}\[\]]")
+_FENCE = re.compile(r"[`~]+[^\s`~]*")  # the line that opens a code block
+
+
+@dataclass(frozen=True, slots=True)
+class JsonObject:
+    """An object, and its place: `text[start:end]`."""
+
+    value: dict[str, Any]
+    start: int
+    end: int
+
+
+def decoder(pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> json.JSONDecoder:
+    """A decoder that takes line breaks inside strings as they are; `pairs` makes an object of its pairs."""
+    return json.JSONDecoder(strict=False, object_pairs_hook=pairs, parse_constant=_no_constant)
+
+
+def objects_in(text: str, decode: json.JSONDecoder | None = None) -> list[JsonObject]:
+    """Every object that is not part of another, in order. Raises BadAnswer where one is nested too deeply."""
+    decode, found, start = decode or decoder(), [], text.find("{")
+    while start >= 0:
+        try:
+            value, end = decode.raw_decode(text, start)
+            found.append(JsonObject(value, start, end))
+        except RecursionError:
+            raise BadAnswer("the answer is nested too deeply") from None
+        except ValueError:
+            end = start + 1
+        start = text.find("{", end)
+    return found
+
+
+def is_part(text: str, found: JsonObject) -> bool:
+    """Whether an object seems to be a part of something that is broken or goes on: a list or an object is open before
+    it, or another begins or ends after it."""
+    return bool(_unbalanced(text[: found.start]) or {"{", "}"} & set(_unbalanced(text[found.end :])))
+
+
+def is_bare(text: str) -> bool:
+    """Whether a text is one object with nothing but a code fence and blanks around it."""
+    try:
+        found = objects_in(text)
+    except BadAnswer:
+        return False
+    return len(found) == 1 and begins_with_object(text) and not text[found[0].end :].strip(BLANK + "`~")
+
+
+def begins_with_object(text: str) -> bool:
+    """Whether no words stand before the first brace of a text."""
+    before = text.partition("{")[0].strip(BLANK)
+    return not before or bool(_FENCE.fullmatch(before))
+
+
+def _unbalanced(text: str) -> list[str]:
+    """The brackets that have no partner in a text."""
+    left: list[str] = []
+    for bracket in _BRACKET.findall(text):
+        if left and left[-1] + bracket in ("{}", "[]"):
+            left.pop()
+        elif bracket != "]":
+            left.append(bracket)
+    return left
+
+
+def _no_constant(name: str) -> Any:
+    raise BadAnswer(f"{name} is not a number of JSON")
