@@ -22,9 +22,7 @@ def annotate() -> None:
 
 @annotate.command("template")
 @click.argument("episodes", required=False)
-@click.option(
-    "-o", "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The CSV to write.  [required]"
-)
+@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The CSV to write.")
 @click.option("--schema", default="direct", show_default=True, metavar="NAME", help="What is asked, as in `label`.")
 @click.option(
     "--dimensions",
@@ -96,7 +94,7 @@ def annotate_template(
     "--out",
     required=True,
     type=click.Path(dir_okay=False, path_type=Path),
-    help="FILE.html, a form for any browser, or FILE.csv.  [required]",
+    help="FILE.html, a form for any browser, or FILE.csv.",
 )
 @click.option("--dialogues", type=click.IntRange(1), default=28, show_default=True, help="How many of each method.")
 @click.option("--dimensions", metavar="D,…", help="SOTOPIA-EVAL dimensions.  [default: all seven]")

@@ -66,7 +66,7 @@ def card(ref: str, out: Path | None, write: bool, repo: str | None, store: Store
         console.emit_json({"version": version.ref, "text": text, "pictures": sorted(pictures), "written": folders})
     elif folders:
         for folder in folders:
-            console.note(f"wrote {folder / readme.FILE_NAME} and {len(pictures)} pictures")
+            console.note(f"wrote {folder / readme.FILE_NAME} (pictures: {len(pictures)})")
     elif sys.stdout.isatty():
         from rich.console import Console
         from rich.markdown import Markdown

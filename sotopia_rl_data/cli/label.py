@@ -240,12 +240,13 @@ def ledger_compact(path: Path | None, store: Store, as_json: bool) -> None:
     Example:
       sotopia-rl-data ledger compact
     """
-    with _existing_ledger(path or store.root / ".ledger") as kept:
+    folder = path or store.root / ".ledger"
+    with _existing_ledger(folder) as kept:
         compacted = kept.compact()
     if as_json:
         console.emit_json({"compacted": compacted})
     else:
-        console.note(f"{compacted:,} attempts are in Parquet now.")
+        console.note(f"{compacted:,} attempts are in Parquet files of {folder} now.")
 
 
 def _existing_ledger(path: Path) -> Ledger:

@@ -95,7 +95,9 @@ def sft(store: Store, as_json: bool, output: Path | None, **options: Any) -> Non
 @train.command()
 @_trainer_options
 @click.option("--policy-adapter", type=click.Path(), metavar="DIR", help="The adapter that `train sft` wrote.")
-@click.option("--reward-model", required=True, metavar="DIR|ID[@REV]", help="What `train rm` wrote.")
+@click.option(
+    "--reward-model", required=True, metavar="DIR|ID[@REV]", help="A folder that `train rm` wrote, or a Hub id."
+)
 def grpo(store: Store, as_json: bool, output: Path | None, **options: Any) -> None:
     """Single-turn GRPO over the dataset's prompts, rewarded by a reward model of `train rm`.
 
@@ -141,7 +143,9 @@ def _finish(config: TrainerConfig, record: dict[str, Any], as_json: bool) -> Non
 
 @click.command()
 @click.argument("ref")
-@click.option("--reward-model", required=True, metavar="DIR|ID[@REV]", help="What `train rm` wrote.")
+@click.option(
+    "--reward-model", required=True, metavar="DIR|ID[@REV]", help="A folder that `train rm` wrote, or a Hub id."
+)
 @click.option("--out", metavar="NAME", help="As a version of another dataset.  [default: the next version of REF's]")
 @console.store_option
 @console.json_option

@@ -50,6 +50,20 @@ def test_quiet_leaves_the_result_and_the_exit_code(run):
         assert (done.returncode, done.stdout, done.stderr) == (3, unchanged.stdout, "")
 
 
+def test_what_was_written_is_told_unless_quiet(run):
+    run("label", "--judge", "lexical", "--preset", "goal-only", "--dimensions", "goal")
+    for command, written in [
+        (("card", "samples-rewards", "--write"), "wrote store/samples-rewards/v1.0.0/README.md"),
+        (("annotate", "template", "samples", "--dimensions", "goal", "-o", "{}.csv"), "are in usual.csv."),
+        (("ledger", "compact"), "attempts are in Parquet files of store/.ledger now."),
+    ]:
+        quiet = run(*(word.format("quiet") for word in command), "--quiet")
+        usual = run(*(word.format("usual") for word in command))
+        assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+        assert (usual.returncode, usual.stdout) == (0, "")
+        assert written in usual.stderr
+
+
 def test_quiet_still_says_what_went_wrong(run):
     usual, quiet = run("show", "lab/none"), run("show", "lab/none", "--quiet")
     assert (quiet.returncode, quiet.stderr) == (2, usual.stderr)
