@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sotopia_rl_data.asking import anthropic, openai
+from sotopia_rl_data.asking.transport import ApiClient
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.request import Client, Reply, Request
 
@@ -97,7 +98,7 @@ class ApiModel:
         await self._client.close()
 
 
-def api_client(name: ModelName, sampling: Mapping[str, Any]) -> Client:
+def api_client(name: ModelName, sampling: Mapping[str, Any]) -> ApiClient:
     """The model's client, with exactly this sampling. It is made before anything is asked, so that a missing key is
     found early. Raises KeyMissing, UsageError."""
     if name.provider == anthropic.PROVIDER:

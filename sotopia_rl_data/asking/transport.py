@@ -67,6 +67,11 @@ class ApiClient:
         self._way = 0
         self._session: aiohttp.ClientSession | None = None
 
+    @property
+    def way(self) -> str:
+        """How the schema of an answer is passed: the strongest way that the server has not refused yet."""
+        return self.api.ways[self._way]
+
     async def send(self, request: Request) -> Reply:
         """One answer. Raises Unavailable or Rejected; never retries."""
         api = self.api

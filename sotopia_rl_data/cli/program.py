@@ -28,6 +28,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "evaluate": (f"{_HERE}.label:evaluate", "Have a judge score the episodes: SOTOPIA-EVAL."),
         "annotate": (f"{_HERE}.annotate:annotate", "Human annotations: the file that people fill in."),
         "rewards": (f"{_HERE}.making:rewards", "Make the rewards anew from stored attributions; calls no model."),
+        "models": (f"{_HERE}.models:models", "One tiny question to a model: does it answer, and how?"),
         "prompts": (f"{_HERE}.making:prompts", "What a policy sees; learn a template from a served log."),
     },
     "Read data": {

@@ -1,0 +1,100 @@
+"""One tiny question to one model: whether it answers, in which way, with which parameters, for how many tokens.
+
+Nothing is kept, and nothing is sent again: what does not work is told at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sotopia_rl_data.asking.keys import key_for
+from sotopia_rl_data.asking.providers import ModelName, api_client
+from sotopia_rl_data.costs.prices import Prices
+from sotopia_rl_data.errors import BadAnswer, Unavailable
+from sotopia_rl_data.labelers.schemas import answers
+from sotopia_rl_data.request import Finish, Request, Usage
+
+_SCHEMA = answers.of_keys({"rating": answers.one_of([0, 1, 2, 3])})
+_QUESTION = (
+    'Mia says: "Good morning!" Ben answers: "Good morning, how are you?" How friendly is his answer, from 0 (not at '
+    'all) to 3 (very)? Answer in JSON, as {"rating": 2}.'
+)
+_NOT_PARAMETERS = ("model", "messages", "system", "response_format", "output_config", "prompt_cache_key")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCheck:
+    """What one question has shown. `key` is the variable of the key that was sent, `way` how the answer's schema was
+    passed (after stronger ways were refused), `parameters` what was sent besides the question. `fault` says why the
+    answer cannot be used, and is empty where it can. `cost` is in USD at the prices of `as_of`, None where no price is
+    known."""
+
+    model: str
+    url: str
+    key: str
+    way: str
+    parameters: Mapping[str, Any]
+    returned_model: str
+    finish: Finish
+    answer: str
+    fault: str
+    usage: Usage
+    cost: float | None
+    as_of: str
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The check as JSON holds it."""
+        return asdict(self)
+
+
+def check_model(name: ModelName, sampling: Mapping[str, Any], prices: Prices, timeout_s: float = 180.0) -> ModelCheck:
+    """Ask the model. Raises KeyMissing, Rejected, Unavailable, UsageError."""
+    return asyncio.run(_check(name, sampling, prices, timeout_s))
+
+
+async def _check(name: ModelName, sampling: Mapping[str, Any], prices: Prices, timeout_s: float) -> ModelCheck:
+    client = api_client(name, sampling)
+    target = client.target
+    request = Request(target, [{"role": "user", "content": _QUESTION}], _SCHEMA, schema_name="rating")
+    began = time.monotonic()
+    try:
+        async with asyncio.timeout(timeout_s):
+            reply = await client.send(request)
+    except TimeoutError:
+        raise Unavailable(
+            f"{target.model} at {target.base_url} has not answered within {timeout_s:g} s.",
+            "wait longer with --timeout, or see what the server does",
+        ) from None
+    finally:
+        await client.close()
+    price = prices.of(target)
+    sent = client.api.body_of(request, client.way)
+    return ModelCheck(
+        model=target.model,
+        url=target.base_url,
+        key=key_for(target).variable,
+        way=client.way,
+        parameters={name: value for name, value in sent.items() if name not in _NOT_PARAMETERS},
+        returned_model=reply.model,
+        finish=reply.finish,
+        answer=reply.text,
+        fault=_fault(reply.text),
+        usage=reply.usage,
+        cost=None if price is None else price.at(reply.usage.input).cost(reply.usage),
+        as_of=prices.source(target),
+        seconds=round(time.monotonic() - began, 3),
+    )
+
+
+def _fault(text: str) -> str:
+    """What is wrong with an answer, read as a judge's is."""
+    try:
+        answers.check(_SCHEMA, answers.parse(text))
+    except BadAnswer as error:
+        return error.message
+    return ""
