@@ -105,6 +105,14 @@ class Questions:
             return False
         return True
 
+    def fault(self, request: Request, reply: Reply) -> str:
+        """What is wrong with a reply that cannot be used."""
+        try:
+            values_of(self.plan, judge_request(request).asked, reply)
+        except BadAnswer as wrong:
+            return wrong.message
+        return "it was not accepted"
+
     def follow_up(self, request: Request, settled: Settled) -> Request | None:
         """The second try, where the first answer cannot be used."""
         if settled.reply is None or settled.accepted:

@@ -11,6 +11,7 @@
     │   ├── KeyMissing    no API key                                           exit 2
     │   ├── Rejected      the provider refuses this request for good           exit 1
     │   ├── Unavailable   try again: rate limit, 5xx, timeout, lost connection exit 1
+    │   ├── UnusableAnswers  one answer after the other that cannot be used     exit 1
     │   ├── BudgetSpent   nothing more fits under --budget                     exit 1
     │   ├── Interrupted   Ctrl-C while asking; what was answered is kept       exit 130
     │   └── UnderWay      batches that are not waited for                      exit 1
@@ -109,6 +110,10 @@ class Unavailable(AskingError):
     def maybe_billed(self) -> bool:
         """Whether the provider may have done the work and charge for it: a timeout, a lost connection, a 5xx."""
         return self.sent and self.status not in (409, 429, 503, 529)
+
+
+class UnusableAnswers(AskingError):
+    """Many answers in a row, none of which can be used: asking on would pay for more of them. What came is kept."""
 
 
 class BudgetSpent(AskingError):

@@ -22,6 +22,7 @@ from sotopia_rl_data.asking.batch.intent import BatchFolder
 from sotopia_rl_data.asking.batch.rounds import ask_batch, batch_client, check_batches, keys_under_way
 from sotopia_rl_data.asking.dispatch import ask_all
 from sotopia_rl_data.asking.plan import AskOptions, Group, Plan, Respondent, is_paid, respondents_of
+from sotopia_rl_data.asking.stopping import AnswerBreaker
 from sotopia_rl_data.costs.bill import Bill, Tally, bill
 from sotopia_rl_data.costs.budget import Budget, price_of
 from sotopia_rl_data.costs.prices import Prices
@@ -89,6 +90,7 @@ class _Asking:
                 progress=self._shown(place),
                 budget=self._budget if any(is_paid(respondent) for respondent in group.respondents) else None,
                 in_batches=keys_under_way(group.respondents, self._ledger),
+                breaker=self._breaker(group),
             )
         finally:
             for respondent in group.respondents:
@@ -105,9 +107,16 @@ class _Asking:
                 batching=self._options.batching,
                 progress=self._shown(place),
                 budget=self._budget,
+                breaker=self._breaker(group),
             )
         finally:
             await client.close()
+
+    def _breaker(self, group: Group) -> AnswerBreaker | None:
+        """What ends the asking where answers that cost something cannot be used. There is none where questions whose
+        answers could not be used are asked again."""
+        paid = any(is_paid(respondent) for respondent in group.respondents)
+        return AnswerBreaker(self._plan.fault) if paid and not self._options.retry_failed else None
 
     def _lookup(self) -> Lookup:
         plan, ledger = self._plan, self._ledger

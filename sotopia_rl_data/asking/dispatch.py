@@ -19,7 +19,7 @@ from typing import Any
 
 from sotopia_rl_data.asking.pacing import Epoch, Pacer, Pacing
 from sotopia_rl_data.asking.prompt_cache import PromptCacheWarmup
-from sotopia_rl_data.asking.stopping import CircuitBreaker, ThrottleWall, interruptible
+from sotopia_rl_data.asking.stopping import AnswerBreaker, CircuitBreaker, ThrottleWall, interruptible
 from sotopia_rl_data.costs.budget import Budget
 from sotopia_rl_data.costs.tokens import rough_tokens
 from sotopia_rl_data.errors import AskingError, Unavailable, UsageError
@@ -53,6 +53,7 @@ async def ask_all(
     progress: Callable[[Outcome], None] | None = None,
     budget: Budget | None = None,
     in_batches: Set[int] = frozenset(),
+    breaker: AnswerBreaker | None = None,
 ) -> Outcome:
     """Ask what the ledger does not answer; `lookup` has the ledger, the rule for what counts as an answer, and the
     follow-ups. Requests are not settled in order.
@@ -60,15 +61,17 @@ async def ask_all(
     A follow-up is looked up and asked at once, in the place of the request that it follows. `progress` is called a few
     times a second and at the end. `in_batches` holds the short keys of requests under way in batches. After Ctrl-C the
     outcome says `interrupted`; where nothing more fits under the `budget` it says `exhausted`. The next run asks what
-    was not settled.
+    was not settled. The `breaker` ends the run where answers cannot be used.
 
     Raises Rejected where the provider refuses everything (a wrong key, an unknown model), Unavailable where it is down,
-    UsageError where a request `in_batches` would be asked and paid for again, KeyMissing, StoreError where the ledger
-    cannot be written, and whatever the callbacks raise. What was answered until then is kept.
+    UnusableAnswers, KeyMissing, UsageError where a request `in_batches` would be asked and paid for again, StoreError
+    where the ledger cannot be written, and whatever the callbacks raise. What was answered until then is kept.
     """
     if concurrency < 1:
         raise UsageError(f"The concurrency must be 1 or more, not {concurrency}.", "give a concurrency of 1 or more")
-    return await _LiveRun(lookup, send, pacing or Pacing(), concurrency, budget, in_batches).run(requests, progress)
+    run = _LiveRun(lookup, send, pacing or Pacing(), concurrency, budget, in_batches)
+    run.answer_breaker = breaker
+    return await run.run(requests, progress)
 
 
 class _LiveRun:
@@ -89,6 +92,7 @@ class _LiveRun:
         self._pacing = pacing
         self._pacer = Pacer(pacing, concurrency)
         self._breaker = CircuitBreaker()
+        self.answer_breaker: AnswerBreaker | None = None
         self._wall = ThrottleWall(pacing.wall_s, pacing.longest_wall_s)
         self._longest_answered = 0  # characters
         self._budget = budget
@@ -246,6 +250,8 @@ class _LiveRun:
         if settled is None:
             return []
         following = [self._lookup.hand_over(pending.request, settled)]
+        if self.answer_breaker is not None:
+            self._end(self.answer_breaker.came(pending.request, settled, following[0]))
         return following + [self._lookup.hand_over(equal, replace(settled, fresh=False)) for equal in duplicates]
 
     async def _ask(self, pending: PendingRequest, epoch: Epoch) -> Settled | None:

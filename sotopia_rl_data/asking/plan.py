@@ -75,6 +75,9 @@ class Plan(Protocol):
     def accepts(self, request: Request, reply: Reply, ledger: Ledger) -> bool:
         """Whether a reply can be used. `ledger` has the answers to later requests of the chain."""
 
+    def fault(self, request: Request, reply: Reply) -> str:
+        """What is wrong with a reply that cannot be used, in a few words that follow "because"."""
+
     def follow_up(self, request: Request, settled: Settled) -> Request | None:
         """The next request of the chain; None where the chain ends."""
 

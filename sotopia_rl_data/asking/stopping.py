@@ -2,7 +2,7 @@
 
 The first Ctrl-C lets requests in flight finish, the second abandons them. A provider that has failed so often that it
 is pointless to go on (a wrong key, an unknown model, a dead server, a limit that lets nothing through) ends the run
-too.
+too. So does a model whose answers cannot be used.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import math
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sotopia_rl_data.errors import AskingError, KeyMissing, Rejected, Unavailable
+from sotopia_rl_data.errors import AskingError, KeyMissing, Rejected, Unavailable, UnusableAnswers
+from sotopia_rl_data.ledger.lookup import Settled
+from sotopia_rl_data.request import Reply, Request, Target
 
 
 class _Listeners:
@@ -166,3 +169,55 @@ class ThrottleWall:
             status=self._last.status,
             retry_after=self._last.retry_after,
         )
+
+
+_UNUSABLE = 25  # a run ends after so many answers of a model in a row that cannot be used …
+_UNUSABLE_ENDS = 5  # … of which so many were the last try at their question
+_EXAMPLES = 3
+_EXAMPLE = 120  # characters of an answer that are shown
+
+
+class AnswerBreaker:
+    """Counts answers that cannot be used, in a row and by target. `reason` says what is wrong with a reply."""
+
+    def __init__(self, reason: Callable[[Request, Reply], str]) -> None:
+        self._reason = reason
+        self._streaks: dict[tuple[str, str], list[tuple[Request, Reply]]] = {}  # by URL and model
+        self._ends: Counter[tuple[str, str]] = Counter()
+
+    def came(self, request: Request, settled: Settled, following: Request | None) -> UnusableAnswers | None:
+        """A request was settled, and `following` is asked next. Returns the error that ends the run, if it should."""
+        model = _model(request.target)
+        if settled.reply is None or not settled.fresh:
+            return None
+        if settled.accepted:
+            self._streaks.pop(model, None)
+            self._ends.pop(model, None)
+            return None
+        streak = self._streaks.setdefault(model, [])
+        streak.append((request, settled.reply))
+        self._ends[model] += following is None
+        return self.error(request.target) if self._ends[model] >= _UNUSABLE_ENDS else None
+
+    def error(self, target: Target) -> UnusableAnswers | None:
+        """The error, where enough answers of a model in a row were unusable."""
+        streak = self._streaks.get(_model(target), [])
+        if len(streak) < _UNUSABLE:
+            return None
+        reasons = Counter(self._reason(*each) for each in streak)
+        examples = ", ".join(repr(_shortened(reply.text)) for _, reply in streak[-_EXAMPLES:])
+        return UnusableAnswers(
+            f"{len(streak)} answers of {target.model} in a row could not be used, most of them because "
+            f"{reasons.most_common(1)[0][0]}. The last three: {examples}.",
+            "ask another model, or in another form (see docs/providers.md); what was answered is kept, and the same "
+            "command asks the rest",
+        )
+
+
+def _model(target: Target) -> tuple[str, str]:
+    return target.base_url, target.model
+
+
+def _shortened(text: str) -> str:
+    words = " ".join(text.split())
+    return words if len(words) <= _EXAMPLE else f"{words[: _EXAMPLE - 1]}…"

@@ -120,14 +120,25 @@ class EpisodeRun:
         """Whether a reply can be used."""
         return self.reading(request, reply) is not None
 
+    def fault(self, request: TurnRequest, reply: Reply) -> str:
+        """What is wrong with a reply that cannot be used."""
+        try:
+            self._read(request, reply)
+        except BadAnswer as wrong:
+            return wrong.message
+        return "it was not accepted"
+
     def reading(self, request: TurnRequest, reply: Reply) -> Action | list[float] | None:
         """What a reply says: an action, or a score for each draft. None where it cannot be used."""
         try:
-            if request.scores:
-                return _rewards(reply.text, len(self._readable()))
-            return self.world.read(request.prompt.agent, reply.text)
+            return self._read(request, reply)
         except BadAnswer:
             return None
+
+    def _read(self, request: TurnRequest, reply: Reply) -> Action | list[float]:
+        if request.scores:
+            return _rewards(reply.text, len(self._readable()))
+        return self.world.read(request.prompt.agent, reply.text)
 
     def take(self, request: TurnRequest, settled: Settled) -> TurnRequest | None:
         """Take the outcome of a request. Returns the next request, or None where the episode is over: it was abandoned,

@@ -142,6 +142,11 @@ class EpisodeChains:
         turn_request = _turn_request(request)
         return turn_request.run.accepts(turn_request, reply)
 
+    def fault(self, request: Request, reply: Reply) -> str:
+        """What is wrong with a reply that has no action or scores."""
+        turn_request = _turn_request(request)
+        return turn_request.run.fault(turn_request, reply)
+
     def follow_up(self, request: Request, settled: Settled) -> Request | None:
         """The next request of the episode, or None if it is over: then `on_end` is called."""
         turn_request = _turn_request(request)

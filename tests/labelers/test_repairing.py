@@ -79,8 +79,9 @@ def test_twelve_kinds_of_malformed_reply_cost_one_call_more_at_most_and_never_ma
 def test_whatever_the_schema_only_a_fenced_reply_of_the_twelve_kinds_makes_numbers(store: Store, name: str):
     put(store, boats(15))  # scored on the goal alone
     with running(malformed="all", malformed_share=1.0) as provider:
-        done = label(store, "lab/episodes", judges=[sim(provider)], schema=name)
-        assert provider.log()["requests"] <= 2 * done.calls
+        # with retry_failed, so that the run is not ended for its useless answers
+        done = label(store, "lab/episodes", judges=[sim(provider)], schema=name, retry_failed=True)
+        assert provider.log()["requests"] <= 4 * done.calls
     assert len(done.failures) >= 8
     assert all(len(reason) < 160 and "\n" not in reason for reason in done.failures)
     with Ledger.default(store.root) as ledger:

@@ -28,7 +28,7 @@ from sotopia_rl_data.asking.batch.fetching import Fetching
 from sotopia_rl_data.asking.batch.intent import BatchDraft, BatchFolder, Intent
 from sotopia_rl_data.asking.batch.waiting import BatchBudget, Stopped, Waiting
 from sotopia_rl_data.asking.plan import Batching, Respondent, is_paid
-from sotopia_rl_data.asking.stopping import interruptible
+from sotopia_rl_data.asking.stopping import AnswerBreaker, interruptible
 from sotopia_rl_data.costs.budget import Budget
 from sotopia_rl_data.errors import Rejected, Unavailable, UsageError
 from sotopia_rl_data.ledger.index import short
@@ -50,6 +50,7 @@ async def ask_batch(
     batching: Batching | None = None,
     progress: Callable[[Outcome], None] | None = None,
     budget: Budget | None = None,
+    breaker: AnswerBreaker | None = None,
 ) -> Outcome:
     """Ask what the ledger does not answer, in batches.
 
@@ -60,15 +61,18 @@ async def ask_batch(
     is under way; where a request is left that does not fit, the outcome says `exhausted`.
 
     Raises UsageError where there is no batch API, Rejected where the provider refuses the batch or every request,
-    Unavailable where it is down, StoreError where the ledger cannot be written or another process works on the same
-    batches. What was answered until then is kept, and the next run finds what was submitted.
+    Unavailable where it is down, UnusableAnswers where the `breaker` says so before a round is submitted, StoreError
+    where the ledger cannot be written or another process works on the same batches. What was answered until then is
+    kept, and the next run finds what was submitted.
     """
     folder = BatchFolder(lookup.ledger.directory, client.target)
     share = BatchBudget(budget, client.target)
     with folder.held(), share.sharing():
         share.check(folder)
         lookup.ledger.reload()  # another run may have fetched results before it released the folder
-        return await _BatchRun(lookup, client, folder, batching or Batching(), progress, share).run(requests)
+        run = _BatchRun(lookup, client, folder, batching or Batching(), progress, share)
+        run.answer_breaker = breaker
+        return await run.run(requests)
 
 
 class _ResponseLost(Exception):
@@ -98,6 +102,7 @@ class _BatchRun:
         self._finished = bytearray()  # by index of a request: 1 where its chain has ended
         self._waiting = Waiting(batching.silence_s, self._report)
         self._fetching = Fetching(lookup, client, folder, self._waiting, batching.tries, budget)
+        self.answer_breaker: AnswerBreaker | None = None
         self._room = sys.maxsize  # requests that the provider's queue takes, as far as is known
 
     async def run(self, requests: Callable[[], Iterable[Request]]) -> Outcome:
@@ -151,10 +156,15 @@ class _BatchRun:
                 draft, room = await self._put(draft, pending), room - 1
             elif pending is not None:
                 self._lookup.put_back(pending.key)
-        if draft is not None and self._waiting.stopped:
+        if draft is None:
+            return
+        unusable = self.answer_breaker and self.answer_breaker.error(self._client.target)
+        if unusable or self._waiting.stopped:
             draft.abandon()
-        elif draft is not None:
+        else:
             await self._submit(draft.seal(self._client.way))
+        if unusable:
+            raise unusable
 
     def _settle_known(self, place: int, request: Request) -> PendingRequest | None:
         """Hand over what is known of a chain; returns the request that is to be asked, unless it is under way."""
@@ -174,7 +184,9 @@ class _BatchRun:
             settled = self._lookup.unusable(pending.key) if again else self._lookup.look_up(pending)
             if settled is None:
                 return pending
-            following = self._lookup.hand_over(following, settled, again)
+            asked, following = following, self._lookup.hand_over(following, settled, again)
+            if self.answer_breaker is not None and not again:
+                self.answer_breaker.came(asked, settled, following)
             step += 1
             self._handed[place] = max(step, before)
         self._finished[place] = True
