@@ -25,7 +25,14 @@ from sotopia_rl_data.schema import Attribution, Failure
 from sotopia_rl_data.store import Version
 from sotopia_rl_data.store.stage import Stage
 from sotopia_rl_data.streams import read
-from sotopia_rl_data.tables import ATTRIBUTIONS, EPISODES, FAILURES, attribution_table, failure_table
+from sotopia_rl_data.tables import (
+    ATTRIBUTIONS,
+    EPISODES,
+    FAILURES,
+    attribution_table,
+    episode_schema,
+    failure_table,
+)
 
 SCHEMA = "sotopia-eval"
 """`schema` of the attributions that are scores of whole episodes."""
@@ -113,7 +120,8 @@ def _split(
 ) -> None:
     """The split's episodes with their new scores, and the new rows of attributions and failures."""
     field = EPISODES.get_field_index("scores")
-    for batch in read(files, EPISODES.names, _BATCH, encoded=False):
+    columns = episode_schema(files)
+    for batch in read(files, columns.names, _BATCH, encoded=False):
         said = [next(judged, ((), ())) for _ in range(batch.num_rows)]
         agents = [[one["agent"] for one in row] for row in batch.column("agents").to_pylist()]
         old = batch.column("scores").to_pylist()
@@ -123,7 +131,7 @@ def _split(
         ]
         rows = pa.Table.from_batches([batch])
         rows = rows.set_column(field, EPISODES.field(field), pa.array(scores, EPISODES.field(field).type))
-        stage.write("episodes", split, rows.cast(EPISODES))
+        stage.write("episodes", split, rows.cast(columns))
         labels = [label for some, _ in said for label in some]
         failures = [replace(lost, turn=None) for _, some in said for lost in some]
         if labels:

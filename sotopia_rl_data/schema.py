@@ -32,7 +32,9 @@ class Message(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """A participant. `agent` is its id, unique within the episode. An episode lists its agents in speaking order."""
+    """A participant. `agent` is its id, unique within the episode. An episode lists its agents in speaking order.
+
+    `meta` is whatever else its source says of it, as the text of a JSON object (None: nothing)."""
 
     agent: str
     name: str
@@ -40,6 +42,7 @@ class Agent:
     goal: str = ""
     background: str = ""
     secret: str = ""
+    meta: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,8 @@ class Turn:
 
     `turn` counts the environment's turns from 0. `text` is the action's argument ("" for none and leave). `to` has the
     ids of the only agents that may see the action (empty: it is public). `failed` is True for a no-op in place of a
-    failed generation, False where the generation did not fail, and None where the log does not say.
+    failed generation, False where the generation did not fail, and None where the log does not say. `meta` is as an
+    agent's.
     """
 
     turn: int
@@ -57,6 +61,7 @@ class Turn:
     text: str = ""
     to: tuple[str, ...] = ()
     failed: bool | None = None
+    meta: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,8 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """One dialogue. `source` names the format from which it was read, `dialect` the form of its messages."""
+    """One dialogue. `source` names the format from which it was read, `dialect` the form of its messages. `meta` is
+    whatever else the source says of it, as the text of a JSON object (None: nothing)."""
 
     episode_id: str
     environment_id: str
@@ -96,6 +102,7 @@ class Episode:
     models: tuple[str, ...] = ()
     tag: str = ""
     reasoning: str = ""
+    meta: str | None = None
 
     def agent(self, agent: str) -> Agent:
         """The participant with this id. Raises KeyError."""

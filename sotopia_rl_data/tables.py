@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from sotopia_rl_data.schema import Agent, Attribution, Episode, Failure, Observation, Score, Turn
 
@@ -66,6 +68,18 @@ EPISODES = pa.schema(
         ),
     ]
 )
+
+
+def _with_meta(schema: pa.Schema) -> pa.Schema:
+    """The columns of `episodes` with `meta` for an episode, its agents and its turns."""
+    for name in ("agents", "turns"):
+        fields = [*schema.field(name).type.value_type, pa.field("meta", pa.string())]
+        schema = schema.set(schema.get_field_index(name), pa.field(name, pa.list_(pa.struct(fields))))
+    return schema.append(pa.field("meta", pa.string()))
+
+
+EPISODES_WITH_META = _with_meta(EPISODES)
+"""The columns of `episodes` where a source says more of its episodes, agents or utterances than these have room for."""
 
 ATTRIBUTIONS = pa.schema(
     [
@@ -128,20 +142,31 @@ def episode_row(episode: Episode) -> dict[str, Any]:
     return asdict(episode)
 
 
-def episode_table(episodes: Sequence[Episode]) -> pa.Table:
+def episode_schema(files: Sequence[Path]) -> pa.Schema:
+    """The columns of `episodes` in these files of one version, with `meta` or without."""
+    return EPISODES_WITH_META if files and "meta" in pq.read_schema(files[0]).names else EPISODES
+
+
+def episode_table(episodes: Sequence[Episode], schema: pa.Schema = EPISODES) -> pa.Table:
     """Episodes as an Arrow table with the config's columns: as `episode_row`, but without a dict for every turn."""
-    columns = {name: [getattr(e, name) for e in episodes] for name in EPISODES.names}
+    columns = {name: [getattr(e, name) for e in episodes] for name in schema.names}
     for name in _NESTED:
-        values = attrgetter(*EPISODES.field(name).type.value_type.names)
+        values = attrgetter(*schema.field(name).type.value_type.names)
         columns[name] = [list(map(values, nested)) for nested in columns[name]]
-    return pa.table(columns, schema=EPISODES)
+    return pa.table(columns, schema=schema)
+
+
+def has_meta(episode: Episode) -> bool:
+    """Whether the episode, one of its agents or one of its turns has a `meta`."""
+    metas = (episode.meta, *(agent.meta for agent in episode.agents), *(turn.meta for turn in episode.turns))
+    return any(meta is not None for meta in metas)
 
 
 def row_episode(row: dict[str, Any]) -> Episode:
     """The Episode of a row of `episodes`: the inverse of `episode_row`."""
     fields = {name: row[name] for name in EPISODES.names if name not in _NESTED}
     return Episode(
-        **fields | {"models": tuple(row["models"])},
+        **fields | {"models": tuple(row["models"]), "meta": row.get("meta")},
         agents=tuple(Agent(**a) for a in row["agents"]),
         turns=tuple(Turn(**t | {"to": tuple(t["to"])}) for t in row["turns"]),
         scores=tuple(Score(**s) for s in row["scores"]),

@@ -26,8 +26,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in FILES.items():
         (target / name).write_text(text, "utf-8")
     table = target / "sotopia_rl_data/importers/formats/__init__.py"
-    edited = table.read_text("utf-8").replace("formats import annotated,", "formats import annotated, forum,")
-    table.write_text(edited.replace("FORMATS = (", "FORMATS = (forum.FORMAT, "), "utf-8")
+    edited = table.read_text("utf-8").replace("    export,\n", "    export,\n    forum,\n", 1)
+    table.write_text(edited.replace("\nFORMATS = (", "\nFORMATS = (forum.FORMAT, "), "utf-8")
     return target
 
 

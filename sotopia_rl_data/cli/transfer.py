@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,12 +10,14 @@ from typing import TYPE_CHECKING
 import click
 
 from sotopia_rl_data.cli import console
+from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.hub.resolve import resolve
 from sotopia_rl_data.refs import DatasetRef
 
 if TYPE_CHECKING:
     from sotopia_rl_data.exporters.exporting import ExportReport
     from sotopia_rl_data.importers.importing import ImportReport
+    from sotopia_rl_data.importers.options import ImportOptions
     from sotopia_rl_data.store import Store
 
 _LISTED = 20
@@ -22,7 +25,12 @@ _LISTED = 20
 
 @click.command("import")
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--name", required=True, metavar="ORG/NAME", help="The dataset to make, or to add a version to.")
+@click.option("--name", metavar="ORG/NAME", help="The dataset to make, or to add a version to.")
+@click.option("--map", "columns", metavar="A=B,…", help="Read the column A as B, as in Who=speaker,Said=text.")
+@click.option("--format", "form", metavar="NAME", help="Of all files; otherwise it is told by their records' keys.")
+@click.option(
+    "--dry-run", is_flag=True, help="Show the files and the first episode as they will be read; write nothing."
+)
 @click.option("--where", metavar="SQL", help="Keep the episodes for which this DuckDB condition holds.")
 @click.option("--strict", is_flag=True, help="Make the first record that cannot be read an error.")
 @click.option("--seed", default=0, show_default=True, help="Of the split by environment.")
@@ -31,7 +39,10 @@ _LISTED = 20
 @console.json_option
 def import_(
     paths: tuple[Path, ...],
-    name: str,
+    name: str | None,
+    columns: str | None,
+    form: str | None,
+    dry_run: bool,
     where: str | None,
     strict: bool,
     seed: int,
@@ -42,27 +53,37 @@ def import_(
     """Episodes from files or folders, as a versioned dataset. Without PATHS: the bundled samples.
 
     Reads EpisodeLog JSON (a file, a folder of the local backend, a Redis export), the sotopia library's JSONL and CSV
-    exports, annotated JSONL, plain JSONL, and training rows. Which one a file is, and which version of the library
-    wrote it, is detected. A record that cannot be read is listed and kept in `failures`; the rest is imported, and the
-    exit code is 3.
+    exports, annotated JSONL, plain JSONL, chats (OpenAI's messages, ShareGPT's conversations), tables of one utterance
+    a row, ConvoKit corpora, simulations of τ-bench, training rows, TRL's rows of completions and preferences, and what
+    `query` writes; as JSON, JSON Lines, CSV, TSV, Parquet or Arrow, packed by gzip or zstd or not. Which format a file
+    has is detected. A record that cannot be read is listed and kept in `failures`; the rest is imported, and the exit
+    code is 3.
 
     \b
     Examples:
       sotopia-rl-data import --name demo/episodes
+      sotopia-rl-data import chats.jsonl --dry-run
+      sotopia-rl-data import calls.csv --name lab/calls --map "Call ID=conversation,Who=speaker,Said=text"
       sotopia-rl-data import episodes.jsonl --name lab/run7 --where "tag = 'gpt-4o' AND len(turns) > 4"
       sotopia-rl-data import ~/.sotopia/data --name lab/local
     """
     from sotopia_rl_data.importers import samples_path
     from sotopia_rl_data.importers.importing import import_dataset
+    from sotopia_rl_data.importers.options import ImportOptions, parse_columns
 
+    options = ImportOptions(where, strict, seed, parse_columns(columns) if columns else {}, form)
+    files = paths or (samples_path(),)
+    if dry_run:
+        _show_first(files, options, as_json)
+        return
+    if name is None:
+        raise UsageError("The dataset to make has no name.", "add --name ORG/NAME, or --dry-run to look at it first")
     with console.progress("importing", "byte") as advance:
         report = import_dataset(
             store,
-            paths or (samples_path(),),
+            files,
             DatasetRef(name, version),
-            where=where,
-            strict=strict,
-            seed=seed,
+            options=options,
             progress=lambda done, total: advance(done, total),
         )
     if as_json:
@@ -71,6 +92,50 @@ def import_(
         _show_import(report)
     if report.failures:
         click.get_current_context().exit(console.WITH_FAILURES)
+
+
+def _show_first(paths: Sequence[Path], options: ImportOptions, as_json: bool) -> None:
+    """The files that will be read, and the first item that comes of them."""
+    from sotopia_rl_data.cli.dialogue import dialogue, show
+    from sotopia_rl_data.importers.files import plan
+    from sotopia_rl_data.importers.reading import read_plan
+    from sotopia_rl_data.schema import Episode, Failure
+    from sotopia_rl_data.tables import episode_row
+
+    planned = plan(paths, options.columns, options.format)
+    items = (item for item, _ in read_plan(planned))
+    rejected: list[Failure] = []
+    first = None
+    for item in items:
+        if isinstance(item, Failure):
+            rejected.append(item)
+        else:
+            first = item
+            break
+    files = [[source.label, source.kind, source.size] for source in planned.sources]
+    if as_json:
+        shown = episode_row(first) if isinstance(first, Episode) else first and asdict(first)
+        console.emit_json(
+            {"files": files, "skipped": planned.skipped, "first": shown, "rejected": [asdict(one) for one in rejected]}
+        )
+        return
+    console.table(["file", "format", "bytes"], files[:_LISTED], title="what will be read")
+    _list_skipped(planned.skipped)
+    for failure in rejected[:_LISTED]:
+        console.warn(f"{failure.source}: {failure.reason}")
+    if isinstance(first, Episode):
+        show(dialogue(first, {}))
+    elif first is not None:
+        console.table(["field", "value"], [[name, str(value)] for name, value in asdict(first).items()])
+    else:
+        console.warn("no record could be read.")
+
+
+def _list_skipped(skipped: Sequence[str]) -> None:
+    for path in skipped[:_LISTED]:
+        console.note(f"passed over: {path}")
+    if len(skipped) > _LISTED:
+        console.note(f"and {len(skipped) - _LISTED:,} more files: --json has all")
 
 
 def _show_import(report: ImportReport) -> None:
@@ -85,8 +150,7 @@ def _show_import(report: ImportReport) -> None:
         console.note(
             f'all {report.failures:,}: sotopia-rl-data query {report.version.ref} "SELECT source, reason FROM failures"'
         )
-    for path in report.skipped[:_LISTED]:
-        console.note(f"skipped, not of a known format: {path}")
+    _list_skipped(report.skipped)
     if report.episodes:
         console.next_commands(
             f"sotopia-rl-data show {report.version.name}",

@@ -183,9 +183,11 @@ def export_row(sample: SampleEpisode) -> dict[str, Any]:
 def plain_row(sample: SampleEpisode) -> dict[str, Any]:
     """The sample in the plain format (docs/formats.md); the scores of a failed evaluation are null."""
     episode = asdict(sample.episode)
-    del episode["source"], episode["relationship"]
+    del episode["source"], episode["relationship"], episode["meta"]
+    for agent in episode["agents"]:
+        del agent["meta"]
     for turn in episode["turns"]:
-        del turn["to"], turn["failed"]
+        del turn["to"], turn["failed"], turn["meta"]
     if not episode["scores"]:
         episode["scores"] = [
             {"agent": a.agent, "dimension": d.name, "score": None, "evaluator": EVALUATOR}

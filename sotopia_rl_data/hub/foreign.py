@@ -18,8 +18,10 @@ from typing import Any
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.hub.client import Hub
 from sotopia_rl_data.hub.pull import Pulled
+from sotopia_rl_data.importers.documents import Entry, json_document
 from sotopia_rl_data.importers.importing import import_dataset
-from sotopia_rl_data.importers.stream import Entry, Metered, csv_rows, json_document, json_lines
+from sotopia_rl_data.importers.opened import Metered
+from sotopia_rl_data.importers.stream import csv_rows, json_lines
 from sotopia_rl_data.refs import DatasetRef
 from sotopia_rl_data.store import Store, versions
 from sotopia_rl_data.store.versions import note_published

@@ -16,8 +16,9 @@ importing.py batches.py everything into the store, in bounded memory
 
 from __future__ import annotations
 
+from sotopia_rl_data.importers.files import plan
 from sotopia_rl_data.importers.formats.format import Item, TrainingRow
-from sotopia_rl_data.importers.reading import plan, read
+from sotopia_rl_data.importers.reading import read
 from sotopia_rl_data.importers.record import Record
 from sotopia_rl_data.samples import path as samples_path
 

@@ -26,6 +26,7 @@ from sotopia_rl_data.errors import InputError, QueryError
 from sotopia_rl_data.importers.formats.annotated import JUDGE
 from sotopia_rl_data.importers.formats.annotated import SOURCE as ANNOTATED
 from sotopia_rl_data.importers.formats.format import Item, TrainingRow
+from sotopia_rl_data.importers.options import ImportOptions
 from sotopia_rl_data.importers.record import Record
 from sotopia_rl_data.query import check_select, lock, unlocked
 from sotopia_rl_data.schema import Attribution, Episode, Failure, environment_of, split_of
@@ -75,14 +76,18 @@ class RowFilter:
         return QueryError(f"--where is not a condition: {reason}.", f"the columns are {', '.join(self._columns)}")
 
 
+class MetaFound(Exception):
+    """An episode has a `meta`, for which the columns have no room: the import begins anew with columns that have."""
+
+
 @dataclass(slots=True)
 class Batches:
-    """Takes items one at a time and writes them to the stage in batches."""
+    """Takes items one at a time and writes them to the stage in batches. Raises MetaFound."""
 
     stage: Stage
     where: RowFilter | None
-    seed: int
-    strict: bool
+    options: ImportOptions
+    columns: pa.Schema  # of `episodes`
     align: bool = False  # whether annotated rows are imported together with other episodes
     counts: Counter[str] = field(default_factory=Counter)
     dialects: Counter[str] = field(default_factory=Counter)
@@ -100,7 +105,7 @@ class Batches:
 
     def add(self, item: Item, record: Record) -> None:
         """Take an item and the record it comes from. Raises InputError for a Failure if `strict`."""
-        if isinstance(item, Failure) and self.strict:
+        if isinstance(item, Failure) and self.options.strict:
             raise _refused(item)
         if isinstance(item, (Attribution, Failure)) and item.episode_id is not None:  # a label of that episode
             label = self._alignment.moved(item) if self._alignment else item
@@ -122,6 +127,8 @@ class Batches:
         self.stage.write("failures", "train", tables.FAILURES.empty_table())
 
     def _add_episode(self, episode: Episode, record: Record) -> None:
+        if "meta" not in self.columns.names and tables.has_meta(episode):
+            raise MetaFound
         digest, known = _content_hash(episode), self._hashes.get(episode.episode_id)
         self._keeping, self._alignment = known is None, None
         if known is None:
@@ -136,12 +143,12 @@ class Batches:
             self._alignment, self._keeping = self._logs.pop(episode.episode_id).place(episode), True
             self._hashes[episode.episode_id] = digest
             lost = [replace(failure, source=record.source) for failure in self._alignment.lost]
-            if self.strict and lost:
+            if self.options.strict and lost:
                 raise _refused(lost[0])
             self._labels += lost
         else:
             failure = record.failure(f"another episode with the id {episode.episode_id!r} was read before it.")
-            if self.strict:
+            if self.options.strict:
                 raise _refused(failure)
             self._unread.append(failure)
 
@@ -167,13 +174,13 @@ class Batches:
         """Write the episodes that `where` keeps, and return their splits by episode id."""
         if not self._episodes:
             return {}
-        rows = tables.episode_table(self._episodes)
+        rows = tables.episode_table(self._episodes, self.columns)
         kept = set(self._filtered(rows).column("episode_id").to_pylist())
         episodes = [e for e in self._episodes if e.episode_id in kept]
         self.counts["episodes"] += len(episodes)
         self.counts["utterances"] += sum(len(e.turns) for e in episodes)
         self.dialects.update(e.dialect for e in episodes)
-        splits: dict[str | None, str] = {e.episode_id: split_of(e.environment_id, self.seed) for e in episodes}
+        splits: dict[str | None, str] = {e.episode_id: split_of(e.environment_id, self.options.seed) for e in episodes}
         self._write("episodes", rows, [splits.get(e.episode_id, "") for e in self._episodes])
         return splits
 
@@ -183,7 +190,7 @@ class Batches:
             return
         columns = [
             {
-                "environment_id": environment_of(row.scenario),
+                "environment_id": row.environment_id or environment_of(row.scenario),
                 "prompt": list(row.prompt),
                 "completion": [{"role": "assistant", "content": row.completion}],
                 "reward": row.reward,
@@ -193,7 +200,7 @@ class Batches:
         rows = self._filtered(pa.Table.from_pylist(columns, schema=REWARDS))
         self.counts["examples"] += rows.num_rows
         environments = rows.column("environment_id").to_pylist()
-        self._write("rewards", rows, [split_of(environment, self.seed) for environment in environments])
+        self._write("rewards", rows, [split_of(environment, self.options.seed) for environment in environments])
 
     def _filtered(self, rows: pa.Table) -> pa.Table:
         if self.where is None:
@@ -221,8 +228,8 @@ def _content_hash(episode: Episode) -> bytes:
     It leaves out what one format has and another has not (codename, relationship, XML), so that an export and its log
     are the same episode.
     """
-    agents = [(a.agent, a.name) for a in episode.agents]
-    content = (episode.environment_id, agents, episode.turns, episode.scores, episode.observations)
+    agents = [(a.agent, a.name, a.meta) for a in episode.agents]
+    content = (episode.environment_id, agents, episode.turns, episode.scores, episode.observations, episode.meta)
     return hashlib.sha256(repr(content).encode()).digest()[:16]
 
 

@@ -14,14 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from sotopia_rl_data import tables
 from sotopia_rl_data.errors import InputError, UsageError
-from sotopia_rl_data.importers.batches import REWARDS, Batches, RowFilter
-from sotopia_rl_data.importers.formats import annotated, training
-from sotopia_rl_data.importers.reading import ImportPlan, Source, plan, read_plan
+from sotopia_rl_data.importers.batches import REWARDS, Batches, MetaFound, RowFilter
+from sotopia_rl_data.importers.files import ImportPlan, Source, plan
+from sotopia_rl_data.importers.formats import EXAMPLES, annotated
+from sotopia_rl_data.importers.options import ImportOptions
+from sotopia_rl_data.importers.reading import read_plan
 from sotopia_rl_data.refs import DatasetRef
 from sotopia_rl_data.schema import Failure
 from sotopia_rl_data.store import Store, Version
+from sotopia_rl_data.store.stage import Committed
 
 log = logging.getLogger(__name__)
 
@@ -56,51 +61,28 @@ def import_dataset(
     paths: Sequence[str | Path],
     name: str | DatasetRef,
     *,
-    where: str | None = None,
-    strict: bool = False,
-    seed: int = 0,
+    options: ImportOptions | None = None,
     progress: Progress | None = None,
     check: Check | None = None,
 ) -> ImportReport:
     """Import `paths` into the store as the next version of `name`; a reference with a version names that one.
 
-    `where` is a DuckDB condition over the columns of `episodes` (or, for training rows, of `rewards`). `strict` makes
-    the first rejected record an error. `seed` is the seed of the splits. `progress(done, total)` counts bytes. `check`
-    is called before the commit with the (dimension, evaluator) pairs of the episodes' scores (None for training rows),
-    and may raise. Raises InputError where a path has nothing to import, QueryError for a wrong `where`, UsageError
-    where episodes and training rows are mixed, and whatever committing raises. After an error the store is unchanged.
+    `progress(done, total)` counts bytes. `check` is called before the commit with the (dimension, evaluator) pairs of
+    the episodes' scores (None for training rows), and may raise. Raises InputError where a path has nothing to import,
+    QueryError for a wrong `where`, UsageError where episodes and training rows are mixed or an option is wrong, and
+    whatever committing raises. After an error the store is unchanged.
     """
-    import_plan = plan(paths)
+    options = options or ImportOptions()
+    import_plan = plan(paths, options.columns, options.format)
     for source in import_plan.sources:
         log.info("%s is read as %s", source.path, source.kind)
     ref = name if isinstance(name, DatasetRef) else DatasetRef(name)
-    is_training = _holds_training_rows(import_plan)
-    rows = None if where is None else RowFilter(where, REWARDS if is_training else tables.EPISODES)
-    hashes: dict[Source, str] = {}
-
-    def keep_hash(source: Source, sha256: str) -> None:
-        hashes[source] = sha256
-
-    with rows or nullcontext(), store.stage(ref.name) as stage:
-        align = annotated.FORMAT in import_plan.formats and len(import_plan.formats) > 1
-        batches = Batches(stage, rows, seed, strict, align=align)
-        for item, record in read_plan(import_plan, on_progress=progress, on_file=keep_hash):
-            batches.add(item, record)
-        batches.finish()
-        counts = batches.counts
-        if not counts["episodes"] + counts["examples"]:
-            raise _nothing_imported(batches)
-        if check is not None:
-            check(None if is_training else batches.scored)
-        provenance = {
-            "sources": _sources(import_plan, hashes),
-            "where": where,
-            "counts": dict(sorted(counts.items())),
-            "dialects": dict(sorted(batches.dialects.items())),
-            "skipped": list(import_plan.skipped),
-        }
-        kind = "examples" if is_training else "episodes"
-        committed = stage.commit({"kind": kind, "seed": seed}, provenance, ref.version)
+    run = _Import(store, import_plan, ref, options, check)
+    try:
+        committed, batches = run.commit(tables.EPISODES, progress)
+    except MetaFound:  # the columns of `episodes` are known only now, and rows are written already
+        committed, batches = run.commit(tables.EPISODES_WITH_META, progress)
+    counts = batches.counts
     return ImportReport(
         version=committed.version,
         created=committed.created,
@@ -117,14 +99,56 @@ def import_dataset(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Import:
+    """One import: a plan, and where it goes to."""
+
+    store: Store
+    plan: ImportPlan
+    ref: DatasetRef
+    options: ImportOptions
+    check: Check | None
+
+    def commit(self, columns: pa.Schema, progress: Progress | None) -> tuple[Committed, Batches]:
+        """Read everything and commit it; `columns` are those of the episodes. Raises MetaFound where they have no room
+        for the `meta` of an episode."""
+        is_training = _holds_training_rows(self.plan)
+        where, hashes = self.options.where, dict[Source, str]()
+        rows = None if where is None else RowFilter(where, REWARDS if is_training else columns)
+        with rows or nullcontext(), self.store.stage(self.ref.name) as stage:
+            align = annotated.FORMAT in self.plan.formats and len(self.plan.formats) > 1
+            batches = Batches(stage, rows, self.options, columns, align=align)
+            for item, record in read_plan(self.plan, on_progress=progress, on_file=hashes.__setitem__):
+                batches.add(item, record)
+            batches.finish()
+            if not batches.counts["episodes"] + batches.counts["examples"]:
+                raise _nothing_imported(batches)
+            if self.check is not None:
+                self.check(None if is_training else batches.scored)
+            recipe = {"kind": "examples" if is_training else "episodes", "seed": self.options.seed}
+            return stage.commit(recipe, self._provenance(batches, hashes), self.ref.version), batches
+
+    def _provenance(self, batches: Batches, hashes: Mapping[Source, str]) -> dict[str, Any]:
+        told = {"map": dict(self.options.columns), "format": self.options.form}
+        return {
+            "sources": _sources(self.plan, hashes),
+            "where": self.options.where,
+            "counts": dict(sorted(batches.counts.items())),
+            "dialects": dict(sorted(batches.dialects.items())),
+            "skipped": list(self.plan.skipped),
+            **{name: value for name, value in told.items() if value},
+        }
+
+
 def _holds_training_rows(import_plan: ImportPlan) -> bool:
     """True for training rows, False for episodes. Raises UsageError for both at once."""
-    if training.FORMAT in import_plan.formats and len(import_plan.formats) > 1:
+    examples = import_plan.formats & EXAMPLES
+    if examples and import_plan.formats - EXAMPLES:
         raise UsageError(
             "Training rows and episodes cannot be in one dataset, because training rows do not name their episode.",
             "import them with two commands, under two names",
         )
-    return training.FORMAT in import_plan.formats
+    return bool(examples)
 
 
 def _nothing_imported(batches: Batches) -> InputError:

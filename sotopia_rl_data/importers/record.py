@@ -40,13 +40,16 @@ class Record:
     """A parsed JSON value and where it was read.
 
     `source` is "file.jsonl:17" (line 17), "file.json[16]" (the 17th of an array) or "file.json[key]". `raw` is the
-    text of a record that has a line of its own; `key` is the record's key in a dump of a database.
+    text of a record that has a line of its own; `key` is the record's key in a dump of a database, and `within` the
+    keys above the list or object that it is in. `cells`: it is a row of a table of text, whose cells are all text.
     """
 
     value: Any
     source: str
     raw: bytes | None = None
     key: str = ""
+    within: str = ""
+    cells: bool = False
 
     def excerpt(self) -> str:
         """The record's first 10,000 characters, exactly as in the file where its text is known."""
@@ -156,6 +159,22 @@ def finite(value: Any, what: str) -> float:
     if not math.isfinite(number):
         raise InputError(f"{what} is not a finite number.")
     return number
+
+
+def number(record: Record, key: str) -> float | None:
+    """The number under `key` of a record, which is text where all cells are; None where it is absent, null or NaN.
+
+    Raises InputError where it is not a finite number.
+    """
+    value = record.value.get(key)
+    if record.cells and isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            raise InputError(f"`{key}` is {value[:40]!r}, not a number.") from None
+        if math.isnan(value):
+            return None
+    return None if value is None else finite(value, f"`{key}`")
 
 
 def model_name(logged: Any) -> str | None:

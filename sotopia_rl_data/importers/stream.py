@@ -1,59 +1,32 @@
-"""The records of one file, one at a time, whatever its size: JSON Lines, a JSON document, CSV.
+"""The records of one file, one at a time, whatever its size: JSON Lines, CSV and TSV, Parquet and Arrow. (JSON
+documents have a file of their own.)
 
-Nothing here knows what a record means. A record that cannot be read yields an InputError in its place. Reading goes on
-at the next line; after a mistake in a JSON document nothing more can be read.
+Nothing here knows what a record means. A record that cannot be read yields an InputError in its place, and reading goes
+on at the next line or row.
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
+from datetime import date, datetime, time
+from decimal import Decimal
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from sotopia_rl_data.errors import InputError
-from sotopia_rl_data.importers.record import MAX_DEPTH, MAX_RECORD, Record, json_value
+from sotopia_rl_data.importers.documents import Entry
+from sotopia_rl_data.importers.opened import BUFFER
+from sotopia_rl_data.importers.record import MAX_RECORD, Record, json_value
 
-BUFFER = 1 << 20
-_BOM = b"\xef\xbb\xbf"
-_OPENING, _CLOSING = ("start_map", "start_array"), ("end_map", "end_array")
-
-Entry = tuple[Record, InputError | None]  # a record, and the reason if it cannot be read
-
-
-class Metered(io.RawIOBase):
-    """A file that counts and hashes the bytes read from it. `tick` is called with the number of each read."""
-
-    def __init__(self, path: Path, tick: Callable[[int], None] | None = None) -> None:
-        self._file = path.open("rb", buffering=0)
-        self._tick = tick
-        self.sha256 = hashlib.sha256()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        count = self._file.readinto(buffer) or 0
-        self.sha256.update(memoryview(buffer)[:count])
-        if self._tick is not None:
-            self._tick(count)
-        return count
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-    def buffered(self) -> io.BufferedReader[Any]:
-        """The same file, read in blocks of a megabyte, after the byte-order mark if it has one."""
-        stream: io.BufferedReader[Any] = io.BufferedReader(self, BUFFER)
-        if stream.peek(3)[:3] == _BOM:
-            stream.read(3)
-        return stream
+PARQUET, ARROW_FILE, ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
+"""The first bytes of the files that `arrow_rows` reads."""
+_ROWS = 256
 
 
-def json_lines(stream: io.BufferedReader, name: str) -> Iterator[Entry]:
+def json_lines(stream: io.BufferedReader[Any], name: str) -> Iterator[Entry]:
     """One record from each line; blank lines are passed over."""
     for number, line in enumerate(iter(lambda: stream.readline(MAX_RECORD), b""), start=1):
         source = f"{name}:{number}"
@@ -69,10 +42,14 @@ def json_lines(stream: io.BufferedReader, name: str) -> Iterator[Entry]:
                 yield Record(None, source, line.strip()), error
 
 
-def csv_rows(stream: io.BufferedReader, name: str) -> Iterator[Entry]:
-    """One record from each row, keyed by the header; an empty cell is left out."""
+def csv_rows(stream: io.BufferedReader[Any], name: str) -> Iterator[Entry]:
+    """One record from each row, keyed by the header; an empty cell is left out. The cells are parted by whatever parts
+    the header most often: a comma, a semicolon or a tab."""
     csv.field_size_limit(MAX_RECORD)  # the csv module has one limit for the whole process
-    lines = csv.reader(io.TextIOWrapper(stream, "utf-8", errors="surrogateescape", newline=""))
+    header_line = stream.peek(BUFFER).lstrip(b"\r\n").partition(b"\n")[0]
+    delimiter = max((b",", b";", b"\t"), key=header_line.count).decode()
+    text = io.TextIOWrapper(stream, "utf-8", errors="surrogateescape", newline="")
+    lines = csv.reader(text, delimiter=delimiter)
     header: list[str] | None = None
     while True:
         source = f"{name}:{lines.line_num + 1}"
@@ -84,13 +61,15 @@ def csv_rows(stream: io.BufferedReader, name: str) -> Iterator[Entry]:
         if cells is None:
             return
         if header is None:
-            header = cells or None
+            header = [cell.strip() for cell in cells] or None
         elif cells:
             yield _row(header, cells, source)
 
 
 def _row(header: list[str], cells: list[str], source: str) -> Entry:
-    record = Record({column: cell for column, cell in zip(header, cells, strict=False) if cell != ""}, source)
+    record = Record(
+        {column: cell for column, cell in zip(header, cells, strict=False) if cell != ""}, source, cells=True
+    )
     if len(cells) != len(header):
         return record, InputError(f"it has {len(cells)} cells where the header has {len(header)}.")
     try:
@@ -100,46 +79,74 @@ def _row(header: list[str], cells: list[str], source: str) -> Entry:
     return record, None
 
 
-def json_document(stream: IO[bytes], name: str, depth: int) -> Iterator[Entry]:
-    """The values that are `depth` containers below the root of a JSON document (0: the document itself; several
-    documents may follow each other). Raises InputError where the file does not even begin as JSON."""
-    import ijson
-    from ijson.common import ObjectBuilder
+def arrow_rows(path: Path, name: str) -> Iterator[Entry]:
+    """One record from each row of a Parquet file, or of an Arrow file or stream. Raises InputError where it is
+    damaged."""
+    import pyarrow as pa
 
-    level, deepest, count, key = 0, 0, 0, ""
-    builder: Any = None
+    count = 0
     try:
-        for event, value in ijson.basic_parse(stream, use_float=True, multiple_values=True, buf_size=BUFFER):
-            if event in _CLOSING:
-                level -= 1
-            if event == "map_key" and level == depth:
-                key = value
-            elif builder is None and level == depth and event not in _CLOSING:
-                builder = ObjectBuilder()
-            if builder is not None:
-                deepest = max(deepest, level - depth)
-                if level - depth <= MAX_DEPTH:
-                    builder.event(event, value)
-                if level == depth and event not in _OPENING:
-                    wrong = InputError("nested too deeply.") if deepest > MAX_DEPTH else None
-                    yield Record(builder.value, _place(name, depth, key, count), key=key), wrong
-                    builder, deepest, count, key = None, 0, count + 1, ""
-            if event in _OPENING:
-                level += 1
-    except (ijson.JSONError, UnicodeDecodeError, ValueError, OverflowError) as error:
-        broken = InputError(f"not JSON from here on: {first_line(error)}.")
-        if count == 0 and builder is None:
-            raise broken from error
-        yield Record(None, _place(name, depth, key, count)), broken
+        for batch in _batches(path):
+            for start in range(0, batch.num_rows, _ROWS):
+                for row, wrong in _values(batch.slice(start, _ROWS)):
+                    yield Record(row, f"{name}[{count}]"), wrong
+                    count += 1
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise InputError(f"it cannot be read from row {count} on: {str(error).splitlines()[0].rstrip('.')}.") from error
 
 
-def _place(name: str, depth: int, key: str, count: int) -> str:
-    if depth == 0 and count == 0:
-        return f"{name}:1"
-    return f"{name}[{key or count}]"
+def _batches(path: Path) -> Iterator[Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with path.open("rb") as file:
+        head = file.read(6)
+    if head.startswith(PARQUET):
+        with pq.ParquetFile(path, pre_buffer=False) as table:
+            yield from table.iter_batches(_ROWS, use_threads=False)
+        return
+    with pa.memory_map(str(path)) as mapped:
+        if head.startswith(ARROW_FILE):
+            reader = pa.ipc.open_file(mapped)
+            yield from (reader.get_batch(i) for i in range(reader.num_record_batches))
+        else:
+            yield from pa.ipc.open_stream(mapped)
 
 
-def first_line(error: Exception) -> str:
-    """The first line of a JSON parser's message, without its full stop; the error's name if there is no message."""
-    line = str(error).removeprefix("b'").split("\\n")[0].split("\n")[0]
-    return " ".join(line.split()).rstrip(".") or type(error).__name__
+def _values(rows: Any) -> Iterator[tuple[Any, InputError | None]]:
+    """The rows as JSON has them, each with the reason if it has a value that Python cannot have (half a character, a
+    time of another era)."""
+    try:
+        values = rows.to_pylist()
+    except (ValueError, OverflowError) as error:
+        if rows.num_rows > 1:
+            for i in range(rows.num_rows):
+                yield from _values(rows.slice(i, 1))
+        else:
+            yield None, InputError(f"it has a value that cannot be read: {str(error).splitlines()[0].rstrip('.')}.")
+        return
+    for value in values:
+        try:
+            yield _plain(value), None
+        except InputError as error:
+            yield None, error
+
+
+def _plain(value: Any) -> Any:
+    """A value of Arrow as JSON has it: NaN is null, a time is text. Raises InputError for bytes that are not text."""
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    if isinstance(value, float):
+        return None if math.isnan(value) else value
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            raise InputError("it holds bytes that are not UTF-8 text.") from error
+    if isinstance(value, Decimal):
+        return float(value)
+    return value.isoformat() if isinstance(value, (datetime, date, time)) else value

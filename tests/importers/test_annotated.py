@@ -12,6 +12,7 @@ from fixtures.records import ANN, SAM, acted, attributions, failures, lines, log
 from sotopia_rl_data import open_dataset
 from sotopia_rl_data.importers import read
 from sotopia_rl_data.importers.importing import import_dataset
+from sotopia_rl_data.importers.options import ImportOptions
 from sotopia_rl_data.rewards import preset
 from sotopia_rl_data.rewards.build import remake
 from sotopia_rl_data.schema import Attribution, Episode, Failure, Score
@@ -328,7 +329,7 @@ def test_labels_find_their_episode_however_far_behind_it_they_come(tmp_path):
     rows = [r for one in logs for r in as_the_writer_does(one, {})]
     paths = [lines(tmp_path / "rows.jsonl", *rows), lines(tmp_path / "logs.jsonl", *logs)]
     store = Store(tmp_path / "store")
-    report = import_dataset(store, paths, "o/n", where="episode_id <> 'E7'")
+    report = import_dataset(store, paths, "o/n", options=ImportOptions(where="episode_id <> 'E7'"))
     assert (report.episodes, report.filtered, report.attributions, report.failures) == (299, 1, 598, 0)
     query = "SELECT agent, turn, count(*) FROM attributions GROUP BY ALL ORDER BY turn"
     assert [tuple(r.values()) for r in open_dataset("o/n", store).sql(query).to_pylist()] == [

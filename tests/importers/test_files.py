@@ -172,6 +172,17 @@ def test_the_examples_of_the_documentation_are_accepted(tmp_path):
     assert episode.agents[1].name == "Finnegan O'Malley"
 
 
+def test_every_other_example_of_the_documentation_is_imported_whole(tmp_path):
+    text = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```(jsonl|csv)\n(.*?)```", text, re.DOTALL)
+    kinds = []
+    for i, (ending, block) in enumerate(blocks):
+        (tmp_path / f"{i}.{ending}").write_text(block, encoding="utf-8")
+        kinds.append(plan([tmp_path / f"{i}.{ending}"]).sources[0].kind)
+        assert failures(tmp_path / f"{i}.{ending}") == []
+    assert kinds == ["chat", "utterances", "convokit", "simulation", "completion", "preference"]
+
+
 def test_a_plain_record_has_defaults(tmp_path):
     record = {
         "episode_id": 7,
@@ -299,7 +310,8 @@ def test_a_document_that_breaks_off_gives_what_comes_before(tmp_path):
     path.write_text(path.read_text()[:-200])
     (failure,) = failures(path)
     assert len(list(read([path]))) == 3
-    assert (failure.source, failure.reason) == ("a.json[2]", "not JSON from here on: parse error: premature EOF.")
+    broken = "not JSON: Expecting property name enclosed in double quotes at character 2297"
+    assert (failure.source, failure.reason) == ("a.json[2]", f"{broken}, and nothing can be read from here on.")
 
 
 def test_a_record_nested_too_deeply_in_a_document_is_rejected_alone(tmp_path):
@@ -372,10 +384,11 @@ def test_a_folder_passes_over_what_holds_no_format_and_reads_what_is_damaged(tmp
     (tmp_path / "in" / "c.json").write_text('{"pk": ')
     (tmp_path / "in" / "d.json").write_text("")
     (tmp_path / "in" / "notes.txt").write_text("hello")
-    assert plan([tmp_path / "in"]).skipped == ("manifest.json", "served.jsonl")
+    assert plan([tmp_path / "in"]).skipped == ("manifest.json", "notes.txt", "served.jsonl")
+    broken = "not JSON: Expecting value at character 8, and nothing can be read from here on."
     assert [(f.source, f.reason) for f in failures(tmp_path / "in")] == [
-        ("c.json:1", "not JSON from here on: parse error: premature EOF."),
-        ("d.json:1", "not JSON from here on: parse error: premature EOF."),
+        ("c.json:1", broken),
+        ("d.json:1", "it is empty."),
     ]
     assert len(list(read([tmp_path / "in"]))) == 3
 
@@ -384,12 +397,17 @@ def test_a_folder_passes_over_what_holds_no_format_and_reads_what_is_damaged(tmp
     ("name", "content", "sentence"),
     [
         ("a.jsonl", "hello\nworld\n", "cannot be imported: not JSON: Expecting value at character 1."),
-        ("a.json", "hello", "cannot be imported: it is not JSON: lexical error: invalid char in json text."),
+        ("a.json", "hello", "cannot be imported: not JSON: Expecting value at character 1"),
         ("a.json", "{}", "cannot be imported: its records are of none of the formats."),
-        ("a.jsonl", '{"prompt": 1}\n', "cannot be imported: its records are of none of the formats."),
-        ("a.csv", "a,b\n1,2\n", "cannot be imported: its records are of none of the formats."),
+        (
+            "a.jsonl",
+            '{"prompt": 1}\n',
+            "cannot be imported: its records are of none of the formats; it comes nearest to completion, for which it "
+            "lacks `completion`.",
+        ),
+        ("a.csv", "a,b\n1,2\n", "cannot be imported: its records are of none of the formats; they have a, b."),
         ("a.json", "", "cannot be imported: it is empty."),
-        ("a.rdb", "REDIS0011\x00", "cannot be imported: it is not JSON"),
+        ("a.rdb", "REDIS0011\x00", "cannot be imported: not JSON"),
     ],
 )
 def test_a_file_that_holds_nothing_to_import_is_an_error_before_anything_is_read(tmp_path, name, content, sentence):

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from fixtures.damage import damaged, line
 from fixtures.records import ANN, PLAIN, SAM, TALK, export, log, row, table
 
 from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.importers import TrainingRow, read
 from sotopia_rl_data.schema import Attribution, Episode, Failure
-from sotopia_rl_data.tables import EPISODES, attribution_table, episode_row, failure_table, row_episode
+from sotopia_rl_data.tables import EPISODES_WITH_META, attribution_table, episode_row, failure_table, row_episode
 
 PRIVATE = [{ANN: ' said: "a"'}, {SAM: f"[private to ['{ANN}']]  said: \"b\""}, {}, {SAM: " left the conversation"}]
 LABELS = {
@@ -35,70 +34,6 @@ SEEDS: list[dict[str, Any]] = [
     {"instruction": "i", "input": "", "output": "o", "history": [["a", "b"]], "system": "s"},
     {"key": ":x.EpisodeLog:E9", "value": json.dumps({k: v for k, v in log(TALK).items() if k != "pk"})},
 ]
-ODD: list[Any] = [
-    None, True, 0, -1, 1e308, float("nan"), float("inf"), 2**63, 10**400, "", " ", "\x00", "\ud800", "🙂" * 5,
-    "did nothing", "[private to ['", 'said: "', "Utterance 99 by ", "((((", "[1, 2", "{'a': (1,)}", [], {}, [[]],
-    [None], {"": {}}, [[["a", "b", "c"]]], {"agent_1": 3}, "Environment", -0.0, [0.0, [0.0]], "x" * 3000,
-    {"attribution": []}, {"key": "k", "value": 1},
-]  # fmt: skip
-
-
-def damaged(value: Any, rng: random.Random) -> Any:
-    """`value` with one to three of its parts replaced, removed, doubled or moved."""
-    value = copy.deepcopy(value)
-    for _ in range(rng.randint(1, 3)):
-        holders = [h for h in _holders(value) if h]
-        holder = rng.choice(holders) if holders else None
-        if holder is None:
-            return rng.choice(ODD)
-        key = rng.choice(list(holder)) if isinstance(holder, dict) else rng.randrange(len(holder))
-        _damage(holder, key, rng)
-    return value
-
-
-def _damage(holder: Any, key: Any, rng: random.Random) -> None:
-    match rng.randrange(6):
-        case 0:
-            del holder[key]
-        case 1 if isinstance(holder, list):
-            holder.insert(key, copy.deepcopy(holder[rng.randrange(len(holder))]))
-        case 1:
-            holder[f"{key}x"] = holder.pop(key)
-        case 2 if isinstance(holder[key], str):
-            text = holder[key]
-            cut = rng.randrange(len(text) + 1)
-            holder[key] = (
-                text[:cut]
-                + rng.choice(["", "'", '"', "\n\n", "]", "(", "é", "\ud83d"])
-                + text[cut + rng.randrange(3) :]
-            )
-        case 3 if isinstance(holder, list):
-            rng.shuffle(holder)
-        case 4:
-            deep: Any = holder[key]
-            for _ in range(rng.choice([1, 70, 300])):
-                deep = [deep]
-            holder[key] = deep
-        case _:
-            holder[key] = copy.deepcopy(rng.choice(ODD))
-
-
-def _holders(value: Any) -> Iterator[Any]:
-    if isinstance(value, (dict, list)):
-        yield value
-        for part in list(value.values()) if isinstance(value, dict) else value:
-            yield from _holders(part)
-
-
-def line(value: Any, rng: random.Random) -> bytes:
-    """`value` as a line of JSON, one in five with its bytes damaged too."""
-    raw = bytearray(json.dumps(value).encode())
-    if rng.random() < 0.2 and raw:
-        for _ in range(rng.randint(1, 5)):
-            raw[rng.randrange(len(raw))] = rng.randrange(256)
-        if rng.random() < 0.3:
-            del raw[rng.randrange(len(raw)) :]
-    return bytes(raw).replace(b"\n", b" ")
 
 
 def checked(paths: list[Path]) -> Counter[str]:
@@ -120,7 +55,7 @@ def checked(paths: list[Path]) -> Counter[str]:
             assert isinstance(item, TrainingRow)
             pa.array([item.completion, *[m["content"] for m in item.prompt]], pa.string())
             pa.array([item.reward], pa.float64())
-    stored = pa.Table.from_pylist([episode_row(e) for e in episodes], schema=EPISODES)
+    stored = pa.Table.from_pylist([episode_row(e) for e in episodes], schema=EPISODES_WITH_META)
     assert [row_episode(r) for r in stored.to_pylist()] == episodes
     for episode in episodes:
         ids = [a.agent for a in episode.agents]

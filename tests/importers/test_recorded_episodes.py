@@ -16,6 +16,7 @@ from fixtures.records import lines
 from sotopia_rl_data import open_dataset
 from sotopia_rl_data.importers import TrainingRow, plan, read
 from sotopia_rl_data.importers.importing import import_dataset
+from sotopia_rl_data.importers.options import ImportOptions
 from sotopia_rl_data.schema import Episode
 from sotopia_rl_data.store import Store
 
@@ -143,7 +144,7 @@ def test_what_an_agent_was_shown_is_kept_byte_for_byte(recordings):
 
 def test_the_whole_folder_is_imported_at_once_each_episode_once(recordings, tmp_path):
     store = Store(tmp_path)
-    report = import_dataset(store, [recordings.episodes], "o/all", strict=True)
+    report = import_dataset(store, [recordings.episodes], "o/all", options=ImportOptions(strict=True))
     dialects, duplicates = {
         "own": ({"legacy": 9, "0.1.5": 3, "head": 9}, 7 * 2 + 5 * 2),
         "large": ({"legacy": 30, "0.1.5": 2, "head": 15}, 28 * 2 + 11 * 2),

@@ -11,6 +11,7 @@ from fixtures.records import ANN, PLAIN, SAM, TALK, document, export, lines, log
 from sotopia_rl_data import open_dataset
 from sotopia_rl_data.errors import InputError, QueryError, UsageError, VersionExists
 from sotopia_rl_data.importers.importing import import_dataset
+from sotopia_rl_data.importers.options import ImportOptions
 from sotopia_rl_data.refs import DatasetRef
 from sotopia_rl_data.schema import split_of
 from sotopia_rl_data.store import Store
@@ -33,7 +34,7 @@ def left_behind(store: Store) -> list[Path]:
 
 def test_episodes_reach_the_store_whole_and_in_the_split_of_their_environment(tmp_path, store):
     path = lines(tmp_path / "a.jsonl", *MANY)
-    report = import_dataset(store, [path], "o/n", seed=3)
+    report = import_dataset(store, [path], "o/n", options=ImportOptions(seed=3))
     assert (report.episodes, report.utterances, report.failures, report.created) == (300, 1200, 0, True)
     found = open_dataset("o/n", store).sql("SELECT episode_id, environment_id, split FROM episodes").to_pylist()
     assert [f["episode_id"] for f in found if f["split"] != split_of(f["environment_id"], 3)] == []
@@ -77,24 +78,32 @@ def test_rejected_records_are_kept_in_failures(tmp_path, store):
 def test_strict_makes_the_first_rejection_an_error_and_leaves_nothing(tmp_path, store, bad):
     path = lines(tmp_path / "a.jsonl", log(TALK), bad, log(TALK, pk="E3"))
     with pytest.raises(InputError) as error:
-        import_dataset(store, [path], "o/n", strict=True)
+        import_dataset(store, [path], "o/n", options=ImportOptions(strict=True))
     assert error.value.message.startswith("a.jsonl:2: ")
     assert left_behind(store) == []
 
 
 def test_strict_lets_a_repeated_episode_pass_and_not_another_of_its_id(tmp_path, store):
     assert (
-        import_dataset(store, [lines(tmp_path / "a.jsonl", log(TALK), log(TALK))], "o/n", strict=True).duplicates == 1
+        import_dataset(
+            store, [lines(tmp_path / "a.jsonl", log(TALK), log(TALK))], "o/n", options=ImportOptions(strict=True)
+        ).duplicates
+        == 1
     )
     with pytest.raises(InputError) as error:
-        import_dataset(store, [lines(tmp_path / "b.jsonl", log(TALK), log(TALK, rewards=None))], "o/m", strict=True)
+        import_dataset(
+            store,
+            [lines(tmp_path / "b.jsonl", log(TALK), log(TALK, rewards=None))],
+            "o/m",
+            options=ImportOptions(strict=True),
+        )
     assert "b.jsonl:2: another episode with the id 'E1'" in error.value.message
 
 
 def test_where_keeps_what_it_is_true_for_and_what_belongs_to_it(tmp_path, store):
     bad_score = log(TALK, pk="X", rewards=[[1, {"goal": 99}], 0.0])
     path = lines(tmp_path / "a.jsonl", *MANY, bad_score)
-    report = import_dataset(store, [path], "o/n", where="episode_id < 'E010' AND len(turns) = 4")
+    report = import_dataset(store, [path], "o/n", options=ImportOptions(where="episode_id < 'E010' AND len(turns) = 4"))
     assert (report.episodes, report.filtered, report.failures) == (10, 291, 0)
     assert report.version.manifest.provenance["where"] == "episode_id < 'E010' AND len(turns) = 4"
 
@@ -119,7 +128,9 @@ def test_a_where_that_is_no_condition_over_the_rows_is_refused_before_anything_i
     read: list[int] = []
     path = lines(tmp_path / "a.jsonl", log(TALK))
     with pytest.raises(QueryError) as error:
-        import_dataset(store, [path], "o/n", where=where, progress=lambda done, _: read.append(done))
+        import_dataset(
+            store, [path], "o/n", options=ImportOptions(where=where), progress=lambda done, _: read.append(done)
+        )
     assert error.value.message.startswith("--where is not a condition: ")
     assert "episode_id" in error.value.hint
     assert read == left_behind(store) == []
@@ -127,7 +138,9 @@ def test_a_where_that_is_no_condition_over_the_rows_is_refused_before_anything_i
 
 def test_a_where_that_fails_on_the_rows_themselves_leaves_nothing_behind(tmp_path, store):
     with pytest.raises(QueryError) as error:
-        import_dataset(store, [lines(tmp_path / "a.jsonl", *MANY)], "o/n", where="tag::INTEGER = 1")
+        import_dataset(
+            store, [lines(tmp_path / "a.jsonl", *MANY)], "o/n", options=ImportOptions(where="tag::INTEGER = 1")
+        )
     assert "'toy'" in error.value.message
     assert left_behind(store) == []
 
@@ -144,7 +157,7 @@ def test_training_rows_become_rewards_without_identity_grouped_by_scenario(tmp_p
     assert {r["prompt"][0]["role"] for r in rows} == {"user"}
     assert {r["completion"][0]["role"] for r in rows} == {"assistant"}
     assert all(r["n_opinions"] is None and r["spread"] is None for r in rows)
-    kept = import_dataset(store, [tmp_path / "a.json"], "o/m", where="reward > 2")
+    kept = import_dataset(store, [tmp_path / "a.json"], "o/m", options=ImportOptions(where="reward > 2"))
     assert (kept.examples, kept.filtered) == (10, 40)
 
 
@@ -179,7 +192,7 @@ def test_where_nothing_can_be_imported_nothing_is_made(tmp_path, store):
         import_dataset(store, [path], "o/n")
     assert error.value.message == "None of 2 records could be imported; a.jsonl:1: its messages are empty."
     with pytest.raises(InputError) as error:
-        import_dataset(store, [lines(tmp_path / "b.jsonl", log(TALK))], "o/n", where="false")
+        import_dataset(store, [lines(tmp_path / "b.jsonl", log(TALK))], "o/n", options=ImportOptions(where="false"))
     assert error.value.message == "None of the 1 records meets the condition of --where."
     for missing in ([tmp_path / "nowhere"], []):
         with pytest.raises(InputError):

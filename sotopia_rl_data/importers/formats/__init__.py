@@ -3,8 +3,13 @@
 episode_log.py    the sotopia library's EpisodeLog, as stored, dumped or exported from Redis
 export.py         the rows that the library's own export makes of EpisodeLogs, JSONL or CSV
 annotated.py      sotopia-rl's annotated JSONL: two rows for each episode, with labels
-plain.py          our own format, for people with their own simulator
+plain.py          our own format, for people with their own simulator, and what `query` writes of episodes
+simulation.py     simulations of τ-bench and τ²-bench
+convokit.py       ConvoKit corpora
+trl.py            TRL's rows of completions and preferences, and what `query` writes of rewards
 training.py       training rows: a prompt, a completion, perhaps a reward
+chat.py           chats with messages: OpenAI's, ShareGPT's
+utterances.py     one utterance a row
 """
 
 from __future__ import annotations
@@ -12,16 +17,64 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sotopia_rl_data.importers.formats import annotated, episode_log, export, plain, training
+from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.importers.formats import (
+    annotated,
+    chat,
+    convokit,
+    episode_log,
+    export,
+    plain,
+    simulation,
+    training,
+    trl,
+    utterances,
+)
 from sotopia_rl_data.importers.formats.format import Format
 
-FORMATS = (export.FORMAT, annotated.FORMAT, episode_log.FORMAT, plain.FORMAT, training.FORMAT)
+FORMATS = (
+    export.FORMAT,
+    annotated.FORMAT,
+    episode_log.FORMAT,
+    plain.FORMAT,
+    simulation.FORMAT,
+    convokit.FORMAT,
+    trl.PREFERENCES,
+    trl.COMPLETIONS,
+    training.FORMAT,
+    utterances.FORMAT,
+    chat.FORMAT,
+)
 """In the order in which they are tried: a record is of the first format whose keys it has."""
+
+EXAMPLES = frozenset({training.FORMAT, trl.COMPLETIONS, trl.PREFERENCES})
+"""The formats whose records become training rows, and not episodes."""
 
 
 def format_of(record: Any) -> Format | None:
-    """The format of a record, or of a record with this set of keys; None if it is of no format."""
-    if not isinstance(record, (Mapping, set)):
+    """The format of a record, by its keys; None if it is of no format."""
+    if not isinstance(record, Mapping):
         return None
     keys = set(record)
     return next((form for form in FORMATS if form.tells(keys)), None)
+
+
+def format_named(name: str) -> Format:
+    """The format with this name. Raises UsageError with the names."""
+    known = {form.name: form for form in FORMATS}
+    if name not in known:
+        raise UsageError(f"{name!r} is not a format.", f"name one of: {', '.join(known)}")
+    return known[name]
+
+
+def nearest(record: Any) -> str:
+    """What a record of no format lacks for the format that it comes nearest to; "" where it is near none."""
+    if not isinstance(record, Mapping):
+        return ""
+    lacking = [(form, form.lacks(set(record))) for form in FORMATS]
+    near = [(len(lacks), form, lacks) for form, lacks in lacking if len(lacks) < len(form.keys)]
+    if not near:
+        return ""
+    _, form, lacks = min(near, key=lambda one: (one[0], -len(one[1].keys)))
+    groups = [" or ".join(f"`{key}`" for key in sorted(group)) for group in lacks]
+    return f"it comes nearest to {form.name}, for which it lacks {', and '.join(groups)}"

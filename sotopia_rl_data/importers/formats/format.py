@@ -7,9 +7,10 @@ Most formats read record by record (`one_by_one`); a format whose records belong
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Literal, Protocol
 
 from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.importers.profiles import ProfileLookup
@@ -21,12 +22,13 @@ from sotopia_rl_data.schema import Attribution, Episode, Failure, Message
 @dataclass(frozen=True, slots=True)
 class TrainingRow:
     """A prompt and its completion that belong to no episode. `reward` is None where there is no label. Rows of the same
-    `scenario` go to the same split."""
+    `scenario` go to the same split, or of the same `environment_id` where the row has one."""
 
     prompt: tuple[Message, ...]
     completion: str
     reward: float | None
     scenario: str
+    environment_id: str | None = None
 
 
 Item = Episode | TrainingRow | Attribution | Failure
@@ -47,24 +49,42 @@ class Reader(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Format:
-    """One format. A record is of the format if it has at least one key of each group of `keys`.
+class Beside:
+    """What lies beside a file: its folder, and the profiles that its records may name (None: there are none)."""
 
-    `reader` makes the reader of one file, from the profiles that the file's records may name (None: there are none).
+    folder: Path
+    profiles: ProfileLookup | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One format. A record is of the format if it has at least one key of each group of `keys`, in any case and
+    spelling where `spelled` is "loosely" (`Speaker ID` is `speaker_id`). `reader` makes the reader of one file.
     """
 
     name: str
     keys: tuple[frozenset[str], ...]
-    reader: Callable[[ProfileLookup | None], Reader]
+    reader: Callable[[Beside], Reader]
+    spelled: Literal["exactly", "loosely"] = "exactly"
 
-    def tells(self, keys: set[object]) -> bool:
+    def tells(self, keys: Collection[object]) -> bool:
         """Whether a record with these keys is of this format."""
-        return all(keys & group for group in self.keys)
+        return not self.lacks(keys)
+
+    def lacks(self, keys: Collection[object]) -> list[frozenset[str]]:
+        """The groups of which a record with these keys has none."""
+        have = {loosely(str(key)) for key in keys} if self.spelled == "loosely" else set(keys)
+        return [group for group in self.keys if not have & group]
 
 
-def one_by_one(read: Callable[[Record, ProfileLookup | None], list[Item]]) -> Callable[[ProfileLookup | None], Reader]:
+def loosely(key: str) -> str:
+    """A column's name in small letters, with underscores for spaces and hyphens."""
+    return key.strip().lower().replace(" ", "_").replace("-", "_")
+
+
+def one_by_one(read: Callable[[Record, ProfileLookup | None], list[Item]]) -> Callable[[Beside], Reader]:
     """Readers of a format whose records stand alone. `read` raises InputError for a record that cannot be read."""
-    return lambda profiles: _OneByOne(read, profiles)
+    return lambda beside: _OneByOne(read, beside.profiles)
 
 
 @dataclass(frozen=True, slots=True)

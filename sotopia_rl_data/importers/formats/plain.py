@@ -14,6 +14,7 @@ from typing import Any
 
 from sotopia_rl_data.dimensions import dimension
 from sotopia_rl_data.errors import InputError, UsageError
+from sotopia_rl_data.importers.dialogue import meta_text
 from sotopia_rl_data.importers.formats.format import Format, one_by_one, with_refusals
 from sotopia_rl_data.importers.record import (
     INT32,
@@ -24,11 +25,12 @@ from sotopia_rl_data.importers.record import (
     mapping,
     model_name,
     model_names,
+    nested,
     text,
     unique,
 )
 from sotopia_rl_data.importers.scores import LoggedScores, RefusedScore
-from sotopia_rl_data.schema import ACTION_TYPES, Agent, Episode, Observation, Score, Turn, environment_of
+from sotopia_rl_data.schema import ACTION_TYPES, SPLITS, Agent, Episode, Observation, Score, Turn, environment_of
 
 DIALECTS = ("plain", "legacy", "0.1.5", "head")
 _NOUNS = (Episode, Agent, Turn, Score, Observation)
@@ -37,7 +39,7 @@ _KEYS: dict[type, frozenset[str]] = {noun: frozenset(f.name for f in fields(noun
 
 def read_plain(value: Any) -> tuple[Episode, tuple[RefusedScore, ...]]:
     """The episode of a plain record, and its refused scores. Raises InputError."""
-    record = _known(value, Episode, "the record")
+    record = _known(_as_queried(value), Episode, "the record")
     agents = _agents(items(record, "agents"))
     ids = _AgentIds(agents)
     scores = _scores(items(record, "scores", default=True), ids)
@@ -57,8 +59,26 @@ def read_plain(value: Any) -> tuple[Episode, tuple[RefusedScore, ...]]:
         models=model_names(items(record, "models", default=True)),
         tag=text(record, "tag", ""),
         reasoning=text(record, "reasoning", ""),
+        meta=_meta(record, "the record"),
     )
     return episode, tuple(scores.refused)
+
+
+def _as_queried(value: Any) -> Any:
+    """A record as it was before `query` wrote it: lists in a CSV are JSON, and `split` is not a field of an episode."""
+    if not isinstance(value, Mapping):
+        return value
+    lists = ("agents", "turns", "scores", "observations", "models")
+    row = {key: nested(one, f"`{key}`") if key in lists else one for key, one in value.items()}
+    if row.get("split") in SPLITS:
+        del row["split"]
+    return row
+
+
+def _meta(record: Mapping[str, Any], what: str) -> str | None:
+    """The text of the object under `meta`, which may be text already."""
+    value = nested(record.get("meta"), f"`meta` of {what}")
+    return None if value is None else meta_text(mapping(value, f"`meta` of {what}"))
 
 
 FORMAT = Format(
@@ -125,6 +145,7 @@ def _agents(values: Sequence[Any]) -> tuple[Agent, ...]:
             goal=text(r, "goal", ""),
             background=text(r, "background", ""),
             secret=text(r, "secret", ""),
+            meta=_meta(r, f"agent {agent}"),
         )
         for agent, r in zip(unique(ids), records, strict=True)
     )
@@ -154,7 +175,7 @@ def _turn(value: Any, place: int, ids: _AgentIds) -> Turn:
         raise InputError(f"{where} has a `failed` that is {kind(failed)}, not true, false or null.")
     actor = ids.find(r.get("agent"), where)
     to = tuple(dict.fromkeys(ids.find(name, f"`to` of {where}") for name in items(r, "to", default=True)))
-    return Turn(_number(r, place, where), actor, action_type, words, to, failed)
+    return Turn(_number(r, place, where), actor, action_type, words, to, failed, _meta(r, where))
 
 
 def _number(record: Mapping[str, Any], place: int, where: str) -> int:

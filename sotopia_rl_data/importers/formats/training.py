@@ -13,27 +13,27 @@ from typing import Any
 
 from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.importers.formats.format import Format, TrainingRow, one_by_one
-from sotopia_rl_data.importers.record import finite, items, mapping, text
+from sotopia_rl_data.importers.record import Record, items, mapping, number, text
 from sotopia_rl_data.schema import Message
 
 SENTINEL = -1.0
 _SCENARIO, _AFTER = "Scenario: ", "\nParticipants: "
 
 
-def read_training_row(value: Any) -> TrainingRow:
+def read_training_row(record: Record) -> TrainingRow:
     """The prompt, completion and reward of a training row. Raises InputError."""
-    row = mapping(value, "the record")
+    row = mapping(record.value, "the record")
     prompt, completion = _prompt(row), text(row, "output")
-    reward = None if row.get("value") is None else finite(row["value"], "`value`")
+    reward = number(record, "value")
     if reward == SENTINEL:
         reward = None
-    return TrainingRow(prompt, completion, reward, _scenario(prompt))
+    return TrainingRow(prompt, completion, reward, scenario_of(prompt))
 
 
 FORMAT = Format(
     "training",
     keys=(frozenset({"output"}), frozenset({"input", "instruction"})),
-    reader=one_by_one(lambda record, _: [read_training_row(record.value)]),
+    reader=one_by_one(lambda record, _: [read_training_row(record)]),
 )
 
 
@@ -50,7 +50,8 @@ def _prompt(row: Mapping[str, Any]) -> tuple[Message, ...]:
     return (*messages, {"role": "user", "content": question})
 
 
-def _scenario(prompt: tuple[Message, ...]) -> str:
+def scenario_of(prompt: tuple[Message, ...]) -> str:
+    """The scenario that a prompt names, or the whole prompt."""
     whole = "\n".join(m["content"] for m in prompt)
     rest = whole.partition(_SCENARIO)[2]
     end = _AFTER if _AFTER in rest else "\n"

@@ -1,0 +1,319 @@
+"""Which files the named paths hold, and the format of each, told before anything is imported.
+
+A named file must be importable. In a folder, files of no known format (manifests, pictures, other exports) are passed
+over and listed, training rows too if there are episodes; a damaged file is still read, so that it is listed with the
+reason. Of a folder of the local backend
+only EpisodeLog is read, and the profiles beside it; of a ConvoKit corpus the utterances, and what lies beside them.
+
+How a file is laid out is told by its first bytes (Parquet, Arrow, what packs it), else by its name (lines, tables),
+else by looking. The records of a JSON document may stand alone, in a list, under the keys of a dump, or inside
+wrappers. Only the head of the document is looked at, for the outermost object with the keys of a format.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.importers import stream
+from sotopia_rl_data.importers.documents import Entry, json_document
+from sotopia_rl_data.importers.formats import EXAMPLES, annotated, convokit, episode_log, format_of, nearest
+from sotopia_rl_data.importers.formats.format import Format
+from sotopia_rl_data.importers.opened import Metered
+from sotopia_rl_data.importers.record import Record, json_value
+
+PACKINGS, TABLES = (".gz", ".zst"), (".csv", ".tsv")
+_LINES, _DOCUMENTS, _ARROWS = (".jsonl", ".ndjson"), (".json",), (".parquet", ".arrow", ".feather")
+ENDINGS = (*_LINES, *_DOCUMENTS, *TABLES, *_ARROWS)
+LIBRARY_FILES = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+"""What the `datasets` library writes beside its data."""
+_FIRST_RECORDS = 20
+_FIRST_LINE = 16 * 2**20
+_HEAD = 4 * 2**20  # the longest document that is looked at as a whole
+_DEEPEST = 4
+_NODES = 5_000
+_HINT = "say which columns are what, as in --map Who=speaker,Said=text; sotopia-rl-data import --help has the formats"
+_NO_FORMAT = "its records are of none of the formats"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file to read. `label` is its name in failures: the path below the folder that was named, never more.
+
+    `depth` is the number of containers above the records of a JSON document. `keyed`: the records are under keys, as
+    in a dump of a database; `listed`: they are in a list, which `within` names by the keys above it. `profiles` is the
+    folder with the profiles that the logs name. `columns` renames keys of records: {old: new}. If no record has a
+    format, `wrong` says why, and `damaged` whether the reason is that the file cannot be read. `size` is in bytes.
+    """
+
+    path: Path
+    label: str
+    size: int
+    layout: Literal["lines", "table", "arrow", "document"] = "document"
+    format: Format | None = None
+    depth: int = 0
+    keyed: bool = False
+    listed: bool = False
+    within: str = ""
+    profiles: Path | None = None
+    columns: Mapping[str, str] = field(default_factory=dict, hash=False)
+    wrong: str = ""
+    damaged: bool = False
+
+    @property
+    def kind(self) -> str:
+        """The name of the format, or "damaged"."""
+        return self.format.name if self.format is not None else "damaged"
+
+    @property
+    def usable(self) -> bool:
+        """Whether the file is read: it has records of a format, or its damage has to be listed."""
+        return self.format is not None or self.damaged or self.profiles is not None
+
+    def entries(self, meter: Metered) -> Iterator[Entry]:
+        """The records of the file, with the keys that `columns` gives them."""
+        entries = self._entries(meter)
+        return ((_renamed(record, self.columns), wrong) for record, wrong in entries) if self.columns else entries
+
+    def _entries(self, meter: Metered) -> Iterator[Entry]:
+        if self.layout == "arrow":
+            meter.whole()
+            return stream.arrow_rows(self.path, self.label)
+        opened = meter.buffered()
+        if self.layout == "lines":
+            return stream.json_lines(opened, self.label)
+        if self.layout == "table":
+            return stream.csv_rows(opened, self.label)
+        return json_document(opened, self.label, self.depth)
+
+
+def _renamed(record: Record, columns: Mapping[str, str]) -> Record:
+    inner = record.unwrapped()
+    if not isinstance(inner.value, dict) or not columns.keys() & inner.value.keys():
+        return record
+    # a column that is named takes the place of whatever already has its new name
+    taken = {columns[key] for key in inner.value if key in columns}
+    kept = {key: value for key, value in inner.value.items() if key not in columns and key not in taken}
+    return replace(inner, value=kept | {columns[key]: inner.value[key] for key in inner.value if key in columns})
+
+
+@dataclass(frozen=True, slots=True)
+class ImportPlan:
+    """The files that will be read, and the labels of files in folders that are passed over."""
+
+    sources: tuple[Source, ...]
+    skipped: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """The size of all files, in bytes."""
+        return sum(source.size for source in self.sources)
+
+    @property
+    def formats(self) -> set[Format]:
+        """The formats of the sources."""
+        return {source.format for source in self.sources if source.format is not None}
+
+
+def plan(
+    paths: Sequence[str | Path], columns: Mapping[str, str] | None = None, form: Format | None = None
+) -> ImportPlan:
+    """The files of `paths`. `columns` renames keys of their records ({old: new}); `form` is their format, where it
+    shall not be detected.
+
+    Raises InputError for a path that is missing, unreadable, or without anything to import.
+    """
+    looked = _Look(columns or {}, form)
+    sources = [source for path in paths for source in looked.path(Path(path))]
+    if not sources:
+        raise InputError("There is no path to import from.", _HINT)
+    usable = [source for source in sources if source.usable]
+    usable.sort(
+        key=lambda source: source.format is annotated.FORMAT
+    )  # annotations come after the episodes they annotate
+    return ImportPlan(tuple(usable), tuple(source.label for source in sources if not source.usable))
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """How files are looked at: with which columns renamed, and as which format (None: it is detected)."""
+
+    columns: Mapping[str, str]
+    form: Format | None
+
+    def path(self, path: Path) -> list[Source]:
+        """The files of a path that was named."""
+        try:
+            if path.is_dir():
+                sources = list(self._folder(path, path))
+                if {source.format for source in sources} - EXAMPLES - {None}:
+                    # training rows beside episodes, as in a folder of runs, are another dataset
+                    sources = [replace(s, format=None) if s.format in EXAMPLES else s for s in sources]
+                if all(source.format is None for source in sources):
+                    raise InputError(f"The folder {path} has no file in a format that can be imported.", _HINT)
+                return sources
+            if not path.exists():
+                raise InputError(f"There is no file or folder {path}.", "check the path")
+            source = self._file(path, path.name)
+        except OSError as error:
+            raise InputError(
+                f"The path {error.filename or path} cannot be read: {error.strerror}.",
+                "check its permissions and its disk",
+            ) from error
+        if source.format is None:
+            raise InputError(f"The file {path} cannot be imported: {source.wrong}", _HINT)
+        return [source]
+
+    def _folder(self, folder: Path, root: Path) -> Iterator[Source]:
+        """The files of `folder` by name. In a local backend only the collection EpisodeLog holds episodes."""
+        backend = (folder / episode_log.LOGS).is_dir()
+        corpus = (folder / convokit.UTTERANCES).is_file()
+        for entry in sorted(p for p in folder.iterdir() if not p.name.startswith(".")):
+            label = entry.relative_to(root).as_posix()
+            if entry.is_dir() and not entry.is_symlink():
+                if not backend or entry.name == episode_log.LOGS:
+                    yield from self._folder(entry, root)
+            elif not entry.is_file() or entry.name in LIBRARY_FILES or _ending(entry) not in ENDINGS:
+                yield Source(entry, label, 0)
+            elif not (corpus and entry.name in convokit.COMPANIONS):
+                yield self._file(entry, label)
+
+    def _file(self, path: Path, label: str) -> Source:
+        """The file `path`, with its layout and format."""
+        profiles = path.parent.parent if path.parent.name == episode_log.LOGS else None
+        source = Source(path, label, path.stat().st_size, profiles=profiles, columns=self.columns)
+        if not source.size:
+            return replace(source, wrong="it is empty.", damaged=True)
+        try:
+            source = replace(source, layout=_layout(path))
+            if source.layout == "document":
+                return self._document(source)
+            return self._recognised(source, source.entries(Metered(path)))
+        except InputError as error:
+            return replace(source, wrong=error.message, damaged=True)
+
+    def _recognised(self, source: Source, entries: Iterable[Entry]) -> Source:
+        """`source` with the format of its first record that has one."""
+        reasons: list[str] = []
+        first: Any = None
+        readable = False
+        for record, error in itertools.islice(entries, _FIRST_RECORDS):
+            inner = record.unwrapped()
+            form = self._format(inner.value)
+            if form is not None:
+                return replace(source, format=form, keyed=bool(inner.key))
+            if error is None:
+                readable, first = True, first or inner.value
+            else:
+                reasons.append(error.message)
+        if readable or not reasons:
+            return replace(source, wrong=_none_of_the_formats(first), damaged=not readable)
+        return replace(source, wrong=reasons[0], damaged=True)
+
+    def _format(self, value: Any) -> Format | None:
+        if not isinstance(value, Mapping):
+            return None
+        return self.form or format_of(value)
+
+    def _document(self, source: Source) -> Source:
+        """`source` with the place and the format of the outermost record at the head of a JSON document.
+
+        A document of a few megabytes is looked at as a whole; of a larger one its first elements are.
+        """
+        reason, first = "", None
+        for depth in range(_DEEPEST + 1):
+            limit = _HEAD if depth == 0 else _FIRST_LINE
+            looked = replace(source, depth=depth)
+            for record, wrong in itertools.islice(_head(looked, limit), _FIRST_RECORDS):
+                if wrong is not None:
+                    reason = reason or wrong.message
+                    continue
+                first = first or record.value
+                found = self._first_record(record, depth)
+                if found is not None:
+                    return replace(source, **found)
+            if not reason:
+                break  # the whole document was looked at
+        if first is None:
+            return replace(source, wrong=reason or "it is empty.", damaged=True)
+        return replace(source, wrong=_none_of_the_formats(first), damaged=False)
+
+    def _first_record(self, entry: Record, depth: int) -> dict[str, Any] | None:
+        """Where the outermost record in a value is; None where it has none."""
+        inside = entry.within.split(".") if entry.within else []
+        level = [(entry, depth, bool(entry.key or inside), not entry.key and depth > 0, entry.within)]
+        seen = 0
+        while level and depth <= _DEEPEST:
+            below = []
+            for record, at, keyed, listed, within in level:
+                seen += 1
+                inner = record if _stands_alone(record) else record.unwrapped()
+                form = self._format(inner.value)
+                if form is not None:
+                    return {"format": form, "depth": at, "keyed": keyed, "listed": listed, "within": within}
+                if seen > _NODES:
+                    return None
+                path = ".".join(filter(None, [within, record.key])) if at else ""
+                if isinstance(record.value, dict):
+                    below += [
+                        (Record(value, "", key=key), at + 1, True, False, path) for key, value in record.value.items()
+                    ]
+                elif isinstance(record.value, list):
+                    below += [(Record(value, ""), at + 1, keyed, True, path) for value in record.value[:_FIRST_RECORDS]]
+            level = below
+        return None
+
+
+def _stands_alone(record: Record) -> bool:
+    """Whether a list of one is a list of records, and not a record as a database wraps it (whose key has a colon)."""
+    return isinstance(record.value, list) and ":" not in record.key
+
+
+def _head(source: Source, limit: int) -> Iterator[Entry]:
+    """The first values of a JSON document at the source's depth."""
+    return json_document(Metered(source.path).buffered(), source.label, source.depth, limit)
+
+
+def _none_of_the_formats(record: Any) -> str:
+    near = nearest(record)
+    if not near and isinstance(record, Mapping) and record:
+        near = f"they have {', '.join(map(str, itertools.islice(record, 12)))}"
+    return f"{_NO_FORMAT}; {near}." if near else f"{_NO_FORMAT}."
+
+
+def _ending(path: Path) -> str:
+    """The ending of a file's name, before that of what packs it."""
+    endings = [ending.lower() for ending in path.suffixes]
+    if endings and endings[-1] in PACKINGS:
+        endings.pop()
+    return endings[-1] if endings else ""
+
+
+def _layout(path: Path) -> Literal["lines", "table", "arrow", "document"]:
+    """How the file is laid out: by its first bytes, its name, or its first line."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    if head.startswith((stream.PARQUET, stream.ARROW_FILE, stream.ARROW_STREAM)):
+        return "arrow"
+    if _ending(path) in TABLES:
+        return "table"
+    if _ending(path) in _LINES:
+        return "lines"
+    with Metered(path).buffered() as opened:
+        return "lines" if _begins_with_a_line(opened) else "document"
+
+
+def _begins_with_a_line(opened: io.BufferedReader[Any]) -> bool:
+    """True where the first line that is not blank is a whole JSON object, and another such line follows."""
+    lines = iter(lambda: opened.readline(_FIRST_LINE), b"")
+    first = next((line for line in lines if line.strip()), b"")
+    try:
+        alone = isinstance(json_value(first), dict)
+    except InputError:
+        return False
+    return alone and any(line.strip() for line in lines)

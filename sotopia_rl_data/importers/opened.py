@@ -1,0 +1,130 @@
+"""A file as UTF-8 bytes, whatever it lies in: gzip and zstd are unpacked, UTF-16 is put into UTF-8, a byte-order mark
+is taken off. All of it is told by the first bytes, never by the name. What is read from the disk is counted and hashed.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import hashlib
+import io
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sotopia_rl_data.errors import InputError
+
+BUFFER = 1 << 20
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_BOM = codecs.BOM_UTF8
+_MARKS = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+
+
+class Metered(io.RawIOBase):
+    """A file that counts and hashes the bytes read from it. `tick` is called with the number of each read."""
+
+    def __init__(self, path: Path, tick: Callable[[int], None] | None = None) -> None:
+        self._file = path.open("rb", buffering=0)
+        self._tick = tick
+        self.sha256 = hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._file.readinto(buffer) or 0
+        self.sha256.update(memoryview(buffer)[:count])
+        if self._tick is not None:
+            self._tick(count)
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def whole(self) -> None:
+        """Read the file to its end, for the count and the hash alone."""
+        while self.read(BUFFER):
+            pass
+
+    def buffered(self) -> io.BufferedReader[Any]:
+        """The file's text as UTF-8 bytes, in blocks of a megabyte. Where what packs it is damaged, reading raises
+        InputError."""
+        stream: io.BufferedReader[Any] = io.BufferedReader(self, BUFFER)
+        head = stream.peek(4)
+        if head.startswith(_GZIP):
+            stream = io.BufferedReader(_Unpacked(gzip.GzipFile(fileobj=stream), "gzip"), BUFFER)
+        elif head.startswith(_ZSTD):
+            import pyarrow as pa
+
+            unpacked = pa.CompressedInputStream(pa.PythonFile(stream, "r"), "zstd")
+            stream = io.BufferedReader(_Unpacked(unpacked, "zstd"), BUFFER)
+        coding = _coding(stream.peek(4)[:256])
+        if coding:
+            return io.BufferedReader(_Recoded(stream, coding), BUFFER)
+        if stream.peek(3)[:3] == _BOM:
+            stream.read(3)
+        return stream
+
+
+def _coding(head: bytes) -> str:
+    """The UTF-16 that a text of these first bytes is in, by its mark or by where its zero bytes lie; "" for others."""
+    for mark, coding in _MARKS.items():
+        if head.startswith(mark):
+            return coding
+    even, odd = head[0::2], head[1::2]
+    if len(head) >= 4 and len(head) % 2 == 0:
+        if odd.count(0) == len(odd) and 0 not in even:
+            return "utf-16-le"
+        if even.count(0) == len(even) and 0 not in odd:
+            return "utf-16-be"
+    return ""
+
+
+class _Unpacked(io.RawIOBase):
+    """What a packed file holds. `packed` has `read`; damage to it is an InputError that names the packing."""
+
+    def __init__(self, packed: Any, name: str) -> None:
+        self._packed, self._name = packed, name
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self._packed.read(len(buffer))
+        except (EOFError, zlib.error, OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the disk's own error
+            raise InputError(f"its {self._name} packing is damaged from here on.") from error
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class _Recoded(io.RawIOBase):
+    """A UTF-16 text as UTF-8. Half of a surrogate pair stays what it is, and is then not UTF-8."""
+
+    def __init__(self, stream: io.BufferedReader[Any], coding: str) -> None:
+        self._stream, self._rest = stream, b""
+        self._decoder = codecs.getincrementaldecoder(coding)("surrogatepass")
+        self._first = True
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:
+            data = self._stream.read(BUFFER)
+            try:
+                text = self._decoder.decode(data, final=not data)
+            except UnicodeDecodeError as error:
+                raise InputError("its UTF-16 text breaks off in the middle of a character.") from error
+            if self._first:
+                self._first, text = False, text.removeprefix("\ufeff")
+            self._rest = text.encode("utf-8", "surrogatepass")
+            if not data:
+                break
+        count = min(len(buffer), len(self._rest))
+        buffer[:count], self._rest = self._rest[:count], self._rest[count:]
+        return count

@@ -1,0 +1,50 @@
+"""How an import is done: which records it takes, as what, and into which splits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.importers.formats import FORMATS, format_named
+from sotopia_rl_data.importers.formats.format import Format
+
+
+@dataclass(frozen=True, slots=True)
+class ImportOptions:
+    """What `import` can be told.
+
+    `where` is a DuckDB condition over the columns of `episodes` (or, for training rows, of `rewards`). `strict` makes
+    the first rejected record an error. `seed` is the seed of the splits. `columns` renames keys of the records
+    ({old: new}), and `form` names their format where it shall not be detected.
+    """
+
+    where: str | None = None
+    strict: bool = False
+    seed: int = 0
+    columns: Mapping[str, str] = field(default_factory=dict)
+    form: str | None = None
+
+    @property
+    def format(self) -> Format | None:
+        """The format that is named. Raises UsageError where there is none of this name."""
+        return format_named(self.form) if self.form else None
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """ "Chat ID=conversation,Who=speaker" as {"Chat ID": "conversation", …}. Raises UsageError."""
+    pairs = [part.rpartition("=") for part in text.split(",")]
+    columns = {old.strip(): new.strip() for old, equals, new in pairs if equals}
+    known = sorted({key for form in FORMATS for group in form.keys for key in group} | _FURTHER)
+    hint = "write --map COLUMN=conversation,COLUMN=speaker,COLUMN=text, or COLUMN=prompt,COLUMN=completion"
+    if len(columns) != len(pairs) or not all(columns) or len(set(columns.values())) < len(columns):
+        raise UsageError(f"{text!r} is not a map of columns.", hint)
+    unknown = [new for new in columns.values() if new not in known]
+    if unknown:
+        raise UsageError(f"--map names {unknown[0]!r}, which no format has.", f"{hint}; there are {', '.join(known)}")
+    return columns
+
+
+_FURTHER = {
+    "turn", "timestamp", "scenario", "tag", "goal", "background", "name", "reward", "value", "system", "action_type",
+}  # fmt: skip
