@@ -198,9 +198,8 @@ class _VersionRows:
         }
         if self._plan.judges:
             recipe["scale"] = self._plan.scale
-        if "seed" in self._parent.manifest.recipe:
-            recipe["seed"] = self._parent.manifest.recipe["seed"]
-        return recipe
+        of_parent = self._parent.manifest.recipe
+        return recipe | {name: of_parent[name] for name in ("seed", "split_by") if name in of_parent}
 
 
 def _write_split(stage: Stage, split: str, path: Path, rows: Iterator[Rows]) -> None:

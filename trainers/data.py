@@ -92,7 +92,9 @@ def load_rows(
     """The `rewards` rows of `ref` that can be trained on.
 
     `targets` are dimensions (`norm_<dimension>` columns); none: the aggregate `reward`. `where` is an SQL condition
-    over the rows, which may also name columns of the episode (models, tag …) and `model`, the speaker's own. With
+    over the rows, which may also name columns of the episode (models, tag …) and `model`, the speaker's own.
+    `split_by` is "dataset" for its own splits where it has a train split and another, "grouped" for new ones, or
+    "stored" for the splits as they lie, whatever they are. With
     `need_reward`, rows in which every target is NULL, NaN or a sentinel are dropped and counted. Raises NotFound,
     UsageError, QueryError, InputError.
     """
@@ -103,8 +105,11 @@ def load_rows(
     table = dataset.sql(select(dataset, where))
     rows, dropped = _usable_rows(table, columns, set(sentinels), need_reward)
     _check_any(ref, rows, dropped, where)
-    rows, splits_by = _with_splits(rows, dataset, split_by)
-    check_disjoint(rows)
+    if split_by == "stored":
+        splits_by = split_by
+    else:
+        rows, splits_by = _with_splits(rows, dataset, split_by)
+        check_disjoint(rows, by_episode=_by_episode(dataset, splits_by))
     names = tuple(full_name(t) for t in targets) or ("reward",)
     return DatasetRows(pin(dataset, ref), tuple(rows), names, dropped, splits_by)
 
@@ -214,13 +219,20 @@ def _check_any(ref: str, rows: Sequence[DatasetRow], dropped: Mapping[str, int],
 def _with_splits(rows: list[DatasetRow], dataset: Dataset, split_by: str) -> tuple[list[DatasetRow], str]:
     """The rows in the dataset's own splits, or in new ones; and what they are split by."""
     own = set(dataset.version.files("rewards"))
-    if split_by == "dataset" and own & {"validation", "test"}:
+    if split_by == "dataset" and "train" in own and len(own) > 1:
         return rows, "dataset"
     column = grouping(rows)
     if column is None:
         return [replace(row, split="train") for row in rows], "none"
     split_of = grouped_split([getattr(row, column) for row in rows])
     return [replace(row, split=split_of[getattr(row, column)]) for row in rows], column
+
+
+def _by_episode(dataset: Dataset, splits_by: str) -> bool:
+    """Whether the episodes of one environment may be in several splits: they were divided by episode."""
+    return splits_by == "episode_id" or (
+        splits_by == "dataset" and dataset.manifest.recipe.get("split_by") == "episode"
+    )
 
 
 def grouping(rows: Sequence[DatasetRow]) -> str | None:
@@ -268,11 +280,12 @@ def check_splits(data: DatasetRows, splits: Collection[str], evaluating: bool) -
         )
 
 
-def check_disjoint(rows: Iterable[DatasetRow]) -> None:
-    """Raises InputError where an environment or an episode is in two splits."""
+def check_disjoint(rows: Iterable[DatasetRow], by_episode: bool = False) -> None:
+    """Raises InputError where an environment or an episode is in two splits; `by_episode`, only for an episode."""
     seen: dict[tuple[str, str], str] = {}
     for row in rows:
-        for kind, value in (("environment", row.environment_id), ("episode", row.episode_id)):
+        groups = [("episode", row.episode_id)] + ([] if by_episode else [("environment", row.environment_id)])
+        for kind, value in reversed(groups):
             other = seen.setdefault((kind, value), row.split)
             if value and other != row.split:
                 raise InputError(

@@ -41,10 +41,10 @@ def score_dataset(
     """Commit `ref` with `model`'s scores as the next version of its dataset, or of `out`.
 
     Earlier scores of the same judge are replaced. Returns the version's reference, whether it is new, the judge and the
-    number of scores. Raises NotFound for the dataset, InputError where its rows have no episodes or a prompt does not
-    fit the model.
+    number of scores that were written. Raises NotFound for the dataset, InputError where its rows have no episodes or a
+    prompt does not fit the model.
     """
-    rows = load_rows(ref, store=store, need_reward=False).rows
+    rows = load_rows(ref, store=store, split_by="stored", need_reward=False).rows
     turns = [row.turn for row in rows if row.episode_id and row.agent and row.turn is not None]
     if len(turns) < len(rows):
         raise InputError(
@@ -52,7 +52,7 @@ def score_dataset(
             "import the episodes themselves",
         )
     version = open_dataset(ref, store).version
-    judge = f"rm:{model.identity}"
+    judge, written = f"rm:{model.identity}", 0
     scores = _scores(rows, model, display or Silent())
     scored = list(zip(rows, turns, scores.tolist(), strict=True))
     scales = list(zip(scores.min(axis=0).tolist(), scores.max(axis=0).tolist(), strict=True))
@@ -64,12 +64,14 @@ def score_dataset(
         for split in version.files("rewards"):
             stage.write("attributions", split, _others(version, split, judge))
             of_split = [(row, turn, heads) for row, turn, heads in scored if row.split == split]
-            stage.write("attributions", split, attribution_table(_attributions(of_split, scales, model, judge)))
+            fresh = attribution_table(_attributions(of_split, scales, model, judge))
+            stage.write("attributions", split, fresh)
+            written += fresh.num_rows
         recipe = dict(version.manifest.recipe)
         recipe["scored_by"] = sorted({*recipe.get("scored_by", []), judge})
         provenance = {"parents": [{"name": version.name, "version": version.version, "digest": version.digest}]}
         committed = stage.commit(recipe, provenance)
-    return {"ref": committed.version.ref, "created": committed.created, "judge": judge, "rows": int(scores.size)}
+    return {"ref": committed.version.ref, "created": committed.created, "judge": judge, "rows": written}
 
 
 def _scores(rows: Sequence[DatasetRow], model: RewardModel, display: Display) -> NDArray[np.float64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -33,7 +33,14 @@ _LISTED = 20
 )
 @click.option("--where", metavar="SQL", help="Keep the episodes for which this DuckDB condition holds.")
 @click.option("--strict", is_flag=True, help="Make the first record that cannot be read an error.")
-@click.option("--seed", default=0, show_default=True, help="Of the split by environment.")
+@click.option("--seed", default=0, show_default=True, help="Of the splits.")
+@click.option(
+    "--split-by",
+    type=click.Choice(["environment", "episode"]),
+    default="environment",
+    show_default=True,
+    help="What is never in two splits.",
+)
 @click.option("--version", metavar="vX.Y.Z", help="Override the version's number.")
 @console.store_option
 @console.json_option
@@ -46,6 +53,7 @@ def import_(
     where: str | None,
     strict: bool,
     seed: int,
+    split_by: Literal["environment", "episode"],
     version: str | None,
     store: Store,
     as_json: bool,
@@ -71,7 +79,7 @@ def import_(
     from sotopia_rl_data.importers.importing import import_dataset
     from sotopia_rl_data.importers.options import ImportOptions, parse_columns
 
-    options = ImportOptions(where, strict, seed, parse_columns(columns) if columns else {}, form)
+    options = ImportOptions(where, strict, seed, split_by, parse_columns(columns) if columns else {}, form)
     files = paths or (samples_path(),)
     if dry_run:
         _show_first(files, options, as_json)
@@ -142,6 +150,7 @@ def _show_import(report: ImportReport) -> None:
     counts = ("episodes", "utterances", "examples", "attributions", "duplicates", "filtered", "failures")
     rows = [[name, getattr(report, name)] for name in counts if getattr(report, name) or name == "episodes"]
     rows += [[f"dialect {dialect}", n] for dialect, n in report.dialects.items()]
+    rows += [[f"split {split}", n] for split, n in report.splits.items()]
     state = "made" if report.created else "unchanged: the store has this content already"
     console.table(["imported", "count"], rows, title=f"{report.version.ref}  {report.version.digest[:12]}  {state}")
     for failure in report.rejected[:_LISTED]:
@@ -151,6 +160,8 @@ def _show_import(report: ImportReport) -> None:
             f'all {report.failures:,}: sotopia-rl-data query {report.version.ref} "SELECT source, reason FROM failures"'
         )
     _list_skipped(report.skipped)
+    for warning in report.warnings:
+        console.warn(warning)
     if report.episodes:
         console.next_commands(
             f"sotopia-rl-data show {report.version.name}",

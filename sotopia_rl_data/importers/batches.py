@@ -15,8 +15,9 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import duckdb
 import pyarrow as pa
@@ -35,6 +36,7 @@ from sotopia_rl_data.store.stage import Stage
 BATCH = 128
 LABELS = 64  # this many attributions take about as much memory as one episode
 KEPT_FAILURES = 100
+KEPT_ENVIRONMENTS = 1000
 _ROW = "__row"
 REWARDS = pa.schema([f for f in tables.rewards_schema([]) if f.name not in tables.KEYS["rewards"]])
 
@@ -93,6 +95,8 @@ class Batches:
     dialects: Counter[str] = field(default_factory=Counter)
     scored: set[tuple[str, str]] = field(default_factory=set)  # (dimension, evaluator) of any episode's scores
     rejected: list[Failure] = field(default_factory=list)
+    split_sizes: Counter[str] = field(default_factory=Counter)  # episodes or training rows by split
+    environments: set[str] = field(default_factory=set)  # of the first thousand; more fill every split
     _episodes: list[Episode] = field(default_factory=list)
     _training_rows: list[TrainingRow] = field(default_factory=list)
     _labels: list[Attribution | Failure] = field(default_factory=list)  # labels of the episodes in this batch
@@ -180,7 +184,12 @@ class Batches:
         self.counts["episodes"] += len(episodes)
         self.counts["utterances"] += sum(len(e.turns) for e in episodes)
         self.dialects.update(e.dialect for e in episodes)
-        splits: dict[str | None, str] = {e.episode_id: split_of(e.environment_id, self.options.seed) for e in episodes}
+        by_episode, seed = self.options.split_by == "episode", self.options.seed
+        splits: dict[str | None, str] = {
+            e.episode_id: split_of(e.episode_id if by_episode else e.environment_id, seed) for e in episodes
+        }
+        self.split_sizes.update(splits.values())
+        self._note_environments(e.environment_id for e in episodes)
         self._write("episodes", rows, [splits.get(e.episode_id, "") for e in self._episodes])
         return splits
 
@@ -200,7 +209,19 @@ class Batches:
         rows = self._filtered(pa.Table.from_pylist(columns, schema=REWARDS))
         self.counts["examples"] += rows.num_rows
         environments = rows.column("environment_id").to_pylist()
-        self._write("rewards", rows, [split_of(environment, self.options.seed) for environment in environments])
+        splits = [split_of(environment, self.options.seed) for environment in environments]
+        self.split_sizes.update(splits)
+        self._note_environments(environments)
+        self._write("rewards", rows, splits)
+
+    def _note_environments(self, environments: Iterable[str]) -> None:
+        if len(self.environments) < KEPT_ENVIRONMENTS:
+            self.environments.update(environments)
+
+    @property
+    def episodes(self) -> list[str]:
+        """The ids of the first thousand episodes."""
+        return list(islice(self._hashes, KEPT_ENVIRONMENTS))
 
     def _filtered(self, rows: pa.Table) -> pa.Table:
         if self.where is None:

@@ -23,6 +23,7 @@ from sotopia_rl_data.importers.files import ImportPlan, Source, plan
 from sotopia_rl_data.importers.formats import EXAMPLES, annotated
 from sotopia_rl_data.importers.options import ImportOptions
 from sotopia_rl_data.importers.reading import read_plan
+from sotopia_rl_data.importers.splits import empty_splits
 from sotopia_rl_data.refs import DatasetRef
 from sotopia_rl_data.schema import Failure
 from sotopia_rl_data.store import Store, Version
@@ -39,7 +40,8 @@ class ImportReport:
     """What an import did. `failures` counts the rows of that config; `rejected` has the first hundred of them.
 
     `duplicates` counts episodes that were read again, in the same or another format. `filtered` counts rows that the
-    condition left out. `skipped` are files in folders that are of no known format.
+    condition left out. `skipped` are files in folders that are of no known format. `splits` counts
+    episodes or training rows.
     """
 
     version: Version
@@ -54,6 +56,8 @@ class ImportReport:
     filtered: int
     dialects: Mapping[str, int]
     skipped: tuple[str, ...]
+    splits: Mapping[str, int]
+    warnings: tuple[str, ...]
 
 
 def import_dataset(
@@ -96,6 +100,8 @@ def import_dataset(
         filtered=counts["filtered"],
         dialects=dict(batches.dialects),
         skipped=import_plan.skipped,
+        splits=dict(batches.split_sizes),
+        warnings=tuple(empty_splits(batches.split_sizes, batches.environments, batches.episodes, options)),
     )
 
 
@@ -113,6 +119,11 @@ class _Import:
         """Read everything and commit it; `columns` are those of the episodes. Raises MetaFound where they have no room
         for the `meta` of an episode."""
         is_training = _holds_training_rows(self.plan)
+        if is_training and self.options.split_by == "episode":
+            raise UsageError(
+                "Training rows name no episode that they could be split by.",
+                "leave --split-by out: they are split by scenario",
+            )
         where, hashes = self.options.where, dict[Source, str]()
         rows = None if where is None else RowFilter(where, REWARDS if is_training else columns)
         with rows or nullcontext(), self.store.stage(self.ref.name) as stage:
@@ -125,7 +136,9 @@ class _Import:
                 raise _nothing_imported(batches)
             if self.check is not None:
                 self.check(None if is_training else batches.scored)
-            recipe = {"kind": "examples" if is_training else "episodes", "seed": self.options.seed}
+            recipe: dict[str, Any] = {"kind": "examples" if is_training else "episodes", "seed": self.options.seed}
+            if self.options.split_by == "episode":
+                recipe["split_by"] = "episode"
             return stage.commit(recipe, self._provenance(batches, hashes), self.ref.version), batches
 
     def _provenance(self, batches: Batches, hashes: Mapping[Source, str]) -> dict[str, Any]:

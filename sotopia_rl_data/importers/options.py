@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.importers.formats import FORMATS, format_named
@@ -15,13 +16,15 @@ class ImportOptions:
     """What `import` can be told.
 
     `where` is a DuckDB condition over the columns of `episodes` (or, for training rows, of `rewards`). `strict` makes
-    the first rejected record an error. `seed` is the seed of the splits. `columns` renames keys of the records
+    the first rejected record an error. `seed` is the seed of the splits, and `split_by` says of what each belongs whole
+    into one split. `columns` renames keys of the records
     ({old: new}), and `form` names their format where it shall not be detected.
     """
 
     where: str | None = None
     strict: bool = False
     seed: int = 0
+    split_by: Literal["environment", "episode"] = "environment"
     columns: Mapping[str, str] = field(default_factory=dict)
     form: str | None = None
 

@@ -69,6 +69,17 @@ def test_a_dataset_that_leaks_is_refused_and_can_be_split_again(tmp_path: Path):
     assert load_rows(ref, store=tmp_path, split_by="grouped").splits_by == "environment_id"
 
 
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_one_environment_is_divided_by_episode_whatever_split_it_fell_into(tmp_path: Path, split: str):
+    ref = make_dataset(tmp_path, environments=1, splits=lambda row: split)
+    for split_by in ("dataset", "grouped"):
+        found = load_rows(ref, store=tmp_path, split_by=split_by)
+        assert found.splits_by == "episode_id"
+        assert min(found.counts().values()) > 0
+    stored = load_rows(ref, store=tmp_path, split_by="stored")
+    assert {row.split for row in stored.rows} == {split}
+
+
 def test_grouped_split_keeps_groups_whole_and_gives_each_split_one():
     assert sorted(grouped_split(["a", "b", "c"]).values()) == ["test", "train", "validation"]
     assert sorted(grouped_split(["a", "b"]).values()) == ["train", "validation"]

@@ -113,6 +113,20 @@ def test_rows_of_somebody_elses_are_trained_on_and_scored_rows_need_a_key(tmp_pa
     record = train_rm("lab/theirs", tiny, tmp_path / "rm", preset="tiny", store=str(tmp_path))
     assert sum(record["rows"].values()) == 60
     assert min(record["rows"].values()) > 0
-    with pytest.raises(InputError, match="have no episode") as refused:
+    with pytest.raises(InputError, match="do not say which utterance of which episode they are") as refused:
         score("lab/theirs", str(tmp_path / "rm"), store=tmp_path)
     assert refused.value.hint
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_every_score_of_a_dataset_with_one_split_is_written(tmp_path: Path, tiny: str, split: str):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from sotopia_rl_data import open_dataset
+
+    make_dataset(tmp_path, "toys/one", environments=1, episodes=4, splits=lambda row: split)
+    AutoModelForSequenceClassification.from_pretrained(tiny, num_labels=1).save_pretrained(tmp_path / "rm")
+    AutoTokenizer.from_pretrained(tiny).save_pretrained(tmp_path / "rm")
+    made = score("toys/one", str(tmp_path / "rm"), store=tmp_path)
+    (stored,) = open_dataset(made["ref"], tmp_path).sql("SELECT count(*) FROM attributions").column(0).to_pylist()
+    assert made["rows"] == stored == 24
