@@ -1,15 +1,26 @@
-"""Files that people write in YAML, read as nodes: these know their lines and keep the duplicate keys of a mapping, so
-that every mistake can be reported with its line. Nothing in a file is executed (`yaml.SafeLoader`)."""
+"""YAML, read in one way wherever it comes from: files of users, answers of the Hub, front matter.
+
+A file is read as nodes, which know their lines and keep the duplicate keys of a mapping, so that every mistake is
+reported with its line. Nothing in a file is executed; its size, its depth and what its aliases expand to are bounded;
+dates and numbers to the base of sixty (`1:59:59`) are texts, so that none can be wrong; a whole number has at most 19
+digits.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
 from sotopia_rl_data.errors import InputError
 
 _STRING = "tag:yaml.org,2002:str"
+_LARGEST = 16 << 20  # characters of a file; a benchmark's scenarios have about one million
+_DEEPEST = 40  # lists and mappings within each other
+_MOST = 1_000_000  # values of a file, its aliases written out
+_TEXT_TAGS = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:binary")
+_DIGITS = 19
 
 
 def read_text(path: Path, what: str, hint: str) -> str:
@@ -30,18 +41,46 @@ class NodeReader:
 
     def root(self, text: str) -> Any:
         """The node of the whole file."""
+        roots = list(self.roots(text))
+        if not roots:
+            raise InputError(f"{self._where} is empty, but it should hold {self._what}.", self._hint)
+        if len(roots) > 1:
+            self.wrong(roots[1], "this is not YAML: a second document begins here")
+        return roots[0]
+
+    def roots(self, text: str) -> Iterator[Any]:
+        """The node of each document of the file, one after the other."""
         import yaml
 
+        if len(text) > _LARGEST:
+            raise InputError(f"{self._where} is larger than {_LARGEST:,} characters.", "split it, or write JSON Lines")
         try:
-            root = yaml.compose(text, Loader=yaml.SafeLoader)
+            loader = _loader()(text)
+            while loader.check_node():
+                node = loader.get_node()
+                self._size(node, {}, 0)
+                yield node
         except (yaml.YAMLError, RecursionError) as error:
             mark = getattr(error, "problem_mark", None)
             line = f":{mark.line + 1}" if mark else ""
             problem = getattr(error, "problem", None) or str(error).splitlines()[0]
             raise InputError(f"{self._where}{line}: this is not YAML: {problem}.", self._hint) from error
-        if root is None:
-            raise InputError(f"{self._where} is empty, but it should hold {self._what}.", self._hint)
-        return root
+
+    def _size(self, node: Any, known: dict[int, int], depth: int) -> int:
+        """How many values a node has, aliases written out; more than can be read is wrong."""
+        if isinstance(node.value, str):
+            return 1
+        if known.get(id(node)) == 0:
+            self.wrong(node, "this contains itself")
+        if depth > _DEEPEST:
+            self.wrong(node, f"lists and mappings are more than {_DEEPEST} deep")
+        if id(node) not in known:
+            known[id(node)] = 0
+            children = [child for item in node.value for child in (item if isinstance(item, tuple) else (item,))]
+            known[id(node)] = 1 + sum(self._size(child, known, depth + 1) for child in children)
+            if known[id(node)] > _MOST:
+                self.wrong(node, f"this is more than {_MOST:,} values, its aliases written out")
+        return known[id(node)]
 
     def text(self, node: Any, what: str) -> str:
         """The text of a node, which may not be empty."""
@@ -77,17 +116,64 @@ class NodeReader:
         """The plain value of a node: text, numbers, lists and mappings."""
         import yaml
 
-        loader = yaml.SafeLoader("")
+        loader = _loader()("")
         try:
             return loader.construct_document(node)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            self.wrong(node, f"{shown(node)} cannot be read: {getattr(error, 'problem', None) or error}")
+        except (yaml.YAMLError, RecursionError) as error:
+            mark = getattr(error, "problem_mark", None) or node.start_mark
+            problem = getattr(error, "problem", None) or str(error)
+            raise InputError(f"{self._where}:{mark.line + 1}: this cannot be read: {problem}.", self._hint) from error
         finally:
             loader.dispose()
 
     def wrong(self, node: Any, fault: str) -> NoReturn:
         """Raise the error that says what is wrong with a node."""
         raise InputError(f"{self._where}:{node.start_mark.line + 1}: {fault}.", self._hint)
+
+
+def values(text: str, where: str, what: str, hint: str) -> Any:
+    """The plain value of a YAML text, which holds `what` ("a recipe"). Raises InputError with the line."""
+    reader = NodeReader(where, what, hint)
+    return reader.value(reader.root(text))
+
+
+@cache
+def _loader() -> Any:
+    """`yaml.SafeLoader` with the bounds of this module for what a scalar may mean."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        yaml_implicit_resolvers = {  # noqa: RUF012 (yaml's own name)
+            first: [(tag, pattern) for tag, pattern in resolvers if tag not in _TEXT_TAGS]
+            for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
+        def construct_object(self, node: Any, deep: bool = False) -> Any:
+            try:
+                return super().construct_object(node, deep)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                problem = f"{shown(node)} is not what its tag or its form says"
+                raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
+
+    def plain(loader: Any, node: Any) -> str:
+        return str(loader.construct_scalar(node))
+
+    def number(loader: Any, node: Any) -> Any:
+        text = plain(loader, node)
+        if ":" in text:
+            return text
+        if node.tag.endswith(":float"):
+            return loader.construct_yaml_float(node)
+        if sum(c.isalnum() for c in text) > _DIGITS:
+            problem = f"a whole number has at most {_DIGITS} digits"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return loader.construct_yaml_int(node)
+
+    for tag in _TEXT_TAGS:
+        Loader.add_constructor(tag, plain)
+    for kind in ("int", "float"):
+        Loader.add_constructor(f"tag:yaml.org,2002:{kind}", number)
+    return Loader
 
 
 def shown(node: Any) -> str:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
-import yaml
 from transformers import TrainingArguments
 from trl import GRPOConfig, SFTConfig
 
+from sotopia_rl_data import yaml_nodes
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.trainers.modeling import first_line
 
@@ -200,7 +200,7 @@ def preset_values(kind: str, name: str | None) -> dict[str, Any]:
     if name not in presets(kind):
         raise UsageError(f"`train {kind}` has no preset {name!r}.", f"name one of: {', '.join(presets(kind))}")
     text = files("sotopia_rl_data.trainers").joinpath("presets", f"{kind}.{name}.yaml").read_text(encoding="utf-8")
-    return dict(yaml.safe_load(text))
+    return dict(yaml_nodes.values(text, f"The preset {name}", "settings", ""))
 
 
 def one_of(what: str, value: str, allowed: Sequence[str]) -> None:
@@ -247,23 +247,19 @@ def _settings(settings: Sequence[str]) -> dict[str, Any]:
         if not equals:
             raise UsageError(f"--set {setting} has no value.", "write --set key=value")
         try:
-            values[key] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            values[key] = yaml_nodes.values(text, "--set", "a value", "") if text.strip() else None
+        except InputError as error:
             hint = f"quote it: --set '{key}=\"…\"'"
-            raise UsageError(f"{text!r} cannot be read as a value of {key}.", hint) from error
+            raise UsageError(f"{text[:80]!r} cannot be read as a value of {key}.", hint) from error
     return values
 
 
 def _file(file: str) -> dict[str, Any]:
     """The values of a YAML file."""
-    try:
-        values = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(
-            f"The configuration {file} cannot be read: {first_line(error)}.", "write one `key: value` on each line"
-        ) from error
+    hint = "write one `key: value` on each line"
+    values = yaml_nodes.values(yaml_nodes.read_text(Path(file), "configuration", hint), file, "settings", hint)
     if not isinstance(values, dict):
-        raise InputError(f"The configuration {file} is not a mapping.", "write one `key: value` on each line")
+        raise InputError(f"The configuration {file} is not a mapping.", hint)
     return values
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from sotopia_rl_data import yaml_nodes
 from sotopia_rl_data.costs import kept_list
 from sotopia_rl_data.costs.price import NOTHING, Price
 from sotopia_rl_data.errors import InputError
@@ -94,10 +95,10 @@ def _longest_answers() -> Mapping[str, Mapping[str, int]]:
 
 
 def _read(path: Path) -> Prices:
-    import yaml
-
+    hint = "write as_of and hosts: {HOST: {MODEL: [input, cached, written, output]}}, USD per million tokens"
     try:
-        data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        data: Any = yaml_nodes.values(text, f"The price list {path}", "prices", hint)
         hosts = {host: _models(models) for host, models in data["hosts"].items()}
         return Prices(str(data["as_of"]), float(data.get("batch", _BATCH)), hosts)
     except OSError as error:
@@ -105,11 +106,8 @@ def _read(path: Path) -> Prices:
             f"The price list {path} cannot be read: {error.strerror}.",
             f"check the path after --prices, or in the environment variable {VARIABLE}",
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"The file {path} is not a price list: {' '.join(str(error).split())}.",
-            "write as_of and hosts: {HOST: {MODEL: [input, cached, written, output]}}, USD per million tokens",
-        ) from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"The file {path} is not a price list: {' '.join(str(error).split())}.", hint) from error
 
 
 def _models(models: Mapping[str, Iterable[Any]]) -> dict[str, Price]:

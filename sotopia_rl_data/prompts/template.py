@@ -35,6 +35,7 @@ from typing import Any, Literal, cast, get_args
 
 import yaml
 
+from sotopia_rl_data import yaml_nodes
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.outputs import aside
 from sotopia_rl_data.schema import ACTION_TYPES, Message
@@ -141,11 +142,7 @@ def own_file(name: str) -> str:
 
 def parse_template(text: str, name: str) -> Template:
     """The template of a file's text; `name` is its name if the text has none. Raises InputError."""
-    try:
-        fields = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        raise _bad_template(name, f"is not YAML (line {mark.line + 1})" if mark else "is not YAML") from error
+    fields = yaml_nodes.values(text, f"The template {name}", "a template", f"it must begin with `format: {FORMAT}`")
     check = partial(_check, name)
     check(isinstance(fields, dict) and fields.get("format") == FORMAT, f"does not say 'format: {FORMAT}'")
     fields = _DEFAULTS | fields

@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from sotopia_rl_data import yaml_nodes
 from sotopia_rl_data.dimensions import OWN_NAME, dimension, in_order
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.refs import is_path
@@ -145,11 +146,6 @@ def preset(name: str) -> Recipe:
 
 
 def _read(name: str, text: str) -> Recipe:
-    import yaml
-
-    try:
-        return Recipe.from_dict(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise InputError(
-            f"The preset {name} is not YAML: {str(error).splitlines()[0]}.", "begin with `weights: {goal: 1}`"
-        ) from error
+    return Recipe.from_dict(
+        yaml_nodes.values(text, f"The preset {name}", "a recipe", "begin with `weights: {goal: 1}`")
+    )

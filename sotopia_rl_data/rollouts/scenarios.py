@@ -25,6 +25,7 @@ from sotopia_rl_data.rollouts.markup import fault
 from sotopia_rl_data.rollouts.profiles import HARD, known_relationship, read_profiles
 from sotopia_rl_data.rollouts.scene import Environment, Person, Scene
 from sotopia_rl_data.samples import SCENARIOS
+from sotopia_rl_data.yaml_nodes import NodeReader
 
 PUBLISHED = ("hard", "all")
 FIELDS = ("environment", "codename", "relationship", "scenario", "cast")
@@ -98,13 +99,14 @@ def _entries(file: Path) -> Iterator[_Entry]:
         raise InputError(f"{str(file)!r} cannot be read: {error.strerror}.", "check the path") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{str(file)!r} is not UTF-8 text.", "save it as UTF-8") from error
-    readers = {".yaml": _yaml, ".yml": _yaml, ".json": _json, ".jsonl": _json_lines, ".csv": _csv}
-    if file.suffix not in readers:
+    readers = {".json": _json, ".jsonl": _json_lines, ".csv": _csv}
+    endings = (".yaml", ".yml", *readers)
+    if file.suffix not in endings:
         raise InputError(
-            f"{str(file)!r} is not a scenario file.", f"give its name one of the endings {', '.join(readers)}"
+            f"{str(file)!r} is not a scenario file.", f"give its name one of the endings {', '.join(endings)}"
         )
     try:
-        yield from readers[file.suffix](content)
+        yield from _yaml(content, file) if file.suffix in (".yaml", ".yml") else readers[file.suffix](content)
     except _Unreadable as error:
         raise InputError(f"{file}:{error.line}: {error}", "repair the file there") from error
 
@@ -117,17 +119,12 @@ class _Unreadable(Exception):
         self.line = line
 
 
-def _yaml(content: str) -> Iterator[_Entry]:
+def _yaml(content: str, file: Path) -> Iterator[_Entry]:
     """One scenario, a list of them, or either in each of several documents."""
-    try:
-        loader = yaml.SafeLoader(content)
-        while loader.check_node():
-            node: Any = loader.get_node()
-            for scenario in node.value if isinstance(node, yaml.SequenceNode) else [node]:
-                yield scenario.start_mark.line + 1, loader.construct_document(scenario)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        raise _Unreadable(mark.line + 1 if mark else 1, "this is not YAML.") from error
+    reader = NodeReader(str(file), "scenarios", "repair the file there")
+    for node in reader.roots(content):
+        for scenario in node.value if isinstance(node, yaml.SequenceNode) else [node]:
+            yield scenario.start_mark.line + 1, reader.value(scenario)
 
 
 def _json(content: str) -> Iterator[_Entry]:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sotopia_rl_data import yaml_nodes
+from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.schema import Manifest, Split
 
 if TYPE_CHECKING:
@@ -127,15 +129,13 @@ def pictures(text: str) -> set[str]:
 
 def split_front(text: str) -> tuple[dict[str, Any], str]:
     """A README's YAML front matter and what follows it; ({}, text) where it has none."""
-    import yaml
-
     match = _FRONT.match(text)
     if not match:
         return {}, text
     rest = text[match.end() :]
     try:
-        front = yaml.safe_load(match.group(1))
-    except yaml.YAMLError:
+        front = yaml_nodes.values(match.group(1), "The front matter", "keys", "")
+    except InputError:
         return {}, rest  # front matter that is not YAML is dropped; the text below it is kept
     return (front if isinstance(front, dict) else {}), rest
 

@@ -486,7 +486,7 @@ def test_a_handwritten_chat_template_repeats_its_last_message(template_file):
     ("text", "what"),
     [
         ("]", "is not YAML"),
-        ("2024-99-99", "is not YAML"),
+        ("2024-99-99", "does not say"),
         ("just text", "does not say"),
         ("format: other", "does not say"),
         (OWN + "extra: 1\n", "unknown fields: extra"),
