@@ -9,7 +9,7 @@ WORKERS ?= 2
 RUN     := $(BIN)/python cli.py
 PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: help quickstart test-fast test test-drawn test-all lint types contract check bench clean
+.PHONY: help quickstart test-fast test test-drawn test-all lint types contract check docs bench clean
 
 help:
 	@echo "make quickstart   environment, bundled episodes, offline labels, rewards, a query"
@@ -17,6 +17,7 @@ help:
 	@echo "make test-fast    what answers within a minute, to run after each change"
 	@echo "make test-all     the suite and what takes minutes each: fuzzers, hundreds of kills, a million rows"
 	@echo "make check        lint, types, the import contract"
+	@echo "make docs         docs/cli.md, the reference of commands and options, from the code"
 	@echo "make bench        the benchmarks behind docs/benchmarks.md"
 	@echo "make clean        remove the environment and caches (never the store)"
 
@@ -58,6 +59,9 @@ contract: $(VENV)/.test
 	$(BIN)/lint-imports
 
 check: lint types contract
+
+docs: $(VENV)/.test
+	$(BIN)/python docs/generate.py
 
 bench: $(VENV)/.test
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

@@ -7,6 +7,7 @@ import json
 import pytest
 from fixtures.hub import toy
 from fixtures.hub_client import HubClient
+from fixtures.promises import check_keys
 from fixtures.stores import commit, episodes, reward_row, rewards
 
 from sotopia_rl_data.errors import NotFound
@@ -51,6 +52,7 @@ def rows(hub, ref, store):
 def test_a_version_a_commit_and_the_latest_are_pulled_as_they_are(hub, published, mine):
     tags = hub.tags(published)
     first = hub.run("pull", f"{published}@v1.0.0", "--store", mine.root, "--json").json
+    check_keys("pull", first)
     assert (first["commit"], first["created"], first["downloaded"]) == (tags["v1.0.0"], True, 2)
     second = hub.run("pull", f"{published}@{tags['v1.1.0'][:10]}", "--store", mine.root, "--json").json
     assert (second["version"], second["commit"]) == (f"{published}@v1.1.0", tags["v1.1.0"])

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from fixtures.hub import toy
+from fixtures.promises import check_keys
 from fixtures.stores import commit, episodes, failures, reward_row, rewards
 
 from sotopia_rl_data.store import Store
@@ -192,6 +193,7 @@ def test_a_pull_request_waits_for_its_merge_and_the_next_run_tags_it(hub, store)
     opened = hub.as_("hf_reader")("push-to-hub", version.ref, "--store", store.root, "--create-pr", "--json").json
     assert (opened["state"], opened["pull"]) == ("pull request", 1)
     assert (hub.release(repo), hub.tags(repo).keys()) == (("v1.0.0", "whole"), {"v1.0.0"})
+    check_keys("push-to-hub", opened)
     again = hub.as_("hf_reader")("push-to-hub", version.ref, "--store", store.root, "--create-pr", "--json").json
     assert (again["pull"], again["commit"]) == (1, opened["commit"])
     hub.run.python(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from fixtures.places import Recordings
+from fixtures.promises import check_keys
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -384,6 +385,7 @@ def test_requests_of_another_kind_and_a_torn_last_line_are_passed_over(tmp_path)
     report = learn(log, toy_episodes())
     assert (report.requests, report.exact, report.no_log, report.other) == (65, 60, 1, 4)
     assert report.as_dict()["matched"] == 60
+    check_keys("prompts learn", report.as_dict() | {"file": "t.yaml"})
 
 
 def test_what_no_feature_explains_is_counted_as_different(tmp_path):

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from fixtures.places import ROOT
+from fixtures.promises import check_keys
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 pytestmark = pytest.mark.train
@@ -93,6 +94,7 @@ print(RewardModel.__module__)
 def test_a_run_says_what_it_stands_on(full: tuple[Path, dict[str, Any]], store: Path):
     out, record = full
     assert json.loads((out / "run.json").read_text()) == record
+    check_keys("train", record)
     assert record["dataset"]["version"] == "v1.0.0"
     manifest = json.loads((store / "toys/rewards/v1.0.0/manifest.json").read_text())
     assert record["dataset"]["digest"] == manifest["digest"]
@@ -399,6 +401,7 @@ def test_its_scores_join_a_dataset_as_one_more_judge(full: tuple[Path, dict[str,
 
     shutil.copytree(store, tmp_path / "store")
     made = score("toys/rewards", str(full[0]), store=tmp_path / "store")
+    check_keys("score", made)
     assert (made["ref"], made["created"], made["rows"]) == ("toys/rewards@v1.2.0", True, 240)
     joined = "SELECT a.*, r.prompt, r.completion FROM attributions a JOIN rewards r USING (episode_id, agent, turn)"
     rows = open_dataset(made["ref"], tmp_path / "store").sql(joined).to_pylist()
@@ -427,6 +430,7 @@ def test_a_run_can_be_looked_at(full: tuple[Path, dict[str, Any]], tmp_path: Pat
     from sotopia_rl_data.trainers.api import inspect_run
 
     found = inspect_run(full[0])
+    check_keys("inspect", found)
     assert found["kind"] == "rm"
     assert found["logged"][0]["step"] == 2
     with pytest.raises(NotFound, match="is not a run"):

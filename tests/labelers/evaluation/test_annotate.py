@@ -17,6 +17,7 @@ from fixtures.comparisons import SEVEN, episode, goals, run
 from fixtures.flat_calls import evaluate
 from fixtures.labelling import BY, put, rows
 from fixtures.places import ROOT
+from fixtures.promises import check_keys
 
 from sotopia_rl_data.comparing import ComparisonOptions, compare
 from sotopia_rl_data.errors import InputError, UsageError
@@ -298,6 +299,7 @@ def test_the_commands_write_read_and_end_with_3_where_a_line_is_bad(store: Store
     done = command(store, "import", str(saved(form, lines)), "lab/run-Zyx-1", "lab/run-Qvw-2", "--json")
     assert done.returncode == 3
     told = json.loads(done.stdout)
+    check_keys("annotate import", told)
     assert [len(told["added"]), told["evaluator"], told["bad"][0]["reason"]] == [
         2,
         "human",

@@ -1,0 +1,51 @@
+"""The documentation keeps up with the code: the reference is fresh, and nothing built in is left out."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import pytest
+from fixtures.places import ROOT
+
+from sotopia_rl_data.cli.program import COMMANDS
+from sotopia_rl_data.labelers import judges, schemas
+from sotopia_rl_data.rewards.recipe import presets
+
+sys.path.insert(0, str(ROOT / "docs"))
+from generate import page
+
+WRITTEN = [path for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")] if path.name != "cli.md"]
+TRAINER_PRESETS = {path.stem.partition(".")[2] for path in (ROOT / "trainers" / "presets").glob("*.yaml")}
+TEXT = "\n".join(path.read_text(encoding="utf-8") for path in WRITTEN)
+
+
+def test_the_reference_of_commands_is_fresh():
+    assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == page(), "run `make docs`"
+
+
+def test_every_file_of_docs_is_linked():
+    for path in (ROOT / "docs").glob("*.md"):
+        assert re.search(rf"\]\((docs/)?{re.escape(path.name)}[)#]", TEXT + (ROOT / "CONTRIBUTING.md").read_text())
+
+
+def test_links_lead_to_files():
+    for path in [*WRITTEN, ROOT / "CONTRIBUTING.md", ROOT / "docs" / "cli.md"]:
+        for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+@pytest.mark.parametrize("command", [name for section in COMMANDS.values() for name in section])
+def test_every_command_is_documented_with_an_example(command: str):
+    assert re.search(rf"(cli\.py |sotopia-rl-data |`){command}\b", TEXT)
+    assert re.search(rf"^sotopia-rl-data {command}\b", (ROOT / "docs" / "cli.md").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", [*presets(), *sorted(TRAINER_PRESETS), *schemas.BUILTINS, *judges.BUILTINS])
+def test_every_preset_schema_and_judge_is_documented(name: str):
+    assert f"`{name}`" in TEXT
+
+
+@pytest.mark.parametrize("form", [form.partition(":")[0] for form in judges.FORMS.split(", ") if ":" in form])
+def test_every_form_of_a_judge_is_documented(form: str):
+    assert f"`{form}:" in TEXT or f" {form}:" in TEXT
