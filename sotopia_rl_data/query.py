@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import secrets
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 MEMORY_LIMIT = "2GB"
+_TEMPORARY_LIMIT = "32GB"
+TIME_LIMIT = 300.0  # seconds of one query
 _READING_NODES = {"SELECT_NODE", "SET_OPERATION_NODE", "CTE_NODE", "RECURSIVE_CTE_NODE"}
 _COMPUTING = (
     "range",
@@ -53,19 +56,19 @@ def connect(
     return lock(unlocked(memory_limit, threads), files, version.ref)
 
 
-def sql(version: Version, text: str) -> pa.Table:
+def sql(version: Version, text: str, seconds: float = TIME_LIMIT) -> pa.Table:
     """The rows of one SELECT over the version's configs, in memory. Raises QueryError with what is wrong with it."""
-    with stream(version, text) as reader:
+    with stream(version, text, seconds) as reader:
         return reader.read_all()
 
 
 @contextmanager
-def stream(version: Version, text: str) -> Iterator[pa.RecordBatchReader]:
+def stream(version: Version, text: str, seconds: float = TIME_LIMIT) -> Iterator[pa.RecordBatchReader]:
     """The rows of one SELECT, batch by batch; whole numbers are at most 64 bits and decimals are doubles.
 
-    Raises QueryError, also while the batches are read.
+    Raises QueryError, also while the batches are read, and where they take longer than `seconds`.
     """
-    with connect(version) as connection:
+    with connect(version) as connection, time_limit(connection, seconds):
         try:
             check_select(connection, text, f"SELECT * FROM {next(iter(version.manifest.configs))} LIMIT 10")
             reader = connection.sql(text).to_arrow_reader(8192)
@@ -73,6 +76,33 @@ def stream(version: Version, text: str) -> Iterator[pa.RecordBatchReader]:
             raise _query_error(error, version) from error
         schema = pa.schema([pa.field(f.name, _narrow_type(f.type)) for f in reader.schema])
         yield pa.RecordBatchReader.from_batches(schema, _batches(reader, schema, version))
+
+
+@contextmanager
+def time_limit(connection: duckdb.DuckDBPyConnection, seconds: float) -> Iterator[None]:
+    """Inside the block a query that runs on after `seconds` is ended. Raises QueryError then."""
+    ended = threading.Event()
+
+    def end() -> None:
+        ended.set()
+        while not timer.finished.wait(0.05):  # a statement that begins only now is ended too
+            connection.interrupt()
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except Exception as error:
+        if ended.is_set():
+            raise QueryError(
+                f"The query took longer than {seconds:,g} s.",
+                "select fewer rows, or allow more with --timeout SECONDS",
+            ) from error
+        raise
+    finally:
+        timer.finished.set()
+        timer.join()
 
 
 def check_select(connection: duckdb.DuckDBPyConnection, text: str, example: str) -> None:
@@ -226,6 +256,7 @@ def unlocked(memory_limit: str = MEMORY_LIMIT, threads: int | None = None) -> du
         config={
             **({"threads": threads} if threads else {}),
             "memory_limit": memory_limit,
+            "max_temp_directory_size": _TEMPORARY_LIMIT,
             "temp_directory": str(Path(tempfile.gettempdir()) / f"sotopia-rl-data-{secrets.token_hex(8)}"),
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,

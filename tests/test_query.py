@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +246,24 @@ def test_an_error_in_the_midst_of_a_result_is_a_query_error(data: Dataset) -> No
     query = "SELECT CASE WHEN range = 90000 THEN error('boom') ELSE 'x' END FROM range(100000)"
     with pytest.raises(QueryError, match="boom"):
         data.sql(query)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT count(*) FROM range(1000000000000) a, range(1000000) b",
+        "SELECT a.range FROM range(1000000000000) a, range(1000000) b WHERE a.range + b.range = -1",
+        "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t) SELECT count(*) FROM t",
+        "SELECT sum(sqrt(a.range)) FROM range(100000000000) a",
+    ],
+)
+def test_a_query_without_end_is_ended_and_says_so(data: Dataset, query: str) -> None:
+    begun = time.monotonic()
+    said = r"The query took longer than 1 s\."
+    with pytest.raises(QueryError, match=said), stream(data.version, query, seconds=1) as rows:
+        rows.read_all()
+    assert time.monotonic() - begun < 30
+    assert data.sql("SELECT 1 AS one").to_pylist() == [{"one": 1}]
 
 
 def test_a_file_that_is_gone_is_said_to_be_gone(tmp_path: Path) -> None:

@@ -47,6 +47,18 @@ def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
 
 
+def time_limit_option(command: F) -> F:
+    """`--timeout SECONDS` of a query."""
+    return click.option(
+        "--timeout",
+        type=click.FloatRange(0, min_open=True),
+        default=300.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="End the query after this time.",
+    )(command)
+
+
 def _open_store(_ctx: click.Context, _param: click.Parameter, value: str) -> Store:
     from sotopia_rl_data.store import Store
 

@@ -214,9 +214,10 @@ def ledger() -> None:
 @click.argument("sql")
 @click.option("--ledger", "path", type=click.Path(file_okay=False, path_type=Path), help="[default: STORE/.ledger]")
 @click.option("--format", "fmt", default=None, metavar="FORMAT", help="table (default), json, jsonl, csv or parquet.")
+@console.time_limit_option
 @console.store_option
 @console.json_option
-def ledger_query(sql: str, path: Path | None, fmt: str | None, store: Store, as_json: bool) -> None:
+def ledger_query(sql: str, path: Path | None, fmt: str | None, timeout: float, store: Store, as_json: bool) -> None:
     """One SELECT over the table `calls`, which has one row for each attempt.
 
     \b
@@ -226,7 +227,7 @@ def ledger_query(sql: str, path: Path | None, fmt: str | None, store: Store, as_
     from sotopia_rl_data.results import write_result
 
     with _existing_ledger(path or store.root / ".ledger") as kept:
-        write_result(kept.query(sql), fmt or ("json" if as_json else "table"), sys.stdout)
+        write_result(kept.query(sql, timeout), fmt or ("json" if as_json else "table"), sys.stdout)
 
 
 @ledger.command("compact")

@@ -246,9 +246,12 @@ def stats(ref: str, store: Store, as_json: bool) -> None:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write to a file; its ending names the format.",
 )
+@console.time_limit_option
 @console.store_option
 @console.json_option
-def query(ref: str, sql: str, fmt: str | None, output: Path | None, store: Store, as_json: bool) -> None:
+def query(
+    ref: str, sql: str, fmt: str | None, output: Path | None, timeout: float, store: Store, as_json: bool
+) -> None:
     """One SELECT over a version: its configs are the tables, each with a `split` column.
 
     The connection is locked: it reads the version's own files and nothing else, and writes nothing.
@@ -272,7 +275,7 @@ def query(ref: str, sql: str, fmt: str | None, output: Path | None, store: Store
     chosen = fmt or (ending or ("json" if as_json else "table"))
     if chosen == "parquet" and output is None and sys.stdout.isatty():
         raise UsageError("Parquet is binary and cannot be shown on a terminal.", "add -o FILE.parquet")
-    with stream(resolve(store, ref), sql) as rows:
+    with stream(resolve(store, ref), sql, timeout) as rows:
         write_result(rows, chosen, output or sys.stdout)
 
 

@@ -29,7 +29,7 @@ from sotopia_rl_data.importers.formats.annotated import SOURCE as ANNOTATED
 from sotopia_rl_data.importers.formats.format import Item, TrainingRow
 from sotopia_rl_data.importers.options import ImportOptions
 from sotopia_rl_data.importers.record import Record
-from sotopia_rl_data.query import check_select, lock, unlocked
+from sotopia_rl_data.query import TIME_LIMIT, check_select, lock, time_limit, unlocked
 from sotopia_rl_data.schema import Attribution, Episode, Failure, environment_of, split_of
 from sotopia_rl_data.store.stage import Stage
 
@@ -62,7 +62,8 @@ class RowFilter:
         """Those of `rows` for which the condition is true, in order. Raises QueryError."""
         numbered = rows.append_column(_ROW, pa.array(range(rows.num_rows), pa.int64()))
         try:
-            kept = self._connection.from_arrow(numbered).filter(self._expression).select(_ROW).to_arrow_table()
+            with time_limit(self._connection, TIME_LIMIT):
+                kept = self._connection.from_arrow(numbered).filter(self._expression).select(_ROW).to_arrow_table()
         except duckdb.Error as error:
             raise self._error(error) from error
         return rows.take(kept.column(_ROW).sort())

@@ -156,17 +156,19 @@ def reading(directory: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def query(directory: Path, sql: str) -> pa.Table:
-    """The rows of exactly one SELECT over `calls`, in memory. Raises QueryError with what is wrong with it."""
+def query(directory: Path, sql: str, seconds: float | None = None) -> pa.Table:
+    """The rows of exactly one SELECT over `calls`, in memory. Raises QueryError with what is wrong with it,
+    or after `seconds` (default: 300)."""
     import duckdb
 
-    from sotopia_rl_data.query import check_select, unlocked
+    from sotopia_rl_data.query import TIME_LIMIT, check_select, time_limit, unlocked
 
     with reading(directory), unlocked() as connection:
         _make_calls(connection, live_files(directory))
         try:
             check_select(connection, sql, _EXAMPLE)
-            return connection.sql(sql).to_arrow_table()
+            with time_limit(connection, seconds or TIME_LIMIT):
+                return connection.sql(sql).to_arrow_table()
         except (duckdb.Error, UnicodeEncodeError) as error:
             reason = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
             columns = ", ".join(calls_schema().names)

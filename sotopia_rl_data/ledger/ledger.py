@@ -124,10 +124,10 @@ class Ledger:
         sizes = [path.stat().st_size for path in self.directory.glob("journal-*.jsonl")]
         return self.compact() if sum(sizes) > journal_bytes or len(sizes) > journals else 0
 
-    def query(self, sql: str) -> pa.Table:
+    def query(self, sql: str, seconds: float | None = None) -> pa.Table:
         """The rows of exactly one SELECT over the table `calls`, which has one row for each attempt. Raises
-        QueryError."""
-        return calls.query(self.directory, sql)
+        QueryError, also where it takes longer than `seconds` (default: 300)."""
+        return calls.query(self.directory, sql, seconds)
 
     def reload(self) -> None:
         """Read the index again, to see what other processes have appended or compacted."""
