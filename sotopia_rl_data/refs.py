@@ -57,14 +57,19 @@ def check_name(name: str) -> str:
             f"{name!r} would be the name of a dataset, but a file with this name exists.",
             f"write ./{name} if you mean the file; a path starts with ./, ../ or /",
         )
-    parts = name.split("/")
-    if (
-        not _NAME.fullmatch(name)
-        or ".." in name
-        or any(_VERSION.fullmatch(p) or p.endswith((".", "-", ".git")) for p in parts)
-    ):
+    if not can_name(name):
         raise UsageError(
             f"{name!r} is not a possible name of a dataset.",
             "write NAME or ORG/NAME with letters, digits, '.', '_' and '-'; a path starts with ./, ../ or /",
         )
     return name
+
+
+def can_name(text: str) -> bool:
+    """Whether `text` can name a dataset (`name` or `org/name`)."""
+    parts = text.split("/")
+    return bool(
+        _NAME.fullmatch(text)
+        and ".." not in text
+        and not any(_VERSION.fullmatch(part) or part.endswith((".", "-", ".git")) for part in parts)
+    )

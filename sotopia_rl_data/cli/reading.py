@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sotopia_rl_data.cli import console
-from sotopia_rl_data.errors import NotFound, UsageError
+from sotopia_rl_data.errors import NotFound, StoreError, UsageError
 from sotopia_rl_data.hub.resolve import resolve
+from sotopia_rl_data.refs import DatasetRef, parse
 
 if TYPE_CHECKING:
     from sotopia_rl_data.diff import Changes
@@ -51,18 +52,43 @@ def list_(store: Store, as_json: bool) -> None:
     Example:
       sotopia-rl-data list --store ./store
     """
-    latest = [version for version in map(store.latest, store.names()) if version is not None]
+    histories = {name: store.history(name) for name in store.names()}
     if as_json:
-        console.emit_json([_summary(version) | {"versions": store.versions(version.name)} for version in latest])
-        return
-    if not latest:
+        console.emit_json([_listed(name, *history) for name, history in histories.items()])
+    elif not histories:
         console.note(f"The store {str(store.root)!r} is empty.")
         console.next_commands("sotopia-rl-data import --name demo/episodes")
-        return
-    console.table(
-        ["dataset", "latest", "versions", "episodes", "utterances", "made"],
-        [[v.name, v.version, len(store.versions(v.name)), *_counts(v), _made(v)] for v in latest],
-    )
+    else:
+        console.table(
+            ["dataset", "latest", "versions", "episodes", "utterances", "made"],
+            [_line(name, *history) for name, history in histories.items()],
+        )
+    for name, (_, damaged) in histories.items():
+        _tell_damaged(name, damaged)
+
+
+def _line(name: str, readable: list[Version], damaged: Mapping[str, StoreError]) -> list[Any]:
+    """A dataset's line of the list; only its name and count where none of its versions can be read."""
+    count = len(readable) + len(damaged)
+    if not readable:
+        return [name, None, count, None, None, None]
+    return [name, readable[0].version, count, *_counts(readable[0]), _made(readable[0])]
+
+
+def _listed(name: str, readable: list[Version], damaged: Mapping[str, StoreError]) -> dict[str, Any]:
+    numbers = [version.version for version in readable]
+    known = _summary(readable[0]) if readable else {"name": name, "version": None}
+    return known | {
+        "versions": numbers[::-1],
+        "damaged": {number: error.message for number, error in damaged.items()},
+    }
+
+
+def _tell_damaged(name: str, damaged: Mapping[str, StoreError]) -> None:
+    """Name every version that cannot be read, at every volume."""
+    for number, error in damaged.items():
+        console.say("error: ", "red", f"{name}@{number}: {error.message}")
+        console.say(" hint: ", "green", error.hint)
 
 
 def _made(version: Version) -> str:
@@ -93,17 +119,22 @@ def log(ref: str, store: Store, as_json: bool) -> None:
     Example:
       sotopia-rl-data log demo/episodes-rewards
     """
-    name = resolve(store, ref).name
-    versions = [store.version(name, number) for number in reversed(store.versions(name))]
+    named = parse(ref)
+    here = named == DatasetRef(named.name) and store.versions(
+        named.name
+    )  # then a damaged latest version hides no other
+    name = named.name if here else resolve(store, named).name
+    versions, damaged = store.history(name)
     if as_json:
         console.emit_json(
             [_summary(v) | {"recipe": v.manifest.recipe, "provenance": v.manifest.provenance} for v in versions]
         )
-        return
-    console.table(
-        ["version", "made", "digest", "episodes", "utterances", "from", "by"],
-        [[v.version, _made(v), v.digest[:12], *_counts(v), *_origin(v)] for v in versions],
-    )
+    else:
+        console.table(
+            ["version", "made", "digest", "episodes", "utterances", "from", "by"],
+            [[v.version, _made(v), v.digest[:12], *_counts(v), *_origin(v)] for v in versions],
+        )
+    _tell_damaged(name, damaged)
 
 
 @click.command()

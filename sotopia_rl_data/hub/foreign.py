@@ -67,6 +67,13 @@ def import_foreign(
     names = [path for path in sorted(tree) if _is_data(path) and fnmatch.fnmatch(path, pattern)]
     if not names:
         raise InputError(f"{ref} has no data files on the Hub that could be imported.", f"see {hub.page(ref.name)}")
+    for name in names:
+        if not can_be_path(name) or f"{name}.jsonl" in tree:  # the name under which it would be converted
+            raise InputError(
+                f"{ref} has a data file named {name!r}, which is not a plain relative path or not the only one of its "
+                "name.",
+                f"leave it out with --file GLOB; see {hub.page(ref.name)}",
+            )
     with TemporaryDirectory(prefix="sotopia-rl-data-pull-") as folder:
         total, done = sum(tree[name].size for name in names), 0
         columns_of_files: list[list[str]] = []
@@ -81,6 +88,13 @@ def import_foreign(
             raise _unknown(ref, hub, names, columns_of_files, columns) from error
     note_published(report.version.dir, hub.published(ref.name, report.version.version, commit))
     return Pulled(report.version, commit, report.created, len(names))
+
+
+def can_be_path(path: str) -> bool:
+    """Whether a stranger's path is relative and normalised, and no shell, glob or terminal reads more into it."""
+    parts = path.split("/")
+    plain = path.isprintable() and not set(path) & set("\\*?[]{}")
+    return plain and all(part not in ("", ".", "..") and part == part.strip() for part in parts) and len(path) < 500
 
 
 def _is_data(path: str) -> bool:
@@ -108,7 +122,7 @@ def _prepare(source: Path, name: str, folder: Path, columns: Mapping[str, str]) 
         target.symlink_to(source.resolve())
         return list(next(_rows(source), {}))
     names: list[str] = []
-    with target.with_name(f"{target.name}.jsonl").open("w", encoding="utf-8") as lines:
+    with target.with_name(f"{target.name}.jsonl").open("x", encoding="utf-8") as lines:
         for row in _rows(source):
             names = names or list(row)
             lines.write(json.dumps(_training(row, columns) if columns else row, default=str) + "\n")

@@ -1,6 +1,7 @@
-"""A release of the Hub becomes a version of the store, checked file by file against its manifest.
+"""A release of the Hub becomes a version of the store, if it is what it says: its manifest, its files, their rows.
 
-The result is an ordinary version directory: later reads need no network, and cannot get another revision by accident.
+Nothing of a release decides where a file is written: files of other names than a version has are never asked for. The
+result is an ordinary version directory: later reads need no network, and cannot get another revision by accident.
 Files that a version of the store has already are linked, not downloaded. Downloads go through huggingface_hub's cache
 (an interrupted download continues where it stopped) and are linked from there.
 """
@@ -8,8 +9,10 @@ Files that a version of the store has already are linked, not downloaded. Downlo
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from huggingface_hub.errors import EntryNotFoundError
@@ -22,12 +25,16 @@ from sotopia_rl_data.refs import DatasetRef
 from sotopia_rl_data.schema import DataFile, Manifest
 from sotopia_rl_data.store import Store, Version, load, readme, versions
 from sotopia_rl_data.store import manifest as manifests
+from sotopia_rl_data.store.columns import odd_columns
 from sotopia_rl_data.store.digest import version_digest
 from sotopia_rl_data.store.disk import link_or_copy, storing, sync_file, write_text
 from sotopia_rl_data.store.stage import place
+from sotopia_rl_data.store.verify import contents
 from sotopia_rl_data.store.versions import note_published
 
 log = logging.getLogger(__name__)
+
+_MOST_CARD, _MOST_PICTURE = 2_000_000, 20_000_000
 
 Progress = Callable[[int, int], None]
 
@@ -79,6 +86,7 @@ def pull(
         fetching = _Fetching(store, hub, ref.name, commit, staging.dir, progress or (lambda done, total: None))
         with storing(store.root):
             fetching.files(manifest)
+            fetching.check(manifest)
             fetching.card(manifest)
             write_text(staging.dir / manifests.FILE_NAME, manifests.dump(manifest))
             note_published(staging.dir, hub.published(ref.name, manifest.version, commit))
@@ -93,7 +101,7 @@ def pull(
 def _check(ref: DatasetRef, commit: str, manifest: Manifest) -> None:
     """Raises HubError where the manifest contradicts itself, or is not that of the pinned version."""
     digest = version_digest(manifests.split_digests(manifest.configs), manifest.recipe)
-    whole = versions.number(manifest.version) and digest == manifest.digest
+    whole = digest == manifest.digest
     if not whole or (ref.version and manifest.version != ref.version):
         problem = f"says {manifest.version}" if whole else "contradicts itself"
         raise HubError(
@@ -125,12 +133,13 @@ class _Fetching:
     def files(self, manifest: Manifest) -> None:
         """Every file of the manifest, checked. Raises HubError where one is not what the manifest lists."""
         known: dict[tuple[str, int], Path] = {}  # the store's files of other versions of the same name
-        for number in self._store.versions(manifest.name):
-            version = self._store.version(manifest.name, number)
+        for version in self._store.history(manifest.name)[0]:
             listed = manifests.listed_files(version.manifest)
             known |= {(file.sha256, file.size): version.dir / file.path for file in listed}
         files = list(manifests.listed_files(manifest))
         total, done = sum(file.size for file in files), 0
+        if total > shutil.disk_usage(self._into).free:
+            raise self._wrong(f"its files have {total:,} bytes, and the store's disk has less room than that")
         for file in files:
             target = self._into / file.path
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -163,6 +172,14 @@ class _Fetching:
                 return
         raise self._wrong(f"{file.path} has other bytes than its manifest lists")
 
+    def check(self, manifest: Manifest) -> None:
+        """Raises HubError where the rows are not what the manifest says, or no reader could use them."""
+        odd = ((config, odd_columns(config, columns)) for config, columns in manifest.columns.items())
+        problems = [f"{config}: {problem}" for config, problem in odd if problem]
+        problems = problems or list(islice(contents(Version(self._into, manifest)), 3))
+        if problems:
+            raise self._wrong("; ".join(problems))
+
     def _wrong(self, problem: str) -> HubError:
         return HubError(
             f"{self._repo} at commit {self._commit[:8]}: {problem}; nothing of it was kept.",
@@ -172,6 +189,8 @@ class _Fetching:
     def card(self, manifest: Manifest) -> None:
         """README.md as published, with its pictures; the store's own where it would mislead `load_dataset`."""
         text = self._hub.text(self._repo, readme.FILE_NAME, self._commit) or ""
+        if len(text) > _MOST_CARD:
+            raise self._wrong(f"{readme.FILE_NAME} has more than {_MOST_CARD:,} characters")
         front, _ = readme.split_front(text)
         if front.get("configs") != readme.data_files(manifest.configs):
             text = readme.render(manifest, text)
@@ -180,6 +199,8 @@ class _Fetching:
                 source = self._hub.file(self._repo, path, self._commit)
             except EntryNotFoundError:
                 continue  # a missing picture is shown as its caption
+            if source.stat().st_size > _MOST_PICTURE:
+                raise self._wrong(f"{path} has more than {_MOST_PICTURE:,} bytes")
             (self._into / path).parent.mkdir(exist_ok=True)
-            (self._into / path).write_bytes(source.read_bytes())
+            shutil.copyfile(source, self._into / path)
         write_text(self._into / readme.FILE_NAME, text)

@@ -7,6 +7,7 @@ table. Types that other tools read differently (decimals, times, binary) are ref
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -84,6 +85,25 @@ def _type_name(kind: pa.DataType) -> str:
     if pt.is_struct(kind):
         return f"struct<{', '.join(f'{field.name}: {_type_name(field.type)}' for field in kind)}>"
     return str(kind)
+
+
+def odd_columns(config: str, columns: Mapping[str, str]) -> str:
+    """What readers of `config` would not expect of these columns; "" where nothing is odd."""
+    from sotopia_rl_data import tables
+
+    known = {"episodes": tables.EPISODES, "attributions": tables.ATTRIBUTIONS, "failures": tables.FAILURES}
+    if config in known:
+        expected = type_names(known[config])
+        odd = [name for name in {**expected, **columns} if expected.get(name) != columns.get(name)]
+    else:
+        expected = type_names(tables.rewards_schema([]))
+        expected |= {name: "int64" for name in ("turn", "n_opinions") if columns.get(name) == "int64"}
+        odd = [name for name in expected if columns.get(name, expected[name]) != expected[name]]
+        odd += [name for name in columns if name.startswith(("raw_", "norm_")) and columns[name] != "double"]
+        odd += [name for name in ("prompt", "completion", "reward") if name not in columns]
+        named = [name for name in tables.KEYS["rewards"] if name in columns]
+        odd += named if 0 < len(named) < 3 else []
+    return f"the column {odd[0]!r} is {columns.get(odd[0], 'missing')}, not {expected.get(odd[0])}" if odd else ""
 
 
 def conform(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,9 +96,25 @@ class HashedFile:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a new file with this text; durable except for its folder's entry."""
-    path.write_text(text, encoding="utf-8")
+    """Write a new file with this text, in the place of what was there; durable except for its folder's entry."""
+    path.unlink(missing_ok=True)
+    with path.open("x", encoding="utf-8") as file:
+        file.write(text)
     sync_file(path)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Put a new file in the place of `path`, durably. Whatever was there is not written through: neither the file that
+    a link leads to nor the bytes that a hard link shares."""
+    beside = path.with_name(f".{path.name}-{secrets.token_hex(4)}.new")
+    try:
+        with beside.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def link_or_copy(source: Path, target: Path) -> None:

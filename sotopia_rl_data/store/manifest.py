@@ -1,17 +1,17 @@
 """`manifest.json`: what a version is and where it came from, written once, and checked whenever it is read.
 
-A version may come from the Hub: a manifest that names files outside its own directory is refused here, so that no later
-code has to check.
+What a manifest may say is in `fields.py`: one that says anything else is refused here, so that no later code has to
+check.
 """
 
 from __future__ import annotations
 
 import json
-import re
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from sotopia_rl_data.errors import StoreError
 from sotopia_rl_data.formats import check_fields, check_number
@@ -39,17 +39,68 @@ def load(directory: Path) -> Manifest:
 
 
 def parse(text: str | bytes, where: str) -> Manifest:
-    """The manifest in `text`. Raises StoreError, naming `where` it comes from, where it is damaged."""
+    """The manifest in `text`. Raises StoreError, naming `where` it comes from, where it is damaged: not JSON, or with
+    a field that is missing or is not what `fields.py` says."""
+    from sotopia_rl_data.store.fields import ManifestFields
+
     try:
-        data = json.loads(text)
-        check_number(data["manifest_version"], FORMAT, where)
-        check_fields(data, Manifest, where)
-        return Manifest(**data | {"configs": _configs(data["configs"])})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        data = _document(text)
+        problem = ""
+    except (ValueError, RecursionError) as error:
+        data, problem = {}, str(error)
+    check_number(data.get("manifest_version"), FORMAT, where)
+    check_fields(data, Manifest, where)
+    problem = problem or _problem(ManifestFields, data)
+    if problem:
         raise StoreError(
-            f"The manifest {where} is damaged ({error}).",
+            f"The manifest {where} is damaged ({problem}).",
             "delete the version's folder, then pull the version again or run the command that made it",
-        ) from error
+        )
+    return Manifest(**data | {"configs": _configs(data["configs"])})
+
+
+def _document(text: str | bytes) -> dict[str, Any]:
+    """A JSON object that says the same to every reader. Raises ValueError, and RecursionError where it is too deep.
+
+    It has no key twice, no number that a double or 64 bits cannot hold, and no text that UTF-8 cannot.
+    """
+    from sotopia_rl_data.store.fields import MOST_BYTES, MOST_DEPTH
+
+    if len(text) > MOST_BYTES:
+        raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
+    data = json.loads(text, parse_constant=_number, parse_float=_number, parse_int=_whole, object_pairs_hook=_object)
+    if not isinstance(data, dict):
+        raise ValueError("it is not a JSON object")
+    level: list[dict[str, Any] | list[Any]] = [data]
+    depth = 0
+    while level:
+        depth += 1
+        inner = (part.values() if isinstance(part, dict) else part for part in level)
+        level = [value for values in inner for value in values if isinstance(value, dict | list)]
+        if depth > MOST_DEPTH:
+            raise ValueError(f"it is nested more than {MOST_DEPTH} levels deep")
+    json.dumps(data, ensure_ascii=False).encode()
+    return data
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is not a finite number")
+    return number
+
+
+def _whole(text: str) -> int:
+    if len(text) > 20 or not -(2**63) <= int(text) < 2**63:
+        raise ValueError(f"{text[:40]} … is not a number of 64 bits")
+    return int(text)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        raise ValueError("an object has one key twice")
+    return data
 
 
 def listed_files(manifest: Manifest) -> Iterator[DataFile]:
@@ -64,43 +115,47 @@ def split_digests(configs: Mapping[str, Mapping[str, Split]]) -> dict[str, dict[
     return {config: {name: split.digest for name, split in splits.items()} for config, splits in configs.items()}
 
 
-def plain(value: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """`value` as JSON holds it (tuples become lists). Raises StoreError, naming `what`, where JSON cannot hold it."""
+def plain(value: Mapping[str, Any], what: Literal["recipe", "provenance"]) -> dict[str, Any]:
+    """`value` as JSON holds it (tuples become lists). Raises StoreError, naming `what`, where JSON cannot hold it, or
+    reading it would refuse it."""
+    from sotopia_rl_data.store import fields
+
+    checks: dict[str, Any] = {"recipe": fields.RecipeFields, "provenance": fields.ProvenanceFields}
     try:
-        text = json.dumps(value, allow_nan=False)
+        parsed = _document(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise StoreError(
             f"The {what} cannot be written as JSON into {FILE_NAME}: {error}.",
             "use only strings, finite numbers, booleans, None, lists and dictionaries in it",
         ) from error
-    parsed: dict[str, Any] = json.loads(text)
+    problem = _problem(checks[what], parsed)
+    if problem:
+        raise StoreError(
+            f"The {what} cannot be written into {FILE_NAME}: {problem}.",
+            "give the key a value of this kind, or choose another key",
+        )
     return parsed
+
+
+def _problem(fields: Any, data: Any) -> str:
+    """What is wrong with `data`, by a class of `fields.py`; "" where nothing is."""
+    from pydantic import ValidationError
+
+    try:
+        fields.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))[:200]
+        said = first["msg"].removeprefix("Value error, ").rstrip(".")
+        return f"{place}: {said}" if place else said
+    return ""
 
 
 def _configs(data: Mapping[str, Any]) -> dict[str, dict[str, Split]]:
     return {
-        _plain_name(config): {_plain_name(name): _split(split) for name, split in splits.items()}
+        config: {
+            name: Split(split["rows"], split["digest"], tuple(DataFile(**file) for file in split["files"]))
+            for name, split in splits.items()
+        }
         for config, splits in data.items()
     }
-
-
-def _split(data: Mapping[str, Any]) -> Split:
-    files = tuple(
-        DataFile(_inside(file["path"]), int(file["rows"]), int(file["size"]), str(file["sha256"]))
-        for file in data["files"]
-    )
-    return Split(int(data["rows"]), str(data["digest"]), files)
-
-
-def _plain_name(name: str) -> str:
-    """The name of a config or split, which becomes part of paths and SQL. Raises ValueError where it is not plain."""
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise ValueError(f"{name!r} is not a possible name of a config or split")
-    return name
-
-
-def _inside(path: str) -> str:
-    parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or ".." in parts or "\\" in path:
-        raise ValueError(f"the file {path!r} lies outside the version")
-    return path

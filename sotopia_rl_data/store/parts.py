@@ -23,6 +23,7 @@ from sotopia_rl_data.store.columns import conform, plain_schema
 from sotopia_rl_data.store.digest import RowDigest
 from sotopia_rl_data.store.disk import HashedFile, sync_file
 from sotopia_rl_data.store.ordering import InOrder, Order, merge, read_run, write_run
+from sotopia_rl_data.store.values import check_values
 
 GROUP_BYTES = 32 << 20
 GROUP_ROWS = 1 << 17
@@ -52,7 +53,9 @@ class Part:
     def write(self, table: pa.Table) -> None:
         """Add rows. Raises InputError where they do not fit the columns, repeat a key, or hold a NaN."""
         for rows in _pieces(table, self._limits):
-            for piece in self._buffer.add(conform(rows, self._schema, "/".join(self._where))):
+            given = conform(rows, self._schema, "/".join(self._where))
+            check_values(self._where[0], given)
+            for piece in self._buffer.add(given):
                 self._take(piece)
 
     def _take(self, piece: pa.Table) -> None:
@@ -196,11 +199,22 @@ def shard_name(split: str, index: int, count: int) -> str:
     return f"{split}-{index:05d}-of-{count:05d}.parquet"
 
 
-def read_parquet(path: Path) -> Iterator[pa.Table]:
-    """The rows of a Parquet file, one row group in memory at a time."""
+def read_parquet(path: Path, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """The rows of a Parquet file (or some columns of them), one row group in memory at a time."""
     with pq.ParquetFile(path, pre_buffer=False) as file:
         for i in range(file.metadata.num_row_groups):
-            yield file.read_row_group(i, use_threads=False).replace_schema_metadata(None)
+            yield file.read_row_group(i, columns, use_threads=False).replace_schema_metadata(None)
+
+
+def too_large(meta: Any) -> bool:
+    """Whether a row group of a Parquet file (by its metadata) is far larger than any that a stage writes or takes over:
+    a few bytes can stand for billions of values."""
+    groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
+    return any(
+        group.total_byte_size > 64 * GROUP_BYTES
+        or any(group.column(i).num_values > 1024 * GROUP_ROWS for i in range(group.num_columns))
+        for group in groups
+    )
 
 
 def adopt(path: Path, config: str, name: str, limits: Limits) -> Split | None:
@@ -222,6 +236,7 @@ def adopt(path: Path, config: str, name: str, limits: Limits) -> Split | None:
     for rows in read_parquet(path):
         if not order.takes(rows):
             return None
+        check_values(config, rows)
         digest.update(rows)
     final = path.rename(path.with_name(name))
     final.chmod(0o444)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sotopia_rl_data import yaml_nodes
 from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.schema import Manifest, Split
+from sotopia_rl_data.store.disk import replace_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,7 +29,7 @@ FILE_NAME, ASSETS = "README.md", "assets"
 MACHINE_KEYS = ("configs", "size_categories", "dataset_info")
 _FRONT = re.compile(r"\A---\r?\n(.*?)\r?\n---\r?\n?", re.DOTALL)
 _BLOCK = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
-_PICTURE = re.compile(rf"\]\(({ASSETS}/[\w.-]+)\)")
+_PICTURE = re.compile(rf"\]\(({ASSETS}/[A-Za-z0-9][A-Za-z0-9_-]{{0,99}}\.png)\)")
 _DTYPES = {"double": "float64", "float": "float32"}  # as `datasets` calls them
 _SIZES = (
     (10**3, "n<1K"),
@@ -109,10 +110,8 @@ def write(directory: Path, text: str, shown: Mapping[str, bytes]) -> None:
     """Write README.md and the pictures that it shows, by their path, into a directory; older files are replaced."""
     for path, data in shown.items():
         (directory / path).parent.mkdir(parents=True, exist_ok=True)
-        (directory / path).write_bytes(data)
-    beside = directory / f".{FILE_NAME}.new"
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(directory / FILE_NAME)
+        replace_file(directory / path, data)
+    replace_file(directory / FILE_NAME, text.encode())
 
 
 def prose(text: str) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from sotopia_rl_data.display import Display, Silent
 from sotopia_rl_data.errors import NotFound, StoreError, VersionExists
-from sotopia_rl_data.refs import DatasetRef, check_name, parse
+from sotopia_rl_data.refs import DatasetRef, can_name, check_name, parse
 from sotopia_rl_data.store import manifest as manifests
 from sotopia_rl_data.store.versions import Version, in_folder, load, number, read_published
 
@@ -46,11 +46,22 @@ class Store:
             if in_folder(folder):
                 names.append(folder.name)
             names += [f"{folder.name}/{inner.name}" for inner in _folders(folder) if in_folder(inner)]
-        return sorted(names)
+        return sorted(filter(can_name, names))
 
     def versions(self, name: str) -> list[str]:
         """The versions of `name`, oldest first; empty where there are none."""
         return [path.name for path in in_folder(self.root / check_name(name))]
+
+    def history(self, name: str) -> tuple[list[Version], dict[str, StoreError]]:
+        """The versions of `name` that can be read, newest first; and by number, what is wrong with the others."""
+        readable: list[Version] = []
+        damaged: dict[str, StoreError] = {}
+        for path in reversed(in_folder(self.root / check_name(name))):
+            try:
+                readable.append(load(path))
+            except StoreError as error:
+                damaged[path.name] = error
+        return readable, damaged
 
     def version(self, name: str, version: str) -> Version:
         """One version by name and number. Raises NotFound where the store does not have it."""

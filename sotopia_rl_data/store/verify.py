@@ -1,4 +1,5 @@
-"""Whether a version is still what its manifest says. Every file is read: size, SHA-256, rows, their order and digest.
+"""Whether a version is what its manifest says. Every file is read: size, SHA-256, columns, rows, order, digest.
+`pull` asks the same of what it has downloaded, before it becomes a version.
 
 Problems are returned, not raised, so that one damaged file does not hide the next. A file that is not listed and that
 `load_dataset` would read counts as a problem too.
@@ -6,12 +7,14 @@ Problems are returned, not raised, so that one damaged file does not hide the ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.hashing import file_sha256
@@ -21,7 +24,8 @@ from sotopia_rl_data.store.columns import first_line, type_names
 from sotopia_rl_data.store.digest import RowDigest, version_digest
 from sotopia_rl_data.store.manifest import listed_files, split_digests
 from sotopia_rl_data.store.ordering import InOrder
-from sotopia_rl_data.store.parts import read_parquet
+from sotopia_rl_data.store.parts import read_parquet, too_large
+from sotopia_rl_data.store.values import check_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,34 +52,39 @@ def verify(version: Version, on_file: Callable[[DataFile], None] | None = None) 
     """Read all of `version` and compare it with its manifest; `on_file` is called after each file (progress)."""
     problems: list[str] = []
     files = list(listed_files(version.manifest))
-    for config, splits in version.manifest.configs.items():
-        for name, split in splits.items():
-            problems += _split(version, config, name, split, on_file or (lambda _: None))
-    if version_digest(split_digests(version.manifest.configs), version.manifest.recipe) != version.digest:
-        problems.append("manifest.json: the digest is not that of the listed splits and the recipe")
+    damaged = set()
+    for file in files:
+        for problem in _file(version.dir / file.path, file):
+            damaged.add(file.path)
+            problems.append(f"{file.path}: {problem}")
+        if on_file is not None:
+            on_file(file)
+    problems += contents(version, damaged)
     problems += _strays(version.dir, {file.path for file in files})
     problems += _readme(version)
     rows = sum(split.rows for splits in version.manifest.configs.values() for split in splits.values())
     return Verification(version.ref, len(files), sum(file.size for file in files), rows, tuple(problems))
 
 
-def _split(
-    version: Version, config: str, name: str, split: Split, on_file: Callable[[DataFile], None]
-) -> Iterator[str]:
-    """The problems of one split: those of its files, and if there are none, those of its rows."""
-    damaged = False
-    for file in split.files:
-        for problem in _file(version.dir / file.path, file):
-            damaged = True
-            yield f"{file.path}: {problem}"
-        on_file(file)
-    if damaged:
-        return
-    try:
-        for problem in _rows(version, config, split, version.manifest.columns[config]):
-            yield f"{config}/{name}: {problem}"
-    except (OSError, pa.ArrowException, InputError) as error:
-        yield f"{config}/{name}: unreadable ({first_line(error)})"
+def contents(version: Version, damaged: Collection[str] = ()) -> Iterator[str]:
+    """What is wrong with the rows of `version`, or with what its manifest says of them: columns, counts, order, values,
+    digests, and that no episode and no environment is in two splits. Splits with `damaged` files are left out."""
+    manifest = version.manifest
+    for config, splits in manifest.configs.items():
+        readable = {
+            name: split for name, split in splits.items() if not any(file.path in damaged for file in split.files)
+        }
+        for name, split in list(readable.items()):
+            try:
+                for problem in _rows(version, config, split):
+                    readable.pop(name, None)
+                    yield f"{config}/{name}: {problem}"
+            except (OSError, pa.ArrowException, InputError) as error:
+                readable.pop(name, None)
+                yield f"{config}/{name}: unreadable ({first_line(error)})"
+        yield from _shared(version, config, readable)
+    if version_digest(split_digests(manifest.configs), manifest.recipe) != version.digest:
+        yield "manifest.json: the digest is not that of the listed splits and the recipe"
 
 
 def _file(path: Path, file: DataFile) -> Iterator[str]:
@@ -90,24 +99,55 @@ def _file(path: Path, file: DataFile) -> Iterator[str]:
         yield f"SHA-256 {sha256[:12]}…, not {file.sha256[:12]}…"
 
 
-def _rows(version: Version, config: str, split: Split, columns: Mapping[str, str]) -> Iterator[str]:
+def _rows(version: Version, config: str, split: Split) -> Iterator[str]:
+    columns = version.manifest.columns[config]
     digest: RowDigest | None = None
     ordered = True
     for file in split.files:
-        before = digest.rows if digest else 0
-        for rows in read_parquet(version.dir / file.path):
-            if digest is None:
-                digest, order = RowDigest(rows.schema), InOrder.of(config, rows.schema)
-                if type_names(rows.schema) != columns:
-                    yield f"columns {type_names(rows.schema)}, not {dict(columns)}"
+        path = version.dir / file.path
+        with pq.ParquetFile(path) as parquet:
+            schema, meta = parquet.schema_arrow.remove_metadata(), parquet.metadata
+        if type_names(schema) != columns:
+            yield f"{file.path} has the columns {type_names(schema)}, not {dict(columns)}"
+            return
+        if meta.num_rows != file.rows:
+            yield f"{file.path} has {meta.num_rows} rows, not {file.rows}"
+            return
+        if too_large(meta):
+            yield f"{file.path} has row groups that are too large to read"
+            return
+        if digest is None:
+            digest, order = RowDigest(schema), InOrder.of(config, schema)
+        for rows in read_parquet(path):
+            check_values(config, rows)
             digest.update(rows)
             ordered = ordered and order.takes(rows)
-        if (digest.rows if digest else 0) - before != file.rows:
-            yield f"{file.path} has {(digest.rows if digest else 0) - before} rows, not {file.rows}"
-    if digest and digest.hexdigest() != split.digest:
+    if digest is not None and (digest.rows, digest.hexdigest()) != (split.rows, split.digest):
         yield "the rows have another digest"
     if not ordered:
         yield "the rows are not in order"
+
+
+def _shared(version: Version, config: str, splits: Mapping[str, Split]) -> Iterator[str]:
+    """The first episode and the first environment that two of these splits have."""
+    if config == "failures":  # which are of no split: each lies where it was noticed
+        return
+    for column in ("episode_id", "environment_id"):
+        if column not in version.manifest.columns[config]:
+            continue
+        seen: dict[Any, str] = {}
+        for name, split in splits.items():
+            values = {
+                value
+                for file in split.files
+                for rows in read_parquet(version.dir / file.path, [column])
+                for value in pc.unique(rows.column(column)).to_pylist()
+            }
+            both = sorted(value for value in values if value and value in seen)
+            if both:
+                yield f"{config}: the {column} {both[0]!r} is in {seen[both[0]]} and in {name}"
+                break
+            seen |= dict.fromkeys(values, name)
 
 
 def _strays(directory: Path, listed: set[str]) -> Iterator[str]:

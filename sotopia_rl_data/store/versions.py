@@ -10,15 +10,17 @@ cannot name them, since a commit's hash covers the manifest. How the next versio
 from __future__ import annotations
 
 import json
-import os
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from sotopia_rl_data.errors import NotFound, StoreError, UsageError
 from sotopia_rl_data.formats import check_fields
 from sotopia_rl_data.schema import Manifest
 from sotopia_rl_data.store import manifest as manifests
+from sotopia_rl_data.store.disk import replace_file
 
 Number = tuple[int, int, int]
 FIRST: Number = (1, 0, 0)
@@ -55,16 +57,55 @@ class Version:
         return f"{self.name}@{self.version}"
 
     def files(self, config: str) -> dict[str, list[Path]]:
-        """The Parquet files of each split of `config`, in row order. Raises NotFound, naming the configs there are."""
+        """The Parquet files of each split of `config`, in row order. Raises NotFound, naming the configs there are, and
+        StoreError where a file is missing or has other columns than the manifest lists."""
         splits = self.manifest.configs.get(config)
         if splits is None:
             raise NotFound(f"{self.ref} has no config {config!r}.", f"name one of: {', '.join(self.manifest.configs)}")
-        return {name: [self.dir / file.path for file in split.files] for name, split in splits.items()}
+        paths = {name: [self.dir / file.path for file in split.files] for name, split in splits.items()}
+        for path in (path for of in paths.values() for path in of):
+            problem = _problem(path, self.manifest.columns[config])
+            if problem:
+                raise StoreError(
+                    f"{self.ref} cannot be read: its file {config}/{path.name} {problem}.",
+                    f"see what is damaged: sotopia-rl-data verify {self.ref}",
+                )
+        return paths
+
+
+def _problem(path: Path, columns: Mapping[str, str]) -> str:
+    """What keeps a Parquet file from being read as rows of these columns; "" where nothing does."""
+    import pyarrow as pa
+
+    from sotopia_rl_data.store.columns import first_line
+
+    try:
+        if not path.is_file():
+            return "is missing"
+        same = _columns_of(path, path.stat().st_mtime_ns) == columns
+        return "" if same else "has other columns than the manifest lists"
+    except (OSError, pa.ArrowException) as error:
+        return f"cannot be read ({first_line(error)})"
+
+
+@lru_cache(maxsize=10_000)  # the same file is opened many times in a command
+def _columns_of(path: Path, changed_ns: int) -> dict[str, str]:
+    import pyarrow.parquet as pq
+
+    from sotopia_rl_data.store.columns import type_names
+
+    return type_names(pq.read_schema(path))
 
 
 def load(directory: Path) -> Version:
-    """The version in `directory`. Raises StoreError where its manifest is damaged."""
-    return Version(directory, manifests.load(directory))
+    """The version in `directory`. Raises StoreError where its manifest is damaged, or is that of another version."""
+    manifest = manifests.load(directory)
+    if number(directory.name) and directory.name != manifest.version:
+        raise StoreError(
+            f"The folder {directory} has the manifest of {manifest.version}.",
+            f"give the folder the name {manifest.version}, or delete it and make the version again",
+        )
+    return Version(directory, manifest)
 
 
 def in_folder(folder: Path) -> list[Path]:
@@ -155,9 +196,7 @@ def note_published(directory: Path, now: Published) -> None:
     before = read_published(directory)
     if before and (before.repo, before.endpoint) == (now.repo, now.endpoint):
         now = replace(now, commits=tuple(dict.fromkeys((*before.commits, *now.commits))))
-    beside = directory / f"{HUB_FILE}.new"
-    beside.write_text(json.dumps(asdict(now), indent=1) + "\n", encoding="utf-8")
-    os.replace(beside, directory / HUB_FILE)
+    replace_file(directory / HUB_FILE, (json.dumps(asdict(now), indent=1) + "\n").encode())
 
 
 def commit_of(version: Version) -> str | None:

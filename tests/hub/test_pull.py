@@ -180,7 +180,10 @@ def test_a_manifest_that_was_edited_by_hand_is_refused(hub, store, mine):
     escaping = json.loads(hub.text(repo, "manifest.json", "v1.0.0"))
     escaping["configs"]["rewards"]["train"]["files"][0]["path"] = "../../../stolen.parquet"
     hub.write(repo, {"manifest.json": json.dumps(escaping)})
-    assert "lies outside the version" in hub.run("pull", repo, "--store", mine.root, check=False).err
+    assert (
+        "but has to be 'rewards/train-00000-of-00001.parquet'"
+        in hub.run("pull", repo, "--store", mine.root, check=False).err
+    )
     assert hub.run("pull", f"{repo}@v1.0.0", "--store", mine.root).code == 0
 
 

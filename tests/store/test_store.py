@@ -422,10 +422,16 @@ def test_an_empty_or_absent_store_lists_nothing(store: Store) -> None:
         (lambda m: m | {"manifest_version": 99}, "newer"),
         (lambda m: {k: v for k, v in m.items() if k != "digest"}, "damaged"),
         (lambda m: [m], "damaged"),
-        (lambda m: json.loads(json.dumps(m).replace("rewards/train", "../../../rewards/train")), "outside the version"),
-        (lambda m: json.loads(json.dumps(m).replace("rewards/train", "/rewards/train")), "outside the version"),
-        (lambda m: m | {"configs": {'x" AS SELECT 1; --': {}}}, "not a possible name of a config"),
-        (lambda m: m | {"configs": {"rewards": {"x' || 1": {}}}}, "not a possible name of a config"),
+        (
+            lambda m: json.loads(json.dumps(m).replace("rewards/train", "../../../rewards/train")),
+            "but has to be 'rewards/",
+        ),
+        (
+            lambda m: json.loads(json.dumps(m).replace("rewards/train", "/rewards/train")),
+            "but has to be 'rewards/",
+        ),
+        (lambda m: m | {"configs": {'x" AS SELECT 1; --': {}}}, "configs"),
+        (lambda m: m | {"configs": {"rewards": {"x' || 1": {}}}}, "configs"),
     ],
 )
 def test_a_manifest_is_read_with_suspicion(store: Store, change: Any, message: str) -> None:
@@ -582,3 +588,39 @@ def test_every_file_and_card_reads_back(store: Store) -> None:
     from sotopia_rl_data import open_dataset
 
     assert list(open_dataset("org/toy", store.root).episodes()) == [episode(0), episode(1)]
+
+
+def test_a_damaged_version_is_found_beside_the_others(store: Store) -> None:
+    for i in range(3):
+        commit(store, toy(i))
+    path = store.root / "org/toy/v1.1.0/manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"created": 12345}))
+    readable, damaged = store.history("org/toy")
+    assert [version.version for version in readable] == ["v1.2.0", "v1.0.0"]
+    assert ["created" in damaged["v1.1.0"].message, len(damaged)] == [True, 1]
+
+
+def test_a_folder_that_no_name_can_mean_is_no_dataset_and_hides_none(store: Store) -> None:
+    commit(store, toy(0))
+    shutil.copytree(store.root / "org/toy/v1.0.0", store.root / "org/\x1b[31m/v1.0.0")
+    assert store.names() == ["org/toy"]
+
+
+def test_a_folder_with_the_manifest_of_another_version_is_damaged(store: Store) -> None:
+    version = commit(store, toy(0)).version
+    version.dir.rename(version.dir.with_name("v1.5.0"))
+    with pytest.raises(StoreError, match=r"v1\.5\.0 has the manifest of v1\.0\.0"):
+        store.latest("org/toy")
+    with pytest.raises(StoreError, match=r"has the manifest of"):
+        commit(store, toy(1))
+
+
+@pytest.mark.parametrize(
+    ("what", "value"),
+    [("recipe", {"rewards": 5}), ("recipe", {"scale": "three"}), ("provenance", {"judges": [{}]})],
+)
+def test_what_no_manifest_could_say_is_refused_before_it_is_written(store: Store, what: str, value: Any) -> None:
+    with store.stage("org/toy") as stage:
+        stage.write("episodes", "train", episodes(0))
+        with pytest.raises(StoreError, match=f"The {what} cannot be written"):
+            stage.commit(**({"recipe": {}} | {what: value}))

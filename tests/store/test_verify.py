@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fixtures.stores import commit, episodes, failures, reward_row, rewards
+from fixtures.stores import commit, episode, episodes, failures, reward_row, rewards
 
+from sotopia_rl_data.errors import InputError, StoreError
 from sotopia_rl_data.store import Store, Version, load
 from sotopia_rl_data.store.verify import verify
+from sotopia_rl_data.tables import EPISODES, episode_row
 
 
 @pytest.fixture
@@ -93,6 +97,38 @@ def stray_file(version: Version) -> None:
     (version.dir / "rewards/train-00001-of-00002.parquet").write_bytes(rewards_file(version).read_bytes())
 
 
+def rename_a_column(version: Version) -> None:
+    path = version.dir / "manifest.json"
+    path.write_text(path.read_text().replace('"spread": "double"', '"spraed": "double"'))
+
+
+def retype_a_column_without_rows(version: Version) -> None:
+    path = version.dir / "manifest.json"
+    listed = json.loads(path.read_text())
+    listed["columns"]["failures"]["turn"] = "int64"
+    path.write_text(json.dumps(listed))
+
+
+def rename_a_column_of_the_file(version: Version) -> None:
+    table = rewards(reward_row(0), reward_row(1))
+    pq.write_table(
+        table.rename_columns([{"spread": "spraed"}.get(c, c) for c in table.column_names]), rewards_file(version)
+    )
+    relist(version)
+
+
+def copy_a_split(version: Version) -> None:
+    """The same file in two splits, each with the digest of its rows; the version's digest is of both."""
+    path = version.dir / "manifest.json"
+    listed = json.loads(path.read_text())
+    splits = listed["configs"]["rewards"]
+    splits["test"] = json.loads(json.dumps(splits["train"]).replace("train-", "test-"))
+    train, test = (version.files("rewards")[split][0] for split in ("train", "test"))
+    test.unlink()
+    shutil.copyfile(train, test)
+    path.write_text(json.dumps(listed))
+
+
 def other_recipe(version: Version) -> None:
     path = version.dir / "manifest.json"
     path.write_text(path.read_text().replace('"scale": 3', '"scale": 4'))
@@ -116,10 +152,14 @@ def no_card(version: Version) -> None:
         (change_a_reward, "another digest"),
         (swap_the_rows, "not in order"),
         (drop_a_row, "has 1 rows, not 2"),
-        (drop_a_column, "columns {"),
+        (drop_a_column, "has the columns {"),
         (garbage, "unreadable"),
         (stray_file, "not in the manifest"),
         (other_recipe, "manifest.json: the digest"),
+        (rename_a_column, "not {'episode_id'"),
+        (retype_a_column_without_rows, "'turn': 'int64'"),
+        (rename_a_column_of_the_file, "has the columns {"),
+        (copy_a_split, "the episode_id 'e0000' is in train and in test"),
         (other_card, "README.md: its configs"),
         (no_card, "README.md: No such file"),
     ],
@@ -135,3 +175,27 @@ def test_one_damaged_file_does_not_hide_the_next(version: Version) -> None:
     delete(version)
     version.files("episodes")["train"][0].unlink()
     assert len(verify(version).problems) == 2
+
+
+def test_no_manifest_lists_no_files(version: Version) -> None:
+    path = version.dir / "manifest.json"
+    listed = json.loads(path.read_text())
+    listed["configs"]["rewards"]["test"] |= {"rows": 0, "files": []}
+    path.write_text(json.dumps(listed))
+    with pytest.raises(StoreError, match=r"configs\.rewards\.test\.files: List should have at least 1 item"):
+        load(version.dir)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        ({"agents": None}, "has no agents"),
+        ({"turns": [{"turn": 0, "agent": "zoe", "action_type": "speak", "text": "", "to": []}]}, "turns of 'zoe'"),
+        ({"turns": [{"turn": 0, "agent": "a", "action_type": "sing", "text": "", "to": []}]}, "action type 'sing'"),
+        ({"agents": [dict.fromkeys(("agent", "name", "goal", "background", "secret"), "a")] * 2}, "two agents"),
+    ],
+)
+def test_an_episode_is_whole_before_it_is_written(tmp_path: Path, wrong: dict[str, object], problem: str) -> None:
+    rows = pa.Table.from_pylist([episode_row(episode(0)), episode_row(episode(1)) | wrong], schema=EPISODES)
+    with Store(tmp_path).stage("org/toy") as stage, pytest.raises(InputError, match=problem):
+        stage.write("episodes", "train", rows)

@@ -1,0 +1,255 @@
+"""Every field of a manifest, with its type and its limits.
+
+A manifest may come from the Hub: it is a stranger's data. `manifest.parse` checks by these classes whatever it reads,
+and a stage checks what it writes, so that no code behind them has to. They only check: a manifest's recipe and
+provenance stay the dictionaries that they were, because the digest covers the recipe as it was written. Keys of them
+that no command reads may hold anything.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, model_validator
+
+from sotopia_rl_data.refs import can_name
+
+MOST_BYTES = 16 << 20  # of the file
+MOST_DEPTH = 40  # of lists and objects inside each other
+MOST_COLUMNS = 2_000  # of a config
+MOST_FILES = 99_999  # of a split: their numbers have five digits
+MOST = 2**53  # rows of a split, bytes of a file: whole numbers that a double holds exactly
+
+
+def _is_name(text: str) -> str:
+    if not can_name(text):
+        raise ValueError(f"{text!r} is not a possible name of a dataset")
+    return text
+
+
+def _is_printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("it has characters that cannot be printed")
+    return text
+
+
+Name = Annotated[str, Field(max_length=200), AfterValidator(_is_name)]
+Number = Annotated[str, Field(pattern=r"^v(0|[1-9]\d{0,8})(\.(0|[1-9]\d{0,8})){2}\z")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}\z")]
+Created = Annotated[str, Field(pattern=r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00)?\z")]
+Column = Annotated[str, Field(min_length=1, max_length=1_000), AfterValidator(_is_printable)]
+ColumnType = Annotated[str, Field(max_length=100_000), AfterValidator(_is_printable)]
+Calls = Annotated[str, Field(pattern=r"^ledger/calls-\d{5}-of-\d{5}\.parquet\z")]
+Word = Annotated[str, Field(max_length=10_000)]
+Text = Annotated[str, Field(max_length=1_000_000)]
+Count = Annotated[int, Strict(), Field(ge=0, le=MOST)]
+Whole = Annotated[int, Strict()]
+Real = Annotated[float, Strict()]
+Flag = Annotated[bool, Strict()]
+Config = Literal["rewards", "episodes", "attributions", "failures"]
+Part = Literal["train", "validation", "test"]
+
+
+class _Exact(BaseModel):
+    """These keys and no others."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Open(BaseModel):
+    """These keys, where they are there; others are not read."""
+
+
+class FileFields(_Exact):
+    path: str
+    rows: Count
+    size: Count
+    sha256: Sha256
+
+
+class SplitFields(_Exact):
+    rows: Count
+    digest: Sha256
+    files: Annotated[list[FileFields], Field(min_length=1, max_length=MOST_FILES)]
+
+
+class SamplingFields(_Open):
+    temperature: Real | None = None
+
+
+class PlayerFields(_Open):
+    model: Word
+    sampling: SamplingFields
+
+
+class LayoutFields(_Open):
+    layout: Word
+    template: Word | None = None
+    sha256: Word | None = None
+
+
+class RolloutFields(_Open):
+    a: PlayerFields
+    b: PlayerFields
+    dialect: Word
+    turns: Whole
+    seed: Whole
+    prompts: LayoutFields
+    swap: Flag
+    repeat: Whole
+    best_of: Whole | None = None
+    reward_model: Word | None = None
+
+
+class JudgeFields(_Open):
+    """A judge in the recipe, and in the provenance, where it also has its calls and what they cost."""
+
+    judge: Word
+    remark: Text = ""
+    evaluates: Flag = False
+    calls: Whole | None = None
+    returned_models: dict[Word, Whole] | None = None
+    usage: dict[Word, Whole] | None = None
+    cost_usd: Real | None = None
+    cost: Real | None = None
+    usd: Real | None = None
+
+
+class LabelsFields(_Open):
+    schema_: Word = Field(alias="schema")
+    schema_version: Whole = 1
+    dimensions: list[Word] = []
+    evaluator: Word | None = None
+    ask: Word = ""
+    samples: Whole = 1
+    judges: list[JudgeFields] = []
+
+
+class RewardsFields(_Open):
+    weights: dict[Word, Real]
+    rule: Word
+    normaliser: Word
+    average: Word = ""
+    evaluator: Word | None = None
+    schema_: Word | None = Field(alias="schema", default=None)
+    gamma: Real | None = None
+
+
+class EvaluationFields(_Open):
+    evaluator: Word
+
+
+class RecipeFields(_Open):
+    """What determined the rows."""
+
+    labels: LabelsFields | None = None
+    rewards: RewardsFields | None = None
+    rollout: RolloutFields | None = None
+    layout: LayoutFields | Word | None = None
+    scale: Whole | None = None
+    weights: dict[Word, Real] | None = None
+    evaluations: list[EvaluationFields] = []
+    scored_by: list[Word] = []
+
+
+class ParentFields(_Open):
+    name: Word
+    version: Word
+    digest: Word
+
+
+class SourceFields(_Open):
+    format: Word
+    files: Count
+    bytes: Count
+    names: list[Text] = []
+
+
+class CriterionFields(_Open):
+    name: Word
+    description: Text
+    ends: tuple[Whole, Whole] | None = None
+
+
+class RubricFields(_Open):
+    name: Word
+    dimensions: list[CriterionFields] = []
+
+
+class FittedFields(_Open):
+    normaliser: Word | None = None
+    source: Word | None = None
+    low: Real | None = None
+    high: Real | None = None
+    mean: Real | None = None
+    deviation: Real | None = None
+    count: Whole | None = None
+
+
+class BuiltFields(_Open):
+    statistics: dict[Word, FittedFields] = {}
+    warnings: list[Text] = []
+
+
+class VerdictFields(_Open):
+    verdict: Text
+    sentence: Text
+
+
+class CallsFields(_Open):
+    path: Calls
+
+
+class ProvenanceFields(_Open):
+    """What else is worth knowing of the rows."""
+
+    parents: list[ParentFields] = []
+    sources: list[SourceFields] = []
+    where: Text | None = None
+    dialects: dict[Word, Whole] = {}
+    ended: dict[Text, Whole] = {}
+    judges: list[JudgeFields] = []
+    wording_sha256: Word | None = None
+    rubric: RubricFields | None = None
+    rewards: BuiltFields | None = None
+    failures: dict[Text, Whole] = {}
+    audit: VerdictFields | None = None
+    ledger: list[CallsFields] = []
+
+
+class ManifestFields(_Exact):
+    """All of `manifest.json`."""
+
+    name: Name
+    version: Number
+    digest: Sha256
+    configs: Annotated[dict[Config, Annotated[dict[Part, SplitFields], Field(min_length=1)]], Field(min_length=1)]
+    columns: dict[Config, Annotated[dict[Column, ColumnType], Field(min_length=1, max_length=MOST_COLUMNS)]]
+    recipe: RecipeFields
+    provenance: ProvenanceFields
+    created: Created
+    manifest_version: Whole
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        """The parts agree, and files lie where files of their config and split lie, and nowhere else."""
+        if self.configs.keys() != self.columns.keys():
+            raise ValueError("configs and columns are not of the same configs")
+        for config, columns in self.columns.items():
+            names = {name.lower() for name in columns} - {"split"}
+            if len(names) < len(columns):
+                raise ValueError(f"two columns of {config} have the same name, or one is called 'split'")
+        for config, splits in self.configs.items():
+            for name, split in splits.items():
+                _check_files(f"{config}/{name}", split)
+        return self
+
+
+def _check_files(stem: str, split: SplitFields) -> None:
+    for i, file in enumerate(split.files):
+        path = f"{stem}-{i:05d}-of-{len(split.files):05d}.parquet"
+        if file.path != path:
+            raise ValueError(f"a file of {stem} is {file.path[:200]!r}, but has to be {path!r}")
+    rows = sum(file.rows for file in split.files)
+    if rows != split.rows:
+        raise ValueError(f"{stem} has {split.rows} rows, but its files have {rows}")
