@@ -24,15 +24,15 @@ def open_lock(path: Path, access: int = os.O_RDWR) -> int:
     return os.open(path, access | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
 
-def take(handle: int, patience_s: float = 0.0) -> bool:
-    """Try to lock the file exclusively; whether that worked within `patience_s` seconds.
+def take(handle: int, patience_s: float = 0.0, shared: bool = False) -> bool:
+    """Try to lock the file, exclusively or shared; whether that worked within `patience_s` seconds.
 
     Raises OSError where the file system has no locks.
     """
     deadline, poll_s = time.monotonic() + patience_s, _FIRST_POLL_S
     while True:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
             if time.monotonic() >= deadline:
@@ -52,13 +52,14 @@ def let_go(handle: int) -> None:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a living process holds the lock on a file, which may be missing. Raises OSError as `take` does."""
+    """Whether a living process holds the exclusive lock on a file, which may be missing. Raises OSError as `take`
+    does."""
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
-        return not take(handle)
+        return not take(handle, shared=True)  # shared, so that several may look at once
     finally:
         os.close(handle)
 

@@ -149,9 +149,9 @@ def test_a_folder_of_batches_is_removed_only_where_it_holds_nothing_but_a_draft_
     folder, draft = BatchFolder(tmp_path, TARGET), sealed(tmp_path)
     (draft / "intent.json").rename(draft / "intent.cbor")
     with pytest.raises(StoreError, match=NEWER):
-        folder.intents()
+        folder.sweep()
     (draft / "intent.cbor").rename(draft / "intent.tmp")
-    assert folder.intents() == []
+    folder.sweep()
     assert not draft.exists()
 
 

@@ -13,15 +13,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from sotopia_rl_data.asking.batch.fetching import brought
 from sotopia_rl_data.asking.batch.intent import BatchFolder
-from sotopia_rl_data.asking.batch.rounds import ask_batch, batch_client, check_batches, keys_under_way
+from sotopia_rl_data.asking.batch.keys import BatchedKeys
+from sotopia_rl_data.asking.batch.rounds import ask_batch, batch_client, check_batches
+from sotopia_rl_data.asking.batch.waiting import carry
 from sotopia_rl_data.asking.dispatch import ask_all
-from sotopia_rl_data.asking.plan import AskOptions, Group, Plan, Respondent, is_paid, respondents_of
+from sotopia_rl_data.asking.plan import AskOptions, Group, Plan, Respondent, is_paid, paid_targets, respondents_of
 from sotopia_rl_data.asking.stopping import AnswerBreaker
 from sotopia_rl_data.costs.bill import Bill, Tally, bill
 from sotopia_rl_data.costs.budget import Budget, price_of
@@ -89,7 +89,7 @@ class _Asking:
                 pacing=self._options.pacing,
                 progress=self._shown(place),
                 budget=self._budget if any(is_paid(respondent) for respondent in group.respondents) else None,
-                in_batches=keys_under_way(group.respondents, self._ledger),
+                batched=BatchedKeys(paid_targets(group.respondents), self._ledger),
                 breaker=self._breaker(group),
             )
         finally:
@@ -248,23 +248,18 @@ def capped(cap: float, plan: Plan, ledger: Ledger, prices: Prices) -> Iterator[B
     budget = Budget(cap, prices, ledger.directory)
     try:
         respondents = respondents_of(plan)
-        folders = [
-            (respondent.target, BatchFolder(ledger.directory, respondent.target))
-            for respondent in respondents
-            if is_paid(respondent)
+        in_batches = [
+            (target, list(BatchFolder(ledger.directory, target).under_way())) for target in paid_targets(respondents)
         ]
-        budget.seen = {folder.name: folder.ids() for _, folder in folders}
-        in_batches = [(target, *line) for target, folder in folders for line in folder.under_way()]
+        budget.seen = {intent.id for _, lines in in_batches for intent, _ in lines}
         ledger.reload()  # last, so that a batch that another process fetches meanwhile is seen twice, not missed
         tally = Tally()
         plan.count(ledger, tally)
         until_now = bill_of(respondents, tally, prices)
         spent = until_now.known + until_now.maybe
         budget.start(spent, tally.keys, lambda hold: not is_lost(hold, ledger.attempts(hold.key)))
-        for target, intent, line in in_batches:
-            fetched = any(past.status == "answer" or past.maybe_billed for past in brought(ledger, intent, line.key))
-            if tally.knows(line.key) and not fetched:  # `tally` counts a fetched line already
-                budget.carry(line.key, replace(target, sampling=line.sampling), line.input)
+        for target, lines in in_batches:
+            carry(budget, target, lines, ledger)  # `tally` counts a fetched line already
         yield budget
     finally:
         budget.close()

@@ -13,17 +13,17 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Set
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import replace
 from typing import Any
 
+from sotopia_rl_data.asking.batch.keys import BatchedKeys
 from sotopia_rl_data.asking.pacing import Epoch, Pacer, Pacing
 from sotopia_rl_data.asking.prompt_cache import PromptCacheWarmup
 from sotopia_rl_data.asking.stopping import AnswerBreaker, CircuitBreaker, ThrottleWall, interruptible
 from sotopia_rl_data.costs.budget import Budget
 from sotopia_rl_data.costs.tokens import rough_tokens
 from sotopia_rl_data.errors import AskingError, Unavailable, UsageError
-from sotopia_rl_data.ledger.index import short
 from sotopia_rl_data.ledger.lookup import Lookup, Outcome, PendingRequest, Settled
 from sotopia_rl_data.request import Reply, Request
 
@@ -52,24 +52,24 @@ async def ask_all(
     pacing: Pacing | None = None,
     progress: Callable[[Outcome], None] | None = None,
     budget: Budget | None = None,
-    in_batches: Set[int] = frozenset(),
+    batched: BatchedKeys | None = None,
     breaker: AnswerBreaker | None = None,
 ) -> Outcome:
     """Ask what the ledger does not answer; `lookup` has the ledger, the rule for what counts as an answer, and the
     follow-ups. Requests are not settled in order.
 
     A follow-up is looked up and asked at once, in the place of the request that it follows. `progress` is called a few
-    times a second and at the end. `in_batches` holds the short keys of requests under way in batches. After Ctrl-C the
+    times a second and at the end. `batched` knows the requests under way in batches. After Ctrl-C the
     outcome says `interrupted`; where nothing more fits under the `budget` it says `exhausted`. The next run asks what
     was not settled. The `breaker` ends the run where answers cannot be used.
 
     Raises Rejected where the provider refuses everything (a wrong key, an unknown model), Unavailable where it is down,
-    UnusableAnswers, KeyMissing, UsageError where a request `in_batches` would be asked and paid for again, StoreError
+    UnusableAnswers, KeyMissing, UsageError where a `batched` request would be asked and paid for again, StoreError
     where the ledger cannot be written, and whatever the callbacks raise. What was answered until then is kept.
     """
     if concurrency < 1:
         raise UsageError(f"The concurrency must be 1 or more, not {concurrency}.", "give a concurrency of 1 or more")
-    run = _LiveRun(lookup, send, pacing or Pacing(), concurrency, budget, in_batches)
+    run = _LiveRun(lookup, send, pacing or Pacing(), concurrency, budget, batched)
     run.answer_breaker = breaker
     return await run.run(requests, progress)
 
@@ -84,7 +84,7 @@ class _LiveRun:
         pacing: Pacing,
         concurrency: int,
         budget: Budget | None,
-        in_batches: Set[int],
+        batched: BatchedKeys | None,
     ) -> None:
         self._lookup = lookup
         self._outcome = lookup.outcome
@@ -96,7 +96,7 @@ class _LiveRun:
         self._wall = ThrottleWall(pacing.wall_s, pacing.longest_wall_s)
         self._longest_answered = 0  # characters
         self._budget = budget
-        self._in_batches = in_batches
+        self._batched = batched
         self._warming = PromptCacheWarmup()
         self._ahead = _AHEAD * concurrency
         self._tasks: set[asyncio.Task[None]] = set()
@@ -164,7 +164,7 @@ class _LiveRun:
 
     async def _take_from_others(self) -> None:
         """Hand over the answers that other processes have got meanwhile, and ask the requests that they gave up."""
-        free = [waiting for waiting in self._claimed_elsewhere.values() if self._claims.take(waiting[0].key)]
+        free = [waiting for waiting in self._claimed_elsewhere.values() if self._claim(waiting[0])]
         if free:
             self._lookup.ledger.catch_up()
         for pending, known in free:
@@ -203,11 +203,9 @@ class _LiveRun:
                 return None
             settled = self._lookup.look_up(pending)
             if settled is None:
-                if short(pending.key) in self._in_batches:
-                    raise _under_way(request)
                 self._lookup.ledger.check()
                 known = self._lookup.ledger.tries(pending.key)
-                if not self._claims.take(pending.key):
+                if not self._claim(pending):
                     self._duplicates[pending.key] = []
                     self._claimed_elsewhere[pending.key] = pending, known
                     return None
@@ -219,6 +217,20 @@ class _LiveRun:
                 self._claims.give_up(pending.key)
             request = self._lookup.hand_over(request, settled)
         return None
+
+    def _claim(self, pending: PendingRequest) -> bool:
+        """Claim a request; False while another process is asking it, or may have put it into a batch that it drafts.
+        Raises UsageError where it is in a batch."""
+        if not self._claims.take(pending.key):
+            return False
+        if self._batched is None:
+            return True
+        drafted = self._batched.being_drafted()
+        if drafted or pending.key in self._batched:
+            self._claims.give_up(pending.key)
+            if not drafted:
+                raise _under_way(pending.request)
+        return not drafted
 
     async def _run_chain(self, pending: PendingRequest, epoch: Epoch) -> None:
         """Ask one request, then the follow-ups of its chain."""

@@ -17,8 +17,8 @@ from itertools import takewhile
 from typing import Any
 
 from sotopia_rl_data.asking import anthropic, openai
-from sotopia_rl_data.asking.batch.rounds import keys_under_way
-from sotopia_rl_data.asking.plan import AskOptions, Group, Plan, is_paid, respondents_of
+from sotopia_rl_data.asking.batch.keys import BatchedKeys
+from sotopia_rl_data.asking.plan import AskOptions, Group, Plan, is_paid, paid_targets, respondents_of
 from sotopia_rl_data.asking.prompt_cache import shared_prefix
 from sotopia_rl_data.costs.bill import added
 from sotopia_rl_data.costs.price import LONG_FROM, NOTHING, Price
@@ -34,7 +34,6 @@ from sotopia_rl_data.costs.tokens import (
     most_prompt_tokens,
     openai_prompt,
 )
-from sotopia_rl_data.ledger.index import short
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.ledger.lookup import Lookup, PendingRequest
 from sotopia_rl_data.request import Request, Usage
@@ -118,7 +117,7 @@ class _CountedGroup:
             retry_failed=options.retry_failed,
         )
         self._seen: set[str] = set()
-        self._under_way = keys_under_way(group.respondents, ledger)
+        self._under_way = BatchedKeys(paid_targets(group.respondents), ledger)
         self._calls = self._hits = self._repeated = self._in_batches = self._asked = 0
         self._most_inputs: Counter[int] = Counter()  # calls by the most input tokens that they can have
         for request in group.requests():
@@ -153,7 +152,7 @@ class _CountedGroup:
         while following is not None:
             pending = PendingRequest(following, *following.hashes)
             self._seen.add(pending.key)
-            if short(pending.key) in self._under_way:
+            if pending.key in self._under_way:
                 self._in_batches += 1
                 return
             settled = self._lookup.look_up(pending)

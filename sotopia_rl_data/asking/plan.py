@@ -46,6 +46,11 @@ def is_paid(respondent: object) -> bool:
     return bool(getattr(respondent, "paid", True))
 
 
+def paid_targets(respondents: Iterable[Respondent]) -> list[Target]:
+    """The targets of those that cost something."""
+    return [respondent.target for respondent in respondents if is_paid(respondent)]
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """Chains that are asked at the same time. `requests()` gives the first request of each, in the same order each

@@ -51,8 +51,9 @@ class Budget:
         self._elsewhere: dict[tuple[str, str, float], Hold] = {}  # reservations of other living runs
         self._released: list[tuple[Hold, float]] = []  # with the cost of each; their release is not on record yet
         self._left: list[Hold] = []  # given up while their calls were under way
-        self._batched: dict[int, float] = {}  # short key of a request in a batch -> USD reserved for it
-        self.seen: dict[str, frozenset[str]] = {}  # name of a batch folder -> batches that this budget counts
+        self._batched: dict[str, float] = {}  # key of a request in a batch -> USD reserved for it
+        self.seen: set[str] = set()  # ids of the batches that this budget counts
+        self.began = time.time()
         self.waiters = Waiters()  # runs that ask in batches
         self._stopped = False
         self._gate = asyncio.Lock()
@@ -118,13 +119,28 @@ class Budget:
         return fits
 
     def carry(self, key: str, target: Target, most_input: int) -> None:
-        """Reserve for a request that an earlier run put into a batch; beyond the cap too, since it will be billed."""
-        self._put_in_batch(key, self._in_a_batch(target, most_input))
+        """Reserve for a request that another run put into a batch, unless that run did; beyond the cap too, since it
+        will be billed."""
+        if key not in self._batched:
+            self._put_in_batch(key, self._in_a_batch(target, most_input))
+
+    def counts(self, key: str) -> bool:
+        """Whether the cap is on what this request costs."""
+        return self._keys is None or short(key) in self._keys
+
+    def is_reserved(self, key: str) -> bool:
+        """Whether something is reserved for a request in a batch."""
+        return key in self._batched
+
+    def catch_up(self) -> None:
+        """Count what other runs have reserved and released."""
+        with self._turn():
+            pass
 
     def came(self, key: str, target: Target, usage: Usage | None) -> None:
         """Replace the reservation of a request in a batch by its cost: nothing where `usage` is None, all of it where
         the tokens are unknown."""
-        usd = self._batched.get(short(key))
+        usd = self._batched.get(key)
         if usd is None:  # the request belongs to another plan, or an earlier run has paid for it
             return
         cost = 0.0
@@ -168,7 +184,7 @@ class Budget:
     def _count(self, hold: Hold, cost: float | None) -> None:
         """Count what another run reserved (None), where it is for a request of this one, or released."""
         if cost is None:
-            ours = self._keys is None or {short(hold.key), short(hold.chain or hold.key)} & self._keys
+            ours = self.counts(hold.key) or self.counts(hold.chain or hold.key)
             if ours and hold.batch:
                 self._put_in_batch(hold.key, hold.usd)
             elif ours:
@@ -196,16 +212,22 @@ class Budget:
         elsewhere = sum(hold.usd for hold in self._elsewhere.values())
         return self.spent + self.reserved + elsewhere + self.in_batches + usd <= self.cap + _SLACK
 
+    @property
+    def waits_for_others(self) -> bool:
+        """Whether calls of other runs are in flight, which may cost less than is reserved for them."""
+        self._bury()
+        return bool(self._elsewhere) and not self._stopped
+
     def _in_a_batch(self, target: Target, most_input: int) -> float:
         """The most that a call in a batch can cost."""
         return price_of(self._prices, target, in_batch=True).most(most_input, limit_in(target.sampling))
 
     def _put_in_batch(self, key: str, usd: float) -> None:
-        self.in_batches += usd - self._batched.get(short(key), 0.0)
-        self._batched[short(key)] = usd
+        self.in_batches += usd - self._batched.get(key, 0.0)
+        self._batched[key] = usd
 
     def _take_from_batch(self, key: str, cost: float) -> None:
-        usd = self._batched.pop(short(key), None)
+        usd = self._batched.pop(key, None)
         if usd is not None:
             self.in_batches = self.in_batches - usd if self._batched else 0.0
             self.spent += cost

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from sotopia_rl_data.ledger.attempt import MARKER, Attempt, Status, answered, fa
 from sotopia_rl_data.ledger.claims import Claims
 from sotopia_rl_data.ledger.index import KeyIndex, Place, end_of_records, index_of, keys_from
 from sotopia_rl_data.ledger.journal import Journal, check_writable, is_being_written
+from sotopia_rl_data.store.disk import time_of_change
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 __all__ = ["Attempt", "Ledger", "Status", "answered", "failed"]
 
 _GROUPS_KEPT = 32
-_TICK_NS = 50_000_000  # longer than one tick of any file system's clock
 _LINE_GUESS = 8_192  # bytes: most records are shorter
 
 
@@ -136,7 +135,7 @@ class Ledger:
         try:
             with calls.reading(self.directory):
                 self._files = calls.live_files(self.directory) if self.directory.is_dir() else []
-                self._listed_at = self._time_of_change() if self._files else -1
+                self._listed_at = time_of_change(self.directory) if self._files else -1
                 others = [path for path in self._files if path != self._journal.path and not _is_compacted(path)]
                 self._watched = {path: end_of_records(path) for path in others if is_being_written(path)}
                 self._index = index_of(self._files)
@@ -153,7 +152,7 @@ class Ledger:
             return False
         if self.directory.stat().st_mtime_ns != self._listed_at:
             with calls.reading(self.directory):
-                live, listed_at = calls.live_files(self.directory), self._time_of_change()
+                live, listed_at = calls.live_files(self.directory), time_of_change(self.directory)
             new = [path for path in live if path not in self._files]
             if any(map(_is_compacted, new)) or any(path not in live for path in self._files):
                 self.reload()
@@ -185,11 +184,6 @@ class Ledger:
         if found:
             self._questions = None
         return bool(found)
-
-    def _time_of_change(self) -> int:
-        """When a file last appeared in the directory or left it; -1 where another may do so in the same clock tick."""
-        changed = self.directory.stat().st_mtime_ns
-        return changed if time.time_ns() - changed > _TICK_NS else -1
 
     def _by_question(self) -> KeyIndex:
         if self._questions is None:

@@ -10,6 +10,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,19 @@ def sync_file(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+_TICK_NS = 50_000_000  # longer than one tick of any file system's clock
+
+
+def time_of_change(directory: Path) -> int:
+    """When a file last appeared in a directory or left it (Unix nanoseconds; 0: there is no directory); -1 where
+    another may do so in the same clock tick."""
+    try:
+        changed = directory.stat().st_mtime_ns
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+    return changed if time.time_ns() - changed > _TICK_NS else -1
 
 
 class HashedFile:

@@ -18,8 +18,8 @@ from fixtures.batches import PROVIDERS, QUICK, ask_in_batches, ask_live, batches
 
 from sotopia_rl_data.asking.batch import anthropic, openai
 from sotopia_rl_data.asking.batch.client import BatchLimits, lines_of
-from sotopia_rl_data.asking.batch.intent import BatchFolder, Intent
-from sotopia_rl_data.errors import Rejected, StoreError, Unavailable, UsageError
+from sotopia_rl_data.asking.batch.intent import Intent
+from sotopia_rl_data.errors import Rejected, Unavailable, UsageError
 from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.ledger.ledger import Ledger
 
@@ -254,17 +254,6 @@ def test_a_server_without_a_batch_api_is_a_sentence_and_nothing_is_written(provi
     with running(batches=0) as at, pytest.raises(UsageError, match="has no batch API"):
         ask_in_batches(questions(3, target(provider, at)), batches(provider, at), tmp_path)
     assert not list(tmp_path.glob("batches/*/*/*"))
-
-
-def test_two_processes_do_not_work_on_the_same_batches(tmp_path: Path):
-    with running() as at:
-        to = target("openai", at)
-        with (
-            BatchFolder(tmp_path, to).held(),
-            pytest.raises(StoreError, match="Another process is at work on the batches"),
-        ):
-            ask_in_batches(questions(3, to), batches("openai", at), tmp_path)
-        assert ask_in_batches(questions(3, to), batches("openai", at), tmp_path)[0].asked == 3
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

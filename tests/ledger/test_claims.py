@@ -3,41 +3,23 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from fixtures.flat_calls import label
-from fixtures.labelling import boats, put, sim
-from fixtures.places import ROOT
+from fixtures.processes import billed, ends, filled, go, kill, priced, start, stores
 
-from sotopia_rl_data.fake_provider.running import Running, running
+from sotopia_rl_data.fake_provider.running import running
 from sotopia_rl_data.ledger.attempt import answered
 from sotopia_rl_data.ledger.claims import Claims
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.request import Reply, Request, Target
-from sotopia_rl_data.store import Store
 
 KEY, OTHER = "a" * 64, "b" * 64
-LABEL = """
-import json, sys, time
-sys.path.insert(0, "tests")
-from pathlib import Path
-from fixtures.flat_calls import label
-from sotopia_rl_data.store import Store
-print("ready", flush=True)
-while not Path(sys.argv[3] + ".go").exists():  # all begin at once, however long each takes to import
-    time.sleep(0.01)
-how = {"judges": [sys.argv[2]], "preset": "goal-only", "ledger": Path(sys.argv[3]), "concurrency": 8}
-how |= json.loads(sys.argv[4])
-done = label(Store(sys.argv[1]), "lab/episodes", **how)
-print(done.digest, done.asked)
-"""
 
 
 def test_a_key_is_one_holders_at_a_time_and_free_when_it_is_given_up(tmp_path: Path):
@@ -101,64 +83,28 @@ def test_what_was_torn_when_the_ledger_was_opened_is_seen_when_it_is_whole(tmp_p
     assert [one.text for one in mine.attempts(request.key)] == ["1"]
 
 
-def start(store: Store, provider: Running, ledger: Path, **options: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", LABEL, str(store.root), sim(provider), str(ledger), json.dumps(options)]
-    run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert run.stdout is not None
-    assert run.stdout.readline() == "ready\n"
-    return run
-
-
-def priced(folder: Path) -> str:
-    path = folder / "prices.yaml"
-    path.write_text("as_of: 2026-11-01\nhosts:\n  '*':\n    sim-judge: [2.5, 2.5, 2.5, 10, 1000]\n")
-    return str(path)
-
-
-def billed(provider: Running) -> float:
-    usage = provider.log()["usage"]
-    return float(usage["input"] * 2.5 + usage["output"] * 10) / 1e6
-
-
-def filled(folder: Path, episodes: int) -> Store:
-    store = Store(folder)
-    put(store, boats(episodes))
-    return store
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("shared", [True, False], ids=["one store", "a store each"])
 @pytest.mark.parametrize("processes", [2, 4])
 def test_equal_runs_at_once_ask_each_question_once_and_end_in_one_digest(tmp_path: Path, processes: int, shared: bool):
-    stores = [filled(tmp_path / "store", 40)] * processes
-    if not shared:
-        stores = [filled(tmp_path / f"store{n}", 40) for n in range(processes)]
     with running(latency=0.05, malformed="missing", malformed_share=0.2) as provider:
-        runs = [start(store, provider, tmp_path / "ledger") for store in stores]
-        (tmp_path / "ledger.go").touch()
-        ended = [run.communicate(timeout=120) for run in runs]
-        assert [run.returncode for run in runs] == [0] * processes, ended
+        runs = [start(store, provider, tmp_path / "ledger") for store in stores(tmp_path, processes, shared)]
+        go(tmp_path / "ledger")
+        ended = ends(runs)
         log = provider.log()
-    digests, asked = zip(*(out.split() for out, _ in ended), strict=True)
-    assert len(set(digests)) == 1
+    assert len({digest for digest, _ in ended}) == 1
     assert log["paid_twice"] == 0
-    assert sum(map(int, asked)) == log["answered"]
+    assert sum(asked for _, asked in ended) == log["answered"]
 
 
 @pytest.mark.slow
-def test_one_of_two_is_killed_and_at_most_what_it_had_in_flight_is_asked_again(tmp_path: Path):
-    store = filled(tmp_path / "store", 40)
+@pytest.mark.parametrize("shared", [True, False], ids=["one store", "a store each"])
+def test_one_of_two_is_killed_and_at_most_what_it_had_in_flight_is_asked_again(tmp_path: Path, shared: bool):
     with running(latency=0.2) as provider:
-        killed, other = (start(store, provider, tmp_path / "ledger") for _ in range(2))
-        (tmp_path / "ledger.go").touch()
-        deadline = time.monotonic() + 60
-        while provider.log()["answered"] < 20:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        os.kill(killed.pid, signal.SIGKILL)
-        killed.wait()
-        _, err = other.communicate(timeout=120)
-        assert other.returncode == 0, err
+        killed, other = (start(store, provider, tmp_path / "ledger") for store in stores(tmp_path, 2, shared))
+        go(tmp_path / "ledger")
+        kill(killed, lambda: provider.log()["answered"] >= 20)
+        ends([other])
         assert provider.log()["paid_twice"] <= 8
 
 
@@ -182,18 +128,12 @@ def test_equal_runs_at_once_share_a_budget_and_one_that_is_killed_spends_no_more
     store, options = filled(tmp_path / "store", 40), {"budget": 0.8, "prices": priced(tmp_path)}
     with running(latency=0.1) as provider:
         killed, *others = (start(store, provider, tmp_path / "ledger", **options) for _ in range(processes))
-        (tmp_path / "ledger.go").touch()
-        deadline = time.monotonic() + 60
-        while provider.log()["answered"] < 10:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        os.kill(killed.pid, signal.SIGKILL)
-        killed.wait()
-        ended = [run.communicate(timeout=120) for run in others]
-        assert [run.returncode for run in others] == [0] * (processes - 1), "".join(err[-400:] for _, err in ended)
+        go(tmp_path / "ledger")
+        kill(killed, lambda: provider.log()["answered"] >= 10)
+        ended = ends(others)
         assert provider.log()["paid_twice"] <= 8
         assert billed(provider) <= 0.8
-    assert len({out.split()[0] for out, _ in ended}) == 1
+    assert len({digest for digest, _ in ended}) == 1
 
 
 @pytest.mark.slow
@@ -201,7 +141,7 @@ def test_equal_runs_at_once_end_together_where_their_budget_is_spent(tmp_path: P
     store, options = filled(tmp_path / "store", 40), {"budget": 0.05, "prices": priced(tmp_path)}
     with running(latency=0.02) as provider:
         runs = [start(store, provider, tmp_path / "ledger", **options) for _ in range(3)]
-        (tmp_path / "ledger.go").touch()
+        go(tmp_path / "ledger")
         ended = [run.communicate(timeout=120) for run in runs]
         assert [run.returncode for run in runs] == [1] * 3
         assert all("BudgetSpent: Nothing more fits under the budget of 0.05 USD" in err for _, err in ended), ended

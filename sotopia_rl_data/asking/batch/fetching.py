@@ -11,18 +11,11 @@ from dataclasses import replace
 
 from sotopia_rl_data.asking.batch.client import BatchClient, BatchState, cancelled
 from sotopia_rl_data.asking.batch.intent import BatchFolder, BatchLine, Intent
-from sotopia_rl_data.asking.batch.waiting import BatchBudget, Waiting
+from sotopia_rl_data.asking.batch.waiting import BatchBudget, Waiting, brought
 from sotopia_rl_data.errors import AskingError, Rejected, Unavailable
-from sotopia_rl_data.ledger.ledger import Attempt, Ledger, answered, failed
+from sotopia_rl_data.ledger.ledger import answered, failed
 from sotopia_rl_data.ledger.lookup import Lookup
 from sotopia_rl_data.request import Reply, Request, Usage
-
-
-def brought(ledger: Ledger, intent: Intent, key: str) -> list[Attempt]:
-    """The attempts that an earlier fetch of this batch has put into the ledger for a key."""
-    if not intent.batch:
-        return []
-    return [past for past in ledger.attempts(key) if past.batch == intent.batch and past.time >= intent.made]
 
 
 class Fetching:

@@ -5,7 +5,9 @@
                                 intent.json      how far the batch is; written last, replaced as a whole at every step
 
 A folder without `intent.json` was never finished and is removed. So is a batch's folder when its results are in the
-ledger. One process works on a target's folder at a time; its lock is released however the process ends.
+ledger. Several processes may be at work on a target's batches. One at a time drafts new ones, under the target's lock,
+and so knows of all others; each batch is looked after by the process that holds the lock in its folder. Both locks are
+given up however a process ends: then another one adopts its batches.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,13 +29,14 @@ from sotopia_rl_data.errors import StoreError
 from sotopia_rl_data.formats import check_fields, newer
 from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.ledger.lookup import PendingRequest
-from sotopia_rl_data.locks import open_lock, take
+from sotopia_rl_data.locks import is_held, open_lock, take
 from sotopia_rl_data.request import Target
 from sotopia_rl_data.store.disk import storing, sync_file
 
 _LEDGER = ("ledger", "another ledger with --ledger DIR")
 _STATE, _ASKED, _LINES = "intent.json", "asked.jsonl", "lines.jsonl"
-_DRAFT = {_ASKED, _LINES, "intent.tmp"}  # what may be in a folder whose batch was not sealed
+_LOCK = ".lock"
+_DRAFT = {_ASKED, _LINES, _LOCK, "intent.tmp"}  # what may be in a folder whose batch was not sealed
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 _KEY_SHOWN = 40  # hex digits of a key in a custom_id: Anthropic allows 64 characters, the intent's id takes 16
 
@@ -76,44 +79,60 @@ class BatchLine:
 
 
 class BatchFolder:
-    """A target's intents. Raises StoreError where the folder cannot be written."""
+    """A target's intents, in the folder `dir`. Raises StoreError where the folder cannot be written."""
 
     def __init__(self, ledger: Path, target: Target) -> None:
         self.name = sha256_of([target.provider, target.base_url, target.model])[:16]
-        self._dir = ledger / "batches" / self.name
-        self._target = target
+        self.dir = ledger / "batches" / self.name
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold the folder's lock inside the block. Raises StoreError where another process holds it."""
-        with storing(self._dir, *_LEDGER):
-            self._dir.mkdir(parents=True, exist_ok=True)
-            lock = open_lock(self._dir / ".lock")
+    def drafting(self) -> Iterator[Callable[[], bool]]:
+        """Gives a function that says whether, from now to the end of the block, no other process drafts batches; while
+        one does, call it again."""
+        with storing(self.dir, *_LEDGER):
+            self.dir.mkdir(parents=True, exist_ok=True)
+            lock = open_lock(self.dir / _LOCK)
         try:
-            if not self._taken(lock):
-                raise StoreError(
-                    f"Another process is at work on the batches of {self._target.model}.",
-                    "wait until that process ends, or end it with Ctrl-C: its batches go on at the provider",
-                )
-            yield
+            yield lambda: _taken(lock)
         finally:
             os.close(lock)
 
-    def _taken(self, lock: int) -> bool:
+    def is_drafted_in(self) -> bool:
+        """Whether a process drafts batches now: it may have put any request into one."""
         try:
-            return take(lock)
-        except OSError as error:  # where the file system has no locks, its users must keep two processes apart
+            return is_held(self.dir / _LOCK)
+        except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-            return True
+            return False
+
+    def sweep(self) -> None:
+        """Remove drafts that were never finished. To be called while no other process drafts."""
+        for folder in self._folders():
+            with suppress(FileNotFoundError):
+                if not (folder / _STATE).is_file():
+                    if {path.name for path in folder.iterdir()} - _DRAFT:
+                        raise newer(folder)
+                    shutil.rmtree(folder, ignore_errors=True)
+
+    def hold(self, intent: Intent) -> int | None:
+        """A handle that makes this process the one that looks after the batch, until it is closed; None while another
+        process does. Raises FileNotFoundError where the batch's results are in the ledger."""
+        handle = self._lock(intent)
+        if handle is not None and not (self._folder(intent) / _STATE).is_file():
+            os.close(handle)
+            raise FileNotFoundError(self._folder(intent))
+        return handle
+
+    def _lock(self, intent: Intent) -> int | None:
+        handle = open_lock(self._folder(intent) / _LOCK)
+        if _taken(handle):
+            return handle
+        os.close(handle)
+        return None
 
     def intents(self) -> list[Intent]:
-        """The batches whose results are not in the ledger yet, the oldest first. Unfinished drafts are removed."""
-        for folder in self._folders():
-            if not (folder / _STATE).is_file():
-                if {path.name for path in folder.iterdir()} - _DRAFT:
-                    raise newer(folder)
-                shutil.rmtree(folder)
+        """The batches whose results are not in the ledger yet, the oldest first. Changes nothing and needs no lock."""
         return sorted(self._sealed(), key=lambda intent: intent.made)
 
     def ids(self) -> frozenset[str]:
@@ -137,13 +156,13 @@ class BatchFolder:
                 yield Intent(**record)
 
     def _folders(self) -> list[Path]:
-        if not self._dir.is_dir():
+        if not self.dir.is_dir():
             return []
-        return [path for path in self._dir.iterdir() if path.is_dir()]
+        return [path for path in self.dir.iterdir() if path.is_dir()]
 
     def keep(self, intent: Intent) -> Intent:
         """Record how far a batch is; durable when this returns."""
-        with storing(self._dir, *_LEDGER):
+        with storing(self.dir, *_LEDGER):
             path = self._folder(intent) / _STATE
             beside = path.with_suffix(".tmp")
             beside.write_text(json.dumps(asdict(intent)))
@@ -170,24 +189,24 @@ class BatchFolder:
     def remove(self, intent: Intent) -> None:
         """Remove the folder of a batch whose results are in the ledger, or that never began."""
         (self._folder(intent) / _STATE).unlink()
-        shutil.rmtree(self._folder(intent))
+        shutil.rmtree(self._folder(intent), ignore_errors=True)  # what is left is swept like an unfinished draft
 
     def draft(self) -> BatchDraft:
         """A new batch to put lines into."""
         intent = Intent(secrets.token_hex(8), 0, time.time())
-        with storing(self._dir, *_LEDGER):
+        with storing(self.dir, *_LEDGER):
             self._folder(intent).mkdir(parents=True)
-            return BatchDraft(self, intent)
+            return BatchDraft(self, intent, self._lock(intent))
 
     def _folder(self, intent: Intent) -> Path:
-        return self._dir / intent.id
+        return self.dir / intent.id
 
 
 class BatchDraft:
-    """A batch that is being filled. `seal` makes it an intent."""
+    """A batch that is being filled. `seal` makes it an intent, which `lock` holds for this process."""
 
-    def __init__(self, parent: BatchFolder, intent: Intent) -> None:
-        self._parent, self.intent = parent, intent
+    def __init__(self, parent: BatchFolder, intent: Intent, lock: int | None) -> None:
+        self._parent, self.intent, self.lock = parent, intent, lock
         self.count = self.size_bytes = 0
         self._lines: IO[bytes] = parent.lines(intent).open("wb")
         self._asked: IO[bytes] = parent.lines(intent).with_name(_ASKED).open("wb")
@@ -213,11 +232,14 @@ class BatchDraft:
             sync_file(self._parent.lines(self.intent).parent.parent)  # the entry of the batch's own folder
         return self._parent.keep(Intent(self.intent.id, self.count, self.intent.made, way))
 
-    def abandon(self) -> None:
-        """Remove the draft."""
-        self._lines.close()
-        self._asked.close()
-        shutil.rmtree(self._parent.lines(self.intent).parent)
+
+def _taken(lock: int) -> bool:
+    try:
+        return take(lock)
+    except OSError as error:  # where the file system has no locks, its users must keep two processes apart
+        if error.errno not in _NO_LOCKS:
+            raise
+        return True
 
 
 @contextmanager

@@ -9,6 +9,11 @@ A batch is recorded before it is submitted (`intent.py`). Where its id was never
 killed or the connection lost, it is looked for at the provider; its requests are not submitted again until it is
 certain that the batch never began.
 
+Several processes may ask at once. One drafts at a time: under the folder's lock it learns what the others have answered
+and have under way, and seals batches of the rest, which it submits after it has let the lock go. A process looks after
+the batches that it holds; it waits for the results of the others', and takes those over whose process has ended. What
+a live run has claimed waits for the next round.
+
 Under a budget a round submits what fits if every answer costs the most that it may. The rest is submitted when answers
 that cost less have made room. Rounds go on until nothing is left, or nothing that is left can ever fit.
 """
@@ -17,10 +22,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 
 from sotopia_rl_data.asking.batch.client import BatchClient, BatchSearch, BatchState
@@ -30,9 +37,8 @@ from sotopia_rl_data.asking.batch.waiting import BatchBudget, Stopped, Waiting
 from sotopia_rl_data.asking.plan import Batching, Respondent, is_paid
 from sotopia_rl_data.asking.stopping import AnswerBreaker, interruptible
 from sotopia_rl_data.costs.budget import Budget
-from sotopia_rl_data.errors import Rejected, Unavailable, UsageError
+from sotopia_rl_data.errors import AskingError, Rejected, Unavailable, UsageError
 from sotopia_rl_data.ledger.index import short
-from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.ledger.lookup import Lookup, Outcome, PendingRequest
 from sotopia_rl_data.request import Request
 
@@ -40,6 +46,8 @@ log = logging.getLogger(__name__)
 
 _PROVIDERS = ("openai", "anthropic")  # providers that have a batch API
 _YIELD_EVERY = 64  # after looking up this many requests, let the event loop handle Ctrl-C
+_DRAFTED_S = 0.05  # seconds between two looks whether another process still drafts
+_CLAIMED_S = 5.0  # the longest wait for requests that live runs are asking
 
 
 async def ask_batch(
@@ -62,16 +70,13 @@ async def ask_batch(
 
     Raises UsageError where there is no batch API, Rejected where the provider refuses the batch or every request,
     Unavailable where it is down, UnusableAnswers where the `breaker` says so before a round is submitted, StoreError
-    where the ledger cannot be written or another process works on the same batches. What was answered until then is
-    kept, and the next run finds what was submitted.
+    where the ledger cannot be written. What was answered until then is kept, and the next run finds what was submitted.
     """
     folder = BatchFolder(lookup.ledger.directory, client.target)
     share = BatchBudget(budget, client.target)
-    with folder.held(), share.sharing():
-        share.check(folder)
-        lookup.ledger.reload()  # another run may have fetched results before it released the folder
-        run = _BatchRun(lookup, client, folder, batching or Batching(), progress, share)
-        run.answer_breaker = breaker
+    run = _BatchRun(lookup, client, folder, batching or Batching(), progress, share)
+    run.answer_breaker = breaker
+    with share.sharing(), closing(run):
         return await run.run(requests)
 
 
@@ -80,7 +85,7 @@ class _ResponseLost(Exception):
 
 
 class _BatchRun:
-    """The batches under way, and what each round has handed over. `run` is called once."""
+    """The batches under way, and what each round has handed over. `run` is called once, then `close`."""
 
     def __init__(
         self,
@@ -96,7 +101,9 @@ class _BatchRun:
         self._outcome, self._progress = lookup.outcome, progress
         self._intents: dict[str, Intent] = {}
         self._under_way: dict[int, str] = {}  # short key -> id of its intent
+        self._locks: dict[str, int | None] = {}  # intent that this process looks after -> the handle that holds it
         self._own: set[str] = set()  # intents that hold a request of this run
+        self._claimed = 0  # requests that live runs of other processes were asking in this round
         self._done: dict[str, int] = {}  # intent -> lines that are finished
         self._handed: dict[int, int] = {}  # index of a request -> how many requests of its chain were handed over
         self._finished = bytearray()  # by index of a request: 1 where its chain has ended
@@ -118,18 +125,24 @@ class _BatchRun:
 
     async def _work(self, requests: Callable[[], Iterable[Request]]) -> None:
         await self._client.newest()  # raises where there is no batch API, before anything is written
-        for intent in self._folder.intents():
-            self._take(intent, (line.key for line in self._folder.batch_lines(intent).values()))
         await self._look()
         while not self._waiting.stopped:
-            self._budget.begin_round()
-            await self._round(requests())
+            await self._submit_all(await self._draft(requests))
             self._outcome.exhausted = self._budget.short > 0
+            if self._claimed:
+                await self._waiting.pause(min(self._batching.poll_s, _CLAIMED_S))
+                continue
             if not self._batching.wait or not (self._pending or await self._budget.more()):
                 return
             while self._pending and not self._waiting.stopped:
                 await self._waiting.pause(self._batching.poll_s)
                 await self._look()
+
+    def close(self) -> None:
+        """Let other processes look after the batches that are under way."""
+        for lock in self._locks.values():
+            if lock is not None:
+                os.close(lock)
 
     @property
     def _pending(self) -> list[Intent]:
@@ -141,10 +154,22 @@ class _BatchRun:
         """Whether no batch is under way."""
         return not any(intent.batch for intent in self._intents.values())
 
-    async def _round(self, requests: Iterable[Request]) -> None:
-        """Hand over what is known, submit the rest."""
+    async def _draft(self, requests: Callable[[], Iterable[Request]]) -> list[Intent]:
+        """Hand over what is known and seal batches of the rest, while no other process drafts."""
+        with self._folder.drafting() as alone:
+            while not alone():
+                if self._waiting.stopped:
+                    return []
+                await self._waiting.pause(_DRAFTED_S)
+            self._folder.sweep()
+            self._learn()
+            self._budget.begin_round()
+            return await self._round(requests())
+
+    async def _round(self, requests: Iterable[Request]) -> list[Intent]:
+        sealed: list[Intent] = []
         draft: BatchDraft | None = None
-        room = self._room
+        room, self._claimed = self._room, 0
         for place, request in enumerate(requests):
             if place % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
@@ -153,18 +178,33 @@ class _BatchRun:
                 break
             pending = self._settle_known(place, request)
             if pending is not None and room and self._budget.fits(pending):
-                draft, room = await self._put(draft, pending), room - 1
+                draft, room = self._put(draft, pending, sealed), room - 1
             elif pending is not None:
                 self._lookup.put_back(pending.key)
-        if draft is None:
-            return
-        unusable = self.answer_breaker and self.answer_breaker.error(self._client.target)
+        if draft is not None:
+            sealed.append(self._seal(draft))
+        unusable = self.answer_breaker and self.answer_breaker.error(self._client.target) if sealed else None
         if unusable or self._waiting.stopped:
-            draft.abandon()
-        else:
-            await self._submit(draft.seal(self._client.way))
+            self._put_back(sealed)
+            sealed = []
         if unusable:
             raise unusable
+        return sealed
+
+    def _seal(self, draft: BatchDraft) -> Intent:
+        intent = draft.seal(self._client.way)
+        self._take(intent)
+        return intent
+
+    async def _submit_all(self, sealed: list[Intent]) -> None:
+        """Submit the batches of a round. Where one cannot be, those after it do not wait for the next run."""
+        left = deque(sealed)
+        try:
+            while left:
+                await self._submit(left.popleft())
+        except (AskingError, Stopped, asyncio.CancelledError):
+            self._put_back(left)
+            raise
 
     def _settle_known(self, place: int, request: Request) -> PendingRequest | None:
         """Hand over what is known of a chain; returns the request that is to be asked, unless it is under way."""
@@ -179,9 +219,16 @@ class _BatchRun:
             intent = self._under_way.get(short(pending.key))
             if intent is not None:
                 self._own.add(intent)
+                if intent not in self._locks:
+                    self._budget.carry_request(pending)
                 return None
+            self._budget.settle(pending.key, self._lookup.ledger)
             again = step < before  # an earlier round handed this request over, and a follow-up came of it
             settled = self._lookup.unusable(pending.key) if again else self._lookup.look_up(pending)
+            if settled is None and not self._is_free(pending.key):
+                self._claimed += 1
+                self._lookup.put_back(pending.key)
+                return None
             if settled is None:
                 return pending
             asked, following = following, self._lookup.hand_over(following, settled, again)
@@ -193,37 +240,89 @@ class _BatchRun:
         self._handed.pop(place, None)
         return None
 
-    async def _put(self, draft: BatchDraft | None, pending: PendingRequest) -> BatchDraft:
-        """Add a request to the draft; a full draft is submitted first, and a new one begun."""
+    def _is_free(self, key: str) -> bool:
+        """Whether no live run of another process is asking this now, or has just got an answer. One that claims it
+        later sees that batches are being drafted."""
+        ledger = self._lookup.ledger
+        known = ledger.tries(key)
+        if not ledger.claims.take(key):
+            return False
+        ledger.claims.give_up(key)
+        return not (ledger.catch_up() and ledger.tries(key) > known)
+
+    def _put(self, draft: BatchDraft | None, pending: PendingRequest, sealed: list[Intent]) -> BatchDraft:
+        """Add a request to the draft; a full draft is sealed first, and a new one begun."""
         limits = self._client.limits
-        draft = draft or self._folder.draft()
+        if draft is None:
+            draft = self._folder.draft()
+            self._locks[draft.intent.id] = draft.lock
         custom_id = draft.intent.custom_id(pending.key)
         line = self._client.line(custom_id, pending.request)
         if draft.count and (draft.count >= limits.requests or draft.size_bytes + len(line) + 99 > limits.size_bytes):
-            await self._submit(draft.seal(self._client.way))
-            return await self._put(None, pending)
+            sealed.append(self._seal(draft))
+            return self._put(None, pending, sealed)
         draft.add(line, pending)
         self._under_way[short(pending.key)] = draft.intent.id
         self._own.add(draft.intent.id)
         return draft
 
-    def _take(self, intent: Intent, keys: Iterable[str] = ()) -> None:
+    def _take(self, intent: Intent) -> None:
         self._intents[intent.id] = intent
-        self._under_way |= dict.fromkeys(map(short, keys), intent.id)
 
     def _drop(self, intent: Intent) -> None:
-        """Forget a batch that is fetched, or never began."""
+        """Remove a batch that is fetched, or never began."""
         self._folder.remove(intent)
-        del self._intents[intent.id]
-        self._done.pop(intent.id, None)
-        self._under_way = {key: id_ for key, id_ in self._under_way.items() if id_ != intent.id}
+        self._forget(intent.id)
         self._budget.batch_ended()
 
+    def _forget(self, intent: str) -> None:
+        lock = self._locks.pop(intent, None)
+        if lock is not None:
+            os.close(lock)
+        self._intents.pop(intent, None)
+        self._done.pop(intent, None)
+        self._under_way = {key: id_ for key, id_ in self._under_way.items() if id_ != intent}
+
+    def _learn(self) -> None:
+        """Learn which batches other processes have under way, and what they have answered."""
+        present = {intent.id: intent for intent in self._folder.intents()}
+        ledger = self._lookup.ledger
+        ledger.catch_up()  # after the look at the batches: what is in none of them any more is in the ledger
+        for gone in self._intents.keys() - present.keys():
+            self._forget(gone)
+        for intent in present.values():
+            if intent.id not in self._intents:
+                with suppress(FileNotFoundError):  # another process has fetched it meanwhile
+                    lines = self._folder.batch_lines(intent).values()
+                    self._under_way |= {short(line.key): intent.id for line in lines}
+                    self._budget.carry(intent, lines, ledger)
+                    self._take(intent)
+            elif intent.id not in self._locks:
+                self._take(intent)
+
+    def _holds(self, intent: Intent) -> bool:
+        """Whether this process looks after the batch; it takes over the one of a process that has ended."""
+        if intent.id in self._locks:
+            return True
+        try:
+            lock = self._folder.hold(intent)
+        except FileNotFoundError:
+            self._learn()
+            return False
+        if lock is not None:
+            self._learn()  # how far that process came
+            self._locks[intent.id] = lock
+        return lock is not None
+
     async def _look(self) -> None:
-        """Look at every batch, and fetch those that have ended."""
+        """Look at every batch that no other process looks after, and fetch those that have ended."""
+        self._learn()
         for intent in list(self._intents.values()):
             if self._waiting.stopped:
                 return
+            if not self._holds(intent):
+                continue
+            intent = self._intents[intent.id]
             if intent.batch:
                 await self._look_at(intent)
             elif intent.tried:
@@ -315,6 +414,10 @@ class _BatchRun:
         self._fetching.put_back(intent)
         self._drop(intent)
 
+    def _put_back(self, sealed: Iterable[Intent]) -> None:
+        for intent in sealed:
+            self._never_began(intent)
+
     def _interrupt(self, working: asyncio.Future[None]) -> None:
         """Ctrl-C: the first ends the waiting, the second also a submission or fetch in progress."""
         if self._outcome.interrupted:
@@ -375,12 +478,3 @@ def check_batches(respondents: Iterable[Respondent]) -> None:
                 f"{other.id} and {respondent.id} both ask {target.model}, whose batches only one of them can work on.",
                 "leave --batch out, or ask each in a run of its own first",
             )
-
-
-def keys_under_way(respondents: Iterable[Respondent], ledger: Ledger) -> set[int]:
-    """The short keys of the requests that are in batches now. The ledger, which may have been open for long, is
-    reloaded afterwards, so that it has the results of every batch that is not counted."""
-    folders = [BatchFolder(ledger.directory, respondent.target) for respondent in respondents if is_paid(respondent)]
-    keys = {short(line.key) for folder in folders for _, line in folder.under_way()}
-    ledger.reload()
-    return keys

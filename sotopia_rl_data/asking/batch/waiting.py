@@ -8,13 +8,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import replace
 from typing import TypeVar
 
-from sotopia_rl_data.asking.batch.intent import BatchFolder
+from sotopia_rl_data.asking.batch.intent import BatchLine, Intent
 from sotopia_rl_data.costs.budget import Budget
-from sotopia_rl_data.errors import StoreError, Unavailable
+from sotopia_rl_data.costs.tokens import most_prompt_tokens
+from sotopia_rl_data.errors import Unavailable
+from sotopia_rl_data.ledger.ledger import Attempt, Ledger
 from sotopia_rl_data.ledger.lookup import PendingRequest
 from sotopia_rl_data.request import Target, Usage
 
@@ -35,14 +38,24 @@ class BatchBudget:
         """Whether more is spent and reserved than the cap allows: then nothing more may be submitted."""
         return self._budget is not None and self._budget.over
 
-    def check(self, folder: BatchFolder) -> None:
-        """Raises StoreError where the folder holds batches that the budget does not count."""
-        ids = folder.ids()
-        if self._budget is not None and self._budget.seen.get(folder.name, ids) != ids:
-            raise StoreError(
-                f"Another run changed the batches of {self._target.model} while this run counted them for its budget.",
-                "run the same command again",
-            )
+    def carry(self, intent: Intent, lines: Iterable[BatchLine], ledger: Ledger) -> None:
+        """Count a batch that another run has under way. `ledger` has what was fetched of it."""
+        if self._budget is not None and intent.id not in self._budget.seen:
+            self._budget.seen.add(intent.id)
+            carry(self._budget, self._target, ((intent, line) for line in lines), ledger)
+
+    def carry_request(self, pending: PendingRequest) -> None:
+        """Count a request that another run has under way."""
+        if self._budget is not None and not self._budget.is_reserved(pending.key):
+            self._budget.carry(pending.key, pending.request.target, most_prompt_tokens(pending.request))
+
+    def settle(self, key: str, ledger: Ledger) -> None:
+        """Settle what is still reserved for a request that is in no batch: a run without a budget fetched its result
+        into the `ledger`, or the run that reserved was killed before it had a batch."""
+        if self._budget is not None and self._budget.is_reserved(key):
+            results = [past for past in ledger.attempts(key) if past.batch and past.time >= self._budget.began]
+            billed = [past for past in results if past.status == "answer" or past.maybe_billed]
+            self.came(key, (billed[0].usage or Usage()) if billed else None)
 
     def sharing(self) -> AbstractContextManager[None]:
         """Inside the block other runs may wait for room that this one makes."""
@@ -51,7 +64,9 @@ class BatchBudget:
     def begin_round(self) -> None:
         """Begin to count what does not fit, and the releases of other runs."""
         self.short = 0
-        self._releases = 0 if self._budget is None else self._budget.waiters.releases
+        if self._budget is not None:
+            self._releases = self._budget.waiters.releases
+            self._budget.catch_up()
 
     def fits(self, pending: PendingRequest) -> bool:
         """Reserve the most that a request may cost; False where it does not fit now."""
@@ -72,12 +87,34 @@ class BatchBudget:
 
     async def more(self) -> bool:
         """Wait for other runs to make room; whether a request that did not fit may fit now."""
-        return self._budget is not None and self.short > 0 and await self._budget.waiters.more(self._releases)
+        if self._budget is None or not self.short:
+            return False
+        if await self._budget.waiters.more(self._releases):
+            return True
+        waits = self._budget.waits_for_others
+        if waits:
+            await asyncio.sleep(_FIRST_WAIT_S)
+        return waits
 
     def close(self) -> None:
         """Reserve nothing any more."""
         if self._budget is not None:
             self._budget.stop()
+
+
+def carry(budget: Budget, target: Target, lines: Iterable[tuple[Intent, BatchLine]], ledger: Ledger) -> None:
+    """Reserve for the lines of batches whose results `ledger` does not have."""
+    for intent, line in lines:
+        fetched = brought(ledger, intent, line.key)
+        if budget.counts(line.key) and not any(past.status == "answer" or past.maybe_billed for past in fetched):
+            budget.carry(line.key, replace(target, sampling=line.sampling), line.input)
+
+
+def brought(ledger: Ledger, intent: Intent, key: str) -> list[Attempt]:
+    """The attempts that an earlier fetch of this batch has put into the ledger for a key."""
+    if not intent.batch:
+        return []
+    return [past for past in ledger.attempts(key) if past.batch == intent.batch and past.time >= intent.made]
 
 
 T = TypeVar("T")
