@@ -43,7 +43,7 @@ def test_every_command_is_documented_with_an_example(command: str):
 
 @pytest.mark.parametrize("name", [*presets(), *sorted(TRAINER_PRESETS), *schemas.BUILTINS, *judges.BUILTINS])
 def test_every_preset_schema_and_judge_is_documented(name: str):
-    assert f"`{name}`" in TEXT
+    assert f"`{name}`" in TEXT, f"describe `{name}` in README.md or docs/"
 
 
 @pytest.mark.parametrize("form", [form.partition(":")[0] for form in judges.FORMS.split(", ") if ":" in form])

@@ -206,9 +206,10 @@ class AnswerBreaker:
             return None
         reasons = Counter(self._reason(*each) for each in streak)
         examples = ", ".join(repr(_shortened(reply.text)) for _, reply in streak[-_EXAMPLES:])
+        usual = reasons.most_common(1)[0][0].rstrip(".")
         return UnusableAnswers(
-            f"{len(streak)} answers of {target.model} in a row could not be used, most of them because "
-            f"{reasons.most_common(1)[0][0]}. The last three: {examples}.",
+            f"{len(streak)} answers of {target.model} in a row could not be used, most of them because {usual}. "
+            f"The last three: {examples}.",
             "ask another model, or in another form (see docs/providers.md); what was answered is kept, and the same "
             "command asks the rest",
         )
