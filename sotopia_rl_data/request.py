@@ -33,8 +33,8 @@ class Request:
     """One call: messages and the JSON schema that the answer must obey (None: free text).
 
     `schema_name` labels the schema for providers that want a name; `sample` tells repeated draws apart;
-    `cache_until` counts the leading messages that siblings share (for prompt caches). Of these three only `sample` is
-    part of the key.
+    `cache_until` counts the leading messages that siblings share (for prompt caches); `limit` is the most tokens of the
+    answer where nobody has set any. Of these four only `sample` is part of the key.
     """
 
     target: Target
@@ -43,6 +43,7 @@ class Request:
     sample: int = 0
     schema_name: str = "answer"
     cache_until: int = 0
+    limit: int | None = None
 
     @property
     def question(self) -> str:

@@ -60,6 +60,8 @@ def body_of(request: Request, way: str = "json_schema") -> dict[str, Any]:
         **request.target.sampling,
         "messages": rest,
     }
+    if request.limit is not None:
+        body["max_tokens"] = request.limit
     if system:
         body["system"] = system
     if request.answer_schema is not None and way == "json_schema":

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import replace
 from typing import Any
 
+from sotopia_rl_data.asking.answer_limit import AnswerLimits
 from sotopia_rl_data.asking.batch.keys import BatchedKeys
 from sotopia_rl_data.asking.pacing import Epoch, Pacer, Pacing
 from sotopia_rl_data.asking.prompt_cache import PromptCacheWarmup
@@ -91,6 +92,7 @@ class _LiveRun:
         self._send = send
         self._pacing = pacing
         self._pacer = Pacer(pacing, concurrency)
+        self._limits = AnswerLimits()
         self._breaker = CircuitBreaker()
         self.answer_breaker: AnswerBreaker | None = None
         self._wall = ThrottleWall(pacing.wall_s, pacing.longest_wall_s)
@@ -268,12 +270,15 @@ class _LiveRun:
 
     async def _ask(self, pending: PendingRequest, epoch: Epoch) -> Settled | None:
         """Send until there is an answer, the tries are used up, or the run ends (None)."""
+        settled: Settled | None = None
         faults = throttles = 0
         asked_before = self._outcome.asked
+        limited, refused = True, False  # whether a limit of ours may be sent, and whether it may have been refused
         while not self._ending:
             began = time.monotonic()
+            sent = self._limits.limited(pending.request) if limited else pending.request
             try:
-                reply = await self._send_within_budget(pending)
+                reply = await self._send_within_budget(replace(pending, request=sent))
             except Unavailable as error:
                 throttled = error.status in _THROTTLES
                 if throttled:
@@ -302,6 +307,11 @@ class _LiveRun:
                 epoch = await self._admit(pending)
             except AskingError as error:
                 self._lookup.keep_error(pending, error, time.monotonic() - began)
+                if self._limits.is_suspect(sent, error):
+                    limited, refused = False, True
+                    epoch = await self._admit(pending)
+                    continue
+                self._limits.cleared(sent.target)
                 self._breaker.refused(error, self._outcome.asked + self._outcome.hits > 0)
                 self._end(self._breaker.hopeless)
                 return self._lookup.lose(pending.key, error)
@@ -313,8 +323,13 @@ class _LiveRun:
                 self._longest_answered = max(self._longest_answered, _length(pending.request))
                 self._pacer.answered()
                 self._pacer.spent(self._tokens(pending.request), reply.usage.input + reply.usage.output)
-                return self._lookup.keep(pending, reply, time.monotonic() - began)
-        return None
+                self._limits.answered(sent, reply, refused)
+                settled = self._lookup.keep(pending, reply, time.monotonic() - began)
+                if settled.accepted or not self._limits.needs_room(sent, reply):
+                    return settled
+                limited = False
+                epoch = await self._admit(pending)
+        return settled
 
     def _is_too_large(self, request: Request, asked_before: int) -> bool:
         """Whether a request that is refused for rate again and again is so because of its length: shorter ones were

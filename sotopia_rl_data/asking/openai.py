@@ -43,6 +43,8 @@ def body_of(request: Request, way: str = "json_schema") -> dict[str, Any]:
         "messages": list(request.messages),
         **request.target.sampling,
     }
+    if request.limit is not None:
+        body.setdefault("max_tokens", request.limit)
     official = request.target.base_url == URL
     # OpenAI's own API has another name for the limit of a reasoning model's answer
     if "max_tokens" in body and official and _REASONS.match(request.target.model):

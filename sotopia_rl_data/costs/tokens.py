@@ -25,6 +25,7 @@ from sotopia_rl_data.request import Request
 PROMPT_BYTES = 4  # a token of a prompt has about this many bytes
 ANSWER_BYTES = 2  # a token of an answer, which is JSON with short keys, has about this many bytes
 _FREE_TEXT = "x" * 160  # stands for the sentence or two of a text field in an answer
+_LONG_TEXT = "x" * 2_000  # stands for the longest of them
 _AROUND = 512  # tokens that a provider may add around a prompt
 LIMITS = ("max_completion_tokens", "max_tokens", "max_new_tokens")
 
@@ -49,7 +50,15 @@ def answer_tokens(request: Request) -> int:
 def shortest(request: Request) -> Any:
     """A value that obeys the request's answer schema, and is about as short as one can be."""
     schema = request.answer_schema or {}
-    return _shortest(schema, schema)
+    return _valid(schema, schema, longest=False)
+
+
+def longest_answer_tokens(request: Request) -> int:
+    """About how many tokens the longest answer that obeys the schema has, each value on a line of its own. A free text
+    counts as one of a few hundred words."""
+    schema = request.answer_schema or {}
+    longest = _valid(schema, schema, longest=True)
+    return tokens(json.dumps(longest, separators=(",\n    ", ": "), ensure_ascii=False), ANSWER_BYTES)
 
 
 def most_prompt_tokens(request: Request) -> int:
@@ -59,7 +68,7 @@ def most_prompt_tokens(request: Request) -> int:
 
 def limit_of(request: Request) -> int | None:
     """The most tokens that the answer may have; None where the request names no limit."""
-    return limit_in(request.target.sampling)
+    return request.limit or limit_in(request.target.sampling)
 
 
 def limit_in(sampling: Mapping[str, Any]) -> int | None:
@@ -80,15 +89,19 @@ def _prompt_bytes(request: Request) -> int:
     return len(schema.encode()) + sum(len(message["content"].encode(errors="replace")) for message in request.messages)
 
 
-def _shortest(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
-    """A value that obeys a schema; only the keywords that our own schemas use are known."""
+def _valid(schema: Mapping[str, Any], root: Mapping[str, Any], longest: bool) -> Any:
+    """A short or a long value that obeys a schema; only the keywords that our own schemas use are known."""
     if "$ref" in schema:
-        return _shortest(root["$defs"][schema["$ref"].rsplit("/", 1)[-1]], root)
+        return _valid(root["$defs"][schema["$ref"].rsplit("/", 1)[-1]], root, longest)
     if "enum" in schema:
-        return schema["enum"][0]
+        return max(schema["enum"], key=lambda value: len(str(value))) if longest else schema["enum"][0]
     if "properties" in schema:
-        return {key: _shortest(inner, root) for key, inner in schema["properties"].items()}
-    return _FREE_TEXT if schema.get("type") == "string" else 0
+        return {key: _valid(inner, root, longest) for key, inner in schema["properties"].items()}
+    if schema.get("type") == "array" and longest:
+        return schema["items"].get("enum") or [_valid(schema["items"], root, longest)]
+    if schema.get("type") == "string":
+        return _LONG_TEXT if longest else _FREE_TEXT
+    return 0
 
 
 BLOCK = 128  # tokens

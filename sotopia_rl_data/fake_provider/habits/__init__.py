@@ -8,12 +8,13 @@ None where the call is answered as without it; or it raises RequestRefused. The 
 
 from __future__ import annotations
 
-from sotopia_rl_data.fake_provider.habits import completions, limits, providers, useless
+from sotopia_rl_data.fake_provider.habits import completions, lengths, limits, providers, useless
 from sotopia_rl_data.fake_provider.habits.call import Habit
 
 HABITS: dict[str, Habit] = {
     **completions.HABITS,
     **limits.HABITS,
+    **lengths.HABITS,
     **providers.HABITS,
     **useless.HABITS,
 }

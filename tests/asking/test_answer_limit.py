@@ -1,0 +1,95 @@
+"""Where nobody sets a limit, an answer may have twice the tokens of the longest that its schema allows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixtures.flat_calls import label
+from fixtures.labelling import boats, put
+
+from sotopia_rl_data.asking import anthropic, openai
+from sotopia_rl_data.costs.tokens import longest_answer_tokens
+from sotopia_rl_data.fake_provider.running import Running, running
+from sotopia_rl_data.labelers.report import LabelReport
+from sotopia_rl_data.labelers.schemas import answers
+from sotopia_rl_data.request import Request
+from sotopia_rl_data.store import Store
+
+EPISODES = 11
+both = pytest.mark.parametrize("protocol", ["openai", "anthropic"])
+
+
+def labelled(folder: Path, provider: Running, protocol: str, **how: Any) -> LabelReport:
+    store = Store(folder / "store")
+    put(store, boats(EPISODES))
+    url = provider.openai_url if protocol == "openai" else provider.url
+    judge = f"{protocol}:sim@{url}"
+    return label(store, "lab/episodes", judges=[judge], preset="goal-only", packing="packed", **how)
+
+
+def limits_sent(provider: Running) -> list[int | None]:
+    """The limits that requests had, in the order in which they came for the first time."""
+    return [sent.get("max_tokens") for sent in provider.log()["parameters"]]
+
+
+def test_the_longest_answer_has_the_longest_of_each_value_on_lines_of_their_own():
+    schema = answers.of_keys({"a": answers.one_of([0, 1, 10]), "b": answers.one_of(["no", "perhaps"])})
+    asked = Request(openai.target("m", "http://localhost:1/v1"), [{"role": "user", "content": "?"}], schema)
+    assert longest_answer_tokens(asked) == -(-len('{"a": 10,\n    "b": "perhaps"}') // 2)
+
+
+@both
+def test_the_limit_is_sent_and_is_not_part_of_the_key(protocol: str, tmp_path: Path):
+    with running() as provider:
+        done = labelled(tmp_path, provider, protocol)
+        (sent,) = limits_sent(provider)
+        assert provider.log()["requests"] == EPISODES
+    assert done.labels > 0
+    assert sent is not None
+    assert 64 < sent < 400
+    asked = Request(openai.target("m", "http://localhost:1/v1"), [{"role": "user", "content": "?"}], {})
+    assert replace(asked, limit=sent).key == asked.key
+
+
+@both
+def test_a_limit_of_ones_own_is_the_one_that_is_sent(protocol: str, tmp_path: Path):
+    with running() as provider:
+        labelled(tmp_path, provider, protocol, sampling={"max_tokens": 777})
+        assert limits_sent(provider) == [777]
+
+
+@both
+def test_a_model_that_runs_away_costs_little(protocol: str, tmp_path: Path):
+    with running() as provider:
+        playing = provider.playing("runs_away")
+        done = labelled(tmp_path, playing, protocol)
+        limit = next(limit for limit in limits_sent(playing) if limit is not None)
+        usage = sum(line.usage.output for line in done.bill.lines)
+    assert done.labels == 0
+    assert usage < 2 * EPISODES * limit * 1.2 + 5_000  # a second try for each, and one answer without the limit
+    assert done.bill.lines[0].calls <= 2 * EPISODES + 1
+
+
+@both
+@pytest.mark.parametrize("habit", ["thinks_before_it_answers", "talks_before_it_answers", "takes_no_limit"])
+def test_a_model_that_needs_room_gets_it_and_loses_no_answer(habit: str, protocol: str, tmp_path: Path):
+    with running() as provider:
+        playing = provider.playing(habit)
+        done = labelled(tmp_path, playing, protocol)
+        sent = playing.log()["requests"]
+        again = labelled(tmp_path, playing, protocol)
+        assert playing.log()["requests"] == sent
+    assert done.failures == {}
+    assert done.labels > 0
+    assert sent <= EPISODES + 16  # those that were in flight before it was known
+    assert (again.asked, again.digest) == (0, done.digest)
+    assert done.bill.lines[0].calls == sent or habit == "takes_no_limit"
+
+
+def test_anthropics_own_limit_stays_where_the_schema_allows_more(tmp_path: Path):
+    schema = answers.of_keys({str(number): answers.free_text() for number in range(9)})
+    asked = Request(anthropic.target("m", "http://localhost:1"), [{"role": "user", "content": "?"}], schema)
+    assert anthropic.body_of(asked)["max_tokens"] == anthropic.MAX_TOKENS
