@@ -32,7 +32,7 @@ from sotopia_rl_data.labelers.requests import (
 )
 from sotopia_rl_data.ledger.ledger import Attempt, Ledger
 from sotopia_rl_data.ledger.lookup import Settled
-from sotopia_rl_data.request import Reply, Request
+from sotopia_rl_data.request import CUT_OFF, CUT_OFF_THOUGHT, Reply, Request
 from sotopia_rl_data.schema import Attribution, Episode, Failure
 from sotopia_rl_data.store import Version
 
@@ -173,10 +173,10 @@ def values_of(plan: LabelPlan, question: Question, reply: Reply) -> dict[Slot, f
     if reply.finish == "refusal":
         raise BadAnswer("the judge refused to answer")
     try:
-        return plan.read(question, reply.text)
+        return plan.read(question, reply.answer)
     except BadAnswer as wrong:
-        if reply.finish == "length":
-            raise BadAnswer("the answer was cut off at the token limit") from wrong
+        if reply.finish == "length" and wrong.message != CUT_OFF_THOUGHT:
+            raise BadAnswer(CUT_OFF) from wrong
         raise
 
 
@@ -206,7 +206,7 @@ def usable_answer(plan: LabelPlan, ledger: Ledger, request: JudgeRequest, reply:
 
 def _parsed(plan: LabelPlan, request: JudgeRequest, reply: Reply) -> ParsedAnswer:
     values = values_of(plan, request.asked, reply)
-    return ParsedAnswer(values, request.key, plan.reasons(request.asked, reply.text))
+    return ParsedAnswer(values, request.key, plan.reasons(request.asked, reply.answer))
 
 
 def _counted_answer(
@@ -218,7 +218,7 @@ def _counted_answer(
     newest: ParsedAnswer | None = None
     reason = ""
     for attempt in attempts:
-        category: Category = "used"
+        category: Category = "used" if attempt.status == "answer" else "failed"
         if attempt.status == "answer":
             try:
                 answer: ParsedAnswer | None = _parsed(plan, request, attempt.reply)

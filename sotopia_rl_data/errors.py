@@ -91,20 +91,33 @@ class Rejected(AskingError):
         self.status = status
 
 
+class Filtered(Rejected):
+    """The provider's content filter refuses this request, which counts as a refusal of the model's own."""
+
+
 class Unavailable(AskingError):
     """The provider could not answer now (429, 5xx, timeout, lost connection): asking again may help.
 
     `status` is the HTTP status (0: none arrived); `retry_after` is what the provider asked for, in seconds;
-    `sent` is False where the request never left.
+    `sent` is False where the request never left; `tokens` are those that it reports for the fault: input, cached,
+    written and output.
     """
 
     def __init__(
-        self, message: str, hint: str = "", *, status: int = 0, retry_after: float | None = None, sent: bool = True
+        self,
+        message: str,
+        hint: str = "",
+        *,
+        status: int = 0,
+        retry_after: float | None = None,
+        sent: bool = True,
+        tokens: tuple[int, int, int, int] | None = None,
     ) -> None:
         super().__init__(message, hint)
         self.status = status
         self.retry_after = retry_after
         self.sent = sent
+        self.tokens = tokens
 
     @property
     def maybe_billed(self) -> bool:

@@ -10,8 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from sotopia_rl_data.errors import BadAnswer
 from sotopia_rl_data.hashing import sha256_of
+from sotopia_rl_data.json_objects import BLANK, begins_with_object
 from sotopia_rl_data.schema import Message
+from sotopia_rl_data.thoughts import answer_text, without_thought
 
 Finish = Literal["stop", "length", "refusal"]
 
@@ -76,7 +79,7 @@ class Hashed(Request):
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens as the provider bills them. `cached` is the part of `input` read from its prompt cache, `written` the
-    part that it charged for writing there."""
+    part that it charged for writing there. All zero: the provider did not say, which is unknown and not nothing."""
 
     input: int = 0
     cached: int = 0
@@ -84,14 +87,57 @@ class Usage:
     output: int = 0
 
 
+_MOST_TOKENS = 10**7  # no call takes more
+
+
+def token_count(value: object) -> int | None:
+    """A number of tokens as somebody told it; None where it is not a whole number from 0 to 10 million."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST_TOKENS:
+        return None
+    return int(value) if value == int(value) else None
+
+
+def usage_of(input_: object, cached: object, written: object, output: object) -> Usage:
+    """The usage that these numbers tell. Without a possible number for input and output it is unknown; without one for
+    the cache, or where the cache would hold more than the input, so much of it is not counted as cached."""
+    prompt, answer = token_count(input_), token_count(output)
+    if prompt is None or answer is None:
+        return Usage()
+    read = min(token_count(cached) or 0, prompt)
+    return Usage(prompt, read, min(token_count(written) or 0, prompt - read), answer)
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A provider's answer. `model` is the id that it returned, which may be more exact than the requested one."""
+    """A provider's answer. `model` is the id that it returned, which may be more exact than the requested one;
+    `thought` is what it told apart from the text as the model's thought."""
 
     text: str
     finish: Finish = "stop"
     model: str = ""
     usage: Usage = Usage()
+    thought: str = ""
+
+    @property
+    def answer(self) -> str:
+        """What the reply says: its text, or where that is blank the JSON object in which its thought ends. Raises
+        BadAnswer where the token limit cut it off before the answer began."""
+        text = answer_text(self.text, self.thought)
+        if self.finish != "length":
+            return text
+        try:
+            outside = without_thought(text)
+        except BadAnswer:
+            raise BadAnswer(CUT_OFF_THOUGHT) from None
+        if not outside.strip(BLANK) and (self.thought or outside != text):
+            raise BadAnswer(CUT_OFF_THOUGHT)
+        if "{" in outside and not begins_with_object(outside):  # the object may be a draft in words that went on
+            raise BadAnswer(CUT_OFF)
+        return text
+
+
+CUT_OFF = "the answer was cut off at the token limit"
+CUT_OFF_THOUGHT = "the thought was cut off at the token limit, and no answer came"
 
 
 class Client(Protocol):

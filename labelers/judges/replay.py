@@ -7,6 +7,7 @@ original run, ids of calls included. Where a ledger holds the answers of several
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from sotopia_rl_data.errors import NotFound, Rejected, UsageError
@@ -14,7 +15,7 @@ from sotopia_rl_data.hashing import canonical_json
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.requests import raised, request_of
 from sotopia_rl_data.ledger.ledger import Attempt, Ledger
-from sotopia_rl_data.request import Reply, Request, Target
+from sotopia_rl_data.request import Reply, Request, Target, Usage
 
 
 class Replay:
@@ -32,7 +33,7 @@ class Replay:
         """The newest answer to the question, without tokens, since it costs nothing. Raises Rejected."""
         for attempt in self._ledger.attempts_at(request.question):
             if attempt.status == "answer" and _label(_target(attempt)) == _label(request.target):
-                return Reply(attempt.text, attempt.finish or "stop", attempt.returned_model)
+                return replace(attempt.reply, usage=Usage())
         raise Rejected("the replayed ledger has no answer to this question", "ask the model itself for what is missing")
 
     async def answer(self, question: Question) -> Reply:

@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sotopia_rl_data.asking import refusals, transport
+from sotopia_rl_data.asking import reading, refusals, transport
 from sotopia_rl_data.errors import Rejected
-from sotopia_rl_data.request import Finish, Reply, Request, Target, Usage
+from sotopia_rl_data.request import Finish, Reply, Request, Target, Usage, token_count, usage_of
 from sotopia_rl_data.schema import Message
 
 if TYPE_CHECKING:
@@ -30,10 +30,11 @@ MAX_TOKENS = 8_192
 WAYS = ("json_schema", "text")
 # Opus 4.7 and newer models refuse a temperature; the models before it take one.
 _TAKES_TEMPERATURE = re.compile(r"claude-(3-|(haiku|sonnet)-4-|opus-4-[0156]|.*-4-20\d{6})")
+# Another word than these may stand for a fault of the server, and is one.
 _FINISH: dict[str, Finish] = {
-    "max_tokens": "length",
-    "model_context_window_exceeded": "length",
-    "refusal": "refusal",
+    **dict.fromkeys(("end_turn", "stop_sequence", "tool_use", "pause_turn", "stop"), "stop"),
+    **dict.fromkeys(("max_tokens", "model_context_window_exceeded", "length"), "length"),
+    **dict.fromkeys(("refusal", "content_filter"), "refusal"),
 }
 
 
@@ -71,13 +72,16 @@ def body_of(request: Request, way: str = "json_schema") -> dict[str, Any]:
 
 
 def read_message(target: Target, data: Any) -> Reply:
-    """The Reply that a message holds. Raises Unavailable where it holds none."""
-    try:
-        text = "".join(block["text"] for block in data["content"] if block["type"] == "text")
-        finish = _FINISH.get(data.get("stop_reason") or "", "stop")
-        return Reply(text, finish, str(data.get("model") or ""), _usage(data.get("usage") or {}))
-    except (KeyError, TypeError, AttributeError):
-        raise refusals.not_an_answer(target, data) from None
+    """The Reply that a message holds. Raises Unavailable where it holds none, or a fault in place of one."""
+    content = data.get("content") if isinstance(data, dict) else None
+    if not isinstance(content, list) or data.get("error"):
+        raise refusals.not_an_answer(target, data)
+    usage, reason = _usage(data.get("usage")), data.get("stop_reason")
+    finish = _FINISH.get(str(reason or "end_turn").lower())
+    if finish is None:
+        raise refusals.fault_inside(target, f"the reason why it stopped is {str(reason)[:60]!r}", usage)
+    said, thought = reading.texts_of(content)
+    return Reply(said, finish, reading.name_of(data), usage, thought)
 
 
 def _marked(messages: Sequence[Message], cache_until: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -116,12 +120,18 @@ def refuses_format(error: Rejected) -> bool:
     return error.status == 400 and any(word in error.message for word in words)
 
 
-def _usage(usage: Mapping[str, Any]) -> Usage:
+def _usage(usage: object) -> Usage:
     """The tokens of a reply. Anthropic counts input read from or written to its cache separately from the rest."""
-    cached = int(usage.get("cache_read_input_tokens") or 0)
-    written = int(usage.get("cache_creation_input_tokens") or 0)
-    fresh = int(usage.get("input_tokens") or 0)
-    return Usage(fresh + cached + written, cached, written, int(usage.get("output_tokens") or 0))
+    if not isinstance(usage, dict):
+        return Usage()
+    names = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
+    fresh, cached, written, output = (token_count(usage.get(name) or 0) for name in names)
+    if fresh is None or cached is None or written is None:
+        return Usage()
+    total = token_count(usage.get("total_tokens"))
+    if output is not None and total is not None:
+        output = max(output, total - fresh - cached - written)
+    return usage_of(fresh + cached + written, cached, written, output)
 
 
 def sdk_client(key: str, url: str, http_client: Any) -> anthropic.AsyncAnthropic:

@@ -21,12 +21,13 @@ from sotopia_rl_data.asking.answer_limit import AnswerLimits
 from sotopia_rl_data.asking.batch.keys import BatchedKeys
 from sotopia_rl_data.asking.pacing import Epoch, Pacer, Pacing
 from sotopia_rl_data.asking.prompt_cache import PromptCacheWarmup
+from sotopia_rl_data.asking.refusals import refusal_of
 from sotopia_rl_data.asking.stopping import AnswerBreaker, CircuitBreaker, ThrottleWall, interruptible
 from sotopia_rl_data.costs.budget import Budget
 from sotopia_rl_data.costs.tokens import rough_tokens
-from sotopia_rl_data.errors import AskingError, Unavailable, UsageError
+from sotopia_rl_data.errors import AskingError, Filtered, Unavailable, UsageError
 from sotopia_rl_data.ledger.lookup import Lookup, Outcome, PendingRequest, Settled
-from sotopia_rl_data.request import Reply, Request
+from sotopia_rl_data.request import Reply, Request, Usage
 
 log = logging.getLogger(__name__)
 
@@ -341,15 +342,24 @@ class _LiveRun:
     async def _send_within_budget(self, pending: PendingRequest) -> Reply | None:
         """Send one request, within the budget where there is one; None where it does not fit any more."""
         if self._budget is None:
-            return await self._send_once(pending.request)
+            try:
+                return await self._send_once(pending.request)
+            except Filtered as refused:
+                return refusal_of(refused)
         hold = await self._budget.reserve(pending.key, pending.request, pending.chain)
         if hold is None:
             self._exhaust()
             return None
         try:
             reply = await self._send_once(pending.request)
+        except Filtered as refused:
+            self._budget.failed(hold, False)
+            return refusal_of(refused)
         except AskingError as error:
-            self._budget.failed(hold, isinstance(error, Unavailable) and error.maybe_billed)
+            if isinstance(error, Unavailable) and error.tokens is not None:
+                self._budget.answered(hold, Usage(*error.tokens))
+            else:
+                self._budget.failed(hold, isinstance(error, Unavailable) and error.maybe_billed)
             raise
         except BaseException:
             self._budget.given_up(hold)

@@ -10,10 +10,10 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sotopia_rl_data.asking import refusals, transport
+from sotopia_rl_data.asking import reading, refusals, transport
 from sotopia_rl_data.errors import Rejected
 from sotopia_rl_data.hashing import sha256_of
-from sotopia_rl_data.request import Finish, Reply, Request, Target, Usage
+from sotopia_rl_data.request import Finish, Reply, Request, Target, Usage, token_count, usage_of
 
 if TYPE_CHECKING:
     import openai
@@ -22,7 +22,15 @@ PROVIDER = "openai"
 URL = "https://api.openai.com/v1"
 WAYS = ("json_schema", "json_object", "text")
 _REASONS = re.compile(r"o\d|gpt-([5-9]|\d\d)")  # reasoning models, which take no temperature but their own
-_FINISH: dict[str, Finish] = {"length": "length", "content_filter": "refusal"}
+# Why a completion ended, in the words of OpenAI and of servers that kept words of their own. Another word may stand for
+# a fault of the server, and is one.
+_FINISH: dict[str, Finish] = {
+    **dict.fromkeys(("stop", "eos", "eos_token", "stop_sequence", "end_turn", "complete"), "stop"),
+    **dict.fromkeys(("tool_calls", "function_call"), "stop"),
+    **dict.fromkeys(("length", "max_tokens", "model_length", "max_output_tokens"), "length"),
+    **dict.fromkeys(("content_filter", "safety", "refusal", "recitation", "prohibited_content"), "refusal"),
+}
+_SAID = ("role", "content", "refusal", "name", "tool_calls", "function_call", "annotations", "audio", "error")
 
 
 def target(model: str, base_url: str = "", sampling: Mapping[str, Any] | None = None, key: str = "") -> Target:
@@ -63,20 +71,26 @@ def body_of(request: Request, way: str = "json_schema") -> dict[str, Any]:
 
 
 def read_completion(target: Target, data: Any) -> Reply:
-    """The Reply that a chat completion holds. Raises Unavailable where it holds none."""
+    """The Reply that a chat completion holds. Raises Unavailable where it holds none, or a fault in place of one."""
     if isinstance(data, dict) and data.get("error"):  # some gateways send errors with status 200
         code = data["error"].get("code") if isinstance(data["error"], dict) else None
         status = code if isinstance(code, int) and code >= 400 else 502
         raise refusals.status_error(target, status, data, {})
     try:
+        usage = _usage(data.get("usage"))
         choice = data["choices"][0]
-        message = choice["message"]
+        message, reason = choice["message"], choice.get("finish_reason")
+        fault = choice.get("error") or message.get("error")
         refusal = message.get("refusal")
-        text = refusal or _text(message.get("content"))
-        finish: Finish = "refusal" if refusal else _FINISH.get(choice.get("finish_reason") or "", "stop")
-        return Reply(text, finish, str(data.get("model") or ""), _usage(data.get("usage") or {}))
     except (KeyError, IndexError, TypeError, AttributeError):
         raise refusals.not_an_answer(target, data) from None
+    finish = _FINISH.get(str(reason or "stop").lower())
+    if fault or finish is None:
+        raise refusals.fault_inside(target, fault or f"the reason why it stopped is {str(reason)[:60]!r}", usage)
+    said, thought = reading.texts_of(message.get("content"))
+    if refusal:
+        said, finish = str(refusal), "refusal"
+    return Reply(said, finish, reading.name_of(data), usage, thought or reading.thought_of(message, _SAID))
 
 
 def refuses_format(error: Rejected) -> bool:
@@ -86,22 +100,23 @@ def refuses_format(error: Rejected) -> bool:
     return any(word in error.message for word in ("response_format", "json_schema", "json_object", "structured output"))
 
 
-def _text(content: object) -> str:
-    """A message's content: a string, null, or a list of parts."""
-    if isinstance(content, list):
-        return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-    return "" if content is None else str(content)
-
-
-def _usage(usage: Mapping[str, Any]) -> Usage:
-    details = usage.get("prompt_tokens_details") or {}
-    cached = details.get("cached_tokens") or usage.get("prompt_cache_hit_tokens") or 0
-    return Usage(
-        input=int(usage.get("prompt_tokens") or 0),
-        cached=int(cached),
-        written=int(details.get("cache_write_tokens") or 0),
-        output=int(usage.get("completion_tokens") or 0),
-    )
+def _usage(usage: object) -> Usage:
+    """The tokens of a completion. The output is at least the total without the prompt: some servers leave thoughts out
+    of `completion_tokens`."""
+    if not isinstance(usage, dict):
+        return Usage()
+    details = usage.get("prompt_tokens_details")
+    details = details if isinstance(details, dict) else {}
+    cached = details.get("cached_tokens") or usage.get("prompt_cache_hit_tokens")
+    prompt, answer, total = (token_count(usage.get(f"{name}_tokens")) for name in ("prompt", "completion", "total"))
+    if total is not None:
+        prompt = total - answer if prompt is None and answer is not None else prompt
+        answer = max(answer or 0, total - prompt) if prompt is not None else answer
+    thinking = usage.get("completion_tokens_details")
+    thought = token_count(thinking.get("reasoning_tokens")) if isinstance(thinking, dict) else None
+    if answer is not None and thought is not None and thought > answer:  # then the answer cannot include it
+        answer += thought
+    return usage_of(prompt, cached, details.get("cache_write_tokens"), answer)
 
 
 def sdk_client(key: str, url: str, http_client: Any) -> openai.AsyncOpenAI:

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sotopia_rl_data.asking.keys import key_for, name_the_key
-from sotopia_rl_data.errors import AskingError, Rejected, Unavailable
-from sotopia_rl_data.request import Target
+from sotopia_rl_data.errors import AskingError, Filtered, Rejected, Unavailable
+from sotopia_rl_data.request import Reply, Target, Usage
 from sotopia_rl_data.secrets import redact
 
 # The identifiers of an empty account that the documentation of OpenAI, Anthropic and Moonshot names.
@@ -29,6 +29,8 @@ _NO_MONEY = frozenset(
     }
 )
 _RATE = frozenset({"rate_limit_exceeded", "rate_limit_error"})  # identifiers of a limit, whatever the status
+# in the names and identifiers of an error, never in its sentences
+_FILTER = re.compile(r"content_?(filter|policy)|moderation|flagged|prohibited|responsible_?ai|^safety$", re.IGNORECASE)
 _AGAIN = (408, 409, 425, 429)
 _LONGEST_TEXT = 500  # characters of a provider's error that are shown
 _LONGEST_PART = 300  # characters of each message in it, so that a router's words leave room for the upstream's
@@ -48,13 +50,15 @@ def status_error(target: Target, status: int, body: object, headers: Mapping[str
     """The error that an HTTP status and its body mean.
 
     Unavailable: 408, 409, 425, 429, 5xx, and what names a limit or a time to wait. Rejected: the rest, with status 402
-    where the account is empty.
+    where the account is empty. Filtered: what names a content filter.
     """
     text = f"{target.model} at {target.base_url}: {status} {provider_text(body, key_for(target).value)}".rstrip()
     wait, names = retry_after(headers, body), _identifiers(body)
     is_limit = wait is not None or names & _RATE
     if status == 402 or (400 <= status < 500 and names & _NO_MONEY and not is_limit):
         return Rejected(text, _TOP_UP, status=402)
+    if not is_limit and status not in (401, 402, 404, 413) and any(map(_FILTER.search, _names_in(body))):
+        return Filtered(text, status=status)
     if status in _AGAIN or status >= 500 or (is_limit and status not in (401, 413) and status >= 400):
         limited = 429 if is_limit and status < 500 else status
         return Unavailable(text, "run the same command again later", status=limited, retry_after=wait)
@@ -84,6 +88,24 @@ def not_an_answer(target: Target, body: object) -> Unavailable:
         f"{target.model} at {target.base_url} sent something that is not a completion: {text}",
         "check the base URL",
         status=200,
+    )
+
+
+def refusal_of(error: Filtered) -> Reply:
+    """A content filter's error as the refusal that it is."""
+    return Reply(error.message, "refusal")
+
+
+def fault_inside(target: Target, fault: object, usage: Usage) -> Unavailable:
+    """The error for a fault that a server tells inside a 200, beside or in place of the answer, with the tokens that it
+    bills for it."""
+    code = fault.get("code") if isinstance(fault, dict) else None
+    limited = str(code) == "429"
+    return Unavailable(
+        f"{target.model} at {target.base_url} gave no whole answer: {provider_text(fault, key_for(target).value)}",
+        "run the same command again later",
+        status=429 if limited else 502,
+        tokens=None if usage == Usage() else (usage.input, usage.cached, usage.written, usage.output),
     )
 
 
@@ -151,6 +173,19 @@ def _identifiers(body: object) -> frozenset[str]:
     if not isinstance(error, dict):
         return frozenset()
     return frozenset(str(error.get(name)).lower() for name in ("code", "type"))
+
+
+def _names_in(value: object, depth: int = 0) -> Iterator[str]:
+    """The keys of an error body, and its texts of one word."""
+    if isinstance(value, str) and len(value.split()) == 1:
+        yield value
+    elif depth < _DEEPEST and isinstance(value, list):
+        for part in value:
+            yield from _names_in(part, depth + 1)
+    elif depth < _DEEPEST and isinstance(value, dict):
+        for name, part in value.items():
+            yield name
+            yield from _names_in(part, depth + 1)
 
 
 def _messages(value: object, depth: int) -> Iterator[str]:

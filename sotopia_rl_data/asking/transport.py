@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 from sotopia_rl_data.asking.keys import api_key, is_local, is_own
+from sotopia_rl_data.asking.reading import MOST_BYTES, json_or_none
 from sotopia_rl_data.asking.refusals import not_an_answer, status_error, unreachable
 from sotopia_rl_data.errors import Rejected, UsageError
 from sotopia_rl_data.request import Reply, Request, Target
@@ -98,7 +99,7 @@ class ApiClient:
         data = json.dumps(body, separators=(",", ":")).encode()
         try:
             async with self._session.post(self._url, data=data, allow_redirects=False) as response:
-                raw = await response.read()
+                raw = await self._read(response)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             reason = str(error) or type(error).__name__
             raise unreachable(self.target, reason, not isinstance(error, aiohttp.ClientConnectorError)) from None
@@ -108,6 +109,17 @@ class ApiClient:
         if answer is None:
             raise not_an_answer(self.target, raw[:_LONGEST_ERROR].decode(errors="replace"))
         return answer
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        """The body, unpacked. Raises Unavailable where it does not end within what an answer can take."""
+        parts, size = [], 0
+        async for part in response.content.iter_any():
+            parts.append(part)
+            size += len(part)
+            if size > MOST_BYTES:
+                response.close()
+                raise not_an_answer(self.target, f"more than {MOST_BYTES >> 20} MiB")
+        return b"".join(parts)
 
     def _opened(self) -> aiohttp.ClientSession:
         """A session that signs every request. Headers that are not text are an SDK's way to leave them out."""
@@ -169,11 +181,3 @@ def with_path(url: str, path: str) -> str:
     """The URL with `path` after its own path; its query stays at the end."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(path=parts.path + path))
-
-
-def json_or_none(raw: bytes) -> Any:
-    """The value that these bytes hold; None where they are not JSON."""
-    try:
-        return json.loads(raw)
-    except ValueError:
-        return None

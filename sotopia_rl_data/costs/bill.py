@@ -45,7 +45,7 @@ class Spent:
             size = attempt.usage.input if attempt.usage.input > LONG_FROM else 0
             place = (category, bool(attempt.batch), size)
             self.tokens[place] = added(self.tokens.get(place, Usage()), attempt.usage)
-        elif attempt.maybe_billed or attempt.status == "answer":
+        elif attempt.maybe_billed or (attempt.status == "answer" and not attempt.is_filtered):
             self.maybe[most_prompt_tokens(request), limit_of(request), bool(attempt.batch)] += 1
 
     @property
@@ -76,7 +76,7 @@ class Tally:
     def count(self, respondent: str, request: Request, attempt: Attempt, category: Category) -> None:
         """Count one attempt."""
         self.spent.setdefault(respondent, Spent()).add(request, attempt, category)
-        if attempt.status == "answer":
+        if attempt.status == "answer" and not attempt.is_filtered:
             self.models.setdefault(respondent, Counter())[attempt.returned_model] += 1
 
     def of(self, respondent: str) -> Spent:

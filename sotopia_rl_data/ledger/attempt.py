@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sotopia_rl_data.formats import newer
-from sotopia_rl_data.request import Finish, Reply, Request, Usage
+from sotopia_rl_data.request import Finish, Reply, Request, Usage, usage_of
 from sotopia_rl_data.secrets import redact
 
 Status = Literal["answer", "error"]
@@ -34,7 +34,7 @@ class Attempt:
     `time` is when the attempt ended (Unix seconds), `seconds` how long it took. `usage` is None where the provider
     reported no tokens: unknown is not zero. An `error` is a transport error or a refusal of the request, and never a
     hit; `maybe_billed` says that the provider may have done the work all the same. `batch` is the id of the batch whose
-    results held the attempt.
+    results held the attempt. `thought` is what the provider told apart from the text as the model's thought.
     """
 
     key: str
@@ -54,11 +54,17 @@ class Attempt:
     seconds: float = 0.0
     batch: str = ""
     maybe_billed: bool = False
+    thought: str = ""
 
     @property
     def reply(self) -> Reply:
         """The answer as the client returned it."""
-        return Reply(self.text, self.finish or "stop", self.returned_model, self.usage or Usage())
+        return Reply(self.text, self.finish or "stop", self.returned_model, self.usage or Usage(), self.thought)
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether a content filter refused the request before any model was asked, which is not billed."""
+        return self.finish == "refusal" and self.usage is None and not self.returned_model
 
     def line(self) -> bytes:
         """The journal's line, newline included. It is ASCII, so that no text can break a line or a decoder."""
@@ -82,6 +88,8 @@ class Attempt:
             rest["batch"] = self.batch
         if self.maybe_billed:
             rest["maybe_billed"] = True
+        if self.thought:
+            rest["thought"] = self.thought
         body = json.dumps(rest, separators=(",", ":"))
         return f'{MARKER}{self.key}","question":"{self.question}",{body[1:]}\n'.encode()
 
@@ -100,16 +108,26 @@ def answered(request: Request, key: str, question: str, reply: Reply, seconds: f
         usage=None if reply.usage == Usage() else reply.usage,
         seconds=round(seconds, 4),
         batch=batch,
+        thought=_storable(reply.thought),
     )
 
 
 def failed(
-    request: Request, key: str, question: str, error: str, seconds: float, batch: str = "", maybe_billed: bool = False
+    request: Request,
+    key: str,
+    question: str,
+    error: str,
+    seconds: float,
+    batch: str = "",
+    maybe_billed: bool = False,
+    tokens: tuple[int, int, int, int] | None = None,
 ) -> Attempt:
-    """The attempt that ended without a reply. Secrets in `error` are redacted."""
+    """The attempt that ended without a reply, perhaps with `tokens` that are billed all the same. Secrets in `error`
+    are redacted."""
     return Attempt(
         *_origin(request, key, question),
         "error",
+        usage=None if tokens is None else Usage(*tokens),
         error=redact(_storable(error)),
         seconds=round(seconds, 4),
         batch=batch,
@@ -123,8 +141,13 @@ def parse_line(line: bytes, path: Path) -> Attempt | None:
     record = parse_record(line, path)
     if record is None:
         return None
-    usage = record.pop("usage")
-    return Attempt(**record, usage=None if usage is None else Usage(*usage))
+    return Attempt(**record | {"usage": kept_usage(record["usage"])})
+
+
+def kept_usage(numbers: object) -> Usage | None:
+    """The usage of a record; None where it is unknown, or holds numbers that no call can have."""
+    usage = usage_of(*numbers) if isinstance(numbers, list) and len(numbers) == len(fields(Usage)) else Usage()
+    return None if usage == Usage() else usage
 
 
 def parse_record(line: bytes, path: Path) -> dict[str, Any] | None:

@@ -17,15 +17,15 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sotopia_rl_data.errors import QueryError, StoreError
 from sotopia_rl_data.formats import check_number, newer
-from sotopia_rl_data.ledger.attempt import FORMAT, Attempt, parse_record
+from sotopia_rl_data.ledger.attempt import FORMAT, Attempt, kept_usage, parse_record
 from sotopia_rl_data.locks import locked, open_lock, wait
-from sotopia_rl_data.request import Usage
 from sotopia_rl_data.store.disk import sync_file
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def calls_schema() -> pa.Schema:
         "seconds": pa.float64(),
         "batch": text,
         "maybe_billed": pa.bool_(),
+        "thought": text,
     }
     return pa.schema(list(columns.items()))
 
@@ -84,8 +85,8 @@ def calls_rows(path: Path) -> Iterator[dict[str, Any]]:
             record = parse_record(line, path)
             if record is None:
                 continue
-            usage = record.pop("usage") or (None, None, None, None)
-            record |= zip(_USAGE, usage, strict=True)
+            usage = kept_usage(record.pop("usage"))
+            record |= dict.fromkeys(_USAGE) if usage is None else asdict(usage)
             record["sampling"] = json.dumps(record["sampling"], sort_keys=True)
             yield record
 
@@ -93,8 +94,9 @@ def calls_rows(path: Path) -> Iterator[dict[str, Any]]:
 def row_attempt(row: Mapping[str, Any]) -> Attempt:
     """The Attempt that a row of `calls` holds."""
     plain = {k: v for k, v in row.items() if k not in _USAGE}
-    usage = None if row["input"] is None else Usage(*(row[name] for name in _USAGE))
-    plain |= {"batch": plain.get("batch") or "", "maybe_billed": bool(plain.get("maybe_billed"))}
+    usage = kept_usage([row[name] for name in _USAGE])
+    plain |= {name: plain.get(name) or "" for name in ("batch", "thought")}
+    plain["maybe_billed"] = bool(plain.get("maybe_billed"))
     return Attempt(**plain | {"sampling": json.loads(row["sampling"]), "usage": usage})
 
 

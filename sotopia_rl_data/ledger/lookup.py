@@ -126,9 +126,11 @@ class Lookup:
     def keep_error(self, pending: PendingRequest, error: AskingError, seconds: float) -> None:
         """Make a failed attempt durable, and note whether it may have been billed."""
         billed = isinstance(error, Unavailable) and error.maybe_billed
-        self.ledger.append(
-            failed(pending.request, pending.key, pending.question, error.message, seconds, maybe_billed=billed)
-        )
+        tokens = error.tokens if isinstance(error, Unavailable) else None
+        request, key, question = pending.request, pending.key, pending.question
+        self.ledger.append(failed(request, key, question, error.message, seconds, "", billed, tokens))
+        if tokens is not None:
+            self.outcome.count_usage(request.target.model, Usage(*tokens))
 
     def lose(self, key: str, error: AskingError) -> Settled:
         """Give a request up: it gets no answer in this run."""

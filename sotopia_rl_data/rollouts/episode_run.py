@@ -138,7 +138,7 @@ class EpisodeRun:
     def _read(self, request: TurnRequest, reply: Reply) -> Action | list[float]:
         if request.scores:
             return _rewards(reply.text, len(self._readable()))
-        return self.world.read(request.prompt.agent, reply.text)
+        return self.world.read(request.prompt.agent, reply.answer)
 
     def take(self, request: TurnRequest, settled: Settled) -> TurnRequest | None:
         """Take the outcome of a request. Returns the next request, or None where the episode is over: it was abandoned,
@@ -148,16 +148,16 @@ class EpisodeRun:
             return None
         if request.scores:
             return self._take_scores(request, settled.reply.text)
-        return self._take_draft(request, settled.reply.text)
+        return self._take_draft(request, settled.reply)
 
     def episode(self) -> Episode:
         """The episode that was played. The first of its `models`, the evaluator, is not known yet."""
         return self.world.episode(self.spec.episode_id, models=(UNNAMED, *self.spec.names))
 
-    def _take_draft(self, request: TurnRequest, text: str) -> TurnRequest | None:
-        prompt = request.prompt
+    def _take_draft(self, request: TurnRequest, reply: Reply) -> TurnRequest | None:
+        prompt, text = request.prompt, reply.text
         try:
-            text, fault = action_object(text), ""
+            text, fault = action_object(reply.answer), ""
             action = self.world.read(prompt.agent, text)
         except BadAnswer as error:
             if request.attempt + 1 < TRIES:

@@ -11,7 +11,7 @@ from sotopia_rl_data.fake_provider.habits import HABITS
 from sotopia_rl_data.fake_provider.running import Running, running
 
 BODY = {"model": "m", "max_tokens": 99, "messages": [{"role": "user", "content": "hello"}]}
-THOUGHT = "They want every turn rated."
+THOUGHT = "They want "
 
 
 def texts_of(provider: Running) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
-from sotopia_rl_data.asking import keys, refusals, transport
+from sotopia_rl_data.asking import keys, reading, refusals, transport
 from sotopia_rl_data.asking.batch.intent import Intent
 from sotopia_rl_data.errors import AskingError, Rejected, Unavailable, UsageError
 from sotopia_rl_data.request import Reply, Request, Target
@@ -176,15 +176,20 @@ class BatchClient(ABC):
 
 
 async def lines_of(chunks: AsyncIterator[bytes]) -> AsyncIterator[Any]:
-    """The JSON of each line; lines that are not JSON are left out, and their requests count as missing."""
-    rest = b""
+    """The JSON of each line; lines that are not JSON, or longer than an answer can be, are left out, and their requests
+    count as missing."""
+    rest: list[bytes] = []
+    size = 0
     async for chunk in chunks:
-        *whole, rest = (rest + chunk).split(b"\n")
-        for line in whole:
-            value = transport.json_or_none(line)
+        *whole, last = chunk.split(b"\n")
+        for part in whole:
+            value = reading.json_or_none(b"".join((*rest, part))) if size <= reading.MOST_BYTES else None
+            rest, size = [], 0
             if value is not None:
                 yield value
-    value = transport.json_or_none(rest)
+        size += len(last)
+        rest = [*rest, last] if size <= reading.MOST_BYTES else []
+    value = reading.json_or_none(b"".join(rest))
     if value is not None:
         yield value
 

@@ -12,7 +12,8 @@ from dataclasses import replace
 from sotopia_rl_data.asking.batch.client import BatchClient, BatchState, cancelled
 from sotopia_rl_data.asking.batch.intent import BatchFolder, BatchLine, Intent
 from sotopia_rl_data.asking.batch.waiting import BatchBudget, Waiting, brought
-from sotopia_rl_data.errors import AskingError, Rejected, Unavailable
+from sotopia_rl_data.asking.refusals import refusal_of
+from sotopia_rl_data.errors import AskingError, Filtered, Rejected, Unavailable
 from sotopia_rl_data.ledger.ledger import answered, failed
 from sotopia_rl_data.ledger.lookup import Lookup
 from sotopia_rl_data.request import Reply, Request, Usage
@@ -63,6 +64,9 @@ class Fetching:
         ledger, target = self._lookup.ledger, replace(self._client.target, sampling=line.sampling)
         request = Request(target, (), sample=line.sample)
         earlier = brought(ledger, intent, line.key)
+        if isinstance(outcome, Filtered):
+            self._budget.came(line.key, None)
+            outcome = refusal_of(outcome)
         if isinstance(outcome, Reply):
             if all(attempt.status == "error" for attempt in earlier):
                 ledger.append(answered(request, line.key, line.question, outcome, 0.0, intent.batch))
@@ -70,9 +74,12 @@ class Fetching:
             self._lookup.outcome.count_usage(target.model, outcome.usage)
             self._lookup.came(line.key)
             return
+        tokens = outcome.tokens if isinstance(outcome, Unavailable) else None
         if not earlier:
-            ledger.append(failed(request, line.key, line.question, outcome.message, 0.0, intent.batch, maybe_billed))
-        self._budget.came(line.key, Usage() if maybe_billed else None)
+            message, batch = outcome.message, intent.batch
+            ledger.append(failed(request, line.key, line.question, message, 0.0, batch, maybe_billed, tokens))
+        usage = Usage() if maybe_billed else None
+        self._budget.came(line.key, usage if tokens is None else Usage(*tokens))
         self._fail(line.key, outcome, intent.way)
 
     def _fail(self, key: str, error: AskingError, way: int) -> None:

@@ -93,10 +93,11 @@ class OpenAIBatchClient(BatchClient):
 
     def _outcome(self, line: dict[str, Any]) -> Reply:
         response, error = line.get("response"), line.get("error")
-        if isinstance(response, dict) and response.get("status_code") == 200:
-            return openai.read_completion(self.target, response.get("body"))
         if isinstance(response, dict):
-            status = int(response.get("status_code") or 500)
+            told = str(response.get("status_code"))
+            status = int(told) if told.isdecimal() and len(told) == 3 else 500
+            if status == 200:
+                return openai.read_completion(self.target, response.get("body"))
             raise refusals.status_error(self.target, status, response.get("body"), {})
         code = error.get("code") if isinstance(error, dict) else None
         if code == "batch_expired":

@@ -8,13 +8,14 @@ None where the call is answered as without it; or it raises RequestRefused. The 
 
 from __future__ import annotations
 
-from sotopia_rl_data.fake_provider.habits import completions, lengths, limits, providers, useless
+from sotopia_rl_data.fake_provider.habits import completions, lengths, limits, providers, thoughts, useless
 from sotopia_rl_data.fake_provider.habits.call import Habit
 
 HABITS: dict[str, Habit] = {
     **completions.HABITS,
-    **limits.HABITS,
     **lengths.HABITS,
+    **limits.HABITS,
     **providers.HABITS,
+    **thoughts.HABITS,
     **useless.HABITS,
 }

@@ -1,0 +1,66 @@
+"""What a response holds, read from whatever shape a server gives it: the text, the thought beside it, JSON that is
+deep, large or not quite UTF-8. No odd shape raises here: an answer that was paid for is never lost to one."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection
+from typing import Any
+
+MOST_BYTES = 32 << 20  # of a response, or of a line of a batch's results, also when it is unpacked
+_TEXTS = ("text", "content", "thinking", "reasoning", "summary")  # under which parts of a message have their text
+_ANSWERS = ("text", "output_text")  # the types of parts that belong to the answer
+_DEEPEST = 5
+_DIGITS = 300  # of the longest whole number that is read as one
+
+
+def json_or_none(raw: bytes) -> Any:
+    """The value that these bytes hold; None where they are not JSON, or nested too deeply."""
+    try:
+        try:
+            return json.loads(raw, parse_int=_whole)
+        except UnicodeDecodeError:
+            return json.loads(raw.decode(errors="replace"), parse_int=_whole)
+    except (ValueError, RecursionError):
+        return None
+
+
+def texts_of(content: object) -> tuple[str, str]:
+    """The text of a message's content (a string, null, or a list of parts), and that of the thoughts among its
+    parts."""
+    if not isinstance(content, list):
+        return "" if content is None else content if isinstance(content, str) else _text_in(content), ""
+    said: list[str] = []
+    thought: list[str] = []
+    for part in content:
+        kind = part.get("type", "text") if isinstance(part, dict) else "text"
+        (said if kind in _ANSWERS else thought).append(_text_in(part))
+    return "".join(said), "".join(thought)
+
+
+def thought_of(message: dict[str, Any], said: Collection[str]) -> str:
+    """The text of the fields of a message that have neither part in what it says nor in its form (`said`): servers call
+    the field of the thought what they like, and some give it twice. A text without a space is a signature."""
+    texts = [_text_in(value) for name, value in message.items() if name not in said]
+    return max((text for text in texts if " " in text or "{" in text), key=len, default="")
+
+
+def name_of(data: dict[str, Any]) -> str:
+    """The model that a response names."""
+    return str(data.get("model") or "")
+
+
+def _text_in(value: object, depth: int = 0) -> str:
+    """The text of a part, or of a list of them."""
+    if isinstance(value, str):
+        return value
+    if depth < _DEEPEST and isinstance(value, list):
+        return "".join(_text_in(part, depth + 1) for part in value)
+    if depth < _DEEPEST and isinstance(value, dict):
+        return "".join(_text_in(value[name], depth + 1) for name in _TEXTS if name in value)
+    return ""
+
+
+def _whole(digits: str) -> float:
+    return int(digits) if len(digits) <= _DIGITS else math.inf

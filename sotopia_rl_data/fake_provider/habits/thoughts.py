@@ -1,0 +1,172 @@
+"""Habits of models in how an answer is told: with thoughts before it or beside it, and with bytes around it.
+
+A thought holds a draft of the answer that obeys the schema too, with other values: what takes it for the answer gives
+itself away.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from sotopia_rl_data.fake_provider.answers import draw
+from sotopia_rl_data.fake_provider.habits.call import Call, Habit, Response, named
+
+_LEAVE = '{"action_type": "leave", "argument": ""}'
+_PROSE = "They want {braces} and [1] rated.\nFirst try: DRAFT\nNo, the score was high."
+
+# The text of a completion, where ANSWER stands for what is asked for and DRAFT for another such answer.
+_TEXTS: Mapping[str, tuple[str, str]] = {
+    "thought_in_tags": ("A block of the usual name.", "<think>THOUGHT</think>\n\nANSWER"),
+    "thought_in_other_tags": ("A block of another name.", "<inner:Voice depth='2'>\nTHOUGHT\n</inner:Voice>ANSWER"),
+    "thought_in_other_brackets": ("A block in other brackets.", "◁think▷THOUGHT◁/think▷ANSWER"),
+    "thought_without_a_beginning": ("The prompt has opened the thought.", "THOUGHT\n</think>\n\nANSWER"),
+    "other_thought_without_a_beginning": ("As before, in another block.", "THOUGHT\n[/PLAN]\n\nANSWER"),
+    "thought_and_answer_in_tags": ("Both in blocks.", "<rationale>THOUGHT</rationale>\n<verdict>ANSWER</verdict>"),
+    "channel_markers": (
+        "Raw markers of channels.",
+        "<|channel|>analysis<|message|>THOUGHT<|end|><|start|>assistant<|channel|>final<|message|>ANSWER",
+    ),
+    "other_channel_markers": ("Markers of other names.", "<|plan|>THOUGHT<|planned|><|reply|>ANSWER<|replied|>"),
+    "half_open_channel_markers": ("Markers with one bar.", "<|channel>thought\nTHOUGHT<channel|>ANSWER"),
+    "wide_channel_markers": ("Markers in full-width characters.", "THOUGHT<｜thinking▁over｜>ANSWER<｜end▁of▁turn｜>"),
+    "fence_that_stays_open": ("A code fence without an end.", "```json\nANSWER"),
+    "fence_of_tildes": ("A code fence of another kind.", "~~~\nANSWER\n~~~"),
+    "fence_on_one_line": ("A code fence on the answer's line.", "`ANSWER`"),
+    "byte_order_mark": ("A byte order mark.", "\ufeffANSWER"),
+    "end_of_text_mark": ("The mark that ends a text.", "ANSWER</s>\x00"),
+    "words_around_one_object": ("Words around the answer.", "Here it is:\n\nANSWER\n\nAnything else?"),
+    "words_with_braces": ("Words with braces and brackets.", "As {asked}, see [1]: ANSWER. [2"),
+    "answer_in_tags": ("The answer in a block.", "<verdict>\nANSWER\n</verdict>"),
+    "two_objects": ("Two answers: neither counts.", "DRAFT\nor rather\nANSWER"),
+    "two_fences": ("Two answers in fences: neither counts.", "```json\nDRAFT\n```\n```json\nANSWER\n```"),
+    "answer_in_a_list": ("A list of answers: none counts.", "[ANSWER]"),
+    "answer_in_a_broken_object": ("An object around the answer that does not end.", 'So: {"answer": ANSWER'),
+    "comments": ("Comments in the JSON, which is none.", "COMMENTED"),
+    "thought_alone": ("A thought without an answer.", "<think>THOUGHT DRAFT</think>"),
+}  # fmt: skip
+
+
+def draft_of(answer: str) -> str:
+    """Another answer that obeys the same schema; of an action, to leave."""
+    return _LEAVE if "action_type" in answer else re.sub(r": \d+", ": 1", answer)
+
+
+def said(text: str, answer: str) -> str:
+    """One of the texts with an answer in it."""
+    words = {"ANSWER": answer, "DRAFT": draft_of(answer), "COMMENTED": answer.replace(",", ", // all turns\n")}
+    text = text.replace("THOUGHT", _PROSE)
+    return re.sub("|".join(words), lambda word: words[word[0]], text)
+
+
+def _habit(text: str, words: str) -> Habit:
+    def habit(call: Call) -> Response:
+        return call.answer(lambda answer: said(text, answer))
+
+    habit.__doc__ = words
+    return habit
+
+
+def whole_numbers_as_floats(call: Call) -> Response:
+    """Whole numbers are written with a fraction of zero."""
+    return call.answer(lambda answer: re.sub(r": (\d+)", r": \1.0", answer))
+
+
+def line_breaks_inside_strings(call: Call) -> Response:
+    """Line breaks inside strings are not escaped."""
+    return call.answer(lambda answer: re.sub(r'(": "[^"]+)"', '\\1\nand so on"', answer))
+
+
+def thinks_in_every_way(call: Call) -> Response:
+    """A model whose server finds another way to tell the thought with every question."""
+    ways = [text for _, text in _TEXTS.values() if "THOUGHT" in text and "ANSWER" in text]
+    return call.answer(lambda answer: said(ways[draw(0, str(call.body["messages"])) % len(ways)], answer))
+
+
+def thought_that_is_cut_off(call: Call) -> Response:
+    """The token limit ends the thought."""
+    return call.answer(lambda answer: said("<think>THOUGHT", answer), finish="length")
+
+
+def other_thought_that_is_cut_off(call: Call) -> Response:
+    """The token limit ends a thought that has no mark at all."""
+    return call.answer(lambda answer: said("THOUGHT", answer), finish="length")
+
+
+def channel_that_is_cut_off(call: Call) -> Response:
+    """The token limit ends the thought's channel."""
+    return call.answer(lambda answer: said("<|channel|>analysis<|message|>THOUGHT", answer), finish="length")
+
+
+def _beside(call: Call, thought: str, answer: str, field: str = "reasoning_content", finish: str = "") -> Response:
+    """A reply with a thought in a field or a block of its own."""
+    reply = call.reply()
+    text = call.protocol.text_of(reply)
+    call.protocol.set_text(reply, said(answer, text))
+    if finish:
+        call.protocol.set_finish(reply, finish)
+    if call.openai:
+        message: dict[str, Any] = reply["choices"][0]["message"]
+        message[field] = said(thought, text)
+        message["content"] = message["content"] or None
+    else:
+        block = {"type": "thinking", "thinking": said(thought, text), "signature": "c2lnbmF0dXJl"}
+        reply["content"] = [block, *(part for part in reply["content"] if part["text"])]
+    return Response(reply)
+
+
+def thought_in_a_field(call: Call) -> Response:
+    """The thought has a field of its own, or a block."""
+    return _beside(call, "THOUGHT", "ANSWER")
+
+
+def answer_in_reasoning_content(call: Call) -> Response:
+    """The server takes the whole answer for a thought."""
+    return _beside(call, "ANSWER", "")
+
+
+def answer_after_the_thought_in_a_field(call: Call) -> Response:
+    """The server takes the thought and the answer for a thought."""
+    return _beside(call, "They want every turn rated.\n\n```json\nANSWER\n```", "", "reasoning")
+
+
+def answer_after_a_tag_in_a_field(call: Call) -> Response:
+    """As before, and the field has a name of the server's own and a mark between the two."""
+    return _beside(call, "THOUGHT</think>ANSWER", "\n", "inner_voice")
+
+
+def field_that_is_cut_off(call: Call) -> Response:
+    """The token limit ends a thought that has a field of its own."""
+    return _beside(call, "THOUGHT", "", finish="length")
+
+
+def thought_in_parts(call: Call) -> Response:
+    """The content is a list of parts, and the thought is one of them."""
+    response = _beside(call, "THOUGHT", "ANSWER")
+    if call.openai:
+        message = response.body["choices"][0]["message"]
+        thinking = {"type": "thinking", "thinking": [{"type": "text", "text": message.pop("reasoning_content")}]}
+        message["content"] = [thinking, {"type": "text", "text": message["content"]}]
+    return response
+
+
+HABITS: dict[str, Habit] = {
+    **{name: _habit(text, words) for name, (words, text) in _TEXTS.items()},
+    **named(
+        [
+            whole_numbers_as_floats,
+            line_breaks_inside_strings,
+            thinks_in_every_way,
+            thought_that_is_cut_off,
+            other_thought_that_is_cut_off,
+            channel_that_is_cut_off,
+            thought_in_a_field,
+            answer_in_reasoning_content,
+            answer_after_the_thought_in_a_field,
+            answer_after_a_tag_in_a_field,
+            field_that_is_cut_off,
+            thought_in_parts,
+        ]
+    ),
+}

@@ -1,0 +1,185 @@
+"""Whatever a model thinks aloud and whatever its server puts around the answer: the same labels, for one call each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixtures.batches import PROVIDERS, QUICK, judge
+from fixtures.flat_calls import evaluate, label
+from fixtures.labelling import boats, put, rows
+
+from sotopia_rl_data.asking.pacing import Pacing
+from sotopia_rl_data.fake_provider.habits import completions, thoughts
+from sotopia_rl_data.fake_provider.running import Running, running
+from sotopia_rl_data.ledger.ledger import Ledger
+from sotopia_rl_data.store import Store
+
+SOON = Pacing(tries=4, backoff_s=0.01)
+CUT_OFF = [
+    "thought_that_is_cut_off",
+    "other_thought_that_is_cut_off",
+    "channel_that_is_cut_off",
+    "field_that_is_cut_off",
+]
+REFUSED = [
+    "two_objects",
+    "two_fences",
+    "answer_in_a_list",
+    "answer_in_a_broken_object",
+    "comments",
+    "thought_alone",
+]
+FILTERS = ["content_filter_as_400", "content_filter_inside_an_error", "content_filter_in_a_reply"]
+ODD_BYTES = ["half_of_a_character", "number_of_a_thousand_digits"]
+USAGES = [name for name in completions.HABITS if "usage" in name or "cached" in name or "outside" in name]
+FAULTS = [name for name in completions.HABITS if name not in (*FILTERS, *ODD_BYTES, *USAGES)]
+READ = [name for name in thoughts.HABITS if name not in (*CUT_OFF, *REFUSED)] + USAGES + ODD_BYTES
+IN_THE_TEXT_ALONE = [name for name in READ if "field" not in name and "parts" not in name and name not in USAGES]
+
+Labels = Mapping[tuple[str, str, int, str], float]
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[Running]:
+    with running() as one:
+        yield one
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    made = Store(tmp_path / "store")
+    put(made, boats(2))
+    return made
+
+
+def labels_of(store: Store, at: Running, protocol: str, **given: Any) -> tuple[Any, Labels]:
+    """The report of a label run over eight utterances, and what each was given."""
+    asked = {"judges": [judge(protocol, at)], "preset": "goal-only", "pacing": SOON, **given}
+    done = label(store, "lab/episodes", **asked)
+    found = rows(done.version, "attributions", store)
+    return done, {(r["episode_id"], r["agent"], r["turn"], r["dimension"]): r["raw"] for r in found}
+
+
+@pytest.fixture(scope="module", params=PROVIDERS)
+def steady(request: pytest.FixtureRequest, provider: Running, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A protocol, and the labels over it from a model without habits."""
+    made = Store(tmp_path_factory.mktemp("steady"))
+    put(made, boats(2))
+    return request.param, labels_of(made, provider, request.param)[1]
+
+
+@pytest.mark.parametrize("habit", READ)
+def test_every_way_to_tell_an_answer_gives_the_same_labels_for_one_call_each(
+    habit: str, steady: Any, provider: Running, store: Store
+):
+    protocol, expected = steady
+    if protocol == "anthropic" and habit in IN_THE_TEXT_ALONE[:-2]:
+        pytest.skip("a text is read alike over both protocols")
+    at = provider.playing(habit)
+    before = at.log()["answered"]
+    done, labels = labels_of(store, at, protocol)
+    assert labels == expected
+    assert at.log()["answered"] - before == done.asked == 4
+
+
+@pytest.mark.parametrize("habit", ["thinks_in_every_way", "answer_in_reasoning_content", "usage_beyond_reason"])
+def test_and_so_it_is_in_batches(habit: str, steady: Any, provider: Running, store: Store):
+    protocol, expected = steady
+    _, labels = labels_of(store, provider.playing(habit), protocol, batching=QUICK)
+    assert labels == expected
+
+
+@pytest.mark.parametrize("habit", FAULTS)
+def test_a_fault_inside_a_200_is_asked_again_and_never_an_answer(
+    habit: str, steady: Any, provider: Running, store: Store
+):
+    protocol, expected = steady
+    done, labels = labels_of(store, provider.playing(habit), protocol)
+    assert labels == expected
+    assert done.outcomes[0].faults >= 1
+    assert labels_of(store, provider.playing(habit), protocol)[0].asked == 0
+
+
+@pytest.mark.parametrize("habit", ["error_inside_a_choice", "no_choices", "null_body"])
+def test_and_so_is_a_fault_in_a_line_of_a_batch(habit: str, steady: Any, provider: Running, store: Store):
+    protocol, expected = steady
+    _, labels = labels_of(store, provider.playing(habit), protocol, batching=QUICK)
+    assert labels == expected
+
+
+@pytest.mark.parametrize("habit", REFUSED)
+def test_what_is_not_one_answer_gives_no_label_and_a_reason(habit: str, provider: Running, store: Store):
+    done, labels = labels_of(store, provider.playing(habit), "openai")
+    assert labels == {}
+    assert done.unusable == 4
+    assert "cut off" not in str(done.failures)
+
+
+@pytest.mark.parametrize("protocol", PROVIDERS)
+@pytest.mark.parametrize("habit", CUT_OFF)
+def test_a_thought_that_was_cut_off_is_a_truncation_and_says_so(
+    habit: str, protocol: str, provider: Running, store: Store
+):
+    done, labels = labels_of(store, provider.playing(habit), protocol)
+    assert labels == {}
+    assert all("was cut off at the token limit" in reason for reason in done.failures)
+
+
+@pytest.mark.parametrize("protocol", PROVIDERS)
+@pytest.mark.parametrize("batching", [None, QUICK])
+@pytest.mark.parametrize("habit", FILTERS)
+def test_a_content_filter_is_a_refusal_that_is_not_asked_again_by_the_next_run(
+    habit: str, batching: Any, protocol: str, provider: Running, store: Store, tmp_path: Path
+):
+    put(store, boats(8))
+    done, labels = labels_of(store, provider.playing(habit), protocol, batching=batching)
+    assert set(done.failures) == {"the judge refused to answer"}
+    assert 0 < len(labels) < 32
+    again, same = labels_of(store, provider.playing(habit), protocol, batching=batching)
+    assert (again.asked, same) == (0, labels)
+
+
+@pytest.mark.parametrize("protocol", PROVIDERS)
+def test_a_thought_that_was_told_apart_is_kept_in_the_ledger(protocol: str, provider: Running, store: Store):
+    labels_of(store, provider.playing("thought_in_a_field"), protocol)
+    with Ledger.default(store.root) as ledger:
+        assert all("the score was high" in attempt.thought for attempt in ledger.scan())
+        ledger.compact()
+        assert ledger.query("SELECT count(*) AS n FROM calls WHERE thought LIKE 'They want%'")["n"].to_pylist() == [4]
+        assert all("the score was high" in attempt.thought for attempt in ledger.scan())
+
+
+@pytest.mark.parametrize("protocol", PROVIDERS)
+def test_tokens_of_thoughts_outside_the_answers_count_are_billed(protocol: str, provider: Running, store: Store):
+    done, _ = labels_of(store, provider.playing("thinks_outside_completion_tokens"), protocol)
+    assert 12_000 < done.usage["sim"].output < 12_400
+
+
+def test_tokens_that_cannot_be_are_unknown(provider: Running, store: Store):
+    done, _ = labels_of(store, provider.playing("usage_beyond_reason"), "openai")
+    assert done.usage == {}
+    assert done.bill.lines[0].maybe_calls == 4
+
+
+def test_a_fault_is_billed_for_the_tokens_that_it_reports(provider: Running, store: Store):
+    done, _ = labels_of(store, provider.playing("unknown_finish_reason"), "anthropic")
+    (line,) = done.bill.lines
+    assert line.usage.output > 0
+    assert line.calls > done.asked == 4
+    assert line.maybe_calls == 0
+
+
+@pytest.mark.parametrize("habit", ["thinks_in_every_way", "answer_in_reasoning_content", "words_around_one_object"])
+@pytest.mark.parametrize("protocol", PROVIDERS)
+def test_evaluations_are_read_as_labels_are(habit: str, protocol: str, provider: Running, store: Store):
+    found = []
+    for number, at in enumerate((provider, provider.playing(habit))):
+        made = Store(store.root / str(number))
+        put(made, boats(2))
+        done = evaluate(made, "lab/episodes", judges=[judge(protocol, at)], pacing=SOON)
+        assert (done.asked, done.failures) == (2, {})
+        found.append([(r["agent"], r["dimension"], r["raw"]) for r in rows(done.version, "attributions", made)])
+    assert found[0] == found[1]
