@@ -87,7 +87,7 @@ class LockedFolder:
         self._path = self.dir.with_name(self.dir.name + ".lock")
         self._handle = _locked_new(self._path)
         try:
-            self.dir.mkdir()
+            self.dir.mkdir(mode=0o700)  # nobody reads what is not finished
         except OSError:
             self.release()
             raise

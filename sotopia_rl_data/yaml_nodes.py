@@ -8,6 +8,7 @@ digits.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, NoReturn
 from sotopia_rl_data.errors import InputError
 
 _STRING = "tag:yaml.org,2002:str"
+_LARGEST_FILE = 64 << 20  # bytes
 _LARGEST = 16 << 20  # characters of a file; a benchmark's scenarios have about one million
 _DEEPEST = 40  # lists and mappings within each other
 _MOST = 1_000_000  # values of a file, its aliases written out
@@ -23,10 +25,20 @@ _TEXT_TAGS = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:binary")
 _DIGITS = 19
 
 
+def text_of(path: Path) -> str:
+    """The text of a regular file of at most 64 MiB; a pipe or a device might never end. Raises OSError and
+    UnicodeDecodeError."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    if path.stat().st_size > _LARGEST_FILE:
+        raise OSError(errno.EFBIG, f"it is larger than {_LARGEST_FILE >> 20} MiB", str(path))
+    return path.read_text(encoding="utf-8-sig")
+
+
 def read_text(path: Path, what: str, hint: str) -> str:
     """The text of a file; `what` names it in errors ("rubric"). Raises InputError."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return text_of(path)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise InputError(f"The {what} {path} cannot be read: {reason}.", hint) from error

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 
 import pytest
 
 from sotopia_rl_data.errors import InputError
-from sotopia_rl_data.yaml_nodes import values
+from sotopia_rl_data.yaml_nodes import read_text, values
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "\n".join(
     f"{name}: &{name} [{', '.join(['*' + before] * 10)}]" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
@@ -83,3 +85,10 @@ def test_numbers_and_texts_are_what_they_look_like_and_dates_are_texts(text, val
     begun = time.process_time()
     assert values(f"a: {text}\n", "x.yaml", "a thing", "a hint") == {"a": value}
     assert time.process_time() - begun < 3
+
+
+def test_a_pipe_or_a_device_is_not_opened_since_it_might_never_end(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for path in (tmp_path / "pipe.yaml", Path("/dev/zero"), tmp_path):
+        with pytest.raises(InputError, match="cannot be read: it is not a regular file"):
+            read_text(path, "rubric", "name a YAML file")

@@ -1,4 +1,4 @@
-"""What ends a run early: Ctrl-C and failures.
+"""What ends a run early: Ctrl-C (or SIGTERM, which schedulers send) and failures.
 
 The first Ctrl-C lets requests in flight finish, the second abandons them. A provider that has failed so often that it
 is pointless to go on (a wrong key, an unknown model, a dead server, a limit that lets nothing through) ends the run
@@ -23,23 +23,25 @@ from sotopia_rl_data.request import Reply, Request, Target
 
 
 class _Listeners:
-    """The callbacks that Ctrl-C calls. The signal handler is installed while there is any."""
+    """The callbacks that Ctrl-C and SIGTERM call. The signal handlers are installed while there is any."""
 
     def __init__(self) -> None:
         self._callbacks: list[Callable[[], None]] = []
-        self._before: Any = None
+        self._before: dict[int, Any] = {}
 
     def add(self, callback: Callable[[], None]) -> None:
         if not self._callbacks:
-            self._before = signal.getsignal(signal.SIGINT)
-            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._call)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.getsignal(number)
+                asyncio.get_running_loop().add_signal_handler(number, self._call)
         self._callbacks.append(callback)
 
     def remove(self, callback: Callable[[], None]) -> None:
         self._callbacks.remove(callback)
         if not self._callbacks:
-            asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
-            signal.signal(signal.SIGINT, self._before)
+            for number, before in self._before.items():
+                asyncio.get_running_loop().remove_signal_handler(number)
+                signal.signal(number, before)
 
     def _call(self) -> None:
         for callback in list(self._callbacks):

@@ -10,6 +10,7 @@ import click
 
 from sotopia_rl_data.cli import console
 from sotopia_rl_data.hub.resolve import resolve
+from sotopia_rl_data.yaml_nodes import text_of
 
 if TYPE_CHECKING:
     from sotopia_rl_data.comparing import Comparison
@@ -144,7 +145,7 @@ def _set(text: str) -> tuple[str, list[str]]:
     if not name:
         raise UsageError(f"{text!r} gives the set no name.", f"write --set NAME={file}")
     try:
-        text = Path(file).read_text("utf-8")
+        text = text_of(Path(file))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"The file {file!r} cannot be read: {error}.", "name a text file that lists environment ids, one a line"

@@ -126,6 +126,7 @@ volume.add_options(cli)
 
 def main(argv: list[str] | None = None) -> None:
     """Run the program and exit. Every error is a sentence and a hint on stderr; only --debug shows a traceback."""
+    signal.signal(signal.SIGTERM, _interrupt)  # schedulers send it; it ends a run as Ctrl-C does
     try:
         code = cli.main(args=argv, standalone_mode=False, prog_name="sotopia-rl-data") or 0
     except click.exceptions.NoArgsIsHelpError as help_shown:
@@ -166,9 +167,14 @@ def _told(error: BaseException) -> tuple[str, str, int]:
     )
 
 
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
 def _ignore_interrupts() -> None:
     """Ignore Ctrl-C from here on: a second one must not cut the message short or change the exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _say(message: str, hint: str) -> None:

@@ -97,7 +97,7 @@ def _longest_answers() -> Mapping[str, Mapping[str, int]]:
 def _read(path: Path) -> Prices:
     hint = "write as_of and hosts: {HOST: {MODEL: [input, cached, written, output]}}, USD per million tokens"
     try:
-        text = path.read_text(encoding="utf-8")
+        text = yaml_nodes.text_of(path)
         data: Any = yaml_nodes.values(text, f"The price list {path}", "prices", hint)
         hosts = {host: _models(models) for host, models in data["hosts"].items()}
         return Prices(str(data["as_of"]), float(data.get("batch", _BATCH)), hosts)

@@ -67,7 +67,7 @@ class Reservations:
         self._offset = 0
         self.others: dict[tuple[str, str, float], Hold] = {}
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = open_lock(directory / _LOCK)
         except OSError as error:
             raise _unwritable(directory, error) from error

@@ -35,8 +35,8 @@ class Claims:
             return True
         try:
             if self._handle < 0:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             _lock(self._handle, fcntl.F_WRLCK, key)
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES):

@@ -79,10 +79,10 @@ class Journal:
             self._syncer = None
 
     def _open(self) -> None:
-        self._directory.mkdir(parents=True, exist_ok=True)
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         name = self._name if self._shared else f"{self._name}-{time.time_ns()}-{os.getpid()}"
         path, new = self._directory / f"{name}.jsonl", 0 if self._shared else os.O_EXCL
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | new | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | new | os.O_APPEND | os.O_CLOEXEC, 0o600)
         if not self._shared:
             wait(self._fd)
         self.path, self._size, self._torn = path, 0, self._shared

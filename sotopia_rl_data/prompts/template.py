@@ -116,7 +116,7 @@ class Template:
 def load_template(path: str | Path) -> Template:
     """The template in a file. Raises InputError with what is wrong with it."""
     try:
-        text = Path(path).read_bytes().decode()
+        text = yaml_nodes.text_of(Path(path))
     except OSError as error:
         raise InputError(f"Template {str(path)!r} cannot be read: {error.strerror}.", "check the path") from error
     except UnicodeDecodeError as error:

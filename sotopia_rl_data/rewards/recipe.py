@@ -131,7 +131,7 @@ def preset(name: str) -> Recipe:
     """
     if is_path(name):
         try:
-            text = Path(name).read_text("utf-8")
+            text = yaml_nodes.text_of(Path(name))
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
             hint = "name a YAML file that holds a recipe, as in `weights: {goal: 1}`"

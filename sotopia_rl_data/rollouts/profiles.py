@@ -18,6 +18,7 @@ from sotopia_rl_data.errors import InputError, NotFound
 from sotopia_rl_data.importers.profiles import RELATIONSHIPS, is_environment, relationship_name
 from sotopia_rl_data.importers.record import identifier, items, json_value, kind, mapping, text
 from sotopia_rl_data.rollouts.scene import Environment, Person, Scene
+from sotopia_rl_data.yaml_nodes import text_of
 
 FOLDERS = ("AgentProfile", "EnvironmentProfile", "EnvAgentComboStorage", "RelationshipProfile")
 _ENDS = (("agent1_id", "agent2_id"), ("agent_1_id", "agent_2_id"))  # fields that name the two agents of a relationship
@@ -141,7 +142,7 @@ def _records(root: Path) -> Iterator[tuple[str, str, str]]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text("utf-8")
+        return text_of(path)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{str(path)!r} cannot be read as UTF-8 text.", "check the file") from error
 

@@ -25,7 +25,7 @@ from sotopia_rl_data.rollouts.markup import fault
 from sotopia_rl_data.rollouts.profiles import HARD, known_relationship, read_profiles
 from sotopia_rl_data.rollouts.scene import Environment, Person, Scene
 from sotopia_rl_data.samples import SCENARIOS
-from sotopia_rl_data.yaml_nodes import NodeReader
+from sotopia_rl_data.yaml_nodes import NodeReader, text_of
 
 PUBLISHED = ("hard", "all")
 FIELDS = ("environment", "codename", "relationship", "scenario", "cast")
@@ -94,7 +94,7 @@ def bundled() -> tuple[Scene, ...]:
 
 def _entries(file: Path) -> Iterator[_Entry]:
     try:
-        content = file.read_text("utf-8-sig")
+        content = text_of(file)
     except OSError as error:
         raise InputError(f"{str(file)!r} cannot be read: {error.strerror}.", "check the path") from error
     except UnicodeDecodeError as error:

@@ -282,6 +282,7 @@ def place(folder: Path, root: Path, manifest: Manifest) -> Path | None:
         sync_file(inner)
     target = root / manifest.name / manifest.version
     target.parent.mkdir(parents=True, exist_ok=True)
+    folder.chmod(target.parent.stat().st_mode & 0o777)  # who may read the dataset may read its versions
     try:
         os.rename(folder, target)
     except OSError as error:

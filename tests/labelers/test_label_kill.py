@@ -109,14 +109,15 @@ def test_killed_again_and_again_it_repeats_only_what_was_in_flight_and_ends_the_
     assert not list(store.root.glob(".staging/*--*"))
 
 
-def test_ctrl_c_again_and_again_ends_with_130_all_the_same(store: Store):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_or_sigterm_again_and_again_ends_with_130_all_the_same(store: Store, number: signal.Signals):
     put(store, boats(100))
     with running(latency=0.1) as provider:
         told = [sys.executable, "cli.py", "label", "lab/episodes", "--judge", sim(provider), "--store", str(store.root)]
         process = subprocess.Popen(told, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         wait_for(provider, 10, process)
         while process.poll() is None:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             time.sleep(0.002)
         out, wrong = process.communicate()
     assert (process.returncode, out) == (130, ""), wrong
@@ -124,12 +125,15 @@ def test_ctrl_c_again_and_again_ends_with_130_all_the_same(store: Store):
     assert store.names() == ["lab/episodes"]
 
 
-def test_ctrl_c_lets_what_is_in_flight_come_home_and_the_next_run_goes_on(store: Store):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_or_sigterm_lets_what_is_in_flight_come_home_and_the_next_run_goes_on(
+    store: Store, number: signal.Signals
+):
     put(store, boats(100))
     with running(latency=0.1) as provider:
         process = start(store, sim(provider), 8)
         wait_for(provider, 30, process)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, wrong = process.communicate(timeout=60)
         assert "Interrupted after" in wrong
         assert "of 200 calls" in wrong

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -493,3 +494,15 @@ def test_a_journal_is_flushed_in_groups_by_a_thread_and_at_the_end(tmp_path: Pat
     assert journal.append(b"new file\n") == 0
     journal.close()
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_ledger_is_its_owners_alone(tmp_path: Path):
+    directory = tmp_path / "team" / "ledger"
+    with Ledger(directory) as ledger:
+        ledger.append(an_error("x"))
+        ledger.compact()
+        ledger.append(an_error("y"))
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    journals = list(directory.glob("*.jsonl"))
+    assert journals
+    assert {stat.S_IMODE(path.stat().st_mode) for path in journals} == {0o600}

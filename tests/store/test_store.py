@@ -624,3 +624,12 @@ def test_what_no_manifest_could_say_is_refused_before_it_is_written(store: Store
         stage.write("episodes", "train", episodes(0))
         with pytest.raises(StoreError, match=f"The {what} cannot be written"):
             stage.commit(**({"recipe": {}} | {what: value}))
+
+
+def test_who_may_read_the_dataset_may_read_its_new_version(tmp_path):
+    store = Store(tmp_path)
+    first = commit(store, {("rewards", "train"): rewards(reward_row(0))}, "lab/shared").version
+    assert first.dir.stat().st_mode == first.dir.parent.stat().st_mode
+    first.dir.parent.chmod(0o750)
+    second = commit(store, {("rewards", "train"): rewards(reward_row(1))}, "lab/shared").version
+    assert second.dir.stat().st_mode & 0o777 == 0o750
