@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from sotopia_rl_data.errors import QueryError, StoreError
 from sotopia_rl_data.formats import check_number, newer
 from sotopia_rl_data.ledger.attempt import FORMAT, Attempt, kept_usage, parse_record
+from sotopia_rl_data.ledger.lines import SUFFIX, lines_of, write_lines
 from sotopia_rl_data.locks import locked, open_lock, wait
 from sotopia_rl_data.store.disk import sync_file
 
@@ -217,20 +218,34 @@ def compact(directory: Path) -> int:
 
 
 def _compact(directory: Path) -> int:
-    patterns = ("calls-*.parquet", "journal-*.jsonl", "calls-*.tmp")
+    patterns = ("calls-*.parquet", f"calls-*{SUFFIX}", "journal-*.jsonl", "calls-*.tmp")
     every = [path for pattern in patterns for path in directory.glob(pattern)]
     # `every` is listed before `live`, so that a journal that appears in between is not removed
     live = live_files(directory)
-    _remove(directory, [p for p in every if p not in live])
+    used = {*live, *map(lines_of, live)}
+    _remove(directory, [p for p in every if p not in used])
     journals = [p for p in live if p.suffix == ".jsonl" and _closed(p)]
-    if not journals:
-        return 0
     small = [p for p in live if p.suffix == ".parquet" and p.stat().st_size < MERGE_BELOW]
-    sources = [*small, *journals]
-    count = _write(directory, sources)
-    log.info("compacted %d attempts of %d files in %s", count, len(sources), directory)
-    _remove(directory, sources)
+    count, sources = 0, [*small, *journals] if journals else []
+    if sources:
+        count = _write(directory, sources)
+        log.info("compacted %d attempts of %d files in %s", count, len(sources), directory)
+        _remove(directory, [*sources, *map(lines_of, small)])
+    for path in live_files(directory):
+        if path.suffix == ".parquet" and not lines_of(path).exists():
+            _add_lines(path)
     return count
+
+
+def _add_lines(path: Path) -> None:
+    """Make lookups in a compacted file quick, if the disk has room for that."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        write_lines(path, attempts_in(path), pq.read_metadata(path).num_rows)
+    except (OSError, pa.ArrowException) as error:
+        log.info("%s could not be written: %s", lines_of(path), error)
 
 
 def _write(directory: Path, sources: list[Path]) -> int:

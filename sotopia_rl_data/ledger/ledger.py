@@ -21,6 +21,7 @@ from sotopia_rl_data.ledger.attempt import MARKER, Attempt, Status, answered, fa
 from sotopia_rl_data.ledger.claims import Claims
 from sotopia_rl_data.ledger.index import KeyIndex, Place, end_of_records, index_of, keys_from
 from sotopia_rl_data.ledger.journal import Journal, check_writable, is_being_written
+from sotopia_rl_data.ledger.lines import Lines
 from sotopia_rl_data.store.disk import time_of_change
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ class Ledger:
     def reload(self) -> None:
         """Read the index again, to see what other processes have appended or compacted."""
         self._groups.clear()
+        self._lines = Lines()
         self._questions = None
         try:
             with calls.reading(self.directory):
@@ -204,6 +206,9 @@ class Ledger:
         return self._row(path, place[1]) if path.suffix == ".parquet" else _line_at(path, place[1])
 
     def _row(self, path: Path, row: int) -> Attempt:
+        quick = self._lines.attempt(path, row)
+        if quick is not None:
+            return quick
         import pyarrow.parquet as pq
 
         group, within = divmod(row, calls.ROWS_A_GROUP)

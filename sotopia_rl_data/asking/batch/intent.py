@@ -90,6 +90,7 @@ class BatchFolder:
         """Gives a function that says whether, from now to the end of the block, no other process drafts batches; while
         one does, call it again."""
         with storing(self.dir, *_LEDGER):
+            self.dir.parents[1].mkdir(mode=0o700, parents=True, exist_ok=True)  # the ledger is its owner's alone
             self.dir.mkdir(parents=True, exist_ok=True)
             lock = open_lock(self.dir / _LOCK)
         try:
