@@ -17,7 +17,7 @@ from sotopia_rl_data.schema import ACTION_TYPES
 from sotopia_rl_data.store.columns import is_list
 
 _MAY_BE_NULL = {
-    "episodes": {"agents[].model", "turns[].failed"},
+    "episodes": {"agents[].model", "turns[].failed", "meta", "agents[].meta", "turns[].meta"},
     "attributions": {"reasoning"},
     "rewards": {"reward", "spread", "n_opinions"},
 }
