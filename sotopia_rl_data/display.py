@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
+
+
+def write_utf8(stream: IO[Any]) -> None:
+    """Let `stream` write UTF-8 from here on, as data does whatever the encoding of the terminal is."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(encoding="utf-8", errors=stream.errors)
 
 
 def printable(text: str) -> str:

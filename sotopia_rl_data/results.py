@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from sotopia_rl_data.display import printable
+from sotopia_rl_data.display import printable, write_utf8
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.outputs import aside
 
@@ -27,12 +27,15 @@ _CELL = 80
 def write_result(result: pa.Table | pa.RecordBatchReader, fmt: str, target: Path | IO[Any]) -> None:
     """Write every row of `result` to a file or an open text stream (Parquet: its bytes); "table" shows the first 50.
 
-    In JSON and CSV a NaN is as empty as a NULL; in CSV a nested value is its JSON. Raises UsageError for an unknown
-    format, StoreError where the file cannot be written.
+    Data is UTF-8, also on a stream; a table is in the stream's own encoding. In JSON and CSV a NaN is as empty as a
+    NULL; in CSV a nested value is its JSON. Raises UsageError for an unknown format, StoreError where the file cannot
+    be written.
     """
     if fmt not in FORMATS:
         raise UsageError(f"A result cannot be written in the format {fmt!r}.", f"name one of: {', '.join(FORMATS)}")
     if not isinstance(target, Path):
+        if fmt != "table":
+            write_utf8(target)
         _WRITERS[fmt](result, target)
         return
     with aside(target) as beside:

@@ -5,11 +5,14 @@ A command's result goes to stdout; progress and remarks go to stderr, so that `-
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import os
 import shlex
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,12 +21,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from sotopia_rl_data.cli.volume import Volume, volume
-from sotopia_rl_data.display import Advance, cell, printable
+from sotopia_rl_data.display import Advance, cell, printable, write_utf8
 
 if TYPE_CHECKING:
     from sotopia_rl_data.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_PLAIN = dict(zip("−–—’‘“”·×▁▂▃▄▅▆▇█", "---''\"\".x12345678", strict=True))
+_PLAIN |= {"≥": ">=", "≤": "<=", "±": "+/-", "€": "EUR"}
+"""What is written where the terminal's encoding lacks a character, beside what Unicode itself decomposes."""
 
 DONE, FAILED, WRONG_USAGE, WITH_FAILURES = 0, 1, 2, 3
 
@@ -65,8 +72,30 @@ def _open_store(_ctx: click.Context, _param: click.Parameter, value: str) -> Sto
     return Store(Path(value), sys.modules[__name__])
 
 
+def accept_any_text() -> None:
+    """From here on, a character that the encoding of stdout or stderr lacks is written in ASCII."""
+    codecs.register_error("in-ascii", _in_ascii)
+    ascii = codecs.lookup("ascii")
+    ours = codecs.CodecInfo(ascii.encode, ascii.decode, incrementalencoder=ascii.incrementalencoder, name="in-ascii")
+    codecs.register(lambda name: ours if name == "in_ascii" else None)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Under its own name click takes ASCII for a mistake, and writes UTF-8.
+            is_ascii = codecs.lookup(stream.encoding).name == "ascii"
+            stream.reconfigure(encoding="in-ascii" if is_ascii else stream.encoding, errors="in-ascii")
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    """What stands for the first character that cannot be encoded (the handler of `codecs.register_error`)."""
+    assert isinstance(error, UnicodeEncodeError)
+    character = error.object[error.start]
+    plain = unicodedata.normalize("NFKD", _PLAIN.get(character, character)).encode("ascii", "ignore").decode()
+    return plain or character.encode("ascii", "backslashreplace").decode(), error.start + 1
+
+
 def emit_json(value: Any) -> None:
-    """One JSON value on stdout."""
+    """One JSON value on stdout, in UTF-8."""
+    write_utf8(sys.stdout)
     click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
 
 

@@ -127,6 +127,7 @@ volume.add_options(cli)
 def main(argv: list[str] | None = None) -> None:
     """Run the program and exit. Every error is a sentence and a hint on stderr; only --debug shows a traceback."""
     signal.signal(signal.SIGTERM, _interrupt)  # schedulers send it; it ends a run as Ctrl-C does
+    console.accept_any_text()
     try:
         code = cli.main(args=argv, standalone_mode=False, prog_name="sotopia-rl-data") or 0
     except click.exceptions.NoArgsIsHelpError as help_shown:
