@@ -27,6 +27,7 @@ from sotopia_rl_data.ledger.index import short
 from sotopia_rl_data.request import Request, Target, Usage
 
 _SLACK = 1e-9  # USD by which a sum may exceed the cap, since sums of floats have rounding errors
+_MARGIN = 1.5  # of what was seen, where calls cost more than their most
 _LOOK_S = 0.05  # seconds between two looks at what other processes have released
 
 
@@ -55,6 +56,7 @@ class Budget:
         self.seen: set[str] = set()  # ids of the batches that this budget counts
         self.began = time.time()
         self.waiters = Waiters()  # runs that ask in batches
+        self._beyond: dict[Price, float] = {}  # how many times their most calls have cost, where it was more than once
         self._stopped = False
         self._gate = asyncio.Lock()
         self._moved = asyncio.Event()
@@ -96,12 +98,17 @@ class Budget:
             return None
 
     def answered(self, hold: Hold, usage: Usage) -> None:
-        """Replace the reservation by the cost of the answer; all of it is spent where the tokens are unknown."""
-        self._release(hold, hold.usd if usage == Usage() else hold.price.at(usage.input).cost(usage))
+        """Replace the reservation by the cost of the answer; all of it is spent where the tokens are unknown. Where the
+        answer cost more, since the server does not count thoughts under the limit of an answer, what is reserved now
+        and later counts as so much more."""
+        cost = self._most(hold.usd, hold.price) if usage == Usage() else hold.price.at(usage.input).cost(usage)
+        if cost > self._most(hold.usd, hold.price):
+            self._beyond[hold.price] = _MARGIN * cost / hold.usd
+        self._release(hold, cost)
 
     def failed(self, hold: Hold, maybe_billed: bool) -> None:
         """Release the reservation of a call without an answer; all of it is spent where it may have been billed."""
-        self._release(hold, hold.usd if maybe_billed else 0.0)
+        self._release(hold, self._most(hold.usd, hold.price) if maybe_billed else 0.0)
 
     def given_up(self, hold: Hold) -> None:
         """Give up waiting for the answer: all is spent, and stays on record for the next run."""
@@ -164,7 +171,7 @@ class Budget:
     def _reserved(self, key: str, usd: float, price: Price, chain: str) -> Hold | None:
         """A reservation on record; None where it does not fit now."""
         with self._turn():
-            if not self._fits(usd) or self._record.is_recent(key):
+            if not self._fits(self._most(usd, price)) or self._record.is_recent(key):
                 return None
             hold = Hold(key, usd, time.time(), price, chain, self._record.run)
             self._record.reserve(hold)
@@ -210,13 +217,18 @@ class Budget:
 
     def _fits(self, usd: float) -> bool:
         elsewhere = sum(hold.usd for hold in self._elsewhere.values())
-        return self.spent + self.reserved + elsewhere + self.in_batches + usd <= self.cap + _SLACK
+        reserved = sum(self._most(hold.usd, hold.price) for hold in self._held) if self._beyond else self.reserved
+        return self.spent + reserved + elsewhere + self.in_batches + usd <= self.cap + _SLACK
 
     @property
     def waits_for_others(self) -> bool:
         """Whether calls of other runs are in flight, which may cost less than is reserved for them."""
         self._bury()
         return bool(self._elsewhere) and not self._stopped
+
+    def _most(self, usd: float, price: Price) -> float:
+        """The most that a call can cost, where `usd` is the most by its limit."""
+        return usd * self._beyond.get(price, 1.0)
 
     def _in_a_batch(self, target: Target, most_input: int) -> float:
         """The most that a call in a batch can cost."""

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,6 +112,35 @@ def test_spend_never_passes_the_cap_in_200_random_schedules(
     if outcome is not None and not outcome.exhausted:
         assert outcome.settled == count
     assert list(left_behind(folder)) == []
+
+
+class Thinker(Provider):
+    """As a Provider, but it tells the tokens of its thoughts in the total alone."""
+
+    async def send(self, request: Request) -> Reply:
+        reply = await super().send(request)
+        paid = reply.usage
+        answer = self.chance.randint(0, paid.output)
+        told = {"prompt_tokens": paid.input, "completion_tokens": answer, "total_tokens": paid.input + paid.output}
+        choice = {"message": {"content": "1"}, "finish_reason": "stop"}
+        return openai.read_completion(request.target, {"choices": [choice], "usage": told})
+
+    def usage(self, request: Request) -> Usage:
+        return replace(super().usage(request), cached=0, written=0)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32), count=st.integers(1, 25), concurrency=st.integers(1, 16), cap=st.floats(0.5, 30.0))
+def test_nor_in_200_schedules_with_thoughts_outside_the_completions_tokens(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, count: int, concurrency: int, cap: float
+):
+    folder = tmp_path_factory.mktemp("ledger")
+    provider = Thinker(seed)
+    with Ledger(folder) as ledger:
+        budget = Budget(cap, PRICES, folder)
+        with suppress(Unavailable):
+            asyncio.run(schedule(budget, provider, ledger, count, concurrency))
+    assert provider.billed <= budget.spent + 1e-9 <= cap + 2e-9
 
 
 def test_what_does_not_fit_waits_for_what_is_in_flight_and_then_the_run_ends(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from fixtures.flat_calls import evaluate, label
 from fixtures.labelling import boats, put, rows
 
 from sotopia_rl_data.asking.pacing import Pacing
+from sotopia_rl_data.errors import BudgetSpent
 from sotopia_rl_data.fake_provider.habits import completions, thoughts
 from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.ledger.ledger import Ledger
@@ -183,3 +185,38 @@ def test_evaluations_are_read_as_labels_are(habit: str, protocol: str, provider:
         assert (done.asked, done.failures) == (2, {})
         found.append([(r["agent"], r["dimension"], r["raw"]) for r in rows(done.version, "attributions", made)])
     assert found[0] == found[1]
+
+
+def test_a_ledger_with_tokens_that_cannot_be_is_read_compacted_and_asked_again_by_nobody(
+    provider: Running, store: Store
+):
+    capped = {"sampling": {"max_tokens": 500}, "budget": 5, "prices": prices_file(store.root)}
+    _, labels = labels_of(store, provider, "openai", **capped)
+    (journal,) = (store.root / ".ledger").glob("journal-*.jsonl")
+    poisoned = re.sub(r'"usage":\[\d+,', f'"usage":[{10**30},', journal.read_text(), count=3)
+    journal.write_text(poisoned)
+    done, same = labels_of(store, provider, "openai", **capped)
+    assert (done.asked, same, done.bill.lines[0].maybe_calls) == (0, labels, 3)
+    with Ledger.default(store.root) as ledger:
+        assert ledger.compact() == 4
+        assert ledger.query("SELECT count(input) AS n FROM calls")["n"].to_pylist() == [1]
+    assert labels_of(store, provider, "openai", **capped)[0].asked == 0
+
+
+@pytest.mark.parametrize("protocol", PROVIDERS)
+def test_a_cap_holds_for_thoughts_that_no_limit_counts(protocol: str, provider: Running, store: Store):
+    """Each call costs 0.03 USD and more, and its answer's limit of 200 tokens says 0.003."""
+    put(store, boats(12))
+    capped = {"sampling": {"max_tokens": 200}, "budget": 0.35, "prices": prices_file(store.root), "concurrency": 4}
+    with pytest.raises(BudgetSpent):
+        labels_of(store, provider.playing("thinks_outside_completion_tokens"), protocol, **capped)
+    with Ledger.default(store.root) as ledger:
+        spent = sum(one.usage.input + 10 * one.usage.output for one in ledger.scan() if one.usage) / 1e6
+    assert 0.2 < spent <= 0.35
+
+
+def prices_file(folder: Path) -> Path:
+    """One and ten USD a million tokens, in and out, for whatever is asked."""
+    path = folder / "prices.yaml"
+    path.write_text('{as_of: 2026-11-01, hosts: {"*": {sim: [1, 1, 1, 10]}}}')
+    return path

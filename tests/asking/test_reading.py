@@ -1,0 +1,133 @@
+"""Whatever shape a response has: a Reply or an error of ours, and tokens that can be."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sotopia_rl_data.asking import anthropic, openai
+from sotopia_rl_data.asking.batch.client import lines_of
+from sotopia_rl_data.asking.reading import MOST_BYTES, json_or_none, thought_of
+from sotopia_rl_data.errors import AskingError
+from sotopia_rl_data.request import Reply, Target, Usage, usage_of
+
+TARGET = Target("openai", "sim", "http://127.0.0.1:1/v1")
+NUMBERS = st.integers() | st.floats() | st.just(10**30) | st.booleans()
+NAMES = st.sampled_from(
+    [
+        *("choices", "message", "content", "text", "finish_reason", "stop_reason", "usage", "prompt_tokens", "error"),
+        *("total_tokens", "completion_tokens", "code", "input_tokens", "output_tokens", "refusal", "type", "thinking"),
+        *("cache_read_input_tokens", "prompt_tokens_details", "cached_tokens"),
+    ]
+)
+ANYTHING = st.recursive(
+    st.none() | NUMBERS | st.text(max_size=5), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner)
+)
+
+
+def is_possible(usage: Usage) -> bool:
+    numbers = (usage.input, usage.cached, usage.written, usage.output)
+    return all(type(number) is int and 0 <= number <= 2 * 10**7 for number in numbers) and (
+        usage.cached + usage.written <= usage.input
+    )
+
+
+@settings(max_examples=300, deadline=None)
+@given(odd=ANYTHING, usage=ANYTHING, where=st.sampled_from(["all", "choice", "message", "content", "usage"]))
+def test_any_shape_is_a_reply_or_an_error_of_ours(odd: Any, usage: Any, where: str):
+    message = odd if where == "message" else {"content": odd if where == "content" else "hi", "reasoning": odd}
+    choice = odd if where == "choice" else {"message": message, "finish_reason": odd if where == "usage" else "stop"}
+    bodies = [
+        (openai.read_completion, odd if where == "all" else {"choices": [choice], "usage": usage, "model": odd}),
+        (anthropic.read_message, odd if where == "all" else {"content": odd, "usage": usage, "stop_reason": odd}),
+        (anthropic.read_message, {"content": [{"type": "text", "text": odd}], "usage": usage}),
+    ]
+    for read, body in bodies:
+        try:
+            reply = read(TARGET, body)
+        except AskingError:
+            continue
+        assert isinstance(reply, Reply)
+        assert isinstance(reply.text, str)
+        assert isinstance(reply.thought, str)
+        assert is_possible(reply.usage)
+
+
+@given(NUMBERS, NUMBERS, NUMBERS, NUMBERS)
+def test_any_numbers_are_a_usage_that_can_be(input_: Any, cached: Any, written: Any, output: Any):
+    assert is_possible(usage_of(input_, cached, written, output))
+
+
+def thinking(tokens: int) -> Any:
+    return {"reasoning_tokens": tokens}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "more", "usage"),
+    [
+        (1000, 10, {"total_tokens": 4010}, Usage(1000, 0, 0, 3010)),
+        (9.0, 2.0, {}, Usage(9, 0, 0, 2)),
+        (9, 2, {"completion_tokens_details": thinking(7)}, Usage(9, 0, 0, 9)),
+        (9, 8, {"completion_tokens_details": thinking(7)}, Usage(9, 0, 0, 8)),
+        (9, 2, {"completion_tokens_details": [thinking(7)]}, Usage(9, 0, 0, 2)),
+        (9, None, {"total_tokens": 11}, Usage(9, 0, 0, 2)),
+        (None, 2, {"total_tokens": 11}, Usage(9, 0, 0, 2)),
+        (9, 2, {"total_tokens": 10**30}, Usage(9, 0, 0, 2)),
+        (9, 2, {"prompt_tokens_details": {"cached_tokens": 50}}, Usage(9, 9, 0, 2)),
+        (9, 2, {"prompt_tokens_details": {"cached_tokens": 1.5}}, Usage(9, 0, 0, 2)),
+        ("9", 2, {}, Usage()),
+        (9, -2, {}, Usage()),
+        (9, None, {}, Usage()),
+        (9, True, {}, Usage()),
+    ],
+)
+def test_usage_is_read_number_by_number(prompt: Any, answer: Any, more: Any, usage: Usage):
+    told = {"prompt_tokens": prompt, "completion_tokens": answer, **more}
+    choice = {"message": {"content": "hi"}, "finish_reason": "stop"}
+    assert openai.read_completion(TARGET, {"choices": [choice], "usage": told}).usage == usage
+
+
+@pytest.mark.parametrize(
+    ("raw", "value"),
+    [
+        (b'{"a": 1}', {"a": 1}),
+        (b'\xef\xbb\xbf {"a": 1}\n', {"a": 1}),
+        (b'{"a": "\xe9"}', {"a": "\ufffd"}),
+        (b'{"a": ' + b"1" * 9_000 + b"}", {"a": float("inf")}),
+        (b'{"a":' * 100_000, None),
+        (b"[" * 100_000, None),
+        (b"", None),
+        (b"<html>", None),
+    ],
+)
+def test_json_of_any_bytes(raw: bytes, value: Any):
+    assert json_or_none(raw) == value
+
+
+def test_the_thought_is_the_longest_text_that_is_no_answer_and_no_signature():
+    message = {
+        "role": "assistant",
+        "content": None,
+        "sig": "c2ln" * 99,
+        "inner": [{"type": "x", "text": "I think so."}],
+    }
+    assert thought_of(message, ("content",)) == "I think so."
+    assert thought_of({"content": "It is.", "index": 3, "flags": {"a": [None]}}, ("content",)) == ""
+
+
+def test_a_line_of_results_that_never_ends_is_left_out_and_the_next_is_read():
+    async def chunks() -> Any:
+        yield b'{"a": 1}\n{"b": "'
+        for _ in range(MOST_BYTES // (1 << 20) + 1):
+            yield b"x" * (1 << 20)
+        yield b'"}\n{"c": '
+        yield b"3}"
+
+    async def lines() -> list[Any]:
+        return [line async for line in lines_of(chunks())]
+
+    assert asyncio.run(lines()) == [{"a": 1}, {"c": 3}]
