@@ -55,7 +55,7 @@ def _front(manifest: Manifest, title: str) -> dict[str, Any]:
     judged = bool(manifest.provenance.get("judges"))
     rewards = "rewards" in manifest.configs
     return {
-        "license": "unknown",
+        "license": manifest.recipe.get("license", "unknown"),
         "language": ["en"],
         "pretty_name": title,
         "annotations_creators": ["machine-generated" if judged else "no-annotation"],

@@ -13,7 +13,7 @@ a run that was killed goes on where it stopped and ends in the same digest. Leav
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from sotopia_rl_data.asking.estimate import Estimate, estimate
 from sotopia_rl_data.asking.keys import without_api_keys
 from sotopia_rl_data.asking.plan import AskOptions
 from sotopia_rl_data.asking.report import asking_warnings
+from sotopia_rl_data.labelers.coverage import Coverage, LabelEstimate, coverage
 from sotopia_rl_data.labelers.plan import (
     Elicitation,
     LabelPlan,
@@ -64,12 +65,14 @@ def label(
     out: str | None = None,
     version: str | None = None,
     options: AskOptions | None = None,
+    announce: Callable[[Coverage], object] | None = None,
 ) -> LabelReport:
     """Have judges attribute the episodes' scores to their utterances, and build the rewards.
 
     `source` is a dataset's reference, a path, or None for the bundled samples (see `selection.py`). `asked` says what
     is asked of which judges, `rewards` what is made of their answers, `options` how requests are sent. `out` is by
-    default the episodes' name + "-rewards"; `version` overrides the number.
+    default the episodes' name + "-rewards"; `version` overrides the number. `announce` is told, before anything is
+    asked, how many utterances can get a reward.
 
     Raises UsageError, NotFound, KeyMissing, and VersionExists where `version` is taken and something is left to ask,
     all before anything is asked or written; Interrupted after Ctrl-C; UnderWay where batches are not waited for;
@@ -87,6 +90,10 @@ def label(
     if plan.judges and not ledger_path.exists():
         check_writable(ledger_path)
     parent, plan = with_episodes(plan, store, source)
+    covered = coverage(plan, recipe, parent)
+    covered.check()
+    if announce is not None:
+        announce(covered)
     name = out or check_name(f"{parent.name}-rewards")
     with store.stage(name) as stage, Ledger(ledger_path) as ledger:
         questions = Questions.about(plan, parent)
@@ -138,10 +145,13 @@ def estimate_label(
     options = options or AskOptions()
     prices = options.price_list()
     with without_api_keys():
-        plan, _ = prepare(asked, rewards or RewardSettings())
+        plan, recipe = prepare(asked, rewards or RewardSettings())
     with _reading_store(store, source) as episode_store, Ledger(options.ledger_in(store.root)) as ledger:
         parent, plan = with_episodes(plan, episode_store, source)
-        return estimate(Questions.about(plan, parent), ledger, options, prices)
+        covered = coverage(plan, recipe, parent)
+        covered.check()
+        forecast = estimate(Questions.about(plan, parent), ledger, options, prices)
+        return LabelEstimate(forecast.as_of, forecast.lines, coverage=covered)
 
 
 @contextmanager
@@ -152,6 +162,10 @@ def _reading_store(store: Store, source: str | Path | None) -> Iterator[Store]:
         return
     with TemporaryDirectory(prefix="sotopia-rl-data-") as folder:
         yield Store(Path(folder))
+
+
+INHERITED = ("seed", "split_by", "license", "speakers")
+"""What a version's recipe takes over from that of its episodes."""
 
 
 class _VersionRows:
@@ -199,7 +213,7 @@ class _VersionRows:
         if self._plan.judges:
             recipe["scale"] = self._plan.scale
         of_parent = self._parent.manifest.recipe
-        return recipe | {name: of_parent[name] for name in ("seed", "split_by") if name in of_parent}
+        return recipe | {name: of_parent[name] for name in INHERITED if name in of_parent}
 
 
 def _write_split(stage: Stage, split: str, path: Path, rows: Iterator[Rows]) -> None:

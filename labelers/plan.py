@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from sotopia_rl_data.asking.providers import ModelName
-from sotopia_rl_data.dimensions import full_name, in_order
-from sotopia_rl_data.errors import BadAnswer, UsageError
+from sotopia_rl_data.dimensions import SOTOPIA_EVAL, full_name, in_order, is_known
+from sotopia_rl_data.errors import BadAnswer, InputError, UsageError
 from sotopia_rl_data.labelers import judges as judging
 from sotopia_rl_data.labelers.judge import Judge, Question, Slot
 from sotopia_rl_data.labelers.requests import JudgeRequest, request_of, target_of
@@ -195,10 +195,11 @@ class Elicitation:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardSettings:
     """How rewards are made of the answers. `preset` names their recipe; None is `sotopia-rl` with the schema's own
-    rule. `average` says how the opinions of judges and samples are joined ("mean" or "median"; default: the preset's).
-    `layout` and `template` say how the rows' prompts are written."""
+    rule. `weights` take the place of the recipe's. `average` says how the opinions of judges and samples are joined
+    ("mean" or "median"; default: the preset's). `layout` and `template` say how the rows' prompts are written."""
 
     preset: str | None = None
+    weights: Mapping[str, float] | None = None
     average: str | None = None
     layout: Layout = "single"
     template: Template | None = None
@@ -217,9 +218,11 @@ def prepare(asked: Elicitation, rewards: RewardSettings) -> tuple[LabelPlan, Rec
     if named is None and own:
         named = own
     recipe = _recipe(chosen, rewards.preset, asked.evaluator, dimensions_of(named or (), own) if own else ())
+    if rewards.weights is not None:
+        recipe = replace(recipe, weights=rewards.weights)
     if rewards.average is not None:
         recipe = replace(recipe, average=rewards.average)  # type: ignore[arg-type]  # Recipe checks the average
-    dimensions = dimensions_of(recipe.weighted if named is None else named, own)
+    dimensions = _asked_dimensions(recipe.weighted if named is None else named, own, recipe)
     _check_weighted(recipe, dimensions, own)
     packing, scale = asked.packing or "per-dimension", DEFAULT_SCALE if asked.scale is None else asked.scale
     check_can_ask(packing, asked.samples)
@@ -235,17 +238,32 @@ def prepare(asked: Elicitation, rewards: RewardSettings) -> tuple[LabelPlan, Rec
 def with_episodes(plan: LabelPlan, store: Store, source: str | Path | None) -> tuple[Version, LabelPlan]:
     """The version with the episodes to label, imported where `source` is a file, and the plan with its evaluator filled
     in. Raises NotFound, InputError, and UsageError where several evaluators scored the episodes and none is named."""
-    from sotopia_rl_data.rewards.resolve import choose_evaluator, evaluators
+    from sotopia_rl_data.rewards.resolve import choose_evaluator, scored_by
 
-    def choose(names: Set[str]) -> str:
-        return choose_evaluator(names, plan.evaluator or None, plan.dimensions, plan.needs_score)
+    def choose(scored: Set[tuple[str, str]]) -> str:
+        names = {evaluator for dimension, evaluator in scored if dimension in plan.dimensions}
+        known = sorted({dimension for dimension, _ in scored})
+        own = own_dimensions(plan.schema)
+        unknown = [name for name in plan.dimensions if not (name in own or is_known(name) or name in known)]
+        if unknown:
+            listed = in_order([*(one.name for one in SOTOPIA_EVAL), *known])
+            raise UsageError(
+                f"{unknown[0]!r} is not a SOTOPIA-EVAL dimension, and no episode has a score on it.",
+                f"name one of: {', '.join(listed)}",
+            )
+        try:
+            return choose_evaluator(names, plan.evaluator or None, plan.dimensions, plan.needs_score)
+        except InputError as error:
+            weights = ",".join(f"{dimension}=1" for dimension in known)
+            hint = f"weigh what is scored: --weights {weights}" if weights else error.hint
+            raise InputError(error.message, hint) from error
 
     def check(scored: Set[tuple[str, str]] | None) -> None:
-        choose({evaluator for dimension, evaluator in scored or () if dimension in plan.dimensions})
+        choose(scored or set())
 
     version = episodes_version(store, source, check)
     files = [path for paths in version.files("episodes").values() for path in paths]
-    return version, replace(plan, evaluator=choose(evaluators(files, plan.dimensions)))
+    return version, replace(plan, evaluator=choose(scored_by(files)))
 
 
 def check_named(plan: LabelPlan, calls: int) -> None:
@@ -284,6 +302,15 @@ def _check_weighted(recipe: Recipe, asked: Sequence[str], own: Sequence[str]) ->
     if own and not set(missing) <= set(own):
         hint = f"leave --preset out, or name a preset file of yours that weighs {', '.join(own)}"
     raise UsageError(f"The rewards weigh {', '.join(missing)}, but this run would label only {', '.join(asked)}.", hint)
+
+
+def _asked_dimensions(names: Sequence[str], own: Sequence[str], recipe: Recipe) -> tuple[str, ...]:
+    """As `dimensions_of`, where the episodes may have scores on dimensions of their own if the recipe weighs these:
+    `with_episodes` looks."""
+    if own:
+        return dimensions_of(names, own)
+    theirs = [name.strip() for name in names if not is_known(name) and name.strip() in recipe.weighted]
+    return in_order([*(full_name(name) for name in names if name.strip() not in theirs), *theirs]) or dimensions_of(())
 
 
 def dimensions_of(names: Sequence[str], own: Sequence[str] = ()) -> tuple[str, ...]:

@@ -45,6 +45,11 @@ def dimension(name: str) -> Dimension:
     return _BY_NAME[key]
 
 
+def is_known(name: str) -> bool:
+    """Whether this is the name or abbreviation of a SOTOPIA-EVAL dimension."""
+    return name.strip().lower() in _BY_NAME
+
+
 def full_name(name: str, own: Collection[str] = ()) -> str:
     """The full name of a SOTOPIA-EVAL dimension; or, if `own` dimensions are named, `name` itself, which must be one.
 

@@ -75,12 +75,15 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One episode-level SOTOPIA-EVAL score. A missing score has no row, so 0.0 is always a real zero."""
+    """One episode-level score, of SOTOPIA-EVAL, or on a dimension of the source's own in the range [low, high]. A
+    missing score has no row, so 0.0 is always a real zero."""
 
     agent: str
     dimension: str
     score: float
     evaluator: str
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

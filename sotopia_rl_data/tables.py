@@ -71,15 +71,18 @@ EPISODES = pa.schema(
 
 
 def _with_meta(schema: pa.Schema) -> pa.Schema:
-    """The columns of `episodes` with `meta` for an episode, its agents and its turns."""
+    """The columns of `episodes` with `meta` for an episode, its agents and its turns, and ranges for its scores."""
     for name in ("agents", "turns"):
         fields = [*schema.field(name).type.value_type, pa.field("meta", pa.string())]
         schema = schema.set(schema.get_field_index(name), pa.field(name, pa.list_(pa.struct(fields))))
+    scores = [*schema.field("scores").type.value_type, ("low", pa.float64()), ("high", pa.float64())]
+    schema = schema.set(schema.get_field_index("scores"), pa.field("scores", pa.list_(pa.struct(scores))))
     return schema.append(pa.field("meta", pa.string()))
 
 
 EPISODES_WITH_META = _with_meta(EPISODES)
-"""The columns of `episodes` where a source says more of its episodes, agents or utterances than these have room for."""
+"""The columns of `episodes` where a source says more of its episodes, agents or utterances than these have room for, or
+has scores on dimensions of its own."""
 
 ATTRIBUTIONS = pa.schema(
     [
@@ -157,9 +160,9 @@ def episode_table(episodes: Sequence[Episode], schema: pa.Schema = EPISODES) -> 
 
 
 def has_meta(episode: Episode) -> bool:
-    """Whether the episode, one of its agents or one of its turns has a `meta`."""
+    """Whether the episode, one of its agents or one of its turns has a `meta`, or a score has a range of its own."""
     metas = (episode.meta, *(agent.meta for agent in episode.agents), *(turn.meta for turn in episode.turns))
-    return any(meta is not None for meta in metas)
+    return any(meta is not None for meta in metas) or any(score.low is not None for score in episode.scores)
 
 
 def row_episode(row: dict[str, Any]) -> Episode:

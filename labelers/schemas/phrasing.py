@@ -17,7 +17,7 @@ from importlib.resources import files
 from string import Template
 from typing import Literal, TypeVar
 
-from sotopia_rl_data.dimensions import dimension
+from sotopia_rl_data.dimensions import dimension, is_known
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.schema import Agent, Episode, Message, Score, Turn
@@ -146,10 +146,16 @@ def scores_text(episode: Episode, scores: Sequence[Score]) -> str:
     """The scores to attribute, one on each line."""
     lines = []
     for score in scores:
-        about = dimension(score.dimension)
-        scale = f"(range {about.low:g} to {about.high:g})"
-        lines.append(f"- {named(episode, score.agent)}: {score.dimension} {score.score:g} {scale}")
+        lines.append(f"- {named(episode, score.agent)}: {score.dimension} {score.score:g}{_scale(score)}")
     return "\n".join(lines)
+
+
+def _scale(score: Score) -> str:
+    """A score's range in words; "" where nobody declared one."""
+    low, high = score.low, score.high
+    if is_known(score.dimension):
+        low, high = dimension(score.dimension).low, dimension(score.dimension).high
+    return "" if low is None or high is None else f" (range {low:g} to {high:g})"
 
 
 def named(episode: Episode, agent: str) -> str:

@@ -295,6 +295,10 @@ def show_run(title: str, lacking: str, report: RunReport, counts: Sequence[tuple
 
 def show_estimate(estimate: Estimate, in_batches: bool) -> None:
     """What a run would ask and cost. Nothing was sent and nothing written."""
+    from sotopia_rl_data.labelers.coverage import LabelEstimate
+
+    if isinstance(estimate, LabelEstimate):
+        console.note(estimate.coverage.sentence)
     names = ["calls", "hits", "in_batches", "asked"]
     if not any(line.in_batches for line in estimate.lines):
         names.remove("in_batches")

@@ -135,6 +135,11 @@ def push_to_hub(
         calls = _calls(version, store, stack) if with_ledger else None
         options = PushOptions(private, create_pr, dry_run, message, allow_secrets, check == "load", calls)
         console.note(f"{version.ref} -> {hub.page(target)}")
+        if version.manifest.recipe.get("speakers") == "named":
+            console.warn(
+                "its dialogues were imported with their speakers' names, and may be people's own words: publish them "
+                "only where you may; `import --pseudonymise` replaces the names"
+            )
         advance = stack.enter_context(_steps())
         pushed = push(version, dataset_card(version, target), hub, target, options, advance)
     for warning in pushed.warnings:

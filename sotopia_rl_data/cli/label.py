@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sotopia_rl_data.cli import asking, console
-from sotopia_rl_data.cli.making import layout_of, template_option
+from sotopia_rl_data.cli.making import layout_of, parse_weights, template_option
 from sotopia_rl_data.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     help="One call for each agent and dimension, as in the paper; or one call for all of them.",
 )
 @click.option("--preset", metavar="NAME|FILE", help="The recipe of the rewards.  [default: sotopia-rl]")
+@click.option("--weights", metavar="D=W,…", help="The dimensions that are weighed, as in goal=2,csat=1.")
 @click.option(
     "--evaluator", metavar="NAME", help="The evaluator whose episode scores are attributed, if there are several."
 )
@@ -81,15 +82,17 @@ def label(
     episodes: str | None,
     layout: str | None,
     template: Path | None,
+    weights: str | None,
     store: Store,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Have a judge attribute each agent's episode scores to its utterances, and build the rewards.
 
-    EPISODES is a dataset's reference or a file (./episodes.jsonl); without it, the bundled samples. Every raw answer is
-    kept before it is parsed: run the same command again after a crash, after a Ctrl-C or with more episodes, and
-    nothing is asked twice. What has no label is a row of `failures`, and the exit code is then 3.
+    EPISODES is a dataset's reference or a file (./episodes.jsonl); without it, the bundled samples. Before anything is
+    asked, it says how many utterances can get a reward. Every raw answer is kept before it is parsed: run the same
+    command again after a crash, after a Ctrl-C or with more episodes, and nothing is asked twice. What has no label is
+    a row of `failures`, and the exit code is then 3.
 
     \b
     Examples:
@@ -100,6 +103,7 @@ def label(
       sotopia-rl-data label demo/episodes --judge gpt-4o --batch --no-wait
       sotopia-rl-data label demo/episodes --judge gpt-4o --dry-run
       sotopia-rl-data label demo/episodes --judge gpt-4o --budget 5
+      sotopia-rl-data label lab/calls --judge gpt-4o --weights csat=1
     """
     from sotopia_rl_data.labelers.labelling import estimate_label
     from sotopia_rl_data.labelers.labelling import label as run
@@ -108,7 +112,11 @@ def label(
     ask_options, elicitation = asking.ask_options(options), asking.elicitation_of(options)
     layout_name, loaded_template = layout_of(layout, template)
     rewards = RewardSettings(
-        preset=options.pop("preset"), average=options.pop("average"), layout=layout_name, template=loaded_template
+        preset=options.pop("preset"),
+        weights=parse_weights(weights) if weights else None,
+        average=options.pop("average"),
+        layout=layout_name,
+        template=loaded_template,
     )
     if options.pop("dry_run"):
         asking.dry_run(
@@ -120,7 +128,16 @@ def label(
         return
     out, version = options.pop("out"), options.pop("version")
     with asking.progress("labelling", "call", ask_options, as_json) as watched:
-        report = run(store, episodes, elicitation, rewards, out=out, version=version, options=watched)
+        report = run(
+            store,
+            episodes,
+            elicitation,
+            rewards,
+            out=out,
+            version=version,
+            options=watched,
+            announce=lambda covered: console.note(covered.sentence),
+        )
     asking.show(report, _labelled, as_json)
 
 

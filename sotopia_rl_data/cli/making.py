@@ -81,6 +81,8 @@ def rewards(
 ) -> None:
     """Make the rewards of REF anew from stored attributions, by another rule, normaliser or weights. Calls no model.
 
+    Where no utterance gets a reward the exit code is 3.
+
     \b
     Examples:
       sotopia-rl-data rewards demo/episodes-rewards --preset goal-only
@@ -93,7 +95,7 @@ def rewards(
     options = {
         "rule": rule,
         "normaliser": normaliser,
-        "weights": _weights(weights) if weights else None,
+        "weights": parse_weights(weights) if weights else None,
         "average": average,
         "evaluator": evaluator,
         "schema": schema,
@@ -125,6 +127,8 @@ def rewards(
         )
     else:
         _show_rewards(remade)
+    if sum(remade.built.unrewarded.values()) == sum(remade.built.rows.values()):
+        click.get_current_context().exit(console.WITH_FAILURES)
 
 
 def _show_rewards(remade: Remade) -> None:
@@ -137,6 +141,9 @@ def _show_rewards(remade: Remade) -> None:
     )
     for warning in built.warnings:
         console.warn(warning)
+    if sum(built.unrewarded.values()) == sum(built.rows.values()):
+        weighed = ", ".join(built.recipe.weighted)
+        console.warn(f"no utterance has a reward: none has all that a reward needs on {weighed}; see --weights, --rule")
     console.next_commands(f"sotopia-rl-data stats {version.name}")
 
 
@@ -157,7 +164,8 @@ def _recipe(source: Version, preset: str | None, options: dict[str, Any]) -> Rec
     return replace(recipe, **options)
 
 
-def _weights(text: str) -> dict[str, float]:
+def parse_weights(text: str) -> dict[str, float]:
+    """ "goal=2,relationship=1" as a mapping. Raises UsageError."""
     try:
         return {name: float(weight) for name, weight in (part.split("=") for part in text.split(","))}
     except ValueError as error:

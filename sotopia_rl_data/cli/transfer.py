@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sotopia_rl_data.exporters.exporting import ExportReport
     from sotopia_rl_data.importers.importing import ImportReport
     from sotopia_rl_data.importers.options import ImportOptions
+    from sotopia_rl_data.importers.own_scores import DeclaredScore
     from sotopia_rl_data.store import Store
 
 _LISTED = 20
@@ -41,6 +42,15 @@ _LISTED = 20
     show_default=True,
     help="What is never in two splits.",
 )
+@click.option(
+    "--score",
+    "scores",
+    multiple=True,
+    metavar="NAME=LOW..HIGH|FILE",
+    help="A dimension of your own and its range, as in csat=1..5, or a rubric file.",
+)
+@click.option("--license", "licence", metavar="ID", help="The data's licence, for its card: cc-by-4.0 …")
+@click.option("--pseudonymise", is_flag=True, help="Replace speakers' names and ids, in texts too.")
 @click.option("--version", metavar="vX.Y.Z", help="Override the version's number.")
 @console.store_option
 @console.json_option
@@ -54,6 +64,9 @@ def import_(
     strict: bool,
     seed: int,
     split_by: Literal["environment", "episode"],
+    scores: tuple[str, ...],
+    licence: str | None,
+    pseudonymise: bool,
     version: str | None,
     store: Store,
     as_json: bool,
@@ -79,7 +92,17 @@ def import_(
     from sotopia_rl_data.importers.importing import import_dataset
     from sotopia_rl_data.importers.options import ImportOptions, parse_columns
 
-    options = ImportOptions(where, strict, seed, split_by, parse_columns(columns) if columns else {}, form)
+    options = ImportOptions(
+        where=where,
+        strict=strict,
+        seed=seed,
+        split_by=split_by,
+        columns=parse_columns(columns) if columns else {},
+        form=form,
+        scores=tuple(one for text in scores for one in _declared(text)),
+        license=licence,
+        pseudonymise=pseudonymise,
+    )
     files = paths or (samples_path(),)
     if dry_run:
         _show_first(files, options, as_json)
@@ -102,16 +125,34 @@ def import_(
         click.get_current_context().exit(console.WITH_FAILURES)
 
 
+def _declared(text: str) -> list[DeclaredScore]:
+    """The scores that one `--score` declares: a name and its range, or the dimensions of a rubric file."""
+    from sotopia_rl_data.importers.own_scores import DeclaredScore, parse_score
+
+    if not text.endswith((".yaml", ".yml")):
+        return [parse_score(text)]
+    from sotopia_rl_data.labelers.schemas import rubric
+
+    found = [(one.name, one.ends) for one in rubric.read(Path(text)).dimensions]
+    without = [name for name, ends in found if ends is None]
+    if without:
+        raise UsageError(
+            f"The dimension {without[0]} of the rubric {text} has no range.", "give it one, as in `range: [1, 5]`"
+        )
+    return [DeclaredScore(name, float(ends[0]), float(ends[1])) for name, ends in found if ends is not None]
+
+
 def _show_first(paths: Sequence[Path], options: ImportOptions, as_json: bool) -> None:
     """The files that will be read, and the first item that comes of them."""
     from sotopia_rl_data.cli.dialogue import dialogue, show
     from sotopia_rl_data.importers.files import plan
+    from sotopia_rl_data.importers.own_scores import with_scores
     from sotopia_rl_data.importers.reading import read_plan
     from sotopia_rl_data.schema import Episode, Failure
     from sotopia_rl_data.tables import episode_row
 
     planned = plan(paths, options.columns, options.format)
-    items = (item for item, _ in read_plan(planned))
+    items = (item for item, _ in with_scores(read_plan(planned, ranges=options.ranges), options.scores))
     rejected: list[Failure] = []
     first = None
     for item in items:
@@ -162,11 +203,20 @@ def _show_import(report: ImportReport) -> None:
     _list_skipped(report.skipped)
     for warning in report.warnings:
         console.warn(warning)
-    if report.episodes:
+    if report.episodes and not report.scored:
+        console.note("no episode has a score: `evaluate` gives scores, or label with a schema that needs none.")
         console.next_commands(
             f"sotopia-rl-data show {report.version.name}",
-            f"sotopia-rl-data label {report.version.name} --judge gpt-4o",
-            f"sotopia-rl-data label {report.version.name} --judge lexical   # offline: a baseline, no key",
+            f"sotopia-rl-data evaluate {report.version.name} --judge gpt-4o",
+            f"sotopia-rl-data label {report.version.name} --judge gpt-4o --schema utterance-quality",
+        )
+    elif report.episodes:
+        usual = {"goal", "relationship", "knowledge"} <= set(report.scored)
+        weights = "" if usual else f" --weights {','.join(f'{name}=1' for name in report.scored)}"
+        console.next_commands(
+            f"sotopia-rl-data show {report.version.name}",
+            f"sotopia-rl-data label {report.version.name} --judge gpt-4o{weights}",
+            f"sotopia-rl-data label {report.version.name} --judge lexical{weights}   # offline: a baseline, no key",
         )
 
 

@@ -17,11 +17,15 @@ from typing import Any
 import pyarrow as pa
 
 from sotopia_rl_data import tables
+from sotopia_rl_data.dimensions import in_order
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.importers.batches import REWARDS, Batches, MetaFound, RowFilter
 from sotopia_rl_data.importers.files import ImportPlan, Source, plan
-from sotopia_rl_data.importers.formats import EXAMPLES, annotated
+from sotopia_rl_data.importers.formats import EXAMPLES, PEOPLES, annotated
+from sotopia_rl_data.importers.formats.format import Located
 from sotopia_rl_data.importers.options import ImportOptions
+from sotopia_rl_data.importers.own_scores import with_scores
+from sotopia_rl_data.importers.pseudonyms import key_of, with_pseudonyms
 from sotopia_rl_data.importers.reading import read_plan
 from sotopia_rl_data.importers.splits import empty_splits
 from sotopia_rl_data.refs import DatasetRef
@@ -41,7 +45,7 @@ class ImportReport:
 
     `duplicates` counts episodes that were read again, in the same or another format. `filtered` counts rows that the
     condition left out. `skipped` are files in folders that are of no known format. `splits` counts
-    episodes or training rows.
+    episodes or training rows, and `scored` names the dimensions on which there are scores.
     """
 
     version: Version
@@ -57,6 +61,7 @@ class ImportReport:
     dialects: Mapping[str, int]
     skipped: tuple[str, ...]
     splits: Mapping[str, int]
+    scored: tuple[str, ...]
     warnings: tuple[str, ...]
 
 
@@ -101,6 +106,7 @@ def import_dataset(
         dialects=dict(batches.dialects),
         skipped=import_plan.skipped,
         splits=dict(batches.split_sizes),
+        scored=in_order({dimension for dimension, _ in batches.scored}),
         warnings=tuple(empty_splits(batches.split_sizes, batches.environments, batches.episodes, options)),
     )
 
@@ -129,20 +135,36 @@ class _Import:
         with rows or nullcontext(), self.store.stage(self.ref.name) as stage:
             align = annotated.FORMAT in self.plan.formats and len(self.plan.formats) > 1
             batches = Batches(stage, rows, self.options, columns, align=align)
-            for item, record in read_plan(self.plan, on_progress=progress, on_file=hashes.__setitem__):
+            read = read_plan(self.plan, ranges=self.options.ranges, on_progress=progress, on_file=hashes.__setitem__)
+            for item, record in self._treated(read):
                 batches.add(item, record)
             batches.finish()
             if not batches.counts["episodes"] + batches.counts["examples"]:
                 raise _nothing_imported(batches)
             if self.check is not None:
                 self.check(None if is_training else batches.scored)
-            recipe: dict[str, Any] = {"kind": "examples" if is_training else "episodes", "seed": self.options.seed}
-            if self.options.split_by == "episode":
-                recipe["split_by"] = "episode"
+            recipe = self._recipe(is_training)
             return stage.commit(recipe, self._provenance(batches, hashes), self.ref.version), batches
 
+    def _treated(self, located: Located) -> Located:
+        """The items with the scores and under the names that the options ask for."""
+        scored = with_scores(located, self.options.scores)
+        return with_pseudonyms(scored, key_of(self.store.root)) if self.options.pseudonymise else scored
+
+    def _recipe(self, is_training: bool) -> dict[str, Any]:
+        """What determines the rows and what must be known of them wherever they go."""
+        options, recipe = self.options, {"kind": "examples" if is_training else "episodes", "seed": self.options.seed}
+        people = any(form in PEOPLES for form in self.plan.formats)
+        more = {
+            "split_by": options.split_by if options.split_by != "environment" else None,
+            "license": options.license,
+            "speakers": "pseudonyms" if options.pseudonymise else "named" if people else None,
+        }
+        return recipe | {name: value for name, value in more.items() if value is not None}
+
     def _provenance(self, batches: Batches, hashes: Mapping[Source, str]) -> dict[str, Any]:
-        told = {"map": dict(self.options.columns), "format": self.options.form}
+        scores = {one.name: [one.low, one.high] for one in self.options.scores}
+        told = {"map": dict(self.options.columns), "format": self.options.form, "scores": scores}
         return {
             "sources": _sources(self.plan, hashes),
             "where": self.options.where,

@@ -8,7 +8,8 @@ from typing import Literal
 
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.importers.formats import FORMATS, format_named
-from sotopia_rl_data.importers.formats.format import Format
+from sotopia_rl_data.importers.formats.format import Format, Ranges
+from sotopia_rl_data.importers.own_scores import DeclaredScore
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,8 @@ class ImportOptions:
     `where` is a DuckDB condition over the columns of `episodes` (or, for training rows, of `rewards`). `strict` makes
     the first rejected record an error. `seed` is the seed of the splits, and `split_by` says of what each belongs whole
     into one split. `columns` renames keys of the records
-    ({old: new}), and `form` names their format where it shall not be detected.
+    ({old: new}), and `form` names their format where it shall not be detected. `scores` are dimensions of the source's
+    own. `license` is the data's, for the card; `pseudonymise` replaces speakers' names.
     """
 
     where: str | None = None
@@ -27,6 +29,14 @@ class ImportOptions:
     split_by: Literal["environment", "episode"] = "environment"
     columns: Mapping[str, str] = field(default_factory=dict)
     form: str | None = None
+    scores: tuple[DeclaredScore, ...] = ()
+    license: str | None = None
+    pseudonymise: bool = False
+
+    @property
+    def ranges(self) -> Ranges:
+        """The ranges of the declared dimensions."""
+        return {one.name: (one.low, one.high) for one in self.scores}
 
     @property
     def format(self) -> Format | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.importers.files import ImportPlan, Source, plan
 from sotopia_rl_data.importers.formats import episode_log, format_of
-from sotopia_rl_data.importers.formats.format import Beside, Format, Item, Located, Reader
+from sotopia_rl_data.importers.formats.format import Beside, Format, Item, Located, Ranges, Reader
 from sotopia_rl_data.importers.opened import Metered
 from sotopia_rl_data.importers.profiles import GatheredProfiles, ProfileLookup, StoredProfiles
 from sotopia_rl_data.importers.record import Record
@@ -33,9 +33,14 @@ def read(paths: Sequence[str | Path], *, on_progress: OnProgress | None = None) 
 
 
 def read_plan(
-    import_plan: ImportPlan, *, on_progress: OnProgress | None = None, on_file: OnFile | None = None
+    import_plan: ImportPlan,
+    *,
+    ranges: Ranges | None = None,
+    on_progress: OnProgress | None = None,
+    on_file: OnFile | None = None,
 ) -> Located:
-    """Every item of the files of a plan, with its record. `on_file` gets each file that was read, and its SHA-256."""
+    """Every item of the files of a plan, with its record. `ranges` are those of declared dimensions; `on_file` gets
+    each file that was read, and its SHA-256."""
     done = 0
 
     def tick(count: int) -> None:
@@ -46,7 +51,7 @@ def read_plan(
 
     stored: dict[Path, StoredProfiles] = {}
     for source in import_plan.sources:
-        beside = Beside(source.path.parent, _profiles(source, stored))
+        beside = Beside(source.path.parent, _profiles(source, stored), ranges or {})
         meter = Metered(source.path, tick)
         with closing(meter):
             yield from _items(source, meter, beside)

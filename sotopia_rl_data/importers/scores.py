@@ -36,10 +36,13 @@ class LoggedScores:
     scores: list[Score] = field(default_factory=list)
     refused: list[RefusedScore] = field(default_factory=list)
 
-    def add(self, agent: str, dimension: str, value: Any, evaluator: str) -> None:
-        """Add one score, or its refusal where it is not a valid score."""
+    def add(
+        self, agent: str, dimension: str, value: Any, evaluator: str, ends: tuple[float, float] | None = None
+    ) -> None:
+        """Add one score, or its refusal where it is not a valid score; `ends` are the range of a dimension of one's
+        own."""
         try:
-            self.scores.append(Score(agent, dimension, check_score(dimension, value), evaluator))
+            self.scores.append(Score(agent, dimension, check_score(dimension, value, ends), evaluator, *(ends or ())))
         except InputError as error:
             self.refused.append(RefusedScore(f"{error.message.rstrip('.')}, and was left out.", agent, dimension))
 
@@ -61,10 +64,11 @@ class LoggedScores:
                 self.refused.append(RefusedScore(error.message, agent))
 
 
-def check_score(dimension: str, value: Any) -> float:
-    """`value` as a score on `dimension` (a dimension of unknown name has no range). Raises InputError."""
+def check_score(dimension: str, value: Any, ends: tuple[float, float] | None = None) -> float:
+    """`value` as a score on `dimension` (a dimension of unknown name, and without `ends`, has no range). Raises
+    InputError."""
     number = finite(value, f"the {dimension} score")
-    low, high = _RANGES.get(dimension, (number, number))
+    low, high = ends or _RANGES.get(dimension, (number, number))
     if not low <= number <= high:
         raise InputError(f"the {dimension} score {number:g} lies outside {low:g} to {high:g}.")
     return number

@@ -112,7 +112,7 @@ def build(
         for split, r in wide.items():
             r.write(widened(resolved, split, sources))
         train = wide["train"].read() if "train" in wide else iter(())
-        statistics, warnings = fitted(recipe, resolved.dimensions, train)
+        statistics, warnings = fitted(recipe, resolved.dimensions, train, resolved.ranges)
         finish = Finish(recipe, resolved, statistics, list(wide))
         for split, r in wide.items():
             write(split, finish.split(split, r.read(), sources.texts.rows(split), on_progress))
@@ -143,14 +143,17 @@ def widened(resolved: ResolvedRecipe, split: str, sources: Sources) -> Iterator[
 
 
 def fitted(
-    recipe: Recipe, dimensions: Sequence[str], train: Iterable[Floats]
+    recipe: Recipe,
+    dimensions: Sequence[str],
+    train: Iterable[Floats],
+    ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> tuple[dict[str, Statistic], list[str]]:
     """The statistics of the train split's r (opinions, dimensions, utterances) averaged over opinions; and warnings."""
     values = {name: TrainValues(recipe.normaliser) for name in dimensions}
     for r in train:
         for d, of_dimension in enumerate(values.values()):
             of_dimension.add(average(recipe.average, r[:, d]))
-    return fit(recipe.normaliser, values, recipe.rule)
+    return fit(recipe.normaliser, values, recipe.rule, ranges)
 
 
 class Finish:

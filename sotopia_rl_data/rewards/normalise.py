@@ -119,13 +119,16 @@ class TrainValues:
 
 
 def fit(
-    normaliser: Normaliser, train: Mapping[str, TrainValues], by: str = "direct"
+    normaliser: Normaliser,
+    train: Mapping[str, TrainValues],
+    by: str = "direct",
+    ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> tuple[dict[str, Statistic], list[str]]:
     """A statistic for each dimension's values by the rule `by`, and a warning for each that had to be taken from its
-    declared range."""
+    declared range (`ranges` has those of dimensions of the source's own)."""
     fitted, warnings = {}, []
     for name, values in train.items():
-        low, high = declared_range(name, by)
+        low, high = declared_range(name, by, ranges)
         if values.count and (values.high - values.low > CONSTANT * (high - low) or normaliser == "none"):
             fitted[name] = _fit(normaliser, name, values)
             continue

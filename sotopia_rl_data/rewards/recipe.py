@@ -26,8 +26,8 @@ class Recipe:
     """How attributions and episode scores become rewards. It determines every number of the `rewards` config.
 
     `weights` are γ_d >= 0 by dimension (any spelling; kept as full names in SOTOPIA-EVAL's order, which is the order of
-    summation), at least one above 0. Dimensions of a rubric come after them, in alphabetical order; a rule that
-    multiplies the episode's score cannot use those. `rule` is applied to each opinion alone, `average` joins the
+    summation), at least one above 0. Dimensions of a rubric, or of the source's own, come after them, in alphabetical
+    order. `rule` is applied to each opinion alone, `average` joins the
     opinions, `normaliser` is fitted on the train split. `evaluator` is the evaluator whose episode scores are G,
     `schema` the schema whose attributions are read: None where there is only one. `gamma` in (0, 1] is used only by the
     rule `discounted`. Raises UsageError for any other value.
@@ -45,7 +45,7 @@ class Recipe:
         _one_of("a rule", self.rule, get_args(RuleId))
         _one_of("a normaliser", self.normaliser, get_args(Normaliser))
         _one_of("an average", self.average, get_args(Average))
-        object.__setattr__(self, "weights", _weights(self.weights, self.rule))
+        object.__setattr__(self, "weights", _weights(self.weights))
         if not _number(self.gamma) or not 0 < self.gamma <= 1:
             hint = "use 0.9 as the paper's code does; 1 gives every utterance the whole score"
             raise UsageError(f"gamma is {self.gamma!r}, but it must be above 0 and at most 1.", hint)
@@ -80,12 +80,12 @@ def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _weights(by_dimension: Mapping[str, float], by: RuleId) -> dict[str, float]:
+def _weights(by_dimension: Mapping[str, float]) -> dict[str, float]:
     if not isinstance(by_dimension, Mapping):
         raise UsageError("`weights` must be a mapping of dimensions to numbers.", "write `weights: {goal: 1}`")
     weights: dict[str, float] = {}
     for name, weight in by_dimension.items():
-        full = _full_name(str(name), by)
+        full = _full_name(str(name))
         if not _number(weight) or weight < 0:
             raise UsageError(
                 f"The weight of {name} is {weight!r}, but it must be a number of 0 or more.",
@@ -99,22 +99,15 @@ def _weights(by_dimension: Mapping[str, float], by: RuleId) -> dict[str, float]:
     return {name: weights[name] for name in in_order(weights)}
 
 
-def _full_name(name: str, by: RuleId) -> str:
-    """A dimension's full name. Raises UsageError where SOTOPIA-EVAL does not have it and the rule needs its score."""
+def _full_name(name: str) -> str:
+    """A dimension's full name, or the name of one's own. Raises UsageError where it cannot be one."""
     try:
         return dimension(name).name
     except UsageError as unknown:
-        from sotopia_rl_data.rewards.rules import rule
-
-        if rule(by).also_reads != "score" and OWN_NAME.fullmatch(name):
+        if OWN_NAME.fullmatch(name):
             return name
-        if rule(by).also_reads != "score":
-            hint = "use small letters, digits and underscores, a letter first"
-            raise UsageError(f"{name!r} cannot be the name of a dimension.", hint) from unknown
-        raise UsageError(
-            f"{name!r} is not a SOTOPIA-EVAL dimension, so there is no score on it for the rule {by!r} to multiply.",
-            f"{unknown.hint}; or set the rule to quality, if the dimension is a rubric's",
-        ) from unknown
+        hint = f"{unknown.hint}; or one of your own, of small letters, digits and underscores"
+        raise UsageError(f"{name!r} cannot be the name of a dimension.", hint) from unknown
 
 
 def presets() -> dict[str, Recipe]:

@@ -7,14 +7,14 @@ utterance judged under several schemas; a reward uses one of each, and where the
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sotopia_rl_data.dimensions import in_order
+from sotopia_rl_data.dimensions import in_order, is_known
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.rewards.recipe import Recipe
 from sotopia_rl_data.rewards.rules import Rule, rule
@@ -36,7 +36,8 @@ class ResolvedRecipe:
 
     `opinions` are the (judge, sample) in order: none where the rule needs no judge, or no answer could be read.
     `filters` maps a column of the attributions to the one value that counts, where the files hold others. `cells` is
-    how many numbers (utterances, dimensions, opinions) are worked on at a time.
+    how many numbers (utterances, dimensions, opinions) are worked on at a time. `ranges` are those of the scores on
+    dimensions of the source's own.
     """
 
     rule: Rule
@@ -47,6 +48,7 @@ class ResolvedRecipe:
     schema: str | None
     filters: Mapping[str, str]
     cells: int = CELLS
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def judged(self) -> bool:
@@ -84,9 +86,11 @@ def resolve(
     judged = [path for paths in attributions.values() for path in paths] if chosen.measure else []
     schema, opinions, filters = _opinions_read(recipe, chosen, judged, may_be_empty=dimensions is not None)
     columns = _dimensions_read(recipe, chosen, judged, dimensions)
-    scored = evaluators([path for paths in episodes.values() for path in paths], columns)
+    scores = [path for paths in episodes.values() for path in paths]
+    scored = evaluators(scores, columns)
     evaluator = choose_evaluator(scored, recipe.evaluator, columns, needed=chosen.also_reads == "score")
-    return ResolvedRecipe(chosen, recipe.gamma, columns, tuple(opinions), evaluator, schema, filters, cells)
+    ranges = own_ranges(scores, columns)
+    return ResolvedRecipe(chosen, recipe.gamma, columns, tuple(opinions), evaluator, schema, filters, cells, ranges)
 
 
 def _opinions_read(
@@ -164,6 +168,35 @@ def evaluators(files: Sequence[Path], dimensions: Sequence[str]) -> set[str]:
             scored = pc.is_in(pc.struct_field(items, "dimension"), value_set=pa.array(dimensions))
             names.update(pc.unique(evaluator.filter(scored)).to_pylist())
     return names
+
+
+def scored_by(files: Sequence[Path]) -> set[tuple[str, str]]:
+    """The (dimension, evaluator) of the scores in the episodes of these Parquet files."""
+    found: set[tuple[str, str]] = set()
+    for batch in read(files, ["scores"], 1 << 14):
+        items = pc.list_flatten(batch.column("scores"))
+        pairs = pa.table({name: pc.struct_field(items, name) for name in ("dimension", "evaluator")})
+        distinct_pairs = pairs.group_by(pairs.column_names).aggregate([]).to_pydict()
+        found.update(zip(distinct_pairs["dimension"], distinct_pairs["evaluator"], strict=True))
+    return found
+
+
+def own_ranges(files: Sequence[Path], dimensions: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """The declared ranges of those dimensions that are not SOTOPIA-EVAL's; none for one without a declared range."""
+    own = [name for name in dimensions if not is_known(name)]
+    ranges: dict[str, tuple[float, float]] = {}
+    for batch in read(files, ["scores"], 1 << 14) if own else ():
+        items = pc.list_flatten(batch.column("scores"))
+        if items.type.get_field_index("low") < 0:
+            return {}
+        items = items.filter(pc.is_in(pc.struct_field(items, "dimension"), value_set=pa.array(own)))
+        for score in pc.unique(pc.struct_field(items, "dimension")).to_pylist():
+            of_one = items.filter(pc.equal(pc.struct_field(items, "dimension"), score))
+            low, high = (pc.struct_field(of_one, end).drop_null() for end in ("low", "high"))
+            if len(low) and len(high):
+                before = ranges.get(score, (low[0].as_py(), high[0].as_py()))
+                ranges[score] = min(before[0], pc.min(low).as_py()), max(before[1], pc.max(high).as_py())
+    return ranges
 
 
 def choose_evaluator(scored: Iterable[str], named: str | None, dimensions: Sequence[str], needed: bool = True) -> str:

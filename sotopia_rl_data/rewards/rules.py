@@ -8,14 +8,14 @@ appendix; where the paper and its code differ, the docstring says which is which
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sotopia_rl_data.dimensions import dimension
+from sotopia_rl_data.dimensions import dimension, is_known
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.schema import Measure
 
@@ -172,10 +172,20 @@ def rule(name: str) -> Rule:
     return RULES[name]
 
 
-def declared_range(name: str, by: str = "direct") -> tuple[float, float]:
-    """The range of the rule `by` on this dimension: its own bounds, or G's range and 0."""
+def declared_range(
+    name: str, by: str = "direct", ranges: Mapping[str, tuple[float, float]] | None = None
+) -> tuple[float, float]:
+    """The range of the rule `by` on this dimension: its own bounds, or G's range (`ranges` has that of a dimension of
+    the source's own) and 0. Raises UsageError where nobody declared one."""
     bounds = rule(by).bounds
     if bounds is not None:
         return bounds
-    known = dimension(name)
-    return min(known.low, 0.0), max(known.high, 0.0)
+    if ranges and name in ranges:
+        low, high = ranges[name]
+    elif is_known(name):
+        low, high = dimension(name).low, dimension(name).high
+    else:
+        raise UsageError(
+            f"The scores on {name} have no declared range.", f"import them again with --score {name}=LOW..HIGH"
+        )
+    return min(low, 0.0), max(high, 0.0)

@@ -17,7 +17,9 @@ from sotopia_rl_data.schema import ACTION_TYPES
 from sotopia_rl_data.store.columns import is_list
 
 _MAY_BE_NULL = {
-    "episodes": {"agents[].model", "turns[].failed", "meta", "agents[].meta", "turns[].meta"},
+    "episodes": {
+        *("agents[].model", "turns[].failed", "meta", "agents[].meta", "turns[].meta", "scores[].low", "scores[].high"),
+    },
     "attributions": {"reasoning"},
     "rewards": {"reward", "spread", "n_opinions"},
 }

@@ -65,7 +65,8 @@ def in_json(command: list[str], *more: str) -> dict[str, Any]:
 def test_dry_runs_and_reports_have_the_same_keys_and_mean_the_same_by_them(commands: dict[str, list[str]]):
     for kind, command in commands.items():
         before = in_json(command, "--dry-run")
-        assert before.keys() == ESTIMATE | ({"episodes", "most_calls"} if kind == "rollout" else set())
+        own = {"rollout": {"episodes", "most_calls"}, "label": {"rewards"}}
+        assert before.keys() == ESTIMATE | own.get(kind, set())
         assert all(line.keys() == LINE and line["usage"].keys() == TOKENS for line in before["judges"])
         done = in_json(command)
         assert done.keys() == OWN[kind]

@@ -117,7 +117,9 @@ def test_the_bill_is_what_the_provider_billed_and_stands_in_the_manifest_and_on_
     assert line.repaired_calls == done.repaired > 0
     assert line.failed + line.repaired < done.bill.total  # type: ignore[operator]
     assert "the bill, all runs together, at the prices of 2026-11-01" in shown.output
-    unpaid = CliRunner().invoke(cli, ["label", "lab/episodes", "--judge", "lexical", "--out", "lab/unpaid", *options])
+    unpaid = CliRunner().invoke(
+        cli, ["label", "lab/episodes", "--judge", "lexical", "--preset", "goal-only", "--out", "lab/unpaid", *options]
+    )
     assert "labelled" in unpaid.output
     assert "the bill" not in unpaid.output
     manifest = store.resolve("lab/episodes-rewards").manifest

@@ -270,7 +270,7 @@ def test_the_same_command_again_asks_nothing_and_finds_its_version(store: Store)
 
 def test_one_episode_more_asks_about_that_one_only(store: Store):
     put(store, boats(3))
-    label(store, "lab/episodes", judges=[Highest()])
+    label(store, "lab/episodes", judges=[Highest()], dimensions=["goal"], preset="goal-only")
     put(store, boats(4))
     judge = Highest()
     done = label(store, "lab/episodes", judges=[judge], dimensions=["goal"], preset="goal-only")

@@ -54,7 +54,7 @@ def test_judges_without_a_batch_api_are_told_before_anything_is_asked(store: Sto
     with running(batches=0) as at:
         for provider in PROVIDERS:
             with pytest.raises(UsageError, match=r"127\.0\.0\.1:\d+(/v1)? has no batch API"):
-                label(store, "lab/episodes", judges=[judge(provider, at)], batching=QUICK)
+                label(store, "lab/episodes", judges=[judge(provider, at)], preset="goal-only", batching=QUICK)
         assert at.log()["requests"] == 0
     assert store.names() == ["lab/episodes"]
     with running() as at:  # what replays a provider's answers is not that provider

@@ -113,7 +113,8 @@ def test_killed_again_and_again_it_repeats_only_what_was_in_flight_and_ends_the_
 def test_ctrl_c_or_sigterm_again_and_again_ends_with_130_all_the_same(store: Store, number: signal.Signals):
     put(store, boats(100))
     with running(latency=0.1) as provider:
-        told = [sys.executable, "cli.py", "label", "lab/episodes", "--judge", sim(provider), "--store", str(store.root)]
+        told = [sys.executable, "cli.py", "label", "lab/episodes", "--judge", sim(provider), "--preset", "goal-only"]
+        told += ["--store", str(store.root)]
         process = subprocess.Popen(told, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         wait_for(provider, 10, process)
         while process.poll() is None:

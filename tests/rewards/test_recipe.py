@@ -81,7 +81,7 @@ def test_a_file_that_is_no_preset_is_a_sentence(tmp_path, text, complaint):
         ({"weights": {"goal": -1}}, "weight of goal is -1"),
         ({"weights": {"goal": float("nan")}}, "weight of goal is nan"),
         ({"weights": {"goal": 1, "GOAL": 2}}, "goal is weighted twice"),
-        ({"weights": {"charm": 1}}, "not a SOTOPIA-EVAL dimension"),
+        ({"weights": {"Charm!": 1}}, "cannot be the name of a dimension"),
         ({"weights": {"goal": 1}, "rule": "best"}, "'best' is not a rule"),
         ({"weights": {"goal": 1}, "normaliser": "l2"}, "'l2' is not a normaliser"),
         ({"weights": {"goal": 1}, "average": "mode"}, "'mode' is not an average"),

@@ -50,6 +50,9 @@ FORMATS = (
 EXAMPLES = frozenset({training.FORMAT, trl.COMPLETIONS, trl.PREFERENCES})
 """The formats whose records become training rows, and not episodes."""
 
+PEOPLES = frozenset({chat.FORMAT, utterances.FORMAT, convokit.FORMAT})
+"""The formats in which people's own words come: whoever publishes them is warned."""
+
 
 def format_of(record: Any) -> Format | None:
     """The format of a record, by its keys; None if it is of no format."""

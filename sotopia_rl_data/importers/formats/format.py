@@ -7,8 +7,8 @@ Most formats read record by record (`one_by_one`); a format whose records belong
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -48,12 +48,18 @@ class Reader(Protocol):
         ...
 
 
+Ranges = Mapping[str, tuple[float, float]]
+"""The lowest and highest score on each dimension of one's own."""
+
+
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """What lies beside a file: its folder, and the profiles that its records may name (None: there are none)."""
+    """What is known beside a file: its folder, the profiles that its records may name (None: there are none), and the
+    ranges of declared dimensions."""
 
     folder: Path
     profiles: ProfileLookup | None = None
+    ranges: Ranges = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,11 @@ from typing import Any
 from sotopia_rl_data.dimensions import dimension
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.importers.dialogue import meta_text
-from sotopia_rl_data.importers.formats.format import Format, one_by_one, with_refusals
+from sotopia_rl_data.importers.formats.format import Format, Ranges, one_by_one, with_refusals
 from sotopia_rl_data.importers.record import (
     INT32,
     UNNAMED,
+    finite,
     identifier,
     items,
     kind,
@@ -37,12 +38,13 @@ _NOUNS = (Episode, Agent, Turn, Score, Observation)
 _KEYS: dict[type, frozenset[str]] = {noun: frozenset(f.name for f in fields(noun)) for noun in _NOUNS}
 
 
-def read_plain(value: Any) -> tuple[Episode, tuple[RefusedScore, ...]]:
-    """The episode of a plain record, and its refused scores. Raises InputError."""
+def read_plain(value: Any, ranges: Ranges) -> tuple[Episode, tuple[RefusedScore, ...]]:
+    """The episode of a plain record, and its refused scores; `ranges` are those of dimensions of one's own. Raises
+    InputError."""
     record = _known(_as_queried(value), Episode, "the record")
     agents = _agents(items(record, "agents"))
     ids = _AgentIds(agents)
-    scores = _scores(items(record, "scores", default=True), ids)
+    scores = _scores(items(record, "scores", default=True), ids, ranges)
     scenario = text(record, "scenario", "")
     episode = Episode(
         episode_id=identifier(record, "episode_id"),
@@ -84,7 +86,9 @@ def _meta(record: Mapping[str, Any], what: str) -> str | None:
 FORMAT = Format(
     "plain",
     keys=(frozenset({"turns"}), frozenset({"agents"})),
-    reader=one_by_one(lambda record, _: with_refusals(*read_plain(record.value), record)),
+    reader=lambda beside: one_by_one(lambda record, _: with_refusals(*read_plain(record.value, beside.ranges), record))(
+        beside
+    ),
 )
 
 
@@ -198,19 +202,27 @@ def _observations(values: Sequence[Any], ids: _AgentIds) -> tuple[Observation, .
     return tuple(sorted(observations, key=lambda o: o.turn))
 
 
-def _scores(values: Sequence[Any], ids: _AgentIds) -> LoggedScores:
+def _scores(values: Sequence[Any], ids: _AgentIds, ranges: Ranges) -> LoggedScores:
     scores = LoggedScores()
     for i, value in enumerate(values):
         where = f"scores[{i}]"
         r = _known(value, Score, where)
         agent = ids.find(r.get("agent"), where)
-        try:
-            named = dimension(text(r, "dimension")).name
-        except UsageError as error:
-            names = error.hint.removeprefix("name one of: ")
-            raise InputError(f"{error.message.rstrip('.')}; there are {names}.") from error
+        named = text(r, "dimension")
+        ends: tuple[float, float] | None
+        if r.get("low") is not None and r.get("high") is not None:
+            ends = finite(r["low"], f"the `low` of {where}"), finite(r["high"], f"the `high` of {where}")
+        else:
+            ends = ranges.get(named)
+        if ends is None:
+            try:
+                named = dimension(named).name
+            except UsageError as error:
+                names = error.hint.removeprefix("name one of: ")
+                declare = f"--score {named}=LOW..HIGH declares one of your own"
+                raise InputError(f"{error.message.rstrip('.')}; there are {names}; {declare}.") from error
         if r.get("score") is not None:  # a score is null where the evaluator failed
-            scores.add(agent, named, r["score"], model_name(r.get("evaluator")) or UNNAMED)
+            scores.add(agent, named, r["score"], model_name(r.get("evaluator")) or UNNAMED, ends)
     keys = [(s.agent, s.dimension, s.evaluator) for s in scores.scores]
     if len(set(keys)) != len(keys):
         raise InputError("an evaluator scores an agent twice on one dimension.")
