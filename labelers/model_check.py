@@ -16,7 +16,7 @@ from sotopia_rl_data.asking.providers import ModelName, api_client
 from sotopia_rl_data.costs.prices import Prices
 from sotopia_rl_data.errors import BadAnswer, Unavailable
 from sotopia_rl_data.labelers.schemas import answers
-from sotopia_rl_data.request import Finish, Request, Usage
+from sotopia_rl_data.request import Finish, Reply, Request, Usage
 
 _SCHEMA = answers.of_keys({"rating": answers.one_of([0, 1, 2, 3])})
 _QUESTION = (
@@ -83,7 +83,7 @@ async def _check(name: ModelName, sampling: Mapping[str, Any], prices: Prices, t
         returned_model=reply.model,
         finish=reply.finish,
         answer=reply.text,
-        fault=_fault(reply.text),
+        fault=_fault(reply),
         usage=reply.usage,
         cost=None if price is None else price.at(reply.usage.input).cost(reply.usage),
         as_of=prices.source(target),
@@ -91,10 +91,10 @@ async def _check(name: ModelName, sampling: Mapping[str, Any], prices: Prices, t
     )
 
 
-def _fault(text: str) -> str:
+def _fault(reply: Reply) -> str:
     """What is wrong with an answer, read as a judge's is."""
     try:
-        answers.check(_SCHEMA, answers.parse(text))
+        answers.check(_SCHEMA, answers.parse(reply.answer))
     except BadAnswer as error:
         return error.message
     return ""

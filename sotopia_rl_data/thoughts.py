@@ -24,10 +24,10 @@ from sotopia_rl_data.errors import BadAnswer
 from sotopia_rl_data.json_objects import BLANK, is_bare
 
 _OPEN, _SHUT = "<[({◁【〈《「『«‹⟨⟪〔〖［｛（＜", ">])}▷】〉》」』»›⟩⟫〕〗］｝）＞"
-_PARTNER = dict(zip(_OPEN, _SHUT, strict=True))
+_PARTNER = dict(zip(_OPEN, _SHUT, strict=True)) | {"&lt;": "&gt;"}
 _TAG = re.compile(
-    rf"(?P<open>[{re.escape(_OPEN)}])[|｜]?\s?(?P<end>[/\\])?\s?(?P<name>[^\W\d_][\w:.▁-]{{0,40}})"
-    rf"(?:\s[^<>\[\]{{}}\n]{{0,200}})?[|｜]?(?P<shut>[{re.escape(_SHUT)}])"
+    rf"(?P<open>[{re.escape(_OPEN)}]|&lt;)[|｜]?\s?(?P<end>[/\\])?\s?(?P<name>[^\W\d_][\w:.▁-]{{0,40}})"
+    rf"(?:\s[^<>\[\]{{}}\n]{{0,200}})?[|｜]?(?P<shut>[{re.escape(_SHUT)}]|&gt;)"
 )
 _MARK = re.compile(r"<[|｜][^<>|｜/\n]{1,60}[|｜]?>|<[^<>|｜/\s][^<>|｜/\n]{0,60}[|｜]>")
 # a channel that holds thoughts by its format's own rules (OpenAI's harmony)
@@ -50,9 +50,9 @@ def without_thought(completion: str) -> str:
 def answer_text(text: str, thought: str) -> str:
     """What a reply says, of its text and of the thought that its server told apart: the text, or where that is blank
     the JSON object in which the thought ends, since some servers take a whole answer for a thought."""
-    if text.strip(BLANK):
-        return text
     try:
+        if not thought or without_thought(text).strip(BLANK):
+            return text
         ending = without_thought(thought)
     except BadAnswer:
         return text

@@ -41,6 +41,8 @@ DRAFT, ANSWER = '{"action_type": "leave", "argument": ""}', '{"action_type": "sp
         f"<answer>{ANSWER}</answer>",
         f"<json>{ANSWER}",
         f"{ANSWER}</s>",
+        f"&lt;plan&gt;maybe {DRAFT}&lt;/plan&gt;{ANSWER}",
+        f"&lt;think&gt;maybe {DRAFT}&lt;/think&gt;{ANSWER}",
         # channels
         f"<|channel|>analysis<|message|>{DRAFT}<|end|><|start|>assistant<|channel|>final<|message|>{ANSWER}<|return|>",
         f"analysis<|message|>{DRAFT}<|end|><|start|>assistant<|channel|>final<|message|>{ANSWER}",
@@ -122,4 +124,5 @@ def test_many_tags_take_no_time():
 )
 def test_a_reply_without_a_text_says_the_object_in_which_its_thought_ends(thought: str, said: str):
     assert answer_text("", thought).strip() == said
+    assert answer_text("\n</think>\n", thought).strip() == (said or "</think>")
     assert answer_text("Hello.", thought) == "Hello."

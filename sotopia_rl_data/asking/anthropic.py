@@ -74,13 +74,15 @@ def body_of(request: Request, way: str = "json_schema") -> dict[str, Any]:
 def read_message(target: Target, data: Any) -> Reply:
     """The Reply that a message holds. Raises Unavailable where it holds none, or a fault in place of one."""
     content = data.get("content") if isinstance(data, dict) else None
-    if not isinstance(content, list) or data.get("error"):
+    if not isinstance(content, list | str) or data.get("error"):
         raise refusals.not_an_answer(target, data)
     usage, reason = _usage(data.get("usage")), data.get("stop_reason")
     finish = _FINISH.get(str(reason or "end_turn").lower())
     if finish is None:
         raise refusals.fault_inside(target, f"the reason why it stopped is {str(reason)[:60]!r}", usage)
+    tools = [block for block in content if isinstance(block, dict) and block.get("type") == "tool_use"]
     said, thought = reading.texts_of(content)
+    said = said or reading.arguments_of(tools)
     return Reply(said, finish, reading.name_of(data), usage, thought)
 
 

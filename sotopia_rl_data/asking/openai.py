@@ -88,6 +88,7 @@ def read_completion(target: Target, data: Any) -> Reply:
     if fault or finish is None:
         raise refusals.fault_inside(target, fault or f"the reason why it stopped is {str(reason)[:60]!r}", usage)
     said, thought = reading.texts_of(message.get("content"))
+    said = said or reading.arguments_of(message.get("tool_calls"))
     if refusal:
         said, finish = str(refusal), "refusal"
     return Reply(said, finish, reading.name_of(data), usage, thought or reading.thought_of(message, _SAID))

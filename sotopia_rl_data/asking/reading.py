@@ -10,6 +10,7 @@ from typing import Any
 
 MOST_BYTES = 32 << 20  # of a response, or of a line of a batch's results, also when it is unpacked
 _TEXTS = ("text", "content", "thinking", "reasoning", "summary")  # under which parts of a message have their text
+_ARGUMENTS = ("arguments", "input")  # under which a call of a tool has what it is given
 _ANSWERS = ("text", "output_text")  # the types of parts that belong to the answer
 _DEEPEST = 5
 _DIGITS = 300  # of the longest whole number that is read as one
@@ -29,14 +30,25 @@ def json_or_none(raw: bytes) -> Any:
 def texts_of(content: object) -> tuple[str, str]:
     """The text of a message's content (a string, null, or a list of parts), and that of the thoughts among its
     parts."""
+    if isinstance(content, dict):  # some servers parse the answer
+        return _text_in(content) or json.dumps(content), ""
     if not isinstance(content, list):
-        return "" if content is None else content if isinstance(content, str) else _text_in(content), ""
+        return content if isinstance(content, str) else "", ""
     said: list[str] = []
     thought: list[str] = []
     for part in content:
         kind = part.get("type", "text") if isinstance(part, dict) else "text"
         (said if kind in _ANSWERS else thought).append(_text_in(part))
     return "".join(said), "".join(thought)
+
+
+def arguments_of(calls: object) -> str:
+    """The arguments of the only call in a list of tool calls, or blocks that are one: some servers have a model give
+    the JSON that is asked for in this form. Empty where there is none, or more than one."""
+    called = [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    function = called[0].get("function", called[0]) if len(called) == 1 else {}
+    given = next((function[name] for name in _ARGUMENTS if name in function), "") if isinstance(function, dict) else ""
+    return given if isinstance(given, str) else json.dumps(given)
 
 
 def thought_of(message: dict[str, Any], said: Collection[str]) -> str:

@@ -6,6 +6,7 @@ itself away.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +21,7 @@ _PROSE = "They want {braces} and [1] rated.\nFirst try: DRAFT\nNo, the score was
 _TEXTS: Mapping[str, tuple[str, str]] = {
     "thought_in_tags": ("A block of the usual name.", "<think>THOUGHT</think>\n\nANSWER"),
     "thought_in_other_tags": ("A block of another name.", "<inner:Voice depth='2'>\nTHOUGHT\n</inner:Voice>ANSWER"),
+    "thought_in_escaped_tags": ("A block whose brackets are escaped.", "&lt;plan&gt;THOUGHT&lt;/plan&gt; ANSWER"),
     "thought_in_other_brackets": ("A block in other brackets.", "◁think▷THOUGHT◁/think▷ANSWER"),
     "thought_without_a_beginning": ("The prompt has opened the thought.", "THOUGHT\n</think>\n\nANSWER"),
     "other_thought_without_a_beginning": ("As before, in another block.", "THOUGHT\n[/PLAN]\n\nANSWER"),
@@ -151,6 +153,31 @@ def thought_in_parts(call: Call) -> Response:
     return response
 
 
+def answer_in_a_tool_call(call: Call) -> Response:
+    """The server has the model call a tool with the answer."""
+    reply = call.reply()
+    text = call.protocol.text_of(reply)
+    if call.openai:
+        function = {"name": "answer", "arguments": text}
+        called = {"content": None, "tool_calls": [{"id": "1", "type": "function", "function": function}]}
+        reply["choices"][0]["message"] |= called
+    else:
+        reply["content"] = [{"type": "tool_use", "id": "1", "name": "answer", "input": json.loads(text)}]
+    call.protocol.set_finish(reply, "tool_calls" if call.openai else "tool_use")
+    return Response(reply)
+
+
+def content_of_another_type(call: Call) -> Response:
+    """The content is a parsed object, or a text where a list is due."""
+    reply = call.reply()
+    text = call.protocol.text_of(reply)
+    if call.openai:
+        reply["choices"][0]["message"]["content"] = json.loads(text)
+    else:
+        reply["content"] = text
+    return Response(reply)
+
+
 HABITS: dict[str, Habit] = {
     **{name: _habit(text, words) for name, (words, text) in _TEXTS.items()},
     **named(
@@ -167,6 +194,8 @@ HABITS: dict[str, Habit] = {
             answer_after_a_tag_in_a_field,
             field_that_is_cut_off,
             thought_in_parts,
+            answer_in_a_tool_call,
+            content_of_another_type,
         ]
     ),
 }
