@@ -8,6 +8,7 @@ exclude each other too. Callers say in their own errors what a taken lock means.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -16,6 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # the errors of a file system without locks
 _FIRST_POLL_S, _LONGEST_POLL_S = 0.0002, 0.02  # some locks are held for microseconds, others for hours
 
 
@@ -41,9 +43,15 @@ def take(handle: int, patience_s: float = 0.0, shared: bool = False) -> bool:
             poll_s = min(2 * poll_s, _LONGEST_POLL_S)
 
 
-def wait(handle: int, shared: bool = False) -> None:
-    """Lock the file, exclusively or shared, however long it takes. Raises OSError as `take` does."""
-    fcntl.flock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+def wait(handle: int, shared: bool = False) -> bool:
+    """Lock the file, exclusively or shared, however long it takes; False where the file system has no locks."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return False
+    return True
 
 
 def let_go(handle: int) -> None:
@@ -116,8 +124,7 @@ def _locked_new(path: Path) -> int:
     """A handle on a new file, locked exclusively."""
     while True:
         handle = open_lock(path)
-        with contextlib.suppress(OSError):  # `_sweep` removes nothing on a file system without locks
-            wait(handle)
+        wait(handle)  # `_sweep` removes nothing on a file system without locks
         if path.exists() and os.path.samestat(path.stat(), os.fstat(handle)):
             return handle
         os.close(handle)  # `_sweep` of another process removed the file before we locked it

@@ -26,7 +26,7 @@ from sotopia_rl_data.errors import QueryError, StoreError
 from sotopia_rl_data.formats import check_number, newer
 from sotopia_rl_data.ledger.attempt import FORMAT, Attempt, kept_usage, parse_record
 from sotopia_rl_data.ledger.lines import SUFFIX, lines_of, write_lines
-from sotopia_rl_data.locks import locked, open_lock, wait
+from sotopia_rl_data.locks import NO_LOCKS, locked, open_lock, wait
 from sotopia_rl_data.store.disk import sync_file
 
 if TYPE_CHECKING:
@@ -146,7 +146,8 @@ def covers(path: Path) -> list[str]:
 
 @contextmanager
 def reading(directory: Path) -> Iterator[None]:
-    """Inside the block no compaction changes the ledger's files; the block waits for a running compaction."""
+    """Inside the block no compaction changes the ledger's files; the block waits for a running compaction. There is
+    none on a file system without locks."""
     try:
         handle = open_lock(directory / LOCK, os.O_RDONLY)
     except OSError:  # there is no ledger, or nobody can write it: then no process compacts it
@@ -211,6 +212,12 @@ def compact(directory: Path) -> int:
         with locked(directory / LOCK, _PATIENCE_S) as ours:
             return _compact(directory) if ours else 0
     except OSError as error:
+        if error.errno in NO_LOCKS:
+            raise StoreError(
+                f"The ledger in {directory} cannot be compacted: its file system has no locks, so that another process "
+                "could be writing it.",
+                "nothing was lost; compact a copy of the folder on a disk of this machine, and use it: --ledger DIR",
+            ) from error
         raise StoreError(
             f"The ledger in {directory} cannot be compacted: {error.strerror or error}.",
             "free space or make the folder writable; nothing was lost",

@@ -14,9 +14,10 @@ import struct
 import sys
 from pathlib import Path
 
+from sotopia_rl_data.locks import NO_LOCKS
+
 FILE = ".claims"
 _PLACES = (1 << 60) - 1  # if two keys share a place by chance, one waits for the other, and both are asked
-_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 _LINUX = sys.platform == "linux" and hasattr(fcntl, "F_OFD_SETLK")
 
 
@@ -41,7 +42,7 @@ class Claims:
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES):
                 return False
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in NO_LOCKS:
                 raise
             self.held = False
         return True

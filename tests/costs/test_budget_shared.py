@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import random
 import signal
@@ -21,7 +20,7 @@ from sotopia_rl_data.costs.budget import Budget
 from sotopia_rl_data.costs.prices import Price, Prices
 from sotopia_rl_data.costs.reservations import left_behind
 from sotopia_rl_data.costs.tokens import most_prompt_tokens
-from sotopia_rl_data.errors import StoreError, Unavailable
+from sotopia_rl_data.errors import Unavailable
 from sotopia_rl_data.ledger.index import short
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.ledger.lookup import Lookup, Outcome
@@ -145,16 +144,6 @@ def test_what_a_killed_run_had_reserved_counts_as_spent_for_those_that_live_and_
     late = Budget(9.0, PRICES, tmp_path)
     late.start(1.0, {short(KEYS[0])}, lambda hold: False)
     assert late.spent == pytest.approx(1.0 + usd)
-
-
-def test_where_a_file_system_has_no_locks_no_budget_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def no_locks(*_: object) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    monkeypatch.setattr("fcntl.flock", no_locks)
-    with pytest.raises(StoreError, match="its file system has no locks") as told:
-        Budget(1.0, PRICES, tmp_path)
-    assert "--budget" in told.value.hint
 
 
 class Provider:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import subprocess
@@ -10,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from fixtures.flat_calls import label
 from fixtures.processes import billed, ends, filled, go, kill, priced, start, stores
 
 from sotopia_rl_data.fake_provider.running import running
@@ -106,17 +104,6 @@ def test_one_of_two_is_killed_and_at_most_what_it_had_in_flight_is_asked_again(t
         kill(killed, lambda: provider.log()["answered"] >= 20)
         ends([other])
         assert provider.log()["paid_twice"] <= 8
-
-
-def test_where_a_file_system_has_no_locks_the_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def no_locks(*_: object) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    monkeypatch.setattr("fcntl.fcntl", no_locks)
-    store = filled(tmp_path / "store", 2)
-    done = label(store, "lab/episodes", judges=["lexical"], preset="goal-only")
-    assert any("has no locks" in one for one in done.warnings)
-    assert done.asked == 4
 
 
 @pytest.mark.slow

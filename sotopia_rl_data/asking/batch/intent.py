@@ -12,7 +12,6 @@ given up however a process ends: then another one adopts its batches.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import secrets
@@ -29,7 +28,7 @@ from sotopia_rl_data.errors import StoreError
 from sotopia_rl_data.formats import check_fields, newer
 from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.ledger.lookup import PendingRequest
-from sotopia_rl_data.locks import is_held, open_lock, take
+from sotopia_rl_data.locks import NO_LOCKS, is_held, open_lock, take
 from sotopia_rl_data.request import Target
 from sotopia_rl_data.store.disk import storing, sync_file
 
@@ -37,7 +36,6 @@ _LEDGER = ("ledger", "another ledger with --ledger DIR")
 _STATE, _ASKED, _LINES = "intent.json", "asked.jsonl", "lines.jsonl"
 _LOCK = ".lock"
 _DRAFT = {_ASKED, _LINES, _LOCK, "intent.tmp"}  # what may be in a folder whose batch was not sealed
-_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 _KEY_SHOWN = 40  # hex digits of a key in a custom_id: Anthropic allows 64 characters, the intent's id takes 16
 
 
@@ -103,7 +101,7 @@ class BatchFolder:
         try:
             return is_held(self.dir / _LOCK)
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in NO_LOCKS:
                 raise
             return False
 
@@ -238,7 +236,7 @@ def _taken(lock: int) -> bool:
     try:
         return take(lock)
     except OSError as error:  # where the file system has no locks, its users must keep two processes apart
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in NO_LOCKS:
             raise
         return True
 

@@ -428,6 +428,7 @@ class _BatchRun:
 
     def _report(self) -> None:
         outcome = self._outcome
+        outcome.claimed = self._lookup.ledger.claims.held
         pending = self._pending
         outcome.in_batches, outcome.batches = sum(intent.count for intent in pending), len(pending)
         outcome.words = self._words(pending)
