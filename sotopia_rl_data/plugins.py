@@ -65,6 +65,12 @@ def names(group: str, builtins: Mapping[str, str]) -> list[str]:
     return [*builtins, *sorted(installed - set(builtins))]
 
 
+def packages(group: str) -> dict[str, str]:
+    """For each installed entry point of this group, the package that brings it, and its version."""
+    entries = importlib.metadata.entry_points(group=group)
+    return {e.name: f"{e.dist.name} {e.dist.version}" if e.dist else "" for e in entries}
+
+
 def is_file(name: str) -> bool:
     """True where `name` is spelled as `path/to/file.py:Name`."""
     path, colon, attribute = name.rpartition(":")

@@ -8,24 +8,18 @@ history; an answer is never cut.
 In GRPO the policy starts from an SFT adapter, loaded under PEFT's own name `default`. The reference of the KL term is
 that same SFT policy, not the base model. The reward model is loaded by itself, pinned, with its own tokenizer.
 Generation is TRL's: in process, or by vLLM as a server or colocated, through TRL's own options.
-
-A reward is, as in TRL, a callable of (prompts, completions, **columns) that returns one number for each completion, or
-None where it does not apply. There are the reward model, the form of an action, and those of others, found by entry
-point (group `sotopia_rl_data.rewards`) or as `path/to/file.py:Name`, with a weight: `--set rewards=politeness=0.5`.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from transformers import EarlyStoppingCallback
 from trl import GRPOTrainer, SFTTrainer
 
-from sotopia_rl_data import plugins
 from sotopia_rl_data.errors import BadAnswer, InputError, UsageError
-from sotopia_rl_data.schema import ACTION_TYPES, Message
+from sotopia_rl_data.schema import Message
 from sotopia_rl_data.thoughts import without_thought
 from sotopia_rl_data.trainers.config import PolicyGRPOConfig, PolicySFTConfig, one_of
 from sotopia_rl_data.trainers.encoding import Dialogues
@@ -40,10 +34,7 @@ from sotopia_rl_data.trainers.modeling import (
     split_revision,
 )
 from sotopia_rl_data.trainers.reward_model.model import RewardModel
-
-Reward = Callable[..., list[float | None]]
-
-BUILTINS = {"format": "sotopia_rl_data.trainers.policies:valid_action"}
+from sotopia_rl_data.trainers.rewards import Reward, named_rewards, valid_action
 
 
 def build_sft_trainer(
@@ -108,44 +99,6 @@ def _answer(message: Message) -> Message:
         return {**message, "content": without_thought(message["content"])}
     except BadAnswer:
         return {**message, "content": ""}
-
-
-def valid_action(prompts: Any, completions: Sequence[Sequence[Message]], **columns: Any) -> list[float | None]:
-    """1.0 for a completion that the simulator can read as one action, else 0.0."""
-    return [float(is_action(completion[-1]["content"])) for completion in completions]
-
-
-valid_action.__name__ = "format"
-
-
-def is_action(text: str) -> bool:
-    """Whether the text is `{"action_type": one of five, "argument": text}`, with or without `to`. A thought may precede
-    it, since the simulator skips thoughts; nothing else may."""
-    try:
-        action = json.loads(without_thought(text))
-    except (ValueError, RecursionError, BadAnswer):
-        return False
-    return (
-        isinstance(action, dict)
-        and {"action_type", "argument"} <= action.keys() <= {"action_type", "argument", "to"}
-        and action["action_type"] in ACTION_TYPES
-        and isinstance(action["argument"], str)
-        and isinstance(action.get("to", []), list)
-    )
-
-
-def named_rewards(specs: Sequence[str]) -> tuple[list[Reward], list[float]]:
-    """Rewards and weights of `name`, `name=0.5`, `path/to/file.py:Name=0.5`. Raises UsageError."""
-    rewards, weights = [], []
-    for spec in specs:
-        name, equals, weight = spec.rpartition("=")
-        reward = plugins.load("reward", "sotopia_rl_data.rewards", name if equals else spec, BUILTINS)
-        rewards.append(reward() if isinstance(reward, type) else reward)
-        try:
-            weights.append(float(weight) if equals else 1.0)
-        except ValueError as error:
-            raise UsageError(f"The weight in {spec!r} is not a number.", "write it as NAME=0.5") from error
-    return rewards, weights
 
 
 # --- GRPO: the policy and its trainer ---------------------------------------------------------------------------------

@@ -17,10 +17,19 @@ from sotopia_rl_data.labelers.judge import Judge
 
 GROUP = "sotopia_rl_data.judges"
 BUILTINS = {"lexical": "sotopia_rl_data.labelers.judges.lexical:Lexical"}
-FORMS = (
-    "gpt-4o (any OpenAI model), openai:MODEL[@URL], claude-… (any Anthropic model), anthropic:MODEL[@URL], "
-    "transformers:PATH_OR_ID, human:FILE.csv, replay:LEDGER[#MODEL], lexical, path/to/file.py:Name"
-)
+MEANINGS = {
+    "gpt-4o (any OpenAI model)": "asked at OpenAI, with OPENAI_API_KEY",
+    "openai:MODEL[@URL]": "a model on any server that speaks OpenAI's protocol: vLLM, Together, DeepSeek, Ollama …",
+    "claude-… (any Anthropic model)": "asked at Anthropic, with ANTHROPIC_API_KEY",
+    "anthropic:MODEL[@URL]": "a model on any server that speaks Anthropic's protocol",
+    "transformers:PATH_OR_ID": "a model loaded on this machine",
+    "human:FILE.csv": "the annotations of people in a filled-in file",
+    "replay:LEDGER[#MODEL]": "the answers that a ledger already has",
+    "lexical": "an offline baseline that counts words; it needs no key",
+    "path/to/file.py:Name": "a class of your own",
+}
+"""The forms in which a judge is named, and what each is."""
+FORMS = ", ".join(MEANINGS)
 
 
 def judge(spec: str | ModelName, sampling: Mapping[str, Any] | None = None, dimensions: Sequence[str] = ()) -> Judge:

@@ -29,6 +29,10 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "annotate": (f"{_HERE}.annotate:annotate", "Human annotations: the file that people fill in."),
         "rewards": (f"{_HERE}.making:rewards", "Make the rewards anew from stored attributions; calls no model."),
         "models": (f"{_HERE}.models:models", "One tiny question to a model: does it answer, and how?"),
+        "available": (
+            f"{_HERE}.available:available",
+            "The judges, schemas, presets, policies and rewards there are.",
+        ),
         "prompts": (f"{_HERE}.making:prompts", "What a policy sees; learn a template from a served log."),
     },
     "Read data": {

@@ -117,6 +117,15 @@ def presets() -> dict[str, Recipe]:
     return {name: _read(name, texts[name]) for name in sorted(texts)}
 
 
+def descriptions() -> dict[str, str]:
+    """What each preset is, as its file says in the first comment."""
+    folder = files("sotopia_rl_data").joinpath("presets")
+    return {
+        name: folder.joinpath(f"{name}.yaml").read_text("utf-8").partition("\n")[0].removeprefix("# ")
+        for name in presets()
+    }
+
+
 def preset(name: str) -> Recipe:
     """The recipe with this name, or in this YAML file (a path starts with ./, ../ or /).
 

@@ -120,10 +120,18 @@ async def play(
 GROUP = "sotopia_rl_data.policies"
 TEMPERATURE = 0.7  # the default of the sotopia library's agents
 CONCURRENCY = 256
-FORMS = (
-    "gpt-4o (any OpenAI model), openai:MODEL[@URL], claude-… (any Anthropic model), anthropic:MODEL[@URL], "
-    "transformers:PATH[+ADAPTER], scripted:warm, scripted:firm, path/to/file.py:Name"
-)
+MEANINGS = {
+    "gpt-4o (any OpenAI model)": "asked at OpenAI, with OPENAI_API_KEY",
+    "openai:MODEL[@URL]": "a model on any server that speaks OpenAI's protocol: vLLM, Together, DeepSeek, Ollama …",
+    "claude-… (any Anthropic model)": "asked at Anthropic, with ANTHROPIC_API_KEY",
+    "anthropic:MODEL[@URL]": "a model on any server that speaks Anthropic's protocol",
+    "transformers:PATH[+ADAPTER]": "a model loaded on this machine, with an adapter on it",
+    "scripted:warm": "written lines that look for common ground; it needs no key",
+    "scripted:firm": "written lines that hold their own; it needs no key",
+    "path/to/file.py:Name": "a function or class of your own",
+}
+"""The forms in which a policy is named, and what each is."""
+FORMS = ", ".join(MEANINGS)
 
 
 class Player(Protocol):

@@ -20,7 +20,8 @@ from fixtures.training import act, logged, make_dataset, train_grpo, train_rm, t
 from transformers import AutoModelForCausalLM, AutoTokenizer, logging
 
 from sotopia_rl_data.errors import InputError, NotFound, UsageError
-from sotopia_rl_data.trainers.policies import ModelReward, is_action, named_rewards, valid_action
+from sotopia_rl_data.trainers.policies import ModelReward
+from sotopia_rl_data.trainers.rewards import is_action, named_rewards, valid_action
 from sotopia_rl_data.trainers.tiny import make_tiny
 
 torch.set_num_threads(1)
@@ -328,10 +329,10 @@ class TestBadInput:
     ):
         with pytest.raises(InputError, match="is not a reward model: it has no score"):
             grpo(store, tiny, tmp_path, Path(tiny))
-        with pytest.raises(InputError, match="is for CAUSAL_LM, and SEQ_CLS is needed"):
+        with pytest.raises(InputError, match="for CAUSAL_LM; one for SEQ_CLS is needed"):
             grpo(store, tiny, tmp_path, sft[0])
         train_rm("toys/rewards", tiny, tmp_path / "rm", preset="tiny", store=str(store), settings=["adapter=lora"])
-        with pytest.raises(InputError, match="is for SEQ_CLS, and CAUSAL_LM is needed"):
+        with pytest.raises(InputError, match="for SEQ_CLS; one for CAUSAL_LM is needed"):
             grpo(store, tiny, tmp_path / "out", rm, policy_adapter=str(tmp_path / "rm"))
 
     def test_an_adapter_of_another_model(self, store: Path, tmp_path: Path, rm: Path, sft: Any):

@@ -1,0 +1,81 @@
+"""available: what can be named as a judge, a schema, a preset, a policy or a reward, installed plug-ins included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import click
+
+from sotopia_rl_data import plugins
+from sotopia_rl_data.cli import console
+
+BUILT_IN = "built in"
+_Row = tuple[str, str, str]
+
+
+def _judges() -> Iterable[_Row]:
+    from sotopia_rl_data.labelers import judges
+
+    return _rows(judges.MEANINGS, judges.GROUP)
+
+
+def _schemas() -> Iterable[_Row]:
+    from sotopia_rl_data.labelers import schemas
+
+    about = {}
+    for name in schemas.BUILTINS:
+        schema = schemas.schema(name)
+        asked = f"a judge gives: {schema.measure}" if schema.needs_judge else "no judge is asked"
+        about[name] = f"{asked}; the rule of its rewards: {schema.rule}"
+    about |= {"rubric:FILE.yaml": "dimensions of your own", "path/to/file.py:Name": "a schema of your own"}
+    return _rows(about, schemas.GROUP)
+
+
+def _presets() -> Iterable[_Row]:
+    from sotopia_rl_data.rewards.recipe import descriptions
+
+    return _rows(descriptions() | {"./FILE.yaml": "a recipe of your own"}, "")
+
+
+def _policies() -> Iterable[_Row]:
+    from sotopia_rl_data.rollouts import policies
+
+    return _rows(policies.MEANINGS, policies.GROUP)
+
+
+def _rewards() -> Iterable[_Row]:
+    from sotopia_rl_data.trainers import rewards
+
+    about = {name: plugins.load("reward", rewards.GROUP, name, rewards.BUILTINS).__doc__ for name in rewards.BUILTINS}
+    return _rows(about | {"path/to/file.py:Name": "a function or class of your own"}, rewards.GROUP)
+
+
+def _rows(about: Mapping[str, str], group: str) -> Iterable[_Row]:
+    """(name, what brings it, what it is): what is built in, then what is installed."""
+    yield from ((name, BUILT_IN, what) for name, what in about.items())
+    yield from ((name, package, "") for name, package in sorted(plugins.packages(group).items()) if name not in about)
+
+
+NOUNS: dict[str, Callable[[], Iterable[_Row]]] = {
+    "judges": _judges, "schemas": _schemas, "presets": _presets, "policies": _policies, "rewards": _rewards,
+}  # fmt: skip
+
+
+@click.command()
+@click.argument("noun", type=click.Choice(list(NOUNS)), required=False)
+@console.json_option
+def available(noun: str | None, as_json: bool) -> None:
+    """What can be named: the judges, schemas, presets, policies and rewards that are built in or installed as plug-ins.
+
+    \b
+    Examples:
+      sotopia-rl-data available
+      sotopia-rl-data available schemas
+    """
+    kinds = [noun] if noun else list(NOUNS)
+    rows = [(kind, *row) for kind in kinds for row in NOUNS[kind]()]
+    if as_json:
+        console.emit_json([dict(zip(("kind", "name", "from", "about"), row, strict=True)) for row in rows])
+        return
+    for kind in kinds:
+        console.table(["name", "from", "what it is"], [row[1:] for row in rows if row[0] == kind], kind)
