@@ -115,6 +115,8 @@ def _histogram(connection: DuckDBPyConnection, described: Stats, column: str) ->
         return None
     low, high = everything.min, everything.max
     width = (high - low) or 1.0
+    if not math.isfinite(width):
+        return None
     place = f"least(floor(({_quoted(column)} - {low!r}) / {width!r} * {BINS}), {BINS - 1})::INTEGER"
     query = f"SELECT {place} AS bin, count(*) FROM rewards WHERE {_quoted(column)} IS NOT NULL GROUP BY 1"
     counts = dict(connection.execute(query).fetchall())

@@ -1,6 +1,7 @@
 """What holds of the values of a config's rows, whoever wrote them, so that every reader may rely on it.
 
-Values that a noun of `schema.py` always has are never NULL, and whoever an episode names is one of its agents.
+Values that a noun of `schema.py` always has are never NULL, whoever an episode names is one of its agents, and what is
+counted is not negative.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ _MAY_BE_NULL = {
     "attributions": {"reasoning"},
     "rewards": {"reward", "spread", "n_opinions"},
 }
+_LEAST = {"attributions": {"turn": -1, "sample": 0}, "rewards": {"turn": 0, "n_opinions": 0}}
 
 
 def check_values(config: str, rows: pa.Table) -> None:
@@ -36,6 +38,9 @@ def check_values(config: str, rows: pa.Table) -> None:
             for path in _nulls(array, column):
                 if path not in _MAY_BE_NULL[config]:
                     raise InputError(f"A row of {config} has no {path}.", "give every row a value there")
+    for column, least in _LEAST.get(config, {}).items():
+        if column in rows.column_names and (pc.min(rows.column(column)).as_py() or 0) < least:
+            raise InputError(f"A row of {config} has a {column} below {least}.", "count from 0")
     if config == "episodes":
         _check_agents(rows)
 

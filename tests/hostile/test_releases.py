@@ -1,0 +1,172 @@
+"""What a stranger publishes: refused with a sentence, or taken as a whole version that every reading command can read.
+
+Each is pulled by somebody who has an older version of the same dataset, in the store and in huggingface_hub's cache.
+Whatever happens, no byte of these changes, and nothing is written anywhere else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fixtures.flat_calls import label
+from fixtures.hostile_releases import Files, Hostile, releases
+from fixtures.hub import HubToys
+from fixtures.hub_client import Done
+
+from sotopia_rl_data.importers import samples_path
+from sotopia_rl_data.importers.importing import import_dataset
+from sotopia_rl_data.store import Store, Version
+
+REPO, SEED, LONGEST_S = "lab/victim", 14, 10.0  # of a processor: the machine may be busy
+READING = [
+    ["list"],
+    ["log", REPO],
+    ["show", REPO],
+    ["show", REPO, "EPISODE"],
+    ["stats", REPO],
+    ["query", REPO, "SELECT * FROM CONFIG"],
+    ["diff", f"{REPO}@v1.0.0", REPO],
+    ["verify", REPO],
+    ["card", REPO],
+    ["report", REPO, "-o", "OUT/page.html"],
+    ["curate", REPO, "-o", "OUT/list.csv"],
+    ["agreement", REPO, "--resamples", "9"],
+    ["prompts", REPO],
+]
+LOCAL = [command for command in READING if command[0] in ("list", "log", "show", "stats", "query", "verify", "card")]
+MAY_REFUSE = ("report", "curate", "agreement", "prompts")  # what has no rewards, or one opinion, cannot be reported on
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubToys]:
+    toys = HubToys(tmp_path_factory.mktemp("hub"), xet=False)
+    yield toys
+    toys.stop()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> list[Files]:
+    """Two versions as their publisher has them."""
+    store = Store(tmp_path_factory.mktemp("publisher"))
+    import_dataset(store, [samples_path()], "lab/episodes")
+    files = []
+    for rule in ("direct", "scaled"):
+        label(store, "lab/episodes", judges=["lexical"], schema=rule, out=REPO)
+        version = store.resolve(REPO)
+        files.append(
+            {p.relative_to(version.dir).as_posix(): p.read_bytes() for p in version.dir.rglob("*") if p.is_file()}
+        )
+    return files
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """The hash of every file below a folder."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+class Victim:
+    """A store with the older version, pulled from the Hub, and the commands as its owner runs them."""
+
+    def __init__(self, toys: HubToys, older: Files, folder: Path) -> None:
+        self.toys, self.folder = toys, folder
+        self.store = Store(folder / "store")
+        toys.server.plant(REPO, older, tag="v1.0.0")
+        self.run("pull", f"{REPO}@v1.0.0")
+        (folder / "beside").write_text("beside")
+
+    def run(self, *command: str) -> Done:
+        began = self.toys.run.seconds()
+        done = self.toys.run(*command, "--store", self.store.root, check=False)
+        took = self.toys.run.seconds() - began
+        said = f"{' '.join(command)}: exit {done.code}, {took:.1f} s\n{done.out[-2000:]}\n{done.err[-3000:]}"
+        assert done.code in (0, 1, 2, 3), said
+        assert "Traceback" not in done.out + done.err, said
+        assert "The program has a bug" not in done.err, said
+        assert ("hint: " in done.err) or done.code in (0, 3), said
+        assert took < LONGEST_S, said
+        return done
+
+    def state(self) -> tuple[dict[str, str], dict[str, str]]:
+        return contents(self.folder), contents(self.toys.run.hf_home)
+
+    def take(self, release: Hostile) -> bool:
+        """Publish and pull the release; whether it is now a version. If so, everything is read, and it is removed."""
+        self.toys.server.plant(REPO, release.files)
+        (mine, cached) = self.state()
+        pulled = self.run("pull", REPO)
+        new = [version for version in self.store.versions(REPO) if version != "v1.0.0"]
+        assert (pulled.code == 0) == bool(new) or "unchanged" in pulled.out, (release.name, pulled)
+        for version in new:
+            self.read(release, self.store.version(REPO, version))
+            shutil.rmtree(self.store.root / REPO / version)
+        (mine_after, cached_after) = self.state()
+        assert mine_after == mine, release.name
+        assert {path: cached_after.get(path) for path in cached} == cached, release.name
+        return bool(new)
+
+    def find(self, release: Hostile) -> None:
+        """The release as a folder of the store, as if it had been copied there: read, or said to be damaged."""
+        folder = self.store.root / REPO / "v1.1.0"
+        for path, data in release.files.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(data)
+        before = self.state()
+        for command in LOCAL:
+            done = self.run(*(word.replace("EPISODE", "sample").replace("CONFIG", "rewards") for word in command))
+            assert done.code == 0 or command[0] not in ("list", "log"), (release.name, done)
+        assert self.state() == before, release.name
+        shutil.rmtree(folder)
+
+    def read(self, release: Hostile, version: Version) -> None:
+        out = self.folder / "out"
+        out.mkdir()
+        configs = list(version.manifest.configs)
+        episode = ""
+        if "episodes" in configs:
+            asked = "SELECT min(episode_id) AS id FROM episodes"
+            episode = json.loads(self.run("query", REPO, asked, "--json").out)[0]["id"] or ""
+        for command in READING:
+            for config in configs if "SELECT" in command[-1] else [""]:
+                words = [
+                    w.replace("OUT", str(out)).replace("EPISODE", episode).replace("CONFIG", config) for w in command
+                ]
+                if "EPISODE" in command and (not episode or "\0" in episode):
+                    continue
+                done = self.run(*words)
+                assert done.code == 0 or command[0] in MAY_REFUSE, (release.name, words, done)
+        shutil.rmtree(out)
+
+
+@pytest.fixture(scope="module")
+def victim(toys: HubToys, made: list[Files], tmp_path_factory: pytest.TempPathFactory) -> Victim:
+    return Victim(toys, made[0], tmp_path_factory.mktemp("victim"))
+
+
+@pytest.fixture(scope="module")
+def every(made: list[Files]) -> list[Hostile]:
+    return list(releases(made[1], made[0], SEED, 10_000))
+
+
+def test_the_release_they_are_made_from_is_taken(victim: Victim, made: list[Files]) -> None:
+    assert victim.take(Hostile("good", made[1]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [12, pytest.param(10_000, marks=pytest.mark.long)])
+def test_a_hostile_release_is_refused_or_whole(victim: Victim, every: list[Hostile], count: int) -> None:
+    assert len(every) >= 200
+    taken = [victim.take(release) for release in every[:count]]
+    assert 0 < sum(taken) < len(taken)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [8, pytest.param(10_000, marks=pytest.mark.long)])
+def test_a_damaged_store_is_read_as_far_as_it_is_whole(victim: Victim, every: list[Hostile], count: int) -> None:
+    for release in every[-count:]:
+        victim.find(release)
