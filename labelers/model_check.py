@@ -1,6 +1,7 @@
-"""One tiny question to one model: whether it answers, in which way, with which parameters, for how many tokens.
+"""One tiny question to one model: whether it answers, in which form, with which parameters, for how many tokens.
 
-Nothing is kept, and nothing is sent again: what does not work is told at once.
+Nothing is kept. The question is sent again only where the server refuses it as it is meant: in weaker forms, to find
+the strongest one that it takes.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import reduce
 from typing import Any
 
+from sotopia_rl_data.asking.forms import body_in
 from sotopia_rl_data.asking.keys import key_for
 from sotopia_rl_data.asking.providers import ModelName, api_client
+from sotopia_rl_data.costs.bill import added
 from sotopia_rl_data.costs.prices import Prices
 from sotopia_rl_data.errors import BadAnswer, Unavailable
 from sotopia_rl_data.labelers.schemas import answers
@@ -29,9 +33,9 @@ _NOT_PARAMETERS = ("model", "messages", "system", "response_format", "output_con
 @dataclass(frozen=True, slots=True)
 class ModelCheck:
     """What one question has shown. `key` is the variable of the key that was sent, `way` how the answer's schema was
-    passed (after stronger ways were refused), `parameters` what was sent besides the question. `fault` says why the
-    answer cannot be used, and is empty where it can. `cost` is in USD at the prices of `as_of`, None where no price is
-    known."""
+    passed (after stronger ways were refused), `parameters` what was sent besides the question. `usage` and `cost` are
+    those of every question that was sent. `fault` says why the answer cannot be used, and is empty where it can. `cost`
+    is in USD at the prices of `as_of`, None where no price is known."""
 
     model: str
     url: str
@@ -64,7 +68,9 @@ async def _check(name: ModelName, sampling: Mapping[str, Any], prices: Prices, t
     began = time.monotonic()
     try:
         async with asyncio.timeout(timeout_s):
-            reply = await client.send(request)
+            replies = [await client.send(request)]
+            while not client.is_settled(request):  # a weaker form was needed: find out what of it
+                replies.append(await client.send(request))
     except TimeoutError:
         raise Unavailable(
             f"{target.model} at {target.base_url} has not answered within {timeout_s:g} s.",
@@ -73,19 +79,21 @@ async def _check(name: ModelName, sampling: Mapping[str, Any], prices: Prices, t
     finally:
         await client.close()
     price = prices.of(target)
-    sent = client.api.body_of(request, client.way)
+    form, api = client.form_for(request), client.api
+    sent = body_in(form, request, api.body_of, api.ways)
+    reply, usage = replies[-1], reduce(added, (each.usage for each in replies))
     return ModelCheck(
         model=target.model,
         url=target.base_url,
         key=key_for(target).variable,
-        way=client.way,
+        way=api.ways[form.way],
         parameters={name: value for name, value in sent.items() if name not in _NOT_PARAMETERS},
         returned_model=reply.model,
         finish=reply.finish,
         answer=reply.text,
         fault=_fault(reply),
-        usage=reply.usage,
-        cost=None if price is None else price.at(reply.usage.input).cost(reply.usage),
+        usage=usage,
+        cost=None if price is None else sum(price.at(each.usage.input).cost(each.usage) for each in replies),
         as_of=prices.source(target),
         seconds=round(time.monotonic() - began, 3),
     )

@@ -126,7 +126,7 @@ class Questions:
 
     def count(self, ledger: Ledger, tally: Tally) -> None:
         """Count every attempt at the questions."""
-        counting = LabelTally(tally.spent, tally.models, tally.keys)
+        counting = LabelTally(tally.spent, tally.models, tally.forms, tally.keys)
         for _ in self.rows(ledger, counting):
             pass
 

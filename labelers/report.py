@@ -92,6 +92,7 @@ def judged_by(plan: LabelPlan, tally: LabelTally, bill: Bill) -> list[dict[str, 
         facts |= {
             "calls": line.calls,
             "returned_models": dict(sorted(tally.models.get(judge.id, {}).items())),
+            **({"forms": dict(sorted(tally.forms[judge.id].items()))} if judge.id in tally.forms else {}),
             "usage": asdict(line.usage),
             **_cost(line),
         }

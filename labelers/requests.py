@@ -18,6 +18,7 @@ from typing import Any
 
 from sotopia_rl_data import plugins
 from sotopia_rl_data.asking.dispatch import Send
+from sotopia_rl_data.asking.memory import EndpointMemory, remember
 from sotopia_rl_data.costs.tokens import LIMITS
 from sotopia_rl_data.errors import AskingError, Rejected, SotopiaDataError, UsageError
 from sotopia_rl_data.labelers.judge import Judge, Question
@@ -101,6 +102,10 @@ class AskedJudge:
         """What sends the judge a Request."""
         own: Send | None = getattr(self.judge, "send", None)
         return own or self._answer
+
+    def use_memory(self, memory: EndpointMemory) -> None:
+        """Let the judge remember there what its model takes, if it does so."""
+        remember(self.judge, memory)
 
     async def close(self) -> None:
         """Let the judge release what it holds."""

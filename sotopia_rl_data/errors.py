@@ -83,12 +83,15 @@ class KeyMissing(AskingError):
 class Rejected(AskingError):
     """The provider refuses this request for good (400, 401, 403, 404): asking again cannot help.
 
-    `status` is the HTTP status (0: unknown).
+    `status` is the HTTP status (0: unknown); `param` the parameter that the provider names as the cause; `final` says
+    that it refuses everything.
     """
 
-    def __init__(self, message: str, hint: str = "", *, status: int = 0) -> None:
+    def __init__(self, message: str, hint: str = "", *, status: int = 0, param: str = "", final: bool = False) -> None:
         super().__init__(message, hint)
         self.status = status
+        self.param = param
+        self.final = final
 
 
 class Filtered(Rejected):

@@ -110,13 +110,15 @@ def usage_of(input_: object, cached: object, written: object, output: object) ->
 @dataclass(frozen=True, slots=True)
 class Reply:
     """A provider's answer. `model` is the id that it returned, which may be more exact than the requested one;
-    `thought` is what it told apart from the text as the model's thought."""
+    `thought` is what it told apart from the text as the model's thought. `form` says in words how the request was put,
+    where its server did not take it as it is meant."""
 
     text: str
     finish: Finish = "stop"
     model: str = ""
     usage: Usage = Usage()
     thought: str = ""
+    form: str = ""
 
     @property
     def answer(self) -> str:

@@ -2,7 +2,7 @@
 required.
 
 The messages that sibling requests share (`Request.cache_until`) end in a marker; so does the system text before them,
-which other episodes share too. Once a server has refused structured output, it is given the schema in words.
+which other episodes share too. The schema of an answer is passed as structured output or in words.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from sotopia_rl_data.asking import reading, refusals, transport
-from sotopia_rl_data.errors import Rejected
 from sotopia_rl_data.request import Finish, Reply, Request, Target, Usage, token_count, usage_of
 from sotopia_rl_data.schema import Message
 
@@ -116,12 +115,6 @@ def _supported(schema: str) -> dict[str, Any]:
     return anthropic.transform_schema(json.loads(schema))
 
 
-def refuses_format(error: Rejected) -> bool:
-    """Whether the server refused the way in which the answer's schema was passed."""
-    words = ("output_config", "output_format", "structured output", "json_schema")
-    return error.status == 400 and any(word in error.message for word in words)
-
-
 def _usage(usage: object) -> Usage:
     """The tokens of a reply. Anthropic counts input read from or written to its cache separately from the rest."""
     if not isinstance(usage, dict):
@@ -150,7 +143,6 @@ API = transport.Api(
     sdk_client=sdk_client,
     body_of=body_of,
     read=read_message,
-    refuses_format=refuses_format,
 )
 
 

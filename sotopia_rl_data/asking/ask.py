@@ -21,6 +21,7 @@ from sotopia_rl_data.asking.batch.keys import BatchedKeys
 from sotopia_rl_data.asking.batch.rounds import ask_batch, batch_client, check_batches
 from sotopia_rl_data.asking.batch.waiting import carry
 from sotopia_rl_data.asking.dispatch import ask_all
+from sotopia_rl_data.asking.memory import EndpointMemory, remember
 from sotopia_rl_data.asking.plan import AskOptions, Group, Plan, Respondent, is_paid, paid_targets, respondents_of
 from sotopia_rl_data.asking.stopping import AnswerBreaker
 from sotopia_rl_data.costs.bill import Bill, Tally, bill
@@ -80,6 +81,8 @@ class _Asking:
         return outcomes
 
     async def _live(self, place: int, group: Group) -> Outcome:
+        for respondent in group.respondents:
+            remember(respondent, EndpointMemory(self._ledger.directory))
         try:
             return await ask_all(
                 group.requests(),
@@ -99,6 +102,7 @@ class _Asking:
     async def _in_batches(self, place: int, group: Group) -> Outcome:
         (respondent,) = group.respondents
         client = batch_client(respondent)
+        client.forms.use_memory(EndpointMemory(self._ledger.directory))
         try:
             return await ask_batch(
                 group.requests,

@@ -23,6 +23,7 @@ from sotopia_rl_data.asking.pacing import Epoch, Pacer, Pacing
 from sotopia_rl_data.asking.prompt_cache import PromptCacheWarmup
 from sotopia_rl_data.asking.refusals import refusal_of
 from sotopia_rl_data.asking.stopping import AnswerBreaker, CircuitBreaker, ThrottleWall, interruptible
+from sotopia_rl_data.asking.time_limit import TimeLimit
 from sotopia_rl_data.costs.budget import Budget
 from sotopia_rl_data.costs.tokens import rough_tokens
 from sotopia_rl_data.errors import AskingError, Filtered, Unavailable, UsageError
@@ -109,7 +110,7 @@ class _LiveRun:
         self._claimed_elsewhere: dict[str, tuple[PendingRequest, int]] = {}
         self._next_look = 0.0  # monotonic time of the next look at `_claimed_elsewhere`
         self._waiting = self._looked_up = 0
-        self._sending: dict[object, float] = {}  # when each request on the wire was sent, oldest first
+        self._sending: set[TimeLimit] = set()  # one for each request on the wire
         self._slot_free = asyncio.Event()
         self._ending = False
         self._error: BaseException | None = None
@@ -369,11 +370,11 @@ class _LiveRun:
 
     async def _send_once(self, request: Request) -> Reply:
         """Send one request, within the time limit."""
-        mark = object()
-        self._sending[mark] = time.monotonic()
+        limit = TimeLimit(self._pacing.timeout_s, lambda: self._ending)
+        self._sending.add(limit)
         self._outcome.sent += 1
         try:
-            async with asyncio.timeout(self._pacing.timeout_s):
+            async with limit:
                 return await self._send(request)
         except TimeoutError:
             self._pacer.timed_out()
@@ -382,7 +383,7 @@ class _LiveRun:
                 "allow more time (--timeout) or ask fewer requests at once (--concurrency)",
             ) from None
         finally:
-            del self._sending[mark]
+            self._sending.remove(limit)
 
     async def _admit(self, pending: PendingRequest) -> Epoch:
         return await self._pacer.admit(self._tokens(pending.request))
@@ -443,7 +444,7 @@ class _LiveRun:
         be cancelled would otherwise hang the run."""
         while True:
             await asyncio.sleep(_REPORT_S)
-            now, oldest = time.monotonic(), next(iter(self._sending.values()), math.inf)
+            now, oldest = time.monotonic(), min((limit.began for limit in self._sending), default=math.inf)
             self._wall.look(now, oldest)
             self._outcome.words = self._wall.words(now)
             self._report(progress)

@@ -1,6 +1,6 @@
 """OpenAI's chat completions, and every server that speaks them: vLLM, Together, DeepSeek, Ollama, OpenRouter …
 
-Once a server has refused strict JSON schemas, it is asked in the next weaker way: JSON mode, then the schema in words.
+The schema of an answer is passed in one of three ways: as a strict JSON schema, in JSON mode, or in words.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sotopia_rl_data.asking import reading, refusals, transport
-from sotopia_rl_data.errors import Rejected
 from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.request import Finish, Reply, Request, Target, Usage, token_count, usage_of
 
@@ -94,13 +93,6 @@ def read_completion(target: Target, data: Any) -> Reply:
     return Reply(said, finish, reading.name_of(data), usage, thought or reading.thought_of(message, _SAID))
 
 
-def refuses_format(error: Rejected) -> bool:
-    """Whether the server refused the way in which the answer's schema was passed (and not the schema itself)."""
-    if error.status not in (400, 422) or "invalid schema" in error.message.lower():
-        return False
-    return any(word in error.message for word in ("response_format", "json_schema", "json_object", "structured output"))
-
-
 def _usage(usage: object) -> Usage:
     """The tokens of a completion. The output is at least the total without the prompt: some servers leave thoughts out
     of `completion_tokens`."""
@@ -134,7 +126,6 @@ API = transport.Api(
     sdk_client=sdk_client,
     body_of=body_of,
     read=read_completion,
-    refuses_format=refuses_format,
 )
 
 

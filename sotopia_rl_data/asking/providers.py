@@ -12,9 +12,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sotopia_rl_data.asking import anthropic, openai
+from sotopia_rl_data.asking.memory import EndpointMemory
 from sotopia_rl_data.asking.transport import ApiClient
 from sotopia_rl_data.errors import UsageError
-from sotopia_rl_data.request import Client, Reply, Request
+from sotopia_rl_data.request import Reply, Request
 
 # Models that are known by their name alone; any other model is written with its provider's prefix (`openai:…`).
 _MODELS = {
@@ -82,7 +83,7 @@ def sampling_of(default: Mapping[str, Any], overrides: Mapping[str, Any] | None)
 class ApiModel:
     """One model at one URL, with its name and how many requests it takes at once."""
 
-    def __init__(self, client: Client, concurrency: int = 64, id_: str = "") -> None:
+    def __init__(self, client: ApiClient, concurrency: int = 64, id_: str = "") -> None:
         self.id = id_ or client.target.model
         self.target = client.target
         self.concurrency = concurrency
@@ -92,6 +93,10 @@ class ApiModel:
     def send(self) -> Callable[[Request], Coroutine[Any, Any, Reply]]:
         """How one request is sent. Raises what the client raises."""
         return self._client.send
+
+    def use_memory(self, memory: EndpointMemory) -> None:
+        """Remember there what the model takes, and go by what an earlier run has found."""
+        self._client.use_memory(memory)
 
     async def close(self) -> None:
         """Close the connections; the next `send`, perhaps in another event loop, opens new ones."""

@@ -69,7 +69,7 @@ def status_error(target: Target, status: int, body: object, headers: Mapping[str
     if status in (401, 403):
         variable = key_for(target).variable
         hint = hint.format(variable=variable) if variable else name_the_key(target)
-    return Rejected(text, hint, status=status)
+    return Rejected(text, hint, status=status, param=refused_parameter(body))
 
 
 def unreachable(target: Target, reason: str, sent: bool = True) -> Unavailable:

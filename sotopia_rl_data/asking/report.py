@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -105,9 +106,17 @@ class RunReport:
 
 
 def asking_warnings(outcomes: Sequence[Outcome]) -> list[str]:
-    """Warnings about prompts that began like an earlier one and were billed in full, and about claims that cannot be
-    held."""
+    """Warnings about requests that were put in a weaker form, about prompts that began like an earlier one and were
+    billed in full, and about claims that cannot be held."""
     warnings = []
+    forms: Counter[tuple[str, str]] = Counter()
+    for outcome in outcomes:
+        forms.update(outcome.forms)
+    seen = set()
+    for (model, form), _ in forms.most_common():  # the others were tried while this one was looked for
+        if model not in seen:
+            seen.add(model)
+            warnings.append(f"{model} refuses requests as they are meant; it was asked with {form}")
     expected, missed = sum(o.cache_expected for o in outcomes), sum(o.cache_missed for o in outcomes)
     if expected >= _FEWEST_EXPECTED and missed > _MISSED * expected:
         warnings.append(

@@ -100,6 +100,7 @@ class CircuitBreaker:
             self.fruitless = error
         if (
             isinstance(error, KeyMissing)
+            or (isinstance(error, Rejected) and error.final)
             or (account and self._refused >= _REFUSED_ACCOUNT)
             or (self._refused >= _REFUSED_FIRST and not anything_known)
         ):

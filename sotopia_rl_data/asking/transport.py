@@ -7,21 +7,27 @@ to build and read a call as everything else together. Nothing is retried here: o
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
+from sotopia_rl_data.asking.forms import MEANT, RequestForm, body_in
 from sotopia_rl_data.asking.keys import api_key, is_local, is_own
+from sotopia_rl_data.asking.memory import FORMS_KEPT_S, EndpointMemory
+from sotopia_rl_data.asking.negotiation import Negotiation
 from sotopia_rl_data.asking.reading import MOST_BYTES, json_or_none
 from sotopia_rl_data.asking.refusals import not_an_answer, status_error, unreachable
-from sotopia_rl_data.errors import Rejected, UsageError
+from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.request import Reply, Request, Target
 from sotopia_rl_data.schema import Message
 from sotopia_rl_data.secrets import redact
 
 if TYPE_CHECKING:
     import aiohttp
+
+log = logging.getLogger(__name__)
 
 CONNECT_S = 15.0
 AZURE_VERSION = "api-version"  # the parameter in URLs of Azure's older API
@@ -34,20 +40,17 @@ class Api:
 
     `path` follows the base URL, and `sdk_client` (of a key, a URL and an HTTP client) signs requests. `ways` are the
     ways in which an answer's schema can be passed, the strictest first: `body_of` gives a request's JSON in one of
-    them, and `refuses_format` says whether an error is about the way. `read` gives the Reply in the JSON that comes
-    back."""
+    them. `read` gives the Reply in the JSON that comes back."""
 
     path: str
     ways: Sequence[str]
     sdk_client: Callable[[str, str, Any], Any]
     body_of: Callable[[Request, str], dict[str, Any]]
     read: Callable[[Target, Any], Reply]
-    refuses_format: Callable[[Rejected], bool]
 
 
 class ApiClient:
-    """Asks `target` through its provider's `api`, over one pool of connections for the event loop that uses it. A way
-    of passing the schema that the server has refused is not tried again.
+    """Asks `target` through its provider's `api`, over one pool of connections for the event loop that uses it.
 
     Raises KeyMissing where there is no key.
     """
@@ -65,25 +68,50 @@ class ApiClient:
         self._headers: dict[str, object] = {**sdk.default_headers, **sdk.auth_headers}
         if has_azure_version(target.base_url):
             self._headers |= {"Authorization": None, "api-key": key}
-        self._way = 0
+        self._memory: EndpointMemory | None = None
+        self._negotiations: dict[bool, Negotiation] = {}  # by whether a request has an answer schema
         self._session: aiohttp.ClientSession | None = None
 
-    @property
-    def way(self) -> str:
-        """How the schema of an answer is passed: the strongest way that the server has not refused yet."""
-        return self.api.ways[self._way]
+    def use_memory(self, memory: EndpointMemory) -> None:
+        """Remember there what the server takes, and go by what an earlier run has found."""
+        self._memory = memory
+
+    def form_for(self, request: Request) -> RequestForm:
+        """The form in which a request like this one is put now."""
+        return self._negotiation_for(request).form
+
+    def is_settled(self, request: Request) -> bool:
+        """Whether the form for requests like this one is known, so that nothing stronger is tried any more."""
+        return self._negotiation_for(request).is_known
 
     async def send(self, request: Request) -> Reply:
-        """One answer. Raises Unavailable or Rejected; never retries."""
+        """One answer, asked for in the form that the server takes (`negotiation.py`). Raises Unavailable or Rejected;
+        never retries faults."""
+        return await self._negotiation_for(request).ask(request)
+
+    def _negotiation_for(self, request: Request) -> Negotiation:
+        has_schema = request.answer_schema is not None
+        if has_schema not in self._negotiations:
+            self._negotiations[has_schema] = self._negotiation("schema" if has_schema else "text")
+        return self._negotiations[has_schema]
+
+    def _negotiation(self, name: str) -> Negotiation:
+        def found(form: RequestForm) -> None:
+            if self._memory is not None:
+                self._memory.keep(self.target, f"form for {name}", form.as_dict())
+            if form != MEANT:
+                log.info("%s is asked with %s from now on", self.target.model, form.words(ways))
+
+        ways, remembered = self.api.ways, None
+        if self._memory is not None:
+            remembered = RequestForm.of(self._memory.recall(self.target, f"form for {name}", FORMS_KEPT_S), ways)
+        return Negotiation(self.api.body_of, ways, self._post_in, found, remembered)
+
+    async def _post_in(self, request: Request, form: RequestForm) -> Reply:
+        """Post a request in a form."""
         api = self.api
-        while True:
-            way = self._way
-            try:
-                return api.read(self.target, await self._post(api.body_of(request, api.ways[way])))
-            except Rejected as error:
-                if request.answer_schema is None or way + 1 == len(api.ways) or not api.refuses_format(error):
-                    raise
-                self._way = max(self._way, way + 1)
+        reply = api.read(self.target, await self._post(body_in(form, request, api.body_of, api.ways)))
+        return reply if form == MEANT else replace(reply, form=form.words(api.ways))
 
     async def close(self) -> None:
         """Close the connections; the next `send` opens new ones."""

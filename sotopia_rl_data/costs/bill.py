@@ -57,10 +57,12 @@ class Spent:
 @dataclass(slots=True)
 class Tally:
     """The attempts at a plan's requests, each counted once, those of earlier runs and those that failed included.
-    `spent` is by judge or policy; `models` counts the model names that the provider returned to each."""
+    `spent` is by judge or policy; `models` counts the model names that the provider returned to each, `forms` the
+    weaker forms in which answers were asked for (`asking/forms.py`)."""
 
     spent: dict[str, Spent] = field(default_factory=dict)
     models: dict[str, Counter[str]] = field(default_factory=dict)
+    forms: dict[str, Counter[str]] = field(default_factory=dict)
     keys: set[int] = field(default_factory=set)
 
     def first(self, key: str) -> bool:
@@ -78,6 +80,8 @@ class Tally:
         self.spent.setdefault(respondent, Spent()).add(request, attempt, category)
         if attempt.status == "answer" and not attempt.is_filtered:
             self.models.setdefault(respondent, Counter())[attempt.returned_model] += 1
+            if attempt.form:
+                self.forms.setdefault(respondent, Counter())[attempt.form] += 1
 
     def of(self, respondent: str) -> Spent:
         """What was spent on asking a judge or policy."""

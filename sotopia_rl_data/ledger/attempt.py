@@ -34,7 +34,8 @@ class Attempt:
     `time` is when the attempt ended (Unix seconds), `seconds` how long it took. `usage` is None where the provider
     reported no tokens: unknown is not zero. An `error` is a transport error or a refusal of the request, and never a
     hit; `maybe_billed` says that the provider may have done the work all the same. `batch` is the id of the batch whose
-    results held the attempt. `thought` is what the provider told apart from the text as the model's thought.
+    results held the attempt. `thought` is what the provider told apart from the text as the model's thought. `form`
+    says how the request was put, where its server did not take it as it is meant.
     """
 
     key: str
@@ -55,11 +56,13 @@ class Attempt:
     batch: str = ""
     maybe_billed: bool = False
     thought: str = ""
+    form: str = ""
 
     @property
     def reply(self) -> Reply:
         """The answer as the client returned it."""
-        return Reply(self.text, self.finish or "stop", self.returned_model, self.usage or Usage(), self.thought)
+        usage = self.usage or Usage()
+        return Reply(self.text, self.finish or "stop", self.returned_model, usage, self.thought, self.form)
 
     @property
     def is_filtered(self) -> bool:
@@ -90,6 +93,8 @@ class Attempt:
             rest["maybe_billed"] = True
         if self.thought:
             rest["thought"] = self.thought
+        if self.form:
+            rest["form"] = self.form
         body = json.dumps(rest, separators=(",", ":"))
         return f'{MARKER}{self.key}","question":"{self.question}",{body[1:]}\n'.encode()
 
@@ -109,6 +114,7 @@ def answered(request: Request, key: str, question: str, reply: Reply, seconds: f
         seconds=round(seconds, 4),
         batch=batch,
         thought=_storable(reply.thought),
+        form=reply.form,
     )
 
 

@@ -67,6 +67,7 @@ def calls_schema() -> pa.Schema:
         "batch": text,
         "maybe_billed": pa.bool_(),
         "thought": text,
+        "form": text,
     }
     return pa.schema(list(columns.items()))
 
@@ -96,7 +97,7 @@ def row_attempt(row: Mapping[str, Any]) -> Attempt:
     """The Attempt that a row of `calls` holds."""
     plain = {k: v for k, v in row.items() if k not in _USAGE}
     usage = kept_usage([row[name] for name in _USAGE])
-    plain |= {name: plain.get(name) or "" for name in ("batch", "thought")}
+    plain |= {name: plain.get(name) or "" for name in ("batch", "thought", "form")}
     plain["maybe_billed"] = bool(plain.get("maybe_billed"))
     return Attempt(**plain | {"sampling": json.loads(row["sampling"]), "usage": usage})
 

@@ -120,7 +120,7 @@ class Lookup:
         """Make a reply durable, then see whether it is accepted."""
         attempt = answered(pending.request, pending.key, pending.question, reply, seconds)
         self.ledger.append(attempt)
-        self.outcome.count_usage(pending.request.target.model, reply.usage)
+        self.outcome.count(pending.request.target.model, reply)
         return Settled(attempt, self.accept(pending.request, attempt.reply), True)
 
     def keep_error(self, pending: PendingRequest, error: AskingError, seconds: float) -> None:
@@ -175,7 +175,8 @@ class Outcome:
     by the provider; `unreachable` have no answer. `followed` counts the follow-ups, `failed` the answers that were not
     accepted. `claimed` is False where equal runs at once would ask the same questions. `sent` counts every request on
     the wire; `throttled` of them met 429, `faults` met 5xx, a time limit or a lost connection. `usage` sums the tokens
-    of this run's answers, by the model asked for. `cache_expected` requests began with a prefix that the provider had
+    of this run's answers, by the model asked for; `forms` counts those whose request was put in a weaker form, by model
+    and form. `cache_expected` requests began with a prefix that the provider had
     just seen; `cache_missed` of them were billed in full. `in_batches` requests are under way in `batches` that have
     not ended; `words` say how far these are. `exhausted` says that a request did not fit under the
     budget.
@@ -198,6 +199,7 @@ class Outcome:
     batches: int = 0
     words: str = ""
     usage: dict[str, Usage] = field(default_factory=dict)
+    forms: dict[tuple[str, str], int] = field(default_factory=dict)
     cache_expected: int = 0
     cache_missed: int = 0
     interrupted: bool = False
@@ -206,8 +208,14 @@ class Outcome:
     seconds: float = 0.0
     _marks: deque[tuple[float, int, int]] = field(default_factory=deque, repr=False)
 
+    def count(self, model: str, reply: Reply) -> None:
+        """Add the tokens of one answer, and the form in which it was asked for."""
+        if reply.form:
+            self.forms[model, reply.form] = self.forms.get((model, reply.form), 0) + 1
+        self.count_usage(model, reply.usage)
+
     def count_usage(self, model: str, usage: Usage) -> None:
-        """Add the tokens of one answer."""
+        """Add tokens that were paid for."""
         before = self.usage.get(model, Usage())
         self.usage[model] = Usage(
             before.input + usage.input,

@@ -128,7 +128,8 @@ def test_a_server_that_knows_no_schemas_is_asked_in_a_weaker_way_in_the_next_bat
     with running(formats="json_object") as at:
         asked = questions(5, target(provider, at))
         outcome, caller = ask_in_batches(asked, batches(provider, at), tmp_path)
-        assert at.log()["batch"]["sizes"] == [5, 5]
+        sizes = at.log()["batch"]["sizes"]
+        assert (sizes[0], len(sizes)) == (5, 3)
     assert outcome.asked == 5
     assert all(text and text.startswith('{"importance"') for text in caller.texts.values())
 

@@ -256,7 +256,7 @@ def malformed_url() -> Any:
 
 @pytest.mark.parametrize(
     ("provider", "formats", "extra"),
-    [("openai", "json_object", 1), ("openai", "text", 2), ("anthropic", "text", 1)],
+    [("openai", "json_object", 3), ("openai", "text", 4), ("anthropic", "text", 3)],
 )
 def test_a_server_without_json_schemas_is_asked_in_the_next_weaker_way(provider: str, formats: str, extra: int):
     async def go(url: str) -> list[Reply]:
@@ -273,10 +273,10 @@ def test_a_server_without_json_schemas_is_asked_in_the_next_weaker_way(provider:
     assert (log["answered"], log["statuses"]["400"]) == (3, extra)
 
 
-def test_a_schema_that_openai_would_refuse_is_refused_with_its_reason():
+def test_a_schema_that_openai_would_refuse_is_passed_in_a_weaker_way():
     open_schema = SCHEMA | {"additionalProperties": True}
-    with running() as server, pytest.raises(Rejected, match="additionalProperties"):
-        ask(client_for("openai", server.url), schema=open_schema)
+    with running() as server:
+        assert "json_object" in ask(client_for("openai", server.url), schema=open_schema).form
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -303,7 +303,8 @@ def test_what_a_status_means(provider: str, status: int, kind: type[AskingError]
     assert caught.value.message.endswith(f"{status} no luck today")
     assert hint in caught.value.hint
     assert getattr(caught.value, "status", None) == status
-    assert len(canned.got) == 1  # nobody below us retries
+    # nobody below us retries; what is not explained is tried in weaker forms
+    assert (len(canned.got) == 1) == (status not in (400, 404, 422))
 
 
 def test_an_account_without_money_is_refused_whatever_the_status():

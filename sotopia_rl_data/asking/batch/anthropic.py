@@ -8,7 +8,6 @@ afterwards its custom_ids decide.
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator, AsyncIterator, Set
 from contextlib import aclosing
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sotopia_rl_data.asking import anthropic, refusals, transport
 from sotopia_rl_data.asking.batch.client import BatchClient, BatchLimits, BatchSearch, BatchState, cancelled, expired
 from sotopia_rl_data.asking.batch.intent import Intent
-from sotopia_rl_data.request import Reply, Request, Target
+from sotopia_rl_data.request import Reply, Target
 
 if TYPE_CHECKING:
     from anthropic.types.messages import MessageBatch
@@ -53,10 +52,8 @@ class AnthropicBatchClient(BatchClient):
     def _batches(self) -> Any:
         return self._sdk.messages.batches
 
-    def line(self, custom_id: str, request: Request) -> bytes:
-        """The request as a member of a batch's list."""
-        params = anthropic.body_of(request, self.api.ways[self.way])
-        return json.dumps({"custom_id": custom_id, "params": params}).encode()
+    def _line(self, custom_id: str, body: dict[str, Any]) -> dict[str, Any]:
+        return {"custom_id": custom_id, "params": body}
 
     async def create(self, lines: Path, intent: Intent) -> str:
         """Create the batch; returns its id. The body, up to a quarter of a gigabyte, is streamed from the file."""

@@ -6,6 +6,7 @@ answer may contain the other characters that Python or an HTTP library takes for
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Set
 from contextlib import aclosing, contextmanager
@@ -16,7 +17,9 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 from sotopia_rl_data.asking import keys, reading, refusals, transport
+from sotopia_rl_data.asking.batch.forms import BatchForms
 from sotopia_rl_data.asking.batch.intent import Intent
+from sotopia_rl_data.asking.forms import MEANT, RequestForm, body_in
 from sotopia_rl_data.errors import AskingError, Rejected, Unavailable, UsageError
 from sotopia_rl_data.request import Reply, Request, Target
 from sotopia_rl_data.secrets import redact
@@ -63,14 +66,13 @@ class BatchClient(ABC):
     """A provider's batch API at `target`. Its coroutines raise Unavailable where another try may help and Rejected
     where it cannot; nothing is retried here.
 
-    `way` is the index in `api.ways` of the way in which the answer's schema is passed now. Raises KeyMissing where
-    there is no key."""
+    `forms` finds the form of the requests. Raises KeyMissing where there is no key."""
 
     api: ClassVar[transport.Api]
 
     def __init__(self, target: Target, limits: BatchLimits, sdk: ModuleType, base_error: type[Exception]) -> None:
         self.target, self.limits = target, limits
-        self.way = 0
+        self.forms = BatchForms(self.api, target)
         self._sdk_module, self._base_error = sdk, base_error
         if transport.has_azure_version(target.base_url):
             raise UsageError(
@@ -85,9 +87,13 @@ class BatchClient(ABC):
     def _batches(self) -> Any:
         """The SDK's object for batches."""
 
+    def line(self, custom_id: str, request: Request, form: RequestForm = MEANT) -> bytes:
+        """The request as a line of a batch, in this form and without a line feed."""
+        return json.dumps(self._line(custom_id, body_in(form, request, self.api.body_of, self.api.ways))).encode()
+
     @abstractmethod
-    def line(self, custom_id: str, request: Request) -> bytes:
-        """The request as a line of a batch, without a line feed."""
+    def _line(self, custom_id: str, body: dict[str, Any]) -> dict[str, Any]:
+        """A line of a batch, as JSON."""
 
     async def upload(self, lines: Path, intent: Intent) -> str:
         """Upload the lines before `create`, where the provider wants that; returns the file's id, else an empty
@@ -113,14 +119,6 @@ class BatchClient(ABC):
     @abstractmethod
     def _outcome(self, line: dict[str, Any]) -> Reply:
         """The Reply in a line of results. Raises the error that the line holds instead."""
-
-    def weaken(self, error: Rejected, way: int) -> bool:
-        """Pass the answer's schema in the next weaker way from now on, if the error of a line that was written in this
-        way is about the schema. False if it is not, or there is no weaker way."""
-        if not self.api.refuses_format(error) or way + 1 == len(self.api.ways):
-            return False
-        self.way = max(self.way, way + 1)
-        return True
 
     async def newest(self) -> str:
         """The id of the newest batch, empty where there is none. Raises UsageError where there is no batch API."""

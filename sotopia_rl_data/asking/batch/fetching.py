@@ -12,6 +12,8 @@ from dataclasses import replace
 from sotopia_rl_data.asking.batch.client import BatchClient, BatchState, cancelled
 from sotopia_rl_data.asking.batch.intent import BatchFolder, BatchLine, Intent
 from sotopia_rl_data.asking.batch.waiting import BatchBudget, Waiting, brought
+from sotopia_rl_data.asking.forms import RequestForm
+from sotopia_rl_data.asking.negotiation import is_unexplained
 from sotopia_rl_data.asking.refusals import refusal_of
 from sotopia_rl_data.errors import AskingError, Filtered, Rejected, Unavailable
 from sotopia_rl_data.ledger.ledger import answered, failed
@@ -34,6 +36,9 @@ class Fetching:
         self._lookup, self._client, self._folder, self._waiting, self._tries = lookup, client, folder, waiting, tries
         self._budget = budget
         self._errors: Counter[str] = Counter()
+        self._asked_again: set[str] = set()  # keys that were refused in a form in which others were answered
+        self._helped = False  # whether one of them is answered in the batch of now
+        self._refused: list[tuple[str, RequestForm, Rejected]] = []  # the lines that were refused for good
         self._throttled: list[tuple[str, Unavailable]] = []  # the lines of one batch that were refused for rate
         self.last: AskingError | None = None
 
@@ -41,6 +46,7 @@ class Fetching:
         """Put every result into the ledger, durably. Results of an earlier fetch are not added again."""
         left = self._folder.batch_lines(intent)
         await self._waiting.until_answered(lambda: self._collect(intent, left))
+        self._retry_refused()
         self._retry_throttled(answers=intent.count - len(left) - len(self._throttled))
         for line in left.values():
             self._keep(intent, line, self._missing(state), maybe_billed=not state.cancelled)
@@ -64,14 +70,18 @@ class Fetching:
         ledger, target = self._lookup.ledger, replace(self._client.target, sampling=line.sampling)
         request = Request(target, (), sample=line.sample)
         earlier = brought(ledger, intent, line.key)
+        form = RequestForm.of(line.form, self._client.api.ways) or RequestForm(way=intent.way)
         if isinstance(outcome, Filtered):
             self._budget.came(line.key, None)
             outcome = refusal_of(outcome)
         if isinstance(outcome, Reply):
+            outcome = replace(outcome, form=self._client.forms.words(form))
+            self._client.forms.answered(form)
+            self._helped = self._helped or line.key in self._asked_again
             if all(attempt.status == "error" for attempt in earlier):
                 ledger.append(answered(request, line.key, line.question, outcome, 0.0, intent.batch))
             self._budget.came(line.key, outcome.usage)
-            self._lookup.outcome.count_usage(target.model, outcome.usage)
+            self._lookup.outcome.count(target.model, outcome)
             self._lookup.came(line.key)
             return
         tokens = outcome.tokens if isinstance(outcome, Unavailable) else None
@@ -80,22 +90,35 @@ class Fetching:
             ledger.append(failed(request, line.key, line.question, message, 0.0, batch, maybe_billed, tokens))
         usage = Usage() if maybe_billed else None
         self._budget.came(line.key, usage if tokens is None else Usage(*tokens))
-        self._fail(line.key, outcome, intent.way)
+        self._fail(line.key, outcome, form)
 
-    def _fail(self, key: str, error: AskingError, way: int) -> None:
+    def _fail(self, key: str, error: AskingError, form: RequestForm) -> None:
         """Give a request up, or leave it for the next round."""
         self.last = error
         self._lookup.outcome.faults += 1
-        if isinstance(error, Rejected):
-            if self._client.weaken(error, way):
-                self._lookup.put_back(key)
-            else:
-                self._lookup.lose(key, error)
-            return
-        if isinstance(error, Unavailable) and error.status == 429:
+        if isinstance(error, Rejected) and is_unexplained(error):
+            self._refused.append((key, form, error))
+        elif isinstance(error, Rejected):
+            self._lookup.lose(key, error)
+        elif isinstance(error, Unavailable) and error.status == 429:
             self._throttled.append((key, error))
         else:
             self._fail_once(key, error)
+
+    def _retry_refused(self) -> None:
+        """Leave the refused lines for the next round: where others in their form were answered once more in the same
+        form, since some servers refuse at random, and again while that helps; else in another one."""
+        refused, self._refused = self._refused, []
+        for key, form, error in refused:
+            own_fault = self._client.forms.is_own_fault(form, error)
+            if own_fault and key in self._asked_again and not self._helped:
+                self._lookup.lose(key, error)
+                continue
+            self._lookup.put_back(key)
+            if own_fault:
+                self._asked_again.add(key)
+        self._helped = False
+        self._client.forms.decide()
 
     def _retry_throttled(self, answers: int) -> None:
         """Leave the lines that were refused for rate for the next round. That counts as a failure only where the batch

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from sotopia_rl_data.asking.forms import MEANT, RequestForm
 from sotopia_rl_data.costs.tokens import most_prompt_tokens
 from sotopia_rl_data.errors import StoreError
 from sotopia_rl_data.formats import check_fields, newer
@@ -43,9 +44,9 @@ _KEY_SHOWN = 40  # hex digits of a key in a custom_id: Anthropic allows 64 chara
 class Intent:
     """One batch: `count` lines under an `id` of ours, `made` at this time (Unix seconds).
 
-    `way` is the way in which the answer's schema is passed, `file` the provider's id of the uploaded lines, `after` the
-    id of the newest batch before this one, `tried` the time of the last `create` (Unix seconds; 0: never), `batch` the
-    provider's id of the batch, empty until we received it."""
+    `way` is the way in which an earlier version passed the answer's schema, `file` the provider's id of the uploaded
+    lines, `after` the id of the newest batch before this one, `tried` the time of the last `create` (Unix seconds; 0:
+    never), `batch` the provider's id of the batch, empty until we received it."""
 
     id: str
     count: int
@@ -67,13 +68,15 @@ class Intent:
 
 @dataclass(frozen=True, slots=True)
 class BatchLine:
-    """The request behind a line: what an attempt in the ledger records of it, and the most tokens of its prompt."""
+    """The request behind a line: what an attempt in the ledger records of it, the most tokens of its prompt, and the
+    form in which it is put, as JSON, where it is not put as it is meant."""
 
     key: str
     question: str
     sample: int
     input: int
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    form: Mapping[str, Any] = field(default_factory=dict)
 
 
 class BatchFolder:
@@ -210,18 +213,19 @@ class BatchDraft:
         self._lines: IO[bytes] = parent.lines(intent).open("wb")
         self._asked: IO[bytes] = parent.lines(intent).with_name(_ASKED).open("wb")
 
-    def add(self, line: bytes, pending: PendingRequest) -> None:
-        """Add a request and its line."""
+    def add(self, line: bytes, pending: PendingRequest, form: RequestForm) -> None:
+        """Add a request and its line in this form."""
         request, custom_id = pending.request, self.intent.custom_id(pending.key)
         sampling = dict(request.target.sampling)
-        record = BatchLine(pending.key, pending.question, request.sample, most_prompt_tokens(request), sampling)
+        told = {} if form == MEANT else form.as_dict()
+        record = BatchLine(pending.key, pending.question, request.sample, most_prompt_tokens(request), sampling, told)
         with storing(self._parent.lines(self.intent).parent, *_LEDGER):
             self._lines.write(line + b"\n")
             self._asked.write(json.dumps({"id": custom_id, **asdict(record)}).encode() + b"\n")
         self.count += 1
         self.size_bytes += len(line) + 1
 
-    def seal(self, way: int) -> Intent:
+    def seal(self) -> Intent:
         """Make the batch durable: from now on this run, or the next after a crash, submits it."""
         with storing(self._parent.lines(self.intent).parent, *_LEDGER):
             for file in (self._lines, self._asked):
@@ -229,7 +233,7 @@ class BatchDraft:
                 os.fsync(file.fileno())
                 file.close()
             sync_file(self._parent.lines(self.intent).parent.parent)  # the entry of the batch's own folder
-        return self._parent.keep(Intent(self.intent.id, self.count, self.intent.made, way))
+        return self._parent.keep(Intent(self.intent.id, self.count, self.intent.made))
 
 
 def _taken(lock: int) -> bool:

@@ -6,7 +6,6 @@ provider, where the owner of the account may remove them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator, AsyncIterator, Set
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +14,7 @@ from sotopia_rl_data.asking import openai, refusals, transport
 from sotopia_rl_data.asking.batch.client import BatchClient, BatchLimits, BatchSearch, BatchState, cancelled, expired
 from sotopia_rl_data.asking.batch.intent import Intent
 from sotopia_rl_data.errors import Rejected, Unavailable
-from sotopia_rl_data.request import Reply, Request, Target
+from sotopia_rl_data.request import Reply, Target
 
 LIMITS = BatchLimits(requests=50_000, size_bytes=200_000_000)
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
@@ -40,9 +39,8 @@ class OpenAIBatchClient(BatchClient):
     def _batches(self) -> Any:
         return self._sdk.batches
 
-    def line(self, custom_id: str, request: Request) -> bytes:
-        body = openai.body_of(request, self.api.ways[self.way])
-        return json.dumps({"custom_id": custom_id, "method": "POST", "url": ENDPOINT, "body": body}).encode()
+    def _line(self, custom_id: str, body: dict[str, Any]) -> dict[str, Any]:
+        return {"custom_id": custom_id, "method": "POST", "url": ENDPOINT, "body": body}
 
     async def upload(self, lines: Path, intent: Intent) -> str:
         """Upload the file; returns its id."""

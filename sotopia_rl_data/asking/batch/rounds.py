@@ -21,19 +21,23 @@ that cost less have made room. Rounds go on until nothing is left, or nothing th
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from contextlib import closing, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from contextlib import aclosing, closing, suppress
 from dataclasses import replace
+from itertools import zip_longest
 
 from sotopia_rl_data.asking.batch.client import BatchClient, BatchSearch, BatchState
 from sotopia_rl_data.asking.batch.fetching import Fetching
 from sotopia_rl_data.asking.batch.intent import BatchDraft, BatchFolder, Intent
 from sotopia_rl_data.asking.batch.waiting import BatchBudget, Stopped, Waiting
+from sotopia_rl_data.asking.forms import RequestForm
+from sotopia_rl_data.asking.negotiation import MOST_PROBES
 from sotopia_rl_data.asking.plan import Batching, Respondent, is_paid
 from sotopia_rl_data.asking.stopping import AnswerBreaker, interruptible
 from sotopia_rl_data.costs.budget import Budget
@@ -167,20 +171,22 @@ class _BatchRun:
             return await self._round(requests())
 
     async def _round(self, requests: Iterable[Request]) -> list[Intent]:
+        """Hand over what is known and seal the rest; or a few of the rest, where a form is looked for."""
+        forms = self._client.forms
+        if forms.judged is not None:
+            raise forms.judged
         sealed: list[Intent] = []
         draft: BatchDraft | None = None
         room, self._claimed = self._room, 0
-        for place, request in enumerate(requests):
-            if place % _YIELD_EVERY == 0:
-                await asyncio.sleep(0)
-                self._report()
-            if self._waiting.stopped:
-                break
-            pending = self._settle_known(place, request)
-            if pending is not None and room and self._budget.fits(pending):
-                draft, room = self._put(draft, pending, sealed), room - 1
-            elif pending is not None:
-                self._lookup.put_back(pending.key)
+        async with aclosing(self._left(requests)) as left:
+            if forms.is_looking:
+                draft = self._probe(await _shortest(left, self._lookup), sealed)
+            else:
+                async for pending in left:
+                    if room and self._budget.fits(pending):
+                        draft, room = self._put(draft, pending, forms.form, sealed), room - 1
+                    else:
+                        self._lookup.put_back(pending.key)
         if draft is not None:
             sealed.append(self._seal(draft))
         unusable = self.answer_breaker and self.answer_breaker.error(self._client.target) if sealed else None
@@ -192,7 +198,7 @@ class _BatchRun:
         return sealed
 
     def _seal(self, draft: BatchDraft) -> Intent:
-        intent = draft.seal(self._client.way)
+        intent = draft.seal()
         self._take(intent)
         return intent
 
@@ -205,6 +211,31 @@ class _BatchRun:
         except (AskingError, Stopped, asyncio.CancelledError):
             self._put_back(left)
             raise
+
+    async def _left(self, requests: Iterable[Request]) -> AsyncGenerator[PendingRequest]:
+        """Hand over what is known; yields the requests that are to be asked."""
+        for place, request in enumerate(requests):
+            if place % _YIELD_EVERY == 0:
+                await asyncio.sleep(0)
+                self._report()
+            if self._waiting.stopped:
+                return
+            pending = self._settle_known(place, request)
+            if pending is not None:
+                yield pending
+
+    def _probe(self, shortest: list[PendingRequest], sealed: list[Intent]) -> BatchDraft | None:
+        """A draft with each of these requests in another form; those that are left over wait."""
+        draft: BatchDraft | None = None
+        forms = self._client.forms.to_try(shortest[0].request, len(shortest)) if shortest else []
+        if shortest and not forms:
+            raise self._client.forms.judge()
+        for pending, form in zip_longest(shortest, forms):
+            if form is not None and self._budget.fits(pending):
+                draft = self._put(draft, pending, form, sealed)
+            else:
+                self._lookup.put_back(pending.key)
+        return draft
 
     def _settle_known(self, place: int, request: Request) -> PendingRequest | None:
         """Hand over what is known of a chain; returns the request that is to be asked, unless it is under way."""
@@ -250,18 +281,20 @@ class _BatchRun:
         ledger.claims.give_up(key)
         return not (ledger.catch_up() and ledger.tries(key) > known)
 
-    def _put(self, draft: BatchDraft | None, pending: PendingRequest, sealed: list[Intent]) -> BatchDraft:
+    def _put(
+        self, draft: BatchDraft | None, pending: PendingRequest, form: RequestForm, sealed: list[Intent]
+    ) -> BatchDraft:
         """Add a request to the draft; a full draft is sealed first, and a new one begun."""
         limits = self._client.limits
         if draft is None:
             draft = self._folder.draft()
             self._locks[draft.intent.id] = draft.lock
         custom_id = draft.intent.custom_id(pending.key)
-        line = self._client.line(custom_id, pending.request)
+        line = self._client.line(custom_id, pending.request, form)
         if draft.count and (draft.count >= limits.requests or draft.size_bytes + len(line) + 99 > limits.size_bytes):
             sealed.append(self._seal(draft))
-            return self._put(None, pending, sealed)
-        draft.add(line, pending)
+            return self._put(None, pending, form, sealed)
+        draft.add(line, pending, form)
         self._under_way[short(pending.key)] = draft.intent.id
         self._own.add(draft.intent.id)
         return draft
@@ -447,6 +480,19 @@ class _BatchRun:
         if self._budget.short:
             words.append(f"{self._budget.short:,} wait for room under the budget")
         return ", ".join(words)
+
+
+async def _shortest(left: AsyncIterator[PendingRequest], lookup: Lookup) -> list[PendingRequest]:
+    """The shortest requests, as many as may be probed with; the others are put back."""
+    kept: list[tuple[int, int, PendingRequest]] = []  # a heap, the longest first
+    number = 0
+    async for pending in left:
+        number += 1
+        length = sum(len(message["content"]) for message in pending.request.messages)
+        heapq.heappush(kept, (-length, -number, pending))
+        if len(kept) > MOST_PROBES:
+            lookup.put_back(heapq.heappop(kept)[2].key)
+    return [pending for _, _, pending in sorted(kept, reverse=True)]
 
 
 def batch_client(respondent: Respondent) -> BatchClient:

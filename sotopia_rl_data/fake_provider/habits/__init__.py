@@ -8,11 +8,12 @@ None where the call is answered as without it; or it raises RequestRefused. The 
 
 from __future__ import annotations
 
-from sotopia_rl_data.fake_provider.habits import completions, lengths, limits, providers, thoughts, useless
+from sotopia_rl_data.fake_provider.habits import completions, forms, lengths, limits, providers, thoughts, useless
 from sotopia_rl_data.fake_provider.habits.call import Habit
 
 HABITS: dict[str, Habit] = {
     **completions.HABITS,
+    **forms.HABITS,
     **lengths.HABITS,
     **limits.HABITS,
     **providers.HABITS,

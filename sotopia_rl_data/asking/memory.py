@@ -1,0 +1,78 @@
+"""What earlier runs have found out about an endpoint and a model: the form of requests that it takes.
+
+One small file in the ledger's folder, with a version. It is a memory and nothing more: where it is lost, damaged, of
+another version or cannot be written, the next run finds out again. No key of a request depends on it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sotopia_rl_data.locks import locked
+from sotopia_rl_data.request import Target
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+FORMS_KEPT_S = 30 * 86_400.0  # a server may have learned more by then
+_FILE = "endpoints.json"
+_WAIT_S = 2.0  # how long another process may write
+
+
+class EndpointMemory:
+    """The memory in a ledger's folder. An entry is a JSON object, kept under a target and a name, with its time."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / _FILE
+
+    def recall(self, target: Target, name: str, longest_s: float) -> Any:
+        """The entry, unless it is older than `longest_s` seconds; None where there is none."""
+        entry = self._read().get(_id(target), {})
+        told = entry.get(name) if isinstance(entry, dict) else None
+        if not isinstance(told, dict) or not isinstance(told.get("time"), int | float):
+            return None
+        return told.get("value") if 0 <= time.time() - told["time"] <= longest_s else None
+
+    def keep(self, target: Target, name: str, value: Any) -> None:
+        """Keep an entry, unless the folder cannot be written."""
+        with suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with locked(self._path.with_suffix(".lock"), _WAIT_S) as ours:
+                if not ours or self._is_of_another_version():
+                    return
+                endpoints = self._read()
+                endpoints.setdefault(_id(target), {})[name] = {"value": value, "time": round(time.time(), 1)}
+                beside = self._path.with_suffix(".tmp")
+                beside.write_text(json.dumps({"version": VERSION, "endpoints": endpoints}, indent=1), "utf-8")
+                beside.replace(self._path)
+
+    def _read(self) -> dict[str, Any]:
+        with suppress(OSError, ValueError, RecursionError):
+            told = json.loads(self._path.read_text("utf-8"))
+            if isinstance(told, dict) and told.get("version") == VERSION:
+                endpoints = told.get("endpoints")
+                if isinstance(endpoints, dict) and all(isinstance(entry, dict) for entry in endpoints.values()):
+                    return endpoints
+        return {}
+
+    def _is_of_another_version(self) -> bool:
+        with suppress(OSError, ValueError, RecursionError):
+            told = json.loads(self._path.read_text("utf-8"))
+            return isinstance(told, dict) and told.get("version") not in (None, VERSION)
+        return False
+
+
+def remember(respondent: object, memory: EndpointMemory) -> None:
+    """Give a judge or policy the memory, if it has a use for one."""
+    use_memory = getattr(respondent, "use_memory", None)
+    if use_memory is not None:
+        use_memory(memory)
+
+
+def _id(target: Target) -> str:
+    return f"{target.provider} {target.base_url} {target.model}"

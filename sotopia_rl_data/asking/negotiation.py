@@ -1,0 +1,316 @@
+"""Finds the strongest form in which a server takes our requests, by trying.
+
+The first request of a client goes ahead; the others wait until it is answered, or for `_HOLD_S` seconds if it is not
+refused. Where it is refused without an explanation (a 4xx that is not about the key, money or rate), it is tried in
+weaker forms (`forms.py`), while the others wait. A form is adopted only if it answers what the stronger one refused;
+the requests after it put back, one by one, what was not needed. Where no form answers, the question itself may be at
+fault: it is given up, and the shortest of those that wait is tried next. At most `MOST_PROBES` calls are made to find
+out. What was found is remembered (`memory.py`).
+
+Once a form is known, a refusal without an explanation is the question's own: the identical call is made again,
+since some servers refuse at random, until that has been in vain `_IN_VAIN` times in a row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from sotopia_rl_data.asking.forms import MEANT, BodyOf, RequestForm, hinted, stronger_by_one, weaker_forms, with_change
+from sotopia_rl_data.asking.time_limit import restart, standing_still
+from sotopia_rl_data.errors import Filtered, Rejected, Unavailable
+from sotopia_rl_data.request import Reply, Request
+
+MOST_PROBES = 8
+_HOLD_S = 3.0
+_IN_VAIN = 5
+_MUCH_SHORTER = 0.5  # a question of at most this share of another's length is much shorter
+_EXPLAINED = (401, 402, 403, 407, 413)  # statuses about the key, money, or the size of a request
+_LONGEST_WAIT_S = 10.0
+_AGAIN = 3
+_FAULTS = 3  # how often a call in a weaker form is sent again after it was refused for rate or load
+
+Post = Callable[[Request, RequestForm], Awaitable[Reply]]
+
+
+def is_unexplained(error: Rejected) -> bool:
+    """Whether a refusal may be about the form of the request."""
+    return 400 <= error.status < 500 and error.status not in _EXPLAINED and not isinstance(error, Filtered)
+
+
+class Negotiation:
+    """The `form` for the requests of one client that have an answer schema, or for those that have none; nothing more
+    is tried once it `is_known`. `post` sends a request in a form, `found` is called with the form that is adopted, and
+    `remembered` was adopted by an earlier run."""
+
+    def __init__(
+        self,
+        body_of: BodyOf,
+        ways: Sequence[str],
+        post: Post,
+        found: Callable[[RequestForm], None],
+        remembered: RequestForm | None = None,
+    ) -> None:
+        self._body_of, self._ways, self._post, self._found = body_of, ways, post, found
+        self.form = remembered or MEANT
+        self.is_known = self._was_remembered = remembered is not None
+        self._proven: set[RequestForm] = set()  # forms in which something was answered
+        self._to_put_back: list[tuple[RequestForm, RequestForm]] = []  # one change each, from a form to a stronger one
+        self._tried: dict[str, dict[RequestForm, Rejected]] = {}  # refusals by key and limit
+        self._given_up: set[str] = set()  # keys of questions that were refused in every form
+        self._probes = 0
+        self._in_vain = self._refused_unproven = 0
+        self._helped = False  # whether an identical call was ever answered after a refusal
+        self._longest_hopeless = 0  # length of the longest question that was refused in every form
+        self._judged: Rejected | None = None
+        self._turns = _Turns()
+
+    async def ask(self, request: Request) -> Reply:
+        """Send a request in the form that the server takes. Raises what `post` raises, and a final Rejected where the
+        server refuses a much shorter question in every form too."""
+        was_refused = False
+        while True:
+            if not self.is_known and (was_refused or not await self._may_go_ahead()):
+                async with self._turns.taken(_length(request)):
+                    if not self.is_known:
+                        return await self._probe(request)
+            if self._judged is not None:
+                raise self._judged
+            form = self.form
+            try:
+                reply = await self._post(request, form)
+            except Rejected as error:
+                if not is_unexplained(error):
+                    raise
+                if self.is_known and form == self.form and not self._is_outdated():
+                    return await self._ask_again(request, form, error)
+                was_refused = True
+                restart()
+            else:
+                self._answered(form)
+                return reply
+
+    async def _may_go_ahead(self) -> bool:
+        """Wait while another request is ahead; whether this one may follow it in the form of now."""
+        while self._turns.busy and not self._probes and not self.is_known:
+            with standing_still():
+                if not await self._turns.changed(_HOLD_S):
+                    return True
+        return self.is_known
+
+    async def _probe(self, request: Request) -> Reply:
+        """Ask while the others wait: in the form of now, else in weaker ones."""
+        if self._to_put_back:
+            return await self._put_back(request)
+        tried = self._tried.setdefault(f"{request.key} {request.limit}", {})
+        if MEANT not in tried:
+            try:
+                reply = await self._call(request, MEANT)
+            except Rejected as error:
+                if not is_unexplained(error):
+                    raise
+                tried[MEANT] = error
+                self._turns.tell()
+            else:
+                self._settle()
+                return reply
+        first = tried[MEANT]
+        weaker = await self._in_weaker_forms(request, tried)
+        if weaker is not None:
+            return weaker
+        if self.form in self._proven:  # meanwhile another question was answered as it was meant
+            self._settle()
+        else:
+            self._lose(request, first)
+        raise self._judged or first
+
+    async def _in_weaker_forms(self, request: Request, tried: dict[RequestForm, Rejected]) -> Reply | None:
+        """The reply in the first form that is answered; None where no form is, or where another question was answered
+        as it was meant in the meantime. What was refused before a fault of the server is not tried again."""
+        body, suggested = self._body_of(request, self._ways[0]), MEANT
+        forms = weaker_forms(request, self._body_of, self._ways)
+        for form, refusal in tried.items():
+            suggested = hinted(form, refusal.param, body) if form == suggested else suggested
+        while forms or suggested not in tried:
+            if self._probes >= MOST_PROBES - (not self._longest_hopeless) or self.form in self._proven:
+                return None  # one call is left for a shorter question
+            is_hint = suggested not in tried
+            form = suggested if is_hint else forms.pop(0)
+            if form in tried:
+                continue
+            try:
+                reply = await self._call(request, form, _FAULTS)
+            except Rejected as refusal:
+                if not is_unexplained(refusal):
+                    raise
+                tried[form] = refusal
+                suggested = hinted(form, refusal.param, body) if is_hint else suggested
+            else:
+                self._adopt(form, is_hint)
+                return reply
+        return None
+
+    def _adopt(self, form: RequestForm, is_hint: bool) -> None:
+        """Take a form that answered what the meant one refused; what it weakens without a hint is put back later."""
+        self.form = form
+        self._to_put_back = [] if is_hint else [(form, stronger) for stronger in stronger_by_one(form)]
+        if not self._to_put_back or self._probes >= MOST_PROBES:
+            self._settle()
+
+    async def _put_back(self, request: Request) -> Reply:
+        """Ask with one thing put back as it is meant; where that is refused, in the form of now."""
+        known, stronger = self.form, with_change(self.form, *self._to_put_back[0])
+        try:
+            reply = await self._call(request, stronger)
+            self.form = stronger
+        except Rejected as error:
+            if not is_unexplained(error):
+                raise
+            restart()
+            try:
+                reply = await self._post(request, known)
+            except Rejected:  # the question's own fault: nothing is learned from it
+                if self._probes >= MOST_PROBES:
+                    self._settle()
+                raise
+        self._to_put_back.pop(0)
+        if not self._to_put_back or self._probes >= MOST_PROBES:
+            self._settle()
+        return reply
+
+    async def _call(self, request: Request, form: RequestForm, faults: int = 0) -> Reply:
+        """One probing call, which is sent again where the server is busy, so many times."""
+        while True:
+            restart()
+            try:
+                reply = await self._post(request, form)
+            except Unavailable as error:
+                faults -= 1
+                if faults < 0 or error.maybe_billed or error.tokens is not None:
+                    raise
+                await asyncio.sleep(min(error.retry_after or 1.0, _LONGEST_WAIT_S))
+            except Rejected:
+                self._probes += 1
+                raise
+            else:
+                self._probes += form != MEANT
+                self._proven.add(form)
+                return reply
+
+    def _answered(self, form: RequestForm) -> None:
+        self._proven.add(form)
+        if not self.is_known and form == self.form and not self._to_put_back:
+            self._settle()
+
+    def _lose(self, request: Request, error: Rejected) -> None:
+        """A question was refused in every form. Where a much longer one was before, it is not the length."""
+        length = _length(request)
+        self._given_up.add(request.key)
+        if length <= _MUCH_SHORTER * self._longest_hopeless:
+            self._judged = Rejected(
+                f"{error.message} (a much shorter question was refused too; {self._probes} calls in weaker forms)",
+                error.hint,
+                status=error.status,
+                final=True,
+            )
+        self._longest_hopeless = max(self._longest_hopeless, length)
+        if self._judged is not None or self._probes >= MOST_PROBES:
+            self._settle()
+
+    def _settle(self) -> None:
+        """The form is known from now on."""
+        self._tried.clear()
+        self.is_known, self._to_put_back = True, []
+        self._turns.tell()
+        if self.form in self._proven:
+            self._found(self.form)
+
+    def _is_outdated(self) -> bool:
+        """Whether a remembered form is refused by now: twice, and it was never answered. Then it is looked for
+        again."""
+        if self.form in self._proven or self._longest_hopeless:
+            return False
+        self._refused_unproven += 1
+        if self._refused_unproven < 2:
+            return False
+        self.is_known, self.form = False, MEANT
+        return True
+
+    async def _ask_again(self, request: Request, form: RequestForm, error: Rejected) -> Reply:
+        """Make the identical call again: several times where that may help, once where it was in vain before, and not
+        at all where it always was."""
+        unproven = not (self._proven or self._was_remembered)
+        if unproven or self._in_vain >= _IN_VAIN or request.key in self._given_up:
+            raise error
+        for _ in range(_AGAIN if self._helped or not self._in_vain else 1):
+            restart()
+            try:
+                reply = await self._post(request, form)
+            except Rejected as refusal:
+                error = refusal
+            else:
+                self._in_vain, self._helped = 0, True
+                return reply
+        self._in_vain += 1
+        raise error
+
+
+class _Turns:
+    """Who probes: one request at a time, of those that wait the shortest first."""
+
+    def __init__(self) -> None:
+        self.busy = False
+        self._queue: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._numbers = itertools.count()
+        self._watching: list[asyncio.Future[None]] = []
+
+    @asynccontextmanager
+    async def taken(self, length: int) -> AsyncIterator[None]:
+        """Inside the block it is the turn of a request of this length."""
+        if self.busy:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            heapq.heappush(self._queue, (length, next(self._numbers), turn))
+            try:
+                with standing_still():
+                    await turn
+            except BaseException:
+                if turn.done() and not turn.cancelled():
+                    self._pass_on()
+                turn.cancel()
+                raise
+        self.busy = True
+        try:
+            yield
+        finally:
+            self._pass_on()
+
+    def tell(self) -> None:
+        """Wake those who watch for a change."""
+        watching, self._watching = self._watching, []
+        for future in watching:
+            if not future.done():
+                future.set_result(None)
+
+    async def changed(self, seconds: float) -> bool:
+        """Wait until something changes; False after so many seconds."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._watching.append(future)
+        done, _ = await asyncio.wait({future}, timeout=seconds)
+        return bool(done)
+
+    def _pass_on(self) -> None:
+        self.busy = False
+        while self._queue and not self.busy:
+            turn = heapq.heappop(self._queue)[2]
+            if not turn.done():
+                turn.set_result(None)
+                self.busy = True
+        self.tell()
+
+
+def _length(request: Request) -> int:
+    """Characters of a request's messages."""
+    return sum(len(message["content"]) for message in request.messages)
