@@ -94,3 +94,11 @@ def datasets_only(tmp_path_factory):
     from fixtures.environments import link_environment, once, python_of
 
     return python_of(once(tmp_path_factory, "datasets-only", lambda folder: link_environment("datasets", folder)))
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory):
+    """A folder with the sdist, the wheel that is built from it, and in `tree/` the wheel that is built from here."""
+    from fixtures.environments import build_distributions, once
+
+    return once(tmp_path_factory, "built", build_distributions)

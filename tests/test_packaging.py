@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fixtures.environments import link_environment, once, packages_of, python_of
+from fixtures.environments import install_wheel, once, packages_of
 from fixtures.places import ROOT
 
 from sotopia_rl_data.cli.program import COMMANDS
@@ -23,19 +23,6 @@ from sotopia_rl_data.cli.program import COMMANDS
 LINKED = ("labelers", "trainers", "cards")  # at the top of the repository, and seen inside the package
 TOPS = ("sotopia_rl_data", *LINKED)
 DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    """A folder with the sdist, the wheel that is built from it, and in `tree/` the wheel that is built from here."""
-    return once(tmp_path_factory, "built", build)
-
-
-def build(out):
-    wheel = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(out / "tree"), str(ROOT)]
-    for command in (["-m", "build", "--outdir", str(out), str(ROOT)], wheel):
-        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def in_wheel(folder):
@@ -129,19 +116,8 @@ FIRST_STEPS = (
 
 @pytest.fixture(scope="module")
 def installed(built, tmp_path_factory):
-    """An environment that has the wheel, and the dependencies that are installed here; what the wheel added to it."""
-
-    def make(folder):
-        link_environment("sotopia-rl-data", folder, itself=False)
-        before = {path.name for part in (packages_of(folder), folder / "bin") for path in part.iterdir()}
-        (path,) = (built / "tree").glob("*.whl")
-        pip = [sys.executable, "-m", "pip", "--python", str(python_of(folder)), "install", "--quiet", "--no-index"]
-        done = subprocess.run([*pip, "--no-deps", str(path)], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        after = {path.name for part in (packages_of(folder), folder / "bin") for path in part.iterdir()}
-        (folder / "new.txt").write_text("\n".join(sorted(after - before)))
-
-    return once(tmp_path_factory, "installed", make)
+    """An environment that has the wheel, and the dependencies that are installed here."""
+    return once(tmp_path_factory, "installed", lambda folder: install_wheel(built, folder))
 
 
 @pytest.fixture

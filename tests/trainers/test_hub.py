@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 pytest.importorskip("trl", reason="needs the train extra")
-pytestmark = [pytest.mark.train, pytest.mark.slow]
+# one way of transfer is enough to see the trainers through; the Hub's own tests take both
+pytestmark = [pytest.mark.train, pytest.mark.slow, pytest.mark.parametrize("hub", ["lfs"], indirect=True)]
 
 from fixtures.hub_client import ROOT
 from fixtures.training import make_dataset
@@ -24,46 +25,39 @@ from sotopia_rl_data.trainers.tiny import make_tiny
 
 
 @pytest.fixture(scope="module")
-def plain_hub(hub: Any) -> Any:
-    if hub.xet:
-        pytest.skip("one way of transfer is enough to see the trainers through; the Hub's own tests take both")
-    return hub
-
-
-@pytest.fixture(scope="module")
-def walked(plain_hub: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def walked(hub: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Two releases of a dataset; then an RM trained on the first by its id, in a store that has neither."""
     root = tmp_path_factory.mktemp("walked")
-    repo = plain_hub.repo("train")
+    repo = hub.repo("train")
     store = Store(root / "store")
     for seed in (1, 2):
         make_dataset(root / "store", repo, episodes=20, turns=4, seed=seed)
-        plain_hub.push(store.resolve(repo))
+        hub.push(store.resolve(repo))
     make_tiny(root / "model", hidden=32, layers=2)
     train = ("--model", root / "model", "--preset", "tiny", "--store", root / "fresh", "--json")
-    done = plain_hub.run(
+    done = hub.run(
         "train", "rm", "--dataset", f"{repo}@v1.0.0", *train, "--out", root / "rm", "--push-to-hub", f"{repo}-rm"
     )
     return {"root": root, "repo": repo, "store": store, "train": train, "rm": done.json}
 
 
-def test_what_cannot_be_released_is_refused_before_it_is_trained(walked: dict[str, Any], plain_hub: Any):
+def test_what_cannot_be_released_is_refused_before_it_is_trained(walked: dict[str, Any], hub: Any):
     out, dataset = walked["root"] / "refused", ("--dataset", f"{walked['repo']}@v1.0.0")
     again = ("train", "rm", *dataset, *walked["train"], "--out", out, "--push-to-hub", f"{walked['repo']}-rm")
-    done = plain_hub.run(*again, "--set", "adapter=lora", check=False)
+    done = hub.run(*again, "--set", "adapter=lora", check=False)
     assert done.code == 1
     assert "its base model, model, is a directory that nobody else has" in done.err
     assert not out.exists()
 
 
-def test_the_pinned_release_is_trained_on_after_a_newer_one_is_out(walked: dict[str, Any], plain_hub: Any):
+def test_the_pinned_release_is_trained_on_after_a_newer_one_is_out(walked: dict[str, Any], hub: Any):
     dataset = walked["rm"]["dataset"]
     assert dataset["version"] == "v1.0.0"
     assert dataset["digest"] == walked["store"].version(walked["repo"], "v1.0.0").digest
-    assert dataset["commit"] == plain_hub.tags(walked["repo"])["v1.0.0"]
+    assert dataset["commit"] == hub.tags(walked["repo"])["v1.0.0"]
 
 
-def test_the_reward_model_is_one_commit_and_a_tag_and_loads_by_id(walked: dict[str, Any], plain_hub: Any):
+def test_the_reward_model_is_one_commit_and_a_tag_and_loads_by_id(walked: dict[str, Any], hub: Any):
     name, made = f"{walked['repo']}-rm", walked["rm"]["release"]
     assert (made["state"], made["version"]) == ("published", "v1.0.0")
     code = f"""
@@ -85,7 +79,7 @@ card = open(hf_hub_download(name, "README.md", revision="v1.0.0")).read()
 run = json.load(open(hf_hub_download(name, "run.json", revision="v1.0.0")))
 print(json.dumps([titles, files, ours.score("hi", "hello"), stock_score, ours.identity, card, run]))
 """
-    titles, files, score, stock, identity, card, run = plain_hub.run.python(code)
+    titles, files, score, stock, identity, card, run = hub.run.python(code)
     assert titles.count("Release v1.0.0") == 1
     assert {"model.safetensors", "config.json", "run.json", "README.md", "tokenizer.json"} <= set(files)
     assert not [f for f in files if f.endswith((".bin", ".pt")) or "checkpoint" in f]
@@ -97,7 +91,7 @@ print(json.dumps([titles, files, ours.score("hi", "hello"), stock_score, ours.id
 
 
 def test_policies_are_of_the_revisions_that_were_named_and_so_is_what_they_are_kept_near(
-    walked: dict[str, Any], plain_hub: Any
+    walked: dict[str, Any], hub: Any
 ):
     """On v1.0.0 of the data after v1.1.0 is out, and from v1.0.0 of a policy whose repository has moved on.
 
@@ -131,10 +125,10 @@ base = json.loads((root / "adapted" / "adapter_config.json").read_text())["revis
 commit = HfApi().model_info(repo + "-sft", revision="v1.0.0").sha
 print(json.dumps([sft, adapted, grpo, [row["kl"] for row in rows if "kl" in row], scores, base, commit]))
 """
-    sft, adapted, grpo, divergence, scores, base, commit = plain_hub.run.python(code)
+    sft, adapted, grpo, divergence, scores, base, commit = hub.run.python(code)
     for record in (sft, adapted, grpo):
         assert record["dataset"]["version"] == "v1.0.0"
-        assert record["dataset"]["commit"] == plain_hub.tags(repo)["v1.0.0"]
+        assert record["dataset"]["commit"] == hub.tags(repo)["v1.0.0"]
     assert grpo["reward_model"]["identity"] == f"{repo}-rm@{walked['rm']['release']['commit']}"
     assert divergence == [pytest.approx(0.0, abs=1e-8)]
     assert base == commit
@@ -150,33 +144,33 @@ print(json.dumps(release_run({str(run)!r}, {name!r}{more})))
 """
 
 
-def test_a_release_is_never_changed(walked: dict[str, Any], plain_hub: Any):
+def test_a_release_is_never_changed(walked: dict[str, Any], hub: Any):
     name, run = f"{walked['repo']}-rm", walked["root"] / "rm"
-    assert plain_hub.run.python(release(run, name))["state"] == "already published"
+    assert hub.run.python(release(run, name))["state"] == "already published"
     other = walked["root"] / "other"
-    plain_hub.run("train", "rm", "--dataset", walked["repo"], *walked["train"], "--out", other, "--seed", 7)
-    refused = plain_hub.run.script(release(other, name, ", version='v1.0.0'"))
+    hub.run("train", "rm", "--dataset", walked["repo"], *walked["train"], "--out", other, "--seed", 7)
+    refused = hub.run.script(release(other, name, ", version='v1.0.0'"))
     assert "v1.0.0 is published with other content" in refused.err
-    assert plain_hub.run.python(release(other, name))["version"] == "v1.1.0"
+    assert hub.run.python(release(other, name))["version"] == "v1.1.0"
 
 
 @pytest.mark.parametrize("fault", [{"path": "/commit/"}, {"path": "/tag/"}, {"path": "/commit/", "after": True}])
 def test_a_push_that_is_broken_off_is_finished_and_nothing_is_done_twice(
-    walked: dict[str, Any], plain_hub: Any, fault: dict[str, Any]
+    walked: dict[str, Any], hub: Any, fault: dict[str, Any]
 ):
-    name = plain_hub.repo("broken")
-    plain_hub.server.fault(status=503, **fault)
-    assert plain_hub.run.python(release(walked["root"] / "rm", name))["state"] == "published"
+    name = hub.repo("broken")
+    hub.server.fault(status=503, **fault)
+    assert hub.run.python(release(walked["root"] / "rm", name))["state"] == "published"
     commits = f"[c.title for c in HfApi().list_repo_commits({name!r})]"
-    titles = plain_hub.run.python(f"import json\nfrom huggingface_hub import HfApi\nprint(json.dumps({commits}))")
+    titles = hub.run.python(f"import json\nfrom huggingface_hub import HfApi\nprint(json.dumps({commits}))")
     assert titles.count("Release v1.0.0") == 1
 
 
 @pytest.mark.timeout(1000)  # eight commands, each of which imports it all
-def test_the_whole_pipeline_names_every_step_by_id(plain_hub: Any, tmp_path: Path):
+def test_the_whole_pipeline_names_every_step_by_id(hub: Any, tmp_path: Path):
     words = samples.path("plain").read_text("utf-8")
     model = make_tiny(tmp_path / "tiny", hidden=32, layers=1, vocab=2048, text=[words])
-    environment = plain_hub.run.environment | {
+    environment = hub.run.environment | {
         "ORG": "lab", "WORK": str(tmp_path), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "MODEL": str(model),
     }  # fmt: skip
     done = subprocess.run(
