@@ -213,8 +213,7 @@ class AnswerBreaker:
         return UnusableAnswers(
             f"{len(streak)} answers of {target.model} in a row could not be used, most of them because {usual}. "
             f"The last three: {examples}.",
-            "ask another model, or in another form (see docs/providers.md); what was answered is kept, and the same "
-            "command asks the rest",
+            "ask another model, or in another form; what was answered is kept, and the same command asks the rest",
         )
 
 
