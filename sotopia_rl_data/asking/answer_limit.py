@@ -58,7 +58,7 @@ class AnswerLimits:
         place = _place(sent.target)
         if sent.limit is None or reply.finish != "length":
             return False
-        if reply.thought or not begins_with_object(reply.text):
+        if reply.thought or "{" not in reply.text or not begins_with_object(reply.text):
             self._open.add(place)
         if place in self._open:
             return True

@@ -11,11 +11,12 @@ from fixtures.flat_calls import label
 from fixtures.labelling import boats, put
 
 from sotopia_rl_data.asking import anthropic, openai
+from sotopia_rl_data.asking.answer_limit import AnswerLimits
 from sotopia_rl_data.costs.tokens import longest_answer_tokens
 from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.labelers.report import LabelReport
 from sotopia_rl_data.labelers.schemas import answers
-from sotopia_rl_data.request import Request
+from sotopia_rl_data.request import Reply, Request, Usage
 from sotopia_rl_data.store import Store
 
 EPISODES = 11
@@ -84,6 +85,7 @@ def test_a_model_that_needs_room_gets_it_and_loses_no_answer(habit: str, protoco
         assert playing.log()["requests"] == sent
     assert done.failures == {}
     assert done.labels > 0
+    assert (done.repaired, done.unusable) == (0, 0)  # the same question again, and no repair
     assert sent <= EPISODES + 16  # those that were in flight before it was known
     assert (again.asked, again.digest) == (0, done.digest)
     assert done.bill.lines[0].calls == sent or habit == "takes_no_limit"
@@ -93,3 +95,16 @@ def test_anthropics_own_limit_stays_where_the_schema_allows_more(tmp_path: Path)
     schema = answers.of_keys({str(number): answers.free_text() for number in range(9)})
     asked = Request(anthropic.target("m", "http://localhost:1"), [{"role": "user", "content": "?"}], schema)
     assert anthropic.body_of(asked)["max_tokens"] == anthropic.MAX_TOKENS
+
+
+def test_many_at_once_that_were_cut_off_before_any_answer_are_all_asked_again():
+    asked = Request(
+        openai.target("m", "http://localhost:1/v1"), [{"role": "user", "content": "?"}], {"type": "integer"}
+    )
+    limits = AnswerLimits()
+    sent = [limits.limited(asked) for _ in range(3)]
+    assert all(limits.needs_room(each, Reply("", "length", usage=Usage(9, 0, 0, each.limit or 0))) for each in sent)
+    assert limits.limited(asked).limit is None
+    others = AnswerLimits()
+    cut = [others.needs_room(each, Reply("{  ", "length", usage=Usage(9, 0, 0, each.limit or 0))) for each in sent]
+    assert cut == [True, False, False]  # one is tried
