@@ -11,6 +11,7 @@ from typing import Any
 from sotopia_rl_data.errors import BadAnswer
 
 BLANK = " \t\r\n\ufeff\u200b\x00"  # white space, byte order marks and other characters that are not seen
+_MOST_BROKEN = 5_000
 _BRACKET = re.compile(r"[{}\[\]]")
 _FENCE = re.compile(r"[`~]+[^\s`~]*")  # the line that opens a code block
 
@@ -30,8 +31,10 @@ def decoder(pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> json
 
 
 def objects_in(text: str, decode: json.JSONDecoder | None = None) -> list[JsonObject]:
-    """Every object that is not part of another, in order. Raises BadAnswer where one is nested too deeply."""
+    """Every object that is not part of another, in order. Raises BadAnswer where one is nested too deeply, or where
+    thousands of braces begin none."""
     decode, found, start = decode or decoder(), [], text.find("{")
+    broken = 0
     while start >= 0:
         try:
             value, end = decode.raw_decode(text, start)
@@ -39,7 +42,9 @@ def objects_in(text: str, decode: json.JSONDecoder | None = None) -> list[JsonOb
         except RecursionError:
             raise BadAnswer("the answer is nested too deeply") from None
         except ValueError:
-            end = start + 1
+            end, broken = start + 1, broken + 1
+            if broken > _MOST_BROKEN:
+                raise BadAnswer("the answer is not JSON") from None
         start = text.find("{", end)
     return found
 

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from sotopia_rl_data.errors import BadAnswer
+from sotopia_rl_data.json_objects import objects_in
 from sotopia_rl_data.thoughts import answer_text, without_thought
 
 DRAFT, ANSWER = '{"action_type": "leave", "argument": ""}', '{"action_type": "speak", "argument": "Hello."}'
@@ -101,6 +102,13 @@ def test_many_braces_before_a_tag_take_no_time():
     began = time.process_time()
     assert without_thought("{ " * 50_000 + "</think>" + ANSWER) == ANSWER
     assert time.process_time() - began < 1.0
+
+
+def test_many_braces_in_an_answer_take_no_time():
+    began = time.process_time()
+    with pytest.raises(BadAnswer, match="not JSON"):
+        objects_in("{" * 300_000)
+    assert time.process_time() - began < 3.0
 
 
 def test_many_tags_take_no_time():
