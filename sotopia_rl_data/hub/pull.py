@@ -15,8 +15,6 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from huggingface_hub.errors import EntryNotFoundError
-
 from sotopia_rl_data.errors import HubError, NotFound, VersionExists
 from sotopia_rl_data.hashing import file_sha256
 from sotopia_rl_data.hub.client import Hub
@@ -128,6 +126,7 @@ class _Fetching:
     def __init__(self, store: Store, hub: Hub, repo: str, commit: str, into: Path, progress: Progress) -> None:
         self._store, self._hub, self._repo, self._commit = store, hub, repo, commit
         self._into, self._progress = into, progress
+        self._tree = hub.tree(repo, commit)
         self.downloaded = self.linked = 0
 
     def files(self, manifest: Manifest) -> None:
@@ -160,17 +159,23 @@ class _Fetching:
 
     def _download(self, file: DataFile, target: Path) -> None:
         """Take the file from the cache or the Hub, and again from the Hub where the cached file is damaged."""
+        there = self._tree.get(file.path)
+        if there is None:
+            raise self._wrong(f"{file.path} is missing")
+        if there.size != file.size:  # the Hub may have more than the disk can hold
+            raise self._wrong(f"{file.path} has other bytes than its manifest lists")
         for again in (False, True):
-            try:
-                source = self._hub.file(self._repo, file.path, self._commit, again).resolve()
-            except EntryNotFoundError as error:
-                raise self._wrong(f"{file.path} is missing") from error
+            source = self._hub.file(self._repo, file.path, self._commit, again).resolve()
             if source.stat().st_size == file.size and file_sha256(source) == file.sha256:
                 link_or_copy(source, target)
                 self.downloaded += 1
                 log.info("downloaded %s of %s, %d bytes", file.path, self._repo, file.size)
                 return
         raise self._wrong(f"{file.path} has other bytes than its manifest lists")
+
+    def _check_size(self, path: str, most: int) -> None:
+        if path in self._tree and self._tree[path].size > most:
+            raise self._wrong(f"{path} has more than {most:,} bytes")
 
     def check(self, manifest: Manifest) -> None:
         """Raises HubError where the rows are not what the manifest says, or no reader could use them."""
@@ -188,19 +193,16 @@ class _Fetching:
 
     def card(self, manifest: Manifest) -> None:
         """README.md as published, with its pictures; the store's own where it would mislead `load_dataset`."""
+        self._check_size(readme.FILE_NAME, _MOST_CARD)
         text = self._hub.text(self._repo, readme.FILE_NAME, self._commit) or ""
-        if len(text) > _MOST_CARD:
-            raise self._wrong(f"{readme.FILE_NAME} has more than {_MOST_CARD:,} characters")
         front, _ = readme.split_front(text)
         if front.get("configs") != readme.data_files(manifest.configs):
             text = readme.render(manifest, text)
         for path in sorted(readme.pictures(text)):
-            try:
-                source = self._hub.file(self._repo, path, self._commit)
-            except EntryNotFoundError:
+            if path not in self._tree:
                 continue  # a missing picture is shown as its caption
-            if source.stat().st_size > _MOST_PICTURE:
-                raise self._wrong(f"{path} has more than {_MOST_PICTURE:,} bytes")
+            self._check_size(path, _MOST_PICTURE)
+            source = self._hub.file(self._repo, path, self._commit)
             (self._into / path).parent.mkdir(exist_ok=True)
             shutil.copyfile(source, self._into / path)
         write_text(self._into / readme.FILE_NAME, text)

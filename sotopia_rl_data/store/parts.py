@@ -212,7 +212,7 @@ def too_large(meta: Any) -> bool:
     groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
     return any(
         group.total_byte_size > 64 * GROUP_BYTES
-        or any(group.column(i).num_values > 1024 * GROUP_ROWS for i in range(group.num_columns))
+        or any(group.column(i).num_values > 256 * GROUP_ROWS for i in range(group.num_columns))
         for group in groups
     )
 

@@ -11,6 +11,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,10 @@ class Bench:
         done = self.toys.run(*self.words(command, folder), check=False)
         assert done.code in (0, 3), (command, done.code, done.err[-3000:])
         return done.out
+
+    def start(self, command: list[str], folder: Path) -> subprocess.Popen[str]:
+        """The command as a process of its own, not waited for."""
+        return self.toys.run.start(*self.words(command, folder))
 
     def filmed(self, command: list[str], folder: Path, images: Path) -> None:
         """Run a command on `folder` in a process of its own, with an image of each moment."""
@@ -157,6 +162,26 @@ def test_from_every_moment_the_same_command_finishes(
         assert outcome(store) == expected, image.name
         check_whole(store)
         assert not list(store.root.glob(".staging/*")), image.name
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", COMMANDS)
+def test_killed_ten_times_the_same_command_finishes(bench: Bench, name: str, tmp_path: Path) -> None:
+    end, folder, draw = tmp_path / "end", tmp_path / "killed", random.Random(name)
+    for copy in (end, folder):
+        shutil.copytree(bench.folder, copy)
+    began = time.monotonic()
+    bench.start(COMMANDS[name], end).communicate()
+    took = time.monotonic() - began
+    for _ in range(10):
+        process = bench.start(COMMANDS[name], folder)
+        time.sleep(took * draw.uniform(0.5, 1.0))  # the first half of a run is imports
+        process.kill()
+        process.communicate()
+        check_whole(Store(folder / "store"))
+    bench.run(COMMANDS[name], folder)
+    assert outcome(Store(folder / "store")) == outcome(Store(end / "store"))
+    check_whole(Store(folder / "store"))
 
 
 @pytest.mark.train

@@ -159,3 +159,21 @@ def test_a_map_is_read():
         "completion": "output",
         "reward": "value",
     }
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["../data.jsonl"], ["/data.jsonl"], ["a/../data.jsonl"], ["a//data.jsonl"], ["./data.jsonl"], ["*.jsonl"],
+        ["[a].jsonl"], ["a\\b.jsonl"], ["a\nb.jsonl"], ["\x1b[31m.jsonl"], [" data.jsonl"], ["x" * 600 + ".jsonl"],
+        ["a.csv", "a.csv.jsonl"],
+    ],
+)  # fmt: skip
+def test_a_path_that_is_more_than_a_path_is_refused(hub, store, tmp_path, names):
+    repo = hub.repo("paths")
+    hub.server.plant(repo, dict.fromkeys(names, b'{"input": "Be Mia.", "output": "hello"}\n'))
+    refused = hub.run("pull", repo, "--store", store.root, check=False)
+    said = "has no data files" if names[0][0] == "." else "which is not a plain relative path"
+    assert (refused.code, said in refused.err) == (1, True), refused.err
+    assert list(tmp_path.rglob("*.jsonl")) == []
+    assert store.names() == []

@@ -19,6 +19,7 @@ from fixtures.stores import commit, episode, episodes, failures, noisy, python, 
 
 from sotopia_rl_data.errors import InputError, NotFound, StoreError, UsageError, VersionExists
 from sotopia_rl_data.store import Store
+from sotopia_rl_data.store.disk import replace_file, write_text
 from sotopia_rl_data.store.parts import Limits
 from sotopia_rl_data.store.readme import split_front
 from sotopia_rl_data.store.stage import Stage
@@ -633,3 +634,14 @@ def test_who_may_read_the_dataset_may_read_its_new_version(tmp_path):
     first.dir.parent.chmod(0o750)
     second = commit(store, {("rewards", "train"): rewards(reward_row(1))}, "lab/shared").version
     assert second.dir.stat().st_mode & 0o777 == 0o750
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_a_new_file_is_not_written_through_an_old_one(tmp_path: Path, link: Any) -> None:
+    for number, write in enumerate((lambda path: replace_file(path, b"new"), lambda path: write_text(path, "new"))):
+        old, path = tmp_path / f"old{number}", tmp_path / f"path{number}"
+        old.write_text("old")
+        link(old, path)
+        write(path)
+        assert (old.read_text(), path.read_text(), path.is_symlink()) == ("old", "new", False)
+    assert len(list(tmp_path.iterdir())) == 4

@@ -14,6 +14,7 @@ from fixtures.stores import commit, episode, episodes, failures, reward_row, rew
 
 from sotopia_rl_data.errors import InputError, StoreError
 from sotopia_rl_data.store import Store, Version, load
+from sotopia_rl_data.store.parts import too_large
 from sotopia_rl_data.store.verify import verify
 from sotopia_rl_data.tables import EPISODES, episode_row
 
@@ -199,3 +200,10 @@ def test_an_episode_is_whole_before_it_is_written(tmp_path: Path, wrong: dict[st
     rows = pa.Table.from_pylist([episode_row(episode(0)), episode_row(episode(1)) | wrong], schema=EPISODES)
     with Store(tmp_path).stage("org/toy") as stage, pytest.raises(InputError, match=problem):
         stage.write("episodes", "train", rows)
+
+
+def test_a_few_bytes_do_not_stand_for_more_values_than_memory_holds(tmp_path: Path) -> None:
+    for rows, large in ((1 << 20, False), (40_000_000, True)):
+        pq.write_table(pa.table({"reward": pa.nulls(rows, pa.bool_())}), tmp_path / "a.parquet", row_group_size=1 << 30)
+        assert (tmp_path / "a.parquet").stat().st_size < 100_000
+        assert too_large(pq.read_metadata(tmp_path / "a.parquet")) is large
