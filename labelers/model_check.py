@@ -1,7 +1,7 @@
 """One tiny question to one model: whether it answers, in which form, with which parameters, for how many tokens.
 
-Nothing is kept. The question is sent again only where the server refuses it as it is meant: in weaker forms, to find
-the strongest one that it takes.
+Nothing is kept. The question is sent again only where the server refuses it as it is meant (in weaker forms, to find
+the strongest one that it takes), and where the limit of the answer was too tight.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from dataclasses import asdict, dataclass
 from functools import reduce
 from typing import Any
 
+from sotopia_rl_data.asking.answer_limit import AnswerLimits, has_begun
 from sotopia_rl_data.asking.forms import body_in
 from sotopia_rl_data.asking.keys import key_for
 from sotopia_rl_data.asking.providers import ModelName, api_client
+from sotopia_rl_data.asking.transport import ApiClient
 from sotopia_rl_data.costs.bill import added
 from sotopia_rl_data.costs.prices import Prices
-from sotopia_rl_data.errors import BadAnswer, Unavailable
+from sotopia_rl_data.errors import BadAnswer, Rejected, Unavailable
 from sotopia_rl_data.labelers.schemas import answers
 from sotopia_rl_data.request import Finish, Reply, Request, Usage
 
@@ -68,9 +70,7 @@ async def _check(name: ModelName, sampling: Mapping[str, Any], prices: Prices, t
     began = time.monotonic()
     try:
         async with asyncio.timeout(timeout_s):
-            replies = [await client.send(request)]
-            while not client.is_settled(request):  # a weaker form was needed: find out what of it
-                replies.append(await client.send(request))
+            replies = await _replies(client, request)
     except TimeoutError:
         raise Unavailable(
             f"{target.model} at {target.base_url} has not answered within {timeout_s:g} s.",
@@ -97,6 +97,24 @@ async def _check(name: ModelName, sampling: Mapping[str, Any], prices: Prices, t
         as_of=prices.source(target),
         seconds=round(time.monotonic() - began, 3),
     )
+
+
+async def _replies(client: ApiClient, request: Request) -> list[Reply]:
+    """All that came until the strongest form was found, the last of them in that form."""
+    limits = AnswerLimits()
+    limited = limits.limited(request)
+    try:
+        replies = [await client.send(limited)]
+    except Rejected as error:
+        if not limits.is_suspect(limited, error):
+            raise
+        limited = request
+        replies = [await client.send(request)]
+    while not client.is_settled(request):  # a weaker form was needed: find out what of it
+        replies.append(await client.send(limited))
+    if limited.limit is not None and replies[-1].finish == "length" and not has_begun(replies[-1]):
+        replies.append(await client.send(request))
+    return replies
 
 
 def _fault(reply: Reply) -> str:

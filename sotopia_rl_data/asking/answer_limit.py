@@ -58,7 +58,7 @@ class AnswerLimits:
         place = _place(sent.target)
         if sent.limit is None or reply.finish != "length":
             return False
-        if reply.thought or "{" not in reply.text or not begins_with_object(reply.text):
+        if not has_begun(reply):
             self._open.add(place)
         if place in self._open:
             return True
@@ -67,6 +67,11 @@ class AnswerLimits:
         first = place not in self._tried
         self._tried.add(place)
         return first
+
+
+def has_begun(reply: Reply) -> bool:
+    """Whether a reply that was cut off has the beginning of its JSON, and nothing before it."""
+    return not reply.thought and "{" in reply.text and begins_with_object(reply.text)
 
 
 def _limit(request: Request) -> int | None:

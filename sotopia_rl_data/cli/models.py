@@ -69,6 +69,8 @@ def check(spec: str, prices: Path | None, timeout: float, as_json: bool, **optio
 
 
 def _show(shown: ModelCheck) -> None:
+    from sotopia_rl_data.labelers.schemas import answers
+
     usage = shown.usage
     cost = "no known price" if shown.cost is None else f"{shown.cost:.6f} USD, at the prices of {shown.as_of}"
     rows = [
@@ -77,7 +79,7 @@ def _show(shown: ModelCheck) -> None:
         ("model that answered", shown.returned_model or "not named"),
         ("schema sent", _WAYS[shown.way]),
         ("parameters", ", ".join(f"{name}={value}" for name, value in shown.parameters.items()) or "none"),
-        ("answer", shown.answer),
+        ("answer", answers.shown(shown.answer)),
         ("ended", shown.finish),
         ("tokens", f"{usage.input} in, {usage.cached} of them cached, {usage.output} out"),
         ("cost", cost),

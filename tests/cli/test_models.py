@@ -52,6 +52,18 @@ def test_an_answer_that_cannot_be_used_is_told_and_the_exit_code_is_3():
     assert json.loads(done.stdout)["fault"]
 
 
+@pytest.mark.parametrize(
+    ("habit", "code", "most"),
+    [("runs_away", 3, 200), ("thinks_before_it_answers", 0, 1_800), ("takes_no_limit", 0, 50)],
+)
+def test_the_answer_is_limited_as_in_a_run_and_a_model_that_thinks_gets_room(habit: str, code: int, most: int):
+    with running() as provider:
+        done = check(f"openai:sim@{provider.playing(habit).openai_url}", "--json")
+    told = json.loads(done.stdout)
+    assert done.exit_code == code
+    assert 0 < told["usage"]["output"] <= most
+
+
 def error_of(spec: str, *options: str) -> SotopiaDataError:
     error = check(spec, *options).exception
     assert isinstance(error, SotopiaDataError)
