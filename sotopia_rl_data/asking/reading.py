@@ -8,7 +8,7 @@ import math
 from collections.abc import Collection
 from typing import Any
 
-MOST_BYTES = 32 << 20  # of a response, or of a line of a batch's results, also when it is unpacked
+MOST_BYTES = 8 << 20  # of a response or a line of results, also unpacked: 64 in flight stay below 1 GB
 _TEXTS = ("text", "content", "thinking", "reasoning", "summary")  # under which parts of a message have their text
 _ARGUMENTS = ("arguments", "input")  # under which a call of a tool has what it is given
 _ANSWERS = ("text", "output_text")  # the types of parts that belong to the answer
