@@ -3,7 +3,8 @@
     python benchmarks/import_memory.py --megabytes 2048
 
 Makes a file of about that size in each form (the library's export as JSON Lines and as CSV, EpisodeLogs as one JSON
-list and as one dump with a record under each key, plain JSON Lines, training rows as one JSON list), and imports it
+list and as one dump with a record under each key, plain JSON Lines, training rows as one JSON list, a table of one
+utterance a row with its rows shuffled, a ConvoKit corpus), and imports it
 into a store of its own, in a process of its own: `read` alone, then the whole `import`, to the committed version.
 Memory is that process's peak resident set; imports of libraries count. Megabytes a second are of CPU time, so that what
 else the machine does shows little. Prints Markdown.
@@ -128,6 +129,38 @@ def _table(path: Path, make: Callable[[int], dict[str, Any]], size: int) -> int:
     return count + 1
 
 
+def _utterances(path: Path, make: Callable[[int], dict[str, Any]], size: int) -> int:
+    """A CSV of one utterance a row; the rows of a few hundred conversations are mixed."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["conversation", "turn", "speaker", "text", "csat"])
+        for count in _until(size, file.tell):
+            if count % 300 == 0:
+                turns = [(i, turn) for turn in range(TURNS) for i in range(count, count + 300)]
+                writer.writerows([f"c{i}", t, NAMES[t % 2], SENTENCE.format(i + t), i % 5 + 1] for i, t in turns)
+    return count - count % 300 + 300
+
+
+def _corpus(path: Path, make: Callable[[int], dict[str, Any]], size: int) -> int:
+    """A ConvoKit corpus, in a folder."""
+    path.mkdir()
+    with (path / "utterances.jsonl").open("w", encoding="utf-8") as file:
+        for count in _until(size, file.tell):
+            for turn in range(TURNS):
+                said = {
+                    "id": f"u{count}-{turn}",
+                    "conversation_id": f"c{count}",
+                    "speaker": f"s{(count + turn) % 9999}",
+                }
+                said |= {"text": SENTENCE.format(turn), "timestamp": turn, "meta": {"offer": turn}, "vectors": []}
+                file.write(json.dumps(said | {"reply-to": f"u{count}-{turn - 1}" if turn else None}) + "\n")
+    speakers = {f"s{i}": {"meta": {"age": i % 80}, "vectors": []} for i in range(9999)}
+    conversations = {f"c{i}": {"meta": {"csat": i % 5 + 1}, "vectors": []} for i in range(count + 1)}
+    for name, value in {"speakers": speakers, "conversations": conversations, "corpus": {"name": "bench"}}.items():
+        (path / f"{name}.json").write_text(json.dumps(value), encoding="utf-8")
+    return count + 1
+
+
 def _until(size: int, written: Callable[[], int]) -> Iterator[int]:
     count = 0
     while count == 0 or written() < size:
@@ -142,6 +175,8 @@ FORMS: dict[str, tuple[str, Callable[..., int], Callable[[int], dict[str, Any]]]
     "EpisodeLog, a dump by key": ("dump.json", _keyed, log),
     "plain, JSON Lines": ("plain.jsonl", _lines, plain),
     "training rows, a JSON list": ("training.json", _listed, training),
+    "one utterance a row, CSV": ("utterances.csv", _utterances, plain),
+    "ConvoKit corpus": ("corpus", _corpus, plain),
 }
 
 
@@ -193,7 +228,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as work:
             path = Path(work) / name
             records = write(path, make, given.megabytes * 2**20)
-            size = path.stat().st_size / 2**20
+            size = sum(file.stat().st_size for file in (path, *path.glob("*")) if file.is_file()) / 2**20
             read, whole = (_in_a_process(step, path, Path(work) / "store") for step in ("read", "import"))
             if not records == read["records"] == whole["records"]:
                 raise SystemExit(f"{form}: {records} records were written, {read} were read, {whole} imported")

@@ -41,7 +41,9 @@ class Coverage:
         if not self.lacking:
             return said
         lacking = ", ".join(f"on {name} ({count:,})" for name, count in self.lacking.items())
-        return f"{said}; the others' agents have no score {lacking}: --weights {self.fitting} fits more of them"
+        better = max(self.scored.values(), default=0) > self.rewardable
+        fits = f": --weights {self.fitting} fits more of them" if better else ""
+        return f"{said}; the others' agents have no score {lacking}{fits}"
 
     def check(self) -> None:
         """Raises UsageError where no utterance would get a reward."""

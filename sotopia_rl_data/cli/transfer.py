@@ -222,7 +222,7 @@ def _show_import(report: ImportReport) -> None:
 
 @click.command()
 @click.argument("ref")
-@click.option("--to", "fmt", type=click.Choice(["sotopia"]), required=True, help="The format to write.")
+@click.option("--to", "fmt", type=click.Choice(["sotopia", "convokit"]), required=True, help="The format to write.")
 @click.option(
     "-o",
     "--out",
@@ -242,13 +242,19 @@ def export(ref: str, fmt: str, output: Path, evaluator: str | None, store: Store
     episodes.jsonl, the rows of its own export. Each record is read back before it is written; what the format has no
     room for is counted by field. An episode that cannot be written is listed, and the exit code is 3.
 
+    convokit: a corpus of ConvoKit, with the rewards of a labelled version as `meta` of its utterances.
+
     \b
     Examples:
       sotopia-rl-data export demo/episodes --to sotopia -o ./demo-sotopia
+      sotopia-rl-data export lab/calls-rewards --to convokit -o ./calls-corpus
       sotopia-rl-data export lab/rollouts@v1.0.0 --to sotopia -o ~/.sotopia/data
     """
+    from sotopia_rl_data.exporters.convokit import export_convokit
     from sotopia_rl_data.exporters.exporting import export_sotopia
 
+    if fmt == "convokit" and evaluator is not None:
+        raise UsageError("A ConvoKit corpus has the scores of all evaluators.", "leave --evaluator out")
     version = resolve(store, ref)
     done = 0
 
@@ -257,6 +263,16 @@ def export(ref: str, fmt: str, output: Path, evaluator: str | None, store: Store
         done += more
         advance(done)
 
+    if fmt == "convokit":
+        with console.progress("export to convokit", "episode") as advance:
+            corpus = export_convokit(version, output, progress=count)
+        if as_json:
+            console.emit_json(asdict(corpus))
+        else:
+            counts = ("conversations", "utterances", "speakers")
+            rows = [[name, getattr(corpus, name)] for name in counts]
+            console.table(["exported", "count"], rows, title=f"{corpus.version}  {corpus.directory}")
+        return
     with console.progress(f"export to {fmt}", "episode") as advance:
         report = export_sotopia(version, output, evaluator=evaluator, progress=count)
     if as_json:

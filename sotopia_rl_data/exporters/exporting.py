@@ -58,7 +58,7 @@ def export_sotopia(
     """
     dataset = Dataset(version)
     chosen = _evaluator(dataset, evaluator)
-    with _written_beside(directory) as beside:
+    with written_beside(directory) as beside:
         folder = _ExportFolder(beside, chosen)
         with (beside / "episodes.jsonl").open("w", encoding="utf-8") as rows:
             for episode in dataset.episodes():
@@ -171,7 +171,7 @@ def _can_name_file(name: str) -> bool:
 
 
 @contextmanager
-def _written_beside(directory: Path) -> Iterator[Path]:
+def written_beside(directory: Path) -> Iterator[Path]:
     """A folder beside `directory`. It takes the place of `directory` if the block succeeds; else it is removed."""
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UsageError(

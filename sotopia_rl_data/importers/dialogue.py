@@ -173,7 +173,10 @@ def _finite(value: Any) -> Any:
 
 def named(record: Mapping[str, Any], keys: Sequence[str]) -> str | None:
     """The first of `keys` that the record has a value for."""
-    return next((key for key in keys if record.get(key) is not None), None)
+    for key in keys:
+        if record.get(key) is not None:
+            return key
+    return None
 
 
 def content_id(prefix: str, *content: Any) -> str:

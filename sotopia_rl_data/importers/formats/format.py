@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -83,6 +84,7 @@ class Format:
         return [group for group in self.keys if not have & group]
 
 
+@lru_cache(maxsize=4096)
 def loosely(key: str) -> str:
     """A column's name in small letters, with underscores for spaces and hyphens."""
     return key.strip().lower().replace(" ", "_").replace("-", "_")
