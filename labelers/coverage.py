@@ -53,7 +53,7 @@ class Coverage:
             f"No utterance would get a reward: no agent has a score on all of {', '.join(in_order(self.lacking))}.",
             f"weigh what is scored: --weights {self.fitting}"
             if self.fitting
-            else "score the episodes first: sotopia-rl-data evaluate REF --judge SPEC",
+            else "score the episodes first, with `sotopia-rl-data evaluate`",
         )
 
     def as_dict(self) -> dict[str, Any]:

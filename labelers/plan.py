@@ -271,7 +271,7 @@ def check_named(plan: LabelPlan, calls: int) -> None:
     if plan.only is not None and plan.judges and not calls:
         raise UsageError(
             f"The list of --only names nothing that the schema {plan.schema.id!r} asks about in these episodes.",
-            'compare the list with: sotopia-rl-data query REF "SELECT episode_id, agents, scores FROM episodes"',
+            "compare the list with the ids, agents and scores of the episodes",
         )
 
 

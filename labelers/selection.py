@@ -164,7 +164,7 @@ def _with_episodes(version: Version) -> Version:
 
 
 def _no_episodes(name: str) -> UsageError:
-    hint = "import the episodes that it was made from: sotopia-rl-data import FILE --name ORG/NAME"
+    hint = "import the episodes that it was made from, with `sotopia-rl-data import`"
     return UsageError(f"{name} holds no episodes, so it has no utterances that could be judged.", hint)
 
 

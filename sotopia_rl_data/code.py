@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import shlex
 import subprocess
 from pathlib import Path
 
 from sotopia_rl_data.errors import UsageError
 
-TRAIN_EXTRA = "pip install 'sotopia-rl-data[train]'"
+_UNKNOWN = "unknown"  # the version where the package is not installed
 
 
 def code() -> dict[str, str]:
@@ -22,19 +23,26 @@ def code() -> dict[str, str]:
     return known
 
 
-def check_installed(what: str, *libraries: str, hint: str = TRAIN_EXTRA) -> None:
-    """Raises UsageError, with this hint, where libraries that `what` needs are not installed. Imports none of them."""
+def check_installed(what: str, *libraries: str, hint: str = "") -> None:
+    """Raises UsageError where libraries that `what` needs are not installed. Imports none of them. The default hint
+    installs the extra `train` of this installation, or of this clone."""
     missing = [name for name in libraries if importlib.util.find_spec(name) is None]
     if missing:
         are = "is" if len(missing) == 1 else "are"
-        raise UsageError(f"{what} needs {' and '.join(missing)}, which {are} not installed.", hint)
+        raise UsageError(f"{what} needs {' and '.join(missing)}, which {are} not installed.", hint or _install_train())
+
+
+def _install_train() -> str:
+    if _version() == _UNKNOWN:
+        return f"pip install -e {shlex.quote(f'{Path(__file__).resolve().parents[1]}[train]')}"
+    return "pip install 'sotopia-rl-data[train]'"
 
 
 def _version() -> str:
     try:
         return importlib.metadata.version("sotopia-rl-data")
     except importlib.metadata.PackageNotFoundError:  # the package runs from its source tree, without being installed
-        return "unknown"
+        return _UNKNOWN
 
 
 def _git(root: Path, *arguments: str) -> str | None:

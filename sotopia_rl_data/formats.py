@@ -19,7 +19,7 @@ def newer(where: Path | str) -> StoreError:
     """The error about a file that a newer version of this program wrote."""
     return StoreError(
         f"{where} was written by a newer sotopia-rl-data, and the installed one cannot read it.",
-        "pip install --upgrade sotopia-rl-data",
+        "install a newer sotopia-rl-data",
     )
 
 

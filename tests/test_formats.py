@@ -64,7 +64,7 @@ def test_a_newer_line_anywhere_in_a_journal_is_a_sentence(tmp_path: Path, change
     journal_with(tmp_path, change, first=change is not torn)
     with pytest.raises(StoreError, match=NEWER) as told:
         Ledger(tmp_path)
-    assert told.value.hint == "pip install --upgrade sotopia-rl-data"
+    assert told.value.hint == "install a newer sotopia-rl-data"
     journal_with(tmp_path, change)
     with pytest.raises(StoreError, match=NEWER):
         Ledger(tmp_path)

@@ -143,7 +143,7 @@ def dataset(store: Store, source: str) -> Version:
     if refs.is_path(source) and Path(source).is_file():
         raise UsageError(
             f"{source} is a file, but scores can only be added to a dataset.",
-            f"make the file a dataset: sotopia-rl-data import {source} --name ORG/NAME",
+            f"make the file a dataset: sotopia-rl-data import {source} --name demo/episodes",
         )
     version = resolve(store, source)
     if "episodes" not in version.manifest.configs:

@@ -37,7 +37,7 @@ from sotopia_rl_data.store import Store, Version
 from sotopia_rl_data.streams import read
 
 EVALUATOR = "human"
-_HINT = "fill in the file that `sotopia-rl-data annotate export REF… -o FILE.csv` writes"
+_HINT = "fill in the file that `sotopia-rl-data annotate export` writes"
 
 Scores = dict[tuple[str, str, str], tuple[float, str]]
 """(episode, agent, dimension) -> (score, comment)."""

@@ -7,6 +7,7 @@ units looked up, some whole episodes at a time. Baselines (turn -1) are not unit
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,7 +130,7 @@ def _rows_of_versions(versions: Sequence[Version], of: Of) -> Iterator[tuple[pa.
 
 def _files(version: Version, of: Of) -> list[list[Path]]:
     if of not in version.manifest.configs:
-        hint = f"label it first: sotopia-rl-data label {version.name} --judge SPEC"
+        hint = f"label it first: sotopia-rl-data label {version.name} --judge gpt-4o"
         raise UsageError(f"{version.ref} holds no {of} to compare.", hint)
     return list(version.files(of).values())
 
@@ -143,7 +144,7 @@ def _ends(files: Iterable[Path]) -> list[str]:
         except (OSError, pa.ArrowInvalid) as error:
             raise StoreError(
                 f"The file {path} cannot be read: {str(error).splitlines()[0]}.",
-                "see what is damaged: sotopia-rl-data verify REF",
+                f"see what is damaged: sotopia-rl-data verify {shlex.quote(str(path.resolve().parents[1]))}",
             ) from error
         column = next(i for i in range(known.num_columns) if known.schema.column(i).path == "episode_id")
         for group in range(known.num_row_groups):

@@ -3,6 +3,7 @@ dialogues (`export` and `import`)."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -146,7 +147,8 @@ def annotate_export(
         console.emit_json({"file": str(out), "dialogues": len(items), "scores": scores})
     else:
         console.note(f"{len(items):,} dialogues, {scores:,} scores to fill in, are in {out}.")
-        console.next_commands(f"sotopia-rl-data annotate import FILLED.csv {' '.join(refs)}")
+        if out.suffix == ".csv":  # a page saves its scores under a name of its own
+            console.next_commands(f"sotopia-rl-data annotate import {shlex.quote(str(out))} {shlex.join(refs)}")
 
 
 @annotate.command("import")

@@ -218,7 +218,7 @@ def _evaluated(report: EvaluationReport) -> None:
         report,
         [("evaluators", ", ".join(report.evaluators)), ("episodes", report.episodes), ("scores", report.scores)],
         f"sotopia-rl-data compare {name}",
-        f"sotopia-rl-data label {name} --evaluator {shlex.quote(report.evaluators[0])} --judge SPEC",
+        f"sotopia-rl-data label {name} --evaluator {shlex.quote(report.evaluators[0])} --judge gpt-4o",
     )
 
 

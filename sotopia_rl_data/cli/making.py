@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -212,7 +213,9 @@ def learn(served_log: Path, episodes: str, output: Path, store: Store, as_json: 
         counts = ("requests", "exact", "reordered", "different", "no_log", "other")
         rows = [[name.replace("_", " "), getattr(report, name)] for name in counts]
         console.table(["requests", "count"], rows, title=str(output))
-        console.next_commands(f"sotopia-rl-data rewards REF --template {output}")
+        console.next_commands(
+            f"sotopia-rl-data label {shlex.quote(episodes)} --judge gpt-4o --template {shlex.quote(str(output))}"
+        )
     if report.different:
         click.get_current_context().exit(console.WITH_FAILURES)
 

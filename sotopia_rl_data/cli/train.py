@@ -7,6 +7,7 @@ configuration; `--set key=value` sets the fields that have no option.
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,8 +52,9 @@ def _trainer_options(command: console.F) -> console.F:
 def train() -> None:
     """Train on a dataset by name: a reward model, a policy by behaviour cloning, a policy by GRPO.
 
-    Needs the train extra: pip install '.[train]'. The dataset is pinned before the first step and written into the
-    run's record. Several GPUs: accelerate launch cli.py train … (configurations in trainers/accelerate).
+    Needs the extra `train`: torch, transformers, trl and peft. The dataset is pinned before the first step and written
+    into the run's record. Several GPUs: accelerate launch -m sotopia_rl_data train … (configurations in
+    trainers/accelerate).
     """
 
 
@@ -138,7 +140,7 @@ def _finish(config: TrainerConfig, record: dict[str, Any], as_json: bool) -> Non
     _show_run(folder, record)
     if config.release_as:
         console.note("{state}: {repo}@{version} (commit {commit})".format(**record["release"]))
-    console.next_commands(f"sotopia-rl-data inspect {folder}")
+    console.next_commands(f"sotopia-rl-data inspect {shlex.quote(str(folder))}", *_following(folder, record))
 
 
 @click.command()
@@ -179,8 +181,9 @@ def inspect(run: Path, store: Store, as_json: bool) -> None:
     record = api.inspect_run(run)
     if as_json:
         console.emit_json(record)
-    else:
-        _show_run(run, record)
+        return
+    _show_run(run, record)
+    console.next_commands(*_following(run, record))
 
 
 def _show_run(folder: Path, record: dict[str, Any]) -> None:
@@ -190,6 +193,18 @@ def _show_run(folder: Path, record: dict[str, Any]) -> None:
     for split, metrics in record.get("metrics", {}).items():
         if metrics:
             console.table(*scorecard(metrics), title=split)
+
+
+def _following(folder: Path, record: dict[str, Any]) -> list[str]:
+    """The commands that use the model of a run."""
+    dataset, base = f"{record['dataset']['name']}@{record['dataset']['version']}", str(record["model"])
+    run = str(folder if folder.is_absolute() else f"./{folder}")
+    if record["kind"] == "rm":
+        grpo = ["train", "grpo", "--dataset", dataset, "--model", base, "--reward-model", run]
+        return [f"sotopia-rl-data {shlex.join(words)}" for words in (["score", dataset, "--reward-model", run], grpo)]
+    policy = f"{base}+{run}" if (folder / "adapter_config.json").exists() else run
+    selfplay = ["rollout", "--a", f"transformers:{policy}", "--out", f"{record['dataset']['name']}-selfplay"]
+    return [f"sotopia-rl-data {shlex.join(selfplay)}"]
 
 
 def _facts(record: dict[str, Any]) -> list[list[Any]]:

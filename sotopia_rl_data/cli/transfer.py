@@ -292,4 +292,4 @@ def _show_export(report: ExportReport) -> None:
         console.warn(reason)
     if len(report.failures) > _LISTED:
         console.note(f"and {len(report.failures) - _LISTED:,} more: --json has all")
-    console.next_commands(f"sotopia-rl-data import {report.directory} --name ORG/NAME")
+    console.next_commands(f"sotopia-rl-data import {report.directory} --name {report.version.partition('@')[0]}-again")

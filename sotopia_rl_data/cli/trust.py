@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -187,7 +188,7 @@ def curate(
     Examples:
       sotopia-rl-data curate lab/episodes-rewards -o disputed.csv --top 200
       sotopia-rl-data label lab/episodes --only disputed.csv --judge gpt-4o
-      sotopia-rl-data annotate template lab/episodes-rewards --only disputed.csv
+      sotopia-rl-data annotate template lab/episodes --only disputed.csv -o annotations.csv
     """
     from sotopia_rl_data.curate import curate as disputed
     from sotopia_rl_data.curate import write_list
@@ -206,7 +207,12 @@ def curate(
         [[row.episode_id, row.agent, row.turn, row.dimension, row.why, row.spread] for row in rows[:10]],
         title=f"{output}: {len(rows):,} lines, the widest disagreement first",
     )
-    console.next_commands(f"sotopia-rl-data label REF --only {output} --judge SPEC")
+    parents = versions[0].manifest.provenance.get("parents") or [{"name": versions[0].name}]
+    source, only = parents[0]["name"], f"--only {shlex.quote(str(output))}"
+    console.next_commands(
+        f"sotopia-rl-data label {source} {only} --judge gpt-4o",
+        f"sotopia-rl-data annotate template {source} {only} -o annotations.csv",
+    )
 
 
 @click.command()

@@ -106,7 +106,7 @@ def compare_units(
         if not any(kept.values()):
             raise UsageError(
                 f"No episode is set in the environments of {label!r}, which --set names.",
-                'see which there are: sotopia-rl-data query REF "SELECT DISTINCT environment_id FROM episodes"',
+                "name ids of environments in which the compared episodes are set",
             )
         for partner, sides in sorted(by_partner(kept, any_partner).items()):
             conditions += [_condition(label, partner, name, sides, names, options) for name in evaluators]
@@ -150,16 +150,14 @@ def _evaluators(methods: Mapping[str, Sequence[Unit]], wanted: Sequence[str]) ->
     unknown = [name for name in wanted if name not in anybody]
     if unknown:
         hint = (
-            f"name one of: {', '.join(anybody)}"
-            if anybody
-            else "score the runs: sotopia-rl-data evaluate REF --judge SPEC"
+            f"name one of: {', '.join(anybody)}" if anybody else "score the runs first, with `sotopia-rl-data evaluate`"
         )
         raise UsageError(f"No episode is scored by {unknown[0]!r}.", hint)
     everywhere = sorted(set.intersection(*by_method)) if by_method else []
     if not wanted and not everywhere:
         raise UsageError(
             f"No evaluator scored every method; evaluators of only some methods: {', '.join(anybody) or 'none'}.",
-            "score all runs by the same judge: sotopia-rl-data evaluate REF --judge SPEC",
+            "score all runs by the same judge, with `sotopia-rl-data evaluate`",
         )
     return list(dict.fromkeys(wanted)) or everywhere
 

@@ -36,7 +36,7 @@ from sotopia_rl_data.tables import rewards_schema
 Write = Callable[[str, Iterator[pa.Table]], object]
 
 READ_ROWS = 1 << 16
-_DAMAGED = "check its files with `sotopia-rl-data verify REF`, then make the version again from its episodes"
+_DAMAGED = "check its files with `sotopia-rl-data verify`, then make the version again from its episodes"
 
 
 @dataclass(frozen=True, slots=True)

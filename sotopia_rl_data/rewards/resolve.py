@@ -211,7 +211,7 @@ def choose_evaluator(scored: Iterable[str], named: str | None, dimensions: Seque
     if not names:
         raise InputError(
             f"No episode has a score on {' or '.join(dimensions)}.",
-            "name episodes that have scores, or score a dataset first: sotopia-rl-data evaluate REF --judge SPEC",
+            "name episodes that have scores, or score a dataset first, with `sotopia-rl-data evaluate`",
         )
     if named is None and len(names) > 1:
         raise UsageError(

@@ -74,7 +74,7 @@ class Utterances:
             near = episodes[int(episode[0])].as_py()
             raise StoreError(
                 f"The utterances are not in key order (episode, agent, turn) near the episode {near!r}.",
-                "check the files with `sotopia-rl-data verify REF`, then make the version again from its episodes",
+                "check the files with `sotopia-rl-data verify`, then make the version again from its episodes",
             )
         return here
 
@@ -125,7 +125,7 @@ def _utterance(here: Utterances, rows: pa.Table, answers: Answers, *key: Codes) 
         named = ", ".join(f"{c} {rows.column(c)[row].as_py()!r}" for c in ("episode_id", "agent", "turn"))
         raise StoreError(
             f"The attributions are not in key order, or hold {named}, which is not an utterance of the episodes.",
-            "check the files with `sotopia-rl-data verify REF`, then label the episodes again",
+            "check the files with `sotopia-rl-data verify`, then label the episodes again",
         )
     return found
 

@@ -92,6 +92,9 @@ def test_a_run_is_looked_at_without_a_trainers_library(run, tmp_path):
     figures = [line.split() for line in shown.stdout.splitlines()]
     assert ["mean", "squared", "error", "0.1", "0.05", "to", "0.2", "0.4"] in figures
     assert json.loads(run("inspect", "rm", "--json").stdout)["metrics"]["test"] == measured
+    following = shown.stderr.split("next:")[1]
+    assert "score lab/x@v1.0.0 --reward-model ./rm" in following
+    assert "train grpo --dataset lab/x@v1.0.0 --model lab/base --reward-model ./rm" in following
     absent = run("inspect", "nowhere")
     assert (absent.returncode, "There is no folder nowhere." in absent.stderr) == (2, True)
     look = (
