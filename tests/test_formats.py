@@ -14,6 +14,7 @@ from fixtures.batches import question
 from fixtures.stores import commit, toy
 
 from sotopia_rl_data.asking.batch.intent import BatchFolder
+from sotopia_rl_data.asking.forms import MEANT
 from sotopia_rl_data.costs.reservations import Hold, Reservations, left_behind
 from sotopia_rl_data.errors import StoreError
 from sotopia_rl_data.ledger import calls
@@ -129,8 +130,8 @@ def sealed(ledger: Path) -> Path:
     """The folder of a batch that was sealed."""
     folder, request = BatchFolder(ledger, TARGET), question(0, TARGET)
     draft = folder.draft()
-    draft.add(b"{}", PendingRequest(request, *request.hashes))
-    return folder.lines(draft.seal(0)).parent
+    draft.add(b"{}", PendingRequest(request, *request.hashes), MEANT)
+    return folder.lines(draft.seal()).parent
 
 
 @pytest.mark.parametrize("name", ["intent.json", "asked.jsonl"])
