@@ -104,7 +104,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, s
     run("annotate template", "lab/e", "--dimensions", "goal", "-o", str(root / "template.csv"))
     run("annotate export", "lab/e", "-o", str(root / "form.csv"))
     run("ledger compact")
-    printed["available"] = CliRunner().invoke(cli, ["available", "--json"], standalone_mode=False).stdout
+    run("available")
     with running() as provider:
         run("evaluate", "lab/e", "--judge", f"openai:m@{provider.openai_url}", "--dimensions", "goal")
     return root / "store", printed

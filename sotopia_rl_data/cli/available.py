@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import click
 
 from sotopia_rl_data import plugins
 from sotopia_rl_data.cli import console
+
+if TYPE_CHECKING:
+    from sotopia_rl_data.store import Store
 
 BUILT_IN = "built in"
 _Row = tuple[str, str, str]
@@ -63,8 +67,9 @@ NOUNS: dict[str, Callable[[], Iterable[_Row]]] = {
 
 @click.command()
 @click.argument("noun", type=click.Choice(list(NOUNS)), required=False)
+@console.store_option
 @console.json_option
-def available(noun: str | None, as_json: bool) -> None:
+def available(noun: str | None, store: Store, as_json: bool) -> None:
     """What can be named: the judges, schemas, presets, policies and rewards that are built in or installed as plug-ins.
 
     \b
