@@ -118,12 +118,16 @@ def _rewards(recipe: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _remarks(known: Mapping[str, Any]) -> Iterator[str]:
-    """The judges' remarks (that one is a baseline, for instance), the verdict of a bias audit, and where every call is
-    kept."""
+    """The judges' remarks (that one is a baseline, for instance), models and forms that were not as asked for, the
+    verdict of a bias audit, and where every call is kept."""
     for judge in known.get("judges", []):
         remark = judge.get("remark")
         if remark:
             yield f"{plain(remark[:1].upper() + remark[1:])}."
+        if sum(bool(name) for name in judge.get("returned_models", {})) > 1:
+            yield f"More than one model answered for the judge {code(judge['judge'])}; see the table."
+        for form in judge.get("forms", {}):
+            yield f"The judge {code(judge['judge'])} was asked with {plain(form)}."
     verdict = known.get("audit")
     if isinstance(verdict, Mapping):
         yield f"Bias audit: {plain(verdict['verdict'])}. {plain(verdict['sentence'])}"

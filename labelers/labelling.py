@@ -37,7 +37,7 @@ from sotopia_rl_data.labelers.plan import (
     with_episodes,
 )
 from sotopia_rl_data.labelers.questions import LabelTally, Questions, Rows, rows_of
-from sotopia_rl_data.labelers.report import LabelReport, by_number, provenance, remarks, unrewarded
+from sotopia_rl_data.labelers.report import LabelReport, by_number, provenance, rejected_records, remarks, unrewarded
 from sotopia_rl_data.labelers.requests import asked_judges
 from sotopia_rl_data.labelers.selection import is_imported
 from sotopia_rl_data.ledger.journal import check_writable
@@ -110,6 +110,7 @@ def label(
             provenance=provenance(parent, plan, tally, bill, {"rewards": built.provenance()}),
             version=version,
         )
+    rejected, told = rejected_records(parent) if is_imported(source) else (0, [])
     rewarded = questions.utterances - sum(built.unrewarded.values())
     return LabelReport(
         committed=committed,
@@ -118,6 +119,7 @@ def label(
         failures=by_number(tally),
         bill=bill,
         warnings=[
+            *told,
             *remarks(plan),
             *asking_warnings(outcomes),
             *built.warnings,
@@ -130,6 +132,7 @@ def label(
         utterances=questions.utterances,
         labels=tally.labels,
         rewarded=rewarded,
+        rejected=rejected,
     )
 
 

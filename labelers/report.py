@@ -15,6 +15,7 @@ from sotopia_rl_data.request import Usage
 from sotopia_rl_data.store import Version
 
 _REASONS_KEPT = 100
+_REJECTED_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,16 +31,30 @@ class JudgedReport(RunReport):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelReport(JudgedReport):
     """The report of `label`: how many `utterances` there are, how many of them are `rewarded`, and how many `labels`
-    (attributions) there are."""
+    (attributions) there are. `rejected` records of a file that was imported for it are no episodes."""
 
     utterances: int
     labels: int
     rewarded: int
+    rejected: int = 0
 
     @property
     def failed(self) -> int:
         """How many (utterance, dimension, judge, sample) have no label."""
         return sum(self.failures.values())
+
+
+def rejected_records(version: Version) -> tuple[int, list[str]]:
+    """How many records of its files an imported version has rejected, and a warning for the first ones."""
+    import pyarrow.dataset as ds
+
+    files = [str(path) for paths in version.files("failures").values() for path in paths]
+    rows = ds.dataset(files).to_table(["source", "reason"]).to_pylist() if files else []
+    warnings = [f"{row['source']} was not imported: {row['reason']}" for row in rows[:_REJECTED_SHOWN]]
+    if len(rows) > _REJECTED_SHOWN:
+        query = f'sotopia-rl-data query {version.ref} "SELECT source, reason FROM failures"'
+        warnings.append(f"{len(rows):,} records were not imported in all: {query}")
+    return len(rows), warnings
 
 
 def by_number(tally: LabelTally) -> dict[str, int]:

@@ -21,7 +21,7 @@ from sotopia_rl_data.asking.batch.keys import BatchedKeys
 from sotopia_rl_data.asking.batch.rounds import ask_batch, batch_client, check_batches
 from sotopia_rl_data.asking.batch.waiting import carry
 from sotopia_rl_data.asking.dispatch import ask_all
-from sotopia_rl_data.asking.memory import EndpointMemory, remember
+from sotopia_rl_data.asking.memory import EndpointMemory, keep_pace, remember, remembered_pace
 from sotopia_rl_data.asking.plan import AskOptions, Group, Plan, Respondent, is_paid, paid_targets, respondents_of
 from sotopia_rl_data.asking.stopping import AnswerBreaker
 from sotopia_rl_data.costs.bill import Bill, Tally, bill
@@ -81,20 +81,22 @@ class _Asking:
         return outcomes
 
     async def _live(self, place: int, group: Group) -> Outcome:
+        memory, targets = EndpointMemory(self._ledger.directory), paid_targets(group.respondents)
         for respondent in group.respondents:
-            remember(respondent, EndpointMemory(self._ledger.directory))
+            remember(respondent, memory)
         try:
-            return await ask_all(
+            outcome = await ask_all(
                 group.requests(),
                 group.send,
-                self._lookup(),
+                self._lookup(self._breaker(group)),
                 concurrency=self._options.concurrency or group.concurrency,
-                pacing=self._options.pacing,
+                pacing=remembered_pace(memory, targets, self._options.pacing),
                 progress=self._shown(place),
                 budget=self._budget if any(is_paid(respondent) for respondent in group.respondents) else None,
-                batched=BatchedKeys(paid_targets(group.respondents), self._ledger),
-                breaker=self._breaker(group),
+                batched=BatchedKeys(targets, self._ledger),
             )
+            keep_pace(memory, targets, outcome)
+            return outcome
         finally:
             for respondent in group.respondents:
                 await respondent.close()
@@ -122,12 +124,12 @@ class _Asking:
         paid = any(is_paid(respondent) for respondent in group.respondents)
         return AnswerBreaker(self._plan.fault) if paid and not self._options.retry_failed else None
 
-    def _lookup(self) -> Lookup:
+    def _lookup(self, breaker: AnswerBreaker | None = None) -> Lookup:
         plan, ledger = self._plan, self._ledger
         return Lookup(
             ledger,
             lambda request, reply: plan.accepts(request, reply, ledger),
-            plan.follow_up,
+            plan.follow_up if breaker is None else breaker.watching(plan.follow_up),
             retry_failed=self._options.retry_failed,
             total=plan.total // len(self._groups),
         )

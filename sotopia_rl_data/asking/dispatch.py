@@ -22,7 +22,7 @@ from sotopia_rl_data.asking.batch.keys import BatchedKeys
 from sotopia_rl_data.asking.pacing import Epoch, Pacer, Pacing
 from sotopia_rl_data.asking.prompt_cache import PromptCacheWarmup
 from sotopia_rl_data.asking.refusals import refusal_of
-from sotopia_rl_data.asking.stopping import AnswerBreaker, CircuitBreaker, ThrottleWall, interruptible
+from sotopia_rl_data.asking.stopping import CircuitBreaker, ThrottleWall, interruptible
 from sotopia_rl_data.asking.time_limit import TimeLimit
 from sotopia_rl_data.costs.budget import Budget
 from sotopia_rl_data.costs.tokens import rough_tokens
@@ -56,7 +56,6 @@ async def ask_all(
     progress: Callable[[Outcome], None] | None = None,
     budget: Budget | None = None,
     batched: BatchedKeys | None = None,
-    breaker: AnswerBreaker | None = None,
 ) -> Outcome:
     """Ask what the ledger does not answer; `lookup` has the ledger, the rule for what counts as an answer, and the
     follow-ups. Requests are not settled in order.
@@ -64,17 +63,15 @@ async def ask_all(
     A follow-up is looked up and asked at once, in the place of the request that it follows. `progress` is called a few
     times a second and at the end. `batched` knows the requests under way in batches. After Ctrl-C the
     outcome says `interrupted`; where nothing more fits under the `budget` it says `exhausted`. The next run asks what
-    was not settled. The `breaker` ends the run where answers cannot be used.
+    was not settled.
 
     Raises Rejected where the provider refuses everything (a wrong key, an unknown model), Unavailable where it is down,
-    UnusableAnswers, KeyMissing, UsageError where a `batched` request would be asked and paid for again, StoreError
-    where the ledger cannot be written, and whatever the callbacks raise. What was answered until then is kept.
+    UsageError where a `batched` request would be asked and paid for again, KeyMissing, StoreError where the ledger
+    cannot be written, and whatever the callbacks raise. What was answered until then is kept.
     """
     if concurrency < 1:
         raise UsageError(f"The concurrency must be 1 or more, not {concurrency}.", "give a concurrency of 1 or more")
-    run = _LiveRun(lookup, send, pacing or Pacing(), concurrency, budget, batched)
-    run.answer_breaker = breaker
-    return await run.run(requests, progress)
+    return await _LiveRun(lookup, send, pacing or Pacing(), concurrency, budget, batched).run(requests, progress)
 
 
 class _LiveRun:
@@ -96,7 +93,6 @@ class _LiveRun:
         self._pacer = Pacer(pacing, concurrency)
         self._limits = AnswerLimits()
         self._breaker = CircuitBreaker()
-        self.answer_breaker: AnswerBreaker | None = None
         self._wall = ThrottleWall(pacing.wall_s, pacing.longest_wall_s)
         self._longest_answered = 0  # characters
         self._budget = budget
@@ -124,6 +120,7 @@ class _LiveRun:
         finally:
             for task in (feeding, watching, *self._tasks):
                 task.cancel()
+            self._outcome.pace = self._pacer.pace
         self._report(progress)
         for task in done:
             task.result()
@@ -266,8 +263,6 @@ class _LiveRun:
         if settled is None:
             return []
         following = [self._lookup.hand_over(pending.request, settled)]
-        if self.answer_breaker is not None:
-            self._end(self.answer_breaker.came(pending.request, settled, following[0]))
         return following + [self._lookup.hand_over(equal, replace(settled, fresh=False)) for equal in duplicates]
 
     async def _ask(self, pending: PendingRequest, epoch: Epoch) -> Settled | None:

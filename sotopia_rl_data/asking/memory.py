@@ -1,4 +1,4 @@
-"""What earlier runs have found out about an endpoint and a model: the form of requests that it takes.
+"""What earlier runs have found out about an endpoint and a model: the form of requests that it takes, and how fast.
 
 One small file in the ledger's folder, with a version. It is a memory and nothing more: where it is lost, damaged, of
 another version or cannot be written, the next run finds out again. No key of a request depends on it.
@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
+from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sotopia_rl_data.asking.pacing import Pacing
+from sotopia_rl_data.ledger.lookup import Outcome
 from sotopia_rl_data.locks import locked
 from sotopia_rl_data.request import Target
 
@@ -20,6 +25,9 @@ log = logging.getLogger(__name__)
 
 VERSION = 1
 FORMS_KEPT_S = 30 * 86_400.0  # a server may have learned more by then
+PACE_KEPT_S = 86_400.0
+_PACE = "pace"
+_ENOUGH = 50  # answers, from which a run knows how fast it may ask
 _FILE = "endpoints.json"
 _WAIT_S = 2.0  # how long another process may write
 
@@ -36,7 +44,7 @@ class EndpointMemory:
         told = entry.get(name) if isinstance(entry, dict) else None
         if not isinstance(told, dict) or not isinstance(told.get("time"), int | float):
             return None
-        return told.get("value") if 0 <= time.time() - told["time"] <= longest_s else None
+        return told.get("value") if abs(time.time() - told["time"]) <= longest_s else None
 
     def keep(self, target: Target, name: str, value: Any) -> None:
         """Keep an entry, unless the folder cannot be written."""
@@ -72,6 +80,27 @@ def remember(respondent: object, memory: EndpointMemory) -> None:
     use_memory = getattr(respondent, "use_memory", None)
     if use_memory is not None:
         use_memory(memory)
+
+
+def remembered_pace(memory: EndpointMemory, targets: Iterable[Target], pacing: Pacing) -> Pacing:
+    """The pacing that begins where the last run at these targets ended, if that was within a day."""
+    found = [memory.recall(target, _PACE, PACE_KEPT_S) for target in targets]
+    windows, rates = [], []
+    for pace in found:
+        if not isinstance(pace, dict) or type(pace.get("slow_start")) is not int or pace["slow_start"] < 1:
+            return pacing
+        windows.append(pace["slow_start"])
+        rate = pace.get("start_rate")
+        if isinstance(rate, int | float) and 0 < rate < math.inf:
+            rates.append(float(rate))
+    return replace(pacing, slow_start=min(windows), start_rate=min(rates, default=None)) if windows else pacing
+
+
+def keep_pace(memory: EndpointMemory, targets: Iterable[Target], outcome: Outcome) -> None:
+    """Remember how fast a run has asked these targets, if it has asked enough to know."""
+    if outcome.pace and outcome.asked >= _ENOUGH:
+        for target in targets:
+            memory.keep(target, _PACE, outcome.pace)
 
 
 def _id(target: Target) -> str:

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from sotopia_rl_data.errors import UsageError
 
@@ -51,10 +52,11 @@ class Pacing:
 
     `rpm`, `tpm`: requests and tokens a minute, where the provider's limits are known. `timeout_s`: longest wait for one
     answer. `tries`: how many 5xx, timeouts and lost connections one request may meet; `throttles`: how many 429s.
-    `longest_wait_s`: a request is given up when Retry-After is longer. `wall_s`: a run ends where nothing was ever
-    answered and everything is refused for rate for this long; `longest_wall_s`, where something was answered before or
-    Retry-After asks for it. `grace_s`: how long requests in flight may take
-    to end after the run has failed, or one request after its time limit.
+    `longest_wait_s`: a request is given up when Retry-After is longer. `slow_start`: requests in flight at the start;
+    `start_rate`: requests/s at the start, where a limit was met the last time. `wall_s`: a run ends where nothing was
+    ever answered and everything is refused for rate for this long; `longest_wall_s`, where something was answered
+    before or Retry-After asks for it. `grace_s`: how long requests in flight may take to end after the run has failed,
+    or one request after its time limit.
     """
 
     rpm: float | None = None
@@ -68,6 +70,7 @@ class Pacing:
     longest_wall_s: float = 105.0
     grace_s: float = 15.0
     slow_start: int = 16
+    start_rate: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -121,8 +124,8 @@ class Pacer:
         self._stopped = asyncio.Event()
         self._next = 0.0
         self._cap = pacing.rpm / 60 if pacing.rpm else math.inf
-        self._learned = math.inf
-        self._step = 0.0
+        self._learned = pacing.start_rate or math.inf
+        self._step = _STEP * pacing.start_rate if pacing.start_rate else 0.0
         self._searching = False
         # the learned rate of the last good epoch that used the rate up; 0 if there was none since the last decrease
         self._good_rate = 0.0
@@ -134,6 +137,11 @@ class Pacer:
     def window(self) -> int:
         """How many requests may be in flight now."""
         return int(self._window)
+
+    @property
+    def pace(self) -> dict[str, Any]:
+        """Where the next run may begin, as `Pacing` has it."""
+        return {"slow_start": self.window, "start_rate": self._learned if self._learned < math.inf else None}
 
     @property
     def rate(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -106,8 +106,8 @@ class RunReport:
 
 
 def asking_warnings(outcomes: Sequence[Outcome]) -> list[str]:
-    """Warnings about requests that were put in a weaker form, about prompts that began like an earlier one and were
-    billed in full, and about claims that cannot be held."""
+    """Warnings about requests in a weaker form, models that changed during the run, prompts that were cut, prompts that
+    began like an earlier one and were billed in full, and claims that cannot be held."""
     warnings = []
     forms: Counter[tuple[str, str]] = Counter()
     for outcome in outcomes:
@@ -117,6 +117,18 @@ def asking_warnings(outcomes: Sequence[Outcome]) -> list[str]:
         if model not in seen:
             seen.add(model)
             warnings.append(f"{model} refuses requests as they are meant; it was asked with {form}")
+    for model, served in _added(outcome.served for outcome in outcomes).items():
+        if len(served) > 1:
+            named = ", ".join(f"{name} ({number:,})" for name, number in served.items())
+            warnings.append(f"{model} changed in the midst of the run: its answers came from {named}")
+    cut: Counter[str] = Counter()
+    for outcome in outcomes:
+        cut.update(outcome.cut)
+    for model, number in cut.items():
+        warnings.append(
+            f"{number:,} prompts to {model} were read as far fewer tokens than were sent: its server cuts prompts, and "
+            "needs a longer context"
+        )
     expected, missed = sum(o.cache_expected for o in outcomes), sum(o.cache_missed for o in outcomes)
     if expected >= _FEWEST_EXPECTED and missed > _MISSED * expected:
         warnings.append(
@@ -129,3 +141,12 @@ def asking_warnings(outcomes: Sequence[Outcome]) -> list[str]:
             "questions again"
         )
     return warnings
+
+
+def _added(counts: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[str, Counter[str]]:
+    """The sums of counts by model and name."""
+    sums: dict[str, Counter[str]] = {}
+    for one in counts:
+        for model, numbers in one.items():
+            sums.setdefault(model, Counter()).update(numbers)
+    return sums

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from sotopia_rl_data.errors import AskingError, KeyMissing, Rejected, Unavailable, UnusableAnswers
-from sotopia_rl_data.ledger.lookup import Settled
+from sotopia_rl_data.ledger.lookup import FollowUp, Settled
 from sotopia_rl_data.request import Reply, Request, Target
 
 
@@ -201,6 +201,18 @@ class AnswerBreaker:
         streak.append((request, settled.reply))
         self._ends[model] += following is None
         return self.error(request.target) if self._ends[model] >= _UNUSABLE_ENDS else None
+
+    def watching(self, follow_up: FollowUp) -> FollowUp:
+        """`follow_up`, which then raises the error that ends the run."""
+
+        def watched(request: Request, settled: Settled) -> Request | None:
+            following = follow_up(request, settled)
+            error = self.came(request, settled, following)
+            if error is not None:
+                raise error
+            return following
+
+        return watched
 
     def error(self, target: Target) -> UnusableAnswers | None:
         """The error, where enough answers of a model in a row were unusable."""

@@ -245,12 +245,13 @@ def progress(doing: str, unit: str, options: AskOptions, as_json: bool) -> Itera
 
 
 def show(report: Report, on_screen: Callable[[Report], None], as_json: bool) -> None:
-    """Show a command's report; the exit code is 3 where some of it failed."""
+    """Show a command's report; the exit code is 3 where some of it failed, or some records of a file were rejected."""
     if as_json:
         console.emit_json(report.as_dict())
     else:
         on_screen(report)
-    if report.failures:
+    rejected: int = getattr(report, "rejected", 0)
+    if report.failures or rejected:
         click.get_current_context().exit(console.WITH_FAILURES)
 
 

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from sotopia_rl_data.errors import AskingError, Unavailable
 from sotopia_rl_data.ledger.ledger import Attempt, Ledger, answered, failed
@@ -121,6 +122,8 @@ class Lookup:
         attempt = answered(pending.request, pending.key, pending.question, reply, seconds)
         self.ledger.append(attempt)
         self.outcome.count(pending.request.target.model, reply)
+        sent = sum(len(message["content"]) for message in pending.request.messages)
+        self.outcome.count_prompt(pending.request.target.model, sent, reply.usage.input)
         return Settled(attempt, self.accept(pending.request, attempt.reply), True)
 
     def keep_error(self, pending: PendingRequest, error: AskingError, seconds: float) -> None:
@@ -164,6 +167,8 @@ class Lookup:
 
 
 _WINDOW_S = 10.0
+_LONG_PROMPT = 2_000  # characters; shorter prompts are not cut
+_MOST_CHARACTERS = 7  # of a prompt that make one token, in any language
 
 
 @dataclass(slots=True)
@@ -176,10 +181,11 @@ class Outcome:
     accepted. `claimed` is False where equal runs at once would ask the same questions. `sent` counts every request on
     the wire; `throttled` of them met 429, `faults` met 5xx, a time limit or a lost connection. `usage` sums the tokens
     of this run's answers, by the model asked for; `forms` counts those whose request was put in a weaker form, by model
-    and form. `cache_expected` requests began with a prefix that the provider had
-    just seen; `cache_missed` of them were billed in full. `in_batches` requests are under way in `batches` that have
-    not ended; `words` say how far these are. `exhausted` says that a request did not fit under the
-    budget.
+    and form; `served` counts the names that answers came under, by the model asked for, and `cut` the prompts that were
+    read as far fewer tokens than were sent. `pace` is how fast the run asked at its end. `cache_expected` requests
+    began with a prefix that the provider had just seen; `cache_missed` of them were billed in full. `in_batches`
+    requests are under way in `batches` that have not ended; `words` say how far these are. `exhausted` says that a
+    request did not fit under the budget.
     """
 
     total: int | None = None
@@ -200,6 +206,9 @@ class Outcome:
     words: str = ""
     usage: dict[str, Usage] = field(default_factory=dict)
     forms: dict[tuple[str, str], int] = field(default_factory=dict)
+    served: dict[str, dict[str, int]] = field(default_factory=dict)
+    cut: dict[str, int] = field(default_factory=dict)
+    pace: dict[str, Any] = field(default_factory=dict)
     cache_expected: int = 0
     cache_missed: int = 0
     interrupted: bool = False
@@ -210,9 +219,17 @@ class Outcome:
 
     def count(self, model: str, reply: Reply) -> None:
         """Add the tokens of one answer, and the form in which it was asked for."""
+        if reply.model:
+            served = self.served.setdefault(model, {})
+            served[reply.model] = served.get(reply.model, 0) + 1
         if reply.form:
             self.forms[model, reply.form] = self.forms.get((model, reply.form), 0) + 1
         self.count_usage(model, reply.usage)
+
+    def count_prompt(self, model: str, characters: int, tokens: int) -> None:
+        """Note a prompt that was read as far fewer tokens than were sent: its server has cut it."""
+        if tokens and characters > max(_LONG_PROMPT, _MOST_CHARACTERS * tokens):
+            self.cut[model] = self.cut.get(model, 0) + 1
 
     def count_usage(self, model: str, usage: Usage) -> None:
         """Add tokens that were paid for."""

@@ -11,12 +11,18 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from fixtures.batches import ask_live
 from fixtures.labelling import boats, put
 
+from sotopia_rl_data.asking import openai
+from sotopia_rl_data.asking.memory import EndpointMemory, keep_pace, remembered_pace
 from sotopia_rl_data.asking.pacing import Pacer, Pacing
 from sotopia_rl_data.cli.asking import ask_options
 from sotopia_rl_data.cli.program import cli
 from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.fake_provider.running import running
+from sotopia_rl_data.ledger.lookup import Outcome
+from sotopia_rl_data.request import Request, Target
 from sotopia_rl_data.store import Store
 
 
@@ -225,3 +231,39 @@ def test_what_a_command_is_told_of_the_pace_is_kept(tmp_path: Path):
     told = ["label", "lab/episodes", "--judge", "lexical", "--preset", "goal-only", "--rpm", "240"]
     assert CliRunner().invoke(cli, [*told, "--store", str(tmp_path)]).exit_code == 0
     assert time.monotonic() - began > 9 * 0.25 - 0.05
+
+
+def test_a_run_begins_at_the_pace_that_the_last_one_ended_with(tmp_path: Path):
+    memory, target = EndpointMemory(tmp_path), Target("openai", "sim", "http://127.0.0.1:1/v1")
+    assert remembered_pace(memory, [target], Pacing()) == Pacing()
+    keep_pace(memory, [target], Outcome(asked=10, pace={"slow_start": 200, "start_rate": None}))
+    assert remembered_pace(memory, [target], Pacing()) == Pacing()  # ten answers are too few to know
+    keep_pace(memory, [target], Outcome(asked=500, pace={"slow_start": 200, "start_rate": 40.0}))
+    pacing = remembered_pace(memory, [target], Pacing(timeout_s=9))
+    assert (pacing.slow_start, pacing.start_rate, pacing.timeout_s) == (200, 40.0, 9)
+    pacer = Pacer(pacing, 64)
+    assert (pacer.window, pacer.rate) == (64, 40.0)
+    assert remembered_pace(memory, [Target("openai", "other", target.base_url)], Pacing()) == Pacing()
+
+
+@pytest.mark.parametrize(
+    "pace", [3, {"slow_start": 0}, {"slow_start": "9"}, {"slow_start": True}, {"start_rate": 5}, {"slow_start": 1e9}]
+)
+def test_a_pace_that_makes_no_sense_is_not_taken(pace: object, tmp_path: Path):
+    memory, target = EndpointMemory(tmp_path), Target("openai", "sim", "http://127.0.0.1:1/v1")
+    memory.keep(target, "pace", pace)
+    assert remembered_pace(memory, [target], Pacing()) == Pacing()
+
+
+def test_a_second_run_at_a_limit_meets_far_fewer_429s_than_the_first(tmp_path: Path):
+    """A provider of 60 requests/s: the first run has to find that out."""
+    memory, throttled = EndpointMemory(tmp_path), []
+    with running(limit=60, retry_after=0.2) as at:
+        target = openai.target("sim", at.openai_url)
+        for number in range(2):
+            pacing = remembered_pace(memory, [target], Pacing())
+            asked = [Request(target, [{"role": "user", "content": f"{number} {n}"}]) for n in range(300)]
+            outcome = ask_live(asked, openai.OpenAIClient(target), tmp_path / "ledger", pacing=pacing)
+            keep_pace(memory, [target], outcome)
+            throttled.append(outcome.throttled)
+    assert throttled[1] < throttled[0]

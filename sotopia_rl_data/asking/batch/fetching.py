@@ -82,6 +82,8 @@ class Fetching:
                 ledger.append(answered(request, line.key, line.question, outcome, 0.0, intent.batch))
             self._budget.came(line.key, outcome.usage)
             self._lookup.outcome.count(target.model, outcome)
+            # the line has an upper bound of the prompt's bytes, of which any language has at least one for two
+            self._lookup.outcome.count_prompt(target.model, line.input // 2, outcome.usage.input)
             self._lookup.came(line.key)
             return
         tokens = outcome.tokens if isinstance(outcome, Unavailable) else None

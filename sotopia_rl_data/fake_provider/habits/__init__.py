@@ -8,7 +8,16 @@ None where the call is answered as without it; or it raises RequestRefused. The 
 
 from __future__ import annotations
 
-from sotopia_rl_data.fake_provider.habits import completions, forms, lengths, limits, providers, thoughts, useless
+from sotopia_rl_data.fake_provider.habits import (
+    completions,
+    forms,
+    lengths,
+    limits,
+    providers,
+    telling,
+    thoughts,
+    useless,
+)
 from sotopia_rl_data.fake_provider.habits.call import Habit
 
 HABITS: dict[str, Habit] = {
@@ -17,6 +26,7 @@ HABITS: dict[str, Habit] = {
     **lengths.HABITS,
     **limits.HABITS,
     **providers.HABITS,
+    **telling.HABITS,
     **thoughts.HABITS,
     **useless.HABITS,
 }
