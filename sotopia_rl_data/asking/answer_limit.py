@@ -10,12 +10,15 @@ stand. The limit is not part of a request's key, and batches, which cannot ask a
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from sotopia_rl_data.asking import anthropic, openai
 from sotopia_rl_data.costs.tokens import limit_in, longest_answer_tokens
 from sotopia_rl_data.errors import AskingError, Rejected
 from sotopia_rl_data.json_objects import begins_with_object
+from sotopia_rl_data.ledger.attempt import Attempt
+from sotopia_rl_data.ledger.lookup import Settled
 from sotopia_rl_data.request import Reply, Request, Target
 
 _ROOM = 64  # tokens for a code fence and blanks
@@ -52,6 +55,17 @@ class AnswerLimits:
             self._taken.add(place)
         elif was_refused or (place in self._tried and reply.finish != "length" and _is_beyond(sent, reply)):
             self._open.add(place)
+
+    def was_interrupted(self, request: Request, settled: Settled, attempts: Callable[[str], Sequence[Attempt]]) -> bool:
+        """Whether the only answer that the ledger has was cut off at the limit before it began, in a run that ended
+        before it could ask again."""
+        attempt, limit = settled.attempt, None
+        if attempt is not None and not settled.accepted and attempt.finish == "length":
+            limit = _limit(request)
+        if attempt is None or limit is None or has_begun(attempt.reply):
+            return False
+        told = attempt.reply.usage.output
+        return 0 < told <= limit and sum(other.status == "answer" for other in attempts(attempt.key)) == 1
 
     def needs_room(self, sent: Request, reply: Reply) -> bool:
         """Whether an answer was cut off at the limit and is to be asked for without it."""

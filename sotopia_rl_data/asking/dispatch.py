@@ -203,6 +203,8 @@ class _LiveRun:
                 self._waiting += 1
                 return None
             settled = self._lookup.look_up(pending)
+            if settled is not None and self._limits.was_interrupted(request, settled, self._lookup.ledger.attempts):
+                settled = None
             if settled is None:
                 self._lookup.ledger.check()
                 known = self._lookup.ledger.tries(pending.key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ from fixtures.labelling import boats, put
 
 from sotopia_rl_data.asking import anthropic, openai
 from sotopia_rl_data.asking.answer_limit import AnswerLimits
+from sotopia_rl_data.asking.dispatch import ask_all
 from sotopia_rl_data.costs.tokens import longest_answer_tokens
 from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.labelers.report import LabelReport
 from sotopia_rl_data.labelers.schemas import answers
+from sotopia_rl_data.ledger.ledger import Ledger, answered
+from sotopia_rl_data.ledger.lookup import Lookup
 from sotopia_rl_data.request import Reply, Request, Usage
 from sotopia_rl_data.store import Store
 
@@ -108,3 +112,25 @@ def test_many_at_once_that_were_cut_off_before_any_answer_are_all_asked_again():
     others = AnswerLimits()
     cut = [others.needs_room(each, Reply("{  ", "length", usage=Usage(9, 0, 0, each.limit or 0))) for each in sent]
     assert cut == [True, False, False]  # one is tried
+
+
+def test_a_run_that_was_killed_before_it_could_ask_again_does_so_when_it_goes_on(tmp_path: Path):
+    schema = answers.of_keys({"a": answers.one_of([0, 1])})
+    asked = Request(openai.target("m", "http://localhost:1/v1"), [{"role": "user", "content": "?"}], schema)
+    limit = AnswerLimits().limited(asked).limit or 0
+    sent: list[int | None] = []
+
+    async def think(request: Request) -> Reply:
+        sent.append(request.limit)
+        if request.limit:
+            return Reply("", "length", usage=Usage(9, 0, 0, request.limit))
+        return Reply('{"a": 1}', usage=Usage(9, 0, 0, 5_000))
+
+    with Ledger(tmp_path) as ledger:
+        cut = Reply("", "length", usage=Usage(9, 0, 0, limit))
+        ledger.append(answered(asked, asked.key, asked.question, cut, 0.1))
+        first, second = (
+            asyncio.run(ask_all([asked], think, Lookup(ledger, lambda _, reply: reply.text != ""))) for _ in range(2)
+        )
+    assert (first.asked, second.asked, second.hits) == (1, 0, 1)
+    assert sent == [limit, None]
