@@ -206,14 +206,15 @@ class _LiveRun:
             if settled is not None and self._limits.was_interrupted(request, settled, self._lookup.ledger.attempts):
                 settled = None
             if settled is None:
-                self._lookup.ledger.check()
-                known = self._lookup.ledger.tries(pending.key)
+                ledger = self._lookup.ledger
+                ledger.check()
                 if not self._claim(pending):
                     self._duplicates[pending.key] = []
-                    self._claimed_elsewhere[pending.key] = pending, known
+                    self._claimed_elsewhere[pending.key] = pending, ledger.tries(pending.key)
                     return None
-                caught_up = self._lookup.ledger.catch_up()
-                settled = self._lookup.answered_meanwhile(pending, known) if caught_up else None
+                if ledger.has_news():
+                    known = ledger.tries(pending.key)
+                    settled = self._lookup.answered_meanwhile(pending, known) if ledger.catch_up() else None
                 if settled is None:
                     self._duplicates[pending.key] = []
                     return pending

@@ -18,6 +18,7 @@ from sotopia_rl_data.locks import NO_LOCKS
 
 FILE = ".claims"
 _PLACES = (1 << 60) - 1  # if two keys share a place by chance, one waits for the other, and both are asked
+_RANGE = struct.Struct("hhqqi0q")  # struct flock: type, whence, start, length, pid
 _LINUX = sys.platform == "linux" and hasattr(fcntl, "F_OFD_SETLK")
 
 
@@ -64,7 +65,7 @@ def _lock(handle: int, kind: int, key: str) -> None:
     opens exclude each other too, and closing one leaves the other's claims."""
     place = int(key[:16], 16) & _PLACES
     if _LINUX:
-        fcntl.fcntl(handle, fcntl.F_OFD_SETLK, struct.pack("hhqqi0q", kind, os.SEEK_SET, place, 1, 0))
+        fcntl.fcntl(handle, fcntl.F_OFD_SETLK, _RANGE.pack(kind, os.SEEK_SET, place, 1, 0))
     elif kind == fcntl.F_UNLCK:
         fcntl.lockf(handle, fcntl.LOCK_UN, 1, place)
     else:

@@ -52,10 +52,11 @@ class KeyIndex:
 
     def find(self, key: str) -> Iterator[Place]:
         """Places that may hold attempts of `key`."""
-        short_key = np.uint64(short(key))
-        left = int(np.searchsorted(self._keys, short_key, "left"))
-        right = int(np.searchsorted(self._keys, short_key, "right"))
-        for packed in (*self._places[left:right].tolist(), *self._added.get(int(short_key), ())):
+        short_key, sorted_places = short(key), ()
+        if len(self._keys):
+            left, right = (int(self._keys.searchsorted(np.uint64(short_key), side)) for side in ("left", "right"))
+            sorted_places = self._places[left:right].tolist()
+        for packed in (*sorted_places, *self._added.get(short_key, ())):
             yield packed >> _OFFSET_BITS, packed & ((1 << _OFFSET_BITS) - 1)
 
     def _merge(self) -> None:

@@ -44,6 +44,7 @@ class Ledger:
 
     def __init__(self, directory: Path | str) -> None:
         self.directory = Path(directory)
+        self._place = os.fspath(directory)
         self._journal = Journal(self.directory)
         self._groups: OrderedDict[tuple[Path, int], pa.Table] = OrderedDict()
         self._files: list[Path] = []
@@ -147,12 +148,24 @@ class Ledger:
                 f"The ledger in {self.directory} cannot be read: {error.strerror or error}.", "make the folder readable"
             ) from error
 
-    def catch_up(self) -> bool:
-        """Index the attempts that other processes have appended since the last look; returns whether there were any.
-        Cheap where no other process is at work."""
-        if not self.directory.is_dir():
+    def has_news(self) -> bool:
+        """Whether other processes may have changed something since the last look. Costs a microsecond where no other
+        process is at work."""
+        try:
+            if os.stat(self._place).st_mtime_ns != self._listed_at:
+                return True
+        except FileNotFoundError:
             return False
-        if self.directory.stat().st_mtime_ns != self._listed_at:
+        try:
+            return any(os.stat(path).st_size != start for path, start in self._watched.items())
+        except FileNotFoundError:  # a journal was compacted
+            return True
+
+    def catch_up(self) -> bool:
+        """Index the attempts that other processes have appended since the last look; returns whether there were any."""
+        if not self.has_news():
+            return False
+        if os.stat(self._place).st_mtime_ns != self._listed_at:
             with calls.reading(self.directory):
                 live, listed_at = calls.live_files(self.directory), time_of_change(self.directory)
             new = [path for path in live if path not in self._files]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 
 from sotopia_rl_data.asking.batch.intent import BatchFolder
@@ -27,7 +28,7 @@ class BatchedKeys:
 
     def being_drafted(self) -> bool:
         """Whether another process drafts batches now: it may have put any request into one."""
-        return any(folder.is_drafted_in() for folder in self._keys)
+        return any(folder.is_drafted_in() for folder in self._keys if os.path.isdir(folder.dir))
 
     def __contains__(self, key: str) -> bool:
         self._look()
@@ -35,6 +36,6 @@ class BatchedKeys:
 
     def _look(self) -> None:
         for folder, (known, _) in self._keys.items():
-            changed = time_of_change(folder.dir)
+            changed = time_of_change(folder.dir) if os.path.isdir(folder.dir) else 0
             if changed < 0 or changed != known:
                 self._keys[folder] = changed, frozenset(short(line.key) for _, line in folder.under_way())
