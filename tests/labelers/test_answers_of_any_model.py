@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from fixtures.batches import PROVIDERS, QUICK, judge
-from fixtures.flat_calls import evaluate, label
+from fixtures.flat_calls import audit, evaluate, label
 from fixtures.labelling import boats, put, rows
 
 from sotopia_rl_data.asking.pacing import Pacing
@@ -227,3 +227,13 @@ def prices_file(folder: Path) -> Path:
     path = folder / "prices.yaml"
     path.write_text('{as_of: 2026-11-01, hosts: {"*": {sim: [1, 1, 1, 10]}}}')
     return path
+
+
+@pytest.mark.parametrize("protocol", PROVIDERS)
+def test_an_audit_reads_what_a_model_thinks_aloud(protocol: str, provider: Running, store: Store):
+    found = [
+        audit(store, "lab/episodes", judge=judge(protocol, at), pacing=SOON, ledger=store.root / name).as_dict()
+        for name, at in (("plain", provider), ("thinking", provider.playing("thinks_in_every_way")))
+    ]
+    assert found[1]["failures"] == {}
+    assert found[0]["verdict"] == found[1]["verdict"]
