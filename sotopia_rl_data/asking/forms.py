@@ -97,7 +97,7 @@ def hinted(form: RequestForm, param: str, body: Mapping[str, Any]) -> RequestFor
 
 def stronger_by_one(form: RequestForm) -> list[RequestForm]:
     """The form with one thing put back as it is meant, for each thing that it weakens."""
-    # under another name of the limit, words were tried right after the strictest way: what lies between is still open
+    # where the limit needed its other name, the ways between the strictest and words alone have not been tried yet
     way = 1 if form.limit and form.way > 1 else 0
     one_back = [replace(form, way=way), replace(form, no_temperature=False), replace(form, folded=False)]
     return [stronger for stronger in [*one_back, replace(form, limit="")] if stronger != form]

@@ -21,8 +21,8 @@ PROVIDER = "openai"
 URL = "https://api.openai.com/v1"
 WAYS = ("json_schema", "json_object", "text")
 _REASONS = re.compile(r"o\d|gpt-([5-9]|\d\d)")  # reasoning models, which take no temperature but their own
-# Why a completion ended, in the words of OpenAI and of servers that kept words of their own. Another word may stand for
-# a fault of the server, and is one.
+# Why a completion ended, in the words of OpenAI and of servers that kept words of their own. Any other word is
+# taken for a fault of the server.
 _FINISH: dict[str, Finish] = {
     **dict.fromkeys(("stop", "eos", "eos_token", "stop_sequence", "end_turn", "complete"), "stop"),
     **dict.fromkeys(("tool_calls", "function_call"), "stop"),

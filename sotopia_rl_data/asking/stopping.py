@@ -132,7 +132,7 @@ class ThrottleWall:
         self._last: Unavailable | None = None
 
     def answered(self) -> None:
-        """An answer came: there is no wall."""
+        """An answer came, so not everything is refused."""
         self._answers += 1
         self._since = math.inf
 
@@ -155,7 +155,7 @@ class ThrottleWall:
 
     def words(self, now: float) -> str:
         """How long everything was refused for, and when the run ends; empty in the first seconds."""
-        lasted = now - self._since  # -inf where there is no wall
+        lasted = now - self._since  # -inf while nothing is refused
         if lasted < _SHOWN * self._wall_s:
             return ""
         return f"throttled: all refused for {lasted:,.0f} s, given up in {max(self._until - now, 0):,.0f} s"

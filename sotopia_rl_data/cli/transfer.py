@@ -28,19 +28,21 @@ _LISTED = 20
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--name", metavar="ORG/NAME", help="The dataset to make, or to add a version to.")
 @click.option("--map", "columns", metavar="A=B,…", help="Read the column A as B, as in Who=speaker,Said=text.")
-@click.option("--format", "form", metavar="NAME", help="Of all files; otherwise it is told by their records' keys.")
+@click.option(
+    "--format", "form", metavar="NAME", help="The format of all files.  [default: told by the keys of their records]"
+)
 @click.option(
     "--dry-run", is_flag=True, help="Show the files and the first episode as they will be read; write nothing."
 )
 @click.option("--where", metavar="SQL", help="Keep the episodes for which this DuckDB condition holds.")
 @click.option("--strict", is_flag=True, help="Make the first record that cannot be read an error.")
-@click.option("--seed", default=0, show_default=True, help="Of the splits.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the splits.")
 @click.option(
     "--split-by",
     type=click.Choice(["environment", "episode"]),
     default="environment",
     show_default=True,
-    help="What is never in two splits.",
+    help="What stays together in one split.",
 )
 @click.option(
     "--score",

@@ -127,7 +127,7 @@ class _Import:
         is_training = _holds_training_rows(self.plan)
         if is_training and self.options.split_by == "episode":
             raise UsageError(
-                "Training rows name no episode that they could be split by.",
+                "Training rows do not name their episode, so they cannot be split by it.",
                 "leave --split-by out: they are split by scenario",
             )
         where, hashes = self.options.where, dict[Source, str]()

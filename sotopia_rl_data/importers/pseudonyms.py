@@ -49,7 +49,7 @@ def with_pseudonyms(located: Located, key: bytes) -> Located:
     for item, record in located:
         if isinstance(item, TrainingRow):
             raise UsageError(
-                "Training rows do not say whose names are in them, so that names could be replaced.",
+                "Training rows do not say whose names are in them, so the names cannot be replaced.",
                 "leave --pseudonymise out, or import the dialogues themselves",
             )
         if isinstance(item, Episode):

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, model
 
 from sotopia_rl_data.refs import can_name
 
-MOST_BYTES = 16 << 20  # of the file
+MOST_BYTES = 16 << 20  # bytes of the file
 MOST_DEPTH = 40  # of lists and objects inside each other
 MOST_COLUMNS = 2_000  # of a config
 MOST_FILES = 99_999  # of a split: their numbers have five digits

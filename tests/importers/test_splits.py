@@ -55,5 +55,5 @@ def test_two_episodes_cannot_fill_three_splits():
 
 def test_training_rows_are_not_split_by_episode(tmp_path):
     path = lines(tmp_path / "a.jsonl", {"input": "x", "output": "y"})
-    with pytest.raises(UsageError, match="name no episode that they could be split by"):
+    with pytest.raises(UsageError, match="do not name their episode, so they cannot be split by it"):
         import_dataset(Store(tmp_path / "store"), [path], "o/n", options=ImportOptions(split_by="episode"))

@@ -80,7 +80,7 @@ def shared_prefix(a: Ids, b: Ids) -> int:
 def pack(sequences: Sequence[Ids]) -> Tree:
     """Pack non-empty token sequences into one row. Raises ValueError where there is none, or one is empty."""
     if not sequences or not all(len(s) for s in sequences):
-        raise ValueError("pack needs at least one sequence, and no empty one")
+        raise ValueError("pack needs at least one sequence, and none may be empty")
     builder = _Builder()
     # In lexicographic order, neighbours share the longest prefixes and the trie is walked depth first.
     for index in sorted(range(len(sequences)), key=lambda i: _lexical(sequences[i])):

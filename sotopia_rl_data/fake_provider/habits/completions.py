@@ -11,7 +11,7 @@ from typing import Any
 from sotopia_rl_data.fake_provider.answers import RequestRefused, draw
 from sotopia_rl_data.fake_provider.habits.call import Call, Habit, Response, named
 
-_TIMES = 3  # of so many calls the first meets the fault
+_TIMES = 3  # the first of every so many calls meets the fault
 _FILTERED = 4  # one of so many questions meets a content filter
 _BOMB = 64 << 20  # bytes that a small packed body unpacks to
 
@@ -65,7 +65,7 @@ _USAGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "usage_as_text": (_each("many"), "Tokens are words."),
     "usage_beyond_reason": (_each(10**30), "Tokens are more than there can be."),
     "usage_below_zero": (_each(-5), "Tokens are negative."),
-    "usage_not_a_number": (_each(float("nan")), "Tokens are NaN, which is no JSON."),
+    "usage_not_a_number": (_each(float("nan")), "Tokens are NaN, which is not JSON."),
     "usage_as_a_list": (lambda _: [1, 2, 3], "The usage is a list."),
     "usage_as_floats": (lambda usage: {k: float(v) if isinstance(v, int) else v for k, v in usage.items()}, "Floats."),
     "more_cached_than_sent": (_cached, "More tokens were in the cache than were sent."),
@@ -117,7 +117,7 @@ def _nothing(call: Call) -> Response:
 _FAULTS: dict[str, tuple[Callable[[Call], Response], str]] = {
     "error_inside_a_choice": (_in_the_choice, "A fault inside the choice, with half an answer."),
     "error_beside_an_answer": (_beside_a_whole_answer, "A fault beside a whole answer."),
-    "unknown_finish_reason": (_unknown_reason, "A reason why it stopped that nobody knows, with half an answer."),
+    "unknown_finish_reason": (_unknown_reason, "An unknown reason for the end, with half an answer."),
     "error_in_a_200": (lambda _: Response({"error": {"message": "The upstream is gone.", "code": "x"}}), "A fault."),
     "empty_body": (lambda _: Response(b""), "A body without a byte."),
     "no_choices": (_nothing, "A reply without an answer."),

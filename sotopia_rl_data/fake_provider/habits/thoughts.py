@@ -45,7 +45,7 @@ _TEXTS: Mapping[str, tuple[str, str]] = {
     "two_fences": ("Two answers in fences: neither counts.", "```json\nDRAFT\n```\n```json\nANSWER\n```"),
     "answer_in_a_list": ("A list of answers: none counts.", "[ANSWER]"),
     "answer_in_a_broken_object": ("An object around the answer that does not end.", 'So: {"answer": ANSWER'),
-    "comments": ("Comments in the JSON, which is none.", "COMMENTED"),
+    "comments": ("Comments in the JSON, so that it is not JSON.", "COMMENTED"),
     "thought_alone": ("A thought without an answer.", "<think>THOUGHT DRAFT</think>"),
 }  # fmt: skip
 
