@@ -49,7 +49,7 @@ def export_convokit(
     if "episodes" not in version.manifest.configs:
         raise NotFound(f"{version.ref} has no episodes to export.", "name a dataset of episodes: sotopia-rl-data list")
     with written_beside(directory) as beside:
-        corpus = _Corpus(beside)
+        corpus = _CorpusFolder(beside)
         with (
             (beside / "utterances.jsonl").open("w", encoding="utf-8") as utterances,
             (beside / "conversations.json").open("w", encoding="utf-8") as conversations,
@@ -77,7 +77,7 @@ def _with_rewards(version: Version) -> Iterator[tuple[Episode, Rewards]]:
 
 
 @dataclass(slots=True)
-class _Corpus:
+class _CorpusFolder:
     """The corpus that is being written: its speakers, and the types of each `meta`, which its index lists."""
 
     directory: Path

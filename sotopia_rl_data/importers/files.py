@@ -47,8 +47,9 @@ class Source:
 
     `depth` is the number of containers above the records of a JSON document. `keyed`: the records are under keys, as
     in a dump of a database; `listed`: they are in a list, which `within` names by the keys above it. `profiles` is the
-    folder with the profiles that the logs name. `columns` renames keys of records: {old: new}. If no record has a
-    format, `wrong` says why, and `damaged` whether the reason is that the file cannot be read. `size` is in bytes.
+    folder with the profiles that the logs name. `columns` renames keys of records ({old: new}), and `used` has those
+    that were found. If no record has a format, `wrong` says why, and `damaged` whether the reason is that the file
+    cannot be read. `size` is in bytes.
     """
 
     path: Path
@@ -62,6 +63,7 @@ class Source:
     within: str = ""
     profiles: Path | None = None
     columns: Mapping[str, str] = field(default_factory=dict, hash=False)
+    used: set[str] = field(default_factory=set, hash=False, compare=False)
     wrong: str = ""
     damaged: bool = False
 
@@ -78,7 +80,7 @@ class Source:
     def entries(self, meter: Metered) -> Iterator[Entry]:
         """The records of the file, with the keys that `columns` gives them."""
         entries = self._entries(meter)
-        return ((_renamed(record, self.columns), wrong) for record, wrong in entries) if self.columns else entries
+        return ((self._renamed(record), wrong) for record, wrong in entries) if self.columns else entries
 
     def _entries(self, meter: Metered) -> Iterator[Entry]:
         if self.layout == "arrow":
@@ -91,15 +93,15 @@ class Source:
             return stream.csv_rows(opened, self.label)
         return json_document(opened, self.label, self.depth)
 
-
-def _renamed(record: Record, columns: Mapping[str, str]) -> Record:
-    inner = record.unwrapped()
-    if not isinstance(inner.value, dict) or not columns.keys() & inner.value.keys():
-        return record
-    # a column that is named takes the place of whatever already has its new name
-    taken = {columns[key] for key in inner.value if key in columns}
-    kept = {key: value for key, value in inner.value.items() if key not in columns and key not in taken}
-    return replace(inner, value=kept | {columns[key]: inner.value[key] for key in inner.value if key in columns})
+    def _renamed(self, record: Record) -> Record:
+        """The record with the keys of `columns`; such a key takes the place of another with its new name."""
+        inner, columns = record.unwrapped(), self.columns
+        if not isinstance(inner.value, dict) or not columns.keys() & inner.value.keys():
+            return record
+        named = {key: columns[key] for key in inner.value if key in columns}
+        self.used.update(named)
+        kept = {key: one for key, one in inner.value.items() if key not in named and key not in named.values()}
+        return replace(inner, value=kept | {new: inner.value[key] for key, new in named.items()})
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,10 +141,20 @@ class _Import:
             batches.finish()
             if not batches.counts["episodes"] + batches.counts["examples"]:
                 raise _nothing_imported(batches)
+            self._check_map()
             if self.check is not None:
                 self.check(None if is_training else batches.scored)
             recipe = self._recipe(is_training)
             return stage.commit(recipe, self._provenance(batches, hashes), self.ref.version), batches
+
+    def _check_map(self) -> None:
+        """Raises InputError for a column of the map that no record has."""
+        unused = self.options.columns.keys() - set[str]().union(*(source.used for source in self.plan.sources))
+        if unused:
+            raise InputError(
+                f"No record has anything in the column {min(unused)!r}, which --map names.",
+                "see how the records are read: sotopia-rl-data import FILE --dry-run",
+            )
 
     def _treated(self, located: Located) -> Located:
         """The items with the scores and under the names that the options ask for."""

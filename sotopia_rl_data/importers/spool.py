@@ -11,10 +11,10 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, Any
+from typing import Any
 
 ROWS = 100_000
-FILES = 64
+FILES = 256
 
 
 class Spool:
@@ -24,7 +24,7 @@ class Spool:
         self._limit, self._count = limit, 0
         self._rows: dict[str, list[Any]] = {}
         self._folder: TemporaryDirectory[str] | None = None
-        self._files: list[IO[str]] = []
+        self._files: list[Path] = []
 
     def add(self, key: str, row: Any) -> None:
         """Add one row of `key`."""
@@ -40,9 +40,8 @@ class Spool:
             return
         self._write()
         for file in self._files:
-            file.flush()
             together: dict[str, list[Any]] = {}
-            with Path(file.name).open(encoding="utf-8") as lines:
+            with file.open(encoding="utf-8") as lines:
                 for line in lines:
                     key, row = json.loads(line)
                     together.setdefault(key, []).append(row)
@@ -50,8 +49,6 @@ class Spool:
 
     def close(self) -> None:
         """Remove the temporary files."""
-        for file in self._files:
-            file.close()
         if self._folder is not None:
             self._folder.cleanup()
 
@@ -59,9 +56,14 @@ class Spool:
         """Move the rows that are in memory into the files."""
         if self._folder is None:
             self._folder = TemporaryDirectory(prefix="sotopia-rl-data-import-")
-            paths = [Path(self._folder.name) / f"{i}.jsonl" for i in range(FILES)]
-            self._files = [path.open("w", encoding="utf-8") for path in paths]
+            self._files = [Path(self._folder.name) / f"{i}.jsonl" for i in range(FILES)]
+            for file in self._files:
+                file.touch()
+        lines: dict[int, list[str]] = {}
         for key, rows in self._rows.items():
-            file = self._files[zlib.crc32(key.encode()) % FILES]
-            file.writelines(json.dumps([key, row]) + "\n" for row in rows)
+            of_file = lines.setdefault(zlib.crc32(key.encode()) % FILES, [])
+            of_file += (json.dumps([key, row]) + "\n" for row in rows)
+        for i, texts in lines.items():
+            with self._files[i].open("a", encoding="utf-8") as appended:
+                appended.writelines(texts)
         self._rows, self._count = {}, 0

@@ -146,6 +146,9 @@ def test_columns_of_any_name_are_told_by_a_map_or_by_their_spelling(tmp_path):
     store = Store(tmp_path / "store")
     report = import_dataset(store, [path], "o/n", options=ImportOptions(columns=told))
     assert (report.episodes, report.utterances, report.failures) == (1, 4, 0)
+    with pytest.raises(InputError, match="No record has anything in the column 'Where'"):
+        import_dataset(store, [path], "o/m", options=ImportOptions(columns=told | {"Where": "scenario"}))
+    assert store.names() == ["o/n"]
     spelled = [{"Conversation-ID": r["conversation"], "Speaker": r["speaker"], "Text": r["text"]} for r in ROWS]
     path.write_text(csv_text(spelled), encoding="utf-8")
     assert said(only(path)) == SAID
