@@ -9,13 +9,14 @@ WORKERS ?= 2
 RUN     := $(BIN)/python cli.py
 PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: help quickstart test-fast test test-drawn test-all lint types contract check docs bench clean
+.PHONY: help quickstart test-fast test test-drawn test-all test-lowest lint types contract check docs bench clean
 
 help:
 	@echo "make quickstart   environment, bundled episodes, offline labels, rewards, a query"
 	@echo "make test         environment with the test tools, then the suite (WORKERS=2, PYTEST_ARGS=…)"
 	@echo "make test-fast    what answers within a minute, to run after each change"
 	@echo "make test-all     the suite and what takes minutes each: fuzzers, hundreds of kills, a million rows"
+	@echo "make test-lowest  the tests with every dependency at its stated minimum, in .venv-lowest"
 	@echo "make check        lint, types, the import contract"
 	@echo "make docs         docs/cli.md, the reference of commands and options, from the code"
 	@echo "make bench        the benchmarks behind docs/benchmarks.md"
@@ -48,6 +49,21 @@ test-drawn: $(VENV)/.test
 test-all: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(WORKERS) -m "" --timeout=3600 $(PYTEST_ARGS)
 
+# Every dependency at its lowest, in an environment of its own. What kills processes, measures, builds or draws many
+# examples does not depend on a library's version.
+LOWEST       := .venv-lowest
+LOWEST_TESTS ?= -m "not (alone or long)" -k "not kill and not fuzz and not packaging and not learning and not mission"
+
+$(LOWEST)/.test: pyproject.toml constraints.txt tests/fixtures/lowest.py
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python tests/fixtures/lowest.py > $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt \
+		--constraint $(LOWEST)/lowest.txt --editable '.[train,qlora,test]'
+	@touch $@
+
+test-lowest: $(LOWEST)/.test
+	$(LOWEST)/bin/python -m pytest -n $(WORKERS) $(LOWEST_TESTS) $(PYTEST_ARGS)
+
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -67,4 +83,4 @@ bench: $(VENV)/.test
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist *.egg-info
+	rm -rf $(VENV) $(LOWEST) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist *.egg-info

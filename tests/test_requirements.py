@@ -6,6 +6,7 @@ import ast
 import importlib.metadata
 import os
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable
@@ -13,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
+from fixtures.lowest import minima
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "pyproject.toml").read_text("utf-8")
@@ -64,6 +66,23 @@ def test_what_the_tests_import_is_required_by_the_package_or_an_extra():
     files = [path for path in python_files("tests") if path.parent.name != "servers"]  # these have their own packages
     ours = {name for path in (*files, *python_files("docs", "benchmarks")) for name in (path.stem, path.parent.name)}
     assert undeclared(imported(files) - ours - {"sotopia_rl_data"}, EVERY) == set()
+
+
+def test_the_lowest_constraints_are_the_bounds_and_the_pinned_torch_is_one_of_them():
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests" / "fixtures" / "lowest.py"], capture_output=True, text=True, check=True
+    )
+    lowest = dict(line.split("==") for line in done.stdout.splitlines())
+    assert len(lowest) == len({normal(re.split(r"[^\w-]", text)[0]) for text in EVERY})
+    pinned = re.findall(r"^torch==(\S+)$", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE)
+    assert [f"{lowest['torch']}.0"] == pinned
+
+
+@pytest.mark.parametrize(("bound", "instead"), [('"duckdb>=1.5"', '"duckdb"'), ('"click>=8.4.2"', '"click<9"')])
+def test_a_requirement_without_a_lowest_version_is_refused(bound, instead):
+    assert bound in TEXT
+    with pytest.raises(ValueError, match="names no lowest version"):
+        minima(TEXT.replace(bound, instead))
 
 
 def test_the_classifiers_name_a_python_that_runs_this_test_by_default():

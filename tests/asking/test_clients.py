@@ -175,8 +175,14 @@ def test_what_we_post_to_anthropic_is_what_its_sdk_posts(monkeypatch: pytest.Mon
 
     (our_path, our_headers, our_body), (their_path, their_headers, their_body) = both(ours, theirs)
     assert (our_path, our_body) == (their_path, their_body)
-    for name in ("authorization", "content-type", "anthropic-version"):
-        assert our_headers[name] == their_headers[name]
+    for name in (
+        "authorization",
+        "x-api-key",
+        "content-type",
+        "anthropic-version",
+    ):  # which has the key: by the version
+        assert our_headers.get(name) == their_headers.get(name)
+    assert "key-of-the-test" in our_headers.get("authorization", "") + our_headers.get("x-api-key", "")
 
 
 def test_the_real_sdks_read_the_loopback_providers_answers():
@@ -438,10 +444,11 @@ def test_a_shared_prefix_is_read_from_the_providers_cache(provider: str):
     with running() as server:
         first, *others = asyncio.run(go(server.url))
     assert first.cached == 0
-    assert first.written == (3_046 if provider == "anthropic" else 0)
+    # Anthropic's has the schema in it, which versions of its SDK word differently
+    assert 3_030 < first.written < 3_070 if provider == "anthropic" else first.written == 0
     for usage in others:
         assert usage.written == 0
-        assert usage.cached == (3_046 if provider == "anthropic" else 2_944)
+        assert usage.cached == (first.written if provider == "anthropic" else 2_944)
         assert usage.input > usage.cached
 
 
