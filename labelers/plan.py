@@ -320,7 +320,7 @@ def dimensions_of(names: Sequence[str], own: Sequence[str] = ()) -> tuple[str, .
     if not dimensions:
         raise UsageError(
             "No dimension is named, but at least one is needed.",
-            "name dimensions as in --dimensions goal,relationship,knowledge",
+            f"name dimensions as in --dimensions {','.join(own) or 'goal,relationship,knowledge'}",
         )
     return dimensions
 

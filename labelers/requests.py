@@ -28,8 +28,8 @@ from sotopia_rl_data.schema import Message
 
 # Matches the characters that providers do not allow in the name of an answer schema.
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")
-# An answer that was cut off is asked for again with _RAISE times the token limit, but with at most _MOST tokens, which
-# every current model can answer. A limit above half of _MOST is doubled instead.
+# An answer that was cut off is asked for again with _RAISE times the token limit, up to _MOST, which every current
+# model allows. A limit that is already above half of _MOST is doubled, even past _MOST.
 _RAISE, _MOST = 4, 32_000
 # A second try shows the judge at most this many characters of its unusable answer.
 _SHOWN = 6_000

@@ -29,7 +29,7 @@ PACE_KEPT_S = 86_400.0
 _PACE = "pace"
 _ENOUGH = 50  # answers, from which a run knows how fast it may ask
 _FILE = "endpoints.json"
-_WAIT_S = 2.0  # how long another process may write
+_WAIT_S = 2.0  # the longest wait for another process that is writing; after it, nothing is kept
 
 
 class EndpointMemory:

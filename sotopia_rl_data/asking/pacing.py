@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 # 429s are counted by epochs. An epoch lasts at least `_EPOCH_S` seconds and has at least `_FEWEST_SENT` requests.
 _EPOCH_S = 0.5
 _FEWEST_SENT = 20
-_FEWEST = 5  # fewer 429s or timeouts than this are taken for chance
+_FEWEST = 5  # fewer 429s in an epoch are not acted on before it ends; fewer timeouts never narrow the window
 _NOISE = 0.03  # a share of 429s up to this one does not slow requests down
 _HIGHEST_BACKGROUND = 0.4  # a larger share of 429s is always taken for a limit, never for background errors
 # A suspected limit is tested with `_ENOUGH` requests at `_WELL_BELOW` of its rate or less, where a real limit would

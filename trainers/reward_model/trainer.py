@@ -86,7 +86,7 @@ class RewardTrainer(Trainer):  # type: ignore[misc]  # mypy skips transformers
     loss_is_scaled_for_ga = True
 
     all_rows: Mapping[str, list[Row]]  # keys: the splits
-    packing: Mapping[str, Any]  # rows: "tree" or "none"; ratio: tokens of plain rows / tokens of packed rows
+    packing: Mapping[str, Any]  # "rows": "tree" or "none"; "ratio": tokens of plain rows over those of packed ones
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """The batches of one optimiser step and how many utterances they hold, over all processes."""

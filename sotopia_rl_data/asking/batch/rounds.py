@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 _PROVIDERS = ("openai", "anthropic")  # providers that have a batch API
 _YIELD_EVERY = 64  # after looking up this many requests, let the event loop handle Ctrl-C
-_DRAFTED_S = 0.05  # seconds between two looks whether another process still drafts
+_DRAFTED_S = 0.05  # seconds between two checks of whether another process is still drafting
 _CLAIMED_S = 5.0  # the longest wait for requests that live runs are asking
 
 
