@@ -22,7 +22,7 @@ Entry = tuple[Record, InputError | None]  # a record, and the reason if it canno
 _SPACE = re.compile(r"[ \t\n\r]*")
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"|["\[\]{},]', re.DOTALL)
 _DECODER = json.JSONDecoder(parse_constant=lambda _: None)
-_TOO_LONG = f"longer than {MAX_RECORD:,} bytes."
+_NUMBER = 32  # so many characters after a number show that it has ended: "1.", "1e-" may go on
 
 
 class _Window:
@@ -33,15 +33,12 @@ class _Window:
         self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         self.buffer, self.at, self.ended = "", 0, False
 
-    def more(self) -> bool:
-        """Read on: at least as much again as is in memory. False at the end."""
-        if self.ended:
-            return False
+    def more(self) -> None:
+        """Read on: at least as much again as is in memory, which then begins at `at`."""
         data = self._stream.read(max(BUFFER, len(self.buffer) - self.at))
         self.ended = not data
         self.buffer = self.buffer[self.at :] + self._decoder.decode(data, final=self.ended)
         self.at = 0
-        return not self.ended
 
     def next(self) -> str:
         """The next character that is not white space, which stays; "" at the end."""
@@ -50,8 +47,9 @@ class _Window:
             self.at = match.end() if match else self.at
             if self.at < len(self.buffer):
                 return self.buffer[self.at]
-            if not self.more():
+            if self.ended:
                 return ""
+            self.more()
 
     def value(self, limit: int) -> tuple[Any, str]:
         """The value that begins here, and its text; then `at` is behind it.
@@ -63,11 +61,13 @@ class _Window:
                 value, end = _DECODER.raw_decode(self.buffer, self.at)
             except (ValueError, RecursionError):
                 end = self._end()
-                if end < 0 and len(self.buffer) - self.at < limit and self.more():
+                if end < 0 and len(self.buffer) - self.at < limit and not self.ended:
+                    self.more()
                     continue
                 raise self._wrong(end, limit) from None
-            if end == len(self.buffer) and self.more():
-                continue  # a number may go on
+            if isinstance(value, (int, float)) and len(self.buffer) - end < _NUMBER and not self.ended:
+                self.more()  # the number may go on
+                continue
             text, self.at = self.buffer[self.at : end], end
             return value, text
 
