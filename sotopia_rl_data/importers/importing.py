@@ -153,7 +153,7 @@ class _Import:
         if unused:
             raise InputError(
                 f"No record has anything in the column {min(unused)!r}, which --map names.",
-                "see how the records are read: sotopia-rl-data import FILE --dry-run",
+                "see how the records are read: run the same command with --dry-run",
             )
 
     def _treated(self, located: Located) -> Located:

@@ -176,7 +176,7 @@ def test_the_commands_make_fill_and_read_a_template(store: Store, tmp_path: Path
     options = ["lab/episodes", "--judge", f"human:{path}", "--only", str(path), "--preset", "goal-only", "--json", *at]
     done = CliRunner().invoke(label_command, [*options, "--dimensions", "goal", "--average", "median"])
     assert done.exit_code == 0, done.output
-    report = json.loads(done.output)
+    report = json.loads(done.stdout)
     assert (report["calls"], report["labels"], report["rewarded"]) == (3, 6, 6)
 
 

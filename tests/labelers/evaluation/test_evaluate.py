@@ -196,6 +196,10 @@ def test_attributions_of_before_there_were_reasons_are_taken_along(store: Store)
     version = store.resolve("lab/episodes-rewards")
     for path in version.files("attributions")["train"]:
         pq.write_table(pq.read_table(path).drop_columns("reasoning"), path)
+    manifest = version.dir / "manifest.json"
+    known = json.loads(manifest.read_text())
+    del known["columns"]["attributions"]["reasoning"]
+    manifest.write_text(json.dumps(known))
     done = evaluate(store, "lab/episodes-rewards", judges=[Scorer("x")], dimensions=["goal"])
     assert {(r["judge"], r["reasoning"]) for r in rows(done.version, "attributions", store)} == {
         ("highest", None),
