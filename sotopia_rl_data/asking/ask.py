@@ -119,10 +119,10 @@ class _Asking:
             await client.close()
 
     def _breaker(self, group: Group) -> AnswerBreaker | None:
-        """What ends the asking where answers that cost something cannot be used. There is none where questions whose
-        answers could not be used are asked again."""
-        paid = any(is_paid(respondent) for respondent in group.respondents)
-        return AnswerBreaker(self._plan.fault) if paid and not self._options.retry_failed else None
+        """What ends the asking where answers of a server that costs something cannot be used. There is none where
+        questions whose answers could not be used are asked again."""
+        at_server = any(target.base_url for target in paid_targets(group.respondents))
+        return AnswerBreaker(self._plan.fault) if at_server and not self._options.retry_failed else None
 
     def _lookup(self, breaker: AnswerBreaker | None = None) -> Lookup:
         plan, ledger = self._plan, self._ledger
