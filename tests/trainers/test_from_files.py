@@ -1,0 +1,90 @@
+"""From a file that somebody has to a trained reward model, by the commands that the screens name."""
+
+# ruff: noqa: E402  (nothing below can be imported without the train extra)
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="needs the train extra")
+pytestmark = pytest.mark.train
+
+from click.testing import CliRunner
+from fixtures.formats import corpus, csv_text
+from fixtures.training import toy_model, train_rm
+
+from sotopia_rl_data import open_dataset
+from sotopia_rl_data.cli.program import cli
+
+WORDS = ("refund", "order", "parcel", "late", "sorry", "help", "check", "tomorrow", "please", "card", "thanks")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return toy_model(tmp_path_factory.mktemp("tiny"))
+
+
+def talk(rng: random.Random) -> list[str]:
+    return [" ".join(rng.choices(WORDS, k=6)) for _ in range(4)]
+
+
+def helpdesk(folder: Path) -> tuple[Path, list[str], list[str]]:
+    """A CSV of calls with the customer's satisfaction."""
+    rng = random.Random(1)
+    rows = []
+    for i in range(40):
+        said, csat = talk(rng), i % 5 + 1
+        rows += [
+            {"conversation": f"call-{i}", "turn": t, "speaker": ("customer", "bot")[t % 2], "text": text, "csat": csat}
+            for t, text in enumerate(said)
+        ]
+    (folder / "calls.csv").write_text(csv_text(rows))
+    return folder / "calls.csv", ["--score", "csat=1..5"], ["--weights", "csat=1"]
+
+
+def negotiation(folder: Path) -> tuple[Path, list[str], list[str]]:
+    """A ConvoKit corpus with each speaker's points."""
+    rng = random.Random(2)
+    rows = [
+        {"id": f"u{i}-{t}", "conversation_id": f"c{i}", "speaker": f"s{i}-{t % 2}", "text": text, "reply-to": None,
+         "timestamp": t, "meta": {}, "vectors": []}
+        for i in range(40)
+        for t, text in enumerate(talk(rng))
+    ]  # fmt: skip
+    path = corpus(folder / "casino", rows)
+    points = {f"c{i}": {"meta": {f"s{i}-{j}": {"points": (i + 9 * j) % 36} for j in (0, 1)}} for i in range(40)}
+    (path / "conversations.json").write_text(json.dumps(points))
+    return path, ["--score", "points=0..36"], ["--weights", "points=1"]
+
+
+def one_scenario(folder: Path) -> tuple[Path, list[str], list[str]]:
+    """Chats of one scenario, without scores."""
+    rng = random.Random(3)
+    chats = [
+        {"id": i, "system": "You sell tickets.", "conversations": [
+            {"from": ("human", "gpt")[t % 2], "value": text} for t, text in enumerate(talk(rng))]}
+        for i in range(40)
+    ]  # fmt: skip
+    (folder / "chats.json").write_text(json.dumps(chats))
+    return folder / "chats.json", ["--split-by", "episode"], ["--schema", "utterance-quality"]
+
+
+@pytest.mark.parametrize("having", [helpdesk, negotiation, one_scenario])
+def test_a_file_becomes_a_reward_model(having, tiny: str, tmp_path: Path):
+    path, told, weighed = having(tmp_path)
+    at = ["--store", str(tmp_path / "store")]
+    done = CliRunner().invoke(cli, ["import", str(path), "--name", "lab/mine", *told, *at])
+    assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(cli, ["label", "lab/mine", "--judge", "lexical", *weighed, *at])
+    assert done.exit_code == 0, done.output
+    (rewarded,) = (
+        open_dataset("lab/mine-rewards", tmp_path / "store").sql("SELECT count(reward) FROM rewards").column(0)
+    )
+    assert rewarded.as_py() == 160
+    record = train_rm("lab/mine-rewards", tiny, tmp_path / "rm", preset="tiny", store=str(tmp_path / "store"))
+    assert sum(record["rows"].values()) == 160
+    assert min(record["rows"].values()) > 0
