@@ -374,3 +374,20 @@ def test_meta_comes_into_columns_that_can_be_queried_and_without_any_there_are_n
 
 def test_a_source_that_has_no_size_is_not_opened(tmp_path):
     assert Source(Path("x"), "x", 0).usable is False
+
+
+def test_a_dry_run_shows_the_first_episode_as_it_will_be_read_and_writes_nothing(tmp_path):
+    from click.testing import CliRunner
+
+    from sotopia_rl_data.cli.program import cli
+
+    path = lines(tmp_path / "a.jsonl", SHAREGPT | {"conversations": 7}, SHAREGPT)
+    command = ["import", str(path), "--dry-run", "--store", str(tmp_path / "store")]
+    shown = CliRunner().invoke(cli, command)
+    assert shown.exit_code == 0
+    assert "chat" in shown.output
+    assert SAID[1][1] in shown.output
+    assert "a.jsonl:1: `conversations` is a number, not a list of messages." in shown.output
+    told = json.loads(CliRunner().invoke(cli, [*command, "--json"]).stdout)
+    assert (told["first"]["episode_id"], told["files"][0][1], len(told["rejected"])) == ("boat-1", "chat", 1)
+    assert not (tmp_path / "store").exists()
