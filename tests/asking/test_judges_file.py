@@ -176,7 +176,6 @@ def test_an_entry_says_model_server_key_parameters_and_price(tmp_path: Path):
         ("- name: x\n  sampling: {max_tokens: 0}\n", ":2: `max_tokens` must be a whole number"),
         ("- name: x\n  extra: {model: y}\n", ":2: The parameter 'model'"),
         ("- name: x\n  extra: {a: sk-abcdefghij0123456789}\n", ":2: this looks like a key"),
-        ("- name: x\n  extra: {a: 2026-01-01}\n", ":2: "),
         ("- name: x\n  price: {input: 1}\n", ":2: `price` lacks `output`"),
         ("- name: x\n  price: {input: -1, output: 2}\n", ":2: `input` must be a number"),
         ("- name: x\n  extra: !!python/object/apply:os.getcwd []\n", ":2: "),
