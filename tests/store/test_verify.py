@@ -14,9 +14,10 @@ from fixtures.stores import commit, episode, episodes, failures, reward_row, rew
 
 from sotopia_rl_data.errors import InputError, StoreError
 from sotopia_rl_data.store import Store, Version, load
+from sotopia_rl_data.store.columns import odd_columns, type_names
 from sotopia_rl_data.store.parts import too_large
 from sotopia_rl_data.store.verify import verify
-from sotopia_rl_data.tables import EPISODES, episode_row
+from sotopia_rl_data.tables import ATTRIBUTIONS, EPISODES, episode_row
 
 
 @pytest.fixture
@@ -207,3 +208,10 @@ def test_a_few_bytes_do_not_stand_for_more_values_than_memory_holds(tmp_path: Pa
         pq.write_table(pa.table({"reward": pa.nulls(rows, pa.bool_())}), tmp_path / "a.parquet", row_group_size=1 << 30)
         assert (tmp_path / "a.parquet").stat().st_size < 100_000
         assert too_large(pq.read_metadata(tmp_path / "a.parquet")) is large
+
+
+def test_columns_of_before_there_were_reasons_are_not_odd() -> None:
+    before = type_names(ATTRIBUTIONS.remove(ATTRIBUTIONS.get_field_index("reasoning")))
+    assert odd_columns("attributions", before) == ""
+    assert odd_columns("attributions", before | {"reasoning": "int64"}) != ""
+    assert odd_columns("attributions", {name: kind for name, kind in before.items() if name != "raw"}) != ""
