@@ -27,7 +27,7 @@ REPORT = {"version", "directory", "digest", "created", "calls", "asked", "hits",
 REPORT |= {"usage", "bill", "warnings", "seconds", "episodes"}
 JUDGED = REPORT | {"repaired", "unusable"}
 OWN = {
-    "label": JUDGED | {"utterances", "rewarded", "labels"},
+    "label": JUDGED | {"utterances", "rewarded", "labels", "rejected"},
     "evaluate": JUDGED | {"evaluators", "scores"},
     "audit": JUDGED | {"verdict", "labels"},
     "rollout": REPORT | {"planned", "utterances", "abandoned", "failed_turns", "ended"},
