@@ -201,6 +201,18 @@ _LOOSE = (  # errors repeat keys shortened or starred out
 )
 
 
+_BY_CHANCE = (_no_words, _letters_and_digits, _surely_random)  # what they ask for may also occur in encoded data
+_BLOB = re.compile(r"[A-Za-z0-9+/_=-]*")
+_LONGEST_TOKEN = 1000  # characters
+
+
+def _in_blob(text: str, start: int, end: int) -> bool:
+    """Whether text[start:end] is a piece of encoded data, which is longer than any key."""
+    run = _BLOB.match(text, end, end + _LONGEST_TOKEN)
+    before = _BLOB.match(text[max(start - _LONGEST_TOKEN, 0) : start][::-1])
+    return (end - start) + (len(run[0]) if run else 0) + (len(before[0]) if before else 0) > _LONGEST_TOKEN
+
+
 def found(text: str) -> Iterator[Found]:
     """What in `text` has the shape of a key, a token or a password, each under the first shape that it has."""
     taken: list[tuple[int, int]] = []
@@ -210,7 +222,7 @@ def found(text: str) -> Iterator[Found]:
             if any(start < other_end and other_start < end for other_start, other_end in taken):
                 continue
             group = match.lastindex or 0
-            if shape.holds(match.group(group)):
+            if shape.holds(match.group(group)) and not (shape.holds in _BY_CHANCE and _in_blob(text, start, end)):
                 taken.append((start, end))
                 yield Found(name, *match.span(group if shape.name else 0))
 

@@ -134,3 +134,9 @@ def test_a_providers_sentence_stays_readable_around_the_key():
         "API key not valid. Please pass a valid API key.",
     ):
         assert redact(sentence) == sentence
+
+
+def test_encoded_data_is_no_key_however_many_prefixes_it_holds_by_chance():
+    data = random.Random(5).randbytes(3_000_000)
+    for encoded in (base64.b64encode(data).decode(), base64.urlsafe_b64encode(data).decode()):
+        assert list(found(f"picture: {encoded} (end)")) == []

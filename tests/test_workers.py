@@ -38,6 +38,7 @@ def test_nobody_is_at_work_while_a_test_is_alone(tmp_path: Path):
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = alone\n")
     (tmp_path / "test_toys.py").write_text(TOYS.format(told=str(tmp_path / "told")))
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    clean["PYTHONPATH"] = str(Path(__file__).parent)  # what conftest.py imports
     command = [sys.executable, "-m", "pytest", "-n", "3", "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

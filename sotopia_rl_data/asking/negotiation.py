@@ -68,30 +68,37 @@ class Negotiation:
         self._judged: Rejected | None = None
         self._turns = _Turns()
 
-    async def ask(self, request: Request) -> Reply:
+    @property
+    def settled(self) -> RequestForm | None:
+        """The form in which a request can be sent without more ado; None while that is not known."""
+        return self.form if self.is_known and self._judged is None else None
+
+    async def ask(self, request: Request, was_refused: bool = False) -> Reply:
         """Send a request in the form that the server takes. Raises what `post` raises, and a final Rejected where the
         server refuses a much shorter question in every form too."""
-        was_refused = False
-        while True:
-            if not self.is_known and (was_refused or not await self._may_go_ahead()):
-                async with self._turns.taken(_length(request)):
-                    if not self.is_known:
-                        return await self._probe(request)
-            if self._judged is not None:
-                raise self._judged
-            form = self.form
-            try:
-                reply = await self._post(request, form)
-            except Rejected as error:
-                if not is_unexplained(error):
-                    raise
-                if self.is_known and form == self.form and not self._is_outdated():
-                    return await self._ask_again(request, form, error)
-                was_refused = True
-                restart()
-            else:
-                self._answered(form)
-                return reply
+        if not self.is_known and (was_refused or not await self._may_go_ahead()):
+            async with self._turns.taken(_length(request)):
+                if not self.is_known:
+                    return await self._probe(request)
+        if self._judged is not None:
+            raise self._judged
+        form = self.form
+        try:
+            reply = await self._post(request, form)
+        except Rejected as error:
+            return await self.after_refusal(request, form, error)
+        self.answered(form)
+        return reply
+
+    async def after_refusal(self, request: Request, form: RequestForm, error: Rejected) -> Reply:
+        """Ask once more, as far as that may help, what was refused in this form. Raises the refusal where it has an
+        explanation, else as `ask`."""
+        if not is_unexplained(error):
+            raise error
+        if self.is_known and form == self.form and not self._is_outdated():
+            return await self._ask_again(request, form, error)
+        restart()
+        return await self.ask(request, was_refused=True)
 
     async def _may_go_ahead(self) -> bool:
         """Wait while another request is ahead; whether this one may follow it in the form of now."""
@@ -200,7 +207,8 @@ class Negotiation:
                 self._proven.add(form)
                 return reply
 
-    def _answered(self, form: RequestForm) -> None:
+    def answered(self, form: RequestForm) -> None:
+        """A request was answered in this form."""
         self._proven.add(form)
         if not self.is_known and form == self.form and not self._to_put_back:
             self._settle()

@@ -19,7 +19,7 @@ from sotopia_rl_data.asking.memory import FORMS_KEPT_S, EndpointMemory
 from sotopia_rl_data.asking.negotiation import Negotiation
 from sotopia_rl_data.asking.reading import MOST_BYTES, json_or_none
 from sotopia_rl_data.asking.refusals import not_an_answer, status_error, unreachable
-from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.errors import Rejected, UsageError
 from sotopia_rl_data.request import Reply, Request, Target
 from sotopia_rl_data.schema import Message
 from sotopia_rl_data.secrets import redact
@@ -85,9 +85,18 @@ class ApiClient:
         return self._negotiation_for(request).is_known
 
     async def send(self, request: Request) -> Reply:
-        """One answer, asked for in the form that the server takes (`negotiation.py`). Raises Unavailable or Rejected;
-        never retries faults."""
-        return await self._negotiation_for(request).ask(request)
+        """One answer, asked for in the form that the server takes; `negotiation.py` finds that form with the first
+        requests. Raises Unavailable or Rejected; never retries faults."""
+        negotiation = self._negotiation_for(request)
+        form = negotiation.settled
+        if form is None:
+            return await negotiation.ask(request)
+        try:
+            reply = await self._post_in(request, form)
+        except Rejected as error:
+            return await negotiation.after_refusal(request, form, error)
+        negotiation.answered(form)
+        return reply
 
     def _negotiation_for(self, request: Request) -> Negotiation:
         has_schema = request.answer_schema is not None

@@ -188,6 +188,8 @@ def plain_row(sample: SampleEpisode) -> dict[str, Any]:
         del agent["meta"]
     for turn in episode["turns"]:
         del turn["to"], turn["failed"], turn["meta"]
+    for score in episode["scores"]:
+        del score["low"], score["high"]
     if not episode["scores"]:
         episode["scores"] = [
             {"agent": a.agent, "dimension": d.name, "score": None, "evaluator": EVALUATOR}

@@ -14,7 +14,7 @@ from fixtures.places import ROOT
 from sotopia_rl_data.fake_provider.running import MALFORMED, running
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.requests import follow_up, raised, request_of
-from sotopia_rl_data.labelers.schemas import BUILTINS, schema
+from sotopia_rl_data.labelers.schemas import BUILTINS, own_dimensions, schema
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.request import Reply, Target
 from sotopia_rl_data.store import Store
@@ -78,9 +78,10 @@ def test_twelve_kinds_of_malformed_reply_cost_one_call_more_at_most_and_never_ma
 @pytest.mark.parametrize("name", [*(name for name in BUILTINS if schema(name).needs_judge), f"rubric:{RUBRIC}"])
 def test_whatever_the_schema_only_a_fenced_reply_of_the_twelve_kinds_makes_numbers(store: Store, name: str):
     put(store, boats(15))  # scored on the goal alone
+    weights = None if own_dimensions(schema(name)) else {"goal": 1.0}
     with running(malformed="all", malformed_share=1.0) as provider:
         # with retry_failed, so that the run is not ended for its useless answers
-        done = label(store, "lab/episodes", judges=[sim(provider)], schema=name, retry_failed=True)
+        done = label(store, "lab/episodes", judges=[sim(provider)], schema=name, weights=weights, retry_failed=True)
         assert provider.log()["requests"] <= 4 * done.calls
     assert len(done.failures) >= 8
     assert all(len(reason) < 160 and "\n" not in reason for reason in done.failures)
