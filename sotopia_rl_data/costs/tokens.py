@@ -25,7 +25,7 @@ from sotopia_rl_data.request import Request
 PROMPT_BYTES = 4  # a token of a prompt has about this many bytes
 ANSWER_BYTES = 2  # a token of an answer, which is JSON with short keys, has about this many bytes
 _FREE_TEXT = "x" * 160  # stands for the sentence or two of a text field in an answer
-_LONG_TEXT = "x" * 2_000  # stands for the longest of them
+_LONG_TEXT = "x" * 2_000  # stands for a text field in the longest answer: a few hundred words
 _AROUND = 512  # tokens that a provider may add around a prompt
 LIMITS = ("max_completion_tokens", "max_tokens", "max_new_tokens")
 

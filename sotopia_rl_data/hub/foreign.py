@@ -68,11 +68,14 @@ def import_foreign(
     if not names:
         raise InputError(f"{ref} has no data files on the Hub that could be imported.", f"see {hub.page(ref.name)}")
     for name in names:
-        if not can_be_path(name) or f"{name}.jsonl" in tree:  # the name under which it would be converted
+        leave_out = f"leave it out with --file GLOB; see {hub.page(ref.name)}"
+        if not can_be_path(name):
+            raise InputError(f"{ref} has a data file whose name {name!r} is not a plain relative path.", leave_out)
+        if f"{name}.jsonl" in tree:
             raise InputError(
-                f"{ref} has a data file named {name!r}, which is not a plain relative path or not the only one of its "
-                "name.",
-                f"leave it out with --file GLOB; see {hub.page(ref.name)}",
+                f"{ref} has the data files {name!r} and {name + '.jsonl'!r}; the first, converted to JSON Lines, would "
+                "get the name of the second.",
+                leave_out,
             )
     with TemporaryDirectory(prefix="sotopia-rl-data-pull-") as folder:
         total, done = sum(tree[name].size for name in names), 0

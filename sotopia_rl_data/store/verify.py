@@ -130,7 +130,7 @@ def _rows(version: Version, config: str, split: Split) -> Iterator[str]:
 
 def _shared(version: Version, config: str, splits: Mapping[str, Split]) -> Iterator[str]:
     """The first episode and the first environment that two of these splits have."""
-    if config == "failures":  # which are of no split: each lies where it was noticed
+    if config == "failures":  # one whose episode is not known is filed under train: splits may share ids here
         return
     for column in ("episode_id", "environment_id"):
         if column not in version.manifest.columns[config]:

@@ -173,7 +173,9 @@ def test_a_path_that_is_more_than_a_path_is_refused(hub, store, tmp_path, names)
     repo = hub.repo("paths")
     hub.server.plant(repo, dict.fromkeys(names, b'{"input": "Be Mia.", "output": "hello"}\n'))
     refused = hub.run("pull", repo, "--store", store.root, check=False)
-    said = "has no data files" if names[0][0] == "." else "which is not a plain relative path"
+    said = "is not a plain relative path" if len(names) == 1 else "would get the name of the second"
+    if names[0][0] == ".":
+        said = "has no data files"
     assert (refused.code, said in refused.err) == (1, True), refused.err
     assert list(tmp_path.rglob("*.jsonl")) == []
     assert store.names() == []
