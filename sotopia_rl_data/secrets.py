@@ -216,7 +216,10 @@ def _in_blob(text: str, start: int, end: int) -> bool:
 def found(text: str) -> Iterator[Found]:
     """What in `text` has the shape of a key, a token or a password, each under the first shape that it has."""
     taken: list[tuple[int, int]] = []
+    is_named = ":" in text or "=" in text or "login" in text.lower()  # else no name stands before a value
     for name, shape in _SHAPES.items():
+        if shape.name and not is_named:
+            continue
         for match in re.finditer(shape.pattern, text):
             start, end = match.span()
             if any(start < other_end and other_start < end for other_start, other_end in taken):
