@@ -58,7 +58,7 @@ def extra_of(options: Iterable[str]) -> dict[str, Any]:
 
 
 def check_extra(extra: Mapping[str, Any]) -> None:
-    """Raises UsageError where a parameter would replace what a request is made of, is no JSON, or holds a secret."""
+    """Raises UsageError where a parameter would replace what a request is made of, is not JSON, or holds a secret."""
     for name, hint in _RESERVED.items():
         place: Any = extra
         for part in name.split("."):

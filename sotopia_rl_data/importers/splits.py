@@ -24,20 +24,21 @@ def empty_splits(
         return []
     said = f"nothing is in the split{'s' if len(empty) > 1 else ''} {' and '.join(empty)}"
     by_environment = options.split_by == "environment"
-    mended = []
+    filling = []
     if by_environment:
-        said += f": the {len(environments):,} environment{'s' if len(environments) != 1 else ''} did not fall into all"
+        there_are = "there is 1" if len(environments) == 1 else f"there are {len(environments):,}"
+        said += f": each environment goes to one split, and {there_are}"
         seed = filling_seed(environments, options.seed)
         if seed is not None:
-            mended.append(f"--seed {seed}")
+            filling.append(f"--seed {seed}")
     seed = filling_seed(episodes, options.seed)
     if seed is not None:
         own = "" if seed == options.seed else f" --seed {seed}"
-        mended.append(f"--split-by episode{own}" if by_environment else own.strip())
-    if not mended:
+        filling.append(f"--split-by episode{own}" if by_environment else own.strip())
+    if not filling:
         return [f"{said}; there are too few episodes to fill all three"]
-    note = ", which has the same scenarios on both sides" if by_environment and mended[-1].startswith("--sp") else ""
-    return [f"{said}; all three are filled by {', or by '.join(mended)}{note}"]
+    note = ", which has the same scenarios on both sides" if by_environment and filling[-1].startswith("--sp") else ""
+    return [f"{said}; all three are filled by {', or by '.join(filling)}{note}"]
 
 
 def filling_seed(ids: Collection[str], first: int) -> int | None:

@@ -164,7 +164,7 @@ def parse_record(line: bytes, path: Path) -> dict[str, Any] | None:
         if _is_newer(line):
             raise newer(path)
         return None
-    if start < 0 or record.keys() - _FIELDS:  # a torn line is no whole object
+    if start < 0 or record.keys() - _FIELDS:  # a torn line does not hold a whole object
         raise newer(path)
     del record["v"]
     return record
