@@ -575,21 +575,6 @@ def test_a_key_that_the_provider_repeats_is_nowhere_in_the_ledger_nor_in_the_err
         assert not path.is_file() or b"planted" not in path.read_bytes()
 
 
-def test_importing_the_asking_side_imports_no_heavy_library_and_no_fake_provider():
-    code = """
-import sys
-from sotopia_rl_data.asking import anthropic, dispatch, estimate, openai
-from sotopia_rl_data.costs import prices
-from sotopia_rl_data.ledger import ledger
-heavy = {"openai", "anthropic", "aiohttp", "httpx2", "duckdb", "pyarrow", "polars", "pandas", "torch"}
-heavy.add("sotopia_rl_data.fake_provider")
-sys.exit(", ".join(sorted(heavy & set(sys.modules))))
-"""
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stderr.strip() == ""
-    )
-
-
 @pytest.mark.alone
 @pytest.mark.slow
 def test_the_provider_needs_less_than_a_1500th_of_a_second_of_cpu_a_request():

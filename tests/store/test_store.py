@@ -19,7 +19,6 @@ from fixtures.stores import commit, episode, episodes, failures, noisy, python, 
 
 from sotopia_rl_data.errors import InputError, NotFound, StoreError, UsageError, VersionExists
 from sotopia_rl_data.store import Store
-from sotopia_rl_data.store.disk import replace_file, write_text
 from sotopia_rl_data.store.parts import Limits
 from sotopia_rl_data.store.readme import split_front
 from sotopia_rl_data.store.stage import Stage
@@ -589,59 +588,3 @@ def test_every_file_and_card_reads_back(store: Store) -> None:
     from sotopia_rl_data import open_dataset
 
     assert list(open_dataset("org/toy", store.root).episodes()) == [episode(0), episode(1)]
-
-
-def test_a_damaged_version_is_found_beside_the_others(store: Store) -> None:
-    for i in range(3):
-        commit(store, toy(i))
-    path = store.root / "org/toy/v1.1.0/manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"created": 12345}))
-    readable, damaged = store.history("org/toy")
-    assert [version.version for version in readable] == ["v1.2.0", "v1.0.0"]
-    assert ["created" in damaged["v1.1.0"].message, len(damaged)] == [True, 1]
-
-
-def test_a_folder_that_no_name_can_mean_is_no_dataset_and_hides_none(store: Store) -> None:
-    commit(store, toy(0))
-    shutil.copytree(store.root / "org/toy/v1.0.0", store.root / "org/\x1b[31m/v1.0.0")
-    assert store.names() == ["org/toy"]
-
-
-def test_a_folder_with_the_manifest_of_another_version_is_damaged(store: Store) -> None:
-    version = commit(store, toy(0)).version
-    version.dir.rename(version.dir.with_name("v1.5.0"))
-    with pytest.raises(StoreError, match=r"v1\.5\.0 has the manifest of v1\.0\.0"):
-        store.latest("org/toy")
-    with pytest.raises(StoreError, match=r"has the manifest of"):
-        commit(store, toy(1))
-
-
-@pytest.mark.parametrize(
-    ("what", "value"),
-    [("recipe", {"rewards": 5}), ("recipe", {"scale": "three"}), ("provenance", {"judges": [{}]})],
-)
-def test_what_no_manifest_could_say_is_refused_before_it_is_written(store: Store, what: str, value: Any) -> None:
-    with store.stage("org/toy") as stage:
-        stage.write("episodes", "train", episodes(0))
-        with pytest.raises(StoreError, match=f"The {what} cannot be written"):
-            stage.commit(**({"recipe": {}} | {what: value}))
-
-
-def test_who_may_read_the_dataset_may_read_its_new_version(tmp_path):
-    store = Store(tmp_path)
-    first = commit(store, {("rewards", "train"): rewards(reward_row(0))}, "lab/shared").version
-    assert first.dir.stat().st_mode == first.dir.parent.stat().st_mode
-    first.dir.parent.chmod(0o750)
-    second = commit(store, {("rewards", "train"): rewards(reward_row(1))}, "lab/shared").version
-    assert second.dir.stat().st_mode & 0o777 == 0o750
-
-
-@pytest.mark.parametrize("link", [os.link, os.symlink])
-def test_a_new_file_is_not_written_through_an_old_one(tmp_path: Path, link: Any) -> None:
-    for number, write in enumerate((lambda path: replace_file(path, b"new"), lambda path: write_text(path, "new"))):
-        old, path = tmp_path / f"old{number}", tmp_path / f"path{number}"
-        old.write_text("old")
-        link(old, path)
-        write(path)
-        assert (old.read_text(), path.read_text(), path.is_symlink()) == ("old", "new", False)
-    assert len(list(tmp_path.iterdir())) == 4
