@@ -27,6 +27,7 @@ ANSWER_BYTES = 2  # a token of an answer, which is JSON with short keys, has abo
 _FREE_TEXT = "x" * 160  # stands for the sentence or two of a text field in an answer
 _LONG_TEXT = "x" * 2_000  # stands for a text field in the longest answer: a few hundred words
 _AROUND = 512  # tokens that a provider may add around a prompt
+_NEW_LINE = 4  # bytes more than ", " between two values, where a model writes each on a line of its own
 LIMITS = ("max_completion_tokens", "max_tokens", "max_new_tokens")
 
 
@@ -50,15 +51,14 @@ def answer_tokens(request: Request) -> int:
 def shortest(request: Request) -> Any:
     """A value that obeys the request's answer schema, and is about as short as one can be."""
     schema = request.answer_schema or {}
-    return _valid(schema, schema, longest=False)
+    return _valid(schema, schema)
 
 
 def longest_answer_tokens(request: Request) -> int:
     """About how many tokens the longest answer that obeys the schema has, each value on a line of its own. A free text
     counts as one of a few hundred words."""
     schema = request.answer_schema or {}
-    longest = _valid(schema, schema, longest=True)
-    return tokens(json.dumps(longest, separators=(",\n    ", ": "), ensure_ascii=False), ANSWER_BYTES)
+    return -(-_longest_bytes(schema, schema) // ANSWER_BYTES)
 
 
 def most_prompt_tokens(request: Request) -> int:
@@ -89,19 +89,39 @@ def _prompt_bytes(request: Request) -> int:
     return len(schema.encode()) + sum(len(message["content"].encode(errors="replace")) for message in request.messages)
 
 
-def _valid(schema: Mapping[str, Any], root: Mapping[str, Any], longest: bool) -> Any:
-    """A short or a long value that obeys a schema; only the keywords that our own schemas use are known."""
+def _valid(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
+    """A short value that obeys a schema; only the keywords that our own schemas use are known."""
     if "$ref" in schema:
-        return _valid(root["$defs"][schema["$ref"].rsplit("/", 1)[-1]], root, longest)
+        return _valid(_referred(schema, root), root)
     if "enum" in schema:
-        return max(schema["enum"], key=lambda value: len(str(value))) if longest else schema["enum"][0]
+        return schema["enum"][0]
     if "properties" in schema:
-        return {key: _valid(inner, root, longest) for key, inner in schema["properties"].items()}
-    if schema.get("type") == "array" and longest:
-        return schema["items"].get("enum") or [_valid(schema["items"], root, longest)]
-    if schema.get("type") == "string":
-        return _LONG_TEXT if longest else _FREE_TEXT
-    return 0
+        return {key: _valid(inner, root) for key, inner in schema["properties"].items()}
+    return _FREE_TEXT if schema.get("type") == "string" else 0
+
+
+def _longest_bytes(schema: Mapping[str, Any], root: Mapping[str, Any]) -> int:
+    """About how many bytes the JSON of a long value has that obeys a schema. Counted without making the value, since
+    every request that is sent asks for it; Python writes a plain value as long as JSON does."""
+    if "$ref" in schema:
+        return _longest_bytes(_referred(schema, root), root)
+    if "enum" in schema:
+        return max([len(repr(value).encode()) for value in schema["enum"]])
+    if "properties" in schema:
+        inner = schema["properties"]
+        names = len(repr(list(inner)).encode(errors="replace")) + len(": ") * len(inner)
+        return names + sum([_longest_bytes(value, root) for value in inner.values()]) + _NEW_LINE * (len(inner) - 1)
+    if schema.get("type") == "array":
+        each = schema["items"].get("enum")
+        if each is None:
+            return 2 + _longest_bytes(schema["items"], root)
+        return len(repr(each).encode()) + _NEW_LINE * (len(each) - 1)
+    return len(_LONG_TEXT) if schema.get("type") == "string" else 1
+
+
+def _referred(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = root["$defs"][schema["$ref"].rsplit("/", 1)[-1]]
+    return found
 
 
 BLOCK = 128  # tokens
