@@ -110,7 +110,7 @@ class _ExportFolder:
         log = episode_log(episode, self.evaluator)
         self._add_profile(self.environments, "EnvironmentProfile", environment_profile(episode))
         for agent in episode.agents:
-            self._add_profile(self.agents, "AgentProfile", agent_profile(agent))
+            self._add_profile(self.agents, "AgentProfile", agent_profile(agent, episode))
         try:
             read_back, _ = read_episode_log(json.loads(json.dumps(log)), "", self._profiles)
         except InputError as error:

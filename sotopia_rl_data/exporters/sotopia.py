@@ -11,10 +11,12 @@ that is not one of the library's six) is left out, and `exporting.py` counts it.
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
 from sotopia_rl_data.importers.messages import ENVIRONMENT, LoggedAction, render_action
-from sotopia_rl_data.importers.profiles import RELATIONSHIPS
+from sotopia_rl_data.importers.profiles import RELATIONSHIPS, split_name, stated_fields
 from sotopia_rl_data.importers.record import UNNAMED
 from sotopia_rl_data.importers.scores import OVERALL
 from sotopia_rl_data.prompts.view import recorded, seen
@@ -22,6 +24,13 @@ from sotopia_rl_data.schema import Agent, Episode, Turn
 
 Record = dict[str, Any]
 RawMessage = tuple[str, str, str]
+
+_LISTS = {"moral_values", "schwartz_personal_values"}
+_TEXTS = {
+    "first_name", "last_name", "occupation", "gender", "gender_pronoun", "public_info", "big_five",
+    "personality_and_values", "decision_making_style", "model_id", "mbti", "tag",
+}  # fmt: skip
+"""Fields of an AgentProfile, by what the library wants in them."""
 
 
 def episode_log(episode: Episode, evaluator: str) -> Record:
@@ -79,16 +88,41 @@ def environment_profile(episode: Episode) -> Record:
     return profile
 
 
-def agent_profile(agent: Agent) -> Record:
-    """An AgentProfile record. The agent's background, one text in an episode, is its `public_info`."""
-    first, _, last = agent.name.rpartition(" ")
+def agent_profile(agent: Agent, episode: Episode) -> Record:
+    """An AgentProfile record: of which the library makes the agent's background again, where it is the library's.
+
+    Its fields are those that the agent's profile had, which `meta` keeps, or else those that the background states. Any
+    other background is the `public_info`. What the library would refuse (an age that is not a whole number) is left
+    out.
+    """
+    meta = json.loads(agent.meta) if agent.meta else {}
+    more = {key: one for key, one in meta.items() if _fits(key, one)}
+    background, first = _told(agent, episode)
     return {
         "pk": agent.agent,
-        "first_name": first or last,
-        "last_name": last if first else "",
-        "public_info": agent.background,
+        "first_name": first,
+        "last_name": agent.name[len(first) :].strip(),
+        **stated_fields(background, agent.name),
+        **more,
         "secret": agent.secret,
     }
+
+
+def _fits(key: str, value: Any) -> bool:
+    """Whether an AgentProfile may have this value; a field that it does not know may have any."""
+    if key in _LISTS:
+        return isinstance(value, list) and all(isinstance(one, str) for one in value)
+    return isinstance(value, str) if key in _TEXTS else key != "age" or type(value) is int
+
+
+def _told(agent: Agent, episode: Episode) -> tuple[str, str]:
+    """The background with the space that followed it, and the first name, as the agent was told them."""
+    opening = next((seen.text for seen in episode.observations if seen.agent == agent.agent), "")
+    after = opening.partition(agent.background)[2] if agent.background else ""
+    told = re.match(r"(\s*?) ?(\S.*?)'s secrets: ", after)
+    if told and f"{agent.name} ".startswith(f"{told[2]} "):
+        return agent.background + told[1], told[2]
+    return agent.background, split_name(agent.name)[0]
 
 
 def raw_messages(episode: Episode) -> list[list[RawMessage]]:

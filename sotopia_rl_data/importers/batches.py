@@ -247,10 +247,10 @@ def _refused(failure: Failure) -> InputError:
 def _content_hash(episode: Episode) -> bytes:
     """A hash (16 bytes) of what tells this episode from others: who did and saw what, with which scores.
 
-    It leaves out what one format has and another has not (codename, relationship, XML), so that an export and its log
-    are the same episode.
+    It leaves out what one format has and another has not (codename, relationship, XML, the meta that the library's
+    profiles give), so that an export and its log are the same episode.
     """
-    agents = [(a.agent, a.name, a.meta) for a in episode.agents]
+    agents = [(a.agent, a.name, a.meta if episode.dialect == "plain" else None) for a in episode.agents]
     content = (episode.environment_id, agents, episode.turns, episode.scores, episode.observations, episode.meta)
     return hashlib.sha256(repr(content).encode()).digest()[:16]
 

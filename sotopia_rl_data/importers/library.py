@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.importers.dialogue import meta_text
 from sotopia_rl_data.importers.messages import Dialogue
 from sotopia_rl_data.importers.profiles import AgentProfile, EnvironmentProfile
 from sotopia_rl_data.importers.record import UNNAMED, identifier, kind, model_names
@@ -87,6 +88,7 @@ class LibraryEpisode:
                 goal=(goals[place] if place < len(goals) else "") or opening.goals.get(name, ""),
                 background=background,
                 secret=profile.secret if profile else secret,
+                meta=meta_text(profile.meta(name, background)) if profile else None,
             )
 
     def _dialect(self) -> Dialect:

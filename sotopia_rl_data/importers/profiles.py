@@ -2,21 +2,32 @@
 
 They are beside the logs of the local backend (EnvironmentProfile/<id>.json, AgentProfile/<id>.json), or among the logs
 in an export from Redis. Without a profile, or with an unreadable one, only the fields that it alone holds are empty.
+
+Of an agent the library makes one text, the background: "Ann Lee is a 34-year-old female baker. She/her pronouns. …".
+The fields that it was made of are read from the profile, and where there is none, from that text.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 from sotopia_rl_data.errors import InputError
-from sotopia_rl_data.importers.record import json_value
+from sotopia_rl_data.importers.record import json_value, model_name
 
 RELATIONSHIPS = ("stranger", "know_by_name", "acquaintance", "friend", "romantic_relationship", "family_member")
+GENDERS = {"Man": "male", "Woman": "female", "Nonbinary": "nonbinary"}
+"""What a profile calls a gender, and the word that the library writes for it in a background."""
+
 _CACHE = 4096
+_LOOKS = re.compile(r" is a (-?\d{1,9})-year-old (male|female|nonbinary|) ")
+_PERSONALITY = " Personality and values description:"
+_ELSEWHERE = frozenset({"pk", "agent_id", "first_name", "last_name", "secret"})
+"""The fields of an AgentProfile for which an agent has a place of its own, besides `meta`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +42,52 @@ class EnvironmentProfile:
 
 @dataclass(frozen=True, slots=True)
 class AgentProfile:
-    """What an AgentProfile adds to an episode: the agent's secret and its public background."""
+    """What an AgentProfile adds to an episode: the agent's secret, its public background, and whatever else it says of
+    the agent, without what is empty."""
 
     secret: str
     public: str = ""
+    more: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def meta(self, name: str, background: str) -> dict[str, Any]:
+        """The `meta` of the agent who has this name and background: nothing where these say it all."""
+        said = stated_fields(background, name)
+        if all(_trimmed(said.get(key)) == _trimmed(value) for key, value in self.more.items()):
+            return {}
+        return {key: one for key, one in self.more.items() if (key, one) != ("public_info", background)}
+
+
+def _trimmed(value: Any) -> Any:
+    """`value`, text without the space around it, which a background may lose."""
+    return value.strip() if isinstance(value, str) else value
+
+
+def stated_fields(background: str, name: str) -> dict[str, Any]:
+    """The fields of an AgentProfile that the library would write as this background, without those that are empty; any
+    other background is the `public_info`."""
+    looks = _LOOKS.match(background, len(name)) if background.startswith(name) else None
+    if looks is not None:
+        occupation, _, rest = background[looks.end() :].partition(". ")
+        pronoun, _, rest = rest.partition(" pronouns. ")
+        public, ended, personality = rest.partition(_PERSONALITY)
+        if ended:
+            genders = {word: gender for gender, word in GENDERS.items()}
+            stated = {
+                "age": int(looks[1]),
+                "gender": genders.get(looks[2], ""),
+                "occupation": occupation,
+                "gender_pronoun": pronoun,
+                "public_info": public,
+                "personality_and_values": personality.removeprefix(" "),
+            }
+            return {key: one for key, one in stated.items() if one}
+    return {"public_info": background} if background else {}
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """(first name, last name) of a name: the last word is the last name, unless it is the only one."""
+    first, _, last = name.rpartition(" ")
+    return (first, last) if first else (last, "")
 
 
 class ProfileLookup(Protocol):
@@ -114,7 +167,13 @@ def _read_environment(value: Mapping[str, Any]) -> EnvironmentProfile:
 def _read_agent(value: Mapping[str, Any]) -> AgentProfile:
     """The fields of an AgentProfile record that has a secret."""
     public = value.get("public_info")
-    return AgentProfile(value["secret"], public if isinstance(public, str) else "")
+    more = {str(key): one for key, one in value.items() if key not in _ELSEWHERE and one not in (None, "", [], {}, 0)}
+    names = tuple(value[key] if isinstance(value.get(key), str) else "" for key in ("first_name", "last_name"))
+    if names != split_name(" ".join(names).strip()):
+        more |= dict(zip(("first_name", "last_name"), names, strict=True))
+    if "model_id" in more:
+        more["model_id"] = model_name(more["model_id"])
+    return AgentProfile(value["secret"], public if isinstance(public, str) else "", more)
 
 
 def relationship_name(value: Any) -> str:

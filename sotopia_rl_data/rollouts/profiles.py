@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sotopia_rl_data.errors import InputError, NotFound
-from sotopia_rl_data.importers.profiles import RELATIONSHIPS, is_environment, relationship_name
+from sotopia_rl_data.importers.profiles import GENDERS, RELATIONSHIPS, is_environment, relationship_name
 from sotopia_rl_data.importers.record import identifier, items, json_value, kind, mapping, text
 from sotopia_rl_data.rollouts.scene import Environment, Person, Scene
 from sotopia_rl_data.yaml_nodes import text_of
@@ -23,7 +23,6 @@ from sotopia_rl_data.yaml_nodes import text_of
 FOLDERS = ("AgentProfile", "EnvironmentProfile", "EnvAgentComboStorage", "RelationshipProfile")
 _ENDS = (("agent1_id", "agent2_id"), ("agent_1_id", "agent_2_id"))  # fields that name the two agents of a relationship
 _ANY_AGES = ((0, 999), (0, 999))
-_GENDERS = {"Man": "male", "Woman": "female", "Nonbinary": "nonbinary"}
 HARD = (
     "01H7VFHNV13MHN97GAH73E3KM8",
     "01H7VFHN5WVC5HKKVBHZBA553R",
@@ -161,7 +160,7 @@ def _person(value: Mapping[str, Any], key: str) -> Person:
     if isinstance(age, bool) or not isinstance(age, (int, type(None))):
         raise InputError(f"`age` is {kind(age)}, not a whole number.")
     name = f"{first} {last}".strip()
-    looks = f"{age or 0}-year-old {_GENDERS.get(text(value, 'gender', ''), '')} {text(value, 'occupation', '').lower()}"
+    looks = f"{age or 0}-year-old {GENDERS.get(text(value, 'gender', ''), '')} {text(value, 'occupation', '').lower()}"
     pronoun, public = text(value, "gender_pronoun", ""), text(value, "public_info", "")
     return Person(
         agent=_id(value, "agent_id", key),

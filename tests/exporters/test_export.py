@@ -17,7 +17,7 @@ from fixtures.stores import episode as plain_episode
 
 from sotopia_rl_data.errors import InputError, StoreError, UsageError
 from sotopia_rl_data.exporters.exporting import differences, export_sotopia
-from sotopia_rl_data.exporters.sotopia import episode_log, raw_messages
+from sotopia_rl_data.exporters.sotopia import agent_profile, episode_log, raw_messages
 from sotopia_rl_data.importers import read, samples_path
 from sotopia_rl_data.importers.formats.episode_log import read_episode_log
 from sotopia_rl_data.importers.importing import import_dataset
@@ -151,10 +151,66 @@ def test_the_messages_of_a_recorded_log_are_written_letter_by_letter(recordings:
             assert [[list(m) for m in turn] for turn in raw_messages(episode)] == one["messages"]
 
 
+MERCER = {
+    "first_name": "Dr. Ada",
+    "last_name": "Mercer",
+    "age": 52,
+    "occupation": "Ferry Pilot",
+    "gender": "Woman",
+    "gender_pronoun": "She/her",
+    "public_info": "Ada keeps bees. ",
+    "big_five": "Openness - high",
+    "moral_values": ["Care"],
+    "personality_and_values": "Ada is dry.",
+    "secret": "She cannot swim",
+}
+TOLD = (
+    "Dr. Ada Mercer is a 52-year-old female ferry pilot. She/her pronouns. Ada keeps bees. "
+    " Personality and values description: Ada is dry."
+)
+
+
+def with_a_profile(folder: Path, opening: str) -> Episode:
+    """An episode of Dr. Ada Mercer, whose profile lies beside the log; `opening` is what she was told of herself."""
+    record = log([{"Dr. Ada Mercer": 'said: "hi"'}], names=("Dr. Ada Mercer", SAM))
+    record["messages"][0][0][2] = f"Scenario: a ferry\nParticipants: x\nDr. Ada Mercer's background: {opening}\n"
+    for name, one in (("EpisodeLog/E1", record), ("AgentProfile/id-0", MERCER | {"pk": "id-0"})):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / f"{name}.json").write_text(json.dumps(one))
+    (episode,) = read([folder])
+    assert isinstance(episode, Episode)
+    return episode
+
+
+def test_what_a_profile_says_is_kept_and_written_again(tmp_path: Path):
+    episode = with_a_profile(tmp_path, f"{TOLD} Dr. Ada's secrets: She cannot swim")
+    ada = episode.agents[0]
+    assert json.loads(ada.meta or "")["occupation"] == "Ferry Pilot"
+    assert (ada.background, ada.secret) == (TOLD, "She cannot swim")
+    assert agent_profile(ada, episode) == MERCER | {"pk": "id-0"}
+
+
+def test_without_a_profile_the_fields_are_those_that_the_background_states(tmp_path: Path):
+    episode = with_a_profile(tmp_path, f"{TOLD} Dr. Ada's secrets: She cannot swim")
+    ada = replace(episode.agents[0], meta=None)
+    stated = {name: one for name, one in MERCER.items() if name not in ("big_five", "moral_values")}
+    assert agent_profile(ada, episode) == stated | {"pk": "id-0", "occupation": "ferry pilot"}
+    plain = replace(ada, background="A ferry pilot.", meta='{"age": "about 50", "mbti": "INTJ", "moral_values": [1]}')
+    assert agent_profile(plain, episode) == {
+        "pk": "id-0",
+        "first_name": "Dr. Ada",
+        "last_name": "Mercer",
+        "public_info": "A ferry pilot.",
+        "mbti": "INTJ",
+        "secret": "She cannot swim",
+    }
+
+
 LIBRARY = """
 import json, sys
 from pathlib import Path
 from sotopia.database import AgentProfile, EnvironmentProfile, EpisodeLog, episodes_to_jsonl, jsonl_to_episodes
+from sotopia.database import serialization
 
 place = Path(sys.argv[1])
 logs = [EpisodeLog.get(path.stem) for path in sorted((place / "EpisodeLog").iterdir())]
@@ -165,15 +221,23 @@ environments = [EnvironmentProfile.get(path.stem) for path in (place / "Environm
 # its own export wants two agents and an evaluator that did not fail
 whole = [one for one in logs if len(one.agents) == 2 and not any(isinstance(r, float) for r in one.rewards)]
 episodes_to_jsonl(whole, sys.argv[2])
+if len(sys.argv) > 3:  # each agent is rendered as from its own profile
+    backgrounds = [serialization.get_agents_background_from_episode(one) for one in logs]
+    own = {one.pop("agent_id"): one for one in map(json.loads, open(sys.argv[3]))}
+    serialization.AgentProfile.get = lambda pk: AgentProfile(pk=pk, **own[pk])
+    assert backgrounds == [serialization.get_agents_background_from_episode(one) for one in logs]
 print(json.dumps([len(logs), len(people), len(environments), len(whole)]))
 """
 # (what is exported, episodes that the library's own export takes)
-EXPORTED: list[tuple[str | Path, int]] = [("samples", 31), ("rollout", 0)]
+EXPORTED: list[tuple[str, Recordings | None, int]] = [("samples", None, 31), ("rollout", None, 0)]
 EXPORTED += [
-    (recordings.episodes / place, whole[recordings.name])
+    (place, recordings, whole[recordings.name])
     for recordings in RECORDED
     for place, whole in (
         ("v014/redis_json", {"own": 7, "large": 28}),
+        ("v014/episodes.jsonl", {"own": 7, "large": 28}),
+        ("v015_asis", {"own": 0, "large": 0}),
+        ("head_asis", {"own": 0, "large": 0}),
         ("head_multi", {"own": 0, "large": 0}),
         ("head_patched/local_storage", {"own": 5, "large": 11}),
     )
@@ -200,24 +264,24 @@ def install_library(folder: Path) -> None:
             pytest.skip(f"the sotopia library cannot be installed: {done.stderr.strip().splitlines()[-1]}")
 
 
-def _version(place: str | Path, store: Store) -> Version:
+def _version(place: str, recordings: Recordings | None, store: Store) -> Version:
     if place == "rollout":
         rollout(store, plan_of(bundled()), "lab/real")
         return store.resolve("lab/real")
-    return import_dataset(store, [samples_path() if place == "samples" else place], "lab/real").version
+    return import_dataset(store, [recordings.episodes / place if recordings else samples_path()], "lab/real").version
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("place", "whole"), EXPORTED)
-def test_the_real_library_validates_what_was_exported_and_exports_it_itself(
-    place: str | Path, whole: int, library: Path, store: Store, tmp_path: Path
+@pytest.mark.parametrize(("place", "recordings", "whole"), EXPORTED)
+def test_the_real_library_validates_what_was_exported_renders_it_as_before_and_exports_it_itself(
+    place: str, recordings: Recordings | None, whole: int, library: Path, store: Store, tmp_path: Path
 ):
-    version = _version(place, store)
+    version = _version(place, recordings, store)
     data = tmp_path / "home" / ".sotopia" / "data"  # where the library's local storage lies
     report = export_sotopia(version, data)
     own = tmp_path / "own.jsonl"
     done = subprocess.run(
-        [library, "-c", LIBRARY, data, own],
+        [library, "-c", LIBRARY, data, own, *([recordings.profiles / "agent_profiles.jsonl"] if recordings else [])],
         env={"HOME": str(tmp_path / "home"), "SOTOPIA_STORAGE_BACKEND": "local"},
         capture_output=True,
         text=True,
