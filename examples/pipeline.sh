@@ -30,11 +30,11 @@ run push-to-hub "$ORG/rewards" --store "$WORK/store" --check files
 # Training reads the release, from the Hub, into a store of its own.
 DATA="$ORG/rewards@v1.0.0"
 run train sft --dataset "$DATA" --model "$MODEL" --preset "$PRESET" --set adapter=none --store "$WORK/pulled" \
-  --out "$WORK/sft" --push-to-hub "$ORG/policy-sft"
+  --output "$WORK/sft" --push-to-hub "$ORG/policy-sft"
 run train rm --dataset "$DATA" --model "$MODEL" --preset "$PRESET" --set adapter=none --store "$WORK/pulled" \
-  --out "$WORK/rm" --push-to-hub "$ORG/reward-model"
+  --output "$WORK/rm" --push-to-hub "$ORG/reward-model"
 run train grpo --dataset "$DATA" --model "$ORG/policy-sft@v1.0.0" --reward-model "$ORG/reward-model@v1.0.0" \
-  --preset "$PRESET" --set adapter=none --store "$WORK/pulled" --out "$WORK/grpo" --push-to-hub "$ORG/policy"
+  --preset "$PRESET" --set adapter=none --store "$WORK/pulled" --output "$WORK/grpo" --push-to-hub "$ORG/policy"
 
 # What came out is a stock model.
 "$PYTHON" - "$ORG/policy" <<'END'

@@ -77,7 +77,7 @@ def test_what_one_person_labels_and_publishes_others_load_by_name_train_on_and_s
     assert None not in rewards
 
     researcher.runs("-c", TINY, "tiny")
-    model = ("--model", "tiny", "--preset", "tiny", "--set", "max_steps=3", "--out", "rm")
+    model = ("--model", "tiny", "--preset", "tiny", "--set", "max_steps=3", "--output", "rm")
     trained = researcher.sotopia("train", "rm", "--dataset", f"{repo}@v1.0.0", *model)
     commit = hub.tags(repo)["v1.0.0"]
     assert (trained["dataset"]["digest"], trained["dataset"]["commit"]) == (labelled["digest"], commit)

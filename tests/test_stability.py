@@ -100,7 +100,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, s
     run("report", "lab/e-rewards", "-o", str(root / "report.html"))
     run("curate", "lab/e-rewards@v1.0.0", "lab/e-rewards", "-o", str(root / "curated.csv"))
     run("card", "lab/e")
-    run("export", "lab/e", "--to", "sotopia", "--out", str(root / "exported"))
+    run("export", "lab/e", "--to", "sotopia", "-o", str(root / "exported"))
     run("annotate template", "lab/e", "--dimensions", "goal", "-o", str(root / "template.csv"))
     run("annotate export", "lab/e", "-o", str(root / "form.csv"))
     run("ledger compact")

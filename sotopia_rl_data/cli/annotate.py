@@ -23,7 +23,7 @@ def annotate() -> None:
 
 @annotate.command("template")
 @click.argument("episodes", required=False)
-@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The CSV to write.")
+@console.output_option("The CSV to write.")
 @click.option("--schema", default="direct", show_default=True, metavar="NAME", help="What is asked, as in `label`.")
 @click.option(
     "--dimensions",
@@ -37,14 +37,14 @@ def annotate() -> None:
 @click.option(
     "--only",
     type=click.Path(dir_okay=False, path_type=Path),
-    metavar="LIST",
+    metavar="FILE",
     help="A CSV of what to ask about: episode_id[,agent[,turn[,dimension]]].",
 )
 @console.store_option
 @console.json_option
 def annotate_template(
     episodes: str | None,
-    out: Path,
+    output: Path,
     schema: str,
     dimensions: str | None,
     scale: int,
@@ -71,7 +71,7 @@ def annotate_template(
     rows = write_template(
         store,
         episodes,
-        out,
+        output,
         Elicitation(
             schema=schema,
             dimensions=dimensions.split(",") if dimensions else None,
@@ -83,20 +83,14 @@ def annotate_template(
         questions=questions,
     )
     if as_json:
-        console.emit_json({"file": str(out), "rows": rows})
+        console.emit_json({"file": str(output), "rows": rows})
     else:
-        console.note(f"{rows:,} rows to fill in are in {out}.")
+        console.note(f"{rows:,} rows to fill in are in {output}.")
 
 
 @annotate.command("export")
 @click.argument("refs", nargs=-1, required=True, metavar="REF…")
-@click.option(
-    "-o",
-    "--out",
-    required=True,
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="FILE.html, a form for any browser, or FILE.csv.",
-)
+@console.output_option("FILE.html, a form for any browser, or FILE.csv.")
 @click.option("--dialogues", type=click.IntRange(1), default=28, show_default=True, help="How many of each method.")
 @click.option("--dimensions", metavar="D,…", help="SOTOPIA-EVAL dimensions.  [default: all seven]")
 @click.option("--agent", "agents", multiple=True, metavar="WHO", help="A REF's compared agent; as in `compare`.")
@@ -113,7 +107,7 @@ def annotate_template(
 @console.json_option
 def annotate_export(
     refs: tuple[str, ...],
-    out: Path,
+    output: Path,
     dialogues: int,
     dimensions: str | None,
     agents: tuple[str, ...],
@@ -142,13 +136,13 @@ def annotate_export(
     items = draw(
         versions, dialogues=dialogues, seed=seed, agents=agents, partners=partners, compared_only=compared_only
     )
-    scores = write_form(items, rated, out)
+    scores = write_form(items, rated, output)
     if as_json:
-        console.emit_json({"file": str(out), "dialogues": len(items), "scores": scores})
+        console.emit_json({"file": str(output), "dialogues": len(items), "scores": scores})
     else:
-        console.note(f"{len(items):,} dialogues, {scores:,} scores to fill in, are in {out}.")
-        if out.suffix == ".csv":  # a page saves its scores under a name of its own
-            console.next_commands(f"sotopia-rl-data annotate import {shlex.quote(str(out))} {shlex.join(refs)}")
+        console.note(f"{len(items):,} dialogues, {scores:,} scores to fill in, are in {output}.")
+        if output.suffix == ".csv":  # a page saves its scores under a name of its own
+            console.next_commands(f"sotopia-rl-data annotate import {shlex.quote(str(output))} {shlex.join(refs)}")
 
 
 @annotate.command("import")

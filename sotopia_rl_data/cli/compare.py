@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     help="Whose scores.  [default: all who scored every REF]",
 )
 @click.option(
-    "--set",
-    "sets",
+    "--subset",
+    "subsets",
     multiple=True,
     metavar="hard|NAME=FILE",
     help="Compare these scenarios by themselves too: SOTOPIA-hard, or the environment ids in a file.",
@@ -66,7 +66,7 @@ def compare(
     partners: tuple[str, ...],
     any_partner: bool,
     evaluators: tuple[str, ...],
-    sets: tuple[str, ...],
+    subsets: tuple[str, ...],
     dimensions: str | None,
     resample: Any,
     alpha: float,
@@ -86,7 +86,7 @@ def compare(
     \b
     Examples:
       sotopia-rl-data compare lab/bc lab/rl
-      sotopia-rl-data compare lab/bc lab/rl --set hard --html comparison.html
+      sotopia-rl-data compare lab/bc lab/rl --subset hard --html comparison.html
       sotopia-rl-data compare lab/bc lab/rl lab/bc-vs-gpt lab/rl-vs-gpt --partner gpt-4o --partner bc-partner
       sotopia-rl-data compare lab/tournament --agent first --evaluator gpt-4o --evaluator human
     """
@@ -100,7 +100,7 @@ def compare(
         partners=partners,
         any_partner=any_partner,
         evaluators=evaluators,
-        sets=dict(_set(text) for text in sets),
+        sets=dict(_subset(text) for text in subsets),
         dimensions=_names(dimensions),
         options=ComparisonOptions(resamples=resamples, resample=resample, alpha=alpha, seed=seed),
     )
@@ -128,7 +128,7 @@ def _names(text: str | None) -> list[str] | None:
     return [AVERAGE if word.lower() in (AVERAGE, "avg") else dimension(word).name for word in words]
 
 
-def _set(text: str) -> tuple[str, list[str]]:
+def _subset(text: str) -> tuple[str, list[str]]:
     """A named set of environments. Raises UsageError, InputError."""
     from sotopia_rl_data.errors import InputError, UsageError
 
@@ -137,13 +137,13 @@ def _set(text: str) -> tuple[str, list[str]]:
         if name != "hard":
             raise UsageError(
                 f"There is no built-in set of environments {name!r}.",
-                f"write --set hard, or --set {name}=FILE with a file that lists environment ids",
+                f"write --subset hard, or --subset {name}=FILE with a file that lists environment ids",
             )
         from sotopia_rl_data.rollouts import HARD
 
         return name, list(HARD)
     if not name:
-        raise UsageError(f"{text!r} gives the set no name.", f"write --set NAME={file}")
+        raise UsageError(f"{text!r} gives the subset no name.", f"write --subset NAME={file}")
     try:
         text = text_of(Path(file))
     except (OSError, UnicodeDecodeError) as error:

@@ -54,6 +54,12 @@ def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
 
 
+def output_option(text: str, *, folder: bool = False, required: bool = True) -> Callable[[F], F]:
+    """`-o, --output FILE` or `DIR`, of every command that writes a file or a folder (`--out` names a dataset)."""
+    path = click.Path(file_okay=not folder, dir_okay=folder, path_type=Path)
+    return click.option("-o", "--output", required=required, type=path, help=text)
+
+
 def time_limit_option(command: F) -> F:
     """`--timeout SECONDS` of a query."""
     return click.option(

@@ -28,14 +28,12 @@ _LISTED = 20
 
 @click.command()
 @click.argument("ref")
-@click.option(
-    "-o", "--out", type=click.Path(file_okay=False, path_type=Path), help="Write README.md and its pictures there."
-)
+@console.output_option("Write README.md and its pictures there.", required=False, folder=True)
 @click.option("--write", is_flag=True, help="Write them into the version itself, where people can edit the prose.")
 @click.option("--repo", metavar="ORG/NAME", help="As the card of this repository.  [default: the dataset's name]")
 @console.store_option
 @console.json_option
-def card(ref: str, out: Path | None, write: bool, repo: str | None, store: Store, as_json: bool) -> None:
+def card(ref: str, output: Path | None, write: bool, repo: str | None, store: Store, as_json: bool) -> None:
     """The dataset card of REF: what a row is, how to load it, where it comes from, statistics with pictures.
 
     Shown in the terminal, or written. The front matter's `configs`, `size_categories` and `dataset_info` and the block
@@ -45,7 +43,7 @@ def card(ref: str, out: Path | None, write: bool, repo: str | None, store: Store
     \b
     Examples:
       sotopia-rl-data card demo/episodes-rewards
-      sotopia-rl-data card demo/episodes-rewards --out card
+      sotopia-rl-data card demo/episodes-rewards -o card
       sotopia-rl-data card demo/episodes-rewards --write
     """
     from sotopia_rl_data.cards.dataset import dataset_card
@@ -55,11 +53,11 @@ def card(ref: str, out: Path | None, write: bool, repo: str | None, store: Store
     version = resolve(store, ref)
     new_card = dataset_card(version, repo)
     text, pictures = readme.merge(new_card, readme.read(version.dir)), new_card.pictures
-    folders = [] if out is None else [out]
+    folders = [] if output is None else [output]
     if write:
         folders.append(version.dir)
     for folder in folders:
-        with storing(folder, "folder", "another folder with --out DIR"):
+        with storing(folder, "folder", "another folder with -o DIR"):
             folder.mkdir(parents=True, exist_ok=True)
             readme.write(folder, text, pictures)
     if as_json:
@@ -155,8 +153,8 @@ def push_to_hub(
 @click.option(
     "--map",
     "columns",
-    metavar="COLUMN=prompt,…",
-    help="For a dataset of others: which of its columns are prompt, completion and reward.",
+    metavar="A=B,…",
+    help="For a dataset of others: which columns are prompt, completion and reward, as in question=prompt.",
 )
 @click.option("--file", "pattern", metavar="GLOB", default="*", help="For a dataset of others: only these files.")
 @console.store_option

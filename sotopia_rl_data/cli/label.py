@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 @click.option(
     "--only",
     type=click.Path(dir_okay=False, path_type=Path),
-    metavar="LIST",
+    metavar="FILE",
     help="A CSV of what to ask about: episode_id[,agent[,turn[,dimension]]].",
 )
 @asking.models
@@ -160,10 +160,10 @@ def _labelled(report: LabelReport) -> None:
 @click.option("--samples", default=1, show_default=True, help="How often each is asked; the score is the mean.")
 @click.option(
     "--ask",
-    type=click.Choice(["packed", "per-dimension"]),
+    type=click.Choice(["per-dimension", "packed"]),
     default="packed",
     show_default=True,
-    help="One call for each episode; or one for each agent and dimension.",
+    help="One call for each agent and dimension; or one for each episode.",
 )
 @click.option("--evaluator", metavar="NAME", help="The name to store the scores under.  [default: the judge's own]")
 @asking.models

@@ -54,7 +54,7 @@ def layout_of(layout: str | None, template: Path | None) -> tuple[Any, Template 
 @click.option("--rule", metavar="RULE", help="direct, scaled, singular, uniform, uniform-share or discounted.")
 @click.option("--normaliser", metavar="NAME", help="minmax, zscore, rank or none; fitted on the train split.")
 @click.option("--weights", metavar="D=W,…", help="As in goal=2,relationship=1.")
-@click.option("--average", metavar="NAME", help="Of several opinions: mean or median.")
+@click.option("--average", type=click.Choice(["mean", "median"]), help="How opinions are joined.")
 @click.option("--evaluator", metavar="NAME", help="Whose episode scores, where several evaluators gave some.")
 @click.option("--schema", metavar="NAME", help="Whose attributions, where several schemas were asked.")
 @click.option("--gamma", type=float, help="The discount of the rule `discounted`, in (0, 1].")
@@ -180,27 +180,19 @@ def prompts() -> None:
 
 @prompts.command()
 @click.argument("served_log", type=click.Path(path_type=Path))
-@click.option(
-    "--episodes", required=True, metavar="REF|FILE", help="The episodes that were served: a dataset, or ./FILE."
-)
-@click.option(
-    "-o",
-    "--out",
-    "output",
-    required=True,
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="The template file to write.",
-)
+@click.argument("episodes")
+@console.output_option("The template file to write.")
 @console.store_option
 @console.json_option
 def learn(served_log: Path, episodes: str, output: Path, store: Store, as_json: bool) -> None:
     """Learn the text that a simulator wrapped around the observations, as a template file of yours.
 
-    SERVED_LOG has one request a line, in the shape {"prompt": …} or an API body {"messages": […]}.
+    SERVED_LOG has one request a line, in the shape {"prompt": …} or an API body {"messages": […]}. EPISODES are those
+    that were served: a dataset's reference, or ./FILE.
 
     \b
     Example:
-      sotopia-rl-data prompts learn served.jsonl --episodes lab/run7 -o sotopia-0.1.4.yaml
+      sotopia-rl-data prompts learn served.jsonl lab/run7 -o sotopia-0.1.4.yaml
       sotopia-rl-data rewards lab/run7-rewards --template sotopia-0.1.4.yaml
     """
     from sotopia_rl_data.prompts import learn as learned

@@ -30,7 +30,14 @@ def models() -> None:
 @asking.models
 @asking.sampling(0)
 @click.option("--prices", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Prices of your own.")
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=180.0, show_default=True, metavar="SECONDS")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    default=180.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="The longest wait for the answer.",
+)
 @console.json_option
 def check(spec: str, prices: Path | None, timeout: float, as_json: bool, **options: Any) -> None:
     """Ask a model one tiny question: in which way it takes the schema of an answer, with which parameters, for how many

@@ -77,7 +77,7 @@ class Sections(click.Group):
             if name in section:
                 module, _, attribute = section[name][0].partition(":")
                 command: click.Command = getattr(import_module(module), attribute)
-                return volume.add_options(command)
+                return _name_values(volume.add_options(command))
         return None
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -102,6 +102,19 @@ class Sections(click.Group):
         for title, section in COMMANDS.items():
             with formatter.section(title):
                 formatter.write_dl([(name, line) for name, (_, line) in section.items()])
+
+
+_VALUES = {"integer": "N", "integer range": "N", "float": "NUMBER", "float range": "NUMBER", "directory": "DIR"}
+"""What the help of every command calls a value of one of click's types, where an option has no word of its own."""
+
+
+def _name_values(command: click.Command) -> click.Command:
+    for option in command.params:
+        if isinstance(option, click.Option) and not option.is_flag and option.metavar is None:
+            option.metavar = _VALUES.get(option.type.name)
+    for inner in getattr(command, "commands", {}).values():
+        _name_values(inner)
+    return command
 
 
 def _nearest(word: str, names: list[str]) -> str:

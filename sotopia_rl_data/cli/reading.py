@@ -270,13 +270,7 @@ def stats(ref: str, store: Store, as_json: bool) -> None:
 @click.option(
     "--format", "fmt", default=None, metavar="FORMAT", help="table (default on a screen), json, jsonl, csv or parquet."
 )
-@click.option(
-    "-o",
-    "--out",
-    "output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write to a file; its ending names the format.",
-)
+@console.output_option("Write to a file; its ending names the format.", required=False)
 @console.time_limit_option
 @console.store_option
 @console.json_option

@@ -34,13 +34,7 @@ def _trainer_options(command: console.F) -> console.F:
         click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any field of the configuration."),
         click.option("--config", type=click.Path(dir_okay=False), help="A YAML file of fields."),
         click.option("--preset", metavar="NAME", help="paper, tiny, …: fields that ship with the package."),
-        click.option(
-            "-o",
-            "--out",
-            "output",
-            type=click.Path(file_okay=False, path_type=Path),
-            help="[default: runs/KIND-DATASET]",
-        ),
+        console.output_option("The folder of the run.  [default: runs/KIND-DATASET]", required=False, folder=True),
         click.option("--model", required=True, metavar="DIR|ID[@REV]", help="What to train."),
         click.option("--dataset", required=True, metavar="REF", help="A path, a name, or org/name@v1.2.0."),
     ):
@@ -148,7 +142,7 @@ def _finish(config: TrainerConfig, record: dict[str, Any], as_json: bool) -> Non
 @click.option(
     "--reward-model", required=True, metavar="DIR|ID[@REV]", help="A folder that `train rm` wrote, or a Hub id."
 )
-@click.option("--out", metavar="NAME", help="As a version of another dataset.  [default: the next version of REF's]")
+@click.option("--out", metavar="ORG/NAME", help="Write to another dataset.  [default: the next version of REF's]")
 @console.store_option
 @console.json_option
 def score(ref: str, reward_model: str, out: str | None, store: Store, as_json: bool) -> None:

@@ -29,7 +29,7 @@ _LISTED = 20
 @click.option("--name", metavar="ORG/NAME", help="The dataset to make, or to add a version to.")
 @click.option("--map", "columns", metavar="A=B,…", help="Read the column A as B, as in Who=speaker,Said=text.")
 @click.option(
-    "--format", "form", metavar="NAME", help="The format of all files.  [default: told by the keys of their records]"
+    "--format", "form", metavar="FORMAT", help="The format of all files.  [default: told by the keys of their records]"
 )
 @click.option(
     "--dry-run", is_flag=True, help="Show the files and the first episode as they will be read; write nothing."
@@ -225,15 +225,7 @@ def _show_import(report: ImportReport) -> None:
 @click.command()
 @click.argument("ref")
 @click.option("--to", "fmt", type=click.Choice(["sotopia", "convokit"]), required=True, help="The format to write.")
-@click.option(
-    "-o",
-    "--out",
-    "output",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="The folder to make; it must not exist, or be empty.",
-)
+@console.output_option("The folder to make; it must not exist, or be empty.", folder=True)
 @click.option("--evaluator", metavar="NAME", help="Whose scores are written, where several evaluators gave some.")
 @console.store_option
 @console.json_option

@@ -159,9 +159,7 @@ def _figure(figure: Figure) -> str | None:
 
 @click.command()
 @click.argument("refs", nargs=-1, required=True, metavar="REF…")
-@click.option(
-    "-o", "--out", "output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The CSV to write."
-)
+@console.output_option("The CSV to write.")
 @click.option("--top", type=click.IntRange(1), default=100, show_default=True, help="How many lines.")
 @click.option(
     "--by",
@@ -217,9 +215,7 @@ def curate(
 
 @click.command()
 @click.argument("ref")
-@click.option(
-    "-o", "--out", "output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The HTML to write."
-)
+@console.output_option("The HTML to write.")
 @click.option(
     "--utterances",
     type=click.IntRange(1),

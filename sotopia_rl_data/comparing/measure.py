@@ -105,7 +105,7 @@ def compare_units(
         }
         if not any(kept.values()):
             raise UsageError(
-                f"No episode is set in the environments of {label!r}, which --set names.",
+                f"No episode is set in the environments of {label!r}, which --subset names.",
                 "name ids of environments in which the compared episodes are set",
             )
         for partner, sides in sorted(by_partner(kept, any_partner).items()):

@@ -107,7 +107,7 @@ class Template:
         with aside(target) as beside:
             if target.exists() and not overwrite and target.read_bytes() != self.text.encode():
                 raise InputError(
-                    f"{str(target)!r} exists already and is not this template.", "name another file with --out"
+                    f"{str(target)!r} exists already and is not this template.", "name another file with -o"
                 )
             beside.write_bytes(self.text.encode())
         return target

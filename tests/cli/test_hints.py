@@ -81,7 +81,7 @@ def test_the_commands_that_follow_run_as_they_are_printed(tmp_path: Path, monkey
     assert label == ["label", "lab/e", "--only", "disputed.csv", "--judge", "gpt-4o"]
     run(*label[:-1], "lexical", "--dry-run")
     run(*template, "--dimensions", "goal")
-    (again,) = following(run("export", "lab/e", "--to", "sotopia", "--out", "sotopia"))
+    (again,) = following(run("export", "lab/e", "--to", "sotopia", "-o", "sotopia"))
     assert again[-2:] == ["--name", "lab/e-again"]
     run(*again)
     (back,) = following(run("annotate", "export", "lab/e", "-o", "form.csv"))

@@ -285,7 +285,7 @@ def test_the_next_commands_name_the_store_that_was_named(run):
         (["query", "nobody/nothing", "SELECT 1"], 2, "nobody/nothing"),
         (["diff", "a/b", "c/d"], 2, "a/b"),
         (["verify", "a/b"], 2, "a/b"),
-        (["prompts", "learn", "missing.log", "--episodes", "./notjson.jsonl", "-o", "t.yaml"], 1, "notjson.jsonl"),
+        (["prompts", "learn", "missing.log", "./notjson.jsonl", "-o", "t.yaml"], 1, "notjson.jsonl"),
         (["ledger", "query", "SELECT 1"], 2, "ledger"),
         (["ledger", "compact"], 2, "ledger"),
     ],

@@ -96,7 +96,7 @@ def test_bad_input_is_a_sentence_a_hint_and_an_exit_code(
 ):
     monkeypatch.chdir(root)
     trainer, *given = command.split()
-    options = {"--dataset": "toys/rewards", "--model": "./model", "--preset": "tiny", "--out": str(tmp_path / "out")}
+    options = {"--dataset": "toys/rewards", "--model": "./model", "--preset": "tiny", "--output": str(tmp_path / "out")}
     options |= {"--reward-model": "./rm"} if trainer == "grpo" else {}
     options |= dict(zip(given[::2], given[1::2], strict=True))
     with pytest.raises(SystemExit) as ended:

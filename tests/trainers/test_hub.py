@@ -36,14 +36,14 @@ def walked(hub: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
     make_tiny(root / "model", hidden=32, layers=2)
     train = ("--model", root / "model", "--preset", "tiny", "--store", root / "fresh", "--json")
     done = hub.run(
-        "train", "rm", "--dataset", f"{repo}@v1.0.0", *train, "--out", root / "rm", "--push-to-hub", f"{repo}-rm"
+        "train", "rm", "--dataset", f"{repo}@v1.0.0", *train, "--output", root / "rm", "--push-to-hub", f"{repo}-rm"
     )
     return {"root": root, "repo": repo, "store": store, "train": train, "rm": done.json}
 
 
 def test_what_cannot_be_released_is_refused_before_it_is_trained(walked: dict[str, Any], hub: Any):
     out, dataset = walked["root"] / "refused", ("--dataset", f"{walked['repo']}@v1.0.0")
-    again = ("train", "rm", *dataset, *walked["train"], "--out", out, "--push-to-hub", f"{walked['repo']}-rm")
+    again = ("train", "rm", *dataset, *walked["train"], "--output", out, "--push-to-hub", f"{walked['repo']}-rm")
     done = hub.run(*again, "--set", "adapter=lora", check=False)
     assert done.code == 1
     assert "its base model, model, is a directory that nobody else has" in done.err
@@ -148,7 +148,7 @@ def test_a_release_is_never_changed(walked: dict[str, Any], hub: Any):
     name, run = f"{walked['repo']}-rm", walked["root"] / "rm"
     assert hub.run.python(release(run, name))["state"] == "already published"
     other = walked["root"] / "other"
-    hub.run("train", "rm", "--dataset", walked["repo"], *walked["train"], "--out", other, "--seed", 7)
+    hub.run("train", "rm", "--dataset", walked["repo"], *walked["train"], "--output", other, "--seed", 7)
     refused = hub.run.script(release(other, name, ", version='v1.0.0'"))
     assert "v1.0.0 is published with other content" in refused.err
     assert hub.run.python(release(other, name))["version"] == "v1.1.0"

@@ -204,7 +204,7 @@ def test_the_command_prints_the_record_alone_and_once(
         "tiny",
         "--store",
         str(store),
-        "--out",
+        "--output",
         str(tmp_path),
         "--json",
         "--set",

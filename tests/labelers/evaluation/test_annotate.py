@@ -310,7 +310,7 @@ def test_the_commands_write_read_and_end_with_3_where_a_line_is_bad(store: Store
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["export", "lab/a"], 2, "--out"),
+        (["export", "lab/a"], 2, "--output"),
         (["export", "lab/none", "-o", "x.csv"], 2, "lab/none"),
         (["export", "lab/a", "-o", "x.pdf"], 2, "neither a CSV nor a page"),
         (["export", "lab/a", "-o", "README.md"], 2, "neither a CSV nor a page"),
