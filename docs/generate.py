@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import MISSING, Field, fields
 from inspect import cleandoc
 from pathlib import Path
 from textwrap import dedent
@@ -15,6 +14,7 @@ from textwrap import dedent
 import click
 
 from sotopia_rl_data.cli import program
+from sotopia_rl_data.trainers.settings import TrainingSetting
 
 PAGE = Path(__file__).parent / "cli.md"
 OPENING = """\
@@ -72,30 +72,23 @@ def _options(command: click.Command, leave_out: Collection[str] = ()) -> Iterato
 
 def _settings() -> Iterator[str]:
     """The settings of `train` that are this project's own; the libraries document theirs."""
-    from sotopia_rl_data.trainers.config import CommonFields, PolicyGRPOConfig, PolicySFTConfig, RMConfig
+    from sotopia_rl_data.trainers.settings import CLASSES, TITLES, settings
 
     yield "## Settings of `train`\n"
     yield (
         "Given with `--set NAME=VALUE`, or in a YAML file with `--config`. Beside these, `rm` takes every field of\n"
         "transformers' `TrainingArguments`, `sft` those of TRL's `SFTConfig` and `grpo` those of TRL's `GRPOConfig`.\n"
+        "`train rm --help-settings` lists all of them.\n"
     )
-    shared = {field.name for field in fields(CommonFields)}
-    for title, config in (
-        ("Of all three", CommonFields),
-        ("Of `train rm`", RMConfig),
-        ("Of `train sft`", PolicySFTConfig),
-        ("Of `train grpo`", PolicyGRPOConfig),
-    ):
-        own = [field for field in fields(config) if config is CommonFields or field.name not in shared]
-        described = [field for field in own if field.name in config.__annotations__ and field.metadata.get("help")]
+    known = {(one.owner, one.name): one for kind in CLASSES for one in settings(kind).values()}.values()
+    for owner, title in TITLES.items():
         yield f"### {title}\n"
-        yield _table("Setting", ((f"`{field.name}`", _meaning(field)) for field in described))
+        yield _table("Setting", ((f"`{one.name}`", _meaning(one)) for one in known if one.owner == owner))
 
 
-def _meaning(field: Field[object]) -> str:
-    default = field.default_factory() if field.default_factory is not MISSING else field.default
-    shown = "" if default in ("", None, []) else f" [default: {default}]"
-    return f"{field.metadata['help']}{shown}"
+def _meaning(setting: TrainingSetting) -> str:
+    shown = "" if setting.default in ("", "null", "[]") else f" [default: {setting.default}]"
+    return f"{setting.meaning}{shown}"
 
 
 def _table(head: str, rows: Iterable[tuple[str, str]]) -> str:

@@ -36,12 +36,17 @@ MUST_STAY = (  # settings that decide a run's rows and weights: a resumed run mu
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate")
 
 
+def check_libraries() -> None:
+    """Raises UsageError where the `train` extra is not installed. Imports none of it."""
+    check_installed("Training", *LIBRARIES)
+
+
 def quiet_libraries(bars: bool) -> None:
     """For a command line: hide the libraries' warnings about their own use, and their progress bars unless `bars`.
 
     Raises UsageError where the `train` extra is not installed.
     """
-    check_installed("Training", *LIBRARIES)
+    check_libraries()
     import warnings
 
     import datasets

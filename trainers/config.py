@@ -1,26 +1,24 @@
 """Configurations: transformers' and TRL's own dataclasses with a few more fields, from presets, YAML and flags.
 
-Later sources win: the library's defaults, ours (below), `--preset`, `--config FILE.yaml`, flags, `--set key=value`. A
-key that the dataclass does not have is an error that names the nearest one. Every setting of the libraries (schedulers,
+Later sources win: the library's defaults, ours (below), `--preset`, `--config FILE.yaml`, flags, `--set key=value`
+(`settings.py`, which knows the fields before these libraries are imported). Every setting of the libraries (schedulers,
 vLLM, FSDP, `report_to`) is available under its own name; nothing is renamed.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from importlib.resources import files
-from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from transformers import TrainingArguments
 from trl import GRPOConfig, SFTConfig
 
-from sotopia_rl_data import yaml_nodes
-from sotopia_rl_data.errors import InputError, UsageError
+from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.trainers.modeling import first_line
+from sotopia_rl_data.trainers.settings import TrainingSetting, values_of
+from sotopia_rl_data.trainers.settings import settings as settings_of
 
 ADAPTERS = ("lora", "qlora", "none")
 PACKINGS = ("auto", "tree", "none")
@@ -36,7 +34,9 @@ class CommonFields:
     dataset: str = field(default="", metadata={"help": "A path, a name, or org/name@v1.2.0."})
     store: str | None = field(default=None, metadata={"help": "Where datasets live; default ./store."})
     where: str | None = field(default=None, metadata={"help": "An SQL condition over the rows and their episodes."})
-    split_by: str = field(default="dataset", metadata={"help": "dataset: its own splits; grouped: by environment."})
+    split_by: str = field(
+        default="dataset", metadata={"help": "dataset: its own splits; grouped: by environment.", "choices": SPLIT_BY}
+    )
     sentinels: list[float] = field(
         default_factory=list, metadata={"help": "Reward values that mean missing, such as -1."}
     )
@@ -44,18 +44,22 @@ class CommonFields:
     chat_template: str | None = field(default=None, metadata={"help": "Jinja file, instead of the tokenizer's own."})
     pad_token: str | None = field(default=None, metadata={"help": "Token to pad with; no text may use it."})
     release_as: str | None = field(default=None, metadata={"help": "ORG/NAME on the Hub; --push-to-hub sets it."})
-    adapter: str = field(default="lora", metadata={"help": "lora, qlora, or none: train every weight."})
-    lora_r: int = 16
-    lora_alpha: int = 32
-    lora_dropout: float = 0.0
+    adapter: str = field(
+        default="lora", metadata={"help": "lora, qlora, or none: train every weight.", "choices": ADAPTERS}
+    )
+    lora_r: int = field(default=16, metadata={"help": "The rank of a LoRA adapter."})
+    lora_alpha: int = field(default=32, metadata={"help": "What a LoRA adapter is scaled by, over its rank."})
+    lora_dropout: float = field(
+        default=0.0, metadata={"help": "The share of a LoRA adapter's inputs that are dropped while training."}
+    )
     lora_target_modules: str = field(
         default="all-linear", metadata={"help": "all-linear, or module names with commas."}
     )
     dtype: str = field(default="auto", metadata={"help": "Type of the weights: auto, float32, bfloat16, float16."})
-    preset: str | None = None
+    preset: str | None = field(default=None, metadata={"help": "The preset that was named, for the record."})
     resume: bool = field(default=False, metadata={"help": "Resume from the newest checkpoint in the output folder."})
     restore_callback_states_from_checkpoint: bool = True  # `patience` counts on in a resumed run
-    log_level: str = "warning"
+    log_level: str = field(default="warning", metadata={"help": "What the libraries log: debug, info, warning, error."})
     bf16: bool | None = None  # None: on if the accelerator supports it
 
     def __post_init__(self) -> None:
@@ -77,14 +81,17 @@ class RMConfig(CommonFields, TrainingArguments):  # type: ignore[misc]  # mypy s
     kind: ClassVar[Literal["rm"]] = "rm"
     targets: list[str] = field(default_factory=list, metadata={"help": "Dimensions to predict; none: the reward."})
     weigh_by_spread: bool = field(default=False, metadata={"help": "Weigh utterances less where opinions differ."})
-    packing: str = field(default="auto", metadata={"help": "auto, tree, or none: one utterance a row."})
+    packing: str = field(
+        default="auto", metadata={"help": "auto, tree, or none: one utterance a row.", "choices": PACKINGS}
+    )
     attention: str = field(
-        default="prefix_tree", metadata={"help": "For packed rows: prefix_tree or, on a GPU, flex_attention."}
+        default="prefix_tree",
+        metadata={"help": "For packed rows: prefix_tree or, on a GPU, flex_attention.", "choices": ATTENTIONS},
     )
     max_length: int = field(default=4096, metadata={"help": "Most tokens of a prompt and its answer together."})
     row_tokens: int = field(default=8192, metadata={"help": "Most tokens in one packed row."})
     self_check: bool = field(default=True, metadata={"help": "Compare packed and plain scores before training."})
-    padding_side: str = "right"
+    padding_side: str = field(default="right", metadata={"help": "Where rows are padded: right or left."})
     eval_strategy: str = "epoch"
     save_strategy: str = "epoch"
     save_total_limit: int | None = 2
@@ -164,18 +171,12 @@ def configure(
 
     Raises UsageError for an unknown preset, key or value, InputError for a file that cannot be read.
     """
-    annotations = {field_.name: str(field_.type) for field_ in fields(config_class) if field_.init}
-    sources = (
-        preset_values(config_class.kind, preset),
-        _file(file) if file else {},
-        {key: value for key, value in (options or {}).items() if value is not None},
-        _settings(settings),
-    )
-    values: dict[str, Any] = {}
-    for source in sources:
-        for key, value in source.items():
-            check_field(key, annotations, config_class.__name__)
-            values[key] = _typed(key, value, annotations[key])
+    known = settings_of(config_class.kind) or {
+        one.name: TrainingSetting(one.name, _spelled(one.type), "", "", (), config_class.__name__)
+        for one in fields(config_class)
+        if one.init
+    }
+    values = values_of(config_class.kind, preset=preset, file=file, options=options, assignments=settings, known=known)
     if preset:
         values["preset"] = preset
     try:
@@ -186,21 +187,9 @@ def configure(
         ) from error
 
 
-def presets(kind: str) -> list[str]:
-    """The names of the presets for `kind`."""
-    folder = files("sotopia_rl_data.trainers").joinpath("presets")
-    names = [p.name.split(".") for p in folder.iterdir() if p.name.endswith(".yaml")]
-    return sorted(name[1] for name in names if name[0] == kind)
-
-
-def preset_values(kind: str, name: str | None) -> dict[str, Any]:
-    """The fields that a preset sets. Raises UsageError, which lists the presets."""
-    if name is None:
-        return {}
-    if name not in presets(kind):
-        raise UsageError(f"`train {kind}` has no preset {name!r}.", f"name one of: {', '.join(presets(kind))}")
-    text = files("sotopia_rl_data.trainers").joinpath("presets", f"{kind}.{name}.yaml").read_text(encoding="utf-8")
-    return dict(yaml_nodes.values(text, f"The preset {name}", "settings", ""))
+def _spelled(annotation: Any) -> str:
+    """A type as its source has it."""
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
 
 
 def one_of(what: str, value: str, allowed: Sequence[str]) -> None:
@@ -228,56 +217,3 @@ def changed(config: TrainerConfig) -> dict[str, Any]:
         if known.init and value != default:
             values[known.name] = value
     return values
-
-
-def check_field(key: str, names: Collection[str], where: str) -> None:
-    """Raises UsageError, which names the nearest fields, where `key` is not among the `names` of the class `where`."""
-    if key not in names:
-        near = difflib.get_close_matches(key, names, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"name a field of sotopia_rl_data.trainers.{where}"
-        raise UsageError(f"There is no setting {key!r}.", hint)
-
-
-def _settings(settings: Sequence[str]) -> dict[str, Any]:
-    """The values of "key=value" texts, read as YAML."""
-    values = {}
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        key = name.strip()
-        if not equals:
-            raise UsageError(f"--set {setting} has no value.", "write --set key=value")
-        try:
-            values[key] = yaml_nodes.values(text, "--set", "a value", "") if text.strip() else None
-        except InputError as error:
-            hint = f"quote it: --set '{key}=\"…\"'"
-            raise UsageError(f"{text[:80]!r} cannot be read as a value of {key}.", hint) from error
-    return values
-
-
-def _file(file: str) -> dict[str, Any]:
-    """The values of a YAML file."""
-    hint = "write one `key: value` on each line"
-    values = yaml_nodes.values(yaml_nodes.read_text(Path(file), "configuration", hint), file, "settings", hint)
-    if not isinstance(values, dict):
-        raise InputError(f"The configuration {file} is not a mapping.", hint)
-    return values
-
-
-def _typed(key: str, value: Any, annotation: str) -> Any:
-    """The value as its field needs it, since YAML reads 1e-5 as text and `no` as False, and a list may be one text."""
-    if isinstance(value, bool) and "bool" not in annotation and "str" in annotation:
-        return "yes" if value else "no"
-    if isinstance(value, str) and "list[" in annotation and "str |" not in annotation:
-        value = [part.strip() for part in value.split(",") if part.strip()]
-    if annotation.startswith("list[float]"):
-        return [_number(key, v, "-1") for v in (value if isinstance(value, list) else [value])]
-    if isinstance(value, str) and "str" not in annotation and ("float" in annotation or "int" in annotation):
-        return _number(key, value, "1e-5" if "float" in annotation else "10")
-    return value
-
-
-def _number(key: str, value: Any, example: str) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{key} must be a number; it is {value!r}.", f"--set {key}={example}") from error

@@ -19,7 +19,32 @@ from sotopia_rl_data.trainers import api
 
 if TYPE_CHECKING:
     from sotopia_rl_data.store import Store
-    from sotopia_rl_data.trainers.config import Config, TrainerConfig
+    from sotopia_rl_data.trainers.config import TrainerConfig
+    from sotopia_rl_data.trainers.settings import TrainingSetting
+
+
+def _show_settings(context: click.Context, _option: click.Parameter, given: bool) -> None:
+    """Print the settings of a trainer, this project's own first, as `--help` prints options."""
+    if not given or context.resilient_parsing:
+        return
+    from sotopia_rl_data.trainers import settings
+
+    kind = str(context.info_name)
+    api.check_libraries()
+    known = settings.settings(kind).values()
+    formatter = context.make_formatter()
+    for owner in dict.fromkeys(setting.owner for setting in reversed(known)):
+        with formatter.section(settings.TITLES.get(owner, f"Settings of {owner.lstrip('_')}")):
+            formatter.write_dl([_explained(setting) for setting in known if setting.owner == owner])
+    click.echo(formatter.getvalue().rstrip())
+    context.exit()
+
+
+def _explained(setting: TrainingSetting) -> tuple[str, str]:
+    """A setting with its type, and what it means."""
+    choices = f"  [one of: {', '.join(setting.choices)}]" if setting.choices else ""
+    default = f"  [default: {setting.default}]" if setting.default else ""
+    return f"{setting.name}: {setting.type}", f"{setting.meaning}{choices}{default}"
 
 
 def _trainer_options(command: console.F) -> console.F:
@@ -31,7 +56,15 @@ def _trainer_options(command: console.F) -> console.F:
         ),
         click.option("--seed", type=int, help="Two runs on a CPU with the same seed are equal.  [default: 42]"),
         click.option("--where", metavar="SQL", help='Train on these rows only, as in "reward >= 0.7".'),
-        click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any field of the configuration."),
+        click.option(
+            "--help-settings",
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_show_settings,
+            help="List all fields for --set and --config, with meaning and default, and exit.",
+        ),
+        click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any field: see --help-settings."),
         click.option("--config", type=click.Path(dir_okay=False), help="A YAML file of fields."),
         click.option("--preset", metavar="NAME", help="paper, tiny, …: fields that ship with the package."),
         console.output_option("The folder of the run.  [default: runs/KIND-DATASET]", required=False, folder=True),
@@ -65,10 +98,7 @@ def rm(store: Store, as_json: bool, output: Path | None, **options: Any) -> None
     Example:
       sotopia-rl-data train rm --dataset lab/episodes-rewards@v1.0.0 --model Qwen/Qwen2.5-7B-Instruct --preset paper
     """
-    api.quiet_libraries(console.has_bars())
-    from sotopia_rl_data.trainers.config import RMConfig
-
-    config = _configuration(RMConfig, store, output, options)
+    config = _configuration("rm", store, output, options)
     _finish(config, api.train_rm(config), as_json)
 
 
@@ -81,10 +111,7 @@ def sft(store: Store, as_json: bool, output: Path | None, **options: Any) -> Non
     Example:
       sotopia-rl-data train sft --dataset lab/episodes-rewards --model Qwen/Qwen2.5-7B-Instruct --where "reward >= 0.7"
     """
-    api.quiet_libraries(console.has_bars())
-    from sotopia_rl_data.trainers.config import PolicySFTConfig
-
-    config = _configuration(PolicySFTConfig, store, output, options)
+    config = _configuration("sft", store, output, options)
     _finish(config, api.train_sft(config), as_json)
 
 
@@ -102,23 +129,26 @@ def grpo(store: Store, as_json: bool, output: Path | None, **options: Any) -> No
       sotopia-rl-data train grpo --dataset lab/episodes-rewards --model Qwen/Qwen2.5-7B-Instruct \\
         --policy-adapter runs/sft-episodes-rewards --reward-model runs/rm-episodes-rewards
     """
-    api.quiet_libraries(console.has_bars())
-    from sotopia_rl_data.trainers.config import PolicyGRPOConfig
-
-    config = _configuration(PolicyGRPOConfig, store, output, options)
+    config = _configuration("grpo", store, output, options)
     _finish(config, api.train_grpo(config), as_json)
 
 
-def _configuration(config_class: type[Config], store: Store, output: Path | None, options: dict[str, Any]) -> Config:
-    """The trainer's configuration; its folder is by default runs/KIND-DATASET."""
-    from sotopia_rl_data.trainers.config import configure
+def _configuration(kind: str, store: Store, output: Path | None, options: dict[str, Any]) -> Any:
+    """The trainer's configuration; its folder is by default runs/KIND-DATASET. A wrong setting is an error before
+    anything heavy is imported."""
+    from sotopia_rl_data.trainers.settings import CLASSES, values_of
 
     ref = parse(options["dataset"])
     name = ref.path.resolve().parent.name if ref.path else ref.name.rpartition("/")[2]
-    folder = output or Path("runs") / f"{config_class.kind}-{name}"
+    folder = output or Path("runs") / f"{kind}-{name}"
     preset, file, settings = (options.pop(source) for source in ("preset", "config", "settings"))
     options |= {"store": str(store.root), "output_dir": str(folder)}
-    return configure(config_class, preset=preset, file=file, options=options, settings=settings)
+    values_of(kind, preset=preset, file=file, options=options, assignments=settings)
+    api.quiet_libraries(console.has_bars())
+    from sotopia_rl_data.trainers import config
+
+    chosen = getattr(config, CLASSES[kind])
+    return config.configure(chosen, preset=preset, file=file, options=options, settings=settings)
 
 
 def _finish(config: TrainerConfig, record: dict[str, Any], as_json: bool) -> None:

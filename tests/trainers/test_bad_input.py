@@ -77,7 +77,7 @@ BAD = [
     ("unknown dataset", "grpo --dataset toys/nowhere", 2, "toys/nowhere", "sotopia-rl-data"),
     ("unmeasured", "rm --set metric_for_best_model=loss", 2, "'loss' is not a valid metric_for_best_model", "mse"),
     ("unmeasured", "sft --set metric_for_best_model=mse", 2, "'mse' is not a valid metric_for_best_model", "loss"),
-    ("no number", "rm --set max_steps=many", 2, "max_steps must be a number; it is 'many'", "--set max_steps=10"),
+    ("no number", "rm --set max_steps=many", 2, "max_steps must be a whole number; it is 'many'", "--set max_steps=10"),
     ("flex on a CPU", "rm --set attention=flex_attention", 2, "cannot train on a CPU", "prefix_tree"),
     ("out of memory", f"grpo --set {HUNGRY}", 1, "ran out of memory", "lower per_device_train_batch_size"),
 ]  # fmt: skip

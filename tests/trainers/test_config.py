@@ -19,8 +19,8 @@ from sotopia_rl_data.trainers.config import (
     RMConfig,
     changed,
     configure,
-    presets,
 )
+from sotopia_rl_data.trainers.settings import presets
 
 CPU = "use_cpu=true"
 
@@ -75,7 +75,7 @@ def test_lists_and_scientific_numbers_are_read_as_meant(tmp_path: Path):
         (["split_by=luck"], "is not a valid split_by"),
         (["per_device_train_batch_size=0"], "must be at least 1"),
         (["pad_token=[unclosed"], "cannot be read as a value of pad_token"),
-        (["eval_strategy=often"], "is not valid"),
+        (["eval_strategy=often"], "is not a valid eval_strategy"),
         (["num_train_epochs=many"], "must be a number"),
     ],
 )
