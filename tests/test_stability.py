@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,6 +17,7 @@ from fixtures.places import ROOT
 from fixtures.promises import check_keys, names, table
 
 from sotopia_rl_data import errors, tables
+from sotopia_rl_data.asking import keys
 from sotopia_rl_data.cli.program import cli
 from sotopia_rl_data.fake_provider.running import running
 from sotopia_rl_data.refs import parse
@@ -65,6 +68,31 @@ def test_python_names_and_groups_of_entry_points():
     code = "".join(path.read_text() for room in rooms for path in (ROOT / room).rglob("*.py"))
     called = re.findall(r'(?:\nGROUP = |plugins\.load\("\w+", )"([^"]+)"', code)
     assert set(called) == set(table("Entry points"))
+
+
+def variables(path: Path) -> Iterator[ast.expr]:
+    """Where a file reads an environment variable: the expression that names it."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "os.environ":
+            yield node.slice
+        elif isinstance(node, ast.Call):
+            if ast.unparse(node.func) in {"os.environ.get", "os.environ.pop", "os.environ.setdefault", "os.getenv"}:
+                yield node.args[0]
+            yield from (word.value for word in node.keywords if word.arg == "envvar")
+
+
+def test_environment_variables():
+    """A name is a literal or a constant of its module; the keys of hosts are a table of docs/providers.md."""
+    read = {*keys.OWN["openai"], *keys.OWN["anthropic"]}
+    for room in ("", "labelers", "trainers", "cards"):
+        for path in (ROOT / "sotopia_rl_data" / room).rglob("*.py"):
+            module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            for name in variables(path):
+                if isinstance(name, ast.Constant):
+                    read.add(name.value)
+                elif module != keys.__name__:
+                    read.add(getattr(importlib.import_module(module), ast.unparse(name)))
+    assert set(table("Variable")) == read
 
 
 @pytest.fixture(scope="module")

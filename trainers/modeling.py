@@ -174,7 +174,7 @@ def is_sharded(config: TrainerConfig) -> bool:
 
     `accelerate launch` says so in the environment; the configuration knows its own options only.
     """
-    flags = (os.environ.get(f"ACCELERATE_USE_{kind}", "false") for kind in ("FSDP", "DEEPSPEED"))
+    flags = os.environ.get("ACCELERATE_USE_FSDP", ""), os.environ.get("ACCELERATE_USE_DEEPSPEED", "")
     return bool(config.fsdp or config.deepspeed or any(flag.lower() == "true" for flag in flags))
 
 
