@@ -6,7 +6,9 @@ import asyncio
 import os
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fixtures.batches import QUICK, Caller, ask_in_batches, ask_live, batches, live, questions, target
@@ -23,23 +25,31 @@ from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.ledger.lookup import Lookup
 
 LEAVE = replace(QUICK, wait=False)
+QUESTIONS = {"label": 80, "evaluate": 40, "audit": 120}
+# An audit asks about an original episode twice in the same words. Without faults, it does so with nothing else.
+TWICE = {"label": 0, "evaluate": 0, "audit": 20}
+UNREADABLE: dict[str, Any] = {"malformed": "missing", "malformed_share": 0.2}
+FAULTS: dict[str, dict[str, Any]] = {"label": UNREADABLE, "evaluate": UNREADABLE, "audit": {}}
 BATCHING = {"batching": {"poll_s": 0.1, "doubt_s": 0.5}}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shared", [True, False], ids=["one store", "a store each"])
-@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize(
+    ("command", "processes", "shared"),
+    [*product(["label"], [2, 4], [True, False]), ("evaluate", 3, False), ("audit", 3, True)],
+)
 def test_equal_runs_at_once_put_each_question_into_one_batch_and_end_in_one_digest(
-    tmp_path: Path, processes: int, shared: bool
+    tmp_path: Path, command: str, processes: int, shared: bool
 ):
-    with running(batch_seconds=0.5, malformed="missing", malformed_share=0.2) as at:
-        runs = [start(store, at, tmp_path / "ledger", **BATCHING) for store in stores(tmp_path, processes, shared)]
+    with running(batch_seconds=0.5, **FAULTS[command]) as at:
+        folders = stores(tmp_path, processes, shared)
+        runs = [start(store, at, tmp_path / "ledger", command, **BATCHING) for store in folders]
         go(tmp_path / "ledger")
         ended = ends(runs)
         log = at.log()
     assert len({digest for digest, _ in ended}) == 1
-    assert (log["paid_twice"], log["batch"]["doubled"]) == (0, 0)
-    assert sum(asked for _, asked in ended) == log["answered"] > 80
+    assert (log["paid_twice"], log["batch"]["doubled"]) == (TWICE[command], 0)
+    assert sum(asked for _, asked in ended) == log["answered"] >= QUESTIONS[command]
 
 
 @pytest.mark.slow
@@ -58,19 +68,24 @@ def test_the_batch_of_one_that_is_killed_is_taken_over_by_another(tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 4])
-def test_equal_runs_at_once_share_a_budget_though_one_is_killed(tmp_path: Path, processes: int):
-    """All calls cost about 0.12 USD in batches, and 1.2 at most: under the cap they go in rounds."""
-    store, options = filled(tmp_path / "store", 40), {"budget": 0.4, "prices": priced(tmp_path)} | BATCHING
-    with running(batch_seconds=0.2, malformed="missing", malformed_share=0.2) as at:
-        killed, *others = (start(store, at, tmp_path / "ledger", **options) for _ in range(processes))
+@pytest.mark.parametrize(
+    ("command", "processes", "cap"),
+    [("label", 2, 0.4), ("label", 4, 0.4), ("evaluate", 3, 0.25), ("audit", 3, 0.4)],
+)
+def test_equal_runs_at_once_share_a_budget_though_one_is_killed(
+    tmp_path: Path, command: str, processes: int, cap: float
+):
+    """All calls cost about 0.2 USD in batches, and more at most than the cap, under which they go in rounds."""
+    store, options = filled(tmp_path / "store", 40), {"budget": cap, "prices": priced(tmp_path)} | BATCHING
+    with running(batch_seconds=0.2, **FAULTS[command]) as at:
+        killed, *others = (start(store, at, tmp_path / "ledger", command, **options) for _ in range(processes))
         go(tmp_path / "ledger")
         kill(killed, lambda: at.log()["batch"]["batches"] >= 1)
         ended = ends(others)
         log = at.log()
-        assert 0.01 < billed(at) / 2 <= 0.4
+        assert 0.01 < billed(at) / 2 <= cap
     assert len({digest for digest, _ in ended}) == 1
-    assert (log["paid_twice"], log["batch"]["doubled"]) == (0, 0)
+    assert (log["paid_twice"], log["batch"]["doubled"]) == (TWICE[command], 0)
     assert log["batch"]["batches"] > 2
 
 
