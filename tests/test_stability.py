@@ -30,7 +30,7 @@ CONFIGS = {
     "failures": tables.FAILURES,
 }
 # Commands whose results their own tests check, since they need a Hub, a model, people's scores or a served log.
-ELSEWHERE = {"annotate import", "inspect", "prompts learn", "pull", "push-to-hub", "score", "train"}
+ELSEWHERE = {"annotate import", "inspect", "prompts learn", "pull", "push-to-hub", "rm", "score", "train", "undo"}
 
 
 def written(kind: pa.DataType) -> str:

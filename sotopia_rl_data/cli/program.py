@@ -63,6 +63,10 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "push-to-hub": (f"{_HERE}.hub:push_to_hub", "A version as a release on the Hugging Face Hub."),
         "pull": (f"{_HERE}.hub:pull", "A release, or a dataset of others, from the Hub into the store."),
     },
+    "Tidy and set up": {
+        "rm": (f"{_HERE}.trash:rm", "Datasets or versions into the store's trash."),
+        "undo": (f"{_HERE}.trash:undo", "Bring them back; what is in the trash."),
+    },
 }
 
 

@@ -377,5 +377,5 @@ def verify(refs: tuple[str, ...], store: Store, as_json: bool) -> None:
             for problem in result.problems:
                 console.say("error: ", "red", f"{result.ref}: {problem}")
     if not all(result.ok for result in results):
-        console.note("hint: pull the version again, or delete its directory and make it again")
+        console.note("hint: remove what is damaged with `sotopia-rl-data rm`, and pull it or make it again")
         click.get_current_context().exit(console.FAILED)

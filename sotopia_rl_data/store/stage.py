@@ -281,10 +281,14 @@ def place(folder: Path, root: Path, manifest: Manifest) -> Path | None:
     for inner in (*(folder / config for config in manifest.configs), folder):
         sync_file(inner)
     target = root / manifest.name / manifest.version
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder.chmod(target.parent.stat().st_mode & 0o777)  # who may read the dataset may read its versions
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder.chmod(target.parent.stat().st_mode & 0o777)  # who may read the dataset may read its versions
         os.rename(folder, target)
+    except FileNotFoundError:
+        if not folder.is_dir() or target.parent.is_dir():
+            raise
+        return place(folder, root, manifest)  # the dataset's folder went to the trash just now
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
             raise
