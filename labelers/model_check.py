@@ -58,7 +58,7 @@ class ModelCheck:
         return asdict(self)
 
 
-def check_model(name: ModelName, sampling: Mapping[str, Any], prices: Prices, timeout_s: float = 180.0) -> ModelCheck:
+def check_model(name: ModelName, sampling: Mapping[str, Any], prices: Prices, timeout_s: float = 90.0) -> ModelCheck:
     """Ask the model. Raises KeyMissing, Rejected, Unavailable, UsageError."""
     return asyncio.run(_check(name, sampling, prices, timeout_s))
 

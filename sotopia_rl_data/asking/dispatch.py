@@ -22,7 +22,7 @@ from sotopia_rl_data.asking.batch.keys import BatchedKeys
 from sotopia_rl_data.asking.pacing import Epoch, Pacer, Pacing
 from sotopia_rl_data.asking.prompt_cache import PromptCacheWarmup
 from sotopia_rl_data.asking.refusals import refusal_of
-from sotopia_rl_data.asking.stopping import CircuitBreaker, ThrottleWall, interruptible
+from sotopia_rl_data.asking.stopping import CircuitBreaker, Silence, ThrottleWall, interruptible
 from sotopia_rl_data.asking.time_limit import TimeLimit
 from sotopia_rl_data.costs.budget import Budget
 from sotopia_rl_data.costs.tokens import rough_tokens
@@ -94,6 +94,7 @@ class _LiveRun:
         self._limits = AnswerLimits()
         self._breaker = CircuitBreaker()
         self._wall = ThrottleWall(pacing.wall_s, pacing.longest_wall_s)
+        self._silence = Silence(pacing.silence_s)
         self._longest_answered = 0  # characters
         self._budget = budget
         self._batched = batched
@@ -107,6 +108,7 @@ class _LiveRun:
         self._next_look = 0.0  # monotonic time of the next look at `_claimed_elsewhere`
         self._waiting = self._looked_up = 0
         self._sending: set[TimeLimit] = set()  # one for each request on the wire
+        self._at_servers = 0  # how many of these are not answered by this process
         self._slot_free = asyncio.Event()
         self._ending = False
         self._error: BaseException | None = None
@@ -280,6 +282,8 @@ class _LiveRun:
             try:
                 reply = await self._send_within_budget(replace(pending, request=sent))
             except Unavailable as error:
+                if error.status:
+                    self._silence.heard()
                 throttled = error.status in _THROTTLES
                 if throttled:
                     throttles += 1
@@ -306,6 +310,7 @@ class _LiveRun:
                 await self._pacer.rest(wait)
                 epoch = await self._admit(pending)
             except AskingError as error:
+                self._silence.heard()
                 self._lookup.keep_error(pending, error, time.monotonic() - began)
                 if self._limits.is_suspect(sent, error):
                     limited, refused = False, True
@@ -318,6 +323,7 @@ class _LiveRun:
             else:
                 if reply is None:
                     return None
+                self._silence.heard(time.monotonic() - began)
                 self._breaker.answered()
                 self._wall.answered()
                 self._longest_answered = max(self._longest_answered, _length(pending.request))
@@ -370,6 +376,7 @@ class _LiveRun:
         """Send one request, within the time limit."""
         limit = TimeLimit(self._pacing.timeout_s, lambda: self._ending)
         self._sending.add(limit)
+        self._at_servers += bool(request.target.base_url)
         self._outcome.sent += 1
         try:
             async with limit:
@@ -382,6 +389,7 @@ class _LiveRun:
             ) from None
         finally:
             self._sending.remove(limit)
+            self._at_servers -= bool(request.target.base_url)
 
     async def _admit(self, pending: PendingRequest) -> Epoch:
         return await self._pacer.admit(self._tokens(pending.request))
@@ -444,9 +452,10 @@ class _LiveRun:
             await asyncio.sleep(_REPORT_S)
             now, oldest = time.monotonic(), min((limit.began for limit in self._sending), default=math.inf)
             self._wall.look(now, oldest)
+            self._silence.look(now, self._at_servers > 0)
             self._outcome.words = self._wall.words(now)
             self._report(progress)
-            self._end(self._wall.ended(now))
+            self._end(self._wall.ended(now) or self._silence.ended(now))
             if now - oldest > self._pacing.timeout_s + self._pacing.grace_s:
                 self._stop_sending()
                 raise Unavailable(

@@ -55,8 +55,8 @@ class Pacing:
     `longest_wait_s`: a request is given up when Retry-After is longer. `slow_start`: requests in flight at the start;
     `start_rate`: requests/s at the start, where a limit was met the last time. `wall_s`: a run ends where nothing was
     ever answered and everything is refused for rate for this long; `longest_wall_s`, where something was answered
-    before or Retry-After asks for it. `grace_s`: how long requests in flight may take to end after the run has failed,
-    or one request after its time limit.
+    before or Retry-After asks for it; `silence_s`, where nothing comes back at all. `grace_s`: how long requests in
+    flight may take to end after the run has failed, or one request after its time limit.
     """
 
     rpm: float | None = None
@@ -68,6 +68,7 @@ class Pacing:
     longest_wait_s: float = 120.0
     wall_s: float = 45.0
     longest_wall_s: float = 105.0
+    silence_s: float = 90.0
     grace_s: float = 15.0
     slow_start: int = 16
     start_rate: float | None = None

@@ -174,6 +174,43 @@ class ThrottleWall:
         )
 
 
+_SLOWER = 3.0  # an answer may take so many times as long as the slowest before it
+
+
+class Silence:
+    """Notices that a server takes requests and says nothing. `ended(now)` is the error that ends the run: after
+    `longest_s` seconds without any response while requests are on the wire, or after three times as long as the
+    slowest answer took, where that is more. Times in seconds of the monotonic clock."""
+
+    def __init__(self, longest_s: float) -> None:
+        self._longest_s = longest_s
+        self._since = math.inf
+        self._heard = 0
+
+    def heard(self, seconds: float = 0.0) -> None:
+        """A response came; an answer took so many seconds."""
+        self._longest_s = max(self._longest_s, _SLOWER * seconds)
+        self._since = math.inf
+        self._heard += 1
+
+    def look(self, now: float, is_on_wire: bool) -> None:
+        """Whether a request is on the wire now. Between two tries at one, the silence goes on."""
+        if is_on_wire:
+            self._since = min(self._since, now)
+
+    def ended(self, now: float) -> Unavailable | None:
+        """The error that ends the run, once the silence has lasted too long."""
+        if now - self._since <= self._longest_s:
+            return None
+        before = f"any more, after {self._heard:,} responses" if self._heard else "yet"
+        return Unavailable(
+            f"The server takes requests, and has not answered any of them {before}: it said nothing for "
+            f"{self._longest_s:,.0f} s.",
+            "see what the server does, then run the same command again (what was answered is kept); if its answers "
+            f"take longer, wait for them with --timeout {2 * math.ceil(self._longest_s):.0f}",
+        )
+
+
 _UNUSABLE = 25  # a run ends after so many answers of a model in a row that cannot be used …
 _UNUSABLE_ENDS = 5  # … of which so many were the last try at their question
 _EXAMPLES = 3

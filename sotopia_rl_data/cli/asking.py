@@ -94,7 +94,7 @@ def sampling(default: float) -> Callable[[F], F]:
 def pace(what: str) -> Callable[[F], F]:
     """`--concurrency`, `--rpm`, `--tpm` and `--timeout` of a command that has `what` in flight."""
     limit = f"{what} in flight at most.  [default: the models' own]"
-    longest = "The longest wait for one answer.  [default: 180]"
+    longest = "The longest wait for one answer.  [default: 180; 90 for the first of all]"
     above = click.FloatRange(0, min_open=True)
     return _together(
         click.option("--concurrency", type=click.IntRange(1), help=limit),
@@ -148,6 +148,8 @@ def ask_options(options: dict[str, Any]) -> AskOptions:
     from sotopia_rl_data.asking.plan import AskOptions
 
     limits = {"rpm": options.pop("rpm"), "tpm": options.pop("tpm"), "timeout_s": options.pop("timeout")}
+    if limits["timeout_s"] is not None:
+        limits["silence_s"] = max(limits["timeout_s"], Pacing().silence_s)
     batching = None
     if "batch" in options:
         batching = _batching(options.pop("batch"), options.pop("poll"), options.pop("no_wait"))

@@ -33,7 +33,7 @@ def models() -> None:
 @click.option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),
-    default=180.0,
+    default=90.0,
     show_default=True,
     metavar="SECONDS",
     help="The longest wait for the answer.",

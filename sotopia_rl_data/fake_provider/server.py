@@ -94,7 +94,15 @@ class Provider:
         response = self._respond(protocol, name, body, parsed, request.headers)
         await asyncio.sleep(response.after)
         sent = response.body if isinstance(response.body, bytes) else json.dumps(response.body).encode()
-        return web.Response(status=response.status, body=sent, headers=_JSON | dict(response.headers))
+        headers = _JSON | dict(response.headers)
+        if not response.drip:
+            return web.Response(status=response.status, body=sent, headers=headers)
+        dripping = web.StreamResponse(status=response.status, headers=headers)
+        await dripping.prepare(request)
+        for place in range(len(sent)):
+            await asyncio.sleep(response.drip)
+            await dripping.write(sent[place : place + 1])
+        return dripping
 
     def _answer_line(self, protocol: type[WireProtocol], body: dict[str, Any]) -> Response:
         """The response to a line of a batch; counted together with the same request sent live. Raises

@@ -12,6 +12,7 @@ from fixtures.batches import PROVIDERS, ask_in_batches, ask_live, batches, live,
 
 from sotopia_rl_data.asking.pacing import Pacing
 from sotopia_rl_data.asking.refusals import provider_text, retry_after, status_error
+from sotopia_rl_data.asking.stopping import Silence
 from sotopia_rl_data.errors import Rejected, Unavailable
 from sotopia_rl_data.fake_provider.running import running
 from sotopia_rl_data.ledger.lookup import Outcome
@@ -86,6 +87,32 @@ def test_a_wall_in_the_middle_of_a_run_ends_it_and_the_answers_are_kept(provider
     with running(habit="wall_after_ten_answers") as at, pytest.raises(Unavailable, match="after 10 answers"):
         ask_live(questions(50, target(provider, at)), live(provider, at), tmp_path, pacing=QUICK)
     assert answers_in(tmp_path) == 10
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("habit", ["never_answers", "stops_after_the_headers", "drips", "falls_silent"])
+def test_a_server_that_says_nothing_ends_the_run_with_a_sentence_and_answers_are_kept(
+    habit: str, provider: str, tmp_path: Path
+):
+    pacing = Pacing(silence_s=0.6, grace_s=0.1)
+    with running(habit=habit) as at, pytest.raises(Unavailable) as caught:
+        ask_live(questions(50, target(provider, at)), live(provider, at), tmp_path, pacing=pacing)
+    silent_from_the_start = habit != "falls_silent"
+    assert ("yet: it said nothing for 1 s" in caught.value.message) is silent_from_the_start
+    assert answers_in(tmp_path) == (0 if silent_from_the_start else 10)
+    assert "--timeout" in caught.value.hint
+
+
+def test_silence_is_measured_by_the_slowest_answer_and_not_broken_by_tries():
+    silence = Silence(90)
+    silence.look(0, True)
+    silence.look(89, False)  # a try has ended and the next has not begun
+    assert silence.ended(90) is None
+    assert silence.ended(91) is not None
+    silence.heard(60)
+    silence.look(100, True)
+    assert silence.ended(279) is None
+    assert silence.ended(281) is not None
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

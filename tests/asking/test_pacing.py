@@ -224,6 +224,7 @@ def test_what_a_command_is_told_of_the_pace_is_kept(tmp_path: Path):
     unset = dict.fromkeys(("rpm", "tpm", "timeout", "concurrency", "budget", "prices", "ledger", "named"))
     options: dict[str, Any] = {**unset, "rpm": 60.0, "timeout": 9.0, "judge": "lexical"}
     assert ask_options(options).pacing == Pacing(rpm=60, timeout_s=9)
+    assert ask_options({**unset, "timeout": 600.0}).pacing == Pacing(timeout_s=600, silence_s=600)
     assert options == {"judge": "lexical", "named": None}  # the file of judges is read by those who make them
     assert ask_options(dict(unset)).pacing == Pacing()
     put(Store(tmp_path), boats(5))

@@ -12,12 +12,13 @@ from sotopia_rl_data.fake_provider.answers import WireProtocol
 @dataclass(frozen=True, slots=True)
 class Response:
     """What is sent back: a JSON value, or bytes that go out as they are. A line of a batch takes JSON alone. `after` is
-    how many seconds the server waits first."""
+    how many seconds the server waits first, `drip` how many it waits between two bytes."""
 
     body: Any
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     after: float = 0.0
+    drip: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
