@@ -15,6 +15,7 @@ import base64
 import binascii
 import os
 import re
+from bisect import bisect
 from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import pairwise
@@ -24,12 +25,9 @@ HIDDEN = "[hidden]"
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PAT|CREDENTIALS?)$", re.IGNORECASE)
 _SHORTEST = 8  # characters; shorter values (TOKENIZERS_TOKEN=1 …) would blank out ordinary words
 _WORD = re.compile(r"[A-Z]?[a-z]{0,15}|[A-Z]{1,15}|[0-9]{1,4}|v[0-9]{1,3}")
-_PLACEHOLDER = re.compile(r"^[<>{}()\[$%]|[<{\[(]|\.\.\.|…|\*{2}")
+_CAMEL_CASE = re.compile(r"(?:[A-Z]?[a-z]{2,}|[A-Z]{2,}(?![a-z]))+")
+_PLACEHOLDER = re.compile(r"^(?:[<>{}()\[$%]|arn:|urn:)|[<{\[(]|\.\.\.|…|\*{2}|://|(?i:example)")
 _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
-_KEY_NAMES = (
-    "api|access|secret|private|auth|account|master|signing|encryption|admin|service|deploy|licen[cs]e|storage|"
-    "subscription|consumer|client|shared|function|host|application|app|project|server|webhook|root|personal"
-)
 
 
 class Found(NamedTuple):
@@ -41,17 +39,19 @@ class Found(NamedTuple):
 
 
 class _Shape(NamedTuple):
-    """A pattern; what its group matched, or else the whole of it, must be such that it `holds`. After a `name`, the
-    group alone is the secret."""
+    """A pattern, and `parts` of which every match holds one (in small letters if the pattern ignores case), so that a
+    text without them is not searched. What the pattern's group matched, or else the whole of it, must be such that
+    it `holds`. After a `name`, the group alone is the secret."""
 
     pattern: str
     holds: Callable[[str], bool]
+    parts: str
     name: bool = False
 
 
 def _words(text: str) -> bool:
     """Whether a text is made of words and short numbers, as names of files and models are."""
-    parts = [part for part in re.split(r"[-_.]+", text) if part]
+    parts = [part for part in re.split(r"[-_./]+", text) if part]
     return len(parts) > 1 and all(_WORD.fullmatch(part) for part in parts)
 
 
@@ -77,16 +77,21 @@ def _random(text: str) -> bool:
     """Whether a text behind a telling name looks drawn at random."""
     text = _PERCENT.sub("", text).rstrip("=")
     changes, kinds = _changes(text)
-    digits = any(c.isdigit() for c in text) or len(text) >= 24
-    worded = _PLACEHOLDER.search(text) or _words(text) or len(set(text)) < 6
-    return not worded and digits and kinds > 1 and changes > 0.08
+    if _PLACEHOLDER.search(text) or _words(text) or len(set(text)) < 6 or kinds == 1:
+        return False
+    if any(c.isdigit() for c in text):
+        return changes > 0.08
+    return len(text) >= 16 and changes > 0.25 and not all(map(_CAMEL_CASE.fullmatch, re.findall("[A-Za-z]+", text)))
 
 
 def _surely_random(text: str) -> bool:
-    """Whether a text with nothing but a prefix before it was drawn from small letters, capitals and digits (where
-    0.62 of all neighbours differ in kind); identifiers of answers and files are words, or hexadecimal."""
+    """Whether a text with nothing but a prefix before it was drawn from letters and digits: of three kinds (0.62 of all
+    neighbours then differ in kind), or of small letters and digits (0.4 differ), if it is long and not hexadecimal;
+    identifiers of answers and files are words, short, or hexadecimal."""
     changes, kinds = _changes(text)
-    return kinds == 3 and changes > 0.4
+    return changes > (0.4 if kinds == 3 else 0.28) and (
+        kinds == 3 or bool(re.search("[a-z0-9]{30}", text) and re.search("[g-z]", text) and re.search("[0-9]", text))
+    )
 
 
 def _password(text: str) -> bool:
@@ -95,13 +100,13 @@ def _password(text: str) -> bool:
     text = text.strip("\"'").rstrip(".,;!?")
     if _PLACEHOLDER.search(text) or len(text) < 6 or _words(text) or "://" in text or text[:1] in "/~":
         return False
-    plain = re.fullmatch(r"[A-Za-z][a-z]*(?:[A-Z][a-z]+)*|[A-Z_]+|[0-9.,:]{1,9}|(.)\1*", text)
+    plain = re.fullmatch(r"_?[A-Za-z][a-z]*(?:[A-Z][a-z]+)*|[A-Z_]+|[0-9.,:]{1,9}|(.)\1*", text)
     return not plain or (quoted and len(text) >= 12)
 
 
 def _in_url(text: str) -> bool:
     """Whether the password in a URL is one, and not the word that stands for it in a manual."""
-    return not re.fullmatch(r"(?i)pass(word|wd)?|pwd|pw|secret|token|key|x+|\*+|[<{$%\[].*", text)
+    return len(text) > 3 and not re.fullmatch(r"(?i)pass(word|wd)?|pwd|pw|secret|token|key|x+|\*+|[<{$%\[].*", text)
 
 
 def _basic(text: str) -> bool:
@@ -114,80 +119,212 @@ def _basic(text: str) -> bool:
 
 
 _TAIL = r"[A-Za-z0-9_-]"
-# Read by Python's re and by RE2, which Arrow has (no lookbehind, no atomic groups).
+_VALUE = r"[A-Za-z0-9+/_.~=:%|!-]"
+# Read by Python's re and by RE2, which Arrow has (no lookaround, no atomic groups).
 _SHAPES = {
-    "an API key (sk-…)": _Shape(rf"\bsk-({_TAIL}{{20,}})", _no_words),
-    "a Hugging Face token": _Shape(r"\b(?:hf_|api_org_)[A-Za-z0-9]{30,}", _always),
-    "a Google API key": _Shape(rf"\bAIza{_TAIL}{{35}}", _always),
-    "a Google OAuth secret": _Shape(rf"\b(?:ya29\.|GOCSPX-|1//0)({_TAIL}{{20,}})", _no_words),
-    "an AWS access key": _Shape(r"\b(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}\b", _always),
-    "a GitHub token": _Shape(r"\b(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{22,})", _always),
-    "a GitLab token": _Shape(rf"\bgl[a-z]{{2,5}}-({_TAIL}{{20,}})", _no_words),
-    "a Slack token": _Shape(r"\bx(?:ox[a-z]|app)-([A-Za-z0-9-]{10,})", _no_words),
+    "an API key (sk-…)": _Shape(rf"\bsk[-.]({_TAIL}{{20,}}(?:\.{_TAIL}+)*)", _no_words, "sk- sk."),
+    "a Hugging Face token": _Shape(r"\b(?:hf_|api_org_)[A-Za-z0-9]{30,}", _always, "hf_ api_org_"),
+    "a Google API key": _Shape(rf"\bAIza{_TAIL}{{35}}", _always, "AIza"),
+    "a Google OAuth secret": _Shape(
+        rf"\b(?:ya29\.|GOCSPX-|1//0)({_TAIL}{{20,}}(?:\.{_TAIL}+)*)", _no_words, "ya29. GOCSPX- 1//0"
+    ),
+    "an AWS access key": _Shape(r"\b(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}\b", _always, "AKIA ASIA ABIA ACCA"),
+    "a GitHub token": _Shape(
+        r"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{22,})",
+        _always,
+        "ghp_ gho_ ghu_ ghs_ ghr_ github_pat_",
+    ),
+    "a GitLab token": _Shape(rf"\bgl(?:pat|[a-z]{{0,3}}t|oas|agent)-({_TAIL}{{20,}}(?:\.{_TAIL}+)*)", _no_words, "gl"),
+    "a Slack token": _Shape(r"\bx(?:ox[a-z]|app)(?:\.xox[a-z])?-([A-Za-z0-9-]{10,})", _no_words, "xox xapp-"),
     "a provider's key": _Shape(
-        rf"\b(?:gsk_|xai-|pplx-|nvapi-|r8_|tgp_v1_|fw_|csk-|jina_|lsv2_[a-z]{{2}}_|pa-|dapi)({_TAIL}{{20,}})", _no_words
+        rf"\b(?:gsk_|xai-|pplx-|nvapi-|r8_|tgp_v1_|fw_|csk-|jina_|lsv2_[a-z]{{2}}_|pa-|dapi)({_TAIL}{{20,}})",
+        _no_words,
+        "gsk_ xai- pplx- nvapi- r8_ tgp_v1_ fw_ csk- jina_ lsv2_ pa- dapi",
     ),
-    "a Stripe key": _Shape(r"\b(?:[srp]k_(?:live|test)_[A-Za-z0-9]{10,}|whsec_[A-Za-z0-9+/=]{20,})", _always),
-    "an npm token": _Shape(r"\bnpm_[A-Za-z0-9]{30,}", _always),
-    "a PyPI token": _Shape(rf"\bpypi-({_TAIL}{{16,}})", _no_words),
-    "a SendGrid key": _Shape(rf"\bSG\.({_TAIL}{{16,}}\.{_TAIL}{{16,}})", _no_words),
+    "a Stripe key": _Shape(
+        r"\b(?:[srp]k_(?:live|test)_[A-Za-z0-9]{10,}|whsec_[A-Za-z0-9+/=]{20,})",
+        _always,
+        "k_live_ k_test_ whsec_",
+    ),
+    "an npm token": _Shape(r"\bnpm_[A-Za-z0-9]{30,}", _always, "npm_"),
+    "a PyPI token": _Shape(rf"\bpypi-({_TAIL}{{16,}})", _no_words, "pypi-"),
+    "a SendGrid key": _Shape(rf"\bSG\.({_TAIL}{{16,}}\.{_TAIL}{{16,}})", _no_words, "SG."),
     "a service's token": _Shape(
-        r"\b(?:dckr_pat_|shp[a-z]{2}_|do[a-z]_v1_|hv[sbr]\.|tskey-[a-z]+-|ATATT3x|ATCTT3x|sq0[a-z]{3}-|NR[A-Z]{2}-|PMAK-|"
-        r"AGE-SECRET-KEY-1|dp\.[a-z]{2,5}\.|EAA|FLW[A-Z]*SECK[-_]|gl(?:sa|c)_|pscale_[a-z]+_|sbp_|rubygems_|figd_|ntn_|"
-        r"sntry[a-z]_|lin_[a-z]+_|ops_|key-|SK)([A-Za-z0-9_=-]{20,})",
+        r"\b(?:dckr_[a-z]{3}_|shp[a-z]{2}_|do[a-z]_v1_|hv[sbr]\.|tskey-[a-z]+-|ATATT3x|ATCTT3x|sq0[a-z]{3}-|NR[A-Z]{2}-|"
+        r"PMAK-|AGE-SECRET-KEY-1|dp\.[a-z]{2,5}\.|EAA|FLW[A-Z]*SECK[-_]|gl(?:sa|c)_|pscale_[a-z]+_|sbp_|rubygems_|figd_|"
+        r"ntn_|sntry[a-z]_|lin_[a-z]+_|ops_|key-|SK|AKCp|fm[0-9][a-z]?_|FlyV1 |sq[apu]_|bk[a-z]{2}_|pul-|rpa_|esecret_|"
+        r"xkeysib-|pat-[a-z]{2}[0-9]-|access_token\$[a-z]+\$|LTAI|dt0c01\.|EZ[AT]K|GR1348941|eyJrIjoi|p8e-|sha256~|"
+        r"s-s4t2[a-z]{2}-|API-|atlasv1\.|sm_[aps]at_)([A-Za-z0-9_=+/$-]{20,})",
         _letters_and_digits,
+        "dckr_ shp _v1_ hvs. hvb. hvr. tskey- ATATT3x ATCTT3x sq0 NR PMAK- AGE- dp. EAA FLW glsa_ glc_ pscale_ sbp_ "
+        "rubygems_ figd_ ntn_ sntry lin_ ops_ key- SK AKCp fm1 fm2 FlyV1 sqa_ sqp_ squ_ bk pul- rpa_ esecret_ xkeysib- "
+        "pat- access_token$ LTAI dt0c01. EZAK EZTK GR1348941 eyJrIjoi p8e- sha256~ s-s4t2 API- atlasv1. sm_",
     ),
-    "a Mailchimp key": _Shape(r"\b[0-9a-f]{32}-us[0-9]{1,2}\b", _always),
-    "a private key": _Shape(r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----", _always),
-    "a PGP block": _Shape(r"-----BEGIN PGP (?:MESSAGE|SECRET KEY BLOCK)-----", _always),
-    "a JSON web token": _Shape(r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.", _always),
-    "a bearer token": _Shape(r"\b[Bb](?:earer|EARER)[ :]+([A-Za-z0-9._~+/=-]{16,})", _no_words),
-    "a password of HTTP Basic": _Shape(r"\b[Bb](?:asic|ASIC) +([A-Za-z0-9+/_-]{8,}={0,2})", _basic),
+    "a Mailchimp key": _Shape(r"\b[0-9a-f]{32}-us[0-9]{1,2}\b", _always, "-us"),
+    "a Twitter token": _Shape(r"\bA{20,}[A-Za-z0-9%]{60,}", _random, "A" * 20),
+    "an Airtable token": _Shape(r"\bpat[A-Za-z0-9]{14}\.[0-9a-f]{64}\b", _always, "pat"),
+    "a private key": _Shape(
+        r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----"
+        r"(?:(?:\\[rn]|\s)*(?:[A-Z][A-Za-z-]+: [^\n\\]+|[A-Za-z0-9+/=]{4,}))*"
+        r"|\bPrivate-Lines: [0-9]+(?:\s+[A-Za-z0-9+/=]{20,})+",
+        _always,
+        "PRIVATE KEY Private-Lines",
+    ),
+    "a PGP block": _Shape(r"-----BEGIN PGP (?:MESSAGE|SECRET KEY BLOCK)-----", _always, "BEGIN PGP"),
+    "a JSON web token": _Shape(r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]*", _always, "eyJ"),
+    "a bearer token": _Shape(r"\b[Bb](?:earer|EARER)[ :]+([A-Za-z0-9._~+/=-]{16,})", _no_words, "earer EARER"),
+    "a password of HTTP Basic": _Shape(r"\b[Bb](?:asic|ASIC) +([A-Za-z0-9+/_-]{8,}={0,2})", _basic, "asic ASIC"),
     "a web hook": _Shape(
         r"\b(?:hooks\.slack\.com/[a-z]+/[A-Z0-9][A-Za-z0-9/_-]{16,}"
         r"|(?:[a-z]+\.)?discord(?:app)?\.com/api/(?:v[0-9]+/)?webhooks/[0-9]+/[A-Za-z0-9_-]{20,}"
         r"|hooks\.zapier\.com/hooks/catch/[0-9]+/[A-Za-z0-9]{5,}"
         r"|[a-z0-9.-]+\.webhook\.office\.com/[A-Za-z0-9@/_-]{40,})",
         _always,
+        "hook",
     ),
     "a bot's token": _Shape(
         rf"(?:(?:\bbot|\b)[0-9]{{8,10}}:[A-Za-z0-9]{_TAIL}{{33,34}}|\b[MNO][A-Za-z0-9_-]{{23,27}}\.{_TAIL}{{6}}\.{_TAIL}{{27,}})",
         _random,
+        ": .",
     ),
-    "a storage key": _Shape(r"\b(?:[Aa]ccount|[Ss]hared[Aa]ccess)[Kk]ey=([A-Za-z0-9+/]{30,}={0,2})", _always),
+    "a storage key": _Shape(
+        r"\b(?:[Aa]ccount|[Ss]hared[Aa]ccess)[Kk]ey=([A-Za-z0-9+/]{30,}={0,2})",
+        _always,
+        "Key= key=",
+    ),
     "a password in a URL": _Shape(
-        r"\b[a-z][a-z0-9+.-]*://[^\s/:@\"'<>]*:([^\s/@\"'<>]+)@[A-Za-z0-9\[]",
-        _in_url,
-        name=True,
+        r"\b[a-z][a-z0-9+.-]*://[^\s/:@\"'<>]*:([^\s/@\"'<>]+)@[A-Za-z0-9\[]", _in_url, "://", name=True
     ),
+    "a token before a host": _Shape(r"://([A-Za-z0-9_.~%-]{16,})@[A-Za-z0-9\[]", _random, "://", name=True),
     "a token in a URL": _Shape(
-        r"(?i:[?&#][a-z_.-]*(?:token|key|sig|signature|secret|password|passwd|pwd|credential|auth)"
+        r"(?i:[?&#][a-z_.-]*(?:token|key|sig|signature|secret|password|passwd|pwd|credential|auth|code)"
         r"=([a-z0-9%._~+/=-]{12,}))",
         _random,
+        "=",
         name=True,
     ),
-    "a named key": _Shape(
-        rf"(?i:(?:(?:{_KEY_NAMES})[_ .-]?key(?:[_-]?value)?|[a-z0-9]_key|token|secret|credentials?|[_-]pat|"
-        r"session_?id|authorization)[\"'`]?\s{0,3}(?:[:=]|=>|:=)\s{0,3}[\"'`]?([a-z0-9+/_.~=-]{16,}))",
+    "a key on a command line": _Shape(
+        rf"(?:-(?i:key|token|secret|pat)|[A-Z0-9]_(?:KEY|TOKEN|SECRET|PAT))[ \t]{{1,3}}[\"']?({_VALUE}{{16,}})",
         _random,
+        "-key -token -secret -pat _key _token _secret _pat",
         name=True,
     ),
-    "a header's token": _Shape(
-        r"(?i:\bauthorization[\"'`]?\s{0,3}[:=]\s{0,3}[\"'`]?[a-z]{3,10} +([a-z0-9+/_.~=-]{16,}))", _random, name=True
+    "a password on a command line": _Shape(
+        rf"(?:-(?i:pass(?:word|wd)?)|[A-Z0-9]_(?:PASS(?:WORD|WD)?|PWD))[ \t]{{1,3}}[\"']?({_VALUE}{{8,}})",
+        _random,
+        "-pass _pass _pwd",
+        name=True,
     ),
-    "a password": _Shape(
-        r"(?i:(?:(?:password|passwd|passphrase|passcode|pwd|[_-]pass|[_-]pw)[\"'`]?\s{0,3}(?:[:=]|=>|:=)\s{0,3}"
-        r"|\blogin\s+[^\s]+\s+password\s+)"
-        r"(\"[^\s\"]{6,}\"|'[^\s']{6,}'|[^\s\"',;}&<>]{6,}))",
+    "a key in a sentence": _Shape(
+        rf"\b(?i:key|token|secret|password|passphrase)(?: is| was)? [\"'`]?({_TAIL}{{16,}})",
+        _surely_random,
+        "key token secret pass",
+        name=True,
+    ),
+    "a key beside a user's name": _Shape(
+        rf"\"username\"\s*:\s*\"[^\"]+\",\s*\"key\"\s*:\s*\"({_VALUE}{{16,}})\"", _random, '"key"', name=True
+    ),
+    "a login on a command line": _Shape(
+        r"\b(?:(?:sshpass|mysql[a-z]*|redis-cli|mongo[a-z]*|login)\b[^\n|;]{0,80}? -(?:p|a) ?"
+        r"|curl\b[^\n|;]{0,200}? (?:-u|--user)[ =][\"']?[\w.@-]+:)"
+        r"(\"[^\s\"]{6,}|'[^\s']{6,}|[^\s\"']{6,})",
         _password,
+        "sshpass mysql redis-cli mongo login curl",
         name=True,
+    ),
+    "a login": _Shape(
+        r"(?i:\blogin\s+[^\s]+\s+password\s+)(\"[^\s\"]{6,}\"|'[^\s']{6,}'|[^\s\"',;}&<>]{6,})",
+        _password,
+        "login",
+        name=True,
+    ),
+    "a key to log in": _Shape(r"\blogin +([A-Za-z0-9_-]{32,})", _random, "login", name=True),
+    "a key that a client is made with": _Shape(
+        r"(?i:client|login|auth|key|token|credentials?|sdk)\((?:[\"'][^\"'\s]*[\"'], ?)?(?:\w+=)?"
+        rf"[\"']({_TAIL}{{24,}})[\"']",
+        _random,
+        "(\" ('",
+        name=True,
+    ),
+    "a line of .pgpass": _Shape(
+        r"(?m:^[a-zA-Z*][\w.*-]*:(?:[0-9]{2,5}|\*):[\w*-]+:[\w*-]+:(\S{6,})$)", _password, ":", name=True
     ),
     "a token": _Shape(
-        rf"\b[A-Za-z][A-Za-z0-9]{{1,9}}(?:[_.-][A-Za-z0-9]{{1,9}}){{0,3}}[_.-]({_TAIL}{{30,}})", _surely_random
+        rf"\b[A-Za-z][A-Za-z0-9]{{1,9}}(?:[_.-][A-Za-z0-9]{{1,9}}){{0,3}}[_.-]({_TAIL}{{30,}})",
+        _surely_random,
+        "_ . -",
     ),
 }
-SHAPES = {name: shape.pattern for name, shape in _SHAPES.items()}
-"""The pattern of each shape; `found` asks more of what a pattern matches."""
+
+_KEYS = "api access secret private auth account master signing encryption admin service deploy license licence storage "
+_KEYS += "subscription consumer client shared function host application app project server webhook root personal"
+_KEY_NAMES = (
+    *(f"{word}{joint}key" for word in _KEYS.split() for joint in ("", "-", " ", ".")),
+    *("_key", "keyvalue", "key_value", "key-data", "key_data", "token", "secret", "credential", "credentials", "_pat"),
+    *("-pat", "auth", "_dsn", "sessionid", "session_id", "session-id", "_session", "authorization"),
+)
+_PASSWORD_NAMES = (
+    "password",
+    "passwd",
+    "passphrase",
+    "passcode",
+    "pwd",
+    "_pass",
+    "-pass",
+    "&pass",
+    "?pass",
+    "_pw",
+    "-pw",
+)
+_LONGEST_NAME = 40  # characters looked at before a separator, with quotes and blanks
+_ABOUT_A_KEY = {
+    *("id", "ids", "name", "names", "url", "uri", "length", "size", "type", "path", "file", "hash", "count")
+}
+_ABOUT_A_KEY |= {"version", "arn", "limit", "index", "alias"}
+_PAIR = re.compile(r"(?i)\b(?:key|name)[\"']?\s?[=:]\s?[\"']?([\w.-]+)[\"']?[,\s]+[\"']?value[\"'\s]*$")
+_SEPARATOR = re.compile(r"(?::=|=>|[:=>]|(?<=[\"']),)\s{0,3}b?\\?(?=[^\s])")
+_NAMED_KEY = re.compile(rf"[\"'`]?({_VALUE}{{16,}})")
+_HEADER = re.compile(rf"[\"'`]?(?:[A-Za-z]{{3,10}} +)?({_VALUE}{{16,}})")
+_NAMED_PASSWORD = re.compile(r"\"[^\s\"]{6,}\"|'[^\s']{6,}'|[^\s\"',;}&<>\\]{6,}")
+
+
+def _relaxed(pattern: str) -> str:
+    """A pattern that matches more: counts over 4 are what makes an automaton of many alternatives large and slow."""
+    return re.sub(r"\{(\d+)(?:,\d*)?\}\??", lambda count: f"{{{min(int(count[1]), 4)},}}", pattern)
+
+
+SUSPICIOUS = "|".join(
+    [rf"(?i:{'|'.join(map(re.escape, (*_KEY_NAMES, *_PASSWORD_NAMES, '-key', ' key')))})(?s:.*)[:=>,]"]
+    + [f"(?:{_relaxed(shape.pattern)})" for shape in _SHAPES.values()]
+)
+"""A pattern (for Python's re and for RE2, which Arrow has) that matches every text in which `found` finds something."""
+
+
+def _named(text: str) -> Iterator[Found]:
+    """The keys and passwords with a name and a separator before them. The separators are rarer than the names."""
+    for separator in _SEPARATOR.finditer(text):
+        start, end = separator.span()
+        name = _name_before(text, start)
+        if name.endswith(_PASSWORD_NAMES):
+            value = _NAMED_PASSWORD.match(text, end)
+            if value and _password(value[0]):
+                yield Found("a password", *value.span())
+        elif name.endswith(_KEY_NAMES) or name.endswith(("-key", " key")):
+            value = (_HEADER if name.endswith("authorization") else _NAMED_KEY).match(text, end)
+            if value and (_random if name.endswith(_KEY_NAMES) else _surely_random)(value[1]):
+                yield Found("a named key", *value.span(1))
+
+
+def _name_before(text: str, end: int) -> str:
+    """The end of the name that stands before a separator, in small letters, without a number or a last part that does
+    not say what the value is (`SECRET_KEY_BASE`, `API_TOKEN_2`, `name: API_TOKEN, value: …`)."""
+    name = text[max(end - _LONGEST_NAME, 0) : end].rstrip(" \t\n\"'`\\").lower()
+    if name.endswith("value") and (pair := _PAIR.search(text, max(end - 2 * _LONGEST_NAME, 0), end)):
+        return pair[1].lower()
+    name = name.rstrip("0123456789 _")
+    stem, joint, last = name.rpartition("_")
+    return stem if joint and stem.endswith(_KEY_NAMES) and last not in _ABOUT_A_KEY else name
+
 
 _LOOSE = (  # errors repeat keys shortened or starred out
     re.compile(r"(?<=://)([^/\s@]+)@"),  # user:password in a URL
@@ -203,31 +340,40 @@ _LOOSE = (  # errors repeat keys shortened or starred out
 
 _BY_CHANCE = (_no_words, _letters_and_digits, _surely_random)  # what they ask for may also occur in encoded data
 _BLOB = re.compile(r"[A-Za-z0-9+/_=-]*")
+_DIGEST = re.compile(r"(?i)(?:sha-?[0-9]{1,3}|md5|h1|integrity|checksum)[=:-]")
 _LONGEST_TOKEN = 1000  # characters
 
 
-def _in_blob(text: str, start: int, end: int) -> bool:
-    """Whether text[start:end] is a piece of encoded data, which is longer than any key."""
+def _encoded(text: str, start: int, end: int) -> bool:
+    """Whether text[start:end] is a piece of encoded data, which is longer than any key, or of a file's digest."""
     run = _BLOB.match(text, end, end + _LONGEST_TOKEN)
     before = _BLOB.match(text[max(start - _LONGEST_TOKEN, 0) : start][::-1])
-    return (end - start) + (len(run[0]) if run else 0) + (len(before[0]) if before else 0) > _LONGEST_TOKEN
+    first, last = start - len(before[0] if before else ""), run.end() if run else end
+    return last - first > _LONGEST_TOKEN or bool(_DIGEST.search(text, max(first - 12, 0), first + 12))
 
 
 def found(text: str) -> Iterator[Found]:
     """What in `text` has the shape of a key, a token or a password, each under the first shape that it has."""
     taken: list[tuple[int, int]] = []
-    is_named = ":" in text or "=" in text or "login" in text.lower()  # else no name stands before a value
+    for one in _candidates(text):
+        at = bisect(taken, (one.start, one.end))
+        if not any(start < one.end and one.start < end for start, end in taken[max(at - 1, 0) : at + 1]):
+            taken.insert(at, (one.start, one.end))
+            yield one
+
+
+def _candidates(text: str) -> Iterator[Found]:
+    small = text.lower()
     for name, shape in _SHAPES.items():
-        if shape.name and not is_named:
+        where = small if "(?i" in shape.pattern else text
+        if not any(part in where for part in shape.parts.split(" ")):
             continue
         for match in re.finditer(shape.pattern, text):
-            start, end = match.span()
-            if any(start < other_end and other_start < end for other_start, other_end in taken):
-                continue
             group = match.lastindex or 0
-            if shape.holds(match.group(group)) and not (shape.holds in _BY_CHANCE and _in_blob(text, start, end)):
-                taken.append((start, end))
+            start, end = match.span()
+            if shape.holds(match.group(group)) and not (shape.holds in _BY_CHANCE and _encoded(text, start, end)):
                 yield Found(name, *match.span(group if shape.name else 0))
+    yield from _named(text)
 
 
 def env_secrets() -> tuple[str, ...]:
@@ -243,7 +389,7 @@ def redact(text: str, *secrets: str, loosely: bool = True) -> str:
     for secret in (*secrets, *env_secrets()):
         if len(secret) >= _SHORTEST:
             text = _spellings(secret).sub(HIDDEN, text)
-    spans = [(one.start, one.end) for one in found(text)]
+    spans = [(one.start, one.end) for one in _candidates(text)]
     if loosely:
         matches = (match for shape in _LOOSE for match in shape.finditer(text))
         spans += [match.span(1) for match in matches if _part_of_a_key(match.group(1))]

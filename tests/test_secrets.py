@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import base64
 import random
+import re
 import string
+import uuid
 from pathlib import Path
 from urllib.parse import quote
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
-from sotopia_rl_data.secrets import HIDDEN, found, redact
+from sotopia_rl_data.secrets import HIDDEN, SUSPICIOUS, found, redact
 
 DRAW = random.Random(20250803)
 HEX, SMALL = "0123456789abcdef", string.ascii_lowercase
@@ -89,6 +93,47 @@ SECRETS = {  # a text that holds one, by whose it is
 ORDINARY = Path(__file__).with_name("fixtures").joinpath("ordinary_lines.txt").read_text("utf-8").splitlines()
 
 
+SHAPES = dict(
+    line.split("\t", 1)
+    for line in Path(__file__).with_name("fixtures").joinpath("secret_shapes.txt").read_text("utf-8").splitlines()
+)
+NOT_FOUND = {"cloudflare origin", "together hex bare named", "pushbullet"}  # hexadecimal, or a letter, and nothing else
+
+
+def filled(name: str, template: str) -> tuple[str, list[str]]:
+    """A line of `secret_shapes.txt` with drawn letters in place of {a32} …, and what in it is secret (between « »)."""
+    draw = random.Random(name)
+    letters = {"A": WORD, "a": SMALL + HEX[:10], "h": HEX, "n": HEX[:10], "w": WORD + "-_", "b": WORD + "+/", "p": WORD}
+    letters |= {"L": string.ascii_letters, "U": CAPITALS, "B": CAPITALS}
+
+    def put(hole: re.Match[str]) -> str:
+        if hole[0] == "{u}":
+            return str(uuid.UUID(int=draw.getrandbits(128), version=4))
+        if hole[0] == "{basic}":
+            return base64.b64encode(f"user:{draw.getrandbits(90):x}".encode()).decode()
+        return "".join(draw.choice(letters[hole[1]]) for _ in range(int(hole[2])))
+
+    line = re.sub(r"\{(?:u|basic|([AaLUBhnwbp])(\d+))\}", put, template)
+    line = re.sub(r"(?<!\\)\\n", "\n", line).replace("\\\\n", "\\n")
+    return re.sub("[«»]", "", line), re.findall("«(.*?)»", line, re.DOTALL)
+
+
+def test_hundreds_of_shapes_from_vendors_manuals_are_found_by_both_engines_and_hidden():
+    missed, shown, unseen = [], [], []
+    for name, template in SHAPES.items():
+        line, secrets = filled(name, template)
+        if not list(found(line)):
+            missed.append(name)
+            continue
+        if not pc.match_substring_regex(pa.array([line]), SUSPICIOUS)[0].as_py():
+            unseen.append(name)
+        hidden = redact(line, loosely=False)
+        pieces = [one[i : i + 12] for one in secrets for i in range(max(len(one) - 11, 1))]
+        shown += [name] if any(piece in hidden for piece in pieces) else []
+    assert len(SHAPES) >= 300
+    assert (set(missed), shown, unseen) == (NOT_FOUND, [], [])
+
+
 @pytest.mark.parametrize("text", SECRETS.values(), ids=SECRETS)
 def test_a_secret_is_found_and_hidden_wherever_it_stands(text):
     for around in (text, f"Here it is: {text} (mine).", f"a\n{text}\nb"):
@@ -98,7 +143,7 @@ def test_a_secret_is_found_and_hidden_wherever_it_stands(text):
 
 
 def test_ordinary_lines_that_talk_or_look_like_secrets_are_let_through():
-    assert len(ORDINARY) >= 200
+    assert len(ORDINARY) >= 450
     assert [line for line in ORDINARY if list(found(line))] == []
 
 

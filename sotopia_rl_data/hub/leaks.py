@@ -1,7 +1,7 @@
 """What must not be published: keys, tokens and passwords by their shape, and paths of this machine.
 
 Every text column of every row is searched, streamed and vectorised, and so are the manifest and the card. The shapes
-(`secrets.SHAPES`) are strict, because dialogues often talk about keys and passwords; a secret without such a shape is
+(`secrets.found`) are strict, because dialogues often talk about keys and passwords; a secret without such a shape is
 not found. Secrets that characters keep from each other are data, not leaks.
 """
 
@@ -15,7 +15,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from sotopia_rl_data.errors import SecretsFound
-from sotopia_rl_data.secrets import SHAPES, env_secrets, found
+from sotopia_rl_data.secrets import SUSPICIOUS, env_secrets, found
 from sotopia_rl_data.tables import KEYS
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def _named(rows: pa.Table, row: int, keys: Sequence[str], before: int) -> str:
 @cache
 def _pattern() -> str:
     """What RE2 looks for in whole columns; `_shapes_in` then looks closer at the rows that match."""
-    return "|".join(f"(?:{pattern})" for pattern in (*map(re.escape, env_secrets()), *SHAPES.values()))
+    return "|".join(f"(?:{pattern})" for pattern in (*map(re.escape, env_secrets()), SUSPICIOUS))
 
 
 def _shapes_in(text: str) -> list[str]:
