@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
 
 HIDDEN = "[hidden]"
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PAT|CREDENTIALS?)$", re.IGNORECASE)
@@ -377,9 +378,33 @@ def _candidates(text: str) -> Iterator[Found]:
 
 
 def env_secrets() -> tuple[str, ...]:
-    """Values of the environment variables whose names say that they are secret, longest first."""
-    values = {value for name, value in os.environ.items() if _SECRET_NAME.search(name) and len(value) >= _SHORTEST}
-    return tuple(sorted(values, key=len, reverse=True))
+    """What of the environment is secret, longest first: values of variables whose names say so, and the passwords and
+    tokens in addresses (HF_ENDPOINT, HTTPS_PROXY, …)."""
+    values = {value for name, value in os.environ.items() if _SECRET_NAME.search(name)}
+    values |= {secret for value in os.environ.values() if "://" in value for secret in _in_address(value)}
+    return tuple(sorted((value for value in values if len(value) >= _SHORTEST), key=len, reverse=True))
+
+
+def without_credentials(url: str) -> str:
+    """A URL without what may be secret in it: user, password, query and fragment."""
+    scheme, host, path, _, _ = _split(url)
+    return urlunsplit((scheme, host.rpartition("@")[2], path, "", ""))
+
+
+def _in_address(url: str) -> Iterator[str]:
+    """The password, or a token in the place of the user, and the tokens of a URL, as they stand there and decoded."""
+    _, host, _, query, _ = _split(url)
+    user, _, password = host.rpartition("@")[0].partition(":")
+    of_query = [value for name, value in parse_qsl(query) if name.lower().endswith((*_KEY_NAMES, *_PASSWORD_NAMES))]
+    for secret in (password or user * _random(user), *of_query):
+        yield from {secret, unquote(secret)}
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return SplitResult("", "", "", "", "")
 
 
 def redact(text: str, *secrets: str, loosely: bool = True) -> str:

@@ -200,6 +200,8 @@ def _ignore_interrupts() -> None:
 
 
 def _say(message: str, hint: str) -> None:
-    console.say("error: ", "red", message)
+    from sotopia_rl_data.secrets import redact
+
+    console.say("error: ", "red", redact(message, loosely=False))
     if hint:
         console.say(" hint: ", "green", hint)

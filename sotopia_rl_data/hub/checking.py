@@ -14,6 +14,7 @@ from sotopia_rl_data.errors import HubError, HubUnavailable
 from sotopia_rl_data.hub.client import Hub
 from sotopia_rl_data.hub.release import Release, manifest_at
 from sotopia_rl_data.schema import Manifest
+from sotopia_rl_data.secrets import redact
 from sotopia_rl_data.store import readme
 from sotopia_rl_data.store.manifest import listed_files
 from sotopia_rl_data.store.readme import data_files
@@ -65,7 +66,7 @@ def loaded(hub: Hub, manifest: Manifest, commit: str) -> Rows:
     configs = [file["config_name"] for file in data_files(manifest.configs)]
     with TemporaryDirectory(prefix="sotopia-rl-data-check-") as home:
         clean = _SMALL_BUFFERS | {name: value for name, value in os.environ.items() if name not in _CACHES}
-        clean |= {"HF_HOME": home, "HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0"}
+        clean |= {"HF_HOME": home, "HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0"}
         if hub.token:
             clean["HF_TOKEN"] = hub.token
         done = subprocess.run(
@@ -77,7 +78,7 @@ def loaded(hub: Hub, manifest: Manifest, commit: str) -> Rows:
             check=False,
         )
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        reason = redact((done.stderr.strip().splitlines() or ["no reason given"])[-1], loosely=False)
         raise HubUnavailable(
             f"load_dataset cannot load {manifest.name}@{commit[:8]} ({reason}).", "run the same command again"
         )

@@ -28,6 +28,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
 from huggingface_hub.hf_api import RepoFile
 
 from sotopia_rl_data.errors import HubError, HubUnavailable, NotFound, StoreError, UsageError
+from sotopia_rl_data.secrets import redact, without_credentials
 from sotopia_rl_data.store.disk import is_full, store_error
 from sotopia_rl_data.store.versions import Published
 
@@ -64,7 +65,12 @@ class Hub:
 
     @property
     def endpoint(self) -> str:
-        """https://huggingface.co, or the address in HF_ENDPOINT."""
+        """https://huggingface.co, or the address in HF_ENDPOINT, without a name, password or token in it."""
+        return without_credentials(self.address)
+
+    @property
+    def address(self) -> str:
+        """What requests begin with: HF_ENDPOINT as it is, never to be shown or kept."""
         return self._api.endpoint
 
     def page(self, repo: str) -> str:
@@ -284,7 +290,8 @@ def _transfers() -> Iterator[None]:
 
 def _status_error(error: HfHubHTTPError, repo: str, page: str) -> HubError:
     status = error.response.status_code
-    reason = error.server_message or error.response.headers.get("X-Error-Message") or _line(error)
+    told = error.server_message or error.response.headers.get("X-Error-Message")
+    reason = redact(told, loosely=False) if told else _line(error)
     if status in (401, 403):
         return HubError(
             f"The Hub refuses the token for {repo} ({status}: {reason}).",
@@ -324,4 +331,4 @@ def _no_room(reason: str) -> StoreError:
 
 def _line(error: BaseException) -> str:
     """The text of an error, in one line."""
-    return " ".join(str(error).split()).rstrip(".")[:300] or type(error).__name__
+    return redact(" ".join(str(error).split()).rstrip("."), loosely=False)[:300] or type(error).__name__

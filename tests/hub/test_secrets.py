@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import io
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fixtures.hub import toy
+from fixtures.hub_client import HubClient
 from fixtures.stores import commit, episode, reward_row, rewards
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -16,6 +18,7 @@ from sotopia_rl_data.errors import SecretsFound
 from sotopia_rl_data.hub import leaks
 from sotopia_rl_data.secrets import redact
 from sotopia_rl_data.store import Store
+from sotopia_rl_data.store.versions import read_published
 from sotopia_rl_data.tables import EPISODES, episode_row
 
 KEY = "sk-proj-" + "Ab1_" * 8
@@ -160,3 +163,44 @@ def test_texts_beside_the_pixels_and_in_a_parquet_files_metadata_are_searched(tm
     pq.write_table(table, path)
     (leak,) = leaks.in_version(version, lambda count: None)
     assert leak.where.endswith("metadata made by")
+
+
+@pytest.mark.slow
+def test_the_password_in_hf_endpoint_is_neither_shown_nor_kept(hub, tmp_path):
+    """Every file that is written, here and on the Hub, and every word that is said, also with --debug."""
+    password = "Tr0ubadour-9xK2"
+    address = hub.server.url.replace("://", f"://alice:{password}@")
+    client = HubClient(address, tmp_path / "hf", hub.xet)
+    nowhere = HubClient(f"http://alice:{password}@127.0.0.1:1?token={password}", tmp_path / "hf", hub.xet)
+    repo, here, there = hub.repo("endpoint"), Store(tmp_path / "here"), tmp_path / "there"
+    version = toy(here, repo, 0)
+    said = []
+    try:
+        for argv in (
+            ["push-to-hub", version.ref, "--store", here.root, "--json", "--debug"],
+            ["pull", repo, "--store", there, "--debug"],
+            ["show", repo, "--store", there],
+            ["card", repo, "--store", there],
+            ["report", repo, "-o", tmp_path / "page.html", "--store", there, "--debug"],
+        ):
+            done = client(*argv)
+            said.append(done.out + done.err)
+        for argv in (
+            ["pull", "lab/nothing", "--store", there, "--debug"],
+            ["pull", repo, "--revision", "v9.9.9", "--store", there, "--debug"],
+            ["push-to-hub", version.ref, "--repo", "bob/private", "--store", here.root, "--debug"],
+        ):
+            for run in (client, nowhere):
+                done = run(*argv, check=False)
+                assert done.code, argv
+                said.append(done.out + done.err)
+    finally:
+        client.stop()
+        nowhere.stop()
+    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    written += [hub.text(repo, path).encode("utf-8", "replace") for path in ("README.md", "manifest.json")]
+    encoded = base64.b64encode(f"alice:{password}".encode()).decode()
+    for secret in (password, encoded):
+        assert [text for text in said if secret in text] == []
+        assert not any(secret.encode() in data for data in written)
+    assert read_published(Store(there).resolve(repo).dir).endpoint == hub.server.url
