@@ -15,7 +15,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -79,6 +78,8 @@ def label(
     BudgetSpent where nothing more fits under the budget; Rejected and Unavailable where a provider gives no answer at
     all; StoreError. Whatever is raised, the store's versions stay as they were and every answer is kept.
     """
+    from sotopia_rl_data.rewards.trajectories import wording
+
     began = time.monotonic()
     rewards, options = rewards or RewardSettings(), options or AskOptions()
     prices = options.price_list()
@@ -105,9 +106,10 @@ def label(
         bill = bill_of(questions.judges, tally, prices)
         built = rows.reward(recipe, rewards)
         stage.link(parent, "episodes")
+        messages = wording(rewards.layout, rewards.template)
         committed = stage.commit(
             recipe=rows.recipe(built.recipe, rewards),
-            provenance=provenance(parent, plan, tally, bill, {"rewards": built.provenance()}),
+            provenance=provenance(parent, plan, tally, bill, {"rewards": built.provenance(), "trajectories": messages}),
             version=version,
         )
     rejected, told = rejected_records(parent) if is_imported(source) else (0, [])
@@ -193,13 +195,14 @@ class _VersionRows:
         from sotopia_rl_data.prompts import prompts_of
         from sotopia_rl_data.rewards.build import Sources, build
         from sotopia_rl_data.rewards.texts import RenderedTexts
+        from sotopia_rl_data.rewards.trajectories import written_beside
 
         texts = RenderedTexts(self._files, lambda episode: prompts_of(episode, rewards.layout, rewards.template))
         with TemporaryDirectory(prefix=".wide-", dir=self._stage.dir) as scratch:
             return build(
                 recipe,
                 Sources(self._files, self._labels, texts),
-                write=partial(self._stage.write, "rewards"),
+                write=written_beside(self._stage, self._files, rewards.layout),
                 scratch=Path(scratch),
                 dimensions=self._plan.dimensions,
             )

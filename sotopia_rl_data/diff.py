@@ -15,7 +15,7 @@ import duckdb
 
 from sotopia_rl_data.errors import StoreError
 from sotopia_rl_data.query import rows_of, unlocked
-from sotopia_rl_data.schema import CONFIGS
+from sotopia_rl_data.schema import CONFIGS, DERIVED
 from sotopia_rl_data.store import Version
 from sotopia_rl_data.store.ordering import identity
 
@@ -62,7 +62,7 @@ class Diff:
 def diff(a: Version, b: Version) -> Diff:
     """What `b` adds to, removes from and changes in `a`. Memory does not grow with the rows. Raises StoreError."""
     of_a, of_b = a.manifest, b.manifest
-    configs = {c: _changes(a, b, c) for c in CONFIGS if c in of_a.configs or c in of_b.configs}
+    configs = {c: _changes(a, b, c) for c in CONFIGS if c in (of_a.configs.keys() | of_b.configs) - set(DERIVED)}
     names = [*of_a.recipe, *(n for n in of_b.recipe if n not in of_a.recipe)]
     recipe = {n: (of_a.recipe.get(n), of_b.recipe.get(n)) for n in names if of_a.recipe.get(n) != of_b.recipe.get(n)}
     return Diff(a.ref, b.ref, configs, recipe)

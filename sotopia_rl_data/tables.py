@@ -120,6 +120,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "episodes": ("episode_id",),
     "attributions": ("episode_id", "agent", "turn", "dimension", "schema", "measure", "judge", "sample"),
     "rewards": ("episode_id", "agent", "turn"),
+    "trajectories": ("episode_id", "agent"),
     "failures": ("episode_id", "agent", "turn", "dimension", "judge", "source", "reason"),
 }
 
@@ -138,6 +139,27 @@ def rewards_schema(dimensions: Sequence[str]) -> pa.Schema:
     columns += [(f"raw_{d}", pa.float64()) for d in dimensions]
     columns += [(f"norm_{d}", pa.float64()) for d in dimensions]
     return pa.schema([*columns, ("n_opinions", pa.int32()), ("spread", pa.float64())])
+
+
+def trajectories_schema(dimensions: Sequence[str]) -> pa.Schema:
+    """The columns of the `trajectories` config for these dimensions.
+
+    `turns`, `turn_rewards` and each list of `reward_components` have an item for each of the agent's actions, which are
+    the last so many assistant messages; a missing reward is NULL. `return` is the sum of `turn_rewards`, and NULL where
+    one is missing.
+    """
+    numbers = pa.list_(pa.float64())
+    columns: list[tuple[str, pa.DataType]] = [
+        ("episode_id", pa.string()),
+        ("environment_id", pa.string()),
+        ("agent", pa.string()),
+        ("messages", MESSAGES),
+        ("turns", pa.list_(pa.int32())),
+        ("turn_rewards", numbers),
+    ]
+    if dimensions:
+        columns.append(("reward_components", pa.struct([(d, numbers) for d in dimensions])))
+    return pa.schema([*columns, ("return", pa.float64())])
 
 
 def episode_row(episode: Episode) -> dict[str, Any]:

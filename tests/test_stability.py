@@ -28,6 +28,7 @@ CONFIGS = {
     "rewards": REWARDS,
     "attributions": tables.ATTRIBUTIONS,
     "failures": tables.FAILURES,
+    "trajectories": tables.trajectories_schema(["goal"]),
 }
 # Commands whose results their own tests check, since they need a Hub, a model, people's scores or a served log.
 ELSEWHERE = {"annotate import", "inspect", "prompts learn", "pull", "push-to-hub", "rm", "score", "train", "undo"}

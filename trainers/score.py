@@ -69,7 +69,9 @@ def score_dataset(
             written += fresh.num_rows
         recipe = dict(version.manifest.recipe)
         recipe["scored_by"] = sorted({*recipe.get("scored_by", []), judge})
-        provenance = {"parents": [{"name": version.name, "version": version.version, "digest": version.digest}]}
+        before = version.manifest.provenance
+        provenance = {name: before[name] for name in ("trajectories",) if name in before}
+        provenance["parents"] = [{"name": version.name, "version": version.version, "digest": version.digest}]
         committed = stage.commit(recipe, provenance)
     return {"ref": committed.version.ref, "created": committed.created, "judge": judge, "rows": written}
 

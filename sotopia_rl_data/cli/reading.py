@@ -363,9 +363,10 @@ def verify(refs: tuple[str, ...], store: Store, as_json: bool) -> None:
     Example:
       sotopia-rl-data verify demo/episodes demo/episodes-rewards@v1.0.0
     """
+    from sotopia_rl_data.rewards import trajectories
     from sotopia_rl_data.store.verify import verify as check
 
-    results = [check(resolve(store, ref)) for ref in refs]
+    results = [check(resolve(store, ref), derived=trajectories.problems) for ref in refs]
     if as_json:
         console.emit_json([result.as_dict() for result in results])
     else:

@@ -16,12 +16,15 @@ from sotopia_rl_data.refs import DatasetRef
 
 if TYPE_CHECKING:
     from sotopia_rl_data.exporters.exporting import ExportReport
+    from sotopia_rl_data.exporters.training import TrainingReport
     from sotopia_rl_data.importers.importing import ImportReport
     from sotopia_rl_data.importers.options import ImportOptions
     from sotopia_rl_data.importers.own_scores import DeclaredScore
     from sotopia_rl_data.store import Store
 
 _LISTED = 20
+_EPISODES = ("sotopia", "convokit")
+_EXPORTS = (*_EPISODES, "trl-sft", "trl-preference", "trl-kto", "openai", "sharegpt", "verl", "openrlhf")
 
 
 @click.command("import")
@@ -224,13 +227,31 @@ def _show_import(report: ImportReport) -> None:
 
 @click.command()
 @click.argument("ref")
-@click.option("--to", "fmt", type=click.Choice(["sotopia", "convokit"]), required=True, help="The format to write.")
+@click.option("--to", "fmt", type=click.Choice(_EXPORTS), required=True, help="The format to write.")
 @console.output_option("The folder to make; it must not exist, or be empty.", folder=True)
-@click.option("--evaluator", metavar="NAME", help="Whose scores are written, where several evaluators gave some.")
+@click.option(
+    "--evaluator", metavar="NAME", help="sotopia: whose scores are written, where several evaluators gave some."
+)
+@click.option("--where", metavar="SQL", help='For trainers: only rows for which this holds, such as "turn < 10".')
+@click.option(
+    "--threshold",
+    type=float,
+    metavar="REWARD",
+    help="trl-kto: completions with a higher reward are desirable. Default: the median.",
+)
 @console.store_option
 @console.json_option
-def export(ref: str, fmt: str, output: Path, evaluator: str | None, store: Store, as_json: bool) -> None:
-    """The episodes of REF as files that another program reads.
+def export(
+    ref: str,
+    fmt: str,
+    output: Path,
+    evaluator: str | None,
+    where: str | None,
+    threshold: float | None,
+    store: Store,
+    as_json: bool,
+) -> None:
+    """REF as files that another program reads.
 
     sotopia: EpisodeLog, EnvironmentProfile and AgentProfile records, laid out as the library's local storage, and
     episodes.jsonl, the rows of its own export. Each record is read back before it is written; what the format has no
@@ -238,17 +259,29 @@ def export(ref: str, fmt: str, output: Path, evaluator: str | None, store: Store
 
     convokit: a corpus of ConvoKit, with the rewards of a labelled version as `meta` of its utterances.
 
+    For trainers, a file for each split. trl-sft: prompt and completion of each utterance. trl-preference: the best and
+    the worst completion of each prompt that has several. trl-kto: completions with a label. openai, sharegpt: each
+    agent's part of an episode as one chat. verl: prompts, with the scene and the reward in extra_info, in Parquet.
+    openrlhf: prompt, response and reward. A missing reward is left out or NULL, never 0.
+
     \b
     Examples:
       sotopia-rl-data export demo/episodes --to sotopia -o ./demo-sotopia
       sotopia-rl-data export lab/calls-rewards --to convokit -o ./calls-corpus
+      sotopia-rl-data export demo/episodes-rewards --to openai -o ./demo-chats --where "\"return\" > 2"
       sotopia-rl-data export lab/rollouts@v1.0.0 --to sotopia -o ~/.sotopia/data
     """
     from sotopia_rl_data.exporters.convokit import export_convokit
     from sotopia_rl_data.exporters.exporting import export_sotopia
+    from sotopia_rl_data.exporters.training import export_training
 
-    if fmt == "convokit" and evaluator is not None:
-        raise UsageError("A ConvoKit corpus has the scores of all evaluators.", "leave --evaluator out")
+    for option, value, fits in (
+        ("--evaluator", evaluator, fmt == "sotopia"),
+        ("--where", where, fmt not in _EPISODES),
+        ("--threshold", threshold, fmt == "trl-kto"),
+    ):
+        if value is not None and not fits:
+            raise UsageError(f"{option} has no meaning for --to {fmt}.", f"leave {option} out")
     version = resolve(store, ref)
     done = 0
 
@@ -257,6 +290,11 @@ def export(ref: str, fmt: str, output: Path, evaluator: str | None, store: Store
         done += more
         advance(done)
 
+    if fmt not in _EPISODES:
+        with console.progress(f"export to {fmt}", "row") as advance:
+            written = export_training(version, fmt, output, where=where, threshold=threshold, progress=count)
+        _show_rows(written, as_json)
+        return
     if fmt == "convokit":
         with console.progress("export to convokit", "episode") as advance:
             corpus = export_convokit(version, output, progress=count)
@@ -275,6 +313,17 @@ def export(ref: str, fmt: str, output: Path, evaluator: str | None, store: Store
         _show_export(report)
     if report.failures:
         click.get_current_context().exit(console.WITH_FAILURES)
+
+
+def _show_rows(report: TrainingReport, as_json: bool) -> None:
+    if as_json:
+        console.emit_json(asdict(report))
+        return
+    rows: list[list[object]] = [[f"rows of {split}", n] for split, n in report.rows.items()]
+    rows += [[f"left out: {why}", n] for why, n in report.left_out.items()]
+    if report.threshold is not None:
+        rows.append(["desirable above", report.threshold])
+    console.table(["exported", "count"], rows, title=f"{report.version}  {report.directory}")
 
 
 def _show_export(report: ExportReport) -> None:

@@ -20,6 +20,7 @@ from sotopia_rl_data.hashing import file_sha256
 from sotopia_rl_data.hub.client import Hub
 from sotopia_rl_data.locks import LockedFolder
 from sotopia_rl_data.refs import DatasetRef
+from sotopia_rl_data.rewards import trajectories
 from sotopia_rl_data.schema import DataFile, Manifest
 from sotopia_rl_data.store import Store, Version, load, readme, versions
 from sotopia_rl_data.store import manifest as manifests
@@ -181,7 +182,8 @@ class _Fetching:
         """Raises HubError where the rows are not what the manifest says, or no reader could use them."""
         odd = ((config, odd_columns(config, columns)) for config, columns in manifest.columns.items())
         problems = [f"{config}: {problem}" for config, problem in odd if problem]
-        problems = problems or list(islice(contents(Version(self._into, manifest)), 3))
+        version = Version(self._into, manifest)
+        problems = problems or list(islice(contents(version), 3)) or list(trajectories.problems(version))
         if problems:
             raise self._wrong("; ".join(problems))
 

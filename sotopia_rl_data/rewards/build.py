@@ -5,14 +5,14 @@ utterance, the rule applied), fit (on the train split), finish (normalise, aggre
 Memory does not grow with the dataset.
 
 remake() makes the next version of a dataset from what is stored, without calling a model: episodes, attributions and
-failures become hard links, only `rewards` is written. If the layout stays, prompts and completions are passed through.
+failures become hard links, only `rewards` and their `trajectories` are written. If the layout stays, prompts and
+completions are passed through.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,6 +28,7 @@ from sotopia_rl_data.rewards.recipe import Recipe
 from sotopia_rl_data.rewards.resolve import CELLS, Files, Opinion, ResolvedRecipe, resolve
 from sotopia_rl_data.rewards.rules import Floats
 from sotopia_rl_data.rewards.texts import RenderedTexts, StoredTexts, Texts
+from sotopia_rl_data.rewards.trajectories import wording, written_beside
 from sotopia_rl_data.rewards.widen import Wide, widen
 from sotopia_rl_data.store import Store, Version
 from sotopia_rl_data.streams import Episodes, read
@@ -269,6 +270,7 @@ def remake(
     progress: Callable[[int], object] | None = None,
 ) -> Remade:
     """Build the rewards of `source` by `recipe` and commit them as the next version of `out` (default: its own name).
+    A version without trajectories gets them so.
 
     Raises UsageError where `source` has no episodes or the recipe weighs a dimension that was never judged, and what
     committing raises; the store is then unchanged.
@@ -289,7 +291,7 @@ def remake(
             built = build(
                 recipe,
                 Sources(episodes, attributions, texts),
-                write=partial(stage.write, "rewards"),
+                write=written_beside(stage, episodes, layout),
                 scratch=Path(scratch),
                 on_progress=progress,
             )
@@ -302,6 +304,8 @@ def remake(
             "parents": [{"name": source.name, "version": source.version, "digest": source.digest}],
             "code": code(),
             "rewards": built.provenance(),
+            "trajectories": wording(layout, template),
         }
-        committed = stage.commit(kept | {"rewards": built.recipe.as_dict(), "layout": text}, known, version)
+        recipe_of_all = kept | {"rewards": built.recipe.as_dict(), "layout": text}
+        committed = stage.commit(recipe_of_all, known, version, completes=stage.name == source.name)
     return Remade(committed.version, committed.created, built)

@@ -97,6 +97,10 @@ def odd_columns(config: str, columns: Mapping[str, str]) -> str:
         if config == "attributions" and "reasoning" not in columns:
             del expected["reasoning"]  # a version made before judges' reasons were kept
         odd = [name for name in {**expected, **columns} if expected.get(name) != columns.get(name)]
+    elif config == "trajectories":
+        expected = type_names(tables.trajectories_schema([]))
+        odd = [name for name in {**expected, **columns} if expected.get(name) != columns.get(name)]
+        odd = [name for name in odd if name != "reward_components"]
     else:
         expected = type_names(tables.rewards_schema([]))
         expected |= {name: "int64" for name in ("turn", "n_opinions") if columns.get(name) == "int64"}

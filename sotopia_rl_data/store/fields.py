@@ -46,7 +46,7 @@ Count = Annotated[int, Strict(), Field(ge=0, le=MOST)]
 Whole = Annotated[int, Strict()]
 Real = Annotated[float, Strict()]
 Flag = Annotated[bool, Strict()]
-Config = Literal["rewards", "episodes", "attributions", "failures"]
+Config = Literal["rewards", "episodes", "attributions", "failures", "trajectories"]
 Part = Literal["train", "validation", "test"]
 
 
@@ -215,6 +215,7 @@ class ProvenanceFields(_Open):
     failures: dict[Text, Whole] = {}
     audit: VerdictFields | None = None
     ledger: list[CallsFields] = []
+    trajectories: LayoutFields | None = None
 
 
 class ManifestFields(_Exact):

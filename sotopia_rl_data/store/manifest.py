@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from sotopia_rl_data.errors import StoreError
 from sotopia_rl_data.formats import check_fields, check_number
-from sotopia_rl_data.schema import DataFile, Manifest, Split
+from sotopia_rl_data.schema import DERIVED, DataFile, Manifest, Split
 
 FILE_NAME = "manifest.json"
 FORMAT = 1
@@ -111,8 +111,13 @@ def listed_files(manifest: Manifest) -> Iterator[DataFile]:
 
 
 def split_digests(configs: Mapping[str, Mapping[str, Split]]) -> dict[str, dict[str, str]]:
-    """The digest of each split's rows, by config and split; with the recipe they make a version's digest."""
-    return {config: {name: split.digest for name, split in splits.items()} for config, splits in configs.items()}
+    """The digest of each split's rows, by config and split; with the recipe they make a version's digest. Configs that
+    are derived from others are left out."""
+    return {
+        config: {name: split.digest for name, split in splits.items()}
+        for config, splits in configs.items()
+        if config not in DERIVED
+    }
 
 
 def plain(value: Mapping[str, Any], what: Literal["recipe", "provenance"]) -> dict[str, Any]:

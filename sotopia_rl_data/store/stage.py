@@ -121,13 +121,18 @@ class Stage:
             self._linked[config, split] = (version, listed)
 
     def commit(
-        self, recipe: Mapping[str, Any], provenance: Mapping[str, Any] | None = None, version: str | None = None
+        self,
+        recipe: Mapping[str, Any],
+        provenance: Mapping[str, Any] | None = None,
+        version: str | None = None,
+        completes: bool = False,
     ) -> Committed:
         """Make the stage a version, or return the version of the store with the same content.
 
         `recipe` determines the rows and is part of the digest; `provenance` is everything else worth knowing. `version`
-        overrides the number. Raises VersionExists where that number has other content, StoreError where the disk is
-        full or read-only; the store is then unchanged.
+        overrides the number. With `completes` the latest version, if it has the same content but lacks a derived config
+        of the stage, is followed by one that has it. Raises VersionExists where that number has other content,
+        StoreError where the disk is full or read-only; the store is then unchanged.
         """
         with storing(self._root):
             draft = self._draft(manifests.plain(recipe, "recipe"), manifests.plain(provenance or {}, "provenance"))
@@ -137,7 +142,9 @@ class Stage:
                 latest = load(directories[-1]) if directories else None
                 same = self._same(draft, latest, pinned)
                 if same is not None:
-                    return Committed(same, False)
+                    lacking = draft.configs.keys() - same.manifest.configs.keys()
+                    if not (completes and lacking and pinned is None):
+                        return Committed(same, False)
                 number = pinned or versions.spelled(versions.following(latest.manifest if latest else None, draft))
                 draft = replace(self._reuse(draft, latest) if latest else draft, version=number)
                 target = self._publish(draft, latest)

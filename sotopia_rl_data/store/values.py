@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from sotopia_rl_data.errors import InputError
-from sotopia_rl_data.schema import ACTION_TYPES
+from sotopia_rl_data.schema import ACTION_TYPES, DERIVED
 from sotopia_rl_data.store.columns import is_list
 
 _MAY_BE_NULL = {
@@ -29,8 +29,8 @@ _LEAST = {"attributions": {"turn": -1, "sample": 0}, "rewards": {"turn": 0, "n_o
 
 def check_values(config: str, rows: pa.Table) -> None:
     """Raises InputError where a value is NULL that never is, or an episode names somebody who is not in it."""
-    if config == "failures":
-        return  # each has what was known when it failed
+    if config in ("failures", *DERIVED):
+        return  # a failure has what was known when it failed; what is derived is made again and compared
     for column in rows.column_names:
         if config == "rewards" and column not in ("prompt", "completion", "episode_id", "agent", "turn"):
             continue  # raw_*, norm_* and whatever columns a dataset has besides

@@ -48,8 +48,16 @@ class Verification:
         return asdict(self) | {"ok": self.ok}
 
 
-def verify(version: Version, on_file: Callable[[DataFile], None] | None = None) -> Verification:
-    """Read all of `version` and compare it with its manifest; `on_file` is called after each file (progress)."""
+def verify(
+    version: Version,
+    on_file: Callable[[DataFile], None] | None = None,
+    derived: Callable[[Version], Iterator[str]] | None = None,
+) -> Verification:
+    """Read all of `version` and compare it with its manifest.
+
+    `on_file` is called after each file (progress). `derived` tells what is wrong with the configs that are derived from
+    others, and is called where nothing else is wrong.
+    """
     problems: list[str] = []
     files = list(listed_files(version.manifest))
     damaged = set()
@@ -62,6 +70,8 @@ def verify(version: Version, on_file: Callable[[DataFile], None] | None = None) 
     problems += contents(version, damaged)
     problems += _strays(version.dir, {file.path for file in files})
     problems += _readme(version)
+    if derived is not None and not problems:
+        problems += derived(version)
     rows = sum(split.rows for splits in version.manifest.configs.values() for split in splits.values())
     return Verification(version.ref, len(files), sum(file.size for file in files), rows, tuple(problems))
 

@@ -73,7 +73,13 @@ def test_the_hub_reads_the_front_matter_back(text):
     assert (data.license, data.language, data.pretty_name) == ("unknown", ["en"], "Episodes rewards")
     assert data.task_categories == ["text-generation", "reinforcement-learning"]
     assert data.annotations_creators == ["machine-generated"]
-    assert [c["config_name"] for c in data.configs] == ["rewards", "episodes", "attributions", "failures"]
+    assert [c["config_name"] for c in data.configs] == [
+        "rewards",
+        "episodes",
+        "attributions",
+        "failures",
+        "trajectories",
+    ]
     assert [c["config_name"] for c in data.configs if c.get("default")] == ["rewards"]
     assert data.size_categories == ["1K<n<10K"]
 

@@ -63,6 +63,6 @@ def test_a_folder_that_is_not_empty_and_an_evaluator_are_refused(tmp_path):
     with pytest.raises(UsageError, match="exists and is not an empty folder"):
         export_convokit(version, tmp_path)
     command = ["export", "o/n", "--to", "convokit", "--evaluator", "x", "-o", str(tmp_path / "out")]
-    with pytest.raises(UsageError, match="has the scores of all evaluators"):
+    with pytest.raises(UsageError, match="--evaluator has no meaning for --to convokit"):
         CliRunner().invoke(cli, [*command, "--store", str(tmp_path / "store")], catch_exceptions=False)
     assert not (tmp_path / "out").exists()
