@@ -64,6 +64,18 @@ def is_bare(text: str) -> bool:
     return len(found) == 1 and begins_with_object(text) and not text[found[0].end :].strip(BLANK + "`~")
 
 
+def unquoted(text: str) -> str:
+    """The object inside a text that is one JSON string, since some servers encode an answer twice; else the text."""
+    inner = text.strip(BLANK)
+    if inner[:1] != '"' or inner[-1:] != '"':
+        return text
+    try:
+        value = json.loads(inner, strict=False)
+    except ValueError:
+        return text
+    return value if isinstance(value, str) and is_bare(value) else text
+
+
 def begins_with_object(text: str) -> bool:
     """Whether no words stand before the first brace of a text."""
     before = text.partition("{")[0].strip(BLANK)

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 from sotopia_rl_data.errors import BadAnswer
 from sotopia_rl_data.hashing import sha256_of
-from sotopia_rl_data.json_objects import BLANK, begins_with_object
+from sotopia_rl_data.json_objects import BLANK, begins_with_object, unquoted
 from sotopia_rl_data.schema import Message
 from sotopia_rl_data.thoughts import answer_text, without_thought
 
@@ -124,7 +124,7 @@ class Reply:
     def answer(self) -> str:
         """What the reply says: its text, or where that is blank the JSON object in which its thought ends. Raises
         BadAnswer where the token limit cut it off before the answer began."""
-        text = answer_text(self.text, self.thought)
+        text = unquoted(answer_text(self.text, self.thought))
         if self.finish != "length":
             return text
         try:

@@ -4,13 +4,14 @@ A thought is a draft, not the answer, and a model that learns from the completio
 recognised by the structure of their marks, whatever these are called:
 
 - `<name> … </name>`, in brackets of any kind, is a block. The answer is what stands outside the blocks; or in the last
-  one, where nothing stands outside and blocks of another name came before, or where it is the only one and holds a JSON
-  object and nothing else
+  one, where nothing stands outside and blocks of another name came before, or where it ends the completion and holds a
+  JSON object and nothing else, perhaps in a block of its own
 - `</name>` alone ends what the prompt has begun (vLLM without a reasoning parser): all before it is the thought
-- `<|name|>`, and `<|name>` or `<name|>`, begin the next part of a completion in channels; the last part is the answer
+- `<|name|>`, and `<|name>` or `<name|>`, begin the next part of a completion in channels; the last part is the answer,
+  unless it is the word that opens a turn after it
 
-A block that has no end was cut off. Marks inside a JSON object are plain text. A thought without any mark cannot be
-recognised.
+A block that has no end was cut off, unless one last mark stands before a JSON object that ends the completion. Marks
+inside a JSON object are plain text. A thought without any mark cannot be recognised.
 """
 
 from __future__ import annotations
@@ -70,6 +71,9 @@ def _last_part(text: str) -> str:
     if not parts:
         return ""
     start, end = parts[-1]
+    is_role = end < len(text) and text[start:end].strip(BLANK).isalpha()
+    if is_role and len(parts) > 1 and is_bare(text[slice(*parts[-2])]):
+        start, end = parts[-2]
     if _ANALYSIS.search(text, 0, start):
         raise _cut_off()
     return text[start:end]
@@ -99,17 +103,20 @@ def _outside_blocks(text: str) -> str:
         elif name in _THOUGHT:
             raise _cut_off()
         elif tag["open"] == "<" and _is_blank(before) and last_closer < position and not _is_blank(text, position):
-            if not is_bare(text[position:]):
+            *_, last = [tag, *_tags(_outside_objects(_TAG, text, position))]
+            if not is_bare(text[last.end() :]):
                 raise _cut_off()
-            outside = ""
+            outside, position = "", last.end()
         else:
             outside = before + tag.group()
-    outside += text[position:]
-    if blocks and _is_blank(outside):
-        name, inside = blocks[-1]
-        if name not in _THOUGHT and ({other for other, _ in blocks} != {name} or is_bare(inside)):
-            return inside
-    return outside
+    after = text[position:]
+    name, inside = blocks[-1] if blocks else ("", "")
+    if not blocks or name in _THOUGHT or not _is_blank(after) or "{" in outside:
+        return outside + after
+    if _is_blank(outside) and {other for other, _ in blocks} != {name}:
+        return inside
+    nested = _outside_blocks(inside)
+    return nested if is_bare(nested) else outside + after
 
 
 def _next_of(tags: Sequence[re.Match[str]], position: int) -> re.Match[str] | None:

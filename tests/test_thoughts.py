@@ -41,6 +41,10 @@ DRAFT, ANSWER = '{"action_type": "leave", "argument": ""}', '{"action_type": "sp
         f"maybe {DRAFT}</reasoning><final_answer>\n{ANSWER}\n</final_answer>",
         f"<answer>{ANSWER}</answer>",
         f"<json>{ANSWER}",
+        f"They argued.\n<answer>{ANSWER}</answer>\n",
+        f"<reply><reasoning>maybe {DRAFT}</reasoning><json>{ANSWER}</json></reply>",
+        f"<reply><result><json>{ANSWER}</json></result></reply>",
+        f"<unused94>thought\nmaybe {DRAFT}<unused95>{ANSWER}",
         f"{ANSWER}</s>",
         f"&lt;plan&gt;maybe {DRAFT}&lt;/plan&gt;{ANSWER}",
         f"&lt;think&gt;maybe {DRAFT}&lt;/think&gt;{ANSWER}",
@@ -49,6 +53,7 @@ DRAFT, ANSWER = '{"action_type": "leave", "argument": ""}', '{"action_type": "sp
         f"analysis<|message|>{DRAFT}<|end|><|start|>assistant<|channel|>final<|message|>{ANSWER}",
         f"<|begin_of_thought|>{DRAFT}<|end_of_thought|><|begin_of_solution|>{ANSWER}<|end_of_solution|>",
         f"<|channel>thought\n{DRAFT}<channel|>{ANSWER}",
+        f"{ANSWER}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
         f"<|think|>maybe {DRAFT}<|/think|>{ANSWER}",
         f"<｜begin▁of▁thinking｜>{DRAFT}<｜end▁of▁thinking｜>{ANSWER}<｜end▁of▁sentence｜>",
     ],
@@ -79,6 +84,7 @@ def test_a_completion_without_a_thought_stands_as_it_is(completion: str):
 def test_words_around_a_thought_are_no_part_of_it():
     assert without_thought(f"Sure. <think>{DRAFT}</think>{ANSWER}") == f"Sure. {ANSWER}"
     assert without_thought(f"<think>{DRAFT}</think>") == ""
+    assert without_thought(f"I would <b>leave</b>. <plan>{DRAFT}</plan> No.") == "I would .  No."
 
 
 @pytest.mark.parametrize(
@@ -89,6 +95,9 @@ def test_words_around_a_thought_are_no_part_of_it():
         f"{ANSWER}<think>",
         f"a</think><think>{DRAFT}",
         f"<reasoning>\nmaybe {DRAFT}",
+        f"<unused94>thought\nmaybe {DRAFT}",
+        f"<reasoning>\nmaybe <b> {DRAFT} or not",
+        f"<|channel|>analysis<|message|>{DRAFT}<|end|><|start|>assistant<|channel|>",
         f"<|channel|>analysis<|message|>{DRAFT}",
         f"<|start|>assistant<|channel|>analysis<|message|>maybe {DRAFT}<|end|>",
     ],

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sotopia_rl_data.asking import reading, refusals, transport
+from sotopia_rl_data.asking import event_stream, reading, refusals, transport
 from sotopia_rl_data.request import Finish, Reply, Request, Target, Usage, token_count, usage_of
 from sotopia_rl_data.schema import Message
 
@@ -72,6 +72,7 @@ def body_of(request: Request, way: str = "json_schema") -> dict[str, Any]:
 
 def read_message(target: Target, data: Any) -> Reply:
     """The Reply that a message holds. Raises Unavailable where it holds none, or a fault in place of one."""
+    data = reading.only_one(data)
     content = data.get("content") if isinstance(data, dict) else None
     if not isinstance(content, list | str) or data.get("error"):
         raise refusals.not_an_answer(target, data)
@@ -80,8 +81,7 @@ def read_message(target: Target, data: Any) -> Reply:
     if finish is None:
         raise refusals.fault_inside(target, f"the reason why it stopped is {str(reason)[:60]!r}", usage)
     tools = [block for block in content if isinstance(block, dict) and block.get("type") == "tool_use"]
-    said, thought = reading.texts_of(content)
-    said = said or reading.arguments_of(tools)
+    said, thought = reading.with_call(*reading.texts_of(content), tools)
     return Reply(said, finish, reading.name_of(data), usage, thought)
 
 
@@ -143,6 +143,7 @@ API = transport.Api(
     sdk_client=sdk_client,
     body_of=body_of,
     read=read_message,
+    joined=event_stream.message_of,
 )
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sotopia_rl_data.asking import reading, refusals, transport
+from sotopia_rl_data.asking import event_stream, reading, refusals, transport
 from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.request import Finish, Reply, Request, Target, Usage, token_count, usage_of
 
@@ -71,6 +71,7 @@ def body_of(request: Request, way: str = "json_schema") -> dict[str, Any]:
 
 def read_completion(target: Target, data: Any) -> Reply:
     """The Reply that a chat completion holds. Raises Unavailable where it holds none, or a fault in place of one."""
+    data = reading.only_one(data)
     if isinstance(data, dict) and data.get("error"):  # some gateways send errors with status 200
         code = str(data["error"].get("code") if isinstance(data["error"], dict) else None)
         status = int(code) if re.fullmatch("[45][0-9][0-9]", code) else 502
@@ -78,7 +79,8 @@ def read_completion(target: Target, data: Any) -> Reply:
     try:
         usage = _usage(data.get("usage"))
         choice = data["choices"][0]
-        message, reason = choice["message"], choice.get("finish_reason")
+        message = choice.get("message") or choice.get("delta") or {"content": choice["text"]}
+        reason = choice.get("finish_reason")
         fault = choice.get("error") or message.get("error")
         refusal = message.get("refusal")
     except (KeyError, IndexError, TypeError, AttributeError):
@@ -87,10 +89,14 @@ def read_completion(target: Target, data: Any) -> Reply:
     if fault or finish is None:
         raise refusals.fault_inside(target, fault or f"the reason why it stopped is {str(reason)[:60]!r}", usage)
     said, thought = reading.texts_of(message.get("content"))
-    said = said or reading.arguments_of(message.get("tool_calls"))
+    said, thought = reading.with_call(
+        said,
+        thought or reading.thought_of(message, _SAID),
+        message.get("tool_calls") or [message.get("function_call")],
+    )
     if refusal:
         said, finish = str(refusal), "refusal"
-    return Reply(said, finish, reading.name_of(data), usage, thought or reading.thought_of(message, _SAID))
+    return Reply(said, finish, reading.name_of(data), usage, thought)
 
 
 def _usage(usage: object) -> Usage:
@@ -126,6 +132,7 @@ API = transport.Api(
     sdk_client=sdk_client,
     body_of=body_of,
     read=read_completion,
+    joined=event_stream.completion_of,
 )
 
 

@@ -68,7 +68,7 @@ class Pacing:
     longest_wait_s: float = 120.0
     wall_s: float = 45.0
     longest_wall_s: float = 105.0
-    silence_s: float = 90.0
+    silence_s: float = 80.0
     grace_s: float = 15.0
     slow_start: int = 16
     start_rate: float | None = None

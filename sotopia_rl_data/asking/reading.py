@@ -29,17 +29,34 @@ def json_or_none(raw: bytes) -> Any:
 
 def texts_of(content: object) -> tuple[str, str]:
     """The text of a message's content (a string, null, or a list of parts), and that of the thoughts among its
-    parts."""
+    parts: those of another type, and those with another mark (`"thought": true`) than the last one has."""
     if isinstance(content, dict):  # some servers parse the answer
         return _text_in(content) or json.dumps(content), ""
     if not isinstance(content, list):
         return content if isinstance(content, str) else "", ""
     said: list[str] = []
     thought: list[str] = []
-    for part in content:
-        kind = part.get("type", "text") if isinstance(part, dict) else "text"
-        (said if kind in _ANSWERS else thought).append(_text_in(part))
+    parts = [part if isinstance(part, dict) else {"text": part} for part in content]
+    marks = [[name for name, value in part.items() if value is True] for part in parts]
+    last = next((mark for part, mark in zip(reversed(parts), reversed(marks), strict=True) if _is_said(part)), [])
+    for part, mark in zip(parts, marks, strict=True):
+        (said if _is_said(part) and mark == last else thought).append(_text_in(part))
     return "".join(said), "".join(thought)
+
+
+def _is_said(part: dict[str, Any]) -> bool:
+    return part.get("type", "text") in _ANSWERS
+
+
+def only_one(data: object) -> Any:
+    """The one value in a list, in which some servers wrap a response; else the value itself."""
+    return data[0] if isinstance(data, list) and len(data) == 1 else data
+
+
+def with_call(said: str, thought: str, calls: object) -> tuple[str, str]:
+    """Text and thought, where the answer may be in a tool call instead: then the words beside it are a thought."""
+    called = "" if "{" in said else arguments_of(calls)
+    return (called, thought or said) if called else (said, thought)
 
 
 def arguments_of(calls: object) -> str:

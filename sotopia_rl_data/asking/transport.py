@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
+from sotopia_rl_data.asking.event_stream import events_of
 from sotopia_rl_data.asking.forms import MEANT, RequestForm, body_in
 from sotopia_rl_data.asking.keys import api_key, is_local, is_own
 from sotopia_rl_data.asking.memory import FORMS_KEPT_S, EndpointMemory
@@ -40,13 +41,14 @@ class Api:
 
     `path` follows the base URL, and `sdk_client` (of a key, a URL and an HTTP client) signs requests. `ways` are the
     ways in which an answer's schema can be passed, the strictest first: `body_of` gives a request's JSON in one of
-    them. `read` gives the Reply in the JSON that comes back."""
+    them. `read` gives the Reply in the JSON that comes back, and `joined` that JSON where it comes as events."""
 
     path: str
     ways: Sequence[str]
     sdk_client: Callable[[str, str, Any], Any]
     body_of: Callable[[Request, str], dict[str, Any]]
     read: Callable[[Target, Any], Reply]
+    joined: Callable[[Sequence[dict[str, Any]]], dict[str, Any]]
 
 
 class ApiClient:
@@ -143,6 +145,8 @@ class ApiClient:
         answer = json_or_none(raw)
         if response.status >= 300:
             raise status_error(self.target, response.status, answer, response.headers)
+        if answer is None and (events := events_of(raw)):
+            answer = self.api.joined(events)
         if answer is None:
             raise not_an_answer(self.target, raw[:_LONGEST_ERROR].decode(errors="replace"))
         return answer

@@ -94,7 +94,7 @@ def sampling(default: float) -> Callable[[F], F]:
 def pace(what: str) -> Callable[[F], F]:
     """`--concurrency`, `--rpm`, `--tpm` and `--timeout` of a command that has `what` in flight."""
     limit = f"{what} in flight at most.  [default: the models' own]"
-    longest = "The longest wait for one answer.  [default: 180; 90 for the first of all]"
+    longest = "The longest wait for one answer.  [default: 180; 80 for the first of all]"
     above = click.FloatRange(0, min_open=True)
     return _together(
         click.option("--concurrency", type=click.IntRange(1), help=limit),

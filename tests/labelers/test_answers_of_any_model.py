@@ -39,7 +39,7 @@ ODD_BYTES = ["half_of_a_character", "number_of_a_thousand_digits"]
 USAGES = [name for name in completions.HABITS if "usage" in name or "cached" in name or "outside" in name]
 FAULTS = [name for name in completions.HABITS if name not in (*FILTERS, *ODD_BYTES, *USAGES)]
 READ = [name for name in thoughts.HABITS if name not in (*CUT_OFF, *REFUSED)] + USAGES + ODD_BYTES
-BESIDE_THE_TEXT = ("field", "parts", "call", "type", "reasoning")
+BESIDE_THE_TEXT = ("field", "parts", "call", "type", "reasoning", "stream", "list", "names")
 IN_THE_TEXT = [
     name for name in READ if name not in (*USAGES, *ODD_BYTES) and not any(word in name for word in BESIDE_THE_TEXT)
 ]

@@ -10,6 +10,7 @@ from typing import Any
 
 from sotopia_rl_data.fake_provider.answers import RequestRefused, draw
 from sotopia_rl_data.fake_provider.habits.call import Call, Habit, Response, named
+from sotopia_rl_data.fake_provider.habits.thoughts import streamed
 
 _TIMES = 3  # the first of every so many calls meets the fault
 _FILTERED = 4  # one of so many questions meets a content filter
@@ -108,6 +109,11 @@ def _unknown_reason(call: Call) -> Response:
     return call.answer(lambda text: text[: len(text) // 2], finish="resources_ran_out")
 
 
+def _broken_stream(call: Call) -> Response:
+    body: bytes = streamed(call.reply(), call.openai).body
+    return Response(body[: 2 * len(body) // 3])
+
+
 def _nothing(call: Call) -> Response:
     reply = call.reply()
     reply["choices" if call.openai else "content"] = [] if call.openai else None
@@ -120,6 +126,7 @@ _FAULTS: dict[str, tuple[Callable[[Call], Response], str]] = {
     "unknown_finish_reason": (_unknown_reason, "An unknown reason for the end, with half an answer."),
     "error_in_a_200": (lambda _: Response({"error": {"message": "The upstream is gone.", "code": "x"}}), "A fault."),
     "empty_body": (lambda _: Response(b""), "A body without a byte."),
+    "stream_that_breaks_off": (_broken_stream, "A stream of events without its end."),
     "no_choices": (_nothing, "A reply without an answer."),
     "null_body": (lambda _: Response(None), "A body that is null."),
     "page_of_a_proxy": (lambda _: Response(b"<html>Please wait.</html>"), "A page of HTML."),

@@ -41,6 +41,13 @@ _TEXTS: Mapping[str, tuple[str, str]] = {
     "words_around_one_object": ("Words around the answer.", "Here it is:\n\nANSWER\n\nAnything else?"),
     "words_with_braces": ("Words with braces and brackets.", "As {asked}, see [1]: ANSWER. [2"),
     "answer_in_tags": ("The answer in a block.", "<verdict>\nANSWER\n</verdict>"),
+    "thought_between_lone_marks": ("Marks that nothing closes.", "<unused94>THOUGHT<unused95>ANSWER"),
+    "answer_in_tags_after_words": ("Words, then the answer in a block.", "They did well.\n<verdict>ANSWER</verdict>"),
+    "blocks_inside_a_block": (
+        "A block with all the others.",
+        "<reply><why>THOUGHT</why>\n<json>ANSWER</json></reply>",
+    ),
+    "next_turn_begins": ("The marks of a next turn.", "ANSWER<|eot|><|begin_header|>assistant<|end_header|>\n\n"),
     "two_objects": ("Two answers: neither counts.", "DRAFT\nor rather\nANSWER"),
     "two_fences": ("Two answers in fences: neither counts.", "```json\nDRAFT\n```\n```json\nANSWER\n```"),
     "answer_in_a_list": ("A list of answers: none counts.", "[ANSWER]"),
@@ -167,6 +174,87 @@ def answer_in_a_tool_call(call: Call) -> Response:
     return Response(reply)
 
 
+def words_beside_a_tool_call(call: Call) -> Response:
+    """As before, and the model says that it calls one."""
+    response = answer_in_a_tool_call(call)
+    words = "I shall call the tool with what was asked for."
+    if call.openai:
+        response.body["choices"][0]["message"]["content"] = words
+    else:
+        response.body["content"].insert(0, {"type": "text", "text": words})
+    return response
+
+
+def answer_in_a_function_call(call: Call) -> Response:
+    """A tool call in its older form; over Anthropic's protocol, its arguments as a text."""
+    response = answer_in_a_tool_call(call)
+    if call.openai:
+        message = response.body["choices"][0]["message"]
+        message["function_call"] = message.pop("tool_calls")[0]["function"]
+    else:
+        response.body["content"][0]["input"] = json.dumps(response.body["content"][0]["input"])
+    return response
+
+
+def thought_in_parts_with_a_mark(call: Call) -> Response:
+    """The thought is a part like the answer's, with a mark."""
+    response = thought_in_parts(call)
+    content = response.body["choices"][0]["message"]["content"] if call.openai else response.body["content"]
+    told = content[0]["thinking"]
+    content[0] = {"type": "text", "text": told if isinstance(told, str) else told[0]["text"], "thought": True}
+    return response
+
+
+def answer_encoded_twice(call: Call) -> Response:
+    """The answer is JSON in a JSON string."""
+    return call.answer(json.dumps)
+
+
+def stream_that_nobody_asked_for(call: Call) -> Response:
+    """The reply comes as a stream of events."""
+    return streamed(call.reply(), call.openai)
+
+
+def streamed(reply: dict[str, Any], openai: bool) -> Response:
+    """A reply as a stream of events, its text in pieces."""
+    if openai:
+        (choice,) = reply["choices"]
+        text = choice["message"]["content"]
+        deltas = [{"role": "assistant", "content": ""}, *({"content": text[i : i + 9]} for i in range(0, len(text), 9))]
+        parts = [{"delta": delta, "index": 0, "finish_reason": None} for delta in deltas]
+        parts.append({"delta": {}, "index": 0, "finish_reason": choice["finish_reason"]})
+        events = [reply | {"object": "chat.completion.chunk", "choices": [part], "usage": None} for part in parts]
+        events.append(reply | {"choices": []})
+    else:
+        (block,) = reply["content"]
+        text = block["text"]
+        start = reply | {"content": [], "stop_reason": None, "usage": reply["usage"] | {"output_tokens": 1}}
+        events = [{"type": "message_start", "message": start}]
+        events.append({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}})
+        for i in range(0, len(text), 9):
+            delta = {"type": "text_delta", "text": text[i : i + 9]}
+            events.append({"type": "content_block_delta", "index": 0, "delta": delta})
+        usage = {"output_tokens": reply["usage"]["output_tokens"]}
+        events.append({"type": "message_delta", "delta": {"stop_reason": reply["stop_reason"]}, "usage": usage})
+    lines = [": one moment", *(f"event: any\ndata: {json.dumps(event)}" for event in events), "data: [DONE]", ""]
+    return Response("\n\n".join(lines).encode(), headers={"Content-Type": "text/event-stream"})
+
+
+def reply_in_a_list(call: Call) -> Response:
+    """The reply is the one element of a list."""
+    return Response([call.reply()])
+
+
+def reply_under_other_names(call: Call) -> Response:
+    """The text stands under the name of an older API, or a stream's."""
+    reply = call.reply()
+    if call.openai:
+        (choice,) = reply["choices"]
+        message = choice.pop("message")
+        choice |= {"text": message["content"]} if call.number % 2 else {"delta": message}
+    return Response(reply)
+
+
 def content_of_another_type(call: Call) -> Response:
     """The content is a parsed object, or a text where a list is due."""
     reply = call.reply()
@@ -195,6 +283,13 @@ HABITS: dict[str, Habit] = {
             field_that_is_cut_off,
             thought_in_parts,
             answer_in_a_tool_call,
+            words_beside_a_tool_call,
+            answer_in_a_function_call,
+            thought_in_parts_with_a_mark,
+            answer_encoded_twice,
+            stream_that_nobody_asked_for,
+            reply_in_a_list,
+            reply_under_other_names,
             content_of_another_type,
         ]
     ),
