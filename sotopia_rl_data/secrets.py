@@ -339,7 +339,7 @@ _LOOSE = (  # errors repeat keys shortened or starred out
 )
 
 
-_BY_CHANCE = (_no_words, _letters_and_digits, _surely_random)  # what they ask for may also occur in encoded data
+_BY_CHANCE = (_no_words, _letters_and_digits, _surely_random)  # encoded data may meet these conditions by chance
 _BLOB = re.compile(r"[A-Za-z0-9+/_=-]*")
 _DIGEST = re.compile(r"(?i)(?:sha-?[0-9]{1,3}|md5|h1|integrity|checksum)[=:-]")
 _LONGEST_TOKEN = 1000  # characters

@@ -33,7 +33,7 @@ _TAG = re.compile(
 _MARK = re.compile(r"<[|｜][^<>|｜/\n]{1,60}[|｜]?>|<[^<>|｜/\s][^<>|｜/\n]{0,60}[|｜]>")
 # a channel that holds thoughts by its format's own rules (OpenAI's harmony)
 _ANALYSIS = re.compile(r"<\|channel\|>\s*analysis\b[^<]*<\|message\|>\s*\Z")
-_THOUGHT = ("think", "thinking")  # whose blocks are thoughts even where nothing follows them
+_THOUGHT = ("think", "thinking")  # blocks of these names are thoughts even where no answer follows
 _SEEN = re.compile(rf"[^{BLANK}]")
 _DECODER = json.JSONDecoder(strict=False)
 

@@ -31,7 +31,7 @@ class RunFolder:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(
-                f"{path} cannot be written: {error.strerror}.", "name another folder: --out DIR"
+                f"{path} cannot be written: {error.strerror}.", "name another folder: --output DIR"
             ) from error
 
     @classmethod
@@ -109,21 +109,21 @@ class RunFolder:
         if not resume:
             raise UsageError(
                 f"{self.path} has checkpoints of an earlier run, and those of a new run would be mixed with them.",
-                "resume that run: --resume; or name another folder: --out DIR",
+                "resume that run: --resume; or name another folder: --output DIR",
             )
         before, now = RunFolder(checkpoint).read(), plain(record)
         if before["dataset"]["digest"] != now["dataset"]["digest"]:
             name = f"{before['dataset']['name']}@{before['dataset']['version']}"
             raise UsageError(
                 f"{checkpoint} was trained on {name}, and this run would resume it with other rows.",
-                f"name that version: --dataset {name}; or start a new run: --out DIR",
+                f"name that version: --dataset {name}; or start a new run: --output DIR",
             )
         old, new = ({"kind": run["kind"], "model": run["model"], **run["config"]} for run in (before, now))
         for name, value in old.items():
             if value != new.get(name):
                 raise UsageError(
                     f"{checkpoint} was trained with {name}={value}; this run has {name}={new.get(name)}.",
-                    "set it back to that; or start a new run: --out DIR",
+                    "set it back to that; or start a new run: --output DIR",
                 )
 
 

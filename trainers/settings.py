@@ -278,7 +278,7 @@ def _typed(setting: TrainingSetting, value: Any) -> Any:
     parts = _parts(annotation)
     types = [kind for kind in _WRITTEN if kind.__name__ in parts]
     if "Literal" in parts or not types:
-        return value  # no more is known of it
+        return value  # nothing more is known of what it may be
     if value is None and "None" in parts:
         return None
     if isinstance(value, bool) and bool not in types and str in types:

@@ -27,7 +27,7 @@ VERSION = 1
 FORMS_KEPT_S = 30 * 86_400.0  # a server may have learned more by then
 PACE_KEPT_S = 86_400.0
 _PACE = "pace"
-_ENOUGH = 50  # answers, from which a run knows how fast it may ask
+_ENOUGH = 50  # after this many answers a run knows how fast it may ask
 _FILE = "endpoints.json"
 _WAIT_S = 2.0  # the longest wait for another process that is writing; after it, nothing is kept
 

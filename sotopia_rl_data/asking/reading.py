@@ -9,11 +9,11 @@ from collections.abc import Collection
 from typing import Any
 
 MOST_BYTES = 8 << 20  # of a response or a line of results, also unpacked: 64 in flight stay below 1 GB
-_TEXTS = ("text", "content", "thinking", "reasoning", "summary")  # under which parts of a message have their text
-_ARGUMENTS = ("arguments", "input")  # under which a call of a tool has what it is given
+_TEXTS = ("text", "content", "thinking", "reasoning", "summary")  # keys under which a part of a message has its text
+_ARGUMENTS = ("arguments", "input")  # keys under which a call of a tool has its arguments
 _ANSWERS = ("text", "output_text")  # the types of parts that belong to the answer
 _DEEPEST = 5
-_DIGITS = 300  # of the longest whole number that is read as one
+_DIGITS = 300  # longer whole numbers are not read as numbers
 
 
 def json_or_none(raw: bytes) -> Any:

@@ -86,7 +86,7 @@ def accept_any_text() -> None:
     codecs.register(lambda name: ours if name == "in_ascii" else None)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # Under its own name click takes ASCII for a mistake, and writes UTF-8.
+            # click believes that a stream called "ascii" was set up wrongly, and would write UTF-8 to it.
             is_ascii = codecs.lookup(stream.encoding).name == "ascii"
             stream.reconfigure(encoding="in-ascii" if is_ascii else stream.encoding, errors="in-ascii")
 

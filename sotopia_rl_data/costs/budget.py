@@ -27,7 +27,7 @@ from sotopia_rl_data.ledger.index import short
 from sotopia_rl_data.request import Request, Target, Usage
 
 _SLACK = 1e-9  # USD by which a sum may exceed the cap, since sums of floats have rounding errors
-_MARGIN = 1.5  # of what was seen, where calls cost more than their most
+_MARGIN = 1.5  # where a call cost more than its upper bound, others may cost so many times as much
 _LOOK_S = 0.05  # seconds between two looks at what other processes have released
 
 
@@ -56,7 +56,7 @@ class Budget:
         self.seen: set[str] = set()  # ids of the batches that this budget counts
         self.began = time.time()
         self.waiters = Waiters()  # runs that ask in batches
-        self._beyond: dict[Price, float] = {}  # how many times their most calls have cost, where it was more than once
+        self._beyond: dict[Price, float] = {}  # factors of upper bounds that were too low
         self._stopped = False
         self._gate = asyncio.Lock()
         self._moved = asyncio.Event()

@@ -37,7 +37,7 @@ class Fetching:
         self._budget = budget
         self._errors: Counter[str] = Counter()
         self._asked_again: set[str] = set()  # keys that were refused in a form in which others were answered
-        self._helped = False  # whether one of them is answered in the batch of now
+        self._helped = False  # whether one of them is answered in the batch that is being fetched
         self._refused: list[tuple[str, RequestForm, Rejected]] = []  # the lines that were refused for good
         self._throttled: list[tuple[str, Unavailable]] = []  # the lines of one batch that were refused for rate
         self.last: AskingError | None = None
@@ -82,7 +82,7 @@ class Fetching:
                 ledger.append(answered(request, line.key, line.question, outcome, 0.0, intent.batch))
             self._budget.came(line.key, outcome.usage)
             self._lookup.outcome.count(target.model, outcome)
-            # the line has an upper bound of the prompt's bytes, of which any language has at least one for two
+            # the line has the most tokens that its prompt can have; in any language it has at least half as many
             self._lookup.outcome.count_prompt(target.model, line.input // 2, outcome.usage.input)
             self._lookup.came(line.key)
             return
