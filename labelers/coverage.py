@@ -79,7 +79,7 @@ class LabelEstimate(Estimate):
 
 def coverage(plan: LabelPlan, recipe: Recipe, version: Version) -> Coverage:
     """What `recipe` can reward of the episodes of `version`, whose scores are the plan's evaluator's."""
-    reads_score = rule(recipe.rule).also_reads == "score"
+    reads_score = rule(recipe.rule).reads_score
     utterances = rewardable = 0
     lacking, scored = Counter[str](), Counter[str]()
     for episode in episodes_of(chain.from_iterable(version.files("episodes").values())):

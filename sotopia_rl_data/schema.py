@@ -123,7 +123,7 @@ class Episode:
         return None
 
 
-Measure = Literal["importance", "key", "progress", "quality", "episode_score", "evaluation"]
+Measure = Literal["importance", "key", "progress", "quality", "episode_score", "step", "evaluation"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,12 +51,16 @@ def layout_of(layout: str | None, template: Path | None) -> tuple[Any, Template 
     metavar="NAME|FILE",
     help="The recipe: sotopia-rl, goal-only, uniform, … or a YAML file.  [default: the dataset's own]",
 )
-@click.option("--rule", metavar="RULE", help="direct, scaled, singular, uniform, uniform-share or discounted.")
+@click.option(
+    "--rule", metavar="RULE", help="direct, scaled, singular, uniform, uniform-share, discounted, quality-score …"
+)
 @click.option("--normaliser", metavar="NAME", help="minmax, zscore, rank or none; fitted on the train split.")
 @click.option("--weights", metavar="D=W,…", help="As in goal=2,relationship=1.")
 @click.option("--average", type=click.Choice(["mean", "median"]), help="How opinions are joined.")
 @click.option("--evaluator", metavar="NAME", help="Whose episode scores, where several evaluators gave some.")
 @click.option("--schema", metavar="NAME", help="Whose attributions, where several schemas were asked.")
+@click.option("--judge", metavar="NAME", help="Whose opinions alone, where several judged.")
+@click.option("--sample", type=int, help="Which of a judge's opinions alone, from 0.")
 @click.option("--gamma", type=float, help="The discount of the rule `discounted`, in (0, 1].")
 @template_option
 @click.option("--out", metavar="ORG/NAME", help="The dataset to write.  [default: REF's own next version]")
@@ -72,6 +76,8 @@ def rewards(
     average: str | None,
     evaluator: str | None,
     schema: str | None,
+    judge: str | None,
+    sample: int | None,
     gamma: float | None,
     layout: str | None,
     template: Path | None,
@@ -100,6 +106,8 @@ def rewards(
         "average": average,
         "evaluator": evaluator,
         "schema": schema,
+        "judge": judge,
+        "sample": sample,
         "gamma": gamma,
     }
     recipe = _recipe(source, preset, {name: value for name, value in options.items() if value is not None})

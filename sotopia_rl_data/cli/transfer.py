@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sotopia_rl_data.exporters.exporting import ExportReport
     from sotopia_rl_data.exporters.training import TrainingReport
     from sotopia_rl_data.importers.importing import ImportReport
+    from sotopia_rl_data.importers.opinions import FileMethod
     from sotopia_rl_data.importers.options import ImportOptions
     from sotopia_rl_data.importers.own_scores import DeclaredScore
     from sotopia_rl_data.store import Store
@@ -33,6 +34,10 @@ _EXPORTS = (*_EPISODES, "trl-sft", "trl-preference", "trl-kto", "openai", "share
 @click.option("--map", "columns", metavar="A=B,…", help="Read the column A as B, as in Who=speaker,Said=text.")
 @click.option(
     "--format", "form", metavar="FORMAT", help="The format of all files.  [default: told by the keys of their records]"
+)
+@click.option("--method", metavar="METHOD", help="How annotated files were made.  [default: told by numbers and names]")
+@click.option(
+    "--shared-labels", is_flag=True, help="Keep annotated labels that stand for two utterances in a row, at the later."
 )
 @click.option(
     "--dry-run", is_flag=True, help="Show the files and the first episode as they will be read; write nothing."
@@ -64,6 +69,8 @@ def import_(
     name: str | None,
     columns: str | None,
     form: str | None,
+    method: str | None,
+    shared_labels: bool,
     dry_run: bool,
     where: str | None,
     strict: bool,
@@ -104,6 +111,8 @@ def import_(
         split_by=split_by,
         columns=parse_columns(columns) if columns else {},
         form=form,
+        method=method,
+        shared_labels=shared_labels,
         scores=tuple(one for text in scores for one in _declared(text)),
         license=licence,
         pseudonymise=pseudonymise,
@@ -151,13 +160,16 @@ def _show_first(paths: Sequence[Path], options: ImportOptions, as_json: bool) ->
     """The files that will be read, and the first item that comes of them."""
     from sotopia_rl_data.cli.dialogue import dialogue, show
     from sotopia_rl_data.importers.files import plan
+    from sotopia_rl_data.importers.opinions import opinions_of
     from sotopia_rl_data.importers.own_scores import with_scores
     from sotopia_rl_data.importers.reading import read_plan
     from sotopia_rl_data.schema import Episode, Failure
     from sotopia_rl_data.tables import episode_row
 
     planned = plan(paths, options.columns, options.format)
-    items = (item for item, _ in with_scores(read_plan(planned, ranges=options.ranges), options.scores))
+    opinions = opinions_of(planned, options.told, options.shared_labels)
+    located = read_plan(planned, ranges=options.ranges, opinions=opinions)
+    items = (item for item, _ in with_scores(located, options.scores))
     rejected: list[Failure] = []
     first = None
     for item in items:
@@ -170,10 +182,19 @@ def _show_first(paths: Sequence[Path], options: ImportOptions, as_json: bool) ->
     if as_json:
         shown = episode_row(first) if isinstance(first, Episode) else first and asdict(first)
         console.emit_json(
-            {"files": files, "skipped": planned.skipped, "first": shown, "rejected": [asdict(one) for one in rejected]}
+            {
+                "files": files,
+                "methods": [asdict(one) for one in opinions.methods],
+                "skipped": planned.skipped,
+                "first": shown,
+                "rejected": [asdict(one) for one in rejected],
+            }
         )
         return
     console.table(["file", "format", "bytes"], files[:_LISTED], title="what will be read")
+    _show_methods(opinions.methods)
+    for warning in opinions.warnings:
+        console.warn(warning)
     _list_skipped(planned.skipped)
     for failure in rejected[:_LISTED]:
         console.warn(f"{failure.source}: {failure.reason}")
@@ -183,6 +204,16 @@ def _show_first(paths: Sequence[Path], options: ImportOptions, as_json: bool) ->
         console.table(["field", "value"], [[name, str(value)] for name, value in asdict(first).items()])
     else:
         console.warn("no record could be read.")
+
+
+def _show_methods(methods: Sequence[FileMethod]) -> None:
+    """How each annotated file is read."""
+    rows = [
+        [one.file, one.method or "cannot be told", one.schema, ", ".join(map(str, one.samples)), one.rule]
+        for one in methods[:_LISTED]
+    ]
+    if rows:
+        console.table(["annotated file", "method", "schema", "sample", "rule"], rows)
 
 
 def _list_skipped(skipped: Sequence[str]) -> None:
@@ -199,6 +230,7 @@ def _show_import(report: ImportReport) -> None:
     rows += [[f"split {split}", n] for split, n in report.splits.items()]
     state = "made" if report.created else "unchanged: the store has this content already"
     console.table(["imported", "count"], rows, title=f"{report.version.ref}  {report.version.digest[:12]}  {state}")
+    _show_methods(report.methods)
     for failure in report.rejected[:_LISTED]:
         console.warn(f"{failure.source}: {failure.reason}")
     if report.failures > _LISTED:

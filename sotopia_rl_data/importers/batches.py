@@ -1,7 +1,8 @@
 """Items on their way into a stage: those that `--where` keeps, in bounded memory, no episode twice.
 
 Only one batch of episodes is in memory. Of every episode before it sixteen bytes are kept, to tell a repeated record
-(counted and passed over) from a different one with the same id (rejected).
+(counted and passed over) from a different one with the same id (rejected), and from another opinion of it: annotated
+rows that have other labels.
 
 sotopia-rl's annotated JSONL numbers only the utterances that it kept, but the log has all of them. When both are
 imported together, a few hundred bytes of each log are kept too, and an annotated utterance is found in the log by its
@@ -16,6 +17,7 @@ import hashlib
 import struct
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -91,7 +93,8 @@ class Batches:
     where: RowFilter | None
     options: ImportOptions
     columns: pa.Schema  # of `episodes`
-    align: bool = False  # whether annotated rows are imported together with other episodes
+    align: bool = False  # whether there are annotated rows, whose labels may belong to an episode of an earlier batch
+    repeated: AbstractSet[str] = frozenset()  # the places of annotated rows whose labels were read before
     counts: Counter[str] = field(default_factory=Counter)
     dialects: Counter[str] = field(default_factory=Counter)
     scored: set[tuple[str, str]] = field(default_factory=set)  # (dimension, evaluator) of any episode's scores
@@ -104,6 +107,7 @@ class Batches:
     _unread: list[Failure] = field(default_factory=list)  # records that belong to no episode
     _hashes: dict[str, bytes] = field(default_factory=dict)  # the content hash of every episode so far, by its id
     _logs: dict[str, RememberedEpisode] = field(default_factory=dict)
+    _aligned: set[str] = field(default_factory=set)  # the episodes whose lost utterances are failures already
     _alignment: Alignment | None = None  # where the last episode is in its log, if annotated rows and a log have it
     _splits: dict[str | None, str] = field(default_factory=dict)  # splits by episode id, for labels in a later batch
     _keeping: bool = True  # whether the labels that follow the last episode are written; False for a repeated episode
@@ -142,15 +146,18 @@ class Batches:
             self._hashes[episode.episode_id] = digest
             self._episodes.append(episode)
             self.scored.update((score.dimension, score.evaluator) for score in episode.scores)
-        elif known == digest:
+        elif record.source in self.repeated or (known == digest and episode.source != ANNOTATED):
             self.counts["duplicates"] += 1
         elif episode.source == ANNOTATED and episode.episode_id in self._logs:
-            self._alignment, self._keeping = self._logs.pop(episode.episode_id).place(episode), True
-            self._hashes[episode.episode_id] = digest
+            self._alignment, self._keeping = self._logs[episode.episode_id].place(episode), True
             lost = [replace(failure, source=record.source) for failure in self._alignment.lost]
+            lost = [] if episode.episode_id in self._aligned else lost
+            self._aligned.add(episode.episode_id)
             if self.options.strict and lost:
                 raise _refused(lost[0])
             self._labels += lost
+        elif known == digest:
+            self._keeping = True  # another opinion of the same episode
         else:
             failure = record.failure(f"another episode with the id {episode.episode_id!r} was read before it.")
             if self.options.strict:

@@ -23,6 +23,7 @@ from sotopia_rl_data.importers.batches import REWARDS, Batches, MetaFound, RowFi
 from sotopia_rl_data.importers.files import ImportPlan, Source, plan
 from sotopia_rl_data.importers.formats import EXAMPLES, PEOPLES, annotated
 from sotopia_rl_data.importers.formats.format import Located
+from sotopia_rl_data.importers.opinions import AnnotatedFiles, FileMethod, opinions_of
 from sotopia_rl_data.importers.options import ImportOptions
 from sotopia_rl_data.importers.own_scores import with_scores
 from sotopia_rl_data.importers.pseudonyms import key_of, with_pseudonyms
@@ -45,7 +46,8 @@ class ImportReport:
 
     `duplicates` counts episodes that were read again, in the same or another format. `filtered` counts rows that the
     condition left out. `skipped` are files in folders that are of no known format. `splits` counts
-    episodes or training rows, and `scored` names the dimensions on which there are scores.
+    episodes or training rows, and `scored` names the dimensions on which there are scores. `methods` says how each
+    annotated file was read.
     """
 
     version: Version
@@ -62,6 +64,7 @@ class ImportReport:
     skipped: tuple[str, ...]
     splits: Mapping[str, int]
     scored: tuple[str, ...]
+    methods: tuple[FileMethod, ...]
     warnings: tuple[str, ...]
 
 
@@ -86,7 +89,8 @@ def import_dataset(
     for source in import_plan.sources:
         log.info("%s is read as %s", source.path, source.kind)
     ref = name if isinstance(name, DatasetRef) else DatasetRef(name)
-    run = _Import(store, import_plan, ref, options, check)
+    opinions = opinions_of(import_plan, options.told, options.shared_labels)
+    run = _Import(store, import_plan, ref, options, opinions, check)
     try:
         committed, batches = run.commit(tables.EPISODES, progress)
     except MetaFound:  # the columns of `episodes` are known only now, and rows are written already
@@ -107,7 +111,11 @@ def import_dataset(
         skipped=import_plan.skipped,
         splits=dict(batches.split_sizes),
         scored=in_order({dimension for dimension, _ in batches.scored}),
-        warnings=tuple(empty_splits(batches.split_sizes, batches.environments, batches.episodes, options)),
+        methods=tuple(opinions.methods),
+        warnings=(
+            *opinions.warnings,
+            *empty_splits(batches.split_sizes, batches.environments, batches.episodes, options),
+        ),
     )
 
 
@@ -119,6 +127,7 @@ class _Import:
     plan: ImportPlan
     ref: DatasetRef
     options: ImportOptions
+    opinions: AnnotatedFiles
     check: Check | None
 
     def commit(self, columns: pa.Schema, progress: Progress | None) -> tuple[Committed, Batches]:
@@ -133,9 +142,15 @@ class _Import:
         where, hashes = self.options.where, dict[Source, str]()
         rows = None if where is None else RowFilter(where, REWARDS if is_training else columns)
         with rows or nullcontext(), self.store.stage(self.ref.name) as stage:
-            align = annotated.FORMAT in self.plan.formats and len(self.plan.formats) > 1
-            batches = Batches(stage, rows, self.options, columns, align=align)
-            read = read_plan(self.plan, ranges=self.options.ranges, on_progress=progress, on_file=hashes.__setitem__)
+            align = annotated.FORMAT in self.plan.formats
+            batches = Batches(stage, rows, self.options, columns, align=align, repeated=self.opinions.repeated)
+            read = read_plan(
+                self.plan,
+                ranges=self.options.ranges,
+                opinions=self.opinions,
+                on_progress=progress,
+                on_file=hashes.__setitem__,
+            )
             for item, record in self._treated(read):
                 batches.add(item, record)
             batches.finish()
@@ -174,7 +189,13 @@ class _Import:
 
     def _provenance(self, batches: Batches, hashes: Mapping[Source, str]) -> dict[str, Any]:
         scores = {one.name: [one.low, one.high] for one in self.options.scores}
-        told = {"map": dict(self.options.columns), "format": self.options.form, "scores": scores}
+        told = {
+            "map": dict(self.options.columns),
+            "format": self.options.form,
+            "scores": scores,
+            "shared_labels": self.options.shared_labels,
+            "methods": {one.file: one.method for one in self.opinions.methods},
+        }
         return {
             "sources": _sources(self.plan, hashes),
             "where": self.options.where,

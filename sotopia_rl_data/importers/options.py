@@ -9,6 +9,7 @@ from typing import Literal
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.importers.formats import FORMATS, format_named
 from sotopia_rl_data.importers.formats.format import Format, Ranges
+from sotopia_rl_data.importers.formats.methods import Method, method_named
 from sotopia_rl_data.importers.own_scores import DeclaredScore
 
 
@@ -18,9 +19,10 @@ class ImportOptions:
 
     `where` is a DuckDB condition over the columns of `episodes` (or, for training rows, of `rewards`). `strict` makes
     the first rejected record an error. `seed` is the seed of the splits, and `split_by` says of what each belongs whole
-    into one split. `columns` renames keys of the records
-    ({old: new}), and `form` names their format where it shall not be detected. `scores` are dimensions of the source's
-    own. `license` is the data's, for the card; `pseudonymise` replaces speakers' names.
+    into one split. `columns` renames keys of the records ({old: new}), and `form` names their format where it shall not
+    be detected; `method` is that of annotated files, where neither their numbers nor their names tell it, and
+    `shared_labels` keeps a label that stands for two utterances in a row, for the later. `scores` are dimensions of the
+    source's own. `license` is the data's, for the card; `pseudonymise` replaces speakers' names.
     """
 
     where: str | None = None
@@ -29,6 +31,8 @@ class ImportOptions:
     split_by: Literal["environment", "episode"] = "environment"
     columns: Mapping[str, str] = field(default_factory=dict)
     form: str | None = None
+    method: str | None = None
+    shared_labels: bool = False
     scores: tuple[DeclaredScore, ...] = ()
     license: str | None = None
     pseudonymise: bool = False
@@ -42,6 +46,11 @@ class ImportOptions:
     def format(self) -> Format | None:
         """The format that is named. Raises UsageError where there is none of this name."""
         return format_named(self.form) if self.form else None
+
+    @property
+    def told(self) -> Method | None:
+        """The method that is named. Raises UsageError where there is none of this name."""
+        return method_named(self.method) if self.method else None
 
 
 def parse_columns(text: str) -> dict[str, str]:

@@ -13,7 +13,9 @@ from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.importers.files import ImportPlan, Source, plan
 from sotopia_rl_data.importers.formats import episode_log, format_of
 from sotopia_rl_data.importers.formats.format import Beside, Format, Item, Located, Ranges, Reader
+from sotopia_rl_data.importers.formats.methods import FileOpinions
 from sotopia_rl_data.importers.opened import Metered
+from sotopia_rl_data.importers.opinions import AnnotatedFiles, opinions_of
 from sotopia_rl_data.importers.profiles import GatheredProfiles, ProfileLookup, StoredProfiles
 from sotopia_rl_data.importers.record import Record
 
@@ -36,12 +38,14 @@ def read_plan(
     import_plan: ImportPlan,
     *,
     ranges: Ranges | None = None,
+    opinions: AnnotatedFiles | None = None,
     on_progress: OnProgress | None = None,
     on_file: OnFile | None = None,
 ) -> Located:
-    """Every item of the files of a plan, with its record. `ranges` are those of declared dimensions; `on_file` gets
-    each file that was read, and its SHA-256."""
+    """Every item of the files of a plan, with its record. `ranges` are those of declared dimensions, `opinions` what is
+    known of annotated files (None: it is gathered first); `on_file` gets each file that was read, and its SHA-256."""
     done = 0
+    opinions = opinions_of(import_plan) if opinions is None else opinions
 
     def tick(count: int) -> None:
         nonlocal done
@@ -51,7 +55,8 @@ def read_plan(
 
     stored: dict[Path, StoredProfiles] = {}
     for source in import_plan.sources:
-        beside = Beside(source.path.parent, _profiles(source, stored), ranges or {})
+        of_file = opinions.files.get(source.label, FileOpinions())
+        beside = Beside(source.path.parent, _profiles(source, stored), ranges or {}, of_file)
         meter = Metered(source.path, tick)
         with closing(meter):
             yield from _items(source, meter, beside)

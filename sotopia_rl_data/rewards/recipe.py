@@ -15,7 +15,18 @@ from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.refs import is_path
 
 RuleId = Literal[
-    "direct", "scaled", "singular", "uniform", "uniform-share", "discounted", "quality", "progress", "counterfactual"
+    "direct",
+    "scaled",
+    "singular",
+    "uniform",
+    "uniform-share",
+    "discounted",
+    "quality",
+    "quality-score",
+    "quality-share",
+    "progress",
+    "progress-score",
+    "counterfactual",
 ]
 Normaliser = Literal["minmax", "zscore", "rank", "none"]
 Average = Literal["mean", "median"]
@@ -27,10 +38,10 @@ class Recipe:
 
     `weights` are γ_d >= 0 by dimension (any spelling; kept as full names in SOTOPIA-EVAL's order, which is the order of
     summation), at least one above 0. Dimensions of a rubric, or of the source's own, come after them, in alphabetical
-    order. `rule` is applied to each opinion alone, `average` joins the
-    opinions, `normaliser` is fitted on the train split. `evaluator` is the evaluator whose episode scores are G,
-    `schema` the schema whose attributions are read: None where there is only one. `gamma` in (0, 1] is used only by the
-    rule `discounted`. Raises UsageError for any other value.
+    order. `rule` is applied to each opinion alone, `average` joins the opinions, `normaliser` is fitted on the train
+    split. `evaluator` is the evaluator whose episode scores are G, `schema` the schema whose attributions are read:
+    None where there is only one. Of its opinions those of `judge` and `sample` are read (None: of all). `gamma` in
+    (0, 1] is used only by the rule `discounted`. Raises UsageError for any other value.
     """
 
     weights: Mapping[str, float]
@@ -39,6 +50,8 @@ class Recipe:
     average: Average = "mean"
     evaluator: str | None = None
     schema: str | None = None
+    judge: str | None = None
+    sample: int | None = None
     gamma: float = 0.9
 
     def __post_init__(self) -> None:
@@ -46,6 +59,8 @@ class Recipe:
         _one_of("a normaliser", self.normaliser, get_args(Normaliser))
         _one_of("an average", self.average, get_args(Average))
         object.__setattr__(self, "weights", _weights(self.weights))
+        if self.sample is not None and (type(self.sample) is not int or self.sample < 0):
+            raise UsageError(f"sample is {self.sample!r}, but it must be 0 or more.", "name a sample, as in --sample 0")
         if not _number(self.gamma) or not 0 < self.gamma <= 1:
             hint = "use 0.9 as the paper's code does; 1 gives every utterance the whole score"
             raise UsageError(f"gamma is {self.gamma!r}, but it must be above 0 and at most 1.", hint)
@@ -56,9 +71,13 @@ class Recipe:
         return tuple(d for d, weight in self.weights.items() if weight > 0)
 
     def as_dict(self) -> dict[str, Any]:
-        """The recipe as the manifest keeps it, with `gamma` only where it matters."""
+        """The recipe as the manifest keeps it, with `gamma` only where it matters, and what came to recipes later only
+        where it is chosen."""
         known = asdict(self) | {"weights": dict(self.weights)}
-        return {name: value for name, value in known.items() if name != "gamma" or self.rule == "discounted"}
+        left_out = {name for name, default in _LATER.items() if known[name] == default}
+        if self.rule != "discounted":
+            left_out.add("gamma")
+        return {name: value for name, value in known.items() if name not in left_out}
 
     @classmethod
     def from_dict(cls, known: Mapping[str, Any]) -> Recipe:
@@ -69,6 +88,9 @@ class Recipe:
             wrong = f"has no key {unknown[0]!r}" if unknown else "must be a mapping with `weights`"
             raise UsageError(f"A recipe {wrong}.", f"write only keys of a recipe: {', '.join(names)}")
         return cls(**known)
+
+
+_LATER: dict[str, Any] = {"judge": None, "sample": None}
 
 
 def _one_of(what: str, value: str, allowed: tuple[str, ...]) -> None:

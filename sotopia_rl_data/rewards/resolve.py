@@ -46,7 +46,7 @@ class ResolvedRecipe:
     opinions: tuple[Opinion, ...]
     evaluator: str
     schema: str | None
-    filters: Mapping[str, str]
+    filters: Mapping[str, str | int]
     cells: int = CELLS
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
@@ -65,7 +65,8 @@ class ResolvedRecipe:
     def columns(self) -> list[str]:
         """The columns read of the attributions: judge and sample only where there is more than one opinion."""
         opinion = ["judge", "sample"] if len(self.opinions) > 1 else []
-        return ["episode_id", "agent", "turn", "dimension", "raw", "scale_min", "scale_max", *opinion, *self.filters]
+        named = dict.fromkeys([*opinion, *self.filters])
+        return ["episode_id", "agent", "turn", "dimension", "raw", "scale_min", "scale_max", *named]
 
     @property
     def chunk_rows(self) -> int:
@@ -84,18 +85,19 @@ def resolve(
     """
     chosen = rule(recipe.rule)
     judged = [path for paths in attributions.values() for path in paths] if chosen.measure else []
+    chosen = chosen.over({measure for (measure,) in distinct(judged, ("measure",))})
     schema, opinions, filters = _opinions_read(recipe, chosen, judged, may_be_empty=dimensions is not None)
     columns = _dimensions_read(recipe, chosen, judged, dimensions)
     scores = [path for paths in episodes.values() for path in paths]
     scored = evaluators(scores, columns)
-    evaluator = choose_evaluator(scored, recipe.evaluator, columns, needed=chosen.also_reads == "score")
+    evaluator = choose_evaluator(scored, recipe.evaluator, columns, needed=chosen.reads_score)
     ranges = own_ranges(scores, columns)
     return ResolvedRecipe(chosen, recipe.gamma, columns, tuple(opinions), evaluator, schema, filters, cells, ranges)
 
 
 def _opinions_read(
     recipe: Recipe, chosen: Rule, files: Sequence[Path], may_be_empty: bool
-) -> tuple[str | None, list[Opinion], dict[str, str]]:
+) -> tuple[str | None, list[Opinion], dict[str, str | int]]:
     """The schema, its opinions in order, and the columns that must be filtered by their value.
 
     Raises UsageError where the attributions have no answers of the rule's kind, or several schemas of which the recipe
@@ -125,12 +127,23 @@ def _opinions_read(
             "name one of them in the recipe: schema: NAME",
         )
     opinions = sorted((judge, sample) for s, m, judge, sample in held if (s, m) == (schema, chosen.measure))
-    filters = {}
+    wanted = {name: value for name, value in (("judge", recipe.judge), ("sample", recipe.sample)) if value is not None}
+    chosen_opinions = [
+        (judge, sample)
+        for judge, sample in opinions
+        if wanted.get("judge", judge) == judge and wanted.get("sample", sample) == sample
+    ]
+    if not chosen_opinions:
+        raise UsageError(
+            f"No attribution by the schema {schema!r} is of {' and '.join(f'{n} {v}' for n, v in wanted.items())}.",
+            f"name one of: {', '.join(f'--judge {judge} --sample {sample}' for judge, sample in opinions)}",
+        )
+    filters: dict[str, str | int] = wanted if len(chosen_opinions) < len(opinions) else {}
     if len({s for s, *_ in held}) > 1:
         filters["schema"] = schema
     if len(measures) > 1:
         filters["measure"] = chosen.measure
-    return schema, opinions, filters
+    return schema, chosen_opinions, filters
 
 
 def _dimensions_read(

@@ -8,8 +8,8 @@ appendix; where the paper and its code differ, the docstring says which is which
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -69,7 +69,7 @@ class Rule:
     `value(A, G, turns, gamma)` gives r, one element for each utterance; NaN in, NaN out. `also_reads` says what is
     passed as G: the episode's score, the judge's baseline B (its attribution with turn −1, on the scale of A), or
     nothing that matters. A rule that multiplies the score gives between 0 and 1 times G; any other rule stays in its
-    own `bounds`.
+    own `bounds`. With `times_score` r is `value` times G: 0 where G is 0, whether there is a value or not.
     """
 
     id: str
@@ -77,6 +77,18 @@ class Rule:
     value: Callable[[Floats, Floats, Turns, float], Floats]
     also_reads: Literal["score", "baseline", "nothing"] = "score"
     bounds: tuple[float, float] | None = None
+    times_score: bool = False
+
+    @property
+    def reads_score(self) -> bool:
+        """Whether it needs the episode's score."""
+        return self.also_reads == "score" or self.times_score
+
+    def over(self, measures: Collection[str]) -> Rule:
+        """The rule for attributions of these measures: a rule over progress takes its steps where they are given."""
+        if self.measure == "progress" and "progress" not in measures and "step" in measures:
+            return replace(self, measure="step", value=step, also_reads="nothing")
+        return self
 
 
 def direct(a: Floats, g: Floats, turns: Turns, gamma: float) -> Floats:
@@ -141,6 +153,12 @@ def progress(a: Floats, b: Floats, turns: Turns, gamma: float) -> Floats:
     return steps
 
 
+def step(a: Floats, g: Floats, turns: Turns, gamma: float) -> Floats:
+    """r_t = 2A_t − 1: how far the judged progress moved, on a scale that goes as far down as up."""
+    moved: Floats = 2 * a - 1
+    return moved
+
+
 def counterfactual(a: Floats, b: Floats, turns: Turns, gamma: float) -> Floats:
     """r_t = B − A_t: the judge's score of the whole episode minus its score without the utterance.
 
@@ -159,7 +177,10 @@ RULES: dict[str, Rule] = {
         Rule("uniform-share", None, uniform_share),
         Rule("discounted", None, discounted),
         Rule("quality", "quality", quality, "nothing", (0.0, 1.0)),
+        Rule("quality-score", "quality", direct),
+        Rule("quality-share", "quality", scaled),
         Rule("progress", "progress", progress, "baseline", (-1.0, 1.0)),
+        Rule("progress-score", "progress", progress, "baseline", (-1.0, 1.0), times_score=True),
         Rule("counterfactual", "episode_score", counterfactual, "baseline", (-1.0, 1.0)),
     )
 }
@@ -176,9 +197,9 @@ def declared_range(
     name: str, by: str = "direct", ranges: Mapping[str, tuple[float, float]] | None = None
 ) -> tuple[float, float]:
     """The range of the rule `by` on this dimension: its own bounds, or G's range (`ranges` has that of a dimension of
-    the source's own) and 0. Raises UsageError where nobody declared one."""
-    bounds = rule(by).bounds
-    if bounds is not None:
+    the source's own) and 0, both ways where bounds are multiplied by G. Raises UsageError where nobody declared one."""
+    bounds, times_score = rule(by).bounds, rule(by).times_score
+    if bounds is not None and not times_score:
         return bounds
     if ranges and name in ranges:
         low, high = ranges[name]
@@ -188,4 +209,6 @@ def declared_range(
         raise UsageError(
             f"The scores on {name} have no declared range.", f"import them again with --score {name}=LOW..HIGH"
         )
+    if times_score:
+        low, high = -max(abs(low), abs(high)), max(abs(low), abs(high))
     return min(low, 0.0), max(high, 0.0)

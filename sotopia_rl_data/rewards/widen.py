@@ -43,7 +43,11 @@ def widen(resolved: ResolvedRecipe, utterances: Episodes, attributions: Episodes
             of_agents = b[opinion] if resolved.rule.also_reads == "baseline" else g
             for d in range(len(resolved.dimensions)):
                 of_utterances = of_agents[d][here.turns.group]
-                a[opinion, d] = resolved.rule.value(a[opinion, d], of_utterances, here.turns, resolved.gamma)
+                r = resolved.rule.value(a[opinion, d], of_utterances, here.turns, resolved.gamma)
+                if resolved.rule.times_score:
+                    score = g[d][here.turns.group]
+                    r = np.where(score == 0, 0.0, score * r)
+                a[opinion, d] = r
         a += 0.0  # -0.0 becomes 0.0
         yield a
     attributions.end()

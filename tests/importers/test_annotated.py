@@ -164,7 +164,7 @@ def test_one_speaker_twice_in_a_row_got_one_key_and_no_label(tmp_path):
         ({"reward": 4.0, "attribution": 2, "scale": "7_scale"}, "a label is on the unknown scale '7_scale'."),
         ({"reward": 4.0, "attribution": 2, "dimension": "charm"}, "its labels are on charm"),
         ({"reward": 4.0, "attribution": "2"}, "an attribution is text, not a number."),
-        ({"reward": 4.0, "attribution": 2, "dim_score": 12}, "its labels do not tell their scale"),
+        ({"reward": 4.0, "attribution": 2, "dim_score": 12}, "the goal score 12 lies outside 0 to 10."),
         (2.4, "a label is a bare fraction"),
         (True, "a label is true or false, not a number."),
         ("2", "a label is text, not an object."),

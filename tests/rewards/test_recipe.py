@@ -32,6 +32,9 @@ def test_every_baseline_of_the_paper_ships_as_a_file():
         "discounted": ("discounted", THREE),
         "online": ("direct", THREE),
         "progress": ("progress", {"goal": 1.0}),
+        "progress-score": ("progress-score", {"goal": 1.0}),
+        "quality-score": ("quality-score", {"goal": 1.0}),
+        "quality-share": ("quality-share", {"goal": 1.0}),
         "quality": ("quality", THREE),
         "counterfactual": ("counterfactual", THREE),
     }

@@ -2,7 +2,7 @@
 
 episode_log.py    the sotopia library's EpisodeLog, as stored, dumped or exported from Redis
 export.py         the rows that the library's own export makes of EpisodeLogs, JSONL or CSV
-annotated.py      sotopia-rl's annotated JSONL: two rows for each episode, with labels
+annotated.py      sotopia-rl's annotated JSONL: two rows for each episode, with labels; methods.py: how they were made
 plain.py          our own format, for people with their own simulator, and what `query` writes of episodes
 simulation.py     simulations of τ-bench and τ²-bench
 convokit.py       ConvoKit corpora

@@ -8,11 +8,15 @@ lost is not made up:
 
 - An utterance's turn is its place in the file's list. No-ops were dropped before the list was numbered.
 - Two utterances to which the writer gave the same key (one speaker twice in a row) share one entry. It has the later
-  text. Its label stood for both utterances, so it becomes a failure.
+  text. Its label stood for both utterances, so it becomes a failure, unless the import is told to keep it.
 
-A label is {"reward", "attribution"}, perhaps with "dimension", "scale" and "dim_score", or a whole number. Only direct
-attributions (reward = attribution / scale × score) can be read back: other methods wrote numbers whose scale is not in
-the file. Where the judge gave no label the writer put a bare 0 or -1: both mean "missing", not zero.
+A label is {"reward", "attribution"}, perhaps with "dimension", "scale" and "dim_score", or a bare number. By which
+method the rewards were made is known for the whole file (`methods.py`), and labels become what that method asked its
+judge. Where the judge gave no label the writer put a bare 0 or -1: both mean "missing", not zero (a method whose labels
+are bare numbers writes 0.0 for a real zero, and -1.0 may be a reward of it).
+
+Another file may have the same episode, with labels on another dimension, on another scale or by another method: another
+opinion. What must be known of all files before one is read is gathered by `importers/opinions.py`.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from typing import Any
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.importers.formats.format import Format, Located
+from sotopia_rl_data.importers.formats.methods import SCALE_UNKNOWN, STEP, FileOpinions, Label, Method, Series
 from sotopia_rl_data.importers.messages import parse_action
 from sotopia_rl_data.importers.record import UNNAMED, Record, finite, identifier, kind, mapping, text
 from sotopia_rl_data.importers.scores import check_score
@@ -33,12 +38,15 @@ from sotopia_rl_data.schema import Agent, Attribution, Episode, Failure, Score, 
 
 SOURCE = "sotopia-rl-annotated"
 JUDGE = "sotopia-rl"
-SCHEMA = "direct"
 _KEY = re.compile(r"Utterance (\d{1,6}) by (.+)", re.DOTALL)
 _SCALES = {"default": 3, "5_scale": 5, "5-scale": 5, "10_scale": 10, "10-scale": 10}
-_DIMENSIONS = {d.name: d.name for d in SOTOPIA_EVAL} | {"goal_barebone": "goal"}
+OWN_RANGES = {"conversation_behavior": (0.0, 10.0)}
+"""Dimensions beyond SOTOPIA-EVAL that the writer knows. Nobody scores them: it takes 10 for the score."""
+_DIMENSIONS = {name: name for name in (*(d.name for d in SOTOPIA_EVAL), *OWN_RANGES)} | {"goal_barebone": "goal"}
+_CONTRADICTING = "the file has other labels of the same agent and dimension before it."
 _PENDING = 10_000  # the most episodes that wait for their second row; the oldest is then taken as it is
 _NOTHING = "the annotation has no label for this utterance"
+_UNTOLD = "the score is 0 or missing, so the reward does not tell the progress"
 _SHARED = "two utterances in a row share this label's key: it cannot be told whose it is"
 
 
@@ -68,22 +76,35 @@ class AnnotatedRow:
     utterances: tuple[JudgedUtterance, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Label:
-    """A judge's label of an utterance, and what the writer noted beside it (`score` on `dimension`)."""
-
-    raw: float
-    reward: float | None = None
-    dimension: str = "goal"
-    scale: int | None = None
-    score: float | None = None
+Rows = list[tuple[Record, AnnotatedRow]]
 
 
 @dataclass(slots=True)
-class _WaitingRows:
-    """The reader of one file. A row waits for the other rows of its episode, which usually come next."""
+class WaitingRows:
+    """The rows of one file by episode. A row waits for the other rows of its episode, which usually come next."""
 
-    _waiting: OrderedDict[str, list[tuple[Record, AnnotatedRow]]] = field(default_factory=OrderedDict)
+    _waiting: OrderedDict[str, Rows] = field(default_factory=OrderedDict)
+
+    def add(self, record: Record, row: AnnotatedRow) -> Rows:
+        """The rows of the row's episode, if this row completes it."""
+        waiting = self._waiting.setdefault(row.episode_id, [])
+        waiting.append((record, row))
+        if _complete([row for _, row in waiting]):
+            return self._waiting.pop(row.episode_id)
+        return self._waiting.popitem(last=False)[1] if len(self._waiting) > _PENDING else []
+
+    def rest(self) -> Iterator[Rows]:
+        """The rows of the episodes that are left at the end of the file: only one agent of them was judged."""
+        while self._waiting:
+            yield self._waiting.popitem(last=False)[1]
+
+
+@dataclass(slots=True)
+class _Reader:
+    """The reader of one file."""
+
+    opinions: FileOpinions
+    _waiting: WaitingRows = field(default_factory=WaitingRows)
 
     def add(self, record: Record) -> Located:
         """The items of the row's episode, if this row completes it."""
@@ -92,28 +113,32 @@ class _WaitingRows:
         except InputError as error:
             yield record.failure(error.message), record
             return
-        waiting = self._waiting.setdefault(row.episode_id, [])
-        waiting.append((record, row))
-        if _complete([row for _, row in waiting]):
-            yield from self._join(self._waiting.pop(row.episode_id))
-        elif len(self._waiting) > _PENDING:
-            yield from self._join(self._waiting.popitem(last=False)[1])
+        yield from self._join(self._waiting.add(record, row))
 
     def rest(self) -> Located:
-        """The items of the episodes that are left at the end of the file: only one agent of them was judged."""
-        while self._waiting:
-            yield from self._join(self._waiting.popitem(last=False)[1])
+        """The items of the episodes that are left at the end of the file."""
+        for waiting in self._waiting.rest():
+            yield from self._join(waiting)
 
-    def _join(self, waiting: list[tuple[Record, AnnotatedRow]]) -> Located:
+    def _join(self, waiting: Rows) -> Located:
+        if not waiting:
+            return
         first, _ = waiting[0]
+        if any(record.source in self.opinions.contradicting for record, _ in waiting):
+            yield from ((record.failure(_CONTRADICTING), record) for record, _ in waiting)
+            return
         try:
-            for item in join([row for _, row in waiting]):
+            for item in join([row for _, row in waiting], self.opinions):
                 yield replace(item, source=first.source) if isinstance(item, Failure) else item, first
         except InputError as error:
             yield from ((record.failure(error.message), record) for record, _ in waiting)
 
 
-FORMAT = Format("annotated", keys=(frozenset({"attributed_utterances"}),), reader=lambda _: _WaitingRows())
+FORMAT = Format(
+    "annotated",
+    keys=(frozenset({"attributed_utterances"}),),
+    reader=lambda beside: _Reader(beside.opinions),
+)
 
 
 def read_row(value: Any) -> AnnotatedRow:
@@ -133,15 +158,15 @@ def read_row(value: Any) -> AnnotatedRow:
     )
 
 
-def join(rows: Sequence[AnnotatedRow]) -> list[Episode | Attribution | Failure]:
+def join(rows: Sequence[AnnotatedRow], opinions: FileOpinions) -> list[Episode | Attribution | Failure]:
     """The episode of `rows`, its attributions, and a failure for each utterance without a label.
 
-    The rows have one episode_id; each is of one judged agent. Raises InputError where they contradict each other.
+    The rows have one episode_id; each is of one judged agent. `opinions` says how the file is read, and which scores
+    all files give the episode. Raises InputError where the rows contradict each other.
     """
     ordered = sorted(rows, key=lambda row: not row.first)
     first = ordered[0]
-    dialogues = [(row.scenario, [(u.place, u.name, u.rendered) for u in row.utterances]) for row in ordered]
-    if any(dialogue != dialogues[0] for dialogue in dialogues):
+    if any(dialogue_of(row) != dialogue_of(first) for row in ordered):
         raise InputError("its rows do not hold the same scenario and utterances.")
     if len({row.agent for row in rows}) < len(rows):
         raise InputError(f"two of its rows are for the same agent, {first.agent}.")
@@ -149,9 +174,11 @@ def join(rows: Sequence[AnnotatedRow]) -> list[Episode | Attribution | Failure]:
     scores: list[Score] = []
     labels: list[Attribution | Failure] = []
     for row in ordered:
-        row_scores, row_labels = _labels(row)
-        scores += row_scores
+        row_scores, row_labels = _labels(row, opinions)
+        scores += [_score(row.agent, name, score) for name, score in row_scores.items()]
         labels += row_labels
+    gathered = opinions.scores.get(first.episode_id, {})
+    scores = [_score(agent, name, score) for (agent, name), score in gathered.items()] or scores
     labels += [
         Failure("the file has no row for this agent", first.episode_id, u.name, u.place, judge=JUDGE)
         for u in first.utterances
@@ -222,91 +249,124 @@ def _parse_key(key: str) -> tuple[int, str]:
     return int(match[1]), match[2]
 
 
-def _labels(row: AnnotatedRow) -> tuple[list[Score], list[Attribution | Failure]]:
-    """The scores of the row's agent, and an attribution or a failure for each of its utterances. Never raises."""
+def dialogue_of(row: AnnotatedRow) -> Any:
+    """What the rows of one episode have in common."""
+    return row.scenario, [(u.place, u.name, u.rendered) for u in row.utterances]
+
+
+def _score(agent: str, dimension: str, score: float) -> Score:
+    return Score(agent, dimension, score, UNNAMED, *OWN_RANGES.get(dimension, ()))
+
+
+def _labels(row: AnnotatedRow, opinions: FileOpinions) -> tuple[dict[str, float], list[Attribution | Failure]]:
+    """The scores of the row's agent, and what its labels become: an attribution or a failure for each utterance, or
+    nothing where the method asks no judge. Raises InputError where its scores are not those of another file."""
+    own = own_utterances(row)
     scores = {} if row.score is None else {"goal": row.score}
-    own = [u for u in row.utterances if u.name == row.agent]
-    results: list[Attribution | Failure] = []
     try:
-        labels_or_reasons = [_label(u) for u in own]
-        labels = [label for label in labels_or_reasons if isinstance(label, _Label)]
-        dimension = _dimension(labels)
-        scale = _scale(labels, row.score)
-        scores |= _noted(labels, dimension, scores.get(dimension))
+        judged = judge_row(row)
+        scores |= judged.scores
+        series = opinions.series(judged.labels)
+        if not series.reading.explains(judged.labels, row.score):
+            raise InputError(_unexplained(judged.labels, series.reading.method))
     except InputError as error:
-        results += [_failure(row, u, error.message) for u in own]
-    else:
-        for utterance, label in zip(own, labels_or_reasons, strict=True):
-            if isinstance(label, _Label):
-                results.append(_attribution(row, utterance, label.raw, dimension, scale))
-            else:
-                results.append(_failure(row, utterance, label, dimension))
-    return [Score(row.agent, name, score, UNNAMED) for name, score in scores.items()], results
+        return scores, [_failure(row, u, error.message) for u in own]
+    for name, score in scores.items():
+        other = opinions.scores.get(row.episode_id, {}).get((row.agent, name), score)
+        if other != score:
+            raise InputError(f"the {name} score of {row.agent} is {score:g}, but {other:g} in another file.")
+    if series.reading.method.measure is None:
+        return scores, []
+    results: list[Attribution | Failure] = []
+    for utterance, label in zip(own, judged.labels, strict=True):
+        reason, raw = "", None
+        shared = utterance.shared and not opinions.shared
+        if shared or label is None or series.reading.missing(label):
+            reason = _SHARED if shared else _NOTHING
+        else:
+            raw = series.reading.raw(label, scores.get(judged.dimension))
+            reason = _UNTOLD if raw is None else ""
+        if raw is not None and label is not None:
+            results.append(_attribution(row, utterance, raw, judged.dimension, series, label))
+        elif reason:
+            results.append(_failure(row, utterance, reason, judged.dimension))
+    return scores, results
 
 
-def _label(utterance: JudgedUtterance) -> _Label | str:
-    """The label, or the reason why there is none. Raises InputError where it has none of the shapes."""
-    written = utterance.label
-    if utterance.shared:
-        return _SHARED
-    if written is None or (isinstance(written, (int, float)) and written in (0, -1) and not isinstance(written, bool)):
-        return _NOTHING
-    if isinstance(written, float):
-        raise InputError("a label is a bare fraction: a reward and an attribution cannot be told apart.")
-    if isinstance(written, int):
-        return _Label(finite(written, "a label"))
+@dataclass(frozen=True, slots=True)
+class JudgedRow:
+    """The labels of the utterances of a row's agent, in order, their dimension, and the scores that they note."""
+
+    labels: tuple[Label | None, ...]
+    dimension: str
+    scores: Mapping[str, float]
+
+
+def own_utterances(row: AnnotatedRow) -> list[JudgedUtterance]:
+    """The utterances of the row's agent."""
+    return [u for u in row.utterances if u.name == row.agent]
+
+
+def judge_row(row: AnnotatedRow) -> JudgedRow:
+    """What a row says of its agent. Raises InputError where a label has none of the shapes, or they contradict each
+    other."""
+    labels = tuple(_label(u.label) for u in own_utterances(row))
+    known = [label for label in labels if label is not None]
+    dimension = _dimension(known)
+    return JudgedRow(labels, dimension, _noted(known, dimension, row.score if dimension == "goal" else None))
+
+
+def _label(written: Any) -> Label | None:
+    """The label, None where there is none. Raises InputError where it has none of the shapes."""
+    if written is None or (type(written) is int and written in (0, -1)):
+        return None
+    if isinstance(written, (int, float)) and not isinstance(written, bool):
+        number = finite(written, "a label")
+        whole = isinstance(written, int)
+        return Label("whole" if whole else "fraction", number if whole else None, number)
+    if isinstance(written, bool):
+        finite(written, "a label")
     label = mapping(written, "a label")
-    if label.get("attribution") in (None, -1):
-        return _NOTHING
-    raw = finite(label["attribution"], "an attribution")
-    reward = _optional(label, "reward")
-    dimension = text(label, "dimension", "goal")
-    scale = None
+    reward, attribution = _optional(label, "reward"), label.get("attribution")
+    if attribution == -1 or (attribution is None and reward is None):
+        return None
+    dimension, scale = text(label, "dimension", ""), None
     if label.get("scale") is not None:
         name = text(label, "scale")
         if name not in _SCALES:
             raise InputError(f"a label is on the unknown scale {name!r}.")
         scale = _SCALES[name]
-    return _Label(raw, reward, dimension, scale, _optional(label, "dim_score"))
+    raw = None if attribution is None else finite(attribution, "an attribution")
+    score = _optional(label, "dim_score")
+    return Label("reward" if raw is None else "pair", raw, reward, dimension, scale, score)
 
 
 def _optional(label: Mapping[str, Any], key: str) -> float | None:
     return None if label.get(key) is None else finite(label[key], f"a `{key}`")
 
 
-def _dimension(labels: Collection[_Label]) -> str:
+def _unexplained(labels: Sequence[Label | None], method: Method) -> str:
+    """Why a row is not of its file's method."""
+    if "pair" in method.shapes and any(label is not None and label.shape == "fraction" for label in labels):
+        return "a label is a bare fraction: a reward and an attribution cannot be told apart."
+    if method.name == "direct":
+        return SCALE_UNKNOWN
+    return f"its rewards are not those of {method.name}, as its file is read: {method.formula}."
+
+
+def _dimension(labels: Collection[Label]) -> str:
     """The dimension of the labels. Raises InputError where they have several, or an unknown one."""
-    named = {_DIMENSIONS.get(label.dimension, "") for label in labels} or {"goal"}
+    named = {_DIMENSIONS.get(label.dimension or "goal", "") for label in labels} or {"goal"}
     if len(named) > 1 or "" in named:
-        listed = ", ".join(sorted({label.dimension for label in labels}))
+        listed = ", ".join(sorted({label.dimension or "goal" for label in labels}))
         raise InputError(f"its labels are on {listed}, which is not one SOTOPIA-EVAL dimension.")
     return named.pop()
 
 
-def _scale(labels: Collection[_Label], score: float | None) -> int:
-    """The top of the labels' scale: as named, or else the scale by which the rewards follow from the attributions.
-
-    The writer's default, 3, is taken where it fits. Raises InputError where no scale fits, or both 5 and 10 do.
-    """
-    named = {label.scale for label in labels if label.scale is not None}
-    fitting = [scale for scale in sorted(named or {3, 5, 10}) if all(_fits(label, scale, score) for label in labels)]
-    if len(named) > 1 or not fitting or (fitting[0] != 3 and len(fitting) > 1):
-        raise InputError("its labels do not tell their scale: they are not direct attributions on 3, 5 or 10.")
-    return fitting[0]
-
-
-def _fits(label: _Label, scale: int, goal_score: float | None) -> bool:
-    score = goal_score if label.score is None else label.score
-    if not 0 <= label.raw <= scale:
-        return False
-    if label.reward is None or score is None:
-        return True
-    return abs(label.raw / scale * score - label.reward) <= 1e-6 * max(1.0, abs(score))
-
-
-def _noted(labels: Collection[_Label], dimension: str, known: float | None) -> dict[str, float]:
+def _noted(labels: Collection[Label], dimension: str, known: float | None) -> dict[str, float]:
     """{dimension: the score that the labels note}. Raises InputError where they contradict each other."""
-    noted = {check_score(dimension, label.score) for label in labels if label.score is not None}
+    ends = OWN_RANGES.get(dimension)
+    noted = {check_score(dimension, label.score, ends) for label in labels if label.score is not None}
     if known is not None:
         noted.add(known)
     if len(noted) > 1:
@@ -314,19 +374,23 @@ def _noted(labels: Collection[_Label], dimension: str, known: float | None) -> d
     return {dimension: noted.pop()} if noted else {}
 
 
-def _attribution(row: AnnotatedRow, utterance: JudgedUtterance, raw: float, dimension: str, scale: int) -> Attribution:
+def _attribution(
+    row: AnnotatedRow, utterance: JudgedUtterance, raw: float, dimension: str, series: Series, label: Label
+) -> Attribution:
+    method = series.reading.method
+    top = STEP if method.measure == "step" else float(label.scale or series.reading.scale)
     return Attribution(
         episode_id=row.episode_id,
         agent=row.agent,
         turn=utterance.place,
         dimension=dimension,
-        schema=SCHEMA,
-        measure="importance",
+        schema=method.schema or "",
+        measure=method.measure or "importance",
         judge=JUDGE,
-        sample=0,
+        sample=series.sample,
         raw=raw,
-        scale_min=0.0,
-        scale_max=float(scale),
+        scale_min=-top if method.measure == "step" else 0.0,
+        scale_max=top,
         call_id="",
     )
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.importers.formats.methods import FileOpinions
 from sotopia_rl_data.importers.profiles import ProfileLookup
 from sotopia_rl_data.importers.record import Record
 from sotopia_rl_data.importers.scores import RefusedScore
@@ -55,12 +56,13 @@ Ranges = Mapping[str, tuple[float, float]]
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """What is known beside a file: its folder, the profiles that its records may name (None: there are none), and the
-    ranges of declared dimensions."""
+    """What is known beside a file: its folder, the profiles that its records may name (None: there are none), the
+    ranges of declared dimensions, and how annotated rows are read."""
 
     folder: Path
     profiles: ProfileLookup | None = None
     ranges: Ranges = field(default_factory=dict)
+    opinions: FileOpinions = field(default_factory=FileOpinions)
 
 
 @dataclass(frozen=True, slots=True)
