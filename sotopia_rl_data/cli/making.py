@@ -54,13 +54,15 @@ def layout_of(layout: str | None, template: Path | None) -> tuple[Any, Template 
 @click.option(
     "--rule", metavar="RULE", help="direct, scaled, singular, uniform, uniform-share, discounted, quality-score …"
 )
-@click.option("--normaliser", metavar="NAME", help="minmax, zscore, rank or none; fitted on the train split.")
+@click.option("--normaliser", metavar="NAME", help="minmax, zscore, rank or none.")
 @click.option("--weights", metavar="D=W,…", help="As in goal=2,relationship=1.")
 @click.option("--average", type=click.Choice(["mean", "median"]), help="How opinions are joined.")
 @click.option("--evaluator", metavar="NAME", help="Whose episode scores, where several evaluators gave some.")
 @click.option("--schema", metavar="NAME", help="Whose attributions, where several schemas were asked.")
 @click.option("--judge", metavar="NAME", help="Whose opinions alone, where several judged.")
 @click.option("--sample", type=int, help="Which of a judge's opinions alone, from 0.")
+@click.option("--fit", type=click.Choice(["train", "all"]), help="The splits on which the normaliser is fitted.")
+@click.option("--units", type=click.Choice(["0-1", "0-10"]), help="Of the reward; 0-10 are the reference's.")
 @click.option("--gamma", type=float, help="The discount of the rule `discounted`, in (0, 1].")
 @template_option
 @click.option("--out", metavar="ORG/NAME", help="The dataset to write.  [default: REF's own next version]")
@@ -78,6 +80,8 @@ def rewards(
     schema: str | None,
     judge: str | None,
     sample: int | None,
+    fit: str | None,
+    units: str | None,
     gamma: float | None,
     layout: str | None,
     template: Path | None,
@@ -108,6 +112,8 @@ def rewards(
         "schema": schema,
         "judge": judge,
         "sample": sample,
+        "fit": fit,
+        "units": units,
         "gamma": gamma,
     }
     recipe = _recipe(source, preset, {name: value for name, value in options.items() if value is not None})

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from sotopia_rl_data.cli import console
+from sotopia_rl_data.dimensions import in_order
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.hub.resolve import resolve
 from sotopia_rl_data.refs import DatasetRef
@@ -209,11 +210,31 @@ def _show_first(paths: Sequence[Path], options: ImportOptions, as_json: bool) ->
 def _show_methods(methods: Sequence[FileMethod]) -> None:
     """How each annotated file is read."""
     rows = [
-        [one.file, one.method or "cannot be told", one.schema, ", ".join(map(str, one.samples)), one.rule]
+        [
+            one.file,
+            one.method or "cannot be told",
+            one.schema,
+            ", ".join(map(str, one.samples)),
+            one.rule,
+        ]
         for one in methods[:_LISTED]
     ]
     if rows:
         console.table(["annotated file", "method", "schema", "sample", "rule"], rows)
+
+
+def _rewards_of(report: ImportReport) -> list[str]:
+    """The commands that make the rewards of each opinion that was imported, as the files have them."""
+    weights: dict[tuple[str | None, tuple[int, ...], str], set[str]] = {}
+    for one in report.methods:
+        if one.rule is not None and len(one.samples) < 2:
+            weights.setdefault((one.schema, one.samples, one.rule), set()).update(one.dimensions)
+    return [
+        f"sotopia-rl-data rewards {report.version.name} --rule {rule}"
+        + (f" --schema {schema} --sample {samples[0]}" if samples else "")
+        + f" --weights {','.join(f'{name}=1' for name in in_order(dimensions))}"
+        for (schema, samples, rule), dimensions in list(weights.items())[:_LISTED]
+    ]
 
 
 def _list_skipped(skipped: Sequence[str]) -> None:
@@ -247,6 +268,8 @@ def _show_import(report: ImportReport) -> None:
             f"sotopia-rl-data evaluate {report.version.name} --judge gpt-4o",
             f"sotopia-rl-data label {report.version.name} --judge gpt-4o --schema utterance-quality",
         )
+    elif report.methods:
+        console.next_commands(f"sotopia-rl-data show {report.version.name}", *_rewards_of(report))
     elif report.episodes:
         usual = {"goal", "relationship", "knowledge"} <= set(report.scored)
         weights = "" if usual else f" --weights {','.join(f'{name}=1' for name in report.scored)}"

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sotopia_rl_data.dimensions import in_order
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.importers.files import ImportPlan, Source
 from sotopia_rl_data.importers.formats import annotated
@@ -40,14 +41,15 @@ Key = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class FileMethod:
-    """How an annotated file is read: its method (None: it cannot be told), the schema and sample of its attributions
-    (none where the method asks no judge), and the rule that makes its own rewards of them."""
+    """How an annotated file is read: its method (None: it cannot be told), the schema and samples of its attributions
+    (none where the method asks no judge), the rule that makes its own rewards of them, and its dimensions."""
 
     file: str
     method: str | None
     schema: str | None = None
     samples: tuple[int, ...] = ()
     rule: str | None = None
+    dimensions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,10 @@ class AnnotatedFiles:
         else:
             method = decision.reading.method
             of_schema = tuple(sorted(set(samples.values()))) if method.schema else ()
-            self.methods.append(FileMethod(source.label, method.name, method.schema, of_schema, method.rule))
+            dimensions = in_order(row.key[2] for _, rows in groups for row in rows)
+            self.methods.append(
+                FileMethod(source.label, method.name, method.schema, of_schema, method.rule, dimensions)
+            )
 
     def _place(self, decision: Decision, kind: Kind, groups: Groups) -> tuple[int, set[str]]:
         """The number of the opinion to which rows of one kind belong, and the places of those that cannot."""

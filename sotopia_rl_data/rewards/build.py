@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -112,7 +113,8 @@ def build(
     try:
         for split, r in wide.items():
             r.write(widened(resolved, split, sources))
-        train = wide["train"].read() if "train" in wide else iter(())
+        fitted_on = [r for split, r in wide.items() if split == "train" or recipe.fit == "all"]
+        train = chain.from_iterable(r.read() for r in fitted_on)
         statistics, warnings = fitted(recipe, resolved.dimensions, train, resolved.ranges)
         finish = Finish(recipe, resolved, statistics, list(wide))
         for split, r in wide.items():
@@ -149,12 +151,13 @@ def fitted(
     train: Iterable[Floats],
     ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> tuple[dict[str, Statistic], list[str]]:
-    """The statistics of the train split's r (opinions, dimensions, utterances) averaged over opinions; and warnings."""
+    """The statistics of r (opinions, dimensions, utterances), averaged over opinions, of the splits that are
+    fitted on; and warnings."""
     values = {name: TrainValues(recipe.normaliser) for name in dimensions}
     for r in train:
         for d, of_dimension in enumerate(values.values()):
             of_dimension.add(average(recipe.average, r[:, d]))
-    return fit(recipe.normaliser, values, recipe.rule, ranges)
+    return fit(recipe.normaliser, values, recipe.rule, ranges, recipe.fit)
 
 
 class Finish:
@@ -165,6 +168,7 @@ class Finish:
     ) -> None:
         self._recipe, self._resolved, self._statistics = recipe, resolved, statistics
         self._schema = rewards_schema(resolved.dimensions)
+        self._times = 10.0 if recipe.units == "0-10" else 1.0
         self.unrewarded = dict.fromkeys(splits, 0)
         self.outside = {split: dict.fromkeys(resolved.dimensions, 0) for split in splits}
 
@@ -198,7 +202,7 @@ class Finish:
         dimensions, recipe = self._resolved.dimensions, self._recipe
         raw = {d: average(recipe.average, r[:, i]) for i, d in enumerate(dimensions)}
         norm = {d: self._statistics[d].apply(values) for d, values in raw.items()}
-        total = reward(recipe.weights, norm)
+        total = self._times * reward(recipe.weights, norm)
         for d, values in raw.items():
             self.outside[split][d] += self._statistics[d].outside(values)
         self.unrewarded[split] += int(np.count_nonzero(np.isnan(total)))
@@ -216,7 +220,7 @@ class Finish:
         rewards = []
         for opinion in r:
             norm = {d: self._statistics[d].apply(opinion[i]) for d, i in place.items()}
-            rewards.append(reward(self._recipe.weights, norm))
+            rewards.append(self._times * reward(self._recipe.weights, norm))
         return np.stack(rewards)
 
 

@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from sotopia_rl_data.errors import InputError
-from sotopia_rl_data.rewards.recipe import Average, Normaliser
+from sotopia_rl_data.rewards.recipe import Average, Fit, Normaliser
 from sotopia_rl_data.rewards.rules import Floats, declared_range
 
 # `rank` keeps this many points of the distribution function, so that its ranks are exact to 1/1024.
@@ -54,14 +54,14 @@ def average(kind: Average, opinions: Floats) -> Floats:
 class Statistic:
     """What was fitted for one dimension: everything that `apply` needs, and its source.
 
-    `low` and `high` are the range of the `count` train values, or the declared range where `source` says so.
+    `low` and `high` are the range of the `count` values it was fitted on, or the declared one where `source` says so.
     """
 
     normaliser: Normaliser
     low: float
     high: float
     count: int
-    source: Literal["train", "declared"] = "train"
+    source: Literal["train", "all", "declared"] = "train"
     mean: float | None = None
     deviation: float | None = None
     knots: tuple[float, ...] = ()
@@ -123,16 +123,18 @@ def fit(
     train: Mapping[str, TrainValues],
     by: str = "direct",
     ranges: Mapping[str, tuple[float, float]] | None = None,
+    on: Fit = "train",
 ) -> tuple[dict[str, Statistic], list[str]]:
     """A statistic for each dimension's values by the rule `by`, and a warning for each that had to be taken from its
-    declared range (`ranges` has those of dimensions of the source's own)."""
+    declared range (`ranges` has those of dimensions of the source's own). `on` says which splits the values are of."""
     fitted, warnings = {}, []
+    where = "train" if on == "train" else "all splits"
     for name, values in train.items():
         low, high = declared_range(name, by, ranges)
         if values.count and (values.high - values.low > CONSTANT * (high - low) or normaliser == "none"):
-            fitted[name] = _fit(normaliser, name, values)
+            fitted[name] = replace(_fit(normaliser, name, values), source=on)
             continue
-        reason = f"is {values.low:g} everywhere in train" if values.count else "has no value in train"
+        reason = f"is {values.low:g} everywhere in {where}" if values.count else f"has no value in {where}"
         if normaliser != "none":
             warnings.append(f"{name} {reason}: normalised by its declared range {low:g} to {high:g}")
         fitted[name] = _declared(normaliser, low, high, values.count)

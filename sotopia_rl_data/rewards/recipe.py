@@ -30,6 +30,8 @@ RuleId = Literal[
 ]
 Normaliser = Literal["minmax", "zscore", "rank", "none"]
 Average = Literal["mean", "median"]
+Fit = Literal["train", "all"]
+Units = Literal["0-1", "0-10"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +41,10 @@ class Recipe:
     `weights` are γ_d >= 0 by dimension (any spelling; kept as full names in SOTOPIA-EVAL's order, which is the order of
     summation), at least one above 0. Dimensions of a rubric, or of the source's own, come after them, in alphabetical
     order. `rule` is applied to each opinion alone, `average` joins the opinions, `normaliser` is fitted on the train
-    split. `evaluator` is the evaluator whose episode scores are G, `schema` the schema whose attributions are read:
-    None where there is only one. Of its opinions those of `judge` and `sample` are read (None: of all). `gamma` in
-    (0, 1] is used only by the rule `discounted`. Raises UsageError for any other value.
+    split, or with `fit` on all of them; `units` "0-10" multiply the reward by ten. `evaluator` is the evaluator whose
+    episode scores are G, `schema` the schema whose attributions are read: None where there is only one. Of its opinions
+    those of `judge` and `sample` are read (None: of all). `gamma` in (0, 1] is used only by the rule `discounted`.
+    Raises UsageError for any other value.
     """
 
     weights: Mapping[str, float]
@@ -52,13 +55,22 @@ class Recipe:
     schema: str | None = None
     judge: str | None = None
     sample: int | None = None
+    fit: Fit = "train"
+    units: Units = "0-1"
     gamma: float = 0.9
 
     def __post_init__(self) -> None:
         _one_of("a rule", self.rule, get_args(RuleId))
         _one_of("a normaliser", self.normaliser, get_args(Normaliser))
         _one_of("an average", self.average, get_args(Average))
+        _one_of("what is fitted on", self.fit, get_args(Fit))
+        _one_of("a unit", self.units, get_args(Units))
         object.__setattr__(self, "weights", _weights(self.weights))
+        if self.units != "0-1" and not self._within_one:
+            raise UsageError(
+                f"The rule {self.rule!r} with the normaliser {self.normaliser!r} gives no rewards from 0 to 1.",
+                "leave --units out, or add --normaliser minmax",
+            )
         if self.sample is not None and (type(self.sample) is not int or self.sample < 0):
             raise UsageError(f"sample is {self.sample!r}, but it must be 0 or more.", "name a sample, as in --sample 0")
         if not _number(self.gamma) or not 0 < self.gamma <= 1:
@@ -69,6 +81,14 @@ class Recipe:
     def weighted(self) -> tuple[str, ...]:
         """The dimensions whose weight is above 0."""
         return tuple(d for d, weight in self.weights.items() if weight > 0)
+
+    @property
+    def _within_one(self) -> bool:
+        """Whether the reward is a part of one."""
+        from sotopia_rl_data.rewards.rules import rule
+
+        of_one = rule(self.rule).bounds is not None and not rule(self.rule).times_score
+        return self.normaliser in ("minmax", "rank") or (self.normaliser == "none" and of_one)
 
     def as_dict(self) -> dict[str, Any]:
         """The recipe as the manifest keeps it, with `gamma` only where it matters, and what came to recipes later only
@@ -90,7 +110,7 @@ class Recipe:
         return cls(**known)
 
 
-_LATER: dict[str, Any] = {"judge": None, "sample": None}
+_LATER: dict[str, Any] = {"judge": None, "sample": None, "fit": "train", "units": "0-1"}
 
 
 def _one_of(what: str, value: str, allowed: tuple[str, ...]) -> None:

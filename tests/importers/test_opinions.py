@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from fixtures.annotated import EPISODES, METHODS, direct, pair, rewards_in, rows, score, write
 from fixtures.records import ANN, SAM, lines, log
 
 from sotopia_rl_data import open_dataset
+from sotopia_rl_data.cli.program import cli
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.importers.importing import ImportReport, import_dataset
 from sotopia_rl_data.importers.options import ImportOptions
@@ -249,3 +251,31 @@ def test_a_part_of_a_sum_is_a_share_whatever_the_scale(tmp_path):
         tmp_path, "direct_normalized.jsonl", rows(pair(lambda k, g, ks: k / sum(ks) * g if sum(ks) else 0.0), "x", 10)
     )
     assert (report.attributions, report.failures) == (UTTERANCES, 0)
+
+
+def test_the_papers_reward_is_rebuilt_by_one_import_and_one_command(tmp_path):
+    files = write(tmp_path / "annotated")
+    paths = [files[f"direct_generic.default-{name}"] for name in ("goal", "relationship", "knowledge")]
+    store = ("--store", str(tmp_path / "store"))
+    assert CliRunner().invoke(cli, ["import", *map(str, paths), "--name", "o/p", *store]).exit_code == 0
+    assert CliRunner().invoke(cli, ["rewards", "o/p", "--preset", "reference", *store]).exit_code == 0
+    made = open_dataset("o/p", Store(tmp_path / "store")).sql("SELECT * FROM rewards").to_pylist()
+    maps = []
+    for path in paths:  # as its notebook: each dimension over all rows, the mean of the three, times ten
+        own = rewards_in(of(path))
+        low, high = min(own.values()), max(own.values())
+        maps.append({place: (reward - low) / (high - low) for place, reward in own.items()})
+    expected = {place: sum(one[place] for one in maps) / 3 * 10 for place in maps[0]}
+    assert {(r["episode_id"], r["agent"], r["turn"]): r["reward"] for r in made} == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_commands_that_import_offers_make_each_files_rewards(tmp_path):
+    write(tmp_path / "annotated")
+    store = ("--store", str(tmp_path / "store"))
+    shown = CliRunner().invoke(cli, ["import", str(tmp_path / "annotated"), "--name", "o/p", *store])
+    assert shown.exit_code == 3  # the first words of goal_progress have no label
+    offered = [line.split()[1:] for line in shown.stderr.splitlines() if " rewards o/p --rule" in line]
+    assert {command[3] for command in offered} == {rule for *_, rule in AS.values()}
+    assert len(offered) == 12
+    for command in offered[::4]:
+        assert CliRunner().invoke(cli, command).exit_code == 0

@@ -32,6 +32,7 @@ def test_every_baseline_of_the_paper_ships_as_a_file():
         "discounted": ("discounted", THREE),
         "online": ("direct", THREE),
         "progress": ("progress", {"goal": 1.0}),
+        "reference": ("direct", THREE),
         "progress-score": ("progress-score", {"goal": 1.0}),
         "quality-score": ("quality-score", {"goal": 1.0}),
         "quality-share": ("quality-share", {"goal": 1.0}),
@@ -89,6 +90,11 @@ def test_a_file_that_is_no_preset_is_a_sentence(tmp_path, text, complaint):
         ({"weights": {"goal": 1}, "normaliser": "l2"}, "'l2' is not a normaliser"),
         ({"weights": {"goal": 1}, "average": "mode"}, "'mode' is not an average"),
         ({"weights": {"goal": 1}, "gamma": 0}, "gamma is 0"),
+        ({"weights": {"goal": 1}, "sample": -1}, "sample is -1"),
+        ({"weights": {"goal": 1}, "fit": "test"}, "'test' is not what is fitted on"),
+        ({"weights": {"goal": 1}, "units": "0-100"}, "'0-100' is not a unit"),
+        ({"weights": {"goal": 1}, "units": "0-10", "normaliser": "none"}, "gives no rewards from 0 to 1"),
+        ({"weights": {"goal": 1}, "units": "0-10", "normaliser": "zscore"}, "gives no rewards from 0 to 1"),
         ({"weights": {"goal": 1}, "gamma": "0.9"}, "gamma is '0.9'"),
     ],
 )
@@ -101,7 +107,9 @@ def test_a_recipe_survives_the_manifest_whatever_order_its_weights_come_in():
     recipe = Recipe({"goal": 2, "REL": 1}, rule="discounted", gamma=0.5, evaluator="gpt-4")
     assert list(recipe.weights) == ["relationship", "goal"]
     assert Recipe.from_dict(recipe.as_dict()) == recipe
-    assert "gamma" not in Recipe({"goal": 1}).as_dict()
+    assert not {"gamma", "judge", "sample", "fit", "units"} & set(Recipe({"goal": 1}).as_dict())
+    chosen = Recipe({"goal": 1}, judge="a", sample=0, fit="all", units="0-10")
+    assert Recipe.from_dict(chosen.as_dict()) == chosen
 
 
 def test_declared_ranges_hold_zero_and_the_scores_ends():
@@ -111,6 +119,8 @@ def test_declared_ranges_hold_zero_and_the_scores_ends():
         (-1, 1),
         (-1, 1),
     ]
+    assert declared_range("relationship", "progress-score") == (-5, 5)
+    assert declared_range("secret", "progress-score") == (-10, 10)
 
 
 def test_the_documentation_names_every_rule_normaliser_and_preset():

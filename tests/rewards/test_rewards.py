@@ -184,6 +184,33 @@ def test_chosen_no_ops_three_agents_and_two_turns_in_a_row_are_utterances_like_a
     ]  # fmt: skip
 
 
+def test_progress_times_score_is_the_step_times_the_score_and_nothing_of_nothing(tmp_path):
+    e = episode("e", "aaab", {("a", "goal"): 5.0, ("b", "goal"): 0.0})
+    levels = judged(e, "a", "goal", [2, 7, None], measure="progress", scale_max=10.0)
+    levels += [replace(levels[0], turn=-1, raw=1.0)]
+    rows, _ = Toy(tmp_path, {"train": [e]}, levels).build(replace(GOAL, rule="progress-score"))
+    assert rewards(rows["train"]) == pytest.approx([0.5, 2.5, None, 0.0], abs=1e-12)
+
+
+def test_steps_of_progress_are_read_as_they_are(tmp_path):
+    given = {"measure": "step", "scale_min": -10.0, "scale_max": 10.0}
+    assert one_agent(tmp_path, replace(GOAL, rule="progress-score"), 8.0, [10, -5, None], **given) == [8.0, -4.0, None]
+    assert one_agent(tmp_path, replace(GOAL, rule="progress"), 8.0, [10, -5, None], **given) == [1.0, -0.5, None]
+
+
+def test_quality_is_multiplied_by_the_score_or_shares_it_out(tmp_path):
+    assert one_agent(tmp_path, replace(GOAL, rule="quality-score"), 6.0, [0, 1, 3], measure="quality") == [
+        0.0,
+        2.0,
+        6.0,
+    ]
+    assert one_agent(tmp_path, replace(GOAL, rule="quality-share"), 6.0, [0, 1, 2], measure="quality") == [
+        0.0,
+        2.0,
+        4.0,
+    ]
+
+
 @pytest.mark.parametrize("knowledge", [[2, 2], [2, None]], ids=["as a grid", "row by row"])
 def test_a_baseline_below_turn_zero_is_nobodys_label(tmp_path, knowledge):
     e = episode("e", "aaa", {("a", "goal"): 3.0, ("a", "knowledge"): 3.0})
@@ -229,6 +256,14 @@ def test_min_max_is_fitted_on_train_and_what_lies_outside_is_counted_not_clipped
     assert built.statistics["goal"].as_dict() == {
         "normaliser": "minmax", "low": 0.0, "high": 6.0, "count": 3, "source": "train",
     }  # fmt: skip
+
+
+def test_it_is_fitted_on_all_splits_and_counts_to_ten_where_the_recipe_says_so(tmp_path):
+    rows, built = split_toy(tmp_path).build(Recipe({"goal": 1}, fit="all", units="0-10"))
+    assert rewards(rows["train"]) == [0.0, 10 * (2 / 9), 10 * (6 / 9)]
+    assert rewards(rows["validation"]) == [10 * (3 / 9), 10.0]
+    assert rows["validation"][1]["norm_goal"] == 1.0
+    assert (built.statistics["goal"].source, built.outside["validation"]["goal"]) == ("all", 0)
 
 
 def test_a_dimension_constant_in_train_is_normalised_by_its_declared_range_with_a_warning(tmp_path):
