@@ -157,9 +157,15 @@ def push_to_hub(
     help="For a dataset of others: which columns are prompt, completion and reward, as in question=prompt.",
 )
 @click.option("--file", "pattern", metavar="GLOB", default="*", help="For a dataset of others: only these files.")
+@click.option(
+    "--sentinel",
+    type=float,
+    metavar="NUMBER",
+    help="For a dataset of others: the reward that stands for none, as in -1.",
+)
 @console.store_option
 @console.json_option
-def pull(ref: str, columns: str | None, pattern: str, store: Store, as_json: bool) -> None:
+def pull(ref: str, columns: str | None, pattern: str, sentinel: float | None, store: Store, as_json: bool) -> None:
     """A dataset from the Hub into the store, checked file by file: the latest release, a version or a commit.
 
     What the store has already is not downloaded again. Every other command pulls by itself what its REF names and the
@@ -181,7 +187,8 @@ def pull(ref: str, columns: str | None, pattern: str, store: Store, as_json: boo
             f"{ref!r} is not the name of a dataset on the Hub: that begins with an organisation or a user.",
             "write ORG/NAME, ORG/NAME@v1.2.0 or ORG/NAME@COMMIT",
         )
-    pulled = fetch(store, reference, columns=parse_map(columns) if columns else None, pattern=pattern)
+    mapped = parse_map(columns) if columns else None
+    pulled = fetch(store, reference, columns=mapped, pattern=pattern, sentinel=sentinel)
     if as_json:
         console.emit_json(_pulled_dict(pulled))
         return

@@ -41,6 +41,9 @@ _EXPORTS = (*_EPISODES, "trl-sft", "trl-preference", "trl-kto", "openai", "share
     "--shared-labels", is_flag=True, help="Keep annotated labels that stand for two utterances in a row, at the later."
 )
 @click.option(
+    "--sentinel", type=float, metavar="NUMBER", help="The reward that stands for none in training rows, as in -1."
+)
+@click.option(
     "--dry-run", is_flag=True, help="Show the files and the first episode as they will be read; write nothing."
 )
 @click.option("--where", metavar="SQL", help="Keep the episodes for which this DuckDB condition holds.")
@@ -72,6 +75,7 @@ def import_(
     form: str | None,
     method: str | None,
     shared_labels: bool,
+    sentinel: float | None,
     dry_run: bool,
     where: str | None,
     strict: bool,
@@ -114,6 +118,7 @@ def import_(
         form=form,
         method=method,
         shared_labels=shared_labels,
+        sentinel=sentinel,
         scores=tuple(one for text in scores for one in _declared(text)),
         license=licence,
         pseudonymise=pseudonymise,

@@ -1,9 +1,10 @@
 """Other people's datasets on the Hub, without our manifest: their files go through the importers, pinned by commit.
 
 Formats that the importers know (library exports, annotated rows, `{input, output, value}` as in sotopia-rl's published
-rewards, `{instruction, input, output}` as in sotopia-pi) need nothing more; a value of -1.0 there means a missing
-reward. Other formats need a map from their columns to prompt, completion and reward. Splits are made here, by scenario,
-so that no scenario is on both sides. Loading scripts are left out: no code of a repository is ever run.
+rewards, `{instruction, input, output}` as in sotopia-pi) need nothing more, but the user may have to say which value
+means a missing reward. Other formats need a map from their columns to prompt, completion and reward. Splits are made
+here, by scenario, so that no scenario is on both sides. Loading scripts are left out: no code of a repository is ever
+run.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from sotopia_rl_data.hub.pull import Pulled
 from sotopia_rl_data.importers.documents import Entry, json_document
 from sotopia_rl_data.importers.importing import import_dataset
 from sotopia_rl_data.importers.opened import Metered
+from sotopia_rl_data.importers.options import ImportOptions
 from sotopia_rl_data.importers.stream import csv_rows, json_lines
 from sotopia_rl_data.refs import DatasetRef
 from sotopia_rl_data.store import Store, versions
@@ -53,14 +55,15 @@ def import_foreign(
     columns: Mapping[str, str],
     progress: Callable[[int, int], object] | None = None,
     pattern: str = "*",
+    sentinel: float | None = None,
 ) -> Pulled:
     """The files of another person's dataset at `commit`, imported as the next version of the same name.
 
     `columns` maps prompt, completion and reward to columns; {} where the importers know the format. `pattern` chooses
-    among the files. Raises InputError where nothing can be imported, and what importing raises; the store is then
-    unchanged.
+    among the files, and `sentinel` is the reward that stands for none. Raises InputError where nothing can be imported,
+    and what importing raises; the store is then unchanged.
     """
-    known = None if columns or pattern != "*" else store.by_commit(ref.name, commit)
+    known = None if columns or pattern != "*" or sentinel is not None else store.by_commit(ref.name, commit)
     if known is not None:
         return Pulled(known, commit, False)
     tree = hub.tree(ref.name, commit)
@@ -86,10 +89,13 @@ def import_foreign(
             if progress is not None:
                 progress(done, total)
         try:
-            report = import_dataset(store, [folder], DatasetRef(ref.name, _version(store, ref, hub, commit)))
+            named = DatasetRef(ref.name, _version(store, ref, hub, commit))
+            report = import_dataset(store, [folder], named, options=ImportOptions(sentinel=sentinel))
         except InputError as error:
             raise _unknown(ref, hub, names, columns_of_files, columns) from error
     note_published(report.version.dir, hub.published(ref.name, report.version.version, commit))
+    for warning in report.warnings:
+        store.display.note(warning)
     return Pulled(report.version, commit, report.created, len(names))
 
 

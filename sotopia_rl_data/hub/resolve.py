@@ -62,10 +62,11 @@ def fetch(
     hub: Hub | None = None,
     columns: Mapping[str, str] | None = None,
     pattern: str = "*",
+    sentinel: float | None = None,
 ) -> Pulled:
     """Pull `ref`, or import it where it is another person's dataset; the store's display shows progress and the commit.
 
-    `columns` and `pattern` are for other people's datasets: see `foreign.import_foreign`.
+    `columns`, `pattern` and `sentinel` are for other people's datasets: see `foreign.import_foreign`.
     """
     from sotopia_rl_data.hub.client import Hub, quiet
     from sotopia_rl_data.hub.foreign import import_foreign
@@ -78,7 +79,7 @@ def fetch(
     manifest = manifest_at(hub, ref.name, commit) if columns is None else None
     with store.display.progress(f"pulling {ref}", "byte") as advance:
         if manifest is None:
-            pulled = import_foreign(store, ref, hub, commit, columns or {}, advance, pattern)
+            pulled = import_foreign(store, ref, hub, commit, columns or {}, advance, pattern, sentinel)
         else:
             pulled = pull(store, ref, hub, commit, manifest, advance)
     store.display.note(f"{ref} is {pulled.version.version}, commit {pulled.commit} of {hub.endpoint}")

@@ -38,6 +38,7 @@ from sotopia_rl_data.store.stage import Stage
 BATCH = 128
 LABELS = 64  # this many attributions take about as much memory as one episode
 KEPT_FAILURES = 100
+USUAL_SENTINEL = -1.0  # what sotopia-rl writes for "no label", where it is not a reward
 KEPT_ENVIRONMENTS = 1000
 _ROW = "__row"
 REWARDS = pa.schema([f for f in tables.rewards_schema([]) if f.name not in tables.KEYS["rewards"]])
@@ -126,7 +127,7 @@ class Batches:
         if isinstance(item, Episode):
             self._add_episode(item, record)
         elif isinstance(item, TrainingRow):
-            self._training_rows.append(item)
+            self._training_rows.append(self._without_sentinel(item))
         elif isinstance(item, Failure):
             self._unread.append(item)
 
@@ -163,6 +164,14 @@ class Batches:
             if self.options.strict:
                 raise _refused(failure)
             self._unread.append(failure)
+
+    def _without_sentinel(self, row: TrainingRow) -> TrainingRow:
+        """The row, whose reward is None where it is the sentinel; both are counted."""
+        self.counts["usual sentinels"] += row.reward == USUAL_SENTINEL
+        if row.reward is None or row.reward != self.options.sentinel:
+            return row
+        self.counts["sentinels"] += 1
+        return replace(row, reward=None)
 
     def _flush(self) -> None:
         splits = self._flush_episodes()

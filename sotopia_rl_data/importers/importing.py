@@ -19,7 +19,7 @@ import pyarrow as pa
 from sotopia_rl_data import tables
 from sotopia_rl_data.dimensions import in_order
 from sotopia_rl_data.errors import InputError, UsageError
-from sotopia_rl_data.importers.batches import REWARDS, Batches, MetaFound, RowFilter
+from sotopia_rl_data.importers.batches import REWARDS, USUAL_SENTINEL, Batches, MetaFound, RowFilter
 from sotopia_rl_data.importers.files import ImportPlan, Source, plan
 from sotopia_rl_data.importers.formats import EXAMPLES, PEOPLES, annotated
 from sotopia_rl_data.importers.formats.format import Located
@@ -114,6 +114,7 @@ def import_dataset(
         methods=tuple(opinions.methods),
         warnings=(
             *opinions.warnings,
+            *_told_of_sentinels(batches, options),
             *empty_splits(batches.split_sizes, batches.environments, batches.episodes, options),
         ),
     )
@@ -138,6 +139,11 @@ class _Import:
             raise UsageError(
                 "Training rows do not name their episode, so they cannot be split by it.",
                 "leave --split-by out: they are split by scenario",
+            )
+        if self.options.sentinel is not None and not is_training:
+            raise UsageError(
+                "--sentinel says which reward of training rows stands for none, and there are none of them.",
+                "leave --sentinel out: annotated rows say themselves where a label is missing",
             )
         where, hashes = self.options.where, dict[Source, str]()
         rows = None if where is None else RowFilter(where, REWARDS if is_training else columns)
@@ -192,6 +198,7 @@ class _Import:
         told = {
             "map": dict(self.options.columns),
             "format": self.options.form,
+            "sentinel": self.options.sentinel,
             "scores": scores,
             "shared_labels": self.options.shared_labels,
             "methods": {one.file: one.method for one in self.opinions.methods},
@@ -202,8 +209,20 @@ class _Import:
             "counts": dict(sorted(batches.counts.items())),
             "dialects": dict(sorted(batches.dialects.items())),
             "skipped": list(self.plan.skipped),
-            **{name: value for name, value in told.items() if value},
+            **{name: value for name, value in told.items() if value not in (None, False, {})},
         }
+
+
+def _told_of_sentinels(batches: Batches, options: ImportOptions) -> list[str]:
+    """How many rewards were the sentinel, or may be one although nobody has said so."""
+    sentinels, usual = batches.counts["sentinels"], batches.counts["usual sentinels"]
+    rows = batches.counts["examples"] + batches.counts["filtered"]
+    if options.sentinel is not None:
+        return [f"{sentinels:,} of {rows:,} rewards were {options.sentinel:g}, the sentinel: they are NULL"]
+    if not usual:
+        return []
+    told = f"{usual:,} of {rows:,} rewards are exactly {USUAL_SENTINEL:g}, and are kept as they are"
+    return [f"{told}; where that stands for no label, import again with --sentinel {USUAL_SENTINEL:g}"]
 
 
 def _holds_training_rows(import_plan: ImportPlan) -> bool:

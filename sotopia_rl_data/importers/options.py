@@ -21,7 +21,8 @@ class ImportOptions:
     the first rejected record an error. `seed` is the seed of the splits, and `split_by` says of what each belongs whole
     into one split. `columns` renames keys of the records ({old: new}), and `form` names their format where it shall not
     be detected; `method` is that of annotated files, where neither their numbers nor their names tell it, and
-    `shared_labels` keeps a label that stands for two utterances in a row, for the later. `scores` are dimensions of the
+    `shared_labels` keeps a label that stands for two utterances in a row, for the later. `sentinel` is
+    the reward that stands for none in training rows. `scores` are dimensions of the
     source's own. `license` is the data's, for the card; `pseudonymise` replaces speakers' names.
     """
 
@@ -33,6 +34,7 @@ class ImportOptions:
     form: str | None = None
     method: str | None = None
     shared_labels: bool = False
+    sentinel: float | None = None
     scores: tuple[DeclaredScore, ...] = ()
     license: str | None = None
     pseudonymise: bool = False

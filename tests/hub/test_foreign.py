@@ -51,13 +51,13 @@ def rewards_of(hub, ref, store):
     return json.loads(hub.run("query", ref, asked, "--store", store.root, "--json").out)
 
 
-def test_training_rows_with_values_load_by_name_and_the_sentinel_is_null(hub, store):
+def test_training_rows_with_values_load_by_name_and_a_sentinel_is_null_where_it_is_named(hub, store):
     rows = [
         {"input": PROMPT.format(i), "output": f"answer {i}", "value": value} for i, value in enumerate((0.5, -1.0, 0))
     ]
     repo = publish(hub, {"data/annotation.json": json.dumps(rows), "README.md": "# Theirs"})
     found = rewards_of(hub, repo, store)
-    assert [row["reward"] for row in found] == [0.5, None, 0.0]
+    assert [row["reward"] for row in found] == [0.5, -1.0, 0.0]
     assert found[0] == {"asked": PROMPT.format(0), "answered": "answer 0", "reward": 0.5}
     version = store.resolve(repo)
     assert (version.ref, commit_of(version)) == (f"{repo}@v1.0.0", hub.head(repo))
@@ -65,6 +65,9 @@ def test_training_rows_with_values_load_by_name_and_the_sentinel_is_null(hub, st
     hub.server.log()
     assert rewards_of(hub, f"{repo}@{hub.head(repo)}", store) == found
     assert not any("resolve" in line for line in hub.server.log())
+    told = hub.run("pull", repo, "--sentinel", "-1", "--store", store.root)
+    assert "1 of 3 rewards were -1, the sentinel: they are NULL" in told.err
+    assert [row["reward"] for row in rewards_of(hub, repo, store)] == [0.5, None, 0.0]
 
 
 def test_instructions_without_values_load_by_name(hub, store):
@@ -102,7 +105,7 @@ def test_parquet_loads_with_a_map_of_columns(hub, store):
     assert f"sotopia-rl-data pull {repo} --map" in unknown.err
     hub.run("pull", repo, "--map", "question=prompt,answer=completion,score=reward", "--store", store.root)
     assert rewards_of(hub, repo, store) == [
-        {"asked": "Be kind.", "answered": "no", "reward": None},
+        {"asked": "Be kind.", "answered": "no", "reward": -1.0},
         {"asked": "Be kind.", "answered": "yes", "reward": 0.25},
     ]
 

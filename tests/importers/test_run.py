@@ -146,7 +146,7 @@ def test_a_where_that_fails_on_the_rows_themselves_leaves_nothing_behind(tmp_pat
 
 
 def test_training_rows_become_rewards_without_identity_grouped_by_scenario(tmp_path, store):
-    report = import_dataset(store, [document(tmp_path / "a.json", ROWS)], "o/n")
+    report = import_dataset(store, [document(tmp_path / "a.json", ROWS)], "o/n", options=ImportOptions(sentinel=-1.0))
     assert (report.examples, report.episodes) == (50, 0)
     dataset = open_dataset("o/n", store)
     rows = dataset.sql("SELECT * FROM rewards").to_pylist()

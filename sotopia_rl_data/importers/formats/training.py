@@ -1,7 +1,10 @@
 """Training rows: a prompt, a completion, a reward. They name no episode, so they become a dataset of rewards alone.
 
-    {input, output, value}         sotopia-rl's training JSON; a value of -1.0 stands for "no label"
+    {input, output, value}         sotopia-rl's training JSON
     {instruction, input, output}   sotopia-pi's; no reward (also with system, and history as pairs)
+
+In some files of sotopia-rl a value of -1.0 stands for "no label", in others it is a reward like any other: a row cannot
+tell. So it is a reward, and `import` counts such rows, unless the user says that it is a sentinel (`batches.py`).
 
 For the splits they are grouped by the scenario in the prompt, or by the whole prompt where it names no scenario.
 """
@@ -16,18 +19,14 @@ from sotopia_rl_data.importers.formats.format import Format, TrainingRow, one_by
 from sotopia_rl_data.importers.record import Record, items, mapping, number, text
 from sotopia_rl_data.schema import Message
 
-SENTINEL = -1.0
 _SCENARIO, _AFTER = "Scenario: ", "\nParticipants: "
 
 
 def read_training_row(record: Record) -> TrainingRow:
     """The prompt, completion and reward of a training row. Raises InputError."""
     row = mapping(record.value, "the record")
-    prompt, completion = _prompt(row), text(row, "output")
-    reward = number(record, "value")
-    if reward == SENTINEL:
-        reward = None
-    return TrainingRow(prompt, completion, reward, scenario_of(prompt))
+    prompt = _prompt(row)
+    return TrainingRow(prompt, text(row, "output"), number(record, "value"), scenario_of(prompt))
 
 
 FORMAT = Format(
