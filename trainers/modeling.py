@@ -105,12 +105,15 @@ def settings_errors() -> Iterator[None]:
 
 
 def check_adapter(name: str, revision: str | None, task: str, hint: str) -> None:
-    """Raises InputError where the adapter was trained for another task than `task`, NotFound where there is none."""
+    """Raises InputError where the adapter was trained for another task than `task`, NotFound where there is none.
+
+    An adapter of a classifier may name no task: whether it has the head is seen when it is loaded.
+    """
     from peft import PeftConfig
 
     with loading_errors(name):
         trained_for = PeftConfig.from_pretrained(name, revision=revision).task_type
-    if trained_for != task:
+    if trained_for != task and not (trained_for is None and task == "SEQ_CLS"):
         raise InputError(f"The adapter {name} was trained for {trained_for}; one for {task} is needed.", hint)
 
 

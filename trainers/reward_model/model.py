@@ -94,7 +94,8 @@ class RewardModel:
         with loading_errors(str(name)), without_reports():
             local = snapshot(where, revision)
             model = _load(local, dtype or (torch.bfloat16 if str(device).startswith("cuda") else torch.float32))
-            tokenizer = load_tokenizer(str(local))
+            beside, commit = _tokenizer_of(local)
+            tokenizer = load_tokenizer(beside, revision=commit)
         return cls(
             model.to(device),
             tokenizer,
@@ -203,6 +204,15 @@ def identifier(local: Path, name: str) -> str:
     return digest.hexdigest()[:16]
 
 
+def _tokenizer_of(local: Path) -> tuple[str, str | None]:
+    """The model, and its revision, beside which the tokenizer is: the folder itself, or the base of its adapter."""
+    adapter = local / "adapter_config.json"
+    if (local / "tokenizer_config.json").exists() or not adapter.exists():
+        return str(local), None
+    settings = json.loads(adapter.read_text(encoding="utf-8"))
+    return settings["base_model_name_or_path"], settings.get("revision")
+
+
 def _load(local: Path, dtype: torch.dtype) -> nn.Module:
     """A whole checkpoint, or the base that an adapter names with the adapter merged into it."""
     adapter = local / "adapter_config.json"
@@ -212,15 +222,21 @@ def _load(local: Path, dtype: torch.dtype) -> nn.Module:
             raise InputError(f"{local} is not a reward model: it has no {min(info['missing_keys'])}.", RIGHT_MODEL)
         return attention.attend_as(model, attention.NAME)
     from peft import PeftModel
+    from peft.utils import load_peft_weights
 
     check_adapter(str(local), None, "SEQ_CLS", RIGHT_MODEL)
     settings = json.loads(adapter.read_text(encoding="utf-8"))
     head = load(local)
-    base = AutoModelForSequenceClassification.from_pretrained(
+    base, info = AutoModelForSequenceClassification.from_pretrained(
         settings["base_model_name_or_path"],
         revision=settings.get("revision"),
         num_labels=len(head["targets"]) if head else 1,
         dtype=dtype,
+        output_loading_info=True,
     )
+    own = load_peft_weights(str(local), device="cpu")
+    for key in sorted(info["missing_keys"]):  # the head, which the adapter has to bring: else it would be random
+        if not any(name.endswith(f".{key}") for name in own):
+            raise InputError(f"The adapter {local} is not a reward model: it has no {key}.", RIGHT_MODEL)
     setattr(base.config, KEY, head)
     return attention.attend_as(PeftModel.from_pretrained(base, local).merge_and_unload(), attention.NAME)
