@@ -3,11 +3,17 @@
 Each utterance and target gets one `attributions` row, with the schema `reward-model` and the measure `quality`. The
 judge is named by the model and its revision, so that `stats` and `agreement` show it beside LLM judges. Every other
 config is linked as it is.
+
+Imported training rows do not say which utterance they are, so that a score would have nobody to belong to. They get a
+key in the scored version: an episode of their own, named by a hash of prompt and completion, in which the assistant has
+turn 0 (turn 1, where the same row is there twice, and so on).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +24,6 @@ from numpy.typing import NDArray
 
 from sotopia_rl_data.agreement.opinions import REWARD_MODEL
 from sotopia_rl_data.display import Display, Silent
-from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.hub.resolve import open_dataset
 from sotopia_rl_data.schema import Attribution
@@ -41,17 +46,19 @@ def score_dataset(
     """Commit `ref` with `model`'s scores as the next version of its dataset, or of `out`.
 
     Earlier scores of the same judge are replaced. Returns the version's reference, whether it is new, the judge and the
-    number of scores that were written. Raises NotFound for the dataset, InputError where its rows have no episodes or a
-    prompt does not fit the model.
+    number of scores that were written. Raises NotFound for the dataset, InputError where a prompt does not fit the
+    model.
     """
-    rows = load_rows(ref, store=store, split_by="stored", need_reward=False).rows
-    turns = [row.turn for row in rows if row.episode_id and row.agent and row.turn is not None]
-    if len(turns) < len(rows):
-        raise InputError(
-            f"The rows of {ref} do not say which utterance of which episode they are, so they cannot be scored.",
-            "import the episodes themselves",
-        )
     version = open_dataset(ref, store).version
+    is_keyed = "episode_id" in version.manifest.columns["rewards"]
+    rows: Sequence[DatasetRow] = load_rows(ref, store=store, split_by="stored", need_reward=False).rows
+    if not is_keyed:
+        keys = _keys((row.prompt, row.completion) for row in rows)
+        rows = [
+            replace(row, episode_id=episode, agent=agent, turn=turn)
+            for row, (episode, agent, turn) in zip(rows, keys, strict=True)
+        ]
+    turns = [row.turn or 0 for row in rows]
     judge, written = f"rm:{model.identity}", 0
     scores = _scores(rows, model, display or Silent())
     scored = list(zip(rows, turns, scores.tolist(), strict=True))
@@ -59,9 +66,12 @@ def score_dataset(
     opened = Store(store) if store else Store.default()
     with opened.stage(out or version.name) as stage:
         for config in version.manifest.configs:
-            if config != "attributions":
+            if config != "attributions" and (config != "rewards" or is_keyed):
                 stage.link(version, config)
+        seen: Counter[str] = Counter()
         for split in version.files("rewards"):
+            if not is_keyed:
+                stage.write("rewards", split, _with_keys(version.files("rewards")[split], seen))
             stage.write("attributions", split, _others(version, split, judge))
             of_split = [(row, turn, heads) for row, turn, heads in scored if row.split == split]
             fresh = attribution_table(_attributions(of_split, scales, model, judge))
@@ -100,6 +110,33 @@ def _attributions(
             yield Attribution(
                 row.episode_id, row.agent, turn, target, REWARD_MODEL, "quality", judge, 0, score, low, high, call
             )
+
+
+def _keys(
+    texts: Iterable[tuple[Sequence[Any], Sequence[Any]]], seen: Counter[str] | None = None
+) -> Iterator[tuple[str, str, int]]:
+    """(episode_id, agent, turn) of rows that have none, by their prompts and completions; `seen` counts rows alike."""
+    seen = Counter() if seen is None else seen
+    for prompt, completion in texts:
+        episode = f"row-{sha256_of([list(prompt), list(completion)])[:16]}"
+        yield episode, "assistant", seen[episode]
+        seen[episode] += 1
+
+
+def _with_keys(files: Sequence[Path], seen: Counter[str]) -> Iterator[pa.Table]:
+    """The rows of `rewards` files, each with a key."""
+    import pyarrow.parquet as pq
+
+    for path in files:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(BATCH):
+                texts = zip(batch.column("prompt").to_pylist(), batch.column("completion").to_pylist(), strict=True)
+                episodes, agents, turns = zip(*_keys(texts, seen), strict=True)
+                table = pa.Table.from_batches([batch])
+                table = table.add_column(0, "episode_id", pa.array(episodes, pa.string()))
+                place = table.schema.get_field_index("prompt")
+                table = table.add_column(place, "turn", pa.array(turns, pa.int32()))
+                yield table.add_column(place, "agent", pa.array(agents, pa.string()))
 
 
 def _others(version: Any, split: str, judge: str) -> pa.Table:

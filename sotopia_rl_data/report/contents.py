@@ -16,7 +16,7 @@ from sotopia_rl_data.agreement.opinions import Opinions
 from sotopia_rl_data.agreement.plot import TITLES
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.query import connect
-from sotopia_rl_data.report.dialogues import UTTERANCES, dialogues, rounded
+from sotopia_rl_data.report.dialogues import UTTERANCES, dialogues, is_keyed, rounded
 from sotopia_rl_data.store import Version
 
 _REASONS = 50
@@ -81,8 +81,9 @@ def _tiles(version: Version, shown: Mapping[str, Any]) -> list[tuple[str, int]]:
     with connect(version, threads=1) as connection:
         query = "SELECT count(DISTINCT environment_id), count(reward) FROM rewards"
         environments, rewarded = connection.execute(query).fetchone() or (0, 0)
+    episodes = [("episodes", rows.get("episodes", len(shown["episodes"]["id"])))] if is_keyed(version) else []
     return [
-        ("episodes", rows.get("episodes", len(shown["episodes"]["id"]))),
+        *episodes,
         ("environments", environments),
         ("utterances", rows["rewards"]),
         ("with a reward", rewarded),

@@ -2,6 +2,8 @@
 
 Where a version holds more utterances than the page may show, whole episodes are drawn by a hash of the seed and the
 episode's id, so that the same command always shows the same episodes.
+
+Imported training rows name no episode. Those of one scenario are then shown together, as if they were one.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import numpy as np
 
 from sotopia_rl_data.agreement.opinions import Opinions
 from sotopia_rl_data.curate import spreads
+from sotopia_rl_data.importers.formats.training import scenario_of
 from sotopia_rl_data.prompts.view import without_tags
 from sotopia_rl_data.query import connect
 from sotopia_rl_data.schema import ACTION_TYPES
@@ -23,6 +26,7 @@ from sotopia_rl_data.store import Version
 from sotopia_rl_data.store.parts import read_parquet
 
 UTTERANCES = 10_000
+_SCENARIO = 2000  # characters of a scenario that a prompt names
 Key = tuple[str, str, int]
 """(episode, agent, turn)."""
 
@@ -59,10 +63,33 @@ def dialogues(version: Version, opinions: Opinions | None, utterances: int, seed
     }
 
 
+def is_keyed(version: Version) -> bool:
+    """Whether the rows of `rewards` say which utterance of which episode they are."""
+    return "episode_id" in version.manifest.columns["rewards"]
+
+
+def _keyed(version: Version) -> str:
+    """`rewards` with a key for every row, as SQL: of rows that have none, those of a scenario are numbered."""
+    if is_keyed(version):
+        return "rewards"
+    ordered = "row_number() OVER (PARTITION BY environment_id ORDER BY prompt, completion, reward) - 1"
+    return f"(SELECT *, environment_id AS episode_id, completion[1].role AS agent, {ordered} AS turn FROM rewards)"
+
+
+def _scenarios(version: Version) -> dict[str, str]:
+    """The scenarios that the prompts of rows without a key name, by environment."""
+    if is_keyed(version):
+        return {}
+    with connect(version, threads=1) as connection:
+        query = "SELECT environment_id, min(prompt[len(prompt)].content) FROM rewards GROUP BY 1"
+        found = connection.execute(query).fetchall()
+    return {one: scenario_of(({"role": "user", "content": prompt},))[:_SCENARIO] for one, prompt in found}
+
+
 def _chosen(version: Version, utterances: int, seed: int) -> tuple[list[str] | None, int]:
     """The ids of the episodes to show (None: all of them), and how many there are."""
     with connect(version, threads=1) as connection:
-        found = connection.execute("SELECT episode_id, count(*) FROM rewards GROUP BY 1").fetchall()
+        found = connection.execute(f"SELECT episode_id, count(*) FROM {_keyed(version)} GROUP BY 1").fetchall()
     if sum(n for _, n in found) <= utterances:
         return None, len(found)
     found.sort(key=lambda row: hashlib.sha256(f"{seed}\0{row[0]}".encode()).digest())
@@ -87,7 +114,7 @@ def _rewards(version: Version, chosen: list[str] | None) -> list[dict[str, Any]]
     columns = ", ".join(f'"{name}"' for name in ("episode_id", "environment_id", "agent", "turn", *numbers, *text))
     where, values = ("", []) if chosen is None else (" WHERE list_contains(?, episode_id)", [chosen])
     with connect(version, threads=1) as connection:
-        query = f"SELECT {columns} FROM rewards{where} ORDER BY episode_id, turn, agent"
+        query = f"SELECT {columns} FROM {_keyed(version)}{where} ORDER BY episode_id, turn, agent"
         found: Any = connection.sql(query, params=values).to_arrow_table()
     rows: list[dict[str, Any]] = found.to_pylist()
     return rows
@@ -100,7 +127,7 @@ class _Episodes:
         environment = {row["episode_id"]: row["environment_id"] or "" for row in rows}
         self.ids = list(environment)
         self.environments = sorted(set(environment.values()))
-        stored = _stored(version, set(self.ids))
+        stored, scenarios = _stored(version, set(self.ids)), _scenarios(version)
         speaking: dict[str, dict[str, None]] = {one: {} for one in self.ids}
         for row in rows:
             speaking[row["episode_id"]][row["agent"]] = None
@@ -113,7 +140,9 @@ class _Episodes:
             "id": self.ids,
             "environment": [place[environment[one]] for one in self.ids],
             "title": [stored.get(one, {}).get("codename") or "" for one in self.ids],
-            "scenario": [without_tags(stored.get(one, {}).get("scenario") or "") for one in self.ids],
+            "scenario": [
+                without_tags(stored.get(one, {}).get("scenario") or scenarios.get(one, "")) for one in self.ids
+            ],
             "relationship": [stored.get(one, {}).get("relationship") or "" for one in self.ids],
             "agents": [agents[one] for one in self.ids],
             "scores": [

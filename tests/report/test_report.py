@@ -104,6 +104,28 @@ def test_rows_without_episodes_show_what_their_completions_say(store: Store):
     assert "hello" in rendered(found)
 
 
+def test_training_rows_are_shown_by_the_scenario_that_their_prompts_name(store: Store, tmp_path: Path):
+    from sotopia_rl_data.importers.importing import import_dataset
+
+    rows = [{"input": f"Scenario: Tree {i % 2}.\nTurn #{i}", "output": f"answer {i}", "value": i / 4} for i in range(4)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    found = contents(import_dataset(store, [tmp_path / "rows.json"], "lab/rows").version)
+    scenarios = found["episodes"]["scenario"]
+    assert sorted(scenarios) == ["Tree 0.", "Tree 1."]
+    shown = found["utterances"]
+    named = [scenarios[place] for place in shown["episode"]]
+    assert sorted(zip(named, shown["turn"], shown["text"], shown["reward"], strict=True)) == [
+        ("Tree 0.", 0, "answer 0", 0.0),
+        ("Tree 0.", 1, "answer 2", 0.5),
+        ("Tree 1.", 0, "answer 1", 0.25),
+        ("Tree 1.", 1, "answer 3", 0.75),
+    ]
+    assert dict(found["tiles"]) == {
+        "environments": 2, "utterances": 4, "with a reward": 4, "labels": 0, "failures": 0,
+    }  # fmt: skip
+    assert "answer 3" in rendered(found)
+
+
 def test_bad_input_is_a_sentence_and_leaves_the_file_that_was_there(store: Store, tmp_path: Path):
     unrewarded = labelled(store, [label_row("e", "a", 0, "goal", "ann", 1)])
     (tmp_path / "r.html").write_text("before")

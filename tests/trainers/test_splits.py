@@ -19,7 +19,7 @@ pytestmark = pytest.mark.train
 from fixtures.training import make_dataset, toy_model, train_rm
 from transformers import logging
 
-from sotopia_rl_data.errors import InputError
+from sotopia_rl_data import open_dataset
 from sotopia_rl_data.store import Store
 from sotopia_rl_data.trainers import RewardModel
 from sotopia_rl_data.trainers.api import score
@@ -98,8 +98,8 @@ def test_what_a_trainer_is_given_has_no_environment_on_two_sides(
     assert sides[0] == {row.environment_id for row in found.of("train")}
 
 
-def test_rows_of_somebody_elses_are_trained_on_and_scored_rows_need_a_key(tmp_path: Path, tiny: str):
-    """No ids, no splits: what was imported is divided by situation, and a score would have nobody to belong to."""
+def test_rows_of_somebody_elses_are_trained_on_and_scored_under_keys_of_their_own(tmp_path: Path, tiny: str):
+    """No ids, no splits: what was imported is divided by situation, and a score belongs to the row whose text it is."""
     from sotopia_rl_data.importers.importing import import_dataset
 
     asked = "Imagine you are Mia.\nScenario: Evening {} is planned.\nParticipants: Mia and Ben\nTurn #{}: say something"
@@ -108,21 +108,29 @@ def test_rows_of_somebody_elses_are_trained_on_and_scored_rows_need_a_key(tmp_pa
         for e in range(30)
         for t in range(2)
     ]
-    (tmp_path / "theirs.json").write_text(json.dumps(rows))
+    (tmp_path / "theirs.json").write_text(json.dumps([*rows, rows[0] | {"value": 0.75}]))  # the same text twice
     import_dataset(Store(tmp_path), [tmp_path / "theirs.json"], "lab/theirs")
     record = train_rm("lab/theirs", tiny, tmp_path / "rm", preset="tiny", store=str(tmp_path))
-    assert sum(record["rows"].values()) == 60
+    assert sum(record["rows"].values()) == 61
     assert min(record["rows"].values()) > 0
-    with pytest.raises(InputError, match="do not say which utterance of which episode they are") as refused:
-        score("lab/theirs", str(tmp_path / "rm"), store=tmp_path)
-    assert refused.value.hint
+    made, again = (score(ref, str(tmp_path / "rm"), store=tmp_path) for ref in ("lab/theirs@v1.0.0", "lab/theirs"))
+    assert (made["ref"], made["rows"], again["created"]) == ("lab/theirs@v2.0.0", 61, False)
+    asked = """SELECT completion[1].content, agent, turn, reward, raw FROM rewards JOIN attributions
+               USING (episode_id, agent, turn) ORDER BY 1, 3"""
+    found = [tuple(row.values()) for row in open_dataset("lab/theirs", Store(tmp_path)).sql(asked).to_pylist()]
+    assert len(found) == 61
+    assert [row[:3] for row in found[:3]] == [("answer 0 0", "assistant", t) for t in (0, 1)] + [
+        ("answer 0 1", "assistant", 0)
+    ]
+    assert sorted(row[3] for row in found[:2]) == [0.0, 0.75]
+    assert found[0][4] == found[1][4]
+    model = RewardModel.load(tmp_path / "rm", device="cpu")
+    assert found[2][4] == pytest.approx(model.score(str(rows[1]["input"]), "answer 0 1"), abs=1e-5)
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_every_score_of_a_dataset_with_one_split_is_written(tmp_path: Path, tiny: str, split: str):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    from sotopia_rl_data import open_dataset
 
     make_dataset(tmp_path, "toys/one", environments=1, episodes=4, splits=lambda row: split)
     AutoModelForSequenceClassification.from_pretrained(tiny, num_labels=1).save_pretrained(tmp_path / "rm")
