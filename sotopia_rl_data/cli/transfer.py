@@ -273,6 +273,12 @@ def _show_import(report: ImportReport) -> None:
             f"sotopia-rl-data evaluate {report.version.name} --judge gpt-4o",
             f"sotopia-rl-data label {report.version.name} --judge gpt-4o --schema utterance-quality",
         )
+    elif report.examples:
+        console.next_commands(
+            f"sotopia-rl-data stats {report.version.name}",
+            f"sotopia-rl-data report {report.version.name} -o report.html",
+            f"sotopia-rl-data train rm --dataset {report.version.name} --model Qwen/Qwen2.5-0.5B-Instruct",
+        )
     elif report.methods:
         console.next_commands(f"sotopia-rl-data show {report.version.name}", *_rewards_of(report))
     elif report.episodes:

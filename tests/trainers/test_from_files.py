@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import random
+import shlex
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,59 @@ def one_scenario(folder: Path) -> tuple[Path, list[str], list[str]]:
     ]  # fmt: skip
     (folder / "chats.json").write_text(json.dumps(chats))
     return folder / "chats.json", ["--split-by", "episode"], ["--schema", "utterance-quality"]
+
+
+def reference_rows(folder: Path) -> Path:
+    """sotopia-rl's training JSON: a prompt, an answer and a value, of which some are -1.0."""
+    rng = random.Random(4)
+    asked = "Imagine you are Mia Davis.\nScenario: Evening {} is planned.\nParticipants: Mia and Ben\nTurn #{}"
+    rows = [
+        {
+            "input": asked.format(i % 30, i),
+            "output": json.dumps({"action_type": "speak", "argument": " ".join(rng.choices(WORDS, k=6))}),
+            "value": -1.0 if i % 20 == 0 else i % 11,
+        }
+        for i in range(160)
+    ]
+    (folder / "rows.json").write_text(json.dumps(rows, indent=4))
+    return folder / "rows.json"
+
+
+@pytest.mark.slow
+def test_the_training_json_of_sotopia_rl_becomes_a_reward_model_by_what_its_screens_say(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SOTOPIA_RL_DATA_STORE", str(tmp_path / "store"))
+
+    def run(line: str) -> str:
+        done = CliRunner().invoke(cli, shlex.split(line)[1:])
+        assert done.exit_code == 0, done.output
+        return done.stdout + done.stderr
+
+    def offered(screen: str, command: str) -> str:
+        return next(
+            line.strip() for line in screen.splitlines() if line.strip().startswith(f"sotopia-rl-data {command}")
+        )
+
+    first = run(f"sotopia-rl-data import {reference_rows(tmp_path)} --name lab/rows")
+    told = (
+        "8 of 160 rewards are exactly -1, and are kept as they are; where that stands for no label, import again with "
+    )
+    assert told in first
+    again = first.partition(told)[2].splitlines()[0]
+    screen = run(f"sotopia-rl-data import rows.json --name lab/rows {again}")
+    assert "8 of 160 rewards were -1, the sentinel: they are NULL" in screen
+    run(offered(screen, "stats"))
+    run(offered(screen, "report"))
+    assert "Evening 7 is planned." in (tmp_path / "report.html").read_text()
+    train = offered(screen, "train rm").replace("Qwen/Qwen2.5-0.5B-Instruct", tiny)
+    trained = run(f"{train} --preset tiny --set max_steps=4 -o rm")
+    scored = run(offered(trained, "score"))
+    assert "152" in run("sotopia-rl-data show lab/rows")
+    assert "160" in scored
+    (counted,) = open_dataset("lab/rows", tmp_path / "store").sql("SELECT count(*) FROM attributions").column(0)
+    assert counted.as_py() == 160
 
 
 @pytest.mark.parametrize("having", [helpdesk, negotiation, one_scenario])
