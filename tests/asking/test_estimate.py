@@ -57,7 +57,8 @@ def judge_at(provider: Running, protocol: str) -> str:
         ("anthropic", {}),
         ("openai", {"packing": "packed"}),
         ("anthropic", {"packing": "packed"}),
-        ("openai", {"schema": "goal-progress", "packing": "packed"}),
+        # how much of these comes from the provider's cache depends on how fast this machine is meanwhile
+        pytest.param("openai", {"schema": "goal-progress", "packing": "packed"}, marks=pytest.mark.alone),
         ("openai", {"schema": "singular"}),
         ("anthropic", {"schema": "conversation-behaviour", "packing": "packed"}),
     ],

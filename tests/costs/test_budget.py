@@ -80,14 +80,16 @@ class Provider:
         return Usage(into, self.chance.randint(0, into - written), written, self.chance.randint(0, LIMIT))
 
 
-async def schedule(budget: Budget, provider: Provider, ledger: Ledger, count: int, concurrency: int) -> Outcome:
+async def schedule(
+    budget: Budget, provider: Provider, ledger: Ledger, count: int, concurrency: int, pacing: Pacing = QUICK
+) -> Outcome:
     try:
         return await ask_all(
             map(question, range(count)),
             provider.send,
             Lookup(ledger, lambda request, reply: True),
             concurrency=concurrency,
-            pacing=QUICK,
+            pacing=pacing,
             budget=budget,
         )
     finally:
@@ -158,7 +160,7 @@ def test_what_does_not_fit_waits_for_what_is_in_flight_and_then_the_run_ends(tmp
     provider.send = cheap  # type: ignore[method-assign]
     with Ledger(tmp_path) as ledger:
         budget = Budget(3.5 * most, PRICES, tmp_path)
-        outcome = asyncio.run(schedule(budget, provider, ledger, 500, 32))
+        outcome = asyncio.run(schedule(budget, provider, ledger, 500, 32, replace(QUICK, timeout_s=60)))
         asked = outcome.asked
     assert outcome.exhausted
     assert together == 3

@@ -241,22 +241,23 @@ def test_a_line_without_a_result_may_have_been_billed_and_one_that_failed_has_no
 
 
 def test_who_finds_no_room_waits_for_who_may_make_some_and_no_longer():
-    async def run(room: Waiters, seconds: float | None) -> list[bool]:
-        """Finds no room, and releases some after a while, unless it has none."""
+    async def run(room: Waiters, turns: int) -> list[bool]:
+        """Finds no room, and releases some after so many turns of the loop, unless it has none."""
         found = []
         with room.sharing():
             since = room.releases
             await asyncio.sleep(0)  # until the others are there
-            if seconds is not None:
-                await asyncio.sleep(seconds)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if turns:
                 room.release()
             found.append(await room.more(since))
             found.append(await room.more(room.releases))
         return found
 
-    async def together(*seconds: float | None) -> list[list[bool]]:
+    async def together(*turns: int) -> list[list[bool]]:
         room = Waiters()
-        return await asyncio.gather(*(run(room, one) for one in seconds))
+        return await asyncio.gather(*(run(room, one) for one in turns))
 
     async def closed() -> bool:
         room = Waiters()
@@ -266,7 +267,7 @@ def test_who_finds_no_room_waits_for_who_may_make_some_and_no_longer():
             return await room.more(0)
 
     assert not asyncio.run(closed())
-    assert asyncio.run(together(None)) == [[False, False]]
-    assert asyncio.run(together(None, None, None)) == [[False, False]] * 3
-    assert asyncio.run(together(None, 0.02)) == [[True, False], [True, False]]
-    assert asyncio.run(together(None, 0.02, 0.04)) == [[True, True], [True, True], [True, False]]
+    assert asyncio.run(together(0)) == [[False, False]]
+    assert asyncio.run(together(0, 0, 0)) == [[False, False]] * 3
+    assert asyncio.run(together(0, 10)) == [[True, False], [True, False]]
+    assert asyncio.run(together(0, 10, 20)) == [[True, True], [True, True], [True, False]]
