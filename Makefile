@@ -15,6 +15,7 @@ help:
 	@echo "make quickstart   environment, bundled episodes, offline labels, rewards, a query"
 	@echo "make test         environment with the test tools, then the suite (WORKERS=2, PYTEST_ARGS=…)"
 	@echo "make test-fast    what answers within a minute, to run after each change"
+	@echo "make test-drawn   three of the tests that take minutes each, others for each commit, as CI runs them"
 	@echo "make test-all     the suite and what takes minutes each: fuzzers, hundreds of kills, a million rows"
 	@echo "make test-lowest  the tests with every dependency at its stated minimum, in .venv-lowest"
 	@echo "make check        lint, types, the import contract"
@@ -36,15 +37,19 @@ $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
 quickstart: $(VENV)/.core
 	@PYTHON="$(BIN)/python" STORE="$(STORE)" sh examples/quickstart.sh
 
+# files of the trainers' tests are not even read: to import what trains is half of all that collecting takes
+TRAINING = $$(grep -rl --include='*.py' '^pytestmark.*mark\.train' tests | sed 's/^/--ignore=/')
+
 test-fast: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not (slow or alone or train or long)" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not (slow or alone or train or long)" $(TRAINING) $(PYTEST_ARGS)
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
-# what takes minutes each: a few of it, others for each commit; then all of it
+# what takes minutes each: a few of it, others for each commit, without what installs programs; then all of it
 test-drawn: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(WORKERS) -m long --draw 3 --seed "$$(git rev-parse HEAD)" --timeout=1800 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) -m long -k "not real_servers" --draw 3 --seed "$$(git rev-parse HEAD)" \
+		--timeout=1800 $(PYTEST_ARGS)
 
 test-all: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(WORKERS) -m "" --timeout=3600 $(PYTEST_ARGS)

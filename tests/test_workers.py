@@ -1,4 +1,6 @@
-"""What `make test` promises: several workers, and those marked `alone` while nobody else is at work."""
+"""What `make test` and `make test-drawn` promise: several workers, those marked `alone` while nobody else is at work,
+and a few of the long ones, which the commit decides.
+"""
 
 from __future__ import annotations
 
@@ -32,16 +34,36 @@ def test_together(i):
 """
 
 
-def test_nobody_is_at_work_while_a_test_is_alone(tmp_path: Path):
-    pytest.importorskip("xdist", reason="needs the test extra")
-    shutil.copy(Path(__file__).with_name("conftest.py"), tmp_path)
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = alone\n")
-    (tmp_path / "test_toys.py").write_text(TOYS.format(told=str(tmp_path / "told")))
+def run(folder: Path, *options: str) -> None:
+    """Run the toys in a pytest of their own, below our conftest.py; they write what ran into `told`."""
+    shutil.copy(Path(__file__).with_name("conftest.py"), folder)
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers = alone\n")
+    (folder / "test_toys.py").write_text(TOYS.format(told=str(folder / "told")))
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     clean["PYTHONPATH"] = str(Path(__file__).parent)  # what conftest.py imports
-    command = [sys.executable, "-m", "pytest", "-n", "3", "-q", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
+    done = subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.slow
+def test_a_seed_draws_the_same_few_of_the_selected_tests_each_time_and_another_seed_others(tmp_path: Path):
+    def drawn(name: str, *options: str) -> list[str]:
+        (folder := tmp_path / name).mkdir()
+        run(folder, "-m", "not alone", *options)
+        return sorted(line.split()[0] for line in (folder / "told").read_text().splitlines())
+
+    first = drawn("first", "-n", "2", "--draw", "3", "--seed", "3f0c2d1")
+    assert len(set(first)) == 3
+    assert all(name.startswith("test_together") for name in first)
+    assert drawn("again", "--draw", "3", "--seed", "3f0c2d1") == first
+    assert drawn("other", "--draw", "3", "--seed", "8e1b7aa") != first
+    assert len(drawn("all", "--draw", "99", "--seed", "3f0c2d1")) == 12
+
+
+def test_nobody_is_at_work_while_a_test_is_alone(tmp_path: Path):
+    pytest.importorskip("xdist", reason="needs the test extra")
+    run(tmp_path, "-n", "3")
     told = [line.split() for line in (tmp_path / "told").read_text().splitlines()]
     spans = [(name, float(began), float(ended)) for name, began, ended in told]
     alone = [one for one in spans if one[0].startswith("test_alone")]
