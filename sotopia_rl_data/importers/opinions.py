@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sotopia_rl_data.dimensions import in_order
@@ -34,6 +34,7 @@ from sotopia_rl_data.importers.formats.methods import (
     kind_of,
 )
 from sotopia_rl_data.importers.opened import Metered
+from sotopia_rl_data.schema import Episode
 
 Key = tuple[str, str, str]
 """(episode_id, agent, dimension)."""
@@ -119,6 +120,18 @@ class AnnotatedFiles:
             self.methods.append(
                 FileMethod(source.label, method.name, method.schema, of_schema, method.rule, dimensions)
             )
+
+    def with_assumed(self, episode: Episode) -> Episode:
+        """An episode that another format has, with the scores that only annotated rows have: the ones that the writer
+        assumes on dimensions of its own."""
+        scores = self.scores.get(episode.episode_id) if episode.source != annotated.SOURCE else None
+        assumed = [
+            annotated.score_of(agent.agent, name, scores[agent.name, name])
+            for name in annotated.OWN_RANGES
+            for agent in episode.agents
+            if scores and (agent.name, name) in scores
+        ]
+        return replace(episode, scores=(*episode.scores, *assumed)) if assumed else episode
 
     def _place(self, decision: Decision, kind: Kind, groups: Groups) -> tuple[int, set[str]]:
         """The number of the opinion to which rows of one kind belong, and the places of those that cannot."""

@@ -18,6 +18,7 @@ from sotopia_rl_data.importers.opened import Metered
 from sotopia_rl_data.importers.opinions import AnnotatedFiles, opinions_of
 from sotopia_rl_data.importers.profiles import GatheredProfiles, ProfileLookup, StoredProfiles
 from sotopia_rl_data.importers.record import Record
+from sotopia_rl_data.schema import Episode
 
 OnProgress = Callable[[int, int], None]
 OnFile = Callable[[Source, str], None]
@@ -59,7 +60,8 @@ def read_plan(
         beside = Beside(source.path.parent, _profiles(source, stored), ranges or {}, of_file)
         meter = Metered(source.path, tick)
         with closing(meter):
-            yield from _items(source, meter, beside)
+            for item, record in _items(source, meter, beside):
+                yield opinions.with_assumed(item) if isinstance(item, Episode) else item, record
         if on_file is not None:
             on_file(source, meter.sha256.hexdigest())
 

@@ -89,7 +89,7 @@ def resolve(
     schema, opinions, filters = _opinions_read(recipe, chosen, judged, may_be_empty=dimensions is not None)
     columns = _dimensions_read(recipe, chosen, judged, dimensions)
     scores = [path for paths in episodes.values() for path in paths]
-    scored = evaluators(scores, columns)
+    scored = evaluators(scores, recipe.weighted) or evaluators(scores, columns)
     evaluator = choose_evaluator(scored, recipe.evaluator, columns, needed=chosen.reads_score)
     ranges = own_ranges(scores, columns)
     return ResolvedRecipe(chosen, recipe.gamma, columns, tuple(opinions), evaluator, schema, filters, cells, ranges)

@@ -228,6 +228,23 @@ def test_every_opinion_finds_the_turns_of_its_log(tmp_path):
     ]
 
 
+def test_what_nobody_scores_has_its_score_beside_a_log_too_and_names_no_evaluator_of_the_others(tmp_path):
+    made = rows(direct(3, "conversation_behavior", "default"), "b")
+    turns = [{(ANN, SAM)[place % 2]: f'said: "E3 {place}"'} for place in range(7)]
+    paths = [
+        lines(tmp_path / "goal.jsonl", *rows(direct(3, "goal", "default"), "g", episodes=("E3",))),
+        lines(tmp_path / "behaviour.jsonl", *(row for row in made if row["episode_id"] == "E3")),
+        lines(tmp_path / "log.jsonl", log(turns, pk="E3")),
+    ]
+    store = Store(tmp_path / "store")
+    import_dataset(store, paths, "o/n")
+    recipe = Recipe({"conversation_behavior": 1}, normaliser="none")
+    found = {place[2]: reward for place, reward in rewards(store, recipe).items()}
+    own = {place[2]: reward for place, reward in rewards_in(made).items() if place[0] == "E3"}
+    assert found == pytest.approx(own, abs=1e-12)
+    assert None not in rewards(store, replace(recipe, weights={"goal": 1})).values()  # the log's evaluator scored it
+
+
 def test_a_shared_label_is_kept_where_that_is_asked_for(tmp_path):
     given = {
         f"Utterance 0 by {ANN}": ['said: "b"', {"reward": 4.0, "attribution": 2}],  # places 0 and 1

@@ -175,10 +175,10 @@ def join(rows: Sequence[AnnotatedRow], opinions: FileOpinions) -> list[Episode |
     labels: list[Attribution | Failure] = []
     for row in ordered:
         row_scores, row_labels = _labels(row, opinions)
-        scores += [_score(row.agent, name, score) for name, score in row_scores.items()]
+        scores += [score_of(row.agent, name, score) for name, score in row_scores.items()]
         labels += row_labels
     gathered = opinions.scores.get(first.episode_id, {})
-    scores = [_score(agent, name, score) for (agent, name), score in gathered.items()] or scores
+    scores = [score_of(agent, name, score) for (agent, name), score in gathered.items()] or scores
     labels += [
         Failure("the file has no row for this agent", first.episode_id, u.name, u.place, judge=JUDGE)
         for u in first.utterances
@@ -254,7 +254,8 @@ def dialogue_of(row: AnnotatedRow) -> Any:
     return row.scenario, [(u.place, u.name, u.rendered) for u in row.utterances]
 
 
-def _score(agent: str, dimension: str, score: float) -> Score:
+def score_of(agent: str, dimension: str, score: float) -> Score:
+    """A score that rows give, by an evaluator whom they do not name."""
     return Score(agent, dimension, score, UNNAMED, *OWN_RANGES.get(dimension, ()))
 
 
