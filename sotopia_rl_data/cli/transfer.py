@@ -93,9 +93,9 @@ def import_(
     Reads EpisodeLog JSON (a file, a folder of the local backend, a Redis export), the sotopia library's JSONL and CSV
     exports, annotated JSONL, plain JSONL, chats (OpenAI's messages, ShareGPT's conversations), tables of one utterance
     a row, ConvoKit corpora, simulations of τ-bench, training rows, TRL's rows of completions and preferences, and what
-    `query` writes; as JSON, JSON Lines, CSV, TSV, Parquet or Arrow, packed by gzip or zstd or not. Which format a file
-    has is detected. A record that cannot be read is listed and kept in `failures`; the rest is imported, and the exit
-    code is 3.
+    `query` writes; as JSON, JSON Lines, CSV, TSV, Parquet or Arrow, packed (gzip, zstd, bzip2, xz) or not. Which format
+    a file has is detected. A record that cannot be read is listed and kept in `failures`; the rest is imported, and the
+    exit code is 3.
 
     \b
     Examples:

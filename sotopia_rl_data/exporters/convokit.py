@@ -21,7 +21,7 @@ from sotopia_rl_data.schema import Agent, Episode
 from sotopia_rl_data.store import Version
 from sotopia_rl_data.streams import Episodes, read
 
-_REPLY = "reply-to"
+_REPLY, _TIME = "reply-to", "timestamp"
 
 Rewards = Mapping[tuple[str, int], float | None]
 """The rewards of one episode by (agent, turn)."""
@@ -101,6 +101,7 @@ class _CorpusFolder:
         for place, turn in enumerate(episode.turns):
             own = json.loads(turn.meta) if turn.meta else {}
             name, reply = own.pop("id", f"{episode.episode_id}-{place}"), own.pop(_REPLY, before)
+            time = own.pop(_TIME, place)
             meta = own | {"turn": turn.turn, "action_type": turn.action_type}
             if (turn.agent, turn.turn) in rewards:
                 meta["reward"] = rewards[turn.agent, turn.turn]
@@ -111,7 +112,7 @@ class _CorpusFolder:
                 "speaker": turn.agent,
                 "meta": self._typed("utterances", meta),
                 _REPLY: reply,
-                "timestamp": place,
+                _TIME: time,
                 "vectors": [],
             }
             utterances.write(_json(record) + "\n")

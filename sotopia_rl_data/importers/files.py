@@ -22,12 +22,13 @@ from typing import Any, Literal
 from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.importers import stream
 from sotopia_rl_data.importers.documents import Entry, json_document
-from sotopia_rl_data.importers.formats import EXAMPLES, annotated, convokit, episode_log, format_of, nearest
-from sotopia_rl_data.importers.formats.format import Format
-from sotopia_rl_data.importers.opened import Metered
+from sotopia_rl_data.importers.formats import EXAMPLES, annotated, chat, convokit, episode_log, format_of, nearest
+from sotopia_rl_data.importers.formats.format import Beside, Format
+from sotopia_rl_data.importers.opened import BUFFER, Metered
 from sotopia_rl_data.importers.record import Record, json_value
+from sotopia_rl_data.schema import Failure
 
-PACKINGS, TABLES = (".gz", ".zst"), (".csv", ".tsv")
+PACKINGS, TABLES = (".gz", ".zst", ".bz2", ".xz"), (".csv", ".tsv")
 _LINES, _DOCUMENTS, _ARROWS = (".jsonl", ".ndjson"), (".json",), (".parquet", ".arrow", ".feather")
 ENDINGS = (*_LINES, *_DOCUMENTS, *TABLES, *_ARROWS)
 LIBRARY_FILES = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
@@ -46,10 +47,10 @@ class Source:
     """One file to read. `label` is its name in failures: the path below the folder that was named, never more.
 
     `depth` is the number of containers above the records of a JSON document. `keyed`: the records are under keys, as
-    in a dump of a database; `listed`: they are in a list, which `within` names by the keys above it. `profiles` is the
-    folder with the profiles that the logs name. `columns` renames keys of records ({old: new}), and `used` has those
-    that were found. If no record has a format, `wrong` says why, and `damaged` whether the reason is that the file
-    cannot be read. `size` is in bytes.
+    in a dump of a database; `listed`: they are in a list, which `within` names by the keys above it; `across`: they
+    are the rows of an object of columns. `profiles` is the folder with the profiles that the logs name. `columns`
+    renames keys of records ({old: new}), and `used` has those that were found. If no record has a format, `wrong` says
+    why, and `damaged` whether the reason is that the file cannot be read. `size` is in bytes.
     """
 
     path: Path
@@ -60,6 +61,7 @@ class Source:
     depth: int = 0
     keyed: bool = False
     listed: bool = False
+    across: bool = False
     within: str = ""
     profiles: Path | None = None
     columns: Mapping[str, str] = field(default_factory=dict, hash=False)
@@ -91,7 +93,19 @@ class Source:
             return stream.json_lines(opened, self.label)
         if self.layout == "table":
             return stream.csv_rows(opened, self.label)
-        return json_document(opened, self.label, self.depth)
+        records = json_document(opened, self.label, self.depth)
+        return self._across(records) if self.across else records
+
+    def _across(self, documents: Iterator[Entry]) -> Iterator[Entry]:
+        """The rows of the objects of columns that the documents are."""
+        for document, wrong in documents:
+            rows = rows_across(document.value)
+            if wrong is None and not rows:
+                wrong = InputError("its columns are not of one length.")
+            if wrong is not None:
+                yield document, wrong
+            for i, row in enumerate(rows):
+                yield Record(row, f"{self.label}[{i}]"), None
 
     def _renamed(self, record: Record) -> Record:
         """The record with the keys of `columns`; such a key takes the place of another with its new name."""
@@ -200,11 +214,18 @@ class _Look:
             return replace(source, wrong=error.message, damaged=True)
 
     def _recognised(self, source: Source, entries: Iterable[Entry]) -> Source:
-        """`source` with the format of its first record that has one."""
+        """`source` with the format of its first record that has one; of a table, whose rows may have empty cells, that
+        of its first rows together."""
         reasons: list[str] = []
         first: Any = None
         readable = False
-        for record, error in itertools.islice(entries, _FIRST_RECORDS):
+        looked = list(itertools.islice(entries, _FIRST_RECORDS))
+        if source.layout == "table":
+            together = {key: cell for record, _ in looked for key, cell in (record.value or {}).items()}
+            form = self._format(together) if together else None
+            if form is not None:
+                return replace(source, format=form)
+        for record, error in looked:
             inner = record.unwrapped()
             form = self._format(inner.value)
             if form is not None:
@@ -213,14 +234,19 @@ class _Look:
                 readable, first = True, first or inner.value
             else:
                 reasons.append(error.message)
+        if source.layout == "table" and _ending(source.path) not in TABLES:
+            wrong = "it is neither JSON, nor a table with the columns of one of the formats."
+            return replace(source, wrong=wrong, damaged=False)
+        if not looked:
+            return replace(source, wrong="it has no records.", damaged=True)
         if readable or not reasons:
             return replace(source, wrong=_none_of_the_formats(first), damaged=not readable)
         return replace(source, wrong=reasons[0], damaged=True)
 
     def _format(self, value: Any) -> Format | None:
-        if not isinstance(value, Mapping):
-            return None
-        return self.form or format_of(value)
+        if self.form is None:
+            return format_of(value)
+        return self.form if isinstance(value, Mapping) or format_of(value) is self.form else None
 
     def _document(self, source: Source) -> Source:
         """`source` with the place and the format of the outermost record at the head of a JSON document.
@@ -248,27 +274,66 @@ class _Look:
     def _first_record(self, entry: Record, depth: int) -> dict[str, Any] | None:
         """Where the outermost record in a value is; None where it has none."""
         inside = entry.within.split(".") if entry.within else []
-        level = [(entry, depth, bool(entry.key or inside), not entry.key and depth > 0, entry.within)]
+        level = [(entry, depth, bool(entry.key or inside), not entry.key and depth > 0, entry.within, True)]
         seen = 0
         while level and depth <= _DEEPEST:
             below = []
-            for record, at, keyed, listed, within in level:
+            for record, at, keyed, listed, within, whole in level:
                 seen += 1
                 inner = record if _stands_alone(record) else record.unwrapped()
-                form = self._format(inner.value)
-                if form is not None:
-                    return {"format": form, "depth": at, "keyed": keyed, "listed": listed, "within": within}
+                form = self._format(inner.value) if whole or isinstance(inner.value, Mapping) else None
+                across = at == 0 and self._is_columns(record, form)
+                if form is not None or across:
+                    found = {"format": form, "depth": at, "keyed": keyed, "listed": listed, "within": within}
+                    return found | (
+                        {"across": True, "format": self._format(rows_across(record.value)[0])} if across else {}
+                    )
                 if seen > _NODES:
                     return None
                 path = ".".join(filter(None, [within, record.key])) if at else ""
+                values = _inside(record.value)
+                # messages alone are chats where all beside them are, too, and no object in a list is around them
+                whole = whole and not (listed and isinstance(record.value, dict)) and all(map(chat.is_bare, values))
                 if isinstance(record.value, dict):
                     below += [
-                        (Record(value, "", key=key), at + 1, True, False, path) for key, value in record.value.items()
+                        (Record(value, "", key=key), at + 1, True, False, path, whole)
+                        for key, value in record.value.items()
                     ]
-                elif isinstance(record.value, list):
-                    below += [(Record(value, ""), at + 1, keyed, True, path) for value in record.value[:_FIRST_RECORDS]]
+                else:
+                    below += [(Record(value, ""), at + 1, keyed, True, path, whole) for value in values]
             level = below
         return None
+
+    def _is_columns(self, record: Record, form: Format | None) -> bool:
+        """Whether a document is an object of columns: where it cannot be read as a record, and its first row can."""
+        rows = rows_across(record.value)
+        first = Record(rows[0], record.source) if rows else record
+        return bool(rows) and self._can_read(first, self._format(first.value)) and not self._can_read(record, form)
+
+    @staticmethod
+    def _can_read(record: Record, form: Format | None) -> bool:
+        items = [] if form is None else list(form.reader(Beside(Path())).add(record))
+        return form is not None and not any(isinstance(item, Failure) for item, _ in items)
+
+
+def _inside(value: Any) -> list[Any]:
+    """The values in an object, or the first ones in a list."""
+    return (
+        list(value.values()) if isinstance(value, dict) else value[:_FIRST_RECORDS] if isinstance(value, list) else []
+    )
+
+
+def rows_across(value: Any) -> list[dict[str, Any]]:
+    """The rows of an object of columns, which are lists, or objects with the rows' names as keys; [] for anything
+    else."""
+    columns = list(value.values()) if isinstance(value, dict) else []
+    if not columns or not all(isinstance(one, (list, dict)) and len(one) == len(columns[0]) for one in columns):
+        return []
+    if all(isinstance(one, dict) and one.keys() == columns[0].keys() for one in columns):
+        columns = [list(one.values()) for one in columns]
+    elif not all(isinstance(one, list) for one in columns):
+        return []
+    return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _stands_alone(record: Record) -> bool:
@@ -282,6 +347,8 @@ def _head(source: Source, limit: int) -> Iterator[Entry]:
 
 
 def _none_of_the_formats(record: Any) -> str:
+    while isinstance(record, list) and record:
+        record = record[0]
     near = nearest(record)
     if not near and isinstance(record, Mapping) and record:
         near = f"they have {', '.join(map(str, itertools.islice(record, 12)))}"
@@ -304,10 +371,23 @@ def _layout(path: Path) -> Literal["lines", "table", "arrow", "document"]:
         return "arrow"
     if _ending(path) in TABLES:
         return "table"
-    if _ending(path) in _LINES:
-        return "lines"
     with Metered(path).buffered() as opened:
+        head = opened.peek(BUFFER).lstrip()
+        if _ending(path) in _LINES:
+            return "document" if _begins_with_a_document(opened) else "lines"
+        if _ending(path) not in _DOCUMENTS and head[:1] not in (b"{", b"[", b'"'):
+            return "table"
         return "lines" if _begins_with_a_line(opened) else "document"
+
+
+def _begins_with_a_document(opened: io.BufferedReader[Any]) -> bool:
+    """True where what is called lines is one JSON document: its first line is a bracket alone, or a list of records
+    after which nothing comes."""
+    lines = iter(lambda: opened.readline(_FIRST_LINE), b"")
+    first = next((line.strip() for line in lines if line.strip()), b"")
+    if first in (b"{", b"["):
+        return True
+    return first.startswith(b"[") and not any(line.strip() for line in lines)
 
 
 def _begins_with_a_line(opened: io.BufferedReader[Any]) -> bool:

@@ -1,13 +1,17 @@
-"""A file as UTF-8 bytes, whatever it lies in: gzip and zstd are unpacked, UTF-16 is put into UTF-8, a byte-order mark
-is taken off. All of it is told by the first bytes, never by the name. What is read from the disk is counted and hashed.
+"""A file as UTF-8 bytes, whatever it lies in: gzip, zstd, bzip2 and xz are unpacked, UTF-16 and UTF-32 are put into
+UTF-8, a byte-order mark is taken off. All of it is told by the first bytes, never by the name. What is read from the
+disk is counted and hashed.
 """
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import gzip
 import hashlib
 import io
+import lzma
+import re
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +20,28 @@ from typing import Any
 from sotopia_rl_data.errors import InputError
 
 BUFFER = 1 << 20
-_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_GZIP, _ZSTD, _XZ, _BZIP2 = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\x00", re.compile(rb"BZh[1-9]1AY&SY")
 _BOM = codecs.BOM_UTF8
-_MARKS = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+_MARKS = {  # that of UTF-32-LE begins with that of UTF-16-LE
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+_OTHERS = {
+    b"PK\x03\x04": "a ZIP archive (as .xlsx and .docx are)",
+    b"%PDF": "a PDF",
+    b"SQLite format 3": "an SQLite database",
+    b"\x80\x04\x95": "a pickle, which is never opened",
+    b"\x80\x05\x95": "a pickle, which is never opened",
+    b"\x89HDF": "an HDF5 file",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"Rar!": "a RAR archive",
+    b"<!DOCTYPE": "a web page",
+    b"<html": "a web page",
+    b"<?xml": "XML",
+}
+"""What people have that is not a file of records, by its first bytes."""
 
 
 class Metered(io.RawIOBase):
@@ -52,7 +75,7 @@ class Metered(io.RawIOBase):
         """The file's text as UTF-8 bytes, in blocks of a megabyte. Where what packs it is damaged, reading raises
         InputError."""
         stream: io.BufferedReader[Any] = io.BufferedReader(self, BUFFER)
-        head = stream.peek(4)
+        head = stream.peek(10)
         if head.startswith(_GZIP):
             stream = io.BufferedReader(_Unpacked(gzip.GzipFile(fileobj=stream), "gzip"), BUFFER)
         elif head.startswith(_ZSTD):
@@ -60,6 +83,11 @@ class Metered(io.RawIOBase):
 
             unpacked = pa.CompressedInputStream(pa.PythonFile(stream, "r"), "zstd")
             stream = io.BufferedReader(_Unpacked(unpacked, "zstd"), BUFFER)
+        elif _BZIP2.match(head):
+            stream = io.BufferedReader(_Unpacked(bz2.BZ2File(stream), "bzip2"), BUFFER)
+        elif head.startswith(_XZ):
+            stream = io.BufferedReader(_Unpacked(lzma.LZMAFile(stream), "xz"), BUFFER)  # noqa: SIM115 – closed with the stream
+        _refuse_others(stream.peek(512))
         coding = _coding(stream.peek(4)[:256])
         if coding:
             return io.BufferedReader(_Recoded(stream, coding), BUFFER)
@@ -68,8 +96,18 @@ class Metered(io.RawIOBase):
         return stream
 
 
+def _refuse_others(head: bytes) -> None:
+    """Raises InputError for what is not a file of records."""
+    other = next((name for first, name in _OTHERS.items() if head.startswith(first)), None)
+    if head[257:262] == b"ustar":
+        other = "a tar archive"
+    if other is not None:
+        raise InputError(f"it is {other}: save what is in it as JSON Lines, CSV or Parquet.")
+
+
 def _coding(head: bytes) -> str:
-    """The UTF-16 that a text of these first bytes is in, by its mark or by where its zero bytes lie; "" for others."""
+    """The UTF-16 or UTF-32 that a text of these first bytes is in, by its mark, or by where its zero bytes lie; "" for
+    others."""
     for mark, coding in _MARKS.items():
         if head.startswith(mark):
             return coding
@@ -94,7 +132,7 @@ class _Unpacked(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         try:
             data = self._packed.read(len(buffer))
-        except (EOFError, zlib.error, OSError, ValueError) as error:
+        except (EOFError, zlib.error, lzma.LZMAError, OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the disk's own error
             raise InputError(f"its {self._name} packing is damaged from here on.") from error
@@ -103,10 +141,10 @@ class _Unpacked(io.RawIOBase):
 
 
 class _Recoded(io.RawIOBase):
-    """A UTF-16 text as UTF-8. Half of a surrogate pair stays what it is, and is then not UTF-8."""
+    """A UTF-16 or UTF-32 text as UTF-8. Half of a surrogate pair stays what it is, and is then not UTF-8."""
 
     def __init__(self, stream: io.BufferedReader[Any], coding: str) -> None:
-        self._stream, self._rest = stream, b""
+        self._stream, self._rest, self._coding = stream, b"", coding
         self._decoder = codecs.getincrementaldecoder(coding)("surrogatepass")
         self._first = True
 
@@ -119,7 +157,9 @@ class _Recoded(io.RawIOBase):
             try:
                 text = self._decoder.decode(data, final=not data)
             except UnicodeDecodeError as error:
-                raise InputError("its UTF-16 text breaks off in the middle of a character.") from error
+                raise InputError(
+                    f"its {self._coding[:6].upper()} text has what is not a character, or breaks off in one."
+                ) from error
             if self._first:
                 self._first, text = False, text.removeprefix("\ufeff")
             self._rest = text.encode("utf-8", "surrogatepass")

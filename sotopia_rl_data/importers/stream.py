@@ -10,7 +10,9 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from datetime import date, datetime, time
 from decimal import Decimal
 from pathlib import Path
@@ -43,11 +45,15 @@ def json_lines(stream: io.BufferedReader[Any], name: str) -> Iterator[Entry]:
 
 
 def csv_rows(stream: io.BufferedReader[Any], name: str) -> Iterator[Entry]:
-    """One record from each row, keyed by the header; an empty cell is left out. The cells are parted by whatever parts
-    the header most often: a comma, a semicolon or a tab."""
+    """One record from each row, keyed by the header; an empty cell is left out, and so is a number in a column without
+    a name (the row's own, as pandas writes it). The cells are parted by whatever parts the header most often: a comma,
+    a semicolon, a tab or a bar, or by what a first line `sep=;` names. Raises InputError where two columns have one
+    name."""
     csv.field_size_limit(MAX_RECORD)  # the csv module has one limit for the whole process
     header_line = stream.peek(BUFFER).lstrip(b"\r\n").partition(b"\n")[0]
-    delimiter = max((b",", b";", b"\t"), key=header_line.count).decode()
+    delimiter, named = max((b",", b";", b"\t", b"|"), key=header_line.count).decode(), _SEPARATOR.match(header_line)
+    if named:
+        delimiter = named[1].decode()
     text = io.TextIOWrapper(stream, "utf-8", errors="surrogateescape", newline="")
     lines = csv.reader(text, delimiter=delimiter)
     header: list[str] | None = None
@@ -60,15 +66,36 @@ def csv_rows(stream: io.BufferedReader[Any], name: str) -> Iterator[Entry]:
             continue
         if cells is None:
             return
-        if header is None:
-            header = [cell.strip() for cell in cells] or None
-        elif cells:
+        if header is not None and cells:
             yield _row(header, cells, source)
+        elif cells and named:
+            named = None  # that line names the separator
+        elif cells:
+            header = _header(cells)
+
+
+_SEPARATOR = re.compile(rb"(?i)sep=([^\w\s]|\t)\r?$")
+_UNNAMED = re.compile(r"(?:Unnamed: \d+)?")
+
+
+def _header(cells: Sequence[str]) -> list[str]:
+    """The names of the columns. Raises InputError where two have one name, and what is in one of them would be lost."""
+    header = [cell.strip() for cell in cells]
+    twice = next((cell for cell, count in Counter(header).items() if cell and count > 1), None)
+    if twice is not None:
+        raise InputError(f"its header names the column {twice!r} twice; give one of them another name.")
+    return header
 
 
 def _row(header: list[str], cells: list[str], source: str) -> Entry:
     record = Record(
-        {column: cell for column, cell in zip(header, cells, strict=False) if cell != ""}, source, cells=True
+        {
+            column: cell
+            for column, cell in zip(header, cells, strict=False)
+            if cell != "" and not (cell.isdecimal() and _UNNAMED.fullmatch(column))
+        },
+        source,
+        cells=True,
     )
     if len(cells) != len(header):
         return record, InputError(f"it has {len(cells)} cells where the header has {len(header)}.")

@@ -407,7 +407,24 @@ def test_a_folder_passes_over_what_holds_no_format_and_reads_what_is_damaged(tmp
         ),
         ("a.csv", "a,b\n1,2\n", "cannot be imported: its records are of none of the formats; they have a, b."),
         ("a.json", "", "cannot be imported: it is empty."),
-        ("a.rdb", "REDIS0011\x00", "cannot be imported: not JSON"),
+        (
+            "a.rdb",
+            "REDIS0011\x00",
+            "cannot be imported: it is neither JSON, nor a table with the columns of one of the",
+        ),
+        ("a.csv", "conversation,speaker,text\n", "cannot be imported: it has no records."),
+        ("a.csv", "text,speaker,text\n1,2,3\n", "cannot be imported: its header names the column 'text' twice; give"),
+        ("a.pdf", "%PDF-1.7", "cannot be imported: it is a PDF: save what is in it as JSON Lines, CSV or Parquet."),
+        (
+            "a.xlsx",
+            "PK\x03\x04",
+            "cannot be imported: it is a ZIP archive (as .xlsx and .docx are): save what is in it",
+        ),
+        (
+            "a.json",
+            '[{"id": 1, "items": [{"role": "user", "content": "a"}]}]',
+            "cannot be imported: its records are of",
+        ),
     ],
 )
 def test_a_file_that_holds_nothing_to_import_is_an_error_before_anything_is_read(tmp_path, name, content, sentence):

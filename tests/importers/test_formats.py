@@ -172,7 +172,7 @@ def test_a_corpus_has_the_meta_of_its_conversations_speakers_and_utterances(tmp_
     assert (episode.tag, episode.source) == ("boats", "convokit")
     assert json.loads(episode.meta)["outcomes"]["Mia"] == {"points": 20}
     assert [a.meta for a in episode.agents] == ['{"age": 34}', None]
-    assert json.loads(episode.turns[2].meta) == {"offer": 2, "id": "u2", "reply-to": "u1"}
+    assert json.loads(episode.turns[2].meta) == {"offer": 2, "id": "u2", "reply-to": "u1", "timestamp": 2}
     alone = lines(tmp_path / "b.jsonl", *CORPUS_ROWS)
     assert (only(alone).meta, said(only(alone))) == (None, SAID)
 

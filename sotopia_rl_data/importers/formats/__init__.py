@@ -57,7 +57,7 @@ PEOPLES = frozenset({chat.FORMAT, utterances.FORMAT, convokit.FORMAT})
 def format_of(record: Any) -> Format | None:
     """The format of a record, by its keys; None if it is of no format."""
     if not isinstance(record, Mapping):
-        return None
+        return chat.FORMAT if chat.is_bare(record) else None
     keys = set(record)
     return next((form for form in FORMATS if form.tells(keys)), None)
 

@@ -45,7 +45,7 @@ def read_corpus_row(record: Record) -> UtteranceRow:
         Utterance(
             identifier({speaker: who}, speaker),
             text(row, "text"),
-            meta={**meta, **{key: row[key] for key in ("id", *_REPLIES) if row.get(key) is not None}},
+            meta={**meta, **{key: row[key] for key in ("id", "timestamp", *_REPLIES) if row.get(key) is not None}},
         ),
         time if isinstance(time, (int, float, str)) else None,
         {},

@@ -4,14 +4,18 @@
     late-train-1,0,Ada,When is the next one?,4
 
 Rows of a conversation may lie anywhere in the file. They are put in the order of their turns' numbers, else of their
-times, else of the file. Whatever other columns there are is kept as `meta`: of the episodes, if a column has one value
-in every conversation of the file, or else of the turns.
+times, else of the file. Times are numbers, ISO 8601, or begin with the year and are all written alike; what any other
+time means ("1/10/2024") is not guessed. Whatever other columns there are is kept as `meta`, the times too: of the
+episodes, if a column has one value in every conversation of the file, or else of the turns.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -73,7 +77,7 @@ def read_utterance(record: Record) -> UtteranceRow:
     turn, time = found["turn"], found["time"]
     to = nested(row[_TO], "`to`") if isinstance(row.get(_TO), str) else row.get(_TO)
     about = {key: text(row, key, "") for key in (*_OF_SCENE, *_OF_PERSON, _NAME) if row.get(key) is not None}
-    used = {*found.values(), *about, _ACTION, _TO, _FAILED, "split"}
+    used = {conversation, speaker, words, turn, *about, _ACTION, _TO, _FAILED, "split"}
     return UtteranceRow(
         record.source,
         identifier(row, str(conversation)),
@@ -159,11 +163,42 @@ def _varying(conversations: Iterator[tuple[str, list[UtteranceRow]]]) -> set[str
 
 
 def in_order(rows: Sequence[UtteranceRow]) -> Sequence[UtteranceRow]:
-    """The rows in the order of their times, if all of them have one of the same kind; else as they are."""
-    times = [row.time for row in rows]
-    if all(isinstance(time, (int, float)) for time in times) or all(isinstance(time, str) for time in times):
-        return sorted(rows, key=lambda row: row.time)  # type: ignore[arg-type,return-value]
+    """The rows in the order of their times, if all of them have one that can be compared; else as they are."""
+    for read in (_number, _moment, _year_first):
+        keys = [read(row.time) for row in rows]
+        comparable = [key for key in keys if key is not None]
+        if len(comparable) == len(rows) and len(set(map(_shape, comparable))) == 1:
+            return [rows[i] for i in sorted(range(len(rows)), key=comparable.__getitem__)]
     return rows
+
+
+def _number(time: float | str | None) -> Any:
+    """Seconds, milliseconds or places: a number, also as text."""
+    try:
+        number = math.nan if time is None or isinstance(time, bool) else float(time)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _moment(time: float | str | None) -> Any:
+    """A moment by ISO 8601."""
+    try:
+        return datetime.fromisoformat(time.strip()) if isinstance(time, str) else None
+    except ValueError:
+        return None
+
+
+def _year_first(time: float | str | None) -> Any:
+    """A text whose order is that of time: it begins with the year."""
+    return time if isinstance(time, str) and re.match(r"\d{4}\D", time) else None
+
+
+def _shape(key: Any) -> object:
+    """What two keys must have in common to be compared: a time zone or none; where their digits stand."""
+    if isinstance(key, datetime):
+        return key.tzinfo is None
+    return re.sub(r"\d", "0", key) if isinstance(key, str) else None
 
 
 def _episode(conversation: str, varying: set[str], rows: Sequence[UtteranceRow]) -> Episode:
