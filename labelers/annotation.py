@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from sotopia_rl_data.dimensions import with_scored
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.labelers.judge import Question, Slot
 from sotopia_rl_data.labelers.judges.human import slot_key
@@ -60,10 +61,11 @@ def write_template(
             "name a schema that asks judges: --schema direct",
         )
     own = own_dimensions(schema)
-    dimensions = dimensions_of(asked.dimensions or own or preset(DEFAULT_PRESET).weighted, own)
+    named = asked.dimensions or own or preset(DEFAULT_PRESET).weighted
+    dimensions = dimensions_of(named, own or with_scored(name.strip() for name in named))  # `with_episodes` looks
     scale = DEFAULT_SCALE if asked.scale is None else asked.scale
     schema.wording_sha256(scale)  # raises UsageError where no prompt explains this scale
-    only = None if asked.only is None else read_selection(asked.only, own)
+    only = None if asked.only is None else read_selection(asked.only, own or with_scored(dimensions))
     plan = LabelPlan(schema, dimensions, asked.evaluator or "", scale=scale, only=only)
     version, plan = with_episodes(plan, store, source)
     files = [path for paths in version.files("episodes").values() for path in paths]

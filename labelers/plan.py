@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from sotopia_rl_data.asking.providers import ModelName
-from sotopia_rl_data.dimensions import SOTOPIA_EVAL, full_name, in_order, is_known
+from sotopia_rl_data.dimensions import SOTOPIA_EVAL, full_name, in_order, is_known, with_scored
 from sotopia_rl_data.errors import BadAnswer, InputError, UsageError
 from sotopia_rl_data.labelers import judges as judging
 from sotopia_rl_data.labelers.judge import Judge, Question, Slot
@@ -230,8 +230,9 @@ def prepare(asked: Elicitation, rewards: RewardSettings) -> tuple[LabelPlan, Rec
     layout_id(rewards.layout, rewards.template)  # raises UsageError where the template is for another layout
     if asked.only is not None and not chosen.needs_judge:
         raise UsageError(f"The schema {chosen.id!r} asks no judge, so --only does not apply to it.", "leave --only out")
-    only = None if asked.only is None else read_selection(asked.only, own)
-    judges = _judges(chosen, asked.judges, asked.sampling)
+    known = own or with_scored(dimensions)
+    only = None if asked.only is None else read_selection(asked.only, known)
+    judges = _judges(chosen, asked.judges, asked.sampling, known)
     return LabelPlan(chosen, dimensions, asked.evaluator or "", judges, scale, packing, asked.samples, only), recipe
 
 
@@ -326,21 +327,24 @@ def dimensions_of(names: Sequence[str], own: Sequence[str] = ()) -> tuple[str, .
 
 
 def _judges(
-    schema: Schema, named: Sequence[str | ModelName | Judge], sampling: Mapping[str, Any] | None
+    schema: Schema,
+    named: Sequence[str | ModelName | Judge],
+    sampling: Mapping[str, Any] | None,
+    dimensions: Sequence[str],
 ) -> tuple[Judge, ...]:
     """The judges, made at once, so that a missing API key is found now. Raises UsageError, KeyMissing."""
     if not schema.needs_judge:
         if named:
             raise UsageError(f"The schema {schema.id!r} asks no judge, but a judge is named.", "leave --judge out")
         return ()
-    return judges_of(named, sampling, own_dimensions(schema))
+    return judges_of(named, sampling, dimensions)
 
 
 def judges_of(
     named: Sequence[str | ModelName | Judge], sampling: Mapping[str, Any] | None, dimensions: Sequence[str] = ()
 ) -> tuple[Judge, ...]:
-    """The judges that are named: one or more, no two with the same id. `dimensions` are the schema's own (empty:
-    SOTOPIA-EVAL's). `sampling` goes only to the models among the judges: people have no temperature.
+    """The judges that are named: one or more, no two with the same id. `dimensions` are those that people may
+    name (empty: SOTOPIA-EVAL's). `sampling` goes only to the models among the judges: people have no temperature.
 
     Raises UsageError, KeyMissing."""
     if not named:

@@ -51,17 +51,25 @@ def is_known(name: str) -> bool:
 
 
 def full_name(name: str, own: Collection[str] = ()) -> str:
-    """The full name of a SOTOPIA-EVAL dimension; or, if `own` dimensions are named, `name` itself, which must be one.
+    """The full name of a SOTOPIA-EVAL dimension; or, if `own` dimensions are named, that of one of these.
 
     Raises UsageError with the possible names.
     """
     if not own:
         return dimension(name).name
-    if name.strip() not in own:
+    full = name.strip() if name.strip() in own or not is_known(name) else dimension(name).name
+    if full not in own:
         raise UsageError(
-            f"{name!r} is not one of the dimensions that the schema asks about.", f"name one of: {', '.join(own)}"
+            f"{name!r} is not one of the dimensions that are asked about.", f"name one of: {', '.join(own)}"
         )
-    return name.strip()
+    return full
+
+
+def with_scored(names: Iterable[str]) -> tuple[str, ...]:
+    """The dimensions that may be named where `names` are asked about: SOTOPIA-EVAL's, and those of `names` that are the
+    episodes' own; () where none is."""
+    theirs = [name for name in names if not is_known(name)]
+    return (*(one.name for one in SOTOPIA_EVAL), *theirs) if theirs else ()
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:

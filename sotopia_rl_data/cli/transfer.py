@@ -264,6 +264,13 @@ def _show_import(report: ImportReport) -> None:
             f'all {report.failures:,}: sotopia-rl-data query {report.version.ref} "SELECT source, reason FROM failures"'
         )
     _list_skipped(report.skipped)
+    if report.pseudonyms:
+        speakers, replaced, left = (report.pseudonyms[name] for name in ("speakers", "replaced", "left"))
+        console.note(f"{speakers:,} speakers have pseudonyms; {replaced:,} names in texts were replaced.")
+        if left:
+            console.note(
+                f"{left:,} words that are also speakers' names were left, because they stand as ordinary words."
+            )
     for warning in report.warnings:
         console.warn(warning)
     if report.episodes and not report.scored:

@@ -10,7 +10,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from sotopia_rl_data.importers.formats.format import Located
 from sotopia_rl_data.importers.opinions import AnnotatedFiles, FileMethod, opinions_of
 from sotopia_rl_data.importers.options import ImportOptions
 from sotopia_rl_data.importers.own_scores import with_scores
-from sotopia_rl_data.importers.pseudonyms import key_of, with_pseudonyms
+from sotopia_rl_data.importers.pseudonyms import Found, key_of, with_pseudonyms
 from sotopia_rl_data.importers.reading import read_plan
 from sotopia_rl_data.importers.splits import empty_splits
 from sotopia_rl_data.refs import DatasetRef
@@ -47,7 +47,8 @@ class ImportReport:
     `duplicates` counts episodes that were read again, in the same or another format. `filtered` counts rows that the
     condition left out. `skipped` are files in folders that are of no known format. `splits` counts
     episodes or training rows, and `scored` names the dimensions on which there are scores. `methods` says how each
-    annotated file was read.
+    annotated file was read. `pseudonyms` counts the speakers who have one, the names that were replaced in texts, and
+    the words left that are also names.
     """
 
     version: Version
@@ -66,6 +67,7 @@ class ImportReport:
     scored: tuple[str, ...]
     methods: tuple[FileMethod, ...]
     warnings: tuple[str, ...]
+    pseudonyms: Mapping[str, int]
 
 
 def import_dataset(
@@ -94,6 +96,7 @@ def import_dataset(
     try:
         committed, batches = run.commit(tables.EPISODES, progress)
     except MetaFound:  # the columns of `episodes` are known only now, and rows are written already
+        run = replace(run, found=Found())
         committed, batches = run.commit(tables.EPISODES_WITH_META, progress)
     counts = batches.counts
     return ImportReport(
@@ -117,6 +120,7 @@ def import_dataset(
             *_told_of_sentinels(batches, options),
             *empty_splits(batches.split_sizes, batches.environments, batches.episodes, options),
         ),
+        pseudonyms=run.found.counts() if options.pseudonymise else {},
     )
 
 
@@ -130,6 +134,7 @@ class _Import:
     options: ImportOptions
     opinions: AnnotatedFiles
     check: Check | None
+    found: Found = field(default_factory=Found)
 
     def commit(self, columns: pa.Schema, progress: Progress | None) -> tuple[Committed, Batches]:
         """Read everything and commit it; `columns` are those of the episodes. Raises MetaFound where they have no room
@@ -180,7 +185,9 @@ class _Import:
     def _treated(self, located: Located) -> Located:
         """The items with the scores and under the names that the options ask for."""
         scored = with_scores(located, self.options.scores)
-        return with_pseudonyms(scored, key_of(self.store.root)) if self.options.pseudonymise else scored
+        if not self.options.pseudonymise:
+            return scored
+        return with_pseudonyms(scored, key_of(self.store.root), self.found)
 
     def _recipe(self, is_training: bool) -> dict[str, Any]:
         """What determines the rows and what must be known of them wherever they go."""

@@ -1,9 +1,14 @@
 """Pseudonyms in place of speakers' names and ids, the same for the same speaker in everything that a store imports.
 
 A pseudonym is made with a key that is kept in the store and never published, so that nobody else can tell from it whose
-it is. Names and ids are replaced where they are fields, and in all texts where they stand as words: a whole name in any
-case, a part of a name as it is written. Roles of chat formats (user, assistant …) are nobody's names and stay. What the
-speakers say about themselves besides their names is not found.
+it is. Names and ids are replaced where they are fields, and in all texts where they stand as words. Roles of chat
+formats (user, assistant …) are nobody's names and stay. What the speakers say about themselves besides their names is
+not found.
+
+A name of several words, or with a digit or a sign in it, is found in any case. One word may be an ordinary one, too
+(Will, May, Hope): in small letters it is a name only where signs set it off ("thanks, will!"), and of a word that the
+dialogue also has in small letters, a capital at the beginning of a sentence counts only where a sign follows. What was
+left for that reason is counted.
 """
 
 from __future__ import annotations
@@ -13,8 +18,8 @@ import hmac
 import json
 import re
 import secrets
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +32,10 @@ ROLES = frozenset({"user", "assistant", "system", "developer", "tool", "function
 _KEY_FILE = ".pseudonyms-key"
 _UNSAID = "it cannot be read; the reason, which may name people, is shown without --pseudonymise"
 _PART = re.compile(r"\w{2,}")
+_SET_OFF_BEFORE = re.compile(r"(?:^|[,;:!?.…(\n@])\s*$")
+_SET_OFF_AFTER = re.compile(r"\s*(?:[,;:!?.…)\n]|$)|['’]s\b")
+_SENTENCE_BEGINS = re.compile(r"(?:^|[.!?:…\n])[\s\"“‘'’)(]*$")
+_NEAR = 8  # characters on each side by which a word is looked at
 
 
 def key_of(root: Path) -> bytes:
@@ -40,12 +49,26 @@ def key_of(root: Path) -> bytes:
         return path.read_bytes()
 
 
-def with_pseudonyms(located: Located, key: bytes) -> Located:
-    """The items with pseudonyms in place of names. A failure loses its excerpt of the record, which has the names,
-    and that of a record that cannot be read its reason too.
+@dataclass(slots=True)
+class Found:
+    """What was found: speakers who have a pseudonym, names that were replaced in texts, and words that may be names and
+    were left."""
+
+    speakers: set[str] = field(default_factory=set)
+    replaced: int = 0
+    left: int = 0
+
+    def counts(self) -> dict[str, int]:
+        """How many of each."""
+        return {"speakers": len(self.speakers), "replaced": self.replaced, "left": self.left}
+
+
+def with_pseudonyms(located: Located, key: bytes, found: Found) -> Located:
+    """The items with pseudonyms in place of names, which are counted in `found`. A failure loses its excerpt of the
+    record, which has the names, and that of a record that cannot be read its reason too.
 
     Raises UsageError for training rows: who speaks in them is not known."""
-    names = _Names({}, key)
+    names = _Names({}, found)
     for item, record in located:
         if isinstance(item, TrainingRow):
             raise UsageError(
@@ -53,7 +76,7 @@ def with_pseudonyms(located: Located, key: bytes) -> Located:
                 "leave --pseudonymise out, or import the dialogues themselves",
             )
         if isinstance(item, Episode):
-            names = _Names.of(item, key)
+            names = _Names.of(item, key, found)
             yield names.episode(item), record
         elif isinstance(item, Attribution):
             yield replace(item, agent=names.one(item.agent)), record
@@ -71,26 +94,30 @@ def _failure(failure: Failure, names: _Names) -> Failure:
 class _Names:
     """The names of one episode's speakers, and what replaces each."""
 
-    def __init__(self, pseudonyms: Mapping[str, str], key: bytes) -> None:
-        self._pseudonyms, self._key = pseudonyms, key
-        self._any_case = {name.lower(): pseudonym for name, pseudonym in pseudonyms.items()}
-        parts = [(part, p) for name, p in pseudonyms.items() for part in _PART.findall(name) if part != name]
-        self._parts = {part: p for part, p in parts if part[:1].isupper()}
-        self._whole = _words(pseudonyms, re.IGNORECASE)
-        self._part = _words(self._parts)
+    def __init__(self, pseudonyms: Mapping[str, str], found: Found, texts: Iterable[str] = ()) -> None:
+        self._pseudonyms, self._found = pseudonyms, found
+        words = {name.lower(): pseudonym for name, pseudonym in pseudonyms.items() if name.isalpha()}
+        for name, pseudonym in pseudonyms.items():
+            parts = _PART.findall(name) if name.lower() not in words else []
+            words |= {part.lower(): pseudonym for part in parts if part[0].isupper() and part.lower() not in words}
+        self._words = words
+        self._any_case = {name.lower(): one for name, one in pseudonyms.items() if name.lower() not in words}
+        self._whole, self._word = _words(self._any_case), _words(words)
+        self._ordinary = set(self._ordinary_in(texts))
+        found.speakers.update(pseudonyms.values())
 
     @classmethod
-    def of(cls, episode: Episode, key: bytes) -> _Names:
+    def of(cls, episode: Episode, key: bytes, found: Found) -> _Names:
         """The names in an episode."""
         pseudonyms: dict[str, str] = {}
         for agent in episode.agents:
-            if agent.agent in ROLES and agent.name in (agent.agent, *ROLES):
+            if agent.agent.lower() in ROLES and agent.name.lower() in (agent.agent.lower(), *ROLES):
                 continue
             pseudonym = "person-" + hmac.new(key, agent.agent.encode(), hashlib.sha256).hexdigest()[:12]
             pseudonyms[agent.agent] = pseudonym
-            if agent.name not in ROLES:
+            if agent.name.lower() not in ROLES:
                 pseudonyms[agent.name] = pseudonym
-        return cls(pseudonyms, key)
+        return cls(pseudonyms, found, (turn.text for turn in episode.turns))
 
     def one(self, name: str) -> str:
         """What stands for an id or a name."""
@@ -98,10 +125,34 @@ class _Names:
 
     def text(self, text: str) -> str:
         """`text` with the names in it replaced."""
-        if self._whole is None:
-            return text
-        text = self._whole.sub(lambda match: self._any_case[match[0].lower()], text)
-        return text if self._part is None else self._part.sub(lambda match: self._parts[match[0]], text)
+        if self._whole is not None:
+            text, count = self._whole.subn(lambda match: self._any_case[match[0].lower()], text)
+            self._found.replaced += count
+        return text if self._word is None else self._word.sub(self._instead, text)
+
+    def _ordinary_in(self, texts: Iterable[str]) -> Iterator[str]:
+        """The words among the names that stand in small letters in these texts, and are not set off by signs."""
+        for match in (match for text in texts for match in (self._word.finditer(text) if self._word else ())):
+            if match[0].islower() and not _is_set_off(match):
+                yield match[0]
+
+    def _instead(self, match: re.Match[str]) -> str:
+        """What stands for a word that is also a name."""
+        if not self._is_name(match):
+            self._found.left += 1
+            return match[0]
+        self._found.replaced += 1
+        return self._words[match[0].lower()]
+
+    def _is_name(self, match: re.Match[str]) -> bool:
+        if match[0].islower():
+            return _is_set_off(match)
+        if match[0].lower() not in self._ordinary:
+            return True
+        before, after = _around(match)
+        shouted = len(match[0]) > 1 and match[0].isupper()
+        begins = _SENTENCE_BEGINS.search(before) is not None
+        return not (shouted or begins) or _SET_OFF_AFTER.match(after) is not None
 
     def meta(self, meta: str | None) -> str | None:
         return None if meta is None else json.dumps(_through(json.loads(meta), self.text), ensure_ascii=False)
@@ -142,10 +193,23 @@ class _Names:
         )
 
 
-def _words(names: Iterable[str], flags: int = 0) -> re.Pattern[str] | None:
-    """A pattern for any of the names where it stands as a word, the longest first; None where there is none."""
+def _around(match: re.Match[str]) -> tuple[str, str]:
+    """The characters before and after a match."""
+    start, end = match.span()
+    return match.string[max(0, start - _NEAR) : start], match.string[end : end + _NEAR]
+
+
+def _is_set_off(match: re.Match[str]) -> bool:
+    """Whether signs, or the beginning or the end of the text, are on both sides of a word."""
+    before, after = _around(match)
+    return _SET_OFF_BEFORE.search(before) is not None and _SET_OFF_AFTER.match(after) is not None
+
+
+def _words(names: Iterable[str]) -> re.Pattern[str] | None:
+    """A pattern for any of the names, in any case, where it stands as a word, the longest first; None where there is
+    none."""
     escaped = [re.escape(name) for name in sorted(names, key=len, reverse=True) if name.strip()]
-    return re.compile(rf"(?<!\w)(?:{'|'.join(escaped)})(?!\w)", flags) if escaped else None
+    return re.compile(rf"(?<!\w)(?:{'|'.join(escaped)})(?!\w)", re.IGNORECASE) if escaped else None
 
 
 def _through(value: Any, change: Callable[[str], str]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -147,6 +148,18 @@ def test_a_csv_of_calls_with_csat_is_labelled_and_weighed(run, tmp_path):
     (row,) = made.sql("SELECT count(reward) AS rewarded, max(raw_csat) AS highest FROM rewards").to_pylist()
     assert row == {"rewarded": 80, "highest": 5.0}
     assert made.manifest.recipe["license"] == "mit"
+    sheet = tmp_path / "sheet.csv"
+    run("annotate", "template", "lab/calls", "-o", str(sheet), "--dimensions", "csat", "--questions", "2")
+    filled = [row | {"raw": "2"} for row in csv.DictReader(sheet.open(newline=""))]
+    sheet.write_text(csv_text(filled))
+    people = ["--judge", f"human:{sheet}", "--only", str(sheet), "--out", "lab/people", "--weights", "csat=1"]
+    run("label", "lab/calls", *people)
+    labels = open_dataset("lab/people", tmp_path / "store").sql("SELECT dimension, raw FROM attributions").to_pylist()
+    assert labels == [{"dimension": "csat", "raw": 2.0}] * len(filled)
+    sheet.write_text(csv_text([row | {"dimension": "csatt"} for row in filled]))
+    with pytest.raises(InputError, match="'csatt' is not one of the dimensions that are asked about") as unknown:
+        run("label", "lab/calls", *people)
+    assert "goal, csat" in unknown.value.hint
 
 
 def test_rewards_that_leave_nothing_rewarded_exit_with_3(tmp_path):

@@ -57,6 +57,30 @@ def test_names_and_ids_go_from_fields_texts_and_meta_and_only_where_they_are_wor
     assert [name for name in ("Ann", "Bo", "Lee", "id-7") if re.search(rf"\b{name}\b", left)] == []
 
 
+def test_a_word_that_is_also_a_name_is_replaced_only_where_it_stands_as_a_name(tmp_path):
+    said = [
+        ("Will", "May I come in? I hope you will have me.", "May I come in? I hope you will have me."),
+        ("May", "Will you wait, Will? I will ask Hope.", "Will you wait, WILL? I will ask HOPE."),
+        (
+            "Hope",
+            "Thanks, may! May's key is here. WILL YOU COME, WILL?",
+            "Thanks, MAY! MAY's key is here. WILL YOU COME, WILL?",
+        ),
+        ("Will", "Hope. So it may be May.", "HOPE. So it may be MAY."),
+        ("mod_1", "Ask MOD_1, or mod_1's owner.", "Ask MOD, or MOD's owner."),
+        ("May", "Will will. Marked by @will, in Maytime.", "Will will. Marked by @WILL, in Maytime."),
+    ]
+    chat = {"id": "c", "messages": [{"role": "user", "name": name, "content": text} for name, text, _ in said]}
+    store = Store(tmp_path / "store")
+    report = import_dataset(store, [lines(tmp_path / "a.jsonl", chat)], "o/n", options=HIDDEN)
+    (episode,) = open_dataset("o/n", store.root).episodes()
+    person = {name: turn.agent for (name, _, _), turn in zip(said, episode.turns, strict=True)}
+    for (_, _, expected), turn in zip(said, episode.turns, strict=True):
+        marked = re.sub(r"(?<!\w)WILL(?!\w)(?! YOU)", person["Will"], expected).replace("HOPE", person["Hope"])
+        assert turn.text == marked.replace("MAY", person["May"]).replace("MOD", person["mod_1"])
+    assert report.pseudonyms == {"speakers": 4, "replaced": 10, "left": 9}
+
+
 def test_a_speaker_has_one_pseudonym_in_all_that_a_store_imports_and_another_in_another_store(tmp_path):
     def names(store: str) -> list[str]:
         made = Store(tmp_path / store)
