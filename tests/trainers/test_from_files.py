@@ -62,16 +62,33 @@ def negotiation(folder: Path) -> tuple[Path, list[str], list[str]]:
     return path, ["--score", "points=0..36"], ["--weights", "points=1"]
 
 
-def one_scenario(folder: Path) -> tuple[Path, list[str], list[str]]:
-    """Chats of one scenario, without scores."""
+def sharegpt(folder: Path) -> tuple[Path, list[str], list[str]]:
+    """Chats without scores."""
     rng = random.Random(3)
     chats = [
-        {"id": i, "system": "You sell tickets.", "conversations": [
-            {"from": ("human", "gpt")[t % 2], "value": text} for t, text in enumerate(talk(rng))]}
+        {
+            "id": i,
+            "conversations": [{"from": ("human", "gpt")[t % 2], "value": text} for t, text in enumerate(talk(rng))],
+        }
+        for i in range(40)
+    ]
+    (folder / "chats.json").write_text(json.dumps(chats))
+    return folder / "chats.json", [], ["--schema", "utterance-quality"]
+
+
+def one_scenario(folder: Path) -> tuple[Path, list[str], list[str]]:
+    """Episodes of one environment, scored on two dimensions: all of them lie in one split."""
+    rng = random.Random(4)
+    episodes = [
+        {"episode_id": f"e{i}", "scenario": "Two share a flat.", "agents": [{"name": "Ada"}, {"name": "Bo"}],
+         "turns": [{"agent": ("Ada", "Bo")[t % 2], "text": text} for t, text in enumerate(talk(rng))],
+         "scores": [{"agent": name, "dimension": dimension, "score": (i + j) % 6}
+                    for name in ("Ada", "Bo") for j, dimension in enumerate(("goal", "knowledge"))]}
         for i in range(40)
     ]  # fmt: skip
-    (folder / "chats.json").write_text(json.dumps(chats))
-    return folder / "chats.json", ["--split-by", "episode"], ["--schema", "utterance-quality"]
+    path = folder / "flat.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in episodes))
+    return path, [], ["--weights", "goal=1,knowledge=1"]
 
 
 def reference_rows(folder: Path) -> Path:
@@ -127,7 +144,7 @@ def test_the_training_json_of_sotopia_rl_becomes_a_reward_model_by_what_its_scre
     assert counted.as_py() == 160
 
 
-@pytest.mark.parametrize("having", [helpdesk, negotiation, one_scenario])
+@pytest.mark.parametrize("having", [helpdesk, negotiation, sharegpt, one_scenario])
 def test_a_file_becomes_a_reward_model(having, tiny: str, tmp_path: Path):
     path, told, weighed = having(tmp_path)
     at = ["--store", str(tmp_path / "store")]
