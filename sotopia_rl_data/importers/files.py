@@ -50,7 +50,7 @@ class Source:
     in a dump of a database; `listed`: they are in a list, which `within` names by the keys above it; `across`: they
     are the rows of an object of columns. `profiles` is the folder with the profiles that the logs name. `columns`
     renames keys of records ({old: new}), and `used` has those that were found. If no record has a format, `wrong` says
-    why, and `damaged` whether the reason is that the file cannot be read. `size` is in bytes.
+    why, `hint` what to do, and `damaged` whether the reason is that the file cannot be read. `size` is in bytes.
     """
 
     path: Path
@@ -67,6 +67,7 @@ class Source:
     columns: Mapping[str, str] = field(default_factory=dict, hash=False)
     used: set[str] = field(default_factory=set, hash=False, compare=False)
     wrong: str = ""
+    hint: str = _HINT
     damaged: bool = False
 
     @property
@@ -182,7 +183,7 @@ class _Look:
                 "check its permissions and its disk",
             ) from error
         if source.format is None:
-            raise InputError(f"The file {path} cannot be imported: {source.wrong}", _HINT)
+            raise InputError(f"The file {path} cannot be imported: {source.wrong}", source.hint)
         return [source]
 
     def _folder(self, folder: Path, root: Path) -> Iterator[Source]:
@@ -240,7 +241,7 @@ class _Look:
         if not looked:
             return replace(source, wrong="it has no records.", damaged=True)
         if readable or not reasons:
-            return replace(source, wrong=_none_of_the_formats(first), damaged=not readable)
+            return _of_no_format(source, first, damaged=not readable)
         return replace(source, wrong=reasons[0], damaged=True)
 
     def _format(self, value: Any) -> Format | None:
@@ -269,7 +270,7 @@ class _Look:
                 break  # the whole document was looked at
         if first is None:
             return replace(source, wrong=reason or "it is empty.", damaged=True)
-        return replace(source, wrong=_none_of_the_formats(first), damaged=False)
+        return _of_no_format(source, first, damaged=False)
 
     def _first_record(self, entry: Record, depth: int) -> dict[str, Any] | None:
         """Where the outermost record in a value is; None where it has none."""
@@ -346,13 +347,15 @@ def _head(source: Source, limit: int) -> Iterator[Entry]:
     return json_document(Metered(source.path).buffered(), source.label, source.depth, limit)
 
 
-def _none_of_the_formats(record: Any) -> str:
+def _of_no_format(source: Source, record: Any, damaged: bool) -> Source:
+    """`source` with why it cannot be imported and what mends that; `record` is its first."""
     while isinstance(record, list) and record:
         record = record[0]
-    near = nearest(record)
+    near, hint = nearest(record)
     if not near and isinstance(record, Mapping) and record:
         near = f"they have {', '.join(map(str, itertools.islice(record, 12)))}"
-    return f"{_NO_FORMAT}; {near}." if near else f"{_NO_FORMAT}."
+    wrong = f"{_NO_FORMAT}; {near}." if near else f"{_NO_FORMAT}."
+    return replace(source, wrong=wrong, hint=hint or _HINT, damaged=damaged)
 
 
 def _ending(path: Path) -> str:

@@ -7,8 +7,11 @@ import json
 import pytest
 from fixtures.hub import toy
 from fixtures.promises import check_keys
+from fixtures.records import lines
 from fixtures.stores import commit, episodes, failures, reward_row, rewards
 
+from sotopia_rl_data.importers.importing import import_dataset
+from sotopia_rl_data.importers.options import ImportOptions
 from sotopia_rl_data.store import Store
 
 
@@ -36,6 +39,18 @@ def test_a_release_is_one_commit_and_its_tag(hub, store):
     }
     published = json.loads(hub.text(repo, "manifest.json"))
     assert (published["name"], published["digest"]) == (repo, version.digest)
+
+
+def test_people_who_are_named_are_a_warning_and_the_license_stands_on_the_card(hub, store, tmp_path):
+    repo = hub.repo()
+    chat = {"messages": [{"role": "user", "name": "Ada", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
+    for name, pseudonymise in ((repo, False), (hub.repo(), True)):
+        options = ImportOptions(license="cc-by-4.0", pseudonymise=pseudonymise)
+        version = import_dataset(store, [lines(tmp_path / "a.jsonl", chat)], name, options=options).version
+        told = hub.push(version).err
+        assert ("may be people's own words" in told) is not pseudonymise
+        assert "license: cc-by-4.0" in hub.text(name, "README.md")
+        assert ("Ada" in hub.text(name, "README.md")) is False
 
 
 def test_the_next_release_takes_away_what_the_one_before_had_and_no_more(hub, store):

@@ -261,7 +261,7 @@ def test_a_training_row_is_an_example_grouped_by_its_scenario(tmp_path):
     ]
     examples = list(read([document(tmp_path / "a.json", rows)]))
     assert all(isinstance(e, TrainingRow) for e in examples)
-    assert [e.reward for e in examples] == [2.5, None, None, None]
+    assert [e.reward for e in examples] == [2.5, -1.0, None, None]
     assert [e.scenario for e in examples] == ["A tree.", "A tree.", "A fence.", "No scene.\nHere."]
     assert [m["role"] for m in examples[2].prompt] == ["system", "user", "assistant", "user"]
     assert list(read([lines(tmp_path / "a.jsonl", *rows)])) == examples

@@ -353,8 +353,14 @@ def test_the_lists_of_a_document_that_hold_no_records_are_not_records(tmp_path):
 
 def test_a_record_nearly_of_a_format_names_it(tmp_path):
     path = lines(tmp_path / "a.jsonl", {"conversation_id": "c", "speaker": "Mia", "said": "Hello"})
-    with pytest.raises(InputError, match="it comes nearest to utterances, for which it lacks"):
+    with pytest.raises(InputError) as refused:
         plan([path])
+    assert refused.value.message.endswith(
+        "it comes nearest to utterances, for which it lacks `text` (or `body`, `content` …)."
+    )
+    assert refused.value.hint.startswith("say which column is what: --map COLUMN=text; ")
+    told = ImportOptions(columns=parse_columns("said=text"))
+    assert import_dataset(Store(tmp_path / "store"), [path], "o/n", options=told).utterances == 1
 
 
 def test_meta_comes_into_columns_that_can_be_queried_and_without_any_there_are_no_such_columns(tmp_path):

@@ -226,6 +226,6 @@ def _agents(export: dict[str, Any]) -> list[dict[str, str]]:
 def test_the_references_training_json_is_four_examples_of_one_scenario(recordings):
     examples = list(read([recordings.reference]))
     assert all(isinstance(e, TrainingRow) for e in examples)
-    assert [e.reward for e in examples] == [9.0, 1.0, None, 0.0]
+    assert [e.reward for e in examples] == [9.0, 1.0, -1.0, 0.0]
     assert len({e.scenario for e in examples}) == 1
     assert examples[0].scenario.startswith("Two friends")

@@ -70,14 +70,30 @@ def format_named(name: str) -> Format:
     return known[name]
 
 
-def nearest(record: Any) -> str:
-    """What a record of no format lacks for the format that it comes nearest to; "" where it is near none."""
+def nearest(record: Any) -> tuple[str, str]:
+    """What a record of no format lacks for the format that it comes nearest to, and the hint that says how to name it;
+    two times "" where it is near none."""
     if not isinstance(record, Mapping):
-        return ""
+        return "", ""
     lacking = [(form, form.lacks(set(record))) for form in FORMATS]
     near = [(len(lacks), form, lacks) for form, lacks in lacking if len(lacks) < len(form.keys)]
     if not near:
-        return ""
+        return "", ""
     _, form, lacks = min(near, key=lambda one: (one[0], -len(one[1].keys)))
-    groups = [" or ".join(f"`{key}`" for key in sorted(group)) for group in lacks]
-    return f"it comes nearest to {form.name}, for which it lacks {', and '.join(groups)}"
+    groups = ", and ".join(_either(group) for group in lacks)
+    columns = ",".join(f"COLUMN={_usual(group)}" for group in lacks)
+    return (
+        f"it comes nearest to {form.name}, for which it lacks {groups}",
+        f"say which column is what: --map {columns}; sotopia-rl-data import --help has the formats",
+    )
+
+
+def _either(group: frozenset[str]) -> str:
+    """The names of a group, of which one is enough; of many only the usual one and two more."""
+    names = sorted(group, key=lambda name: (name != _usual(group), name))
+    shown = [f"`{name}`" for name in names]
+    return " or ".join(shown) if len(shown) < 4 else f"{shown[0]} (or {shown[1]}, {shown[2]} …)"
+
+
+def _usual(group: frozenset[str]) -> str:
+    return next((name for name in ("conversation", "speaker", "text", "messages") if name in group), min(group))
