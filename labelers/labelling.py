@@ -107,9 +107,10 @@ def label(
         built = rows.reward(recipe, rewards)
         stage.link(parent, "episodes")
         messages = wording(rewards.layout, rewards.template)
+        facts = {"command": "label", "rewards": built.provenance(), "trajectories": messages}
         committed = stage.commit(
             recipe=rows.recipe(built.recipe, rewards),
-            provenance=provenance(parent, plan, tally, bill, {"rewards": built.provenance(), "trajectories": messages}),
+            provenance=provenance(parent, plan, tally, bill, facts),
             version=version,
         )
     rejected, told = rejected_records(parent) if is_imported(source) else (0, [])

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import IO, Any, Protocol
 
+MISSING = "–"
+"""How a table shows that there is no value."""
+
 
 def write_utf8(stream: IO[Any]) -> None:
     """Let `stream` write UTF-8 from here on, as data does whatever the encoding of the terminal is."""
@@ -23,7 +26,7 @@ def printable(text: str) -> str:
 def cell(value: Any) -> str:
     """One value as a table shows it."""
     if value is None:
-        return "–"
+        return MISSING
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):

@@ -108,6 +108,7 @@ def provenance(parent: Version, judges: Sequence[Mapping[str, Any]], **more: Any
     others = [one for one in before.get("judges", []) if not (one.get("evaluates") and one.get("judge") in names)]
     return {
         **before,
+        "command": "evaluate",
         "parents": [{"name": parent.name, "version": parent.version, "digest": parent.digest}],
         "code": code(),
         "judges": [*others, *({**judge, "evaluates": True} for judge in judges)],

@@ -108,25 +108,23 @@ def _write_parquet(result: pa.Table | pa.RecordBatchReader, stream: IO[Any]) -> 
 
 
 def _write_table(result: pa.Table | pa.RecordBatchReader, stream: IO[str]) -> None:
-    from rich import box
     from rich.table import Table
     from rich.text import Text
 
     from sotopia_rl_data.screen import Screen
 
-    table = Table(box=box.SIMPLE_HEAD)
+    screen = Screen(stream)
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for field in result.schema:
         number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
-        table.add_column(
-            Text(printable(field.name)), justify="right" if number else "left", overflow="fold", no_wrap=number
-        )
+        table.add_column(Text(screen.plain(field.name)), justify="right" if number else "left", overflow="fold")
     rows = _rows(result)
-    for row in islice(rows, TABLE_ROWS):
-        table.add_row(*(Text(_cell(value)) for value in row))
-    screen = Screen(stream)
-    screen.show(table)
-    if next(rows, None) is not None:
-        screen.print(f"… the first {TABLE_ROWS} rows; --format csv, json or parquet has all", style="dim")
+    first = list(islice(rows, TABLE_ROWS))
+    for row in first:
+        table.add_row(*(Text(screen.plain(_cell(value))) for value in row))
+    _, shown = screen.show(table, most_lines=TABLE_ROWS)
+    if shown < len(first) or next(rows, None) is not None:
+        screen.say(f"… the first {shown} rows; --format csv, json or parquet has all", "dim")
 
 
 def _cell(value: Any) -> str:

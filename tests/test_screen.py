@@ -33,22 +33,39 @@ def test_where_everything_fits_it_is_a_table():
 
 def test_long_text_is_wrapped_between_words():
     assert shown(55).splitlines()[1:3] == [
-        "demo/episodes-rewards  José O'Malley said that   0.6235",
-        "                       he would think about it",
+        "demo/episodes-rewards  José O'Malley said      0.6235",
+        "                       that he would think",
     ]
 
 
-def test_where_words_would_be_cut_a_row_is_a_paragraph():
-    assert shown(40).splitlines() == [
+def test_where_words_would_be_cut_a_row_is_a_column():
+    assert shown(40, ROWS[:1]).splitlines() == [
         "dataset    demo/episodes-rewards",
         "utterance  José O'Malley said that he",
         "           would think about it",
         "reward     0.6235",
-        "",
-        "dataset    b",
-        "utterance",
-        "reward     –",
     ]
+
+
+def test_where_not_even_that_fits_a_row_is_a_paragraph_without_what_it_lacks():
+    assert shown(30).splitlines() == [
+        "dataset",
+        "demo/episodes-rewards",
+        "  utterance: José O'Malley",
+        "    said that he would think",
+        "    about it  reward: 0.6235",
+        "b",
+    ]
+
+
+def test_the_columns_that_can_be_spared_go_first_and_are_named():
+    table = Table("name", "mean", "sd", box=None, pad_edge=False)
+    table.add_row("relationship", "0.123", "4.567")
+    stream = io.StringIO()
+    screen = Screen(stream)
+    screen.width = 20
+    assert screen.show(table, spare=["sd", "mean"]) == (["sd"], 1)
+    assert stream.getvalue().split() == ["name", "mean", "relationship", "0.123"]
 
 
 @pytest.mark.parametrize("width", [20, 40, 80])

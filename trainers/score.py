@@ -82,6 +82,7 @@ def score_dataset(
         before = version.manifest.provenance
         provenance = {name: before[name] for name in ("trajectories",) if name in before}
         provenance["parents"] = [{"name": version.name, "version": version.version, "digest": version.digest}]
+        provenance["command"] = "score"
         committed = stage.commit(recipe, provenance)
     return {"ref": committed.version.ref, "created": committed.created, "judge": judge, "rows": written}
 

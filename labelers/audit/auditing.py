@@ -256,7 +256,9 @@ def _commit(
         stage.write("episodes", split, pa.Table.from_pylist([episode_row(e) for e in episodes], schema=EPISODES))
         stage.write("attributions", split, attribution_table(labels))
         stage.write("failures", split, failure_table(failures))
-    details = provenance(parent, plan.plan, answers.tally, bill, {"audit": answers.verdict.as_dict()})
+    details = provenance(
+        parent, plan.plan, answers.tally, bill, {"command": "audit", "audit": answers.verdict.as_dict()}
+    )
     return stage.commit(recipe=plan.recipe(), provenance=details, version=version)
 
 

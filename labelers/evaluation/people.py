@@ -357,7 +357,8 @@ def _add(store: Store, version: Version, evaluator: str, scores: Scores, sha256:
     judged = {split: _judged(files, by_episode) for split, files in version.files("episodes").items()}
     with store.stage(version.name) as stage:
         recipe = add_scores(stage, version, [evaluated], judged)
-        committed = stage.commit(recipe, provenance(version, [{"judge": evaluator}]))
+        by_hand = {"command": "annotate import"}
+        committed = stage.commit(recipe, provenance(version, [{"judge": evaluator}]) | by_hand)
     return Added(committed.version.ref, committed.created, len(scores))
 
 

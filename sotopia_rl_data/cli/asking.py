@@ -324,6 +324,8 @@ def show_estimate(estimate: Estimate, in_batches: bool) -> None:
 def _notes(estimate: Estimate, in_batches: bool) -> Iterator[str]:
     """What a reader of the estimate must know."""
     yield "Nothing was asked, and no version written. Second tries at unusable answers are not counted."
+    if estimate.most:
+        yield "At most: what it costs if nothing is read from a cache and every answer is as long as it may be."
     most_calls, episodes = getattr(estimate, "most_calls", 0), getattr(estimate, "episodes", 0)
     if most_calls:
         yield (

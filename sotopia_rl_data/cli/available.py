@@ -82,5 +82,10 @@ def available(noun: str | None, store: Store, as_json: bool) -> None:
     if as_json:
         console.emit_json([dict(zip(("kind", "name", "from", "about"), row, strict=True)) for row in rows])
         return
+    if noun is None:
+        names = {kind: ", ".join(row[1] for row in rows if row[0] == kind) for kind in kinds}
+        console.table(["kind", "names"], list(names.items()))
+        console.next_commands("sotopia-rl-data available schemas   # what each of them is")
+        return
     for kind in kinds:
         console.table(["name", "from", "what it is"], [row[1:] for row in rows if row[0] == kind], kind)

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 @click.option("--seed", default=0, show_default=True, help="Of the resampling.")
 @click.option("--by-scenario", metavar="D", help="Print a table of scenarios on this dimension too.")
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page with plots and dialogues.")
+@console.wide_option
 @console.store_option
 @console.json_option
 def compare(
@@ -74,6 +75,7 @@ def compare(
     seed: int,
     by_scenario: str | None,
     html: Path | None,
+    wide: bool,
     store: Store,
     as_json: bool,
 ) -> None:
@@ -112,7 +114,7 @@ def compare(
     if as_json:
         console.emit_json(comparison.as_dict())
     else:
-        _show_comparison(comparison, scenario_dimensions[0] if scenario_dimensions else None)
+        _show_comparison(comparison, scenario_dimensions[0] if scenario_dimensions else None, wide)
     if html is not None:
         console.note(f"written: {html}")
 
@@ -161,7 +163,7 @@ def _subset(text: str) -> tuple[str, list[str]]:
     return name, ids
 
 
-def _show_comparison(comparison: Comparison, by_scenario: str | None) -> None:
+def _show_comparison(comparison: Comparison, by_scenario: str | None, wide: bool) -> None:
     from sotopia_rl_data.comparing import tables
 
     grids: list[tables.Grid | None] = [
@@ -175,7 +177,7 @@ def _show_comparison(comparison: Comparison, by_scenario: str | None) -> None:
     grids += [tables.talk(comparison), tables.agreement(comparison)]
     for grid in grids:
         if grid is not None:
-            console.table(grid.columns, grid.rows, title=grid.title)
+            console.table(grid.columns, grid.rows, title=grid.title, spare=() if wide else grid.spare)
     for remark in comparison.remarks:
         console.warn(remark)
     what = "pairs" if comparison.resample == "pair" else "scenarios"
@@ -183,3 +185,6 @@ def _show_comparison(comparison: Comparison, by_scenario: str | None) -> None:
         f"n: agents of episodes; *: p < {comparison.alpha:g} after Holm, against {comparison.methods[0]}; "
         f"{comparison.level:.0%} intervals from {comparison.resamples:,} draws of {what}; d: Cohen's d_z"
     )
+    legend = tables.legend(comparison.dimensions)
+    if legend:
+        console.note(legend)

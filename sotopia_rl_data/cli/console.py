@@ -9,8 +9,11 @@ import codecs
 import io
 import json
 import os
+import re
 import shlex
+import shutil
 import sys
+import textwrap
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_PLAIN = dict(zip("−–—’‘“”·×▁▂▃▄▅▆▇█", "---''\"\".x12345678", strict=True))
+_PLAIN = dict(zip("−–—’‘“”·•×▁▂▃▄▅▆▇█", "---''\"\".*x12345678", strict=True))
 _PLAIN |= {"≥": ">=", "≤": "<=", "±": "+/-", "€": "EUR"}
 """What is written where the terminal's encoding lacks a character, beside what Unicode itself decomposes."""
 
@@ -58,6 +61,11 @@ def output_option(text: str, *, folder: bool = False, required: bool = True) -> 
     """`-o, --output FILE` or `DIR`, of every command that writes a file or a folder (`--out` names a dataset)."""
     path = click.Path(file_okay=not folder, dir_okay=folder, path_type=Path)
     return click.option("-o", "--output", required=required, type=path, help=text)
+
+
+def wide_option(command: F) -> F:
+    """`--wide`: no column is left out, whatever the screen."""
+    return click.option("--wide", is_flag=True, help="All columns and rows, also on a narrow screen.")(command)
 
 
 def time_limit_option(command: F) -> F:
@@ -105,32 +113,46 @@ def emit_json(value: Any) -> None:
     click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
-    """A table on stdout, under `title`. Numbers align right; a missing value is a dash."""
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None, *, spare: Sequence[str] = ()
+) -> None:
+    """A table on stdout, under `title`. Numbers align right; a missing value is a dash, and a column without any value
+    is left out. On a narrow screen the columns in `spare` go first, in this order; a line below says which."""
     from rich.table import Table
     from rich.text import Text
 
     from sotopia_rl_data.screen import Screen
 
     body = [list(row) for row in rows]
-    shown = Table(header_style="bold", box=None, pad_edge=False)
-    for index, name in enumerate(columns):
+    screen = Screen()
+    shown = Table(header_style="bold", box=None, pad_edge=False, show_header=any(columns))
+    kept = [i for i in range(len(columns)) if not body or any(row[i] is not None for row in body)]
+    for index in kept:
         values = [row[index] for row in body if row[index] is not None]
         right = bool(values) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
-        shown.add_column(Text(printable(name)), justify="right" if right else "left", overflow="fold", no_wrap=right)
+        head = Text(screen.plain(columns[index]))
+        shown.add_column(head, justify="right" if right else "left", overflow="fold")
     for row in body:
-        shown.add_row(*[Text(cell(value)) for value in row])
-    screen = Screen()
+        shown.add_row(*[Text(screen.plain(_cell(row[i]))) for i in kept])
     if title:
-        screen.print(Text(printable(title)), style="bold", soft_wrap=True)
-    screen.show(shown)
+        screen.say(title, "bold")
+    left_out, _ = screen.show(shown, spare)
+    if left_out:
+        screen.say(f"{', '.join(left_out)}: with --wide", "dim")
     screen.print()
+
+
+def _cell(value: Any) -> str:
+    """One value in a table: a fraction with three digits."""
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return cell(value)
 
 
 def note(text: str) -> None:
     """A remark on stderr; none with --quiet."""
     if volume() is not Volume.QUIET:
-        click.echo(printable(text), err=True)
+        click.echo(_wrapped(printable(text)), err=True)
 
 
 def warn(text: str) -> None:
@@ -142,7 +164,22 @@ def warn(text: str) -> None:
 def say(head: str, colour: str, text: str) -> None:
     """A line on stderr that begins with a coloured word (without colour if NO_COLOR is set: no-color.org)."""
     foreground = None if os.environ.get("NO_COLOR") else colour
-    click.echo(click.style(head, fg=foreground, bold=True) + printable(text), err=True)
+    told = _wrapped(head + printable(text)).removeprefix(head)
+    click.echo(click.style(head, fg=foreground, bold=True) + told, err=True)
+
+
+def _wrapped(text: str) -> str:
+    """Prose, on a terminal wrapped between words. A command in it stays on one line, so that it can be pasted."""
+    if not sys.stderr.isatty():
+        return text
+    wrapper = textwrap.TextWrapper(shutil.get_terminal_size().columns, break_long_words=False, break_on_hyphens=False)
+    command = re.search(r"`?sotopia-rl-data .*", text, re.DOTALL)
+    prose = text[: command.start()] if command else text
+    lines = [part for line in prose.splitlines() for part in wrapper.wrap(line) or [""]] or [""]
+    if command:
+        joined = f"{lines[-1]} {command[0]}".lstrip()
+        lines[-1:] = [joined] if len(joined) <= wrapper.width else [*lines[-1:], command[0]]
+    return "\n".join(lines)
 
 
 def next_commands(*commands: str) -> None:

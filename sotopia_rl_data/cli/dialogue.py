@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from sotopia_rl_data.display import printable
+from sotopia_rl_data.cli import console
 from sotopia_rl_data.prompts.view import without_tags
 from sotopia_rl_data.schema import Episode, Turn
 from sotopia_rl_data.screen import Screen
@@ -22,89 +22,103 @@ from sotopia_rl_data.screen import Screen
 _AGENT_STYLES = ("cyan", "magenta", "yellow", "blue", "green", "red")
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 
+Rewards = Mapping[tuple[str, int], Mapping[str, Any]]
 
-def dialogue(episode: Episode, rewards: Mapping[tuple[str, int], Mapping[str, Any]]) -> RenderableType:
-    """The episode with `rewards[(agent, turn)]` (columns of the `rewards` config) beside each utterance."""
-    styles = {a.agent: _AGENT_STYLES[i % len(_AGENT_STYLES)] for i, a in enumerate(episode.agents)}
-    known = [r["reward"] for r in rewards.values() if r.get("reward") is not None]
-    low, high = (min(known), max(known)) if known else (0.0, 0.0)
-    body = Table(box=None, pad_edge=False, show_header=bool(rewards), header_style="bold", padding=(0, 1))
-    body.add_column("turn", justify="right", style="dim")
-    body.add_column("utterance", overflow="fold", ratio=1)
-    if rewards:
-        body.add_column("reward", justify="right", no_wrap=True)
-    for turn in episode.turns:
-        row: list[RenderableType] = [str(turn.turn), _utterance(episode, turn, styles)]
+
+def show_dialogue(episode: Episode, rewards: Rewards, turns: int | None = None) -> None:
+    """Print the episode, with `rewards[(agent, turn)]` (columns of the `rewards` config) beside each utterance, and
+    only the first `turns` of them; in a pipe without colour, and never narrower than 100 columns."""
+    _Dialogue(episode, Screen(columns=100)).show(rewards, turns)
+    _show_scores(episode)
+
+
+class _Dialogue:
+    """An episode on a screen."""
+
+    def __init__(self, episode: Episode, screen: Screen) -> None:
+        self._episode, self._screen = episode, screen
+        self._names = {agent.agent: screen.plain(agent.name) for agent in episode.agents}
+        self._styles = {a.agent: _AGENT_STYLES[i % len(_AGENT_STYLES)] for i, a in enumerate(episode.agents)}
+
+    def show(self, rewards: Rewards, turns: int | None) -> None:
+        self._show_head()
+        known = [r["reward"] for r in rewards.values() if r.get("reward") is not None]
+        low, high = (min(known), max(known)) if known else (0.0, 0.0)
+        body = Table(box=None, pad_edge=False, show_header=bool(rewards), header_style="bold", padding=(0, 1))
+        body.add_column("turn", justify="right", style="dim")
+        body.add_column("utterance", overflow="fold", ratio=1)
         if rewards:
-            row.append(_reward(rewards.get((turn.agent, turn.turn)), low, high))
-        body.add_row(*row)
-    return Group(_head(episode, styles), Padding(body, (1, 0)), _scores(episode))
+            body.add_column("reward", justify="right", no_wrap=True)
+        for turn in self._episode.turns[:turns]:
+            row: list[RenderableType] = [str(turn.turn), self._utterance(turn)]
+            if rewards:
+                row.append(self._reward(rewards.get((turn.agent, turn.turn)), low, high))
+            body.add_row(*row)
+        self._screen.print(Padding(body, (1, 0)))
+        more = len(self._episode.turns) - body.row_count
+        if more:
+            self._screen.say(f"and {more:,} more turns\n", "dim")
 
-
-def _head(episode: Episode, styles: Mapping[str, str]) -> RenderableType:
-    ids = (printable(episode.episode_id), "bold"), " ", (printable(episode.environment_id), "dim")
-    lines = [Text.assemble(*ids)]
-    if episode.scenario:
-        lines.append(Text(printable(episode.scenario)))
-    for agent in episode.agents:
-        lines.append(
-            Text.assemble(
-                (printable(agent.name), f"bold {styles[agent.agent]}"),
-                "  ",
-                (printable(without_tags(agent.goal)), "italic"),
-            )
+    def _show_head(self) -> None:
+        episode, plain = self._episode, self._screen.plain
+        self._screen.print(
+            Text.assemble((plain(episode.episode_id), "bold"), " ", (plain(episode.environment_id), "dim"))
         )
-    return Group(*lines)
+        if episode.scenario:
+            self._screen.print(Text(plain(episode.scenario)))
+        for agent in episode.agents:
+            line = Text(self._names[agent.agent], f"bold {self._styles[agent.agent]}")
+            if agent.model:
+                line.append(f"  {plain(agent.model)}", "not bold dim")
+            if agent.goal:
+                line.append(f"  {plain(without_tags(agent.goal))}", "not bold italic default")
+            self._screen.print(line)
+
+    def _utterance(self, turn: Turn) -> Text:
+        line = Text()
+        line.append(self._name(turn.agent), style=f"bold {self._styles.get(turn.agent, '')}")
+        if turn.to:
+            line.append(" to " + ", ".join(map(self._name, turn.to)), style="dim")
+        text = self._screen.plain(turn.text)
+        if turn.action_type == "speak":
+            line.append("  " + text)
+        else:
+            words = {"none": "does nothing", "leave": "leaves"}.get(turn.action_type, f"[{turn.action_type}]")
+            if turn.failed:
+                words += " (failed generation)"
+            line.append(f"  {words} {text}".rstrip(), style="italic dim")
+        return line
+
+    def _name(self, agent: str) -> str:
+        return self._names.get(agent) or self._screen.plain(agent)
+
+    def _reward(self, row: Mapping[str, Any] | None, low: float, high: float) -> Text:
+        value = row.get("reward") if row else None
+        if value is None:
+            return Text(self._screen.plain("–"), style="dim")
+        place = 0.5 if high == low else (value - low) / (high - low)
+        style = ""
+        if place > 2 / 3:
+            style = "green"
+        elif place < 1 / 3:
+            style = "red"
+        return Text(f"{self._screen.plain(_BLOCKS[round(place * 8)])} {value:6.3f}", style=style)
 
 
-def _utterance(episode: Episode, turn: Turn, styles: Mapping[str, str]) -> Text:
-    line = Text()
-    line.append(_name(episode, turn.agent), style=f"bold {styles.get(turn.agent, '')}")
-    if turn.to:
-        line.append(" to " + ", ".join(_name(episode, agent) for agent in turn.to), style="dim")
-    if turn.action_type == "speak":
-        line.append("  " + printable(turn.text))
-    else:
-        words = {"none": "does nothing", "leave": "leaves"}.get(turn.action_type, f"[{turn.action_type}]")
-        if turn.failed:
-            words += " (failed generation)"
-        line.append(f"  {words} {printable(turn.text)}".rstrip(), style="italic dim")
-    return line
-
-
-def _name(episode: Episode, agent: str) -> str:
-    return printable(next((a.name for a in episode.agents if a.agent == agent), agent))
-
-
-def _reward(row: Mapping[str, Any] | None, low: float, high: float) -> Text:
-    value = row.get("reward") if row else None
-    if value is None:
-        return Text("–", style="dim")
-    place = 0.5 if high == low else (value - low) / (high - low)
-    style = ""
-    if place > 2 / 3:
-        style = "green"
-    elif place < 1 / 3:
-        style = "red"
-    return Text(f"{_BLOCKS[round(place * 8)]} {value:6.3f}", style=style)
-
-
-def _scores(episode: Episode) -> RenderableType:
+def _show_scores(episode: Episode) -> None:
+    """What the evaluators gave; agents that nobody scored are left out."""
     if not episode.scores:
-        return Text("no episode scores", style="dim")
-    dimensions = list(dict.fromkeys(s.dimension for s in episode.scores))
-    shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
-    shown.add_column("episode score")
-    for agent in episode.agents:
-        shown.add_column(Text(printable(agent.name)), justify="right")
-    for evaluator in dict.fromkeys(s.evaluator for s in episode.scores):
-        for name in dimensions:
-            values = [episode.score(a.agent, name, evaluator) for a in episode.agents]
-            label = Text.assemble(printable(name), " ", (printable(evaluator), "dim"))
-            shown.add_row(label, *["–" if v is None else f"{v:g}" for v in values])
-    return shown
-
-
-def show(renderable: RenderableType) -> None:
-    """Print to stdout; in a pipe without colour, and never narrower than 100 columns."""
-    Screen(columns=100).print(renderable)
+        Screen().say("no episode scores", "dim")
+        return
+    rows = []
+    evaluators = list(dict.fromkeys(score.evaluator for score in episode.scores))
+    for evaluator in evaluators:
+        for name in dict.fromkeys(score.dimension for score in episode.scores):
+            values = [episode.score(agent.agent, name, evaluator) for agent in episode.agents]
+            if any(value is not None for value in values):
+                rows.append([name.replace("_", " "), evaluator, *values])
+    names = [agent.name for agent in episode.agents]
+    if len(evaluators) == 1:
+        console.table([f"scores by {evaluators[0]}", *names], [[name, *values] for name, _, *values in rows])
+    else:
+        console.table(["episode score", "by", *names], rows)

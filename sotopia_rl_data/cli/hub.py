@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -66,12 +67,27 @@ def card(ref: str, output: Path | None, write: bool, repo: str | None, store: St
         for folder in folders:
             console.note(f"wrote {folder / readme.FILE_NAME} (pictures: {len(pictures)})")
     elif sys.stdout.isatty():
-        from rich.console import Console
-        from rich.markdown import Markdown
-
-        Console().print(Markdown(readme.split_front(text)[1]))
+        _show_markdown(readme.split_front(text)[1])
     else:
         click.echo(text, nl=False)
+
+
+def _show_markdown(text: str) -> None:
+    """Markdown on a terminal; its tables as other tables are shown there, whole on any screen."""
+    from itertools import groupby
+
+    from rich.markdown import Markdown
+
+    from sotopia_rl_data.screen import Screen
+
+    screen = Screen()
+    text = re.sub(r"!\[([^]]*)\]\([^)]*\)", r"(a picture: \1)", text)
+    for in_table, lines in groupby(screen.plain(text).splitlines(), lambda line: line.startswith("|")):
+        if in_table:
+            head, _, *rows = [[cell.strip(" `") for cell in line.strip("|").split(" | ")] for line in lines]
+            console.table(head, rows)
+        else:
+            screen.print(Markdown("\n".join(lines), hyperlinks=False))
 
 
 @click.command("push-to-hub")

@@ -16,6 +16,7 @@ import click
 
 from sotopia_rl_data import errors
 from sotopia_rl_data.cli import console, volume
+from sotopia_rl_data.cli.help import fit_help
 
 # For each section of `--help`: its commands, each with the "module:object" to import and one line of help, in the order
 # in which `--help` lists them.
@@ -81,7 +82,7 @@ class Sections(click.Group):
             if name in section:
                 module, _, attribute = section[name][0].partition(":")
                 command: click.Command = getattr(import_module(module), attribute)
-                return _name_values(volume.add_options(command))
+                return fit_help(_name_values(volume.add_options(command)))
         return None
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -134,7 +135,7 @@ def cli() -> None:
     """Versioned episode and utterance-reward datasets for RL on social dialogue.
 
     \b
-    First steps, with the bundled episodes and no key:
+    First steps, without a key:
       sotopia-rl-data import --name demo/episodes
       sotopia-rl-data label demo/episodes --judge lexical
       sotopia-rl-data show demo/episodes-rewards
@@ -142,7 +143,7 @@ def cli() -> None:
     """
 
 
-volume.add_options(cli)
+fit_help(volume.add_options(cli))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -26,27 +26,14 @@ if TYPE_CHECKING:
 _MEASURES = ("values", "NULL", "mean", "sd", "min", "25 %", "median", "75 %", "max")
 
 
-def _counts(version: Version) -> list[int | None]:
-    """The number of episodes and of utterances; None where the version has no such config."""
-    counts: list[int | None] = []
-    for config in ("episodes", "rewards"):
-        splits = version.manifest.configs.get(config)
-        counts.append(None if splits is None else sum(split.rows for split in splits.values()))
-    return counts
-
-
-def _origin(version: Version) -> tuple[str, str]:
-    """The parents and the judges, as the manifest names them."""
-    provenance = version.manifest.provenance
-    parents = [f"{parent['name']}@{parent['version']}" for parent in provenance.get("parents", [])]
-    return ", ".join(parents), ", ".join(judge["judge"] for judge in provenance.get("judges", []))
-
-
 @click.command("list")
+@console.wide_option
 @console.store_option
 @console.json_option
-def list_(store: Store, as_json: bool) -> None:
+def list_(wide: bool, store: Store, as_json: bool) -> None:
     """The datasets of a store, each with its latest version.
+
+    The splits are the episodes of train / validation / test.
 
     \b
     Example:
@@ -60,8 +47,9 @@ def list_(store: Store, as_json: bool) -> None:
         console.next_commands("sotopia-rl-data import --name demo/episodes")
     else:
         console.table(
-            ["dataset", "latest", "versions", "episodes", "utterances", "made"],
+            ["dataset", "latest", "versions", *_TOLD, "made"],
             [_line(name, *history) for name, history in histories.items()],
+            spare=() if wide else _SPARE_FACTS,
         )
     for name, (_, damaged) in histories.items():
         _tell_damaged(name, damaged)
@@ -71,8 +59,25 @@ def _line(name: str, readable: list[Version], damaged: Mapping[str, StoreError])
     """A dataset's line of the list; only its name and count where none of its versions can be read."""
     count = len(readable) + len(damaged)
     if not readable:
-        return [name, None, count, None, None, None]
-    return [name, readable[0].version, count, *_counts(readable[0]), _made(readable[0])]
+        return [name, None, count, *[None] * len(_TOLD), None]
+    return [name, readable[0].version, count, *_told(readable[0]), _made(readable[0])]
+
+
+_SPARE_FACTS = (
+    *("digest", "recipe", "models", "splits", "versions"),
+    *("from", "made", "judges", "utterances", "episodes", "by"),
+)
+"""What a narrow screen can do without, the first to go first."""
+_TOLD = ("by", "judges", "models", "episodes", "utterances", "splits", "from", "recipe")
+
+
+def _told(version: Version) -> list[Any]:
+    """The cells of `_TOLD`."""
+    from sotopia_rl_data.cli.origin import origin_of
+
+    told = origin_of(version)
+    counts = [told.episodes, told.utterances, told.splits]
+    return [told.command, told.judges, told.models, *counts, told.parents, told.recipe]
 
 
 def _listed(name: str, readable: list[Version], damaged: Mapping[str, StoreError]) -> dict[str, Any]:
@@ -110,10 +115,13 @@ def _summary(version: Version) -> dict[str, Any]:
 
 @click.command()
 @click.argument("ref")
+@console.wide_option
 @console.store_option
 @console.json_option
-def log(ref: str, store: Store, as_json: bool) -> None:
+def log(ref: str, wide: bool, store: Store, as_json: bool) -> None:
     """The versions of a dataset, newest first, and how each was made.
+
+    The splits are the episodes of train / validation / test.
 
     \b
     Example:
@@ -131,8 +139,9 @@ def log(ref: str, store: Store, as_json: bool) -> None:
         )
     else:
         console.table(
-            ["version", "made", "digest", "episodes", "utterances", "from", "by"],
-            [[v.version, _made(v), v.digest[:12], *_counts(v), *_origin(v)] for v in versions],
+            ["version", "made", *_TOLD, "digest"],
+            [[v.version, _made(v), *_told(v), v.digest[:12]] for v in versions],
+            spare=() if wide else _SPARE_FACTS,
         )
     _tell_damaged(name, damaged)
 
@@ -140,9 +149,10 @@ def log(ref: str, store: Store, as_json: bool) -> None:
 @click.command()
 @click.argument("ref")
 @click.argument("episode", required=False)
+@console.wide_option
 @console.store_option
 @console.json_option
-def show(ref: str, episode: str | None, store: Store, as_json: bool) -> None:
+def show(ref: str, episode: str | None, wide: bool, store: Store, as_json: bool) -> None:
     """A version at a glance; with EPISODE, the dialogue with each utterance's reward beside it.
 
     EPISODE is an episode's id, or a beginning of it that only one episode has.
@@ -154,12 +164,13 @@ def show(ref: str, episode: str | None, store: Store, as_json: bool) -> None:
     """
     version = resolve(store, ref)
     if episode is None:
-        _glance(version, as_json)
+        _glance(version, wide, as_json)
     else:
         _dialogue(version, episode, as_json)
 
 
-def _glance(version: Version, as_json: bool) -> None:
+def _glance(version: Version, wide: bool, as_json: bool) -> None:
+    from sotopia_rl_data.cli.origin import origin_of
     from sotopia_rl_data.query import sql
     from sotopia_rl_data.stats import stats
 
@@ -171,32 +182,58 @@ def _glance(version: Version, as_json: bool) -> None:
             | {"recipe": manifest.recipe, "provenance": manifest.provenance, "stats": numbers.as_dict()}
         )
         return
-    splits = list(dict.fromkeys(split for config in manifest.configs.values() for split in config))
+    told = origin_of(version)
+    facts = {
+        "made": _made(version),
+        "by the command": told.command,
+        "from": told.parents,
+        "recipe": told.recipe,
+        "judges": told.judges,
+        "models": told.models,
+        **{name: None if name in manifest.configs else n for name, n in numbers.episodes.items()},
+    }
     console.table(
-        ["config", *splits],
-        [[config, *[of.get(split) for split in splits]] for config, of in numbers.rows.items()],
+        ["", ""],
+        [[name, fact] for name, fact in facts.items() if fact is not None],
         title=f"{version.ref}  {version.digest[:12]}  {version.dir}",
     )
+    _rows(numbers)
     shown = {name: of["all"] for name, of in numbers.columns.items() if not name.startswith("norm_")}
     if shown:
-        console.table(["column", *_MEASURES], [[name, *asdict(whole).values()] for name, whole in shown.items()])
-    _labels(numbers)
+        columns = ["column", *_MEASURES]
+        console.table(columns, [[name, *asdict(whole).values()] for name, whole in shown.items()], spare=_spare(wide))
+    _labels(numbers, wide)
     if "episodes" in manifest.configs:
         for first in sql(version, "SELECT episode_id FROM episodes ORDER BY 1 LIMIT 1").column(0).to_pylist():
             console.next_commands(f"sotopia-rl-data show {version.name} {shlex.quote(first)}")
 
 
-def _labels(numbers: Stats) -> None:
+def _rows(numbers: Stats) -> None:
+    """A table of the rows of each config and split."""
+    splits = list(dict.fromkeys(split for of in numbers.rows.values() for split in of))
+    console.table(["rows", *splits], [[config, *map(of.get, splits)] for config, of in numbers.rows.items()])
+
+
+def _spare(wide: bool) -> tuple[str, ...]:
+    """The measures that a narrow screen can do without, the first to go first; none with --wide."""
+    return () if wide else ("25 %", "75 %", "NULL", "median", "min", "max", "values")
+
+
+def _labels(numbers: Stats, wide: bool) -> None:
     """Tables of each judge's labels and of the reasons why labels are missing, if there are any."""
     if numbers.judges:
         names = ["judge", "schema", "dimension", "labels", "mean", "sd", "min", "max"]
-        console.table(names, [list(asdict(judge).values()) for judge in numbers.judges])
+        console.table(
+            names,
+            [list(asdict(judge).values()) for judge in numbers.judges],
+            spare=() if wide else ("schema", *_spare(False)),
+        )
     if numbers.failures:
         console.table(["what has no label", "rows"], [[reason, n] for reason, n in numbers.failures.items()])
 
 
 def _dialogue(version: Version, prefix: str, as_json: bool) -> None:
-    from sotopia_rl_data.cli.dialogue import dialogue, show
+    from sotopia_rl_data.cli.dialogue import show_dialogue
     from sotopia_rl_data.query import sql
     from sotopia_rl_data.tables import episode_row, row_episode
 
@@ -227,15 +264,18 @@ def _dialogue(version: Version, prefix: str, as_json: bool) -> None:
     if as_json:
         console.emit_json({"episode": episode_row(episode), "rewards": list(rewards.values())})
     else:
-        show(dialogue(episode, rewards))
+        show_dialogue(episode, rewards)
 
 
 @click.command()
 @click.argument("ref")
+@console.wide_option
 @console.store_option
 @console.json_option
-def stats(ref: str, store: Store, as_json: bool) -> None:
-    """Rows, reward and dimension distributions by split, opinions, each judge's labels, failures by reason.
+def stats(ref: str, wide: bool, store: Store, as_json: bool) -> None:
+    """Rows, reward and dimension distributions, opinions, each judge's labels, failures by reason.
+
+    The reward is shown by split; with --wide, so is every dimension.
 
     \b
     Example:
@@ -247,7 +287,7 @@ def stats(ref: str, store: Store, as_json: bool) -> None:
     if as_json:
         console.emit_json(numbers.as_dict())
         return
-    console.table(["config", "split", "rows"], [[c, s, n] for c, of in numbers.rows.items() for s, n in of.items()])
+    _rows(numbers)
     if numbers.episodes:
         console.table(["of the episodes", "count"], [[name, n] for name, n in numbers.episodes.items()])
     if numbers.columns:
@@ -257,11 +297,13 @@ def stats(ref: str, store: Store, as_json: bool) -> None:
                 [name if split == "all" else f"  {split}", *asdict(d).values()]
                 for name, of in numbers.columns.items()
                 for split, d in of.items()
+                if wide or name == "reward" or split == "all"
             ],
+            spare=_spare(wide),
         )
     if numbers.opinions:
         console.table(["opinions", "utterances"], [[n, rows] for n, rows in numbers.opinions.items()])
-    _labels(numbers)
+    _labels(numbers, wide)
 
 
 @click.command()

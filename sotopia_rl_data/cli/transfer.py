@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sotopia_rl_data.importers.own_scores import DeclaredScore
     from sotopia_rl_data.store import Store
 
+_TURNS = 4  # of the first episode, in a dry run
 _LISTED = 20
 _EPISODES = ("sotopia", "convokit")
 _EXPORTS = (*_EPISODES, "trl-sft", "trl-preference", "trl-kto", "openai", "sharegpt", "verl", "openrlhf")
@@ -164,7 +165,7 @@ def _declared(text: str) -> list[DeclaredScore]:
 
 def _show_first(paths: Sequence[Path], options: ImportOptions, as_json: bool) -> None:
     """The files that will be read, and the first item that comes of them."""
-    from sotopia_rl_data.cli.dialogue import dialogue, show
+    from sotopia_rl_data.cli.dialogue import show_dialogue
     from sotopia_rl_data.importers.files import plan
     from sotopia_rl_data.importers.opinions import opinions_of
     from sotopia_rl_data.importers.own_scores import with_scores
@@ -205,7 +206,7 @@ def _show_first(paths: Sequence[Path], options: ImportOptions, as_json: bool) ->
     for failure in rejected[:_LISTED]:
         console.warn(f"{failure.source}: {failure.reason}")
     if isinstance(first, Episode):
-        show(dialogue(first, {}))
+        show_dialogue(first, {}, turns=_TURNS)
     elif first is not None:
         console.table(["field", "value"], [[name, str(value)] for name, value in asdict(first).items()])
     else:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
+from collections.abc import Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from sotopia_rl_data.store import Store
 
 _MEASURES = ("pearson", "spearman", "kendall", "kappa", "alpha", "pair_accuracy", "mean_difference")
+_SPARE = ("kendall", "spearman", "pair_accuracy", "kappa", "mean_difference", "alpha", "labels")
+"""What a narrow screen can do without, the first to go first."""
+_MOST_PAIRS = 24  # lines of pairs and dimensions
 _SHORT = {"pair_accuracy": "pairs", "mean_difference": "difference"}
 
 
@@ -46,7 +51,7 @@ def _dimensions(text: str | None) -> list[str] | None:
 @click.option(
     "--measure", type=click.Choice(_MEASURES), default="pearson", show_default=True, help="Of the matrix and the plot."
 )
-@click.option("--against", metavar="NAME", help="List only the pairs with this opinion (a judge's name).")
+@click.option("--against", metavar="NAME", help="List only the pairs with this opinion, or with this judge's.")
 @click.option(
     "--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the matrix: FILE.png, .svg or .pdf."
 )
@@ -54,6 +59,7 @@ def _dimensions(text: str | None) -> list[str] | None:
     "--resamples", type=click.IntRange(0), default=1000, show_default=True, help="Of episodes; 0: no intervals."
 )
 @click.option("--seed", default=0, show_default=True, help="Of the resampling.")
+@console.wide_option
 @console.store_option
 @console.json_option
 def agreement(
@@ -65,6 +71,7 @@ def agreement(
     plot: Path | None,
     resamples: int,
     seed: int,
+    wide: bool,
     store: Store,
     as_json: bool,
 ) -> None:
@@ -89,10 +96,11 @@ def agreement(
         resamples=resamples,
         seed=seed,
     )
-    names = [opinion.name for opinion in result.opinions]
-    if against is not None and against not in names:
+    others = {opinion.name for opinion in result.opinions if against in (None, opinion.name, opinion.judge)}
+    if not others:
         raise UsageError(
-            f"The versions have no opinion {against!r} to compare against.", f"name one of: {', '.join(names)}"
+            f"The versions have no opinion {against!r} to compare against.",
+            f"name one of: {', '.join(shlex.quote(opinion.name) for opinion in result.opinions)}",
         )
     if plot is not None:
         from sotopia_rl_data.agreement.plot import plot as draw
@@ -100,39 +108,53 @@ def agreement(
         draw(result, plot, measure)
     if as_json:
         fields = result.as_dict()
-        if against is not None:
-            fields["pairs"] = [pair for pair in fields["pairs"] if against in (pair["a"], pair["b"])]
+        fields["pairs"] = [pair for pair in fields["pairs"] if others & {pair["a"], pair["b"]}]
         console.emit_json(fields)
     else:
-        _show_agreement(result, measure, against)
+        _show_agreement(result, measure, others, wide)
         if plot is not None:
             console.note(f"drawn: {plot}")
 
 
-def _show_agreement(result: Agreement, measure: str, against: str | None) -> None:
+def _show_agreement(result: Agreement, measure: str, others: Set[str], wide: bool) -> None:
+    """The figures of every pair with one of `others`."""
     from sotopia_rl_data.agreement import OVERALL
 
     names = [opinion.name for opinion in result.opinions]
+    numbers = {name: str(number) for number, name in enumerate(names, 1)}
     console.table(
         ["opinion", "labels", "mean", "sd"],
-        [[opinion.name, opinion.units, opinion.mean, opinion.sd] for opinion in result.opinions],
+        [[f"{numbers[o.name]}  {o.name}", o.units, o.mean, o.sd] for o in result.opinions],
         title=", ".join(result.refs),
     )
-    if len(names) > 2 and against is None:
-        rows = [[name, *row] for name, row in zip(names, result.matrix(measure), strict=True)]
-        console.table([f"{measure}, {OVERALL}", *names], rows)
+    pairs = [pair for pair in result.pairs if others & {pair.a, pair.b}]
+    if len(names) > 2 and len(others) == len(names):
+        matrix = result.matrix(measure)
+        rows = [
+            [numbers[a], *("" if a == b else value for b, value in zip(names, row, strict=True))]
+            for a, row in zip(names, matrix, strict=True)
+        ]
+        console.table([f"{measure}, {OVERALL}", *numbers.values()], rows)
+    parts = Counter((pair.a, pair.b) for pair in pairs)
+    # over one dimension, the overall figures are that dimension's
+    pairs = [pair for pair in pairs if pair.dimension != OVERALL or parts[pair.a, pair.b] > 2]
+    if len(pairs) > _MOST_PAIRS and not wide:
+        pairs = [pair for pair in pairs if pair.dimension == OVERALL or parts[pair.a, pair.b] == 2]
+        console.note("overall; each dimension: with --wide, or --dimensions")
+    rows = [
+        [numbers[pair.a], numbers[pair.b], pair.dimension, pair.units, *(_figure(pair.figures[m]) for m in _MEASURES)]
+        for pair in pairs
+    ]
     console.table(
         ["a", "b", "dimension", "labels", *(_SHORT.get(name, name) for name in _MEASURES)],
-        [
-            [pair.a, pair.b, pair.dimension, pair.units, *(_figure(pair.figures[name]) for name in _MEASURES)]
-            for pair in result.pairs
-            if against is None or against in (pair.a, pair.b)
-        ],
+        rows,
+        spare=() if wide else [_SHORT.get(name, name) for name in _SPARE if name != measure],
     )
     if len(names) > 2:
+        together = [one for one in result.together if len(result.dimensions) > 1 or one.dimension != OVERALL]
         console.table(
             ["all opinions together", "labels", "alpha"],
-            [[together.dimension, together.units, _figure(together.alpha)] for together in result.together],
+            [[one.dimension, one.units, _figure(one.alpha)] for one in together],
         )
     units = "reward"
     if result.scale:

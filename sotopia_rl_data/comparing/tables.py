@@ -20,6 +20,8 @@ class Grid:
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
+    spare: tuple[str, ...] = ()
+    """The columns that a narrow screen can do without, the first to go first."""
 
 
 def short(dimension: str) -> str:
@@ -27,9 +29,14 @@ def short(dimension: str) -> str:
     return _SHORT.get(dimension, dimension)
 
 
+def legend(dimensions: Sequence[str]) -> str:
+    """What the short names stand for: `BEL believability, …`."""
+    return ", ".join(f"{short(name)} {name.replace('_', ' ')}" for name in dimensions if short(name) != name)
+
+
 def conditions(comparison: Comparison) -> Iterator[Grid]:
-    """A table of means for each condition: a row a method, a column a dimension. A mean that differs from the first
-    method's (p below alpha, after Holm) has a star."""
+    """A table of means for each condition in which somebody was scored: a row a method, a column a dimension. A mean
+    that differs from the first method's (p below alpha, after Holm) has a star."""
     for condition in comparison.conditions:
         rows = [
             (
@@ -39,8 +46,10 @@ def conditions(comparison: Comparison) -> Iterator[Grid]:
                 _missing(means.missing),
             )
             for means in condition.means
+            if any(value is not None for value in means.means.values())
         ]
-        yield Grid(title(condition), ("method", "n", *map(short, comparison.dimensions), "missing"), tuple(rows))
+        if rows:
+            yield Grid(title(condition), ("method", "n", *map(short, comparison.dimensions), "missing"), tuple(rows))
 
 
 def ablation(comparison: Comparison, dimensions: Sequence[str] = ("goal", AVERAGE)) -> Grid | None:
@@ -92,7 +101,8 @@ def effects(comparison: Comparison) -> Iterator[Grid]:
                 )
                 for e in contrast.effects
             ]
-            yield Grid(f"b = {contrast.b}  against  a = {contrast.a}   {title(condition)}", columns, tuple(rows))
+            heading = f"b = {contrast.b}  against  a = {contrast.a}   {title(condition)}"
+            yield Grid(heading, columns, tuple(rows), ("t", "p", "loses", "ties", "pairs", "a", "b", "b wins", "d"))
 
 
 def scenarios(condition: ConditionResult, contrast: MethodContrast, dimension: str) -> Grid:
@@ -131,7 +141,8 @@ def talk(comparison: Comparison) -> Grid:
         "own words",
         "words an utterance",
     )
-    return Grid("how much is said, means of episodes", columns, tuple(rows))
+    alike = [columns[place] for place in (1, 2) if len({row[place] for row in rows}) < 2]
+    return Grid("how much is said, means of episodes", columns, tuple(rows), ("own words", "turns", *alike))
 
 
 def agreement(comparison: Comparison) -> Grid | None:

@@ -211,6 +211,7 @@ class _Import:
             "methods": {one.file: one.method for one in self.opinions.methods},
         }
         return {
+            "command": "import",
             "sources": _sources(self.plan, hashes),
             "where": self.options.where,
             "counts": dict(sorted(batches.counts.items())),

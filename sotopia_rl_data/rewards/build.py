@@ -307,6 +307,7 @@ def remake(
             **source.manifest.provenance,
             "parents": [{"name": source.name, "version": source.version, "digest": source.digest}],
             "code": code(),
+            "command": "rewards",
             "rewards": built.provenance(),
             "trajectories": wording(layout, template),
         }

@@ -308,6 +308,7 @@ class Recording:
         """What the manifest notes besides the recipe: counts, why episodes ended, reasons of failures."""
         counts = {"episodes": self.episodes, "utterances": self.utterances, "failed_turns": self.failed_turns}
         return {
+            "command": "rollout",
             "counts": counts | {"abandoned": self.abandoned},
             "ended": dict(sorted(self.ended.items())),
             "failures": dict(self.reasons.most_common(100)),

@@ -203,6 +203,7 @@ class CallsFields(_Open):
 class ProvenanceFields(_Open):
     """What else is worth knowing of the rows."""
 
+    command: Word | None = None
     parents: list[ParentFields] = []
     sources: list[SourceFields] = []
     where: Text | None = None
