@@ -78,11 +78,12 @@ class Screen(Console):
         table.padding = (0, 1, 0, 0)
         for name in ("", *spare):
             kept = [place for place, column in enumerate(table.columns) if not name or str(column.header) != name]
-            table.columns[:] = [table.columns[place] for place in kept]
+            _keep(table, [table.columns[place] for place in kept])
             widths = [widths[place] for place in kept]
             if self._fits(table, widths):
                 return True
-        table.columns[:], table.padding = columns, padding
+        _keep(table, columns)
+        table.padding = padding
         return False
 
     def _paragraph(self, names: Sequence[str], values: Sequence[str]) -> Iterator[Text]:
@@ -117,6 +118,13 @@ class Screen(Console):
             more = min(most - least, room // waiting)
             table.columns[place].width, room = least + more, room - more
         return True
+
+
+def _keep(table: Table, columns: Sequence[Column]) -> None:
+    """Leave only these columns in `table`. Each knows its place, by which rich pads it."""
+    table.columns[:] = columns
+    for place, column in enumerate(columns):
+        column._index = place
 
 
 def _widths(column: Column) -> tuple[int, int]:

@@ -71,13 +71,13 @@ def effects(comparison: Comparison) -> Iterator[Grid]:
         "pairs",
         "a",
         "b",
-        "b − a",
+        "b−a",
         f"{comparison.level:.0%}",
         "t",
         "p",
         "adjusted",
         "d",
-        "b wins",
+        "wins",
         "ties",
         "loses",
     )
@@ -102,7 +102,7 @@ def effects(comparison: Comparison) -> Iterator[Grid]:
                 for e in contrast.effects
             ]
             heading = f"b = {contrast.b}  against  a = {contrast.a}   {title(condition)}"
-            yield Grid(heading, columns, tuple(rows), ("t", "p", "loses", "ties", "pairs", "a", "b", "b wins", "d"))
+            yield Grid(heading, columns, tuple(rows), ("t", "p", "loses", "ties", "pairs", "a", "b", "wins", "d"))
 
 
 def scenarios(condition: ConditionResult, contrast: MethodContrast, dimension: str) -> Grid:
@@ -113,7 +113,7 @@ def scenarios(condition: ConditionResult, contrast: MethodContrast, dimension: s
         rows.append((scenario.codename, scenario.pairs, a, b, None if a is None or b is None else b - a))
     rows.sort(key=lambda row: (row[4] is None, -(row[4] or 0.0), row[0]))
     heading = f"{short(dimension)} by scenario: b = {contrast.b}, a = {contrast.a}   {title(condition)}"
-    return Grid(heading, ("scenario", "pairs", "a", "b", "b − a"), tuple(rows))
+    return Grid(heading, ("scenario", "pairs", "a", "b", "b−a"), tuple(rows))
 
 
 def talk(comparison: Comparison) -> Grid:

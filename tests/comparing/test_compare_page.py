@@ -107,6 +107,18 @@ def test_it_opens_from_disk_draws_every_condition_and_lays_dialogues_side_by_sid
 
 
 @needs_browser
+def test_at_390_pixels_nothing_is_wider_than_the_window_and_letters_are_legible(store: Store, tmp_path: Path):
+    versions, path = two(store), tmp_path / "c.html"
+    write_comparison(compare(versions, options=HOW), versions, path)
+    with page(390, 844, dark=True) as tab:
+        tab.open(path)
+        assert tab.js("document.documentElement.scrollWidth") <= 390
+        letters = "[...document.querySelectorAll('#overview svg text')].map(t => t.getBoundingClientRect().height)"
+        assert tab.js(f"Math.min(...{letters})") >= 10
+        quiet(tab, path)
+
+
+@needs_browser
 def test_what_was_said_is_shown_and_never_obeyed(store: Store, tmp_path: Path):
     for name, model in (("lab/a", "A"), ("lab/b", HOSTILE)):
         one = episode("1", (model, "P"), goals(1, 1), said=(HOSTILE, HOSTILE))

@@ -15,6 +15,7 @@ from fixtures.opinions import label_row, labelled, rewarded, two_party
 
 from sotopia_rl_data.cli.trust import report as command
 from sotopia_rl_data.errors import SotopiaDataError, StoreError, UsageError
+from sotopia_rl_data.query import Dataset
 from sotopia_rl_data.report import contents, write_report
 from sotopia_rl_data.report.page import embedded
 from sotopia_rl_data.report.page import page as rendered
@@ -175,6 +176,22 @@ def test_the_samples_open_from_disk_filter_and_tell_what_each_opinion_said(sampl
         quiet(tab, samples)
         assert tab.js("fetch('http://127.0.0.1:9/').then(() => 'went out', () => 'refused')") == "refused"
         assert any("Content Security Policy" in json.dumps(one) for one in tab.noise)
+
+
+@needs_browser
+def test_a_reward_stands_with_its_own_spread_and_there_is_no_empty_card(store: Store, tmp_path: Path):
+    version = rewarded(store, [two_party(i) for i in range(3)])
+    write_report(version, tmp_path / "r.html")
+    (first,) = (
+        Dataset(version).sql("SELECT spread FROM rewards ORDER BY episode_id, turn LIMIT 1").column(0).to_pylist()
+    )
+    with page(390, 844) as tab:
+        tab.open(tmp_path / "r.html")
+        shown = tab.js("[...document.querySelectorAll('.said small')].map(one => one.textContent)")
+        assert shown[0] == f"± {first:.2f}"
+        titles = tab.js("[...document.querySelectorAll('#trust h2')].map(one => one.textContent)")
+        assert titles == ["Agreement", "Pair by pair"]  # nothing failed, and nobody was paid
+        assert tab.js("document.documentElement.scrollWidth") <= 390
 
 
 @needs_browser

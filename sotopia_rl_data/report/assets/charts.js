@@ -2,6 +2,9 @@
 
 const WIDE = { width: 640, height: 356, left: 40, right: 10, top: 10, bottom: 26 };
 
+// The width of a picture that is at most `most` wide: on a phone the window's, so that its letters stay readable.
+const fitting = (most) => (innerWidth < 720 ? Math.min(most, Math.max(innerWidth - 76, 240)) : most);
+
 function ticks(low, high, about = 5) {
   const step = 10 ** Math.floor(Math.log10((high - low) / about || 1));
   const fit = [1, 2, 2.5, 5, 10].map((k) => k * step).find((s) => (high - low) / s <= about + 1) || step * 10;
@@ -63,7 +66,8 @@ function heatmap(names, cell, { low = -1, high = 1, label = '' } = {}) {
 
 // Lines with a band around each: series of { name, colour, strong, points: [{ x, y, low, high, n }] }.
 function curves(series, { xLabel = '', label = '' } = {}) {
-  const { width, height, left, right, top, bottom } = WIDE;
+  const { height, left, right, top, bottom } = WIDE;
+  const width = fitting(WIDE.width);
   const all = series.flatMap((one) => one.points);
   if (!all.length) return el('p', { class: 'empty' }, 'Nothing to draw here.');
   const [x0, x1] = extent(all.map((p) => p.x));
@@ -91,7 +95,8 @@ function curves(series, { xLabel = '', label = '' } = {}) {
 
 // Values with intervals, one a line: rows of { name, value, low, high, tip }.
 function dots(rows, [low, high], { label = '' } = {}) {
-  const [width, line, left, right] = [560, 26, 230, 62];
+  const width = fitting(560);
+  const [line, left, right] = [26, width < 480 ? 120 : 230, 62];
   const x = (value) => left + ((Math.min(Math.max(value, low), high) - low) / (high - low || 1)) * (width - left - right);
   const height = rows.length * line + 24;
   return svg('svg', { viewBox: `0 0 ${width} ${height}`, role: 'img', 'aria-label': label, vars: { 'max-width': `${width * 1.2}px` } },
@@ -103,7 +108,7 @@ function dots(rows, [low, high], { label = '' } = {}) {
       const y = i * line + line / 2;
       return svg('g', { tip: row.tip },
         svg('rect', { x: 0, y: y - line / 2, width, height: line, fill: 'transparent' }),
-        svg('text', { class: 'value', x: left - 12, y: y + 4, 'text-anchor': 'end' }, row.name.length > 34 ? `${row.name.slice(0, 33)}…` : row.name),
+        svg('text', { class: 'value', x: left - 12, y: y + 4, 'text-anchor': 'end' }, oneLine(row.name, left < 230 ? 16 : 34)),
         isNumber(row.low) ? svg('line', { x1: x(row.low), x2: x(row.high), y1: y, y2: y, stroke: 'var(--accent)', 'stroke-width': 5, 'stroke-linecap': 'round', opacity: 0.3 }) : null,
         isNumber(row.value) ? svg('circle', { cx: x(row.value), cy: y, r: 5, fill: 'var(--accent)' }) : null,
         svg('text', { class: 'value', x: width - right + 12, y: y + 4 }, short(row.value)));

@@ -18,7 +18,7 @@ function means() {
   const { node, body } = card('w7', 'Scores', 'Means over agents of episodes with 1.96 standard errors, each on its dimension’s range.');
   watchers.push(() => {
     const of = condition().means;
-    const [width, line, left, right] = [640, 14 + 12 * of.length, 60, 70];
+    const [width, line, left, right] = [fitting(640), 14 + 12 * of.length, 60, 40];
     const x = (part) => left + part * (width - left - right);
     const height = D.dimensions.length * line + 8;
     body.replaceChildren(keys(of.map((one) => one.method)), svg('svg', { viewBox: `0 0 ${width} ${height}`, role: 'img', 'aria-label': 'Mean scores' },
@@ -52,7 +52,7 @@ function forest() {
     if (!contrasts.some((one) => one.pairs)) { body.replaceChildren(el('p', { class: 'empty' }, 'There are no pairs under this condition.')); return; }
     const all = contrasts.flatMap((one) => one.effects).flatMap((e) => [e.low, e.high, e.difference]).filter(isNumber);
     const reach = Math.max(...all.map(Math.abs), 0.1) * 1.08;
-    const [width, line, left, right] = [460, 14 + 12 * contrasts.length, 60, 20];
+    const [width, line, left, right] = [fitting(460), 14 + 12 * contrasts.length, 60, 20];
     const x = (value) => left + ((value + reach) / (2 * reach)) * (width - left - right);
     const height = D.dimensions.length * line + 22;
     body.replaceChildren(keys(contrasts.map((one) => one.b)), el('p', { class: 'lead' }, `against ${oneLine(contrasts[0].a, 60)}`), svg('svg', { class: 'forest', viewBox: `0 0 ${width} ${height}`, role: 'img', 'aria-label': 'Differences' },
@@ -107,7 +107,7 @@ function scenarios() {
     body.replaceChildren(...condition().contrasts.filter((one) => one.pairs).map((one) => {
       const rows = one.scenarios.filter((s) => isNumber(s.a[dimension.name]) && isNumber(s.b[dimension.name]));
       rows.sort((p, q) => (q.b[dimension.name] - q.a[dimension.name]) - (p.b[dimension.name] - p.a[dimension.name]));
-      const [width, line, left, right] = [560, 20, 190, 20];
+      const [width, line, left, right] = [fitting(560), 20, fitting(560) < 480 ? 130 : 190, 20];
       const x = (value) => left + shareOf(dimension, value) * (width - left - right);
       const height = rows.length * line + 20;
       return el('div', { class: 'scroll' }, keys([one.a, one.b]), svg('svg', { viewBox: `0 0 ${width} ${height}`, role: 'img', 'aria-label': 'Scores by scenario' },
@@ -117,7 +117,7 @@ function scenarios() {
           const [a, b] = [s.a[dimension.name], s.b[dimension.name]];
           return svg('g', { tip: `${s.codename}: ${short(a, 2)} → ${short(b, 2)} over ${whole(s.pairs)} pairs` },
             svg('rect', { x: 0, y: y - line / 2, width, height: line, fill: 'transparent' }),
-            svg('text', { class: 'value', x: left - 10, y: y + 4, 'text-anchor': 'end' }, oneLine(s.codename, 28)),
+            svg('text', { class: 'value', x: left - 10, y: y + 4, 'text-anchor': 'end' }, oneLine(s.codename, left < 190 ? 18 : 28)),
             svg('line', { x1: x(a), x2: x(b), y1: y, y2: y, stroke: b >= a ? colourOf(one.b) : colourOf(one.a), 'stroke-width': 3, opacity: 0.45 }),
             svg('circle', { cx: x(a), cy: y, r: 4.5, fill: colourOf(one.a) }),
             svg('circle', { cx: x(b), cy: y, r: 4.5, fill: colourOf(one.b) }));

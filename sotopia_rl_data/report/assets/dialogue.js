@@ -42,7 +42,7 @@ function turn(i, open) {
   const note = acts || (action === 'speak' ? '' : `[${action}] `);
   const said = el('button', { class: 'said', type: 'button', 'aria-expanded': 'false', 'data-utterance': i, vars: { '--c': colour(reward) || 'var(--line)' }, onclick: toggle },
     el('span', { class: `words ${action === 'speak' ? '' : 'act'}`, dir: 'auto' }, note, U.text[i], U.failed[i] ? ' (the generation failed)' : null),
-    el('span', { class: 'reward' }, short(reward, 2), isNumber(U.disagreement[i]) && U.disagreement[i] > 0 ? el('small', { tip: 'Disagreement of the opinions, in standard deviations.' }, `± ${short(U.disagreement[i], 1)}`) : null));
+    el('span', { class: 'reward' }, short(reward, 2), U.spread[i] > 0 ? el('small', { tip: 'Standard deviation of the rewards that each opinion alone would give.' }, `± ${short(U.spread[i], 2)}`) : null));
   if (open) toggle();
   return el('div', { class: `turn ${k % 2 ? 'right' : ''} ${matching[i] ? '' : 'dim'}` },
     el('div', { class: 'who' }, el('i', { vars: { background: AGENTS[k % AGENTS.length] } }), el('span', { dir: 'auto' }, agentOf(i).name + to), `turn ${U.turn[i]}`),

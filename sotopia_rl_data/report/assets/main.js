@@ -10,15 +10,16 @@ document.getElementById('head').append(
     : '');
 
 const bar = document.getElementById('bar');
+const trust = [...agreementCards(), ...failureCard(), ...billCard()];
 bar.append(el('div', { class: 'inner' },
-  el('div', { class: 'links' }, [['overview', 'Rewards'], ['trust', 'Trust'], ['dialogues', 'Dialogues']].map(([id, text]) => el('a', { href: `#${id}` }, text))),
+  el('div', { class: 'links' }, [['overview', 'Rewards'], ...(trust.length ? [['trust', 'Trust']] : []), ['dialogues', 'Dialogues']].map(([id, text]) => el('a', { href: `#${id}` }, text))),
   filterBar()));
 const measured = () => document.documentElement.style.setProperty('--bar', `${bar.offsetHeight}px`);
 measured();
 addEventListener('resize', measured);
 
 document.getElementById('overview').append(...distributions(), ...positions(), ...correlations());
-document.getElementById('trust').append(...agreementCards(), ...failureCard(), ...billCard());
+document.getElementById('trust').append(...trust);
 document.getElementById('dialogues').append(listPane(), talkPane());
 filtered();
 if (entries.length) choose(0);

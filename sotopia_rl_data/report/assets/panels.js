@@ -8,7 +8,7 @@ function distributions() {
   const show = () => {
     const rewards = picked(U.reward);
     reward.body.replaceChildren(rewards.length
-      ? histogram(rewards, REWARDS, { bins: 30, fillOf: colour, height: 235, width: 480, label: 'Distribution of rewards' })
+      ? histogram(rewards, REWARDS, { bins: 30, fillOf: colour, height: 235, width: fitting(480), label: 'Distribution of rewards' })
       : el('p', { class: 'empty' }, 'No utterance with a reward fits the filters.'));
     if (rewards.length) reward.body.append(el('p', { class: 'lead' }, `mean ${short(mean(rewards))} over ${whole(rewards.length)} utterances`));
     const columns = raw ? U.raw : U.norm;
@@ -91,11 +91,7 @@ function correlations() {
 
 function agreementCards() {
   const A = D.agreement;
-  if (!A) {
-    const text = D.opinions.length < 2 ? 'One opinion only: a second judge, or a second sample, shows how far the first can be trusted.'
-      : 'These opinions cannot be shown against each other here; the agreement command can.';
-    return [el('article', { class: 'card w6' }, el('h2', {}, 'Agreement'), el('p', { class: 'empty' }, text))];
-  }
+  if (!A) return [];
   let [measure, dimension] = [A.measures[0][0], A.dimensions[0]];
   const picks = [
     menu(A.measures, (value) => { measure = value; show(); }, 'measure'),
@@ -130,27 +126,25 @@ function agreementCards() {
 }
 
 function failureCard() {
+  if (!D.failures.length) return [];
   const { node, body } = card('w6', 'What has no label', 'Failures by reason; none of them became a number.');
   const most = Math.max(...D.failures.map(([, n]) => n), 1);
-  body.append(D.failures.length
-    ? el('div', { class: 'scroll' }, el('table', {}, D.failures.map(([reason, n]) => el('tr', {},
-      el('td', { dir: 'auto' }, reason), el('td', { class: 'num' }, whole(n)),
-      el('td', {}, el('div', { class: 'meter', vars: { width: `${(100 * n) / most}px` } }))))))
-    : el('p', { class: 'empty' }, 'Nothing failed.'));
+  body.append(el('div', { class: 'scroll' }, el('table', {}, D.failures.map(([reason, n]) => el('tr', {},
+    el('td', { dir: 'auto' }, reason), el('td', { class: 'num' }, whole(n)),
+    el('td', {}, el('div', { class: 'meter', vars: { width: `${(100 * n) / most}px` } })))))));
   return [node];
 }
 
 function billCard() {
+  const told = (value) => (isNumber(value) ? whole(value) : '–');
+  const columns = [['calls', told], ['input', told], ['cached', told], ['output', told], ['USD', (value) => (isNumber(value) ? value.toFixed(2) : '–')]]
+    .filter(([name]) => D.bill.some((one) => isNumber(one[name.toLowerCase()])));
+  if (!columns.length) return [];
   const { node, body } = card('w6', 'Cost', 'What the labels took, answers that failed included.');
-  const number = (value) => el('td', { class: 'num' }, isNumber(value) ? whole(value) : '–');
-  const paid = D.bill.some((one) => isNumber(one.usd));
-  body.append(D.bill.length
-    ? el('div', { class: 'scroll' }, el('table', {},
-      el('tr', {}, ['judge', 'calls', 'input', 'cached', 'output'].map((name, i) => el('th', { class: i ? 'num' : '' }, name)), paid ? el('th', { class: 'num' }, 'USD') : null),
-      D.bill.map((one) => el('tr', {},
-        el('td', {}, one.judge, one.models && one.models !== one.judge ? el('div', { class: 'muted' }, one.models) : null),
-        number(one.calls), number(one.input), number(one.cached), number(one.output),
-        paid ? el('td', { class: 'num' }, isNumber(one.usd) ? one.usd.toFixed(2) : '–') : null))))
-    : el('p', { class: 'empty' }, 'No judge was asked, or the manifest does not tell.'));
+  body.append(el('div', { class: 'scroll' }, el('table', {},
+    el('tr', {}, el('th', {}, 'judge'), columns.map(([name]) => el('th', { class: 'num' }, name))),
+    D.bill.map((one) => el('tr', {},
+      el('td', {}, one.judge, one.models && one.models !== one.judge ? el('div', { class: 'muted' }, one.models) : null),
+      columns.map(([name, show]) => el('td', { class: 'num' }, show(one[name.toLowerCase()]))))))));
   return [node];
 }
