@@ -259,9 +259,7 @@ def score(
     from sotopia_rl_data.trainers.reward_model.model import RewardModel
     from sotopia_rl_data.trainers.score import score_dataset
 
-    with oom_hint(
-        "wait until other work on it has ended, or use the CPU: CUDA_VISIBLE_DEVICES= sotopia-rl-data score …"
-    ):
+    with oom_hint("wait until other work on it has ended, or use the CPU, with CUDA_VISIBLE_DEVICES set to nothing"):
         model = RewardModel.load(reward_model, device=device)
         return score_dataset(dataset, model, store=store, out=out, display=display)
 

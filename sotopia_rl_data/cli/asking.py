@@ -12,6 +12,7 @@ counts, a row for each judge with its tokens and USD, and the date of the prices
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -290,9 +291,9 @@ def show_run(title: str, lacking: str, report: RunReport, counts: Sequence[tuple
     for warning in report.warnings:
         console.warn(warning)
     retry = []
-    if unusable:
-        command = click.get_current_context().command_path.rpartition(" ")[2]
-        retry = [f"sotopia-rl-data {command} … --retry-failed   # {unusable:,} unusable answers"]
+    words = click.get_current_context().meta.get(console.WORDS)
+    if unusable and words:
+        retry = [f"sotopia-rl-data {shlex.join([*words, '--retry-failed'])}   # {unusable:,} unusable answers"]
     console.next_commands(*following, *retry)
 
 

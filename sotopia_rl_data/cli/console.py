@@ -35,6 +35,9 @@ _PLAIN = dict(zip("−–—’‘“”·•×▁▂▃▄▅▆▇█", "---''
 _PLAIN |= {"≥": ">=", "≤": "<=", "±": "+/-", "€": "EUR"}
 """What is written where the terminal's encoding lacks a character, beside what Unicode itself decomposes."""
 
+WORDS = f"{__name__}.words"
+"""Where a context's `meta` keeps the words of the command line."""
+
 DONE, FAILED, WRONG_USAGE, WITH_FAILURES = 0, 1, 2, 3
 
 
@@ -164,21 +167,25 @@ def warn(text: str) -> None:
 def say(head: str, colour: str, text: str) -> None:
     """A line on stderr that begins with a coloured word (without colour if NO_COLOR is set: no-color.org)."""
     foreground = None if os.environ.get("NO_COLOR") else colour
-    told = _wrapped(head + printable(text)).removeprefix(head)
+    told = _wrapped(printable(text), head).removeprefix(head)
     click.echo(click.style(head, fg=foreground, bold=True) + told, err=True)
 
 
-def _wrapped(text: str) -> str:
-    """Prose, on a terminal wrapped between words. A command in it stays on one line, so that it can be pasted."""
+def _wrapped(text: str, head: str = "") -> str:
+    """Prose after `head`, on a terminal wrapped between words. A command in it stays on one line, to be pasted."""
     if not sys.stderr.isatty():
-        return text
-    wrapper = textwrap.TextWrapper(shutil.get_terminal_size().columns, break_long_words=False, break_on_hyphens=False)
+        return head + text
+    columns = shutil.get_terminal_size().columns
+    wrapper = textwrap.TextWrapper(columns, initial_indent=head, break_long_words=False, break_on_hyphens=False)
     command = re.search(r"`?sotopia-rl-data .*", text, re.DOTALL)
     prose = text[: command.start()] if command else text
-    lines = [part for line in prose.splitlines() for part in wrapper.wrap(line) or [""]] or [""]
+    lines = []
+    for line in prose.splitlines() or [""]:
+        lines += wrapper.wrap(line) or [wrapper.initial_indent]
+        wrapper.initial_indent = ""
     if command:
-        joined = f"{lines[-1]} {command[0]}".lstrip()
-        lines[-1:] = [joined] if len(joined) <= wrapper.width else [*lines[-1:], command[0]]
+        joined = f"{lines[-1].rstrip()} {command[0]}" if lines[-1].strip() else command[0]
+        lines[-1:] = [joined] if len(joined) <= columns else [*lines[-1:], command[0]]
     return "\n".join(lines)
 
 
@@ -197,7 +204,8 @@ def next_commands(*commands: str) -> None:
     click.echo(click.style("next:", bold=True), err=True)
     for command in commands:
         words, hash_, remark = command.replace("sotopia-rl-data", program, 1).partition("   #")
-        click.echo(printable(f"  {words}{store}{hash_}{remark}"), err=True)
+        where = "" if "--store" in words.split() else store
+        click.echo(printable(f"  {words}{where}{hash_}{remark}"), err=True)
 
 
 def _near(path: str) -> str:

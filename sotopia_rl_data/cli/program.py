@@ -1,4 +1,4 @@
-"""sotopia-rl-data on the command line: a table of commands, each imported when it is called.
+"""The command line: a table of commands, each imported when it is called.
 
 `sotopia-rl-data …`, `python -m sotopia_rl_data …` and `python cli.py …` in a clone are the same program. A command's
 module is imported when the command is called, so that `--help` imports nothing heavy. Exit codes: 0 done, 1 failed,
@@ -87,6 +87,7 @@ class Sections(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         volume.reset()
+        ctx.meta[console.WORDS] = list(args)
         return super().parse_args(ctx, args)
 
     def resolve_command(

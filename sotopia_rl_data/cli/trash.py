@@ -41,7 +41,7 @@ def rm(refs: tuple[str, ...], empty_trash: bool, yes: bool, store: Store, as_jso
     from sotopia_rl_data.store import trash
 
     if empty_trash == bool(refs):
-        raise UsageError("`rm` needs either datasets or --empty-trash.", "sotopia-rl-data list shows the datasets")
+        raise UsageError("`rm` needs either datasets or --empty-trash.", "see the datasets: sotopia-rl-data list")
     if empty_trash:
         _empty(store, yes, as_json)
         return

@@ -228,10 +228,10 @@ def curate(
         title=f"{output}: {len(rows):,} lines, the widest disagreement first",
     )
     parents = versions[0].manifest.provenance.get("parents") or [{"name": versions[0].name}]
-    source, only = parents[0]["name"], f"--only {shlex.quote(str(output))}"
+    source, only = parents[0]["name"], shlex.quote(str(output))
     console.next_commands(
-        f"sotopia-rl-data label {source} {only} --judge gpt-4o",
-        f"sotopia-rl-data annotate template {source} {only} -o annotations.csv",
+        f"sotopia-rl-data label {source} --only {only} --judge gpt-4o",
+        f"sotopia-rl-data annotate template {source} --only {only} -o annotations.csv",
     )
 
 

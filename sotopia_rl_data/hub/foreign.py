@@ -198,5 +198,5 @@ def _unknown(
         reason = "no importer knows this format"
     return InputError(
         f"The rows of {ref} ({names[0]}{' …' if len(names) > 1 else ''}) have the columns {listed}: {reason}.",
-        f"sotopia-rl-data pull {ref} --map COLUMN=prompt,COLUMN=completion,COLUMN=reward; see {hub.page(ref.name)}",
+        f"say what they are, as in --map question=prompt,answer=completion,score=reward; see {hub.page(ref.name)}",
     )

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
 import pytest
+from fixtures.places import GOLDENS
 from fixtures.screens import COMMANDS, WIDE, Shown, make_store, plain, show
 
 from sotopia_rl_data.fake_provider.running import running
 
+FOLDER = GOLDENS / "screens"
+LOOKED_AT = {
+    "log-80": (80, "log demo/rollouts"),
+    "show-80": (80, "show demo/episodes-rewards"),
+    "stats-40": (40, "stats demo/episodes-rewards"),
+    "compare-80": (80, "compare lab/bc lab/rl --resamples 50"),
+    "agreement-80": (80, "agreement demo/episodes-rewards --resamples 50"),
+    "error-40": (40, "show demo/episodes none"),
+}
 MOST_LINES = 60
 ASKED_FOR = ("card", "show demo", "available schemas", "--help", "label --help", "agreement --help")  # whole texts
 MAKING = ("label", "evaluate", "rollout", "rewards", "audit", "import --name")
+COMMAND_LINE = r"(?<!`)(sotopia-rl-data [^`\n]+)|`(sotopia-rl-data [^`\n]*--help)`"
 COLOUR = re.compile(r"\x1b\[(\d;)*(3[0-8]|4[0-8]|9[0-7])")
 
 
@@ -82,3 +95,48 @@ def test_every_screen_fits_and_shows_every_value(command: str, url: str):
 def test_every_screen_fits_every_terminal(command: str, url: str):
     every = product((40, 80, 120), (False, True), ("ascii", "utf-8"))
     check(command, url, *(dict(zip(("columns", "colour", "encoding"), one, strict=True)) for one in every))
+
+
+@pytest.mark.parametrize("name", LOOKED_AT)
+def test_six_screens_are_as_they_were_looked_at(name: str, url: str):
+    """To look at them anew: REWRITE=1, then `git diff`."""
+    columns, command = LOOKED_AT[name]
+    shown = run(command, url, columns=columns)
+    text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d", "2026-11-29 12:00", plain(shown.out + shown.err))
+    text = "".join(f"{line.rstrip()}\n" for line in text.splitlines())
+    path = FOLDER / f"{name}.txt"
+    if "REWRITE" in os.environ:
+        path.write_text(text, "utf-8")
+    assert text == path.read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_every_command_that_a_screen_suggests_runs_as_printed(url: str):
+    suggested = {
+        (found[1] or found[2]).partition("   #")[0]: command
+        for command in COMMANDS
+        if not command.startswith("--") and "--help" not in command
+        for found in re.finditer(COMMAND_LINE, plain(run(command, url, columns=250).err))
+    }
+    assert len(suggested) > 25
+    wrong = []
+    for line, command in suggested.items():
+        words = shlex.split(line)[1:]
+        if "gpt-4o" in words:
+            words.append("--dry-run")  # what costs money is not asked
+        if "annotate import form.csv" in line:
+            fill(Path("form.csv"))
+        Path("annotations.csv").unlink(missing_ok=True)  # `annotate template` overwrites no file
+        shown = show(*words)
+        if shown.code not in (0, 3):
+            wrong.append((command, line, plain(shown.err)))
+    assert wrong == []
+
+
+def fill(path: Path) -> None:
+    """Give every line of a form the score 0."""
+    lines = list(csv.DictReader(path.open(newline="")))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, lines[0])
+        writer.writeheader()
+        writer.writerows(line | {"score": "0"} for line in lines)
