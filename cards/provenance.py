@@ -85,7 +85,8 @@ def _labels(labels: Mapping[str, Any] | None, recipe: Mapping[str, Any], known: 
             levels = f", {'importance in levels' if rates_importance else 'levels'} 0 to {recipe['scale']}"
         samples = labels.get("samples", 1)
         often = f", {samples} times" if samples > 1 else ""
-        wording = f", asked {plain(labels.get('ask', ''))}{often}{levels}"
+        shown = f", episodes shown in the wording {code(labels['wording'])}" if labels.get("wording") else ""
+        wording = f", asked {plain(labels.get('ask', ''))}{often}{levels}{shown}"
     schema = f"{code(labels['schema'])} version {labels.get('schema_version', 1)}"
     yield f"Attribution schema {schema} on {dimensions}{wording}."
     for criterion in known.get("rubric", {}).get("dimensions", ()):

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from sotopia_rl_data.asking.estimate import Estimate
 from sotopia_rl_data.dimensions import in_order
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.labelers.plan import LabelPlan, episodes_of
@@ -64,17 +63,6 @@ class Coverage:
             "lacking": dict(self.lacking),
             "scored": dict(self.scored),
         }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelEstimate(Estimate):
-    """The estimate of `label`, with what can be rewarded."""
-
-    coverage: Coverage
-
-    def as_dict(self) -> dict[str, Any]:
-        """The estimate as JSON holds it."""
-        return {**Estimate.as_dict(self), "rewards": self.coverage.as_dict()}
 
 
 def coverage(plan: LabelPlan, recipe: Recipe, version: Version) -> Coverage:

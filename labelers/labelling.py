@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 from sotopia_rl_data.asking import ask as asking
 from sotopia_rl_data.asking.ask import bill_of
-from sotopia_rl_data.asking.estimate import Estimate, estimate
+from sotopia_rl_data.asking.estimate import estimate
 from sotopia_rl_data.asking.keys import without_api_keys
 from sotopia_rl_data.asking.plan import AskOptions
 from sotopia_rl_data.asking.report import asking_warnings
-from sotopia_rl_data.labelers.coverage import Coverage, LabelEstimate, coverage
+from sotopia_rl_data.labelers.coverage import Coverage, coverage
 from sotopia_rl_data.labelers.plan import (
     Elicitation,
     LabelPlan,
@@ -39,6 +39,7 @@ from sotopia_rl_data.labelers.questions import LabelTally, Questions, Rows, rows
 from sotopia_rl_data.labelers.report import LabelReport, by_number, provenance, rejected_records, remarks, unrewarded
 from sotopia_rl_data.labelers.requests import asked_judges
 from sotopia_rl_data.labelers.selection import is_imported
+from sotopia_rl_data.labelers.wordings import JudgedEstimate, OtherWording, judged_estimate, tell_other_wordings
 from sotopia_rl_data.ledger.journal import check_writable
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.refs import check_name
@@ -64,14 +65,14 @@ def label(
     out: str | None = None,
     version: str | None = None,
     options: AskOptions | None = None,
-    announce: Callable[[Coverage], object] | None = None,
+    announce: Callable[[Coverage | OtherWording], object] | None = None,
 ) -> LabelReport:
     """Have judges attribute the episodes' scores to their utterances, and build the rewards.
 
     `source` is a dataset's reference, a path, or None for the bundled samples (see `selection.py`). `asked` says what
     is asked of which judges, `rewards` what is made of their answers, `options` how requests are sent. `out` is by
     default the episodes' name + "-rewards"; `version` overrides the number. `announce` is told, before anything is
-    asked, how many utterances can get a reward.
+    asked, how many utterances can get a reward, and where the ledger has answers in another wording alone.
 
     Raises UsageError, NotFound, KeyMissing, and VersionExists where `version` is taken and something is left to ask,
     all before anything is asked or written; Interrupted after Ctrl-C; UnderWay where batches are not waited for;
@@ -100,6 +101,7 @@ def label(
         questions = Questions.about(plan, parent)
         check_named(plan, questions.total)
         store.check_untaken(name, version, lambda: estimate(questions, ledger, options, prices).asked)
+        tell_other_wordings(announce, questions, ledger)
         outcomes = asking.ask(questions, ledger, options, prices)
         rows = _VersionRows(plan, parent, ledger, stage)
         tally = rows.read()
@@ -145,7 +147,7 @@ def estimate_label(
     asked: Elicitation,
     rewards: RewardSettings | None = None,
     options: AskOptions | None = None,
-) -> Estimate:
+) -> JudgedEstimate:
     """What `label` would ask and cost with the same arguments. Sends no request and needs no API key; otherwise raises
     what `label` raises before it asks."""
     options = options or AskOptions()
@@ -156,8 +158,8 @@ def estimate_label(
         parent, plan = with_episodes(plan, episode_store, source)
         covered = coverage(plan, recipe, parent)
         covered.check()
-        forecast = estimate(Questions.about(plan, parent), ledger, options, prices)
-        return LabelEstimate(forecast.as_of, forecast.lines, coverage=covered)
+        questions = Questions.about(plan, parent)
+        return judged_estimate(estimate(questions, ledger, options, prices), questions, ledger, covered)
 
 
 @contextmanager

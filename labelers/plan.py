@@ -19,9 +19,9 @@ from sotopia_rl_data.errors import BadAnswer, InputError, UsageError
 from sotopia_rl_data.labelers import judges as judging
 from sotopia_rl_data.labelers.judge import Judge, Question, Slot
 from sotopia_rl_data.labelers.requests import JudgeRequest, request_of, target_of
-from sotopia_rl_data.labelers.schemas import Schema, own_dimensions
+from sotopia_rl_data.labelers.schemas import Schema, in_wording, own_dimensions, wording_of
 from sotopia_rl_data.labelers.schemas import schema as find_schema
-from sotopia_rl_data.labelers.schemas.phrasing import Packing
+from sotopia_rl_data.labelers.schemas.phrasing import FIRST, Packing
 from sotopia_rl_data.labelers.schemas.rubric import Rubric
 from sotopia_rl_data.labelers.selection import Selection, episodes_version, read_selection
 from sotopia_rl_data.rewards import Recipe
@@ -122,6 +122,9 @@ class LabelPlan:
         if self.judges:
             judges = [_judge_recipe(judge) for judge in self.judges]
             recipe |= {"ask": self.packing, "samples": self.samples, "judges": judges}
+            # Recipes of before there were several wordings say nothing, and their digests must stay what they are.
+            if wording_of(self.schema) not in (None, FIRST):
+                recipe["wording"] = wording_of(self.schema)
         if self.rubric is not None:
             recipe["rubric_sha256"] = self.rubric.sha256
         if self.only is not None:
@@ -178,7 +181,7 @@ class Elicitation:
     "per-dimension", one call for each agent and dimension as in the paper, or "packed", one call for each episode.
     `evaluator` names the evaluator whose episode scores are attributed, if there are several. `samples` is how often
     every question is asked. `only` is a CSV of what to ask about. `sampling` (temperature, max_tokens …) overrides the
-    judges' defaults.
+    judges' defaults. `wording` is how episodes are shown to judges: "v1" or "v2" (default: the newest).
     """
 
     judges: Sequence[str | ModelName | Judge] = ()
@@ -190,6 +193,7 @@ class Elicitation:
     samples: int = 1
     only: Path | None = None
     sampling: Mapping[str, Any] | None = None
+    wording: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +216,7 @@ def prepare(asked: Elicitation, rewards: RewardSettings) -> tuple[LabelPlan, Rec
     """
     from sotopia_rl_data.prompts import layout_id
 
-    chosen = find_schema(asked.schema or DEFAULT_SCHEMA)
+    chosen = in_wording(find_schema(asked.schema or DEFAULT_SCHEMA), asked.wording)
     own = own_dimensions(chosen)
     named = asked.dimensions
     if named is None and own:

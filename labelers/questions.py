@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
-from itertools import chain
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice, product
 
-from sotopia_rl_data.asking.plan import Group
+from sotopia_rl_data.asking.batch.keys import BatchedKeys
+from sotopia_rl_data.asking.plan import Group, paid_targets
 from sotopia_rl_data.costs.bill import Category, Tally
 from sotopia_rl_data.errors import BadAnswer
 from sotopia_rl_data.labelers.judge import Judge, Question, Slot
@@ -30,6 +31,8 @@ from sotopia_rl_data.labelers.requests import (
     request_of,
     target_of,
 )
+from sotopia_rl_data.labelers.schemas import in_wording, wording_of
+from sotopia_rl_data.labelers.schemas.phrasing import Wording
 from sotopia_rl_data.ledger.ledger import Attempt, Ledger
 from sotopia_rl_data.ledger.lookup import Settled
 from sotopia_rl_data.request import CUT_OFF, CUT_OFF_THOUGHT, Reply, Request
@@ -40,6 +43,7 @@ NO_SCORE = "no episode score"
 NOT_ASKED = "the schema asks nothing about this utterance"
 NOTHING_SAID = "there is nothing to judge: nobody said or did anything"
 _NEVER = "never answered"
+_LOOKED_AT = 200  # episodes
 
 Rows = tuple[list[Attribution], list[Failure]]
 """What the ledger says about one episode, each list in key order."""
@@ -96,6 +100,31 @@ class Questions:
     def groups(self) -> list[Group]:
         """One group for each judge."""
         return [Group((judge,), self._requests_to(judge.judge), judge.sends) for judge in self.judges]
+
+    def known_only_in(self, wording: Wording, ledger: Ledger) -> int:
+        """How many calls have an answer in the ledger, or are under way in a batch, in this wording and not in the
+        plan's own. 0 also where that holds of none of some 200 episodes, evenly spread, so that most runs, which have
+        no such answers, do not look all of them up."""
+        if wording_of(self.plan.schema) in (None, wording):
+            return 0
+        under_way = BatchedKeys(paid_targets(self.judges), ledger)
+
+        def is_known(key: str) -> bool:
+            # The index alone tells of most keys that they were never asked.
+            answered = ledger.tries(key) and any(attempt.status == "answer" for attempt in ledger.attempts(key))
+            return bool(answered) or key in under_way
+
+        def calls(step: int) -> Iterator[bool]:
+            """Whether that holds of each call about every `step`-th episode."""
+            for part in self._parts:
+                other = replace(part.plan, schema=in_wording(part.plan.schema, wording))
+                for episode in islice(part.episodes(), 0, None, step):
+                    asked = zip(part.plan.questions(episode), other.questions(episode), strict=True)
+                    for (own, there), judge, sample in product(asked, self.judges, range(part.plan.samples)):
+                        known = is_known(request_of(there, judge.target, sample).key)
+                        yield known and not is_known(request_of(own, judge.target, sample).key)
+
+        return sum(calls(1)) if any(calls(max(1, self.episodes // _LOOKED_AT))) else 0
 
     def accepts(self, request: Request, reply: Reply, ledger: Ledger) -> bool:
         """Whether the reply, or the second try that follows it, can be used."""

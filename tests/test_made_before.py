@@ -23,7 +23,8 @@ from sotopia_rl_data.store import Store
 
 MADE = ROOT / "tests" / "fixtures" / "made_by_0_1_0"
 EXPECTED = json.loads((MADE / "expected.json").read_text())
-ASKING = ("label", "evaluate", "rollout", "audit")
+JUDGED = ("label", "evaluate", "audit")
+ASKING = (*JUDGED, "rollout")
 Run = Callable[..., tuple[int, Any, str]]
 
 
@@ -37,14 +38,16 @@ def kept(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the program in this process: its exit code, what it printed as JSON, and what else it said."""
+    """Run the program in this process: its exit code, what it printed as JSON, and what else it said. Judges are asked
+    in the wording of that time, which is the first."""
     monkeypatch.chdir(tmp_path)
     for variable in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "OPENAI_BASE_URL", "SOTOPIA_RL_DATA_PRICES"):
         monkeypatch.delenv(variable, raising=False)
 
     def call(command: list[str], *options: str) -> tuple[int, Any, str]:
+        then = ["--wording", "v1"] if command[0] in JUDGED else []
         with pytest.raises(SystemExit) as ended:
-            main([*(part.format(folder=MADE) for part in command), *options, "--json"])
+            main([*(part.format(folder=MADE) for part in command), *then, *options, "--json"])
         out, err = capsys.readouterr()
         return int(str(ended.value.code)), json.loads(out) if out else None, err
 

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
 from sotopia_rl_data.asking import ask as asking
 from sotopia_rl_data.asking.ask import bill_of
-from sotopia_rl_data.asking.estimate import Estimate, estimate
+from sotopia_rl_data.asking.estimate import estimate
 from sotopia_rl_data.asking.keys import without_api_keys
 from sotopia_rl_data.asking.plan import AskOptions
 from sotopia_rl_data.asking.report import asking_warnings
@@ -35,9 +35,11 @@ from sotopia_rl_data.labelers.plan import DEFAULT_SCALE, Elicitation, LabelPlan,
 from sotopia_rl_data.labelers.questions import LabelTally, QuestionPart, Questions
 from sotopia_rl_data.labelers.report import JudgedReport, by_number, provenance, remarks
 from sotopia_rl_data.labelers.requests import asked_judges
-from sotopia_rl_data.labelers.schemas import own_dimensions
+from sotopia_rl_data.labelers.schemas import in_wording, own_dimensions, wording_of
 from sotopia_rl_data.labelers.schemas import schema as find_schema
+from sotopia_rl_data.labelers.schemas.phrasing import FIRST
 from sotopia_rl_data.labelers.schemas.rubric import PREFIX
+from sotopia_rl_data.labelers.wordings import JudgedEstimate, OtherWording, judged_estimate, tell_other_wordings
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.refs import check_name
 from sotopia_rl_data.rewards.resolve import choose_evaluator, evaluators
@@ -134,11 +136,13 @@ def audit(
     out: str | None = None,
     version: str | None = None,
     options: AskOptions | None = None,
+    announce: Callable[[OtherWording], object] | None = None,
 ) -> AuditReport:
     """Probe the one judge of `asked` on episodes drawn from `source`, and commit its answers with the verdict.
 
     What is None in `asked` is taken from the labels that `source` holds. `settings` says how the judge is probed,
-    `options` how requests are sent. `out` is by default the source's name + "-audit".
+    `options` how requests are sent. `out` is by default the source's name + "-audit". `announce` is told, before
+    anything is asked, where the ledger has answers in another wording alone.
 
     Raises UsageError, NotFound, KeyMissing and InputError before anything is asked, and VersionExists where `version`
     is taken and something is left to ask; Interrupted after Ctrl-C; UnderWay where batches are not waited for;
@@ -157,6 +161,7 @@ def audit(
         if settings.max_calls is not None:
             _check_calls(estimate(questions, ledger, options, prices).asked, settings.max_calls)
         store.check_untaken(name, version, lambda: estimate(questions, ledger, options, prices).asked)
+        tell_other_wordings(announce, questions, ledger)
         outcomes = asking.ask(questions, ledger, options, prices)
         answers = read(plan, ledger, settings.alpha)
         bill = bill_of(questions.judges, answers.tally, prices)
@@ -183,14 +188,15 @@ def estimate_audit(
     asked: Elicitation,
     settings: AuditSettings | None = None,
     options: AskOptions | None = None,
-) -> Estimate:
+) -> JudgedEstimate:
     """What `audit` would ask and cost with the same arguments. Sends no request and needs no API key."""
     options = options or AskOptions()
     prices = options.price_list()
     with without_api_keys():
         plan = planned(resolve(store, source), asked, settings or AuditSettings())
     with Ledger(options.ledger_in(store.root)) as ledger:
-        return estimate(plan.questions(), ledger, options, prices)
+        questions = plan.questions()
+        return judged_estimate(estimate(questions, ledger, options, prices), questions, ledger)
 
 
 def read(plan: AuditPlan, ledger: Ledger, alpha: float = ALPHA) -> AuditAnswers:
@@ -302,6 +308,9 @@ def _label_plan(version: Version, elicitation: Elicitation) -> LabelPlan:
     recipe = version.manifest.recipe
     before: Mapping[str, Any] = recipe.get("labels") or {}
     chosen = find_schema(elicitation.schema or _schema_before(version, before))
+    # The labels of before there were several wordings were asked for in the first.
+    was = before.get("wording", FIRST) if before.get("judges") and wording_of(chosen) else None
+    chosen = in_wording(chosen, elicitation.wording or was)
     if not chosen.needs_judge:
         raise UsageError(
             f"The schema {chosen.id!r} asks no judge, so there is nothing to audit.",

@@ -12,14 +12,14 @@ a command prints.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sotopia_rl_data import refs
 from sotopia_rl_data.asking import ask as asking
 from sotopia_rl_data.asking.ask import bill_of
-from sotopia_rl_data.asking.estimate import Estimate, estimate
+from sotopia_rl_data.asking.estimate import estimate
 from sotopia_rl_data.asking.keys import without_api_keys
 from sotopia_rl_data.asking.plan import AskOptions
 from sotopia_rl_data.asking.report import asking_warnings
@@ -32,6 +32,8 @@ from sotopia_rl_data.labelers.plan import Elicitation, LabelPlan, check_can_ask,
 from sotopia_rl_data.labelers.questions import LabelTally, Questions, rows_of
 from sotopia_rl_data.labelers.report import JudgedReport, by_number, judged_by, remarks, top_failures
 from sotopia_rl_data.labelers.requests import asked_judges, target_of
+from sotopia_rl_data.labelers.schemas import in_wording
+from sotopia_rl_data.labelers.wordings import JudgedEstimate, OtherWording, judged_estimate, tell_other_wordings
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.store import Store, Version
 from sotopia_rl_data.store.versions import check as check_version
@@ -54,13 +56,15 @@ def evaluate(
     evaluator: str | None = None,
     version: str | None = None,
     options: AskOptions | None = None,
+    announce: Callable[[OtherWording], object] | None = None,
 ) -> EvaluationReport:
     """Have judges score every agent of every episode, and add the scores to the dataset.
 
-    `source` is the reference of a dataset, which gets the next version. These fields of `asked` count: `judges` and
-    `sampling`; `dimensions` (default: SOTOPIA-EVAL's seven); `samples` (how often each question is asked: the score is
-    the mean of the answers); `packing` (default: "packed", one call for each episode). `evaluator` is the name that the
-    scores are stored under (default: the judge's id). `options` says how judges are asked.
+    `source` is the reference of a dataset, which gets the next version. These fields of `asked` count: `judges`,
+    `sampling` and `wording`; `dimensions` (default: SOTOPIA-EVAL's seven); `samples` (how often each question is
+    asked: the score is the mean of the answers); `packing` (default: "packed", one call for each episode).
+    `evaluator` is the name that the scores are stored under (default: the judge's id). `options` says how judges are
+    asked. `announce` is told, before anything is asked, where the ledger has answers in another wording alone.
 
     Raises UsageError, NotFound, KeyMissing, and VersionExists where `version` is taken and something is left to ask,
     all before anything is asked or written; Interrupted after Ctrl-C; UnderWay where batches are not waited for;
@@ -79,6 +83,7 @@ def evaluate(
     with store.stage(parent.name) as stage, Ledger(options.ledger_in(store.root)) as ledger:
         questions = Questions.about(plan, parent)
         store.check_untaken(parent.name, version, lambda: estimate(questions, ledger, options, prices).asked)
+        tell_other_wordings(announce, questions, ledger)
         outcomes = asking.ask(questions, ledger, options, prices)
         judged = {split: _judged(plan, ledger, paths, names, tally) for split, paths in files.items()}
         recipe = add_scores(stage, parent, _evaluated(plan, names), judged)
@@ -116,7 +121,7 @@ def estimate_evaluation(
     *,
     evaluator: str | None = None,
     options: AskOptions | None = None,
-) -> Estimate:
+) -> JudgedEstimate:
     """What `evaluate` would ask and cost with the same arguments. Sends no request and needs no API key; otherwise
     raises what `evaluate` raises before it asks."""
     options = options or AskOptions()
@@ -125,7 +130,8 @@ def estimate_evaluation(
         plan = _plan(asked, evaluator)
     parent, _ = _parent(store, source, plan, evaluator)
     with Ledger(options.ledger_in(store.root)) as ledger:
-        return estimate(Questions.about(plan, parent), ledger, options, prices)
+        questions = Questions.about(plan, parent)
+        return judged_estimate(estimate(questions, ledger, options, prices), questions, ledger)
 
 
 def _parent(store: Store, source: str, plan: LabelPlan, evaluator: str | None) -> tuple[Version, dict[str, str]]:
@@ -168,7 +174,8 @@ def _plan(asked: Elicitation, evaluator: str | None) -> LabelPlan:
         [dimension.name for dimension in SEVEN] if asked.dimensions is None else asked.dimensions
     )
     judges = judges_of(asked.judges, asked.sampling)
-    return LabelPlan(SOTOPIA_EVAL, dimensions, "", judges, packing=packing, samples=asked.samples)
+    schema = in_wording(SOTOPIA_EVAL, asked.wording)
+    return LabelPlan(schema, dimensions, "", judges, packing=packing, samples=asked.samples)
 
 
 def _judged(
@@ -186,7 +193,8 @@ def _judged(
 
 
 def _evaluated(plan: LabelPlan, names: Mapping[str, str]) -> list[Evaluated]:
-    shared = {"schema_version": SOTOPIA_EVAL.version, "ask": plan.packing, "samples": plan.samples}
+    names_of = ("schema_version", "ask", "samples", "wording")
+    shared = {name: value for name, value in plan.recipe().items() if name in names_of}
     evaluated = []
     for judge in plan.judges:
         target = target_of(judge)

@@ -16,7 +16,7 @@ from typing import Any
 from sotopia_rl_data import evaluations
 from sotopia_rl_data.labelers.judge import Question, Slot
 from sotopia_rl_data.labelers.schemas import answers, phrasing
-from sotopia_rl_data.labelers.schemas.phrasing import Packing
+from sotopia_rl_data.labelers.schemas.phrasing import NEWEST, Packing, Wording
 from sotopia_rl_data.labelers.schemas.turnwise import BASELINE
 from sotopia_rl_data.schema import Episode, Measure, Message
 
@@ -37,6 +37,7 @@ class Evaluation:
     needs_judge: bool = True
     needs_score: bool = False
     of: str = "episode"
+    wording: Wording = NEWEST
 
     def bounds(self, scale: int, dimension: str) -> tuple[float, float]:
         """The dimension's own range, whatever the scale."""
@@ -45,7 +46,7 @@ class Evaluation:
 
     def wording_sha256(self, scale: int = 3) -> str:
         """The hash of every wording file that goes into a question."""
-        return phrasing.wordings_sha256([_TASK, _QUESTION, *phrasing.SHARED, _HANDOVER])
+        return phrasing.wordings_sha256([_TASK, _QUESTION, *phrasing.shared(self.wording), _HANDOVER])
 
     def questions(
         self, episode: Episode, dimensions: Sequence[str], evaluator: str | None, packing: Packing, scale: int
@@ -53,10 +54,10 @@ class Evaluation:
         """The questions that evaluate the episode; none where it has no turns."""
         if not episode.turns:
             return
-        shared = phrasing.shared_messages(_TASK, episode, handover=_HANDOVER)
+        shared = phrasing.shared_messages(_TASK, episode, handover=_HANDOVER, version=self.wording)
         pairs = [(agent.agent, name) for agent in episode.agents for name in dimensions]
         for group in phrasing.groups(pairs, packing):
-            yield _question(episode, group, shared)
+            yield _question(episode, group, shared, self.wording)
 
     def read(self, question: Question, text: str) -> dict[Slot, float]:
         """The score of every slot. Raises BadAnswer where the text is not exactly what was asked for."""
@@ -69,13 +70,17 @@ class Evaluation:
         return {slot: reason for slot, reason in reasons.items() if reason}
 
 
-def _question(episode: Episode, group: Sequence[tuple[str, str]], shared: Sequence[Message]) -> Question:
+def _question(
+    episode: Episode, group: Sequence[tuple[str, str]], shared: Sequence[Message], wording: Wording
+) -> Question:
     keys = phrasing.agent_keys(episode)
     grouped = phrasing.by_agent(group)
     single = len(group) == 1
     tail = phrasing.fill(
         _QUESTION,
-        dimensions="\n".join(_asked_line(episode, agent, names) for agent, names in grouped.items()),
+        dimensions="\n".join(
+            f"- {phrasing.called(episode, agent, wording)}: {_ranges(names)}" for agent, names in grouped.items()
+        ),
         repeated="" if single else _REPEATED,
         form=_form({keys[agent]: names[0] if single else "DIMENSION" for agent, names in grouped.items()}),
     )
@@ -90,10 +95,9 @@ def _question(episode: Episode, group: Sequence[tuple[str, str]], shared: Sequen
     )
 
 
-def _asked_line(episode: Episode, agent: str, names: Sequence[str]) -> str:
+def _ranges(names: Sequence[str]) -> str:
     allowed = {name: phrasing.whole_numbers(name) for name in names}
-    ranges = ", ".join(f"{name} ({numbers[0]} to {numbers[-1]})" for name, numbers in allowed.items())
-    return f"- {phrasing.named(episode, agent)}: {ranges}"
+    return ", ".join(f"{name} ({numbers[0]} to {numbers[-1]})" for name, numbers in allowed.items())
 
 
 def _form(named: dict[str, str]) -> str:

@@ -34,7 +34,10 @@ class Replay:
         for attempt in self._ledger.attempts_at(request.question):
             if attempt.status == "answer" and _label(_target(attempt)) == _label(request.target):
                 return replace(attempt.reply, usage=Usage())
-        raise Rejected("the replayed ledger has no answer to this question", "ask the model itself for what is missing")
+        raise Rejected(
+            "the replayed ledger has no answer to this question",
+            "ask the model itself for what is missing, or name the wording in which it was asked: --wording v1",
+        )
 
     async def answer(self, question: Question) -> Reply:
         """The newest answer to a Question. Raises Rejected."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from types import FunctionType
 from typing import Any, Protocol, get_args
@@ -26,7 +27,7 @@ from sotopia_rl_data import plugins
 from sotopia_rl_data.dimensions import OWN_NAME
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.labelers.judge import Question, Slot
-from sotopia_rl_data.labelers.schemas.phrasing import Packing
+from sotopia_rl_data.labelers.schemas.phrasing import WORDINGS, Packing, Wording
 from sotopia_rl_data.schema import Episode, Measure
 
 GROUP = "sotopia_rl_data.schemas"
@@ -53,10 +54,11 @@ _HINT = "see what a schema has: python -m pydoc sotopia_rl_data.labelers.schemas
 class Schema(Protocol):
     """What is asked, what is accepted, what it yields.
 
-    `id` stands in the `schema` column. `version` rises with every change of wording or meaning. `measure` is the kind
-    of raw number. `rule` names the default rule that turns it into a reward. `needs_judge` is False where nothing is
-    asked. A schema may also have `needs_score = False`, where its numbers mean something without the episode's score
-    (default: True), and `dimensions`, where it asks about others than SOTOPIA-EVAL's (default: none).
+    `id` stands in the `schema` column. `version` rises with every change of its own wording or meaning. `measure` is
+    the kind of raw number. `rule` names the default rule that turns it into a reward. `needs_judge` is False where
+    nothing is asked. A schema may also have `needs_score = False`, where its numbers mean something without the
+    episode's score (default: True), and `dimensions`, where it asks about others than SOTOPIA-EVAL's (default: none).
+    The built-in families have `wording`, how episodes are shown to judges, which a run chooses.
     """
 
     @property
@@ -121,6 +123,29 @@ def own_dimensions(schema: Schema) -> tuple[str, ...]:
     return tuple(getattr(schema, "dimensions", ()))
 
 
+def wording_of(schema: Schema) -> Wording | None:
+    """How the schema shows episodes to judges; None where it asks nobody, or is a plug-in with a way of its own."""
+    wording = getattr(schema, "wording", None)
+    return wording if wording in WORDINGS else None
+
+
+def in_wording(schema: Schema, wording: str | None) -> Schema:
+    """The schema, showing episodes in this wording; None: in its own. Raises UsageError where there is no such wording,
+    or the schema has no choice."""
+    if wording is None:
+        return schema
+    if wording not in WORDINGS:
+        raise UsageError(f"{wording!r} is not a wording.", f"use --wording {' or --wording '.join(WORDINGS)}")
+    if wording_of(schema) is None:
+        raise UsageError(
+            f"The schema {schema.id!r} does not show episodes in one of our wordings, so none can be chosen.",
+            "leave --wording out",
+        )
+    if isinstance(schema, PluginSchema):
+        return PluginSchema(in_wording(schema.inner, wording))
+    return replace(schema, wording=wording)  # type: ignore[type-var]  # a schema with a wording is a dataclass of ours
+
+
 # --- plug-ins ---------------------------------------------------------------------------------------------------------
 
 
@@ -171,31 +196,31 @@ class PluginSchema:
     """A plug-in schema with every call guarded: what it raises becomes a UsageError that says where it failed."""
 
     def __init__(self, inner: Schema) -> None:
-        self._inner = inner
+        self.inner = inner
         self.id, self.version, self.measure, self.rule = inner.id, inner.version, inner.measure, inner.rule
         self.needs_judge = inner.needs_judge
 
     def __getattr__(self, name: str) -> Any:
         """The optional members of a schema."""
-        return getattr(self._inner, name)
+        return getattr(self.inner, name)
 
     def bounds(self, scale: int, dimension: str) -> tuple[float, float]:
         """See `Schema.bounds`."""
         with self._at("its bounds"):
-            low, high = map(float, self._inner.bounds(scale, dimension))
+            low, high = map(float, self.inner.bounds(scale, dimension))
         return low, high
 
     def wording_sha256(self, scale: int = 3) -> str:
         """See `Schema.wording_sha256`."""
         with self._at("the hash of its wording"):
-            return self._inner.wording_sha256(scale)
+            return self.inner.wording_sha256(scale)
 
     def questions(
         self, episode: Episode, dimensions: Sequence[str], evaluator: str | None, packing: Packing, scale: int
     ) -> Iterator[Question]:
         """See `Schema.questions`."""
         with self._at(f"its questions about the episode {episode.episode_id}"):
-            for question in self._inner.questions(episode, dimensions, evaluator, packing, scale):
+            for question in self.inner.questions(episode, dimensions, evaluator, packing, scale):
                 if not isinstance(question, Question):
                     raise TypeError(f"expected a Question and got: {type(question).__name__}")
                 yield question
@@ -203,7 +228,7 @@ class PluginSchema:
     def read(self, question: Question, text: str) -> dict[Slot, float]:
         """See `Schema.read`. Slots that the question is not about are left out."""
         with self._at(f"reading an answer about the episode {question.episode.episode_id}"):
-            values = self._inner.read(question, text)
+            values = self.inner.read(question, text)
             return {slot: float(values[slot]) for slot in question.slots.values() if slot in values}
 
     def _at(self, doing: str) -> AbstractContextManager[None]:

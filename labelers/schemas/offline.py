@@ -29,7 +29,7 @@ from sotopia_rl_data.errors import BadAnswer
 from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.labelers.judge import Question, Slot
 from sotopia_rl_data.labelers.schemas import answers, phrasing
-from sotopia_rl_data.labelers.schemas.phrasing import Packing
+from sotopia_rl_data.labelers.schemas.phrasing import NEWEST, Packing, Wording
 from sotopia_rl_data.schema import Episode, Measure, Message, Score
 
 _REPEATED = ", and with DIMENSION repeated for each dimension that is listed above for the agent"
@@ -61,6 +61,7 @@ class Offline(ABC):
     measure: Measure
     version: int = 2
     needs_judge: bool = True
+    wording: Wording = NEWEST
     task: ClassVar[str]
     question: ClassVar[str]
     levels: ClassVar[bool] = False
@@ -84,14 +85,15 @@ class Offline(ABC):
     def wording_sha256(self, scale: int = 3) -> str:
         """The hash of all wording files that go into a question. Raises UsageError where the scale has none."""
         levels = [phrasing.levels_wording(scale)] if self.levels else []
-        return phrasing.wordings_sha256([self.task, self.question, *levels, *phrasing.SHARED, phrasing.HANDOVER])
+        shared = phrasing.shared(self.wording)
+        return phrasing.wordings_sha256([self.task, self.question, *levels, *shared, phrasing.HANDOVER])
 
     def questions(
         self, episode: Episode, dimensions: Sequence[str], evaluator: str | None, packing: Packing, scale: int
     ) -> Iterator[Question]:
         """See `Schema.questions`. Raises UsageError where the scale has no wording."""
         levels = {"levels": phrasing.wording(phrasing.levels_wording(scale))} if self.levels else {}
-        shared = phrasing.shared_messages(self.task, episode, levels)
+        shared = phrasing.shared_messages(self.task, episode, levels, version=self.wording)
         for scores in phrasing.groups(phrasing.known_scores(episode, dimensions, evaluator), packing):
             yield self._question(episode, shared, scores, packing, scale)
 
@@ -106,7 +108,7 @@ class Offline(ABC):
         single = all(len(part.names) == 1 for part in parts)
         tail = phrasing.fill(
             self.question,
-            results=phrasing.scores_text(episode, scores),
+            results=phrasing.scores_text(episode, scores, self.wording),
             turns="\n".join(f"- {part.key}: {', '.join(part.turn_keys)}" for part in parts),
             form=self._whole_form(parts, single),
             repeated="" if single else _REPEATED,

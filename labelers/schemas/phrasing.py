@@ -1,8 +1,15 @@
 """How an episode is shown to a judge: the wording files, the keys that we enumerate, the transcript, the messages.
 
 The wording files are in `labelers/prompts/`, each with its version in its name. A file that has been used is never
-edited: a new wording is a new file and a new version of the schemas that use it. `tests/fixtures/goldens`
-freezes every file's hash and what is rendered from it.
+edited: a new wording is a new file. `tests/fixtures/goldens` freezes every file's hash and what is rendered from it.
+
+How an episode is shown has a version of its own, which all schemas share (`Wording`); the older one can be chosen, so
+that its answers are found.
+
+    v1   an utterance is indented; the scenario stands at the left margin; questions call agents by their names too
+    v2   every line of a text that came with the episode begins with "> ", whatever ends the line before it, and no
+         such text stands anywhere else. So what is left of an episode without these lines depends on its structure
+         alone, and no text can pass for a heading, a turn, a key or an instruction of ours
 
 Constant parts come first (the task, then the episode) and what varies comes last (which agent's score, on which
 dimension), so that providers' prompt caches hit. A short assistant turn stands between the two user turns, because some
@@ -15,7 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from string import Template
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 from sotopia_rl_data.dimensions import dimension, is_known
 from sotopia_rl_data.errors import UsageError
@@ -27,12 +34,16 @@ T = TypeVar("T")
 Packing = Literal["per-dimension", "packed"]
 """What one call asks about: one agent and dimension of an episode or a view of it, or all of them."""
 
-SHARED = ("dimensions.v1", "reading.v1", "episode.v1")
-"""The wording files that every question is made from, besides its handover."""
+Wording = Literal["v1", "v2"]
+"""How an episode is shown."""
+WORDINGS: tuple[Wording, ...] = get_args(Wording)
+FIRST, NEWEST = WORDINGS[0], WORDINGS[-1]
+
 HANDOVER, VIEW_HANDOVER = "handover.v1", "handover.view.v1"
 
 PROMPTS = files("sotopia_rl_data.labelers") / "prompts"
-_SILENCE = "(Nothing has been said or done yet.)"
+_SILENCE, _NOT_GIVEN = "(Nothing has been said or done yet.)", "(not given)"
+_UNLISTED = "somebody else"  # an addressee who is not among the agents has no key
 _DOES = {
     "speak": "says",
     "non-verbal communication": "does, without words",
@@ -40,6 +51,12 @@ _DOES = {
     "leave": "leaves the conversation.",
     "none": "does nothing.",
 }
+_WITHOUT_TEXT = ("none", "leave")
+
+
+def shared(version: Wording) -> tuple[str, ...]:
+    """The wording files that every question is made from, besides its handover."""
+    return "dimensions.v1", f"reading.{version}", "episode.v1"
 
 
 @cache
@@ -109,44 +126,49 @@ def by_agent(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def shared_messages(
-    task: str, episode: Episode, values: Mapping[str, object] | None = None, handover: str = HANDOVER
+    task: str,
+    episode: Episode,
+    values: Mapping[str, object] | None = None,
+    handover: str = HANDOVER,
+    version: Wording = NEWEST,
 ) -> list[Message]:
     """The leading messages that all questions about an episode share: the task, the episode, the handover.
 
     `values` fill the task's placeholders; `dimensions` is one of them where they are not SOTOPIA-EVAL's."""
     return [
-        {"role": "system", "content": _system(task, **(values or {}))},
-        {"role": "user", "content": episode_text(episode)},
+        {"role": "system", "content": _system(task, version, **(values or {}))},
+        {"role": "user", "content": episode_text(episode, version)},
         {"role": "assistant", "content": wording(handover)},
     ]
 
 
 @cache
-def _system(task: str, **values: object) -> str:
-    defaults = {"dimensions": wording("dimensions.v1"), "reading": wording("reading.v1")}
+def _system(task: str, version: Wording, **values: object) -> str:
+    defaults = {"dimensions": wording("dimensions.v1"), "reading": wording(f"reading.{version}")}
     return fill(task, **defaults | values)
 
 
-def episode_text(episode: Episode) -> str:
+def episode_text(episode: Episode, version: Wording = NEWEST) -> str:
     """The episode as a judge reads it: scenario, agents with their whole profiles, transcript under turn keys."""
+    scenario, agent, turn = (
+        (_scenario_text_v1, _agent_text_v1, _turn_text_v1)
+        if version == "v1"
+        else (_scenario_text, _agent_text, _turn_text)
+    )
     keys = agent_keys(episode)
-    scenario = episode.scenario.strip() or "(not given)"
-    if episode.relationship.strip():
-        scenario += f"\nRelationship of the agents: {_line(episode.relationship)}"
     return fill(
         "episode.v1",
-        scenario=scenario,
-        agents="\n".join(_agent_text(keys[agent.agent], agent) for agent in episode.agents),
-        transcript="\n".join(_turn_text(keys, turn) for turn in sorted(episode.turns, key=lambda t: t.turn))
-        or _SILENCE,
+        scenario=scenario(episode),
+        agents="\n".join(agent(keys[one.agent], one) for one in episode.agents),
+        transcript="\n".join(turn(keys, one) for one in sorted(episode.turns, key=lambda t: t.turn)) or _SILENCE,
     )
 
 
-def scores_text(episode: Episode, scores: Sequence[Score]) -> str:
+def scores_text(episode: Episode, scores: Sequence[Score], version: Wording = NEWEST) -> str:
     """The scores to attribute, one on each line."""
     lines = []
     for score in scores:
-        lines.append(f"- {named(episode, score.agent)}: {score.dimension} {score.score:g}{_scale(score)}")
+        lines.append(f"- {called(episode, score.agent, version)}: {score.dimension} {score.score:g}{_scale(score)}")
     return "\n".join(lines)
 
 
@@ -163,22 +185,62 @@ def named(episode: Episode, agent: str) -> str:
     return f"{agent_keys(episode)[agent]} ({_line(episode.agent(agent).name)})"
 
 
+def called(episode: Episode, agent: str, version: Wording) -> str:
+    """How a question calls an agent: by its key and, in v1, its name, which is a text of the episode."""
+    return named(episode, agent) if version == "v1" else agent_keys(episode)[agent]
+
+
+def _scenario_text(episode: Episode) -> str:
+    scenario = quoted(episode.scenario.strip()) if episode.scenario.strip() else _NOT_GIVEN
+    if episode.relationship.strip():
+        scenario += f"\nRelationship of the agents:\n{quoted(episode.relationship.strip())}"
+    return scenario
+
+
 def _agent_text(key: str, agent: Agent) -> str:
-    known = (("Background", agent.background), ("Goal", agent.goal), ("Secret", agent.secret))
-    lines = [
-        f"{key}: {_line(agent.name)}",
-        *(_indented(f"{title}: {text.strip()}") for title, text in known if text.strip()),
-    ]
-    return "\n".join(lines)
+    known = (("Name", agent.name), *_profile(agent))
+    return "\n".join([key, *(f"{title}:\n{quoted(text.strip())}" for title, text in known if text.strip())])
 
 
 def _turn_text(keys: dict[str, str], turn: Turn) -> str:
-    """One utterance. Its text is indented, so that none of its lines can be taken for another turn."""
-    to = f", in private to {', '.join(keys.get(agent, agent) for agent in turn.to)}," if turn.to else ""
-    head = f"[{turn_key(turn.turn)}] {keys[turn.agent]}{to} {_DOES[turn.action_type]}"
-    if turn.failed:
-        head += " (Its turn was lost to a technical failure.)"
-    return head if turn.action_type in ("none", "leave") else f"{head.removesuffix('.')}:\n{_indented(turn.text)}"
+    head = _head(turn, keys[turn.agent], [keys.get(agent, _UNLISTED) for agent in turn.to])
+    return head if turn.action_type in _WITHOUT_TEXT else f"{head.removesuffix('.')}:\n{quoted(turn.text)}"
+
+
+def quoted(text: str) -> str:
+    """The text with a mark before each of its lines, whichever of Unicode's line breaks ends the line."""
+    return "\n".join(f"> {line}".rstrip() for line in text.splitlines() or [""])
+
+
+def _profile(agent: Agent) -> tuple[tuple[str, str], ...]:
+    return ("Background", agent.background), ("Goal", agent.goal), ("Secret", agent.secret)
+
+
+def _head(turn: Turn, agent: str, to: Sequence[str]) -> str:
+    """The line over an utterance."""
+    private = f", in private to {', '.join(to)}," if to else ""
+    head = f"[{turn_key(turn.turn)}] {agent}{private} {_DOES[turn.action_type]}"
+    return f"{head} (Its turn was lost to a technical failure.)" if turn.failed else head
+
+
+# --- v1 ---------------------------------------------------------------------------------------------------------------
+
+
+def _scenario_text_v1(episode: Episode) -> str:
+    scenario = episode.scenario.strip() or _NOT_GIVEN
+    if episode.relationship.strip():
+        scenario += f"\nRelationship of the agents: {_line(episode.relationship)}"
+    return scenario
+
+
+def _agent_text_v1(key: str, agent: Agent) -> str:
+    texts = (_indented(f"{title}: {text.strip()}") for title, text in _profile(agent) if text.strip())
+    return "\n".join([f"{key}: {_line(agent.name)}", *texts])
+
+
+def _turn_text_v1(keys: dict[str, str], turn: Turn) -> str:
+    head = _head(turn, keys[turn.agent], [keys.get(agent, agent) for agent in turn.to])
+    return head if turn.action_type in _WITHOUT_TEXT else f"{head.removesuffix('.')}:\n{_indented(turn.text)}"
 
 
 def _indented(text: str) -> str:

@@ -130,7 +130,7 @@ class RubricSchema(Turnwise):
     def wording_sha256(self, scale: int = 3) -> str:
         """The hash of the wording files and of the rubric. Raises UsageError where no prompt explains the scale."""
         phrasing.levels_wording(scale)
-        used = [self.task, self.question, self._shown, *phrasing.SHARED, phrasing.VIEW_HANDOVER]
+        used = [self.task, self.question, self._shown, *phrasing.shared(self.wording), phrasing.VIEW_HANDOVER]
         return sha256_of([phrasing.wordings_sha256(used), self.rubric.sha256])
 
     @property

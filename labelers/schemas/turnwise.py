@@ -29,7 +29,7 @@ from dataclasses import dataclass, replace
 
 from sotopia_rl_data.labelers.judge import Question, Slot
 from sotopia_rl_data.labelers.schemas import answers, phrasing
-from sotopia_rl_data.labelers.schemas.phrasing import Packing
+from sotopia_rl_data.labelers.schemas.phrasing import NEWEST, Packing, Wording
 from sotopia_rl_data.schema import Episode, Measure, Message, Turn
 
 BASELINE = -1
@@ -68,6 +68,7 @@ class Turnwise:
     needs_score: bool = False
     version: int = 2
     needs_judge: bool = True
+    wording: Wording = NEWEST
 
     def bounds(self, scale: int, dimension: str) -> tuple[float, float]:
         """The range of a raw attribution: 0 to `scale`, or the dimension's own."""
@@ -88,7 +89,7 @@ class Turnwise:
         # An unknown scale raises UsageError here, also where `levels` is False and its wording is not used.
         levels = phrasing.levels_wording(scale)
         used = [self.task, self.question, levels] if self.levels else [self.task, self.question]
-        return phrasing.wordings_sha256([*used, *phrasing.SHARED, phrasing.VIEW_HANDOVER])
+        return phrasing.wordings_sha256([*used, *phrasing.shared(self.wording), phrasing.VIEW_HANDOVER])
 
     def questions(
         self, episode: Episode, dimensions: Sequence[str], evaluator: str | None, packing: Packing, scale: int
@@ -99,7 +100,7 @@ class Turnwise:
         values = self.values(scale)
         for view in self.views(turns, tuple(asked)):
             seen = replace(episode, turns=view.turns)
-            shared = phrasing.shared_messages(self.task, seen, values, phrasing.VIEW_HANDOVER)
+            shared = phrasing.shared_messages(self.task, seen, values, phrasing.VIEW_HANDOVER, self.wording)
             pairs = [(agent, name) for agent in view.agents for name in asked[agent]]
             for group in phrasing.groups(pairs, packing):
                 called = {name: name if packing == "packed" else self.measure for _, name in group}
@@ -134,7 +135,7 @@ class Turnwise:
         tail = phrasing.fill(
             self.question,
             turn=phrasing.turn_key(turn),
-            agent=" and ".join(phrasing.named(episode, agent) for agent in grouped),
+            agent=" and ".join(phrasing.called(episode, agent, self.wording) for agent in grouped),
             dimensions="\n".join(f"- {keys[agent]}: {self._described(name, scale)}" for agent, name in pairs),
             form=_form({keys[agent]: [called[name] for name in names] for agent, names in grouped.items()}),
             scale=scale,

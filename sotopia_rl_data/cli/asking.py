@@ -92,6 +92,12 @@ def sampling(default: float) -> Callable[[F], F]:
     )
 
 
+def wording(default: str = "v2") -> Callable[[F], F]:
+    """`--wording`."""
+    how = f"How judges are shown an episode. Answers are kept by wording.  [default: {default}]"
+    return click.option("--wording", type=click.Choice(["v1", "v2"]), help=how)
+
+
 def pace(what: str) -> Callable[[F], F]:
     """`--concurrency`, `--rpm`, `--tpm` and `--timeout` of a command that has `what` in flight."""
     limit = f"{what} in flight at most.  [default: the models' own]"
@@ -221,6 +227,7 @@ def elicitation_of(options: dict[str, Any]) -> Elicitation:
         dimensions=listed(options.pop("dimensions")),
         packing=options.pop("ask"),
         sampling=sampling_of(options),
+        wording=options.pop("wording", None),
     )
 
 
@@ -299,10 +306,8 @@ def show_run(title: str, lacking: str, report: RunReport, counts: Sequence[tuple
 
 def show_estimate(estimate: Estimate, in_batches: bool) -> None:
     """What a run would ask and cost. Nothing was sent and nothing written."""
-    from sotopia_rl_data.labelers.coverage import LabelEstimate
-
-    if isinstance(estimate, LabelEstimate):
-        console.note(estimate.coverage.sentence)
+    for sentence in getattr(estimate, "sentences", ()):
+        console.note(sentence)
     names = ["calls", "hits", "in_batches", "asked"]
     if not any(line.in_batches for line in estimate.lines):
         names.remove("in_batches")

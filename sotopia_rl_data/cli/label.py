@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="One call for each agent and dimension, as in the paper; or one call for all of them.",
 )
+@asking.wording()
 @click.option("--preset", metavar="NAME|FILE", help="The recipe of the rewards.  [default: sotopia-rl]")
 @click.option("--weights", metavar="D=W,…", help="The dimensions that are weighed, as in goal=2,csat=1.")
 @click.option(
@@ -136,7 +137,7 @@ def label(
             out=out,
             version=version,
             options=watched,
-            announce=lambda covered: console.note(covered.sentence),
+            announce=lambda told: console.note(told.sentence),
         )
     asking.show(report, _labelled, as_json)
 
@@ -165,6 +166,7 @@ def _labelled(report: LabelReport) -> None:
     show_default=True,
     help="One call for each agent and dimension; or one for each episode.",
 )
+@asking.wording()
 @click.option("--evaluator", metavar="NAME", help="The name to store the scores under.  [default: the judge's own]")
 @asking.models
 @asking.sampling(0)
@@ -206,7 +208,15 @@ def evaluate(episodes: str, store: Store, as_json: bool, **options: Any) -> None
         return
     version = options.pop("version")
     with asking.progress("evaluating", "call", ask_options, as_json) as watched:
-        report = run(store, episodes, elicitation, evaluator=evaluator, version=version, options=watched)
+        report = run(
+            store,
+            episodes,
+            elicitation,
+            evaluator=evaluator,
+            version=version,
+            options=watched,
+            announce=lambda told: console.note(told.sentence),
+        )
     asking.show(report, _evaluated, as_json)
 
 

@@ -122,6 +122,7 @@ class LabelsFields(_Open):
     evaluator: Word | None = None
     ask: Word = ""
     samples: Whole = 1
+    wording: Word = ""
     judges: list[JudgeFields] = []
 
 

@@ -211,6 +211,7 @@ def test_the_manifest_says_what_was_asked_of_whom_and_no_url(store: Store, provi
         "evaluator": BY,
         "ask": "per-dimension",
         "samples": 1,
+        "wording": "v2",
         "judges": [{"judge": "sim-judge", "provider": "openai", "sampling": {"temperature": 0}}],
     }
     assert manifest.recipe["scale"] == 3

@@ -4,9 +4,9 @@ Schema by schema: the text for the boat on the scale of 3, and hashes on every s
 turns, lost ones, an agent that never acts …) stands in one prompt about an odd episode; second tries, and the answer
 schema in words for servers that take none, have a file of their own.
 
-A version of a schema has one wording for good. To change it: write new files (`labelers/prompts/NAME.v2.txt`), raise
-the schema's `version`, then run `PYTHONPATH=tests python tests/labelers/schemas/test_goldens.py`: it adds what is new
-and changes nothing that is there.
+A version of a schema has one wording for good, and so has each way to show an episode (`phrasing.Wording`). To change
+one: write new files (`labelers/prompts/NAME.v2.txt`), raise the schema's `version` or add a `Wording`, then run
+`PYTHONPATH=tests python tests/labelers/schemas/test_goldens.py`: it adds what is new and changes nothing that is there.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from sotopia_rl_data.asking.transport import with_schema_in_words
 from sotopia_rl_data.labelers.evaluation.sotopia_eval import SOTOPIA_EVAL
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.requests import follow_up, request_of
-from sotopia_rl_data.labelers.schemas import BUILTINS, phrasing, rubric, schema
+from sotopia_rl_data.labelers.schemas import BUILTINS, Schema, in_wording, phrasing, rubric, schema
+from sotopia_rl_data.labelers.schemas.phrasing import FIRST, WORDINGS, Wording
 from sotopia_rl_data.request import Reply, Target
 from sotopia_rl_data.schema import Message
 
@@ -38,10 +40,14 @@ TURNWISE = ("online", "progress", "quality", "response", "score")
 JUDGED = [name for name in BUILTINS if schema(name).needs_judge]
 
 
-def rendered(asks: Any, how: Any, scale: int) -> str:
+def version_of(one: Schema, wording: Wording) -> str:
+    """The schema's version, and the wording unless it is the first."""
+    return f"v{one.version}" if wording == FIRST else f"v{one.version}.wording-{wording}"
+
+
+def rendered(one: Any, how: Any, scale: int) -> str:
     """All that a judge is sent for the first question about the boat, as one text; of schemas that have a question for
     each view, also for the one about agent a's second utterance."""
-    one = schema(asks) if isinstance(asks, str) else asks
     dimensions = getattr(one, "dimensions", ())[:2] or ("relationship", "goal")
     questions = list(one.questions(BOAT, dimensions, BY, how, scale))
     second = [q for q in questions[1:] if {(s.agent, s.turn) for s in q.slots.values()} == {("a", 2)}]
@@ -62,30 +68,39 @@ def wordings() -> Iterator[str]:
     """For each schema and scale its version and the hash of its wording, and those of the prompts made from it."""
     for name in JUDGED:
         for scale in SCALES:
-            one = schema(name)
-            yield f"{name} v{one.version} scale {scale} {one.wording_sha256(scale)}"
-            for how in WAYS:
-                text = rendered(name, how, scale)
-                yield f"{name} v{one.version} {how} scale {scale} {hashlib.sha256(text.encode()).hexdigest()}"
-    example = schema(f"rubric:{EXAMPLE}")
-    yield f"{example.id} v{example.version} {example.wording_sha256()}"
-    yield f"{SOTOPIA_EVAL.id} v{SOTOPIA_EVAL.version} {SOTOPIA_EVAL.wording_sha256()}"
+            for wording in WORDINGS:
+                one = in_wording(schema(name), wording)
+                version = version_of(one, wording)
+                yield f"{name} {version} scale {scale} {one.wording_sha256(scale)}"
+                for how in WAYS:
+                    text = rendered(one, how, scale)
+                    yield f"{name} {version} {how} scale {scale} {hashlib.sha256(text.encode()).hexdigest()}"
+    for wording in WORDINGS:
+        for asks in (schema(f"rubric:{EXAMPLE}"), SOTOPIA_EVAL):
+            one = in_wording(asks, wording)
+            yield f"{one.id} {version_of(one, wording)} {one.wording_sha256()}"
 
 
 def files() -> Iterator[tuple[Path, str]]:
-    for name in JUDGED:
+    first = {name: in_wording(schema(name), FIRST) for name in JUDGED}
+    for name, one in first.items():
         for how in WAYS:
             for scale in SCALES if name == "direct" else (3,):
-                yield GOLDENS / f"{name}.v{schema(name).version}.{how}.scale-{scale}.txt", rendered(name, how, scale)
+                yield GOLDENS / f"{name}.v{one.version}.{how}.scale-{scale}.txt", rendered(one, how, scale)
     for shows in ("history", "reply", "episode"):
-        asks = rubric.schema_of(replace(rubric.read(EXAMPLE), shows=shows))  # type: ignore[arg-type]
+        of_rubric = rubric.schema_of(replace(rubric.read(EXAMPLE), shows=shows))  # type: ignore[arg-type]
+        asks = in_wording(of_rubric, FIRST)
         yield GOLDENS / f"rubric.v{asks.version}.{shows}.txt", rendered(asks, "packed", 3)
-    for how in WAYS:
-        path = GOLDENS / f"{SOTOPIA_EVAL.id}.v{SOTOPIA_EVAL.version}.{how}.txt"
-        yield path, rendered(SOTOPIA_EVAL, how, 3)
-    direct = schema("direct")
-    (odd,) = direct.questions(ODD, ("goal", "secret"), BY, "packed", 3)
-    yield GOLDENS / f"direct.v{direct.version}.odd.txt", sent(odd)
+    for wording in WORDINGS:
+        evaluation, direct = in_wording(SOTOPIA_EVAL, wording), in_wording(schema("direct"), wording)
+        for how in WAYS:
+            path = GOLDENS / f"{evaluation.id}.{version_of(evaluation, wording)}.{how}.txt"
+            yield path, rendered(evaluation, how, 3)
+        (odd,) = direct.questions(ODD, ("goal", "secret"), BY, "packed", 3)
+        yield GOLDENS / f"direct.{version_of(direct, wording)}.odd.txt", sent(odd)
+    direct, progress = schema("direct"), schema("goal-progress")  # the other schemas' newest texts are known by hash
+    yield GOLDENS / "direct.v2.wording-v2.packed.scale-3.txt", rendered(direct, "packed", 3)
+    yield GOLDENS / "goal-progress.v2.wording-v2.packed.scale-3.txt", rendered(progress, "packed", 3)
     yield GOLDENS / "second-try.v1.txt", second_try()
     (asked, *_) = direct.questions(BOAT, ("goal",), BY, "per-dimension", 3)
     in_words = with_schema_in_words([{"role": "user", "content": "(The question.)"}], asked.answer_schema)
@@ -121,7 +136,13 @@ def test_every_wording_file_is_as_it_was():
 def test_no_wording_file_is_left_unused():
     from sotopia_rl_data.labelers.schemas import phrasing
 
-    used = {"importance.v1", "importance.question.v1", "key.v1", "key.question.v1", *phrasing.SHARED}
+    used = {
+        "importance.v1",
+        "importance.question.v1",
+        "key.v1",
+        "key.question.v1",
+        *chain.from_iterable(map(phrasing.shared, WORDINGS)),
+    }
     used |= {"repair.v1", phrasing.HANDOVER, phrasing.VIEW_HANDOVER} | {
         f"{part}.v1" for one in TURNWISE for part in (one, f"{one}.question")
     }

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
 from sotopia_rl_data.errors import BadAnswer, UsageError
 from sotopia_rl_data.labelers.judge import Question, Slot
-from sotopia_rl_data.labelers.schemas import BUILTINS, answers, phrasing, schema
+from sotopia_rl_data.labelers.schemas import BUILTINS, answers, in_wording, phrasing, schema
 from sotopia_rl_data.schema import ACTION_TYPES, Agent, Episode, Score, Turn
 
 THREE = ("goal", "relationship", "knowledge")
@@ -105,7 +105,7 @@ def test_the_prompt_says_that_importance_is_magnitude_and_the_score_carries_the_
     task, tail = question.messages[0]["content"], question.messages[-1]["content"]
     assert "IMPORTANCE IS A MAGNITUDE" in task
     assert "it carries the sign" in task
-    assert "- agent_1 (Finnegan O'Malley): relationship -2.5 (range -5 to 5)" in tail
+    assert "- agent_1: relationship -2.5 (range -5 to 5)" in tail
 
 
 def test_no_line_of_an_utterance_can_pass_for_a_turn_of_its_own():
@@ -118,12 +118,13 @@ def test_no_line_of_an_utterance_can_pass_for_a_turn_of_its_own():
 def test_what_the_episode_says_is_never_read_as_a_placeholder():
     text = phrasing.episode_text(ODD)
     assert "$scenario and ${turns}" in text
-    assert "agent_2, in private to agent_3, gone, says:" in text
+    assert "agent_2, in private to agent_3, somebody else, says:" in text
     assert "[turn_4] agent_3 does nothing. (Its turn was lost to a technical failure.)" in text
 
 
-def test_a_name_stays_on_its_line():
-    assert "(Jean-Luc O'Brien-Núñez III)" in ask("direct", ODD, ("goal",))[2].messages[-1]["content"]
+def test_in_the_first_wording_a_question_calls_an_agent_by_its_name_too_which_stays_on_its_line():
+    first = in_wording(schema("direct"), "v1").questions(ODD, ("goal",), BY, "per-dimension", 3)
+    assert "- agent_3 (Jean-Luc O'Brien-Núñez III): goal 1.5" in list(first)[2].messages[-1]["content"]
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------
