@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError comes from its HTTP library
@@ -26,10 +27,12 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
     RevisionNotFoundError,
 )
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils.tqdm import tqdm
 
 from sotopia_rl_data.errors import HubError, HubUnavailable, NotFound, StoreError, UsageError
 from sotopia_rl_data.secrets import redact, without_credentials
 from sotopia_rl_data.store.disk import is_full, store_error
+from sotopia_rl_data.store.fields import MOST_BYTES
 from sotopia_rl_data.store.versions import Published
 
 DATASET = "dataset"
@@ -136,25 +139,35 @@ class Hub:
             return [c.commit_id for c in self._api.list_repo_commits(repo, repo_type=self.kind, revision=commit)]
 
     def text(self, repo: str, path: str, commit: str) -> str | None:
-        """A small file of a commit; None where it has no such file."""
+        """A small file of a commit; None where it has no such file. Raises HubError where it is a large one."""
         try:
-            return self.file(repo, path, commit).read_text("utf-8")
+            return self.file(repo, path, commit, most=MOST_BYTES).read_text("utf-8")
         except EntryNotFoundError:
             return None
         except UnicodeDecodeError as error:
             raise HubError(f"{path} of {repo} is not UTF-8 text.", f"repair it on {self.endpoint}") from error
 
-    def file(self, repo: str, path: str, commit: str, again: bool = False) -> Path:
+    def file(self, repo: str, path: str, commit: str, again: bool = False, *, most: int) -> Path:
         """The path of a commit's file in huggingface_hub's cache, downloaded if it is not there (`again`: in any case).
 
-        Raises EntryNotFoundError where the commit has no such file; StoreError where the disk is full.
+        Raises EntryNotFoundError where the commit has no such file; HubError where the server says that it has more
+        than `most` bytes, or sends more; StoreError where the disk is full.
         """
         with self._boundary(repo), _transfers():
-            return Path(
+            found = Path(
                 self._api.hf_hub_download(
-                    repo, path, repo_type=self.kind, revision=commit, force_download=again, etag_timeout=_TIMEOUT_S
+                    repo,
+                    path,
+                    repo_type=self.kind,
+                    revision=commit,
+                    force_download=again,
+                    etag_timeout=_TIMEOUT_S,
+                    tqdm_class=_bounded(most, path, repo),
                 )
             )
+        if found.stat().st_size > most:  # it was in the cache
+            raise _too_large(most, path, repo)
+        return found
 
     def create(self, repo: str, private: bool | None) -> None:
         """Make the repository, if it does not exist."""
@@ -252,6 +265,35 @@ class Hub:
             ) from error
         except OSError as error:
             raise _local(error, repo) from error
+
+
+def _too_large(most: int, path: str, repo: str) -> HubError:
+    return HubError(
+        f"{path} of {repo} has more than {most:,} bytes; it was not downloaded.",
+        "its publisher has to make a new version; for another one: sotopia-rl-data pull ORG/NAME@VERSION",
+    )
+
+
+def _bounded(most: int, path: str, repo: str) -> type[tqdm]:
+    """A progress bar, which huggingface_hub makes when it knows the size that the server says, and moves before it
+    writes a piece: more than `most` bytes are an error, before the first or after these."""
+
+    class Bounded(tqdm):
+        taken = 0
+
+        def __init__(self, *args: Any, total: float | None = None, **options: Any) -> None:
+            if total is not None and total > most:
+                raise _too_large(most, path, repo)
+            super().__init__(*args, total=total, **options)  # type: ignore[no-untyped-call]
+
+        def update(self, n: float | None = 1) -> bool | None:
+            self.taken += int(n or 0)
+            if self.taken > most:
+                raise _too_large(most, path, repo)
+            moved: bool | None = super().update(n)
+            return moved
+
+    return Bounded
 
 
 def quiet(bars: bool) -> None:

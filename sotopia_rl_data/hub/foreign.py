@@ -84,7 +84,8 @@ def import_foreign(
         total, done = sum(tree[name].size for name in names), 0
         columns_of_files: list[list[str]] = []
         for name in names:
-            columns_of_files.append(_prepare(hub.file(ref.name, name, commit), name, Path(folder), columns))
+            source = hub.file(ref.name, name, commit, most=tree[name].size)
+            columns_of_files.append(_prepare(source, name, Path(folder), columns))
             done += tree[name].size
             if progress is not None:
                 progress(done, total)

@@ -166,7 +166,7 @@ class _Fetching:
         if there.size != file.size:  # the Hub may have more than the disk can hold
             raise self._wrong(f"{file.path} has other bytes than its manifest lists")
         for again in (False, True):
-            source = self._hub.file(self._repo, file.path, self._commit, again).resolve()
+            source = self._hub.file(self._repo, file.path, self._commit, again, most=file.size).resolve()
             if source.stat().st_size == file.size and file_sha256(source) == file.sha256:
                 link_or_copy(source, target)
                 self.downloaded += 1
@@ -204,7 +204,7 @@ class _Fetching:
             if path not in self._tree:
                 continue  # a missing picture is shown as its caption
             self._check_size(path, _MOST_PICTURE)
-            source = self._hub.file(self._repo, path, self._commit)
+            source = self._hub.file(self._repo, path, self._commit, most=_MOST_PICTURE)
             (self._into / path).parent.mkdir(exist_ok=True)
             shutil.copyfile(source, self._into / path)
         write_text(self._into / readme.FILE_NAME, text)

@@ -203,3 +203,21 @@ def test_in_a_process_without_the_hub_a_missing_version_is_not_found(tmp_path):
     with pytest.raises(NotFound) as missing:
         Store(tmp_path).resolve("lab/nothing")
     assert "HF_HUB" not in missing.value.message  # the store alone does not ask the Hub
+
+
+def test_a_manifest_that_is_too_large_is_not_downloaded_and_one_that_does_not_end_is_cut_off(hub, published, mine):
+    def cached():
+        return sum(path.stat().st_size for path in hub.run.hf_home.rglob("*") if path.is_file())
+
+    large, before = hub.repo("large"), cached()
+    hub.server.plant(large, {"manifest.json": b'{"manifest_version": 1, "name": "' + b"x" * 17_000_000 + b'"}'})
+    told = hub.run("pull", large, "--store", mine.root, check=False)
+    assert (told.code, "manifest.json of " in told.err, "more than 16,777,216 bytes" in told.err) == (1, True, True)
+    assert cached() - before < 100_000
+    endless = hub.repo("endless")
+    hub.server.plant(endless, {"manifest.json": hub.text(published, "manifest.json").encode()})
+    hub.server.fault(f"{endless}/resolve/.*manifest.json", method="GET", stream=200)
+    told = hub.run("pull", endless, "--store", mine.root, check=False)
+    assert (told.code, "more than 16,777,216 bytes" in told.err) == (1, True), told
+    assert cached() - before < 20_000_000
+    assert mine.names() == []
