@@ -34,6 +34,7 @@ def call(folder: Path, encoding: str, *arguments: str) -> subprocess.CompletedPr
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=120)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("encoding", "scenario", "said"),
     [
@@ -53,6 +54,7 @@ def test_what_an_encoding_lacks_is_written_in_ascii(folder: Path, encoding: str,
     assert call(folder, encoding, "label", "--help").stdout.decode(encoding).startswith("Usage: sotopia-rl-data label")
 
 
+@pytest.mark.slow
 def test_data_is_utf_8_whatever_the_encoding_is(folder: Path):
     query = ("query", "lab/toy", "SELECT scenario, agents FROM episodes", "--format", "csv")
     table = call(folder, "ascii", *query).stdout

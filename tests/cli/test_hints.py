@@ -63,6 +63,7 @@ def test_without_an_installation_the_extra_is_installed_from_the_clone(monkeypat
     assert told.value.hint == ("pip install 'sotopia-rl-data[train]'" if "sotopia-rl-data" in installed else clone)
 
 
+@pytest.mark.slow
 def test_the_commands_that_follow_run_as_they_are_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Over curate and export, in a folder with nothing but a store."""
     monkeypatch.chdir(tmp_path)

@@ -137,6 +137,7 @@ def test_every_command_takes_a_store_and_json(name):  # `models` asks, and keeps
         assert "Example" in leaf.help, leaf.name
 
 
+@pytest.mark.slow
 def test_the_first_steps_of_the_help_work_as_printed(run):
     steps = [line.strip() for line in run("--help").stdout.splitlines() if line.strip().startswith("sotopia-rl-data ")]
     assert len(steps) == 4
@@ -146,6 +147,7 @@ def test_the_first_steps_of_the_help_work_as_printed(run):
     assert codes == [0, 3, 0, 0]  # one sample's evaluation failed, so labelling lists what has no label
 
 
+@pytest.mark.slow
 def test_json_is_all_that_stdout_holds(run, labelled):
     store = str(labelled.root)
     for arguments in (
@@ -178,6 +180,7 @@ def test_a_pipe_gets_no_colour_and_no_bar(run, labelled):
     assert "\x1b" not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_an_episode_is_found_by_its_id_also_where_many_begin_with_it(run, tmp_path):
     agents = [{"agent": "a", "name": "Ann"}, {"agent": "b", "name": "Ben"}]
     one = {"agents": agents, "turns": [{"turn": 0, "agent": "a", "text": "Hello."}]}
