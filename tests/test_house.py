@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
@@ -9,6 +10,8 @@ from fixtures.places import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from house import Figures, circles, measure
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -31,3 +34,14 @@ def test_no_file_is_longer_than_600_lines(figures: Figures):
 
 def test_a_class_name_stands_for_one_class(figures: Figures):
     assert figures.shared == {}
+
+
+def test_the_tests_lie_as_the_rooms_do_and_no_test_file_imports_another():
+    """`hostile` goes through all rooms."""
+    folders = {path.parent for path in (ROOT / "tests").rglob("test_*.py")} - {ROOT / "tests", ROOT / "tests/hostile"}
+    assert len(folders) > 20
+    for folder in folders:
+        assert (ROOT / "sotopia_rl_data" / folder.relative_to(ROOT / "tests")).is_dir(), folder
+    for path in (ROOT / "tests").rglob("*.py"):
+        text = path.read_text("utf-8")
+        assert not re.search(r"^ *(from|import) ([\w.]+\.)?test_", text, re.MULTILINE), path

@@ -67,6 +67,7 @@ def test_every_version_is_read_and_verifies(kept: Path, run: Run):
         assert (code, version in said or said == "") == (0, True), said
 
 
+@pytest.mark.slow
 def test_the_same_commands_ask_nobody_and_end_in_the_same_digests(kept: Path, run: Run, tmp_path: Path):
     """In an empty store, with the answers of the old ledger."""
     again = Store(tmp_path / "again")
