@@ -26,7 +26,7 @@ from sotopia_rl_data.importers.formats.format import Located
 from sotopia_rl_data.importers.opinions import AnnotatedFiles, FileMethod, opinions_of
 from sotopia_rl_data.importers.options import ImportOptions
 from sotopia_rl_data.importers.own_scores import with_scores
-from sotopia_rl_data.importers.pseudonyms import Found, key_of, with_pseudonyms
+from sotopia_rl_data.importers.pseudonyms import NamesFound, key_of, with_pseudonyms
 from sotopia_rl_data.importers.reading import read_plan
 from sotopia_rl_data.importers.splits import empty_splits
 from sotopia_rl_data.refs import DatasetRef
@@ -96,7 +96,7 @@ def import_dataset(
     try:
         committed, batches = run.commit(tables.EPISODES, progress)
     except MetaFound:  # the columns of `episodes` are known only now, and rows are written already
-        run = replace(run, found=Found())
+        run = replace(run, found=NamesFound())
         committed, batches = run.commit(tables.EPISODES_WITH_META, progress)
     counts = batches.counts
     return ImportReport(
@@ -134,7 +134,7 @@ class _Import:
     options: ImportOptions
     opinions: AnnotatedFiles
     check: Check | None
-    found: Found = field(default_factory=Found)
+    found: NamesFound = field(default_factory=NamesFound)
 
     def commit(self, columns: pa.Schema, progress: Progress | None) -> tuple[Committed, Batches]:
         """Read everything and commit it; `columns` are those of the episodes. Raises MetaFound where they have no room

@@ -50,7 +50,7 @@ def key_of(root: Path) -> bytes:
 
 
 @dataclass(slots=True)
-class Found:
+class NamesFound:
     """What was found: speakers who have a pseudonym, names that were replaced in texts, and words that may be names and
     were left."""
 
@@ -63,7 +63,7 @@ class Found:
         return {"speakers": len(self.speakers), "replaced": self.replaced, "left": self.left}
 
 
-def with_pseudonyms(located: Located, key: bytes, found: Found) -> Located:
+def with_pseudonyms(located: Located, key: bytes, found: NamesFound) -> Located:
     """The items with pseudonyms in place of names, which are counted in `found`. A failure loses its excerpt of the
     record, which has the names, and that of a record that cannot be read its reason too.
 
@@ -94,7 +94,7 @@ def _failure(failure: Failure, names: _Names) -> Failure:
 class _Names:
     """The names of one episode's speakers, and what replaces each."""
 
-    def __init__(self, pseudonyms: Mapping[str, str], found: Found, texts: Iterable[str] = ()) -> None:
+    def __init__(self, pseudonyms: Mapping[str, str], found: NamesFound, texts: Iterable[str] = ()) -> None:
         self._pseudonyms, self._found = pseudonyms, found
         words = {name.lower(): pseudonym for name, pseudonym in pseudonyms.items() if name.isalpha()}
         for name, pseudonym in pseudonyms.items():
@@ -107,7 +107,7 @@ class _Names:
         found.speakers.update(pseudonyms.values())
 
     @classmethod
-    def of(cls, episode: Episode, key: bytes, found: Found) -> _Names:
+    def of(cls, episode: Episode, key: bytes, found: NamesFound) -> _Names:
         """The names in an episode."""
         pseudonyms: dict[str, str] = {}
         for agent in episode.agents:
