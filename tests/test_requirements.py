@@ -61,6 +61,7 @@ def test_what_the_package_imports_is_required_by_it_or_by_its_extra_train():
     assert undeclared(names & TRAIN, PROJECT["optional-dependencies"]["train"]) == set()
 
 
+@pytest.mark.slow
 def test_what_the_tests_import_is_required_by_the_package_or_an_extra():
     pytest.importorskip("torch", reason="needs the train extra")
     files = [path for path in python_files("tests") if path.parent.name != "servers"]  # these have their own packages

@@ -181,6 +181,7 @@ def test_a_providers_sentence_stays_readable_around_the_key():
         assert redact(sentence) == sentence
 
 
+@pytest.mark.slow
 def test_encoded_data_is_no_key_however_many_prefixes_it_holds_by_chance():
     data = random.Random(5).randbytes(3_000_000)
     for encoded in (base64.b64encode(data).decode(), base64.urlsafe_b64encode(data).decode()):

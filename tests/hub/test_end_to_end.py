@@ -11,6 +11,8 @@ from fixtures.hub_client import ROOT, environment
 
 from sotopia_rl_data.store import Store
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def walked(hub, tmp_path_factory):

@@ -108,6 +108,7 @@ def test_retry_after_is_waited_for(hub, before):
     assert released_once(hub, before.name)
 
 
+@pytest.mark.slow
 def test_a_process_killed_between_upload_and_commit_leaves_the_old_release(hub, before):
     hub.server.log()
     hub.server.fault(COMMIT, sleep=600, status=500)
@@ -122,6 +123,7 @@ def test_a_process_killed_between_upload_and_commit_leaves_the_old_release(hub, 
     assert released_once(hub, before.name)
 
 
+@pytest.mark.slow
 def test_two_who_push_the_same_at_once_make_one_release(hub, before):
     store = before.dir.parents[2]
     both = [hub.run.start("push-to-hub", before.ref, "--store", store, "--check", "files") for _ in range(2)]

@@ -201,6 +201,7 @@ def test_only_what_the_manifest_lists_is_uploaded_and_no_path_of_this_machine(hu
     assert "run.jsonl" in hub.text(repo, "manifest.json")
 
 
+@pytest.mark.slow
 def test_a_pull_request_waits_for_its_merge_and_the_next_run_tags_it(hub, store):
     repo = hub.repo()
     hub.push(toy(store, repo, 0))
