@@ -13,7 +13,7 @@ from fixtures.hub_client import environment
 
 from sotopia_rl_data.fake_provider.running import running
 
-pytest.importorskip("trl", reason="needs the train extra")
+pytest.importorskip("trl", reason="needs the train extra: pip install -e '.[train]'")
 pytestmark = [pytest.mark.train, pytest.mark.slow, pytest.mark.parametrize("hub", ["lfs"], indirect=True)]
 
 STRANGER = """

@@ -63,7 +63,7 @@ def test_what_the_package_imports_is_required_by_it_or_by_its_extra_train():
 
 @pytest.mark.slow
 def test_what_the_tests_import_is_required_by_the_package_or_an_extra():
-    pytest.importorskip("torch", reason="needs the train extra")
+    pytest.importorskip("torch", reason="needs the train extra: pip install -e '.[train]'")
     files = [path for path in python_files("tests") if path.parent.name != "servers"]  # these have their own packages
     ours = {name for path in (*files, *python_files("docs", "benchmarks")) for name in (path.stem, path.parent.name)}
     assert undeclared(imported(files) - ours - {"sotopia_rl_data"}, EVERY) == set()

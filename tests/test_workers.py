@@ -62,7 +62,7 @@ def test_a_seed_draws_the_same_few_of_the_selected_tests_each_time_and_another_s
 
 
 def test_nobody_is_at_work_while_a_test_is_alone(tmp_path: Path):
-    pytest.importorskip("xdist", reason="needs the test extra")
+    pytest.importorskip("xdist", reason="needs the test extra: pip install -e '.[test]'")
     run(tmp_path, "-n", "3")
     told = [line.split() for line in (tmp_path / "told").read_text().splitlines()]
     spans = [(name, float(began), float(ended)) for name, began, ended in told]

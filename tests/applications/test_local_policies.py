@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs the train extra")
+torch = pytest.importorskip("torch", reason="needs the train extra: pip install -e '.[train]'")
 
 from fixtures.flat_calls import plan_of, rollout  # noqa: E402
 from fixtures.playing import act, brief, rows, scenes  # noqa: E402

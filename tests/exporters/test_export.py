@@ -261,7 +261,8 @@ def install_library(folder: Path) -> None:
     ):
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         if done.returncode:
-            pytest.skip(f"the sotopia library cannot be installed: {done.stderr.strip().splitlines()[-1]}")
+            told = done.stderr.strip().splitlines()[-1]
+            pytest.skip(f"the sotopia library cannot be installed ({' '.join(command[3:])}): {told}")
 
 
 def _version(place: str, recordings: Recordings | None, store: Store) -> Version:

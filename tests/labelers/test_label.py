@@ -549,10 +549,6 @@ def test_a_file_of_training_rows_is_not_imported_to_be_refused(store: Store, tmp
 
 
 def test_the_bundled_samples_are_labelled_where_nothing_is_named(store: Store):
-    from sotopia_rl_data.importers import samples_path
-
-    if not samples_path().exists():
-        pytest.skip("no bundled samples here")
     done = label(store, None, judges=["lexical"])
     assert done.version == "samples-rewards@v1.0.0"
     assert done.episodes >= 24

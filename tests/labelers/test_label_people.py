@@ -436,7 +436,7 @@ def test_a_model_that_cannot_be_loaded_is_loaded_once_and_ends_the_run(store: St
 
 
 def test_a_local_model_that_is_not_there_is_found_before_anything_is_asked(tmp_path: Path):
-    pytest.importorskip("torch")
+    pytest.importorskip("torch", reason="needs the train extra: pip install -e '.[train]'")
     with pytest.raises(NotFound, match="no model in"):
         judge(f"transformers:{tmp_path}/none")
     with pytest.raises(UsageError, match="needs a model after the colon"):

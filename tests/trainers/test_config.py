@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("trl", reason="needs the train extra")
+pytest.importorskip("trl", reason="needs the train extra: pip install -e '.[train]'")
 pytestmark = pytest.mark.train
 
 from transformers import TrainingArguments

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fixtures.places import ROOT
 
-pytest.importorskip("transformers", reason="needs the train extra")
+pytest.importorskip("transformers", reason="needs the train extra: pip install -e '.[train]'")
 pytestmark = pytest.mark.train
 
 from fixtures.training import act, chat_prompt, single_prompt

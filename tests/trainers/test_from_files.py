@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch", reason="needs the train extra")
+pytest.importorskip("torch", reason="needs the train extra: pip install -e '.[train]'")
 pytestmark = pytest.mark.train
 
 from click.testing import CliRunner

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("trl", reason="needs the train extra")
+pytest.importorskip("trl", reason="needs the train extra: pip install -e '.[train]'")
 # one way of transfer is enough to see the trainers through; the Hub's own tests take both
 pytestmark = [pytest.mark.train, pytest.mark.slow, pytest.mark.parametrize("hub", ["lfs"], indirect=True)]
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from fixtures.training import clone_of, learn, practise, quarters
 
-torch = pytest.importorskip("torch", reason="needs the train extra")
-pytest.importorskip("trl", reason="needs the train extra")
+torch = pytest.importorskip("torch", reason="needs the train extra: pip install -e '.[train]'")
+pytest.importorskip("trl", reason="needs the train extra: pip install -e '.[train]'")
 pytestmark = [pytest.mark.train, pytest.mark.slow]
 
 from fixtures.training import (

@@ -5,7 +5,7 @@
 import numpy as np
 import pytest
 
-pytest.importorskip("torch", reason="needs the train extra")
+pytest.importorskip("torch", reason="needs the train extra: pip install -e '.[train]'")
 pytestmark = pytest.mark.train
 
 from sotopia_rl_data.errors import InputError

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs the train extra")
-pytest.importorskip("trl", reason="needs the train extra")
+torch = pytest.importorskip("torch", reason="needs the train extra: pip install -e '.[train]'")
+pytest.importorskip("trl", reason="needs the train extra: pip install -e '.[train]'")
 pytestmark = pytest.mark.train
 
 import pyarrow.parquet as pq

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from fixtures.places import ROOT
 
-pytest.importorskip("accelerate", reason="needs the train extra")
+pytest.importorskip("accelerate", reason="needs the train extra: pip install -e '.[train]'")
 pytestmark = pytest.mark.train
 
 from fixtures.training import make_dataset
@@ -111,7 +111,7 @@ def test_the_shipped_configurations_start_where_the_hardware_allows(toys: Path, 
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs")
     if name.startswith("deepspeed"):
-        pytest.importorskip("deepspeed")
+        pytest.importorskip("deepspeed", reason="pip install deepspeed")
     config = str(ROOT / "trainers" / "accelerate" / f"{name}.yaml")
     launch = ("-m", "accelerate.commands.launch", "--num_processes", "2", "--config_file", config)
     python(*launch, str(toys / "train.py"), str(toys), str(toys / name), "2", "tree", "use_cpu=false")

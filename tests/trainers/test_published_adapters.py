@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs the train extra")
+torch = pytest.importorskip("torch", reason="needs the train extra: pip install -e '.[train]'")
 pytestmark = pytest.mark.train
 
 from peft import LoraConfig, PeftModelForSequenceClassification, get_peft_model

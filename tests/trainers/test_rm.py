@@ -15,7 +15,7 @@ import pytest
 from fixtures.places import ROOT
 from fixtures.promises import check_keys
 
-torch = pytest.importorskip("torch", reason="needs the train extra")
+torch = pytest.importorskip("torch", reason="needs the train extra: pip install -e '.[train]'")
 pytestmark = pytest.mark.train
 
 import numpy as np
@@ -547,7 +547,7 @@ class TestBadInput:
 
 def test_qlora_trains_where_bitsandbytes_is_installed(store: Path, tmp_path: Path):
     """On a CPU its weights cannot be trained any more once they were evaluated: nothing is, before the end."""
-    pytest.importorskip("bitsandbytes")
+    pytest.importorskip("bitsandbytes", reason="pip install bitsandbytes")
     model = toy_model(tmp_path / "model", hidden=128)
     record = train(store, model, tmp_path / "out", "adapter=qlora", "self_check=false", "eval_strategy=no")
     assert record["config"]["adapter"] == "qlora"

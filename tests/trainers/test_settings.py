@@ -17,7 +17,7 @@ from sotopia_rl_data.cli.program import cli
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.trainers.settings import CLASSES, settings, values_of
 
-pytest.importorskip("trl", reason="needs the train extra")
+pytest.importorskip("trl", reason="needs the train extra: pip install -e '.[train]'")
 pytestmark = pytest.mark.train
 
 HEAVY = ["torch", "transformers", "trl", "peft", "accelerate", "datasets", "pyarrow"]

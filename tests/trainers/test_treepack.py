@@ -87,7 +87,7 @@ def test_shared_prefix_of_arrays_and_lists():
 
 def test_the_benchmark_runs_and_says_what_it_measured(capsys: pytest.CaptureFixture[str]):
     """On a toy shape: every case, with the columns that a GPU has; a CPU has no peak that we know."""
-    pytest.importorskip("torch", reason="needs the train extra")
+    pytest.importorskip("torch", reason="needs the train extra: pip install -e '.[train]'")
     script = runpy.run_path(str(ROOT / "benchmarks" / "tree_packing.py"))
     script["main"](["--shape", "64", "--turns", "4", "--repeats", "1", "--threads", "1", "--peak", "1", "--json"])
     rows = json.loads(capsys.readouterr().out)

@@ -289,7 +289,8 @@ def test_the_answer_schema_keeps_within_what_strict_providers_take(name: str):
 
 
 def test_anthropic_takes_the_answer_schema_as_it_is():
-    anthropic = pytest.importorskip("anthropic")
+    import anthropic
+
     (question,) = ask("direct", ODD, SEVEN, "packed")
     taken = anthropic.transform_schema(json.loads(json.dumps(question.answer_schema)))
     for mine, theirs in zip(walk(question.answer_schema), walk(taken), strict=True):
