@@ -18,6 +18,7 @@ MOST_OF_THE_FUNCTION = 4
 MOST_AWAITING = 3
 
 
+@pytest.mark.slow
 def test_a_plain_question_goes_through_few_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     store = Store(tmp_path / "store")
     put(store, [BOAT])

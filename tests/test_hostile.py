@@ -104,6 +104,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
+@pytest.mark.slow
 def test_every_field_is_kept_as_it_came(store: Store):
     kept = [row_episode(row) for row in rows("lab/a@v1.0.0", "episodes", store)]
     assert kept == [episode(number, wild("model")) for number in range(2)]
@@ -200,6 +201,7 @@ def looked_at(path: Path, *clicks: str) -> str:
     return text
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_report_shows_every_field_as_text(store: Store, tmp_path: Path):
     write_report(store.resolve("lab/labels"), tmp_path / "r.html")
@@ -208,6 +210,7 @@ def test_the_report_shows_every_field_as_text(store: Store, tmp_path: Path):
     assert [one for one in (*fields, "model", "partner", "answer") if f"=HYPERLINK({one})" not in text] == []
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_comparison_shows_every_field_as_text(store: Store, tmp_path: Path):
     versions = [store.resolve("lab/a"), store.resolve("lab/b")]
@@ -218,6 +221,7 @@ def test_the_comparison_shows_every_field_as_text(store: Store, tmp_path: Path):
     assert [one for one in fields if f"=HYPERLINK({one})" not in text] == []
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_form_shows_every_field_as_text(store: Store, tmp_path: Path):
     write_form(draw([store.resolve("lab/a")], agents=["first"]), ["goal"], tmp_path / "f.html")

@@ -79,6 +79,7 @@ def test_the_same_commands_ask_nobody_and_end_in_the_same_digests(kept: Path, ru
         assert digests(again)[one["version"]] == one["digest"], one["command"]
 
 
+@pytest.mark.slow
 def test_the_same_labels_in_the_old_store_are_its_own_versions(kept: Path, run: Run):
     before = digests(Store(kept))
     for one in EXPECTED["again"]:

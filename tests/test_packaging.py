@@ -181,17 +181,20 @@ def said() -> Iterator[tuple[str, str]]:
                 yield path.relative_to(ROOT).as_posix(), node.value
 
 
+@pytest.mark.slow
 def test_nothing_that_is_said_names_a_file_that_only_the_repository_has():
     found = {(file, text) for file, text in said() if re.search(r"\b(docs|examples|benchmarks|tests)/", text)}
     assert found == set()
 
 
+@pytest.mark.slow
 def test_what_an_error_sends_to_pydoc_is_there_and_told():
     named = {name for _, text in said() for name in re.findall(r"python -m pydoc ([\w.]*\w)", text)}
     assert named == {"sotopia_rl_data.labelers.schemas.Schema", "sotopia_rl_data.request.Target"}
     assert all(pydoc.locate(name).__doc__ for name in named)
 
 
+@pytest.mark.slow
 def test_the_labelers_are_imported_when_they_are_first_used():
     code = (
         "import sys, sotopia_rl_data.labelers as labelers\n"

@@ -204,6 +204,7 @@ def test_a_mistake_is_one_sentence_with_the_tables_that_there_are(data: Dataset)
         assert "the tables are rewards, episodes" in told.value.hint
 
 
+@pytest.mark.slow
 def test_a_sort_bigger_than_memory_spills_and_leaves_nothing_behind(data: Dataset, tmp_path: Path) -> None:
     code = """
 import sys, pathlib
@@ -333,6 +334,7 @@ print(empty["train"].column_names == data.sql("FROM failures").column_names[:-1]
 """
 
 
+@pytest.mark.slow
 def test_to_hf_needs_no_network_and_loads_empty_configs_too(data: Dataset, tmp_path: Path) -> None:
     nowhere = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:1", "HTTPS_PROXY": "http://127.0.0.1:1"}
     out, err = python(_TO_HF, data.version.dir.parents[2], **nowhere).communicate()

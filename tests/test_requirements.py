@@ -54,6 +54,7 @@ def undeclared(names: Iterable[str], requirements: Iterable[str]) -> set[str]:
     return {name for name in names if not declared & {normal(owner) for owner in owners.get(name, [name])}}
 
 
+@pytest.mark.slow
 def test_what_the_package_imports_is_required_by_it_or_by_its_extra_train():
     names = imported(python_files(*PACKAGE)) - {"sotopia_rl_data"}
     assert {"duckdb", "aiohttp", "httpx2", "yaml"} <= names

@@ -118,6 +118,7 @@ def filled(name: str, template: str) -> tuple[str, list[str]]:
     return re.sub("[«»]", "", line), re.findall("«(.*?)»", line, re.DOTALL)
 
 
+@pytest.mark.slow
 def test_hundreds_of_shapes_from_vendors_manuals_are_found_by_both_engines_and_hidden():
     missed, shown, unseen = [], [], []
     for name, template in SHAPES.items():

@@ -82,6 +82,7 @@ def variables(path: Path) -> Iterator[ast.expr]:
             yield from (word.value for word in node.keywords if word.arg == "envvar")
 
 
+@pytest.mark.slow
 def test_environment_variables():
     """A name is a literal or a constant of its module; the keys of hosts are a table of docs/providers.md."""
     read = {*keys.OWN["openai"], *keys.OWN["anthropic"]}
@@ -139,6 +140,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, s
     return root / "store", printed
 
 
+@pytest.mark.slow
 def test_results_as_json(results: tuple[Path, dict[str, str]]):
     printed = dict(results[1])
     assert set(json.loads(printed.pop("--dry-run"))) >= set(names(table("Of asking")["--dry-run"][0]))

@@ -107,6 +107,7 @@ def test_a_thought_that_was_cut_off_leaves_no_answer(completion: str):
         without_thought(completion)
 
 
+@pytest.mark.slow
 def test_many_braces_before_a_tag_take_no_time():
     began = time.process_time()
     assert without_thought("{ " * 50_000 + "</think>" + ANSWER) == ANSWER

@@ -61,6 +61,7 @@ def test_a_seed_draws_the_same_few_of_the_selected_tests_each_time_and_another_s
     assert len(drawn("all", "--draw", "99", "--seed", "3f0c2d1")) == 12
 
 
+@pytest.mark.slow
 def test_nobody_is_at_work_while_a_test_is_alone(tmp_path: Path):
     pytest.importorskip("xdist", reason="needs the test extra: pip install -e '.[test]'")
     run(tmp_path, "-n", "3")

@@ -268,6 +268,7 @@ def run(store: Store, *arguments: str):
     return CliRunner().invoke(command, [*arguments, "--store", str(store.root)], standalone_mode=False)
 
 
+@pytest.mark.slow
 def test_the_command_prints_json_a_matrix_and_a_plot(store: Store, tmp_path: Path):
     judged(store, levels(120, 2), episodes=6, dimensions=("relationship", "goal"))
     shown = run(store, "lab/labels", "--json", "--against", "bob", "--resamples", "100")

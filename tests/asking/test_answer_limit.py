@@ -46,6 +46,7 @@ def test_the_longest_answer_has_the_longest_of_each_value_on_lines_of_their_own(
     assert longest_answer_tokens(asked) == -(-len('{"a": 10,\n    "b": "perhaps"}') // 2)
 
 
+@pytest.mark.slow
 @both
 def test_the_limit_is_sent_and_is_not_part_of_the_key(protocol: str, tmp_path: Path):
     with running() as provider:
@@ -59,6 +60,7 @@ def test_the_limit_is_sent_and_is_not_part_of_the_key(protocol: str, tmp_path: P
     assert replace(asked, limit=sent).key == asked.key
 
 
+@pytest.mark.slow
 @both
 def test_a_limit_of_ones_own_is_the_one_that_is_sent(protocol: str, tmp_path: Path):
     with running() as provider:
@@ -66,6 +68,7 @@ def test_a_limit_of_ones_own_is_the_one_that_is_sent(protocol: str, tmp_path: Pa
         assert limits_sent(provider) == [777]
 
 
+@pytest.mark.slow
 @both
 def test_a_model_that_runs_away_costs_little(protocol: str, tmp_path: Path):
     with running() as provider:
@@ -78,6 +81,7 @@ def test_a_model_that_runs_away_costs_little(protocol: str, tmp_path: Path):
     assert done.bill.lines[0].calls <= 2 * EPISODES + 1
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("habit", ["thinks_before_it_answers", "talks_before_it_answers", "takes_no_limit"])
 def test_a_model_that_needs_room_gets_it_and_loses_no_answer(habit: str, protocol: str, tmp_path: Path):

@@ -24,6 +24,7 @@ from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.ledger.ledger import Ledger
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_batchs_answers_are_hits_for_a_live_run_and_the_other_way_round(provider: str, tmp_path: Path):
     with running(batch_seconds=0.2) as at:
@@ -47,6 +48,7 @@ def test_a_batchs_answers_are_hits_for_a_live_run_and_the_other_way_round(provid
         assert not list(tmp_path.glob("batches/*/*/*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_results_are_joined_by_their_id_whatever_order_gaps_doubles_and_strangers_they_come_in(
     provider: str, tmp_path: Path
@@ -70,6 +72,7 @@ def test_results_are_joined_by_their_id_whatever_order_gaps_doubles_and_stranger
             assert (answer.sampling, answer.sample, answer.question) == (right.sampling, 0, right.question)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_what_fails_every_time_is_given_up_after_its_tries_and_asked_again_by_the_next_run(
     provider: str, tmp_path: Path
@@ -83,6 +86,7 @@ def test_what_fails_every_time_is_given_up_after_its_tries_and_asked_again_by_th
         assert [len(kept.attempts(request.key)) for request in asked] == [3, 3, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_batches_are_split_at_the_providers_limits(provider: str, tmp_path: Path):
     with running() as at:
@@ -105,6 +109,7 @@ def test_the_limits_are_the_providers_own():
     assert re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", custom_id)
 
 
+@pytest.mark.slow
 def test_where_the_queue_is_full_less_is_submitted_at_once(tmp_path: Path):
     with running(batch_queue=20, batch_seconds=0.1) as at:
         asked = questions(50, target("openai", at))
@@ -114,6 +119,7 @@ def test_where_the_queue_is_full_less_is_submitted_at_once(tmp_path: Path):
     assert (log["refused"], sum(log["sizes"]), max(log["sizes"])) == (2, 50, 12)
 
 
+@pytest.mark.slow
 def test_a_queue_that_others_fill_ends_with_its_reason(tmp_path: Path):
     with running(batch_queue=1, batch_seconds=600) as at:
         asked = questions(3, target("openai", at))
@@ -123,6 +129,7 @@ def test_a_queue_that_others_fill_ends_with_its_reason(tmp_path: Path):
             ask_in_batches(asked[1:], batches("openai", at), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_server_that_knows_no_schemas_is_asked_in_a_weaker_way_in_the_next_batch(provider: str, tmp_path: Path):
     with running(formats="json_object") as at:
@@ -134,6 +141,7 @@ def test_a_server_that_knows_no_schemas_is_asked_in_a_weaker_way_in_the_next_bat
     assert all(text and text.startswith('{"importance"') for text in caller.texts.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_batch_that_somebody_cancels_gives_what_it_has_and_is_not_submitted_again_by_this_run(
     provider: str, tmp_path: Path
@@ -158,6 +166,7 @@ async def cancel(provider: str, at: Running) -> None:
             await other.messages.batches.cancel((await other.messages.batches.list()).data[0].id)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_what_is_under_way_is_fetched_by_the_next_run_and_never_submitted_again(provider: str, tmp_path: Path):
     with running(batch_seconds=600) as at:
@@ -173,6 +182,7 @@ def test_what_is_under_way_is_fetched_by_the_next_run_and_never_submitted_again(
         assert (at.log()["batch"]["sizes"], at.log()["paid_twice"]) == ([15, 5], 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_batches_of_other_questions_are_fetched_by_the_way_and_not_waited_for(provider: str, tmp_path: Path):
     with running(batch_seconds=600) as at:
@@ -188,6 +198,7 @@ def test_batches_of_other_questions_are_fetched_by_the_way_and_not_waited_for(pr
         assert at.log()["batch"]["sizes"] == [5, 15]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_only_failures_are_retried_and_once_though_a_run_leaves_in_between(provider: str, tmp_path: Path):
     with running(malformed="refusal", malformed_where="question 1") as at:
@@ -201,6 +212,7 @@ def test_only_failures_are_retried_and_once_though_a_run_leaves_in_between(provi
         assert at.log()["batch"]["sizes"] == [20, 11]
 
 
+@pytest.mark.slow
 def test_a_retry_that_fails_at_the_provider_is_made_again_though_the_queue_is_full(tmp_path: Path):
     with running(malformed="refusal", malformed_where="question", batch_failed=0.4, batch_queue=5) as at:
         asked, patient = questions(12, target("openai", at)), replace(QUICK, tries=30)
@@ -223,6 +235,7 @@ def test_a_lost_answer_to_a_submission_is_looked_for_and_not_submitted_again(pro
         assert (outcome.asked, at.log()["batch"]["sizes"]) == (10, [10])
 
 
+@pytest.mark.slow
 def test_of_two_batches_of_one_size_the_custom_ids_say_which_is_ours(tmp_path: Path):
     """Anthropic's batches carry nothing of ours while they are under way: a stranger's may be ours until it ends."""
     with running(stall="created", hang=30, batch_seconds=600) as at:

@@ -173,6 +173,7 @@ def test_what_a_live_run_has_claimed_is_put_into_no_batch(tmp_path: Path):
         assert at.log()["batch"]["sizes"] == [2, 1]
 
 
+@pytest.mark.slow
 def test_a_live_run_does_not_ask_what_was_put_into_a_batch_after_it_began(tmp_path: Path):
     with running(batch_seconds=600) as at, Ledger(tmp_path) as ledger:
         asked, client = questions(3, target("openai", at)), live("openai", at)
@@ -189,6 +190,7 @@ def test_a_live_run_does_not_ask_what_was_put_into_a_batch_after_it_began(tmp_pa
         assert at.log()["answered"] == 2
 
 
+@pytest.mark.slow
 def test_a_batch_that_another_process_looks_after_is_left_to_it_and_taken_over_when_it_is_given_up(tmp_path: Path):
     with running() as at:
         asked = questions(3, target("openai", at))

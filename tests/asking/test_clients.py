@@ -221,6 +221,7 @@ def test_a_reply_has_text_that_obeys_the_schema_the_returned_model_and_the_token
     assert len(free.text.split()) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_truncation_and_refusal_are_told_apart(provider: str):
     with running() as server:

@@ -16,6 +16,7 @@ from sotopia_rl_data.cli.program import cli
 GOALS = [{"agent": agent, "dimension": "goal", "score": score} for agent, score in (("a", 7), ("b", 3))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environments", [1, 30])
 def test_each_writing_command_counts_what_it_wrote(environments, tmp_path):
     def run(*arguments: str) -> dict[str, Any]:

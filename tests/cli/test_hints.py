@@ -42,6 +42,7 @@ def texts(path: Path) -> Iterator[str]:
             yield node.value
 
 
+@pytest.mark.slow
 def test_no_command_that_is_printed_has_a_placeholder_or_needs_a_clone():
     found = []
     for path in (path for room in ROOMS for path in (ROOT / room).rglob("*.py")):

@@ -70,6 +70,7 @@ def error_of(spec: str, *options: str) -> SotopiaDataError:
     return error
 
 
+@pytest.mark.slow
 def test_what_cannot_be_asked_is_a_sentence(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("DEEPSEEK_API_KEY", raising=False)
     assert isinstance(error_of("lexical"), UsageError)

@@ -69,12 +69,14 @@ def labelled(tmp_path_factory):
     return store
 
 
+@pytest.mark.slow
 def test_rewards_are_made_under_the_number_that_is_given(run, labelled):
     options = ("--rule", "uniform", "--out", "demo/numbered", "--version", "v7.0.0", "--json")
     done = run("rewards", "demo/episodes-rewards", *options, "--store", str(labelled.root))
     assert json.loads(done.stdout)["version"] == "demo/numbered@v7.0.0"
 
 
+@pytest.mark.slow
 def test_a_run_is_looked_at_without_a_trainers_library(run, tmp_path):
     """`inspect` reads `run.json`: figures beside interval and baseline, and no wait for torch."""
     measured = {"mse": 0.1, "mse_low": 0.05, "mse_high": 0.2, "turn_mse": 0.4}
@@ -168,12 +170,14 @@ def test_json_is_all_that_stdout_holds(run, labelled):
         json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_labelling_again_is_a_no_op_that_says_so(run, labelled):
     done = run("label", "demo/episodes", "--judge", "lexical", "--store", str(labelled.root), "--json")
     report = json.loads(done.stdout)
     assert (report["created"], report["version"]) == (False, "demo/episodes-rewards@v1.0.0")
 
 
+@pytest.mark.slow
 def test_a_pipe_gets_no_colour_and_no_bar(run, labelled):
     done = run("show", "demo/episodes-rewards", "sample-last-tram-1", "--store", str(labelled.root))
     assert done.returncode == 0
@@ -196,6 +200,7 @@ def test_an_episode_is_found_by_its_id_also_where_many_begin_with_it(run, tmp_pa
     assert "e1, e10, e11 …" in several.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["show", "demo/none"], ["show", "demo/episodes-rewards", "sample-last-tram-1"]])
 def test_a_terminal_gets_colour_unless_no_color_is_set(labelled, arguments):
     arguments = [*arguments, "--store", str(labelled.root)]

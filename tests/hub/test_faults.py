@@ -145,6 +145,7 @@ def test_a_release_that_is_not_what_was_meant_is_no_success(hub, before, lost):
         assert f"{lost} is missing" in again.err
 
 
+@pytest.mark.slow
 def test_a_push_to_an_endpoint_that_is_down_says_so_at_once(hub, before):
     from fixtures.hub_client import HubClient
 
@@ -185,6 +186,7 @@ def test_a_flipped_byte_on_the_server_is_an_error_and_nothing_is_kept(hub, befor
     hub.run("pull", before.name, "--store", tmp_path / "mine")
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_while_pulling_leaves_no_half_version(hub, store, tmp_path):
     repo = hub.repo("full")
     hub.push(toy(store, repo, *range(300), reward=0.25))

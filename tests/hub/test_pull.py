@@ -108,6 +108,7 @@ def test_files_that_the_store_has_are_linked_not_downloaded(hub, store, mine):
     assert a.samefile(b)
 
 
+@pytest.mark.slow
 def test_offline_a_pinned_version_that_is_here_loads_and_nothing_else_is_served(hub, published, mine):
     hub.run("pull", f"{published}@v1.0.0", "--store", mine.root)
     pin = hub.tags(published)["v1.0.0"]

@@ -149,6 +149,7 @@ def test_the_version_holds_what_was_asked_and_the_verdict(store: Store):
     assert all(len(found) == 1 for found in split.values())
 
 
+@pytest.mark.slow
 def test_what_was_labelled_costs_nothing_again_and_neither_does_a_second_audit(store: Store):
     put(store, dialogues(4))
     one = Highest()
@@ -187,6 +188,7 @@ def test_an_unusable_answer_is_sent_back_once_and_the_second_one_counts(store: S
     assert (sulking.asked, sulking.repaired, sulking.unusable) == (9 + 2 * 9, 0, 9)  # sent back once, and not twice
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", PROVIDERS)
 def test_batches_end_in_the_digest_of_a_live_audit_at_half_the_price(store: Store, tmp_path: Path, protocol: str):
     prices, other = tmp_path / "prices.yaml", Store(tmp_path / "live")
@@ -319,6 +321,7 @@ def test_nothing_is_asked_beyond_what_is_allowed(store: Store):
     audit(store, "lab/episodes", one, dimensions=["goal"], max_calls=0)  # all of it is in the ledger
 
 
+@pytest.mark.slow
 def test_a_budget_is_a_hard_cap_for_all_runs_together(store: Store, tmp_path: Path):
     """What was answered under a cap that was too small is kept, and a larger one goes on from there."""
     put(store, dialogues(4))

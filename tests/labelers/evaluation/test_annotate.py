@@ -219,6 +219,7 @@ def reopen(tab: Page, form: Path, shows: str) -> None:
         tab.open(form)
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_page_is_filled_in_offline_and_its_csv_is_imported(store: Store, tmp_path: Path):
     versions = two(store, (2, 1, 2))
@@ -269,6 +270,7 @@ def test_the_page_is_filled_in_offline_and_its_csv_is_imported(store: Store, tmp
     assert 'said "no",\nthen yes' in reasons
 
 
+@pytest.mark.slow
 @needs_browser
 def test_what_was_said_is_shown_and_never_obeyed(store: Store, tmp_path: Path):
     put(store, [episode("1", ("Zyx-1", "Pi"), goals(1, 1), said=(HOSTILE, HOSTILE))], "lab/a")
@@ -289,6 +291,7 @@ def command(store: Store, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(told, cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_commands_write_read_and_end_with_3_where_a_line_is_bad(store: Store, tmp_path: Path):
     two(store, (2, 1, 2))
     form = tmp_path / "form.csv"
@@ -307,6 +310,7 @@ def test_the_commands_write_read_and_end_with_3_where_a_line_is_bad(store: Store
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [

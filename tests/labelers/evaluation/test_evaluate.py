@@ -214,6 +214,7 @@ def provider() -> Iterator[Running]:
         yield one
 
 
+@pytest.mark.slow
 def test_over_http_it_repairs_once_lists_what_is_left_and_asks_again_when_told(store: Store):
     episodes = boats(20)
     put(store, episodes)
@@ -242,6 +243,7 @@ def test_anthropic_is_asked_the_same(store: Store, provider: Running):
     assert (done.scores, done.failures) == (14, {})
 
 
+@pytest.mark.slow
 def test_a_cap_is_kept_and_what_it_would_cost_is_known_before(store: Store, tmp_path: Path, provider: Running):
     put(store, boats(30))
     prices = tmp_path / "prices.yaml"
@@ -268,6 +270,7 @@ def test_no_key_is_needed_to_know_the_cost(store: Store, monkeypatch: pytest.Mon
     assert (line.asked, line.cost is not None and line.cost > 0) == (1, True)
 
 
+@pytest.mark.slow
 def test_batches_end_in_the_digest_of_a_live_run(store: Store, tmp_path: Path):
     put(store, boats(6))
     with running(malformed="missing,refusal", malformed_share=0.3, seed=1) as at:
@@ -278,6 +281,7 @@ def test_batches_end_in_the_digest_of_a_live_run(store: Store, tmp_path: Path):
         assert evaluate(other, "lab/episodes", judges=[judge("openai", at)]).digest == done.digest
 
 
+@pytest.mark.slow
 def test_batches_under_a_cap_go_in_rounds_and_a_live_run_does_not_pay_for_what_is_under_way(
     store: Store, tmp_path: Path
 ):
@@ -366,6 +370,7 @@ def command(store: Store, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(told, cwd=ROOT, capture_output=True, text=True, env=environment)
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_3_where_scores_are_missing(store: Store, tmp_path: Path):
     put(store, [BOAT])
     (tmp_path / "bad.py").write_text(
@@ -377,6 +382,7 @@ def test_the_command_ends_with_3_where_scores_are_missing(store: Store, tmp_path
     assert "--retry-failed" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [

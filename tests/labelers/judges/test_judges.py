@@ -193,6 +193,7 @@ def test_lexical_counts_what_an_utterance_shares_with_the_dimension():
     assert answer["agent_2"]["knowledge"] == {"turn_1": 3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["direct", "singular"])
 @settings(max_examples=30, deadline=None)
 @given(texts=st.lists(st.text(max_size=30), min_size=1, max_size=6), how=st.sampled_from(["packed", "per-dimension"]))

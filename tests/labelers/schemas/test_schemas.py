@@ -242,6 +242,7 @@ KEYS = st.sampled_from(["agent_1", "importance", "turn_0", "turn_2", "turn_4"])
 ANYTHING = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(value=ANYTHING)
 def test_no_json_at_all_gets_past_the_check_unless_it_obeys(value: Any):
