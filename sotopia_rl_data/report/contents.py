@@ -31,7 +31,9 @@ def contents(version: Version, *, utterances: int = UTTERANCES, seed: int = 0) -
     if "rewards" not in version.manifest.configs:
         raise UsageError(
             f"{version.ref} holds no rewards to report on.",
-            f"label it first: sotopia-rl-data label {version.name} --judge gpt-4o",
+            f"make them of its labels: sotopia-rl-data rewards {version.name}"
+            if "attributions" in version.manifest.configs
+            else f"label it first: sotopia-rl-data label {version.name} --judge gpt-4o",
         )
     opinions = opinions_of([version]) if "attributions" in version.manifest.configs else None
     shown = dialogues(version, opinions, utterances, seed)

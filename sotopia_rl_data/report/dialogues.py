@@ -77,8 +77,8 @@ def _keyed(version: Version) -> str:
 
 
 def _scenarios(version: Version) -> dict[str, str]:
-    """The scenarios that the prompts of rows without a key name, by environment."""
-    if is_keyed(version):
+    """The scenarios that the prompts name, by environment, for versions without episodes."""
+    if "episodes" in version.manifest.configs:
         return {}
     with connect(version, threads=1) as connection:
         query = "SELECT environment_id, min(prompt[len(prompt)].content) FROM rewards GROUP BY 1"
@@ -141,7 +141,8 @@ class _Episodes:
             "environment": [place[environment[one]] for one in self.ids],
             "title": [stored.get(one, {}).get("codename") or "" for one in self.ids],
             "scenario": [
-                without_tags(stored.get(one, {}).get("scenario") or scenarios.get(one, "")) for one in self.ids
+                without_tags(stored.get(one, {}).get("scenario") or scenarios.get(environment[one], ""))
+                for one in self.ids
             ],
             "relationship": [stored.get(one, {}).get("relationship") or "" for one in self.ids],
             "agents": [agents[one] for one in self.ids],

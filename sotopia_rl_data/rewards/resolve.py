@@ -124,7 +124,7 @@ def _opinions_read(
     if len(schemas) > 1 and not recipe.schema:
         raise UsageError(
             f"The attributions are by the schemas {_named(schemas)}, and the recipe does not say which to use.",
-            "name one of them in the recipe: schema: NAME",
+            f"say which: --schema {min(schemas)}, or `schema: {min(schemas)}` in a recipe",
         )
     opinions = sorted((judge, sample) for s, m, judge, sample in held if (s, m) == (schema, chosen.measure))
     wanted = {name: value for name, value in (("judge", recipe.judge), ("sample", recipe.sample)) if value is not None}

@@ -128,7 +128,7 @@ METHODS = {
             "step",
             "progress-score",
             "a whole step of progress / 10 × score",
-            lambda r, scale, g, *_: max(-STEP, min(STEP, round(r / g * STEP))) / STEP * g if g else 0.0,
+            lambda r, scale, g, *_: round(max(-STEP, min(STEP, r / g * STEP))) / STEP * g if g else 0.0,
             shapes=_BARE,
         ),
         Method(
