@@ -187,7 +187,8 @@ class _Import:
         scored = with_scores(located, self.options.scores)
         if not self.options.pseudonymise:
             return scored
-        return with_pseudonyms(scored, key_of(self.store.root), self.found)
+        marked = annotated.FORMAT in self.plan.formats
+        return with_pseudonyms(scored, key_of(self.store.root), self.found, annotated=marked)
 
     def _recipe(self, is_training: bool) -> dict[str, Any]:
         """What determines the rows and what must be known of them wherever they go."""

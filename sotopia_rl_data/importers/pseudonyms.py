@@ -63,12 +63,15 @@ class NamesFound:
         return {"speakers": len(self.speakers), "replaced": self.replaced, "left": self.left}
 
 
-def with_pseudonyms(located: Located, key: bytes, found: NamesFound) -> Located:
+def with_pseudonyms(located: Located, key: bytes, found: NamesFound, *, annotated: bool = False) -> Located:
     """The items with pseudonyms in place of names, which are counted in `found`. A failure loses its excerpt of the
-    record, which has the names, and that of a record that cannot be read its reason too.
+    record, which has the names, and that of a record that cannot be read its reason too. `annotated`: there are rows
+    that know speakers by name alone, and may belong to an episode before them whose agents have ids; they then get the
+    pseudonyms of these.
 
     Raises UsageError for training rows: who speaks in them is not known."""
     names = _Names({}, found)
+    ids: dict[str, dict[str, str]] = {}  # by episode, an agent's id by its name
     for item, record in located:
         if isinstance(item, TrainingRow):
             raise UsageError(
@@ -76,7 +79,9 @@ def with_pseudonyms(located: Located, key: bytes, found: NamesFound) -> Located:
                 "leave --pseudonymise out, or import the dialogues themselves",
             )
         if isinstance(item, Episode):
-            names = _Names.of(item, key, found)
+            names = _Names.of(item, key, found, ids.get(item.episode_id, {}))
+            if annotated:
+                ids.setdefault(item.episode_id, {agent.name: agent.agent for agent in item.agents})
             yield names.episode(item), record
         elif isinstance(item, Attribution):
             yield replace(item, agent=names.one(item.agent)), record
@@ -107,13 +112,14 @@ class _Names:
         found.speakers.update(pseudonyms.values())
 
     @classmethod
-    def of(cls, episode: Episode, key: bytes, found: NamesFound) -> _Names:
-        """The names in an episode."""
+    def of(cls, episode: Episode, key: bytes, found: NamesFound, ids: Mapping[str, str]) -> _Names:
+        """The names in an episode; `ids` has those of agents that the episode itself knows by name alone."""
         pseudonyms: dict[str, str] = {}
         for agent in episode.agents:
             if agent.agent.lower() in ROLES and agent.name.lower() in (agent.agent.lower(), *ROLES):
                 continue
-            pseudonym = "person-" + hmac.new(key, agent.agent.encode(), hashlib.sha256).hexdigest()[:12]
+            whose = ids.get(agent.name, agent.agent).encode()
+            pseudonym = "person-" + hmac.new(key, whose, hashlib.sha256).hexdigest()[:12]
             pseudonyms[agent.agent] = pseudonym
             if agent.name.lower() not in ROLES:
                 pseudonyms[agent.name] = pseudonym

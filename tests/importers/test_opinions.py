@@ -210,7 +210,8 @@ def test_another_dialogue_with_the_same_id_is_rejected(tmp_path):
     }
 
 
-def test_every_opinion_finds_the_turns_of_its_log(tmp_path):
+@pytest.mark.parametrize("hidden", [False, True], ids=["named", "pseudonyms"])
+def test_every_opinion_finds_the_turns_of_its_log(tmp_path, hidden):
     made = {name: rows(label, name) for name, label in METHODS.items() if name in ("direct", "key_utterance")}
     logs = []
     for episode in EPISODES:
@@ -219,7 +220,9 @@ def test_every_opinion_finds_the_turns_of_its_log(tmp_path):
         logs.append(log(turns, pk=episode))
     paths = [lines(tmp_path / f"{name}.jsonl", *some) for name, some in made.items()]
     store = Store(tmp_path / "store")
-    report = import_dataset(store, [*paths, lines(tmp_path / "logs.jsonl", *logs)], "o/n")
+    report = import_dataset(
+        store, [*paths, lines(tmp_path / "logs.jsonl", *logs)], "o/n", options=ImportOptions(pseudonymise=hidden)
+    )
     assert (report.episodes, report.duplicates, report.attributions) == (len(EPISODES), 0, 2 * UTTERANCES)
     query = "SELECT schema, min(turn) AS first, max(turn) AS last FROM attributions GROUP BY ALL ORDER BY ALL"
     assert [tuple(r.values()) for r in open_dataset("o/n", store).sql(query).to_pylist()] == [
