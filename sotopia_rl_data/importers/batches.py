@@ -17,7 +17,6 @@ import hashlib
 import struct
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -95,7 +94,6 @@ class Batches:
     options: ImportOptions
     columns: pa.Schema  # of `episodes`
     align: bool = False  # whether there are annotated rows, whose labels may belong to an episode of an earlier batch
-    repeated: AbstractSet[str] = frozenset()  # the places of annotated rows whose labels were read before
     counts: Counter[str] = field(default_factory=Counter)
     dialects: Counter[str] = field(default_factory=Counter)
     scored: set[tuple[str, str]] = field(default_factory=set)  # (dimension, evaluator) of any episode's scores
@@ -147,7 +145,7 @@ class Batches:
             self._hashes[episode.episode_id] = digest
             self._episodes.append(episode)
             self.scored.update((score.dimension, score.evaluator) for score in episode.scores)
-        elif record.source in self.repeated or (known == digest and episode.source != ANNOTATED):
+        elif record.repeated or (known == digest and episode.source != ANNOTATED):
             self.counts["duplicates"] += 1
         elif episode.source == ANNOTATED and episode.episode_id in self._logs:
             self._alignment, self._keeping = self._logs[episode.episode_id].place(episode), True

@@ -154,7 +154,7 @@ class _Import:
         rows = None if where is None else RowFilter(where, REWARDS if is_training else columns)
         with rows or nullcontext(), self.store.stage(self.ref.name) as stage:
             align = annotated.FORMAT in self.plan.formats
-            batches = Batches(stage, rows, self.options, columns, align=align, repeated=self.opinions.repeated)
+            batches = Batches(stage, rows, self.options, columns, align=align)
             read = read_plan(
                 self.plan,
                 ranges=self.options.ranges,
@@ -209,7 +209,7 @@ class _Import:
             "sentinel": self.options.sentinel,
             "scores": scores,
             "shared_labels": self.options.shared_labels,
-            "methods": {one.file: one.method for one in self.opinions.methods},
+            "methods": [{"file": one.file, "method": one.method} for one in self.opinions.methods],
         }
         return {
             "command": "import",
@@ -218,7 +218,7 @@ class _Import:
             "counts": dict(sorted(batches.counts.items())),
             "dialects": dict(sorted(batches.dialects.items())),
             "skipped": list(self.plan.skipped),
-            **{name: value for name, value in told.items() if value not in (None, False, {})},
+            **{name: value for name, value in told.items() if value not in (None, False, {}, [])},
         }
 
 

@@ -12,32 +12,45 @@ of several dimensions are one opinion, and so are the parts of a file.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from sotopia_rl_data.dimensions import in_order
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.importers.files import ImportPlan, Source
 from sotopia_rl_data.importers.formats import annotated
-from sotopia_rl_data.importers.formats.annotated import Rows, WaitingRows, dialogue_of, judge_row, read_row
+from sotopia_rl_data.importers.formats.annotated import (
+    AnnotatedRow,
+    JudgedRow,
+    Rows,
+    WaitingRows,
+    dialogue_of,
+    judge_row,
+    own_utterances,
+    read_row,
+)
 from sotopia_rl_data.importers.formats.methods import (
     READINGS,
     Decision,
     FileOpinions,
     Kind,
-    Labels,
+    Marks,
     Method,
     Reading,
+    Scored,
     decide,
     kind_of,
+    marks,
 )
 from sotopia_rl_data.importers.opened import Metered
 from sotopia_rl_data.schema import Episode
 
-Key = tuple[str, str, str]
-"""(episode_id, agent, dimension)."""
+Hash = bytes
+"""Twelve bytes of a SHA-256: of a row's (episode_id, agent, dimension), of its labels, of a dialogue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +68,22 @@ class FileMethod:
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """What is kept of one row: whose labels it has, a hash of them, and what they tell of their kind."""
+    """What is kept of one row: whose labels on which dimension it has, which they are, and what they say of their
+    kind."""
 
-    key: Key
-    digest: bytes
-    telling: Labels  # one of each kind among its labels
+    key: Hash
+    digest: Hash
+    marks: Marks
 
     def kind(self, reading: Reading | None) -> Kind | None:
         """Its kind; None where its labels contradict each other."""
         try:
-            return None if reading is None else kind_of(self.telling, reading)
+            return None if reading is None else kind_of(self.marks, reading)
         except InputError:
             return None
 
 
-Groups = list[tuple[str, list[_Judged]]]
+Groups = list[tuple[str, tuple[_Judged, ...]]]
 """Rows of one episode, with the place of the first."""
 
 
@@ -78,65 +92,67 @@ class _Opinion:
     """The labels of one kind of a method, from any number of files."""
 
     kind: Kind
-    known: dict[Key, bytes] = field(default_factory=dict)
+    known: dict[Hash, Hash] = field(default_factory=dict)
 
-    def agrees(self, labels: Mapping[Key, bytes]) -> bool:
+    def agrees(self, labels: Mapping[Hash, Hash]) -> bool:
         """Whether it says nothing else of what these labels are of."""
         return all(self.known.get(key, digest) == digest for key, digest in labels.items())
 
 
 @dataclass(slots=True)
 class AnnotatedFiles:
-    """What was gathered: by file (its label in the plan), and for each episode. `repeated` has the places of rows that
-    another file, or the same, has before them."""
+    """What was gathered: by file, and for each episode."""
 
-    files: dict[str, FileOpinions] = field(default_factory=dict)
+    files: dict[Path, FileOpinions] = field(default_factory=dict)
     methods: list[FileMethod] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    repeated: set[str] = field(default_factory=set)
-    scores: dict[str, dict[tuple[str, str], float]] = field(default_factory=dict)
-    _dialogues: dict[str, bytes] = field(default_factory=dict)
+    scores: dict[str, Scored] = field(default_factory=dict)
+    _dialogues: dict[str, Hash] = field(default_factory=dict)
+    _marks: dict[Marks, Marks] = field(default_factory=dict)  # so that equal ones are kept once
     _given: dict[str, list[_Opinion]] = field(default_factory=dict)  # by the method's name
 
     def add(self, source: Source, told: Method | None, shared: bool) -> None:
         """Read a file for the first time."""
-        explained, groups = Counter[Reading](), list[tuple[str, list[_Judged]]]()
+        explained, groups, named = Counter[Reading](), Groups(), set[str]()
         for rows in _joined(source):
-            self._note(rows)
-            groups.append((rows[0][0].source, [one for _, row in rows for one in _judged(row, explained)]))
+            judged = [(row, one) for _, row in rows if (one := _judged(row, explained)) is not None]
+            self._note(rows, judged)
+            named.update(one.dimension for _, one in judged)
+            groups.append((rows[0][0].source, tuple(self._kept(row, one) for row, one in judged)))
         decision = decide(explained, source.label, told)
         self.warnings += [decision.warning] if decision.warning else []
-        samples, contradicting = {}, set[str]()
+        samples, repeated, contradicting = {}, set[str](), set[str]()
         for kind, of_kind in _by_kind(groups, decision).items():
-            samples[kind], rejected = self._place(decision, kind, of_kind)
-            contradicting |= rejected
-        self.files[source.label] = FileOpinions(decision, samples, self.scores, frozenset(contradicting), shared)
+            samples[kind] = self._place(decision, kind, of_kind, repeated, contradicting)
+        places = frozenset(repeated), frozenset(contradicting)
+        self.files[source.path] = FileOpinions(decision, samples, self.scores, *places, shared)
         if decision.reading is None:
             self.methods.append(FileMethod(source.label, None))
         else:
             method = decision.reading.method
             of_schema = tuple(sorted(set(samples.values()))) if method.schema else ()
-            dimensions = in_order(row.key[2] for _, rows in groups for row in rows)
-            self.methods.append(
-                FileMethod(source.label, method.name, method.schema, of_schema, method.rule, dimensions)
-            )
+            read = (method.name, method.schema, of_schema, method.rule, in_order(named))
+            self.methods.append(FileMethod(source.label, *read))
 
     def with_assumed(self, episode: Episode) -> Episode:
         """An episode that another format has, with the scores that only annotated rows have: the ones that the writer
         assumes on dimensions of its own."""
-        scores = self.scores.get(episode.episode_id) if episode.source != annotated.SOURCE else None
+        scores = self.scores.get(episode.episode_id, ()) if episode.source != annotated.SOURCE else ()
         assumed = [
-            annotated.score_of(agent.agent, name, scores[agent.name, name])
-            for name in annotated.OWN_RANGES
+            annotated.score_of(agent.agent, name, score)
+            for whose, name, score in scores
             for agent in episode.agents
-            if scores and (agent.name, name) in scores
+            if name in annotated.OWN_RANGES and agent.name == whose
         ]
         return replace(episode, scores=(*episode.scores, *assumed)) if assumed else episode
 
-    def _place(self, decision: Decision, kind: Kind, groups: Groups) -> tuple[int, set[str]]:
-        """The number of the opinion to which rows of one kind belong, and the places of those that cannot."""
+    def _place(
+        self, decision: Decision, kind: Kind, groups: Groups, repeated: set[str], contradicting: set[str]
+    ) -> int:
+        """The number of the opinion to which rows of one kind belong. Adds the places of those that it has already, and
+        of those that say something else than it."""
         given = self._given.setdefault(decision.reading.method.name if decision.reading else "", [])
-        firsts: dict[Key, bytes] = {}
+        firsts: dict[Hash, Hash] = {}
         for _, rows in groups:
             for row in rows:
                 firsts.setdefault(row.key, row.digest)
@@ -144,31 +160,36 @@ class AnnotatedFiles:
         number = next(fitting, len(given))
         if number == len(given):
             given.append(_Opinion(kind))
-        known, rejected = given[number].known, set[str]()
+        known = given[number].known
         for place, rows in groups:
             if all(known.get(row.key) == row.digest for row in rows):
-                self.repeated.add(place)
+                repeated.add(place)
             elif any(row.key in known for row in rows):
-                rejected.add(place)
+                contradicting.add(place)
             else:
                 known.update((row.key, row.digest) for row in rows)
-        return number, rejected
+        return number
 
-    def _note(self, rows: Rows) -> None:
+    def _kept(self, row: AnnotatedRow, judged: JudgedRow) -> _Judged:
+        """What is kept of a row."""
+        key = _hash((row.episode_id, row.agent, judged.dimension))
+        digest = _hash([(u.place, repr(u.label)) for u in own_utterances(row)])
+        said = marks(judged.labels)
+        return _Judged(key, digest, self._marks.setdefault(said, said))
+
+    def _note(self, rows: Rows, judged: Sequence[tuple[AnnotatedRow, JudgedRow]]) -> None:
         """Gather the scores that the rows of an episode give; only those of its first dialogue count."""
         ordered = sorted((row for _, row in rows), key=lambda row: not row.first)
-        episode = ordered[0].episode_id
-        dialogue = _hash([dialogue_of(row) for row in ordered[:1]])
+        episode, dialogue = ordered[0].episode_id, _hash(dialogue_of(ordered[0]))
         if self._dialogues.setdefault(episode, dialogue) != dialogue:
             return
-        scores = self.scores.setdefault(episode, {})
+        scores = {(agent, name): score for agent, name, score in self.scores.get(episode, ())}
         for row in ordered:
-            try:
-                found = ({} if row.score is None else {"goal": row.score}) | dict(judge_row(row).scores)
-            except InputError:
-                found = {} if row.score is None else {"goal": row.score}
+            found = {} if row.score is None else {"goal": row.score}
+            found |= next((one.scores for other, one in judged if other is row), {})
             for name, score in found.items():
-                scores.setdefault((row.agent, name), score)
+                scores.setdefault((sys.intern(row.agent), name), score)
+        self.scores[episode] = tuple((agent, name, score) for (agent, name), score in scores.items())
 
 
 def opinions_of(import_plan: ImportPlan, told: Method | None = None, shared: bool = False) -> AnnotatedFiles:
@@ -203,20 +224,16 @@ def _joined(source: Source) -> Iterator[Rows]:
     yield from waiting.rest()
 
 
-def _judged(row: annotated.AnnotatedRow, explained: Counter[Reading]) -> Iterator[_Judged]:
-    """What is kept of a row, if it has labels; counts the readings that explain it."""
+def _judged(row: AnnotatedRow, explained: Counter[Reading]) -> JudgedRow | None:
+    """What a row says of its agent, None where it has no labels; counts the readings that explain it."""
     try:
         judged = judge_row(row)
     except InputError:
-        return
-    labels = [label for label in judged.labels if label is not None]
+        return None
     for reading in READINGS:
         if not all(map(reading.missing, judged.labels)) and reading.explains(judged.labels, row.score):
             explained[reading] += 1
-    if labels:
-        telling = {(bool(label.dimension), label.scale): label for label in labels}
-        digest = _hash([(u.place, repr(u.label)) for u in annotated.own_utterances(row)])
-        yield _Judged((row.episode_id, row.agent, judged.dimension), digest, tuple(telling.values()))
+    return judged if any(label is not None for label in judged.labels) else None
 
 
 def _by_kind(groups: Groups, decision: Decision) -> dict[Kind, Groups]:
@@ -229,7 +246,7 @@ def _by_kind(groups: Groups, decision: Decision) -> dict[Kind, Groups]:
             if kind is not None:
                 of_kind.setdefault(kind, []).append(row)
         for kind, some in of_kind.items():
-            found.setdefault(kind, []).append((place, some))
+            found.setdefault(kind, []).append((place, tuple(some)))
     return found
 
 

@@ -79,7 +79,8 @@ def with_pseudonyms(located: Located, key: bytes, found: NamesFound, *, annotate
                 "leave --pseudonymise out, or import the dialogues themselves",
             )
         if isinstance(item, Episode):
-            names = _Names.of(item, key, found, ids.get(item.episode_id, {}))
+            again = item.episode_id in ids  # another opinion of an episode whose names are counted
+            names = _Names.of(item, key, Found() if again else found, ids.get(item.episode_id, {}))
             if annotated:
                 ids.setdefault(item.episode_id, {agent.name: agent.agent for agent in item.agents})
             yield names.episode(item), record

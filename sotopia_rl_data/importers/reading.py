@@ -25,7 +25,8 @@ OnFile = Callable[[Source, str], None]
 
 
 def read(paths: Sequence[str | Path], *, on_progress: OnProgress | None = None) -> Iterator[Item]:
-    """Every item of `paths`: files of any format, or folders of files. Memory does not grow with their size.
+    """Every item of `paths`: files of any format, or folders of files. Memory does not grow with their size, but for
+    some hundred bytes of each annotated row.
 
     A rejected record becomes a Failure with its `source` ("file.jsonl:17") and the `record`. A refused score becomes a
     Failure of its agent, right after the Episode; the labels of annotated rows become Attributions after their
@@ -56,7 +57,7 @@ def read_plan(
 
     stored: dict[Path, StoredProfiles] = {}
     for source in import_plan.sources:
-        of_file = opinions.files.get(source.label, FileOpinions())
+        of_file = opinions.files.get(source.path, FileOpinions())
         beside = Beside(source.path.parent, _profiles(source, stored), ranges or {}, of_file)
         meter = Metered(source.path, tick)
         with closing(meter):

@@ -42,6 +42,7 @@ class Record:
     `source` is "file.jsonl:17" (line 17), "file.json[16]" (the 17th of an array) or "file.json[key]". `raw` is the
     text of a record that has a line of its own; `key` is the record's key in a dump of a database, and `within` the
     keys above the list or object that it is in. `cells`: it is a row of a table of text, whose cells are all text.
+    `repeated`: all that it says was read before.
     """
 
     value: Any
@@ -50,6 +51,7 @@ class Record:
     key: str = ""
     within: str = ""
     cells: bool = False
+    repeated: bool = False
 
     def excerpt(self) -> str:
         """The record's first 10,000 characters, exactly as in the file where its text is known."""

@@ -175,6 +175,16 @@ def test_parts_of_a_file_and_other_dimensions_are_one_opinion_and_a_second_judge
     ]
 
 
+def test_files_of_the_same_name_in_two_folders_are_two_files(tmp_path):
+    folders = [tmp_path / name for name in ("first", "second", "third")]
+    for folder, judge in zip(folders, ("a", "a", "b"), strict=True):
+        folder.mkdir()
+        lines(folder / "rows.jsonl", *rows(direct(), judge))
+    report = import_dataset(Store(tmp_path / "store"), folders, "o/n")
+    assert [(m.file, m.samples) for m in report.methods] == [("rows.jsonl", (n,)) for n in (0, 0, 1)]
+    assert (report.duplicates, report.attributions, report.failures) == (len(EPISODES), 2 * UTTERANCES, 0)
+
+
 def test_one_opinion_among_several_is_chosen_by_judge_and_sample(tmp_path):
     paths = [lines(tmp_path / f"{i}.jsonl", *rows(direct(), f"judge {i}")) for i in range(2)]
     store = Store(tmp_path / "store")

@@ -127,6 +127,7 @@ class _Reader:
         if any(record.source in self.opinions.contradicting for record, _ in waiting):
             yield from ((record.failure(_CONTRADICTING), record) for record, _ in waiting)
             return
+        first = replace(first, repeated=first.source in self.opinions.repeated)
         try:
             for item in join([row for _, row in waiting], self.opinions):
                 yield replace(item, source=first.source) if isinstance(item, Failure) else item, first
@@ -177,8 +178,7 @@ def join(rows: Sequence[AnnotatedRow], opinions: FileOpinions) -> list[Episode |
         row_scores, row_labels = _labels(row, opinions)
         scores += [score_of(row.agent, name, score) for name, score in row_scores.items()]
         labels += row_labels
-    gathered = opinions.scores.get(first.episode_id, {})
-    scores = [score_of(agent, name, score) for (agent, name), score in gathered.items()] or scores
+    scores = [score_of(*one) for one in opinions.scores.get(first.episode_id, ())] or scores
     labels += [
         Failure("the file has no row for this agent", first.episode_id, u.name, u.place, judge=JUDGE)
         for u in first.utterances
@@ -272,8 +272,9 @@ def _labels(row: AnnotatedRow, opinions: FileOpinions) -> tuple[dict[str, float]
             raise InputError(_unexplained(judged.labels, series.reading.method))
     except InputError as error:
         return scores, [_failure(row, u, error.message) for u in own]
+    known = {name: other for agent, name, other in opinions.scores.get(row.episode_id, ()) if agent == row.agent}
     for name, score in scores.items():
-        other = opinions.scores.get(row.episode_id, {}).get((row.agent, name), score)
+        other = known.get(name, score)
         if other != score:
             raise InputError(f"the {name} score of {row.agent} is {score:g}, but {other:g} in another file.")
     if series.reading.method.measure is None:

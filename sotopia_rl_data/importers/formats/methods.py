@@ -261,19 +261,28 @@ class Series:
     sample: int = 0
 
 
+Marks = frozenset[tuple[bool, int | None]]
+"""Of each label: whether it names a dimension, and the scale that it names."""
+
 Kind = tuple[bool, int]
 """What the rows of one series share beside the method: whether their labels name a dimension, and the scale."""
+
+Scored = tuple[tuple[str, str, float], ...]
+"""The scores of an episode: (agent, dimension, score)."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileOpinions:
     """What must be known of a file before it is read. `samples` are the numbers of its series, `scores` what all files
-    say of an episode: {(agent, dimension): score}; `contradicting` are the places of rows whose labels are not those
-    that the same file has elsewhere. `shared`: a label that stands for two utterances is kept, as that of the later."""
+    say of an episode. `repeated` are the places of rows whose labels were read before, `contradicting` of rows whose
+    labels are not those that the same file has before them. `shared`: a label that stands for two utterances is kept,
+    as that of the later.
+    """
 
     decision: Decision = Decision()
     samples: Mapping[Kind, int] = field(default_factory=dict)
-    scores: Mapping[str, Mapping[tuple[str, str], float]] = field(default_factory=dict)
+    scores: Mapping[str, Scored] = field(default_factory=dict)
+    repeated: frozenset[str] = frozenset()
     contradicting: frozenset[str] = frozenset()
     shared: bool = False
 
@@ -281,14 +290,18 @@ class FileOpinions:
         """The opinion that labels belong to. Raises InputError where it cannot be told how they are read."""
         if self.decision.reading is None:
             raise InputError(self.decision.reason)
-        kind = kind_of(labels, self.decision.reading)
+        kind = kind_of(marks(labels), self.decision.reading)
         return Series(Reading(self.decision.reading.method, kind[1]), self.samples.get(kind, 0))
 
 
-def kind_of(labels: Labels, reading: Reading) -> Kind:
+def marks(labels: Labels) -> Marks:
+    """What a row's labels say of their kind."""
+    return frozenset((bool(label.dimension), label.scale) for label in labels if label is not None)
+
+
+def kind_of(marks_of_row: Marks, reading: Reading) -> Kind:
     """The kind of series of a row's labels. Raises InputError where they name several scales."""
-    known = [label for label in labels if label is not None]
-    scales = {label.scale for label in known if label.scale is not None} or {reading.scale}
+    scales = {scale for _, scale in marks_of_row if scale is not None} or {reading.scale}
     if len(scales) > 1:
         raise InputError(SCALE_UNKNOWN)
-    return any(label.dimension for label in known), scales.pop()
+    return any(named for named, _ in marks_of_row), scales.pop()
