@@ -112,9 +112,11 @@ def _rewards(recipe: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(rewards, Mapping):
         weights = ", ".join(f"{plain(d)} × {w:g}" for d, w in rewards.get("weights", {}).items() if w)
         gamma = f" with γ = {rewards['gamma']:g}" if "gamma" in rewards else ""
+        fitted = "the rows of all splits" if rewards.get("fit") == "all" else "the train split"
+        times = ", times ten" if rewards.get("units") == "0-10" else ""
         yield (
             f"Rewards: rule {code(rewards['rule'])}{gamma}, each dimension normalised by {code(rewards['normaliser'])} "
-            f"fitted on the train split, then the weighted mean of {weights}."
+            f"fitted on {fitted}, then the weighted mean of {weights}{times}."
         )
 
 

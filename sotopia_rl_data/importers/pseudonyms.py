@@ -80,7 +80,7 @@ def with_pseudonyms(located: Located, key: bytes, found: NamesFound, *, annotate
             )
         if isinstance(item, Episode):
             again = item.episode_id in ids  # another opinion of an episode whose names are counted
-            names = _Names.of(item, key, Found() if again else found, ids.get(item.episode_id, {}))
+            names = _Names.of(item, key, NamesFound() if again else found, ids.get(item.episode_id, {}))
             if annotated:
                 ids.setdefault(item.episode_id, {agent.name: agent.agent for agent in item.agents})
             yield names.episode(item), record
