@@ -126,7 +126,7 @@ def import_(
     )
     files = paths or (samples_path(),)
     if dry_run:
-        _show_first(files, options, as_json)
+        _show_first(files, options, store, as_json)
         return
     if name is None:
         raise UsageError("The dataset to make has no name.", "add --name ORG/NAME, or --dry-run to look at it first")
@@ -163,20 +163,23 @@ def _declared(text: str) -> list[DeclaredScore]:
     return [DeclaredScore(name, float(ends[0]), float(ends[1])) for name, ends in found if ends is not None]
 
 
-def _show_first(paths: Sequence[Path], options: ImportOptions, as_json: bool) -> None:
+def _show_first(paths: Sequence[Path], options: ImportOptions, store: Store, as_json: bool) -> None:
     """The files that will be read, and the first item that comes of them."""
     from sotopia_rl_data.cli.dialogue import show_dialogue
     from sotopia_rl_data.importers.files import plan
     from sotopia_rl_data.importers.opinions import opinions_of
     from sotopia_rl_data.importers.own_scores import with_scores
+    from sotopia_rl_data.importers.pseudonyms import NamesFound, key_of, with_pseudonyms
     from sotopia_rl_data.importers.reading import read_plan
     from sotopia_rl_data.schema import Episode, Failure
     from sotopia_rl_data.tables import episode_row
 
     planned = plan(paths, options.columns, options.format)
     opinions = opinions_of(planned, options.told, options.shared_labels)
-    located = read_plan(planned, ranges=options.ranges, opinions=opinions)
-    items = (item for item, _ in with_scores(located, options.scores))
+    located = with_scores(read_plan(planned, ranges=options.ranges, opinions=opinions), options.scores)
+    if options.pseudonymise:
+        located = with_pseudonyms(located, key_of(store.root, keep=False), NamesFound())
+    items = (item for item, _ in located)
     rejected: list[Failure] = []
     first = None
     for item in items:

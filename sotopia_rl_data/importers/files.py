@@ -25,7 +25,7 @@ from sotopia_rl_data.importers.documents import Entry, json_document
 from sotopia_rl_data.importers.formats import EXAMPLES, annotated, chat, convokit, episode_log, format_of, nearest
 from sotopia_rl_data.importers.formats.format import Beside, Format
 from sotopia_rl_data.importers.opened import BUFFER, Metered
-from sotopia_rl_data.importers.record import Record, json_value
+from sotopia_rl_data.importers.record import Record, json_value, rows_across
 from sotopia_rl_data.schema import Failure
 
 PACKINGS, TABLES = (".gz", ".zst", ".bz2", ".xz"), (".csv", ".tsv")
@@ -268,7 +268,7 @@ class _Look:
                     return replace(source, **found)
             if not reason:
                 break  # the whole document was looked at
-        if first is None:
+        if first is None or (reason and not isinstance(first, Mapping)):
             return replace(source, wrong=reason or "it is empty.", damaged=True)
         return _of_no_format(source, first, damaged=False)
 
@@ -322,19 +322,6 @@ def _inside(value: Any) -> list[Any]:
     return (
         list(value.values()) if isinstance(value, dict) else value[:_FIRST_RECORDS] if isinstance(value, list) else []
     )
-
-
-def rows_across(value: Any) -> list[dict[str, Any]]:
-    """The rows of an object of columns, which are lists, or objects with the rows' names as keys; [] for anything
-    else."""
-    columns = list(value.values()) if isinstance(value, dict) else []
-    if not columns or not all(isinstance(one, (list, dict)) and len(one) == len(columns[0]) for one in columns):
-        return []
-    if all(isinstance(one, dict) and one.keys() == columns[0].keys() for one in columns):
-        columns = [list(one.values()) for one in columns]
-    elif not all(isinstance(one, list) for one in columns):
-        return []
-    return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _stands_alone(record: Record) -> bool:

@@ -38,11 +38,14 @@ _SENTENCE_BEGINS = re.compile(r"(?:^|[.!?:…\n])[\s\"“‘'’)(]*$")
 _NEAR = 8  # characters on each side by which a word is looked at
 
 
-def key_of(root: Path) -> bytes:
-    """The key of the store in this folder, made where there is none. Raises StoreError where it cannot be kept."""
+def key_of(root: Path, keep: bool = True) -> bytes:
+    """The key of the store in this folder, made where there is none; unless told to `keep` it, it is another one each
+    time. Raises StoreError where it cannot be kept."""
     path = root / _KEY_FILE
     with storing(root):
         if not path.exists():
+            if not keep:
+                return secrets.token_bytes(32)
             root.mkdir(parents=True, exist_ok=True)
             path.touch(mode=0o600)
             path.write_bytes(secrets.token_bytes(32))

@@ -92,6 +92,19 @@ class Record:
         return self.key.rpartition(":")[2]
 
 
+def rows_across(value: Any) -> list[dict[str, Any]]:
+    """The rows of an object of columns, which are lists, or objects with the rows' names as keys; [] for anything
+    else."""
+    columns = list(value.values()) if isinstance(value, dict) else []
+    if not columns or not all(isinstance(one, (list, dict)) and len(one) == len(columns[0]) for one in columns):
+        return []
+    if all(isinstance(one, dict) and one.keys() == columns[0].keys() for one in columns):
+        columns = [list(one.values()) for one in columns]
+    elif not all(isinstance(one, list) for one in columns):
+        return []
+    return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
 def clean(text: str) -> str:
     """`text` as valid UTF-8: halves of surrogate pairs become question marks."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()

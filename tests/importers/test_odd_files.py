@@ -101,6 +101,7 @@ def test_times_order_rows_only_where_their_order_is_known_and_are_kept(tmp_path,
         ("after_each_other.json", json.dumps({"messages": BARE}, indent=1) * 2, None),
         ("columns.json", {"id": ["a", "b"], "messages": [BARE, BARE]}, ["a", "b"]),
         ("columns_of_pandas.json", {"id": {"0": "a", "1": "b"}, "messages": {"0": BARE, "1": BARE}}, ["a", "b"]),
+        ("of_datasets.jsonl", {"messages": {key: [one[key] for one in BARE] for key in ASK}}, None),
         ("spelled.json", [{"Messages": [{"Role": "user", "Content": ASK["content"]}, ANSWER]}], None),
     ],
 )

@@ -99,6 +99,15 @@ def test_a_speaker_has_one_pseudonym_in_all_that_a_store_imports_and_another_in_
     assert again.created is False
 
 
+def test_a_dry_run_shows_pseudonyms_and_keeps_no_key(tmp_path):
+    at = ["--pseudonymise", "--store", str(tmp_path / "store")]
+    done = CliRunner().invoke(cli, ["import", str(lines(tmp_path / "a.jsonl", CHAT)), "--dry-run", *at])
+    assert done.exit_code == 0, done.output
+    assert PERSON.search(done.stdout)
+    assert SAID[0][0] not in done.stdout
+    assert not (tmp_path / "store").exists()
+
+
 def test_training_rows_cannot_be_pseudonymised(tmp_path):
     with pytest.raises(UsageError, match="do not say whose names are in them"):
         import_dataset(Store(tmp_path / "store"), [lines(tmp_path / "a.jsonl", COMPLETION)], "o/n", options=HIDDEN)

@@ -27,11 +27,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sotopia_rl_data import open_dataset
+from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.importers import TrainingRow, read
 from sotopia_rl_data.importers.files import plan
 from sotopia_rl_data.importers.formats import FORMATS, format_named
 from sotopia_rl_data.importers.importing import import_dataset
 from sotopia_rl_data.importers.reading import read_plan
+from sotopia_rl_data.importers.record import json_value
 from sotopia_rl_data.schema import Attribution, Episode, Failure
 from sotopia_rl_data.store import Store
 
@@ -115,6 +117,26 @@ def test_every_damaged_element_of_a_list_and_row_of_a_table_is_kept_or_listed(fo
         pa.table({key: pa.array(values, pa.string()) for key, values in table.items()}), tmp_path / "a.parquet"
     )
     assert counted(tmp_path / "a.parquet", form) == len(cells)
+
+
+def is_json(value: Any) -> bool:
+    """Whether one value does not spoil a whole document."""
+    try:
+        return bool(json_value(json.dumps(value)))
+    except InputError:
+        return False
+
+
+def test_every_damaged_list_of_messages_and_row_of_columns_is_kept_or_listed(tmp_path):
+    rng = random.Random(11)
+    bare = [[damaged(one, rng) for one in SHAREGPT["conversations"]] for _ in range(300)]
+    good = SHAREGPT["conversations"]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(one) + "\n" for one in (good, *bare)))
+    assert counted(tmp_path / "a.jsonl", "chat") == 301
+    made = [ROWS[0], *(one for one in records("utterances", 300, rng) if isinstance(one, dict) and is_json(one))]
+    columns = {key: [one.get(key) for one in made] for key in ROWS[0]}
+    (tmp_path / "b.json").write_text(json.dumps(columns))
+    assert counted(tmp_path / "b.json", "utterances") == len(made)
 
 
 def _utf8(text: str | None) -> str | None:

@@ -28,7 +28,7 @@ from sotopia_rl_data.importers.dialogue import (
     named,
 )
 from sotopia_rl_data.importers.formats.format import Format, one_by_one
-from sotopia_rl_data.importers.record import identifier, kind, mapping, nested, text
+from sotopia_rl_data.importers.record import identifier, kind, mapping, nested, rows_across, text
 from sotopia_rl_data.schema import Episode
 
 LISTS = ("messages", "conversations", "conversation", "dialogue", "dialog")
@@ -111,7 +111,9 @@ FORMAT = Format(
 
 
 def split_instructions(messages: Any, where: str) -> tuple[list[str], list[Mapping[str, Any]]]:
-    """The texts of the instructions at the beginning, and the messages after them. Raises InputError."""
+    """The texts of the instructions at the beginning, and the messages after them, which may also be an object of
+    columns, as the `datasets` library has them. Raises InputError."""
+    messages = rows_across(messages) or messages
     if not isinstance(messages, (list, tuple)):
         raise InputError(f"`{where}` is {kind(messages)}, not a list of messages.")
     listed = [
