@@ -206,6 +206,23 @@ def test_a_completion_has_its_reward_whatever_holds_it(tmp_path):
     assert list(read([tmp_path / "c.csv"])) == [expected, expected]
 
 
+def test_a_label_is_a_reward_in_every_spelling_and_another_word_is_listed(tmp_path):
+    labels = ["True", "false", "1", "0", "perhaps"]
+    path = tmp_path / "a.csv"
+    path.write_text(csv_text([{"prompt": "p", "completion": "c", "label": label} for label in labels]))
+    *rows, refused = read([path])
+    assert [row.reward for row in rows] == [1.0, 0.0, 1.0, 0.0]
+    assert refused.reason == "`label` is 'perhaps', not true or false."
+    (row,) = read([lines(tmp_path / "b.jsonl", {"prompt": "p", "completion": "c", "label": 1})])
+    assert row.reward == 1.0
+
+
+def test_a_completion_that_calls_a_tool_is_listed_and_not_an_empty_text(tmp_path):
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}
+    (refused,) = failures(lines(tmp_path / "a.jsonl", {"prompt": "p", "completion": [call]}))
+    assert refused.reason == "completion[0] calls a tool, which a row of text cannot hold."
+
+
 def test_a_preference_is_two_examples_and_its_prompt_may_be_in_both_answers(tmp_path):
     chosen, rejected = read([lines(tmp_path / "a.jsonl", PREFERENCE)])
     assert [(row.completion, row.reward) for row in (chosen, rejected)] == [("600?", 1.0), ("Shut up.", 0.0)]

@@ -26,8 +26,8 @@ def read_completion(record: Record) -> list[TrainingRow]:
     """The example of a row with a completion. Raises InputError."""
     row = mapping(record.value, "the record")
     reward = number(record, "reward")
-    if reward is None and isinstance(row.get("label"), bool):
-        reward = float(row["label"])
+    if reward is None:
+        reward = _label(row.get("label"))
     prompt = _messages(record, "prompt", "user")
     return [_example(row, prompt, _only(_messages(record, "completion", "assistant"), "completion"), reward)]
 
@@ -50,6 +50,19 @@ def read_preference(record: Record) -> list[TrainingRow]:
         _example(row, prompt, _only(answer[shared:], key), reward)
         for key, answer, reward in (("chosen", chosen, 1.0), ("rejected", rejected, 0.0))
     ]
+
+
+def _label(value: Any) -> float | None:
+    """The reward that a label stands for: true or false, also as text or as 1 or 0. Raises InputError."""
+    if value is None:
+        return None
+    known = {"true": 1.0, "1": 1.0, "1.0": 1.0, "false": 0.0, "0": 0.0, "0.0": 0.0}
+    reward = known.get(str(value).strip().lower())
+    if reward is None:
+        raise InputError(
+            f"`label` is {repr(value[:40]) if isinstance(value, str) else kind(value)}, not true or false."
+        )
+    return reward
 
 
 COMPLETIONS = Format(
@@ -85,6 +98,8 @@ def _messages(record: Record, key: str, role: str) -> Messages:
 
 def _message(value: Any, place: str) -> Message:
     message = mapping(value, place)
+    if message.get("tool_calls") or message.get("function_call"):
+        raise InputError(f"{place} calls a tool, which a row of text cannot hold.")
     role, words = message.get("role"), content(message, place)
     if role == "system":
         return {"role": "system", "content": words}

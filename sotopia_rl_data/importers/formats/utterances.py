@@ -70,9 +70,9 @@ def read_utterance(record: Record) -> UtteranceRow:
     row = {loosely(str(key)): value for key, value in mapping(record.value, "the record").items()}
     found = {what: named(row, keys) for what, keys in _PARTS.items()}
     conversation, speaker, words = found["conversation"], found["speaker"], found["text"]
-    for key, keys in ((conversation, EPISODE_KEYS), (speaker, SPEAKERS), (words, TEXTS)):
+    for what, key in (("conversation", conversation), ("speaker", speaker), ("text", words)):
         if key is None:
-            missing = next((one for one in keys if one in row), keys[0])
+            missing = next((one for one in _PARTS[what] if one in row), what)
             raise InputError(f"`{missing}` is empty or missing.")
     turn, time = found["turn"], found["time"]
     to = nested(row[_TO], "`to`") if isinstance(row.get(_TO), str) else row.get(_TO)
