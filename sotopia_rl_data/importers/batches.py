@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from sotopia_rl_data import tables
 from sotopia_rl_data.errors import InputError, QueryError
-from sotopia_rl_data.importers.formats.annotated import JUDGE
+from sotopia_rl_data.importers.formats.annotated import JUDGE, SHARED
 from sotopia_rl_data.importers.formats.annotated import SOURCE as ANNOTATED
 from sotopia_rl_data.importers.formats.format import Item, TrainingRow
 from sotopia_rl_data.importers.options import ImportOptions
@@ -119,6 +119,7 @@ class Batches:
             label = self._alignment.moved(item) if self._alignment else item
             if self._keeping and label is not None:
                 self._labels.append(label)
+                self.counts["shared labels"] += isinstance(item, Failure) and item.reason == SHARED
             return
         if max(len(self._episodes), len(self._training_rows), len(self._unread), len(self._labels) // LABELS) >= BATCH:
             self._flush()

@@ -117,6 +117,7 @@ def import_dataset(
         methods=tuple(opinions.methods),
         warnings=(
             *opinions.warnings,
+            *_told_of_shared_labels(batches),
             *_told_of_sentinels(batches, options),
             *empty_splits(batches.split_sizes, batches.environments, batches.episodes, options),
         ),
@@ -220,6 +221,13 @@ class _Import:
             "skipped": list(self.plan.skipped),
             **{name: value for name, value in told.items() if value not in (None, False, {}, [])},
         }
+
+
+def _told_of_shared_labels(batches: Batches) -> list[str]:
+    """How many labels stand for two utterances and were left out."""
+    shared = batches.counts["shared labels"]
+    told = f"labels that stand for two utterances in a row were left out ({shared:,})"
+    return [f"{told}; --shared-labels keeps them, for the later utterance"] if shared else []
 
 
 def _told_of_sentinels(batches: Batches, options: ImportOptions) -> list[str]:

@@ -267,6 +267,8 @@ def test_a_shared_label_is_kept_where_that_is_asked_for(tmp_path):
     row = rows(direct(), "x", episodes=("E3",))[0] | {"attributed_utterances": given, "goal_score": 6}
     lost, kept = alone(tmp_path, "a.jsonl", [row]), alone(tmp_path, "a.jsonl", [row], shared_labels=True)
     assert (lost.attributions, kept.attributions) == (1, 2)
+    told = "labels that stand for two utterances in a row were left out (1); --shared-labels keeps them, "
+    assert [any(told in warning for warning in report.warnings) for report in (lost, kept)] == [True, False]
 
 
 def test_the_method_of_files_that_are_not_annotated_is_refused(tmp_path):

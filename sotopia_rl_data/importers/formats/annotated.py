@@ -47,7 +47,7 @@ _CONTRADICTING = "the file has other labels of the same agent and dimension befo
 _PENDING = 10_000  # the most episodes that wait for their second row; the oldest is then taken as it is
 _NOTHING = "the annotation has no label for this utterance"
 _UNTOLD = "the score is 0 or missing, so the reward does not tell the progress"
-_SHARED = "two utterances in a row share this label's key: it cannot be told whose it is"
+SHARED = "two utterances in a row share this label's key: it cannot be told whose it is"
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +284,7 @@ def _labels(row: AnnotatedRow, opinions: FileOpinions) -> tuple[dict[str, float]
         reason, raw = "", None
         shared = utterance.shared and not opinions.shared
         if shared or label is None or series.reading.missing(label):
-            reason = _SHARED if shared else _NOTHING
+            reason = SHARED if shared else _NOTHING
         else:
             raw = series.reading.raw(label, scores.get(judged.dimension))
             reason = _UNTOLD if raw is None else ""
