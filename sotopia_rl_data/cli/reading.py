@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sotopia_rl_data.store import Store, Version
 
 
+_TURNS = 2  # of the first episode, in `show`
 _MEASURES = ("values", "NULL", "mean", "sd", "min", "25 %", "median", "75 %", "max")
 
 
@@ -205,7 +206,20 @@ def _glance(version: Version, wide: bool, as_json: bool) -> None:
     _labels(numbers, wide)
     if "episodes" in manifest.configs:
         for first in sql(version, "SELECT episode_id FROM episodes ORDER BY 1 LIMIT 1").column(0).to_pylist():
+            if "rewards" not in manifest.configs:
+                _show_beginning(version, first)
             console.next_commands(f"sotopia-rl-data show {version.name} {shlex.quote(first)}")
+
+
+def _show_beginning(version: Version, episode_id: str) -> None:
+    """An episode's first turns, and its scores."""
+    from sotopia_rl_data.cli.dialogue import show_dialogue
+    from sotopia_rl_data.query import sql
+    from sotopia_rl_data.tables import row_episode
+
+    identity = episode_id.replace("'", "''")
+    (row,) = sql(version, f"SELECT * EXCLUDE split FROM episodes WHERE episode_id = '{identity}'").to_pylist()
+    show_dialogue(row_episode(row), {}, turns=_TURNS)
 
 
 def _rows(numbers: Stats) -> None:

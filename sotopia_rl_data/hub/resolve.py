@@ -52,7 +52,8 @@ def resolve(store: Store, ref: str | DatasetRef) -> Version:
         try:
             return fetch(store, ref).version
         except (HubUnavailable, NotFound) as error:
-            hints = dict.fromkeys((missing.hint, error.hint))
+            hints = sorted(dict.fromkeys((missing.hint, error.hint)), key=lambda hint: "sotopia-rl-data " in hint)
+            # A command comes last, so that it can be pasted to the end of the line.
             raise NotFound(f"{missing.message} {error.message}", "; or ".join(hints)) from error
 
 

@@ -287,6 +287,20 @@ def test_the_command_prints_json_a_matrix_and_a_plot(store: Store, tmp_path: Pat
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_against_a_judge_that_several_references_have_lists_the_pairs_with_each(store: Store):
+    judged(store, {"human": levels(120, 1)["ann"], "gpt": levels(120, 2)["bob"]}, episodes=6, name="lab/one")
+    judged(store, {"human": levels(120, 3)["ann"]}, episodes=6, name="lab/two")
+    shown = run(store, "lab/one", "lab/two", "--json", "--against", "human", "--resamples", "0")
+    names = {frozenset((p["a"], p["b"])) for p in json.loads(shown.stdout)["pairs"]}
+    human = [f"human · {ref}@v1.0.0" for ref in ("lab/one", "lab/two")]
+    assert names == {frozenset(human), *(frozenset((one, "gpt · lab/one@v1.0.0")) for one in human)}
+
+
+def test_over_one_dimension_overall_is_not_repeated(store: Store):
+    judged(store, levels(120, 2), episodes=6)
+    assert run(store, "lab/labels", "--resamples", "0").stdout.count("overall") == 1  # of the matrix
+
+
 def test_the_command_says_what_is_wrong(store: Store, tmp_path: Path):
     judged(store, levels(120, 2), episodes=6)
     cases = {

@@ -15,6 +15,7 @@ import pytest
 from fixtures.places import GOLDENS
 from fixtures.screens import COMMANDS, WIDE, Shown, make_store, plain, show
 
+from sotopia_rl_data.cli import console
 from sotopia_rl_data.fake_provider.running import running
 
 FOLDER = GOLDENS / "screens"
@@ -27,7 +28,15 @@ LOOKED_AT = {
     "error-40": (40, "show demo/episodes none"),
 }
 MOST_LINES = 60
-ASKED_FOR = ("card", "show demo", "available schemas", "--help", "label --help", "agreement --help")  # whole texts
+ASKED_FOR = (
+    "card",
+    "show demo/episodes sample",
+    "show demo/episodes-rewards sample",
+    "available schemas",
+    "--help",
+    "label --help",
+    "agreement --help",
+)  # whole texts
 MAKING = ("label", "evaluate", "rollout", "rewards", "audit", "import --name")
 COMMAND_LINE = r"(?<!`)(sotopia-rl-data [^`\n]+)|`(sotopia-rl-data [^`\n]*--help)`"
 COLOUR = re.compile(r"\x1b\[(\d;)*(3[0-8]|4[0-8]|9[0-7])")
@@ -46,7 +55,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def run(command: str, url: str, *more: str, **terminal: int | bool | str) -> Shown:
-    shutil.rmtree("sotopia", ignore_errors=True)  # what `export` makes
+    if command.startswith("export"):
+        shutil.rmtree("sotopia", ignore_errors=True)  # it overwrites no folder
     words = [word.replace("~", " ").replace("URL", url) for word in command.split()]
     return show(*words, *more, **terminal)
 
@@ -103,11 +113,48 @@ def test_six_screens_are_as_they_were_looked_at(name: str, url: str):
     columns, command = LOOKED_AT[name]
     shown = run(command, url, columns=columns)
     text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d", "2026-11-29 12:00", plain(shown.out + shown.err))
+    text = re.sub(r"\b[0-9a-f]{12}\b", "0" * 12, text)  # a digest, which a new wording of a schema changes
     text = "".join(f"{line.rstrip()}\n" for line in text.splitlines())
     path = FOLDER / f"{name}.txt"
     if "REWRITE" in os.environ:
         path.write_text(text, "utf-8")
     assert text == path.read_text("utf-8")
+
+
+def test_list_and_log_tell_command_recipe_judges_models_utterances_and_splits(url: str):
+    lines = plain(show("list", "--wide", columns=500).out).splitlines()
+    (head, *rows) = [re.split(" {2,}", line.rstrip()) for line in lines if line]
+    told = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+    labelled, played = told["demo/priced"], told["demo/rollouts"]
+    assert (labelled["by"], labelled["judges"], labelled["models"]) == ("label", "sim", "sim-2026-01-01")
+    assert (labelled["utterances"], labelled["splits"], labelled["episodes"]) == ("557", "26 / 4 / 2", "32")
+    assert labelled["recipe"].startswith("schema direct, 1 × per-dimension; rule direct, minmax, relationship=1")
+    assert played["models"].startswith("scripted:warm, scripted:firm")
+    log = show("log", "demo/priced", "--wide", columns=500).out
+    assert all(labelled[name] in log for name in ("by", "judges", "models", "utterances", "splits", "from", "recipe"))
+
+
+def test_a_version_of_episodes_shows_its_counts_and_the_beginning_of_a_dialogue(url: str):
+    shown = plain(show("show", "demo/episodes").out)
+    for count in ("agents          64", "utterances      557", "scores          434"):
+        assert count in shown
+    assert "You'll be the man about the boat." in shown
+    assert "more turns" in shown
+
+
+def test_an_agent_that_nobody_scored_has_no_column(url: str):
+    scores = plain(show("show", "lab/bc", "bc-partner-0-0-0").out).split("scores by gpt-4o")[1]
+    assert scores.splitlines()[0].split() == ["Agent", "A0"]
+    assert "–" not in scores
+
+
+def test_a_column_without_any_value_is_left_out(capsys: pytest.CaptureFixture[str]):
+    console.table(["judge", "USD", "calls"], [["a", None, 1], ["b", None, None]])
+    assert [line.split() for line in capsys.readouterr().out.splitlines() if line] == [
+        ["judge", "calls"],
+        ["a", "1"],
+        ["b", "–"],
+    ]
 
 
 @pytest.mark.slow
