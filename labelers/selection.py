@@ -9,6 +9,7 @@ or for progress the number of the agent's turn before.
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence, Set
@@ -170,6 +171,7 @@ def _no_episodes(name: str) -> UsageError:
 
 def _name_of(path: Path) -> str:
     """A dataset's name made from a file's: `my día.v2.jsonl` -> `my-dia.v2`."""
-    plain = unicodedata.normalize("NFKD", path.resolve().stem).encode("ascii", "ignore").decode()
+    real = os.path.realpath(path)  # Path.resolve raises for a link to itself
+    plain = unicodedata.normalize("NFKD", Path(real).stem).encode("ascii", "ignore").decode()
     stem = _NOT_IN_NAMES.sub("-", plain).strip("-.")
     return stem if stem[:1].isalnum() else "episodes"

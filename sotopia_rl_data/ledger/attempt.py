@@ -10,11 +10,12 @@ import json
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from mmap import mmap
 from pathlib import Path
 from typing import Any, Literal
 
+from sotopia_rl_data.errors import StoreError
 from sotopia_rl_data.formats import newer
 from sotopia_rl_data.request import Finish, Reply, Request, Usage, usage_of
 from sotopia_rl_data.secrets import redact
@@ -99,7 +100,18 @@ class Attempt:
         return f'{MARKER}{self.key}","question":"{self.question}",{body[1:]}\n'.encode()
 
 
-_FIELDS = {"v", *(field.name for field in fields(Attempt))}
+_TEXTS = ("key", "question", "provider", "base_url", "model", "status", "text", "error", "returned_model")
+_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys((*_TEXTS, "batch", "thought", "form"), (str,)),
+    **dict.fromkeys(("time", "seconds"), (float, int)),
+    "v": (int,),
+    "sampling": (dict,),
+    "sample": (int,),
+    "finish": (str, type(None)),
+    "usage": (list, type(None)),
+    "maybe_billed": (bool,),
+}
+_REQUIRED = {"v", "usage", *(field.name for field in fields(Attempt) if field.default is MISSING)}
 
 
 def answered(request: Request, key: str, question: str, reply: Reply, seconds: float, batch: str = "") -> Attempt:
@@ -143,7 +155,7 @@ def failed(
 
 def parse_line(line: bytes, path: Path) -> Attempt | None:
     """The attempt in a line of the journal `path`; None where the line is torn. Torn bytes before the record are
-    skipped. Raises StoreError where a newer version wrote the line."""
+    skipped. Raises StoreError where a newer version wrote the line, or another program."""
     record = parse_record(line, path)
     if record is None:
         return None
@@ -164,8 +176,10 @@ def parse_record(line: bytes, path: Path) -> dict[str, Any] | None:
         if _is_newer(line):
             raise newer(path)
         return None
-    if start < 0 or record.keys() - _FIELDS:  # a torn line does not hold a whole object
+    if start < 0 or record.keys() - _TYPES.keys():  # a torn line does not hold a whole object
         raise newer(path)
+    if not record.keys() >= _REQUIRED or not all(isinstance(value, _TYPES[name]) for name, value in record.items()):
+        raise damaged(path, "a record has not what one has to have")
     del record["v"]
     return record
 
@@ -175,6 +189,14 @@ def check_lines(data: bytes | mmap, path: Path) -> None:
     beginning of a line."""
     if _is_newer(data) or any(_is_newer(data, found.start() + 1) for found in _LATER_LINE.finditer(data)):
         raise newer(path)
+
+
+def damaged(path: Path, reason: object) -> StoreError:
+    """The error about a file of the ledger that nobody of ours can have written so."""
+    return StoreError(
+        f"The ledger's file {path} is damaged: {reason}.",
+        "restore the file from a copy, or move it away: its calls are then asked, and paid for, again",
+    )
 
 
 def _is_newer(data: bytes | mmap, start: int = 0) -> bool:
@@ -187,7 +209,7 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     """The JSON object that is the whole line; None where the line is torn."""
     try:
         record = json.loads(line) if line.endswith(b"\n") else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
 

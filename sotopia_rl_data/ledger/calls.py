@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from sotopia_rl_data.errors import QueryError, StoreError
 from sotopia_rl_data.formats import check_number, newer
-from sotopia_rl_data.ledger.attempt import FORMAT, Attempt, kept_usage, parse_record
+from sotopia_rl_data.ledger.attempt import FORMAT, Attempt, damaged, kept_usage, parse_record
 from sotopia_rl_data.ledger.lines import SUFFIX, lines_of, write_lines
 from sotopia_rl_data.locks import NO_LOCKS, locked, open_lock, wait
 from sotopia_rl_data.store.disk import sync_file
@@ -114,15 +115,31 @@ def row_batches(paths: Iterable[Path]) -> Iterator[pa.RecordBatch]:
     schema = calls_schema()
     rows = chain.from_iterable(map(calls_rows, paths))
     for group in iter(lambda: list(islice(rows, ROWS_A_GROUP)), []):
-        yield pa.RecordBatch.from_pylist(group, schema=schema)
+        try:
+            yield pa.RecordBatch.from_pylist(group, schema=schema)
+        except (pa.ArrowException, UnicodeError, OverflowError) as error:
+            raise StoreError(
+                f"A record of the ledger cannot be kept as a row: {error}.", "move away the journal that holds it"
+            ) from error
 
 
 def live_files(directory: Path) -> list[Path]:
     """The ledger's files without those that a compacted file covers, in the order they were begun."""
     compacted = sorted(directory.glob("calls-*.parquet"))
-    covered = {name for path in compacted for name in covers(path)}
     files = [*compacted, *sorted(directory.glob("journal-*.jsonl"))]
+    for path in files:
+        if _never_ends(path):
+            raise damaged(path, "it is not a regular file")
+    covered = {name for path in compacted for name in covers(path)}
     return [path for path in files if path.name not in covered]
+
+
+def _never_ends(path: Path) -> bool:
+    """Whether a path is a pipe, a device or a folder, which must not be opened."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False  # whoever opens it hears why
 
 
 def covers(path: Path) -> list[str]:
@@ -132,17 +149,18 @@ def covers(path: Path) -> list[str]:
 
     try:
         file = pq.read_metadata(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise StoreError(
-            f"The ledger's file {path} is damaged: {error}.",
-            "restore the file from a copy, or move it away: its calls are then asked, and paid for, again",
-        ) from error
-    metadata = file.metadata or {}
-    check_number(int(metadata.get(VERSION, b"1")), FORMAT, path)
-    if set(file.schema.names) - set(calls_schema().names):
+        metadata = file.metadata or {}
+        number, names = int(metadata.get(VERSION, b"1")), json.loads(metadata.get(COVERS, b"[]"))
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise damaged(path, error) from error
+    check_number(number, FORMAT, path)
+    known = {field.name: field.type for field in calls_schema()}
+    here = {field.name: field.type for field in file.schema.to_arrow_schema()}
+    if here.keys() - known.keys():
         raise newer(path)
-    names: list[str] = json.loads(metadata.get(COVERS, b"[]"))
-    return names
+    if not isinstance(names, list) or any(here[name] != known[name] for name in here):
+        raise damaged(path, "its columns have other types")
+    return [str(name) for name in names]
 
 
 @contextmanager
@@ -182,13 +200,25 @@ def query(directory: Path, sql: str, seconds: float | None = None) -> pa.Table:
 
 def _make_calls(connection: duckdb.DuckDBPyConnection, files: list[Path]) -> None:
     """Make the table `calls`, then lock the connection. Journals are parsed into a table of their own."""
+    import duckdb
     import pyarrow as pa
 
     journals = [path for path in files if path.suffix == ".jsonl"]
     compacted = [str(path.resolve()).replace("'", "''") for path in files if path.suffix == ".parquet"]
-    reader = pa.RecordBatchReader.from_batches(calls_schema(), row_batches(journals))
-    connection.register("journal_rows", reader)
-    connection.execute("CREATE TABLE journal AS SELECT * FROM journal_rows")
+    raised: list[StoreError] = []  # DuckDB has errors of a stream as its own
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        try:
+            yield from row_batches(journals)
+        except StoreError as error:
+            raised.append(error)
+            raise
+
+    connection.register("journal_rows", pa.RecordBatchReader.from_batches(calls_schema(), batches()))
+    try:
+        connection.execute("CREATE TABLE journal AS SELECT * FROM journal_rows")
+    except duckdb.Error as error:
+        raise (raised[0] if raised else error) from error
     connection.unregister("journal_rows")
     paths = "[" + ", ".join(f"'{path}'" for path in compacted) + "]"
     connection.execute(f"SET allowed_paths = {paths}")

@@ -6,8 +6,6 @@ Whatever happens, no byte of these changes, and nothing is written anywhere else
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,29 +15,14 @@ from fixtures.flat_calls import label
 from fixtures.hostile_releases import Files, Hostile, releases
 from fixtures.hub import HubToys
 from fixtures.hub_client import Done
+from fixtures.reading_commands import READING, contents, read_everywhere, run_unharmed
 
 from sotopia_rl_data.importers import samples_path
 from sotopia_rl_data.importers.importing import import_dataset
-from sotopia_rl_data.store import Store, Version
+from sotopia_rl_data.store import Store
 
-REPO, SEED, LONGEST_S = "lab/victim", 14, 10.0  # of a processor: the machine may be busy
-READING = [
-    ["list"],
-    ["log", REPO],
-    ["show", REPO],
-    ["show", REPO, "EPISODE"],
-    ["stats", REPO],
-    ["query", REPO, "SELECT * FROM CONFIG"],
-    ["diff", f"{REPO}@v1.0.0", REPO],
-    ["verify", REPO],
-    ["card", REPO],
-    ["report", REPO, "-o", "OUT/page.html"],
-    ["curate", REPO, "-o", "OUT/list.csv"],
-    ["agreement", REPO, "--resamples", "9"],
-    ["prompts", REPO],
-]
+REPO, SEED = "lab/victim", 14
 LOCAL = [command for command in READING if command[0] in ("list", "log", "show", "stats", "query", "verify", "card")]
-MAY_REFUSE = ("report", "curate", "agreement", "prompts")  # what has no rewards, or one opinion, cannot be reported on
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +47,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> list[Files]:
     return files
 
 
-def contents(folder: Path) -> dict[str, str]:
-    """The hash of every file below a folder."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
 class Victim:
     """A store with the older version, pulled from the Hub, and the commands as its owner runs them."""
 
@@ -81,16 +58,7 @@ class Victim:
         (folder / "beside").write_text("beside")
 
     def run(self, *command: str) -> Done:
-        began = self.toys.run.seconds()
-        done = self.toys.run(*command, "--store", self.store.root, check=False)
-        took = self.toys.run.seconds() - began
-        said = f"{' '.join(command)}: exit {done.code}, {took:.1f} s\n{done.out[-2000:]}\n{done.err[-3000:]}"
-        assert done.code in (0, 1, 2, 3), said
-        assert "Traceback" not in done.out + done.err, said
-        assert "The program has a bug" not in done.err, said
-        assert ("hint: " in done.err) or done.code in (0, 3), said
-        assert took < LONGEST_S, said
-        return done
+        return run_unharmed(self.toys.run, list(command), self.store.root)
 
     def state(self) -> tuple[dict[str, str], dict[str, str]]:
         return contents(self.folder), contents(self.toys.run.hf_home)
@@ -103,7 +71,8 @@ class Victim:
         new = [version for version in self.store.versions(REPO) if version != "v1.0.0"]
         assert (pulled.code == 0) == bool(new) or "unchanged" in pulled.out, (release.name, pulled)
         for version in new:
-            self.read(release, self.store.version(REPO, version))
+            accepted = self.store.version(REPO, version)
+            read_everywhere(self.toys.run, accepted, f"{REPO}@v1.0.0", self.store.root, self.folder / "out")
             shutil.rmtree(self.store.root / REPO / version)
         (mine_after, cached_after) = self.state()
         assert mine_after == mine, release.name
@@ -118,29 +87,11 @@ class Victim:
             (folder / path).write_bytes(data)
         before = self.state()
         for command in LOCAL:
-            done = self.run(*(word.replace("EPISODE", "sample").replace("CONFIG", "rewards") for word in command))
+            named = {"NAME": REPO, "REF": REPO, "EPISODE": "sample"}
+            done = self.run(*(named.get(word, word.replace("CONFIG", "rewards")) for word in command))
             assert done.code == 0 or command[0] not in ("list", "log"), (release.name, done)
         assert self.state() == before, release.name
         shutil.rmtree(folder)
-
-    def read(self, release: Hostile, version: Version) -> None:
-        out = self.folder / "out"
-        out.mkdir()
-        configs = list(version.manifest.configs)
-        episode = ""
-        if "episodes" in configs:
-            asked = "SELECT min(episode_id) AS id FROM episodes"
-            episode = json.loads(self.run("query", REPO, asked, "--json").out)[0]["id"] or ""
-        for command in READING:
-            for config in configs if "SELECT" in command[-1] else [""]:
-                words = [
-                    w.replace("OUT", str(out)).replace("EPISODE", episode).replace("CONFIG", config) for w in command
-                ]
-                if "EPISODE" in command and (not episode or "\0" in episode):
-                    continue
-                done = self.run(*words)
-                assert done.code == 0 or command[0] in MAY_REFUSE, (release.name, words, done)
-        shutil.rmtree(out)
 
 
 @pytest.fixture(scope="module")
