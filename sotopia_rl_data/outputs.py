@@ -9,6 +9,7 @@ no apostrophes.
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
 import logging
@@ -67,6 +68,8 @@ def read_sheet(path: Path, columns: Sequence[str], needed: Sequence[str], hint: 
     Raises InputError, with this hint, where the file cannot be read or lacks a needed column; reading the rows can
     raise it too."""
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device might never end
+            raise OSError(errno.EINVAL, "it is not a regular file")
         data = path.read_bytes()
         text = data.decode("utf-8-sig")
     except OSError as error:

@@ -95,6 +95,10 @@ def _surely_random(text: str) -> bool:
     )
 
 
+def _long_and_random(text: str) -> bool:
+    return len(text) >= 16 and _surely_random(text)
+
+
 def _password(text: str) -> bool:
     """Whether what follows the name of a password is one: not a plain word, or quoted."""
     quoted = text[:1] in "\"'"
@@ -153,14 +157,15 @@ _SHAPES = {
     "a service's token": _Shape(
         r"\b(?:dckr_[a-z]{3}_|shp[a-z]{2}_|do[a-z]_v1_|hv[sbr]\.|tskey-[a-z]+-|ATATT3x|ATCTT3x|sq0[a-z]{3}-|NR[A-Z]{2}-|"
         r"PMAK-|AGE-SECRET-KEY-1|dp\.[a-z]{2,5}\.|EAA|FLW[A-Z]*SECK[-_]|gl(?:sa|c)_|pscale_[a-z]+_|sbp_|rubygems_|figd_|"
-        r"ntn_|sntry[a-z]_|lin_[a-z]+_|ops_|key-|SK|AKCp|fm[0-9][a-z]?_|FlyV1 |sq[apu]_|bk[a-z]{2}_|pul-|rpa_|esecret_|"
+        r"ntn_|sntry[a-z]_|lin_[a-z]+_|ops_|key-|AKCp|fm[0-9][a-z]?_|FlyV1 |sq[apu]_|bk[a-z]{2}_|pul-|rpa_|esecret_|"
         r"xkeysib-|pat-[a-z]{2}[0-9]-|access_token\$[a-z]+\$|LTAI|dt0c01\.|EZ[AT]K|GR1348941|eyJrIjoi|p8e-|sha256~|"
         r"s-s4t2[a-z]{2}-|API-|atlasv1\.|sm_[aps]at_)([A-Za-z0-9_=+/$-]{20,})",
         _letters_and_digits,
         "dckr_ shp _v1_ hvs. hvb. hvr. tskey- ATATT3x ATCTT3x sq0 NR PMAK- AGE- dp. EAA FLW glsa_ glc_ pscale_ sbp_ "
-        "rubygems_ figd_ ntn_ sntry lin_ ops_ key- SK AKCp fm1 fm2 FlyV1 sqa_ sqp_ squ_ bk pul- rpa_ esecret_ xkeysib- "
+        "rubygems_ figd_ ntn_ sntry lin_ ops_ key- AKCp fm1 fm2 FlyV1 sqa_ sqp_ squ_ bk pul- rpa_ esecret_ xkeysib- "
         "pat- access_token$ LTAI dt0c01. EZAK EZTK GR1348941 eyJrIjoi p8e- sha256~ s-s4t2 API- atlasv1. sm_",
     ),
+    "a Twilio key": _Shape(r"\bSK([0-9a-f]{32})\b", _letters_and_digits, "SK"),
     "a Mailchimp key": _Shape(r"\b[0-9a-f]{32}-us[0-9]{1,2}\b", _always, "-us"),
     "a Twitter token": _Shape(r"\bA{20,}[A-Za-z0-9%]{60,}", _random, "A" * 20),
     "an Airtable token": _Shape(r"\bpat[A-Za-z0-9]{14}\.[0-9a-f]{64}\b", _always, "pat"),
@@ -216,9 +221,9 @@ _SHAPES = {
         "-pass _pass _pwd",
         name=True,
     ),
-    "a key in a sentence": _Shape(
-        rf"\b(?i:key|token|secret|password|passphrase)(?: is| was)? [\"'`]?({_TAIL}{{16,}})",
-        _surely_random,
+    "a key in a sentence": _Shape(  # with a digit, lest Arrow's filter stop at every word after "key"
+        rf"\b(?i:key|token|secret|password|passphrase)(?: is| was)? [\"'`]?({_TAIL}*[0-9]{_TAIL}*)",
+        _long_and_random,
         "key token secret pass",
         name=True,
     ),
@@ -294,8 +299,9 @@ def _relaxed(pattern: str) -> str:
     return re.sub(r"\{(\d+)(?:,\d*)?\}\??", lambda count: f"{{{min(int(count[1]), 4)},}}", pattern)
 
 
+_NAMES = "|".join(map(re.escape, (*_KEY_NAMES, *_PASSWORD_NAMES, "-key", " key")))
 SUSPICIOUS = "|".join(
-    [rf"(?i:{'|'.join(map(re.escape, (*_KEY_NAMES, *_PASSWORD_NAMES, '-key', ' key')))})(?s:.*)[:=>,]"]
+    [rf"(?i:(?:{_NAMES})(?:[0-9_ ]+|_[a-z0-9]+)?[\"'`\\]*\s*(?:[:=>,]|[\"']?value))"]
     + [f"(?:{_relaxed(shape.pattern)})" for shape in _SHAPES.values()]
 )
 """A pattern (for Python's re and for RE2, which Arrow has) that matches every text in which `found` finds something."""
