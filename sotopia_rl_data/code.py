@@ -23,19 +23,19 @@ def code() -> dict[str, str]:
     return known
 
 
-def check_installed(what: str, *libraries: str, hint: str = "") -> None:
+def check_installed(what: str, *libraries: str, hint: str = "", extra: str = "train") -> None:
     """Raises UsageError where libraries that `what` needs are not installed. Imports none of them. The default hint
-    installs the extra `train` of this installation, or of this clone."""
+    installs an `extra` of this installation, or of this clone."""
     missing = [name for name in libraries if importlib.util.find_spec(name) is None]
     if missing:
         are = "is" if len(missing) == 1 else "are"
-        raise UsageError(f"{what} needs {' and '.join(missing)}, which {are} not installed.", hint or _install_train())
+        raise UsageError(f"{what} needs {' and '.join(missing)}, which {are} not installed.", hint or _install(extra))
 
 
-def _install_train() -> str:
+def _install(extra: str) -> str:
     if _version() == _UNKNOWN:
-        return f"pip install -e {shlex.quote(f'{Path(__file__).resolve().parents[1]}[train]')}"
-    return "pip install 'sotopia-rl-data[train]'"
+        return f"pip install -e {shlex.quote(f'{Path(__file__).resolve().parents[1]}[{extra}]')}"
+    return f"pip install 'sotopia-rl-data[{extra}]'"
 
 
 def _version() -> str:

@@ -90,6 +90,14 @@ class Encoder:
                 encoded.append(Encoded(ids) if self._fits(ids) else self._shortened(prompt, completion))
         return encoded
 
+    def encode_rendered(self, texts: Sequence[str]) -> list[Encoded | None]:
+        """Texts that the chat template has rendered, as ids; None where one is longer than `max_length`."""
+        if not texts:
+            return []
+        rendered = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        rows = [self._without_blank_end(ids) for ids in rendered]
+        return [Encoded(ids) if len(ids) and self._fits(ids) else None for ids in rows]
+
     def _shortened(self, prompt: Sequence[Message], completion: Sequence[Message]) -> Encoded | None:
         def rendered(count: int) -> NDArray[np.int32]:
             return self._render([[*without_turns(prompt, count), *completion]])[0]

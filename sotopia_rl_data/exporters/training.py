@@ -184,8 +184,10 @@ def _openrlhf(row: Row) -> Row:
 
 
 def _verl(row: Row) -> Row:
-    """A prompt, and for the reward function what was said there, its reward (None: it has none) and the scene."""
-    known = {name: row.get(name) for name in _SCENE.names if name != "completion"}
+    """A prompt, and for the reward function the prompt again, which verl does not hand to it, what was said there, its
+    reward (None: it has none) and the scene."""
+    known = {name: row.get(name) for name in _SCENE.names if name not in ("messages", "completion")}
+    known["messages"] = row["prompt"]
     return {
         "data_source": row["data_source"],
         "prompt": row["prompt"],
@@ -203,6 +205,7 @@ _SCENE = pa.schema(
         ("environment_id", pa.string()),
         ("agent", pa.string()),
         ("turn", pa.int32()),
+        ("messages", MESSAGES),
         ("completion", pa.string()),
         ("reward", pa.float64()),
         ("scenario", pa.string()),

@@ -40,7 +40,7 @@ def test_rollout_plays_without_any_option_or_download_and_goes_to_the_library(ru
     assert "export demo/play@v1.0.0 --to sotopia" in err
     code, out, _ = run("export", "demo/play", "--to", "sotopia", "-o", "out", "--json")
     told = json.loads(out)
-    assert (code, told["episodes"], told["differs"]) == (0, 13, {"turns.failed": 13})
+    assert (code, told["episodes"], told["differs"]) == (0, 13, {"turns.failed": 13, "agents.meta": 1})
     code, out, _ = run("import", "out", "--name", "demo/again", "--json")
     assert (code, json.loads(out)["episodes"]) == (0, 13)
 

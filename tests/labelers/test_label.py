@@ -60,7 +60,7 @@ def test_one_call_leaves_a_dataset_that_trains(store: Store):
     assert (done.version, done.created) == ("lab/episodes-rewards@v1.0.0", True)
     assert (done.episodes, done.utterances, done.labels, done.rewarded, done.calls, done.asked) == (1, 5, 15, 5, 6, 6)
     version = store.resolve("lab/episodes-rewards")
-    assert set(version.manifest.configs) == {"rewards", "episodes", "attributions", "failures"}
+    assert set(version.manifest.configs) == {"rewards", "episodes", "attributions", "failures", "trajectories"}
     found = {(r["agent"], r["turn"]): r for r in rows(version, "rewards")}
     assert list(found) == [("a", 0), ("a", 2), ("a", 4), ("b", 1), ("b", 3)]
     assert found["a", 0]["raw_goal"] == 2.0

@@ -23,7 +23,7 @@ from transformers import AutoModelForSequenceClassification
 from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.hashing import file_sha256
 from sotopia_rl_data.schema import Message
-from sotopia_rl_data.trainers.encoding import Encoder, check_padding, load_tokenizer
+from sotopia_rl_data.trainers.encoding import Encoded, Encoder, check_padding, load_tokenizer
 from sotopia_rl_data.trainers.modeling import (
     check_adapter,
     check_vocabulary,
@@ -125,7 +125,13 @@ class RewardModel:
     def score_heads(self, dialogues: Iterable[Dialogue]) -> NDArray[np.float64]:
         """[N, K] rewards by target, in the order of `head.targets`."""
         pairs = [(messages(prompt, "user"), messages(completion, "assistant")) for prompt, completion in dialogues]
-        encoded = self.encoder.encode(pairs)
+        return self._of_encoded(self.encoder.encode(pairs))
+
+    def score_rendered(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """[N, K] rewards of whole dialogues that are texts in the model's own chat template already."""
+        return self._of_encoded(self.encoder.encode_rendered(texts))
+
+    def _of_encoded(self, encoded: Sequence[Encoded | None]) -> NDArray[np.float64]:
         if any(row is None for row in encoded):
             raise InputError(
                 f"A prompt does not fit into the {self.encoder.max_length} tokens of {self.name or 'the model'}.",

@@ -1,0 +1,250 @@
+"""The reward server, as a process of its own: what it answers is what the model scores, and nothing hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+import pytest
+from fixtures.places import ROOT
+from fixtures.training import WORDS, toy_model
+
+pytestmark = [pytest.mark.train, pytest.mark.slow]
+
+TOKEN = "a-long-random-word"
+
+
+@dataclass
+class Server:
+    """A running server, its URL, and the folder of its model."""
+
+    process: subprocess.Popen[str]
+    url: str
+    model: str
+
+    def post(self, path: str, body: Any, **more: Any) -> httpx2.Response:
+        """The response to a request with the token."""
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        return httpx2.post(self.url + path, json=body, headers=headers, **{"timeout": 500, **more})
+
+
+def started(model: str, *options: str) -> Server:
+    """A server on a free port, once it has printed its URL."""
+    command = [
+        sys.executable,
+        "-m",
+        "sotopia_rl_data",
+        "serve",
+        "--reward-model",
+        model,
+        "--port",
+        "0",
+        "--device",
+        "cpu",
+    ]
+    environment = os.environ | {"SOTOPIA_RL_DATA_REWARD_TOKEN": TOKEN}
+    process = subprocess.Popen([*command, *options], cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    url = process.stdout.readline().strip()
+    assert url.startswith("http://127.0.0.1:"), url
+    return Server(process, url, model)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A sequence classifier with one head and random weights."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("rm")
+    tiny = toy_model(folder / "tiny")
+    classifier = AutoModelForSequenceClassification.from_pretrained(tiny, num_labels=1)
+    classifier.save_pretrained(folder / "rm")
+    AutoTokenizer.from_pretrained(tiny).save_pretrained(folder / "rm")
+    return str(folder / "rm")
+
+
+@pytest.fixture(scope="module")
+def server(model: str) -> Iterator[Server]:
+    running = started(model, "--token", "--queue", "2000")
+    yield running
+    running.process.send_signal(signal.SIGINT)
+    assert running.process.wait(200) == 0
+
+
+def items(count: int) -> list[dict[str, Any]]:
+    """Dialogues of different lengths, as messages and as texts."""
+    made: list[dict[str, Any]] = []
+    for i in range(count):
+        said = " ".join(WORDS[(i + k) % len(WORDS)] for k in range(3 + i % 5))
+        if i % 2:
+            made.append({"prompt": [{"role": "user", "content": f"{said} ?"}], "completion": f"yes {i % 7}"})
+        else:
+            made.append({"prompt": said, "completion": [{"role": "assistant", "content": "no"}]})
+    return made
+
+
+def expected(model: str, asked: list[dict[str, Any]]) -> list[float]:
+    from sotopia_rl_data.trainers import RewardModel
+
+    scores = RewardModel.load(model, device="cpu").score_batch([(one["prompt"], one["completion"]) for one in asked])
+    return [float(score) for score in scores]
+
+
+def test_a_thousand_rewards_are_those_of_the_model(server):
+    asked = items(1_000)
+    told = server.post("/score", {"items": asked}).json()
+    assert told["rewards"] == pytest.approx(expected(server.model, asked), abs=1e-6)
+    (component,) = told["components"].values()
+    assert component == told["rewards"]
+
+
+def test_256_requests_at_once_lose_none(server):
+    asked = items(512)
+
+    async def one(client: httpx2.AsyncClient, i: int) -> list[float]:
+        answer = await client.post("/score", json={"items": asked[2 * i : 2 * i + 2]})
+        assert answer.status_code == 200, answer.text
+        return answer.json()["rewards"]
+
+    async def all_of_them() -> list[list[float]]:
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        limits = httpx2.Limits(max_connections=256)
+        async with httpx2.AsyncClient(base_url=server.url, headers=headers, timeout=500, limits=limits) as client:
+            return await asyncio.gather(*(one(client, i) for i in range(256)))
+
+    found = [reward for pair in asyncio.run(all_of_them()) for reward in pair]
+    assert found == pytest.approx(expected(server.model, asked), abs=1e-6)
+
+
+def test_openrlhf_is_answered_what_follows_the_prompt(server):
+    asked = items(4)[::2]
+    body = {"query": [f"{one['prompt']} no" for one in asked], "prompts": [one["prompt"] for one in asked]}
+    told = server.post("/get_reward", body).json()
+    pairs = [{"prompt": one["prompt"], "completion": " no"} for one in asked]
+    assert told["rewards"] == told["scores"] == pytest.approx(expected(server.model, pairs), abs=1e-6)
+
+
+def test_vllm_is_answered_for_texts_in_the_models_own_template(server):
+    from transformers import AutoTokenizer
+
+    asked = items(4)[1::2]
+    chats = [[*one["prompt"], {"role": "assistant", "content": one["completion"]}] for one in asked]
+    texts = AutoTokenizer.from_pretrained(server.model).apply_chat_template(chats, tokenize=False)
+    told = server.post("/classify", {"input": texts, "model": "any"}).json()
+    assert [one["probs"][0] for one in told["data"]] == pytest.approx(expected(server.model, asked), abs=1e-6)
+    assert [one["num_classes"] for one in told["data"]] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "says"),
+    [
+        ("/score", {"items": []}, 422, "items:"),
+        ("/score", {"items": [{"prompt": "hi"}]}, 422, "items.0.completion: Field required."),
+        ("/score", {"items": [{"prompt": "hi", "completion": 5}]}, 422, "items.0.completion"),
+        ("/score", {"items": [{"prompt": "word " * 9_000, "completion": "yes"}]}, 422, "A prompt does not fit into"),
+        ("/get_reward", {"query": ["a b"], "prompts": ["c"]}, 422, "A query does not begin with its prompt."),
+        ("/get_reward", {"query": ["a b"], "prompts": []}, 422, "There is not one prompt for each query."),
+        ("/classify", {"input": []}, 422, "There are 0 texts in it."),
+        ("/nowhere", {}, 404, "Not Found."),
+    ],
+)
+def test_what_cannot_be_answered_is_a_sentence_and_a_hint(path, body, status, says, server):
+    answer = server.post(path, body)
+    assert (answer.status_code, says in answer.json()["error"]) == (status, True), answer.text
+    assert answer.json()["hint"]
+
+
+def test_a_bad_request_among_good_ones_fails_alone(server):
+    async def together() -> list[int]:
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        async with httpx2.AsyncClient(base_url=server.url, headers=headers, timeout=500) as client:
+            bad = {"items": [{"prompt": "word " * 9_000, "completion": "yes"}]}
+            asked = [client.post("/score", json=bad if i == 3 else {"items": items(2)}) for i in range(8)]
+            return [answer.status_code for answer in await asyncio.gather(*asked)]
+
+    assert asyncio.run(together()) == [200, 200, 200, 422, 200, 200, 200, 200]
+
+
+def test_a_wrong_token_a_huge_body_and_a_full_queue_are_refused(server):
+    for headers in ({}, {"Authorization": "Bearer wrong"}):
+        refused = httpx2.post(server.url + "/score", json={"items": items(1)}, headers=headers)
+        assert (refused.status_code, refused.json()["error"]) == (401, "The token is missing or wrong.")
+    huge = server.post("/score", {"items": [{"prompt": "x" * 100_000_000, "completion": "y"}]})
+    assert (huge.status_code, huge.json()["error"]) == (413, "The request has more than 33,554,432 bytes.")
+    assert httpx2.get(server.url + "/health").json()["status"] == "ok"
+    counts = httpx2.get(server.url + "/metrics").text
+    assert 'requests_total{path="/score",status="401"} 2.0' in counts
+    assert 'requests_total{path="/score",status="413"} 1.0' in counts
+
+
+def test_more_than_the_queue_holds_is_asked_to_come_again(server):
+    async def crowd() -> set[int]:
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        async with httpx2.AsyncClient(base_url=server.url, headers=headers, timeout=500) as client:
+            asked = [client.post("/score", json={"items": items(900)}) for _ in range(6)]
+            answers = await asyncio.gather(*asked)
+        full = [answer for answer in answers if answer.status_code == 429]
+        assert all(int(answer.headers["retry-after"]) >= 1 for answer in full)
+        return {answer.status_code for answer in answers}
+
+    assert asyncio.run(crowd()) == {200, 429}
+
+
+def test_a_client_that_leaves_holds_nobody_up(server):
+    with pytest.raises(httpx2.TimeoutException):
+        httpx2.post(
+            server.url + "/score",
+            json={"items": items(900)},
+            headers={"Authorization": f"Bearer {TOKEN}"},
+            timeout=0.01,
+        )
+    assert server.post("/score", {"items": items(1)}).status_code == 200
+
+
+def test_killed_and_started_again_it_answers_the_same(model):
+    first = started(model)
+    reward = first.post("/score", {"items": items(1)}).json()["rewards"]
+    first.process.kill()
+    first.process.wait()
+    again = started(model)
+    assert again.post("/score", {"items": items(1)}).json()["rewards"] == reward
+    again.process.send_signal(signal.SIGTERM)
+    assert again.process.wait(200) == 0
+
+
+def test_the_reward_functions_of_trl_and_verl_ask_it(server, monkeypatch: pytest.MonkeyPatch):
+    from sotopia_rl_data.errors import KeyMissing
+    from sotopia_rl_data.serve.clients import TOKEN as VARIABLE
+    from sotopia_rl_data.serve.clients import URL, compute_score, trl_reward
+
+    asked = items(4)[1::2]
+    monkeypatch.delenv(URL, raising=False)
+    with pytest.raises(KeyMissing, match="is not set"):
+        asyncio.run(trl_reward(["a"], ["b"]))
+    monkeypatch.setenv(URL, server.url)
+    monkeypatch.setenv(VARIABLE, TOKEN)
+    wanted = pytest.approx(expected(server.model, asked), abs=1e-6)
+    completions = [[{"role": "assistant", "content": one["completion"]}] for one in asked]
+    assert asyncio.run(trl_reward([one["prompt"] for one in asked], completions, turn=[0, 1])) == wanted
+    assert [compute_score("o/n", one["completion"], "", {"messages": one["prompt"]}) for one in asked] == wanted
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--reward-model", "./no-such-folder"], "no-such-folder"),
+        (["--reward-model", "./any", "--token"], "SOTOPIA_RL_DATA_REWARD_TOKEN is not set"),
+    ],
+)
+def test_what_keeps_it_from_starting_is_a_sentence_and_a_hint(options, says):
+    command = [sys.executable, "-m", "sotopia_rl_data", "serve", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert (done.returncode in (1, 2), says in done.stderr, "hint:" in done.stderr) == (True, True, True), done.stderr
+    assert "Traceback" not in done.stderr
