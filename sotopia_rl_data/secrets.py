@@ -158,14 +158,14 @@ _SHAPES = {
         r"\b(?:dckr_[a-z]{3}_|shp[a-z]{2}_|do[a-z]_v1_|hv[sbr]\.|tskey-[a-z]+-|ATATT3x|ATCTT3x|sq0[a-z]{3}-|NR[A-Z]{2}-|"
         r"PMAK-|AGE-SECRET-KEY-1|dp\.[a-z]{2,5}\.|EAA|FLW[A-Z]*SECK[-_]|gl(?:sa|c)_|pscale_[a-z]+_|sbp_|rubygems_|figd_|"
         r"ntn_|sntry[a-z]_|lin_[a-z]+_|ops_|key-|AKCp|fm[0-9][a-z]?_|FlyV1 |sq[apu]_|bk[a-z]{2}_|pul-|rpa_|esecret_|"
-        r"xkeysib-|pat-[a-z]{2}[0-9]-|access_token\$[a-z]+\$|LTAI|dt0c01\.|EZ[AT]K|GR1348941|eyJrIjoi|p8e-|sha256~|"
+        r"xkeysib-|A3-|pat-[a-z]{2}[0-9]-|access_token\$[a-z]+\$|LTAI|dt0c01\.|EZ[AT]K|GR1348941|eyJrIjoi|p8e-|sha256~|"
         r"s-s4t2[a-z]{2}-|API-|atlasv1\.|sm_[aps]at_)([A-Za-z0-9_=+/$-]{20,})",
         _letters_and_digits,
         "dckr_ shp _v1_ hvs. hvb. hvr. tskey- ATATT3x ATCTT3x sq0 NR PMAK- AGE- dp. EAA FLW glsa_ glc_ pscale_ sbp_ "
         "rubygems_ figd_ ntn_ sntry lin_ ops_ key- AKCp fm1 fm2 FlyV1 sqa_ sqp_ squ_ bk pul- rpa_ esecret_ xkeysib- "
-        "pat- access_token$ LTAI dt0c01. EZAK EZTK GR1348941 eyJrIjoi p8e- sha256~ s-s4t2 API- atlasv1. sm_",
+        "pat- A3- access_token$ LTAI dt0c01. EZAK EZTK GR1348941 eyJrIjoi p8e- sha256~ s-s4t2 API- atlasv1. sm_",
     ),
-    "a Twilio key": _Shape(r"\bSK([0-9a-f]{32})\b", _letters_and_digits, "SK"),
+    "a Twilio key": _Shape(r"\bSK([0-9a-fA-F]{32})\b", _letters_and_digits, "SK"),
     "a Mailchimp key": _Shape(r"\b[0-9a-f]{32}-us[0-9]{1,2}\b", _always, "-us"),
     "a Twitter token": _Shape(r"\bA{20,}[A-Za-z0-9%]{60,}", _random, "A" * 20),
     "an Airtable token": _Shape(r"\bpat[A-Za-z0-9]{14}\.[0-9a-f]{64}\b", _always, "pat"),

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from sotopia_rl_data.ledger.attempt import MARKER, check_lines
+from sotopia_rl_data.ledger.attempt import MARKER, check_lines, damaged
 
 Place = tuple[int, int]  # (number of the file, byte offset in a journal or row in a Parquet file)
 _OFFSET_BITS = 44  # enough for files of 16 TiB; the other bits are enough for half a million files
@@ -113,11 +113,15 @@ def _in_journal(path: Path, column: str) -> Iterator[tuple[list[int], np.ndarray
 
 
 def _in_parquet(path: Path, column: str) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Short keys and row numbers of a compacted file, in batches."""
+    """Short keys and row numbers of a compacted file, in batches. Raises StoreError where it is damaged."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     row = 0
-    for batch in pq.ParquetFile(path).iter_batches(65_536, columns=[column]):
-        keys = [short(key) for key in batch.column(0).to_pylist()]
-        yield keys, np.arange(row, row + len(keys), dtype=np.int64)
-        row += len(keys)
+    try:
+        for batch in pq.ParquetFile(path).iter_batches(65_536, columns=[column]):
+            keys = [short(key) for key in batch.column(0).to_pylist()]
+            yield keys, np.arange(row, row + len(keys), dtype=np.int64)
+            row += len(keys)
+    except (OSError, pa.ArrowException, TypeError, ValueError) as error:  # also: a key that is missing, or not hex
+        raise damaged(path, error) from error

@@ -16,7 +16,8 @@ from sotopia_rl_data.asking import anthropic, openai
 from sotopia_rl_data.asking.batch.anthropic import AnthropicBatchClient
 from sotopia_rl_data.asking.batch.openai import OpenAIBatchClient
 from sotopia_rl_data.asking.keys import HOSTS, api_key, key_for
-from sotopia_rl_data.errors import AskingError, KeyMissing, Rejected
+from sotopia_rl_data.asking.transport import clean_url
+from sotopia_rl_data.errors import AskingError, KeyMissing, Rejected, UsageError
 from sotopia_rl_data.request import Request, Target
 
 SECRETS = {
@@ -198,3 +199,12 @@ def test_the_page_of_providers_lists_the_hosts_and_their_variables():
     page = (ROOT / "docs" / "providers.md").read_text("utf-8")
     listed = re.findall(r"^\| `(\S+)` \| `(\S+)` \|$", page, re.MULTILINE)
     assert dict(listed) == HOSTS
+
+
+@pytest.mark.parametrize(
+    "address", ["http://me:Tr0ub4dor@host/v1", "http://Tr0ub4dor@host/v1", "http://h?key=Tr0ub4dor"]
+)
+def test_an_address_with_a_name_a_password_or_a_token_in_it_is_refused_and_not_repeated(address: str):
+    with pytest.raises(UsageError, match="contains a user name, a password or a query") as told:
+        clean_url(address)
+    assert "Tr0ub4dor" not in f"{told.value}{told.value.hint}"
