@@ -111,6 +111,14 @@ def test_chats_are_read_wherever_they_lie_in_a_document(tmp_path, name, value, i
     assert ids is None or [one.episode_id for one in episodes if isinstance(one, Episode)] == ids
 
 
+@pytest.mark.parametrize(
+    "more", [{"rewards": [1, 2]}, {"agents": ["x"]}, {"environment": "test"}, {"input": "i", "output": "o"}]
+)
+def test_a_chat_that_has_keys_of_another_format_too_is_a_chat(tmp_path, more):
+    episode = only(written(tmp_path, "a.json", {"messages": BARE} | more))
+    assert (said(episode), json.loads(episode.meta or "")) == (TWO, more)
+
+
 def test_columns_of_utterances_are_a_table_and_a_record_with_lists_of_one_length_is_a_record(tmp_path):
     columns = {key: [row[key] for row in ROWS] for key in ROWS[0]}
     assert said(only(written(tmp_path, "a.json", columns))) == SAID

@@ -58,8 +58,7 @@ def format_of(record: Any) -> Format | None:
     """The format of a record, by its keys; None if it is of no format."""
     if not isinstance(record, Mapping):
         return chat.FORMAT if chat.is_bare(record) else None
-    keys = set(record)
-    return next((form for form in FORMATS if form.tells(keys)), None)
+    return next((form for form in FORMATS if form.tells(record)), None)
 
 
 def format_named(name: str) -> Format:

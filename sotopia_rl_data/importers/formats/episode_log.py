@@ -50,4 +50,5 @@ FORMAT = Format(
     reader=one_by_one(
         lambda record, profiles: with_refusals(*read_episode_log(record.value, record.identity, profiles), record)
     ),
+    without_objects=("messages",),
 )

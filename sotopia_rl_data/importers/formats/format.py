@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.importers.formats.methods import FileOpinions
@@ -68,17 +68,22 @@ class Beside:
 @dataclass(frozen=True, slots=True)
 class Format:
     """One format. A record is of the format if it has at least one key of each group of `keys`, in any case and
-    spelling where `spelled` is "loosely" (`Speaker ID` is `speaker_id`). `reader` makes the reader of one file.
+    spelling where `spelled` is "loosely" (`Speaker ID` is `speaker_id`), and under none of the keys `without_objects` a
+    list of objects, which is a chat's. `reader` makes the reader of one file.
     """
 
     name: str
     keys: tuple[frozenset[str], ...]
     reader: Callable[[Beside], Reader]
     spelled: Literal["exactly", "loosely"] = "exactly"
+    without_objects: tuple[str, ...] = ()
 
-    def tells(self, keys: Collection[object]) -> bool:
-        """Whether a record with these keys is of this format."""
-        return not self.lacks(keys)
+    def tells(self, record: Mapping[Any, Any]) -> bool:
+        """Whether a record is of this format."""
+        lists = (record.get(key) for key in self.without_objects)
+        return not self.lacks(record) and not any(
+            isinstance(one, (list, tuple)) and one and isinstance(one[0], Mapping) for one in lists
+        )
 
     def lacks(self, keys: Collection[object]) -> list[frozenset[str]]:
         """The groups of which a record with these keys has none."""

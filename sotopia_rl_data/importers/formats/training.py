@@ -33,6 +33,7 @@ FORMAT = Format(
     "training",
     keys=(frozenset({"output"}), frozenset({"input", "instruction"})),
     reader=one_by_one(lambda record, _: [read_training_row(record)]),
+    without_objects=("messages", "conversations", "conversation"),
 )
 
 
