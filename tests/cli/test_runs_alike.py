@@ -32,6 +32,12 @@ OWN = {
     "audit": JUDGED | {"verdict", "labels"},
     "rollout": REPORT | {"planned", "utterances", "abandoned", "failed_turns", "ended"},
 }
+OWN_ESTIMATE = {
+    "label": {"rewards", "other_wordings"},
+    "evaluate": {"other_wordings"},
+    "audit": {"other_wordings"},
+    "rollout": {"episodes", "most_calls"},
+}
 TOKENS = {"input", "cached", "written", "output"}
 
 
@@ -65,8 +71,7 @@ def in_json(command: list[str], *more: str) -> dict[str, Any]:
 def test_dry_runs_and_reports_have_the_same_keys_and_mean_the_same_by_them(commands: dict[str, list[str]]):
     for kind, command in commands.items():
         before = in_json(command, "--dry-run")
-        own = {"rollout": {"episodes", "most_calls"}, "label": {"rewards"}}
-        assert before.keys() == ESTIMATE | own.get(kind, set())
+        assert before.keys() == ESTIMATE | OWN_ESTIMATE[kind]
         assert all(line.keys() == LINE and line["usage"].keys() == TOKENS for line in before["judges"])
         done = in_json(command)
         assert done.keys() == OWN[kind]

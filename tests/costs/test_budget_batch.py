@@ -201,10 +201,10 @@ def test_judges_that_share_a_budget_wait_for_each_others_batches_and_not_for_eve
     with running(batch_seconds=0.3) as at:
         judges = [judge("openai", at), judge("anthropic", at).replace("sim@", "other@")]
         asked = {"judges": judges, "preset": "goal-only", "prices": prices, "sampling": {"max_tokens": 1000}}
-        done = label(store, "lab/episodes", **asked, batching=QUICK, budget=0.1)
+        done = label(store, "lab/episodes", **asked, batching=QUICK, budget=0.11)
         assert (done.asked, done.unreachable) == (48, 0)
         assert done.bill.total == pytest.approx(billed(at))
-        assert billed(at) <= 0.1
+        assert billed(at) <= 0.11
         assert len(at.log()["batch"]["sizes"]) > 3
 
 

@@ -1,0 +1,49 @@
+"""Long things: an utterance of megabytes, thousands of agents and turns. What is shown is the beginning, at once."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fixtures.labelling import BOAT, put, scores
+from fixtures.places import ROOT
+
+from sotopia_rl_data.schema import Agent, Episode, Turn
+from sotopia_rl_data.store import Store
+
+CROWD = [f"s{i}" for i in range(5_000)]
+CASES = {
+    "an utterance of 30 MB": replace(BOAT, turns=(Turn(0, "a", "speak", "word and more " * 2_200_000),)),
+    "a scenario of empty lines": replace(BOAT, scenario="A quay." + "\n" * 5_000_000 + "End."),
+    "5,000 agents and turns": Episode(
+        "boat",
+        "harbour",
+        tuple(Agent(name, f"Agent {name}", goal="Stay.") for name in CROWD),
+        tuple(Turn(i, name, "speak", "Hello.") for i, name in enumerate(CROWD)),
+        scores(*((name, "goal", 3) for name in CROWD)),
+    ),
+}
+MORE = {
+    "an utterance of 30 MB": "and 30,790,000 more characters",
+    "a scenario of empty lines": "and 4,990,011 more characters",
+    "5,000 agents and turns": "and 4,900 more agents",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_the_beginning_of_a_long_episode_is_shown_in_seconds_of_work(case: str, tmp_path: Path):
+    """Seconds of the processor, so that a busy machine fails nothing: laying all of it out took minutes."""
+    put(Store(tmp_path), [CASES[case]])
+    command = [sys.executable, str(ROOT / "cli.py"), "show", "lab/episodes", "boat"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([*command, "--store", str(tmp_path)], capture_output=True, text=True, timeout=300)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    assert MORE[case] in " ".join(done.stdout.split())
+    assert len(done.stdout) < 2_000_000
+    assert after.ru_utime - before.ru_utime < 20
