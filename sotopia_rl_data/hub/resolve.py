@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sotopia_rl_data.errors import HubUnavailable, NotFound
+from sotopia_rl_data.errors import HubUnavailable, NotFound, UsageError
 from sotopia_rl_data.refs import DatasetRef, parse
 from sotopia_rl_data.store import Store, Version
 
@@ -78,6 +78,10 @@ def fetch(
     quiet(bars=False)
     commit = revision_of(hub, ref)
     manifest = manifest_at(hub, ref.name, commit) if columns is None else None
+    if manifest is not None and sentinel is not None:
+        raise UsageError(
+            f"{ref} is a release of this program, whose missing rewards are NULL already.", "leave --sentinel out"
+        )
     with store.display.progress(f"pulling {ref}", "byte") as advance:
         if manifest is None:
             pulled = import_foreign(store, ref, hub, commit, columns or {}, advance, pattern, sentinel)

@@ -68,6 +68,13 @@ def test_a_version_a_commit_and_the_latest_are_pulled_as_they_are(hub, published
     assert (mine.version(published, "v1.1.0").dir / "assets/rewards.png").is_file()
 
 
+def test_a_release_has_no_sentinel(hub, published, mine):
+    refused = hub.run("pull", published, "--sentinel", "-1", "--store", mine.root, check=False)
+    assert refused.code == 2
+    assert "whose missing rewards are NULL already" in refused.err
+    assert mine.versions(published) == []
+
+
 def test_every_command_pulls_what_its_reference_names_and_asks_no_more_once_it_is_there(hub, published, mine):
     count, said = rows(hub, f"{published}@v1.0.0", mine)
     assert count == 1
