@@ -21,7 +21,10 @@ TEXT = (ROOT / "pyproject.toml").read_text("utf-8")
 PROJECT = tomllib.loads(TEXT)["project"]
 EVERY = [*PROJECT["dependencies"], *chain.from_iterable(PROJECT["optional-dependencies"].values())]
 PACKAGE = ("sotopia_rl_data", "labelers", "trainers", "cards")
-TRAIN = {"torch", "transformers", "trl", "peft", "tokenizers", "jinja2"}  # what the extra `train` brings
+EXTRAS = {  # what an extra brings that the package imports
+    "train": {"torch", "transformers", "trl", "peft", "tokenizers", "jinja2"},
+    "serve": {"fastapi", "starlette", "uvicorn", "prometheus_client"},
+}
 
 
 def python_files(*folders: str) -> Iterable[Path]:
@@ -55,11 +58,12 @@ def undeclared(names: Iterable[str], requirements: Iterable[str]) -> set[str]:
 
 
 @pytest.mark.slow
-def test_what_the_package_imports_is_required_by_it_or_by_its_extra_train():
+def test_what_the_package_imports_is_required_by_it_or_by_an_extra():
     names = imported(python_files(*PACKAGE)) - {"sotopia_rl_data"}
     assert {"duckdb", "aiohttp", "httpx2", "yaml"} <= names
-    assert undeclared(names - TRAIN, PROJECT["dependencies"]) == set()
-    assert undeclared(names & TRAIN, PROJECT["optional-dependencies"]["train"]) == set()
+    assert undeclared(names - set.union(*EXTRAS.values()), PROJECT["dependencies"]) == set()
+    for extra, brought in EXTRAS.items():
+        assert undeclared(names & brought, PROJECT["optional-dependencies"][extra]) == set()
 
 
 @pytest.mark.slow
