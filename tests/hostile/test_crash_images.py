@@ -164,24 +164,43 @@ def test_from_every_moment_the_same_command_finishes(
         assert not [path for path in store.root.glob(".staging/*") if path.is_dir()], image.name
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("name", COMMANDS)
-def test_killed_ten_times_the_same_command_finishes(bench: Bench, name: str, tmp_path: Path) -> None:
-    end, folder, draw = tmp_path / "end", tmp_path / "killed", random.Random(name)
-    for copy in (end, folder):
-        shutil.copytree(bench.folder, copy)
+def kill_ten_times(bench: Bench, command: list[str], source: Path, folder: Path) -> None:
+    """Run a command on a copy of `source`, `folder`/end, to its end; on another one, `folder`/killed, ten times until a
+    kill -9, and then to its end."""
+    end, killed, draw = folder / "end", folder / "killed", random.Random(command[0])
+    for copy in (end, killed):
+        shutil.copytree(source, copy)
     began = time.monotonic()
-    bench.start(COMMANDS[name], end).communicate()
+    bench.start(command, end).communicate()
     took = time.monotonic() - began
     for _ in range(10):
-        process = bench.start(COMMANDS[name], folder)
+        process = bench.start(command, killed)
         time.sleep(took * draw.uniform(0.5, 1.0))  # the first half of a run is imports
         process.kill()
         process.communicate()
-        check_whole(Store(folder / "store"))
-    bench.run(COMMANDS[name], folder)
-    assert outcome(Store(folder / "store")) == outcome(Store(end / "store"))
-    check_whole(Store(folder / "store"))
+        check_whole(Store(killed / "store"))
+    bench.run(command, killed)
+    assert outcome(Store(killed / "store")) == outcome(Store(end / "store"))
+    check_whole(Store(killed / "store"))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", COMMANDS)
+def test_killed_ten_times_the_same_command_finishes(bench: Bench, name: str, tmp_path: Path) -> None:
+    kill_ten_times(bench, COMMANDS[name], bench.folder, tmp_path)
+
+
+@pytest.mark.train
+@pytest.mark.long
+def test_training_and_scoring_killed_ten_times_finish_too(bench: Bench, tmp_path: Path) -> None:
+    from fixtures.training import make_dataset, toy_model
+
+    make_dataset(tmp_path / "start/store", episodes=20, turns=5)
+    toy_model(bench.folder / "model")
+    kill_ten_times(bench, TRAIN, tmp_path / "start", tmp_path / "train")
+    weights = {file_sha256(tmp_path / "train" / way / "run/model.safetensors") for way in ("end", "killed")}
+    assert len(weights) == 1
+    kill_ten_times(bench, SCORE, tmp_path / "train/end", tmp_path / "score")
 
 
 @pytest.mark.train
