@@ -317,7 +317,8 @@ class _LiveRun:
                     epoch = await self._admit(pending)
                     continue
                 self._limits.cleared(sent.target)
-                self._breaker.refused(error, self._outcome.asked + self._outcome.hits > 0)
+                known = self._outcome.asked + self._outcome.hits > 0
+                self._breaker.refused(error, known and _length(pending.request) > self._longest_answered)
                 self._end(self._breaker.hopeless)
                 return self._lookup.lose(pending.key, error)
             else:

@@ -8,7 +8,10 @@ fault: it is given up, and the shortest of those that wait is tried next. At mos
 out. What was found is remembered (`memory.py`).
 
 Once a form is known, a refusal without an explanation is the question's own: the identical call is made again,
-since some servers refuse at random, until that has been in vain `_IN_VAIN` times in a row.
+since some servers refuse at random and some tell a limit in this way, until that has been in vain `_IN_VAIN` times in a
+row. A question that is refused once more after another one, sent after its refusal, was answered meets a content
+filter: nothing else would let the other one pass. One that is longer than all that were answered may be too long, and
+is left to the next run.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import math
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -28,9 +33,12 @@ MOST_PROBES = 8
 _HOLD_S = 3.0
 _IN_VAIN = 5
 _MUCH_SHORTER = 0.5  # a question of at most this share of another's length is much shorter
-_EXPLAINED = (401, 402, 403, 407, 413)  # statuses about the key, money, or the size of a request
+_EXPLAINED = (401, 402, 407)  # statuses about the key and money
 _LONGEST_WAIT_S = 10.0
-_AGAIN = 3
+_PAUSES_S = (0.1, 0.5, 2.0)  # before each identical call
+_PASSES_S = 3.0  # the shortest time in which another question may show that others pass
+_SLOWER = 2.0  # … and the longest, in answers as slow as the slowest
+_LATER_S = 60.0  # the longest that a question waits until the others have found the form
 _FAULTS = 3  # how often a call in a weaker form is sent again after it was refused for rate or load
 
 Post = Callable[[Request, RequestForm], Awaitable[Reply]]
@@ -38,7 +46,8 @@ Post = Callable[[Request, RequestForm], Awaitable[Reply]]
 
 def is_unexplained(error: Rejected) -> bool:
     """Whether a refusal may be about the form of the request."""
-    return 400 <= error.status < 500 and error.status not in _EXPLAINED and not isinstance(error, Filtered)
+    is_about_request = 400 <= error.status < 500 or error.status == 501
+    return is_about_request and error.status not in _EXPLAINED and not isinstance(error, Filtered)
 
 
 class Negotiation:
@@ -60,11 +69,13 @@ class Negotiation:
         self._proven: set[RequestForm] = set()  # forms in which something was answered
         self._to_put_back: list[tuple[RequestForm, RequestForm]] = []  # one change each, from a form to a stronger one
         self._tried: dict[str, dict[RequestForm, Rejected]] = {}  # refusals by key and limit
-        self._given_up: set[str] = set()  # keys of questions that were refused in every form
         self._probes = 0
         self._in_vain = self._refused_unproven = 0
         self._helped = False  # whether an identical call was ever answered after a refusal
         self._longest_hopeless = 0  # length of the longest question that was refused in every form
+        self._longest_answered = 0
+        self._last_passed = -math.inf  # when the latest of the questions that were answered was sent
+        self._slowest_s = 0.0
         self._judged: Rejected | None = None
         self._turns = _Turns()
 
@@ -76,29 +87,51 @@ class Negotiation:
     async def ask(self, request: Request, was_refused: bool = False) -> Reply:
         """Send a request in the form that the server takes. Raises what `post` raises, and a final Rejected where the
         server refuses a much shorter question in every form too."""
+        lost: Rejected | None = None
         if not self.is_known and (was_refused or not await self._may_go_ahead()):
             async with self._turns.taken(_length(request)):
                 if not self.is_known:
-                    return await self._probe(request)
+                    try:
+                        return await self._probe(request)
+                    except Rejected as error:
+                        lost = error
+        if lost is not None:
+            if not is_unexplained(lost) or not await self._others_find_it():
+                raise lost
+            return await self._ask_again(request, self.form, lost, most=1)
         if self._judged is not None:
             raise self._judged
-        form = self.form
+        form, sent = self.form, time.monotonic()
         try:
             reply = await self._post(request, form)
         except Rejected as error:
             return await self.after_refusal(request, form, error)
-        self.answered(form)
+        self.answered(request, form, sent)
         return reply
 
     async def after_refusal(self, request: Request, form: RequestForm, error: Rejected) -> Reply:
         """Ask once more, as far as that may help, what was refused in this form. Raises the refusal where it has an
         explanation, else as `ask`."""
-        if not is_unexplained(error):
+        if not (is_unexplained(error) or self._may_pass(error, form)):
             raise error
         if self.is_known and form == self.form and not self._is_outdated():
             return await self._ask_again(request, form, error)
         restart()
         return await self.ask(request, was_refused=True)
+
+    def _may_pass(self, error: Rejected, form: RequestForm) -> bool:
+        """Whether a refusal of the key may be one for rate: the key was good a moment ago."""
+        return error.status == 401 and form in self._proven
+
+    async def _others_find_it(self) -> bool:
+        """Wait until other questions have found the form, for one that was refused in every form that was tried;
+        whether they have."""
+        until = time.monotonic() + _LATER_S
+        with standing_still():
+            await asyncio.sleep(_PAUSES_S[0])
+            while not self.is_known and self._turns.busy and time.monotonic() < until:
+                await self._turns.changed(until - time.monotonic())
+        return self._judged is None and self.is_known and self.form in self._proven
 
     async def _may_go_ahead(self) -> bool:
         """Wait while another request is ahead; whether this one may follow it in the form of now."""
@@ -163,7 +196,10 @@ class Negotiation:
     def _adopt(self, form: RequestForm, is_hint: bool) -> None:
         """Take a form that answered what the meant one refused; what it weakens without a hint is put back later."""
         self.form = form
-        self._to_put_back = [] if is_hint else [(form, stronger) for stronger in stronger_by_one(form)]
+        stronger = [] if is_hint else stronger_by_one(form)
+        if self._longest_hopeless:  # a question was refused in every form, so perhaps it was no question of form
+            stronger.insert(0, MEANT)
+        self._to_put_back = [(form, one) for one in stronger]
         if not self._to_put_back or self._probes >= MOST_PROBES:
             self._settle()
 
@@ -184,7 +220,7 @@ class Negotiation:
                     self._settle()
                 raise
         self._to_put_back.pop(0)
-        if not self._to_put_back or self._probes >= MOST_PROBES:
+        if not self._to_put_back or self.form == MEANT or self._probes >= MOST_PROBES:
             self._settle()
         return reply
 
@@ -192,6 +228,7 @@ class Negotiation:
         """One probing call, which is sent again where the server is busy, so many times."""
         while True:
             restart()
+            sent = time.monotonic()
             try:
                 reply = await self._post(request, form)
             except Unavailable as error:
@@ -204,19 +241,24 @@ class Negotiation:
                 raise
             else:
                 self._probes += form != MEANT
-                self._proven.add(form)
+                self._passed(request, form, sent)
                 return reply
 
-    def answered(self, form: RequestForm) -> None:
-        """A request was answered in this form."""
-        self._proven.add(form)
+    def answered(self, request: Request, form: RequestForm, sent: float) -> None:
+        """A request that was sent at this monotonic time was answered in this form."""
+        self._passed(request, form, sent)
         if not self.is_known and form == self.form and not self._to_put_back:
             self._settle()
+
+    def _passed(self, request: Request, form: RequestForm, sent: float) -> None:
+        self._proven.add(form)
+        self._longest_answered = max(self._longest_answered, _length(request))
+        self._last_passed = max(self._last_passed, sent)
+        self._slowest_s = max(self._slowest_s, time.monotonic() - sent)
 
     def _lose(self, request: Request, error: Rejected) -> None:
         """A question was refused in every form. Where a much longer one was before, it is not the length."""
         length = _length(request)
-        self._given_up.add(request.key)
         if length <= _MUCH_SHORTER * self._longest_hopeless:
             self._judged = Rejected(
                 f"{error.message} (a much shorter question was refused too; {self._probes} calls in weaker forms)",
@@ -247,14 +289,17 @@ class Negotiation:
         self.is_known, self.form = False, MEANT
         return True
 
-    async def _ask_again(self, request: Request, form: RequestForm, error: Rejected) -> Reply:
-        """Make the identical call again: several times where that may help, once where it was in vain before, and not
-        at all where it always was."""
-        unproven = not (self._proven or self._was_remembered)
-        if unproven or self._in_vain >= _IN_VAIN or request.key in self._given_up:
+    async def _ask_again(
+        self, request: Request, form: RequestForm, error: Rejected, most: int = len(_PAUSES_S)
+    ) -> Reply:
+        """Make the identical call again, as often as that may help: it is in vain for a question that is too long.
+        Raises Filtered where it is this question alone that is refused."""
+        if not (self._proven or self._was_remembered):
             raise error
-        for _ in range(_AGAIN if self._helped or not self._in_vain else 1):
-            restart()
+        refused, tries = time.monotonic(), most if self._helped or not self._in_vain else 1
+        for pause in () if self._in_vain >= _IN_VAIN else _PAUSES_S[:tries]:
+            with standing_still():
+                await asyncio.sleep(pause)
             try:
                 reply = await self._post(request, form)
             except Rejected as refusal:
@@ -263,7 +308,23 @@ class Negotiation:
                 self._in_vain, self._helped = 0, True
                 return reply
         self._in_vain += 1
-        raise error
+        if _length(request) > self._longest_answered or not await self._others_pass(refused):
+            raise error
+        try:
+            return await self._post(request, form)
+        except Rejected as refusal:
+            if refusal.status == error.status:
+                raise Filtered(refusal.message, refusal.hint, status=refusal.status) from None
+            raise
+
+    async def _others_pass(self, since: float) -> bool:
+        """Whether a question that was sent after this monotonic time is answered, within twice the time of the slowest
+        answer."""
+        until = time.monotonic() + max(_PASSES_S, _SLOWER * self._slowest_s)
+        with standing_still():
+            while self._last_passed <= since and time.monotonic() < until:
+                await asyncio.sleep(_PAUSES_S[0])
+        return self._last_passed > since
 
 
 class _Turns:

@@ -32,6 +32,7 @@ _RATE = frozenset({"rate_limit_exceeded", "rate_limit_error"})  # identifiers of
 # in the names and identifiers of an error, never in its sentences
 _FILTER = re.compile(r"content_?(filter|policy)|moderation|flagged|prohibited|responsible_?ai|^safety$", re.IGNORECASE)
 _AGAIN = (408, 409, 425, 429)
+_NOT_IMPLEMENTED = 501
 _LONGEST_TEXT = 500  # characters of a provider's error that are shown
 _LONGEST_PART = 300  # characters of each message in it, so that a router's words leave room for the upstream's
 _DEEPEST = 8  # levels of an error body that are read
@@ -49,17 +50,21 @@ _HINTS = {
 def status_error(target: Target, status: int, body: object, headers: Mapping[str, str]) -> AskingError:
     """The error that an HTTP status and its body mean.
 
-    Unavailable: 408, 409, 425, 429, 5xx, and what names a limit or a time to wait. Rejected: the rest, with status 402
-    where the account is empty. Filtered: what names a content filter.
+    Unavailable: 408, 409, 425, 429, 5xx but 501, and what names a limit or a time to wait. Rejected: the rest, with
+    status 402 where the account is empty. Filtered: what names a content filter.
     """
     text = f"{target.model} at {target.base_url}: {status} {provider_text(body, key_for(target).value)}".rstrip()
     wait, names = retry_after(headers, body), _identifiers(body)
     is_limit = wait is not None or names & _RATE
-    if status == 402 or (400 <= status < 500 and names & _NO_MONEY and not is_limit):
+    if (status == 402 and not is_limit) or (400 <= status < 500 and names & _NO_MONEY and not is_limit):
         return Rejected(text, _TOP_UP, status=402)
     if not is_limit and status not in (401, 402, 404, 413) and any(map(_FILTER.search, _names_in(body))):
         return Filtered(text, status=status)
-    if status in _AGAIN or status >= 500 or (is_limit and status not in (401, 413) and status >= 400):
+    if (
+        status in _AGAIN
+        or (status >= 500 and status != _NOT_IMPLEMENTED)
+        or (is_limit and status not in (401, 413) and status >= 400)
+    ):
         limited = 429 if is_limit and status < 500 else status
         return Unavailable(text, "run the same command again later", status=limited, retry_after=wait)
     if status < 400:

@@ -71,8 +71,8 @@ def interruptible(on_interrupt: Callable[[], None]) -> Iterator[None]:
 # statuses that concern the account or the URL, not a single request; so do redirects
 _ACCOUNT = (401, 402, 403, 404, 429)
 # A run ends after this many failures in a row:
-_REFUSED_ACCOUNT = 5  # requests refused with a status of `_ACCOUNT`
-_REFUSED_FIRST = 25  # requests refused with any status, if no request was ever answered
+_REFUSED_ACCOUNT = 5  # requests refused with a status of `_ACCOUNT`, if no request was ever answered
+_REFUSED_LATER = 25  # requests refused with any status, if no longer request was ever answered
 _LOST = 8  # requests that used up their tries
 
 
@@ -92,8 +92,9 @@ class CircuitBreaker:
         self._answered = True
         self.fruitless = None
 
-    def refused(self, error: AskingError, anything_known: bool) -> None:
-        """A request was refused for good. `anything_known`: whether any other request has an answer by now."""
+    def refused(self, error: AskingError, may_be_its_own: bool) -> None:
+        """A request was refused for good. `may_be_its_own`: whether that may be this request's own fault, since others
+        were answered, and all of them are shorter."""
         self._refused += 1
         account = isinstance(error, Rejected) and (error.status in _ACCOUNT or 300 <= error.status < 400)
         if account and not self._answered:
@@ -101,8 +102,8 @@ class CircuitBreaker:
         if (
             isinstance(error, KeyMissing)
             or (isinstance(error, Rejected) and error.final)
-            or (account and self._refused >= _REFUSED_ACCOUNT)
-            or (self._refused >= _REFUSED_FIRST and not anything_known)
+            or (account and self._refused >= (_REFUSED_LATER if self._answered else _REFUSED_ACCOUNT))
+            or (self._refused >= _REFUSED_LATER and not may_be_its_own)
         ):
             self.hopeless = error
 

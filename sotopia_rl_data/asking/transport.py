@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -93,11 +94,12 @@ class ApiClient:
         form = negotiation.settled
         if form is None:
             return await negotiation.ask(request)
+        sent = time.monotonic()
         try:
             reply = await self._post_in(request, form)
         except Rejected as error:
             return await negotiation.after_refusal(request, form, error)
-        negotiation.answered(form)
+        negotiation.answered(request, form, sent)
         return reply
 
     def _negotiation_for(self, request: Request) -> Negotiation:

@@ -311,7 +311,7 @@ def test_what_a_status_means(provider: str, status: int, kind: type[AskingError]
     assert hint in caught.value.hint
     assert getattr(caught.value, "status", None) == status
     # nobody below us retries; what is not explained is tried in weaker forms
-    assert (len(canned.got) == 1) == (status not in (400, 404, 422))
+    assert (len(canned.got) == 1) == (status not in (400, 403, 404))
 
 
 def test_an_account_without_money_is_refused_whatever_the_status():

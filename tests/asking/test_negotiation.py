@@ -76,6 +76,8 @@ FOUND = {
     "words_alone": WORDS,
     "no_route_404": MODE,
     "unprocessable_422": MODE,
+    "not_implemented_501": MODE,
+    "forbidden_403": MODE,
     "neither_temperature_nor_schema": f"{MODE}, no temperature",
     "neither_system_nor_json": f"{WORDS}, {SYSTEM}",
     "an_early_reasoner": f"{WORDS}, no temperature, {SYSTEM}, {LIMIT}",
@@ -207,6 +209,43 @@ def test_limits_and_faults_while_the_form_is_looked_for_change_nothing(provider:
         assert (outcome.asked, outcome.unreachable) == (60, 0)
         assert forms_in(tmp_path)["no temperature"] >= 50
         assert at.log()["statuses"]["400"] <= MOST_PROBES
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_limit_that_nothing_tells_as_one_costs_no_question_and_no_strength(provider: str, tmp_path: Path):
+    for habit in ("limit_under_any_status", "refuses_for_a_while"):
+        with running(habit=habit) as at:
+            client = client_of(provider, at, tmp_path / habit)
+            outcome = ask_live(asked_of(client, numbered(30)), client, tmp_path / habit)
+            assert (outcome.asked, outcome.unreachable, refused(at)) == (30, 0, 6)
+            assert forms_in(tmp_path / habit)[""] >= 30 - MOST_PROBES
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_question_that_is_refused_while_others_pass_meets_a_filter_and_is_not_asked_anew(
+    provider: str, tmp_path: Path
+):
+    with running(habit="content_filter_in_words") as at:
+        client = client_of(provider, at, tmp_path)
+        outcome = ask_live(asked_of(client, numbered(20)), client, tmp_path, concurrency=2)
+        assert (outcome.asked, outcome.unreachable) == (20, 0)
+        assert forms_in(tmp_path) == {"": 20}
+        with Ledger(tmp_path) as kept:
+            (filtered,) = (attempt for attempt in kept.scan() if attempt.finish == "refusal")
+        assert "We would rather not" in filtered.text
+        calls, again = at.log()["requests"], client_of(provider, at, tmp_path)
+        assert ask_live(asked_of(again, numbered(20)), again, tmp_path).asked == 0
+        assert at.log()["requests"] == calls
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_an_account_that_is_empty_in_words_ends_the_run_and_is_not_taken_for_a_filter(provider: str, tmp_path: Path):
+    with running(habit="account_that_runs_dry_in_words") as at:
+        client = client_of(provider, at, tmp_path)
+        with pytest.raises(Rejected, match="The balance is too low"):
+            ask_live(asked_of(client, numbered(500, 100)), client, tmp_path)
+        assert forms_in(tmp_path) == {"": 10}
+        assert at.log()["requests"] < 300
 
 
 def test_a_remembered_form_that_is_refused_by_now_is_looked_for_again(tmp_path: Path):

@@ -165,6 +165,12 @@ def content_filter_inside_an_error(call: Call) -> Response | None:
     return Response({"error": error}, 400) if _is_filtered(call) else None
 
 
+def content_filter_in_words(call: Call) -> None:
+    """A content filter that only its message tells refuses one question: the one with a 3 at its end."""
+    if str(call.body["messages"]).rstrip("'}] ").endswith(" 3"):
+        raise RequestRefused(400, "We would rather not.", "invalid_request_error")
+
+
 def content_filter_in_a_reply(call: Call) -> Response | None:
     """A content filter takes some answers away."""
     filtered = "content_filter" if call.openai else "refusal"
@@ -180,6 +186,7 @@ HABITS: dict[str, Habit] = {
             number_of_a_thousand_digits,
             content_filter_as_400,
             content_filter_inside_an_error,
+            content_filter_in_words,
             content_filter_in_a_reply,
         ]
     ),

@@ -68,6 +68,18 @@ def unprocessable_422(call: Call) -> None:
         _refuse(422, "Extra inputs.")
 
 
+def not_implemented_501(call: Call) -> None:
+    """A schema is what the server's authors have not come to yet."""
+    if _way(call.body) == "json_schema":
+        _refuse(501, "Not implemented.")
+
+
+def forbidden_403(call: Call) -> None:
+    """A schema is what a smaller plan does not include."""
+    if _way(call.body) == "json_schema":
+        _refuse(403, "Your plan has none of that.")
+
+
 def neither_temperature_nor_schema(call: Call) -> None:
     """Two things are refused, one after the other."""
     takes_no_temperature(call)
@@ -136,6 +148,8 @@ HABITS: dict[str, Habit] = named(
         words_alone,
         no_route_404,
         unprocessable_422,
+        not_implemented_501,
+        forbidden_403,
         neither_temperature_nor_schema,
         neither_system_nor_json,
         an_early_reasoner,

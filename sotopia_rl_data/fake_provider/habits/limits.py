@@ -39,6 +39,21 @@ def limit_as_403(call: Call) -> None:
         raise RequestRefused(403, "Slow down.", "forbidden", headers={"Retry-After": "0.5"})
 
 
+_UNDER = (498, 403, 420, 413, 400, 404)  # statuses under which limits were told
+
+
+def limit_under_any_status(call: Call) -> None:
+    """The first calls meet a limit that nothing tells as one: another status each, and no time to wait."""
+    if call.number <= _FIRST:
+        raise RequestRefused(_UNDER[call.number - 1], "Not now.", "busy")
+
+
+def refuses_for_a_while(call: Call) -> None:
+    """After ten answers six calls are refused as if the key were wrong."""
+    if 10 < call.number <= 10 + _FIRST:
+        raise RequestRefused(401 if call.number % 2 else 403, "Try that later.", "busy")
+
+
 def odd_retry_after(call: Call) -> None:
     """The first calls are asked to wait for times that nobody can wait for."""
     if call.number <= _FIRST:
@@ -81,6 +96,12 @@ def account_that_runs_dry(call: Call) -> None:
         empty_account(call)
 
 
+def account_that_runs_dry_in_words(call: Call) -> None:
+    """As before, and only the message says why."""
+    if call.number > 10:
+        raise RequestRefused(400, "The balance is too low.", "invalid_request_error")
+
+
 def payment_required(call: Call) -> None:
     """An empty account, told by the status alone."""
     raise RequestRefused(402, "No.")
@@ -96,6 +117,8 @@ HABITS = named(
         limit_that_mentions_billing,
         limit_in_a_list,
         limit_as_403,
+        limit_under_any_status,
+        refuses_for_a_while,
         odd_retry_after,
         wall_of_429,
         wall_after_ten_answers,
@@ -103,6 +126,7 @@ HABITS = named(
         too_large_for_the_limit,
         empty_account,
         account_that_runs_dry,
+        account_that_runs_dry_in_words,
         payment_required,
         redirect,
     ]
