@@ -11,6 +11,7 @@ has the same bill as one that was not, and a cap holds for all runs of a command
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -21,7 +22,7 @@ from sotopia_rl_data.asking.batch.keys import BatchedKeys
 from sotopia_rl_data.asking.batch.rounds import ask_batch, batch_client, check_batches
 from sotopia_rl_data.asking.batch.waiting import carry
 from sotopia_rl_data.asking.dispatch import ask_all
-from sotopia_rl_data.asking.memory import EndpointMemory, keep_pace, remember, remembered_pace
+from sotopia_rl_data.asking.memory import FORMS_KEPT_S, EndpointMemory, keep_pace, remember, remembered_pace
 from sotopia_rl_data.asking.plan import AskOptions, Group, Plan, Respondent, is_paid, paid_targets, respondents_of
 from sotopia_rl_data.asking.stopping import AnswerBreaker
 from sotopia_rl_data.costs.bill import Bill, Tally, bill
@@ -31,8 +32,10 @@ from sotopia_rl_data.costs.reservations import is_lost
 from sotopia_rl_data.errors import BudgetSpent, Interrupted, UnderWay
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.ledger.lookup import Lookup, Outcome
+from sotopia_rl_data.request import Target
 
 T = TypeVar("T")
+_OVERRUN = "cost beyond the limit"
 
 
 def check(respondents: Iterable[Respondent], options: AskOptions, prices: Prices) -> None:
@@ -246,6 +249,16 @@ def bill_of(respondents: Iterable[Respondent], tally: Tally, prices: Prices) -> 
     return bill(tally.spent, targets, prices)
 
 
+def _remember_overruns(budget: Budget, memory: EndpointMemory, targets: Iterable[Target], prices: Prices) -> None:
+    """Let the budget go by what earlier runs have seen calls cost beyond their most, and keep what this run sees."""
+    by_price = {price: target for target in targets if (price := prices.of(target)) is not None}
+    for price, target in by_price.items():
+        times = memory.recall(target, _OVERRUN, FORMS_KEPT_S)
+        if isinstance(times, int | float) and 1 < times < math.inf:
+            budget.expect_beyond(price, times)
+    budget.keep_beyond = lambda price, times: memory.keep(by_price[price], _OVERRUN, times)
+
+
 @contextmanager
 def capped(cap: float, plan: Plan, ledger: Ledger, prices: Prices) -> Iterator[Budget]:
     """The budget for what is asked inside the block. It starts with what earlier runs of the plan have spent or may
@@ -257,6 +270,8 @@ def capped(cap: float, plan: Plan, ledger: Ledger, prices: Prices) -> Iterator[B
         in_batches = [
             (target, list(BatchFolder(ledger.directory, target).under_way())) for target in paid_targets(respondents)
         ]
+        budget.first_alone = True
+        _remember_overruns(budget, EndpointMemory(ledger.directory), paid_targets(respondents), prices)
         budget.seen = {intent.id for _, lines in in_batches for intent, _ in lines}
         ledger.reload()  # last, so that a batch that another process fetches meanwhile is seen twice, not missed
         tally = Tally()

@@ -2,7 +2,9 @@
 
 When the answer comes, the reservation is replaced by the real cost. A call whose reservation does not fit waits for the
 calls in flight; where none is in flight and it still does not fit, the budget is exhausted. A call that may have been
-billed without an answer (a timeout, a lost connection) keeps all of its reservation. Reservations are on record before
+billed without an answer (a timeout, a lost connection) keeps all of its reservation. Some servers do not count thoughts
+under the limit of an answer: until the first answer came one call is on its way at a time, and where it cost more than
+its most, every reservation at its price counts as so much more. Reservations are on record before
 the call is sent (`reservations.py`): calls in flight when a process was killed still count in the next run, and runs
 with a budget at the same time on one ledger see what the others spend on their own requests. A request in a batch is
 reserved at the batch price, from `take` or `carry` to `came`; the batch's own folder records that it is under way.
@@ -13,6 +15,7 @@ other charges that are not by tokens.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager, suppress
@@ -28,6 +31,7 @@ from sotopia_rl_data.request import Request, Target, Usage
 
 _SLACK = 1e-9  # USD by which a sum may exceed the cap, since sums of floats have rounding errors
 _MARGIN = 1.5  # where a call cost more than its upper bound, others may cost so many times as much
+_FIRST_S = 60.0  # the longest that other calls wait for the first answer
 _LOOK_S = 0.05  # seconds between two looks at what other processes have released
 
 
@@ -57,6 +61,9 @@ class Budget:
         self.began = time.time()
         self.waiters = Waiters()  # runs that ask in batches
         self._beyond: dict[Price, float] = {}  # factors of upper bounds that were too low
+        self.first_alone = False  # whether one call goes ahead at each price, until something was answered at it
+        self._known: set[Price] = {NOTHING}  # prices at which something was answered
+        self.keep_beyond: Callable[[Price, float], None] = lambda price, times: None
         self._stopped = False
         self._gate = asyncio.Lock()
         self._moved = asyncio.Event()
@@ -71,6 +78,10 @@ class Budget:
             if cost is not None or not is_counted(hold):
                 self._count(hold, cost)
         self._bury()
+
+    def expect_beyond(self, price: Price, times: float) -> None:
+        """Calls at this price may cost so many times what their limit allows."""
+        self._beyond[price] = times
 
     @property
     def over(self) -> bool:
@@ -103,7 +114,9 @@ class Budget:
         and later counts as so much more."""
         cost = self._most(hold.usd, hold.price) if usage == Usage() else hold.price.at(usage.input).cost(usage)
         if cost > self._most(hold.usd, hold.price):
-            self._beyond[hold.price] = _MARGIN * cost / hold.usd
+            self.expect_beyond(hold.price, _MARGIN * cost / hold.usd)
+            self.keep_beyond(hold.price, self._beyond[hold.price])
+        self._known.add(hold.price)
         self._release(hold, cost)
 
     def failed(self, hold: Hold, maybe_billed: bool) -> None:
@@ -113,7 +126,7 @@ class Budget:
     def given_up(self, hold: Hold) -> None:
         """Give up waiting for the answer: all is spent, and stays on record for the next run."""
         self._left.append(hold)
-        self._drop(hold, hold.usd)
+        self._drop(hold, self._most(hold.usd, hold.price))
 
     def take(self, key: str, request: Request, chain: str = "") -> bool:
         """Reserve the most that the call can cost in a batch, without waiting. False where it does not fit now."""
@@ -171,13 +184,20 @@ class Budget:
     def _reserved(self, key: str, usd: float, price: Price, chain: str) -> Hold | None:
         """A reservation on record; None where it does not fit now."""
         with self._turn():
-            if not self._fits(self._most(usd, price)) or self._record.is_recent(key):
+            fits = self._fits(self._most(usd, price)) and not self._record.is_recent(key)
+            if not fits or self._waits_for_first(price):
                 return None
             hold = Hold(key, usd, time.time(), price, chain, self._record.run)
             self._record.reserve(hold)
         self._held.add(hold)
         self.reserved += usd
         return hold
+
+    def _waits_for_first(self, price: Price) -> bool:
+        """Whether a call at this price is on its way and none was answered yet: until it is known what one really
+        costs, one is enough, unless it takes too long."""
+        since = time.time() - _FIRST_S if self.first_alone else math.inf
+        return price not in self._known and any(hold.price == price and hold.time > since for hold in self._held)
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -209,10 +229,11 @@ class Budget:
                 self.spent += sum(self._elsewhere.pop(hold.place).usd for hold in dead)
 
     async def _wait(self) -> None:
-        """Wait for a release of this run, or a while where others may release something."""
+        """Wait for a release of this run, or a while where others may release something, or a first answer is late."""
         self._moved.clear()
+        late = _FIRST_S if self.first_alone and any(hold.price not in self._known for hold in self._held) else None
         with suppress(TimeoutError):
-            async with asyncio.timeout(_LOOK_S if self._elsewhere else None):
+            async with asyncio.timeout(_LOOK_S if self._elsewhere else late):
                 await self._moved.wait()
 
     def _fits(self, usd: float) -> bool:

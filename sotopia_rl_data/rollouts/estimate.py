@@ -8,8 +8,8 @@ draws of unreadable answers are not estimated, nor which drafts of an interrupte
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,16 +55,15 @@ def estimate_rollout(plan: RolloutPlan, ledger: Ledger, options: AskOptions, pri
             most += sum(spec.drafts[turn % len(spec.drafts)] for turn in range(run.world.turn, plan.rules.turns))
         if options.progress is not None:
             options.progress(done + 1, len(plan))
-    calls: Counter[str] = Counter()
-    tokens: Counter[str] = Counter()
+    inputs: dict[str, Counter[int]] = defaultdict(Counter)
     some = unfinished[:: max(1, len(unfinished) // _PLAYED)]
     for spec in some:
         run = EpisodeRun(spec, plan.rules)
         _play_known(run, ledger, Counter())
-        asyncio.run(_play_on(run, calls, tokens))
+        asyncio.run(_play_on(run, inputs))
     scale = len(unfinished) / len(some) if some else 0.0
     lines = [
-        _line(player, prices, hits[player.id], round(calls[player.id] * scale), round(tokens[player.id] * scale))
+        _line(player, prices, hits[player.id], inputs[player.id], scale)
         for player in ([plan.a] if plan.a is plan.b else [plan.a, plan.b])
     ]
     return RolloutEstimate(prices.as_of, tuple(lines), len(plan), most)
@@ -82,7 +81,8 @@ def _play_known(run: EpisodeRun, ledger: Ledger, hits: Counter[str]) -> TurnRequ
     return replay(run, attempts)
 
 
-async def _play_on(run: EpisodeRun, calls: Counter[str], tokens: Counter[str]) -> None:
+async def _play_on(run: EpisodeRun, inputs: Mapping[str, Counter[int]]) -> None:
+    """Play an episode to its end, and count each player's calls by their input tokens."""
     spec, rules, world = run.spec, run.rules, run.world
     policies = (scripted("warm"), scripted("firm"))
     while not world.done:
@@ -90,14 +90,18 @@ async def _play_on(run: EpisodeRun, calls: Counter[str], tokens: Counter[str]) -
         place = spec.scene.agents.index(agent)
         prompt = world.turn_prompt(agent, spec.episode_id, rules.layout, rules.template)
         player, drafts = spec.players[place], spec.drafts[place]
-        calls[player.id] += drafts
-        tokens[player.id] += drafts * prompt_tokens(Request(player.target, prompt.messages))
+        inputs[player.id][prompt_tokens(Request(player.target, prompt.messages))] += drafts
         world.step({agent: world.read(agent, await policies[place % 2](prompt))})
 
 
-def _line(player: Player, prices: Prices, hits: int, calls: int, tokens: int) -> EstimateLine:
-    price, usage = prices.of(player.target), Usage(tokens, output=calls * _OUTPUT)
-    cost = None if price is None else price.cost(usage)
+def _line(player: Player, prices: Prices, hits: int, inputs: Mapping[int, int], scale: float) -> EstimateLine:
+    """The line of a player whose calls were counted by their input tokens, for `scale` times as many episodes."""
+    price, calls = prices.of(player.target), round(sum(inputs.values()) * scale)
+    usage = Usage(round(sum(size * number for size, number in inputs.items()) * scale), output=calls * _OUTPUT)
+    cost = None
+    if price is not None:
+        each = [number * price.at(size).cost(Usage(size, output=_OUTPUT)) for size, number in inputs.items()]
+        cost = sum(each) * scale
     if not is_paid(player) or price == NOTHING:
         cost = 0.0
     return EstimateLine(

@@ -145,6 +145,51 @@ def test_nor_in_200_schedules_with_thoughts_outside_the_completions_tokens(
     assert provider.billed <= budget.spent + 1e-9 <= cap + 2e-9
 
 
+class DeepThinker(Provider):
+    """It thinks so many times longer than the limit of the answer, and loses no call that it bills."""
+
+    def __init__(self, seed: int, times: int) -> None:
+        super().__init__(seed)
+        self.times = times
+
+    async def send(self, request: Request) -> Reply:
+        await asyncio.sleep(self.chance.choice((0, 0, 0.001, 0.003)))
+        if self.chance.random() < 0.1:
+            raise Unavailable("slow down", status=429, retry_after=0.001)
+        self.billed += PRICE.cost(self.usage(request))
+        return Reply("1", "stop", "sim-1", self.usage(request))
+
+    def usage(self, request: Request) -> Usage:
+        return Usage(most_prompt_tokens(request), 0, 0, self.times * LIMIT)
+
+    @property
+    def dearest(self) -> float:
+        """USD that one call costs at most."""
+        return max(PRICE.cost(self.usage(question(number))) for number in range(5))
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 2**32),
+    times=st.integers(2, 60),
+    count=st.integers(1, 25),
+    concurrency=st.integers(1, 16),
+    calls=st.floats(1.0, 20.0),
+)
+def test_nor_in_200_schedules_with_thoughts_beyond_the_limit_if_one_call_fits(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, times: int, count: int, concurrency: int, calls: float
+):
+    folder = tmp_path_factory.mktemp("ledger")
+    provider = DeepThinker(seed, times)
+    cap = calls * provider.dearest
+    with Ledger(folder) as ledger:
+        budget = Budget(cap, PRICES, folder)
+        budget.first_alone = True
+        with suppress(Unavailable):
+            asyncio.run(schedule(budget, provider, ledger, count, concurrency))
+    assert provider.billed <= cap + 1e-9
+
+
 def test_what_does_not_fit_waits_for_what_is_in_flight_and_then_the_run_ends(tmp_path: Path):
     """Reservations are for the worst, answers cost less: more calls fit than reservations would."""
     provider = Provider(0)

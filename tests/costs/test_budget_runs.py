@@ -28,6 +28,7 @@ from fixtures.playing import Longest, act, scenes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sotopia_rl_data.asking import openai
 from sotopia_rl_data.asking.ask import ask, capped
 from sotopia_rl_data.asking.pacing import Pacing
 from sotopia_rl_data.asking.plan import AskOptions, Plan
@@ -62,10 +63,11 @@ class Killed(BaseException):
 class Provider:
     """Answers, throttles, fails, hangs and loses by chance, and bills whatever reaches it. `kills` is how often a call
     is the process's last; what lay on the disk at that moment is copied to `left`, and what the process does while it
-    is being taken down reaches nobody. `dear`: what is billed costs all that it may."""
+    is being taken down reaches nobody. `dear`: what is billed costs all that it may. `thinks`: the tokens of thoughts
+    are told in the total alone."""
 
-    def __init__(self, seed: int, kills: float, dear: bool) -> None:
-        self.chance, self.kills, self.dear = random.Random(seed), kills, dear
+    def __init__(self, seed: int, kills: float, dear: bool, thinks: bool = False) -> None:
+        self.chance, self.kills, self.dear, self.thinks = random.Random(seed), kills, dear, thinks
         self.billed = 0.0
         self.folder = self.left = Path()
         self.dead = False
@@ -88,6 +90,15 @@ class Provider:
         if fate < 0.16:
             raise Unavailable("the connection broke")
         finish: Finish = "length" if fate < 0.2 else "stop"
+        if self.thinks:
+            answer = chance.randint(0, usage.output)
+            told = {
+                "prompt_tokens": usage.input,
+                "completion_tokens": answer,
+                "total_tokens": usage.input + usage.output,
+            }
+            choice = {"message": {"content": self.text(request)}, "finish_reason": finish}
+            return openai.read_completion(request.target, {"choices": [choice], "usage": told})
         return Reply(self.text(request), finish, request.target.model, Usage() if fate < 0.22 else usage)
 
     def text(self, request: Request) -> str:
@@ -99,6 +110,8 @@ class Provider:
         return act("leave", "") if self.chance.random() < 0.1 else act(argument=f"word {self.chance.randint(0, 9)}")
 
     def usage(self, request: Request) -> Usage:
+        if self.thinks:
+            return Usage(most_prompt_tokens(request), 0, 0, self.chance.randint(0, limit_of(request) or 0))
         if self.dear:
             return Usage(most_prompt_tokens(request), 0, most_prompt_tokens(request), limit_of(request) or 0)
         into = self.chance.randint(1, most_prompt_tokens(request))
@@ -241,6 +254,7 @@ class Schedule:
     calls=st.lists(st.floats(0.5, 15.0), min_size=1, max_size=3),
     kills=st.sampled_from((0, 0.02, 0.08)),
     dear=st.booleans(),
+    thinks=st.booleans(),
     retry_failed=st.booleans(),
 )
 def test_no_run_passes_its_cap_in_200_random_schedules_of_runs_that_are_killed(
@@ -252,12 +266,13 @@ def test_no_run_passes_its_cap_in_200_random_schedules_of_runs_that_are_killed(
     calls: Sequence[float],
     kills: float,
     dear: bool,
+    thinks: bool,
     retry_failed: bool,
 ):
     """`calls`: how many of the first call at its worst the cap of each run in turn has room for. A run under a cap
     below what was spent before adds nothing; what was spent is never more than the largest cap, nor less than what was
     billed."""
-    provider = Provider(seed, kills, dear)
+    provider = Provider(seed, kills, dear, thinks)
     one = Schedule(PLANS[kind], provider, size, tmp_path_factory.mktemp(kind))
     caps = [some * one.worst() for some in calls]
     options = AskOptions(pacing=QUICK, concurrency=concurrency, retry_failed=retry_failed)

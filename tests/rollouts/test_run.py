@@ -16,7 +16,8 @@ from sotopia_rl_data.asking.ask import capped
 from sotopia_rl_data.asking.pacing import Pacing
 from sotopia_rl_data.asking.plan import AskOptions
 from sotopia_rl_data.costs.budget import Budget
-from sotopia_rl_data.costs.prices import load
+from sotopia_rl_data.costs.price import Price
+from sotopia_rl_data.costs.prices import Prices, load
 from sotopia_rl_data.errors import AskingError, BudgetSpent, UsageError
 from sotopia_rl_data.exporters.exporting import export_sotopia
 from sotopia_rl_data.fake_provider.running import running
@@ -303,6 +304,19 @@ def test_an_estimate_asks_nobody_and_says_what_has_no_price(store: Store, monkey
     assert unpriced.cost is None
     assert told.total is None
     assert not store.root.exists()
+
+
+def test_an_estimate_counts_the_price_of_long_contexts(store: Store):
+    url, long = "http://127.0.0.1:1/v1", Price(10.0, 10.0, 10.0, 10.0)
+    plan = plan_of(scenes_of(), a=OPENAI + url, b=OPENAI + url, turns=6)
+    costs = []
+    for starts in (), (0,), (600,):
+        price = Price(1.0, 1.0, 1.0, 1.0, long=tuple((start, long) for start in starts))
+        with Ledger(store.root / ".ledger") as ledger:
+            prices = Prices("2026-11-01", 0.5, {"*": {"sim-a": price}})
+            costs.append(estimate_rollout(plan, ledger, AskOptions(), prices).total or 0)
+    assert costs[1] == pytest.approx(10 * costs[0])
+    assert costs[0] < costs[2] < costs[1]
 
 
 def test_a_template_is_told_which_model_plays(store: Store, tmp_path: Path):
