@@ -94,7 +94,16 @@ def test_every_way_to_tell_an_answer_gives_the_same_labels_for_one_call_each(
 
 
 @pytest.mark.parametrize("protocol", PROVIDERS)
-@pytest.mark.parametrize("habit", ["thinks_in_every_way", "answer_in_reasoning_content", "usage_beyond_reason"])
+@pytest.mark.parametrize(
+    "habit",
+    [
+        "thinks_in_every_way",
+        "answer_in_reasoning_content",
+        "thought_in_parts_with_a_mark",
+        "reply_in_a_list",
+        "usage_beyond_reason",
+    ],
+)
 def test_and_so_it_is_in_batches(habit: str, protocol: str, steady: Any, provider: Running, store: Store):
     _, labels = labels_of(store, provider.playing(habit), protocol, batching=QUICK)
     assert labels == steady[protocol]
@@ -181,7 +190,16 @@ def test_a_fault_is_billed_for_the_tokens_that_it_reports(provider: Running, sto
     assert line.maybe_calls == 0
 
 
-@pytest.mark.parametrize("habit", ["thinks_in_every_way", "answer_in_reasoning_content", "words_around_one_object"])
+@pytest.mark.parametrize(
+    "habit",
+    [
+        "thinks_in_every_way",
+        "answer_in_reasoning_content",
+        "words_around_one_object",
+        "words_beside_a_tool_call",
+        "stream_that_nobody_asked_for",
+    ],
+)
 @pytest.mark.parametrize("protocol", PROVIDERS)
 def test_evaluations_are_read_as_labels_are(habit: str, protocol: str, provider: Running, store: Store):
     found = []
