@@ -110,7 +110,7 @@ async def _replies(client: ApiClient, request: Request) -> list[Reply]:
             raise
         limited = request
         replies = [await client.send(request)]
-    while not client.is_settled(request):  # a weaker form was needed: find out what of it
+    while not client.is_settled(request):  # the strongest form was refused: find out which part has to go
         replies.append(await client.send(limited))
     if limited.limit is not None and replies[-1].finish == "length" and not has_begun(replies[-1]):
         replies.append(await client.send(request))

@@ -10,7 +10,7 @@ from typing import Any
 
 from sotopia_rl_data.errors import BadAnswer
 
-BLANK = " \t\r\n\ufeff\u200b\x00"  # white space, byte order marks and other characters that are not seen
+BLANK = " \t\r\n\ufeff\u200b\x00"  # white space, byte order marks and other invisible characters
 _MOST_BROKEN = 5_000
 _BRACKET = re.compile(r"[{}\[\]]")
 _FENCE = re.compile(r"[`~]+[^\s`~]*")  # the line that opens a code block

@@ -133,7 +133,9 @@ class Reply:
             raise BadAnswer(CUT_OFF_THOUGHT) from None
         if not outside.strip(BLANK) and (self.thought or outside != text):
             raise BadAnswer(CUT_OFF_THOUGHT)
-        if "{" in outside and not begins_with_object(outside):  # the object may be a draft in words that went on
+        if "{" in outside and not begins_with_object(
+            outside
+        ):  # the object may be a draft in a thought that was cut off
             raise BadAnswer(CUT_OFF)
         return text
 

@@ -17,7 +17,7 @@ ActionType = Literal["none", "speak", "non-verbal communication", "action", "lea
 ACTION_TYPES: tuple[ActionType, ...] = ("none", "speak", "non-verbal communication", "action", "leave")
 
 CONFIGS = ("rewards", "episodes", "attributions", "failures", "trajectories")
-DERIVED = ("trajectories",)  # made of the others, so that no digest of a version covers them
+DERIVED = ("trajectories",)  # made of the other configs; a version's digest does not cover them
 FRACTIONS = {"train": 0.8, "validation": 0.1, "test": 0.1}
 SPLITS = tuple(FRACTIONS)
 

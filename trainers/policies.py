@@ -143,7 +143,7 @@ def end_tokens(tokenizer: Any, model: str) -> list[int]:
     name, revision = split_revision(model)
     try:
         ends = GenerationConfig.from_pretrained(name, revision=revision).eos_token_id
-    except OSError:  # without a generation config, the tokenizer's token alone ends a completion
+    except OSError:  # without a generation config, only the tokenizer's end token ends a completion
         ends = None
     if ends is None:
         return [tokenizer.eos_token_id]

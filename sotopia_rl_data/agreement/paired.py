@@ -21,7 +21,7 @@ from sotopia_rl_data.statistics.reliability import alpha_of, alpha_sums
 
 MEASURES = ("pearson", "spearman", "kendall", "kappa", "alpha", "pair_accuracy", "mean_difference")
 
-# Pairs of levels are counted in tables only where a table has at most _CELLS cells, and all tables together _TABLES.
+# Pairs of levels are counted in tables if each has at most _CELLS cells, and all of them at most _TABLES cells.
 _CELLS, _TABLES = 256, 1 << 26
 # The resamples of one pair of opinions may go through at most this many rows for Spearman and for Kendall, which takes
 # some seconds.

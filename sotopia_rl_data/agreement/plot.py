@@ -38,7 +38,7 @@ def plot(agreement: Agreement, path: Path, measure: str = "pearson") -> None:
         raise UsageError(f"{measure!r} is not a figure of agreement.", f"name one of: {', '.join(MEASURES)}")
     if path.suffix.lower() not in ENDINGS:
         raise UsageError(
-            f"The file name {path.name!r} does not end as a picture does.", f"end it in {' or '.join(ENDINGS)}"
+            f"The file name {path.name!r} does not have the ending of a picture.", f"end it in {' or '.join(ENDINGS)}"
         )
     check_installed("A plot", "matplotlib", hint="pip install matplotlib")
     from matplotlib.figure import Figure

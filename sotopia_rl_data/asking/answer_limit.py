@@ -21,8 +21,8 @@ from sotopia_rl_data.ledger.attempt import Attempt
 from sotopia_rl_data.ledger.lookup import Settled
 from sotopia_rl_data.request import Reply, Request, Target
 
-_ROOM = 64  # tokens for a code fence and blanks
-_INVALID = (400, 422)  # statuses of a request with a parameter that the server does not take
+_ROOM = 64  # tokens more, for a code fence and white space
+_INVALID = (400, 422)  # statuses by which a server refuses a parameter
 _Place = tuple[str, str]  # URL and model
 
 
@@ -76,7 +76,7 @@ class AnswerLimits:
             self._open.add(place)
         if place in self._open:
             return True
-        if 0 < reply.usage.output < sent.limit:  # cut off by a limit of the server's own
+        if 0 < reply.usage.output < sent.limit:  # a lower limit of the server's own cut it off
             return False
         first = place not in self._tried
         self._tried.add(place)

@@ -199,7 +199,7 @@ def _sum(values: Iterable[float | None]) -> float | None:
 
 
 COUNTABLE = (openai.PROVIDER, anthropic.PROVIDER)  # providers whose tokens can be counted
-_KEPT = 1 << 16  # only this many blocks of the latest prompts are remembered
+_KEPT = 1 << 16  # at most this many blocks of prompts are remembered, the latest
 _SIBLINGS = 1_024  # only this many shared prefixes are remembered
 
 

@@ -42,7 +42,7 @@ def extra_of(options: Iterable[str]) -> dict[str, Any]:
         path = key.strip().split(".")
         if not equals or not all(path):
             raise UsageError(
-                f"{redact(option)!r} is not a parameter.",
+                f"{redact(option)!r} is not of the form KEY=VALUE.",
                 "write --extra reasoning_effort=low or --extra provider.sort=price",
             )
         place = extra
@@ -69,7 +69,8 @@ def check_extra(extra: Mapping[str, Any]) -> None:
         text = json.dumps(extra, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise UsageError(
-            f"The extra parameters are not JSON: {error}.", "write numbers, texts, lists, objects"
+            f"The extra parameters hold a value that JSON cannot: {error}.",
+            "use strings, finite numbers, true, false, null, lists and objects",
         ) from error
     if redact(text) != text:
         raise UsageError(

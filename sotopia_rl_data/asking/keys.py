@@ -22,7 +22,7 @@ from sotopia_rl_data.request import Target
 OPENAI, ANTHROPIC = "OPENAI_API_KEY", "ANTHROPIC_API_KEY"
 # For each protocol: the variable with its own provider's key, and the variable with another server's URL for that key.
 OWN = {"openai": (OPENAI, "OPENAI_BASE_URL"), "anthropic": (ANTHROPIC, "ANTHROPIC_BASE_URL")}
-NONE = "none"  # named instead of a variable: the server takes no key
+NONE = "none"  # given instead of a variable's name where the server needs no key
 # A host, its subdomains included -> the variable that the provider's own documentation uses.
 HOSTS = {
     "api.openai.com": OPENAI,

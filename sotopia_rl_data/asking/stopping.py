@@ -116,8 +116,8 @@ class CircuitBreaker:
             self.hopeless = error
 
 
-_SHOWN = 0.1  # a person is told of a wall after this share of the time after which the run ends
-_BEING_ANSWERED_S = 5.0  # a request that is on the wire for longer is being answered: refusals for rate come at once
+_SHOWN = 0.1  # after this share of the time that ends the run, a person is told that everything is throttled
+_BEING_ANSWERED_S = 5.0  # a request that waits longer is being answered: refusals because of a limit come at once
 
 
 class ThrottleWall:
@@ -175,7 +175,7 @@ class ThrottleWall:
         )
 
 
-_SLOWER = 3.0  # an answer may take so many times as long as the slowest before it
+_SLOWER = 3.0  # an answer may take up to this many times as long as the slowest one before it
 
 
 class Silence:

@@ -24,7 +24,7 @@ from sotopia_rl_data.request import Target
 T = TypeVar("T")
 
 VARIABLE = "SOTOPIA_RL_DATA_PRICES"
-_BATCH = 0.5  # what OpenAI's and Anthropic's batch APIs charge of the price
+_BATCH = 0.5  # the share of the usual price that OpenAI's and Anthropic's batch APIs charge
 _LONGEST = Path(__file__).with_name("longest_answers.yaml")
 _RELEASE = re.compile(r"([-@](\d{8}|\d{4}-\d{2}-\d{2}|latest))?")  # the end of a snapshot's name: a date or "latest"
 # Providers that cost nothing: models on this machine, and answers that people gave.

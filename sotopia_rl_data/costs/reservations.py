@@ -51,7 +51,7 @@ class Hold:
         return ("", self.key, 0.0) if self.batch else (self.run, self.key, self.time)
 
 
-Event = tuple[Hold, float | None]  # a reservation (None), or its release: the USD that take its place
+Event = tuple[Hold, float | None]  # a hold: with None when it is reserved, with its cost in USD when it is released
 
 
 class Reservations:

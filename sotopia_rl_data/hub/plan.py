@@ -161,6 +161,6 @@ def _check_strays(release: Release, remote: Remote) -> None:
             strays = [path for path in remote.tree if shape.fullmatch(path) and path not in known]
             if strays:
                 raise HubError(
-                    f"{release.repo} has {strays[0]}, which no manifest lists and load_dataset would mix with yours.",
+                    f"{release.repo} has {strays[0]}, which no manifest lists: load_dataset would mix both.",
                     "remove or rename it there, or push to another repository with --repo",
                 )

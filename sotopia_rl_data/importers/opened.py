@@ -158,7 +158,7 @@ class _Recoded(io.RawIOBase):
                 text = self._decoder.decode(data, final=not data)
             except UnicodeDecodeError as error:
                 raise InputError(
-                    f"its {self._coding[:6].upper()} text has what is not a character, or breaks off in one."
+                    f"its {self._coding[:6].upper()} text holds an invalid character, or ends in the middle of one."
                 ) from error
             if self._first:
                 self._first, text = False, text.removeprefix("\ufeff")

@@ -63,7 +63,7 @@ class Recipe:
         _one_of("a rule", self.rule, get_args(RuleId))
         _one_of("a normaliser", self.normaliser, get_args(Normaliser))
         _one_of("an average", self.average, get_args(Average))
-        _one_of("what is fitted on", self.fit, get_args(Fit))
+        _one_of("a value of `fit`", self.fit, get_args(Fit))
         _one_of("a unit", self.units, get_args(Units))
         object.__setattr__(self, "weights", _weights(self.weights))
         if self.units != "0-1" and not self._within_one:

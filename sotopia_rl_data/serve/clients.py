@@ -55,7 +55,9 @@ async def ask(items: Sequence[Mapping[str, Any]]) -> list[float]:
                 await asyncio.sleep(float(answer.headers.get("retry-after", 1)))
             told = answer.json()
     except (httpx2.HTTPError, ValueError) as error:
-        raise Unavailable(f"The reward server at {url} gave no answer ({error}).", "see whether it runs") from error
+        raise Unavailable(
+            f"The reward server at {url} gave no answer ({error}).", "check that it is running"
+        ) from error
     if answer.status_code != httpx2.codes.OK:
         raise Unavailable(f"The reward server at {url} refused: {told.get('error')}", str(told.get("hint")))
     return [float(reward) for reward in told["rewards"]]

@@ -306,7 +306,7 @@ def test_the_command_says_what_is_wrong(store: Store, tmp_path: Path):
     cases = {
         ("lab/labels", "--against", "dan"): "no opinion 'dan'",
         ("lab/labels", "--plot", str(tmp_path / "no" / "a.png"), "--resamples", "0"): "cannot be written",
-        ("lab/labels", "--plot", str(tmp_path / "a.txt"), "--resamples", "0"): "does not end as a picture does",
+        ("lab/labels", "--plot", str(tmp_path / "a.txt"), "--resamples", "0"): "does not have the ending of a picture",
         ("lab/label",): "no dataset 'lab/label'",
         ("lab/labels", "--dimensions", "secret"): "about the dimension 'secret'",
     }

@@ -117,9 +117,9 @@ def test_extras_are_json_or_text_and_dots_lead_into_objects():
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["top_p"], "not a parameter"),
-        (["=1"], "not a parameter"),
-        (["a..b=1"], "not a parameter"),
+        (["top_p"], "not of the form KEY=VALUE"),
+        (["=1"], "not of the form KEY=VALUE"),
+        (["a..b=1"], "not of the form KEY=VALUE"),
         (["a=1", "a.b=2"], "both 'a' and a part"),
         (["a=1", "a=2"], "'a' twice"),
         (["messages=[]"], "'messages' cannot"),

@@ -91,7 +91,7 @@ def test_a_file_that_is_no_preset_is_a_sentence(tmp_path, text, complaint):
         ({"weights": {"goal": 1}, "average": "mode"}, "'mode' is not an average"),
         ({"weights": {"goal": 1}, "gamma": 0}, "gamma is 0"),
         ({"weights": {"goal": 1}, "sample": -1}, "sample is -1"),
-        ({"weights": {"goal": 1}, "fit": "test"}, "'test' is not what is fitted on"),
+        ({"weights": {"goal": 1}, "fit": "test"}, "'test' is not a value of `fit`"),
         ({"weights": {"goal": 1}, "units": "0-100"}, "'0-100' is not a unit"),
         ({"weights": {"goal": 1}, "units": "0-10", "normaliser": "none"}, "gives no rewards from 0 to 1"),
         ({"weights": {"goal": 1}, "units": "0-10", "normaliser": "zscore"}, "gives no rewards from 0 to 1"),
