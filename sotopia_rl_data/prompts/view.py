@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -66,8 +67,8 @@ def seen(episode: Episode, agent: str) -> list[Seen]:
 
 def display_names(episode: Episode) -> dict[str, str]:
     """The name of each agent by id; with the id behind it where two agents share the name."""
-    names = [a.name for a in episode.agents]
-    return {a.agent: a.name if names.count(a.name) == 1 else f"{a.name} ({a.agent})" for a in episode.agents}
+    names = Counter(a.name for a in episode.agents)
+    return {a.agent: a.name if names[a.name] == 1 else f"{a.name} ({a.agent})" for a in episode.agents}
 
 
 def context(episode: Episode, me: Agent) -> str:
@@ -106,6 +107,8 @@ def _known_of(episode: Episode, other: Agent, viewer: str) -> str:
         return ""
     background = visible(other.background, episode, viewer, tags=("p",), hidden=HINTS)
     background = _SECRET_CLAUSE.sub("", background).strip()
+    if not background:
+        return ""
     return "" if any(_holds(background, secret) for secret in _secrets(episode, other)) else background
 
 
