@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -99,7 +100,7 @@ def presets(kind: str) -> dict[str, str]:
         of, _, rest = path.name.partition(".")
         if of == kind and rest.endswith(".yaml"):
             lines = path.read_text(encoding="utf-8").splitlines()
-            comment = [line[1:].strip() for line in lines if line.startswith("#")]
+            comment = [line[1:].strip() for line in takewhile(lambda line: line.startswith("#"), lines)]
             found[rest.removesuffix(".yaml")] = " ".join(comment)
     return found
 

@@ -22,7 +22,7 @@ def annotate() -> None:
 
 
 @annotate.command("template")
-@click.argument("episodes", required=False)
+@console.ref_argument("episodes", required=False)
 @console.output_option("The CSV to write.")
 @click.option("--schema", default="direct", show_default=True, metavar="NAME", help="What is asked, as in `label`.")
 @click.option(
@@ -89,7 +89,7 @@ def annotate_template(
 
 
 @annotate.command("export")
-@click.argument("refs", nargs=-1, required=True, metavar="REF…")
+@console.refs_argument()
 @console.output_option("FILE.html, a form for any browser, or FILE.csv.")
 @click.option("--dialogues", type=click.IntRange(1), default=28, show_default=True, help="How many of each method.")
 @click.option("--dimensions", metavar="D,…", help="SOTOPIA-EVAL dimensions.  [default: all seven]")
@@ -147,7 +147,7 @@ def annotate_export(
 
 @annotate.command("import")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.argument("refs", nargs=-1, required=True, metavar="REF…")
+@console.refs_argument()
 @click.option(
     "--evaluator", default="human", show_default=True, metavar="NAME", help="The name to store the scores under."
 )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("ref")
+@console.ref_argument("ref")
 @click.option("--judge", required=True, metavar="SPEC", help="As for `label`: gpt-4o, openai:MODEL@URL, lexical …")
 @click.option("--episodes", type=click.IntRange(2), default=100, show_default=True, help="How many episodes are drawn.")
 @click.option("--probes", metavar="P,…", help="order, name, padded, moved.  [default: all]")
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--max-calls", type=click.IntRange(0), help="Stop before asking where more calls than this are needed.")
 @click.option("--alpha", default=0.01, show_default=True, help="The chance that an unbiased judge is called biased.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the drawing.")
-@click.option("--out", metavar="ORG/NAME", help="The dataset to write.  [default: REF's name + -audit]")
+@console.dataset_option("--out", "The dataset to write.  [default: REF's name + -audit]")
 @click.option("--version", metavar="vX.Y.Z", help="Override the version's number.")
 @asking.pace("Calls")
 @asking.batches

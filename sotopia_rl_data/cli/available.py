@@ -1,4 +1,5 @@
-"""available: what can be named as a judge, a schema, a preset, a policy or a reward, installed plug-ins included."""
+"""available: what can be named as a judge, a schema, a preset, a policy, a reward or a preset of `train`, installed
+plug-ins included."""
 
 from __future__ import annotations
 
@@ -54,6 +55,13 @@ def _rewards() -> Iterable[_Row]:
     return _rows(about | {"path/to/file.py:Name": "a function or class of your own"}, rewards.GROUP)
 
 
+def _train_presets() -> Iterable[_Row]:
+    from sotopia_rl_data.trainers import settings
+
+    named = {f"{kind} {name}": what for kind in settings.CLASSES for name, what in settings.presets(kind).items()}
+    return _rows(named, "")
+
+
 def _rows(about: Mapping[str, str], group: str) -> Iterable[_Row]:
     """(name, what brings it, what it is): what is built in, then what is installed."""
     yield from ((name, BUILT_IN, what) for name, what in about.items())
@@ -62,6 +70,7 @@ def _rows(about: Mapping[str, str], group: str) -> Iterable[_Row]:
 
 NOUNS: dict[str, Callable[[], Iterable[_Row]]] = {
     "judges": _judges, "schemas": _schemas, "presets": _presets, "policies": _policies, "rewards": _rewards,
+    "train-presets": _train_presets,
 }  # fmt: skip
 
 
@@ -70,7 +79,8 @@ NOUNS: dict[str, Callable[[], Iterable[_Row]]] = {
 @console.store_option
 @console.json_option
 def available(noun: str | None, store: Store, as_json: bool) -> None:
-    """What can be named: the judges, schemas, presets, policies and rewards that are built in or installed as plug-ins.
+    """What can be named: the judges, schemas, presets, policies and rewards that are built in or installed as plug-ins,
+    and the presets of `train`.
 
     \b
     Examples:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("refs", nargs=-1, required=True, metavar="REF…")
+@console.refs_argument()
 @click.option(
     "--agent",
     "agents",

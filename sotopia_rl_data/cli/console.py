@@ -27,6 +27,8 @@ from sotopia_rl_data.cli.volume import Volume, volume
 from sotopia_rl_data.display import Advance, cell, printable, write_utf8
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from sotopia_rl_data.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -51,8 +53,49 @@ def store_option(command: F) -> F:
         show_envvar=True,
         metavar="DIR",
         callback=_open_store,
+        shell_complete=_complete_folders,
         help="Where datasets and the ledger live.",
     )(command)
+
+
+def store_of(context: click.Context) -> Store:
+    """The store of a command that is not typed to its end."""
+    from sotopia_rl_data.store import Store
+
+    given = context.params.get("store")
+    return given if isinstance(given, Store) else Store.default()
+
+
+def complete_datasets(context: click.Context, _param: click.Parameter, incomplete: str) -> list[str | CompletionItem]:
+    """The datasets of the store that begin so; behind an @, the versions; files where a path begins."""
+    from click.shell_completion import CompletionItem
+
+    from sotopia_rl_data.errors import SotopiaDataError
+
+    if incomplete.startswith((".", "/", "~")):
+        return [CompletionItem(incomplete, type="file")]
+    store = store_of(context)
+    name, at, _ = incomplete.partition("@")
+    try:
+        known = [f"{name}@{version}" for version in store.versions(name)] if at else store.names()
+    except (SotopiaDataError, OSError):
+        return []
+    return [one for one in known if one.startswith(incomplete)]
+
+
+def ref_argument(name: str, *, required: bool = True) -> Callable[[F], F]:
+    """An argument that is a dataset's reference, completed from the store."""
+    return click.argument(name, required=required, shell_complete=complete_datasets)
+
+
+def refs_argument(*, required: bool = True) -> Callable[[F], F]:
+    """`REF…`: several references."""
+    return click.argument("refs", nargs=-1, required=required, metavar="REF…", shell_complete=complete_datasets)
+
+
+def dataset_option(flag: str, text: str, *, required: bool = False) -> Callable[[F], F]:
+    """An option that names a dataset to write."""
+    return click.option(flag, required=required, metavar="ORG/NAME", shell_complete=complete_datasets, help=text)
 
 
 def json_option(command: F) -> F:
@@ -81,6 +124,12 @@ def time_limit_option(command: F) -> F:
         metavar="SECONDS",
         help="End the query after this time.",
     )(command)
+
+
+def _complete_folders(_context: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="dir")]
 
 
 def _open_store(_ctx: click.Context, _param: click.Parameter, value: str) -> Store:

@@ -28,7 +28,7 @@ _LISTED = 20
 
 
 @click.command()
-@click.argument("ref")
+@console.ref_argument("ref")
 @console.output_option("Write README.md and its pictures there.", required=False, folder=True)
 @click.option("--write", is_flag=True, help="Write them into the version itself, where people can edit the prose.")
 @click.option("--repo", metavar="ORG/NAME", help="As the card of this repository.  [default: the dataset's name]")
@@ -91,7 +91,7 @@ def _show_markdown(text: str) -> None:
 
 
 @click.command("push-to-hub")
-@click.argument("ref")
+@console.ref_argument("ref")
 @click.option("--repo", metavar="ORG/NAME", help="The repository.  [default: the dataset's name, or yours/NAME]")
 @click.option("--private/--public", default=None, help="For a new repository.  [default: your account's]")
 @click.option(
@@ -165,7 +165,7 @@ def push_to_hub(
 
 
 @click.command()
-@click.argument("ref")
+@console.ref_argument("ref")
 @click.option(
     "--map",
     "columns",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("episodes", required=False)
+@console.ref_argument("episodes", required=False)
 @asking.judges_option("human:FILE.csv, ")
 @click.option(
     "--schema",
@@ -70,7 +70,7 @@ if TYPE_CHECKING:
 @asking.models
 @asking.sampling(0)
 @template_option
-@click.option("--out", metavar="ORG/NAME", help="The dataset to write.  [default: the episodes' name + -rewards]")
+@console.dataset_option("--out", "The dataset to write.  [default: the episodes' name + -rewards]")
 @click.option("--version", metavar="vX.Y.Z", help="Override the version's number.")
 @asking.pace("Calls")
 @asking.batches
@@ -155,7 +155,7 @@ def _labelled(report: LabelReport) -> None:
 
 
 @click.command()
-@click.argument("episodes")
+@console.ref_argument("episodes")
 @asking.judges_option()
 @click.option("--dimensions", metavar="D,…", help="SOTOPIA-EVAL dimensions.  [default: all seven]")
 @click.option("--samples", default=1, show_default=True, help="How often each is asked; the score is the mean.")

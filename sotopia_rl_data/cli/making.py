@@ -45,7 +45,7 @@ def layout_of(layout: str | None, template: Path | None) -> tuple[Any, Template 
 
 
 @click.command()
-@click.argument("ref")
+@console.ref_argument("ref")
 @click.option(
     "--preset",
     metavar="NAME|FILE",
@@ -65,7 +65,7 @@ def layout_of(layout: str | None, template: Path | None) -> tuple[Any, Template 
 @click.option("--units", type=click.Choice(["0-1", "0-10"]), help="Of the reward; 0-10 are the reference's.")
 @click.option("--gamma", type=float, help="The discount of the rule `discounted`, in (0, 1].")
 @template_option
-@click.option("--out", metavar="ORG/NAME", help="The dataset to write.  [default: REF's own next version]")
+@console.dataset_option("--out", "The dataset to write.  [default: REF's own next version]")
 @click.option("--version", metavar="vX.Y.Z", help="Override the version's number.")
 @console.store_option
 @console.json_option
@@ -194,7 +194,7 @@ def prompts() -> None:
 
 @prompts.command()
 @click.argument("served_log", type=click.Path(path_type=Path))
-@click.argument("episodes")
+@console.ref_argument("episodes")
 @console.output_option("The template file to write.")
 @console.store_option
 @console.json_option

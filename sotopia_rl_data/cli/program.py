@@ -68,6 +68,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Tidy and set up": {
         "rm": (f"{_HERE}.trash:rm", "Datasets or versions into the store's trash."),
         "undo": (f"{_HERE}.trash:undo", "Bring them back; what is in the trash."),
+        "completion": (f"{_HERE}.completion:completion", "What makes bash, zsh or fish complete by Tab."),
     },
 }
 
@@ -152,6 +153,8 @@ def main(argv: list[str] | None = None) -> None:
     """Run the program and exit. Every error is a sentence and a hint on stderr; only --debug shows a traceback."""
     signal.signal(signal.SIGTERM, _interrupt)  # schedulers send it; it ends a run as Ctrl-C does
     console.accept_any_text()
+    if "_SOTOPIA_RL_DATA_COMPLETE" in os.environ:
+        import_module(f"{_HERE}.completion")
     try:
         code = cli.main(args=argv, standalone_mode=False, prog_name="sotopia-rl-data") or 0
     except click.exceptions.NoArgsIsHelpError as help_shown:

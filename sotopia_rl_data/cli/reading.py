@@ -115,7 +115,7 @@ def _summary(version: Version) -> dict[str, Any]:
 
 
 @click.command()
-@click.argument("ref")
+@console.ref_argument("ref")
 @console.wide_option
 @console.store_option
 @console.json_option
@@ -148,7 +148,7 @@ def log(ref: str, wide: bool, store: Store, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("ref")
+@console.ref_argument("ref")
 @click.argument("episode", required=False)
 @console.wide_option
 @console.store_option
@@ -282,7 +282,7 @@ def _dialogue(version: Version, prefix: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("ref")
+@console.ref_argument("ref")
 @console.wide_option
 @console.store_option
 @console.json_option
@@ -321,7 +321,7 @@ def stats(ref: str, wide: bool, store: Store, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("ref")
+@console.ref_argument("ref")
 @click.argument("sql")
 @click.option(
     "--format", "fmt", default=None, metavar="FORMAT", help="table (default on a screen), json, jsonl, csv or parquet."
@@ -361,8 +361,8 @@ def query(
 
 
 @click.command()
-@click.argument("a")
-@click.argument("b")
+@console.ref_argument("a")
+@console.ref_argument("b")
 @console.store_option
 @console.json_option
 def diff(a: str, b: str, store: Store, as_json: bool) -> None:
@@ -407,7 +407,7 @@ def _columns(changes: Changes) -> list[str]:
 
 
 @click.command()
-@click.argument("refs", nargs=-1, required=True, metavar="REF…")
+@console.refs_argument()
 @console.store_option
 @console.json_option
 def verify(refs: tuple[str, ...], store: Store, as_json: bool) -> None:

@@ -60,7 +60,7 @@ _FORMS = (
     "--best-of", default=1, metavar="N", help="Draft N answers of --a a turn and keep the best. With --reward-model."
 )
 @click.option("--reward-model", metavar="DIR|ID[@REV]", help="Scores the drafts (needs the train extra).")
-@click.option("--out", required=True, metavar="ORG/NAME", help="The dataset to write.")
+@console.dataset_option("--out", "The dataset to write.", required=True)
 @click.option("--version", metavar="vX.Y.Z", help="Override the version's number.")
 @asking.pace("Episodes")
 @asking.costs("these episodes")

@@ -69,7 +69,13 @@ def _trainer_options(command: console.F) -> console.F:
         click.option("--preset", metavar="NAME", help="paper, tiny, …: fields that ship with the package."),
         console.output_option("The folder of the run.  [default: runs/KIND-DATASET]", required=False, folder=True),
         click.option("--model", required=True, metavar="DIR|ID[@REV]", help="What to train."),
-        click.option("--dataset", required=True, metavar="REF", help="A path, a name, or org/name@v1.2.0."),
+        click.option(
+            "--dataset",
+            required=True,
+            metavar="REF",
+            shell_complete=console.complete_datasets,
+            help="A path, a name, or org/name@v1.2.0.",
+        ),
     ):
         command = option(command)
     return console.store_option(console.json_option(command))
@@ -168,11 +174,11 @@ def _finish(config: TrainerConfig, record: dict[str, Any], as_json: bool) -> Non
 
 
 @click.command()
-@click.argument("ref")
+@console.ref_argument("ref")
 @click.option(
     "--reward-model", required=True, metavar="DIR|ID[@REV]", help="A folder that `train rm` wrote, or a Hub id."
 )
-@click.option("--out", metavar="ORG/NAME", help="Write to another dataset.  [default: the next version of REF's]")
+@console.dataset_option("--out", "Write to another dataset.  [default: the next version of REF's]")
 @console.store_option
 @console.json_option
 def score(ref: str, reward_model: str, out: str | None, store: Store, as_json: bool) -> None:

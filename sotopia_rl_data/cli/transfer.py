@@ -32,7 +32,7 @@ _EXPORTS = (*_EPISODES, "trl-sft", "trl-preference", "trl-kto", "openai", "share
 
 @click.command("import")
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--name", metavar="ORG/NAME", help="The dataset to make, or to add a version to.")
+@console.dataset_option("--name", "The dataset to make, or to add a version to.")
 @click.option("--map", "columns", metavar="A=B,…", help="Read the column A as B, as in Who=speaker,Said=text.")
 @click.option(
     "--format", "form", metavar="FORMAT", help="The format of all files.  [default: told by the keys of their records]"
@@ -303,7 +303,7 @@ def _show_import(report: ImportReport) -> None:
 
 
 @click.command()
-@click.argument("ref")
+@console.ref_argument("ref")
 @click.option("--to", "fmt", type=click.Choice(_EXPORTS), required=True, help="The format to write.")
 @console.output_option("The folder to make; it must not exist, or be empty.", folder=True)
 @click.option(

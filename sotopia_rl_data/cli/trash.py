@@ -21,7 +21,7 @@ yes_option = click.option("--yes", is_flag=True, help="Do it without a question.
 
 
 @click.command()
-@click.argument("refs", nargs=-1, metavar="REF…")
+@console.refs_argument(required=False)
 @click.option("--empty-trash", is_flag=True, help="Instead, delete for good what is in the trash.")
 @yes_option
 @console.store_option
@@ -60,8 +60,15 @@ def rm(refs: tuple[str, ...], empty_trash: bool, yes: bool, store: Store, as_jso
     console.next_commands(f"sotopia-rl-data undo {shlex.quote(removed[0].removal)}")
 
 
+def _complete_removed(context: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    from sotopia_rl_data.store import trash
+
+    names = [name for one in trash.removed(console.store_of(context)) for name in (one.ref, one.removal)]
+    return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
+
+
 @click.command()
-@click.argument("what", required=False, metavar="[REF|REMOVAL]")
+@click.argument("what", required=False, metavar="[REF|REMOVAL]", shell_complete=_complete_removed)
 @console.store_option
 @console.json_option
 def undo(what: str | None, store: Store, as_json: bool) -> None:

@@ -39,7 +39,7 @@ def _dimensions(text: str | None) -> list[str] | None:
 
 
 @click.command()
-@click.argument("refs", nargs=-1, required=True, metavar="REF…")
+@console.refs_argument()
 @click.option(
     "--of",
     type=click.Choice(["attributions", "rewards"]),
@@ -180,7 +180,7 @@ def _figure(figure: Figure) -> str | None:
 
 
 @click.command()
-@click.argument("refs", nargs=-1, required=True, metavar="REF…")
+@console.refs_argument()
 @console.output_option("The CSV to write.")
 @click.option("--top", type=click.IntRange(1), default=100, show_default=True, help="How many lines.")
 @click.option(
@@ -236,7 +236,7 @@ def curate(
 
 
 @click.command()
-@click.argument("ref")
+@console.ref_argument("ref")
 @console.output_option("The HTML to write.")
 @click.option(
     "--utterances",

@@ -40,6 +40,8 @@ def test_everything_built_in_and_installed_is_listed(run):
     assert set(schemas.BUILTINS) < set(names["schemas"])
     assert [name for name in names["presets"] if not name.startswith("./")] == list(presets())
     assert names["rewards"][0] == "format"
+    files = [path.name.split(".")[:2] for path in (ROOT / "trainers" / "presets").glob("*.yaml")]
+    assert sorted(names["train-presets"]) == sorted(" ".join(of) for of in files)
     assert {row["kind"] for row in rows if row["name"] == "ours"} == {"judges", "schemas", "policies", "rewards"}
     assert {row["from"] for row in rows if row["name"] == "ours"} == {"toy 1.2"}
     assert all(row["about"] for row in rows if row["from"] == "built in")

@@ -1,0 +1,64 @@
+"""completion: what makes a shell complete commands, options, and the names of datasets and their versions, by click."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+from click.shell_completion import (
+    BashComplete,
+    CompletionItem,
+    add_completion_class,
+    get_completion_class,
+    split_arg_string,
+)
+
+from sotopia_rl_data.cli import console
+
+PROGRAM, VARIABLE = "sotopia-rl-data", "_SOTOPIA_RL_DATA_COMPLETE"
+_LINES = {
+    "bash": (f'eval "$({PROGRAM} completion bash)"', "~/.bashrc"),
+    "zsh": (f'eval "$({PROGRAM} completion zsh)"', "~/.zshrc, after compinit"),
+    "fish": (f"{PROGRAM} completion fish | source", "~/.config/fish/config.fish"),
+}
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(list(_LINES)))
+def completion(shell: str) -> None:
+    """Print the script that makes SHELL complete commands, options, datasets and versions with the Tab key.
+
+    \b
+    The line that sets it up, for new shells:
+      echo 'eval "$(sotopia-rl-data completion bash)"' >> ~/.bashrc
+      echo 'eval "$(sotopia-rl-data completion zsh)"' >> ~/.zshrc
+      echo 'sotopia-rl-data completion fish | source' >> ~/.config/fish/config.fish
+    """
+    complete = get_completion_class(shell)
+    assert complete is not None
+    click.echo(complete(click.get_current_context().find_root().command, {}, PROGRAM, VARIABLE).source())
+    if sys.stdout.isatty():
+        line, file = _LINES[shell]
+        console.note(f"To set it up, put this line into {file}: {line}")
+
+
+@add_completion_class
+class WholeWordsBash(BashComplete):
+    """bash ends a word at `=`, `:` and `@` too, and lets a completion replace what follows (with the `@`). So the line
+    itself is read here, and what bash keeps of a word is left out of the answer, which is `@v1.0.0` for `lab/x@v`."""
+
+    source_template = BashComplete.source_template.replace(
+        "COMP_CWORD=$COMP_CWORD", 'COMP_LINE="${COMP_LINE:0:COMP_POINT}"'
+    )
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        line = os.environ["COMP_LINE"]
+        words = split_arg_string(line)[1:]
+        self._word = words.pop() if words and not line[-1:].isspace() else ""
+        return words, self._word
+
+    def format_completion(self, item: CompletionItem) -> str:
+        kept = max(self._word.rfind("=") + 1, self._word.rfind(":") + 1, self._word.rfind("@"))
+        item.value = str(item.value).removeprefix(self._word[:kept])
+        return super().format_completion(item)
