@@ -22,6 +22,21 @@ OPENING = """\
 
 This page is made from the code by `make docs`. `python cli.py …` in a clone and the installed `sotopia-rl-data …` are
 the same program. Exit codes are in [stability](stability.md).
+
+Defaults of your own are in a file `sotopia-rl-data.toml`: the one that `SOTOPIA_RL_DATA_CONFIG` names, else the nearest
+in the working folder or above it, else the one in ~/.config/sotopia-rl-data. Its paths are relative to it. Options win
+over environment variables, and these over the file; [`config`](#sotopia-rl-data-config) shows what counts.
+
+```toml
+store = "data/store"
+judge = ["gpt-4o", "claude-sonnet-4-5"]
+judges = "judges.yaml"
+prices = "prices.yaml"
+budget = 5
+```
+
+The Tab key completes commands, options, datasets and versions after `eval "$(sotopia-rl-data completion bash)"`, and in
+zsh and fish.
 """
 EVERYWHERE = ("--quiet", "--verbose", "--debug", "--help")
 

@@ -135,6 +135,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, s
     run("annotate export", "lab/e", "-o", str(root / "form.csv"))
     run("ledger compact")
     run("available")
+    printed["config"] = CliRunner().invoke(cli, ["config", "--json"], standalone_mode=False).stdout
     with running() as provider:
         run("evaluate", "lab/e", "--judge", f"openai:m@{provider.openai_url}", "--dimensions", "goal")
     return root / "store", printed

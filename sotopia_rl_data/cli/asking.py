@@ -111,15 +111,20 @@ def pace(what: str) -> Callable[[F], F]:
     )
 
 
+def prices_option(told: str) -> Callable[[F], F]:
+    """`--prices FILE`."""
+    file = click.Path(dir_okay=False, path_type=Path)
+    return click.option("--prices", type=file, envvar="SOTOPIA_RL_DATA_PRICES", show_envvar=True, help=told)
+
+
 def costs(what: str) -> Callable[[F], F]:
     """`--dry-run`, `--budget` and `--prices` of a command that makes `what`."""
     cap = f"A hard cap on what {what} cost, all runs together."
-    listed = "Prices of your own, over the built-in list.  [default: $SOTOPIA_RL_DATA_PRICES]"
-    file = click.Path(dir_okay=False, path_type=Path)
+    listed = "Prices of your own, over the built-in list."
     return _together(
         click.option("--dry-run", is_flag=True, help="Say what it would ask and cost; send nothing, write no version."),
         click.option("--budget", type=float, metavar="USD", help=cap),
-        click.option("--prices", type=file, metavar="FILE", help=listed),
+        prices_option(listed),
     )
 
 
@@ -144,6 +149,11 @@ def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
         return command
 
     return decorate
+
+
+def is_from_file(name: str) -> bool:
+    """Whether the command's option of this name was not given and has its value from the config file."""
+    return click.get_current_context().get_parameter_source(name) is click.core.ParameterSource.DEFAULT_MAP
 
 
 # --- from options to what the library takes ---------------------------------------------------------------------------

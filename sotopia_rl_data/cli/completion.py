@@ -29,11 +29,12 @@ _LINES = {
 def completion(shell: str) -> None:
     """Print the script that makes SHELL complete commands, options, datasets and versions with the Tab key.
 
+    What sets it up is a line in ~/.bashrc: eval "$(sotopia-rl-data completion bash)"; in ~/.zshrc, after compinit: eval
+    "$(sotopia-rl-data completion zsh)"; in ~/.config/fish/config.fish: sotopia-rl-data completion fish | source.
+
     \b
-    The line that sets it up, for new shells:
-      echo 'eval "$(sotopia-rl-data completion bash)"' >> ~/.bashrc
-      echo 'eval "$(sotopia-rl-data completion zsh)"' >> ~/.zshrc
-      echo 'sotopia-rl-data completion fish | source' >> ~/.config/fish/config.fish
+    Example:
+      sotopia-rl-data completion bash
     """
     complete = get_completion_class(shell)
     assert complete is not None

@@ -63,7 +63,11 @@ def store_of(context: click.Context) -> Store:
     from sotopia_rl_data.store import Store
 
     given = context.params.get("store")
-    return given if isinstance(given, Store) else Store.default()
+    if isinstance(given, Store) and context.get_parameter_source("store") is not click.core.ParameterSource.DEFAULT:
+        return given
+    from sotopia_rl_data.cli import defaults
+
+    return Store(defaults.read().values.get("store") or Store.default().root)
 
 
 def complete_datasets(context: click.Context, _param: click.Parameter, incomplete: str) -> list[str | CompletionItem]:
@@ -74,9 +78,9 @@ def complete_datasets(context: click.Context, _param: click.Parameter, incomplet
 
     if incomplete.startswith((".", "/", "~")):
         return [CompletionItem(incomplete, type="file")]
-    store = store_of(context)
     name, at, _ = incomplete.partition("@")
     try:
+        store = store_of(context)
         known = [f"{name}@{version}" for version in store.versions(name)] if at else store.names()
     except (SotopiaDataError, OSError):
         return []

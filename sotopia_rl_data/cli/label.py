@@ -109,7 +109,10 @@ def label(
     from sotopia_rl_data.labelers.labelling import estimate_label
     from sotopia_rl_data.labelers.labelling import label as run
     from sotopia_rl_data.labelers.plan import RewardSettings
+    from sotopia_rl_data.labelers.schemas import schema
 
+    if asking.is_from_file("judges") and not schema(options["schema"]).needs_judge:
+        options["judges"] = ()
     ask_options, elicitation = asking.ask_options(options), asking.elicitation_of(options)
     layout_name, loaded_template = layout_of(layout, template)
     rewards = RewardSettings(

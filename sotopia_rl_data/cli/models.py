@@ -29,7 +29,7 @@ def models() -> None:
 @click.argument("spec")
 @asking.models
 @asking.sampling(0)
-@click.option("--prices", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Prices of your own.")
+@asking.prices_option("Prices of your own, over the built-in list.")
 @click.option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),

@@ -68,9 +68,14 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Tidy and set up": {
         "rm": (f"{_HERE}.trash:rm", "Datasets or versions into the store's trash."),
         "undo": (f"{_HERE}.trash:undo", "Bring them back; what is in the trash."),
+        "config": (f"{_HERE}.config:config", "Defaults of options, and where each comes from."),
         "completion": (f"{_HERE}.completion:completion", "What makes bash, zsh or fish complete by Tab."),
     },
 }
+
+
+WITHOUT_CONFIG = ("config", "completion")
+"""Commands that need no defaults from a file, and so work where the file is broken."""
 
 
 class Sections(click.Group):
@@ -134,7 +139,8 @@ def _nearest(word: str, names: list[str]) -> str:
 
 @click.group(cls=Sections, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="sotopia-rl-data")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Versioned episode and utterance-reward datasets for RL on social dialogue.
 
     \b
@@ -144,6 +150,13 @@ def cli() -> None:
       sotopia-rl-data show demo/episodes-rewards
       sotopia-rl-data query demo/episodes-rewards "SELECT agent, avg(reward) FROM rewards GROUP BY agent"
     """
+    name = str(context.invoked_subcommand)
+    command = context.command.get_command(context, name) if isinstance(context.command, click.Group) else None
+    if command is None or name in WITHOUT_CONFIG or {"-h", "--help"} & set(context.meta[console.WORDS]):
+        return
+    from sotopia_rl_data.cli import defaults
+
+    context.default_map = {name: defaults.read().of(command)}
 
 
 fit_help(volume.add_options(cli))

@@ -63,7 +63,10 @@ def rm(refs: tuple[str, ...], empty_trash: bool, yes: bool, store: Store, as_jso
 def _complete_removed(context: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     from sotopia_rl_data.store import trash
 
-    names = [name for one in trash.removed(console.store_of(context)) for name in (one.ref, one.removal)]
+    try:
+        names = [name for one in trash.removed(console.store_of(context)) for name in (one.ref, one.removal)]
+    except (errors.SotopiaDataError, OSError):
+        return []
     return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
 
 

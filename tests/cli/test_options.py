@@ -10,8 +10,9 @@ import pytest
 
 from sotopia_rl_data.cli.program import cli
 
-# Two words for a value: FILE or DIR is written; and `train` takes no FILE as a preset, since its --config is that file.
-TWO_WORDS = {"--output": {"FILE", "DIR"}, "--preset": {"NAME", "NAME|FILE"}}
+# Two words for a value: FILE or DIR is written; `train` takes no FILE as a preset, since its --config is that file; and
+# `rewards` takes a judge's name alone, since it asks none.
+TWO_WORDS = {"--output": {"FILE", "DIR"}, "--preset": {"NAME", "NAME|FILE"}, "--judge": {"NAME", "SPEC"}}
 
 
 def commands(command: click.Command = cli, name: str = "") -> Iterator[tuple[str, click.Command]]:
