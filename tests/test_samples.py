@@ -280,13 +280,13 @@ def test_a_scenario_that_breaks_the_rules_is_refused(tmp_path, old, new, complai
 
 
 TOY = """
-environment: env-toy
+environment_id: env-toy
 codename: toy
 relationship: friend
 scenario: Two meet.
-cast:
-  sam: {id: sam, name: Sam Roe, called: Sam, background: A cook., secret: Cannot cook., goal: Be liked.}
-  kim: {id: kim, name: Kim Roe, called: Kim, background: A guest., secret: Is full., goal: Get away.}
+agents:
+  sam: {agent: sam, name: Sam Roe, called: Sam, background: A cook., secret: Cannot cook., goal: Be liked.}
+  kim: {agent: kim, name: Kim Roe, called: Kim, background: A guest., secret: Is full., goal: Get away.}
 episodes:
 - id: e1
   outcome: stalemate

@@ -2,7 +2,7 @@
 
     python -m sotopia_rl_data.exporters.samples
 
-A scenario file has an environment, a cast of two and some dialogues. The first of the cast opens, and the two
+A scenario file has an environment, two agents and some dialogues. The first agent opens, and the two
 alternate. A plain string is speech (a line break in it becomes a blank line); every other action is written
 `{type: text}`. A score is `number | reason`; a bare 0 means that there is nothing to remark. The samples have no more
 than two agents and no private messages, which the library's export cannot express.
@@ -56,17 +56,17 @@ def read_samples(folder: Path = SCENARIOS) -> Iterator[SampleEpisode]:
 
 
 def _sample(scenario: Mapping[str, Any], record: Mapping[str, Any]) -> SampleEpisode:
-    cast: Mapping[str, Mapping[str, str]] = scenario["cast"]
-    ids = {key: person["id"] for key, person in cast.items()}
+    cast: Mapping[str, Mapping[str, str]] = scenario["agents"]
+    ids = {key: person["agent"] for key, person in cast.items()}
     agents = tuple(
-        Agent(p["id"], p["name"], model, p["goal"], p["background"], p["secret"])
+        Agent(p["agent"], p["name"], model, p["goal"], p["background"], p["secret"])
         for p, model in zip(cast.values(), POLICIES, strict=True)
     )
     turns = tuple(_turn(i, line, ids, record["id"]) for i, line in enumerate(record["dialogue"]))
     scores, reasons = _scores(record, ids)
     episode = Episode(
         episode_id=record["id"],
-        environment_id=scenario["environment"],
+        environment_id=scenario["environment_id"],
         agents=agents,
         turns=turns,
         scores=scores,
@@ -83,7 +83,7 @@ def _sample(scenario: Mapping[str, Any], record: Mapping[str, Any]) -> SampleEpi
         reasoning=ending + reasons,
         observations=tuple(_observations(episode, strangers=scenario["relationship"] == "stranger")),
     )
-    return SampleEpisode(episode, record["outcome"], {p["id"]: p["called"] for p in cast.values()})
+    return SampleEpisode(episode, record["outcome"], {p["agent"]: p["called"] for p in cast.values()})
 
 
 def _turn(number: int, line: Mapping[str, Any], ids: Mapping[str, str], episode_id: str) -> Turn:

@@ -28,12 +28,14 @@ from sotopia_rl_data.samples import SCENARIOS
 from sotopia_rl_data.yaml_nodes import NodeReader, text_of
 
 PUBLISHED = ("hard", "all")
-FIELDS = ("environment", "codename", "relationship", "scenario", "cast")
-PERSON = ("id", "name", "called", "background", "personality", "secret", "goal")
+FIELDS = ("environment_id", "codename", "relationship", "scenario", "agents")
+PERSON = ("agent", "name", "called", "background", "personality", "secret", "goal")
+_BEFORE = {"environment": "environment_id", "cast": "agents", "id": "agent"}
+"""The words of scenario files before they took those of episodes; both are read."""
 _FAST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SHOWN = 5
-_HINT = f"a scenario has {', '.join(FIELDS)}; each in its cast has {', '.join(PERSON)}"
-_OF_PERSON = re.compile(rf"({'|'.join(PERSON)})_(\d+)")
+_HINT = f"a scenario has {', '.join(FIELDS)}; each of its agents has {', '.join(PERSON)}"
+_OF_PERSON = re.compile(rf"({'|'.join((*PERSON, 'id'))})_(\d+)")
 
 _Entry = tuple[int, Any]
 """The line in which a scenario begins, and its value."""
@@ -185,25 +187,25 @@ def _nested(row: Mapping[str, str]) -> dict[str, Any]:
             people.setdefault(int(of_person[2]), {})[of_person[1]] = cell
         else:
             record[column] = cell
-    return record | {"cast": [people[number] for number in sorted(people)]}
+    return record | {"agents": [people[number] for number in sorted(people)]}
 
 
 def _scene(value: Any) -> Scene:
     """The scene of one record. Raises InputError with what is wrong with it."""
     record = _known(mapping(value, "the scenario"), FIELDS, "the scenario")
-    cast = record.get("cast")
-    if isinstance(cast, Mapping):
-        cast = list(cast.values())
-    if not isinstance(cast, list) or len(cast) < 2:
-        raise InputError("`cast` is not a list of two people or more.")
-    members = [_member(value, number) for number, value in enumerate(cast, 1)]
+    agents = record.get("agents")
+    if isinstance(agents, Mapping):
+        agents = list(agents.values())
+    if not isinstance(agents, list) or len(agents) < 2:
+        raise InputError("`agents` is not a list of two people or more.")
+    members = [_member(value, number) for number, value in enumerate(agents, 1)]
     people = tuple(person for person, _ in members)
     for labels in ([person.agent for person in people], [person.name for person in people]):
         if len(set(labels)) < len(labels):
-            raise InputError(f"two of the cast have the same id or name: {', '.join(labels)}.")
+            raise InputError(f"two agents have the same id or name: {', '.join(labels)}.")
     relationship = record.get("relationship")
     environment = Environment(
-        environment_id=identifier(record, "environment"),
+        environment_id=identifier(record, "environment_id"),
         scenario=text(record, "scenario"),
         goals=tuple(goal for _, goal in members),
         codename=text(record, "codename", ""),
@@ -215,20 +217,29 @@ def _scene(value: Any) -> Scene:
 
 
 def _known(record: Mapping[str, Any], fields: tuple[str, ...], what: str) -> Mapping[str, Any]:
+    record = _renamed(record, fields, what)
     unknown = [str(key) for key in record if key not in fields]
     if unknown:
         raise InputError(f"{what} has the unknown field {unknown[0]!r}; it may have {', '.join(fields)}.")
     return record
 
 
+def _renamed(record: Mapping[str, Any], fields: tuple[str, ...], what: str) -> Mapping[str, Any]:
+    """The record with today's words in the place of those before."""
+    both = [f"`{old}` and `{new}`" for old, new in _BEFORE.items() if new in fields and {old, new} <= record.keys()]
+    if both:
+        raise InputError(f"{what} has {both[0]}, which are the same field.")
+    return {_BEFORE[key] if _BEFORE.get(key) in fields else key: value for key, value in record.items()}
+
+
 def _member(value: Any, number: int) -> tuple[Person, str]:
-    """A member of the cast and their goal; `number` counts from 1. Raises InputError, which names the member."""
-    what = f"member {number} of the cast"
+    """An agent and their goal; `number` counts from 1. Raises InputError, which names the agent."""
+    what = f"agent {number}"
     member = _known(mapping(value, what), PERSON, what)
     try:
         name = identifier(member, "name")
         person = Person(
-            agent=identifier(member, "id") if member.get("id") is not None else name,
+            agent=identifier(member, "agent") if member.get("agent") is not None else name,
             name=name,
             called=text(member, "called", ""),
             introduction=text(member, "background", "").strip(),

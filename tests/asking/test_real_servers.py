@@ -22,9 +22,9 @@ from sotopia_rl_data.store import Store
 pytestmark = pytest.mark.long
 
 SCENE = """
-- environment: env-tree
+- environment_id: env-tree
   scenario: Two neighbours at the fence.
-  cast:
+  agents:
   - {name: Ann Lee, goal: Keep the tree.}
   - {name: Bob O'Hara, goal: Be rid of the wasps by noon.}
 """

@@ -198,6 +198,13 @@ def test_a_plain_record_has_defaults(tmp_path):
     assert episode.environment_id == same.environment_id == "scenario-" + episode.environment_id[-16:]
 
 
+def test_a_plain_record_may_call_its_environment_as_old_scenario_files_do(tmp_path):
+    record = {"environment" if key == "environment_id" else key: value for key, value in PLAIN.items()}
+    assert only(lines(tmp_path / "a.jsonl", record)) == only(lines(tmp_path / "b.jsonl", PLAIN))
+    both = failures(lines(tmp_path / "c.jsonl", PLAIN, PLAIN | {"environment": "e"}))
+    assert both[0].reason.startswith("the record has the unknown key 'environment'")
+
+
 def test_a_plain_record_may_refer_to_agents_by_name_and_act_several_at_a_turn(tmp_path):
     turns = [{"turn": 3, "agent": ANN, "to": [SAM]}, {"turn": 3, "agent": "b", "failed": True, "action_type": "none"}]
     episode = only(lines(tmp_path / "a.jsonl", PLAIN | {"turns": turns}))

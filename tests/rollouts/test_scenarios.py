@@ -18,24 +18,25 @@ from hypothesis import strategies as st
 from sotopia_rl_data.errors import InputError, NotFound, UsageError
 from sotopia_rl_data.rollouts import HARD, Profiles, Scene, World, bundled, read_profiles, read_scenarios
 from sotopia_rl_data.rollouts.markup import shown
+from sotopia_rl_data.samples import SCENARIOS
 
 TREE = {
-    "environment": "env-tree",
+    "environment_id": "env-tree",
     "codename": "tree",
     "relationship": "friend",
     "scenario": "Two neighbours & one tree.",
-    "cast": [
-        {"id": "ann", "name": "Ann Lee", "background": "Ann Lee bakes.", "secret": "It is hers.", "goal": "Keep it"},
+    "agents": [
+        {"agent": "ann", "name": "Ann Lee", "background": "Ann Lee bakes.", "secret": "It is hers.", "goal": "Keep it"},
         {"name": "Bob O'Hara", "personality": "Bob is loud.", "goal": "Fell it (<extra_info>by noon</extra_info>)"},
     ],
 }  # fmt: skip
-BENCH = {**TREE, "environment": "env-bench", "relationship": "stranger", "scenario": "A bench, two people, rain."}
+BENCH = {**TREE, "environment_id": "env-bench", "relationship": "stranger", "scenario": "A bench, two people, rain."}
 
 
 def flat(record: dict) -> dict[str, str]:
     """A scenario as a row of CSV."""
-    people = {f"{field}_{i}": said for i, one in enumerate(record["cast"], 1) for field, said in one.items()}
-    return {k: v for k, v in record.items() if k != "cast"} | people
+    people = {f"{field}_{i}": said for i, one in enumerate(record["agents"], 1) for field, said in one.items()}
+    return {k: v for k, v in record.items() if k != "agents"} | people
 
 
 class Unaliased(yaml.SafeDumper):
@@ -91,14 +92,41 @@ def test_one_scenario_alone_and_several_yaml_documents_are_read_too(tmp_path):
     assert [len(read_scenarios(tmp_path / name)) for name in ("one.json", "two.yaml")] == [1, 2]
 
 
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_the_words_of_scenario_files_before_they_took_those_of_episodes_are_read(suffix, tmp_path):
+    before = {"environment_id": "environment", "agents": "cast"}
+    old = {before.get(key, key): value for key, value in TREE.items()}
+    old["cast"] = [{"id" if key == "agent" else key: said for key, said in one.items()} for one in TREE["agents"]]
+    if suffix == ".csv":
+        row = {"environment": "env-tree"} | {k: v for k, v in flat(TREE).items() if k != "environment_id"}
+        row = {key.replace("agent_", "id_"): value for key, value in row.items()}
+        (tmp_path / "old.csv").write_text(",".join(row) + "\n" + ",".join(f'"{value}"' for value in row.values()))
+    else:
+        write(tmp_path, suffix, [old]).rename(tmp_path / f"old{suffix}")
+    assert read_scenarios(tmp_path / f"old{suffix}") == read_scenarios(write(tmp_path, suffix, [TREE]))
+    (tmp_path / "both.json").write_text(json.dumps(TREE | {"cast": []}))
+    with pytest.raises(InputError, match="has `cast` and `agents`, which are the same field"):
+        read_scenarios(tmp_path / "both.json")
+
+
+def test_a_scenario_of_an_episode_file_has_the_same_words():
+    """What `agents` and `environment_id` are called in the bundled scenarios and in the bundled episodes."""
+    scenario = yaml.safe_load((SCENARIOS / "boat_sale.yaml").read_text("utf-8"))
+    episode = json.loads((SCENARIOS.parent / "episodes.plain.jsonl").read_text("utf-8").partition("\n")[0])
+    assert {"environment_id", "codename", "scenario", "agents"} <= scenario.keys() & episode.keys()
+    words = ("agent", "name", "goal", "background", "secret")
+    for ours, theirs in zip(scenario["agents"].values(), episode["agents"], strict=True):
+        assert [ours[word] for word in words] == [theirs[word] for word in words]
+
+
 FAULTS = {
     "gaol": ({"gaol": "x"}, "the scenario has the unknown field 'gaol'"),
     "no scenario": ({"scenario": None}, "`scenario` is"),
     "relationship": ({"relationship": "enemy"}, "`relationship` is 'enemy'; there are stranger, know_by_name"),
-    "alone": ({"cast": TREE["cast"][:1]}, "`cast` is not a list of two people or more"),
-    "no goal": ({"cast": [TREE["cast"][0], {"name": "Bob"}]}, "member 2 of the cast: `goal` is missing"),
-    "no name": ({"cast": [TREE["cast"][0], {"goal": "g"}]}, "member 2 of the cast: `name` is missing"),
-    "same id": ({"cast": [TREE["cast"][0], {"id": "ann", "name": "Z", "goal": "g"}]}, "two of the cast have"),
+    "alone": ({"agents": TREE["agents"][:1]}, "`agents` is not a list of two people or more"),
+    "no goal": ({"agents": [TREE["agents"][0], {"name": "Bob"}]}, "agent 2: `goal` is missing"),
+    "no name": ({"agents": [TREE["agents"][0], {"goal": "g"}]}, "agent 2: `name` is missing"),
+    "same id": ({"agents": [TREE["agents"][0], {"agent": "ann", "name": "Z", "goal": "g"}]}, "two agents have"),
     "unclosed": ({"scenario": "A <p viewer='agent_0'>secret"}, "the scenario has markup that is not well-formed XML"),
     "less": ({"scenario": "3 < 4"}, r'a plain "<" is written &lt;'),
     "bold": ({"scenario": "a <b>c</b>"}, "the scenario has the element <b>, which nobody would see"),
@@ -119,8 +147,8 @@ def test_a_fault_is_told_with_its_line(name, suffix, tmp_path):
     second[".json"] = 2 + json.dumps([TREE], indent=2).count("\n") - 1
     assert place == f"{path}:{second[suffix]}"
     assert error.value.hint == (
-        "a scenario has environment, codename, relationship, scenario, cast; each in its cast has id, name, called, "
-        "background, personality, secret, goal"
+        "a scenario has environment_id, codename, relationship, scenario, agents; each of its agents has agent, name, "
+        "called, background, personality, secret, goal"
     )
     assert said in message
     assert "\n" not in message
