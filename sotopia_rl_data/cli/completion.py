@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 
 import click
 from click.shell_completion import (
@@ -13,8 +12,6 @@ from click.shell_completion import (
     get_completion_class,
     split_arg_string,
 )
-
-from sotopia_rl_data.cli import console
 
 PROGRAM, VARIABLE = "sotopia-rl-data", "_SOTOPIA_RL_DATA_COMPLETE"
 _LINES = {
@@ -29,8 +26,8 @@ _LINES = {
 def completion(shell: str) -> None:
     """Print the script that makes SHELL complete commands, options, datasets and versions with the Tab key.
 
-    What sets it up is a line in ~/.bashrc: eval "$(sotopia-rl-data completion bash)"; in ~/.zshrc, after compinit: eval
-    "$(sotopia-rl-data completion zsh)"; in ~/.config/fish/config.fish: sotopia-rl-data completion fish | source.
+    The last line of the script, a comment, is the line that sets it up: for bash in ~/.bashrc, for zsh in ~/.zshrc
+    after compinit, for fish in ~/.config/fish/config.fish.
 
     \b
     Example:
@@ -39,9 +36,8 @@ def completion(shell: str) -> None:
     complete = get_completion_class(shell)
     assert complete is not None
     click.echo(complete(click.get_current_context().find_root().command, {}, PROGRAM, VARIABLE).source())
-    if sys.stdout.isatty():
-        line, file = _LINES[shell]
-        console.note(f"To set it up, put this line into {file}: {line}")
+    line, file = _LINES[shell]
+    click.echo(f"# To set it up, put this line into {file}: {line}")
 
 
 @add_completion_class

@@ -146,7 +146,7 @@ def _check_free(store: Store, one: Removed) -> None:
     if (store.root / one.name / one.version).exists():
         raise VersionExists(
             f"The store has a {one.ref} again, and the removed one is not put in its place.",
-            f"remove that one first: sotopia-rl-data rm {one.ref}, then sotopia-rl-data undo {one.removal}",
+            f"remove that one first: `sotopia-rl-data rm {one.ref}`; then `sotopia-rl-data undo {one.removal}`",
         )
 
 

@@ -105,6 +105,8 @@ def test_zsh_and_fish_are_answered(folder: Path, shell: str, words: list[str], i
         ["sotopia-rl-data", "completion", shell], env=environment(folder), capture_output=True, text=True, timeout=60
     ).stdout
     assert f"_SOTOPIA_RL_DATA_COMPLETE={shell}_complete" in script
+    assert f"sotopia-rl-data completion {shell}" in script.splitlines()[-1]
+    assert f"sotopia-rl-data completion {shell}" in script.splitlines()[-1]
     if shutil.which(shell):
         assert subprocess.run([shell, "-n"], input=script, text=True, capture_output=True, timeout=60).returncode == 0
 

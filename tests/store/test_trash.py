@@ -105,7 +105,7 @@ def test_nothing_is_restored_over_a_version_that_is_there_again(toys: Store):
     commit(toys, {("episodes", "train"): episodes(7)})
     with pytest.raises(VersionExists, match=r"has a org/toy@v1\.0\.0 again") as refused:
         trash.restore(toys, TOY)
-    assert refused.value.hint.endswith(f"rm org/toy@v1.0.0, then sotopia-rl-data undo {removal}")
+    assert refused.value.hint.endswith(f"rm org/toy@v1.0.0`; then `sotopia-rl-data undo {removal}`")
     assert (toys.versions(TOY), len(trash.removed(toys))) == (["v1.0.0"], 3)  # nothing has moved
     remove(toys, "org/toy@v1.0.0")
     assert len(trash.restore(toys, removal)) == 3
