@@ -6,6 +6,7 @@ The chat template is our own wording of the ChatML form that Qwen's instruct mod
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -97,9 +98,28 @@ def tiny_tokenizer(vocab: int = 1024, text: Iterable[str] = _TEXT, context: int 
     )
 
 
-if __name__ == "__main__":  # `python -m sotopia_rl_data.trainers.tiny DIR` writes a tiny model for the bundled samples
-    import sys
+def model_for_samples(out: str | Path) -> Path:
+    """A tiny model whose vocabulary is that of the bundled samples; one that is there already stays. Returns `out`."""
+    import shutil
+    import tempfile
 
     from sotopia_rl_data.samples import path
 
-    print(make_tiny(sys.argv[1], vocab=2048, text=[path("plain").read_text(encoding="utf-8")]))
+    out = Path(out)
+    if (out / "config.json").is_file():
+        return out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        make_tiny(beside, vocab=2048, text=[path("plain").read_text(encoding="utf-8")])
+        with contextlib.suppress(OSError):  # it is there: what is in a folder is not replaced
+            beside.rename(out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return out
+
+
+if __name__ == "__main__":  # `python -m sotopia_rl_data.trainers.tiny DIR` writes a tiny model for the bundled samples
+    import sys
+
+    print(model_for_samples(sys.argv[1]))

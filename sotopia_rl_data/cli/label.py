@@ -154,6 +154,8 @@ def _labelled(report: LabelReport) -> None:
         [(count, getattr(report, count)) for count in ("episodes", "utterances", "rewarded", "labels")],
         f"sotopia-rl-data show {name}",
         f'sotopia-rl-data query {name} "SELECT agent, avg(reward) FROM rewards GROUP BY agent"',
+        f"sotopia-rl-data report {name} -o report.html",
+        f"sotopia-rl-data train rm --dataset {name} --preset tiny   # two steps of a tiny random model: a first try",
     )
 
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from sotopia_rl_data.trainers.settings import TrainingSetting
 
 
+_TINY_MODEL = Path("runs/tiny-model")  # random, made in a second: for a first try without a download
+
+
 def _show_settings(context: click.Context, _option: click.Parameter, given: bool) -> None:
     """Print the settings of a trainer, this project's own first, as `--help` prints options."""
     if not given or context.resilient_parsing:
@@ -68,7 +71,11 @@ def _trainer_options(command: console.F) -> console.F:
         click.option("--config", type=click.Path(dir_okay=False), help="A YAML file of fields."),
         click.option("--preset", metavar="NAME", help="paper, tiny, …: fields that ship with the package."),
         console.output_option("The folder of the run.  [default: runs/KIND-DATASET]", required=False, folder=True),
-        click.option("--model", required=True, metavar="DIR|ID[@REV]", help="What to train."),
+        click.option(
+            "--model",
+            metavar="DIR|ID[@REV]",
+            help=f"What to train.  [required, but for --preset tiny, which makes {_TINY_MODEL}]",
+        ),
         click.option(
             "--dataset",
             required=True,
@@ -150,7 +157,15 @@ def _configuration(kind: str, store: Store, output: Path | None, options: dict[s
     preset, file, settings = (options.pop(source) for source in ("preset", "config", "settings"))
     options |= {"store": str(store.root), "output_dir": str(folder)}
     values_of(kind, preset=preset, file=file, options=options, assignments=settings)
+    if options["model"] is None and preset != "tiny":
+        context = click.get_current_context()
+        (model,) = (option for option in context.command.params if option.name == "model")
+        raise click.MissingParameter(ctx=context, param=model)
     api.quiet_libraries(console.has_bars())
+    if options["model"] is None:
+        from sotopia_rl_data.trainers.tiny import model_for_samples
+
+        options["model"] = str(model_for_samples(_TINY_MODEL))
     from sotopia_rl_data.trainers import config
 
     chosen = getattr(config, CLASSES[kind])
@@ -195,6 +210,7 @@ def score(ref: str, reward_model: str, out: str | None, store: Store, as_json: b
         return
     unchanged = "" if scored["created"] else ", unchanged"
     console.note(f"{scored['ref']}: {scored['rows']:,} scores by {scored['judge']}{unchanged}")
+    console.next_commands(f"sotopia-rl-data report {scored['ref']} -o report.html")
 
 
 @click.command()

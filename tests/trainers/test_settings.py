@@ -9,12 +9,13 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 from fixtures.places import ROOT
 
 from sotopia_rl_data.cli.program import cli
-from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.errors import NotFound, UsageError
 from sotopia_rl_data.trainers.settings import CLASSES, settings, values_of
 
 pytest.importorskip("trl", reason="needs the train extra: pip install -e '.[train]'")
@@ -123,6 +124,20 @@ def test_a_mistake_is_told_before_anything_heavy_is_imported(source: str, tmp_pa
     assert (done.returncode, done.stdout) == (2, "[]\n"), done.stderr
     assert done.stderr.startswith("error: ")
     assert " hint: " in done.stderr
+
+
+def test_a_model_is_required_but_for_the_preset_that_makes_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from sotopia_rl_data.trainers.tiny import model_for_samples
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(click.MissingParameter, match="model"):
+        CliRunner().invoke(cli, ["train", "rm", "--dataset", "lab/x"], standalone_mode=False, catch_exceptions=False)
+    tried = CliRunner().invoke(cli, ["train", "rm", "--dataset", "./none", "--preset", "tiny"], standalone_mode=False)
+    assert isinstance(tried.exception, NotFound)  # of the dataset: a model is there
+    made = (tmp_path / "runs" / "tiny-model" / "config.json").stat()
+    assert model_for_samples("runs/tiny-model") == Path("runs/tiny-model")
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["tiny-model"]
+    assert (tmp_path / "runs" / "tiny-model" / "config.json").stat() == made
 
 
 @pytest.mark.parametrize("kind", CLASSES)
