@@ -169,6 +169,8 @@ def test_every_command_that_a_screen_suggests_runs_as_printed(url: str):
     wrong = []
     for line, command in suggested.items():
         words = shlex.split(line)[1:]
+        if words[0] == "train":
+            continue  # tests/test_strangers_path.py trains as it is printed
         if "gpt-4o" in words:
             words.append("--dry-run")  # what costs money is not asked
         if "annotate import form.csv" in line:
