@@ -15,12 +15,16 @@ _GRACE_S = 30  # seconds for the requests in flight after Ctrl-C
 
 
 @click.command()
-@click.option("--reward-model", required=True, metavar="DIR|ID", help="A folder that `train rm` wrote, or a Hub id.")
+@click.option(
+    "--reward-model", required=True, metavar="DIR|ID[@REV]", help="A folder that `train rm` wrote, or a Hub id."
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65_535), help="0: any free one.")
 @click.option("--token", is_flag=True, help="Clients have to send the token in SOTOPIA_RL_DATA_REWARD_TOKEN.")
 @click.option("--queue", default=4_096, show_default=True, type=click.IntRange(1), help="Most completions that wait.")
-@click.option("--batch", default=64, show_default=True, type=click.IntRange(1), help="Completions scored together.")
+@click.option(
+    "--batch-size", "batch", default=64, show_default=True, type=click.IntRange(1), help="Completions scored together."
+)
 @click.option("--device", metavar="DEVICE", help="cpu, cuda …  [default: a GPU, if any]")
 def serve(reward_model: str, host: str, port: int, token: bool, queue: int, batch: int, device: str | None) -> None:
     """Serve a reward model over HTTP, for trainers that ask for rewards.

@@ -30,7 +30,9 @@ def fault(line: str) -> str | None:
         return str(error)
     words = list(takewhile(lambda word: word not in ("|", ">", "&&"), words))
     command: click.Command = program.cli
-    context = click.Context(command, info_name="sotopia-rl-data")
+    context = click.Context(
+        command, info_name="sotopia-rl-data", help_option_names=["-h", "--help"]
+    )  # click keeps them
     try:
         while isinstance(command, click.Group):
             if not words or words[0].startswith("-"):
