@@ -31,7 +31,18 @@ CONFIGS = {
     "trajectories": tables.trajectories_schema(["goal"]),
 }
 # Commands whose results their own tests check, since they need a Hub, a model, people's scores or a served log.
-ELSEWHERE = {"annotate import", "inspect", "prompts learn", "pull", "push-to-hub", "rm", "score", "train", "undo"}
+ELSEWHERE = {
+    "annotate import",
+    "inspect",
+    "prompts learn",
+    "pull",
+    "push-to-hub",
+    "rm",
+    "score",
+    "serve",
+    "train",
+    "undo",
+}
 
 
 def written(kind: pa.DataType) -> str:

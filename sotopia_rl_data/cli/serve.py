@@ -26,7 +26,17 @@ _GRACE_S = 30  # seconds for the requests in flight after Ctrl-C
     "--batch-size", "batch", default=64, show_default=True, type=click.IntRange(1), help="Completions scored together."
 )
 @click.option("--device", metavar="DEVICE", help="cpu, cuda …  [default: a GPU, if any]")
-def serve(reward_model: str, host: str, port: int, token: bool, queue: int, batch: int, device: str | None) -> None:
+@console.json_option
+def serve(
+    reward_model: str,
+    host: str,
+    port: int,
+    token: bool,
+    queue: int,
+    batch: int,
+    device: str | None,
+    as_json: bool,
+) -> None:
     """Serve a reward model over HTTP, for trainers that ask for rewards.
 
     /score takes prompts and completions; /get_reward answers as OpenRLHF asks, /classify as vLLM does; /health and
@@ -56,7 +66,11 @@ def serve(reward_model: str, host: str, port: int, token: bool, queue: int, batc
     config = uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=_GRACE_S)
     with _bound(host, port) as listening, suppress(KeyboardInterrupt):  # uvicorn raises it when it has ended
         number = listening.getsockname()[1]
-        click.echo(f"http://{f'[{host}]' if ':' in host else host}:{number}")
+        url = f"http://{f'[{host}]' if ':' in host else host}:{number}"
+        if as_json:
+            console.emit_json({"url": url, "model": model.identity})
+        else:
+            click.echo(url)
         console.note(f"serving {model.identity}; Ctrl-C ends it")
         uvicorn.Server(config).run(sockets=[listening])
 

@@ -270,7 +270,7 @@ class Hub:
 def _too_large(most: int, path: str, repo: str) -> HubError:
     return HubError(
         f"{path} of {repo} has more than {most:,} bytes; it was not downloaded.",
-        "its publisher has to make a new version; for another one: sotopia-rl-data pull ORG/NAME@VERSION",
+        "its publisher has to make a new version; until then, pull another version",
     )
 
 

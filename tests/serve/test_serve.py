@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -53,6 +54,10 @@ def started(model: str, *options: str) -> Server:
     process = subprocess.Popen([*command, *options], cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None
     url = process.stdout.readline().strip()
+    if "--json" in options:
+        told = json.loads(url + "".join(iter(process.stdout.readline, "}\n")) + "}")
+        assert set(told) == {"url", "model"}
+        url = told["url"]
     assert url.startswith("http://127.0.0.1:"), url
     return Server(process, url, model)
 
@@ -213,7 +218,7 @@ def test_killed_and_started_again_it_answers_the_same(model):
     reward = first.post("/score", {"items": items(1)}).json()["rewards"]
     first.process.kill()
     first.process.wait()
-    again = started(model)
+    again = started(model, "--json")
     assert again.post("/score", {"items": items(1)}).json()["rewards"] == reward
     again.process.send_signal(signal.SIGTERM)
     assert again.process.wait(200) == 0
