@@ -273,10 +273,11 @@ def test_best_of_n_is_the_first_policys_and_its_partner_answers_once(store: Stor
     assert played == {("unknown", "mine best-of-3", "partner"), ("unknown", "partner", "mine best-of-3")}
 
 
-def test_rollouts_go_to_the_sotopia_library_and_come_back_but_for_one_flag(store: Store, tmp_path: Path):
+def test_rollouts_go_to_the_sotopia_library_and_come_back_but_for_a_flag_and_a_first_name(store: Store, tmp_path: Path):
+    """Noor van Dijk is called Noor: her profile has both names, which come back as what else is known of her."""
     rollout(store, plan_of(scenes_of()), "demo/play")
     report = export_sotopia(store.resolve("demo/play"), tmp_path / "out")
-    assert (report.episodes, report.differs, report.failures) == (13, {"turns.failed": 13}, ())
+    assert (report.episodes, report.differs, report.failures) == (13, {"turns.failed": 13, "agents.meta": 1}, ())
 
 
 @pytest.mark.parametrize(("named", "pairs", "environments", "count"), [("hard", None, 14, 42), ("all", 2, 15, 30)])
