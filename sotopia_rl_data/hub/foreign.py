@@ -199,5 +199,6 @@ def _unknown(
         reason = "no importer knows this format"
     return InputError(
         f"The rows of {ref} ({names[0]}{' …' if len(names) > 1 else ''}) have the columns {listed}: {reason}.",
-        f"say what they are, as in --map question=prompt,answer=completion,score=reward; see {hub.page(ref.name)}",
+        f"see {hub.page(ref.name)}, and say which columns are what, as in: "
+        f"sotopia-rl-data pull {ref} --map question=prompt,answer=completion,score=reward",
     )
