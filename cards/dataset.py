@@ -129,7 +129,7 @@ def _block(manifest: Manifest, figures: Numbers, name: str, title: str) -> str:
 
 def _configs(manifest: Manifest, default: str) -> Iterator[str]:
     wording = yaml.safe_load((TEMPLATES / "dataset/configs.yaml").read_text("utf-8"))
-    weights = manifest.recipe.get("rewards", {}).get("weights", {})
+    weights = (manifest.recipe.get("rewards") or {}).get("weights", {})
     weighted = ""
     if weights:
         weighted = f" (the weighted mean of {', '.join(plain(name) for name, weight in weights.items() if weight)})"
@@ -193,7 +193,7 @@ def _limits(manifest: Manifest, figures: Numbers) -> Iterator[str]:
         remark = judge.get("remark", "").replace("`", "")
         if remark:
             yield f"{plain(remark[:1].upper() + remark[1:])}."
-    if len(judges) == 1 and manifest.recipe.get("labels", {}).get("samples", 1) == 1:
+    if len(judges) == 1 and (manifest.recipe.get("labels") or {}).get("samples", 1) == 1:
         yield "One judge was asked once: nothing here says how far another would have agreed."
     rewards = manifest.provenance.get("rewards")
     for warning in rewards.get("warnings", []) if isinstance(rewards, dict) else []:

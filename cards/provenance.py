@@ -81,7 +81,7 @@ def _labels(labels: Mapping[str, Any] | None, recipe: Mapping[str, Any], known: 
     if labels.get("judges"):
         levels = ""
         if "scale" in recipe and "rubric" not in known:
-            rates_importance = recipe.get("rewards", {}).get("rule") in ("direct", "scaled")
+            rates_importance = (recipe.get("rewards") or {}).get("rule") in ("direct", "scaled")
             levels = f", {'importance in levels' if rates_importance else 'levels'} 0 to {recipe['scale']}"
         samples = labels.get("samples", 1)
         often = f", {samples} times" if samples > 1 else ""
