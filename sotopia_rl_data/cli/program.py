@@ -60,7 +60,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "inspect": (f"{_HERE}.train:inspect", "A training run: its data, its metrics beside the baselines."),
     },
     "Publish data": {
-        "export": (f"{_HERE}.transfer:export", "The episodes of a version as files of the sotopia library."),
+        "export": (f"{_HERE}.transfer:export", "A version as files that another program or trainer reads."),
         "card": (f"{_HERE}.hub:card", "The dataset card, shown or written."),
         "push-to-hub": (f"{_HERE}.hub:push_to_hub", "A version as a release on the Hugging Face Hub."),
         "pull": (f"{_HERE}.hub:pull", "A release, or a dataset of others, from the Hub into the store."),

@@ -345,7 +345,7 @@ def export(
     Examples:
       sotopia-rl-data export demo/episodes --to sotopia -o ./demo-sotopia
       sotopia-rl-data export lab/calls-rewards --to convokit -o ./calls-corpus
-      sotopia-rl-data export demo/episodes-rewards --to openai -o ./demo-chats --where "\"return\" > 2"
+      sotopia-rl-data export demo/episodes-rewards --to openai -o ./demo-chats --where '"return" > 2'
       sotopia-rl-data export lab/rollouts@v1.0.0 --to sotopia -o ~/.sotopia/data
     """
     from sotopia_rl_data.exporters.convokit import export_convokit
