@@ -198,14 +198,14 @@ class _VersionRows:
         from sotopia_rl_data.prompts import prompts_of
         from sotopia_rl_data.rewards.build import Sources, build
         from sotopia_rl_data.rewards.texts import RenderedTexts
-        from sotopia_rl_data.rewards.trajectories import written_beside
+        from sotopia_rl_data.rewards.trajectories import with_trajectories
 
         texts = RenderedTexts(self._files, lambda episode: prompts_of(episode, rewards.layout, rewards.template))
         with TemporaryDirectory(prefix=".wide-", dir=self._stage.dir) as scratch:
             return build(
                 recipe,
                 Sources(self._files, self._labels, texts),
-                write=written_beside(self._stage, self._files, rewards.layout),
+                write=with_trajectories(self._stage, self._files, rewards.layout),
                 scratch=Path(scratch),
                 dimensions=self._plan.dimensions,
             )

@@ -16,8 +16,7 @@ from sotopia_rl_data.ledger.ledger import Ledger
 
 @dataclass(frozen=True, slots=True)
 class OtherWording:
-    """Of a run's `calls`, so many are `known` in another `wording`, by an answer in the ledger or a batch under way,
-    and not in the run's own."""
+    """`known` of a run's `calls` are answered or under way in another `wording`, and not in the run's own."""
 
     wording: Wording
     known: int

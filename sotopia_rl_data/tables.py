@@ -145,8 +145,8 @@ def trajectories_schema(dimensions: Sequence[str]) -> pa.Schema:
     """The columns of the `trajectories` config for these dimensions.
 
     `turns`, `turn_rewards` and each list of `reward_components` have an item for each of the agent's actions, which are
-    the last so many assistant messages; a missing reward is NULL. `return` is the sum of `turn_rewards`, and NULL where
-    one is missing.
+    the last `len(turns)` assistant messages; a missing reward is NULL. `return` is the sum of `turn_rewards`, and NULL
+    where one is missing.
     """
     numbers = pa.list_(pa.float64())
     columns: list[tuple[str, pa.DataType]] = [

@@ -49,9 +49,9 @@ def score_dataset(
     number of scores that were written. Raises NotFound for the dataset, InputError where a prompt does not fit the
     model.
     """
-    version = open_dataset(ref, store).version
-    is_keyed = "episode_id" in version.manifest.columns["rewards"]
     rows: Sequence[DatasetRow] = load_rows(ref, store=store, split_by="stored", need_reward=False).rows
+    version = open_dataset(ref, store).version
+    is_keyed = {"episode_id", "agent", "turn"} <= version.manifest.columns["rewards"].keys()
     if not is_keyed:
         keys = _keys((row.prompt, row.completion) for row in rows)
         rows = [

@@ -89,7 +89,9 @@ def values_of(
     values = {}
     for source in sources:
         for key, value in source.items():
-            values[key] = _typed(known[key] if key in known else _unknown(key, kind, known), value) if known else value
+            if known and key not in known:
+                _unknown(key, kind, known)
+            values[key] = _typed(known[key], value) if known else value
     return values
 
 
@@ -227,7 +229,7 @@ def _imported(path: Path, name: str) -> Path | None:
 # --- values -----------------------------------------------------------------------------------------------------------
 
 
-def _unknown(key: str, kind: str, known: Mapping[str, TrainingSetting]) -> TrainingSetting:
+def _unknown(key: str, kind: str, known: Mapping[str, TrainingSetting]) -> NoReturn:
     near = difflib.get_close_matches(key, known, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"see all: sotopia-rl-data train {kind} --help-settings"
     raise UsageError(f"There is no setting {key!r}.", hint)
@@ -310,6 +312,7 @@ def _number(setting: TrainingSetting, value: Any, types: Sequence[type]) -> floa
 
 def _refuse(setting: TrainingSetting, value: Any, types: Sequence[type]) -> NoReturn:
     wanted = " or ".join(_WRITTEN[kind] for kind in types if kind is not int or float not in types)
-    raise UsageError(
-        f"{setting.name} must be {wanted}; it is {value!r}.", f"--set {setting.name}={_EXAMPLES[types[0]]}"
-    )
+    example = next(iter(setting.choices), _EXAMPLES[types[0]])
+    if isinstance(value, list) and str in types:
+        example = ",".join(map(str, value))
+    raise UsageError(f"{setting.name} must be {wanted}; it is {value!r}.", f"--set {setting.name}={example}")

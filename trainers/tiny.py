@@ -6,10 +6,11 @@ The chat template is our own wording of the ChatML form that Qwen's instruct mod
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from sotopia_rl_data.errors import InputError
 
 HEADS = 4
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -112,8 +113,13 @@ def model_for_samples(out: str | Path) -> Path:
     beside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
         make_tiny(beside, vocab=2048, text=[path("plain").read_text(encoding="utf-8")])
-        with contextlib.suppress(OSError):  # it is there: what is in a folder is not replaced
-            beside.rename(out)
+        beside.chmod(0o755)  # as any folder; a temporary one is its owner's alone
+        beside.rename(out)
+    except OSError as error:
+        if not (out / "config.json").is_file():  # where it is, another process was faster
+            raise InputError(
+                f"{out} cannot be written: {error.strerror}.", "empty the folder, or name another: --model"
+            ) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return out

@@ -193,8 +193,8 @@ def _judged(
 
 
 def _evaluated(plan: LabelPlan, names: Mapping[str, str]) -> list[Evaluated]:
-    names_of = ("schema_version", "ask", "samples", "wording")
-    shared = {name: value for name, value in plan.recipe().items() if name in names_of}
+    kept = ("schema_version", "ask", "samples", "wording")
+    shared = {name: value for name, value in plan.recipe().items() if name in kept}
     evaluated = []
     for judge in plan.judges:
         target = target_of(judge)

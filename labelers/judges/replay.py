@@ -36,7 +36,7 @@ class Replay:
                 return replace(attempt.reply, usage=Usage())
         raise Rejected(
             "the replayed ledger has no answer to this question",
-            "ask the model itself for what is missing, or name the wording in which it was asked: --wording v1",
+            "ask the model itself for what is missing, or replay in the wording in which it was asked (--wording)",
         )
 
     async def answer(self, question: Question) -> Reply:

@@ -7,7 +7,7 @@ How an episode is shown has a version of its own, which all schemas share (`Word
 that its answers are found.
 
     v1   an utterance is indented; the scenario stands at the left margin; questions call agents by their names too
-    v2   every line of a text that came with the episode begins with "> ", whatever ends the line before it, and no
+    v2   every line of a text that came with the episode begins with ">", whatever ends the line before it, and no
          such text stands anywhere else. So what is left of an episode without these lines depends on its structure
          alone, and no text can pass for a heading, a turn, a key or an instruction of ours
 

@@ -377,7 +377,8 @@ class _LiveRun:
         """Send one request, within the time limit."""
         limit = TimeLimit(self._pacing.timeout_s, lambda: self._ending)
         self._sending.add(limit)
-        self._at_servers += bool(request.target.base_url)
+        at_server = 1 if request.target.base_url else 0
+        self._at_servers += at_server
         self._outcome.sent += 1
         try:
             async with limit:
@@ -390,7 +391,7 @@ class _LiveRun:
             ) from None
         finally:
             self._sending.remove(limit)
-            self._at_servers -= bool(request.target.base_url)
+            self._at_servers -= at_server
 
     async def _admit(self, pending: PendingRequest) -> Epoch:
         return await self._pacer.admit(self._tokens(pending.request))

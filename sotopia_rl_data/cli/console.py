@@ -82,7 +82,7 @@ def complete_datasets(context: click.Context, _param: click.Parameter, incomplet
     try:
         store = store_of(context)
         known = [f"{name}@{version}" for version in store.versions(name)] if at else store.names()
-    except (SotopiaDataError, OSError):
+    except (SotopiaDataError, OSError):  # while a word is completed there is no place for an error
         return []
     return [one for one in known if one.startswith(incomplete)]
 

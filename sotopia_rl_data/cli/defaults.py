@@ -68,7 +68,7 @@ def read() -> FileDefaults:
     if path is None:
         return FileDefaults()
     try:
-        text = yaml_nodes.read_text(path, "config file", f"mend it, or do without: export {VARIABLE}=")
+        text = yaml_nodes.read_text(path, "config file", f"repair it, or do without it: export {VARIABLE}=")
         given = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(
@@ -130,7 +130,7 @@ def _value(path: Path, key: str, value: Any) -> Any:
     from sotopia_rl_data import plugins
 
     if key not in KEYS:
-        raise InputError(f"The config file {path} has the key {key!r}, which there is not.", _HINT)
+        raise InputError(f"The config file {path} has the unknown key {key!r}.", _HINT)
     if key == "budget":
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
             raise InputError(f"In the config file {path}, budget must be a number of USD above 0.", "write: budget = 5")

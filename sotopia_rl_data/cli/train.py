@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sotopia_rl_data.cli import console
+from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.refs import parse
 from sotopia_rl_data.trainers import api
 
@@ -35,6 +36,10 @@ def _show_settings(context: click.Context, _option: click.Parameter, given: bool
     kind = str(context.info_name)
     api.check_libraries()
     known = settings.settings(kind).values()
+    if not known:
+        raise UsageError(
+            "The settings of the installed transformers and TRL cannot be read.", "give any field of theirs with --set"
+        )
     formatter = context.make_formatter()
     for owner in dict.fromkeys(setting.owner for setting in reversed(known)):
         with formatter.section(settings.TITLES.get(owner, f"Settings of {owner.lstrip('_')}")):

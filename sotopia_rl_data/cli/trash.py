@@ -65,7 +65,7 @@ def _complete_removed(context: click.Context, _param: click.Parameter, incomplet
 
     try:
         names = [name for one in trash.removed(console.store_of(context)) for name in (one.ref, one.removal)]
-    except (errors.SotopiaDataError, OSError):
+    except (errors.SotopiaDataError, OSError):  # while a word is completed there is no place for an error
         return []
     return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
 

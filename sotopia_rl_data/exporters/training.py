@@ -7,6 +7,7 @@ that is missing is left out, or NULL where the file is a table, and never 0.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -19,7 +20,7 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sotopia_rl_data.errors import InputError, NotFound
+from sotopia_rl_data.errors import InputError, NotFound, UsageError
 from sotopia_rl_data.exporters.exporting import written_beside
 from sotopia_rl_data.query import sql, stream
 from sotopia_rl_data.store import Version
@@ -29,19 +30,23 @@ Row = dict[str, Any]
 
 _SECONDS = 24 * 3600.0  # an export may take longer than a query
 _ROWS = 1_024  # rows that are made at a time
+_NO_PAIR = "in no pair: the only completion of its prompt, one between best and worst, or equal rewards"
 _SPEAKERS = {"user": "human", "assistant": "gpt"}  # as ShareGPT calls the roles
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingFormat:
     """What is written for one program: `row` makes its row of a row of `select`, a SELECT in which {rows} stands for
-    the rows of `config` that are exported. With `rewarded` these are the ones that have a reward; `pairs`: of each
-    prompt two are left. `schema` is that of a Parquet file; without it JSON Lines are written."""
+    the rows of `config` that are exported. With `rewarded` these are the ones that have a reward, with `scenes` each
+    has the scene of its episode; `labelled`: {threshold} stands for a reward; `pairs`: of each prompt two are left.
+    `schema` is that of a Parquet file; without it JSON Lines are written."""
 
     config: str
     select: str
     row: Callable[[Row], Row]
     rewarded: bool = False
+    scenes: bool = False
+    labelled: bool = False
     pairs: bool = False
     schema: pa.Schema | None = None
 
@@ -76,6 +81,8 @@ def export_training(
     error `directory` is unchanged.
     """
     form = FORMATS[fmt]
+    if threshold is not None and not math.isfinite(threshold):
+        raise UsageError("The threshold is not a finite number.", "write it as in --threshold 0.5")
     listed = version.manifest.configs.get(form.config)
     if listed is None:
         raise NotFound(
@@ -84,16 +91,16 @@ def export_training(
         )
     chosen = f"SELECT * FROM {form.config} WHERE ({where or 'true'}\n)"
     rows = f"SELECT * FROM ({chosen}) WHERE reward IS NOT NULL" if form.rewarded else chosen
-    found, kept = _count(version, chosen), _count(version, rows)
-    none = InputError(f"No row of {version.ref} can be exported to {fmt}.", _why_none(found, kept))
+    found = _count(version, chosen)
+    kept = _count(version, rows) if form.rewarded else found
     if not kept:
-        raise none
-    if fmt == "trl-kto" and threshold is None:
+        raise _nothing(version, fmt, found, kept)
+    if form.labelled and threshold is None:
         threshold = sql(version, f"SELECT median(reward) FROM ({rows})", _SECONDS).column(0)[0].as_py()
     counts: Counter[str] = Counter()
     with written_beside(directory) as beside, ExitStack() as files:
         writers: dict[str, _RowFile] = {}
-        source = f"({_with_scenes(version, rows) if fmt == 'verl' else rows})"
+        source = f"({_with_scenes(version, rows) if form.scenes else rows})"
         select = form.select.format(rows=source, threshold=threshold)
         for split, batch in _batches(version, select):
             if split not in writers:
@@ -103,11 +110,11 @@ def export_training(
             if progress is not None:
                 progress(len(batch))
         if not counts:
-            raise none
+            raise _nothing(version, fmt, found, kept)
     left_out = {
         "the condition does not hold": sum(split.rows for split in listed.values()) - found,
         "no reward": found - kept,
-        "neither the best nor the worst completion of a prompt": kept - 2 * counts.total() if form.pairs else 0,
+        _NO_PAIR: kept - 2 * counts.total() if form.pairs else 0,
     }
     return TrainingReport(
         version.ref, str(directory), dict(counts), {why: n for why, n in left_out.items() if n}, threshold
@@ -127,12 +134,13 @@ def _count(version: Version, select: str) -> int:
     return int(sql(version, f"SELECT count(*) FROM ({select})", _SECONDS).column(0)[0].as_py())
 
 
-def _why_none(found: int, kept: int) -> str:
+def _nothing(version: Version, fmt: str, found: int, kept: int) -> InputError:
+    hint = "export a dataset with several completions of one prompt, and different rewards for them"
     if not found:
-        return "write a condition that holds for some rows"
-    if not kept:
-        return "label the dataset first: none of these rows has a reward"
-    return "export a dataset with several completions of one prompt, and different rewards for them"
+        hint = "write a condition that holds for some rows"
+    elif not kept:
+        hint = "label the dataset first: none of these rows has a reward"
+    return InputError(f"No row of {version.ref} can be exported to {fmt}.", hint)
 
 
 def _batches(version: Version, select: str) -> Iterator[tuple[str, list[Row]]]:
@@ -241,10 +249,11 @@ FORMATS = {
         "SELECT *, reward > {threshold} AS label FROM {rows}",
         _only("prompt", "completion", "label"),
         rewarded=True,
+        labelled=True,
     ),
     "openai": TrainingFormat("trajectories", "SELECT * FROM {rows}", _only("messages")),
     "sharegpt": TrainingFormat("trajectories", "SELECT * FROM {rows}", _sharegpt),
-    "verl": TrainingFormat("rewards", "SELECT * FROM {rows}", _verl, schema=_VERL),
+    "verl": TrainingFormat("rewards", "SELECT * FROM {rows}", _verl, scenes=True, schema=_VERL),
     "openrlhf": TrainingFormat("rewards", "SELECT * FROM {rows}", _openrlhf),
 }
 """The formats by their names on the command line."""

@@ -335,7 +335,7 @@ def _head(source: Source, limit: int) -> Iterator[Entry]:
 
 
 def _of_no_format(source: Source, record: Any, damaged: bool) -> Source:
-    """`source` with why it cannot be imported and what mends that; `record` is its first."""
+    """`source` with why it cannot be imported and what to do about it; `record` is its first."""
     while isinstance(record, list) and record:
         record = record[0]
     near, hint = nearest(record)

@@ -29,7 +29,7 @@ from sotopia_rl_data.rewards.recipe import Recipe
 from sotopia_rl_data.rewards.resolve import CELLS, Files, Opinion, ResolvedRecipe, resolve
 from sotopia_rl_data.rewards.rules import Floats
 from sotopia_rl_data.rewards.texts import RenderedTexts, StoredTexts, Texts
-from sotopia_rl_data.rewards.trajectories import wording, written_beside
+from sotopia_rl_data.rewards.trajectories import with_trajectories, wording
 from sotopia_rl_data.rewards.widen import Wide, widen
 from sotopia_rl_data.store import Store, Version
 from sotopia_rl_data.streams import Episodes, read
@@ -295,7 +295,7 @@ def remake(
             built = build(
                 recipe,
                 Sources(episodes, attributions, texts),
-                write=written_beside(stage, episodes, layout),
+                write=with_trajectories(stage, episodes, layout),
                 scratch=Path(scratch),
                 on_progress=progress,
             )

@@ -29,7 +29,7 @@ _ROWS = 1_024  # utterances that are held at a time
 _NORM = "norm_"
 
 
-def written_beside(stage: Stage, episodes: Files, layout: Layout) -> Callable[[str, Iterator[pa.Table]], None]:
+def with_trajectories(stage: Stage, episodes: Files, layout: Layout) -> Callable[[str, Iterator[pa.Table]], None]:
     """What `build` writes with: each split's rewards into the stage, and their trajectories.
 
     `layout` is that of the rewards' prompts, `episodes` are each split's Parquet files in key order.

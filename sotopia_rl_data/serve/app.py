@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import logging
 import math
 import time
 import uuid
@@ -37,8 +36,6 @@ from sotopia_rl_data.errors import SotopiaDataError
 from sotopia_rl_data.serve.scoring import BatchedScoring, Dialogue, Full, Scores
 from sotopia_rl_data.store.columns import first_line
 from sotopia_rl_data.trainers.reward_model.model import RewardModel
-
-log = logging.getLogger(__name__)
 
 MOST_BYTES = 32 << 20  # of a request
 MOST_COMPLETIONS = 4_096  # of a request
@@ -194,6 +191,8 @@ def _score_all(model: RewardModel, dialogues: Sequence[Dialogue]) -> Scores:
     pairs = [i for i, dialogue in enumerate(dialogues) if not isinstance(dialogue, str)]
     heads[texts] = model.score_rendered([one for one in dialogues if isinstance(one, str)])
     heads[pairs] = model.score_heads([one for one in dialogues if not isinstance(one, str)])
+    if not np.isfinite(heads).all():
+        raise ValueError("it gives a completion no finite reward")
     return heads
 
 
@@ -246,7 +245,7 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"][1:]) or "the body"
+        place = ".".join(str(part) for part in first["loc"][1:] if first["type"] != "json_invalid") or "the body"
         return _Refused(422, f"{place}: {first['msg']}.", "see /docs for what is taken").response()
 
     @app.exception_handler(PlainHTTPException)
@@ -255,7 +254,6 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:
-        log.error("a request failed", exc_info=error)
         return _Refused(500, f"The model failed: {first_line(error)}.", "see the log of the server").response()
 
 
@@ -278,9 +276,12 @@ class _Door:
 
         try:
             self._check_token(scope)
-            await self._app(scope, _replayed(await _body(scope, receive), receive), noted)
+            await _while_there(self._app, scope, await _body(scope, receive), receive, noted)
         except _Refused as refused:
             await refused.response()(scope, receive, noted)
+        except Exception:
+            status = 500  # it is answered outside of here
+            raise
         finally:
             path = scope["path"] if scope["path"] in self._paths else "other"
             self._measured.requests.labels(path, str(status)).inc()
@@ -311,14 +312,27 @@ async def _body(scope: Scope, receive: Receive) -> bytes:
     return b"".join(parts)
 
 
-def _replayed(body: bytes, receive: Receive) -> Receive:
-    """`receive` for an application whose request's body was read already."""
-    waiting = [{"type": "http.request", "body": body, "more_body": False}]
+async def _while_there(app: ASGIApp, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+    """Let the application answer a request whose body was read already, and end it where the client leaves."""
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def left() -> Message:
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return message
+
+    leaving = asyncio.create_task(left())
 
     async def replayed() -> Message:
-        return waiting.pop() if waiting else await receive()
+        return waiting.pop() if waiting else await asyncio.shield(leaving)
 
-    return replayed
+    answering = asyncio.ensure_future(app(scope, replayed, send))
+    await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    answering.cancel()
+    leaving.cancel()
+    with suppress(asyncio.CancelledError):
+        await answering
 
 
 def _text(given: str | list[ChatMessage]) -> Any:

@@ -48,16 +48,15 @@ async def ask(items: Sequence[Mapping[str, Any]]) -> list[float]:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
         async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=_TIMEOUT_S) as client:
-            for _ in range(_TRIES):
+            for left in reversed(range(_TRIES)):
                 answer = await client.post("/score", json={"items": list(items)})
-                if answer.status_code != httpx2.codes.TOO_MANY_REQUESTS:
+                if answer.status_code != httpx2.codes.TOO_MANY_REQUESTS or not left:
                     break
                 await asyncio.sleep(float(answer.headers.get("retry-after", 1)))
             told = answer.json()
     except (httpx2.HTTPError, ValueError) as error:
-        raise Unavailable(
-            f"The reward server at {url} gave no answer ({error}).", "check that it is running"
-        ) from error
+        why = str(error) or type(error).__name__  # a timeout says nothing
+        raise Unavailable(f"The reward server at {url} gave no answer ({why}).", "check that it is running") from error
     if answer.status_code != httpx2.codes.OK:
         raise Unavailable(f"The reward server at {url} refused: {told.get('error')}", str(told.get("hint")))
     return [float(reward) for reward in told["rewards"]]

@@ -125,8 +125,8 @@ def test_label_needs_no_option_where_the_file_names_store_and_judge(here: Path):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("judgee = 1", "has the key 'judgee', which there is not"),
-        ("[label]\njudge = 'x'", "has the key 'label', which there is not"),
+        ("judgee = 1", "has the unknown key 'judgee'"),
+        ("[label]\njudge = 'x'", "has the unknown key 'label'"),
         ("judge = 3", "judge must be text"),
         ("judge = []", "judge must be text"),
         ("store = ['a']", "store must be text"),

@@ -240,3 +240,9 @@ def test_trl_takes_a_step_on_what_is_written(fmt, trainer, labelled, tiny, tmp_p
     )
     run = getattr(trl, f"{trainer}Trainer")(model=tiny, args=config, train_dataset=rows)
     assert run.train().global_step == 1
+
+
+def test_a_threshold_that_is_not_finite_is_refused(labelled, tmp_path):
+    for threshold in (float("inf"), float("nan")):
+        with pytest.raises(UsageError, match="not a finite number"):
+            export_training(labelled, "trl-kto", tmp_path / "out", threshold=threshold)

@@ -1,7 +1,7 @@
 """What a stranger sends as a file: refused with a sentence, or taken and then readable by every reading command.
 
-Each place that takes a file gets damaged ones, bytes of no format, and what is no file. Whatever happens, nothing that
-was there before changes, and nothing is written outside the store.
+Each place that takes a file gets damaged ones, bytes of no format, and what is not a file. Whatever happens, nothing
+that was there before changes, and nothing is written outside the store.
 """
 
 from __future__ import annotations

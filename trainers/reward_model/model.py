@@ -128,7 +128,10 @@ class RewardModel:
         return self._of_encoded(self.encoder.encode(pairs))
 
     def score_rendered(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """[N, K] rewards of whole dialogues that are texts in the model's own chat template already."""
+        """[N, K] rewards of whole dialogues that are texts in the model's own chat template already. Raises InputError
+        where one is blank or does not fit the model's context."""
+        if not all(text.strip() for text in texts):
+            raise InputError("A text is blank.", "send whole dialogues")
         return self._of_encoded(self.encoder.encode_rendered(texts))
 
     def _of_encoded(self, encoded: Sequence[Encoded | None]) -> NDArray[np.float64]:
