@@ -16,7 +16,7 @@ import re
 from typing import Any
 
 from sotopia_rl_data.importers.messages import ENVIRONMENT, LoggedAction, render_action
-from sotopia_rl_data.importers.profiles import RELATIONSHIPS, split_name, stated_fields
+from sotopia_rl_data.importers.profiles import ELSEWHERE, RELATIONSHIPS, split_name, stated_fields
 from sotopia_rl_data.importers.record import UNNAMED
 from sotopia_rl_data.importers.scores import OVERALL
 from sotopia_rl_data.prompts.view import recorded, seen
@@ -89,14 +89,15 @@ def environment_profile(episode: Episode) -> Record:
 
 
 def agent_profile(agent: Agent, episode: Episode) -> Record:
-    """An AgentProfile record: of which the library makes the agent's background again, where it is the library's.
+    """An AgentProfile record, from which the library rebuilds the agent's background, if the library wrote it.
 
-    Its fields are those that the agent's profile had, which `meta` keeps, or else those that the background states. Any
+    Its fields are those that the agent's profile had, which `meta` keeps, or else those that the background states; its
+    id, name and secret are the agent's own, whatever `meta` has under these keys. Any
     other background is the `public_info`. What the library would refuse (an age that is not a whole number) is left
     out.
     """
     meta = json.loads(agent.meta) if agent.meta else {}
-    more = {key: one for key, one in meta.items() if _fits(key, one)}
+    more = {key: one for key, one in meta.items() if key not in ELSEWHERE and _fits(key, one)}
     background, first = _told(agent, episode)
     return {
         "pk": agent.agent,

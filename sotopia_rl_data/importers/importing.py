@@ -219,7 +219,7 @@ class _Import:
             "counts": dict(sorted(batches.counts.items())),
             "dialects": dict(sorted(batches.dialects.items())),
             "skipped": list(self.plan.skipped),
-            **{name: value for name, value in told.items() if value not in (None, False, {}, [])},
+            **{name: value for name, value in told.items() if value not in (None, {}, []) and value is not False},
         }
 
 

@@ -26,7 +26,7 @@ GENDERS = {"Man": "male", "Woman": "female", "Nonbinary": "nonbinary"}
 _CACHE = 4096
 _LOOKS = re.compile(r" is a (-?\d{1,9})-year-old (male|female|nonbinary|) ")
 _PERSONALITY = " Personality and values description:"
-_ELSEWHERE = frozenset({"pk", "agent_id", "first_name", "last_name", "secret"})
+ELSEWHERE = frozenset({"pk", "agent_id", "first_name", "last_name", "secret"})
 """The fields of an AgentProfile for which an agent has a place of its own, besides `meta`."""
 
 
@@ -167,7 +167,7 @@ def _read_environment(value: Mapping[str, Any]) -> EnvironmentProfile:
 def _read_agent(value: Mapping[str, Any]) -> AgentProfile:
     """The fields of an AgentProfile record that has a secret."""
     public = value.get("public_info")
-    more = {str(key): one for key, one in value.items() if key not in _ELSEWHERE and one not in (None, "", [], {}, 0)}
+    more = {str(key): one for key, one in value.items() if key not in ELSEWHERE and one not in (None, "", [], {}, 0)}
     names = tuple(value[key] if isinstance(value.get(key), str) else "" for key in ("first_name", "last_name"))
     if names != split_name(" ".join(names).strip()):
         more |= dict(zip(("first_name", "last_name"), names, strict=True))

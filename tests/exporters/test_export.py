@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from fixtures.environments import once, python_of
 from fixtures.flat_calls import plan_of, rollout
@@ -24,7 +25,7 @@ from sotopia_rl_data.importers.importing import import_dataset
 from sotopia_rl_data.rollouts import bundled
 from sotopia_rl_data.schema import Episode, Score
 from sotopia_rl_data.store import Store, Version
-from sotopia_rl_data.tables import episode_table
+from sotopia_rl_data.tables import EPISODES, EPISODES_WITH_META, episode_table
 
 PLACES = [
     "v014/redis_json",
@@ -41,9 +42,9 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
-def committed(store: Store, *episodes: Episode) -> Version:
+def committed(store: Store, *episodes: Episode, columns: pa.Schema = EPISODES) -> Version:
     with store.stage("lab/toys") as stage:
-        stage.write("episodes", "train", episode_table(episodes))
+        stage.write("episodes", "train", episode_table(episodes, columns))
         return stage.commit({"kind": "episodes", "seed": 0}).version
 
 
@@ -107,6 +108,21 @@ def test_an_id_that_is_no_file_name_is_listed_and_the_rest_written(store: Store,
     with pytest.raises(InputError, match="No episode of"):
         export_sotopia(committed(store, toy(episode_id="../E2")), tmp_path / "none")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "store"]
+
+
+def test_an_agents_meta_does_not_change_its_id_its_name_or_its_secret(store: Store, tmp_path: Path):
+    ann, sam = toy().agents
+    meta = {"pk": "../../../evil", "agent_id": "x", "first_name": "Eve", "last_name": "X", "secret": "S", "more": 1}
+    ann = replace(ann, meta=json.dumps(meta), secret="hers")
+    version = committed(store, toy(agents=(ann, sam)), columns=EPISODES_WITH_META)
+    report = export_sotopia(version, tmp_path / "out")
+    assert (report.episodes, report.agents) == (1, 2)
+    assert sorted(p.name for p in (tmp_path / "out" / "AgentProfile").iterdir()) == ["id-0.json", "id-1.json"]
+    profile = json.loads((tmp_path / "out" / "AgentProfile" / "id-0.json").read_text())
+    first, last = profile["first_name"], profile["last_name"]
+    assert (profile["pk"], f"{first} {last}", profile["secret"], profile["more"]) == ("id-0", ANN, "hers", 1)
+    assert "agent_id" not in profile
+    assert not list(tmp_path.glob("**/evil*"))
 
 
 def test_a_folder_that_is_in_use_or_cannot_be_written_is_left_alone(store: Store, tmp_path: Path):

@@ -47,6 +47,11 @@ def test_the_sentinel_is_what_the_user_names_and_how_many_it_was_is_said(tmp_pat
     assert report.version.manifest.provenance["sentinel"] == sentinel
 
 
+def test_a_sentinel_of_zero_is_one_too(tmp_path):
+    report, rewards = imported(tmp_path, lines(tmp_path / "rows.jsonl", ROWS[0], ROWS[1] | {"value": 0}), sentinel=0.0)
+    assert (rewards, report.version.manifest.provenance["sentinel"]) == ([0.5, None], 0.0)
+
+
 def test_no_such_reward_and_nothing_is_said(tmp_path):
     report, _ = imported(tmp_path, lines(tmp_path / "rows.jsonl", *(row for row in ROWS if row["value"] != -1)))
     assert not any("sentinel" in warning for warning in report.warnings)
