@@ -105,13 +105,12 @@ class _Names:
 
     def __init__(self, pseudonyms: Mapping[str, str], found: NamesFound, texts: Iterable[str] = ()) -> None:
         self._pseudonyms, self._found = pseudonyms, found
-        words = {name.lower(): pseudonym for name, pseudonym in pseudonyms.items() if name.isalpha()}
+        words = {_fold(name): pseudonym for name, pseudonym in pseudonyms.items() if name.isalpha()}
         for name, pseudonym in pseudonyms.items():
-            parts = _PART.findall(name) if name.lower() not in words else []
-            words |= {part.lower(): pseudonym for part in parts if part[0].isupper() and part.lower() not in words}
-        self._words = words
-        self._any_case = {name.lower(): one for name, one in pseudonyms.items() if name.lower() not in words}
-        self._whole, self._word = _words(self._any_case), _words(words)
+            parts = _PART.findall(name) if _fold(name) not in words else []
+            words |= {_fold(part): pseudonym for part in parts if part[0].isupper() and _fold(part) not in words}
+        self._whole = _Words({_fold(name): one for name, one in pseudonyms.items() if _fold(name) not in words})
+        self._word = _Words(words)
         self._ordinary = set(self._ordinary_in(texts))
         found.speakers.update(pseudonyms.values())
 
@@ -135,16 +134,15 @@ class _Names:
 
     def text(self, text: str) -> str:
         """`text` with the names in it replaced."""
-        if self._whole is not None:
-            text, count = self._whole.subn(lambda match: self._any_case[match[0].lower()], text)
-            self._found.replaced += count
-        return text if self._word is None else self._word.sub(self._instead, text)
+        text, count = self._whole.pattern.subn(self._whole.pseudonym, text)
+        self._found.replaced += count
+        return self._word.pattern.sub(self._instead, text)
 
-    def _ordinary_in(self, texts: Iterable[str]) -> Iterator[str]:
+    def _ordinary_in(self, texts: Iterable[str]) -> Iterator[int | None]:
         """The words among the names that stand in small letters in these texts, and are not set off by signs."""
-        for match in (match for text in texts for match in (self._word.finditer(text) if self._word else ())):
+        for match in (match for text in texts for match in self._word.pattern.finditer(text)):
             if match[0].islower() and not _is_set_off(match):
-                yield match[0]
+                yield match.lastindex
 
     def _instead(self, match: re.Match[str]) -> str:
         """What stands for a word that is also a name."""
@@ -152,12 +150,12 @@ class _Names:
             self._found.left += 1
             return match[0]
         self._found.replaced += 1
-        return self._words[match[0].lower()]
+        return self._word.pseudonym(match)
 
     def _is_name(self, match: re.Match[str]) -> bool:
         if match[0].islower():
             return _is_set_off(match)
-        if match[0].lower() not in self._ordinary:
+        if match.lastindex not in self._ordinary:
             return True
         before, after = _around(match)
         shouted = len(match[0]) > 1 and match[0].isupper()
@@ -215,11 +213,29 @@ def _is_set_off(match: re.Match[str]) -> bool:
     return _SET_OFF_BEFORE.search(before) is not None and _SET_OFF_AFTER.match(after) is not None
 
 
-def _words(names: Iterable[str]) -> re.Pattern[str] | None:
-    """A pattern for any of the names, in any case, where it stands as a word, the longest first; None where there is
-    none."""
-    escaped = [re.escape(name) for name in sorted(names, key=len, reverse=True) if name.strip()]
-    return re.compile(rf"(?<!\w)(?:{'|'.join(escaped)})(?!\w)", re.IGNORECASE) if escaped else None
+class _Words:
+    """Names, each with what replaces it. `pattern` finds them in any case where they stand as words, the longest first;
+    its groups are the names."""
+
+    def __init__(self, pseudonyms: Mapping[str, str]) -> None:
+        names = sorted(filter(str.strip, pseudonyms), key=len, reverse=True)
+        self._pseudonyms = [pseudonyms[name] for name in names]
+        groups = "|".join(f"({'|'.join(map(re.escape, _spellings(name)))})" for name in names)
+        self.pattern = re.compile(rf"(?<!\w)(?:{groups})(?!\w)" if names else "(?!)", re.IGNORECASE)
+
+    def pseudonym(self, match: re.Match[str]) -> str:
+        """What replaces the name that was found: it is told by its group, since the text may spell it otherwise."""
+        return self._pseudonyms[(match.lastindex or 1) - 1]
+
+
+def _fold(name: str) -> str:
+    """`name` in small letters, one for each of its characters: İ, which would become two, stays."""
+    return "".join(small if len(small := one.lower()) == 1 else one for one in name)
+
+
+def _spellings(name: str) -> list[str]:
+    """The name, and itself in small or capital letters where it is then of another length, which no pattern finds."""
+    return [name, *(other for other in (name.lower(), name.upper()) if len(other) != len(name))]
 
 
 def _through(value: Any, change: Callable[[str], str]) -> Any:

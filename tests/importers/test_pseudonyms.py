@@ -81,6 +81,24 @@ def test_a_word_that_is_also_a_name_is_replaced_only_where_it_stands_as_a_name(t
     assert report.pseudonyms == {"speakers": 4, "replaced": 10, "left": 9}
 
 
+@pytest.mark.parametrize(
+    ("name", "spellings"),
+    [
+        ("İbrahim", ["İbrahim", "ibrahim", "i\u0307brahim", "IBRAHIM"]),
+        ("İpek Öz", ["İpek Öz", "i\u0307pek öz", "İPEK"]),
+        ("Jess", ["Jess", "Je\u017fs"]),
+        ("Weiß", ["Weiß", "WEISS"]),
+        ("ΣΟΦΟΣ", ["ΣΟΦΟΣ", "Σοφος", "Σοφοσ"]),
+    ],
+)
+def test_a_name_is_found_where_its_letters_change_their_number_or_their_form(tmp_path, name, spellings):
+    turns = [{"agent": name, "text": f"Hi, {spelling}!"} for spelling in spellings]
+    record = {"episode_id": "E", "scenario": "x", "agents": [{"name": name}, {"name": "Bo"}], "turns": turns}
+    import_dataset(Store(tmp_path / "store"), [lines(tmp_path / "a.jsonl", record)], "o/n", options=HIDDEN)
+    (episode,) = open_dataset("o/n", tmp_path / "store").episodes()
+    assert {turn.text for turn in episode.turns} == {f"Hi, {episode.agents[0].agent}!"}
+
+
 def test_a_speaker_has_one_pseudonym_in_all_that_a_store_imports_and_another_in_another_store(tmp_path):
     def names(store: str) -> list[str]:
         made = Store(tmp_path / store)
