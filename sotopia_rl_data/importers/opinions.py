@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ from sotopia_rl_data.importers.formats.methods import (
     marks,
 )
 from sotopia_rl_data.importers.opened import Metered
+from sotopia_rl_data.importers.record import Record
 from sotopia_rl_data.schema import Episode
 
 Hash = bytes
@@ -68,9 +69,10 @@ class FileMethod:
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """What is kept of one row: whose labels on which dimension it has, which they are, and what they say of their
-    kind."""
+    """What is kept of one row: its place, whose labels on which dimension it has, which they are, and what they say of
+    their kind."""
 
+    source: str
     key: Hash
     digest: Hash
     marks: Marks
@@ -83,8 +85,34 @@ class _Judged:
             return None
 
 
-Groups = list[tuple[str, tuple[_Judged, ...]]]
-"""Rows of one episode, with the place of the first."""
+Groups = list[tuple[_Judged, ...]]
+"""By episode, its rows."""
+
+
+@dataclass(slots=True)
+class _Places:
+    """Where the rows of a file are whose labels are new, were read before, or say something else than those before."""
+
+    new: set[str] = field(default_factory=set)
+    repeated: set[str] = field(default_factory=set)
+    contradicting: set[str] = field(default_factory=set)
+
+    def add(self, rows: Sequence[_Judged], known: dict[Hash, Hash]) -> None:
+        """Add the rows of an episode whose labels are of one kind; `known` is what that kind has before them, to which
+        what is new is added."""
+        new = [row for row in rows if row.key not in known]
+        self.new.update(row.source for row in new)
+        self.repeated.update(row.source for row in rows if known.get(row.key) == row.digest)
+        self.contradicting.update(row.source for row in rows if known.get(row.key, row.digest) != row.digest)
+        known.update((row.key, row.digest) for row in new)
+
+    def add_rest(self, sources: Collection[str]) -> None:
+        """Add the rows of an episode that have no labels of any kind: they repeat or contradict what was read before
+        where its other rows do."""
+        if self.new.isdisjoint(sources):
+            alike = next((one for one in (self.repeated, self.contradicting) if not one.isdisjoint(sources)), None)
+            if alike is not None:
+                alike.update(set(sources) - self.repeated - self.contradicting)
 
 
 @dataclass(slots=True)
@@ -113,19 +141,22 @@ class AnnotatedFiles:
 
     def add(self, source: Source, told: Method | None, shared: bool) -> None:
         """Read a file for the first time."""
-        explained, groups, named = Counter[Reading](), Groups(), set[str]()
+        explained, groups, named, episodes = Counter[Reading](), Groups(), set[str](), list[list[str]]()
         for rows in _joined(source):
-            judged = [(row, one) for _, row in rows if (one := _judged(row, explained)) is not None]
-            self._note(rows, judged)
-            named.update(one.dimension for _, one in judged)
-            groups.append((rows[0][0].source, tuple(self._kept(row, one) for row, one in judged)))
+            judged = [(record, row, one) for record, row in rows if (one := _judged(row, explained)) is not None]
+            self._note(rows, [(row, one) for _, row, one in judged])
+            named.update(one.dimension for *_, one in judged)
+            groups.append(tuple(self._kept(record, row, one) for record, row, one in judged))
+            episodes.append([record.source for record, _ in rows])
         decision = decide(explained, source.label, told)
         self.warnings += [decision.warning] if decision.warning else []
-        samples, repeated, contradicting = {}, set[str](), set[str]()
+        samples, places = {}, _Places()
         for kind, of_kind in _by_kind(groups, decision).items():
-            samples[kind] = self._place(decision, kind, of_kind, repeated, contradicting)
-        places = frozenset(repeated), frozenset(contradicting)
-        self.files[source.path] = FileOpinions(decision, samples, self.scores, *places, shared)
+            samples[kind] = self._place(decision, kind, of_kind, places)
+        for sources in episodes:
+            places.add_rest(sources)
+        apart = frozenset(places.repeated), frozenset(places.contradicting)
+        self.files[source.path] = FileOpinions(decision, samples, self.scores, *apart, shared)
         if decision.reading is None:
             self.methods.append(FileMethod(source.label, None))
         else:
@@ -146,14 +177,12 @@ class AnnotatedFiles:
         ]
         return replace(episode, scores=(*episode.scores, *assumed)) if assumed else episode
 
-    def _place(
-        self, decision: Decision, kind: Kind, groups: Groups, repeated: set[str], contradicting: set[str]
-    ) -> int:
-        """The number of the opinion to which rows of one kind belong. Adds the places of those that it has already, and
-        of those that say something else than it."""
+    def _place(self, decision: Decision, kind: Kind, groups: Groups, places: _Places) -> int:
+        """The number of the opinion to which rows of one kind belong. Adds to `places` which of them it has already,
+        and which say something else than it."""
         given = self._given.setdefault(decision.reading.method.name if decision.reading else "", [])
         firsts: dict[Hash, Hash] = {}
-        for _, rows in groups:
+        for rows in groups:
             for row in rows:
                 firsts.setdefault(row.key, row.digest)
         fitting = (n for n, one in enumerate(given) if one.kind == kind and one.agrees(firsts))
@@ -161,21 +190,16 @@ class AnnotatedFiles:
         if number == len(given):
             given.append(_Opinion(kind))
         known = given[number].known
-        for place, rows in groups:
-            if all(known.get(row.key) == row.digest for row in rows):
-                repeated.add(place)
-            elif any(row.key in known for row in rows):
-                contradicting.add(place)
-            else:
-                known.update((row.key, row.digest) for row in rows)
+        for rows in groups:
+            places.add(rows, known)
         return number
 
-    def _kept(self, row: AnnotatedRow, judged: JudgedRow) -> _Judged:
+    def _kept(self, record: Record, row: AnnotatedRow, judged: JudgedRow) -> _Judged:
         """What is kept of a row."""
         key = _hash((row.episode_id, row.agent, judged.dimension))
         digest = _hash([(u.place, repr(u.label)) for u in own_utterances(row)])
         said = marks(judged.labels)
-        return _Judged(key, digest, self._marks.setdefault(said, said))
+        return _Judged(record.source, key, digest, self._marks.setdefault(said, said))
 
     def _note(self, rows: Rows, judged: Sequence[tuple[AnnotatedRow, JudgedRow]]) -> None:
         """Gather the scores that the rows of an episode give; only those of its first dialogue count."""
@@ -239,14 +263,14 @@ def _judged(row: AnnotatedRow, explained: Counter[Reading]) -> JudgedRow | None:
 def _by_kind(groups: Groups, decision: Decision) -> dict[Kind, Groups]:
     """The rows of a file by the kind of their labels, episode by episode."""
     found: dict[Kind, Groups] = {}
-    for place, rows in groups if decision.reading is not None else ():
+    for rows in groups if decision.reading is not None else ():
         of_kind: dict[Kind, list[_Judged]] = {}
         for row in rows:
             kind = row.kind(decision.reading)
             if kind is not None:
                 of_kind.setdefault(kind, []).append(row)
         for kind, some in of_kind.items():
-            found.setdefault(kind, []).append((place, tuple(some)))
+            found.setdefault(kind, []).append(tuple(some))
     return found
 
 

@@ -210,6 +210,30 @@ def test_another_score_of_the_same_episode_is_listed_and_the_first_stays(tmp_pat
     assert [(f.source, f.reason) for f in report.rejected] == [("2.jsonl:1", first), ("2.jsonl:2", first)]
 
 
+@pytest.mark.parametrize("top", [3, 10], ids=["new", "of a new kind"])
+def test_the_new_row_of_an_episode_is_read_beside_one_that_was_read_before(tmp_path, top):
+    ann, sam = rows(direct(3, "goal", "default"), "x", episodes=("E3",))
+    sam = {3: sam, 10: rows(direct(10, "goal", "10_scale"), "y", 10, ("E3",))[1]}[top]
+    more = rows(direct(3, "goal", "default"), "x", episodes=("E4",))
+    paths = [lines(tmp_path / "1.jsonl", ann, *more), lines(tmp_path / "2.jsonl", ann, sam, *more)]
+    report = import_dataset(Store(tmp_path / "store"), paths, "o/n")
+    query = "SELECT agent, scale_max, count(*) AS n FROM attributions WHERE episode_id = 'E3' GROUP BY ALL ORDER BY ALL"
+    given = open_dataset("o/n", Store(tmp_path / "store")).sql(query).to_pylist()
+    assert [tuple(row.values()) for row in given] == [(ANN, 3, 4), (SAM, top, 3)]
+    assert (report.attributions, report.duplicates) == (2 * 7, 1)
+
+
+def test_the_new_row_of_an_episode_is_read_beside_one_that_contradicts_its_file(tmp_path):
+    goal, other, knowledge = (
+        rows(direct(3, name, "default"), judge, episodes=("E3",))
+        for name, judge in (("goal", "x"), ("goal", "y"), ("knowledge", "x"))
+    )
+    report = alone(tmp_path, "a.jsonl", [*goal, other[0], knowledge[1]])
+    reason = "the file has other labels of the same agent and dimension before it."
+    assert [(f.source, f.reason) for f in report.rejected] == [("a.jsonl:3", reason)]
+    assert (report.attributions, report.duplicates) == (7 + 3, 0)
+
+
 def test_another_dialogue_with_the_same_id_is_rejected(tmp_path):
     other = [row | {"scenario": "Elsewhere."} for row in rows(direct(3, "knowledge", "default"), "y")]
     paths = [lines(tmp_path / "1.jsonl", *rows(direct(), "x")), lines(tmp_path / "2.jsonl", *other)]

@@ -121,18 +121,19 @@ class _Reader:
             yield from self._join(waiting)
 
     def _join(self, waiting: Rows) -> Located:
-        if not waiting:
+        contradicting, repeated = self.opinions.contradicting, self.opinions.repeated
+        yield from ((one.failure(_CONTRADICTING), one) for one, _ in waiting if one.source in contradicting)
+        left = [record for record, _ in waiting if record.source not in contradicting]
+        if not left:
             return
-        first, _ = waiting[0]
-        if any(record.source in self.opinions.contradicting for record, _ in waiting):
-            yield from ((record.failure(_CONTRADICTING), record) for record, _ in waiting)
-            return
-        first = replace(first, repeated=first.source in self.opinions.repeated)
+        first = replace(left[0], repeated=all(record.source in repeated for record in left))
+        known = {row.agent for record, row in waiting if record.source in contradicting | repeated}
         try:
             for item in join([row for _, row in waiting], self.opinions):
-                yield replace(item, source=first.source) if isinstance(item, Failure) else item, first
+                if isinstance(item, Episode) or item.agent not in known:
+                    yield replace(item, source=first.source) if isinstance(item, Failure) else item, first
         except InputError as error:
-            yield from ((record.failure(error.message), record) for record, _ in waiting)
+            yield from ((record.failure(error.message), record) for record in left)
 
 
 FORMAT = Format(

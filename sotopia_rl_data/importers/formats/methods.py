@@ -275,8 +275,8 @@ Scored = tuple[tuple[str, str, float], ...]
 class FileOpinions:
     """What must be known of a file before it is read. `samples` are the numbers of its series, `scores` what all files
     say of an episode. `repeated` are the places of rows whose labels were read before, `contradicting` of rows whose
-    labels are not those that the same file has before them. `shared`: a label that stands for two utterances is kept,
-    as that of the later.
+    labels are not those that the same file has before them; the other rows of their episode are read all the same.
+    `shared`: a label that stands for two utterances is kept, as that of the later.
     """
 
     decision: Decision = Decision()
