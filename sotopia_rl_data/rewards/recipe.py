@@ -87,7 +87,7 @@ class Recipe:
         """Whether the reward is a part of one."""
         from sotopia_rl_data.rewards.rules import rule
 
-        of_one = rule(self.rule).bounds is not None and not rule(self.rule).times_score
+        of_one = rule(self.rule).bounds == (0.0, 1.0) and not rule(self.rule).times_score
         return self.normaliser in ("minmax", "rank") or (self.normaliser == "none" and of_one)
 
     def as_dict(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ utterance judged under several schemas; a reward uses one of each, and where the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,8 +85,9 @@ def resolve(
     """
     chosen = rule(recipe.rule)
     judged = [path for paths in attributions.values() for path in paths] if chosen.measure else []
-    chosen = chosen.over({measure for (measure,) in distinct(judged, ("measure",))})
-    schema, opinions, filters = _opinions_read(recipe, chosen, judged, may_be_empty=dimensions is not None)
+    held = distinct(judged, ("schema", "measure", "judge", "sample"))
+    chosen = chosen.over({measure for schema, measure, *_ in held if recipe.schema in (None, schema)})
+    schema, opinions, filters = _opinions_read(recipe, chosen, held, may_be_empty=dimensions is not None)
     columns = _dimensions_read(recipe, chosen, judged, dimensions)
     scores = [path for paths in episodes.values() for path in paths]
     scored = evaluators(scores, recipe.weighted) or evaluators(scores, columns)
@@ -96,16 +97,16 @@ def resolve(
 
 
 def _opinions_read(
-    recipe: Recipe, chosen: Rule, files: Sequence[Path], may_be_empty: bool
+    recipe: Recipe, chosen: Rule, held: Collection[tuple[Any, ...]], may_be_empty: bool
 ) -> tuple[str | None, list[Opinion], dict[str, str | int]]:
-    """The schema, its opinions in order, and the columns that must be filtered by their value.
+    """The schema, its opinions in order, and the columns that must be filtered by their value; `held` has the (schema,
+    measure, judge, sample) of the attributions.
 
     Raises UsageError where the attributions have no answers of the rule's kind, or several schemas of which the recipe
     names none. No attributions at all are allowed if `may_be_empty`: then every answer failed.
     """
     if chosen.measure is None:
         return None, [], {}
-    held = distinct(files, ("schema", "measure", "judge", "sample"))
     measures = {measure for _, measure, _, _ in held}
     if not held and may_be_empty:
         return recipe.schema, [], {}

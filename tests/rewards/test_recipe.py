@@ -95,6 +95,10 @@ def test_a_file_that_is_no_preset_is_a_sentence(tmp_path, text, complaint):
         ({"weights": {"goal": 1}, "units": "0-100"}, "'0-100' is not a unit"),
         ({"weights": {"goal": 1}, "units": "0-10", "normaliser": "none"}, "gives no rewards from 0 to 1"),
         ({"weights": {"goal": 1}, "units": "0-10", "normaliser": "zscore"}, "gives no rewards from 0 to 1"),
+        (
+            {"weights": {"goal": 1}, "units": "0-10", "normaliser": "none", "rule": "progress"},
+            "gives no rewards from 0",
+        ),
         ({"weights": {"goal": 1}, "gamma": "0.9"}, "gamma is '0.9'"),
     ],
 )

@@ -198,6 +198,19 @@ def test_steps_of_progress_are_read_as_they_are(tmp_path):
     assert one_agent(tmp_path, replace(GOAL, rule="progress"), 8.0, [10, -5, None], **given) == [1.0, -0.5, None]
 
 
+def test_steps_are_read_beside_progress_where_the_recipe_names_their_schema(tmp_path):
+    e = episode("e", "aa", {("a", "goal"): 8.0})
+    levels = judged(e, "a", "goal", [2, 7], measure="progress", schema="goal-progress", scale_max=10.0)
+    levels += [replace(levels[0], turn=-1, raw=1.0)]
+    levels += judged(e, "a", "goal", [10, -5], measure="step", schema="steps", scale_min=-10.0, scale_max=10.0)
+    toy = Toy(tmp_path, {"train": [e]}, levels)
+    made = {
+        schema: rewards(toy.build(replace(GOAL, rule="progress-score", schema=schema))[0]["train"])
+        for schema in ("steps", "goal-progress")
+    }
+    assert made == {"steps": [8.0, -4.0], "goal-progress": pytest.approx([0.8, 4.0], abs=1e-12)}
+
+
 def test_quality_is_multiplied_by_the_score_or_shares_it_out(tmp_path):
     assert one_agent(tmp_path, replace(GOAL, rule="quality-score"), 6.0, [0, 1, 3], measure="quality") == [
         0.0,
