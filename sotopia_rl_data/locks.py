@@ -101,9 +101,9 @@ class LockedFolder:
             raise
 
     def release(self) -> None:
-        """Remove the folder, if it was not renamed away, and give up the lock."""
-        shutil.rmtree(self.dir, ignore_errors=True)
-        self._path.unlink(missing_ok=True)
+        """Remove the folder, if it was not renamed away, and give up the lock. Where a folder cannot be removed, its
+        file stays too, so that a later process tries again."""
+        _remove(self._path)
         os.close(self._handle)
 
 
@@ -114,8 +114,7 @@ def _sweep(parent: Path) -> None:
             handle = os.open(path, os.O_RDWR)
             try:
                 if take(handle):
-                    shutil.rmtree(path.with_suffix(""), ignore_errors=True)
-                    path.unlink()
+                    _remove(path)
             finally:
                 os.close(handle)
 
@@ -128,3 +127,10 @@ def _locked_new(path: Path) -> int:
         if path.exists() and os.path.samestat(path.stat(), os.fstat(handle)):
             return handle
         os.close(handle)  # `_sweep` of another process removed the file before we locked it
+
+
+def _remove(path: Path) -> None:
+    """Remove the folder of a lock file, and then the file."""
+    shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+    if not path.with_suffix("").exists():
+        path.unlink(missing_ok=True)

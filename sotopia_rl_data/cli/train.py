@@ -161,13 +161,14 @@ def _configuration(kind: str, store: Store, output: Path | None, options: dict[s
     folder = output or Path("runs") / f"{kind}-{name}"
     preset, file, settings = (options.pop(source) for source in ("preset", "config", "settings"))
     options |= {"store": str(store.root), "output_dir": str(folder)}
-    values_of(kind, preset=preset, file=file, options=options, assignments=settings)
-    if options["model"] is None and preset != "tiny":
+    values = values_of(kind, preset=preset, file=file, options=options, assignments=settings)
+    missing = not values.get("model")  # --config and --set name it too
+    if missing and preset != "tiny":
         context = click.get_current_context()
         (model,) = (option for option in context.command.params if option.name == "model")
         raise click.MissingParameter(ctx=context, param=model)
     api.quiet_libraries(console.has_bars())
-    if options["model"] is None:
+    if missing:
         from sotopia_rl_data.trainers.tiny import model_for_samples
 
         options["model"] = str(model_for_samples(_TINY_MODEL))

@@ -102,14 +102,14 @@ def undo(what: str | None, store: Store, as_json: bool) -> None:
 def _empty(store: Store, yes: bool, as_json: bool) -> None:
     from sotopia_rl_data.store import trash
 
-    names = [one.ref for one in trash.removed(store)]
-    if names and not _agreed(f"Delete {_listed(names)} for good?", yes):
+    found = trash.removed(store)
+    if found and not _agreed(f"Delete {_listed([one.ref for one in found])} for good?", yes):
         return
-    count = trash.empty(store)
+    deleted = trash.empty(store, found)
     if as_json:
-        console.emit_json({"deleted": names})
+        console.emit_json({"deleted": [one.ref for one in deleted]})
     else:
-        console.note(f"{count:,} versions deleted." if count else "The trash is empty.")
+        console.note(f"{len(deleted):,} versions deleted." if deleted else "The trash is empty.")
 
 
 def _agreed(question: str, yes: bool) -> bool:

@@ -24,6 +24,8 @@ _BROKEN = (
     errno.ENOENT,
     errno.ENOTDIR,
     errno.EEXIST,
+    errno.ENOTEMPTY,
+    errno.EBUSY,
     errno.ENAMETOOLONG,
     errno.ELOOP,
     errno.EMFILE,

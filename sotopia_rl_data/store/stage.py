@@ -289,13 +289,15 @@ def place(folder: Path, root: Path, manifest: Manifest) -> Path | None:
         sync_file(inner)
     target = root / manifest.name / manifest.version
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder.chmod(target.parent.stat().st_mode & 0o777)  # who may read the dataset may read its versions
-        os.rename(folder, target)
-    except FileNotFoundError:
-        if not folder.is_dir() or target.parent.is_dir():
-            raise
-        return place(folder, root, manifest)  # the dataset's folder went to the trash just now
+        while True:
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                folder.chmod(target.parent.stat().st_mode & 0o777)  # who may read the dataset may read its versions
+                os.rename(folder, target)
+                break
+            except FileNotFoundError:  # the dataset's folder went to the trash just now
+                if not folder.is_dir():
+                    raise
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
             raise

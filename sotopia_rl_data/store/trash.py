@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +85,8 @@ def remove(store: Store, chosen: dict[str, list[str]]) -> list[Removed]:
         for name, numbers in chosen.items():
             folder = store.root / name
             (trash / name).parent.mkdir(parents=True, exist_ok=True)
-            whole = set(numbers) >= {path.name for path in folder.iterdir()} if folder.is_dir() else False
+            whole = folder.is_dir() and set(numbers) >= {path.name for path in folder.iterdir()}
+            whole = whole and not (trash / name).exists()  # as the folder of a dataset that went there just now
             for source in [name] if whole else [f"{name}/{one}" for one in numbers]:
                 (trash / source).parent.mkdir(parents=True, exist_ok=True)
                 _move(store.root / source, trash / source)
@@ -105,7 +108,7 @@ def removed(store: Store) -> list[Removed]:
 
 def restore(store: Store, what: str) -> list[Removed]:
     """Move versions back: those of a reference that were removed last, or all of a removal. Raises NotFound, and
-    VersionExists where the store has one of them again: then nothing is moved."""
+    VersionExists where the store has one of them again: then nothing is moved, unless it was written in this moment."""
     known = removed(store)
     chosen = [one for one in known if one.removal == what]
     if not chosen:
@@ -122,24 +125,30 @@ def restore(store: Store, what: str) -> list[Removed]:
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 _move(one.dir, target)
-            except FileExistsError:
-                _check_free(store, one)
+            except OSError as error:
+                if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                    _check_free(store, one)
                 raise
             _remove_empty(one.dir.parent, store.root / FOLDER)
     return chosen
 
 
-def empty(store: Store) -> int:
-    """Delete what is in the trash for good; returns how many versions that were. A deletion that is interrupted is
-    finished by the next writer. Raises StoreError."""
-    count = len(removed(store))
+def empty(store: Store, found: Sequence[Removed]) -> list[Removed]:
+    """Delete for good those of `found` that are in the trash still, and return them. A deletion that fails or is
+    interrupted is finished by the next writer. Raises StoreError."""
+    deleted = []
     with storing(store.root):
-        for trash in _folders(store.root / FOLDER):
+        for one in found:
             grave = LockedFolder(store.root / ".staging", "trash")
-            with contextlib.suppress(FileNotFoundError):  # another process empties it too
-                trash.rename(grave.dir / trash.name)
-            grave.release()
-    return count
+            try:
+                with contextlib.suppress(FileNotFoundError):  # another process has restored or deleted it
+                    one.dir.rename(grave.dir / one.version)
+                    deleted.append(one)
+                _remove_empty(one.dir.parent, store.root / FOLDER)
+                shutil.rmtree(grave.dir)
+            finally:
+                grave.release()
+    return deleted
 
 
 def _check_free(store: Store, one: Removed) -> None:

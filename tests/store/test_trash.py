@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
+import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fixtures.stores import commit, episodes, python, reward_row, rewards
@@ -67,6 +71,26 @@ def remove(store: Store, *refs: str) -> str:
 
 def refs(store: Store) -> list[str]:
     return [f"{name}@{version}" for name in store.names() for version in store.versions(name)]
+
+
+@contextlib.contextmanager
+def when_called(
+    function: Callable[..., Any], before: Callable[[], Any], after_error: Callable[[], Any] = lambda: None
+) -> Iterator[None]:
+    """Inside the block another process seems to act in the moment before each call of `function`, one of Python's own,
+    and in that after each of its errors."""
+
+    def watch(_frame: object, event: str, called: object) -> None:
+        if called is function and event == "c_call":
+            before()
+        elif called is function and event == "c_exception":
+            after_error()
+
+    sys.setprofile(watch)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
 
 
 def test_a_removed_version_is_out_of_sight_and_comes_back_with_the_same_digest(toys: Store):
@@ -169,11 +193,74 @@ def test_a_store_that_cannot_be_written_keeps_everything(toys: Store):
 
 def test_emptying_deletes_for_good_and_leaves_links_of_other_versions_whole(toys: Store):
     remove(toys, "org/toy@v1.0.0", "org/toy@v1.1.0")
-    assert trash.empty(toys) == 2
-    assert (trash.removed(toys), trash.empty(toys)) == ([], 0)
+    assert len(trash.empty(toys, trash.removed(toys))) == 2
+    assert (trash.removed(toys), trash.empty(toys, trash.removed(toys))) == ([], [])
     assert list((toys.root / ".trash").iterdir()) == []
     assert list((toys.root / ".staging").iterdir()) == []
     assert verify(toys.resolve(TOY)).problems == ()
+
+
+def test_emptying_deletes_what_was_found_and_returns_what_it_deleted(toys: Store):
+    remove(toys, "org/toy@v1.0.0", "org/toy@v1.1.0")
+    found = trash.removed(toys)
+    trash.restore(toys, "org/toy@v1.0.0")
+    remove(toys, "org/other")
+    assert [one.ref for one in trash.empty(toys, found)] == ["org/toy@v1.1.0"]
+    assert refs(toys) == ["org/toy@v1.0.0", "org/toy@v1.2.0"]
+    assert [one.ref for one in trash.removed(toys)] == ["org/other@v1.0.0"]
+
+
+def test_a_deletion_that_fails_is_an_error_and_the_next_writer_finishes_it(toys: Store):
+    remove(toys, "org/toy@v1.0.0", "org/toy@v1.1.0")
+
+    def write() -> None:
+        for folder in (toys.root / ".staging").glob("trash-*/*/episodes"):
+            (folder / "late").touch()
+
+    with when_called(os.rmdir, write), pytest.raises(StoreError, match="Directory not empty"):
+        trash.empty(toys, trash.removed(toys))
+    assert [one.ref for one in trash.removed(toys)] == ["org/toy@v1.1.0"]
+    assert list((toys.root / ".staging").glob("trash-*/v1.0.0"))
+    trash.empty(toys, trash.removed(toys))
+    assert list((toys.root / ".staging").iterdir()) == []
+
+
+@pytest.mark.parametrize("order", [["x", "x/g"], ["x/g", "x"]])
+def test_a_dataset_and_those_in_its_folder_are_removed_together(toys: Store, order: list[str]):
+    for i, name in enumerate(order):
+        commit(toys, {("episodes", "train"): episodes(i)}, name=name)
+    removal = remove(toys, *order)
+    assert [name for name in toys.names() if name in order] == []
+    assert sorted(one.ref for one in trash.restore(toys, removal)) == ["x/g@v1.0.0", "x@v1.0.0"]
+
+
+def test_a_version_that_another_process_writes_in_the_moment_of_restoring_is_said_to_be_there(toys: Store):
+    remove(toys, "org/toy@v1.0.0")
+
+    def write() -> None:
+        (toys.root / TOY / "v1.0.0").mkdir()
+        (toys.root / TOY / "v1.0.0" / "manifest.json").touch()
+
+    with when_called(os.rename, write), pytest.raises(VersionExists, match=r"has a org/toy@v1\.0\.0 again"):
+        trash.restore(toys, "org/toy@v1.0.0")
+    assert [one.ref for one in trash.removed(toys)] == ["org/toy@v1.0.0"]
+
+
+def test_a_version_is_written_although_its_datasets_folder_goes_and_comes_in_that_moment(toys: Store):
+    folder, events = toys.root / "org/new", []
+
+    def go() -> None:
+        if folder.is_dir() and not events:
+            folder.rmdir()
+            events.append("gone")
+
+    def come() -> None:
+        folder.mkdir()
+        events.append("there again")
+
+    with when_called(os.rename, go, come):
+        commit(toys, {("episodes", "train"): episodes(1)}, name="org/new")
+    assert (toys.versions("org/new"), events) == (["v1.0.0"], ["gone", "there again"])
 
 
 @pytest.mark.slow

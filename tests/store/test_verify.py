@@ -17,7 +17,7 @@ from sotopia_rl_data.store import Store, Version, load
 from sotopia_rl_data.store.columns import odd_columns, type_names
 from sotopia_rl_data.store.parts import too_large
 from sotopia_rl_data.store.verify import verify
-from sotopia_rl_data.tables import ATTRIBUTIONS, EPISODES, episode_row
+from sotopia_rl_data.tables import ATTRIBUTIONS, EPISODES, episode_row, trajectories_schema
 
 
 @pytest.fixture
@@ -215,3 +215,10 @@ def test_columns_of_before_there_were_reasons_are_not_odd() -> None:
     assert odd_columns("attributions", before) == ""
     assert odd_columns("attributions", before | {"reasoning": "int64"}) != ""
     assert odd_columns("attributions", {name: kind for name, kind in before.items() if name != "raw"}) != ""
+
+
+def test_the_reward_components_of_trajectories_are_a_struct_of_any_dimensions() -> None:
+    for dimensions in ([], ["goal"], ["charm", "goal"]):
+        assert odd_columns("trajectories", type_names(trajectories_schema(dimensions))) == ""
+    wrong = type_names(trajectories_schema(["goal"])) | {"reward_components": "string"}
+    assert odd_columns("trajectories", wrong).startswith("the column 'reward_components' is string, not ")

@@ -140,6 +140,18 @@ def test_a_model_is_required_but_for_the_preset_that_makes_one(tmp_path: Path, m
     assert (tmp_path / "runs" / "tiny-model" / "config.json").stat() == made
 
 
+@pytest.mark.parametrize("given", [["--model", "mine"], ["--set", "model=mine"], ["--config", "fields.yaml"]])
+@pytest.mark.parametrize("preset", [[], ["--preset", "tiny"]])
+def test_a_model_that_is_named_anywhere_is_the_one_to_train(
+    given: list[str], preset: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("fields.yaml").write_text("model: mine\n")
+    tried = CliRunner().invoke(cli, ["train", "rm", "--dataset", "./none", *preset, *given], standalone_mode=False)
+    assert isinstance(tried.exception, NotFound)  # of the dataset
+    assert not Path("runs").exists()  # where a tiny model would be made
+
+
 @pytest.mark.parametrize("kind", CLASSES)
 def test_help_settings_lists_every_field_with_its_type_meaning_and_default(kind: str):
     shown = CliRunner().invoke(cli, ["train", kind, "--help-settings"], standalone_mode=False).output
