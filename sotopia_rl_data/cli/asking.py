@@ -308,10 +308,27 @@ def show_run(title: str, lacking: str, report: RunReport, counts: Sequence[tuple
     for warning in report.warnings:
         console.warn(warning)
     retry = []
-    words = click.get_current_context().meta.get(console.WORDS)
+    context = click.get_current_context()
+    words = context.meta.get(console.WORDS)
     if unusable and words:
-        retry = [f"sotopia-rl-data {shlex.join([*words, '--retry-failed'])}   # {unusable:,} unusable answers"]
+        retry = [f"sotopia-rl-data {shlex.join(_retried(context, words))}   # {unusable:,} unusable answers"]
     console.next_commands(*following, *retry)
+
+
+def _retried(context: click.Context, words: Sequence[str]) -> list[str]:
+    """The words of this command with --retry-failed, and without --version, whose number this run has taken."""
+    options = [option for option in context.command.params if isinstance(option, click.Option)]
+    before_value = {flag for option in options if not option.is_flag for flag in option.opts}
+    start = words.index(str(context.info_name)) + 1
+    found, left = [*words[:start], "--retry-failed"], iter(words[start:])
+    for word in left:
+        if word == "--":
+            found += [word, *left]
+            break
+        taken = [word, next(left)] if word in before_value else [word]
+        if word.partition("=")[0] not in ("--version", "--retry-failed"):
+            found += taken
+    return found
 
 
 def show_estimate(estimate: Estimate, in_batches: bool) -> None:

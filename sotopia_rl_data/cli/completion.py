@@ -57,5 +57,6 @@ class WholeWordsBash(BashComplete):
 
     def format_completion(self, item: CompletionItem) -> str:
         kept = max(self._word.rfind("=") + 1, self._word.rfind(":") + 1, self._word.rfind("@"))
-        item.value = str(item.value).removeprefix(self._word[:kept])
+        start = self._word.find("=") + 1 if self._word.startswith("-") else 0  # click leaves `--option=` out itself
+        item.value = str(item.value).removeprefix(self._word[start:kept])
         return super().format_completion(item)

@@ -199,9 +199,9 @@ def table(
 
 
 def _cell(value: Any) -> str:
-    """One value in a table: a fraction with three digits."""
+    """One value in a table: a fraction with three digits, and no exponent for a thousand (999.7)."""
     if isinstance(value, float):
-        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+        return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
     return cell(value)
 
 
@@ -259,7 +259,7 @@ def next_commands(*commands: str) -> None:
     click.echo(click.style("next:", bold=True), err=True)
     for command in commands:
         words, hash_, remark = command.replace("sotopia-rl-data", program, 1).partition("   #")
-        where = "" if "--store" in words.split() else store
+        where = "" if any(word.partition("=")[0] == "--store" for word in words.split()) else store
         click.echo(printable(f"  {words}{where}{hash_}{remark}"), err=True)
 
 

@@ -13,6 +13,7 @@ neither keys nor code, and has to be the user's own.
 from __future__ import annotations
 
 import os
+import shlex
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -68,7 +69,7 @@ def read() -> FileDefaults:
     if path is None:
         return FileDefaults()
     try:
-        text = yaml_nodes.read_text(path, "config file", f"repair it, or do without it: export {VARIABLE}=")
+        text = yaml_nodes.read_text(path, "config file", f"fix it, or ignore it with: export {VARIABLE}=")
         given = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(
@@ -109,8 +110,8 @@ def _check_owner(path: Path) -> None:
         return  # reading it will say why
     if owner not in (0, os.geteuid()):
         raise InputError(
-            f"The config file {path} belongs to somebody else, who could send your data elsewhere by it.",
-            f"if you trust it, say so: export {VARIABLE}={path}; to do without: export {VARIABLE}=",
+            f"The config file {path} belongs to another user, who could use it to send your data elsewhere.",
+            f"if you trust it, say so: export {VARIABLE}={shlex.quote(str(path))}; to ignore it: export {VARIABLE}=",
         )
 
 

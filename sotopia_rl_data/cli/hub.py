@@ -19,6 +19,8 @@ from sotopia_rl_data.hub.resolve import fetch, resolve
 from sotopia_rl_data.refs import parse
 
 if TYPE_CHECKING:
+    from rich.markdown import Markdown
+
     from sotopia_rl_data.hub.client import Hub
     from sotopia_rl_data.hub.pull import Pulled
     from sotopia_rl_data.hub.push import OnStep, Pushed
@@ -74,20 +76,33 @@ def card(ref: str, output: Path | None, write: bool, repo: str | None, store: St
 
 def _show_markdown(text: str) -> None:
     """Markdown on a terminal; its tables as other tables are shown there, whole on any screen."""
-    from itertools import groupby
-
     from rich.markdown import Markdown
 
     from sotopia_rl_data.screen import Screen
 
     screen = Screen()
-    text = re.sub(r"!\[([^]]*)\]\([^)]*\)", r"(a picture: \1)", text)
-    for in_table, lines in groupby(screen.plain(text).splitlines(), lambda line: line.startswith("|")):
-        if in_table:
-            head, _, *rows = [[cell.strip(" `") for cell in line.strip("|").split(" | ")] for line in lines]
-            console.table(head, rows)
-        else:
-            screen.print(Markdown("\n".join(lines), hyperlinks=False))
+    text = screen.plain(re.sub(r"!\[([^]]*)\]\([^)]*\)", r"(a picture: \1)", text))
+    lines, shown = text.split("\n"), 0
+    for first, after, (head, *rows) in _tables(Markdown(text)):
+        screen.print(Markdown("\n".join(lines[shown:first]), hyperlinks=False))
+        console.table(head, rows)
+        shown = after
+    screen.print(Markdown("\n".join(lines[shown:]), hyperlinks=False))
+
+
+def _tables(markdown: Markdown) -> Iterator[tuple[int, int, list[list[str]]]]:
+    """Each table that is in no list or quotation: its first line, the line after it, and its rows, the head first."""
+    table, rows = None, list[list[str]]()
+    for token in markdown.parsed:
+        if token.type == "table_open" and token.level == 0:
+            table, rows = token, []
+        elif table and token.type == "tr_open":
+            rows.append([])
+        elif table and token.type == "inline":
+            rows[-1].append(token.content.strip(" `"))
+        elif table and table.map and token.type == "table_close":
+            yield table.map[0], table.map[1], rows
+            table = None
 
 
 @click.command("push-to-hub")

@@ -75,7 +75,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
 
 
 WITHOUT_CONFIG = ("config", "completion")
-"""Commands that need no defaults from a file, and so work where the file is broken."""
+"""Commands whose options have no defaults from a file: `config` reads it by itself, and `completion` needs none."""
 
 
 class Sections(click.Group):

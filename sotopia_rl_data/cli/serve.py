@@ -61,10 +61,10 @@ def serve(
     from sotopia_rl_data.serve.app import reward_app
     from sotopia_rl_data.trainers import RewardModel
 
-    model = RewardModel.load(reward_model, device=device)
-    app = reward_app(model, token=secret, batch=batch, most_waiting=queue)
-    config = uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=_GRACE_S)
-    with _bound(host, port) as listening, suppress(KeyboardInterrupt):  # uvicorn raises it when it has ended
+    with _bound(host, port) as listening:  # before the model is loaded, which can take minutes
+        model = RewardModel.load(reward_model, device=device)
+        app = reward_app(model, token=secret, batch=batch, most_waiting=queue)
+        config = uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=_GRACE_S)
         number = listening.getsockname()[1]
         url = f"http://{f'[{host}]' if ':' in host else host}:{number}"
         if as_json:
@@ -72,7 +72,8 @@ def serve(
         else:
             click.echo(url)
         console.note(f"serving {model.identity}; Ctrl-C ends it")
-        uvicorn.Server(config).run(sockets=[listening])
+        with suppress(KeyboardInterrupt):  # uvicorn raises it when it has ended
+            uvicorn.Server(config).run(sockets=[listening])
 
 
 def _bound(host: str, port: int) -> socket.socket:
@@ -82,7 +83,8 @@ def _bound(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family)
     except OSError as error:
         raise UsageError(
-            f"Port {port} of {host} cannot be used: {error.strerror or error}.", "name another --port, or --port 0"
+            f"Port {port} of {host} cannot be used: {error.strerror or error}.",
+            "name another --port (0: any free one) or --host",
         ) from error
 
 

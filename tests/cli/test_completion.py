@@ -50,6 +50,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
         ("sotopia-rl-data show lab/boats@", "sotopia-rl-data show lab/boats@v1."),
         ("sotopia-rl-data show lab/boats@v1.1", "sotopia-rl-data show lab/boats@v1.1.0 "),
         ("sotopia-rl-data undo lab/", "sotopia-rl-data undo lab/boats@v1.2.0 "),
+        ("sotopia-rl-data train rm --dataset=lab/boats@v1.1", "sotopia-rl-data train rm --dataset=lab/boats@v1.1.0 "),
         ("sotopia-rl-data label --ask=pac", "sotopia-rl-data label --ask=packed "),
         ("sotopia-rl-data show ./no", "sotopia-rl-data show ./notes.txt "),
         ("sotopia-rl-data list --store ./sto", "sotopia-rl-data list --store ./store/"),

@@ -184,11 +184,16 @@ def test_a_file_that_cannot_be_read_is_a_sentence(here: Path, wrong: str, monkey
 def test_a_file_of_somebody_else_is_read_only_where_it_is_named(here: Path, monkeypatch: pytest.MonkeyPatch):
     (here / FILE).write_text('judge = "lexical"\n')
     os.chown(here / FILE, 12345, 12345)
-    with pytest.raises(InputError, match="belongs to somebody else") as refused:
+    with pytest.raises(InputError, match="belongs to another user") as refused:
         run("list")
-    assert f"export SOTOPIA_RL_DATA_CONFIG={here / FILE}" in refused.value.hint
+    assert f"export SOTOPIA_RL_DATA_CONFIG={here / FILE};" in refused.value.hint
     monkeypatch.setenv("SOTOPIA_RL_DATA_CONFIG", str(here / FILE))
     assert defaults()["judge"] == (["lexical"], "file")
+    monkeypatch.delenv("SOTOPIA_RL_DATA_CONFIG")
+    monkeypatch.chdir(here.rename(here.with_name("to day")))
+    with pytest.raises(InputError) as refused:
+        run("list")
+    assert f"export SOTOPIA_RL_DATA_CONFIG='{here.with_name('to day') / FILE}';" in refused.value.hint  # can be pasted
 
 
 @pytest.mark.slow

@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 from fixtures.places import GOLDENS
 from fixtures.screens import COMMANDS, WIDE, Shown, make_store, plain, show
+from fixtures.stores import commit, episodes
 
 from sotopia_rl_data.cli import console
 from sotopia_rl_data.fake_provider.running import running
+from sotopia_rl_data.store import Store
 
 FOLDER = GOLDENS / "screens"
 LOOKED_AT = {
@@ -155,6 +157,37 @@ def test_a_column_without_any_value_is_left_out(capsys: pytest.CaptureFixture[st
         ["judge", "calls"],
         ["a", "1"],
         ["b", "–"],
+    ]
+
+
+def test_a_thousand_has_no_exponent(capsys: pytest.CaptureFixture[str]):
+    console.table(["x"], [[999.4], [999.5], [999.7], [1000.2], [-999.7]])
+    assert capsys.readouterr().out.split() == ["x", "999", "1,000", "1,000", "1,000", "-1,000"]
+
+
+def test_a_cards_prose_of_any_form_is_shown_with_its_tables(tmp_path: Path):
+    commit(Store(tmp_path), {("episodes", "train"): episodes(1)})
+    lines = [
+        "```",
+        "| not a table",
+        "```",
+        "",
+        "| judge | calls | USD |",
+        "|--|--|--|",
+        r"| `a` | b \| c |",
+        "",
+        "- | x | y |",
+    ]
+    readme = tmp_path / "org/toy/v1.0.0/README.md"
+    readme.chmod(0o644)
+    readme.write_text(readme.read_text() + "\n".join(["", *lines]))
+    shown = show("card", "org/toy", "--store", str(tmp_path))
+    assert (shown.code, shown.err) == (0, "")
+    end = plain(shown.out).partition("| not a table")[2]
+    assert [line.split() for line in end.splitlines() if line.strip()] == [
+        ["judge", "calls", "USD"],
+        ["a", "b", "|", "c"],
+        ["•", "|", "x", "|", "y", "|"],
     ]
 
 

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from fixtures.flat_calls import audit, evaluate, label, plan_of, rollout
 from fixtures.labelling import BOAT, Highest, Scorer, Sulking, boats, put
 from fixtures.playing import Sampler, act, brief, scenes
 
+from sotopia_rl_data.cli.program import cli
 from sotopia_rl_data.errors import UsageError, VersionExists
 from sotopia_rl_data.store import Store
 
 LABELS, EPISODES = "lab/episodes-rewards", "lab/episodes"
+
+# A judge whose answers are unusable until there is a file `usable`.
+LATE = """
+import json
+from pathlib import Path
+from sotopia_rl_data.labelers.schemas import answers
+class Late:
+    id = "late"
+    async def answer(self, question):
+        fill = lambda form, path: max(form["enum"])
+        return json.dumps(answers.compose(question.answer_schema, fill)) if Path("usable").exists() else "{}"
+"""
 
 
 @pytest.fixture
@@ -55,6 +70,26 @@ def test_answers_are_not_asked_for_again_for_a_version_that_was_made_without_the
     assert judge.calls == before
     assert label(store, EPISODES, judges=[judge], version="v1.0.0").digest == done.digest
     assert label(store, EPISODES, judges=[judge], retry_failed=True).version == f"{LABELS}@v1.1.0"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["lab/episodes", "--judge", "late.py:Late", "--version", "v1.0.0", "--store", "store"],
+        ["--version=v1.0.0", "--judge", "late.py:Late", "--store=store", "--", "lab/episodes"],
+    ],
+)
+def test_the_printed_command_that_asks_again_makes_the_next_version(
+    words: list[str], store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("late.py").write_text(LATE)
+    first = CliRunner().invoke(cli, ["label", *words])
+    Path("usable").touch()
+    (line,) = (line for line in first.stderr.splitlines() if "--retry-failed" in line)
+    again = CliRunner().invoke(cli, shlex.split(line, comments=True)[1:])
+    assert (first.exit_code, again.exit_code, again.exception) == (3, 0, None), again.stderr
+    assert store.versions(LABELS) == ["v1.0.0", "v1.1.0"]
 
 
 def test_an_audit_asks_nobody_for_a_number_that_is_none_or_is_taken(store: Store):

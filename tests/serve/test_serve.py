@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,8 +16,12 @@ from typing import Any
 
 import httpx2
 import pytest
+from click.testing import CliRunner
 from fixtures.places import ROOT
 from fixtures.training import WORDS, toy_model
+
+from sotopia_rl_data.cli.program import cli
+from sotopia_rl_data.errors import UsageError
 
 pytestmark = [pytest.mark.train, pytest.mark.slow]
 
@@ -261,3 +266,13 @@ def test_what_keeps_it_from_starting_is_a_sentence_and_a_hint(options, says):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert (done.returncode in (1, 2), says in done.stderr, "hint:" in done.stderr) == (True, True, True), done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_port_that_is_taken_is_said_before_the_model_is_loaded():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        options = ["--reward-model", "./no-such-folder", "--port", str(port)]
+        done = CliRunner().invoke(cli, ["serve", *options], standalone_mode=False)
+    assert isinstance(done.exception, UsageError)
+    assert done.exception.message.startswith(f"Port {port} of 127.0.0.1 cannot be used")
+    assert done.exception.hint == "name another --port (0: any free one) or --host"
