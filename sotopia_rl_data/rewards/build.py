@@ -274,7 +274,7 @@ def remake(
     progress: Callable[[int], object] | None = None,
 ) -> Remade:
     """Build the rewards of `source` by `recipe` and commit them as the next version of `out` (default: its own name).
-    A version without trajectories gets them so.
+    A version that has no trajectories gets them this way.
 
     Raises UsageError where `source` has no episodes or the recipe weighs a dimension that was never judged, and what
     committing raises; the store is then unchanged.

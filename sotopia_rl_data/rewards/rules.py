@@ -69,7 +69,8 @@ class Rule:
     `value(A, G, turns, gamma)` gives r, one element for each utterance; NaN in, NaN out. `also_reads` says what is
     passed as G: the episode's score, the judge's baseline B (its attribution with turn −1, on the scale of A), or
     nothing that matters. A rule that multiplies the score gives between 0 and 1 times G; any other rule stays in its
-    own `bounds`. With `times_score` r is `value` times G: 0 where G is 0, whether there is a value or not.
+    own `bounds`. With `times_score` r is `value` times G; over steps, of which files tell only step times G, it is 0
+    where G is 0.
     """
 
     id: str

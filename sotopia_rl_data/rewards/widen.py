@@ -46,7 +46,9 @@ def widen(resolved: ResolvedRecipe, utterances: Episodes, attributions: Episodes
                 r = resolved.rule.value(a[opinion, d], of_utterances, here.turns, resolved.gamma)
                 if resolved.rule.times_score:
                     score = g[d][here.turns.group]
-                    r = np.where(score == 0, 0.0, score * r)
+                    r = score * r
+                    if resolved.rule.measure == "step":  # read as reward / score, so a score of 0 hides what was judged
+                        r = np.where(score == 0, 0.0, r)
                 a[opinion, d] = r
         a += 0.0  # -0.0 becomes 0.0
         yield a

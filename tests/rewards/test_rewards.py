@@ -184,18 +184,28 @@ def test_chosen_no_ops_three_agents_and_two_turns_in_a_row_are_utterances_like_a
     ]  # fmt: skip
 
 
-def test_progress_times_score_is_the_step_times_the_score_and_nothing_of_nothing(tmp_path):
-    e = episode("e", "aaab", {("a", "goal"): 5.0, ("b", "goal"): 0.0})
+def test_progress_times_score_is_the_step_times_the_score_and_missing_where_the_judge_failed(tmp_path):
+    e = episode("e", "aaabb", {("a", "goal"): 5.0, ("b", "goal"): 0.0})
     levels = judged(e, "a", "goal", [2, 7, None], measure="progress", scale_max=10.0)
-    levels += [replace(levels[0], turn=-1, raw=1.0)]
+    levels += judged(e, "b", "goal", [4, None], measure="progress", scale_max=10.0)
+    levels += [replace(levels[0], turn=-1, raw=1.0, agent=agent) for agent in "ab"]
     rows, _ = Toy(tmp_path, {"train": [e]}, levels).build(replace(GOAL, rule="progress-score"))
-    assert rewards(rows["train"]) == pytest.approx([0.5, 2.5, None, 0.0], abs=1e-12)
+    assert rewards(rows["train"]) == pytest.approx([0.5, 2.5, None, 0.0, None], abs=1e-12)
 
 
 def test_steps_of_progress_are_read_as_they_are(tmp_path):
     given = {"measure": "step", "scale_min": -10.0, "scale_max": 10.0}
     assert one_agent(tmp_path, replace(GOAL, rule="progress-score"), 8.0, [10, -5, None], **given) == [8.0, -4.0, None]
     assert one_agent(tmp_path, replace(GOAL, rule="progress"), 8.0, [10, -5, None], **given) == [1.0, -0.5, None]
+
+
+def test_steps_of_an_episode_that_scored_0_give_0_though_the_file_cannot_tell_them(tmp_path):
+    given = {"measure": "step", "scale_min": -10.0, "scale_max": 10.0}
+    e = episode("e", "aabb", {("a", "goal"): 8.0, ("b", "goal"): 0.0})
+    rows, _ = Toy(tmp_path, {"train": [e]}, judged(e, "a", "goal", [10, None], **given)).build(
+        replace(GOAL, rule="progress-score")
+    )
+    assert rewards(rows["train"]) == [8.0, None, 0.0, 0.0]
 
 
 def test_steps_are_read_beside_progress_where_the_recipe_names_their_schema(tmp_path):
