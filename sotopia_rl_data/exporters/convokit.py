@@ -2,7 +2,8 @@
 
 An episode is a conversation, an agent a speaker, a turn an utterance. What ConvoKit has no field for is `meta`: of a
 conversation the scenario, the agents' goals and the scores; of an utterance its turn, its kind, and its reward where
-the version has rewards. Whatever the episodes' source said is `meta` again, under the keys that it had.
+the version has rewards. Whatever the episodes' source said is `meta` again, under the keys that it had. Its
+times are kept where all utterances of a conversation have one and they ascend; else an utterance's place is its time.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import IO, Any
 
 from sotopia_rl_data.errors import NotFound
 from sotopia_rl_data.exporters.exporting import written_beside
+from sotopia_rl_data.importers.formats.utterances import order_of
 from sotopia_rl_data.query import Dataset
 from sotopia_rl_data.schema import Agent, Episode
 from sotopia_rl_data.store import Version
@@ -98,10 +100,11 @@ class _CorpusFolder:
         conversations.write(("\n" if not self.conversations else ",\n") + entry)
         self.conversations += 1
         before = None
-        for place, turn in enumerate(episode.turns):
-            own = json.loads(turn.meta) if turn.meta else {}
+        metas = [json.loads(turn.meta) if turn.meta else {} for turn in episode.turns]
+        ascending = order_of([own.get(_TIME) for own in metas]) == list(range(len(metas)))
+        for place, (turn, own) in enumerate(zip(episode.turns, metas, strict=True)):
             name, reply = own.pop("id", f"{episode.episode_id}-{place}"), own.pop(_REPLY, before)
-            time = own.pop(_TIME, place)
+            time = own.pop(_TIME) if ascending else place
             meta = own | {"turn": turn.turn, "action_type": turn.action_type}
             if (turn.agent, turn.turn) in rewards:
                 meta["reward"] = rewards[turn.agent, turn.turn]

@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from sotopia_rl_data import tables
 from sotopia_rl_data.errors import InputError, QueryError
-from sotopia_rl_data.importers.formats.annotated import JUDGE, SHARED
+from sotopia_rl_data.importers.formats.annotated import JUDGE, SharedLabel
 from sotopia_rl_data.importers.formats.annotated import SOURCE as ANNOTATED
 from sotopia_rl_data.importers.formats.format import Item, TrainingRow
 from sotopia_rl_data.importers.options import ImportOptions
@@ -119,7 +119,6 @@ class Batches:
             label = self._alignment.moved(item) if self._alignment else item
             if self._keeping and label is not None:
                 self._labels.append(label)
-                self.counts["shared labels"] += isinstance(item, Failure) and item.reason == SHARED
             return
         if max(len(self._episodes), len(self._training_rows), len(self._unread), len(self._labels) // LABELS) >= BATCH:
             self._flush()
@@ -187,6 +186,9 @@ class Batches:
         self._write("failures", tables.failure_table(failures), row_splits)
         self.counts["attributions"] += len(attributions)
         self.counts["failures"] += len(failures)
+        shared = sum(1 for failure in failures if isinstance(failure, SharedLabel))
+        if shared:
+            self.counts["shared labels"] += shared
         self.rejected += failures[: KEPT_FAILURES - len(self.rejected)]
         self._episodes, self._training_rows, self._labels, self._unread = [], [], [], []
 

@@ -255,6 +255,7 @@ class _Look:
         A document of a few megabytes is looked at as a whole; of a larger one its first elements are.
         """
         reason, first = "", None
+        columns: dict[str, tuple[int, Any]] = {}  # by name, of a document that is too long: length and first cell
         for depth in range(_DEEPEST + 1):
             limit = _HEAD if depth == 0 else _FIRST_LINE
             looked = replace(source, depth=depth)
@@ -263,11 +264,17 @@ class _Look:
                     reason = reason or wrong.message
                     continue
                 first = first or record.value
+                if depth == 1 and record.key and isinstance(record.value, (list, dict)) and record.value:
+                    columns[record.key] = len(record.value), next(iter(_inside(record.value)))
                 found = self._first_record(record, depth)
                 if found is not None:
                     return replace(source, **found)
             if not reason:
                 break  # the whole document was looked at
+        row = {name: cell for name, (_, cell) in columns.items()}
+        if len({length for length, _ in columns.values()}) == 1 and self._format(row) is not None:
+            told = f"it is an object of columns longer than {_HEAD:,} bytes."
+            return replace(source, wrong=told, hint="save its rows as JSON Lines, CSV or Parquet")
         if first is None or (reason and not isinstance(first, Mapping)):
             return replace(source, wrong=reason or "it is empty.", damaged=True)
         return _of_no_format(source, first, damaged=False)
@@ -283,12 +290,10 @@ class _Look:
                 seen += 1
                 inner = record if _stands_alone(record) else record.unwrapped()
                 form = self._format(inner.value) if whole or isinstance(inner.value, Mapping) else None
-                across = at == 0 and self._is_columns(record, form)
-                if form is not None or across:
-                    found = {"format": form, "depth": at, "keyed": keyed, "listed": listed, "within": within}
-                    return found | (
-                        {"across": True, "format": self._format(rows_across(record.value)[0])} if across else {}
-                    )
+                of_rows = self._format_across(record, form) if at == 0 else None
+                if form is not None or of_rows is not None:
+                    found = {"format": of_rows or form, "depth": at, "keyed": keyed, "listed": listed, "within": within}
+                    return found | ({"across": True} if of_rows is not None else {})
                 if seen > _NODES:
                     return None
                 path = ".".join(filter(None, [within, record.key])) if at else ""
@@ -305,11 +310,13 @@ class _Look:
             level = below
         return None
 
-    def _is_columns(self, record: Record, form: Format | None) -> bool:
-        """Whether a document is an object of columns: where it cannot be read as a record, and its first row can."""
+    def _format_across(self, record: Record, form: Format | None) -> Format | None:
+        """The format of the rows of a document that is an object of columns: that cannot be read as a record, while its
+        first row can. None for any other."""
         rows = rows_across(record.value)
-        first = Record(rows[0], record.source) if rows else record
-        return bool(rows) and self._can_read(first, self._format(first.value)) and not self._can_read(record, form)
+        found = self._format(rows[0]) if rows else None
+        is_row = self._can_read(Record(rows[0], record.source), found) if rows else False
+        return found if is_row and not self._can_read(record, form) else None
 
     @staticmethod
     def _can_read(record: Record, form: Format | None) -> bool:

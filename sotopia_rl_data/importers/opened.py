@@ -106,8 +106,8 @@ def _refuse_others(head: bytes) -> None:
 
 
 def _coding(head: bytes) -> str:
-    """The UTF-16 or UTF-32 that a text of these first bytes is in, by its mark, or by where its zero bytes lie; "" for
-    others."""
+    """The UTF-16 or UTF-32 that a text of these first bytes is in, by its mark, or UTF-16 by where its zero bytes lie;
+    "" for others."""
     for mark, coding in _MARKS.items():
         if head.startswith(mark):
             return coding

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
 import re
 from collections import Counter
@@ -45,10 +46,10 @@ def json_lines(stream: io.BufferedReader[Any], name: str) -> Iterator[Entry]:
 
 
 def csv_rows(stream: io.BufferedReader[Any], name: str) -> Iterator[Entry]:
-    """One record from each row, keyed by the header; an empty cell is left out, and so is a number in a column without
-    a name (the row's own, as pandas writes it). The cells are parted by whatever parts the header most often: a comma,
-    a semicolon, a tab or a bar, or by what a first line `sep=;` names. Raises InputError where two columns have one
-    name."""
+    """One record from each row, keyed by the header; an empty cell is left out, and so are the first columns where they
+    have no name and a number in the first row (the row's own, as pandas writes it). The cells are parted by whatever
+    parts the header most often: a comma, a semicolon, a tab or a bar, or by what a first line `sep=;` names. Raises
+    InputError where two columns have one name."""
     csv.field_size_limit(MAX_RECORD)  # the csv module has one limit for the whole process
     header_line = stream.peek(BUFFER).lstrip(b"\r\n").partition(b"\n")[0]
     delimiter, named = max((b",", b";", b"\t", b"|"), key=header_line.count).decode(), _SEPARATOR.match(header_line)
@@ -57,6 +58,7 @@ def csv_rows(stream: io.BufferedReader[Any], name: str) -> Iterator[Entry]:
     text = io.TextIOWrapper(stream, "utf-8", errors="surrogateescape", newline="")
     lines = csv.reader(text, delimiter=delimiter)
     header: list[str] | None = None
+    numbers: int | None = None  # how many columns at the beginning number the rows
     while True:
         source = f"{name}:{lines.line_num + 1}"
         try:
@@ -67,7 +69,8 @@ def csv_rows(stream: io.BufferedReader[Any], name: str) -> Iterator[Entry]:
         if cells is None:
             return
         if header is not None and cells:
-            yield _row(header, cells, source)
+            numbers = _numbering(header, cells) if numbers is None else numbers
+            yield _row(header, cells, source, numbers)
         elif cells and named:
             named = None  # that line names the separator
         elif cells:
@@ -87,13 +90,16 @@ def _header(cells: Sequence[str]) -> list[str]:
     return header
 
 
-def _row(header: list[str], cells: list[str], source: str) -> Entry:
+def _numbering(header: Sequence[str], cells: Sequence[str]) -> int:
+    """How many columns at the beginning have no name, and a number in the first row."""
+    own = (bool(_UNNAMED.fullmatch(name)) and cell.isdecimal() for name, cell in zip(header, cells, strict=False))
+    return sum(1 for _ in itertools.takewhile(bool, own))
+
+
+def _row(header: list[str], cells: list[str], source: str, numbers: int) -> Entry:
+    """The record of a row, without the first columns, `numbers` many, which number the rows."""
     record = Record(
-        {
-            column: cell
-            for column, cell in zip(header, cells, strict=False)
-            if cell != "" and not (cell.isdecimal() and _UNNAMED.fullmatch(column))
-        },
+        {column: cell for column, cell in list(zip(header, cells, strict=False))[numbers:] if cell != ""},
         source,
         cells=True,
     )

@@ -225,7 +225,7 @@ def _known(record: Mapping[str, Any], fields: tuple[str, ...], what: str) -> Map
 
 
 def _renamed(record: Mapping[str, Any], fields: tuple[str, ...], what: str) -> Mapping[str, Any]:
-    """The record with today's words in the place of those before."""
+    """The record with old field names replaced by today's."""
     both = [f"`{old}` and `{new}`" for old, new in _BEFORE.items() if new in fields and {old, new} <= record.keys()]
     if both:
         raise InputError(f"{what} has {both[0]}, which are the same field.")

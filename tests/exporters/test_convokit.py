@@ -38,6 +38,22 @@ def test_a_corpus_comes_back_with_its_ids_texts_replies_and_meta(tmp_path):
     assert [(turn.agent, turn.text) for turn in again.turns] == SAID
 
 
+@pytest.mark.parametrize("times", [[300, None, 100, 200], [5, 4, 3, 2]], ids=["some missing", "not in order"])
+def test_the_order_of_the_utterances_stays_whatever_their_times_say(tmp_path, times):
+    rows = [
+        {"episode_id": "E", "turn": i, "speaker": "AB"[i % 2], "text": str(i), "timestamp": time}
+        for i, time in enumerate(times)
+    ]
+    version = import_dataset(Store(tmp_path / "store"), [lines(tmp_path / "a.jsonl", *rows)], "o/n").version
+    export_convokit(version, tmp_path / "out")
+    written = [json.loads(line) for line in (tmp_path / "out" / "utterances.jsonl").read_text().splitlines()]
+    assert [row["timestamp"] for row in written] == [0, 1, 2, 3]
+    assert [row["meta"].get("timestamp") for row in written] == times
+    (again,) = read([tmp_path / "out"])
+    assert isinstance(again, Episode)
+    assert [turn.text for turn in again.turns] == ["0", "1", "2", "3"]
+
+
 def test_rewards_and_scores_are_meta(tmp_path):
     store = Store(tmp_path / "store")
     records = [PLAIN | {"episode_id": f"P{i}", "environment_id": f"shop {i}"} for i in range(12)]

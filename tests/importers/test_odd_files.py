@@ -12,6 +12,7 @@ import pytest
 from fixtures.formats import ROWS, SAID, csv_text
 from fixtures.records import failures, only
 
+from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.importers import plan, read
 from sotopia_rl_data.schema import Episode
 
@@ -59,6 +60,13 @@ def test_the_numbers_of_rows_in_a_column_without_a_name_are_not_data(tmp_path):
     assert only(written(tmp_path, "a.csv", csv_text(indexed))) == only(written(tmp_path, "b.csv", csv_text(ROWS)))
 
 
+def test_numbers_and_text_in_a_column_without_a_name_are_data_where_it_does_not_number_the_rows(tmp_path):
+    named = [{"": f"r{i}" if i == 0 else str(i)} | row | {"Unnamed: 9": str(i)} for i, row in enumerate(ROWS)]
+    episode = only(written(tmp_path, "a.csv", csv_text(named)))
+    kept = [json.loads(turn.meta or "{}") for turn in episode.turns]
+    assert [(meta[""], meta["unnamed:_9"]) for meta in kept] == [("r0", "0"), *((str(i), str(i)) for i in (1, 2, 3))]
+
+
 def test_an_empty_cell_in_the_first_row_costs_that_row_and_not_the_format(tmp_path):
     path = written(tmp_path, "a.csv", csv_text([ROWS[0] | {"text": ""}, *ROWS[1:]]))
     assert [(one.source, one.reason) for one in failures(path)] == [("a.csv:2", "`text` is empty or missing.")]
@@ -72,6 +80,8 @@ def test_an_empty_cell_in_the_first_row_costs_that_row_and_not_the_format(tmp_pa
         (["2024-01-01 09:59", "2024-01-01T10:01", "2024-01-01 10:00:30", "2024-02-01"], [0, 2, 1, 3]),
         (["2024-01-01T10:00Z", "2024-01-01T10:30+01:00", "2024-01-01T10:10Z", "2024-01-02T00:00Z"], [1, 0, 2, 3]),
         (["2024/01/01 09:59", "2024/01/03 09:00", "2024/01/02 09:00", "2024/11/01 09:00"], [0, 2, 1, 3]),
+        ([f"2024-01-01 {at} PM" for at in ("12:30", "01:15", "02:10", "03:00")], [0, 1, 2, 3]),  # 12 is before 1
+        ([f"2024-01-01 {at} PM" for at in ("04:30", "01:15", "02:10", "03:00")], [1, 2, 3, 0]),
         (["1/9/2024", "1/10/2024", "1/11/2024", "1/12/2024"], [0, 1, 2, 3]),  # a day first, or a month?
         (["9:59", "10:01", "10:00", "23:00"], [0, 1, 2, 3]),  # of which day?
         (["2024-01-01T10:00:00Z", "2024-01-01T10:00:00", "2024-01-01", "2023-01-01"], [0, 1, 2, 3]),  # in which zone?
@@ -117,6 +127,17 @@ def test_chats_are_read_wherever_they_lie_in_a_document(tmp_path, name, value, i
 def test_a_chat_that_has_keys_of_another_format_too_is_a_chat(tmp_path, more):
     episode = only(written(tmp_path, "a.json", {"messages": BARE} | more))
     assert (said(episode), json.loads(episode.meta or "")) == (TWO, more)
+
+
+def test_an_object_of_columns_that_is_too_large_says_so_and_what_to_do(tmp_path):
+    rows = [row | {"text": "x" * 1_000_000} for row in ROWS for _ in range(2)]
+    for name, columns in (
+        ("lists.json", {key: [row[key] for row in rows] for key in ROWS[0]}),
+        ("of_pandas.json", {key: {str(i): row[key] for i, row in enumerate(rows)} for key in ROWS[0]}),
+    ):
+        with pytest.raises(InputError, match="it is an object of columns longer than 4,194,304 bytes") as told:
+            list(read([written(tmp_path, name, columns)]))
+        assert told.value.hint == "save its rows as JSON Lines, CSV or Parquet"
 
 
 def test_columns_of_utterances_are_a_table_and_a_record_with_lists_of_one_length_is_a_record(tmp_path):

@@ -16,6 +16,7 @@ from fixtures.records import ANN, SAM, lines, log
 from sotopia_rl_data import open_dataset
 from sotopia_rl_data.cli.program import cli
 from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.importers.formats.methods import SCALE_UNKNOWN
 from sotopia_rl_data.importers.importing import ImportReport, import_dataset
 from sotopia_rl_data.importers.options import ImportOptions
 from sotopia_rl_data.rewards import Recipe
@@ -132,6 +133,18 @@ def test_what_may_be_direct_is_and_that_is_said_where_the_name_does_not_tell(tmp
     assert unnamed.warnings[0].startswith("a.jsonl: direct and only_response give the same numbers")
     named = alone(tmp_path, "only_response.jsonl", rows(METHODS["only_response"], "x"))
     assert [m.method for m in named.methods] == ["only_response"]
+
+
+def test_a_scale_that_the_numbers_do_not_tell_is_not_guessed_for_a_named_method_either(tmp_path):
+    made = [row | {"goal_score": 0} for row in rows(direct(5), "x", 5, ("E0",))]
+    for row in made:
+        for _, label in row["attributed_utterances"].values():
+            if label:
+                label |= {"reward": 0.0, "attribution": 5}
+    for options in ({}, {"method": "direct"}):
+        report = alone(tmp_path, "a.jsonl", made, **options)
+        assert (report.attributions, report.failures) == (0, 7)
+        assert {failure.reason for failure in report.rejected} == {SCALE_UNKNOWN}
 
 
 def test_numbers_say_more_than_a_name_and_one_odd_row_does_not_change_the_file(tmp_path):
@@ -293,6 +306,11 @@ def test_a_shared_label_is_kept_where_that_is_asked_for(tmp_path):
     assert (lost.attributions, kept.attributions) == (1, 2)
     told = "labels that stand for two utterances in a row were left out (1); --shared-labels keeps them, "
     assert [any(told in warning for warning in report.warnings) for report in (lost, kept)] == [True, False]
+    counts = [report.version.manifest.provenance["counts"].get("shared labels") for report in (lost, kept)]
+    assert counts == [1, None]
+    others = rows(direct(), "x", episodes=("E4",))
+    unwritten = alone(tmp_path, "a.jsonl", [row, *others], where="episode_id = 'E4'")
+    assert not any("--shared-labels" in warning for warning in unwritten.warnings)
 
 
 def test_the_method_of_files_that_are_not_annotated_is_refused(tmp_path):

@@ -47,7 +47,7 @@ _CONTRADICTING = "the file has other labels of the same agent and dimension befo
 _PENDING = 10_000  # the most episodes that wait for their second row; the oldest is then taken as it is
 _NOTHING = "the annotation has no label for this utterance"
 _UNTOLD = "the score is 0 or missing, so the reward does not tell the progress"
-SHARED = "two utterances in a row share this label's key: it cannot be told whose it is"
+_SHARED = "two utterances in a row share this label's key: it cannot be told whose it is"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,11 @@ class JudgedUtterance:
     rendered: str
     label: Any
     shared: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SharedLabel(Failure):
+    """The failure of a label that stood for two utterances; such failures are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,14 +290,14 @@ def _labels(row: AnnotatedRow, opinions: FileOpinions) -> tuple[dict[str, float]
         reason, raw = "", None
         shared = utterance.shared and not opinions.shared
         if shared or label is None or series.reading.missing(label):
-            reason = SHARED if shared else _NOTHING
+            reason = _SHARED if shared else _NOTHING
         else:
             raw = series.reading.raw(label, scores.get(judged.dimension))
             reason = _UNTOLD if raw is None else ""
         if raw is not None and label is not None:
             results.append(_attribution(row, utterance, raw, judged.dimension, series, label))
         elif reason:
-            results.append(_failure(row, utterance, reason, judged.dimension))
+            results.append(_failure(row, utterance, reason, judged.dimension, shared))
     return scores, results
 
 
@@ -398,5 +403,8 @@ def _attribution(
     )
 
 
-def _failure(row: AnnotatedRow, utterance: JudgedUtterance, reason: str, dimension: str | None = None) -> Failure:
-    return Failure(reason, row.episode_id, row.agent, utterance.place, dimension, JUDGE)
+def _failure(
+    row: AnnotatedRow, utterance: JudgedUtterance, reason: str, dimension: str | None = None, shared: bool = False
+) -> Failure:
+    failure = SharedLabel if shared else Failure
+    return failure(reason, row.episode_id, row.agent, utterance.place, dimension, JUDGE)

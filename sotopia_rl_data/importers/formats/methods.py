@@ -230,11 +230,10 @@ class Decision:
 def decide(explained: Counter[Reading], file: str, told: Method | None = None) -> Decision:
     """By which reading a file is read; `explained` counts the rows that each explains, and `told` is the method that
     the user names."""
-    if told is not None:
-        return Decision(max((one for one in READINGS if one.method is told), key=lambda one: explained[one]))
-    most = max(explained.values(), default=0)
-    best = [one for one in READINGS if explained[one] == most] if most else [READINGS[0]]
-    named = method_in(file)
+    readings = [one for one in READINGS if told in (None, one.method)]
+    most = max(explained[one] for one in readings)
+    best = [one for one in readings if explained[one] == most] if most else [readings[0]]
+    named = told or method_in(file)
     best = [one for one in best if one.method is named] or best
     methods = list(dict.fromkeys(one.method.name for one in best))
     if best[0].method.name == "direct" and best[0].scale != 3 and best[1:2] and best[1].method is best[0].method:

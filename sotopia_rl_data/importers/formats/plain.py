@@ -72,7 +72,7 @@ def _as_queried(value: Any) -> Any:
         return value
     lists = ("agents", "turns", "scores", "observations", "models")
     row = {key: nested(one, f"`{key}`") if key in lists else one for key, one in value.items()}
-    if "environment" in row and "environment_id" not in row:  # the word of scenario files before
+    if "environment" in row and "environment_id" not in row:  # what scenario files used to call it
         row = {"environment_id" if key == "environment" else key: one for key, one in row.items()}
     if row.get("split") in SPLITS:
         del row["split"]

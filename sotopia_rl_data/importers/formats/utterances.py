@@ -39,6 +39,7 @@ TEXTS = ("text", "utterance", "content", "message", "body")
 TURNS = ("turn", "turn_id", "turn_idx", "turn_index", "turn_number")
 TIMES = ("timestamp", "time", "created_at", "date")
 _ACTION, _TO, _FAILED, _NAME = "action_type", "to", "failed", "name"
+_HALF_DAY = re.compile(r"\b12(?:[:.]\d+)*\s*[ap]\.?\s?m\b", re.IGNORECASE)
 _OF_SCENE, _OF_PERSON = ("scenario", "environment_id", "tag"), ("goal", "background")
 
 
@@ -164,12 +165,17 @@ def _varying(conversations: Iterator[tuple[str, list[UtteranceRow]]]) -> set[str
 
 def in_order(rows: Sequence[UtteranceRow]) -> Sequence[UtteranceRow]:
     """The rows in the order of their times, if all of them have one that can be compared; else as they are."""
+    order = order_of([row.time for row in rows])
+    return rows if order is None else [rows[i] for i in order]
+
+
+def order_of(times: Sequence[float | str | None]) -> list[int] | None:
+    """The places of these times from the first to the last; None where they cannot all be compared."""
     for read in (_number, _moment, _year_first):
-        keys = [read(row.time) for row in rows]
-        comparable = [key for key in keys if key is not None]
-        if len(comparable) == len(rows) and len(set(map(_shape, comparable))) == 1:
-            return [rows[i] for i in sorted(range(len(rows)), key=comparable.__getitem__)]
-    return rows
+        comparable = [key for key in map(read, times) if key is not None]
+        if len(comparable) == len(times) and len(set(map(_shape, comparable))) == 1:
+            return sorted(range(len(times)), key=comparable.__getitem__)
+    return None
 
 
 def _number(time: float | str | None) -> Any:
@@ -190,8 +196,8 @@ def _moment(time: float | str | None) -> Any:
 
 
 def _year_first(time: float | str | None) -> Any:
-    """A text whose order is that of time: it begins with the year."""
-    return time if isinstance(time, str) and re.match(r"\d{4}\D", time) else None
+    """A text whose order is that of time: it begins with the year, and its hour is not the 12 that comes before 1."""
+    return time if isinstance(time, str) and re.match(r"\d{4}\D", time) and not _HALF_DAY.search(time) else None
 
 
 def _shape(key: Any) -> object:
