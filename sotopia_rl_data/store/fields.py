@@ -8,9 +8,9 @@ that no command reads may hold anything.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, model_validator
+from msgspec import Meta, Struct
 
 from sotopia_rl_data.refs import can_name
 
@@ -21,42 +21,25 @@ MOST_FILES = 99_999  # of a split: their numbers have five digits
 MOST = 2**53  # rows of a split, bytes of a file: whole numbers that a double holds exactly
 
 
-def _is_name(text: str) -> str:
-    if not can_name(text):
-        raise ValueError(f"{text!r} is not a possible name of a dataset")
-    return text
-
-
-def _is_printable(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("it has characters that cannot be printed")
-    return text
-
-
-Name = Annotated[str, Field(max_length=200), AfterValidator(_is_name)]
-Number = Annotated[str, Field(pattern=r"^v(0|[1-9]\d{0,8})(\.(0|[1-9]\d{0,8})){2}\z")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}\z")]
-Created = Annotated[str, Field(pattern=r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00)?\z")]
-Column = Annotated[str, Field(min_length=1, max_length=1_000), AfterValidator(_is_printable)]
-ColumnType = Annotated[str, Field(max_length=100_000), AfterValidator(_is_printable)]
-Calls = Annotated[str, Field(pattern=r"^ledger/calls-\d{5}-of-\d{5}\.parquet\z")]
-Word = Annotated[str, Field(max_length=10_000)]
-Text = Annotated[str, Field(max_length=1_000_000)]
-Count = Annotated[int, Strict(), Field(ge=0, le=MOST)]
-Whole = Annotated[int, Strict()]
-Real = Annotated[float, Strict()]
-Flag = Annotated[bool, Strict()]
+Name = Annotated[str, Meta(max_length=200)]
+Number = Annotated[str, Meta(pattern=r"^v(0|[1-9]\d{0,8})(\.(0|[1-9]\d{0,8})){2}\Z")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Created = Annotated[str, Meta(pattern=r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00)?\Z")]
+Column = Annotated[str, Meta(min_length=1, max_length=1_000)]
+ColumnType = Annotated[str, Meta(max_length=100_000)]
+Calls = Annotated[str, Meta(pattern=r"^ledger/calls-\d{5}-of-\d{5}\.parquet\Z")]
+Word = Annotated[str, Meta(max_length=10_000)]
+Text = Annotated[str, Meta(max_length=1_000_000)]
+Count = Annotated[int, Meta(ge=0, le=MOST)]
 Config = Literal["rewards", "episodes", "attributions", "failures", "trajectories"]
 Part = Literal["train", "validation", "test"]
 
 
-class _Exact(BaseModel):
+class _Exact(Struct, forbid_unknown_fields=True):
     """These keys and no others."""
 
-    model_config = ConfigDict(extra="forbid")
 
-
-class _Open(BaseModel):
+class _Open(Struct):
     """These keys, where they are there; others are not read."""
 
 
@@ -70,11 +53,11 @@ class FileFields(_Exact):
 class SplitFields(_Exact):
     rows: Count
     digest: Sha256
-    files: Annotated[list[FileFields], Field(min_length=1, max_length=MOST_FILES)]
+    files: Annotated[list[FileFields], Meta(min_length=1, max_length=MOST_FILES)]
 
 
 class SamplingFields(_Open):
-    temperature: Real | None = None
+    temperature: float | None = None
 
 
 class PlayerFields(_Open):
@@ -92,12 +75,12 @@ class RolloutFields(_Open):
     a: PlayerFields
     b: PlayerFields
     dialect: Word
-    turns: Whole
-    seed: Whole
+    turns: int
+    seed: int
     prompts: LayoutFields
-    swap: Flag
-    repeat: Whole
-    best_of: Whole | None = None
+    swap: bool
+    repeat: int
+    best_of: int | None = None
     reward_model: Word | None = None
 
 
@@ -106,34 +89,34 @@ class JudgeFields(_Open):
 
     judge: Word
     remark: Text = ""
-    evaluates: Flag = False
-    calls: Whole | None = None
-    returned_models: dict[Word, Whole] | None = None
-    usage: dict[Word, Whole] | None = None
-    cost_usd: Real | None = None
-    cost: Real | None = None
-    usd: Real | None = None
+    evaluates: bool = False
+    calls: int | None = None
+    returned_models: dict[Word, int] | None = None
+    usage: dict[Word, int] | None = None
+    cost_usd: float | None = None
+    cost: float | None = None
+    usd: float | None = None
 
 
-class LabelsFields(_Open):
-    schema_: Word = Field(alias="schema")
-    schema_version: Whole = 1
+class LabelsFields(_Open, rename={"schema_": "schema"}):
+    schema_: Word
+    schema_version: int = 1
     dimensions: list[Word] = []
     evaluator: Word | None = None
     ask: Word = ""
-    samples: Whole = 1
+    samples: int = 1
     wording: Word = ""
     judges: list[JudgeFields] = []
 
 
-class RewardsFields(_Open):
-    weights: dict[Word, Real]
+class RewardsFields(_Open, rename={"schema_": "schema"}):
+    weights: dict[Word, float]
     rule: Word
     normaliser: Word
     average: Word = ""
     evaluator: Word | None = None
-    schema_: Word | None = Field(alias="schema", default=None)
-    gamma: Real | None = None
+    schema_: Word | None = None
+    gamma: float | None = None
 
 
 class EvaluationFields(_Open):
@@ -147,8 +130,8 @@ class RecipeFields(_Open):
     rewards: RewardsFields | None = None
     rollout: RolloutFields | None = None
     layout: LayoutFields | Word | None = None
-    scale: Whole | None = None
-    weights: dict[Word, Real] | None = None
+    scale: int | None = None
+    weights: dict[Word, float] | None = None
     evaluations: list[EvaluationFields] = []
     scored_by: list[Word] = []
 
@@ -169,7 +152,7 @@ class SourceFields(_Open):
 class CriterionFields(_Open):
     name: Word
     description: Text
-    ends: tuple[Whole, Whole] | None = None
+    ends: tuple[int, int] | None = None
 
 
 class RubricFields(_Open):
@@ -180,11 +163,11 @@ class RubricFields(_Open):
 class FittedFields(_Open):
     normaliser: Word | None = None
     source: Word | None = None
-    low: Real | None = None
-    high: Real | None = None
-    mean: Real | None = None
-    deviation: Real | None = None
-    count: Whole | None = None
+    low: float | None = None
+    high: float | None = None
+    mean: float | None = None
+    deviation: float | None = None
+    count: int | None = None
 
 
 class BuiltFields(_Open):
@@ -208,13 +191,13 @@ class ProvenanceFields(_Open):
     parents: list[ParentFields] = []
     sources: list[SourceFields] = []
     where: Text | None = None
-    dialects: dict[Word, Whole] = {}
-    ended: dict[Text, Whole] = {}
+    dialects: dict[Word, int] = {}
+    ended: dict[Text, int] = {}
     judges: list[JudgeFields] = []
     wording_sha256: Word | None = None
     rubric: RubricFields | None = None
     rewards: BuiltFields | None = None
-    failures: dict[Text, Whole] = {}
+    failures: dict[Text, int] = {}
     audit: VerdictFields | None = None
     ledger: list[CallsFields] = []
     trajectories: LayoutFields | None = None
@@ -226,26 +209,28 @@ class ManifestFields(_Exact):
     name: Name
     version: Number
     digest: Sha256
-    configs: Annotated[dict[Config, Annotated[dict[Part, SplitFields], Field(min_length=1)]], Field(min_length=1)]
-    columns: dict[Config, Annotated[dict[Column, ColumnType], Field(min_length=1, max_length=MOST_COLUMNS)]]
+    configs: Annotated[dict[Config, Annotated[dict[Part, SplitFields], Meta(min_length=1)]], Meta(min_length=1)]
+    columns: dict[Config, Annotated[dict[Column, ColumnType], Meta(min_length=1, max_length=MOST_COLUMNS)]]
     recipe: RecipeFields
     provenance: ProvenanceFields
     created: Created
-    manifest_version: Whole
+    manifest_version: int
 
-    @model_validator(mode="after")
-    def _agrees(self) -> Self:
+    def __post_init__(self) -> None:
         """The parts agree, and files lie where files of their config and split lie, and nowhere else."""
+        if not can_name(self.name):
+            raise ValueError(f"{self.name!r} is not a possible name of a dataset")
         if self.configs.keys() != self.columns.keys():
             raise ValueError("configs and columns are not of the same configs")
         for config, columns in self.columns.items():
+            if not all(text.isprintable() for column in columns.items() for text in column):
+                raise ValueError(f"a column of {config} has characters that cannot be printed")
             names = {name.lower() for name in columns} - {"split"}
             if len(names) < len(columns):
                 raise ValueError(f"two columns of {config} have the same name, or one is called 'split'")
         for config, splits in self.configs.items():
             for name, split in splits.items():
                 _check_files(f"{config}/{name}", split)
-        return self
 
 
 def _check_files(stem: str, split: SplitFields) -> None:

@@ -144,15 +144,12 @@ def plain(value: Mapping[str, Any], what: Literal["recipe", "provenance"]) -> di
 
 def _problem(fields: Any, data: Any) -> str:
     """What is wrong with `data`, by a class of `fields.py`; "" where nothing is."""
-    from pydantic import ValidationError
+    from msgspec import ValidationError, convert
 
     try:
-        fields.model_validate(data)
+        convert(data, fields)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))[:200]
-        said = first["msg"].removeprefix("Value error, ").rstrip(".")
-        return f"{place}: {said}" if place else said
+        return str(error)[:400]
     return ""
 
 

@@ -48,7 +48,7 @@ def test_list_names_a_damaged_version_and_hides_no_other(store: Store, run: Run)
     assert rows == {"org/gone": ["–", "1"], "org/toy": ["v1.0.0", "2"], "org/well": ["v1.0.0", "1"]}
     assert err.count("error: ") == 2
     assert "org/toy@v1.1.0: The manifest" in err
-    assert "is damaged (created: Input should be a valid string)" in err
+    assert "is damaged (Expected `str`, got `int` - at `$.created`)" in err
     listed = {one["name"]: one for one in json.loads(run("list", "--json")[0])}
     assert [(name, one["version"], one["versions"]) for name, one in sorted(listed.items())] == [
         ("org/gone", None, []),

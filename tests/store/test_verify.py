@@ -184,7 +184,7 @@ def test_no_manifest_lists_no_files(version: Version) -> None:
     listed = json.loads(path.read_text())
     listed["configs"]["rewards"]["test"] |= {"rows": 0, "files": []}
     path.write_text(json.dumps(listed))
-    with pytest.raises(StoreError, match=r"configs\.rewards\.test\.files: List should have at least 1 item"):
+    with pytest.raises(StoreError, match=r"length >= 1 - at `\$\.configs\[\.\.\.\]\[\.\.\.\]\.files`"):
         load(version.dir)
 
 
