@@ -9,9 +9,9 @@ out. What was found is remembered (`memory.py`).
 
 Once a form is known, a refusal without an explanation is the question's own: the identical call is made again,
 since some servers refuse at random and some tell a limit in this way, until that has been in vain `_IN_VAIN` times in a
-row. A question that is refused once more after another one, sent after its refusal, was answered meets a content
-filter: nothing else would let the other one pass. One that is longer than all that were answered may be too long, and
-is left to the next run.
+row. A question meets a content filter where its status is about the content of a request, no other call failed while it
+was tried, another question that is no shorter and was sent after its refusal was answered, and it is refused once more
+while no other call is on its way: no limit does all of that. Any other question is left to the next run.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from sotopia_rl_data.asking.forms import MEANT, BodyOf, RequestForm, hinted, stronger_by_one, weaker_forms, with_change
 from sotopia_rl_data.asking.time_limit import restart, standing_still
-from sotopia_rl_data.errors import Filtered, Rejected, Unavailable
+from sotopia_rl_data.errors import AskingError, Filtered, Rejected, Unavailable
 from sotopia_rl_data.request import Reply, Request
 
 MOST_PROBES = 8
@@ -34,6 +34,7 @@ _HOLD_S = 3.0
 _IN_VAIN = 5
 _MUCH_SHORTER = 0.5  # a question of at most this share of another's length is much shorter
 _EXPLAINED = (401, 402, 407)  # statuses about the key and money
+_ABOUT_CONTENT = (400, 422, 451)  # a limit may be told under any other status
 _LONGEST_WAIT_S = 10.0
 _PAUSES_S = (0.1, 0.5, 2.0)  # before each identical call
 _PASSES_S = 3.0  # the shortest time in which another question may show that others pass
@@ -63,7 +64,7 @@ class Negotiation:
         found: Callable[[RequestForm], None],
         remembered: RequestForm | None = None,
     ) -> None:
-        self._body_of, self._ways, self._post, self._found = body_of, ways, post, found
+        self._body_of, self._ways, self._send, self._found = body_of, ways, post, found
         self.form = remembered or MEANT
         self.is_known = self._was_remembered = remembered is not None
         self._proven: set[RequestForm] = set()  # forms in which something was answered
@@ -73,9 +74,10 @@ class Negotiation:
         self._in_vain = self._refused_unproven = 0
         self._helped = False  # whether an identical call was ever answered after a refusal
         self._longest_hopeless = 0  # length of the longest question that was refused in every form
-        self._longest_answered = 0
-        self._last_passed = -math.inf  # when the latest of the questions that were answered was sent
         self._slowest_s = 0.0
+        self._suspects: list[_Suspect] = []
+        self._on_way = 0  # calls
+        self._is_held = False  # whether no call is made but the one that is tried alone
         self._judged: Rejected | None = None
         self._turns = _Turns()
 
@@ -101,15 +103,45 @@ class Negotiation:
             return await self._ask_again(request, self.form, lost, most=1)
         if self._judged is not None:
             raise self._judged
-        form, sent = self.form, time.monotonic()
+        return await self.ask_in(request, self.form)
+
+    async def ask_in(self, request: Request, form: RequestForm) -> Reply:
+        """Send a request in this form, and as `ask` where that is refused."""
         try:
             reply = await self._post(request, form)
         except Rejected as error:
-            return await self.after_refusal(request, form, error)
-        self.answered(request, form, sent)
+            return await self._after_refusal(request, form, error)
+        if not self.is_known and form == self.form and not self._to_put_back:
+            self._settle()
         return reply
 
-    async def after_refusal(self, request: Request, form: RequestForm, error: Rejected) -> Reply:
+    async def _post(self, request: Request, form: RequestForm) -> Reply:
+        """One call, which waits while another one is tried alone."""
+        if self._is_held:
+            with standing_still():
+                while self._is_held:
+                    await self._turns.changed(_HOLD_S)
+        return await self._post_at_once(request, form)
+
+    async def _post_at_once(self, request: Request, form: RequestForm) -> Reply:
+        """One call, which is written down for the questions that were refused."""
+        sent, others = time.monotonic(), [suspect for suspect in self._suspects if suspect.request is not request]
+        self._on_way += 1
+        try:
+            reply = await self._send(request, form)
+        except AskingError:
+            for suspect in self._suspects:
+                suspect.is_only &= suspect.request is request
+            raise
+        finally:
+            self._on_way -= 1
+        self._proven.add(form)
+        self._slowest_s = max(self._slowest_s, time.monotonic() - sent)
+        for suspect in others:
+            suspect.others_pass |= _length(request) >= _length(suspect.request)
+        return reply
+
+    async def _after_refusal(self, request: Request, form: RequestForm, error: Rejected) -> Reply:
         """Ask once more, as far as that may help, what was refused in this form. Raises the refusal where it has an
         explanation, else as `ask`."""
         if not (is_unexplained(error) or self._may_pass(error, form)):
@@ -197,7 +229,7 @@ class Negotiation:
         """Take a form that answered what the meant one refused; what it weakens without a hint is put back later."""
         self.form = form
         stronger = [] if is_hint else stronger_by_one(form)
-        if self._longest_hopeless:  # a question was refused in every form, so perhaps it was no question of form
+        if self._longest_hopeless:  # a question was refused in every form, so perhaps the form was not the reason
             stronger.insert(0, MEANT)
         self._to_put_back = [(form, one) for one in stronger]
         if not self._to_put_back or self._probes >= MOST_PROBES:
@@ -228,7 +260,6 @@ class Negotiation:
         """One probing call, which is sent again where the server is busy, so many times."""
         while True:
             restart()
-            sent = time.monotonic()
             try:
                 reply = await self._post(request, form)
             except Unavailable as error:
@@ -241,20 +272,7 @@ class Negotiation:
                 raise
             else:
                 self._probes += form != MEANT
-                self._passed(request, form, sent)
                 return reply
-
-    def answered(self, request: Request, form: RequestForm, sent: float) -> None:
-        """A request that was sent at this monotonic time was answered in this form."""
-        self._passed(request, form, sent)
-        if not self.is_known and form == self.form and not self._to_put_back:
-            self._settle()
-
-    def _passed(self, request: Request, form: RequestForm, sent: float) -> None:
-        self._proven.add(form)
-        self._longest_answered = max(self._longest_answered, _length(request))
-        self._last_passed = max(self._last_passed, sent)
-        self._slowest_s = max(self._slowest_s, time.monotonic() - sent)
 
     def _lose(self, request: Request, error: Rejected) -> None:
         """A question was refused in every form. Where a much longer one was before, it is not the length."""
@@ -296,35 +314,63 @@ class Negotiation:
         Raises Filtered where it is this question alone that is refused."""
         if not (self._proven or self._was_remembered):
             raise error
-        refused, tries = time.monotonic(), most if self._helped or not self._in_vain else 1
-        for pause in () if self._in_vain >= _IN_VAIN else _PAUSES_S[:tries]:
-            with standing_still():
-                await asyncio.sleep(pause)
-            try:
-                reply = await self._post(request, form)
-            except Rejected as refusal:
-                error = refusal
-            else:
-                self._in_vain, self._helped = 0, True
-                return reply
-        self._in_vain += 1
-        if _length(request) > self._longest_answered or not await self._others_pass(refused):
-            raise error
+        suspect = _Suspect(request, is_only=not self._suspects)
+        self._suspects.append(suspect)
         try:
-            return await self._post(request, form)
+            tries = most if self._helped or not self._in_vain else 1
+            for pause in () if self._in_vain >= _IN_VAIN else _PAUSES_S[:tries]:
+                with standing_still():
+                    await asyncio.sleep(pause)
+                try:
+                    reply = await self._post(request, form)
+                except Rejected as refusal:
+                    error = refusal
+                else:
+                    self._in_vain, self._helped = 0, True
+                    return reply
+            self._in_vain += 1
+            if error.status in _ABOUT_CONTENT and suspect.is_only:
+                return await self._ask_alone(suspect, form, error)
+            raise error
+        finally:
+            self._suspects.remove(suspect)
+
+    async def _ask_alone(self, suspect: _Suspect, form: RequestForm, error: Rejected) -> Reply:
+        """Make the call once more while no other one is on its way, after another question was answered. Raises
+        Filtered where it is refused as before, `error` where there is no such time soon."""
+        await self._wait_for(lambda: suspect.others_pass or not suspect.is_only)
+        if not (suspect.others_pass and suspect.is_only):
+            raise error
+        self._is_held = True
+        try:
+            await self._wait_for(lambda: not (self._on_way and suspect.is_only))
+            if self._on_way or not suspect.is_only:
+                raise error
+            return await self._post_at_once(suspect.request, form)
         except Rejected as refusal:
-            if refusal.status == error.status:
+            if refusal is not error and refusal.status == error.status:
                 raise Filtered(refusal.message, refusal.hint, status=refusal.status) from None
             raise
+        finally:
+            self._is_held = False
+            self._turns.tell()
 
-    async def _others_pass(self, since: float) -> bool:
-        """Whether a question that was sent after this monotonic time is answered, within twice the time of the slowest
-        answer."""
+    async def _wait_for(self, is_so: Callable[[], bool]) -> None:
+        """Wait until it is so, for at most twice the time of the slowest answer."""
         until = time.monotonic() + max(_PASSES_S, _SLOWER * self._slowest_s)
         with standing_still():
-            while self._last_passed <= since and time.monotonic() < until:
+            while not is_so() and time.monotonic() < until:
                 await asyncio.sleep(_PAUSES_S[0])
-        return self._last_passed > since
+
+
+@dataclass(slots=True, eq=False)
+class _Suspect:
+    """A question that was refused without an explanation and is tried again: whether no other call failed in the
+    meantime, and whether a question that is no shorter was answered that was sent in the meantime."""
+
+    request: Request
+    is_only: bool
+    others_pass: bool = False
 
 
 class _Turns:

@@ -21,13 +21,13 @@ from sotopia_rl_data.asking.batch.client import BatchClient
 from sotopia_rl_data.asking.batch.openai import OpenAIBatchClient
 from sotopia_rl_data.asking.forms import MEANT, RequestForm, body_in
 from sotopia_rl_data.asking.memory import EndpointMemory
-from sotopia_rl_data.asking.negotiation import MOST_PROBES
+from sotopia_rl_data.asking.negotiation import MOST_PROBES, Negotiation
 from sotopia_rl_data.asking.pacing import Pacing
 from sotopia_rl_data.asking.transport import ApiClient
-from sotopia_rl_data.errors import Rejected
+from sotopia_rl_data.errors import Filtered, Rejected
 from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.ledger.ledger import Ledger
-from sotopia_rl_data.request import Request
+from sotopia_rl_data.request import Reply, Request
 from sotopia_rl_data.schema import Message
 from sotopia_rl_data.store import Store
 
@@ -236,6 +236,52 @@ def test_a_question_that_is_refused_while_others_pass_meets_a_filter_and_is_not_
         calls, again = at.log()["requests"], client_of(provider, at, tmp_path)
         assert ask_live(asked_of(again, numbered(20)), again, tmp_path).asked == 0
         assert at.log()["requests"] == calls
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("status", [400, 401, 403])
+def test_a_limit_that_lets_some_questions_pass_is_not_taken_for_a_filter(status: int, tmp_path: Path):
+    with running(habit=f"one_in_eight_and_{status}") as at:
+        client = client_of("openai", at, tmp_path)
+        outcome = ask_live(asked_of(client, numbered(60, 10)), client, tmp_path, concurrency=16)
+        assert outcome.asked >= 10
+        with Ledger(tmp_path) as kept:
+            assert [attempt.finish for attempt in kept.scan() if attempt.status == "answer"] == ["stop"] * outcome.asked
+
+
+@pytest.mark.parametrize(("is_filter", "end"), [(True, Filtered), (False, Reply)])
+def test_the_last_try_is_made_alone_so_that_a_limit_of_calls_at_once_is_not_taken_for_a_filter(
+    is_filter: bool, end: type
+):
+    """Nine workers keep nine calls on their way, and the server takes no tenth."""
+    on_way, ended = 0, asyncio.Event()
+
+    async def answered(request: Request, form: RequestForm) -> Reply:
+        nonlocal on_way
+        if "suspect" in request.messages[-1]["content"] and (on_way == 9 or is_filter):
+            raise Rejected("No.", status=400)
+        on_way += 1
+        await asyncio.sleep(0.02)
+        on_way -= 1
+        return Reply("{}", "stop")
+
+    async def work(negotiation: Negotiation, asked: Request) -> None:
+        while not ended.is_set():
+            await negotiation.ask(asked)
+
+    async def go() -> object:
+        negotiation = Negotiation(openai.body_of, openai.WAYS, answered, lambda form: None, MEANT)
+        target = openai.target("sim", "http://127.0.0.1:1/v1")
+        texts = ["suspect", *numbered(9)]
+        suspect, *others = [Request(target, [{"role": "user", "content": text}]) for text in texts]
+        workers = [asyncio.create_task(work(negotiation, other)) for other in others]
+        await asyncio.sleep(0.1)
+        (result,) = await asyncio.gather(negotiation.ask(suspect), return_exceptions=True)
+        ended.set()
+        await asyncio.gather(*workers)
+        return result
+
+    assert type(asyncio.run(go())) is end
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from sotopia_rl_data.fake_provider.answers import RequestRefused
-from sotopia_rl_data.fake_provider.habits.call import Call, Response, named
+from sotopia_rl_data.fake_provider.habits.call import Call, Habit, Response, named
 
 _FIRST = 6  # calls that are refused where a limit lets the later ones through
 _LARGE = 9_000  # characters of messages that do not fit under a limit of tokens a minute
@@ -52,6 +52,17 @@ def refuses_for_a_while(call: Call) -> None:
     """After ten answers six calls are refused as if the key were wrong."""
     if 10 < call.number <= 10 + _FIRST:
         raise RequestRefused(401 if call.number % 2 else 403, "Try that later.", "busy")
+
+
+def _one_in_eight(status: int) -> Habit:
+    """A habit of refusals under this status."""
+
+    def habit(call: Call) -> None:
+        if call.number > 10 and call.number % 8:
+            raise RequestRefused(status, "Not now.", "busy")
+
+    habit.__doc__ = f"After ten answers a limit lets one call of eight through, and tells the others {status}."
+    return habit
 
 
 def odd_retry_after(call: Call) -> None:
@@ -112,7 +123,7 @@ def redirect(call: Call) -> Response:
     return Response({}, 307, {"Location": "http://127.0.0.1:9/v1/chat/completions?token=hunter2secret"})
 
 
-HABITS = named(
+HABITS: dict[str, Habit] = {f"one_in_eight_and_{status}": _one_in_eight(status) for status in (400, 401, 403)} | named(
     [
         limit_that_mentions_billing,
         limit_in_a_list,
