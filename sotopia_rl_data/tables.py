@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from sotopia_rl_data.schema import Agent, Attribution, Episode, Failure, Observation, Score, Turn
 
@@ -169,6 +168,8 @@ def episode_row(episode: Episode) -> dict[str, Any]:
 
 def episode_schema(files: Sequence[Path]) -> pa.Schema:
     """The columns of `episodes` in these files of one version, with `meta` or without."""
+    import pyarrow.parquet as pq
+
     return EPISODES_WITH_META if files and "meta" in pq.read_schema(files[0]).names else EPISODES
 
 

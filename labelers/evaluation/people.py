@@ -30,9 +30,9 @@ from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.labelers.plan import episodes_of
 from sotopia_rl_data.labelers.schemas import phrasing
 from sotopia_rl_data.outputs import aside, read_sheet
-from sotopia_rl_data.prompts.view import without_tags
 from sotopia_rl_data.report.page import asset, document
 from sotopia_rl_data.schema import Attribution, Episode
+from sotopia_rl_data.spans import without_tags
 from sotopia_rl_data.store import Store, Version
 from sotopia_rl_data.streams import read
 

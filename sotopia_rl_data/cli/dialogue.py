@@ -17,9 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from sotopia_rl_data.cli import console
-from sotopia_rl_data.prompts.view import without_tags
 from sotopia_rl_data.schema import Episode, Turn
 from sotopia_rl_data.screen import Screen
+from sotopia_rl_data.spans import without_tags
 
 _AGENT_STYLES = ("cyan", "magenta", "yellow", "blue", "green", "red")
 _BLOCKS = " ▁▂▃▄▅▆▇█"

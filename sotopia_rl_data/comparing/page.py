@@ -15,8 +15,8 @@ from sotopia_rl_data.comparing import tables
 from sotopia_rl_data.comparing.methods import SEVEN, Unit, by_partner, key_of, one_conversation, read_methods
 from sotopia_rl_data.comparing.results import Comparison
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL
-from sotopia_rl_data.prompts.view import without_tags
 from sotopia_rl_data.report.page import asset, document, write_page
+from sotopia_rl_data.spans import without_tags
 from sotopia_rl_data.store import Version
 from sotopia_rl_data.streams import read
 

@@ -24,9 +24,9 @@ from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.exporters.sotopia import background_and_secret, episode_log
 from sotopia_rl_data.exporters.sotopia import export_row as exported
 from sotopia_rl_data.importers.messages import LoggedAction, render_action
-from sotopia_rl_data.prompts.view import FIELD_TAGS, visible
 from sotopia_rl_data.samples import SCENARIOS
 from sotopia_rl_data.schema import ACTION_TYPES, Agent, Episode, Observation, Score, Turn
+from sotopia_rl_data.spans import FIELD_TAGS, visible
 
 EVALUATOR, *POLICIES = MODELS = ("sample-evaluator", "sample-policy-a", "sample-policy-b")
 TURN_LIMIT = 20

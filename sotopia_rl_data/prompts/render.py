@@ -15,8 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from sotopia_rl_data.errors import InputError, NotFound, UsageError
 from sotopia_rl_data.prompts.template import Feature, Layout, Template, Variant, fill, own_file, own_template
-from sotopia_rl_data.prompts.view import FIELD_TAGS, VIEW, Seen, display_names, nothing, recorded, seen, visible
+from sotopia_rl_data.prompts.view import VIEW, Seen, display_names, nothing, recorded, seen
 from sotopia_rl_data.schema import Episode, Message, Turn
+from sotopia_rl_data.spans import FIELD_TAGS, visible
 
 PromptedTurn = tuple[str, int, list[Message], list[Message]]
 """(agent, turn, prompt, completion) of one utterance."""

@@ -19,9 +19,9 @@ import numpy as np
 from sotopia_rl_data.agreement.opinions import Opinions
 from sotopia_rl_data.curate import spreads
 from sotopia_rl_data.importers.formats.training import scenario_of
-from sotopia_rl_data.prompts.view import without_tags
 from sotopia_rl_data.query import connect
 from sotopia_rl_data.schema import ACTION_TYPES
+from sotopia_rl_data.spans import without_tags
 from sotopia_rl_data.store import Version
 from sotopia_rl_data.store.parts import read_parquet
 

@@ -18,8 +18,8 @@ from sotopia_rl_data.errors import InputError, NotFound, UsageError
 from sotopia_rl_data.importers import read
 from sotopia_rl_data.prompts import completion, layout_id, load_template, prompts_of, render, wording_sha256
 from sotopia_rl_data.prompts.template import FEATURES, SLOTS, escape, fill, own_file, parse_template
-from sotopia_rl_data.prompts.view import visible, without_tags
 from sotopia_rl_data.schema import ACTION_TYPES, Agent, Episode, Observation, Turn
+from sotopia_rl_data.spans import visible, without_tags
 
 ANN = Agent(
     "a",
