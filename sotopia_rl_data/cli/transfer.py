@@ -195,6 +195,7 @@ def _show_first(paths: Sequence[Path], options: ImportOptions, store: Store, as_
             {
                 "files": files,
                 "methods": [asdict(one) for one in opinions.methods],
+                "warnings": [*planned.warnings, *opinions.warnings],
                 "skipped": planned.skipped,
                 "first": shown,
                 "rejected": [asdict(one) for one in rejected],
@@ -203,7 +204,7 @@ def _show_first(paths: Sequence[Path], options: ImportOptions, store: Store, as_
         return
     console.table(["file", "format", "bytes"], files[:_LISTED], title="what will be read")
     _show_methods(opinions.methods)
-    for warning in opinions.warnings:
+    for warning in (*planned.warnings, *opinions.warnings):
         console.warn(warning)
     _list_skipped(planned.skipped)
     for failure in rejected[:_LISTED]:
@@ -255,7 +256,10 @@ def _list_skipped(skipped: Sequence[str]) -> None:
 
 def _show_import(report: ImportReport) -> None:
     counts = ("episodes", "utterances", "examples", "attributions", "duplicates", "filtered", "failures")
-    rows = [[name, getattr(report, name)] for name in counts if getattr(report, name) or name == "episodes"]
+    told = {"duplicates": "duplicates (episodes that were read before)"}
+    rows = [
+        [told.get(name, name), getattr(report, name)] for name in counts if getattr(report, name) or name == "episodes"
+    ]
     rows += [[f"dialect {dialect}", n] for dialect, n in report.dialects.items()]
     rows += [[f"split {split}", n] for split, n in report.splits.items()]
     state = "made" if report.created else "unchanged: the store has this content already"

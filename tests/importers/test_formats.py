@@ -154,6 +154,19 @@ def test_columns_of_any_name_are_told_by_a_map_or_by_their_spelling(tmp_path):
     assert said(only(path)) == SAID
 
 
+def test_the_first_line_is_named_where_only_a_map_makes_it_the_names_of_columns(tmp_path):
+    path = tmp_path / "calls.csv"
+    path.write_text("e1,0,alice,hello\ne1,1,bob,hi\n")
+    told = {"e1": "conversation", "alice": "speaker", "hello": "text"}
+    report = import_dataset(Store(tmp_path / "store"), [path], "o/n", options=ImportOptions(columns=told))
+    assert report.warnings[0] == (
+        "calls.csv: the first line is taken for the names of the columns: e1, 0, alice, hello"
+    )
+    path.write_text("episode,turn,speaker,text,note\ne1,0,alice,hello,x\n")  # is of a format without the map
+    assert plan([path], {"note": "scenario"}).warnings == []
+    assert only(path).episode_id == "e1"
+
+
 @pytest.mark.parametrize("text", ["", "a", "a=", "=text", "a=text,b=text", "a=nothing"])
 def test_a_map_that_is_wrong_says_how_one_is_written(text):
     with pytest.raises(UsageError) as error:
