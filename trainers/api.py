@@ -31,7 +31,7 @@ _LESS_MEMORY = (
 TIMINGS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "num_tokens")
 MUST_STAY = (  # settings that decide a run's rows and weights: a resumed run must have the same
     "where", "split_by", "sentinels", "targets", "adapter", "lora_r", "lora_target_modules", "policy_adapter",
-    "reward_model",
+    "reward_model", "chat_template", "template_kwargs",
 )  # fmt: skip
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate")
 
@@ -170,7 +170,7 @@ class TrainingRun:
         from sotopia_rl_data.trainers.data import check_splits
         from sotopia_rl_data.trainers.encoding import Encoder, dialogues
 
-        fitted = dialogues(self.data, Encoder(tokenizer, max_length), with_completion)
+        fitted = dialogues(self.data, Encoder(tokenizer, max_length, self.config.kind), with_completion)
         check_splits(self.data, fitted.splits, self.config.eval_strategy != "no")
         return fitted
 

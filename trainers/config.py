@@ -42,6 +42,9 @@ class CommonFields:
     )
     model: str = field(default="", metadata={"help": "A directory or a Hub id, id@revision."})
     chat_template: str | None = field(default=None, metadata={"help": "Jinja file, instead of the tokenizer's own."})
+    template_kwargs: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "What the chat template reads, as in {enable_thinking: false}."}
+    )
     pad_token: str | None = field(default=None, metadata={"help": "Token to pad with; no text may use it."})
     release_as: str | None = field(default=None, metadata={"help": "ORG/NAME on the Hub; --push-to-hub sets it."})
     adapter: str = field(

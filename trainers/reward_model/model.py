@@ -36,6 +36,7 @@ from sotopia_rl_data.trainers.modeling import (
 from sotopia_rl_data.trainers.reward_model import attention
 from sotopia_rl_data.trainers.reward_model.head import FILE, KEY, RewardHead, from_config, load
 from sotopia_rl_data.trainers.reward_model.tree import pack, shared_prefix
+from sotopia_rl_data.trainers.templates import mend
 
 Ids = NDArray[np.int32]
 Text = str | Sequence[Message]
@@ -62,10 +63,12 @@ class RewardModel:
         self.revision = revision
         self.head: RewardHead = from_config(model.config)
         check_padding(tokenizer)
+        if not self.head.tokenizer and getattr(tokenizer, "chat_template", None):  # somebody else's: never tried
+            mend(tokenizer, "rm")
         self.encoder = Encoder(tokenizer, min(filter(None, (max_length, context_of(model.config))), default=None))
         self.row_tokens = row_tokens
         self.packs: bool | None = None if attention.can_read_many(model) else False
-        check_vocabulary(tokenizer, model, name or "the reward model")
+        check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings, name or "the reward model")
         if self.head.tokenizer and self.head.tokenizer != fingerprint(tokenizer):
             raise InputError(
                 f"The tokenizer or chat template of {name or 'the reward model'} is not the one it was trained with.",
