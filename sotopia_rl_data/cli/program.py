@@ -49,6 +49,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Trust data": {
         "agreement": (f"{_HERE}.trust:agreement", "How far judges, samples and schemas agree, with intervals."),
         "audit": (f"{_HERE}.audit:audit", "Bias probes: do labels change when they should not?"),
+        "credit": (f"{_HERE}.credit:credit", "Credit against the truth, in games whose every turn has a known worth."),
         "compare": (f"{_HERE}.compare:compare", "Agents compared by their scores: the papers' tables, with tests."),
         "report": (f"{_HERE}.trust:report", "One self-contained page: distributions, dialogues, opinions."),
         "curate": (f"{_HERE}.trust:curate", "Where to spend the next dollar: the widest disagreement."),
