@@ -127,6 +127,7 @@ def train_grpo(config: PolicyGRPOConfig) -> dict[str, Any]:
     facts = {
         "policy_adapter": config.policy_adapter,
         "reward_model": {"identity": reward_model.identity, "head": reward_model.head.to_config()},
+        "truncated": {"completions": trainer.truncated_completions, "groups": trainer.truncated_groups},
     }
     return run.keep_record(trainer, dialogues.cuts, facts, {"train": _mean_rewards(trainer.state.log_history)})
 

@@ -46,7 +46,7 @@ ASKED = "{%- set asked = add_generation_prompt %}{%- set add_generation_prompt =
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class RenderedDialogue:
     """A dialogue of marked messages as a template renders it: its prompt, and prompt and answer; as text and as ids."""
 
     messages: tuple[Mapping[str, str], ...]
@@ -67,7 +67,7 @@ class Probe:
         return before if found else ""
 
 
-def probe(tokenizer: Any, roles: Sequence[str]) -> Probe:
+def probe(tokenizer: Any, roles: Sequence[str]) -> RenderedDialogue:
     """Render a dialogue of these roles, of which the last is the answer's. Raises what the template raises."""
     messages = [_marked(role, place) for place, role in enumerate(roles)]
 
@@ -77,7 +77,7 @@ def probe(tokenizer: Any, roles: Sequence[str]) -> Probe:
         return str(tokenizer.apply_chat_template(**chat, tokenize=False)), list(ids)
 
     (prompt, prompt_ids), (whole, whole_ids) = rendered(messages[:-1], True), rendered(messages, False)
-    return Probe(tuple(messages), prompt, whole, prompt_ids, whole_ids)
+    return RenderedDialogue(tuple(messages), prompt, whole, prompt_ids, whole_ids)
 
 
 def _marked(role: str, place: int) -> Mapping[str, str]:
@@ -113,7 +113,7 @@ def fault(tokenizer: Any, roles: Sequence[str], use: Use) -> str | None:
     return f"writes {after.strip()!r} after an answer, which would be learned with it" if after.strip() else None
 
 
-def _unprompted(tokenizer: Any, seen: Probe) -> str:
+def _unprompted(tokenizer: Any, seen: RenderedDialogue) -> str:
     """The prompt of a probe without what asks for an answer."""
     return str(tokenizer.apply_chat_template(list(seen.messages[:-1]), tokenize=False))
 

@@ -67,7 +67,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+class Endless:
+    """A reward that is not finite."""
+
+    def __call__(self, prompts: Any, completions: Any, **columns: Any) -> list[float]:
+        return [float("inf")] * len(completions)
+
+
 HUNGRY = f"rewards={__file__}:Hungry"
+ENDLESS = f"rewards={__file__}:Endless"
 BAD = [
     # what, trainer and options, exit code, what is said, the hint
     ("no rewards at all", "rm --dataset toys/episodes", 2, "have no column 'prompt'", "label the dataset"),
@@ -93,6 +101,8 @@ BAD = [
     ("unmeasured", "sft --set metric_for_best_model=mse", 2, "'mse' is not a valid metric_for_best_model", "loss"),
     ("no number", "rm --set max_steps=many", 2, "max_steps must be a whole number; it is 'many'", "--set max_steps=10"),
     ("flex on a CPU", "rm --set attention=flex_attention", 2, "cannot train on a CPU", "prefix_tree"),
+    ("endless reward", f"grpo --set {ENDLESS}", 1, "The reward Endless returned inf", "let it return a list"),
+    ("truncated", "grpo --set truncated_reward=least", 2, "cannot be 'least'", "--set truncated_reward=below"),
     ("out of memory", f"grpo --set {HUNGRY}", 1, "ran out of memory", "lower per_device_train_batch_size"),
 ]  # fmt: skip
 
