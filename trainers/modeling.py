@@ -79,9 +79,11 @@ def loading_errors(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError) as error:
-        raise NotFound(
-            f"The model {name!r} cannot be loaded: {first_line(error)}", "name a directory (./DIR) or a Hub id"
-        ) from error
+        from sotopia_rl_data.hub.client import why_not_found
+
+        reason = why_not_found(split_revision(name)[0], error) or first_line(error).rstrip(".")
+        hint = "name a folder (./DIR) or a Hub id"
+        raise NotFound(f"The model {name!r} cannot be loaded: {reason}.", hint) from error
     except RuntimeError as error:
         if type(error) is not RuntimeError:  # a subclass is an accelerator's error, such as out of memory
             raise
