@@ -194,8 +194,7 @@ def _told(error: BaseException) -> tuple[str, str, int]:
     if isinstance(error, errors.SotopiaDataError):
         return error.message, error.hint, error.exit_code
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
-        again = "run the same command again: answers are kept, and it asks only for the missing ones"
-        return "Interrupted.", again, errors.Interrupted.exit_code
+        return "Interrupted.", "run the same command again", errors.Interrupted.exit_code
     if isinstance(error, OSError):
         message = f"{error.strerror or error}: {error.filename or 'input or output'}."
         return message, "check the path, its permissions and the free disk space", console.FAILED

@@ -289,10 +289,14 @@ def _show_import(report: ImportReport) -> None:
             f"sotopia-rl-data label {report.version.name} --judge gpt-4o --schema utterance-quality",
         )
     elif report.examples:
+        from sotopia_rl_data.query import sql
+
+        (rewarded,) = sql(report.version, "SELECT count(reward) FROM rewards").column(0).to_pylist()
+        kind = "rm" if rewarded else "sft"
         console.next_commands(
             f"sotopia-rl-data stats {report.version.name}",
             f"sotopia-rl-data report {report.version.name} -o report.html",
-            f"sotopia-rl-data train rm --dataset {report.version.name} --model Qwen/Qwen2.5-0.5B-Instruct",
+            f"sotopia-rl-data train {kind} --dataset {report.version.name} --model Qwen/Qwen2.5-0.5B-Instruct",
         )
     elif report.methods:
         console.next_commands(f"sotopia-rl-data show {report.version.name}", *_rewards_of(report))

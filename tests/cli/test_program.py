@@ -88,6 +88,7 @@ def test_a_run_is_looked_at_without_a_trainers_library(run, tmp_path):
         "model": "lab/base",
         "dataset": {"name": "lab/x", "version": "v1.0.0", "digest": "d" * 64, "commit": None},
         "metrics": {"test": measured},
+        "config": {"preset": "tiny"},
     }
     (tmp_path / "rm").mkdir()
     (tmp_path / "rm" / "run.json").write_text(json.dumps(record))
@@ -99,7 +100,7 @@ def test_a_run_is_looked_at_without_a_trainers_library(run, tmp_path):
     assert json.loads(run("inspect", "rm", "--json").stdout)["metrics"]["test"] == measured
     following = shown.stderr.split("next:")[1]
     assert "score lab/x@v1.0.0 --reward-model ./rm" in following
-    assert "train grpo --dataset lab/x@v1.0.0 --model lab/base --reward-model ./rm" in following
+    assert "train grpo --preset tiny --dataset lab/x@v1.0.0 --model lab/base --reward-model ./rm\n" in following
     absent = run("inspect", "nowhere")
     assert (absent.returncode, "There is no folder nowhere." in absent.stderr) == (2, True)
     look = (
@@ -271,6 +272,7 @@ def test_the_next_commands_name_the_store_that_was_named(run):
         (["import", "--name", "a/b", "--where", "nonsense >"], 2, "--where"),
         (["label", "nobody/nothing", "--judge", "lexical"], 2, "nobody/nothing"),
         (["label", "./missing.jsonl", "--judge", "lexical"], 1, "missing.jsonl"),
+        (["label", "./missing.jsonl", "--judge", "gpt-4o"], 1, "missing.jsonl"),
         (["label"], 2, "--judge"),
         (["label", "--judge", "gtp-4o"], 2, "gtp-4o"),
         (["label", "--judge", "gpt-4o"], 2, "OPENAI_API_KEY"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import datasets
@@ -217,6 +218,17 @@ def test_a_completion_has_its_reward_whatever_holds_it(tmp_path):
     in_cells = {key: json.dumps(value) if isinstance(value, list) else value for key, value in as_messages.items()}
     (tmp_path / "c.csv").write_text(csv_text([in_cells, COMPLETION]), encoding="utf-8")
     assert list(read([tmp_path / "c.csv"])) == [expected, expected]
+
+
+@pytest.mark.parametrize(("reward", "trainer"), [(None, "sft"), (0.25, "rm")])
+def test_rows_without_rewards_are_for_behaviour_cloning(reward, trainer, tmp_path):
+    from click.testing import CliRunner
+
+    from sotopia_rl_data.cli.program import cli
+
+    path = lines(tmp_path / "a.jsonl", COMPLETION | {"reward": reward})
+    shown = CliRunner().invoke(cli, ["import", str(path), "--name", "o/rows", "--store", str(tmp_path / "store")])
+    assert re.findall(r"sotopia-rl-data train (\w+)", shown.stderr) == [trainer]
 
 
 def test_a_label_is_a_reward_in_every_spelling_and_another_word_is_listed(tmp_path):

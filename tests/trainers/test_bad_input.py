@@ -81,6 +81,7 @@ BAD = [
     ("no rewards at all", "rm --dataset toys/episodes", 2, "have no column 'prompt'", "label the dataset"),
     ("no such column", "rm --targets goal,secret", 2, "have no column 'norm_goal'", "name other targets"),
     ("no reward", "rm --dataset toys/unlabelled", 1, "None of the 40 rows", "show toys/unlabelled"),
+    ("no reward, no model", "rm --dataset toys/unlabelled --model ./no", 1, "None of the 40 rows", "show toys/unl"),
     ("no template", "sft --model ./bare", 1, "has no chat template", "chat_template=FILE.jinja"),
     ("larger tokenizer", "rm --model ./larger", 1, "has token ids up to", "put the tokenizer"),
     ("larger tokenizer", "sft --model ./larger", 1, "has token ids up to", "put the tokenizer"),
@@ -133,3 +134,10 @@ def test_bad_input_is_a_sentence_a_hint_and_an_exit_code(
     assert hint in mended
     assert "Traceback" not in told
     assert not list(tmp_path.rglob("run.json")) + list(tmp_path.rglob("*.safetensors"))
+
+
+def test_no_model_is_made_for_rows_without_rewards(root: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(root)
+    with pytest.raises(SystemExit):
+        program.main(["train", "rm", "--dataset", "toys/unlabelled", "--preset", "tiny", "--store", "store"])
+    assert not Path("runs").exists()
