@@ -111,22 +111,20 @@ def train_grpo(config: PolicyGRPOConfig) -> dict[str, Any]:
     """
     from sotopia_rl_data.trainers.encoding import tokenizer_of
     from sotopia_rl_data.trainers.modeling import oom_hint
-    from sotopia_rl_data.trainers.policies import build_grpo_trainer, check_fits, forget_reference
-    from sotopia_rl_data.trainers.reward_model.model import RewardModel
+    from sotopia_rl_data.trainers.policies import build_grpo_trainer, forget_reference, load_rewards
 
     run = TrainingRun(config, need_reward=False)
     tokenizer = tokenizer_of(config)
     dialogues = run.dialogues(tokenizer, config.max_prompt_length, with_completion=False)
     with oom_hint(_LESS_MEMORY.format("per_device_train_batch_size or max_completion_length")):
-        reward_model = RewardModel.load(config.reward_model, device=config.device)
-        check_fits(reward_model, dialogues, config.max_completion_length or 0)
+        reward_model = load_rewards(config, dialogues)
         trainer = build_grpo_trainer(config, dialogues, tokenizer, reward_model, run.callbacks)
         run.train(trainer)
         forget_reference(trainer.accelerator.unwrap_model(trainer.model))
         trainer.save_model()
     facts = {
         "policy_adapter": config.policy_adapter,
-        "reward_model": {"identity": reward_model.identity, "head": reward_model.head.to_config()},
+        "reward_model": reward_model.record(),
         "truncated": {"completions": trainer.truncated_completions, "groups": trainer.truncated_groups},
     }
     return run.keep_record(trainer, dialogues.cuts, facts, {"train": _mean_rewards(trainer.state.log_history)})

@@ -140,7 +140,7 @@ class PolicyGRPOConfig(CommonFields, GRPOConfig):  # type: ignore[misc]  # mypy 
     policy_adapter: str | None = field(
         default=None, metadata={"help": "The SFT adapter to start from; also the reference of the KL term."}
     )
-    reward_model: str = field(default="", metadata={"help": "A directory or a Hub id, id@revision."})
+    reward_model: str = field(default="", metadata={"help": "A directory, a Hub id, id@revision, or a server's URL."})
     rewards: list[str] = field(default_factory=list, metadata={"help": "Further rewards, each a name or file.py:Name."})
     format_weight: float = field(default=0.2, metadata={"help": "Weight of the reward for valid actions; 0: none."})
     truncated_reward: float | str | None = field(

@@ -12,6 +12,7 @@ Generation is TRL's: in process, or by vLLM as a server or colocated, through TR
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +37,7 @@ from sotopia_rl_data.trainers.modeling import (
     split_revision,
 )
 from sotopia_rl_data.trainers.reward_model.model import RewardModel
+from sotopia_rl_data.trainers.reward_server import RewardServer, is_server
 from sotopia_rl_data.trainers.rewards import Reward, named_rewards, valid_action
 
 
@@ -64,12 +66,13 @@ def build_sft_trainer(
 
 
 class ModelReward:
-    """A reward model as a reward. It scores the whole batch in packed rows, so that completions share their prompt.
+    """A reward model, here or on a server, as a reward. It scores the whole batch at once, so that completions share
+    their prompt.
 
-    A completion is scored without its thought.
+    A completion is scored without its thought. Where a server has no reward it is None.
     """
 
-    def __init__(self, model: RewardModel) -> None:
+    def __init__(self, model: RewardModel | RewardServer) -> None:
         self.model = model
         self.__name__ = "reward_model"
 
@@ -77,8 +80,8 @@ class ModelReward:
         self, prompts: Sequence[Sequence[Message]], completions: Sequence[Sequence[Message]], **columns: Any
     ) -> list[float | None]:
         spoken = [[*messages[:-1], _answer(messages[-1])] for messages in completions]
-        scores: list[float | None] = self.model.score_batch(zip(prompts, spoken, strict=True)).tolist()
-        return scores
+        scores = self.model.score_batch(zip(prompts, spoken, strict=True)).tolist()
+        return [None if math.isnan(score) else score for score in scores]
 
 
 def _answer(message: Message) -> Message:
@@ -113,7 +116,7 @@ def load_policy(config: PolicyGRPOConfig) -> tuple[Any, Any]:
         return PeftModel.from_pretrained(base, adapter, revision=revision, is_trainable=True), None
 
 
-def rewards_of(config: PolicyGRPOConfig, model: RewardModel) -> tuple[list[Reward], list[float]]:
+def rewards_of(config: PolicyGRPOConfig, model: RewardModel | RewardServer) -> tuple[list[Reward], list[float]]:
     """The reward model (weight 1), the form of the action, and further rewards; and the weight of each."""
     rewards: list[Reward] = [ModelReward(model)]
     weights = [1.0]
@@ -136,6 +139,16 @@ def end_tokens(tokenizer: Any, model: str) -> list[int]:
     if ends is None:
         return [tokenizer.eos_token_id]
     return [tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])]
+
+
+def load_rewards(config: PolicyGRPOConfig, dialogues: Dialogues) -> RewardModel | RewardServer:
+    """The reward model, or the server that has it. Raises InputError where the model cannot hold a prompt and its
+    answer, Unavailable where no server answers, and what `RewardModel.load` raises."""
+    if is_server(config.reward_model):
+        return RewardServer(config.reward_model)
+    model = RewardModel.load(config.reward_model, device=config.device)
+    check_fits(model, dialogues, config.max_completion_length or 0)
+    return model
 
 
 def check_fits(model: RewardModel, dialogues: Dialogues, completion_tokens: int) -> None:
@@ -164,8 +177,10 @@ class PolicyTrainer(GRPOTrainer):  # type: ignore[misc]  # mypy skips trl
     def _calculate_rewards(
         self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Sequence[Sequence[int]]
     ) -> Tensor:
-        """[N, K] rewards of all processes' completions; N is a multiple of the group's size."""
+        """[N, K] rewards of all processes' completions; N is a multiple of the group's size. A completion for which a
+        reward server has none has no others either, by which TRL leaves it out: their sum would count it as 0."""
         rewards: Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        rewards[rewards[:, 0].isnan()] = torch.nan
         rule = self.args.truncated_reward
         if rule is None:
             return rewards
@@ -217,7 +232,11 @@ def _deviation(values: Tensor) -> float:
 
 
 def build_grpo_trainer(
-    config: PolicyGRPOConfig, dialogues: Dialogues, tokenizer: Any, model: RewardModel, callbacks: Sequence[Any] = ()
+    config: PolicyGRPOConfig,
+    dialogues: Dialogues,
+    tokenizer: Any,
+    model: RewardModel | RewardServer,
+    callbacks: Sequence[Any] = (),
 ) -> PolicyTrainer:
     """TRL's GRPO trainer with our rewards. Raises UsageError where TRL refuses the batch sizes or other options."""
     policy, lora = load_policy(config)

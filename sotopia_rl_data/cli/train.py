@@ -136,15 +136,23 @@ def sft(store: Store, as_json: bool, output: Path | None, **options: Any) -> Non
 @_trainer_options
 @click.option("--policy-adapter", type=click.Path(), metavar="DIR", help="The adapter that `train sft` wrote.")
 @click.option(
-    "--reward-model", required=True, metavar="DIR|ID[@REV]", help="A folder that `train rm` wrote, or a Hub id."
+    "--reward-model",
+    required=True,
+    metavar="DIR|ID[@REV]|URL",
+    help="A folder that `train rm` wrote, a Hub id, or a server of `serve`.",
 )
 def grpo(store: Store, as_json: bool, output: Path | None, **options: Any) -> None:
-    """Single-turn GRPO over the dataset's prompts, rewarded by a reward model of `train rm`.
+    """Single-turn GRPO over the dataset's prompts, rewarded by a reward model of `train rm`, or by a server.
+
+    A server (`serve`, also with a judge) gets the token in SOTOPIA_RL_DATA_REWARD_TOKEN. A completion for which it has
+    no reward is left out of the step.
 
     \b
-    Example:
+    Examples:
       sotopia-rl-data train grpo --dataset lab/episodes-rewards --model Qwen/Qwen2.5-7B-Instruct \\
         --policy-adapter runs/sft-episodes-rewards --reward-model runs/rm-episodes-rewards
+      sotopia-rl-data train grpo --dataset lab/episodes-rewards --model Qwen/Qwen2.5-0.5B-Instruct \\
+        --reward-model http://127.0.0.1:8000
     """
     _train("grpo", api.train_grpo, store, output, options, as_json)
 

@@ -15,7 +15,7 @@ import httpx2
 import pytest
 from fixtures.labelling import BOAT, boats, put, rows, sim
 from fixtures.places import ROOT
-from fixtures.reward_servers import RewardServer, reward_server
+from fixtures.reward_servers import ServerProcess, reward_server
 
 from sotopia_rl_data.asking.plan import AskOptions
 from sotopia_rl_data.errors import BudgetSpent, Unavailable, UsageError
@@ -146,7 +146,7 @@ def test_where_a_judge_is_down_the_requests_of_a_batch_are_not_asked_one_by_one(
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RewardServer]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("judge")
     (folder / "judge.py").write_text(JUDGE)
     options = ["--judge", f"{folder / 'judge.py'}:Thanks", "--store", str(folder / "store"), "--token"]

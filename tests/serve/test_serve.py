@@ -15,7 +15,7 @@ import httpx2
 import pytest
 from click.testing import CliRunner
 from fixtures.places import ROOT
-from fixtures.reward_servers import TOKEN, RewardServer, reward_server
+from fixtures.reward_servers import TOKEN, ServerProcess, reward_server
 from fixtures.training import WORDS, toy_model
 
 from sotopia_rl_data.cli.program import cli
@@ -24,7 +24,7 @@ from sotopia_rl_data.errors import UsageError
 pytestmark = [pytest.mark.train, pytest.mark.slow]
 
 
-def started(model: str, *options: str) -> RewardServer:
+def started(model: str, *options: str) -> ServerProcess:
     return reward_server("--reward-model", model, "--device", "cpu", *options)
 
 
@@ -42,7 +42,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def server(model: str) -> Iterator[RewardServer]:
+def server(model: str) -> Iterator[ServerProcess]:
     running = started(model, "--token", "--queue", "2000")
     yield running
     running.process.send_signal(signal.SIGINT)
@@ -199,8 +199,8 @@ def test_killed_and_started_again_it_answers_the_same(model):
 
 def test_the_reward_functions_of_trl_and_verl_ask_it(server, model, monkeypatch: pytest.MonkeyPatch):
     from sotopia_rl_data.errors import KeyMissing
-    from sotopia_rl_data.serve.clients import TOKEN as VARIABLE
     from sotopia_rl_data.serve.clients import URL, compute_score, trl_reward
+    from sotopia_rl_data.trainers.reward_server import TOKEN as VARIABLE
 
     asked = items(4)[1::2]
     monkeypatch.delenv(URL, raising=False)

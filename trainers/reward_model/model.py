@@ -114,6 +114,10 @@ class RewardModel:
         name = Path(self.name).resolve().name if Path(self.name).exists() else self.name
         return f"{name}@{self.revision}" if self.revision else name
 
+    def record(self) -> dict[str, Any]:
+        """What a run's record says of it."""
+        return {"identity": self.identity, "head": self.head.to_config()}
+
     def score(self, prompt: Text, completion: Text) -> float:
         """The reward of `completion` as the answer to `prompt`, in the units of the dataset it was trained on.
 
