@@ -35,6 +35,7 @@ from sotopia_rl_data.trainers.modeling import (
 )
 from sotopia_rl_data.trainers.reward_model import attention
 from sotopia_rl_data.trainers.reward_model.head import FILE, KEY, RewardHead, from_config, load
+from sotopia_rl_data.trainers.reward_model.precision import with_float32_head
 from sotopia_rl_data.trainers.reward_model.tree import pack, shared_prefix
 from sotopia_rl_data.trainers.templates import mend
 
@@ -236,7 +237,7 @@ def _load(local: Path, dtype: torch.dtype) -> nn.Module:
         model, info = AutoModelForSequenceClassification.from_pretrained(local, dtype=dtype, output_loading_info=True)
         if info["missing_keys"]:  # these weights would be random: a policy, for example, has no score head
             raise InputError(f"{local} is not a reward model: it has no {min(info['missing_keys'])}.", RIGHT_MODEL)
-        return attention.attend_as(model, attention.NAME)
+        return attention.attend_as(with_float32_head(model, local), attention.NAME)
     from peft import PeftModel
     from peft.utils import load_peft_weights
 
@@ -255,4 +256,5 @@ def _load(local: Path, dtype: torch.dtype) -> nn.Module:
         if not any(name.endswith(f".{key}") for name in own):
             raise InputError(f"The adapter {local} is not a reward model: it has no {key}.", RIGHT_MODEL)
     setattr(base.config, KEY, head)
+    with_float32_head(base)
     return attention.attend_as(PeftModel.from_pretrained(base, local).merge_and_unload(), attention.NAME)
