@@ -144,6 +144,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, s
     run("card", "lab/e")
     run("export", "lab/e", "--to", "sotopia", "-o", str(root / "exported"))
     run("credit games", "--make", "2")
+    run("credit bench", "credit/games", *lexical[:2], "--schema", "direct")
     run("annotate template", "lab/e", "--dimensions", "goal", "-o", str(root / "template.csv"))
     run("annotate export", "lab/e", "-o", str(root / "form.csv"))
     run("ledger compact")
