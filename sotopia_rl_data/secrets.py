@@ -308,18 +308,28 @@ SUSPICIOUS = "|".join(
 
 
 def _named(text: str) -> Iterator[Found]:
-    """The keys and passwords with a name and a separator before them. The separators are rarer than the names."""
+    """The keys and passwords with a name and a separator before them. The separators are rarer than the names.
+
+    The first `_LONGEST_TOKEN` characters of a value decide, so that a text made of names takes time in proportion to
+    its length.
+    """
+    past = 0
     for separator in _SEPARATOR.finditer(text):
         start, end = separator.span()
+        if start < past:  # inside the value found last
+            continue
         name = _name_before(text, start)
         if name.endswith(_PASSWORD_NAMES):
-            value = _NAMED_PASSWORD.match(text, end)
-            if value and _password(value[0]):
-                yield Found("a password", *value.span())
+            shape, pattern, holds, group = "a password", _NAMED_PASSWORD, _password, 0
         elif name.endswith(_KEY_NAMES) or name.endswith(("-key", " key")):
-            value = (_HEADER if name.endswith("authorization") else _NAMED_KEY).match(text, end)
-            if value and (_random if name.endswith(_KEY_NAMES) else _surely_random)(value[1]):
-                yield Found("a named key", *value.span(1))
+            pattern = _HEADER if name.endswith("authorization") else _NAMED_KEY
+            shape, holds, group = "a named key", _random if name.endswith(_KEY_NAMES) else _surely_random, 1
+        else:
+            continue
+        value = pattern.match(text, end, end + _LONGEST_TOKEN)
+        if value and holds(value[group]) and (whole := pattern.match(text, end)):
+            past = whole.end(group)
+            yield Found(shape, *whole.span(group))
 
 
 def _name_before(text: str, end: int) -> str:
@@ -341,7 +351,7 @@ _LOOSE = (  # errors repeat keys shortened or starred out
         r"(?i)(?:api[-_ ]?key|authorization|access[-_ ]?token|secret|password)"
         r"[^:=\n]{0,16}[:=](?!//)\s*[\"']?([^\s\"',}]{4,})"
     ),
-    re.compile(r"([A-Za-z0-9_-]*\*{3,}[A-Za-z0-9_-]*)"),
+    re.compile(r"((?:(?<![A-Za-z0-9_-])[A-Za-z0-9_-]+)?\*{3,}[A-Za-z0-9_-]*)"),
 )
 
 
@@ -398,11 +408,16 @@ def without_credentials(url: str) -> str:
 
 
 def _in_address(url: str) -> Iterator[str]:
-    """The password, or a token in the place of the user, and the tokens of a URL, as they stand there and decoded."""
+    """The password, or a token in the place of the user, and the tokens of a URL, as they stand there and decoded. A
+    short plain word, or the user's name again, is not a secret: it would be found in every dialogue that has it."""
     _, host, _, query, _ = _split(url)
     user, _, password = host.rpartition("@")[0].partition(":")
     of_query = [value for name, value in parse_qsl(query) if name.lower().endswith((*_KEY_NAMES, *_PASSWORD_NAMES))]
-    for secret in (password or user * _random(user), *of_query):
+    if password:
+        of_user = password if password != user and _password(f'"{unquote(password)}"') else ""
+    else:
+        of_user = user if _random(user) else ""
+    for secret in (of_user, *of_query):
         yield from {secret, unquote(secret)}
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import os
 import random
 import re
 import string
+import time
 import uuid
 from pathlib import Path
 from urllib.parse import quote
@@ -14,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from sotopia_rl_data.secrets import HIDDEN, SUSPICIOUS, found, redact
+from sotopia_rl_data.secrets import HIDDEN, SUSPICIOUS, env_secrets, found, redact
 
 DRAW = random.Random(20250803)
 HEX, SMALL = "0123456789abcdef", string.ascii_lowercase
@@ -167,6 +169,18 @@ def test_a_key_of_this_environment_is_hidden_however_it_comes_back(monkeypatch, 
     assert len(told) < 40
 
 
+def test_words_that_an_address_of_this_environment_has_in_place_of_a_password_are_not_secret(monkeypatch):
+    for name in list(os.environ):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HTTPS_PROXY", "http://lab-user1:password@proxy:8080")
+    monkeypatch.setenv("DATABASE_URL", "postgres://postgres:postgres@db/x")
+    assert env_secrets() == ()
+    monkeypatch.setenv("CACHE_URL", "redis://cache:correct-horse%21battery9@db?auth_token=Xy8kQ2mV7bTn4RzL")
+    monkeypatch.setenv("HF_ENDPOINT", "https://Ab3dE5gH7jK9mN1p@hub.lab")
+    secrets = {"correct-horse%21battery9", "correct-horse!battery9", "Xy8kQ2mV7bTn4RzL", "Ab3dE5gH7jK9mN1p"}
+    assert set(env_secrets()) == secrets
+
+
 def test_a_providers_sentence_stays_readable_around_the_key():
     key = f"sk-proj-{drawn(40)}"
     says = "Incorrect API key provided: {}. You can find your API key at https://platform.openai.com/account/api-keys."
@@ -187,3 +201,20 @@ def test_encoded_data_is_no_key_however_many_prefixes_it_holds_by_chance():
     data = random.Random(5).randbytes(3_000_000)
     for encoded in (base64.b64encode(data).decode(), base64.urlsafe_b64encode(data).decode()):
         assert list(found(f"picture: {encoded} (end)")) == []
+
+
+@pytest.mark.parametrize(("part", "count"), [("token=", 4_000), ("pwd=/", 8_000), ("eyJ", 15_000)])
+def test_the_time_that_a_text_takes_grows_with_its_length_alone_even_if_it_is_made_of_names(part, count):
+    text, began = part * count, time.process_time()
+    assert list(found(text)) == []
+    assert redact(text) == text
+    assert time.process_time() - began < 4
+
+
+def test_a_password_is_found_inside_a_value_that_is_not_a_secret():
+    assert redact("auth=token:password=correct-horse9", loosely=False) == f"auth=token:password={HIDDEN}"
+
+
+def test_a_long_token_is_hidden_to_its_end():
+    token = drawn(3_000)
+    assert redact(f"SESSION_TOKEN={token} (mine)", loosely=False) == f"SESSION_TOKEN={HIDDEN} (mine)"

@@ -30,7 +30,6 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.tqdm import tqdm
 
 from sotopia_rl_data.errors import HubError, HubUnavailable, NotFound, StoreError, UsageError
-from sotopia_rl_data.refs import is_path
 from sotopia_rl_data.secrets import redact, without_credentials
 from sotopia_rl_data.store.disk import is_full, store_error
 from sotopia_rl_data.store.fields import MOST_BYTES
@@ -166,9 +165,11 @@ class Hub:
                     tqdm_class=_bounded(most, path, repo),
                 )
             )
-        if found.stat().st_size > most:  # it was in the cache
+        if found.stat().st_size <= most:
+            return found
+        if again:
             raise _too_large(most, path, repo)
-        return found
+        return self.file(repo, path, commit, True, most=most)  # the cached one is damaged
 
     def create(self, repo: str, private: bool | None) -> None:
         """Make the repository, if it does not exist."""
@@ -277,7 +278,8 @@ def _too_large(most: int, path: str, repo: str) -> HubError:
 
 def _bounded(most: int, path: str, repo: str) -> type[tqdm]:
     """A progress bar, which huggingface_hub makes when it knows the size that the server says, and moves before it
-    writes a piece: more than `most` bytes are an error, before the first or after these."""
+    writes a piece: more than `most` bytes are an error, before the first or after these. Its methods for what crosses
+    the network, which huggingface_hub looks for, count nothing: hf_xet may fetch more than the file has."""
 
     class Bounded(tqdm):
         taken = 0
@@ -294,38 +296,23 @@ def _bounded(most: int, path: str, repo: str) -> type[tqdm]:
             moved: bool | None = super().update(n)
             return moved
 
+        def update_transfer(self, n: float | None = 1) -> None:
+            pass
+
+        def set_transfer_postfix_str(self, postfix: str, refresh: bool = False) -> None:
+            pass
+
     return Bounded
 
 
-def why_not_found(model: str, error: BaseException) -> str:
-    """Why `model`, a folder or a Hub id, was not found, where `error` comes from that; "" for any other error."""
-    if Path(model).exists():
-        return ""
-    behind = [error]
-    while (before := behind[-1].__cause__ or behind[-1].__context__) is not None:
-        behind.append(before)
-
-    def has(*kinds: type[Exception]) -> bool:
-        return any(isinstance(one, kinds) for one in behind)
-
-    if is_path(model) or has(HFValidationError):
-        return f"there is no folder {model}"
-    if has(RepositoryNotFoundError):
-        return f"there is no folder ./{model}, and the Hub has no such model, or none that your token may see"
-    if has(LocalEntryNotFoundError):
-        reached = "is not asked, because HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "cannot be reached"
-        return f"there is no folder ./{model}, and the Hub {reached}"
-    return ""
-
-
-def quiet(bars: bool | None = None) -> None:
-    """Silence huggingface_hub's log; `bars` says whether it draws its own progress bars (None: as before)."""
+def quiet(bars: bool) -> None:
+    """Silence huggingface_hub's log; `bars` says whether it draws its own progress bars."""
     import logging
 
     from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    if constants.HF_HUB_DISABLE_PROGRESS_BARS is None and bars is not None:
+    if constants.HF_HUB_DISABLE_PROGRESS_BARS is None:
         if bars:
             enable_progress_bars()
         else:

@@ -161,6 +161,7 @@ def _check_strays(release: Release, remote: Remote) -> None:
             strays = [path for path in remote.tree if shape.fullmatch(path) and path not in known]
             if strays:
                 raise HubError(
-                    f"{release.repo} has {strays[0]}, which no manifest lists: load_dataset would mix both.",
+                    f"{release.repo} has {strays[0]}, which no manifest lists; load_dataset would mix its rows with "
+                    "yours.",
                     "remove or rename it there, or push to another repository with --repo",
                 )

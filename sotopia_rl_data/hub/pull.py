@@ -183,7 +183,7 @@ class _Fetching:
         odd = ((config, odd_columns(config, columns)) for config, columns in manifest.columns.items())
         problems = [f"{config}: {problem}" for config, problem in odd if problem]
         version = Version(self._into, manifest)
-        problems = problems or list(islice(contents(version), 3)) or list(trajectories.problems(version))
+        problems = problems or list(islice(contents(version), 3)) or list(islice(trajectories.problems(version), 3))
         if problems:
             raise self._wrong("; ".join(problems))
 

@@ -52,8 +52,7 @@ def resolve(store: Store, ref: str | DatasetRef) -> Version:
         try:
             return fetch(store, ref).version
         except (HubUnavailable, NotFound) as error:
-            hints = sorted(dict.fromkeys((missing.hint, error.hint)), key=lambda hint: "sotopia-rl-data " in hint)
-            # A command comes last, so that it can be pasted to the end of the line.
+            hints = dict.fromkeys((error.hint, missing.hint))  # the store's ends in a command, for pasting
             raise NotFound(f"{missing.message} {error.message}", "; or ".join(hints)) from error
 
 

@@ -178,8 +178,8 @@ def parse_record(line: bytes, path: Path) -> dict[str, Any] | None:
         return None
     if start < 0 or record.keys() - _TYPES.keys():  # a torn line does not hold a whole object
         raise newer(path)
-    if not record.keys() >= _REQUIRED or not all(isinstance(value, _TYPES[name]) for name, value in record.items()):
-        raise damaged(path, "a record has not what one has to have")
+    if not record.keys() >= _REQUIRED or not all(type(value) in _TYPES[name] for name, value in record.items()):
+        raise damaged(path, "a record lacks a field, or one has a value of the wrong type")
     del record["v"]
     return record
 
@@ -192,7 +192,7 @@ def check_lines(data: bytes | mmap, path: Path) -> None:
 
 
 def damaged(path: Path, reason: object) -> StoreError:
-    """The error about a file of the ledger that nobody of ours can have written so."""
+    """The error about a file of the ledger that this program cannot have written."""
     return StoreError(
         f"The ledger's file {path} is damaged: {reason}.",
         "restore the file from a copy, or move it away: its calls are then asked, and paid for, again",

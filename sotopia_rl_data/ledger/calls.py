@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,7 @@ ROWS_A_GROUP = 2_000
 COVERS = b"covers"  # under this key the metadata of a compacted file names the files that it covers
 VERSION = b"ledger_format"  # under this key the metadata has the file's format, if it is higher than 1
 LOCK = ".compact.lock"
+_ADDED_LATER = {"batch", "maybe_billed", "thought", "form"}  # columns that files of earlier versions lack
 _USAGE = ("input", "cached", "written", "output")
 _EXAMPLE = "SELECT model, status, count(*), sum(input), sum(cached), sum(output) FROM calls GROUP BY ALL"
 
@@ -109,18 +110,22 @@ def attempts_in(path: Path) -> Iterator[Attempt]:
 
 
 def row_batches(paths: Iterable[Path]) -> Iterator[pa.RecordBatch]:
-    """The rows of these files, at most `ROWS_A_GROUP` at a time."""
+    """The rows of these files, at most `ROWS_A_GROUP` at a time. Raises StoreError where one cannot be kept."""
     import pyarrow as pa
 
     schema = calls_schema()
-    rows = chain.from_iterable(map(calls_rows, paths))
-    for group in iter(lambda: list(islice(rows, ROWS_A_GROUP)), []):
+
+    def batch(group: list[tuple[Path, dict[str, Any]]]) -> pa.RecordBatch:
         try:
-            yield pa.RecordBatch.from_pylist(group, schema=schema)
+            return pa.RecordBatch.from_pylist([row for _, row in group], schema=schema)
         except (pa.ArrowException, UnicodeError, OverflowError) as error:
-            raise StoreError(
-                f"A record of the ledger cannot be kept as a row: {error}.", "move away the journal that holds it"
-            ) from error
+            if len(group) > 1:
+                for one in group:  # one of them raises, and names its file
+                    batch([one])
+            raise damaged(group[0][0], error) from error
+
+    rows = ((path, row) for path in paths for row in calls_rows(path))
+    yield from map(batch, iter(lambda: list(islice(rows, ROWS_A_GROUP)), []))
 
 
 def live_files(directory: Path) -> list[Path]:
@@ -128,14 +133,14 @@ def live_files(directory: Path) -> list[Path]:
     compacted = sorted(directory.glob("calls-*.parquet"))
     files = [*compacted, *sorted(directory.glob("journal-*.jsonl"))]
     for path in files:
-        if _never_ends(path):
+        if _is_special(path):
             raise damaged(path, "it is not a regular file")
     covered = {name for path in compacted for name in covers(path)}
     return [path for path in files if path.name not in covered]
 
 
-def _never_ends(path: Path) -> bool:
-    """Whether a path is a pipe, a device or a folder, which must not be opened."""
+def _is_special(path: Path) -> bool:
+    """Whether a path is not a regular file: a pipe, for one, must not be opened."""
     try:
         return not stat.S_ISREG(path.stat().st_mode)
     except OSError:
@@ -151,15 +156,16 @@ def covers(path: Path) -> list[str]:
         file = pq.read_metadata(path)
         metadata = file.metadata or {}
         number, names = int(metadata.get(VERSION, b"1")), json.loads(metadata.get(COVERS, b"[]"))
+        here = {field.name: field.type for field in file.schema.to_arrow_schema()}
     except (OSError, pa.ArrowException, ValueError) as error:
         raise damaged(path, error) from error
     check_number(number, FORMAT, path)
     known = {field.name: field.type for field in calls_schema()}
-    here = {field.name: field.type for field in file.schema.to_arrow_schema()}
     if here.keys() - known.keys():
         raise newer(path)
-    if not isinstance(names, list) or any(here[name] != known[name] for name in here):
-        raise damaged(path, "its columns have other types")
+    lacking = known.keys() - here.keys() - _ADDED_LATER
+    if lacking or not isinstance(names, list) or any(here[name] != known[name] for name in here):
+        raise damaged(path, "it lacks a column, or one has another type")
     return [str(name) for name in names]
 
 
@@ -205,7 +211,7 @@ def _make_calls(connection: duckdb.DuckDBPyConnection, files: list[Path]) -> Non
 
     journals = [path for path in files if path.suffix == ".jsonl"]
     compacted = [str(path.resolve()).replace("'", "''") for path in files if path.suffix == ".parquet"]
-    raised: list[StoreError] = []  # DuckDB has errors of a stream as its own
+    raised: list[StoreError] = []  # DuckDB wraps the errors of a stream in its own
 
     def batches() -> Iterator[pa.RecordBatch]:
         try:
@@ -218,7 +224,9 @@ def _make_calls(connection: duckdb.DuckDBPyConnection, files: list[Path]) -> Non
     try:
         connection.execute("CREATE TABLE journal AS SELECT * FROM journal_rows")
     except duckdb.Error as error:
-        raise (raised[0] if raised else error) from error
+        if raised:
+            raise raised[0] from error
+        raise
     connection.unregister("journal_rows")
     paths = "[" + ", ".join(f"'{path}'" for path in compacted) + "]"
     connection.execute(f"SET allowed_paths = {paths}")

@@ -158,13 +158,14 @@ def test_a_push_to_an_endpoint_that_is_down_says_so_at_once(hub, before):
     assert time.monotonic() - began < 60
 
 
-def test_a_flipped_byte_in_the_cache_is_noticed_and_mended(hub, before, tmp_path):
+@pytest.mark.parametrize("more", [b"", b"more"])
+def test_a_flipped_byte_in_the_cache_is_noticed_and_mended(hub, before, tmp_path, more):
     hub.push(before)
     mine = Store(tmp_path / "mine")
     hub.run("pull", before.name, "--store", mine.root)
     version = mine.resolve(before.name)
     (shard,) = version.files("rewards")["train"]
-    _flip(shard)  # the file in huggingface_hub's cache is the same one: a hard link
+    _flip(shard, more)  # the file in huggingface_hub's cache is the same one: a hard link
     assert not verify(version).ok
     other = Store(tmp_path / "other")
     hub.run("pull", before.name, "--store", other.root)
@@ -210,11 +211,11 @@ def test_a_disk_that_is_full_while_pulling_leaves_no_half_version(hub, store, tm
     assert verify(Store(tmp_path / "mine").resolve(repo)).ok
 
 
-def _flip(path) -> None:
+def _flip(path, more=b"") -> None:
     path.chmod(0o644)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
-    path.write_bytes(data)
+    path.write_bytes(data + more)
 
 
 def _wait(true, process) -> None:

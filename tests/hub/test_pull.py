@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from fixtures.hub import toy
 from fixtures.hub_client import HubClient
 from fixtures.promises import check_keys
 from fixtures.stores import commit, episodes, reward_row, rewards
+from huggingface_hub.utils._xet_progress_reporting import XetDownloadProgressReporter
 
-from sotopia_rl_data.errors import NotFound
+from sotopia_rl_data.errors import HubError, NotFound
+from sotopia_rl_data.hub.client import _bounded
 from sotopia_rl_data.hub.resolve import resolve
 from sotopia_rl_data.store import Store
 from sotopia_rl_data.store.verify import verify
@@ -211,6 +214,21 @@ def test_in_a_process_without_the_hub_a_missing_version_is_not_found(tmp_path):
     with pytest.raises(NotFound) as missing:
         Store(tmp_path).resolve("lab/nothing")
     assert "HF_HUB" not in missing.value.message  # the store alone does not ask the Hub
+
+
+def test_what_hf_xet_fetches_beyond_a_file_is_not_taken_for_a_file_that_is_too_large():
+    """A part of the file may lie in a larger piece of the server's."""
+
+    def report(written, fetched):
+        rates = {"total_bytes_completion_rate": 1.0, "total_transfer_bytes_completion_rate": 1.0, "total_bytes": 10}
+        return SimpleNamespace(total_bytes_completed=written, total_transfer_bytes_completed=fetched, **rates)
+
+    bars = {"reconstruction_desc": "x", "total": 10, "log_level": 40, "tqdm_class": _bounded(10, "x.parquet", "lab/x")}
+    reporter = XetDownloadProgressReporter(**bars)
+    reporter.update_progress(report(10, 50))
+    with pytest.raises(HubError, match=r"x\.parquet of lab/x has more than 10 bytes"):
+        reporter.update_progress(report(11, 50))
+    reporter.close()
 
 
 def test_a_manifest_that_is_too_large_is_not_downloaded_and_one_that_does_not_end_is_cut_off(hub, published, mine):

@@ -414,9 +414,27 @@ def test_a_damaged_parquet_file_is_a_sentence(tmp_path: Path):
         ledger.append(an_answer())
         ledger.compact()
     file = next(tmp_path.glob("calls-*.parquet"))
+    whole = pq.read_table(file)
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(StoreError, match="is damaged"):
         Ledger(tmp_path)
+    for column in ("key", "question", "sampling", "input"):
+        pq.write_table(whole.drop([column]), file)
+        with pytest.raises(StoreError, match="is damaged: it lacks a column"):
+            Ledger(tmp_path)
+
+
+@pytest.mark.parametrize("sample", ["true", str(2**40)])
+def test_a_record_that_cannot_be_kept_is_a_sentence_that_names_its_file(tmp_path: Path, sample: str):
+    for _ in range(2):
+        with Ledger(tmp_path) as ledger:
+            ledger.append(an_answer())
+    *_, last = sorted(tmp_path.glob("journal-*"))
+    last.write_text(last.read_text().replace('"sample":0', f'"sample":{sample}'))
+    before = last.read_bytes()
+    with Ledger(tmp_path) as ledger, pytest.raises(StoreError, match=f"{last.name} is damaged"):
+        ledger.compact()
+    assert last.read_bytes() == before
 
 
 def test_no_key_is_ever_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
