@@ -38,7 +38,7 @@ from sotopia_rl_data.labelers.plan import (
 from sotopia_rl_data.labelers.questions import LabelTally, Questions, Rows, rows_of
 from sotopia_rl_data.labelers.report import LabelReport, by_number, provenance, rejected_records, remarks, unrewarded
 from sotopia_rl_data.labelers.requests import asked_judges
-from sotopia_rl_data.labelers.selection import is_imported
+from sotopia_rl_data.labelers.selection import check_there, is_imported
 from sotopia_rl_data.labelers.wordings import JudgedEstimate, OtherWording, judged_estimate, tell_other_wordings
 from sotopia_rl_data.ledger.journal import check_writable
 from sotopia_rl_data.ledger.ledger import Ledger
@@ -84,6 +84,7 @@ def label(
     began = time.monotonic()
     rewards, options = rewards or RewardSettings(), options or AskOptions()
     prices = options.price_list()
+    check_there(source)  # before a missing key is told: where there is no file, no key helps
     plan, recipe = prepare(asked, rewards)
     out, version = out and check_name(out), version and check_version(version)
     asking.check(asked_judges(plan.judges), options, prices)

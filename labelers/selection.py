@@ -113,12 +113,23 @@ def episodes_version(store: Store, source: str | Path | None, check: Check) -> V
     A file `NAME.jsonl` becomes the dataset NAME. Nothing is written where the store has its content already, or where
     `check` raises. Raises NotFound, InputError, UsageError.
     """
+    check_there(source)
     path = _to_import(source)
     if path is not None:
         return _imported(store, path, SAMPLES if source is None else _name_of(path), check)
     if isinstance(source, str) and not refs.is_path(source):
         return _with_episodes(resolve(store, source))
     return _with_episodes(resolve(store, refs.DatasetRef(path=Path(str(source)))))
+
+
+def check_there(source: str | Path | None) -> None:
+    """Raises InputError where `source` is a file to import that does not exist."""
+    path = _to_import(source)
+    if path is not None and not path.exists():
+        raise InputError(
+            f"The file {path} does not exist.",
+            "name a file of episodes, or a dataset by its name: sotopia-rl-data list",
+        )
 
 
 def is_imported(source: str | Path | None) -> bool:
@@ -142,12 +153,6 @@ def _to_import(source: str | Path | None) -> Path | None:
 
 def _imported(store: Store, path: Path, name: str, check: Check) -> Version:
     from sotopia_rl_data.importers.importing import import_dataset
-
-    if not path.exists():
-        raise InputError(
-            f"The file {path} does not exist.",
-            "name a file of episodes, or a dataset by its name: sotopia-rl-data list",
-        )
 
     def checked(scored: Set[tuple[str, str]] | None) -> None:
         if scored is None:

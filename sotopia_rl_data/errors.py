@@ -13,7 +13,7 @@
     │   ├── Unavailable   try again: rate limit, 5xx, timeout, lost connection exit 1
     │   ├── UnusableAnswers  one answer after the other that cannot be used     exit 1
     │   ├── BudgetSpent   nothing more fits under --budget                     exit 1
-    │   ├── Interrupted   Ctrl-C while asking; what was answered is kept       exit 130
+    │   ├── Interrupted   Ctrl-C while asking or training                      exit 130
     │   └── UnderWay      batches that are not waited for                      exit 1
     ├── HubError          the Hub refuses, or holds something else             exit 1
     │   └── HubUnavailable try again: rate limit, 5xx, no connection           exit 1
@@ -137,7 +137,8 @@ class BudgetSpent(AskingError):
 
 
 class Interrupted(AskingError):
-    """Ctrl-C while a model was being asked. What was answered is kept, and the next run goes on from there."""
+    """Ctrl-C while a model was being asked or trained. What was answered is kept, and so are checkpoints: the hint says
+    how the next run goes on from there."""
 
     exit_code = 130
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypedDict
 ActionType = Literal["none", "speak", "non-verbal communication", "action", "leave"]
 ACTION_TYPES: tuple[ActionType, ...] = ("none", "speak", "non-verbal communication", "action", "leave")
 
-CONFIGS = ("rewards", "episodes", "attributions", "failures", "trajectories")
+CONFIGS = ("rewards", "episodes", "attributions", "failures", "trajectories", "truth")
 DERIVED = ("trajectories",)  # made of the other configs; a version's digest does not cover them
 FRACTIONS = {"train": 0.8, "validation": 0.1, "test": 0.1}
 SPLITS = tuple(FRACTIONS)

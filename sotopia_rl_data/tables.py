@@ -115,11 +115,39 @@ FAILURES = pa.schema(
     ]
 )
 
+TRUTH = pa.schema(
+    [
+        ("episode_id", pa.string()),
+        ("environment_id", pa.string()),
+        ("agent", pa.string()),
+        ("turn", pa.int32()),
+        ("move", pa.string()),
+        ("wording", pa.string()),
+        ("v", pa.float64()),
+        ("q", pa.float64()),
+        ("advantage", pa.float64()),
+        ("v_true", pa.float64()),
+        ("q_true", pa.float64()),
+        ("advantage_true", pa.float64()),
+        ("chance_true", pa.float64()),
+        ("partner_v_true", pa.float64()),
+        ("partner_advantage_true", pa.float64()),
+        ("partner_chance_true", pa.float64()),
+        ("shapley", pa.float64()),
+        ("pivotal", pa.bool_()),
+    ]
+)
+"""The columns of `truth`: the credit of each utterance of a known game, in points of its agent's score."""
+
+KNOWN = {"episodes": EPISODES, "attributions": ATTRIBUTIONS, "failures": FAILURES, "truth": TRUTH}
+"""The configs whose columns are the same in every dataset (but that `episodes` may have `meta`)."""
+
 KEYS: dict[str, tuple[str, ...]] = {
     "episodes": ("episode_id",),
     "attributions": ("episode_id", "agent", "turn", "dimension", "schema", "measure", "judge", "sample"),
     "rewards": ("episode_id", "agent", "turn"),
     "trajectories": ("episode_id", "agent"),
+    "truth": ("episode_id", "agent", "turn"),
     "failures": ("episode_id", "agent", "turn", "dimension", "judge", "source", "reason"),
 }
 

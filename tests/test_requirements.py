@@ -23,7 +23,7 @@ EVERY = [*PROJECT["dependencies"], *chain.from_iterable(PROJECT["optional-depend
 PACKAGE = ("sotopia_rl_data", "labelers", "trainers", "cards")
 EXTRAS = {  # what an extra brings that the package imports
     "train": {"torch", "transformers", "trl", "peft", "tokenizers", "jinja2"},
-    "serve": {"fastapi", "starlette", "uvicorn", "prometheus_client"},
+    "serve": {"fastapi", "pydantic", "starlette", "uvicorn", "prometheus_client"},
 }
 
 

@@ -29,6 +29,7 @@ CONFIGS = {
     "attributions": tables.ATTRIBUTIONS,
     "failures": tables.FAILURES,
     "trajectories": tables.trajectories_schema(["goal"]),
+    "truth": tables.TRUTH,
 }
 # Commands whose results their own tests check, since they need a Hub, a model, people's scores or a served log.
 ELSEWHERE = {
@@ -142,6 +143,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, s
     run("curate", "lab/e-rewards@v1.0.0", "lab/e-rewards", "-o", str(root / "curated.csv"))
     run("card", "lab/e")
     run("export", "lab/e", "--to", "sotopia", "-o", str(root / "exported"))
+    run("credit games", "--make", "2")
+    run("credit bench", "credit/games", *lexical[:2], "--schema", "direct")
     run("annotate template", "lab/e", "--dimensions", "goal", "-o", str(root / "template.csv"))
     run("annotate export", "lab/e", "-o", str(root / "form.csv"))
     run("ledger compact")

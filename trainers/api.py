@@ -31,7 +31,7 @@ _LESS_MEMORY = (
 TIMINGS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "num_tokens")
 MUST_STAY = (  # settings that decide a run's rows and weights: a resumed run must have the same
     "where", "split_by", "sentinels", "targets", "adapter", "lora_r", "lora_target_modules", "policy_adapter",
-    "reward_model",
+    "reward_model", "chat_template", "template_kwargs",
 )  # fmt: skip
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate")
 
@@ -111,22 +111,21 @@ def train_grpo(config: PolicyGRPOConfig) -> dict[str, Any]:
     """
     from sotopia_rl_data.trainers.encoding import tokenizer_of
     from sotopia_rl_data.trainers.modeling import oom_hint
-    from sotopia_rl_data.trainers.policies import build_grpo_trainer, check_fits, forget_reference
-    from sotopia_rl_data.trainers.reward_model.model import RewardModel
+    from sotopia_rl_data.trainers.policies import build_grpo_trainer, forget_reference, load_rewards
 
     run = TrainingRun(config, need_reward=False)
     tokenizer = tokenizer_of(config)
     dialogues = run.dialogues(tokenizer, config.max_prompt_length, with_completion=False)
     with oom_hint(_LESS_MEMORY.format("per_device_train_batch_size or max_completion_length")):
-        reward_model = RewardModel.load(config.reward_model, device=config.device)
-        check_fits(reward_model, dialogues, config.max_completion_length or 0)
+        reward_model = load_rewards(config, dialogues)
         trainer = build_grpo_trainer(config, dialogues, tokenizer, reward_model, run.callbacks)
         run.train(trainer)
         forget_reference(trainer.accelerator.unwrap_model(trainer.model))
         trainer.save_model()
     facts = {
         "policy_adapter": config.policy_adapter,
-        "reward_model": {"identity": reward_model.identity, "head": reward_model.head.to_config()},
+        "reward_model": reward_model.record(),
+        "truncated": {"completions": trainer.truncated_completions, "groups": trainer.truncated_groups},
     }
     return run.keep_record(trainer, dialogues.cuts, facts, {"train": _mean_rewards(trainer.state.log_history)})
 
@@ -170,7 +169,7 @@ class TrainingRun:
         from sotopia_rl_data.trainers.data import check_splits
         from sotopia_rl_data.trainers.encoding import Encoder, dialogues
 
-        fitted = dialogues(self.data, Encoder(tokenizer, max_length), with_completion)
+        fitted = dialogues(self.data, Encoder(tokenizer, max_length, self.config.kind), with_completion)
         check_splits(self.data, fitted.splits, self.config.eval_strategy != "no")
         return fitted
 

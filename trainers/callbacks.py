@@ -67,7 +67,7 @@ def draw(
     from matplotlib.figure import Figure
 
     rows = folder.metrics()
-    panels = [k for k in keys if any(name in row for row in rows for name in (k, f"eval_{k}"))]
+    panels = [k for k in keys if any(row.get(name) is not None for row in rows for name in (k, f"eval_{k}"))]
     if not panels:
         return None
     figure = Figure(figsize=(4.2 * len(panels), 3.2), layout="constrained")

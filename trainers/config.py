@@ -24,6 +24,7 @@ ADAPTERS = ("lora", "qlora", "none")
 PACKINGS = ("auto", "tree", "none")
 ATTENTIONS = ("prefix_tree", "flex_attention")
 SPLIT_BY = ("dataset", "grouped")
+BELOW_GROUP = "below"  # truncated_reward: the minimum of the group minus its spread
 GREATER_IS_BETTER = ("r2", "pearson", "spearman", "pair_accuracy")
 
 
@@ -42,6 +43,9 @@ class CommonFields:
     )
     model: str = field(default="", metadata={"help": "A directory or a Hub id, id@revision."})
     chat_template: str | None = field(default=None, metadata={"help": "Jinja file, instead of the tokenizer's own."})
+    template_kwargs: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "What the chat template reads, as in {enable_thinking: false}."}
+    )
     pad_token: str | None = field(default=None, metadata={"help": "Token to pad with; no text may use it."})
     release_as: str | None = field(default=None, metadata={"help": "ORG/NAME on the Hub; --push-to-hub sets it."})
     adapter: str = field(
@@ -136,12 +140,14 @@ class PolicyGRPOConfig(CommonFields, GRPOConfig):  # type: ignore[misc]  # mypy 
     policy_adapter: str | None = field(
         default=None, metadata={"help": "The SFT adapter to start from; also the reference of the KL term."}
     )
-    reward_model: str = field(default="", metadata={"help": "A directory or a Hub id, id@revision."})
+    reward_model: str = field(default="", metadata={"help": "A directory, a Hub id, id@revision, or a server's URL."})
     rewards: list[str] = field(default_factory=list, metadata={"help": "Further rewards, each a name or file.py:Name."})
     format_weight: float = field(default=0.2, metadata={"help": "Weight of the reward for valid actions; 0: none."})
-    truncated_reward: float | None = field(
-        default=0.0,
-        metadata={"help": "Reward of an answer cut off by the length limit; none: score it like any other."},
+    truncated_reward: float | str | None = field(
+        default="below",
+        metadata={
+            "help": "Of an answer cut off at the limit: below its group, a number, or null: scored as any other."
+        },
     )
     beta: float = 0.04
     loss_type: str = "dapo"
@@ -152,6 +158,14 @@ class PolicyGRPOConfig(CommonFields, GRPOConfig):  # type: ignore[misc]  # mypy 
     log_completions: bool = True
     num_completions_to_print: int | None = 0
     logging_steps: float = 1
+
+    def __post_init__(self) -> None:
+        if isinstance(self.truncated_reward, str) and self.truncated_reward != BELOW_GROUP:
+            raise UsageError(
+                f"truncated_reward cannot be {self.truncated_reward!r}.",
+                "name below, a number, or null: --set truncated_reward=below",
+            )
+        super().__post_init__()
 
 
 TrainerConfig = RMConfig | PolicySFTConfig | PolicyGRPOConfig

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sotopia_rl_data.errors import InputError, NotFound, UsageError
+from sotopia_rl_data.hub.resolve import open_dataset
 from sotopia_rl_data.schema import Message
 
 if TYPE_CHECKING:
@@ -98,8 +99,6 @@ def load_rows(
     `need_reward`, rows in which every target is NULL, NaN or a sentinel are dropped and counted. Raises NotFound,
     UsageError, QueryError, InputError.
     """
-    from sotopia_rl_data.hub.resolve import open_dataset
-
     dataset = open_dataset(ref, store)
     columns = target_columns(dataset, targets, need_reward)
     table = dataset.sql(select(dataset, where))
@@ -208,12 +207,23 @@ def _check_any(ref: str, rows: Sequence[DatasetRow], dropped: Mapping[str, int],
     if rows:
         return
     if dropped["no reward"]:
-        raise InputError(
-            f"None of the {dropped['no reward']} rows of {ref} has a reward.", f"see why: sotopia-rl-data show {ref}"
-        )
+        raise _no_rewards(ref, dropped["no reward"])
     if where:
         raise UsageError(f"No row of {ref} meets the condition {where!r}.", "give a wider --where")
     raise InputError(f"{ref} has no rows to train on.", f"see what it has: sotopia-rl-data show {ref}")
+
+
+def check_rewarded(ref: str, store: str | Path | None = None) -> None:
+    """Raises InputError where no row of `ref` has a reward, without reading the rows; and as `load_rows` does."""
+    dataset = open_dataset(ref, store)
+    target_columns(dataset, ())
+    rows, rewarded = dataset.sql("SELECT count(*), count(reward) FROM rewards").columns
+    if rows[0].as_py() and not rewarded[0].as_py():
+        raise _no_rewards(ref, rows[0].as_py())
+
+
+def _no_rewards(ref: str, rows: int) -> InputError:
+    return InputError(f"None of the {rows} rows of {ref} has a reward.", f"see why: sotopia-rl-data show {ref}")
 
 
 def _with_splits(rows: list[DatasetRow], dataset: Dataset, split_by: str) -> tuple[list[DatasetRow], str]:

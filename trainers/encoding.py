@@ -20,7 +20,14 @@ from numpy.typing import NDArray
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.schema import Message
 from sotopia_rl_data.trainers.data import DatasetRows
-from sotopia_rl_data.trainers.modeling import loading_errors, split_revision
+from sotopia_rl_data.trainers.modeling import (
+    check_vocabulary,
+    first_line,
+    loading_errors,
+    split_revision,
+    vocabulary_of,
+)
+from sotopia_rl_data.trainers.templates import HINT, Use, check_roles, prepare_template
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -32,8 +39,8 @@ TURN = re.compile(r"^(?:Turn #\d+|\[\d+\] )", re.MULTILINE)
 BATCH = 256
 KEYS = ("episode_id", "environment_id", "agent", "turn", "reward")  # columns that GRPO's reward functions receive too
 Dialogue = tuple[Sequence[Message], Sequence[Message]]  # (prompt, completion)
+ASSISTANT: tuple[Message, ...] = ({"role": "assistant", "content": ""},)
 CUT = "[{count} turns are left out here]"
-TEMPLATE_HINT = "use an instruct model, or name a template with --set chat_template=FILE.jinja"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,25 +74,32 @@ def count_cuts(encoded: Sequence[Encoded | None], most: int | None) -> Cuts:
 
 
 class Encoder:
-    """Renders and tokenises with one tokenizer. Raises InputError where it has no chat template, or one in which no
-    special token ends an assistant's turn."""
+    """Renders and tokenises with one tokenizer, for one `use`. Raises InputError where it has no chat template, or one
+    in which no special token ends an assistant's turn."""
 
-    def __init__(self, tokenizer: Any, max_length: int | None = None) -> None:
+    def __init__(self, tokenizer: Any, max_length: int | None = None, use: Use = "rm") -> None:
         if not getattr(tokenizer, "chat_template", None):
-            raise InputError(
-                f"{_name(tokenizer)} has no chat template, so it cannot be given a dialogue.", TEMPLATE_HINT
-            )
+            raise InputError(f"{_name(tokenizer)} has no chat template, so it cannot be given a dialogue.", HINT)
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.use = use
+        self._checked: set[tuple[str, ...]] = set()  # the sequences of roles that the template has been tried with
         self._is_blank: dict[int, bool] = {}  # by token id: whether its text is only white space
         self.end_of_turn = self._end_of_turn()
 
     def encode(self, dialogues: Sequence[Dialogue]) -> list[Encoded | None]:
-        """Each (prompt, completion) as ids; None where even the shortest form is longer than `max_length`."""
+        """Each (prompt, completion) as ids; None where even the shortest form is longer than `max_length`.
+
+        Where no completion is given, the ids are those with which a policy is asked for one. Raises InputError where
+        the template cannot be used for dialogues of such roles.
+        """
         encoded: list[Encoded | None] = []
         for at in range(0, len(dialogues), BATCH):  # the Python integers of all dialogues at once would fill the memory
             batch = dialogues[at : at + BATCH]
-            rendered = self._render([[*prompt, *completion] for prompt, completion in batch])
+            for prompt, completion in batch:
+                self._check(tuple(message["role"] for message in (*prompt, *(completion or ASSISTANT))))
+            asking = not any(completion for _, completion in batch)
+            rendered = self._render([[*prompt, *completion] for prompt, completion in batch], asking)
             for ids, (prompt, completion) in zip(rendered, batch, strict=True):
                 encoded.append(Encoded(ids) if self._fits(ids) else self._shortened(prompt, completion))
         return encoded
@@ -100,19 +114,29 @@ class Encoder:
 
     def _shortened(self, prompt: Sequence[Message], completion: Sequence[Message]) -> Encoded | None:
         def rendered(count: int) -> NDArray[np.int32]:
-            return self._render([[*without_turns(prompt, count), *completion]])[0]
+            return self._render([[*without_turns(prompt, count), *completion]], not completion)[0]
 
         count = fewest(cuts_of(prompt), lambda n: self._fits(rendered(n)))
         return None if count is None else Encoded(rendered(count), count)
 
+    def _check(self, roles: tuple[str, ...]) -> None:
+        if roles not in self._checked:
+            check_roles(self.tokenizer, roles, self.use)
+            self._checked.add(roles)
+
     def _fits(self, ids: Sized) -> bool:
         return self.max_length is None or len(ids) <= self.max_length
 
-    def _render(self, dialogues: list[list[Message]]) -> list[NDArray[np.int32]]:
+    def _render(self, dialogues: list[list[Message]], asking: bool = False) -> list[NDArray[np.int32]]:
+        """Whole dialogues up to the token that ends them; or, `asking` for an answer, prompts to their last token."""
         if not dialogues:
             return []
-        rendered = self.tokenizer.apply_chat_template(dialogues, tokenize=True, return_dict=True)["input_ids"]
-        return [self._without_blank_end(ids) for ids in rendered]
+        try:
+            rendered = self.tokenizer.apply_chat_template(dialogues, add_generation_prompt=asking, return_dict=True)
+        except Exception as error:  # a template is a program, which may raise anything
+            raise InputError(f"The chat template cannot render a dialogue: {first_line(error)}.", HINT) from error
+        ids = rendered["input_ids"]
+        return [np.array(row, dtype=np.int32) if asking else self._without_blank_end(row) for row in ids]
 
     def _without_blank_end(self, ids: list[int]) -> NDArray[np.int32]:
         """The ids up to the last one that is not only white space."""
@@ -129,11 +153,12 @@ class Encoder:
     def _end_of_turn(self) -> int:
         """The token that closes an assistant's turn, found by rendering one. Raises InputError where none does."""
         probe: list[Message] = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        last = int(self._render([probe])[0][-1])
-        if last not in self.tokenizer.all_special_ids and last not in self.tokenizer.added_tokens_decoder:
+        ids = self._render([probe])[0]
+        last = int(ids[-1]) if len(ids) else None
+        if last is None or last not in {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}:
             raise InputError(
                 "The chat template does not end an assistant's turn with a special token, as the reward model needs.",
-                TEMPLATE_HINT,
+                HINT,
             )
         return last
 
@@ -153,8 +178,7 @@ def dialogues(data: DatasetRows, encoder: Encoder, with_completion: bool) -> Dia
     """
     from datasets import Dataset
 
-    no_answer: list[Message] = [{"role": "assistant", "content": ""}]
-    encoded = encoder.encode([(row.prompt, row.completion if with_completion else no_answer) for row in data.rows])
+    encoded = encoder.encode([(row.prompt, row.completion if with_completion else ()) for row in data.rows])
     cuts = count_cuts(encoded, encoder.max_length)
     by_split: dict[str, list[dict[str, Any]]] = {}
     for row, fitted in zip(data.rows, encoded, strict=True):
@@ -184,10 +208,32 @@ def _name(tokenizer: Any) -> str:
 
 
 def tokenizer_of(config: TrainerConfig) -> Any:
-    """The tokenizer that a run's configuration names. Raises NotFound, and what `load_tokenizer` raises."""
+    """The tokenizer that a run's configuration names, with the chat template that the run uses. A policy that starts
+    from an adapter is asked as the adapter was trained.
+
+    Raises NotFound, and what `load_tokenizer`, `prepare_template` and `check_vocabulary` raise.
+    """
     name, revision = split_revision(config.model)
+    template = config.chat_template
+    if config.kind == "grpo" and config.policy_adapter and template is None:
+        template = template_beside(config.policy_adapter)
     with loading_errors(config.model):
-        return load_tokenizer(name, pad_token=config.pad_token, chat_template=config.chat_template, revision=revision)
+        tokenizer = load_tokenizer(name, pad_token=config.pad_token, chat_template=template, revision=revision)
+        size = vocabulary_of(config.model)
+    prepare_template(tokenizer, config.kind, config.template_kwargs)
+    check_vocabulary(tokenizer, size, config.model)
+    return tokenizer
+
+
+def template_beside(adapter: str) -> str | None:
+    """The path of the chat template that was saved with an adapter; None where there is none."""
+    from transformers.utils import cached_file
+
+    name, revision = split_revision(adapter)
+    missing = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_gated_repo": False}
+    with loading_errors(adapter):
+        path: str | None = cached_file(name, "chat_template.jinja", revision=revision, **missing)
+    return path
 
 
 def load_tokenizer(

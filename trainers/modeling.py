@@ -79,9 +79,11 @@ def loading_errors(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError) as error:
-        raise NotFound(
-            f"The model {name!r} cannot be loaded: {first_line(error)}", "name a directory (./DIR) or a Hub id"
-        ) from error
+        from sotopia_rl_data.hub.client import why_not_found
+
+        reason = why_not_found(split_revision(name)[0], error) or first_line(error).rstrip(".")
+        hint = "name a folder (./DIR) or a Hub id"
+        raise NotFound(f"The model {name!r} cannot be loaded: {reason}.", hint) from error
     except RuntimeError as error:
         if type(error) is not RuntimeError:  # a subclass is an accelerator's error, such as out of memory
             raise
@@ -215,10 +217,21 @@ def fingerprint(tokenizer: Any) -> str:
     return sha256_of([tokenizer.get_vocab(), tokenizer.special_tokens_map, tokenizer.chat_template])
 
 
-def check_vocabulary(tokenizer: Any, model: Any, name: str) -> None:
-    """Raises InputError where the tokenizer knows tokens that the model has no embedding for."""
-    size = model.get_input_embeddings().weight.shape[0]
-    top = max(tokenizer.get_vocab().values(), default=0)
+def vocabulary_of(model: str) -> int | None:
+    """How many tokens a model knows, by its configuration; None where that does not say."""
+    from transformers import AutoConfig
+
+    name, revision = split_revision(model)
+    return getattr(AutoConfig.from_pretrained(name, revision=revision).get_text_config(), "vocab_size", None)
+
+
+def check_vocabulary(tokenizer: Any, size: int | None, name: str) -> None:
+    """Raises InputError where the tokenizer has tokens beyond the `size` that the model knows. A special token is not
+    counted, unless rows are padded with it: text does not become one (Gemma 3 has one for images)."""
+    if size is None:
+        return
+    special = set(tokenizer.all_special_ids) - {tokenizer.pad_token_id, tokenizer.eos_token_id}
+    top = max((number for number in tokenizer.get_vocab().values() if number not in special), default=0)
     if top >= size:
         raise InputError(
             f"The tokenizer of {name} has token ids up to {top}, but the model knows only {size} tokens.",

@@ -12,16 +12,19 @@ Generation is TRL's: in process, or by vLLM as a server or colocated, through TR
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
 from transformers import EarlyStoppingCallback
 from trl import GRPOTrainer, SFTTrainer
 
 from sotopia_rl_data.errors import BadAnswer, InputError, UsageError
 from sotopia_rl_data.schema import Message
 from sotopia_rl_data.thoughts import without_thought
-from sotopia_rl_data.trainers.config import PolicyGRPOConfig, PolicySFTConfig, one_of
+from sotopia_rl_data.trainers.config import BELOW_GROUP, PolicyGRPOConfig, PolicySFTConfig, one_of
 from sotopia_rl_data.trainers.encoding import Dialogues
 from sotopia_rl_data.trainers.modeling import (
     check_adapter,
@@ -34,6 +37,7 @@ from sotopia_rl_data.trainers.modeling import (
     split_revision,
 )
 from sotopia_rl_data.trainers.reward_model.model import RewardModel
+from sotopia_rl_data.trainers.reward_server import RewardServer, is_server
 from sotopia_rl_data.trainers.rewards import Reward, named_rewards, valid_action
 
 
@@ -62,41 +66,28 @@ def build_sft_trainer(
 
 
 class ModelReward:
-    """A reward model as a reward. It scores the whole batch in packed rows, so that completions share their prompt.
+    """A reward model, here or on a server, as a reward. It scores the whole batch at once, so that completions share
+    their prompt.
 
-    A completion is scored without its thought. One that stopped at the length limit has not ended its turn, although
-    the template would close it. It gets `truncated` instead of a score (None: it is scored nevertheless). `ends` are
-    the ids that end a completion.
+    A completion is scored without its thought. Where a server has no reward it is None.
     """
 
-    def __init__(self, model: RewardModel, ends: Sequence[int], truncated: float | None) -> None:
+    def __init__(self, model: RewardModel | RewardServer) -> None:
         self.model = model
-        self.ends = frozenset(ends)
-        self.truncated = truncated
         self.__name__ = "reward_model"
 
     def __call__(
-        self,
-        prompts: Sequence[Sequence[Message]],
-        completions: Sequence[Sequence[Message]],
-        completion_ids: Sequence[Sequence[int]] | None = None,
-        log_metric: Callable[[str, float], None] | None = None,
-        **columns: Any,
+        self, prompts: Sequence[Sequence[Message]], completions: Sequence[Sequence[Message]], **columns: Any
     ) -> list[float | None]:
         spoken = [[*messages[:-1], _answer(messages[-1])] for messages in completions]
-        scores: list[float | None] = self.model.score_batch(zip(prompts, spoken, strict=True)).tolist()
-        if self.truncated is None or completion_ids is None:
-            return scores
-        ended = [bool(len(ids)) and ids[-1] in self.ends for ids in completion_ids]
-        if log_metric is not None:
-            log_metric("truncated", 1.0 - sum(ended) / max(1, len(ended)))
-        return [score if done else self.truncated for score, done in zip(scores, ended, strict=True)]
+        scores = self.model.score_batch(zip(prompts, spoken, strict=True)).tolist()
+        return [None if math.isnan(score) else score for score in scores]
 
 
 def _answer(message: Message) -> Message:
     """A completion's message without the thought; empty where the thought has no end."""
     try:
-        return {**message, "content": without_thought(message["content"])}
+        return {**message, "content": without_thought(message.get("content") or "")}
     except BadAnswer:
         return {**message, "content": ""}
 
@@ -125,9 +116,9 @@ def load_policy(config: PolicyGRPOConfig) -> tuple[Any, Any]:
         return PeftModel.from_pretrained(base, adapter, revision=revision, is_trainable=True), None
 
 
-def rewards_of(config: PolicyGRPOConfig, tokenizer: Any, model: RewardModel) -> tuple[list[Reward], list[float]]:
+def rewards_of(config: PolicyGRPOConfig, model: RewardModel | RewardServer) -> tuple[list[Reward], list[float]]:
     """The reward model (weight 1), the form of the action, and further rewards; and the weight of each."""
-    rewards: list[Reward] = [ModelReward(model, end_tokens(tokenizer, config.model), config.truncated_reward)]
+    rewards: list[Reward] = [ModelReward(model)]
     weights = [1.0]
     if config.format_weight:
         rewards.append(valid_action)
@@ -150,6 +141,16 @@ def end_tokens(tokenizer: Any, model: str) -> list[int]:
     return [tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])]
 
 
+def load_rewards(config: PolicyGRPOConfig, dialogues: Dialogues) -> RewardModel | RewardServer:
+    """The reward model, or the server that has it. Raises InputError where the model cannot hold a prompt and its
+    answer, Unavailable where no server answers, and what `RewardModel.load` raises."""
+    if is_server(config.reward_model):
+        return RewardServer(config.reward_model)
+    model = RewardModel.load(config.reward_model, device=config.device)
+    check_fits(model, dialogues, config.max_completion_length or 0)
+    return model
+
+
 def check_fits(model: RewardModel, dialogues: Dialogues, completion_tokens: int) -> None:
     """Raises InputError where the reward model's context cannot hold one of the longest prompts and an answer."""
     prompts: list[list[Message]] = list(dialogues.splits["train"]["prompt"])
@@ -162,17 +163,89 @@ def check_fits(model: RewardModel, dialogues: Dialogues, completion_tokens: int)
         )
 
 
+class PolicyTrainer(GRPOTrainer):  # type: ignore[misc]  # mypy skips trl
+    """TRL's trainer, which also rewards the completions that stopped at the length limit.
+
+    Such a completion has not ended its turn, although the template would close it: what a reward says of it is of no
+    account. `truncated_completions` and `truncated_groups` count those that were met, over all processes.
+    """
+
+    ends: frozenset[int]  # the ids that end a completion
+    truncated_completions = 0
+    truncated_groups = 0
+
+    def _calculate_rewards(
+        self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Sequence[Sequence[int]]
+    ) -> Tensor:
+        """[N, K] rewards of all processes' completions; N is a multiple of the group's size. A completion for which a
+        reward server has none has no others either, by which TRL leaves it out: their sum would count it as 0."""
+        rewards: Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        rewards[rewards[:, 0].isnan()] = torch.nan
+        rule = self.args.truncated_reward
+        if rule is None:
+            return rewards
+        ended = torch.tensor([bool(len(ids)) and int(ids[-1]) in self.ends for ids in completion_ids_list])
+        ended = self.accelerator.gather(ended.to(rewards.device))
+        mode = "train" if self.model.training else "eval"
+        lost = ~ended.view(-1, self.num_generations if mode == "train" else self.num_generations_eval).any(dim=1)
+        self._metrics[mode]["truncated"].append(1.0 - ended.float().mean().item())
+        self._metrics[mode]["truncated_groups"].append(lost.float().mean().item())
+        if mode == "train":
+            self.truncated_completions += int((~ended).sum())
+            self.truncated_groups += int(lost.sum())
+        if rule != BELOW_GROUP:
+            rewards[~ended, 0] = float(rule)
+            return rewards
+        weights, size = self.reward_weights.to(rewards.device), len(ended) // len(lost)
+        if self.multi_objective_aggregation == "sum_then_normalize":
+            return below_group(rewards, ended, weights, size)
+        columns = zip(rewards.split(1, dim=1), weights.split(1), strict=True)  # each is normalised by itself
+        return torch.cat([below_group(column, ended, weight, size) for column, weight in columns], dim=1)
+
+
+def below_group(rewards: Tensor, ended: Tensor, weights: Tensor, size: int) -> Tensor:
+    """The rewards [N, K] in which each completion that has not ended is worth its group's minimum minus its spread.
+
+    Both are of the weighted sums of those that ended; the spread is their sample deviation, or where they do not differ
+    that of the batch, or else 1. The worth stands in the first column. Where none of a group's `size` has ended, all
+    are NaN, by which TRL gives no advantage.
+    """
+    totals = (rewards * weights).nansum(dim=1).masked_fill(~ended | rewards.isnan().all(dim=1), torch.nan)
+    shaped = rewards.clone()
+    of_all = _deviation(totals)
+    for start in range(0, len(totals), size):
+        group = slice(start, start + size)
+        known = totals[group][~totals[group].isnan()]
+        worth = known.min() - (_deviation(known) or of_all or 1.0) if len(known) else torch.nan
+        cut = torch.zeros_like(ended)
+        cut[group] = ~ended[group]
+        shaped[cut] = torch.nan
+        shaped[cut, 0] = worth / (float(weights[0]) or 1.0)
+    return shaped
+
+
+def _deviation(values: Tensor) -> float:
+    """The sample deviation of the known values; 0 below two, and where rounding alone makes them differ."""
+    known = values[~values.isnan()].double()
+    deviation = float(known.std()) if len(known) > 1 else 0.0
+    return deviation if deviation > 1e-6 * (1.0 + float(known.abs().max() if len(known) else 0.0)) else 0.0
+
+
 def build_grpo_trainer(
-    config: PolicyGRPOConfig, dialogues: Dialogues, tokenizer: Any, model: RewardModel, callbacks: Sequence[Any] = ()
-) -> GRPOTrainer:
+    config: PolicyGRPOConfig,
+    dialogues: Dialogues,
+    tokenizer: Any,
+    model: RewardModel | RewardServer,
+    callbacks: Sequence[Any] = (),
+) -> PolicyTrainer:
     """TRL's GRPO trainer with our rewards. Raises UsageError where TRL refuses the batch sizes or other options."""
     policy, lora = load_policy(config)
-    functions, weights = rewards_of(config, tokenizer, model)
+    functions, weights = rewards_of(config, model)
     config.reward_weights = weights
     tokenizer.padding_side = "left"
     check_one_gpu(config)
     with settings_errors():
-        return GRPOTrainer(
+        trainer = PolicyTrainer(
             model=policy,
             reward_funcs=functions,
             args=config,
@@ -182,6 +255,8 @@ def build_grpo_trainer(
             peft_config=lora,
             callbacks=list(callbacks),
         )
+    trainer.ends = frozenset(end_tokens(tokenizer, config.model))
+    return trainer
 
 
 def forget_reference(policy: Any) -> None:

@@ -67,15 +67,21 @@ def _at_commit(name: str) -> str:
 
 def load_causal_model(base: str, adapter: str = "") -> Loaded:
     """A tokenizer that pads on the left, and the weights, with a LoRA adapter merged into them where one is named; on
-    the GPU where there is one."""
+    the GPU where there is one. Raises OSError where there is no such model."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from sotopia_rl_data.hub.client import quiet, why_not_found
+
+    quiet()
     has_tokenizer = adapter and (Path(adapter) / "tokenizer_config.json").is_file()
-    tokenizer: Any = AutoTokenizer.from_pretrained(adapter if has_tokenizer else base, padding_side="left")
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(adapter if has_tokenizer else base, padding_side="left")
+        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+    except OSError as error:
+        raise OSError(why_not_found(base, error) or str(error)) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
     if adapter:
         from peft import PeftModel
 

@@ -70,7 +70,7 @@ def key_for(target: Target) -> ApiKey:
     if target.key == NONE:
         return ApiKey()
     own, base = OWN[target.provider]
-    known = [target.key] if target.key else [name for host, name in HOSTS.items() if _is_at(target.base_url, host)]
+    known = [target.key] if target.key else _variables(target.base_url)
     if not target.key and _origin(os.environ.get(base, "")) == _origin(target.base_url):
         known.append(own)
     found = [ApiKey(name, value) for name in known if (value := os.environ.get(name, "").strip())]
@@ -85,9 +85,10 @@ def api_key(target: Target) -> str:
     if target.key == NONE or _NO_KEYS.get() or (is_local(url) and not target.key):
         return NONE
     if key.variable:
+        unchecked = "" if _variables(url) else " (if the server does not check keys, any word will do)"
         raise KeyMissing(
             f"{key.variable} is not set: it should hold the API key for {url}.",
-            f"export {key.variable}=YOUR_KEY (if the server does not check keys, any word will do)",
+            f"export {key.variable}=YOUR_KEY{unchecked}",
         )
     own, base = OWN[target.provider]
     host = urlsplit(url).netloc
@@ -125,6 +126,11 @@ def is_local(url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _variables(url: str) -> list[str]:
+    """The variables of the provider whose host a URL names."""
+    return [name for host, name in HOSTS.items() if _is_at(url, host)]
 
 
 def _is_at(url: str, host: str) -> bool:

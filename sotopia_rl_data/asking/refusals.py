@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from sotopia_rl_data.asking.keys import key_for, name_the_key
 from sotopia_rl_data.errors import AskingError, Filtered, Rejected, Unavailable
@@ -74,6 +75,8 @@ def status_error(target: Target, status: int, body: object, headers: Mapping[str
     if status in (401, 403):
         variable = key_for(target).variable
         hint = hint.format(variable=variable) if variable else name_the_key(target)
+    elif status == 404 and target.provider == "openai" and not urlsplit(target.base_url).path.strip("/"):
+        hint = f"most servers answer below /v1: write {target.base_url}/v1 as the base URL"
     return Rejected(text, hint, status=status, param=refused_parameter(body))
 
 

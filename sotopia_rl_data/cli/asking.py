@@ -119,12 +119,17 @@ def prices_option(told: str) -> Callable[[F], F]:
 
 def costs(what: str) -> Callable[[F], F]:
     """`--dry-run`, `--budget` and `--prices` of a command that makes `what`."""
-    cap = f"A hard cap on what {what} cost, all runs together."
-    listed = "Prices of your own, over the built-in list."
     return _together(
         click.option("--dry-run", is_flag=True, help="Say what it would ask and cost; send nothing, write no version."),
-        click.option("--budget", type=float, metavar="USD", help=cap),
-        prices_option(listed),
+        capped(f"what {what} cost, all runs together"),
+    )
+
+
+def capped(what: str) -> Callable[[F], F]:
+    """`--budget`, a cap on `what`, and `--prices`."""
+    return _together(
+        click.option("--budget", type=float, metavar="USD", help=f"A hard cap on {what}."),
+        prices_option("Prices of your own, over the built-in list."),
     )
 
 
@@ -235,7 +240,7 @@ def elicitation_of(options: dict[str, Any]) -> Elicitation:
         samples=options.pop("samples", 1),
         only=options.pop("only", None),
         dimensions=listed(options.pop("dimensions")),
-        packing=options.pop("ask"),
+        packing=options.pop("ask", None),
         sampling=sampling_of(options),
         wording=options.pop("wording", None),
     )

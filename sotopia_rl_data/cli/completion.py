@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import click
 from click.shell_completion import (
@@ -13,7 +14,10 @@ from click.shell_completion import (
     split_arg_string,
 )
 
-PROGRAM, VARIABLE = "sotopia-rl-data", "_SOTOPIA_RL_DATA_COMPLETE"
+from sotopia_rl_data.cli import console
+from sotopia_rl_data.cli.console import PROGRAM
+
+VARIABLE = "_SOTOPIA_RL_DATA_COMPLETE"
 _LINES = {
     "bash": (f'eval "$({PROGRAM} completion bash)"', "~/.bashrc"),
     "zsh": (f'eval "$({PROGRAM} completion zsh)"', "~/.zshrc, after compinit"),
@@ -37,6 +41,9 @@ def completion(shell: str) -> None:
     assert complete is not None
     click.echo(complete(click.get_current_context().find_root().command, {}, PROGRAM, VARIABLE).source())
     line, file = _LINES[shell]
+    if not shutil.which(PROGRAM):
+        click.echo(f"# It completes {PROGRAM}, which this shell does not find: put its folder into PATH.")
+    line = line.replace(PROGRAM, console.called(absolute=True))
     click.echo(f"# To set it up, put this line into {file}: {line}")
 
 

@@ -40,6 +40,9 @@ _PLAIN |= {"≥": ">=", "≤": "<=", "±": "+/-", "€": "EUR"}
 WORDS = f"{__name__}.words"
 """Where a context's `meta` keeps the words of the command line."""
 
+PROGRAM = "sotopia-rl-data"
+_COMMAND = re.compile(rf"(?<![\w./-]){PROGRAM} (?=[a-z-])")
+
 DONE, FAILED, WRONG_USAGE, WITH_FAILURES = 0, 1, 2, 3
 
 
@@ -227,21 +230,39 @@ def say(head: str, colour: str, text: str) -> None:
 def _wrapped(text: str, head: str = "") -> str:
     """Prose after `head`, on a terminal wrapped between words. A command in it stays on one line, to be pasted."""
     if not sys.stderr.isatty():
-        return head + text
+        return head + as_called(text)
     columns, encoding = shutil.get_terminal_size().columns, sys.stderr.encoding
     if encoding and encoding.lower() != "utf-8":
         text = text.encode(encoding, "in-ascii").decode(encoding)  # "…" is three characters there
     wrapper = textwrap.TextWrapper(columns, initial_indent=head, break_long_words=False, break_on_hyphens=False)
-    command = re.search(r"`?sotopia-rl-data .*", text, re.DOTALL)
-    prose = text[: command.start()] if command else text
+    found = re.search(rf"`?{_COMMAND.pattern}.*", text, re.DOTALL)
+    prose, command = (text[: found.start()], as_called(found[0])) if found else (text, "")
     lines = []
     for line in prose.splitlines() or [""]:
         lines += wrapper.wrap(line) or [wrapper.initial_indent]
         wrapper.initial_indent = ""
     if command:
-        joined = f"{lines[-1].rstrip()} {command[0]}" if lines[-1].strip() else command[0]
-        lines[-1:] = [joined] if len(joined) <= columns else [*lines[-1:], command[0]]
+        joined = f"{lines[-1].rstrip()} {command}" if lines[-1].strip() else command
+        lines[-1:] = [joined] if len(joined) <= columns else [*lines[-1:], command]
     return "\n".join(lines)
+
+
+def as_called(text: str) -> str:
+    """`text`, the commands in it spelled as this program was called."""
+    return _COMMAND.sub(lambda _: f"{called()} ", text)
+
+
+def called(*, absolute: bool = False) -> str:
+    """The words that call this program as it was called: `sotopia-rl-data`, but in a clone or where the shell does not
+    find that. With `absolute` they do so from any folder."""
+    near = os.path.abspath if absolute else _near
+    interpreter = near(sys.executable) if absolute or sys.prefix != sys.base_prefix else "python"
+    script, words = Path(sys.argv[0]).name, [PROGRAM]
+    if script == "cli.py":
+        words = [interpreter, near(sys.argv[0])]
+    elif not shutil.which(PROGRAM):
+        words = {PROGRAM: [near(sys.argv[0])], "__main__.py": [interpreter, "-m", "sotopia_rl_data"]}.get(script, words)
+    return shlex.join(words)
 
 
 def next_commands(*commands: str) -> None:
@@ -249,16 +270,12 @@ def next_commands(*commands: str) -> None:
     if volume() is Volume.QUIET:
         return
     context = click.get_current_context(silent=True)
-    program = "sotopia-rl-data"
-    if Path(sys.argv[0]).name == "cli.py":
-        interpreter = sys.executable if sys.prefix != sys.base_prefix else "python"
-        program = f"{shlex.quote(_near(interpreter))} {shlex.quote(_near(sys.argv[0]))}"
     store = ""
     if context is not None and context.get_parameter_source("store") is click.core.ParameterSource.COMMANDLINE:
         store = f" --store {shlex.quote(str(context.params['store'].root))}"
     click.echo(click.style("next:", bold=True), err=True)
     for command in commands:
-        words, hash_, remark = command.replace("sotopia-rl-data", program, 1).partition("   #")
+        words, hash_, remark = as_called(command).partition("   #")
         where = "" if any(word.partition("=")[0] == "--store" for word in words.split()) else store
         click.echo(printable(f"  {words}{where}{hash_}{remark}"), err=True)
 

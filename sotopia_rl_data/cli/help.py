@@ -1,4 +1,5 @@
-"""Help that fits a narrow terminal: there each option is above its meaning. click's own is at least 50 columns wide."""
+"""Help that fits a narrow terminal: there each option is above its meaning. click's own is at least 50 columns wide.
+Its commands are spelled as the program was called."""
 
 from __future__ import annotations
 
@@ -6,6 +7,8 @@ import shutil
 from collections.abc import Iterable
 
 import click
+
+from sotopia_rl_data.cli.console import PROGRAM, as_called, called
 
 _NARROW = 60  # columns: below this, options and meanings do not fit side by side
 
@@ -17,6 +20,12 @@ class Help(click.HelpFormatter):
         super().__init__(indent_increment, width, max_width)
         if width is None:
             self.width = min(self.width, shutil.get_terminal_size().columns - 2)
+
+    def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
+        super().write_usage(prog.replace(PROGRAM, called(), 1), args, prefix)
+
+    def write_text(self, text: str) -> None:
+        super().write_text(as_called(text))
 
     def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
         if self.width >= _NARROW:

@@ -49,6 +49,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Trust data": {
         "agreement": (f"{_HERE}.trust:agreement", "How far judges, samples and schemas agree, with intervals."),
         "audit": (f"{_HERE}.audit:audit", "Bias probes: do labels change when they should not?"),
+        "credit": (f"{_HERE}.credit:credit", "Credit against the truth, in games whose every turn has a known worth."),
         "compare": (f"{_HERE}.compare:compare", "Agents compared by their scores: the papers' tables, with tests."),
         "report": (f"{_HERE}.trust:report", "One self-contained page: distributions, dialogues, opinions."),
         "curate": (f"{_HERE}.trust:curate", "Where to spend the next dollar: the widest disagreement."),
@@ -193,8 +194,7 @@ def _told(error: BaseException) -> tuple[str, str, int]:
     if isinstance(error, errors.SotopiaDataError):
         return error.message, error.hint, error.exit_code
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
-        again = "run the same command again: answers are kept, and it asks only for the missing ones"
-        return "Interrupted.", again, errors.Interrupted.exit_code
+        return "Interrupted.", "run the same command again", errors.Interrupted.exit_code
     if isinstance(error, OSError):
         message = f"{error.strerror or error}: {error.filename or 'input or output'}."
         return message, "check the path, its permissions and the free disk space", console.FAILED

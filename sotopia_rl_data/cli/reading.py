@@ -165,12 +165,12 @@ def show(ref: str, episode: str | None, wide: bool, store: Store, as_json: bool)
     """
     version = resolve(store, ref)
     if episode is None:
-        _glance(version, wide, as_json)
+        _glance(version, ref, wide, as_json)
     else:
         _dialogue(version, episode, as_json)
 
 
-def _glance(version: Version, wide: bool, as_json: bool) -> None:
+def _glance(version: Version, ref: str, wide: bool, as_json: bool) -> None:
     from sotopia_rl_data.cli.origin import origin_of
     from sotopia_rl_data.query import sql
     from sotopia_rl_data.stats import stats
@@ -208,7 +208,7 @@ def _glance(version: Version, wide: bool, as_json: bool) -> None:
         for first in sql(version, "SELECT episode_id FROM episodes ORDER BY 1 LIMIT 1").column(0).to_pylist():
             if "rewards" not in manifest.configs:
                 _show_beginning(version, first)
-            console.next_commands(f"sotopia-rl-data show {version.name} {shlex.quote(first)}")
+            console.next_commands(f"sotopia-rl-data show {shlex.join([ref, first])}")
 
 
 def _show_beginning(version: Version, episode_id: str) -> None:
@@ -249,6 +249,7 @@ def _labels(numbers: Stats, wide: bool) -> None:
 def _dialogue(version: Version, prefix: str, as_json: bool) -> None:
     from sotopia_rl_data.cli.dialogue import show_dialogue
     from sotopia_rl_data.query import sql
+    from sotopia_rl_data.screen import Screen
     from sotopia_rl_data.tables import episode_row, row_episode
 
     quoted = prefix.replace("'", "''")
@@ -278,6 +279,7 @@ def _dialogue(version: Version, prefix: str, as_json: bool) -> None:
     if as_json:
         console.emit_json({"episode": episode_row(episode), "rewards": list(rewards.values())})
     else:
+        Screen().say(version.ref, "dim")
         show_dialogue(episode, rewards)
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sotopia_rl_data.cli import console
-from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.errors import Interrupted, UsageError
 from sotopia_rl_data.refs import parse
 from sotopia_rl_data.trainers import api
 
@@ -116,8 +117,7 @@ def rm(store: Store, as_json: bool, output: Path | None, **options: Any) -> None
     Example:
       sotopia-rl-data train rm --dataset lab/episodes-rewards@v1.0.0 --model Qwen/Qwen2.5-7B-Instruct --preset paper
     """
-    config = _configuration("rm", store, output, options)
-    _finish(config, api.train_rm(config), as_json)
+    _train("rm", api.train_rm, store, output, options, as_json)
 
 
 @train.command()
@@ -129,36 +129,69 @@ def sft(store: Store, as_json: bool, output: Path | None, **options: Any) -> Non
     Example:
       sotopia-rl-data train sft --dataset lab/episodes-rewards --model Qwen/Qwen2.5-7B-Instruct --where "reward >= 0.7"
     """
-    config = _configuration("sft", store, output, options)
-    _finish(config, api.train_sft(config), as_json)
+    _train("sft", api.train_sft, store, output, options, as_json)
 
 
 @train.command()
 @_trainer_options
 @click.option("--policy-adapter", type=click.Path(), metavar="DIR", help="The adapter that `train sft` wrote.")
 @click.option(
-    "--reward-model", required=True, metavar="DIR|ID[@REV]", help="A folder that `train rm` wrote, or a Hub id."
+    "--reward-model",
+    required=True,
+    metavar="DIR|ID[@REV]|URL",
+    help="A folder that `train rm` wrote, a Hub id, or a server of `serve`.",
 )
 def grpo(store: Store, as_json: bool, output: Path | None, **options: Any) -> None:
-    """Single-turn GRPO over the dataset's prompts, rewarded by a reward model of `train rm`.
+    """Single-turn GRPO over the dataset's prompts, rewarded by a reward model of `train rm`, or by a server.
+
+    A server (`serve`, also with a judge) gets the token in SOTOPIA_RL_DATA_REWARD_TOKEN. A completion for which it has
+    no reward is left out of the step.
 
     \b
-    Example:
+    Examples:
       sotopia-rl-data train grpo --dataset lab/episodes-rewards --model Qwen/Qwen2.5-7B-Instruct \\
         --policy-adapter runs/sft-episodes-rewards --reward-model runs/rm-episodes-rewards
+      sotopia-rl-data train grpo --dataset lab/episodes-rewards --model Qwen/Qwen2.5-0.5B-Instruct \\
+        --reward-model http://127.0.0.1:8000
     """
-    config = _configuration("grpo", store, output, options)
-    _finish(config, api.train_grpo(config), as_json)
+    _train("grpo", api.train_grpo, store, output, options, as_json)
 
 
-def _configuration(kind: str, store: Store, output: Path | None, options: dict[str, Any]) -> Any:
-    """The trainer's configuration; its folder is by default runs/KIND-DATASET. A wrong setting is an error before
-    anything heavy is imported."""
-    from sotopia_rl_data.trainers.settings import CLASSES, values_of
-
+def _train(
+    kind: str,
+    trainer: Callable[[Any], dict[str, Any]],
+    store: Store,
+    output: Path | None,
+    options: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Train in a folder, by default runs/KIND-DATASET, and show the run. A Ctrl-C says what of it is kept."""
     ref = parse(options["dataset"])
     name = ref.path.resolve().parent.name if ref.path else ref.name.rpartition("/")[2]
     folder = output or Path("runs") / f"{kind}-{name}"
+    try:
+        config = _configuration(kind, store, folder, options)
+        record = trainer(config)
+    except KeyboardInterrupt as interrupt:
+        raise _interrupted(folder) from interrupt
+    _finish(config, record, as_json)
+
+
+def _interrupted(folder: Path) -> Interrupted:
+    from sotopia_rl_data.trainers.run_folder import RunFolder
+
+    checkpoint = RunFolder.existing(folder).last_checkpoint() if folder.is_dir() else None
+    if checkpoint is None:
+        return Interrupted("Interrupted before a checkpoint was saved.", "run the same command again: it starts anew")
+    words = click.get_current_context().meta[console.WORDS]
+    resume = shlex.join([*(word for word in words if word != "--resume"), "--resume"])
+    return Interrupted(f"Interrupted; {checkpoint} is kept.", f"go on from there: sotopia-rl-data {resume}")
+
+
+def _configuration(kind: str, store: Store, folder: Path, options: dict[str, Any]) -> Any:
+    """The trainer's configuration. A wrong setting is an error before anything heavy is imported."""
+    from sotopia_rl_data.trainers.settings import CLASSES, values_of
+
     preset, file, settings = (options.pop(source) for source in ("preset", "config", "settings"))
     options |= {"store": str(store.root), "output_dir": str(folder)}
     values = values_of(kind, preset=preset, file=file, options=options, assignments=settings)
@@ -167,6 +200,10 @@ def _configuration(kind: str, store: Store, output: Path | None, options: dict[s
         context = click.get_current_context()
         (model,) = (option for option in context.command.params if option.name == "model")
         raise click.MissingParameter(ctx=context, param=model)
+    if kind == "rm" and not values.get("targets"):
+        from sotopia_rl_data.trainers.data import check_rewarded
+
+        check_rewarded(values["dataset"], values["store"])  # before torch is imported and a model made
     api.quiet_libraries(console.has_bars())
     if missing:
         from sotopia_rl_data.trainers.tiny import model_for_samples
@@ -252,7 +289,9 @@ def _following(folder: Path, record: dict[str, Any]) -> list[str]:
     dataset, base = f"{record['dataset']['name']}@{record['dataset']['version']}", str(record["model"])
     run = str(folder if folder.is_absolute() else f"./{folder}")
     if record["kind"] == "rm":
-        grpo = ["train", "grpo", "--dataset", dataset, "--model", base, "--reward-model", run]
+        preset = record.get("config", {}).get("preset")
+        sized = ["--preset", preset] if preset else []  # else the next run takes hours where this one took seconds
+        grpo = ["train", "grpo", *sized, "--dataset", dataset, "--model", base, "--reward-model", run]
         return [f"sotopia-rl-data {shlex.join(words)}" for words in (["score", dataset, "--reward-model", run], grpo)]
     policy = f"{base}+{run}" if (folder / "adapter_config.json").exists() else run
     selfplay = ["rollout", "--a", f"transformers:{policy}", "--out", f"{record['dataset']['name']}-selfplay"]

@@ -195,6 +195,7 @@ def _show_first(paths: Sequence[Path], options: ImportOptions, store: Store, as_
             {
                 "files": files,
                 "methods": [asdict(one) for one in opinions.methods],
+                "warnings": [*planned.warnings, *opinions.warnings],
                 "skipped": planned.skipped,
                 "first": shown,
                 "rejected": [asdict(one) for one in rejected],
@@ -203,7 +204,7 @@ def _show_first(paths: Sequence[Path], options: ImportOptions, store: Store, as_
         return
     console.table(["file", "format", "bytes"], files[:_LISTED], title="what will be read")
     _show_methods(opinions.methods)
-    for warning in opinions.warnings:
+    for warning in (*planned.warnings, *opinions.warnings):
         console.warn(warning)
     _list_skipped(planned.skipped)
     for failure in rejected[:_LISTED]:
@@ -255,7 +256,10 @@ def _list_skipped(skipped: Sequence[str]) -> None:
 
 def _show_import(report: ImportReport) -> None:
     counts = ("episodes", "utterances", "examples", "attributions", "duplicates", "filtered", "failures")
-    rows = [[name, getattr(report, name)] for name in counts if getattr(report, name) or name == "episodes"]
+    told = {"duplicates": "duplicates (episodes that were read before)"}
+    rows = [
+        [told.get(name, name), getattr(report, name)] for name in counts if getattr(report, name) or name == "episodes"
+    ]
     rows += [[f"dialect {dialect}", n] for dialect, n in report.dialects.items()]
     rows += [[f"split {split}", n] for split, n in report.splits.items()]
     state = "made" if report.created else "unchanged: the store has this content already"
@@ -285,10 +289,14 @@ def _show_import(report: ImportReport) -> None:
             f"sotopia-rl-data label {report.version.name} --judge gpt-4o --schema utterance-quality",
         )
     elif report.examples:
+        from sotopia_rl_data.query import sql
+
+        (rewarded,) = sql(report.version, "SELECT count(reward) FROM rewards").column(0).to_pylist()
+        kind = "rm" if rewarded else "sft"
         console.next_commands(
             f"sotopia-rl-data stats {report.version.name}",
             f"sotopia-rl-data report {report.version.name} -o report.html",
-            f"sotopia-rl-data train rm --dataset {report.version.name} --model Qwen/Qwen2.5-0.5B-Instruct",
+            f"sotopia-rl-data train {kind} --dataset {report.version.name} --model Qwen/Qwen2.5-0.5B-Instruct",
         )
     elif report.methods:
         console.next_commands(f"sotopia-rl-data show {report.version.name}", *_rewards_of(report))

@@ -85,10 +85,7 @@ def export_training(
         raise UsageError("The threshold is not a finite number.", "write it as in --threshold 0.5")
     listed = version.manifest.configs.get(form.config)
     if listed is None:
-        raise NotFound(
-            f"{version.ref} has no {form.config} to export.",
-            f"make them from its labels: sotopia-rl-data rewards {version.name}",
-        )
+        raise NotFound(f"{version.ref} has no {form.config} to export.", _makes_rewards(version))
     chosen = f"SELECT * FROM {form.config} WHERE ({where or 'true'}\n)"
     rows = f"SELECT * FROM ({chosen}) WHERE reward IS NOT NULL" if form.rewarded else chosen
     found = _count(version, chosen)
@@ -132,6 +129,16 @@ def _with_scenes(version: Version, rows: str) -> str:
 
 def _count(version: Version, select: str) -> int:
     return int(sql(version, f"SELECT count(*) FROM ({select})", _SECONDS).column(0)[0].as_py())
+
+
+def _makes_rewards(version: Version) -> str:
+    """The hint for a version without rewards or trajectories."""
+    has = version.manifest.configs.keys()
+    if "episodes" not in has:
+        return "name a dataset of labelled episodes: sotopia-rl-data list"
+    if has & {"attributions", "rewards"}:
+        return f"make them from its labels: sotopia-rl-data rewards {version.name}"
+    return f"label it first: sotopia-rl-data label {version.name} --judge gpt-4o"
 
 
 def _nothing(version: Version, fmt: str, found: int, kept: int) -> InputError:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -264,7 +265,8 @@ class Providers:
 
 
 async def serve(options: ProviderOptions) -> None:
-    """Serve until SIGTERM or SIGINT; prints READY and the URL once it listens. Raises UsageError for a taken port."""
+    """Serve until SIGTERM or SIGINT; prints READY and the URL once it listens, and on stderr how judges there are
+    named. Raises UsageError for a taken port."""
     runner = web.ServerRunner(web.Server(Providers(options).handle, access_log=None), shutdown_timeout=0.2)
     await runner.setup()
     site = web.TCPSite(runner, options.host, options.port, backlog=4_096)
@@ -275,7 +277,9 @@ async def serve(options: ProviderOptions) -> None:
             f"Port {options.port} cannot be used: {error.strerror}.", "name another port, or --port 0 for a free one"
         ) from error
     port = runner.addresses[0][1]
-    print(f"READY http://{options.host}:{port}", flush=True)
+    url = f"http://{options.host}:{port}"
+    print(f"READY {url}", flush=True)
+    print(f"judges here: openai:any@{url}/v1, anthropic:any@{url}", file=sys.stderr, flush=True)
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

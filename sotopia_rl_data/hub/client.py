@@ -30,6 +30,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.tqdm import tqdm
 
 from sotopia_rl_data.errors import HubError, HubUnavailable, NotFound, StoreError, UsageError
+from sotopia_rl_data.refs import is_path
 from sotopia_rl_data.secrets import redact, without_credentials
 from sotopia_rl_data.store.disk import is_full, store_error
 from sotopia_rl_data.store.fields import MOST_BYTES
@@ -305,14 +306,35 @@ def _bounded(most: int, path: str, repo: str) -> type[tqdm]:
     return Bounded
 
 
-def quiet(bars: bool) -> None:
-    """Silence huggingface_hub's log; `bars` says whether it draws its own progress bars."""
+def why_not_found(model: str, error: BaseException) -> str:
+    """Why `model`, a folder or a Hub id, was not found, where `error` comes from that; "" for any other error."""
+    if Path(model).exists():
+        return ""
+    behind = [error]
+    while (before := behind[-1].__cause__ or behind[-1].__context__) is not None:
+        behind.append(before)
+
+    def has(*kinds: type[Exception]) -> bool:
+        return any(isinstance(one, kinds) for one in behind)
+
+    if is_path(model) or has(HFValidationError):
+        return f"there is no folder {model}"
+    if has(RepositoryNotFoundError):
+        return f"there is no folder ./{model}, and the Hub has no such model, or none that your token may see"
+    if has(LocalEntryNotFoundError):
+        reached = "is not asked, because HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "cannot be reached"
+        return f"there is no folder ./{model}, and the Hub {reached}"
+    return ""
+
+
+def quiet(bars: bool | None = None) -> None:
+    """Silence huggingface_hub's log; `bars` says whether it draws its own progress bars (None: as before)."""
     import logging
 
     from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    if constants.HF_HUB_DISABLE_PROGRESS_BARS is None:
+    if constants.HF_HUB_DISABLE_PROGRESS_BARS is None and bars is not None:
         if bars:
             enable_progress_bars()
         else:

@@ -38,7 +38,9 @@ _FIRST_LINE = 16 * 2**20
 _HEAD = 4 * 2**20  # the longest document that is looked at as a whole
 _DEEPEST = 4
 _NODES = 5_000
+_NAMES, _NAME = 12, 60  # how many columns are named in a sentence, and with how many characters each
 _HINT = "say which columns are what, as in --map Who=speaker,Said=text; sotopia-rl-data import --help has the formats"
+_DAMAGED_HINT = "check that the file is whole and its text UTF-8; sotopia-rl-data import --help has the formats"
 _NO_FORMAT = "its records are of none of the formats"
 
 
@@ -49,8 +51,9 @@ class Source:
     `depth` is the number of containers above the records of a JSON document. `keyed`: the records are under keys, as
     in a dump of a database; `listed`: they are in a list, which `within` names by the keys above it; `across`: they
     are the rows of an object of columns. `profiles` is the folder with the profiles that the logs name. `columns`
-    renames keys of records ({old: new}), and `used` has those that were found. If no record has a format, `wrong` says
-    why, `hint` what to do, and `damaged` whether the reason is that the file cannot be read. `size` is in bytes.
+    renames keys of records ({old: new}), and `used` has those that were found. `header` has the names of the columns of
+    a table that has its format by `columns` alone. If no record has a format, `wrong` says why, `hint` what to do, and
+    `damaged` whether the reason is that the file cannot be read. `size` is in bytes.
     """
 
     path: Path
@@ -66,6 +69,7 @@ class Source:
     profiles: Path | None = None
     columns: Mapping[str, str] = field(default_factory=dict, hash=False)
     used: set[str] = field(default_factory=set, hash=False, compare=False)
+    header: tuple[str, ...] = ()
     wrong: str = ""
     hint: str = _HINT
     damaged: bool = False
@@ -136,6 +140,15 @@ class ImportPlan:
         """The formats of the sources."""
         return {source.format for source in self.sources if source.format is not None}
 
+    @property
+    def warnings(self) -> list[str]:
+        """What nothing but the user knows: whether a first line names the columns or is a row of data."""
+        return [
+            f"{one.label}: the first line is taken for the names of the columns: {_listed(one.header)}"
+            for one in self.sources
+            if one.header
+        ]
+
 
 def plan(
     paths: Sequence[str | Path], columns: Mapping[str, str] | None = None, form: Format | None = None
@@ -176,6 +189,11 @@ class _Look:
                 return sources
             if not path.exists():
                 raise InputError(f"There is no file or folder {path}.", "check the path")
+            if not path.is_file():
+                raise InputError(
+                    f"{path} cannot be imported: it is not a regular file.",
+                    "write what comes from it to a file, and import that",
+                )
             source = self._file(path, path.name)
         except OSError as error:
             raise InputError(
@@ -183,7 +201,8 @@ class _Look:
                 "check its permissions and its disk",
             ) from error
         if source.format is None:
-            raise InputError(f"The file {path} cannot be imported: {source.wrong}", source.hint)
+            hint = _DAMAGED_HINT if source.damaged else source.hint
+            raise InputError(f"The file {path} cannot be imported: {source.wrong}", hint)
         return [source]
 
     def _folder(self, folder: Path, root: Path) -> Iterator[Source]:
@@ -210,7 +229,8 @@ class _Look:
             source = replace(source, layout=_layout(path))
             if source.layout == "document":
                 return self._document(source)
-            return self._recognised(source, source.entries(Metered(path)))
+            found = self._recognised(source, source.entries(Metered(path)))
+            return replace(found, header=self._header(found))
         except InputError as error:
             return replace(source, wrong=error.message, damaged=True)
 
@@ -237,12 +257,22 @@ class _Look:
                 reasons.append(error.message)
         if source.layout == "table" and _ending(source.path) not in TABLES:
             wrong = "it is neither JSON, nor a table with the columns of one of the formats."
-            return replace(source, wrong=wrong, damaged=False)
+            return replace(source, wrong=wrong, hint=_HINT if readable else _DAMAGED_HINT, damaged=False)
         if not looked:
             return replace(source, wrong="it has no records.", damaged=True)
         if readable or not reasons:
             return _of_no_format(source, first, damaged=not readable)
         return replace(source, wrong=reasons[0], damaged=True)
+
+    def _header(self, found: Source) -> tuple[str, ...]:
+        """The names of the columns of a table whose format nobody would know without `columns`."""
+        if not self.columns or found.layout != "table" or found.format is None:
+            return ()
+        plain = replace(found, columns={}, format=None)
+        if _Look({}, None)._recognised(plain, plain.entries(Metered(plain.path))).format is not None:
+            return ()
+        records = itertools.islice(plain.entries(Metered(plain.path)), _FIRST_RECORDS)
+        return tuple(dict.fromkeys(key for record, _ in records for key in record.value or ()))
 
     def _format(self, value: Any) -> Format | None:
         if self.form is None:
@@ -347,9 +377,14 @@ def _of_no_format(source: Source, record: Any, damaged: bool) -> Source:
         record = record[0]
     near, hint = nearest(record)
     if not near and isinstance(record, Mapping) and record:
-        near = f"they have {', '.join(map(str, itertools.islice(record, 12)))}"
+        near = f"they have {_listed(list(map(str, record)))}"
     wrong = f"{_NO_FORMAT}; {near}." if near else f"{_NO_FORMAT}."
     return replace(source, wrong=wrong, hint=hint or _HINT, damaged=damaged)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first names, each of a length to be read."""
+    return ", ".join(name if len(name) <= _NAME else f"{name[: _NAME - 1]}…" for name in names[:_NAMES])
 
 
 def _ending(path: Path) -> str:

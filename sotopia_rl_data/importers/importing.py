@@ -116,6 +116,7 @@ def import_dataset(
         scored=in_order({dimension for dimension, _ in batches.scored}),
         methods=tuple(opinions.methods),
         warnings=(
+            *import_plan.warnings,
             *opinions.warnings,
             *_told_of_shared_labels(batches),
             *_told_of_sentinels(batches, options),

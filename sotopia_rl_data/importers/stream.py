@@ -49,7 +49,7 @@ def csv_rows(stream: io.BufferedReader[Any], name: str) -> Iterator[Entry]:
     """One record from each row, keyed by the header; an empty cell is left out, and so are the first columns where they
     have no name and a number in the first row (the row's own, as pandas writes it). The cells are parted by whatever
     parts the header most often: a comma, a semicolon, a tab or a bar, or by what a first line `sep=;` names. Raises
-    InputError where two columns have one name."""
+    InputError where two columns have one name, or one that is not UTF-8."""
     csv.field_size_limit(MAX_RECORD)  # the csv module has one limit for the whole process
     header_line = stream.peek(BUFFER).lstrip(b"\r\n").partition(b"\n")[0]
     delimiter, named = max((b",", b";", b"\t", b"|"), key=header_line.count).decode(), _SEPARATOR.match(header_line)
@@ -82,11 +82,14 @@ _UNNAMED = re.compile(r"(?:Unnamed: \d+)?")
 
 
 def _header(cells: Sequence[str]) -> list[str]:
-    """The names of the columns. Raises InputError where two have one name, and what is in one of them would be lost."""
+    """The names of the columns. Raises InputError where two have one name, so that what is in one of them would be
+    lost, and where they are not UTF-8."""
     header = [cell.strip() for cell in cells]
     twice = next((cell for cell, count in Counter(header).items() if cell and count > 1), None)
     if twice is not None:
         raise InputError(f"its header names the column {twice!r} twice; give one of them another name.")
+    if not _is_text(cells):
+        raise InputError("its header is not UTF-8 text.")
     return header
 
 
@@ -105,11 +108,16 @@ def _row(header: list[str], cells: list[str], source: str, numbers: int) -> Entr
     )
     if len(cells) != len(header):
         return record, InputError(f"it has {len(cells)} cells where the header has {len(header)}.")
+    return record, None if _is_text(cells) else InputError("not UTF-8 text.")
+
+
+def _is_text(cells: Sequence[str]) -> bool:
+    """Whether all bytes of the cells were UTF-8."""
     try:
         "".join(cells).encode()
     except UnicodeEncodeError:
-        return record, InputError("not UTF-8 text.")
-    return record, None
+        return False
+    return True
 
 
 def arrow_rows(path: Path, name: str) -> Iterator[Entry]:

@@ -18,10 +18,9 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from functools import partial
+from itertools import chain
 from typing import Any, Literal
 
-import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -32,10 +31,10 @@ from starlette.exceptions import HTTPException as PlainHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sotopia_rl_data.code import code
-from sotopia_rl_data.errors import SotopiaDataError
-from sotopia_rl_data.serve.scoring import BatchedScoring, Dialogue, Full, Scores
+from sotopia_rl_data.errors import AskingError, BudgetSpent, SotopiaDataError, Unavailable
+from sotopia_rl_data.serve.scoring import BatchedScoring, Full
+from sotopia_rl_data.serve.sources import RewardSource
 from sotopia_rl_data.store.columns import first_line
-from sotopia_rl_data.trainers.reward_model.model import RewardModel
 
 MOST_BYTES = 32 << 20  # of a request
 MOST_COMPLETIONS = 4_096  # of a request
@@ -63,11 +62,12 @@ class ScoreRequest(BaseModel):
 
 
 class ScoreResponse(BaseModel):
-    """What /score answers: a reward for each item, in the units that the model was trained in, and each target's."""
+    """What /score answers: a reward for each item, in the units that the model was trained in, and each target's; null
+    where a judge's answer cannot be used."""
 
     model: str
-    rewards: list[float]
-    components: dict[str, list[float]]
+    rewards: list[float | None]
+    components: dict[str, list[float | None]]
 
 
 class RemoteRewardRequest(BaseModel):
@@ -112,9 +112,11 @@ class ClassifyResponse(BaseModel):
     data: list[Classified]
 
 
-def reward_app(model: RewardModel, *, token: str | None = None, batch: int = 64, most_waiting: int = 4_096) -> FastAPI:
-    """The application that serves `model`. Where there is a `token`, a request needs it (`Authorization: Bearer …`)."""
-    scoring = BatchedScoring(partial(_score_all, model), batch=batch, most_waiting=most_waiting)
+def reward_app(
+    source: RewardSource, *, token: str | None = None, batch: int = 64, most_waiting: int = 4_096
+) -> FastAPI:
+    """The application that serves `source`. Where there is a `token`, a request needs it: `Authorization: Bearer …`."""
+    scoring = BatchedScoring(source.score, batch=batch, most_waiting=most_waiting)
     measured = _Measures(scoring)
 
     @asynccontextmanager
@@ -132,15 +134,15 @@ def reward_app(model: RewardModel, *, token: str | None = None, batch: int = 64,
 
     async def rewards_of(items: Sequence[ScoreItem]) -> tuple[list[float], dict[str, list[float]]]:
         pairs = [(_text(item.prompt), _text(item.completion)) for item in items]
-        heads = await scoring.score(pairs)
-        by_target = {name: heads[:, i].tolist() for i, name in enumerate(model.head.targets)}
-        return model.head.aggregate(heads).tolist(), by_target
+        scores = await scoring.score(pairs)
+        return source.aggregate(scores).tolist(), dict(zip(source.targets, scores.T.tolist(), strict=True))
 
     @app.post("/score")
     async def score(asked: ScoreRequest) -> ScoreResponse:
         """The reward of each completion as the answer to its prompt."""
         rewards, components = await rewards_of(asked.items)
-        return ScoreResponse(model=model.identity, rewards=rewards, components=components)
+        by_target = {name: _or_null(values) for name, values in components.items()}
+        return ScoreResponse(model=source.identity, rewards=_or_null(rewards), components=by_target)
 
     @app.post("/get_reward")
     async def get_reward(asked: RemoteRewardRequest) -> RemoteRewardResponse:
@@ -153,6 +155,9 @@ def reward_app(model: RewardModel, *, token: str | None = None, batch: int = 64,
                 raise _Refused(422, "A query does not begin with its prompt.", "send the prompts of the queries")
             items.append(ScoreItem(prompt=prompt, completion=query.removeprefix(prompt)))
         rewards, components = await rewards_of(items)
+        if any(map(math.isnan, chain(rewards, *components.values()))):  # OpenRLHF has no word for it
+            said = "The judge's answer about one of these queries cannot be used, so it has no reward."
+            raise _Refused(502, said, "ask /score, which answers null there")
         return RemoteRewardResponse(rewards=rewards, scores=rewards, extra_logs=components)
 
     @app.post("/classify")
@@ -161,19 +166,19 @@ def reward_app(model: RewardModel, *, token: str | None = None, batch: int = 64,
         texts = [asked.input] if isinstance(asked.input, str) else asked.input
         if not 0 < len(texts) <= MOST_COMPLETIONS:
             raise _Refused(422, f"There are {len(texts)} texts in it.", f"send from 1 to {MOST_COMPLETIONS:,}")
-        heads = await scoring.score(texts)
-        label = model.head.targets[0]
+        scores = await scoring.score(texts)
+        label = source.targets[0]
         data = [
-            Classified(index=i, label=label, probs=row, num_classes=len(row)) for i, row in enumerate(heads.tolist())
+            Classified(index=i, label=label, probs=row, num_classes=len(row)) for i, row in enumerate(scores.tolist())
         ]
         return ClassifyResponse(
-            id=f"classify-{uuid.uuid4().hex}", created=int(time.time()), model=model.identity, data=data
+            id=f"classify-{uuid.uuid4().hex}", created=int(time.time()), model=source.identity, data=data
         )
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
         """Whether the server is up, and what it serves."""
-        known = {"model": model.identity, "targets": list(model.head.targets)}
+        known = {"model": source.identity, "targets": list(source.targets)}
         return {"status": "ok", **known, "waiting": scoring.waiting}
 
     @app.get("/metrics")
@@ -184,16 +189,8 @@ def reward_app(model: RewardModel, *, token: str | None = None, batch: int = 64,
     return app
 
 
-def _score_all(model: RewardModel, dialogues: Sequence[Dialogue]) -> Scores:
-    """[N, K] rewards by target, of pairs and of rendered texts."""
-    heads = np.zeros((len(dialogues), len(model.head.targets)))
-    texts = [i for i, dialogue in enumerate(dialogues) if isinstance(dialogue, str)]
-    pairs = [i for i, dialogue in enumerate(dialogues) if not isinstance(dialogue, str)]
-    heads[texts] = model.score_rendered([one for one in dialogues if isinstance(one, str)])
-    heads[pairs] = model.score_heads([one for one in dialogues if not isinstance(one, str)])
-    if not np.isfinite(heads).all():
-        raise ValueError("it gives a completion no finite reward")
-    return heads
+def _or_null(rewards: Sequence[float]) -> list[float | None]:
+    return [None if math.isnan(reward) else reward for reward in rewards]
 
 
 class _Measures:
@@ -235,6 +232,11 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(SotopiaDataError)
     async def unusable(request: Request, error: SotopiaDataError) -> JSONResponse:
         return _Refused(422, error.message, error.hint).response()
+
+    @app.exception_handler(AskingError)
+    async def unasked(request: Request, error: AskingError) -> JSONResponse:
+        status = 402 if isinstance(error, BudgetSpent) else 503 if isinstance(error, Unavailable) else 502
+        return _Refused(status, error.message, error.hint).response()
 
     @app.exception_handler(Full)
     async def full(request: Request, error: Full) -> JSONResponse:

@@ -12,16 +12,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
+from sotopia_rl_data.errors import Unavailable
+from sotopia_rl_data.serve.sources import Dialogue, Scores
 
-from sotopia_rl_data.schema import Message
-
-Dialogue = str | tuple[str | Sequence[Message], str | Sequence[Message]]
-"""A prompt and its completion; or both in one text, in the model's own chat template."""
-Scores = NDArray[np.float64]
 Score = Callable[[Sequence[Dialogue]], Scores]
-"""[N, K] rewards of N dialogues by target. Raises InputError where one cannot be scored."""
+"""See `RewardSource.score`."""
 
 
 class Full(Exception):
@@ -90,15 +85,17 @@ class BatchedScoring:
         return batch
 
     def _score(self, batch: Sequence[_Waiting]) -> None:
-        """Score a batch; where that fails, each of its requests alone, so that only one that is to blame fails."""
+        """Score a batch; where that fails, each of its requests alone, so that only one that is to blame fails. Where a
+        judge is down, none is asked again."""
         try:
             scores = self._score_all([one for waiting in batch for one in waiting.dialogues])
         except Exception as error:  # noqa: BLE001  whatever it is, its client has to be told
-            if len(batch) > 1:
+            if len(batch) == 1 or isinstance(error, Unavailable):
+                for waiting in batch:
+                    _tell(waiting.scores, error)
+            else:
                 for waiting in batch:
                     self._score([waiting])
-            else:
-                _tell(batch[0].scores, error)
             return
         for waiting in batch:
             own, scores = scores[: len(waiting.dialogues)], scores[len(waiting.dialogues) :]

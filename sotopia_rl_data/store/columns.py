@@ -91,7 +91,7 @@ def odd_columns(config: str, columns: Mapping[str, str]) -> str:
     """What readers of `config` would not expect of these columns; "" where nothing is odd."""
     from sotopia_rl_data import tables
 
-    known = {"episodes": tables.EPISODES, "attributions": tables.ATTRIBUTIONS, "failures": tables.FAILURES}
+    known = tables.KNOWN
     if config in known:
         expected = type_names(known[config])
         if config == "attributions" and "reasoning" not in columns:

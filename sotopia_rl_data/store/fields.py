@@ -31,7 +31,7 @@ Calls = Annotated[str, Meta(pattern=r"^ledger/calls-\d{5}-of-\d{5}\.parquet\Z")]
 Word = Annotated[str, Meta(max_length=10_000)]
 Text = Annotated[str, Meta(max_length=1_000_000)]
 Count = Annotated[int, Meta(ge=0, le=MOST)]
-Config = Literal["rewards", "episodes", "attributions", "failures", "trajectories"]
+Config = Literal["rewards", "episodes", "attributions", "failures", "trajectories", "truth"]
 Part = Literal["train", "validation", "test"]
 
 

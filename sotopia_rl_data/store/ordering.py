@@ -28,7 +28,7 @@ from sotopia_rl_data.tables import KEYS
 
 BLOCK_BYTES = 1 << 19
 MERGE_BYTES = 48 << 20
-_IDENTIFIED = ("episodes", "attributions", "rewards", "trajectories")
+_IDENTIFIED = ("episodes", "attributions", "rewards", "trajectories", "truth")
 # Rows without an identity are sorted by their text first: rows that share a prefix become neighbours.
 _TEXT_FIRST = ("prompt", "completion")
 

@@ -39,8 +39,6 @@ from sotopia_rl_data.store.versions import Version, load
 
 log = logging.getLogger(__name__)
 
-_KNOWN = {"episodes": tables.EPISODES, "attributions": tables.ATTRIBUTIONS, "failures": tables.FAILURES}
-
 
 @dataclass(frozen=True, slots=True)
 class Committed:
@@ -81,14 +79,14 @@ class Stage:
     ) -> None:
         """Add rows to `config`/`split`, in any order and any number of calls; they are streamed to disk.
 
-        The first table of a config sets its columns (episodes, attributions and failures have theirs; episodes may have
-        `meta` too). Raises
+        The first table of a config sets its columns (only `rewards` and `trajectories` have others in
+        every dataset; episodes may have `meta`). Raises
         InputError where rows do not fit, repeat an identity, or hold NaN; StoreError where the disk cannot take them.
         """
         self._check(config, split)
-        if config in _KNOWN:
+        if config in tables.KNOWN:
             with_meta = isinstance(rows, pa.Table | pa.RecordBatch) and "meta" in rows.schema.names
-            self._part(config, split, tables.EPISODES_WITH_META if with_meta else _KNOWN[config])
+            self._part(config, split, tables.EPISODES_WITH_META if with_meta else tables.KNOWN[config])
         for table in [rows] if isinstance(rows, pa.Table | pa.RecordBatch) else rows:
             table = pa.Table.from_batches([table]) if isinstance(table, pa.RecordBatch) else table
             with storing(self._root):  # inside the loop, because an OSError from reading `rows` is not the store's

@@ -23,8 +23,9 @@ _MAY_BE_NULL = {
     },
     "attributions": {"reasoning"},
     "rewards": {"reward", "spread", "n_opinions"},
+    "truth": set(),
 }
-_LEAST = {"attributions": {"turn": -1, "sample": 0}, "rewards": {"turn": 0, "n_opinions": 0}}
+_LEAST = {"attributions": {"turn": -1, "sample": 0}, "rewards": {"turn": 0, "n_opinions": 0}, "truth": {"turn": 0}}
 
 
 def check_values(config: str, rows: pa.Table) -> None:

@@ -314,6 +314,13 @@ def test_what_a_status_means(provider: str, status: int, kind: type[AskingError]
     assert (len(canned.got) == 1) == (status not in (400, 403, 404))
 
 
+def test_a_base_url_without_a_path_that_knows_no_such_route_is_told_of_v1():
+    with running() as server:
+        with pytest.raises(Rejected) as caught:
+            ask(openai.OpenAIClient(openai.target("sim", server.url)))
+        assert caught.value.hint == f"most servers answer below /v1: write {server.openai_url} as the base URL"
+
+
 def test_an_account_without_money_is_refused_whatever_the_status():
     body = '{"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}'
     with pytest.raises(Rejected, match="quota") as caught:
@@ -539,13 +546,14 @@ def test_the_provider_ends_cleanly_on_sigterm_and_says_what_is_wrong_with_its_op
     command = [sys.executable, "-m", "sotopia_rl_data.fake_provider"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        port = process.stdout.readline().rsplit(":", 1)[1].strip()
+        url = process.stdout.readline().removeprefix("READY ").strip()
+        port = url.rsplit(":", 1)[1]
         taken = subprocess.run([*command, "--port", port], capture_output=True, text=True, timeout=60, check=False)
         assert (taken.returncode, "cannot be used" in taken.stderr) == (2, True)
         os.kill(process.pid, signal.SIGTERM)
         assert process.wait(timeout=20) == 0
         assert process.stderr is not None
-        assert process.stderr.read() == ""
+        assert process.stderr.read() == f"judges here: openai:any@{url}/v1, anthropic:any@{url}\n"
     for wrong in (["--broken", "2"], ["--latency", "-1"], ["--malformed", "rude"]):
         said = subprocess.run([*command, *wrong], capture_output=True, text=True, timeout=60, check=False)
         assert (said.returncode, "hint: " in said.stderr) == (2, True)

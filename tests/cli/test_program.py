@@ -9,6 +9,7 @@ import pty
 import re
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,8 @@ HEAVY = {
     "scipy",
     "trl",
 }
+
+CONSOLE_SCRIPT = "#!{python}\nfrom sotopia_rl_data.cli.program import main\nmain()\n"  # as an installation has it
 
 
 @pytest.fixture
@@ -85,6 +88,7 @@ def test_a_run_is_looked_at_without_a_trainers_library(run, tmp_path):
         "model": "lab/base",
         "dataset": {"name": "lab/x", "version": "v1.0.0", "digest": "d" * 64, "commit": None},
         "metrics": {"test": measured},
+        "config": {"preset": "tiny"},
     }
     (tmp_path / "rm").mkdir()
     (tmp_path / "rm" / "run.json").write_text(json.dumps(record))
@@ -96,7 +100,7 @@ def test_a_run_is_looked_at_without_a_trainers_library(run, tmp_path):
     assert json.loads(run("inspect", "rm", "--json").stdout)["metrics"]["test"] == measured
     following = shown.stderr.split("next:")[1]
     assert "score lab/x@v1.0.0 --reward-model ./rm" in following
-    assert "train grpo --dataset lab/x@v1.0.0 --model lab/base --reward-model ./rm" in following
+    assert "train grpo --preset tiny --dataset lab/x@v1.0.0 --model lab/base --reward-model ./rm\n" in following
     absent = run("inspect", "nowhere")
     assert (absent.returncode, "There is no folder nowhere." in absent.stderr) == (2, True)
     look = (
@@ -141,11 +145,11 @@ def test_every_command_takes_a_store_and_json(name):  # `models` and `serve` kee
 
 @pytest.mark.slow
 def test_the_first_steps_of_the_help_work_as_printed(run):
-    steps = [line.strip() for line in run("--help").stdout.splitlines() if line.strip().startswith("sotopia-rl-data ")]
+    steps = re.findall(r"(?m)^ +\S+ \S*cli\.py (.*)", run("--help").stdout)
     assert len(steps) == 4
     import shlex
 
-    codes = [run(*shlex.split(step)[1:]).returncode for step in steps]
+    codes = [run(*shlex.split(step)).returncode for step in steps]
     assert codes == [0, 3, 0, 0]  # one sample's evaluation failed, so labelling lists what has no label
 
 
@@ -260,7 +264,7 @@ def test_the_next_commands_name_the_store_that_was_named(run):
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["lable"], 2, "did you mean `sotopia-rl-data label`?"),
+        (["lable"], 2, "cli.py label`?"),
         (["import", "missing.jsonl", "--name", "a/b"], 1, "missing.jsonl"),
         (["import", "notjson.jsonl", "--name", "a/b"], 1, "notjson.jsonl"),
         (["import", "--name", "no such name"], 2, "is not a possible name of a dataset"),
@@ -268,6 +272,7 @@ def test_the_next_commands_name_the_store_that_was_named(run):
         (["import", "--name", "a/b", "--where", "nonsense >"], 2, "--where"),
         (["label", "nobody/nothing", "--judge", "lexical"], 2, "nobody/nothing"),
         (["label", "./missing.jsonl", "--judge", "lexical"], 1, "missing.jsonl"),
+        (["label", "./missing.jsonl", "--judge", "gpt-4o"], 1, "missing.jsonl"),
         (["label"], 2, "--judge"),
         (["label", "--judge", "gtp-4o"], 2, "gtp-4o"),
         (["label", "--judge", "gpt-4o"], 2, "OPENAI_API_KEY"),
@@ -356,4 +361,44 @@ def test_the_program_and_the_console_script_are_the_same():
     by_file = subprocess.run(
         [sys.executable, "cli.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    assert by_name == by_file
+    in_a_clone = re.search(r"Usage: (.* cli\.py) ", by_file)
+    assert in_a_clone
+    assert by_name.replace(str(script), "sotopia-rl-data") == by_file.replace(in_a_clone[1], "sotopia-rl-data")
+
+
+@pytest.mark.parametrize(
+    ("words", "path", "spelled"),
+    [
+        ("bin/sotopia-rl-data", "bin", "sotopia-rl-data"),
+        ("bin/sotopia-rl-data", "", "bin/sotopia-rl-data"),
+        ("bin/python cli.py", "bin", "bin/python cli.py"),
+        ("bin/python -m sotopia_rl_data", "bin", "sotopia-rl-data"),
+        ("bin/python -m sotopia_rl_data", "", "bin/python -m sotopia_rl_data"),
+    ],
+)
+def test_every_command_that_is_printed_is_spelled_as_the_program_was_called(
+    words: str, path: str, spelled: str, tmp_path: Path
+):
+    venv.create(tmp_path, with_pip=False)
+    (tmp_path / "bin" / "sotopia-rl-data").write_text(CONSOLE_SCRIPT.format(python=tmp_path / "bin" / "python"))
+    (tmp_path / "bin" / "sotopia-rl-data").chmod(0o755)
+    (tmp_path / "cli.py").write_text((ROOT / "cli.py").read_text())
+    libraries = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
+    environment = {"PATH": path and str(tmp_path / path), "PYTHONPATH": libraries, "COLUMNS": "80"}
+
+    def printed(*arguments: str) -> str:
+        command = [*words.split(), *arguments]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert "Traceback" not in done.stderr
+        return done.stdout + done.stderr
+
+    assert f"next:\n  {spelled} import --name demo/episodes\n" in printed("list")
+    assert f"\n hint: did you mean `{spelled} label`?\n" in printed("labl")
+    assert f"\n hint: run `{spelled} show --help`\n" in printed("show", "--nonesuch")
+    described = printed("label", "--help")
+    assert f"Usage: {spelled} label " in described
+    assert f"\n    {spelled} label demo/episodes --judge lexical\n" in described
+    assert f"\n    {spelled} show demo/episodes-rewards\n" in printed("--help")
+    setup = printed("completion", "fish").splitlines()[-1]
+    absolute = spelled.replace("bin/", f"{tmp_path}/bin/").replace("cli.py", f"{tmp_path}/cli.py")
+    assert setup.endswith(f": {absolute} completion fish | source")

@@ -145,6 +145,17 @@ def test_a_version_of_episodes_shows_its_counts_and_the_beginning_of_a_dialogue(
     assert "more turns" in shown
 
 
+def test_a_version_that_was_named_is_named_by_the_next_command_and_above_its_dialogue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    for i in range(2):
+        commit(Store("store"), {("episodes", "train"): episodes(i)})
+    for ref, episode in (("org/toy@v1.0.0", "e0000"), ("./store/org/toy", "e0001"), ("org/toy", "e0001")):
+        assert plain(show("show", ref).err) == f"next:\n  sotopia-rl-data show {ref} {episode}\n"
+    assert plain(show("show", "org/toy@v1.0.0", "e0000").out).splitlines()[0] == "org/toy@v1.0.0"
+
+
 def test_an_agent_that_nobody_scored_has_no_column(url: str):
     scores = plain(show("show", "lab/bc", "bc-partner-0-0-0").out).split("scores by gpt-4o")[1]
     assert scores.splitlines()[0].split() == ["Agent", "A0"]

@@ -177,6 +177,7 @@ def test_episodes_without_labels_say_what_makes_rewards(labelled, tmp_path):
     with pytest.raises(NotFound) as raised:
         export_training(episodes, "openai", tmp_path / "out")
     assert "o/n" in raised.value.message
+    assert raised.value.hint == "label it first: sotopia-rl-data label o/n --judge gpt-4o"
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     with pytest.raises(UsageError, match="needs a new folder"):

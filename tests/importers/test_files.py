@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -440,6 +441,32 @@ def test_a_file_that_holds_nothing_to_import_is_an_error_before_anything_is_read
         read([tmp_path / name])
     assert f"{name} {sentence}" in error.value.message
     assert "import --help" in error.value.hint
+
+
+def test_what_columns_cannot_mend_is_not_answered_with_a_map(tmp_path):
+    for name, content in (
+        ("a.jsonl", b""),
+        ("a.jsonl", b"\x93\xff\x00\n"),
+        ("a.dat", b"\x93\xff\nabc\n"),
+        ("a.csv", b"conversation,speaker,text,Stra\xdfe\ne1,alice,hello,x\n"),
+        ("a.json", b'{"conversation": "a", "spea'),
+        ("a.parquet", b"PAR1xxxxxxxx"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError) as error:
+            read([tmp_path / name])
+        assert (
+            error.value.hint
+            == "check that the file is whole and its text UTF-8; sotopia-rl-data import --help has the formats"
+        )
+
+
+def test_a_pipe_and_a_device_are_not_called_empty(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/null")):
+        with pytest.raises(InputError) as error:
+            read([path])
+        assert error.value.message == f"{path} cannot be imported: it is not a regular file."
 
 
 def test_a_missing_path_no_path_and_an_empty_folder_are_errors(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import datasets
@@ -154,6 +155,19 @@ def test_columns_of_any_name_are_told_by_a_map_or_by_their_spelling(tmp_path):
     assert said(only(path)) == SAID
 
 
+def test_the_first_line_is_named_where_only_a_map_makes_it_the_names_of_columns(tmp_path):
+    path = tmp_path / "calls.csv"
+    path.write_text("e1,0,alice,hello\ne1,1,bob,hi\n")
+    told = {"e1": "conversation", "alice": "speaker", "hello": "text"}
+    report = import_dataset(Store(tmp_path / "store"), [path], "o/n", options=ImportOptions(columns=told))
+    assert report.warnings[0] == (
+        "calls.csv: the first line is taken for the names of the columns: e1, 0, alice, hello"
+    )
+    path.write_text("episode,turn,speaker,text,note\ne1,0,alice,hello,x\n")  # is of a format without the map
+    assert plan([path], {"note": "scenario"}).warnings == []
+    assert only(path).episode_id == "e1"
+
+
 @pytest.mark.parametrize("text", ["", "a", "a=", "=text", "a=text,b=text", "a=nothing"])
 def test_a_map_that_is_wrong_says_how_one_is_written(text):
     with pytest.raises(UsageError) as error:
@@ -204,6 +218,17 @@ def test_a_completion_has_its_reward_whatever_holds_it(tmp_path):
     in_cells = {key: json.dumps(value) if isinstance(value, list) else value for key, value in as_messages.items()}
     (tmp_path / "c.csv").write_text(csv_text([in_cells, COMPLETION]), encoding="utf-8")
     assert list(read([tmp_path / "c.csv"])) == [expected, expected]
+
+
+@pytest.mark.parametrize(("reward", "trainer"), [(None, "sft"), (0.25, "rm")])
+def test_rows_without_rewards_are_for_behaviour_cloning(reward, trainer, tmp_path):
+    from click.testing import CliRunner
+
+    from sotopia_rl_data.cli.program import cli
+
+    path = lines(tmp_path / "a.jsonl", COMPLETION | {"reward": reward})
+    shown = CliRunner().invoke(cli, ["import", str(path), "--name", "o/rows", "--store", str(tmp_path / "store")])
+    assert re.findall(r"sotopia-rl-data train (\w+)", shown.stderr) == [trainer]
 
 
 def test_a_label_is_a_reward_in_every_spelling_and_another_word_is_listed(tmp_path):

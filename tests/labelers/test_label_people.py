@@ -435,6 +435,14 @@ def test_a_model_that_cannot_be_loaded_is_loaded_once_and_ends_the_run(store: St
     assert store.names() == ["lab/episodes"]
 
 
+@pytest.mark.train
+def test_a_model_that_neither_is_a_folder_nor_comes_from_the_hub_says_so():
+    from sotopia_rl_data.labelers.judges.transformers import load_causal_model
+
+    with pytest.raises(OSError, match=r"^there is no folder \./nope, and the Hub is not asked, because HF_HUB_OFFLINE"):
+        load_causal_model("nope")
+
+
 def test_a_local_model_that_is_not_there_is_found_before_anything_is_asked(tmp_path: Path):
     pytest.importorskip("torch", reason="needs the train extra: pip install -e '.[train]'")
     with pytest.raises(NotFound, match="no model in"):

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import re
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import httpx2
 import pytest
 from click.testing import CliRunner
 from fixtures.places import ROOT
+from fixtures.reward_servers import TOKEN, ServerProcess, reward_server
 from fixtures.training import WORDS, toy_model
 
 from sotopia_rl_data.cli.program import cli
@@ -25,47 +23,9 @@ from sotopia_rl_data.errors import UsageError
 
 pytestmark = [pytest.mark.train, pytest.mark.slow]
 
-TOKEN = "a-long-random-word"
 
-
-@dataclass
-class Server:
-    """A running server, its URL, and the folder of its model."""
-
-    process: subprocess.Popen[str]
-    url: str
-    model: str
-
-    def post(self, path: str, body: Any, **more: Any) -> httpx2.Response:
-        """The response to a request with the token."""
-        headers = {"Authorization": f"Bearer {TOKEN}"}
-        return httpx2.post(self.url + path, json=body, headers=headers, **{"timeout": 500, **more})
-
-
-def started(model: str, *options: str) -> Server:
-    """A server on a free port, once it has printed its URL."""
-    command = [
-        sys.executable,
-        "-m",
-        "sotopia_rl_data",
-        "serve",
-        "--reward-model",
-        model,
-        "--port",
-        "0",
-        "--device",
-        "cpu",
-    ]
-    environment = os.environ | {"SOTOPIA_RL_DATA_REWARD_TOKEN": TOKEN}
-    process = subprocess.Popen([*command, *options], cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment)
-    assert process.stdout is not None
-    url = process.stdout.readline().strip()
-    if "--json" in options:
-        told = json.loads(url + "".join(iter(process.stdout.readline, "}\n")) + "}")
-        assert set(told) == {"url", "model"}
-        url = told["url"]
-    assert url.startswith("http://127.0.0.1:"), url
-    return Server(process, url, model)
+def started(model: str, *options: str) -> ServerProcess:
+    return reward_server("--reward-model", model, "--device", "cpu", *options)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +42,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def server(model: str) -> Iterator[Server]:
+def server(model: str) -> Iterator[ServerProcess]:
     running = started(model, "--token", "--queue", "2000")
     yield running
     running.process.send_signal(signal.SIGINT)
@@ -108,15 +68,15 @@ def expected(model: str, asked: list[dict[str, Any]]) -> list[float]:
     return [float(score) for score in scores]
 
 
-def test_a_thousand_rewards_are_those_of_the_model(server):
+def test_a_thousand_rewards_are_those_of_the_model(server, model):
     asked = items(1_000)
     told = server.post("/score", {"items": asked}).json()
-    assert told["rewards"] == pytest.approx(expected(server.model, asked), abs=1e-6)
+    assert told["rewards"] == pytest.approx(expected(model, asked), abs=1e-6)
     (component,) = told["components"].values()
     assert component == told["rewards"]
 
 
-def test_256_requests_at_once_lose_none(server):
+def test_256_requests_at_once_lose_none(server, model):
     asked = items(512)
 
     async def one(client: httpx2.AsyncClient, i: int) -> list[float]:
@@ -131,25 +91,25 @@ def test_256_requests_at_once_lose_none(server):
             return await asyncio.gather(*(one(client, i) for i in range(256)))
 
     found = [reward for pair in asyncio.run(all_of_them()) for reward in pair]
-    assert found == pytest.approx(expected(server.model, asked), abs=1e-6)
+    assert found == pytest.approx(expected(model, asked), abs=1e-6)
 
 
-def test_openrlhf_is_answered_what_follows_the_prompt(server):
+def test_openrlhf_is_answered_what_follows_the_prompt(server, model):
     asked = items(4)[::2]
     body = {"query": [f"{one['prompt']} no" for one in asked], "prompts": [one["prompt"] for one in asked]}
     told = server.post("/get_reward", body).json()
     pairs = [{"prompt": one["prompt"], "completion": " no"} for one in asked]
-    assert told["rewards"] == told["scores"] == pytest.approx(expected(server.model, pairs), abs=1e-6)
+    assert told["rewards"] == told["scores"] == pytest.approx(expected(model, pairs), abs=1e-6)
 
 
-def test_vllm_is_answered_for_texts_in_the_models_own_template(server):
+def test_vllm_is_answered_for_texts_in_the_models_own_template(server, model):
     from transformers import AutoTokenizer
 
     asked = items(4)[1::2]
     chats = [[*one["prompt"], {"role": "assistant", "content": one["completion"]}] for one in asked]
-    texts = AutoTokenizer.from_pretrained(server.model).apply_chat_template(chats, tokenize=False)
+    texts = AutoTokenizer.from_pretrained(model).apply_chat_template(chats, tokenize=False)
     told = server.post("/classify", {"input": texts, "model": "any"}).json()
-    assert [one["probs"][0] for one in told["data"]] == pytest.approx(expected(server.model, asked), abs=1e-6)
+    assert [one["probs"][0] for one in told["data"]] == pytest.approx(expected(model, asked), abs=1e-6)
     assert [one["num_classes"] for one in told["data"]] == [1, 1]
 
 
@@ -237,10 +197,10 @@ def test_killed_and_started_again_it_answers_the_same(model):
     assert again.process.wait(200) == 0
 
 
-def test_the_reward_functions_of_trl_and_verl_ask_it(server, monkeypatch: pytest.MonkeyPatch):
+def test_the_reward_functions_of_trl_and_verl_ask_it(server, model, monkeypatch: pytest.MonkeyPatch):
     from sotopia_rl_data.errors import KeyMissing
-    from sotopia_rl_data.serve.clients import TOKEN as VARIABLE
     from sotopia_rl_data.serve.clients import URL, compute_score, trl_reward
+    from sotopia_rl_data.trainers.reward_server import TOKEN as VARIABLE
 
     asked = items(4)[1::2]
     monkeypatch.delenv(URL, raising=False)
@@ -248,7 +208,7 @@ def test_the_reward_functions_of_trl_and_verl_ask_it(server, monkeypatch: pytest
         asyncio.run(trl_reward(["a"], ["b"]))
     monkeypatch.setenv(URL, server.url)
     monkeypatch.setenv(VARIABLE, TOKEN)
-    wanted = pytest.approx(expected(server.model, asked), abs=1e-6)
+    wanted = pytest.approx(expected(model, asked), abs=1e-6)
     completions = [[{"role": "assistant", "content": one["completion"]}] for one in asked]
     assert asyncio.run(trl_reward([one["prompt"] for one in asked], completions, turn=[0, 1])) == wanted
     assert [compute_score("o/n", one["completion"], "", {"messages": one["prompt"]}) for one in asked] == wanted

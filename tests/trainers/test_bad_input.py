@@ -14,14 +14,14 @@ pytest.importorskip("trl", reason="needs the train extra: pip install -e '.[trai
 pytestmark = pytest.mark.train
 
 from fixtures.training import make_dataset
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sotopia_rl_data.cli import program
 from sotopia_rl_data.importers import samples_path
 from sotopia_rl_data.importers.importing import import_dataset
 from sotopia_rl_data.store import Store
 from sotopia_rl_data.trainers.reward_model.head import KEY, RewardHead
-from sotopia_rl_data.trainers.tiny import make_tiny
+from sotopia_rl_data.trainers.tiny import TEMPLATE, make_tiny
 
 torch.set_num_threads(1)
 
@@ -54,18 +54,41 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("model", "bare"):
         make_tiny(root / name, hidden=16, layers=1)
     (root / "bare" / "chat_template.jinja").unlink()
+    make_tiny(root / "larger", hidden=16, layers=1)
+    larger = AutoTokenizer.from_pretrained(root / "larger")
+    larger.add_tokens(["<one more>"])
+    larger.save_pretrained(root / "larger")
+    (root / "date.jinja").write_text("{{ strftime_now('%d') }}" + TEMPLATE, encoding="utf-8")
+    (root / "parts.jinja").write_text(
+        "{% for m in messages %}{{ m['content'][0]['text'] }}{% endfor %}", encoding="utf-8"
+    )
     reward_model(root / "rm")
     reward_model(root / "other-tokenizer", RewardHead(("reward",), (1.0,), (0.0,), (1.0,), "of another tokenizer"))
     return root
 
 
+class Endless:
+    """A reward that is not finite."""
+
+    def __call__(self, prompts: Any, completions: Any, **columns: Any) -> list[float]:
+        return [float("inf")] * len(completions)
+
+
 HUNGRY = f"rewards={__file__}:Hungry"
+ENDLESS = f"rewards={__file__}:Endless"
 BAD = [
     # what, trainer and options, exit code, what is said, the hint
     ("no rewards at all", "rm --dataset toys/episodes", 2, "have no column 'prompt'", "label the dataset"),
     ("no such column", "rm --targets goal,secret", 2, "have no column 'norm_goal'", "name other targets"),
     ("no reward", "rm --dataset toys/unlabelled", 1, "None of the 40 rows", "show toys/unlabelled"),
+    ("no reward, no model", "rm --dataset toys/unlabelled --model ./no", 1, "None of the 40 rows", "show toys/unl"),
     ("no template", "sft --model ./bare", 1, "has no chat template", "chat_template=FILE.jinja"),
+    ("larger tokenizer", "rm --model ./larger", 1, "has token ids up to", "put the tokenizer"),
+    ("larger tokenizer", "sft --model ./larger", 1, "has token ids up to", "put the tokenizer"),
+    ("larger tokenizer", "grpo --model ./larger", 1, "has token ids up to", "put the tokenizer"),
+    ("date", "rm --set chat_template=date.jinja", 1, "writes today's date", "--set template_kwargs='{strftime_now: 26"),
+    ("parts", "sft --set chat_template=parts.jinja", 1, "does not end an assistant's", "chat_template=FILE.jinja"),
+    ("unread", "sft --set template_kwargs={\"a\":1}", 2, "does not read 'a'", "leave template_kwargs out"),
     ("pad is eos", "rm --set pad_token=<|im_end|>", 1, "read its score a token too early", "--set pad_token="),
     ("short context", "rm --set max_length=20", 1, "No prompt fits into 20 tokens", "raise max_length"),
     ("short prompts", "grpo --set max_prompt_length=9", 1, "No prompt fits into 9 tokens", "grpo: max_prompt_length"),
@@ -79,6 +102,8 @@ BAD = [
     ("unmeasured", "sft --set metric_for_best_model=mse", 2, "'mse' is not a valid metric_for_best_model", "loss"),
     ("no number", "rm --set max_steps=many", 2, "max_steps must be a whole number; it is 'many'", "--set max_steps=10"),
     ("flex on a CPU", "rm --set attention=flex_attention", 2, "cannot train on a CPU", "prefix_tree"),
+    ("endless reward", f"grpo --set {ENDLESS}", 1, "The reward Endless returned inf", "let it return a list"),
+    ("truncated", "grpo --set truncated_reward=least", 2, "cannot be 'least'", "--set truncated_reward=below"),
     ("out of memory", f"grpo --set {HUNGRY}", 1, "ran out of memory", "lower per_device_train_batch_size"),
 ]  # fmt: skip
 
@@ -109,3 +134,10 @@ def test_bad_input_is_a_sentence_a_hint_and_an_exit_code(
     assert hint in mended
     assert "Traceback" not in told
     assert not list(tmp_path.rglob("run.json")) + list(tmp_path.rglob("*.safetensors"))
+
+
+def test_no_model_is_made_for_rows_without_rewards(root: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(root)
+    with pytest.raises(SystemExit):
+        program.main(["train", "rm", "--dataset", "toys/unlabelled", "--preset", "tiny", "--store", "store"])
+    assert not Path("runs").exists()

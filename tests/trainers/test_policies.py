@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,8 @@ from fixtures.training import act, logged, make_dataset, train_grpo, train_rm, t
 from transformers import AutoModelForCausalLM, AutoTokenizer, logging
 
 from sotopia_rl_data.errors import InputError, NotFound, UsageError
-from sotopia_rl_data.trainers.policies import ModelReward
-from sotopia_rl_data.trainers.rewards import is_action, named_rewards, valid_action
+from sotopia_rl_data.trainers.policies import ModelReward, below_group
+from sotopia_rl_data.trainers.rewards import checked, is_action, named_rewards, valid_action
 from sotopia_rl_data.trainers.tiny import make_tiny
 
 torch.set_num_threads(1)
@@ -245,6 +247,7 @@ def test_further_rewards_come_by_file_with_a_weight(store: Path, tiny: str, tmp_
     [
         (act("hi"), True),
         (f"<think>maybe {act('bye')}</think>\n\n{act('hi')}", True),
+        (f"<think>\n\n</think>\n\n{act('hi')}", True),
         (f"<think>maybe {act('bye')}</think>", False),
         (f"<think>maybe {act('bye')}", False),
         ('{"action_type": "leave", "argument": ""}', True),
@@ -264,21 +267,34 @@ def test_the_form_of_an_action(text: str, valid: bool):
     assert valid_action([None], [[{"role": "assistant", "content": text}]]) == [float(valid)]
 
 
-def test_a_truncated_completion_does_not_pass_for_an_ended_one(rm: Path):
-    from sotopia_rl_data.trainers import RewardModel
+def test_a_truncated_completion_is_worth_less_than_each_of_its_group():
+    """Its group's minimum minus the sample deviation of those that ended: 0.2 - 0.4 for 0.2, 0.6 and 1.0."""
+    rewards = torch.tensor([[0.2, 0.0], [0.5, 0.5], [1.0, 0.0], [9.0, 1.0]])
+    ended = torch.tensor([True, True, True, False])
+    shaped = below_group(rewards, ended, torch.tensor([1.0, 0.2]), 4)
+    assert shaped[3].tolist() == pytest.approx([-0.2, torch.nan], nan_ok=True)
+    assert shaped[:3].tolist() == rewards[:3].tolist()
 
-    model = RewardModel.load(rm)
-    prompts, completions = (
-        [[{"role": "user", "content": "hi"}]] * 2,
-        [[{"role": "assistant", "content": act("yes")}]] * 2,
-    )
-    ids = [[5, 6, 2], [5, 6]]
-    seen: dict[str, float] = {}
-    first, second = ModelReward(model, [2], -1.0)(prompts, completions, ids, log_metric=seen.__setitem__)
-    assert second == -1.0
-    assert first == pytest.approx(model.score(prompts[0], completions[0]))
-    assert seen == {"truncated": 0.5}
-    assert ModelReward(model, [2], None)(prompts, completions, ids) == pytest.approx([first, first])
+
+def test_a_group_of_truncated_completions_has_no_reward_and_others_keep_theirs():
+    rewards, weights = torch.tensor([[3.0], [3.0], [0.0], [2.0], [1.0], [7.0]]), torch.tensor([1.0])
+    ended = torch.tensor([False, False, True, True, True, False])
+    shaped = below_group(rewards, ended, weights, 2).flatten().tolist()
+    assert shaped[:4] == pytest.approx([torch.nan, torch.nan, 0.0, 2.0], nan_ok=True)
+    assert shaped[5] == pytest.approx(1.0 - 1.0)  # only one ended: the deviation of 0, 2 and 1 in the batch
+    assert below_group(torch.tensor([[5.0], [5.0]]), torch.tensor([True, False]), weights, 2)[1].item() == 4.0
+
+
+def test_running_into_the_limit_is_counted_and_gives_no_advantage(store: Path, tiny: str, tmp_path: Path, rm: Path):
+    """A random policy does not end in two tokens, so whole groups are truncated and nothing is learned from them."""
+    settings = ("truncated_reward=below", "max_completion_length=2", "beta=0", "max_steps=2")
+    record = grpo(store, tiny, tmp_path, rm, *settings)
+    assert record["truncated"] == {"completions": 8, "groups": 2}
+    table = pq.read_table(tmp_path / "completions")
+    assert table["advantage"].to_pylist() == [0.0] * 8
+    rows = [row for row in logged(tmp_path) if "truncated" in row]
+    assert [(row["truncated"], row["truncated_groups"]) for row in rows] == [(1.0, 1.0), (1.0, 1.0)]
+    assert [row["grad_norm"] for row in rows] == [0.0, 0.0]
 
 
 def test_the_reward_of_a_completion_is_that_of_its_answer_whatever_was_thought(rm: Path):
@@ -287,8 +303,52 @@ def test_the_reward_of_a_completion_is_that_of_its_answer_whatever_was_thought(r
     prompt = [{"role": "user", "content": "hi"}]
     texts = [act("yes"), f"<plan>maybe {act('no')}</plan>\n{act('yes')}", f"maybe {act('no')}</think>{act('yes')}"]
     completions = [[{"role": "assistant", "content": text}] for text in texts]
-    plain, block, closed = ModelReward(RewardModel.load(rm), [2], None)([prompt] * 3, completions)
+    plain, block, closed = ModelReward(RewardModel.load(rm))([prompt] * 3, completions)
     assert (block, closed) == pytest.approx((plain, plain))
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        ([1.0], "returned 1 values for 2 completions"),
+        (None, "returned None, which is not a list"),
+        (0.5, "returned 0.5, which is not a list"),
+        ("good", "returned 'good', which is not a list"),
+        (["good", 1.0], "returned 'good': not a finite number"),
+        ([float("inf"), 1.0], "returned inf: not a finite number"),
+        (torch.tensor([1.0, torch.nan]), "returned nan: not a finite number"),
+        ([[1.0], [2.0]], "returned [1.0]: not a finite number"),
+        (KeyError("tone"), "failed: KeyError: 'tone'."),
+    ],
+)
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_reward_that_returns_what_is_no_reward_is_named(returned: Any, said: str, waits: bool):
+    def kind(**columns: Any) -> Any:
+        if isinstance(returned, Exception):
+            raise returned
+        return returned
+
+    async def kind_later(**columns: Any) -> Any:
+        return kind()
+
+    def ask() -> Any:
+        reward = checked(kind_later if waits else kind)
+        return asyncio.run(reward([None] * 2, [None] * 2)) if waits else reward([None] * 2, [None] * 2)
+
+    with pytest.raises(InputError, match=re.escape(said)) as refused:
+        ask()
+    assert str(refused.value).startswith("The reward kind")
+
+
+def test_a_reward_may_be_none_and_that_is_counted_and_said_once(caplog: pytest.LogCaptureFixture):
+    seen: dict[str, float] = {}
+    reward = checked(lambda **columns: [None, 1, torch.tensor(2.0), True])
+    for _ in range(2):
+        assert reward([None] * 4, [None] * 4, log_metric=seen.__setitem__) == [None, 1.0, 2.0, 1.0]
+    assert seen == {"rewards/<lambda>/none": 0.25}
+    assert [record.getMessage() for record in caplog.records] == [
+        "The reward <lambda> is None for 1 of 4 completions, which are judged without it (this is said once)."
+    ]
 
 
 class TestBadInput:
@@ -299,6 +359,8 @@ class TestBadInput:
             named_rewards(["politeness=0.5"])
         with pytest.raises(UsageError, match="is not a number"):
             named_rewards(["format=much"])
+        with pytest.raises(UsageError, match="is not a finite number"):
+            named_rewards(["format=inf"])
 
     def test_no_reward_model(self, store: Path, tiny: str, tmp_path: Path):
         with pytest.raises(NotFound, match="cannot be loaded"):

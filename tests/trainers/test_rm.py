@@ -466,6 +466,19 @@ class TestBadInput:
         with pytest.raises(NotFound, match="cannot be loaded"):
             train(store, str(tmp_path / "nowhere"), tmp_path / "out")
 
+    @pytest.mark.parametrize(
+        ("name", "reason"),
+        [
+            ("nope", "there is no folder ./nope, and the Hub is not asked, because HF_HUB_OFFLINE is set."),
+            ("./nope", "there is no folder ./nope."),
+            ("runs/rm/nope", "there is no folder runs/rm/nope."),
+        ],
+    )
+    def test_a_name_of_no_model_says_where_it_was_looked_for(self, name: str, reason: str):
+        with pytest.raises(NotFound) as refused:
+            RewardModel.load(name)
+        assert refused.value.message == f"The model {name!r} cannot be loaded: {reason}"
+
     def test_no_such_column(self, store: Path, tiny: str, tmp_path: Path):
         with pytest.raises(NotFound, match="norm_secret"):
             train(store, tiny, tmp_path, "targets=secret")

@@ -35,7 +35,9 @@ from sotopia_rl_data.trainers.modeling import (
 )
 from sotopia_rl_data.trainers.reward_model import attention
 from sotopia_rl_data.trainers.reward_model.head import FILE, KEY, RewardHead, from_config, load
+from sotopia_rl_data.trainers.reward_model.precision import with_float32_head
 from sotopia_rl_data.trainers.reward_model.tree import pack, shared_prefix
+from sotopia_rl_data.trainers.templates import mend
 
 Ids = NDArray[np.int32]
 Text = str | Sequence[Message]
@@ -62,10 +64,12 @@ class RewardModel:
         self.revision = revision
         self.head: RewardHead = from_config(model.config)
         check_padding(tokenizer)
+        if not self.head.tokenizer and getattr(tokenizer, "chat_template", None):  # somebody else's: never tried
+            mend(tokenizer, "rm")
         self.encoder = Encoder(tokenizer, min(filter(None, (max_length, context_of(model.config))), default=None))
         self.row_tokens = row_tokens
         self.packs: bool | None = None if attention.can_read_many(model) else False
-        check_vocabulary(tokenizer, model, name or "the reward model")
+        check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings, name or "the reward model")
         if self.head.tokenizer and self.head.tokenizer != fingerprint(tokenizer):
             raise InputError(
                 f"The tokenizer or chat template of {name or 'the reward model'} is not the one it was trained with.",
@@ -110,6 +114,10 @@ class RewardModel:
         """`name@revision`, for the judge's name and the record of a run."""
         name = Path(self.name).resolve().name if Path(self.name).exists() else self.name
         return f"{name}@{self.revision}" if self.revision else name
+
+    def record(self) -> dict[str, Any]:
+        """What a run's record says of it."""
+        return {"identity": self.identity, "head": self.head.to_config()}
 
     def score(self, prompt: Text, completion: Text) -> float:
         """The reward of `completion` as the answer to `prompt`, in the units of the dataset it was trained on.
@@ -229,7 +237,7 @@ def _load(local: Path, dtype: torch.dtype) -> nn.Module:
         model, info = AutoModelForSequenceClassification.from_pretrained(local, dtype=dtype, output_loading_info=True)
         if info["missing_keys"]:  # these weights would be random: a policy, for example, has no score head
             raise InputError(f"{local} is not a reward model: it has no {min(info['missing_keys'])}.", RIGHT_MODEL)
-        return attention.attend_as(model, attention.NAME)
+        return attention.attend_as(with_float32_head(model, local), attention.NAME)
     from peft import PeftModel
     from peft.utils import load_peft_weights
 
@@ -248,4 +256,5 @@ def _load(local: Path, dtype: torch.dtype) -> nn.Module:
         if not any(name.endswith(f".{key}") for name in own):
             raise InputError(f"The adapter {local} is not a reward model: it has no {key}.", RIGHT_MODEL)
     setattr(base.config, KEY, head)
+    with_float32_head(base)
     return attention.attend_as(PeftModel.from_pretrained(base, local).merge_and_unload(), attention.NAME)

@@ -32,6 +32,7 @@ from sotopia_rl_data.trainers.modeling import (
 from sotopia_rl_data.trainers.reward_model import attention
 from sotopia_rl_data.trainers.reward_model.head import KEY, save
 from sotopia_rl_data.trainers.reward_model.metrics import RewardMetrics, statistics_of
+from sotopia_rl_data.trainers.reward_model.precision import with_float32_head
 from sotopia_rl_data.trainers.reward_model.rows import (
     BOOKKEEPING,
     PlainBatch,
@@ -67,7 +68,7 @@ def load_model(config: RMConfig, prepared: Prepared) -> nn.Module:
     model.config.id2label = dict(enumerate(prepared.head.targets))
     model.config.label2id = {t: i for i, t in enumerate(prepared.head.targets)}
     setattr(model.config, KEY, prepared.head.to_config())
-    attention.attend_as(model, config.attention)
+    attention.attend_as(with_float32_head(model), config.attention)
     lora = lora_config(config, "SEQ_CLS")
     if lora is None:
         return model

@@ -34,6 +34,7 @@ from sotopia_rl_data.importers.record import Record, identifier, items, mapping,
 from sotopia_rl_data.importers.spool import Spool
 from sotopia_rl_data.schema import Episode
 
+CONVERSATIONS = (*EPISODE_KEYS, "episode")
 SPEAKERS = ("agent", "speaker", "speaker_id", "role", "from", "sender", "author", "user")
 TEXTS = ("text", "utterance", "content", "message", "body")
 TURNS = ("turn", "turn_id", "turn_idx", "turn_index", "turn_number")
@@ -96,7 +97,7 @@ def read_utterance(record: Record) -> UtteranceRow:
     )
 
 
-_PARTS = {"conversation": EPISODE_KEYS, "speaker": SPEAKERS, "text": TEXTS, "turn": TURNS, "time": TIMES}
+_PARTS = {"conversation": CONVERSATIONS, "speaker": SPEAKERS, "text": TEXTS, "turn": TURNS, "time": TIMES}
 
 
 def _flag(value: Any) -> bool | None:
@@ -143,7 +144,7 @@ def episode_or_failures(rows: Sequence[UtteranceRow], read: Callable[[Sequence[U
 
 FORMAT = Format(
     "utterances",
-    keys=(frozenset(EPISODE_KEYS), frozenset(SPEAKERS), frozenset(TEXTS)),
+    keys=(frozenset(CONVERSATIONS), frozenset(SPEAKERS), frozenset(TEXTS)),
     reader=lambda _: _Table(),
     spelled="loosely",
 )

@@ -129,7 +129,11 @@ def test_a_missing_key_is_found_at_once_with_the_line_that_mends_it(
     monkeypatch.delenv(variable)
     with pytest.raises(KeyMissing) as caught:
         judge(spec)
-    assert f"export {variable}=" in caught.value.hint
+    assert caught.value.hint == f"export {variable}=YOUR_KEY"  # these two do check keys
+    monkeypatch.setenv(variable.replace("API_KEY", "BASE_URL"), "http://gateway/v1")
+    with pytest.raises(KeyMissing) as caught:
+        judge(spec)
+    assert caught.value.hint == f"export {variable}=YOUR_KEY (if the server does not check keys, any word will do)"
     local = "openai:m@http://127.0.0.1:1/v1" if spec == "gpt-4o" else "anthropic:m@http://localhost:1"
     assert judge(local).id == "m"  # a server on this machine needs none
 

@@ -1,0 +1,116 @@
+"""Credit by re-playing, against the truth of known games: does the interval hold, and what does accuracy cost?
+
+    python benchmarks/credit.py            # about four minutes on two cores
+
+Coverage: one turn in each of 4,000 games (seeds fixed beforehand), Q − V with all that is true. The curve: turns of
+200 games by re-playing with K draws of M plays each, and by asking a judge n times, of whose answers about a turn 30 %
+are another turn's credit, independently in each answer (a real judge repeats its mistakes, which no number of answers
+averages out). A call is an utterance drawn or an end judged; the judge answers once about all turns of an agent.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from sotopia_rl_data.credit.measuring import tau_b
+from sotopia_rl_data.credit.playing import Played, draw_game, play, played
+from sotopia_rl_data.credit.replaying import CreditEstimate, replayed
+from sotopia_rl_data.credit.simulating import simulator
+from sotopia_rl_data.credit.solved import solved
+
+SEED = 2026
+TURNS, GAMES = 4_000, 200
+SIZES = ((4, 4), (8, 8), (16, 16))
+CURVE = ((2, 1), (4, 1), (4, 4), (8, 4), (16, 4), (16, 16))
+ASKED = (1, 3, 10, 30, 100, 300, 1000)
+
+
+def one_turn(number: int, draws: int, plays: int) -> tuple[float, CreditEstimate]:
+    """The truth about one turn of one game, and its estimate."""
+    rng = np.random.default_rng([SEED, number])
+    game, length = draw_game(rng)
+    said, came = play(game, length, rng)
+    turn = int(rng.integers(len(said)))
+    truth = solved(game).credit(said, came[-1].state, length)[turn].advantage_true
+    return truth, replayed(simulator(game), said[turn], turn, length, draws, plays, rng)
+
+
+def coverage(count: int) -> None:
+    print("| K = M | 95 % intervals that hold the truth | mean width, points | narrowest | root mean squared error |")
+    print("|--:|--:|--:|--:|--:|")
+    for draws, plays in SIZES:
+        pairs = [one_turn(number, draws, plays) for number in range(count)]
+        held = np.mean([one.low <= truth <= one.high for truth, one in pairs])
+        widths = np.array([one.high - one.low for _, one in pairs])
+        error = np.sqrt(np.mean([(one.credit - truth) ** 2 for truth, one in pairs]))
+        print(f"| {draws} | {held:.1%} | {widths.mean():.2f} | {widths.min():.2f} | {error:.2f} |", flush=True)
+
+
+def curve(count: int) -> None:
+    games = [played(number, SEED) for number in range(count)]
+    truth, group, agents = [], [], 0
+    for one in games:
+        credit = [c.advantage_true for c in solved(one.game).credit(one.said, one.end, one.length)]
+        for agent in range(2):
+            truth += credit[agent::2]
+            group += [agents] * len(credit[agent::2])
+            agents += 1
+    true, of = np.array(truth), np.array(group)
+    print("| credit by | calls a turn | tau-b | right signs |")
+    print("|---|--:|--:|--:|")
+    for draws, plays in CURVE:
+        rows = [row for one in games for row in replayed_turns(one, draws, plays)]
+        calls, credit = (np.array(column) for column in zip(*rows, strict=True))
+        print_line(f"re-playing, K = {draws}, M = {plays}", calls.mean(), credit, true, of)
+    rng = np.random.default_rng(SEED)
+    for levels, signed in ((4, False), (4, True)):
+        for asked in ASKED:
+            answers = np.mean([judged(true, of, levels, signed, rng) for _ in range(asked)], axis=0)
+            kind = "quality, 4 levels around the middle" if signed else "importance, 4 levels"
+            print_line(f"a judge of {kind}, asked {asked} times", asked * agents / len(true), answers, true, of)
+
+
+def replayed_turns(one: Played, draws: int, plays: int) -> Iterator[tuple[float, float]]:
+    """Calls and credit of each turn, in the order of the truth: the first agent's, then the second's."""
+    rng = np.random.default_rng([SEED, draws, plays])
+    for agent in range(2):
+        for turn in range(agent, len(one.said), 2):
+            estimate = replayed(simulator(one.game), one.said[turn], turn, one.length, draws, plays, rng)
+            ends = 2 * draws * plays
+            yield draws + ends * (one.length - turn - 1) + ends, estimate.credit
+
+
+def judged(true: np.ndarray, group: np.ndarray, levels: int, signed: bool, rng: np.random.Generator) -> np.ndarray:
+    """One answer about every agent: levels of the credit, where 30 % of the turns get another turn's."""
+    answer = np.empty(len(true))
+    for number in range(group.max() + 1):
+        rows = np.flatnonzero(group == number)
+        believed = np.where(rng.random(len(rows)) < 0.3, true[rng.choice(rows, len(rows))], true[rows])
+        largest = np.abs(believed).max() or 1.0
+        share = 0.5 + believed / (2 * largest) if signed else np.abs(believed) / largest
+        answer[rows] = np.round(share * (levels - 1)) / (levels - 1) - (0.5 if signed else 0.0)
+    return answer
+
+
+def print_line(name: str, calls: float, credit: np.ndarray, true: np.ndarray, group: np.ndarray) -> None:
+    taus = np.nan_to_num(tau_b(credit, true, group))
+    telling = np.abs(true) > 1e-9
+    signs = np.mean(np.sign(credit[telling]) == np.sign(true[telling]))
+    print(f"| {name} | {calls:,.1f} | {taus.mean():.2f} | {signs:.0%} |", flush=True)
+
+
+def main() -> None:
+    share = float(sys.argv[1]) if len(sys.argv) > 1 else 1.0
+    began = time.monotonic()
+    coverage(int(TURNS * share))
+    print()
+    curve(int(GAMES * share))
+    print(f"\n{time.monotonic() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+"""Credit measured against the truth: games whose true credit is computed, and how near judges and models come to it.
+
+What is known of a game, from the rules to the dataset:
+
+    game.py                     the noun: states, moves, consequences, policies, scores
+    haggling.py, errands.py     two kinds of games; words/ has how their moves are said
+    solved.py, shapley.py       the truth: V, Q, Q − V by dynamic programming; the Shapley value of each turn
+    playing.py, saying.py       dialogues drawn from a game: moves and chance; their words
+    making.py                   games as a version of episodes, with the truth beside them
+
+What is measured by it:
+
+    truth.py, measuring.py      the truth laid out; how near a method's credit comes to it
+    planted.py, bench.py        judges with known faults; every schema × rule × judge measured
+    labelling.py                judges asked about known games
+
+What does better than asking once:
+
+    simulating.py, replaying.py  games played on from any turn; Q − V and Shapley values estimated from it
+
+`truth` is the answer to what judges are asked, so nothing here hands it to one, but for the planted judges.
+"""

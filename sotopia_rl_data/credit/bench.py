@@ -1,0 +1,265 @@
+"""The bench: every schema × rule × judge of some labels, and reward models, against the truth of known games.
+
+What is measured is what a trainer would get: each rule of `rewards/` applied to what a judge said, before any
+normaliser. Each line has its ceiling beside it: the oracle (`planted.py`) that answers the same schema inside its
+scale, under the same rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from sotopia_rl_data.agreement.opinions import REWARD_MODEL
+from sotopia_rl_data.credit.measuring import Nearness, nearness
+from sotopia_rl_data.credit.planted import Planted
+from sotopia_rl_data.credit.playing import DIMENSION, EVALUATOR
+from sotopia_rl_data.credit.truth import Floats, Truth, truth_of
+from sotopia_rl_data.errors import InputError, UsageError
+from sotopia_rl_data.labelers.plan import DEFAULT_SCALE, LabelPlan, episodes_of
+from sotopia_rl_data.labelers.schemas import BUILTINS, schema
+from sotopia_rl_data.rewards.build import Sources, widened
+from sotopia_rl_data.rewards.recipe import Recipe
+from sotopia_rl_data.rewards.resolve import Files, distinct, resolve
+from sotopia_rl_data.rewards.rules import RULES
+from sotopia_rl_data.rewards.texts import RenderedTexts
+from sotopia_rl_data.schema import Attribution
+from sotopia_rl_data.store import Version
+
+WITHOUT_JUDGE = tuple(name for name, one in RULES.items() if one.measure is None)
+AS_SCORED = "as scored"
+"""What stands for the rule of a reward model, whose scores are taken as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class CreditMethod:
+    """Where credit comes from. `calls` and `usd` are what the judge's answers about this schema took, over all rules
+    together; None where that is not known."""
+
+    schema: str
+    rule: str
+    judge: str
+    calls: int | None = None
+    usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BenchLine:
+    """A method and how near it came. The ceilings are the oracle's tau and hit for the same schema and rule."""
+
+    method: CreditMethod
+    nearness: Nearness
+    ceiling_tau: float | None = None
+    ceiling_hit: float | None = None
+
+    @property
+    def found(self) -> float:
+        """How many pivotal turns it found."""
+        return (self.nearness.hit.value or 0.0) * self.nearness.groups
+
+    def per_found(self, spent: float | None) -> float | None:
+        """What one pivotal turn that it found took of what was `spent`."""
+        return spent / self.found if spent is not None and self.found else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        each = {name: self.per_found(getattr(self.method, name)) for name in ("calls", "usd")}
+        return {
+            **asdict(self.method),
+            **asdict(self.nearness),
+            "ceiling_tau": self.ceiling_tau,
+            "ceiling_hit": self.ceiling_hit,
+            "leans_on": self.nearness.leans_on,
+            "calls_per_found": each["calls"],
+            "usd_per_found": each["usd"],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """All lines, the best tau first. `games` and `labels` are references of versions."""
+
+    games: str
+    labels: tuple[str, ...]
+    episodes: int
+    utterances: int
+    lines: tuple[BenchLine, ...]
+    resamples: int
+    seed: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        known = {
+            name: getattr(self, name) for name in ("games", "labels", "episodes", "utterances", "resamples", "seed")
+        }
+        return known | {"lines": [line.as_dict() for line in self.lines]}
+
+
+def bench(
+    games: Version,
+    labels: Sequence[Version] = (),
+    planted: Iterable[str] = (),
+    schemas: Iterable[str] | None = None,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Bench:
+    """Measure the opinions of `labels` (versions that were labelled or scored from `games`), the rules that need no
+    judge, and these `planted` judges under these `schemas` (None: those of the labels; of none, all that are built in).
+
+    Calls no model. Raises UsageError where `games` has no truth, InputError where labels are of other episodes."""
+    truth = truth_of(games)
+    held = [(label, _judged(games, label)) for label in labels]
+    found = {schema for _, judged in held for schema, *_ in judged if schema != REWARD_MODEL}
+    asked = list(schemas if schemas is not None else sorted(found) or default_schemas())
+    lines: list[BenchLine] = []
+    with TemporaryDirectory(prefix="sotopia-rl-data-") as folder:
+        ceilings: dict[tuple[str, str], Nearness] = {}
+        judges = [Planted(kind, truth.groups(), seed) for kind in dict.fromkeys(["oracle", *planted])]
+        for name in asked:
+            plan = _plan(name, judges)
+            files = planted_files(plan, games, Path(folder) / name)
+            for method, credit in _methods(games, files, truth):
+                near = nearness(truth, credit, resamples=resamples, seed=seed)
+                if method.judge == "oracle":
+                    ceilings[method.schema, method.rule] = near
+                if method.judge in planted:
+                    lines.append(BenchLine(method, near))
+        for label, _ in held:
+            for method, credit in _methods(games, label.files("attributions"), truth, _costs(label)):
+                lines.append(BenchLine(method, nearness(truth, credit, resamples=resamples, seed=seed)))
+    for method, credit in _unjudged(games, truth):
+        lines.append(BenchLine(method, nearness(truth, credit, resamples=resamples, seed=seed)))
+    known = [_with_ceiling(line, ceilings.get((line.method.schema, line.method.rule))) for line in lines]
+    known.sort(key=lambda line: -2.0 if line.nearness.tau.value is None else line.nearness.tau.value, reverse=True)
+    episodes = int(truth.episode.max()) + 1
+    return Bench(games.ref, tuple(label.ref for label in labels), episodes, len(truth), tuple(known), resamples, seed)
+
+
+def _with_ceiling(line: BenchLine, oracle: Nearness | None) -> BenchLine:
+    return line if oracle is None else replace(line, ceiling_tau=oracle.tau.value, ceiling_hit=oracle.hit.value)
+
+
+def default_schemas() -> list[str]:
+    """The built-in schemas that ask a judge about SOTOPIA-EVAL's dimensions, but for those that ask what another one
+    asks."""
+    chosen = [name for name in BUILTINS if schema(name).needs_judge and not getattr(schema(name), "dimensions", ())]
+    return [name for name in chosen if name != "scaled"]
+
+
+def _judged(games: Version, label: Version) -> set[tuple[Any, ...]]:
+    """The (schema, measure, judge, sample) of a version's attributions. Raises UsageError, InputError."""
+    if "attributions" not in label.manifest.configs:
+        raise UsageError(f"{label.ref} has no attributions.", "name versions that `label` or `score` made of the games")
+    mine, theirs = (
+        {name: split.digest for name, split in version.manifest.configs.get("episodes", {}).items()}
+        for version in (games, label)
+    )
+    if mine != theirs:
+        raise InputError(
+            f"{label.ref} is not about the episodes of {games.ref}.",
+            f"label them: sotopia-rl-data label {games.ref} --judge lexical --weights goal=1",
+        )
+    files = [path for paths in label.files("attributions").values() for path in paths]
+    return distinct(files, ("schema", "measure", "judge", "sample"))
+
+
+def _costs(label: Version) -> dict[str, tuple[int | None, float | None]]:
+    """Calls and dollars of each judge, as the manifest tells them."""
+    told = label.manifest.provenance.get("judges", [])
+    return {one["judge"]: (one.get("calls"), one.get("cost_usd")) for one in told}
+
+
+def _methods(
+    games: Version,
+    files: Files,
+    truth: Truth,
+    costs: Mapping[str, tuple[int | None, float | None]] | None = None,
+) -> Iterator[tuple[CreditMethod, Floats]]:
+    """Every schema × rule × judge of these attributions with its credit, samples averaged."""
+    paths = [path for of_split in files.values() for path in of_split]
+    held = distinct(paths, ("schema", "measure", "judge"))
+    for name, measure, judge in sorted(held):
+        calls, usd = (costs or {}).get(judge, (None, None))
+        if name == REWARD_MODEL:
+            yield CreditMethod(name, AS_SCORED, judge, calls, usd), _scores(games, files, truth, judge)
+            continue
+        for rule in RULES.values():
+            if rule.measure is not None and rule.over([measure]).measure == measure:
+                recipe = Recipe({DIMENSION: 1.0}, rule.id, "none", evaluator=EVALUATOR, schema=name, judge=judge)  # type: ignore[arg-type]
+                yield CreditMethod(name, rule.id, judge, calls, usd), _credit(recipe, games, files, truth)
+
+
+def _unjudged(games: Version, truth: Truth) -> Iterator[tuple[CreditMethod, Floats]]:
+    """The rules that need no judge."""
+    for name in WITHOUT_JUDGE:
+        recipe = Recipe({DIMENSION: 1.0}, name, "none", evaluator=EVALUATOR)  # type: ignore[arg-type]
+        yield CreditMethod(name, name, "", 0, 0.0), _credit(recipe, games, {}, truth)
+
+
+def _credit(recipe: Recipe, games: Version, attributions: Files, truth: Truth) -> Floats:
+    """What the recipe's rule makes of each utterance, in the truth's order: the mean over samples."""
+    episodes = games.files("episodes")
+    resolved = resolve(recipe, episodes, attributions)
+    sources = Sources(episodes, attributions, RenderedTexts(episodes, lambda episode: ()))
+    credit = np.full(len(truth), np.nan)
+    for split, rows in truth.splits.items():
+        chunks = [r[:, resolved.dimensions.index(DIMENSION)] for r in widened(resolved, split, sources)]
+        credit[rows] = np.concatenate(chunks, axis=1).mean(axis=0)
+    return credit
+
+
+def _scores(games: Version, files: Files, truth: Truth, judge: str) -> Floats:
+    """A reward model's scores, as it gave them."""
+    import pyarrow.parquet as pq
+
+    columns = ["episode_id", "agent", "turn", "schema", "judge", "raw"]
+    given = {
+        (row["episode_id"], row["agent"], row["turn"]): row["raw"]
+        for paths in files.values()
+        for path in paths
+        for row in pq.read_table(path, columns=columns).to_pylist()
+        if (row["schema"], row["judge"]) == (REWARD_MODEL, judge)
+    }
+    return np.array([given.get(key, np.nan) for key in truth.keys])
+
+
+# --- planted judges ---------------------------------------------------------------------------------------------------
+
+
+def _plan(name: str, judges: Sequence[Planted]) -> LabelPlan:
+    return LabelPlan(schema(name), (DIMENSION,), EVALUATOR, tuple(judges), DEFAULT_SCALE, "packed")
+
+
+def planted_files(plan: LabelPlan, games: Version, folder: Path) -> Files:
+    """The plan's planted judges asked about all episodes, without a ledger: what they say is free and made up. Returns
+    the attributions' files by split."""
+    import pyarrow.parquet as pq
+
+    from sotopia_rl_data.tables import attribution_table
+
+    folder.mkdir(parents=True)
+    files: dict[str, list[Path]] = {}
+    for split, paths in games.files("episodes").items():
+        rows = [row for episode in episodes_of(paths) for row in _opinions(plan, episode)]
+        rows.sort(key=lambda row: (row.episode_id, row.agent, row.turn, row.dimension, row.judge))
+        files[split] = [folder / f"{split}.parquet"]
+        pq.write_table(attribution_table(rows), files[split][0])
+    return files
+
+
+def _opinions(plan: LabelPlan, episode: Any) -> Iterator[Attribution]:
+    low, high = plan.schema.bounds(plan.scale, DIMENSION)
+    for question in plan.questions(episode):
+        for judge in plan.judges:
+            assert isinstance(judge, Planted)
+            for slot, value in plan.read(question, judge.text(question)).items():
+                place = (episode.episode_id, slot.agent, slot.turn, DIMENSION)
+                yield Attribution(
+                    *place, plan.schema.id, plan.schema.measure, judge.id, 0, value, low, high, call_id="planted"
+                )

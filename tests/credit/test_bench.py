@@ -1,0 +1,166 @@
+"""`credit bench`: planted judges rank as they must, the columns name their faults, tau is that of scipy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from scipy.stats import kendalltau
+
+from sotopia_rl_data.cli.program import cli
+from sotopia_rl_data.credit.bench import Bench, bench, default_schemas
+from sotopia_rl_data.credit.making import make_games
+from sotopia_rl_data.credit.measuring import nearness, tau_b
+from sotopia_rl_data.credit.planted import PLANTED
+from sotopia_rl_data.credit.truth import Truth
+from sotopia_rl_data.errors import SotopiaDataError
+from sotopia_rl_data.store import Store
+
+FAULTS = {"length": "length", "last": "position", "politeness": "politeness"}
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, ["credit", *arguments], standalone_mode=False)
+
+
+def named(schemas: Sequence[str]) -> list[str]:
+    return [word for schema in schemas for word in ("--schema", schema)]
+
+
+def truth_by_hand(credit: list[float]) -> Truth:
+    """One agent in each of the episodes, with two turns a group."""
+    n = len(credit)
+    sizes = np.abs(credit).reshape(-1, 2)
+    pivotal = (np.arange(2) == sizes.argmax(axis=1)[:, None]).ravel()
+    return Truth(
+        keys=[(f"e{i // 2}", "a", i % 2) for i in range(n)],
+        episode=np.arange(n) // 2,
+        group=np.arange(n) // 2,
+        credit=np.array(credit),
+        pivotal=pivotal,
+        words=np.ones(n),
+        wording=["plain"] * n,
+        move=["wait"] * n,
+        starts=np.zeros(n // 2),
+        scores=np.zeros(n // 2),
+    )
+
+
+def planted(store: Path, games: int, seed: int, schemas: list[str]) -> Bench:
+    version = make_games(Store(store), "lab/games", games, seed).version
+    return bench(version, (), PLANTED, schemas, resamples=200, seed=seed)
+
+
+def check_planted(result: Bench, schema: str, rule: str) -> None:
+    of_rule = [line for line in result.lines if (line.method.schema, line.method.rule) == (schema, rule)]
+    lines = {line.method.judge: line for line in of_rule}
+    tau = {judge: line.nearness.tau.value or 0.0 for judge, line in lines.items()}
+    others = [tau[judge] for judge in ("length", "last", "politeness", "random")]
+    assert tau["oracle"] > tau["noisy-0.3"] > tau["noisy-0.6"] > max(others)
+    for judge, line in lines.items():
+        assert line.nearness.leans_on == FAULTS.get(judge, ""), judge
+        assert line.ceiling_tau == tau["oracle"]
+
+
+@pytest.mark.slow
+def test_planted_judges_rank_as_they_must_and_their_columns_name_the_reason(tmp_path: Path):
+    check_planted(planted(tmp_path, 100, 1, ["utterance-quality"]), "utterance-quality", "quality")
+
+
+@pytest.mark.long
+def test_they_do_so_in_20_of_20_seeds(tmp_path: Path):
+    for seed in range(100, 120):
+        check_planted(planted(tmp_path / str(seed), 100, seed, ["utterance-quality"]), "utterance-quality", "quality")
+
+
+def test_tau_is_that_of_scipy_group_by_group():
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(40), rng.integers(2, 9, 40))
+    x, y = rng.integers(0, 4, len(group)).astype(float), rng.normal(size=len(group)).round(1)
+    for number, tau in enumerate(tau_b(x, y, group)):
+        expected = kendalltau(x[group == number], y[group == number]).statistic
+        assert tau == pytest.approx(expected, nan_ok=True)
+
+
+def test_figures_by_hand():
+    truth = truth_by_hand([1.0, -2.0, 0.5, 0.1, 3.0, 3.0])
+    found = nearness(truth, np.array([1.0, -4.0, 1.0, 1.0, 7.0, 8.0]), resamples=0)
+    assert (found.groups, found.constant, found.silent) == (2, 1, 1)  # both turns of e2 are worth the same
+    assert found.tau.value == 1.0  # e0; in e1 both turns get the same credit, so there is no order
+    assert found.hit.value == pytest.approx((1 + 0.5) / 2)
+    assert found.sign.value == 1.0
+    assert nearness(truth, -truth.credit, resamples=0).tau.value == -1.0
+    assert nearness(truth, -truth.credit, resamples=0).hit.value == 1.0
+    assert nearness(truth, 5 * truth.credit, resamples=0).calibration == pytest.approx(0)
+
+
+def test_an_utterance_without_credit_is_left_out():
+    truth = truth_by_hand([1.0, -2.0, 0.5, 0.1])
+    found = nearness(truth, np.array([np.nan, 1.0, 2.0, 1.0]), resamples=0)
+    assert (found.answered, found.groups, found.tau.value) == (3, 1, 1.0)
+
+
+def test_nothing_answered_has_no_figure():
+    truth = truth_by_hand([1.0, -2.0])
+    found = nearness(truth, np.array([np.nan, np.nan]))
+    assert (found.tau.value, found.hit.value, found.sign.value, found.calibration, found.groups) == (None,) * 4 + (0,)
+
+
+@pytest.mark.slow
+def test_one_command_measures_the_offline_judge_and_a_loopback_model(tmp_path: Path):
+    store = ("--store", str(tmp_path / "store"))
+    schemas = ("direct", "singular", "goal-progress")
+    done = invoke("bench", "--make", "6", "--judge", "lexical", "--loopback", "--json", *store, *named(schemas))
+    assert done.exit_code == 0, done.exception
+    result = json.loads(done.stdout)
+    methods = {(line["schema"], line["judge"].partition("@")[0]) for line in result["lines"]}
+    assert set(schemas) <= set(default_schemas())
+    for schema in schemas:
+        assert (schema, "lexical") in methods
+        assert any(judge.endswith("loopback") for name, judge in methods if name == schema), methods
+    assert {line["rule"] for line in result["lines"]} >= {"direct", "scaled", "singular", "progress", "uniform"}
+    direct = next(line for line in result["lines"] if (line["schema"], line["judge"]) == ("direct", "lexical"))
+    assert direct["calls"] == 6  # packed: one for each episode
+    assert direct["ceiling_hit"] > direct["hit"]["value"]
+    assert Store(tmp_path / "store").latest("credit/games-direct") is not None
+    again = invoke("bench", "credit/games", "--labels", "credit/games-direct", "--schema", "direct", *store)
+    assert again.exit_code == 0, again.exception
+    assert "lexical" in again.stdout
+
+
+def test_what_is_wrong_is_a_sentence(tmp_path: Path):
+    store = ("--store", str(tmp_path / "store"))
+    make_games(Store(tmp_path / "store"), "lab/games", 2)
+    make_games(Store(tmp_path / "store"), "lab/others", 2, seed=9)
+    assert invoke("bench", "lab/others", "--judge", "lexical", "--schema", "direct", *store).exit_code == 0
+    wrong = {
+        "not a planted judge": ["lab/games", "--planted", "sage"],
+        "not about the episodes": ["lab/games", "--labels", "lab/others-direct"],
+        "no attributions": ["lab/games", "--labels", "lab/games"],
+        "has no truth": ["lab/others-direct"],
+        "no schema": ["lab/games", "--judge", "lexical", "--schema", "guess"],
+    }
+    for sentence, arguments in wrong.items():
+        done = invoke("bench", *arguments, *store)
+        assert isinstance(done.exception, SotopiaDataError), arguments
+        assert sentence in done.exception.message
+        assert done.exception.hint
+
+
+def test_a_dry_run_sends_nothing(tmp_path: Path):
+    store = ("--store", str(tmp_path / "store"))
+    make_games(Store(tmp_path / "store"), "lab/games", 2)
+    done = invoke("bench", "lab/games", "--judge", "lexical", "--schema", "direct", "--dry-run", "--json", *store)
+    assert json.loads(done.stdout)["direct"]["judges"][0]["asked"] == 2
+    assert Store(tmp_path / "store").latest("lab/games-direct") is None
+
+
+def test_wording_is_compared_by_kind():
+    truth = replace(truth_by_hand([1.0, 0.0, 1.0, 0.0]), wording=["polite", "plain"] * 2)
+    found = nearness(truth, np.array([1.0, 0.0, 0.0, 1.0]), resamples=0)
+    assert found.errors["wording"] == {"plain": pytest.approx(1.0), "polite": pytest.approx(1.0)}
