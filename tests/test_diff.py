@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 from fixtures.stores import commit, episodes, failures, reward_row, rewards
 
+from sotopia_rl_data.cli.program import cli
 from sotopia_rl_data.diff import Changes, diff
 from sotopia_rl_data.errors import StoreError
 from sotopia_rl_data.store import Store
@@ -70,6 +72,17 @@ def test_columns_and_configs_that_came_or_went_are_named(store: Store) -> None:
     assert found["rewards"] == Changes(0, 0, 0, 1, new_columns=("note",), dropped_columns=("spread",))
     assert found["episodes"] == Changes(0, 1, 0, 0)
     assert found["failures"] == Changes(2, 0, 0, 0)
+
+
+def test_a_setting_that_a_version_lacks_is_a_dash_on_the_screen(store: Store) -> None:
+    rows = {("rewards", "train"): rewards(reward_row(0, 0.5))}
+    one = commit(store, rows, recipe={"scale": 3, "seed": 1}).version
+    two = commit(store, rows, recipe={"scale": 3}).version
+    shown = CliRunner().invoke(cli, ["diff", one.ref, two.ref, "--store", str(store.root)]).stdout
+    assert [line.split() for line in shown.splitlines() if "seed" in line or "before" in line] == [
+        ["recipe", "before", "after"],
+        ["seed", "1", "–"],
+    ]
 
 
 def test_rows_without_identity_are_counted_as_wholes(store: Store) -> None:

@@ -100,9 +100,14 @@ def _plugin(spec: str) -> Judge:
     except UsageError as unknown:
         if plugins.is_file(spec) or spec in plugins.names(GROUP, BUILTINS):
             raise
+        from difflib import get_close_matches
+
         others = sorted(set(plugins.names(GROUP, BUILTINS)) - set(BUILTINS))
-        also = f", {', '.join(others)}" if others else ""
-        raise UsageError(f"{spec!r} is not a judge.", f"name one of: {FORMS}{also}") from unknown
+        whole = [name for name in (form.partition(" ")[0] for form in MEANINGS) if ":" not in name and "…" not in name]
+        close = get_close_matches(spec, [*whole, *others], n=1, cutoff=0.75)
+        near = f" (did you mean {close[0]!r}?)" if close else ""
+        hint = f"name one of: {', '.join([FORMS, *others])}"
+        raise UsageError(f"{spec!r} is not a judge{near}.", hint) from unknown
     return _instance(spec, plugin)
 
 

@@ -300,7 +300,7 @@ def show_run(title: str, lacking: str, report: RunReport, counts: Sequence[tuple
     rows = [*counts, ("calls", report.calls), ("asked", report.asked), ("hits", report.hits)]
     unusable: int = getattr(report, "unusable", 0)
     rare = {
-        "repeated": report.repeated,
+        "repeated (equal to other calls, asked once)": report.repeated,
         "unreachable": report.unreachable,
         "repaired": getattr(report, "repaired", 0),
         "unusable": unusable,

@@ -180,11 +180,9 @@ def _show_comparison(comparison: Comparison, by_scenario: str | None, wide: bool
             console.table(grid.columns, grid.rows, title=grid.title, spare=() if wide else grid.spare)
     for remark in comparison.remarks:
         console.warn(remark)
-    what = "pairs" if comparison.resample == "pair" else "scenarios"
-    console.note(
-        f"n: agents of episodes; *: p < {comparison.alpha:g} after Holm, against {comparison.methods[0]}; "
-        f"{comparison.level:.0%} intervals from {comparison.resamples:,} draws of {what}; d: Cohen's d_z"
-    )
+    signs = list(tables.signs(comparison))
+    if signs:
+        console.note("; ".join(signs))
     legend = tables.legend(comparison.dimensions)
     if legend:
         console.note(legend)

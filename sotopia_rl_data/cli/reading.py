@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sotopia_rl_data.cli import console
+from sotopia_rl_data.display import MISSING
 from sotopia_rl_data.errors import NotFound, StoreError, UsageError
 from sotopia_rl_data.hub.resolve import resolve
 from sotopia_rl_data.refs import DatasetRef, parse
@@ -390,7 +391,9 @@ def diff(a: str, b: str, store: Store, as_json: bool) -> None:
     )
     if difference.recipe:
         leaves = (row for name, (old, new) in difference.recipe.items() for row in _leaves(name, old, new))
-        console.table(["recipe", "before", "after"], leaves)
+        # a column of missing values alone would be left out
+        shown = ([MISSING if value is None else value for value in row] for row in leaves)
+        console.table(["recipe", "before", "after"], shown)
 
 
 def _leaves(name: str, before: Any, after: Any) -> Iterator[list[Any]]:

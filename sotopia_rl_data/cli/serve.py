@@ -87,6 +87,7 @@ def serve(
       sotopia-rl-data serve --reward-model runs/rm-episodes-rewards --host 0.0.0.0 --token
       sotopia-rl-data serve --judge gpt-4o --budget 20
       sotopia-rl-data serve --judge openai:Qwen/Qwen2.5-72B@http://localhost:8000/v1 --port 8001 --schema goal-progress
+      curl http://127.0.0.1:8000/score --json '{"items": [{"prompt": "Sell the boat.", "completion": "600?"}]}'
     """
     from sotopia_rl_data.code import check_installed
 

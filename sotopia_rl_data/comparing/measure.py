@@ -17,6 +17,8 @@ from sotopia_rl_data.agreement.opinions import Opinion, Opinions
 from sotopia_rl_data.comparing.methods import (
     AVERAGE,
     BOTH,
+    EACH_OTHER,
+    ITSELF,
     SEVEN,
     PairedScores,
     Unit,
@@ -129,12 +131,17 @@ def compare_units(
 
 def _remarks(condition: ConditionResult) -> Iterator[str]:
     """Remarks about what could not be compared."""
-    where = f"with the partner {condition.partner}"
+    where = {ITSELF: "when each plays with itself", EACH_OTHER: "when they play with each other"}.get(
+        condition.partner, f"with the partner {condition.partner}"
+    )
     if condition.scenarios != EVERYTHING:
         where += f" in {condition.scenarios}"
     for contrast in condition.contrasts:
         if not contrast.pairs:
-            yield f"{contrast.a} and {contrast.b} have no pair {where}: no environment, agents and position in common"
+            yield (
+                f"{contrast.a} and {contrast.b} cannot be compared {where}: no scenario has both of them, with the "
+                "same agents and in the same position"
+            )
         elif any(contrast.alone):
             yield (
                 f"{contrast.alone[0]:,} of {contrast.a} and {contrast.alone[1]:,} of {contrast.b} have no counterpart "

@@ -34,6 +34,21 @@ def legend(dimensions: Sequence[str]) -> str:
     return ", ".join(f"{short(name)} {name.replace('_', ' ')}" for name in dimensions if short(name) != name)
 
 
+def signs(comparison: Comparison) -> Iterator[str]:
+    """What each sign means that the tables of conditions and effects show."""
+    contrasts = [each for condition in comparison.conditions for each in condition.contrasts if each.pairs]
+    shown = [effect for contrast in contrasts for effect in contrast.effects]
+    if any(value is not None for one in comparison.conditions for each in one.means for value in each.means.values()):
+        yield "n: agents of episodes"
+    if any(effect.significant for effect in shown):
+        yield f"*: p < {comparison.alpha:g} after Holm, against {comparison.methods[0]}"
+    if any(effect.low is not None for effect in shown):
+        what = "pairs" if comparison.resample == "pair" else "scenarios"
+        yield f"{comparison.level:.0%} intervals from {comparison.resamples:,} draws of {what}"
+    if any(effect.effect is not None for effect in shown):
+        yield "d: Cohen's d_z"
+
+
 def conditions(comparison: Comparison) -> Iterator[Grid]:
     """A table of means for each condition in which somebody was scored: a row a method, a column a dimension. A mean
     that differs from the first method's (p below alpha, after Holm) has a star."""

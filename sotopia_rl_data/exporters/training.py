@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from sotopia_rl_data.errors import InputError, NotFound, UsageError
 from sotopia_rl_data.exporters.exporting import written_beside
 from sotopia_rl_data.query import sql, stream
+from sotopia_rl_data.schema import SPLITS
 from sotopia_rl_data.store import Version
 from sotopia_rl_data.tables import MESSAGES
 
@@ -244,9 +245,10 @@ FORMATS = {
     "trl-sft": TrainingFormat("rewards", "SELECT * FROM {rows}", _only("prompt", "completion")),
     "trl-preference": TrainingFormat(
         "rewards",
-        """SELECT split, prompt, arg_max(completion, ROW(reward, completion)) AS chosen,
+        f"""SELECT split, prompt, arg_max(completion, ROW(reward, completion)) AS chosen,
                   arg_min(completion, ROW(reward, completion)) AS rejected, max(reward) - min(reward) AS margin
-           FROM {rows} GROUP BY split, prompt HAVING margin > 0 AND chosen <> rejected ORDER BY split, prompt""",
+           FROM {{rows}} GROUP BY split, prompt HAVING margin > 0 AND chosen <> rejected
+           ORDER BY list_position({list(SPLITS)}, split), prompt""",
         _only("prompt", "chosen", "rejected", "margin"),
         rewarded=True,
         pairs=True,

@@ -131,13 +131,18 @@ class Store:
 
     def _unknown(self, name: str) -> NotFound:
         """The error for a dataset that does not exist, with similar names."""
-        close = difflib.get_close_matches(name, self.names(), n=3)
+        close = difflib.get_close_matches(name, [one for one in self.names() if _ends_alike(name, one)], n=3)
         near = f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
         see = "sotopia-rl-data list"
         return NotFound(
             f"The store {str(self.root)!r} has no dataset {name!r}{near}.",
             f"write {close[0]}, or see {see}" if close else see,
         )
+
+
+def _ends_alike(a: str, b: str) -> bool:
+    """Whether two names of datasets are close behind their ORG/, which many datasets of a store share."""
+    return bool(difflib.get_close_matches(a.rpartition("/")[2], [b.rpartition("/")[2]]))
 
 
 def _at(path: Path) -> Version:

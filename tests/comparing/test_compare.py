@@ -180,6 +180,27 @@ def test_self_play_is_compared_with_self_play(store: Store):
     assert played(store, ("A", "A"), ("B", "B")) == [("itself", ["A", "B"])]
 
 
+def test_methods_that_share_no_scenario_are_said_to_in_a_sentence_about_how_they_play(store: Store):
+    runs = [[episode(who, (who, who), goals(5, 5), environment=f"of {who}")] for who in "AB"]
+    found = compared(store, *runs)
+    assert found.remarks == (
+        "A and B cannot be compared when each plays with itself: no scenario has both of them, with the same agents "
+        "and in the same position",
+    )
+
+
+def test_only_the_signs_that_a_table_shows_are_explained(store: Store):
+    alone = compared(store, [episode("1", ("A", "A"), goals(5, 5))])
+    assert list(tables.signs(alone)) == ["n: agents of episodes"]
+    found = compared(store, run("A", "P", seed=1, size=(3, 2, 2)), run("B", "P", seed=2, size=(3, 2, 2), shift=3))
+    assert list(tables.signs(found)) == [
+        "n: agents of episodes",
+        "*: p < 0.01 after Holm, against A",
+        "95% intervals from 100 draws of pairs",
+        "d: Cohen's d_z",
+    ]
+
+
 def test_one_run_compares_its_models(store: Store):
     assert played(store, ("A", "B")) == [("each other", ["A", "B"])]
 

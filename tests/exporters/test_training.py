@@ -110,6 +110,8 @@ def test_a_preference_is_the_best_and_the_worst_completion_of_a_prompt(labelled,
     report = export_training(labelled, "trl-preference", tmp_path / "out")
     rows = written(tmp_path / "out")
     assert rows == wanted
+    assert list(report.rows) == [split for split in ("train", "validation", "test") if split in report.rows]
+    assert len(report.rows) > 1
     assert sum(report.left_out.values()) + 2 * len(rows) == Dataset(labelled).sql("FROM rewards").num_rows
 
 

@@ -403,6 +403,13 @@ def test_a_reference_to_nothing_says_what_there_is(store: Store, ref: str, messa
     assert hint in told.value.hint
 
 
+@pytest.mark.parametrize("ref", ["org/nope", "org/to-be-removed", "org/x"])
+def test_a_dataset_that_has_only_the_org_in_common_is_not_suggested(store: Store, ref: str) -> None:
+    commit(store, toy(0))
+    with pytest.raises(NotFound, match=f"has no dataset {ref!r}\\."):
+        store.resolve(ref)
+
+
 def test_a_folder_that_is_no_version_is_said_to_be_none(store: Store, tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"it has no manifest.json"):
         store.resolve(str(tmp_path))

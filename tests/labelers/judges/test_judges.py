@@ -327,6 +327,20 @@ def test_a_plug_in_that_is_no_judge_is_wrong_usage(code: str, said: str, tmp_pat
         judge(f"{file}:Coin")
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("gpt4o", "'gpt4o' is not a judge (did you mean 'gpt-4o'?)."),
+        ("lexicla", "'lexicla' is not a judge (did you mean 'lexical'?)."),
+        ("somebody", "'somebody' is not a judge."),
+    ],
+)
+def test_a_judge_that_is_misspelled_is_suggested(name: str, said: str):
+    with pytest.raises(UsageError) as caught:
+        judge(name)
+    assert caught.value.message == said
+
+
 @pytest.mark.parametrize("address", ["localhost:8000/v1", "127.0.0.1", "gpu7:8000", "llm.lab.org/v1"])
 def test_an_address_without_its_scheme_is_no_model(address: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OPENAI_API_KEY", "k")
