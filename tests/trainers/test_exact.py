@@ -173,6 +173,36 @@ def test_flex_attention_gives_the_same_scores(tiny: Path):
     assert (want - got).abs().max() <= 1e-6
 
 
+@pytest.mark.parametrize("implementation", [NAME, "flex_attention"])
+@pytest.mark.parametrize("kind", ["Mistral", "Gemma3Text", "Olmo3", "Phi3"])
+def test_layers_with_a_sliding_window_see_that_far_in_a_tree(kind: str, implementation: str):
+    """Of Mistral and Phi 3 every layer has one, of Gemma 3 and Olmo 3 every other. FlexAttention as in that test."""
+    import transformers
+
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=500, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, head_dim=16,
+        num_key_value_heads=2, num_labels=1, pad_token_id=0, eos_token_id=2, bos_token_id=None, sliding_window=7,
+        max_position_embeddings=512, layer_types=["sliding_attention", "full_attention"],
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = read_many(AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa")).eval()
+    sequences = random_tree(2)
+    with torch.no_grad():
+        plain = torch.cat([model(**alone(sequence)).logits for sequence in sequences])
+        torch.compiler.set_stance("force_eager")
+        model.set_attn_implementation(implementation)
+        packed = model(**tree_inputs(pack(sequences))).logits
+        model.set_attn_implementation("sdpa")
+        torch.compiler.set_stance("default")
+    assert (plain - packed).abs().max() <= 1e-6
+    config.sliding_window = 500  # the window matters here: without it the scores are others
+    with torch.no_grad():
+        torch.manual_seed(0)
+        wide = AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa").eval()
+        seen = torch.cat([wide(**alone(sequence)).logits for sequence in sequences])
+    assert (plain - seen).abs().max() > 0.1 * (plain.max() - plain.min())
+
+
 def test_without_a_tree_the_model_is_the_stock_model(tiny: Path):
     torch.manual_seed(0)
     stock = AutoModelForSequenceClassification.from_pretrained(tiny, num_labels=1)

@@ -372,6 +372,55 @@ def test_packing_that_scores_differently_is_given_up_in_use_too(tiny: str):
         assert ours.score_batch(dialogues) == pytest.approx(alone, abs=1e-6)
 
 
+class Farsighted(torch.nn.Embedding):
+    """Mixes each token with the one 60 tokens before it in the row: only a long row shows that."""
+
+    def forward(self, ids: Any) -> Any:
+        found = super().forward(ids)
+        return torch.cat([found[:, :60], found[:, 60:] + found[:, :-60]], dim=1)
+
+
+def test_what_shows_in_long_rows_only_is_seen_when_one_comes(tiny: str):
+    from sotopia_rl_data.trainers.reward_model.attention import NAME, attend_as
+
+    model = attend_as(AutoModelForSequenceClassification.from_pretrained(tiny, num_labels=1), NAME)
+    model.set_input_embeddings(Farsighted.from_pretrained(model.get_input_embeddings().weight))
+    ours = RewardModel(model, AutoTokenizer.from_pretrained(tiny))
+    short = [("a", "yes"), ("a", "no")]
+    counted = " ".join(map(str, range(60)))
+    long = [(f"{counted} {end}", "yes") for end in ("b", "c", "d d d")]
+    ours.score_batch(short)
+    assert ours.packs
+    alone = [ours.score(*one) for one in long]
+    assert ours.score_batch(long) == pytest.approx(alone, abs=1e-6)
+    assert not ours.packs
+
+
+def test_the_rows_that_are_compared_are_the_longest_and_the_one_that_branches_most():
+    from sotopia_rl_data.trainers.reward_model.rows import LabelledUtterance
+    from sotopia_rl_data.trainers.reward_model.trainer import telling_rows
+
+    def row(*sequences: list[int]) -> list[LabelledUtterance]:
+        nothing = np.zeros(1, dtype=np.float32)
+        return [LabelledUtterance(0, (), np.array(ids, dtype=np.int32), nothing, nothing) for ids in sequences]
+
+    short, run = row([1, 2], [1, 2, 3]), row([1], [1, 2], [1, 2, 3], [1, 2, 3, 4])
+    long, branching = row(list(range(50))), row([1, 2], [1, 3], [1, 4])
+    rows = [short, short, run, long, branching, short]
+    assert telling_rows(rows) == [long, branching]
+    assert telling_rows([run]) == [run]
+
+
+def test_in_half_precision_a_gap_is_judged_by_what_rounding_does():
+    from sotopia_rl_data.trainers.reward_model.attention import allowed_gap
+
+    plain = np.array([[0.0], [1.0], [2.0]])
+    half, single = torch.nn.Linear(1, 1).bfloat16(), torch.nn.Linear(1, 1)
+    gaps = [allowed_gap(half, plain, plain[:2] + noise) for noise in (0.0, 0.06, 2.0)]
+    assert gaps == pytest.approx([0.05, 0.12, 0.25])
+    assert allowed_gap(single, plain, plain[:2] + 2.0) == 0.01
+
+
 def test_an_architecture_that_cannot_be_packed_trains_plainly(store: Path, tmp_path: Path):
     """Gemma 2 caps its attention scores, which scaled-dot-product attention cannot."""
     from transformers import Gemma2Config, Gemma2ForSequenceClassification
@@ -391,6 +440,11 @@ def test_an_architecture_that_cannot_be_packed_trains_plainly(store: Path, tmp_p
     stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     reward = stock_score(stock, tmp_path / "out")[0] * ours.head.std[0] + ours.head.mean[0]
     assert ours.score_batch([(PROMPT, ANSWER), ("hi", "hello")])[0] == pytest.approx(reward, abs=1e-6)
+    passes: list[int] = []
+    ours.model.register_forward_hook(lambda _model, _inputs, output: passes.append(len(output.logits)))
+    several = [("hi " * length, "hello") for length in range(1, 9)]
+    assert ours.score_batch(several) == pytest.approx([ours.score(*one) for one in several], abs=1e-6)
+    assert passes == [8, *[1] * 8]  # in one batch, then one by one
     with pytest.raises(UsageError, match="needs a model that scores several tokens of a row"):
         train(store, str(tmp_path / "gemma"), tmp_path / "tree", "packing=tree")
 

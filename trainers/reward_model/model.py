@@ -68,7 +68,12 @@ class RewardModel:
             mend(tokenizer, "rm")
         self.encoder = Encoder(tokenizer, min(filter(None, (max_length, context_of(model.config))), default=None))
         self.row_tokens = row_tokens
-        self.packs: bool | None = None if attention.can_read_many(model) else False
+        self.packs: bool | None = None if attention.can_read_many(model) else False  # None: not tested yet
+        self.batches: bool | None = None
+        self._tested = np.array([0, 0])  # the longest sequence, and the most segments, of a row that was tested
+        text_config = model.config.get_text_config()
+        if text_config.pad_token_id is None:  # stock forwards refuse batches then
+            model.config.pad_token_id = text_config.pad_token_id = tokenizer.pad_token_id
         check_vocabulary(tokenizer, model.get_input_embeddings().num_embeddings, name or "the reward model")
         if self.head.tokenizer and self.head.tokenizer != fingerprint(tokenizer):
             raise InputError(
@@ -156,20 +161,59 @@ class RewardModel:
         return self.head.rewards(logits)
 
     def _packed(self, ids: Sequence[Ids]) -> NDArray[np.float32]:
-        """Logits of sequences that share prefixes: in one row where the model allows it, which is tested once."""
+        """Logits of sequences that share prefixes: in one row where the model allows it. That is tested with the first
+        row, and again where one is twice as long, or branches twice as much, as any that was tested."""
         if self.packs is False:
-            return self._one_by_one(ids)
+            return self._in_batches(ids)
         tree = pack(ids)
         packed = self._logits(attention.tree_inputs(tree))
-        if self.packs is None and len(tree.segments) > 1:
-            alone = self._one_by_one(ids)
-            self.packs = attention.relative_gap(packed, alone) <= attention.rounding(self.model)
-            return alone
-        return packed
+        size = np.array([max(map(len, ids)), len(tree.segments)])
+        if len(ids) == 1 or (self.packs and (size <= 2 * self._tested).all()):
+            return packed
+        self._tested = np.maximum(self._tested, size)
+        alone = self._one_by_one(ids)
+        allowed = attention.allowed_gap(self.model, alone, self._padded(ids[:4]))
+        self.packs = attention.relative_gap(packed, alone) <= allowed
+        return alone
 
     def _one_by_one(self, ids: Sequence[Ids]) -> NDArray[np.float32]:
-        rows = [torch.from_numpy(sequence.astype(np.int64))[None] for sequence in ids]
-        return np.concatenate([self._logits({"input_ids": r, "attention_mask": torch.ones_like(r)}) for r in rows])
+        return np.concatenate([self._padded([sequence]) for sequence in ids])
+
+    def _in_batches(self, ids: Sequence[Ids]) -> NDArray[np.float32]:
+        """Logits of plain rows, padded to batches of at most `row_tokens` tokens, longest first; one by one where a
+        first batch shows that the model's scores hang on the padding."""
+        if self.batches is False:
+            return self._one_by_one(ids)
+        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+        parts = []
+        while order:
+            batch = order[: max(1, self.row_tokens // len(ids[order[0]]))]
+            order = order[len(batch) :]
+            parts.append((batch, self._batch([ids[i] for i in batch])))
+        logits = np.zeros((len(ids), len(self.head.targets)), dtype=np.float32)
+        for batch, of_batch in parts:
+            logits[batch] = of_batch
+        return logits
+
+    def _batch(self, ids: Sequence[Ids]) -> NDArray[np.float32]:
+        if len({len(sequence) for sequence in ids}) == 1 or self.batches:
+            return self._padded(ids)
+        alone = self._one_by_one(ids)
+        if self.batches is None:
+            self.batches = attention.relative_gap(self._padded(ids), alone) <= attention.allowed_gap(
+                self.model, alone, alone
+            )
+        return alone
+
+    def _padded(self, ids: Sequence[Ids]) -> NDArray[np.float32]:
+        """Logits of one batch of sequences; padding is on the right, as the stock forward reads the last token before
+        it."""
+        shape = len(ids), max(map(len, ids))
+        rows, mask = torch.full(shape, self.encoder.tokenizer.pad_token_id), torch.zeros(shape, dtype=torch.long)
+        for row, sequence in enumerate(ids):
+            rows[row, : len(sequence)] = torch.from_numpy(sequence.astype(np.int64))
+            mask[row, : len(sequence)] = 1
+        return self._logits({"input_ids": rows, "attention_mask": mask})
 
     def _logits(self, inputs: Mapping[str, Any]) -> NDArray[np.float32]:
         device = next(self.model.parameters()).device

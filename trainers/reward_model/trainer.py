@@ -12,7 +12,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, EarlyStoppingCallback, Trainer, set_seed
 
@@ -43,6 +45,7 @@ from sotopia_rl_data.trainers.reward_model.rows import (
     sharing,
     tree_batch,
 )
+from sotopia_rl_data.trainers.reward_model.tree import pack
 
 log = logging.getLogger(__name__)
 
@@ -164,26 +167,40 @@ def choose_packing(prepared: Prepared, config: RMConfig, model: nn.Module) -> tu
     return able and (config.packing == "tree" or ratio >= WORTH_PACKING), ratio
 
 
-def self_check(model: nn.Module, rows: list[Row], pad: int) -> float:
-    """Largest difference between packed and plain scores over the first rows, as a share of the scores' range.
+def self_check(model: nn.Module, rows: Sequence[Row], pad: int) -> tuple[float, float]:
+    """Largest difference between packed and plain scores, as a share of the scores' range, and how large it may be.
 
     It is relative because the scores of an untrained head are close together: rounding is a tiny share of their range,
-    while a token that attends to what it should not makes a large one.
+    while a token that attends to what it should not makes a large one. What shows in long rows only, as sliding windows
+    do, is seen because the longest row is compared, and the one that branches most.
     """
-    first = rows[:2]
+    telling = telling_rows(rows)
+    utterances = [one for row in telling for one in row]
     device = next(model.parameters()).device
 
-    def scores(batch: Mapping[str, Any]) -> Tensor:
+    def scores(batch: Mapping[str, Any]) -> NDArray[np.float32]:
         inputs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items() if k not in BOOKKEEPING}
-        return model(**inputs).logits.float().cpu()
+        logits: NDArray[np.float32] = model(**inputs).logits.float().cpu().numpy()
+        return logits
 
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        packed = scores(tree_batch(first))
-        plain = scores(PlainBatch(pad)([[one] for row in first for one in row]))
+        packed = np.concatenate([scores(tree_batch([row])) for row in telling])
+        plain = np.concatenate([scores(PlainBatch(pad)([[one]])) for one in utterances])
+        padded = scores(PlainBatch(pad)([[one] for one in utterances[:4]]))
     model.train(was_training)
-    return attention.relative_gap(packed.numpy(), plain.numpy())
+    return attention.relative_gap(packed, plain), attention.allowed_gap(model, plain, padded)
+
+
+def telling_rows(rows: Sequence[Row], most: int = 512) -> list[Row]:
+    """The row with the longest utterance and the one whose tree has most segments, of at most `most` rows that are
+    spread evenly over all."""
+    looked_at = [rows[at] for at in np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)]
+    longest = max(looked_at, key=lambda row: max(len(one.ids) for one in row))
+    fullest = sorted(looked_at, key=len)[-16:]
+    branching = max(fullest, key=lambda row: len(pack([one.ids for one in row]).segments))
+    return [longest] if branching is longest else [longest, branching]
 
 
 def build_trainer(
@@ -198,8 +215,8 @@ def build_trainer(
     rows = training_rows(prepared, config, packed)
     if packed and config.self_check and not is_sharded(config):
         model.to(config.device)
-        gap = self_check(model, rows["train"], pad)
-        if not gap <= attention.rounding(model):
+        gap, allowed = self_check(model, rows["train"], pad)
+        if not gap <= allowed:
             log.warning(
                 "Packed and plain scores differ (%.2g of their range): going on with one row for each utterance.", gap
             )
