@@ -133,9 +133,8 @@ class Reply:
             raise BadAnswer(CUT_OFF_THOUGHT) from None
         if not outside.strip(BLANK) and (self.thought or outside != text):
             raise BadAnswer(CUT_OFF_THOUGHT)
-        if "{" in outside and not begins_with_object(
-            outside
-        ):  # the object may be a draft in a thought that was cut off
+        # the object may be a draft in a thought that was cut off
+        if "{" in outside and not begins_with_object(outside):
             raise BadAnswer(CUT_OFF)
         return text
 

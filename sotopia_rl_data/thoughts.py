@@ -5,7 +5,7 @@ recognised by the structure of their marks, whatever these are called:
 
 - `<name> … </name>`, in brackets of any kind, is a block. The answer is what stands outside the blocks; or in the last
   one, where nothing stands outside and blocks of another name came before, or where it ends the completion and holds a
-  JSON object and nothing else, perhaps in a block of its own
+  JSON object and nothing else, perhaps in a few blocks of its own
 - `</name>` alone ends what the prompt has begun (vLLM without a reasoning parser): all before it is the thought
 - `<|name|>`, and `<|name>` or `<name|>`, begin the next part of a completion in channels; the last part is the answer,
   unless it is the word that opens a turn after it
@@ -34,6 +34,7 @@ _MARK = re.compile(r"<[|｜][^<>|｜/\n]{1,60}[|｜]?>|<[^<>|｜/\s][^<>|｜/\n]
 # a channel that holds thoughts by its format's own rules (OpenAI's harmony)
 _ANALYSIS = re.compile(r"<\|channel\|>\s*analysis\b[^<]*<\|message\|>\s*\Z")
 _THOUGHT = ("think", "thinking")  # blocks of these names are thoughts even where no answer follows
+_DEEPEST = 5  # blocks around an answer
 _SEEN = re.compile(rf"[^{BLANK}]")
 _DECODER = json.JSONDecoder(strict=False)
 
@@ -79,8 +80,9 @@ def _last_part(text: str) -> str:
     return text[start:end]
 
 
-def _outside_blocks(text: str) -> str:
-    """What stands outside the blocks, or in the last one where that is the answer."""
+def _outside_blocks(text: str, depth: int = 0) -> str:
+    """What stands outside the blocks, or in the last one where that is the answer; `depth` is how many blocks `text`
+    stands in."""
     closers: dict[str, list[re.Match[str]]] = {}
     last_closer = -1
     for mark in _tags(_TAG.finditer(text)):
@@ -115,7 +117,7 @@ def _outside_blocks(text: str) -> str:
         return outside + after
     if _is_blank(outside) and {other for other, _ in blocks} != {name}:
         return inside
-    nested = _outside_blocks(inside)
+    nested = _outside_blocks(inside, depth + 1) if depth < _DEEPEST else ""
     return nested if is_bare(nested) else outside + after
 
 

@@ -44,6 +44,7 @@ DRAFT, ANSWER = '{"action_type": "leave", "argument": ""}', '{"action_type": "sp
         f"They argued.\n<answer>{ANSWER}</answer>\n",
         f"<reply><reasoning>maybe {DRAFT}</reasoning><json>{ANSWER}</json></reply>",
         f"<reply><result><json>{ANSWER}</json></result></reply>",
+        "<a><b><c><d><e>" + ANSWER + "</e></d></c></b></a>",
         f"<unused94>thought\nmaybe {DRAFT}<unused95>{ANSWER}",
         f"{ANSWER}</s>",
         f"&lt;plan&gt;maybe {DRAFT}&lt;/plan&gt;{ANSWER}",
@@ -121,10 +122,17 @@ def test_many_braces_in_an_answer_take_no_time():
     assert time.process_time() - began < 3.0
 
 
+def nested(count: int) -> str:
+    """An answer in so many blocks, each with a name of its own."""
+    blocks = range(count)
+    return "".join(f"<a{n}>" for n in blocks) + ANSWER + "".join(f"</a{n}>" for n in reversed(blocks))
+
+
 def test_many_tags_take_no_time():
     began = time.process_time()
     assert without_thought("<a></a>" * 20_000 + ANSWER) == ANSWER
     assert without_thought("<a>" * 20_000 + "</b>" * 20_000 + ANSWER) == ANSWER
+    assert ANSWER not in without_thought(nested(20_000))
     assert time.process_time() - began < 5.0
 
 

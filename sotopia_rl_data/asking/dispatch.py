@@ -221,6 +221,8 @@ class _LiveRun:
                     self._duplicates[pending.key] = []
                     return pending
                 self._claims.give_up(pending.key)
+            if settled.accepted:
+                self._longest_answered = max(self._longest_answered, _length(request))
             request = self._lookup.hand_over(request, settled)
         return None
 
@@ -275,6 +277,7 @@ class _LiveRun:
         settled: Settled | None = None
         faults = throttles = 0
         asked_before = self._outcome.asked
+        was_tried = self._lookup.ledger.tries(pending.key) > 0
         limited, refused = True, False  # whether a limit of ours may be sent, and whether it may have been refused
         while not self._ending:
             began = time.monotonic()
@@ -282,8 +285,6 @@ class _LiveRun:
             try:
                 reply = await self._send_within_budget(replace(pending, request=sent))
             except Unavailable as error:
-                if error.status:
-                    self._silence.heard()
                 throttled = error.status in _THROTTLES
                 if throttled:
                     throttles += 1
@@ -310,21 +311,19 @@ class _LiveRun:
                 await self._pacer.rest(wait)
                 epoch = await self._admit(pending)
             except AskingError as error:
-                self._silence.heard()
                 self._lookup.keep_error(pending, error, time.monotonic() - began)
                 if self._limits.is_suspect(sent, error):
                     limited, refused = False, True
                     epoch = await self._admit(pending)
                     continue
                 self._limits.cleared(sent.target)
-                known = self._outcome.asked + self._outcome.hits > 0
-                self._breaker.refused(error, known and _length(pending.request) > self._longest_answered)
+                own = was_tried or _length(pending.request) > self._longest_answered
+                self._breaker.refused(error, self._longest_answered > 0 and own)
                 self._end(self._breaker.hopeless)
                 return self._lookup.lose(pending.key, error)
             else:
                 if reply is None:
                     return None
-                self._silence.heard(time.monotonic() - began)
                 self._breaker.answered()
                 self._wall.answered()
                 self._longest_answered = max(self._longest_answered, _length(pending.request))
@@ -382,7 +381,13 @@ class _LiveRun:
         self._outcome.sent += 1
         try:
             async with limit:
-                return await self._send(request)
+                reply = await self._send(request)
+            self._silence.heard(time.monotonic() - limit.began)
+            return reply
+        except AskingError as error:
+            if not isinstance(error, Unavailable) or error.status:
+                self._silence.heard()
+            raise
         except TimeoutError:
             self._pacer.timed_out()
             raise Unavailable(

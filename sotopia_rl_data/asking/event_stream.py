@@ -27,8 +27,11 @@ def completion_of(events: Sequence[dict[str, Any]]) -> dict[str, Any]:
     whole: dict[str, Any] = {}
     for event in events:
         told = {name: value for name, value in event.items() if value and name != "choices"}
-        whole = {**whole, **told, "choices": _added(whole.get("choices"), event.get("choices"))}
-    for choice in whole.get("choices") or []:
+        choices = event.get("choices")
+        if isinstance(choices, list):
+            told["choices"] = _added_by_index(whole.get("choices", []), choices)
+        whole |= told
+    for choice in whole.get("choices", []):
         if isinstance(choice, dict) and not choice.get("finish_reason"):
             choice["finish_reason"] = _NO_END
     return whole
@@ -39,8 +42,7 @@ def message_of(events: Sequence[dict[str, Any]]) -> dict[str, Any]:
     whole: dict[str, Any] = {"content": None}
     blocks: list[dict[str, Any]] = []
     for event in events:
-        delta = event.get("delta")
-        delta = dict(delta) if isinstance(delta, dict) else {}
+        delta = _fields(event.get("delta"))
         if isinstance(event.get("message"), dict):
             whole |= event["message"] | {"content": blocks, "stop_reason": _NO_END}
         elif isinstance(event.get("content_block"), dict):
@@ -51,10 +53,14 @@ def message_of(events: Sequence[dict[str, Any]]) -> dict[str, Any]:
         elif event.get("error"):
             whole["error"] = event["error"]
         else:
-            usage = event.get("usage")
             whole |= delta
-            whole["usage"] = {**(whole.get("usage") or {}), **(usage if isinstance(usage, dict) else {})}
+            whole["usage"] = _fields(whole.get("usage")) | _fields(event.get("usage"))
     return whole
+
+
+def _fields(value: object) -> dict[str, Any]:
+    """An object's fields; none where the value is not an object."""
+    return dict(value) if isinstance(value, dict) else {}
 
 
 def _added(whole: Any, more: Any) -> Any:

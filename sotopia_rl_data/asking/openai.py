@@ -79,11 +79,12 @@ def read_completion(target: Target, data: Any) -> Reply:
     try:
         usage = _usage(data.get("usage"))
         choice = data["choices"][0]
-        message = choice.get("message") or choice.get("delta") or {"content": choice["text"]}
+        texts = [choice.get("message"), choice.get("delta"), {"content": choice["text"]} if "text" in choice else None]
+        message = max((told for told in texts if isinstance(told, dict)), key=bool)  # the first that is not empty
         reason = choice.get("finish_reason")
         fault = choice.get("error") or message.get("error")
         refusal = message.get("refusal")
-    except (KeyError, IndexError, TypeError, AttributeError):
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         raise refusals.not_an_answer(target, data) from None
     finish = _FINISH.get(str(reason or "stop").lower())
     if fault or finish is None:

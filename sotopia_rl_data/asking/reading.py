@@ -8,6 +8,9 @@ import math
 from collections.abc import Collection
 from typing import Any
 
+from sotopia_rl_data.errors import BadAnswer
+from sotopia_rl_data.json_objects import objects_in
+
 MOST_BYTES = 8 << 20  # of a response or a line of results, also unpacked: 64 in flight stay below 1 GB
 _TEXTS = ("text", "content", "thinking", "reasoning", "summary")  # keys under which a part of a message has its text
 _ARGUMENTS = ("arguments", "input")  # keys under which a call of a tool has its arguments
@@ -29,7 +32,7 @@ def json_or_none(raw: bytes) -> Any:
 
 def texts_of(content: object) -> tuple[str, str]:
     """The text of a message's content (a string, null, or a list of parts), and that of the thoughts among its
-    parts: those of another type, and those with another mark (`"thought": true`) than the last one has."""
+    parts: those of another type, and those with a mark (`"thought": true`) that the last one with a text lacks."""
     if isinstance(content, dict):  # some servers parse the answer
         return _text_in(content) or json.dumps(content), ""
     if not isinstance(content, list):
@@ -37,11 +40,14 @@ def texts_of(content: object) -> tuple[str, str]:
     said: list[str] = []
     thought: list[str] = []
     parts = [part if isinstance(part, dict) else {"text": part} for part in content]
-    marks = [[name for name, value in part.items() if value is True] for part in parts]
-    last = next((mark for part, mark in zip(reversed(parts), reversed(marks), strict=True) if _is_said(part)), [])
-    for part, mark in zip(parts, marks, strict=True):
-        (said if _is_said(part) and mark == last else thought).append(_text_in(part))
+    last: dict[str, Any] = next((part for part in reversed(parts) if _is_said(part) and _text_in(part).strip()), {})
+    for part in parts:
+        (said if _is_said(part) and _marks(part) <= _marks(last) else thought).append(_text_in(part))
     return "".join(said), "".join(thought)
+
+
+def _marks(part: dict[str, Any]) -> set[str]:
+    return {name for name, value in part.items() if value is True}
 
 
 def _is_said(part: dict[str, Any]) -> bool:
@@ -55,8 +61,16 @@ def only_one(data: object) -> Any:
 
 def with_call(said: str, thought: str, calls: object) -> tuple[str, str]:
     """Text and thought, where the answer may be in a tool call instead: then the words beside it are a thought."""
-    called = "" if "{" in said else arguments_of(calls)
-    return (called, thought or said) if called else (said, thought)
+    called = arguments_of(calls)
+    return (called, thought or said) if called and not _has_object(said) else (said, thought)
+
+
+def _has_object(text: str) -> bool:
+    """Whether there is a JSON object among the words of a text, or what cannot be read as one."""
+    try:
+        return bool(objects_in(text))
+    except BadAnswer:
+        return True
 
 
 def arguments_of(calls: object) -> str:

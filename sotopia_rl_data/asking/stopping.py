@@ -72,7 +72,7 @@ def interruptible(on_interrupt: Callable[[], None]) -> Iterator[None]:
 _ACCOUNT = (401, 402, 403, 404, 429)
 # A run ends after this many failures in a row:
 _REFUSED_ACCOUNT = 5  # requests refused with a status of `_ACCOUNT`, if no request was ever answered
-_REFUSED_LATER = 25  # requests refused with any status, if no longer request was ever answered
+_REFUSED_LATER = 25  # requests refused with any status that may not be their own fault
 _LOST = 8  # requests that used up their tries
 
 
@@ -94,7 +94,7 @@ class CircuitBreaker:
 
     def refused(self, error: AskingError, may_be_its_own: bool) -> None:
         """A request was refused for good. `may_be_its_own`: whether that may be this request's own fault, since others
-        were answered, and all of them are shorter."""
+        were answered, and all of them are shorter or it was tried in vain before."""
         self._refused += 1
         account = isinstance(error, Rejected) and (error.status in _ACCOUNT or 300 <= error.status < 400)
         if account and not self._answered:

@@ -3,11 +3,12 @@
 When the answer comes, the reservation is replaced by the real cost. A call whose reservation does not fit waits for the
 calls in flight; where none is in flight and it still does not fit, the budget is exhausted. A call that may have been
 billed without an answer (a timeout, a lost connection) keeps all of its reservation. Some servers do not count thoughts
-under the limit of an answer: until the first answer came one call is on its way at a time, and where it cost more than
-its most, every reservation at its price counts as so much more. Reservations are on record before
-the call is sent (`reservations.py`): calls in flight when a process was killed still count in the next run, and runs
-with a budget at the same time on one ledger see what the others spend on their own requests. A request in a batch is
-reserved at the batch price, from `take` or `carry` to `came`; the batch's own folder records that it is under way.
+under the limit of an answer: until the first answer comes, only one call at a time is on its way, and where it cost
+more than its most, this run counts each of its reservations at that price as so much more. Reservations are on record
+before the call is sent (`reservations.py`): calls in flight when a process was killed still count in the next run, and
+runs with a budget at the same time on one ledger see what the others spend on their own requests; what these have
+reserved counts as it is on record. A request in a batch is reserved at the batch price, from `take` or `carry` to
+`came`; the batch's own folder records that it is under way.
 Runs of one process that share a budget wait for each other's releases (`Waiters`). Leaves out taxes, subscriptions and
 other charges that are not by tokens.
 """
@@ -93,20 +94,24 @@ class Budget:
         None after `stop`, or where it can never fit."""
         price = price_of(self._prices, request.target)
         usd = price.most(most_prompt_tokens(request), limit_of(request))
-        async with self._gate:
-            while not self._stopped:
-                hold = self._reserved(key, usd, price, chain)
-                if hold is not None:
-                    return hold
-                self._bury()
-                if self._record.is_recent(key):
-                    await asyncio.sleep(CLOCK_S)
-                elif self._held or self._elsewhere:
-                    await self._wait()
-                else:
-                    self.exhausted = True
-                    return None
-            return None
+        while not self._stopped:
+            if self._waits_for_first(price):  # calls at other prices go on
+                await self._wait()
+                continue
+            async with self._gate:
+                while not (self._stopped or self._waits_for_first(price)):
+                    hold = self._reserved(key, usd, price, chain)
+                    if hold is not None:
+                        return hold
+                    self._bury()
+                    if self._record.is_recent(key):
+                        await asyncio.sleep(CLOCK_S)
+                    elif self._held or self._elsewhere:
+                        await self._wait()
+                    else:
+                        self.exhausted = True
+                        return None
+        return None
 
     def answered(self, hold: Hold, usage: Usage) -> None:
         """Replace the reservation by the cost of the answer; all of it is spent where the tokens are unknown. Where the
@@ -184,8 +189,7 @@ class Budget:
     def _reserved(self, key: str, usd: float, price: Price, chain: str) -> Hold | None:
         """A reservation on record; None where it does not fit now."""
         with self._turn():
-            fits = self._fits(self._most(usd, price)) and not self._record.is_recent(key)
-            if not fits or self._waits_for_first(price):
+            if not self._fits(self._most(usd, price)) or self._record.is_recent(key):
                 return None
             hold = Hold(key, usd, time.time(), price, chain, self._record.run)
             self._record.reserve(hold)

@@ -365,8 +365,10 @@ def test_content_in_parts_and_other_servers_ways_to_count_are_read():
         "usage": {"prompt_tokens": 9, "completion_tokens": 2, "prompt_cache_hit_tokens": 4},
     }
     assert Canned(200, json.dumps(body)).ask("openai") == Reply("ab", "stop", "", Usage(9, 4, 0, 2))
-    body = {"choices": [{"message": {"content": None}, "finish_reason": "content_filter"}]}
-    assert Canned(200, json.dumps(body)).ask("openai") == Reply("", "refusal")
+    for message in ({"content": None}, {}):
+        choice = {"message": message, "finish_reason": "content_filter"}
+        body = {"choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": 0}}
+        assert Canned(200, json.dumps(body)).ask("openai") == Reply("", "refusal", "", Usage(9, 0, 0, 0))
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

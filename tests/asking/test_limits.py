@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from itertools import product
@@ -10,13 +11,16 @@ from pathlib import Path
 import pytest
 from fixtures.batches import PROVIDERS, ask_in_batches, ask_live, batches, live, questions, target
 
+from sotopia_rl_data.asking.dispatch import ask_all
 from sotopia_rl_data.asking.pacing import Pacing
 from sotopia_rl_data.asking.refusals import provider_text, retry_after, status_error
 from sotopia_rl_data.asking.stopping import Silence
+from sotopia_rl_data.asking.time_limit import standing_still
 from sotopia_rl_data.errors import Rejected, Unavailable
 from sotopia_rl_data.fake_provider.running import running
-from sotopia_rl_data.ledger.lookup import Outcome
-from sotopia_rl_data.request import Request, Target
+from sotopia_rl_data.ledger.ledger import Ledger
+from sotopia_rl_data.ledger.lookup import Lookup, Outcome
+from sotopia_rl_data.request import Reply, Request, Target
 
 QUICK = Pacing(backoff_s=0.01, wall_s=1.0, longest_wall_s=2.0)
 LIMITS = ["limit_that_mentions_billing", "limit_in_a_list", "limit_as_403", "odd_retry_after"]
@@ -113,6 +117,24 @@ def test_silence_is_measured_by_the_slowest_answer_and_not_broken_by_tries():
     silence.look(100, True)
     assert silence.ended(279) is None
     assert silence.ended(281) is not None
+
+
+@pytest.mark.slow
+def test_the_time_that_a_call_waits_on_this_side_is_not_taken_for_the_servers(tmp_path: Path):
+    async def send(request: Request) -> Reply:
+        if request.target.base_url:
+            await asyncio.sleep(60)
+        with standing_still():
+            await asyncio.sleep(1.0)
+        return Reply("1", "stop")
+
+    targets = [Target("openai", "sim", url) for url in ("", "http://127.0.0.1:1/v1")]
+    asked = [question for target in targets for question in questions(1, target)]
+    pacing = Pacing(silence_s=0.6, grace_s=0.1)
+    with Ledger(tmp_path) as ledger:
+        run = ask_all(asked, send, Lookup(ledger, lambda request, reply: True), concurrency=1, pacing=pacing)
+        with pytest.raises(Unavailable, match="it said nothing for 1 s"):
+            asyncio.run(run)
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

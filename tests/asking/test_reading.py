@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from sotopia_rl_data.asking import anthropic, openai
 from sotopia_rl_data.asking.batch.client import lines_of
-from sotopia_rl_data.asking.reading import MOST_BYTES, json_or_none, thought_of
+from sotopia_rl_data.asking.event_stream import completion_of, message_of
+from sotopia_rl_data.asking.reading import MOST_BYTES, json_or_none, texts_of, thought_of, with_call
 from sotopia_rl_data.errors import AskingError
 from sotopia_rl_data.request import Reply, Target, Usage, usage_of
 
@@ -45,6 +46,8 @@ def test_any_shape_is_a_reply_or_an_error_of_ours(odd: Any, usage: Any, where: s
         (openai.read_completion, odd if where == "all" else {"choices": [choice], "usage": usage, "model": odd}),
         (anthropic.read_message, odd if where == "all" else {"content": odd, "usage": usage, "stop_reason": odd}),
         (anthropic.read_message, {"content": [{"type": "text", "text": odd}], "usage": usage}),
+        (openai.read_completion, completion_of([{"choices": odd}, {"choices": [choice], "usage": usage}])),
+        (anthropic.read_message, message_of([{"message": {"usage": usage}}, {"delta": odd, "usage": odd}])),
     ]
     for read, body in bodies:
         try:
@@ -117,6 +120,27 @@ def test_the_thought_is_the_longest_text_that_is_no_answer_and_no_signature():
     }
     assert thought_of(message, ("content",)) == "I think so."
     assert thought_of({"content": "It is.", "index": 3, "flags": {"a": [None]}}, ("content",)) == ""
+
+
+@pytest.mark.parametrize(
+    ("parts", "said", "thought"),
+    [
+        ([{"type": "text", "text": '{"a":'}, {"type": "text", "text": "1}", "final": True}], '{"a":1}', ""),
+        ([{"text": "{}", "final": True}, {"text": ""}], "{}", ""),
+        ([{"text": "Hm.", "thought": True}, {"text": "{}"}, {"text": " ", "thought": True}], "{}", "Hm. "),
+        ([{"text": "Hm.", "thought": True}, {"text": "{}", "final": True}], "{}", "Hm."),
+        ([{"type": "thinking", "thinking": "Hm."}, "{}"], "{}", "Hm."),
+    ],
+)
+def test_parts_are_thoughts_where_the_last_one_with_a_text_lacks_their_mark(parts: Any, said: str, thought: str):
+    assert texts_of(parts) == (said, thought)
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"), [("", "{}"), ("I use {tool}.", "{}"), ('So: {"a": 1}', 'So: {"a": 1}'), ("{", "{}")]
+)
+def test_the_answer_is_in_the_call_unless_there_is_an_object_among_the_words(said: str, answer: str):
+    assert with_call(said, "", [{"arguments": "{}"}])[0] == answer
 
 
 def test_a_line_of_results_that_never_ends_is_left_out_and_the_next_is_read():

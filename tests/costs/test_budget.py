@@ -190,6 +190,27 @@ def test_nor_in_200_schedules_with_thoughts_beyond_the_limit_if_one_call_fits(
     assert provider.billed <= cap + 1e-9
 
 
+def test_where_the_first_answer_is_waited_for_calls_at_other_prices_go_on(tmp_path: Path):
+    prices = Prices("2026-11-01", 0.5, {"*": {"sim": PRICE, "fast": replace(PRICE, input=1.0)}})
+    other = replace(question(9), target=replace(TARGET, model="fast"))
+
+    async def go() -> None:
+        budget = Budget(1_000.0, prices, tmp_path)
+        budget.first_alone = True
+        first = await budget.reserve("0", question(0))
+        waiting = [asyncio.create_task(budget.reserve(str(number), question(number))) for number in (1, 2)]
+        await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            assert await budget.reserve("9", other) is not None
+        assert first is not None
+        assert not any(task.done() for task in waiting)
+        budget.answered(first, Usage(1, 0, 0, 1))
+        assert None not in await asyncio.gather(*waiting)
+        budget.close()
+
+    asyncio.run(go())
+
+
 def test_what_does_not_fit_waits_for_what_is_in_flight_and_then_the_run_ends(tmp_path: Path):
     """Reservations are for the worst, answers cost less: more calls fit than reservations would."""
     provider = Provider(0)

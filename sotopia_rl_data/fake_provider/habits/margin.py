@@ -34,7 +34,7 @@ def _obeying(lines: list[str], form: Any) -> Any:
             try:
                 return json.loads(line)
             except ValueError:
-                continue  # the form that a question shows is no JSON
+                continue  # the form that a question shows is not JSON
     ordered = next((int(order[1]) for line in lines if (order := _ORDER.fullmatch(line))), None)
 
     def filled(part: Any, agent: str, key: str) -> Any:
