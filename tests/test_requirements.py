@@ -24,6 +24,7 @@ PACKAGE = ("sotopia_rl_data", "labelers", "trainers", "cards")
 EXTRAS = {  # what an extra brings that the package imports
     "train": {"torch", "transformers", "trl", "peft", "tokenizers", "jinja2"},
     "serve": {"fastapi", "pydantic", "starlette", "uvicorn", "prometheus_client"},
+    "verifiers": {"verifiers"},
 }
 
 

@@ -1,0 +1,6 @@
+"""The simulator as an environment that other trainers play: over the same World as `rollout`, so that the same policy
+on the same scenes gives the same episodes.
+
+    rewards.py      the reward of each of an agent's utterances: by judges, a reward model or a reward server
+    dialogue.py     an environment of `verifiers`, with two seats (extra: `verifiers`)
+"""
