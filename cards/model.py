@@ -49,10 +49,10 @@ def model_card(record: Mapping[str, Any], title: str) -> Card:
 
     `record` has `kind` (rm, sft, grpo), `model` (the base model), `dataset` (name, version, digest, commit or None),
     and may have `rows` by split, `dropped` and `cut`, `metrics` (split -> name -> number), `best`, `head`,
-    `reward_model`, `policy_adapter`, `config`, `seed`, `packages`, `command`, `release`.
+    `reward_model`, `policy_adapter`, `config`, `seed`, `packages`, `command`, `release`, `merged`.
     """
     what, task = _KINDS.get(record["kind"], ("A model", "text-generation"))
-    adapter = (record.get("config") or {}).get("adapter", "none") != "none"
+    adapter = _has_adapter(record)
     return Card(
         machine={
             **_base(record["model"], adapter),
@@ -143,10 +143,42 @@ def _explained(record: Mapping[str, Any]) -> Iterator[str]:
 def _use(record: Mapping[str, Any], title: str) -> str:
     """A few lines of code that load the model and use it."""
     released = record.get("release")
-    template = "rm" if record["kind"] == "rm" else "policy"
     name = f"{title}@{released['version']}" if released else f"./{title}"
     where = f'"{title}", revision="{released["version"]}"' if released else f'"./{title}"'
-    return fill(f"model/use_{template}.md", {"name": name, "where": where})
+    if record["kind"] != "rm":
+        return fill("model/use_policy.md", {"where": where})
+    return fill("model/use_rm.md", {"name": name, "stock": _stock_use(record, where)})
+
+
+def _stock_use(record: Mapping[str, Any], where: str) -> str:
+    """The lines of code that give a reward model's score without this project; "" where its units are not known."""
+    merged, head = record.get("merged"), record.get("head")
+    if merged:
+        offset = f" less {merged['offset']!r}, which its head has no bias to hold" if merged["offset"] else ""
+        return fill("model/merged_rm.md", {"where": where, "offset": offset})
+    if not head:
+        return ""
+    adapter = _has_adapter(record)
+    if len(head["targets"]) == 1:
+        reward = f"float(logits[0]) * {head['std'][0]!r} + {head['mean'][0]!r}"
+    else:
+        total = sum(head["weights"])
+        parts = zip(head["weights"], head["std"], head["mean"], strict=True)
+        terms = [f"{w / total!r} * (float(logits[{k}]) * {std!r} + {mean!r})" for k, (w, std, mean) in enumerate(parts)]
+        reward = " + ".join(terms)
+    values = {
+        "package": "peft" if adapter else "transformers",
+        "class": f"Auto{'Peft' if adapter else ''}ModelForSequenceClassification",
+        "where": where,
+        "count": str(len(head["targets"])),
+        "reward": reward,
+    }
+    return fill("model/stock_rm.md", values)
+
+
+def _has_adapter(record: Mapping[str, Any]) -> bool:
+    """Whether the model is an adapter and not a whole checkpoint."""
+    return not record.get("merged") and (record.get("config") or {}).get("adapter", "none") != "none"
 
 
 def _settings(record: Mapping[str, Any]) -> Iterator[str]:

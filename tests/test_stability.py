@@ -35,6 +35,7 @@ CONFIGS = {
 ELSEWHERE = {
     "annotate import",
     "inspect",
+    "merge",
     "prompts learn",
     "pull",
     "push-to-hub",

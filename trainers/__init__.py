@@ -12,6 +12,7 @@
     score.py         a reward model as one more judge of a dataset
     run_folder.py    `run.json`, metrics and checkpoints, read without torch
     callbacks.py     what a run writes and shows while it trains
+    merging.py       a run's model as one whole checkpoint for other programs
     release.py       a run's model on the Hub
     tiny.py          a tiny random model for tests and smoke runs
 

@@ -67,11 +67,14 @@ def train_rm(config: RMConfig) -> dict[str, Any]:
     `metrics.jsonl` and `metrics.png`. Raises NotFound, UsageError, InputError.
     """
     from sotopia_rl_data.trainers.modeling import oom_hint
+    from sotopia_rl_data.trainers.reward_model.head import check_same_units
     from sotopia_rl_data.trainers.reward_model.rows import prepare
     from sotopia_rl_data.trainers.reward_model.trainer import build_trainer, load_model
 
     run = TrainingRun(config, need_reward=True, targets=config.targets)
     prepared = prepare(run.data, config)
+    if run.checkpoint:
+        check_same_units(run.checkpoint, prepared.head)
     with oom_hint(_LESS_MEMORY.format("row_tokens or per_device_train_batch_size")):
         trainer = build_trainer(config, prepared, load_model(config, prepared), run.callbacks)
         run.train(trainer)
@@ -162,6 +165,7 @@ class TrainingRun:
         fixed = {name: getattr(config, name) for name in MUST_STAY if hasattr(config, name)}
         record = {"kind": config.kind, "model": config.model, "dataset": asdict(self.data.pinned), "config": fixed}
         self.folder.check_resumable(config.resume, record)
+        self.checkpoint = self.folder.last_checkpoint() if config.resume else None
         self.callbacks = [MetricsFile(self.folder), CheckpointRecord(record)]
 
     def dialogues(self, tokenizer: Any, max_length: int | None, with_completion: bool) -> Dialogues:
@@ -178,8 +182,7 @@ class TrainingRun:
         from sotopia_rl_data.trainers.callbacks import show_progress
 
         show_progress(trainer)
-        checkpoint = self.folder.last_checkpoint() if self.config.resume else None
-        self.outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        self.outcome = trainer.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint else None)
 
     def keep_record(
         self, trainer: Any, cuts: Cuts, facts: Mapping[str, Any], metrics: Mapping[str, Mapping[str, float]]
@@ -273,6 +276,14 @@ def release(
     folder = RunFolder.existing(run)
     folder.write(folder.read() | {"release": released})
     return released
+
+
+def merge(run: str | Path, out: str | Path, *, dtype: str | None = None) -> dict[str, Any]:
+    """Write a run's model as one whole checkpoint (see `merging.py`)."""
+    check_installed("Merging", *LIBRARIES)
+    from sotopia_rl_data.trainers.merging import merge_run
+
+    return merge_run(run, out, dtype=dtype)
 
 
 def inspect_run(run: str | Path) -> dict[str, Any]:

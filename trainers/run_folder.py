@@ -49,15 +49,16 @@ class RunFolder:
             self.write_card(as_json)
         return as_json
 
-    def write_card(self, record: Mapping[str, Any]) -> None:
-        """Write `README.md`, the model card; what people wrote into an earlier card of ours stays."""
+    def write_card(self, record: Mapping[str, Any], title: str | None = None) -> None:
+        """Write `README.md`, the model card, by default under the folder's name; what people wrote into an earlier card
+        of ours stays."""
         from sotopia_rl_data.cards.model import model_card
         from sotopia_rl_data.store import readme
 
         path = self.path / "README.md"
         before = path.read_text(encoding="utf-8") if path.exists() else ""
         ours = before if readme.BEGIN in before else None  # without our marks, it is PEFT's stub
-        path.write_text(readme.merge(model_card(record, self.path.resolve().name), ours), encoding="utf-8")
+        path.write_text(readme.merge(model_card(record, title or self.path.resolve().name), ours), encoding="utf-8")
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Write `run.json`, whole or not at all."""

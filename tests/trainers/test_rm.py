@@ -269,7 +269,7 @@ def test_patience_is_of_no_account_where_nobody_looks(tmp_path: Path):
 def test_the_best_checkpoint_is_kept_and_training_stops_when_nothing_gets_better(store: Path, tmp_path: Path):
     """A learning rate that first helps and then breaks everything: the best step is neither the last nor lost."""
     model = toy_model(tmp_path / "model")
-    settings = ("max_steps=60", "eval_steps=4", "save_steps=4", "learning_rate=0.02", "lr_scheduler_type=constant")
+    settings = ("max_steps=100", "eval_steps=4", "save_steps=4", "learning_rate=0.03", "lr_scheduler_type=constant")
     wide = ("per_device_train_batch_size=16", "per_device_eval_batch_size=64", "patience=2", "resamples=0")
     settings = (*settings, *wide, "save_total_limit=20")
     record = train(store, model, tmp_path / "out", *settings)
@@ -277,7 +277,7 @@ def test_the_best_checkpoint_is_kept_and_training_stops_when_nothing_gets_better
     held_out = {row["step"]: row["eval_mse"] for row in rows if "eval_mse" in row}
     best = min(held_out, key=lambda step: held_out[step])
     assert record["best"] == {"metric": "mse", "value": held_out[best], "step": best}
-    assert max(held_out) == best + 2 * 4 < 60  # two evaluations without a gain
+    assert max(held_out) == best + 2 * 4 < 100  # two evaluations without a gain
     assert record["metrics"]["validation"]["mse"] == held_out[best]
     shutil.copytree(tmp_path / "out", tmp_path / "broken")
     shutil.rmtree(tmp_path / "broken" / f"checkpoint-{best + 8}")

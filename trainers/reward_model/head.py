@@ -1,9 +1,10 @@
 """What a reward model's outputs mean: which targets, in which units, and how they make one reward.
 
-Targets are standardised for training. Their mean and deviation are kept in the model's own configuration, as
-`reward_head` in `config.json`, so a checkpoint carries its units: reward = logit * std + mean. With several heads, the
-aggregate is their weighted mean, as in the dataset's recipe. An adapter has no `config.json` (with one, the stock
-loaders would look for whole weights beside it) and keeps them in the file `reward_head.json`.
+Targets are scaled for training, and the units kept in the model's own configuration, as `reward_head` in
+`config.json`, so a checkpoint carries them: reward = logit * std + mean. The mean is 0 in what is trained now: a stock
+head has no bias that could hold it in a merged model (`merging.py`), so the head starts at the mean and learns it. With
+several heads, the aggregate is their weighted mean, as in the dataset's recipe. An adapter has no `config.json` (with
+one, the stock loaders would look for whole weights beside it) and keeps the units in the file `reward_head.json`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.formats import check_fields
 
 Floats = NDArray[np.float64]
@@ -27,7 +28,7 @@ FILE = f"{KEY}.json"
 
 @dataclass(frozen=True, slots=True)
 class RewardHead:
-    """K targets, each with its weight in the aggregate and the mean and deviation of the train split.
+    """K targets, each with its weight in the aggregate and what its logits are scaled by (`std`) and moved by (`mean`).
 
     `tokenizer` is the SHA-256 of the tokenizer and chat template that it was trained with ("" where unknown).
     """
@@ -39,7 +40,7 @@ class RewardHead:
     tokenizer: str = ""
 
     def standardised(self, values: ArrayLike) -> Floats:
-        """[N, K] targets in units of one deviation around the mean; NaN stays NaN."""
+        """[N, K] targets in the units of the logits; NaN stays NaN."""
         mean, std = np.asarray(self.mean, dtype=np.float64), np.asarray(self.std, dtype=np.float64)
         return (np.asarray(values, dtype=np.float64) - mean) / std
 
@@ -65,18 +66,18 @@ class RewardHead:
 def fit(targets: Sequence[str], weights: Mapping[str, float], values: ArrayLike, tokenizer: str = "") -> RewardHead:
     """The head of these targets from their [N, K] train values (NaN: missing).
 
-    A constant target has deviation 1, so that it is learned as its mean. Raises InputError where a target has no value.
+    `std` is each one's deviation (1 for a constant target), `mean` is 0. Raises InputError where a target has no value.
     """
     table = np.asarray(values, dtype=np.float64)
     for target, values_of_target in zip(targets, table.T, strict=True):
         if not np.isfinite(values_of_target).any():
             raise InputError(f"The train split has no value of {target!r}.", "name other targets with --targets")
-    mean, std = np.nanmean(table, axis=0), np.nanstd(table, axis=0)
+    std = np.nanstd(table, axis=0)
     std = np.where(std > 1e-12, std, 1.0)
     shares = tuple(float(weights.get(target, 0.0)) for target in targets)
     if not sum(shares) > 0:
         shares = (1.0,) * len(targets)
-    return RewardHead(tuple(targets), shares, tuple(mean.tolist()), tuple(std.tolist()), tokenizer)
+    return RewardHead(tuple(targets), shares, (0.0,) * len(targets), tuple(std.tolist()), tokenizer)
 
 
 def save(head: RewardHead, folder: str | Path) -> None:
@@ -88,6 +89,17 @@ def load(folder: str | Path) -> dict[str, Any] | None:
     """What `reward_head.json` holds, or None."""
     path = Path(folder) / FILE
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+
+def check_same_units(checkpoint: Path, head: RewardHead) -> None:
+    """Raises UsageError where the weights in `checkpoint` were trained in other units than those of `head`."""
+    config = checkpoint / "config.json"
+    stored = load(checkpoint) or (json.loads(config.read_text(encoding="utf-8")).get(KEY) if config.exists() else None)
+    if stored and not all(np.allclose(stored[name], getattr(head, name), rtol=1e-6) for name in ("mean", "std")):
+        raise UsageError(
+            f"{checkpoint} was trained by a version of this program that scaled rewards otherwise.",
+            "start a new run: --output DIR",
+        )
 
 
 def from_config(config: Any) -> RewardHead:

@@ -49,6 +49,7 @@ from sotopia_rl_data.trainers.reward_model.tree import pack
 
 log = logging.getLogger(__name__)
 
+PROBED = 16  # utterances from which the head's start is computed
 WORTH_PACKING = 1.2  # `packing=auto` packs if the plain rows have at least this many times the tokens
 
 
@@ -72,6 +73,9 @@ def load_model(config: RMConfig, prepared: Prepared) -> nn.Module:
     model.config.label2id = {t: i for i, t in enumerate(prepared.head.targets)}
     setattr(model.config, KEY, prepared.head.to_config())
     attention.attend_as(with_float32_head(model), config.attention)
+    trains_later = config.adapter != "qlora" or config.device.type != "cpu"  # bitsandbytes, once evaluated on a CPU
+    if trains_later and not is_sharded(config):
+        start_at_mean(model.to(config.device), prepared)
     lora = lora_config(config, "SEQ_CLS")
     if lora is None:
         return model
@@ -81,6 +85,33 @@ def load_model(config: RMConfig, prepared: Prepared) -> nn.Module:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=bool(config.gradient_checkpointing))
     with settings_errors():
         return get_peft_model(model, lora)
+
+
+def start_at_mean(model: nn.Module, prepared: Prepared) -> None:
+    """Let the head, which has no bias, begin with scores around the mean of the labels.
+
+    The hidden states that it reads have much in common. W += m μ / |μ|², where μ is their mean over some train
+    utterances and m that of the labels, adds m to the mean score.
+    """
+    head = getattr(model, "score", None)
+    if not isinstance(head, nn.Linear):
+        return
+    train = prepared.utterances["train"]
+    some = [train[at] for at in range(0, len(train), -(-len(train) // PROBED))]
+    labels = np.stack([one.labels for one in some], dtype=np.float64)
+    known = np.stack([one.weights > 0 for one in some])
+    mean = (labels * known).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    seen: list[Tensor] = []
+    hook = head.register_forward_pre_hook(lambda _, states: seen.append(states[0].reshape(-1, head.in_features)[-1]))
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        for one in some:
+            model(input_ids=torch.from_numpy(one.ids.astype(np.int64))[None].to(head.weight.device))
+        hook.remove()
+        common = torch.stack(seen).double().mean(dim=0)
+        head.weight += (torch.from_numpy(mean).to(common)[:, None] * common / (common @ common)).to(head.weight.dtype)
+    model.train(was_training)
 
 
 class RewardTrainer(Trainer):  # type: ignore[misc]  # mypy skips transformers
