@@ -24,7 +24,8 @@ from sotopia_rl_data.asking.ask import bill_of
 from sotopia_rl_data.asking.estimate import estimate
 from sotopia_rl_data.asking.keys import without_api_keys
 from sotopia_rl_data.asking.plan import AskOptions
-from sotopia_rl_data.asking.report import asking_warnings
+from sotopia_rl_data.asking.report import AskedReport, asking_warnings
+from sotopia_rl_data.labelers.ask_only import ask_questions
 from sotopia_rl_data.labelers.coverage import Coverage, coverage
 from sotopia_rl_data.labelers.plan import (
     Elicitation,
@@ -44,6 +45,7 @@ from sotopia_rl_data.ledger.journal import check_writable
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.refs import check_name
 from sotopia_rl_data.schema import Attribution, Failure
+from sotopia_rl_data.shards import WHOLE, Shard
 from sotopia_rl_data.store import Store, Version
 from sotopia_rl_data.store.versions import check as check_version
 
@@ -142,15 +144,42 @@ def label(
     )
 
 
+def ask_label(
+    store: Store,
+    source: str | Path | None,
+    asked: Elicitation,
+    rewards: RewardSettings | None = None,
+    *,
+    shard: Shard = WHOLE,
+    options: AskOptions | None = None,
+    announce: Callable[[Coverage | OtherWording], object] | None = None,
+) -> AskedReport:
+    """Ask what `label` asks with the same arguments, about the episodes of `shard`, and make no version: `label` does
+    that when the ledgers of all shards are merged. Raises what `label` raises; nothing but the ledger is written."""
+    rewards, options = rewards or RewardSettings(), options or AskOptions()
+    prices = options.price_list()
+    check_there(source)
+    plan, recipe = prepare(asked, rewards)
+    asking.check(asked_judges(plan.judges), options, prices)
+    with _reading_store(store, source) as episode_store, Ledger(options.ledger_in(store.root)) as ledger:
+        parent, plan = with_episodes(plan, episode_store, source)
+        covered = coverage(plan, recipe, parent)
+        covered.check()
+        if announce is not None:
+            announce(covered)
+        return ask_questions(Questions.about(plan, parent, shard), ledger, options, prices, shard, announce)
+
+
 def estimate_label(
     store: Store,
     source: str | Path | None,
     asked: Elicitation,
     rewards: RewardSettings | None = None,
     options: AskOptions | None = None,
+    shard: Shard = WHOLE,
 ) -> JudgedEstimate:
-    """What `label` would ask and cost with the same arguments. Sends no request and needs no API key; otherwise raises
-    what `label` raises before it asks."""
+    """What `label` would ask and cost with the same arguments, or `ask_label` about a shard. Sends no request and needs
+    no API key; otherwise raises what `label` raises before it asks."""
     options = options or AskOptions()
     prices = options.price_list()
     with without_api_keys():
@@ -159,7 +188,7 @@ def estimate_label(
         parent, plan = with_episodes(plan, episode_store, source)
         covered = coverage(plan, recipe, parent)
         covered.check()
-        questions = Questions.about(plan, parent)
+        questions = Questions.about(plan, parent, shard)
         return judged_estimate(estimate(questions, ledger, options, prices), questions, ledger, covered)
 
 

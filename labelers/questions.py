@@ -37,6 +37,7 @@ from sotopia_rl_data.ledger.ledger import Attempt, Ledger
 from sotopia_rl_data.ledger.lookup import Settled
 from sotopia_rl_data.request import CUT_OFF, CUT_OFF_THOUGHT, Reply, Request
 from sotopia_rl_data.schema import Attribution, Episode, Failure
+from sotopia_rl_data.shards import WHOLE, Shard
 from sotopia_rl_data.store import Version
 
 NO_SCORE = "no episode score"
@@ -92,10 +93,14 @@ class Questions:
                     self.total += len(part.plan.questions(episode)) * part.plan.samples * len(self.judges)
 
     @classmethod
-    def about(cls, plan: LabelPlan, version: Version) -> Questions:
-        """The questions about every episode of a version."""
+    def about(cls, plan: LabelPlan, version: Version, shard: Shard = WHOLE) -> Questions:
+        """The questions about the episodes of a version: about all, or about those of a shard, which is the same share
+        of what is to be read by the judges."""
         files = list(chain.from_iterable(version.files("episodes").values()))
-        return cls(QuestionPart(plan, lambda: episodes_of(files)))
+        if shard == WHOLE:
+            return cls(QuestionPart(plan, lambda: episodes_of(files)))
+        is_ours = shard.of((episode.episode_id, _length(plan, episode)) for episode in episodes_of(files))
+        return cls(QuestionPart(plan, lambda: (one for one in episodes_of(files) if is_ours(one.episode_id))))
 
     def groups(self) -> list[Group]:
         """One group for each judge."""
@@ -169,6 +174,11 @@ class Questions:
                 yield from part.plan.requests(part.episodes(), judge)
 
         return requests
+
+
+def _length(plan: LabelPlan, episode: Episode) -> int:
+    """Characters of all that a judge is asked about an episode."""
+    return sum(len(message["content"]) for question in plan.questions(episode) for message in question.messages)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

@@ -22,11 +22,12 @@ from sotopia_rl_data.asking.ask import bill_of
 from sotopia_rl_data.asking.estimate import estimate
 from sotopia_rl_data.asking.keys import without_api_keys
 from sotopia_rl_data.asking.plan import AskOptions
-from sotopia_rl_data.asking.report import asking_warnings
+from sotopia_rl_data.asking.report import AskedReport, asking_warnings
 from sotopia_rl_data.dimensions import SOTOPIA_EVAL as SEVEN
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.evaluations import Evaluated, Judged, add_scores, check_evaluator, provenance
 from sotopia_rl_data.hub.resolve import resolve
+from sotopia_rl_data.labelers.ask_only import ask_questions
 from sotopia_rl_data.labelers.evaluation.sotopia_eval import SOTOPIA_EVAL
 from sotopia_rl_data.labelers.plan import Elicitation, LabelPlan, check_can_ask, dimensions_of, episodes_of, judges_of
 from sotopia_rl_data.labelers.questions import LabelTally, Questions, rows_of
@@ -35,6 +36,7 @@ from sotopia_rl_data.labelers.requests import asked_judges, target_of
 from sotopia_rl_data.labelers.schemas import in_wording
 from sotopia_rl_data.labelers.wordings import JudgedEstimate, OtherWording, judged_estimate, tell_other_wordings
 from sotopia_rl_data.ledger.ledger import Ledger
+from sotopia_rl_data.shards import WHOLE, Shard
 from sotopia_rl_data.store import Store, Version
 from sotopia_rl_data.store.versions import check as check_version
 
@@ -114,6 +116,27 @@ def evaluate(
     )
 
 
+def ask_evaluation(
+    store: Store,
+    source: str,
+    asked: Elicitation,
+    *,
+    evaluator: str | None = None,
+    shard: Shard = WHOLE,
+    options: AskOptions | None = None,
+    announce: Callable[[OtherWording], object] | None = None,
+) -> AskedReport:
+    """Ask what `evaluate` asks with the same arguments, about the episodes of `shard`, and make no version: `evaluate`
+    does that when the ledgers of all shards are merged. Raises what `evaluate` raises; only the ledger is written."""
+    options = options or AskOptions()
+    prices = options.price_list()
+    plan = _plan(asked, evaluator)
+    asking.check(asked_judges(plan.judges), options, prices)
+    parent, _ = _parent(store, source, plan, evaluator)
+    with Ledger(options.ledger_in(store.root)) as ledger:
+        return ask_questions(Questions.about(plan, parent, shard), ledger, options, prices, shard, announce)
+
+
 def estimate_evaluation(
     store: Store,
     source: str,
@@ -121,16 +144,17 @@ def estimate_evaluation(
     *,
     evaluator: str | None = None,
     options: AskOptions | None = None,
+    shard: Shard = WHOLE,
 ) -> JudgedEstimate:
-    """What `evaluate` would ask and cost with the same arguments. Sends no request and needs no API key; otherwise
-    raises what `evaluate` raises before it asks."""
+    """What `evaluate` would ask and cost with the same arguments, or `ask_evaluation` about a shard. Sends no request
+    and needs no API key; otherwise raises what `evaluate` raises before it asks."""
     options = options or AskOptions()
     prices = options.price_list()
     with without_api_keys():
         plan = _plan(asked, evaluator)
     parent, _ = _parent(store, source, plan, evaluator)
     with Ledger(options.ledger_in(store.root)) as ledger:
-        questions = Questions.about(plan, parent)
+        questions = Questions.about(plan, parent, shard)
         return judged_estimate(estimate(questions, ledger, options, prices), questions, ledger)
 
 

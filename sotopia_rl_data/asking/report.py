@@ -1,4 +1,4 @@
-"""The report of a run that asked and committed a version: the part that all such runs share."""
+"""The report of a run that asked, and of one that also committed a version: the parts that all such runs share."""
 
 from __future__ import annotations
 
@@ -20,38 +20,17 @@ _SHARED = ("committed", "outcomes", "calls", "failures", "bill", "warnings", "se
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunReport:
-    """The version that was `committed`, and what it took. `calls` is the number of requests that the plan has;
-    `failures` counts by reason those without a usable answer; `bill` is what all of them cost, earlier runs included;
-    `warnings` say what to look at; `seconds` is how long the run took."""
+class AskingReport:
+    """What asking took. `calls` is the number of requests that the plan has; `failures` counts by reason those without
+    a usable answer; `bill` is what all of them cost, earlier runs included; `warnings` say what to look at; `seconds`
+    is how long the run took."""
 
-    committed: Committed
     outcomes: Sequence[Outcome] = field(repr=False)
     calls: int
     failures: Mapping[str, int]
     bill: Bill
     warnings: Sequence[str] = ()
     seconds: float
-
-    @property
-    def version(self) -> str:
-        """`org/name@v1.0.0`."""
-        return self.committed.version.ref
-
-    @property
-    def directory(self) -> str:
-        """The version's folder."""
-        return str(self.committed.version.dir)
-
-    @property
-    def digest(self) -> str:
-        """The digest of the version's content."""
-        return self.committed.version.digest
-
-    @property
-    def created(self) -> bool:
-        """False where the store already had this content."""
-        return self.committed.created
 
     @property
     def asked(self) -> int:
@@ -84,13 +63,9 @@ class RunReport:
         return usage
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as JSON holds it; the fields of a subclass follow the version's."""
+        """The report as JSON holds it; the fields of a subclass come first."""
         own = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _SHARED}
         return {
-            "version": self.version,
-            "directory": self.directory,
-            "digest": self.digest,
-            "created": self.created,
             **own,
             "calls": self.calls,
             "asked": self.asked,
@@ -102,6 +77,53 @@ class RunReport:
             "bill": self.bill.as_dict(),
             "warnings": list(self.warnings),
             "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedReport(AskingReport):
+    """The report of a run that only asked, about the `episodes` of one `shard` ("3/8"; "1/1": all). The answers are in
+    the folder `ledger`."""
+
+    shard: str
+    episodes: int
+    ledger: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport(AskingReport):
+    """The report of a run that asked, and the version that was `committed`."""
+
+    committed: Committed
+
+    @property
+    def version(self) -> str:
+        """`org/name@v1.0.0`."""
+        return self.committed.version.ref
+
+    @property
+    def directory(self) -> str:
+        """The version's folder."""
+        return str(self.committed.version.dir)
+
+    @property
+    def digest(self) -> str:
+        """The digest of the version's content."""
+        return self.committed.version.digest
+
+    @property
+    def created(self) -> bool:
+        """False where the store already had this content."""
+        return self.committed.created
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON holds it; the fields of a subclass follow the version's."""
+        return {
+            "version": self.version,
+            "directory": self.directory,
+            "digest": self.digest,
+            "created": self.created,
+            **AskingReport.as_dict(self),
         }
 
 

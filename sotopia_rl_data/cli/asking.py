@@ -7,6 +7,7 @@ counts, a row for each judge with its tokens and USD, and the date of the prices
     costs        --dry-run --budget --prices
     batches   --batch --poll --no-wait           pace         --concurrency --rpm --tpm --timeout
     kept      --ledger                           again        --retry-failed
+    sharded   --shard --ask-only
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ if TYPE_CHECKING:
     from sotopia_rl_data.asking.judges_file import NamedModels
     from sotopia_rl_data.asking.plan import AskOptions, Batching
     from sotopia_rl_data.asking.providers import ModelName
-    from sotopia_rl_data.asking.report import RunReport
+    from sotopia_rl_data.asking.report import AskedReport, AskingReport, RunReport
     from sotopia_rl_data.costs.bill import Bill
     from sotopia_rl_data.costs.bill import Line as BillLine
     from sotopia_rl_data.labelers.plan import Elicitation
+    from sotopia_rl_data.shards import Shard
 
 F = TypeVar("F", bound=Callable[..., Any])
-Report = TypeVar("Report", bound="RunReport")
+Report = TypeVar("Report", bound="AskingReport")
 
 _FORMS = "gpt-4o, claude-…, openai:MODEL[@URL], anthropic:MODEL[@URL], transformers:PATH_OR_ID, "
 _OTHERS = "replay:LEDGER, lexical (offline), path/to/file.py:Name. Repeat for several."
@@ -145,6 +147,21 @@ def batches(command: F) -> F:
     )(command)
 
 
+def _shard(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Shard | None:
+    from sotopia_rl_data.shards import Shard
+
+    return None if value is None else Shard.parse(value)
+
+
+def sharded(command: F) -> F:
+    """`--shard` and `--ask-only`."""
+    part = "Ask about part I of N of the episodes, the same share of the work each. With --ask-only."
+    return _together(
+        click.option("--shard", metavar="I/N", callback=_shard, help=part),
+        click.option("--ask-only", is_flag=True, help="Ask and keep the answers; make no version."),
+    )(command)
+
+
 def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
     """One decorator for several options, listed in this order."""
 
@@ -185,6 +202,21 @@ def ask_options(options: dict[str, Any]) -> AskOptions:
         model_prices=options["named"].prices if options["named"] else {},
         ledger=options.pop("ledger"),
     )
+
+
+def shard_to_ask(options: dict[str, Any]) -> Shard | None:
+    """The part that is only to be asked about; None where a version is to be made. Takes the options that say so out of
+    `options`. Raises UsageError."""
+    from sotopia_rl_data.shards import WHOLE
+
+    shard, ask_only = options.pop("shard"), options.pop("ask_only")
+    if shard is not None and not ask_only and not options.get("dry_run"):
+        raise UsageError(
+            "A shard makes no version: it asks its part of the questions, and the answers go into the ledger.",
+            "add --ask-only; when all shards are done, merge their ledgers (sotopia-rl-data ledger merge DIR…) and run "
+            "the command without both",
+        )
+    return shard or (WHOLE if ask_only else None)
 
 
 def _batching(batch: bool, poll: float | None, no_wait: bool) -> Batching | None:
@@ -297,27 +329,50 @@ def show_run(title: str, lacking: str, report: RunReport, counts: Sequence[tuple
     """A run that is done: its counts under `title`, what it cost, what has no `lacking` ("label") and why, and the
     commands that may follow."""
     state = "made" if report.created else "unchanged: the store has this content already"
-    rows = [*counts, ("calls", report.calls), ("asked", report.asked), ("hits", report.hits)]
+    heading = f"{report.version}  {report.digest[:12]}  {state}"
+    _show_asking(title, lacking, report, counts, heading)
     unusable: int = getattr(report, "unusable", 0)
-    rare = {
-        "repeated (equal to other calls, asked once)": report.repeated,
-        "unreachable": report.unreachable,
-        "repaired": getattr(report, "repaired", 0),
-        "unusable": unusable,
-    }
-    rows += [(name, count) for name, count in rare.items() if count] + [("seconds", report.seconds)]
-    console.table([title, ""], rows, title=f"{report.version}  {report.digest[:12]}  {state}")
-    show_bill(report.bill)
-    if report.failures:
-        console.table([f"what has no {lacking}", "rows"], list(report.failures.items()))
-    for warning in report.warnings:
-        console.warn(warning)
     retry = []
     context = click.get_current_context()
     words = context.meta.get(console.WORDS)
     if unusable and words:
         retry = [f"sotopia-rl-data {shlex.join(_retried(context, words))}   # {unusable:,} unusable answers"]
     console.next_commands(*following, *retry)
+
+
+def show_asked(report: AskedReport) -> None:
+    """A run that only asked: its counts, what it cost, what has no usable answer and why, and what makes a version of
+    the answers."""
+    heading = f"asked, and no version made: the answers are in {report.ledger}"
+    counts = [("shard", report.shard), ("episodes", report.episodes)]
+    _show_asking("asked", "usable answer", report, counts, heading)
+    following = ["the same command without --ask-only makes the version"]
+    if report.shard != "1/1":
+        following = [
+            f"sotopia-rl-data ledger merge {shlex.quote(report.ledger)}   # and the ledgers of the other shards",
+            "then, with that ledger, the same command without --shard and --ask-only",
+        ]
+    console.next_commands(*following)
+
+
+def _show_asking(
+    title: str, lacking: str, report: AskingReport, counts: Sequence[tuple[str, Any]], heading: str
+) -> None:
+    """The counts of a run that asked, its bill, its failures and warnings."""
+    rows = [*counts, ("calls", report.calls), ("asked", report.asked), ("hits", report.hits)]
+    rare = {
+        "repeated (equal to other calls, asked once)": report.repeated,
+        "unreachable": report.unreachable,
+        "repaired": getattr(report, "repaired", 0),
+        "unusable": getattr(report, "unusable", 0),
+    }
+    rows += [(name, count) for name, count in rare.items() if count] + [("seconds", report.seconds)]
+    console.table([title, ""], rows, title=heading)
+    show_bill(report.bill)
+    if report.failures:
+        console.table([f"what has no {lacking}", "rows"], list(report.failures.items()))
+    for warning in report.warnings:
+        console.warn(warning)
 
 
 def _retried(context: click.Context, words: Sequence[str]) -> list[str]:

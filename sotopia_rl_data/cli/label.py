@@ -76,6 +76,7 @@ if TYPE_CHECKING:
 @asking.batches
 @asking.costs("these labels")
 @asking.again
+@asking.sharded
 @asking.kept
 @console.store_option
 @console.json_option
@@ -106,13 +107,15 @@ def label(
       sotopia-rl-data label demo/episodes --judge gpt-4o --budget 5
       sotopia-rl-data label lab/calls --judge gpt-4o --weights csat=1
     """
-    from sotopia_rl_data.labelers.labelling import estimate_label
+    from sotopia_rl_data.labelers.labelling import ask_label, estimate_label
     from sotopia_rl_data.labelers.labelling import label as run
     from sotopia_rl_data.labelers.plan import RewardSettings
     from sotopia_rl_data.labelers.schemas import schema
+    from sotopia_rl_data.shards import WHOLE
 
     if asking.is_from_file("judges") and not schema(options["schema"]).needs_judge:
         options["judges"] = ()
+    shard = asking.shard_to_ask(options)
     ask_options, elicitation = asking.ask_options(options), asking.elicitation_of(options)
     layout_name, loaded_template = layout_of(layout, template)
     rewards = RewardSettings(
@@ -126,9 +129,22 @@ def label(
         asking.dry_run(
             ask_options,
             "call",
-            lambda options: estimate_label(store, episodes, elicitation, rewards, options),
+            lambda options: estimate_label(store, episodes, elicitation, rewards, options, shard or WHOLE),
             as_json,
         )
+        return
+    if shard is not None:
+        with asking.progress("asking", "call", ask_options, as_json) as watched:
+            asked = ask_label(
+                store,
+                episodes,
+                elicitation,
+                rewards,
+                shard=shard,
+                options=watched,
+                announce=lambda told: console.note(told.sentence),
+            )
+        asking.show(asked, asking.show_asked, as_json)
         return
     out, version = options.pop("out"), options.pop("version")
     with asking.progress("labelling", "call", ask_options, as_json) as watched:
@@ -180,6 +196,7 @@ def _labelled(report: LabelReport) -> None:
 @asking.batches
 @asking.costs("these scores")
 @asking.again
+@asking.sharded
 @asking.kept
 @console.store_option
 @console.json_option
@@ -198,18 +215,34 @@ def evaluate(episodes: str, store: Store, as_json: bool, **options: Any) -> None
       sotopia-rl-data evaluate lab/rollouts --judge gpt-4o --dimensions goal --temperature 1
       sotopia-rl-data evaluate lab/rollouts --judge gpt-4o --dry-run
     """
-    from sotopia_rl_data.labelers.evaluation.evaluating import estimate_evaluation
+    from sotopia_rl_data.labelers.evaluation.evaluating import ask_evaluation, estimate_evaluation
     from sotopia_rl_data.labelers.evaluation.evaluating import evaluate as run
+    from sotopia_rl_data.shards import WHOLE
 
-    evaluator = options.pop("evaluator")
+    evaluator, shard = options.pop("evaluator"), asking.shard_to_ask(options)
     ask_options, elicitation = asking.ask_options(options), asking.elicitation_of(options)
     if options.pop("dry_run"):
         asking.dry_run(
             ask_options,
             "call",
-            lambda options: estimate_evaluation(store, episodes, elicitation, evaluator=evaluator, options=options),
+            lambda options: estimate_evaluation(
+                store, episodes, elicitation, evaluator=evaluator, options=options, shard=shard or WHOLE
+            ),
             as_json,
         )
+        return
+    if shard is not None:
+        with asking.progress("asking", "call", ask_options, as_json) as watched:
+            asked = ask_evaluation(
+                store,
+                episodes,
+                elicitation,
+                evaluator=evaluator,
+                shard=shard,
+                options=watched,
+                announce=lambda told: console.note(told.sentence),
+            )
+        asking.show(asked, asking.show_asked, as_json)
         return
     version = options.pop("version")
     with asking.progress("evaluating", "call", ask_options, as_json) as watched:
@@ -280,6 +313,34 @@ def ledger_compact(path: Path | None, store: Store, as_json: bool) -> None:
         console.emit_json({"compacted": compacted})
     else:
         console.note(f"{compacted:,} attempts are in Parquet files of {folder} now.")
+
+
+@ledger.command("merge")
+@click.argument("folders", nargs=-1, required=True, metavar="DIR…", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--ledger", "path", type=click.Path(file_okay=False, path_type=Path), help="[default: STORE/.ledger]")
+@console.store_option
+@console.json_option
+def ledger_merge(folders: tuple[Path, ...], path: Path | None, store: Store, as_json: bool) -> None:
+    """Copy the calls of other ledgers, such as those of a run's shards, into one. What is there already is left out.
+
+    \b
+    Example:
+      sotopia-rl-data ledger merge runs/shard-1 runs/shard-2
+    """
+    from dataclasses import asdict
+
+    from sotopia_rl_data.ledger.merge import merge
+
+    folder = path or store.root / ".ledger"
+    merged = merge(folder, folders)
+    if as_json:
+        console.emit_json({"ledger": str(folder), **asdict(merged)})
+        return
+    console.note(f"{merged.added:,} of {merged.read:,} calls were added to {folder}; the others were there already.")
+    if merged.asked_twice:
+        console.note(f"{merged.asked_twice:,} equal questions were asked, and paid for, in more than one ledger.")
+    for name in merged.unfinished:
+        console.warn(f"the run that writes {name} has not ended: end it with its own command, then merge it again")
 
 
 def _existing_ledger(path: Path) -> Ledger:

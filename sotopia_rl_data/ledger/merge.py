@@ -1,0 +1,73 @@
+"""Ledgers into one: every attempt of theirs that is not there yet, in the order written.
+
+An attempt is there if all of it is equal, so that merging again adds nothing, and a merge that was killed goes on.
+Leaves out the batches that are under way in a ledger: the command that submitted them fetches them into it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.hashing import sha256_of
+from sotopia_rl_data.ledger import calls
+from sotopia_rl_data.ledger.claims import FILE as CLAIMS
+from sotopia_rl_data.ledger.journal import is_being_written
+from sotopia_rl_data.ledger.ledger import Ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What a merge did: how many attempts it has `read` and `added`; at how many keys more than one of the ledgers has
+    an answer (`asked_twice`); and the ledgers that are not finished (`unfinished`): a run writes one of them now, or
+    batches are under way."""
+
+    read: int
+    added: int
+    asked_twice: int
+    unfinished: tuple[str, ...]
+
+
+def merge(directory: Path, sources: Sequence[Path]) -> Merged:
+    """Add every attempt of the ledgers `sources` to the one in `directory`, which is made if missing. Raises UsageError
+    where there is no such ledger, before anything is written, and where another merge is at work; StoreError."""
+    for source in sources:
+        _check(source, directory)
+    read = added = 0
+    twice: set[str] = set()
+    with Ledger(directory) as ledger:
+        ledger.check()
+        if not ledger.claims.take(sha256_of("merge")):
+            raise UsageError(
+                f"Another process is merging ledgers into {directory}.", "run the same command again when it has ended"
+            )
+        for source in sources:
+            with Ledger(source) as other:
+                for attempt in other.scan():
+                    key, read = attempt.key, read + 1
+                    known = ledger.attempts(key) if ledger.tries(key) else []
+                    if attempt.status == "answer" and key not in twice:
+                        theirs = [one for one in known if one.status == "answer" and one != attempt]
+                        if theirs and any(one not in other.attempts(key) for one in theirs):
+                            twice.add(key)
+                    if attempt not in known:
+                        ledger.append(attempt)
+                        added += 1
+    return Merged(read, added, len(twice), tuple(str(source) for source in sources if _is_unfinished(source)))
+
+
+def _check(source: Path, directory: Path) -> None:
+    """Raises UsageError where `source` is not a ledger, or is the one in `directory`."""
+    if not source.is_dir() or not ((source / CLAIMS).exists() or calls.live_files(source)):
+        inside = source / ".ledger"
+        hint = "name the folder that the shard's command got by --ledger DIR"
+        raise UsageError(f"There is no ledger at {source}.", f"name {inside}" if inside.is_dir() else hint)
+    if directory.exists() and source.samefile(directory):
+        raise UsageError(f"{source} is the ledger that the others are merged into.", "name only the others")
+
+
+def _is_unfinished(source: Path) -> bool:
+    writing = any(is_being_written(path) for path in source.glob("journal-*.jsonl"))
+    return writing or any(source.glob("batches/*/*/intent.json"))
