@@ -127,6 +127,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, s
     run("label", "lab/e", *lexical, "--preset", "goal-only", "--dry-run")
     printed["--dry-run"] = printed.pop("label")
     run("label", "lab/e", *lexical, "--preset", "goal-only")
+    printed["label whole"] = printed["label"]
+    run("label", "lab/e", *lexical, "--preset", "goal-only", "--ask-only", "--ledger", str(root / "shard"))
+    printed["--ask-only"], printed["label"] = printed["label"], printed.pop("label whole")
     run("audit", "lab/e", *lexical, "--episodes", "2")
     run("rollout", "--out", "lab/selfplay", "--pairs", "1")
     run("rewards", "lab/e-rewards", "--rule", "scaled")
@@ -148,6 +151,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, s
     run("credit bench", "credit/games", *lexical[:2], "--schema", "direct")
     run("annotate template", "lab/e", "--dimensions", "goal", "-o", str(root / "template.csv"))
     run("annotate export", "lab/e", "-o", str(root / "form.csv"))
+    run("ledger merge", str(root / "shard"))
     run("ledger compact")
     run("available")
     printed["config"] = CliRunner().invoke(cli, ["config", "--json"], standalone_mode=False).stdout
@@ -159,7 +163,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, s
 @pytest.mark.slow
 def test_results_as_json(results: tuple[Path, dict[str, str]]):
     printed = dict(results[1])
-    assert set(json.loads(printed.pop("--dry-run"))) >= set(names(table("Of asking")["--dry-run"][0]))
+    for option in ("--dry-run", "--ask-only"):
+        assert set(json.loads(printed.pop(option))) >= set(names(table("Of asking")[option][0]))
     assert set(printed) | ELSEWHERE == set(table("Results with `--json`"))
     for command, text in printed.items():
         check_keys(command, json.loads(text))

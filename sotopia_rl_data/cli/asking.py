@@ -204,13 +204,13 @@ def ask_options(options: dict[str, Any]) -> AskOptions:
     )
 
 
-def shard_to_ask(options: dict[str, Any]) -> Shard | None:
-    """The part that is only to be asked about; None where a version is to be made. Takes the options that say so out of
-    `options`. Raises UsageError."""
+def shard_to_ask(options: dict[str, Any], dry_run: bool) -> Shard | None:
+    """The part that is only to be asked about; None where it is everything, for a version. Takes the options that say
+    so out of `options`. Raises UsageError."""
     from sotopia_rl_data.shards import WHOLE
 
     shard, ask_only = options.pop("shard"), options.pop("ask_only")
-    if shard is not None and not ask_only and not options.get("dry_run"):
+    if shard is not None and not ask_only and not dry_run:
         raise UsageError(
             "A shard makes no version: it asks its part of the questions, and the answers go into the ledger.",
             "add --ask-only; when all shards are done, merge their ledgers (sotopia-rl-data ledger merge DIR…) and run "

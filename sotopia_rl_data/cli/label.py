@@ -115,7 +115,7 @@ def label(
 
     if asking.is_from_file("judges") and not schema(options["schema"]).needs_judge:
         options["judges"] = ()
-    shard = asking.shard_to_ask(options)
+    shard = asking.shard_to_ask(options, options["dry_run"])
     ask_options, elicitation = asking.ask_options(options), asking.elicitation_of(options)
     layout_name, loaded_template = layout_of(layout, template)
     rewards = RewardSettings(
@@ -219,7 +219,7 @@ def evaluate(episodes: str, store: Store, as_json: bool, **options: Any) -> None
     from sotopia_rl_data.labelers.evaluation.evaluating import evaluate as run
     from sotopia_rl_data.shards import WHOLE
 
-    evaluator, shard = options.pop("evaluator"), asking.shard_to_ask(options)
+    evaluator, shard = options.pop("evaluator"), asking.shard_to_ask(options, options["dry_run"])
     ask_options, elicitation = asking.ask_options(options), asking.elicitation_of(options)
     if options.pop("dry_run"):
         asking.dry_run(

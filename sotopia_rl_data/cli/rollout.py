@@ -64,6 +64,7 @@ _FORMS = (
 @click.option("--version", metavar="vX.Y.Z", help="Override the version's number.")
 @asking.pace("Episodes")
 @asking.costs("these episodes")
+@asking.sharded
 @asking.kept
 @console.store_option
 @console.json_option
@@ -86,15 +87,25 @@ def rollout(out: str, version: str | None, dry_run: bool, store: Store, as_json:
     from sotopia_rl_data.ledger.ledger import Ledger
     from sotopia_rl_data.refs import check_name
     from sotopia_rl_data.rollouts.estimate import estimate_rollout
+    from sotopia_rl_data.rollouts.rollout import ask_rollout
     from sotopia_rl_data.rollouts.rollout import rollout as run
+    from sotopia_rl_data.shards import WHOLE
 
     check_name(out)
+    shard = asking.shard_to_ask(options, dry_run)
     ask_options = asking.ask_options(options)
     plan = _plan(options, keys_needed=not dry_run)
     if dry_run:
         prices = ask_options.price_list()
         with Ledger(ask_options.ledger_in(store.root)) as ledger:
-            asking.dry_run(ask_options, "episode", lambda ask: estimate_rollout(plan, ledger, ask, prices), as_json)
+            asking.dry_run(
+                ask_options, "episode", lambda ask: estimate_rollout(plan, ledger, ask, prices, shard or WHOLE), as_json
+            )
+        return
+    if shard is not None:
+        with asking.progress("playing", "episode", ask_options, as_json) as watched:
+            asked = ask_rollout(store, plan, shard=shard, options=watched)
+        asking.show(asked, asking.show_asked, as_json)
         return
     with asking.progress("playing", "episode", ask_options, as_json) as watched:
         report = run(store, plan, out, version=version, options=watched)

@@ -25,6 +25,7 @@ from sotopia_rl_data.rollouts.episode_run import EpisodeRun, EpisodeSpec, TurnRe
 from sotopia_rl_data.rollouts.plan import RolloutPlan
 from sotopia_rl_data.rollouts.policies import Player, scripted
 from sotopia_rl_data.rollouts.rollout import replay
+from sotopia_rl_data.shards import WHOLE, Shard
 
 _PLAYED = 20  # about so many episodes are played with scripts, to measure their prompts
 _OUTPUT = 50  # tokens of one action, roughly
@@ -42,19 +43,23 @@ class RolloutEstimate(Estimate):
         return Estimate.as_dict(self) | {"episodes": self.episodes, "most_calls": self.most_calls}
 
 
-def estimate_rollout(plan: RolloutPlan, ledger: Ledger, options: AskOptions, prices: Prices) -> RolloutEstimate:
-    """Play a few of the plan's episodes to their end, from the answers in `ledger` on by the scripted policies, and
+def estimate_rollout(
+    plan: RolloutPlan, ledger: Ledger, options: AskOptions, prices: Prices, shard: Shard = WHOLE
+) -> RolloutEstimate:
+    """Play a few of the shard's episodes to their end, from the answers in `ledger` on by the scripted policies, and
     count the calls. Calls no model."""
+    is_ours = plan.part(shard)
+    specs = [spec for spec in plan.specs() if is_ours(spec.episode_id)]
     hits: Counter[str] = Counter()
     unfinished: list[EpisodeSpec] = []
     most = 0
-    for done, spec in enumerate(plan.specs()):
+    for done, spec in enumerate(specs):
         run = EpisodeRun(spec, plan.rules)
         if _play_known(run, ledger, hits) is not None:
             unfinished.append(spec)
             most += sum(spec.drafts[turn % len(spec.drafts)] for turn in range(run.world.turn, plan.rules.turns))
         if options.progress is not None:
-            options.progress(done + 1, len(plan))
+            options.progress(done + 1, len(specs))
     inputs: dict[str, Counter[int]] = defaultdict(Counter)
     some = unfinished[:: max(1, len(unfinished) // _PLAYED)]
     for spec in some:
@@ -66,7 +71,7 @@ def estimate_rollout(plan: RolloutPlan, ledger: Ledger, options: AskOptions, pri
         _line(player, prices, hits[player.id], inputs[player.id], scale)
         for player in ([plan.a] if plan.a is plan.b else [plan.a, plan.b])
     ]
-    return RolloutEstimate(prices.as_of, tuple(lines), len(plan), most)
+    return RolloutEstimate(prices.as_of, tuple(lines), len(specs), most)
 
 
 def _play_known(run: EpisodeRun, ledger: Ledger, hits: Counter[str]) -> TurnRequest | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from sotopia_rl_data.rollouts.episode_run import MOST_DRAFTS, MOST_REPEATS, MOST
 from sotopia_rl_data.rollouts.policies import Player, takes_schema
 from sotopia_rl_data.rollouts.scene import Scene
 from sotopia_rl_data.rollouts.world import World
+from sotopia_rl_data.shards import Shard
 
 _ID = 24  # hex digits of an episode's id
 
@@ -81,6 +82,11 @@ class RolloutPlan:
                 for repetition in range(self.repeat):
                     pairing = [scene.environment.environment_id, *scene.agents, place, repetition]
                     yield EpisodeSpec(sha256_of([conditions, pairing])[:_ID], scene, players, drafts, repetition)
+
+    def part(self, shard: Shard) -> Callable[[str], bool]:
+        """Whether an episode is in the shard, by its id. How long an episode gets is not known before: each counts the
+        same."""
+        return shard.of((spec.episode_id, 0) for spec in self.specs())
 
     def recipe(self) -> dict[str, Any]:
         """What determines the rows, for the manifest; without URLs. `seed` is the seed of the splits."""

@@ -24,7 +24,7 @@ from sotopia_rl_data.asking import ask as asking
 from sotopia_rl_data.asking.ask import bill_of
 from sotopia_rl_data.asking.plan import AskOptions, Group
 from sotopia_rl_data.asking.providers import ModelName
-from sotopia_rl_data.asking.report import RunReport, asking_warnings
+from sotopia_rl_data.asking.report import AskedReport, RunReport, asking_warnings
 from sotopia_rl_data.code import code
 from sotopia_rl_data.costs.bill import Tally
 from sotopia_rl_data.errors import AskingError, UsageError
@@ -38,6 +38,7 @@ from sotopia_rl_data.rollouts.plan import RolloutPlan
 from sotopia_rl_data.rollouts.policies import Local, Player, Policy, is_model, player
 from sotopia_rl_data.rollouts.scene import Scene
 from sotopia_rl_data.schema import Attribution, split_of
+from sotopia_rl_data.shards import WHOLE, Shard
 from sotopia_rl_data.store import Store, versions
 from sotopia_rl_data.store.stage import Stage
 
@@ -122,15 +123,48 @@ def rollout(
     )
 
 
+def ask_rollout(
+    store: Store, plan: RolloutPlan, *, shard: Shard = WHOLE, options: AskOptions | None = None
+) -> AskedReport:
+    """Play the episodes of `shard`, keep the answers and make no version: `rollout` does that when the ledgers of all
+    shards are merged. Raises what `rollout` raises; nothing but the ledger is written."""
+    began = time.monotonic()
+    options = options or AskOptions()
+    prices = options.price_list()
+    asking.check(plan.players(), options, prices)
+    reasons: Counter[str] = Counter()
+    with Ledger(options.ledger_in(store.root)) as ledger:
+
+        def note(run: EpisodeRun) -> None:
+            reasons.update(failure.reason for failure in run.failures)
+
+        chains = EpisodeChains(plan, ledger, note, shard)
+        outcomes = asking.ask(chains, ledger, options, prices)
+        return AskedReport(
+            outcomes=outcomes,
+            calls=sum(outcome.settled for outcome in outcomes),
+            failures=dict(reasons.most_common()),
+            bill=bill_of(plan.players(), chains.tally, prices),
+            warnings=asking_warnings(outcomes),
+            seconds=round(time.monotonic() - began, 3),
+            shard=str(shard),
+            episodes=chains.total,
+            ledger=str(ledger.directory),
+        )
+
+
 class EpisodeChains:
-    """An `asking.plan.Plan`: each episode is a chain of requests. `on_end` is called with each episode that is over;
-    `tally` counts the attempts."""
+    """An `asking.plan.Plan`: each episode of the shard is a chain of requests. `on_end` is called with each
+    episode that is over; `tally` counts the attempts."""
 
     unit = "episodes"
 
-    def __init__(self, plan: RolloutPlan, ledger: Ledger, on_end: Callable[[EpisodeRun], None]) -> None:
+    def __init__(
+        self, plan: RolloutPlan, ledger: Ledger, on_end: Callable[[EpisodeRun], None], shard: Shard = WHOLE
+    ) -> None:
         self._plan, self._ledger, self._on_end = plan, ledger, on_end
-        self.total, self.tally = len(plan), Tally()
+        self._is_ours = plan.part(shard)
+        self.total, self.tally = sum(self._is_ours(spec.episode_id) for spec in plan.specs()), Tally()
         self._answered_twice: set[str] = set()  # ids of episodes in which one request has several answers in the ledger
 
     def groups(self) -> list[Group]:
@@ -163,12 +197,15 @@ class EpisodeChains:
 
     def count(self, ledger: Ledger, tally: Tally) -> None:
         """Count the attempts by playing every episode again, as far as the ledger has answers."""
-        for spec in self._plan.specs():
+        for spec in self._specs():
             count_episode(spec, self._plan.rules, ledger, tally)
 
     def _first_requests(self) -> Iterator[Request]:
-        for spec in self._plan.specs():
+        for spec in self._specs():
             yield EpisodeRun(spec, self._plan.rules).first()
+
+    def _specs(self) -> Iterator[EpisodeSpec]:
+        return (spec for spec in self._plan.specs() if self._is_ours(spec.episode_id))
 
 
 async def _send(request: Request) -> Reply:

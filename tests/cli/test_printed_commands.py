@@ -19,16 +19,17 @@ from sotopia_rl_data.errors import SotopiaDataError
 ROOMS = ("sotopia_rl_data", "labelers", "trainers", "cards")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMAND = re.compile(r"(`?)(?:sotopia-rl-data|python cli\.py) (?!template )([a-z-](?:\\\n|[^`\n])+)")
+SHELL = re.compile(r"\$\(\([^)]*\)+|\$\{?\w+\}?|\{\}")  # what a shell, or GNU parallel, puts in
 KNOWN = {"kind": "rm"}  # what stands for a name that is put in; for all others it is a 1
 
 
 def fault(line: str) -> str | None:
     """Why the program would not take a command line; None where it would."""
     try:
-        words = shlex.split(line.replace("\\\n", " "), comments=True)
+        words = shlex.split(SHELL.sub("1", line.replace("\\\n", " ")), comments=True)
     except ValueError as error:
         return str(error)
-    words = list(takewhile(lambda word: word not in ("|", ">", "&&"), words))
+    words = list(takewhile(lambda word: word not in ("|", ">", "&&", ":::"), words))
     command: click.Command = program.cli
     context = click.Context(
         command, info_name="sotopia-rl-data", help_option_names=["-h", "--help"]
