@@ -49,6 +49,13 @@ _GRACE_S = 30  # seconds for the requests in flight after Ctrl-C
 )
 @click.option("--weights", metavar="D=W,…", help="The dimensions that are weighed, as in goal=2,knowledge=1.")
 @click.option("--scale", default=3, show_default=True, help="The highest level: 3, 5 or 10; the lowest is 0.")
+@click.option(
+    "--ask",
+    type=click.Choice(["per-dimension", "packed"]),
+    default="per-dimension",
+    show_default=True,
+    help="One call for each dimension of a completion; or one call for all of them.",
+)
 @asking.wording()
 @click.option("--samples", default=1, show_default=True, help="How often each question is asked; the mean counts.")
 @asking.models

@@ -3,4 +3,6 @@ on the same scenes gives the same episodes.
 
     rewards.py      the reward of each of an agent's utterances: by judges, a reward model or a reward server
     dialogue.py     an environment of `verifiers`, with two seats (extra: `verifiers`)
+    playing.py      one seat played from outside, step by step, its partner by a policy …
+    trl.py          … by the tool calls of TRL's GRPO (`environment_factory`)
 """

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.prompts import Layout, prompts_of
@@ -55,13 +56,15 @@ def _by_judge(choice: RewardChoice) -> TurnRewards:
         RewardSettings(weights=choice.weights),
         AskOptions(budget=choice.budget),
     )
+    one_at_a_time = Lock()
 
     def rewards(episode: Episode, agent: str) -> dict[int, float | None]:
         places = [place for place, turn in enumerate(episode.turns) if turn.agent == agent]
         if not places:
             return {}
         so_far = [replace(episode, turns=episode.turns[: place + 1]) for place in places]
-        found = source.aggregate(source.of_last_turns(so_far)).tolist()
+        with one_at_a_time:
+            found = source.aggregate(source.of_last_turns(so_far)).tolist()
         return {episode.turns[place].turn: _or_none(reward) for place, reward in zip(places, found, strict=True)}
 
     return rewards

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +53,7 @@ class JudgeRewards:
             )
         self._prices = options.price_list()
         asking.check(Questions(QuestionPart(plan, lambda: ())).judges, options, self._prices)
-        self._plan = _CompletionPlan(*(getattr(plan, name) for name in LabelPlan.__slots__))
+        self._plan = _CompletionPlan(**{one.name: getattr(plan, one.name) for one in fields(plan)})
         self._options, self.spent = options, 0.0  # USD
         self._ledger = Ledger(options.ledger_in(store))
         self.identity = f"{plan.schema.id} by {', '.join(judge.id for judge in plan.judges)}"

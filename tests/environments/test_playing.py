@@ -1,0 +1,137 @@
+"""An episode that is played from outside is the one that `rollout` plays with the same answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from sotopia_rl_data.environments.playing import Table, outside
+from sotopia_rl_data.environments.trl import DialogueTools, factory, rows
+from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.rollouts import TurnPrompt, bundled, scripted
+from sotopia_rl_data.rollouts.episode_run import Rules
+from sotopia_rl_data.rollouts.plan import RolloutPlan
+from sotopia_rl_data.rollouts.rollout import plan_of, rollout
+from sotopia_rl_data.schema import Episode
+from sotopia_rl_data.store import Store
+from sotopia_rl_data.tables import row_episode
+
+RULES = Rules(layout="chat", turns=9, seed=3)
+
+
+def by_length(episode: Episode, agent: str) -> dict[int, float | None]:
+    """A reward for each utterance: its length; None for a silent one."""
+    return {turn.turn: float(len(turn.text)) or None for turn in episode.turns if turn.agent == agent}
+
+
+def warm(prompt: TurnPrompt) -> str:
+    return asyncio.run(scripted("warm", RULES.seed)(prompt))
+
+
+def played(table: Table, number: int, policy: Callable[[TurnPrompt], str] = warm) -> Episode:
+    """An episode in which the seat answers as `policy` says."""
+    prompt = table.reset(number)
+    while prompt is not None:
+        table.act(policy(prompt))
+        assert table.seated is not None
+        prompt = table.seated.prompt
+    assert table.seated is not None
+    return table.seated.episode
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_the_same_answers_give_the_episodes_of_rollout(swap: bool, tmp_path: Path):
+    plan = plan_of(bundled(), RULES, a="scripted:warm", b="scripted:firm", swap=swap)
+    store = Store(tmp_path)
+    rollout(store, plan, "lab/rolled")
+    files = store.resolve("lab/rolled").files("episodes").values()
+    rolled = [row_episode(row) for paths in files for path in paths for row in pq.read_table(path).to_pylist()]
+    table = Table(plan, by_length)
+    episodes = {episode.episode_id: episode for episode in (played(table, i) for i in range(len(plan)))}
+    assert episodes == {episode.episode_id: episode for episode in rolled}
+    assert table.turn_rewards == by_length(played(table, len(plan) - 1), table.seated.agent)
+
+
+@pytest.fixture
+def plan() -> RolloutPlan:
+    return plan_of(bundled(), RULES, a=outside(), b="scripted:firm")
+
+
+def test_an_answer_that_cannot_be_read_is_a_flagged_silence_without_a_reward(plan: RolloutPlan):
+    table = Table(plan, by_length)
+    table.reset(0)
+    assert table.act("Hm.") is None
+    (silence,) = [turn for turn in table.seated.episode.turns if turn.turn == 0]
+    assert (silence.action_type, silence.failed) == ("none", True)
+    assert table.act('{"action_type": "speak", "argument": "Hello."}') == 6.0
+    assert table.mean_reward is None
+
+
+def test_acting_before_the_beginning_or_after_the_end_is_a_sentence(plan: RolloutPlan):
+    table = Table(plan, by_length)
+    with pytest.raises(UsageError, match="There is no episode to act in"):
+        table.act("hello")
+    played(table, 0)
+    with pytest.raises(UsageError, match="There is no episode to act in"):
+        table.act("hello")
+    with pytest.raises(UsageError, match="as chats"):
+        Table(plan_of(bundled(), a=outside()), by_length)
+
+
+def test_trl_plays_by_the_tool_and_gets_the_mean_reward(plan: RolloutPlan):
+    environment: DialogueTools = factory(plan, by_length)()
+    assert [row["scene"] for row in rows(plan)] == list(range(13))
+    first = environment.reset(**rows(plan)[4])
+    name = plan.scenes[4].people[0].name
+    assert first.startswith(f"You are {name}.\nHere is the context of this interaction:")
+    assert environment.get_reward() is None
+    seen = environment.act("speak", "Hello.")
+    assert "Let me be plain" in seen
+    assert environment.get_reward() == 6.0
+    assert environment.act("leave", "") == "The scene is over."
+    assert environment.get_reward() is None  # leaving has no length here
+    assert json.dumps(environment.reset(**rows(plan)[4])) == json.dumps(first)
+
+
+@pytest.mark.train
+@pytest.mark.slow
+def test_grpo_of_trl_takes_a_step_through_the_environment(plan: RolloutPlan, tmp_path: Path):
+    import trl
+    from datasets import Dataset
+    from fixtures.training import toy_model
+    from transformers import AutoTokenizer
+
+    tiny = toy_model(tmp_path / "tiny")
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    templates = Path(trl.__file__).parent / "chat_templates"
+    tokenizer.chat_template = (templates / "qwen2_5.jinja").read_text("utf-8")
+    begun = []
+
+    class Watched(DialogueTools):
+        def reset(self, scene: int | None = None, **columns: Any) -> str:
+            begun.append(scene)
+            return super().reset(scene, **columns)
+
+    options = {"use_cpu": True, "max_completion_length": 8, "num_generations": 2, "per_device_train_batch_size": 4}
+    trainer = trl.GRPOTrainer(
+        tiny,
+        train_dataset=Dataset.from_list(rows(plan)),
+        environment_factory=lambda: Watched(Table(plan, by_length)),
+        processing_class=tokenizer,
+        args=trl.GRPOConfig(
+            output_dir=str(tmp_path / "run"), max_steps=1, report_to="none", logging_steps=1, **options
+        ),
+    )
+    trainer.train()
+    assert len(begun) == 4
+    assert len(set(begun)) == 2  # two completions of each scene
+    (logged,) = [row for row in trainer.state.log_history if "loss" in row]
+    assert (
+        logged["loss"] == 0.0
+    )  # a random model calls no tool: nothing was said, and nobody is told that it is worth 0
