@@ -87,6 +87,13 @@ def train_rm(config: RMConfig) -> dict[str, Any]:
     return run.keep_record(trainer, prepared.cuts, facts, metrics)
 
 
+def plan(config: TrainerConfig, gpus: str = "1x80GB") -> dict[str, Any]:
+    """What a training run would take on `gpus` (see `plan.py`). Trains and writes nothing."""
+    from sotopia_rl_data.trainers.plan import plan_of
+
+    return plan_of(config, gpus)
+
+
 def train_sft(config: PolicySFTConfig) -> dict[str, Any]:
     """Behaviour cloning: train a policy on a dataset's completions. `config.where` chooses the rows to imitate.
 

@@ -139,7 +139,7 @@ def ending_where_read(tokenizer: Any) -> str:
 def _policy(folder: Path) -> tuple[nn.Module, Any, dict[str, Any]]:
     from transformers import AutoModelForCausalLM
 
-    base = _base_of(folder)
+    base = base_of(folder)
     name, revision = base or (str(folder), None)
     model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=torch.float32)
     if base:
@@ -149,7 +149,7 @@ def _policy(folder: Path) -> tuple[nn.Module, Any, dict[str, Any]]:
     return model, load_tokenizer(str(folder)), {}
 
 
-def _base_of(folder: Path) -> tuple[str, str | None] | None:
+def base_of(folder: Path) -> tuple[str, str | None] | None:
     """The model, with its revision, that the adapter in `folder` fits; None where there is no adapter."""
     adapter = folder / "adapter_config.json"
     if not adapter.exists():
@@ -162,6 +162,6 @@ def _dtype_of_base(folder: Path) -> torch.dtype:
     """The dtype of the files that the run's weights are, or are an adapter of."""
     from transformers import AutoConfig
 
-    name, revision = _base_of(folder) or (str(folder), None)
+    name, revision = base_of(folder) or (str(folder), None)
     config: Any = AutoConfig.from_pretrained(name, revision=revision)
     return getattr(config, "dtype", None) or torch.float32

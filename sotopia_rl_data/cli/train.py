@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sotopia_rl_data.cli import console
+from sotopia_rl_data.cli import console, plan
 from sotopia_rl_data.errors import Interrupted, UsageError
 from sotopia_rl_data.refs import parse
 from sotopia_rl_data.trainers import api
@@ -62,6 +62,12 @@ def _trainer_options(command: console.F) -> console.F:
         click.option("--push-to-hub", "release_as", metavar="ORG/NAME", help="Release the model: one commit, one tag."),
         click.option(
             "--resume", is_flag=True, default=None, help="Resume from the newest checkpoint in the output folder."
+        ),
+        click.option("--gpus", default="1x80GB", show_default=True, metavar="NxSIZE", help="What --plan plans for."),
+        click.option(
+            "--plan",
+            is_flag=True,
+            help="Show what the run would take and whether it fits; needs no GPU, trains nothing.",
         ),
         click.option("--seed", type=int, help="Two runs on a CPU with the same seed are equal.  [default: 42]"),
         click.option("--where", metavar="SQL", help='Train on these rows only, as in "reward >= 0.7".'),
@@ -165,12 +171,17 @@ def _train(
     options: dict[str, Any],
     as_json: bool,
 ) -> None:
-    """Train in a folder, by default runs/KIND-DATASET, and show the run. A Ctrl-C says what of it is kept."""
+    """Train in a folder, by default runs/KIND-DATASET, and show the run; with --plan, only show what it would take. A
+    Ctrl-C says what of a run is kept."""
+    is_planned, gpus = options.pop("plan"), options.pop("gpus")
     ref = parse(options["dataset"])
     name = ref.path.resolve().parent.name if ref.path else ref.name.rpartition("/")[2]
     folder = output or Path("runs") / f"{kind}-{name}"
     try:
         config = _configuration(kind, store, folder, options)
+        if is_planned:
+            plan.show(api.plan(config, gpus), as_json)
+            return
         record = trainer(config)
     except KeyboardInterrupt as interrupt:
         raise _interrupted(folder) from interrupt
