@@ -135,6 +135,7 @@ def train_grpo(config: PolicyGRPOConfig) -> dict[str, Any]:
     facts = {
         "policy_adapter": config.policy_adapter,
         "reward_model": reward_model.record(),
+        "held_out": {"judge": config.held_out_judge, "hacking": trainer.hacking and asdict(trainer.hacking)},
         "truncated": {"completions": trainer.truncated_completions, "groups": trainer.truncated_groups},
     }
     return run.keep_record(trainer, dialogues.cuts, facts, {"train": _mean_rewards(trainer.state.log_history)})
@@ -181,7 +182,8 @@ class TrainingRun:
         from sotopia_rl_data.trainers.encoding import Encoder, dialogues
 
         fitted = dialogues(self.data, Encoder(tokenizer, max_length, self.config.kind), with_completion)
-        check_splits(self.data, fitted.splits, self.config.eval_strategy != "no")
+        must_evaluate = self.config.eval_strategy != "no" and self.config.kind != "grpo"  # which goes on without
+        check_splits(self.data, fitted.splits, must_evaluate)
         return fitted
 
     def train(self, trainer: Any) -> None:
@@ -189,6 +191,8 @@ class TrainingRun:
         from sotopia_rl_data.trainers.callbacks import show_progress
 
         show_progress(trainer)
+        if self.checkpoint:
+            trainer.args.eval_on_start = False  # the run's start has been evaluated
         self.outcome = trainer.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint else None)
 
     def keep_record(

@@ -21,7 +21,7 @@ from sotopia_rl_data.trainers.run_folder import METRICS, PLOT, RunFolder, plain
 log = logging.getLogger(__name__)
 
 TRAIN_SHOWN = ("loss", "reward", "reward_std", "kl", "completions/mean_length", "learning_rate")
-HELD_OUT_SHOWN = ("eval_loss", "eval_mse", "eval_spearman", "eval_pair_accuracy", "eval_reward")
+HELD_OUT_SHOWN = ("eval_loss", "eval_mse", "eval_spearman", "eval_pair_accuracy", "eval_reward", "eval_judge")
 
 
 class MetricsFile(TrainerCallback):  # type: ignore[misc]  # mypy skips transformers
@@ -58,7 +58,7 @@ class CheckpointRecord(TrainerCallback):  # type: ignore[misc]  # mypy skips tra
 
 
 def draw(
-    folder: RunFolder, keys: tuple[str, ...] = ("loss", "reward", "mse", "spearman", "pair_accuracy")
+    folder: RunFolder, keys: tuple[str, ...] = ("loss", "reward", "judge", "mse", "spearman", "pair_accuracy")
 ) -> Path | None:
     """`metrics.png`: one panel for each of `keys` that was logged, train and held-out curves together."""
     import matplotlib

@@ -149,6 +149,20 @@ class PolicyGRPOConfig(CommonFields, GRPOConfig):  # type: ignore[misc]  # mypy 
             "help": "Of an answer cut off at the limit: below its group, a number, or null: scored as any other."
         },
     )
+    held_out_judge: str | None = field(
+        default=None,
+        metadata={
+            "help": "Not trained on: a reward model, a server's URL or file.py:Name that judges held-out answers."
+        },
+    )
+    held_out_prompts: int = field(default=64, metadata={"help": "Most prompts of the validation split to evaluate on."})
+    stop_on_hacking: bool = field(
+        default=False, metadata={"help": "Stop where the reward rises and the held-out judge does not follow."}
+    )
+    eval_strategy: str = "steps"
+    eval_steps: float | None = 0.1
+    eval_on_start: bool = True
+    num_generations_eval: int | None = 1
     beta: float = 0.04
     loss_type: str = "dapo"
     temperature: float = 1.0
@@ -165,6 +179,15 @@ class PolicyGRPOConfig(CommonFields, GRPOConfig):  # type: ignore[misc]  # mypy 
                 f"truncated_reward cannot be {self.truncated_reward!r}.",
                 "name below, a number, or null: --set truncated_reward=below",
             )
+        if self.stop_on_hacking and not self.held_out_judge:
+            raise UsageError(
+                "Hacking is seen only beside a judge that the policy is not trained on.",
+                "name one, such as another reward model: --held-out-judge DIR",
+            )
+        if self.held_out_prompts < 8:
+            raise UsageError("held_out_prompts must be at least 8.", "--set held_out_prompts=64")
+        if self.eval_strategy == "no":
+            self.eval_on_start = False
         super().__post_init__()
 
 

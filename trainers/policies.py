@@ -12,19 +12,18 @@ Generation is TRL's: in process, or by vLLM as a server or colocated, through TR
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
 from transformers import EarlyStoppingCallback
-from trl import GRPOTrainer, SFTTrainer
+from trl import SFTTrainer
 
 from sotopia_rl_data.errors import BadAnswer, InputError, UsageError
 from sotopia_rl_data.schema import Message
 from sotopia_rl_data.thoughts import without_thought
-from sotopia_rl_data.trainers.config import BELOW_GROUP, PolicyGRPOConfig, PolicySFTConfig, one_of
+from sotopia_rl_data.trainers.config import PolicyGRPOConfig, PolicySFTConfig, one_of
 from sotopia_rl_data.trainers.encoding import Dialogues
 from sotopia_rl_data.trainers.modeling import (
     check_adapter,
@@ -36,9 +35,12 @@ from sotopia_rl_data.trainers.modeling import (
     settings_errors,
     split_revision,
 )
+from sotopia_rl_data.trainers.policy_trainer import PolicyTrainer
 from sotopia_rl_data.trainers.reward_model.model import RewardModel
 from sotopia_rl_data.trainers.reward_server import RewardServer, is_server
 from sotopia_rl_data.trainers.rewards import Reward, named_rewards, valid_action
+
+log = logging.getLogger(__name__)
 
 
 def build_sft_trainer(
@@ -141,6 +143,41 @@ def end_tokens(tokenizer: Any, model: str) -> list[int]:
     return [tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])]
 
 
+def held_out_judge(config: PolicyGRPOConfig) -> Reward | None:
+    """What judges held-out answers and is not trained on: a reward model, a server, or a reward of `file.py:Name`; None
+    where none is named. Raises UsageError where it is the reward model, and what loading it raises."""
+    name = config.held_out_judge
+    if name is None:
+        return None
+    if name in (config.reward_model, *config.rewards):
+        raise UsageError(
+            f"The policy is trained on {name}, so it cannot be the held-out judge.",
+            "name another reward model or judge: --held-out-judge DIR|ID|URL",
+        )
+    if ".py:" in name:
+        ((judge,), _) = named_rewards([name])
+        return judge
+    if is_server(name):
+        return ModelReward(RewardServer(name))
+    return ModelReward(RewardModel.load(name, device=config.device))
+
+
+def held_out_rows(config: PolicyGRPOConfig, dialogues: Dialogues) -> Any:
+    """At most `held_out_prompts` rows of the validation split, spread evenly over it; None where nothing is evaluated.
+
+    Where there is no such row, evaluation is switched off in `config`, which is said.
+    """
+    if config.eval_strategy == "no":
+        return None
+    rows = dialogues.splits.get("validation")
+    if rows is None or not len(rows):
+        log.warning("No row is held out, so that rewards are not evaluated, and hacking them would not be seen.")
+        config.eval_strategy, config.eval_on_start = "no", False
+        return None
+    places = range(0, len(rows), max(1, -(-len(rows) // config.held_out_prompts)))
+    return rows.select(places)
+
+
 def load_rewards(config: PolicyGRPOConfig, dialogues: Dialogues) -> RewardModel | RewardServer:
     """The reward model, or the server that has it. Raises InputError where the model cannot hold a prompt and its
     answer, Unavailable where no server answers, and what `RewardModel.load` raises."""
@@ -163,74 +200,6 @@ def check_fits(model: RewardModel, dialogues: Dialogues, completion_tokens: int)
         )
 
 
-class PolicyTrainer(GRPOTrainer):  # type: ignore[misc]  # mypy skips trl
-    """TRL's trainer, which also rewards the completions that stopped at the length limit.
-
-    Such a completion has not ended its turn, although the template would close it: what a reward says of it is of no
-    account. `truncated_completions` and `truncated_groups` count those that were met, over all processes.
-    """
-
-    ends: frozenset[int]  # the ids that end a completion
-    truncated_completions = 0
-    truncated_groups = 0
-
-    def _calculate_rewards(
-        self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Sequence[Sequence[int]]
-    ) -> Tensor:
-        """[N, K] rewards of all processes' completions; N is a multiple of the group's size. A completion for which a
-        reward server has none has no others either, by which TRL leaves it out: their sum would count it as 0."""
-        rewards: Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        rewards[rewards[:, 0].isnan()] = torch.nan
-        rule = self.args.truncated_reward
-        if rule is None:
-            return rewards
-        ended = torch.tensor([bool(len(ids)) and int(ids[-1]) in self.ends for ids in completion_ids_list])
-        ended = self.accelerator.gather(ended.to(rewards.device))
-        mode = "train" if self.model.training else "eval"
-        lost = ~ended.view(-1, self.num_generations if mode == "train" else self.num_generations_eval).any(dim=1)
-        self._metrics[mode]["truncated"].append(1.0 - ended.float().mean().item())
-        self._metrics[mode]["truncated_groups"].append(lost.float().mean().item())
-        if mode == "train":
-            self.truncated_completions += int((~ended).sum())
-            self.truncated_groups += int(lost.sum())
-        if rule != BELOW_GROUP:
-            rewards[~ended, 0] = float(rule)
-            return rewards
-        weights, size = self.reward_weights.to(rewards.device), len(ended) // len(lost)
-        if self.multi_objective_aggregation == "sum_then_normalize":
-            return below_group(rewards, ended, weights, size)
-        columns = zip(rewards.split(1, dim=1), weights.split(1), strict=True)  # each is normalised by itself
-        return torch.cat([below_group(column, ended, weight, size) for column, weight in columns], dim=1)
-
-
-def below_group(rewards: Tensor, ended: Tensor, weights: Tensor, size: int) -> Tensor:
-    """The rewards [N, K] in which each completion that has not ended is worth its group's minimum minus its spread.
-
-    Both are of the weighted sums of those that ended; the spread is their sample deviation, or where they do not differ
-    that of the batch, or else 1. The worth stands in the first column. Where none of a group's `size` has ended, all
-    are NaN, by which TRL gives no advantage.
-    """
-    totals = (rewards * weights).nansum(dim=1).masked_fill(~ended | rewards.isnan().all(dim=1), torch.nan)
-    shaped = rewards.clone()
-    of_all = _deviation(totals)
-    for start in range(0, len(totals), size):
-        group = slice(start, start + size)
-        known = totals[group][~totals[group].isnan()]
-        worth = known.min() - (_deviation(known) or of_all or 1.0) if len(known) else torch.nan
-        cut = torch.zeros_like(ended)
-        cut[group] = ~ended[group]
-        shaped[cut] = torch.nan
-        shaped[cut, 0] = worth / (float(weights[0]) or 1.0)
-    return shaped
-
-
-def _deviation(values: Tensor) -> float:
-    """The sample deviation of the known values; 0 below two, and where rounding alone makes them differ."""
-    known = values[~values.isnan()].double()
-    deviation = float(known.std()) if len(known) > 1 else 0.0
-    return deviation if deviation > 1e-6 * (1.0 + float(known.abs().max() if len(known) else 0.0)) else 0.0
-
-
 def build_grpo_trainer(
     config: PolicyGRPOConfig,
     dialogues: Dialogues,
@@ -242,6 +211,8 @@ def build_grpo_trainer(
     policy, lora = load_policy(config)
     functions, weights = rewards_of(config, model)
     config.reward_weights = weights
+    rows = held_out_rows(config, dialogues)
+    judge = held_out_judge(config) if rows is not None else None
     tokenizer.padding_side = "left"
     check_one_gpu(config)
     with settings_errors():
@@ -250,12 +221,13 @@ def build_grpo_trainer(
             reward_funcs=functions,
             args=config,
             train_dataset=dialogues.splits["train"],
-            eval_dataset=dialogues.splits.get("validation") if config.eval_strategy != "no" else None,
+            eval_dataset=rows,
             processing_class=tokenizer,
             peft_config=lora,
             callbacks=list(callbacks),
         )
     trainer.ends = frozenset(end_tokens(tokenizer, config.model))
+    trainer.judge = judge
     return trainer
 
 

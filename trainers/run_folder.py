@@ -20,6 +20,7 @@ from sotopia_rl_data.errors import InputError, NotFound, UsageError
 from sotopia_rl_data.formats import RUN_FORMAT, RUN_VERSION, check_number
 
 RUN, METRICS, PLOT = "run.json", "metrics.jsonl", "metrics.png"
+HELD_OUT = "held_out.jsonl"  # by evaluation: each held-out prompt's reward, and what a judge says
 
 
 class RunFolder:
@@ -82,8 +83,11 @@ class RunFolder:
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`; an incomplete last line is left out."""
+        return self._rows(METRICS)
+
+    def _rows(self, name: str) -> list[dict[str, Any]]:
         try:
-            lines = (self.path / METRICS).read_text(encoding="utf-8").splitlines()
+            lines = (self.path / name).read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
             return []
         return [row for row in map(_row, lines) if row is not None]
@@ -92,6 +96,9 @@ class RunFolder:
         """Delete metrics and completions after `step` (0: all), since a resumed run writes them again."""
         kept = [row for row in self.metrics() if step and row.get("step", 0) <= step]
         (self.path / METRICS).write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        held_out = [row for row in self._rows(HELD_OUT) if step and row.get("step", 0) <= step]
+        if held_out or (self.path / HELD_OUT).exists():
+            (self.path / HELD_OUT).write_text("".join(json.dumps(row) + "\n" for row in held_out), encoding="utf-8")
         for path in (self.path / "completions").glob("completions_*.parquet"):
             if int(path.stem.rpartition("_")[2]) > step:
                 path.unlink()

@@ -147,6 +147,14 @@ def sft(store: Store, as_json: bool, output: Path | None, **options: Any) -> Non
     metavar="DIR|ID[@REV]|URL",
     help="A folder that `train rm` wrote, a Hub id, or a server of `serve`.",
 )
+@click.option(
+    "--held-out-judge",
+    metavar="DIR|ID|URL",
+    help="Judges held-out answers, and is not trained on: see --stop-on-hacking.",
+)
+@click.option(
+    "--stop-on-hacking", is_flag=True, default=None, help="Stop where the reward rises and the held-out judge does not."
+)
 def grpo(store: Store, as_json: bool, output: Path | None, **options: Any) -> None:
     """Single-turn GRPO over the dataset's prompts, rewarded by a reward model of `train rm`, or by a server.
 

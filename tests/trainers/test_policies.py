@@ -22,7 +22,8 @@ from fixtures.training import act, logged, make_dataset, train_grpo, train_rm, t
 from transformers import AutoModelForCausalLM, AutoTokenizer, logging
 
 from sotopia_rl_data.errors import InputError, NotFound, UsageError
-from sotopia_rl_data.trainers.policies import ModelReward, below_group
+from sotopia_rl_data.trainers.policies import ModelReward
+from sotopia_rl_data.trainers.policy_trainer import below_group
 from sotopia_rl_data.trainers.rewards import checked, is_action, named_rewards, valid_action
 from sotopia_rl_data.trainers.tiny import make_tiny
 
