@@ -132,8 +132,8 @@ def test_a_model_is_required_but_for_the_preset_that_makes_one(tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     with pytest.raises(click.MissingParameter, match="model"):
         CliRunner().invoke(cli, ["train", "rm", "--dataset", "lab/x"], standalone_mode=False, catch_exceptions=False)
-    tried = CliRunner().invoke(cli, ["train", "rm", "--dataset", "./none", "--preset", "tiny"], standalone_mode=False)
-    assert isinstance(tried.exception, NotFound)  # of the dataset: a model is there
+    tried = CliRunner().invoke(cli, ["train", "sft", "--dataset", "./none", "--preset", "tiny"], standalone_mode=False)
+    assert isinstance(tried.exception, NotFound)  # of the dataset: a model is there (rm looks at the rewards first)
     made = (tmp_path / "runs" / "tiny-model" / "config.json").stat()
     assert model_for_samples("runs/tiny-model") == Path("runs/tiny-model")
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["tiny-model"]
