@@ -5,4 +5,5 @@ on the same scenes gives the same episodes.
     dialogue.py     an environment of `verifiers`, with two seats (extra: `verifiers`)
     playing.py      one seat played from outside, step by step, its partner by a policy …
     trl.py          … by the tool calls of TRL's GRPO (`environment_factory`)
+    openenv.py      … by the clients of an OpenEnv server (extra: `openenv`)
 """
