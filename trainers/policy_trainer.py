@@ -76,7 +76,8 @@ class PolicyTrainer(GRPOTrainer):  # type: ignore[misc]  # mypy skips trl
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As TRL's, with the same random numbers each time, so that training is the same with and without."""
         self._measured: list[tuple[str, float, float]] = []
-        with torch.random.fork_rng():
+        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        with torch.random.fork_rng(devices):
             torch.manual_seed(self.args.seed)
             metrics: dict[str, float] = super().evaluate(*args, **kwargs)
         return metrics

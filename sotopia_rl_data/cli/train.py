@@ -319,12 +319,17 @@ def _following(folder: Path, record: dict[str, Any]) -> list[str]:
 
 def _facts(record: dict[str, Any]) -> list[list[Any]]:
     dataset, best, released = record["dataset"], record.get("best") or {}, record.get("release")
-    cut = record.get("cut", {})
+    cut, hacking = record.get("cut", {}), (record.get("held_out") or {}).get("hacking")
     commit = f"  commit {dataset['commit'][:12]}" if dataset.get("commit") else ""
     facts = [
         ["model", record["model"]],
         ["policy adapter", record.get("policy_adapter")],
         ["reward model", (record.get("reward_model") or {}).get("identity")],
+        [
+            "hacking",
+            hacking
+            and "reward {reward_gain:+.2f}, held-out judge {judge_gain:+.2f} standard deviations".format(**hacking),
+        ],
         ["dataset", f"{dataset['name']}@{dataset['version']}  digest {dataset['digest'][:12]}{commit}"],
         *[[f"rows {split}", rows] for split, rows in record.get("rows", {}).items()],
         *[[f"dropped: {reason}", rows or None] for reason, rows in record.get("dropped", {}).items()],

@@ -17,7 +17,7 @@ from fixtures.places import ROOT
 pytest.importorskip("accelerate", reason="needs the train extra: pip install -e '.[train]'")
 pytestmark = pytest.mark.train
 
-from fixtures.training import make_dataset
+from fixtures.training import make_dataset, train_rm
 
 from sotopia_rl_data.trainers.tiny import make_tiny
 
@@ -80,6 +80,46 @@ def test_two_processes_give_the_loss_and_the_metrics_of_one(toys: Path, monkeypa
         for split in ("validation", "test"):
             for metric in ("mse", "mae", "spearman", "pair_accuracy", "mse_low"):
                 assert two["metrics"][split][metric] == pytest.approx(one["metrics"][split][metric], abs=1e-5), metric
+
+
+GRPO = """
+import sys
+import torch
+torch.set_num_threads(1)
+from sotopia_rl_data.trainers.api import train_grpo
+from sotopia_rl_data.trainers.config import PolicyGRPOConfig, configure
+root, judge = sys.argv[1:]
+quick = ["disable_tqdm=true", "max_steps=2", "eval_strategy=steps", "eval_steps=1", "truncated_reward=below",
+         "max_completion_length=2", "per_device_train_batch_size=2", "num_generations=4", "beta=0",
+         "held_out_prompts=8", f"held_out_judge={judge}"]
+options = {"dataset": "toys/rewards", "model": root + "/model", "store": root, "output_dir": root + "/grpo",
+           "reward_model": root + "/rm"}
+train_grpo(configure(PolicyGRPOConfig, preset="tiny", options=options, settings=quick))
+"""
+
+
+JUDGE = """
+class Lengths:
+    def __call__(self, prompts, completions, **columns):
+        return [float(len(completion[-1]["content"])) for completion in completions]
+"""
+
+
+@pytest.mark.slow
+def test_groups_and_held_out_prompts_are_those_of_all_processes(toys: Path):
+    """A group of four is spread over two processes, and so are the prompts that are evaluated."""
+    launch = ("-m", "accelerate.commands.launch", "--config_file", str(ROOT / "trainers" / "accelerate" / "ddp.yaml"))
+    plain = ("--num_processes", "2", "--mixed_precision", "no", "--main_process_port", free_port())
+    settings = ["disable_tqdm=true", "max_steps=1", "eval_strategy=no", "save_strategy=no"]
+    train_rm("toys/rewards", str(toys / "model"), toys / "rm", preset="tiny", store=str(toys), settings=settings)
+    (toys / "grpo.py").write_text(GRPO)
+    (toys / "judge.py").write_text(JUDGE)
+    python(*launch, *plain, str(toys / "grpo.py"), str(toys), f"{toys}/judge.py:Lengths")
+    record = json.loads((toys / "grpo/run.json").read_text())
+    assert record["truncated"] == {"completions": 8, "groups": 2}  # none ends within two tokens
+    evaluations = [json.loads(line) for line in (toys / "grpo/held_out.jsonl").read_text().splitlines()]
+    assert [evaluation["step"] for evaluation in evaluations] == [0, 1, 2]
+    assert [len(evaluation["scores"]) for evaluation in evaluations] == [8, 8, 8]
 
 
 @pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED"])
