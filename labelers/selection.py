@@ -56,6 +56,10 @@ class Selection:
             slots += [replace(slot, turn=turn) for slot, turn in following if turn is not None]
         return any(self._names(question.episode.episode_id, slot) for slot in slots)
 
+    def names(self, episode: str, agent: str, turn: int) -> bool:
+        """Whether the list names this turn, on any dimension."""
+        return any(key[0] == episode and key[1] in (None, agent) and key[2] in (None, turn) for key in self.keys)
+
     def _names(self, episode: str, slot: Slot) -> bool:
         """Whether the list names the slot. It names a baseline where it names any turn of the same agent."""
         if slot.turn < 0:

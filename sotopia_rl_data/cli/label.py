@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sotopia_rl_data.cli import asking, console
+from sotopia_rl_data.cli import asking, console, replaying
 from sotopia_rl_data.cli.making import layout_of, parse_weights, template_option
 from sotopia_rl_data.errors import UsageError
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     show_default=True,
     metavar="NAME",
     help="What judges are asked: direct, scaled, singular, direct-online, goal-progress, utterance-quality, "
-    "only-response, leave-one-out, conversation-behaviour, uniform, uniform-share, discounted, rubric:FILE.yaml, "
-    "path/to/file.py:Name.",
+    "only-response, leave-one-out, counterfactual, conversation-behaviour, uniform, uniform-share, discounted, "
+    "rubric:FILE.yaml, path/to/file.py:Name.",
 )
 @click.option(
     "--dimensions",
@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="A CSV of what to ask about: episode_id[,agent[,turn[,dimension]]].",
 )
+@replaying.replay_options
 @asking.models
 @asking.sampling(0)
 @template_option
@@ -106,6 +107,7 @@ def label(
       sotopia-rl-data label demo/episodes --judge gpt-4o --dry-run
       sotopia-rl-data label demo/episodes --judge gpt-4o --budget 5
       sotopia-rl-data label lab/calls --judge gpt-4o --weights csat=1
+      sotopia-rl-data label demo/episodes --schema counterfactual --policy gpt-4o-mini --judge gpt-4o --budget 5
     """
     from sotopia_rl_data.labelers.labelling import ask_label, estimate_label
     from sotopia_rl_data.labelers.labelling import label as run
@@ -113,6 +115,11 @@ def label(
     from sotopia_rl_data.labelers.schemas import schema
     from sotopia_rl_data.shards import WHOLE
 
+    replayed = replaying.take(options)
+    if replayed is not None:
+        told = {**options, "layout": layout, "template": template, "weights": weights}
+        replaying.label_by_replaying(store, episodes, replayed, told, as_json)
+        return
     if asking.is_from_file("judges") and not schema(options["schema"]).needs_judge:
         options["judges"] = ()
     shard = asking.shard_to_ask(options, options["dry_run"])

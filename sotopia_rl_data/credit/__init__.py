@@ -16,7 +16,10 @@ What is measured by it:
 
 What does better than asking once:
 
-    simulating.py, replaying.py  games played on from any turn; Q − V and Shapley values estimated from it
+    simulating.py, replaying.py         games played on from any turn; Q − V and Shapley values estimated from it
+    branching.py, counterfactual.py     dialogues played on by policies and judged, through the ledger
+    counterfactual_rows.py              what comes of it, as a version
+    replay_estimate.py                  what it would ask and cost
 
 `truth` is the answer to what judges are asked, so nothing here hands it to one, but for the planted judges.
 """

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from sotopia_rl_data.errors import BadAnswer
@@ -51,13 +51,16 @@ class Rules:
 @dataclass(frozen=True, slots=True)
 class EpisodeSpec:
     """An episode to be played. `players` and their numbers of `drafts` for each turn are in speaking order;
-    `repetition` counts the episodes of the same pairing from 0."""
+    `repetition` counts the episodes of the same pairing from 0. It may have `begun`: actions by agent for each turn
+    that was played. It has `until` so many turns at most (None: as the rules say)."""
 
     episode_id: str
     scene: Scene
     players: tuple[Player, ...]
     drafts: tuple[int, ...]
     repetition: int = 0
+    begun: tuple[Mapping[str, Action], ...] = ()
+    until: int | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -110,7 +113,10 @@ class EpisodeRun:
 
     def __post_init__(self) -> None:
         models = [player.id for player in self.spec.players]
-        self.world = World(self.spec.scene, self.rules.dialect, max_turns=self.rules.turns, models=models)
+        turns = self.rules.turns if self.spec.until is None else self.spec.until
+        self.world = World(self.spec.scene, self.rules.dialect, max_turns=turns, models=models)
+        for actions in self.spec.begun:
+            self.world.step(actions)
 
     def first(self) -> TurnRequest:
         """The first request. Raises as `World.prompt` does."""

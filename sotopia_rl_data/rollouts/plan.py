@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.hashing import sha256_of
@@ -16,6 +16,16 @@ from sotopia_rl_data.rollouts.world import World
 from sotopia_rl_data.shards import Shard
 
 _ID = 24  # hex digits of an episode's id
+
+
+class EpisodePlan(Protocol):
+    """Some episodes to be played, by one set of rules."""
+
+    @property
+    def rules(self) -> Rules: ...
+    def __len__(self) -> int: ...
+    def players(self) -> list[Player]: ...
+    def specs(self) -> Iterator[EpisodeSpec]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ from sotopia_rl_data.ledger.lookup import Settled
 from sotopia_rl_data.refs import check_name
 from sotopia_rl_data.request import Reply, Request
 from sotopia_rl_data.rollouts.episode_run import EpisodeRun, EpisodeSpec, Rules, TurnRequest
-from sotopia_rl_data.rollouts.plan import RolloutPlan
+from sotopia_rl_data.rollouts.plan import EpisodePlan, RolloutPlan
 from sotopia_rl_data.rollouts.policies import Local, Player, Policy, is_model, player
 from sotopia_rl_data.rollouts.scene import Scene
 from sotopia_rl_data.schema import Attribution, split_of
@@ -160,10 +160,10 @@ class EpisodeChains:
     unit = "episodes"
 
     def __init__(
-        self, plan: RolloutPlan, ledger: Ledger, on_end: Callable[[EpisodeRun], None], shard: Shard = WHOLE
+        self, plan: EpisodePlan, ledger: Ledger, on_end: Callable[[EpisodeRun], None], shard: Shard = WHOLE
     ) -> None:
         self._plan, self._ledger, self._on_end = plan, ledger, on_end
-        self._is_ours = plan.part(shard)
+        self._is_ours = shard.of((spec.episode_id, 0) for spec in plan.specs())
         self.total, self.tally = sum(self._is_ours(spec.episode_id) for spec in plan.specs()), Tally()
         self._answered_twice: set[str] = set()  # ids of episodes in which one request has several answers in the ledger
 

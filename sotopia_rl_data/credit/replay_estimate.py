@@ -1,0 +1,104 @@
+"""What `label --schema counterfactual` would ask and cost, before any model is asked.
+
+Draws are counted exactly. How long plays go on is not known: each is taken to last as long as the dialogue did, and
+`most_calls` says how many calls there would be if every play went to its turn limit.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sotopia_rl_data.asking.estimate import Estimate, EstimateLine
+from sotopia_rl_data.asking.plan import AskOptions, Respondent, is_paid
+from sotopia_rl_data.costs.price import NOTHING
+from sotopia_rl_data.costs.prices import Prices
+from sotopia_rl_data.costs.tokens import prompt_tokens
+from sotopia_rl_data.credit.branching import ReplaySettings
+from sotopia_rl_data.credit.counterfactual import chosen_turns
+from sotopia_rl_data.labelers.plan import Elicitation, episodes_of, judges_of
+from sotopia_rl_data.labelers.requests import asked_judges
+from sotopia_rl_data.labelers.selection import Selection, episodes_version
+from sotopia_rl_data.ledger.ledger import Ledger
+from sotopia_rl_data.request import Usage
+from sotopia_rl_data.rollouts.episode_run import EpisodeRun
+from sotopia_rl_data.store import Store
+
+_ACTION, _SCORES = 50, 150
+"""Tokens of an action and of a judge's scores, roughly."""
+_RUBRIC = 1_000
+"""Tokens of what a judge is told besides the dialogue, roughly."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayEstimate(Estimate):
+    """Adds: how many `turns` would be re-played by how many `plays`, and the `most_calls` if each goes to its limit."""
+
+    turns: int
+    plays: int
+    most_calls: int
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What is said above the table."""
+        told = f"{self.turns:,} turns would be re-played by {self.plays:,} plays, taken to last as long as the dialogue"
+        return (f"{told}; at most {self.most_calls:,} calls",)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The estimate as JSON holds it."""
+        return Estimate.as_dict(self) | {"turns": self.turns, "plays": self.plays, "most_calls": self.most_calls}
+
+
+def estimate_replaying(
+    store: Store,
+    source: str | Path | None,
+    settings: ReplaySettings,
+    judged: Elicitation,
+    *,
+    only: Selection | None = None,
+    options: AskOptions,
+) -> ReplayEstimate:
+    """What `label_by_replaying` would ask with the same arguments. Sends no request."""
+    prices = options.price_list()
+    judges = judges_of(judged.judges, judged.sampling)
+    parent = episodes_version(store, source, lambda scored: None)
+    lasted = {e.episode_id: len(e.turns) for files in parent.files("episodes").values() for e in episodes_of(files)}
+    inputs: defaultdict[str, Counter[int]] = defaultdict(Counter)
+    hits: Counter[str] = Counter()
+    turns = most = 0
+    each = 2 * settings.alternatives * settings.rollouts
+    with Ledger(options.ledger_in(store.root)) as ledger:
+        for turn in chosen_turns(parent, only, settings):
+            turns += 1
+            requests = [
+                EpisodeRun(turn.draw(settings, k), settings.rules).first() for k in range(settings.alternatives)
+            ]
+            tokens = prompt_tokens(requests[0])
+            known = sum(any(a.status == "answer" for a in ledger.attempts(request.key)) for request in requests)
+            hits[settings.policy.id] += known
+            inputs[settings.policy.id][tokens] += settings.alternatives - known
+            for t in range(turn.turn + 1, lasted[turn.episode_id]):
+                own = turn.scene.agents[t % len(turn.scene.agents)] == turn.agent
+                inputs[(settings.policy if own else settings.partner).id][tokens + _ACTION * (t - turn.turn)] += each
+            for judge in judges:
+                inputs[judge.id][tokens + _RUBRIC] += each
+            left = settings.rules.turns - turn.turn - 1
+            most += settings.alternatives - known + each * (left + len(judges))
+    outputs = {player.id: _ACTION for player in settings.players} | {judge.id: _SCORES for judge in judges}
+    respondents: Sequence[Respondent] = [*settings.players, *asked_judges(judges)]
+    lines = tuple(_line(one, prices, hits[one.id], inputs[one.id], outputs[one.id]) for one in respondents)
+    return ReplayEstimate(prices.as_of, lines, turns, turns * each, most)
+
+
+def _line(one: Respondent, prices: Prices, hits: int, inputs: Counter[int], output: int) -> EstimateLine:
+    price, calls = prices.of(one.target), inputs.total()
+    usage = Usage(sum(size * number for size, number in inputs.items()), output=calls * output)
+    cost = None
+    if price is not None:
+        cost = sum(number * price.at(size).cost(Usage(size, output=output)) for size, number in inputs.items())
+    if not is_paid(one) or price == NOTHING:
+        cost = 0.0
+    return EstimateLine(one.id, hits + calls, hits, 0, 0, calls, usage, cost, None, False)
