@@ -12,6 +12,7 @@ import numpy as np
 
 from sotopia_rl_data import statistics
 from sotopia_rl_data.agreement.opinions import Of, Opinions, opinions_of
+from sotopia_rl_data.agreement.outside import with_column
 from sotopia_rl_data.agreement.paired import MEASURES, Paired, intervals, paired
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.statistics import Floats
@@ -113,16 +114,26 @@ def agreement(
     resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    outcome: str | None = None,
+    annotation: str | None = None,
 ) -> Agreement:
     """The agreement of all opinions that these versions hold.
 
     `of` is "attributions" (every judge, sample and schema of every version) or "rewards" (each version's rewards are
     one opinion, on the aggregate and on every normalised dimension; so are the scores of each reward model).
-    `dimensions` are names (None: all). `resamples` draws of whole episodes make the intervals; 0 makes none.
+    `dimensions` are names (None: all). `outcome` or `annotation` names a column that is kept with the episodes, which
+    is one more opinion (`outside.py`). `resamples` draws of whole episodes make the intervals; 0 makes none.
 
     Raises UsageError where there is one opinion only, where no two have a unit in common, where a dimension is absent.
     """
-    return agreement_of(opinions_of(versions, dimensions, of), resamples=resamples, level=level, seed=seed)
+    opinions = opinions_of(versions, dimensions, of)
+    if outcome is not None and annotation is not None:
+        raise UsageError("An outcome and an annotation cannot be compared with at once.", "name one of the two")
+    if annotation is not None:
+        opinions = with_column(opinions, versions, "annotation", annotation)
+    if outcome is not None:
+        opinions = with_column(opinions, versions, "outcome", outcome)
+    return agreement_of(opinions, resamples=resamples, level=level, seed=seed)
 
 
 def agreement_of(opinions: Opinions, *, resamples: int = 1000, level: float = 0.95, seed: int = 0) -> Agreement:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 COUNTERFACTUAL = "counterfactual"
 _OPTIONS = {"policy": None, "partner": None, "alternatives": None, "rollouts": None, "turns": None}
-_NOT_READ = ("preset", "weights", "evaluator", "average", "template", "layout", "version")
+_NOT_READ = ("preset", "weights", "evaluator", "average", "template", "layout", "version", "shard")
+_USUAL = {"samples": 1, "scale": 3, "batch": False, "ask_only": False}
 _DEFAULTS = {"alternatives": 4, "rollouts": 4, "turns": 20}
 
 
@@ -64,9 +65,12 @@ def label_by_replaying(
     from sotopia_rl_data.labelers.selection import read_selection
 
     unread = [name for name in _NOT_READ if options.get(name) is not None]
-    unread += [name for name, usual in (("samples", 1), ("batch", False)) if options[name] != usual]
+    unread += [name for name, usual in _USUAL.items() if options[name] != usual]
     if unread:
-        raise UsageError(f"--{unread[0]} does not apply to the schema {COUNTERFACTUAL!r}.", f"leave --{unread[0]} out")
+        raise UsageError(
+            f"--{unread[0].replace('_', '-')} does not apply to the schema {COUNTERFACTUAL!r}.",
+            f"leave --{unread[0].replace('_', '-')} out",
+        )
     longest = options["max_tokens"]
     settings = _settings(given, options)
     ask_options = asking.ask_options(options)

@@ -51,6 +51,8 @@ def _dimensions(text: str | None) -> list[str] | None:
 @click.option(
     "--measure", type=click.Choice(_MEASURES), default="pearson", show_default=True, help="Of the matrix and the plot."
 )
+@click.option("--outcome", metavar="COLUMN", help="Compare with how dialogues came out: a score, or a number kept.")
+@click.option("--annotation", metavar="COLUMN", help="Compare with a number that is kept of each turn.")
 @click.option("--against", metavar="NAME", help="List only the pairs with this opinion, or with this judge's.")
 @click.option(
     "--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the matrix: FILE.png, .svg or .pdf."
@@ -67,6 +69,8 @@ def agreement(
     of: Any,
     dimensions: str | None,
     measure: str,
+    outcome: str | None,
+    annotation: str | None,
     against: str | None,
     plot: Path | None,
     resamples: int,
@@ -85,6 +89,7 @@ def agreement(
       sotopia-rl-data agreement lab/episodes-rewards --plot agreement.png
       sotopia-rl-data agreement lab/by-gpt lab/by-people --against human --json
       sotopia-rl-data agreement lab/run@v1.0.0 lab/run@v1.1.0 --of rewards
+      sotopia-rl-data agreement lab/calls-rewards --outcome solved
     """
     from sotopia_rl_data.agreement import agreement as measured
     from sotopia_rl_data.errors import UsageError
@@ -95,6 +100,8 @@ def agreement(
         of=of,
         resamples=resamples,
         seed=seed,
+        outcome=outcome,
+        annotation=annotation,
     )
     others = {opinion.name for opinion in result.opinions if against in (None, opinion.name, opinion.judge)}
     if not others:

@@ -20,6 +20,7 @@ What does better than asking once:
     branching.py, counterfactual.py     dialogues played on by policies and judged, through the ledger
     counterfactual_rows.py              what comes of it, as a version
     replay_estimate.py                  what it would ask and cost
+    unsure.py                           means when a judge is asked about some rows alone
 
 `truth` is the answer to what judges are asked, so nothing here hands it to one, but for the planted judges.
 """
