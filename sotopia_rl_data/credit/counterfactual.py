@@ -29,9 +29,10 @@ from sotopia_rl_data.asking.ask import bill_of
 from sotopia_rl_data.asking.plan import AskOptions
 from sotopia_rl_data.asking.report import RunReport, asking_warnings
 from sotopia_rl_data.code import code
-from sotopia_rl_data.costs.bill import Bill
+from sotopia_rl_data.costs.bill import Bill, Tally
 from sotopia_rl_data.credit.branching import BranchPlan, Draw, Juncture, ReplaySettings, action_of, junctures
 from sotopia_rl_data.credit.counterfactual_rows import SCHEMA, CounterfactualVersion, width
+from sotopia_rl_data.credit.labelling import rest_of
 from sotopia_rl_data.credit.replaying import CreditEstimate, Floats, mean_of
 from sotopia_rl_data.errors import AskingError, UsageError
 from sotopia_rl_data.labelers.evaluation.evaluating import evaluate
@@ -112,19 +113,19 @@ def label_by_replaying(
         scratch = Store(Path(folder))  # plays become a dataset of the store once they have their scores
         unscored = run.play(scratch, f"{name}-plays")
         evaluated = evaluate(scratch, unscored.ref, replace(judged, dimensions=dimensions), options=run.left())
-        run.spend(evaluated.bill, evaluated.outcomes)
         plays = _taken_over(store, evaluated.committed.version)
     gaps = _gaps(run.pairs, _scores(plays), [judge.id for judge in judges], dimensions)
     credit = CounterfactualVersion(parent, settings, dimensions, judges, gaps, run.failures)
-    bill = run.bill()
-    committed = credit.commit(store, name, bill)
+    asked, judged_bill = [*run.outcomes, *evaluated.outcomes], evaluated.bill
+    bill = replace(judged_bill, lines=(*run.bill().lines, *judged_bill.lines))
+    committed = credit.commit(store, name, run.bill(), judged_bill)
     return ReplayReport(
         committed=committed,
-        outcomes=run.outcomes,
-        calls=sum(outcome.settled for outcome in run.outcomes),
+        outcomes=asked,
+        calls=sum(outcome.settled for outcome in asked),
         failures=Counter(failure.reason for failure in run.failures),
         bill=bill,
-        warnings=asking_warnings(run.outcomes),
+        warnings=asking_warnings(asked),
         seconds=round(time.monotonic() - began, 3),
         replays=plays.ref,
         turns=len(turns),
@@ -158,25 +159,18 @@ class _Replaying:
         self._settings, self._turns = settings, turns
         self._options, self._prices = options, options.price_list()
         self._drawn: dict[Draw, Action] = {}
-        self._bills: list[Bill] = []
+        self._tally = Tally()
         self.pairs: dict[Draw, list[tuple[str, str]]] = {}
         self.outcomes: list[Outcome] = []
         self.failures: list[Failure] = []
 
     def left(self) -> AskOptions:
         """The options with what is left of the budget."""
-        if self._options.budget is None:
-            return self._options
-        return replace(self._options, budget=max(0.0, self._options.budget - sum(bill.known for bill in self._bills)))
-
-    def spend(self, bill: Bill, outcomes: Sequence[Outcome]) -> None:
-        """Count a round."""
-        self._bills.append(bill)
-        self.outcomes += outcomes
+        return rest_of(self._options, self.bill().known)
 
     def bill(self) -> Bill:
-        """What all rounds cost, a line for each respondent of each."""
-        return replace(self._bills[0], lines=tuple(line for bill in self._bills for line in bill.lines))
+        """What the policies cost, a line for each."""
+        return bill_of(self._settings.players, self._tally, self._prices)
 
     def draw(self) -> None:
         """Have the policy speak K times at every turn."""
@@ -222,8 +216,8 @@ class _Replaying:
     def _ask(self, specs: Sequence[EpisodeSpec], take: Callable[[EpisodeRun], None]) -> None:
         with Ledger(self._options.ledger_in(Path())) as ledger:
             chains = EpisodeChains(BranchPlan(self._settings, tuple(specs)), ledger, take)
-            outcomes = asking.ask(chains, ledger, self.left(), self._prices)
-            self.spend(bill_of(self._settings.players, chains.tally, self._prices), outcomes)
+            left, chains.tally = self.left(), self._tally
+            self.outcomes += asking.ask(chains, ledger, left, self._prices)
 
 
 def _taken_over(store: Store, version: Version) -> Version:

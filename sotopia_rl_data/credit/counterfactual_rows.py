@@ -46,8 +46,9 @@ class CounterfactualVersion:
     gaps: Mapping[tuple[Draw, str, str], float]
     failures: Sequence[Failure]
 
-    def commit(self, store: Store, name: str, bill: Bill) -> Committed:
-        """Write attributions, failures and rewards as the next version of `name`."""
+    def commit(self, store: Store, name: str, policies: Bill, judges: Bill) -> Committed:
+        """Write attributions, failures and rewards as the next version of `name`. The bills are those of the policies
+        and of the judges."""
         files = self.parent.files("episodes")
         with store.stage(name) as stage:
             labels = {split: [stage.sorted_file("attributions", split)] for split in files}
@@ -56,7 +57,7 @@ class CounterfactualVersion:
             stage.write("failures", "train", tables.failure_table(list(self.failures)))
             built = self._reward(stage, labels)
             stage.link(self.parent, "episodes")
-            return stage.commit(self._recipe(built.recipe), self._provenance(built, bill))
+            return stage.commit(self._recipe(built.recipe), self._provenance(built, policies, judges))
 
     def _rows(self, split: str) -> Iterator[Attribution]:
         for (draw, name, judge), gap in self.gaps.items():
@@ -89,13 +90,20 @@ class CounterfactualVersion:
         of_parent = self.parent.manifest.recipe
         return made | {name: of_parent[name] for name in INHERITED if name in of_parent}
 
-    def _provenance(self, built: Built, bill: Bill) -> dict[str, Any]:
+    def _provenance(self, built: Built, policies: Bill, judges: Bill) -> dict[str, Any]:
+        """The calls and the cost of a judge are with those of the policies, since its credit took both."""
+        played = sum(line.calls for line in policies.lines)
+        spent = [
+            {"judge": line.judge, "calls": line.calls + played}
+            | ({} if line.total is None or policies.total is None else {"cost_usd": line.total + policies.total})
+            for line in judges.lines
+        ]
         parent = {"name": self.parent.name, "version": self.parent.version, "digest": self.parent.digest}
         return {
             "command": "label",
             "parents": [parent],
             "code": code(),
-            "judges": [{"judge": line.judge, "calls": line.calls} for line in bill.lines],
+            "judges": spent,
             "rewards": built.provenance(),
             "trajectories": wording(LAYOUT, None),
         }

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from sotopia_rl_data.labelers.wordings import JudgedEstimate
 
 Judges = Sequence["str | ModelName"]
+_NOTHING = 1e-9
+"""USD that nothing can be asked for: a cap has to be above 0."""
 _REWARDS = RewardSettings(weights={DIMENSION: 1.0})
 
 
@@ -33,7 +35,7 @@ def label_games(
 ) -> list[Version]:
     """A labelled version of the games for each schema, called as the games with the schema's name behind. A budget is
     one cap over all of them. Raises what `label` raises; what was answered is kept."""
-    labelled, left = [], options.budget
+    labelled, spent = [], 0.0
     for name in schemas:
         report = label(
             store,
@@ -41,12 +43,18 @@ def label_games(
             _asked(judges, name, sampling),
             _REWARDS,
             out=f"{games.name}-{name}",
-            options=replace(options, budget=left),
+            options=rest_of(options, spent),
         )
         labelled.append(report.committed.version)
-        if left is not None:
-            left = max(0.0, left - report.bill.known)
+        spent += report.bill.known
     return labelled
+
+
+def rest_of(options: AskOptions, spent: float) -> AskOptions:
+    """The options of the next of several runs under one cap, of which so many USD are `spent`."""
+    if options.budget is None:
+        return options
+    return replace(options, budget=max(_NOTHING, options.budget - spent))
 
 
 def estimate_games(

@@ -42,10 +42,14 @@ class ReplayEstimate(Estimate):
     most_calls: int
 
     @property
+    def episodes(self) -> int:
+        """The episodes that are played: the plays."""
+        return self.plays
+
+    @property
     def sentences(self) -> tuple[str, ...]:
         """What is said above the table."""
-        told = f"{self.turns:,} turns would be re-played by {self.plays:,} plays, taken to last as long as the dialogue"
-        return (f"{told}; at most {self.most_calls:,} calls",)
+        return (f"To be re-played: {self.turns:,} of the turns, by {self.plays:,} plays as long as the dialogue was.",)
 
     def as_dict(self) -> dict[str, Any]:
         """The estimate as JSON holds it."""

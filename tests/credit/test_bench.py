@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
 from scipy.stats import kendalltau
@@ -17,9 +18,10 @@ from sotopia_rl_data.credit.bench import Bench, bench, default_schemas
 from sotopia_rl_data.credit.making import make_games
 from sotopia_rl_data.credit.measuring import nearness, tau_b
 from sotopia_rl_data.credit.planted import PLANTED
-from sotopia_rl_data.credit.truth import Truth
+from sotopia_rl_data.credit.truth import Truth, truth_of
 from sotopia_rl_data.errors import SotopiaDataError
 from sotopia_rl_data.store import Store
+from sotopia_rl_data.tables import ATTRIBUTIONS
 
 FAULTS = {"length": "length", "last": "position", "politeness": "politeness"}
 
@@ -131,6 +133,40 @@ def test_one_command_measures_the_offline_judge_and_a_loopback_model(tmp_path: P
     again = invoke("bench", "credit/games", "--labels", "credit/games-direct", "--schema", "direct", *store)
     assert again.exit_code == 0, again.exception
     assert "lexical" in again.stdout
+
+
+def test_scores_of_a_reward_model_count_as_they_are_and_samples_are_averaged(tmp_path: Path):
+    store = Store(tmp_path)
+    games = make_games(store, "lab/games", 8).version
+    truth = truth_of(games)
+    place = {"dimension": "goal", "call_id": "c", "reasoning": None}
+    rows = []
+    for (episode, agent, turn), credit in zip(truth.keys, truth.credit, strict=True):
+        key = {"episode_id": episode, "agent": agent, "turn": turn, **place}
+        scored = {"schema": "reward-model", "measure": "quality", "judge": "rm:x", "sample": 0, "raw": float(credit)}
+        rows.append(key | scored | {"scale_min": float(truth.credit.min()), "scale_max": float(truth.credit.max())})
+        for sample, level in enumerate((10.0 if credit > 0 else 0.0, 5.0)):
+            judged = {
+                "schema": "utterance-quality",
+                "measure": "quality",
+                "judge": "two",
+                "sample": sample,
+                "raw": level,
+            }
+            rows.append(key | judged | {"scale_min": 0.0, "scale_max": 10.0})
+    with store.stage("lab/labels") as stage:
+        stage.link(games, "episodes")
+        for split in games.manifest.configs["episodes"]:
+            known = {truth.keys[row][0] for row in range(*truth.splits[split].indices(len(truth)))}
+            of_split = [row for row in rows if row["episode_id"] in known]
+            stage.write("attributions", split, pa.Table.from_pylist(of_split, schema=ATTRIBUTIONS))
+        labels = stage.commit({"kind": "toy"}).version
+    lines = {(line.method.judge, line.method.rule): line.nearness for line in bench(games, [labels], resamples=0).lines}
+    model = lines["rm:x", "as scored"]
+    assert (model.tau.value, model.hit.value, model.sign.value) == (1.0, 1.0, 1.0)
+    assert model.calibration == pytest.approx(0, abs=1e-12)
+    assert lines["two", "quality"].answered == len(truth)
+    assert lines["two", "quality"].tau.value == pytest.approx(lines["two", "quality-score"].tau.value)
 
 
 def test_what_is_wrong_is_a_sentence(tmp_path: Path):
