@@ -30,10 +30,8 @@ _GRACE_S = 30  # seconds for the requests in flight after Ctrl-C
 @click.option(
     "--batch-size",
     "scored_together",
-    default=64,
-    show_default=True,
     type=click.IntRange(1),
-    help="Completions scored, or asked about, together.",
+    help="Completions scored, or asked about, together.  [default: 512; judges: 64]",
 )
 @click.option("--device", metavar="DEVICE", help="cpu, cuda …  [default: a GPU, if any]")
 @click.option(
@@ -72,7 +70,7 @@ def serve(
     port: int,
     token: bool,
     queue: int,
-    scored_together: int,
+    scored_together: int | None,
     device: str | None,
     store: Store,
     as_json: bool,

@@ -113,10 +113,10 @@ class ClassifyResponse(BaseModel):
 
 
 def reward_app(
-    source: RewardSource, *, token: str | None = None, batch: int = 64, most_waiting: int = 4_096
+    source: RewardSource, *, token: str | None = None, batch: int | None = None, most_waiting: int = 4_096
 ) -> FastAPI:
     """The application that serves `source`. Where there is a `token`, a request needs it: `Authorization: Bearer …`."""
-    scoring = BatchedScoring(source.score, batch=batch, most_waiting=most_waiting)
+    scoring = BatchedScoring(source.score, batch=batch or source.batch, most_waiting=most_waiting)
     measured = _Measures(scoring)
 
     @asynccontextmanager

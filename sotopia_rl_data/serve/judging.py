@@ -43,6 +43,8 @@ class JudgeRewards:
     UsageError, KeyMissing, StoreError.
     """
 
+    batch = 64  # each waits for the slowest answer
+
     def __init__(self, store: Path, asked: Elicitation, settings: RewardSettings, options: AskOptions) -> None:
         plan, self._recipe = prepare(replace(asked, schema=asked.schema or DEFAULT_SCHEMA), settings)
         self._rule = rule(self._recipe.rule).over([plan.schema.measure])

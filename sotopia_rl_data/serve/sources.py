@@ -19,12 +19,15 @@ Scores = NDArray[np.float64]
 
 
 class RewardSource(Protocol):
-    """What gives completions their rewards. `identity` names it; `targets` are what it rewards, one or more."""
+    """What gives completions their rewards. `identity` names it; `targets` are what it rewards, one or more; `batch` is
+    about how many completions it is best given together."""
 
     @property
     def identity(self) -> str: ...
     @property
     def targets(self) -> Sequence[str]: ...
+    @property
+    def batch(self) -> int: ...
 
     def score(self, dialogues: Sequence[Dialogue]) -> Scores:
         """[N, K] rewards of N dialogues by target; NaN where there is none. Raises InputError where a dialogue cannot
@@ -39,6 +42,8 @@ class RewardSource(Protocol):
 
 class ModelRewards:
     """The rewards of a reward model, in the units of the data that it was trained on."""
+
+    batch = 512  # as `score` takes them: utterances of one episode share their prompts where they are in one batch
 
     def __init__(self, model: RewardModel) -> None:
         self._model = model
