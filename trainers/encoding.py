@@ -27,7 +27,7 @@ from sotopia_rl_data.trainers.modeling import (
     split_revision,
     vocabulary_of,
 )
-from sotopia_rl_data.trainers.templates import HINT, Use, check_roles, prepare_template
+from sotopia_rl_data.trainers.templates import HINT, Use, check_roles, check_texts, prepare_template
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -97,7 +97,7 @@ class Encoder:
         for at in range(0, len(dialogues), BATCH):  # the Python integers of all dialogues at once would fill the memory
             batch = dialogues[at : at + BATCH]
             for prompt, completion in batch:
-                self._check(tuple(message["role"] for message in (*prompt, *(completion or ASSISTANT))))
+                self._check(prompt, completion)
             asking = not any(completion for _, completion in batch)
             rendered = self._render([[*prompt, *completion] for prompt, completion in batch], asking)
             for ids, (prompt, completion) in zip(rendered, batch, strict=True):
@@ -119,9 +119,12 @@ class Encoder:
         count = fewest(cuts_of(prompt), lambda n: self._fits(rendered(n)))
         return None if count is None else Encoded(rendered(count), count)
 
-    def _check(self, roles: tuple[str, ...]) -> None:
+    def _check(self, prompt: Sequence[Message], completion: Sequence[Message]) -> None:
+        """Raises InputError where the template cannot be used for the first dialogue of such roles."""
+        roles = tuple(message["role"] for message in (*prompt, *(completion or ASSISTANT)))
         if roles not in self._checked:
             check_roles(self.tokenizer, roles, self.use)
+            check_texts(self.tokenizer, (*prompt, *completion), asking=not completion)
             self._checked.add(roles)
 
     def _fits(self, ids: Sized) -> bool:

@@ -21,7 +21,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sotopia_rl_data.errors import InputError, UsageError
+from sotopia_rl_data.errors import BadAnswer, InputError, UsageError
+from sotopia_rl_data.schema import Message
+from sotopia_rl_data.thoughts import without_thought
 from sotopia_rl_data.trainers.modeling import first_line
 
 log = logging.getLogger(__name__)
@@ -125,6 +127,25 @@ def check_roles(tokenizer: Any, roles: Sequence[str], use: Use) -> None:
         raise InputError(f"The chat template {wrong}.", HINT)
 
 
+def check_texts(tokenizer: Any, messages: Sequence[Message], asking: bool) -> None:
+    """Raises InputError where the template changes what a real message says, as one that shortens long texts does.
+    Thoughts, which many templates leave out, are not looked at. `asking`: the messages are a prompt."""
+    try:
+        text = str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=asking))
+    except Exception as error:
+        raise InputError(
+            f"The chat template cannot render a dialogue: {first_line(error).rstrip('.')}.", HINT
+        ) from error
+    for message in messages:
+        try:
+            said = without_thought(message["content"]).strip()
+        except BadAnswer:
+            continue
+        if said not in text:
+            told = f"The chat template changes the text of the {message['role']}'s message {said[:60]!r}"
+            raise InputError(f"{told} of {len(said):,} characters.", HINT)
+
+
 def prepare_template(tokenizer: Any, use: Use, settings: Mapping[str, Any] | None = None) -> None:
     """Give the tokenizer the template that this run uses: with `settings` (template_kwargs), and mended where its own
     has a fault for dialogues as they commonly are. What is still wrong is refused when the data is rendered.
@@ -140,6 +161,8 @@ def prepare_template(tokenizer: Any, use: Use, settings: Mapping[str, Any] | Non
         check_settings(settings, variables)
         tokenizer.chat_template = _settings(settings) + tokenizer.chat_template
     _check_date(tokenizer, variables - set(settings or {}))
+    if len({_whole(tokenizer, PAIR) for _ in range(8)}) > 1:
+        raise InputError("The chat template renders one dialogue in several ways, as if by chance.", HINT)
     mend(tokenizer, use)
 
 
@@ -151,7 +174,7 @@ def _variables(template: str) -> set[str]:
     try:
         return set(meta.find_undeclared_variables(Environment(extensions=["jinja2.ext.loopcontrols"]).parse(plain)))
     except TemplateError as error:
-        raise InputError(f"The chat template cannot be parsed: {first_line(error)}.", HINT) from error
+        raise InputError(f"The chat template cannot be parsed: {first_line(error).rstrip('.')}.", HINT) from error
 
 
 def check_settings(settings: Mapping[str, Any], variables: set[str]) -> None:

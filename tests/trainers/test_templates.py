@@ -39,6 +39,8 @@ REFUSED = {  # for which uses, and what is said
     "parts": (USES, "loses the text of the"),
     "plain words": (USES, "does not end an assistant's turn with a special token"),
     "a last word": (("sft",), "writes 'Thank you.' after an answer"),
+    "short messages": (USES, "changes the text of the"),
+    "by chance": (USES, "renders one dialogue in several ways"),
     "a short memory": (USES, "loses the text of the system's message"),
 }
 
