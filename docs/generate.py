@@ -87,7 +87,7 @@ def _options(command: click.Command, leave_out: Collection[str] = ()) -> Iterato
 
 def _settings() -> Iterator[str]:
     """The settings of `train` that are this project's own; the libraries document theirs."""
-    from sotopia_rl_data.trainers.settings import CLASSES, TITLES, settings
+    from sotopia_rl_data.trainers.settings import CLASSES, TITLES, with_preset
 
     yield "## Settings of `train`\n"
     yield (
@@ -95,7 +95,7 @@ def _settings() -> Iterator[str]:
         "transformers' `TrainingArguments`, `sft` those of TRL's `SFTConfig` and `grpo` those of TRL's `GRPOConfig`.\n"
         "`train rm --help-settings` lists all of them.\n"
     )
-    known = {(one.owner, one.name): one for kind in CLASSES for one in settings(kind).values()}.values()
+    known = {(one.owner, one.name): one for kind in CLASSES for one in with_preset(kind).values()}.values()
     for owner, title in TITLES.items():
         yield f"### {title}\n"
         yield _table("Setting", ((f"`{one.name}`", _meaning(one)) for one in known if one.owner == owner))

@@ -1,8 +1,8 @@
 """Configurations: transformers' and TRL's own dataclasses with a few more fields, from presets, YAML and flags.
 
-Later sources win: the library's defaults, ours (below), `--preset`, `--config FILE.yaml`, flags, `--set key=value`
-(`settings.py`, which knows the fields before these libraries are imported). Every setting of the libraries (schedulers,
-vLLM, FSDP, `report_to`) is available under its own name; nothing is renamed.
+Later sources win: the library's defaults, ours (below), `--preset` (else the preset `default`), `--config FILE.yaml`,
+flags, `--set key=value` (`settings.py`, which knows the fields before these libraries are imported). Every setting of
+the libraries (schedulers, vLLM, FSDP, `report_to`) is available under its own name; nothing is renamed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from trl import GRPOConfig, SFTConfig
 
 from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.trainers.modeling import first_line
-from sotopia_rl_data.trainers.settings import TrainingSetting, values_of
+from sotopia_rl_data.trainers.settings import DEFAULT, TrainingSetting, values_of
 from sotopia_rl_data.trainers.settings import settings as settings_of
 
 ADAPTERS = ("lora", "qlora", "none")
@@ -213,9 +213,9 @@ def configure(
         for one in fields(config_class)
         if one.init
     }
+    preset = preset or DEFAULT
     values = values_of(config_class.kind, preset=preset, file=file, options=options, assignments=settings, known=known)
-    if preset:
-        values["preset"] = preset
+    values["preset"] = preset
     try:
         return config_class(**values)
     except (ValueError, TypeError, NotImplementedError, ImportError) as error:

@@ -58,10 +58,10 @@ def plan_of(config: TrainerConfig, gpus: str) -> dict[str, Any]:
     rows = sample_of(data)
     counts = ActivationCounts()
 
-    def report_of(changed: TrainerConfig) -> dict[str, Any]:
-        return _report(changed, _batched(changed, rows, data.counts()["train"], encoder), counts, devices)
+    def reported(changed: TrainerConfig) -> dict[str, Any]:
+        return report_of(changed, _batched(changed, rows, data.counts()["train"], encoder), counts, devices)
 
-    report = report_of(config)
+    report = reported(config)
     lowered = copy.copy(config)
     tried: list[str] = []
     last = report
@@ -73,7 +73,7 @@ def plan_of(config: TrainerConfig, gpus: str) -> dict[str, Any]:
             setattr(lowered, name, value)
             tried.append(f"{name}={str(value).lower() if isinstance(value, bool) else value}")
         if settings:
-            last = report_of(lowered)
+            last = reported(lowered)
     return report | {"lower": tried if last["fits"] else [], "fits_then": last["fits"]}
 
 
@@ -100,9 +100,10 @@ def _batched(
     return model, batched_as_trained(config, rows, count, encoder, model)
 
 
-def _report(
+def report_of(
     config: TrainerConfig, trained: tuple[nn.Module, Sample], counts: ActivationCounts, gpus: Gpus
 ) -> dict[str, Any]:
+    """What a run takes on each of `gpus`; `trained` is its model without memory and its rows."""
     model, batched = trained
     static = static_of(model, config)
     activations = counts.of(model, config, batched.largest)

@@ -27,6 +27,7 @@ TITLES = {"CommonFields": "Settings of all three trainers"} | {
     name: f"Settings of train {kind}" for kind, name in CLASSES.items()
 }
 """The headings of this project's own settings, by the class that has them."""
+DEFAULT = "default"  # the preset that is taken where none is named
 _OURS = Path(__file__).with_name("config.py")
 _PLACES = {  # where a library defines a class that it exports at its top
     "transformers.TrainingArguments": "training_args.py",
@@ -63,6 +64,12 @@ def settings(kind: str) -> dict[str, TrainingSetting]:
         return dict(_fields(_OURS, CLASSES[kind]))
     except (OSError, SyntaxError, LookupError):
         return {}
+
+
+def with_preset(kind: str, preset: str = DEFAULT) -> dict[str, TrainingSetting]:
+    """The settings of `train KIND`, with the defaults that a preset gives them."""
+    values, known = preset_values(kind, preset), settings(kind)
+    return {name: replace(one, default=str(values[name])) if name in values else one for name, one in known.items()}
 
 
 def values_of(

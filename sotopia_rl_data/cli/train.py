@@ -36,7 +36,7 @@ def _show_settings(context: click.Context, _option: click.Parameter, given: bool
 
     kind = str(context.info_name)
     api.check_libraries()
-    known = settings.settings(kind).values()
+    known = settings.with_preset(kind).values()
     if not known:
         raise UsageError(
             "The settings of the installed transformers and TRL cannot be read.", "give any field of theirs with --set"
@@ -81,7 +81,9 @@ def _trainer_options(command: console.F) -> console.F:
         ),
         click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any field: see --help-settings."),
         click.option("--config", type=click.Path(dir_okay=False), help="A YAML file of fields."),
-        click.option("--preset", metavar="NAME", help="paper, tiny, …: fields that ship with the package."),
+        click.option(
+            "--preset", metavar="NAME", help="Fields that ship with the package: paper, 8x80gb, …  [default: default]"
+        ),
         console.output_option("The folder of the run.  [default: runs/KIND-DATASET]", required=False, folder=True),
         click.option(
             "--model",

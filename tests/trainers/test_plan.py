@@ -23,6 +23,7 @@ from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.trainers import api
 from sotopia_rl_data.trainers.config import PolicyGRPOConfig, PolicySFTConfig, RMConfig, configure
 from sotopia_rl_data.trainers.memory import GIB, ActivationCounts, Gpus, counted, loss_of, meta_model, static_of
+from sotopia_rl_data.trainers.settings import preset_values, presets
 from sotopia_rl_data.trainers.tiny import tiny_tokenizer
 
 torch.set_num_threads(1)
@@ -176,3 +177,37 @@ def test_the_command_shows_it_trains_nothing_and_gives_json(root: Path, tmp_path
 def test_gpus_that_are_not_named_as_they_should_are_told(text: str):
     with pytest.raises(UsageError, match="does not name GPUs"):
         Gpus.parse(text)
+
+
+GPUS = {"default": "1x80GB", "1x24gb": "1x24GB", "1x80gb": "1x80GB", "8x80gb": "8x80GB"}
+
+
+PLANNED = [(kind, preset) for kind in (RMConfig, PolicySFTConfig, PolicyGRPOConfig) for preset in presets(kind.kind)]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("kind", "preset"), [(kind, preset) for kind, preset in PLANNED if preset in GPUS])
+def test_a_preset_fits_the_gpus_that_it_is_named_after_with_its_longest_rows(seven: Path, kind: Any, preset: str):
+    from sotopia_rl_data.trainers.plan import Sample, report_of
+    from sotopia_rl_data.trainers.reward_model.attention import tree_inputs
+    from sotopia_rl_data.trainers.reward_model.tree import pack
+
+    there = "http://127.0.0.1:1" if preset == "1x24gb" else str(seven / "seven")
+    options = {"model": str(seven / "seven"), "dataset": "toys/rewards", "output_dir": str(seven / "out")}
+    options |= {"reward_model": there} if kind is PolicyGRPOConfig else {}
+    config = configure(
+        kind, preset=preset, options=options, settings=["use_vllm=false"] if kind is PolicyGRPOConfig else []
+    )
+    rows = config.per_device_train_batch_size
+    if kind is RMConfig:
+        batch = tree_inputs(pack([list(range(rows * config.row_tokens))]))
+    elif kind is PolicySFTConfig:
+        batch = {"input_ids": torch.zeros(rows, config.max_length, dtype=torch.long)}
+    else:
+        longest = config.max_prompt_length + config.max_completion_length
+        batch = {"input_ids": torch.zeros(rows, longest, dtype=torch.long)}
+        config.use_vllm = "vllm_mode" in preset_values("grpo", preset)
+    sample = Sample(batch, 1.0, 1000, kind is RMConfig)
+    report = report_of(config, (meta_model(config), sample), ActivationCounts(), Gpus.parse(GPUS[preset]))
+    print(preset, kind.kind, {name: round(size / GIB, 2) for name, size in report["bytes"].items()})
+    assert report["fits"]
