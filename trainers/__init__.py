@@ -11,6 +11,7 @@
     policies.py      behaviour cloning and GRPO
     score.py         a reward model as one more judge of a dataset
     plan.py          what a run would take, and whether it fits on given GPUs; memory.py counts the bytes
+    side_by_side.py  reward models on the same held-out rows
     run_folder.py    `run.json`, metrics and checkpoints, read without torch
     callbacks.py     what a run writes and shows while it trains
     merging.py       a run's model as one whole checkpoint for other programs

@@ -297,6 +297,21 @@ def merge(run: str | Path, out: str | Path, *, dtype: str | None = None) -> dict
     return merge_run(run, out, dtype=dtype)
 
 
+def compare(
+    runs: Sequence[str | Path],
+    *,
+    dataset: str | None = None,
+    split: str = "test",
+    store: str | Path | None = None,
+    display: Display | None = None,
+) -> dict[str, Any]:
+    """Reward models on the same held-out rows (see `side_by_side.py`)."""
+    check_installed("Scoring", *LIBRARIES)
+    from sotopia_rl_data.trainers.side_by_side import compare_runs
+
+    return compare_runs(runs, dataset=dataset, split=split, store=store, display=display)
+
+
 def inspect_run(run: str | Path) -> dict[str, Any]:
     """What `train` recorded in the folder `run`, with the last logged metrics. Raises NotFound, InputError."""
     folder = RunFolder.existing(run)

@@ -278,22 +278,61 @@ def score(ref: str, reward_model: str, out: str | None, store: Store, as_json: b
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("runs", metavar="RUN…", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--dataset", metavar="REF", help="With several runs: whose rows and rewards.  [default: the first run's]")
+@click.option("--split", default="test", show_default=True, help="With several runs: which split of it.")
 @console.store_option
 @console.json_option
-def inspect(run: Path, store: Store, as_json: bool) -> None:
+def inspect(runs: tuple[Path, ...], dataset: str | None, split: str, store: Store, as_json: bool) -> None:
     """A training run: what it was trained on, its metrics beside the baselines, where its release is.
 
+    Several runs of reward models are set side by side: each scores the same held-out rows. Intervals (95 %) resample
+    whole episodes; the difference to the first run is resampled in pairs.
+
     \b
-    Example:
+    Examples:
       sotopia-rl-data inspect runs/rm-episodes-rewards
+      sotopia-rl-data inspect runs/rm-direct runs/rm-scaled runs/rm-uniform --dataset lab/episodes-rewards
     """
+    if len(runs) > 1:
+        api.quiet_libraries(console.has_bars())
+        compared = api.compare(runs, dataset=dataset, split=split, store=store.root, display=store.display)
+        if as_json:
+            console.emit_json(compared)
+        else:
+            _show_side_by_side(compared)
+        return
+    (run,) = runs
     record = api.inspect_run(run)
     if as_json:
         console.emit_json(record)
         return
     _show_run(run, record)
     console.next_commands(*_following(run, record))
+
+
+def _show_side_by_side(compared: dict[str, Any]) -> None:
+    """A row for each run: each metric with its interval, and whether it differs from the first run's."""
+    metrics = list(compared["runs"][0]["metrics"])
+    rows = []
+    for number, of_run in enumerate(compared["runs"]):
+        cells = [_with_interval(of_run["metrics"][name], is_first=not number) for name in metrics]
+        rows.append([of_run["run"], of_run["trained_on"], *cells])
+    title = f"{compared['dataset']}, {compared['split']}: {compared['rows']:,} rows, {compared['episodes']:,} episodes"
+    console.table(["run", "trained on", *metrics], rows, title=title)
+    console.note("95 % intervals resample whole episodes; + and -: above and below the first run in 95 % of them.")
+
+
+def _with_interval(figure: dict[str, float | None], is_first: bool) -> str | None:
+    if figure["value"] is None:
+        return None
+    text = f"{figure['value']:.3g}"
+    if figure["low"] is not None:
+        text += f" [{figure['low']:.3g}, {figure['high']:.3g}]"
+    low, high = figure["difference_low"], figure["difference_high"]
+    if is_first or low is None or high is None or low <= 0 <= high:
+        return text
+    return f"{text} {'+' if low > 0 else '-'}"
 
 
 def _show_run(folder: Path, record: dict[str, Any]) -> None:

@@ -1,0 +1,108 @@
+"""Reward models side by side: each scores the same held-out rows, and is measured against the same rewards.
+
+Models that were trained on other rewards (by another attribution, say) are compared on those of one dataset. An
+interval resamples whole episodes; a difference to the first model is resampled in pairs, so that it may be certain
+where two intervals still overlap. Splits by environment are the same in every dataset, so what is held out here was
+held out from every model that was trained with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sotopia_rl_data import statistics as stats
+from sotopia_rl_data.display import Display, Silent
+from sotopia_rl_data.errors import InputError, UsageError
+from sotopia_rl_data.trainers.data import load_rows
+from sotopia_rl_data.trainers.reward_model.metrics import WITH_INTERVAL, Metric, statistics_of
+from sotopia_rl_data.trainers.reward_model.model import RewardModel
+from sotopia_rl_data.trainers.run_folder import RunFolder
+
+BATCH = 256
+Number = float | None
+
+
+def compare_runs(
+    runs: Sequence[str | Path],
+    *,
+    dataset: str | None = None,
+    split: str = "test",
+    store: str | Path | None = None,
+    resamples: int = 1000,
+    display: Display | None = None,
+) -> dict[str, Any]:
+    """The reward models of the folders `runs` on the `split` of `dataset` (by default that of the first run).
+
+    For each run: what it was trained on, and each metric of WITH_INTERVAL as value, low and high (95 %), with its
+    difference to the first run's. Raises NotFound, UsageError where a run is not of a reward model, InputError where
+    the split has no rows.
+    """
+    records = [_reward_run(run) for run in runs]
+    first = records[0]["dataset"]
+    ref = dataset or f"{first['name']}@{first['version']}"
+    rows = load_rows(ref, store=store).of(split)
+    rows = tuple(row for row in rows if row.reward is not None)
+    if not rows:
+        raise InputError(f"The {split} split of {ref} has no rows.", "name another one: --split validation")
+    truth = np.array([row.reward for row in rows], dtype=np.float64)
+    episodes = [row.episode_id or str(i) for i, row in enumerate(rows)]
+    scores = []
+    with (display or Silent()).progress("scoring", "utterances") as advance:
+        for number, run in enumerate(runs):
+            model = RewardModel.load(run)
+            for at in range(0, len(rows), BATCH):
+                some = rows[at : at + BATCH]
+                scores.append(model.score_batch([(row.prompt, row.completion) for row in some]))
+                advance(number * len(rows) + at + len(some), len(runs) * len(rows))
+    predicted = np.concatenate(scores).reshape(len(runs), len(rows))
+    metrics = {name: of for name, of in statistics_of(episodes).items() if name in WITH_INTERVAL}
+    measured = [
+        {name: _measured(of, one, predicted[0], truth, episodes, resamples) for name, of in metrics.items()}
+        for one in predicted
+    ]
+    compared = [
+        {"run": str(run), "trained_on": f"{of['dataset']['name']}@{of['dataset']['version']}", "metrics": figures}
+        for run, of, figures in zip(runs, records, measured, strict=True)
+    ]
+    return {"dataset": ref, "split": split, "rows": len(rows), "episodes": len(set(episodes)), "runs": compared}
+
+
+def _reward_run(run: str | Path) -> dict[str, Any]:
+    record = RunFolder.existing(run).read()
+    if record["kind"] != "rm":
+        raise UsageError(f"{run} is not a reward model's run.", "name folders that `train rm` wrote")
+    return record
+
+
+def _measured(
+    metric: Metric,
+    predicted: Any,
+    first: Any,
+    truth: Any,
+    episodes: Sequence[str],
+    resamples: int,
+) -> Mapping[str, Number]:
+    """A metric with its interval, and its difference to that of the `first` predictions with its own interval."""
+
+    def difference(weights: Any) -> Number:
+        ours, others = metric(predicted, truth, weights), metric(first, truth, weights)
+        return None if ours is None or others is None else ours - others
+
+    def interval(statistic: Callable[[Any], Number]) -> tuple[Number, Number]:
+        return stats.bootstrap_interval(statistic, episodes, resamples=resamples) or (None, None)
+
+    low, high = interval(partial(metric, predicted, truth))
+    change_low, change_high = interval(difference)
+    return {
+        "value": metric(predicted, truth, None),
+        "low": low,
+        "high": high,
+        "difference": difference(None),
+        "difference_low": change_low,
+        "difference_high": change_high,
+    }
