@@ -105,7 +105,7 @@ class Lengths:
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_groups_and_held_out_prompts_are_those_of_all_processes(toys: Path):
     """A group of four is spread over two processes, and so are the prompts that are evaluated."""
     launch = ("-m", "accelerate.commands.launch", "--config_file", str(ROOT / "trainers" / "accelerate" / "ddp.yaml"))

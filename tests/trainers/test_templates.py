@@ -86,7 +86,7 @@ def test_every_template_is_right_or_refused(name: str, use: str, layout: str):
     assert "--set " in refused.value.hint
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("path", [path for path in sorted(OF_TRL.glob("*.jinja")) if "_training" not in path.stem])
 def test_every_template_that_trl_knows_is_right_or_refused(path: Path):
     marks = re.findall(r"<[|｜]?[\w▁/|｜]+[|｜]?>|\[/?[A-Z_]+\]", path.read_text(encoding="utf-8"))
@@ -142,7 +142,7 @@ def test_values_of_settings_are_kept_as_they_are():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", ["single", "chat"])
+@pytest.mark.parametrize("layout", [pytest.param("single", marks=pytest.mark.long), "chat"])
 @pytest.mark.parametrize("name", ["system at the last user", "no system", "a thought"])
 def test_three_trainers_train_on_every_text_with_a_mended_template(tmp_path: Path, name: str, layout: str):
     """What each trainer leaves is rendered by its own tokenizer, and by the stock one, with every text."""
