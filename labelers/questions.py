@@ -11,6 +11,7 @@ undisturbed one writes.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, islice, product
 
 from sotopia_rl_data.asking.batch.keys import BatchedKeys
+from sotopia_rl_data.asking.fleet import SCHEME
 from sotopia_rl_data.asking.plan import Group, paid_targets
 from sotopia_rl_data.costs.bill import Category, Tally
 from sotopia_rl_data.errors import BadAnswer
@@ -43,6 +45,7 @@ from sotopia_rl_data.store import Version
 NO_SCORE = "no episode score"
 NOT_ASKED = "the schema asks nothing about this utterance"
 NOTHING_SAID = "there is nothing to judge: nobody said or did anything"
+_URL = re.compile(r"https?://[^\s:]+(:\d+)?[^\s:]*")
 _NEVER = "never answered"
 _LOOKED_AT = 200  # episodes
 
@@ -298,7 +301,8 @@ def _counted_second(
 
 def _public_error(attempt: Attempt) -> str:
     """An error as the data may carry it: without the provider's URL, which may be private."""
-    return attempt.error.replace(attempt.base_url, "its provider") if attempt.base_url else attempt.error
+    error = _URL.sub("its provider", attempt.error) if attempt.base_url.startswith(SCHEME) else attempt.error
+    return error.replace(attempt.base_url, "its provider") if attempt.base_url else error
 
 
 def _labels(

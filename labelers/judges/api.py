@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from sotopia_rl_data.asking import anthropic
-from sotopia_rl_data.asking.providers import ApiModel, ModelName, api_client, sampling_of, takes_temperature
+from sotopia_rl_data.asking.providers import ApiModel, ModelName, api_model, sampling_of, takes_temperature
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.requests import request_of
 from sotopia_rl_data.request import Reply
 
 
 class ApiJudge(ApiModel):
-    """Asks one model at one URL."""
+    """Asks one model at one URL, or at those of a fleet."""
 
     async def answer(self, question: Question) -> Reply:
         """One call, without a ledger."""
@@ -34,4 +34,4 @@ def judge(name: ModelName, sampling: Mapping[str, Any] | None = None) -> ApiJudg
     if name.provider == anthropic.PROVIDER:
         default["max_tokens"] = anthropic.MAX_TOKENS
     chosen = sampling_of(sampling_of(default, name.sampling), sampling)
-    return ApiJudge(api_client(name, chosen), id_=name.id)
+    return ApiJudge(api_model(name, chosen), 64 * max(1, len(name.servers)), name.id)

@@ -13,6 +13,9 @@
       protocol: openai            # or anthropic
       url: http://gpu7:8000/v1
       key: LAB_KEY                # the environment variable that holds the key, or none
+    - name: fleet
+      model: qwen
+      urls: [http://gpu1:8000/v1, http://gpu2:8000/v1]    # several servers, known by the name alone
 
 The file holds the names of variables and never a key: one that is written into it is refused.
 """
@@ -40,7 +43,7 @@ _HINT = "write entries like: - {name: mine, model: qwen, url: http://localhost:8
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SAMPLING = ("temperature", "max_tokens")
-_ALSO = ("model", "protocol", "url", "key", "sampling", "extra", "price")
+_ALSO = ("model", "protocol", "url", "urls", "key", "sampling", "extra", "price")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +87,16 @@ class _JudgesReader(NodeReader):
             self.wrong(keys["name"], f"the name {name!r} may hold only letters, digits, dots, hyphens and underscores")
         model = self.text(keys["model"], "model") if "model" in keys else name
         url = self._url(keys["url"]) if "url" in keys else ""
-        known = None if url else parse_model(model)
+        servers = self._servers(keys) if "urls" in keys else ()
+        if len(servers) == 1:  # a fleet of one is that server, also in the ledger
+            url, servers = servers[0], ()
+        known = None if url or servers else parse_model(model)
         return replace(
             known or ModelName(openai.PROVIDER, model, url),
             key=self._key(keys["key"]) if "key" in keys else "",
             sampling=self._sampling(keys),
             id=name,
+            servers=servers,
             **({"provider": self._protocol(keys["protocol"])} if "protocol" in keys else {}),
         )
 
@@ -104,6 +111,20 @@ class _JudgesReader(NodeReader):
             return clean_url(self.text(node, "url"))
         except UsageError as error:
             self.wrong(node, f"{error.message.rstrip('.')}; {error.hint}")
+
+    def _servers(self, keys: Mapping[str, Any]) -> tuple[str, ...]:
+        """The URLs of a fleet, in a fixed order."""
+        import yaml
+
+        node = keys["urls"]
+        if "url" in keys:
+            self.wrong(node, "an entry has either `url` or `urls`")
+        if not isinstance(node, yaml.SequenceNode) or not node.value:
+            self.wrong(node, "`urls` must be a list of URLs")
+        urls = [self._url(each) for each in node.value]
+        if len(set(urls)) < len(urls):
+            self.wrong(node, "two of the `urls` are the same server")
+        return tuple(sorted(urls))
 
     def _key(self, node: Any) -> str:
         variable = self.text(node, "key")

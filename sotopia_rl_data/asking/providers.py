@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from sotopia_rl_data.asking import anthropic, openai
+from sotopia_rl_data.asking.fleet import SCHEME, Fleet
 from sotopia_rl_data.asking.memory import EndpointMemory
 from sotopia_rl_data.asking.transport import ApiClient
 from sotopia_rl_data.errors import UsageError
@@ -30,7 +31,8 @@ _ADDRESS = re.compile(r"localhost\b|[\w.-]+:\d+|\d+(\.\d+){3}|[\w-]+(\.[\w-]+)+/
 class ModelName:
     """A model behind a provider's API, as a spec or an entry of a judges file names it. `url` is "" for the provider's
     own address. `key` is the environment variable that holds the API key, "" for the one of the host; `sampling`
-    overrides the defaults; `id` is its name in the data, "" for the model's."""
+    overrides the defaults; `id` is its name in the data, "" for the model's. `servers` are the URLs of a fleet, which
+    is known by its `id`."""
 
     provider: str
     model: str
@@ -38,6 +40,7 @@ class ModelName:
     key: str = ""
     sampling: Mapping[str, Any] = field(default_factory=dict)
     id: str = ""
+    servers: tuple[str, ...] = ()
 
 
 def parse_model(spec: str) -> ModelName | None:
@@ -60,7 +63,10 @@ def parse_model(spec: str) -> ModelName | None:
 
 
 def server_of(name: ModelName) -> str:
-    """The host and port of the model's server, as in its URL. Raises UsageError for an unusable URL."""
+    """The host and port of the model's server, as in its URL; the name of a fleet. Raises UsageError for an unusable
+    URL."""
+    if name.servers:
+        return name.id
     target = anthropic.target if name.provider == anthropic.PROVIDER else openai.target
     return urlsplit(target(name.model, name.url).base_url).netloc
 
@@ -81,9 +87,9 @@ def sampling_of(default: Mapping[str, Any], overrides: Mapping[str, Any] | None)
 
 
 class ApiModel:
-    """One model at one URL, with its name and how many requests it takes at once."""
+    """One model at one URL or at those of a fleet, with its name and how many requests it takes at once."""
 
-    def __init__(self, client: ApiClient, concurrency: int = 64, id_: str = "") -> None:
+    def __init__(self, client: ApiClient | Fleet, concurrency: int = 64, id_: str = "") -> None:
         self.id = id_ or client.target.model
         self.target = client.target
         self.concurrency = concurrency
@@ -103,9 +109,20 @@ class ApiModel:
         await self._client.close()
 
 
+def api_model(name: ModelName, sampling: Mapping[str, Any]) -> ApiClient | Fleet:
+    """As `api_client`; of a fleet, the clients of all its servers as one."""
+    if not name.servers:
+        return api_client(name, sampling)
+    clients = [api_client(replace(name, url=url, servers=()), sampling) for url in name.servers]
+    return Fleet(replace(clients[0].target, base_url=f"{SCHEME}://{name.id}"), clients)
+
+
 def api_client(name: ModelName, sampling: Mapping[str, Any]) -> ApiClient:
     """The model's client, with exactly this sampling. It is made before anything is asked, so that a missing key is
-    found early. Raises KeyMissing, UsageError."""
+    found early. Raises KeyMissing, and UsageError, also for a fleet."""
+    if name.servers:
+        at = f"{name.provider}:{name.model}@{name.servers[0]}"
+        raise UsageError(f"{name.id} is a fleet of {len(name.servers)} servers.", f"name one of them: {at}")
     if name.provider == anthropic.PROVIDER:
         return anthropic.AnthropicClient(anthropic.target(name.model, name.url, sampling, name.key))
     return openai.OpenAIClient(openai.target(name.model, name.url, sampling, name.key))

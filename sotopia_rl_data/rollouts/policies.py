@@ -25,7 +25,7 @@ from sotopia_rl_data import plugins
 from sotopia_rl_data.asking.providers import (
     ApiModel,
     ModelName,
-    api_client,
+    api_model,
     parse_model,
     sampling_of,
     takes_temperature,
@@ -233,7 +233,7 @@ def takes_schema(player: Player) -> bool:
 def _api(name: ModelName, sampling: Mapping[str, Any] | None) -> Player:
     default = {"temperature": TEMPERATURE} if takes_temperature(name.provider, name.model) else {}
     chosen = sampling_of(sampling_of(default, name.sampling), sampling)
-    return ApiModel(api_client(name, chosen), CONCURRENCY, name.id)
+    return ApiModel(api_model(name, chosen), CONCURRENCY * max(1, len(name.servers)), name.id)
 
 
 def _plugin(spec: str) -> Player:

@@ -36,6 +36,7 @@ from sotopia_rl_data.asking.batch.client import BatchClient, BatchSearch, BatchS
 from sotopia_rl_data.asking.batch.fetching import Fetching
 from sotopia_rl_data.asking.batch.intent import BatchDraft, BatchFolder, Intent
 from sotopia_rl_data.asking.batch.waiting import BatchBudget, Stopped, Waiting
+from sotopia_rl_data.asking.fleet import SCHEME
 from sotopia_rl_data.asking.forms import RequestForm
 from sotopia_rl_data.asking.negotiation import MOST_PROBES
 from sotopia_rl_data.asking.plan import Batching, Respondent, is_paid
@@ -514,7 +515,7 @@ def check_batches(respondents: Iterable[Respondent]) -> None:
     by_model: dict[tuple[str, str, str], Respondent] = {}
     for respondent in respondents:
         target = respondent.target
-        if target.provider not in _PROVIDERS or not is_paid(respondent):
+        if target.provider not in _PROVIDERS or not is_paid(respondent) or target.base_url.startswith(SCHEME):
             raise UsageError(
                 f"{respondent.id} has no batch API, so it cannot be asked in batches.",
                 "leave --batch out, or name a model of OpenAI's or Anthropic's",
