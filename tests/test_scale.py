@@ -15,6 +15,8 @@ from fixtures.labelling import BOAT, put, sim
 from fixtures.places import ROOT
 
 from sotopia_rl_data.fake_provider.running import running
+from sotopia_rl_data.importers import samples_path
+from sotopia_rl_data.importers.importing import import_dataset
 from sotopia_rl_data.schema import Episode, Turn
 from sotopia_rl_data.store import Store
 
@@ -44,6 +46,18 @@ def programs(folder: Path, jobs: Path) -> str:
 def boat(number: int) -> Episode:
     turns = tuple(Turn(one.turn, one.agent, one.action_type, f"{one.text} ({number})") for one in BOAT.turns)
     return replace(BOAT, episode_id=f"boat {number}", turns=turns)
+
+
+def test_parts_that_are_imported_alone_and_then_together_are_one_import(tmp_path: Path):
+    store, lines = Store(tmp_path / "store"), samples_path().read_text(encoding="utf-8").splitlines(keepends=True)
+    for number, part in enumerate((lines[:12], lines[8:]), 1):  # four episodes are in both
+        file = tmp_path / f"part-{number}.jsonl"
+        file.write_text("".join(part), encoding="utf-8")
+        import_dataset(store, [file], f"lab/part-{number}")
+    joined = import_dataset(store, sorted(store.root.glob("lab/part-*/v1.0.0/episodes")), "lab/episodes")
+    whole = import_dataset(store, [samples_path()], "lab/whole")
+    assert (joined.episodes, joined.duplicates) == (32, 4)
+    assert joined.version.digest == whole.version.digest
 
 
 @pytest.mark.slow

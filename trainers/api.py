@@ -21,6 +21,7 @@ from sotopia_rl_data.display import Display
 from sotopia_rl_data.trainers.run_folder import RunFolder, environment
 
 if TYPE_CHECKING:
+    from sotopia_rl_data.shards import Shard
     from sotopia_rl_data.trainers.config import PolicyGRPOConfig, PolicySFTConfig, RMConfig, TrainerConfig
     from sotopia_rl_data.trainers.encoding import Cuts, Dialogues
 
@@ -262,19 +263,23 @@ def score(
     *,
     store: str | Path | None = None,
     out: str | None = None,
+    shard: Shard | None = None,
+    ledger: str | Path | None = None,
     display: Display | None = None,
     device: str | None = None,
 ) -> dict[str, Any]:
-    """Add a reward model's scores to `dataset` as a new version (see `score.py`). `device` is by default a GPU, if
-    any."""
+    """Add a reward model's scores to `dataset` as a new version; of a `shard`, keep them in `ledger` (see `score.py`).
+    `device` is by default a GPU, if any."""
     check_installed("Scoring", *LIBRARIES)
     from sotopia_rl_data.trainers.modeling import oom_hint
     from sotopia_rl_data.trainers.reward_model.model import RewardModel
-    from sotopia_rl_data.trainers.score import score_dataset
+    from sotopia_rl_data.trainers.score import score_dataset, score_shard
 
     with oom_hint("wait until other work on it has ended, or use the CPU, with CUDA_VISIBLE_DEVICES set to nothing"):
         model = RewardModel.load(reward_model, device=device)
-        return score_dataset(dataset, model, store=store, out=out, display=display)
+        if shard is not None:
+            return score_shard(dataset, model, shard, store=store, ledger=ledger, display=display)
+        return score_dataset(dataset, model, store=store, out=out, ledger=ledger, display=display)
 
 
 def release(

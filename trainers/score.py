@@ -7,10 +7,16 @@ config is linked as it is.
 Imported training rows do not say which utterance they are, so that a score would have nobody to belong to. They get a
 key in the scored version: an episode of their own, named by a hash of prompt and completion, in which the assistant has
 turn 0 (turn 1, where the same row is there twice, and so on).
+
+A shard makes no version: it keeps its scores in a ledger, and whoever scores the whole dataset takes them from there. A
+shard is a choice of blocks of rows, since scores that are computed together may differ in their last digits from the
+same computed otherwise: so the version is that of one process.
 """
 
 from __future__ import annotations
 
+import json
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -26,13 +32,18 @@ from sotopia_rl_data.agreement.opinions import REWARD_MODEL
 from sotopia_rl_data.display import Display, Silent
 from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.hub.resolve import open_dataset
+from sotopia_rl_data.ledger.attempt import answered
+from sotopia_rl_data.ledger.ledger import Ledger
+from sotopia_rl_data.request import Reply, Request, Target
 from sotopia_rl_data.schema import Attribution
+from sotopia_rl_data.shards import Shard
 from sotopia_rl_data.store import Store
 from sotopia_rl_data.tables import attribution_table
 from sotopia_rl_data.trainers.data import DatasetRow, load_rows
 from sotopia_rl_data.trainers.reward_model.model import RewardModel
 
 BATCH = 512
+Block = Sequence[DatasetRow]
 
 
 def score_dataset(
@@ -41,17 +52,20 @@ def score_dataset(
     *,
     store: str | Path | None = None,
     out: str | None = None,
+    ledger: str | Path | None = None,
     display: Display | None = None,
 ) -> dict[str, Any]:
     """Commit `ref` with `model`'s scores as the next version of its dataset, or of `out`.
 
-    Earlier scores of the same judge are replaced. Returns the version's reference, whether it is new, the judge and the
-    number of scores that were written. Raises NotFound for the dataset, InputError where a prompt does not fit the
-    model.
+    Earlier scores of the same judge are replaced. What `score_shard` has kept in `ledger` (default: the store's) is
+    taken from there. Returns the version's reference, whether it is new, the judge and the number of scores that were
+    written. Raises NotFound for the dataset, InputError where a prompt does not fit the model.
     """
     rows: Sequence[DatasetRow] = load_rows(ref, store=store, split_by="stored", need_reward=False).rows
-    version = open_dataset(ref, store).version
+    version, opened = open_dataset(ref, store).version, Store(store) if store else Store.default()
     is_keyed = {"episode_id", "agent", "turn"} <= version.manifest.columns["rewards"].keys()
+    with Ledger(ledger or opened.root / ".ledger") as kept:
+        scores = np.concatenate(_scores(_blocks(rows), KeptScores(kept, model), display or Silent()))
     if not is_keyed:
         keys = _keys((row.prompt, row.completion) for row in rows)
         rows = [
@@ -59,11 +73,9 @@ def score_dataset(
             for row, (episode, agent, turn) in zip(rows, keys, strict=True)
         ]
     turns = [row.turn or 0 for row in rows]
-    judge, written = f"rm:{model.identity}", 0
-    scores = _scores(rows, model, display or Silent())
+    judge, written = judge_of(model), 0
     scored = list(zip(rows, turns, scores.tolist(), strict=True))
     scales = list(zip(scores.min(axis=0).tolist(), scores.max(axis=0).tolist(), strict=True))
-    opened = Store(store) if store else Store.default()
     with opened.stage(out or version.name) as stage:
         for config in version.manifest.configs:
             if config != "attributions" and (config != "rewards" or is_keyed):
@@ -87,14 +99,97 @@ def score_dataset(
     return {"ref": committed.version.ref, "created": committed.created, "judge": judge, "rows": written}
 
 
-def _scores(rows: Sequence[DatasetRow], model: RewardModel, display: Display) -> NDArray[np.float64]:
-    """[N, K] scores, some rows at a time; neighbouring rows share prefixes."""
-    scores = []
+def score_shard(
+    ref: str,
+    model: RewardModel,
+    shard: Shard,
+    *,
+    store: str | Path | None = None,
+    ledger: str | Path | None = None,
+    display: Display | None = None,
+) -> dict[str, Any]:
+    """Keep `model`'s scores of the rows in `shard` in `ledger` (default: the store's). Returns the shard, the judge,
+    the number of rows in it, how many of them the ledger had already (`hits`), and the ledger. Raises NotFound,
+    InputError and StoreError."""
+    rows: Sequence[DatasetRow] = load_rows(ref, store=store, split_by="stored", need_reward=False).rows
+    blocks = _blocks(rows)
+    is_ours = shard.of((str(number), sum(map(_length, block))) for number, block in enumerate(blocks))
+    ours = [block for number, block in enumerate(blocks) if is_ours(str(number))]
+    opened = Store(store) if store else Store.default()
+    with Ledger(ledger or opened.root / ".ledger") as kept:
+        kept.check()
+        scores = KeptScores(kept, model)
+        hits = sum(len(block) for block in ours if scores.known(block) is not None)
+        _scores(ours, scores, display or Silent(), keep=True)
+        directory = str(kept.directory)
+    count = sum(map(len, ours))
+    return {"shard": str(shard), "judge": judge_of(model), "rows": count, "hits": hits, "ledger": directory}
+
+
+def judge_of(model: RewardModel) -> str:
+    """The name of a reward model among judges."""
+    return f"rm:{model.identity}"
+
+
+class KeptScores:
+    """A model's scores that a ledger has, under a key made of the model and the dialogue. `model` is asked for
+    others."""
+
+    def __init__(self, ledger: Ledger, model: RewardModel) -> None:
+        self.model = model
+        self._ledger, self._target = ledger, Target("reward-model", judge_of(model))
+
+    def known(self, block: Block) -> NDArray[np.float64] | None:
+        """[N, K] scores, if the ledger has those of every row."""
+        if not len(self._ledger):
+            return None
+        scores = []
+        for row in block:
+            attempts = self._ledger.attempts(self._request(row).key)
+            if not attempts:
+                return None
+            scores.append(json.loads(attempts[0].text))
+        return np.array(scores)
+
+    def keep(self, block: Block, scores: NDArray[np.float64], seconds: float) -> None:
+        """Keep the scores of a block, which took so long together."""
+        for row, heads in zip(block, scores.tolist(), strict=True):
+            request = self._request(row)
+            question, key = request.hashes
+            self._ledger.append(answered(request, key, question, Reply(json.dumps(heads)), seconds / len(block)))
+
+    def _request(self, row: DatasetRow) -> Request:
+        return Request(self._target, [*row.prompt, *row.completion])
+
+
+def _blocks(rows: Sequence[DatasetRow]) -> list[Block]:
+    """The rows that are scored together; neighbouring rows share prefixes."""
+    return [rows[at : at + BATCH] for at in range(0, len(rows), BATCH)]
+
+
+def _length(row: DatasetRow) -> int:
+    """Characters of a dialogue."""
+    return sum(len(message["content"]) for message in (*row.prompt, *row.completion))
+
+
+def _scores(
+    blocks: Sequence[Block], kept: KeptScores, display: Display, keep: bool = False
+) -> list[NDArray[np.float64]]:
+    """[N, K] scores of each block: those that are kept, or else the model's, which `keep` keeps."""
+    scores: list[NDArray[np.float64]] = []
+    done, total = 0, sum(map(len, blocks))
     with display.progress("scoring", "utterances") as advance:
-        for at in range(0, len(rows), BATCH):
-            scores.append(model.score_heads([(r.prompt, r.completion) for r in rows[at : at + BATCH]]))
-            advance(min(at + BATCH, len(rows)), len(rows))
-    return np.concatenate(scores)
+        for block in blocks:
+            found = kept.known(block)
+            if found is None:
+                began = time.monotonic()
+                found = kept.model.score_heads([(row.prompt, row.completion) for row in block])
+                if keep:
+                    kept.keep(block, found, time.monotonic() - began)
+            scores.append(found)
+            done += len(block)
+            advance(done, total)
+    return scores
 
 
 def _attributions(

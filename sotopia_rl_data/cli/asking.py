@@ -153,11 +153,15 @@ def _shard(_ctx: click.Context, _param: click.Parameter, value: str | None) -> S
     return None if value is None else Shard.parse(value)
 
 
+def shard_option(help_: str) -> Callable[[F], F]:
+    """`--shard I/N`."""
+    return click.option("--shard", metavar="I/N", callback=_shard, help=help_)
+
+
 def sharded(command: F) -> F:
     """`--shard` and `--ask-only`."""
-    part = "Ask about part I of N of the episodes, the same share of the work each. With --ask-only."
     return _together(
-        click.option("--shard", metavar="I/N", callback=_shard, help=part),
+        shard_option("Ask about part I of N of the episodes, the same share of the work each. With --ask-only."),
         click.option("--ask-only", is_flag=True, help="Ask and keep the answers; make no version."),
     )(command)
 

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sotopia_rl_data.cli import console, plan
+from sotopia_rl_data.cli import asking, console, plan
 from sotopia_rl_data.errors import Interrupted, UsageError
 from sotopia_rl_data.refs import parse
 from sotopia_rl_data.trainers import api
 
 if TYPE_CHECKING:
+    from sotopia_rl_data.shards import Shard
     from sotopia_rl_data.store import Store
     from sotopia_rl_data.trainers.config import TrainerConfig
     from sotopia_rl_data.trainers.settings import TrainingSetting
@@ -258,19 +259,34 @@ def _finish(config: TrainerConfig, record: dict[str, Any], as_json: bool) -> Non
     "--reward-model", required=True, metavar="DIR|ID[@REV]", help="A folder that `train rm` wrote, or a Hub id."
 )
 @console.dataset_option("--out", "Write to another dataset.  [default: the next version of REF's]")
+@asking.shard_option("Score part I of N of the rows, keep the scores in the ledger, and make no version.")
+@asking.kept
 @console.store_option
 @console.json_option
-def score(ref: str, reward_model: str, out: str | None, store: Store, as_json: bool) -> None:
+def score(
+    ref: str,
+    reward_model: str,
+    out: str | None,
+    shard: Shard | None,
+    ledger: Path | None,
+    store: Store,
+    as_json: bool,
+) -> None:
     """Add a reward model's scores to REF as a new version: one more judge, named by the model and its revision.
 
     \b
-    Example:
+    Examples:
       sotopia-rl-data score lab/episodes-rewards --reward-model lab/reward-model@v1.0.0
+      sotopia-rl-data score lab/episodes-rewards --reward-model ./runs/rm --shard 3/8 --ledger shards/3
     """
     api.quiet_libraries(console.has_bars())
-    scored = api.score(ref, reward_model, store=store.root, out=out, display=store.display)
+    scored = api.score(ref, reward_model, store=store.root, out=out, shard=shard, ledger=ledger, display=store.display)
     if as_json:
         console.emit_json(scored)
+        return
+    if shard is not None:
+        told = "{rows:,} scores of shard {shard} by {judge} are in {ledger}, {hits:,} of them from before"
+        console.note(told.format(**scored))
         return
     unchanged = "" if scored["created"] else ", unchanged"
     console.note(f"{scored['ref']}: {scored['rows']:,} scores by {scored['judge']}{unchanged}")

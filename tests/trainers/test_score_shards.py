@@ -1,0 +1,73 @@
+"""`score --shard I/N`: a reward model scores parts of a dataset, and the version is that of one process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from fixtures.flat_calls import label
+from fixtures.labelling import boats, put
+
+from sotopia_rl_data.ledger.merge import merge
+from sotopia_rl_data.shards import Shard
+from sotopia_rl_data.store import Store
+
+pytestmark = pytest.mark.train
+pytest.importorskip("torch")
+
+from sotopia_rl_data.trainers.score import BATCH, score_dataset, score_shard  # noqa: E402
+
+
+class Length:
+    """A reward model that scores the length of a completion; the last digits depend on what is scored together, as
+    those of real ones do."""
+
+    identity = "length@1"
+    head = SimpleNamespace(targets=("reward",))
+
+    def __init__(self) -> None:
+        self.scored = 0
+
+    def score_heads(self, dialogues: Sequence[Any]) -> np.ndarray:
+        self.scored += len(dialogues)
+        together = sum(len(completion[-1]["content"]) for _, completion in dialogues)
+        return np.array([[len(completion[-1]["content"]) / 7 + 1e-12 * together] for _, completion in dialogues])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store(tmp_path / "store")
+    put(store, boats(400))
+    label(store, "lab/episodes", schema="uniform", preset="uniform", weights={"goal": 1}, dimensions=["goal"])
+    return store
+
+
+def test_the_scores_of_three_shards_make_the_version_of_one_process(store: Store, tmp_path: Path):
+    model: Any = Length()
+    alone = score_dataset("lab/episodes-rewards", model, store=store.root, out="lab/alone")
+    assert (alone["rows"], model.scored) == (1_600, 1_600)
+    ledgers = [tmp_path / f"shard-{number}" for number in (1, 2, 3)]
+    told = [
+        score_shard("lab/episodes-rewards", model, Shard(number, 3), store=store.root, ledger=ledger)
+        for number, ledger in enumerate(ledgers, 1)
+    ]
+    assert sum(part["rows"] for part in told) == 1_600
+    assert max(part["rows"] for part in told) <= 2 * BATCH
+    assert model.scored == 2 * 1_600
+    merge(store.root / ".ledger", ledgers)
+    whole = score_dataset("lab/episodes-rewards", model, store=store.root, out="lab/whole")
+    assert model.scored == 2 * 1_600  # all of them were kept
+    assert store.resolve(whole["ref"]).digest == store.resolve(alone["ref"]).digest
+
+
+def test_a_shard_that_is_scored_again_computes_nothing(store: Store):
+    model: Any = Length()
+    first = score_shard("lab/episodes-rewards", model, Shard(1, 4), store=store.root)
+    scored = model.scored
+    again = score_shard("lab/episodes-rewards", model, Shard(1, 4), store=store.root)
+    assert (first["hits"], again["hits"], model.scored) == (0, first["rows"], scored)
+    assert scored > 0
