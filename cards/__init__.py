@@ -2,6 +2,7 @@
 
     dataset.py     the dataset card
     numbers.py     a version in figures and pictures: distributions, correlations, agreement
+    croissant.py   the same as Croissant 1.1, for search engines and `mlcroissant`
     provenance.py  where a version comes from, as its manifest says
     model.py       the model card, from a run's record; each metric beside its interval and its baselines
     markdown.py    the pieces of Markdown that cards are made of

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from sotopia_rl_data.cards.croissant import croissant, responsible_ai
 from sotopia_rl_data.cards.markdown import TEMPLATES, code, count, fill, plain, table
 from sotopia_rl_data.cards.numbers import Numbers, draw_correlations, draw_distributions, numbers
 from sotopia_rl_data.cards.provenance import provenance
@@ -37,16 +38,26 @@ def dataset_card(version: Version, repo: str | None = None) -> Card:
         pictures[REWARDS_PICTURE] = draw_distributions(figures.histograms)
     if figures.correlations:
         pictures[CORRELATIONS_PICTURE] = draw_correlations(figures.correlations)
+    infos = dataset_info(version)
+    responsible = responsible_ai(manifest, figures, list(_limits(manifest, figures)))
     words = name.rpartition("/")[2].replace("-", " ").replace("_", " ").strip()
     title = words[:1].upper() + words[1:]
     return Card(
-        machine=readme.machine(manifest.configs, dataset_info(version)),
+        machine=readme.machine(manifest.configs, infos),
         block=_block(manifest, figures, name, title),
         front=_front(manifest, title),
         prose=fill(
             "dataset/prose.md", {"title": plain(title), "summary": _summary(manifest, figures), "block": BLOCK_HERE}
         ),
         pictures=pictures,
+        croissant=croissant(
+            replace(manifest, name=name),
+            infos,
+            _summary(manifest, figures),
+            _wording(manifest),
+            _citation(manifest, name, title),
+            responsible,
+        ),
     )
 
 
@@ -105,7 +116,6 @@ def _block(manifest: Manifest, figures: Numbers, name: str, title: str) -> str:
         "dataset/block.md",
         {
             "name": name,
-            "title": title,
             "version": manifest.version,
             "digest": manifest.digest[:16],
             "rows_said": count(rows, "row"),
@@ -120,27 +130,48 @@ def _block(manifest: Manifest, figures: Numbers, name: str, title: str) -> str:
             "statistics": "\n\n".join(_statistics(figures)),
             "agreement": _agreement(figures),
             "limits": "\n".join(f"- {limit}" for limit in _limits(manifest, figures)) or _NO_LIMITS,
-            "key": "".join(c for c in name.rpartition("/")[2] if c.isalnum()) + manifest.version.replace(".", "_"),
-            "url": f"https://huggingface.co/datasets/{name}",
+            "citation": _citation(manifest, name, title),
             "papers": (TEMPLATES / "dataset/papers.bib").read_text("utf-8").strip(),
         },
     )
 
 
+def _citation(manifest: Manifest, name: str, title: str) -> str:
+    """How to cite the version, as BibTeX."""
+    return fill(
+        "dataset/citation.bib",
+        {
+            "key": "".join(c for c in name.rpartition("/")[2] if c.isalnum()) + manifest.version.replace(".", "_"),
+            "title": title,
+            "url": f"https://huggingface.co/datasets/{name}",
+            "version": manifest.version,
+            "digest": manifest.digest[:16],
+        },
+    )
+
+
 def _configs(manifest: Manifest, default: str) -> Iterator[str]:
-    wording = yaml.safe_load((TEMPLATES / "dataset/configs.yaml").read_text("utf-8"))
-    weights = (manifest.recipe.get("rewards") or {}).get("weights", {})
-    weighted = ""
-    if weights:
-        weighted = f" (the weighted mean of {', '.join(plain(name) for name, weight in weights.items() if weight)})"
+    wording = _wording(manifest)
     for config, splits in manifest.configs.items():
-        about = "examples" if config == "rewards" and "episode_id" not in manifest.columns["rewards"] else config
         note = ""
         if config == default:
             note = " (default)"
         elif not any(part.rows for part in splits.values()):
             note = " (empty)"
-        yield f"- **`{config}`**{note}: {wording[about].replace('{weighted}', weighted)}"
+        yield f"- **`{config}`**{note}: {wording[config]}"
+
+
+def _wording(manifest: Manifest) -> dict[str, str]:
+    """What a row of each config is."""
+    wording = yaml.safe_load((TEMPLATES / "dataset/configs.yaml").read_text("utf-8"))
+    weights = (manifest.recipe.get("rewards") or {}).get("weights", {})
+    weighted = ""
+    if weights:
+        weighted = f" (the weighted mean of {', '.join(plain(name) for name, weight in weights.items() if weight)})"
+    kinds = {config: config for config in manifest.configs}
+    if "rewards" in kinds and "episode_id" not in manifest.columns["rewards"]:
+        kinds["rewards"] = "examples"
+    return {config: wording[kind].replace("{weighted}", weighted) for config, kind in kinds.items()}
 
 
 def _statistics(figures: Numbers) -> Iterator[str]:

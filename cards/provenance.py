@@ -16,11 +16,11 @@ def provenance(manifest: Manifest) -> str:
     """Parents, sources, judges, wording, rewards, failures: each where the manifest knows it."""
     known, recipe = manifest.provenance, manifest.recipe
     facts = [
-        *_origin(known),
-        *_rollout(recipe.get("rollout"), known),
-        *_labels(recipe.get("labels"), recipe, known),
+        *origin(known),
+        *rollout(recipe.get("rollout"), known),
+        *labels(recipe.get("labels"), recipe, known),
         *_prompts(recipe),
-        *_rewards(recipe),
+        *rewards(recipe),
     ]
     if "seed" in recipe:
         facts.append(
@@ -32,7 +32,7 @@ def provenance(manifest: Manifest) -> str:
     return "\n\n".join(part for part in parts if part) or "The manifest names no source."
 
 
-def _origin(known: Mapping[str, Any]) -> Iterator[str]:
+def origin(known: Mapping[str, Any]) -> Iterator[str]:
     for parent in known.get("parents", []):
         yield f"Made from {code(parent['name'])} {plain(parent['version'])}, digest {code(parent['digest'][:16])}."
     for source in known.get("sources", []):
@@ -49,7 +49,7 @@ def _origin(known: Mapping[str, Any]) -> Iterator[str]:
         yield f"Message dialects: {dialects}."
 
 
-def _rollout(played: Mapping[str, Any] | None, known: Mapping[str, Any]) -> Iterator[str]:
+def rollout(played: Mapping[str, Any] | None, known: Mapping[str, Any]) -> Iterator[str]:
     """Which policies played each other, by which rules, and how episodes ended."""
     if not played:
         return
@@ -73,7 +73,7 @@ def _sampled(policy: Mapping[str, Any]) -> str:
     return "" if temperature is None else f" at temperature {temperature:g}"
 
 
-def _labels(labels: Mapping[str, Any] | None, recipe: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
+def labels(labels: Mapping[str, Any] | None, recipe: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
     if not labels:
         return
     dimensions = ", ".join(plain(d) for d in labels.get("dimensions", []))
@@ -107,7 +107,7 @@ def _prompts(recipe: Mapping[str, Any]) -> Iterator[str]:
         yield f"Prompts: layout {code(layout['layout'])}{by}{digest}."
 
 
-def _rewards(recipe: Mapping[str, Any]) -> Iterator[str]:
+def rewards(recipe: Mapping[str, Any]) -> Iterator[str]:
     rewards = recipe.get("rewards")
     if isinstance(rewards, Mapping):
         weights = ", ".join(f"{plain(d)} × {w:g}" for d, w in rewards.get("weights", {}).items() if w)

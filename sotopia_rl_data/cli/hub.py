@@ -31,7 +31,7 @@ _LISTED = 20
 
 @click.command()
 @console.ref_argument("ref")
-@console.output_option("Write README.md and its pictures there.", required=False, folder=True)
+@console.output_option("Write README.md, its pictures and croissant.json there.", required=False, folder=True)
 @click.option("--write", is_flag=True, help="Write them into the version itself, where people can edit the prose.")
 @click.option("--repo", metavar="ORG/NAME", help="As the card of this repository.  [default: the dataset's name]")
 @console.store_option
@@ -55,19 +55,21 @@ def card(ref: str, output: Path | None, write: bool, repo: str | None, store: St
 
     version = resolve(store, ref)
     new_card = dataset_card(version, repo)
-    text, pictures = readme.merge(new_card, readme.read(version.dir)), new_card.pictures
+    text = readme.merge(new_card, readme.read(version.dir))
     folders = [] if output is None else [output]
     if write:
         folders.append(version.dir)
     for folder in folders:
         with storing(folder, "folder", "another folder with -o DIR"):
             folder.mkdir(parents=True, exist_ok=True)
-            readme.write(folder, text, pictures)
+            readme.write(folder, text, new_card)
     if as_json:
-        console.emit_json({"version": version.ref, "text": text, "pictures": sorted(pictures), "written": folders})
+        console.emit_json(
+            {"version": version.ref, "text": text, "pictures": sorted(new_card.pictures), "written": folders}
+        )
     elif folders:
         for folder in folders:
-            console.note(f"wrote {folder / readme.FILE_NAME} (pictures: {len(pictures)})")
+            console.note(f"wrote {folder / readme.FILE_NAME} (pictures: {len(new_card.pictures)})")
     elif sys.stdout.isatty():
         _show_markdown(readme.split_front(text)[1])
     else:

@@ -99,6 +99,8 @@ def _problems(hub: Hub, release: Release, card: str | None, commit: str) -> Iter
         yield f"the tag {release.version} is on {tagged}, not on {commit}"
     tree = hub.tree(release.repo, commit)
     for path, content in release.files.items():
+        if path == readme.CROISSANT and card is None and path in tree:
+            continue  # it says what the README of its commit said, which people may have edited since
         if not content.is_in(tree.get(path)):
             yield f"{path} has other content" if path in tree else f"{path} is missing"
     if hub.text(release.repo, release.record, commit) != release.text:

@@ -25,7 +25,7 @@ from sotopia_rl_data.hub import checking, leaks
 from sotopia_rl_data.hub.client import Hub
 from sotopia_rl_data.hub.commit import PlannedCommit, release_commit
 from sotopia_rl_data.hub.plan import NOTHING, ReleasePlan, Remote, look, plan
-from sotopia_rl_data.hub.release import Release, dataset_release, inspect
+from sotopia_rl_data.hub.release import Release, dataset_release, inspect, with_card
 from sotopia_rl_data.store import Version, readme
 from sotopia_rl_data.store import manifest as manifests
 from sotopia_rl_data.store.readme import Card
@@ -116,10 +116,12 @@ def push(
     on_step = on_step or (lambda step, done, total: None)
     release = dataset_release(version, repo, card, options.calls)
     _search(version, release, options, on_step)
-    pushing = _Pushing(
-        hub, repo, manifests.FILE_NAME, lambda remote: release, options, on_step, readme.read(version.dir)
-    )
-    done = pushing.run()
+    own_card = readme.read(version.dir)
+
+    def release_for(remote: Remote) -> Release:
+        return with_card(release, readme.merge(release.card, remote.card or own_card))
+
+    done = _Pushing(hub, repo, manifests.FILE_NAME, release_for, options, on_step, own_card).run()
     return replace(done, seconds=time.monotonic() - began, warnings=tuple(_warnings(version, done, hub)))
 
 
@@ -275,4 +277,4 @@ def _note(version: Version, done: Pushed, hub: Hub) -> None:
         return
     note_published(version.dir, hub.published(done.repo, done.version, done.commit))
     if done.repo == version.name and done.state == "published":
-        readme.write(version.dir, done.plan.card, done.release.card.pictures)
+        readme.write(version.dir, done.plan.card, done.release.card)

@@ -97,7 +97,7 @@ class Release:
 
 
 def dataset_release(version: Version, repo: str, card: Card, calls: Mapping[str, Path] | None = None) -> Release:
-    """The release of `version` on `repo`. `calls` are the files of a redacted ledger, by path.
+    """The release of `version` on `repo`, without what `with_card` adds. `calls` are a redacted ledger's files.
 
     Raises HubError where the recipe, which the digest covers, names a path of this machine.
     """
@@ -110,7 +110,6 @@ def dataset_release(version: Version, repo: str, card: Card, calls: Mapping[str,
         file.path: Content(version.dir / file.path, file.size, file.sha256)
         for file in manifests.listed_files(version.manifest)
     }
-    files |= {path: Content.of(data) for path, data in card.pictures.items()}
     ledger = {path: Content.of(source) for path, source in (calls or {}).items()}
     provenance: dict[str, Any] = leaks.without_paths(dict(version.manifest.provenance))
     provenance.pop(LEDGER, None)
@@ -129,6 +128,12 @@ def dataset_release(version: Version, repo: str, card: Card, calls: Mapping[str,
         files | ledger,
         manifest,
     )
+
+
+def with_card(release: Release, text: str) -> Release:
+    """The release with the files that its card has beside the README, where that is to be `text`."""
+    beside = {path: Content.of(data) for path, data in readme.files(release.card, text).items()}
+    return replace(release, files={**beside, **release.files})
 
 
 def manifest_at(hub: Hub, repo: str, commit: str) -> Manifest | None:

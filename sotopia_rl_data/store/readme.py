@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sotopia_rl_data.store.versions import Version
 
 BEGIN, END = "<!-- sotopia-rl-data:begin -->", "<!-- sotopia-rl-data:end -->"
-FILE_NAME, ASSETS = "README.md", "assets"
+FILE_NAME, CROISSANT, ASSETS = "README.md", "croissant.json", "assets"
 MACHINE_KEYS = ("configs", "size_categories", "dataset_info")
 _FRONT = re.compile(r"\A---\r?\n(.*?)\r?\n---\r?\n?", re.DOTALL)
 _BLOCK = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
@@ -48,7 +48,8 @@ class Card:
 
     `machine` (of a dataset: values of MACHINE_KEYS) and `block` (Markdown) are the tool's. A README without text by
     people begins with `front` and `prose`; the line BLOCK_HERE in `prose` is where the block goes. `pictures` are files
-    that the block shows, by path (assets/…).
+    that the block shows, by path (assets/…). `croissant` (of a dataset) is the version as JSON-LD, without what the
+    front matter says of it.
     """
 
     machine: Mapping[str, Any]
@@ -56,6 +57,7 @@ class Card:
     front: Mapping[str, Any] = field(default_factory=dict)
     prose: str = ""
     pictures: Mapping[str, bytes] = field(default_factory=dict)
+    croissant: Mapping[str, Any] = field(default_factory=dict)
 
 
 BLOCK_HERE = f"{BEGIN}{END}"
@@ -106,12 +108,35 @@ def read(directory: Path) -> str:
     return path.read_text("utf-8", "replace") if path.is_file() else ""
 
 
-def write(directory: Path, text: str, shown: Mapping[str, bytes]) -> None:
-    """Write README.md and the pictures that it shows, by their path, into a directory; older files are replaced."""
-    for path, data in shown.items():
+def write(directory: Path, text: str, card: Card) -> None:
+    """Write README.md, which is `text`, and the card's files beside it into a directory; older files are replaced."""
+    for path, data in files(card, text).items():
         (directory / path).parent.mkdir(parents=True, exist_ok=True)
         replace_file(directory / path, data)
     replace_file(directory / FILE_NAME, text.encode())
+
+
+def files(card: Card, text: str) -> dict[str, bytes]:
+    """The files beside the README `text`, by path: the pictures that it shows and, of a dataset, croissant.json, with
+    the licence, languages and keywords of the front matter."""
+    import json
+
+    if not card.croissant:
+        return dict(card.pictures)
+    front, _ = split_front(text)
+    links = _texts(front.get("license_link"))
+    known = {
+        "license": links or [name for name in _texts(front.get("license")) if name != "unknown"],
+        "inLanguage": _texts(front.get("language")),
+        "keywords": _texts(front.get("tags")),
+    }
+    data = {**card.croissant, **{key: value for key, value in known.items() if value}}
+    return {**card.pictures, CROISSANT: (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode()}
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts of a key of the front matter, which may hold one or a list of them."""
+    return [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str) and text]
 
 
 def prose(text: str) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ def test_a_release_is_one_commit_and_its_tag(hub, store):
         "README.md",
         "manifest.json",
         "assets/rewards.png",
+        "croissant.json",
         "rewards/train-00000-of-00001.parquet",
         "episodes/train-00000-of-00001.parquet",
     }
@@ -195,6 +196,7 @@ def test_only_what_the_manifest_lists_is_uploaded_and_no_path_of_this_machine(hu
         "README.md",
         "manifest.json",
         "assets/rewards.png",
+        "croissant.json",
         "rewards/train-00000-of-00001.parquet",
     }
     assert "/home/me" not in hub.text(repo, "manifest.json") + hub.text(repo, "README.md")
