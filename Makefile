@@ -19,7 +19,7 @@ help:
 	@echo "make test-all     the suite and what takes minutes each: fuzzers, hundreds of kills, a million rows"
 	@echo "make test-lowest  the tests with every dependency at its stated minimum, in .venv-lowest"
 	@echo "make check        lint, types, the import contract"
-	@echo "make docs         docs/cli.md, the reference of commands and options, from the code"
+	@echo "make docs         docs/cli.md and docs/api.md from the code, and the site in build/site/html"
 	@echo "make bench        the benchmarks behind docs/benchmarks.md"
 	@echo "make clean        remove the environment and caches (never the store)"
 
@@ -31,7 +31,7 @@ $(VENV)/.core: $(BIN)/python pyproject.toml
 	@touch $@
 
 $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP) --constraint constraints.txt --editable '.[train,test,dev]'
+	$(PIP) --constraint constraints.txt --editable '.[train,test,dev,docs]'
 	@touch $@ $(VENV)/.core
 
 quickstart: $(VENV)/.core
@@ -83,6 +83,7 @@ check: lint types contract
 
 docs: $(VENV)/.test
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/build_site.py
 
 bench: $(VENV)/.test
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

@@ -1,22 +1,25 @@
-"""Writes `cli.md`, the reference of commands, options and settings, from the code: `make docs`.
+"""Writes `cli.md`, the reference of commands, options and settings, and `api.md`, that of Python, from the code.
 
-A test compares the page with what this writes, so the page cannot fall behind the code.
+`make docs` runs it. A test compares the pages with what this writes, so they cannot fall behind the code.
 """
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import re
 from collections.abc import Collection, Iterable, Iterator
 from inspect import cleandoc
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import click
 
 from sotopia_rl_data.cli import program
 from sotopia_rl_data.trainers.settings import TrainingSetting
 
-PAGE = Path(__file__).parent / "cli.md"
+DOCS = Path(__file__).parent
 OPENING = """\
 # Commands and options
 
@@ -38,6 +41,13 @@ budget = 5
 The Tab key completes commands, options, datasets and versions after `eval "$(sotopia-rl-data completion bash)"`, and in
 zsh and fish.
 """
+MODULES = ("sotopia_rl_data", "sotopia_rl_data.labelers", "sotopia_rl_data.trainers")
+API_OPENING = """\
+# Python
+
+This page is made from the docstrings by `make docs`. It has the names that [stay as they are](stability.md#python);
+everything is looked up when it is first used, so that an import costs nothing.
+"""
 EVERYWHERE = ("--quiet", "--verbose", "--debug", "--help")
 
 
@@ -49,6 +59,47 @@ def page() -> str:
         for name in section:
             parts += _command(program.cli.get_command(click.Context(program.cli), name), f"sotopia-rl-data {name}")
     return "\n".join([*parts, *_settings()])
+
+
+def api() -> str:
+    """The whole page of Python's public names."""
+    parts = [API_OPENING]
+    for name in MODULES:
+        module = importlib.import_module(name)
+        parts.append(f"## `{name}`\n")
+        for public in sorted(module.__all__):
+            parts += _object(public, getattr(module, public), "###")
+    return "\n".join(parts)
+
+
+def _object(name: str, value: Any, head: str) -> Iterator[str]:
+    """A function or a class with its public members; a member without a docstring is left out."""
+    called = name if isinstance(value, property) else f"{name}{_signature(value)}"
+    yield f"{head} `{name}`\n"
+    if called != name:
+        yield f"```python\n{called}\n```\n"
+    yield cleandoc(value.__doc__ or "") + "\n"
+    if inspect.isclass(value):
+        for inner, member in vars(value).items():
+            member = getattr(member, "__func__", member)  # what a class method or a static one wraps
+            if (
+                not inner.startswith("_")
+                and getattr(member, "__doc__", "")
+                and (inspect.isfunction(member) or isinstance(member, property))
+            ):
+                yield from _object(f"{name}.{inner}", member, "####")
+
+
+def _signature(value: Any) -> str:
+    """As it is written in the code: `self` and `cls` left out, each parameter in a line of its own where it is long."""
+    found = inspect.signature(value)
+    kept = [parameter for parameter in found.parameters.values() if parameter.name not in ("self", "cls")]
+    text, *parameters = (
+        re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(one)) for one in (found.replace(parameters=kept), *kept)
+    )
+    if len(text) < 80:
+        return text
+    return "(\n" + "".join(f"    {parameter},\n" for parameter in parameters) + ")" + text.rpartition(")")[2]
 
 
 def _command(command: click.Command | None, name: str) -> Iterator[str]:
@@ -117,4 +168,5 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    for name, text in {"cli.md": page(), "api.md": api()}.items():
+        (DOCS / name).write_text(text, encoding="utf-8")

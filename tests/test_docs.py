@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 
@@ -13,9 +14,11 @@ from sotopia_rl_data.labelers import judges, schemas
 from sotopia_rl_data.rewards.recipe import presets
 
 sys.path.insert(0, str(ROOT / "docs"))
-from generate import page
+from build_site import navigation, sources
+from generate import MODULES, api, page
 
-WRITTEN = [path for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")] if path.name != "cli.md"]
+MADE = ("api.md", "cli.md")
+WRITTEN = [path for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")] if path.name not in MADE]
 TRAINER_PRESETS = {path.stem.partition(".")[2] for path in (ROOT / "trainers" / "presets").glob("*.yaml")}
 TEXT = "\n".join(path.read_text(encoding="utf-8") for path in WRITTEN)
 
@@ -24,9 +27,21 @@ def test_the_reference_of_commands_is_fresh():
     assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == page(), "run `make docs`"
 
 
+def test_the_reference_of_python_is_fresh_and_explains_every_public_name():
+    text = api()
+    assert (ROOT / "docs" / "api.md").read_text(encoding="utf-8") == text, "run `make docs`"
+    for module in MODULES:
+        for name in importlib.import_module(module).__all__:
+            assert re.search(rf"^### `{name}`\n(\n```python\n.*?\n```\n)?\n[A-Z]", text, re.MULTILINE | re.DOTALL), name
+
+
 def test_every_file_of_docs_is_linked():
     for path in (ROOT / "docs").glob("*.md"):
         assert re.search(rf"\]\((docs/)?{re.escape(path.name)}[)#]", TEXT + (ROOT / "CONTRIBUTING.md").read_text())
+
+
+def test_every_page_is_in_the_sites_navigation_once():
+    assert sorted(page for _, _, page in navigation()) == sorted(sources()), "put it into docs/zensical.toml"
 
 
 def test_links_lead_to_files():
