@@ -22,7 +22,7 @@ PROJECT = tomllib.loads(TEXT)["project"]
 EVERY = [*PROJECT["dependencies"], *chain.from_iterable(PROJECT["optional-dependencies"].values())]
 PACKAGE = ("sotopia_rl_data", "labelers", "trainers", "cards")
 EXTRAS = {  # what an extra brings that the package imports
-    "train": {"torch", "transformers", "trl", "peft", "tokenizers", "jinja2", "safetensors"},
+    "train": {"torch", "transformers", "trl", "peft", "accelerate", "tokenizers", "jinja2", "safetensors"},
     "serve": {"fastapi", "pydantic", "starlette", "uvicorn", "prometheus_client"},
     "verifiers": {"verifiers"},
     "openenv": {"openenv", "pydantic"},
