@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -101,37 +101,57 @@ def test_trl_plays_by_the_tool_and_gets_the_mean_reward(plan: RolloutPlan):
 
 @pytest.mark.train
 @pytest.mark.slow
-def test_grpo_of_trl_takes_a_step_through_the_environment(plan: RolloutPlan, tmp_path: Path):
+def test_grpo_of_trl_takes_a_step_in_which_the_policy_plays_by_its_tool(tmp_path: Path):
+    import torch
     import trl
     from datasets import Dataset
     from fixtures.training import toy_model
-    from transformers import AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tiny = toy_model(tmp_path / "tiny")
-    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    plan = plan_of(bundled()[:1], RULES, a=outside(), b="scripted:firm")
+    begin = factory(plan, by_length)
+    tiny = toy_model(tmp_path / "tiny", hidden=64, layers=2)
+    tokenizer, model = AutoTokenizer.from_pretrained(tiny), AutoModelForCausalLM.from_pretrained(tiny)
     templates = Path(trl.__file__).parent / "chat_templates"
     tokenizer.chat_template = (templates / "qwen2_5.jinja").read_text("utf-8")
-    begun = []
 
-    class Watched(DialogueTools):
-        def reset(self, scene: int | None = None, **columns: Any) -> str:
-            begun.append(scene)
-            return super().reset(scene, **columns)
+    # The model learns by heart to say Hello.
+    environment = begin()
+    task = rows(plan)[0]["prompt"][0]["content"]
+    prompt = [{"role": "user", "content": task + environment.reset(0)}]
+    hello = {"name": "act", "arguments": {"action_type": "speak", "argument": "Hello."}}
+    call = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": hello}]}
+    with_tools = partial(tokenizer.apply_chat_template, tools=[environment.act], tokenize=True, return_dict=False)
+    ids = torch.tensor([with_tools([*prompt, call])])
+    labels = ids.clone()
+    labels[:, : len(with_tools(prompt, add_generation_prompt=True))] = -100
+    adam = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(300):
+        loss = model(ids, labels=labels).loss
+        if float(loss) < 0.03:
+            break
+        loss.backward()
+        adam.step()
+        adam.zero_grad()
 
-    options = {"use_cpu": True, "max_completion_length": 8, "num_generations": 2, "per_device_train_batch_size": 4}
+    lengths = {"max_completion_length": 400, "max_tool_calling_iterations": 1, "temperature": 0.05}
     trainer = trl.GRPOTrainer(
-        tiny,
+        model,
         train_dataset=Dataset.from_list(rows(plan)),
-        environment_factory=lambda: Watched(Table(plan, by_length)),
+        environment_factory=begin,
         processing_class=tokenizer,
         args=trl.GRPOConfig(
-            output_dir=str(tmp_path / "run"), max_steps=1, report_to="none", logging_steps=1, **options
+            output_dir=str(tmp_path / "run"),
+            max_steps=1,
+            logging_steps=1,
+            num_generations=2,
+            per_device_train_batch_size=2,
+            report_to="none",
+            use_cpu=True,
+            **lengths,
         ),
     )
     trainer.train()
-    assert len(begun) == 4
-    assert len(set(begun)) == 2  # two completions of each scene
     (logged,) = [row for row in trainer.state.log_history if "loss" in row]
-    assert (
-        logged["loss"] == 0.0
-    )  # a random model calls no tool: nothing was said, and nobody is told that it is worth 0
+    assert (logged["tools/call_frequency"], logged["tools/failure_frequency"]) == (1.0, 0.0)
+    assert (logged["reward"], logged["rewards/DialogueTools/mean"]) == (6.0, 6.0)
