@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
+import shlex
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from fixtures.places import ROOT
@@ -42,6 +46,30 @@ def test_every_file_of_docs_is_linked():
 
 def test_every_page_is_in_the_sites_navigation_once():
     assert sorted(page for _, _, page in navigation()) == sorted(sources()), "put it into docs/zensical.toml"
+
+
+@pytest.mark.slow
+def test_the_start_in_ten_minutes_runs_as_it_is_written(tmp_path: Path):
+    """Without the installation before it, and without the training, which needs an extra."""
+    offline, _, _ = (ROOT / "docs" / "start.md").read_text("utf-8").partition("## With your own dialogues")
+    blocks = re.findall(r"^```(sh|python)\n(.*?)^```$", offline, re.MULTILINE | re.DOTALL)
+    environment = os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
+    ran = 0
+    for language, text in blocks:
+        lines = text.splitlines() if language == "sh" else [text]
+        for line in lines:
+            if line.startswith(("pip install", "sotopia-rl-data train")):
+                continue
+            program = (
+                ["-m", "sotopia_rl_data", *shlex.split(line, comments=True)[1:]] if language == "sh" else ["-c", line]
+            )
+            done = subprocess.run(
+                [sys.executable, *program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == (3 if " label " in line else 0), (line, done.stdout, done.stderr)
+            ran += 1
+    assert ran == 8
+    assert (tmp_path / "report.html").stat().st_size > 10_000
 
 
 def test_links_lead_to_files():
