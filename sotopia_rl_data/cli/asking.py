@@ -350,13 +350,15 @@ def show_asked(report: AskedReport) -> None:
     heading = f"asked, and no version made: the answers are in {report.ledger}"
     counts = [("shard", report.shard), ("episodes", report.episodes)]
     _show_asking("asked", "usable answer", report, counts, heading)
-    following = ["the same command without --ask-only makes the version"]
-    if report.shard != "1/1":
-        following = [
-            f"sotopia-rl-data ledger merge {shlex.quote(report.ledger)}   # and the ledgers of the other shards",
-            "then, with that ledger, the same command without --shard and --ask-only",
-        ]
-    console.next_commands(*following)
+    is_part = report.shard != "1/1"
+    if Path(report.ledger).name != ".ledger":  # not the store's own, in which the whole command looks
+        others = "   # with the ledgers of the other shards" if is_part else ""
+        console.next_commands(f"sotopia-rl-data ledger merge {shlex.quote(report.ledger)}{others}")
+    console.note(
+        "When all shards are done, the same command without --shard and --ask-only makes the version."
+        if is_part
+        else "The same command without --ask-only makes the version."
+    )
 
 
 def _show_asking(

@@ -343,9 +343,11 @@ def ledger_merge(folders: tuple[Path, ...], path: Path | None, store: Store, as_
     if as_json:
         console.emit_json({"ledger": str(folder), **asdict(merged)})
         return
-    console.note(f"{merged.added:,} of {merged.read:,} calls were added to {folder}; the others were there already.")
+    known = merged.read - merged.added
+    also = f"; {known:,} others were there already" if known else ""
+    console.note(f"{merged.added:,} calls were added to {folder}{also}.")
     if merged.asked_twice:
-        console.note(f"{merged.asked_twice:,} equal questions were asked, and paid for, in more than one ledger.")
+        console.note(f"{merged.asked_twice:,} equal questions were asked in more than one ledger.")
     for name in merged.unfinished:
         console.warn(f"the run that writes {name} has not ended: end it with its own command, then merge it again")
 

@@ -9,11 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from fixtures.flat_calls import evaluate, label
 from fixtures.labelling import BOAT, Highest, Scorer, boats, put, sim
 from fixtures.places import ROOT
 
 from sotopia_rl_data.asking.plan import AskOptions
+from sotopia_rl_data.cli.program import cli
 from sotopia_rl_data.fake_provider.running import running
 from sotopia_rl_data.labelers.evaluation.evaluating import ask_evaluation
 from sotopia_rl_data.labelers.labelling import ask_label, estimate_label
@@ -121,3 +123,21 @@ def test_a_shard_without_ask_only_is_refused_with_what_to_add(store: Store):
     done = subprocess.run([*command, "--store", str(store.root)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert "add --ask-only" in done.stderr
+
+
+def test_a_shard_says_what_makes_the_version(store: Store, tmp_path: Path):
+    put(store, boats(4))
+    command = ["label", "lab/episodes", "--judge", "lexical", "--preset", "goal-only", "--store", str(store.root)]
+    shard = [*command, "--shard", "1/2", "--ask-only"]
+    whole = "When all shards are done, the same command without --shard and --ask-only makes the version."
+    own, other = (CliRunner().invoke(cli, words) for words in (shard, [*shard, "--ledger", str(tmp_path / "one")]))
+    assert own.exit_code == other.exit_code == 0
+    assert whole in own.stderr
+    assert "ledger merge" not in own.stderr  # it is the ledger in which that command looks
+    assert f"ledger merge {tmp_path / 'one'}" in other.stderr
+    merge_it = ["ledger", "merge", str(tmp_path / "one"), "--store", str(store.root)]
+    merged, again = (CliRunner().invoke(cli, merge_it).stderr for _ in range(2))
+    assert "4 calls were added to" in merged
+    assert "4 equal questions were asked in more than one ledger." in merged
+    assert "0 calls were added to" in again
+    assert "; 4 others were there already." in again
