@@ -30,7 +30,9 @@ _MUCH_BUSIER = 2.0  # … this many times the load of the server with the least
 _FAULTS = 3  # faults in a row (5xx, time limits) that take a server out; one is enough where it cannot be reached
 _OUT_S, _LONGEST_OUT_S = 1.0, 30.0  # the first time out, which doubles each time that the server still fails
 _BUSY = 429
-_ITS_OWN = (401, 403, 404)  # refusals that are about the server where others answer: a key, a model that it lacks
+# Refusals that are about the server, until all have refused: of a key, of a model that it lacks. So is every refusal by
+# a server that has not answered anything yet.
+_ITS_OWN = (401, 403, 404)
 _RECENT = 0.1  # the weight of the newest answer in how long answers take
 _PREFIXES = 16_384  # only the homes of this many prefixes are remembered
 
@@ -93,12 +95,13 @@ class Fleet:
                 server.failed(time.monotonic(), error.status == 0)
             raise
         except Rejected as error:
-            if error.status not in _ITS_OWN or not any(
-                other.answer_s for other in self._servers if other is not server
-            ):
+            others = (one for one in self._servers if one is not server)
+            is_its_own = error.status in _ITS_OWN or not server.answer_s
+            if not is_its_own or not any(one.answer_s or not one.times_out for one in others):
                 raise
             server.failed(time.monotonic(), True)
-            raise Unavailable(error.message, error.hint, status=error.status) from error  # another one may answer
+            # another server may answer: it is worth another try, and nothing was billed
+            raise Unavailable(error.message, error.hint, status=error.status, sent=False) from error
         finally:
             server.in_flight -= 1
         server.answered(time.monotonic() - began)

