@@ -46,14 +46,15 @@ _COMPUTING = (
 
 
 def connect(
-    version: Version, memory_limit: str = MEMORY_LIMIT, threads: int | None = None
+    version: Version, memory_limit: str = MEMORY_LIMIT, threads: int | None = None, with_places: bool = False
 ) -> duckdb.DuckDBPyConnection:
-    """A locked connection with one view for each config; `split` is the last column of each.
+    """A locked connection with one view for each config; `split` is the last column of each. `with_places`, a row also
+    says where it lies: its file as `filename`, and its number in that file as `file_row_number`.
 
     Close it, or use it in a `with`. Raises StoreError where a file of the version is gone.
     """
     files = {config: version.files(config) for config in version.manifest.configs}
-    return lock(unlocked(memory_limit, threads), files, version.ref)
+    return lock(unlocked(memory_limit, threads), files, version.ref, with_places)
 
 
 def sql(version: Version, text: str, seconds: float = TIME_LIMIT) -> pa.Table:
@@ -63,12 +64,15 @@ def sql(version: Version, text: str, seconds: float = TIME_LIMIT) -> pa.Table:
 
 
 @contextmanager
-def stream(version: Version, text: str, seconds: float = TIME_LIMIT) -> Iterator[pa.RecordBatchReader]:
-    """The rows of one SELECT, batch by batch; whole numbers are at most 64 bits and decimals are doubles.
+def stream(
+    version: Version, text: str, seconds: float = TIME_LIMIT, with_places: bool = False
+) -> Iterator[pa.RecordBatchReader]:
+    """The rows of one SELECT, batch by batch; whole numbers are at most 64 bits and decimals are doubles. `with_places`
+    is as in `connect`.
 
     Raises QueryError, also while the batches are read, and where they take longer than `seconds`.
     """
-    with connect(version) as connection, time_limit(connection, seconds):
+    with connect(version, with_places=with_places) as connection, time_limit(connection, seconds):
         try:
             check_select(connection, text, f"SELECT * FROM {next(iter(version.manifest.configs))} LIMIT 10")
             reader = connection.sql(text).to_arrow_reader(8192)
@@ -268,7 +272,10 @@ def unlocked(memory_limit: str = MEMORY_LIMIT, threads: int | None = None) -> du
 
 
 def lock(
-    connection: duckdb.DuckDBPyConnection, views: Mapping[str, Mapping[str, list[Path]]], ref: str
+    connection: duckdb.DuckDBPyConnection,
+    views: Mapping[str, Mapping[str, list[Path]]],
+    ref: str,
+    with_places: bool = False,
 ) -> duckdb.DuckDBPyConnection:
     """Give `connection` these views and lock it for good. Raises StoreError where a file is gone."""
     paths = [path for splits in views.values() for files in splits.values() for path in files]
@@ -280,7 +287,7 @@ def lock(
         connection.execute(f"SET allowed_paths = {_paths(paths)}")
         connection.execute("SET enable_external_access = false")
         for name, splits in views.items():
-            connection.execute(f'CREATE VIEW "{name}" AS {rows_of(splits)}')
+            connection.execute(f'CREATE VIEW "{name}" AS {rows_of(splits, with_places)}')
         connection.execute("SET lock_configuration = true")
     except duckdb.Error as error:
         connection.close()
@@ -288,9 +295,11 @@ def lock(
     return connection
 
 
-def rows_of(splits: Mapping[str, list[Path]]) -> str:
-    """The SELECT that reads a config's files, with `split` as its last column."""
-    return " UNION ALL ".join(f"SELECT *, '{s}' AS split FROM read_parquet({_paths(of)})" for s, of in splits.items())
+def rows_of(splits: Mapping[str, list[Path]], with_places: bool = False) -> str:
+    """The SELECT that reads a config's files, with `split` as its last column; `with_places` is as in `connect`."""
+    places = ", filename = true, file_row_number = true" if with_places else ""
+    reads = (f"SELECT *, '{split}' AS split FROM read_parquet({_paths(of)}{places})" for split, of in splits.items())
+    return " UNION ALL ".join(reads)
 
 
 def _damaged(ref: str, reason: str) -> StoreError:

@@ -24,6 +24,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker a core
 
 
+@pytest.hookimpl(trylast=True)  # once there is a folder for temporary files
+def pytest_configure(config: pytest.Config) -> None:
+    """What trainers and `datasets` keep between runs is kept for one run of the tests."""
+    os.environ["HF_DATASETS_CACHE"] = str(config._tmp_path_factory.getbasetemp() / "datasets-cache")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--draw 5 --seed COMMIT`: of the tests that are selected, run five, others for each commit."""
     parser.addoption("--draw", type=int, help="run only this many of the selected tests, drawn at random by --seed")

@@ -81,7 +81,7 @@ def train_rm(config: RMConfig) -> dict[str, Any]:
         run.train(trainer)
         trainer.save_model()
         metrics = {"validation": _validation_metrics(trainer)}
-        if prepared.utterances["test"]:
+        if "test" in trainer.all_rows:
             measured = trainer.evaluate(trainer.all_rows["test"], metric_key_prefix="test")
             metrics["test"] = _unprefixed(measured, "test")
     facts = {"head": prepared.head.to_config(), "packing": trainer.packing}
@@ -182,7 +182,8 @@ class TrainingRun:
         from sotopia_rl_data.trainers.data import check_splits
         from sotopia_rl_data.trainers.encoding import Encoder, dialogues
 
-        fitted = dialogues(self.data, Encoder(tokenizer, max_length, self.config.kind), with_completion)
+        encoder = Encoder(tokenizer, max_length, self.config.kind)
+        fitted = dialogues(self.data, encoder, with_completion, show=not self.config.disable_tqdm)
         must_evaluate = self.config.eval_strategy != "no" and self.config.kind != "grpo"  # which goes on without
         check_splits(self.data, fitted.splits, must_evaluate)
         return fitted

@@ -3,23 +3,39 @@
 A reference is resolved to one version before the first step; the run, its checkpoints and the model card name that
 version's digest. The dataset's own splits are used. Where it has none, it is divided by a hash of the environments,
 each of which stays whole. It is checked that no environment and no episode is in two splits.
+
+No list of rows is held. The rows that a run uses are found once and kept as an index in the cache: for each split an
+Arrow file of ids, numbers, and the place of the row's text in the version's files. Only the index is sorted: in DuckDB,
+sorting the texts too needs the whole dataset in memory.
 """
 
 from __future__ import annotations
 
-import hashlib
+import json
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sotopia_rl_data.errors import InputError, NotFound, UsageError
+from sotopia_rl_data.errors import NotFound, UsageError
 from sotopia_rl_data.hub.resolve import open_dataset
 from sotopia_rl_data.schema import Message
+from sotopia_rl_data.trainers.cache import cached
+from sotopia_rl_data.trainers.row_index import (
+    FACTS,
+    RowChoice,
+    memory_mapped,
+    no_rewards,
+    schema,
+    split_file,
+    write_index,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,8 +44,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EPISODE_COLUMNS = ("models", "tag", "source", "dialect", "codename", "scenario", "relationship")
-VALIDATION, TEST = 0.1, 0.1
+_BATCH = 1024  # rows that are read at a time
+_GROUPS = 4  # row groups in memory: some 32 MB each
+_OTHERS = len(schema(0))  # columns of the index beside the targets
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +80,106 @@ class DatasetRow:
 
 @dataclass(frozen=True, slots=True)
 class DatasetRows:
-    """The rows of a run in key order, where they come from, and how many were left out (`dropped`: reason -> rows)."""
+    """The rows of a run, by split in key order, where they come from, and how many were left out (`dropped`: reason ->
+    rows). They stay on the disk: `folder` has their index, `files` their texts; `sizes` counts the rows of a split."""
 
     pinned: Pinned
-    rows: tuple[DatasetRow, ...]
     targets: tuple[str, ...]
     dropped: Mapping[str, int]
     splits_by: str
+    sizes: Mapping[str, int]
+    folder: Path
+    files: tuple[Path, ...]
 
-    def of(self, split: str) -> tuple[DatasetRow, ...]:
-        """The rows of one split, in key order."""
-        return tuple(r for r in self.rows if r.split == split)
+    def __len__(self) -> int:
+        return sum(self.sizes.values())
+
+    def __iter__(self) -> Iterator[DatasetRow]:
+        for split in self.sizes:
+            yield from self.read(split)
 
     def counts(self) -> dict[str, int]:
         """Rows in each split."""
-        return {s: len(self.of(s)) for s in ("train", "validation", "test")}
+        return {s: self.sizes.get(s, 0) for s in ("train", "validation", "test")}
+
+    def of(self, split: str) -> tuple[DatasetRow, ...]:
+        """All rows of one split, in memory."""
+        return tuple(self.read(split))
+
+    def index(self, split: str) -> pa.Table:
+        """The ids, numbers and places of a split's rows (see `row_index.schema`), memory-mapped."""
+        return memory_mapped(split_file(self.folder, split))
+
+    def read(self, split: str, start: int = 0, stop: int | None = None) -> Iterator[DatasetRow]:
+        """The rows of one split, or those from `start` to `stop`, in key order, read as they are taken."""
+        if split not in self.sizes:
+            return
+        with RowTexts(self.files) as texts:
+            for batch in self.index(split).slice(start, None if stop is None else stop - start).to_batches(_BATCH):
+                found = texts.read(batch.column("file").to_numpy(), batch.column("row").to_numpy())
+                for row, (prompt, completion) in zip(batch.to_pylist(), found, strict=True):
+                    yield DatasetRow(
+                        split=split,
+                        episode_id=row["episode_id"],
+                        environment_id=row["environment_id"],
+                        agent=row["agent"],
+                        turn=row["turn"],
+                        prompt=tuple(prompt),
+                        completion=tuple(completion),
+                        targets=tuple(row[f"target_{k}"] for k in range(len(row) - _OTHERS)),
+                        reward=row["reward"],
+                        spread=row["spread"],
+                    )
+
+
+class RowTexts:
+    """Prompts and completions by their places in Parquet files. Holds the row groups that were used last, since rows in
+    key order lie together. Use it as a context manager."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = files
+        self._stack = ExitStack()
+        self._open: dict[int, tuple[Any, NDArray[np.int64]]] = {}  # by number: the file, and where its groups begin
+        self._groups: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def read(self, files: NDArray[np.int32], rows: NDArray[np.int64]) -> list[tuple[list[Message], list[Message]]]:
+        """The prompt and the completion at each place: number of the file, number of the row in it."""
+        texts: list[Any] = [None] * len(rows)
+        for number in np.unique(files):
+            at = np.flatnonzero(files == number)
+            group_of = np.searchsorted(self._starts(int(number)), rows[at], side="right") - 1
+            for group in np.unique(group_of):
+                mine = at[group_of == group]
+                found = self._group(int(number), int(group)).take(rows[mine] - self._starts(int(number))[group])
+                pairs = zip(found.column("prompt").to_pylist(), found.column("completion").to_pylist(), strict=True)
+                for place, pair in zip(mine, pairs, strict=True):
+                    texts[place] = pair
+        return texts
+
+    def _starts(self, number: int) -> NDArray[np.int64]:
+        if number not in self._open:
+            import pyarrow.parquet as pq
+
+            file = self._stack.enter_context(pq.ParquetFile(self._files[number]))
+            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            self._open[number] = file, np.cumsum([0, *sizes[:-1]])
+        return self._open[number][1]
+
+    def _group(self, number: int, group: int) -> pa.Table:
+        key = (number, group)
+        if key not in self._groups:
+            file, _ = self._open[number]
+            self._groups[key] = file.read_row_group(group, columns=["prompt", "completion"], use_threads=False)
+            if len(self._groups) > _GROUPS:
+                self._groups.popitem(last=False)
+        self._groups.move_to_end(key)
+        return self._groups[key]
 
 
 def load_rows(
@@ -101,16 +203,24 @@ def load_rows(
     """
     dataset = open_dataset(ref, store)
     columns = target_columns(dataset, targets, need_reward)
-    table = dataset.sql(select(dataset, where))
-    rows, dropped = _usable_rows(table, columns, set(sentinels), need_reward)
-    _check_any(ref, rows, dropped, where)
-    if split_by == "stored":
-        splits_by = split_by
-    else:
-        rows, splits_by = _with_splits(rows, dataset, split_by)
-        check_disjoint(rows, by_episode=_by_episode(dataset, splits_by))
-    names = tuple(full_name(t) for t in targets) or ("reward",)
-    return DatasetRows(pin(dataset, ref), tuple(rows), names, dropped, splits_by)
+    choice = RowChoice(columns, where, split_by, tuple(sentinels), need_reward)
+    files = [(split, path) for split, paths in dataset.version.files("rewards").items() for path in paths]
+    key = {
+        "digest": dataset.version.digest,  # of the rows, however they are divided into files
+        "files": [[split, path.name, path.stat().st_size] for split, path in files],
+        "choice": choice.key(),
+    }
+    folder = cached("rows", key, lambda unfinished: write_index(unfinished, dataset, ref, choice))
+    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    return DatasetRows(
+        pinned=pin(dataset, ref),
+        targets=tuple(full_name(t) for t in targets) or ("reward",),
+        dropped=facts["dropped"],
+        splits_by=facts["splits_by"],
+        sizes=facts["rows"],
+        folder=folder,
+        files=tuple(path for _, path in files),
+    )
 
 
 def pin(dataset: Dataset, ref: str) -> Pinned:
@@ -148,120 +258,19 @@ def full_name(target: str) -> str:
         return target
 
 
-def select(dataset: Dataset, where: str | None) -> str:
-    """The SELECT of the rewards rows that meet `where`, in key order; in `where`, `model` is the speaker's model.
-
-    Imported rewards without a key stay in the order of their files.
-    """
-    keyed = {"episode_id", "agent", "turn"} <= dataset.manifest.columns["rewards"].keys()
-    order = "ORDER BY split, episode_id, agent, turn" if keyed else ""
-    condition = f"WHERE ({where})" if where else ""
-    if not where or not keyed or "episodes" not in dataset.manifest.configs:
-        return f"SELECT * FROM rewards {condition} {order}"
-    selected = ", ".join(("episode_id", *EPISODE_COLUMNS, "speaker.agent AS agent", "speaker.model AS model"))
-    episodes = f"SELECT {selected} FROM (SELECT *, unnest(agents) AS speaker FROM episodes)"
-    return f"SELECT rewards.* FROM rewards LEFT JOIN ({episodes}) USING (episode_id, agent) {condition} {order}"
-
-
-def _usable_rows(
-    table: pa.Table, columns: Sequence[str], sentinels: set[float], need_reward: bool
-) -> tuple[list[DatasetRow], dict[str, int]]:
-    """The rows that can be trained on, with a number for each of the target `columns`; and how many cannot, by
-    reason."""
-    dropped = {"no reward": 0, "no completion": 0}
-    rows = []
-    for batch in table.to_batches(max_chunksize=1024):
-        for row in batch.to_pylist():
-            targets = tuple(_number(row[c], sentinels) for c in columns)
-            if need_reward and all(t is None for t in targets):
-                dropped["no reward"] += 1
-            elif not row["completion"] or not row["prompt"]:
-                dropped["no completion"] += 1
-            else:
-                usable = DatasetRow(
-                    split=row["split"],
-                    episode_id=row.get("episode_id") or "",
-                    environment_id=row.get("environment_id") or "",
-                    agent=row.get("agent") or "",
-                    turn=row.get("turn"),
-                    prompt=tuple(row["prompt"]),
-                    completion=tuple(row["completion"]),
-                    targets=targets,
-                    reward=_number(row.get("reward"), sentinels),
-                    spread=_number(row.get("spread"), set()),
-                )
-                rows.append(usable)
-    return rows, dropped
-
-
-def _number(value: float | None, sentinels: set[float]) -> float | None:
-    return None if value is None or not np.isfinite(value) or value in sentinels else float(value)
-
-
-def target_table(rows: Sequence[DatasetRow]) -> NDArray[np.float64]:
-    """[N, K] the rows' targets; NaN where one is missing."""
-    return np.array([[np.nan if t is None else t for t in r.targets] for r in rows], dtype=np.float64)
-
-
-def _check_any(ref: str, rows: Sequence[DatasetRow], dropped: Mapping[str, int], where: str | None) -> None:
-    if rows:
-        return
-    if dropped["no reward"]:
-        raise _no_rewards(ref, dropped["no reward"])
-    if where:
-        raise UsageError(f"No row of {ref} meets the condition {where!r}.", "give a wider --where")
-    raise InputError(f"{ref} has no rows to train on.", f"see what it has: sotopia-rl-data show {ref}")
-
-
 def check_rewarded(ref: str, store: str | Path | None = None) -> None:
     """Raises InputError where no row of `ref` has a reward, without reading the rows; and as `load_rows` does."""
     dataset = open_dataset(ref, store)
     target_columns(dataset, ())
     rows, rewarded = dataset.sql("SELECT count(*), count(reward) FROM rewards").columns
     if rows[0].as_py() and not rewarded[0].as_py():
-        raise _no_rewards(ref, rows[0].as_py())
+        raise no_rewards(ref, rows[0].as_py())
 
 
-def _no_rewards(ref: str, rows: int) -> InputError:
-    return InputError(f"None of the {rows} rows of {ref} has a reward.", f"see why: sotopia-rl-data show {ref}")
-
-
-def _with_splits(rows: list[DatasetRow], dataset: Dataset, split_by: str) -> tuple[list[DatasetRow], str]:
-    """The rows in the dataset's own splits, or in new ones; and what they are split by."""
-    own = set(dataset.version.files("rewards"))
-    if split_by == "dataset" and "train" in own and len(own) > 1:
-        return rows, "dataset"
-    column = grouping(rows)
-    if column is None:
-        return [replace(row, split="train") for row in rows], "none"
-    split_of = grouped_split([getattr(row, column) for row in rows])
-    return [replace(row, split=split_of[getattr(row, column)]) for row in rows], column
-
-
-def _by_episode(dataset: Dataset, splits_by: str) -> bool:
-    """Whether the episodes of one environment may be in several splits: they were divided by episode."""
-    return splits_by == "episode_id" or (
-        splits_by == "dataset" and dataset.manifest.recipe.get("split_by") == "episode"
-    )
-
-
-def grouping(rows: Sequence[DatasetRow]) -> str | None:
-    """The column to split by: the environment, else the episode; None where there are not two values of either."""
-    for column in ("environment_id", "episode_id"):
-        values = {getattr(r, column) for r in rows}
-        if len(values) > 1 and "" not in values:
-            return column
-    return None
-
-
-def grouped_split(groups: Sequence[str]) -> dict[str, str]:
-    """Each group's split: about 80/10/10 of the groups in the order of their hash; from three groups on, at least one
-    in each split."""
-    ordered = sorted(set(groups), key=lambda g: hashlib.sha256(g.encode()).digest())
-    validation = max(1, round(len(ordered) * VALIDATION)) if len(ordered) > 1 else 0
-    test = max(1, round(len(ordered) * TEST)) if len(ordered) > 2 else 0
-    splits = ["validation"] * validation + ["test"] * test + ["train"] * (len(ordered) - validation - test)
-    return dict(zip(ordered, splits, strict=True))
+def target_table(rows: pa.Table, targets: int) -> NDArray[np.float64]:
+    """[N, K] the rows' targets, from their columns; NaN where one is missing."""
+    columns = [rows.column(f"target_{k}").to_numpy() for k in range(targets)]
+    return np.column_stack(columns).astype(np.float64)
 
 
 def check_splits(data: DatasetRows, splits: Collection[str], evaluating: bool) -> None:
@@ -288,17 +297,3 @@ def check_splits(data: DatasetRows, splits: Collection[str], evaluating: bool) -
             f"The validation split of {name} is empty, so the best checkpoint could not be chosen.",
             "--set split_by=grouped divides it by environment; --set eval_strategy=no trains without evaluating",
         )
-
-
-def check_disjoint(rows: Iterable[DatasetRow], by_episode: bool = False) -> None:
-    """Raises InputError where an environment or an episode is in two splits; `by_episode`, only for an episode."""
-    seen: dict[tuple[str, str], str] = {}
-    for row in rows:
-        groups = [("episode", row.episode_id)] + ([] if by_episode else [("environment", row.environment_id)])
-        for kind, value in reversed(groups):
-            other = seen.setdefault((kind, value), row.split)
-            if value and other != row.split:
-                raise InputError(
-                    f"The {kind} {value} is in both {other} and {row.split}: held-out scores would be too good.",
-                    "divide the rows anew, by environment: --set split_by=grouped",
-                )

@@ -15,19 +15,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.schema import Message
-from sotopia_rl_data.trainers.data import DatasetRows
+from sotopia_rl_data.tables import MESSAGES
+from sotopia_rl_data.trainers.data import DatasetRow, DatasetRows
 from sotopia_rl_data.trainers.modeling import (
     check_vocabulary,
+    fingerprint,
     first_line,
     loading_errors,
     split_revision,
     vocabulary_of,
 )
 from sotopia_rl_data.trainers.templates import HINT, Use, check_roles, check_texts, prepare_template
+from sotopia_rl_data.trainers.tokenised import Tokenised, tokenised
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -37,7 +41,13 @@ if TYPE_CHECKING:
 # The beginning of a turn in a prompt: as the simulator's observations write it, or as our own view does.
 TURN = re.compile(r"^(?:Turn #\d+|\[\d+\] )", re.MULTILINE)
 BATCH = 256
-KEYS = ("episode_id", "environment_id", "agent", "turn", "reward")  # columns that GRPO's reward functions receive too
+KEYS = {  # columns that GRPO's reward functions receive too
+    "episode_id": pa.string(),
+    "environment_id": pa.string(),
+    "agent": pa.string(),
+    "turn": pa.int32(),
+    "reward": pa.float64(),
+}
 Dialogue = tuple[Sequence[Message], Sequence[Message]]  # (prompt, completion)
 ASSISTANT: tuple[Message, ...] = ({"role": "assistant", "content": ""},)
 CUT = "[{count} turns are left out here]"
@@ -61,16 +71,20 @@ class Cuts:
     too_long: int
 
 
-def count_cuts(encoded: Sequence[Encoded | None], most: int | None) -> Cuts:
-    """What was cut so that these rows fit into `most` tokens; a row that does not fit is None. Raises InputError where
-    none fits."""
+def count_cuts(encoded: Sequence[Encoded | None]) -> dict[str, int]:
+    """What was cut so that these rows fit, by the fields of `Cuts`; a row that does not fit is None."""
     turns = [row.turns_cut for row in encoded if row is not None]
-    if not turns:
+    return {"turns": sum(turns), "prompts": sum(count > 0 for count in turns), "too_long": len(encoded) - len(turns)}
+
+
+def cuts_of_all(found: Tokenised, most: int | None) -> Cuts:
+    """What was cut so that rows fit into `most` tokens. Raises InputError where none fits."""
+    if not found.splits:
         raise InputError(
             f"No prompt fits into {most} tokens, even with its history cut.",
             "raise max_length (grpo: max_prompt_length) with --set, or take a model with a longer context",
         )
-    return Cuts(sum(turns), sum(count > 0 for count in turns), len(encoded) - len(turns))
+    return Cuts(found.total("turns"), found.total("prompts"), found.total("too_long"))
 
 
 class Encoder:
@@ -86,6 +100,10 @@ class Encoder:
         self._checked: set[tuple[str, ...]] = set()  # the sequences of roles that the template has been tried with
         self._is_blank: dict[int, bool] = {}  # by token id: whether its text is only white space
         self.end_of_turn = self._end_of_turn()
+
+    def settings(self) -> dict[str, Any]:
+        """What decides how a dialogue is encoded, as JSON values: the key of what is kept of it."""
+        return {"tokenizer": fingerprint(self.tokenizer), "max_length": self.max_length, "use": self.use}
 
     def encode(self, dialogues: Sequence[Dialogue]) -> list[Encoded | None]:
         """Each (prompt, completion) as ids; None where even the shortest form is longer than `max_length`.
@@ -174,26 +192,31 @@ class Dialogues:
     cuts: Cuts
 
 
-def dialogues(data: DatasetRows, encoder: Encoder, with_completion: bool) -> Dialogues:
+def dialogues(data: DatasetRows, encoder: Encoder, with_completion: bool, show: bool = False) -> Dialogues:
     """Every row's prompt, cut to fit, in key order; where completions are trained on, prompt and completion must fit.
 
-    Raises InputError where none fits.
+    `show` a bar where it takes long. Raises InputError where none fits.
     """
-    from datasets import Dataset
 
-    encoded = encoder.encode([(row.prompt, row.completion if with_completion else ()) for row in data.rows])
-    cuts = count_cuts(encoded, encoder.max_length)
-    by_split: dict[str, list[dict[str, Any]]] = {}
-    for row, fitted in zip(data.rows, encoded, strict=True):
-        if fitted is None:
-            continue
-        columns: dict[str, Any] = {"prompt": without_turns(row.prompt, fitted.turns_cut)}
-        if with_completion:
-            columns["completion"] = list(row.completion)
-        else:
-            columns |= {key: getattr(row, key) for key in KEYS}
-        by_split.setdefault(row.split, []).append(columns)
-    return Dialogues({split: Dataset.from_list(rows) for split, rows in by_split.items()}, cuts)
+    def encode(rows: Sequence[DatasetRow]) -> tuple[pa.Table, dict[str, int]]:
+        return _fitted(rows, encoder, with_completion)
+
+    settings = {"kind": "dialogues", "with_completion": with_completion, **encoder.settings()}
+    found = tokenised(data, encode, settings, show)
+    return Dialogues(dict(found.splits), cuts_of_all(found, encoder.max_length))
+
+
+def _fitted(rows: Sequence[DatasetRow], encoder: Encoder, with_completion: bool) -> tuple[pa.Table, dict[str, int]]:
+    """The rows that fit, as messages; and what was cut."""
+    encoded = encoder.encode([(row.prompt, row.completion if with_completion else ()) for row in rows])
+    kept = [(row, fitted) for row, fitted in zip(rows, encoded, strict=True) if fitted is not None]
+    prompts = [without_turns(row.prompt, fitted.turns_cut) for row, fitted in kept]
+    columns: dict[str, pa.Array] = {"prompt": pa.array(prompts, MESSAGES)}
+    if with_completion:
+        columns["completion"] = pa.array([list(row.completion) for row, _ in kept], MESSAGES)
+    else:
+        columns |= {name: pa.array([getattr(row, name) for row, _ in kept], kind) for name, kind in KEYS.items()}
+    return pa.table(columns), count_cuts(encoded)
 
 
 def check_padding(tokenizer: Any) -> None:

@@ -83,11 +83,11 @@ def _most_tokens(config: TrainerConfig) -> int | None:
 
 def sample_of(data: DatasetRows) -> list[DatasetRow]:
     """Train rows from places all over the split, in key order."""
-    train = data.of("train")
-    if len(train) <= BLOCKS * BLOCK:
-        return list(train)
-    starts = [at * (len(train) - BLOCK) // (BLOCKS - 1) for at in range(BLOCKS)]
-    return [row for start in starts for row in train[start : start + BLOCK]]
+    size = data.counts()["train"]
+    if size <= BLOCKS * BLOCK:
+        return list(data.read("train"))
+    starts = [at * (size - BLOCK) // (BLOCKS - 1) for at in range(BLOCKS)]
+    return [row for start in starts for row in data.read("train", start, start + BLOCK)]
 
 
 # --- what a run does with the sample ----------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ def score_dataset(
     taken from there. Returns the version's reference, whether it is new, the judge and the number of scores that were
     written. Raises NotFound for the dataset, InputError where a prompt does not fit the model.
     """
-    rows: Sequence[DatasetRow] = load_rows(ref, store=store, split_by="stored", need_reward=False).rows
+    rows: Sequence[DatasetRow] = list(load_rows(ref, store=store, split_by="stored", need_reward=False))
     version, opened = open_dataset(ref, store).version, Store(store) if store else Store.default()
     is_keyed = {"episode_id", "agent", "turn"} <= version.manifest.columns["rewards"].keys()
     with Ledger(ledger or opened.root / ".ledger") as kept:
@@ -111,7 +111,7 @@ def score_shard(
     """Keep `model`'s scores of the rows in `shard` in `ledger` (default: the store's). Returns the shard, the judge,
     the number of rows in it, how many of them the ledger had already (`hits`), and the ledger. Raises NotFound,
     InputError and StoreError."""
-    rows: Sequence[DatasetRow] = load_rows(ref, store=store, split_by="stored", need_reward=False).rows
+    rows: Sequence[DatasetRow] = list(load_rows(ref, store=store, split_by="stored", need_reward=False))
     blocks = _blocks(rows)
     is_ours = shard.of((str(number), sum(map(_length, block))) for number, block in enumerate(blocks))
     ours = [block for number, block in enumerate(blocks) if is_ours(str(number))]

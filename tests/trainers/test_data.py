@@ -8,7 +8,8 @@ from fixtures.training import answers_the_offer, make_dataset, says_thanks
 
 from sotopia_rl_data.errors import InputError, NotFound, UsageError
 from sotopia_rl_data.schema import split_of
-from sotopia_rl_data.trainers.data import grouped_split, load_rows
+from sotopia_rl_data.trainers.data import load_rows
+from sotopia_rl_data.trainers.row_index import grouped_split
 
 
 def test_a_version_is_pinned_by_its_digest_and_stays_what_it_was(tmp_path: Path):
@@ -18,24 +19,24 @@ def test_a_version_is_pinned_by_its_digest_and_stays_what_it_was(tmp_path: Path)
     old, latest = (load_rows(ref, store=tmp_path) for ref in (first, "toys/rewards"))
     assert latest.pinned.version == "v1.1.0"
     assert old.pinned.digest != latest.pinned.digest
-    assert old.rows[0].completion != latest.rows[0].completion
+    assert next(iter(old)).completion != next(iter(latest)).completion
     by_path = load_rows(str(tmp_path / "toys/rewards/v1.0.0"))
-    assert (by_path.pinned.digest, by_path.rows) == (old.pinned.digest, old.rows)
+    assert (by_path.pinned.digest, list(by_path)) == (old.pinned.digest, list(old))
 
 
 def test_the_datasets_own_splits_are_used(tmp_path: Path):
     found = load_rows(make_dataset(tmp_path), store=tmp_path)
     assert found.splits_by == "dataset"
-    assert {r.split for r in found.rows} == {"train", "validation", "test"}
-    assert all(r.split == split_of(r.environment_id) for r in found.rows)
-    assert sum(found.counts().values()) == len(found.rows) == 240
+    assert {r.split for r in found} == {"train", "validation", "test"}
+    assert all(r.split == split_of(r.environment_id) for r in found)
+    assert sum(found.counts().values()) == len(found) == 240
 
 
 def test_no_environment_and_no_episode_is_on_both_sides(tmp_path: Path):
     for split_by in ("dataset", "grouped"):
         found = load_rows(make_dataset(tmp_path), store=tmp_path, split_by=split_by)
         for column in ("environment_id", "episode_id"):
-            sides = [{getattr(r, column) for r in found.of(s)} for s in ("train", "validation", "test")]
+            sides = [{getattr(r, column) for r in found.read(s)} for s in ("train", "validation", "test")]
             assert all(sides)
             assert sum(map(len, sides)) == len(set.union(*sides))
 
@@ -77,7 +78,7 @@ def test_one_environment_is_divided_by_episode_whatever_split_it_fell_into(tmp_p
         assert found.splits_by == "episode_id"
         assert min(found.counts().values()) > 0
     stored = load_rows(ref, store=tmp_path, split_by="stored")
-    assert {row.split for row in stored.rows} == {split}
+    assert {row.split for row in stored} == {split}
 
 
 def test_grouped_split_keeps_groups_whole_and_gives_each_split_one():
@@ -96,14 +97,14 @@ def test_missing_and_sentinel_rewards_are_dropped_and_counted(tmp_path: Path):
     assert load_rows(ref, store=tmp_path).dropped == {"no reward": 40, "no completion": 0}
     found = load_rows(ref, store=tmp_path, sentinels=[-1.0])
     assert found.dropped == {"no reward": 80, "no completion": 0}
-    assert len(found.rows) == 160
+    assert len(found) == 160
 
 
 def test_targets_are_dimensions_by_any_name(tmp_path: Path):
     ref = make_dataset(tmp_path, extra={"goal": says_thanks, "knowledge": answers_the_offer})
     found = load_rows(ref, store=tmp_path, targets=["GOAL", "knowledge"])
     assert found.targets == ("goal", "knowledge")
-    assert all(len(r.targets) == 2 for r in found.rows)
+    assert all(len(r.targets) == 2 for r in found)
     with pytest.raises(NotFound, match="no column 'norm_secret'"):
         load_rows(ref, store=tmp_path, targets=["secret"])
 
@@ -111,7 +112,7 @@ def test_targets_are_dimensions_by_any_name(tmp_path: Path):
 def test_where_filters_rows_and_an_impossible_one_says_so(tmp_path: Path):
     ref = make_dataset(tmp_path)
     found = load_rows(ref, store=tmp_path, where="reward >= 0.75")
-    assert {r.reward for r in found.rows} == {0.75, 1.0}
+    assert {r.reward for r in found} == {0.75, 1.0}
     with pytest.raises(UsageError, match="No row"):
         load_rows(ref, store=tmp_path, where="reward > 5")
 
@@ -129,7 +130,7 @@ def test_where_knows_the_episode_and_whose_turn_it_is(tmp_path: Path):
     label(store, "demo/episodes", judges=["lexical"])
 
     def rows(where: str | None) -> int:
-        return len(load_rows("demo/episodes-rewards", store=store, where=where, need_reward=False).rows)
+        return len(load_rows("demo/episodes-rewards", store=store, where=where, need_reward=False))
 
     own = [rows(f"model = 'sample-policy-{x}'") for x in "ab"]
     assert sum(own) == rows(None) == rows("list_contains(models, 'sample-policy-a')")
@@ -151,7 +152,7 @@ def test_rows_of_somebody_elses_are_divided_by_situation(tmp_path: Path):
     (tmp_path / "theirs.json").write_text(json.dumps(rows))
     import_dataset(Store(tmp_path), [tmp_path / "theirs.json"], "lab/theirs")
     found = load_rows("lab/theirs", store=tmp_path)
-    sides = [{r.prompt[0]["content"].split("Turn")[0] for r in found.of(s)} for s in ("train", "validation", "test")]
+    sides = [{r.prompt[0]["content"].split("Turn")[0] for r in found.read(s)} for s in ("train", "validation", "test")]
     assert all(sides)
     assert sum(map(len, sides)) == len(set.union(*sides)) == 40
 
@@ -162,7 +163,7 @@ def test_no_reward_at_all_is_one_sentence(tmp_path: Path):
 
     with pytest.raises(InputError, match="None of the 240 rows"):
         load_rows(make_dataset(tmp_path, change=unlabelled), store=tmp_path)
-    assert len(load_rows("toys/rewards", store=tmp_path, need_reward=False).rows) == 240
+    assert len(load_rows("toys/rewards", store=tmp_path, need_reward=False)) == 240
 
 
 def test_an_unknown_dataset_is_not_found(tmp_path: Path):

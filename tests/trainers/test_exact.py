@@ -23,7 +23,7 @@ from sotopia_rl_data.trainers.reward_model.attention import NAME, can_read_many,
 from sotopia_rl_data.trainers.reward_model.rows import (
     LabelledUtterance,
     PlainBatch,
-    one_each,
+    PlainRows,
     one_each_group,
     tree_batch,
 )
@@ -267,7 +267,7 @@ def assert_same_step(one: tuple[dict[str, Any], float], other: tuple[dict[str, A
 
 
 def test_a_step_is_the_same_however_it_is_cut_and_packed(tiny: Path, tmp_path: Path):
-    plain, packed = one_each(samples()), one_each_group(samples(), row_tokens=10_000)
+    plain, packed = PlainRows(samples()), one_each_group(samples(), row_tokens=10_000)
     pad = PlainBatch(0)
     whole = step(tiny, tmp_path, plain, pad, batch=12, accumulate=1)
     assert_same_step(whole, step(tiny, tmp_path, plain, pad, batch=1, accumulate=12))
@@ -289,13 +289,13 @@ def test_the_logged_loss_is_the_mean_over_utterances(tiny: Path, tmp_path: Path)
             .item()
             for s in found
         ]
-    _, logged = step(tiny, tmp_path, one_each(found), PlainBatch(0), batch=4, accumulate=3)
+    _, logged = step(tiny, tmp_path, PlainRows(found), PlainBatch(0), batch=4, accumulate=3)
     assert logged == pytest.approx(np.mean(errors), rel=1e-4)
 
 
 def test_padding_left_is_padding_right(tiny: Path):
     model = classifier(tiny, heads=2).eval()
-    rows = one_each(samples())
+    rows = PlainRows(samples())
     with torch.no_grad():
         left, right = (
             model(

@@ -287,7 +287,7 @@ def test_the_best_checkpoint_is_kept_and_training_stops_when_nothing_gets_better
     from sotopia_rl_data.trainers.data import load_rows
 
     model, rows_of = RewardModel.load(tmp_path / "out"), load_rows("toys/rewards@v1.0.0", store=store)
-    known = rows_of.of("validation")
+    known = list(rows_of.read("validation"))
     found = model.score_batch([(r.prompt, r.completion) for r in known])
     assert np.mean((found - [r.reward for r in known]) ** 2) == pytest.approx(held_out[best], rel=1e-4)
 
@@ -318,7 +318,7 @@ def test_weighing_by_spread_trusts_agreement_more(tmp_path: Path, tiny: str):
     config = configure(RMConfig, preset="tiny", options=options)
     prepared = prepare(load_rows(make_dataset(tmp_path), store=tmp_path), config)
     trained_on = prepared.utterances["train"]
-    by_spread = {prepared.rows[one.index].spread: one.weights[0] for one in trained_on}
+    by_spread = dict(zip(trained_on.stored.spread(), (one.weights[0] for one in trained_on), strict=True))
     assert by_spread[0.0] > by_spread[0.1] > by_spread[0.3]
     assert by_spread[0.1] == pytest.approx(by_spread[0.0] / 2)
     assert np.mean([one.weights[0] for one in trained_on]) == pytest.approx(1.0)

@@ -95,7 +95,7 @@ def test_what_a_trainer_is_given_has_no_environment_on_two_sides(
     assert all(sides)
     assert sum(map(len, sides)) == len(set.union(*sides))
     assert found.splits_by == ("dataset" if name == "split" else "environment_id")
-    assert sides[0] == {row.environment_id for row in found.of("train")}
+    assert sides[0] == {row.environment_id for row in found.read("train")}
 
 
 def test_rows_of_somebody_elses_are_trained_on_and_scored_under_keys_of_their_own(tmp_path: Path, tiny: str):

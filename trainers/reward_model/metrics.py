@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sotopia_rl_data import statistics as stats
-from sotopia_rl_data.trainers.data import target_table
 
 if TYPE_CHECKING:
     from sotopia_rl_data.trainers.reward_model.rows import Prepared
@@ -76,15 +75,15 @@ def reward_metrics(
 class Baselines:
     """What the train split's mean, and its mean at each turn, would predict."""
 
-    def __init__(self, rewards: ArrayLike, turns: Sequence[int | None]) -> None:
-        values, at = np.asarray(rewards, dtype=np.float64), np.array(turns, dtype=object)
+    def __init__(self, rewards: ArrayLike, turns: ArrayLike) -> None:
+        values, at = np.asarray(rewards, dtype=np.float64), np.asarray(turns, dtype=np.float64)
         self.mean = float(values.mean())
-        self.by_turn = {t: float(values[at == t].mean()) for t in set(turns) if t is not None}
+        self.by_turn = {t: float(values[at == t].mean()) for t in np.unique(at[np.isfinite(at)]).tolist()}
 
-    def of(self, turns: Sequence[int | None]) -> dict[str, Floats]:
-        """The predictions `mean` and `turn` for utterances at these turns; a turn that is unknown or not in train gets
-        the mean."""
-        by_turn = [self.mean if t is None else self.by_turn.get(t, self.mean) for t in turns]
+    def of(self, turns: ArrayLike) -> dict[str, Floats]:
+        """The predictions `mean` and `turn` for utterances at these turns; a turn that is unknown (NaN) or not in train
+        gets the mean."""
+        by_turn = [self.by_turn.get(t, self.mean) for t in np.asarray(turns, dtype=np.float64).tolist()]
         return {"mean": np.full(len(by_turn), self.mean), "turn": np.array(by_turn, dtype=np.float64)}
 
 
@@ -93,17 +92,16 @@ class RewardMetrics:
 
     def __init__(self, prepared: Prepared, resamples: int, seed: int) -> None:
         self.head = prepared.head
-        self.rows = prepared.rows
+        self.stored = [utterances.stored for utterances in prepared.utterances.values()]
         self.resamples = resamples
         self.seed = seed
-        train = [row for row in prepared.rows if row.split == "train"]
-        turns = np.array([row.turn for row in train], dtype=object)
+        train = prepared.utterances["train"].stored
+        turns, targets = train.turns(), train.targets()
 
         def baselines_of(truth: Floats) -> Baselines:
             known = np.isfinite(truth)
-            return Baselines(truth[known], turns[known].tolist())
+            return Baselines(truth[known], turns[known])
 
-        targets = target_table(train)
         self.baselines = baselines_of(self.head.known(targets))
         count = len(self.head.targets)
         self.by_target = [baselines_of(targets[:, k]) for k in range(count)] if count > 1 else []
@@ -117,19 +115,21 @@ class RewardMetrics:
         return self.metrics(index[is_utterance], logits[first[is_utterance]])
 
     def metrics(self, index: NDArray[np.int64], logits: NDArray[np.floating[Any]]) -> dict[str, float]:
-        """Metrics of [N, K] logits for these utterances, where their reward is known; with several heads, also of
-        each."""
-        rows = [self.rows[i] for i in index]
+        """Metrics of [N, K] logits for these utterances of one split, in ascending order, where their reward is known;
+        with several heads, also of each."""
+        stored = next(of_split for of_split in reversed(self.stored) if of_split.first <= index[0])
+        at = index - stored.first
         rewards = self.head.rewards(logits)
-        episodes = [row.episode_id or i for i, row in enumerate(rows)]
-        targets = target_table(rows)
+        names = stored.numbers("episode_id", at=at).column("episode_id").to_pylist()
+        episodes = [name or i for i, name in enumerate(names)]
+        targets, turns = stored.targets(at), stored.turns(at)
         truth = self.head.known(targets)
         known = np.flatnonzero(np.isfinite(truth))
         measured = reward_metrics(
             self.head.aggregate(rewards)[known],
             truth[known],
             [episodes[i] for i in known],
-            self.baselines.of([rows[i].turn for i in known]),
+            self.baselines.of(turns[known]),
             resamples=self.resamples,
             seed=self.seed,
         )
@@ -139,7 +139,7 @@ class RewardMetrics:
                 rewards[known, k],
                 targets[known, k],
                 [episodes[i] for i in known],
-                baselines.of([rows[i].turn for i in known]),
+                baselines.of(turns[known]),
                 target=self.head.targets[k],
                 resamples=0,
             )

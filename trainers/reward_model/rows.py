@@ -8,31 +8,37 @@ loss and metrics are the same for both: `labels` [N, K] (standardised), `weights
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
 from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.trainers.config import RMConfig
 from sotopia_rl_data.trainers.data import DatasetRow, DatasetRows, check_splits, target_table
-from sotopia_rl_data.trainers.encoding import Cuts, Encoder, check_padding, count_cuts, tokenizer_of
+from sotopia_rl_data.trainers.encoding import Cuts, Encoder, check_padding, count_cuts, cuts_of_all, tokenizer_of
 from sotopia_rl_data.trainers.modeling import fingerprint
 from sotopia_rl_data.trainers.reward_model.attention import tree_inputs
 from sotopia_rl_data.trainers.reward_model.head import RewardHead, fit
 from sotopia_rl_data.trainers.reward_model.tree import pack, packed_size, shared_prefix
+from sotopia_rl_data.trainers.tokenised import tokenised
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 BOOKKEEPING = ("labels", "weights", "index", "item")
 SPLITS = ("train", "validation", "test")
+Slice = slice | NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledUtterance:
-    """Token ids [L] with labels [K] and weights [K]; `group` is its episode and agent, `index` its row in the
-    dataset."""
+    """Token ids [L] with labels [K] and weights [K]; `group` is its episode and agent, `index` its number among the
+    utterances of all splits."""
 
     index: int
     group: tuple[str, ...]
@@ -41,19 +47,19 @@ class LabelledUtterance:
     weights: NDArray[np.float32]
 
 
-Row = list[LabelledUtterance]
+Row = Sequence[LabelledUtterance]
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Labelled utterances by split, the dataset's rows that fit (without their text), the head with its units, and what
-    was cut so that prompts fit."""
+    """What a reward model is trained on: the utterances of each split, the head with its units, and what was cut so
+    that prompts fit. `sharing` is how many times the tokens of packed train rows plain ones have."""
 
     encoder: Encoder
     head: RewardHead
-    rows: tuple[DatasetRow, ...]
-    utterances: Mapping[str, Sequence[LabelledUtterance]]
+    utterances: Mapping[str, Utterances]
     cuts: Cuts
+    sharing: float
 
 
 def prepare(data: DatasetRows, config: RMConfig) -> Prepared:
@@ -61,47 +67,221 @@ def prepare(data: DatasetRows, config: RMConfig) -> Prepared:
     tokenizer = tokenizer_of(config)
     check_padding(tokenizer)
     encoder = Encoder(tokenizer, config.max_length)
-    encoded = encoder.encode([(row.prompt, row.completion) for row in data.rows])
-    cuts = count_cuts(encoded, encoder.max_length)
-    kept = [(row, fitted.ids) for row, fitted in zip(data.rows, encoded, strict=True) if fitted is not None]
-    rows = [replace(row, prompt=(), completion=()) for row, _ in kept]  # the text is no longer needed
-    check_splits(data, {row.split for row in rows}, config.eval_strategy != "no")
-    values, in_train = target_table(rows), np.array([row.split == "train" for row in rows])
-    head = fit(data.targets, recipe_weights(data), values[in_train], fingerprint(tokenizer))
-    check_measurable(head, rows, values)
-    weights = sample_weights(rows, in_train) if config.weigh_by_spread else np.ones(len(rows))
-    labelled = labelled_utterances(kept, head.standardised(values), weights)
-    by_split: dict[str, list[LabelledUtterance]] = {split: [] for split in SPLITS}
-    for utterance, row in zip(labelled, rows, strict=True):
-        if row.split in by_split:
-            by_split[row.split].append(utterance)
-    return Prepared(encoder, head, tuple(rows), by_split, cuts)
+
+    def encode(rows: Sequence[DatasetRow]) -> tuple[pa.Table, dict[str, int]]:
+        return encoded_utterances(rows, encoder, config.row_tokens)
+
+    settings = {"kind": "utterances", **encoder.settings(), "row_tokens": config.row_tokens}
+    found = tokenised(data, encode, settings, show=not config.disable_tqdm)
+    cuts = cuts_of_all(found, encoder.max_length)
+    check_splits(data, found.splits, config.eval_strategy != "no")
+    stored, first = {}, 0
+    for split in SPLITS:
+        if split in found.splits:
+            stored[split] = StoredUtterances(found.splits[split], first, len(data.targets))
+            first += len(stored[split])
+    train = stored["train"]
+    head = fit(data.targets, recipe_weights(data), train.targets(), fingerprint(tokenizer))
+    check_measurable(head, stored)
+    weights = SpreadWeights.fit([one.spread() for one in stored.values()]) if config.weigh_by_spread else None
+    utterances = {split: Utterances(of_split, head, weights) for split, of_split in stored.items()}
+    counts = found.counts["train"]
+    return Prepared(encoder, head, utterances, cuts, counts["apart"] / max(1, counts["packed"]))
 
 
-def check_measurable(head: RewardHead, rows: Sequence[DatasetRow], values: NDArray[np.float64]) -> None:
+def encoded_utterances(
+    rows: Sequence[DatasetRow], encoder: Encoder, row_tokens: int
+) -> tuple[pa.Table, dict[str, int]]:
+    """Whole episodes as token ids with their numbers, and where a packed row `starts`; and counts: what was cut, and
+    the tokens of the rows `apart` and `packed`."""
+    encoded = encoder.encode([(row.prompt, row.completion) for row in rows])
+    none = np.zeros(0, dtype=np.float32)
+    found = []
+    for i, (row, fitted) in enumerate(zip(rows, encoded, strict=True)):
+        if fitted is not None:
+            group = (row.episode_id, row.agent) if row.episode_id else ("", "", str(i))
+            found.append(LabelledUtterance(i, group, fitted.ids, none, none))
+    packed = one_each_group(found, row_tokens)
+    order = [(at == 0, one) for row in packed for at, one in enumerate(row)]
+    kept = [rows[one.index] for _, one in order]
+    table = pa.table(
+        {
+            "ids": pa.array([one.ids for _, one in order], pa.list_(pa.int32())),
+            "starts": pa.array([starts for starts, _ in order], pa.bool_()),
+            "episode_id": pa.array([row.episode_id for row in kept], pa.string()),
+            "agent": pa.array([row.agent for row in kept], pa.string()),
+            "turn": pa.array([row.turn for row in kept], pa.int32()),
+            "spread": pa.array([row.spread for row in kept], pa.float64()),
+            **{
+                f"target_{k}": pa.array([row.targets[k] for row in kept], pa.float64())
+                for k in range(len(rows[0].targets))
+            },
+        }
+    )
+    tokens = {
+        "apart": sum(len(one.ids) for one in found),
+        "packed": sum(packed_size([one.ids for one in row]) for row in packed),
+    }
+    return table, count_cuts(encoded) | tokens
+
+
+class StoredUtterances:
+    """The utterances of one split as `encoded_utterances` stored them, memory-mapped; the first has the number `first`
+    among those of all splits."""
+
+    def __init__(self, data: Dataset, first: int, heads: int) -> None:
+        self.first = first
+        self._data = data.with_format("arrow")
+        self._heads = heads
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def read(self, start: int, stop: int) -> pa.Table:
+        """All columns of the utterances from `start` to `stop`."""
+        return self._data[start:stop]
+
+    def numbers(self, *names: str, at: Slice = slice(None)) -> pa.Table:
+        """These columns of all utterances, or of those `at` ascending places."""
+        if not isinstance(at, slice) and len(at) and at[-1] - at[0] == len(at) - 1:
+            at = slice(int(at[0]), int(at[-1]) + 1)  # neighbours, as a whole split is, are not looked up one by one
+        return self._data.select_columns(list(names))[at]
+
+    def targets(self, at: Slice = slice(None)) -> NDArray[np.float64]:
+        """[N, K] targets; NaN where one is missing."""
+        return target_table(self.numbers(*(f"target_{k}" for k in range(self._heads)), at=at), self._heads)
+
+    def turns(self, at: Slice = slice(None)) -> NDArray[np.float64]:
+        """[N] turns; NaN where one is unknown."""
+        return np.asarray(self.numbers("turn", at=at).column("turn").to_numpy(), dtype=np.float64)
+
+    def spread(self) -> NDArray[np.float64]:
+        """[N] spreads; NaN where one is unknown."""
+        return np.asarray(self.numbers("spread").column("spread").to_numpy(), dtype=np.float64)
+
+    def row_starts(self) -> NDArray[np.int64]:
+        """Where each packed row begins, and the end of the last."""
+        starts = np.flatnonzero(self.numbers("starts").column("starts").to_numpy())
+        return np.append(starts, len(self)).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class SpreadWeights:
+    """A weight for each row: s² / (s² + spread²), where s is the train split's median spread; scaled to mean 1 on
+    train.
+
+    This is inverse-variance weighting with a floor: before scaling, the weight is 1 where opinions agree, and half
+    where they differ by s. A row whose spread is unknown has the `usual` one.
+    """
+
+    usual: float
+    s: float
+    mean: float
+
+    @classmethod
+    def fit(cls, spreads: Sequence[NDArray[np.float64]]) -> Self:
+        """From the spreads [N] of each split (NaN: unknown), train first. Raises InputError where train has none."""
+        train, known = spreads[0], [of_split[np.isfinite(of_split)] for of_split in spreads]
+        if not len(known[0]):
+            raise InputError(
+                "No row has a spread, so weigh_by_spread has nothing to weigh by.",
+                "label with --samples 3 or several judges, or leave weigh_by_spread out",
+            )
+        usual = float(np.median(known[0]))
+        s = usual or max(*(float(of_split.max()) for of_split in known if len(of_split)), 1.0)
+        return cls(usual, s, float(cls(usual, s, 1.0).of(train).mean()))
+
+    def of(self, spread: NDArray[np.float64]) -> NDArray[np.float64]:
+        """[N] weights of rows with these spreads."""
+        weights: NDArray[np.float64] = self.s**2 / (self.s**2 + np.where(np.isfinite(spread), spread, self.usual) ** 2)
+        return weights / self.mean
+
+
+class Utterances(Sequence[LabelledUtterance]):
+    """The labelled utterances of one split, read from the disk as they are taken."""
+
+    def __init__(self, stored: StoredUtterances, head: RewardHead, weights: SpreadWeights | None = None) -> None:
+        self.stored = stored
+        self._head = head
+        self._weights = weights
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    @overload
+    def __getitem__(self, at: int) -> LabelledUtterance: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[LabelledUtterance]: ...
+
+    def __getitem__(self, at: int | slice) -> LabelledUtterance | list[LabelledUtterance]:
+        if isinstance(at, slice):
+            start, stop, _ = at.indices(len(self))
+            return self._read(start, stop)
+        if not 0 <= at < len(self):
+            raise IndexError(at)
+        return self._read(at, at + 1)[0]
+
+    def _read(self, start: int, stop: int) -> list[LabelledUtterance]:
+        table = self.stored.read(start, stop)
+        spread = table.column("spread").to_numpy().astype(np.float64)
+        weights = np.ones(len(table)) if self._weights is None else self._weights.of(spread)
+        labels, shares = labels_of(self._head, target_table(table, len(self._head.targets)), weights)
+        keys = zip(table.column("episode_id").to_pylist(), table.column("agent").to_pylist(), strict=True)
+        return [
+            LabelledUtterance(self.stored.first + start + i, group, ids.values.to_numpy(), labels[i], shares[i])
+            for i, (group, ids) in enumerate(zip(keys, table.column("ids"), strict=True))
+        ]
+
+
+class PlainRows(Sequence[Row]):
+    """One row for each utterance."""
+
+    def __init__(self, utterances: Sequence[LabelledUtterance]) -> None:
+        self._utterances = utterances
+
+    def __len__(self) -> int:
+        return len(self._utterances)
+
+    def __getitem__(self, at: Any) -> Any:
+        return [self._utterances[at]]
+
+
+class PackedRows(Sequence[Row]):
+    """One row for each agent of an episode, or several, as they were divided when they were tokenised."""
+
+    def __init__(self, utterances: Utterances) -> None:
+        self._utterances = utterances
+        self._starts = utterances.stored.row_starts()
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def __getitem__(self, at: Any) -> Any:
+        if not 0 <= at < len(self):
+            raise IndexError(at)
+        return self._utterances[int(self._starts[at]) : int(self._starts[at + 1])]
+
+
+def check_measurable(head: RewardHead, stored: Mapping[str, StoredUtterances]) -> None:
     """Raises InputError where a split that training needs has no utterance with all the targets of the reward."""
-    is_known = np.isfinite(head.known(values))
-    measured = {row.split for row, known in zip(rows, is_known, strict=True) if known}
-    unmeasured = ({"train", "validation"} & {row.split for row in rows}) - measured
-    if unmeasured:
-        raise InputError(
-            f"No utterance of the {min(unmeasured)} split has a value for each of {', '.join(head.targets)}.",
-            "name fewer --targets",
-        )
+    for split in ("train", "validation"):
+        if split in stored and not np.isfinite(head.known(stored[split].targets())).any():
+            raise InputError(
+                f"No utterance of the {split} split has a value for each of {', '.join(head.targets)}.",
+                "name fewer --targets",
+            )
 
 
-def labelled_utterances(
-    kept: Sequence[tuple[DatasetRow, NDArray[np.int32]]], labels: NDArray[np.float64], weights: NDArray[np.float64]
-) -> list[LabelledUtterance]:
-    """Token ids with their labels [N, K] (NaN: missing). A row's weight is divided among its known targets."""
+def labels_of(
+    head: RewardHead, values: NDArray[np.float64], weights: NDArray[np.float64]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """[N, K] labels and [N, K] weights of rows with these targets [N, K] (NaN: missing) and weights [N]. A row's weight
+    is divided among its known targets."""
+    labels = head.standardised(values)
     known = np.isfinite(labels)
     shares = (weights[:, None] * known / known.sum(axis=1, keepdims=True)).astype(np.float32)
-    filled = np.where(known, labels, 0.0).astype(np.float32)
-    utterances = []
-    for i, (row, ids) in enumerate(kept):
-        group = (row.episode_id, row.agent) if row.episode_id else ("", "", str(i))
-        utterances.append(LabelledUtterance(i, group, ids, filled[i], shares[i]))
-    return utterances
+    return np.where(known, labels, 0.0).astype(np.float32), shares
 
 
 def recipe_weights(data: DatasetRows) -> dict[str, float]:
@@ -109,32 +289,6 @@ def recipe_weights(data: DatasetRows) -> dict[str, float]:
     recipe = data.pinned.recipe
     weights = recipe.get("weights") or recipe.get("rewards", {}).get("weights") or {}
     return {target: float(weights.get(target, 0.0)) for target in data.targets}
-
-
-def sample_weights(rows: Sequence[DatasetRow], in_train: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """A weight for each row: s² / (s² + spread²), where s is the train split's median spread; scaled to mean 1 on
-    train.
-
-    This is inverse-variance weighting with a floor: before scaling, the weight is 1 where opinions agree, and half
-    where they differ by s. A row whose spread is unknown counts as typical.
-    """
-    spread = np.array([np.nan if row.spread is None else row.spread for row in rows], dtype=np.float64)
-    if not np.isfinite(spread[in_train]).any():
-        raise InputError(
-            "No row has a spread, so weigh_by_spread has nothing to weigh by.",
-            "label with --samples 3 or several judges, or leave weigh_by_spread out",
-        )
-    typical = float(np.nanmedian(spread[in_train]))
-    spread = np.where(np.isfinite(spread), spread, typical)
-    if typical == 0.0:
-        typical = max(float(spread.max()), 1.0)
-    weights: NDArray[np.float64] = typical**2 / (typical**2 + spread**2)
-    return weights / float(weights[in_train].mean())
-
-
-def one_each(utterances: Sequence[LabelledUtterance]) -> list[Row]:
-    """One row for each utterance."""
-    return [[utterance] for utterance in utterances]
 
 
 def one_each_group(utterances: Sequence[LabelledUtterance], row_tokens: int) -> list[Row]:
@@ -146,8 +300,8 @@ def one_each_group(utterances: Sequence[LabelledUtterance], row_tokens: int) -> 
     return [row for group in groups.values() for row in _rows_of_group(group, row_tokens)]
 
 
-def _rows_of_group(group: Sequence[LabelledUtterance], row_tokens: int) -> list[Row]:
-    rows: list[Row] = []
+def _rows_of_group(group: Sequence[LabelledUtterance], row_tokens: int) -> Sequence[Row]:
+    rows: list[list[LabelledUtterance]] = []
     size = 0
     for utterance in group:
         added = len(utterance.ids)
@@ -159,12 +313,6 @@ def _rows_of_group(group: Sequence[LabelledUtterance], row_tokens: int) -> list[
         rows[-1].append(utterance)
         size += added
     return rows
-
-
-def sharing(rows: Sequence[Row]) -> float:
-    """Tokens with one row for each utterance, for each token when packed: what packing saves; 1.0 is nothing."""
-    apart = sum(len(utterance.ids) for row in rows for utterance in row)
-    return apart / max(1, sum(packed_size([utterance.ids for utterance in row]) for row in rows))
 
 
 def tree_batch(rows: Sequence[Row]) -> dict[str, Any]:

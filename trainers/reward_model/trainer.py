@@ -37,12 +37,11 @@ from sotopia_rl_data.trainers.reward_model.metrics import RewardMetrics, statist
 from sotopia_rl_data.trainers.reward_model.precision import with_float32_head
 from sotopia_rl_data.trainers.reward_model.rows import (
     BOOKKEEPING,
+    PackedRows,
     PlainBatch,
+    PlainRows,
     Prepared,
     Row,
-    one_each,
-    one_each_group,
-    sharing,
     tree_batch,
 )
 from sotopia_rl_data.trainers.reward_model.tree import pack
@@ -120,7 +119,7 @@ class RewardTrainer(Trainer):  # type: ignore[misc]  # mypy skips transformers
 
     loss_is_scaled_for_ga = True
 
-    all_rows: Mapping[str, list[Row]]  # keys: the splits
+    all_rows: Mapping[str, Sequence[Row]]  # keys: the splits
     packing: Mapping[str, Any]  # "rows": "tree" or "none"; "ratio": tokens of plain rows over those of packed ones
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
@@ -175,27 +174,23 @@ def check_metric(config: RMConfig, targets: Sequence[str]) -> None:
         one_of("metric_for_best_model", wanted, [*measured, *by_target])
 
 
-def training_rows(prepared: Prepared, config: RMConfig, packed: bool) -> dict[str, list[Row]]:
+def training_rows(prepared: Prepared, packed: bool) -> dict[str, Sequence[Row]]:
     """Each split's rows, packed or plain."""
-    rows = {}
-    for split, utterances in prepared.utterances.items():
-        if utterances:
-            rows[split] = one_each_group(utterances, config.row_tokens) if packed else one_each(utterances)
-    return rows
+    of = PackedRows if packed else PlainRows
+    return {split: of(utterances) for split, utterances in prepared.utterances.items()}
 
 
-def choose_packing(prepared: Prepared, config: RMConfig, model: nn.Module) -> tuple[bool, float]:
-    """Whether to pack, and tokens of plain rows / of packed rows. `auto` packs if that is worth it and possible."""
+def choose_packing(prepared: Prepared, config: RMConfig, model: nn.Module) -> bool:
+    """Whether to pack. `auto` packs if that is worth it and possible."""
     if config.packing == "none":
-        return False, 1.0
-    ratio = sharing(one_each_group(prepared.utterances["train"], config.row_tokens))
+        return False
     able = attention.can_read_many(model.get_base_model() if hasattr(model, "get_base_model") else model)
     if config.packing == "tree" and not able:
         raise UsageError(
             f"packing=tree needs a model that scores several tokens of a row; {type(model).__name__} does not.",
             "--set packing=none",
         )
-    return able and (config.packing == "tree" or ratio >= WORTH_PACKING), ratio
+    return able and (config.packing == "tree" or prepared.sharing >= WORTH_PACKING)
 
 
 def self_check(model: nn.Module, rows: Sequence[Row], pad: int) -> tuple[float, float]:
@@ -241,9 +236,9 @@ def build_trainer(
     differ."""
     check_one_gpu(config)
     check_metric(config, prepared.head.targets)
-    packed, ratio = choose_packing(prepared, config, model)
+    packed = choose_packing(prepared, config, model)
     pad = prepared.encoder.tokenizer.pad_token_id
-    rows = training_rows(prepared, config, packed)
+    rows = training_rows(prepared, packed)
     if packed and config.self_check and not is_sharded(config):
         model.to(config.device)
         gap, allowed = self_check(model, rows["train"], pad)
@@ -251,7 +246,7 @@ def build_trainer(
             log.warning(
                 "Packed and plain scores differ (%.2g of their range): going on with one row for each utterance.", gap
             )
-            packed, rows = False, training_rows(prepared, config, False)
+            packed, rows = False, training_rows(prepared, False)
     stop = [EarlyStoppingCallback(config.patience)] if config.patience and config.eval_strategy != "no" else []
     with settings_errors():
         trainer = RewardTrainer(
@@ -265,5 +260,6 @@ def build_trainer(
             compute_metrics=RewardMetrics(prepared, config.resamples, config.seed),
         )
     trainer.all_rows = rows
-    trainer.packing = {"rows": "tree" if packed else "none", "ratio": round(ratio, 3)}
+    ratio = 1.0 if config.packing == "none" else round(prepared.sharing, 3)
+    trainer.packing = {"rows": "tree" if packed else "none", "ratio": ratio}
     return trainer

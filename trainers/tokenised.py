@@ -1,0 +1,191 @@
+"""A run's rows as token ids: made once, by several processes, kept in the cache, memory-mapped.
+
+The rows are cut into shards at the ends of episodes. A process reads a shard's texts, encodes some episodes at a time
+and writes an Arrow file, so no process ever holds more than that. After a `kill -9` whole shards are kept. What the
+rows become is the encoder's matter: `encode` gets whole episodes in key order and returns a table of the rows that fit,
+and counts.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.ipc
+
+from sotopia_rl_data.trainers.cache import cached, whole_file
+from sotopia_rl_data.trainers.data import DatasetRow, DatasetRows
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SHARD = 16_384  # rows, and the rest of the last one's episode
+CHUNK = 256  # rows that are encoded at a time, and the rest of the last one's episode
+BATCH = 4_096  # rows in a batch of a file
+FACTS = "facts.json"
+
+Encode = Callable[[Sequence[DatasetRow]], tuple[pa.Table, Mapping[str, int]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenised:
+    """The rows of each split that fit, memory-mapped, and each split's sums of what `encode` counted."""
+
+    splits: Mapping[str, Dataset]
+    counts: Mapping[str, Mapping[str, int]]
+
+    def total(self, what: str) -> int:
+        """A count, summed over the splits."""
+        return sum(counts.get(what, 0) for counts in self.counts.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    split: str
+    start: int
+    stop: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.split}-{self.start:09d}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    data: DatasetRows
+    encode: Encode
+    folder: Path
+    shard: int
+
+
+def tokenised(
+    data: DatasetRows, encode: Encode, settings: Mapping[str, Any], show: bool = False, shard: int = SHARD
+) -> Tokenised:
+    """The rows of `data` as `encode` makes them, which `settings` (JSON values) decide: they are the key in the cache.
+    `show` a bar where it takes long. Raises InputError where the cache cannot be written, and what `encode` raises."""
+    key = {"rows": data.folder.name, "shard": shard, **settings}
+    folder = cached("tokens", key, lambda unfinished: _write(_Work(data, encode, unfinished, shard), show))
+    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    from datasets import Dataset, concatenate_datasets
+
+    splits = {}
+    for split, names in facts["shards"].items():
+        splits[split] = concatenate_datasets([Dataset.from_file(str(folder / f"{name}.arrow")) for name in names])
+    return Tokenised(splits, facts["counts"])
+
+
+def _write(work: _Work, show: bool) -> None:
+    """All shards, and FACTS: each split's shards that have rows, and its counts."""
+    shards = [shard for split, size in work.data.sizes.items() for shard in _shards(work, split, size)]
+    facts: dict[str, dict[str, Any]] = {"shards": {}, "counts": {split: Counter() for split in work.data.sizes}}
+    for shard, counts in zip(shards, _done(work, shards, show), strict=True):
+        if counts["rows"]:
+            facts["shards"].setdefault(shard.split, []).append(shard.name)
+        facts["counts"][shard.split].update(counts)
+    (work.folder / FACTS).write_text(json.dumps(facts), encoding="utf-8")
+
+
+def _shards(work: _Work, split: str, size: int) -> Iterator[_Shard]:
+    episodes = work.data.index(split).column("episode_id")
+    start = 0
+    while start < size:
+        stop = min(start + work.shard, size)
+        last = episodes[stop - 1].as_py()
+        while stop < size and last and episodes[stop].as_py() == last:
+            stop += 1
+        yield _Shard(split, start, stop)
+        start = stop
+
+
+def _done(work: _Work, shards: Sequence[_Shard], show: bool) -> Iterator[dict[str, int]]:
+    """Each shard's counts, in order, once it is written."""
+    global _WORK
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes = min(len(shards), cores)
+    if processes < 2 or len(work.data) <= work.shard:
+        yield from (_make(work, shard) for shard in shards)
+        return
+    from transformers.utils.logging import tqdm
+
+    _WORK = work
+    # Forked processes have the tokenizer as it is. They use neither torch nor DuckDB, whose threads they do not have.
+    with multiprocessing.get_context("fork").Pool(processes, _begin, (os.getpid(),)) as pool:
+        done = pool.imap(_make_in_worker, shards)
+        yield from tqdm(done, desc="tokenising", total=len(shards), unit="shard", disable=not show)
+
+
+_WORK: _Work | None = None
+
+
+def _begin(parent: int) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a core for each process
+    pa.set_cpu_count(1)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End when the process that started this one has ended, however it did: until then the cache is locked."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
+
+
+def _make_in_worker(shard: _Shard) -> dict[str, int]:
+    assert _WORK is not None
+    return _make(_WORK, shard)
+
+
+def _make(work: _Work, shard: _Shard) -> dict[str, int]:
+    """Write a shard's rows, if there are any, and its counts; where it is written already, its counts are read."""
+    facts = work.folder / f"{shard.name}.json"
+    if facts.exists():
+        return dict(json.loads(facts.read_text(encoding="utf-8")))
+    counts: Counter[str] = Counter(rows=0)
+
+    def tables() -> Iterator[pa.Table]:
+        for rows in _chunks(work.data.read(shard.split, shard.start, shard.stop)):
+            table, counted = work.encode(rows)
+            counts.update({"rows": table.num_rows, **counted})
+            yield table
+
+    with whole_file(work.folder / f"{shard.name}.arrow") as path:
+        _write_tables(path, tables())
+    with whole_file(facts) as path:
+        path.write_text(json.dumps(counts), encoding="utf-8")
+    return dict(counts)
+
+
+def _write_tables(path: Path, tables: Iterable[pa.Table]) -> None:
+    """Tables as batches of some BATCH rows: with many small ones, a big dataset would be slow to open."""
+    writer, waiting = None, []
+    for table in tables:
+        writer = writer or pa.ipc.new_stream(path, table.schema)
+        waiting.append(table)
+        if sum(one.num_rows for one in waiting) >= BATCH:
+            writer.write_table(pa.concat_tables(waiting).combine_chunks())
+            waiting = []
+    if writer is not None:
+        if waiting:
+            writer.write_table(pa.concat_tables(waiting).combine_chunks())
+        writer.close()
+
+
+def _chunks(rows: Iterable[DatasetRow]) -> Iterator[list[DatasetRow]]:
+    """Rows some CHUNK at a time, with whole episodes."""
+    chunk: list[DatasetRow] = []
+    for row in rows:
+        if len(chunk) >= CHUNK and not (row.episode_id and row.episode_id == chunk[-1].episode_id):
+            yield chunk
+            chunk = []
+        chunk.append(row)
+    if chunk:
+        yield chunk
