@@ -127,9 +127,9 @@ def _remarks(known: Mapping[str, Any]) -> Iterator[str]:
         remark = judge.get("remark")
         if remark:
             yield f"{plain(remark[:1].upper() + remark[1:])}."
-        if sum(bool(name) for name in judge.get("returned_models", {})) > 1:
+        if sum(bool(name) for name in (judge.get("returned_models") or {})) > 1:
             yield f"More than one model answered for the judge {code(judge['judge'])}; see the table."
-        for form in judge.get("forms", {}):
+        for form in judge.get("forms") or {}:
             yield f"The judge {code(judge['judge'])} was asked with {plain(form)}."
     verdict = known.get("audit")
     if isinstance(verdict, Mapping):
@@ -163,7 +163,7 @@ def _tables(manifest: Manifest) -> Iterator[str]:
 
 def _judge(judge: Mapping[str, Any]) -> list[Any]:
     usage = judge.get("usage") or {}
-    models = ", ".join(f"{name} ({number:,})" for name, number in judge.get("returned_models", {}).items())
+    models = ", ".join(f"{name} ({number:,})" for name, number in (judge.get("returned_models") or {}).items())
     cost = judge.get("cost_usd")
     return [
         judge["judge"],

@@ -98,6 +98,14 @@ def test_licence_languages_and_keywords_are_those_that_people_wrote_on_the_card(
     assert (data["inLanguage"], data["keywords"]) == (["de"], ["ours"])
 
 
+def test_a_judge_of_whom_a_manifest_says_nothing_has_no_model_on_the_card(tmp_path):
+    with Store(tmp_path).stage("lab/x") as stage:
+        stage.write("episodes", "train", episodes(0))
+        judge = {"judge": "gpt-4o", "returned_models": None, "forms": None, "usage": None}
+        version = stage.commit({"labels": RECIPE["labels"]}, {"judges": [judge]}).version
+    assert described(version)["rai:machineAnnotationTools"] == ["gpt-4o (no model)"]
+
+
 READER = """
 import json, sys, mlcroissant
 dataset = mlcroissant.Dataset(f"{sys.argv[1]}/croissant.json", mapping={"repo": sys.argv[1]})
