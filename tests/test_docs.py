@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,22 @@ def test_links_lead_to_files():
     for path in [*WRITTEN, ROOT / "CONTRIBUTING.md", ROOT / "docs" / "cli.md"]:
         for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
             assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_links_lead_to_headings():
+    """As the site names them, which the strict build checks too where its program is installed."""
+    pages = sources()
+    for name, text in pages.items():
+        for linked, anchor in re.findall(r"\]\(([a-z-]+\.md)?#([^)]+)\)", text):
+            assert anchor in headings(pages[linked or name]), f"{name}: {linked}#{anchor}"
+
+
+def headings(text: str) -> set[str]:
+    """The anchors of a page's headings, as Python-Markdown makes them."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
+    plain = (unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode() for title in titles)
+    return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", title).strip().lower()) for title in plain}
 
 
 @pytest.mark.parametrize("command", [name for section in COMMANDS.values() for name in section])
