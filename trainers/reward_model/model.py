@@ -174,7 +174,7 @@ class RewardModel:
         alone = self._one_by_one(ids)
         allowed = attention.allowed_gap(self.model, alone, self._padded(ids[:4]))
         self.packs = attention.relative_gap(packed, alone) <= allowed
-        return alone
+        return packed if self.packs else alone  # a score must not hang on what was scored before
 
     def _one_by_one(self, ids: Sequence[Ids]) -> NDArray[np.float32]:
         return np.concatenate([self._padded([sequence]) for sequence in ids])
@@ -200,9 +200,9 @@ class RewardModel:
             return self._padded(ids)
         alone = self._one_by_one(ids)
         if self.batches is None:
-            self.batches = attention.relative_gap(self._padded(ids), alone) <= attention.allowed_gap(
-                self.model, alone, alone
-            )
+            padded, allowed = self._padded(ids), attention.allowed_gap(self.model, alone, alone)
+            self.batches = attention.relative_gap(padded, alone) <= allowed
+            return padded if self.batches else alone
         return alone
 
     def _padded(self, ids: Sequence[Ids]) -> NDArray[np.float32]:
