@@ -106,7 +106,7 @@ def train_sft(config: PolicySFTConfig) -> dict[str, Any]:
 
     run = TrainingRun(config, need_reward=False)
     tokenizer = tokenizer_of(config)
-    dialogues = run.dialogues(tokenizer, config.max_length, with_completion=True)
+    dialogues = run.dialogues(tokenizer, config.max_length)
     with oom_hint(_LESS_MEMORY.format("per_device_train_batch_size or max_length")):
         trainer = build_sft_trainer(config, dialogues, tokenizer, run.callbacks)
         run.train(trainer)
@@ -126,7 +126,7 @@ def train_grpo(config: PolicyGRPOConfig) -> dict[str, Any]:
 
     run = TrainingRun(config, need_reward=False)
     tokenizer = tokenizer_of(config)
-    dialogues = run.dialogues(tokenizer, config.max_prompt_length, with_completion=False)
+    dialogues = run.dialogues(tokenizer, config.max_prompt_length)
     with oom_hint(_LESS_MEMORY.format("per_device_train_batch_size or max_completion_length")):
         reward_model = load_rewards(config, dialogues)
         trainer = build_grpo_trainer(config, dialogues, tokenizer, reward_model, run.callbacks)
@@ -177,15 +177,18 @@ class TrainingRun:
         self.checkpoint = self.folder.last_checkpoint() if config.resume else None
         self.callbacks = [MetricsFile(self.folder), CheckpointRecord(record)]
 
-    def dialogues(self, tokenizer: Any, max_length: int | None, with_completion: bool) -> Dialogues:
+    def dialogues(self, tokenizer: Any, max_length: int | None) -> Dialogues:
         """What a policy is trained on: the rows whose prompts fit, by split. Raises as `check_splits` does."""
         from sotopia_rl_data.trainers.data import check_splits
-        from sotopia_rl_data.trainers.encoding import Encoder, dialogues
+        from sotopia_rl_data.trainers.encoding import Encoder, dialogues, tokenised_dialogues
 
-        encoder = Encoder(tokenizer, max_length, self.config.kind)
-        fitted = dialogues(self.data, encoder, with_completion, show=not self.config.disable_tqdm)
-        must_evaluate = self.config.eval_strategy != "no" and self.config.kind != "grpo"  # which goes on without
-        check_splits(self.data, fitted.splits, must_evaluate)
+        config, show = self.config, not self.config.disable_tqdm
+        encoder = Encoder(tokenizer, max_length, config.kind)
+        if config.kind == "sft" and not (config.packing or config.shuffle_dataset or config.assistant_only_loss):
+            fitted = tokenised_dialogues(self.data, encoder, config.completion_only_loss is not False, show)
+        else:  # TRL makes of messages what these settings ask for
+            fitted = dialogues(self.data, encoder, config.kind == "sft", show)
+        check_splits(self.data, fitted.splits, config.eval_strategy != "no")
         return fitted
 
     def train(self, trainer: Any) -> None:

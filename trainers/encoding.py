@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ from sotopia_rl_data.trainers.modeling import (
     split_revision,
     vocabulary_of,
 )
+from sotopia_rl_data.trainers.reward_model.tree import shared_prefix
 from sotopia_rl_data.trainers.templates import HINT, Use, check_roles, check_texts, prepare_template
 from sotopia_rl_data.trainers.tokenised import Tokenised, tokenised
 
@@ -56,9 +57,10 @@ CUT = "[{count} turns are left out here]"
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """Token ids from the start of the prompt to the token that ends the assistant's turn; `turns_cut` is how many turns
-    were left out."""
+    were left out. `whole` goes on to all that the template writes after the turn."""
 
     ids: NDArray[np.int32]
+    whole: NDArray[np.int32]
     turns_cut: int = 0
 
 
@@ -118,24 +120,28 @@ class Encoder:
                 self._check(prompt, completion)
             asking = not any(completion for _, completion in batch)
             rendered = self._render([[*prompt, *completion] for prompt, completion in batch], asking)
-            for ids, (prompt, completion) in zip(rendered, batch, strict=True):
-                encoded.append(Encoded(ids) if self._fits(ids) else self._shortened(prompt, completion))
+            for one, (prompt, completion) in zip(rendered, batch, strict=True):
+                encoded.append(one if self._fits(one.ids) else self._shortened(prompt, completion))
         return encoded
+
+    def prompts(self, prompts: Sequence[Sequence[Message]]) -> list[NDArray[np.int32]]:
+        """Prompts as the ids with which a policy is asked for an answer, whatever their length."""
+        return [one.ids for one in self._render([list(prompt) for prompt in prompts], asking=True)]
 
     def encode_rendered(self, texts: Sequence[str]) -> list[Encoded | None]:
         """Texts that the chat template has rendered, as ids; None where one is longer than `max_length`."""
         if not texts:
             return []
         rendered = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-        rows = [self._without_blank_end(ids) for ids in rendered]
-        return [Encoded(ids) if len(ids) and self._fits(ids) else None for ids in rows]
+        rows = [self._without_blank_end(np.array(ids, dtype=np.int32)) for ids in rendered]
+        return [one if len(one.ids) and self._fits(one.ids) else None for one in rows]
 
     def _shortened(self, prompt: Sequence[Message], completion: Sequence[Message]) -> Encoded | None:
-        def rendered(count: int) -> NDArray[np.int32]:
+        def rendered(count: int) -> Encoded:
             return self._render([[*without_turns(prompt, count), *completion]], not completion)[0]
 
-        count = fewest(cuts_of(prompt), lambda n: self._fits(rendered(n)))
-        return None if count is None else Encoded(rendered(count), count)
+        count = fewest(cuts_of(prompt), lambda n: self._fits(rendered(n).ids))
+        return None if count is None else replace(rendered(count), turns_cut=count)
 
     def _check(self, prompt: Sequence[Message], completion: Sequence[Message]) -> None:
         """Raises InputError where the template cannot be used for the first dialogue of such roles."""
@@ -148,7 +154,7 @@ class Encoder:
     def _fits(self, ids: Sized) -> bool:
         return self.max_length is None or len(ids) <= self.max_length
 
-    def _render(self, dialogues: list[list[Message]], asking: bool = False) -> list[NDArray[np.int32]]:
+    def _render(self, dialogues: list[list[Message]], asking: bool = False) -> list[Encoded]:
         """Whole dialogues up to the token that ends them; or, `asking` for an answer, prompts to their last token."""
         if not dialogues:
             return []
@@ -156,15 +162,15 @@ class Encoder:
             rendered = self.tokenizer.apply_chat_template(dialogues, add_generation_prompt=asking, return_dict=True)
         except Exception as error:  # a template is a program, which may raise anything
             raise InputError(f"The chat template cannot render a dialogue: {first_line(error)}.", HINT) from error
-        ids = rendered["input_ids"]
-        return [np.array(row, dtype=np.int32) if asking else self._without_blank_end(row) for row in ids]
+        rows = [np.array(ids, dtype=np.int32) for ids in rendered["input_ids"]]
+        return [Encoded(ids, ids) for ids in rows] if asking else [self._without_blank_end(ids) for ids in rows]
 
-    def _without_blank_end(self, ids: list[int]) -> NDArray[np.int32]:
+    def _without_blank_end(self, whole: NDArray[np.int32]) -> Encoded:
         """The ids up to the last one that is not only white space."""
-        end = len(ids)
-        while end and self._blank(ids[end - 1]):
+        end = len(whole)
+        while end and self._blank(int(whole[end - 1])):
             end -= 1
-        return np.array(ids[:end], dtype=np.int32)
+        return Encoded(whole[:end], whole)
 
     def _blank(self, token: int) -> bool:
         if token not in self._is_blank:
@@ -174,7 +180,7 @@ class Encoder:
     def _end_of_turn(self) -> int:
         """The token that closes an assistant's turn, found by rendering one. Raises InputError where none does."""
         probe: list[Message] = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        ids = self._render([probe])[0]
+        ids = self._render([probe])[0].ids
         last = int(ids[-1]) if len(ids) else None
         if last is None or last not in {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}:
             raise InputError(
@@ -186,10 +192,12 @@ class Encoder:
 
 @dataclass(frozen=True, slots=True)
 class Dialogues:
-    """Rows whose prompts fit, as a `datasets.Dataset` for each split, and what was cut for that."""
+    """Rows whose prompts fit, as a `datasets.Dataset` for each split, what was cut for that, and a few of the `longest`
+    train prompts."""
 
     splits: dict[str, Dataset]
     cuts: Cuts
+    longest: tuple[Sequence[Message], ...] = ()
 
 
 def dialogues(data: DatasetRows, encoder: Encoder, with_completion: bool, show: bool = False) -> Dialogues:
@@ -203,20 +211,53 @@ def dialogues(data: DatasetRows, encoder: Encoder, with_completion: bool, show: 
 
     settings = {"kind": "dialogues", "with_completion": with_completion, **encoder.settings()}
     found = tokenised(data, encode, settings, show)
-    return Dialogues(dict(found.splits), cuts_of_all(found, encoder.max_length))
+    cuts = cuts_of_all(found, encoder.max_length)
+    longest: list[Sequence[Message]] = []
+    if "train" in found.splits:
+        train = found.splits["train"]
+        lengths = train.select_columns(["characters"]).with_format("arrow")[:].column("characters").to_numpy()
+        longest = [train[int(at)]["prompt"] for at in np.argsort(lengths, kind="stable")[-4:]]
+    splits = {split: of_split.remove_columns("characters") for split, of_split in found.splits.items()}
+    return Dialogues(splits, cuts, tuple(longest))
 
 
 def _fitted(rows: Sequence[DatasetRow], encoder: Encoder, with_completion: bool) -> tuple[pa.Table, dict[str, int]]:
-    """The rows that fit, as messages; and what was cut."""
+    """The rows that fit, as messages, with the `characters` of their prompts; and what was cut."""
     encoded = encoder.encode([(row.prompt, row.completion if with_completion else ()) for row in rows])
     kept = [(row, fitted) for row, fitted in zip(rows, encoded, strict=True) if fitted is not None]
     prompts = [without_turns(row.prompt, fitted.turns_cut) for row, fitted in kept]
-    columns: dict[str, pa.Array] = {"prompt": pa.array(prompts, MESSAGES)}
+    characters = [sum(len(message["content"]) for message in prompt) for prompt in prompts]
+    columns = {"prompt": pa.array(prompts, MESSAGES), "characters": pa.array(characters, pa.int32())}
     if with_completion:
         columns["completion"] = pa.array([list(row.completion) for row, _ in kept], MESSAGES)
     else:
         columns |= {name: pa.array([getattr(row, name) for row, _ in kept], kind) for name, kind in KEYS.items()}
     return pa.table(columns), count_cuts(encoded)
+
+
+def tokenised_dialogues(data: DatasetRows, encoder: Encoder, completion_only: bool, show: bool = False) -> Dialogues:
+    """Prompt and completion of every row, cut to fit, as `input_ids` and `labels` just as TRL makes them of messages;
+    with `completion_only`, the labels of a prompt are -100. Raises InputError where none fits."""
+
+    def encode(rows: Sequence[DatasetRow]) -> tuple[pa.Table, dict[str, int]]:
+        return _imitated(rows, encoder, completion_only)
+
+    settings = {"kind": "imitated", "completion_only": completion_only, **encoder.settings()}
+    found = tokenised(data, encode, settings, show)
+    return Dialogues(dict(found.splits), cuts_of_all(found, encoder.max_length))
+
+
+def _imitated(rows: Sequence[DatasetRow], encoder: Encoder, completion_only: bool) -> tuple[pa.Table, dict[str, int]]:
+    encoded = encoder.encode([(row.prompt, row.completion) for row in rows])
+    kept = [(row, fitted) for row, fitted in zip(rows, encoded, strict=True) if fitted is not None]
+    ids = [fitted.whole[: encoder.max_length] for _, fitted in kept]
+    labels = [row.copy() for row in ids]
+    if completion_only:
+        asked = encoder.prompts([without_turns(row.prompt, fitted.turns_cut) for row, fitted in kept])
+        for label, prompt in zip(labels, asked, strict=True):
+            label[: shared_prefix(prompt, label)] = -100  # from where both part, the template writes the answer
+    kind = pa.list_(pa.int32())
+    return pa.table({"input_ids": pa.array(ids, kind), "labels": pa.array(labels, kind)}), count_cuts(encoded)
 
 
 def check_padding(tokenizer: Any) -> None:

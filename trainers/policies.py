@@ -52,6 +52,8 @@ def build_sft_trainer(
     stop = [EarlyStoppingCallback(config.patience)] if config.patience and config.eval_strategy != "no" else []
     model = load_causal(config)
     check_one_gpu(config)
+    if "labels" in dialogues.splits["train"].column_names:  # they are as TRL would make them, and would copy them
+        config.dataset_kwargs = {**(config.dataset_kwargs or {}), "skip_prepare_dataset": True}
     with settings_errors():
         return SFTTrainer(
             model=model,
@@ -190,10 +192,8 @@ def load_rewards(config: PolicyGRPOConfig, dialogues: Dialogues) -> RewardModel 
 
 def check_fits(model: RewardModel, dialogues: Dialogues, completion_tokens: int) -> None:
     """Raises InputError where the reward model's context cannot hold one of the longest prompts and an answer."""
-    prompts: list[list[Message]] = list(dialogues.splits["train"]["prompt"])
-    longest = sorted(prompts, key=lambda prompt: sum(len(message["content"]) for message in prompt))[-4:]
     answer: list[Message] = [{"role": "assistant", "content": " word" * completion_tokens}]
-    if any(encoded is None for encoded in model.encoder.encode([(prompt, answer) for prompt in longest])):
+    if any(encoded is None for encoded in model.encoder.encode([(prompt, answer) for prompt in dialogues.longest])):
         raise InputError(
             f"The reward model's context of {model.encoder.max_length} tokens cannot hold a prompt and its answer.",
             "lower max_prompt_length or max_completion_length with --set, or use a reward model with a longer context",

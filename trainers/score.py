@@ -57,9 +57,10 @@ def score_dataset(
 ) -> dict[str, Any]:
     """Commit `ref` with `model`'s scores as the next version of its dataset, or of `out`.
 
-    Earlier scores of the same judge are replaced. What `score_shard` has kept in `ledger` (default: the store's) is
-    taken from there. Returns the version's reference, whether it is new, the judge and the number of scores that were
-    written. Raises NotFound for the dataset, InputError where a prompt does not fit the model.
+    Earlier scores of the same judge are replaced. Scores are kept in `ledger` (default: the store's) as they come, and
+    what it has already, of a run that died or of `score_shard`, is taken from there. Returns the version's reference,
+    whether it is new, the judge and the number of scores that were written. Raises NotFound for the dataset, InputError
+    where a prompt does not fit the model.
     """
     rows: Sequence[DatasetRow] = list(load_rows(ref, store=store, split_by="stored", need_reward=False))
     version, opened = open_dataset(ref, store).version, Store(store) if store else Store.default()
@@ -120,7 +121,7 @@ def score_shard(
         kept.check()
         scores = KeptScores(kept, model)
         hits = sum(len(block) for block in ours if scores.known(block) is not None)
-        _scores(ours, scores, display or Silent(), keep=True)
+        _scores(ours, scores, display or Silent())
         directory = str(kept.directory)
     count = sum(map(len, ours))
     return {"shard": str(shard), "judge": judge_of(model), "rows": count, "hits": hits, "ledger": directory}
@@ -172,10 +173,8 @@ def _length(row: DatasetRow) -> int:
     return sum(len(message["content"]) for message in (*row.prompt, *row.completion))
 
 
-def _scores(
-    blocks: Sequence[Block], kept: KeptScores, display: Display, keep: bool = False
-) -> list[NDArray[np.float64]]:
-    """[N, K] scores of each block: those that are kept, or else the model's, which `keep` keeps."""
+def _scores(blocks: Sequence[Block], kept: KeptScores, display: Display) -> list[NDArray[np.float64]]:
+    """[N, K] scores of each block: those that are kept, or else the model's, which are kept as they come."""
     scores: list[NDArray[np.float64]] = []
     done, total = 0, sum(map(len, blocks))
     with display.progress("scoring", "utterances") as advance:
@@ -184,8 +183,7 @@ def _scores(
             if found is None:
                 began = time.monotonic()
                 found = kept.model.score_heads([(row.prompt, row.completion) for row in block])
-                if keep:
-                    kept.keep(block, found, time.monotonic() - began)
+                kept.keep(block, found, time.monotonic() - began)
             scores.append(found)
             done += len(block)
             advance(done, total)

@@ -48,7 +48,7 @@ def store(tmp_path: Path) -> Store:
 
 def test_the_scores_of_three_shards_make_the_version_of_one_process(store: Store, tmp_path: Path):
     model: Any = Length()
-    alone = score_dataset("lab/episodes-rewards", model, store=store.root, out="lab/alone")
+    alone = score_dataset("lab/episodes-rewards", model, store=store.root, out="lab/alone", ledger=tmp_path / "alone")
     assert (alone["rows"], model.scored) == (1_600, 1_600)
     ledgers = [tmp_path / f"shard-{number}" for number in (1, 2, 3)]
     told = [
@@ -71,3 +71,18 @@ def test_a_shard_that_is_scored_again_computes_nothing(store: Store):
     again = score_shard("lab/episodes-rewards", model, Shard(1, 4), store=store.root)
     assert (first["hits"], again["hits"], model.scored) == (0, first["rows"], scored)
     assert scored > 0
+
+
+def test_a_run_that_died_goes_on_with_what_was_scored(store: Store):
+    class Dying(Length):
+        def score_heads(self, dialogues: Sequence[Any]) -> np.ndarray:
+            if self.scored == 2 * BATCH:
+                raise KeyboardInterrupt
+            return super().score_heads(dialogues)
+
+    dying: Any = Dying()
+    with pytest.raises(KeyboardInterrupt):
+        score_dataset("lab/episodes-rewards", dying, store=store.root)
+    model: Any = Length()
+    assert score_dataset("lab/episodes-rewards", model, store=store.root)["rows"] == 1_600
+    assert model.scored == 1_600 - 2 * BATCH
