@@ -22,7 +22,9 @@ def credit() -> None:
 
 
 @credit.command("games")
-@click.option("--make", "count", type=click.IntRange(1, 1_000_000), required=True, help="How many dialogues.")
+@click.option(
+    "--make", "count", type=click.IntRange(1, 1_000_000), default=100, show_default=True, help="How many dialogues."
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the games and their words.")
 @console.dataset_option("--out", "The dataset to write.  [default: credit/games]")
 @click.option("--version", metavar="vX.Y.Z", help="Override the version's number.")

@@ -147,8 +147,8 @@ def sft(store: Store, as_json: bool, output: Path | None, **options: Any) -> Non
 @click.option(
     "--reward-model",
     required=True,
-    metavar="DIR|ID[@REV]|URL",
-    help="A folder that `train rm` wrote, a Hub id, or a server of `serve`.",
+    metavar="DIR|ID[@REV]",
+    help="A folder that `train rm` wrote, a Hub id, or the URL of a server of `serve`.",
 )
 @click.option(
     "--held-out-judge",

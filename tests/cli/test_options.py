@@ -11,8 +11,13 @@ import pytest
 from sotopia_rl_data.cli.program import cli
 
 # Two words for a value: FILE or DIR is written; `train` takes no FILE as a preset, since its --config is that file; and
-# `rewards` takes a judge's name alone, since it asks none.
-TWO_WORDS = {"--output": {"FILE", "DIR"}, "--preset": {"NAME", "NAME|FILE"}, "--judge": {"NAME", "SPEC"}}
+# `rewards` takes a judge's name alone, since it asks none; `compare` and `annotate` a partner's, which has played.
+TWO_WORDS = {
+    "--output": {"FILE", "DIR"},
+    "--preset": {"NAME", "NAME|FILE"},
+    "--judge": {"NAME", "SPEC"},
+    "--partner": {"MODEL", "SPEC"},
+}
 
 
 def commands(command: click.Command = cli, name: str = "") -> Iterator[tuple[str, click.Command]]:

@@ -97,7 +97,7 @@ def test_how_an_utterance_is_worded_tells_nothing_of_its_credit():
 
 def test_what_is_wrong_with_a_call_is_a_sentence_and_leaves_nothing(tmp_path: Path):
     store = ("--store", str(tmp_path / "store"))
-    for arguments in (["--make", "0"], ["--make", "2", "--seed", "-1"], ["--make", "2", "--out", "a b"], []):
+    for arguments in (["--make", "0"], ["--make", "2", "--seed", "-1"], ["--make", "2", "--out", "a b"]):
         done = CliRunner().invoke(cli, ["credit", "games", *arguments, *store], standalone_mode=False)
         assert done.exception is not None
         assert "Traceback" not in done.output

@@ -57,7 +57,7 @@ class Prepared:
 
     encoder: Encoder
     head: RewardHead
-    utterances: Mapping[str, Utterances]
+    utterances: Mapping[str, LabelledUtterances]
     cuts: Cuts
     sharing: float
 
@@ -84,7 +84,7 @@ def prepare(data: DatasetRows, config: RMConfig) -> Prepared:
     head = fit(data.targets, recipe_weights(data), train.targets(), fingerprint(tokenizer))
     check_measurable(head, stored)
     weights = SpreadWeights.fit([one.spread() for one in stored.values()]) if config.weigh_by_spread else None
-    utterances = {split: Utterances(of_split, head, weights) for split, of_split in stored.items()}
+    utterances = {split: LabelledUtterances(of_split, head, weights) for split, of_split in stored.items()}
     counts = found.counts["train"]
     return Prepared(encoder, head, utterances, cuts, counts["apart"] / max(1, counts["packed"]))
 
@@ -197,7 +197,7 @@ class SpreadWeights:
         return weights / self.mean
 
 
-class Utterances(Sequence[LabelledUtterance]):
+class LabelledUtterances(Sequence[LabelledUtterance]):
     """The labelled utterances of one split, read from the disk as they are taken."""
 
     def __init__(self, stored: StoredUtterances, head: RewardHead, weights: SpreadWeights | None = None) -> None:
@@ -250,7 +250,7 @@ class PlainRows(Sequence[Row]):
 class PackedRows(Sequence[Row]):
     """One row for each agent of an episode, or several, as they were divided when they were tokenised."""
 
-    def __init__(self, utterances: Utterances) -> None:
+    def __init__(self, utterances: LabelledUtterances) -> None:
         self._utterances = utterances
         self._starts = utterances.stored.row_starts()
 
