@@ -39,14 +39,14 @@ def compare_runs(
     """The reward models of the folders `runs` on the `split` of `dataset` (by default that of the first run).
 
     For each run: what it was trained on, and each metric of WITH_INTERVAL as value, low and high (95 %), with its
-    difference to the first run's. Raises NotFound, UsageError where a run is not of a reward model, InputError where
-    the split has no rows.
+    difference to the first run's. Raises NotFound, UsageError where a run is not of a reward model or where no
+    `dataset` is named and the runs held out different rows, InputError where the split has no rows.
     """
     records = [_reward_run(run) for run in runs]
     first = records[0]["dataset"]
     ref = dataset or f"{first['name']}@{first['version']}"
-    rows = load_rows(ref, store=store).of(split)
-    rows = tuple(row for row in rows if row.reward is not None)
+    choice = _common_choice(runs, records, ref, is_named=dataset is not None)
+    rows = tuple(row for row in load_rows(ref, store=store, **choice).of(split) if row.reward is not None)
     if not rows:
         raise InputError(f"The {split} split of {ref} has no rows.", "name another one: --split validation")
     truth = np.array([row.reward for row in rows], dtype=np.float64)
@@ -77,6 +77,35 @@ def _reward_run(run: str | Path) -> dict[str, Any]:
     if record["kind"] != "rm":
         raise UsageError(f"{run} is not a reward model's run.", "name folders that `train rm` wrote")
     return record
+
+
+def _common_choice(
+    runs: Sequence[str | Path], records: Sequence[Mapping[str, Any]], ref: str, is_named: bool
+) -> dict[str, Any]:
+    """What decides which rows the runs held out, as arguments of `load_rows`. Runs that differ in it have nothing in
+    common: then the dataset that is named has its own splits."""
+    first, *others = map(_choice, records)
+    for run, other in zip(runs[1:], others, strict=True):
+        for name, value in first.items():
+            if other[name] != value and is_named:
+                return {}
+            if other[name] != value:
+                raise UsageError(
+                    f"{runs[0]} was trained with {name}={value} and {run} with {name}={other[name]}, so they held "
+                    "out different rows.",
+                    f"say whose rows and splits: --dataset {ref}",
+                )
+    return first
+
+
+def _choice(record: Mapping[str, Any]) -> dict[str, Any]:
+    config = record.get("config", {})
+    return {
+        "split_by": config.get("split_by", "dataset"),
+        "sentinels": config.get("sentinels", []),
+        # the dataset's own splits are what they are, whichever of their rows were trained on
+        "where": None if record.get("splits_by") == "dataset" else config.get("where"),
+    }
 
 
 def _measured(

@@ -11,10 +11,13 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.ipc
 
+from sotopia_rl_data.errors import SotopiaDataError
 from sotopia_rl_data.trainers.cache import cached, whole_file
 from sotopia_rl_data.trainers.data import DatasetRow, DatasetRows
 
@@ -118,23 +122,37 @@ def _done(work: _Work, shards: Sequence[_Shard], show: bool) -> Iterator[dict[st
 
     _WORK = work
     # Forked processes have the tokenizer as it is. They use neither torch nor DuckDB, whose threads they do not have.
-    with multiprocessing.get_context("fork").Pool(processes, _begin, (os.getpid(),)) as pool:
-        done = pool.imap(_make_in_worker, shards)
-        yield from tqdm(done, desc="tokenising", total=len(shards), unit="shard", disable=not show)
+    context = multiprocessing.get_context("fork")
+    stopped = context.RawValue("b", False)  # without a lock, which a killed process could hold for ever
+    with ProcessPoolExecutor(processes, context, _begin, (os.getpid(), stopped)) as pool:
+        try:
+            done = pool.map(_make_in_worker, shards)
+            yield from tqdm(done, desc="tokenising", total=len(shards), unit="shard", disable=not show)
+        except BrokenProcessPool as error:
+            raise SotopiaDataError(
+                "A process that tokenised rows was killed; a lack of memory is the usual cause.",
+                "run the same command again: the shards that are whole are kept",
+            ) from error
+        except BaseException:
+            stopped.value = True
+            raise
 
 
 _WORK: _Work | None = None
 
 
-def _begin(parent: int) -> None:
+def _begin(parent: int, stopped: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C ends the parent, which stops this process
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a core for each process
     pa.set_cpu_count(1)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(parent, stopped), daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
-    """End when the process that started this one has ended, however it did: until then the cache is locked."""
-    while os.getppid() == parent:
+def _end_with(parent: int, stopped: Any) -> None:
+    """End when the process that started this one has ended, however it did, or has `stopped`: until then the cache is
+    locked."""
+    while os.getppid() == parent and not stopped.value:
         time.sleep(0.2)
     os._exit(1)
 

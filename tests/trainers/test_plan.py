@@ -79,7 +79,7 @@ def trained(config: Any) -> Counts:
         from sotopia_rl_data.trainers.policies import build_sft_trainer
 
         tokenizer = tokenizer_of(config)
-        dialogues = TrainingRun(config, need_reward=False).dialogues(tokenizer, config.max_length, with_completion=True)
+        dialogues = TrainingRun(config, need_reward=False).dialogues(tokenizer, config.max_length)
         build_sft_trainer(config, dialogues, tokenizer, [found]).train()
     return found
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,25 @@ def test_the_better_model_is_better_beyond_doubt_on_the_same_rows(root: Path):
     assert bad["spearman"]["difference_high"] < 0 < bad["mse"]["difference_low"]
     assert bad["spearman"]["difference"] == pytest.approx(bad["spearman"]["value"] - good["spearman"]["value"])
     assert [of["trained_on"] for of in found["runs"]] == ["toys/rewards@v1.0.0", "toys/shuffled@v1.0.0"]
+
+
+def test_rows_are_held_out_as_the_runs_held_them_out(root: Path, tmp_path: Path):
+    def altered(run: str, **config: Any) -> Path:
+        copy = shutil.copytree(root / run, tmp_path / f"{run}-{len(config)}")
+        record = json.loads((copy / "run.json").read_text())
+        record["config"] |= config
+        (copy / "run.json").write_text(json.dumps(record))
+        return copy
+
+    choice: dict[str, Any] = {"split_by": "grouped", "sentinels": [0.0]}
+    found = api.compare([altered("rm", **choice), altered("none", **choice)], store=root)
+    rows = load_rows("toys/rewards", store=root, **choice).of("test")
+    assert found["rows"] == len(rows) != api.compare([root / "rm", root / "none"], store=root)["rows"]
+    apart = [altered("rm", split_by="grouped"), root / "none"]
+    with pytest.raises(UsageError, match=r"split_by=grouped .* split_by=dataset") as told:
+        api.compare(apart, store=root)
+    assert "--dataset toys/rewards@v1.0.0" in told.value.hint
+    assert api.compare(apart, store=root, dataset="toys/rewards@v1.0.0")["dataset"] == "toys/rewards@v1.0.0"
 
 
 def test_the_command_shows_one_table_and_gives_json(root: Path):

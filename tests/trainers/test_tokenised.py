@@ -21,7 +21,7 @@ pytestmark = pytest.mark.train
 import pyarrow as pa
 from fixtures.training import as_table, make_dataset
 
-from sotopia_rl_data.errors import InputError
+from sotopia_rl_data.errors import InputError, SotopiaDataError
 from sotopia_rl_data.trainers import cache
 from sotopia_rl_data.trainers.data import DatasetRow, DatasetRows, load_rows
 from sotopia_rl_data.trainers.tokenised import tokenised
@@ -99,6 +99,42 @@ def test_after_a_kill_whole_shards_are_kept_and_the_rest_is_made(rows: DatasetRo
     assert {name: split["key"][:] for name, split in splits.items()} == {
         name: split["key"][:] for name, split in whole.items()
     }
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one process makes all on one core")
+def test_a_worker_that_is_killed_is_a_sentence_and_the_next_run_goes_on(rows: DatasetRows, tmp_path: Path):
+    parent, reached = os.getpid(), tmp_path / "reached"
+
+    def killed_once(found: Sequence[DatasetRow]) -> tuple[pa.Table, dict[str, int]]:
+        if found[0].split == "validation" and os.getpid() != parent and not reached.exists():
+            reached.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return as_table(found)
+
+    with pytest.raises(SotopiaDataError, match="A process that tokenised rows was killed") as told:
+        tokenised(rows, killed_once, {"test": "worker"}, shard=25)
+    assert "run the same command again" in told.value.hint
+    again = tokenised(rows, killed_once, {"test": "worker"}, shard=25)
+    assert again.counts == tokenised(rows, as_table, {"test": "no worker"}).counts
+
+
+def test_a_ctrl_c_ends_all_processes_without_their_tracebacks(rows: DatasetRows, tmp_path: Path):
+    reached, tests = tmp_path / "reached", str(Path(__file__).parents[1])
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED.replace("killed", "interrupted"), tests, str(tmp_path), str(reached)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not reached.exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == -signal.SIGINT
+    assert said.count("Traceback") == said.count("KeyboardInterrupt") == 1
 
 
 def test_two_processes_share_what_the_first_makes(tmp_path: Path):
