@@ -39,7 +39,7 @@ def outside(name: str = "outside") -> Called:
 
 
 class SeatedEpisode:
-    """One episode. `prompt` is what the seat has to answer now; None when the episode is over."""
+    """One episode. `prompt` is what the seat has to answer now."""
 
     def __init__(self, spec: EpisodeSpec, rules: Rules, place: int) -> None:
         self._run = EpisodeRun(spec, rules)
@@ -48,7 +48,8 @@ class SeatedEpisode:
 
     @property
     def prompt(self) -> TurnPrompt | None:
-        """What the seat sees before it acts."""
+        """What the seat sees before it acts; None when the episode is over, or broke off as the partner gave no
+        answer."""
         return None if self._request is None else self._request.prompt
 
     @property
@@ -64,7 +65,7 @@ class SeatedEpisode:
         """Play the seat's turn, and then until it is its turn again. Raises UsageError after the end, AskingError."""
         request = self._request
         if request is None:
-            raise UsageError("The episode is over.", "begin another with `reset`")
+            raise UsageError("The episode is over, or broke off.", "begin another with `reset`")
         turn, reply = request.prompt.turn, Reply(text)
         following: TurnRequest | None = request
         while following is not None and self._is_ours(following) and following.prompt.turn == turn:
@@ -72,6 +73,7 @@ class SeatedEpisode:
         await self._play_others(following)
 
     async def _play_others(self, request: TurnRequest | None) -> None:
+        self._request = None  # the seat's turn was taken: where the partner gives no answer, nobody can go on
         while request is not None and not self._is_ours(request):
             request = self._run.take(request, _settled(request, await _sent(request)))
         self._request = request
@@ -129,6 +131,7 @@ class Table:
         if self.seated is None or self.seated.prompt is None:
             raise UsageError("There is no episode to act in.", "begin one with `reset`")
         turn = self.seated.prompt.turn
+        self.turn_rewards[turn] = None  # unknown, and not left out, where what follows raises
         _wait(self.seated.act(text))
         episode = self.seated.episode
         until = replace(episode, turns=tuple(one for one in episode.turns if one.turn <= turn))

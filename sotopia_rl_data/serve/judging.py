@@ -105,8 +105,9 @@ class JudgeRewards:
 
     def _rewards(self, episode: Episode, labels: Sequence[Attribution]) -> list[float]:
         """The rewards of an episode's last utterance, by dimension."""
-        known = {(row.judge, row.sample, row.dimension, row.turn): _share(row) for row in labels}
         last = episode.turns[-1]
+        mine = [row for row in labels if row.agent == last.agent]  # a packed question is about its partner too
+        known = {(row.judge, row.sample, row.dimension, row.turn): _share(row) for row in mine}
         own = [turn.turn for turn in episode.turns if turn.agent == last.agent]
         turns = Turns.of(np.arange(len(own)) == 0)
         rewards = []

@@ -13,7 +13,7 @@ import pytest
 
 from sotopia_rl_data.environments.playing import Table, outside
 from sotopia_rl_data.environments.trl import DialogueTools, factory, rows
-from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.errors import BudgetSpent, Rejected, UsageError
 from sotopia_rl_data.rollouts import TurnPrompt, bundled, scripted
 from sotopia_rl_data.rollouts.episode_run import Rules
 from sotopia_rl_data.rollouts.plan import RolloutPlan
@@ -82,6 +82,43 @@ def test_acting_before_the_beginning_or_after_the_end_is_a_sentence(plan: Rollou
         table.act("hello")
     with pytest.raises(UsageError, match="as chats"):
         Table(plan_of(bundled(), a=outside()), by_length)
+
+
+HELLO = '{"action_type": "speak", "argument": "Hello."}'
+
+
+def test_an_utterance_whose_reward_cannot_be_had_leaves_the_episode_without_a_mean(plan: RolloutPlan):
+    def rewards(episode: Episode, agent: str) -> dict[int, float | None]:
+        if episode.turns[-1].turn == 2:
+            raise BudgetSpent("Nothing more fits.")
+        return by_length(episode, agent)
+
+    table = Table(plan, rewards)
+    table.reset(0)
+    assert (table.act(HELLO), table.mean_reward) == (6.0, 6.0)
+    with pytest.raises(BudgetSpent):
+        table.act(HELLO)
+    assert table.act(HELLO) == 6.0
+    assert (table.turn_rewards, table.mean_reward) == ({0: 6.0, 2: None, 4: 6.0}, None)
+
+
+def test_an_episode_whose_partner_gives_no_answer_broke_off_and_another_can_begin():
+    async def silent_at_first(prompt: TurnPrompt) -> str:
+        asked.append(prompt)
+        if len(asked) == 1:
+            raise Rejected("The provider refuses.")
+        return HELLO
+
+    asked: list[TurnPrompt] = []
+    table = Table(plan_of(bundled(), RULES, a=outside(), b=silent_at_first), by_length)
+    table.reset(0)
+    with pytest.raises(Rejected):
+        table.act(HELLO)
+    assert (table.seated.prompt, table.mean_reward) == (None, None)
+    with pytest.raises(UsageError, match="There is no episode to act in"):
+        table.act(HELLO)
+    assert table.reset(0).turn == 0
+    assert (table.act(HELLO), table.seated.prompt.turn) == (6.0, 2)
 
 
 def test_trl_plays_by_the_tool_and_gets_the_mean_reward(plan: RolloutPlan):

@@ -88,6 +88,33 @@ def test_leave_one_out_asks_for_the_episode_with_and_without_the_completion(tmp_
     assert found[:, 0].tolist() == pytest.approx([0.2, 0.0])
 
 
+# Of 10 points the agent has 3 and its partner 9, and the agent 1 where its utterance is left out.
+SCORES = """
+import json
+class Scores:
+    id = "scores"
+    async def answer(self, question):
+        answer = {}
+        for (*keys, last), slot in question.slots.items():
+            inner = answer
+            for key in keys:
+                inner = inner.setdefault(key, {})
+            inner[last] = 9 if slot.agent == "partner" else 3 if slot.turn == -1 else 1
+        return json.dumps(answer)
+"""
+
+
+@pytest.mark.parametrize("packing", ["packed", "per-dimension"])
+def test_the_score_of_the_partner_in_a_packed_answer_is_not_the_agents(packing, tmp_path: Path):
+    judge = tmp_path / "judge.py"
+    judge.write_text(SCORES)
+    asked = Elicitation(judges=[f"{judge}:Scores"], schema="leave-one-out", dimensions=["goal"], packing=packing)
+    source = JudgeRewards(tmp_path, asked, RewardSettings(weights={"goal": 1}), AskOptions())
+    found = source.score([([{"role": "user", "content": text} for text in ("A scene.", "How are you?")], "Fine.")])
+    source.close()
+    assert found.tolist() == [pytest.approx([0.2])]
+
+
 @pytest.mark.parametrize("schema", ["direct", "discounted"])
 def test_a_schema_that_divides_the_score_of_an_episode_is_refused(schema, tmp_path: Path):
     with pytest.raises(UsageError) as refused:
