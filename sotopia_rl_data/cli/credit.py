@@ -94,7 +94,7 @@ def credit_bench(games: str | None, count: int, wide: bool, store: Store, as_jso
       sotopia-rl-data credit bench credit/games --judge gpt-4o --schema direct --budget 2
       sotopia-rl-data credit bench credit/games --labels credit/games-scored --json
     """
-    from sotopia_rl_data.credit.bench import bench, default_schemas
+    from sotopia_rl_data.credit.bench import bench, check_bench, default_schemas
     from sotopia_rl_data.credit.labelling import estimate_games, label_games, loopback_labels
     from sotopia_rl_data.credit.making import make_games
     from sotopia_rl_data.credit.planted import PLANTED
@@ -110,6 +110,8 @@ def credit_bench(games: str | None, count: int, wide: bool, store: Store, as_jso
     else:
         version = resolve(store, games)
     asked = schemas or default_schemas()
+    labels = [resolve(store, ref) for ref in options["labels"]]
+    check_bench(version, labels, planted, asked)
     sampling = asking.sampling_of(options)
     if dry:
         with console.progress("counting", "call") as advance:
@@ -121,7 +123,6 @@ def credit_bench(games: str | None, count: int, wide: bool, store: Store, as_jso
             console.note(f"{name}:")
             asking.show_estimate(estimate, in_batches=False)
         return
-    labels = [resolve(store, ref) for ref in options["labels"]]
     if judges:
         with asking.progress("labelling", "call", ask_options, as_json) as watched:
             labels += label_games(store, version, judges, asked, watched, sampling)

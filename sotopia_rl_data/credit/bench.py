@@ -116,14 +116,14 @@ def bench(
     truth = truth_of(games)
     held = [(label, _judged(games, label)) for label in labels]
     found = {schema for _, judged in held for schema, *_ in judged if schema != REWARD_MODEL}
-    asked = list(schemas if schemas is not None else sorted(found) or default_schemas())
+    asked = list(dict.fromkeys(schemas if schemas is not None else sorted(found) or default_schemas()))
     lines: list[BenchLine] = []
     with TemporaryDirectory(prefix="sotopia-rl-data-") as folder:
         ceilings: dict[tuple[str, str], Nearness] = {}
         judges = [Planted(kind, truth.groups(), seed) for kind in dict.fromkeys(["oracle", *planted])]
-        for name in asked:
+        for number, name in enumerate(asked):
             plan = _plan(name, judges)
-            files = planted_files(plan, games, Path(folder) / name)
+            files = planted_files(plan, games, Path(folder) / str(number))
             for method, credit in _methods(games, files, truth):
                 near = nearness(truth, credit, resamples=resamples, seed=seed)
                 if method.judge == "oracle":
@@ -139,6 +139,17 @@ def bench(
     known.sort(key=lambda line: -2.0 if line.nearness.tau.value is None else line.nearness.tau.value, reverse=True)
     episodes = int(truth.episode.max()) + 1
     return Bench(games.ref, tuple(label.ref for label in labels), episodes, len(truth), tuple(known), resamples, seed)
+
+
+def check_bench(games: Version, labels: Sequence[Version], planted: Iterable[str], schemas: Iterable[str]) -> None:
+    """Raises what `bench` would raise about its arguments, so that no judge is asked before."""
+    truth_of(games)
+    for label in labels:
+        _judged(games, label)
+    for kind in planted:
+        Planted(kind, {})
+    for name in schemas:
+        schema(name)
 
 
 def _with_ceiling(line: BenchLine, oracle: Nearness | None) -> BenchLine:

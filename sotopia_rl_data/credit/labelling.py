@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from sotopia_rl_data.asking.plan import AskOptions
 from sotopia_rl_data.credit.playing import DIMENSION
+from sotopia_rl_data.errors import BudgetSpent
 from sotopia_rl_data.labelers.labelling import estimate_label, label
-from sotopia_rl_data.labelers.plan import Elicitation, RewardSettings
+from sotopia_rl_data.labelers.plan import Elicitation, RewardSettings, prepare
 from sotopia_rl_data.store import Store, Version
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 Judges = Sequence["str | ModelName"]
 _NOTHING = 1e-9
 """USD that nothing can be asked for: a cap has to be above 0."""
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 _REWARDS = RewardSettings(weights={DIMENSION: 1.0})
 
 
@@ -33,21 +36,27 @@ def label_games(
     options: AskOptions,
     sampling: Mapping[str, Any] | None = None,
 ) -> list[Version]:
-    """A labelled version of the games for each schema, called as the games with the schema's name behind. A budget is
+    """A labelled version of the games for each schema, called as the games with the schema's id behind. A budget is
     one cap over all of them. Raises what `label` raises; what was answered is kept."""
+    each = [_asked(judges, name, sampling) for name in dict.fromkeys(schemas)]
+    ids = [prepare(asked, _REWARDS)[0].schema.id for asked in each]  # before any is asked, so that none is for nothing
     labelled, spent = [], 0.0
-    for name in schemas:
-        report = label(
-            store,
-            str(games.dir.resolve()),
-            _asked(judges, name, sampling),
-            _REWARDS,
-            out=f"{games.name}-{name}",
-            options=rest_of(options, spent),
-        )
+    for id_, asked in zip(ids, each, strict=True):
+        out, left = f"{games.name}-{_NOT_IN_NAMES.sub('-', id_)}", rest_of(options, spent)
+        with one_cap(options):
+            report = label(store, str(games.dir.resolve()), asked, _REWARDS, out=out, options=left)
         labelled.append(report.committed.version)
-        spent += report.bill.known
+        spent += report.bill.known + report.bill.maybe
     return labelled
+
+
+@contextmanager
+def one_cap(options: AskOptions) -> Iterator[None]:
+    """Within, a budget is what is left of that of `options`; where nothing more fits, the error names the whole."""
+    try:
+        yield
+    except BudgetSpent as error:
+        raise BudgetSpent(f"Nothing more fits under the budget of {options.budget:g} USD.", error.hint) from error
 
 
 def rest_of(options: AskOptions, spent: float) -> AskOptions:

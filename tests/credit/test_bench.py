@@ -13,13 +13,18 @@ import pytest
 from click.testing import CliRunner, Result
 from scipy.stats import kendalltau
 
+from sotopia_rl_data.asking.pacing import Pacing
+from sotopia_rl_data.asking.plan import AskOptions
 from sotopia_rl_data.cli.program import cli
 from sotopia_rl_data.credit.bench import Bench, bench, default_schemas
+from sotopia_rl_data.credit.labelling import label_games
 from sotopia_rl_data.credit.making import make_games
 from sotopia_rl_data.credit.measuring import nearness, tau_b
 from sotopia_rl_data.credit.planted import PLANTED
 from sotopia_rl_data.credit.truth import Truth, truth_of
-from sotopia_rl_data.errors import SotopiaDataError
+from sotopia_rl_data.errors import BudgetSpent, SotopiaDataError
+from sotopia_rl_data.fake_provider.running import running
+from sotopia_rl_data.labelers import Elicitation, RewardSettings, label
 from sotopia_rl_data.store import Store
 from sotopia_rl_data.tables import ATTRIBUTIONS
 
@@ -186,6 +191,60 @@ def test_what_is_wrong_is_a_sentence(tmp_path: Path):
         assert isinstance(done.exception, SotopiaDataError), arguments
         assert sentence in done.exception.message
         assert done.exception.hint
+
+
+@pytest.mark.parametrize(
+    ("sentence", "arguments"),
+    [
+        ("not a planted judge", ["--planted", "sage"]),
+        ("not about the episodes", ["--labels", "lab/others"]),
+        ("no schema", ["--schema", "guess"]),
+        ("asks no judge", ["--schema", "uniform"]),
+    ],
+)
+def test_nobody_is_asked_where_an_argument_is_wrong(sentence: str, arguments: list[str], tmp_path: Path):
+    store = Store(tmp_path)
+    games, others = (make_games(store, f"lab/{name}", 2, seed=seed).version for seed, name in enumerate("ab"))
+    with store.stage("lab/others") as stage:
+        stage.link(others, "episodes")
+        stage.write("attributions", "train", ATTRIBUTIONS.empty_table())
+        stage.commit({})
+    asked = ["--judge", "lexical", "--schema", "direct", "--store", str(tmp_path)]
+    done = invoke("bench", games.ref, *asked, *arguments)
+    assert isinstance(done.exception, SotopiaDataError)
+    assert sentence in done.exception.message
+    assert store.names() == ["lab/a", "lab/b", "lab/others"]
+    assert not (tmp_path / ".ledger").exists()
+
+
+def test_schemas_are_asked_once_and_a_file_of_ones_own_names_no_folder(tmp_path: Path):
+    own = tmp_path / "mine.py"
+    own.write_text("from sotopia_rl_data.labelers.schemas.offline import DIRECT as Mine\n")
+    store, schemas = tmp_path / "store", named(["direct", "direct", f"{own}:Mine"])
+    asked = ["--make", "2", "--judge", "lexical", "--planted", "last", "--resamples", "0", "--store", str(store)]
+    done = invoke("bench", *asked, *schemas)
+    assert done.exit_code == 0, done.exception
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.py", "store"]
+    assert "credit/games-direct" in Store(store).names()
+
+
+@pytest.mark.slow
+def test_one_cap_counts_what_may_have_been_billed_and_its_error_names_the_whole(tmp_path: Path):
+    store, prices = Store(tmp_path / "store"), tmp_path / "prices.yaml"
+    prices.write_text("as_of: 2026-11-01\nhosts: {'*': {sim: [1, 1, 1, 10, 100]}}\n")
+    games = make_games(store, "lab/games", 8).version
+    with running(broken=0.4) as provider:
+        judges, options = (
+            [f"openai:sim@{provider.openai_url}"],
+            AskOptions(prices=prices, pacing=Pacing(backoff_s=0.01)),
+        )
+        asked = Elicitation(judges=judges, dimensions=["goal"], packing="packed")
+        bill = label(store, "lab/games", asked, RewardSettings(weights={"goal": 1}), options=options).bill
+        requests, budget = provider.log()["requests"], bill.known + bill.maybe
+        with pytest.raises(BudgetSpent, match=f"the budget of {budget:g} USD"):
+            label_games(store, games, judges, ["direct", "goal-progress"], replace(options, budget=budget))
+        assert provider.log()["requests"] == requests
+    assert bill.maybe > 0
 
 
 def test_a_dry_run_sends_nothing(tmp_path: Path):
