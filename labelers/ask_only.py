@@ -7,6 +7,7 @@ version, in this ledger or in one that the ledgers of all shards were merged int
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from sotopia_rl_data.asking import ask as asking
@@ -15,7 +16,7 @@ from sotopia_rl_data.asking.plan import AskOptions
 from sotopia_rl_data.asking.report import AskedReport, asking_warnings
 from sotopia_rl_data.costs.prices import Prices
 from sotopia_rl_data.labelers.questions import LabelTally, Questions
-from sotopia_rl_data.labelers.report import by_number, remarks
+from sotopia_rl_data.labelers.report import remarks
 from sotopia_rl_data.labelers.wordings import OtherWording, tell_other_wordings
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.shards import Shard
@@ -35,12 +36,14 @@ def ask_questions(
     tell_other_wordings(announce, questions, ledger)
     outcomes = asking.ask(questions, ledger, options, prices)
     tally = LabelTally()
-    for _ in questions.rows(ledger, tally):
-        pass
+    reasons: Counter[str] = Counter()
+    for _, failures in questions.rows(ledger, tally):
+        # what nothing was asked about (an episode without a score) is told by the command that makes the version
+        reasons.update(failure.reason for failure in failures if failure.call_id)
     return AskedReport(
         outcomes=outcomes,
         calls=questions.total,
-        failures=by_number(tally),
+        failures=dict(reasons.most_common()),
         bill=bill_of(questions.judges, tally, prices),
         warnings=[*remarks(questions.plan), *asking_warnings(outcomes)],
         seconds=round(time.monotonic() - began, 3),

@@ -11,7 +11,6 @@ undisturbed one writes.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -19,7 +18,6 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, islice, product
 
 from sotopia_rl_data.asking.batch.keys import BatchedKeys
-from sotopia_rl_data.asking.fleet import SCHEME
 from sotopia_rl_data.asking.plan import Group, paid_targets
 from sotopia_rl_data.costs.bill import Category, Tally
 from sotopia_rl_data.errors import BadAnswer
@@ -35,17 +33,17 @@ from sotopia_rl_data.labelers.requests import (
 )
 from sotopia_rl_data.labelers.schemas import in_wording, wording_of
 from sotopia_rl_data.labelers.schemas.phrasing import Wording
-from sotopia_rl_data.ledger.ledger import Attempt, Ledger
+from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.ledger.lookup import Settled
 from sotopia_rl_data.request import CUT_OFF, CUT_OFF_THOUGHT, Reply, Request
 from sotopia_rl_data.schema import Attribution, Episode, Failure
+from sotopia_rl_data.secrets import without_server
 from sotopia_rl_data.shards import WHOLE, Shard
 from sotopia_rl_data.store import Version
 
 NO_SCORE = "no episode score"
 NOT_ASKED = "the schema asks nothing about this utterance"
 NOTHING_SAID = "there is nothing to judge: nobody said or did anything"
-_URL = re.compile(r"https?://[^\s:]+(:\d+)?[^\s:]*")
 _NEVER = "never answered"
 _LOOKED_AT = 200  # episodes
 
@@ -278,7 +276,7 @@ def _counted_answer(
     if reason:
         tally.unusable += 1
         return reason
-    return f"no answer: {_public_error(attempts[0])}" if attempts else _NEVER
+    return f"no answer: {without_server(attempts[0].error, attempts[0].base_url)}" if attempts else _NEVER
 
 
 def _counted_second(
@@ -297,12 +295,6 @@ def _counted_second(
         if is_new:
             tally.count(judge, request, attempt, category)
     return newest
-
-
-def _public_error(attempt: Attempt) -> str:
-    """An error as the data may carry it: without the provider's URL, which may be private."""
-    error = _URL.sub("its provider", attempt.error) if attempt.base_url.startswith(SCHEME) else attempt.error
-    return error.replace(attempt.base_url, "its provider") if attempt.base_url else error
 
 
 def _labels(

@@ -22,13 +22,15 @@ Finish = Literal["stop", "length", "refusal"]
 @dataclass(frozen=True, slots=True)
 class Target:
     """Where a request goes, and how the model samples. `sampling` has temperature, max_tokens, seed … as sent. `key` is
-    the environment variable that holds the API key, where one is named; it determines no answer."""
+    the environment variable that holds the API key, where one is named; `fleet` is the name
+    of the fleet that the server is one of. Neither determines an answer."""
 
     provider: str
     model: str
     base_url: str = ""
     sampling: Mapping[str, Any] = field(default_factory=dict)
     key: str = field(default="", compare=False)
+    fleet: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

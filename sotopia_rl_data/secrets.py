@@ -28,6 +28,7 @@ _SHORTEST = 8  # characters; shorter values (TOKENIZERS_TOKEN=1 …) would blank
 _WORD = re.compile(r"[A-Z]?[a-z]{0,15}|[A-Z]{1,15}|[0-9]{1,4}|v[0-9]{1,3}")
 _CAMEL_CASE = re.compile(r"(?:[A-Z]?[a-z]{2,}|[A-Z]{2,}(?![a-z]))+")
 _PLACEHOLDER = re.compile(r"^(?:[<>{}()\[$%]|arn:|urn:)|[<{\[(]|\.\.\.|…|\*{2}|://|(?i:example)")
+_URL = re.compile(r"https?://(?:\[[^\]\s]*\]|[^\s:]+)(?::\d+)?[^\s:]*")
 _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
 
 
@@ -405,6 +406,14 @@ def without_credentials(url: str) -> str:
     """A URL without what may be secret in it: user, password, query and fragment."""
     scheme, host, path, _, _ = _split(url)
     return urlunsplit((scheme, host.rpartition("@")[2], path, "", ""))
+
+
+def without_server(error: str, base_url: str) -> str:
+    """The error of a server as data may carry it: without its URL, which may be private. Of a fleet, whose `base_url`
+    is its name, every URL is left out."""
+    if base_url and not base_url.startswith("http"):
+        error = _URL.sub("its provider", error)
+    return error.replace(base_url, "its provider") if base_url else error
 
 
 def _in_address(url: str) -> Iterator[str]:

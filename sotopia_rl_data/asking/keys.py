@@ -91,17 +91,21 @@ def api_key(target: Target) -> str:
             f"export {key.variable}=YOUR_KEY{unchecked}",
         )
     own, base = OWN[target.provider]
-    host = urlsplit(url).netloc
     raise KeyMissing(
         f"There is no API key for {url}: {own} is sent only to its own provider and to the server in {base}.",
-        f"{name_the_key(target)}; or --key {host}={NONE}, if the server takes none",
+        f"{name_the_key(target)}; or --key {_server(target)}={NONE}, if the server takes none",
     )
 
 
 def name_the_key(target: Target) -> str:
     """The hint for a server that wants a key, where no variable is known for it."""
-    host = urlsplit(target.base_url).netloc
-    return f"name the variable that holds its key: --key {host}=VARIABLE, or `key: VARIABLE` in a file for --judges"
+    server = _server(target)
+    return f"name the variable that holds its key: --key {server}=VARIABLE, or `key: VARIABLE` in a file for --judges"
+
+
+def _server(target: Target) -> str:
+    """What `--key` calls the target's server."""
+    return target.fleet or urlsplit(target.base_url).netloc
 
 
 def is_own(target: Target) -> bool:

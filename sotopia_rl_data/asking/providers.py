@@ -113,7 +113,7 @@ def api_model(name: ModelName, sampling: Mapping[str, Any]) -> ApiClient | Fleet
     """As `api_client`; of a fleet, the clients of all its servers as one."""
     if not name.servers:
         return api_client(name, sampling)
-    clients = [api_client(replace(name, url=url, servers=()), sampling) for url in name.servers]
+    clients = [_client(replace(name, url=url), sampling, name.id) for url in name.servers]
     return Fleet(replace(clients[0].target, base_url=f"{SCHEME}://{name.id}"), clients)
 
 
@@ -123,6 +123,13 @@ def api_client(name: ModelName, sampling: Mapping[str, Any]) -> ApiClient:
     if name.servers:
         at = f"{name.provider}:{name.model}@{name.servers[0]}"
         raise UsageError(f"{name.id} is a fleet of {len(name.servers)} servers.", f"name one of them: {at}")
+    return _client(name, sampling)
+
+
+def _client(name: ModelName, sampling: Mapping[str, Any], fleet: str = "") -> ApiClient:
+    """The client for the server at the model's `url`, which may be one of a fleet."""
     if name.provider == anthropic.PROVIDER:
-        return anthropic.AnthropicClient(anthropic.target(name.model, name.url, sampling, name.key))
-    return openai.OpenAIClient(openai.target(name.model, name.url, sampling, name.key))
+        return anthropic.AnthropicClient(
+            replace(anthropic.target(name.model, name.url, sampling, name.key), fleet=fleet)
+        )
+    return openai.OpenAIClient(replace(openai.target(name.model, name.url, sampling, name.key), fleet=fleet))

@@ -20,7 +20,7 @@ from sotopia_rl_data.hashing import file_sha256
 from sotopia_rl_data.hub import leaks
 from sotopia_rl_data.hub.client import Hub, RemoteFile
 from sotopia_rl_data.schema import Manifest
-from sotopia_rl_data.secrets import redact
+from sotopia_rl_data.secrets import redact, without_server
 from sotopia_rl_data.store import Version, readme
 from sotopia_rl_data.store import manifest as manifests
 from sotopia_rl_data.store.parts import read_parquet
@@ -231,6 +231,9 @@ def _call_ids(version: Version) -> list[str]:
 
 def _call_row(attempt: Attempt) -> dict[str, Any]:
     known = asdict(attempt)
+    # the text of a refusal may be the provider's error, and then names its URL
+    for name in ("text", "error") if attempt.finish == "refusal" else ("error",):
+        known[name] = without_server(known[name], attempt.base_url)
     texts = {name: redact(known[name]) if name in ("text", "error") else known[name] for name in _TEXTS}
     usage = known["usage"] or dict.fromkeys(_TOKENS)
     tokens = {name: usage[name] for name in _TOKENS}

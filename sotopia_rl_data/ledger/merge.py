@@ -21,8 +21,8 @@ from sotopia_rl_data.ledger.ledger import Ledger
 @dataclass(frozen=True, slots=True)
 class Merged:
     """What a merge did: how many attempts it has `read` and `added`; at how many keys more than one of the ledgers has
-    an answer (`asked_twice`); and the ledgers that are not finished (`unfinished`): a run writes one of them now, or
-    batches are under way."""
+    an answer (`asked_twice`); and the ledgers that were not finished when they were read (`unfinished`): a run
+    was writing one of them, or batches are under way."""
 
     read: int
     added: int
@@ -37,6 +37,7 @@ def merge(directory: Path, sources: Sequence[Path]) -> Merged:
         _check(source, directory)
     read = added = 0
     twice: set[str] = set()
+    unfinished: list[str] = []
     with Ledger(directory) as ledger:
         ledger.check()
         if not ledger.claims.take(sha256_of("merge")):
@@ -44,6 +45,9 @@ def merge(directory: Path, sources: Sequence[Path]) -> Merged:
                 f"Another process is merging ledgers into {directory}.", "run the same command again when it has ended"
             )
         for source in sources:
+            # asked before reading: what a run writes after its ledger was read is missed
+            if _is_unfinished(source):
+                unfinished.append(str(source))
             with Ledger(source) as other:
                 for attempt in other.scan():
                     key, read = attempt.key, read + 1
@@ -55,7 +59,7 @@ def merge(directory: Path, sources: Sequence[Path]) -> Merged:
                     if attempt not in known:
                         ledger.append(attempt)
                         added += 1
-    return Merged(read, added, len(twice), tuple(str(source) for source in sources if _is_unfinished(source)))
+    return Merged(read, added, len(twice), tuple(unfinished))
 
 
 def _check(source: Path, directory: Path) -> None:

@@ -25,6 +25,7 @@ from sotopia_rl_data.rollouts.policies import Exchange, Player, is_model, takes_
 from sotopia_rl_data.rollouts.scene import Scene
 from sotopia_rl_data.rollouts.world import TurnPrompt, World
 from sotopia_rl_data.schema import Attribution, Episode, Failure, Turn
+from sotopia_rl_data.secrets import without_server
 
 BEST_OF_N = "best-of-n"  # the schema under which the drafts' scores are kept as attributions
 TRIES = 3  # most answers drawn for one action until one can be read
@@ -150,7 +151,7 @@ class EpisodeRun:
         """Take the outcome of a request. Returns the next request, or None where the episode is over: it was abandoned,
         or played to its end."""
         if settled.reply is None:
-            self._abandon(request, settled.error)
+            self._abandon(request, without_server(settled.error, request.target.base_url))
             return None
         if request.scores:
             return self._take_scores(request, settled.reply.text)

@@ -15,8 +15,12 @@ from fixtures.places import ROOT
 from sotopia_rl_data.asking import anthropic, openai
 from sotopia_rl_data.asking.batch.anthropic import AnthropicBatchClient
 from sotopia_rl_data.asking.batch.openai import OpenAIBatchClient
+from sotopia_rl_data.asking.fleet import Fleet
+from sotopia_rl_data.asking.judges_file import NamedModels
 from sotopia_rl_data.asking.keys import HOSTS, api_key, key_for
+from sotopia_rl_data.asking.providers import ModelName, api_model
 from sotopia_rl_data.asking.transport import clean_url
+from sotopia_rl_data.cli.asking import model_of
 from sotopia_rl_data.errors import AskingError, KeyMissing, Rejected, UsageError
 from sotopia_rl_data.request import Request, Target
 
@@ -136,6 +140,17 @@ def test_a_missing_key_is_a_sentence_that_names_its_variable():
     with pytest.raises(KeyMissing, match="UNSET_KEY is not set"):
         api_key(Target("openai", "m", "http://localhost:1/v1", key="UNSET_KEY"))
     assert api_key(Target("openai", "m", "http://gpu7/v1", key="none")) == "none"
+
+
+def test_the_hint_for_a_fleet_has_the_name_that_the_option_takes():
+    fleet = ModelName("openai", "m", id="ours", servers=("http://gpu1:8000/v1", "http://gpu2:8000/v1"))
+    with pytest.raises(KeyMissing) as missing:
+        api_model(fleet, {})
+    assert "--key ours=VARIABLE" in missing.value.hint
+    assert "or --key ours=none" in missing.value.hint
+    model = model_of("ours", {"named": NamedModels({"ours": fleet}, {}), "keys": {"ours": "none"}})
+    assert isinstance(model, ModelName)
+    assert isinstance(api_model(model, {}), Fleet)
 
 
 def test_a_redirect_is_not_followed_with_the_key():

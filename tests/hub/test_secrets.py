@@ -16,10 +16,14 @@ from PIL.PngImagePlugin import PngInfo
 
 from sotopia_rl_data.errors import SecretsFound
 from sotopia_rl_data.hub import leaks
-from sotopia_rl_data.secrets import redact
+from sotopia_rl_data.hub.release import write_calls
+from sotopia_rl_data.ledger.ledger import Ledger, answered, failed
+from sotopia_rl_data.request import Reply, Request, Target
+from sotopia_rl_data.schema import Failure
+from sotopia_rl_data.secrets import redact, without_server
 from sotopia_rl_data.store import Store
 from sotopia_rl_data.store.versions import read_published
-from sotopia_rl_data.tables import EPISODES, episode_row
+from sotopia_rl_data.tables import EPISODES, episode_row, failure_table
 
 KEY = "sk-proj-" + "Ab1_" * 8
 SECRET = {
@@ -204,3 +208,30 @@ def test_the_password_in_hf_endpoint_is_neither_shown_nor_kept(hub, tmp_path):
         assert [text for text in said if secret in text] == []
         assert not any(secret.encode() in data for data in written)
     assert read_published(Store(there).resolve(repo).dir).endpoint == hub.server.url
+
+
+@pytest.mark.parametrize(
+    ("server", "url"),
+    [
+        ("http://gpu1:8000/v1", "http://gpu1:8000/v1"),
+        ("fleet://ours", "http://gpu1:8000/v1"),
+        ("fleet://ours", "https://[fd00::1]:8000/v1"),
+        ("fleet://ours", "http://[fd00::1]/v1"),
+    ],
+)
+def test_an_error_in_the_data_tells_no_address(server: str, url: str):
+    assert without_server(f"m at {url}: 500 busy", server) == "m at its provider: 500 busy"
+
+
+def test_neither_errors_nor_refusals_in_published_calls_tell_an_address(tmp_path):
+    store, url = Store(tmp_path / "store"), "http://gpu1:8000/v1"
+    asked = [Request(Target("openai", "m", url), [{"role": "user", "content": text}]) for text in ("1", "2", "3")]
+    with Ledger(tmp_path / "ledger") as ledger:
+        ledger.append(failed(asked[0], asked[0].key, asked[0].question, f"m at {url}: 500 busy", 0.1))
+        for request, reply in ((asked[1], Reply(f"m at {url}: 400 filtered", "refusal")), (asked[2], Reply("2"))):
+            ledger.append(answered(request, request.key, request.question, reply, 0.1))
+        named = failure_table([Failure("lost", "e0001", call_id=request.key) for request in asked])
+        version = commit(store, {("failures", "train"): named}).version
+        (path,) = write_calls(version, ledger, tmp_path).values()
+    told = {row["text"] or row["error"] for row in pq.read_table(path).to_pylist()}
+    assert told == {"m at its provider: 500 busy", "m at its provider: 400 filtered", "2"}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from fixtures.flat_calls import evaluate, label
-from fixtures.labelling import BOAT, Highest, Scorer, boats, put, sim
+from fixtures.labelling import BOAT, UNSCORED, Highest, Scorer, Sulking, boats, put, sim
 from fixtures.places import ROOT
 
 from sotopia_rl_data.asking.plan import AskOptions
@@ -116,6 +116,16 @@ def test_a_shard_of_a_file_writes_nothing_into_the_store(store: Store, tmp_path:
     report = ask_label(store, None, Elicitation(judges=[Highest()]), shard=Shard(1, 2))
     assert report.asked > 0
     assert store.names() == []
+
+
+def test_only_questions_without_a_usable_answer_are_failures_of_a_shard(store: Store):
+    put(store, [*boats(2), UNSCORED])
+    good, bad = (
+        ask_label(store, "lab/episodes", Elicitation(judges=[judge], evaluator="gpt-4"), GOAL)
+        for judge in (Highest(), Sulking("b"))
+    )
+    assert (good.calls, good.failures) == (4, {})
+    assert sum(bad.failures.values()) == 4  # two utterances of one agent in each of two episodes
 
 
 def test_a_shard_without_ask_only_is_refused_with_what_to_add(store: Store):

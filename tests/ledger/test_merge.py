@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,24 @@ def test_a_ledger_that_a_run_is_writing_is_named(tmp_path: Path):
         writing.append(an_answer())
         assert merge(tmp_path / "whole", [tmp_path / "a"]).unfinished == (str(tmp_path / "a"),)
     assert merge(tmp_path / "whole", [tmp_path / "a"]).unfinished == ()
+
+
+def test_a_ledger_whose_run_ends_while_the_next_one_is_read_is_named(tmp_path: Path):
+    a, b = put(tmp_path / "a", an_answer()), put(tmp_path / "b", an_answer(question="other"))
+
+    class Sources(list[Path]):
+        """The first one's run asks once more and ends when both are read."""
+
+        def __iter__(self) -> Iterator[Path]:
+            yield from super().__iter__()
+            if (tmp_path / "whole").exists():
+                writing.append(an_answer(question="late"))
+                writing.close()
+
+    with Ledger(a) as writing:
+        writing.append(an_answer(question="second"))
+        assert merge(tmp_path / "whole", Sources([a, b])) == Merged(3, 3, 0, unfinished=(str(a),))
+    assert merge(tmp_path / "whole", [a, b]) == Merged(4, 1, 0, unfinished=())
 
 
 def test_one_merge_at_a_time(tmp_path: Path):

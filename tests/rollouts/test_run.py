@@ -22,6 +22,7 @@ from sotopia_rl_data.errors import AskingError, BudgetSpent, UsageError
 from sotopia_rl_data.exporters.exporting import export_sotopia
 from sotopia_rl_data.fake_provider.running import running
 from sotopia_rl_data.ledger.ledger import Ledger
+from sotopia_rl_data.ledger.lookup import Settled
 from sotopia_rl_data.prompts import Layout, load_template, prompts_of
 from sotopia_rl_data.request import Target
 from sotopia_rl_data.rollouts import HARD, Scene, TurnPrompt
@@ -482,3 +483,10 @@ def test_what_cannot_be_played_is_said_before_anything_is_asked(changes, sentenc
 def test_scenes_that_are_not_there_are_told_with_where_to_find_them(named, profiles, pairs, sentence):
     with pytest.raises(UsageError, match=sentence):
         scenes_of(named, profiles, pairs)
+
+
+def test_the_failure_of_an_abandoned_episode_tells_no_address():
+    plan = plan_of(scenes(1), a=f"{OPENAI}http://127.0.0.1:9/v1", b=brief())
+    run = EpisodeRun(next(iter(plan.specs())), plan.rules)
+    run.take(run.first(), Settled(None, False, False, "sim-a at http://127.0.0.1:9/v1: 500 busy"))
+    assert [failure.reason for failure in run.failures] == ["sim-a at its provider: 500 busy"]
