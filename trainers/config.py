@@ -131,6 +131,14 @@ class PolicySFTConfig(CommonFields, SFTConfig):  # type: ignore[misc]  # mypy sk
     metric_for_best_model: str | None = "loss"
     patience: int | None = field(default=None, metadata={"help": "Stop after this many evaluations without a gain."})
 
+    def __post_init__(self) -> None:
+        if self.chat_template_path:  # TRL would save it, but prompts are cut and tokenised before TRL has them
+            raise UsageError(
+                "chat_template_path is not read: the template of a run is chat_template.",
+                f"name its Jinja file: --set chat_template={self.chat_template_path}",
+            )
+        super().__post_init__()
+
 
 @dataclass
 class PolicyGRPOConfig(CommonFields, GRPOConfig):  # type: ignore[misc]  # mypy skips trl

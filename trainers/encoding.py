@@ -8,9 +8,11 @@ model is trained on token ids (`Encoder.encode`), policies on messages that fit 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sotopia_rl_data.errors import InputError, UsageError
+from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.schema import Message
 from sotopia_rl_data.tables import MESSAGES
 from sotopia_rl_data.trainers.data import DatasetRow, DatasetRows
@@ -82,11 +85,16 @@ def count_cuts(encoded: Sequence[Encoded | None]) -> dict[str, int]:
 def cuts_of_all(found: Tokenised, most: int | None) -> Cuts:
     """What was cut so that rows fit into `most` tokens. Raises InputError where none fits."""
     if not found.splits:
-        raise InputError(
-            f"No prompt fits into {most} tokens, even with its history cut.",
-            "raise max_length (grpo: max_prompt_length) with --set, or take a model with a longer context",
-        )
+        raise none_fits(most)
     return Cuts(found.total("turns"), found.total("prompts"), found.total("too_long"))
+
+
+def none_fits(most: int | None) -> InputError:
+    """What is wrong where no row fits into `most` tokens."""
+    return InputError(
+        f"No prompt fits into {most} tokens, even with its history cut.",
+        "raise max_length (grpo: max_prompt_length) with --set, or take a model with a longer context",
+    )
 
 
 class Encoder:
@@ -105,7 +113,13 @@ class Encoder:
 
     def settings(self) -> dict[str, Any]:
         """What decides how a dialogue is encoded, as JSON values: the key of what is kept of it."""
-        return {"tokenizer": fingerprint(self.tokenizer), "max_length": self.max_length, "use": self.use}
+        return {
+            "tokenizer": fingerprint(self.tokenizer),
+            "rules": _rules_of(self.tokenizer),
+            "libraries": [version("tokenizers"), version("transformers")],
+            "max_length": self.max_length,
+            "use": self.use,
+        }
 
     def encode(self, dialogues: Sequence[Dialogue]) -> list[Encoded | None]:
         """Each (prompt, completion) as ids; None where even the shortest form is longer than `max_length`.
@@ -193,7 +207,7 @@ class Encoder:
 @dataclass(frozen=True, slots=True)
 class Dialogues:
     """Rows whose prompts fit, as a `datasets.Dataset` for each split, what was cut for that, and a few of the `longest`
-    train prompts."""
+    prompts of train and validation."""
 
     splits: dict[str, Dataset]
     cuts: Cuts
@@ -213,21 +227,21 @@ def dialogues(data: DatasetRows, encoder: Encoder, with_completion: bool, show: 
     found = tokenised(data, encode, settings, show)
     cuts = cuts_of_all(found, encoder.max_length)
     longest: list[Sequence[Message]] = []
-    if "train" in found.splits:
-        train = found.splits["train"]
-        lengths = train.select_columns(["characters"]).with_format("arrow")[:].column("characters").to_numpy()
-        longest = [train[int(at)]["prompt"] for at in np.argsort(lengths, kind="stable")[-4:]]
-    splits = {split: of_split.remove_columns("characters") for split, of_split in found.splits.items()}
+    for split in [name for name in ("train", "validation") if name in found.splits]:
+        rows = found.splits[split]
+        lengths = rows.select_columns(["tokens"]).with_format("arrow")[:].column("tokens").to_numpy()
+        longest += [rows[int(at)]["prompt"] for at in np.argsort(lengths, kind="stable")[-4:]]
+    splits = {split: of_split.remove_columns("tokens") for split, of_split in found.splits.items()}
     return Dialogues(splits, cuts, tuple(longest))
 
 
 def _fitted(rows: Sequence[DatasetRow], encoder: Encoder, with_completion: bool) -> tuple[pa.Table, dict[str, int]]:
-    """The rows that fit, as messages, with the `characters` of their prompts; and what was cut."""
+    """The rows that fit, as messages, with the `tokens` of each; and what was cut."""
     encoded = encoder.encode([(row.prompt, row.completion if with_completion else ()) for row in rows])
     kept = [(row, fitted) for row, fitted in zip(rows, encoded, strict=True) if fitted is not None]
     prompts = [without_turns(row.prompt, fitted.turns_cut) for row, fitted in kept]
-    characters = [sum(len(message["content"]) for message in prompt) for prompt in prompts]
-    columns = {"prompt": pa.array(prompts, MESSAGES), "characters": pa.array(characters, pa.int32())}
+    tokens = [len(fitted.ids) for _, fitted in kept]
+    columns = {"prompt": pa.array(prompts, MESSAGES), "tokens": pa.array(tokens, pa.int32())}
     if with_completion:
         columns["completion"] = pa.array([list(row.completion) for row, _ in kept], MESSAGES)
     else:
@@ -268,6 +282,14 @@ def check_padding(tokenizer: Any) -> None:
             f"The padding token of {_name(tokenizer)} {state}: a reward model would read its score a token too early.",
             "name another one: --set pad_token='<|some_unused_token|>'",
         )
+
+
+def _rules_of(tokenizer: Any) -> str | None:
+    """SHA-256 of all that a fast tokenizer splits texts by: merges, normaliser, flags of added tokens; else None."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    return sha256_of({**json.loads(backend.to_str()), "padding": None, "truncation": None})
 
 
 def _name(tokenizer: Any) -> str:

@@ -3,8 +3,8 @@
 Both judge answers to the same held-out prompts, before the first step and at every evaluation. Where the reward has
 risen and the judge has not followed, the two have parted: the policy has found what the reward likes and people do not,
 such as length, praise of itself or repetition. Gains are in standard deviations of the first evaluation, so that two
-scales can be compared; a judge that follows less than `SHARE` of the reward's gain by more than `SIGMA` standard errors
-(over prompts) is an alarm. The three numbers were set on simulated policies, and tested on others.
+scales can be compared. The alarm is raised where the judge's gain is more than `SIGMA` standard errors (over prompts)
+below `SHARE` of the reward's. The three numbers were set on simulated policies, and tested on others.
 
 Left out: a flaw that reward and judge share is not seen; a judge of another kind than the reward model shares fewer.
 """

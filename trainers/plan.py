@@ -19,8 +19,8 @@ from torch import nn
 
 from sotopia_rl_data.schema import Message
 from sotopia_rl_data.trainers.config import TrainerConfig
-from sotopia_rl_data.trainers.data import DatasetRow, DatasetRows, load_rows
-from sotopia_rl_data.trainers.encoding import Encoder, tokenizer_of
+from sotopia_rl_data.trainers.data import DatasetRow, DatasetRows, check_splits, load_rows
+from sotopia_rl_data.trainers.encoding import Encoder, none_fits, tokenizer_of
 from sotopia_rl_data.trainers.memory import USABLE, ActivationCounts, Gpus, meta_model, static_of
 from sotopia_rl_data.trainers.modeling import bound_to_context, split_revision
 from sotopia_rl_data.trainers.reward_server import is_server
@@ -54,6 +54,7 @@ def plan_of(config: TrainerConfig, gpus: str) -> dict[str, Any]:
         sentinels=config.sentinels,
         need_reward=config.kind == "rm",
     )
+    check_splits(data, data.sizes, config.eval_strategy != "no")
     encoder = Encoder(tokenizer_of(config), _most_tokens(config))
     rows = sample_of(data)
     counts = ActivationCounts()
@@ -145,6 +146,8 @@ def batched_as_trained(
     empty: list[Message] = [{"role": "assistant", "content": ""}]
     encoded = encoder.encode([(row.prompt, row.completion if answers else empty) for row in rows])
     lengths = [len(one.ids) + (0 if answers else int(config.max_completion_length or 0)) for one in encoded if one]
+    if not lengths:
+        raise none_fits(encoder.max_length)
     largest = torch.zeros(size, max(lengths), dtype=torch.long)
     return Sample({"input_ids": largest}, float(np.mean(lengths)), round(count * len(lengths) / len(rows)), False)
 
@@ -161,6 +164,8 @@ def _reward_rows(config: Any, rows: Sequence[DatasetRow], count: int, encoder: E
         for row, one in zip(rows, encoder.encode([(r.prompt, r.completion) for r in rows]), strict=True)
         if one
     ]
+    if not fitted:
+        raise none_fits(encoder.max_length)
     utterances = [
         LabelledUtterance(i, (row.episode_id, row.agent) if row.episode_id else ("", "", str(i)), ids, none, none)
         for i, (row, ids) in enumerate(fitted)
@@ -242,8 +247,11 @@ def _fewer_rows(config: Any) -> dict[str, Any]:
     size = config.per_device_train_batch_size
     if size == 1:
         return {}
-    accumulated = size * config.gradient_accumulation_steps
-    return {"per_device_train_batch_size": 1, "gradient_accumulation_steps": accumulated}
+    before = config.gradient_accumulation_steps
+    changed = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": size * before}
+    if getattr(config, "steps_per_generation", None) == before:  # else TRL would generate for each part of a step
+        changed["steps_per_generation"] = size * before
+    return changed
 
 
 def _shorter_rows(config: Any) -> dict[str, Any]:

@@ -186,17 +186,18 @@ def load_rewards(config: PolicyGRPOConfig, dialogues: Dialogues) -> RewardModel 
     if is_server(config.reward_model):
         return RewardServer(config.reward_model)
     model = RewardModel.load(config.reward_model, device=config.device)
-    check_fits(model, dialogues, config.max_completion_length or 0)
+    check_fits(model, dialogues, config, "reward model")
     return model
 
 
-def check_fits(model: RewardModel, dialogues: Dialogues, completion_tokens: int) -> None:
-    """Raises InputError where the reward model's context cannot hold one of the longest prompts and an answer."""
-    answer: list[Message] = [{"role": "assistant", "content": " word" * completion_tokens}]
+def check_fits(model: RewardModel, dialogues: Dialogues, config: PolicyGRPOConfig, what: str) -> None:
+    """Raises InputError where the context of the model, `what` it is, cannot hold one of the longest prompts and an
+    answer."""
+    answer: list[Message] = [{"role": "assistant", "content": " word" * (config.max_completion_length or 0)}]
     if any(encoded is None for encoded in model.encoder.encode([(prompt, answer) for prompt in dialogues.longest])):
         raise InputError(
-            f"The reward model's context of {model.encoder.max_length} tokens cannot hold a prompt and its answer.",
-            "lower max_prompt_length or max_completion_length with --set, or use a reward model with a longer context",
+            f"The {what}'s context of {model.encoder.max_length} tokens cannot hold a prompt and its answer.",
+            f"lower max_prompt_length or max_completion_length with --set, or use a {what} with a longer context",
         )
 
 
@@ -213,6 +214,8 @@ def build_grpo_trainer(
     config.reward_weights = weights
     rows = held_out_rows(config, dialogues)
     judge = held_out_judge(config) if rows is not None else None
+    if isinstance(judge, ModelReward) and isinstance(judge.model, RewardModel):
+        check_fits(judge.model, dialogues, config, "held-out judge")
     tokenizer.padding_side = "left"
     check_one_gpu(config)
     with settings_errors():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,8 @@ def digest_of(files: Mapping[str, Content]) -> str:
 
 
 def public_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    """`run.json` as others may see it: without local paths."""
+    """`run.json` as others may see it: without local paths and the addresses of servers, which may hold passwords."""
     config = {k: v for k, v in record.get("config", {}).items() if k not in ("output_dir", "store")}
-    public: dict[str, Any] = leaks.without_paths({**record, "config": config})
+    text = json.dumps(leaks.without_paths({**record, "config": config}), ensure_ascii=False)
+    public: dict[str, Any] = json.loads(re.sub(r"""https?://[^\s'"\\]+""", "URL", text))
     return public

@@ -133,12 +133,12 @@ def judge_of(model: RewardModel) -> str:
 
 
 class KeptScores:
-    """A model's scores that a ledger has, under a key made of the model and the dialogue. `model` is asked for
-    others."""
+    """A model's scores that a ledger has, under a key made of the model, what else its scores depend on, and the
+    dialogue. `model` is asked for others."""
 
     def __init__(self, ledger: Ledger, model: RewardModel) -> None:
         self.model = model
-        self._ledger, self._target = ledger, Target("reward-model", judge_of(model))
+        self._ledger, self._target = ledger, Target("reward-model", judge_of(model), sampling=model.conditions())
 
     def known(self, block: Block) -> NDArray[np.float64] | None:
         """[N, K] scores, if the ledger has those of every row."""

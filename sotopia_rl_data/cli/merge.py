@@ -36,7 +36,7 @@ def merge(run: Path, output: Path | None, dtype: str | None, store: Store, as_js
       sotopia-rl-data merge runs/rm-episodes-rewards -o runs/rm-whole
     """
     api.quiet_libraries(console.has_bars())
-    out = output or run.with_name(f"{run.resolve().name}-merged")
+    out = output or run.resolve().with_name(f"{run.resolve().name}-merged")
     record = api.merge(run, out, dtype=dtype)
     if as_json:
         console.emit_json(record)

@@ -86,6 +86,12 @@ def test_a_wrong_setting_is_one_sentence(settings: list[str], said: str):
     assert "\n" not in refused.value.message
 
 
+def test_one_setting_names_the_template_that_is_trained_with_and_saved():
+    with pytest.raises(UsageError, match="chat_template_path is not read") as refused:
+        configure(PolicySFTConfig, settings=[CPU, "chat_template_path=mine.jinja"])
+    assert "--set chat_template=mine.jinja" in refused.value.hint
+
+
 def test_vllm_and_reports_are_the_libraries_own_options():
     server = [
         "use_vllm=true",

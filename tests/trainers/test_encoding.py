@@ -13,10 +13,19 @@ from fixtures.places import ROOT
 pytest.importorskip("transformers", reason="needs the train extra: pip install -e '.[train]'")
 pytestmark = pytest.mark.train
 
-from fixtures.training import act, chat_prompt, single_prompt
+from fixtures.training import act, chat_prompt, make_dataset, single_prompt
 
 from sotopia_rl_data.errors import InputError, UsageError
-from sotopia_rl_data.trainers.encoding import Encoder, check_padding, cuts_of, fewest, load_tokenizer, without_turns
+from sotopia_rl_data.trainers.data import load_rows
+from sotopia_rl_data.trainers.encoding import (
+    Encoder,
+    check_padding,
+    cuts_of,
+    dialogues,
+    fewest,
+    load_tokenizer,
+    without_turns,
+)
 from sotopia_rl_data.trainers.tiny import make_tiny, tiny_tokenizer
 
 NAMES = ("Ann", "Bo")
@@ -129,6 +138,27 @@ def test_a_template_that_never_ends_a_turn_is_refused():
     endless.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
     with pytest.raises(InputError, match="does not end an assistant's turn"):
         Encoder(endless)
+
+
+def test_what_is_kept_of_rows_depends_on_all_that_splits_a_text():
+    from tokenizers import normalizers
+
+    plain, lowered = tiny_tokenizer(), tiny_tokenizer()
+    plain("padded", padding="max_length", max_length=50)
+    assert Encoder(plain).settings() == Encoder(lowered).settings()
+    lowered.backend_tokenizer.normalizer = normalizers.Lowercase()
+    assert lowered.get_vocab() == plain.get_vocab()
+    assert Encoder(plain).settings() != Encoder(lowered).settings()
+
+
+def test_the_longest_prompts_are_those_of_most_tokens_in_train_and_in_validation(tokenizer: Any, tmp_path: Path):
+    data = load_rows(make_dataset(tmp_path, episodes=10, environments=10), store=tmp_path)
+    encoder = Encoder(tokenizer)
+    expected = []
+    for split in ("train", "validation"):
+        prompts = [list(row.prompt) for row in data.read(split)]
+        expected += sorted(prompts, key=lambda prompt: len(encoder.prompts([prompt])[0]))[-4:]
+    assert list(dialogues(data, encoder, with_completion=False).longest) == expected
 
 
 def test_a_tiny_model_is_made_by_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -216,3 +217,16 @@ def test_the_command_says_what_it_wrote(whole_run: Path, tmp_path: Path):
     done = CliRunner().invoke(cli, ["merge", str(whole_run), "-o", str(tmp_path / "out"), "--json"])
     assert done.exit_code == 0, done.output
     check_keys("merge", json.loads(done.stdout))
+
+
+def test_the_run_in_the_current_folder_is_merged_beside_it(
+    whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from click.testing import CliRunner
+
+    from sotopia_rl_data.cli.program import cli
+
+    monkeypatch.chdir(shutil.copytree(whole_run, tmp_path / "run"))
+    done = CliRunner().invoke(cli, ["merge", "."])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "run-merged" / "config.json").exists()

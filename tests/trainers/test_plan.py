@@ -19,7 +19,7 @@ from fixtures.training import make_dataset, toy_model
 from transformers import AutoConfig, TrainerCallback, logging
 
 from sotopia_rl_data.cli.program import cli
-from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.trainers import api
 from sotopia_rl_data.trainers.config import PolicyGRPOConfig, PolicySFTConfig, RMConfig, configure
 from sotopia_rl_data.trainers.memory import GIB, ActivationCounts, Gpus, counted, loss_of, meta_model, static_of
@@ -158,6 +158,27 @@ def test_grpo_counts_the_reward_model_the_cache_and_the_reference(root: Path):
     assert found["bytes"]["kv_cache"] % (16 * a_token) == 0  # 16 completions at once
     assert found["bytes"]["reward_model"] > 0
     assert found["fits"]
+
+
+def test_fewer_rows_of_grpo_are_the_same_step_with_one_generation(root: Path):
+    from sotopia_rl_data.trainers.plan import _fewer_rows
+
+    settings = ("num_generations=4", "per_device_train_batch_size=8", "gradient_accumulation_steps=2")
+    changed = _fewer_rows(configured(root, PolicyGRPOConfig, *settings, reward_model=str(root / "model")))
+    assert changed == {
+        "per_device_train_batch_size": 1, "gradient_accumulation_steps": 16, "steps_per_generation": 16,
+    }  # fmt: skip
+    assert _fewer_rows(configured(root, RMConfig, *settings[1:])).keys() == changed.keys() - {"steps_per_generation"}
+
+
+@pytest.mark.parametrize("kind", [RMConfig, PolicySFTConfig, PolicyGRPOConfig])
+def test_a_plan_without_rows_is_refused_as_the_training_is(root: Path, kind: Any):
+    grpo = {"reward_model": str(root / "model")} if kind is PolicyGRPOConfig else {}
+    short = "max_prompt_length=8" if grpo else "max_length=8"
+    with pytest.raises(InputError, match="No prompt fits into 8 tokens"):
+        api.plan(configured(root, kind, short, **grpo))
+    with pytest.raises(UsageError, match="train split of toys/rewards is empty"):
+        api.plan(configured(root, kind, **grpo, where="split = 'validation'"))
 
 
 def test_the_command_shows_it_trains_nothing_and_gives_json(root: Path, tmp_path: Path):

@@ -375,12 +375,17 @@ class TestBadInput:
         with pytest.raises(UsageError, match="starts from an adapter"):
             grpo(store, tiny, tmp_path, rm, "adapter=none", policy_adapter=str(sft[0]))
 
-    def test_a_reward_model_too_short_for_the_prompts(self, store: Path, tmp_path: Path, tiny: str):
+    def test_a_reward_model_or_judge_too_short_for_the_prompts(self, store: Path, tmp_path: Path, tiny: str, rm: Path):
         short = str(make_tiny(tmp_path / "short", hidden=16, layers=1, context=200))
         record = train_rm("toys/rewards", short, tmp_path / "rm", preset="tiny", store=str(store), settings=QUIET)
         assert record["config"]["max_length"] == 200  # by itself: what the model's context holds
         with pytest.raises(InputError, match="context of 200 tokens cannot hold"):
             grpo(store, tiny, tmp_path / "out", tmp_path / "rm", "max_completion_length=200")
+        with pytest.raises(InputError, match="held-out judge's context of 200 tokens cannot hold"):
+            grpo(
+                *(store, tiny, tmp_path / "out", rm, "max_completion_length=200", "eval_strategy=steps"),
+                held_out_judge=str(tmp_path / "rm"),
+            )
 
     def test_a_context_that_an_answer_fills(self, store: Path, tmp_path: Path, rm: Path):
         short = str(make_tiny(tmp_path / "short", hidden=16, layers=1, context=200))

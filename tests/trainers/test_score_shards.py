@@ -29,8 +29,12 @@ class Length:
     identity = "length@1"
     head = SimpleNamespace(targets=("reward",))
 
-    def __init__(self) -> None:
+    def __init__(self, **conditions: Any) -> None:
         self.scored = 0
+        self._conditions = conditions
+
+    def conditions(self) -> dict[str, Any]:
+        return self._conditions
 
     def score_heads(self, dialogues: Sequence[Any]) -> np.ndarray:
         self.scored += len(dialogues)
@@ -71,6 +75,39 @@ def test_a_shard_that_is_scored_again_computes_nothing(store: Store):
     again = score_shard("lab/episodes-rewards", model, Shard(1, 4), store=store.root)
     assert (first["hits"], again["hits"], model.scored) == (0, first["rows"], scored)
     assert scored > 0
+
+
+def test_scores_under_other_conditions_are_not_taken_from_the_ledger(store: Store):
+    long: Any = Length(max_length=512)
+    short: Any = Length(max_length=64)
+    for model in (long, short):
+        assert score_shard("lab/episodes-rewards", model, Shard(1, 4), store=store.root)["hits"] == 0
+    assert score_shard("lab/episodes-rewards", short, Shard(1, 4), store=store.root)["hits"] == short.scored > 0
+
+
+def test_the_conditions_of_scores_are_what_the_identity_of_a_folder_leaves_out(tmp_path: Path):
+    from fixtures.training import toy_model
+    from transformers import AutoModelForSequenceClassification
+
+    from sotopia_rl_data.trainers.encoding import load_tokenizer
+    from sotopia_rl_data.trainers.reward_model.model import RewardModel
+
+    folder = toy_model(tmp_path / "model")
+    classifier = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1)
+
+    def conditions(max_length: int = 100, template: str = "") -> dict[str, Any]:
+        tokenizer = load_tokenizer(folder)
+        tokenizer.chat_template = template + tokenizer.chat_template
+        return RewardModel(classifier, tokenizer, name=folder, max_length=max_length).conditions()
+
+    first = conditions()
+    assert conditions() == first
+    found = [first, conditions(max_length=50), conditions(template="{{ 'so: ' }}")]
+    (Path(folder) / "adapter_config.json").write_text('{"lora_alpha": 32}')
+    found.append(conditions())
+    classifier.bfloat16()
+    found.append(conditions())
+    assert all(one not in found[:at] for at, one in enumerate(found))
 
 
 def test_a_run_that_died_goes_on_with_what_was_scored(store: Store):

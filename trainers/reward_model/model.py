@@ -124,6 +124,16 @@ class RewardModel:
         """What a run's record says of it."""
         return {"identity": self.identity, "head": self.head.to_config()}
 
+    def conditions(self) -> dict[str, Any]:
+        """What its scores depend on beside what `identity` names, as JSON values."""
+        adapter = Path(self.name) / "adapter_config.json"
+        return {
+            "tokenizer": fingerprint(self.encoder.tokenizer),
+            "max_length": self.encoder.max_length,
+            "dtype": str(next(self.model.parameters()).dtype),
+            "adapter": file_sha256(adapter) if self.name and adapter.exists() else None,
+        }
+
     def score(self, prompt: Text, completion: Text) -> float:
         """The reward of `completion` as the answer to `prompt`, in the units of the dataset it was trained on.
 
