@@ -1,8 +1,9 @@
 """Opinions beside what importers keep: how a dialogue came out, and what people have noted of its turns.
 
     annotation   a number of each turn, in its `meta`: one more opinion on every dimension
-    outcome      a number of an agent or of the whole dialogue: a score on a dimension of that name, or in `meta`. Each
-                 opinion is then an agent's mean over its turns, since an outcome belongs to no turn
+    outcome      a number of an agent or of the whole dialogue: a score on a dimension of that name (where several
+                 evaluators gave one: `DIMENSION by EVALUATOR`), or in `meta`. Each opinion is then an agent's mean over
+                 its turns, since an outcome belongs to no turn
 
 Numbers, true and false (1 and 0) and texts that are numbers count; anything else is a missing value.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -32,7 +34,7 @@ def with_column(opinions: Opinions, versions: Sequence[Version], kind: Kind, col
     All values become shares: of an opinion's scale, and of the column's own range. Raises UsageError where no turn,
     agent or episode that was judged has a number in the column, naming the columns that have some.
     """
-    found = _read(versions, kind)
+    found = _read(versions, kind, column)
     shares = _shares(opinions)
     if kind == "outcome":
         shares = _means(shares)
@@ -88,11 +90,12 @@ Found = dict[str, dict[tuple[str, str, int], float]]
 """By column: the number of each (episode_id, agent, turn)."""
 
 
-def _read(versions: Sequence[Version], kind: Kind) -> Found:
-    """Every number that could be the column."""
+def _read(versions: Sequence[Version], kind: Kind, wanted: str) -> Found:
+    """Every number that could be the column. Raises UsageError where several evaluators gave the one that is wanted."""
     import pyarrow.parquet as pq
 
     found: Found = {}
+    evaluators: dict[tuple[str, str], set[str]] = {}
     paths = dict.fromkeys(
         path for version in versions for paths in version.files("episodes").values() for path in paths
     )
@@ -101,10 +104,17 @@ def _read(versions: Sequence[Version], kind: Kind) -> Found:
             name for name in ("episode_id", "agents", "turns", "scores", "meta") if name in pq.read_schema(path).names
         ]
         for row in pq.read_table(path, columns=names).to_pylist():
-            for column, unit, value in _turns(row) if kind == "annotation" else _wholes(row):
+            for score in row["scores"] if kind == "outcome" else ():
+                if score["dimension"] == wanted:
+                    evaluators.setdefault((row["episode_id"], score["agent"]), set()).add(score["evaluator"])
+            for column, unit, value in _turns(row) if kind == "annotation" else _wholes(row, wanted):
                 number = _number(value)
                 if number is not None:
                     found.setdefault(column, {})[unit] = number
+    several = next((sorted(names) for names in evaluators.values() if len(names) > 1), ())
+    if several:
+        forms = [f"--outcome {shlex.quote(f'{wanted} by {name}')}" for name in several]
+        raise UsageError(f"Several evaluators gave scores on {wanted!r}.", f"name one: {', or '.join(forms)}")
     return found
 
 
@@ -114,15 +124,18 @@ def _turns(episode: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, str, in
             yield column, (episode["episode_id"], turn["agent"], turn["turn"]), value
 
 
-def _wholes(episode: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, str, int], Any]]:
-    """Of the dialogue, then of each agent, then its scores: what is nearer to the agent comes last, and counts."""
+def _wholes(episode: Mapping[str, Any], wanted: str) -> Iterator[tuple[str, tuple[str, str, int], Any]]:
+    """Of the dialogue, then of each agent, then its scores: what is nearer to the agent comes last, and counts. The
+    scores of one evaluator are the column `DIMENSION by EVALUATOR`, where that is wanted."""
     of_episode = _object(episode.get("meta"))
     for agent in episode["agents"]:
         unit = (episode["episode_id"], agent["agent"], _WHOLE)
         for column, value in [*of_episode.items(), *_object(agent.get("meta")).items()]:
             yield column, unit, value
     for score in episode["scores"]:
-        yield score["dimension"], (episode["episode_id"], score["agent"], _WHOLE), score["score"]
+        of_one = f"{score['dimension']} by {score['evaluator']}"
+        column = of_one if of_one == wanted else score["dimension"]
+        yield column, (episode["episode_id"], score["agent"], _WHOLE), score["score"]
 
 
 def _object(text: str | None) -> Mapping[str, Any]:
@@ -136,6 +149,6 @@ def _object(text: str | None) -> Mapping[str, Any]:
 def _number(value: Any) -> float | None:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,7 @@ def label_by_replaying(
     store: Store, episodes: str | None, given: dict[str, Any], options: dict[str, Any], as_json: bool
 ) -> None:
     """Run it with the options of `label`. Raises UsageError for those that do not apply."""
+    from sotopia_rl_data.asking.keys import without_api_keys
     from sotopia_rl_data.credit import counterfactual
     from sotopia_rl_data.credit.replay_estimate import estimate_replaying
     from sotopia_rl_data.labelers.plan import Elicitation
@@ -72,7 +74,8 @@ def label_by_replaying(
             f"leave --{unread[0].replace('_', '-')} out",
         )
     longest = options["max_tokens"]
-    settings = _settings(given, options)
+    with without_api_keys() if options["dry_run"] else nullcontext():
+        settings = _settings(given, options)
     ask_options = asking.ask_options(options)
     only: Path | None = options["only"]
     selection = None if only is None else read_selection(only)
@@ -115,6 +118,8 @@ def _settings(given: dict[str, Any], options: dict[str, Any]) -> ReplaySettings:
 
 def _show(report: ReplayReport) -> None:
     counts = [(name, getattr(report, name)) for name in ("turns", "plays", "replays")]
+    if report.left_out:
+        counts.insert(1, ("left out (after the end that the rules give)", report.left_out))
     name = report.version.partition("@")[0]
     asking.show_run("re-played", "play", report, counts, f"sotopia-rl-data show {name}")
     shown = sorted(report.estimates, key=lambda one: abs(one.estimate.credit), reverse=True)[:20]

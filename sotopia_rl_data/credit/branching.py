@@ -148,8 +148,9 @@ class BranchPlan:
 
 
 def junctures(episode: Episode, split: str, turns: Sequence[Turn], rules: Rules) -> list[Juncture]:
-    """These turns of the episode, ready to be re-played. Raises UsageError where the simulator cannot play what was
-    said: nobody but the agents in their order may have acted, and the rules may not have ended it before."""
+    """These turns of the episode, ready to be re-played, but for those that come after the end that the rules give to
+    what was said. Raises UsageError where the simulator cannot play what was said: nobody but the agents in their order
+    may have acted, and the rules must have turns enough."""
     scene = scene_of(episode)
     found, begun = [], list[Mapping[str, Action]]()
     wanted = {turn.turn for turn in turns}
@@ -164,27 +165,26 @@ def junctures(episode: Episode, split: str, turns: Sequence[Turn], rules: Rules)
         action = action_of(turn)
         if turn.turn in wanted:
             juncture = Juncture(episode.episode_id, turn.agent, turn.turn, split, scene, tuple(begun), action)
-            check(juncture, rules)
-            found.append(juncture)
+            if is_due(juncture, rules):
+                found.append(juncture)
         begun.append({turn.agent: action})
     return found
 
 
-def check(juncture: Juncture, rules: Rules) -> None:
-    """Raises UsageError where the rules have ended the episode before the turn, or do not allow what was said."""
-    spec = EpisodeSpec(juncture.episode_id, juncture.scene, (), (), 0, juncture.begun)
+def is_due(juncture: Juncture, rules: Rules) -> bool:
+    """Whether the turn comes: what was said before did not end the episode. Raises UsageError where the rules do not
+    allow what was said, or have too few turns."""
+    cannot = f"The episode {juncture.episode_id} cannot be re-played from turn {juncture.turn}: "
+    world = EpisodeRun(EpisodeSpec(juncture.episode_id, juncture.scene, (), ()), rules).world
     try:
-        run = EpisodeRun(spec, rules)
+        for actions in juncture.begun:
+            if not world.done:
+                world.step(actions)
     except SotopiaDataError as error:
-        raise UsageError(
-            f"The episode {juncture.episode_id} cannot be re-played from turn {juncture.turn}: {error.message}",
-            "give more --turns, or leave the turn out with --only",
-        ) from error
-    if run.world.done:
-        raise UsageError(
-            f"The episode {juncture.episode_id} cannot be re-played from turn {juncture.turn}: it is over by then.",
-            "give more --turns, or leave the turn out with --only",
-        )
+        raise UsageError(cannot + error.message, "leave the turn out with --only") from error
+    if world.done and world.turn >= rules.turns:
+        raise UsageError(f"{cannot}it is over by then.", "give more --turns, or leave the turn out with --only")
+    return not world.done
 
 
 def scene_of(episode: Episode) -> Scene:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -48,6 +48,8 @@ from sotopia_rl_data.rollouts.rollout import EpisodeChains, Recording
 from sotopia_rl_data.schema import Failure
 from sotopia_rl_data.store import Store, Version
 
+_UNJUDGED = "no two plays of the same number have a score at both ends"
+
 
 @dataclass(frozen=True, slots=True)
 class TurnEstimate:
@@ -69,12 +71,15 @@ class TurnEstimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayReport(RunReport):
-    """The report: `replays` is the version with the plays and their scores; `turns` were re-played by `plays` plays;
-    `estimates` has a line for each turn, dimension and judge."""
+    """The report: `replays` is the version with the plays and their scores; `turns` were re-played by `plays` plays,
+    and `left_out` come after the end that the rules give; `unusable` answers of judges have no scores; `estimates` has
+    a line for each turn, dimension and judge."""
 
     replays: str
     turns: int
+    left_out: int
     plays: int
+    unusable: int
     estimates: Sequence[TurnEstimate]
 
     def as_dict(self) -> dict[str, Any]:
@@ -105,7 +110,7 @@ def label_by_replaying(
     judges = judges_of(judged.judges, judged.sampling)
     asking.check([*settings.players, *asked_judges(judges)], options, options.price_list())
     parent = episodes_version(store, source, lambda scored: None)
-    turns = tuple(chosen_turns(parent, only, settings))
+    turns, left_out = chosen_turns(parent, only, settings)
     name = check_name(out or f"{parent.name}-{SCHEMA}")
     run = _Replaying(settings, turns, replace(options, ledger=options.ledger_in(store.root)))
     with one_cap(options), TemporaryDirectory(prefix="sotopia-rl-data-") as folder:
@@ -115,7 +120,8 @@ def label_by_replaying(
         evaluated = evaluate(scratch, unscored.ref, replace(judged, dimensions=dimensions), options=run.left())
         plays = _taken_over(store, evaluated.committed.version)
     gaps = _gaps(run.pairs, _scores(plays), [judge.id for judge in judges], dimensions)
-    credit = CounterfactualVersion(parent, settings, dimensions, judges, gaps, run.failures)
+    failures = [*run.failures, *_without_gap(run.pairs, gaps, [judge.id for judge in judges], dimensions)]
+    credit = CounterfactualVersion(parent, settings, dimensions, judges, gaps, failures)
     asked, judged_bill = [*run.outcomes, *evaluated.outcomes], evaluated.bill
     bill = replace(judged_bill, lines=(*run.bill().lines, *judged_bill.lines))
     committed = credit.commit(store, name, run.bill(), judged_bill)
@@ -123,12 +129,14 @@ def label_by_replaying(
         committed=committed,
         outcomes=asked,
         calls=sum(outcome.settled for outcome in asked),
-        failures=Counter(failure.reason for failure in run.failures),
+        failures=Counter(failure.reason for failure in failures),
         bill=bill,
         warnings=asking_warnings(asked),
         seconds=round(time.monotonic() - began, 3),
         replays=plays.ref,
         turns=len(turns),
+        left_out=left_out,
+        unusable=evaluated.unusable,
         plays=2 * sum(map(len, run.pairs.values())),
         estimates=[
             TurnEstimate(draw.episode_id, draw.agent, draw.turn, name, judge, len(each), mean_of(each, width(name)))
@@ -138,17 +146,22 @@ def label_by_replaying(
     )
 
 
-def chosen_turns(parent: Version, only: Selection | None, settings: ReplaySettings) -> Iterator[Juncture]:
-    """The turns to re-play. Raises UsageError where one cannot be, or there is none."""
-    count = 0
+def chosen_turns(parent: Version, only: Selection | None, settings: ReplaySettings) -> tuple[list[Juncture], int]:
+    """The turns to re-play, and how many others were asked for that come after the end that the rules give to what was
+    said. Raises UsageError where one cannot be re-played, or there is none."""
+    chosen, asked = list[Juncture](), 0
     for split, files in parent.files("episodes").items():
         for episode in episodes_of(files):
             wanted = [t for t in episode.turns if only is None or only.names(episode.episode_id, t.agent, t.turn)]
-            for juncture in junctures(episode, split, wanted, settings.rules) if wanted else ():
-                count += 1
-                yield juncture
-    if not count:
+            asked += len(wanted)
+            chosen += junctures(episode, split, wanted, settings.rules) if wanted else ()
+    if asked and not chosen:
+        raise UsageError(
+            "Every turn asked for comes after the end that the rules give to what was said.", "name others with --only"
+        )
+    if not asked:
         raise UsageError("The list of --only names no turn of these episodes.", "compare the list with the episodes")
+    return chosen, asked - len(chosen)
 
 
 class _Replaying:
@@ -211,6 +224,8 @@ class _Replaying:
                 recording.add(run)
             self._ask(specs, recording.add)
             recording.finish()
+            if not recording.episodes:
+                raise AskingError(f"No play came to an end: {recording.first_reason}.", "see what the policy answers")
             recipe = {"kind": "rollouts", "seed": 0, "replay": settings.recipe()}
             return stage.commit(recipe, recording.provenance() | {"code": code()}).version
 
@@ -254,6 +269,17 @@ def _gaps(
         if whole:
             found[draw, dimension, judge] = float(np.mean(whole))
     return found
+
+
+def _without_gap(
+    draws: Iterable[Draw], gaps: Container[tuple[Draw, str, str]], judges: Sequence[str], dimensions: Sequence[str]
+) -> list[Failure]:
+    """A failure for each draw, dimension and judge without a difference."""
+    return [
+        Failure(_UNJUDGED, draw.episode_id, draw.agent, draw.turn, dimension, judge, draw.call_id)
+        for draw, dimension, judge in product(draws, dimensions, judges)
+        if (draw, dimension, judge) not in gaps
+    ]
 
 
 def _by_turn(gaps: Mapping[tuple[Draw, str, str], float]) -> dict[tuple[Juncture, str, str], Floats]:

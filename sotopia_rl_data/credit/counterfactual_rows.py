@@ -1,8 +1,9 @@
 """The version that `label --schema counterfactual` commits: a row of `attributions` for each draw, and the rewards.
 
 A draw's difference is an opinion of its own (`sample` is its number), of the measure `step` on a scale as wide as the
-dimension, up and down. So `reward` is the mean credit, `n_opinions` the draws, and `spread` / √n_opinions the standard
-error, of the rewards' units.
+dimension, up and down. So `raw_DIMENSION` is the mean credit as a share of the dimension's width, with its sign;
+`reward` is the same from 0 to 1, as the lowest and the highest of all are (min-max). With one judge `n_opinions` is the
+number of draws, and `spread` / √n_opinions the standard error.
 """
 
 from __future__ import annotations

@@ -6,13 +6,14 @@ Draws are counted exactly. How long plays go on is not known: each is taken to l
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sotopia_rl_data.asking.estimate import Estimate, EstimateLine
+from sotopia_rl_data.asking.keys import without_api_keys
 from sotopia_rl_data.asking.plan import AskOptions, Respondent, is_paid
 from sotopia_rl_data.costs.price import NOTHING
 from sotopia_rl_data.costs.prices import Prices
@@ -35,9 +36,11 @@ _RUBRIC = 1_000
 
 @dataclass(frozen=True, slots=True)
 class ReplayEstimate(Estimate):
-    """Adds: how many `turns` would be re-played by how many `plays`, and the `most_calls` if each goes to its limit."""
+    """Adds: how many `turns` would be re-played by how many `plays`, how many are `left_out` since they come after the
+    end that the rules give, and the `most_calls` if each play goes to its limit."""
 
     turns: int
+    left_out: int
     plays: int
     most_calls: int
 
@@ -49,11 +52,15 @@ class ReplayEstimate(Estimate):
     @property
     def sentences(self) -> tuple[str, ...]:
         """What is said above the table."""
-        return (f"To be re-played: {self.turns:,} of the turns, by {self.plays:,} plays as long as the dialogue was.",)
+        told = f"To be re-played: {self.turns:,} of the turns, by {self.plays:,} plays as long as the dialogue was."
+        if self.left_out:
+            return (told, f"{self.left_out:,} turns come after the end that the rules give, and are left out.")
+        return (told,)
 
     def as_dict(self) -> dict[str, Any]:
         """The estimate as JSON holds it."""
-        return Estimate.as_dict(self) | {"turns": self.turns, "plays": self.plays, "most_calls": self.most_calls}
+        own = {name: getattr(self, name) for name in ("turns", "left_out", "plays", "most_calls")}
+        return Estimate.as_dict(self) | own
 
 
 def estimate_replaying(
@@ -67,34 +74,38 @@ def estimate_replaying(
 ) -> ReplayEstimate:
     """What `label_by_replaying` would ask with the same arguments. Sends no request."""
     prices = options.price_list()
-    judges = judges_of(judged.judges, judged.sampling)
+    with without_api_keys():
+        judges = judges_of(judged.judges, judged.sampling)
+    respondents: Sequence[Respondent] = [*settings.players, *asked_judges(judges)]
+    # By place among the respondents: a policy and a judge may be the same model, under one id.
+    policy, partner, first_judge = 0, len(settings.players) - 1, len(settings.players)
     parent = episodes_version(store, source, lambda scored: None)
     lasted = {e.episode_id: len(e.turns) for files in parent.files("episodes").values() for e in episodes_of(files)}
-    inputs: defaultdict[str, Counter[int]] = defaultdict(Counter)
-    hits: Counter[str] = Counter()
-    turns = most = 0
+    inputs: list[Counter[int]] = [Counter() for _ in respondents]
+    hits = most = 0
     each = 2 * settings.alternatives * settings.rollouts
     with Ledger(options.ledger_in(store.root)) as ledger:
-        for turn in chosen_turns(parent, only, settings):
-            turns += 1
+        chosen, left_out = chosen_turns(parent, only, settings)
+        for turn in chosen:
             requests = [
                 EpisodeRun(turn.draw(settings, k), settings.rules).first() for k in range(settings.alternatives)
             ]
             tokens = prompt_tokens(requests[0])
             known = sum(any(a.status == "answer" for a in ledger.attempts(request.key)) for request in requests)
-            hits[settings.policy.id] += known
-            inputs[settings.policy.id][tokens] += settings.alternatives - known
+            hits += known
+            inputs[policy][tokens] += settings.alternatives - known
             for t in range(turn.turn + 1, lasted[turn.episode_id]):
                 own = turn.scene.agents[t % len(turn.scene.agents)] == turn.agent
-                inputs[(settings.policy if own else settings.partner).id][tokens + _ACTION * (t - turn.turn)] += each
-            for judge in judges:
-                inputs[judge.id][tokens + _RUBRIC] += each
+                inputs[policy if own else partner][tokens + _ACTION * (t - turn.turn)] += each
+            for judge in inputs[first_judge:]:
+                judge[tokens + _RUBRIC] += each
             left = settings.rules.turns - turn.turn - 1
             most += settings.alternatives - known + each * (left + len(judges))
-    outputs = {player.id: _ACTION for player in settings.players} | {judge.id: _SCORES for judge in judges}
-    respondents: Sequence[Respondent] = [*settings.players, *asked_judges(judges)]
-    lines = tuple(_line(one, prices, hits[one.id], inputs[one.id], outputs[one.id]) for one in respondents)
-    return ReplayEstimate(prices.as_of, lines, turns, turns * each, most)
+    lines = tuple(
+        _line(one, prices, 0 if place else hits, inputs[place], _ACTION if place < first_judge else _SCORES)
+        for place, one in enumerate(respondents)
+    )
+    return ReplayEstimate(prices.as_of, lines, len(chosen), left_out, len(chosen) * each, most)
 
 
 def _line(one: Respondent, prices: Prices, hits: int, inputs: Counter[int], output: int) -> EstimateLine:

@@ -5,8 +5,8 @@
 
 Each seat is one conversation in the layout `chat`: the scene as a system message, then what the agent saw since its
 last action as a user message, and its action as an answer. The policy's trace has `info["turn_rewards"]`, one number or
-None for each of its utterances, and their mean as its reward. Where one is None, or the partner ended before the
-episode did, the episode ends in an error, so that trainers leave it out, and no reward is made up.
+None for each of its utterances, and their mean as its reward. Where one is None, there is none, or the partner ended
+before the episode did, the episode ends in an error, so that trainers leave it out, and no reward is made up.
 
 A hub's package is a module of its own that names these classes in `__all__`, as the one in the repository's examples.
 """
@@ -118,7 +118,7 @@ class DialogueEnv(vf.Env[DialogueEnvConfig]):  # type: ignore[misc]
         agents.partner.trainable = False
 
     async def run(self, task: Any, agents: Any) -> None:
-        """Play the scene to its end. Raises AskingError where a seat ends before it, or an utterance has no reward."""
+        """Play the scene to its end. Raises AskingError where a seat ends before it, or a reward is missing."""
         scene = self._scenes[task.data.scene]
         world = World(scene, self.config.dialect, max_turns=self.config.turns)
         me = scene.agents[self.config.place]
@@ -141,8 +141,9 @@ class DialogueEnv(vf.Env[DialogueEnvConfig]):  # type: ignore[misc]
             known = [reward for reward in rewards.values() if reward is not None]
             if len(known) < len(rewards):
                 raise AskingError(f"{len(rewards) - len(known)} of {len(rewards)} utterances have no reward.")
-            if known:
-                trace.record_reward("mean_turn_reward", sum(known) / len(known))
+            if not known:
+                raise AskingError("The policy never acted, so the episode has no reward.")
+            trace.record_reward("mean_turn_reward", sum(known) / len(known))
 
     async def stop(self) -> None:
         """End the thread that asks for rewards."""

@@ -96,3 +96,25 @@ def test_the_command_takes_one_of_both(tmp_path: Path):
     assert {one["name"] for one in json.loads(done.stdout)["opinions"]} == {"ann", "outcome paid"}
     both = ["lab/kept", "--outcome", "paid", "--annotation", "mood", *store]
     assert isinstance(CliRunner().invoke(command, both, standalone_mode=False).exception, UsageError)
+
+
+def test_of_several_evaluators_one_is_named_and_an_endless_number_is_missing(tmp_path: Path):
+    import pyarrow as pa
+
+    store, agents = Store(tmp_path), (Agent("a", "a", meta=json.dumps({"paid": 10**400})), Agent("b", "b"))
+    episodes, rows = [], []
+    for e in range(4):
+        scores = (Score("a", "csat", float(e), "people", 0.0, 4.0), Score("a", "csat", 4.0 - e, "a judge", 0.0, 4.0))
+        episodes.append(Episode(f"e{e}", f"v{e}", agents, (Turn(0, "a", "speak", "x"),), scores))
+        rows.append(label_row(f"e{e}", "a", 0, "goal", "ann", float(min(e, 3))))
+    with store.stage("lab/kept") as stage:
+        stage.write("episodes", "train", episode_table(episodes, EPISODES_WITH_META))
+        stage.write("attributions", "train", pa.Table.from_pylist(rows, schema=ATTRIBUTIONS))
+        version = stage.commit({"kind": "toy"}).version
+    with pytest.raises(UsageError, match="Several evaluators gave scores on 'csat'") as wrong:
+        agreement([version], outcome="csat")
+    assert wrong.value.hint == "name one: --outcome 'csat by a judge', or --outcome 'csat by people'"
+    for name, correlation in (("csat by people", 1.0), ("csat by a judge", -1.0)):
+        pair = agreement([version], outcome=name, resamples=0).pair("ann", f"outcome {name}", OVERALL)
+        assert pair is not None
+        assert pair.figures["kendall"].value == pytest.approx(correlation)

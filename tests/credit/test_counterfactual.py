@@ -15,11 +15,13 @@ from click.testing import CliRunner, Result
 from fixtures.places import ROOT
 from fixtures.playing import Sampler, act
 
+from sotopia_rl_data.asking.plan import AskOptions
 from sotopia_rl_data.cli.program import cli
 from sotopia_rl_data.credit.branching import ReplaySettings
 from sotopia_rl_data.credit.counterfactual import label_by_replaying
 from sotopia_rl_data.credit.making import make_games
-from sotopia_rl_data.errors import BudgetSpent, SotopiaDataError
+from sotopia_rl_data.credit.replay_estimate import estimate_replaying
+from sotopia_rl_data.errors import AskingError, BudgetSpent, Rejected, SotopiaDataError, UsageError
 from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.labelers.judge import Question
 from sotopia_rl_data.labelers.plan import Elicitation
@@ -61,9 +63,9 @@ def tossing() -> Sampler:
 
 
 def dialogue(store: Store, *said: str) -> Version:
-    """One dialogue of Ann and Bob, who speak in turn."""
+    """One dialogue of Ann and Bob, who speak in turn; who says nothing leaves."""
     agents = (Agent("ann", "Ann", goal="Find gold."), Agent("bob", "Bob", goal="Talk."))
-    turns = tuple(Turn(t, agents[t % 2].agent, "speak", text) for t, text in enumerate(said))
+    turns = tuple(Turn(t, agents[t % 2].agent, "speak" if text else "leave", text) for t, text in enumerate(said))
     episode = Episode("e", "mine", agents, turns, scenario="They dig.")
     with store.stage("lab/e") as stage:
         stage.write("episodes", "train", episode_table([episode]))
@@ -75,12 +77,16 @@ def only(path: Path, *rows: str) -> Path:
     return path
 
 
-def replay(store: Store, policy: Sampler, alternatives: int = 4, rollouts: int = 2, **more: object):
+def replay(store: Store, policy: Sampler, judge: Assayer | None = None, **more: object):
     from sotopia_rl_data.labelers.selection import Selection
 
-    settings = ReplaySettings(policy=policy, partner=policy, alternatives=alternatives, rollouts=rollouts)
     turn = Selection(frozenset({("e", None, TURN, None)}))
-    return label_by_replaying(store, "lab/e", settings, Elicitation(judges=[Assayer()]), only=turn, **more)
+    judged = Elicitation(judges=[judge or Assayer()])
+    return label_by_replaying(store, "lab/e", settings_of(policy), judged, only=turn, **more)
+
+
+def settings_of(policy: Sampler) -> ReplaySettings:
+    return ReplaySettings(policy=policy, partner=policy, alternatives=4, rollouts=2)
 
 
 def test_credit_is_the_mean_difference_to_what_the_policy_would_have_said(tmp_path: Path):
@@ -127,6 +133,68 @@ def test_a_policy_that_says_nothing_readable_has_failures_and_no_credit(tmp_path
     with pytest.raises(SotopiaDataError, match="drew no utterance"):
         replay(store, mute)
     assert store.names() == ["lab/e"]
+
+
+class Unsure(Assayer):
+    """It knows gold, and nothing else."""
+
+    async def answer(self, question: Question) -> str:
+        said = question.episode.turns[TURN].text
+        return await Assayer.answer(self, question) if said == "gold" else "pardon?"
+
+
+def test_what_the_judge_could_not_score_is_a_failure_that_can_be_asked_again(tmp_path: Path):
+    store = Store(tmp_path)
+    dialogue(store, "Hello.", "Hello.", "gold", "Oh.")
+    report = replay(store, tossing(), Unsure())
+    reason = "no two plays of the same number have a score at both ends"
+    assert (report.failures, report.unusable) == ({reason: 2}, 4)  # 2 draws of lead, each played on twice
+    (rows,) = (pq.read_table(path).to_pylist() for path in report.committed.version.files("failures")["train"])
+    told = [(row["episode_id"], row["agent"], row["turn"], row["dimension"], row["judge"]) for row in rows]
+    assert told == [("e", "ann", TURN, "goal", "assayer")] * 2
+
+
+def test_where_no_play_ends_that_is_said(tmp_path: Path):
+    def answer(request: TurnRequest) -> str:
+        if request.prompt.turn > TURN:
+            raise Rejected("The provider refuses.")
+        return act(argument="lead")
+
+    store = Store(tmp_path)
+    dialogue(store, "Hello.", "Hello.", "gold", "Oh.")
+    with pytest.raises(AskingError, match="No play came to an end: "):
+        replay(store, Sampler("mute", answer))
+    assert store.names() == ["lab/e"]
+
+
+def test_turns_after_the_end_that_the_rules_give_are_left_out_and_counted(tmp_path: Path):
+    store, policy = Store(tmp_path), tossing()
+    dialogue(store, "Hello.", "", "gold", "Oh.")
+    judged = Elicitation(judges=[Assayer()])
+    estimate = estimate_replaying(store, "lab/e", settings_of(policy), judged, options=AskOptions())
+    assert (estimate.turns, estimate.left_out) == (2, 2)
+    with pytest.raises(UsageError, match="Every turn asked for comes after the end"):
+        replay(store, policy)
+
+
+def test_a_policy_that_also_judges_is_counted_once_in_each_part(tmp_path: Path):
+    store, policy, judge = Store(tmp_path), tossing(), Assayer()
+    dialogue(store, "Hello.", "Hello.", "gold")
+    judge.id = policy.id
+    judged = Elicitation(judges=[judge])
+    estimate = estimate_replaying(store, "lab/e", settings_of(policy), judged, options=AskOptions())
+    plays = 3 * 4 * 2 * 2
+    assert [line.asked for line in estimate.lines] == [3 * 4 + (2 + 1) * 4 * 2 * 2, plays]
+
+
+def test_a_dry_run_needs_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    dialogue(Store(tmp_path), "Hello.", "Hello.", "gold")
+    models = ["--policy", "gpt-4o-mini", "--judge", "gpt-4o"]
+    asked = ["--schema", "counterfactual", *models, "--store", str(tmp_path), "--dry-run", "--json"]
+    done = invoke("label", "lab/e", *asked)
+    assert done.exit_code == 0, done.exception
+    assert [line["judge"] for line in json.loads(done.stdout)["judges"]] == ["gpt-4o-mini", "gpt-4o"]
 
 
 # --- by the command, over a loopback provider -------------------------------------------------------------------------

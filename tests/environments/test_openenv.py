@@ -15,6 +15,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.rollouts import TurnPrompt, bundled, scripted
 from sotopia_rl_data.rollouts.episode_run import Rules
 from sotopia_rl_data.rollouts.rollout import plan_of, rollout
@@ -107,8 +108,12 @@ def test_the_example_is_a_server_by_its_settings(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SOTOPIA_TURNS", "5")
+    monkeypatch.setenv("SOTOPIA_BUDGET", "ten")
     place = spec_from_file_location("app", ROOT / "examples" / "openenv_environment" / "server" / "app.py")
     module = module_from_spec(place)
+    with pytest.raises(UsageError, match="SOTOPIA_BUDGET is not a number above 0"):
+        place.loader.exec_module(module)
+    monkeypatch.setenv("SOTOPIA_BUDGET", "2.5")
     place.loader.exec_module(module)
     with TestClient(module.app) as client:
         assert client.get("/health").json()["status"] == "healthy"
