@@ -153,6 +153,7 @@ class TrainingRun:
         from sotopia_rl_data.trainers.callbacks import CheckpointRecord, MetricsFile
         from sotopia_rl_data.trainers.data import load_rows
         from sotopia_rl_data.trainers.modeling import bound_to_context
+        from sotopia_rl_data.trainers.reward_server import RewardServer, is_server
 
         if config.release_as:
             from sotopia_rl_data.trainers.release import check_release
@@ -172,6 +173,8 @@ class TrainingRun:
         )
         self.folder = RunFolder(config.output_dir)
         fixed = {name: getattr(config, name) for name in MUST_STAY if hasattr(config, name)}
+        if is_server(fixed.get("reward_model") or ""):
+            fixed["reward_server"] = RewardServer(fixed["reward_model"]).identity
         record = {"kind": config.kind, "model": config.model, "dataset": asdict(self.data.pinned), "config": fixed}
         self.folder.check_resumable(config.resume, record)
         self.checkpoint = self.folder.last_checkpoint() if config.resume else None

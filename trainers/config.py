@@ -71,6 +71,7 @@ class CommonFields:
             raise UsageError("per_device_train_batch_size must be at least 1.", "--set per_device_train_batch_size=1")
         one_of("adapter", self.adapter, ADAPTERS)
         one_of("split_by", self.split_by, SPLIT_BY)
+        self.asked_bf16 = self.bf16  # a plan is for another machine than this one
         if self.bf16 is None:
             self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported() and not self.fp16  # type: ignore[attr-defined]
         if self.eval_strategy == "no":  # type: ignore[attr-defined]

@@ -216,7 +216,9 @@ def _saved(model: nn.Module, config: TrainerConfig, batch: Mapping[str, Any], ch
 
 def in_bfloat16(config: TrainerConfig) -> bool:
     """Whether the run computes in bfloat16: it does on a GPU, unless it is told otherwise."""
-    return bool(config.bf16) if config.use_cpu else not config.fp16
+    if config.use_cpu:
+        return bool(config.bf16)
+    return not config.fp16 if config.asked_bf16 is None else config.asked_bf16
 
 
 def loss_of(model: nn.Module, config: TrainerConfig, inputs: Mapping[str, Any]) -> torch.Tensor:

@@ -128,6 +128,8 @@ class RunFolder:
             )
         old, new = ({"kind": run["kind"], "model": run["model"], **run["config"]} for run in (before, now))
         for name, value in old.items():
+            if name == "reward_model" and old.get("reward_server"):
+                continue  # a server may have moved: what it serves is compared
             if value != new.get(name):
                 raise UsageError(
                     f"{checkpoint} was trained with {name}={value}; this run has {name}={new.get(name)}.",

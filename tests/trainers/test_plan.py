@@ -22,7 +22,16 @@ from sotopia_rl_data.cli.program import cli
 from sotopia_rl_data.errors import InputError, UsageError
 from sotopia_rl_data.trainers import api
 from sotopia_rl_data.trainers.config import PolicyGRPOConfig, PolicySFTConfig, RMConfig, configure
-from sotopia_rl_data.trainers.memory import GIB, ActivationCounts, Gpus, counted, loss_of, meta_model, static_of
+from sotopia_rl_data.trainers.memory import (
+    GIB,
+    ActivationCounts,
+    Gpus,
+    counted,
+    in_bfloat16,
+    loss_of,
+    meta_model,
+    static_of,
+)
 from sotopia_rl_data.trainers.settings import preset_values, presets
 from sotopia_rl_data.trainers.tiny import tiny_tokenizer
 
@@ -179,6 +188,12 @@ def test_a_plan_without_rows_is_refused_as_the_training_is(root: Path, kind: Any
         api.plan(configured(root, kind, short, **grpo))
     with pytest.raises(UsageError, match="train split of toys/rewards is empty"):
         api.plan(configured(root, kind, **grpo, where="split = 'validation'"))
+
+
+@pytest.mark.parametrize(("settings", "is_half"), [((), True), (("bf16=false",), False), (("fp16=true",), False)])
+def test_a_plan_counts_bfloat16_unless_it_is_told_otherwise(root: Path, settings: tuple[str, ...], is_half: bool):
+    options = {"dataset": "toys/rewards", "model": str(root / "model"), "output_dir": str(root / "out")}
+    assert in_bfloat16(configure(RMConfig, options=options, settings=[*TINY, *settings])) == is_half
 
 
 def test_the_command_shows_it_trains_nothing_and_gives_json(root: Path, tmp_path: Path):

@@ -15,7 +15,7 @@ import pytest
 from fixtures.reward_servers import TOKEN, ServerProcess, reward_server
 from fixtures.training import make_dataset, toy_model, train_grpo
 
-from sotopia_rl_data.errors import InputError, SotopiaDataError, Unavailable
+from sotopia_rl_data.errors import InputError, SotopiaDataError, Unavailable, UsageError
 from sotopia_rl_data.trainers import reward_server as asking
 
 pytestmark = [pytest.mark.train, pytest.mark.slow]
@@ -138,6 +138,31 @@ def test_a_full_queue_and_a_lost_connection_are_asked_again():
     with stranger(HEALTHY, (429, {"error": "full"}), (0, None), (503, {}), (200, {"rewards": [0.5, None]})) as url:
         found = asking.RewardServer(url).score_batch([("a", "b"), ("a", "c")])
     assert found.tolist() == pytest.approx([0.5, float("nan")], nan_ok=True)
+
+
+def test_a_run_is_resumed_where_its_server_has_moved_and_not_with_another_reward(tmp_path: Path):
+    from transformers import TrainerState
+
+    from sotopia_rl_data.trainers.api import TrainingRun
+    from sotopia_rl_data.trainers.config import PolicyGRPOConfig, configure
+
+    make_dataset(tmp_path / "store", episodes=10, turns=4)
+    options = {"dataset": "toys/rewards", "store": str(tmp_path / "store"), "output_dir": str(tmp_path / "run")}
+    options["model"] = toy_model(tmp_path / "tiny")
+
+    def run(url: str, resume: bool = True) -> TrainingRun:
+        given = {**options, "reward_model": url, "resume": resume}
+        return TrainingRun(configure(PolicyGRPOConfig, preset="tiny", options=given), need_reward=False)
+
+    with stranger(HEALTHY) as url, stranger(HEALTHY) as moved:
+        first = run(url, resume=False)
+        checkpoint = tmp_path / "run" / "checkpoint-1"
+        checkpoint.mkdir()
+        for callback in first.callbacks:
+            callback.on_save(first.config, TrainerState(global_step=1), None)
+        assert run(moved).checkpoint == run(url).checkpoint == checkpoint
+    with stranger((200, {"model": "n", "targets": []})) as other, pytest.raises(UsageError, match="reward_server=m"):
+        run(other)
 
 
 @pytest.mark.parametrize(
