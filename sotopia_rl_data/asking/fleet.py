@@ -33,6 +33,9 @@ _BUSY = 429
 # Refusals that are about the server, until all have refused: of a key, of a model that it lacks. So is every refusal by
 # a server that has not answered anything yet.
 _ITS_OWN = (401, 403, 404)
+# Refusals that may be about the request: of a server that has not answered anything yet they are only about the server
+# once another one has answered a request that is no shorter.
+_ABOUT_REQUEST = (400, 413, 422)
 _RECENT = 0.1  # the weight of the newest answer in how long answers take
 _PREFIXES = 16_384  # only the homes of this many prefixes are remembered
 
@@ -45,15 +48,17 @@ class _Server:
     in_flight: int = 0
     sent: int = 0
     answer_s: float = 0.0
+    longest: int = 0  # characters of the longest request that it answered
     faults: int = 0  # in a row
     times_out: int = 0  # how often it was taken out since its last answer
     out_until: float = 0.0
 
-    def answered(self, seconds: float) -> None:
-        """It answered: it is in service."""
+    def answered(self, seconds: float, length: int) -> None:
+        """It answered a request of this length: it is in service."""
         if self.times_out:
             log.info("%s is back", self.client.target.base_url)
         self.faults = self.times_out = 0
+        self.longest = max(self.longest, length)
         self.answer_s = self.answer_s + _RECENT * (seconds - self.answer_s) if self.answer_s else seconds
 
     def failed(self, now: float, is_gone: bool) -> None:
@@ -78,13 +83,14 @@ class Fleet:
         self.target = target
         self._servers = [_Server(client) for client in clients]
         self._homes: OrderedDict[int, set[int]] = OrderedDict()  # prefix -> numbers of the servers that have seen it
+        self._refused: dict[str, set[_Server]] = {}  # key of a request that others may take -> who refused it
 
     async def send(self, request: Request) -> Reply:
         """One answer from one of the servers. Raises what its client raises."""
-        server = self._choose(shared_prefix(request), time.monotonic())
+        server = self._choose(request, time.monotonic())
         server.in_flight += 1
         server.sent += 1
-        began = time.monotonic()
+        began, length = time.monotonic(), sum(len(message["content"]) for message in request.messages)
         try:
             reply = await server.client.send(request)
         except asyncio.CancelledError:  # by the time limit, or because the run ends
@@ -95,16 +101,21 @@ class Fleet:
                 server.failed(time.monotonic(), error.status == 0)
             raise
         except Rejected as error:
-            others = (one for one in self._servers if one is not server)
             is_its_own = error.status in _ITS_OWN or not server.answer_s
+            refused = self._refused.pop(request.key, set()) | {server}
+            others = [one for one in self._servers if one not in refused]
             if not is_its_own or not any(one.answer_s or not one.times_out for one in others):
                 raise
-            server.failed(time.monotonic(), True)
+            if error.status in _ABOUT_REQUEST and all(one.longest < length for one in others):
+                self._refused[request.key] = refused
+            else:
+                server.failed(time.monotonic(), True)
             # another server may answer: it is worth another try, and nothing was billed
             raise Unavailable(error.message, error.hint, status=error.status, sent=False) from error
         finally:
             server.in_flight -= 1
-        server.answered(time.monotonic() - began)
+        self._refused.pop(request.key, None)
+        server.answered(time.monotonic() - began, length)
         return reply
 
     def use_memory(self, memory: EndpointMemory) -> None:
@@ -117,12 +128,14 @@ class Fleet:
         for server in self._servers:
             await server.client.close()
 
-    def _choose(self, prefix: int | None, now: float) -> _Server:
-        """The server for a request with this prefix."""
-        numbers = range(len(self._servers))
+    def _choose(self, request: Request, now: float) -> _Server:
+        """The server for a request: one that has not refused it."""
+        prefix, refused = shared_prefix(request), self._refused.get(request.key, ())
+        numbers = [number for number, server in enumerate(self._servers) if server not in refused]
         serving = [number for number in numbers if self._servers[number].is_in_service(now)]
         if not serving:  # the one that is tried again first tells what is wrong
-            return min(self._servers, key=lambda server: (server.in_flight, server.out_until))
+            left = (self._servers[number] for number in numbers)
+            return min(left, key=lambda server: (server.in_flight, server.out_until))
         measured = [server.answer_s for server in self._servers if server.answer_s]
         usual = min(measured, default=1.0)
 

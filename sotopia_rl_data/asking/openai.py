@@ -89,6 +89,8 @@ def read_completion(target: Target, data: Any) -> Reply:
     finish = _FINISH.get(str(reason or "stop").lower())
     if fault or finish is None:
         raise refusals.fault_inside(target, fault or f"the reason why it stopped is {str(reason)[:60]!r}", usage)
+    if not message and finish == "stop":  # a refusal, or an answer that was cut off, may have no message
+        raise refusals.not_an_answer(target, data, usage)
     said, thought = reading.texts_of(message.get("content"))
     said, thought = reading.with_call(
         said,

@@ -89,13 +89,14 @@ def unreachable(target: Target, reason: str, sent: bool = True) -> Unavailable:
     )
 
 
-def not_an_answer(target: Target, body: object) -> Unavailable:
-    """The error for a 200 whose body is not a completion."""
+def not_an_answer(target: Target, body: object, usage: Usage | None = None) -> Unavailable:
+    """The error for a 200 whose body is not a completion, with the tokens that it tells."""
     text = provider_text(body, key_for(target).value) or "(empty)"
     return Unavailable(
         f"{target.model} at {target.base_url} sent something that is not a completion: {text}",
         "check the base URL",
         status=200,
+        tokens=_tokens(usage),
     )
 
 
@@ -113,8 +114,15 @@ def fault_inside(target: Target, fault: object, usage: Usage) -> Unavailable:
         f"{target.model} at {target.base_url} gave no whole answer: {provider_text(fault, key_for(target).value)}",
         "run the same command again later",
         status=429 if limited else 502,
-        tokens=None if usage == Usage() else (usage.input, usage.cached, usage.written, usage.output),
+        tokens=_tokens(usage),
     )
+
+
+def _tokens(usage: Usage | None) -> tuple[int, int, int, int] | None:
+    """The tokens that are told; None where nothing is."""
+    if usage is None or usage == Usage():
+        return None
+    return (usage.input, usage.cached, usage.written, usage.output)
 
 
 def provider_text(body: object, *secrets: str) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -194,7 +195,7 @@ class _Look:
                     f"{path} cannot be imported: it is not a regular file.",
                     "write what comes from it to a file, and import that",
                 )
-            source = self._file(path, path.name)
+            source = self._file(path, _printable(path.name))
         except OSError as error:
             raise InputError(
                 f"The path {error.filename or path} cannot be read: {error.strerror}.",
@@ -210,7 +211,7 @@ class _Look:
         backend = (folder / episode_log.LOGS).is_dir()
         corpus = (folder / convokit.UTTERANCES).is_file()
         for entry in sorted(p for p in folder.iterdir() if not p.name.startswith(".")):
-            label = entry.relative_to(root).as_posix()
+            label = _printable(entry.relative_to(root).as_posix())
             if entry.is_dir() and not entry.is_symlink():
                 if not backend or entry.name == episode_log.LOGS:
                     yield from self._folder(entry, root)
@@ -393,6 +394,11 @@ def _ending(path: Path) -> str:
     if endings and endings[-1] in PACKINGS:
         endings.pop()
     return endings[-1] if endings else ""
+
+
+def _printable(name: str) -> str:
+    """A file's name as text: bytes that are not UTF-8, which it may have, become U+FFFD."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _layout(path: Path) -> Literal["lines", "table", "arrow", "document"]:

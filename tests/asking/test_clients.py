@@ -352,6 +352,18 @@ def test_a_200_that_is_no_completion_is_not_taken_for_one(provider: str, body: s
         Canned(200, body).ask(provider)
 
 
+@pytest.mark.parametrize("choice", [{"message": {}, "finish_reason": "stop"}, {"message": None, "delta": {}}])
+def test_an_empty_message_is_not_an_empty_answer_and_its_tokens_count(choice: dict[str, Any]):
+    body = {"choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": 2}}
+    with pytest.raises(Unavailable, match="not a completion") as told:
+        Canned(200, json.dumps(body)).ask("openai")
+    assert told.value.tokens == (9, 0, 0, 2)
+    del body["usage"]
+    with pytest.raises(Unavailable, match="not a completion") as told:
+        Canned(200, json.dumps(body)).ask("openai")
+    assert told.value.tokens is None
+
+
 def test_an_error_wrapped_in_a_200_is_an_error():
     with pytest.raises(Unavailable, match="overloaded"):
         Canned(200, '{"error": {"message": "overloaded", "code": 529}}').ask("openai")

@@ -202,6 +202,20 @@ def test_a_question_that_no_server_takes_is_lost_and_its_error_tells_no_address(
     assert reasons
 
 
+@pytest.mark.slow
+def test_a_question_that_is_too_long_at_the_start_takes_no_server_out(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO", "sotopia_rl_data.asking.fleet")
+    with running(habit="too_long") as one, running(habit="too_long") as other:
+        name = fleet(one, other)
+        first, *others = siblings(name, 8, each=1)
+        long = [{"role": "user", "content": "It is a long story. " * 600}]
+        questions = [replace(first, messages=long, answer_schema=None, cache_until=0), *others]
+        outcome = ask(name, questions, tmp_path / "ledger", 1)
+        assert (outcome.asked, outcome.unreachable) == (7, 1)
+        assert all(server.log()["answered"] for server in (one, other))
+    assert not [told.getMessage() for told in caplog.records if "out of service" in told.getMessage()]
+
+
 def test_a_fleet_has_no_batches(tmp_path: Path):
     store = Store(tmp_path / "store")
     put(store, boats(1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,18 @@ def store(tmp_path: Path) -> Store:
 def left_behind(store: Store) -> list[Path]:
     """What lies in a store, hidden files included, but for the folder of stages."""
     return [p for p in store.root.rglob("*") if p.name != ".staging"] if store.root.exists() else []
+
+
+def test_a_file_whose_name_is_not_utf_8_is_imported_and_its_failures_name_it(tmp_path, store):
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    path = Path(os.fsdecode(os.fsencode(folder) + b"/a\xff.jsonl"))
+    path.write_bytes(lines(tmp_path / "a.jsonl", *MANY[:2]).read_bytes() + b"{broken\n")
+    for named in (folder, path):
+        report = import_dataset(store, [named], "o/n")
+        assert (report.episodes, report.failures) == (2, 1)
+        (failure,) = open_dataset("o/n", store).sql("SELECT source FROM failures").to_pylist()
+        assert failure["source"] == "a\ufffd.jsonl:3"
 
 
 def test_episodes_reach_the_store_whole_and_in_the_split_of_their_environment(tmp_path, store):
