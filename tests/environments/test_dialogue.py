@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 import yaml
-from fixtures.acting_provider import acting
+from fixtures.acting_provider import act, acting
 from fixtures.labelling import rows
 from fixtures.places import ROOT
 
 from sotopia_rl_data.labelers import Elicitation, RewardSettings, label
+from sotopia_rl_data.rollouts import World
 from sotopia_rl_data.rollouts.episode_run import Rules
 from sotopia_rl_data.rollouts.rollout import plan_of, rollout
 from sotopia_rl_data.rollouts.scenarios import FIELDS, read_scenarios
@@ -55,7 +56,7 @@ def written(path: Path) -> Path:
     return path
 
 
-def evaluated(url: str, folder: Path, scenarios: Path) -> list[dict[str, Any]]:
+def evaluated(url: str, folder: Path, scenarios: Path, *more: str) -> list[dict[str, Any]]:
     """The episodes that vf-eval plays."""
     local = [word for seat in ("policy", "partner") for word in (f"--env.{seat}.runtime.type", "subprocess")]
     command = [
@@ -63,7 +64,7 @@ def evaluated(url: str, folder: Path, scenarios: Path) -> list[dict[str, Any]]:
         *("-o", str(folder / "out"), "-c", "6", "--client.base-url", url, "--client.api-key-var", "OPENAI_API_KEY"),
         *("--env.partner.model", "partner", *local, "--env.turns", str(TURNS)),
         *("--env.taskset.scenarios", str(scenarios), "--env.judge", f"{folder / 'judge.py'}:Thanks"),
-        *("--env.dimensions", "goal", "--env.store", str(folder / "judged")),
+        *("--env.dimensions", "goal", "--env.store", str(folder / "judged"), *more),
     ]
     paths = [str(ROOT), str(ROOT / "examples" / "verifiers_environment"), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"OPENAI_API_KEY": "none", "PYTHONPATH": os.pathsep.join(paths)}
@@ -113,3 +114,18 @@ def test_vf_eval_plays_and_rewards_the_episodes_that_rollout_and_label_give(tmp_
             mean = sum(wanted[name]) / len(wanted[name])
             assert (episode["ok"], trace["rewards"]["mean_turn_reward"]["score"]) == (True, pytest.approx(mean))
         assert [one["agent"]["trainable"] for one in episode["traces"]].count(True) == 1
+
+
+def test_an_episode_that_ends_before_the_policy_acts_has_an_error_and_no_reward(tmp_path: Path):
+    (tmp_path / "judge.py").write_text(JUDGE)
+    scenarios = tmp_path / "scenarios.json"
+    known = json.loads(written(scenarios).read_text())[0]
+    for day in range(1_000):  # until the partner, who acts first, leaves
+        scenarios.write_text(json.dumps([known | {"scenario": f"It is day {day}."}]))
+        (scene,) = read_scenarios(scenarios)
+        if "leave" in act(World(scene, max_turns=TURNS).prompt(scene.agents[0], "chat")):
+            break
+    with acting() as provider:
+        (episode,) = evaluated(provider.url, tmp_path, scenarios, "--env.place", "1")
+    assert not episode["ok"]
+    assert "never acted" in episode["errors"][0]["message"]
