@@ -1,4 +1,4 @@
-"""docs/scale.md: the recipe for SLURM, word for word, under a stand-in of the scheduler."""
+"""docs/scale.md: the recipes for SLURM and SkyPilot, word for word, under stand-ins of what they start."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from fixtures.flat_calls import label
 from fixtures.labelling import BOAT, put, sim
 from fixtures.places import ROOT
@@ -88,3 +89,36 @@ def test_the_recipe_for_slurm_makes_the_version_of_one_process(tasks: int, tmp_p
         made = store.resolve("lab/episodes-rewards")
         assert made.digest == label(alone, "lab/episodes", judges=[judge]).digest
     assert len(list((tmp_path / "shards").iterdir())) == tasks
+
+
+@pytest.mark.slow
+def test_the_recipe_for_skypilot_merges_what_two_runs_of_a_machine_asked(tmp_path: Path):
+    text, finish = recipe("SkyPilot")
+    path = programs(tmp_path / "bin", tmp_path / "jobs")
+    for name in ("vllm", "curl"):  # the server is there already
+        (tmp_path / "bin" / name).write_text("#!/bin/sh\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    store = Store(tmp_path / "store")
+    put(store, [boat(number) for number in range(4)])
+    with running() as provider:
+
+        def run(script: str, machine: str, **told: str) -> None:
+            (tmp_path / machine).mkdir()
+            script = script.replace("/shards", str(tmp_path / "shards"))
+            script = re.sub(r"http://localhost:8000/v1", provider.openai_url, script)
+            environment = os.environ | {"PATH": path, "SOTOPIA_RL_DATA_STORE": str(store.root)} | told
+            done = subprocess.run(
+                ["bash", "-e", "-c", script], cwd=tmp_path / machine, env=environment, capture_output=True, text=True
+            )
+            assert done.returncode == 0, done.stderr
+
+        script = yaml.safe_load(text)["run"]
+        run(script, "first", SKYPILOT_NODE_RANK="0", SKYPILOT_NUM_NODES="2")
+        put(store, [boat(number) for number in range(8)])
+        run(script, "second", SKYPILOT_NODE_RANK="0", SKYPILOT_NUM_NODES="2")
+        run(script, "third", SKYPILOT_NODE_RANK="1", SKYPILOT_NUM_NODES="2")
+        asked = provider.log()["requests"]
+        run(finish, "whole")
+        log = provider.log()
+        assert log["requests"] == asked == log["distinct"]
+    assert "lab/episodes-rewards" in store.names()
