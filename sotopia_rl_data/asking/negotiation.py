@@ -20,8 +20,8 @@ import asyncio
 import heapq
 import itertools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from sotopia_rl_data.asking.forms import MEANT, BodyOf, RequestForm, hinted, stronger_by_one, weaker_forms, with_change
@@ -83,8 +83,8 @@ class Negotiation:
 
     @property
     def settled(self) -> RequestForm | None:
-        """The form in which a request can be sent without more ado; None while that is not known."""
-        return self.form if self.is_known and self._judged is None else None
+        """The form in which a request can be sent at once; None while that is not known, or a call is tried alone."""
+        return self.form if self.is_known and self._judged is None and not self._is_held else None
 
     async def ask(self, request: Request, was_refused: bool = False) -> Reply:
         """Send a request in the form that the server takes. Raises what `post` raises, and a final Rejected where the
@@ -103,14 +103,11 @@ class Negotiation:
             return await self._ask_again(request, self.form, lost, most=1)
         if self._judged is not None:
             raise self._judged
-        return await self.ask_in(request, self.form)
-
-    async def ask_in(self, request: Request, form: RequestForm) -> Reply:
-        """Send a request in this form, and as `ask` where that is refused."""
+        form = self.form
         try:
             reply = await self._post(request, form)
         except Rejected as error:
-            return await self._after_refusal(request, form, error)
+            return await self.after_refusal(request, form, error)
         if not self.is_known and form == self.form and not self._to_put_back:
             self._settle()
         return reply
@@ -124,11 +121,16 @@ class Negotiation:
         return await self._post_at_once(request, form)
 
     async def _post_at_once(self, request: Request, form: RequestForm) -> Reply:
+        with self.counted(request, form):
+            return await self._send(request, form)
+
+    @contextmanager
+    def counted(self, request: Request, form: RequestForm) -> Iterator[None]:
         """One call, which is written down for the questions that were refused."""
         sent, others = time.monotonic(), [suspect for suspect in self._suspects if suspect.request is not request]
         self._on_way += 1
         try:
-            reply = await self._send(request, form)
+            yield
         except AskingError:
             for suspect in self._suspects:
                 suspect.is_only &= suspect.request is request
@@ -139,9 +141,8 @@ class Negotiation:
         self._slowest_s = max(self._slowest_s, time.monotonic() - sent)
         for suspect in others:
             suspect.others_pass |= _length(request) >= _length(suspect.request)
-        return reply
 
-    async def _after_refusal(self, request: Request, form: RequestForm, error: Rejected) -> Reply:
+    async def after_refusal(self, request: Request, form: RequestForm, error: Rejected) -> Reply:
         """Ask once more, as far as that may help, what was refused in this form. Raises the refusal where it has an
         explanation, else as `ask`."""
         if not (is_unexplained(error) or self._may_pass(error, form)):

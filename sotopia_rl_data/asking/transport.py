@@ -20,7 +20,7 @@ from sotopia_rl_data.asking.memory import FORMS_KEPT_S, EndpointMemory
 from sotopia_rl_data.asking.negotiation import Negotiation
 from sotopia_rl_data.asking.reading import MOST_BYTES, json_or_none
 from sotopia_rl_data.asking.refusals import not_an_answer, status_error, unreachable
-from sotopia_rl_data.errors import UsageError
+from sotopia_rl_data.errors import Rejected, UsageError
 from sotopia_rl_data.request import Reply, Request, Target
 from sotopia_rl_data.schema import Message
 from sotopia_rl_data.secrets import redact
@@ -91,7 +91,13 @@ class ApiClient:
         requests. Raises Unavailable or Rejected; never retries faults."""
         negotiation = self._negotiation_for(request)
         form = negotiation.settled
-        return await (negotiation.ask(request) if form is None else negotiation.ask_in(request, form))
+        if form is None:
+            return await negotiation.ask(request)
+        try:
+            with negotiation.counted(request, form):
+                return await self._post_in(request, form)
+        except Rejected as error:
+            return await negotiation.after_refusal(request, form, error)
 
     def _negotiation_for(self, request: Request) -> Negotiation:
         has_schema = request.answer_schema is not None
