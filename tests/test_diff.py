@@ -64,6 +64,7 @@ def test_nested_cells_are_compared(store: Store) -> None:
     assert diff(one, two).configs["episodes"].columns == {"turns": 1}
 
 
+@pytest.mark.slow
 def test_columns_and_configs_that_came_or_went_are_named(store: Store) -> None:
     one = commit(store, {("rewards", "train"): rewards(reward_row(0)), ("episodes", "train"): episodes(0)}).version
     other = rewards(reward_row(0)).drop_columns(["spread"]).append_column("note", [["x"]])

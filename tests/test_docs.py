@@ -32,6 +32,7 @@ def test_the_reference_of_commands_is_fresh():
     assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == page(), "run `make docs`"
 
 
+@pytest.mark.slow
 def test_the_reference_of_python_is_fresh_and_explains_every_public_name():
     text = api()
     assert (ROOT / "docs" / "api.md").read_text(encoding="utf-8") == text, "run `make docs`"

@@ -141,6 +141,7 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda words: " ".join(words)[:40].encode("unicode_escape").decode())
 def test_a_terminal_is_shown_and_never_told(store: Store, command: list[str], capsys: pytest.CaptureFixture[str]):
     words = [word.replace("OUT", str(store.root.parent)) for word in command]
@@ -161,6 +162,7 @@ def test_what_is_to_be_run_next_is_one_word_where_it_was_one(tmp_path: Path, cap
     assert shlex.split(told)[-4:] == ["lab/episodes", "boat; echo '$HOME'", "--store", str(store.root)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lab/a", "lab/labels"])
 def test_a_card_has_no_markup_of_others(store: Store, name: str):
     from markdown_it import MarkdownIt
@@ -241,6 +243,7 @@ def test_a_guarded_cell_is_no_formula_and_comes_back(text: str):
     assert unguarded(text) == text or text.startswith("'")
 
 
+@pytest.mark.slow
 def test_the_files_for_people_hold_no_formula_and_lead_back(store: Store, tmp_path: Path):
     template, disputed = tmp_path / "template.csv", tmp_path / "disputed.csv"
     write_template(store, "lab/a", template, Elicitation(dimensions=["goal"], evaluator=BY))

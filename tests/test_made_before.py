@@ -59,6 +59,7 @@ def digests(store: Store) -> dict[str, str]:
     return {ref: store.resolve(ref).digest for ref in refs}
 
 
+@pytest.mark.slow
 def test_every_version_is_read_and_verifies(kept: Path, run: Run):
     made = {one["version"]: one["digest"] for one in EXPECTED["again"]}
     assert digests(Store(kept)) == made
@@ -90,6 +91,7 @@ def test_the_same_labels_in_the_old_store_are_its_own_versions(kept: Path, run: 
     assert digests(Store(kept)) == before
 
 
+@pytest.mark.slow
 def test_the_ledger_holds_every_call(kept: Path, run: Run):
     code, told, _ = run(["ledger", "query", EXPECTED["calls"]["sql"]], "--store", str(kept))
     assert (code, told) == (0, EXPECTED["calls"]["rows"])
@@ -97,6 +99,7 @@ def test_the_ledger_holds_every_call(kept: Path, run: Run):
     assert run(["ledger", "query", EXPECTED["calls"]["sql"]], "--store", str(kept))[1] == told
 
 
+@pytest.mark.slow
 def test_what_a_killed_run_had_reserved_still_counts(kept: Path, run: Run):
     held = EXPECTED["held"]
     for cap in (held["usd"] / 2, held["usd"] + 0.001):
@@ -104,12 +107,14 @@ def test_what_a_killed_run_had_reserved_still_counts(kept: Path, run: Run):
         assert (code, f"{held['usd']:.4f} USD are spent, and 4 of 4 calls are left undone" in said) == (1, True), said
 
 
+@pytest.mark.slow
 def test_the_batch_under_way_is_seen(kept: Path, run: Run):
     code, told, said = run(EXPECTED["batch"]["command"], "--store", str(kept), "--dry-run")
     (line,) = told["judges"]
     assert (code, line["in_batches"], line["asked"]) == (0, EXPECTED["batch"]["requests"], 0), said
 
 
+@pytest.mark.slow
 def test_the_batch_under_way_is_fetched_and_not_submitted_again(kept: Path, run: Run, monkeypatch: pytest.MonkeyPatch):
     made = EXPECTED["batch"]
     (asked,) = kept.glob(".ledger/batches/*/*/asked.jsonl")

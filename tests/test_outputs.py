@@ -39,6 +39,7 @@ def run(store: Store, words: list[str], out: Path) -> int:
     return int(done.value.code or 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", FILES, ids=" ".join)
 def test_a_file_is_written_into_a_folder_that_is_there_and_makes_none(
     store: Store, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -53,6 +54,7 @@ def test_a_file_is_written_into_a_folder_that_is_there_and_makes_none(
     assert (made.stem, made.stat().st_size > 0) == ("made", True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", FOLDERS, ids=" ".join)
 def test_a_folder_that_is_written_is_made(store: Store, words: list[str], tmp_path: Path):
     assert run(store, words, tmp_path / "missing" / "made") == 0

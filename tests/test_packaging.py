@@ -91,6 +91,7 @@ def test_a_folder_at_the_top_is_seen_inside_the_package_by_a_relative_link(folde
     assert os.readlink(ROOT / "sotopia_rl_data" / folder) == f"../{folder}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "imported", ["labelers", "labelers.judge", "trainers", "trainers.data", "cards", "cards.numbers"]
 )

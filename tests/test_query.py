@@ -75,6 +75,7 @@ def test_whole_numbers_and_decimals_come_out_as_plain_ones(data: Dataset) -> Non
         data.sql("SELECT 170141183460469231731687303715884105727::HUGEINT AS much")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "query",
     [
@@ -129,6 +130,7 @@ def test_what_is_not_one_select_is_refused(data: Dataset, tmp_path: Path, query:
     assert file.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "query",
     [
@@ -187,6 +189,7 @@ def test_nothing_but_the_versions_own_files_can_be_read(data: Dataset, tmp_path:
     assert "\n" not in told.value.message
 
 
+@pytest.mark.slow
 def test_a_mistake_is_one_sentence_with_the_tables_that_there_are(data: Dataset) -> None:
     for query, said in (
         ("SELECT rewrd FROM rewards", "rewrd"),
@@ -249,6 +252,7 @@ def test_an_error_in_the_midst_of_a_result_is_a_query_error(data: Dataset) -> No
         data.sql(query)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "query",
     [

@@ -49,6 +49,7 @@ def boat(number: int) -> Episode:
     return replace(BOAT, episode_id=f"boat {number}", turns=turns)
 
 
+@pytest.mark.slow
 def test_parts_that_are_imported_alone_and_then_together_are_one_import(tmp_path: Path):
     store, lines = Store(tmp_path / "store"), samples_path().read_text(encoding="utf-8").splitlines(keepends=True)
     for number, part in enumerate((lines[:12], lines[8:]), 1):  # four episodes are in both
@@ -61,6 +62,8 @@ def test_parts_that_are_imported_alone_and_then_together_are_one_import(tmp_path
     assert joined.version.digest == whole.version.digest
 
 
+@pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.parametrize("tasks", [2, pytest.param(8, marks=pytest.mark.long)])
 def test_the_recipe_for_slurm_makes_the_version_of_one_process(tasks: int, tmp_path: Path):

@@ -137,6 +137,7 @@ def test_hundreds_of_shapes_from_vendors_manuals_are_found_by_both_engines_and_h
     assert (set(missed), shown, unseen) == (NOT_FOUND, [], [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", SECRETS.values(), ids=SECRETS)
 def test_a_secret_is_found_and_hidden_wherever_it_stands(text):
     for around in (text, f"Here it is: {text} (mine).", f"a\n{text}\nb"):
@@ -203,6 +204,7 @@ def test_encoded_data_is_no_key_however_many_prefixes_it_holds_by_chance():
         assert list(found(f"picture: {encoded} (end)")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("part", "count"), [("token=", 4_000), ("pwd=/", 8_000), ("eyJ", 15_000)])
 def test_the_time_that_a_text_takes_grows_with_its_length_alone_even_if_it_is_made_of_names(part, count):
     text, began = part * count, time.process_time()

@@ -12,6 +12,7 @@ from sotopia_rl_data.errors import UsageError
 from sotopia_rl_data.shards import WHOLE, Shard
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(), st.integers(0, 10**6), max_size=40), st.integers(1, 12))
 def test_every_episode_is_in_exactly_one_shard(work: dict[str, int], count: int):
     parts = [Shard(number, count).of(work.items()) for number in range(1, count + 1)]

@@ -128,6 +128,7 @@ def nested(count: int) -> str:
     return "".join(f"<a{n}>" for n in blocks) + ANSWER + "".join(f"</a{n}>" for n in reversed(blocks))
 
 
+@pytest.mark.slow
 def test_many_tags_take_no_time():
     began = time.process_time()
     assert without_thought("<a></a>" * 20_000 + ANSWER) == ANSWER

@@ -50,6 +50,7 @@ WRONG = {  # a text, and how its error goes on after "x.yaml:"
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("text", "said"), WRONG.values(), ids=WRONG)
 def test_whatever_goes_wrong_is_a_sentence_with_its_line_within_two_seconds(text, said):
     begun = time.process_time()
@@ -60,6 +61,7 @@ def test_whatever_goes_wrong_is_a_sentence_with_its_line_within_two_seconds(text
     assert time.process_time() - begun < 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "value"),
     [

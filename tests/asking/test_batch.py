@@ -224,6 +224,7 @@ def test_a_retry_that_fails_at_the_provider_is_made_again_though_the_queue_is_fu
         assert {len(many) for many in answers} == {2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_lost_answer_to_a_submission_is_looked_for_and_not_submitted_again(provider: str, tmp_path: Path):
     """The provider hangs after it began the batch, so that the client's time is up before it hears the id."""
@@ -254,6 +255,7 @@ def test_of_two_batches_of_one_size_the_custom_ids_say_which_is_ours(tmp_path: P
         assert at.log()["paid_twice"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_submission_that_never_arrived_is_made_again_once_that_is_certain(provider: str, tmp_path: Path):
     with running(stall="create", hang=30) as at:
@@ -263,6 +265,7 @@ def test_a_submission_that_never_arrived_is_made_again_once_that_is_certain(prov
         assert (outcome.asked, at.log()["batch"]["sizes"]) == (3, [3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_server_without_a_batch_api_is_a_sentence_and_nothing_is_written(provider: str, tmp_path: Path):
     with running(batches=0) as at, pytest.raises(UsageError, match="has no batch API"):
@@ -270,6 +273,7 @@ def test_a_server_without_a_batch_api_is_a_sentence_and_nothing_is_written(provi
     assert not list(tmp_path.glob("batches/*/*/*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_wrong_key_and_a_server_that_is_down_are_sentences(provider: str, tmp_path: Path):
     with running(key="right") as at, pytest.raises(Rejected, match="401"):

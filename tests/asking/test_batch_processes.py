@@ -130,6 +130,7 @@ def test_a_live_run_and_one_in_batches_ask_nothing_twice(tmp_path: Path):
         assert at.log()["paid_twice"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_batches", [True, False], ids=["a run in batches", "a live run"])
 def test_while_a_process_drafts_no_other_one_drafts_or_asks(tmp_path: Path, in_batches: bool):
     with running() as at:
@@ -153,6 +154,7 @@ def test_while_a_process_drafts_no_other_one_drafts_or_asks(tmp_path: Path, in_b
         assert at.log()["answered"] == 3
 
 
+@pytest.mark.slow
 def test_what_a_live_run_has_claimed_is_put_into_no_batch(tmp_path: Path):
     with running() as at, Ledger(tmp_path) as other:
         asked = questions(3, target("openai", at))

@@ -208,6 +208,7 @@ def test_the_real_sdks_read_the_loopback_providers_answers():
         asyncio.run(go(provider))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_reply_has_text_that_obeys_the_schema_the_returned_model_and_the_tokens(provider: str):
     with running(model="sim-2026-05-01") as server:
@@ -233,6 +234,7 @@ def test_truncation_and_refusal_are_told_apart(provider: str):
     assert "can't rate" in refused.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("kind", MALFORMED)
 def test_every_malformed_kind_arrives_as_the_provider_sent_it(malformed_url: dict[str, str], provider: str, kind: str):
@@ -261,6 +263,7 @@ def malformed_url() -> Any:
         server.__exit__(None, None, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("provider", "formats", "extra"),
     [("openai", "json_object", 3), ("openai", "text", 4), ("anthropic", "text", 3)],
@@ -286,6 +289,7 @@ def test_a_schema_that_openai_would_refuse_is_passed_in_a_weaker_way():
         assert "json_object" in ask(client_for("openai", server.url), schema=open_schema).form
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize(
     ("status", "kind", "hint"),
@@ -314,6 +318,7 @@ def test_what_a_status_means(provider: str, status: int, kind: type[AskingError]
     assert (len(canned.got) == 1) == (status not in (400, 403, 404))
 
 
+@pytest.mark.slow
 def test_a_base_url_without_a_path_that_knows_no_such_route_is_told_of_v1():
     with running() as server:
         with pytest.raises(Rejected) as caught:
@@ -453,6 +458,7 @@ def siblings(count: int) -> list[list[Message]]:
     return [[*shared, {"role": "user", "content": f"Rate dimension {n}."}] for n in range(count)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_shared_prefix_is_read_from_the_providers_cache(provider: str):
     async def go(url: str) -> list[Usage]:
@@ -515,6 +521,7 @@ def test_another_answer_schema_is_another_prefix():
     assert seen[2] == 0
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_answers_and_another_does_not():
     def told(**options: Any) -> list[str]:
         with running(**options) as server:
@@ -524,6 +531,7 @@ def test_the_same_seed_gives_the_same_answers_and_another_does_not():
     assert told(seed=1) != told(seed=2)
 
 
+@pytest.mark.slow
 def test_faults_follow_the_seed_and_the_request_and_nothing_else():
     async def statuses(url: str) -> list[int]:
         client = client_for("openai", url)
@@ -556,6 +564,7 @@ def test_the_provider_counts_what_it_got_and_what_it_was_paid_for_twice():
     assert log["usage"]["output"] == 4 * 13
 
 
+@pytest.mark.slow
 def test_the_provider_ends_cleanly_on_sigterm_and_says_what_is_wrong_with_its_options():
     command = [sys.executable, "-m", "sotopia_rl_data.fake_provider"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -573,6 +582,7 @@ def test_the_provider_ends_cleanly_on_sigterm_and_says_what_is_wrong_with_its_op
         assert (said.returncode, "hint: " in said.stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_key_that_the_provider_repeats_is_nowhere_in_the_ledger_nor_in_the_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -430,6 +430,8 @@ def wait_for_answers(provider: Running, more: int, process: subprocess.Popen[str
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [6, pytest.param(16, marks=pytest.mark.long)])
 def test_kill_9_repeats_at_most_what_was_in_flight(kills: int, tmp_path: Path):
     with running(latency=0.1) as provider:
@@ -448,6 +450,7 @@ def test_kill_9_repeats_at_most_what_was_in_flight(kills: int, tmp_path: Path):
         assert len({a.key for a in ledger.scan()}) == 1_000
 
 
+@pytest.mark.slow
 def test_ctrl_c_lets_what_is_in_flight_come_home(tmp_path: Path):
     with running(latency=0.3) as provider:
         process = start_child(provider, tmp_path)
@@ -472,6 +475,7 @@ def test_nobody_is_asked_where_the_answer_cannot_be_kept(tmp_path: Path):
     assert not toy.asked
 
 
+@pytest.mark.slow
 def test_ctrl_c_twice_gives_up_what_is_in_flight(tmp_path: Path):
     with running(latency=0.05, hanging=0.2) as provider:
         process = start_child(provider, tmp_path)

@@ -50,6 +50,8 @@ def judge_at(provider: Running, protocol: str) -> str:
     return f"{protocol}:sim@{provider.openai_url if protocol == 'openai' else provider.url}"
 
 
+@pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("protocol", "options"),
     [
@@ -94,6 +96,7 @@ class Counting(Highest):
         return Reply(text, "stop", "counting-1", Usage(asked // 2, 0, 0, 3 * len(text)))
 
 
+@pytest.mark.slow
 def test_after_the_first_answers_the_estimate_is_scaled_by_what_they_took(store: Store, prices: Path, tmp_path: Path):
     put(store, boats(20, turns=6))
     some = tmp_path / "some.csv"
@@ -122,6 +125,7 @@ def test_second_tries_that_are_due_and_retries_that_are_asked_for_are_counted(st
     assert (retried.calls, retried.hits, retried.asked) == (6, 3, 3)
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_a_file_prints_the_calls_and_writes_nothing(tmp_path: Path, prices: Path, provider: Running):
     from sotopia_rl_data.importers import samples_path
 
@@ -154,6 +158,7 @@ def test_no_key_is_needed_to_know_the_cost(tmp_path: Path, monkeypatch: pytest.M
         label(Store(tmp_path / "new"), None, judges=["gpt-4o"])
 
 
+@pytest.mark.slow
 def test_what_has_no_known_price_has_no_cost_and_says_how_to_give_one(tmp_path: Path, provider: Running):
     command = ["label", "--judge", judge_at(provider, "openai"), "--dry-run", "--store", str(tmp_path / "new")]
     shown = CliRunner().invoke(cli, command, catch_exceptions=False)

@@ -102,6 +102,7 @@ def test_a_wrong_fleet_is_refused_with_its_line(tmp_path: Path, entry: dict[str,
         read(tmp_path, **entry)
 
 
+@pytest.mark.slow
 def test_other_servers_of_the_same_fleet_are_not_asked_again(tmp_path: Path):
     store = Store(tmp_path / "store")
     put(store, boats(6))
@@ -114,6 +115,7 @@ def test_other_servers_of_the_same_fleet_are_not_asked_again(tmp_path: Path):
         assert min(a.log()["requests"], b.log()["requests"]) > 0  # both have work
 
 
+@pytest.mark.slow
 def test_questions_with_the_same_prefix_stay_at_the_server_that_has_it_in_its_cache(tmp_path: Path):
     with ExitStack() as stack:
         servers = [stack.enter_context(running(latency=0.02)) for _ in range(4)]
@@ -181,6 +183,7 @@ def is_asked(server: Running) -> bool:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [404, 422])
 def test_a_server_that_takes_nothing_costs_no_question_where_others_answer(tmp_path: Path, status: int):
     with running(latency=0.02) as able, running(refuse=status) as unable:
@@ -190,6 +193,7 @@ def test_a_server_that_takes_nothing_costs_no_question_where_others_answer(tmp_p
         ask(fleet(one, other), siblings(fleet(one, other), 30, each=1), tmp_path / "none", 4)
 
 
+@pytest.mark.slow
 def test_a_question_that_no_server_takes_is_lost_and_its_error_tells_no_address(tmp_path: Path):
     store = Store(tmp_path / "store")
     short, long = boats(12), replace(boats(1)[0], episode_id="long", scenario="It is a long story. " * 600)

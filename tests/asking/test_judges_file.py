@@ -47,6 +47,7 @@ def command(*arguments: object) -> Any:
     return done
 
 
+@pytest.mark.slow
 def test_a_panel_at_four_hosts_runs_in_one_command_and_each_host_sees_its_own_key(tmp_path: Path, panel: list[Running]):
     entries = [
         {"name": f"judge-{name[-1]}", "model": "m", "key": name, "price": {"input": 1, "output": 4}} for name in KEYS
@@ -80,6 +81,7 @@ def test_a_panel_at_four_hosts_runs_in_one_command_and_each_host_sees_its_own_ke
         assert path.is_dir() or not [key for key in KEYS.values() if key.encode() in path.read_bytes()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["openai", "anthropic"])
 @pytest.mark.parametrize("how", [(), ("--batch", "--poll", "1")])
 def test_an_extra_parameter_is_sent_as_it_is_and_part_of_the_key(tmp_path: Path, protocol: str, how: tuple[str, ...]):
@@ -189,6 +191,7 @@ def test_a_mistake_in_the_file_is_a_sentence_with_its_line(tmp_path: Path, text:
     assert not [secret for secret in ("sk-abc", "0a1b2c", "secret@") if secret in str(caught.value)]
 
 
+@pytest.mark.slow
 def test_a_key_is_named_for_a_server_and_a_key_itself_is_refused(tmp_path: Path):
     with running(key=KEYS["KEY_OF_A"]) as server:
         host = server.url.removeprefix("http://")

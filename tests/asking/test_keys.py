@@ -87,6 +87,7 @@ async def listening() -> AsyncIterator[tuple[str, list[dict[str, str]]]]:
         await runner.cleanup()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_batches", [False, True])
 @pytest.mark.parametrize("provider", ["openai", "anthropic"])
 def test_a_server_gets_the_key_that_is_named_for_it_and_nothing_else_of_the_environment(

@@ -27,6 +27,7 @@ LIMITS = ["limit_that_mentions_billing", "limit_in_a_list", "limit_as_403", "odd
 NO_MONEY = ["empty_account", "payment_required"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("habit", LIMITS)
 def test_a_limit_is_waited_for_in_whatever_words_it_is_told(provider: str, habit: str, tmp_path: Path):
@@ -36,6 +37,7 @@ def test_a_limit_is_waited_for_in_whatever_words_it_is_told(provider: str, habit
         assert at.log()["requests"] == 18
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("provider", "habit"),
     [("openai", "limit_in_a_list"), *product(PROVIDERS, ["limit_that_mentions_billing", "odd_retry_after"])],
@@ -47,6 +49,7 @@ def test_lines_of_a_batch_that_meet_a_limit_go_into_the_next_round(provider: str
         assert at.log()["batch"]["sizes"] == [10, 6]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("habit", NO_MONEY)
 def test_an_empty_account_ends_the_run_after_a_few_calls(provider: str, habit: str, tmp_path: Path):
@@ -58,6 +61,7 @@ def test_an_empty_account_ends_the_run_after_a_few_calls(provider: str, habit: s
         assert at.log()["requests"] < 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_an_account_that_runs_dry_in_the_middle_ends_the_run_and_keeps_what_was_paid(provider: str, tmp_path: Path):
     with running(habit="account_that_runs_dry") as at, pytest.raises(Rejected, match="The account is empty"):
@@ -70,6 +74,7 @@ def answers_in(ledger: Path) -> int:
     return sum(line["status"] == "answer" for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("habit", ["wall_of_429", "overloaded_for_ever"])
 def test_a_wall_is_shown_while_it_stands_and_ends_the_run_with_a_sentence(provider: str, habit: str, tmp_path: Path):
@@ -86,6 +91,7 @@ def test_a_wall_is_shown_while_it_stands_and_ends_the_run_with_a_sentence(provid
     assert any(words.startswith("throttled: all refused for ") and "given up in" in words for words in told)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_wall_in_the_middle_of_a_run_ends_it_and_the_answers_are_kept(provider: str, tmp_path: Path):
     with running(habit="wall_after_ten_answers") as at, pytest.raises(Unavailable, match="after 10 answers"):
@@ -93,6 +99,7 @@ def test_a_wall_in_the_middle_of_a_run_ends_it_and_the_answers_are_kept(provider
     assert answers_in(tmp_path) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("habit", ["never_answers", "stops_after_the_headers", "drips", "falls_silent"])
 def test_a_server_that_says_nothing_ends_the_run_with_a_sentence_and_answers_are_kept(
@@ -137,6 +144,7 @@ def test_the_time_that_a_call_waits_on_this_side_is_not_taken_for_the_servers(tm
             asyncio.run(run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_slow_answer_behind_refusals_is_not_taken_for_a_wall(provider: str, tmp_path: Path):
     with running(limit=2, burst=1, latency=0.4, retry_after=0.1) as at:
@@ -144,6 +152,7 @@ def test_a_slow_answer_behind_refusals_is_not_taken_for_a_wall(provider: str, tm
     assert outcome.asked == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_question_too_large_for_the_limit_is_given_up_after_a_few_tries(provider: str, tmp_path: Path):
     with running(habit="too_large_for_the_limit", latency=0.05) as at:
@@ -155,6 +164,7 @@ def test_a_question_too_large_for_the_limit_is_given_up_after_a_few_tries(provid
         assert outcome.throttled <= 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_redirect_is_not_followed_and_the_run_ends_soon(provider: str, tmp_path: Path):
     with running(habit="redirect") as at:

@@ -90,6 +90,7 @@ FOUND = {
 NEVER = {("anthropic", habit) for habit in FOUND if LIMIT in FOUND[habit]}  # its API requires `max_tokens`
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("provider", "habit"),
     [(provider, habit) for provider, habit in product(PROVIDERS, FOUND) if (provider, habit) not in NEVER],
@@ -120,6 +121,7 @@ def in_batches(provider: str, at: Running, ledger: Path) -> BatchClient:
     return client
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("provider", "habit"),
     [(provider, habit) for provider, habit in product(PROVIDERS, FOUND) if (provider, habit) not in NEVER],
@@ -146,6 +148,7 @@ def test_batches_find_a_form_with_one_small_batch_and_live_runs_go_on_with_it(
         assert refused(at) == vain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_an_overlong_line_of_a_batch_weakens_nothing_and_is_asked_twice(provider: str, tmp_path: Path):
     with running(habit="too_long") as at:
@@ -157,6 +160,7 @@ def test_an_overlong_line_of_a_batch_weakens_nothing_and_is_asked_twice(provider
         assert at.log()["batch"]["sizes"] == [31, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_batch_api_that_refuses_everything_is_judged_after_one_small_batch(provider: str, tmp_path: Path):
     with running(habit="refuses_everything") as at:
@@ -167,6 +171,7 @@ def test_a_batch_api_that_refuses_everything_is_judged_after_one_small_batch(pro
         assert sum(at.log()["batch"]["sizes"][1:]) <= MOST_PROBES + 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("concurrency", [1, 16])
 def test_an_overlong_first_question_does_not_weaken_the_run(provider: str, concurrency: int, tmp_path: Path):
@@ -179,6 +184,7 @@ def test_an_overlong_first_question_does_not_weaken_the_run(provider: str, concu
         assert refused(at) <= MOST_PROBES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_several_overlong_questions_first_and_a_parameter_that_is_refused(provider: str, tmp_path: Path):
     with running(habit="too_long_without_temperature", latency=0.02) as at:
@@ -189,6 +195,7 @@ def test_several_overlong_questions_first_and_a_parameter_that_is_refused(provid
         assert all("no temperature" in form for form in forms_in(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("habit", ["refuses_everything", "no_such_model"])
 def test_an_endpoint_that_refuses_everything_is_judged_by_few_calls(provider: str, habit: str, tmp_path: Path):
@@ -201,6 +208,7 @@ def test_an_endpoint_that_refuses_everything_is_judged_by_few_calls(provider: st
         assert not (tmp_path / "endpoints.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_limits_and_faults_while_the_form_is_looked_for_change_nothing(provider: str, tmp_path: Path):
     with running(habit="takes_no_temperature", throttled=0.2, broken=0.1, retry_after=0.05, seed=4) as at:
@@ -211,6 +219,7 @@ def test_limits_and_faults_while_the_form_is_looked_for_change_nothing(provider:
         assert at.log()["statuses"]["400"] <= MOST_PROBES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_limit_that_nothing_tells_as_one_costs_no_question_and_no_strength(provider: str, tmp_path: Path):
     for habit in ("limit_under_any_status", "refuses_for_a_while"):
@@ -221,6 +230,7 @@ def test_a_limit_that_nothing_tells_as_one_costs_no_question_and_no_strength(pro
             assert forms_in(tmp_path / habit)[""] >= 30 - MOST_PROBES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_question_that_is_refused_while_others_pass_meets_a_filter_and_is_not_asked_anew(
     provider: str, tmp_path: Path
@@ -249,6 +259,7 @@ def test_a_limit_that_lets_some_questions_pass_is_not_taken_for_a_filter(status:
             assert [attempt.finish for attempt in kept.scan() if attempt.status == "answer"] == ["stop"] * outcome.asked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("is_filter", "end"), [(True, Filtered), (False, Reply)])
 def test_the_last_try_is_made_alone_so_that_a_limit_of_calls_at_once_is_not_taken_for_a_filter(
     is_filter: bool, end: type
@@ -284,6 +295,7 @@ def test_the_last_try_is_made_alone_so_that_a_limit_of_calls_at_once_is_not_take
     assert type(asyncio.run(go())) is end
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_an_account_that_is_empty_in_words_ends_the_run_and_is_not_taken_for_a_filter(provider: str, tmp_path: Path):
     with running(habit="account_that_runs_dry_in_words") as at:
@@ -298,6 +310,7 @@ def test_an_account_that_is_empty_in_words_ends_the_run_and_is_not_taken_for_a_f
         assert at.log()["requests"] - before < 300
 
 
+@pytest.mark.slow
 def test_a_remembered_form_that_is_refused_by_now_is_looked_for_again(tmp_path: Path):
     with running(habit="takes_no_system_message") as at:
         client = client_of("openai", at, tmp_path)
@@ -307,6 +320,7 @@ def test_a_remembered_form_that_is_refused_by_now_is_looked_for_again(tmp_path: 
         assert forms_in(tmp_path)[SYSTEM] >= 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"version": 9, "endpoints": {}}', '{"version": 1, "endpoints": {"x": 1}}']
 )
@@ -320,6 +334,7 @@ def test_a_damaged_memory_is_no_memory(text: str, tmp_path: Path):
     assert kept == text if "9" in text else json.loads(kept)["version"] == 1
 
 
+@pytest.mark.slow
 def test_while_one_question_probes_the_rest_wait_and_their_time_limit_stands_still(tmp_path: Path):
     with running(habit="an_early_reasoner", latency=0.4) as at:
         client = client_of("openai", at, tmp_path)
@@ -328,6 +343,7 @@ def test_while_one_question_probes_the_rest_wait_and_their_time_limit_stands_sti
         assert refused(at) <= MOST_PROBES
 
 
+@pytest.mark.slow
 def test_what_was_adopted_stands_in_the_warnings_and_in_the_provenance_and_costs_nothing_anew(tmp_path: Path):
     store = Store(tmp_path)
     put(store, boats(12))

@@ -106,6 +106,7 @@ async def drive(
     return loop.time(), pacer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latency", [0.05, 0.5, 3.0])
 @pytest.mark.parametrize(("limit", "burst"), [(10, 0.5), (100, 0.1), (100, 1.0), (400, 0.2)])
 def test_a_limit_is_found_and_kept_whatever_the_latency_and_the_burst(limit: float, burst: float, latency: float):
@@ -154,6 +155,7 @@ def test_a_limit_that_falls_is_found_again():
     assert sent < 1.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("background", [0.03, 0.1, 0.25])
 def test_429s_that_come_whatever_the_rate_do_not_slow_the_run_down(background: float):
     """Obeyed, they would: a rate that they lower again and again ends at a few requests a second. It takes less than
@@ -220,6 +222,7 @@ def test_a_setting_that_makes_no_sense_is_a_sentence(wrong: dict[str, float]):
         Pacing(**wrong)
 
 
+@pytest.mark.slow
 def test_what_a_command_is_told_of_the_pace_is_kept(tmp_path: Path):
     unset = dict.fromkeys(("rpm", "tpm", "timeout", "concurrency", "budget", "prices", "ledger", "named"))
     options: dict[str, Any] = {**unset, "rpm": 60.0, "timeout": 9.0, "judge": "lexical"}
@@ -256,6 +259,7 @@ def test_a_pace_that_makes_no_sense_is_not_taken(pace: object, tmp_path: Path):
     assert remembered_pace(memory, [target], Pacing()) == Pacing()
 
 
+@pytest.mark.slow
 def test_a_second_run_begins_at_the_rate_that_the_limit_of_the_first_allowed(tmp_path: Path):
     """A provider of 60 requests/s: the first run has to find that out."""
     memory, throttled = EndpointMemory(tmp_path), []

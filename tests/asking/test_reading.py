@@ -37,6 +37,7 @@ def is_possible(usage: Usage) -> bool:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(odd=ANYTHING, usage=ANYTHING, where=st.sampled_from(["all", "choice", "message", "content", "usage"]))
 def test_any_shape_is_a_reply_or_an_error_of_ours(odd: Any, usage: Any, where: str):

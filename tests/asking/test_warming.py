@@ -36,6 +36,7 @@ def judge_at(provider: Running, protocol: str) -> str:
     return f"{protocol}:sim@{provider.openai_url if protocol == 'openai' else provider.url}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["openai", "anthropic"])
 def test_all_but_the_first_question_about_an_agent_find_the_task_and_the_episode_cached(tmp_path: Path, protocol: str):
     """14 questions an episode, 64 in flight: without the warm-up they would leave together and all be billed whole."""
@@ -55,6 +56,7 @@ def test_all_but_the_first_question_about_an_agent_find_the_task_and_the_episode
     assert usage["written"] == 0 if protocol == "openai" else 0 < usage["written"] < usage["input"] / 5
 
 
+@pytest.mark.slow
 def test_a_cache_that_should_hit_and_does_not_is_a_warning(tmp_path: Path):
     store = Store(tmp_path)
     put(store, map(long_episode, range(2)))

@@ -56,10 +56,12 @@ def without_file_sizes(card: str) -> str:
     return re.sub(r"download_size: \d+", "download_size: …", card)
 
 
+@pytest.mark.slow
 def test_the_card_of_the_samples_is_what_it_was(text):
     assert without_file_sizes(text) == without_file_sizes(GOLDEN.read_text("utf-8")), "see this module"
 
 
+@pytest.mark.slow
 def test_the_same_version_has_the_same_card_and_pictures(samples, text):
     again = dataset_card(samples)
     assert readme.merge(again, text) == text
@@ -114,6 +116,7 @@ def _infos(text):
     return {one["config_name"]: DatasetInfo._from_yaml_dict(one) for one in front["dataset_info"]}
 
 
+@pytest.mark.slow
 def test_the_pictures_are_pictures_and_the_block_shows_them(samples, text):
     import matplotlib.image as image
 
@@ -125,6 +128,7 @@ def test_the_pictures_are_pictures_and_the_block_shows_them(samples, text):
         assert pixels[..., :3].std() > 0.05  # not blank
 
 
+@pytest.mark.slow
 def test_what_people_wrote_stays_and_what_is_the_tools_is_new(tmp_path):
     store = Store(tmp_path)
     first = commit(store, {("rewards", "train"): rewards(reward_row(0))}, "lab/x").version
@@ -178,6 +182,7 @@ def test_what_is_missing_is_left_out_not_made_up(tmp_path):
     assert "nan" not in card.block.lower()
 
 
+@pytest.mark.slow
 def test_the_card_of_a_rubrics_labels_says_what_its_dimensions_mean(tmp_path):
     from fixtures.flat_calls import label
     from fixtures.labelling import BOAT, put

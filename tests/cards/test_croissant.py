@@ -82,6 +82,7 @@ def test_its_responsible_ai_fields_are_what_the_records_say_and_nothing_else(ver
     assert {key for key in bare if key.startswith("rai:")} == {"rai:dataLimitations", "rai:dataReleaseMaintenancePlan"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("front", "license"),
     [

@@ -51,6 +51,7 @@ def test_each_writing_command_counts_what_it_wrote(environments, tmp_path):
     assert made["scores"] == scored == 60
 
 
+@pytest.mark.slow
 def test_each_command_that_writes_files_counts_what_is_in_them(tmp_path):
     def run(*arguments: str) -> dict[str, Any]:
         done = CliRunner().invoke(cli, [*arguments, "--store", str(tmp_path / "store"), "--json"])

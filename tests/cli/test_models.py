@@ -18,6 +18,7 @@ def check(*arguments: str) -> Any:
     return CliRunner().invoke(cli, ["models", "check", *arguments])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["openai", "anthropic"])
 def test_one_call_shows_way_parameters_tokens_and_cost(protocol: str, tmp_path: Path):
     prices = tmp_path / "prices.yaml"
@@ -52,6 +53,7 @@ def test_an_answer_that_cannot_be_used_is_told_and_the_exit_code_is_3():
     assert json.loads(done.stdout)["fault"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("habit", "code", "most"),
     [("runs_away", 3, 200), ("thinks_before_it_answers", 0, 1_800), ("takes_no_limit", 0, 50)],

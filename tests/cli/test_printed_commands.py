@@ -92,6 +92,7 @@ def test_a_command_that_would_be_refused_is_seen():
     assert fault("curate demo/episodes") is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", ROOMS)
 def test_every_command_in_the_code_is_taken(room: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)

@@ -113,6 +113,7 @@ def test_a_run_is_looked_at_without_a_trainers_library(run, tmp_path):
     assert done.stdout.splitlines()[-1] == "set()"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [[], *[[name] for name in NAMES], *INNER], ids=" ".join)
 def test_help_of_every_command_imports_nothing_heavy(command):
     script = (
@@ -229,6 +230,7 @@ def on_a_terminal(*arguments: str, **env: str) -> str:
     return said.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -250,17 +252,20 @@ def test_a_pipe_that_closes_early_is_no_error(labelled, arguments):
     assert (process.returncode, said) == (0, "")
 
 
+@pytest.mark.slow
 def test_the_offline_judge_says_that_it_is_a_baseline(run, labelled):
     done = run("label", "demo/episodes", "--judge", "lexical", "--store", str(labelled.root))
     assert "baseline" in done.stderr
     assert "baseline" in labelled.resolve("demo/episodes-rewards").manifest.provenance["judges"][0]["remark"]
 
 
+@pytest.mark.slow
 def test_the_next_commands_name_the_store_that_was_named(run):
     done = run("import", "--name", "a/b", "--store", "other dir")
     assert "show a/b --store 'other dir'" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -318,6 +323,7 @@ def test_bad_input_is_one_sentence_the_hint_and_an_exit_code(run, tmp_path, argu
     assert left == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sql",
     [
@@ -335,6 +341,7 @@ def test_a_query_is_one_select_over_the_versions_own_tables(run, labelled, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_key_in_the_environment_is_written_nowhere(run, tmp_path):
     key = "sk-test-THIS-IS-SECRET-0123456789"
     done = run("label", "--judge", "openai:judge@http://127.0.0.1:9/v1", OPENAI_API_KEY=key)
@@ -366,6 +373,7 @@ def test_the_program_and_the_console_script_are_the_same():
     assert by_name.replace(str(script), "sotopia-rl-data") == by_file.replace(in_a_clone[1], "sotopia-rl-data")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "path", "spelled"),
     [

@@ -128,6 +128,7 @@ def test_bad_input_is_one_sentence_and_its_hint(arguments: tuple[str, ...], sent
     assert Store(tmp_path / "store").names() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -68,6 +68,7 @@ def in_json(command: list[str], *more: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_dry_runs_and_reports_have_the_same_keys_and_mean_the_same_by_them(commands: dict[str, list[str]]):
     for kind, command in commands.items():
         before = in_json(command, "--dry-run")
@@ -90,6 +91,7 @@ def test_dry_runs_and_reports_have_the_same_keys_and_mean_the_same_by_them(comma
             assert sum(one["calls"] for one in before["judges"]) == done["calls"]
 
 
+@pytest.mark.slow
 def test_dry_runs_and_reports_are_shown_in_the_same_columns(commands: dict[str, list[str]]):
     columns, bills = set(), set()
     for command in commands.values():

@@ -93,6 +93,7 @@ def is_whole(line: str) -> bool:
     return "sotopia-rl-data" in line or " " not in line.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_screen_fits_and_shows_every_value(command: str, url: str):
     check(

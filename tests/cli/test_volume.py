@@ -39,6 +39,7 @@ def run(tmp_path):
 IMPORT = ("import", "toy.jsonl", "--name", "lab/toy")
 
 
+@pytest.mark.slow
 def test_quiet_leaves_the_result_and_the_exit_code(run):
     usual = run(*IMPORT)
     assert usual.returncode == 3
@@ -50,6 +51,7 @@ def test_quiet_leaves_the_result_and_the_exit_code(run):
         assert (done.returncode, done.stdout, done.stderr) == (3, unchanged.stdout, "")
 
 
+@pytest.mark.slow
 def test_what_was_written_is_told_unless_quiet(run):
     run("label", "--judge", "lexical", "--preset", "goal-only", "--dimensions", "goal")
     for command, written in [
@@ -64,12 +66,14 @@ def test_what_was_written_is_told_unless_quiet(run):
         assert written in usual.stderr
 
 
+@pytest.mark.slow
 def test_quiet_still_says_what_went_wrong(run):
     usual, quiet = run("show", "lab/none"), run("show", "lab/none", "--quiet")
     assert (quiet.returncode, quiet.stderr) == (2, usual.stderr)
     assert quiet.stderr.startswith("error: ")
 
 
+@pytest.mark.slow
 def test_verbose_also_tells_what_is_read_and_written(run):
     done = run(*IMPORT, "--verbose", "--json")
     told = [line.partition(" ")[2] for line in done.stderr.splitlines()]
@@ -79,6 +83,7 @@ def test_verbose_also_tells_what_is_read_and_written(run):
     assert done.returncode == 3
 
 
+@pytest.mark.slow
 def test_verbose_tells_of_requests_that_are_sent_again_and_shows_no_key(run):
     key = "sk-toy-THIS-IS-SECRET-0123456789"
     with running(throttled=0.3, retry_after=0.05) as provider:
@@ -88,6 +93,7 @@ def test_verbose_tells_of_requests_that_are_sent_again_and_shows_no_key(run):
     assert key not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_traceback_is_shown_with_debug_alone_and_the_sentence_after_it(run):
     usual, debug = run("show", "lab/none"), run("show", "lab/none", "--debug")
     assert "Traceback" not in usual.stderr
@@ -119,6 +125,7 @@ def test_a_bug_is_a_sentence_too_and_its_traceback_hides_keys(run):
     assert usual.returncode == debug.returncode == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [("-q", "-v"), ("--debug", "--quiet"), ("--verbose", "--quiet")])
 def test_less_and_more_at_once_is_refused(run, options):
     done = run("list", *options)

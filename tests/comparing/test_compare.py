@@ -233,6 +233,7 @@ def test_positions_and_pooled_partners_can_be_named(store: Store):
 # --- the statistics ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 10), st.integers(0, 10)), min_size=2, max_size=60).filter(
@@ -379,6 +380,7 @@ def command(store: Store, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(told, cwd=ROOT, capture_output=True, text=True, env=dict(os.environ))
 
 
+@pytest.mark.slow
 def test_the_command_prints_every_table_and_json(store: Store):
     put(store, run("A", "P", seed=1, size=(3, 2, 2)), "lab/a")
     put(store, run("B", "P", seed=2, size=(3, 2, 2), shift=3), "lab/b")
@@ -391,6 +393,7 @@ def test_the_command_prints_every_table_and_json(store: Store):
     assert (effect["dimension"], effect["pairs"], effect["significant"], effect["low"]) == ("goal", 12, True, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [

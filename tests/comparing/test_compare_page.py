@@ -77,6 +77,7 @@ def test_more_pairs_than_are_shown_are_drawn_and_what_is_in_the_way_stays(store:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.html", "store"]
 
 
+@pytest.mark.slow
 @needs_browser
 def test_it_opens_from_disk_draws_every_condition_and_lays_dialogues_side_by_side(store: Store, tmp_path: Path):
     versions = []
@@ -106,6 +107,7 @@ def test_it_opens_from_disk_draws_every_condition_and_lays_dialogues_side_by_sid
         quiet(tab, path)
 
 
+@pytest.mark.slow
 @needs_browser
 def test_at_390_pixels_nothing_is_wider_than_the_window_and_letters_are_legible(store: Store, tmp_path: Path):
     versions, path = two(store), tmp_path / "c.html"
@@ -118,6 +120,7 @@ def test_at_390_pixels_nothing_is_wider_than_the_window_and_letters_are_legible(
         quiet(tab, path)
 
 
+@pytest.mark.slow
 @needs_browser
 def test_what_was_said_is_shown_and_never_obeyed(store: Store, tmp_path: Path):
     for name, model in (("lab/a", "A"), ("lab/b", HOSTILE)):

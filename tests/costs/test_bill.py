@@ -96,6 +96,7 @@ def paid(log: dict[str, dict[str, int]]) -> float:
     return (log["usage"]["input"] * 2.5 + log["usage"]["output"] * 10) / 1e6
 
 
+@pytest.mark.slow
 def test_the_bill_is_what_the_provider_billed_and_stands_in_the_manifest_and_on_the_card(tmp_path: Path, prices: Path):
     store = Store(tmp_path / "store")
     put(store, boats(40))
@@ -131,6 +132,7 @@ def test_the_bill_is_what_the_provider_billed_and_stands_in_the_manifest_and_on_
     assert done.as_dict()["bill"]["total"] == done.bill.total
 
 
+@pytest.mark.slow
 def test_timeouts_are_kept_for_the_bill(tmp_path: Path, prices: Path):
     store = Store(tmp_path / "store")
     put(store, boats(10))
@@ -161,6 +163,7 @@ def totals(of: Bill) -> tuple[object, ...]:
     return line.usage.input, line.usage.output, line.calls, round(of.total or 0, 9), round(line.failed or 0, 9)
 
 
+@pytest.mark.slow
 def test_after_kill_9_and_resume_the_bill_is_that_of_an_unkilled_run(tmp_path: Path, prices: Path):
     """Fresh and cached input have one price here: whom a kill sent twice finds more cached the second time."""
     killed, unkilled = Store(tmp_path / "killed"), Store(tmp_path / "unkilled")

@@ -96,6 +96,7 @@ async def schedule(
         budget.close()
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32), count=st.integers(1, 25), concurrency=st.integers(1, 16), cap=st.floats(0.5, 30.0))
 def test_spend_never_passes_the_cap_in_200_random_schedules(
@@ -131,6 +132,7 @@ class Thinker(Provider):
         return replace(super().usage(request), cached=0, written=0)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32), count=st.integers(1, 25), concurrency=st.integers(1, 16), cap=st.floats(0.5, 30.0))
 def test_nor_in_200_schedules_with_thoughts_outside_the_completions_tokens(
@@ -168,6 +170,7 @@ class DeepThinker(Provider):
         return max(PRICE.cost(self.usage(question(number))) for number in range(5))
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 2**32),
@@ -260,6 +263,7 @@ def provider() -> Iterator[Running]:
         yield one
 
 
+@pytest.mark.slow
 def test_a_run_that_reaches_its_budget_ends_with_a_sentence_and_goes_on_with_a_larger_one(
     store: Store, prices: Path, provider: Running
 ):
@@ -325,6 +329,7 @@ def test_a_call_that_nobody_waits_for_any_more_is_spent_and_on_record(tmp_path: 
     assert [(hold.key, hold.usd) for hold in left_behind(tmp_path)] == [("b", dropped.usd)]
 
 
+@pytest.mark.slow
 def test_what_was_in_flight_at_a_kill_stays_spent_when_the_call_was_made_again(
     store: Store, prices: Path, provider: Running
 ):

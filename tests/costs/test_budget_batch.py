@@ -53,6 +53,7 @@ KINDS: dict[str, Callable[[int], Questions]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
@@ -113,6 +114,7 @@ def billed(provider: Running) -> float:
     return (usage.get("input", 0) * 2.5 + usage.get("output", 0) * 10) / 1e6 / 2
 
 
+@pytest.mark.slow
 def test_what_answers_leave_over_is_submitted_in_further_rounds_until_all_is_answered(
     store: Store, prices: Path, provider: Running, tmp_path: Path
 ):
@@ -129,6 +131,7 @@ def test_what_answers_leave_over_is_submitted_in_further_rounds_until_all_is_ans
     assert label(other, "lab/episodes", **asked).digest == done.digest
 
 
+@pytest.mark.slow
 def test_under_a_budget_of_what_the_dry_run_says_at_most_everything_goes_in_one_batch(
     store: Store, prices: Path, provider: Running
 ):
@@ -141,6 +144,7 @@ def test_under_a_budget_of_what_the_dry_run_says_at_most_everything_goes_in_one_
     assert provider.log()["batch"]["sizes"] == [24]
 
 
+@pytest.mark.slow
 def test_a_cap_that_is_too_small_ends_with_a_sentence_and_a_larger_one_goes_on(
     store: Store, prices: Path, provider: Running
 ):
@@ -157,6 +161,7 @@ def test_a_cap_that_is_too_small_ends_with_a_sentence_and_a_larger_one_goes_on(
     assert provider.log()["paid_twice"] == 0
 
 
+@pytest.mark.slow
 def test_what_an_earlier_run_has_under_way_counts_in_the_next_one_budget_or_not(store: Store, prices: Path):
     with running(batch_seconds=600) as at:
         asked = {"judges": [judge("anthropic", at)], "preset": "goal-only", "prices": prices}
@@ -177,6 +182,7 @@ def test_what_an_earlier_run_has_under_way_counts_in_the_next_one_budget_or_not(
         assert (done.asked, at.log()["batch"]["sizes"]) == (24, [first, 24 - first])
 
 
+@pytest.mark.slow
 def test_a_fetch_that_was_killed_before_its_end_counts_what_it_brought_once(store: Store, prices: Path, tmp_path: Path):
     with running(batch_seconds=600) as at:
         asked = {"judges": [judge("openai", at)], "preset": "goal-only"}
@@ -197,6 +203,7 @@ def test_a_fetch_that_was_killed_before_its_end_counts_what_it_brought_once(stor
         assert at.log()["batch"]["batches"] == 1
 
 
+@pytest.mark.slow
 def test_judges_that_share_a_budget_wait_for_each_others_batches_and_not_for_ever(store: Store, prices: Path):
     with running(batch_seconds=0.3) as at:
         judges = [judge("openai", at), judge("anthropic", at).replace("sim@", "other@")]
@@ -208,6 +215,7 @@ def test_judges_that_share_a_budget_wait_for_each_others_batches_and_not_for_eve
         assert len(at.log()["batch"]["sizes"]) > 3
 
 
+@pytest.mark.slow
 def test_a_live_run_does_not_ask_again_what_is_under_way_in_a_batch(store: Store, prices: Path):
     with running(batch_seconds=600) as at:
         asked = {"judges": [judge("openai", at)], "preset": "goal-only"}
@@ -226,6 +234,7 @@ def test_a_live_run_does_not_ask_again_what_is_under_way_in_a_batch(store: Store
         assert label(store, "lab/episodes", **asked).hits == 24
 
 
+@pytest.mark.slow
 def test_a_line_without_a_result_may_have_been_billed_and_one_that_failed_has_not(
     store: Store, prices: Path, tmp_path: Path
 ):

@@ -31,6 +31,7 @@ from sotopia_rl_data.store import Store
 LEAVE = replace(QUICK, wait=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_what_another_run_fetched_since_the_ledger_was_opened_is_not_asked_again(provider: str, tmp_path: Path):
     with running() as at, Ledger(tmp_path) as opened:
@@ -46,6 +47,7 @@ def test_what_another_run_fetched_since_the_ledger_was_opened_is_not_asked_again
         assert at.log()["paid_twice"] == 0
 
 
+@pytest.mark.slow
 def test_a_live_run_does_not_ask_what_a_batch_brought_since_its_ledger_was_opened(tmp_path: Path):
     """A judge's turn may come hours after the run began."""
     with running() as at, Ledger(tmp_path) as opened:
@@ -140,6 +142,7 @@ def test_two_judges_of_one_model_are_told_before_anything_is_submitted(tmp_path:
         assert at.log()["requests"] == 0
 
 
+@pytest.mark.slow
 def test_a_model_that_costs_nothing_goes_in_one_round_whatever_the_cap(tmp_path: Path):
     store, prices = Store(tmp_path / "store"), tmp_path / "prices.yaml"
     prices.write_text("as_of: 2026-11-01\nhosts: {'*': {sim: [0, 0, 0, 0]}}\n")

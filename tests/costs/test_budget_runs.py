@@ -245,6 +245,7 @@ class Schedule:
         return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PLANS)
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(

@@ -95,6 +95,7 @@ def test_a_run_ends_where_nobody_may_make_room(tmp_path: Path):
     asyncio.run(both())
 
 
+@pytest.mark.slow
 def test_what_other_runs_spend_on_requests_that_are_not_ours_does_not_count(tmp_path: Path):
     async def both() -> None:
         mine, other = Budget(3.5 * MOST, PRICES, tmp_path), Budget(9.0, PRICES, tmp_path)
@@ -189,6 +190,7 @@ async def run(folder: Path, provider: Provider, cap: float, count: int, concurre
         budget.close()
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 2**32),

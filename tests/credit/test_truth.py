@@ -50,6 +50,7 @@ def test_credit_and_chance_add_up_from_the_start_to_the_final_score():
             assert total == pytest.approx(one.game.score(one.end, agent), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_what_an_agent_knows_is_right_on_the_average():
     """Over all dialogues, Q − V is 0 in the mean, with what is known as with what is true: the policy is its own
     average."""

@@ -45,6 +45,7 @@ def played(table: Table, number: int, policy: Callable[[TurnPrompt], str] = warm
     return table.seated.episode
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("swap", [False, True])
 def test_the_same_answers_give_the_episodes_of_rollout(swap: bool, tmp_path: Path):
     plan = plan_of(bundled(), RULES, a="scripted:warm", b="scripted:firm", swap=swap)

@@ -46,6 +46,7 @@ def server() -> Iterator[tuple[str, list[Any]]]:
     running.server_close()
 
 
+@pytest.mark.slow
 def test_a_server_is_asked_about_each_utterance_as_the_answer_to_its_prompt(server: tuple[str, list[Any]]):
     url, asked = server
     rewards = turn_rewards(RewardChoice(reward_model=url))

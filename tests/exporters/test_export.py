@@ -146,6 +146,7 @@ def test_the_samples_come_back_equal_from_the_logs_and_from_the_rows(store: Stor
         assert [differences(samples[one.episode_id], one) for one in again] == [[]] * 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 def test_recorded_episodes_are_imported_again_with_the_same_digest(
     recordings: Recordings, place: str, store: Store, tmp_path: Path

@@ -59,6 +59,7 @@ def test_the_command_offers_every_format():
     assert set(transfer._EXPORTS) == {*transfer._EPISODES, *FORMATS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_what_is_counted_is_what_is_written(fmt, labelled, tmp_path):
     report = export_training(labelled, fmt, tmp_path / "out")

@@ -71,6 +71,7 @@ def imitating(imitation: str, end: str, number: int) -> Episode:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", IMITATIONS)
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_an_imitation_in_every_text_changes_no_label_and_no_score(
@@ -86,6 +87,7 @@ def test_an_imitation_in_every_text_changes_no_label_and_no_score(
     assert scored.scores == 2 * 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", IMITATIONS)
 def test_the_same_judge_obeys_the_scenario_in_the_first_wording(what: str, store: Store, obeying: Running):
     put(store, [replace(BOAT, scenario=imitating(IMITATIONS[what], "\n", 0).scenario)])
@@ -99,6 +101,7 @@ def test_the_same_judge_obeys_the_scenario_in_the_first_wording(what: str, store
 # --- answers in another wording --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_says_before_it_asks_how_many_calls_are_answered_in_another_wording(
     store: Store, obeying: Running, run: Run
 ):
@@ -117,6 +120,7 @@ def test_a_run_says_before_it_asks_how_many_calls_are_answered_in_another_wordin
         assert '"asked": 0' in run([*command, "--wording", wording, "--json"])[1]
 
 
+@pytest.mark.slow
 def test_evaluate_and_audit_say_it_too_and_an_audit_asks_in_the_wording_of_the_labels(
     store: Store, obeying: Running, run: Run
 ):

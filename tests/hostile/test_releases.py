@@ -104,10 +104,13 @@ def every(made: list[Files]) -> list[Hostile]:
     return list(releases(made[1], made[0], SEED, 10_000))
 
 
+@pytest.mark.slow
 def test_the_release_they_are_made_from_is_taken(victim: Victim, made: list[Files]) -> None:
     assert victim.take(Hostile("good", made[1]))
 
 
+@pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [12, pytest.param(10_000, marks=pytest.mark.long)])
 def test_a_hostile_release_is_refused_or_whole(victim: Victim, every: list[Hostile], count: int) -> None:
@@ -116,6 +119,8 @@ def test_a_hostile_release_is_refused_or_whole(victim: Victim, every: list[Hosti
     assert 0 < sum(taken) < len(taken)
 
 
+@pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [8, pytest.param(10_000, marks=pytest.mark.long)])
 def test_a_damaged_store_is_read_as_far_as_it_is_whole(victim: Victim, every: list[Hostile], count: int) -> None:

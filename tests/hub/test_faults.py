@@ -43,6 +43,7 @@ def old(hub, repo):
     return hub.release(repo) == ("v1.0.0", "whole") and set(hub.tags(repo)) == {"v1.0.0"}
 
 
+@pytest.mark.slow
 def test_a_refused_commit_is_planned_anew(hub, before):
     hub.server.fault(COMMIT, status=500, times=2)
     done = hub.push(before).json
@@ -50,6 +51,7 @@ def test_a_refused_commit_is_planned_anew(hub, before):
     assert released_once(hub, before.name)
 
 
+@pytest.mark.slow
 def test_a_commit_that_is_refused_for_good_leaves_the_old_release_and_the_next_run_finishes(hub, before):
     hub.server.fault(COMMIT, status=403, times=1)
     failed = hub.push(before, check=False)
@@ -60,6 +62,7 @@ def test_a_commit_that_is_refused_for_good_leaves_the_old_release_and_the_next_r
     assert released_once(hub, before.name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [{"status": 503}, {"drop": True}], ids=["answered 503", "connection broken off"])
 def test_a_commit_whose_answer_was_lost_is_recognised(hub, before, lost):
     hub.server.fault(COMMIT, after=True, **lost)
@@ -68,12 +71,14 @@ def test_a_commit_whose_answer_was_lost_is_recognised(hub, before, lost):
     assert released_once(hub, before.name)
 
 
+@pytest.mark.slow
 def test_a_failed_tag_is_set_again_in_the_same_run(hub, before):
     hub.server.fault(TAG, status=500)
     assert hub.push(before).json["attempts"] == 2
     assert released_once(hub, before.name)
 
 
+@pytest.mark.slow
 def test_a_tag_that_cannot_be_set_is_set_by_the_next_run(hub, before):
     hub.server.fault(TAG, status=403)
     assert hub.push(before, check=False).code == 1
@@ -88,6 +93,7 @@ def test_a_tag_that_cannot_be_set_is_set_by_the_next_run(hub, before):
     assert released_once(hub, before.name)
 
 
+@pytest.mark.slow
 def test_another_writer_in_between_is_built_upon(hub, before):
     card = hub.text(before.name, "README.md").replace("license: unknown", "license: mit")
     hub.server.fault(COMMIT, intrude={"README.md": card, "notes.md": "theirs"})
@@ -99,6 +105,7 @@ def test_another_writer_in_between_is_built_upon(hub, before):
     assert hub.text(before.name, "notes.md") == "theirs"
 
 
+@pytest.mark.slow
 def test_retry_after_is_waited_for(hub, before):
     hub.server.fault(COMMIT, status=429, headers={"Retry-After": "3"})
     began = time.monotonic()
@@ -133,6 +140,7 @@ def test_two_who_push_the_same_at_once_make_one_release(hub, before):
     assert released_once(hub, before.name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["rewards/train-00000-of-00001.parquet", "README.md"])
 def test_a_release_that_is_not_what_was_meant_is_no_success(hub, before, lost):
     hub.server.fault(COMMIT, omit=lost)
@@ -158,6 +166,7 @@ def test_a_push_to_an_endpoint_that_is_down_says_so_at_once(hub, before):
     assert time.monotonic() - began < 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [b"", b"more"])
 def test_a_flipped_byte_in_the_cache_is_noticed_and_mended(hub, before, tmp_path, more):
     hub.push(before)
@@ -172,6 +181,7 @@ def test_a_flipped_byte_in_the_cache_is_noticed_and_mended(hub, before, tmp_path
     assert verify(other.resolve(before.name)).ok
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hub", ["lfs"], indirect=True)  # Xet's own chunks are checked by hf_xet
 def test_a_flipped_byte_on_the_server_is_an_error_and_nothing_is_kept(hub, before, tmp_path):
     (listed,) = before.manifest.configs["rewards"]["train"].files

@@ -51,6 +51,7 @@ def rewards_of(hub, ref, store):
     return json.loads(hub.run("query", ref, asked, "--store", store.root, "--json").out)
 
 
+@pytest.mark.slow
 def test_training_rows_with_values_load_by_name_and_a_sentinel_is_null_where_it_is_named(hub, store):
     rows = [
         {"input": PROMPT.format(i), "output": f"answer {i}", "value": value} for i, value in enumerate((0.5, -1.0, 0))
@@ -79,6 +80,7 @@ def test_instructions_without_values_load_by_name(hub, store):
     ]
 
 
+@pytest.mark.slow
 def test_an_export_of_episodes_loads_by_name(hub, store):
     from sotopia_rl_data.importers import samples_path
 
@@ -87,6 +89,7 @@ def test_an_export_of_episodes_loads_by_name(hub, store):
     assert json.loads(hub.run(*asked).out) == [{"n": 32}]
 
 
+@pytest.mark.slow
 def test_parquet_loads_with_a_map_of_columns(hub, store):
     table = pa.table(
         {
@@ -110,6 +113,7 @@ def test_parquet_loads_with_a_map_of_columns(hub, store):
     ]
 
 
+@pytest.mark.slow
 def test_csv_and_json_take_a_map_too_and_files_can_be_chosen(hub, store):
     files = {
         "good.csv": "q,a,r\nHello?,yes,0.5\nBye?,no,\n",
@@ -123,6 +127,7 @@ def test_csv_and_json_take_a_map_too_and_files_can_be_chosen(hub, store):
     assert [row["answered"] for row in rewards_of(hub, repo, store)] == ["no", "other", "yes"]
 
 
+@pytest.mark.slow
 def test_a_later_commit_is_the_next_version_and_the_pinned_one_stays(hub, store):
     repo = publish(hub, {"a.jsonl": json.dumps({"instruction": "one", "output": "1"})})
     first = hub.head(repo)
@@ -135,6 +140,7 @@ def test_a_later_commit_is_the_next_version_and_the_pinned_one_stays(hub, store)
     assert store.versions(repo) == ["v1.0.0", "v1.1.0"]
 
 
+@pytest.mark.slow
 def test_a_tag_of_theirs_is_the_version_and_no_number_of_ours_takes_its_place(hub, store):
     repo = publish(hub, {"a.jsonl": json.dumps({"instruction": "one", "output": "1"})}, tag="v2.0.0")
     write(hub, repo, {"a.jsonl": json.dumps({"instruction": "two", "output": "2"})})

@@ -52,6 +52,7 @@ def rows(hub, ref, store):
     return json.loads(done.out)[0]["n"], done.err
 
 
+@pytest.mark.slow
 def test_a_version_a_commit_and_the_latest_are_pulled_as_they_are(hub, published, mine):
     tags = hub.tags(published)
     first = hub.run("pull", f"{published}@v1.0.0", "--store", mine.root, "--json").json
@@ -78,6 +79,7 @@ def test_a_release_has_no_sentinel(hub, published, mine):
     assert mine.versions(published) == []
 
 
+@pytest.mark.slow
 def test_every_command_pulls_what_its_reference_names_and_asks_no_more_once_it_is_there(hub, published, mine):
     count, said = rows(hub, f"{published}@v1.0.0", mine)
     assert count == 1
@@ -103,6 +105,7 @@ def test_a_commit_of_a_pushed_version_is_known_to_its_own_store(hub, origin, pub
     assert hub.server.log() == []
 
 
+@pytest.mark.slow
 def test_files_that_the_store_has_are_linked_not_downloaded(hub, store, mine):
     repo = hub.repo("same")
     same = episodes(*range(4))
@@ -181,6 +184,7 @@ def test_a_tag_on_another_release_is_refused(hub, published, mine):
     assert mine.names() == []
 
 
+@pytest.mark.slow
 def test_a_manifest_that_was_edited_by_hand_is_refused(hub, store, mine):
     repo = hub.repo("edited")
     hub.push(toy(store, repo, 0))
@@ -198,6 +202,7 @@ def test_a_manifest_that_was_edited_by_hand_is_refused(hub, store, mine):
     assert hub.run("pull", f"{repo}@v1.0.0", "--store", mine.root).code == 0
 
 
+@pytest.mark.slow
 def test_a_card_that_was_broken_by_hand_does_not_mislead_load_dataset(hub, store, mine):
     repo = hub.repo("card")
     hub.push(toy(store, repo, 0))
@@ -231,6 +236,7 @@ def test_what_hf_xet_fetches_beyond_a_file_is_not_taken_for_a_file_that_is_too_l
     reporter.close()
 
 
+@pytest.mark.slow
 def test_a_manifest_that_is_too_large_is_not_downloaded_and_one_that_does_not_end_is_cut_off(hub, published, mine):
     def cached():
         return sum(path.stat().st_size for path in hub.run.hf_home.rglob("*") if path.is_file())

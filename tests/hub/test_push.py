@@ -20,6 +20,7 @@ def store(tmp_path):
     return Store(tmp_path / "store")
 
 
+@pytest.mark.slow
 def test_a_release_is_one_commit_and_its_tag(hub, store):
     repo = hub.repo()
     version = toy(store, repo, 0, 1)
@@ -42,6 +43,7 @@ def test_a_release_is_one_commit_and_its_tag(hub, store):
     assert (published["name"], published["digest"]) == (repo, version.digest)
 
 
+@pytest.mark.slow
 def test_people_who_are_named_are_a_warning_and_the_license_stands_on_the_card(hub, store, tmp_path):
     repo = hub.repo()
     chat = {"messages": [{"role": "user", "name": "Ada", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
@@ -54,6 +56,7 @@ def test_people_who_are_named_are_a_warning_and_the_license_stands_on_the_card(h
         assert ("Ada" in hub.text(name, "README.md")) is False
 
 
+@pytest.mark.slow
 def test_the_next_release_takes_away_what_the_one_before_had_and_no_more(hub, store):
     repo = hub.repo()
     tables = {("rewards", "train"): rewards(reward_row(0)), ("episodes", "train"): episodes(0)}
@@ -69,6 +72,7 @@ def test_the_next_release_takes_away_what_the_one_before_had_and_no_more(hub, st
     assert hub.text(repo, "notes.md") == "a person's"
 
 
+@pytest.mark.slow
 def test_the_same_content_again_is_a_no_op_that_says_so(hub, store):
     version = toy(store, hub.repo(), 0)
     first = hub.push(version).json
@@ -77,6 +81,7 @@ def test_the_same_content_again_is_a_no_op_that_says_so(hub, store):
     assert hub.titles(version.name) == ["Release v1.0.0", "initial commit"]
 
 
+@pytest.mark.slow
 def test_other_content_under_a_published_number_is_refused_and_the_next_free_one_is_named(hub, store, tmp_path):
     repo = hub.repo()
     hub.push(toy(store, repo, 0))
@@ -89,6 +94,7 @@ def test_other_content_under_a_published_number_is_refused_and_the_next_free_one
     assert hub.release(repo) == ("v1.1.0", "whole")
 
 
+@pytest.mark.slow
 def test_an_earlier_number_cannot_follow_a_later_one(hub, store):
     repo = hub.repo()
     hub.push(toy(store, repo, 0, version="v3.0.0"))
@@ -97,6 +103,7 @@ def test_an_earlier_number_cannot_follow_a_later_one(hub, store):
     assert f"{repo} already has v3.0.0" in refused.err
 
 
+@pytest.mark.slow
 def test_a_dry_run_shows_everything_and_asks_only(hub, store):
     repo = hub.repo()
     first, second = toy(store, repo, 0), toy(store, repo, 0, 1)
@@ -118,6 +125,7 @@ def test_a_dry_run_shows_everything_and_asks_only(hub, store):
     assert hub.titles(repo) == ["Release v1.0.0", "initial commit"]
 
 
+@pytest.mark.slow
 def test_what_a_person_writes_on_the_hub_survives_every_release(hub, store):
     repo = hub.repo()
     hub.push(toy(store, repo, 0))
@@ -138,6 +146,7 @@ def test_what_a_person_writes_on_the_hub_survives_every_release(hub, store):
     assert released.read_text() == text  # and the next version of the store begins with it
 
 
+@pytest.mark.slow
 def test_prose_of_the_store_counts_until_the_repository_has_its_own(hub, store):
     repo = hub.repo()
     first = toy(store, repo, 0)
@@ -153,6 +162,7 @@ def test_prose_of_the_store_counts_until_the_repository_has_its_own(hub, store):
     assert "Theirs." in hub.text(repo, "README.md")
 
 
+@pytest.mark.slow
 def test_a_public_repository_is_not_taken_for_private(hub, store):
     repo = hub.repo()
     hub.push(toy(store, repo, 0))
@@ -161,6 +171,7 @@ def test_a_public_repository_is_not_taken_for_private(hub, store):
     assert f"{repo} is public already" in refused.err
 
 
+@pytest.mark.slow
 def test_a_repository_that_has_a_readme_keeps_its_prose(hub, store):
     repo = hub.repo()
     hub.run.python(f"from huggingface_hub import HfApi\nHfApi().create_repo({repo!r}, repo_type='dataset')\nprint('0')")
@@ -172,6 +183,7 @@ def test_a_repository_that_has_a_readme_keeps_its_prose(hub, store):
     assert "## What a row is" in text
 
 
+@pytest.mark.slow
 def test_parquet_that_no_manifest_lists_is_not_mixed_in(hub, store):
     repo = hub.repo()
     hub.run.python(f"from huggingface_hub import HfApi\nHfApi().create_repo({repo!r}, repo_type='dataset')\nprint('0')")
@@ -182,6 +194,7 @@ def test_parquet_that_no_manifest_lists_is_not_mixed_in(hub, store):
     assert hub.titles(repo) == ["by hand", "initial commit"]
 
 
+@pytest.mark.slow
 def test_only_what_the_manifest_lists_is_uploaded_and_no_path_of_this_machine(hub, store):
     repo = hub.repo()
     with store.stage(repo) as stage:
@@ -222,6 +235,7 @@ def test_a_pull_request_waits_for_its_merge_and_the_next_run_tags_it(hub, store)
     assert hub.release(repo) == ("v1.1.0", "whole")
 
 
+@pytest.mark.slow
 def test_a_private_repository_refuses_a_wrong_token_with_a_sentence(hub, store, tmp_path):
     repo = hub.repo()
     version = toy(store, repo, 0)
@@ -235,6 +249,7 @@ def test_a_private_repository_refuses_a_wrong_token_with_a_sentence(hub, store, 
     assert hub.run("pull", repo, "--store", tmp_path / "mine").code == 0
 
 
+@pytest.mark.slow
 def test_a_token_that_may_not_write_is_told_so(hub, store):
     repo = hub.repo()
     hub.push(toy(store, repo, 0))
@@ -244,6 +259,7 @@ def test_a_token_that_may_not_write_is_told_so(hub, store):
     assert hub.release(repo) == ("v1.0.0", "whole")
 
 
+@pytest.mark.slow
 def test_a_bare_name_goes_under_the_account_of_the_token(hub, store):
     name = hub.repo().partition("/")[2]
     version = toy(store, name, 0)

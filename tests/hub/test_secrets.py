@@ -103,6 +103,7 @@ def test_rows_without_identity_are_named_by_their_number(tmp_path):
     assert leak.where == f"rewards/train, row {row}, prompt[].content"
 
 
+@pytest.mark.slow
 def test_a_secret_stops_the_push_before_anything_is_asked_and_must_be_allowed_by_name(hub, tmp_path):
     repo = hub.repo("secret")
     store = Store(tmp_path)
@@ -119,6 +120,7 @@ def test_a_secret_stops_the_push_before_anything_is_asked_and_must_be_allowed_by
     assert hub.push(version, "--allow-secrets").json["state"] == "published"
 
 
+@pytest.mark.slow
 def test_a_secret_in_the_message_or_the_cards_prose_stops_the_push_too(hub, tmp_path):
     version = toy(Store(tmp_path), hub.repo("secret"), 0)
     assert "the message: an API key" in hub.push(version, "--message", f"by {KEY}", check=False).err

@@ -36,6 +36,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.slow
 def test_a_bad_file_of_each_format_is_one_sentence_and_a_hint_and_leaves_nothing(tmp_path):
     told = ""
     for i, record in enumerate(BAD.values()):

@@ -36,6 +36,7 @@ def values_of(text: str, depth: int, size: int = 1 << 20) -> list[Any]:
     return [record.value if wrong is None else wrong.message for record, wrong in entries]
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.lists(VALUES, max_size=5), st.integers(1, 9), st.sampled_from([None, 1]))
 def test_a_document_is_the_same_in_blocks_of_any_size(values, size, indent):

@@ -307,6 +307,7 @@ def test_one_bad_line_costs_one_line(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_a_line_longer_than_a_record_may_be_is_passed_over(tmp_path):
     path = lines(tmp_path / "a.jsonl", EPISODE, '"' + "x" * (64 * 2**20) + '"', log(TALK, pk="E2"))
     assert [(f.source, f.reason) for f in failures(path)] == [("a.jsonl:2", "longer than 67,108,864 bytes.")]

@@ -129,6 +129,7 @@ def test_a_chat_that_has_keys_of_another_format_too_is_a_chat(tmp_path, more):
     assert (said(episode), json.loads(episode.meta or "")) == (TWO, more)
 
 
+@pytest.mark.slow
 def test_an_object_of_columns_that_is_too_large_says_so_and_what_to_do(tmp_path):
     rows = [row | {"text": "x" * 1_000_000} for row in ROWS for _ in range(2)]
     for name, columns in (

@@ -98,6 +98,7 @@ def test_no_label_of_any_file_is_lost_and_no_episode_is_twice(imported):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", AS)
 def test_its_rule_gives_the_files_own_rewards(imported, name):
     store, _, files = imported

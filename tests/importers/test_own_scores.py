@@ -128,6 +128,7 @@ def test_label_says_before_a_call_what_can_be_rewarded_and_which_weights_fit(run
     }
 
 
+@pytest.mark.slow
 def test_a_csv_of_calls_with_csat_is_labelled_and_weighed(run, tmp_path):
     rows = [
         row | {"conversation": f"call-{i}", "csat": i % 5 + 1, "text": f"{row['text']} {i}"}

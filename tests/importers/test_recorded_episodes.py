@@ -142,6 +142,7 @@ def test_what_an_agent_was_shown_is_kept_byte_for_byte(recordings):
         assert [(o.turn, names[o.agent], o.text) for o in episode.observations] == shown
 
 
+@pytest.mark.slow
 def test_the_whole_folder_is_imported_at_once_each_episode_once(recordings, tmp_path):
     store = Store(tmp_path)
     report = import_dataset(store, [recordings.episodes], "o/all", options=ImportOptions(strict=True))

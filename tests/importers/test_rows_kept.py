@@ -87,6 +87,8 @@ def counted(path: Path, form: str) -> int:
     return kept_and_listed((item for item, _ in read_plan(plan([path], form=format_named(form)))), form)
 
 
+@pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.long)])
 @pytest.mark.parametrize("form", SEEDS)
 def test_every_damaged_line_is_kept_or_listed(form, count, tmp_path):
@@ -97,6 +99,7 @@ def test_every_damaged_line_is_kept_or_listed(form, count, tmp_path):
     assert counted(tmp_path / "a.jsonl", form) == 1 + sum(1 for one in damage if one.strip())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", SEEDS)
 def test_every_damaged_element_of_a_list_and_row_of_a_table_is_kept_or_listed(form, tmp_path):
     rng = random.Random(f"{form} again")
@@ -127,6 +130,7 @@ def is_json(value: Any) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_every_damaged_list_of_messages_and_row_of_columns_is_kept_or_listed(tmp_path):
     rng = random.Random(11)
     bare = [[damaged(one, rng) for one in SHAREGPT["conversations"]] for _ in range(300)]
@@ -150,6 +154,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 @pytest.mark.parametrize("form", SEEDS)
@@ -162,6 +167,7 @@ def test_whatever_a_record_says_it_is_kept_or_listed(form, data, tmp_path_factor
     assert counted(path, form) == 1 + len(made)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["chat", "utterances", "completion", "plain"])
 def test_an_import_counts_every_row_it_keeps_or_lists(form, tmp_path):
     rng = random.Random(form)

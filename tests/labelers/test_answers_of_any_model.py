@@ -80,6 +80,7 @@ def steady(provider: Running, tmp_path_factory: pytest.TempPathFactory) -> Mappi
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("protocol", "habit"),
     [(protocol, habit) for protocol in PROVIDERS for habit in READ if protocol == "openai" or habit not in IN_THE_TEXT],
@@ -94,6 +95,7 @@ def test_every_way_to_tell_an_answer_gives_the_same_labels_for_one_call_each(
     assert at.log()["answered"] - before == done.asked == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", PROVIDERS)
 @pytest.mark.parametrize(
     "habit",
@@ -110,6 +112,7 @@ def test_and_so_it_is_in_batches(habit: str, protocol: str, steady: Any, provide
     assert labels == steady[protocol]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", PROVIDERS)
 @pytest.mark.parametrize("habit", FAULTS)
 def test_a_fault_inside_a_200_is_asked_again_and_never_an_answer(
@@ -121,6 +124,7 @@ def test_a_fault_inside_a_200_is_asked_again_and_never_an_answer(
     assert labels_of(store, provider.playing(habit), protocol)[0].asked == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", PROVIDERS)
 @pytest.mark.parametrize("habit", ["error_inside_a_choice", "no_choices", "null_body"])
 def test_and_so_is_a_fault_in_a_line_of_a_batch(
@@ -130,6 +134,7 @@ def test_and_so_is_a_fault_in_a_line_of_a_batch(
     assert labels == steady[protocol]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("habit", REFUSED)
 def test_what_is_not_one_answer_gives_no_label_and_a_reason(habit: str, provider: Running, store: Store):
     done, labels = labels_of(store, provider.playing(habit), "openai")
@@ -138,6 +143,7 @@ def test_what_is_not_one_answer_gives_no_label_and_a_reason(habit: str, provider
     assert "cut off" not in str(done.failures)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", PROVIDERS)
 @pytest.mark.parametrize("habit", CUT_OFF)
 def test_a_thought_that_was_cut_off_is_a_truncation_and_says_so(
@@ -148,6 +154,7 @@ def test_a_thought_that_was_cut_off_is_a_truncation_and_says_so(
     assert all("was cut off at the token limit" in reason for reason in done.failures)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", PROVIDERS)
 @pytest.mark.parametrize(("habit", "batching"), [*((name, None) for name in FILTERS), (FILTERS[0], QUICK)])
 def test_a_content_filter_is_a_refusal_that_is_not_asked_again_by_the_next_run(
@@ -191,6 +198,7 @@ def test_a_fault_is_billed_for_the_tokens_that_it_reports(provider: Running, sto
     assert line.maybe_calls == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "habit",
     [
@@ -213,6 +221,7 @@ def test_evaluations_are_read_as_labels_are(habit: str, protocol: str, provider:
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_a_ledger_with_tokens_that_cannot_be_is_read_compacted_and_asked_again_by_nobody(
     provider: Running, store: Store
 ):
@@ -248,6 +257,7 @@ def prices_file(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", PROVIDERS)
 def test_an_audit_reads_what_a_model_thinks_aloud(protocol: str, provider: Running, store: Store):
     found = [

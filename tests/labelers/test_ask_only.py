@@ -33,6 +33,8 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "episodes"), [(3, 30), pytest.param(8, 800, marks=pytest.mark.long)])
 def test_shards_in_processes_with_ledgers_of_their_own_make_the_version_of_one_process(
     count: int, episodes: int, store: Store, tmp_path: Path
@@ -128,6 +130,7 @@ def test_only_questions_without_a_usable_answer_are_failures_of_a_shard(store: S
     assert sum(bad.failures.values()) == 4  # two utterances of one agent in each of two episodes
 
 
+@pytest.mark.slow
 def test_a_shard_without_ask_only_is_refused_with_what_to_add(store: Store):
     command = [sys.executable, "cli.py", "label", "lab/episodes", "--judge", "lexical", "--shard", "1/2"]
     done = subprocess.run([*command, "--store", str(store.root)], cwd=ROOT, capture_output=True, text=True)

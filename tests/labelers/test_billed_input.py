@@ -7,6 +7,7 @@ import pytest
 from benchmarks.billed_input import episode, ratios
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["openai", "anthropic"])
 def test_billed_input_of_an_episode_of_20_turns_seven_dimensions_and_both_agents(protocol: str):
     found = ratios(protocol, episode(turns=20, words=30))

@@ -89,6 +89,7 @@ def test_direct_gives_the_references_rewards_raw_over_three_times_the_score(stor
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ask", ["per-dimension", "packed"])
 @pytest.mark.parametrize("schema", ["direct", "scaled", "singular"])
 def test_every_utterance_of_every_dimension_ends_in_a_label_or_a_failure(store: Store, schema: str, ask: Any):
@@ -142,6 +143,7 @@ def episode(draw: st.DrawFn, number: int) -> Episode:
     return Episode(f"e{number}", f"env{draw(st.integers(0, 3))}", agents, turns, given_)
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_the_episodes_nothing_is_lost_and_nothing_is_on_the_wrong_turn(
@@ -200,6 +202,7 @@ def test_several_judges_and_samples_are_opinions_side_by_side(store: Store):
         label(store, "lab/episodes", judges=[Highest("x"), Highest("x", temperature=1)])
 
 
+@pytest.mark.slow
 def test_the_manifest_says_what_was_asked_of_whom_and_no_url(store: Store, provider: Running):
     parent = put(store, [BOAT, UNSCORED])
     done = label(store, "lab/episodes", judges=[sim(provider)], evaluator=BY)
@@ -247,6 +250,7 @@ def test_the_documented_judge_works_as_it_stands(store: Store, tmp_path: Path):
     assert done.failures == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["v014", "head_patched"])
 def test_recorded_episodes_end_in_labels_and_failures_without_a_remainder(recordings, store: Store, name: str):
     from sotopia_rl_data.importers.importing import import_dataset
@@ -309,6 +313,7 @@ def test_a_changed_parser_costs_no_call(store: Store, tmp_path: Path):
     assert (repaired.labels, repaired.digest) == (15, before.digest)
 
 
+@pytest.mark.slow
 def test_another_judge_rubric_scale_or_sampling_asks_everything(store: Store):
     put(store, [BOAT])
     label(store, "lab/episodes", judges=[Highest()])
@@ -350,6 +355,7 @@ def test_a_failed_answer_is_a_failure_and_asked_again_only_when_told(store: Stor
     assert label(store, "lab/episodes", judges=[judge], retry_failed=True).asked == 0
 
 
+@pytest.mark.slow
 def test_every_kind_of_malformed_reply_becomes_a_reason_and_never_a_number(store: Store):
     put(store, boats(40, turns=3))
     with running(malformed="all", malformed_share=0.5) as provider:
@@ -362,6 +368,7 @@ def test_every_kind_of_malformed_reply_becomes_a_reason_and_never_a_number(store
         assert (row["raw_goal"] is None) == (row["reward"] is None)
 
 
+@pytest.mark.slow
 def test_replay_gives_the_very_rows_without_a_call(store: Store, tmp_path: Path, provider: Running):
     episodes = boats(5)
     put(store, episodes)
@@ -391,6 +398,7 @@ def test_a_provider_that_refuses_leaves_no_version(store: Store):
     assert store.names() == ["lab/episodes"]
 
 
+@pytest.mark.slow
 def test_calls_that_get_no_answer_are_failures_that_the_next_run_asks_again(store: Store):
     put(store, boats(30))
     with running(broken=0.6) as provider:
@@ -407,6 +415,7 @@ def test_calls_that_get_no_answer_are_failures_that_the_next_run_asks_again(stor
     assert (second.asked, second.failures) == (first.unreachable, {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
@@ -548,6 +557,7 @@ def test_a_file_of_training_rows_is_not_imported_to_be_refused(store: Store, tmp
     assert store.names() == []
 
 
+@pytest.mark.slow
 def test_the_bundled_samples_are_labelled_where_nothing_is_named(store: Store):
     done = label(store, None, judges=["lexical"])
     assert done.version == "samples-rewards@v1.0.0"
@@ -576,6 +586,7 @@ def test_progress_counts_the_calls_of_all_judges_together(store: Store):
     assert all(total == 12 for _, total, _ in heard)
 
 
+@pytest.mark.slow
 def test_keys_are_written_nowhere(store: Store, monkeypatch: pytest.MonkeyPatch):
     key = "sk-this-is-a-secret-key-0123456789"
     monkeypatch.setenv("OPENAI_API_KEY", key)

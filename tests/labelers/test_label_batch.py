@@ -29,6 +29,7 @@ def store(tmp_path: Path) -> Store:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_batches_end_in_the_digest_of_a_live_run_second_tries_included(provider: str, store: Store, tmp_path: Path):
     with running(malformed="missing,refusal", malformed_share=0.3, batch_failed=0.2, batch_expired=0.1) as at:
@@ -47,6 +48,7 @@ def test_batches_end_in_the_digest_of_a_live_run_second_tries_included(provider:
     assert done.unusable > 0
 
 
+@pytest.mark.slow
 def test_judges_without_a_batch_api_are_told_before_anything_is_asked(store: Store, tmp_path: Path):
     with pytest.raises(UsageError, match="lexical has no batch API") as told:
         label(store, "lab/episodes", judges=["lexical"], batching=QUICK)
@@ -65,6 +67,7 @@ def test_judges_without_a_batch_api_are_told_before_anything_is_asked(store: Sto
         assert at.log()["requests"] == before
 
 
+@pytest.mark.slow
 def test_several_judges_batches_are_under_way_at_the_same_time(store: Store):
     with running(batch_seconds=600) as at:
         judges = [judge("openai", at), judge("anthropic", at).replace("sim@", "other@")]
@@ -83,6 +86,7 @@ def command(store: Store, *arguments: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_the_command_submits_and_leaves_and_later_fetches(store: Store):
     with running(batch_seconds=600) as at:
         asked = ["--judge", judge("openai", at), "--batch"]
@@ -99,6 +103,7 @@ def test_the_command_submits_and_leaves_and_later_fetches(store: Store):
         assert at.log()["batch"]["sizes"] == [24]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "wrong"), [(["--no-wait"], "--no-wait"), (["--poll", "9"], "--poll")])
 def test_options_about_batches_need_batches(store: Store, arguments: list[str], wrong: str):
     code, out, told = command(store, "--judge", "lexical", *arguments)
@@ -108,6 +113,7 @@ def test_options_about_batches_need_batches(store: Store, arguments: list[str], 
     )
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_the_batches_running_and_says_how_to_go_on(store: Store):
     with running(batch_seconds=600) as at:
         whole = [sys.executable, "cli.py", "label", "lab/episodes", "--preset", "goal-only", "--store", str(store.root)]

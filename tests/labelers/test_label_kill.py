@@ -68,6 +68,8 @@ for _ in sys.stdin:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mark.long)])
 def test_killed_again_and_again_it_repeats_only_what_was_in_flight_and_ends_the_same(
     kills: int, store: Store, tmp_path: Path
@@ -109,6 +111,7 @@ def test_killed_again_and_again_it_repeats_only_what_was_in_flight_and_ends_the_
     assert not list(store.root.glob(".staging/*--*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_or_sigterm_again_and_again_ends_with_130_all_the_same(store: Store, number: signal.Signals):
     put(store, boats(100))
@@ -126,6 +129,7 @@ def test_ctrl_c_or_sigterm_again_and_again_ends_with_130_all_the_same(store: Sto
     assert store.names() == ["lab/episodes"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_or_sigterm_lets_what_is_in_flight_come_home_and_the_next_run_goes_on(
     store: Store, number: signal.Signals

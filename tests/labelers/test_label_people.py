@@ -56,6 +56,7 @@ def fill_in(path: Path, raw: Any) -> Path:
 # --- annotations ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_template_has_a_row_for_every_number_in_random_order_and_no_judges_answers(store: Store, tmp_path: Path):
     put(store, [BOAT, ODD])
     label(store, "lab/episodes", judges=[Highest()])
@@ -80,6 +81,7 @@ def test_the_template_has_a_row_for_every_number_in_random_order_and_no_judges_a
     assert (by["a", "2", "goal"]["allowed"], by["a", "2", "goal"]["episode_score"]) == ("0 to 3", "2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schema", ["direct", "singular", "goal-progress", "leave-one-out", "direct-online"])
 def test_what_people_filled_in_becomes_attributions_of_a_judge_named_human(store: Store, tmp_path: Path, schema: str):
     put(store, [BOAT])
@@ -111,6 +113,7 @@ def test_an_empty_cell_is_no_answer_and_costs_no_second_try(store: Store, tmp_pa
     assert (done.asked, done.labels) == (6, 12)
 
 
+@pytest.mark.slow
 def test_a_changed_annotation_is_read_anew_and_several_people_are_several_judges(store: Store, tmp_path: Path):
     put(store, [BOAT])
     ann, bob = tmp_path / "ann.csv", tmp_path / "bob.csv"
@@ -164,6 +167,7 @@ def test_a_template_is_never_written_over_annotations(store: Store, tmp_path: Pa
         write_template(store, "lab/episodes", tmp_path / "mine.csv", Elicitation())
 
 
+@pytest.mark.slow
 def test_the_commands_make_fill_and_read_a_template(store: Store, tmp_path: Path):
     put(store, boats(6))
     path, at = tmp_path / "mine.csv", ["--store", str(store.root)]
@@ -189,6 +193,7 @@ def listed(tmp_path: Path, text: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "asked"),
     [
@@ -284,6 +289,7 @@ class Says(Highest):
         return json.dumps(answer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("average", "raw"), [("mean", 4 / 3), ("median", 2.0), (None, 4 / 3)])
 def test_opinions_are_averaged_and_their_spread_is_kept(store: Store, average: str | None, raw: float):
     put(store, [BOAT])
@@ -420,6 +426,7 @@ def test_whoever_waits_for_a_local_model_hears_of_what_broke_it():
     assert [type(one) for one in asyncio.run(many())] == [ZeroDivisionError] * 20
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_loaded_is_loaded_once_and_ends_the_run(store: Store):
     loads: list[int] = []
 
@@ -443,6 +450,7 @@ def test_a_model_that_neither_is_a_folder_nor_comes_from_the_hub_says_so():
         load_causal_model("nope")
 
 
+@pytest.mark.slow
 def test_a_local_model_that_is_not_there_is_found_before_anything_is_asked(tmp_path: Path):
     pytest.importorskip("torch", reason="needs the train extra: pip install -e '.[train]'")
     with pytest.raises(NotFound, match="no model in"):

@@ -53,6 +53,7 @@ def test_there_are_twelve_kinds_of_malformed_reply():
     assert len(MALFORMED) == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["openai", "anthropic"])
 @pytest.mark.parametrize(("ask", "calls"), [("per-dimension", 6), ("packed", 1)])
 @pytest.mark.parametrize("kind", MALFORMED)
@@ -75,6 +76,7 @@ def test_twelve_kinds_of_malformed_reply_cost_one_call_more_at_most_and_never_ma
     assert {r["reward"] for r in rows(done.version, "rewards", store)} == {None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*(name for name in BUILTINS if schema(name).needs_judge), f"rubric:{RUBRIC}"])
 def test_whatever_the_schema_only_a_fenced_reply_of_the_twelve_kinds_makes_numbers(store: Store, name: str):
     put(store, boats(15))  # scored on the goal alone
@@ -173,6 +175,7 @@ def test_what_was_cut_off_at_our_limit_is_asked_again_with_a_higher_one():
     assert len(shown.messages[-2]["content"]) == 6_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["openai", "anthropic"])
 def test_a_limit_that_is_too_low_costs_a_call_more_and_the_longer_answer_counts(store: Store, protocol: str):
     put(store, [BOAT])
@@ -186,6 +189,7 @@ def test_a_limit_that_is_too_low_costs_a_call_more_and_the_longer_answer_counts(
     assert sorted(said) == [(15, "length")] * 6 + [(60, "stop")] * 6
 
 
+@pytest.mark.slow
 def test_truncated_answers_are_replayed_as_one_judge(store: Store, tmp_path: Path):
     put(store, [BOAT])
     with running(malformed="truncated", malformed_share=0.5, seed=3) as provider:

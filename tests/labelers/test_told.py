@@ -34,6 +34,7 @@ def test_label_tells_of_rejected_records_as_import_does(tmp_path: Path):
     assert CliRunner().invoke(cli, ["label", str(whole), *command[2:]]).exit_code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("habit", ["prompt_cut_in_silence", "context_of_100_tokens"])
 @pytest.mark.parametrize("batching", [None, QUICK])
@@ -46,6 +47,7 @@ def test_a_prompt_that_was_cut_is_a_warning(provider: str, habit: str, batching:
     assert told.startswith("12 prompts to sim ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_prompts_that_are_read_whole_are_no_warning(provider: str, tmp_path: Path):
     store = Store(tmp_path)
@@ -55,6 +57,7 @@ def test_prompts_that_are_read_whole_are_no_warning(provider: str, tmp_path: Pat
     assert done.warnings == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_model_that_changes_during_the_run_is_a_warning_and_stands_on_the_card(provider: str, tmp_path: Path):
     store = Store(tmp_path)
@@ -69,6 +72,7 @@ def test_a_model_that_changes_during_the_run_is_a_warning_and_stands_on_the_card
     assert "More than one model answered for the judge" in card
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize(
     ("habit", "reason"),

@@ -30,6 +30,7 @@ def kept(store: Store) -> int:
         return sum(attempt.status == "answer" for attempt in ledger.scan())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("habit", USELESS)
 def test_a_run_ends_with_a_reason_and_three_examples_and_keeps_what_was_paid(provider: str, habit: str, store: Store):
@@ -41,6 +42,7 @@ def test_a_run_ends_with_a_reason_and_three_examples_and_keeps_what_was_paid(pro
     assert store.names() == ["lab/episodes"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_batch_of_useless_answers_is_not_followed_by_a_batch_of_second_tries(provider: str, store: Store):
     with running(habit="prose_for_ever") as at:
@@ -51,6 +53,7 @@ def test_a_batch_of_useless_answers_is_not_followed_by_a_batch_of_second_tries(p
     assert not list(store.root.glob(".ledger/batches/*/*/*"))
 
 
+@pytest.mark.slow
 def test_a_few_usable_answers_between_keep_the_run_going(store: Store):
     with running(habit="one_usable_in_ten") as at:
         done = label(store, "lab/episodes", judges=[judge("openai", at)], preset="goal-only", concurrency=16)
@@ -58,6 +61,7 @@ def test_a_few_usable_answers_between_keep_the_run_going(store: Store):
         assert at.log()["answered"] > 200
 
 
+@pytest.mark.slow
 def test_evaluations_and_rollouts_end_likewise(store: Store):
     with running(habit="prose_for_ever") as at:
         with pytest.raises(UnusableAnswers, match="could not be used"):
@@ -68,6 +72,7 @@ def test_evaluations_and_rollouts_end_likewise(store: Store):
             rollout(store, plan_of(many(20), a=policy, b=policy), "lab/play")
 
 
+@pytest.mark.slow
 def test_with_retry_failed_every_question_is_asked_once_more_all_the_same(store: Store):
     with running(habit="prose_for_ever") as at:
         asked = {"judges": [judge("openai", at)], "preset": "goal-only"}

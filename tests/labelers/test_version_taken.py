@@ -38,6 +38,7 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("run", "judge", "taken"), [(label, Highest, f"{LABELS}@v1.0.0"), (evaluate, Scorer, f"{EPISODES}@v1.1.0")]
 )
@@ -60,6 +61,7 @@ def test_nobody_is_asked_for_other_content_of_a_version_and_the_same_command_is_
     assert again.calls == 0
 
 
+@pytest.mark.slow
 def test_answers_are_not_asked_for_again_for_a_version_that_was_made_without_them(store: Store):
     judge = Sulking("a")
     done = label(store, EPISODES, judges=[judge], version="v1.0.0")
@@ -72,6 +74,7 @@ def test_answers_are_not_asked_for_again_for_a_version_that_was_made_without_the
     assert label(store, EPISODES, judges=[judge], retry_failed=True).version == f"{LABELS}@v1.1.0"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -92,6 +95,7 @@ def test_the_printed_command_that_asks_again_makes_the_next_version(
     assert store.versions(LABELS) == ["v1.0.0", "v1.1.0"]
 
 
+@pytest.mark.slow
 def test_an_audit_asks_nobody_for_a_number_that_is_none_or_is_taken(store: Store):
     how: Any = {"dimensions": ["goal"], "probes": ["order"]}
     put(store, boats(4), "lab/many")

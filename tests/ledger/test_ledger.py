@@ -188,6 +188,7 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path):
         ledger.append(an_answer())
 
 
+@pytest.mark.slow
 def test_what_append_returned_for_survives_kill_9(tmp_path: Path):
     """A child tells each record after it was kept; whatever moment it is killed at, all it told of are there."""
     code = """
@@ -209,6 +210,7 @@ for n in range(100_000):
             assert {request(f"{turn} {n}").question for n in told} <= found
 
 
+@pytest.mark.slow
 def test_several_processes_append_at_once_and_nothing_is_lost(tmp_path: Path):
     code = """
 ledger = Ledger(sys.argv[1])
@@ -240,6 +242,7 @@ def test_compaction_keeps_every_attempt_and_leaves_a_living_writers_journal_alon
         assert again.compact() == 0
 
 
+@pytest.mark.slow
 def test_journals_that_come_and_go_while_another_process_compacts_are_all_kept(tmp_path: Path):
     code = """
 for n in range(60):
@@ -279,6 +282,7 @@ def test_a_reader_goes_on_when_another_process_compacts_under_it(tmp_path: Path)
         assert [a.text for a in reader.attempts_at(request().question)] == ["1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["written", "renamed", "removing", "lines"])
 def test_a_kill_inside_compaction_neither_loses_nor_doubles(tmp_path: Path, moment: str):
     """The child kills itself at a file-system step of compaction; the ledger holds the same 300 attempts throughout."""
@@ -378,6 +382,7 @@ def test_what_came_in_a_batch_is_told_from_what_was_asked_live_also_beside_files
         assert ledger.attempts(asked.key) == [line, live]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sql",
     [
@@ -471,6 +476,8 @@ def test_no_key_is_ever_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     )
 
 
+@pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize(

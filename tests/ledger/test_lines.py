@@ -50,6 +50,7 @@ def put_anothers(path: Path) -> None:
     lines_of(parquet).rename(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", [Path.unlink, cut, spoil, put_anothers])
 def test_where_the_lines_are_missing_or_not_its_own_the_parquet_file_answers(
     tmp_path: Path, harm: Callable[[Path], None]

@@ -96,6 +96,7 @@ def test_one_merge_at_a_time(tmp_path: Path):
     assert merge(tmp_path / "whole", [a]).added == 0
 
 
+@pytest.mark.slow
 def test_a_merge_that_was_killed_goes_on(tmp_path: Path):
     many = [an_answer(question=f"question {number}") for number in range(3_000)]
     a, whole = put(tmp_path / "a", *many), tmp_path / "whole"

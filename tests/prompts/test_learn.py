@@ -51,6 +51,7 @@ def thirds(lines: list[str]) -> dict[str, set[int]]:
     return taken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(LOGS))
 @pytest.mark.parametrize("third", thirds(['{"episode": "any"}']))
 def test_from_a_third_of_the_served_prompts_the_others_come_back_byte_for_byte(recordings, name, third, tmp_path):
@@ -84,6 +85,7 @@ def test_from_a_third_of_the_served_prompts_the_others_come_back_byte_for_byte(r
     assert verdicts["no log"] == sum(r["episode"] == "head_patched-004" for r in others)
 
 
+@pytest.mark.slow
 def test_the_whole_logs_come_back_and_what_has_no_log_is_counted(recordings):
     v014, head = (
         learn(recordings.episodes / name / "served_prompts.jsonl", recorded(recordings, name)) for name in LOGS
@@ -101,6 +103,7 @@ def test_the_whole_logs_come_back_and_what_has_no_log_is_counted(recordings):
     assert v014.template.variants[0].actions[0][0] == "leave"
 
 
+@pytest.mark.slow
 def test_request_bodies_without_any_ids_are_matched_by_what_they_show(recordings, tmp_path):
     log = tmp_path / "bodies.jsonl"
     with log.open("w", encoding="utf-8") as file:
@@ -114,6 +117,7 @@ def test_request_bodies_without_any_ids_are_matched_by_what_they_show(recordings
     assert len(report.template.variants) == 1
 
 
+@pytest.mark.slow
 def test_one_log_of_two_versions_gives_a_variant_for_each(recordings, tmp_path):
     log = tmp_path / "both.jsonl"
     log.write_text("".join(served(recordings, "v014") + served(recordings, "head_patched")), encoding="utf-8")
@@ -442,6 +446,7 @@ WRAPPING = st.text(
 )
 
 
+@pytest.mark.slow
 @given(WRAPPING, WRAPPING, WRAPPING, WRAPPING, st.sampled_from(["\n", "", " ", "\n\n", "; "]))
 @settings(max_examples=60, deadline=None)
 def test_any_wrapper_comes_back_byte_for_byte(tmp_path_factory, before, middle, after, end, joiner):

@@ -263,6 +263,7 @@ def episodes(draw, speech=None, recorded=None):
     )
 
 
+@pytest.mark.slow
 @given(episodes())
 @settings(max_examples=150, deadline=None)
 def test_in_chat_the_messages_at_one_turn_are_an_exact_prefix_of_those_at_the_next(episode):
@@ -279,6 +280,7 @@ def test_in_chat_the_messages_at_one_turn_are_an_exact_prefix_of_those_at_the_ne
     )
 
 
+@pytest.mark.slow
 @given(episodes())
 @settings(max_examples=60, deadline=None)
 def test_single_prompts_made_in_one_go_are_those_made_one_by_one(episode):
@@ -330,6 +332,7 @@ def marked(draw):
     return made, may_see
 
 
+@pytest.mark.slow
 @given(marked(), st.sampled_from(["single", "chat"]))
 @settings(max_examples=150, deadline=None)
 def test_what_the_partner_alone_may_see_never_enters_a_prompt(made, layout):
@@ -388,6 +391,7 @@ def calls(episode, layout) -> tuple[int, int]:
     return count, written
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["single", "chat"])
 @pytest.mark.parametrize("recorded", [True, False])
 def test_the_work_is_linear_in_the_turns(layout, recorded):

@@ -72,6 +72,7 @@ def test_what_is_embedded_means_the_same_and_can_close_nothing():
     assert json.loads(text) == value | {"lone": "\ufffd" * 3}
 
 
+@pytest.mark.slow
 def test_the_page_asks_for_nothing_and_allows_nothing(samples: Path):
     text = samples.read_text()
     policy = html.unescape(text.split("<style>")[0])
@@ -84,6 +85,7 @@ def test_the_page_asks_for_nothing_and_allows_nothing(samples: Path):
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function", script)
 
 
+@pytest.mark.slow
 def test_more_utterances_than_are_shown_are_drawn_in_whole_episodes(store: Store):
     version = rewarded(store, [two_party(i) for i in range(20)])
     found = contents(version, utterances=31, seed=1)
@@ -93,6 +95,7 @@ def test_more_utterances_than_are_shown_are_drawn_in_whole_episodes(store: Store
     assert dict(found["tiles"])["utterances"] == 120
 
 
+@pytest.mark.slow
 def test_rows_without_episodes_show_what_their_completions_say(store: Store):
     from fixtures.stores import commit, reward_row, rewards
 
@@ -105,6 +108,7 @@ def test_rows_without_episodes_show_what_their_completions_say(store: Store):
     assert "hello" in rendered(found)
 
 
+@pytest.mark.slow
 def test_training_rows_are_shown_by_the_scenario_that_their_prompts_name(store: Store, tmp_path: Path):
     from sotopia_rl_data.importers.importing import import_dataset
 
@@ -127,6 +131,7 @@ def test_training_rows_are_shown_by_the_scenario_that_their_prompts_name(store: 
     assert "answer 3" in rendered(found)
 
 
+@pytest.mark.slow
 def test_bad_input_is_a_sentence_and_leaves_the_file_that_was_there(store: Store, tmp_path: Path):
     unrewarded = labelled(store, [label_row("e", "a", 0, "goal", "ann", 1)])
     (tmp_path / "r.html").write_text("before")
@@ -178,6 +183,7 @@ def test_the_samples_open_from_disk_filter_and_tell_what_each_opinion_said(sampl
         assert any("Content Security Policy" in json.dumps(one) for one in tab.noise)
 
 
+@pytest.mark.slow
 @needs_browser
 def test_a_reward_stands_with_its_own_spread_and_there_is_no_empty_card(store: Store, tmp_path: Path):
     version = rewarded(store, [two_party(i) for i in range(3)])
@@ -194,6 +200,7 @@ def test_a_reward_stands_with_its_own_spread_and_there_is_no_empty_card(store: S
         assert tab.js("document.documentElement.scrollWidth") <= 390
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_filters_count_what_sql_counts(store: Store, tmp_path: Path):
     from sotopia_rl_data.query import sql
@@ -211,6 +218,7 @@ def test_the_filters_count_what_sql_counts(store: Store, tmp_path: Path):
         quiet(tab, tmp_path / "r.html")
 
 
+@pytest.mark.slow
 @needs_browser
 def test_hostile_text_is_shown_as_text(store: Store, tmp_path: Path):
     said = [two_party(0, text=HOSTILE), two_party(1, text="long " * 2_000, environment=HOSTILE[:60])]

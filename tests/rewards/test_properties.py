@@ -190,6 +190,7 @@ def versions(draw):
     return recipe, dimensions, splits, answers
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(versions(), st.integers(1, 40))
 def test_build_is_the_design_read_one_utterance_at_a_time(version, cells):

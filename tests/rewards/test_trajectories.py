@@ -41,6 +41,7 @@ def make(tmp_path: Path, layout: str = "single") -> Version:
     return store.resolve("o/n-rewards")
 
 
+@pytest.mark.slow
 def test_turn_rewards_joined_back_are_the_rewards_row_by_row_and_null_stays_null(labelled):
     columns = "split, episode_id, agent, turn, reward, norm_goal"
     dataset = open_dataset(labelled.name, labelled.dir.parents[2])
@@ -51,6 +52,7 @@ def test_turn_rewards_joined_back_are_the_rewards_row_by_row_and_null_stays_null
     assert None not in [row["reward"] for row in rewards if row["agent"] == "a"]
 
 
+@pytest.mark.slow
 def test_the_messages_are_the_chat_that_the_agent_saw_and_its_actions(tmp_path):
     chat = make(tmp_path / "chat", "chat")
     single = make(tmp_path / "single", "single")
@@ -98,6 +100,7 @@ def changed(version: Version, change) -> None:
     file.write_text(json.dumps(manifest))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

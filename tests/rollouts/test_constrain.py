@@ -14,6 +14,7 @@ from sotopia_rl_data.rollouts.actions import action_schema, read_action
 from sotopia_rl_data.store import Store
 
 
+@pytest.mark.slow
 def test_a_base_model_plays_where_it_is_constrained_and_loses_every_turn_in_prose_where_it_is_not(tmp_path: Path):
     store = Store(tmp_path / "store")
     with running(habit="prose_unless_constrained") as provider:

@@ -97,6 +97,7 @@ FRAGMENTS = (
 PIECES = st.lists(st.sampled_from(FRAGMENTS.split("|")), max_size=6).map("".join)
 
 
+@pytest.mark.slow
 @given(before=PIECES, inside=PIECES, after=PIECES, tag=st.sampled_from(["p", "extra_info", "b"]))
 @example(before="<p viewer='agent_0'>", inside="</b>", after="", tag="p")
 def test_a_span_for_somebody_else_stays_hidden_whatever_stands_around_it(before, inside, after, tag):
@@ -107,6 +108,7 @@ def test_a_span_for_somebody_else_stays_hidden_whatever_stands_around_it(before,
     assert "SECRET" not in shown(text, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("again", ["<!--", "<?a ", "<p>", "<![CDATA[", "</p>", '<p a="', "<p viewer", "&", "<"])
 def test_a_model_that_repeats_itself_for_ever_is_read_in_a_moment(again):
     started = time.process_time()

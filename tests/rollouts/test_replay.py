@@ -115,6 +115,7 @@ def test_the_episode_is_the_one_that_the_importer_reads_from_the_log(recordings,
         assert replace(ours, **known, **unseen) == theirs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(LOGS))
 def test_with_a_learned_template_the_prompts_are_the_served_ones_byte_for_byte(recordings, name, tmp_path):
     imported = [e for e in read([recordings.episodes / LOGS[name]]) if isinstance(e, Episode)]

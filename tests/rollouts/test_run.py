@@ -40,6 +40,7 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
+@pytest.mark.slow
 def test_with_nothing_named_two_scripted_policies_play_the_bundled_scenes(store: Store, tmp_path: Path):
     done = rollout(store, plan_of(scenes_of()), "demo/play")
     assert (done.planned, done.episodes, done.abandoned, done.failed_turns, done.hits) == (13, 13, 0, 0, 0)
@@ -55,6 +56,7 @@ def test_with_nothing_named_two_scripted_policies_play_the_bundled_scenes(store:
     assert elsewhere.digest == done.digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["single", "chat"])
 def test_each_prompt_and_completion_is_kept_as_it_was_served(layout: Layout, store: Store):
     rollout(store, plan_of(scenes(2), a=brief(), b=Sampler("s"), layout=layout), "lab/play")
@@ -72,6 +74,7 @@ def test_each_prompt_and_completion_is_kept_as_it_was_served(layout: Layout, sto
     assert act(argument="This is my turn 0.") in said
 
 
+@pytest.mark.slow
 def test_swap_plays_each_scene_with_the_policies_in_each_others_place(store: Store):
     done = rollout(store, plan_of(scenes(3), a=brief(), b=Sampler("s"), swap=True, repeat=2), "lab/play")
     assert done.episodes == 12
@@ -80,6 +83,7 @@ def test_swap_plays_each_scene_with_the_policies_in_each_others_place(store: Sto
     assert seats == sorted([(p, "brief", "s") for p in places] * 2 + [(p, "s", "brief") for p in places] * 2)
 
 
+@pytest.mark.slow
 def test_a_repetition_and_another_seed_draw_other_answers_and_a_second_run_none(store: Store):
     first = Sampler("s")
     rollout(store, plan_of(scenes(1), a=first, b=first, repeat=2, turns=2), "lab/play")
@@ -122,6 +126,7 @@ def test_what_is_never_readable_is_a_flagged_no_op_and_a_failure_and_no_completi
 THOUGHTS = ("<think>maybe {}</think>\n\n", "maybe {}</think>\n", "[THINK]maybe {}[/THINK]", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("thought", THOUGHTS)
 def test_an_action_drafted_in_a_thought_is_neither_played_nor_kept(thought: str, store: Store, tmp_path: Path):
     before = thought.format(act("leave", ""))
@@ -148,6 +153,7 @@ def test_a_thought_that_was_cut_off_is_drawn_again(store: Store):
     assert [turn.text for turn in episode.turns] == ["Well.", "This is my turn 0.", "Well.", "This is my turn 1."]
 
 
+@pytest.mark.slow
 def test_drafts_are_scored_and_kept_without_their_thoughts(store: Store):
     def answer(request) -> str:
         draft = request.sample // 3
@@ -161,6 +167,7 @@ def test_drafts_are_scored_and_kept_without_their_thoughts(store: Store):
     assert [one["raw"] for one in scored] == [0.44, 0.49, 0.54]
 
 
+@pytest.mark.slow
 def test_three_people_play_and_whisper_in_the_newest_dialect(store: Store, tmp_path: Path):
     two = scenes(1)[0]
     third = scenes(2)[1].people[0]
@@ -183,6 +190,7 @@ def test_three_people_play_and_whisper_in_the_newest_dialect(store: Store, tmp_p
         plan_of([trio])
 
 
+@pytest.mark.slow
 def test_a_policy_that_fails_loses_its_episode_alone_and_only_that_is_asked_again(store: Store):
     chosen = scenes(4)
     broken = {"turn": 2}
@@ -205,6 +213,7 @@ def test_a_policy_that_fails_loses_its_episode_alone_and_only_that_is_asked_agai
     assert whole.hits == lost.asked
 
 
+@pytest.mark.slow
 def test_a_callable_that_answers_by_its_episode_is_asked_in_each(store: Store):
     async def policy(asked: TurnPrompt) -> str:
         return act(argument=asked.episode_id)
@@ -224,6 +233,7 @@ def test_where_no_episode_comes_to_an_end_nothing_is_committed(store: Store):
     assert store.versions("lab/play") == []
 
 
+@pytest.mark.slow
 def test_two_providers_play_against_each_other(store: Store):
     with running() as provider:
         plan = plan_of(scenes(3), a=OPENAI + provider.openai_url, b=ANTHROPIC + provider.url, swap=True)
@@ -242,6 +252,7 @@ def test_two_providers_play_against_each_other(store: Store):
     assert sum(line.usage.input for line in done.bill.lines) == provider_tokens
 
 
+@pytest.mark.slow
 def test_the_draft_that_the_reward_model_scores_highest_is_kept_and_all_scores_recorded(store: Store):
     def answer(request) -> str:
         draft = request.sample // 3
@@ -274,6 +285,7 @@ def test_best_of_n_is_the_first_policys_and_its_partner_answers_once(store: Stor
     assert played == {("unknown", "mine best-of-3", "partner"), ("unknown", "partner", "mine best-of-3")}
 
 
+@pytest.mark.slow
 def test_rollouts_go_to_the_sotopia_library_and_come_back_but_for_a_flag_and_a_first_name(store: Store, tmp_path: Path):
     """Noor van Dijk is called Noor: her profile has both names, which come back as what else is known of her."""
     rollout(store, plan_of(scenes_of()), "demo/play")
@@ -293,6 +305,7 @@ def test_the_published_benchmark_is_played_from_its_profiles(named, pairs, envir
     assert len({spec.episode_id for spec in plan_of(found, swap=True).specs()}) == 2 * count
 
 
+@pytest.mark.slow
 def test_an_estimate_asks_nobody_and_says_what_has_no_price(store: Store, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "none of yours")
     plan = plan_of(scenes_of(), a="gpt-4o", b=brief(), best_of=2, scorer=Longest())
@@ -308,6 +321,7 @@ def test_an_estimate_asks_nobody_and_says_what_has_no_price(store: Store, monkey
     assert not store.root.exists()
 
 
+@pytest.mark.slow
 def test_an_estimate_counts_the_price_of_long_contexts(store: Store):
     url, long = "http://127.0.0.1:1/v1", Price(10.0, 10.0, 10.0, 10.0)
     plan = plan_of(scenes_of(), a=OPENAI + url, b=OPENAI + url, turns=6)
@@ -321,6 +335,7 @@ def test_an_estimate_counts_the_price_of_long_contexts(store: Store):
     assert costs[0] < costs[2] < costs[1]
 
 
+@pytest.mark.slow
 def test_a_template_is_told_which_model_plays(store: Store, tmp_path: Path):
     file = tmp_path / "two.yaml"
     said = "messages: [{role: user, content: '%s {observations}'}]"
@@ -339,6 +354,7 @@ def test_a_template_is_told_which_model_plays(store: Store, tmp_path: Path):
     assert told == {("scripted:firm", "TO-FIRM"), ("scripted:warm", "TO-WARM")}
 
 
+@pytest.mark.slow
 def test_an_estimate_leaves_out_what_the_ledger_has(store: Store):
     with running() as provider:
         policies = {"a": OPENAI + provider.openai_url, "b": ANTHROPIC + provider.url}
@@ -359,6 +375,7 @@ def hits(told: RolloutEstimate) -> int:
     return sum(line.hits for line in told.lines)
 
 
+@pytest.mark.slow
 def test_the_providers_weather_changes_nothing_in_what_is_played(store: Store, tmp_path: Path):
     digests = []
     for name, weather in (("calm", {}), ("storm", {"broken": 0.15, "throttled": 0.15, "retry_after": 0.01})):
@@ -376,6 +393,7 @@ def store_digest(root: Path, config: str) -> list[str]:
     return [one.digest for one in Store(root).resolve("lab/play").manifest.configs[config].values()]
 
 
+@pytest.mark.slow
 def test_a_budget_holds_for_all_runs_together_and_the_bill_is_that_of_one(store: Store, tmp_path: Path):
     prices = tmp_path / "prices.yaml"
     prices.write_text("as_of: 2026-11-01\nhosts: {127.0.0.1: {sim-a: [10, 1, 10, 100], sim-b: [10, 1, 10, 100]}}\n")
@@ -399,6 +417,7 @@ def test_a_budget_holds_for_all_runs_together_and_the_bill_is_that_of_one(store:
     assert done.digest == once.digest
 
 
+@pytest.mark.slow
 def test_what_was_in_flight_at_a_kill_stays_spent_when_a_later_run_makes_the_call_again(store: Store, tmp_path: Path):
     prices = tmp_path / "prices.yaml"
     prices.write_text("as_of: 2026-11-01\nhosts: {127.0.0.1: {sim-a: [10, 1, 10, 100], sim-b: [10, 1, 10, 100]}}\n")
@@ -424,6 +443,7 @@ def test_what_was_in_flight_at_a_kill_stays_spent_when_a_later_run_makes_the_cal
             rollout(store, more, "lab/play", budget=3.0, prices=prices)
 
 
+@pytest.mark.slow
 def test_what_was_asked_after_an_answer_that_no_longer_counts_stays_on_the_bill(store: Store):
     """Asked once more, a turn may go another way than the one that was played on from before."""
     sulks = [True]
@@ -439,6 +459,7 @@ def test_what_was_asked_after_an_answer_that_no_longer_counts_stays_on_the_bill(
     assert again.digest != first.digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [

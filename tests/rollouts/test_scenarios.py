@@ -297,6 +297,7 @@ KEYS = "first_name last_name age secret agent_id pk gender occupation env_id sce
 KEYS += " age_constraint agent_ids agent1_id agent2_id"
 
 
+@pytest.mark.slow
 @given(st.lists(st.dictionaries(st.sampled_from(KEYS.split()), ANY, min_size=2), max_size=4))
 def test_any_records_make_scenes_or_a_sentence(records):
     found = Profiles()

@@ -94,6 +94,7 @@ def told(world: World, planted: Planted) -> None:
     assert check(world, planted.may) == read
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_over_all_pairs_of_the_profiles_no_prompt_holds_what_only_the_partner_may_see(recordings, dialect):
     pairs = 0
@@ -141,6 +142,7 @@ def act(planted: Planted, agent: str, dialect: str, action_type: str, to: set[in
     return Action(action_type, f"{planted.mark(*sees)}{span}", others)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     size=st.integers(2, 4),

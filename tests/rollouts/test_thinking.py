@@ -32,6 +32,7 @@ def played(store: Store, at: Running, protocol: str, **given: Any) -> tuple[list
     return rows(store, "lab/play", turns), [row["completion"][0]["content"] for row in rows(store, "lab/play", kept)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["openai", "anthropic"])
 def test_all_bundled_scenes_are_played_as_if_nothing_had_been_thought(protocol: str, provider: Running, tmp_path: Path):
     plain, said = played(Store(tmp_path / "plain"), provider, protocol, scenes=scenes_of(), turns=6)
@@ -44,6 +45,7 @@ def test_all_bundled_scenes_are_played_as_if_nothing_had_been_thought(protocol: 
         assert set(json.loads(completion)) == {"action_type", "argument"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["openai", "anthropic"])
 @pytest.mark.parametrize(
     "habit",
@@ -68,6 +70,7 @@ def test_an_action_is_played_however_it_is_told(habit: str, protocol: str, provi
     assert completions == said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("habit", ["two_objects", "other_thought_that_is_cut_off", "field_that_is_cut_off"])
 def test_what_is_not_one_action_is_a_failed_turn_and_no_completion(habit: str, provider: Running, tmp_path: Path):
     turns, completions = played(Store(tmp_path), provider.playing(habit), "openai", scenes=scenes(1), turns=2)

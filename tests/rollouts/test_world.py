@@ -350,6 +350,7 @@ def test_people_are_told_apart_by_name_so_no_two_share_one():
         scene(ANN, BOB, replace(CAY, name=BOB.name))
 
 
+@pytest.mark.slow
 @given(st.text() | st.recursive(st.none() | st.text() | st.integers(), lambda x: st.lists(x) | st.dictionaries(
     st.sampled_from(["action_type", "argument", "properties", "value", "to"]), x)).map(json.dumps))  # fmt: skip
 def test_any_completion_is_an_action_or_a_flagged_no_op(completion):

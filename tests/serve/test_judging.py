@@ -55,6 +55,7 @@ def up_to_each(episodes: Sequence[Episode]) -> list[Episode]:
     return [replace(one, turns=one.turns[: place + 1]) for one in episodes for place in range(len(one.turns))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schema", ["utterance-quality", "goal-progress"])
 def test_an_utterance_that_nothing_follows_gets_what_label_gives_it_and_asks_nothing_again(schema, tmp_path: Path):
     episodes = [BOAT, *boats(3)]
@@ -123,6 +124,7 @@ def test_a_schema_that_divides_the_score_of_an_episode_is_refused(schema, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_budget_caps_all_that_is_asked_and_known_answers_are_free(tmp_path: Path):
     prices = tmp_path / "prices.yaml"
     prices.write_text("as_of: 2026-11-01\nhosts:\n  '*':\n    sim-judge: [2.5, 2.5, 2.5, 10, 1000]\n")

@@ -45,6 +45,7 @@ ALL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 @given(data=st.data())
 @settings(max_examples=50, deadline=None)
@@ -93,6 +94,7 @@ def test_pairs_are_compared_within_a_group_only():
     assert s.pair_accuracy([1, 2], [5.0, 5.0], ["a", "a"]) is None
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from("abc"), max_size=12))
 @settings(deadline=None)
 def test_pairs_within_are_exactly_the_unordered_pairs_of_equal_group(groups: list[str]):
@@ -160,6 +162,7 @@ def close(value: float | None):
     return None if value is None else pytest.approx(value, abs=1e-9)
 
 
+@pytest.mark.slow
 @given(two_judges())
 @settings(max_examples=150, deadline=None)
 def test_every_figure_of_two_judges_equals_its_reference(pair):
@@ -175,6 +178,7 @@ def test_every_figure_of_two_judges_equals_its_reference(pair):
     assert s.mean_difference(x, y) == pytest.approx(np.mean(x) - np.mean(y), abs=1e-12)
 
 
+@pytest.mark.slow
 @given(two_judges())
 @settings(max_examples=150, deadline=None)
 def test_the_counted_table_gives_what_the_rows_give(pair):
@@ -206,6 +210,7 @@ def test_many_tables_at_once_are_each_table_by_itself():
         assert figure(tables) == pytest.approx([float(figure(one)) for one in tables])
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=100, deadline=None)
 def test_alpha_of_many_judges_with_gaps_equals_the_reference(data: st.DataObject):

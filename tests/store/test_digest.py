@@ -68,12 +68,14 @@ def digest(rows: list[dict[str, Any]], schema: pa.Schema = PLAIN, chunk: int = 1
     return rows_digest(schema, padded.to_batches(max_chunksize=chunk))
 
 
+@pytest.mark.slow
 @given(ROWS, st.integers(1, 5), st.integers(0, 9))
 @settings(max_examples=100, deadline=None)
 def test_chunks_slices_and_arrow_types_do_not_show(rows: list[dict[str, Any]], chunk: int, offset: int) -> None:
     assert digest(rows, PLAIN, chunk, offset) == digest(rows) == digest(rows, WIDE, chunk, offset)
 
 
+@pytest.mark.slow
 @given(ROWS.filter(bool), st.data())
 @settings(max_examples=150, deadline=None)
 def test_any_other_cell_shows(rows: list[dict[str, Any]], data: st.DataObject) -> None:
@@ -83,6 +85,7 @@ def test_any_other_cell_shows(rows: list[dict[str, Any]], data: st.DataObject) -
     assert (digest(rows) == digest(other)) == (rows == other)
 
 
+@pytest.mark.slow
 @given(ROWS, ROWS)
 @settings(max_examples=100, deadline=None)
 def test_other_rows_show(rows: list[dict[str, Any]], other: list[dict[str, Any]]) -> None:

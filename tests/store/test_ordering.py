@@ -25,6 +25,7 @@ def sort_key(row: dict[str, Any], order: Order) -> tuple[Any, ...]:
     return tuple((row[c] is not None, row[c]) for c in order.columns)
 
 
+@pytest.mark.slow
 @given(st.lists(FAILURE, max_size=40), st.integers(1, 7), st.integers(1, 9))
 @settings(max_examples=60, deadline=None)
 def test_any_rows_in_any_pieces_are_sorted_like_python_sorts_them(

@@ -269,6 +269,7 @@ def test_the_same_content_is_no_new_version(store: Store) -> None:
     assert store.versions("org/toy") == ["v1.0.0"]
 
 
+@pytest.mark.slow
 def test_other_content_is_the_next_minor_and_another_shape_the_next_major(store: Store) -> None:
     def number(tables: dict[tuple[str, str], pa.Table], recipe: dict[str, Any]) -> str:
         return commit(store, tables, recipe=recipe).version.version
@@ -423,6 +424,7 @@ def test_an_empty_or_absent_store_lists_nothing(store: Store) -> None:
     assert store.latest("org/toy") is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -472,6 +474,7 @@ def test_what_reading_the_rows_raises_is_not_about_the_store(store: Store) -> No
     assert tree(store.root) == []
 
 
+@pytest.mark.slow
 def test_a_stage_of_a_live_process_is_left_alone_and_one_of_a_dead_is_swept(store: Store) -> None:
     code = """
 import sys, time
@@ -521,6 +524,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", disk], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_nothing_half_written(small_disk: Path) -> None:
     store = Store(small_disk / "store")
     commit(store, toy(0))
@@ -562,6 +566,7 @@ def test_a_read_only_folder_is_one_sentence(tmp_path: Path) -> None:
         commit(Store(tmp_path / "store"), toy(0))
 
 
+@pytest.mark.slow
 def test_a_limit_on_file_size_is_one_sentence_and_nothing_half_written(store: Store) -> None:
     code = """
 import resource, sys

@@ -93,6 +93,7 @@ def when_called(
         sys.setprofile(None)
 
 
+@pytest.mark.slow
 def test_a_removed_version_is_out_of_sight_and_comes_back_with_the_same_digest(toys: Store):
     before = {version.ref: version.digest for version in toys.history(TOY)[0]}
     remove(toys, "org/toy@v1.1.0")
@@ -116,6 +117,7 @@ def test_a_removed_dataset_is_gone_from_every_list_and_comes_back_whole(toys: St
     assert refs(toys) == ["org/other@v1.0.0", *(f"org/toy@v1.{i}.0" for i in range(3))]
 
 
+@pytest.mark.slow
 def test_a_dataset_that_is_also_the_folder_of_others_leaves_them_in_place(toys: Store):
     commit(toys, {("episodes", "train"): episodes(5)}, name="org")
     remove(toys, "org")
@@ -162,6 +164,7 @@ def test_a_damaged_version_can_be_removed(toys: Store):
     assert toys.history(TOY)[1] == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "error", "told"),
     [

@@ -145,6 +145,7 @@ def no_card(version: Version) -> None:
     (version.dir / "README.md").unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "problem"),
     [
@@ -203,6 +204,7 @@ def test_an_episode_is_whole_before_it_is_written(tmp_path: Path, wrong: dict[st
         stage.write("episodes", "train", rows)
 
 
+@pytest.mark.slow
 def test_a_few_bytes_do_not_stand_for_more_values_than_memory_holds(tmp_path: Path) -> None:
     for rows, large in ((1 << 20, False), (40_000_000, True)):
         pq.write_table(pa.table({"reward": pa.nulls(rows, pa.bool_())}), tmp_path / "a.parquet", row_group_size=1 << 30)

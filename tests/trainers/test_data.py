@@ -12,6 +12,7 @@ from sotopia_rl_data.trainers.data import load_rows
 from sotopia_rl_data.trainers.row_index import grouped_split
 
 
+@pytest.mark.slow
 def test_a_version_is_pinned_by_its_digest_and_stays_what_it_was(tmp_path: Path):
     first = make_dataset(tmp_path, seed=1)
     second = make_dataset(tmp_path, seed=2)
@@ -70,6 +71,7 @@ def test_a_dataset_that_leaks_is_refused_and_can_be_split_again(tmp_path: Path):
     assert load_rows(ref, store=tmp_path, split_by="grouped").splits_by == "environment_id"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_one_environment_is_divided_by_episode_whatever_split_it_fell_into(tmp_path: Path, split: str):
     ref = make_dataset(tmp_path, environments=1, splits=lambda row: split)
@@ -117,6 +119,7 @@ def test_where_filters_rows_and_an_impossible_one_says_so(tmp_path: Path):
         load_rows(ref, store=tmp_path, where="reward > 5")
 
 
+@pytest.mark.slow
 def test_where_knows_the_episode_and_whose_turn_it_is(tmp_path: Path):
     """The samples were played by two policies against each other: their own turns are half of each episode."""
     from fixtures.flat_calls import label

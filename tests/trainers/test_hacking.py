@@ -24,6 +24,7 @@ def alarm(policy: str, flaw: str, seed: int) -> bool:
     return any(parting.is_hacking for now in later if (parting := part(first, now)) is not None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [range(7), range(100, 107)], ids=["set on", "tested on"])
 def test_nineteen_of_twenty_hackers_are_found_and_one_of_twenty_honest_policies_is_stopped_at_most(seeds: range):
     """The thresholds were set on seeds below 20 of length and self-praise; the others were kept back."""

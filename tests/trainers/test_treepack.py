@@ -41,6 +41,7 @@ def test_equal_sequences_are_read_at_the_same_place():
     assert pack([[1, 2], [1, 2]]).read.tolist() == [1, 1]
 
 
+@pytest.mark.slow
 @given(sequences)
 @settings(max_examples=300, deadline=None)
 def test_every_sequence_is_its_path_from_root_to_read_position(given: list[list[int]]):
@@ -52,6 +53,8 @@ def test_every_sequence_is_its_path_from_root_to_read_position(given: list[list[
         assert tree.position_ids[path].tolist() == list(range(len(sequence)))
 
 
+@pytest.mark.slow
+@pytest.mark.slow
 @given(sequences)
 @settings(max_examples=300, deadline=None)
 def test_segments_see_what_the_mask_says(given: list[list[int]]):
@@ -85,6 +88,7 @@ def test_shared_prefix_of_arrays_and_lists():
     assert shared_prefix([], [1]) == 0
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs_and_says_what_it_measured(capsys: pytest.CaptureFixture[str]):
     """On a toy shape: every case, with the columns that a GPU has; a CPU has no peak that we know."""
     pytest.importorskip("torch", reason="needs the train extra: pip install -e '.[train]'")

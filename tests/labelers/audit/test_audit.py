@@ -174,6 +174,7 @@ def test_a_failed_answer_is_a_failure_and_its_pair_is_left_out(store: Store):
     assert store.latest("lab/none") is None
 
 
+@pytest.mark.slow
 def test_an_unusable_answer_is_sent_back_once_and_the_second_one_counts(store: Store):
     put(store, dialogues(3))
     one = Stumbling()
@@ -308,6 +309,7 @@ def test_an_unbiased_noisy_judge_raises_an_alarm_in_at_most_5_percent_of_200_sim
     assert 0.02 < low < 0.07  # the tests keep their level and are not merely deaf
 
 
+@pytest.mark.slow
 def test_nothing_is_asked_beyond_what_is_allowed(store: Store):
     put(store, dialogues(4))
     one = Highest()
@@ -339,6 +341,7 @@ def test_a_budget_is_a_hard_cap_for_all_runs_together(store: Store, tmp_path: Pa
     assert 0 < done.bill.total < 5.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "sentence"),
     [
@@ -369,6 +372,7 @@ def test_episodes_that_nobody_scored_cannot_be_asked_about(store: Store):
         audit(store, "lab/episodes", Highest(), dimensions=["goal"])
 
 
+@pytest.mark.slow
 def test_the_command_estimates_and_audits(store: Store):
     put(store, boats(4))
     arguments = ["lab/episodes", "--judge", "lexical", "--dimensions", "GOAL", "--store", str(store.root), "--json"]

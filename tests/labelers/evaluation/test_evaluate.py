@@ -78,6 +78,7 @@ def test_agents_are_known_by_our_keys_and_never_by_name_or_place(store: Store):
     assert by(store, "scorer") == {(ODD.episode_id, agent, "goal"): score for agent, score in scores.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [11, -1, 7.5, "7", None, True])
 def test_what_is_no_score_of_the_dimension_is_a_failure_and_null_and_never_zero(store: Store, wrong: Any):
     put(store, [BOAT])
@@ -169,6 +170,7 @@ def test_imported_scores_are_not_written_over(store: Store):
     assert len(by(store, BY)) == 6
 
 
+@pytest.mark.slow
 def test_a_version_with_rewards_keeps_them_and_labelling_takes_up_the_new_scores(store: Store):
     put(store, [BOAT])
     label(store, "lab/episodes", judges=[Highest()])
@@ -188,6 +190,7 @@ def test_a_version_with_rewards_keeps_them_and_labelling_takes_up_the_new_scores
     assert again.version.manifest.columns["rewards"] == first.columns["rewards"]
 
 
+@pytest.mark.slow
 def test_attributions_of_before_there_were_reasons_are_taken_along(store: Store):
     import pyarrow.parquet as pq
 
@@ -237,6 +240,7 @@ def test_over_http_it_repairs_once_lists_what_is_left_and_asks_again_when_told(s
     assert {key[:2] for key in by(store, "sim-judge")} == {(e.episode_id, a) for e in episodes for a in "ab"}
 
 
+@pytest.mark.slow
 def test_anthropic_is_asked_the_same(store: Store, provider: Running):
     put(store, [BOAT])
     done = evaluate(store, "lab/episodes", judges=[f"anthropic:sim-claude@{provider.url}"])

@@ -149,6 +149,7 @@ def test_naming_a_judge_imports_no_other():
 # --- providers, over a real server ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["openai", "anthropic"])
 @pytest.mark.parametrize("name", ["direct", "singular"])
 def test_a_provider_is_asked_and_its_answer_obeys_the_schema(kind: str, name: str, provider: Running):

@@ -127,6 +127,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("text", "said"), WRONG, ids=[said for _, said in WRONG])
 def test_every_mistake_in_a_rubric_is_named_by_its_line_before_anything_is_asked(
     store: Store, tmp_path: Path, text: str, said: str
@@ -209,6 +210,7 @@ def test_every_utterance_is_asked_about_once_a_dimension_and_what_obeys_is_read(
 # --- rewards ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_rubrics_numbers_become_columns_and_are_weighed_alike_without_any_episode_score(store: Store, toy: str):
     put(store, [UNSCORED])
     told = {"warmth": 2, "harm": -1, "length": 3}
@@ -234,6 +236,7 @@ def test_a_rubrics_numbers_become_columns_and_are_weighed_alike_without_any_epis
     assert {name: of[0] for name, of in zip(shown["dimensions"], shown["utterances"]["said"][0], strict=True)} == told
 
 
+@pytest.mark.slow
 def test_rewards_weigh_custom_dimensions_anew_without_a_call(store: Store, toy: str):
     put(store, [BOAT])
     judge = Levels(lambda slot: {"warmth": 1 + slot.turn % 3, "harm": -4, "length": slot.turn % 4}[slot.dimension])
@@ -278,6 +281,7 @@ def test_some_dimensions_of_a_rubric_alone_are_asked_and_weighed(store: Store, t
     assert store.resolve("lab/episodes-rewards").manifest.recipe["rewards"]["weights"] == {"warmth": 1.0}
 
 
+@pytest.mark.slow
 def test_the_content_of_a_rubric_is_in_the_recipe_and_its_path_is_not(store: Store, toy: str, tmp_path: Path):
     put(store, [BOAT])
     first = label(store, "lab/episodes", judges=[Highest()], schema=toy)
@@ -294,6 +298,7 @@ def test_the_content_of_a_rubric_is_in_the_recipe_and_its_path_is_not(store: Sto
     assert (other.created, other.asked) == (True, 15)
 
 
+@pytest.mark.slow
 def test_people_annotate_by_the_rubric_and_read_what_its_levels_mean(store: Store, toy: str, tmp_path: Path):
     put(store, [BOAT])
     path = tmp_path / "mine.csv"

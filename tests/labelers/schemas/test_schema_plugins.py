@@ -79,6 +79,7 @@ def test_an_installed_schema_is_found_by_its_entry_point(store: Store, tmp_path:
     assert "charm" in caught.value.hint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
@@ -117,12 +118,14 @@ def test_a_schema_that_is_wrong_is_a_sentence_and_leaves_no_version(
     assert store.names() == ["lab/episodes"]
 
 
+@pytest.mark.slow
 def test_what_a_schema_says_of_slots_that_nobody_asked_about_is_left_out(store: Store, tmp_path: Path):
     code = MINE.replace("question.slots.items()}", 'question.slots.items()} | {Slot("a", 99, "charm"): 1.0}')
     done = label(store, "lab/episodes", judges=[Highest()], schema=written(tmp_path, code))
     assert {r["turn"] for r in rows(done.version, "attributions", store)} == {0, 1, 2, 3, 4}
 
 
+@pytest.mark.slow
 def test_an_answer_that_is_short_of_a_slot_or_out_of_bounds_is_a_failure_not_a_number(store: Store, tmp_path: Path):
     code = MINE.replace("question.slots.items()}", "question.slots.items() if slot.turn}")
     done = label(store, "lab/episodes", judges=[Highest()], schema=written(tmp_path, code))

@@ -193,6 +193,7 @@ def test_a_missing_number_is_null_in_both_differences_and_a_missing_baseline_in_
     assert [(r["agent"], r["turn"], r["dimension"]) for r in lost] == [("a", 2, "goal"), ("b", -1, "goal")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TURNWISE)
 def test_an_episode_without_scores_is_labelled_where_none_is_needed(store: Store, name: str):
     put(store, [BOAT, UNSCORED])
