@@ -63,8 +63,6 @@ def test_parts_that_are_imported_alone_and_then_together_are_one_import(tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.parametrize("tasks", [2, pytest.param(8, marks=pytest.mark.long)])
 def test_the_recipe_for_slurm_makes_the_version_of_one_process(tasks: int, tmp_path: Path):
     script, finish, submit = recipe("SLURM")

@@ -430,8 +430,6 @@ def wait_for_answers(provider: Running, more: int, process: subprocess.Popen[str
 
 
 @pytest.mark.slow
-@pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.parametrize("kills", [6, pytest.param(16, marks=pytest.mark.long)])
 def test_kill_9_repeats_at_most_what_was_in_flight(kills: int, tmp_path: Path):
     with running(latency=0.1) as provider:

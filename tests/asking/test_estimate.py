@@ -51,7 +51,6 @@ def judge_at(provider: Running, protocol: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("protocol", "options"),
     [

@@ -196,8 +196,6 @@ def test_a_good_file_is_taken_in_every_place(recipient: Recipient, places: list[
 
 
 @pytest.mark.slow
-@pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.parametrize("count", [24, pytest.param(10_000, marks=pytest.mark.long)])
 def test_a_hostile_file_is_refused_or_read_whole(recipient: Recipient, places: list[Place], count: int) -> None:
     every = hostile_files(places, SEED)

@@ -110,8 +110,6 @@ def test_the_release_they_are_made_from_is_taken(victim: Victim, made: list[File
 
 
 @pytest.mark.slow
-@pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.parametrize("count", [12, pytest.param(10_000, marks=pytest.mark.long)])
 def test_a_hostile_release_is_refused_or_whole(victim: Victim, every: list[Hostile], count: int) -> None:
     assert len(every) >= 200
@@ -119,8 +117,6 @@ def test_a_hostile_release_is_refused_or_whole(victim: Victim, every: list[Hosti
     assert 0 < sum(taken) < len(taken)
 
 
-@pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [8, pytest.param(10_000, marks=pytest.mark.long)])
 def test_a_damaged_store_is_read_as_far_as_it_is_whole(victim: Victim, every: list[Hostile], count: int) -> None:

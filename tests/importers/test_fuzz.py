@@ -66,8 +66,6 @@ def checked(paths: list[Path]) -> Counter[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.parametrize("records", [10_000, pytest.param(200_000, marks=pytest.mark.long)])
 def test_damaged_records_give_items_and_failures_and_no_traceback(records, tmp_path):
     rng = random.Random(20261123)

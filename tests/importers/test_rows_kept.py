@@ -88,7 +88,6 @@ def counted(path: Path, form: str) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.long)])
 @pytest.mark.parametrize("form", SEEDS)
 def test_every_damaged_line_is_kept_or_listed(form, count, tmp_path):

@@ -33,8 +33,6 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.parametrize(("count", "episodes"), [(3, 30), pytest.param(8, 800, marks=pytest.mark.long)])
 def test_shards_in_processes_with_ledgers_of_their_own_make_the_version_of_one_process(
     count: int, episodes: int, store: Store, tmp_path: Path

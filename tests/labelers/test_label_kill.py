@@ -68,8 +68,6 @@ for _ in sys.stdin:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mark.long)])
 def test_killed_again_and_again_it_repeats_only_what_was_in_flight_and_ends_the_same(
     kills: int, store: Store, tmp_path: Path

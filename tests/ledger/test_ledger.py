@@ -476,8 +476,6 @@ def test_no_key_is_ever_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     )
 
 
-@pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize(

@@ -54,7 +54,6 @@ def test_every_sequence_is_its_path_from_root_to_read_position(given: list[list[
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 @given(sequences)
 @settings(max_examples=300, deadline=None)
 def test_segments_see_what_the_mask_says(given: list[list[int]]):
