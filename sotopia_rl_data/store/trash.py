@@ -152,7 +152,7 @@ def empty(store: Store, found: Sequence[Removed]) -> list[Removed]:
 
 
 def _check_free(store: Store, one: Removed) -> None:
-    if (store.root / one.name / one.version).exists():
+    if one.dir.exists() and (store.root / one.name / one.version).exists():  # else another process has restored it
         raise VersionExists(
             f"The store has a {one.ref} again, and the removed one is not put in its place.",
             f"remove that one first: `sotopia-rl-data rm {one.ref}`; then `sotopia-rl-data undo {one.removal}`",
