@@ -259,6 +259,7 @@ def test_a_pace_that_makes_no_sense_is_not_taken(pace: object, tmp_path: Path):
     assert remembered_pace(memory, [target], Pacing()) == Pacing()
 
 
+@pytest.mark.alone  # what else the machine does shows in when limits are met
 @pytest.mark.slow
 def test_a_second_run_begins_at_the_rate_that_the_limit_of_the_first_allowed(tmp_path: Path):
     """A provider of 60 requests/s: the first run has to find that out."""
