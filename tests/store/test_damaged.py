@@ -14,6 +14,7 @@ from fixtures.stores import commit, episodes, reward_row, rewards, toy
 from sotopia_rl_data.errors import StoreError
 from sotopia_rl_data.store import Store
 from sotopia_rl_data.store.disk import replace_file, write_text
+from sotopia_rl_data.trainers.run_folder import RunFolder
 
 ROOT = os.geteuid() == 0
 
@@ -57,6 +58,13 @@ def test_what_no_manifest_could_say_is_refused_before_it_is_written(store: Store
         stage.write("episodes", "train", episodes(0))
         with pytest.raises(StoreError, match=f"The {what} cannot be written"):
             stage.commit(**({"recipe": {}} | {what: value}))
+
+
+def test_what_is_not_finished_is_read_by_its_owner_alone(store: Store, tmp_path) -> None:
+    """A version that is being written, and the folder of a run."""
+    with store.stage("org/toy") as stage:
+        folders = [stage.dir, RunFolder(tmp_path / "runs/rm").path]
+        assert [folder.stat().st_mode & 0o777 for folder in folders] == [0o700, 0o700]
 
 
 def test_who_may_read_the_dataset_may_read_its_new_version(tmp_path):
