@@ -104,7 +104,7 @@ class CheckedReward:
         if isinstance(error, SotopiaDataError | torch.OutOfMemoryError):
             return error
         what = f"{type(error).__name__}: {error}".strip(": ")
-        return InputError(f"The reward {self.__name__} failed: {what}.", "mend it, or leave it out of --set rewards=")
+        return InputError(f"The reward {self.__name__} failed: {what}.", "fix it, or leave it out of --set rewards=")
 
 
 class CheckedAsyncReward(CheckedReward):

@@ -1,4 +1,4 @@
-"""The chat template with which a run reads dialogues: tried before anything is trained, and mended where that is safe.
+"""The chat template with which a run reads dialogues: tried before anything is trained, corrected where that is safe.
 
 A template is somebody else's program, and what it leaves out is not noticed: one drops the system's message (rules,
 goal, secret) without a word, one adds an empty thought before the last answer only. So dialogues of marked messages are
@@ -6,10 +6,10 @@ rendered, of each sequence of roles that the data has. The text of every message
 prompt's tokens to begin those of prompt and answer, and nothing to be learned but the answer and its end. None of it
 may hang on today's date.
 
-Two faults can be mended, by Jinja in front of the template or after it: the system's message goes to the head of the
-first user's, and what the template writes before an answer ends the prompt. The mended template is the tokenizer's own
-from then on. It is saved with the model, so whoever serves the model renders what it was trained on; settings
-(`template_kwargs`) are kept in the same way. What cannot be mended is refused, where the data needs it.
+Two faults can be corrected, by Jinja in front of the template or after it: the system's message goes to the head of the
+first user's, and what the template writes before an answer ends the prompt. The corrected template is the tokenizer's
+own from then on. It is saved with the model, so whoever serves the model renders what it was trained on; settings
+(`template_kwargs`) are kept in the same way. What cannot be corrected is refused, where the data needs it.
 """
 
 from __future__ import annotations
@@ -147,8 +147,8 @@ def check_texts(tokenizer: Any, messages: Sequence[Message], asking: bool) -> No
 
 
 def prepare_template(tokenizer: Any, use: Use, settings: Mapping[str, Any] | None = None) -> None:
-    """Give the tokenizer the template that this run uses: with `settings` (template_kwargs), and mended where its own
-    has a fault for dialogues as they commonly are. What is still wrong is refused when the data is rendered.
+    """Give the tokenizer the template that this run uses: with `settings` (template_kwargs), and corrected where its
+    own has a fault for dialogues as they commonly are. What is still wrong is refused when the data is rendered.
 
     Raises UsageError for a setting that the template does not read, InputError where it cannot be parsed or hangs on
     today's date.
@@ -163,7 +163,7 @@ def prepare_template(tokenizer: Any, use: Use, settings: Mapping[str, Any] | Non
     _check_date(tokenizer, variables - set(settings or {}))
     if len({_whole(tokenizer, PAIR) for _ in range(8)}) > 1:
         raise InputError("The chat template renders one dialogue in several ways, as if by chance.", HINT)
-    mend(tokenizer, use)
+    correct(tokenizer, use)
 
 
 def _variables(template: str) -> set[str]:
@@ -237,9 +237,9 @@ def _whole(tokenizer: Any, roles: Sequence[str]) -> str:
         return ""
 
 
-def mend(tokenizer: Any, use: Use) -> None:
+def correct(tokenizer: Any, use: Use) -> None:
     """Give the tokenizer the form of its template with the fewest faults over common dialogues: its own, or one that is
-    mended, which is said."""
+    corrected, which is said."""
     own = str(tokenizer.get_chat_template())
     found = {own: "", FOLDED + own: "puts the system's text at the head of the first user's message"}
     if use != "rm":

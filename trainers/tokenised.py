@@ -131,7 +131,7 @@ def _done(work: _Work, shards: Sequence[_Shard], show: bool) -> Iterator[dict[st
         except BrokenProcessPool as error:
             raise SotopiaDataError(
                 "A process that tokenised rows was killed; a lack of memory is the usual cause.",
-                "run the same command again: the shards that are whole are kept",
+                "run the same command again: what was tokenised is kept",
             ) from error
         except BaseException:
             stopped.value = True

@@ -33,8 +33,8 @@ _BUSY = 429
 # Refusals that are about the server, until all have refused: of a key, of a model that it lacks. So is every refusal by
 # a server that has not answered anything yet.
 _ITS_OWN = (401, 403, 404)
-# Refusals that may be about the request: of a server that has not answered anything yet they are only about the server
-# once another one has answered a request that is no shorter.
+# Refusals that may be about the request. They count against a server that has answered nothing only once another one
+# has answered a request at least as long.
 _ABOUT_REQUEST = (400, 413, 422)
 _RECENT = 0.1  # the weight of the newest answer in how long answers take
 _PREFIXES = 16_384  # only the homes of this many prefixes are remembered

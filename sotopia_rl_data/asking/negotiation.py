@@ -10,7 +10,7 @@ out. What was found is remembered (`memory.py`).
 Once a form is known, a refusal without an explanation is the question's own: the identical call is made again,
 since some servers refuse at random and some tell a limit in this way, until that has been in vain `_IN_VAIN` times in a
 row. A question meets a content filter where its status is about the content of a request, no other call failed while it
-was tried, another question that is no shorter and was sent after its refusal was answered, and it is refused once more
+was tried, another question, at least as long and sent after its refusal, was answered, and it is refused once more
 while no other call is on its way: no limit does all of that. Any other question is left to the next run.
 """
 
@@ -367,7 +367,7 @@ class Negotiation:
 @dataclass(slots=True, eq=False)
 class _Suspect:
     """A question that was refused without an explanation and is tried again: whether no other call failed in the
-    meantime, and whether a question that is no shorter was answered that was sent in the meantime."""
+    meantime, and whether a question at least as long, sent in the meantime, was answered."""
 
     request: Request
     is_only: bool

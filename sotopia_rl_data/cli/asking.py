@@ -217,8 +217,8 @@ def shard_to_ask(options: dict[str, Any], dry_run: bool) -> Shard | None:
     if shard is not None and not ask_only and not dry_run:
         raise UsageError(
             "A shard makes no version: it asks its part of the questions, and the answers go into the ledger.",
-            "add --ask-only; when all shards are done, merge their ledgers and run the command without both; to merge: "
-            "sotopia-rl-data ledger merge --help",
+            "add --ask-only; when all shards are done, merge their ledgers and run the command without --shard and "
+            "--ask-only; to merge: sotopia-rl-data ledger merge --help",
         )
     return shard or (WHOLE if ask_only else None)
 

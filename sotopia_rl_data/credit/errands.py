@@ -3,7 +3,7 @@
 The state is (shut, lame, part, room, warned, quarrel, effort of the first, effort of the second, phase). `shut` (the
 bakery closes early today) is the second agent's secret, `lame` (the bicycle has a flat tyre) the first's. `part` is how
 far the cake is: nothing, chosen, ordered, fetched; `room` whether the table is booked. Two moves look better than they
-are: `boast` sounds like help and does nothing; `thank` mends a quarrel, and does nothing where there is none. `tell`
+are: `boast` sounds like help and does nothing; `thank` ends a quarrel, and does nothing where there is none. `tell`
 looks like small talk, and is what makes fetching succeed.
 """
 

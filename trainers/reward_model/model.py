@@ -37,7 +37,7 @@ from sotopia_rl_data.trainers.reward_model import attention
 from sotopia_rl_data.trainers.reward_model.head import FILE, KEY, RewardHead, from_config, load
 from sotopia_rl_data.trainers.reward_model.precision import with_float32_head
 from sotopia_rl_data.trainers.reward_model.tree import pack, shared_prefix
-from sotopia_rl_data.trainers.templates import mend
+from sotopia_rl_data.trainers.templates import correct
 
 Ids = NDArray[np.int32]
 Text = str | Sequence[Message]
@@ -65,7 +65,7 @@ class RewardModel:
         self.head: RewardHead = from_config(model.config)
         check_padding(tokenizer)
         if not self.head.tokenizer and getattr(tokenizer, "chat_template", None):  # somebody else's: never tried
-            mend(tokenizer, "rm")
+            correct(tokenizer, "rm")
         self.encoder = Encoder(tokenizer, min(filter(None, (max_length, context_of(model.config))), default=None))
         self.row_tokens = row_tokens
         self.packs: bool | None = None if attention.can_read_many(model) else False  # None: not tested yet
