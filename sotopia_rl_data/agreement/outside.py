@@ -95,7 +95,7 @@ def _read(versions: Sequence[Version], kind: Kind, wanted: str) -> Found:
     import pyarrow.parquet as pq
 
     found: Found = {}
-    evaluators: dict[tuple[str, str], set[str]] = {}
+    scores: dict[str, Found] = {}  # by dimension and evaluator
     paths = dict.fromkeys(
         path for version in versions for paths in version.files("episodes").values() for path in paths
     )
@@ -104,17 +104,20 @@ def _read(versions: Sequence[Version], kind: Kind, wanted: str) -> Found:
             name for name in ("episode_id", "agents", "turns", "scores", "meta") if name in pq.read_schema(path).names
         ]
         for row in pq.read_table(path, columns=names).to_pylist():
-            for score in row["scores"] if kind == "outcome" else ():
-                if score["dimension"] == wanted:
-                    evaluators.setdefault((row["episode_id"], score["agent"]), set()).add(score["evaluator"])
-            for column, unit, value in _turns(row) if kind == "annotation" else _wholes(row, wanted):
+            for column, unit, value in _turns(row) if kind == "annotation" else _wholes(row):
                 number = _number(value)
                 if number is not None:
                     found.setdefault(column, {})[unit] = number
-    several = next((sorted(names) for names in evaluators.values() if len(names) > 1), ())
-    if several:
-        forms = [f"--outcome {shlex.quote(f'{wanted} by {name}')}" for name in several]
+            for score in row["scores"] if kind == "outcome" else ():
+                of_one = scores.setdefault(score["dimension"], {}).setdefault(score["evaluator"], {})
+                of_one[row["episode_id"], score["agent"], _WHOLE] = score["score"]
+    if len(scores.get(wanted, ())) > 1:
+        forms = [f"--outcome {shlex.quote(f'{wanted} by {name}')}" for name in sorted(scores[wanted])]
         raise UsageError(f"Several evaluators gave scores on {wanted!r}.", f"name one: {', or '.join(forms)}")
+    for dimension, by_evaluator in scores.items():
+        for evaluator, values in by_evaluator.items():
+            column = dimension if len(by_evaluator) == 1 else f"{dimension} by {evaluator}"
+            found.setdefault(column, {}).update(values)  # a score counts, and not a note of the same name
     return found
 
 
@@ -124,18 +127,13 @@ def _turns(episode: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, str, in
             yield column, (episode["episode_id"], turn["agent"], turn["turn"]), value
 
 
-def _wholes(episode: Mapping[str, Any], wanted: str) -> Iterator[tuple[str, tuple[str, str, int], Any]]:
-    """Of the dialogue, then of each agent, then its scores: what is nearer to the agent comes last, and counts. The
-    scores of one evaluator are the column `DIMENSION by EVALUATOR`, where that is wanted."""
+def _wholes(episode: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, str, int], Any]]:
+    """Of the dialogue, then of each agent: what is nearer to the agent comes last, and counts."""
     of_episode = _object(episode.get("meta"))
     for agent in episode["agents"]:
         unit = (episode["episode_id"], agent["agent"], _WHOLE)
         for column, value in [*of_episode.items(), *_object(agent.get("meta")).items()]:
             yield column, unit, value
-    for score in episode["scores"]:
-        of_one = f"{score['dimension']} by {score['evaluator']}"
-        column = of_one if of_one == wanted else score["dimension"]
-        yield column, (episode["episode_id"], score["agent"], _WHOLE), score["score"]
 
 
 def _object(text: str | None) -> Mapping[str, Any]:

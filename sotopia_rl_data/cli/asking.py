@@ -182,6 +182,11 @@ def is_from_file(name: str) -> bool:
     return click.get_current_context().get_parameter_source(name) is click.core.ParameterSource.DEFAULT_MAP
 
 
+def is_given(name: str) -> bool:
+    """Whether the command's option of this name was given with it."""
+    return click.get_current_context().get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
 # --- from options to what the library takes ---------------------------------------------------------------------------
 
 

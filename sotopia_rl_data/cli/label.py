@@ -117,8 +117,7 @@ def label(
 
     replayed = replaying.take(options)
     if replayed is not None:
-        told = {**options, "layout": layout, "template": template, "weights": weights}
-        replaying.label_by_replaying(store, episodes, replayed, told, as_json)
+        replaying.label_by_replaying(store, episodes, replayed, options, as_json)
         return
     if asking.is_from_file("judges") and not schema(options["schema"]).needs_judge:
         options["judges"] = ()

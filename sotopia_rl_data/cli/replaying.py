@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
 COUNTERFACTUAL = "counterfactual"
 _OPTIONS = {"policy": None, "partner": None, "alternatives": None, "rollouts": None, "turns": None}
-_NOT_READ = ("preset", "weights", "evaluator", "average", "template", "layout", "version", "shard")
-_USUAL = {"samples": 1, "scale": 3, "batch": False, "ask_only": False}
+_READ = (
+    *("episodes", "schema", "judges", "dimensions", "wording", "only", "out", "store", "as_json", *_OPTIONS),
+    *("named", "keys", "extra", "temperature", "max_tokens", "concurrency", "rpm", "tpm", "timeout"),
+    *("dry_run", "budget", "prices", "retry_failed", "ledger"),
+)
 _DEFAULTS = {"alternatives": 4, "rollouts": 4, "turns": 20}
 
 
@@ -66,13 +69,10 @@ def label_by_replaying(
     from sotopia_rl_data.labelers.plan import Elicitation
     from sotopia_rl_data.labelers.selection import read_selection
 
-    unread = [name for name in _NOT_READ if options.get(name) is not None]
-    unread += [name for name, usual in _USUAL.items() if options[name] != usual]
-    if unread:
-        raise UsageError(
-            f"--{unread[0].replace('_', '-')} does not apply to the schema {COUNTERFACTUAL!r}.",
-            f"leave --{unread[0].replace('_', '-')} out",
-        )
+    for option in click.get_current_context().command.params:
+        if asking.is_given(str(option.name)) and option.name not in _READ:
+            flag = option.opts[0]
+            raise UsageError(f"{flag} does not apply to the schema {COUNTERFACTUAL!r}.", f"leave {flag} out")
     longest = options["max_tokens"]
     with without_api_keys() if options["dry_run"] else nullcontext():
         settings = _settings(given, options)

@@ -129,7 +129,7 @@ def label_by_replaying(
         committed=committed,
         outcomes=asked,
         calls=sum(outcome.settled for outcome in asked),
-        failures=Counter(failure.reason for failure in failures),
+        failures=Counter(failure.reason for _, failure in failures),
         bill=bill,
         warnings=asking_warnings(asked),
         seconds=round(time.monotonic() - began, 3),
@@ -175,7 +175,7 @@ class _Replaying:
         self._tally = Tally()
         self.pairs: dict[Draw, list[tuple[str, str]]] = {}
         self.outcomes: list[Outcome] = []
-        self.failures: list[Failure] = []
+        self.failures: list[tuple[Draw, Failure]] = []
 
     def left(self) -> AskOptions:
         """The options with what is left of the budget."""
@@ -198,7 +198,8 @@ class _Replaying:
             draw = draws[run.spec.episode_id]
             if run.failures:  # the policy could not be asked, or said nothing that can be read
                 told = run.failures[0]
-                self.failures.append(replace(told, episode_id=draw.episode_id, agent=draw.agent, turn=draw.turn))
+                failure = replace(told, episode_id=draw.episode_id, agent=draw.agent, turn=draw.turn)
+                self.failures.append((draw, failure))
             else:
                 self._drawn[draw] = action_of(run.episode().turns[-1])
 
@@ -216,7 +217,7 @@ class _Replaying:
                 specs += [said, other]
                 self.pairs[draw].append((said.episode_id, other.episode_id))
         if not specs:
-            reason = self.failures[0].reason if self.failures else "none was asked for"
+            reason = self.failures[0][1].reason if self.failures else "none was asked for"
             raise AskingError(f"The policy drew no utterance that can be played on: {reason}.", "see what it answers")
         with store.stage(name) as stage:
             recording = Recording(stage)
@@ -273,10 +274,10 @@ def _gaps(
 
 def _without_gap(
     draws: Iterable[Draw], gaps: Container[tuple[Draw, str, str]], judges: Sequence[str], dimensions: Sequence[str]
-) -> list[Failure]:
+) -> list[tuple[Draw, Failure]]:
     """A failure for each draw, dimension and judge without a difference."""
     return [
-        Failure(_UNJUDGED, draw.episode_id, draw.agent, draw.turn, dimension, judge, draw.call_id)
+        (draw, Failure(_UNJUDGED, draw.episode_id, draw.agent, draw.turn, dimension, judge, draw.call_id))
         for draw, dimension, judge in product(draws, dimensions, judges)
         if (draw, dimension, judge) not in gaps
     ]

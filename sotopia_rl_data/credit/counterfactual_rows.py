@@ -45,7 +45,7 @@ class CounterfactualVersion:
     dimensions: Sequence[str]
     judges: Sequence[Judge]
     gaps: Mapping[tuple[Draw, str, str], float]
-    failures: Sequence[Failure]
+    failures: Sequence[tuple[Draw, Failure]]
 
     def commit(self, store: Store, name: str, policies: Bill, judges: Bill) -> Committed:
         """Write attributions, failures and rewards as the next version of `name`. The bills are those of the policies
@@ -55,7 +55,11 @@ class CounterfactualVersion:
             labels = {split: [stage.sorted_file("attributions", split)] for split in files}
             for split, (path,) in labels.items():
                 _write(path, self._rows(split))
-            stage.write("failures", "train", tables.failure_table(list(self.failures)))
+            stage.write("failures", "train", tables.FAILURES.empty_table())
+            for split in files:
+                failures = [failure for draw, failure in self.failures if draw.juncture.split == split]
+                if failures:
+                    stage.write("failures", split, tables.failure_table(failures))
             built = self._reward(stage, labels)
             stage.link(self.parent, "episodes")
             return stage.commit(self._recipe(built.recipe), self._provenance(built, policies, judges))

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from fixtures.opinions import label_row
@@ -24,8 +26,6 @@ TURNS, EPISODES = 6, 12
 def kept(store: Store) -> tuple[Version, np.ndarray, np.ndarray, np.ndarray]:
     """A version whose turns have a noted `mood`, whose agents a `paid`, whose dialogues a `solved` and a score on
     `csat`; what ann said of each turn, the moods, and each agent's `paid`."""
-    import pyarrow as pa
-
     rng = np.random.default_rng(0)
     said = rng.integers(0, 4, (EPISODES, TURNS)).astype(float)
     mood = said + rng.normal(0, 1, said.shape).round(2)
@@ -98,9 +98,26 @@ def test_the_command_takes_one_of_both(tmp_path: Path):
     assert isinstance(CliRunner().invoke(command, both, standalone_mode=False).exception, UsageError)
 
 
-def test_of_several_evaluators_one_is_named_and_an_endless_number_is_missing(tmp_path: Path):
-    import pyarrow as pa
+def test_evaluators_of_different_dialogues_are_not_mixed_either(tmp_path: Path):
+    version, *_ = kept(store := Store(tmp_path))
+    (table,) = (pq.read_table(path) for path in version.files("episodes")["train"])
+    rows = table.to_pylist()
+    rows[0]["scores"][0]["evaluator"] = "a judge"
+    with store.stage("lab/kept") as stage:
+        stage.write("episodes", "train", pa.Table.from_pylist(rows, schema=EPISODES_WITH_META))
+        stage.link(version, "attributions")
+        mixed = stage.commit({"kind": "toy"}).version
+    with pytest.raises(UsageError, match="Several evaluators gave scores on 'csat'"):
+        agreement([mixed], outcome="csat")
+    pair = agreement([mixed], outcome="csat by people", resamples=0).pair("ann", "outcome csat by people", OVERALL)
+    assert pair is not None
+    assert pair.units == EPISODES - 1
+    with pytest.raises(UsageError) as wrong:
+        agreement([mixed], outcome="nothing")
+    assert "csat by people" in wrong.value.hint
 
+
+def test_of_several_evaluators_one_is_named_and_an_endless_number_is_missing(tmp_path: Path):
     store, agents = Store(tmp_path), (Agent("a", "a", meta=json.dumps({"paid": 10**400})), Agent("b", "b"))
     episodes, rows = [], []
     for e in range(4):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -24,8 +25,9 @@ from sotopia_rl_data.credit.replay_estimate import estimate_replaying
 from sotopia_rl_data.errors import AskingError, BudgetSpent, Rejected, SotopiaDataError, UsageError
 from sotopia_rl_data.fake_provider.running import Running, running
 from sotopia_rl_data.labelers.judge import Question
-from sotopia_rl_data.labelers.plan import Elicitation
+from sotopia_rl_data.labelers.plan import Elicitation, episodes_of
 from sotopia_rl_data.labelers.schemas import answers
+from sotopia_rl_data.labelers.selection import Selection
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.request import Request
 from sotopia_rl_data.rollouts.episode_run import MOST_DRAFTS, TRIES, TurnRequest
@@ -78,8 +80,6 @@ def only(path: Path, *rows: str) -> Path:
 
 
 def replay(store: Store, policy: Sampler, judge: Assayer | None = None, **more: object):
-    from sotopia_rl_data.labelers.selection import Selection
-
     turn = Selection(frozenset({("e", None, TURN, None)}))
     judged = Elicitation(judges=[judge or Assayer()])
     return label_by_replaying(store, "lab/e", settings_of(policy), judged, only=turn, **more)
@@ -152,6 +152,22 @@ def test_what_the_judge_could_not_score_is_a_failure_that_can_be_asked_again(tmp
     (rows,) = (pq.read_table(path).to_pylist() for path in report.committed.version.files("failures")["train"])
     told = [(row["episode_id"], row["agent"], row["turn"], row["dimension"], row["judge"]) for row in rows]
     assert told == [("e", "ann", TURN, "goal", "assayer")] * 2
+
+
+def test_a_failure_is_in_the_split_of_its_episode(tmp_path: Path):
+    store = Store(tmp_path)
+    (train,) = episodes_of(dialogue(store, "Hello.", "Hello.", "gold", "Oh.").files("episodes")["train"])
+    with store.stage("lab/e") as stage:
+        stage.write("episodes", "train", episode_table([train]))
+        stage.write("episodes", "test", episode_table([replace(train, episode_id="f", environment_id="other")]))
+        stage.commit({"kind": "episodes"})
+    judged, third = Elicitation(judges=[Unsure()]), Selection(frozenset((e, None, TURN, None) for e in "ef"))
+    report = label_by_replaying(store, "lab/e", settings_of(tossing()), judged, only=third)
+    kept = report.committed.version.files("failures").items()
+    ids = {
+        split: {row["episode_id"] for path in paths for row in pq.read_table(path).to_pylist()} for split, paths in kept
+    }
+    assert ids == {"train": {"e"}, "test": {"f"}}
 
 
 def test_where_no_play_ends_that_is_said(tmp_path: Path):
@@ -282,6 +298,8 @@ def test_what_is_wrong_is_a_sentence_and_asks_nobody(tmp_path: Path):
         "does not": ["--judge", "lexical", *scripted],
         "--preset does not apply": [*counterfactual, *scripted, "--preset", "goal-only"],
         "--samples does not apply": [*counterfactual, *scripted, "--samples", "2"],
+        "--ask does not apply": [*counterfactual, *scripted, "--ask", "packed"],
+        "--ask-only does not apply": [*counterfactual, *scripted, "--ask-only"],
         "names no turn": [*counterfactual, *scripted, "--only", str(nobody)],
         "No judge is named": ["--schema", "counterfactual", *scripted],
         "is over by then": [*counterfactual, *scripted, "--turns", "2"],
