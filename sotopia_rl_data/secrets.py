@@ -409,11 +409,15 @@ def without_credentials(url: str) -> str:
 
 
 def without_server(error: str, base_url: str) -> str:
-    """The error of a server as data may carry it: without its URL, which may be private. Of a fleet, whose `base_url`
-    is its name, every URL is left out."""
-    if base_url and not base_url.startswith("http"):
-        error = _URL.sub("its provider", error)
-    return error.replace(base_url, "its provider") if base_url else error
+    """The error of a server as data may carry it: without its URL and host, which may be private. Of a fleet, whose
+    `base_url` is its name, every URL is left out."""
+    if not base_url:
+        return error
+    server = _split(base_url)
+    if not (server.scheme.startswith("http") and server.netloc):
+        return _URL.sub("its provider", error).replace(base_url, "its provider")
+    host = rf"(?<![\w.-]){re.escape(server.netloc)}(?![\w-])"
+    return re.sub(f"{re.escape(base_url)}|{host}", "its provider", error)
 
 
 def _in_address(url: str) -> Iterator[str]:

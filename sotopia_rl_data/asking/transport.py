@@ -6,8 +6,11 @@ to build and read a call as everything else together. Nothing is retried here: o
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -88,7 +91,10 @@ class ApiClient:
 
     async def send(self, request: Request) -> Reply:
         """One answer, asked for in the form that the server takes; `negotiation.py` finds that form with the first
-        requests. Raises Unavailable or Rejected; never retries faults."""
+        requests. Raises Unavailable or Rejected; never retries faults.
+
+        Once the form is found, a request does not go through `Negotiation.ask`: the way of a plain question stays
+        short."""
         negotiation = self._negotiation_for(request)
         form = negotiation.settled
         if form is None:
@@ -139,8 +145,8 @@ class ApiClient:
             async with self._session.post(self._url, data=data, allow_redirects=False) as response:
                 raw = await self._read(response)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            reason = str(error) or type(error).__name__
-            raise unreachable(self.target, reason, not isinstance(error, aiohttp.ClientConnectorError)) from None
+            sent = not isinstance(error, aiohttp.ClientConnectorError)
+            raise unreachable(self.target, _reason(error), sent) from None
         answer = json_or_none(raw)
         if response.status >= 300:
             raise status_error(self.target, response.status, answer, response.headers)
@@ -175,6 +181,18 @@ class ApiClient:
             headers=signed | {"Content-Type": "application/json", "User-Agent": "sotopia-rl-data"},
             trust_env=not is_local(self._url),
         )
+
+
+def _reason(error: Exception) -> str:
+    """Why a request got no response, without the host, its address and port: data holds what errors say."""
+    import aiohttp
+
+    if not isinstance(error, aiohttp.ClientConnectorError):
+        return str(error) or type(error).__name__
+    cause, number = error.os_error, error.os_error.errno or 0
+    if number in errno.errorcode and not isinstance(cause, ssl.SSLError):  # these have numbers of their own
+        return os.strerror(number)
+    return (cause.strerror or type(cause).__name__).replace(f"'{error.host}'", "it")  # of a certificate for others
 
 
 def with_schema_in_words(messages: Sequence[Message], schema: Mapping[str, Any]) -> list[Message]:

@@ -349,8 +349,10 @@ def test_content_in_parts_and_other_servers_ways_to_count_are_read():
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_nobody_listening_is_a_sentence(provider: str):
-    with pytest.raises(Unavailable, match="cannot be reached"):
+    with pytest.raises(Unavailable, match="cannot be reached") as told:
         ask(client_for(provider, "http://127.0.0.1:9"))
+    assert told.value.message.endswith("cannot be reached: Connection refused")
+    assert told.value.message.count("127.0.0.1") == 1  # in the URL, which data is spared
 
 
 @pytest.mark.parametrize(("provider", "variable"), [("openai", "OPENAI_API_KEY"), ("anthropic", "ANTHROPIC_API_KEY")])

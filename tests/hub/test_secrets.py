@@ -216,6 +216,7 @@ def test_the_password_in_hf_endpoint_is_neither_shown_nor_kept(hub, tmp_path):
     ("server", "url"),
     [
         ("http://gpu1:8000/v1", "http://gpu1:8000/v1"),
+        ("http://gpu1:8000/v1", "gpu1:8000"),
         ("fleet://ours", "http://gpu1:8000/v1"),
         ("fleet://ours", "https://[fd00::1]:8000/v1"),
         ("fleet://ours", "http://[fd00::1]/v1"),
