@@ -87,6 +87,7 @@ def test_scores_under_other_conditions_are_not_taken_from_the_ledger(store: Stor
 
 def test_the_conditions_of_scores_are_what_the_identity_of_a_folder_leaves_out(tmp_path: Path):
     from fixtures.training import toy_model
+    from tokenizers import normalizers
     from transformers import AutoModelForSequenceClassification
 
     from sotopia_rl_data.trainers.encoding import load_tokenizer
@@ -95,14 +96,16 @@ def test_the_conditions_of_scores_are_what_the_identity_of_a_folder_leaves_out(t
     folder = toy_model(tmp_path / "model")
     classifier = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1)
 
-    def conditions(max_length: int = 100, template: str = "") -> dict[str, Any]:
+    def conditions(max_length: int = 100, template: str = "", lowercase: bool = False) -> dict[str, Any]:
         tokenizer = load_tokenizer(folder)
+        if lowercase:
+            tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
         tokenizer.chat_template = template + tokenizer.chat_template
         return RewardModel(classifier, tokenizer, name=folder, max_length=max_length).conditions()
 
     first = conditions()
     assert conditions() == first
-    found = [first, conditions(max_length=50), conditions(template="{{ 'so: ' }}")]
+    found = [first, conditions(max_length=50), conditions(template="{{ 'so: ' }}"), conditions(lowercase=True)]
     (Path(folder) / "adapter_config.json").write_text('{"lora_alpha": 32}')
     found.append(conditions())
     classifier.bfloat16()

@@ -128,8 +128,7 @@ class RewardModel:
         """What its scores depend on beside what `identity` names, as JSON values."""
         adapter = Path(self.name) / "adapter_config.json"
         return {
-            "tokenizer": fingerprint(self.encoder.tokenizer),
-            "max_length": self.encoder.max_length,
+            "encoding": self.encoder.settings(),
             "dtype": str(next(self.model.parameters()).dtype),
             "adapter": file_sha256(adapter) if self.name and adapter.exists() else None,
         }
