@@ -24,6 +24,10 @@ from sotopia_rl_data.trainers.reward_model.model import RewardModel
 from sotopia_rl_data.trainers.run_folder import RunFolder
 
 BATCH = 256
+_NOT_HELD_OUT = (
+    "The runs held out different rows, so these are the dataset's own splits: a run may have been trained on some of "
+    "their rows."
+)
 Number = float | None
 
 
@@ -39,8 +43,9 @@ def compare_runs(
     """The reward models of the folders `runs` on the `split` of `dataset` (by default that of the first run).
 
     For each run: what it was trained on, and each metric of WITH_INTERVAL as value, low and high (95 %), with its
-    difference to the first run's. Raises NotFound, UsageError where a run is not of a reward model or where no
-    `dataset` is named and the runs held out different rows, InputError where the split has no rows.
+    difference to the first run's. `warnings` say where a run may have been trained on some of these rows. Raises
+    NotFound, UsageError where a run is not of a reward model or where no `dataset` is named and the runs held out
+    different rows, InputError where the split has no rows.
     """
     records = [_reward_run(run) for run in runs]
     first = records[0]["dataset"]
@@ -69,7 +74,8 @@ def compare_runs(
         {"run": str(run), "trained_on": f"{of['dataset']['name']}@{of['dataset']['version']}", "metrics": figures}
         for run, of, figures in zip(runs, records, measured, strict=True)
     ]
-    return {"dataset": ref, "split": split, "rows": len(rows), "episodes": len(set(episodes)), "runs": compared}
+    sizes = {"rows": len(rows), "episodes": len(set(episodes))}
+    return {"dataset": ref, "split": split, **sizes, "runs": compared, "warnings": [] if choice else [_NOT_HELD_OUT]}
 
 
 def _reward_run(run: str | Path) -> dict[str, Any]:
@@ -93,7 +99,7 @@ def _common_choice(
                 raise UsageError(
                     f"{runs[0]} was trained with {name}={value} and {run} with {name}={other[name]}, so they held "
                     "out different rows.",
-                    f"say whose rows and splits: --dataset {ref}",
+                    f"--dataset {ref} takes its own splits, on some of whose rows a run may have been trained",
                 )
     return first
 

@@ -337,6 +337,8 @@ def _show_side_by_side(compared: dict[str, Any]) -> None:
     title = f"{compared['dataset']}, {compared['split']}: {compared['rows']:,} rows, {compared['episodes']:,} episodes"
     console.table(["run", "trained on", *metrics], rows, title=title)
     console.note("95 % intervals resample whole episodes; + and -: above and below the first run in 95 % of them.")
+    for text in compared["warnings"]:
+        console.warn(text)
 
 
 def _with_interval(figure: dict[str, float | None], is_first: bool) -> str | None:

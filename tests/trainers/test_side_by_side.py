@@ -53,6 +53,7 @@ def test_the_better_model_is_better_beyond_doubt_on_the_same_rows(root: Path):
     assert (found["dataset"], found["split"]) == ("toys/rewards@v1.0.0", "test")
     known = list(load_rows("toys/rewards", store=root).of("test"))
     assert (found["rows"], found["episodes"]) == (len(known), len({row.episode_id for row in known}))
+    assert found["warnings"] == []
     good, bad = (of["metrics"] for of in found["runs"])
     scores = RewardModel.load(root / "rm").score_batch([(row.prompt, row.completion) for row in known])
     error = float(np.mean((scores - [row.reward for row in known]) ** 2))
@@ -82,7 +83,9 @@ def test_rows_are_held_out_as_the_runs_held_them_out(root: Path, tmp_path: Path)
     with pytest.raises(UsageError, match=r"split_by=grouped .* split_by=dataset") as told:
         api.compare(apart, store=root)
     assert "--dataset toys/rewards@v1.0.0" in told.value.hint
-    assert api.compare(apart, store=root, dataset="toys/rewards@v1.0.0")["dataset"] == "toys/rewards@v1.0.0"
+    named = api.compare(apart, store=root, dataset="toys/rewards@v1.0.0")
+    assert named["dataset"] == "toys/rewards@v1.0.0"
+    assert [("may have been trained on" in text) for text in named["warnings"]] == [True]
 
 
 def test_the_command_shows_one_table_and_gives_json(root: Path):
