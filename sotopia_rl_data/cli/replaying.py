@@ -119,7 +119,7 @@ def _settings(given: dict[str, Any], options: dict[str, Any]) -> ReplaySettings:
 def _show(report: ReplayReport) -> None:
     counts = [(name, getattr(report, name)) for name in ("turns", "plays", "replays")]
     if report.left_out:
-        counts.insert(1, ("left out (after the end that the rules give)", report.left_out))
+        counts.insert(1, ("left out (after the dialogue's end)", report.left_out))
     name = report.version.partition("@")[0]
     asking.show_run("re-played", "play", report, counts, f"sotopia-rl-data show {name}")
     shown = sorted(report.estimates, key=lambda one: abs(one.estimate.credit), reverse=True)[:20]

@@ -148,12 +148,13 @@ class BranchPlan:
 
 
 def junctures(episode: Episode, split: str, turns: Sequence[Turn], rules: Rules) -> list[Juncture]:
-    """These turns of the episode, ready to be re-played, but for those that come after the end that the rules give to
-    what was said. Raises UsageError where the simulator cannot play what was said: nobody but the agents in their order
-    may have acted, and the rules must have turns enough."""
+    """These turns (1 or more) of the episode, ready to be re-played, but for those after the dialogue's end by the
+    rules. Raises UsageError where the simulator cannot play what was said before them: nobody but the agents in their
+    order may have acted, and the rules must have turns enough."""
     scene = scene_of(episode)
-    found, begun = [], list[Mapping[str, Action]]()
-    wanted = {turn.turn for turn in turns}
+    world = EpisodeRun(EpisodeSpec(episode.episode_id, scene, (), ()), rules).world
+    found, begun = list[Juncture](), list[Mapping[str, Action]]()
+    wanted = sorted(turn.turn for turn in turns)
     for place, turn in enumerate(episode.turns):
         due = scene.agents[place % len(scene.agents)]
         if turn.turn != place or turn.agent != due:
@@ -163,28 +164,21 @@ def junctures(episode: Episode, split: str, turns: Sequence[Turn], rules: Rules)
                 "re-play dialogues whose agents act in turn; name them with --only",
             )
         action = action_of(turn)
-        if turn.turn in wanted:
-            juncture = Juncture(episode.episode_id, turn.agent, turn.turn, split, scene, tuple(begun), action)
-            if is_due(juncture, rules):
-                found.append(juncture)
+        if turn.turn == wanted[len(found)]:
+            found.append(Juncture(episode.episode_id, turn.agent, turn.turn, split, scene, tuple(begun), action))
+            if len(found) == len(wanted):
+                break
         begun.append({turn.agent: action})
+        cannot = f"The episode {episode.episode_id} cannot be re-played from turn {wanted[len(found)]}: "
+        try:
+            world.step(begun[-1])
+        except SotopiaDataError as error:
+            raise UsageError(cannot + error.message, "leave the turn out with --only") from error
+        if world.done and world.turn >= rules.turns:
+            raise UsageError(f"{cannot}it is over by then.", "give more --turns, or leave the turn out with --only")
+        if world.done:
+            break
     return found
-
-
-def is_due(juncture: Juncture, rules: Rules) -> bool:
-    """Whether the turn comes: what was said before did not end the episode. Raises UsageError where the rules do not
-    allow what was said, or have too few turns."""
-    cannot = f"The episode {juncture.episode_id} cannot be re-played from turn {juncture.turn}: "
-    world = EpisodeRun(EpisodeSpec(juncture.episode_id, juncture.scene, (), ()), rules).world
-    try:
-        for actions in juncture.begun:
-            if not world.done:
-                world.step(actions)
-    except SotopiaDataError as error:
-        raise UsageError(cannot + error.message, "leave the turn out with --only") from error
-    if world.done and world.turn >= rules.turns:
-        raise UsageError(f"{cannot}it is over by then.", "give more --turns, or leave the turn out with --only")
-    return not world.done
 
 
 def scene_of(episode: Episode) -> Scene:

@@ -48,7 +48,7 @@ from sotopia_rl_data.rollouts.rollout import EpisodeChains, Recording
 from sotopia_rl_data.schema import Failure
 from sotopia_rl_data.store import Store, Version
 
-_UNJUDGED = "no two plays of the same number have a score at both ends"
+_UNJUDGED = "no pair of plays has both scores"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +72,8 @@ class TurnEstimate:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayReport(RunReport):
     """The report: `replays` is the version with the plays and their scores; `turns` were re-played by `plays` plays,
-    and `left_out` come after the end that the rules give; `unusable` answers of judges have no scores; `estimates` has
-    a line for each turn, dimension and judge."""
+    and `left_out` come after the dialogue's end; `unusable` answers of judges have no scores; `estimates` has a line
+    for each turn, dimension and judge."""
 
     replays: str
     turns: int
@@ -147,8 +147,8 @@ def label_by_replaying(
 
 
 def chosen_turns(parent: Version, only: Selection | None, settings: ReplaySettings) -> tuple[list[Juncture], int]:
-    """The turns to re-play, and how many others were asked for that come after the end that the rules give to what was
-    said. Raises UsageError where one cannot be re-played, or there is none."""
+    """The turns to re-play, and how many others were named that come after the dialogue's end by the rules. Raises
+    UsageError where one cannot be re-played, or there is none."""
     chosen, asked = list[Juncture](), 0
     for split, files in parent.files("episodes").items():
         for episode in episodes_of(files):
@@ -157,7 +157,7 @@ def chosen_turns(parent: Version, only: Selection | None, settings: ReplaySettin
             chosen += junctures(episode, split, wanted, settings.rules) if wanted else ()
     if asked and not chosen:
         raise UsageError(
-            "Every turn asked for comes after the end that the rules give to what was said.", "name others with --only"
+            "By these rules the dialogue was over before every turn that was named.", "name others with --only"
         )
     if not asked:
         raise UsageError("The list of --only names no turn of these episodes.", "compare the list with the episodes")

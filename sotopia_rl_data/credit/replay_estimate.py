@@ -37,7 +37,7 @@ _RUBRIC = 1_000
 @dataclass(frozen=True, slots=True)
 class ReplayEstimate(Estimate):
     """Adds: how many `turns` would be re-played by how many `plays`, how many are `left_out` since they come after the
-    end that the rules give, and the `most_calls` if each play goes to its limit."""
+    dialogue's end, and the `most_calls` if each play goes to its limit."""
 
     turns: int
     left_out: int
@@ -54,7 +54,7 @@ class ReplayEstimate(Estimate):
         """What is said above the table."""
         told = f"To be re-played: {self.turns:,} of the turns, by {self.plays:,} plays as long as the dialogue was."
         if self.left_out:
-            return (told, f"{self.left_out:,} turns come after the end that the rules give, and are left out.")
+            return (told, f"{self.left_out:,} turns come after the dialogue's end, and are left out.")
         return (told,)
 
     def as_dict(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from fixtures.playing import Sampler, act
 
 from sotopia_rl_data.asking.plan import AskOptions
 from sotopia_rl_data.cli.program import cli
-from sotopia_rl_data.credit.branching import ReplaySettings
+from sotopia_rl_data.credit.branching import ReplaySettings, junctures
 from sotopia_rl_data.credit.counterfactual import label_by_replaying
 from sotopia_rl_data.credit.making import make_games
 from sotopia_rl_data.credit.replay_estimate import estimate_replaying
@@ -30,7 +30,7 @@ from sotopia_rl_data.labelers.schemas import answers
 from sotopia_rl_data.labelers.selection import Selection
 from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.request import Request
-from sotopia_rl_data.rollouts.episode_run import MOST_DRAFTS, TRIES, TurnRequest
+from sotopia_rl_data.rollouts.episode_run import MOST_DRAFTS, TRIES, Rules, TurnRequest
 from sotopia_rl_data.schema import Agent, Episode, Turn
 from sotopia_rl_data.store import Store, Version
 from sotopia_rl_data.store.verify import verify
@@ -147,7 +147,7 @@ def test_what_the_judge_could_not_score_is_a_failure_that_can_be_asked_again(tmp
     store = Store(tmp_path)
     dialogue(store, "Hello.", "Hello.", "gold", "Oh.")
     report = replay(store, tossing(), Unsure())
-    reason = "no two plays of the same number have a score at both ends"
+    reason = "no pair of plays has both scores"
     assert (report.failures, report.unusable) == ({reason: 2}, 4)  # 2 draws of lead, each played on twice
     (rows,) = (pq.read_table(path).to_pylist() for path in report.committed.version.files("failures")["train"])
     told = [(row["episode_id"], row["agent"], row["turn"], row["dimension"], row["judge"]) for row in rows]
@@ -189,8 +189,17 @@ def test_turns_after_the_end_that_the_rules_give_are_left_out_and_counted(tmp_pa
     judged = Elicitation(judges=[Assayer()])
     estimate = estimate_replaying(store, "lab/e", settings_of(policy), judged, options=AskOptions())
     assert (estimate.turns, estimate.left_out) == (2, 2)
-    with pytest.raises(UsageError, match="Every turn asked for comes after the end"):
+    with pytest.raises(UsageError, match="the dialogue was over before every turn that was named"):
         replay(store, policy)
+
+
+def test_what_comes_after_the_turns_that_are_named_is_not_played(tmp_path: Path):
+    (episode,) = episodes_of(dialogue(Store(tmp_path), *["Hello."] * 4).files("episodes")["train"])
+    turns = [*episode.turns[:3], replace(episode.turns[3], agent="ann")]  # Ann speaks twice
+    mixed = replace(episode, turns=tuple(turns))
+    assert [one.turn for one in junctures(mixed, "train", turns[:3], Rules(turns=3))] == [0, 1, 2]
+    with pytest.raises(UsageError, match="in turn 3 ann acts"):
+        junctures(mixed, "train", turns, Rules())
 
 
 def test_a_policy_that_also_judges_is_counted_once_in_each_part(tmp_path: Path):
