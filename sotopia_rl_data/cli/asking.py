@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from sotopia_rl_data.asking.report import AskedReport, AskingReport, RunReport
     from sotopia_rl_data.costs.bill import Bill
     from sotopia_rl_data.costs.bill import Line as BillLine
+    from sotopia_rl_data.labelers.coverage import Coverage
     from sotopia_rl_data.labelers.plan import Elicitation
+    from sotopia_rl_data.labelers.wordings import OtherWording
     from sotopia_rl_data.shards import Shard
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -98,6 +100,20 @@ def wording(default: str = "v2") -> Callable[[F], F]:
     """`--wording`."""
     how = f"How judges are shown an episode. Answers are kept by wording.  [default: {default}]"
     return click.option("--wording", type=click.Choice(["v1", "v2"]), help=how)
+
+
+def packing(default: str | None, help_: str) -> Callable[[F], F]:
+    """`--ask`."""
+    forms = click.Choice(["per-dimension", "packed"])
+    return click.option("--ask", type=forms, default=default, show_default=True, help=help_)
+
+
+def dimensions_and_scale(command: F) -> F:
+    """`--dimensions` and `--scale`."""
+    which = "SOTOPIA-EVAL's, or some of the rubric's.  [default: goal,relationship,knowledge; all of a rubric's]"
+    levels = "The highest level: 3, 5 or 10; the lowest is 0."
+    scale = click.option("--scale", default=3, show_default=True, help=levels)
+    return _together(click.option("--dimensions", metavar="D,…", help=which), scale)(command)
 
 
 def pace(what: str) -> Callable[[F], F]:
@@ -310,6 +326,18 @@ def progress(doing: str, unit: str, options: AskOptions, as_json: bool) -> Itera
         raise click.exceptions.Exit(console.DONE) from pending
 
 
+def announce(told: Coverage | OtherWording) -> None:
+    """Say what is to be known before anything is asked."""
+    console.note(told.sentence)
+
+
+def ask_only(doing: str, unit: str, options: AskOptions, as_json: bool, ask: Callable[..., AskedReport]) -> None:
+    """Have `ask`, which takes `options`, ask and make no version; show what it reports."""
+    with progress(doing, unit, options, as_json) as watched:
+        asked = ask(options=watched)
+    show(asked, _show_asked, as_json)
+
+
 def show(report: Report, on_screen: Callable[[Report], None], as_json: bool) -> None:
     """Show a command's report; the exit code is 3 where some of it failed, or some records of a file were rejected."""
     if as_json:
@@ -349,7 +377,7 @@ def show_run(title: str, lacking: str, report: RunReport, counts: Sequence[tuple
     console.next_commands(*following, *retry)
 
 
-def show_asked(report: AskedReport) -> None:
+def _show_asked(report: AskedReport) -> None:
     """A run that only asked: its counts, what it cost, what has no usable answer and why, and what makes a version of
     the answers."""
     heading = f"asked, and no version made: the answers are in {report.ledger}"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option("--schema", metavar="NAME", help="[default: that of REF's labels, else direct]")
 @click.option("--dimensions", metavar="D,…", help="[default: those of REF's labels, else goal,relationship,knowledge]")
 @click.option("--scale", type=int, help="[default: that of REF's labels, else 3]")
-@click.option("--ask", type=click.Choice(["per-dimension", "packed"]), help="[default: as REF's labels were asked for]")
+@asking.packing(None, "[default: as REF's labels were asked for]")
 @asking.wording("that of REF's labels, else v2")
 @click.option("--evaluator", metavar="NAME", help="The evaluator whose episode scores are attributed.")
 @asking.models
@@ -71,14 +71,7 @@ def audit(ref: str, judge: str, probes: str | None, store: Store, as_json: bool,
     out, version = options["out"], options["version"]
     with asking.progress("auditing", "call", ask_options, as_json) as watched:
         report = run(
-            store,
-            ref,
-            elicitation,
-            settings,
-            out=out,
-            version=version,
-            options=watched,
-            announce=lambda told: console.note(told.sentence),
+            store, ref, elicitation, settings, out=out, version=version, options=watched, announce=asking.announce
         )
     asking.show(report, _audited, as_json)
 

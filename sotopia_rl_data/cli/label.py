@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,19 +34,8 @@ if TYPE_CHECKING:
     "only-response, leave-one-out, counterfactual, conversation-behaviour, uniform, uniform-share, discounted, "
     "rubric:FILE.yaml, path/to/file.py:Name.",
 )
-@click.option(
-    "--dimensions",
-    metavar="D,…",
-    help="SOTOPIA-EVAL's, or some of the rubric's.  [default: goal,relationship,knowledge; all of a rubric's]",
-)
-@click.option("--scale", default=3, show_default=True, help="The highest level: 3, 5 or 10; the lowest is 0.")
-@click.option(
-    "--ask",
-    type=click.Choice(["per-dimension", "packed"]),
-    default="per-dimension",
-    show_default=True,
-    help="One call for each agent and dimension, as in the paper; or one call for all of them.",
-)
+@asking.dimensions_and_scale
+@asking.packing("per-dimension", "One call for each agent and dimension, as in the paper; or one call for all of them.")
 @asking.wording()
 @click.option("--preset", metavar="NAME|FILE", help="The recipe of the rewards.  [default: sotopia-rl]")
 @click.option("--weights", metavar="D=W,…", help="The dimensions that are weighed, as in goal=2,csat=1.")
@@ -140,29 +130,13 @@ def label(
         )
         return
     if shard is not None:
-        with asking.progress("asking", "call", ask_options, as_json) as watched:
-            asked = ask_label(
-                store,
-                episodes,
-                elicitation,
-                rewards,
-                shard=shard,
-                options=watched,
-                announce=lambda told: console.note(told.sentence),
-            )
-        asking.show(asked, asking.show_asked, as_json)
+        ask = partial(ask_label, store, episodes, elicitation, rewards, shard=shard, announce=asking.announce)
+        asking.ask_only("asking", "call", ask_options, as_json, ask)
         return
     out, version = options.pop("out"), options.pop("version")
     with asking.progress("labelling", "call", ask_options, as_json) as watched:
         report = run(
-            store,
-            episodes,
-            elicitation,
-            rewards,
-            out=out,
-            version=version,
-            options=watched,
-            announce=lambda told: console.note(told.sentence),
+            store, episodes, elicitation, rewards, out=out, version=version, options=watched, announce=asking.announce
         )
     asking.show(report, _labelled, as_json)
 
@@ -186,13 +160,7 @@ def _labelled(report: LabelReport) -> None:
 @asking.judges_option()
 @click.option("--dimensions", metavar="D,…", help="SOTOPIA-EVAL dimensions.  [default: all seven]")
 @click.option("--samples", default=1, show_default=True, help="How often each is asked; the score is the mean.")
-@click.option(
-    "--ask",
-    type=click.Choice(["per-dimension", "packed"]),
-    default="packed",
-    show_default=True,
-    help="One call for each agent and dimension; or one for each episode.",
-)
+@asking.packing("packed", "One call for each agent and dimension; or one for each episode.")
 @asking.wording()
 @click.option("--evaluator", metavar="NAME", help="The name to store the scores under.  [default: the judge's own]")
 @asking.models
@@ -238,17 +206,10 @@ def evaluate(episodes: str, store: Store, as_json: bool, **options: Any) -> None
         )
         return
     if shard is not None:
-        with asking.progress("asking", "call", ask_options, as_json) as watched:
-            asked = ask_evaluation(
-                store,
-                episodes,
-                elicitation,
-                evaluator=evaluator,
-                shard=shard,
-                options=watched,
-                announce=lambda told: console.note(told.sentence),
-            )
-        asking.show(asked, asking.show_asked, as_json)
+        ask = partial(
+            ask_evaluation, store, episodes, elicitation, evaluator=evaluator, shard=shard, announce=asking.announce
+        )
+        asking.ask_only("asking", "call", ask_options, as_json, ask)
         return
     version = options.pop("version")
     with asking.progress("evaluating", "call", ask_options, as_json) as watched:
@@ -259,7 +220,7 @@ def evaluate(episodes: str, store: Store, as_json: bool, **options: Any) -> None
             evaluator=evaluator,
             version=version,
             options=watched,
-            announce=lambda told: console.note(told.sentence),
+            announce=asking.announce,
         )
     asking.show(report, _evaluated, as_json)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,9 +104,7 @@ def rollout(out: str, version: str | None, dry_run: bool, store: Store, as_json:
             )
         return
     if shard is not None:
-        with asking.progress("playing", "episode", ask_options, as_json) as watched:
-            asked = ask_rollout(store, plan, shard=shard, options=watched)
-        asking.show(asked, asking.show_asked, as_json)
+        asking.ask_only("playing", "episode", ask_options, as_json, partial(ask_rollout, store, plan, shard=shard))
         return
     with asking.progress("playing", "episode", ask_options, as_json) as watched:
         report = run(store, plan, out, version=version, options=watched)

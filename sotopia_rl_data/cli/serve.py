@@ -40,20 +40,9 @@ _GRACE_S = 30  # seconds for the requests in flight after Ctrl-C
     help="What judges are asked: utterance-quality, only-response, goal-progress, leave-one-out, "
     "conversation-behaviour, rubric:FILE.yaml, path/to/file.py:Name.  [default: utterance-quality]",
 )
-@click.option(
-    "--dimensions",
-    metavar="D,…",
-    help="SOTOPIA-EVAL's, or some of the rubric's.  [default: goal,relationship,knowledge; all of a rubric's]",
-)
+@asking.dimensions_and_scale
 @click.option("--weights", metavar="D=W,…", help="The dimensions that are weighed, as in goal=2,knowledge=1.")
-@click.option("--scale", default=3, show_default=True, help="The highest level: 3, 5 or 10; the lowest is 0.")
-@click.option(
-    "--ask",
-    type=click.Choice(["per-dimension", "packed"]),
-    default="per-dimension",
-    show_default=True,
-    help="One call for each dimension of a completion; or one call for all of them.",
-)
+@asking.packing("per-dimension", "One call for each dimension of a completion; or one call for all of them.")
 @asking.wording()
 @click.option("--samples", default=1, show_default=True, help="How often each question is asked; the mean counts.")
 @asking.models
