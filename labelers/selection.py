@@ -107,7 +107,8 @@ def _keys(path: Path, rows: Iterable[Row], dimensions: Sequence[str]) -> Iterabl
 
 
 SAMPLES = "samples"
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
+NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
+"""What a dataset's name cannot have."""
 
 
 def episodes_version(store: Store, source: str | Path | None, check: Check) -> Version:
@@ -182,5 +183,5 @@ def _name_of(path: Path) -> str:
     """A dataset's name made from a file's: `my día.v2.jsonl` -> `my-dia.v2`."""
     real = os.path.realpath(path)  # Path.resolve raises for a link to itself
     plain = unicodedata.normalize("NFKD", Path(real).stem).encode("ascii", "ignore").decode()
-    stem = _NOT_IN_NAMES.sub("-", plain).strip("-.")
+    stem = NOT_IN_NAMES.sub("-", plain).strip("-.")
     return stem if stem[:1].isalnum() else "episodes"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +14,7 @@ from sotopia_rl_data.credit.playing import DIMENSION
 from sotopia_rl_data.errors import BudgetSpent
 from sotopia_rl_data.labelers.labelling import estimate_label, label
 from sotopia_rl_data.labelers.plan import Elicitation, RewardSettings, prepare
+from sotopia_rl_data.labelers.selection import NOT_IN_NAMES
 from sotopia_rl_data.store import Store, Version
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 Judges = Sequence["str | ModelName"]
 _NOTHING = 1e-9
 """USD that nothing can be asked for: a cap has to be above 0."""
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 _REWARDS = RewardSettings(weights={DIMENSION: 1.0})
 
 
@@ -42,7 +41,7 @@ def label_games(
     ids = [prepare(asked, _REWARDS)[0].schema.id for asked in each]  # before any is asked, so that none is for nothing
     labelled, spent = [], 0.0
     for id_, asked in zip(ids, each, strict=True):
-        out, left = f"{games.name}-{_NOT_IN_NAMES.sub('-', id_)}", rest_of(options, spent)
+        out, left = f"{games.name}-{NOT_IN_NAMES.sub('-', id_)}", rest_of(options, spent)
         with one_cap(options):
             report = label(store, str(games.dir.resolve()), asked, _REWARDS, out=out, options=left)
         labelled.append(report.committed.version)

@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sotopia_rl_data.asking.estimate import Estimate, EstimateLine
+from sotopia_rl_data.asking.estimate import Estimate
 from sotopia_rl_data.asking.keys import without_api_keys
-from sotopia_rl_data.asking.plan import AskOptions, Respondent, is_paid
-from sotopia_rl_data.costs.price import NOTHING
-from sotopia_rl_data.costs.prices import Prices
+from sotopia_rl_data.asking.plan import AskOptions, Respondent
 from sotopia_rl_data.costs.tokens import prompt_tokens
 from sotopia_rl_data.credit.branching import ReplaySettings
 from sotopia_rl_data.credit.counterfactual import chosen_turns
@@ -24,12 +22,12 @@ from sotopia_rl_data.labelers.plan import Elicitation, episodes_of, judges_of
 from sotopia_rl_data.labelers.requests import asked_judges
 from sotopia_rl_data.labelers.selection import Selection, episodes_version
 from sotopia_rl_data.ledger.ledger import Ledger
-from sotopia_rl_data.request import Usage
 from sotopia_rl_data.rollouts.episode_run import EpisodeRun
+from sotopia_rl_data.rollouts.estimate import ACTION, line_of
 from sotopia_rl_data.store import Store
 
-_ACTION, _SCORES = 50, 150
-"""Tokens of an action and of a judge's scores, roughly."""
+_SCORES = 150
+"""Tokens of a judge's scores, roughly."""
 _RUBRIC = 1_000
 """Tokens of what a judge is told besides the dialogue, roughly."""
 
@@ -96,24 +94,13 @@ def estimate_replaying(
             inputs[policy][tokens] += settings.alternatives - known
             for t in range(turn.turn + 1, lasted[turn.episode_id]):
                 own = turn.scene.agents[t % len(turn.scene.agents)] == turn.agent
-                inputs[policy if own else partner][tokens + _ACTION * (t - turn.turn)] += each
+                inputs[policy if own else partner][tokens + ACTION * (t - turn.turn)] += each
             for judge in inputs[first_judge:]:
                 judge[tokens + _RUBRIC] += each
             left = settings.rules.turns - turn.turn - 1
             most += settings.alternatives - known + each * (left + len(judges))
     lines = tuple(
-        _line(one, prices, 0 if place else hits, inputs[place], _ACTION if place < first_judge else _SCORES)
+        line_of(one, prices, 0 if place else hits, inputs[place], output=ACTION if place < first_judge else _SCORES)
         for place, one in enumerate(respondents)
     )
     return ReplayEstimate(prices.as_of, lines, len(chosen), left_out, len(chosen) * each, most)
-
-
-def _line(one: Respondent, prices: Prices, hits: int, inputs: Counter[int], output: int) -> EstimateLine:
-    price, calls = prices.of(one.target), inputs.total()
-    usage = Usage(sum(size * number for size, number in inputs.items()), output=calls * output)
-    cost = None
-    if price is not None:
-        cost = sum(number * price.at(size).cost(Usage(size, output=output)) for size, number in inputs.items())
-    if not is_paid(one) or price == NOTHING:
-        cost = 0.0
-    return EstimateLine(one.id, hits + calls, hits, 0, 0, calls, usage, cost, None, False)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sotopia_rl_data.asking.estimate import Estimate, EstimateLine
-from sotopia_rl_data.asking.plan import AskOptions, is_paid
+from sotopia_rl_data.asking.plan import AskOptions, Respondent, is_paid
 from sotopia_rl_data.costs.price import NOTHING
 from sotopia_rl_data.costs.prices import Prices
 from sotopia_rl_data.costs.tokens import prompt_tokens
@@ -23,12 +23,12 @@ from sotopia_rl_data.ledger.ledger import Ledger
 from sotopia_rl_data.request import Request, Usage
 from sotopia_rl_data.rollouts.episode_run import EpisodeRun, EpisodeSpec, TurnRequest
 from sotopia_rl_data.rollouts.plan import RolloutPlan
-from sotopia_rl_data.rollouts.policies import Player, scripted
+from sotopia_rl_data.rollouts.policies import scripted
 from sotopia_rl_data.rollouts.rollout import replay
 from sotopia_rl_data.shards import WHOLE, Shard
 
 _PLAYED = 20  # about so many episodes are played with scripts, to measure their prompts
-_OUTPUT = 50  # tokens of one action, roughly
+ACTION = 50  # tokens of an action, roughly
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def estimate_rollout(
         asyncio.run(_play_on(run, inputs))
     scale = len(unfinished) / len(some) if some else 0.0
     lines = [
-        _line(player, prices, hits[player.id], inputs[player.id], scale)
+        line_of(player, prices, hits[player.id], inputs[player.id], scale)
         for player in ([plan.a] if plan.a is plan.b else [plan.a, plan.b])
     ]
     return RolloutEstimate(prices.as_of, tuple(lines), len(specs), most)
@@ -99,18 +99,21 @@ async def _play_on(run: EpisodeRun, inputs: Mapping[str, Counter[int]]) -> None:
         world.step({agent: world.read(agent, await policies[place % 2](prompt))})
 
 
-def _line(player: Player, prices: Prices, hits: int, inputs: Mapping[int, int], scale: float) -> EstimateLine:
-    """The line of a player whose calls were counted by their input tokens, for `scale` times as many episodes."""
-    price, calls = prices.of(player.target), round(sum(inputs.values()) * scale)
-    usage = Usage(round(sum(size * number for size, number in inputs.items()) * scale), output=calls * _OUTPUT)
+def line_of(
+    one: Respondent, prices: Prices, hits: int, inputs: Mapping[int, int], scale: float = 1.0, output: int = ACTION
+) -> EstimateLine:
+    """The line of a judge or policy whose calls were counted by their input tokens, for `scale` times as many; each
+    answer has `output` tokens."""
+    price, calls = prices.of(one.target), round(sum(inputs.values()) * scale)
+    usage = Usage(round(sum(size * number for size, number in inputs.items()) * scale), output=calls * output)
     cost = None
     if price is not None:
-        each = [number * price.at(size).cost(Usage(size, output=_OUTPUT)) for size, number in inputs.items()]
+        each = [number * price.at(size).cost(Usage(size, output=output)) for size, number in inputs.items()]
         cost = sum(each) * scale
-    if not is_paid(player) or price == NOTHING:
+    if not is_paid(one) or price == NOTHING:
         cost = 0.0
     return EstimateLine(
-        judge=player.id,
+        judge=one.id,
         calls=hits + calls,
         hits=hits,
         repeated=0,
