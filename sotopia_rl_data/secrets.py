@@ -28,7 +28,7 @@ _SHORTEST = 8  # characters; shorter values (TOKENIZERS_TOKEN=1 …) would blank
 _WORD = re.compile(r"[A-Z]?[a-z]{0,15}|[A-Z]{1,15}|[0-9]{1,4}|v[0-9]{1,3}")
 _CAMEL_CASE = re.compile(r"(?:[A-Z]?[a-z]{2,}|[A-Z]{2,}(?![a-z]))+")
 _PLACEHOLDER = re.compile(r"^(?:[<>{}()\[$%]|arn:|urn:)|[<{\[(]|\.\.\.|…|\*{2}|://|(?i:example)")
-_URL = re.compile(r"https?://(?:\[[^\]\s]*\]|[^\s:]+)(?::\d+)?[^\s:]*")
+_URL = re.compile(r"""https?://[^\s'"\\]*[^\s'"\\:]""")
 _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
 
 
@@ -415,9 +415,14 @@ def without_server(error: str, base_url: str) -> str:
         return error
     server = _split(base_url)
     if not (server.scheme.startswith("http") and server.netloc):
-        return _URL.sub("its provider", error).replace(base_url, "its provider")
+        return without_urls(error, "its provider").replace(base_url, "its provider")
     host = rf"(?<![\w.-]){re.escape(server.netloc)}(?![\w-])"
     return re.sub(f"{re.escape(base_url)}|{host}", "its provider", error)
+
+
+def without_urls(text: str, instead: str = "URL") -> str:
+    """`text` with `instead` in place of every URL of a server, with the password that it may hold."""
+    return _URL.sub(instead, text)
 
 
 def _in_address(url: str) -> Iterator[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -106,6 +105,5 @@ def digest_of(files: Mapping[str, Content]) -> str:
 def public_record(record: Mapping[str, Any]) -> dict[str, Any]:
     """`run.json` as others may see it: without local paths and the addresses of servers, which may hold passwords."""
     config = {k: v for k, v in record.get("config", {}).items() if k not in ("output_dir", "store")}
-    text = json.dumps(leaks.without_paths({**record, "config": config}), ensure_ascii=False)
-    public: dict[str, Any] = json.loads(re.sub(r"""https?://[^\s'"\\]+""", "URL", text))
+    public: dict[str, Any] = leaks.without_paths({**record, "config": config}, urls=False)
     return public

@@ -15,7 +15,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from sotopia_rl_data.errors import SecretsFound
-from sotopia_rl_data.secrets import SUSPICIOUS, env_secrets, found
+from sotopia_rl_data.secrets import SUSPICIOUS, env_secrets, found, without_urls
 from sotopia_rl_data.tables import KEYS
 
 if TYPE_CHECKING:
@@ -90,14 +90,16 @@ def in_picture(picture: bytes, where: str) -> list[Leak]:
     return [leak for text in texts for leak in in_text(text if isinstance(text, str) else repr(text), where)]
 
 
-def without_paths(value: Any) -> Any:
-    """`value` (as JSON holds it) with paths of this machine cut down to their last part."""
+def without_paths(value: Any, *, urls: bool = True) -> Any:
+    """`value` (as JSON holds it) with paths of this machine cut down to their last part, and without URLs unless they
+    may stay (`urls`)."""
     if isinstance(value, str):
-        return _PATH.sub(lambda match: PurePath(match.group().replace("\\", "/")).name, value)
+        text = _PATH.sub(lambda match: PurePath(match.group().replace("\\", "/")).name, value)
+        return text if urls else without_urls(text)
     if isinstance(value, list):
-        return [without_paths(item) for item in value]
+        return [without_paths(item, urls=urls) for item in value]
     if isinstance(value, dict):
-        return {key: without_paths(item) for key, item in value.items()}
+        return {key if urls else without_urls(key): without_paths(item, urls=urls) for key, item in value.items()}
     return value
 
 

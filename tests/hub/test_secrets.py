@@ -220,6 +220,7 @@ def test_the_password_in_hf_endpoint_is_neither_shown_nor_kept(hub, tmp_path):
         ("fleet://ours", "http://gpu1:8000/v1"),
         ("fleet://ours", "https://[fd00::1]:8000/v1"),
         ("fleet://ours", "http://[fd00::1]/v1"),
+        ("fleet://ours", "http://me:secret@gpu1:8000/v1"),
     ],
 )
 def test_an_error_in_the_data_tells_no_address(server: str, url: str):
