@@ -49,8 +49,8 @@ class RewardServer:
         self, dialogues: Iterable[tuple[str | Sequence[Message], str | Sequence[Message]]]
     ) -> NDArray[np.float64]:
         """[N] rewards; NaN where the server has none. Raises Unavailable, InputError."""
-        items = [{"prompt": prompt, "completion": completion} for prompt, completion in dialogues]
-        return np.array([math.nan if reward is None else reward for reward in asyncio_run(ask(self._url, items))])
+        rewards = asyncio_run(ask(self._url, dialogues))
+        return np.array([math.nan if reward is None else reward for reward in rewards])
 
     def record(self) -> dict[str, Any]:
         """What a run's record says of it: no URL, which may be private."""
@@ -64,12 +64,13 @@ class RewardServer:
         return told
 
 
-async def ask(url: str, items: Sequence[Mapping[str, Any]]) -> list[float | None]:
-    """The rewards of these items of a ScoreRequest; None where the server has none. Raises Unavailable, InputError."""
+async def ask(url: str, dialogues: Iterable[tuple[Any, Any]]) -> list[float | None]:
+    """The reward of each (prompt, completion); None where the server has none. Raises Unavailable, InputError."""
+    items = [{"prompt": prompt, "completion": completion} for prompt, completion in dialogues]
     async with _client(url) as client:
 
         async def some(start: int) -> list[float | None]:
-            asked = list(items[start : start + _ITEMS])
+            asked = items[start : start + _ITEMS]
             rewards = (await _answer(client, "POST", "/score", {"items": asked}, tries=_LOST)).get("rewards")
             if not isinstance(rewards, list) or len(rewards) != len(asked) or not all(map(_is_reward, rewards)):
                 raise _stranger(url)

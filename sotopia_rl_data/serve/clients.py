@@ -9,13 +9,12 @@ it wants one.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sotopia_rl_data.errors import InputError, KeyMissing
-from sotopia_rl_data.trainers.reward_server import ask
+from sotopia_rl_data.trainers.reward_server import ask, asyncio_run
 
 URL = "SOTOPIA_RL_DATA_REWARD_SERVER"
 
@@ -23,8 +22,7 @@ URL = "SOTOPIA_RL_DATA_REWARD_SERVER"
 async def trl_reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
     """The reward of each completion, None where the server has none, which TRL leaves out if it is the only reward: an
     asynchronous reward function as TRL's GRPO takes it."""
-    pairs = zip(prompts, completions, strict=True)
-    return await ask(_url(), [{"prompt": prompt, "completion": completion} for prompt, completion in pairs])
+    return await ask(_url(), zip(prompts, completions, strict=True))
 
 
 def compute_score(
@@ -33,7 +31,8 @@ def compute_score(
     """The reward of one answer: a reward function as verl takes it, for rows of `export --to verl`, which have the
     prompt in `extra_info`. Raises InputError where the server has none: verl knows no missing reward."""
     prompt = [dict(message) for message in (extra_info or {})["messages"]]
-    (reward,) = asyncio.run(ask(_url(), [{"prompt": prompt, "completion": solution_str}]))
+    reward: float | None
+    (reward,) = asyncio_run(ask(_url(), [(prompt, solution_str)]))
     if reward is None:
         raise InputError("The judge's answer about a completion cannot be used, so it has no reward.", "see its ledger")
     return reward

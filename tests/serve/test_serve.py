@@ -211,7 +211,14 @@ def test_the_reward_functions_of_trl_and_verl_ask_it(server, model, monkeypatch:
     wanted = pytest.approx(expected(model, asked), abs=1e-6)
     completions = [[{"role": "assistant", "content": one["completion"]}] for one in asked]
     assert asyncio.run(trl_reward([one["prompt"] for one in asked], completions, turn=[0, 1])) == wanted
-    assert [compute_score("o/n", one["completion"], "", {"messages": one["prompt"]}) for one in asked] == wanted
+
+    def scores() -> list[float]:
+        return [compute_score("o/n", one["completion"], "", {"messages": one["prompt"]}) for one in asked]
+
+    async def scores_within_a_loop() -> list[float]:
+        return scores()
+
+    assert scores() == asyncio.run(scores_within_a_loop()) == wanted
 
 
 @pytest.mark.parametrize(
