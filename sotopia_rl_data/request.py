@@ -51,6 +51,11 @@ class Request:
     limit: int | None = None
 
     @property
+    def length(self) -> int:
+        """Characters of the messages."""
+        return sum(len(message["content"]) for message in self.messages)
+
+    @property
     def question(self) -> str:
         """Hash of messages, answer schema and sample, without the target. `replay` looks up by it."""
         return sha256_of([list(self.messages), self.answer_schema, self.sample])

@@ -222,7 +222,7 @@ class _LiveRun:
                     return pending
                 self._claims.give_up(pending.key)
             if settled.accepted:
-                self._longest_answered = max(self._longest_answered, _length(request))
+                self._longest_answered = max(self._longest_answered, request.length)
             request = self._lookup.hand_over(request, settled)
         return None
 
@@ -317,7 +317,7 @@ class _LiveRun:
                     epoch = await self._admit(pending)
                     continue
                 self._limits.cleared(sent.target)
-                own = was_tried or _length(pending.request) > self._longest_answered
+                own = was_tried or pending.request.length > self._longest_answered
                 self._breaker.refused(error, self._longest_answered > 0 and own)
                 self._end(self._breaker.hopeless)
                 return self._lookup.lose(pending.key, error)
@@ -326,7 +326,7 @@ class _LiveRun:
                     return None
                 self._breaker.answered()
                 self._wall.answered()
-                self._longest_answered = max(self._longest_answered, _length(pending.request))
+                self._longest_answered = max(self._longest_answered, pending.request.length)
                 self._pacer.answered()
                 self._pacer.spent(self._tokens(pending.request), reply.usage.input + reply.usage.output)
                 self._limits.answered(sent, reply, refused)
@@ -342,7 +342,7 @@ class _LiveRun:
         answered in the meantime (`asked_before` were before), or it is the last one."""
         others = self._outcome.asked - asked_before
         enough = others >= _TOO_LARGE_ANSWERS or len(self._tasks) == 1
-        return enough and 0 < self._longest_answered < _length(request)
+        return enough and 0 < self._longest_answered < request.length
 
     async def _send_within_budget(self, pending: PendingRequest) -> Reply | None:
         """Send one request, within the budget where there is one; None where it does not fit any more."""
@@ -469,11 +469,6 @@ class _LiveRun:
                     f"A request has hung for {self._pacing.grace_s:g} s beyond its time limit and cannot be ended.",
                     "run the same command again: what was answered is kept",
                 )
-
-
-def _length(request: Request) -> int:
-    """Characters of a request's messages."""
-    return sum(len(message["content"]) for message in request.messages)
 
 
 def _too_large(error: Unavailable, tries: int) -> Unavailable:

@@ -90,7 +90,7 @@ class Fleet:
         server = self._choose(request, time.monotonic())
         server.in_flight += 1
         server.sent += 1
-        began, length = time.monotonic(), sum(len(message["content"]) for message in request.messages)
+        began, length = time.monotonic(), request.length
         try:
             reply = await server.client.send(request)
         except asyncio.CancelledError:  # by the time limit, or because the run ends

@@ -91,7 +91,7 @@ class Negotiation:
         server refuses a much shorter question in every form too."""
         lost: Rejected | None = None
         if not self.is_known and (was_refused or not await self._may_go_ahead()):
-            async with self._turns.taken(_length(request)):
+            async with self._turns.taken(request.length):
                 if not self.is_known:
                     try:
                         return await self._probe(request)
@@ -140,7 +140,7 @@ class Negotiation:
         self._proven.add(form)
         self._slowest_s = max(self._slowest_s, time.monotonic() - sent)
         for suspect in others:
-            suspect.others_pass |= _length(request) >= _length(suspect.request)
+            suspect.others_pass |= request.length >= suspect.request.length
 
     async def after_refusal(self, request: Request, form: RequestForm, error: Rejected) -> Reply:
         """Ask once more, as far as that may help, what was refused in this form. Raises the refusal where it has an
@@ -277,7 +277,7 @@ class Negotiation:
 
     def _lose(self, request: Request, error: Rejected) -> None:
         """A question was refused in every form. Where a much longer one was before, it is not the length."""
-        length = _length(request)
+        length = request.length
         if length <= _MUCH_SHORTER * self._longest_hopeless:
             self._judged = Rejected(
                 f"{error.message} (a much shorter question was refused too; {self._probes} calls in weaker forms)",
@@ -425,8 +425,3 @@ class _Turns:
                 turn.set_result(None)
                 self.busy = True
         self.tell()
-
-
-def _length(request: Request) -> int:
-    """Characters of a request's messages."""
-    return sum(len(message["content"]) for message in request.messages)

@@ -122,8 +122,7 @@ class Lookup:
         attempt = answered(pending.request, pending.key, pending.question, reply, seconds)
         self.ledger.append(attempt)
         self.outcome.count(pending.request.target.model, reply)
-        sent = sum(len(message["content"]) for message in pending.request.messages)
-        self.outcome.count_prompt(pending.request.target.model, sent, reply.usage.input)
+        self.outcome.count_prompt(pending.request.target.model, pending.request.length, reply.usage.input)
         return Settled(attempt, self.accept(pending.request, attempt.reply), True)
 
     def keep_error(self, pending: PendingRequest, error: AskingError, seconds: float) -> None:

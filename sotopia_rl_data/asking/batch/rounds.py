@@ -489,8 +489,7 @@ async def _shortest(left: AsyncIterator[PendingRequest], lookup: Lookup) -> list
     number = 0
     async for pending in left:
         number += 1
-        length = sum(len(message["content"]) for message in pending.request.messages)
-        heapq.heappush(kept, (-length, -number, pending))
+        heapq.heappush(kept, (-pending.request.length, -number, pending))
         if len(kept) > MOST_PROBES:
             lookup.put_back(heapq.heappop(kept)[2].key)
     return [pending for _, _, pending in sorted(kept, reverse=True)]
