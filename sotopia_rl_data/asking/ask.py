@@ -54,7 +54,7 @@ def ask(plan: Plan, ledger: Ledger, options: AskOptions, prices: Prices) -> list
     """
     if options.budget is None:
         return wait(_Asking(plan, ledger, options, prices, None).ask())
-    with capped(options.budget, plan, ledger, prices) as budget:
+    with capped(options.budget, plan, ledger, prices, options.spent) as budget:
         return wait(_Asking(plan, ledger, options, prices, budget).ask())
 
 
@@ -260,11 +260,11 @@ def _remember_overruns(budget: Budget, memory: EndpointMemory, targets: Iterable
 
 
 @contextmanager
-def capped(cap: float, plan: Plan, ledger: Ledger, prices: Prices) -> Iterator[Budget]:
-    """The budget for what is asked inside the block. It starts with what earlier runs of the plan have spent or may
-    have spent, and what they have under way in batches; runs of other processes at the same time count too. Raises
-    StoreError where that cannot be kept on record."""
-    budget = Budget(cap, prices, ledger.directory)
+def capped(cap: float, plan: Plan, ledger: Ledger, prices: Prices, spent: float = 0.0) -> Iterator[Budget]:
+    """The budget for what is asked inside the block. It starts with what other plans have `spent`, what earlier runs
+    of this one have spent or may have spent, and what they have under way in batches; runs of other processes at the
+    same time count too. Raises StoreError where that cannot be kept on record."""
+    budget = Budget(cap, prices, ledger.directory, min(spent, cap))  # so that what is free can still be asked
     try:
         respondents = respondents_of(plan)
         in_batches = [
@@ -277,8 +277,8 @@ def capped(cap: float, plan: Plan, ledger: Ledger, prices: Prices) -> Iterator[B
         tally = Tally()
         plan.count(ledger, tally)
         until_now = bill_of(respondents, tally, prices)
-        spent = until_now.known + until_now.maybe
-        budget.start(spent, tally.keys, lambda hold: not is_lost(hold, ledger.attempts(hold.key)))
+        earlier = until_now.known + until_now.maybe
+        budget.start(earlier, tally.keys, lambda hold: not is_lost(hold, ledger.attempts(hold.key)))
         for target, lines in in_batches:
             carry(budget, target, lines, ledger)  # `tally` counts a fetched line already
         yield budget

@@ -126,9 +126,10 @@ class AskOptions:
 
     `retry_failed`: requests whose answers could not be used are asked once more. `concurrency` bounds the calls in
     flight (default: what each judge or policy takes). `batching`: ask through the providers' batch APIs, at half the
-    price and within a day. `budget` is a hard cap in USD on what this plan may cost, all runs together; `prices` a file
-    whose entries override the price list, and `model_prices` those of a judges file, by host and model, which override
-    both. `ledger` is the folder of raw answers (default: the store's). `progress` is called with how far the run is.
+    price and within a day. `budget` is a hard cap in USD on what this plan may cost, all runs together, and other plans
+    have `spent` so much of it. `prices` is a file whose entries override the price list, and `model_prices` those of a
+    judges file, by host and model, which override both. `ledger` is the folder of raw answers (default: the store's).
+    `progress` is called with how far the run is.
     """
 
     retry_failed: bool = False
@@ -140,6 +141,7 @@ class AskOptions:
     model_prices: Mapping[str, Mapping[str, Price]] = field(default_factory=dict)
     ledger: Path | None = None
     progress: Advance | None = None
+    spent: float = 0.0
 
     def __post_init__(self) -> None:
         if self.concurrency is not None and not 1 <= self.concurrency < math.inf:

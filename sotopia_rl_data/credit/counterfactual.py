@@ -32,7 +32,6 @@ from sotopia_rl_data.code import code
 from sotopia_rl_data.costs.bill import Bill, Tally
 from sotopia_rl_data.credit.branching import BranchPlan, Draw, Juncture, ReplaySettings, action_of, junctures
 from sotopia_rl_data.credit.counterfactual_rows import SCHEMA, CounterfactualVersion, width
-from sotopia_rl_data.credit.labelling import one_cap, rest_of
 from sotopia_rl_data.credit.replaying import CreditEstimate, Floats, mean_of
 from sotopia_rl_data.errors import AskingError, UsageError
 from sotopia_rl_data.labelers.evaluation.evaluating import evaluate
@@ -113,7 +112,7 @@ def label_by_replaying(
     turns, left_out = chosen_turns(parent, only, settings)
     name = check_name(out or f"{parent.name}-{SCHEMA}")
     run = _Replaying(settings, turns, replace(options, ledger=options.ledger_in(store.root)))
-    with one_cap(options), TemporaryDirectory(prefix="sotopia-rl-data-") as folder:
+    with TemporaryDirectory(prefix="sotopia-rl-data-") as folder:
         run.draw()
         scratch = Store(Path(folder))  # plays become a dataset of the store once they have their scores
         unscored = run.play(scratch, f"{name}-plays")
@@ -178,9 +177,9 @@ class _Replaying:
         self.failures: list[tuple[Draw, Failure]] = []
 
     def left(self) -> AskOptions:
-        """The options with what is left of the budget."""
+        """The options, with what is spent of the budget."""
         bill = self.bill()
-        return rest_of(self._options, bill.known + bill.maybe)
+        return replace(self._options, spent=bill.known + bill.maybe)
 
     def bill(self) -> Bill:
         """What the policies cost, a line for each."""

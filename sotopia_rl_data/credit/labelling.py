@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from sotopia_rl_data.asking.plan import AskOptions
 from sotopia_rl_data.credit.playing import DIMENSION
-from sotopia_rl_data.errors import BudgetSpent
 from sotopia_rl_data.labelers.labelling import estimate_label, label
 from sotopia_rl_data.labelers.plan import Elicitation, RewardSettings, prepare
 from sotopia_rl_data.labelers.selection import NOT_IN_NAMES
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from sotopia_rl_data.labelers.wordings import JudgedEstimate
 
 Judges = Sequence["str | ModelName"]
-_NOTHING = 1e-9
-"""USD that nothing can be asked for: a cap has to be above 0."""
 _REWARDS = RewardSettings(weights={DIMENSION: 1.0})
 
 
@@ -41,28 +38,11 @@ def label_games(
     ids = [prepare(asked, _REWARDS)[0].schema.id for asked in each]  # before any is asked, so that none is for nothing
     labelled, spent = [], 0.0
     for id_, asked in zip(ids, each, strict=True):
-        out, left = f"{games.name}-{NOT_IN_NAMES.sub('-', id_)}", rest_of(options, spent)
-        with one_cap(options):
-            report = label(store, str(games.dir.resolve()), asked, _REWARDS, out=out, options=left)
+        out, left = f"{games.name}-{NOT_IN_NAMES.sub('-', id_)}", replace(options, spent=spent)
+        report = label(store, str(games.dir.resolve()), asked, _REWARDS, out=out, options=left)
         labelled.append(report.committed.version)
         spent += report.bill.known + report.bill.maybe
     return labelled
-
-
-@contextmanager
-def one_cap(options: AskOptions) -> Iterator[None]:
-    """Within, a budget is what is left of that of `options`; where nothing more fits, the error names the whole."""
-    try:
-        yield
-    except BudgetSpent as error:
-        raise BudgetSpent(f"Nothing more fits under the budget of {options.budget:g} USD.", error.hint) from error
-
-
-def rest_of(options: AskOptions, spent: float) -> AskOptions:
-    """The options of the next of several runs under one cap, of which so many USD are `spent`."""
-    if options.budget is None:
-        return options
-    return replace(options, budget=max(_NOTHING, options.budget - spent))
 
 
 def estimate_games(

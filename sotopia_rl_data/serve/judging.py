@@ -86,8 +86,7 @@ class JudgeRewards:
         cap = self._options.budget
         self._ledger.catch_up()
         before = self._paid(questions)
-        # A run counts what its questions have cost before, so that much is added to what is left.
-        options = self._options if cap is None else replace(self._options, budget=max(cap - self.spent, 1e-9) + before)
+        options = replace(self._options, spent=self.spent - before)  # what its questions have cost before, a run counts
         try:
             asking.ask(questions, self._ledger, options, self._prices)
         except BudgetSpent as error:
