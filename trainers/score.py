@@ -66,7 +66,8 @@ def score_dataset(
     version, opened = open_dataset(ref, store).version, Store(store) if store else Store.default()
     is_keyed = {"episode_id", "agent", "turn"} <= version.manifest.columns["rewards"].keys()
     with Ledger(ledger or opened.root / ".ledger") as kept:
-        scores = np.concatenate(_scores(_blocks(rows), KeptScores(kept, model), display or Silent()))
+        found, _ = _scores(_blocks(rows), KeptScores(kept, model), display or Silent())
+    scores = np.concatenate(found)
     if not is_keyed:
         keys = _keys((row.prompt, row.completion) for row in rows)
         rows = [
@@ -119,9 +120,7 @@ def score_shard(
     opened = Store(store) if store else Store.default()
     with Ledger(ledger or opened.root / ".ledger") as kept:
         kept.check()
-        scores = KeptScores(kept, model)
-        hits = sum(len(block) for block in ours if scores.known(block) is not None)
-        _scores(ours, scores, display or Silent())
+        _, hits = _scores(ours, KeptScores(kept, model), display or Silent())
         directory = str(kept.directory)
     count = sum(map(len, ours))
     return {"shard": str(shard), "judge": judge_of(model), "rows": count, "hits": hits, "ledger": directory}
@@ -173,21 +172,24 @@ def _length(row: DatasetRow) -> int:
     return sum(len(message["content"]) for message in (*row.prompt, *row.completion))
 
 
-def _scores(blocks: Sequence[Block], kept: KeptScores, display: Display) -> list[NDArray[np.float64]]:
-    """[N, K] scores of each block: those that are kept, or else the model's, which are kept as they come."""
+def _scores(blocks: Sequence[Block], kept: KeptScores, display: Display) -> tuple[list[NDArray[np.float64]], int]:
+    """[N, K] scores of each block: those that are kept, or else the model's, which are kept as they come. And how many
+    rows' were kept already."""
     scores: list[NDArray[np.float64]] = []
-    done, total = 0, sum(map(len, blocks))
+    done, hits, total = 0, 0, sum(map(len, blocks))
     with display.progress("scoring", "utterances") as advance:
         for block in blocks:
             found = kept.known(block)
-            if found is None:
+            if found is not None:
+                hits += len(block)
+            else:
                 began = time.monotonic()
                 found = kept.model.score_heads([(row.prompt, row.completion) for row in block])
                 kept.keep(block, found, time.monotonic() - began)
             scores.append(found)
             done += len(block)
             advance(done, total)
-    return scores
+    return scores, hits
 
 
 def _attributions(
