@@ -7,6 +7,7 @@ unfinished folder, so whoever fills one writes each file aside and renames it (`
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -20,28 +21,19 @@ from sotopia_rl_data.hashing import sha256_of
 from sotopia_rl_data.store.disk import is_full
 
 FORMAT = 1  # of the files; another number is another folder
+FACTS = "facts.json"
 
 
-def cached(kind: str, key: Mapping[str, Any], fill: Callable[[Path], None]) -> Path:
-    """The folder of `key` (JSON values), which `fill` fills where it is not there yet.
+def cached(kind: str, key: Mapping[str, Any], fill: Callable[[Path], Mapping[str, Any]]) -> tuple[Path, Any]:
+    """The folder of `key` (JSON values), which `fill` fills where it is not there yet, and the facts about it that
+    `fill` returned (JSON values).
 
     Raises InputError where the cache cannot be written.
     """
     folder = _root() / kind / sha256_of({"format": FORMAT, **key})[:32]
-    if folder.is_dir():
-        return folder
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        handle = locks.open_lock(folder.with_name(f"{folder.name}.lock"))
-        try:
-            is_alone = locks.wait(handle)  # without locks, two processes may both fill a folder, each one of its own
-            if not folder.is_dir():
-                unfinished = folder.with_name(f"{folder.name}.{'unfinished' if is_alone else os.getpid()}")
-                unfinished.mkdir(mode=0o700, exist_ok=True)
-                fill(unfinished)
-                _place(unfinished, folder)
-        finally:
-            os.close(handle)
+        if not folder.is_dir():
+            _make(folder, fill)
     except OSError as error:
         if not is_full(error) and not str(error.filename).startswith(str(folder.parent.parent)):
             raise
@@ -49,7 +41,21 @@ def cached(kind: str, key: Mapping[str, Any], fill: Callable[[Path], None]) -> P
             f"The cache {folder.parent} cannot be written: {error.strerror or error}.",
             "free some space, or set HF_DATASETS_CACHE to a folder with more",
         ) from error
-    return folder
+    return folder, json.loads((folder / FACTS).read_text(encoding="utf-8"))
+
+
+def _make(folder: Path, fill: Callable[[Path], Mapping[str, Any]]) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    handle = locks.open_lock(folder.with_name(f"{folder.name}.lock"))
+    try:
+        is_alone = locks.wait(handle)  # without locks, two processes may both fill a folder, each one of its own
+        if not folder.is_dir():
+            unfinished = folder.with_name(f"{folder.name}.{'unfinished' if is_alone else os.getpid()}")
+            unfinished.mkdir(mode=0o700, exist_ok=True)
+            (unfinished / FACTS).write_text(json.dumps(fill(unfinished)), encoding="utf-8")
+            _place(unfinished, folder)
+    finally:
+        os.close(handle)
 
 
 @contextmanager

@@ -11,7 +11,6 @@ sorting the texts too needs the whole dataset in memory.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -28,7 +27,6 @@ from sotopia_rl_data.hub.resolve import open_dataset
 from sotopia_rl_data.schema import Message
 from sotopia_rl_data.trainers.cache import cached
 from sotopia_rl_data.trainers.row_index import (
-    FACTS,
     RowChoice,
     memory_mapped,
     no_rewards,
@@ -210,8 +208,7 @@ def load_rows(
         "files": [[split, path.name, path.stat().st_size] for split, path in files],
         "choice": choice.key(),
     }
-    folder = cached("rows", key, lambda unfinished: write_index(unfinished, dataset, ref, choice))
-    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    folder, facts = cached("rows", key, lambda unfinished: write_index(unfinished, dataset, ref, choice))
     return DatasetRows(
         pinned=pin(dataset, ref),
         targets=tuple(full_name(t) for t in targets) or ("reward",),

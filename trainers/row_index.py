@@ -7,7 +7,6 @@ memory, which DuckDB refuses from some size on, or now and then refuses, as its 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 EPISODE_COLUMNS = ("models", "tag", "source", "dialect", "codename", "scenario", "relationship")
 VALIDATION, TEST = 0.1, 0.1
-FACTS = "facts.json"  # beside the index: rows of each split, what they are split by, what was dropped
 _SECONDS = 24 * 3600.0  # of the query
 _MEMORY = "512MB"  # of the checks
 _KEYS = {"episode_id": "''", "environment_id": "''", "agent": "''", "turn": "NULL"}  # where imported rows lack them
@@ -71,9 +69,9 @@ def schema(targets: int) -> pa.Schema:
     )
 
 
-def write_index(folder: Path, dataset: Dataset, ref: str, choice: RowChoice) -> None:
-    """Write the index of the chosen rows of `dataset` and FACTS into `folder`. Raises UsageError, QueryError,
-    InputError."""
+def write_index(folder: Path, dataset: Dataset, ref: str, choice: RowChoice) -> dict[str, Any]:
+    """Write the index of the chosen rows of `dataset` into `folder`; the rows of each split, what they are split by,
+    what was dropped. Raises UsageError, QueryError, InputError."""
     own = set(dataset.version.files("rewards"))
     is_stored = choice.split_by == "stored"
     keeps_splits = is_stored or (choice.split_by == "dataset" and "train" in own and len(own) > 1)
@@ -87,8 +85,7 @@ def write_index(folder: Path, dataset: Dataset, ref: str, choice: RowChoice) -> 
     if not is_stored:
         splits = {split: memory_mapped(split_file(folder, split)) for split in sizes}
         check_disjoint(splits, _by_episode(dataset, splits_by))
-    facts = {"rows": sizes, "splits_by": splits_by, "dropped": dropped}
-    (folder / FACTS).write_text(json.dumps(facts), encoding="utf-8")
+    return {"rows": sizes, "splits_by": splits_by, "dropped": dropped}
 
 
 def split_file(folder: Path, split: str) -> Path:

@@ -1,7 +1,7 @@
 """A run's rows as token ids: made once, by several processes, kept in the cache, memory-mapped.
 
-The rows are cut into shards at the ends of episodes. A process reads a shard's texts, encodes some episodes at a time
-and writes an Arrow file, so no process ever holds more than that. After a `kill -9` whole shards are kept. What the
+The rows are cut into slices at the ends of episodes. A process reads a slice's texts, encodes some episodes at a time
+and writes an Arrow file, so no process ever holds more than that. After a `kill -9` whole slices are kept. What the
 rows become is the encoder's matter: `encode` gets whole episodes in key order and returns a table of the rows that fit,
 and counts.
 """
@@ -32,10 +32,9 @@ from sotopia_rl_data.trainers.data import DatasetRow, DatasetRows
 if TYPE_CHECKING:
     from datasets import Dataset
 
-SHARD = 16_384  # rows, and the rest of the last one's episode
+SLICE = 16_384  # rows, and the rest of the last one's episode
 CHUNK = 256  # rows that are encoded at a time, and the rest of the last one's episode
 BATCH = 4_096  # rows in a batch of a file
-FACTS = "facts.json"
 
 Encode = Callable[[Sequence[DatasetRow]], tuple[pa.Table, Mapping[str, int]]]
 
@@ -53,7 +52,7 @@ class Tokenised:
 
 
 @dataclass(frozen=True, slots=True)
-class _Shard:
+class _Slice:
     split: str
     start: int
     stop: int
@@ -68,17 +67,16 @@ class _Work:
     data: DatasetRows
     encode: Encode
     folder: Path
-    shard: int
+    slice_rows: int
 
 
 def tokenised(
-    data: DatasetRows, encode: Encode, settings: Mapping[str, Any], show: bool = False, shard: int = SHARD
+    data: DatasetRows, encode: Encode, settings: Mapping[str, Any], show: bool = False, slice_rows: int = SLICE
 ) -> Tokenised:
     """The rows of `data` as `encode` makes them, which `settings` (JSON values) decide: they are the key in the cache.
     `show` a bar where it takes long. Raises InputError where the cache cannot be written, and what `encode` raises."""
-    key = {"rows": data.folder.name, "shard": shard, **settings}
-    folder = cached("tokens", key, lambda unfinished: _write(_Work(data, encode, unfinished, shard), show))
-    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    key = {"rows": data.folder.name, "shard": slice_rows, **settings}  # as in the caches that there are
+    folder, facts = cached("tokens", key, lambda unfinished: _write(_Work(data, encode, unfinished, slice_rows), show))
     from datasets import Dataset, concatenate_datasets
 
     splits = {}
@@ -87,36 +85,36 @@ def tokenised(
     return Tokenised(splits, facts["counts"])
 
 
-def _write(work: _Work, show: bool) -> None:
-    """All shards, and FACTS: each split's shards that have rows, and its counts."""
-    shards = [shard for split, size in work.data.sizes.items() for shard in _shards(work, split, size)]
+def _write(work: _Work, show: bool) -> dict[str, dict[str, Any]]:
+    """Write all slices; the names of each split's that have rows, and its counts."""
+    slices = [one for split, size in work.data.sizes.items() for one in _slices(work, split, size)]
     facts: dict[str, dict[str, Any]] = {"shards": {}, "counts": {split: Counter() for split in work.data.sizes}}
-    for shard, counts in zip(shards, _done(work, shards, show), strict=True):
+    for one, counts in zip(slices, _done(work, slices, show), strict=True):
         if counts["rows"]:
-            facts["shards"].setdefault(shard.split, []).append(shard.name)
-        facts["counts"][shard.split].update(counts)
-    (work.folder / FACTS).write_text(json.dumps(facts), encoding="utf-8")
+            facts["shards"].setdefault(one.split, []).append(one.name)
+        facts["counts"][one.split].update(counts)
+    return facts
 
 
-def _shards(work: _Work, split: str, size: int) -> Iterator[_Shard]:
+def _slices(work: _Work, split: str, size: int) -> Iterator[_Slice]:
     episodes = work.data.index(split).column("episode_id")
     start = 0
     while start < size:
-        stop = min(start + work.shard, size)
+        stop = min(start + work.slice_rows, size)
         last = episodes[stop - 1].as_py()
         while stop < size and last and episodes[stop].as_py() == last:
             stop += 1
-        yield _Shard(split, start, stop)
+        yield _Slice(split, start, stop)
         start = stop
 
 
-def _done(work: _Work, shards: Sequence[_Shard], show: bool) -> Iterator[dict[str, int]]:
-    """Each shard's counts, in order, once it is written."""
+def _done(work: _Work, slices: Sequence[_Slice], show: bool) -> Iterator[dict[str, int]]:
+    """Each slice's counts, in order, once it is written."""
     global _WORK
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    processes = min(len(shards), cores)
-    if processes < 2 or len(work.data) <= work.shard:
-        yield from (_make(work, shard) for shard in shards)
+    processes = min(len(slices), cores)
+    if processes < 2 or len(work.data) <= work.slice_rows:
+        yield from (_make(work, one) for one in slices)
         return
     from transformers.utils.logging import tqdm
 
@@ -126,8 +124,8 @@ def _done(work: _Work, shards: Sequence[_Shard], show: bool) -> Iterator[dict[st
     stopped = context.RawValue("b", False)  # without a lock, which a killed process could hold for ever
     with ProcessPoolExecutor(processes, context, _begin, (os.getpid(), stopped)) as pool:
         try:
-            done = pool.map(_make_in_worker, shards)
-            yield from tqdm(done, desc="tokenising", total=len(shards), unit="shard", disable=not show)
+            done = pool.map(_make_in_worker, slices)
+            yield from tqdm(done, desc="tokenising", total=len(slices), unit="slice", disable=not show)
         except BrokenProcessPool as error:
             raise SotopiaDataError(
                 "A process that tokenised rows was killed; a lack of memory is the usual cause.",
@@ -157,25 +155,25 @@ def _end_with(parent: int, stopped: Any) -> None:
     os._exit(1)
 
 
-def _make_in_worker(shard: _Shard) -> dict[str, int]:
+def _make_in_worker(one: _Slice) -> dict[str, int]:
     assert _WORK is not None
-    return _make(_WORK, shard)
+    return _make(_WORK, one)
 
 
-def _make(work: _Work, shard: _Shard) -> dict[str, int]:
-    """Write a shard's rows, if there are any, and its counts; where it is written already, its counts are read."""
-    facts = work.folder / f"{shard.name}.json"
+def _make(work: _Work, one: _Slice) -> dict[str, int]:
+    """Write a slice's rows, if there are any, and its counts; where it is written already, its counts are read."""
+    facts = work.folder / f"{one.name}.json"
     if facts.exists():
         return dict(json.loads(facts.read_text(encoding="utf-8")))
     counts: Counter[str] = Counter(rows=0)
 
     def tables() -> Iterator[pa.Table]:
-        for rows in _chunks(work.data.read(shard.split, shard.start, shard.stop)):
+        for rows in _chunks(work.data.read(one.split, one.start, one.stop)):
             table, counted = work.encode(rows)
             counts.update({"rows": table.num_rows, **counted})
             yield table
 
-    with whole_file(work.folder / f"{shard.name}.arrow") as path:
+    with whole_file(work.folder / f"{one.name}.arrow") as path:
         _write_tables(path, tables())
     with whole_file(facts) as path:
         path.write_text(json.dumps(counts), encoding="utf-8")

@@ -34,7 +34,7 @@ def rows(tmp_path: Path) -> DatasetRows:
 
 def test_several_processes_make_what_one_does_in_key_order(rows: DatasetRows):
     one = tokenised(rows, as_table, {"test": "one"})
-    many = tokenised(rows, as_table, {"test": "many"}, shard=25)
+    many = tokenised(rows, as_table, {"test": "many"}, slice_rows=25)
     assert one.counts == many.counts
     assert one.total("too_long") == 60
     if len(os.sched_getaffinity(0)) > 1:
@@ -76,11 +76,11 @@ def slow(rows):
         time.sleep(600)
     return as_table(rows)
 
-tokenised(load_rows("toys/rewards", store=sys.argv[2]), slow, {"test": "killed"}, shard=100)
+tokenised(load_rows("toys/rewards", store=sys.argv[2]), slow, {"test": "killed"}, slice_rows=100)
 """
 
 
-def test_after_a_kill_whole_shards_are_kept_and_the_rest_is_made(rows: DatasetRows, tmp_path: Path):
+def test_after_a_kill_whole_slices_are_kept_and_the_rest_is_made(rows: DatasetRows, tmp_path: Path):
     reached = tmp_path / "reached"
     tests = str(Path(__file__).parents[1])
     process = subprocess.Popen([sys.executable, "-c", KILLED, tests, str(tmp_path), str(reached)])
@@ -92,7 +92,7 @@ def test_after_a_kill_whole_shards_are_kept_and_the_rest_is_made(rows: DatasetRo
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    splits = tokenised(rows, as_table, {"test": "killed"}, shard=100).splits
+    splits = tokenised(rows, as_table, {"test": "killed"}, slice_rows=100).splits
     made = {name: set(split["process"]) for name, split in splits.items()}
     assert not made["train"] & made["validation"]  # train was made before the kill
     whole = tokenised(rows, as_table, {"test": "whole"}).splits
@@ -112,9 +112,9 @@ def test_a_worker_that_is_killed_is_a_sentence_and_the_next_run_goes_on(rows: Da
         return as_table(found)
 
     with pytest.raises(SotopiaDataError, match="A process that tokenised rows was killed") as told:
-        tokenised(rows, killed_once, {"test": "worker"}, shard=25)
+        tokenised(rows, killed_once, {"test": "worker"}, slice_rows=25)
     assert "run the same command again" in told.value.hint
-    again = tokenised(rows, killed_once, {"test": "worker"}, shard=25)
+    again = tokenised(rows, killed_once, {"test": "worker"}, slice_rows=25)
     assert again.counts == tokenised(rows, as_table, {"test": "no worker"}).counts
 
 
@@ -145,8 +145,8 @@ from pathlib import Path
 from sotopia_rl_data.trainers.cache import cached
 def fill(folder):
     time.sleep(1)
-    (folder / "made").write_text(sys.argv[1])
-print((cached("test", {"pair": sys.argv[2]}, fill) / "made").read_text())
+    return {"made by": sys.argv[1]}
+print(cached("test", {"pair": sys.argv[2]}, fill)[1])
 """
     started = [
         subprocess.Popen([sys.executable, "-c", code, str(n), str(tmp_path)], stdout=subprocess.PIPE) for n in (1, 2)
