@@ -129,6 +129,7 @@ def beside(installed, tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("raise RuntimeError('this is the user's own')\n")
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "SOTOPIA_RL_DATA_STORE")}
+    kept["PATH"] = f"{installed / 'bin'}{os.pathsep}{kept['PATH']}"  # as in an environment that is activated
 
     def run(*command, **environment):
         whole = [str(installed / "bin" / command[0]), *command[1:]]

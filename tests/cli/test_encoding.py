@@ -51,7 +51,7 @@ def test_what_an_encoding_lacks_is_written_in_ascii(folder: Path, encoding: str,
     assert any(said in line for line in lines)
     wrong = call(folder, encoding, "show", "lab/toy", "漢")
     assert (wrong.returncode, wrong.stderr.decode(encoding)[:7]) == (2, "error: ")
-    assert call(folder, encoding, "label", "--help").stdout.decode(encoding).startswith("Usage: sotopia-rl-data label")
+    assert "Usage: " in call(folder, encoding, "label", "--help").stdout.decode(encoding)
 
 
 @pytest.mark.slow
