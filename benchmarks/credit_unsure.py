@@ -14,7 +14,7 @@ import sys
 
 import numpy as np
 
-from sotopia_rl_data.credit.unsure import chances, corrected_mean
+from sotopia_rl_data.credit.unsure import AskedRows, chances
 
 CORRELATIONS = (0.0, 0.6, 0.8, 0.9)
 
@@ -34,7 +34,7 @@ def estimated(rng: np.random.Generator, drawn: tuple, expected: float, active: b
     model, truth, spread, environment = drawn
     chance = chances(spread if active else np.ones(len(model)), expected)
     answers = np.where(rng.random(len(model)) < chance, truth, np.nan)
-    return corrected_mean(model if with_model else np.zeros(len(model)), answers, chance, environment)
+    return AskedRows(model if with_model else np.zeros(len(model)), answers, chance).mean(environment)
 
 
 def main() -> None:

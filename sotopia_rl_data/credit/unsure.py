@@ -1,14 +1,16 @@
 """Asking a judge where a model is unsure: who is asked with what chance, and means that stay right all the same.
 
-Each row is asked with a known chance above 0, which rises with the model's uncertainty about it. A mean over all rows
-is the model's, corrected by what the judge said where it was asked, each answer weighing 1 / chance (active inference:
-Zrnic and Candès 2024). The model is fitted to the answers first, as g = a + b·f by weighted least squares (the
+Each unit, which is what has to be asked together (an utterance, an agent's part of a dialogue, a dialogue), is asked
+with a known chance above 0 that rises with the model's uncertainty about it. A mean over all rows is the model's,
+corrected by what the judge said where it was asked, each answer weighing w = 1 / chance (active inference: Zrnic and
+Candès 2024). The model is fitted to all answers first, as g = a + b·f by least squares with the weights w (the
 regression estimator: Särndal, Swensson and Wretman 1992, chapter 6), so that a model that knows nothing costs nothing.
 
-    mean = Σ_i g_i / N       u_i = g_i − mean + asked_i (y_i − g_i) / chance_i       error² = Σ_c (Σ_{i in c} u_i)² / N²
+    mean = (Σ_i g_i + Σ_{i asked} w_i (y_i − g_i)) / N       error² = (C − 1) / C · Σ_c (mean without c − mean)²
 
-Clusters c are environments, since rows of one environment are not independent: Student's t with C − 1 degrees of
-freedom, the usual correction C / (C − 1), and residuals times n / (n − 2) for n answers, since two numbers are fitted.
+Clusters c are environments, since rows of one environment are not independent. Each is left out in turn and all is
+fitted anew (the jackknife: Efron and Stein 1981), since residuals of a line that was fitted to few answers with unequal
+weights are too small. Student's t has one degree of freedom less than there are clusters with an answer.
 """
 
 from __future__ import annotations
@@ -23,12 +25,12 @@ from sotopia_rl_data.statistics import student_quantile
 
 Floats = NDArray[np.float64]
 LEAST = 0.25
-"""A row's chance is at least this part of an even share, whatever its uncertainty."""
+"""A unit's chance is at least this part of an even share, whatever its uncertainty."""
 
 
 @dataclass(frozen=True, slots=True)
 class CorrectedMean:
-    """A mean with its standard error and 95 % interval; `slope` is how much of the model was used."""
+    """A mean with its standard error and 95 % interval. `slope` is how much of the model was used."""
 
     mean: float
     error: float
@@ -37,59 +39,128 @@ class CorrectedMean:
     slope: float
 
 
-def chances(uncertainty: Floats, expected: float, least: float = LEAST) -> Floats:
-    """The chance of each row (N,), in (0, 1], that sums to `expected`, the number of rows to ask on average.
+def chances(uncertainty: Floats, expected: float, cost: Floats | None = None, least: float = LEAST) -> Floats:
+    """The chance of each unit (N,), in (0, 1], with Σ chance · cost = `expected`: what is spent on average. `cost` (N,)
+    is above 0 and by default 1 for each, so that `expected` is how many are asked.
 
-    A chance is an even share, of which the part `least` is everybody's and the rest goes by `uncertainty` (N,), 0 or
-    more: the standard deviation that the model gives its error is best (Zrnic and Candès 2024, equation 5). Raises
-    UsageError where nobody or more than all rows would be asked.
+    A chance goes by uncertainty / √cost, which is best where `uncertainty` (N,), 0 or more, is the standard deviation
+    of the model's error (Zrnic and Candès 2024, equation 5; Särndal, Swensson and Wretman 1992, section 12.2); the part
+    `least` of the uncertainty is everybody's. Raises UsageError where nobody or more than all would be asked.
     """
-    n = len(uncertainty)
-    if not 0 < expected <= n:
-        raise UsageError(f"{expected:g} of {n} rows cannot be asked.", f"ask more than 0 and at most {n}")
-    if not (np.isfinite(uncertainty).all() and (uncertainty >= 0).all() and 0 < least <= 1):
-        raise UsageError("An uncertainty is below 0 or not a number.", "give each row an uncertainty of 0 or more")
+    price = np.ones(len(uncertainty)) if cost is None else cost
+    if not 0 < expected <= price.sum() * (1 + 1e-9):
+        raise UsageError(f"{expected:g} of {price.sum():g} cannot be asked.", "ask more than nothing and at most all")
+    if not (np.isfinite(uncertainty).all() and (uncertainty >= 0).all() and (price > 0).all() and 0 < least <= 1):
+        raise UsageError("An uncertainty is below 0 or not a number.", "give each an uncertainty of 0 or more")
     middle = float(uncertainty.mean())
-    weight = least + (1 - least) * (uncertainty / middle if middle > 0 else np.ones(n))
-    low, high = 0.0, expected / float(weight.min()) + 1.0
-    for _ in range(100):  # the chances rise with the factor, so it is found by halving
+    weight = least + (1 - least) * (uncertainty / middle if middle > 0 else np.ones(len(uncertainty)))
+    weight = weight / np.sqrt(price)
+    low, high = 0.0, 1.0 / float(weight.min())
+    for _ in range(100):  # what is spent rises with the factor, so it is found by halving
         factor = (low + high) / 2
-        low, high = (factor, high) if np.minimum(factor * weight, 1.0).sum() < expected else (low, factor)
+        low, high = (factor, high) if np.minimum(factor * weight, 1.0) @ price < expected else (low, factor)
     found: Floats = np.minimum(high * weight, 1.0)
     return found
 
 
-def corrected_mean(
-    model: Floats, answers: Floats, chance: Floats, clusters: NDArray[np.generic], level: float = 0.95
-) -> CorrectedMean:
-    """The mean of what the judge would say of all rows. `model` (N,) is what the model says, fitted without a row's own
-    answer; `answers` (N,) the judge's, NaN where it was not asked; `chance` (N,) of being asked; `clusters` (N,) names
-    each row's environment. Raises UsageError where fewer than three rows were answered, or fewer than two clusters are
-    there."""
-    asked = ~np.isnan(answers)
-    code = np.unique(clusters, return_inverse=True)[1]
-    count = int(code.max()) + 1 if len(code) else 0
-    if asked.sum() < 3 or count < 2:
-        raise UsageError(
-            f"{int(asked.sum())} answers in {count} environments give no interval.",
-            "ask more rows, of more environments",
-        )
-    weight = np.where(asked, 1.0 / chance, 0.0)
-    slope, start = _fitted(model, np.where(asked, answers, 0.0), weight)
-    fitted = start + slope * model
-    spare = asked.sum() / (asked.sum() - 2.0)  # two numbers are fitted, which makes residuals smaller than errors
-    residual = np.where(asked, answers - fitted, 0.0) * weight * spare
-    mean = float(fitted.mean())
-    sums = np.bincount(code, weights=fitted - mean + residual, minlength=count)
-    error = float(np.sqrt((sums**2).sum() * count / (count - 1))) / len(model)
-    half = error * student_quantile((1.0 + level) / 2.0, count - 1)
-    return CorrectedMean(mean, error, mean - half, mean + half, slope)
+@dataclass(frozen=True, slots=True)
+class AskedRows:
+    """N rows of which some were asked. `model` (N,) is what the model says, fitted without a row's own answer;
+    `answers` (N,) the judge's, NaN where there is none; `chance` (N,) of being asked; `units` (N,) names what was asked
+    together (default: each row alone)."""
+
+    model: Floats
+    answers: Floats
+    chance: Floats
+    units: NDArray[np.generic] | None = None
+
+    @property
+    def asked(self) -> NDArray[np.bool_]:
+        """(N,) which rows have an answer."""
+        return ~np.isnan(self.answers)
+
+    @property
+    def weight(self) -> Floats:
+        """(N,) 1 / chance of each answer; 0 where there is none."""
+        return np.where(self.asked, 1.0 / self.chance, 0.0)
+
+    def line(self) -> tuple[float, float]:
+        """a and b of the line from the model to the answers."""
+        a, b = _line(self._sums(np.zeros(len(self.model), dtype=np.int64), 1)[:, 0])
+        return float(a), float(b)
+
+    def mean(
+        self, clusters: NDArray[np.generic], among: NDArray[np.bool_] | None = None, level: float = 0.95
+    ) -> CorrectedMean:
+        """The mean of what the judge would say of all rows, or of those `among` (N,) them. The line is fitted to all.
+        `clusters` (N,) names each row's environment. Raises UsageError where fewer than three answers, or answers in
+        fewer than two clusters, are among them."""
+        chosen = np.ones(len(self.model), dtype=bool) if among is None else among
+        code = np.unique(clusters, return_inverse=True)[1]
+        answered = chosen & self.asked
+        with_answer = len(np.unique(code[answered]))
+        if answered.sum() < 3 or with_answer < 2:
+            raise UsageError(
+                f"{int(answered.sum())} answers in {with_answer} environments give no interval.",
+                "ask more rows, of more environments",
+            )
+        count = int(code.max()) + 1
+        sums, parts = self._sums(code, count), self._sums(code, count, chosen)
+        sum_, part = sums.sum(axis=1), parts.sum(axis=1)
+        mean = float(_mean(sum_, part))
+        inside = int((parts[_ROWS] > 0).sum())
+        left = parts[_ROWS] < part[_ROWS]  # all rows of a group can be in one cluster
+        gaps = np.where(left, _mean(sum_[:, None] - sums, part[:, None] - parts) - mean, 0.0)
+        error = float(np.sqrt((gaps**2).sum() * (inside - 1) / inside))
+        half = error * student_quantile((1.0 + level) / 2.0, with_answer - 1)
+        return CorrectedMean(mean, error, mean - half, mean + half, self.line()[1])
+
+    def _sums(self, code: NDArray[np.int64], count: int, among: NDArray[np.bool_] | None = None) -> Floats:
+        """(7, count) sums over each cluster: of rows, f, w, w f, w y, w f², w f y."""
+        one = np.ones(len(code)) if among is None else among.astype(np.float64)
+        f, w, y = self.model, self.weight * one, np.where(self.asked, self.answers, 0.0)
+        columns = (one, one * f, w, w * f, w * y, w * f * f, w * f * y)
+        return np.stack([np.bincount(code, weights=column, minlength=count) for column in columns])
+
+    def gain(self, error: float, among: NDArray[np.bool_] | None = None) -> float:
+        """How many times as many rows would have to be asked for a mean with this standard error by even chances and
+        without a model, as far as the answers tell."""
+        chosen = np.ones(len(self.model), dtype=bool) if among is None else among
+        a, b = self.line()
+        units = np.arange(len(self.model)) if self.units is None else self.units
+        code, weight = np.unique(units, return_inverse=True)[1], np.where(chosen, self.weight, 0.0)
+        y = np.where(self.asked, self.answers, 0.0)
+        middle = float(weight @ y / weight.sum())
+
+        def squares(differences: Floats) -> Floats:
+            """Of each unit's sum, at its rows: once for each unit."""
+            sums = np.bincount(code, weights=np.where(weight > 0, differences, 0.0))
+            sizes = np.bincount(code, weights=weight > 0)
+            return (sums**2 / np.maximum(sizes, 1))[code]
+
+        even = float(self.chance[chosen].mean())
+        ours = float((weight * (1.0 / self.chance - 1.0)) @ squares(y - a - b * self.model))
+        plain = float((weight * (1.0 / even - 1.0)) @ squares(y - middle))
+        total = (error * chosen.sum()) ** 2
+        return float(max(0.0, (total - ours + plain) / total)) if total > 0 else 1.0
 
 
-def _fitted(x: Floats, y: Floats, weight: Floats) -> tuple[float, float]:
-    """Slope and start of y on x by weighted least squares; slope 0 where x is constant."""
-    total = weight.sum()
-    middle_x, middle_y = float(weight @ x) / total, float(weight @ y) / total
-    square = float(weight @ (x - middle_x) ** 2)
-    slope = float(weight @ ((x - middle_x) * (y - middle_y))) / square if square > 0 else 0.0
-    return slope, middle_y - slope * middle_x
+_ROWS = 0  # the place of the number of rows among the sums
+
+
+def _line(sums: Floats) -> tuple[Floats, Floats]:
+    """a and b by least squares, of sums as `_sums` gives them; b is 0 where the model is constant."""
+    _, _, w, wf, wy, wff, wfy = sums
+    w = np.where(w > 0, w, np.nan)  # no answer is left: no line
+    spread = wff - wf * wf / w
+    is_line = spread > 1e-9 * np.abs(wff)
+    b = np.where(is_line, (wfy - wf * wy / w) / np.where(is_line, spread, 1.0), 0.0)
+    return (wy - b * wf) / w, b
+
+
+def _mean(sums: Floats, parts: Floats) -> Floats:
+    """The mean of `parts` of the rows by the line that all of them give."""
+    a, b = _line(sums)
+    rows, f, w, wf, wy, _, _ = parts
+    mean: Floats = a + (b * f + wy - a * w - b * wf) / np.where(rows > 0, rows, 1.0)
+    return mean
