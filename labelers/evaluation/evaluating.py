@@ -76,7 +76,7 @@ def evaluate(
     began = time.monotonic()
     options = options or AskOptions()
     prices = options.price_list()
-    plan = _plan(asked, evaluator)
+    plan = evaluation_plan(asked, evaluator)
     asking.check(asked_judges(plan.judges), options, prices)
     parent, names = _parent(store, source, plan, evaluator)
     version = version and check_version(version)
@@ -130,7 +130,7 @@ def ask_evaluation(
     does that when the ledgers of all shards are merged. Raises what `evaluate` raises; only the ledger is written."""
     options = options or AskOptions()
     prices = options.price_list()
-    plan = _plan(asked, evaluator)
+    plan = evaluation_plan(asked, evaluator)
     asking.check(asked_judges(plan.judges), options, prices)
     parent, _ = _parent(store, source, plan, evaluator)
     with Ledger(options.ledger_in(store.root)) as ledger:
@@ -151,7 +151,7 @@ def estimate_evaluation(
     options = options or AskOptions()
     prices = options.price_list()
     with without_api_keys():
-        plan = _plan(asked, evaluator)
+        plan = evaluation_plan(asked, evaluator)
     parent, _ = _parent(store, source, plan, evaluator)
     with Ledger(options.ledger_in(store.root)) as ledger:
         questions = Questions.about(plan, parent, shard)
@@ -183,7 +183,7 @@ def dataset(store: Store, source: str) -> Version:
     return version
 
 
-def _plan(asked: Elicitation, evaluator: str | None) -> LabelPlan:
+def evaluation_plan(asked: Elicitation, evaluator: str | None = None) -> LabelPlan:
     """What is asked. Raises UsageError and KeyMissing, before anything is sent."""
     packing = asked.packing or "packed"
     check_can_ask(packing, asked.samples)
