@@ -225,6 +225,23 @@ def _model_index(record: Mapping[str, Any], title: str, task: str) -> list[dict[
     return [{"name": title, "results": results}]
 
 
+def eval_results(record: Mapping[str, Any]) -> str:
+    """The figures on held-out rows as the file in `.eval_results/` from which a model's page and the leaderboard of a
+    benchmark dataset read them: a task a split and metric (`test_spearman`). Empty where the dataset has no commit on
+    the Hub, or nothing was held out."""
+    import yaml
+    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+
+    dataset = record["dataset"]
+    entries = [
+        EvalResultEntry(dataset["name"], f"{split}_{metric.name}", metric.value, dataset_revision=dataset["commit"])
+        for split, metrics in (record.get("metrics") or {}).items()
+        if dataset.get("commit") and split != "train"
+        for metric in metrics_of(metrics)
+    ]
+    return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False) if entries else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Metric:
     """One metric. `interval` is (low, high) at 95 %; `baselines` has the same metric of each baseline."""

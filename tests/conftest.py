@@ -7,6 +7,7 @@ from __future__ import annotations
 import fcntl
 import os
 import random
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ settings.register_profile("ours", deadline=None, suppress_health_check=[HealthCh
 settings.load_profile("ours")
 os.environ["HF_HUB_OFFLINE"] = "1"  # in this process; those that talk to the test's own Hub have their own environment
 os.environ["SOTOPIA_RL_DATA_CONFIG"] = ""  # the defaults of whoever runs the tests are not read
+# as where the environment is activated; tests of how the program spells itself elsewhere say so
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker a core
 

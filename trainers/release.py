@@ -1,7 +1,8 @@
 """A run's model as a release on the Hub. How it is published is in `hub/push.py`, as for datasets; here is what.
 
-Published are the weights or the adapter, the tokenizer, `run.json` without local paths, metrics and the card; not
-checkpoints, optimiser states and pickles. Whatever else is in the repository is deleted. A tag never moves: the same
+Published are the weights or the adapter, the tokenizer, `run.json` without local paths, metrics, the card, and the
+results as the Hub reads them; not checkpoints, optimiser states and pickles. Whatever else is in the repository is
+deleted, but for results that others added. A tag never moves: the same
 weights again are a no-op, other weights get the next number. A release is recognised by the digest in its `run.json`.
 """
 
@@ -13,11 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sotopia_rl_data.cards.model import model_card
+from sotopia_rl_data.cards.model import eval_results, model_card
 from sotopia_rl_data.errors import InputError
 from sotopia_rl_data.hub import leaks
 from sotopia_rl_data.hub.client import Hub
-from sotopia_rl_data.hub.plan import Remote, next_number
+from sotopia_rl_data.hub.plan import EVAL_RESULTS, Remote, next_number
 from sotopia_rl_data.hub.push import PushOptions, publish
 from sotopia_rl_data.hub.release import Claim, Content, Release, claim_at
 from sotopia_rl_data.store import versions
@@ -51,7 +52,9 @@ def release_run(
         number = _number(hub, repo, remote.tags, digest, version)
         public = public_record(record) | {"release": {"version": number, "digest": digest}}
         text = json.dumps(public, indent=1, ensure_ascii=False) + "\n"
-        return Release(repo, number, digest, RUN, text, model_card(public, repo), model | extra)
+        results = eval_results(public)
+        beside = {EVAL_RESULTS: Content.of(results.encode())} if results else {}
+        return Release(repo, number, digest, RUN, text, model_card(public, repo), model | extra | beside)
 
     published = publish(hub, repo, RUN, release_for, PushOptions(private, message=message))
     return {name: getattr(published, name) for name in ("state", "repo", "version", "commit", "digest")}

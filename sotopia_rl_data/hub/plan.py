@@ -18,6 +18,8 @@ from sotopia_rl_data.store import manifest as manifests
 from sotopia_rl_data.store import readme, versions
 
 _GIT_OWN = frozenset({".gitattributes"})  # the Hub's list of large files
+_RESULTS = ".eval_results/"  # of a model: figures on benchmarks, which anybody may add
+EVAL_RESULTS = f"{_RESULTS}sotopia-rl-data.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,10 @@ def look(hub: Hub, repo: str, record: str) -> Remote:
     card = (hub.text(repo, readme.FILE_NAME, head) or "") if readme.FILE_NAME in tree else ""
     if record != manifests.FILE_NAME:
         claim = claim_at(hub, repo, head, record) if record in tree else None
-        return Remote(head, tree, hub.tags(repo), claim, card, frozenset(tree) - {record, readme.FILE_NAME} - _GIT_OWN)
+        others = {path for path in tree if path.startswith(_RESULTS) and path != EVAL_RESULTS}
+        return Remote(
+            head, tree, hub.tags(repo), claim, card, frozenset(tree) - {record, readme.FILE_NAME} - _GIT_OWN - others
+        )
     manifest = manifest_at(hub, repo, head) if record in tree else None
     claim = Claim(manifest.version, manifest.digest) if manifest else None
     return Remote(head, tree, hub.tags(repo), claim, card, owned(manifest, card), manifest)

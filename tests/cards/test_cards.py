@@ -17,7 +17,7 @@ from fixtures.stores import commit, episodes, failures, reward_row, rewards
 
 from sotopia_rl_data.cards.dataset import CORRELATIONS_PICTURE, REWARDS_PICTURE, dataset_card
 from sotopia_rl_data.cards.markdown import cell, code, plain, table
-from sotopia_rl_data.cards.model import model_card
+from sotopia_rl_data.cards.model import eval_results, model_card
 from sotopia_rl_data.cards.numbers import numbers
 from sotopia_rl_data.importers import samples_path
 from sotopia_rl_data.importers.importing import import_dataset
@@ -246,6 +246,16 @@ def test_a_model_card_names_the_very_rows_it_was_trained_and_measured_on():
     edited = text.replace("license: unknown", "license: mit").replace("base_model: lab/base", "base_model: wrong")
     again = yaml.safe_load(readme.merge(model_card(record, "My RM"), edited).split("---")[1])
     assert (again["license"], again["base_model"]) == ("mit", "lab/base")
+
+
+def test_results_are_told_as_the_hub_reads_them_for_held_out_rows_of_a_published_dataset():
+    record = {
+        "dataset": {"name": "lab/x", "version": "v1.0.0", "commit": "c" * 40},
+        "metrics": {"train": {"mse": 0.1}, "test": {"mse": 0.25, "mse_low": 0.2, "mse_high": 0.3, "mean_mse": 0.5}},
+    }
+    where = {"id": "lab/x", "task_id": "test_mse", "revision": "c" * 40}
+    assert yaml.safe_load(eval_results(record)) == [{"dataset": where, "value": 0.25}]
+    assert eval_results({**record, "dataset": {"name": "lab/x", "version": "v1.0.0", "commit": None}}) == ""
 
 
 def test_the_verdict_of_an_audit_and_a_judges_own_remark_are_on_the_card():

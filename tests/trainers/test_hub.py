@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 pytest.importorskip("trl", reason="needs the train extra: pip install -e '.[train]'")
 # one way of transfer is enough to see the trainers through; the Hub's own tests take both
@@ -144,14 +145,34 @@ print(json.dumps(release_run({str(run)!r}, {name!r}{more})))
 """
 
 
-def test_a_release_is_never_changed(walked: dict[str, Any], hub: Any):
+def test_a_release_is_never_changed_and_keeps_the_results_that_others_added(walked: dict[str, Any], hub: Any):
+    """A model's page reads its figures from `.eval_results/`: ours, of the held-out rows, and anybody's."""
     name, run = f"{walked['repo']}-rm", walked["root"] / "rm"
     assert hub.run.python(release(run, name))["state"] == "already published"
+    theirs = [{"dataset": {"id": "lab/manners", "task_id": "test"}, "value": 0.5}]
+    hub.run.python(
+        "from huggingface_hub import HfApi\n"
+        f"HfApi().upload_file(path_or_fileobj={yaml.safe_dump(theirs).encode()!r}, "
+        f"path_in_repo='.eval_results/manners.yaml', repo_id={name!r})\nprint(0)"
+    )
     other = walked["root"] / "other"
     hub.run("train", "rm", "--dataset", walked["repo"], *walked["train"], "--output", other, "--seed", 7)
     refused = hub.run.script(release(other, name, ", version='v1.0.0'"))
     assert "v1.0.0 is published with other content" in refused.err
     assert hub.run.python(release(other, name))["version"] == "v1.1.0"
+    read = f"""
+import json, yaml
+from huggingface_hub import hf_hub_download, parse_eval_result_entries
+found = [hf_hub_download({name!r}, f".eval_results/{{one}}.yaml") for one in ("manners", "sotopia-rl-data")]
+entries = [parse_eval_result_entries(yaml.safe_load(open(path))) for path in found]
+print(json.dumps([[[e.dataset_id, e.task_id, e.value, e.dataset_revision] for e in some] for some in entries]))
+"""
+    others, ours = hub.run.python(read)
+    assert others == [["lab/manners", "test", 0.5, None]]
+    record = json.loads((other / "run.json").read_text())
+    commit, mse = record["dataset"]["commit"], record["metrics"]["validation"]["mse"]
+    assert [walked["repo"], "validation_mse", mse, commit] in ours
+    assert not [task for _, task, *_ in ours if task.startswith("train_")]
 
 
 @pytest.mark.parametrize("fault", [{"path": "/commit/"}, {"path": "/tag/"}, {"path": "/commit/", "after": True}])
