@@ -2,7 +2,8 @@
 
     python benchmarks/credit.py            # about four minutes on two cores
 
-Coverage: one turn in each of 4,000 games (seeds fixed beforehand), Q − V with all that is true. The curve: turns of
+Coverage: one turn in each of 4,000 games (seeds fixed beforehand), Q − V with all that is true; and the Shapley values
+of one agent's turns in each of 500. The curve: turns of
 200 games by re-playing with K draws of M plays each, and by asking a judge n times, of whose answers about a turn 30 %
 are another turn's credit, independently in each answer (a real judge repeats its mistakes, which no number of answers
 averages out). A call is an utterance drawn or an end judged; the judge answers once about all turns of an agent.
@@ -18,13 +19,15 @@ import numpy as np
 
 from sotopia_rl_data.credit.measuring import tau_b
 from sotopia_rl_data.credit.playing import Played, draw_game, play, played
-from sotopia_rl_data.credit.replaying import CreditEstimate, replayed
+from sotopia_rl_data.credit.replaying import CreditEstimate, replayed, replayed_shapley
+from sotopia_rl_data.credit.shapley import coalition_values, shapley_values
 from sotopia_rl_data.credit.simulating import simulator
 from sotopia_rl_data.credit.solved import solved
 
 SEED = 2026
-TURNS, GAMES = 4_000, 200
+TURNS, GAMES, SHARED = 4_000, 200, 500
 SIZES = ((4, 4), (8, 8), (16, 16))
+ORDERS = (4, 8, 16, 64)
 CURVE = ((2, 1), (4, 1), (4, 4), (8, 4), (16, 4), (16, 16))
 ASKED = (1, 3, 10, 30, 100, 300, 1000)
 
@@ -40,14 +43,37 @@ def one_turn(number: int, draws: int, plays: int) -> tuple[float, CreditEstimate
 
 
 def coverage(count: int) -> None:
-    print("| K = M | 95 % intervals that hold the truth | mean width, points | narrowest | root mean squared error |")
-    print("|--:|--:|--:|--:|--:|")
+    print_head("K = M")
     for draws, plays in SIZES:
-        pairs = [one_turn(number, draws, plays) for number in range(count)]
-        held = np.mean([one.low <= truth <= one.high for truth, one in pairs])
-        widths = np.array([one.high - one.low for _, one in pairs])
-        error = np.sqrt(np.mean([(one.credit - truth) ** 2 for truth, one in pairs]))
-        print(f"| {draws} | {held:.1%} | {widths.mean():.2f} | {widths.min():.2f} | {error:.2f} |", flush=True)
+        print_coverage(draws, [one_turn(number, draws, plays) for number in range(count)])
+
+
+def one_agent(number: int, samples: int) -> list[tuple[float, CreditEstimate]]:
+    """The true Shapley values of one agent's turns in one game, and their estimates."""
+    rng = np.random.default_rng([SEED, number])
+    game, length = draw_game(rng)
+    said, _ = play(game, length, rng)
+    agent = number % 2 if len(said) > 1 else 0
+    truth = shapley_values(coalition_values(solved(game), said, agent, length))
+    return list(zip(truth, replayed_shapley(simulator(game), said, agent, length, samples, rng), strict=True))
+
+
+def shapley_coverage(count: int) -> None:
+    print_head("S")
+    for samples in ORDERS:
+        print_coverage(samples, [pair for number in range(count) for pair in one_agent(number, samples)])
+
+
+def print_head(size: str) -> None:
+    print(f"| {size} | 95 % intervals that hold the truth | mean width, points | narrowest | root mean squared error |")
+    print("|--:|--:|--:|--:|--:|")
+
+
+def print_coverage(size: int, pairs: list[tuple[float, CreditEstimate]]) -> None:
+    held = np.mean([one.low <= truth <= one.high for truth, one in pairs])
+    widths = np.array([one.high - one.low for _, one in pairs])
+    error = np.sqrt(np.mean([(one.credit - truth) ** 2 for truth, one in pairs]))
+    print(f"| {size} | {held:.1%} | {widths.mean():.2f} | {widths.min():.2f} | {error:.2f} |", flush=True)
 
 
 def curve(count: int) -> None:
@@ -107,6 +133,8 @@ def main() -> None:
     share = float(sys.argv[1]) if len(sys.argv) > 1 else 1.0
     began = time.monotonic()
     coverage(int(TURNS * share))
+    print()
+    shapley_coverage(int(SHARED * share))
     print()
     curve(int(GAMES * share))
     print(f"\n{time.monotonic() - began:.0f} s")

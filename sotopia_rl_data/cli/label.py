@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     show_default=True,
     metavar="NAME",
     help="What judges are asked: direct, scaled, singular, direct-online, goal-progress, utterance-quality, "
-    "only-response, leave-one-out, counterfactual, conversation-behaviour, uniform, uniform-share, discounted, "
-    "rubric:FILE.yaml, path/to/file.py:Name.",
+    "only-response, leave-one-out, counterfactual, shapley, conversation-behaviour, uniform, uniform-share, "
+    "discounted, rubric:FILE.yaml, path/to/file.py:Name.",
 )
 @asking.dimensions_and_scale
 @asking.packing("per-dimension", "One call for each agent and dimension, as in the paper; or one call for all of them.")
@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     "--samples",
     default=1,
     show_default=True,
-    help="How often each question is asked. At temperature 0, the default, the answers hardly differ.",
+    help="How often each question is asked. At temperature 0, the default, the answers hardly differ. For shapley: "
+    "random orders (8 if not given).",
 )
 @click.option(
     "--average", type=click.Choice(["mean", "median"]), help="How opinions are joined.  [default: the preset's]"

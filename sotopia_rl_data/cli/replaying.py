@@ -1,4 +1,4 @@
-"""`label --schema counterfactual`: its options, running it, and what is shown of it."""
+"""`label --schema counterfactual` and `--schema shapley`: their options, running them, and what is shown of it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from sotopia_rl_data.errors import UsageError
 
 if TYPE_CHECKING:
     from sotopia_rl_data.credit.branching import ReplaySettings
-    from sotopia_rl_data.credit.counterfactual import ReplayReport
+    from sotopia_rl_data.credit.coalitions import ShapleySettings
+    from sotopia_rl_data.credit.crediting import ReplayReport
     from sotopia_rl_data.store import Store
 
-COUNTERFACTUAL = "counterfactual"
-_OPTIONS = {"policy": None, "partner": None, "alternatives": None, "rollouts": None, "turns": None}
+COUNTERFACTUAL, SHAPLEY = "counterfactual", "shapley"
+_OPTIONS = {COUNTERFACTUAL: ("policy", "partner", "alternatives", "rollouts", "turns"), SHAPLEY: ("policy", "turns")}
 _READ = (
-    *("episodes", "schema", "judges", "dimensions", "wording", "only", "out", "store", "as_json", *_OPTIONS),
+    *("episodes", "schema", "judges", "dimensions", "wording", "only", "out", "store", "as_json"),
     *("named", "keys", "extra", "temperature", "max_tokens", "concurrency", "rpm", "tpm", "timeout"),
     *("dry_run", "budget", "prices", "retry_failed", "ledger"),
 )
@@ -29,26 +30,29 @@ _DEFAULTS = {"alternatives": 4, "rollouts": 4, "turns": 20}
 def replay_options(command: console.F) -> console.F:
     """`--policy`, `--partner`, `--alternatives`, `--rollouts` and `--turns`."""
     one = click.IntRange(1)
-    command = click.option("--turns", type=one, help="Turns of a re-played dialogue at most.  [default: 20]")(command)
+    command = click.option(
+        "--turns", type=one, help="Turns of a re-played dialogue at most.  [default: 20; shapley: as many as it had]"
+    )(command)
     command = click.option("--rollouts", type=one, help="How often each is played to the end.  [default: 4]")(command)
     command = click.option(
         "--alternatives", type=click.IntRange(2), help="Utterances drawn at each turn.  [default: 4]"
     )(command)
     command = click.option("--partner", metavar="SPEC", help="Plays the others.  [default: the policy]")(command)
     return click.option(
-        "--policy", metavar="SPEC", help="For the schema counterfactual: what re-plays turns, as `rollout --a`."
+        "--policy", metavar="SPEC", help="For counterfactual and shapley: what re-plays turns, as `rollout --a`."
     )(command)
 
 
 def take(options: dict[str, Any]) -> dict[str, Any] | None:
     """The options above, out of `options`; None where another schema is asked. Raises UsageError where they do not go
     together."""
-    given = {name: options.pop(name) for name in _OPTIONS}
-    named = [name for name, value in given.items() if value is not None]
-    if options["schema"] != COUNTERFACTUAL:
+    given = {name: options.pop(name) for name in _OPTIONS[COUNTERFACTUAL]}
+    schema = options["schema"]
+    if schema not in _OPTIONS:
+        named = [name for name, value in given.items() if value is not None]
         if named:
             raise UsageError(
-                f"--{named[0]} re-plays turns, and the schema {options['schema']!r} does not.",
+                f"--{named[0]} re-plays turns, and the schema {schema!r} does not.",
                 f"add --schema {COUNTERFACTUAL}, or leave --{named[0]} out",
             )
         return None
@@ -56,6 +60,8 @@ def take(options: dict[str, Any]) -> dict[str, Any] | None:
         raise UsageError(
             "No policy is named to re-play turns with.", "add --policy with the model that spoke, as in --policy gpt-4o"
         )
+    if schema == SHAPLEY and asking.is_given("samples"):
+        given["samples"] = options["samples"]
     return given
 
 
@@ -64,15 +70,17 @@ def label_by_replaying(
 ) -> None:
     """Run it with the options of `label`. Raises UsageError for those that do not apply."""
     from sotopia_rl_data.asking.keys import without_api_keys
-    from sotopia_rl_data.credit import counterfactual
+    from sotopia_rl_data.credit import crediting
     from sotopia_rl_data.credit.replay_estimate import estimate_replaying
     from sotopia_rl_data.labelers.plan import Elicitation
     from sotopia_rl_data.labelers.selection import read_selection
 
+    schema = options["schema"]
+    read = (*_READ, *_OPTIONS[schema], *(("samples",) if schema == SHAPLEY else ()))
     for option in click.get_current_context().command.params:
-        if asking.is_given(str(option.name)) and option.name not in _READ:
+        if asking.is_given(str(option.name)) and option.name not in read:
             flag = option.opts[0]
-            raise UsageError(f"{flag} does not apply to the schema {COUNTERFACTUAL!r}.", f"leave {flag} out")
+            raise UsageError(f"{flag} does not apply to the schema {schema!r}.", f"leave {flag} out")
     longest = options["max_tokens"]
     with without_api_keys() if options["dry_run"] else nullcontext():
         settings = _settings(given, options)
@@ -94,21 +102,24 @@ def label_by_replaying(
         )
         return
     with asking.progress("re-playing", "episode", ask_options, as_json) as watched:
-        report = counterfactual.label_by_replaying(
+        report = crediting.label_by_replaying(
             store, episodes, settings, judged, only=selection, out=options["out"], options=watched
         )
     asking.show(report, _show, as_json)
 
 
-def _settings(given: dict[str, Any], options: dict[str, Any]) -> ReplaySettings:
+def _settings(given: dict[str, Any], options: dict[str, Any]) -> ReplaySettings | ShapleySettings:
     from sotopia_rl_data.applications.local_policies import local_player
     from sotopia_rl_data.credit.branching import ReplaySettings
+    from sotopia_rl_data.credit.coalitions import ShapleySettings
     from sotopia_rl_data.rollouts.episode_run import Rules
     from sotopia_rl_data.rollouts.policies import player
 
-    numbers = {name: given[name] or usual for name, usual in _DEFAULTS.items()}
     sampling = asking.sampling_of(options)
     policy = player(asking.model_of(given["policy"], options), sampling, local=local_player)
+    if options["schema"] == SHAPLEY:
+        return ShapleySettings(policy=policy, turns=given["turns"], samples=given.get("samples", 8))
+    numbers = {name: given[name] or usual for name, usual in _DEFAULTS.items()}
     other = given["partner"]
     same = other in (None, given["policy"])
     partner = policy if same else player(asking.model_of(other, options), sampling, local=local_player)

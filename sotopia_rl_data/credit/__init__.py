@@ -17,8 +17,9 @@ What is measured by it:
 What does better than asking once:
 
     simulating.py, replaying.py         games played on from any turn; Q − V and Shapley values estimated from it
-    branching.py, counterfactual.py     dialogues played on by policies and judged, through the ledger
-    counterfactual_rows.py              what comes of it, as a version
+    branching.py, counterfactual.py     dialogues played on by policies from one of their turns
+    coalitions.py                       dialogues played anew with some of an agent's turns, for Shapley values
+    crediting.py, replay_rows.py        either, judged through the ledger; what comes of it, as a version
     replay_estimate.py                  what it would ask and cost
     unsure.py                           means when a judge is asked about some rows alone
 

@@ -1,5 +1,5 @@
-"""Dialogues played on from one of their turns by policies, as chains of requests: the branches of `label --schema
-counterfactual`.
+"""Dialogues played anew by policies, as chains of requests: the branches of `label --schema counterfactual`, and what
+those of `label --schema shapley` (`coalitions.py`) begin with.
 
     draws   the agent's policy speaks once at the turn, K times
     plays   each of these utterances, and what was said, is played on to the end, M times
@@ -11,9 +11,9 @@ end: that is what common random numbers are where a model is the chance.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from sotopia_rl_data.errors import SotopiaDataError, UsageError
 from sotopia_rl_data.importers.profiles import RELATIONSHIPS
@@ -25,6 +25,26 @@ from sotopia_rl_data.schema import Episode, Turn
 
 Begun = tuple[Mapping[str, Action], ...]
 Kind = Literal["said", "drawn"]
+Asking = Callable[[Sequence[EpisodeSpec], Callable[[EpisodeRun], None]], None]
+"""Plays these dialogues, and hands on each of them as it ends."""
+Scores = Mapping[tuple[str, str, str, str], float]
+"""Of plays, by the id of the play, the agent, the dimension and the judge."""
+Gaps = Mapping[tuple["Draw", str, str], float]
+"""What a turn changed, by draw, dimension and judge, in the judge's points."""
+
+
+class PlaySettings(Protocol):
+    """How dialogues are played anew, whichever the schema."""
+
+    @property
+    def schema(self) -> str: ...
+    @property
+    def samples(self) -> int: ...
+    @property
+    def players(self) -> list[Player]: ...
+    @property
+    def rules(self) -> Rules: ...
+    def recipe(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +73,16 @@ class ReplaySettings:
             )
 
     @property
+    def schema(self) -> str:
+        """The schema that turns are credited by."""
+        return "counterfactual"
+
+    @property
+    def samples(self) -> int:
+        """How many opinions there are about a turn."""
+        return self.alternatives
+
+    @property
     def players(self) -> list[Player]:
         """The policies, each once."""
         return [self.policy] if self.policy is self.partner else [self.policy, self.partner]
@@ -60,15 +90,20 @@ class ReplaySettings:
     def recipe(self) -> dict[str, Any]:
         """What determines the credit, besides the episodes and the judges."""
         players = {"policy": self.policy, "partner": self.partner}
-        named = {name: {"model": one.id, "sampling": dict(one.target.sampling)} for name, one in players.items()}
+        named = {name: identity(one) for name, one in players.items()}
         rules = {"dialect": self.rules.dialect, "turns": self.rules.turns, "seed": self.rules.seed}
         return named | rules | {"alternatives": self.alternatives, "rollouts": self.rollouts}
+
+
+def identity(policy: Player) -> dict[str, Any]:
+    """What determines the policy's answers, for a recipe."""
+    return {"model": policy.id, "sampling": dict(policy.target.sampling)}
 
 
 @dataclass(frozen=True, slots=True)
 class Juncture:
     """A turn that is re-played: the `scene`, what had `begun` before it, and the action that was `said`; the `split`
-    of its episode."""
+    of its episode, and how many turns that `lasted`."""
 
     episode_id: str
     agent: str
@@ -77,6 +112,7 @@ class Juncture:
     scene: Scene
     begun: Begun = field(compare=False)
     said: Action
+    lasted: int
 
     def draw(self, settings: ReplaySettings, k: int) -> EpisodeSpec:
         """The agent's policy speaks at the turn, and the episode is over."""
@@ -95,7 +131,8 @@ class Juncture:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """The k-th utterance that the policy drew at a turn. `call_id` is the key of the first request for it."""
+    """The k-th opinion about a turn: with `counterfactual`, the k-th utterance that the policy drew there. `call_id` is
+    the key of the first request for it."""
 
     juncture: Juncture
     k: int
@@ -122,7 +159,7 @@ class BranchPlan:
     """Some branches as `rollouts` plays them. Those that are over as they begin ask nothing, and are not among
     `specs`."""
 
-    settings: ReplaySettings
+    settings: PlaySettings
     branches: tuple[EpisodeSpec, ...]
 
     @property
@@ -153,7 +190,7 @@ def junctures(episode: Episode, split: str, turns: Sequence[Turn], rules: Rules)
     order may have acted, and the rules must have turns enough."""
     scene = scene_of(episode)
     world = EpisodeRun(EpisodeSpec(episode.episode_id, scene, (), ()), rules).world
-    found, begun = list[Juncture](), list[Mapping[str, Action]]()
+    found, begun, lasted = list[Juncture](), list[Mapping[str, Action]](), len(episode.turns)
     wanted = sorted(turn.turn for turn in turns)
     for place, turn in enumerate(episode.turns):
         due = scene.agents[place % len(scene.agents)]
@@ -165,7 +202,9 @@ def junctures(episode: Episode, split: str, turns: Sequence[Turn], rules: Rules)
             )
         action = action_of(turn)
         if turn.turn == wanted[len(found)]:
-            found.append(Juncture(episode.episode_id, turn.agent, turn.turn, split, scene, tuple(begun), action))
+            found.append(
+                Juncture(episode.episode_id, turn.agent, turn.turn, split, scene, tuple(begun), action, lasted)
+            )
             if len(found) == len(wanted):
                 break
         begun.append({turn.agent: action})

@@ -8,7 +8,8 @@ another number, (Q − V) / (1 − π(said)).
     gap_k = mean_m score(said, luck_km) − mean_m score(drawn_k, luck_km)      Q − V ≈ mean gap ± t_{K−1} · s / √K
 
 The same luck for both is the method of common random numbers (Glasserman and Yao 1992). Shapley values are estimated
-over random orders of the turns (Castro, Gómez and Tejada 2009), all sets of an order with the same luck.
+over random orders of the turns (Castro, Gómez and Tejada 2009) and the same backwards, all sets of both with the same
+luck.
 """
 
 from __future__ import annotations
@@ -72,15 +73,15 @@ def replayed(
 def replayed_shapley(
     simulator: Simulator, said: Sequence[Step], agent: int, length: int, samples: int, rng: np.random.Generator
 ) -> list[CreditEstimate]:
-    """The Shapley value of each of the agent's turns, from `samples` random orders."""
+    """The Shapley value of each of the agent's turns, from `samples` random orders, each also taken backwards."""
     moves = [step.move for step in said[agent::2]]
-    added = np.empty((samples, len(moves)))
+    added = np.zeros((samples, len(moves)))
     for sample in range(samples):
-        order = rng.permutation(len(moves))
-        rank = np.argsort(order)
-        plans = [
-            [move if rank[k] < size else NEUTRAL for k, move in enumerate(moves)] for size in range(len(moves) + 1)
-        ]
-        scores = simulator.planned_ends(said[0].state, agent, length, plans, rng.random((length, 2)))
-        added[sample, order] = np.diff(scores)
+        order, luck = rng.permutation(len(moves)), rng.random((length, 2))
+        for turns in (order, order[::-1]):
+            rank = np.argsort(turns)
+            plans = [
+                [move if rank[k] < size else NEUTRAL for k, move in enumerate(moves)] for size in range(len(moves) + 1)
+            ]
+            added[sample, turns] += np.diff(simulator.planned_ends(said[0].state, agent, length, plans, luck)) / 2
     return [mean_of(added[:, k]) for k in range(len(moves))]

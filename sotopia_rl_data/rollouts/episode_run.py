@@ -20,7 +20,7 @@ from sotopia_rl_data.importers.record import UNNAMED
 from sotopia_rl_data.ledger.lookup import Settled
 from sotopia_rl_data.prompts import Layout, Template, completion
 from sotopia_rl_data.request import Hashed, Reply, Request
-from sotopia_rl_data.rollouts.actions import FAILED, Action, DialectName, action_object
+from sotopia_rl_data.rollouts.actions import FAILED, NOTHING, Action, DialectName, action_object
 from sotopia_rl_data.rollouts.policies import Exchange, Player, is_model, takes_schema
 from sotopia_rl_data.rollouts.scene import Scene
 from sotopia_rl_data.rollouts.world import TurnPrompt, World
@@ -37,7 +37,7 @@ MOST_SEED = 2**31 // (TRIES * MOST_DRAFTS * MOST_REPEATS) - 1  # sample numbers 
 @dataclass(frozen=True, slots=True)
 class Rules:
     """The rules of a run: the same for each of its episodes. `constrain`: models behind an API are sent the action's
-    schema, as judges are sent theirs."""
+    schema, as judges are sent theirs. More than `max_stale` silent actions in a row end an episode."""
 
     dialect: DialectName = "legacy"
     turns: int = 20
@@ -47,6 +47,7 @@ class Rules:
     best_of: int = 1
     scorer: Player | None = None
     constrain: bool = False
+    max_stale: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class EpisodeSpec:
     repetition: int = 0
     begun: tuple[Mapping[str, Action], ...] = ()
     until: int | None = None
+    planned: Mapping[str, Mapping[int, Action]] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -115,9 +117,11 @@ class EpisodeRun:
     def __post_init__(self) -> None:
         models = [player.id for player in self.spec.players]
         turns = self.rules.turns if self.spec.until is None else self.spec.until
-        self.world = World(self.spec.scene, self.rules.dialect, max_turns=turns, models=models)
+        rules = self.rules
+        self.world = World(self.spec.scene, rules.dialect, max_turns=turns, max_stale=rules.max_stale, models=models)
         for actions in self.spec.begun:
             self.world.step(actions)
+        self._act_as_planned()
 
     def first(self) -> TurnRequest:
         """The first request. Raises as `World.prompt` does."""
@@ -218,8 +222,15 @@ class EpisodeRun:
         if not waiting:
             self.world.step(self._actions)
             self._actions = {}
+            self._act_as_planned()
             waiting = list(self.world.acting)
         return self._ask(waiting[0]) if waiting else None
+
+    def _act_as_planned(self) -> None:
+        """Play the turns of those whose actions are planned, until another's turn comes."""
+        while not self.world.done and self.world.acting[0] in self.spec.planned:
+            agent = self.world.acting[0]
+            self.world.step({agent: self.spec.planned[agent].get(self.world.turn, NOTHING)})
 
     def _ask(self, agent: str) -> TurnRequest:
         rules = self.rules

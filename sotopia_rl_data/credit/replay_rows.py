@@ -1,4 +1,5 @@
-"""The version that `label --schema counterfactual` commits: a row of `attributions` for each draw, and the rewards.
+"""The version that `label --schema counterfactual` or `shapley` commits: a row of `attributions` for each draw, and the
+rewards.
 
 A draw's difference is an opinion of its own (`sample` is its number), of the measure `step` on a scale as wide as the
 dimension, up and down. So `raw_DIMENSION` is the mean credit as a share of the dimension's width, with its sign;
@@ -17,7 +18,7 @@ from typing import Any
 from sotopia_rl_data import tables
 from sotopia_rl_data.code import code
 from sotopia_rl_data.costs.bill import Bill
-from sotopia_rl_data.credit.branching import Draw, ReplaySettings
+from sotopia_rl_data.credit.branching import Draw, PlaySettings
 from sotopia_rl_data.dimensions import dimension
 from sotopia_rl_data.labelers.judge import Judge
 from sotopia_rl_data.labelers.labelling import INHERITED
@@ -31,17 +32,16 @@ from sotopia_rl_data.schema import Attribution, Failure
 from sotopia_rl_data.store import Store, Version
 from sotopia_rl_data.store.stage import Committed, Stage
 
-SCHEMA = "counterfactual"
 VERSION = 1
 LAYOUT: Layout = "single"
 
 
 @dataclass(frozen=True, slots=True)
-class CounterfactualVersion:
+class ReplayedVersion:
     """What is committed: the credit of turns of `parent`, from `gaps` by draw, dimension and judge."""
 
     parent: Version
-    settings: ReplaySettings
+    settings: PlaySettings
     dimensions: Sequence[str]
     judges: Sequence[Judge]
     gaps: Mapping[tuple[Draw, str, str], float]
@@ -68,7 +68,7 @@ class CounterfactualVersion:
         for (draw, name, judge), gap in self.gaps.items():
             if draw.juncture.split == split:
                 place, span = (draw.episode_id, draw.agent, draw.turn, name), width(name)
-                yield Attribution(*place, SCHEMA, "step", judge, draw.k, gap, -span, span, draw.call_id)
+                yield Attribution(*place, self.settings.schema, "step", judge, draw.k, gap, -span, span, draw.call_id)
 
     def _reward(self, stage: Stage, labels: Mapping[str, Sequence[Path]]) -> Built:
         files = self.parent.files("episodes")
@@ -76,7 +76,7 @@ class CounterfactualVersion:
         weights = dict.fromkeys(self.dimensions, 1.0)
         with TemporaryDirectory(prefix=".wide-", dir=stage.dir) as scratch:
             return build(
-                replace(preset("sotopia-rl"), rule="progress", weights=weights, schema=SCHEMA),
+                replace(preset("sotopia-rl"), rule="progress", weights=weights, schema=self.settings.schema),
                 Sources(files, labels, texts),
                 write=with_trajectories(stage, files, LAYOUT),
                 scratch=Path(scratch),
@@ -85,10 +85,10 @@ class CounterfactualVersion:
 
     def _recipe(self, fitted: Recipe) -> dict[str, Any]:
         labels = {
-            "schema": SCHEMA,
+            "schema": self.settings.schema,
             "schema_version": VERSION,
             "dimensions": list(self.dimensions),
-            "samples": self.settings.alternatives,
+            "samples": self.settings.samples,
             "judges": [{"judge": judge.id, "provider": target_of(judge).provider} for judge in self.judges],
         }
         made = {"labels": labels, "rewards": fitted.as_dict(), "layout": LAYOUT, "replay": self.settings.recipe()}
